@@ -1,0 +1,300 @@
+use crosspoint_packet::{DropReason, Mac};
+
+use crate::Segment;
+
+/// Most frames handled together.
+pub const BURST: usize = 64;
+/// Bytes of each frame that are read once and kept aside: every header the switch decides on.
+pub const HEAD_LEN: usize = 64;
+/// Most segments that the frames of one burst may have together. A ring gives up its turn when
+/// the next frame would not fit; a single chain may have as many.
+pub const MAX_BURST_SEGMENTS: usize = 4096;
+
+/// What a frame still needs done, in virtio's terms (virtio 1.2, 5.1.6): all zero for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offload {
+    /// The checksum from `csum_start` is to be computed and put at `csum_start + csum_offset`.
+    pub needs_csum: bool,
+    /// Segmentation kind: 0 for none.
+    pub gso_type: u8,
+    /// Header length that segmentation repeats, bytes.
+    pub hdr_len: u16,
+    /// Payload bytes per segment.
+    pub gso_size: u16,
+    /// Bytes from the frame's start.
+    pub csum_start: u16,
+    /// Bytes from `csum_start`.
+    pub csum_offset: u16,
+}
+
+/// Where a frame goes: what the stages decide, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Not decided yet.
+    Pending,
+    /// To one port.
+    Port(u16),
+    /// To every other port that carries the VLAN.
+    Flood,
+    /// Nowhere; already decided why, counted by `deliver`.
+    Drop(DropReason),
+}
+
+/// One frame of a burst: two cache lines, the first being the frame's first bytes.
+#[repr(C, align(64))]
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The first bytes, zero-padded.
+    pub head: [u8; HEAD_LEN],
+    /// Destination address (set by `parse`).
+    pub dst: Mac,
+    /// Source address (set by `parse`).
+    pub src: Mac,
+    /// Length of the whole frame, bytes.
+    pub len: u32,
+    /// First of this frame's segments within the burst's list: the bytes after `head`.
+    pub(crate) segment_first: u16,
+    pub(crate) segment_count: u16,
+    /// What is still to be done.
+    pub offload: Offload,
+    /// The VLAN the frame travels in; 0 for frames that belong to none.
+    pub vlan: u16,
+    /// Tag control information to push: priority and VLAN. Meaningful when a tag is pushed.
+    pub tci: u16,
+    /// Whether the bytes carry an 802.1Q tag.
+    pub tagged: bool,
+    /// Where it goes.
+    pub verdict: Verdict,
+}
+
+impl Frame {
+    const EMPTY: Frame = Frame {
+        head: [0; HEAD_LEN],
+        dst: Mac::BROADCAST,
+        src: Mac::BROADCAST,
+        len: 0,
+        segment_first: 0,
+        segment_count: 0,
+        offload: Offload {
+            needs_csum: false,
+            gso_type: 0,
+            hdr_len: 0,
+            gso_size: 0,
+            csum_start: 0,
+            csum_offset: 0,
+        },
+        vlan: 0,
+        tci: 0,
+        tagged: false,
+        verdict: Verdict::Pending,
+    };
+
+    /// How many bytes of `head` are the frame's.
+    #[inline(always)]
+    pub fn head_len(&self) -> usize {
+        (self.len as usize).min(HEAD_LEN)
+    }
+
+    /// Drops the frame, unless it is dropped already: the first reason stands.
+    #[inline(always)]
+    pub fn drop_for(&mut self, reason: DropReason) {
+        if !matches!(self.verdict, Verdict::Drop(_)) {
+            self.verdict = Verdict::Drop(reason);
+        }
+    }
+}
+
+/// What to do with a frame's 802.1Q tag in one copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TagOp {
+    /// Leave the bytes as they are.
+    Keep,
+    /// Insert a tag with the frame's `tci`.
+    Push,
+    /// Take the tag out.
+    Pop,
+}
+
+impl TagOp {
+    /// By how many bytes the copy is longer than the frame.
+    #[inline(always)]
+    pub fn growth(self) -> isize {
+        match self {
+            TagOp::Keep => 0,
+            TagOp::Push => 4,
+            TagOp::Pop => -4,
+        }
+    }
+}
+
+/// One copy to make: a frame of the burst, and what to do with its tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pick {
+    /// Index of the frame in the burst.
+    pub frame: u8,
+    /// What to do with its tag.
+    pub tag: TagOp,
+}
+
+/// Up to [`BURST`] frames, received together from one queue. Made once per worker and reused:
+/// nothing is allocated after start.
+pub struct Burst {
+    frames: Box<[Frame; BURST]>,
+    len: usize,
+    segments: Vec<Segment>,
+    /// Lent to whoever puts a frame's pieces together.
+    scratch: Vec<Segment>,
+}
+
+impl Default for Burst {
+    fn default() -> Burst {
+        Burst::new()
+    }
+}
+
+impl Burst {
+    /// An empty burst with all its memory.
+    pub fn new() -> Burst {
+        Burst {
+            frames: Box::new([const { Frame::EMPTY }; BURST]),
+            len: 0,
+            segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
+            scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
+        }
+    }
+
+    /// Forgets every frame.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.segments.clear();
+    }
+
+    /// How many frames there are.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many more segments the burst can hold.
+    #[inline(always)]
+    pub fn segment_room(&self) -> usize {
+        MAX_BURST_SEGMENTS - self.segments.len()
+    }
+
+    /// The frames.
+    #[inline(always)]
+    pub fn frames(&self) -> &[Frame] {
+        self.frames.get(..self.len).unwrap_or(&[])
+    }
+
+    /// The frames, to be decided on.
+    #[inline(always)]
+    pub fn frames_mut(&mut self) -> &mut [Frame] {
+        self.frames.get_mut(..self.len).unwrap_or(&mut [])
+    }
+
+    /// The segments that hold a frame's bytes after its head.
+    #[inline(always)]
+    pub fn segments(&self, frame: &Frame) -> &[Segment] {
+        let first = usize::from(frame.segment_first);
+        self.segments
+            .get(first..first + usize::from(frame.segment_count))
+            .unwrap_or(&[])
+    }
+
+    /// Lends an empty list with room for [`MAX_BURST_SEGMENTS`]; give it back with
+    /// [`put_scratch`](Self::put_scratch).
+    pub fn take_scratch(&mut self) -> Vec<Segment> {
+        std::mem::take(&mut self.scratch)
+    }
+
+    /// Takes the list back.
+    pub fn put_scratch(&mut self, mut scratch: Vec<Segment>) {
+        scratch.clear();
+        self.scratch = scratch;
+    }
+
+    /// Adds a frame that lies in one segment. A full burst refuses (`false`).
+    #[inline(always)]
+    pub fn push_contiguous(&mut self, bytes: Segment, offload: Offload) -> bool {
+        if self.len == BURST || self.segments.len() == MAX_BURST_SEGMENTS {
+            return false;
+        }
+        let frame = &mut self.frames[self.len];
+        match bytes.read_array::<HEAD_LEN>(0) {
+            Some(head) => frame.head = head,
+            None => {
+                frame.head = [0; HEAD_LEN];
+                bytes.read(&mut frame.head);
+            }
+        }
+        frame.len = bytes.len() as u32;
+        frame.segment_first = self.segments.len() as u16;
+        frame.segment_count = 0;
+        if bytes.len() > HEAD_LEN {
+            self.segments.push(bytes.skip(HEAD_LEN));
+            frame.segment_count = 1;
+        }
+        frame.offload = offload;
+        frame.verdict = Verdict::Pending;
+        self.len += 1;
+        true
+    }
+
+    /// Adds a frame that is too long to refer to: it has a length and no bytes, and the length
+    /// gets it dropped. A full burst refuses (`false`).
+    pub fn push_oversize(&mut self) -> bool {
+        let pushed = self.push_segments(&[], Offload::default());
+        if let (true, Some(frame)) = (pushed, self.frames_mut().last_mut()) {
+            frame.len = u32::MAX;
+        }
+        pushed
+    }
+
+    /// Adds a frame that lies in several segments, in order. A burst without room for it, or a
+    /// frame of over 4 GiB, is refused (`false`).
+    pub fn push_segments(&mut self, pieces: &[Segment], offload: Offload) -> bool {
+        if self.len == BURST || pieces.len() > self.segment_room() {
+            return false;
+        }
+        let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let Ok(len) = u32::try_from(total) else {
+            return false;
+        };
+        let frame = &mut self.frames[self.len];
+        frame.head = [0; HEAD_LEN];
+        frame.segment_first = self.segments.len() as u16;
+        let mut filled = 0;
+        for piece in pieces {
+            let read = piece.read(frame.head.get_mut(filled..).unwrap_or(&mut []));
+            filled += read;
+            if piece.len() > read {
+                self.segments.push(piece.skip(read));
+            }
+        }
+        frame.segment_count = self.segments.len() as u16 - frame.segment_first;
+        frame.len = len;
+        frame.offload = offload;
+        frame.verdict = Verdict::Pending;
+        self.len += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_two_cache_lines() {
+        assert_eq!(std::mem::size_of::<Frame>(), 128);
+        assert_eq!(std::mem::align_of::<Frame>(), 64);
+    }
+}

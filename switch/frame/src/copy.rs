@@ -1,0 +1,340 @@
+use crosspoint_packet::checksum;
+
+use crate::{Burst, Frame, HEAD_LEN, Offload, Pick, Segment, SegmentMut, TagOp};
+
+/// Most bytes that stand before a frame in a receive buffer: the virtio-net header.
+const MAX_HEADER: usize = 12;
+/// Header, frame head, and a pushed tag.
+const PREFIX_LEN: usize = MAX_HEADER + HEAD_LEN + 4;
+
+/// The first bytes of one copy, put together on the stack: the destination's own header (none
+/// for a NIC), then the frame's head with its tag pushed or popped.
+pub struct Prefix {
+    bytes: [u8; PREFIX_LEN],
+    header: usize,
+    len: usize,
+}
+
+impl Prefix {
+    /// The head of `frame` with `tag` applied, after `HEADER` (at most 12) bytes of `header`.
+    #[inline(always)]
+    pub fn new<const HEADER: usize>(header: &[u8; HEADER], frame: &Frame, tag: TagOp) -> Prefix {
+        const { assert!(HEADER <= MAX_HEADER) };
+        let mut prefix = Prefix {
+            bytes: [0; PREFIX_LEN],
+            header: HEADER,
+            len: HEADER + frame.head_len(),
+        };
+        let (front, body) = prefix.bytes.split_at_mut(HEADER);
+        front.copy_from_slice(header);
+        match tag {
+            TagOp::Keep => body[..HEAD_LEN].copy_from_slice(&frame.head),
+            TagOp::Push => {
+                body[..12].copy_from_slice(&frame.head[..12]);
+                body[12..14].copy_from_slice(&[0x81, 0x00]);
+                body[14..16].copy_from_slice(&frame.tci.to_be_bytes());
+                body[16..HEAD_LEN + 4].copy_from_slice(&frame.head[12..]);
+                prefix.len += 4;
+            }
+            // The tag's presence was established by `parse`, so the head has 18 bytes.
+            TagOp::Pop => {
+                body[..12].copy_from_slice(&frame.head[..12]);
+                body[12..HEAD_LEN - 4].copy_from_slice(&frame.head[16..]);
+                prefix.len -= 4;
+            }
+        }
+        prefix
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// One copy to be made: prefix, then the frame's segments.
+pub struct Gather<'a> {
+    prefix: &'a Prefix,
+    segments: &'a [Segment],
+    frame_len: usize,
+}
+
+impl<'a> Gather<'a> {
+    /// The copy of `burst`'s `frame` that begins with `prefix`.
+    #[inline(always)]
+    pub fn new(prefix: &'a Prefix, burst: &'a Burst, frame: &Frame) -> Gather<'a> {
+        let tail = (frame.len as usize).saturating_sub(HEAD_LEN);
+        Gather {
+            prefix,
+            segments: burst.segments(frame),
+            frame_len: prefix.len + tail,
+        }
+    }
+
+    /// Length of the copy, the destination's header included, bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.frame_len
+    }
+
+    /// Whether there is nothing to copy.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.frame_len == 0
+    }
+
+    /// Length of a copy of `pick`'s frame behind `header` bytes.
+    #[inline(always)]
+    pub fn len_of(frame: &Frame, pick: Pick, header: usize) -> usize {
+        (header + frame.len as usize).saturating_add_signed(pick.tag.growth())
+    }
+
+    /// Copies everything into one buffer; returns how many bytes fitted.
+    #[inline(always)]
+    pub fn copy_to(&self, to: SegmentMut) -> usize {
+        let head = self.prefix.bytes();
+        // The common prefix is full: its size is one of two constants, and a constant size is
+        // a few vector moves where a variable one is a call.
+        let mut at = if self.prefix.len == MAX_HEADER + HEAD_LEN && to.len() >= PREFIX_LEN {
+            let mut fixed = [0; MAX_HEADER + HEAD_LEN];
+            fixed.copy_from_slice(&self.prefix.bytes[..MAX_HEADER + HEAD_LEN]);
+            to.write_array(&fixed);
+            MAX_HEADER + HEAD_LEN
+        } else {
+            to.write(head)
+        };
+        for segment in self.segments {
+            at += to.skip(at).write_segment(segment);
+        }
+        at
+    }
+
+    /// Copies everything into `to`, filling each buffer to its last byte before the next, and
+    /// tells `filled(i, n)` how many bytes each buffer got. Returns how many bytes fitted.
+    pub fn scatter(&self, to: &[SegmentMut]) -> usize {
+        let (mut index, mut used, mut total) = (0, 0, 0);
+        let mut place = |write: &dyn Fn(SegmentMut, usize) -> usize, len: usize| {
+            let mut done = 0;
+            while done < len {
+                let Some(buffer) = to.get(index) else { break };
+                let n = write(buffer.skip(used), done);
+                used += n;
+                done += n;
+                if used == buffer.len() {
+                    index += 1;
+                    used = 0;
+                }
+            }
+            total += done;
+        };
+        let head = self.prefix.bytes();
+        place(
+            &|room, done| room.write(head.get(done..).unwrap_or(&[])),
+            head.len(),
+        );
+        for segment in self.segments {
+            place(
+                &|room, done| room.write_segment(&segment.skip(done)),
+                segment.len(),
+            );
+        }
+        total
+    }
+
+    /// Value of the checksum that `offload` asks for, over the copy's bytes; with the place to
+    /// put it, bytes from the copy's start (the destination's header included). `None` when
+    /// nothing is asked. The offsets were checked against the frame's length by `parse`.
+    pub fn checksum(&self, offload: &Offload, tag: TagOp) -> Option<(usize, u16)> {
+        if !offload.needs_csum {
+            return None;
+        }
+        let start = (self.prefix.header + usize::from(offload.csum_start))
+            .saturating_add_signed(tag.growth());
+        let head = self.prefix.bytes();
+        let mut skip = start.saturating_sub(head.len());
+        let mut sum = Summer::default();
+        sum.add(head.get(start..).unwrap_or(&[]));
+        for segment in self.segments {
+            let mut rest = segment.skip(skip);
+            skip = skip.saturating_sub(segment.len());
+            // Through a small buffer on the stack: a guest's bytes are never borrowed.
+            let mut chunk = [0; 256];
+            while !rest.is_empty() {
+                let n = rest.read(&mut chunk);
+                sum.add(chunk.get(..n).unwrap_or(&[]));
+                rest = rest.skip(n);
+            }
+        }
+        Some((
+            start + usize::from(offload.csum_offset),
+            checksum::finish(sum.total),
+        ))
+    }
+}
+
+/// Sums pieces of any length: a piece that begins at an odd byte counts swapped (RFC 1071, 2B).
+#[derive(Default)]
+struct Summer {
+    total: u64,
+    odd: bool,
+}
+
+impl Summer {
+    fn add(&mut self, bytes: &[u8]) {
+        let folded = checksum::fold(checksum::sum(bytes, 0));
+        let placed = if self.odd {
+            folded.swap_bytes()
+        } else {
+            folded
+        };
+        self.total = checksum::sum(&placed.to_be_bytes(), self.total);
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+}
+
+/// Writes `bytes` at `at` bytes into the buffers, over what is there.
+pub(crate) fn write_at(to: &[SegmentMut], mut at: usize, bytes: &[u8]) {
+    let mut rest = bytes;
+    for buffer in to {
+        if at < buffer.len() {
+            let n = buffer.skip(at).write(rest);
+            rest = rest.get(n..).unwrap_or(&[]);
+            at += n;
+        }
+        if rest.is_empty() {
+            return;
+        }
+        at -= buffer.len();
+    }
+}
+
+impl Gather<'_> {
+    /// Finishes the copy's checksum in the buffers it was scattered to.
+    pub fn complete_checksum(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) {
+        if let Some((at, value)) = self.checksum(offload, tag) {
+            write_at(to, at, &value.to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crosspoint_packet::parse_l4;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    fn cut(bytes: &[u8], sizes: &[usize]) -> Vec<Segment> {
+        let mut at: usize = 0;
+        let mut out = Vec::new();
+        for size in sizes.iter().chain([&usize::MAX]) {
+            let end = bytes.len().min(at.saturating_add(*size));
+            // SAFETY: within `bytes`, which the tests keep alive for the burst's whole life.
+            out.push(unsafe { Segment::new(bytes[at..].as_ptr(), (end - at) as u32) });
+            at = end;
+        }
+        out
+    }
+
+    fn room(buffers: &mut [Vec<u8>]) -> Vec<SegmentMut> {
+        let of = |b: &mut Vec<u8>| {
+            // SAFETY: the vector is as long and outlives the copy; no reference is used meanwhile.
+            unsafe { SegmentMut::new(b.as_mut_ptr(), b.len() as u32) }
+        };
+        buffers.iter_mut().map(of).collect()
+    }
+
+    fn model(frame: &[u8], tag: TagOp, tci: u16) -> Vec<u8> {
+        let mut out = frame.to_vec();
+        match tag {
+            TagOp::Keep => {}
+            TagOp::Push => {
+                let t = tci.to_be_bytes();
+                out.splice(12..12, [0x81, 0, t[0], t[1]]);
+            }
+            TagOp::Pop => drop(out.drain(12..16)),
+        }
+        out
+    }
+
+    proptest! {
+        /// However the frame lies in the sender's memory and whatever the receiver's buffers
+        /// are, the same bytes arrive, with the tag pushed or popped.
+        #[test]
+        fn bytes_arrive_identical(
+            bytes in proptest::collection::vec(any::<u8>(), 18..3000),
+            cuts in proptest::collection::vec(0usize..200, 0..8),
+            rooms in proptest::collection::vec(1usize..300, 0..20),
+            tag in prop_oneof![Just(TagOp::Keep), Just(TagOp::Push), Just(TagOp::Pop)],
+            tci: u16,
+        ) {
+            let mut burst = Burst::new();
+            prop_assert!(burst.push_segments(&cut(&bytes, &cuts), Offload::default()));
+            burst.frames_mut()[0].tci = tci;
+            let frame = &burst.frames()[0];
+            let prefix = Prefix::new(&[7; 12], frame, tag);
+            let gather = Gather::new(&prefix, &burst, frame);
+            let want = [vec![7; 12], model(&bytes, tag, tci)].concat();
+            prop_assert_eq!(gather.len(), want.len());
+            prop_assert_eq!(Gather::len_of(frame, Pick { frame: 0, tag }, 12), want.len());
+
+            let mut buffers: Vec<Vec<u8>> = rooms.iter().map(|n| vec![0; *n]).collect();
+            let n = gather.scatter(&room(&mut buffers));
+            let got = buffers.concat();
+            prop_assert_eq!(n, want.len().min(got.len()));
+            prop_assert_eq!(&got[..n], &want[..n]);
+
+            let mut one = [vec![0; 4000]];
+            let n = gather.copy_to(room(&mut one)[0]);
+            prop_assert_eq!(&one[0][..n], &want[..]);
+        }
+
+        #[test]
+        fn a_contiguous_frame_is_the_same_frame(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let (mut a, mut b) = (Burst::new(), Burst::new());
+            let whole = cut(&bytes, &[]);
+            prop_assert!(a.push_contiguous(whole[0], Offload::default()));
+            prop_assert!(b.push_segments(&whole, Offload::default()));
+            prop_assert_eq!(a.frames()[0].head, b.frames()[0].head);
+            prop_assert_eq!(a.frames()[0].len, b.frames()[0].len);
+        }
+
+        /// The checksum that a receiver gets is the one the sender would have computed, however
+        /// the frame is cut and whatever happens to its tag.
+        #[test]
+        fn a_partial_checksum_is_completed_in_the_copy(
+            payload in proptest::collection::vec(any::<u8>(), 0..600),
+            cuts in proptest::collection::vec(0usize..90, 0..8),
+            rooms in proptest::collection::vec(1usize..90, 60),
+            push: bool,
+        ) {
+            let mut whole = Vec::new();
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 9).tcp(1, 2, 3, 4)
+                .write(&mut whole, &payload).unwrap();
+            let mut bytes = whole.clone();
+            let l4 = parse_l4(&bytes).unwrap();
+            let at = l4.offset + 16;
+            // As a driver leaves it: only the pseudo-header's sum in the field.
+            let real = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+            bytes[at..at + 2].fill(0);
+            let body = checksum::fold(checksum::sum(&bytes[l4.offset..], 0));
+            let pseudo = checksum::fold(checksum::sum(&(!real).to_be_bytes(), checksum::sum(&(!body).to_be_bytes(), 0)));
+            bytes[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+
+            let offload = Offload { needs_csum: true, csum_start: l4.offset as u16, csum_offset: 16, ..Offload::default() };
+            let mut burst = Burst::new();
+            prop_assert!(burst.push_segments(&cut(&bytes, &cuts), offload));
+            burst.frames_mut()[0].tci = 5;
+            let frame = &burst.frames()[0];
+            let tag = if push { TagOp::Push } else { TagOp::Keep };
+            let prefix = Prefix::new(&[], frame, tag);
+            let gather = Gather::new(&prefix, &burst, frame);
+            let mut buffers: Vec<Vec<u8>> = rooms.iter().map(|n| vec![0; *n]).collect();
+            let to = room(&mut buffers);
+            let n = gather.scatter(&to);
+            gather.complete_checksum(&offload, tag, &to);
+            let want = model(&whole, tag, 5);
+            prop_assert_eq!(&buffers.concat()[..n], &want[..n]);
+        }
+    }
+}

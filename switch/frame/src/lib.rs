@@ -1,0 +1,16 @@
+//! A frame as the switch handles it: a *reference* to bytes that lie in a guest's memory or in
+//! a UMEM, plus the first 64 bytes copied aside; and the one copy that delivers it.
+//!
+//! The first 64 bytes are read once, when the frame is received. Every decision is made on that
+//! copy and that copy is what is delivered, so a guest that rewrites a header after it was
+//! checked changes nothing.
+
+mod burst;
+mod clock;
+mod copy;
+mod segment;
+
+pub use burst::{BURST, Burst, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp, Verdict};
+pub use clock::{Clock, tsc};
+pub use copy::{Gather, Prefix};
+pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};

@@ -1,0 +1,168 @@
+/// A run of readable bytes in memory that somebody else may be writing: a guest's, or a UMEM.
+///
+/// A segment is an address, not a borrow: its lifetime is the burst's. It is valid from the
+/// `receive` that made it to the end of the same loop iteration, because the mapping it points
+/// into is unmapped only after every worker has passed a quiescent point, and a worker passes
+/// one only between iterations. Segments leave a [`Burst`](crate::Burst) only by being copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    ptr: *const u8,
+    len: u32,
+}
+
+/// A run of writable bytes: a guest's receive buffer, or a free UMEM frame. Lifetime as
+/// [`Segment`]'s.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentMut {
+    ptr: *mut u8,
+    len: u32,
+}
+
+impl Segment {
+    /// # Safety
+    /// `ptr..ptr + len` must lie within one mapping that stays mapped and readable until the end
+    /// of the worker's iteration. Its bytes may change at any time.
+    #[inline(always)]
+    pub unsafe fn new(ptr: *const u8, len: u32) -> Segment {
+        Segment { ptr, len }
+    }
+
+    /// Address of the first byte.
+    #[inline(always)]
+    pub fn ptr(&self) -> *const u8 {
+        self.ptr
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is nothing to read.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The segment without its first `n` bytes (all of them, when it has fewer).
+    #[inline(always)]
+    pub fn skip(&self, n: usize) -> Segment {
+        let n = n.min(self.len());
+        // SAFETY: n <= len, so the rest lies within the run that `new`'s caller vouched for.
+        unsafe { Segment::new(self.ptr.add(n), self.len - n as u32) }
+    }
+
+    /// Copies the first bytes into `out`, as many as both have; returns how many.
+    #[inline(always)]
+    pub fn read(&self, out: &mut [u8]) -> usize {
+        let n = out.len().min(self.len());
+        // SAFETY: n <= len bytes are readable by `new`'s contract; `out` is ours, so disjoint.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr, out.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies `N` bytes from `at` if the segment has them: a fixed size compiles to a few
+    /// vector moves.
+    #[inline(always)]
+    pub fn read_array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        if self.len() < at + N {
+            return None;
+        }
+        // SAFETY: at + N <= len, readable by `new`'s contract; u8 arrays have no alignment.
+        Some(unsafe { self.ptr.add(at).cast::<[u8; N]>().read_unaligned() })
+    }
+}
+
+impl SegmentMut {
+    /// # Safety
+    /// `ptr..ptr + len` must lie within one mapping that stays mapped and writable until the end
+    /// of the worker's iteration, and be no memory that Rust references point into.
+    #[inline(always)]
+    pub unsafe fn new(ptr: *mut u8, len: u32) -> SegmentMut {
+        SegmentMut { ptr, len }
+    }
+
+    /// Address of the first byte.
+    #[inline(always)]
+    pub fn ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is no room.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The segment without its first `n` bytes (all of them, when it has fewer).
+    #[inline(always)]
+    pub fn skip(&self, n: usize) -> SegmentMut {
+        let n = n.min(self.len());
+        // SAFETY: n <= len, so the rest lies within the run that `new`'s caller vouched for.
+        unsafe { SegmentMut::new(self.ptr.add(n), self.len - n as u32) }
+    }
+
+    /// Copies the first bytes of `from` here, as many as fit; returns how many.
+    #[inline(always)]
+    pub fn write(&self, from: &[u8]) -> usize {
+        let n = from.len().min(self.len());
+        // SAFETY: n <= len bytes are writable by `new`'s contract, which also rules out overlap
+        // with the Rust slice `from`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr, n) };
+        n
+    }
+
+    /// Writes `N` bytes at the start if they fit: a few vector moves. Returns whether they did.
+    #[inline(always)]
+    pub fn write_array<const N: usize>(&self, from: &[u8; N]) -> bool {
+        if self.len() < N {
+            return false;
+        }
+        // SAFETY: N <= len, writable by `new`'s contract; u8 arrays have no alignment.
+        unsafe { self.ptr.cast::<[u8; N]>().write_unaligned(*from) };
+        true
+    }
+
+    /// Copies from `from`, as many bytes as both have; returns how many.
+    #[inline(always)]
+    pub fn write_segment(&self, from: &Segment) -> usize {
+        let n = from.len().min(self.len());
+        // SAFETY: n bytes are readable and writable by the two contracts. A guest may have made
+        // the two overlap (its own transmit and receive buffers, reached through two mappings or
+        // one): `copy` allows that, and what such a guest then receives is its own affair.
+        unsafe { std::ptr::copy(from.ptr, self.ptr, n) };
+        n
+    }
+}
+
+/// Asks the core to fetch the line at `ptr`, soon to be read. Any address will do.
+#[inline(always)]
+pub fn prefetch_read(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address, mapped or not, has no architectural effect.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}
+
+/// Asks the core to fetch the line at `ptr` for writing (PREFETCHW), so that the store does not
+/// wait for the other core to give it up. Any address will do.
+#[inline(always)]
+pub fn prefetch_write(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address, mapped or not, has no architectural effect.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}

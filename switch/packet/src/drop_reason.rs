@@ -1,0 +1,102 @@
+/// On which side of the switch a reason arises, and so which port's counter it goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Counted at the port and queue that the frame came from.
+    Ingress,
+    /// Counted at the port and queue that the copy was going to.
+    Egress,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $side:ident;)+) => {
+        /// Why a frame, or one copy of a flooded frame, went no further.
+        ///
+        /// This list is the only one: it makes the metric label, the help text, the table in
+        /// the docs and the verdict in a capture.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl DropReason {
+            /// Every reason, in declaration order; `ALL[r as usize] == r`.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)+];
+            /// How many reasons there are.
+            pub const COUNT: usize = DropReason::ALL.len();
+
+            /// The value of the `reason` label.
+            pub const fn label(self) -> &'static str {
+                match self { $(DropReason::$name => $label,)+ }
+            }
+
+            /// One sentence for operators.
+            pub const fn help(self) -> &'static str {
+                match self { $(DropReason::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// Which port it is counted at.
+            pub const fn side(self) -> Side {
+                match self { $(DropReason::$name => Side::$side,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame is shorter than an Ethernet header (14 bytes).
+    Runt = "runt", Ingress;
+    /// The frame is longer than 65550 bytes.
+    Oversize = "oversize", Ingress;
+    /// The source address is a group address or all zero.
+    BadSource = "bad_source", Ingress;
+    /// The frame's VLAN tag is one that this port does not carry.
+    VlanNotCarried = "vlan_not_carried", Ingress;
+    /// The frame is untagged, and this trunk port has no native VLAN.
+    UntaggedOnTrunk = "untagged_on_trunk", Ingress;
+    /// The guest asked for an offload (checksum, segmentation) that it did not negotiate, or whose offsets lie outside the frame.
+    BadOffload = "bad_offload", Ingress;
+    /// A link-local control frame (STP, LLDP, pause), which a bridge does not forward.
+    LinkLocal = "link_local", Ingress;
+    /// The destination is on the port that the frame came from.
+    Hairpin = "hairpin", Ingress;
+    /// The frame was to be flooded, and no other port carries its VLAN.
+    NoDestination = "no_destination", Ingress;
+    /// No guest is attached to the port, or its driver has not enabled the queue.
+    PortDown = "port_down", Egress;
+    /// The guest has no free receive buffers.
+    GuestRingFull = "guest_ring_full", Egress;
+    /// The frame does not fit the receive buffers of a guest that did not negotiate mergeable ones.
+    GuestBufferSmall = "guest_buffer_small", Egress;
+    /// Other workers were faster, too many times in a row, to reserve this guest's receive buffers.
+    GuestRingContended = "guest_ring_contended", Egress;
+    /// The guest broke the rules of its ring and its port is quarantined.
+    GuestQuarantined = "guest_quarantined", Egress;
+    /// The NIC's transmit ring is full.
+    NicRingFull = "nic_ring_full", Egress;
+    /// The frame does not fit a UMEM frame of the NIC port.
+    NicFrameSmall = "nic_frame_small", Egress;
+    /// The ring that hands frames to the worker that owns the NIC queue is full.
+    HandoverFull = "handover_full", Egress;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_indexes_itself_and_labels_are_unique() {
+        for (i, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+            assert!(reason.help().ends_with('.'), "{reason:?}");
+            assert!(
+                reason
+                    .label()
+                    .bytes()
+                    .all(|b| b == b'_' || b.is_ascii_lowercase())
+            );
+            let same = DropReason::ALL
+                .iter()
+                .filter(|r| r.label() == reason.label());
+            assert_eq!(same.count(), 1, "{reason:?}");
+        }
+    }
+}

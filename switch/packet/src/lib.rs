@@ -1,0 +1,14 @@
+//! What a frame's bytes mean: headers, VLAN tags, checksums, flow hash, and the one list of
+//! reasons a frame can be dropped for. No `unsafe`, no allocation, no C library.
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+mod drop_reason;
+mod flow;
+mod mac;
+mod parse;
+
+pub use drop_reason::{DropReason, Side};
+pub use flow::FlowHasher;
+pub use mac::Mac;
+pub use parse::{ETHERNET_LEN, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, Parsed, parse_l4};

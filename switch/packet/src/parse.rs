@@ -1,0 +1,196 @@
+use crate::Mac;
+
+/// Bytes of an Ethernet header: destination, source, type.
+pub const ETHERNET_LEN: usize = 14;
+/// Type of an 802.1Q tag. Other tag types (802.1ad) are payload to this switch.
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// The longest frame there is: 64 KiB of IP packet, its Ethernet header and a tag's worth more.
+pub const MAX_FRAME_LEN: usize = 65550;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const PROTO_TCP: u8 = 6;
+const PROTO_UDP: u8 = 17;
+
+/// The link layer of a frame, from its first 18 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parsed {
+    /// Destination address.
+    pub dst: Mac,
+    /// Source address.
+    pub src: Mac,
+    /// Tag control information of an 802.1Q tag, if there is one: priority, DEI, VLAN.
+    pub tci: Option<u16>,
+}
+
+impl Parsed {
+    /// Reads the link layer. `head` is the frame's first 64 bytes, zero-padded; a tag that the
+    /// frame is too short to hold (`frame_len` < 18) is not a tag.
+    #[inline(always)]
+    pub fn new(head: &[u8; 64], frame_len: usize) -> Parsed {
+        let word = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&head[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        let tagged = head[12] == 0x81 && head[13] == 0x00 && frame_len >= ETHERNET_LEN + 4;
+        Parsed {
+            dst: Mac::from_le_word(word(0)),
+            src: Mac::from_le_word(word(6)),
+            tci: tagged.then(|| u16::from_be_bytes([head[14], head[15]])),
+        }
+    }
+}
+
+/// Where the transport header of a frame lies, and what identifies its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct L4 {
+    /// IP protocol: 6 TCP, 17 UDP, others.
+    pub protocol: u8,
+    /// Offset of the transport header from the frame's first byte.
+    pub offset: usize,
+    /// Offset of the IP header.
+    pub ip_offset: usize,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// Length of transport header and payload by the IP header's word, bytes.
+    pub len: usize,
+    /// A fragment has no port numbers of its own (only the first does, and the flow's other
+    /// fragments must go where it goes).
+    pub fragment: bool,
+}
+
+impl L4 {
+    /// Offset of the checksum field within the transport header, for protocols that have one
+    /// that a NIC or virtio may be asked to fill.
+    pub fn checksum_offset(&self) -> Option<usize> {
+        match self.protocol {
+            PROTO_TCP => Some(16),
+            PROTO_UDP => Some(6),
+            _ => None,
+        }
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    let pair = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes([*pair.first()?, *pair.get(1)?]))
+}
+
+/// Finds the transport header of an IPv4 or IPv6 frame within `bytes` (the frame or its
+/// beginning): through up to two 802.1Q/802.1ad tags, IPv4 options and IPv6 fragment headers.
+/// Other IPv6 extension headers make it "no transport header": their flow is the address pair.
+pub fn parse_l4(bytes: &[u8]) -> Option<L4> {
+    let mut at = 12;
+    let mut ethertype = be16(bytes, at)?;
+    for _ in 0..2 {
+        if ethertype == ETHERTYPE_VLAN || ethertype == 0x88a8 {
+            at += 4;
+            ethertype = be16(bytes, at)?;
+        }
+    }
+    let ip = at + 2;
+    match ethertype {
+        ETHERTYPE_IPV4 => parse_ipv4(bytes, ip),
+        ETHERTYPE_IPV6 => parse_ipv6(bytes, ip),
+        _ => None,
+    }
+}
+
+fn parse_ipv4(bytes: &[u8], ip: usize) -> Option<L4> {
+    let version_ihl = *bytes.get(ip)?;
+    let header = usize::from(version_ihl & 0xf) * 4;
+    let total = usize::from(be16(bytes, ip + 2)?);
+    if version_ihl >> 4 != 4 || header < 20 || total < header {
+        return None;
+    }
+    Some(L4 {
+        protocol: *bytes.get(ip + 9)?,
+        offset: ip + header,
+        ip_offset: ip,
+        ip_version: 4,
+        len: total - header,
+        // More-fragments bit or a non-zero offset (RFC 791, 3.1).
+        fragment: be16(bytes, ip + 6)? & 0x3fff != 0,
+    })
+}
+
+fn parse_ipv6(bytes: &[u8], ip: usize) -> Option<L4> {
+    if *bytes.get(ip)? >> 4 != 6 {
+        return None;
+    }
+    let len = usize::from(be16(bytes, ip + 4)?);
+    let protocol = *bytes.get(ip + 6)?;
+    let fragment = protocol == 44;
+    Some(L4 {
+        protocol,
+        offset: ip + 40,
+        ip_offset: ip,
+        ip_version: 6,
+        len,
+        fragment,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    fn head(frame: &[u8]) -> [u8; 64] {
+        let mut head = [0; 64];
+        let n = frame.len().min(64);
+        head[..n].copy_from_slice(&frame[..n]);
+        head
+    }
+
+    #[test]
+    fn a_tag_is_read_only_from_a_frame_that_can_hold_it() {
+        let mut frame = vec![0xff; 12];
+        frame.extend([0x81, 0x00, 0x60, 0x64, 0x08, 0x00]);
+        let parsed = Parsed::new(&head(&frame), frame.len());
+        assert_eq!(parsed.tci, Some(0x6064));
+        assert_eq!(parsed.dst, Mac::BROADCAST);
+        assert_eq!(Parsed::new(&head(&frame[..16]), 16).tci, None);
+    }
+
+    proptest! {
+        /// What etherparse says of a frame that it built itself, we say too.
+        #[test]
+        fn agrees_with_etherparse(
+            dst: [u8; 6], src: [u8; 6], vlan in proptest::option::of(0u16..4096),
+            v6: bool, tcp: bool, sport: u16, dport: u16, payload in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let eth = PacketBuilder::ethernet2(src, dst);
+            let mut frame = Vec::new();
+            let vid = vlan.map(|v| etherparse::VlanId::try_new(v).unwrap());
+            macro_rules! finish { ($ip:expr) => {
+                if tcp { $ip.tcp(sport, dport, 7, 100).write(&mut frame, &payload).unwrap() }
+                else { $ip.udp(sport, dport).write(&mut frame, &payload).unwrap() }
+            } }
+            match (vid, v6) {
+                (None, false) => finish!(eth.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)),
+                (None, true) => finish!(eth.ipv6([1; 16], [2; 16], 64)),
+                (Some(v), false) => finish!(eth.single_vlan(v).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)),
+                (Some(v), true) => finish!(eth.single_vlan(v).ipv6([1; 16], [2; 16], 64)),
+            }
+            let parsed = Parsed::new(&head(&frame), frame.len());
+            prop_assert_eq!(parsed.dst.bytes(), dst);
+            prop_assert_eq!(parsed.src.bytes(), src);
+            prop_assert_eq!(parsed.tci, vlan);
+            let l4 = parse_l4(&frame).unwrap();
+            let header = if tcp { 20 } else { 8 };
+            prop_assert_eq!(l4.protocol, if tcp { 6 } else { 17 });
+            prop_assert_eq!(l4.offset, frame.len() - payload.len() - header);
+            prop_assert_eq!(l4.len, payload.len() + header);
+            prop_assert!(!l4.fragment);
+        }
+
+        #[test]
+        fn any_bytes_are_parsed_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
+            let _ = parse_l4(&bytes);
+            let _ = Parsed::new(&head(&bytes), bytes.len());
+        }
+    }
+}
