@@ -1,0 +1,502 @@
+//! A vhost-user session, seen from the front end.
+//!
+//! Written on [`crate::message`] and not on `vhost::vhost_user::Frontend`, which waits for ever for a back end that
+//! does not answer, cannot set a ring without a kick eventfd, and takes the answer of GET_QUEUE_NUM (for a net device:
+//! queue *pairs*) for a number of rings.
+
+use crate::event::{EventFd, wait_readable};
+use crate::memory::{GuestMemory, MemoryError};
+use crate::message::{
+    self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Message, VRING_NO_FD, protocol, request,
+};
+use crate::net::features;
+use crate::ring::RingLayout;
+use rustix::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// `VIRTIO_CONFIG_S_ACKNOWLEDGE | DRIVER | FEATURES_OK` (virtio 1.2, 2.1).
+pub const STATUS_FEATURES_OK: u64 = 1 | 2 | 8;
+/// As before, and `DRIVER_OK`.
+pub const STATUS_DRIVER_OK: u64 = STATUS_FEATURES_OK | 4;
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The socket, or a reply that did not come in time.
+    #[error("vhost-user request {request}: {source}")]
+    Io {
+        /// Request number, 0 when connecting.
+        request: u32,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The back end acknowledged with a failure (REPLY_ACK).
+    #[error("vhost-user request {request} refused with {code}")]
+    Refused {
+        /// Request number.
+        request: u32,
+        /// The non-zero code.
+        code: u64,
+    },
+    /// A reply to another request, or one that is too short or not flagged as a reply.
+    #[error("vhost-user request {request}: unfit reply {reply:?}")]
+    Reply {
+        /// Request number.
+        request: u32,
+        /// What came instead.
+        reply: Message,
+    },
+    /// An address that is not in guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// What was offered and what was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Device features that the back end offers.
+    pub offered: u64,
+    /// Device features in force: offered and wanted.
+    pub features: u64,
+    /// Protocol features that the back end offers.
+    pub protocol_offered: u64,
+    /// Protocol features in force: offered and wanted.
+    pub protocol_features: u64,
+    /// Answer to GET_QUEUE_NUM, when `MQ` is among the protocol features in force.
+    pub queue_pairs_max: Option<u64>,
+}
+
+/// One ring, for [`Session::start_vring`].
+#[derive(Clone, Copy, Debug)]
+pub struct Vring<'a> {
+    /// 2n receives, 2n + 1 transmits (virtio 1.2, 5.1.2).
+    pub index: u32,
+    /// Size and guest addresses.
+    pub layout: RingLayout,
+    /// Where the device starts reading the available ring.
+    pub base: u16,
+    /// Driver to device; without, the device polls.
+    pub kick: Option<&'a EventFd>,
+    /// Device to driver; without, the driver polls.
+    pub call: Option<&'a EventFd>,
+}
+
+/// A listening socket, for switches that connect to their guests.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Binds `path`, in place of a socket that is there already.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Self {
+            listener: UnixListener::bind(&path)?,
+            path,
+        })
+    }
+
+    /// Waits up to `timeout` for a back end to connect; `timeout` is the session's too.
+    ///
+    /// # Errors
+    /// The system's; `TimedOut`.
+    pub fn accept(&self, timeout: Duration) -> Result<Session, SessionError> {
+        let accept = || {
+            if !wait_readable(&self.listener, timeout)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            Session::from_stream(self.listener.accept()?.0, timeout)
+        };
+        accept().map_err(|source| SessionError::Io { request: 0, source })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A connected session. Dropping it disconnects.
+#[derive(Debug)]
+pub struct Session {
+    stream: UnixStream,
+    timeout: Duration,
+    negotiated: Negotiated,
+}
+
+impl Session {
+    /// Connects to the socket `path`, trying again until `timeout` has passed; no later request waits longer either.
+    ///
+    /// # Errors
+    /// The system's, from the last try.
+    pub fn connect(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, SessionError> {
+        let deadline = Instant::now() + timeout;
+        let error = |source| SessionError::Io { request: 0, source };
+        loop {
+            match UnixStream::connect(path.as_ref()) {
+                Ok(stream) => return Self::from_stream(stream, timeout).map_err(error),
+                Err(source) => {
+                    let retry = matches!(
+                        source.kind(),
+                        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                    );
+                    if !retry || Instant::now() >= deadline {
+                        return Err(error(source));
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A session on a connected socket.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn from_stream(stream: UnixStream, timeout: Duration) -> io::Result<Self> {
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Self {
+            stream,
+            timeout,
+            negotiated: Negotiated::default(),
+        })
+    }
+
+    /// What [`Session::negotiate`] agreed on.
+    #[must_use]
+    pub fn negotiated(&self) -> Negotiated {
+        self.negotiated
+    }
+
+    /// Agrees on features: of those offered, the ones in the two masks. Without `features::PROTOCOL_FEATURES` in the
+    /// mask (or in the offer) there are no protocol features, and rings need not be enabled.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn negotiate(
+        &mut self,
+        features: u64,
+        protocol_features: u64,
+    ) -> Result<Negotiated, SessionError> {
+        let offered = self.query_u64(request::GET_FEATURES)?;
+        let mut negotiated = Negotiated {
+            offered,
+            features: offered & features,
+            ..Negotiated::default()
+        };
+        if negotiated.features & features::PROTOCOL_FEATURES != 0 {
+            negotiated.protocol_offered = self.query_u64(request::GET_PROTOCOL_FEATURES)?;
+            negotiated.protocol_features = negotiated.protocol_offered & protocol_features;
+            self.request_u64(request::SET_PROTOCOL_FEATURES, negotiated.protocol_features)?;
+            if negotiated.protocol_features & protocol::MQ != 0 {
+                negotiated.queue_pairs_max = Some(self.query_u64(request::GET_QUEUE_NUM)?);
+            }
+        }
+        self.negotiated = negotiated;
+        self.request(request::SET_OWNER, &[], &[])?;
+        self.request_u64(request::SET_FEATURES, negotiated.features)?;
+        if negotiated.protocol_features & protocol::STATUS != 0 {
+            self.request_u64(request::SET_STATUS, STATUS_FEATURES_OK)?;
+        }
+        Ok(negotiated)
+    }
+
+    /// SET_MEM_TABLE with all regions of `memory`.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_mem_table(&mut self, memory: &GuestMemory) -> Result<(), SessionError> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&(memory.regions().len() as u32).to_ne_bytes());
+        payload.extend_from_slice(&0u32.to_ne_bytes());
+        for region in memory.regions() {
+            for field in [
+                region.guest_base(),
+                region.len() as u64,
+                region.user_address(),
+                0,
+            ] {
+                payload.extend_from_slice(&field.to_ne_bytes());
+            }
+        }
+        let fds: Vec<_> = memory
+            .regions()
+            .iter()
+            .map(crate::memory::Region::file)
+            .collect();
+        self.request(request::SET_MEM_TABLE, &payload, &fds)
+    }
+
+    /// Sets up a ring: NUM, BASE, ADDR, CALL, KICK. It is still to be enabled when protocol features are in force.
+    ///
+    /// # Errors
+    /// The session's; a layout outside `memory`.
+    pub fn start_vring(
+        &mut self,
+        memory: &GuestMemory,
+        vring: &Vring<'_>,
+    ) -> Result<(), SessionError> {
+        self.set_vring_state(
+            request::SET_VRING_NUM,
+            vring.index,
+            vring.layout.size.into(),
+        )?;
+        self.set_vring_state(request::SET_VRING_BASE, vring.index, vring.base.into())?;
+        let user = |address| memory.user_address(address);
+        let addresses = [
+            user(vring.layout.descriptors)?,
+            user(vring.layout.used)?,
+            user(vring.layout.available)?,
+            0,
+        ];
+        self.set_vring_addr(vring.index, addresses)?;
+        self.set_vring_fd(request::SET_VRING_CALL, vring.index, vring.call)?;
+        self.set_vring_fd(request::SET_VRING_KICK, vring.index, vring.kick)
+    }
+
+    /// SET_VRING_ADDR with user addresses of descriptors, used ring, available ring, log.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_vring_addr(&mut self, index: u32, addresses: [u64; 4]) -> Result<(), SessionError> {
+        let mut payload = Vec::from(index.to_ne_bytes());
+        payload.extend_from_slice(&0u32.to_ne_bytes());
+        addresses
+            .iter()
+            .for_each(|address| payload.extend_from_slice(&address.to_ne_bytes()));
+        self.request(request::SET_VRING_ADDR, &payload, &[])
+    }
+
+    /// SET_VRING_KICK, `_CALL` or `_ERR`.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_vring_fd(
+        &mut self,
+        number: u32,
+        index: u32,
+        fd: Option<&EventFd>,
+    ) -> Result<(), SessionError> {
+        let value = u64::from(index) | if fd.is_none() { VRING_NO_FD } else { 0 };
+        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+        self.request(number, &value.to_ne_bytes(), &fds)
+    }
+
+    /// SET_VRING_ENABLE.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn enable_vring(&mut self, index: u32, enable: bool) -> Result<(), SessionError> {
+        self.set_vring_state(request::SET_VRING_ENABLE, index, enable.into())
+    }
+
+    /// GET_VRING_BASE: stops the ring, and says up to where the device has read the available ring.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn vring_base(&mut self, index: u32) -> Result<u16, SessionError> {
+        let reply = self.query(request::GET_VRING_BASE, &vring_state(index, 0), &[])?;
+        match (
+            reply.u32_at(0),
+            reply.u32_at(4).and_then(|base| u16::try_from(base).ok()),
+        ) {
+            (Some(of), Some(base)) if of == index => Ok(base),
+            _ => Err(SessionError::Reply {
+                request: request::GET_VRING_BASE,
+                reply,
+            }),
+        }
+    }
+
+    /// A request whose payload is `struct vhost_vring_state`: SET_VRING_NUM, `_BASE`, `_ENABLE`.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_vring_state(
+        &mut self,
+        number: u32,
+        index: u32,
+        value: u32,
+    ) -> Result<(), SessionError> {
+        self.request(number, &vring_state(index, value), &[])
+    }
+
+    /// GET_CONFIG: `len` bytes of the device configuration space from byte `offset`.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn config(&mut self, offset: u32, len: u32) -> Result<Vec<u8>, SessionError> {
+        let mut payload = Vec::new();
+        [offset, len, 0]
+            .iter()
+            .for_each(|field| payload.extend_from_slice(&field.to_ne_bytes()));
+        payload.resize(12 + len as usize, 0);
+        let mut reply = self.query(request::GET_CONFIG, &payload, &[])?;
+        if reply.payload.len() != payload.len() {
+            return Err(SessionError::Reply {
+                request: request::GET_CONFIG,
+                reply,
+            });
+        }
+        Ok(reply.payload.split_off(12))
+    }
+
+    /// A request without a reply of its own; with REPLY_ACK in force, waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The session's; [`SessionError::Refused`].
+    pub fn request(
+        &mut self,
+        number: u32,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), SessionError> {
+        let acked = self.negotiated.protocol_features & protocol::REPLY_ACK != 0;
+        let flags = FLAG_VERSION | if acked { FLAG_NEED_REPLY } else { 0 };
+        self.send(number, flags, payload, fds)?;
+        if acked {
+            let reply = self.reply(number)?;
+            match reply.u64_at(0) {
+                Some(0) => {}
+                Some(code) => {
+                    return Err(SessionError::Refused {
+                        request: number,
+                        code,
+                    });
+                }
+                None => {
+                    return Err(SessionError::Reply {
+                        request: number,
+                        reply,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A request with a 64-bit payload.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn request_u64(&mut self, number: u32, value: u64) -> Result<(), SessionError> {
+        self.request(number, &value.to_ne_bytes(), &[])
+    }
+
+    /// A request that has a reply of its own.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn query(
+        &mut self,
+        number: u32,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Message, SessionError> {
+        self.send(number, FLAG_VERSION, payload, fds)?;
+        self.reply(number)
+    }
+
+    /// A request that is answered with 64 bits.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn query_u64(&mut self, number: u32) -> Result<u64, SessionError> {
+        let reply = self.query(number, &[], &[])?;
+        reply.u64_at(0).ok_or(SessionError::Reply {
+            request: number,
+            reply,
+        })
+    }
+
+    /// Sends a message as it is, and does not wait for anything.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn send(
+        &mut self,
+        number: u32,
+        flags: u32,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), SessionError> {
+        self.send_bytes(&message::encode(number, flags, payload), fds)
+            .map_err(|source| SessionError::Io {
+                request: number,
+                source,
+            })
+    }
+
+    /// Sends bytes as they are: half a header, a length that lies, anything.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn send_bytes(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        message::send_bytes(&self.stream, bytes, fds)
+    }
+
+    /// Receives one message, whatever it is.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn receive(&mut self) -> io::Result<Message> {
+        message::receive(&self.stream, self.timeout)
+    }
+
+    /// Waits until the back end has hung up: true, or `timeout` has passed: false. Replies on the way are dropped.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn wait_closed(&mut self, timeout: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match message::receive(
+                &self.stream,
+                deadline.saturating_duration_since(Instant::now()),
+            ) {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    ErrorKind::UnexpectedEof
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::BrokenPipe => return Ok(true),
+                    ErrorKind::TimedOut => return Ok(false),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn reply(&mut self, number: u32) -> Result<Message, SessionError> {
+        let reply = self.receive().map_err(|source| SessionError::Io {
+            request: number,
+            source,
+        })?;
+        if reply.request != number || reply.flags & FLAG_REPLY == 0 {
+            return Err(SessionError::Reply {
+                request: number,
+                reply,
+            });
+        }
+        Ok(reply)
+    }
+}
+
+fn vring_state(index: u32, value: u32) -> [u8; 8] {
+    let mut payload = [0; 8];
+    payload[..4].copy_from_slice(&index.to_ne_bytes());
+    payload[4..].copy_from_slice(&value.to_ne_bytes());
+    payload
+}

@@ -1,0 +1,210 @@
+//! vhost-user messages: a header of three 32-bit fields in host byte order, a payload, file descriptors.
+//!
+//! Nothing here checks what is sent, so that hostile messages are as easy as good ones.
+
+use crate::event::wait_readable;
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Request numbers, front end to back end.
+pub mod request {
+    #![allow(missing_docs, reason = "the names are the specification's")]
+    pub const GET_FEATURES: u32 = 1;
+    pub const SET_FEATURES: u32 = 2;
+    pub const SET_OWNER: u32 = 3;
+    pub const RESET_OWNER: u32 = 4;
+    pub const SET_MEM_TABLE: u32 = 5;
+    pub const SET_LOG_BASE: u32 = 6;
+    pub const SET_LOG_FD: u32 = 7;
+    pub const SET_VRING_NUM: u32 = 8;
+    pub const SET_VRING_ADDR: u32 = 9;
+    pub const SET_VRING_BASE: u32 = 10;
+    pub const GET_VRING_BASE: u32 = 11;
+    pub const SET_VRING_KICK: u32 = 12;
+    pub const SET_VRING_CALL: u32 = 13;
+    pub const SET_VRING_ERR: u32 = 14;
+    pub const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub const GET_QUEUE_NUM: u32 = 17;
+    pub const SET_VRING_ENABLE: u32 = 18;
+    pub const SEND_RARP: u32 = 19;
+    pub const NET_SET_MTU: u32 = 20;
+    pub const SET_BACKEND_REQ_FD: u32 = 21;
+    pub const GET_CONFIG: u32 = 24;
+    pub const SET_CONFIG: u32 = 25;
+    pub const GET_INFLIGHT_FD: u32 = 31;
+    pub const SET_INFLIGHT_FD: u32 = 32;
+    pub const RESET_DEVICE: u32 = 34;
+    pub const GET_MAX_MEM_SLOTS: u32 = 36;
+    pub const ADD_MEM_REG: u32 = 37;
+    pub const REM_MEM_REG: u32 = 38;
+    pub const SET_STATUS: u32 = 39;
+    pub const GET_STATUS: u32 = 40;
+}
+
+/// Protocol feature bits, as masks.
+pub mod protocol {
+    #![allow(missing_docs, reason = "the names are the specification's")]
+    pub const MQ: u64 = 1 << 0;
+    pub const LOG_SHMFD: u64 = 1 << 1;
+    pub const RARP: u64 = 1 << 2;
+    pub const REPLY_ACK: u64 = 1 << 3;
+    pub const MTU: u64 = 1 << 4;
+    pub const BACKEND_REQ: u64 = 1 << 5;
+    pub const CONFIG: u64 = 1 << 9;
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
+    pub const RESET_DEVICE: u64 = 1 << 13;
+    pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    pub const STATUS: u64 = 1 << 16;
+}
+
+/// Header flags: version 1.
+pub const FLAG_VERSION: u32 = 1;
+/// Header flags: this is a reply.
+pub const FLAG_REPLY: u32 = 1 << 2;
+/// Header flags: acknowledge this message.
+pub const FLAG_NEED_REPLY: u32 = 1 << 3;
+/// In the payload of `SET_VRING_KICK`, `_CALL` and `_ERR`: no file descriptor comes with the message.
+pub const VRING_NO_FD: u64 = 1 << 8;
+/// File descriptors that one message can carry here.
+pub const FDS_MAX: usize = 64;
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 12;
+/// Payload bytes beyond which a received header is taken for garbage.
+pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
+
+const FDS_SPACE: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
+
+/// A message as received.
+#[derive(Debug)]
+pub struct Message {
+    /// `request::*`.
+    pub request: u32,
+    /// `FLAG_*`.
+    pub flags: u32,
+    /// Bytes after the header.
+    pub payload: Vec<u8>,
+    /// What came with it.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// The 32-bit field at byte `offset` of the payload.
+    #[must_use]
+    pub fn u32_at(&self, offset: usize) -> Option<u32> {
+        self.payload
+            .get(offset..offset + 4)?
+            .try_into()
+            .ok()
+            .map(u32::from_ne_bytes)
+    }
+
+    /// The 64-bit field at byte `offset` of the payload.
+    #[must_use]
+    pub fn u64_at(&self, offset: usize) -> Option<u64> {
+        self.payload
+            .get(offset..offset + 8)?
+            .try_into()
+            .ok()
+            .map(u64::from_ne_bytes)
+    }
+}
+
+/// Header and payload as bytes.
+#[must_use]
+pub fn encode(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
+    for field in [request, flags, payload.len() as u32] {
+        bytes.extend_from_slice(&field.to_ne_bytes());
+    }
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Sends `bytes` as they are, with `fds` attached to the first.
+///
+/// # Errors
+/// The socket's; more than [`FDS_MAX`] file descriptors.
+pub fn send_bytes(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let mut space = [MaybeUninit::uninit(); FDS_SPACE];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if sent == 0 && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        sent += sendmsg(
+            stream,
+            &[IoSlice::new(&bytes[sent..])],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
+    }
+    Ok(())
+}
+
+/// Receives one message, waiting up to `timeout` for all of it.
+///
+/// # Errors
+/// The socket's; `UnexpectedEof` when the peer is gone; `TimedOut`; `InvalidData` for an absurd payload length.
+pub fn receive(stream: &UnixStream, timeout: Duration) -> io::Result<Message> {
+    let deadline = Instant::now() + timeout;
+    let mut fds = Vec::new();
+    let mut header = [0; HEADER_LEN];
+    receive_exact(stream, &mut header, &mut fds, deadline)?;
+    let field = |i: usize| {
+        u32::from_ne_bytes([
+            header[4 * i],
+            header[4 * i + 1],
+            header[4 * i + 2],
+            header[4 * i + 3],
+        ])
+    };
+    let payload_len = field(2) as usize;
+    if payload_len > PAYLOAD_LEN_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut payload = vec![0; payload_len];
+    receive_exact(stream, &mut payload, &mut fds, deadline)?;
+    Ok(Message {
+        request: field(0),
+        flags: field(1),
+        payload,
+        fds,
+    })
+}
+
+fn receive_exact(
+    stream: &UnixStream,
+    bytes: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    deadline: Instant,
+) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        if !wait_readable(stream, deadline.saturating_duration_since(Instant::now()))? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut space = [MaybeUninit::uninit(); FDS_SPACE];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let iov = &mut [IoSliceMut::new(&mut bytes[filled..])];
+        let received = recvmsg(stream, iov, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        if received == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += received;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+    }
+    Ok(())
+}

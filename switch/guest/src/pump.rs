@@ -1,0 +1,516 @@
+//! A generator and a sink, tight enough that the switch between them is what is measured.
+//!
+//! Both do per frame what a real driver does and no more: see [`TxWrites`]. Neither allocates after it was made.
+
+use crate::event::EventFd;
+use crate::memory::{CACHE_LINE_LEN, View, Window};
+use crate::net::{HEADER_LEN, VirtioNetHdr};
+use crate::queue::{QueueError, ReceiveQueue, TransmitQueue};
+use crate::ring::{DESC_F_WRITE, Descriptor, RingError, SplitRing, UsedElement};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Frames handled by one poll at most.
+pub const BATCH_MAX: usize = 64;
+/// Bytes of the shortest frame a pump makes, without the frame check sequence: a "64-byte frame".
+pub const FRAME_LEN_MIN: usize = 60;
+/// Where a frame carries the low 16 bits of its sequence number, big-endian.
+pub const SEQUENCE_OFFSET: usize = 42;
+/// Where a frame carries the stamp of [`TxPump::poll_stamped`], little-endian, 8 bytes.
+pub const STAMP_OFFSET: usize = 44;
+/// Bytes of a frame that share a cache line with its header in a receive buffer.
+pub const HEAD_LEN: usize = CACHE_LINE_LEN - HEADER_LEN;
+/// Flows that differ in the UDP source port alone; further ones differ in the source address too.
+pub const PORTS: u32 = 60_000;
+const PORT_FIRST: u32 = 1024;
+const SOURCE_ADDRESS: u32 = 0x0a00_0001;
+const ETHERNET_LEN: usize = 14;
+
+/// What is written for each frame sent, besides the available ring. What a driver writes, the device has to fetch from
+/// this core's cache, so this decides a good part of the rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TxWrites {
+    /// Nothing: the same descriptors and bytes again and again. Flatters the switch.
+    Nothing,
+    /// The descriptor.
+    Descriptor,
+    /// The descriptor, and the first line of the frame: flow, sequence number, stamp. What real guests do at least.
+    #[default]
+    Frame,
+}
+
+/// How a [`TxPump`] is made.
+#[derive(Clone, Copy, Debug)]
+pub struct TxPumpOptions {
+    /// Bytes of each frame, without frame check sequence: 60 for a "64-byte frame".
+    pub frame_len: usize,
+    /// Source MAC address.
+    pub source: [u8; 6],
+    /// Destination MAC address.
+    pub destination: [u8; 6],
+    /// Different flows, in turn: UDP source ports from 1024 on; from 60000 flows on, IPv4 source addresses too.
+    pub flows: u32,
+    /// Frames in a batch, up to [`BATCH_MAX`].
+    pub batch: usize,
+    /// What is written for each frame.
+    pub writes: TxWrites,
+    /// In front of each frame.
+    pub header: VirtioNetHdr,
+}
+
+impl Default for TxPumpOptions {
+    /// 60 bytes from 02:00:00:00:00:01 to 02:00:00:00:00:02, one flow, batches of 32.
+    fn default() -> Self {
+        Self {
+            frame_len: FRAME_LEN_MIN,
+            source: [2, 0, 0, 0, 0, 1],
+            destination: [2, 0, 0, 0, 0, 2],
+            flows: 1,
+            batch: 32,
+            writes: TxWrites::Frame,
+            header: VirtioNetHdr::default(),
+        }
+    }
+}
+
+/// What one poll of a [`TxPump`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames made available.
+    pub frames: u32,
+    /// The device had given back nothing.
+    pub full: bool,
+}
+
+/// What one poll of an [`RxPump`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Frames.
+    pub frames: u32,
+    /// Bytes of these frames, headers not counted.
+    pub bytes: u64,
+    /// There was nothing.
+    pub empty: bool,
+}
+
+/// The start of a received frame, for [`RxPump::poll_each`].
+#[derive(Clone, Copy, Debug)]
+pub struct FrameHead {
+    /// The first bytes of the frame. Beyond the frame's end, whatever the buffer held.
+    pub bytes: [u8; HEAD_LEN],
+    /// Bytes of the frame in its first buffer.
+    pub len: u32,
+}
+
+impl FrameHead {
+    /// Low 16 bits of the sequence number that the [`TxPump`] gave.
+    #[must_use]
+    pub fn sequence(&self) -> u16 {
+        u16::from_be_bytes([self.bytes[SEQUENCE_OFFSET], self.bytes[SEQUENCE_OFFSET + 1]])
+    }
+
+    /// The stamp that the [`TxPump`] gave.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        let mut stamp = [0; 8];
+        stamp.copy_from_slice(&self.bytes[STAMP_OFFSET..STAMP_OFFSET + 8]);
+        u64::from_le_bytes(stamp)
+    }
+}
+
+/// Keeps a transmit ring full.
+#[derive(Debug)]
+pub struct TxPump {
+    ring: SplitRing,
+    area: Window,
+    kick: Arc<EventFd>,
+    options: TxPumpOptions,
+    header_len: usize,
+    /// Bytes from one frame to the next.
+    stride: usize,
+    /// Descriptors that are not in flight, the next one last.
+    idle: Vec<u16>,
+    elements: [UsedElement; BATCH_MAX],
+    /// Frames made available so far.
+    sequence: u64,
+    flow: u32,
+}
+
+impl TxPump {
+    /// A pump on an idle queue. Descriptor i is for buffer i from now on; the frames lie at the start of a cache line,
+    /// with the header at the end of the line before, as with DPDK.
+    pub(crate) fn new(
+        queue: TransmitQueue,
+        kick: Arc<EventFd>,
+        options: &TxPumpOptions,
+    ) -> Result<Self, QueueError> {
+        let (mut ring, area, header_len) = queue.into_parts()?;
+        let options = TxPumpOptions {
+            frame_len: options.frame_len.max(FRAME_LEN_MIN),
+            flows: options.flows.max(1),
+            batch: options.batch.clamp(1, BATCH_MAX),
+            ..*options
+        };
+        // An odd number of lines, so that frames spread over all sets of a cache.
+        let stride = ((1 + options.frame_len.div_ceil(CACHE_LINE_LEN)) | 1) * CACHE_LINE_LEN;
+        let count = (area.len() / stride).min(ring.layout().size.into()) as u16;
+        if count == 0 {
+            return Err(QueueError::FrameTooLong {
+                len: options.frame_len,
+                pieces: 1,
+            });
+        }
+        ring.disable_calls();
+        let pump = Self {
+            ring,
+            area,
+            kick,
+            options,
+            header_len,
+            stride,
+            idle: (0..count).rev().collect(),
+            elements: [UsedElement::default(); BATCH_MAX],
+            sequence: 0,
+            flow: 0,
+        };
+        let frame = frame(&pump.options);
+        for id in 0..count {
+            let (view, at) = (pump.area.view(), pump.place().frame_at(id));
+            view.write(
+                at - header_len,
+                &pump.options.header.to_bytes()[..header_len],
+            );
+            view.write(at, &frame);
+            write_flow(view, at, u32::from(id) % pump.options.flows, &pump.options);
+        }
+        let place = pump.place();
+        pump.ring
+            .write_descs((0..count).map(|id| (id, place.descriptor(id))));
+        Ok(pump)
+    }
+
+    /// Reclaims and sends again one batch, at most.
+    ///
+    /// # Errors
+    /// What the device did wrong.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Sent, RingError> {
+        self.poll_stamped(self.options.batch, 0)
+    }
+
+    /// As [`TxPump::poll`], but sends no more than `limit` frames, for a rate below the maximum, and with `stamp` in
+    /// each frame (when it writes frames).
+    ///
+    /// # Errors
+    /// What the device did wrong.
+    #[inline]
+    pub fn poll_stamped(&mut self, limit: usize, stamp: u64) -> Result<Sent, RingError> {
+        let limit = limit.min(self.options.batch);
+        let mut count = 0;
+        while count < limit
+            && let Some(id) = self.idle.pop()
+        {
+            self.elements[count].id = id;
+            count += 1;
+        }
+        count += self.ring.take_used(&mut self.elements[count..limit])?;
+        if count == 0 {
+            return Ok(Sent {
+                frames: 0,
+                full: limit > 0,
+            });
+        }
+        if self.options.writes == TxWrites::Frame {
+            self.write_frames(count, stamp);
+        }
+        if self.options.writes != TxWrites::Nothing {
+            let place = self.place();
+            self.ring.write_descs(
+                self.elements[..count]
+                    .iter()
+                    .map(|e| (e.id, place.descriptor(e.id))),
+            );
+        }
+        self.ring.offer(&self.elements[..count]);
+        self.sequence += count as u64;
+        if self.ring.publish() {
+            let _ = self.kick.signal();
+        }
+        Ok(Sent {
+            frames: count as u32,
+            full: false,
+        })
+    }
+
+    /// Takes back what the device has used without sending it again, and returns how many frames are still in flight:
+    /// at 0, the device has read all that was sent.
+    ///
+    /// # Errors
+    /// What the device did wrong.
+    pub fn drain(&mut self) -> Result<u16, RingError> {
+        while let Some(used) = self.ring.pop_used()? {
+            self.idle.push(used.id);
+        }
+        Ok(self.ring.outstanding())
+    }
+
+    /// Frames made available so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The ring.
+    pub fn ring(&mut self) -> &mut SplitRing {
+        &mut self.ring
+    }
+
+    #[inline(always)]
+    fn write_frames(&mut self, count: usize, stamp: u64) {
+        let (view, place) = (self.area.view(), self.place());
+        let (mut sequence, mut flow) = (self.sequence as u16, self.flow);
+        for element in &self.elements[..count] {
+            let at = place.frame_at(element.id);
+            if self.options.flows > 1 {
+                write_flow(view, at, flow, &self.options);
+                flow = if flow + 1 == self.options.flows {
+                    0
+                } else {
+                    flow + 1
+                };
+            }
+            view.write_array(at + SEQUENCE_OFFSET, sequence.to_be_bytes());
+            view.write_array(at + STAMP_OFFSET, stamp.to_le_bytes());
+            sequence = sequence.wrapping_add(1);
+        }
+        self.flow = flow;
+    }
+
+    #[inline(always)]
+    fn place(&self) -> Place {
+        Place {
+            guest_address: self.area.guest_address(),
+            stride: self.stride,
+            header_len: self.header_len,
+            len: (self.header_len + self.options.frame_len) as u32,
+        }
+    }
+}
+
+/// Where the frames of a transmit pump are; a value, so that a loop can keep it in registers.
+#[derive(Clone, Copy)]
+struct Place {
+    guest_address: u64,
+    stride: usize,
+    header_len: usize,
+    len: u32,
+}
+
+impl Place {
+    #[inline(always)]
+    fn frame_at(self, id: u16) -> usize {
+        usize::from(id) * self.stride + CACHE_LINE_LEN
+    }
+
+    #[inline(always)]
+    fn descriptor(self, id: u16) -> Descriptor {
+        let address = self.guest_address + (self.frame_at(id) - self.header_len) as u64;
+        Descriptor {
+            address,
+            len: self.len,
+            flags: 0,
+            next: 0,
+        }
+    }
+}
+
+/// UDP source port, and where ports do not suffice, the source address with the header checksum.
+#[inline(always)]
+fn write_flow(view: View<'_>, at: usize, flow: u32, options: &TxPumpOptions) {
+    let port = (PORT_FIRST + flow % PORTS) as u16;
+    view.write_array(at + ETHERNET_LEN + 20, port.to_be_bytes());
+    if options.flows > PORTS {
+        let header = ipv4_header(options.frame_len, SOURCE_ADDRESS + ((flow / PORTS) << 8));
+        view.write(at + ETHERNET_LEN + 10, &header[10..16]);
+    }
+}
+
+/// Consumes whatever a receive ring brings, and posts the buffers again.
+#[derive(Debug)]
+pub struct RxPump {
+    ring: SplitRing,
+    area: Window,
+    kick: Arc<EventFd>,
+    /// By descriptor: where its buffer starts, bytes.
+    offsets: Vec<u32>,
+    buffer_len: u32,
+    header_len: u32,
+    mergeable: bool,
+    write_descriptors: bool,
+    batch: usize,
+    elements: [UsedElement; BATCH_MAX],
+    /// Buffers of the present frame that are still to come.
+    continuation: u16,
+}
+
+impl RxPump {
+    /// A pump on a queue with its buffers posted. `write_descriptors`: write each descriptor again when its buffer is
+    /// posted, as real drivers do because theirs is a new buffer.
+    pub(crate) fn new(
+        queue: ReceiveQueue,
+        kick: Arc<EventFd>,
+        write_descriptors: bool,
+    ) -> Result<Self, QueueError> {
+        let parts = queue.into_parts()?;
+        let mut ring = parts.ring;
+        ring.disable_calls();
+        Ok(Self {
+            ring,
+            area: parts.area,
+            kick,
+            offsets: parts.offsets,
+            buffer_len: parts.buffer_len,
+            header_len: parts.header_len as u32,
+            mergeable: parts.mergeable,
+            write_descriptors,
+            batch: BATCH_MAX,
+            elements: [UsedElement::default(); BATCH_MAX],
+            continuation: 0,
+        })
+    }
+
+    /// Sets how many buffers one poll takes at most, up to [`BATCH_MAX`], which it is at first.
+    pub fn set_batch(&mut self, batch: usize) {
+        self.batch = batch.clamp(1, BATCH_MAX);
+    }
+
+    /// Takes one batch and posts its buffers again. Of each frame, only the line with the header is touched.
+    ///
+    /// # Errors
+    /// What the device did wrong.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Received, RingError> {
+        self.poll_inner(|_, _, _| {})
+    }
+
+    /// As [`RxPump::poll`], showing the start of each frame to `see`.
+    ///
+    /// # Errors
+    /// What the device did wrong.
+    #[inline]
+    pub fn poll_each(&mut self, mut see: impl FnMut(&FrameHead)) -> Result<Received, RingError> {
+        self.poll_inner(|view, at, frame_len| {
+            see(&FrameHead {
+                bytes: view.read_array(at),
+                len: frame_len,
+            });
+        })
+    }
+
+    #[inline(always)]
+    fn poll_inner(
+        &mut self,
+        mut see: impl FnMut(View<'_>, usize, u32),
+    ) -> Result<Received, RingError> {
+        let count = self.ring.take_used(&mut self.elements[..self.batch])?;
+        if count == 0 {
+            return Ok(Received {
+                empty: true,
+                ..Received::default()
+            });
+        }
+        let elements = &self.elements[..count];
+        let (view, offsets) = (self.area.view(), self.offsets.as_slice());
+        for element in elements {
+            view.prefetch(offsets[usize::from(element.id)] as usize);
+        }
+        let header_len = self.header_len as usize;
+        let frame_at =
+            |element: &UsedElement| offsets[usize::from(element.id)] as usize + header_len;
+        let frame_len = |element: &UsedElement| element.len.saturating_sub(header_len as u32);
+        // The 16 bits before a frame: num_buffers, or the end of a header without it.
+        let word = |element: &UsedElement| view.load_u16(frame_at(element) - 2, Relaxed);
+        let mut received = Received::default();
+        // All headers first: in one loop with the rest, the address of each would depend on the one before.
+        let several = elements
+            .iter()
+            .fold(false, |several, element| several | (word(element) > 1));
+        if self.continuation == 0 && !(several && self.mergeable) {
+            received.frames = count as u32;
+            for element in elements {
+                received.bytes += u64::from(frame_len(element));
+                see(view, frame_at(element), frame_len(element));
+            }
+        } else {
+            for element in elements {
+                if self.continuation > 0 {
+                    self.continuation -= 1;
+                    received.bytes += u64::from(element.len);
+                } else {
+                    self.continuation = word(element).saturating_sub(1);
+                    received.frames += 1;
+                    received.bytes += u64::from(frame_len(element));
+                    see(view, frame_at(element), frame_len(element));
+                }
+            }
+        }
+        if self.write_descriptors {
+            let (base, len) = (self.area.guest_address(), self.buffer_len);
+            self.ring.write_descs(elements.iter().map(|element| {
+                let address = base + u64::from(offsets[usize::from(element.id)]);
+                (
+                    element.id,
+                    Descriptor {
+                        address,
+                        len,
+                        flags: DESC_F_WRITE,
+                        next: 0,
+                    },
+                )
+            }));
+        }
+        self.ring.offer(elements);
+        if self.ring.publish() {
+            let _ = self.kick.signal();
+        }
+        Ok(received)
+    }
+
+    /// The ring.
+    pub fn ring(&mut self) -> &mut SplitRing {
+        &mut self.ring
+    }
+}
+
+/// Ethernet, IPv4, UDP to port 9 without checksum, and a counting payload.
+fn frame(options: &TxPumpOptions) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(options.frame_len);
+    frame.extend_from_slice(&options.destination);
+    frame.extend_from_slice(&options.source);
+    frame.extend_from_slice(&[0x08, 0x00]);
+    frame.extend_from_slice(&ipv4_header(options.frame_len, SOURCE_ADDRESS));
+    let udp_len = (options.frame_len - ETHERNET_LEN - 20) as u16;
+    for field in [PORT_FIRST as u16, 9, udp_len, 0] {
+        frame.extend_from_slice(&field.to_be_bytes());
+    }
+    frame.extend((frame.len()..options.frame_len).map(|i| i as u8));
+    frame
+}
+
+fn ipv4_header(frame_len: usize, source: u32) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&((frame_len - ETHERNET_LEN) as u16).to_be_bytes());
+    header[8] = 64;
+    header[9] = 17;
+    header[12..16].copy_from_slice(&source.to_be_bytes());
+    header[16..20].copy_from_slice(&0x0a00_00feu32.to_be_bytes());
+    let sum: u32 = header
+        .chunks_exact(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    header
+}

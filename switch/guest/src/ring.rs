@@ -1,0 +1,630 @@
+//! The driver side of a split virtqueue (virtio 1.2, section 2.7).
+//!
+//! Two ways to use it, per descriptor: [`SplitRing::add`] allocates descriptors and frees them when the device has
+//! used them; [`SplitRing::offer`] makes a descriptor available that the caller has written and goes on owning, which
+//! is what a fast loop wants. Both check all that a driver can check of a device: the used index never runs past what
+//! was made available, and each used id was outstanding.
+
+use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, View, Window};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+/// Descriptor flag: the chain goes on at `next` (2.7.5).
+pub const DESC_F_NEXT: u16 = 1;
+/// Descriptor flag: the device writes this buffer (2.7.5).
+pub const DESC_F_WRITE: u16 = 2;
+/// Descriptor flag: the buffer is a table of descriptors (2.7.5.3).
+pub const DESC_F_INDIRECT: u16 = 4;
+/// Entries of the largest ring (2.7).
+pub const RING_SIZE_MAX: u16 = 32768;
+/// Bytes of a descriptor (2.7.5).
+pub const DESCRIPTOR_LEN: usize = 16;
+const USED_ELEMENT_LEN: usize = 8;
+/// `flags` and `idx`, in front of both rings (2.7.6, 2.7.8).
+const RING_HEADER_LEN: usize = 4;
+/// `flags` of the available ring: do not call (2.7.6); of the used ring: do not kick (2.7.8).
+const F_NO_NOTIFICATION: u16 = 1;
+/// In `chain_len`: the caller owns the descriptor.
+const OFFERED: u16 = u16::MAX;
+/// In `entries`: nothing written yet. No id is that large.
+const NEVER_WRITTEN: u16 = u16::MAX;
+
+/// What the device did, or the caller asked, that section 2.7 does not allow.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// A ring size that is not a power of two up to 32768.
+    #[error("ring size {0} is not a power of two from 1 to 32768")]
+    Size(u16),
+    /// A part of the ring is not in guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A part of the ring is not aligned (2.7: 16, 2 and 4 bytes).
+    #[error("a ring address is misaligned: {0:x?}")]
+    Misaligned(RingLayout),
+    /// The device moved the used index past what is outstanding, or back.
+    #[error("device: used index went from {from} to {to} with {outstanding} buffers outstanding")]
+    UsedIndex {
+        /// The index up to which used entries were taken.
+        from: u16,
+        /// The index found.
+        to: u16,
+        /// Buffers made available and not yet taken back.
+        outstanding: u16,
+    },
+    /// The device used a descriptor that is not the head of an outstanding chain.
+    #[error("device: used id {id} at index {index} was not outstanding")]
+    UsedId {
+        /// The id found.
+        id: u32,
+        /// Index of the used entry.
+        index: u16,
+    },
+}
+
+/// Size and guest physical addresses of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingLayout {
+    /// Entries, a power of two up to 32768.
+    pub size: u16,
+    /// Descriptor table, aligned to 16 bytes.
+    pub descriptors: u64,
+    /// Available ring, aligned to 2 bytes.
+    pub available: u64,
+    /// Used ring, aligned to 4 bytes.
+    pub used: u64,
+}
+
+impl RingLayout {
+    /// The three parts one after the other from `address`, each on a cache line of its own.
+    #[must_use]
+    pub fn contiguous(size: u16, address: u64) -> Self {
+        let descriptors = address.next_multiple_of(CACHE_LINE_LEN as u64);
+        let available = descriptors + descriptors_len(size).next_multiple_of(CACHE_LINE_LEN) as u64;
+        let used = available + available_len(size).next_multiple_of(CACHE_LINE_LEN) as u64;
+        Self {
+            size,
+            descriptors,
+            available,
+            used,
+        }
+    }
+
+    /// Bytes that [`RingLayout::contiguous`] needs from an address that is aligned to a cache line.
+    #[must_use]
+    pub fn contiguous_len(size: u16) -> usize {
+        let layout = Self::contiguous(size, 0);
+        (layout.used as usize + used_len(size)).next_multiple_of(CACHE_LINE_LEN)
+    }
+}
+
+/// Bytes of the descriptor table (2.7).
+#[must_use]
+pub fn descriptors_len(size: u16) -> usize {
+    DESCRIPTOR_LEN * usize::from(size)
+}
+
+/// Bytes of the available ring, with `used_event` (2.7).
+#[must_use]
+pub fn available_len(size: u16) -> usize {
+    RING_HEADER_LEN + 2 * usize::from(size) + 2
+}
+
+/// Bytes of the used ring, with `avail_event` (2.7).
+#[must_use]
+pub fn used_len(size: u16) -> usize {
+    RING_HEADER_LEN + USED_ELEMENT_LEN * usize::from(size) + 2
+}
+
+/// True when an index going from `old` to `new` passes `event` (2.7.10).
+#[inline(always)]
+#[must_use]
+pub fn passes_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+/// One buffer of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest physical address.
+    pub address: u64,
+    /// Bytes.
+    pub len: u32,
+    /// The device writes it (a receive buffer).
+    pub device_writes: bool,
+}
+
+/// A descriptor as it lies in memory (2.7.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest physical address.
+    pub address: u64,
+    /// Bytes.
+    pub len: u32,
+    /// `DESC_F_*`.
+    pub flags: u16,
+    /// The next descriptor, with `DESC_F_NEXT`.
+    pub next: u16,
+}
+
+impl Descriptor {
+    fn of(buffer: &Buffer, next: Option<u16>) -> Self {
+        let flags = if buffer.device_writes {
+            DESC_F_WRITE
+        } else {
+            0
+        } | if next.is_some() { DESC_F_NEXT } else { 0 };
+        Self {
+            address: buffer.address,
+            len: buffer.len,
+            flags,
+            next: next.unwrap_or(0),
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, table: View<'_>, index: usize) {
+        let high =
+            u64::from(self.len) | (u64::from(self.flags) << 32) | (u64::from(self.next) << 48);
+        let bytes = (u128::from(self.address) | (u128::from(high) << 64)).to_le_bytes();
+        table.write_array(DESCRIPTOR_LEN * index, bytes);
+    }
+
+    fn load(table: View<'_>, index: usize) -> Self {
+        let bits = u128::from_le_bytes(table.read_array(DESCRIPTOR_LEN * index));
+        Self {
+            address: bits as u64,
+            len: (bits >> 64) as u32,
+            flags: (bits >> 96) as u16,
+            next: (bits >> 112) as u16,
+        }
+    }
+}
+
+/// An entry of the used ring (2.7.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsedElement {
+    /// Head of the chain.
+    pub id: u16,
+    /// Bytes that the device wrote.
+    pub len: u32,
+}
+
+/// The driver side of a split virtqueue.
+#[derive(Debug)]
+pub struct SplitRing {
+    layout: RingLayout,
+    descriptors: Window,
+    available: Window,
+    used: Window,
+    event_index: bool,
+    /// Next index of the available ring to fill.
+    next_available: u16,
+    /// Index of the available ring that the device has been shown.
+    published: u16,
+    /// Next index of the used ring to take.
+    next_used: u16,
+    /// The used index when last looked at.
+    seen_used: u16,
+    /// Free descriptors, the next one last.
+    free: Vec<u16>,
+    /// By head: descriptors of the outstanding chain, 0 when there is none, or `OFFERED`.
+    chain_len: Vec<u16>,
+    /// By descriptor: the next of its chain. Private, so that nobody can lead us astray by writing the shared one.
+    next: Vec<u16>,
+    /// What the available ring's entries hold, so that an unchanged one is not written, and its cache line stays
+    /// shared with the device (as DPDK's driver does).
+    entries: Vec<u16>,
+}
+
+impl SplitRing {
+    /// Zeroes the ring's memory and starts both indices at `base`.
+    ///
+    /// # Errors
+    /// A size or an address that section 2.7 does not allow, or that is outside guest memory.
+    pub fn new(
+        memory: &Arc<GuestMemory>,
+        layout: RingLayout,
+        base: u16,
+        event_index: bool,
+    ) -> Result<Self, RingError> {
+        let size = layout.size;
+        if !size.is_power_of_two() || size > RING_SIZE_MAX {
+            return Err(RingError::Size(size));
+        }
+        if !layout.descriptors.is_multiple_of(16)
+            || !layout.available.is_multiple_of(2)
+            || !layout.used.is_multiple_of(4)
+        {
+            return Err(RingError::Misaligned(layout));
+        }
+        let mut ring = Self {
+            layout,
+            descriptors: memory.window(layout.descriptors, descriptors_len(size))?,
+            available: memory.window(layout.available, available_len(size))?,
+            used: memory.window(layout.used, used_len(size))?,
+            event_index,
+            next_available: 0,
+            published: 0,
+            next_used: 0,
+            seen_used: 0,
+            free: Vec::with_capacity(size.into()),
+            chain_len: vec![0; size.into()],
+            next: vec![0; size.into()],
+            entries: vec![NEVER_WRITTEN; size.into()],
+        };
+        ring.reset(base);
+        Ok(ring)
+    }
+
+    /// Forgets all that is outstanding, zeroes the ring's memory and starts both indices at `base`, as a driver that
+    /// resets its device.
+    pub fn reset(&mut self, base: u16) {
+        for part in [&self.descriptors, &self.available, &self.used] {
+            part.view().fill(0, part.len(), 0);
+        }
+        self.next_available = base;
+        self.published = base;
+        self.next_used = base;
+        self.seen_used = base;
+        self.free.clear();
+        self.free.extend((0..self.layout.size).rev());
+        self.chain_len.fill(0);
+        self.entries.fill(NEVER_WRITTEN);
+        self.used.view().store_u16(2, base, Relaxed);
+        self.available.view().store_u16(2, base, Release);
+    }
+
+    /// Size and addresses.
+    #[must_use]
+    pub fn layout(&self) -> RingLayout {
+        self.layout
+    }
+
+    /// Whether `VIRTIO_F_EVENT_IDX` is in force.
+    #[must_use]
+    pub fn event_index(&self) -> bool {
+        self.event_index
+    }
+
+    /// Sets whether `VIRTIO_F_EVENT_IDX` is in force; before the device starts.
+    pub fn set_event_index(&mut self, event_index: bool) {
+        self.event_index = event_index;
+    }
+
+    /// Descriptors that [`SplitRing::add`] can still take.
+    #[must_use]
+    pub fn free_descriptors(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Buffers made available and not yet taken back.
+    #[inline(always)]
+    #[must_use]
+    pub fn outstanding(&self) -> u16 {
+        self.next_available.wrapping_sub(self.next_used)
+    }
+
+    /// Writes a chain of descriptors, one for each buffer, and makes it available at the next
+    /// [`SplitRing::publish`]. Returns its head, or nothing when there are too few free descriptors.
+    pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
+        let first = self.free.len().checked_sub(buffers.len())?;
+        let head = self.free.last().copied().filter(|_| !buffers.is_empty())?;
+        for (i, buffer) in buffers.iter().enumerate() {
+            let id = self.free[self.free.len() - 1 - i];
+            let next = (i + 1 < buffers.len()).then(|| self.free[self.free.len() - 2 - i]);
+            self.next[usize::from(id)] = next.unwrap_or(0);
+            self.write_descriptor(id, Descriptor::of(buffer, next));
+        }
+        self.free.truncate(first);
+        self.make_available(head, buffers.len() as u16);
+        Some(head)
+    }
+
+    /// Writes the chain into `table` and makes one indirect descriptor available (2.7.5.3). `table` holds 16 bytes for
+    /// each buffer, and is the caller's to leave alone until the head is used.
+    pub fn add_indirect(&mut self, table: &Window, buffers: &[Buffer]) -> Option<u16> {
+        if buffers.is_empty() || DESCRIPTOR_LEN * buffers.len() > table.len() {
+            return None;
+        }
+        let head = self.free.pop()?;
+        for (i, buffer) in buffers.iter().enumerate() {
+            let next = (i + 1 < buffers.len()).then_some(i as u16 + 1);
+            Descriptor::of(buffer, next).store(table.view(), i);
+        }
+        let len = (DESCRIPTOR_LEN * buffers.len()) as u32;
+        self.write_descriptor(
+            head,
+            Descriptor {
+                address: table.guest_address(),
+                len,
+                flags: DESC_F_INDIRECT,
+                next: 0,
+            },
+        );
+        self.make_available(head, 1);
+        Some(head)
+    }
+
+    /// Makes descriptors, written before by the caller, available at the next [`SplitRing::publish`]; of each element
+    /// only the id is looked at. Not to be mixed with [`SplitRing::add`] on one ring.
+    #[inline(always)]
+    pub fn offer(&mut self, elements: &[UsedElement]) {
+        debug_assert!(
+            usize::from(self.outstanding()) + elements.len() <= usize::from(self.layout.size)
+        );
+        let available = self.available.view();
+        let (entries, chain_len) = (self.entries.as_mut_slice(), self.chain_len.as_mut_slice());
+        let mut index = usize::from(self.next_available);
+        for element in elements {
+            let slot = index & (entries.len() - 1);
+            chain_len[usize::from(element.id)] = OFFERED;
+            if entries[slot] != element.id {
+                entries[slot] = element.id;
+                available.write_array(RING_HEADER_LEN + 2 * slot, element.id.to_le_bytes());
+            }
+            index += 1;
+        }
+        self.next_available = index as u16;
+    }
+
+    fn make_available(&mut self, head: u16, chain_len: u16) {
+        self.offer(&[UsedElement { id: head, len: 0 }]);
+        self.chain_len[usize::from(head)] = chain_len;
+    }
+
+    /// Shows the device what was added (2.7.13). True when the device asks to be kicked (2.7.13.4.1).
+    #[inline(always)]
+    #[must_use]
+    pub fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_available);
+        if old == new {
+            return false;
+        }
+        self.available.view().store_u16(2, new, Release);
+        self.published = new;
+        // The device stores its wish and then looks at the index; we store the index and then look at its wish.
+        // Without this fence both may miss the other.
+        fence(SeqCst);
+        if self.event_index {
+            passes_event(self.avail_event(), new, old)
+        } else {
+            self.used_flags() & F_NO_NOTIFICATION == 0
+        }
+    }
+
+    /// Used entries that are ready to be taken.
+    ///
+    /// # Errors
+    /// A used index that runs past what was published, or back.
+    #[inline(always)]
+    pub fn pending_used(&mut self) -> Result<u16, RingError> {
+        let used = self.used_idx();
+        let outstanding = self.published.wrapping_sub(self.next_used);
+        if used.wrapping_sub(self.next_used) > outstanding {
+            return Err(RingError::UsedIndex {
+                from: self.next_used,
+                to: used,
+                outstanding,
+            });
+        }
+        self.seen_used = used;
+        Ok(used.wrapping_sub(self.next_used))
+    }
+
+    /// Takes one used entry, and its descriptors back.
+    ///
+    /// # Errors
+    /// What [`RingError`] says of devices.
+    pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
+        let mut element = [UsedElement::default()];
+        let count = self.take_used(&mut element)?;
+        Ok((count > 0).then_some(element[0]))
+    }
+
+    /// Takes used entries into `elements`, as many as are ready and fit, with one look at the used index; returns how
+    /// many. A large batch ends where a cache line of the used ring ends, so that no line is fetched twice while the
+    /// device is writing it.
+    ///
+    /// # Errors
+    /// What [`RingError`] says of devices.
+    #[inline(always)]
+    pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
+        const ELEMENTS_PER_LINE: usize = CACHE_LINE_LEN / USED_ELEMENT_LEN;
+        let mut ready = usize::from(self.seen_used.wrapping_sub(self.next_used));
+        if ready < elements.len() {
+            ready = usize::from(self.pending_used()?);
+        }
+        let mut count = ready.min(elements.len());
+        if count > ELEMENTS_PER_LINE {
+            count -= (usize::from(self.next_used) + count) % ELEMENTS_PER_LINE;
+        }
+        let size = usize::from(self.layout.size);
+        let slot = usize::from(self.next_used) & (size - 1);
+        let (run, wrapped) = elements[..count].split_at_mut(count.min(size - slot));
+        self.take_run(slot, run)?;
+        self.take_run(0, wrapped)?;
+        Ok(count)
+    }
+
+    /// Takes the used entries from `slot` on.
+    #[inline(always)]
+    fn take_run(&mut self, slot: usize, elements: &mut [UsedElement]) -> Result<(), RingError> {
+        let at = RING_HEADER_LEN + USED_ELEMENT_LEN * slot;
+        let (chain_len, free, next) = (
+            self.chain_len.as_mut_slice(),
+            &mut self.free,
+            self.next.as_slice(),
+        );
+        let mut wrong = None;
+        self.used
+            .view()
+            .read_each::<USED_ELEMENT_LEN>(at, elements.len(), |i, bytes| {
+                let bits = u64::from_le_bytes(bytes);
+                let id = bits as u32;
+                elements[i] = UsedElement {
+                    id: id as u16,
+                    len: (bits >> 32) as u32,
+                };
+                match chain_len.get_mut(id as usize) {
+                    Some(len) if *len == OFFERED => *len = 0,
+                    Some(len) if *len > 0 => free_chain(free, next, id as u16, std::mem::take(len)),
+                    _ => wrong = wrong.or(Some((i, id))),
+                }
+            });
+        if let Some((i, id)) = wrong {
+            return Err(RingError::UsedId {
+                id,
+                index: self.next_used.wrapping_add(i as u16),
+            });
+        }
+        self.next_used = self.next_used.wrapping_add(elements.len() as u16);
+        Ok(())
+    }
+
+    /// Asks for a call at the next used buffer (2.7.7, 2.7.10). True when there is one already, for which no call may
+    /// come.
+    ///
+    /// # Errors
+    /// A used index that runs past what was published, or back.
+    pub fn enable_calls(&mut self) -> Result<bool, RingError> {
+        if self.event_index {
+            self.set_used_event(self.next_used);
+        } else {
+            self.set_avail_flags(0);
+        }
+        fence(SeqCst);
+        Ok(self.pending_used()? > 0)
+    }
+
+    /// Asks for no calls. With the event index that is a wish for the call that is furthest away: one may come after
+    /// 65535 used buffers.
+    pub fn disable_calls(&mut self) {
+        if self.event_index {
+            self.set_used_event(self.next_used.wrapping_sub(1));
+        } else {
+            self.set_avail_flags(F_NO_NOTIFICATION);
+        }
+    }
+}
+
+#[cold]
+fn free_chain(free: &mut Vec<u16>, next: &[u16], head: u16, descriptors: u16) {
+    let mut id = head;
+    for _ in 0..descriptors {
+        free.push(id);
+        id = next[usize::from(id)];
+    }
+}
+
+/// Raw access to the ring's memory. These leave the driver's own bookkeeping alone, so that a test can write what no
+/// driver would.
+impl SplitRing {
+    /// Writes descriptor `index`.
+    #[inline(always)]
+    pub fn write_desc(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        self.write_descriptor(
+            index,
+            Descriptor {
+                address,
+                len,
+                flags,
+                next,
+            },
+        );
+    }
+
+    /// Writes descriptors.
+    #[inline(always)]
+    pub fn write_descs(&self, descriptors: impl Iterator<Item = (u16, Descriptor)>) {
+        let table = self.descriptors.view();
+        descriptors.for_each(|(index, descriptor)| descriptor.store(table, index.into()));
+    }
+
+    fn write_descriptor(&self, index: u16, descriptor: Descriptor) {
+        descriptor.store(self.descriptors.view(), index.into());
+    }
+
+    /// Reads descriptor `index`.
+    #[must_use]
+    pub fn read_desc(&self, index: u16) -> Descriptor {
+        Descriptor::load(self.descriptors.view(), index.into())
+    }
+
+    /// Writes entry `slot` of the available ring.
+    pub fn set_avail(&mut self, slot: u16, id: u16) {
+        self.entries[usize::from(slot)] = id;
+        self.available
+            .view()
+            .store_u16(RING_HEADER_LEN + 2 * usize::from(slot), id, Relaxed);
+    }
+
+    /// Entry `slot` of the available ring.
+    #[must_use]
+    pub fn avail(&self, slot: u16) -> u16 {
+        self.available
+            .view()
+            .load_u16(RING_HEADER_LEN + 2 * usize::from(slot), Relaxed)
+    }
+
+    /// Writes the available index, after all that was written before.
+    pub fn set_avail_idx(&self, index: u16) {
+        self.available.view().store_u16(2, index, Release);
+    }
+
+    /// The available index.
+    #[must_use]
+    pub fn avail_idx(&self) -> u16 {
+        self.available.view().load_u16(2, Acquire)
+    }
+
+    /// Writes the flags of the available ring.
+    pub fn set_avail_flags(&self, flags: u16) {
+        self.available.view().store_u16(0, flags, Relaxed);
+    }
+
+    /// Writes `used_event` (2.7.7).
+    pub fn set_used_event(&self, index: u16) {
+        self.available.view().store_u16(
+            RING_HEADER_LEN + 2 * usize::from(self.layout.size),
+            index,
+            Relaxed,
+        );
+    }
+
+    /// The used index.
+    #[inline(always)]
+    #[must_use]
+    pub fn used_idx(&self) -> u16 {
+        self.used.view().load_u16(2, Acquire)
+    }
+
+    /// Id and length of the used entry of index `index` (modulo the ring size).
+    #[must_use]
+    pub fn used_element(&self, index: u16) -> (u32, u32) {
+        let slot = usize::from(index & (self.layout.size - 1));
+        let bits = u64::from_le_bytes(
+            self.used
+                .view()
+                .read_array(RING_HEADER_LEN + USED_ELEMENT_LEN * slot),
+        );
+        (bits as u32, (bits >> 32) as u32)
+    }
+
+    /// The flags of the used ring.
+    #[inline(always)]
+    #[must_use]
+    pub fn used_flags(&self) -> u16 {
+        self.used.view().load_u16(0, Relaxed)
+    }
+
+    /// `avail_event` (2.7.9).
+    #[inline(always)]
+    #[must_use]
+    pub fn avail_event(&self) -> u16 {
+        self.used.view().load_u16(
+            RING_HEADER_LEN + USED_ELEMENT_LEN * usize::from(self.layout.size),
+            Relaxed,
+        )
+    }
+}

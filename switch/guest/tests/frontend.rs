@@ -1,0 +1,464 @@
+//! What the front end promises, against a back end that records what it is told.
+
+use crosspoint_guest::message::{
+    self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Message, VRING_NO_FD, protocol, request,
+};
+use crosspoint_guest::net::features::{EVENT_IDX, MRG_RXBUF, PROTOCOL_FEATURES, VERSION_1};
+use crosspoint_guest::{
+    Guest, GuestError, GuestOptions, Listener, RegionLayout, Session, SessionError,
+};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a recording back end offers and answers.
+#[derive(Clone, Copy)]
+struct Backend {
+    features: u64,
+    protocol_features: u64,
+    /// Answer to GET_VRING_BASE, plus the ring's index.
+    base: u32,
+    /// A request that is refused.
+    refuse: u32,
+}
+
+const BACKEND: Backend = Backend {
+    features: VERSION_1 | MRG_RXBUF | PROTOCOL_FEATURES | 1,
+    protocol_features: protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::STATUS,
+    base: 1000,
+    refuse: 0,
+};
+
+impl Backend {
+    fn serve(self, stream: &UnixStream) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while let Ok(message) = message::receive(stream, TIMEOUT) {
+            let reply = match message.request {
+                request::GET_FEATURES => Some(self.features.to_ne_bytes().to_vec()),
+                request::GET_PROTOCOL_FEATURES => {
+                    Some(self.protocol_features.to_ne_bytes().to_vec())
+                }
+                request::GET_QUEUE_NUM => Some(4u64.to_ne_bytes().to_vec()),
+                request::GET_CONFIG => Some(message.payload.iter().map(|b| b ^ 0x40).collect()),
+                request::GET_VRING_BASE => {
+                    let index = message.u32_at(0).unwrap();
+                    Some(
+                        [
+                            index.to_ne_bytes(),
+                            (self.base.wrapping_add(index)).to_ne_bytes(),
+                        ]
+                        .concat(),
+                    )
+                }
+                _ if message.flags & FLAG_NEED_REPLY != 0 => {
+                    let code = u64::from(message.request == self.refuse);
+                    Some(code.to_ne_bytes().to_vec())
+                }
+                _ => None,
+            };
+            if let Some(payload) = reply {
+                let bytes = message::encode(message.request, FLAG_VERSION | FLAG_REPLY, &payload);
+                message::send_bytes(stream, &bytes, &[]).unwrap();
+            }
+            messages.push(message);
+        }
+        messages
+    }
+
+    /// Serves one session after the other on a socket in a directory that lives as long as the result.
+    fn listen(
+        self,
+        sessions: usize,
+    ) -> (
+        tempfile::TempDir,
+        std::path::PathBuf,
+        JoinHandle<Vec<Vec<Message>>>,
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("switch.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serve = move || {
+            (0..sessions)
+                .map(|_| self.serve(&listener.accept().unwrap().0))
+                .collect()
+        };
+        (directory, path, std::thread::spawn(serve))
+    }
+}
+
+fn options() -> GuestOptions {
+    GuestOptions {
+        timeout: TIMEOUT,
+        ..GuestOptions::default()
+    }
+}
+
+fn of(messages: &[Message], number: u32) -> Vec<&Message> {
+    messages.iter().filter(|m| m.request == number).collect()
+}
+
+#[test]
+fn features_in_force_are_those_offered_and_wanted() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let guest = Guest::connect(
+        &path,
+        GuestOptions {
+            features: VERSION_1 | EVENT_IDX | PROTOCOL_FEATURES,
+            protocol_features: protocol::REPLY_ACK | protocol::MTU,
+            ..options()
+        },
+    )
+    .unwrap();
+    let negotiated = guest.negotiated();
+    assert_eq!(negotiated.offered, BACKEND.features);
+    assert_eq!(negotiated.features, VERSION_1 | PROTOCOL_FEATURES);
+    assert_eq!(negotiated.protocol_features, protocol::REPLY_ACK);
+    assert_eq!(negotiated.queue_pairs_max, None);
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    assert_eq!(
+        of(&messages, request::SET_FEATURES)[0].u64_at(0),
+        Some(VERSION_1 | PROTOCOL_FEATURES)
+    );
+    assert_eq!(
+        of(&messages, request::SET_PROTOCOL_FEATURES)[0].u64_at(0),
+        Some(protocol::REPLY_ACK)
+    );
+}
+
+#[test]
+fn every_region_is_described_with_its_file() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let extra = RegionLayout {
+        guest_base: 1 << 40,
+        len: 8192,
+        huge_pages: false,
+    };
+    let guest = Guest::connect(
+        &path,
+        GuestOptions {
+            region_bases: vec![0x1000, 1 << 32],
+            extra_regions: vec![extra],
+            ..options()
+        },
+    )
+    .unwrap();
+    let regions: Vec<_> = guest
+        .memory()
+        .regions()
+        .iter()
+        .map(|r| (r.guest_base(), r.len() as u64, r.user_address()))
+        .collect();
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    let table = of(&messages, request::SET_MEM_TABLE)[0];
+    assert_eq!(
+        (table.u32_at(0), table.fds.len(), table.payload.len()),
+        (Some(3), 3, 8 + 3 * 32)
+    );
+    for (i, (base, len, user)) in regions.into_iter().enumerate() {
+        let field = |j: usize| table.u64_at(8 + 32 * i + 8 * j).unwrap();
+        assert_eq!(
+            [field(0), field(1), field(2), field(3)],
+            [base, len, user, 0]
+        );
+        assert_eq!(
+            rustix::fs::fstat(&table.fds[i]).unwrap().st_size as u64,
+            len
+        );
+    }
+}
+
+#[test]
+fn rings_are_set_up_before_they_are_kicked_and_enabled() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let guest = Guest::connect(
+        &path,
+        GuestOptions {
+            queue_pairs: 2,
+            base: 77,
+            protocol_features: u64::MAX,
+            ..options()
+        },
+    )
+    .unwrap();
+    assert_eq!(guest.negotiated().queue_pairs_max, Some(4));
+    let user: Vec<u64> = guest
+        .memory()
+        .regions()
+        .iter()
+        .map(|r| r.user_address())
+        .collect();
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    let order: Vec<u32> = messages.iter().map(|m| m.request).collect();
+    let ring = [
+        request::SET_VRING_NUM,
+        request::SET_VRING_BASE,
+        request::SET_VRING_ADDR,
+        request::SET_VRING_CALL,
+        request::SET_VRING_KICK,
+    ];
+    let mut want = vec![
+        request::GET_FEATURES,
+        request::GET_PROTOCOL_FEATURES,
+        request::SET_PROTOCOL_FEATURES,
+        request::GET_QUEUE_NUM,
+        request::SET_OWNER,
+        request::SET_FEATURES,
+        request::SET_STATUS,
+        request::SET_MEM_TABLE,
+    ];
+    (0..4).for_each(|_| want.extend(ring));
+    want.extend([request::SET_VRING_ENABLE; 4]);
+    want.push(request::SET_STATUS);
+    assert_eq!(order, want);
+    for (i, message) in of(&messages, request::SET_VRING_BASE).iter().enumerate() {
+        assert_eq!(
+            (message.u32_at(0), message.u32_at(4)),
+            (Some(i as u32), Some(77))
+        );
+    }
+    for message in of(&messages, request::SET_VRING_ADDR) {
+        let (descriptors, used, available) = (
+            message.u64_at(8).unwrap(),
+            message.u64_at(16).unwrap(),
+            message.u64_at(24).unwrap(),
+        );
+        assert!(user[0] < descriptors && descriptors < available && available < used);
+    }
+    for kick in of(&messages, request::SET_VRING_KICK) {
+        assert_eq!(kick.fds.len(), 1);
+        let mut count = [0; 8];
+        rustix::io::read(&kick.fds[0], &mut count).unwrap();
+        assert!(
+            u64::from_ne_bytes(count) > 0,
+            "a ring starts when it is kicked"
+        );
+    }
+}
+
+#[test]
+fn without_protocol_features_nothing_is_enabled_or_acknowledged() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let guest = Guest::connect(
+        &path,
+        GuestOptions {
+            features: VERSION_1,
+            ..options()
+        },
+    )
+    .unwrap();
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    assert!(of(&messages, request::SET_VRING_ENABLE).is_empty());
+    assert!(of(&messages, request::GET_PROTOCOL_FEATURES).is_empty());
+    assert!(messages.iter().all(|m| m.flags == FLAG_VERSION));
+}
+
+#[test]
+fn a_polling_guest_hands_over_no_eventfd() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    drop(
+        Guest::connect(
+            &path,
+            GuestOptions {
+                polling: true,
+                ..options()
+            },
+        )
+        .unwrap(),
+    );
+    let messages = backend.join().unwrap().remove(0);
+    for number in [request::SET_VRING_KICK, request::SET_VRING_CALL] {
+        for (i, message) in of(&messages, number).iter().enumerate() {
+            assert_eq!(
+                (message.u64_at(0), message.fds.len()),
+                (Some(i as u64 | VRING_NO_FD), 0)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_refused_request_is_an_error_that_names_it() {
+    let backend = Backend {
+        refuse: request::SET_VRING_ADDR,
+        ..BACKEND
+    };
+    let (_directory, path, backend) = backend.listen(1);
+    let error = Guest::connect(&path, options()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            GuestError::Session(SessionError::Refused {
+                request: request::SET_VRING_ADDR,
+                code: 1
+            })
+        ),
+        "{error}"
+    );
+    backend.join().unwrap();
+}
+
+#[test]
+fn a_silent_back_end_does_not_hang_the_guest() {
+    let (front, _back) = UnixStream::pair().unwrap();
+    let mut session = Session::from_stream(front, Duration::from_millis(30)).unwrap();
+    let error = session.negotiate(u64::MAX, 0).unwrap_err();
+    assert!(
+        matches!(error, SessionError::Io { request: request::GET_FEATURES, source } if source.kind() == std::io::ErrorKind::TimedOut)
+    );
+}
+
+#[test]
+fn after_a_stop_the_rings_resume_where_the_back_end_stopped() {
+    let (_directory, path, backend) = BACKEND.listen(2);
+    let mut guest = Guest::connect(&path, options()).unwrap();
+    assert_eq!(guest.stop().unwrap(), [1000, 1001]);
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    drop(guest);
+    let sessions = backend.join().unwrap();
+    assert_eq!(
+        of(&sessions[0], request::SET_VRING_BASE)[1].u32_at(4),
+        Some(0)
+    );
+    assert_eq!(
+        of(&sessions[0], request::SET_VRING_ENABLE)
+            .last()
+            .unwrap()
+            .u32_at(4),
+        Some(0)
+    );
+    let bases: Vec<_> = of(&sessions[1], request::SET_VRING_BASE)
+        .iter()
+        .map(|m| m.u32_at(4))
+        .collect();
+    assert_eq!(bases, [Some(1000), Some(1001)]);
+}
+
+#[test]
+fn after_the_back_end_vanished_the_rings_resume_at_the_used_index() {
+    let (_directory, path, backend) = BACKEND.listen(2);
+    let mut guest = Guest::connect(
+        &path,
+        GuestOptions {
+            base: 500,
+            ..options()
+        },
+    )
+    .unwrap();
+    guest.send(0, &[&[1; 60], &[2; 60]]).unwrap();
+    let used = guest.transmit_queue(0).unwrap().ring().layout().used;
+    guest
+        .memory()
+        .write(used + 2, &501u16.to_le_bytes())
+        .unwrap();
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    drop(guest);
+    let sessions = backend.join().unwrap();
+    let bases: Vec<_> = of(&sessions[1], request::SET_VRING_BASE)
+        .iter()
+        .map(|m| m.u32_at(4))
+        .collect();
+    assert_eq!(bases, [Some(500), Some(501)]);
+}
+
+#[test]
+fn a_back_end_that_comes_back_with_less_is_refused() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let mut guest = Guest::connect(&path, options()).unwrap();
+    guest.disconnect();
+    backend.join().unwrap();
+    let (front, back) = UnixStream::pair().unwrap();
+    let less = Backend {
+        features: VERSION_1 | PROTOCOL_FEATURES,
+        ..BACKEND
+    };
+    let backend = std::thread::spawn(move || less.serve(&back));
+    let error = guest
+        .attach(Session::from_stream(front, TIMEOUT).unwrap())
+        .unwrap_err();
+    assert!(matches!(error, GuestError::FeaturesLost { .. }), "{error}");
+    backend.join().unwrap();
+}
+
+#[test]
+fn a_rebooted_guest_starts_over_with_nothing_outstanding() {
+    let (_directory, path, backend) = BACKEND.listen(2);
+    let mut guest = Guest::connect(&path, options()).unwrap();
+    guest.send(0, &[&[1; 60]]).unwrap();
+    guest.stop().unwrap();
+    guest.disconnect();
+    guest.reset(65_535);
+    guest.reconnect().unwrap();
+    assert_eq!(guest.transmit_queue(0).unwrap().ring().outstanding(), 0);
+    assert_eq!(guest.receive_queue(0).unwrap().ring().outstanding(), 256);
+    drop(guest);
+    let sessions = backend.join().unwrap();
+    let bases: Vec<_> = of(&sessions[1], request::SET_VRING_BASE)
+        .iter()
+        .map(|m| m.u32_at(4))
+        .collect();
+    assert_eq!(bases, [Some(65_535), Some(65_535)]);
+}
+
+#[test]
+fn a_listening_guest_serves_a_switch_that_connects() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guest.sock");
+    std::fs::write(&path, b"stale").unwrap();
+    let listener = Listener::bind(&path).unwrap();
+    assert!(listener.accept(Duration::from_millis(10)).is_err());
+    let to = path.clone();
+    let backend = std::thread::spawn(move || BACKEND.serve(&UnixStream::connect(to).unwrap()));
+    let mut guest = Guest::new(options()).unwrap();
+    guest.attach(listener.accept(TIMEOUT).unwrap()).unwrap();
+    guest.disconnect();
+    assert!(backend.join().unwrap().len() > 10);
+    drop(listener);
+    assert!(!path.exists());
+}
+
+#[test]
+fn configuration_space_is_read_from_the_reply() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let mut guest = Guest::connect(
+        &path,
+        GuestOptions {
+            protocol_features: u64::MAX,
+            ..options()
+        },
+    )
+    .unwrap();
+    assert_eq!(guest.session().unwrap().config(0, 12).unwrap(), [0x40; 12]);
+    drop(guest);
+    backend.join().unwrap();
+}
+
+#[test]
+fn hostile_messages_arrive_as_written() {
+    let (front, back) = UnixStream::pair().unwrap();
+    let mut session = Session::from_stream(front, TIMEOUT).unwrap();
+    let (a, b) = UnixStream::pair().unwrap();
+    let fds = [rustix::fd::AsFd::as_fd(&a), rustix::fd::AsFd::as_fd(&b)];
+    session.send(9999, 0xffff_fff0, &[1, 2, 3], &fds).unwrap();
+    let message = message::receive(&back, TIMEOUT).unwrap();
+    assert_eq!(
+        (
+            message.request,
+            message.flags,
+            message.payload.as_slice(),
+            message.fds.len()
+        ),
+        (9999, 0xffff_fff0, &[1, 2, 3][..], 2)
+    );
+    session.send_bytes(&[5, 0, 0], &[]).unwrap();
+    assert!(!session.wait_closed(Duration::from_millis(20)).unwrap());
+    drop(back);
+    assert!(session.wait_closed(TIMEOUT).unwrap());
+}

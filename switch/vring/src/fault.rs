@@ -1,0 +1,53 @@
+use thiserror::Error;
+
+/// A rule of the ring that the guest broke. Its port is quarantined; the switch goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum RingFault {
+    /// virtio 1.2, 2.7.6: the driver offers no more than the ring holds.
+    #[error("the available index is {ahead} entries ahead of the used ones, in a ring of {size}")]
+    AvailJump {
+        /// Entries offered and not taken.
+        ahead: u16,
+        /// Ring size.
+        size: u16,
+    },
+    /// virtio 1.2, 2.7.5: descriptors are numbered below the ring's size.
+    #[error("descriptor index {index} is outside the table of {size}")]
+    DescriptorIndex {
+        /// The index as the guest wrote it.
+        index: u16,
+        /// Entries in the table.
+        size: u16,
+    },
+    /// A buffer, or an indirect table, that is not in the memory the front end shared.
+    #[error("address {address:#x} with length {len} is outside the guest's memory")]
+    Address {
+        /// Guest physical address.
+        address: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// virtio 1.2, 2.7.5.1: a chain is no longer than the ring; so a loop ends here too. Chains
+    /// of more than 1024 descriptors are not followed, whatever the ring's size.
+    #[error("a descriptor chain is longer than {size} entries, or loops")]
+    ChainTooLong {
+        /// Entries of the ring or the table, at most 1024.
+        size: u16,
+    },
+    /// virtio 1.2, 2.7.5.3.1: whole 16-byte entries, at least one, at most the ring's size.
+    #[error("an indirect table of {len} bytes: it must hold 1 to {size} descriptors of 16 bytes")]
+    IndirectLength {
+        /// Bytes, as the guest wrote them.
+        len: u32,
+        /// Ring size.
+        size: u16,
+    },
+    /// virtio 1.2, 2.7.5.3.1: no table in a table, and none in the middle of a chain.
+    #[error(
+        "an indirect descriptor where none may be (inside a table, in a chain, or not negotiated)"
+    )]
+    IndirectPlace,
+    /// A device-writable descriptor in a frame to send, or a read-only one in a receive buffer.
+    #[error("a descriptor of the wrong direction")]
+    Direction,
+}

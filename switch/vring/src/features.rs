@@ -1,0 +1,94 @@
+/// Most queue pairs a port has.
+pub const MAX_QUEUE_PAIRS: u16 = 16;
+
+/// Feature bits by name (virtio 1.2, 5.1.3 and 6; vhost-user's own bit 30).
+pub mod feature {
+    /// The device takes frames with partial checksums.
+    pub const CSUM: u64 = 1 << 0;
+    /// The driver takes frames with partial checksums.
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    /// The configuration space has the MAC address.
+    pub const MAC: u64 = 1 << 5;
+    /// A frame may span several receive buffers.
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    /// The configuration space has the link status.
+    pub const STATUS: u64 = 1 << 16;
+    /// Several queue pairs.
+    pub const MQ: u64 = 1 << 22;
+    /// Legacy: any descriptor layout. VERSION_1 implies it.
+    pub const ANY_LAYOUT: u64 = 1 << 27;
+    /// Indirect descriptor tables.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// `used_event` and `avail_event`.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// vhost-user: protocol features are negotiated, and rings start disabled.
+    pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+    /// virtio 1.0 or later.
+    pub const VERSION_1: u64 = 1 << 32;
+
+    /// The bits that the switch works with, by name, for people.
+    pub const NAMES: &[(u64, &str)] = &[
+        (CSUM, "CSUM"),
+        (GUEST_CSUM, "GUEST_CSUM"),
+        (MAC, "MAC"),
+        (MRG_RXBUF, "MRG_RXBUF"),
+        (STATUS, "STATUS"),
+        (MQ, "MQ"),
+        (ANY_LAYOUT, "ANY_LAYOUT"),
+        (INDIRECT_DESC, "INDIRECT_DESC"),
+        (EVENT_IDX, "EVENT_IDX"),
+        (PROTOCOL_FEATURES, "PROTOCOL_FEATURES"),
+        (VERSION_1, "VERSION_1"),
+    ];
+}
+
+/// What was negotiated, as the data path asks for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    bits: u64,
+}
+
+impl Features {
+    /// From the bits that the driver acknowledged.
+    pub fn new(acknowledged: u64) -> Features {
+        Features { bits: acknowledged }
+    }
+
+    /// What a port with this many queue pairs offers. MQ is offered only where there is a
+    /// choice: a front end that hands it to its driver without a control queue (User-Mode
+    /// Linux) would make that driver refuse the device.
+    pub fn offered(queue_pairs: u16) -> u64 {
+        use feature::*;
+        let always = CSUM
+            | GUEST_CSUM
+            | MRG_RXBUF
+            | ANY_LAYOUT
+            | INDIRECT_DESC
+            | EVENT_IDX
+            | PROTOCOL_FEATURES
+            | VERSION_1;
+        if queue_pairs > 1 { always | MQ } else { always }
+    }
+
+    /// Whether `bit` was acknowledged.
+    #[inline(always)]
+    pub fn has(self, bit: u64) -> bool {
+        self.bits & bit != 0
+    }
+
+    /// The acknowledged bits.
+    pub fn bits(self) -> u64 {
+        self.bits
+    }
+
+    /// Length of the header before each frame: 12 bytes, or 10 for a legacy driver without
+    /// mergeable buffers (virtio 1.2, 5.1.6.1).
+    #[inline(always)]
+    pub fn header_len(self) -> usize {
+        if self.has(feature::MRG_RXBUF | feature::VERSION_1) {
+            12
+        } else {
+            10
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The device side of virtqueues, and the guest memory they lie in.
+//!
+//! Everything in that memory is written by an enemy while we read it: each field is read once
+//! into a local, checked against the ring's size and the memory's regions, and every loop is
+//! bounded by the ring's size. `unsafe` is confined to [`memory`], [`split`] and [`notify`].
+
+// Under loom only the index arithmetic is built: it is what loom explores.
+pub mod reserve;
+
+#[cfg(not(loom))]
+mod chain;
+#[cfg(not(loom))]
+mod fault;
+#[cfg(not(loom))]
+mod features;
+#[cfg(not(loom))]
+pub mod memory;
+#[cfg(not(loom))]
+pub mod notify;
+#[cfg(not(loom))]
+pub mod rx;
+#[cfg(not(loom))]
+pub mod split;
+#[cfg(not(loom))]
+pub mod tx;
+
+#[cfg(not(loom))]
+pub use self::{
+    fault::RingFault,
+    features::{Features, MAX_QUEUE_PAIRS, feature},
+    memory::{GuestMemory, MemoryError, RegionSpec},
+    notify::Notifier,
+    rx::{GuestRx, Outcome, RxScratch},
+    split::{MAX_RING_SIZE, RingAddresses, RingError, SplitRing},
+    tx::GuestTx,
+};

@@ -1,0 +1,388 @@
+//! Frames arrive as they were sent, and every copy is accounted for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crosspoint_frame::{BURST, Burst, Pick, TagOp};
+use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
+use crosspoint_guest::{Buffer, ChainSplit, QueueError, VirtioNetHdr};
+use crosspoint_vring::{Features, GuestRx, GuestTx, Outcome, RxScratch, feature};
+use proptest::prelude::*;
+
+use crate::world::{BASE, Guest, MODERN, Random, all, header_len, tagged};
+
+const FEATURES: [u64; 4] = [
+    feature::MRG_RXBUF,
+    feature::VERSION_1,
+    feature::INDIRECT_DESC,
+    feature::EVENT_IDX,
+];
+
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    size: u16,
+    base: u16,
+    features: u64,
+}
+
+fn side() -> impl Strategy<Value = Side> {
+    let base = prop_oneof![any::<u16>(), 65_400u16.., 0u16..3];
+    let size = prop_oneof![1 => 0u32..=2, 2 => 3u32..=10];
+    (size, base, 0usize..16).prop_map(|(log, base, mask)| {
+        let features = FEATURES
+            .iter()
+            .enumerate()
+            .map(|(i, bit)| if mask >> i & 1 == 1 { *bit } else { 0 })
+            .sum();
+        Side {
+            size: 1 << log,
+            base,
+            features,
+        }
+    })
+}
+
+fn frame_len() -> impl Strategy<Value = usize> {
+    prop_oneof![20 => 14usize..200, 8 => 200usize..1600, 2 => 1600usize..10_000, 1 => 10_000usize..=65_550, 1 => Just(65_550)]
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    tx: Side,
+    rx: Side,
+    buffer_len: usize,
+    /// Pieces of each receive buffer; the header apart for 0.
+    rx_pieces: usize,
+    lens: Vec<usize>,
+    seed: u64,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let buffer_len = prop_oneof![
+        13usize..100,
+        100usize..2100,
+        2100usize..20_000,
+        Just(65_562)
+    ];
+    let lens = proptest::collection::vec(frame_len(), 1..160);
+    (side(), side(), buffer_len, 0usize..=4, lens, any::<u64>()).prop_map(
+        |(tx, rx, buffer_len, rx_pieces, lens, seed)| Case {
+            tx,
+            rx,
+            buffer_len,
+            rx_pieces,
+            lens,
+            seed,
+        },
+    )
+}
+
+/// What `deliver` must do, from the specification: all receive buffers have one length.
+struct Model {
+    mergeable: bool,
+    header: usize,
+    buffer_len: usize,
+}
+
+impl Model {
+    /// The copies that arrive, with the buffers of each; and what is to be reported.
+    fn deliver(
+        &self,
+        copies: &[Vec<u8>],
+        mut available: usize,
+    ) -> (Vec<(Vec<u8>, usize)>, Outcome) {
+        let (mut arrive, mut outcome) = (Vec::new(), Outcome::default());
+        for (i, copy) in copies.iter().enumerate() {
+            let buffers = (self.header + copy.len()).div_ceil(self.buffer_len);
+            if available < if self.mergeable { buffers } else { 1 } {
+                outcome.full = (copies.len() - i) as u32;
+                break;
+            }
+            if buffers > 1 && !self.mergeable {
+                outcome.small += 1;
+                continue;
+            }
+            available -= buffers;
+            outcome.frames += 1;
+            outcome.bytes += copy.len() as u64;
+            arrive.push((copy.clone(), buffers));
+        }
+        (arrive, outcome)
+    }
+}
+
+struct Rig {
+    case: Case,
+    random: Random,
+    sender: TransmitQueue,
+    tx: GuestTx,
+    receiver: ReceiveQueue,
+    rx: GuestRx,
+    burst: Burst,
+    scratch: RxScratch,
+    /// Sent, not yet received by the switch.
+    underway: VecDeque<Vec<u8>>,
+    /// Buffers that the device has and has not used.
+    available: usize,
+}
+
+impl Rig {
+    fn new(case: &Case) -> Rig {
+        let frame_len_max = case.lens.iter().copied().max().unwrap();
+        let mut from = Guest::for_queues(case.tx.size, frame_len_max, 64);
+        let mut to = Guest::for_queues(case.rx.size, 64, case.buffer_len);
+        // A buffer has no more pieces than the ring has entries.
+        let split = match case.rx_pieces {
+            0 if case.rx.size >= 2 => ChainSplit::HeaderApart,
+            n if n > 1 && case.rx.size >= 8 => ChainSplit::Pieces(case.buffer_len.div_ceil(n)),
+            _ => ChainSplit::Single,
+        };
+        let (sender, tx) =
+            from.transmit(case.tx.size, case.tx.base, case.tx.features, frame_len_max);
+        let at = (case.rx.size, case.rx.base);
+        let (receiver, rx) = to.receive(
+            at,
+            case.rx.features,
+            case.buffer_len,
+            split,
+            1,
+            Arc::default(),
+        );
+        Rig {
+            random: Random(case.seed),
+            case: case.clone(),
+            sender,
+            tx,
+            receiver,
+            rx,
+            burst: Burst::new(),
+            scratch: RxScratch::default(),
+            underway: VecDeque::new(),
+            available: 0,
+        }
+    }
+
+    /// Sends one frame over a chain of some shape; false when the ring is full.
+    fn send(&mut self, len: usize) -> bool {
+        let bytes = self.random.bytes(len);
+        let split = match self.random.below(4) {
+            0 => ChainSplit::Single,
+            1 => ChainSplit::HeaderApart,
+            _ => {
+                let pieces = 1 + self.random.below(20);
+                ChainSplit::Pieces(1 + self.random.below(1 + (len + 12) / pieces))
+            }
+        };
+        self.sender.set_split(split);
+        let sent = match self.sender.send(&VirtioNetHdr::default(), &bytes) {
+            Err(QueueError::FrameTooLong { .. }) => {
+                self.sender.set_split(ChainSplit::Single);
+                self.sender.send(&VirtioNetHdr::default(), &bytes).unwrap()
+            }
+            result => result.unwrap(),
+        };
+        if sent {
+            self.underway.push_back(bytes);
+        }
+        sent
+    }
+
+    /// Copies to make of the burst, and their bytes.
+    fn picks(&mut self) -> (Vec<Pick>, Vec<Vec<u8>>) {
+        let (mut picks, mut copies) = (Vec::new(), Vec::new());
+        for i in 0..self.burst.len() {
+            let bytes = self.underway.pop_front().unwrap();
+            self.burst.frames_mut()[i].tci = self.random.next() as u16;
+            let frame = &self.burst.frames()[i];
+            assert_eq!(frame.len as usize, bytes.len());
+            let number = match self.random.below(10) {
+                0 => 0,
+                1 => 2,
+                _ => 1,
+            };
+            for _ in 0..number {
+                let tag = match self.random.below(4) {
+                    0 => TagOp::Push,
+                    1 if bytes.len() >= 18 => TagOp::Pop,
+                    _ => TagOp::Keep,
+                };
+                if picks.len() < BURST {
+                    picks.push(Pick {
+                        frame: i as u8,
+                        tag,
+                    });
+                    copies.push(tagged(&bytes, tag, frame.tci));
+                }
+            }
+        }
+        (picks, copies)
+    }
+
+    /// One turn of the switch's loop; then the receiver looks.
+    fn turn(&mut self) {
+        let posted = self
+            .receiver
+            .post(self.random.below(self.case.rx.size as usize + 1) as u16)
+            .unwrap();
+        self.available += usize::from(posted);
+        let _ = self.receiver.ring().publish();
+        let taken = self
+            .tx
+            .receive(&mut self.burst)
+            .expect("a driver that keeps the rules");
+        assert_eq!(taken, self.burst.len());
+        let (picks, copies) = self.picks();
+
+        let features = self.case.rx.features;
+        let mergeable = features & feature::MRG_RXBUF != 0;
+        let model = Model {
+            mergeable,
+            header: header_len(features),
+            buffer_len: self.case.buffer_len,
+        };
+        let (arrive, expected) = model.deliver(&copies, self.available);
+        let before = self.receiver.ring().used_idx();
+        let outcome = self
+            .rx
+            .deliver(0, &self.burst, &picks, &mut self.scratch)
+            .expect("no fault");
+        self.tx.complete();
+        self.burst.clear();
+
+        assert_eq!(
+            Outcome {
+                touched: false,
+                ..outcome
+            },
+            expected,
+            "{} picks, {} buffers",
+            picks.len(),
+            self.available
+        );
+        assert_eq!(
+            picks.len() as u32,
+            outcome.frames + outcome.full + outcome.small
+        );
+        let consumed: usize = arrive.iter().map(|(_, buffers)| buffers).sum();
+        assert_eq!(
+            self.receiver.ring().used_idx(),
+            before.wrapping_add(consumed as u16),
+            "used index"
+        );
+        self.available -= consumed;
+        self.look(arrive);
+    }
+
+    /// The receiver takes what there is: exactly these frames, over exactly so many buffers.
+    fn look(&mut self, arrive: Vec<(Vec<u8>, usize)>) {
+        self.receiver.set_repost(false);
+        let got = self
+            .receiver
+            .receive()
+            .expect("a device that keeps the rules");
+        assert_eq!(got.len(), arrive.len());
+        for ((header, bytes), (expected, buffers)) in got.into_iter().zip(arrive) {
+            let num_buffers = if header_len(self.case.rx.features) == 12 {
+                buffers as u16
+            } else {
+                0
+            };
+            assert_eq!(
+                header,
+                VirtioNetHdr {
+                    num_buffers,
+                    ..VirtioNetHdr::default()
+                }
+            );
+            assert!(
+                bytes == expected,
+                "{} bytes arrived otherwise than sent",
+                expected.len()
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However a frame lies in the sender's memory and whatever the receiver's buffers are: the same bytes, in order, in
+    /// as many buffers as the header says; every copy delivered or counted; a dropped one takes no buffer.
+    #[test]
+    fn bytes_arrive_identical(case in case()) {
+        let mut rig = Rig::new(&case);
+        let mut lens = VecDeque::from(case.lens.clone());
+        while !lens.is_empty() || !rig.underway.is_empty() {
+            for _ in 0..rig.random.below(2 * BURST) {
+                let Some(len) = lens.front().copied() else { break };
+                if !rig.send(len) {
+                    break;
+                }
+                lens.pop_front();
+            }
+            let _ = rig.sender.ring().publish();
+            rig.turn();
+        }
+        rig.sender.reap().unwrap();
+        prop_assert_eq!(rig.sender.ring().outstanding(), 0);
+        prop_assert_eq!(rig.sender.completed(), case.lens.len() as u64);
+    }
+}
+
+/// Regions that lie one after the other in guest addresses are not so in ours: a buffer over their border is two.
+#[test]
+fn a_buffer_across_two_regions_arrives_whole() {
+    const LEN: usize = 0x10_0000;
+    const BORDER: u64 = BASE + LEN as u64;
+    let guest = || Guest::with(&[(BASE, LEN), (BORDER, LEN)], 0);
+    let (mut from, mut to, features) = (guest(), guest(), Features::new(MODERN));
+    let ((mut sender, tx), (mut receiver, rx)) = (from.ring(8, 0, MODERN), to.ring(8, 0, MODERN));
+    let mut tx = GuestTx::new(tx, features, Arc::default(), 0);
+    let rx = GuestRx::new(rx, features, Arc::default(), 0, 1);
+    let bytes = Random(1).bytes(3000);
+    let whole = [&[0; 12][..], &bytes].concat();
+    for (ours, theirs) in [
+        (1, 1),
+        (6, 3000),
+        (12, 12),
+        (13, 11),
+        (80, 300),
+        (3011, 3011),
+    ] {
+        let (at, buffer) = (BORDER - ours, BORDER - theirs);
+        from.memory.write(at, &whole[..ours as usize]).unwrap();
+        from.memory.write(BORDER, &whole[ours as usize..]).unwrap();
+        sender
+            .add(&[Buffer {
+                address: at,
+                len: 3012,
+                device_writes: false,
+            }])
+            .unwrap();
+        receiver
+            .add(&[Buffer {
+                address: buffer,
+                len: 4096,
+                device_writes: true,
+            }])
+            .unwrap();
+        let _ = (sender.publish(), receiver.publish());
+        let mut burst = Burst::new();
+        assert_eq!(tx.receive(&mut burst).unwrap(), 1);
+        let outcome = rx
+            .deliver(0, &burst, &all(&burst), &mut RxScratch::default())
+            .unwrap();
+        assert_eq!((outcome.frames, outcome.bytes), (1, 3000));
+        tx.complete();
+        let mut got = vec![0; 3012];
+        let (before, after) = got.split_at_mut(theirs as usize);
+        to.memory.read(buffer, before).unwrap();
+        to.memory.read(BORDER, after).unwrap();
+        assert!(
+            got[12..] == bytes,
+            "{ours} bytes before the border here, {theirs} there"
+        );
+        assert_eq!(receiver.pop_used().unwrap().unwrap().len, 3012);
+        sender.pop_used().unwrap().unwrap();
+    }
+}

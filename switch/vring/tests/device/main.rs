@@ -1,0 +1,12 @@
+//! The device side of virtqueues against the driver side of `crosspoint-guest`: no sockets, one memfd per guest, mapped
+//! by both.
+#![allow(missing_docs)]
+
+mod bytes;
+mod checksum;
+mod hostile_rx;
+mod hostile_tx;
+mod notify;
+mod race;
+mod workers;
+mod world;

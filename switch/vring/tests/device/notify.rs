@@ -1,0 +1,317 @@
+//! Calls and kicks: made when they were asked for, and only then.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crosspoint_frame::{BURST, Burst};
+use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
+use crosspoint_guest::{ChainSplit, EventFd, VirtioNetHdr};
+use crosspoint_vring::{Features, GuestRx, GuestTx, Notifier, RxScratch, feature};
+use proptest::prelude::*;
+
+use crate::world::{Guest, MODERN, Random, all, bounded, call};
+
+/// The specification's words: a call is wanted when the used index passed `event` since the last decision.
+fn passed(event: u16, old: u16, count: usize) -> bool {
+    (0..count).any(|i| old.wrapping_add(i as u16) == event)
+}
+
+/// What the driver asks for before a turn: nothing, everything, or (event index) at some distance from the used index.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    Off,
+    On,
+    At(i8),
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    prop_oneof![
+        Just(Wish::Off),
+        Just(Wish::On),
+        any::<i8>().prop_map(Wish::At)
+    ]
+}
+
+/// Sets the wish; returns whether `count` more used entries deserve a call.
+fn ask(ring: &mut crosspoint_guest::SplitRing, event_idx: bool, wish: Wish, count: usize) -> bool {
+    let used = ring.used_idx();
+    match (event_idx, wish) {
+        (true, wish) => {
+            let event = match wish {
+                Wish::Off => used.wrapping_sub(1),
+                Wish::On => used,
+                Wish::At(distance) => used.wrapping_add_signed(distance.into()),
+            };
+            ring.set_used_event(event);
+            passed(event, used, count)
+        }
+        (false, wish) => {
+            let off = matches!(wish, Wish::Off);
+            ring.set_avail_flags(off.into());
+            !off && count > 0
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Both queues, several turns: exactly one write to the eventfd for each flush that the driver wanted to hear of,
+    /// and none otherwise.
+    #[test]
+    fn a_call_is_made_if_and_only_if_the_driver_asked(
+        event_idx: bool,
+        base in prop_oneof![any::<u16>(), 65_500u16..],
+        turns in proptest::collection::vec((0..=BURST, 0..=BURST, wish(), wish()), 1..40),
+    ) {
+        let features = MODERN | if event_idx { feature::EVENT_IDX } else { 0 };
+        let mut guest = Guest::for_queues(64, 200, 2048);
+        let ((sent, tx_call), (received, rx_call)) = (call(), call());
+        let (mut sender, _) = guest.transmit(64, base, features, 200);
+        let device = guest.device_ring(sender.ring().layout(), features);
+        let mut tx = GuestTx::new(device, Features::new(features), tx_call, base);
+        let (mut receiver, rx) = guest.receive((64, base), features, 2048, ChainSplit::Single, 1, rx_call);
+        let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
+        for (frames, buffers, tx_wish, rx_wish) in turns {
+            for _ in 0..frames {
+                assert!(sender.send(&VirtioNetHdr::default(), &[7; 60]).unwrap());
+            }
+            let posted = receiver.post(buffers as u16).unwrap();
+            let _ = (sender.ring().publish(), receiver.ring().publish());
+            prop_assert_eq!(tx.receive(&mut burst).unwrap(), frames);
+            let free = usize::from(receiver.ring().outstanding()).min(frames);
+            prop_assert!(free <= 64 && posted <= 64);
+            let tx_wanted = ask(sender.ring(), event_idx, tx_wish, frames);
+            let rx_wanted = ask(receiver.ring(), event_idx, rx_wish, free);
+            // In two deliveries: one decision.
+            let picks = all(&burst);
+            let (first, second) = picks.split_at(frames / 2);
+            let a = rx.deliver(0, &burst, first, &mut scratch).unwrap();
+            let b = rx.deliver(0, &burst, second, &mut scratch).unwrap();
+            prop_assert_eq!((a.frames + b.frames) as usize, free);
+            prop_assert_eq!(a.touched || b.touched, free > 0);
+            prop_assert!(!(a.touched && b.touched));
+            tx.complete();
+            burst.clear();
+            prop_assert_eq!(rx.flush(0), rx_wanted);
+            prop_assert_eq!(tx.flush(), tx_wanted);
+            prop_assert_eq!(received.take().unwrap(), u64::from(rx_wanted));
+            prop_assert_eq!(sent.take().unwrap(), u64::from(tx_wanted));
+            // Nothing new, no call.
+            prop_assert!(!rx.flush(0) && !tx.flush());
+            receiver.set_repost(false);
+            receiver.receive().unwrap();
+            sender.reap().unwrap();
+        }
+    }
+}
+
+/// A device that sleeps when there is nothing, and a driver that sends at every moment, also while it falls asleep.
+fn kicks(features: u64) {
+    const ROUNDS: u32 = 100_000;
+    let mut guest = Guest::for_queues(8, 64, 64);
+    let (mut sender, mut tx) = guest.transmit(8, 65_000, features, 64);
+    let kick = Arc::new(EventFd::new().unwrap());
+    let done = Arc::new(AtomicBool::new(false));
+    let driver = std::thread::spawn({
+        let (kick, done) = (kick.clone(), done.clone());
+        move || {
+            let mut random = Random(3);
+            for _ in 0..ROUNDS {
+                while !sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap() {
+                    std::thread::yield_now();
+                }
+                if sender.ring().publish() {
+                    kick.signal().unwrap();
+                }
+                for _ in 0..random.below(200) {
+                    std::hint::spin_loop();
+                }
+            }
+            done.store(true, Ordering::Release);
+            kick.signal().unwrap();
+            sender
+        }
+    });
+    let (mut burst, mut received, mut sleeps) = (Burst::new(), 0, 0);
+    while received < ROUNDS {
+        let n = tx.receive(&mut burst).unwrap();
+        tx.complete();
+        burst.clear();
+        received += n as u32;
+        if n == 0 && !tx.set_kicks(true) {
+            sleeps += 1;
+            let woken = kick.wait(Duration::from_secs(5)).unwrap();
+            assert!(
+                woken > 0,
+                "asleep for ever after {received} frames, done: {}",
+                done.load(Ordering::Acquire)
+            );
+        }
+        tx.set_kicks(false);
+    }
+    let mut sender = driver.join().unwrap();
+    sender.reap().unwrap();
+    assert_eq!(sender.completed(), u64::from(ROUNDS));
+    println!("{sleeps} sleeps");
+}
+
+#[test]
+fn no_kick_is_lost_on_the_way_to_sleep() {
+    bounded(60, || {
+        kicks(MODERN);
+        kicks(MODERN | feature::EVENT_IDX);
+    });
+}
+
+#[test]
+fn a_polling_device_is_not_kicked() {
+    for features in [MODERN, MODERN | feature::EVENT_IDX] {
+        let mut guest = Guest::for_queues(64, 64, 64);
+        let (mut sender, mut tx) = guest.transmit(64, 65_530, features, 64);
+        let mut burst = Burst::new();
+        for _ in 0..200 {
+            for _ in 0..7 {
+                assert!(sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap());
+            }
+            assert!(!sender.ring().publish(), "kicks are off");
+            assert_eq!(tx.receive(&mut burst).unwrap(), 7);
+            tx.complete();
+            burst.clear();
+        }
+        tx.set_kicks(true);
+        assert!(sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap());
+        assert!(sender.ring().publish(), "kicks are on");
+        assert!(tx.set_kicks(true), "and there is work");
+    }
+}
+
+/// One worker is away between publishing and flushing, while another fills and the driver empties the ring for a whole
+/// turn of the 16-bit index. It comes back, delivers once more, and must wake the driver that sleeps since.
+#[test]
+fn a_call_is_not_lost_when_the_index_has_gone_round_since_the_last_flush() {
+    let features = MODERN | feature::EVENT_IDX;
+    let mut guest = Guest::for_queues(256, 64, 256);
+    let (event, notifier) = call();
+    let (mut queue, rx) = guest.receive((256, 0), features, 256, ChainSplit::Single, 2, notifier);
+    let (mut sender, mut tx) = guest_sender();
+    let mut scratch = RxScratch::default();
+    let mut deliver = |worker: usize, count: usize, queue: &mut ReceiveQueue| {
+        let mut burst = Burst::new();
+        for _ in 0..count {
+            assert!(sender.send(&VirtioNetHdr::default(), &[0; 60]).unwrap());
+        }
+        let _ = sender.ring().publish();
+        queue.post(u16::MAX).unwrap();
+        let _ = queue.ring().publish();
+        assert_eq!(tx.receive(&mut burst).unwrap(), count);
+        assert_eq!(
+            rx.deliver(worker, &burst, &all(&burst), &mut scratch)
+                .unwrap()
+                .frames as usize,
+            count
+        );
+        tx.complete();
+        queue.receive().unwrap();
+    };
+    queue.ring().disable_calls();
+    deliver(0, 1, &mut queue);
+    let mut left = 65_536 - 2;
+    while left > 0 {
+        let count = left.min(BURST);
+        deliver(1, count, &mut queue);
+        rx.flush(1);
+        left -= count;
+    }
+    event.take().unwrap();
+    assert!(!queue.ring().enable_calls().unwrap());
+    deliver(0, 1, &mut queue);
+    rx.flush(0);
+    assert_eq!(
+        event.take().unwrap(),
+        1,
+        "the driver asked to hear of the next entry, and sleeps"
+    );
+}
+
+fn guest_sender() -> (TransmitQueue, GuestTx) {
+    Guest::for_queues(64, 64, 64).transmit(64, 0, MODERN, 64)
+}
+
+/// The front end chooses the eventfd: one that blocks, and is full.
+#[test]
+fn a_call_never_blocks_the_worker() {
+    use rustix::event::{EventfdFlags, eventfd};
+    bounded(5, || {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let notifier = Notifier::new(Some(fd.as_fd().try_clone_to_owned().unwrap()));
+        notifier.call();
+    });
+}
+
+/// A worker, or the whole switch, ends between giving entries back and calling. The driver sleeps; whoever goes on from
+/// there owes it the call (Linux's vhost and DPDK make the first call after a start unconditionally).
+#[test]
+fn a_call_that_a_predecessor_owed_is_made() {
+    let features = MODERN | feature::EVENT_IDX;
+    let mut guest = Guest::for_queues(64, 64, 256);
+    let ((sent, tx_call), (received, rx_call)) = (call(), call());
+    let (mut sender, mut tx) = guest.transmit(64, 0, features, 64);
+    let (mut receiver, rx) = guest.receive(
+        (64, 0),
+        features,
+        256,
+        ChainSplit::Single,
+        1,
+        Arc::default(),
+    );
+    receiver.post(u16::MAX).unwrap();
+    let _ = receiver.ring().publish();
+    sender.ring().set_used_event(0);
+    receiver.ring().set_used_event(0);
+    let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
+    let mut turn = |tx: &mut GuestTx, rx: &GuestRx| {
+        assert!(sender.send(&VirtioNetHdr::default(), &[0; 60]).unwrap());
+        let _ = sender.ring().publish();
+        assert_eq!(tx.receive(&mut burst).unwrap(), 1);
+        assert_eq!(
+            rx.deliver(0, &burst, &all(&burst), &mut scratch)
+                .unwrap()
+                .frames,
+            1
+        );
+        tx.complete();
+        burst.clear();
+        sender.ring().layout()
+    };
+    let layout = turn(&mut tx, &rx);
+    let negotiated = Features::new(features);
+    let mut next_tx = GuestTx::new(
+        guest.device_ring(layout, features),
+        negotiated,
+        tx_call,
+        tx.base(),
+    );
+    let next_rx = GuestRx::new(
+        guest.device_ring(receiver.ring().layout(), features),
+        negotiated,
+        rx_call,
+        rx.base(),
+        1,
+    );
+    drop((tx, rx));
+    turn(&mut next_tx, &next_rx);
+    next_tx.flush();
+    next_rx.flush(0);
+    assert!(
+        sent.take().unwrap() > 0,
+        "the transmit queue's driver sleeps for ever"
+    );
+    assert!(
+        received.take().unwrap() > 0,
+        "the receive queue's driver sleeps for ever"
+    );
+}

@@ -1,0 +1,301 @@
+//! A guest that rewrites its rings while they are read, without pause. Whatever happens, happens within its own memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crosspoint_frame::Burst;
+use crosspoint_guest::{ChainSplit, GuestMemory, RingLayout};
+use crosspoint_vring::{Features, GuestRx, GuestTx, Outcome, RxScratch, feature};
+
+use crate::world::{BASE, Guest, MODERN, Random, all, bounded};
+
+const SIZE: u16 = 64;
+const LEN: usize = 0x20_0000;
+/// Bytes at both ends of the guest's memory that are mapped by neighbourhood, and not the switch's to touch.
+const MARGIN: u64 = 0x840;
+const CANARY: u8 = 0xc5;
+const FEATURES: u64 = MODERN | feature::INDIRECT_DESC | feature::EVENT_IDX;
+
+fn canaries(memory: &GuestMemory) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * MARGIN as usize];
+    let (low, high) = bytes.split_at_mut(MARGIN as usize);
+    memory.read(BASE, low).unwrap();
+    memory.read(BASE + LEN as u64 - MARGIN, high).unwrap();
+    bytes
+}
+
+/// An address in, across or near the ends of the shared memory, or absurd.
+fn bad_address(random: &mut Random) -> u64 {
+    let (start, end) = (BASE + MARGIN, BASE + LEN as u64 - MARGIN);
+    match random.below(4) {
+        0 => random.next(),
+        1 => start - 8 + random.below(16) as u64,
+        2 => end - random.below(64) as u64,
+        _ => end - random.below(5000) as u64,
+    }
+}
+
+fn bad_len(random: &mut Random) -> u32 {
+    match random.below(4) {
+        0 => random.next() as u32,
+        1 => 0,
+        2 => 16 * random.below(70) as u32,
+        _ => random.below(70_000) as u32,
+    }
+}
+
+/// What one thread rewrites, and how.
+struct Scribbler {
+    memory: Arc<GuestMemory>,
+    layout: RingLayout,
+    table: u64,
+    /// The direction that descriptors of this ring have.
+    flags: u8,
+    random: Random,
+}
+
+impl Scribbler {
+    fn descriptor(&mut self, bad: bool) -> [u8; 16] {
+        let random = &mut self.random;
+        let room = LEN - 2 * MARGIN as usize - 300;
+        let (mut address, mut len) = (
+            BASE + MARGIN + random.below(room) as u64,
+            random.below(300) as u32,
+        );
+        let mut flags = self.flags | u8::from(random.one_in(4));
+        let next = random.below(if bad { 65_536 } else { SIZE.into() }) as u16;
+        if random.one_in(8) {
+            (address, len, flags) = (self.table, 16 * u32::from(SIZE), 4);
+        }
+        if bad {
+            match random.below(3) {
+                0 => address = bad_address(random),
+                1 => len = bad_len(random),
+                _ => flags = random.below(256) as u8,
+            }
+        }
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&address.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        bytes[12] = flags;
+        bytes[14..].copy_from_slice(&next.to_le_bytes());
+        bytes
+    }
+
+    /// Writes nonsense, of which more or less is right, into the ring and its table until told to stop.
+    fn run(mut self, stop: &AtomicBool) {
+        let layout = self.layout;
+        let mut odds = 4;
+        while !stop.load(Ordering::Relaxed) {
+            if self.random.one_in(4096) {
+                odds = [2, 100, 10_000, 1_000_000][self.random.below(4)];
+            }
+            let bad = self.random.one_in(odds);
+            let (slot, number) = (
+                self.random.below(SIZE.into()) as u64,
+                self.random.next() as u16,
+            );
+            let (at, value) = match self.random.below(16) {
+                0..=3 if bad => (layout.available + 2, number),
+                // A little ahead of where the device is, so that it goes on.
+                0..=3 => {
+                    let mut used = [0; 2];
+                    self.memory.read(layout.used + 2, &mut used).unwrap();
+                    (
+                        layout.available + 2,
+                        u16::from_le_bytes(used).wrapping_add(number % SIZE),
+                    )
+                }
+                4 if bad => (layout.used + 2, number),
+                4..=6 => (
+                    layout.available + 4 + 2 * slot,
+                    if bad { number } else { number % SIZE },
+                ),
+                kind => {
+                    let bytes = self.descriptor(bad);
+                    let at = if kind == 7 {
+                        self.table
+                    } else {
+                        layout.descriptors
+                    } + 16 * slot;
+                    // Whole, or one field of it.
+                    let part =
+                        [0..16, 0..16, 0..8, 8..12, 12..14, 14..16][self.random.below(6)].clone();
+                    self.memory
+                        .write(at + part.start as u64, &bytes[part])
+                        .unwrap();
+                    continue;
+                }
+            };
+            self.memory.write(at, &value.to_le_bytes()).unwrap();
+        }
+    }
+}
+
+#[derive(Default, Debug)]
+struct Seen {
+    frames: u64,
+    delivered: u64,
+    faults: u64,
+}
+
+/// From the hostile guest to itself and to a victim, and from the victim to the hostile guest, for two seconds.
+fn run(seconds: u64) -> Seen {
+    let mut enemy = Guest::with(&[(BASE, LEN)], MARGIN);
+    for at in [BASE, BASE + LEN as u64 - MARGIN] {
+        enemy.memory.write(at, &[CANARY; MARGIN as usize]).unwrap();
+    }
+    let ((tx_ring, _), (rx_ring, _)) =
+        (enemy.ring(SIZE, 0, FEATURES), enemy.ring(SIZE, 0, FEATURES));
+    let (tx_at, rx_at, table) = (
+        tx_ring.layout(),
+        rx_ring.layout(),
+        enemy.take(2 * 16 * usize::from(SIZE)),
+    );
+
+    let mut victim = Guest::for_queues(256, 2000, 2048);
+    let (mut receiver, to_victim) = victim.receive(
+        (256, 0),
+        MODERN,
+        2048,
+        ChainSplit::Single,
+        1,
+        Arc::default(),
+    );
+    let (mut sender, mut from_victim) = victim.transmit(64, 0, MODERN, 2000);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let threads = [(tx_at, 0), (rx_at, 2)].map(|(layout, flags)| {
+        let (memory, random, stop) = (enemy.memory.clone(), Random(flags.into()), stop.clone());
+        let table = table + 16 * u64::from(SIZE) * u64::from(flags / 2);
+        std::thread::spawn(move || {
+            Scribbler {
+                memory,
+                layout,
+                table,
+                flags,
+                random,
+            }
+            .run(&stop)
+        })
+    });
+    let features = Features::new(FEATURES);
+    let tx = |base| {
+        GuestTx::new(
+            enemy.device_ring(tx_at, FEATURES),
+            features,
+            Arc::default(),
+            base,
+        )
+    };
+    let rx = |base| {
+        GuestRx::new(
+            enemy.device_ring(rx_at, FEATURES),
+            features,
+            Arc::default(),
+            base,
+            1,
+        )
+    };
+    let (mut from_enemy, mut to_enemy) = (tx(0), rx(0));
+    let (mut burst, mut scratch, mut seen) = (Burst::new(), RxScratch::default(), Seen::default());
+    let bytes = Random(9).bytes(1500);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        // The enemy sends: to the victim, whose ring must stay perfect, and to itself.
+        burst.clear();
+        if from_enemy.receive(&mut burst).is_err() {
+            // Quarantine, and a new session where the enemy says.
+            seen.faults += 1;
+            from_enemy = tx(tx_ring.used_idx());
+            burst.clear();
+        }
+        seen.frames += burst.len() as u64;
+        receiver.post(u16::MAX).unwrap();
+        let _ = receiver.ring().publish();
+        let picks: Vec<_> = all(&burst)
+            .into_iter()
+            .filter(|pick| burst.frames()[usize::from(pick.frame)].len <= 65_550)
+            .collect();
+        let outcome = to_victim
+            .deliver(0, &burst, &picks, &mut scratch)
+            .expect("the victim keeps the rules");
+        assert_eq!(outcome.frames + outcome.full, picks.len() as u32);
+        let got = receiver
+            .receive()
+            .expect("the victim's ring is none of the enemy's business");
+        assert_eq!(got.len() as u32, outcome.frames);
+        account(
+            to_enemy.deliver(0, &burst, &picks, &mut scratch),
+            picks.len(),
+            &mut seen,
+        );
+        from_enemy.complete();
+        from_enemy.flush();
+
+        // The victim sends to the enemy.
+        assert!(sender.send(&Default::default(), &bytes).unwrap());
+        let _ = sender.ring().publish();
+        burst.clear();
+        assert_eq!(from_victim.receive(&mut burst).unwrap(), 1);
+        if account(
+            to_enemy.deliver(0, &burst, &all(&burst), &mut scratch),
+            1,
+            &mut seen,
+        ) {
+            to_enemy = rx(rx_ring.used_idx());
+        }
+        to_enemy.flush(0);
+        from_victim.complete();
+        sender
+            .reap()
+            .expect("the victim's ring is none of the enemy's business");
+    }
+    stop.store(true, Ordering::Relaxed);
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    assert!(
+        canaries(&enemy.memory).iter().all(|byte| *byte == CANARY),
+        "bytes beyond the shared memory were written"
+    );
+    seen
+}
+
+/// Whether it was a fault; every copy is accounted for.
+fn account(
+    result: Result<Outcome, (crosspoint_vring::RingFault, Outcome)>,
+    picks: usize,
+    seen: &mut Seen,
+) -> bool {
+    let outcome = match &result {
+        Ok(outcome) | Err((_, outcome)) => outcome,
+    };
+    let Outcome {
+        frames,
+        full,
+        small,
+        contended,
+        faulty,
+        ..
+    } = outcome;
+    assert_eq!(
+        frames + full + small + contended + faulty,
+        picks as u32,
+        "{outcome:?}"
+    );
+    seen.delivered += u64::from(*frames);
+    seen.faults += u64::from(result.is_err());
+    result.is_err()
+}
+
+#[test]
+fn rings_rewritten_while_they_are_read_harm_nobody_else() {
+    let seen = bounded(30, || run(3));
+    println!("{seen:?}");
+    assert!(
+        seen.frames > 1000 && seen.delivered > 100 && seen.faults > 100,
+        "the race was not run: {seen:?}"
+    );
+}

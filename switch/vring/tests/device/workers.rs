@@ -1,0 +1,256 @@
+//! Several workers deliver into one ring at once: nothing is lost, mixed up or made twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crosspoint_frame::{BURST, Burst, Offload, Segment};
+use crosspoint_guest::ChainSplit;
+use crosspoint_guest::queue::ReceiveQueue;
+use crosspoint_vring::{GuestRx, Outcome, RxScratch, feature};
+
+use crate::world::{Guest, MODERN, Random, all, bounded, call};
+
+const HEADER: usize = 32;
+
+/// A frame that says what it must be: source, number, length, and bytes that follow from these.
+fn write_frame(frame: &mut [u8], source: u64, number: u64) {
+    let mut random = Random(source << 48 | number);
+    for chunk in frame.chunks_mut(8) {
+        chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
+    }
+    for (at, value) in [(0, source), (8, number), (16, frame.len() as u64)] {
+        frame[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Checks every byte; source and number.
+fn check_frame(frame: &[u8]) -> (u64, u64) {
+    let field = |at: usize| u64::from_le_bytes(frame[at..at + 8].try_into().unwrap());
+    let (source, number) = (field(0), field(8));
+    let mut expected = vec![0; frame.len()];
+    write_frame(&mut expected, source, number);
+    assert!(
+        frame == expected,
+        "frame {number} of source {source} came with other bytes"
+    );
+    (source, number)
+}
+
+#[derive(Default)]
+struct Sum {
+    picks: AtomicU64,
+    frames: AtomicU64,
+    contended: AtomicU64,
+}
+
+struct Shared {
+    rx: GuestRx,
+    stop: AtomicBool,
+    sums: [Sum; 4],
+}
+
+/// One worker: bursts of its own frames, until told to stop.
+fn work(shared: &Shared, worker: usize, len_max: usize) {
+    let mut random = Random(worker as u64);
+    let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
+    let mut bytes = vec![vec![0u8; len_max]; BURST];
+    let sum = &shared.sums[worker];
+    let mut number = 0;
+    while !shared.stop.load(Ordering::Relaxed) {
+        burst.clear();
+        for frame in bytes.iter_mut().take(1 + random.below(BURST)) {
+            let len = if random.one_in(8) {
+                HEADER + random.below(len_max - HEADER)
+            } else {
+                HEADER + random.below(64)
+            };
+            write_frame(&mut frame[..len], worker as u64, number);
+            number += 1;
+            // SAFETY: within `frame`, which is not written before the burst is cleared.
+            let segment = unsafe { Segment::new(frame.as_ptr(), len as u32) };
+            assert!(burst.push_contiguous(segment, Offload::default()));
+        }
+        let picks = all(&burst);
+        let outcome = shared
+            .rx
+            .deliver(worker, &burst, &picks, &mut scratch)
+            .expect("a driver that keeps the rules");
+        let Outcome {
+            frames,
+            full,
+            small,
+            contended,
+            faulty,
+            ..
+        } = outcome;
+        assert_eq!(picks.len() as u32, frames + full + contended, "{outcome:?}");
+        assert_eq!((small, faulty), (0, 0));
+        sum.picks.fetch_add(picks.len() as u64, Ordering::Relaxed);
+        sum.frames.fetch_add(frames.into(), Ordering::Relaxed);
+        sum.contended.fetch_add(contended.into(), Ordering::Relaxed);
+        shared.rx.flush(worker);
+        if full > 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The driver: takes and posts, checks each byte, and that numbers of each source only rise. Frames of each source.
+fn consume(queue: &mut ReceiveQueue, total: u64, shared: &Shared) -> [u64; 4] {
+    let (mut counts, mut last) = ([0; 4], [None::<u64>; 4]);
+    loop {
+        let stopped = shared.stop.load(Ordering::Acquire);
+        let frames = queue.receive().expect("a device that keeps the rules");
+        let _ = queue.ring().publish();
+        if frames.is_empty() {
+            if stopped {
+                return counts;
+            }
+            std::thread::yield_now();
+        }
+        for (_, frame) in frames {
+            let (source, number) = check_frame(&frame);
+            let last = &mut last[source as usize];
+            assert!(
+                last.is_none_or(|last| number > last),
+                "source {source}: {number} after {last:?}"
+            );
+            *last = Some(number);
+            counts[source as usize] += 1;
+        }
+        if counts.iter().sum::<u64>() >= total && !stopped {
+            return counts;
+        }
+    }
+}
+
+fn several_workers(features: u64, buffer_len: usize, len_max: usize, workers: usize, total: u64) {
+    let mut guest = Guest::for_queues(256, 64, buffer_len);
+    let (_event, notifier) = call();
+    let (mut queue, rx) = guest.receive(
+        (256, 65_000),
+        features,
+        buffer_len,
+        ChainSplit::Single,
+        workers,
+        notifier,
+    );
+    queue.post(256).unwrap();
+    let _ = queue.ring().publish();
+    let shared = Arc::new(Shared {
+        rx,
+        stop: AtomicBool::new(false),
+        sums: Default::default(),
+    });
+    let threads: Vec<_> = (0..workers)
+        .map(|worker| {
+            let shared = shared.clone();
+            std::thread::spawn(move || work(&shared, worker, len_max))
+        })
+        .collect();
+    let mut counts = consume(&mut queue, total, &shared);
+    shared.stop.store(true, Ordering::Release);
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    // What was delivered after the driver had seen enough.
+    for (_, frame) in queue.receive().expect("a device that keeps the rules") {
+        counts[check_frame(&frame).0 as usize] += 1;
+    }
+    let delivered: Vec<u64> = shared
+        .sums
+        .iter()
+        .map(|sum| sum.frames.load(Ordering::Relaxed))
+        .collect();
+    assert_eq!(
+        delivered, counts,
+        "every frame reported delivered arrived, and no other"
+    );
+    assert!(delivered.iter().sum::<u64>() >= total);
+    assert_eq!(
+        shared.rx.base(),
+        queue.ring().used_idx(),
+        "nothing is left unpublished"
+    );
+    let of = |field: fn(&Sum) -> &AtomicU64| {
+        shared
+            .sums
+            .iter()
+            .map(|sum| field(sum).load(Ordering::Relaxed))
+            .sum::<u64>()
+    };
+    println!(
+        "{} picks, {counts:?} delivered, {} contended",
+        of(|sum| &sum.picks),
+        of(|sum| &sum.contended)
+    );
+}
+
+#[test]
+fn several_workers_deliver_to_one_ring() {
+    bounded(60, || {
+        several_workers(feature::VERSION_1, 4096, 3000, 4, 300_000)
+    });
+}
+
+#[test]
+fn several_workers_deliver_to_one_ring_of_mergeable_buffers() {
+    bounded(60, || several_workers(MODERN, 256, 3000, 3, 300_000));
+}
+
+/// As above, with a driver that sleeps when there is nothing: it is always woken.
+fn sleeping_driver(features: u64) {
+    const FRAMES: u64 = 100_000;
+    let mut guest = Guest::for_queues(64, 64, 2048);
+    let (event, notifier) = call();
+    let (mut queue, rx) = guest.receive(
+        (64, 65_500),
+        features,
+        2048,
+        ChainSplit::Single,
+        2,
+        notifier,
+    );
+    queue.post(64).unwrap();
+    let _ = queue.ring().publish();
+    let shared = Arc::new(Shared {
+        rx,
+        stop: AtomicBool::new(false),
+        sums: Default::default(),
+    });
+    let threads: Vec<_> = (0..2)
+        .map(|worker| {
+            let shared = shared.clone();
+            std::thread::spawn(move || work(&shared, worker, 200))
+        })
+        .collect();
+    let mut received = 0;
+    while received < FRAMES {
+        queue.ring().disable_calls();
+        received += queue
+            .receive()
+            .expect("a device that keeps the rules")
+            .len() as u64;
+        let _ = queue.ring().publish();
+        if !queue.ring().enable_calls().unwrap() {
+            // Two workers never stop delivering, so nothing for 5 seconds is a call that was lost.
+            assert!(
+                event.wait(Duration::from_secs(5)).unwrap() > 0,
+                "asleep for ever after {received} frames"
+            );
+        }
+    }
+    shared.stop.store(true, Ordering::Release);
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_sleeping_driver_is_woken_by_one_of_several_workers() {
+    bounded(60, || {
+        sleeping_driver(MODERN);
+        sleeping_driver(MODERN | feature::EVENT_IDX);
+    });
+}

@@ -1,0 +1,240 @@
+//! Guests to connect the device side to: the driver of `crosspoint-guest` on one side, `crosspoint-vring` on the other,
+//! the same memfd mapped by both.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::fs::File;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crosspoint_frame::{Burst, Pick, TagOp};
+use crosspoint_guest as guest;
+use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
+use crosspoint_guest::{ChainSplit, EventFd, RegionLayout, RingLayout, Window};
+use crosspoint_vring::{
+    Features, GuestMemory, GuestRx, GuestTx, Notifier, RegionSpec, RingAddresses, SplitRing,
+    feature,
+};
+
+/// Guest physical address of the first region.
+pub const BASE: u64 = 0x10_0000;
+/// A ring of an ordinary driver.
+pub const MODERN: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+
+/// A guest's memory, as both sides see it, and how much of it is given out.
+pub struct Guest {
+    pub memory: Arc<guest::GuestMemory>,
+    pub shared: Arc<GuestMemory>,
+    next: u64,
+    /// The switch is shown no byte beyond.
+    pub end: u64,
+}
+
+impl Guest {
+    /// One region of `len` bytes.
+    pub fn new(len: usize) -> Guest {
+        Guest::with(&[(BASE, len)], 0)
+    }
+
+    /// Regions at these guest addresses, of which the first and last `margin` bytes are not shared with the switch.
+    /// Everything is given out of the first one.
+    pub fn with(regions: &[(u64, usize)], margin: u64) -> Guest {
+        let layout = |&(guest_base, len)| RegionLayout {
+            guest_base,
+            len,
+            huge_pages: false,
+        };
+        let memory =
+            guest::GuestMemory::new(&regions.iter().map(layout).collect::<Vec<_>>()).unwrap();
+        let table = memory.regions().iter().map(|region| {
+            let spec = RegionSpec {
+                guest_address: region.guest_base() + margin,
+                size: region.len() as u64 - 2 * margin,
+                user_address: region.user_address() + margin,
+                mmap_offset: margin,
+            };
+            (
+                spec,
+                File::from(region.file().try_clone_to_owned().unwrap()),
+            )
+        });
+        let shared = Arc::new(GuestMemory::map(table.collect()).unwrap());
+        let first = &memory.regions()[0];
+        let (next, end) = (
+            first.guest_base() + margin,
+            first.guest_base() + first.len() as u64 - margin,
+        );
+        Guest {
+            shared,
+            next,
+            end,
+            memory,
+        }
+    }
+
+    /// Enough for a queue of each kind with these sizes.
+    pub fn for_queues(ring_size: u16, frame_len_max: usize, buffer_len: usize) -> Guest {
+        let (a, b) = TransmitQueue::memory_len(ring_size, frame_len_max);
+        let (c, d) = ReceiveQueue::memory_len(ring_size, buffer_len);
+        Guest::new(a + b + c + d + 2 * RingLayout::contiguous_len(ring_size) + 0x1000)
+    }
+
+    /// `len` bytes that nobody else has.
+    pub fn take(&mut self, len: usize) -> u64 {
+        let address = self.next.next_multiple_of(64);
+        self.next = address + len as u64;
+        assert!(self.next <= self.end, "a guest too small for its test");
+        address
+    }
+
+    pub fn window(&mut self, len: usize) -> Window {
+        let address = self.take(len);
+        self.memory.window(address, len).unwrap()
+    }
+
+    /// A new ring: its driver's side, and its device's.
+    pub fn ring(&mut self, size: u16, base: u16, features: u64) -> (guest::SplitRing, SplitRing) {
+        let layout = RingLayout::contiguous(size, self.take(RingLayout::contiguous_len(size)));
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let driver = guest::SplitRing::new(&self.memory, layout, base, event_idx).unwrap();
+        (driver, self.device_ring(layout, features))
+    }
+
+    /// The device's side of a ring, made anew.
+    pub fn device_ring(&self, layout: RingLayout, features: u64) -> SplitRing {
+        let user = |address| self.memory.user_address(address).unwrap();
+        let at = RingAddresses {
+            descriptors: user(layout.descriptors),
+            available: user(layout.available),
+            used: user(layout.used),
+        };
+        let event_idx = features & feature::EVENT_IDX != 0;
+        SplitRing::new(self.shared.clone(), layout.size.into(), at, event_idx).unwrap()
+    }
+
+    /// A transmit queue: driver and device. Chains go through tables if `features` has INDIRECT_DESC.
+    pub fn transmit(
+        &mut self,
+        size: u16,
+        base: u16,
+        features: u64,
+        frame_len_max: usize,
+    ) -> (TransmitQueue, GuestTx) {
+        let (driver, device) = self.ring(size, base, features);
+        let (area, tables) = TransmitQueue::memory_len(size, frame_len_max);
+        let (area, tables) = (self.window(area), self.tables(tables, features));
+        let mut queue = TransmitQueue::new(driver, area, tables, ChainSplit::Single, frame_len_max);
+        queue.start(header_len(features), features & feature::EVENT_IDX != 0);
+        (
+            queue,
+            GuestTx::new(device, Features::new(features), Arc::default(), base),
+        )
+    }
+
+    /// A receive queue: driver, with no buffer posted, and device.
+    pub fn receive(
+        &mut self,
+        (size, base): (u16, u16),
+        features: u64,
+        buffer_len: usize,
+        split: ChainSplit,
+        workers: usize,
+        call: Arc<Notifier>,
+    ) -> (ReceiveQueue, GuestRx) {
+        let (driver, device) = self.ring(size, base, features);
+        let (area, tables) = ReceiveQueue::memory_len(size, buffer_len);
+        let (area, tables) = (self.window(area), self.tables(tables, features));
+        let mut queue = ReceiveQueue::new(driver, area, tables, split, buffer_len);
+        let mergeable = features & feature::MRG_RXBUF != 0;
+        queue.start(
+            header_len(features),
+            features & feature::EVENT_IDX != 0,
+            mergeable,
+        );
+        (
+            queue,
+            GuestRx::new(device, Features::new(features), call, base, workers),
+        )
+    }
+
+    fn tables(&mut self, len: usize, features: u64) -> Option<Window> {
+        (features & feature::INDIRECT_DESC != 0).then(|| self.window(len))
+    }
+}
+
+/// As the specification has it, not as the code under test does.
+pub fn header_len(features: u64) -> usize {
+    if features & (feature::VERSION_1 | feature::MRG_RXBUF) == 0 {
+        10
+    } else {
+        12
+    }
+}
+
+/// An eventfd, and a notifier that writes to it.
+pub fn call() -> (EventFd, Arc<Notifier>) {
+    use std::os::fd::AsFd;
+    let event = EventFd::new().unwrap();
+    let notifier = Notifier::new(Some(event.as_fd().try_clone_to_owned().unwrap()));
+    (event, Arc::new(notifier))
+}
+
+/// A copy of every frame of the burst, as it is.
+pub fn all(burst: &Burst) -> Vec<Pick> {
+    (0..burst.len())
+        .map(|i| Pick {
+            frame: i as u8,
+            tag: TagOp::Keep,
+        })
+        .collect()
+}
+
+/// The copy of a frame that a receiver is to get.
+pub fn tagged(frame: &[u8], tag: TagOp, tci: u16) -> Vec<u8> {
+    match tag {
+        TagOp::Keep => frame.to_vec(),
+        TagOp::Push => [&frame[..12], &[0x81, 0], &tci.to_be_bytes(), &frame[12..]].concat(),
+        TagOp::Pop => [&frame[..12], &frame[16..]].concat(),
+    }
+}
+
+/// Numbers that look random and are the same each time (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..len.div_ceil(8))
+            .flat_map(|_| self.next().to_le_bytes())
+            .collect();
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+/// Runs `body`, which must come to an end within `seconds`: a loop without bound is a failure, not a hang.
+pub fn bounded<T: Send + 'static>(seconds: u64, body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || done.send(body()));
+    match wait.recv_timeout(Duration::from_secs(seconds)) {
+        Ok(value) => value,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not done after {seconds} s"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().expect_err("it ended without sending"))
+        }
+    }
+}
