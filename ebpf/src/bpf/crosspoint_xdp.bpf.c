@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/*
+ * Hands every frame that arrives on a receive queue to the AF_XDP socket bound to that queue.
+ *
+ * A queue that has no socket belongs to the kernel: its frames go on as if no program were there. The program reads no
+ * packet byte, so CAP_BPF and CAP_NET_ADMIN are all it needs.
+ *
+ * The few kernel definitions it uses are written out here, because they are fixed by the kernel's ABI: building takes
+ * clang alone, and the object depends on this file and on no header.
+ */
+
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define __always_inline inline __attribute__((always_inline))
+
+/* How libbpf writes a map definition: numbers are array lengths, types are pointers (see libbpf's bpf_helpers.h). */
+#define __uint(name, val) int (*name)[val]
+#define __type(name, val) typeof(val) *name
+
+/* Queues the map has room for; crosspoint_ebpf::MAX_QUEUES is the same number, and a test compares them. */
+#define MAX_QUEUES 256
+
+/* From linux/bpf.h. */
+#define BPF_MAP_TYPE_XSKMAP 17
+#define XDP_PASS 2
+
+struct xdp_md {
+	__u32 data;
+	__u32 data_end;
+	__u32 data_meta;
+	__u32 ingress_ifindex;
+	__u32 rx_queue_index;
+	__u32 egress_ifindex;
+};
+
+static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
+
+/* The socket of each receive queue, by queue index. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+static __always_inline int to_socket(struct xdp_md *ctx)
+{
+	/* The flags are what the helper returns for a key with no socket, beyond the end of the map included. */
+	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+}
+
+SEC("xdp")
+int crosspoint(struct xdp_md *ctx)
+{
+	return to_socket(ctx);
+}
+
+/* The same, for an MTU whose frames take more than one buffer (with XDP_USE_SG sockets). */
+SEC("xdp.frags")
+int crosspoint_frags(struct xdp_md *ctx)
+{
+	return to_socket(ctx);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

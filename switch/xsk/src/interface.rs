@@ -1,0 +1,57 @@
+//! What the kernel says of a network interface.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+/// One interface, by name, in the process's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// Receive queues.
+    pub rx_queues: u32,
+    /// Transmit queues.
+    pub tx_queues: u32,
+    /// Whether it is administratively up (IFF_UP).
+    pub up: bool,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+}
+
+impl Interface {
+    /// Asks the kernel about `name`. `NotFound` when there is no such interface.
+    pub fn find(name: &str) -> io::Result<Interface> {
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::DGRAM,
+            None,
+        )?;
+        let index = rustix::net::netdevice::name_to_index(&socket, name).map_err(|e| match e {
+            rustix::io::Errno::NODEV => io::Error::from(io::ErrorKind::NotFound),
+            other => other.into(),
+        })?;
+        let dir = PathBuf::from("/sys/class/net").join(name);
+        let read = |file: &str| fs::read_to_string(dir.join(file));
+        let flags = read("flags")?;
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+        let (mut rx_queues, mut tx_queues) = (0, 0);
+        for entry in fs::read_dir(dir.join("queues"))? {
+            match entry?.file_name().to_string_lossy() {
+                name if name.starts_with("rx-") => rx_queues += 1,
+                name if name.starts_with("tx-") => tx_queues += 1,
+                _ => {}
+            }
+        }
+        Ok(Interface {
+            name: name.to_owned(),
+            index,
+            rx_queues,
+            tx_queues,
+            up: flags & 1 != 0,
+            mtu: read("mtu")?.trim().parse().unwrap_or(1500),
+        })
+    }
+}
