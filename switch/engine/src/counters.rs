@@ -1,0 +1,136 @@
+//! What is counted. Each counter has one writer, a worker, so counting is a plain add with no
+//! lock; the control thread reads whenever it likes and sums over workers.
+//!
+//! The ledger, exact whenever nothing is in flight:
+//! for every port, `rx_frames + flood_copies = delivered_copies + dropped_copies`; and in all,
+//! delivered copies are the `tx_frames` of all ports and dropped copies the drops of all reasons.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crosspoint_packet::DropReason;
+
+use crate::Latency;
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. For the one writer: this is no atomic addition.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The value. For anybody.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One queue of one port, as one worker sees it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct QueueCounters {
+    /// Frames taken from the port.
+    pub rx_frames: Counter,
+    /// Their bytes.
+    pub rx_bytes: Counter,
+    /// Copies delivered to the port.
+    pub tx_frames: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Copies that flooding made of frames taken from here, less one for each frame.
+    pub flood_copies: Counter,
+    /// Copies of frames taken from here that were delivered, to any port.
+    pub delivered_copies: Counter,
+    /// Copies of frames taken from here that were dropped, for any reason, at any port.
+    pub dropped_copies: Counter,
+    /// Bursts taken from the port.
+    pub bursts: Counter,
+    /// Times that the guest's kick woke the worker.
+    pub kicks: Counter,
+    /// Times that the guest was called.
+    pub calls: Counter,
+    /// Drops, by reason: those of [`Side::Ingress`](crosspoint_packet::Side) of frames taken
+    /// from here, those of `Egress` of copies that were going here.
+    pub drops: [Counter; DropReason::COUNT],
+    /// Time from reading a guest's descriptor to completing it, cycles.
+    pub completion: Latency,
+}
+
+impl QueueCounters {
+    /// Counts `n` drops for `reason`.
+    #[inline(always)]
+    pub fn drop(&self, reason: DropReason, n: u32) {
+        if n > 0
+            && let Some(counter) = self.drops.get(reason as usize)
+        {
+            counter.add(u64::from(n));
+        }
+    }
+}
+
+/// All queues of one port. Outlives the guests that come and go.
+#[derive(Debug)]
+pub struct PortCounters {
+    queues: usize,
+    by_worker: Box<[QueueCounters]>,
+}
+
+impl PortCounters {
+    /// Counters of a port with `queues` queues, in a switch with `workers` workers.
+    pub fn new(workers: usize, queues: usize) -> PortCounters {
+        let queues = queues.max(1);
+        let by_worker = (0..workers * queues)
+            .map(|_| QueueCounters::default())
+            .collect();
+        PortCounters { queues, by_worker }
+    }
+
+    /// How many queues are counted.
+    pub fn queues(&self) -> usize {
+        self.queues
+    }
+
+    /// What `worker` counts of `queue`. A queue there is none of counts as the last.
+    #[inline(always)]
+    pub fn at(&self, worker: usize, queue: u16) -> &QueueCounters {
+        let queue = usize::from(queue).min(self.queues - 1);
+        let index = (worker * self.queues + queue).min(self.by_worker.len() - 1);
+        &self.by_worker[index]
+    }
+
+    /// What every worker has counted of `queue`.
+    pub fn of_queue(&self, queue: usize) -> impl Iterator<Item = &QueueCounters> {
+        self.by_worker.iter().skip(queue).step_by(self.queues)
+    }
+
+    /// Sum over workers of one counter of `queue`.
+    pub fn sum(&self, queue: usize, counter: impl Fn(&QueueCounters) -> &Counter) -> u64 {
+        self.of_queue(queue)
+            .map(|of_worker| counter(of_worker).get())
+            .sum()
+    }
+}
+
+/// What a worker counts of itself.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    /// Cycles of iterations that found work.
+    pub busy_cycles: Counter,
+    /// Cycles of iterations that found none.
+    pub idle_cycles: Counter,
+    /// Cycles asleep.
+    pub sleep_cycles: Counter,
+    /// Turns of the loop.
+    pub iterations: Counter,
+    /// Times it went to sleep.
+    pub sleeps: Counter,
+    /// Bursts handled.
+    pub bursts: Counter,
+}

@@ -1,0 +1,483 @@
+//! The forwarding database: which port a MAC address was last seen on, per VLAN. Shared by all
+//! workers, with no lock.
+//!
+//! Fixed size, set-associative: a bucket is one cache line with seven entries and an age for
+//! each. An entry is one 64-bit word, so it is read and replaced as a whole. It has 48 bits of
+//! tag and 16 of port; the key has 60 bits (MAC and VLAN). The 12 bits that are missing from the
+//! tag are the bucket's number: the key goes through a secret *bijection* of 60 bits first, so
+//! tag and bucket together are the whole key, and a match is never a coincidence.
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use crosspoint_packet::Mac;
+
+/// Entries of a bucket: with their ages, one cache line.
+pub const WAYS: usize = 7;
+/// Bits of the key that the bucket's number stands for; so this is also the smallest table.
+const IMPLIED_BITS: u32 = 12;
+const KEY_BITS: u32 = 60;
+const KEY_MASK: u64 = (1 << KEY_BITS) - 1;
+const EMPTY: u64 = 0;
+
+/// Smallest capacity, in entries.
+pub const MIN_CAPACITY: usize = WAYS << IMPLIED_BITS;
+
+#[repr(C, align(64))]
+struct Bucket {
+    entries: [AtomicU64; WAYS],
+    /// Tick at which each entry was last seen.
+    ages: [AtomicU8; WAYS],
+}
+
+impl Bucket {
+    fn new() -> Bucket {
+        Bucket {
+            entries: std::array::from_fn(|_| AtomicU64::new(EMPTY)),
+            ages: std::array::from_fn(|_| AtomicU8::new(0)),
+        }
+    }
+}
+
+/// A key on its way: hashed once per frame and address, then used for prefetch and probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key(u64);
+
+/// What learning an address came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// It was known, on this port.
+    Known,
+    /// It is new.
+    New,
+    /// It was on the port named here before.
+    Moved(u16),
+    /// The port has as many addresses as it may.
+    Refused,
+    /// The bucket is full of others. The frame goes its way, and the answer will be flooded.
+    Full,
+}
+
+/// How many addresses a port has, and may have.
+#[derive(Debug)]
+pub struct Quota {
+    used: AtomicU32,
+    limit: u32,
+}
+
+impl Quota {
+    /// A quota of `limit` addresses; 0 for no limit.
+    pub fn new(limit: u32) -> Quota {
+        Quota {
+            used: AtomicU32::new(0),
+            limit,
+        }
+    }
+
+    /// Addresses learned on the port and not aged out.
+    pub fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> bool {
+        let before = self.used.fetch_add(1, Ordering::Relaxed);
+        if self.limit == 0 || before < self.limit {
+            return true;
+        }
+        self.give_back();
+        false
+    }
+
+    fn give_back(&self) {
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The table.
+pub struct Fdb {
+    buckets: Box<[Bucket]>,
+    seed: [u64; 2],
+    /// Which bits of the permuted key choose the bucket.
+    bucket_mask: u64,
+}
+
+impl Fdb {
+    /// A table of at least `capacity` entries, whose placement follows from the secret `seed`.
+    pub fn new(capacity: usize, seed: [u64; 2]) -> Fdb {
+        let buckets = capacity
+            .div_ceil(WAYS)
+            .next_power_of_two()
+            .max(1 << IMPLIED_BITS);
+        Fdb::with_buckets(buckets, seed)
+    }
+
+    fn with_buckets(buckets: usize, seed: [u64; 2]) -> Fdb {
+        Fdb {
+            buckets: (0..buckets).map(|_| Bucket::new()).collect(),
+            seed,
+            bucket_mask: buckets as u64 - 1,
+        }
+    }
+
+    /// How many entries there is room for.
+    pub fn capacity(&self) -> usize {
+        self.buckets.len() * WAYS
+    }
+
+    /// The key of `mac` in `vlan` (below 4096).
+    #[inline(always)]
+    pub fn key(&self, mac: Mac, vlan: u16) -> Key {
+        let [a, b] = self.seed;
+        // Each step maps 60 bits one to one: xor, shift-xor, multiplication by an odd number.
+        let mut x = (mac.to_word() | u64::from(vlan & 0xfff) << 48) ^ (a & KEY_MASK);
+        x = (x ^ (x >> 29)).wrapping_mul(b | 1) & KEY_MASK;
+        x = (x ^ (x >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9) & KEY_MASK;
+        Key(x ^ (x >> 30))
+    }
+
+    #[inline(always)]
+    fn bucket(&self, key: Key) -> Option<&Bucket> {
+        self.buckets.get((key.0 & self.bucket_mask) as usize)
+    }
+
+    /// Tag and port in one word. A port is stored as its number plus one, so no entry is EMPTY.
+    #[inline(always)]
+    fn entry(key: Key, port: u16) -> u64 {
+        (key.0 >> IMPLIED_BITS) << 16 | (u64::from(port) + 1)
+    }
+
+    #[inline(always)]
+    fn port_of(entry: u64) -> u16 {
+        (entry as u16).wrapping_sub(1)
+    }
+
+    /// Asks for the key's cache line.
+    #[inline(always)]
+    pub fn prefetch(&self, key: Key) {
+        if let Some(bucket) = self.bucket(key) {
+            crosspoint_frame::prefetch_read(std::ptr::from_ref(bucket).cast());
+        }
+    }
+
+    #[inline(always)]
+    fn find(bucket: &Bucket, tag: u64) -> Option<(usize, u64)> {
+        let mut entries = bucket.entries.iter().enumerate();
+        entries.find_map(|(way, slot)| {
+            let entry = slot.load(Ordering::Relaxed);
+            (entry != EMPTY && entry >> 16 == tag).then_some((way, entry))
+        })
+    }
+
+    /// The port that the address was last seen on.
+    #[inline(always)]
+    pub fn lookup(&self, key: Key) -> Option<u16> {
+        let (_, entry) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
+        Some(Fdb::port_of(entry))
+    }
+
+    /// Notes that the address was seen on `port` at `tick`. `quotas(port)` is a port's quota.
+    #[inline(always)]
+    pub fn learn<'q>(
+        &self,
+        key: Key,
+        port: u16,
+        tick: u8,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+    ) -> Learned {
+        let Some(bucket) = self.bucket(key) else {
+            return Learned::Full;
+        };
+        if let Some((way, entry)) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)
+            && let Some(age) = bucket.ages.get(way)
+        {
+            // At most one store per entry and tick: the line stays shared between workers.
+            if age.load(Ordering::Relaxed) != tick {
+                age.store(tick, Ordering::Relaxed);
+            }
+            if Fdb::port_of(entry) == port {
+                return Learned::Known;
+            }
+        }
+        self.learn_slowly(bucket, key, port, tick, quotas)
+    }
+
+    /// A new address, or one that moved.
+    #[cold]
+    fn learn_slowly<'q>(
+        &self,
+        bucket: &Bucket,
+        key: Key,
+        port: u16,
+        tick: u8,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+    ) -> Learned {
+        let quota = quotas(port);
+        if !quota.is_none_or(Quota::take) {
+            return Learned::Refused;
+        }
+        let new = Fdb::entry(key, port);
+        let give_back = |port| {
+            if let Some(quota) = quotas(port) {
+                quota.give_back();
+            }
+        };
+        // A lost exchange means that the bucket changed under us: look again, a few times.
+        for _ in 0..WAYS {
+            let (way, old) = match Fdb::find(bucket, key.0 >> IMPLIED_BITS) {
+                Some((_, entry)) if entry == new => {
+                    give_back(port);
+                    return Learned::Known;
+                }
+                Some(found) => found,
+                None => {
+                    let free = bucket
+                        .entries
+                        .iter()
+                        .position(|e| e.load(Ordering::Relaxed) == EMPTY);
+                    let Some(way) = free else { break };
+                    (way, EMPTY)
+                }
+            };
+            let (Some(slot), Some(age)) = (bucket.entries.get(way), bucket.ages.get(way)) else {
+                break;
+            };
+            // Before the entry: the sweeper must not take a new entry for an old one.
+            age.store(tick, Ordering::Relaxed);
+            let won = slot.compare_exchange(old, new, Ordering::Release, Ordering::Relaxed);
+            if won.is_err() {
+                continue;
+            }
+            if old == EMPTY {
+                self.drop_twins(bucket, way, new, &give_back);
+                return Learned::New;
+            }
+            give_back(Fdb::port_of(old));
+            return Learned::Moved(Fdb::port_of(old));
+        }
+        give_back(port);
+        Learned::Full
+    }
+
+    /// Two workers that learn one address at once may each fill a free way. The lower way
+    /// counts (`find` looks from below), so the higher ones are dead: take them out.
+    fn drop_twins(&self, bucket: &Bucket, way: usize, new: u64, give_back: &impl Fn(u16)) {
+        let mut seen = false;
+        for (other, slot) in bucket.entries.iter().enumerate() {
+            let entry = slot.load(Ordering::Acquire);
+            if entry == EMPTY || entry >> 16 != new >> 16 {
+                continue;
+            }
+            if seen
+                && other >= way
+                && slot
+                    .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+            {
+                give_back(Fdb::port_of(entry));
+            }
+            seen = true;
+        }
+    }
+
+    /// Takes out every entry that `doomed(port, age in ticks)` says to, and gives its quota
+    /// back. Returns how many entries are left. For the control thread, at most once per tick.
+    pub fn sweep<'q>(
+        &self,
+        tick: u8,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+        doomed: impl Fn(u16, u8) -> bool,
+    ) -> usize {
+        let mut left = 0;
+        for bucket in &self.buckets {
+            for (slot, age) in bucket.entries.iter().zip(&bucket.ages) {
+                let entry = slot.load(Ordering::Acquire);
+                if entry == EMPTY {
+                    continue;
+                }
+                let port = Fdb::port_of(entry);
+                let age = tick.wrapping_sub(age.load(Ordering::Relaxed));
+                let gone = doomed(port, age)
+                    && slot
+                        .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok();
+                if !gone {
+                    left += 1;
+                } else if let Some(quota) = quotas(port) {
+                    quota.give_back();
+                }
+            }
+        }
+        left
+    }
+
+    /// Every entry: address, VLAN, port, age in ticks.
+    pub fn dump(&self, tick: u8) -> Vec<(Mac, u16, u16, u8)> {
+        let mut out = Vec::new();
+        for (number, bucket) in self.buckets.iter().enumerate() {
+            for (slot, age) in bucket.entries.iter().zip(&bucket.ages) {
+                let entry = slot.load(Ordering::Acquire);
+                if entry != EMPTY {
+                    let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
+                    let (mac, vlan) = self.unkey(Key((entry >> 16) << IMPLIED_BITS | low));
+                    let age = tick.wrapping_sub(age.load(Ordering::Relaxed));
+                    out.push((mac, vlan, Fdb::port_of(entry), age));
+                }
+            }
+        }
+        out
+    }
+
+    /// The bijection backwards.
+    fn unkey(&self, key: Key) -> (Mac, u16) {
+        let [a, b] = self.seed;
+        let unshift = |x: u64, by: u32| x ^ (x >> by) ^ (x.checked_shr(2 * by).unwrap_or(0));
+        let mut x = unshift(key.0, 30);
+        x = x.wrapping_mul(inverse(0xbf58_476d_1ce4_e5b9)) & KEY_MASK;
+        x = unshift(x, 31);
+        x = x.wrapping_mul(inverse(b | 1)) & KEY_MASK;
+        x = unshift(x, 29) ^ (a & KEY_MASK);
+        (Mac::from_le_word(x), (x >> 48) as u16)
+    }
+}
+
+/// Inverse of an odd number modulo 2^64, by Newton's iteration: each turn doubles the bits.
+fn inverse(odd: u64) -> u64 {
+    (0..6).fold(odd, |x, _| {
+        x.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(x)))
+    })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn no_quota(_: u16) -> Option<&'static Quota> {
+        None
+    }
+
+    #[test]
+    fn a_bucket_is_one_cache_line() {
+        assert_eq!(std::mem::size_of::<Bucket>(), 64);
+        assert_eq!(Fdb::new(1, [1, 2]).capacity(), MIN_CAPACITY);
+        assert_eq!(
+            Fdb::new(MIN_CAPACITY + 1, [1, 2]).capacity(),
+            2 * MIN_CAPACITY
+        );
+    }
+
+    proptest! {
+        /// The key is the address: nothing of it is lost, so no two are ever confused.
+        #[test]
+        fn keys_are_a_bijection(mac in 0u64..1 << 48, vlan in 0u16..4096, seed: [u64; 2]) {
+            let fdb = Fdb::with_buckets(1 << IMPLIED_BITS, seed);
+            let mac = Mac::from_le_word(mac);
+            prop_assert_eq!(fdb.unkey(fdb.key(mac, vlan)), (mac, vlan));
+        }
+
+        /// Against a map: what was learned is found, where it was last seen, in its own VLAN.
+        #[test]
+        fn finds_what_it_learned(steps in proptest::collection::vec((0u8..40, 0u16..3, 0u16..5), 1..300), seed: [u64; 2]) {
+            let fdb = Fdb::new(0, seed);
+            let mut model = HashMap::new();
+            for (mac, vlan, port) in steps {
+                let mac = Mac::new([2, 0, 0, 0, 0, mac]);
+                let learned = fdb.learn(fdb.key(mac, vlan), port, 0, no_quota);
+                let want = match model.insert((mac, vlan), port) {
+                    None => Learned::New,
+                    Some(old) if old == port => Learned::Known,
+                    Some(old) => Learned::Moved(old),
+                };
+                prop_assert_eq!(learned, want);
+            }
+            for ((mac, vlan), port) in &model {
+                prop_assert_eq!(fdb.lookup(fdb.key(*mac, *vlan)), Some(*port));
+            }
+            let mut dump: Vec<_> = fdb.dump(0).into_iter().map(|(m, v, p, _)| ((m, v), p)).collect();
+            let mut want: Vec<_> = model.into_iter().collect();
+            dump.sort();
+            want.sort();
+            prop_assert_eq!(dump, want);
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_keeps_what_it_has() {
+        let fdb = Fdb::with_buckets(1, [3, 5]);
+        // One bucket: tags are not whole keys, so pick addresses whose tags differ.
+        let key = |i: u64| Key(i << IMPLIED_BITS);
+        for i in 1..=7 {
+            assert_eq!(fdb.learn(key(i), i as u16, 0, no_quota), Learned::New);
+        }
+        assert_eq!(fdb.learn(key(8), 8, 0, no_quota), Learned::Full);
+        assert_eq!(fdb.lookup(key(7)), Some(7));
+        assert_eq!(fdb.learn(key(7), 9, 0, no_quota), Learned::Moved(7));
+    }
+
+    #[test]
+    fn only_what_was_not_seen_ages_out_and_quota_comes_back() {
+        let fdb = Fdb::new(0, [7, 9]);
+        let quota = Quota::new(2);
+        let quotas = |_: u16| Some(&quota);
+        let key = |n| fdb.key(Mac::new([2, 0, 0, 0, 0, n]), 1);
+        assert_eq!(fdb.learn(key(1), 0, 250, quotas), Learned::New);
+        assert_eq!(fdb.learn(key(2), 0, 250, quotas), Learned::New);
+        assert_eq!(fdb.learn(key(3), 0, 250, quotas), Learned::Refused);
+        assert_eq!(fdb.learn(key(2), 0, 3, quotas), Learned::Known);
+        // 250 to 4 is ten ticks, across the wrap.
+        assert_eq!(fdb.sweep(4, quotas, |_, age| age >= 10), 1);
+        assert_eq!((fdb.lookup(key(1)), fdb.lookup(key(2))), (None, Some(0)));
+        assert_eq!(quota.used(), 1);
+        assert_eq!(fdb.learn(key(3), 0, 4, quotas), Learned::New);
+        assert_eq!(fdb.sweep(4, quotas, |port, _| port == 0), 0);
+        assert_eq!(quota.used(), 0);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+
+    fn bounded(check: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(check);
+    }
+
+    /// Two workers learn one address on different ports while a third looks it up and the
+    /// sweeper ages: a lookup finds one of the ports or nothing, never a mixture; quotas come
+    /// out even; when all is still there is at most one entry.
+    #[test]
+    fn insertion_lookup_and_ageing_at_once_never_show_a_wrong_port() {
+        bounded(|| {
+            let fdb = Arc::new(Fdb::with_buckets(1, [1, 1]));
+            let quotas = Arc::new([Quota::new(0), Quota::new(0)]);
+            let key = Key(5 << IMPLIED_BITS);
+            let learners: Vec<_> = (0..2u16)
+                .map(|port| {
+                    let (fdb, quotas) = (fdb.clone(), quotas.clone());
+                    loom::thread::spawn(move || {
+                        fdb.learn(key, port, 1, |p| quotas.get(usize::from(p)));
+                    })
+                })
+                .collect();
+            let found = fdb.lookup(key);
+            assert!(matches!(found, None | Some(0) | Some(1)));
+            fdb.sweep(9, |p| quotas.get(usize::from(p)), |_, age| age >= 8);
+            for learner in learners {
+                learner.join().unwrap();
+            }
+            fdb.learn(key, 0, 1, |p| quotas.get(usize::from(p)));
+            let entries = fdb.buckets[0].entries.iter();
+            let left = entries
+                .filter(|e| e.load(Ordering::Relaxed) != EMPTY)
+                .count() as u32;
+            assert_eq!(quotas[0].used() + quotas[1].used(), left);
+            assert_eq!(fdb.lookup(key), Some(0));
+        });
+    }
+}

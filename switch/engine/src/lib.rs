@@ -1,0 +1,35 @@
+//! The switch itself: workers, the stages that a burst goes through, the forwarding database,
+//! the drop ledger. No `unsafe`.
+//!
+//! The packet's path, by file: [`worker`] walks its [`stream`]s; a burst is received, then
+//! parsed, admitted and looked up ([`stages`]), then delivered ([`deliver`]). What they read of
+//! the configuration is a [`view`], published by [`publish`]. What they count is in [`counters`].
+#![forbid(unsafe_code)]
+
+pub mod fdb;
+pub mod publish;
+
+#[cfg(not(loom))]
+pub mod counters;
+#[cfg(not(loom))]
+pub mod deliver;
+#[cfg(not(loom))]
+mod latency;
+#[cfg(not(loom))]
+pub mod sleep;
+#[cfg(not(loom))]
+pub mod stages;
+#[cfg(not(loom))]
+pub mod stream;
+#[cfg(not(loom))]
+pub mod view;
+#[cfg(not(loom))]
+pub mod vlan;
+#[cfg(not(loom))]
+pub mod worker;
+
+#[cfg(not(loom))]
+pub use latency::Latency;
+
+/// Most ports of a switch.
+pub const MAX_PORTS: usize = 1024;

@@ -1,0 +1,130 @@
+//! How an idle worker sleeps, and how others wake it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use crate::stream::StreamId;
+
+/// Events taken from one wakeup. What is left over is found by polling.
+const MAX_EVENTS: usize = 64;
+const WAKER: u64 = u64::MAX;
+const NIC: u64 = 1 << 32;
+
+/// Wakes one worker. Shared by everybody who may have something for it.
+#[derive(Debug)]
+pub struct Waker {
+    event: OwnedFd,
+    poll: OwnedFd,
+    asleep: AtomicBool,
+}
+
+impl Waker {
+    /// A waker and the set of things its worker waits for.
+    pub fn new() -> io::Result<Arc<Waker>> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let poll = epoll::create(CreateFlags::CLOEXEC)?;
+        // Edge-triggered, so that nobody has to read the eventfds: each write is an edge.
+        epoll::add(
+            &poll,
+            &event,
+            EventData::new_u64(WAKER),
+            EventFlags::IN | EventFlags::ET,
+        )?;
+        Ok(Arc::new(Waker {
+            event,
+            poll,
+            asleep: AtomicBool::new(false),
+        }))
+    }
+
+    /// Wakes the worker, whatever it does. For the control thread.
+    pub fn wake(&self) {
+        // It fails only when the counter is full, and then the worker has been woken.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Wakes the worker if it sleeps. For other workers, after they have left it something.
+    #[inline(always)]
+    pub fn wake_if_asleep(&self) {
+        // LOAD-BEARING: what was left is visible before we look whether it sleeps; it says that
+        // it sleeps before it looks for what was left.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    /// Has a guest's kick wake the worker. The descriptor must be unregistered before it is
+    /// closed: the front end has it too, so closing ours does not take it out.
+    pub fn register_kick(&self, id: StreamId, kick: impl AsFd) -> io::Result<()> {
+        let data = EventData::new_u64(u64::from(id.0) << 16 | u64::from(id.1));
+        Ok(epoll::add(
+            &self.poll,
+            kick,
+            data,
+            EventFlags::IN | EventFlags::ET,
+        )?)
+    }
+
+    /// Has frames that arrive at a NIC's socket wake the worker.
+    pub fn register_nic(&self, id: StreamId, socket: impl AsFd) -> io::Result<()> {
+        let data = EventData::new_u64(NIC | u64::from(id.0) << 16 | u64::from(id.1));
+        Ok(epoll::add(&self.poll, socket, data, EventFlags::IN)?)
+    }
+
+    /// Takes a descriptor out again.
+    pub fn unregister(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.poll, fd)?)
+    }
+}
+
+/// The worker's own end.
+pub struct Sleeper {
+    waker: Arc<Waker>,
+    events: Vec<Event>,
+}
+
+impl Sleeper {
+    /// The end that `waker` wakes.
+    pub fn new(waker: Arc<Waker>) -> Sleeper {
+        Sleeper {
+            waker,
+            events: Vec::with_capacity(MAX_EVENTS),
+        }
+    }
+
+    /// Says that the worker is about to sleep, so that others wake it. Look for work after
+    /// this, and sleep only if there is none.
+    pub fn announce(&self) {
+        self.waker.asleep.store(true, Ordering::Relaxed);
+        // LOAD-BEARING: see `Waker::wake_if_asleep`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that the worker is awake.
+    pub fn retract(&self) {
+        self.waker.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Sleeps until something happens, or for `at_most`. Calls `kicked` for each guest queue
+    /// whose kick woke it.
+    pub fn sleep(&mut self, at_most: Option<Duration>, mut kicked: impl FnMut(StreamId)) {
+        let timeout = at_most.and_then(|time| Timespec::try_from(time).ok());
+        self.events.clear();
+        let room = rustix::buffer::spare_capacity(&mut self.events);
+        // EINTR is as good as a wakeup.
+        let _ = epoll::wait(&self.waker.poll, room, timeout.as_ref());
+        for event in &self.events {
+            let data = event.data.u64();
+            if data < NIC {
+                kicked(((data >> 16) as u16, data as u16));
+            }
+        }
+    }
+}

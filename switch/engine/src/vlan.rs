@@ -1,0 +1,154 @@
+//! Which VLANs a port carries, and how frames look on it.
+
+use crosspoint_packet::{DropReason, Parsed};
+
+/// VLAN of frames without a tag between ports that know of no VLANs.
+pub const NO_VLAN: u16 = 0;
+const VID_MASK: u16 = 0x0fff;
+
+/// A port's VLAN membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VlanPolicy {
+    /// Carries every VLAN; tags pass through as they are.
+    Unaware,
+    /// Untagged member of one VLAN.
+    Access(u16),
+    /// Tagged member of several, untagged of one.
+    Trunk {
+        /// Bit per VLAN, the native one's included.
+        carried: Box<[u64; 64]>,
+        /// VLAN of untagged frames.
+        native: Option<u16>,
+    },
+}
+
+/// What `admit` finds out about a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Admitted {
+    /// The VLAN that the frame travels in.
+    pub vlan: u16,
+    /// Its tag control information in that VLAN, priority kept.
+    pub tci: u16,
+    /// Whether its bytes carry a tag, which then says `tci`.
+    pub tagged: bool,
+    /// Whether the tag's bytes must be rewritten to say so (a priority tag, VLAN 0).
+    pub rewrite: bool,
+}
+
+impl VlanPolicy {
+    /// A trunk of the VLANs `ids`, with `native` untagged.
+    pub fn trunk(ids: &[u16], native: Option<u16>) -> VlanPolicy {
+        let mut carried = Box::new([0u64; 64]);
+        for id in ids.iter().chain(native.as_ref()) {
+            carried[usize::from(id & VID_MASK) / 64] |= 1 << (id % 64);
+        }
+        VlanPolicy::Trunk { carried, native }
+    }
+
+    /// Whether frames of `vlan` may leave through the port.
+    #[inline(always)]
+    pub fn carries(&self, vlan: u16) -> bool {
+        match self {
+            VlanPolicy::Unaware => true,
+            VlanPolicy::Access(id) => *id == vlan,
+            VlanPolicy::Trunk { carried, .. } => {
+                carried[usize::from(vlan & VID_MASK) / 64] >> (vlan % 64) & 1 != 0
+            }
+        }
+    }
+
+    /// Whether frames of `vlan` have a tag on this port.
+    #[inline(always)]
+    pub fn sends_tagged(&self, vlan: u16) -> bool {
+        match self {
+            VlanPolicy::Unaware => vlan != NO_VLAN,
+            VlanPolicy::Access(_) => false,
+            VlanPolicy::Trunk { native, .. } => *native != Some(vlan),
+        }
+    }
+
+    /// Places a frame that came in on this port in its VLAN, or says why it may not come in.
+    #[inline(always)]
+    pub fn admit(&self, frame: &Parsed) -> Result<Admitted, DropReason> {
+        let tci = frame.tci.unwrap_or(0);
+        let (vid, tagged) = (tci & VID_MASK, frame.tci.is_some());
+        let untagged = |vlan: u16| Admitted {
+            vlan,
+            // A priority tag keeps its priority; it is in no VLAN of its own (802.1Q, 9.6).
+            tci: (tci & !VID_MASK) | vlan,
+            tagged,
+            rewrite: tagged,
+        };
+        match self {
+            VlanPolicy::Unaware => Ok(Admitted {
+                vlan: vid,
+                tci,
+                tagged,
+                rewrite: false,
+            }),
+            VlanPolicy::Access(id) if vid == 0 => Ok(untagged(*id)),
+            VlanPolicy::Access(_) => Err(DropReason::VlanNotCarried),
+            VlanPolicy::Trunk {
+                native: Some(id), ..
+            } if vid == 0 => Ok(untagged(*id)),
+            VlanPolicy::Trunk { .. } if vid == 0 => Err(DropReason::UntaggedOnTrunk),
+            trunk if trunk.carries(vid) => Ok(Admitted {
+                vlan: vid,
+                tci,
+                tagged,
+                rewrite: false,
+            }),
+            _ => Err(DropReason::VlanNotCarried),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crosspoint_packet::Mac;
+
+    fn frame(tci: Option<u16>) -> Parsed {
+        Parsed {
+            dst: Mac::BROADCAST,
+            src: Mac::new([2; 6]),
+            tci,
+        }
+    }
+
+    fn vlan_of(policy: &VlanPolicy, tci: Option<u16>) -> Result<(u16, bool), DropReason> {
+        policy.admit(&frame(tci)).map(|a| (a.vlan, a.rewrite))
+    }
+
+    #[test]
+    fn an_access_port_takes_untagged_frames_only() {
+        let port = VlanPolicy::Access(100);
+        assert_eq!(vlan_of(&port, None), Ok((100, false)));
+        assert_eq!(vlan_of(&port, Some(0x6000)), Ok((100, true)));
+        assert_eq!(port.admit(&frame(Some(0x6000))).unwrap().tci, 0x6064);
+        assert_eq!(vlan_of(&port, Some(100)), Err(DropReason::VlanNotCarried));
+        assert!(port.carries(100) && !port.carries(99) && !port.sends_tagged(100));
+    }
+
+    #[test]
+    fn a_trunk_takes_what_it_carries() {
+        let port = VlanPolicy::trunk(&[100, 200], Some(1));
+        assert_eq!(vlan_of(&port, None), Ok((1, false)));
+        assert_eq!(vlan_of(&port, Some(0x2064)), Ok((100, false)));
+        assert_eq!(vlan_of(&port, Some(300)), Err(DropReason::VlanNotCarried));
+        assert!(port.sends_tagged(100) && !port.sends_tagged(1) && port.carries(1));
+        let no_native = VlanPolicy::trunk(&[100, 4094], None);
+        assert_eq!(vlan_of(&no_native, None), Err(DropReason::UntaggedOnTrunk));
+        assert_eq!(vlan_of(&no_native, Some(4094)), Ok((4094, false)));
+    }
+
+    #[test]
+    fn an_unaware_port_lets_tags_pass() {
+        let port = VlanPolicy::Unaware;
+        assert_eq!(vlan_of(&port, None), Ok((NO_VLAN, false)));
+        assert_eq!(vlan_of(&port, Some(0x2064)), Ok((100, false)));
+        assert_eq!(vlan_of(&port, Some(0xe000)), Ok((NO_VLAN, false)));
+        assert!((0..4096).all(|v| port.carries(v)));
+        assert!(port.sends_tagged(5) && !port.sends_tagged(NO_VLAN));
+    }
+}

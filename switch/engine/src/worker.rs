@@ -1,0 +1,253 @@
+//! A worker: one pinned thread that walks its streams, from receiving to completion.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use crosspoint_frame::{Burst, tsc};
+use crosspoint_vring::RingFault;
+
+use crate::counters::WorkerCounters;
+use crate::deliver::{NicTx, Tx, deliver};
+use crate::publish::Mailbox;
+use crate::sleep::{Sleeper, Waker};
+use crate::stages::{admit, lookup, parse};
+use crate::stream::{Stream, StreamId};
+use crate::view::View;
+
+/// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.
+const NIC_RETRY: Duration = Duration::from_millis(1);
+
+/// A change that a worker applies between two iterations. It comes back with what was replaced.
+pub struct Update {
+    /// The new picture; the old one, on the way back.
+    pub view: Arc<View>,
+    /// Streams to take on.
+    pub add: Vec<Stream>,
+    /// Streams to give up.
+    pub remove: Vec<StreamId>,
+    /// An empty list with room for all the streams that the worker will have: workers do not
+    /// allocate. The old list, empty, on the way back.
+    pub streams: Vec<Stream>,
+    /// An empty list with room for those to be given up; they are in it on the way back.
+    pub removed: Vec<Stream>,
+    /// Ways to NIC ports to exchange; the old ones, on the way back.
+    pub nics: Vec<(u16, Option<Box<NicTx>>)>,
+}
+
+impl Update {
+    /// An update that changes nothing but the picture, for a worker that will have `streams`.
+    pub fn new(view: Arc<View>, streams: usize) -> Update {
+        Update {
+            view,
+            add: Vec::new(),
+            remove: Vec::new(),
+            streams: Vec::with_capacity(streams),
+            removed: Vec::new(),
+            nics: Vec::new(),
+        }
+    }
+}
+
+/// What the control thread and a worker share.
+pub struct WorkerLink {
+    /// Updates, and the worker's quiescent points.
+    pub mailbox: Mailbox<Update>,
+    /// Wakes it.
+    pub waker: Arc<Waker>,
+    /// What it counts of itself.
+    pub counters: WorkerCounters,
+}
+
+/// What all threads of the switch share.
+pub struct Shared {
+    /// Set to end the workers.
+    pub stop: AtomicBool,
+    /// The FDB's clock.
+    pub tick: AtomicU8,
+    /// Rings that guests broke: port, and how. The control thread quarantines the port.
+    pub faults: ArrayQueue<(u16, RingFault)>,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Idle {
+    /// Polls on.
+    Spin,
+    /// Polls for so many cycles, then sleeps.
+    SleepAfter(u64),
+}
+
+/// One worker.
+pub struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    link: Arc<WorkerLink>,
+    idle: Idle,
+    sleeper: Sleeper,
+    view: Arc<View>,
+    streams: Vec<Stream>,
+    burst: Burst,
+    tx: Tx,
+}
+
+impl Worker {
+    /// Worker number `index`, with all the memory that it will ever need. Call on its thread:
+    /// memory that is touched first there is on its node.
+    pub fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        link: Arc<WorkerLink>,
+        view: Arc<View>,
+        idle: Idle,
+    ) -> Worker {
+        let sleeper = Sleeper::new(link.waker.clone());
+        let (streams, burst, tx) = (Vec::new(), Burst::new(), Tx::new(index));
+        Worker {
+            index,
+            shared,
+            link,
+            idle,
+            sleeper,
+            view,
+            streams,
+            burst,
+            tx,
+        }
+    }
+
+    /// The loop.
+    pub fn run(mut self) {
+        let (mut then, mut idle_since) = (tsc(), tsc());
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            self.quiesce();
+            let bursts = self.iterate();
+            let pending = self.tx.flush(&self.view);
+            let now = tsc();
+            let cycles = now.wrapping_sub(then);
+            then = now;
+            self.link.counters.iterations.add(1);
+            if bursts > 0 {
+                self.link.counters.busy_cycles.add(cycles);
+                self.link.counters.bursts.add(bursts);
+                idle_since = now;
+                continue;
+            }
+            self.link.counters.idle_cycles.add(cycles);
+            if let Idle::SleepAfter(spin) = self.idle
+                && now.wrapping_sub(idle_since) > spin
+            {
+                self.sleep(pending);
+                then = tsc();
+                idle_since = then;
+                self.link.counters.sleep_cycles.add(then.wrapping_sub(now));
+            }
+        }
+    }
+
+    /// One walk over all streams, each burst to completion. Returns how many bursts there were.
+    #[inline(always)]
+    fn iterate(&mut self) -> u64 {
+        let Worker {
+            index,
+            shared,
+            view,
+            streams,
+            burst,
+            tx,
+            ..
+        } = self;
+        let tick = shared.tick.load(Ordering::Relaxed);
+        let mut bursts = 0;
+        for stream in streams {
+            if stream.receive(burst) == 0 {
+                if let Some(fault) = stream.take_fault() {
+                    report(shared, stream.id.0, fault);
+                }
+                continue;
+            }
+            bursts += 1;
+            let ingress = stream.id.0;
+            parse(burst);
+            admit(burst, view.port(ingress));
+            lookup(burst, ingress, view, tick);
+            deliver(burst, ingress, view, tx, stream.counters(*index));
+            stream.complete(*index);
+            stream.flush(*index);
+        }
+        bursts
+    }
+
+    /// The quiescent point: no reference into any mapping is held here.
+    #[inline(always)]
+    fn quiesce(&mut self) {
+        let Worker {
+            link,
+            view,
+            streams,
+            tx,
+            shared,
+            ..
+        } = self;
+        link.mailbox
+            .quiesce(|update| apply(update, view, streams, tx));
+        while let Some((port, fault)) = tx.take_fault() {
+            report(shared, port, fault);
+        }
+    }
+
+    /// Sleeps, unless there turns out to be work.
+    #[cold]
+    fn sleep(&mut self, nic_pending: bool) {
+        self.sleeper.announce();
+        let mut work = self.tx.has_handovers() || self.link.mailbox.has_news();
+        work |= self.shared.stop.load(Ordering::SeqCst);
+        for stream in &mut self.streams {
+            work |= stream.set_wakeups(true);
+        }
+        if !work {
+            self.link.counters.sleeps.add(1);
+            let (streams, index) = (&self.streams, self.index);
+            self.sleeper.sleep(nic_pending.then_some(NIC_RETRY), |id| {
+                if let Some(stream) = streams.iter().find(|stream| stream.id == id) {
+                    stream.counters(index).kicks.add(1);
+                }
+            });
+        }
+        self.sleeper.retract();
+        for stream in &mut self.streams {
+            stream.set_wakeups(false);
+        }
+    }
+}
+
+/// Tells the control thread. A full queue has told it already.
+#[cold]
+fn report(shared: &Shared, port: u16, fault: RingFault) {
+    let _ = shared.faults.push((port, fault));
+}
+
+/// Moves everything that an update brings in, and everything that it replaces out. Nothing is
+/// allocated, and nothing is freed.
+fn apply(
+    mut update: Update,
+    view: &mut Arc<View>,
+    streams: &mut Vec<Stream>,
+    tx: &mut Tx,
+) -> Update {
+    std::mem::swap(view, &mut update.view);
+    for stream in streams.drain(..) {
+        if update.remove.contains(&stream.id) {
+            update.removed.push(stream);
+        } else {
+            update.streams.push(stream);
+        }
+    }
+    update.streams.append(&mut update.add);
+    std::mem::swap(streams, &mut update.streams);
+    for (port, nic) in &mut update.nics {
+        tx.swap_nic(*port, nic);
+    }
+    update
+}
