@@ -1,0 +1,125 @@
+#!/bin/sh
+# The two ends of the network check, one text for all: a guest's init runs it, and peer-service.sh runs it in a network namespace.
+# POSIX shell plus busybox applets (found through PATH), iperf3.
+#
+#   net-job.sh server                 iperf3 on its usual port, and the checksum service on TCP 5001; until killed
+#   net-job.sh client PEER            ping, iperf3 both ways, checksummed transfer
+#   net-job.sh ping|sha|udp PEER      one part of it
+#
+# The checksum service: the client sends the length in bytes as a decimal line, then that many bytes; the service answers with the
+# SHA-256 of what it got, in hexadecimal, as one line. The length goes first so that nobody depends on a half-closed connection.
+#
+# Environment: SECS (each iperf3 run), STREAMS, BLOB_MIB, WAIT_S (for the first ping reply).
+# Every step has a time limit: a broken network ends in "RESULT name=fail", never in silence. Results start with "RESULT ".
+set -u
+
+SECS=${SECS:-3} STREAMS=${STREAMS:-1} BLOB_MIB=${BLOB_MIB:-40} WAIT_S=${WAIT_S:-30}
+SHA_PORT=5001
+self=$0
+failed=0
+
+result() { # NAME VALUE
+  echo "RESULT $1=$2"
+  case $2 in fail | bad) failed=1 ;; esac
+}
+
+sha_answer() { # one connection: standard input and output are the socket
+  IFS= read -r bytes || exit 1
+  case $bytes in '' | *[!0-9]*) exit 1 ;; esac
+  timeout 300 head -c "$bytes" | sha256sum | cut -d' ' -f1
+}
+
+server() {
+  # nc wants a program without arguments, so the environment says what this script is to do when nc starts it.
+  CP_SHA_ANSWER=1 nc -ll -p "$SHA_PORT" -e "$self" &
+  nc_pid=$!
+  # A client that vanished in the middle of a test must not keep iperf3 busy; and iperf3 that gave up is started again.
+  (trap 'kill $iperf_pid 2>/dev/null; exit' TERM INT
+    while :; do iperf3 -s --rcv-timeout 10000 >/dev/null & iperf_pid=$!; wait $iperf_pid; sleep 0.2; done) &
+  loop_pid=$!
+  trap 'kill $nc_pid $loop_pid 2>/dev/null; exit 0' TERM INT HUP
+  # Ready means that both ports listen.
+  tries=0
+  until listening "$SHA_PORT" && listening 5201; do
+    tries=$((tries + 1)); [ $tries -lt 100 ] || { echo "RESULT server=fail"; kill $nc_pid $loop_pid; exit 1; }
+    sleep 0.1
+  done
+  echo "GUEST-READY"
+  wait
+}
+
+listening() { # PORT: the kernel's own table, state 0A; both address families
+  cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ":$(printf %04X "$1") 0*:0000 0A"
+}
+
+reach() { # PEER: wait for the first reply
+  deadline=$(($(date +%s) + WAIT_S))
+  while [ "$(date +%s)" -lt "$deadline" ]; do
+    timeout 2 ping -c 1 -W 1 "$1" >/dev/null 2>&1 && return 0
+    sleep 0.2
+  done
+  return 1
+}
+
+ping_check() { # PEER: small and full-size packets, of which none may get lost
+  if ! reach "$1"; then result ping fail; return 1; fi
+  echo "REACHED-AT $(cut -d' ' -f1 /proc/uptime)"
+  out=$(timeout 20 ping -c 10 -i 0.1 "$1")
+  big=$(timeout 20 ping -c 3 -i 0.1 -s 1400 "$1")
+  echo "$out" | sed -n 's,^.*min/avg/max[^=]*= \([0-9.]*\)/\([0-9.]*\)/.*,RESULT ping_rtt_avg_ms=\2,p'
+  case "$out$big" in *" 0% packet loss"*" 0% packet loss"*) result ping ok ;; *) result ping fail; echo "$out"; echo "$big" ;; esac
+}
+
+iperf3_run() { # NAME PEER ARGS...: the receiver's rate is what arrived; a run that ended early has failed, whatever it carried until then
+  name=$1 peer=$2; shift 2
+  # A server that has just ended a test refuses the next for a moment: that is no fault of the network, so try again.
+  for _ in 1 2 3; do
+    status=0
+    out=$(timeout $((SECS + 15)) iperf3 -c "$peer" -t "$SECS" -P "$STREAMS" -f m --connect-timeout 5000 "$@" 2>&1) || status=$?
+    case $out in *'unable to connect'* | *'server is busy'*) sleep 1 ;; *) break ;; esac
+  done
+  mbps=$(echo "$out" | awk '/receiver/ { for (i = 2; i <= NF; i++) if ($i == "Mbits/sec") rate = $(i - 1) } END { print rate }')
+  retransmits=$(echo "$out" | awk '/sender/ { for (i = 2; i < NF; i++) if ($i == "Mbits/sec") r = $(i + 1) } END { print r }')
+  case $status:$mbps in
+    0:[1-9]* | 0:0.[1-9]*) result "$name" "$mbps" ;;
+    *) result "$name" fail; echo "$out" | tail -n 3; return ;;
+  esac
+  case $retransmits in '' | *[!0-9]*) ;; *) result "${name%_mbps}_retransmits" "$retransmits" ;; esac
+}
+
+iperf3_check() { iperf3_run iperf3_mbps "$1"; iperf3_run iperf3_reverse_mbps "$1" -R; }
+
+udp_check() { iperf3_run udp_64_mbps "$1" -u -b 0 -l 64; iperf3_run udp_1400_mbps "$1" -u -b 0 -l 1400; }
+
+sha_check() { # PEER
+  blob=$(mktemp /tmp/cp-blob.XXXXXX)
+  head -c $((BLOB_MIB * 1048576)) /dev/urandom > "$blob"
+  mine=$(sha256sum < "$blob" | cut -d' ' -f1)
+  theirs=$({ echo $((BLOB_MIB * 1048576)); cat "$blob"; } | timeout 120 nc -w 30 "$1" "$SHA_PORT" | head -n 1)
+  rm -f "$blob"
+  if [ -z "$theirs" ]; then result sha fail
+  elif [ "$mine" = "$theirs" ]; then result sha ok
+  else echo "SHA sent=$mine received=$theirs"; result sha bad; fi
+}
+
+client() { # PEER
+  if ! ping_check "$1"; then
+    for r in iperf3_mbps iperf3_reverse_mbps sha; do result $r fail; done
+    return
+  fi
+  iperf3_check "$1"
+  sha_check "$1"
+}
+
+[ -z "${CP_SHA_ANSWER:-}" ] || { sha_answer; exit; }
+job=${1:-} peer=${2:-}
+case $job in
+  server) server ;;
+  client) client "$peer" ;;
+  ping) ping_check "$peer" ;;
+  sha) reach "$peer"; sha_check "$peer" ;;
+  udp) reach "$peer"; udp_check "$peer" ;;
+  *) echo "usage: net-job.sh server | client|ping|sha|udp PEER" >&2; exit 2 ;;
+esac
+case $job in server) ;; *) echo "CLIENT-DONE" ;; esac
+exit $failed

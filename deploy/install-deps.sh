@@ -1,0 +1,124 @@
+#!/bin/bash
+# install-deps.sh [--check] build|demo|test...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
+# is missing; when nothing is, it does nothing and asks nobody. --check prints what is missing, and ends with 1 if anything is.
+#   build   a C linker for Rust, and Rust itself
+#   demo    what deploy/demo.sh and the guests under deploy/guest use
+#   test    what the whole test suite uses, over and above
+# It adds no package source, and removes no package.
+set -euo pipefail
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib.sh
+. "$REPO/deploy/lib.sh"
+
+BUILD_PACKAGES=(build-essential pkg-config ca-certificates curl)
+DEMO_PACKAGES=(iproute2 iputils-ping iperf3 ethtool procps util-linux curl gzip zstd xz-utils)
+TEST_PACKAGES=("${DEMO_PACKAGES[@]}" clang llvm libelf-dev zlib1g-dev libbpf-dev dpdk-dev tcpdump jq python3 shellcheck)
+
+missing_packages() {
+  local package
+  for package in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || printf '%s\n' "$package"
+  done
+}
+
+apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "$@" > /dev/null; }
+
+need_root() { [ "$(id -u)" -eq 0 ] || die "installing ($*) needs root"; }
+
+# ensure_packages PACKAGE...
+ensure_packages() {
+  local -a missing
+  mapfile -t missing < <(missing_packages "$@")
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  if absent "packages ${missing[*]}"; then return 0; fi
+  need_root "${missing[*]}"
+  say "installing: ${missing[*]}"
+  apt_update_once
+  apt_install "${missing[@]}"
+}
+
+APT_UPDATED=''
+apt_update_once() { [ -n "$APT_UPDATED" ] || apt-get update -qq || say "warning: apt-get update failed; trying with the lists at hand"; APT_UPDATED=1; }
+
+# absent WHAT: notes that something is missing; true when that is all there is to do.
+MISSING=0
+absent() { MISSING=1; [ -n "$CHECK" ] || return 1; printf 'missing: %s\n' "$*"; }
+
+# ensure_rust: a Rust that is new enough, whoever keeps it; else Ubuntu's newest versioned package, else rustup.
+ensure_rust() {
+  local min newest
+  min=$(cargo_min)
+  if find_cargo_dir > /dev/null; then return; fi
+  if absent "Rust $min or newer"; then return; fi
+  need_root "Rust $min"
+  apt_update_once
+  # cargo-1.89 and the like depend on the compiler of the same version.
+  newest=$(apt-cache search --names-only '^cargo-[0-9]+\.[0-9]+$' | awk '{ sub("cargo-", "", $1); print $1 }' | sort -V | tail -n 1)
+  if [ -n "$newest" ] && version_ge "$newest" "$min"; then
+    say "installing: cargo-$newest"
+    apt_install "cargo-$newest" "rustc-$newest"
+  elif command -v rustup > /dev/null || [ -x "$HOME/.cargo/bin/rustup" ]; then
+    say "installing Rust by rustup"
+    PATH=$PATH:$HOME/.cargo/bin rustup toolchain install stable --profile minimal
+    PATH=$PATH:$HOME/.cargo/bin rustup default stable
+  else
+    say "installing rustup and Rust (https://rustup.rs): the distribution's Rust is older than $min"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path
+  fi
+  find_cargo_dir > /dev/null || die "there is still no Rust $min or newer"
+}
+
+# ensure_guest_engine: something to run a guest. User-Mode Linux is fetched with the guest image where the archive has it, and is ten times
+# faster than QEMU's emulation, so QEMU is only worth its size where there is KVM, or no User-Mode Linux, or when tests ask for it.
+ensure_guest_engine() { # WANTED: yes|if-useful
+  if qemu_binary > /dev/null; then return; fi
+  if [ "$1" = if-useful ] && [ ! -e /dev/kvm ] && in_archive user-mode-linux; then return; fi
+  if absent "qemu-system-x86"; then return; fi
+  need_root qemu-system-x86
+  apt_update_once
+  local -a from=()
+  # Debian 12's own QEMU 7.2 works too, with a workaround that qemu.sh knows.
+  if [[ $(apt-cache madison qemu-system-x86) == *bookworm-backports* ]]; then from=(-t bookworm-backports); fi
+  say "installing: qemu-system-x86 ${from[*]}"
+  apt_install "${from[@]}" qemu-system-x86 || say "warning: QEMU could not be installed without removing other packages; left alone"
+}
+
+# ensure_promtool: from the package prometheus, without the service that installing it would start.
+ensure_promtool() {
+  if command -v promtool > /dev/null; then return; fi
+  if absent promtool; then return; fi
+  need_root promtool
+  apt_update_once
+  say "installing: promtool (into /usr/local/bin)"
+  local work
+  work=$(mktemp -d)
+  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool &&
+    install -m 755 usr/bin/promtool /usr/local/bin/promtool)
+  rm -rf "$work"
+}
+
+# ensure_nextest: cargo-nextest, built by the same cargo that builds the project.
+ensure_nextest() {
+  local dir
+  dir=$(find_cargo_dir) || { absent cargo-nextest || true; return 0; }
+  if PATH=$dir:$HOME/.cargo/bin:$PATH cargo nextest --version > /dev/null 2>&1; then return; fi
+  if absent cargo-nextest; then return; fi
+  say "building: cargo-nextest (some minutes)"
+  PATH=$dir:$PATH cargo install --quiet cargo-nextest --locked
+}
+
+install_for() {
+  case $1 in
+    build) ensure_packages "${BUILD_PACKAGES[@]}"; ensure_rust ;;
+    demo) ensure_packages "${DEMO_PACKAGES[@]}"; ensure_guest_engine if-useful ;;
+    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_promtool; ensure_nextest ;;
+    *) die "unknown purpose '$1': build, demo or test" ;;
+  esac
+}
+
+CHECK=''
+if [ "${1:-}" = --check ]; then CHECK=1; shift; fi
+[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|demo|test..."
+command -v apt-get > /dev/null || die "this host has no apt: install by hand what the lists in $0 name"
+for purpose in "$@"; do install_for "$purpose"; done
+[ -z "$CHECK" ] || exit "$MISSING"

@@ -1,0 +1,128 @@
+//! The client's side of the control socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use miette::Diagnostic;
+use rustix::io::Errno;
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{Request, socket};
+
+/// The longest that the daemon may be silent.
+const TIME_MAX: Duration = Duration::from_secs(10);
+/// The longest reply: the largest forwarding database takes 40 MiB.
+const REPLY_BYTES_MAX: u64 = 256 << 20;
+
+/// Why the daemon gave no answer.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ClientError {
+    /// There is no such socket.
+    #[error("there is no control socket {}", path.display())]
+    #[diagnostic(help(
+        "is crosspoint running? if its configuration has another [control] socket, name it with --socket"
+    ))]
+    Missing {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is one, and nobody listens.
+    #[error("nobody answers on the control socket {}", path.display())]
+    #[diagnostic(help(
+        "is crosspoint running? a daemon that was killed leaves such a socket behind, and the next one replaces it; another socket is named with --socket"
+    ))]
+    Dead {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The user may not.
+    #[error("no permission to talk to the control socket {}", path.display())]
+    #[diagnostic(help("run this as root, or as a member of the socket's group"))]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The daemon is overloaded or stopped.
+    #[error("crosspoint did not answer on {} within {} s", path.display(), TIME_MAX.as_secs())]
+    #[diagnostic(help("too many clients may be connected already, or the process be stopped"))]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Anything else that the kernel may say.
+    #[error("cannot talk to the control socket {}: {cause}", path.display())]
+    #[diagnostic(help("is it crosspoint's? another socket is named with --socket"))]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        cause: io::Error,
+    },
+    /// What came is no reply.
+    #[error("what answers on {} is not crosspoint: {cause}", path.display())]
+    #[diagnostic(help("name crosspoint's socket with --socket"))]
+    NoReply {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: serde_json::Error,
+    },
+    /// The daemon refuses.
+    #[error("crosspoint refuses: {error}")]
+    #[diagnostic(help("{help}"))]
+    Refused {
+        /// What is wrong, in the daemon's words.
+        error: String,
+        /// What to do about it.
+        help: String,
+    },
+}
+
+/// The two shapes of a reply.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Reply {
+    Ok { ok: Value },
+    Error { error: String, help: String },
+}
+
+/// Asks the daemon at `path`, and returns what its reply's `ok` holds.
+pub fn request(path: &Path, request: &Request) -> Result<Value, ClientError> {
+    let line = exchange(path, request).map_err(|cause| explain(path, cause))?;
+    match serde_json::from_slice(&line) {
+        Ok(Reply::Ok { ok }) => Ok(ok),
+        Ok(Reply::Error { error, help }) => Err(ClientError::Refused { error, help }),
+        Err(cause) => Err(ClientError::NoReply {
+            path: path.to_owned(),
+            cause,
+        }),
+    }
+}
+
+fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
+    let mut daemon = socket::connect(path, TIME_MAX)?;
+    daemon.set_read_timeout(Some(TIME_MAX))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    daemon.write_all(&line)?;
+    line.clear();
+    let mut daemon = BufReader::new(daemon.take(REPLY_BYTES_MAX));
+    daemon.read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
+fn explain(path: &Path, cause: io::Error) -> ClientError {
+    let path = path.to_owned();
+    match Errno::from_io_error(&cause) {
+        Some(Errno::NOENT | Errno::NOTDIR) => ClientError::Missing { path },
+        Some(Errno::CONNREFUSED) => ClientError::Dead { path },
+        Some(Errno::ACCESS | Errno::PERM) => ClientError::Denied { path },
+        Some(Errno::AGAIN | Errno::TIMEDOUT) => ClientError::Silent { path },
+        _ => ClientError::Io { path, cause },
+    }
+}

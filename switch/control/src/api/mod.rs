@@ -1,0 +1,47 @@
+//! The control socket: how `crosspoint show` asks the daemon.
+//!
+//! A client sends lines, each a request in JSON, and gets a line of JSON for each, in order:
+//!
+//! ```text
+//! {"show":"ports"}
+//! {"ok":[{"name":"web-1","kind":"vhost", ...}]}
+//! {"show":"prots"}
+//! {"error":"not a request: unknown variant `prots`, ...","help":"send one line such as {\"show\":\"ports\"}; ..."}
+//! ```
+//!
+//! What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
+//! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
+
+mod client;
+mod server;
+mod socket;
+pub(crate) mod thread;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{ClientError, request};
+pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
+pub use socket::SocketError;
+
+use crate::show::Topic;
+use crate::status::{FdbEntry, Status};
+
+/// Where the picture of the switch comes from: the daemon, or a test.
+///
+/// Both methods are called on the control socket's and the metrics server's own threads, and hold up all their
+/// clients: they must not wait.
+pub trait Source: Send + Sync + 'static {
+    /// Everything but the table of addresses, at this moment.
+    fn status(&self) -> Status;
+    /// The addresses that are known, in any order.
+    fn fdb(&self) -> Vec<FdbEntry>;
+}
+
+/// What the daemon can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// `{"show":"ports"}`: one topic of the picture.
+    Show(Topic),
+}

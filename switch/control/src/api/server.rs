@@ -1,0 +1,142 @@
+//! The daemon's side of the control socket.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use super::socket::{self, SocketError, SocketFile};
+use super::thread::{ServerThread, serve};
+use super::{Request, Source};
+use crate::show::{self, Topic};
+
+/// The longest request, its newline not counted.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// The longest that a client may take to send a request, and to think of the next.
+pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// The longest that a client may take to read a reply.
+pub const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
+/// The most clients at once; more wait.
+pub const CLIENTS_MAX: usize = 64;
+
+/// The control socket, served by a thread of its own until this is dropped.
+///
+/// The thread inherits the caller's CPU affinity: start it before pinning the calling thread to anything.
+#[derive(Debug)]
+pub struct ControlServer {
+    // In this order: while the socket is open its inode is not used again, so the file that is removed is ours.
+    _file: SocketFile,
+    _thread: ServerThread,
+}
+
+impl ControlServer {
+    /// Listens at `path`, with mode 0660, in a directory that is made if it is missing. The socket of a process that
+    /// died is replaced; that of a living one is not, and is an error.
+    pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<ControlServer, SocketError> {
+        let (listener, file) = socket::listen(path)?;
+        let serving = move || async move {
+            let listener = UnixListener::from_std(listener)?;
+            let accept = async || listener.accept().await.map(|(client, _)| client);
+            serve("control", CLIENTS_MAX, accept, move |client| {
+                converse(client, Arc::clone(&source))
+            })
+            .await
+        };
+        let thread = ServerThread::start("control", serving).map_err(|cause| SocketError::Io {
+            what: "start a thread for",
+            path: path.to_owned(),
+            cause,
+        })?;
+        Ok(ControlServer {
+            _file: file,
+            _thread: thread,
+        })
+    }
+
+    /// Removes the socket, ends the thread, whatever its clients do, and waits until it has ended. Dropping it does the same.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+/// Answers one client's requests. Its errors are its own affair, and it notices them.
+async fn converse(client: UnixStream, source: Arc<dyn Source>) {
+    let mut client = BufReader::new(client);
+    loop {
+        let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
+            Ok(Ok(Line::Request(line))) => (answer(&line, &*source), true),
+            Ok(Ok(Line::TooLong)) => (too_long(), false),
+            Ok(Ok(Line::End) | Err(_)) => return,
+            Err(_) => (too_slow(), false),
+        };
+        let Ok(reply) = reply else { return };
+        match timeout(REPLY_TIME_MAX, client.get_mut().write_all(&reply)).await {
+            Ok(Ok(())) if more => {}
+            _ => return,
+        }
+    }
+}
+
+enum Line {
+    Request(Vec<u8>),
+    TooLong,
+    End,
+}
+
+/// Reads a line, of which it never keeps more than is allowed. The last one need not end in a newline.
+async fn read(client: &mut BufReader<UnixStream>) -> io::Result<Line> {
+    let mut line = Vec::new();
+    let limit = REQUEST_BYTES_MAX as u64 + 1;
+    client.take(limit).read_until(b'\n', &mut line).await?;
+    Ok(match line.strip_suffix(b"\n") {
+        Some(request) => Line::Request(request.to_vec()),
+        None if line.is_empty() => Line::End,
+        None if line.len() > REQUEST_BYTES_MAX => Line::TooLong,
+        None => Line::Request(line),
+    })
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    error: String,
+    help: String,
+}
+
+fn answer(line: &[u8], source: &dyn Source) -> serde_json::Result<Vec<u8>> {
+    match serde_json::from_slice(line) {
+        Ok(Request::Show(topic)) => {
+            let mut reply = br#"{"ok":"#.to_vec();
+            show::write_json(topic, source, &mut reply)?;
+            reply.extend_from_slice(b"}\n");
+            Ok(reply)
+        }
+        Err(error) => refuse(format!("not a request: {error}"), usage()),
+    }
+}
+
+fn usage() -> String {
+    let topics = Topic::ALL.map(Topic::name).join(", ");
+    format!(r#"send one line such as {{"show":"ports"}}; topics are {topics}"#)
+}
+
+fn too_long() -> serde_json::Result<Vec<u8>> {
+    let error = format!("the request is longer than {REQUEST_BYTES_MAX} bytes");
+    refuse(error, usage())
+}
+
+fn too_slow() -> serde_json::Result<Vec<u8>> {
+    let seconds = REQUEST_TIME_MAX.as_secs();
+    let error = format!("no request for {seconds} s");
+    refuse(error, "end every request with a newline".to_owned())
+}
+
+fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
+    let mut reply = serde_json::to_vec(&Refusal { error, help })?;
+    reply.push(b'\n');
+    Ok(reply)
+}

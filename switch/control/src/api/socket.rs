@@ -1,0 +1,175 @@
+//! The socket's file: made with the right mode, never taken from a living daemon, and removed when it is no longer
+//! served.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use miette::Diagnostic;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use thiserror::Error;
+
+/// Who may talk to the daemon: its user and its group.
+const MODE: u32 = 0o660;
+/// The directory need not be secret, since the socket is not for everybody.
+const DIRECTORY_MODE: u32 = 0o755;
+/// Clients that the kernel keeps waiting while the most that are served at once are.
+const BACKLOG: i32 = 1024;
+/// How long another daemon that starts in the same directory may take.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a living daemon may take to let us connect.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Why the control socket cannot be served.
+#[derive(Debug, Error, Diagnostic)]
+pub enum SocketError {
+    /// A living process serves it.
+    #[error("a running process answers on {}", path.display())]
+    #[diagnostic(help(
+        "if it is another crosspoint, stop it first, or give this one a socket of its own, as [control] socket"
+    ))]
+    Busy {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is a file of that name, which is not a socket.
+    #[error("{} exists and is not a socket", path.display())]
+    #[diagnostic(help("move the file away, or choose another [control] socket"))]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something that the file system refuses.
+    #[error("cannot {what} {}: {cause}", path.display())]
+    #[diagnostic(help(
+        "the daemon's user must be able to write the directory of [control] socket"
+    ))]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The socket, or its directory.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// Says what was tried, and on which file.
+fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> SocketError {
+    let path = path.to_owned();
+    move |cause| SocketError::Io {
+        what,
+        path: path.clone(),
+        cause: cause.into(),
+    }
+}
+
+/// A listening socket's file. It is removed on drop, unless somebody has put another file in its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode number, which tell this file from another of its name.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            // If it stays, the next daemon finds it stale and replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Listens at `path`, in a directory that is made if it is missing.
+///
+/// A socket left by a process that died is replaced. Two daemons that start at once could each take the other's new
+/// socket for such a one, so that all of this happens under a lock on the directory.
+pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut make = DirBuilder::new();
+    make.recursive(true).mode(DIRECTORY_MODE);
+    make.create(directory)
+        .map_err(failed("create the directory", directory))?;
+    let _lock = lock(directory)?;
+    remove_stale(path)?;
+
+    let address = SocketAddrUnix::new(path).map_err(failed("use the path", path))?;
+    let socket = unconnected(SocketFlags::NONBLOCK).map_err(failed("open a socket for", path))?;
+    net::bind(&socket, &address).map_err(failed("create", path))?;
+    let identity = identity(path).map_err(failed("look at", path))?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        identity,
+    };
+    // Nobody can connect before `listen`, so nobody does while the mode is still what umask makes it.
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
+        .map_err(failed("set the mode of", path))?;
+    net::listen(&socket, BACKLOG).map_err(failed("listen on", path))?;
+    Ok((UnixListener::from(socket), file))
+}
+
+/// Locks the directory until the file that is returned is closed.
+fn lock(directory: &Path) -> Result<File, SocketError> {
+    let file = File::open(directory).map_err(failed("open", directory))?;
+    let deadline = Instant::now() + LOCK_TIME_MAX;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(cause) => return Err(failed("lock", directory)(cause)),
+        }
+    }
+}
+
+/// Removes the socket of a process that died. Anything else that is there is left alone, and is an error.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at", path)(error)),
+    };
+    let path_owned = || path.to_owned();
+    if !file.file_type().is_socket() {
+        return Err(SocketError::NotASocket { path: path_owned() });
+    }
+    match connect(path, ANSWER_TIME_MAX) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed("remove the stale", path)),
+        Err(Errno::NOENT) => Ok(()),
+        // No room in its queue, or a socket of another type: somebody is there.
+        Ok(_) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
+            Err(SocketError::Busy { path: path_owned() })
+        }
+        Err(cause) => Err(failed("find out who answers on", path)(cause)),
+    }
+}
+
+/// Connects to a daemon, which gets so long to have room for us; then the error is `AGAIN`.
+pub(super) fn connect(path: &Path, time_max: Duration) -> Result<UnixStream, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = unconnected(SocketFlags::empty())?;
+    // For a Unix socket, this bounds `connect` too: it waits for room in the listener's queue.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(time_max))?;
+    net::connect(&socket, &address)?;
+    Ok(UnixStream::from(socket))
+}
+
+fn unconnected(flags: SocketFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+    let flags = flags | SocketFlags::CLOEXEC;
+    net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}

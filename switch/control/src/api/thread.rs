@@ -1,0 +1,95 @@
+//! What the control socket and the metrics server share: a thread that serves, and ends when it is told to.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// How long to wait when the kernel gives no connection, because file descriptors ran out for instance.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// A thread with a runtime of its own, on which every client is a task. Nothing on it waits for a client but those
+/// tasks, so it ends as soon as it is told to: with the runtime, they are dropped.
+#[derive(Debug)]
+pub(crate) struct ServerThread {
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ServerThread {
+    /// Starts a thread that drives what `serving`, called there, returns.
+    pub(crate) fn start<F, T>(name: &'static str, serving: F) -> io::Result<ServerThread>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Future<Output = io::Result<()>>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (end, ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name(format!("cp-{name}"))
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        result = serving() => if let Err(error) = result {
+                            tracing::error!(%error, "the {name} server has ended");
+                        },
+                        _ = ended => {}
+                    }
+                });
+            })?;
+        Ok(ServerThread {
+            end: Some(end),
+            thread: Some(thread),
+        })
+    }
+}
+
+/// Ends the thread, and waits until it has ended.
+impl Drop for ServerThread {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // It can only have panicked, and then has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Accepts clients and converses with up to `clients_max` at once. Those beyond wait in the kernel's queue.
+pub(crate) async fn serve<C, T>(
+    name: &'static str,
+    clients_max: usize,
+    accept: impl AsyncFn() -> io::Result<C>,
+    converse: impl Fn(C) -> T,
+) -> io::Result<()>
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(clients_max));
+    let mut accepted_last = true;
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        let place = place.map_err(io::Error::other)?;
+        match accept().await {
+            Ok(client) => {
+                accepted_last = true;
+                let conversation = converse(client);
+                tokio::spawn(async move {
+                    conversation.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Said once, however long it lasts.
+                if std::mem::take(&mut accepted_last) {
+                    tracing::warn!(%error, "the {name} server cannot accept clients; trying again");
+                }
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! From `[workers] cores` to the cores of this machine.
+
+use super::check::Checker;
+use super::error::{ConfigError, Problem, SourceFile};
+use super::field::Span;
+use super::limits::WORKERS_MAX;
+use super::{Config, Cores};
+
+/// Where each of `cores` was written. No part of a configuration's value: all `CoreSpans` are equal, so that a
+/// comment that moves a line does not make another configuration of it.
+#[derive(Clone, Debug, Default)]
+pub struct CoreSpans {
+    file: Option<SourceFile>,
+    spans: Vec<Span>,
+}
+
+impl CoreSpans {
+    pub(super) fn new(file: SourceFile, spans: Vec<Span>) -> Self {
+        Self {
+            file: Some(file),
+            spans,
+        }
+    }
+}
+
+impl PartialEq for CoreSpans {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for CoreSpans {}
+
+impl Config {
+    /// The cores that get a worker, given the cores that the process may run on (its affinity mask).
+    ///
+    /// "auto" is all of them but the lowest, which is left to everything else, and never more than
+    /// [`WORKERS_MAX`]; where there is one only, that one.
+    ///
+    /// # Errors
+    ///
+    /// Names each core of the list that is not in `affinity`, where it was written.
+    pub fn resolve_cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let mut allowed = affinity.to_vec();
+        allowed.sort_unstable();
+        allowed.dedup();
+        match &self.workers.cores {
+            Cores::List(cores) => self.check_cores(cores, &allowed).map(|()| cores.clone()),
+            Cores::Auto if allowed.len() > 1 => {
+                Ok(allowed.into_iter().skip(1).take(WORKERS_MAX).collect())
+            }
+            Cores::Auto if allowed.is_empty() => {
+                let help = "give the process a core (CPUAffinity=, taskset, cpuset), or list some: cores = [2, 3]";
+                let problem = Problem::unplaced("the process may run on no core".to_owned(), help);
+                Err(ConfigError::one("[workers]", problem))
+            }
+            Cores::Auto => Ok(allowed),
+        }
+    }
+
+    fn check_cores(&self, cores: &[usize], allowed: &[usize]) -> Result<(), ConfigError> {
+        let missing: Vec<_> = cores
+            .iter()
+            .enumerate()
+            .filter(|(_, core)| !allowed.contains(core))
+            .collect();
+        let message = |core: &usize| {
+            format!("core {core} is not among the cores that the process may run on")
+        };
+        let help = format!(
+            "it may run on {}; change `cores`, or the process's affinity (CPUAffinity=, taskset, cpuset)",
+            ranges(allowed)
+        );
+        match &self.core_spans.file {
+            Some(file) => {
+                let mut checker = Checker::new(file.clone());
+                for (index, core) in missing {
+                    let span = self
+                        .core_spans
+                        .spans
+                        .get(index)
+                        .cloned()
+                        .unwrap_or_default();
+                    checker.problem(span, message(core), "not available", &help);
+                }
+                checker.finish()
+            }
+            None => match missing.first() {
+                Some((_, core)) => Err(ConfigError::one(
+                    "[workers]",
+                    Problem::unplaced(message(core), help),
+                )),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Sorted numbers as the kernel writes them: "0-3,8".
+fn ranges(sorted: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &core in sorted {
+        match runs.last_mut() {
+            Some((_, end)) if *end + 1 == core => *end = core,
+            _ => runs.push((core, core)),
+        }
+    }
+    let runs = runs.into_iter().map(|(start, end)| match end - start {
+        0 => start.to_string(),
+        _ => format!("{start}-{end}"),
+    });
+    let runs: Vec<String> = runs.collect();
+    if runs.is_empty() {
+        "no core".to_owned()
+    } else {
+        runs.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ranges;
+
+    #[test]
+    fn cores_are_shown_as_the_kernel_shows_them() {
+        assert_eq!(ranges(&[]), "no core");
+        assert_eq!(ranges(&[3]), "3");
+        assert_eq!(ranges(&[0, 1, 2, 8, 10, 11]), "0-2,8,10-11");
+    }
+}

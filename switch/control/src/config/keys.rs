@@ -1,0 +1,152 @@
+//! Keys that no table has: found in the whole file before serde sees it, since serde stops at the first.
+
+use std::mem;
+
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value::Error as ValueError};
+use serde::forward_to_deserialize_any;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::check::Checker;
+use super::raw::{RawConfig, RawControl, RawMetrics, RawPort, RawSwitch, RawVlan, RawWorkers};
+use super::suggest::{list, nearest};
+
+type Names = &'static [&'static str];
+
+/// The field names of a struct, or the variant names of an enum, as serde knows them.
+pub(super) fn names_of<T: DeserializeOwned>() -> Names {
+    let mut names: Names = &[];
+    // It always fails: the probe has no value to give.
+    let _ = T::deserialize(NameProbe(&mut names));
+    names
+}
+
+/// A deserializer that is asked for a value, and only notes which names the asker knows.
+struct NameProbe<'a>(&'a mut Names);
+
+impl<'de> Deserializer<'de> for NameProbe<'_> {
+    type Error = ValueError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ValueError> {
+        Err(ValueError::custom("a probe has no value"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        names: Names,
+        _: V,
+    ) -> Result<V::Value, ValueError> {
+        *self.0 = names;
+        Err(ValueError::custom("a probe has no value"))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        names: Names,
+        _: V,
+    ) -> Result<V::Value, ValueError> {
+        *self.0 = names;
+        Err(ValueError::custom("a probe has no value"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map identifier ignored_any
+    }
+}
+
+/// The tables of the format: how a message speaks of them, and their keys.
+struct KnownTables([(&'static str, Names); 7]);
+
+const TOP: usize = 0;
+const PORT: usize = 5;
+const VLAN: usize = 6;
+
+impl KnownTables {
+    fn new() -> Self {
+        Self([
+            ("at the top level", names_of::<RawConfig>()),
+            ("in [workers]", names_of::<RawWorkers>()),
+            ("in [switch]", names_of::<RawSwitch>()),
+            ("in [metrics]", names_of::<RawMetrics>()),
+            ("in [control]", names_of::<RawControl>()),
+            ("in [[port]]", names_of::<RawPort>()),
+            ("in vlan", names_of::<RawVlan>()),
+        ])
+    }
+
+    /// How to mend a key that table `at` does not have.
+    fn help(&self, at: usize, key: &str) -> String {
+        let (place, names) = self.0[at];
+        if let Some((place, _)) = self.0.iter().find(|(_, names)| names.contains(&key)) {
+            return format!("`{key}` belongs {place}");
+        }
+        match nearest(key, names) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => format!("the keys {place} are {}", list(names)),
+        }
+    }
+
+    /// Reports and removes the unknown keys of one table.
+    fn sift(&self, checker: &mut Checker, at: usize, table: &mut DeTable<'_>) {
+        let (place, names) = self.0[at];
+        let is_known = |key: &Spanned<DeString<'_>>| names.contains(&key.get_ref().as_ref());
+        let (known, unknown): (DeTable<'_>, DeTable<'_>) = mem::take(table)
+            .into_iter()
+            .partition(|(key, _)| is_known(key));
+        *table = known;
+        let mut unknown: Vec<_> = unknown
+            .into_iter()
+            .map(|(key, _)| (key.span(), key.into_inner()))
+            .collect();
+        unknown.sort_by_key(|(span, _)| span.start);
+        for (span, key) in unknown {
+            if checker.is_full() {
+                // Suggestions for a million keys, that nobody will see, would take a second.
+                checker.count_unlisted();
+                continue;
+            }
+            let message = format!("unknown key `{}` {place}", shorten(&key));
+            checker.problem(span, message, "not a known key", self.help(at, &key));
+        }
+    }
+}
+
+/// A key as messages show it: a file may have one of a million bytes.
+fn shorten(key: &str) -> String {
+    match key.char_indices().nth(40) {
+        Some((end, _)) => format!("{}...", key[..end].escape_debug()),
+        None => key.escape_debug().to_string(),
+    }
+}
+
+/// Reports every unknown key of the file and removes it, so that it hides no other mistake.
+pub(super) fn sift_unknown(checker: &mut Checker, document: &mut DeTable<'_>) {
+    let known = KnownTables::new();
+    known.sift(checker, TOP, document);
+    for (at, section) in [
+        (1, "workers"),
+        (2, "switch"),
+        (3, "metrics"),
+        (4, "control"),
+    ] {
+        if let Some(DeValue::Table(table)) = document.get_mut(section).map(|value| value.get_mut())
+        {
+            known.sift(checker, at, table);
+        }
+    }
+    let Some(DeValue::Array(ports)) = document.get_mut("port").map(|value| value.get_mut()) else {
+        return;
+    };
+    for port in ports.iter_mut() {
+        let DeValue::Table(port) = port.get_mut() else {
+            continue;
+        };
+        known.sift(checker, PORT, port);
+        if let Some(DeValue::Table(vlan)) = port.get_mut("vlan").map(|value| value.get_mut()) {
+            known.sift(checker, VLAN, vlan);
+        }
+    }
+}

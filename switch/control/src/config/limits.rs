@@ -1,0 +1,68 @@
+//! Every limit and default of the configuration, by name. The checks, the messages, the JSON schema and the
+//! tests all read them here, so they cannot disagree.
+
+use std::time::Duration;
+
+/// The one `version` of the format that this switch reads.
+pub const VERSION: i64 = 1;
+/// The largest file that is read. A configuration with every port spelt out is a third of this.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The most problems that one report lists; the rest are counted.
+pub const PROBLEMS_MAX: usize = 64;
+
+/// The most `[[port]]` tables.
+pub const PORTS_MAX: usize = 1024;
+/// The most workers, so the most cores in `[workers] cores`.
+pub const WORKERS_MAX: usize = 64;
+/// The highest core number: no Linux is built for more than 8192 processors.
+pub const CORE_MAX: u16 = 8191;
+
+/// `[workers] idle_spin` where it is not given.
+pub const IDLE_SPIN_DEFAULT: Duration = Duration::from_micros(50);
+/// The shortest `[workers] idle_spin`.
+pub const IDLE_SPIN_MIN: Duration = Duration::from_micros(1);
+/// The longest `[workers] idle_spin`: beyond it, `poll = "busy"` is meant.
+pub const IDLE_SPIN_MAX: Duration = Duration::from_secs(1);
+
+/// `[switch] fdb_ageing` where it is not given: what IEEE 802.1Q recommends.
+pub const FDB_AGEING_DEFAULT: Duration = Duration::from_secs(300);
+/// The shortest `[switch] fdb_ageing`: an entry is refreshed at most once per second.
+pub const FDB_AGEING_MIN: Duration = Duration::from_secs(2);
+/// The longest `[switch] fdb_ageing`.
+pub const FDB_AGEING_MAX: Duration = Duration::from_secs(86_400);
+/// Entries in one FDB bucket (one cache line).
+pub const FDB_BUCKET_ENTRIES: u32 = 7;
+/// `[switch] fdb_capacity` where it is not given.
+pub const FDB_CAPACITY_DEFAULT: u32 = FDB_BUCKET_ENTRIES * 4096;
+/// The smallest `[switch] fdb_capacity`: one bucket.
+pub const FDB_CAPACITY_MIN: u32 = FDB_BUCKET_ENTRIES;
+/// The largest `[switch] fdb_capacity`: 4 MiB of buckets.
+pub const FDB_CAPACITY_MAX: u32 = FDB_BUCKET_ENTRIES * 65_536;
+
+/// `[metrics] listen` where it is not given.
+pub const METRICS_LISTEN_DEFAULT: &str = "127.0.0.1:9477";
+/// `[control] socket` where it is not given.
+pub const CONTROL_SOCKET_DEFAULT: &str = "/run/crosspoint/control.sock";
+/// The longest socket path: `sun_path` has 108 bytes, the last of them zero.
+pub const SOCKET_BYTES_MAX: usize = 107;
+
+/// The longest port name.
+pub const PORT_NAME_BYTES_MAX: usize = 32;
+/// The longest interface name: `IFNAMSIZ` is 16, the last of them zero.
+pub const INTERFACE_BYTES_MAX: usize = 15;
+/// The highest number in an xdp port's `queues`: no driver in the kernel has more than 4096.
+pub const XDP_QUEUE_MAX: u16 = 4095;
+/// `queue_pairs` where it is not given.
+pub const QUEUE_PAIRS_DEFAULT: u16 = 1;
+/// The most `queue_pairs`.
+pub const QUEUE_PAIRS_MAX: u16 = 16;
+/// The lowest VLAN ID (0 means "priority only" on the wire).
+pub const VLAN_ID_MIN: u16 = 1;
+/// The highest VLAN ID (4095 is reserved).
+pub const VLAN_ID_MAX: u16 = 4094;
+/// `mac_limit` of a vhost port where it is not given: one guest must not be able to fill the FDB.
+pub const MAC_LIMIT_VHOST_DEFAULT: u32 = 1024;
+/// `mac_limit` of an xdp port where it is not given: none, since the network is behind an uplink.
+pub const MAC_LIMIT_XDP_DEFAULT: u32 = 0;
+/// The highest `mac_limit`: as many as the largest FDB holds.
+pub const MAC_LIMIT_MAX: u32 = FDB_CAPACITY_MAX;

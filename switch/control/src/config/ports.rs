@@ -1,0 +1,298 @@
+//! Checks the `[[port]]` tables, each by itself and against the others.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use super::check::Checker;
+use super::field::{Field, Span, Table};
+use super::limits::*;
+use super::raw::{PortType, RawPort};
+use super::values::{Number, NumberList};
+use super::vlan;
+use super::{Port, PortKind, Queues, VhostPort, XdpPort};
+
+/// What no two ports may share, with where it was first used. The control socket has no place if the file does
+/// not name it.
+pub(super) struct Taken {
+    names: HashMap<String, Span>,
+    sockets: HashMap<PathBuf, Option<Span>>,
+    interfaces: HashMap<String, Span>,
+}
+
+impl Taken {
+    pub(super) fn new(control_socket: PathBuf, span: Option<Span>) -> Self {
+        Self {
+            names: HashMap::new(),
+            sockets: HashMap::from([(control_socket, span)]),
+            interfaces: HashMap::new(),
+        }
+    }
+}
+
+/// All ports of the file.
+pub(super) fn ports(
+    checker: &mut Checker,
+    field: Field<Vec<Field<Table<RawPort>>>>,
+    mut taken: Taken,
+) -> Vec<Port> {
+    let help = "write each port below a line [[port]], with two brackets";
+    let Some((list, _)) = checker.value(field, "port", "a list of tables", help) else {
+        return Vec::new();
+    };
+    let mut ports = Vec::new();
+    for (index, item) in list.into_iter().enumerate() {
+        let Some((Table(raw), span)) = checker.value(item, "port", "a list of tables", help) else {
+            continue;
+        };
+        if index == PORTS_MAX {
+            let message = format!("more than {PORTS_MAX} ports");
+            checker.problem(
+                span,
+                message,
+                "one too many",
+                "run a second switch for the rest",
+            );
+            break;
+        }
+        ports.extend(port(checker, raw, span, &mut taken));
+    }
+    ports
+}
+
+fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken) -> Option<Port> {
+    let name = port_name(
+        checker,
+        std::mem::take(&mut raw.name),
+        &header,
+        &mut taken.names,
+    );
+    let vlan = vlan::vlan(checker, std::mem::take(&mut raw.vlan));
+    let mac_limit = checker.number(
+        std::mem::take(&mut raw.mac_limit),
+        &Number {
+            subject: "`mac_limit`",
+            range: 0..=MAC_LIMIT_MAX.into(),
+            example: "mac_limit = 1024, or 0 for no limit",
+        },
+    );
+    let mac_limit = mac_limit.and_then(|limit| u32::try_from(limit).ok());
+    let (kind, mac_limit_default) = match port_type(checker, &mut raw, &header)? {
+        PortType::Vhost => (
+            vhost(checker, raw, &header, taken).map(PortKind::Vhost),
+            MAC_LIMIT_VHOST_DEFAULT,
+        ),
+        PortType::Xdp => (
+            xdp(checker, raw, &header, taken).map(PortKind::Xdp),
+            MAC_LIMIT_XDP_DEFAULT,
+        ),
+    };
+    Some(Port {
+        name: name?,
+        vlan,
+        mac_limit: mac_limit.unwrap_or(mac_limit_default),
+        kind: kind?,
+    })
+}
+
+/// Notes a key that every port of this type must have, if the file does not have it.
+fn require<T>(checker: &mut Checker, field: &Field<T>, header: &Span, key: &str, example: &str) {
+    if matches!(field, Field::Missing) {
+        let message = format!("this port has no `{key}`");
+        checker.problem(
+            header.clone(),
+            message,
+            "in this table",
+            format!("add a line such as: {example}"),
+        );
+    }
+}
+
+/// Notes a key that ports of another type have.
+fn foreign<T>(checker: &mut Checker, field: &Field<T>, key: &str, owner: &str, this: &str) {
+    if let Some(span) = field.span() {
+        let message = format!("`{key}` belongs to ports of type {owner:?}");
+        let help =
+            format!("this port is of type {this:?}: remove `{key}`, or write type = {owner:?}");
+        checker.problem(span, message, "not for this type of port", help);
+    }
+}
+
+fn port_name(
+    checker: &mut Checker,
+    field: Field<String>,
+    header: &Span,
+    names: &mut HashMap<String, Span>,
+) -> Option<String> {
+    let help = "for example: name = \"web-1\"";
+    require(checker, &field, header, "name", "name = \"web-1\"");
+    let (name, span) = checker.value(field, "name", "a string", help)?;
+    let known = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    let label = if name.is_empty() {
+        "empty"
+    } else if name.len() > PORT_NAME_BYTES_MAX {
+        "too long"
+    } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        "does not begin with a letter or digit"
+    } else if !name.chars().all(known) {
+        "has a character that is none of these"
+    } else if let Some(first) = names.get(&name) {
+        let message = format!("two ports are named {name:?}");
+        checker.clash(
+            span,
+            Some(first.clone()),
+            message,
+            "give each port a name of its own",
+        );
+        return None;
+    } else {
+        names.insert(name.clone(), span);
+        return Some(name);
+    };
+    let message = format!(
+        "a port's name must be 1 to {PORT_NAME_BYTES_MAX} letters, digits, '.', '_' or '-', the first a letter or digit"
+    );
+    checker.problem(span, message, label, help);
+    None
+}
+
+/// The type, and a hint from the other keys where it is missing.
+fn port_type(checker: &mut Checker, raw: &mut RawPort, header: &Span) -> Option<PortType> {
+    let xdp = raw.interface.span().is_some();
+    require(
+        checker,
+        &raw.kind,
+        header,
+        "type",
+        if xdp {
+            "type = \"xdp\""
+        } else {
+            "type = \"vhost\""
+        },
+    );
+    checker.word(std::mem::take(&mut raw.kind), "type")
+}
+
+fn vhost(
+    checker: &mut Checker,
+    raw: RawPort,
+    header: &Span,
+    taken: &mut Taken,
+) -> Option<VhostPort> {
+    foreign(checker, &raw.interface, "interface", "xdp", "vhost");
+    foreign(checker, &raw.queues, "queues", "xdp", "vhost");
+    foreign(checker, &raw.mode, "mode", "xdp", "vhost");
+    require(
+        checker,
+        &raw.socket,
+        header,
+        "socket",
+        "socket = \"/run/crosspoint/web-1.sock\"",
+    );
+    let role = checker.word(raw.role, "role");
+    let queue_pairs = checker.number(
+        raw.queue_pairs,
+        &Number {
+            subject: "`queue_pairs`",
+            range: 1..=QUEUE_PAIRS_MAX.into(),
+            example: "queue_pairs = 2",
+        },
+    );
+    let (socket, span) = checker.socket(raw.socket)?;
+    match taken.sockets.get(&socket) {
+        Some(first) => {
+            let by_default = if first.is_none() {
+                " (by [control]: it is the default there)"
+            } else {
+                ""
+            };
+            let message = format!("the socket {socket:?} is already used{by_default}");
+            checker.clash(
+                span,
+                first.clone(),
+                message,
+                "give each port, and [control], a socket of its own",
+            );
+        }
+        None => drop(taken.sockets.insert(socket.clone(), Some(span))),
+    }
+    Some(VhostPort {
+        socket,
+        role: role.unwrap_or_default(),
+        queue_pairs: queue_pairs
+            .and_then(|pairs| u16::try_from(pairs).ok())
+            .unwrap_or(QUEUE_PAIRS_DEFAULT),
+    })
+}
+
+fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) -> Option<XdpPort> {
+    foreign(checker, &raw.socket, "socket", "vhost", "xdp");
+    foreign(checker, &raw.role, "role", "vhost", "xdp");
+    foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
+    require(
+        checker,
+        &raw.interface,
+        header,
+        "interface",
+        "interface = \"enp1s0f0\"",
+    );
+    let mode = checker.word(raw.mode, "mode");
+    let queues = checker.word_or_numbers(
+        raw.queues,
+        &NumberList {
+            key: "queues",
+            word: "all",
+            items: "queue number",
+            range: 0..=XDP_QUEUE_MAX.into(),
+            items_max: usize::from(XDP_QUEUE_MAX) + 1,
+            example: "queues = [0, 1]",
+        },
+    );
+    let queues = queues.map_or(Queues::All, |queues| {
+        Queues::List(
+            queues
+                .into_iter()
+                .filter_map(|(queue, _)| u32::try_from(queue).ok())
+                .collect(),
+        )
+    });
+    let interface = interface(checker, raw.interface, &mut taken.interfaces)?;
+    Some(XdpPort {
+        interface,
+        queues,
+        mode: mode.unwrap_or_default(),
+    })
+}
+
+/// An interface name as the kernel takes it (`dev_valid_name()`).
+fn interface(
+    checker: &mut Checker,
+    field: Field<String>,
+    interfaces: &mut HashMap<String, Span>,
+) -> Option<String> {
+    let help = "`ip link` lists the names; for example: interface = \"enp1s0f0\"";
+    let (name, span) =
+        checker.value(field, "interface", "the name of a network interface", help)?;
+    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    let label = if name.is_empty() {
+        "empty"
+    } else if name.len() > INTERFACE_BYTES_MAX {
+        "too long"
+    } else if name == "." || name == ".." || name.contains(refused) {
+        "no interface can be named this"
+    } else if let Some(first) = interfaces.get(&name) {
+        let message = format!("two ports take the interface {name:?}");
+        checker.clash(
+            span,
+            Some(first.clone()),
+            message,
+            "keep one of them, with the `queues` of both",
+        );
+        return None;
+    } else {
+        interfaces.insert(name.clone(), span);
+        return Some(name);
+    };
+    let message =
+        format!("`interface` must be 1 to {INTERFACE_BYTES_MAX} bytes, without '/', ':' or blanks");
+    checker.problem(span, message, label, help);
+    None
+}

@@ -1,0 +1,178 @@
+//! The file as written: every key optional, every value with its place. The JSON schema is generated from these
+//! structs, so the comments on their fields are what an editor shows to the person who writes the file.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::field::{Field, Table, Word, WordOrList};
+use super::limits::*;
+use super::{Poll, Role, XdpMode};
+
+const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
+
+/// The configuration of the crosspoint switch.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Config", extend("required" = ["version"]))]
+pub(super) struct RawConfig {
+    /// The version of this format.
+    #[schemars(extend("const" = VERSION))]
+    pub version: Field<i64>,
+    /// The threads that move frames.
+    pub workers: Field<Table<RawWorkers>>,
+    /// The switch as a whole.
+    pub switch: Field<Table<RawSwitch>>,
+    /// The Prometheus endpoint.
+    pub metrics: Field<Table<RawMetrics>>,
+    /// The socket that the command line tools talk to.
+    pub control: Field<Table<RawControl>>,
+    /// The guests and the uplinks.
+    #[schemars(length(max = PORTS_MAX))]
+    pub port: Field<Vec<Field<Table<RawPort>>>>,
+}
+
+/// The threads that move frames: one, pinned, on each core.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Workers")]
+pub(super) struct RawWorkers {
+    /// The cores, or "auto": all that the process may run on, but the first.
+    #[schemars(with = "serde_json::Value", extend("default" = "auto", "oneOf" = [
+        {"const": "auto"},
+        {
+            "type": "array", "minItems": 1, "maxItems": WORKERS_MAX, "uniqueItems": true,
+            "items": {"type": "integer", "minimum": 0, "maximum": CORE_MAX}
+        }
+    ]))]
+    pub cores: Field<WordOrList>,
+    /// What a worker does when there is nothing to do.
+    #[schemars(extend("default" = "adaptive"))]
+    pub poll: Field<Word<Poll>>,
+    /// With adaptive polling: how long a worker polls in vain before it sleeps; 1us to 1s.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "50us"))]
+    pub idle_spin: Field<String>,
+}
+
+/// The switch as a whole.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Switch")]
+pub(super) struct RawSwitch {
+    /// After how long without a frame from it an address is forgotten; 2s to 86400s.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "300s"))]
+    pub fdb_ageing: Field<String>,
+    /// Addresses that the switch can know; rounded up to 7 times a power of two.
+    #[schemars(
+        range(min = FDB_CAPACITY_MIN, max = FDB_CAPACITY_MAX),
+        extend("default" = FDB_CAPACITY_DEFAULT)
+    )]
+    pub fdb_capacity: Field<i64>,
+}
+
+/// The Prometheus endpoint.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Metrics")]
+pub(super) struct RawMetrics {
+    /// IP address and port to listen on, or "off".
+    #[schemars(extend("default" = METRICS_LISTEN_DEFAULT))]
+    pub listen: Field<String>,
+}
+
+/// The socket that the command line tools talk to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Control")]
+pub(super) struct RawControl {
+    /// Absolute path of the socket.
+    #[schemars(regex(pattern = "^/"), length(max = SOCKET_BYTES_MAX), extend("default" = CONTROL_SOCKET_DEFAULT))]
+    pub socket: Field<String>,
+}
+
+/// What a port is attached to.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum PortType {
+    /// A guest: a vhost-user socket.
+    Vhost,
+    /// An uplink: a network interface, by AF_XDP.
+    Xdp,
+}
+
+/// A guest or an uplink.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Port", extend(
+    "required" = ["name", "type"],
+    "if" = {"properties": {"type": {"const": "vhost"}}},
+    "then" = {"required": ["socket"], "properties": {"interface": false, "queues": false, "mode": false}},
+    "else" = {"required": ["interface"], "properties": {"socket": false, "role": false, "queue_pairs": false}}
+))]
+pub(super) struct RawPort {
+    /// The port's name, in commands, metrics and logs.
+    #[schemars(regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"), length(max = PORT_NAME_BYTES_MAX))]
+    pub name: Field<String>,
+    /// What the port is attached to.
+    #[serde(rename = "type")]
+    pub kind: Field<Word<PortType>>,
+    /// vhost: absolute path of the vhost-user socket.
+    #[schemars(regex(pattern = "^/"), length(max = SOCKET_BYTES_MAX))]
+    pub socket: Field<String>,
+    /// vhost: who listens on the socket.
+    #[schemars(extend("default" = "server"))]
+    pub role: Field<Word<Role>>,
+    /// vhost: the most queue pairs that the guest may use.
+    #[schemars(range(min = 1, max = QUEUE_PAIRS_MAX), extend("default" = QUEUE_PAIRS_DEFAULT))]
+    pub queue_pairs: Field<i64>,
+    /// xdp: the network interface.
+    #[schemars(length(min = 1, max = INTERFACE_BYTES_MAX))]
+    pub interface: Field<String>,
+    /// xdp: the interface's queues that the switch takes, or "all".
+    #[schemars(with = "serde_json::Value", extend("default" = "all", "oneOf" = [
+        {"const": "all"},
+        {
+            "type": "array", "minItems": 1, "uniqueItems": true,
+            "items": {"type": "integer", "minimum": 0, "maximum": XDP_QUEUE_MAX}
+        }
+    ]))]
+    pub queues: Field<WordOrList>,
+    /// xdp: how frames reach the switch.
+    #[schemars(extend("default" = "auto"))]
+    pub mode: Field<Word<XdpMode>>,
+    /// The VLANs that the port carries. Without it: every VLAN, and tags pass through.
+    pub vlan: Field<Table<RawVlan>>,
+    /// The most addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
+    #[schemars(range(min = 0, max = MAC_LIMIT_MAX))]
+    pub mac_limit: Field<i64>,
+}
+
+/// The VLANs that a port carries: `access`, or `trunk` and perhaps `native`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Vlan", extend(
+    "oneOf" = [{"required": ["access"]}, {"required": ["trunk"]}],
+    "dependentRequired" = {"native": ["trunk"]}
+))]
+pub(super) struct RawVlan {
+    /// The one VLAN of a port that sees no tags.
+    #[schemars(range(min = VLAN_ID_MIN, max = VLAN_ID_MAX))]
+    pub access: Field<i64>,
+    /// The VLANs of a port that sees tags.
+    #[schemars(
+        length(min = 1), extend("uniqueItems" = true),
+        inner(range(min = VLAN_ID_MIN, max = VLAN_ID_MAX))
+    )]
+    pub trunk: Field<Vec<Field<i64>>>,
+    /// The VLAN of a trunk's untagged frames.
+    #[schemars(range(min = VLAN_ID_MIN, max = VLAN_ID_MAX))]
+    pub native: Field<i64>,
+}
+
+/// The JSON schema of the configuration file, for editors: `configs/schema.json`.
+pub fn schema_json() -> String {
+    let schema = schemars::schema_for!(RawConfig);
+    // A schema is a tree of maps with string keys, which serde_json cannot fail to print.
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}

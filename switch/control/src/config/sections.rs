@@ -1,0 +1,149 @@
+//! Checks the sections that occur once: `[workers]`, `[switch]`, `[metrics]`, `[control]`, and `version`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use super::check::Checker;
+use super::cores::CoreSpans;
+use super::field::{Field, Span};
+use super::limits::*;
+use super::raw::{RawControl, RawMetrics, RawSwitch, RawWorkers};
+use super::values::{Number, NumberList};
+use super::{Control, Cores, Metrics, Poll, Switch, Workers};
+
+/// Notes a version that is missing or that this switch does not know; is the file of this version?
+pub(super) fn version(checker: &mut Checker, field: Field<i64>) -> bool {
+    if matches!(field, Field::Missing) {
+        checker.problem(
+            0..0,
+            "`version` is missing".to_owned(),
+            "belongs here",
+            format!("add this line at the top: version = {VERSION}"),
+        );
+        return true;
+    }
+    let must = VERSION.to_string();
+    let help = format!("write: version = {VERSION}");
+    match checker.value(field, "version", &must, &help) {
+        Some((VERSION, _)) => true,
+        Some((other, span)) => {
+            // Keys unknown to this version may be the other version's.
+            checker.forget();
+            let message = format!("version {other} of the configuration is not known");
+            let help = format!(
+                "this switch reads version {VERSION}: write `version = {VERSION}`, or update the switch"
+            );
+            checker.problem(span, message, "not a version this switch reads", help);
+            false
+        }
+        None => true,
+    }
+}
+
+/// `[workers]`, and where its cores were written.
+pub(super) fn workers(checker: &mut Checker, raw: RawWorkers) -> (Workers, CoreSpans) {
+    let cores = checker.word_or_numbers(
+        raw.cores,
+        &NumberList {
+            key: "cores",
+            word: "auto",
+            items: "core number",
+            range: 0..=i64::from(CORE_MAX),
+            items_max: WORKERS_MAX,
+            example: "cores = [2, 3]",
+        },
+    );
+    let (cores, spans) = match cores {
+        None => (Cores::Auto, CoreSpans::default()),
+        Some(cores) => {
+            let (numbers, spans): (Vec<i64>, Vec<Span>) = cores.into_iter().unzip();
+            let numbers = numbers
+                .into_iter()
+                .filter_map(|core| usize::try_from(core).ok())
+                .collect();
+            (
+                Cores::List(numbers),
+                CoreSpans::new(checker.file.clone(), spans),
+            )
+        }
+    };
+    let poll: Option<Poll> = checker.word(raw.poll, "poll");
+    let idle_spin = checker.duration(
+        raw.idle_spin,
+        "idle_spin",
+        IDLE_SPIN_MIN..=IDLE_SPIN_MAX,
+        "50us",
+    );
+    let workers = Workers {
+        cores,
+        poll: poll.unwrap_or_default(),
+        idle_spin: idle_spin.unwrap_or(IDLE_SPIN_DEFAULT),
+    };
+    (workers, spans)
+}
+
+/// `[switch]`.
+pub(super) fn switch(checker: &mut Checker, raw: RawSwitch) -> Switch {
+    let ageing = checker.duration(
+        raw.fdb_ageing,
+        "fdb_ageing",
+        FDB_AGEING_MIN..=FDB_AGEING_MAX,
+        "300s",
+    );
+    let capacity = checker.number(
+        raw.fdb_capacity,
+        &Number {
+            subject: "`fdb_capacity`",
+            range: FDB_CAPACITY_MIN.into()..=FDB_CAPACITY_MAX.into(),
+            example: "fdb_capacity = 28672",
+        },
+    );
+    Switch {
+        fdb_ageing: ageing.unwrap_or(FDB_AGEING_DEFAULT),
+        fdb_capacity: capacity
+            .and_then(|entries| u32::try_from(entries).ok())
+            .map_or(FDB_CAPACITY_DEFAULT, whole_buckets),
+    }
+}
+
+/// The FDB finds a bucket by masking a hash, so there is a power of two of them.
+fn whole_buckets(entries: u32) -> u32 {
+    FDB_BUCKET_ENTRIES * entries.div_ceil(FDB_BUCKET_ENTRIES).next_power_of_two()
+}
+
+/// `[metrics]`.
+pub(super) fn metrics(checker: &mut Checker, raw: RawMetrics) -> Metrics {
+    let must = "an IP address and a port, or \"off\"";
+    let help = format!(
+        "for example: listen = \"{METRICS_LISTEN_DEFAULT}\", listen = \"[::]:9477\" or listen = \"off\""
+    );
+    let Some((text, span)) = checker.value(raw.listen, "listen", must, &help) else {
+        return Metrics::default();
+    };
+    if text == "off" {
+        return Metrics { listen: None };
+    }
+    let listen: Option<SocketAddr> = text.parse().ok();
+    if listen.is_none() {
+        // A name would have to be looked up, and the switch must start without a network.
+        let label = if text.contains(':') {
+            "not an IP address and a port"
+        } else {
+            "has no port"
+        };
+        checker.problem(span, format!("`listen` must be {must}"), label, help);
+    }
+    Metrics { listen }
+}
+
+/// `[control]`, and where its socket was written.
+pub(super) fn control(checker: &mut Checker, raw: RawControl) -> (Control, Option<Span>) {
+    match checker.socket(raw.socket) {
+        Some((socket, span)) => (Control { socket }, Some(span)),
+        None => (
+            Control {
+                socket: PathBuf::from(CONTROL_SOCKET_DEFAULT),
+            },
+            None,
+        ),
+    }
+}

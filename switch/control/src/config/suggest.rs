@@ -1,0 +1,82 @@
+//! "Did you mean": the known name nearest to a mistyped one.
+
+/// Names longer than this are no typing mistakes, and the distance costs their length squared.
+const NAME_CHARS_MAX: usize = 40;
+
+/// The nearest of `names`, if it is near enough to have been meant.
+pub(super) fn nearest<'a>(mistyped: &str, names: &[&'a str]) -> Option<&'a str> {
+    if mistyped.len() > NAME_CHARS_MAX {
+        return None;
+    }
+    let mistyped = mistyped.to_ascii_lowercase();
+    let near =
+        |name: &&str| distance(&mistyped, name) <= name.len().max(mistyped.len()).div_ceil(3);
+    names
+        .iter()
+        .copied()
+        .filter(near)
+        .min_by_key(|name| distance(&mistyped, name))
+}
+
+/// Insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    rows[0] = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let substitution = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = substitution.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = least;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+/// `a`, `b`, `c`
+pub(super) fn list(names: &[&str]) -> String {
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// "a", "b" or "c"
+pub(super) fn alternatives(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typing_mistake_finds_the_name_that_was_meant() {
+        let names = ["name", "queue_pairs", "queues", "mode"];
+        assert_eq!(nearest("queue-pairs", &names), Some("queue_pairs"));
+        assert_eq!(nearest("queuepair", &names), Some("queue_pairs"));
+        assert_eq!(nearest("QUEUES", &names), Some("queues"));
+        assert_eq!(nearest("nmae", &names), Some("name"));
+        assert_eq!(nearest("colour", &names), None);
+        assert_eq!(nearest(&"q".repeat(1000), &names), None);
+    }
+
+    #[test]
+    fn a_swap_of_neighbours_is_one_mistake() {
+        assert_eq!(distance("nmae", "name"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("vhost", "vhost"), 0);
+    }
+}

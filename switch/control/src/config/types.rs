@@ -1,0 +1,213 @@
+//! A configuration that has been checked: plain data, with every default filled in.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::cores::CoreSpans;
+use super::limits::*;
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The threads that move frames.
+    pub workers: Workers,
+    /// The switch as a whole.
+    pub switch: Switch,
+    /// The Prometheus endpoint.
+    pub metrics: Metrics,
+    /// The socket that the command line tools talk to.
+    pub control: Control,
+    /// The guests and the uplinks, in the order of the file.
+    pub ports: Vec<Port>,
+    /// Where the cores were written, for [`Config::resolve_cores`]; the default is "nowhere".
+    pub core_spans: CoreSpans,
+}
+
+/// The threads that move frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// The cores that get a worker.
+    pub cores: Cores,
+    /// What a worker does when there is nothing to do.
+    pub poll: Poll,
+    /// With [`Poll::Adaptive`]: how long a worker polls in vain before it sleeps.
+    pub idle_spin: Duration,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            cores: Cores::default(),
+            poll: Poll::default(),
+            idle_spin: IDLE_SPIN_DEFAULT,
+        }
+    }
+}
+
+/// The cores that get a worker; [`Config::resolve_cores`] turns them into numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cores {
+    /// All that the process may run on, but the first.
+    #[default]
+    Auto,
+    /// These: at least one, no more than [`WORKERS_MAX`], none twice. The machine may have fewer.
+    List(Vec<usize>),
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Poll {
+    /// Never sleeps.
+    Busy,
+    /// Sleeps when idle, and wakes on a kick or a packet.
+    #[default]
+    Adaptive,
+}
+
+/// The switch as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// After how long without a frame from it an address is forgotten.
+    pub fdb_ageing: Duration,
+    /// Addresses that the switch can know: [`FDB_BUCKET_ENTRIES`] times a power of two.
+    pub fdb_capacity: u32,
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self {
+            fdb_ageing: FDB_AGEING_DEFAULT,
+            fdb_capacity: FDB_CAPACITY_DEFAULT,
+        }
+    }
+}
+
+/// The Prometheus endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where to listen; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: METRICS_LISTEN_DEFAULT.parse().ok(),
+        }
+    }
+}
+
+/// The socket that the command line tools talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Its absolute path.
+    pub socket: PathBuf,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: CONTROL_SOCKET_DEFAULT.into(),
+        }
+    }
+}
+
+/// An attachment point: a guest or an uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Unique among the ports.
+    pub name: String,
+    /// The VLANs that the port carries.
+    pub vlan: Vlan,
+    /// The most addresses learned from this port; 0: no limit.
+    pub mac_limit: u32,
+    /// What it is attached to.
+    pub kind: PortKind,
+}
+
+/// What a port is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// A guest: a vhost-user socket.
+    Vhost(VhostPort),
+    /// An uplink: a network interface, by AF_XDP.
+    Xdp(XdpPort),
+}
+
+/// A guest's vhost-user socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostPort {
+    /// Its absolute path, unique among the ports.
+    pub socket: PathBuf,
+    /// Who listens on it.
+    pub role: Role,
+    /// The most queue pairs that the guest may use: 1 to [`QUEUE_PAIRS_MAX`].
+    pub queue_pairs: u16,
+}
+
+/// Who listens on a vhost-user socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The switch listens.
+    #[default]
+    Server,
+    /// The switch connects, and reconnects.
+    Client,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpPort {
+    /// Its name, unique among the ports.
+    pub interface: String,
+    /// The queues that the switch takes.
+    pub queues: Queues,
+    /// How frames reach the switch.
+    pub mode: XdpMode,
+}
+
+/// Queues of a network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Queues {
+    /// All that the interface has.
+    #[default]
+    All,
+    /// These: at least one, none twice. The interface may have fewer.
+    List(Vec<u32>),
+}
+
+/// How frames get from a network interface to the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// The fastest that the driver offers.
+    #[default]
+    Auto,
+    /// The NIC writes into the switch's memory; the driver must support it.
+    ZeroCopy,
+    /// The driver's XDP hook, and one copy.
+    Copy,
+    /// The kernel's generic XDP hook, after an skb was made: for drivers without XDP.
+    Generic,
+}
+
+/// The VLANs that a port carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Vlan {
+    /// Every VLAN; tags pass through.
+    #[default]
+    Unaware,
+    /// One VLAN, without tags.
+    Access(u16),
+    /// Several VLANs, with tags.
+    Trunk {
+        /// The tagged VLANs, as listed: at least one, none twice.
+        ids: Vec<u16>,
+        /// The VLAN of untagged frames, which the port carries whether it is in `ids` or not.
+        native: Option<u16>,
+    },
+}

@@ -1,0 +1,487 @@
+//! The control thread's side of the switch: the port table, and how a change to it reaches the
+//! workers.
+//!
+//! A change is: build a new [`View`], send it to every worker with the streams it gains and
+//! loses, wait until each has passed a quiescent point, and only then free what was replaced.
+//! Ports that a change does not name keep their rings and lose no frame.
+
+mod placement;
+mod report;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crosspoint_engine::MAX_PORTS;
+use crosspoint_engine::counters::PortCounters;
+use crosspoint_engine::deliver::NicTx;
+use crosspoint_engine::fdb::{Fdb, Quota};
+use crosspoint_engine::stream::{Source, Stream, StreamId};
+use crosspoint_engine::view::{Egress, PortView, View};
+use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
+use crosspoint_frame::Clock;
+use crosspoint_packet::FlowHasher;
+use crosspoint_vring::RingFault;
+use crosspoint_xsk::{XskSocket, XskTx};
+
+pub use worker::WorkerError;
+
+/// How long a worker may take to come round before the log says so. It is waited for all the
+/// same: what it may still be using cannot be freed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the fabric is made of, from the configuration.
+#[derive(Clone, Debug)]
+pub struct FabricOptions {
+    /// One worker for each.
+    pub cores: Vec<usize>,
+    /// Sleep after polling in vain for so long; `None` for never.
+    pub sleep_after: Option<Duration>,
+    /// Entries of the forwarding database.
+    pub fdb_capacity: usize,
+    /// When an address that was not seen is forgotten.
+    pub fdb_ageing: Duration,
+}
+
+/// What a port is, from the configuration.
+#[derive(Clone, Debug)]
+pub struct PortOptions {
+    /// Its name.
+    pub name: String,
+    /// "vhost" or "xdp".
+    pub kind: &'static str,
+    /// Its VLANs.
+    pub vlan: VlanPolicy,
+    /// The same, for people.
+    pub vlan_text: String,
+    /// Most addresses learned on it; 0 for no limit.
+    pub mac_limit: u32,
+    /// Most queues (pairs) it will have.
+    pub queues: usize,
+}
+
+/// How a port is, for `show`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortState {
+    /// Nobody is there.
+    Down,
+    /// A front end is there, its rings are not.
+    Connected,
+    /// Frames flow.
+    Up,
+    /// The guest broke the rules.
+    Quarantined,
+}
+
+impl PortState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortState::Down => "down",
+            PortState::Connected => "connected",
+            PortState::Up => "up",
+            PortState::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// A stream that a port gains, and what wakes its worker.
+pub struct NewStream {
+    /// Queue number.
+    pub queue: u16,
+    /// Where its frames come from.
+    pub source: Source,
+    /// A guest's kicks, if it gave a descriptor for them.
+    pub kick: Option<OwnedFd>,
+}
+
+/// A change to one port.
+#[derive(Default)]
+pub struct PortChange {
+    /// Where its frames go from now on.
+    pub egress: Option<Egress>,
+    /// Queues that are no longer read.
+    pub remove: Vec<u16>,
+    /// Queues that are read from now on.
+    pub add: Vec<NewStream>,
+    /// NIC queues for sending, each with the queue number: from none to some, or, empty and
+    /// `Some`, to none.
+    pub nic: Option<Vec<(u16, XskTx)>>,
+    /// How the port is now.
+    pub state: Option<(PortState, String)>,
+    /// What `show` says of it besides.
+    pub properties: Option<BTreeMap<String, String>>,
+}
+
+/// A stream's place: its worker, and the kick that it is registered with there.
+struct Placed {
+    worker: usize,
+    kick: Option<OwnedFd>,
+    socket: Option<Arc<XskSocket>>,
+}
+
+struct Port {
+    view: PortView,
+    options: PortOptions,
+    state: PortState,
+    detail: String,
+    properties: BTreeMap<String, String>,
+    streams: BTreeMap<u16, Placed>,
+    /// Transmit halves that no worker needs: there are more queues than workers.
+    spare: Vec<XskTx>,
+}
+
+struct State {
+    ports: Vec<Option<Port>>,
+    view: Arc<View>,
+    entries: usize,
+    ticks: u64,
+}
+
+/// The switch, as its control threads see it.
+pub struct Fabric {
+    options: FabricOptions,
+    clock: Clock,
+    shared: Arc<Shared>,
+    links: Vec<Arc<WorkerLink>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    state: Mutex<State>,
+    fdb: Arc<Fdb>,
+    tick_length: Duration,
+}
+
+impl Fabric {
+    /// Starts the workers, with no ports.
+    pub fn start(options: FabricOptions) -> Result<Arc<Fabric>, WorkerError> {
+        let clock = Clock::calibrate();
+        let mut seed = [0u64; 3];
+        for word in &mut seed {
+            *word = placement::random_word();
+        }
+        let [a, b, flows] = seed;
+        let fdb = Arc::new(Fdb::new(options.fdb_capacity, [a, b]));
+        let view = Arc::new(View {
+            ports: Box::new([]),
+            fdb: fdb.clone(),
+            flows: FlowHasher::new(flows),
+        });
+        let idle = match options.sleep_after {
+            None => Idle::Spin,
+            Some(time) => Idle::SleepAfter(clock.cycles(time)),
+        };
+        let shared = worker::shared();
+        let (links, threads) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
+        // An age has 8 bits and is compared to at most half of that.
+        let tick_length = Duration::from_secs(options.fdb_ageing.as_secs().div_ceil(100).max(1));
+        Ok(Arc::new(Fabric {
+            options,
+            clock,
+            shared,
+            links,
+            threads: Mutex::new(threads),
+            state: Mutex::new(State {
+                ports: Vec::new(),
+                view,
+                entries: 0,
+                ticks: 0,
+            }),
+            fdb,
+            tick_length,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The daemon aborts on panic, so a poisoned lock is only ever seen by tests.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Adds a port, down. `None` when there are [`MAX_PORTS`] already.
+    pub fn add_port(&self, options: PortOptions) -> Option<u16> {
+        let mut state = self.lock();
+        let number = match state.ports.iter().position(Option::is_none) {
+            Some(free) => free,
+            None if state.ports.len() < MAX_PORTS => {
+                state.ports.push(None);
+                state.ports.len() - 1
+            }
+            None => return None,
+        };
+        let view = PortView {
+            name: options.name.as_str().into(),
+            vlan: Arc::new(options.vlan.clone()),
+            egress: Egress::Down,
+            counters: Arc::new(PortCounters::new(self.links.len(), options.queues)),
+            quota: Arc::new(Quota::new(options.mac_limit)),
+        };
+        state.ports[number] = Some(Port {
+            view,
+            options,
+            state: PortState::Down,
+            detail: String::new(),
+            properties: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            spare: Vec::new(),
+        });
+        drop(self.publish(&mut state, Vec::new()));
+        Some(number as u16)
+    }
+
+    /// Applies a change to port `number` and waits until every worker works by it. Returns the
+    /// streams that were removed, with the positions that their rings have come to.
+    ///
+    /// A quarantined port takes no streams and no egress until its state is set anew.
+    pub fn change(&self, number: u16, change: PortChange) -> io::Result<Vec<Stream>> {
+        let mut state = self.lock();
+        self.change_locked(&mut state, number, change)
+    }
+
+    fn change_locked(
+        &self,
+        state: &mut State,
+        number: u16,
+        mut change: PortChange,
+    ) -> io::Result<Vec<Stream>> {
+        let mut updates: Vec<WorkerChange> =
+            self.links.iter().map(|_| WorkerChange::default()).collect();
+        let mut loads: Vec<usize> = (0..self.links.len())
+            .map(|w| streams_of(state, w))
+            .collect();
+        let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
+            return Err(io::Error::other("no such port"));
+        };
+        let was_quarantined = port.state == PortState::Quarantined;
+        if let Some((state, detail)) = change.state.take() {
+            (port.state, port.detail) = (state, detail);
+        } else if was_quarantined {
+            change.add.clear();
+            change.egress = None;
+        }
+        if let Some(properties) = change.properties {
+            port.properties = properties;
+        }
+        if let Some(egress) = change.egress {
+            port.view.egress = egress;
+        }
+        let mut released = Vec::new();
+        for queue in change.remove {
+            if let Some(placed) = port.streams.remove(&queue) {
+                updates[placed.worker].remove.push((number, queue));
+                released.push(placed);
+            }
+        }
+        for new in change.add {
+            let fixed = matches!(new.source, Source::Nic(_));
+            let worker = match fixed {
+                true => placement::nic_worker(number, new.queue, loads.len()),
+                false => placement::least_loaded(&loads),
+            };
+            loads[worker] += 1;
+            let queue = new.queue;
+            let placed = self.place(port, number, worker, new, &mut updates[worker]);
+            port.streams.insert(queue, placed);
+        }
+        if let Some(queues) = change.nic {
+            placement::share_out(port, number, queues, &mut updates, &self.links);
+        }
+        let removed = self.publish(state, updates);
+        // Only now: a worker that slept on these descriptors has been woken and told.
+        for placed in released {
+            worker::unregister(&self.links[placed.worker], &placed);
+        }
+        Ok(removed)
+    }
+
+    /// Registers what wakes the worker, and adds the stream to what it will be told.
+    fn place(
+        &self,
+        port: &Port,
+        number: u16,
+        worker: usize,
+        new: NewStream,
+        update: &mut WorkerChange,
+    ) -> Placed {
+        let id: StreamId = (number, new.queue);
+        let waker = &self.links[worker].waker;
+        let socket = match &new.source {
+            Source::Nic(nic) => Some(nic.socket().clone()),
+            Source::Guest(_) => None,
+        };
+        let registered = match (&socket, &new.kick) {
+            (Some(socket), _) => waker.register_nic(id, &**socket),
+            (_, Some(kick)) => waker.register_kick(id, kick),
+            _ => Ok(()),
+        };
+        if let Err(why) = registered {
+            tracing::warn!(port = %port.view.name, queue = new.queue,
+                "its kicks cannot wake a sleeping worker (is the descriptor an eventfd?): {why}");
+        }
+        update
+            .add
+            .push(Stream::new(id, new.source, port.view.counters.clone()));
+        Placed {
+            worker,
+            kick: new.kick,
+            socket,
+        }
+    }
+
+    /// Sends every worker the new picture and its own changes, and waits for all of them.
+    /// Returns the streams that they gave up; what else was replaced is freed here.
+    fn publish(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Stream> {
+        let last = state
+            .ports
+            .iter()
+            .rposition(Option::is_some)
+            .map_or(0, |n| n + 1);
+        let ports = state
+            .ports
+            .iter()
+            .take(last)
+            .map(|port| port.as_ref().map(|p| p.view.clone()));
+        let view = Arc::new(View {
+            ports: ports.collect(),
+            fdb: self.fdb.clone(),
+            flows: state.view.flows,
+        });
+        state.view = view.clone();
+        let mut changes = changes.into_iter();
+        for (number, link) in self.links.iter().enumerate() {
+            let change = changes.next().unwrap_or_default();
+            let streams = streams_of(state, number) + change.add.len() + change.remove.len();
+            let mut update = Update::new(view.clone(), streams);
+            update.removed = Vec::with_capacity(change.remove.len());
+            (update.add, update.remove, update.nics) = (change.add, change.remove, change.nics);
+            // The last one was waited for, so there is room.
+            let _ = link.mailbox.publish(update);
+            link.waker.wake();
+        }
+        let mut removed = Vec::new();
+        for (number, link) in self.links.iter().enumerate() {
+            let retired = loop {
+                match link.mailbox.wait_retired(PATIENCE, || ()) {
+                    Some(retired) => break Some(retired),
+                    None if self.shared.stop.load(Ordering::SeqCst) => break None,
+                    None => tracing::error!(
+                        worker = number,
+                        "worker-{number} does not come round: it is waited for, and no port can change meanwhile"
+                    ),
+                }
+            };
+            removed.extend(retired.into_iter().flat_map(|update| update.removed));
+        }
+        removed
+    }
+
+    /// Waits until every worker has passed a quiescent point: what was taken out of use before
+    /// the call is used by nobody after it.
+    pub fn quiesce(&self) {
+        let mut state = self.lock();
+        drop(self.publish(&mut state, Vec::new()));
+    }
+
+    /// Forgets every address learned on port `number`.
+    pub fn forget_addresses(&self, number: u16) {
+        let mut state = self.lock();
+        let tick = self.shared.tick.load(Ordering::Relaxed);
+        let view = state.view.clone();
+        let quota = |port| view.port(port).map(|p| &*p.quota);
+        state.entries = self.fdb.sweep(tick, quota, |port, _| port == number);
+    }
+
+    /// What must happen from time to time: ageing, and quarantine of guests whose rings the
+    /// workers found broken. Called about ten times a second.
+    pub fn housekeep(&self, uptime: Duration) {
+        while let Some((port, fault)) = self.shared.faults.pop() {
+            self.quarantine(port, fault);
+        }
+        let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
+        let mut state = self.lock();
+        if ticks == state.ticks && ticks != 0 {
+            return;
+        }
+        state.ticks = ticks;
+        self.shared.tick.store(ticks as u8, Ordering::Relaxed);
+        let limit = self
+            .options
+            .fdb_ageing
+            .as_secs()
+            .div_ceil(self.tick_length.as_secs());
+        let view = state.view.clone();
+        let quota = |port| view.port(port).map(|p| &*p.quota);
+        state.entries = self
+            .fdb
+            .sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
+    }
+
+    fn quarantine(&self, number: u16, fault: RingFault) {
+        let mut state = self.lock();
+        let Some(Some(port)) = state.ports.get(usize::from(number)) else {
+            return;
+        };
+        if port.state != PortState::Up {
+            return;
+        }
+        tracing::warn!(port = %port.view.name, "quarantined until its guest reconnects: {fault}");
+        let change = PortChange {
+            egress: Some(Egress::Quarantined),
+            remove: port.streams.keys().copied().collect(),
+            state: Some((PortState::Quarantined, fault.to_string())),
+            ..PortChange::default()
+        };
+        let _ = self.change_locked(&mut state, number, change);
+    }
+
+    /// How port `number` is.
+    pub fn port_state(&self, number: u16) -> PortState {
+        let state = self.lock();
+        match state.ports.get(usize::from(number)) {
+            Some(Some(port)) => port.state,
+            _ => PortState::Down,
+        }
+    }
+
+    /// Ends the workers and waits for their threads.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for link in &self.links {
+            link.waker.wake();
+        }
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What one worker is told besides the picture.
+#[derive(Default)]
+struct WorkerChange {
+    add: Vec<Stream>,
+    remove: Vec<StreamId>,
+    nics: Vec<(u16, Option<Box<NicTx>>)>,
+}
+
+fn streams_of(state: &State, worker: usize) -> usize {
+    let ports = state.ports.iter().flatten();
+    ports
+        .flat_map(|port| port.streams.values())
+        .filter(|placed| placed.worker == worker)
+        .count()
+}

@@ -1,0 +1,111 @@
+//! Worker threads: started, pinned, named.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::{Arc, mpsc};
+use std::thread::{Builder, JoinHandle};
+
+use core_affinity::CoreId;
+use crossbeam::queue::ArrayQueue;
+use crosspoint_engine::counters::WorkerCounters;
+use crosspoint_engine::publish::Mailbox;
+use crosspoint_engine::sleep::Waker;
+use crosspoint_engine::view::View;
+use crosspoint_engine::worker::{Idle, Shared, Worker, WorkerLink};
+use thiserror::Error;
+
+use super::Placed;
+
+/// Faults that may wait for the control thread. More are dropped: their ports are known.
+const FAULTS: usize = 256;
+
+pub(super) type Links = Vec<Arc<WorkerLink>>;
+pub(super) type Threads = Vec<JoinHandle<()>>;
+
+/// Why a worker could not be started.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The kernel refused a thread or a descriptor.
+    #[error("worker-{worker} cannot be started: {why}")]
+    Start {
+        /// Its number.
+        worker: usize,
+        /// What the kernel said.
+        why: io::Error,
+    },
+    /// The core is not there, or not ours.
+    #[error(
+        "worker-{worker} cannot be pinned to core {core}: the process may not run there \
+         (see `taskset -cp {pid}`); name other `[workers] cores`"
+    )]
+    Pin {
+        /// Its number.
+        worker: usize,
+        /// The core.
+        core: usize,
+        /// This process.
+        pid: u32,
+    },
+}
+
+pub(super) fn shared() -> Arc<Shared> {
+    Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        tick: AtomicU8::new(0),
+        faults: ArrayQueue::new(FAULTS),
+    })
+}
+
+/// Starts one worker per core.
+pub(super) fn spawn_all(
+    cores: &[usize],
+    shared: &Arc<Shared>,
+    view: &Arc<View>,
+    idle: Idle,
+) -> Result<(Links, Threads), WorkerError> {
+    let (mut links, mut threads) = (Vec::new(), Vec::new());
+    for (worker, core) in cores.iter().enumerate() {
+        let fail = |why| WorkerError::Start { worker, why };
+        let waker = Waker::new().map_err(fail)?;
+        let link = Arc::new(WorkerLink {
+            mailbox: Mailbox::default(),
+            waker,
+            counters: WorkerCounters::default(),
+        });
+        let (pinned, result) = mpsc::channel();
+        let thread = {
+            let (shared, link, view, core) = (shared.clone(), link.clone(), view.clone(), *core);
+            let body = move || {
+                let ok = core_affinity::set_for_current(CoreId { id: core });
+                let _ = pinned.send(ok);
+                if ok {
+                    Worker::new(worker, shared, link, view, idle).run();
+                }
+            };
+            Builder::new()
+                .name(format!("worker-{worker}"))
+                .spawn(body)
+                .map_err(fail)?
+        };
+        threads.push(thread);
+        links.push(link);
+        if result.recv() != Ok(true) {
+            return Err(WorkerError::Pin {
+                worker,
+                core: *core,
+                pid: std::process::id(),
+            });
+        }
+    }
+    Ok((links, threads))
+}
+
+/// Takes out of a worker's waiting set what a stream put in. Before its descriptors are closed.
+pub(super) fn unregister(link: &WorkerLink, placed: &Placed) {
+    if let Some(kick) = &placed.kick {
+        let _ = link.waker.unregister(kick);
+    }
+    if let Some(socket) = &placed.socket {
+        let _ = link.waker.unregister(&**socket);
+    }
+}

@@ -1,0 +1,11 @@
+//! The switch's slow path: configuration, and everything else that no worker does.
+
+pub mod api;
+pub mod config;
+pub mod daemon;
+pub mod fabric;
+pub mod metrics;
+pub mod nic;
+pub mod show;
+pub mod status;
+pub mod vhost;

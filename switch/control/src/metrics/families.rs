@@ -1,0 +1,157 @@
+//! Every metric's name, type, labels and help, and the building of families out of values.
+
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use super::completion::{BOUNDS_NS, Completion};
+
+/// What there is to know of a metric before it has a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: MetricType,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence for operators.
+    pub help: &'static str,
+}
+
+const PORT: &[&str] = &["port"];
+const QUEUE: &[&str] = &["port", "queue"];
+const WORKER: &[&str] = &["worker"];
+
+macro_rules! families {
+    ($($id:ident = $kind:ident $name:literal $labels:expr, $help:literal;)+) => {
+        $(pub(super) const $id: Family = Family {
+            name: $name,
+            kind: MetricType::$kind,
+            labels: $labels,
+            help: $help,
+        };)+
+        /// Every metric, in the order of this list.
+        pub const FAMILIES: &[Family] = &[$($id,)+];
+    };
+}
+
+families! {
+    BUILD_INFO = GAUGE "crosspoint_build_info" &["version"], "Always 1; the label tells the version.";
+    PORT_UP = GAUGE "crosspoint_port_up" PORT, "Whether the port forwards frames: 1 if its state is up, else 0.";
+    PORT_STATE = GAUGE "crosspoint_port_state" &["port", "state"], "1 for the state that the port is in, 0 for the others.";
+    PORT_ADDRESSES = GAUGE "crosspoint_port_addresses" PORT, "Addresses learned on the port.";
+    PACKETS = COUNTER "crosspoint_queue_packets_total" &["port", "queue", "direction"], "Frames: rx from the port into the switch, tx delivered to the port.";
+    BYTES = COUNTER "crosspoint_queue_bytes_total" &["port", "queue", "direction"], "Bytes of the frames in crosspoint_queue_packets_total.";
+    DROPS = COUNTER "crosspoint_drops_total" &["port", "queue", "reason"], "Frames and copies dropped, by reason; crosspoint show drops explains each.";
+    FLOOD_COPIES = COUNTER "crosspoint_queue_flood_copies_total" QUEUE, "Additional copies that flooding made of frames from here.";
+    DELIVERED = COUNTER "crosspoint_queue_delivered_copies_total" QUEUE, "Copies of frames from here that were delivered, at any port.";
+    DROPPED = COUNTER "crosspoint_queue_dropped_copies_total" QUEUE, "Copies of frames from here that were dropped, at any port.";
+    BURSTS = COUNTER "crosspoint_queue_bursts_total" QUEUE, "Bursts of up to 64 frames taken from the queue.";
+    KICKS = COUNTER "crosspoint_queue_kicks_total" QUEUE, "Kicks from the guest that woke a worker.";
+    CALLS = COUNTER "crosspoint_queue_calls_total" QUEUE, "Calls (interrupts) to the guest.";
+    COMPLETION = HISTOGRAM "crosspoint_queue_completion_seconds" QUEUE, "Time from reading a guest's descriptor to completing it.";
+    XDP_RX_DROPPED = COUNTER "crosspoint_xdp_rx_dropped_total" QUEUE, "Frames that the kernel dropped at the AF_XDP socket for reasons without a counter of their own.";
+    XDP_RX_INVALID = COUNTER "crosspoint_xdp_rx_invalid_descriptors_total" QUEUE, "Fill ring descriptors that the kernel refused.";
+    XDP_TX_INVALID = COUNTER "crosspoint_xdp_tx_invalid_descriptors_total" QUEUE, "Transmit ring descriptors that the kernel refused.";
+    XDP_RX_RING_FULL = COUNTER "crosspoint_xdp_rx_ring_full_total" QUEUE, "Frames that the kernel dropped because the receive ring was full.";
+    XDP_FILL_EMPTY = COUNTER "crosspoint_xdp_rx_fill_ring_empty_total" QUEUE, "Times that the kernel found the fill ring empty.";
+    XDP_TX_EMPTY = COUNTER "crosspoint_xdp_tx_ring_empty_total" QUEUE, "Times that the kernel found the transmit ring empty.";
+    WORKER_CYCLES = COUNTER "crosspoint_worker_cycles_total" &["worker", "state"], "Time stamp counter cycles: busy in turns that found work, idle in turns that found none, sleep asleep.";
+    WORKER_ITERATIONS = COUNTER "crosspoint_worker_iterations_total" WORKER, "Turns of the worker's loop.";
+    WORKER_SLEEPS = COUNTER "crosspoint_worker_sleeps_total" WORKER, "Times that the worker slept.";
+    WORKER_BURSTS = COUNTER "crosspoint_worker_bursts_total" WORKER, "Bursts that the worker handled.";
+    FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
+    FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
+}
+
+/// A family that is being filled.
+#[derive(Debug)]
+pub(super) struct Samples {
+    family: Family,
+    metrics: Vec<Metric>,
+}
+
+impl Samples {
+    pub(super) fn of(family: Family) -> Samples {
+        Samples {
+            family,
+            metrics: Vec::new(),
+        }
+    }
+
+    /// Adds a counter's or a gauge's value, with a value for every label.
+    pub(super) fn add(&mut self, labels: &[&str], value: impl Into<Value>) {
+        let Value(value) = value.into();
+        let mut metric = self.metric(labels);
+        if self.family.kind == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.metrics.push(metric);
+    }
+
+    /// Adds a histogram.
+    pub(super) fn add_histogram(&mut self, labels: &[&str], completion: &Completion) {
+        let buckets = BOUNDS_NS.iter().zip(completion.cumulative());
+        let buckets = buckets.map(|(bound_ns, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound_ns as f64 / 1e9);
+            bucket.set_cumulative_count(count);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(completion.count());
+        histogram.set_sample_sum(completion.sum_seconds());
+        let mut metric = self.metric(labels);
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    fn metric(&self, labels: &[&str]) -> Metric {
+        debug_assert_eq!(labels.len(), self.family.labels.len(), "{:?}", self.family);
+        let pairs = self.family.labels.iter().zip(labels).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        Metric::from_label(pairs.collect())
+    }
+
+    pub(super) fn finish(self) -> MetricFamily {
+        let mut family = MetricFamily::default();
+        family.set_name(self.family.name.to_owned());
+        family.set_help(self.family.help.to_owned());
+        family.set_field_type(self.family.kind);
+        family.set_metric(self.metrics);
+        family
+    }
+}
+
+/// A sample's value. Prometheus has no integers: counts beyond 2^53 lose their last digits.
+pub(super) struct Value(f64);
+
+impl From<u64> for Value {
+    fn from(count: u64) -> Value {
+        Value(count as f64)
+    }
+}
+
+impl From<usize> for Value {
+    fn from(count: usize) -> Value {
+        Value(count as f64)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(yes: bool) -> Value {
+        Value(f64::from(u8::from(yes)))
+    }
+}

@@ -1,0 +1,179 @@
+//! The HTTP server of the metrics.
+//!
+//! It is hyper on one thread. Whoever can reach the port can do no more than use up its connections for
+//! [`CONNECTION_TIME_MAX`]: memory, threads and time are bounded, and no input can make it panic, which matters in a
+//! program that aborts on panic. (tiny_http 0.12 panics if a client resets its connection at the right moment, keeps
+//! header lines of any length, and starts a thread per client.)
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use miette::Diagnostic;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use super::Exposition;
+use crate::api::Source;
+use crate::api::thread::{ServerThread, serve};
+
+/// The most clients at once; more wait.
+const CLIENTS_MAX: usize = 256;
+/// The most clients that a text is held for; more wait. It takes megabytes where there are a thousand queues.
+const TEXTS_MAX: usize = 16;
+/// The longest that a client may take to send its request's header.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
+/// The longest that a connection lasts. Prometheus gives up after 10 s if not told otherwise.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
+/// The largest header.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// The server that Prometheus scrapes. It ends when it is dropped.
+///
+/// Its thread inherits the caller's CPU affinity: start it before pinning the calling thread to anything.
+#[derive(Debug)]
+pub struct MetricsServer {
+    _thread: ServerThread,
+    local_addr: SocketAddr,
+}
+
+/// Why metrics cannot be served.
+#[derive(Debug, Error, Diagnostic)]
+pub enum MetricsError {
+    /// Another program has the address.
+    #[error("cannot serve metrics on {addr}: another program listens there")]
+    #[diagnostic(help(
+        "`ss -ltnp 'sport = :{}'` shows which; if it is another crosspoint, give this one an address of its own, as [metrics] listen",
+        addr.port()
+    ))]
+    Busy {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// It cannot be listened on for another reason.
+    #[error("cannot serve metrics on {addr}: {cause}")]
+    #[diagnostic(help(
+        "[metrics] listen must be an address of this host, and a port below 1024 needs CAP_NET_BIND_SERVICE"
+    ))]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the kernel says.
+        #[source]
+        cause: io::Error,
+    },
+    /// The thread cannot be started.
+    #[error("cannot start the metrics thread: {0}")]
+    #[diagnostic(help("the host is short of memory or threads; see `ulimit -u`"))]
+    Thread(#[source] io::Error),
+    /// The metrics contradict one another, which the tests rule out.
+    #[error("cannot register the metrics: {0}")]
+    #[diagnostic(help("this is a defect of crosspoint; please report it"))]
+    Registry(#[from] prometheus::Error),
+}
+
+impl MetricsServer {
+    /// Listens on `addr`, where port 0 takes any that is free.
+    pub fn start(addr: SocketAddr, source: Arc<dyn Source>) -> Result<MetricsServer, MetricsError> {
+        let exposition = Exposition::new(source)?;
+        let listen = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::AddrInUse => MetricsError::Busy { addr },
+            _ => MetricsError::Listen { addr, cause },
+        };
+        let listener = TcpListener::bind(addr).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let local_addr = listener.local_addr().map_err(listen)?;
+        let serving = move || async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let accept = async || listener.accept().await.map(|(client, _)| client);
+            let texts = Arc::new(Semaphore::new(TEXTS_MAX));
+            serve("metrics", CLIENTS_MAX, accept, move |client| {
+                converse(client, exposition.clone(), Arc::clone(&texts))
+            })
+            .await
+        };
+        let thread = ServerThread::start("metrics", serving).map_err(MetricsError::Thread)?;
+        Ok(MetricsServer {
+            _thread: thread,
+            local_addr,
+        })
+    }
+
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Ends it, whatever its clients do, and waits until it has ended. Dropping it does the same.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+/// One connection, which is one request.
+async fn converse(client: TcpStream, exposition: Exposition, texts: Arc<Semaphore>) {
+    // Held until the client has its text, or the connection ends.
+    let place = OnceLock::new();
+    let service = service_fn(|request| {
+        let (exposition, texts, place) = (&exposition, &texts, &place);
+        async move {
+            let response = match refuse(&request) {
+                Some(refusal) => refusal,
+                None => {
+                    // The semaphore is never closed, and the connection has no second request.
+                    if let Ok(one) = Arc::clone(texts).acquire_owned().await {
+                        let _ = place.set(one);
+                    }
+                    scrape(exposition)
+                }
+            };
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(client), service);
+    // Both errors, the client's and lack of time, concern the client alone, and it notices them.
+    let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+}
+
+/// What to say to a request that is not for the metrics.
+fn refuse(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    if request.uri().path() != "/metrics" {
+        return Some(text(StatusCode::NOT_FOUND, "the metrics are at /metrics\n"));
+    }
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return None;
+    }
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
+    let allowed = HeaderValue::from_static("GET, HEAD");
+    response.headers_mut().insert(ALLOW, allowed);
+    Some(response)
+}
+
+fn scrape(exposition: &Exposition) -> Response<Full<Bytes>> {
+    match exposition.render() {
+        Ok(metrics) => text(StatusCode::OK, metrics),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let media_type = HeaderValue::from_static(Exposition::MEDIA_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
+}

@@ -1,0 +1,94 @@
+//! Numbers for people.
+
+/// Steps of a thousand, from the smallest that is used.
+const THOUSANDS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+
+/// A count in at most five characters: exact up to 99999, then its first three digits (`123k`, `1.23M`). Digits are
+/// cut off, not rounded, so that no count looks larger than it is.
+pub(super) fn count(count: u64) -> String {
+    if count < 100_000 {
+        return count.to_string();
+    }
+    let (mut unit, mut left) = ("", count);
+    let mut thousandths = 0;
+    for one in THOUSANDS {
+        if left < 1000 {
+            break;
+        }
+        (unit, thousandths, left) = (one, left % 1000, left / 1000);
+    }
+    match left {
+        0..10 => format!("{left}.{:02}{unit}", thousandths / 10),
+        10..100 => format!("{left}.{}{unit}", thousandths / 100),
+        _ => format!("{left}{unit}"),
+    }
+}
+
+/// A time in at most five characters: `850ns`, `1.2us`, `34ms`, `12s`.
+pub(super) fn time_ns(ns: u64) -> String {
+    let (mut unit, mut left, mut tenths) = ("ns", ns, 0);
+    for one in ["us", "ms", "s"] {
+        if left < 1000 {
+            break;
+        }
+        (unit, tenths, left) = (one, left % 1000 / 100, left / 1000);
+    }
+    match (unit, left) {
+        ("us" | "ms" | "s", 0..10) => format!("{left}.{tenths}{unit}"),
+        _ => format!("{left}{unit}"),
+    }
+}
+
+/// A share, with one decimal.
+pub(super) fn percent(percent: Option<f64>) -> String {
+    percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1}%"))
+}
+
+/// A value that may be missing.
+pub(super) fn or_dash<T>(value: Option<T>, format: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn counts_are_exact_while_they_are_short() {
+        let shown = [
+            0,
+            7,
+            99_999,
+            100_000,
+            999_999,
+            1_000_000,
+            12_345_678,
+            u64::MAX,
+        ]
+        .map(count);
+        let expected = ["0", "7", "99999", "100k", "999k", "1.00M", "12.3M", "18.4E"];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn times_have_the_unit_that_makes_them_short() {
+        let shown = [0, 850, 999, 1_000, 1_250, 34_567, 9_999_999, 12_000_000_000].map(time_ns);
+        let expected = [
+            "0ns", "850ns", "999ns", "1.0us", "1.2us", "34us", "9.9ms", "12s",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_count_fits_five_characters(n: u64, shift in 0u32..64) {
+            prop_assert!(count(n >> shift).len() <= 5, "{}", count(n >> shift));
+        }
+
+        #[test]
+        fn any_time_below_1000_s_fits_five_characters(ns in 0u64..1_000_000_000_000) {
+            prop_assert!(time_ns(ns).len() <= 5, "{}", time_ns(ns));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Tables out of JSON, so that what people see is what programs get.
+
+use miette::Diagnostic;
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::Topic;
+use super::format::{count, or_dash, percent, time_ns};
+use super::rows::{DropRow, Fdb, PortRow, QueueRow, WorkerRow};
+use super::table::Align::{Left, Right};
+use super::table::Table;
+
+/// The JSON is not what the topic has.
+#[derive(Debug, Error, Diagnostic)]
+#[error("the daemon's answer about {topic} is not understood: {cause}")]
+#[diagnostic(help(
+    "daemon and command line are probably of different versions; --json shows the answer as it is"
+))]
+pub struct Misshapen {
+    topic: Topic,
+    #[source]
+    cause: serde_json::Error,
+}
+
+/// Shows a topic's JSON, which is what a reply's `ok` holds, as a table.
+pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
+    let text = match topic {
+        Topic::Ports => Vec::deserialize(value).map(|rows| ports(&rows)),
+        Topic::Queues => Vec::deserialize(value).map(|rows| queues(&rows)),
+        Topic::Workers => Vec::deserialize(value).map(|rows| workers(&rows)),
+        Topic::Fdb => Fdb::deserialize(value).map(|table| fdb(&table)),
+        Topic::Drops => Vec::deserialize(value).map(|rows| drops(&rows)),
+    };
+    text.map_err(|cause| Misshapen { topic, cause })
+}
+
+fn ports(rows: &[PortRow]) -> String {
+    if rows.is_empty() {
+        return "There are no ports.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("PORT", Left),
+        ("KIND", Left),
+        ("STATE", Left),
+        ("QUEUES", Right),
+        ("ADDRS", Right),
+        ("RX", Right),
+        ("TX", Right),
+        ("DROPS", Right),
+        ("VLAN", Left),
+    ]);
+    for row in rows {
+        let cells = [
+            row.name.clone(),
+            row.kind.clone(),
+            row.state.clone(),
+            row.queues.to_string(),
+            row.addresses.to_string(),
+            count(row.rx_packets),
+            count(row.tx_packets),
+            count(row.drops),
+            row.vlan.clone(),
+        ];
+        table.add_with_note(cells, note(row));
+    }
+    table.render()
+}
+
+/// What is to be said of a port in words.
+fn note(row: &PortRow) -> String {
+    let detail = Some(row.detail.clone()).filter(|detail| !detail.is_empty());
+    let properties = row
+        .properties
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    let properties = properties.collect::<Vec<_>>().join(" ");
+    let properties = Some(properties).filter(|all| !all.is_empty());
+    let parts: Vec<String> = detail.into_iter().chain(properties).collect();
+    parts.join("; ")
+}
+
+fn queues(rows: &[QueueRow]) -> String {
+    if rows.is_empty() {
+        return "There are no queues.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("QUEUE", Left),
+        ("WORKER", Right),
+        ("RX", Right),
+        ("RX-BYTES", Right),
+        ("TX", Right),
+        ("TX-BYTES", Right),
+        ("DROPS", Right),
+        ("P50", Right),
+        ("P99", Right),
+    ]);
+    for row in rows {
+        table.add([
+            stream(&row.port, row.queue),
+            or_dash(row.worker, |worker| worker.to_string()),
+            count(row.rx_packets),
+            count(row.rx_bytes),
+            count(row.tx_packets),
+            count(row.tx_bytes),
+            count(row.drops),
+            or_dash(row.completion_p50_ns, time_ns),
+            or_dash(row.completion_p99_ns, time_ns),
+        ]);
+    }
+    table.render()
+}
+
+/// How tables name a queue.
+fn stream(port: &str, queue: u16) -> String {
+    format!("{port}:{queue}")
+}
+
+fn workers(rows: &[WorkerRow]) -> String {
+    if rows.is_empty() {
+        return "There are no workers.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("WORKER", Right),
+        ("CORE", Right),
+        ("BUSY", Right),
+        ("IDLE", Right),
+        ("SLEEP", Right),
+        ("BURSTS", Right),
+        ("SLEEPS", Right),
+        ("STREAMS", Left),
+    ]);
+    for row in rows {
+        let streams = row.streams.iter().map(|one| stream(&one.port, one.queue));
+        table.add([
+            row.worker.to_string(),
+            row.core.to_string(),
+            percent(row.busy_percent),
+            percent(row.idle_percent),
+            percent(row.sleep_percent),
+            count(row.bursts),
+            count(row.sleeps),
+            streams.collect::<Vec<_>>().join(" "),
+        ]);
+    }
+    table.render()
+}
+
+fn fdb(fdb: &Fdb) -> String {
+    let mut text = format!(
+        "{} of {} entries in use; addresses not seen for {} s are forgotten.\n",
+        fdb.entries, fdb.capacity, fdb.ageing_s
+    );
+    if fdb.addresses.is_empty() {
+        return text;
+    }
+    let mut table = Table::new([
+        ("ADDRESS", Left),
+        ("VLAN", Right),
+        ("AGE", Right),
+        ("PORT", Left),
+    ]);
+    for entry in &fdb.addresses {
+        table.add([
+            entry.mac.clone(),
+            or_dash(Some(entry.vlan).filter(|vlan| *vlan > 0), |vlan| {
+                vlan.to_string()
+            }),
+            format!("{}s", entry.age_s),
+            entry.port.clone(),
+        ]);
+    }
+    text.push_str(&table.render());
+    text
+}
+
+fn drops(rows: &[DropRow]) -> String {
+    if rows.is_empty() {
+        return "Nothing was dropped.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("QUEUE", Left),
+        ("REASON", Left),
+        ("COUNT", Right),
+        ("MEANING", Left),
+    ]);
+    for row in rows {
+        table.add([
+            stream(&row.port, row.queue),
+            row.reason.clone(),
+            count(row.count),
+            row.help.clone(),
+        ]);
+    }
+    table.render()
+}

@@ -1,0 +1,277 @@
+//! The rows that tables and JSON are made of.
+
+use std::collections::BTreeMap;
+
+use crosspoint_packet::DropReason;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Completion;
+use crate::status::{FdbEntry, FdbStatus, PortStatus, QueueStatus, Status, XdpStatus};
+
+/// A port; its counts are sums over its queues.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortRow {
+    /// Its name.
+    pub name: String,
+    /// `vhost` or `xdp`.
+    pub kind: String,
+    /// `up`, `connected`, `down` or `quarantined`.
+    pub state: String,
+    /// Why it is not up, or how it is; may be empty.
+    pub detail: String,
+    /// `unaware`, `access 100` or `trunk 100,200 native 1`.
+    pub vlan: String,
+    /// Addresses learned on it.
+    pub addresses: u32,
+    /// What else there is to know, by name.
+    pub properties: BTreeMap<String, String>,
+    /// How many queues it has.
+    pub queues: usize,
+    /// Frames from the port into the switch.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Copies delivered to the port.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Drops counted at the port, for all reasons.
+    pub drops: u64,
+}
+
+/// A queue (pair) of a port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct QueueRow {
+    /// Name of its port.
+    pub port: String,
+    /// Its number.
+    pub queue: u16,
+    /// The worker that polls it, or null.
+    pub worker: Option<usize>,
+    /// Frames from the port into the switch.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Copies delivered to the port.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Additional copies that flooding made of frames from here.
+    pub flood_copies: u64,
+    /// Copies of frames from here that were delivered, anywhere.
+    pub delivered_copies: u64,
+    /// Copies of frames from here that were dropped, anywhere.
+    pub dropped_copies: u64,
+    /// Bursts taken from the port.
+    pub bursts: u64,
+    /// Kicks that woke a worker.
+    pub kicks: u64,
+    /// Calls to the guest.
+    pub calls: u64,
+    /// Drops counted at this queue, for all reasons.
+    pub drops: u64,
+    /// Guest descriptors completed.
+    pub completions: u64,
+    /// Half of them took no longer, nanoseconds; null if there are none.
+    pub completion_p50_ns: Option<u64>,
+    /// 99 of 100 took no longer, nanoseconds; null if there are none.
+    pub completion_p99_ns: Option<u64>,
+    /// The kernel's counters of an AF_XDP socket; null for guests.
+    pub xdp: Option<XdpStatus>,
+}
+
+/// A worker. Shares of time are since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRow {
+    /// Its number.
+    pub worker: usize,
+    /// The core that it is pinned to.
+    pub core: usize,
+    /// Share of time that it had work, percent; null before it has run.
+    pub busy_percent: Option<f64>,
+    /// Share of time that it polled in vain, percent; null before it has run.
+    pub idle_percent: Option<f64>,
+    /// Share of time that it slept, percent; null before it has run.
+    pub sleep_percent: Option<f64>,
+    /// Turns of its loop.
+    pub iterations: u64,
+    /// Times it slept.
+    pub sleeps: u64,
+    /// Bursts handled.
+    pub bursts: u64,
+    /// What it polls.
+    pub streams: Vec<StreamRow>,
+}
+
+/// A queue that a worker polls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamRow {
+    /// Name of its port.
+    pub port: String,
+    /// Its number.
+    pub queue: u16,
+}
+
+/// The forwarding database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fdb {
+    /// Entries in use. They change while this is read, so that it need not be the number of `addresses`.
+    pub entries: usize,
+    /// Entries there is room for.
+    pub capacity: usize,
+    /// Seconds after which an address that was not seen is forgotten.
+    pub ageing_s: u64,
+    /// The addresses: `mac`, `vlan` (0 for none), `port` and `age_s`, the seconds since it was seen.
+    pub addresses: Vec<FdbEntry>,
+}
+
+/// A reason, and how often it was met at a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Name of the port.
+    pub port: String,
+    /// The queue's number.
+    pub queue: u16,
+    /// The reason, as in the metrics.
+    pub reason: String,
+    /// How many frames or copies.
+    pub count: u64,
+    /// What the reason means.
+    pub help: String,
+}
+
+/// All ports.
+pub fn ports(status: &Status) -> Vec<PortRow> {
+    status.ports.iter().map(port).collect()
+}
+
+fn port(port: &PortStatus) -> PortRow {
+    let sum = |read: fn(&QueueStatus) -> u64| port.queues.iter().map(read).fold(0, total);
+    PortRow {
+        name: port.name.clone(),
+        kind: port.kind.clone(),
+        state: port.state.clone(),
+        detail: port.detail.clone(),
+        vlan: port.vlan.clone(),
+        addresses: port.addresses,
+        properties: port.properties.clone(),
+        queues: port.queues.len(),
+        rx_packets: sum(|q| q.rx_packets),
+        rx_bytes: sum(|q| q.rx_bytes),
+        tx_packets: sum(|q| q.tx_packets),
+        tx_bytes: sum(|q| q.tx_bytes),
+        drops: sum(all_drops),
+    }
+}
+
+/// Adds counts. Nothing real overflows them, and nothing that is not may panic.
+fn total(sum: u64, count: u64) -> u64 {
+    sum.saturating_add(count)
+}
+
+fn all_drops(queue: &QueueStatus) -> u64 {
+    queue.drops.values().copied().fold(0, total)
+}
+
+/// All queues.
+pub fn queues(status: &Status) -> Vec<QueueRow> {
+    let of_port = |port: &PortStatus| {
+        let queues = port.queues.iter();
+        queues.map(|one| queue(&port.name, one)).collect::<Vec<_>>()
+    };
+    status.ports.iter().flat_map(of_port).collect()
+}
+
+fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
+    let completion = Completion::new(&queue.completion);
+    QueueRow {
+        port: port.to_owned(),
+        queue: queue.queue,
+        worker: queue.worker,
+        rx_packets: queue.rx_packets,
+        rx_bytes: queue.rx_bytes,
+        tx_packets: queue.tx_packets,
+        tx_bytes: queue.tx_bytes,
+        flood_copies: queue.flood_copies,
+        delivered_copies: queue.delivered_copies,
+        dropped_copies: queue.dropped_copies,
+        bursts: queue.bursts,
+        kicks: queue.kicks,
+        calls: queue.calls,
+        drops: all_drops(queue),
+        completions: completion.count(),
+        completion_p50_ns: completion.quantile_ns(0.50),
+        completion_p99_ns: completion.quantile_ns(0.99),
+        xdp: queue.xdp,
+    }
+}
+
+/// All workers.
+pub fn workers(status: &Status) -> Vec<WorkerRow> {
+    let row = |worker: &crate::status::WorkerStatus| {
+        let cycles = [worker.busy_cycles, worker.idle_cycles, worker.sleep_cycles];
+        let [busy_percent, idle_percent, sleep_percent] = shares(cycles);
+        let streams = worker.streams.iter().map(|(port, queue)| StreamRow {
+            port: port.clone(),
+            queue: *queue,
+        });
+        WorkerRow {
+            worker: worker.worker,
+            core: worker.core,
+            busy_percent,
+            idle_percent,
+            sleep_percent,
+            iterations: worker.iterations,
+            sleeps: worker.sleeps,
+            bursts: worker.bursts,
+            streams: streams.collect(),
+        }
+    };
+    status.workers.iter().map(row).collect()
+}
+
+/// Percent of the sum, to one decimal; nothing of nothing.
+fn shares<const N: usize>(counts: [u64; N]) -> [Option<f64>; N] {
+    let sum: f64 = counts.iter().map(|count| *count as f64).sum();
+    counts.map(|count| (sum > 0.0).then(|| (count as f64 / sum * 1000.0).round() / 10.0))
+}
+
+/// The forwarding database, with `addresses` in it.
+pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>) -> Fdb {
+    addresses.sort_unstable_by(|a, b| (a.vlan, &a.mac, &a.port).cmp(&(b.vlan, &b.mac, &b.port)));
+    let FdbStatus {
+        entries,
+        capacity,
+        ageing_s,
+    } = status.fdb;
+    Fdb {
+        entries,
+        capacity,
+        ageing_s,
+        addresses,
+    }
+}
+
+/// All reasons that were met, wherever they were.
+pub fn drops(status: &Status) -> Vec<DropRow> {
+    let mut rows = Vec::new();
+    for port in &status.ports {
+        for queue in &port.queues {
+            let met = queue.drops.iter().filter(|(_, count)| **count > 0);
+            rows.extend(met.map(|(reason, count)| DropRow {
+                port: port.name.clone(),
+                queue: queue.queue,
+                reason: reason.clone(),
+                count: *count,
+                help: help(reason).to_owned(),
+            }));
+        }
+    }
+    rows
+}
+
+/// What a reason means.
+fn help(label: &str) -> &'static str {
+    let reason = DropReason::ALL.iter().find(|one| one.label() == label);
+    reason.map_or("", |reason| reason.help())
+}

@@ -1,0 +1,146 @@
+//! What the daemon knows, as plain data: the metrics, `crosspoint show` and its JSON are all made
+//! from this one picture, so that they agree.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Ports, in the order of the configuration.
+    pub ports: Vec<PortStatus>,
+    /// Workers, by number.
+    pub workers: Vec<WorkerStatus>,
+    /// The forwarding database's size.
+    pub fdb: FdbStatus,
+}
+
+/// One port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its name.
+    pub name: String,
+    /// "vhost" or "xdp".
+    pub kind: String,
+    /// "up", "connected" (a front end is there, its rings are not), "down" or "quarantined".
+    pub state: String,
+    /// Why it is not up, or how it is; for people.
+    pub detail: String,
+    /// "unaware", "access 100" or "trunk 100,200 native 1".
+    pub vlan: String,
+    /// Addresses learned on it.
+    pub addresses: u32,
+    /// For xdp: "native" or "generic", and "zero-copy" or "copy"; for vhost: role and features.
+    pub properties: BTreeMap<String, String>,
+    /// Its queues, by number: a queue has both directions.
+    pub queues: Vec<QueueStatus>,
+}
+
+/// One queue (pair) of a port. Counts are since the daemon started, whatever guests came and went.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its number.
+    pub queue: u16,
+    /// The worker that polls it, if any does.
+    pub worker: Option<usize>,
+    /// Frames from the port into the switch.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Copies delivered to the port.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Additional copies that flooding made of frames from here.
+    pub flood_copies: u64,
+    /// Copies of frames from here that were delivered, anywhere.
+    pub delivered_copies: u64,
+    /// Copies of frames from here that were dropped, anywhere.
+    pub dropped_copies: u64,
+    /// Bursts taken from the port.
+    pub bursts: u64,
+    /// Kicks that woke a worker.
+    pub kicks: u64,
+    /// Calls to the guest.
+    pub calls: u64,
+    /// Drops counted at this queue, by reason label; reasons never met are absent.
+    pub drops: BTreeMap<String, u64>,
+    /// Guest descriptors' time from being read to completion.
+    pub completion: LatencyStatus,
+    /// The kernel's counters of an AF_XDP socket; absent for guests.
+    pub xdp: Option<XdpStatus>,
+}
+
+/// A histogram: buckets of (middle in nanoseconds, count), ascending.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LatencyStatus {
+    /// Values to within an eighth, and how often.
+    pub buckets_ns: Vec<(u64, u64)>,
+    /// Sum of all values, nanoseconds.
+    pub sum_ns: f64,
+}
+
+/// XDP_STATISTICS of one socket.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct XdpStatus {
+    /// Frames dropped for other reasons than those below.
+    pub rx_dropped: u64,
+    /// Invalid receive descriptors.
+    pub rx_invalid_descs: u64,
+    /// Invalid transmit descriptors.
+    pub tx_invalid_descs: u64,
+    /// Frames dropped because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// Times the fill ring was empty.
+    pub rx_fill_ring_empty_descs: u64,
+    /// Times the transmit ring was empty.
+    pub tx_ring_empty_descs: u64,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub worker: usize,
+    /// The core that it is pinned to.
+    pub core: usize,
+    /// Time-stamp counter cycles of iterations that found work.
+    pub busy_cycles: u64,
+    /// Cycles of iterations that found none.
+    pub idle_cycles: u64,
+    /// Cycles asleep.
+    pub sleep_cycles: u64,
+    /// Turns of the loop.
+    pub iterations: u64,
+    /// Times it slept.
+    pub sleeps: u64,
+    /// Bursts handled.
+    pub bursts: u64,
+    /// Its streams: port name and queue.
+    pub streams: Vec<(String, u16)>,
+}
+
+/// Size of the forwarding database.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct FdbStatus {
+    /// Entries in use.
+    pub entries: usize,
+    /// Entries there is room for.
+    pub capacity: usize,
+    /// Seconds after which an address that was not seen is forgotten.
+    pub ageing_s: u64,
+}
+
+/// One learned address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// The address.
+    pub mac: String,
+    /// Its VLAN; 0 for none.
+    pub vlan: u16,
+    /// Name of the port that it was last seen on.
+    pub port: String,
+    /// Seconds since it was last seen, to within the table's tick.
+    pub age_s: u64,
+}

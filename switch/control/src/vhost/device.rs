@@ -1,0 +1,420 @@
+//! One guest's device: what its front end has told us, and the rings that follow from it.
+//!
+//! Messages come in surprising orders, so none of them starts or stops a ring by itself: each
+//! changes what is known, and then the rings are brought in line with that
+//! ([`Device::reconcile`]).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crosspoint_engine::stream::{Source, Stream};
+use crosspoint_engine::view::Egress;
+use crosspoint_vring::{
+    Features, GuestMemory, GuestRx, GuestTx, MAX_RING_SIZE, Notifier, RegionSpec, RingAddresses,
+    SplitRing, feature,
+};
+use vhost::vhost_user::{Backend, Error, Result};
+
+use crate::fabric::{Fabric, NewStream, PortChange, PortState};
+
+/// What is known of one vring.
+#[derive(Default)]
+struct Vring {
+    size: u32,
+    addresses: Option<RingAddresses>,
+    /// Where the ring goes on; from SET_VRING_BASE, or where it was stopped.
+    base: u16,
+    /// The front end has given a kick descriptor, or said that there is none.
+    started: bool,
+    kick: Option<OwnedFd>,
+    call: Arc<Notifier>,
+    enabled: bool,
+    running: bool,
+    /// A receive ring that runs.
+    rx: Option<Arc<GuestRx>>,
+}
+
+/// One guest's device.
+pub(super) struct Device {
+    fabric: Arc<Fabric>,
+    port: u16,
+    name: String,
+    queue_pairs: u16,
+    offered: u64,
+    features: Features,
+    pub(super) protocol_features: u64,
+    /// The channel on which we could send requests: kept open, since its end would be noticed.
+    pub(super) channel: Option<Backend>,
+    memory: Option<Arc<GuestMemory>>,
+    vrings: Vec<Vring>,
+}
+
+impl Device {
+    pub(super) fn new(fabric: Arc<Fabric>, port: u16, name: &str, queue_pairs: u16) -> Device {
+        Device {
+            fabric,
+            port,
+            name: name.to_owned(),
+            queue_pairs,
+            offered: Features::offered(queue_pairs),
+            features: Features::default(),
+            protocol_features: 0,
+            channel: None,
+            memory: None,
+            vrings: (0..2 * queue_pairs).map(|_| Vring::default()).collect(),
+        }
+    }
+
+    pub(super) fn offered(&self) -> u64 {
+        self.offered
+    }
+
+    pub(super) fn queue_pairs(&self) -> u16 {
+        self.queue_pairs
+    }
+
+    fn vring(&mut self, index: u32) -> Result<&mut Vring> {
+        let (name, pairs) = (&self.name, self.queue_pairs);
+        self.vrings.get_mut(index as usize).ok_or_else(|| {
+            tracing::warn!(
+                port = name,
+                "the front end names vring {index}: `queue_pairs = {pairs}` has {}",
+                2 * pairs
+            );
+            Error::InvalidParam
+        })
+    }
+
+    /// What the driver acknowledged. Bits that were not offered are an error of its own.
+    pub(super) fn set_features(&mut self, acknowledged: u64) -> Result<()> {
+        if acknowledged & !self.offered != 0 {
+            tracing::warn!(
+                port = self.name,
+                "the front end acknowledges features {:#x}, not offered",
+                acknowledged & !self.offered
+            );
+            return Err(Error::InvalidParam);
+        }
+        let new = Features::new(acknowledged);
+        if new != self.features {
+            self.stop_all();
+            self.features = new;
+        }
+        // Without protocol features rings are enabled from the start (vhost-user protocol,
+        // "Ring states").
+        if !new.has(feature::PROTOCOL_FEATURES) {
+            self.vrings
+                .iter_mut()
+                .for_each(|vring| vring.enabled = true);
+        }
+        self.reconcile();
+        Ok(())
+    }
+
+    /// A new memory table: rings that run go on in it.
+    pub(super) fn set_memory(
+        &mut self,
+        table: Vec<(RegionSpec, File)>,
+    ) -> std::result::Result<(), String> {
+        let memory = GuestMemory::map(table).map_err(|e| e.to_string())?;
+        self.stop_all();
+        self.memory = Some(Arc::new(memory));
+        self.reconcile();
+        Ok(())
+    }
+
+    pub(super) fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
+        let name = self.name.clone();
+        let vring = self.vring(index)?;
+        if vring.running || !size.is_power_of_two() || size > MAX_RING_SIZE {
+            tracing::warn!(
+                port = name,
+                "vring {index}: size {size} while it runs, or no power of two up to 32768"
+            );
+            return Err(Error::InvalidParam);
+        }
+        vring.size = size;
+        Ok(())
+    }
+
+    pub(super) fn set_vring_addresses(&mut self, index: u32, at: RingAddresses) -> Result<()> {
+        if self.vring(index)?.addresses != Some(at) {
+            self.stop(&[index]);
+            self.vring(index)?.addresses = Some(at);
+            self.reconcile();
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let vring = self.vring(index)?;
+        if vring.running {
+            return Err(Error::InvalidOperation(
+                "the ring runs: GET_VRING_BASE stops it",
+            ));
+        }
+        vring.base = base as u16;
+        Ok(())
+    }
+
+    /// Stops the ring and tells where it stands.
+    pub(super) fn get_vring_base(&mut self, index: u32) -> Result<u16> {
+        self.vring(index)?;
+        self.stop(&[index]);
+        let vring = self.vring(index)?;
+        vring.started = false;
+        vring.kick = None;
+        let base = vring.base;
+        self.reconcile();
+        Ok(base)
+    }
+
+    pub(super) fn set_vring_kick(&mut self, index: u32, kick: Option<File>) -> Result<()> {
+        self.vring(index)?;
+        self.stop(&[index]);
+        let vring = self.vring(index)?;
+        vring.kick = kick.map(OwnedFd::from);
+        vring.started = true;
+        self.reconcile();
+        Ok(())
+    }
+
+    pub(super) fn set_vring_call(&mut self, index: u32, call: Option<File>) -> Result<()> {
+        let vring = self.vring(index)?;
+        let running = vring.running;
+        let call_fd = vring.call.clone();
+        let old = call_fd.swap(call.map(OwnedFd::from));
+        if running {
+            // Workers may be writing to the old one until each has come round.
+            self.fabric.quiesce();
+            // A call that went to the old descriptor after the front end stopped reading it
+            // would be lost: one too many does no harm.
+            call_fd.call();
+        }
+        drop(old);
+        Ok(())
+    }
+
+    pub(super) fn set_vring_enable(&mut self, index: u32, enabled: bool) -> Result<()> {
+        let vring = self.vring(index)?;
+        if vring.enabled != enabled {
+            vring.enabled = enabled;
+            if !enabled {
+                self.stop(&[index]);
+            }
+            self.reconcile();
+        }
+        Ok(())
+    }
+
+    /// The device as it was at the beginning; the front end goes on.
+    pub(super) fn reset(&mut self) {
+        self.stop_all();
+        self.features = Features::default();
+        for vring in &mut self.vrings {
+            *vring = Vring::default();
+        }
+        self.reconcile();
+    }
+
+    /// The front end is gone: nothing of the guest is used after this.
+    pub(super) fn disconnect(&mut self) {
+        self.stop_all();
+        self.reset();
+        let state = Some((PortState::Down, "no front end is connected".to_owned()));
+        let properties = Some(BTreeMap::new());
+        self.change(PortChange {
+            egress: Some(Egress::Down),
+            state,
+            properties,
+            ..PortChange::default()
+        });
+        self.memory = None;
+        self.channel = None;
+        self.fabric.forget_addresses(self.port);
+    }
+
+    /// A front end has connected: whatever the last one did is forgotten.
+    pub(super) fn connect(&mut self) {
+        let state = Some((
+            PortState::Connected,
+            "the front end is setting up".to_owned(),
+        ));
+        self.change(PortChange {
+            state,
+            ..PortChange::default()
+        });
+    }
+
+    fn change(&self, change: PortChange) -> Vec<Stream> {
+        self.fabric.change(self.port, change).unwrap_or_default()
+    }
+
+    fn stop_all(&mut self) {
+        let all: Vec<u32> = (0..self.vrings.len() as u32).collect();
+        self.stop(&all);
+    }
+
+    /// Takes rings out of use, waits until no worker uses them, and notes where they stand.
+    fn stop(&mut self, which: &[u32]) {
+        let running = |vring: &Vring| vring.running;
+        let which: Vec<usize> = which
+            .iter()
+            .map(|index| *index as usize)
+            .filter(|index| self.vrings.get(*index).is_some_and(running))
+            .collect();
+        if which.is_empty() {
+            return;
+        }
+        let mut stopped = Vec::new();
+        for index in &which {
+            self.vrings[*index].running = false;
+            stopped.extend(self.vrings[*index].rx.take().map(|rx| (*index, rx)));
+        }
+        let transmit = which.iter().filter(|index| *index % 2 == 1);
+        let streams = self.change(PortChange {
+            egress: Some(self.egress()),
+            remove: transmit.map(|index| (index / 2) as u16).collect(),
+            ..PortChange::default()
+        });
+        for (index, rx) in stopped {
+            self.vrings[index].base = rx.base();
+        }
+        for stream in streams {
+            if let (Source::Guest(tx), (_, queue)) = (stream.source(), stream.id) {
+                self.vrings[2 * usize::from(queue) + 1].base = tx.base();
+            }
+        }
+    }
+
+    fn egress(&self) -> Egress {
+        let rings: Vec<_> = self
+            .vrings
+            .iter()
+            .filter_map(|vring| vring.rx.clone())
+            .collect();
+        if rings.is_empty() {
+            Egress::Down
+        } else {
+            Egress::Guest(rings.into())
+        }
+    }
+
+    /// Starts every ring that can run and does not.
+    fn reconcile(&mut self) {
+        if self.fabric.port_state(self.port) == PortState::Quarantined {
+            return;
+        }
+        let Some(memory) = self.memory.clone() else {
+            return;
+        };
+        let mut add = Vec::new();
+        let mut started = false;
+        for index in 0..self.vrings.len() {
+            match self.start(index, &memory) {
+                Ok(Some(new)) => add.extend(new),
+                Ok(None) => continue,
+                Err(why) => {
+                    tracing::warn!(port = self.name, "vring {index} cannot be started: {why}");
+                    continue;
+                }
+            }
+            started = true;
+        }
+        if started {
+            let egress = Some(self.egress());
+            let (state, properties) = (Some(self.state()), Some(self.properties(&memory)));
+            self.change(PortChange {
+                egress,
+                add,
+                state,
+                properties,
+                ..PortChange::default()
+            });
+        }
+    }
+
+    /// Starts vring `index` if it is ready: `Some` with the stream that a transmit ring makes.
+    fn start(
+        &mut self,
+        index: usize,
+        memory: &Arc<GuestMemory>,
+    ) -> std::result::Result<Option<Option<NewStream>>, crosspoint_vring::RingError> {
+        let (features, workers) = (self.features, self.fabric.workers());
+        let vring = &mut self.vrings[index];
+        let (false, true, true, Some(at)) =
+            (vring.running, vring.started, vring.enabled, vring.addresses)
+        else {
+            return Ok(None);
+        };
+        let ring = SplitRing::new(
+            memory.clone(),
+            vring.size,
+            at,
+            features.has(feature::EVENT_IDX),
+        )?;
+        vring.running = true;
+        // After a back end that died, the used index is what the guest has really seen, and
+        // the base that the front end remembers may be older or newer.
+        let base = ring.used_index().load(std::sync::atomic::Ordering::Acquire);
+        if base != vring.base {
+            tracing::info!(
+                port = self.name,
+                "vring {index}: base {} given, going on at its used index {base}",
+                vring.base
+            );
+        }
+        if index.is_multiple_of(2) {
+            let rx = GuestRx::new(ring, features, vring.call.clone(), base, workers);
+            vring.rx = Some(Arc::new(rx));
+            return Ok(Some(None));
+        }
+        let tx = GuestTx::new(ring, features, vring.call.clone(), base);
+        let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
+        Ok(Some(Some(NewStream {
+            queue: (index / 2) as u16,
+            source: Source::Guest(Box::new(tx)),
+            kick,
+        })))
+    }
+
+    fn state(&self) -> (PortState, String) {
+        let running = |parity| {
+            let of_parity = self.vrings.iter().skip(parity).step_by(2);
+            of_parity.filter(|vring| vring.running).count()
+        };
+        let detail = format!("{} receive and {} transmit queues", running(0), running(1));
+        let both = running(0) > 0 && running(1) > 0;
+        (
+            if both {
+                PortState::Up
+            } else {
+                PortState::Connected
+            },
+            detail,
+        )
+    }
+
+    fn properties(&self, memory: &GuestMemory) -> BTreeMap<String, String> {
+        let names = feature::NAMES
+            .iter()
+            .filter(|(bit, _)| self.features.has(*bit));
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        let sizes: Vec<String> = self
+            .vrings
+            .iter()
+            .filter(|v| v.running)
+            .map(|v| v.size.to_string())
+            .collect();
+        [
+            ("features", names.join(" ")),
+            ("ring_sizes", sizes.join(" ")),
+            ("memory_regions", memory.region_count().to_string()),
+            ("memory_bytes", memory.size_bytes().to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+}

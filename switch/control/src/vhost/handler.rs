@@ -1,0 +1,216 @@
+//! The `vhost` crate's requests, handed to the [`Device`].
+
+use std::fs::File;
+use std::sync::{Mutex, PoisonError};
+
+use crosspoint_vring::{RegionSpec, RingAddresses};
+use vhost::vhost_user::message::*;
+use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandler};
+
+use super::device::Device;
+
+/// The crate wants a shared handler; there is one thread per port, so the lock is never waited
+/// for.
+pub(super) struct Handler(pub(super) Mutex<Device>);
+
+/// What is offered, and works. REPLY_ACK is the crate's own.
+pub(super) const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::CONFIG)
+    // User-Mode Linux sets up its interrupt only where it can have this channel. We say nothing
+    // on it.
+    .union(VhostUserProtocolFeatures::BACKEND_REQ);
+
+/// Length of struct virtio_net_config up to the queue pairs and the MTU (virtio 1.2, 5.1.4).
+const CONFIG_LEN: usize = 12;
+const LINK_UP: u16 = 1;
+
+impl Handler {
+    pub(super) fn device(&self) -> std::sync::MutexGuard<'_, Device> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unsupported<T>(what: &'static str) -> Result<T> {
+    Err(Error::InvalidOperation(what))
+}
+
+impl VhostUserBackendReqHandler for Handler {
+    fn set_owner(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&self) -> Result<()> {
+        self.device().reset();
+        Ok(())
+    }
+
+    fn reset_device(&self) -> Result<()> {
+        self.device().reset();
+        Ok(())
+    }
+
+    fn get_features(&self) -> Result<u64> {
+        Ok(self.device().offered())
+    }
+
+    fn set_features(&self, features: u64) -> Result<()> {
+        self.device().set_features(features)
+    }
+
+    fn set_mem_table(
+        &self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
+        let spec = |region: &VhostUserMemoryRegion| RegionSpec {
+            guest_address: region.guest_phys_addr,
+            size: region.memory_size,
+            user_address: region.user_addr,
+            mmap_offset: region.mmap_offset,
+        };
+        let table = regions.iter().map(spec).zip(files).collect();
+        self.device()
+            .set_memory(table)
+            .map_err(|_| Error::InvalidParam)?;
+        Ok(None)
+    }
+
+    fn set_vring_num(&self, index: u32, num: u32) -> Result<()> {
+        self.device().set_vring_num(index, num)
+    }
+
+    fn set_vring_addr(
+        &self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptors: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        self.device().set_vring_addresses(
+            index,
+            RingAddresses {
+                descriptors,
+                available,
+                used,
+            },
+        )
+    }
+
+    fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
+        self.device().set_vring_base(index, base)
+    }
+
+    fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
+        let base = self.device().get_vring_base(index)?;
+        Ok(VhostUserVringState::new(index, base.into()))
+    }
+
+    fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {
+        self.device().set_vring_kick(index.into(), fd)
+    }
+
+    fn set_vring_call(&self, index: u8, fd: Option<File>) -> Result<()> {
+        self.device().set_vring_call(index.into(), fd)
+    }
+
+    fn set_vring_err(&self, _index: u8, _fd: Option<File>) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_protocol_features(&self) -> Result<VhostUserProtocolFeatures> {
+        Ok(PROTOCOL_FEATURES)
+    }
+
+    fn set_protocol_features(&self, features: u64) -> Result<()> {
+        self.device().protocol_features = features;
+        Ok(())
+    }
+
+    fn get_queue_num(&self) -> Result<u64> {
+        Ok(self.device().queue_pairs().into())
+    }
+
+    fn set_vring_enable(&self, index: u32, enable: bool) -> Result<()> {
+        self.device().set_vring_enable(index, enable)
+    }
+
+    fn get_config(&self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        // No MAC of ours: the front end's or the driver's own stands, since MAC is not offered.
+        let mut config = [0u8; CONFIG_LEN];
+        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
+        config[8..10].copy_from_slice(&self.device().queue_pairs().to_le_bytes());
+        let (offset, size) = (offset as usize, size as usize);
+        // Fields that are not there read as zero, as far as the largest config space (256).
+        if offset + size > 256 {
+            return Err(Error::InvalidParam);
+        }
+        let byte = |at: usize| config.get(at).copied().unwrap_or(0);
+        Ok((offset..offset + size).map(byte).collect())
+    }
+
+    fn set_config(&self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        unsupported("the configuration space is read-only")
+    }
+
+    fn set_backend_req_fd(&self, channel: Backend) {
+        self.device().channel = Some(channel);
+    }
+
+    fn set_gpu_socket(&self, _gpu: GpuBackend) -> Result<()> {
+        unsupported("this is a network device")
+    }
+
+    fn get_shared_object(&self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        unsupported("shared objects are not offered")
+    }
+
+    fn get_inflight_fd(&self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        unsupported("inflight tracking is not offered")
+    }
+
+    fn set_inflight_fd(&self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        unsupported("inflight tracking is not offered")
+    }
+
+    fn get_max_mem_slots(&self) -> Result<u64> {
+        unsupported("memory slots are not offered")
+    }
+
+    fn add_mem_region(
+        &self,
+        _region: &VhostUserSingleMemoryRegion,
+        _fd: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
+        unsupported("memory slots are not offered")
+    }
+
+    fn remove_mem_region(&self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        unsupported("memory slots are not offered")
+    }
+
+    fn set_device_state_fd(
+        &self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _fd: File,
+    ) -> Result<Option<File>> {
+        unsupported("device state transfer is not offered")
+    }
+
+    fn check_device_state(&self) -> Result<()> {
+        unsupported("device state transfer is not offered")
+    }
+
+    fn get_shmem_config(&self) -> Result<VhostUserShMemConfig> {
+        unsupported("shared memory regions are not offered")
+    }
+
+    fn set_log_base(&self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        unsupported("dirty logging is not offered")
+    }
+}

@@ -1,0 +1,229 @@
+//! vhost-user messages that are handled beside the `vhost` crate, which refuses them as real
+//! front ends send them. The header is peeked at; what is not ours is left for the crate.
+//!
+//! - SET_MEM_TABLE: User-Mode Linux sends a payload larger than its regions need.
+//! - SET_VRING_ENABLE: QEMU sends it before SET_FEATURES.
+//! - GET_QUEUE_NUM, GET_CONFIG and the rest go to the crate.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use crosspoint_vring::RegionSpec;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recv, recvmsg,
+};
+
+/// Request numbers (vhost-user protocol, "Front-end message types").
+pub(super) const SET_MEM_TABLE: u32 = 5;
+/// See [`SET_MEM_TABLE`].
+pub(super) const SET_VRING_ENABLE: u32 = 18;
+
+const HEADER_LEN: usize = 12;
+const FLAG_REPLY: u32 = 1 << 2;
+const FLAG_NEED_REPLY: u32 = 1 << 3;
+const VERSION: u32 = 1;
+/// Most regions that SET_MEM_TABLE has (vhost-user protocol, "Multiple memory regions").
+const MAX_REGIONS: usize = 8;
+/// Longest payload of the messages handled here.
+const MAX_PAYLOAD: usize = 8 + 32 * MAX_REGIONS + 64;
+
+/// A message's header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub(super) request: u32,
+    flags: u32,
+    size: u32,
+}
+
+impl Header {
+    pub(super) fn needs_reply(self) -> bool {
+        self.flags & FLAG_NEED_REPLY != 0
+    }
+
+    fn parse(bytes: [u8; HEADER_LEN]) -> Header {
+        let word = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Header {
+            request: word(0),
+            flags: word(4),
+            size: word(8),
+        }
+    }
+}
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// The next message's header, left in the socket. `None` when the front end is gone.
+pub(super) fn peek(socket: &UnixStream) -> io::Result<Option<Header>> {
+    let mut bytes = [0; HEADER_LEN];
+    let flags = RecvFlags::PEEK | RecvFlags::WAITALL;
+    loop {
+        match recv(socket, &mut bytes, flags) {
+            Ok((HEADER_LEN, _)) => return Ok(Some(Header::parse(bytes))),
+            Ok((0, _)) => return Ok(None),
+            Ok((n, _)) => {
+                return Err(invalid(format!(
+                    "a message of {n} bytes: the header alone has 12"
+                )));
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Reads the message that was peeked at: its payload and descriptors.
+pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let size = header.size as usize;
+    if size > MAX_PAYLOAD {
+        return Err(invalid(format!(
+            "request {} with a payload of {size} bytes",
+            header.request
+        )));
+    }
+    let mut bytes = [0; HEADER_LEN];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_REGIONS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let slices = &mut [IoSliceMut::new(&mut bytes)];
+    let got = recvmsg(
+        socket,
+        slices,
+        &mut ancillary,
+        RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if got.bytes != HEADER_LEN || got.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(invalid(format!(
+            "request {} with too many descriptors",
+            header.request
+        )));
+    }
+    let mut payload = vec![0; size];
+    (&*socket).read_exact(&mut payload)?;
+    Ok((payload, fds))
+}
+
+/// Answers a message that wants to know whether it worked (REPLY_ACK): 0 for yes.
+pub(super) fn acknowledge(socket: &UnixStream, header: Header, ok: bool) -> io::Result<()> {
+    let mut reply = Vec::with_capacity(HEADER_LEN + 8);
+    reply.extend(header.request.to_ne_bytes());
+    reply.extend((VERSION | FLAG_REPLY).to_ne_bytes());
+    reply.extend(8u32.to_ne_bytes());
+    reply.extend(u64::from(!ok).to_ne_bytes());
+    (&*socket).write_all(&reply)
+}
+
+/// A vring's index and a value.
+pub(super) fn vring_state(payload: &[u8]) -> io::Result<(u32, u32)> {
+    match payload.first_chunk::<8>() {
+        Some([a, b, c, d, e, f, g, h]) => Ok((
+            u32::from_ne_bytes([*a, *b, *c, *d]),
+            u32::from_ne_bytes([*e, *f, *g, *h]),
+        )),
+        None => Err(invalid("a vring state of fewer than 8 bytes")),
+    }
+}
+
+/// SET_MEM_TABLE's regions, each with its file. A payload longer than the regions is accepted.
+pub(super) fn memory_table(
+    payload: &[u8],
+    fds: Vec<OwnedFd>,
+) -> io::Result<Vec<(RegionSpec, File)>> {
+    let word = |at: usize| -> io::Result<u64> {
+        let bytes = payload.get(at..).and_then(|rest| rest.first_chunk::<8>());
+        bytes
+            .map(|b| u64::from_ne_bytes(*b))
+            .ok_or_else(|| invalid("a memory table that ends early"))
+    };
+    // The count has 32 bits; the other 32 are padding that some leave undefined.
+    let count = word(0)? as u32 as usize;
+    if count == 0 || count > MAX_REGIONS || count != fds.len() {
+        return Err(invalid(format!(
+            "a memory table of {count} regions with {} descriptors",
+            fds.len()
+        )));
+    }
+    let mut table = Vec::with_capacity(count);
+    for (index, fd) in fds.into_iter().enumerate() {
+        let at = 8 + 32 * index;
+        let spec = RegionSpec {
+            guest_address: word(at)?,
+            size: word(at + 8)?,
+            user_address: word(at + 16)?,
+            mmap_offset: word(at + 24)?,
+        };
+        table.push((spec, File::from(fd)));
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn fds(n: usize) -> Vec<OwnedFd> {
+        let null = File::open("/dev/null").unwrap();
+        (0..n)
+            .map(|_| null.as_fd().try_clone_to_owned().unwrap())
+            .collect()
+    }
+
+    fn table(count: u64, words: usize) -> Vec<u8> {
+        let mut payload = count.to_ne_bytes().to_vec();
+        payload.extend((0..words as u64).flat_map(|w| (w + 1).to_ne_bytes()));
+        payload
+    }
+
+    #[test]
+    fn a_table_may_be_longer_than_its_regions_and_no_shorter() {
+        let got = memory_table(&table(1, 8), fds(1)).unwrap();
+        let spec = RegionSpec {
+            guest_address: 1,
+            size: 2,
+            user_address: 3,
+            mmap_offset: 4,
+        };
+        assert_eq!(got[0].0, spec);
+        assert!(memory_table(&table(2, 8), fds(2)).is_ok());
+        assert!(memory_table(&table(2, 7), fds(2)).is_err());
+        assert!(memory_table(&table(1, 4), fds(2)).is_err());
+        assert!(memory_table(&table(2, 8), fds(1)).is_err());
+        assert!(memory_table(&table(0, 4), fds(0)).is_err());
+        assert!(memory_table(&table(9, 36), fds(9)).is_err());
+        assert!(memory_table(&[], fds(0)).is_err());
+    }
+
+    #[test]
+    fn peeking_leaves_the_message_and_sees_the_end() {
+        let (mut front, back) = UnixStream::pair().unwrap();
+        let mut message = Vec::new();
+        for word in [SET_VRING_ENABLE, VERSION | FLAG_NEED_REPLY, 8, 3, 1] {
+            message.extend(word.to_ne_bytes());
+        }
+        front.write_all(&message).unwrap();
+        for _ in 0..2 {
+            let header = peek(&back).unwrap().unwrap();
+            assert!(header.needs_reply() && header.request == SET_VRING_ENABLE);
+        }
+        let header = peek(&back).unwrap().unwrap();
+        let (payload, fds) = receive(&back, header).unwrap();
+        assert_eq!((vring_state(&payload).unwrap(), fds.len()), ((3, 1), 0));
+        acknowledge(&back, header, true).unwrap();
+        let mut reply = [0; 20];
+        front.read_exact(&mut reply).unwrap();
+        assert_eq!(reply[12..], [0; 8]);
+        drop(front);
+        assert_eq!(peek(&back).unwrap(), None);
+    }
+}

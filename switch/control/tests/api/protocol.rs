@@ -1,0 +1,180 @@
+//! Requests and replies.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::LazyLock;
+
+use crosspoint_control::api::{ClientError, REQUEST_BYTES_MAX, Request, request};
+use crosspoint_control::show::{Topic, write_json};
+use miette::Diagnostic;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::picture::{large, picture};
+use crate::{Fixture, exchange, socket};
+
+#[test]
+fn every_topic_is_answered_with_its_json() {
+    let fixture = Fixture::new(picture());
+    for topic in Topic::ALL {
+        let mut expected = Vec::new();
+        write_json(topic, &picture(), &mut expected).expect("a picture is JSON");
+        let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+        let answer = request(&fixture.path(), &Request::Show(topic)).expect("an answer");
+        assert_eq!(answer, expected);
+    }
+}
+
+#[test]
+fn a_request_is_this_line() {
+    let line = serde_json::to_string(&Request::Show(Topic::Fdb)).expect("JSON");
+    assert_eq!(line, r#"{"show":"fdb"}"#);
+}
+
+#[test]
+fn requests_that_are_sent_together_are_answered_in_order() {
+    let fixture = Fixture::new(picture());
+    let mut client = fixture.connect();
+    client
+        .write_all(b"{\"show\":\"fdb\"}\n{\"show\":\"nonsense\"}\n{\"show\":\"workers\"}")
+        .expect("the server reads");
+    client
+        .shutdown(std::net::Shutdown::Write)
+        .expect("it is open");
+    let replies: Vec<String> = BufReader::new(client)
+        .lines()
+        .map_while(Result::ok)
+        .collect();
+    assert_eq!(replies.len(), 3);
+    assert!(replies[0].starts_with(r#"{"ok":{"entries":3,"#));
+    assert!(replies[1].starts_with(r#"{"error":"not a request: unknown variant `nonsense`"#));
+    assert!(replies[2].starts_with(r#"{"ok":[{"worker":0,"#));
+}
+
+#[test]
+fn what_is_no_request_is_answered_with_the_mistake_and_help() {
+    let fixture = Fixture::new(picture());
+    let mut client = fixture.connect();
+    let deep = [b"[".repeat(60_000), b"\n".to_vec()].concat();
+    for line in [
+        b"\n".as_slice(),
+        b"show ports\n",
+        b"{}\n",
+        b"{\"show\":\"ports\",\"show\":\"fdb\"}\n",
+        b"{\"drop\":\"ports\"}\n",
+        b"\xff\xfe\n",
+        b"\"show\"\n",
+        &deep,
+    ] {
+        let reply: Value = serde_json::from_str(&exchange(&mut client, line)).expect("JSON");
+        let error = reply["error"].as_str().expect("an error");
+        assert!(error.starts_with("not a request: "), "{error}");
+        let help = r#"send one line such as {"show":"ports"}; topics are ports, queues, workers, fdb, drops"#;
+        assert_eq!(reply["help"], help);
+    }
+    assert!(exchange(&mut client, b"{\"show\":\"ports\"}\n").starts_with(r#"{"ok":"#));
+}
+
+#[test]
+fn a_request_at_the_limit_is_read_and_a_longer_one_is_not() {
+    let fixture = Fixture::new(picture());
+    let mut request = br#"{"show":"ports"}"#.to_vec();
+    request.resize(REQUEST_BYTES_MAX, b' ');
+    request.push(b'\n');
+    let mut client = fixture.connect();
+    assert!(exchange(&mut client, &request).starts_with(r#"{"ok":"#));
+
+    request.insert(0, b' ');
+    let reply = exchange(&mut client, &request);
+    assert!(reply.starts_with(r#"{"error":"the request is longer than 65536 bytes","help":""#));
+    assert!(
+        !matches!(client.read(&mut [0]), Ok(1..)),
+        "the connection is closed"
+    );
+}
+
+/// One server for all cases, since it is the server that is to survive them.
+static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| Fixture::new(picture()));
+
+proptest! {
+    #[test]
+    fn any_line_gets_one_reply_of_one_line(line in "[^\n]{0,200}") {
+        let mut client = FIXTURE.connect();
+        let reply = exchange(&mut client, format!("{line}\n").as_bytes());
+        let reply: Value = serde_json::from_str(&reply).expect("JSON");
+        prop_assert!(reply.get("ok").is_some() != reply.get("error").is_some());
+        client.shutdown(std::net::Shutdown::Write).expect("it is open");
+        prop_assert_eq!(client.read(&mut [0]).ok(), Some(0), "there is nothing more");
+    }
+}
+
+#[test]
+fn the_largest_table_of_addresses_is_answered() {
+    let fixture = Fixture::new(large(1000, 458_752));
+    let start = std::time::Instant::now();
+    let answer = request(&fixture.path(), &Request::Show(Topic::Fdb)).expect("an answer");
+    println!("458752 addresses in {:?}", start.elapsed());
+    assert_eq!(answer["addresses"].as_array().map(Vec::len), Some(458_752));
+}
+
+#[test]
+fn a_socket_that_is_missing_or_dead_raises_the_question_whether_crosspoint_runs() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = socket(directory.path());
+    let ask = || request(&path, &Request::Show(Topic::Ports)).expect_err("nobody is there");
+    let missing = ask();
+    assert!(matches!(missing, ClientError::Missing { .. }), "{missing}");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is in the way"));
+    let dead = ask();
+    assert!(matches!(dead, ClientError::Dead { .. }), "{dead}");
+    for error in [missing, dead] {
+        assert!(
+            error.to_string().contains(path.to_str().expect("UTF-8")),
+            "{error}"
+        );
+        let help = error.help().expect("there is help").to_string();
+        assert!(
+            help.starts_with("is crosspoint running?") && help.contains("--socket"),
+            "{help}"
+        );
+    }
+}
+
+/// What the client makes of a server that says `reply` and hangs up.
+fn answer_to(reply: &'static [u8]) -> Result<Value, ClientError> {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = socket(directory.path());
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("nothing is in the way");
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        BufReader::new(&client)
+            .read_line(&mut String::new())
+            .expect("a request");
+        client.write_all(reply).expect("the client reads");
+    });
+    let answer = request(&path, &Request::Show(Topic::Ports));
+    server.join().expect("it has not panicked");
+    answer
+}
+
+#[test]
+fn the_daemons_mistakes_and_refusals_are_told() {
+    assert_eq!(
+        answer_to(b"{\"ok\":[1]}\n").ok(),
+        Some(serde_json::json!([1]))
+    );
+    let refused = answer_to(b"{\"error\":\"no\",\"help\":\"ask again\"}\n").expect_err("no");
+    assert_eq!(refused.to_string(), "crosspoint refuses: no");
+    assert_eq!(
+        refused.help().expect("there is help").to_string(),
+        "ask again"
+    );
+    for nonsense in [
+        b"".as_slice(),
+        b"SSH-2.0-OpenSSH\n",
+        b"{\"ok\":[1]",
+        b"{}\n",
+    ] {
+        let error = answer_to(nonsense).expect_err("no reply");
+        assert!(error.to_string().contains("is not crosspoint: "), "{error}");
+    }
+}

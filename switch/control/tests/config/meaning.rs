@@ -1,0 +1,215 @@
+//! What a correct file means.
+
+use std::time::Duration;
+
+use crosspoint_control::config::{
+    Config, Cores, Poll, Port, PortKind, Queues, Role, VhostPort, Vlan, XdpMode, XdpPort,
+};
+
+/// A file of version 1 with these lines.
+fn parse(lines: &str) -> Config {
+    match Config::parse("switch.toml", &format!("version = 1\n{lines}")) {
+        Ok(config) => config,
+        Err(error) => panic!("{}", error.render()),
+    }
+}
+
+fn vhost(vlan: &str) -> Port {
+    let mut config = parse(&format!(
+        "[[port]]\nname = \"a\"\ntype = \"vhost\"\nsocket = \"/run/a\"\n{vlan}\n"
+    ));
+    config.ports.remove(0)
+}
+
+#[test]
+fn a_version_alone_gives_the_defaults() {
+    assert_eq!(parse(""), Config::default());
+    assert_eq!(
+        parse("port = []\n[workers]\n[switch]\n[metrics]\n[control]\n"),
+        Config::default()
+    );
+}
+
+#[test]
+fn each_section_is_read() {
+    let config = parse(
+        "[workers]\ncores = [3, 2]\npoll = \"busy\"\nidle_spin = \"2ms\"\n\
+         [switch]\nfdb_ageing = \"24h\"\nfdb_capacity = 1000\n\
+         [metrics]\nlisten = \"[::1]:80\"\n[control]\nsocket = \"/run/c\"\n",
+    );
+    assert_eq!(config.workers.cores, Cores::List(vec![3, 2]));
+    assert_eq!(config.workers.poll, Poll::Busy);
+    assert_eq!(config.workers.idle_spin, Duration::from_millis(2));
+    assert_eq!(config.switch.fdb_ageing, Duration::from_secs(86_400));
+    assert_eq!(config.metrics.listen, "[::1]:80".parse().ok());
+    assert_eq!(config.control.socket.to_str(), Some("/run/c"));
+}
+
+#[test]
+fn metrics_can_be_off() {
+    assert_eq!(parse("metrics.listen = \"off\"").metrics.listen, None);
+}
+
+#[test]
+fn the_fdb_has_seven_times_a_power_of_two() {
+    for (asked, given) in [
+        (7, 7),
+        (8, 14),
+        (15, 28),
+        (1000, 1792),
+        (28_672, 28_672),
+        (28_673, 57_344),
+        (458_752, 458_752),
+    ] {
+        assert_eq!(
+            parse(&format!("switch.fdb_capacity = {asked}"))
+                .switch
+                .fdb_capacity,
+            given,
+            "{asked}"
+        );
+    }
+}
+
+#[test]
+fn a_guest_takes_the_defaults() {
+    let kind = PortKind::Vhost(VhostPort {
+        socket: "/run/a".into(),
+        role: Role::Server,
+        queue_pairs: 1,
+    });
+    assert_eq!(
+        vhost(""),
+        Port {
+            name: "a".into(),
+            vlan: Vlan::Unaware,
+            mac_limit: 1024,
+            kind
+        }
+    );
+}
+
+#[test]
+fn an_uplink_takes_the_defaults() {
+    let config = parse("[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\n");
+    let kind = PortKind::Xdp(XdpPort {
+        interface: "eth0".into(),
+        queues: Queues::All,
+        mode: XdpMode::Auto,
+    });
+    assert_eq!(
+        config.ports,
+        [Port {
+            name: "up".into(),
+            vlan: Vlan::Unaware,
+            mac_limit: 0,
+            kind
+        }]
+    );
+}
+
+#[test]
+fn each_word_is_read() {
+    for (word, mode) in [
+        ("auto", XdpMode::Auto),
+        ("zero-copy", XdpMode::ZeroCopy),
+        ("copy", XdpMode::Copy),
+        ("generic", XdpMode::Generic),
+    ] {
+        let config = parse(&format!(
+            "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nqueues = [1, 0]\nmode = \"{word}\"\n"
+        ));
+        let kind = PortKind::Xdp(XdpPort {
+            interface: "eth0".into(),
+            queues: Queues::List(vec![1, 0]),
+            mode,
+        });
+        assert_eq!(config.ports[0].kind, kind);
+    }
+    let PortKind::Vhost(client) = vhost("role = \"client\"\nqueue_pairs = 16").kind else {
+        panic!("not a guest")
+    };
+    assert_eq!((client.role, client.queue_pairs), (Role::Client, 16));
+}
+
+#[test]
+fn vlans_are_read() {
+    assert_eq!(vhost("vlan = { access = 4094 }").vlan, Vlan::Access(4094));
+    assert_eq!(
+        vhost("vlan = { trunk = [2, 1] }").vlan,
+        Vlan::Trunk {
+            ids: vec![2, 1],
+            native: None
+        }
+    );
+    // A native VLAN may be listed in the trunk, and need not be.
+    for ids in [vec![1, 2], vec![2]] {
+        let vlan = vhost(&format!("vlan = {{ trunk = {ids:?}, native = 1 }}")).vlan;
+        assert_eq!(
+            vlan,
+            Vlan::Trunk {
+                ids,
+                native: Some(1)
+            }
+        );
+    }
+    assert_eq!(vhost("[port.vlan]\naccess = 7").vlan, Vlan::Access(7));
+}
+
+#[test]
+fn a_byte_order_mark_and_crlf_are_no_mistakes() {
+    let config = Config::parse(
+        "switch.toml",
+        "\u{feff}version = 1\r\n[workers]\r\npoll = \"busy\"\r\n",
+    );
+    assert_eq!(
+        config.map(|config| config.workers.poll).ok(),
+        Some(Poll::Busy)
+    );
+}
+
+#[test]
+fn names_and_paths_may_be_as_long_as_the_kernel_takes() {
+    let (name, socket, interface) = (
+        "n".repeat(32),
+        format!("/{}", "s".repeat(106)),
+        "i".repeat(15),
+    );
+    let config = parse(&format!(
+        "[[port]]\nname = \"{name}\"\ntype = \"vhost\"\nsocket = \"{socket}\"\n\
+         [[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"{interface}\"\n"
+    ));
+    assert_eq!(config.ports.len(), 2);
+}
+
+#[test]
+fn a_comment_does_not_make_another_configuration() {
+    assert_eq!(
+        parse("workers.cores = [1]"),
+        parse("# one core\nworkers.cores = [1]")
+    );
+    assert_ne!(parse("workers.cores = [1]"), parse("workers.cores = [2]"));
+}
+
+#[test]
+fn auto_leaves_the_first_core_to_others() {
+    let cores = |affinity: &[usize]| parse("").resolve_cores(affinity).ok();
+    assert_eq!(cores(&[0, 1, 2, 3]), Some(vec![1, 2, 3]));
+    assert_eq!(cores(&[7, 5, 6]), Some(vec![6, 7]));
+    assert_eq!(cores(&[4]), Some(vec![4]));
+    assert_eq!(cores(&[]), None);
+    assert_eq!(
+        cores(&(0..200).collect::<Vec<_>>()),
+        Some((1..=64).collect())
+    );
+}
+
+#[test]
+fn listed_cores_are_taken_as_listed() {
+    assert_eq!(
+        parse("workers.cores = [3, 1]")
+            .resolve_cores(&[0, 1, 2, 3])
+            .ok(),
+        Some(vec![3, 1])
+    );
+}

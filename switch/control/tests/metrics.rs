@@ -1,0 +1,8 @@
+//! The metrics: what is exported, and how the server behaves.
+
+#[path = "metrics/exposition.rs"]
+mod exposition;
+#[path = "show/picture.rs"]
+mod picture;
+#[path = "metrics/server.rs"]
+mod server;

@@ -1,0 +1,180 @@
+//! What is exported.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crosspoint_control::metrics::{Exposition, FAMILIES};
+use crosspoint_control::status::PortStatus;
+
+use crate::picture::{Picture, large, nothing, picture};
+
+fn exposition(picture: Picture) -> String {
+    let exposition = Exposition::new(Arc::new(picture)).expect("the metrics agree");
+    exposition.render().expect("the metrics are text")
+}
+
+/// The value of one series.
+fn value(text: &str, series: &str) -> Option<String> {
+    let after = |line: &str| {
+        line.strip_prefix(series)?
+            .strip_prefix(' ')
+            .map(str::to_owned)
+    };
+    text.lines().find_map(after)
+}
+
+/// Fails if `promtool` has anything to say.
+fn check_with_promtool(text: &str) {
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut promtool = command.spawn().unwrap_or_else(|e| {
+        panic!("promtool cannot be run ({e}): install Debian's package prometheus")
+    });
+    let mut stdin = promtool.stdin.take().expect("stdin is piped");
+    stdin.write_all(text.as_bytes()).expect("promtool reads");
+    drop(stdin);
+    let output = promtool.wait_with_output().expect("promtool ends");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        output.status.success() && said.is_empty(),
+        "promtool says: {said}"
+    );
+}
+
+#[test]
+fn the_exposition_is_this() {
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let text = exposition(picture()).replace(&version, "version=\"VERSION\"");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("metrics_exposition", text));
+}
+
+#[test]
+fn promtool_has_no_complaint() {
+    check_with_promtool(&exposition(picture()));
+    check_with_promtool(&exposition(nothing()));
+}
+
+#[test]
+fn names_with_any_characters_are_escaped() {
+    let mut picture = picture();
+    picture.status.ports[0].name = "a\"b\\c\nd{e} é".into();
+    let text = exposition(picture);
+    check_with_promtool(&text);
+    assert_eq!(
+        value(&text, r#"crosspoint_port_up{port="a\"b\\c\nd{e} é"}"#).as_deref(),
+        Some("1")
+    );
+}
+
+#[test]
+fn equal_states_give_equal_texts() {
+    let exposition = Exposition::new(Arc::new(picture())).expect("the metrics agree");
+    let first = exposition.render().expect("the metrics are text");
+    assert_eq!(exposition.render().ok(), Some(first));
+}
+
+#[test]
+fn every_metric_of_the_list_is_exported_and_no_other() {
+    let text = exposition(picture());
+    let mut exported: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE "))
+        .collect();
+    let mut listed: Vec<String> = FAMILIES
+        .iter()
+        .map(|family| {
+            format!(
+                "{} {}",
+                family.name,
+                format!("{:?}", family.kind).to_lowercase()
+            )
+        })
+        .collect();
+    exported.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(exported, listed);
+}
+
+#[test]
+fn a_reason_is_zero_before_it_is_met_if_the_port_can_meet_it() {
+    let text = exposition(picture());
+    let drops = |port, reason| {
+        value(
+            &text,
+            &format!(r#"crosspoint_drops_total{{port="{port}",queue="0",reason="{reason}"}}"#),
+        )
+    };
+    assert_eq!(drops("web-1", "guest_ring_full").as_deref(), Some("250000"));
+    assert_eq!(drops("db-1", "guest_ring_full").as_deref(), Some("0"));
+    assert_eq!(drops("db-1", "nic_ring_full"), None);
+}
+
+#[test]
+fn a_reason_that_is_met_is_exported_whatever_it_is() {
+    let mut picture = picture();
+    let drops = &mut picture.status.ports[0].queues[0].drops;
+    drops.insert("nic_ring_full".into(), 1);
+    drops.insert("reason_to_come".into(), 2);
+    let text = exposition(picture);
+    for (reason, count) in [("nic_ring_full", "1"), ("reason_to_come", "2")] {
+        let series =
+            format!(r#"crosspoint_drops_total{{port="web-1",queue="0",reason="{reason}"}}"#);
+        assert_eq!(value(&text, &series).as_deref(), Some(count));
+    }
+}
+
+#[test]
+fn a_port_is_in_one_state_and_up_only_in_that_state() {
+    for (state, up) in [
+        ("up", "1"),
+        ("connected", "0"),
+        ("down", "0"),
+        ("quarantined", "0"),
+    ] {
+        let mut picture = nothing();
+        picture.status.ports.push(PortStatus {
+            name: "p".into(),
+            state: state.into(),
+            ..PortStatus::default()
+        });
+        let text = exposition(picture);
+        assert_eq!(
+            value(&text, r#"crosspoint_port_up{port="p"}"#).as_deref(),
+            Some(up)
+        );
+        let set: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("crosspoint_port_state{") && line.ends_with(" 1"))
+            .collect();
+        assert_eq!(
+            set,
+            [format!(
+                r#"crosspoint_port_state{{port="p",state="{state}"}} 1"#
+            )]
+        );
+    }
+}
+
+#[test]
+fn a_thousand_queues_are_exported() {
+    let exposition = Exposition::new(Arc::new(large(500, 0))).expect("the metrics agree");
+    let start = Instant::now();
+    let text = exposition.render().expect("the metrics are text");
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    let (took, kib) = (start.elapsed(), text.len() >> 10);
+    println!("1000 queues: {series} series, {kib} KiB, in {took:?}");
+    assert!(series > 40_000);
+    let last = r#"crosspoint_queue_packets_total{port="guest-499",queue="1",direction="rx"}"#;
+    assert!(value(&text, last).is_some());
+}

@@ -1,0 +1,183 @@
+//! How the server behaves towards clients, good and bad.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_control::metrics::{Exposition, MetricsServer};
+use miette::Diagnostic;
+
+use crate::picture::{large, picture};
+
+fn start() -> MetricsServer {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    MetricsServer::start(any, Arc::new(picture())).expect("a port is free")
+}
+
+fn connect(server: &MetricsServer) -> TcpStream {
+    let client = TcpStream::connect(server.local_addr()).expect("the server listens");
+    client
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a time");
+    client
+}
+
+/// Everything that the server says until it hangs up.
+fn rest(mut client: TcpStream) -> String {
+    let mut reply = Vec::new();
+    match client.read_to_end(&mut reply) {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => String::from_utf8(reply).expect("replies are text"),
+    }
+}
+
+fn ask(server: &MetricsServer, request_line: &str) -> String {
+    let mut client = connect(server);
+    write!(client, "{request_line} HTTP/1.1\r\nHost: x\r\n\r\n").expect("the server reads");
+    rest(client)
+}
+
+#[test]
+fn metrics_are_served_at_their_path() {
+    let server = start();
+    let reply = ask(&server, "GET /metrics");
+    let (header, body) = reply.split_once("\r\n\r\n").expect("a header and a body");
+    assert!(header.starts_with("HTTP/1.1 200 OK\r\n"), "{header}");
+    assert!(
+        header.contains("content-type: text/plain; version=0.0.4\r\n"),
+        "{header}"
+    );
+    let exposition = Exposition::new(Arc::new(picture())).expect("the metrics agree");
+    assert_eq!(exposition.render().ok().as_deref(), Some(body));
+}
+
+#[test]
+fn other_paths_and_methods_are_refused() {
+    let server = start();
+    for (request, status) in [
+        ("GET /", "404"),
+        ("GET /metrics/", "404"),
+        ("POST /metrics", "405"),
+        ("nonsense", "400"),
+        ("GET /metrics?x=1", "200"),
+    ] {
+        let reply = ask(&server, request);
+        assert!(
+            reply.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {reply}"
+        );
+    }
+    let head = ask(&server, "HEAD /metrics");
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+}
+
+#[test]
+fn a_busy_address_is_named() {
+    let server = start();
+    let addr = server.local_addr();
+    let error = MetricsServer::start(addr, Arc::new(picture())).expect_err("it is taken");
+    let message = format!("cannot serve metrics on {addr}: another program listens there");
+    assert_eq!(error.to_string(), message);
+    let help = error.help().expect("there is help").to_string();
+    assert!(
+        help.contains(&format!("sport = :{}", addr.port())),
+        "{help}"
+    );
+}
+
+#[test]
+fn an_address_of_another_host_is_named() {
+    let addr = SocketAddr::from(([192, 0, 2, 1], 9477));
+    let error = MetricsServer::start(addr, Arc::new(picture())).expect_err("it is not ours");
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot serve metrics on 192.0.2.1:9477: ")
+    );
+}
+
+#[test]
+fn the_address_is_free_again_once_it_has_stopped() {
+    let server = start();
+    let addr = server.local_addr();
+    assert!(ask(&server, "GET /metrics").len() > 1000);
+    server.stop();
+    let again = MetricsServer::start(addr, Arc::new(picture())).expect("it is free");
+    drop(again);
+    MetricsServer::start(addr, Arc::new(picture())).expect("it is free after a drop, too");
+}
+
+#[test]
+fn clients_that_wait_do_not_hold_up_others_nor_the_end() {
+    let server = start();
+    let silent: Vec<TcpStream> = (0..10).map(|_| connect(&server)).collect();
+    let mut half = connect(&server);
+    half.write_all(b"GET /metrics HTT")
+        .expect("the server reads");
+    assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
+    let start = Instant::now();
+    server.stop();
+    let took = start.elapsed();
+    println!("stopped in {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    drop((silent, half));
+}
+
+#[test]
+fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = MetricsServer::start(any, Arc::new(large(1000, 0))).expect("a port is free");
+    let mut client = connect(&server);
+    client
+        .write_all(b"GET /metrics HTTP/1.1\r\n\r\n")
+        .expect("the server reads");
+    client.read_exact(&mut [0; 100]).expect("the reply begins");
+    let start = Instant::now();
+    server.stop();
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn more_silent_clients_than_are_served_hold_up_others_only_for_a_while() {
+    let server = start();
+    let start = Instant::now();
+    let silent: Vec<TcpStream> = (0..300).map(|_| connect(&server)).collect();
+    assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
+    println!("after 300 silent clients, served in {:?}", start.elapsed());
+    drop(silent);
+}
+
+#[test]
+fn headers_without_end_are_cut_off() {
+    let server = start();
+    let mut client = connect(&server);
+    let mut sent = client.write_all(b"GET /metrics HTTP/1.1\r\nX: ");
+    for _ in 0..1000 {
+        sent = sent.and_then(|()| client.write_all(&[b'a'; 4096]));
+    }
+    assert!(sent.is_err(), "4 MiB of header were taken");
+    assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
+}
+
+/// A connection that is reset between its request and its acceptance kills a server that asks who it was.
+#[test]
+fn clients_that_reset_their_connections_do_no_harm() {
+    let server = start();
+    for _ in 0..2000 {
+        let mut client = connect(&server);
+        client
+            .write_all(b"GET / HTTP/1.1\r\n\r\n")
+            .expect("the server reads");
+        let now = Some(Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&client, now).expect("a reset is asked for");
+    }
+    assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
+}

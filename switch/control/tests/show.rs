@@ -1,0 +1,105 @@
+//! What `crosspoint show` shows, as tables and as JSON.
+
+#[path = "show/picture.rs"]
+mod picture;
+
+use crosspoint_control::show::{Topic, render, write_json};
+use picture::{Picture, nothing, picture};
+use serde_json::Value;
+
+fn json(topic: Topic, picture: &Picture) -> Value {
+    let mut text = Vec::new();
+    write_json(topic, picture, &mut text).expect("a picture is JSON");
+    serde_json::from_slice(&text).expect("what is written is JSON")
+}
+
+fn table(topic: Topic, picture: &Picture) -> String {
+    render(topic, &json(topic, picture)).expect("the daemon's own JSON is understood")
+}
+
+#[test]
+fn tables_look_like_this() {
+    let tables = Topic::ALL.map(|topic| format!("$ {topic}\n{}", table(topic, &picture())));
+    insta::assert_snapshot!("tables", tables.join("\n"));
+}
+
+#[test]
+fn an_empty_switch_is_said_to_be_empty() {
+    let tables = Topic::ALL.map(|topic| table(topic, &nothing()));
+    insta::assert_snapshot!("tables_of_nothing", tables.concat());
+}
+
+#[test]
+fn the_keys_of_the_json_are_these() {
+    let all = Topic::ALL.map(|topic| {
+        let pretty = serde_json::to_string_pretty(&json(topic, &picture()));
+        format!("$ {topic} --json\n{}\n", pretty.expect("JSON"))
+    });
+    insta::assert_snapshot!("json", all.concat());
+}
+
+#[test]
+fn tables_fit_eighty_columns() {
+    for topic in Topic::ALL {
+        for line in table(topic, &picture()).lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+            assert_eq!(line, line.trim_end());
+        }
+    }
+}
+
+#[test]
+fn only_reasons_that_were_met_are_shown_with_what_they_mean() {
+    let drops = json(Topic::Drops, &picture());
+    let drops = drops.as_array().expect("an array");
+    assert!(drops.iter().all(|row| row["count"].as_u64() > Some(0)));
+    assert!(drops.iter().all(|row| row["help"].as_str() > Some("")));
+    assert_eq!(drops.len(), 6);
+}
+
+#[test]
+fn text_from_elsewhere_cannot_control_the_terminal() {
+    let mut picture = picture();
+    picture.status.ports[0].detail = "\x1b[2J\x07".into();
+    picture.status.ports[0].name = "a\nb".into();
+    for topic in Topic::ALL {
+        let text = table(topic, &picture);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
+    }
+}
+
+#[test]
+fn an_answer_of_another_shape_is_an_error_that_suggests_json() {
+    let error = render(Topic::Ports, &serde_json::json!({"no": "ports"})).expect_err("no array");
+    assert!(
+        error
+            .to_string()
+            .starts_with("the daemon's answer about ports is not understood")
+    );
+    let help = miette::Diagnostic::help(&error).expect("there is help");
+    assert!(help.to_string().contains("--json"));
+}
+
+#[test]
+fn an_answer_with_keys_to_come_is_understood() {
+    let mut answer = json(Topic::Workers, &picture());
+    answer[0]["key_to_come"] = Value::from(1);
+    assert_eq!(
+        render(Topic::Workers, &answer).ok(),
+        Some(table(Topic::Workers, &picture()))
+    );
+}
+
+#[test]
+fn topics_are_read_by_their_names_and_no_other() {
+    for topic in Topic::ALL {
+        assert_eq!(topic.name().parse(), Ok(topic));
+        assert_eq!(
+            serde_json::to_value(topic).ok(),
+            Some(Value::from(topic.name()))
+        );
+    }
+    let error = "Ports".parse::<Topic>().expect_err("not a name");
+    let message = "`Ports` is not a topic; there are ports, queues, workers, fdb, drops";
+    assert_eq!(error.to_string(), message);
+}

@@ -1,0 +1,215 @@
+//! A switch that the tests of `show`, of the metrics and of the control socket look at.
+
+use std::collections::BTreeMap;
+
+use crosspoint_control::api::Source;
+use crosspoint_control::status::{
+    FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Status, WorkerStatus, XdpStatus,
+};
+
+/// A source that never changes.
+pub struct Picture {
+    pub status: Status,
+    pub fdb: Vec<FdbEntry>,
+}
+
+impl Source for Picture {
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    fn fdb(&self) -> Vec<FdbEntry> {
+        self.fdb.clone()
+    }
+}
+
+fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let owned = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
+    pairs.iter().map(owned).collect()
+}
+
+fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    pairs.iter().map(|(key, n)| (key.to_string(), *n)).collect()
+}
+
+fn guest_queue(queue: u16) -> QueueStatus {
+    QueueStatus {
+        queue,
+        worker: Some(usize::from(queue)),
+        rx_packets: 123_456_789,
+        rx_bytes: 98_765_432_100,
+        tx_packets: 99_999,
+        tx_bytes: 1_234_567,
+        flood_copies: 12,
+        delivered_copies: 123_456_700,
+        dropped_copies: 101,
+        bursts: 4_000_000,
+        kicks: 77,
+        calls: 1234,
+        drops: counts(&[
+            ("bad_source", 1),
+            ("guest_ring_full", 250_000),
+            ("hairpin", 0),
+        ]),
+        completion: LatencyStatus {
+            buckets_ns: vec![
+                (240, 10),
+                (1_100, 900),
+                (4_700, 85),
+                (52_000, 4),
+                (30_000_000, 1),
+            ],
+            sum_ns: 31_600_400.0,
+        },
+        xdp: None,
+    }
+}
+
+fn guest() -> PortStatus {
+    PortStatus {
+        name: "web-1".into(),
+        kind: "vhost".into(),
+        state: "up".into(),
+        detail: String::new(),
+        vlan: "access 100".into(),
+        addresses: 1,
+        properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
+        queues: vec![guest_queue(0), guest_queue(1)],
+    }
+}
+
+fn broken_guest() -> PortStatus {
+    PortStatus {
+        name: "db-1".into(),
+        kind: "vhost".into(),
+        state: "quarantined".into(),
+        detail: "queue 0: descriptor 17 points outside guest memory, at 0xffffffff00000000".into(),
+        vlan: "unaware".into(),
+        queues: vec![QueueStatus::default()],
+        ..PortStatus::default()
+    }
+}
+
+fn uplink() -> PortStatus {
+    let xdp = XdpStatus {
+        rx_dropped: 1,
+        rx_invalid_descs: 2,
+        tx_invalid_descs: 3,
+        rx_ring_full: 4,
+        rx_fill_ring_empty_descs: 5,
+        tx_ring_empty_descs: 6,
+    };
+    PortStatus {
+        name: "uplink".into(),
+        kind: "xdp".into(),
+        state: "up".into(),
+        vlan: "trunk 100,200 native 1".into(),
+        addresses: 2,
+        properties: strings(&[
+            ("interface", "eth0"),
+            ("mode", "native"),
+            ("copy", "zero-copy"),
+        ]),
+        queues: vec![QueueStatus {
+            queue: 3,
+            worker: Some(1),
+            rx_packets: 5,
+            rx_bytes: 320,
+            drops: counts(&[("vlan_not_carried", 3), ("nic_ring_full", 4)]),
+            xdp: Some(xdp),
+            ..QueueStatus::default()
+        }],
+        ..PortStatus::default()
+    }
+}
+
+fn workers() -> Vec<WorkerStatus> {
+    let of = |ports: &[(&str, u16)]| ports.iter().map(|(p, q)| (p.to_string(), *q)).collect();
+    let busy = WorkerStatus {
+        worker: 0,
+        core: 2,
+        busy_cycles: 750_000_000_000,
+        idle_cycles: 200_000_000_000,
+        sleep_cycles: 50_000_000_000,
+        iterations: 987_654_321,
+        sleeps: 1234,
+        bursts: 55_555_555,
+        streams: of(&[("web-1", 0), ("db-1", 0)]),
+    };
+    let fresh = WorkerStatus {
+        worker: 1,
+        core: 3,
+        streams: of(&[
+            ("web-1", 1),
+            ("uplink", 3),
+            ("app-1", 0),
+            ("app-2", 0),
+            ("app-3", 0),
+        ]),
+        ..WorkerStatus::default()
+    };
+    vec![busy, fresh]
+}
+
+fn address(mac: &str, vlan: u16, port: &str, age_s: u64) -> FdbEntry {
+    FdbEntry {
+        mac: mac.into(),
+        vlan,
+        port: port.into(),
+        age_s,
+    }
+}
+
+/// Two guests, one of them quarantined, and an uplink.
+pub fn picture() -> Picture {
+    Picture {
+        status: Status {
+            ports: vec![guest(), broken_guest(), uplink()],
+            workers: workers(),
+            fdb: FdbStatus {
+                entries: 3,
+                capacity: 28_672,
+                ageing_s: 300,
+            },
+        },
+        fdb: vec![
+            address("52:54:00:00:00:02", 200, "uplink", 12),
+            address("52:54:00:00:00:03", 0, "uplink", 299),
+            address("52:54:00:00:00:01", 100, "web-1", 0),
+        ],
+    }
+}
+
+/// Nothing at all.
+#[allow(dead_code, reason = "not every test looks at it")]
+pub fn nothing() -> Picture {
+    Picture {
+        status: Status::default(),
+        fdb: Vec::new(),
+    }
+}
+
+/// A large host: so many guests of two queues, and so many addresses.
+#[allow(dead_code, reason = "not every test looks at it")]
+pub fn large(guests: usize, addresses: usize) -> Picture {
+    let guest = |n| PortStatus {
+        name: format!("guest-{n}"),
+        ..guest()
+    };
+    let learned = |n: usize| {
+        let mac = format!(
+            "52:54:00:{:02x}:{:02x}:{:02x}",
+            n >> 16 & 255,
+            n >> 8 & 255,
+            n & 255
+        );
+        address(&mac, 100, &format!("guest-{}", n % guests.max(1)), 7)
+    };
+    Picture {
+        status: Status {
+            ports: (0..guests).map(guest).collect(),
+            ..picture().status
+        },
+        fdb: (0..addresses).map(learned).collect(),
+    }
+}

@@ -1,0 +1,20 @@
+//! `crosspoint`: the command line. Wiring only; the work is in the packages below.
+
+mod cli;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().command {
+        cli::Command::Run { config } => run::run(&config),
+        cli::Command::Check { config } => run::check(&config),
+        cli::Command::Show {
+            topic,
+            json,
+            socket,
+        } => cli::show(topic, json, &socket),
+    }
+}

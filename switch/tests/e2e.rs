@@ -1,0 +1,24 @@
+//! End to end: the daemon as it is installed, with real network stacks, drivers and guests around it.
+//!
+//! Run as root. Each test lives in network namespaces that no name holds, and all its processes die with it, so that
+//! nothing is left behind whatever ends it. After each test the ledger must balance; see `harness/ledger.rs`.
+
+// Integration tests are crates of their own: this is the only one that starts the daemon, so that it links once.
+mod harness;
+
+#[path = "e2e/disturbance.rs"]
+mod disturbance;
+#[path = "e2e/dpdk.rs"]
+mod dpdk;
+#[path = "e2e/interfaces.rs"]
+mod interfaces;
+#[path = "e2e/linux.rs"]
+mod linux;
+#[path = "e2e/namespaces.rs"]
+mod namespaces;
+#[path = "e2e/operations.rs"]
+mod operations;
+#[path = "e2e/vlan.rs"]
+mod vlan;
+#[path = "e2e/workers.rs"]
+mod workers;

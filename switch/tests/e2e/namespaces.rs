@@ -1,0 +1,192 @@
+//! Hosts on wires: kernel network stacks behind AF_XDP ports.
+
+use crate::harness::{Host, Lab, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s, xdp};
+
+#[test]
+fn two_hosts_reach_each_other_and_nobody_runs_ethtool() {
+    let lab = Lab::new(s(60));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+    a.must_ping(&b);
+    iperf3(&a, &b);
+    let ledger = switch.ledger();
+    assert!(
+        ledger.port("a").rx > 100 && ledger.port("b").rx > 100,
+        "TCP went through the switch\n{ledger}"
+    );
+}
+
+#[test]
+fn frames_arrive_by_the_drivers_hook_or_by_the_kernels() {
+    let lab = Lab::new(s(60));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let generic = xdp("b", &b) + "mode = \"generic\"\n";
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a) + "mode = \"copy\"\n", generic]);
+    let hook = |interface: &str| lab.ip(&format!("link show {interface}"));
+    assert!(
+        hook("up-a").contains(" xdp ") && !hook("up-a").contains("xdpgeneric"),
+        "{}",
+        hook("up-a")
+    );
+    assert!(hook("up-b").contains("xdpgeneric"), "{}", hook("up-b"));
+    // The kernel takes TSO away from the peer of a veth with a program in the driver's hook, but not of one with a
+    // generic program: segments of 64 KiB would arrive there, and fit nowhere.
+    assert!(
+        run(lab.dir(), &b.command("ethtool -K eth0 tso off"), s(10))
+            .0
+            .success()
+    );
+    a.must_ping(&b);
+    iperf3(&a, &b);
+    switch.ledger();
+}
+
+#[test]
+fn a_third_port_sees_broadcasts_and_unknown_addresses_but_not_learned_ones() {
+    let lab = Lab::new(s(60));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b), xdp("c", &c)]);
+    let (mut arp, icmp) = (c.listen("arp"), c.listen("icmp"));
+    a.must_ping(&b);
+    arp.wait_for("Request who-has 10.9.0.2", s(5));
+
+    // Nobody has this address: every other port gets a copy.
+    let mut unknown = c.listen("ether dst 02:00:00:00:ff:ff");
+    a.ip("neigh add 10.9.0.99 lladdr 02:00:00:00:ff:ff dev eth0");
+    assert!(!a.pings("10.9.0.99"));
+    unknown.wait_for("ICMP echo request", s(5));
+
+    assert!(
+        !icmp.log().contains("> 10.9.0.2: ICMP"),
+        "unicast to a learned address:\n{}",
+        icmp.log()
+    );
+    for host in [&a, &b] {
+        assert!(
+            switch.show("fdb").contains(&host.mac()),
+            "{} is learned\n{}",
+            host.mac(),
+            switch.show("fdb")
+        );
+    }
+    let ledger = switch.ledger();
+    assert!(
+        ledger.port("a").flood_copies >= 5,
+        "one copy more for each frame that two ports got\n{ledger}"
+    );
+}
+
+#[test]
+fn three_hosts_talk_all_with_all() {
+    let lab = Lab::new(s(60));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b), xdp("c", &c)]);
+    for (from, to) in [(&a, &b), (&b, &c), (&c, &a)] {
+        from.must_ping(to);
+    }
+    iperf3_with(&b, &c, "-t 1");
+    iperf3_with(&c, &a, "-t 1 -R");
+    switch.ledger();
+}
+
+#[test]
+fn an_address_that_moves_to_another_port_is_followed() {
+    let lab = Lab::new(s(60));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b), xdp("c", &c)]);
+    b.must_ping(&a);
+    let mac = a.mac();
+
+    // As a virtual machine that migrates: same addresses, another wire.
+    a.ip("addr flush dev eth0");
+    a.ip("link set eth0 address 02:00:00:00:0a:0a");
+    c.ip("addr flush dev eth0");
+    c.ip(&format!("link set eth0 address {mac}"));
+    c.ip(&format!("addr add {}/24 dev eth0", a.address));
+    assert!(c.pings(&b.address), "the moved host reaches others");
+    assert!(b.pings(&a.address), "others reach the moved host");
+
+    let fdb = switch.show_json("fdb").to_string();
+    let entry = fdb
+        .split('{')
+        .find(|entry| entry.contains(&mac))
+        .expect("an entry of the moved address");
+    assert!(entry.contains("\"c\""), "it is at port c now: {entry}");
+    switch.ledger();
+}
+
+#[test]
+fn four_queues_are_served_by_one_worker() {
+    four_queues(&[1]);
+}
+
+#[test]
+fn four_queues_are_served_by_two_workers() {
+    four_queues(&[0, 1]);
+}
+
+fn four_queues(cores: &[usize]) {
+    let lab = Lab::new(s(60));
+    let (a, b) = (
+        Host::with_queues(&lab, "a", 1, 4),
+        Host::with_queues(&lab, "b", 2, 4),
+    );
+    let switch = Switch::start(&lab, cores, &[xdp("a", &a), xdp("b", &b)]);
+    a.must_ping(&b);
+    iperf3_with(&a, &b, "-t 1 -P 8");
+    iperf3_with(&a, &b, "-t 1 -P 8 -R");
+    let metrics = switch.metrics();
+    let rx = |queue: usize| {
+        let labels = [
+            ("port", "a"),
+            ("queue", &*queue.to_string()),
+            ("direction", "rx"),
+        ];
+        metrics.sum("crosspoint_queue_packets_total", &labels)
+    };
+    let used = (0..4).filter(|&queue| rx(queue) > 0).count();
+    assert!(used >= 2, "sixteen flows arrived on {used} of four queues");
+    let workers = switch
+        .metrics()
+        .of("crosspoint_worker_cycles_total")
+        .map(|sample| sample.label("worker").to_owned())
+        .collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(workers.len(), cores.len(), "{workers:?}");
+    switch.ledger();
+}
+
+#[test]
+fn a_tap_device_is_a_port() {
+    let lab = Lab::new(s(60));
+    let a = Host::new(&lab, "a", 1);
+    // Behind the tap: testpmd, which answers ARP and ping for any address.
+    let port = TestpmdPort("net_tap0,iface=tap0".to_owned());
+    let mut echo = Testpmd::start(
+        &lab,
+        "tap",
+        &[port],
+        "--forward-mode=icmpecho --total-num-mbufs=8192",
+    );
+    echo.wait_ready();
+    echo.command("start");
+    let tap = "[[port]]\nname = \"tap\"\ntype = \"xdp\"\ninterface = \"tap0\"\n".to_owned();
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), tap]);
+    assert!(a.pings("10.9.0.77"), "the other side of the tap answers");
+    let ledger = switch.ledger();
+    assert!(
+        ledger.port("tap").rx >= 5 && ledger.port("tap").tx >= 5,
+        "{ledger}"
+    );
+}

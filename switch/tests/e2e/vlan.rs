@@ -1,0 +1,86 @@
+//! VLANs: who reaches whom, and who sees tags.
+
+use crosspoint_guest::{Guest, GuestOptions};
+
+use crate::harness::{Host, Lab, Switch, frame, guest, mac, s, tagged, xdp};
+
+#[test]
+fn access_ports_reach_their_own_vlan_only() {
+    let lab = Lab::new(s(60));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let access = |port: String, id| format!("{port}vlan = {{ access = {id} }}\n");
+    let ports = [
+        access(xdp("a", &a), 100),
+        access(xdp("b", &b), 100),
+        access(xdp("c", &c), 200),
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let seen = c.listen("arp or icmp");
+    a.must_ping(&b);
+    assert!(!a.pings(&c.address), "VLAN 200 is another network");
+    // Not even when the address is known.
+    a.ip(&format!(
+        "neigh replace {} lladdr {} dev eth0",
+        c.address,
+        c.mac()
+    ));
+    assert!(!a.pings(&c.address), "VLAN 200 is another network");
+    assert!(!seen.log().contains("10.9.0.1"), "{}", seen.log());
+    switch.ledger();
+}
+
+#[test]
+fn a_trunk_sees_the_tags_that_access_ports_do_not() {
+    let lab = Lab::new(s(30));
+    let ports = [
+        guest(&lab, "red") + "vlan = { access = 100 }\n",
+        guest(&lab, "blue") + "vlan = { access = 200 }\n",
+        guest(&lab, "trunk") + "vlan = { trunk = [100, 200], native = 1 }\n",
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let connect = |name| {
+        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
+    };
+    let (mut red, mut blue, mut trunk) = (connect("red"), connect("blue"), connect("trunk"));
+    switch.wait_up(&["red", "blue", "trunk"]);
+
+    let from_red = frame(mac(3), mac(1), 1, 100);
+    assert_eq!(red.send(0, &[&from_red]).expect("a ring"), 1);
+    assert_eq!(
+        one(&mut trunk),
+        tagged(&from_red, 100),
+        "a tag is added towards the trunk"
+    );
+
+    let to_blue = frame(mac(2), mac(3), 2, 1514);
+    assert_eq!(trunk.send(0, &[&tagged(&to_blue, 200)]).expect("a ring"), 1);
+    assert_eq!(
+        one(&mut blue),
+        to_blue,
+        "and taken away towards an access port"
+    );
+
+    // VLAN 300 is not on this trunk: a drop with a name.
+    assert_eq!(trunk.send(0, &[&tagged(&to_blue, 300)]).expect("a ring"), 1);
+    assert!(
+        red.receive(0).expect("a ring").is_empty(),
+        "VLAN 200 is nothing to VLAN 100"
+    );
+    let ledger = switch.ledger();
+    assert_eq!(
+        ledger.port("trunk").drops.get("vlan_not_carried"),
+        Some(&1),
+        "{ledger}"
+    );
+}
+
+/// The one frame that `guest` receives.
+fn one(guest: &mut Guest) -> Vec<u8> {
+    let mut frames = guest.receive_at_least(0, 1, s(5)).expect("a ring");
+    assert_eq!(frames.len(), 1);
+    frames.remove(0).1
+}

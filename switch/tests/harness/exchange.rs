@@ -1,0 +1,130 @@
+//! Two guests that send each other frames as fast as the other takes them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crosspoint_guest::{Guest, GuestOptions};
+
+use super::{Lab, frame, mac, s, wait_until};
+
+/// Frames that are on their way in one direction: less than a ring, so that no ring is ever full.
+const WINDOW: usize = 128;
+
+/// The exchange, on a thread of its own. Each frame must arrive within seconds, with every byte, in order.
+pub struct Exchange {
+    over: Arc<AtomicBool>,
+    frames: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exchange {
+    /// Guests on ports `names`, with the addresses `mac(101)` and `mac(102)`.
+    pub fn start(lab: &Lab, names: [&str; 2]) -> Self {
+        let connect = |name| {
+            Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
+        };
+        let mut guests = names.map(connect);
+        let (over, frames) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let (ended, counted) = (Arc::clone(&over), Arc::clone(&frames));
+        let thread = std::thread::spawn(move || {
+            let mut number = 0;
+            while !ended.load(Ordering::Relaxed) {
+                round(&mut guests, number);
+                number += WINDOW as u32;
+                counted.fetch_add(2 * WINDOW as u64, Ordering::Relaxed);
+            }
+        });
+        Self {
+            over,
+            frames,
+            thread: Some(thread),
+        }
+    }
+
+    /// Frames that have arrived so far.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `count` more frames have arrived.
+    pub fn run(&self, count: u64) {
+        let goal = self.frames() + count;
+        let alive = || !self.thread.as_ref().is_some_and(JoinHandle::is_finished);
+        wait_until("frames between two guests", s(20), || {
+            (self.frames() >= goal || !alive()).then_some(())
+        });
+        assert!(alive(), "a frame between two guests got lost");
+    }
+
+    /// Ends it: how many frames were exchanged, none of them lost.
+    pub fn stop(mut self) -> u64 {
+        self.over.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().expect("a thread").join();
+        assert!(ended.is_ok(), "a frame between two guests got lost");
+        self.frames()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A window of frames in both directions.
+fn round(guests: &mut [Guest; 2], number: u32) {
+    let frames = |to, from| {
+        let one = move |n: u32| {
+            frame(
+                mac(to),
+                mac(from),
+                number + n,
+                60 + (number + n) as usize * 7 % 1455,
+            )
+        };
+        (0..WINDOW as u32).map(one).collect::<Vec<_>>()
+    };
+    let sent = [frames(102, 101), frames(101, 102)];
+    for (guest, frames) in guests.iter_mut().zip(&sent) {
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let mut count = 0;
+        while count < frames.len() {
+            count += guest
+                .send(0, &frames[count..])
+                .expect("the device follows the rules");
+        }
+    }
+    for (guest, frames) in guests.iter_mut().zip(sent.iter().rev()) {
+        receive(guest, frames);
+    }
+}
+
+/// Receives until all of `expected` are there; floods of others' frames do not count.
+fn receive(guest: &mut Guest, expected: &[Vec<u8>]) {
+    let from = &expected[0][6..12];
+    let mut arrived = Vec::new();
+    let deadline = std::time::Instant::now() + s(5);
+    while arrived.len() < expected.len() && std::time::Instant::now() < deadline {
+        let batch = guest
+            .receive_at_least(0, 1, s(1))
+            .expect("the device follows the rules");
+        arrived.extend(
+            batch
+                .into_iter()
+                .map(|(_, bytes)| bytes)
+                .filter(|bytes| &bytes[6..12] == from),
+        );
+    }
+    assert_eq!(arrived.len(), expected.len(), "frames that arrived in time");
+    assert!(
+        arrived == expected,
+        "frames arrive in order, with every byte"
+    );
+}

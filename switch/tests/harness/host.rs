@@ -1,0 +1,141 @@
+//! A machine on a wire: a network namespace with a kernel's own network stack, and a veth pair to the switch.
+
+use std::process::Command;
+
+use super::lab::Namespace;
+use super::{Lab, Process, run, s};
+
+/// Interface `eth0` in a namespace of its own; the other end of the wire is `interface` in the lab.
+pub struct Host<'a> {
+    lab: &'a Lab,
+    namespace: Namespace,
+    /// The wire's end at the switch.
+    pub interface: String,
+    /// Its IPv4 address.
+    pub address: String,
+}
+
+impl<'a> Host<'a> {
+    /// A host with address 10.9.0.`number`, on a wire with one queue.
+    pub fn new(lab: &'a Lab, name: &str, number: u8) -> Self {
+        Self::with_queues(lab, name, number, 1)
+    }
+
+    /// As [`Host::new`], with so many queues. Nothing is tuned: offloads are as the kernel sets them.
+    pub fn with_queues(lab: &'a Lab, name: &str, number: u8, queues: u32) -> Self {
+        let namespace = Namespace::new(lab.dir(), name);
+        let interface = format!("up-{name}");
+        let count = format!("numrxqueues {queues} numtxqueues {queues}");
+        let id = namespace.id();
+        lab.ip(&format!(
+            "link add {interface} {count} type veth peer name eth0 netns {id} {count}"
+        ));
+        lab.ip(&format!("link set {interface} up"));
+        let host = Self {
+            lab,
+            namespace,
+            interface,
+            address: format!("10.9.0.{number}"),
+        };
+        host.ip(&format!("addr add {}/24 dev eth0", host.address));
+        host.ip("link set eth0 up");
+        host
+    }
+
+    /// A command to run on it.
+    pub fn command(&self, line: &str) -> Command {
+        let mut words = line.split_whitespace();
+        let mut command = self.namespace.command(words.next().expect("a program"));
+        command.args(words);
+        command
+    }
+
+    /// Runs `ip` with these words, which must succeed.
+    pub fn ip(&self, words: &str) -> String {
+        let (status, text) = run(self.lab.dir(), &self.command(&format!("ip {words}")), s(10));
+        assert!(status.success(), "ip {words}: {text}");
+        text
+    }
+
+    /// Its MAC address.
+    pub fn mac(&self) -> String {
+        let text = self.ip("-o link show eth0");
+        let mut words = text
+            .split_whitespace()
+            .skip_while(|word| *word != "link/ether");
+        words.nth(1).expect("a MAC address").to_owned()
+    }
+
+    /// Whether each of five pings of `address` is answered.
+    pub fn pings(&self, address: &str) -> bool {
+        let command = self.command(&format!("ping -n -c 5 -i 0.05 -w 3 {address}"));
+        run(self.lab.dir(), &command, s(10))
+            .1
+            .contains(" 0% packet loss")
+    }
+
+    /// Pings `other`, which must answer.
+    pub fn must_ping(&self, other: &Host<'_>) {
+        assert!(
+            self.pings(&other.address),
+            "{} does not reach {}",
+            self.address,
+            other.address
+        );
+    }
+
+    /// What arrives here from now on, of what `filter` selects, as tcpdump's lines.
+    pub fn listen(&self, filter: &str) -> Process {
+        let name = format!(
+            "tcpdump-{}-{}",
+            self.interface,
+            filter.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+        );
+        let command = self.command(&format!(
+            "tcpdump -i eth0 -Q in -n -e -l --immediate-mode {filter}"
+        ));
+        let mut process = Process::start(self.lab.dir(), &name, &command);
+        process.wait_for("listening on", s(10));
+        process
+    }
+
+    /// Runs `job` on a thread of its own that is in this namespace.
+    pub fn inside<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        let namespace = &self.namespace;
+        let thread = move || {
+            namespace.enter();
+            job()
+        };
+        std::thread::scope(|scope| scope.spawn(thread).join().expect("the job succeeds"))
+    }
+}
+
+/// TCP from `client` to `server`, and back: both must get across at more than 10 Mb/s, whatever the machine.
+pub fn iperf3(client: &Host<'_>, server: &Host<'_>) {
+    iperf3_with(client, server, "-t 1");
+    iperf3_with(client, server, "-t 1 -R");
+}
+
+/// One iperf3 run with more options.
+pub fn iperf3_with(client: &Host<'_>, server: &Host<'_>, options: &str) {
+    let dir = client.lab.dir();
+    let mut service = Process::start(
+        dir,
+        "iperf3-server",
+        &server.command("iperf3 -s -1 --forceflush"),
+    );
+    service.wait_for("Server listening", s(10));
+    let line = format!(
+        "iperf3 -J -c {} --connect-timeout 5000 {options}",
+        server.address
+    );
+    let (status, text) = run(dir, &client.command(&line), s(20));
+    assert!(status.success(), "{line}: {text}");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("iperf3 -J prints JSON");
+    let rate = report["end"]["sum_received"]["bits_per_second"]
+        .as_f64()
+        .unwrap_or_default()
+        / 1e6;
+    eprintln!("{line}: {rate:.0} Mb/s");
+    assert!(rate > 10.0, "{line}: {rate:.1} Mb/s\n{text}");
+}

@@ -1,0 +1,130 @@
+//! The place a test happens in.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{Process, run, s};
+
+/// A network and mount namespace that a process holds: it goes when the process does, and no name is left anywhere.
+pub struct Namespace {
+    holder: Process,
+}
+
+impl Namespace {
+    /// Inside: loopback, its own /sys, and no IPv6, so that every frame on a wire is one that a test sent.
+    pub fn new(dir: &Path, name: &str) -> Self {
+        let script = "mount -t sysfs sysfs /sys && ip link set lo up && \
+            for v in all default; do echo 1 > /proc/sys/net/ipv6/conf/$v/disable_ipv6; done; \
+            echo NAMESPACE-READY; exec sleep infinity";
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-c", script]);
+        let mut holder = Process::start(dir, &format!("namespace-{name}"), &command);
+        holder.wait_for("NAMESPACE-READY", s(10));
+        Self { holder }
+    }
+
+    /// The id of a process in it, by which `ip link` names it.
+    pub fn id(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// A command to run inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.id().to_string(), "--net", "--mount", "--"])
+            .arg(program);
+        command
+    }
+
+    /// Moves this thread inside, as far as the network goes.
+    pub fn enter(&self) {
+        let file = File::open(format!("/proc/{}/ns/net", self.id())).expect("the holder lives");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root");
+    }
+}
+
+/// A network namespace in which the switch runs and this thread is, a directory, and a time limit.
+pub struct Lab {
+    over: Arc<AtomicBool>,
+    namespace: Namespace,
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// A lab for a test that takes at most `limit`. Longer, and all ends at once: processes and namespaces go with
+    /// this process, and the directory stays as evidence.
+    pub fn new(limit: Duration) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "end-to-end tests make network namespaces: run them as root"
+        );
+        let dir = tempfile::Builder::new()
+            .prefix("cp-e2e-")
+            .tempdir()
+            .expect("a temporary directory");
+        let over = Arc::new(AtomicBool::new(false));
+        watch(Arc::clone(&over), limit, dir.path().to_owned());
+        let namespace = Namespace::new(dir.path(), "lab");
+        namespace.enter();
+        Self {
+            over,
+            namespace,
+            dir,
+        }
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The path of the socket of guest port `name`.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.dir().join(format!("{name}.sock"))
+    }
+
+    /// A command to run in the switch's namespace, with its /sys.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.namespace.command(program)
+    }
+
+    /// Runs `ip` with these words in the switch's namespace; it must succeed.
+    pub fn ip(&self, words: &str) -> String {
+        let mut command = self.command("ip");
+        command.args(words.split_whitespace());
+        let (status, text) = run(self.dir(), &command, s(10));
+        assert!(status.success(), "ip {words}: {text}");
+        text
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn watch(over: Arc<AtomicBool>, limit: Duration, dir: PathBuf) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    std::thread::spawn(move || {
+        let deadline = Instant::now() + limit;
+        while !over.load(Ordering::Relaxed) {
+            if Instant::now() > deadline {
+                eprintln!(
+                    "{test} takes longer than {limit:?}; its logs are in {}",
+                    dir.display()
+                );
+                std::process::abort();
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+}

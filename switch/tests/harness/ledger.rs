@@ -1,0 +1,115 @@
+//! The ledger: no frame is lost without a name.
+//!
+//! For every port, frames received and copies that flooding added are copies delivered and copies dropped; in all,
+//! copies delivered are the frames that ports transmitted, and copies dropped the drops of all reasons.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::Metrics;
+
+/// What the metrics say of one port, all its queues together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    pub rx: u64,
+    pub tx: u64,
+    pub flood_copies: u64,
+    pub delivered_copies: u64,
+    pub dropped_copies: u64,
+    /// By reason; those that never happened are absent.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// All ports, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub ports: BTreeMap<String, Port>,
+}
+
+impl Ledger {
+    /// Reads it off a scrape.
+    pub fn new(metrics: &Metrics) -> Self {
+        let mut ledger = Self::default();
+        for sample in &metrics.samples {
+            let entry = || sample.label("port").to_owned();
+            let value = sample.value as u64;
+            let ports = &mut ledger.ports;
+            match (sample.name.as_str(), sample.label("direction")) {
+                ("crosspoint_port_up", _) => drop(ports.entry(entry()).or_default()),
+                ("crosspoint_queue_packets_total", "rx") => {
+                    ports.entry(entry()).or_default().rx += value
+                }
+                ("crosspoint_queue_packets_total", "tx") => {
+                    ports.entry(entry()).or_default().tx += value
+                }
+                ("crosspoint_queue_flood_copies_total", _) => {
+                    ports.entry(entry()).or_default().flood_copies += value
+                }
+                ("crosspoint_queue_delivered_copies_total", _) => {
+                    ports.entry(entry()).or_default().delivered_copies += value;
+                }
+                ("crosspoint_queue_dropped_copies_total", _) => {
+                    ports.entry(entry()).or_default().dropped_copies += value;
+                }
+                ("crosspoint_drops_total", _) if value > 0 => {
+                    let drops = &mut ports.entry(entry()).or_default().drops;
+                    *drops.entry(sample.label("reason").to_owned()).or_default() += value;
+                }
+                _ => {}
+            }
+        }
+        ledger
+    }
+
+    /// What is wrong with it, if anything.
+    pub fn fault(&self) -> Option<String> {
+        let sum = |of: fn(&Port) -> u64| self.ports.values().map(of).sum::<u64>();
+        for (name, port) in &self.ports {
+            if port.rx + port.flood_copies != port.delivered_copies + port.dropped_copies {
+                return Some(format!(
+                    "{name}: rx + flood copies is not delivered + dropped"
+                ));
+            }
+        }
+        if sum(|port| port.delivered_copies) != sum(|port| port.tx) {
+            return Some("copies delivered are not the frames transmitted".to_owned());
+        }
+        if sum(|port| port.dropped_copies) != sum(|port| port.drops.values().sum()) {
+            return Some("copies dropped are not the drops of all reasons".to_owned());
+        }
+        None
+    }
+
+    /// One port.
+    pub fn port(&self, name: &str) -> &Port {
+        self.ports
+            .get(name)
+            .unwrap_or_else(|| panic!("no port {name:?} in\n{self}"))
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = ["port", "rx", "flood", "delivered", "dropped", "tx"];
+        writeln!(
+            f,
+            "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}  drops",
+            heads[0], heads[1], heads[2], heads[3], heads[4], heads[5]
+        )?;
+        for (name, p) in &self.ports {
+            let numbers = [
+                p.rx,
+                p.flood_copies,
+                p.delivered_copies,
+                p.dropped_copies,
+                p.tx,
+            ];
+            write!(f, "{name:<12}")?;
+            numbers
+                .iter()
+                .try_for_each(|number| write!(f, "{number:>12}"))?;
+            writeln!(f, "  {:?}", p.drops)?;
+        }
+        Ok(())
+    }
+}

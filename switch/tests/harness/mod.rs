@@ -1,0 +1,48 @@
+//! What the end-to-end tests are made of.
+
+mod exchange;
+mod frames;
+mod host;
+mod lab;
+mod ledger;
+mod linux;
+mod metrics;
+mod pcap;
+mod process;
+mod switch;
+mod testpmd;
+
+use std::time::{Duration, Instant};
+
+pub use exchange::Exchange;
+pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
+pub use host::{Host, iperf3, iperf3_with};
+pub use lab::Lab;
+pub use ledger::Ledger;
+pub use linux::LinuxGuest;
+pub use metrics::{Metrics, Sample};
+pub use process::{Process, run};
+pub use switch::{Switch, guest, xdp};
+pub use testpmd::{Testpmd, TestpmdPort};
+
+/// The pcap files that testpmd reads and writes.
+pub mod capture {
+    pub use super::pcap::{read, write};
+}
+
+/// Waits until `condition` gives something, asking again and again.
+pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// So many seconds.
+pub const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

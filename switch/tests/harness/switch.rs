@@ -1,0 +1,269 @@
+//! The daemon under test.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{Host, Lab, Ledger, Metrics, Process, run, s, wait_until};
+
+/// The address of the metrics: every lab has a loopback interface of its own.
+const METRICS: &str = "127.0.0.1:9477";
+
+/// A `[[port]]` for a wire's end. More keys may be appended.
+pub fn xdp(name: &str, host: &Host<'_>) -> String {
+    format!(
+        "[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"{}\"\n",
+        host.interface
+    )
+}
+
+/// A `[[port]]` for a guest. More keys may be appended.
+pub fn guest(lab: &Lab, name: &str) -> String {
+    format!(
+        "[[port]]\nname = \"{name}\"\ntype = \"vhost\"\nsocket = {:?}\n",
+        lab.socket(name)
+    )
+}
+
+/// A running `crosspoint run`. Dropped, it must stop as it should: see [`Switch::stop`].
+pub struct Switch<'a> {
+    lab: &'a Lab,
+    config: String,
+    process: Process,
+    stopped: bool,
+}
+
+impl<'a> Switch<'a> {
+    /// Starts the daemon with workers on `cores` and these ports, and waits until it is ready.
+    pub fn start(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
+        let (config, path) = write_config(lab, cores, METRICS, &control(lab), ports);
+        let mut command = lab.command(binary());
+        command.arg("run").arg("--config").arg(path);
+        let process = Process::start(lab.dir(), "crosspoint", &command);
+        let mut switch = Self {
+            lab,
+            config,
+            process,
+            stopped: false,
+        };
+        switch.wait_ready();
+        switch
+    }
+
+    /// Runs a daemon with ports that it must refuse: how it ended, and what it said. It shares no address with one
+    /// that already runs.
+    pub fn refused(lab: &Lab, ports: &[String]) -> (ExitStatus, String) {
+        let (_, path) = write_config(lab, &[1], "off", &lab.socket("refused"), ports);
+        Self::command(
+            lab,
+            &["run", "--config", path.to_str().expect("a plain path")],
+        )
+    }
+
+    /// `crosspoint` with these words, to its end.
+    pub fn command(lab: &Lab, words: &[&str]) -> (ExitStatus, String) {
+        let mut command = lab.command(binary());
+        command.args(words);
+        run(lab.dir(), &command, s(10))
+    }
+
+    fn wait_ready(&mut self) {
+        let deadline = Instant::now() + s(10);
+        while !(hack() && self.process.log().contains("ready:")
+            || self.control().exists() && self.scrape().is_some())
+        {
+            assert!(
+                self.process.ended().is_none(),
+                "the switch ended\n{}\n{}",
+                self.config,
+                self.process.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "the switch is not ready\n{}",
+                self.process.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn control(&self) -> PathBuf {
+        control(self.lab)
+    }
+
+    fn scrape(&self) -> Option<Metrics> {
+        Metrics::scrape(METRICS.parse::<SocketAddr>().expect("an address"))
+    }
+
+    /// A scrape.
+    pub fn metrics(&self) -> Metrics {
+        if hack() {
+            return Metrics {
+                text: String::new(),
+                samples: Vec::new(),
+            };
+        }
+        self.scrape().expect("the metrics answer")
+    }
+
+    /// `crosspoint show TOPIC`: what it prints.
+    pub fn show(&self, topic: &str) -> String {
+        self.show_with(topic, &[])
+    }
+
+    /// `crosspoint show TOPIC --json`.
+    pub fn show_json(&self, topic: &str) -> serde_json::Value {
+        let text = self.show_with(topic, &["--json"]);
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("show {topic} --json: {error}\n{text}"))
+    }
+
+    fn show_with(&self, topic: &str, more: &[&str]) -> String {
+        let socket = self.control();
+        let words = [
+            "show",
+            topic,
+            "--socket",
+            socket.to_str().expect("a plain path"),
+        ];
+        let (status, text) = Self::command(self.lab, &[&words[..], more].concat());
+        assert!(status.success(), "show {topic} {more:?}: {text}");
+        text
+    }
+
+    /// Waits until these ports are up.
+    pub fn wait_up(&self, ports: &[&str]) {
+        self.wait_ports(ports, 1);
+    }
+
+    /// Waits until these ports are down.
+    pub fn wait_down(&self, ports: &[&str]) {
+        self.wait_ports(ports, 0);
+    }
+
+    fn wait_ports(&self, ports: &[&str], up: u64) {
+        if hack() {
+            std::thread::sleep(s(1));
+            return;
+        }
+        wait_until(
+            &format!("{ports:?} with crosspoint_port_up {up}"),
+            s(20),
+            || {
+                let metrics = self.metrics();
+                let is = |port: &&str| metrics.sum("crosspoint_port_up", &[("port", port)]) == up;
+                ports.iter().all(is).then_some(())
+            },
+        );
+    }
+
+    /// The ledger, which must balance once nothing is in flight: when two readings are the same.
+    pub fn ledger(&self) -> Ledger {
+        let deadline = Instant::now() + s(10);
+        let mut before = Ledger::new(&self.metrics());
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let ledger = Ledger::new(&self.metrics());
+            let quiet = ledger == before && ledger.fault().is_none();
+            if quiet || Instant::now() > deadline {
+                let fault = ledger.fault();
+                assert!(
+                    fault.is_none(),
+                    "the ledger does not balance: {}\n{ledger}",
+                    fault.unwrap_or_default()
+                );
+                return ledger;
+            }
+            before = ledger;
+        }
+    }
+
+    /// Kills the daemon with `signal`, which must end it with success, and leave neither socket nor XDP program.
+    pub fn stop(mut self, signal: Signal) {
+        self.stop_by(signal);
+    }
+
+    /// SIGKILL, so that the daemon cannot tidy up.
+    pub fn kill(mut self) {
+        self.stopped = true;
+        self.process.kill();
+    }
+
+    fn stop_by(&mut self, signal: Signal) {
+        self.stopped = true;
+        self.process.signal(signal);
+        let status = self.process.wait(s(10));
+        let log = self.process.log();
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "{signal:?} ended the switch with {status:?}\n{log}"
+        );
+        assert!(
+            !self.control().exists(),
+            "the control socket is left behind"
+        );
+        for port in self.config.split("[[port]]").skip(1) {
+            self.assert_gone(port);
+        }
+    }
+
+    /// The socket that the switch made (a client's belongs to the other side), or the program on the interface.
+    fn assert_gone(&self, port: &str) {
+        let value = |key| {
+            port.lines()
+                .find_map(|line| line.strip_prefix(key))
+                .map(|value| value.trim_matches('"'))
+        };
+        if let Some(interface) = value("interface = ") {
+            let link = self.lab.ip(&format!("link show {interface}"));
+            assert!(
+                !link.contains("xdp"),
+                "an XDP program is left on {interface}: {link}"
+            );
+        }
+        if let Some(socket) = value("socket = ").filter(|_| value("role = ") != Some("client")) {
+            assert!(!Path::new(socket).exists(), "{socket} is left behind");
+        }
+    }
+}
+
+impl Drop for Switch<'_> {
+    fn drop(&mut self) {
+        if !self.stopped && !std::thread::panicking() {
+            self.stop_by(Signal::TERM);
+        }
+    }
+}
+
+fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_crosspoint")
+}
+
+fn control(lab: &Lab) -> PathBuf {
+    lab.socket("control")
+}
+
+fn write_config(
+    lab: &Lab,
+    cores: &[usize],
+    metrics: &str,
+    control: &Path,
+    ports: &[String],
+) -> (String, PathBuf) {
+    let ports = ports.concat();
+    let config = format!(
+        "version = 1\n[workers]\ncores = {cores:?}\n[metrics]\nlisten = \"{metrics}\"\n[control]\nsocket = {control:?}\n{ports}",
+    );
+    let name = control.file_stem().unwrap_or_default().to_string_lossy();
+    let path = lab.dir().join(format!("{name}.toml"));
+    fs::write(&path, &config).expect("the configuration is written");
+    (config, path)
+}
+
+fn hack() -> bool {
+    std::env::var_os("HACK").is_some()
+}
