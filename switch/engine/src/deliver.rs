@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::{BURST, Burst, Pick, Verdict};
+use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Verdict};
 use crosspoint_packet::DropReason;
 use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
 use crosspoint_xsk::{Handover, NicOutcome, XskTx};
@@ -94,7 +94,7 @@ impl Tx {
                 && let Egress::Guest(queues) = &port.egress
                 && let Some(guest) = queues.get(usize::from(queue))
             {
-                guest.prefetch();
+                guest.prefetch_descriptors(BURST);
                 if guest.flush(self.worker) {
                     port.counters.at(self.worker, queue).calls.add(1);
                 }
@@ -115,6 +115,25 @@ impl Tx {
         pending
     }
 
+    /// Asks for the receive buffers that the next `count` frames will go to, if they go where
+    /// the last burst of this stream went.
+    #[inline(always)]
+    pub fn prefetch(&self, view: &View, last: Option<(u16, u16)>, count: usize) {
+        if let Some((port, queue)) = last
+            && let Some(port) = view.port(port)
+            && let Egress::Guest(queues) = &port.egress
+            && let Some(guest) = queues.get(usize::from(queue))
+        {
+            guest.prefetch_buffers(count);
+        }
+    }
+
+    /// Where the first copies of the last burst went.
+    pub fn last_destination(&self) -> Option<(u16, u16)> {
+        let group = self.groups.first()?;
+        (self.used_groups > 0).then_some((group.port, group.queue))
+    }
+
     /// Whether other workers have left frames for this one's NIC queues.
     pub fn has_handovers(&self) -> bool {
         self.nics
@@ -123,26 +142,27 @@ impl Tx {
             .any(|nic| matches!(&**nic, NicTx::Own(nic) if nic.has_handovers()))
     }
 
-    fn add(&mut self, port: u16, queue: u16, pick: Pick) {
+    /// The group of copies for a queue, made if there is none.
+    fn group(&mut self, port: u16, queue: u16) -> usize {
         let known = self.groups.iter().take(self.used_groups);
-        // The last group first: frames of a burst mostly go the same way.
-        let found = known
-            .rev()
-            .position(|group| (group.port, group.queue) == (port, queue));
-        let index = match found {
-            Some(back) => self.used_groups - 1 - back,
-            None => {
-                let index = self.used_groups;
-                let Some(group) = self.groups.get_mut(index) else {
-                    return;
-                };
-                (group.port, group.queue) = (port, queue);
-                group.picks.clear();
-                self.used_groups += 1;
-                index
-            }
-        };
+        let is_it = |group: &Group| (group.port, group.queue) == (port, queue);
+        if let Some(index) = known.enumerate().find_map(|(i, g)| is_it(g).then_some(i)) {
+            return index;
+        }
+        let index = self.used_groups;
+        // A burst has no more frames than there are groups.
         if let Some(group) = self.groups.get_mut(index) {
+            (group.port, group.queue) = (port, queue);
+            group.picks.clear();
+            self.used_groups += 1;
+        }
+        index
+    }
+
+    #[inline(always)]
+    fn push(&mut self, group: usize, pick: Pick) {
+        // At most one copy of each frame goes to a queue, so there is room: no allocation.
+        if let Some(group) = self.groups.get_mut(group) {
             group.picks.push(pick);
         }
     }
@@ -154,16 +174,52 @@ impl Tx {
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut bytes, mut flood, mut dropped) = (0, false, 0);
     tx.used_groups = 0;
+    // What was decided for the frame before, while the next ones are the same in all that
+    // decides: then a frame costs a comparison and a push.
+    let mut run = None;
     for (index, frame) in burst.frames().iter().enumerate() {
         bytes += u64::from(frame.len);
-        match frame.verdict {
-            Verdict::Port(port) => add_unicast(burst, index, port, view, tx, from, &mut dropped),
-            Verdict::Flood => flood = true,
-            Verdict::Drop(reason) => {
+        let key = (frame.verdict, frame.vlan, frame.tagged);
+        if let Some((same, group, tag)) = run
+            && same == key
+        {
+            tx.push(
+                group,
+                Pick {
+                    frame: index as u8,
+                    tag,
+                },
+            );
+            continue;
+        }
+        run = None;
+        match frame.verdict.decision() {
+            Decision::Port(number) => match unicast(frame, number, view) {
+                Ok((port, tag)) => {
+                    let queue = queue_of(port, view, frame);
+                    let group = tx.group(number, queue);
+                    tx.push(
+                        group,
+                        Pick {
+                            frame: index as u8,
+                            tag,
+                        },
+                    );
+                    if !port.spreads() {
+                        run = Some((key, group, tag));
+                    }
+                }
+                Err(reason) => {
+                    from.drop(reason, 1);
+                    dropped += 1;
+                }
+            },
+            Decision::Flood => flood = true,
+            Decision::Drop(reason) => {
                 from.drop(reason, 1);
                 dropped += 1;
             }
-            Verdict::Pending => {}
+            Decision::Pending => {}
         }
     }
     let mut tally = Tally {
@@ -182,40 +238,27 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     from.dropped_copies.add(tally.dropped);
 }
 
+/// The port that a frame goes to, and what becomes of its tag.
 #[inline(always)]
-fn add_unicast(
-    burst: &Burst,
-    index: usize,
+fn unicast<'v>(
+    frame: &Frame,
     number: u16,
-    view: &View,
-    tx: &mut Tx,
-    from: &QueueCounters,
-    dropped: &mut u64,
-) {
-    let (Some(frame), Some(port)) = (burst.frames().get(index), view.port(number)) else {
-        // Learned on a port that is gone since; ageing takes the entry.
-        from.drop(DropReason::NoDestination, 1);
-        *dropped += 1;
-        return;
-    };
+    view: &'v View,
+) -> Result<(&'v PortView, TagOp), DropReason> {
+    // Learned on a port that is gone since; ageing takes the entry.
+    let port = view.port(number).ok_or(DropReason::NoDestination)?;
     if !port.vlan.carries(frame.vlan) {
-        from.drop(DropReason::VlanNotCarried, 1);
-        *dropped += 1;
-        return;
+        return Err(DropReason::VlanNotCarried);
     }
-    let pick = Pick {
-        frame: index as u8,
-        tag: port.tag_op(frame.vlan, frame.tagged),
-    };
-    tx.add(number, queue_of(port, view, &frame.head), pick);
+    Ok((port, port.tag_op(frame.vlan, frame.tagged)))
 }
 
 /// A guest's receive queue for a frame: by flow, whoever delivers it.
 #[inline(always)]
-fn queue_of(port: &PortView, view: &View, head: &[u8]) -> u16 {
+fn queue_of(port: &PortView, view: &View, frame: &Frame) -> u16 {
     match &port.egress {
         Egress::Guest(queues) if queues.len() > 1 => {
-            let hash = u64::from(view.flows.hash(head));
+            let hash = u64::from(view.flows.hash(frame.headers()));
             // The high bits choose, without a division (Lemire 2016).
             ((hash * queues.len() as u64) >> 32) as u16
         }
@@ -241,14 +284,15 @@ fn deliver_with_flood(
         };
         tx.used_groups = 0;
         for (index, (frame, copies)) in burst.frames().iter().zip(&mut copies).enumerate() {
-            let flooded = frame.verdict == Verdict::Flood && number != ingress;
-            let wanted = flooded || frame.verdict == Verdict::Port(number);
+            let flooded = frame.verdict == Verdict::FLOOD && number != ingress;
+            let wanted = flooded || frame.verdict == Verdict::port(number);
             if wanted && port.vlan.carries(frame.vlan) {
                 let pick = Pick {
                     frame: index as u8,
                     tag: port.tag_op(frame.vlan, frame.tagged),
                 };
-                tx.add(number, queue_of(port, view, &frame.head), pick);
+                let group = tx.group(number, queue_of(port, view, frame));
+                tx.push(group, pick);
                 *copies += u64::from(flooded);
             }
         }
@@ -256,11 +300,11 @@ fn deliver_with_flood(
     }
     for (frame, copies) in burst.frames().iter().zip(copies) {
         match (frame.verdict, copies) {
-            (Verdict::Flood, 0) => {
+            (Verdict::FLOOD, 0) => {
                 from.drop(DropReason::NoDestination, 1);
                 tally.dropped += 1;
             }
-            (Verdict::Flood, copies) => from.flood_copies.add(copies - 1),
+            (Verdict::FLOOD, copies) => from.flood_copies.add(copies - 1),
             _ => {}
         }
     }

@@ -1,25 +1,34 @@
 //! The stages between receiving and delivering: each a loop over a burst.
 
-use crosspoint_frame::{Burst, Frame, Verdict};
+use crosspoint_frame::{BURST, Burst, Frame, Verdict};
 use crosspoint_packet::{DropReason, ETHERNET_LEN, MAX_FRAME_LEN, Parsed};
 
 use crate::fdb::Key;
 use crate::view::{PortView, View};
+use crate::vlan::VlanPolicy;
 
 /// Reads the link layer of every frame, and weeds out what is no frame.
 #[inline(always)]
 pub fn parse(burst: &mut Burst) {
     for frame in burst.frames_mut() {
         let len = frame.len as usize;
-        if len < ETHERNET_LEN {
-            frame.drop_for(DropReason::Runt);
+        if !(ETHERNET_LEN..=MAX_FRAME_LEN).contains(&len) {
+            let short = len < ETHERNET_LEN;
+            frame.drop_for(if short {
+                DropReason::Runt
+            } else {
+                DropReason::Oversize
+            });
             continue;
         }
-        if len > MAX_FRAME_LEN {
-            frame.drop_for(DropReason::Oversize);
-            continue;
-        }
-        if frame.offload.needs_csum || frame.offload.gso_type != 0 {
+        let parsed = Parsed::new(&frame.head, len);
+        frame.dst = parsed.dst;
+        frame.src = parsed.src;
+        frame.tagged = parsed.tci.is_some();
+        frame.tci = parsed.tci.unwrap_or(0);
+        if !parsed.src.is_valid_source() {
+            frame.drop_for(DropReason::BadSource);
+        } else if frame.offload.needs_csum || frame.offload.gso_type != 0 {
             check_offload(frame);
         }
     }
@@ -31,73 +40,76 @@ fn check_offload(frame: &mut Frame) {
     let offload = &frame.offload;
     let end = u32::from(offload.csum_start) + u32::from(offload.csum_offset) + 2;
     // Before the end of the link header there is nothing to sum, and a tag may be moved there.
-    let start_ok = usize::from(offload.csum_start)
-        >= ETHERNET_LEN + 4 * usize::from(frame.head[12..14] == [0x81, 0]);
+    let link_len = ETHERNET_LEN + 4 * usize::from(frame.tagged);
+    let start_ok = usize::from(offload.csum_start) >= link_len;
     if offload.gso_type != 0 || end > frame.len || !start_ok {
         frame.drop_for(DropReason::BadOffload);
     }
 }
 
-/// Places every frame in its VLAN, or turns it away.
+/// Places every frame in its VLAN, or turns it away. The port's kind is looked at once, not per
+/// frame.
 #[inline(always)]
 pub fn admit(burst: &mut Burst, port: Option<&PortView>) {
-    let Some(port) = port else {
-        // A stream goes before its port does, so this does not happen; if it did, it is counted.
-        burst
-            .frames_mut()
-            .iter_mut()
-            .for_each(|frame| frame.drop_for(DropReason::NoDestination));
-        return;
-    };
-    for frame in burst.frames_mut() {
-        if frame.verdict != Verdict::Pending {
-            continue;
-        }
-        let parsed = Parsed::new(&frame.head, frame.len as usize);
-        frame.dst = parsed.dst;
-        frame.src = parsed.src;
-        if !parsed.src.is_valid_source() {
-            frame.drop_for(DropReason::BadSource);
-            continue;
-        }
-        match port.vlan.admit(&parsed) {
-            Ok(admitted) => {
-                frame.vlan = admitted.vlan;
-                frame.tci = admitted.tci;
-                frame.tagged = admitted.tagged;
-                if admitted.rewrite {
-                    frame.head[14..16].copy_from_slice(&admitted.tci.to_be_bytes());
-                }
+    let frames = burst.frames_mut().iter_mut();
+    match port.map(|port| &*port.vlan) {
+        Some(VlanPolicy::Unaware) => {
+            for frame in frames {
+                frame.vlan = VlanPolicy::vid(frame.tci);
             }
-            Err(reason) => frame.drop_for(reason),
         }
+        Some(policy) => frames.for_each(|frame| admit_aware(frame, policy)),
+        // A stream goes before its port does, so this does not happen; if it did, it is counted.
+        None => frames.for_each(|frame| frame.drop_for(DropReason::NoDestination)),
+    }
+}
+
+fn admit_aware(frame: &mut Frame, policy: &VlanPolicy) {
+    match policy.admit(frame.tagged.then_some(frame.tci)) {
+        Ok(admitted) => {
+            frame.vlan = admitted.vlan;
+            frame.tci = admitted.tci;
+            // A priority tag now names the VLAN that the frame was placed in.
+            if frame.tagged {
+                frame.head[14..16].copy_from_slice(&admitted.tci.to_be_bytes());
+            }
+        }
+        Err(reason) => frame.drop_for(reason),
+    }
+}
+
+/// `lookup`'s working memory: each frame's keys, if they differ from those of the one before.
+pub struct Keys([Option<(Key, Key)>; BURST]);
+
+impl Default for Keys {
+    fn default() -> Keys {
+        Keys([None; BURST])
     }
 }
 
 /// Learns where frames come from, and finds where they go.
 #[inline(always)]
-pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8) {
-    let mut keys = [None::<(Key, Key)>; crosspoint_frame::BURST];
-    prepare(burst, view, &mut keys);
+pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) {
+    prepare(burst, view, keys);
     let quotas = |port| view.port(port).map(|port| &*port.quota);
-    let mut last = Verdict::Pending;
-    for (frame, keys) in burst.frames_mut().iter_mut().zip(keys) {
-        if frame.verdict != Verdict::Pending {
+    let mut last = Verdict::PENDING;
+    for (frame, keys) in burst.frames_mut().iter_mut().zip(&keys.0) {
+        if frame.verdict != Verdict::PENDING {
             continue;
         }
         // No keys: addresses and VLAN are those of the frame before, and so is the answer.
         if let Some((src, dst)) = keys {
-            view.fdb.learn(src, ingress, tick, quotas);
+            view.fdb.learn(*src, ingress, tick, quotas);
             last = if !frame.dst.is_group() {
-                match view.fdb.lookup(dst) {
-                    Some(port) if port == ingress => Verdict::Drop(DropReason::Hairpin),
-                    Some(port) => Verdict::Port(port),
-                    None => Verdict::Flood,
+                match view.fdb.lookup(*dst) {
+                    Some(port) if port == ingress => Verdict::drop(DropReason::Hairpin),
+                    Some(port) => Verdict::port(port),
+                    None => Verdict::FLOOD,
                 }
             } else if frame.dst.is_link_local_control() {
-                Verdict::Drop(DropReason::LinkLocal)
+                Verdict::drop(DropReason::LinkLocal)
             } else {
-                Verdict::Flood
+                Verdict::FLOOD
             };
         }
         frame.verdict = last;
@@ -107,14 +119,15 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8) {
 /// Hashes addresses and asks for their cache lines: a whole burst's misses overlap. A frame
 /// with the addresses of the one before it needs neither.
 #[inline(always)]
-fn prepare(burst: &mut Burst, view: &View, keys: &mut [Option<(Key, Key)>]) {
+fn prepare(burst: &Burst, view: &View, keys: &mut Keys) {
     let mut before = None;
-    for (frame, slot) in burst.frames().iter().zip(keys) {
-        if frame.verdict != Verdict::Pending {
+    for (frame, slot) in burst.frames().iter().zip(&mut keys.0) {
+        if frame.verdict != Verdict::PENDING {
             continue;
         }
         let this = Some((frame.src, frame.dst, frame.vlan));
         if this == before {
+            *slot = None;
             continue;
         }
         before = this;

@@ -28,6 +28,8 @@ pub struct Stream {
     received_at: u64,
     received: usize,
     broken: bool,
+    /// Where its last burst went, port and queue: the next one probably goes there too.
+    pub destination: Option<(u16, u16)>,
 }
 
 impl Stream {
@@ -40,6 +42,7 @@ impl Stream {
             received_at: 0,
             received: 0,
             broken: false,
+            destination: None,
         }
     }
 

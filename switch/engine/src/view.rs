@@ -39,6 +39,12 @@ pub struct PortView {
 }
 
 impl PortView {
+    /// Whether frames for this port spread over several queues, by flow.
+    #[inline(always)]
+    pub fn spreads(&self) -> bool {
+        matches!(&self.egress, Egress::Guest(queues) if queues.len() > 1)
+    }
+
     /// What becomes of a frame's tag when it leaves through this port.
     #[inline(always)]
     pub fn tag_op(&self, vlan: u16, tagged: bool) -> TagOp {

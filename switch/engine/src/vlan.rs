@@ -1,6 +1,6 @@
 //! Which VLANs a port carries, and how frames look on it.
 
-use crosspoint_packet::{DropReason, Parsed};
+use crosspoint_packet::DropReason;
 
 /// VLAN of frames without a tag between ports that know of no VLANs.
 pub const NO_VLAN: u16 = 0;
@@ -22,17 +22,13 @@ pub enum VlanPolicy {
     },
 }
 
-/// What `admit` finds out about a frame.
+/// Where `admit` places a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Admitted {
     /// The VLAN that the frame travels in.
     pub vlan: u16,
     /// Its tag control information in that VLAN, priority kept.
     pub tci: u16,
-    /// Whether its bytes carry a tag, which then says `tci`.
-    pub tagged: bool,
-    /// Whether the tag's bytes must be rewritten to say so (a priority tag, VLAN 0).
-    pub rewrite: bool,
 }
 
 impl VlanPolicy {
@@ -67,37 +63,31 @@ impl VlanPolicy {
         }
     }
 
-    /// Places a frame that came in on this port in its VLAN, or says why it may not come in.
+    /// The VLAN that tag control information names; 0 for none.
     #[inline(always)]
-    pub fn admit(&self, frame: &Parsed) -> Result<Admitted, DropReason> {
-        let tci = frame.tci.unwrap_or(0);
-        let (vid, tagged) = (tci & VID_MASK, frame.tci.is_some());
-        let untagged = |vlan: u16| Admitted {
+    pub fn vid(tci: u16) -> u16 {
+        tci & VID_MASK
+    }
+
+    /// Places a frame that came in on this port, with this tag or none, in its VLAN; or says
+    /// why it may not come in.
+    pub fn admit(&self, tag: Option<u16>) -> Result<Admitted, DropReason> {
+        let tci = tag.unwrap_or(0);
+        let vid = VlanPolicy::vid(tci);
+        // A priority tag keeps its priority; it is in no VLAN of its own (802.1Q, 9.6).
+        let placed = |vlan: u16| Admitted {
             vlan,
-            // A priority tag keeps its priority; it is in no VLAN of its own (802.1Q, 9.6).
             tci: (tci & !VID_MASK) | vlan,
-            tagged,
-            rewrite: tagged,
         };
         match self {
-            VlanPolicy::Unaware => Ok(Admitted {
-                vlan: vid,
-                tci,
-                tagged,
-                rewrite: false,
-            }),
-            VlanPolicy::Access(id) if vid == 0 => Ok(untagged(*id)),
+            VlanPolicy::Unaware => Ok(Admitted { vlan: vid, tci }),
+            VlanPolicy::Access(id) if vid == 0 => Ok(placed(*id)),
             VlanPolicy::Access(_) => Err(DropReason::VlanNotCarried),
             VlanPolicy::Trunk {
                 native: Some(id), ..
-            } if vid == 0 => Ok(untagged(*id)),
+            } if vid == 0 => Ok(placed(*id)),
             VlanPolicy::Trunk { .. } if vid == 0 => Err(DropReason::UntaggedOnTrunk),
-            trunk if trunk.carries(vid) => Ok(Admitted {
-                vlan: vid,
-                tci,
-                tagged,
-                rewrite: false,
-            }),
+            trunk if trunk.carries(vid) => Ok(Admitted { vlan: vid, tci }),
             _ => Err(DropReason::VlanNotCarried),
         }
     }
@@ -106,26 +96,22 @@ impl VlanPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crosspoint_packet::Mac;
 
-    fn frame(tci: Option<u16>) -> Parsed {
-        Parsed {
-            dst: Mac::BROADCAST,
-            src: Mac::new([2; 6]),
-            tci,
-        }
-    }
-
-    fn vlan_of(policy: &VlanPolicy, tci: Option<u16>) -> Result<(u16, bool), DropReason> {
-        policy.admit(&frame(tci)).map(|a| (a.vlan, a.rewrite))
+    fn vlan_of(policy: &VlanPolicy, tag: Option<u16>) -> Result<u16, DropReason> {
+        policy.admit(tag).map(|admitted| admitted.vlan)
     }
 
     #[test]
     fn an_access_port_takes_untagged_frames_only() {
         let port = VlanPolicy::Access(100);
-        assert_eq!(vlan_of(&port, None), Ok((100, false)));
-        assert_eq!(vlan_of(&port, Some(0x6000)), Ok((100, true)));
-        assert_eq!(port.admit(&frame(Some(0x6000))).unwrap().tci, 0x6064);
+        assert_eq!(vlan_of(&port, None), Ok(100));
+        assert_eq!(
+            port.admit(Some(0x6000)),
+            Ok(Admitted {
+                vlan: 100,
+                tci: 0x6064
+            })
+        );
         assert_eq!(vlan_of(&port, Some(100)), Err(DropReason::VlanNotCarried));
         assert!(port.carries(100) && !port.carries(99) && !port.sends_tagged(100));
     }
@@ -133,21 +119,21 @@ mod tests {
     #[test]
     fn a_trunk_takes_what_it_carries() {
         let port = VlanPolicy::trunk(&[100, 200], Some(1));
-        assert_eq!(vlan_of(&port, None), Ok((1, false)));
-        assert_eq!(vlan_of(&port, Some(0x2064)), Ok((100, false)));
+        assert_eq!(vlan_of(&port, None), Ok(1));
+        assert_eq!(vlan_of(&port, Some(0x2064)), Ok(100));
         assert_eq!(vlan_of(&port, Some(300)), Err(DropReason::VlanNotCarried));
         assert!(port.sends_tagged(100) && !port.sends_tagged(1) && port.carries(1));
         let no_native = VlanPolicy::trunk(&[100, 4094], None);
         assert_eq!(vlan_of(&no_native, None), Err(DropReason::UntaggedOnTrunk));
-        assert_eq!(vlan_of(&no_native, Some(4094)), Ok((4094, false)));
+        assert_eq!(vlan_of(&no_native, Some(4094)), Ok(4094));
     }
 
     #[test]
     fn an_unaware_port_lets_tags_pass() {
         let port = VlanPolicy::Unaware;
-        assert_eq!(vlan_of(&port, None), Ok((NO_VLAN, false)));
-        assert_eq!(vlan_of(&port, Some(0x2064)), Ok((100, false)));
-        assert_eq!(vlan_of(&port, Some(0xe000)), Ok((NO_VLAN, false)));
+        assert_eq!(vlan_of(&port, None), Ok(NO_VLAN));
+        assert_eq!(vlan_of(&port, Some(0x2064)), Ok(100));
+        assert_eq!(vlan_of(&port, Some(0xe000)), Ok(NO_VLAN));
         assert!((0..4096).all(|v| port.carries(v)));
         assert!(port.sends_tagged(5) && !port.sends_tagged(NO_VLAN));
     }

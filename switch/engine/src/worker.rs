@@ -1,7 +1,7 @@
 //! A worker: one pinned thread that walks its streams, from receiving to completion.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -12,7 +12,7 @@ use crate::counters::WorkerCounters;
 use crate::deliver::{NicTx, Tx, deliver};
 use crate::publish::Mailbox;
 use crate::sleep::{Sleeper, Waker};
-use crate::stages::{admit, lookup, parse};
+use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
 use crate::view::View;
 
@@ -89,6 +89,7 @@ pub struct Worker {
     view: Arc<View>,
     streams: Vec<Stream>,
     burst: Burst,
+    keys: Keys,
     tx: Tx,
 }
 
@@ -113,6 +114,7 @@ impl Worker {
             view,
             streams,
             burst,
+            keys: Keys::default(),
             tx,
         }
     }
@@ -123,7 +125,7 @@ impl Worker {
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.quiesce();
             let bursts = self.iterate();
-            let pending = self.tx.flush(&self.view);
+            let pending = self.flush(bursts);
             let now = tsc();
             let cycles = now.wrapping_sub(then);
             then = now;
@@ -155,13 +157,15 @@ impl Worker {
             view,
             streams,
             burst,
+            keys,
             tx,
             ..
         } = self;
         let tick = shared.tick.load(Ordering::Relaxed);
         let mut bursts = 0;
         for stream in streams {
-            if stream.receive(burst) == 0 {
+            let count = stream.receive(burst);
+            if count == 0 {
                 if let Some(fault) = stream.take_fault() {
                     report(shared, stream.id.0, fault);
                 }
@@ -169,14 +173,31 @@ impl Worker {
             }
             bursts += 1;
             let ingress = stream.id.0;
+            tx.prefetch(view, stream.destination, count);
             parse(burst);
             admit(burst, view.port(ingress));
-            lookup(burst, ingress, view, tick);
+            lookup(burst, ingress, view, tick, keys);
             deliver(burst, ingress, view, tx, stream.counters(*index));
             stream.complete(*index);
-            stream.flush(*index);
+            stream.destination = tx.last_destination();
         }
         bursts
+    }
+
+    /// NIC doorbells and guest calls, once per iteration. Returns whether a NIC still has frames
+    /// that it did not take.
+    #[inline(always)]
+    fn flush(&mut self, bursts: u64) -> bool {
+        if bursts > 0 {
+            // LOAD-BEARING: the used indices that this iteration stored are visible before we
+            // read which of them the drivers wait for; they do the reverse (virtio 1.2, 2.7.7).
+            // Without it both can miss the other. One for all rings: it waits for every store.
+            fence(Ordering::SeqCst);
+            for stream in &mut self.streams {
+                stream.flush(self.index);
+            }
+        }
+        self.tx.flush(&self.view)
     }
 
     /// The quiescent point: no reference into any mapping is held here.

@@ -27,24 +27,65 @@ pub struct Offload {
     pub csum_offset: u16,
 }
 
-/// Where a frame goes: what the stages decide, one after the other.
+/// Where a frame goes: what the stages decide, one after the other. One word, so that it is
+/// written and read as one: an `enum` is stored in parts and loaded whole, which stalls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub struct Verdict(u32);
+
+/// A [`Verdict`], to be matched on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
     /// Not decided yet.
     Pending,
     /// To one port.
     Port(u16),
     /// To every other port that carries the VLAN.
     Flood,
-    /// Nowhere; already decided why, counted by `deliver`.
+    /// Nowhere; counted by `deliver`.
     Drop(DropReason),
+}
+
+impl Verdict {
+    /// Not decided yet.
+    pub const PENDING: Verdict = Verdict(0);
+    /// To every other port that carries the VLAN.
+    pub const FLOOD: Verdict = Verdict(1 << 16);
+    const PORT: u32 = 2 << 16;
+    const DROP: u32 = 3 << 16;
+
+    /// To port number `port`.
+    #[inline(always)]
+    pub const fn port(port: u16) -> Verdict {
+        Verdict(Verdict::PORT | port as u32)
+    }
+
+    /// Nowhere, for `reason`.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Verdict {
+        Verdict(Verdict::DROP | reason as u32)
+    }
+
+    /// The verdict, to be matched on.
+    #[inline(always)]
+    pub fn decision(self) -> Decision {
+        let low = self.0 as u16;
+        match self.0 & !0xffff {
+            Verdict::PORT => Decision::Port(low),
+            Verdict::DROP => match DropReason::ALL.get(usize::from(low)) {
+                Some(reason) => Decision::Drop(*reason),
+                None => Decision::Pending,
+            },
+            0 => Decision::Pending,
+            _ => Decision::Flood,
+        }
+    }
 }
 
 /// One frame of a burst: two cache lines, the first being the frame's first bytes.
 #[repr(C, align(64))]
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// The first bytes, zero-padded.
+    /// The first bytes; those after `head_len` are no part of the frame.
     pub head: [u8; HEAD_LEN],
     /// Destination address (set by `parse`).
     pub dst: Mac,
@@ -86,7 +127,7 @@ impl Frame {
         vlan: 0,
         tci: 0,
         tagged: false,
-        verdict: Verdict::Pending,
+        verdict: Verdict::PENDING,
     };
 
     /// How many bytes of `head` are the frame's.
@@ -95,11 +136,17 @@ impl Frame {
         (self.len as usize).min(HEAD_LEN)
     }
 
+    /// The frame's first bytes, as many as it has.
+    #[inline(always)]
+    pub fn headers(&self) -> &[u8] {
+        self.head.get(..self.head_len()).unwrap_or(&[])
+    }
+
     /// Drops the frame, unless it is dropped already: the first reason stands.
     #[inline(always)]
     pub fn drop_for(&mut self, reason: DropReason) {
-        if !matches!(self.verdict, Verdict::Drop(_)) {
-            self.verdict = Verdict::Drop(reason);
+        if !matches!(self.verdict.decision(), Decision::Drop(_)) {
+            self.verdict = Verdict::drop(reason);
         }
     }
 }
@@ -228,13 +275,7 @@ impl Burst {
             return false;
         }
         let frame = &mut self.frames[self.len];
-        match bytes.read_array::<HEAD_LEN>(0) {
-            Some(head) => frame.head = head,
-            None => {
-                frame.head = [0; HEAD_LEN];
-                bytes.read(&mut frame.head);
-            }
-        }
+        bytes.read(&mut frame.head);
         frame.len = bytes.len() as u32;
         frame.segment_first = self.segments.len() as u16;
         frame.segment_count = 0;
@@ -243,7 +284,7 @@ impl Burst {
             frame.segment_count = 1;
         }
         frame.offload = offload;
-        frame.verdict = Verdict::Pending;
+        frame.verdict = Verdict::PENDING;
         self.len += 1;
         true
     }
@@ -269,7 +310,6 @@ impl Burst {
             return false;
         };
         let frame = &mut self.frames[self.len];
-        frame.head = [0; HEAD_LEN];
         frame.segment_first = self.segments.len() as u16;
         let mut filled = 0;
         for piece in pieces {
@@ -282,7 +322,7 @@ impl Burst {
         frame.segment_count = self.segments.len() as u16 - frame.segment_first;
         frame.len = len;
         frame.offload = offload;
-        frame.verdict = Verdict::Pending;
+        frame.verdict = Verdict::PENDING;
         self.len += 1;
         true
     }

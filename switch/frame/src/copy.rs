@@ -92,17 +92,7 @@ impl<'a> Gather<'a> {
     /// Copies everything into one buffer; returns how many bytes fitted.
     #[inline(always)]
     pub fn copy_to(&self, to: SegmentMut) -> usize {
-        let head = self.prefix.bytes();
-        // The common prefix is full: its size is one of two constants, and a constant size is
-        // a few vector moves where a variable one is a call.
-        let mut at = if self.prefix.len == MAX_HEADER + HEAD_LEN && to.len() >= PREFIX_LEN {
-            let mut fixed = [0; MAX_HEADER + HEAD_LEN];
-            fixed.copy_from_slice(&self.prefix.bytes[..MAX_HEADER + HEAD_LEN]);
-            to.write_array(&fixed);
-            MAX_HEADER + HEAD_LEN
-        } else {
-            to.write(head)
-        };
+        let mut at = to.write(self.prefix.bytes());
         for segment in self.segments {
             at += to.skip(at).write_segment(segment);
         }
@@ -170,6 +160,26 @@ impl<'a> Gather<'a> {
             checksum::finish(sum.total),
         ))
     }
+}
+
+/// The copy that nearly all are: `header`, then the frame as it is, into one buffer. Returns how
+/// many bytes fitted. Header and head go from where they are to where they belong: put together
+/// on the stack first, they would be loaded across the stores that put them there.
+#[inline(always)]
+pub fn copy_plain<const HEADER: usize>(
+    header: &[u8; HEADER],
+    frame: &Frame,
+    burst: &Burst,
+    to: SegmentMut,
+) -> usize {
+    if !to.write_array(header) {
+        return to.write(header);
+    }
+    let mut at = HEADER + to.skip(HEADER).write(frame.headers());
+    for segment in burst.segments(frame) {
+        at += to.skip(at).write_segment(segment);
+    }
+    at
 }
 
 /// Sums pieces of any length: a piece that begins at an odd byte counts swapped (RFC 1071, 2B).

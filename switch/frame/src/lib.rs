@@ -10,7 +10,9 @@ mod clock;
 mod copy;
 mod segment;
 
-pub use burst::{BURST, Burst, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp, Verdict};
+pub use burst::{
+    BURST, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp, Verdict,
+};
 pub use clock::{Clock, tsc};
-pub use copy::{Gather, Prefix};
+pub use copy::{Gather, Prefix, copy_plain};
 pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};

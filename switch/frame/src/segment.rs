@@ -57,8 +57,8 @@ impl Segment {
     #[inline(always)]
     pub fn read(&self, out: &mut [u8]) -> usize {
         let n = out.len().min(self.len());
-        // SAFETY: n <= len bytes are readable by `new`'s contract; `out` is ours, so disjoint.
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr, out.as_mut_ptr(), n) };
+        // SAFETY: n <= len bytes are readable by `new`'s contract; `out` is ours.
+        unsafe { copy(self.ptr, out.as_mut_ptr(), n) };
         n
     }
 
@@ -113,9 +113,8 @@ impl SegmentMut {
     #[inline(always)]
     pub fn write(&self, from: &[u8]) -> usize {
         let n = from.len().min(self.len());
-        // SAFETY: n <= len bytes are writable by `new`'s contract, which also rules out overlap
-        // with the Rust slice `from`.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr, n) };
+        // SAFETY: n <= len bytes are writable by `new`'s contract.
+        unsafe { copy(from.as_ptr(), self.ptr, n) };
         n
     }
 
@@ -137,8 +136,42 @@ impl SegmentMut {
         // SAFETY: n bytes are readable and writable by the two contracts. A guest may have made
         // the two overlap (its own transmit and receive buffers, reached through two mappings or
         // one): `copy` allows that, and what such a guest then receives is its own affair.
-        unsafe { std::ptr::copy(from.ptr, self.ptr, n) };
+        unsafe { copy(from.ptr, self.ptr, n) };
         n
+    }
+}
+
+/// Copies `n` bytes, which may overlap. Up to 64 bytes, which is every header and every small
+/// frame, by two moves that overlap in the middle: a call costs more than that.
+///
+/// # Safety
+/// `n` bytes must be readable at `from` and writable at `to`.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
+    /// # Safety
+    /// As `copy`, with `N <= n <= 2 * N`.
+    #[inline(always)]
+    unsafe fn ends<const N: usize>(from: *const u8, to: *mut u8, n: usize) {
+        // SAFETY: N <= n, so both ends lie within the n bytes. Both are read before either is
+        // written, so overlap does no harm.
+        unsafe {
+            let head = from.cast::<[u8; N]>().read_unaligned();
+            let tail = from.add(n - N).cast::<[u8; N]>().read_unaligned();
+            to.cast::<[u8; N]>().write_unaligned(head);
+            to.add(n - N).cast::<[u8; N]>().write_unaligned(tail);
+        }
+    }
+    // SAFETY: each arm's sizes are what `ends` asks for; the rest is the caller's contract.
+    unsafe {
+        match n {
+            32..=64 => ends::<32>(from, to, n),
+            16..32 => ends::<16>(from, to, n),
+            8..16 => ends::<8>(from, to, n),
+            4..8 => ends::<4>(from, to, n),
+            2..4 => ends::<2>(from, to, n),
+            0 => {}
+            _ => std::ptr::copy(from, to, n),
+        }
     }
 }
 

@@ -1,63 +1,118 @@
 //! Guests that come, go, crash and reboot while others work: the others lose nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crosspoint_guest::{Guest, GuestOptions};
 
 use crate::harness::{
     Exchange, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, frame, guest, mac, s,
+    wait_until,
 };
 
 /// What two guests exchange before, during and after a disturbance.
 const FRAMES: u64 = 20_000;
+/// The guests that nothing may happen to.
+const CALM: [&str; 2] = ["calm0", "calm1"];
 
-fn assert_nothing_lost(ledger: &Ledger) {
-    for name in ["calm0", "calm1"] {
-        assert_eq!(
-            ledger.port(name).dropped_copies,
-            0,
-            "frames of {name}\n{ledger}"
-        );
-    }
+/// Copies of frames of the calm guests that were dropped.
+fn lost(ledger: &Ledger) -> u64 {
+    CALM.iter()
+        .map(|name| ledger.port(name).dropped_copies)
+        .sum()
+}
+
+/// Runs `disturb` while the calm guests exchange frames: each must arrive, and the ledger must say so, too.
+fn while_others_work(switch: &Switch<'_>, lab: &Lab, disturb: impl FnOnce(&Exchange)) {
+    let exchange = Exchange::start(lab, switch, CALM);
+    exchange.run(FRAMES);
+    let before = lost(&Ledger::new(&switch.metrics()));
+    disturb(&exchange);
+    exchange.run(FRAMES);
+    exchange.stop();
+    let ledger = switch.ledger();
+    assert_eq!(lost(&ledger), before, "frames of the calm guests\n{ledger}");
 }
 
 #[test]
 fn a_dpdk_guest_killed_under_load_costs_others_nothing_and_comes_back() {
     let lab = Lab::new(s(90));
-    let ports = ["calm0", "calm1", "victim", "sink"].map(|name| guest(&lab, name));
+    // In two VLANs: what is flooded while the victim is away would fill everybody's rings.
+    let port = |name, vlan: u16| guest(&lab, name) + &format!("vlan = {{ access = {vlan} }}\n");
+    let ports = [
+        port(CALM[0], 8),
+        port(CALM[1], 8),
+        port("victim", 7),
+        port("partner", 7),
+    ];
     let switch = Switch::start(&lab, &[1], &ports);
-    let mut sink =
-        Guest::connect(lab.socket("sink"), GuestOptions::default()).expect("the guest connects");
-    sink.send(0, &[&frame(mac(200), mac(4), 0, 60)])
-        .expect("a ring");
-    let exchange = Exchange::start(&lab, ["calm0", "calm1"]);
-    exchange.run(FRAMES);
-    for _ in 0..3 {
-        let before = switch.metrics().sum(
+    let partner =
+        Guest::connect(lab.socket("partner"), GuestOptions::default()).expect("the guest connects");
+    let received = || {
+        switch.metrics().sum(
             "crosspoint_queue_packets_total",
             &[("port", "victim"), ("direction", "rx")],
-        );
-        let mut victim = flood_from(&lab, &switch);
-        exchange.run(FRAMES);
-        victim.kill();
-        switch.wait_down(&["victim"]);
-        exchange.run(FRAMES);
-        let after = switch.metrics().sum(
+        )
+    };
+    let sent = || {
+        switch.metrics().sum(
             "crosspoint_queue_packets_total",
-            &[("port", "victim"), ("direction", "rx")],
-        );
-        assert!(
-            after > before + 1000,
-            "the victim was sending: {before}, then {after}"
-        );
-    }
-    exchange.stop();
-    assert_nothing_lost(&switch.ledger());
+            &[("port", "victim"), ("direction", "tx")],
+        )
+    };
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = EndOfScope(&over);
+        scope.spawn(|| load(partner, &over));
+        while_others_work(&switch, &lab, |exchange| {
+            for _ in 0..3 {
+                let before = (received(), sent());
+                let mut victim = flood_from(&lab, &switch);
+                exchange.run(FRAMES);
+                victim.kill();
+                switch.wait_down(&["victim"]);
+                exchange.run(FRAMES);
+                let after = (received(), sent());
+                assert!(
+                    after.0 > before.0 + 1000 && after.1 > before.1 + 1000,
+                    "under load: {before:?}, {after:?}"
+                );
+            }
+        });
+    });
 }
 
-/// A testpmd on port "victim" that sends to the sink as fast as it can.
+/// Ends a thread when this scope ends, by a panic as well.
+struct EndOfScope<'a>(&'a AtomicBool);
+
+impl Drop for EndOfScope<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends to the victim whatever the ring takes, and receives what it sends.
+fn load(mut guest: Guest, over: &AtomicBool) {
+    let to_victim = frame(mac(3), mac(4), 0, 200);
+    while !over.load(Ordering::Relaxed) {
+        guest
+            .send(0, &[&to_victim[..]; 32])
+            .expect("the device follows the rules");
+        guest.receive(0).expect("the device follows the rules");
+        // Two cores are few for four guests.
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+}
+
+/// A testpmd on port "victim" that sends to its partner as fast as it can.
 fn flood_from(lab: &Lab, switch: &Switch<'_>) -> Testpmd {
-    let port = TestpmdPort::virtio(lab, 0, "victim", "queues=1,queue_size=256");
-    let sink = mac(4).map(|byte| format!("{byte:02x}")).join(":");
-    let options = format!("--forward-mode=txonly --eth-peer=0,{sink} --total-num-mbufs=8192");
+    let port = TestpmdPort::virtio(
+        lab,
+        0,
+        "victim",
+        &format!("queues=1,queue_size=256,mac={}", text(mac(3))),
+    );
+    let partner = text(mac(4));
+    let options = format!("--forward-mode=txonly --eth-peer=0,{partner} --total-num-mbufs=8192");
     let mut testpmd = Testpmd::start(lab, "victim", &[port], &options);
     testpmd.wait_ready();
     switch.wait_up(&["victim"]);
@@ -65,93 +120,125 @@ fn flood_from(lab: &Lab, switch: &Switch<'_>) -> Testpmd {
     testpmd
 }
 
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 #[test]
-fn a_uml_guest_killed_costs_others_nothing_and_boots_again() {
+fn a_uml_guest_killed_under_load_costs_others_nothing_and_boots_again() {
     let lab = Lab::new(s(90));
-    let ports = ["calm0", "calm1", "victim", "peer"].map(|name| guest(&lab, name));
+    let ports = [CALM[0], CALM[1], "victim", "peer"].map(|name| guest(&lab, name));
     let switch = Switch::start(&lab, &[1], &ports);
-    let peer = "--job server --ip 10.9.0.12/24 --mac 52:54:00:09:00:02";
-    let mut peer = LinuxGuest::uml(&lab, "peer", peer);
+    let mut peer = LinuxGuest::uml(
+        &lab,
+        "peer",
+        "--job server --ip 10.9.0.12/24 --mac 52:54:00:09:00:02",
+    );
     peer.wait_ready();
-    let exchange = Exchange::start(&lab, ["calm0", "calm1"]);
-    for _ in 0..2 {
-        let client =
-            "--job client --ip 10.9.0.11/24 --mac 52:54:00:09:00:01 --secs 20 --peer 10.9.0.12";
-        let mut victim = LinuxGuest::uml(&lab, "victim", client);
-        victim.wait_for("RESULT ping=ok");
-        exchange.run(FRAMES);
-        victim.kill();
-        switch.wait_down(&["victim"]);
-        exchange.run(FRAMES);
-    }
-    exchange.stop();
-    assert_nothing_lost(&switch.ledger());
+    while_others_work(&switch, &lab, |exchange| {
+        for _ in 0..2 {
+            let client =
+                "--job client --ip 10.9.0.11/24 --mac 52:54:00:09:00:01 --secs 20 --peer 10.9.0.12";
+            let mut victim = LinuxGuest::uml(&lab, "victim", client);
+            victim.wait_for("RESULT ping=ok");
+            // iperf3 is running.
+            exchange.run(FRAMES);
+            victim.kill();
+            switch.wait_down(&["victim"]);
+            exchange.run(FRAMES);
+        }
+    });
 }
 
 #[test]
 fn a_guest_that_reboots_starts_over() {
     let lab = Lab::new(s(60));
-    let ports = ["calm0", "calm1", "rebooting", "peer"].map(|name| guest(&lab, name));
+    let ports = [CALM[0], CALM[1], "rebooting", "peer"].map(|name| guest(&lab, name));
     let switch = Switch::start(&lab, &[1], &ports);
     let connect = |name| {
         Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
     };
     let (mut rebooting, mut peer) = (connect("rebooting"), connect("peer"));
-    let exchange = Exchange::start(&lab, ["calm0", "calm1"]);
-    for number in 0..5 {
-        switch.wait_up(&["rebooting", "peer"]);
-        ping_pong(&mut rebooting, &mut peer, number);
-        exchange.run(FRAMES / 10);
-        // Rings stopped, and forgotten, as the firmware of the next boot does; then the driver starts them anew.
-        rebooting.stop().expect("the rings stop");
-        rebooting.reset(0);
-        rebooting.disconnect();
-        switch.wait_down(&["rebooting"]);
-        rebooting.reconnect().expect("the guest connects again");
+    while_others_work(&switch, &lab, |exchange| {
+        for number in 0..5 {
+            switch.wait_up(&["rebooting", "peer"]);
+            ping_pong(&mut rebooting, &mut peer, number);
+            exchange.run(FRAMES / 10);
+            // Rings stopped, and forgotten, as the firmware of the next boot does; then the driver starts them anew.
+            rebooting.stop().expect("the rings stop");
+            rebooting.reset(0);
+            rebooting.disconnect();
+            switch.wait_down(&["rebooting"]);
+            rebooting.reconnect().expect("the guest connects again");
+        }
+    });
+}
+
+#[test]
+fn a_switch_that_restarts_finds_its_guests_again() {
+    let lab = Lab::new(s(60));
+    let ports = ["left", "right"].map(|name| guest(&lab, name));
+    let connect = |name| {
+        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
+    };
+    let switch = Switch::start(&lab, &[1], &ports);
+    let (mut left, mut right) = (connect("left"), connect("right"));
+    switch.wait_up(&["left", "right"]);
+    ping_pong(&mut left, &mut right, 1);
+    switch.kill();
+
+    // The guests run on: their rings go on where they were.
+    let switch = Switch::start(&lab, &[1], &ports);
+    for guest in [&mut left, &mut right] {
+        guest.disconnect();
+        guest.reconnect().expect("the guest connects again");
     }
-    exchange.stop();
-    assert_nothing_lost(&switch.ledger());
+    switch.wait_up(&["left", "right"]);
+    ping_pong(&mut left, &mut right, 2);
+    switch.ledger();
 }
 
 /// A frame there and a frame back.
 fn ping_pong(a: &mut Guest, b: &mut Guest, number: u32) {
-    for (from, to, to_mac, from_mac) in [(0, 1, 22, 21), (1, 0, 21, 22)] {
-        let sent = frame(mac(to_mac), mac(from_mac), number, 1000);
-        let guests = [&mut *a, &mut *b];
+    let guests = [a, b];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let sent = frame(mac(21 + to as u8), mac(21 + from as u8), number, 1000);
         assert_eq!(guests[from].send(0, &[&sent]).expect("a ring"), 1);
-        let frames = guests[to].receive_at_least(0, 1, s(5)).expect("a ring");
-        assert!(
-            frames.iter().any(|(_, bytes)| *bytes == sent),
-            "frame {number}: {} others",
-            frames.len()
-        );
+        let arrives = || {
+            guests[to]
+                .receive(0)
+                .expect("a ring")
+                .iter()
+                .any(|(_, bytes)| *bytes == sent)
+                .then_some(())
+        };
+        wait_until(&format!("frame {number}"), s(5), arrives);
     }
 }
 
 #[test]
 fn twenty_attachments_under_load_cost_others_nothing() {
     let lab = Lab::new(s(60));
-    let ports = ["calm0", "calm1", "visited"].map(|name| guest(&lab, name));
+    let ports = [CALM[0], CALM[1], "visited"].map(|name| guest(&lab, name));
     let switch = Switch::start(&lab, &[1], &ports);
-    let exchange = Exchange::start(&lab, ["calm0", "calm1"]);
-    exchange.run(FRAMES);
-    for number in 0..20 {
-        let mut visitor = Guest::connect(lab.socket("visited"), GuestOptions::default())
-            .expect("the guest connects");
-        switch.wait_up(&["visited"]);
-        let hello = frame(mac(101), mac(30), number, 300);
-        visitor.send(0, &[&hello]).expect("a ring");
-        assert!(
-            visitor.drain_transmit(0, s(5)).expect("a ring"),
-            "visit {number}: the frame is taken"
-        );
-        drop(visitor);
-        switch.wait_down(&["visited"]);
-        exchange.run(FRAMES / 20);
-    }
-    exchange.stop();
+    while_others_work(&switch, &lab, |exchange| {
+        for number in 0..20 {
+            let mut visitor = Guest::connect(lab.socket("visited"), GuestOptions::default())
+                .expect("it connects");
+            switch.wait_up(&["visited"]);
+            visitor
+                .send(0, &[&frame(mac(101), mac(30), number, 300)])
+                .expect("a ring");
+            assert!(
+                visitor.drain_transmit(0, s(5)).expect("a ring"),
+                "visit {number}: the frame is taken"
+            );
+            drop(visitor);
+            switch.wait_down(&["visited"]);
+            exchange.run(FRAMES / 20);
+        }
+    });
     let ledger = switch.ledger();
-    assert_nothing_lost(&ledger);
     assert_eq!(
         ledger.port("visited").delivered_copies,
         20,

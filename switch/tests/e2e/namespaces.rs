@@ -57,7 +57,7 @@ fn a_third_port_sees_broadcasts_and_unknown_addresses_but_not_learned_ones() {
     // Nobody has this address: every other port gets a copy.
     let mut unknown = c.listen("ether dst 02:00:00:00:ff:ff");
     a.ip("neigh add 10.9.0.99 lladdr 02:00:00:00:ff:ff dev eth0");
-    assert!(!a.pings("10.9.0.99"));
+    a.must_not_ping("10.9.0.99");
     unknown.wait_for("ICMP echo request", s(5));
 
     assert!(
@@ -115,8 +115,8 @@ fn an_address_that_moves_to_another_port_is_followed() {
     c.ip("addr flush dev eth0");
     c.ip(&format!("link set eth0 address {mac}"));
     c.ip(&format!("addr add {}/24 dev eth0", a.address));
-    assert!(c.pings(&b.address), "the moved host reaches others");
-    assert!(b.pings(&a.address), "others reach the moved host");
+    c.must_ping(&b);
+    b.must_ping(&a);
 
     let fdb = switch.show_json("fdb").to_string();
     let entry = fdb
@@ -183,7 +183,7 @@ fn a_tap_device_is_a_port() {
     echo.command("start");
     let tap = "[[port]]\nname = \"tap\"\ntype = \"xdp\"\ninterface = \"tap0\"\n".to_owned();
     let switch = Switch::start(&lab, &[1], &[xdp("a", &a), tap]);
-    assert!(a.pings("10.9.0.77"), "the other side of the tap answers");
+    a.must_ping_address("10.9.0.77");
     let ledger = switch.ledger();
     assert!(
         ledger.port("tap").rx >= 5 && ledger.port("tap").tx >= 5,

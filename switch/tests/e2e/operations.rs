@@ -28,7 +28,7 @@ fn with_a_busy_switch(test: impl FnOnce(&Lab, Switch<'_>)) {
         .expect("a ring"),
         2
     );
-    host.pings("10.9.0.200");
+    host.must_not_ping("10.9.0.200");
     let ledger = switch.ledger();
     assert_eq!(ledger.port("g0").drops.get("hairpin"), Some(&1), "{ledger}");
     assert!(

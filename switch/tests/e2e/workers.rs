@@ -1,9 +1,10 @@
 //! Several workers at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crosspoint_guest::{Guest, GuestOptions};
+use serde_json::Value;
 
 use crate::harness::{Lab, Switch, flow_of, guest, mac, number_of, s, udp};
 
@@ -52,12 +53,19 @@ fn two_workers_deliver_to_one_guest_and_every_flow_keeps_its_order() {
 }
 
 /// The workers that poll the senders.
-fn busy_workers(switch: &Switch<'_>) -> std::collections::BTreeSet<String> {
-    let text = switch.show_json("workers").to_string();
-    let workers = text.split("\"worker\":").skip(1);
+fn busy_workers(switch: &Switch<'_>) -> BTreeSet<u64> {
+    let workers = switch.show_json("workers");
+    let workers = workers.as_array().expect("a list of workers");
+    let polls = |worker: &&Value| {
+        let streams = worker["streams"].as_array().expect("a list of streams");
+        streams
+            .iter()
+            .any(|stream| stream["port"] == "left" || stream["port"] == "right")
+    };
     workers
-        .filter(|w| w.contains("\"left\"") || w.contains("\"right\""))
-        .map(str::to_owned)
+        .iter()
+        .filter(polls)
+        .map(|worker| worker["worker"].as_u64().expect("a number"))
         .collect()
 }
 

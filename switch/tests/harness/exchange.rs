@@ -6,25 +6,29 @@ use std::thread::JoinHandle;
 
 use crosspoint_guest::{Guest, GuestOptions};
 
-use super::{Lab, frame, mac, s, wait_until};
+use super::{Lab, Ledger, Switch, frame, mac, s, wait_until};
 
 /// Frames that are on their way in one direction: less than a ring, so that no ring is ever full.
 const WINDOW: usize = 128;
 
 /// The exchange, on a thread of its own. Each frame must arrive within seconds, with every byte, in order.
-pub struct Exchange {
+pub struct Exchange<'a> {
+    switch: &'a Switch<'a>,
     over: Arc<AtomicBool>,
     frames: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Exchange {
-    /// Guests on ports `names`, with the addresses `mac(101)` and `mac(102)`.
-    pub fn start(lab: &Lab, names: [&str; 2]) -> Self {
+impl<'a> Exchange<'a> {
+    /// Guests on ports `names`, with the addresses `mac(101)` and `mac(102)`, which the switch knows by then: nothing
+    /// of the exchange is flooded.
+    pub fn start(lab: &Lab, switch: &'a Switch<'a>, names: [&str; 2]) -> Self {
         let connect = |name| {
             Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
         };
         let mut guests = names.map(connect);
+        switch.wait_up(&names);
+        introduce(&mut guests);
         let (over, frames) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -39,6 +43,7 @@ impl Exchange {
             }
         });
         Self {
+            switch,
             over,
             frames,
             thread: Some(thread),
@@ -57,24 +62,40 @@ impl Exchange {
         wait_until("frames between two guests", s(20), || {
             (self.frames() >= goal || !alive()).then_some(())
         });
-        assert!(alive(), "a frame between two guests got lost");
+        assert!(alive(), "{}", self.loss());
+    }
+
+    fn loss(&self) -> String {
+        format!(
+            "a frame between two guests got lost\n{}",
+            Ledger::new(&self.switch.metrics())
+        )
     }
 
     /// Ends it: how many frames were exchanged, none of them lost.
     pub fn stop(mut self) -> u64 {
         self.over.store(true, Ordering::Relaxed);
         let ended = self.thread.take().expect("a thread").join();
-        assert!(ended.is_ok(), "a frame between two guests got lost");
+        assert!(ended.is_ok(), "{}", self.loss());
         self.frames()
     }
 }
 
-impl Drop for Exchange {
+impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// The switch learns where both guests are.
+fn introduce(guests: &mut [Guest; 2]) {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let hello = frame([0xff; 6], mac(101 + from as u8), 0, 60);
+        assert_eq!(guests[from].send(0, &[&hello]).expect("a ring"), 1);
+        receive(&mut guests[to], &[hello]);
     }
 }
 

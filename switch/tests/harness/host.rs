@@ -66,22 +66,34 @@ impl<'a> Host<'a> {
         words.nth(1).expect("a MAC address").to_owned()
     }
 
-    /// Whether each of five pings of `address` is answered.
-    pub fn pings(&self, address: &str) -> bool {
-        let command = self.command(&format!("ping -n -c 5 -i 0.05 -w 3 {address}"));
-        run(self.lab.dir(), &command, s(10))
-            .1
-            .contains(" 0% packet loss")
+    /// Pings `other`: each of five requests must be answered.
+    pub fn must_ping(&self, other: &Host<'_>) {
+        self.must_ping_address(&other.address);
     }
 
-    /// Pings `other`, which must answer.
-    pub fn must_ping(&self, other: &Host<'_>) {
+    /// As [`Host::must_ping`], for an address that no other host here has.
+    pub fn must_ping_address(&self, address: &str) {
+        let text = self.ping(address, 3);
         assert!(
-            self.pings(&other.address),
-            "{} does not reach {}",
-            self.address,
-            other.address
+            text.contains(" 0% packet loss"),
+            "{} pings {address}: {text}",
+            self.address
         );
+    }
+
+    /// Pings an address for a second: nothing must answer.
+    pub fn must_not_ping(&self, address: &str) {
+        let text = self.ping(address, 1);
+        assert!(
+            text.contains(" 100% packet loss"),
+            "{} pings {address}: {text}",
+            self.address
+        );
+    }
+
+    fn ping(&self, address: &str, seconds: u64) -> String {
+        let command = self.command(&format!("ping -n -c 5 -i 0.05 -w {seconds} {address}"));
+        run(self.lab.dir(), &command, s(10)).1
     }
 
     /// What arrives here from now on, of what `filter` selects, as tcpdump's lines.

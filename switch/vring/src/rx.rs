@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Gather, Offload, Pick, Prefix, SegmentMut, TagOp, prefetch_write,
+    BURST, Burst, Frame, Gather, Offload, Pick, Prefix, SegmentMut, TagOp, copy_plain,
+    prefetch_write,
 };
 
 use crate::chain::{self, Direction};
@@ -190,14 +191,30 @@ impl GuestRx {
         }
     }
 
-    /// Asks for what the next delivery will look at first.
-    pub fn prefetch(&self) {
+    /// Asks for the lines that lead to the next `count` buffers. After a delivery: the next one
+    /// finds them in the cache.
+    pub fn prefetch_descriptors(&self, count: usize) {
         let head = self.reserve.head() as u16;
         self.ring.prefetch_avail_index();
-        for i in (0..BURST as u16).step_by(4) {
+        // Four descriptors to a line, and drivers hand them out in order, mostly.
+        for i in (0..count as u16).step_by(4) {
             let at = head.wrapping_add(i);
             self.ring.prefetch_descriptor(self.ring.avail_entry(at));
             self.ring.prefetch_used(at);
+        }
+    }
+
+    /// Asks for the next `count` buffers themselves, to be written. While the frames that will
+    /// go there are still on their way to the cache: both waits pass together. What is read
+    /// here decides nothing.
+    pub fn prefetch_buffers(&self, count: usize) {
+        let head = self.reserve.head() as u16;
+        self.ring.prefetch_used_index();
+        for i in 0..count as u16 {
+            let id = self.ring.avail_entry(head.wrapping_add(i));
+            let (ptr, _) = chain::single(&self.ring, id, Direction::Write);
+            prefetch_write(ptr);
+            prefetch_write(ptr.wrapping_add(64));
         }
     }
 
@@ -213,7 +230,8 @@ impl GuestRx {
     }
 
     /// Calls the driver if it wants to know of what this worker has published since its last
-    /// flush. Returns whether it did.
+    /// flush. Returns whether it did. The worker has passed a sequentially consistent fence
+    /// since it published.
     pub fn flush(&self, worker: usize) -> bool {
         let Some(owed) = self.owed.get(worker) else {
             return false;
@@ -223,8 +241,6 @@ impl GuestRx {
             return false;
         }
         owed.store(NONE, Ordering::Relaxed);
-        // LOAD-BEARING: see `GuestTx::flush`.
-        fence(Ordering::SeqCst);
         let new = self.reserve.published();
         self.ring.wants_call(old as u16, new as u16) && self.call.call()
     }
@@ -374,15 +390,12 @@ impl GuestRx {
 
             let complete = frame.offload.needs_csum && !self.features.has(feature::GUEST_CSUM);
             let header = header::<HEADER>(&frame.offload, pick.tag, plan.buffers, complete);
-            let prefix = Prefix::new(&header, frame, pick.tag);
-            let gather = Gather::new(&prefix, burst, frame);
             let mut left = match to {
-                [one] => gather.copy_to(*one),
-                many => gather.scatter(many),
+                [one] if pick.tag == TagOp::Keep && !complete => {
+                    copy_plain(&header, frame, burst, *one)
+                }
+                _ => self.copy_with_care(&header, frame, pick.tag, burst, to, complete),
             };
-            if complete {
-                self.complete_checksum(&gather, frame, pick.tag, to);
-            }
             bytes += left.saturating_sub(HEADER) as u64;
             for buffer in mine {
                 let written = left.min(buffer.len as usize);
@@ -394,9 +407,28 @@ impl GuestRx {
         bytes
     }
 
-    #[cold]
-    fn complete_checksum(&self, gather: &Gather<'_>, frame: &Frame, tag: TagOp, to: &[SegmentMut]) {
-        gather.complete_checksum(&frame.offload, tag, to);
+    /// A copy whose tag is pushed or popped, that spans buffers, or whose checksum the guest
+    /// cannot complete itself.
+    #[inline(never)]
+    fn copy_with_care<const HEADER: usize>(
+        &self,
+        header: &[u8; HEADER],
+        frame: &Frame,
+        tag: TagOp,
+        burst: &Burst,
+        to: &[SegmentMut],
+        complete: bool,
+    ) -> usize {
+        let prefix = Prefix::new(header, frame, tag);
+        let gather = Gather::new(&prefix, burst, frame);
+        let copied = match to {
+            [one] => gather.copy_to(*one),
+            many => gather.scatter(many),
+        };
+        if complete {
+            gather.complete_checksum(&frame.offload, tag, to);
+        }
+        copied
     }
 }
 

@@ -215,6 +215,12 @@ impl SplitRing {
         prefetch_read(self.available);
     }
 
+    /// Asks for the line of the used index, to be written.
+    #[inline(always)]
+    pub fn prefetch_used_index(&self) {
+        prefetch_write(self.used);
+    }
+
     /// Asks for the line of the used entry at `at`, to be written.
     #[inline(always)]
     pub fn prefetch_used(&self, at: u16) {

@@ -251,14 +251,12 @@ impl GuestTx {
     }
 
     /// Calls the driver if it wants to know of the completions since the last time. Returns
-    /// whether it did.
+    /// whether it did. The worker has passed a sequentially consistent fence since it completed.
+    #[inline(always)]
     pub fn flush(&mut self) -> bool {
         if self.called == self.used {
             return false;
         }
-        // LOAD-BEARING: our used index is visible before we read what the driver waits for; it
-        // does the reverse (virtio 1.2, 2.7.7). Without it both can miss the other.
-        fence(Ordering::SeqCst);
         let old = std::mem::replace(&mut self.called, self.used);
         self.ring.wants_call(old, self.used) && self.call.call()
     }

@@ -1,5 +1,6 @@
 //! The data path allocates nothing after start: counted on the thread that runs it.
 #![allow(missing_docs)]
+#![cfg(not(loom))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -65,7 +66,7 @@ struct Rig {
 
 impl Rig {
     fn turn(&mut self) -> usize {
-        let frames = self.tx.receive(&mut self.burst).unwrap();
+        let frames = self.tx.receive(&mut self.burst);
         self.picks.clear();
         self.picks.extend((0..frames).map(|i| Pick {
             frame: i as u8,
@@ -73,8 +74,7 @@ impl Rig {
         }));
         let outcome = self
             .rx
-            .deliver(0, &self.burst, &self.picks, &mut self.scratch)
-            .unwrap();
+            .deliver(0, &self.burst, &self.picks, &mut self.scratch);
         self.tx.complete();
         self.burst.clear();
         self.tx.flush();
@@ -209,22 +209,17 @@ fn chains_of_thousands_of_pieces_allocate_nothing() {
         for i in 0..8u16 {
             rig.sender.write_desc(i, area, 112, 0, 0);
         }
-        // One buffer of 4000 pieces; plain ones after it.
-        for i in 0..4000u16 {
-            rig.receiver.write_desc(
-                i,
-                buffers + 16 * u64::from(i),
-                16,
-                WRITE | if i < 3999 { NEXT } else { 0 },
-                i + 1,
-            );
-        }
-        for i in 4000..4096u16 {
+        // One buffer of 1023 pieces, which four frames get, as no driver would have it; then plain ones.
+        for i in 0..1023u16 {
+            let flags = WRITE | if i < 1022 { NEXT } else { 0 };
             rig.receiver
-                .write_desc(i, buffers + 2048 * u64::from(i - 4000), 16, WRITE, 0);
+                .write_desc(i, buffers + 16 * u64::from(i), 16, flags, i + 1);
         }
-        // The same buffer twice, as no driver would.
-        rig.offer(0..8, [0, 0].into_iter().chain(4000..4094));
+        for i in 4000..4090u16 {
+            let at = buffers + 2048 * u64::from(i - 4000);
+            rig.receiver.write_desc(i, at, 16, WRITE, 0);
+        }
+        rig.offer(0..8, [0; 4].into_iter().chain(4000..4090));
         let before = allocations();
         assert_eq!(rig.turn(), 8);
         assert_eq!(allocations() - before, 0);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Frame, Gather, Pick, Prefix, SegmentMut, TagOp};
+use crosspoint_frame::{Burst, Frame, Gather, Pick, Prefix, TagOp, copy_plain};
 
 use crate::ring::Ring;
 use crate::{FRAME_SIZE, Handover, RING_SIZE, Umem, XskSocket};
@@ -170,16 +170,12 @@ pub(crate) fn fill(umem: &Umem, address: u64, burst: &Burst, frame: &Frame, tag:
     let Some(to) = umem.frame_mut(address) else {
         return 0;
     };
+    if tag == TagOp::Keep && !frame.offload.needs_csum {
+        return copy_plain(&[], frame, burst, to) as u32;
+    }
     let prefix = Prefix::new(&[], frame, tag);
     let gather = Gather::new(&prefix, burst, frame);
     let len = gather.copy_to(to);
-    if frame.offload.needs_csum {
-        complete(&gather, frame, tag, to);
-    }
-    len as u32
-}
-
-#[cold]
-fn complete(gather: &Gather<'_>, frame: &Frame, tag: TagOp, to: SegmentMut) {
     gather.complete_checksum(&frame.offload, tag, &[to]);
+    len as u32
 }

@@ -1,6 +1,7 @@
 //! The device side of virtqueues against the driver side of `crosspoint-guest`: no sockets, one memfd per guest, mapped
 //! by both.
 #![allow(missing_docs)]
+#![cfg(not(loom))]
 
 mod bytes;
 mod checksum;
@@ -8,5 +9,6 @@ mod hostile_rx;
 mod hostile_tx;
 mod notify;
 mod race;
+mod reserve;
 mod workers;
 mod world;

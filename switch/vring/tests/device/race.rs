@@ -15,6 +15,8 @@ const LEN: usize = 0x20_0000;
 /// Bytes at both ends of the guest's memory that are mapped by neighbourhood, and not the switch's to touch.
 const MARGIN: u64 = 0x840;
 const CANARY: u8 = 0xc5;
+const SHORT: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(15);
 const FEATURES: u64 = MODERN | feature::INDIRECT_DESC | feature::EVENT_IDX;
 
 fn canaries(memory: &GuestMemory) -> Vec<u8> {
@@ -83,6 +85,28 @@ impl Scribbler {
         bytes
     }
 
+    /// Makes everything right, and half a ring of it available: so that after a fault there is something to race for.
+    fn heal(&mut self) {
+        for slot in 0..u64::from(SIZE) {
+            for at in [self.table, self.layout.descriptors] {
+                let mut bytes = self.descriptor(false);
+                // A table ends where its last entry does.
+                if at == self.table {
+                    bytes[12] = self.flags;
+                }
+                self.memory.write(at + 16 * slot, &bytes).unwrap();
+            }
+            let head = (slot as u16).to_le_bytes();
+            let at = self.layout.available + 4 + 2 * slot;
+            self.memory.write(at, &head).unwrap();
+        }
+        let mut used = [0; 2];
+        self.memory.read(self.layout.used + 2, &mut used).unwrap();
+        let avail = u16::from_le_bytes(used).wrapping_add(SIZE / 2);
+        let at = self.layout.available + 2;
+        self.memory.write(at, &avail.to_le_bytes()).unwrap();
+    }
+
     /// Writes nonsense, of which more or less is right, into the ring and its table until told to stop.
     fn run(mut self, stop: &AtomicBool) {
         let layout = self.layout;
@@ -140,8 +164,14 @@ struct Seen {
     faults: u64,
 }
 
-/// From the hostile guest to itself and to a victim, and from the victim to the hostile guest, for two seconds.
-fn run(seconds: u64) -> Seen {
+impl Seen {
+    fn enough(&self) -> bool {
+        self.frames > 20_000 && self.delivered > 2000 && self.faults > 2000
+    }
+}
+
+/// From the hostile guest to itself and to a victim, and from the victim to the hostile guest, for some seconds.
+fn run() -> Seen {
     let mut enemy = Guest::with(&[(BASE, LEN)], MARGIN);
     for at in [BASE, BASE + LEN as u64 - MARGIN] {
         enemy.memory.write(at, &[CANARY; MARGIN as usize]).unwrap();
@@ -166,20 +196,18 @@ fn run(seconds: u64) -> Seen {
     let (mut sender, mut from_victim) = victim.transmit(64, 0, MODERN, 2000);
 
     let stop = Arc::new(AtomicBool::new(false));
+    let scribbler = |layout, flags: u8| Scribbler {
+        memory: enemy.memory.clone(),
+        layout,
+        table: table + 16 * u64::from(SIZE) * u64::from(flags / 2),
+        flags,
+        random: Random(flags.into()),
+    };
     let threads = [(tx_at, 0), (rx_at, 2)].map(|(layout, flags)| {
-        let (memory, random, stop) = (enemy.memory.clone(), Random(flags.into()), stop.clone());
-        let table = table + 16 * u64::from(SIZE) * u64::from(flags / 2);
-        std::thread::spawn(move || {
-            Scribbler {
-                memory,
-                layout,
-                table,
-                flags,
-                random,
-            }
-            .run(&stop)
-        })
+        let (scribbler, stop) = (scribbler(layout, flags), stop.clone());
+        std::thread::spawn(move || scribbler.run(&stop))
     });
+    let (mut tx_healer, mut rx_healer) = (scribbler(tx_at, 0), scribbler(rx_at, 2));
     let features = Features::new(FEATURES);
     let tx = |base| {
         GuestTx::new(
@@ -201,13 +229,16 @@ fn run(seconds: u64) -> Seen {
     let (mut from_enemy, mut to_enemy) = (tx(0), rx(0));
     let (mut burst, mut scratch, mut seen) = (Burst::new(), RxScratch::default(), Seen::default());
     let bytes = Random(9).bytes(1500);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    while Instant::now() < end {
+    let start = Instant::now();
+    // On a loaded machine the writers may hardly run: then it takes longer to see enough.
+    while start.elapsed() < SHORT || (!seen.enough() && start.elapsed() < LONG) {
         // The enemy sends: to the victim, whose ring must stay perfect, and to itself.
         burst.clear();
-        if from_enemy.receive(&mut burst).is_err() {
+        from_enemy.receive(&mut burst);
+        if burst.is_empty() && from_enemy.fault().is_some() {
             // Quarantine, and a new session where the enemy says.
             seen.faults += 1;
+            tx_healer.heal();
             from_enemy = tx(tx_ring.used_idx());
             burst.clear();
         }
@@ -218,9 +249,7 @@ fn run(seconds: u64) -> Seen {
             .into_iter()
             .filter(|pick| burst.frames()[usize::from(pick.frame)].len <= 65_550)
             .collect();
-        let outcome = to_victim
-            .deliver(0, &burst, &picks, &mut scratch)
-            .expect("the victim keeps the rules");
+        let outcome = to_victim.deliver(0, &burst, &picks, &mut scratch);
         assert_eq!(outcome.frames + outcome.full, picks.len() as u32);
         let got = receiver
             .receive()
@@ -238,12 +267,13 @@ fn run(seconds: u64) -> Seen {
         assert!(sender.send(&Default::default(), &bytes).unwrap());
         let _ = sender.ring().publish();
         burst.clear();
-        assert_eq!(from_victim.receive(&mut burst).unwrap(), 1);
+        assert_eq!(from_victim.receive(&mut burst), 1);
         if account(
             to_enemy.deliver(0, &burst, &all(&burst), &mut scratch),
             1,
             &mut seen,
         ) {
+            rx_healer.heal();
             to_enemy = rx(rx_ring.used_idx());
         }
         to_enemy.flush(0);
@@ -264,14 +294,7 @@ fn run(seconds: u64) -> Seen {
 }
 
 /// Whether it was a fault; every copy is accounted for.
-fn account(
-    result: Result<Outcome, (crosspoint_vring::RingFault, Outcome)>,
-    picks: usize,
-    seen: &mut Seen,
-) -> bool {
-    let outcome = match &result {
-        Ok(outcome) | Err((_, outcome)) => outcome,
-    };
+fn account(outcome: Outcome, picks: usize, seen: &mut Seen) -> bool {
     let Outcome {
         frames,
         full,
@@ -280,22 +303,16 @@ fn account(
         faulty,
         ..
     } = outcome;
-    assert_eq!(
-        frames + full + small + contended + faulty,
-        picks as u32,
-        "{outcome:?}"
-    );
-    seen.delivered += u64::from(*frames);
-    seen.faults += u64::from(result.is_err());
-    result.is_err()
+    let sum = frames + full + small + contended + faulty;
+    assert_eq!(sum, picks as u32, "{outcome:?}");
+    seen.delivered += u64::from(frames);
+    seen.faults += u64::from(faulty > 0);
+    faulty > 0
 }
 
 #[test]
 fn rings_rewritten_while_they_are_read_harm_nobody_else() {
-    let seen = bounded(30, || run(3));
+    let seen = bounded(30, run);
     println!("{seen:?}");
-    assert!(
-        seen.frames > 1000 && seen.delivered > 100 && seen.faults > 100,
-        "the race was not run: {seen:?}"
-    );
+    assert!(seen.enough(), "the race was not run: {seen:?}");
 }

@@ -1,0 +1,95 @@
+//! What is measured: a switch with two vhost-user sockets.
+
+mod crosspoint;
+mod peer;
+mod process;
+
+use crate::error::BenchError;
+use crate::options::{Peer, Sockets, VmOptions};
+use crate::threads::Thread;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest wait for a switch to start.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a switch to stop.
+const STOP_MAX: Duration = Duration::from_secs(20);
+/// From one look to the next, while waiting.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A switch that can be measured.
+pub enum Switch {
+    /// The crosspoint binary.
+    Crosspoint,
+    /// One that commands start and stop.
+    Peer(Peer),
+    /// One that runs anyway.
+    Running(Sockets),
+}
+
+impl Switch {
+    /// In tables.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Crosspoint => crosspoint::NAME.into(),
+            Self::Peer(peer) => peer.name.clone(),
+            Self::Running(sockets) => sockets.0[0].display().to_string(),
+        }
+    }
+
+    /// Starts it, where it does not run anyway.
+    pub fn start(&self, options: &VmOptions) -> Result<Backend, BenchError> {
+        match self {
+            Self::Crosspoint => crosspoint::start(&options.switch_binary(), options.switch_core),
+            Self::Peer(peer) => peer::start(peer, options.switch_core),
+            Self::Running(sockets) => Ok(Backend {
+                sockets: sockets.clone(),
+                worker: None,
+                metrics: None,
+                _running: Running::Elsewhere,
+            }),
+        }
+    }
+}
+
+/// A running switch. Dropped, it stops.
+pub struct Backend {
+    /// Its ports.
+    pub sockets: Sockets,
+    /// The thread that moves frames, where it is known.
+    pub worker: Option<Thread>,
+    /// Its metrics, if it is crosspoint.
+    pub metrics: Option<SocketAddr>,
+    _running: Running,
+}
+
+/// What stops a switch when dropped.
+enum Running {
+    Crosspoint { _process: crosspoint::Process },
+    Peer { _process: peer::Process },
+    Elsewhere,
+}
+
+/// Asks `ready` again and again, until it has something or `longest` has passed.
+fn wait_until<T>(
+    longest: Duration,
+    mut ready: impl FnMut() -> Result<Option<T>, BenchError>,
+) -> Result<Option<T>, BenchError> {
+    let deadline = Instant::now() + longest;
+    loop {
+        if let Some(value) = ready()? {
+            return Ok(Some(value));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_socket())
+}

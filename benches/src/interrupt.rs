@@ -1,0 +1,26 @@
+//! SIGINT and SIGTERM end a run between two trials, so that no switch is left polling.
+
+use crate::error::BenchError;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From here on signals are only noted.
+pub fn catch() -> Result<(), BenchError> {
+    let flag = INTERRUPTED.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(flag)).map_err(BenchError::io("signals"))?;
+    }
+    Ok(())
+}
+
+/// Fails once there was a signal.
+pub fn check() -> Result<(), BenchError> {
+    let noted = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+    match INTERRUPTED.get().is_some_and(noted) {
+        true => Err(BenchError::Interrupted),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,299 @@
+//! The command line.
+
+use crate::error::BenchError;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of the frame check sequence: in a frame's size by convention, never on a virtio ring.
+pub const FCS_LEN: u16 = 4;
+
+/// Measures crosspoint, and other switches beside it.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to measure.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Frames between two guests over one worker: Mpps, cycles per frame, latency
+    Vm(Box<VmOptions>),
+}
+
+/// Options of `vm`.
+#[derive(Args, Clone, Debug)]
+pub struct VmOptions {
+    /// Frame sizes with the 4-byte FCS: 64 is 60 bytes on the ring, 1518 is 1514
+    #[arg(long, value_delimiter = ',', default_value = "64,1518",
+          value_parser = clap::value_parser!(u16).range(64..=2000))]
+    pub sizes: Vec<u16>,
+    /// Numbers of flows (by UDP source port)
+    #[arg(long, value_delimiter = ',', default_value = "1,10000",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub flows: Vec<u32>,
+    /// Rounds: in each, every switch is started, measured and stopped
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Trials of each configuration in each round
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub trials: u32,
+    /// Length of a trial
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub trial_ms: u64,
+    /// Traffic before the first trial of a configuration, not measured
+    #[arg(long, default_value_t = 200)]
+    pub warmup_ms: u64,
+    /// Direction of the traffic; for both, rates are the sum
+    #[arg(long, value_enum, default_value = "one-way")]
+    pub direction: Direction,
+    /// Frames per second and direction; without this: as many as the switch takes
+    #[arg(long)]
+    pub rate: Option<u64>,
+    /// Frames that the generator makes available at once
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub burst: u16,
+    /// Entries of each virtqueue, a power of two
+    #[arg(long, default_value_t = 256, value_parser = ring_size)]
+    pub ring: u16,
+    /// Mergeable receive buffers
+    #[arg(long, value_enum, default_value = "on")]
+    pub mergeable: Toggle,
+    /// Guest memory on 2 MiB pages
+    #[arg(long, value_enum, default_value = "off")]
+    pub huge_pages: Toggle,
+    /// The guests: in this process, or in dpdk-testpmd (virtio-user)
+    #[arg(long, value_enum, default_value = "in-process")]
+    pub guests: Guests,
+    /// The core of crosspoint's worker; peers have to poll on the same one
+    #[arg(long, default_value_t = 1)]
+    pub switch_core: usize,
+    /// The core of generator and sink
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    /// SCHED_FIFO for generator and worker during trials
+    #[arg(long)]
+    pub realtime: bool,
+    /// A line's round trip below this is `near`
+    #[arg(long, default_value_t = 150.0, value_name = "NS")]
+    pub near_ns: f64,
+    /// A line's round trip above this is `far`
+    #[arg(long, default_value_t = 250.0, value_name = "NS")]
+    pub far_ns: f64,
+    /// Discard trials in which a thread waited for its core for more than this part of the time
+    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
+    pub wait_max: f64,
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// Do not measure crosspoint, only the others
+    #[arg(long)]
+    pub skip_crosspoint: bool,
+    /// A switch that is running already, by its two sockets; not started or stopped
+    #[arg(long, value_name = "SOCK_A,SOCK_B", value_parser = socket_pair)]
+    pub against: Vec<Sockets>,
+    /// A switch that is started and stopped in turn with crosspoint; repeat all --peer options for more
+    #[arg(long, value_name = "NAME")]
+    pub peer_name: Vec<String>,
+    /// Shell command that starts it; may stay in the foreground
+    #[arg(long, value_name = "COMMAND")]
+    pub peer_start: Vec<String>,
+    /// Shell command that stops it
+    #[arg(long, value_name = "COMMAND")]
+    pub peer_stop: Vec<String>,
+    /// Its two sockets
+    #[arg(long, value_name = "SOCK_A,SOCK_B", value_parser = socket_pair)]
+    pub peer_sockets: Vec<Sockets>,
+    /// How the name of its polling thread starts, to see whether that waited
+    #[arg(long, value_name = "PREFIX")]
+    pub peer_thread: Vec<String>,
+    /// Where to write every trial, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Direction of the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// From the first guest to the second.
+    OneWay,
+    /// Both ways at once.
+    Both,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Toggle {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Toggle {
+    /// As a `bool`.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Who drives the virtqueues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Guests {
+    /// `crosspoint-guest`, in this process.
+    InProcess,
+    /// `dpdk-testpmd` with two `net_virtio_user` devices.
+    Testpmd,
+}
+
+/// The sockets of a switch's two ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sockets(pub [PathBuf; 2]);
+
+/// A switch that commands start and stop.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// In tables.
+    pub name: String,
+    /// Shell command.
+    pub start: String,
+    /// Shell command.
+    pub stop: String,
+    /// Its ports.
+    pub sockets: Sockets,
+    /// How its polling thread's name starts.
+    pub thread: String,
+}
+
+impl VmOptions {
+    /// Length of a trial.
+    pub fn trial(&self) -> Duration {
+        Duration::from_millis(self.trial_ms)
+    }
+
+    /// The crosspoint binary: as given, or beside this one.
+    pub fn switch_binary(&self) -> PathBuf {
+        let beside = || Some(std::env::current_exe().ok()?.parent()?.join("crosspoint"));
+        let given = self.switch.clone().or_else(beside);
+        given.unwrap_or_else(|| Path::new("crosspoint").into())
+    }
+
+    /// The peers, once every `--peer` option is there as often as the others.
+    pub fn peers(&self) -> Result<Vec<Peer>, BenchError> {
+        let count = self.peer_name.len();
+        let counts = [
+            self.peer_start.len(),
+            self.peer_stop.len(),
+            self.peer_sockets.len(),
+            self.peer_thread.len(),
+        ];
+        if counts.iter().any(|other| *other != count) {
+            let what = "--peer-name, --peer-start, --peer-stop, --peer-sockets and --peer-thread \
+                        go together: each as often as the others";
+            return Err(BenchError::Usage(what.into()));
+        }
+        let peer = |i: usize| Peer {
+            name: self.peer_name[i].clone(),
+            start: self.peer_start[i].clone(),
+            stop: self.peer_stop[i].clone(),
+            sockets: self.peer_sockets[i].clone(),
+            thread: self.peer_thread[i].clone(),
+        };
+        Ok((0..count).map(peer).collect())
+    }
+
+    /// Checks what no single option can tell.
+    pub fn check(&self) -> Result<(), BenchError> {
+        let usage = |what: &str| Err(BenchError::Usage(what.into()));
+        if self.switch_core == self.generator_core {
+            return usage("--switch-core and --generator-core have to differ");
+        }
+        if self.near_ns > self.far_ns {
+            return usage("--near-ns is more than --far-ns");
+        }
+        if self.guests == Guests::Testpmd && self.direction != Direction::Both {
+            return usage("--guests testpmd needs --direction both: see benches/README.md");
+        }
+        if self.guests == Guests::Testpmd && self.rate.is_some() {
+            return usage("--guests testpmd has no --rate");
+        }
+        if self.guests == Guests::Testpmd && self.ring < 64 {
+            return usage("--guests testpmd needs --ring 64 or more");
+        }
+        if self.skip_crosspoint && self.against.is_empty() && self.peer_name.is_empty() {
+            return usage("--skip-crosspoint leaves nothing to measure");
+        }
+        Ok(())
+    }
+}
+
+fn ring_size(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(size) if size.is_power_of_two() && (2..=32768).contains(&size) => Ok(size),
+        _ => Err("a power of two from 2 to 32768".into()),
+    }
+}
+
+fn socket_pair(text: &str) -> Result<Sockets, String> {
+    match text.split_once(',') {
+        Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(',') => {
+            Ok(Sockets([a.into(), b.into()]))
+        }
+        _ => Err("two paths with a comma between".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> VmOptions {
+        let all = ["crosspoint-bench", "vm"].iter().chain(arguments);
+        let Command::Vm(options) = Cli::try_parse_from(all).unwrap().command;
+        *options
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_readme() {
+        let options = parse(&[]);
+        assert_eq!(
+            (options.sizes.as_slice(), options.flows.as_slice()),
+            (&[64, 1518][..], &[1, 10000][..])
+        );
+        assert_eq!(
+            (options.rounds, options.trials, options.trial_ms),
+            (5, 10, 300)
+        );
+        assert!(options.check().is_ok());
+    }
+
+    #[test]
+    fn peers_need_all_their_options() {
+        let peer = [
+            "--peer-name",
+            "ovs",
+            "--peer-start",
+            "a",
+            "--peer-stop",
+            "b",
+        ];
+        assert!(parse(&peer).peers().is_err());
+        let rest = ["--peer-sockets", "/a,/b", "--peer-thread", "pmd"];
+        let peers = parse(&[&peer[..], &rest[..]].concat()).peers().unwrap();
+        assert_eq!(peers.len(), 1);
+        assert_eq!(peers[0].sockets, Sockets(["/a".into(), "/b".into()]));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(ring_size("255").is_err());
+        assert!(socket_pair("/a").is_err() && socket_pair("/a,/b,/c").is_err());
+        assert!(parse(&["--generator-core", "1"]).check().is_err());
+        assert!(parse(&["--guests", "testpmd"]).check().is_err());
+    }
+}

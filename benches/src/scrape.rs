@@ -1,0 +1,128 @@
+//! The switch's metrics, read as Prometheus reads them.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the bench wants to know of a switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counters {
+    /// Cycles that workers spent in turns that found work.
+    pub busy_cycles: f64,
+    /// Frames from guests.
+    pub rx_frames: f64,
+    /// Frames delivered to guests.
+    pub tx_frames: f64,
+}
+
+impl Counters {
+    /// Reads them.
+    pub fn read(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self::parse(&get(address, "/metrics")?))
+    }
+
+    /// Takes them from a text exposition.
+    pub fn parse(exposition: &str) -> Self {
+        let sum = |name, label| sum(exposition, name, label);
+        Self {
+            busy_cycles: sum("crosspoint_worker_cycles_total", "state=\"busy\""),
+            rx_frames: sum("crosspoint_queue_packets_total", "direction=\"rx\""),
+            tx_frames: sum("crosspoint_queue_packets_total", "direction=\"tx\""),
+        }
+    }
+
+    /// What was counted since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            busy_cycles: self.busy_cycles - earlier.busy_cycles,
+            rx_frames: self.rx_frames - earlier.rx_frames,
+            tx_frames: self.tx_frames - earlier.tx_frames,
+        }
+    }
+
+    /// Busy cycles per frame from a guest; `None` when there was none.
+    pub fn cycles_per_frame(self) -> Option<f64> {
+        (self.rx_frames > 0.0).then(|| self.busy_cycles / self.rx_frames)
+    }
+}
+
+/// The sum of metric `name` over all series with `label`, as in `direction="rx"`. No label value that the switch uses
+/// here has a comma or a brace in it.
+fn sum(exposition: &str, name: &str, label: &str) -> f64 {
+    let value = |line: &str| {
+        let rest = line.strip_prefix(name)?.strip_prefix('{')?;
+        let (labels, value) = rest.split_once('}')?;
+        if !labels.split(',').any(|l| l == label) {
+            return None;
+        }
+        value.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    exposition.lines().filter_map(value).sum()
+}
+
+/// The body that `GET path` answers. HTTP 1.0, so that the server sends it in one piece and hangs up.
+fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    body(&answer).map(str::to_owned)
+}
+
+fn body(answer: &str) -> io::Result<&str> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| invalid("not an HTTP answer"))?;
+    let status = head.lines().next().unwrap_or_default();
+    match status.split(' ').nth(1) {
+        Some("200") => Ok(body),
+        _ => Err(invalid(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXPOSITION: &str = "\
+# HELP crosspoint_queue_packets_total Frames
+crosspoint_queue_packets_total{port=\"a\",queue=\"0\",direction=\"rx\"} 1000
+crosspoint_queue_packets_total{port=\"a\",queue=\"0\",direction=\"tx\"} 3
+crosspoint_queue_packets_total{port=\"b\",queue=\"0\",direction=\"rx\"} 5
+crosspoint_queue_packets_total{port=\"b\",queue=\"0\",direction=\"tx\"} 990
+crosspoint_worker_cycles_total{worker=\"0\",state=\"busy\"} 1.005e5
+crosspoint_worker_cycles_total{worker=\"0\",state=\"idle\"} 77
+crosspoint_worker_cycles_total_of_something_else{state=\"busy\"} 1
+";
+
+    #[test]
+    fn counters_are_sums_over_the_right_series() {
+        let counters = Counters::parse(EXPOSITION);
+        assert_eq!((counters.rx_frames, counters.tx_frames), (1005.0, 993.0));
+        assert_eq!(counters.busy_cycles, 100_500.0);
+        assert_eq!(counters.cycles_per_frame(), Some(100.0));
+    }
+
+    #[test]
+    fn no_frames_have_no_cycles_each() {
+        let counters = Counters::parse(EXPOSITION);
+        assert_eq!(counters.since(counters).cycles_per_frame(), None);
+    }
+
+    #[test]
+    fn only_an_answer_of_200_has_a_body() {
+        assert_eq!(
+            body("HTTP/1.0 200 OK\r\nA: b\r\n\r\nx y\n").unwrap(),
+            "x y\n"
+        );
+        assert!(body("HTTP/1.1 404 Not Found\r\n\r\n").is_err());
+        assert!(body("SSH-2.0").is_err());
+    }
+}

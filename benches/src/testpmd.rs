@@ -1,0 +1,209 @@
+//! DPDK's guests: `dpdk-testpmd` with two `net_virtio_user` devices, on one core.
+//!
+//! Frames that testpmd sends once (`tx_first`) go round: guest, switch, other guest, and testpmd's io mode gives them
+//! back to the first. They are fewer than a ring has entries, so none is dropped; and the rate is the loop's, of which
+//! the slower half, generator or switch, decides.
+
+use crate::error::BenchError;
+use crate::options::{FCS_LEN, Sockets, VmOptions};
+use crate::threads::Thread;
+use crate::trial::{Configuration, Traffic};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const NAME: &str = "dpdk-testpmd";
+/// What testpmd sends in one go.
+const BURST: u16 = 32;
+/// From the start of the devices to the first frame.
+const SETTLE: Duration = Duration::from_millis(500);
+/// How DPDK names the thread that forwards, by version.
+const THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
+
+/// A running testpmd, forwarding. Dropped, it ends.
+pub struct Testpmd {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    /// The thread that forwards.
+    pub worker: Thread,
+}
+
+impl Testpmd {
+    /// Connects, and starts the frames on their round.
+    pub fn connect(
+        sockets: &Sockets,
+        configuration: &Configuration,
+        options: &VmOptions,
+    ) -> Result<Self, BenchError> {
+        let mut command = Command::new(NAME);
+        command.args(arguments(sockets, configuration, options));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(BenchError::io(NAME))?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(BenchError::backend(NAME, "has no standard streams"));
+        };
+        let worker = Thread::current(); // until there is one
+        let mut this = Self {
+            child,
+            input,
+            output: BufReader::new(output).lines(),
+            worker,
+        };
+        this.statistics()?; // answered once everything has started
+        std::thread::sleep(SETTLE);
+        let bursts = (options.ring / BURST * 3 / 4).max(1);
+        this.command(&format!("start tx_first {bursts}"))?;
+        let id = this.child.id();
+        this.worker = THREADS
+            .iter()
+            .find_map(|name| Thread::named(id, name))
+            .ok_or_else(|| BenchError::backend(NAME, "has no worker thread"))?;
+        Ok(this)
+    }
+
+    /// Counts for `time` what arrives, by testpmd's own clock.
+    pub fn run(&mut self, time: Duration) -> Result<Traffic, BenchError> {
+        let before = self.statistics()?;
+        let start = Instant::now();
+        std::thread::sleep(time);
+        let after = self.statistics()?;
+        let seconds = start.elapsed().as_secs_f64();
+        let arrived = after.received - before.received;
+        Ok(Traffic {
+            seconds,
+            sent: arrived, // a closed loop: what is lost is never sent again
+            arrived,
+            mpps: after.rate as f64 / 1e6,
+            p50_us: None,
+            p99_us: None,
+        })
+    }
+
+    fn command(&mut self, line: &str) -> Result<(), BenchError> {
+        writeln!(self.input, "{line}").map_err(BenchError::io(NAME))
+    }
+
+    fn statistics(&mut self) -> Result<Statistics, BenchError> {
+        self.command("show port stats 0")?;
+        self.command("show port stats 1")?;
+        let (mut sum, mut ports) = (Statistics::default(), 0);
+        while ports < 2 {
+            let line = self.output.next();
+            let line = line.ok_or_else(|| BenchError::backend(NAME, "ended"))?;
+            ports += usize::from(sum.add(&line.map_err(BenchError::io(NAME))?));
+        }
+        Ok(sum)
+    }
+}
+
+impl Drop for Testpmd {
+    fn drop(&mut self) {
+        let _ = self.command("quit");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill(); // gone already, unless it hangs
+        let _ = self.child.wait();
+    }
+}
+
+fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptions) -> Vec<String> {
+    let core = options.generator_core;
+    let mergeable = u8::from(options.mergeable.is_on());
+    let mut list = vec![
+        format!("--lcores=0@{core},1@{core}"),
+        "--no-pci".into(),
+        "--in-memory".into(),
+        "--single-file-segments".into(),
+        "-m512".into(),
+    ];
+    if !options.huge_pages.is_on() {
+        list.push("--no-huge".into());
+    }
+    for (number, socket) in sockets.0.iter().enumerate() {
+        list.push(format!(
+            "--vdev=net_virtio_user{number},path={},mac=02:00:00:00:00:0{},queues=1,queue_size={},mrg_rxbuf={mergeable}",
+            socket.display(),
+            number + 1,
+            options.ring,
+        ));
+    }
+    list.extend([
+        "--".into(),
+        "-i".into(),
+        "--forward-mode=io".into(),
+        "--nb-cores=1".into(),
+        format!("--burst={BURST}"),
+        format!("--rxd={}", options.ring),
+        format!("--txd={}", options.ring),
+        "--total-num-mbufs=16384".into(),
+        format!("--txpkts={}", configuration.size - FCS_LEN),
+        "--eth-peer=0,02:00:00:00:00:02".into(),
+        "--eth-peer=1,02:00:00:00:00:01".into(),
+    ]);
+    if configuration.flows > 1 {
+        list.push("--txonly-multi-flow".into());
+    }
+    list
+}
+
+/// What `show port stats` says of several ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Statistics {
+    /// Frames.
+    received: u64,
+    /// Frames per second since it was last asked.
+    rate: u64,
+}
+
+impl Statistics {
+    /// Adds what is on `line`. True with the last line that matters of a port.
+    fn add(&mut self, line: &str) -> bool {
+        let number = |key: &str| {
+            let rest = line.split_once(key)?.1.trim_start();
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse::<u64>().ok()
+        };
+        self.received += number("RX-packets:").unwrap_or(0);
+        let rate = number("Rx-pps:");
+        self.rate += rate.unwrap_or(0);
+        rate.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_sums_over_ports() {
+        let output = "\
+testpmd> show port stats 0
+
+  ######################## NIC statistics for port 0  ########################
+  RX-packets: 1234       RX-missed: 5          RX-bytes:  74040
+  RX-errors: 0
+  TX-packets: 99         TX-errors: 0          TX-bytes:  5940
+
+  Throughput (since last show)
+  Rx-pps:      4000000          Rx-bps:   1920000000
+  Tx-pps:           77          Tx-bps:            0
+";
+        let mut sum = Statistics::default();
+        let ends = output.lines().filter(|line| sum.add(line)).count();
+        assert_eq!(ends, 1);
+        assert_eq!(
+            sum,
+            Statistics {
+                received: 1234,
+                rate: 4_000_000
+            }
+        );
+    }
+}

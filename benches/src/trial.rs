@@ -1,0 +1,176 @@
+//! What one trial measured, and why it is discarded.
+
+use crate::options::Direction;
+use crate::placement::Placement;
+use serde::Serialize;
+
+/// What is measured with what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Configuration {
+    /// Frame size with FCS.
+    pub size: u16,
+    /// Flows.
+    pub flows: u32,
+}
+
+/// What the guests saw.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Traffic {
+    /// Length of the trial.
+    pub seconds: f64,
+    /// Frames that the switch was offered.
+    pub sent: u64,
+    /// Frames that arrived, those after the end of the trial included.
+    pub arrived: u64,
+    /// Millions of frames per second that arrived within the trial.
+    pub mpps: f64,
+    /// Median time from guest to guest; none with testpmd's guests.
+    pub p50_us: Option<f64>,
+    /// 99 in 100 frames took less.
+    pub p99_us: Option<f64>,
+}
+
+impl Traffic {
+    /// Part of the offered frames that did not arrive.
+    pub fn loss(&self) -> f64 {
+        if self.sent == 0 {
+            return 0.0;
+        }
+        self.sent.saturating_sub(self.arrived) as f64 / self.sent as f64
+    }
+}
+
+/// What was observed around the traffic.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Observed {
+    /// A line's round trip between the two cores, before and after.
+    pub round_trips_ns: [Option<f64>; 2],
+    /// A fixed piece of work on the generator's core, before and after.
+    pub work_ns: [Option<f64>; 2],
+    /// What the round trips mean.
+    pub placement: Placement,
+    /// Percent of the time that the generator's thread waited for its core.
+    pub generator_wait: Option<f64>,
+    /// Percent of the time that the switch's worker waited for its core.
+    pub switch_wait: Option<f64>,
+    /// Cycles per frame from a guest in turns of the worker that found work; crosspoint only.
+    pub busy_cycles: Option<f64>,
+}
+
+/// Why a trial does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Discard {
+    /// A thread waited for its core.
+    Waited,
+    /// Neither near nor far, before and after.
+    Placement,
+    /// No frame arrived.
+    NoTraffic,
+}
+
+/// One trial.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trial {
+    /// Name of the switch.
+    pub switch: String,
+    /// From 0.
+    pub round: u32,
+    /// What was measured.
+    #[serde(flatten)]
+    pub configuration: Configuration,
+    /// Direction of the traffic.
+    pub direction: Direction,
+    /// What the guests saw.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+    /// What was observed around it.
+    #[serde(flatten)]
+    pub observed: Observed,
+    /// TSC cycles of the switch's core per frame that arrived, idle turns included.
+    pub core_cycles: f64,
+    /// Why the trial does not count.
+    pub discarded: Option<Discard>,
+}
+
+impl Discard {
+    /// Why a trial does not count, when a thread may wait for `wait_max` percent of it.
+    pub fn judge(traffic: &Traffic, observed: &Observed, wait_max: f64) -> Option<Self> {
+        let waits = [observed.generator_wait, observed.switch_wait];
+        if traffic.arrived == 0 {
+            Some(Self::NoTraffic)
+        } else if waits.into_iter().flatten().any(|wait| wait > wait_max) {
+            Some(Self::Waited)
+        } else if observed.placement == Placement::Mixed {
+            Some(Self::Placement)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A trial that counts.
+    pub fn trial(switch: &str, round: u32, placement: Placement, mpps: f64) -> Trial {
+        Trial {
+            switch: switch.into(),
+            round,
+            configuration: Configuration { size: 64, flows: 1 },
+            direction: Direction::OneWay,
+            traffic: Traffic {
+                seconds: 0.3,
+                sent: 1000,
+                arrived: 990,
+                mpps,
+                p50_us: Some(10.0),
+                p99_us: Some(20.0),
+            },
+            observed: Observed {
+                round_trips_ns: [Some(90.0), Some(91.0)],
+                work_ns: [None; 2],
+                placement,
+                generator_wait: Some(0.0),
+                switch_wait: Some(0.1),
+                busy_cycles: Some(100.0),
+            },
+            core_cycles: 2600.0 / mpps,
+            discarded: None,
+        }
+    }
+
+    #[test]
+    fn a_trial_counts_unless_something_was_wrong() {
+        let trial = trial("x", 0, Placement::Near, 10.0);
+        let judge = |traffic: &Traffic, observed: &Observed| Discard::judge(traffic, observed, 2.0);
+        assert_eq!(judge(&trial.traffic, &trial.observed), None);
+        let waited = Observed {
+            switch_wait: Some(2.5),
+            ..trial.observed
+        };
+        assert_eq!(judge(&trial.traffic, &waited), Some(Discard::Waited));
+        let unknown = Observed {
+            switch_wait: None,
+            ..trial.observed
+        };
+        assert_eq!(judge(&trial.traffic, &unknown), None);
+        let mixed = Observed {
+            placement: Placement::Mixed,
+            ..trial.observed
+        };
+        assert_eq!(judge(&trial.traffic, &mixed), Some(Discard::Placement));
+        assert_eq!(
+            judge(&Traffic::default(), &trial.observed),
+            Some(Discard::NoTraffic)
+        );
+    }
+
+    #[test]
+    fn loss_is_a_part_of_what_was_sent() {
+        let trial = trial("x", 0, Placement::Near, 10.0);
+        assert!((trial.traffic.loss() - 0.01).abs() < 1e-12);
+        assert_eq!(Traffic::default().loss(), 0.0);
+    }
+}

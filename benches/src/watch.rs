@@ -1,0 +1,130 @@
+//! What is observed around each trial.
+
+use crate::backend::Backend;
+use crate::error::BenchError;
+use crate::options::VmOptions;
+use crate::placement::{Placement, Probe, probe};
+use crate::scrape::Counters;
+use crate::threads::{PRIORITY_TRIAL, Thread};
+use crate::trial::{Observed, Traffic};
+use crosspoint_frame::Clock;
+use std::time::{Duration, Instant};
+
+/// By then the worker has ended the turn that it counts cycles for.
+const SETTLE: Duration = Duration::from_millis(2);
+
+/// Observes the trials of one switch.
+pub struct Watch<'a> {
+    /// Bounds, cores, scheduling.
+    pub options: &'a VmOptions,
+    /// The time stamp counter's rate.
+    pub clock: Clock,
+    /// The switch.
+    pub backend: &'a Backend,
+    /// The thread that generates.
+    pub generator: Thread,
+}
+
+impl Watch<'_> {
+    /// Runs `traffic` and says what happened around it. Call on the generator's core.
+    pub fn observe(
+        &self,
+        traffic: impl FnOnce() -> Result<Traffic, BenchError>,
+    ) -> Result<(Traffic, Observed), BenchError> {
+        let before = self.probe();
+        let counted = self.counters()?;
+        let realtime = self
+            .options
+            .realtime
+            .then(|| Realtime::start([Some(self.generator), self.backend.worker]))
+            .transpose()?;
+        let wait = Wait::start([Some(self.generator), self.backend.worker]);
+        let traffic = traffic();
+        let [generator_wait, switch_wait] = wait.percent();
+        drop(realtime);
+        let traffic = traffic?;
+        std::thread::sleep(SETTLE);
+        let busy_cycles = match (counted, self.counters()?) {
+            (Some(before), Some(after)) => after.since(before).cycles_per_frame(),
+            _ => None,
+        };
+        let probes = [before, self.probe()];
+        let round_trips_ns = probes.map(|probe| probe.round_trip_ns);
+        let options = self.options;
+        let observed = Observed {
+            round_trips_ns,
+            work_ns: probes.map(|probe| probe.work_ns),
+            placement: Placement::classify(round_trips_ns, options.near_ns, options.far_ns),
+            generator_wait,
+            switch_wait,
+            busy_cycles,
+        };
+        Ok((traffic, observed))
+    }
+
+    fn probe(&self) -> Probe {
+        probe(self.options.switch_core, self.clock)
+    }
+
+    fn counters(&self) -> Result<Option<Counters>, BenchError> {
+        let Some(address) = self.backend.metrics else {
+            return Ok(None);
+        };
+        let counters = Counters::read(address);
+        counters
+            .map(Some)
+            .map_err(BenchError::io(format!("metrics of http://{address}")))
+    }
+}
+
+/// How long threads wait for their core.
+struct Wait {
+    start: Instant,
+    threads: [Option<Thread>; 2],
+    before_ns: [Option<u64>; 2],
+}
+
+impl Wait {
+    fn start(threads: [Option<Thread>; 2]) -> Self {
+        Self {
+            start: Instant::now(),
+            threads,
+            before_ns: waited_ns(threads),
+        }
+    }
+
+    fn percent(&self) -> [Option<f64>; 2] {
+        let elapsed_ns = self.start.elapsed().as_nanos() as f64;
+        let after_ns = waited_ns(self.threads);
+        [0, 1].map(|i| {
+            let waited_ns = after_ns[i]?.saturating_sub(self.before_ns[i]?);
+            Some(waited_ns as f64 * 100.0 / elapsed_ns)
+        })
+    }
+}
+
+fn waited_ns(threads: [Option<Thread>; 2]) -> [Option<u64>; 2] {
+    threads.map(|thread| thread.and_then(Thread::waited_ns))
+}
+
+/// `SCHED_FIFO` until dropped.
+struct Realtime([Option<Thread>; 2]);
+
+impl Realtime {
+    fn start(threads: [Option<Thread>; 2]) -> Result<Self, BenchError> {
+        let guard = Self(threads); // from here on, whatever was set is undone
+        for thread in guard.0.iter().flatten() {
+            let set = thread.set_fifo(PRIORITY_TRIAL);
+            set.map_err(BenchError::io("--realtime needs CAP_SYS_NICE"))?;
+        }
+        Ok(guard)
+    }
+}
+
+impl Drop for Realtime {
+    fn drop(&mut self) {
+        for thread in self.0.iter().flatten() {
+            let _ = thread.set_normal(); // it ended meanwhile
+        }
+    }
+}
