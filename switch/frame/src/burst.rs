@@ -1,4 +1,4 @@
-use crosspoint_packet::{DropReason, Mac};
+use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac};
 
 use crate::Segment;
 
@@ -294,7 +294,7 @@ impl Burst {
     pub fn push_oversize(&mut self) -> bool {
         let pushed = self.push_segments(&[], Offload::default());
         if let (true, Some(frame)) = (pushed, self.frames_mut().last_mut()) {
-            frame.len = u32::MAX;
+            frame.len = MAX_FRAME_LEN as u32 + 1;
         }
         pushed
     }

@@ -68,7 +68,7 @@ pub(crate) fn walk(
             .descriptor(index)
             .ok_or(RingFault::DescriptorIndex { index, size })?;
         if d.flags & F_INDIRECT != 0 {
-            if !indirect_allowed || index != head || d.flags & F_NEXT != 0 {
+            if !indirect_allowed || d.flags & F_NEXT != 0 {
                 return Err(RingFault::IndirectPlace);
             }
             return walk_table(ring, d, direction, budget, piece);
@@ -100,12 +100,13 @@ fn walk_table(
     budget: &mut u32,
     piece: &mut dyn FnMut(*mut u8, u32),
 ) -> Result<bool, RingFault> {
-    let size = ring.size();
+    let size = ring.size().max(MAX_CHAIN);
     let bad_length = RingFault::IndirectLength {
         len: table.len,
         size,
     };
     let count = u16::try_from(table.len / 16).map_err(|_| bad_length)?;
+    // A table may be longer than a small ring: Linux makes such.
     if !table.len.is_multiple_of(16) || count == 0 || count > size {
         return Err(bad_length);
     }

@@ -34,15 +34,16 @@ pub enum RingFault {
         /// Entries of the ring or the table, at most 1024.
         size: u16,
     },
-    /// virtio 1.2, 2.7.5.3.1: whole 16-byte entries, at least one, at most the ring's size.
+    /// virtio 1.2, 2.7.5.3.1: whole 16-byte entries, at least one; at most 1024, or the ring's
+    /// size if that is more.
     #[error("an indirect table of {len} bytes: it must hold 1 to {size} descriptors of 16 bytes")]
     IndirectLength {
         /// Bytes, as the guest wrote them.
         len: u32,
-        /// Ring size.
+        /// Most entries.
         size: u16,
     },
-    /// virtio 1.2, 2.7.5.3.1: no table in a table, and none in the middle of a chain.
+    /// virtio 1.2, 2.7.5.3.1: no table in a table, and none that has a successor.
     #[error(
         "an indirect descriptor where none may be (inside a table, in a chain, or not negotiated)"
     )]

@@ -21,7 +21,7 @@ impl Notifier {
     /// A notifier that writes to `fd`, or to nothing.
     pub fn new(fd: Option<OwnedFd>) -> Notifier {
         Notifier {
-            fd: AtomicI32::new(fd.map_or(NONE, IntoRawFd::into_raw_fd)),
+            fd: AtomicI32::new(fd.map_or(NONE, prepare)),
         }
     }
 
@@ -29,7 +29,7 @@ impl Notifier {
     /// passed a quiescent point: keep it open until then.
     #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
     pub fn swap(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
-        let new = fd.map_or(NONE, IntoRawFd::into_raw_fd);
+        let new = fd.map_or(NONE, prepare);
         let old = self.fd.swap(new, Ordering::AcqRel);
         // SAFETY: `old` came from `into_raw_fd`, and the swap took it out: we own it alone.
         (old != NONE).then(|| unsafe { OwnedFd::from_raw_fd(old) })
@@ -46,6 +46,17 @@ impl Notifier {
         // caller of `swap` upholds it, and `drop` runs only when no worker holds the queue.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         rustix::io::write(fd, &1u64.to_ne_bytes()).is_ok()
+    }
+}
+
+/// Makes a descriptor fit for a worker to write to: a full eventfd, or a pipe, must not block
+/// it. What cannot be made so is not used.
+fn prepare(fd: OwnedFd) -> RawFd {
+    let nonblocking = rustix::fs::fcntl_getfl(&fd)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK));
+    match nonblocking {
+        Ok(()) => fd.into_raw_fd(),
+        Err(_) => NONE,
     }
 }
 

@@ -113,13 +113,37 @@ impl Reserve {
 
     /// How many of the entries that the driver has offered (up to `avail`, 16 bits) are free
     /// from `head` on: never more than the ring holds, whatever the driver says. `None` when the
-    /// driver claims to have offered more than that.
+    /// driver claims to have offered more than it has been given back.
     #[inline(always)]
     pub fn available(&self, head: u64, avail: u16) -> Option<usize> {
-        let ahead = avail.wrapping_sub(head as u16);
-        let taken = head.saturating_sub(self.published());
-        let offered = u64::from(ahead) + taken;
-        (offered <= self.ready.len() as u64).then_some(usize::from(ahead))
+        let ahead = u64::from(avail.wrapping_sub(head as u16));
+        let size = self.ready.len() as u64;
+        let published = self.published();
+        let taken = head.saturating_sub(published);
+        if ahead + taken <= size {
+            return Some(ahead as usize);
+        }
+        self.available_while_publishing(head, ahead, published)
+    }
+
+    /// The driver seems to offer too much. It may have seen the used index move before
+    /// `published` did: another worker is between the two. What is ready counts as given back,
+    /// then; but no more is taken than `published` allows, since a mark beyond it would hide one
+    /// that it has not passed.
+    #[cold]
+    fn available_while_publishing(&self, head: u64, ahead: u64, published: u64) -> Option<usize> {
+        let size = self.ready.len() as u64;
+        let mut given_back = published;
+        for _ in 0..size {
+            let slot = self.ready.get((given_back & (size - 1)) as usize)?;
+            let to = slot.load(Ordering::Acquire);
+            if to <= given_back {
+                break;
+            }
+            given_back = to;
+        }
+        let honest = ahead + head.saturating_sub(given_back) <= size;
+        honest.then(|| size.saturating_sub(head.saturating_sub(published)) as usize)
     }
 
     /// Takes `count` entries at `head` for `worker`; `None` when another worker was faster, or a
@@ -294,7 +318,7 @@ mod tests {
                         if head - 65_000 >= ENTRIES {
                             return;
                         }
-                        let free = 256 - (head - ring.published()).min(256) as usize;
+                        let free = 256 - head.saturating_sub(ring.published()).min(256) as usize;
                         let n = free.min(1 + worker * 5);
                         if n == 0 {
                             std::thread::yield_now();

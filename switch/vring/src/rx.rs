@@ -1,7 +1,7 @@
 //! A guest's receive queue: the ring of buffers that frames are delivered into, by any worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
@@ -16,8 +16,9 @@ use crate::{Features, Notifier, RingFault, SplitRing, feature};
 
 /// How often a worker tries anew when another was faster, before it drops.
 const MAX_RACES: usize = 16;
-/// Most writable pieces that the buffers of one reservation may have together.
-const MAX_PIECES: usize = 4096;
+/// Most writable pieces that the buffers of one reservation may have together: those of chains,
+/// which are bounded by the budget, and the single ones.
+const MAX_PIECES: usize = chain::BUDGET as usize + MAX_RESERVATION;
 
 /// A guest's receive queue. Shared by all workers.
 pub struct GuestRx {
@@ -25,11 +26,21 @@ pub struct GuestRx {
     features: Features,
     reserve: Reserve,
     call: Arc<Notifier>,
-    /// Per worker: the position from which it owes the driver a decision to call; or NONE.
-    owed: Box<[CachePadded<AtomicU64>]>,
+    /// Per worker: the positions that it has published and owes the driver a call for.
+    owed: Box<[CachePadded<Owed>]>,
+    /// Whether anybody has called yet. What a predecessor published it may not have called for.
+    called: AtomicBool,
+}
+
+/// Positions `since..until`; none when `since` is NONE. Written by one worker.
+struct Owed {
+    since: AtomicU64,
+    until: AtomicU64,
 }
 
 const NONE: u64 = u64::MAX;
+/// From so many entries on, 16 bits cannot say which of them the driver waits for.
+const INDEX_RANGE: u64 = 1 << 16;
 
 /// What became of the copies of one `deliver`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -109,16 +120,20 @@ impl GuestRx {
         workers: usize,
     ) -> GuestRx {
         ring.set_kicks(false, base);
+        // What a predecessor left there may not be where we go on; helpers compare with it.
+        ring.used_index().store(base, Ordering::Release);
         let reserve = Reserve::new(ring.size(), base, workers);
-        let owed = (0..workers)
-            .map(|_| CachePadded::new(AtomicU64::new(NONE)))
-            .collect();
+        let owed = || Owed {
+            since: AtomicU64::new(NONE),
+            until: AtomicU64::new(NONE),
+        };
         GuestRx {
             ring,
             features,
             reserve,
             call,
-            owed,
+            owed: (0..workers).map(|_| CachePadded::new(owed())).collect(),
+            called: AtomicBool::new(false),
         }
     }
 
@@ -175,8 +190,8 @@ impl GuestRx {
                 12 => self.fill::<12>(run.start(), burst, rest, scratch),
                 _ => self.fill::<10>(run.start(), burst, rest, scratch),
             };
-            if let Some((old, _)) = self.reserve.publish(worker, run, self.ring.used_index()) {
-                outcome.touched |= self.owe(worker, old);
+            if let Some(moved) = self.reserve.publish(worker, run, self.ring.used_index()) {
+                outcome.touched |= self.owe(worker, moved);
             }
             rest = rest.get(planned.picks..).unwrap_or(&[]);
         }
@@ -218,13 +233,14 @@ impl GuestRx {
         }
     }
 
-    fn owe(&self, worker: usize, since: u64) -> bool {
+    fn owe(&self, worker: usize, (old, new): (u64, u64)) -> bool {
         let Some(owed) = self.owed.get(worker) else {
             return false;
         };
-        let first = owed.load(Ordering::Relaxed) == NONE;
+        owed.until.store(new, Ordering::Relaxed);
+        let first = owed.since.load(Ordering::Relaxed) == NONE;
         if first {
-            owed.store(since, Ordering::Relaxed);
+            owed.since.store(old, Ordering::Relaxed);
         }
         first
     }
@@ -236,13 +252,17 @@ impl GuestRx {
         let Some(owed) = self.owed.get(worker) else {
             return false;
         };
-        let old = owed.load(Ordering::Relaxed);
+        let old = owed.since.load(Ordering::Relaxed);
         if old == NONE {
             return false;
         }
-        owed.store(NONE, Ordering::Relaxed);
-        let new = self.reserve.published();
-        self.ring.wants_call(old as u16, new as u16) && self.call.call()
+        owed.since.store(NONE, Ordering::Relaxed);
+        let new = owed.until.load(Ordering::Relaxed);
+        let must = new - old >= INDEX_RANGE || !self.called.load(Ordering::Relaxed);
+        if must {
+            self.called.store(true, Ordering::Relaxed);
+        }
+        (must || self.ring.wants_call(old as u16, new as u16)) && self.call.call()
     }
 
     /// Finds buffers for as many picks as the driver's offer allows, from position `head` on,
@@ -271,7 +291,7 @@ impl GuestRx {
         }
         let mergeable = self.features.has(feature::MRG_RXBUF);
         let header = self.features.header_len();
-        for (index, pick) in picks.iter().enumerate() {
+        for (index, pick) in picks.iter().take(BURST).enumerate() {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 break;
             };
@@ -294,7 +314,10 @@ impl GuestRx {
                 planned.picks += 1;
                 continue;
             }
-            let too_small = !mergeable && scratch.buffers.len() > first && scratch.usable();
+            let tried = scratch.buffers.len() - first;
+            // It fits no buffer; or not even all that one reservation can have.
+            let most = usize::from(self.ring.size()).min(MAX_RESERVATION);
+            let too_small = scratch.usable() && ((!mergeable && tried > 0) || tried == most);
             scratch.buffers.truncate(first);
             scratch.pieces.truncate(first_piece);
             if !too_small {

@@ -185,12 +185,10 @@ impl SplitRing {
         if index >= count {
             return None;
         }
-        let mut raw = [0u8; 16];
+        let at: *const [u8; 16] = table.wrapping_add(16 * usize::from(index)).cast();
         // SAFETY: within 16 * count bytes by the contract. A table may have any alignment, so
-        // bytes are copied out and then read: once.
-        unsafe {
-            std::ptr::copy_nonoverlapping(table.add(16 * usize::from(index)), raw.as_mut_ptr(), 16);
-        }
+        // it is read as bytes: once.
+        let raw = unsafe { at.read_volatile() };
         let word = u128::from_le_bytes(raw);
         Some(Descriptor {
             address: word as u64,

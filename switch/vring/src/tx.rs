@@ -27,6 +27,9 @@ pub struct GuestTx {
     used: u16,
     /// Used position at the last decision to call.
     called: u16,
+    /// Whether a decision was made yet. What a predecessor completed it may not have called for,
+    /// so the first one is for calling.
+    decided: bool,
     /// How far the driver had offered when last looked.
     avail: u16,
     /// Heads of the burst being handled.
@@ -59,6 +62,7 @@ impl GuestTx {
             next: base,
             used: base,
             called: base,
+            decided: false,
             avail: base,
             heads: [0; BURST],
             held: 0,
@@ -258,7 +262,8 @@ impl GuestTx {
             return false;
         }
         let old = std::mem::replace(&mut self.called, self.used);
-        self.ring.wants_call(old, self.used) && self.call.call()
+        let first = !std::mem::replace(&mut self.decided, true);
+        (first || self.ring.wants_call(old, self.used)) && self.call.call()
     }
 
     /// Asks the driver for kicks, or for none. Returns whether there is work already: after

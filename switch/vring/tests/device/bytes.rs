@@ -82,6 +82,7 @@ struct Model {
     mergeable: bool,
     header: usize,
     buffer_len: usize,
+    ring_size: usize,
 }
 
 impl Model {
@@ -94,6 +95,11 @@ impl Model {
         let (mut arrive, mut outcome) = (Vec::new(), Outcome::default());
         for (i, copy) in copies.iter().enumerate() {
             let buffers = (self.header + copy.len()).div_ceil(self.buffer_len);
+            // Not even the whole ring would hold it.
+            if self.mergeable && buffers > available && available == self.ring_size {
+                outcome.small += 1;
+                continue;
+            }
             if available < if self.mergeable { buffers } else { 1 } {
                 outcome.full = (copies.len() - i) as u32;
                 break;
@@ -236,6 +242,7 @@ impl Rig {
             mergeable,
             header: header_len(features),
             buffer_len: self.case.buffer_len,
+            ring_size: usize::from(self.case.rx.size),
         };
         let (arrive, expected) = model.deliver(&copies, self.available);
         let before = self.receiver.ring().used_idx();

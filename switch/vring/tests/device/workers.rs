@@ -1,7 +1,7 @@
 //! Several workers deliver into one ring at once: nothing is lost, mixed up or made twice.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use crosspoint_frame::{BURST, Burst, Offload, Segment};
@@ -99,6 +99,8 @@ fn work(shared: &Shared, worker: usize, burst_max: usize, len_max: usize) {
         sum.picks.fetch_add(picks.len() as u64, Ordering::Relaxed);
         sum.frames.fetch_add(frames.into(), Ordering::Relaxed);
         sum.contended.fetch_add(contended.into(), Ordering::Relaxed);
+        // As the engine's loop does, once for all rings: see `flush`.
+        fence(Ordering::SeqCst);
         shared.rx.flush(worker);
         if full > 0 {
             std::thread::yield_now();
