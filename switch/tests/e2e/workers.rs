@@ -33,6 +33,7 @@ fn two_workers_deliver_to_one_guest_and_every_flow_keeps_its_order() {
     // From now on it is known where the sink is.
     sink.send(0, &[&udp(mac(9), mac(3), 0, 0, 60)])
         .expect("a ring");
+    assert!(sink.drain_transmit(0, s(5)).expect("a ring"));
 
     let received = [AtomicU64::new(0), AtomicU64::new(0)];
     std::thread::scope(|scope| {

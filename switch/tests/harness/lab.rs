@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -51,11 +51,15 @@ impl Namespace {
     }
 }
 
+/// One test at a time, also where they are threads of one process (`cargo test`): they need the machine's cores.
+static MACHINE: Mutex<()> = Mutex::new(());
+
 /// A network namespace in which the switch runs and this thread is, a directory, and a time limit.
 pub struct Lab {
     over: Arc<AtomicBool>,
     namespace: Namespace,
     dir: tempfile::TempDir,
+    _machine: MutexGuard<'static, ()>,
 }
 
 impl Lab {
@@ -66,6 +70,7 @@ impl Lab {
             rustix::process::geteuid().is_root(),
             "end-to-end tests make network namespaces: run them as root"
         );
+        let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::Builder::new()
             .prefix("cp-e2e-")
             .tempdir()
@@ -78,6 +83,7 @@ impl Lab {
             over,
             namespace,
             dir,
+            _machine: machine,
         }
     }
 

@@ -105,7 +105,7 @@ impl Process {
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         assert!(
-            self.wait(Duration::from_secs(5)).is_some(),
+            self.wait(Duration::from_secs(20)).is_some(),
             "{} outlives SIGKILL",
             self.name
         );

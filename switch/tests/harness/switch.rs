@@ -72,9 +72,11 @@ impl<'a> Switch<'a> {
         run(lab.dir(), &command, s(10))
     }
 
+    /// The control socket and the metrics answer before the ports are there, so the log has the last word.
     fn wait_ready(&mut self) {
         let deadline = Instant::now() + s(10);
-        while !(self.control().exists() && self.scrape().is_some()) {
+        let ready = |switch: &Self| switch.process.log().contains("ready");
+        while !(ready(self) && self.control().exists() && self.scrape().is_some()) {
             assert!(
                 self.process.ended().is_none(),
                 "the switch ended\n{}\n{}",

@@ -55,7 +55,7 @@ impl Testpmd {
     pub fn wait_transmitted(&mut self, port: usize, count: u64) {
         wait_until(
             &format!("{count} frames out of testpmd's port {port}"),
-            s(10),
+            s(30),
             || {
                 self.command(&format!("show port stats {port}"));
                 std::thread::sleep(Duration::from_millis(50));
