@@ -67,14 +67,15 @@ impl Daemon {
         let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
         // First what can be in another daemon's hands: a second instance stops here.
         let control = ControlServer::start(&config.control.socket, source.clone())?;
-        let metrics = match config.metrics.listen {
-            Some(address) => Some(MetricsServer::start(address, source)?),
-            None => None,
-        };
         let (mut guests, mut nics) = (Vec::new(), Vec::new());
         for port in &config.ports {
             open_port(&fabric, port, &mut guests, &mut nics)?;
         }
+        // Last: who can read the metrics finds every port in them.
+        let metrics = match config.metrics.listen {
+            Some(address) => Some(MetricsServer::start(address, source)?),
+            None => None,
+        };
         Ok(Daemon {
             _control: control,
             _metrics: metrics,

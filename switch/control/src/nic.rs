@@ -184,6 +184,14 @@ impl NicPort {
         let mode = attachment.mode.as_str();
         let detail = format!("{interface}, {mode} XDP, {copy}, {} queue(s)", queues.len());
         tracing::info!(port = name, "{detail}");
+        if attachment.mode == crosspoint_xsk::XdpMode::Generic {
+            tracing::warn!(
+                port = name,
+                "generic XDP: a veth peer or local sender keeps its segmentation offload, and \
+                 segments above {} bytes are dropped: `ethtool -K PEER tso off gso off`",
+                crosspoint_xsk::FRAME_SIZE
+            );
+        }
         let properties: BTreeMap<String, String> = [
             ("interface", interface),
             ("xdp", mode.to_owned()),
