@@ -97,6 +97,31 @@ ensure_promtool() {
   rm -rf "$work"
 }
 
+# ensure_lint_tools: rustfmt and clippy of the cargo in use. The minimal profile of rustup has neither.
+ensure_lint_tools() {
+  local dir version
+  local -a packages
+  dir=$(find_cargo_dir) || { absent "rustfmt and clippy" || true; return 0; }
+  if PATH=$dir:$PATH lint_tools_work; then return; fi
+  if absent "rustfmt and clippy"; then return; fi
+  if [ -x "$dir/rustup" ]; then
+    say "installing: rustfmt and clippy by rustup"
+    PATH=$dir:$PATH rustup component add rustfmt clippy
+  else
+    need_root "rustfmt and clippy"
+    apt_update_once
+    # Ubuntu's are named after the compiler's version, /usr/lib/rust-1.89 for instance, and lie beside it.
+    version=''
+    if [[ $dir =~ /rust-([0-9.]+)/ ]]; then version=-${BASH_REMATCH[1]}; fi
+    mapfile -t packages < <(apt-cache search --names-only "^(rustfmt$version|rust$version-clippy)\$" | awk '{ print $1 }')
+    say "installing: ${packages[*]}"
+    apt_install "${packages[@]}"
+  fi
+  PATH=$dir:$PATH lint_tools_work || die "there is still no rustfmt and clippy beside $dir/cargo"
+}
+
+lint_tools_work() { cargo fmt --version > /dev/null 2>&1 && cargo clippy --version > /dev/null 2>&1; }
+
 # ensure_nextest: cargo-nextest, built by the same cargo that builds the project.
 ensure_nextest() {
   local dir
@@ -111,7 +136,7 @@ install_for() {
   case $1 in
     build) ensure_packages "${BUILD_PACKAGES[@]}"; ensure_rust ;;
     demo) ensure_packages "${DEMO_PACKAGES[@]}"; ensure_guest_engine if-useful ;;
-    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_promtool; ensure_nextest ;;
+    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_promtool; ensure_lint_tools; ensure_nextest ;;
     *) die "unknown purpose '$1': build, demo or test" ;;
   esac
 }

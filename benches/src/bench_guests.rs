@@ -16,7 +16,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a path in both directions.
 const LEARN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the last frames of a trial.
-const DRAIN_MAX: Duration = Duration::from_millis(100);
+const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// Without a frame for so long, there is none on its way.
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
 /// Of so many polls, one takes the time of a frame.

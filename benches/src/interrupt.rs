@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a run between two trials, so that no switch is left polling.
+//! SIGINT and SIGTERM end a run between two trials, so that no switch is left polling. The second one ends it at once.
 
 use crate::error::BenchError;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -7,10 +7,16 @@ use std::sync::{Arc, OnceLock};
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
+/// What a shell says of a program that a signal ended, less the signal's number.
+const EXIT_BY_SIGNAL: i32 = 128;
+
 /// From here on signals are only noted.
 pub fn catch() -> Result<(), BenchError> {
     let flag = INTERRUPTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM] {
+        let exit = EXIT_BY_SIGNAL + signal;
+        signal_hook::flag::register_conditional_shutdown(signal, exit, Arc::clone(flag))
+            .map_err(BenchError::io("signals"))?;
         signal_hook::flag::register(signal, Arc::clone(flag)).map_err(BenchError::io("signals"))?;
     }
     Ok(())

@@ -3,17 +3,20 @@
 //! The virtual cores of a shared host move over physical ones: within seconds they share a cache, or do not, and the
 //! same program runs 1.5 to 2.5 times as fast or as slowly. Trials compare only where the cores were equally far apart.
 
-use crate::threads::{PRIORITY_PROBE, Thread, pin};
+use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crosspoint_frame::{Clock, tsc};
 use serde::Serialize;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-const ROUND_TRIPS: usize = 4000;
-const ROUND_TRIPS_MIN: usize = 200;
-const WORK_PIECES: usize = 500;
-const WORK_STEPS: u64 = 1000;
-/// Enough for [`ROUND_TRIPS`] even when other threads have both cores half of the time.
+const VOLLEYS: usize = 400;
+const VOLLEYS_MIN: usize = 40;
+/// Round trips in a volley.
+const VOLLEY: u32 = 20;
+/// So often in vain, and it is time to look at the clock.
+const LOOKS: u32 = 1024;
+/// Enough for all [`VOLLEYS`] even when other threads have both cores half of the time.
 const TIME_MAX: Duration = Duration::from_millis(30);
 
 /// How far apart two cores were before and after a trial.
@@ -53,95 +56,81 @@ impl Placement {
 #[derive(Default)]
 struct Line(AtomicU32);
 
-#[derive(Default)]
 struct Table {
+    /// Both threads are on their cores. They sleep until then: one that polled could keep the other from its core.
+    ready: Barrier,
     ball: Line,
     answer: Line,
-    served: AtomicBool,
     over: AtomicBool,
 }
 
-/// What two cores are to each other at one moment.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Probe {
-    /// Median round trip of a cache line.
-    pub round_trip_ns: Option<f64>,
-    /// Median time of a fixed piece of work while the other core does the same: nearly twice as long where the two
-    /// share execution units, or where a stranger has the other half of a core.
-    pub work_ns: Option<f64>,
-}
-
-/// Probes the calling thread's core and `core`; values are `None` when the other thread hardly got to run. That thread
-/// takes the core from a switch that polls there where the system lets it (`SCHED_FIFO`), and has to share it
-/// otherwise.
-pub fn probe(core: usize, clock: Clock) -> Probe {
-    let table = Table::default();
-    let deadline = tsc() + clock.cycles(TIME_MAX);
+/// Median round trip in nanoseconds between the calling thread's core and `core`; `None` when the other thread hardly
+/// got to run. That thread takes the core from a switch that polls there where the system lets it (`SCHED_FIFO`), and
+/// has to share it otherwise.
+pub fn round_trip_ns(core: usize, clock: Clock) -> Option<f64> {
+    let table = Table {
+        ready: Barrier::new(2),
+        ball: Line::default(),
+        answer: Line::default(),
+        over: AtomicBool::new(false),
+    };
+    let time_max = clock.cycles(TIME_MAX);
     std::thread::scope(|scope| {
-        scope.spawn(|| answer(&table, core, deadline));
-        let round_trips = serve(&table, deadline);
-        table.served.store(true, Ordering::Relaxed);
-        let work = (0..WORK_PIECES).map(|_| work()).collect();
+        scope.spawn(|| answer(&table, core, time_max));
+        table.ready.wait();
+        let mut cycles = serve(&table, tsc() + time_max);
         table.over.store(true, Ordering::Relaxed);
-        if round_trips.len() < ROUND_TRIPS_MIN {
-            return Probe::default();
+        if cycles.len() < VOLLEYS_MIN {
+            return None;
         }
-        Probe {
-            round_trip_ns: Some(clock.ns(middle(round_trips))),
-            work_ns: Some(clock.ns(middle(work))),
-        }
+        let middle = cycles.len() / 2;
+        Some(clock.ns(*cycles.select_nth_unstable(middle).1))
     })
 }
 
-fn middle(mut cycles: Vec<u64>) -> u64 {
-    let middle = cycles.len() / 2;
-    *cycles.select_nth_unstable(middle).1
-}
-
+/// Cycles per round trip, of volley after volley: the clock is read between them only, so that reading it, 10 to 20 ns,
+/// does not blur what is 20 ns between two threads of one core.
 fn serve(table: &Table, deadline: u64) -> Vec<u64> {
-    let mut cycles = Vec::with_capacity(ROUND_TRIPS);
-    for number in 1..=ROUND_TRIPS as u32 {
+    let mut cycles = Vec::with_capacity(VOLLEYS);
+    let mut number = 0;
+    for _ in 0..VOLLEYS {
         let start = tsc();
-        table.ball.0.store(number, Ordering::Release);
-        while table.answer.0.load(Ordering::Acquire) != number {
-            if tsc() > deadline {
-                return cycles;
+        for _ in 0..VOLLEY {
+            number += 1;
+            table.ball.0.store(number, Ordering::Release);
+            let mut looks = 0_u32;
+            while table.answer.0.load(Ordering::Acquire) != number {
+                looks += 1;
+                if looks.is_multiple_of(LOOKS) && tsc() > deadline {
+                    return cycles;
+                }
             }
         }
-        cycles.push(tsc() - start);
+        cycles.push((tsc() - start) / u64::from(VOLLEY));
     }
     cycles
 }
 
-fn answer(table: &Table, core: usize, deadline: u64) {
-    if pin(core).is_err() {
+fn answer(table: &Table, core: usize, time_max: u64) {
+    let pinned = pin(core);
+    let _ = Thread::current().set_fifo(PRIORITY_MEASURE); // without the right to: shares the core
+    table.ready.wait();
+    if pinned.is_err() {
         return;
     }
-    let _ = Thread::current().set_fifo(PRIORITY_PROBE); // without the right to: shares the core
-    let mut seen = 0;
-    while !table.served.load(Ordering::Relaxed) && tsc() < deadline {
+    let deadline = tsc() + time_max;
+    let (mut seen, mut looks) = (0, 0_u32);
+    while !table.over.load(Ordering::Relaxed) {
         let ball = table.ball.0.load(Ordering::Acquire);
         if ball != seen {
             seen = ball;
             table.answer.0.store(ball, Ordering::Release);
         }
-    }
-    while !table.over.load(Ordering::Relaxed) && tsc() < deadline {
-        work();
-    }
-}
-
-/// Some microseconds of arithmetic, as much of it at a time as a core can do. Returns the cycles that it took.
-fn work() -> u64 {
-    let mut sums: [u64; 8] = std::hint::black_box([1, 2, 3, 4, 5, 6, 7, 8]);
-    let start = tsc();
-    for step in 0..WORK_STEPS {
-        for sum in &mut sums {
-            *sum = sum.rotate_left(7) ^ step;
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(LOOKS) && tsc() > deadline {
+            return;
         }
     }
-    std::hint::black_box(sums);
-    tsc() - start
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 
 use crate::error::BenchError;
 use crate::options::{FCS_LEN, Sockets, VmOptions};
-use crate::threads::Thread;
+use crate::threads::{PRIORITY_MEASURE, Thread};
 use crate::trial::{Configuration, Traffic};
-use std::io::{BufRead, BufReader, Lines, Write};
+use crate::watch::REALTIME;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Lines, Read, Seek, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ const NAME: &str = "dpdk-testpmd";
 const BURST: u16 = 32;
 /// From the start of the devices to the first frame.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Lines of complaints in an error message: the first, for a page of usage follows.
+const COMPLAINTS: usize = 6;
 /// How DPDK names the thread that forwards, by version.
 const THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
@@ -25,6 +29,8 @@ pub struct Testpmd {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// What it complained about.
+    log: File,
     /// The thread that forwards.
     pub worker: Thread,
 }
@@ -36,12 +42,18 @@ impl Testpmd {
         configuration: &Configuration,
         options: &VmOptions,
     ) -> Result<Self, BenchError> {
-        let mut command = Command::new(NAME);
-        command.args(arguments(sockets, configuration, options));
+        // Into a pipe, testpmd's answers would wait for a full buffer.
+        let mut command = Command::new("stdbuf");
+        command
+            .arg("-oL")
+            .arg(NAME)
+            .args(arguments(sockets, configuration, options));
+        let log = tempfile::tempfile().map_err(BenchError::io("temporary file"))?;
+        let errors = log.try_clone().map_err(BenchError::io("temporary file"))?;
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(errors)
             .spawn()
             .map_err(BenchError::io(NAME))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -52,6 +64,7 @@ impl Testpmd {
             child,
             input,
             output: BufReader::new(output).lines(),
+            log,
             worker,
         };
         this.statistics()?; // answered once everything has started
@@ -63,6 +76,12 @@ impl Testpmd {
             .iter()
             .find_map(|name| Thread::named(id, name))
             .ok_or_else(|| BenchError::backend(NAME, "has no worker thread"))?;
+        this.statistics()?; // answered once it forwards
+        if options.realtime {
+            // The thread that answers shares its core with the one that forwards.
+            let set = Thread::main_of(id).set_fifo(PRIORITY_MEASURE);
+            set.map_err(BenchError::io(REALTIME))?;
+        }
         Ok(this)
     }
 
@@ -85,7 +104,20 @@ impl Testpmd {
     }
 
     fn command(&mut self, line: &str) -> Result<(), BenchError> {
-        writeln!(self.input, "{line}").map_err(BenchError::io(NAME))
+        writeln!(self.input, "{line}").map_err(|_| self.ended())
+    }
+
+    /// The error that says why it ended.
+    fn ended(&mut self) -> BenchError {
+        let mut text = String::new();
+        let read = self.log.rewind();
+        let _ = read.and_then(|()| self.log.read_to_string(&mut text)); // then there is nothing to say
+        let complaints: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .take(COMPLAINTS)
+            .collect();
+        BenchError::backend(NAME, format!("ended\n{}", complaints.join("\n")))
     }
 
     fn statistics(&mut self) -> Result<Statistics, BenchError> {
@@ -94,8 +126,10 @@ impl Testpmd {
         let (mut sum, mut ports) = (Statistics::default(), 0);
         while ports < 2 {
             let line = self.output.next();
-            let line = line.ok_or_else(|| BenchError::backend(NAME, "ended"))?;
-            ports += usize::from(sum.add(&line.map_err(BenchError::io(NAME))?));
+            let Some(Ok(line)) = line else {
+                return Err(self.ended());
+            };
+            ports += usize::from(sum.add(&line));
         }
         Ok(sum)
     }
@@ -103,6 +137,8 @@ impl Testpmd {
 
 impl Drop for Testpmd {
     fn drop(&mut self) {
+        // It waits for the thread that forwards by polling, which must not keep that one from the core.
+        let _ = Thread::main_of(self.child.id()).set_normal(); // it ended
         let _ = self.command("quit");
         let deadline = Instant::now() + Duration::from_secs(5);
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
@@ -119,13 +155,15 @@ fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptio
     let mut list = vec![
         format!("--lcores=0@{core},1@{core}"),
         "--no-pci".into(),
-        "--in-memory".into(),
         "--single-file-segments".into(),
-        "-m512".into(),
+        "-m".into(),
+        "512".into(),
     ];
-    if !options.huge_pages.is_on() {
-        list.push("--no-huge".into());
-    }
+    // Without huge pages there is no --in-memory.
+    list.extend(match options.huge_pages.is_on() {
+        true => vec!["--in-memory".into()],
+        false => vec!["--no-huge".into(), "--no-shconf".into()],
+    });
     for (number, socket) in sockets.0.iter().enumerate() {
         list.push(format!(
             "--vdev=net_virtio_user{number},path={},mac=02:00:00:00:00:0{},queues=1,queue_size={},mrg_rxbuf={mergeable}",

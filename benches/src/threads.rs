@@ -4,10 +4,10 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs;
 use std::io;
 
-/// Priority of generator and worker under `--realtime`.
-pub const PRIORITY_TRIAL: i32 = 1;
-/// Priority of the placement probe: above both, for a few milliseconds between trials.
-pub const PRIORITY_PROBE: i32 = 2;
+/// Priority under `--realtime` of the threads that poll: the switch's worker, testpmd's.
+pub const PRIORITY_POLL: i32 = 1;
+/// Priority of the threads that measure, where they share a core with one that polls.
+pub const PRIORITY_MEASURE: i32 = 2;
 
 /// One thread of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,15 @@ impl Thread {
         Self {
             process: rustix::process::getpid().as_raw_nonzero().get(),
             thread: rustix::thread::gettid().as_raw_nonzero().get(),
+        }
+    }
+
+    /// The first thread of `process`.
+    pub fn main_of(process: u32) -> Self {
+        let process = process.cast_signed();
+        Self {
+            process,
+            thread: process,
         }
     }
 
@@ -64,9 +73,10 @@ impl Thread {
         parse_schedstat(&self.read("schedstat").ok()?)
     }
 
-    /// `SCHED_FIFO`: nothing but threads of a higher priority takes the core.
+    /// `SCHED_FIFO`: nothing but threads of a higher priority takes the core. Threads that it starts are ordinary.
     pub fn set_fifo(self, priority: i32) -> io::Result<()> {
-        set_scheduler(self.thread, libc::SCHED_FIFO, priority)
+        let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+        set_scheduler(self.thread, policy, priority)
     }
 
     /// The scheduler's default.

@@ -45,9 +45,7 @@ impl Traffic {
 pub struct Observed {
     /// A line's round trip between the two cores, before and after.
     pub round_trips_ns: [Option<f64>; 2],
-    /// A fixed piece of work on the generator's core, before and after.
-    pub work_ns: [Option<f64>; 2],
-    /// What the round trips mean.
+    /// What that means.
     pub placement: Placement,
     /// Percent of the time that the generator's thread waited for its core.
     pub generator_wait: Option<f64>,
@@ -130,7 +128,6 @@ pub mod tests {
             },
             observed: Observed {
                 round_trips_ns: [Some(90.0), Some(91.0)],
-                work_ns: [None; 2],
                 placement,
                 generator_wait: Some(0.0),
                 switch_wait: Some(0.1),

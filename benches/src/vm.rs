@@ -7,9 +7,9 @@ use crate::interrupt;
 use crate::options::{Guests, VmOptions};
 use crate::report;
 use crate::testpmd::Testpmd;
-use crate::threads::{Thread, pin};
+use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::trial::{Configuration, Discard, Traffic, Trial};
-use crate::watch::Watch;
+use crate::watch::{REALTIME, Watch};
 use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::time::Duration;
@@ -88,6 +88,10 @@ impl Series<'_> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 pin(self.options.generator_core).map_err(BenchError::io("--generator-core"))?;
+                if self.options.realtime {
+                    let set = Thread::current().set_fifo(PRIORITY_MEASURE);
+                    set.map_err(BenchError::io(REALTIME))?;
+                }
                 match self.options.guests {
                     Guests::InProcess => self.run_in_process(backend),
                     Guests::Testpmd => self.run_testpmd(backend),
@@ -116,13 +120,13 @@ impl Series<'_> {
         mut traffic: impl FnMut(Duration) -> Result<Traffic, BenchError>,
     ) -> Result<Vec<Trial>, BenchError> {
         let options = self.options;
-        traffic(Duration::from_millis(options.warmup_ms))?;
         let watch = Watch {
             options,
             clock: self.clock,
             backend,
             generator,
         };
+        watch.observe(|| traffic(Duration::from_millis(options.warmup_ms)))?;
         let trial = |_| {
             interrupt::check()?;
             let (traffic, observed) = watch.observe(|| traffic(options.trial()))?;

@@ -3,15 +3,21 @@
 use crate::backend::Backend;
 use crate::error::BenchError;
 use crate::options::VmOptions;
-use crate::placement::{Placement, Probe, probe};
+use crate::placement::{Placement, round_trip_ns};
 use crate::scrape::Counters;
-use crate::threads::{PRIORITY_TRIAL, Thread};
+use crate::threads::{PRIORITY_POLL, Thread};
 use crate::trial::{Observed, Traffic};
 use crosspoint_frame::Clock;
 use std::time::{Duration, Instant};
 
 /// By then the worker has ended the turn that it counts cycles for.
 const SETTLE: Duration = Duration::from_millis(2);
+
+/// Before each trial, for threads that real-time ones have kept off their cores.
+const BREAK: Duration = Duration::from_millis(10);
+
+/// What fails without the right to.
+pub const REALTIME: &str = "--realtime needs CAP_SYS_NICE";
 
 /// Observes the trials of one switch.
 pub struct Watch<'a> {
@@ -31,12 +37,14 @@ impl Watch<'_> {
         &self,
         traffic: impl FnOnce() -> Result<Traffic, BenchError>,
     ) -> Result<(Traffic, Observed), BenchError> {
-        let before = self.probe();
+        std::thread::sleep(BREAK);
+        let before = self.round_trip();
         let counted = self.counters()?;
+        let others_generator = Some(self.generator).filter(|thread| *thread != Thread::current());
         let realtime = self
             .options
             .realtime
-            .then(|| Realtime::start([Some(self.generator), self.backend.worker]))
+            .then(|| Realtime::start([others_generator, self.backend.worker]))
             .transpose()?;
         let wait = Wait::start([Some(self.generator), self.backend.worker]);
         let traffic = traffic();
@@ -48,12 +56,10 @@ impl Watch<'_> {
             (Some(before), Some(after)) => after.since(before).cycles_per_frame(),
             _ => None,
         };
-        let probes = [before, self.probe()];
-        let round_trips_ns = probes.map(|probe| probe.round_trip_ns);
+        let round_trips_ns = [before, self.round_trip()];
         let options = self.options;
         let observed = Observed {
             round_trips_ns,
-            work_ns: probes.map(|probe| probe.work_ns),
             placement: Placement::classify(round_trips_ns, options.near_ns, options.far_ns),
             generator_wait,
             switch_wait,
@@ -62,8 +68,8 @@ impl Watch<'_> {
         Ok((traffic, observed))
     }
 
-    fn probe(&self) -> Probe {
-        probe(self.options.switch_core, self.clock)
+    fn round_trip(&self) -> Option<f64> {
+        round_trip_ns(self.options.switch_core, self.clock)
     }
 
     fn counters(&self) -> Result<Option<Counters>, BenchError> {
@@ -107,15 +113,15 @@ fn waited_ns(threads: [Option<Thread>; 2]) -> [Option<u64>; 2] {
     threads.map(|thread| thread.and_then(Thread::waited_ns))
 }
 
-/// `SCHED_FIFO` until dropped.
+/// `SCHED_FIFO` for threads that poll, until dropped. The thread that measures has it all the time.
 struct Realtime([Option<Thread>; 2]);
 
 impl Realtime {
     fn start(threads: [Option<Thread>; 2]) -> Result<Self, BenchError> {
         let guard = Self(threads); // from here on, whatever was set is undone
         for thread in guard.0.iter().flatten() {
-            let set = thread.set_fifo(PRIORITY_TRIAL);
-            set.map_err(BenchError::io("--realtime needs CAP_SYS_NICE"))?;
+            let set = thread.set_fifo(PRIORITY_POLL);
+            set.map_err(BenchError::io(REALTIME))?;
         }
         Ok(guard)
     }

@@ -2,7 +2,9 @@
 //!
 //! Everything in that memory is written by an enemy while we read it: each field is read once
 //! into a local, checked against the ring's size and the memory's regions, and every loop is
-//! bounded by the ring's size. `unsafe` is confined to [`memory`], [`split`] and [`notify`].
+//! bounded by the ring's size. `unsafe` is what touches guest memory: [`memory`] and [`split`], the
+//! segments that [`rx`], [`tx`] and `chain` make of translated addresses, and [`notify`]'s
+//! descriptors.
 
 // Under loom only the index arithmetic is built: it is what loom explores.
 pub mod reserve;

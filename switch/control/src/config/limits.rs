@@ -34,8 +34,8 @@ pub const FDB_AGEING_MAX: Duration = Duration::from_secs(86_400);
 pub const FDB_BUCKET_ENTRIES: u32 = 7;
 /// `[switch] fdb_capacity` where it is not given.
 pub const FDB_CAPACITY_DEFAULT: u32 = FDB_BUCKET_ENTRIES * 4096;
-/// The smallest `[switch] fdb_capacity`: one bucket.
-pub const FDB_CAPACITY_MIN: u32 = FDB_BUCKET_ENTRIES;
+/// The smallest `[switch] fdb_capacity`: 4096 buckets, whose number stands for 12 bits of the key.
+pub const FDB_CAPACITY_MIN: u32 = FDB_BUCKET_ENTRIES * 4096;
 /// The largest `[switch] fdb_capacity`: 4 MiB of buckets.
 pub const FDB_CAPACITY_MAX: u32 = FDB_BUCKET_ENTRIES * 65_536;
 

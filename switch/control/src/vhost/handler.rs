@@ -14,12 +14,19 @@ use super::device::Device;
 pub(super) struct Handler(pub(super) Mutex<Device>);
 
 /// What is offered, and works. REPLY_ACK is the crate's own.
-pub(super) const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
-    .union(VhostUserProtocolFeatures::REPLY_ACK)
-    .union(VhostUserProtocolFeatures::CONFIG)
-    // User-Mode Linux sets up its interrupt only where it can have this channel. We say nothing
-    // on it.
-    .union(VhostUserProtocolFeatures::BACKEND_REQ);
+fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
+    // User-Mode Linux sets up its interrupt only where it can have BACKEND_REQ's channel. We
+    // say nothing on it.
+    let always = VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::BACKEND_REQ;
+    // Only where there is a choice: QEMU takes the answer to GET_QUEUE_NUM for pairs, Cloud
+    // Hypervisor for rings, and without MQ neither asks.
+    match queue_pairs {
+        1 => always,
+        _ => always | VhostUserProtocolFeatures::MQ,
+    }
+}
 
 /// Length of struct virtio_net_config up to the queue pairs and the MTU (virtio 1.2, 5.1.4).
 const CONFIG_LEN: usize = 12;
@@ -122,7 +129,7 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn get_protocol_features(&self) -> Result<VhostUserProtocolFeatures> {
-        Ok(PROTOCOL_FEATURES)
+        Ok(protocol_features(self.device().queue_pairs()))
     }
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {

@@ -1,0 +1,131 @@
+#!/bin/bash
+# test.sh [--no-install] [PART...]: installs what the tests need (Debian 12, Ubuntu 24.04), and only what is missing; makes the test guests; then
+# runs the tests. As root, without a terminal, from any folder. Without a part: all of them.
+#
+#   lint   rustfmt; clippy, with warnings as errors; shellcheck
+#   unit   everything builds, and every test but those of e2e passes; root, since some load XDP programs
+#   e2e    the daemon among network namespaces, DPDK, User-Mode Linux and QEMU guests; takes cores 0 and 1
+#   loom   the lock-free parts under every interleaving, within bounds
+#
+# A step that fails does not keep the others from running. The last line sums up: what failed, and what this host cannot run. Ends with 0 only if
+# nothing failed.
+set -euo pipefail
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib.sh
+. "$REPO/deploy/lib.sh"
+
+# Closed or not: nothing here asks anybody.
+exec < /dev/null
+export HOME=${HOME:-/root}
+# Snapshots are compared, and never written.
+export INSTA_UPDATE=no
+
+E2E='package(crosspoint) & binary(e2e)'
+IMAGE=${CROSSPOINT_GUEST_IMAGE:-/var/cache/crosspoint/guest}
+TARGET=${CARGO_TARGET_DIR:-$REPO/target}
+INSTALL=1 PARTS=() PASSED=() FAILED=() NOT_RUN=()
+
+usage() { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
+
+parse_options() {
+  local word
+  for word in "$@"; do
+    case $word in
+      lint | unit | e2e | loom) PARTS+=("$word") ;;
+      --no-install) INSTALL='' ;;
+      -h | --help) usage; exit 0 ;;
+      *) say "error: '$word' is neither an option nor a part"; usage >&2; exit 2 ;;
+    esac
+  done
+  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit e2e loom)
+}
+
+wanted() { [[ " ${PARTS[*]} " == *" $1 "* ]]; }
+
+# step NAME COMMAND...: runs a command, and notes how it ended.
+step() {
+  local name=$1 start=$SECONDS status=0; shift
+  printf '\n== %s  [%d s]\n   %s\n' "$name" "$SECONDS" "$*"
+  "$@" || status=$?
+  if [ "$status" -eq 0 ]; then
+    PASSED+=("$name")
+    printf '== %s: passed, %d s\n' "$name" $((SECONDS - start))
+  else
+    FAILED+=("$name")
+    printf '== %s: FAILED with status %d, %d s\n' "$name" "$status" $((SECONDS - start))
+  fi
+}
+
+# not_run WHAT: says at once, and again at the end, what this host cannot run.
+not_run() { NOT_RUN+=("$1"); say "warning: not run: $1"; }
+
+prepare() {
+  local dir
+  if [ -n "$INSTALL" ]; then "$REPO/deploy/install-deps.sh" build test; fi
+  dir=$(find_cargo_dir) || die "no Rust $(cargo_min) or newer: leave out --no-install"
+  PATH=$dir:$HOME/.cargo/bin:$PATH
+  export PATH
+  if wanted e2e; then
+    check_host
+    "$REPO/deploy/guest/build-image.sh"
+  fi
+}
+
+# check_host: what no package brings.
+check_host() {
+  local core
+  for core in 0 1; do taskset -c "$core" true 2> /dev/null || die "e2e pins workers to cores 0 and 1, and this process may not use core $core"; done
+  [ -c /dev/net/tun ] || modprobe tun 2> /dev/null || true
+  [ -c /dev/net/tun ] || die "e2e needs /dev/net/tun: load the module tun; in a container, --device /dev/net/tun"
+  [ "$(df --output=avail -k /dev/shm | tail -n 1)" -ge 524288 ] || die "e2e needs 512 MiB in /dev/shm, where User-Mode Linux keeps its memory: --shm-size 1g"
+  unshare --net --mount true 2> /dev/null || die "e2e makes network and mount namespaces, and this process may not: in a container, --privileged"
+}
+
+lint() {
+  step rustfmt cargo fmt --all --check
+  step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh
+}
+
+unit() {
+  step build cargo build --locked --workspace
+  step unit cargo nextest run --locked --workspace --no-fail-fast -E "not ($E2E)"
+}
+
+e2e() {
+  local which=$E2E
+  if [ ! -e "$IMAGE/linux.uml" ]; then
+    which="$E2E & not test(uml)"
+    not_run "the e2e tests with uml in their names (this distribution has no package user-mode-linux; Debian has)"
+  fi
+  step e2e cargo nextest run --locked --workspace --no-fail-fast -E "$which"
+}
+
+loom() {
+  # A folder of its own, since the flag changes every package. Link-time optimization takes longer than it saves here.
+  step loom env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    cargo test --locked --release -p crosspoint-vring -p crosspoint-engine --lib --test reserve_loom
+}
+
+# joined WORD...: with commas.
+joined() { local text; text=$(printf '%s, ' "$@"); printf '%s' "${text%, }"; }
+
+summary() {
+  local text="test.sh ${PARTS[*]}: "
+  if [ "${#FAILED[@]}" -eq 0 ]; then text+="all ${#PASSED[@]} steps passed"; else text+="FAILED: $(joined "${FAILED[@]}"); ${#PASSED[@]} passed"; fi
+  if [ "${#NOT_RUN[@]}" -gt 0 ]; then text+="; NOT RUN: $(joined "${NOT_RUN[@]}")"; fi
+  printf '\n== %s; %d s\n' "$text" "$SECONDS"
+}
+
+main() {
+  local part
+  parse_options "$@"
+  [ "$(id -u)" -eq 0 ] || die "needs root: the tests load XDP programs and make network namespaces"
+  cd "$REPO"
+  prepare
+  for part in lint unit e2e loom; do if wanted "$part"; then "$part"; fi; done
+  summary
+  [ "${#FAILED[@]}" -eq 0 ]
+}
+
+main "$@"
