@@ -126,6 +126,14 @@ impl Fdb {
         self.buckets.len() * WAYS
     }
 
+    /// How many entries there are, counted.
+    pub fn entries(&self) -> usize {
+        let slots = self.buckets.iter().flat_map(|bucket| &bucket.entries);
+        slots
+            .filter(|slot| slot.load(Ordering::Relaxed) != EMPTY)
+            .count()
+    }
+
     /// The key of `mac` in `vlan` (below 4096).
     #[inline(always)]
     pub fn key(&self, mac: Mac, vlan: u16) -> Key {

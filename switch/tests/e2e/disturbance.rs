@@ -156,6 +156,45 @@ fn a_guest_that_reboots_starts_over() {
     });
 }
 
+/// An available index that runs away (virtio 1.2, 2.7.6), the simplest of lies: in which ways a ring can lie, and that
+/// each is found out, is tested in the package vring.
+#[test]
+fn a_guest_that_breaks_the_rules_is_quarantined_until_it_reconnects() {
+    let lab = Lab::new(s(60));
+    let ports = [CALM[0], CALM[1], "liar", "peer"].map(|name| guest(&lab, name));
+    let switch = Switch::start(&lab, &[1], &ports);
+    let connect = |name| {
+        Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
+    };
+    let (mut liar, mut peer) = (connect("liar"), connect("peer"));
+    while_others_work(&switch, &lab, |exchange| {
+        for number in 0..3 {
+            switch.wait_up(&["liar", "peer"]);
+            ping_pong(&mut liar, &mut peer, number);
+            let queue = liar.transmit_queue(0).expect("a queue");
+            let runaway = queue.ring().avail_idx().wrapping_add(5000);
+            queue.ring().set_avail_idx(runaway);
+            let quarantined = || {
+                let ports = switch.show("ports");
+                (ports.contains("quarantined") && ports.contains("entries ahead")).then_some(())
+            };
+            wait_until("the liar's quarantine", s(10), quarantined);
+            exchange.run(FRAMES / 5);
+            // What goes to it meanwhile is counted.
+            let lost = frame(mac(21), mac(22), number, 60);
+            assert_eq!(peer.send(0, &[&lost]).expect("a ring"), 1);
+            assert!(peer.drain_transmit(0, s(5)).expect("a ring"));
+            liar.disconnect();
+            switch.wait_down(&["liar"]);
+            liar.reset(0);
+            liar.reconnect().expect("the guest connects again");
+        }
+    });
+    let drops = [("port", "liar"), ("reason", "guest_quarantined")];
+    let metrics = switch.metrics();
+    assert_eq!(metrics.sum("crosspoint_drops_total", &drops), 3);
+}
+
 #[test]
 fn a_switch_that_restarts_finds_its_guests_again() {
     let lab = Lab::new(s(60));

@@ -140,7 +140,6 @@ struct Port {
 struct State {
     ports: Vec<Option<Port>>,
     view: Arc<View>,
-    entries: usize,
     ticks: u64,
 }
 
@@ -188,7 +187,6 @@ impl Fabric {
             state: Mutex::new(State {
                 ports: Vec::new(),
                 view,
-                entries: 0,
                 ticks: 0,
             }),
             fdb,
@@ -392,11 +390,11 @@ impl Fabric {
 
     /// Forgets every address learned on port `number`.
     pub fn forget_addresses(&self, number: u16) {
-        let mut state = self.lock();
+        let state = self.lock();
         let tick = self.shared.tick.load(Ordering::Relaxed);
         let view = state.view.clone();
         let quota = |port| view.port(port).map(|p| &*p.quota);
-        state.entries = self.fdb.sweep(tick, quota, |port, _| port == number);
+        self.fdb.sweep(tick, quota, |port, _| port == number);
     }
 
     /// What must happen from time to time: ageing, and quarantine of guests whose rings the
@@ -407,7 +405,7 @@ impl Fabric {
         }
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
-        if ticks == state.ticks && ticks != 0 {
+        if ticks == state.ticks {
             return;
         }
         state.ticks = ticks;
@@ -419,8 +417,7 @@ impl Fabric {
             .div_ceil(self.tick_length.as_secs());
         let view = state.view.clone();
         let quota = |port| view.port(port).map(|p| &*p.quota);
-        state.entries = self
-            .fdb
+        self.fdb
             .sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
     }
 

@@ -21,7 +21,7 @@ impl Fabric {
                 .map(|worker| self.worker_status(worker, ports()))
                 .collect(),
             fdb: FdbStatus {
-                entries: state.entries,
+                entries: self.fdb.entries(),
                 capacity: self.fdb.capacity(),
                 ageing_s: self.options.fdb_ageing.as_secs(),
             },
