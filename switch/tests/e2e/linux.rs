@@ -56,6 +56,23 @@ fn a_legacy_qemu_guest_reaches_a_host() {
     );
 }
 
+/// The host's frames have partial checksums, and this guest can neither take nor leave one: the switch completes them
+/// for it.
+#[test]
+fn a_qemu_guest_without_checksum_offloads_reaches_a_host() {
+    let log = qemu_reaches_a_host(
+        "queue_pairs = 1\n",
+        "--mrg off --device csum=off,guest_csum=off",
+    );
+    let taken = bits(&log);
+    for offload in ["0", "1", "15"] {
+        assert!(
+            !taken.contains(&offload),
+            "it did not want {offload}: {taken:?}"
+        );
+    }
+}
+
 /// The guest's console, after all its checks have passed.
 fn qemu_reaches_a_host(keys: &str, options: &str) -> String {
     let lab = Lab::new(s(150));
