@@ -97,7 +97,7 @@ mod tests {
         #[test]
         fn sum_is_rfc_1071s(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
             // 0 and 0xffff are the same number in one's complement.
-            let same = |a: u16, b: u16| a == b || (a % 0xffff == 0 && b % 0xffff == 0);
+            let same = |a: u16, b: u16| a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff));
             prop_assert!(same(fold(sum(&bytes, 0)), reference(&bytes)));
             let cut = cut.min(bytes.len()) & !1;
             prop_assert!(same(fold(sum(&bytes[cut..], sum(&bytes[..cut], 0))), reference(&bytes)));
