@@ -179,7 +179,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     let mut run = None;
     for (index, frame) in burst.frames().iter().enumerate() {
         bytes += u64::from(frame.len);
-        let key = (frame.verdict, frame.vlan, frame.tagged);
+        let key = (frame.verdict, frame.vlan, frame.tagged, frame.stacked);
         if let Some((same, group, tag)) = run
             && same == key
         {
@@ -219,7 +219,11 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
                 from.drop(reason, 1);
                 dropped += 1;
             }
-            Decision::Pending => {}
+            // Nobody decided: `lookup` leaves none so.
+            Decision::Pending => {
+                from.drop(DropReason::NoDestination, 1);
+                dropped += 1;
+            }
         }
     }
     let mut tally = Tally {
@@ -247,10 +251,8 @@ fn unicast<'v>(
 ) -> Result<(&'v PortView, TagOp), DropReason> {
     // Learned on a port that is gone since; ageing takes the entry.
     let port = view.port(number).ok_or(DropReason::NoDestination)?;
-    if !port.vlan.carries(frame.vlan) {
-        return Err(DropReason::VlanNotCarried);
-    }
-    Ok((port, port.tag_op(frame.vlan, frame.tagged)))
+    let tag = port.tag_op(frame).ok_or(DropReason::VlanNotCarried)?;
+    Ok((port, tag))
 }
 
 /// A guest's receive queue for a frame: by flow, whoever delivers it.
@@ -286,10 +288,10 @@ fn deliver_with_flood(
         for (index, (frame, copies)) in burst.frames().iter().zip(&mut copies).enumerate() {
             let flooded = frame.verdict == Verdict::FLOOD && number != ingress;
             let wanted = flooded || frame.verdict == Verdict::port(number);
-            if wanted && port.vlan.carries(frame.vlan) {
+            if wanted && let Some(tag) = port.tag_op(frame) {
                 let pick = Pick {
                     frame: index as u8,
-                    tag: port.tag_op(frame.vlan, frame.tagged),
+                    tag,
                 };
                 let group = tx.group(number, queue_of(port, view, frame));
                 tx.push(group, pick);
@@ -333,7 +335,9 @@ fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, tally: &mut Tally) {
         let delivered = match &port.egress {
             Egress::Guest(queues) => {
                 let Some(guest) = queues.get(usize::from(group.queue)) else {
-                    return;
+                    to.drop(DropReason::PortDown, all);
+                    tally.dropped += u64::from(all);
+                    continue;
                 };
                 let outcome = deliver_guest(guest, *worker, burst, group, scratch, faults);
                 if outcome.touched {

@@ -91,7 +91,12 @@ impl Quota {
     }
 
     fn give_back(&self) {
-        self.used.fetch_sub(1, Ordering::Relaxed);
+        // Never below zero: a port that comes anew has a new quota, and entries of the old one
+        // may still be there to be swept.
+        let less = |used: u32| used.checked_sub(1);
+        let _ = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
@@ -198,15 +203,14 @@ impl Fdb {
             return Learned::Full;
         };
         if let Some((way, entry)) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)
+            && Fdb::port_of(entry) == port
             && let Some(age) = bucket.ages.get(way)
         {
             // At most one store per entry and tick: the line stays shared between workers.
             if age.load(Ordering::Relaxed) != tick {
                 age.store(tick, Ordering::Relaxed);
             }
-            if Fdb::port_of(entry) == port {
-                return Learned::Known;
-            }
+            return Learned::Known;
         }
         self.learn_slowly(bucket, key, port, tick, quotas)
     }

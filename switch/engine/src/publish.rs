@@ -44,8 +44,11 @@ impl<T> Default for Mailbox<T> {
 
 impl<T> Mailbox<T> {
     /// Control: puts `value` in, to be taken at the worker's next quiescent point. Hands it
-    /// back when the last one was not taken yet.
+    /// back when the last one was not taken yet, or what it replaced was not fetched.
     pub fn publish(&self, value: T) -> Result<(), T> {
+        if !self.back.is_empty() {
+            return Err(value);
+        }
         self.there.push(value)?;
         let version = self.published.load(Ordering::Relaxed) + 1;
         self.published.store(version, Ordering::Release);
@@ -93,7 +96,7 @@ impl<T> Mailbox<T> {
         }
         if let Some(new) = self.there.pop() {
             let old = apply(new);
-            // The control thread empties `back` before it publishes again: there is room.
+            // `publish` made sure that there is room.
             let _ = self.back.push(old);
         }
         // LOAD-BEARING: Release, and last: from here on the old value is the control thread's.
@@ -152,6 +155,9 @@ mod tests {
         }
         pub fn pop(&self) -> Option<T> {
             self.0.lock().unwrap().pop()
+        }
+        pub fn is_empty(&self) -> bool {
+            self.0.lock().unwrap().is_empty()
         }
     }
 

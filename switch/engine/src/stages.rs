@@ -1,24 +1,21 @@
 //! The stages between receiving and delivering: each a loop over a burst.
 
 use crosspoint_frame::{BURST, Burst, Frame, Verdict};
-use crosspoint_packet::{DropReason, ETHERNET_LEN, MAX_FRAME_LEN, Parsed};
+use crosspoint_packet::{DropReason, ETHERNET_LEN, ETHERTYPE_VLAN, MAX_FRAME_LEN, Parsed, TAG_LEN};
 
 use crate::fdb::Key;
 use crate::view::{PortView, View};
 use crate::vlan::VlanPolicy;
+
+const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
 
 /// Reads the link layer of every frame, and weeds out what is no frame.
 #[inline(always)]
 pub fn parse(burst: &mut Burst) {
     for frame in burst.frames_mut() {
         let len = frame.len as usize;
-        if !(ETHERNET_LEN..=MAX_FRAME_LEN).contains(&len) {
-            let short = len < ETHERNET_LEN;
-            frame.drop_for(if short {
-                DropReason::Runt
-            } else {
-                DropReason::Oversize
-            });
+        if len < ETHERNET_LEN {
+            frame.drop_for(DropReason::Runt);
             continue;
         }
         let parsed = Parsed::new(&frame.head, len);
@@ -26,6 +23,11 @@ pub fn parse(burst: &mut Burst) {
         frame.src = parsed.src;
         frame.tagged = parsed.tci.is_some();
         frame.tci = parsed.tci.unwrap_or(0);
+        frame.stacked = frame.tagged && frame.head[16..18] == TAG_TYPE;
+        if len > MAX_FRAME_LEN + TAG_LEN * usize::from(frame.tagged) {
+            frame.drop_for(DropReason::Oversize);
+            continue;
+        }
         if !parsed.src.is_valid_source() {
             frame.drop_for(DropReason::BadSource);
         } else if frame.offload.needs_csum || frame.offload.gso_type != 0 {
@@ -40,8 +42,10 @@ fn check_offload(frame: &mut Frame) {
     let offload = &frame.offload;
     let end = u32::from(offload.csum_start) + u32::from(offload.csum_offset) + 2;
     // Before the end of the link header there is nothing to sum, and a tag may be moved there.
-    let link_len = ETHERNET_LEN + 4 * usize::from(frame.tagged);
-    let start_ok = usize::from(offload.csum_start) >= link_len;
+    let link_len = ETHERNET_LEN + TAG_LEN * usize::from(frame.tagged);
+    // Pushing a tag moves it, and the field has 16 bits.
+    let start_ok =
+        (link_len..=usize::from(u16::MAX) - TAG_LEN).contains(&usize::from(offload.csum_start));
     if offload.gso_type != 0 || end > frame.len || !start_ok {
         frame.drop_for(DropReason::BadOffload);
     }

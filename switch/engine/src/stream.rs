@@ -27,7 +27,7 @@ pub struct Stream {
     counters: Arc<PortCounters>,
     received_at: u64,
     received: usize,
-    broken: bool,
+    reported: bool,
     /// Where its last burst went, port and queue: the next one probably goes there too.
     pub destination: Option<(u16, u16)>,
 }
@@ -41,7 +41,7 @@ impl Stream {
             counters,
             received_at: 0,
             received: 0,
-            broken: false,
+            reported: false,
             destination: None,
         }
     }
@@ -71,19 +71,19 @@ impl Stream {
         self.received
     }
 
-    /// What the guest did wrong, the first time that it is asked for. Asked for when a burst is
-    /// empty: a guest at fault gives no frames any more.
+    /// What the guest did wrong, until somebody has been told. Asked for when a burst is empty:
+    /// a guest at fault gives no frames any more.
     #[inline(always)]
-    pub fn take_fault(&mut self) -> Option<RingFault> {
-        let Source::Guest(guest) = &self.source else {
-            return None;
-        };
-        if self.broken {
-            return None;
+    pub fn unreported_fault(&self) -> Option<RingFault> {
+        match &self.source {
+            Source::Guest(guest) if !self.reported => guest.fault(),
+            _ => None,
         }
-        let fault = guest.fault()?;
-        self.broken = true;
-        Some(fault)
+    }
+
+    /// Somebody has been told.
+    pub fn set_reported(&mut self) {
+        self.reported = true;
     }
 
     /// Gives back what the burst was read from: its bytes are where they go.
@@ -115,7 +115,7 @@ impl Stream {
     pub fn set_wakeups(&mut self, wanted: bool) -> bool {
         match &mut self.source {
             Source::Nic(nic) => nic.has_work(),
-            Source::Guest(guest) => guest.set_kicks(wanted) && !self.broken,
+            Source::Guest(guest) => guest.set_kicks(wanted) && guest.fault().is_none(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::TagOp;
+use crosspoint_frame::{Frame, TagOp};
 use crosspoint_packet::FlowHasher;
 use crosspoint_vring::GuestRx;
 
@@ -45,17 +45,23 @@ impl PortView {
         matches!(&self.egress, Egress::Guest(queues) if queues.len() > 1)
     }
 
-    /// What becomes of a frame's tag when it leaves through this port.
+    /// What becomes of a frame's tag when it leaves through this port; `None` when it may not.
     #[inline(always)]
-    pub fn tag_op(&self, vlan: u16, tagged: bool) -> TagOp {
-        // A priority tag outside every VLAN passes through, as all tags do there.
-        if vlan == NO_VLAN {
-            return TagOp::Keep;
+    pub fn tag_op(&self, frame: &Frame) -> Option<TagOp> {
+        if !self.vlan.carries(frame.vlan) {
+            return None;
         }
-        match (tagged, self.vlan.sends_tagged(vlan)) {
-            (false, true) => TagOp::Push,
-            (true, false) => TagOp::Pop,
-            _ => TagOp::Keep,
+        // A priority tag outside every VLAN passes through, as all tags do there.
+        if frame.vlan == NO_VLAN {
+            return Some(TagOp::Keep);
+        }
+        match (frame.tagged, self.vlan.sends_tagged(frame.vlan)) {
+            (false, true) => Some(TagOp::Push),
+            // Taking this tag out would bring the next to the front, and on a trunk that names
+            // another VLAN: double tagging, the old way out of a VLAN.
+            (true, false) if frame.stacked && self.vlan.is_trunk() => None,
+            (true, false) => Some(TagOp::Pop),
+            _ => Some(TagOp::Keep),
         }
     }
 }

@@ -53,6 +53,11 @@ impl VlanPolicy {
         }
     }
 
+    /// Whether the port carries several VLANs, told apart by tags.
+    pub fn is_trunk(&self) -> bool {
+        matches!(self, VlanPolicy::Trunk { .. })
+    }
+
     /// Whether frames of `vlan` have a tag on this port.
     #[inline(always)]
     pub fn sends_tagged(&self, vlan: u16) -> bool {

@@ -166,8 +166,10 @@ impl Worker {
         for stream in streams {
             let count = stream.receive(burst);
             if count == 0 {
-                if let Some(fault) = stream.take_fault() {
-                    report(shared, stream.id.0, fault);
+                if let Some(fault) = stream.unreported_fault()
+                    && report(shared, stream.id.0, fault)
+                {
+                    stream.set_reported();
                 }
                 continue;
             }
@@ -214,6 +216,7 @@ impl Worker {
         link.mailbox
             .quiesce(|update| apply(update, view, streams, tx));
         while let Some((port, fault)) = tx.take_fault() {
+            // A full list loses it: the ring is found broken again by the next burst for it.
             report(shared, port, fault);
         }
     }
@@ -243,10 +246,10 @@ impl Worker {
     }
 }
 
-/// Tells the control thread. A full queue has told it already.
+/// Tells the control thread; `false` when its list is full.
 #[cold]
-fn report(shared: &Shared, port: u16, fault: RingFault) {
-    let _ = shared.faults.push((port, fault));
+fn report(shared: &Shared, port: u16, fault: RingFault) -> bool {
+    shared.faults.push((port, fault)).is_ok()
 }
 
 /// Moves everything that an update brings in, and everything that it replaces out. Nothing is

@@ -1,4 +1,4 @@
-use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac};
+use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN};
 
 use crate::Segment;
 
@@ -104,6 +104,8 @@ pub struct Frame {
     pub tci: u16,
     /// Whether the bytes carry an 802.1Q tag.
     pub tagged: bool,
+    /// Whether there is another one behind it.
+    pub stacked: bool,
     /// Where it goes.
     pub verdict: Verdict,
 }
@@ -127,6 +129,7 @@ impl Frame {
         vlan: 0,
         tci: 0,
         tagged: false,
+        stacked: false,
         verdict: Verdict::PENDING,
     };
 
@@ -294,7 +297,7 @@ impl Burst {
     pub fn push_oversize(&mut self) -> bool {
         let pushed = self.push_segments(&[], Offload::default());
         if let (true, Some(frame)) = (pushed, self.frames_mut().last_mut()) {
-            frame.len = MAX_FRAME_LEN as u32 + 1;
+            frame.len = (MAX_FRAME_LEN + TAG_LEN) as u32 + 1;
         }
         pushed
     }

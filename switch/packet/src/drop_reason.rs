@@ -44,11 +44,11 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The frame is shorter than an Ethernet header (14 bytes).
     Runt = "runt", Ingress;
-    /// The frame is longer than 65550 bytes.
+    /// The frame is longer than 65550 bytes, a tag not counted.
     Oversize = "oversize", Ingress;
     /// The source address is a group address or all zero.
     BadSource = "bad_source", Ingress;
-    /// The frame's VLAN tag is one that this port does not carry.
+    /// The frame's VLAN is one that this port does not carry, or that its destination's port carries no longer.
     VlanNotCarried = "vlan_not_carried", Ingress;
     /// The frame is untagged, and this trunk port has no native VLAN.
     UntaggedOnTrunk = "untagged_on_trunk", Ingress;

@@ -11,4 +11,4 @@ mod parse;
 pub use drop_reason::{DropReason, Side};
 pub use flow::FlowHasher;
 pub use mac::Mac;
-pub use parse::{ETHERNET_LEN, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, Parsed, parse_l4};
+pub use parse::{ETHERNET_LEN, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, Parsed, TAG_LEN, parse_l4};

@@ -4,8 +4,11 @@ use crate::Mac;
 pub const ETHERNET_LEN: usize = 14;
 /// Type of an 802.1Q tag. Other tag types (802.1ad) are payload to this switch.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
-/// The longest frame there is: 64 KiB of IP packet, its Ethernet header and a tag's worth more.
+/// The longest frame there is without a tag: the largest IP packet and its Ethernet header, made
+/// even.
 pub const MAX_FRAME_LEN: usize = 65550;
+/// Bytes of an 802.1Q tag.
+pub const TAG_LEN: usize = 4;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, Offload, Segment, prefetch_read};
-use crosspoint_packet::MAX_FRAME_LEN;
+use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN};
 
 use crate::chain::{self, Direction};
 use crate::{Features, Notifier, RingFault, SplitRing, feature};
@@ -12,9 +12,9 @@ use crate::{Features, Notifier, RingFault, SplitRing, feature};
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM (virtio 1.2, 5.1.6).
 pub(crate) const F_NEEDS_CSUM: u8 = 1;
 
-/// Longest chain that can be a frame: the longest frame and its header. What is longer, or has
+/// Longest chain that can be a frame: the longest frame, its tag and the ring's header. What is longer, or has
 /// more pieces than a burst, goes on as a frame without bytes, to be dropped as oversize.
-const MAX_CHAIN_LEN: u64 = MAX_FRAME_LEN as u64 + 12;
+const MAX_CHAIN_LEN: u64 = (MAX_FRAME_LEN + TAG_LEN) as u64 + 12;
 
 /// The one consumer of a guest's transmit ring. Owned by one worker.
 pub struct GuestTx {

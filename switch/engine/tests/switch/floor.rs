@@ -1,0 +1,160 @@
+//! Real workers, and the little control that tests need over them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+use crosspoint_engine::counters::WorkerCounters;
+use crosspoint_engine::fdb::Fdb;
+use crosspoint_engine::publish::Mailbox;
+use crosspoint_engine::sleep::Waker;
+use crosspoint_engine::stream::{Stream, StreamId};
+use crosspoint_engine::view::{PortView, View};
+use crosspoint_engine::worker::{Idle, Shared, Update, Worker, WorkerLink};
+use crosspoint_guest::EventFd;
+use crosspoint_packet::{FlowHasher, Mac};
+
+use crate::ports::Driver;
+
+/// Longer than anything here takes on a machine that is busy with something else.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Workers and their view.
+pub struct Floor {
+    pub shared: Arc<Shared>,
+    pub links: Vec<Arc<WorkerLink>>,
+    pub view: Arc<View>,
+    threads: Vec<JoinHandle<()>>,
+    streams: Vec<usize>,
+}
+
+/// A change: a port as it is from now on, and streams, each with its worker.
+#[derive(Default)]
+pub struct Change {
+    pub port: Option<(u16, PortView)>,
+    pub add: Vec<(usize, Stream)>,
+    pub remove: Vec<(usize, StreamId)>,
+}
+
+impl Floor {
+    /// `around` runs on each worker's thread and is to call what it is given: the worker's loop.
+    pub fn start(workers: usize, idle: Idle, faults: usize, around: fn(&mut dyn FnMut())) -> Floor {
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            tick: AtomicU8::new(0),
+            faults: ArrayQueue::new(faults),
+        });
+        let view = Arc::new(View {
+            ports: (0..8).map(|_| None).collect(),
+            fdb: Arc::new(Fdb::new(0, [1, 2])),
+            flows: FlowHasher::new(3),
+        });
+        let link = || WorkerLink {
+            mailbox: Mailbox::default(),
+            waker: Waker::new().unwrap(),
+            counters: WorkerCounters::default(),
+        };
+        let links: Vec<_> = (0..workers).map(|_| Arc::new(link())).collect();
+        let threads = links.iter().enumerate().map(|(index, link)| {
+            let (shared, link, view) = (shared.clone(), link.clone(), view.clone());
+            std::thread::spawn(move || {
+                let mut worker = Some(Worker::new(index, shared, link, view, idle));
+                around(&mut || worker.take().unwrap().run());
+            })
+        });
+        Floor {
+            threads: threads.collect(),
+            shared,
+            links,
+            view,
+            streams: vec![0; workers],
+        }
+    }
+
+    /// Makes a change, as the control thread does, and waits until all work by it. Returns what came back, by worker,
+    /// and the view that was replaced.
+    pub fn change(&mut self, change: Change) -> (Vec<Update>, Arc<View>) {
+        let mut ports = self.view.ports.clone();
+        if let Some((number, port)) = change.port {
+            ports[usize::from(number)] = Some(port);
+        }
+        let view = View {
+            ports,
+            fdb: self.view.fdb.clone(),
+            flows: self.view.flows,
+        };
+        let replaced = std::mem::replace(&mut self.view, Arc::new(view));
+        let mut updates: Vec<Update> = self
+            .streams
+            .iter()
+            .map(|streams| Update::new(self.view.clone(), streams + 1))
+            .collect();
+        for (worker, stream) in change.add {
+            updates[worker].add.push(stream);
+            self.streams[worker] += 1;
+        }
+        for (worker, id) in change.remove {
+            updates[worker].remove.push(id);
+            updates[worker].removed.reserve(1);
+            self.streams[worker] -= 1;
+        }
+        for (link, update) in self.links.iter().zip(updates) {
+            assert!(link.mailbox.publish(update).is_ok());
+            link.waker.wake();
+        }
+        let back = self.links.iter().map(|link| {
+            let back = link.mailbox.wait_retired(PATIENCE, || ());
+            back.expect("a worker does not come round")
+        });
+        (back.collect(), replaced)
+    }
+
+    /// Says that `mac` was seen on `port`, outside every VLAN.
+    pub fn learn(&self, mac: [u8; 6], port: u16) {
+        let key = self.view.fdb.key(Mac::new(mac), 0);
+        self.view.fdb.learn(key, port, 0, |port| {
+            self.view.port(port).map(|port| &*port.quota)
+        });
+    }
+
+    /// Ends the workers; says how long that took.
+    pub fn stop(mut self) -> Duration {
+        let start = Instant::now();
+        self.end();
+        start.elapsed()
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.links.iter().for_each(|link| link.waker.wake());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() && !std::thread::panicking() {
+                panic!("a worker panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Has the switch see what was sent, with a kick if it asks for one.
+pub fn publish(driver: &mut Driver, kick: &EventFd) {
+    if driver.transmit.ring().publish() {
+        kick.signal().unwrap();
+    }
+}
+
+/// Tries until it works, or for too long.
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}

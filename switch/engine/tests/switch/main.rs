@@ -1,0 +1,22 @@
+//! The engine against guests that exist only as rings in a memfd: the stages one by one, and real workers.
+#![allow(missing_docs)]
+#![cfg(not(loom))]
+
+mod bridge;
+mod checks;
+mod escapes;
+mod fdb_threads;
+mod floor;
+mod frames;
+mod ledger;
+mod order;
+mod ports;
+mod queues;
+mod reports;
+mod rig;
+mod runs;
+mod sleep;
+mod threads;
+/// Guests for the rings' own tests: memory, both sides of a ring, random numbers.
+#[path = "../../../vring/tests/device/world.rs"]
+mod world;

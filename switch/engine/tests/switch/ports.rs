@@ -1,0 +1,129 @@
+//! A port of the switch with a guest behind it.
+
+use std::sync::Arc;
+
+use crosspoint_engine::counters::PortCounters;
+use crosspoint_engine::fdb::Quota;
+use crosspoint_engine::stream::{Source, Stream};
+use crosspoint_engine::view::{Egress, PortView};
+use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
+use crosspoint_guest::{ChainSplit, RingLayout, VirtioNetHdr};
+use crosspoint_vring::feature;
+
+use crate::world::{Guest, MODERN, call};
+
+/// What a port and its guest are like.
+#[derive(Clone, Debug)]
+pub struct PortOptions {
+    pub vlan: VlanPolicy,
+    pub features: u64,
+    /// Receive queues. There is one transmit queue.
+    pub queues: usize,
+    pub transmit_size: u16,
+    pub receive_size: u16,
+    /// Bytes of a receive buffer, header included.
+    pub buffer_len: usize,
+    pub split: ChainSplit,
+    pub frame_len_max: usize,
+    /// Addresses it may learn; 0 for any number.
+    pub mac_limit: u32,
+}
+
+impl Default for PortOptions {
+    fn default() -> PortOptions {
+        PortOptions {
+            vlan: VlanPolicy::Unaware,
+            features: MODERN | feature::CSUM | feature::GUEST_CSUM,
+            queues: 1,
+            transmit_size: 256,
+            receive_size: 256,
+            buffer_len: 2048,
+            split: ChainSplit::Single,
+            frame_len_max: 1600,
+            mac_limit: 0,
+        }
+    }
+}
+
+/// The guest's side.
+pub struct Driver {
+    pub guest: Guest,
+    pub transmit: TransmitQueue,
+    pub receive: Vec<ReceiveQueue>,
+}
+
+impl Driver {
+    /// Adds a frame for which nothing is to be done; the ring must have room.
+    pub fn send(&mut self, frame: &[u8]) {
+        let sent = self.transmit.send(&VirtioNetHdr::default(), frame);
+        assert!(sent.unwrap(), "no room");
+    }
+
+    /// Posts all buffers, to be seen by the switch.
+    pub fn post_all(&mut self) {
+        for queue in &mut self.receive {
+            queue.post(u16::MAX).unwrap();
+            let _ = queue.ring().publish();
+        }
+    }
+
+    /// The frames that are there, by queue. Their buffers are posted again, unless that was turned off.
+    pub fn received(&mut self) -> Vec<Vec<Vec<u8>>> {
+        let take = |queue: &mut ReceiveQueue| {
+            let frames = queue.receive().unwrap();
+            let _ = queue.ring().publish();
+            frames.into_iter().map(|(_, bytes)| bytes).collect()
+        };
+        self.receive.iter_mut().map(take).collect()
+    }
+}
+
+/// The switch's side.
+pub struct Port {
+    pub view: PortView,
+    pub stream: Stream,
+}
+
+/// Port `number` of a switch with `workers` workers, and its guest; no buffers are posted yet.
+pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port) {
+    let PortOptions {
+        features,
+        transmit_size,
+        receive_size,
+        buffer_len,
+        frame_len_max,
+        ..
+    } = *options;
+    let (area, tables) = TransmitQueue::memory_len(transmit_size, frame_len_max);
+    let (buffers, more_tables) = ReceiveQueue::memory_len(receive_size, buffer_len);
+    let rings = RingLayout::contiguous_len(transmit_size)
+        + options.queues * RingLayout::contiguous_len(receive_size);
+    let len = area + tables + options.queues * (buffers + more_tables + 0x1000) + rings + 0x2000;
+    let mut guest = Guest::new(len.next_multiple_of(4096));
+    let (transmit, from) = guest.transmit(transmit_size, 0, features, frame_len_max);
+    let (mut receive, mut to) = (Vec::new(), Vec::new());
+    for _ in 0..options.queues {
+        let (_event, notifier) = call();
+        let ring = (receive_size, 0);
+        let (queue, device) =
+            guest.receive(ring, features, buffer_len, options.split, workers, notifier);
+        receive.push(queue);
+        to.push(Arc::new(device));
+    }
+    let counters = Arc::new(PortCounters::new(workers, options.queues));
+    let view = PortView {
+        name: format!("guest-{number}").into(),
+        vlan: Arc::new(options.vlan.clone()),
+        egress: Egress::Guest(to.into()),
+        counters: counters.clone(),
+        quota: Arc::new(Quota::new(options.mac_limit)),
+    };
+    let stream = Stream::new((number, 0), Source::Guest(Box::new(from)), counters);
+    let driver = Driver {
+        guest,
+        transmit,
+        receive,
+    };
+    (driver, Port { view, stream })
+}

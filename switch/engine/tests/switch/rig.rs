@@ -1,0 +1,102 @@
+//! A switch without threads: the stages are called one after the other, as a worker calls them.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crosspoint_engine::deliver::{Tx, deliver};
+use crosspoint_engine::fdb::Fdb;
+use crosspoint_engine::stages::{Keys, admit, lookup, parse};
+use crosspoint_engine::stream::Stream;
+use crosspoint_engine::view::View;
+use crosspoint_frame::Burst;
+use crosspoint_packet::FlowHasher;
+
+use crate::ports::{Driver, PortOptions, port};
+
+pub struct Rig {
+    pub view: View,
+    pub drivers: Vec<Driver>,
+    pub streams: Vec<Stream>,
+    workers: Vec<Tx>,
+    pub burst: Burst,
+    keys: Keys,
+}
+
+impl Rig {
+    /// A switch with these ports, and as many workers to take turns.
+    pub fn new(options: &[PortOptions], workers: usize, seed: u64) -> Rig {
+        let mut rig = Rig {
+            view: View {
+                ports: Box::new([]),
+                fdb: Arc::new(Fdb::new(0, [seed, !seed])),
+                flows: FlowHasher::new(seed),
+            },
+            drivers: Vec::new(),
+            streams: Vec::new(),
+            workers: (0..workers).map(Tx::new).collect(),
+            burst: Burst::new(),
+            keys: Keys::default(),
+        };
+        let mut ports = Vec::new();
+        for (number, options) in options.iter().enumerate() {
+            let (driver, made) = port(number as u16, options, workers);
+            ports.push(Some(made.view));
+            rig.drivers.push(driver);
+            rig.streams.push(made.stream);
+        }
+        rig.view.ports = ports.into();
+        rig
+    }
+
+    /// One burst from port `ingress`, all the way, on worker `worker`. Returns how many frames it had.
+    pub fn turn(&mut self, worker: usize, ingress: usize) -> usize {
+        self.turn_with(worker, ingress, |_, _, _| ())
+    }
+
+    /// The same, with something that happens after all frames have been looked up.
+    pub fn turn_with(
+        &mut self,
+        worker: usize,
+        ingress: usize,
+        meanwhile: impl FnOnce(&mut Burst, &View, &mut Keys),
+    ) -> usize {
+        let Rig {
+            view,
+            streams,
+            workers,
+            burst,
+            keys,
+            ..
+        } = self;
+        let (stream, tx) = (&mut streams[ingress], &mut workers[worker]);
+        let count = stream.receive(burst);
+        if count == 0 {
+            return 0;
+        }
+        let ingress = ingress as u16;
+        parse(burst);
+        admit(burst, view.port(ingress));
+        lookup(burst, ingress, view, 0, keys);
+        meanwhile(burst, view, keys);
+        deliver(burst, ingress, view, tx, stream.counters(worker));
+        stream.complete(worker);
+        fence(Ordering::SeqCst);
+        stream.flush(worker);
+        tx.flush(view);
+        count
+    }
+
+    /// Sends these frames from port `ingress` and handles them, as many bursts as that takes.
+    pub fn pass(&mut self, ingress: usize, frames: &[Vec<u8>]) {
+        for frame in frames {
+            self.drivers[ingress].send(frame);
+        }
+        let _ = self.drivers[ingress].transmit.ring().publish();
+        while self.turn(0, ingress) > 0 {}
+    }
+
+    /// How many workers take turns.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+}
