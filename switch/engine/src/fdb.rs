@@ -257,7 +257,9 @@ impl Fdb {
             };
             // Before the entry: the sweeper must not take a new entry for an old one.
             age.store(tick, Ordering::Relaxed);
-            let won = slot.compare_exchange(old, new, Ordering::Release, Ordering::Relaxed);
+            // Acquire too: the old owner took its quota before it left the entry, and we give
+            // it back after.
+            let won = slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
             if won.is_err() {
                 continue;
             }
