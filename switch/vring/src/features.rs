@@ -7,14 +7,20 @@ pub mod feature {
     pub const CSUM: u64 = 1 << 0;
     /// The driver takes frames with partial checksums.
     pub const GUEST_CSUM: u64 = 1 << 1;
+    /// The configuration space has the largest MTU.
+    pub const MTU: u64 = 1 << 3;
     /// The configuration space has the MAC address.
     pub const MAC: u64 = 1 << 5;
     /// A frame may span several receive buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// The configuration space has the link status.
     pub const STATUS: u64 = 1 << 16;
+    /// The driver announces itself where the device asks it to, after a migration.
+    pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     /// Several queue pairs.
     pub const MQ: u64 = 1 << 22;
+    /// vhost: every write to guest memory is marked in the dirty log.
+    pub const LOG_ALL: u64 = 1 << 26;
     /// Legacy: any descriptor layout. VERSION_1 implies it.
     pub const ANY_LAYOUT: u64 = 1 << 27;
     /// Indirect descriptor tables.
@@ -25,20 +31,29 @@ pub mod feature {
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     /// virtio 1.0 or later.
     pub const VERSION_1: u64 = 1 << 32;
+    /// Packed rings (virtio 1.2, 2.8).
+    pub const RING_PACKED: u64 = 1 << 34;
+    /// Buffers are used in the order in which they were made available.
+    pub const IN_ORDER: u64 = 1 << 35;
 
     /// The bits that the switch works with, by name, for people.
     pub const NAMES: &[(u64, &str)] = &[
         (CSUM, "CSUM"),
         (GUEST_CSUM, "GUEST_CSUM"),
+        (MTU, "MTU"),
         (MAC, "MAC"),
         (MRG_RXBUF, "MRG_RXBUF"),
         (STATUS, "STATUS"),
+        (GUEST_ANNOUNCE, "GUEST_ANNOUNCE"),
         (MQ, "MQ"),
+        (LOG_ALL, "LOG_ALL"),
         (ANY_LAYOUT, "ANY_LAYOUT"),
         (INDIRECT_DESC, "INDIRECT_DESC"),
         (EVENT_IDX, "EVENT_IDX"),
         (PROTOCOL_FEATURES, "PROTOCOL_FEATURES"),
         (VERSION_1, "VERSION_1"),
+        (RING_PACKED, "RING_PACKED"),
+        (IN_ORDER, "IN_ORDER"),
     ];
 }
 
