@@ -76,8 +76,9 @@ pub struct Vring<'a> {
     pub index: u32,
     /// Size and guest addresses.
     pub layout: RingLayout,
-    /// Where the device starts reading the available ring.
-    pub base: u16,
+    /// Where the device goes on. Split: the index of the available ring. Packed: the position in the ring of the next
+    /// available descriptor ([`crate::Position::to_bits`]), and in the upper half that of the next used one.
+    pub base: u32,
     /// Driver to device; without, the device polls.
     pub kick: Option<&'a EventFd>,
     /// Device to driver; without, the driver polls.
@@ -254,7 +255,7 @@ impl Session {
             vring.index,
             vring.layout.size.into(),
         )?;
-        self.set_vring_state(request::SET_VRING_BASE, vring.index, vring.base.into())?;
+        self.set_vring_state(request::SET_VRING_BASE, vring.index, vring.base)?;
         let user = |address| memory.user_address(address);
         let addresses = [
             user(vring.layout.descriptors)?,
@@ -303,16 +304,15 @@ impl Session {
         self.set_vring_state(request::SET_VRING_ENABLE, index, enable.into())
     }
 
-    /// GET_VRING_BASE: stops the ring, and says up to where the device has read the available ring.
+    /// GET_VRING_BASE: stops the ring, and says where the device goes on, as [`Vring::base`] has it.
     ///
     /// # Errors
-    /// The session's.
-    pub fn vring_base(&mut self, index: u32) -> Result<u16, SessionError> {
+    /// The session's; of a split ring, a base beyond 65535.
+    pub fn vring_base(&mut self, index: u32) -> Result<u32, SessionError> {
+        let packed = self.negotiated.features & features::RING_PACKED != 0;
+        let fits = |base: &u32| packed || *base <= u32::from(u16::MAX);
         let reply = self.query(request::GET_VRING_BASE, &vring_state(index, 0), &[])?;
-        match (
-            reply.u32_at(0),
-            reply.u32_at(4).and_then(|base| u16::try_from(base).ok()),
-        ) {
+        match (reply.u32_at(0), reply.u32_at(4).filter(fits)) {
             (Some(of), Some(base)) if of == index => Ok(base),
             _ => Err(SessionError::Reply {
                 request: request::GET_VRING_BASE,

@@ -5,9 +5,11 @@ use crate::frontend::{Negotiated, STATUS_DRIVER_OK, Session, SessionError, Vring
 use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, RegionLayout};
 use crate::message::{protocol, request};
 use crate::net::{VirtioNetHdr, features, header_len};
+use crate::packed::{Position, Progress};
 use crate::pump::{RxPump, TxPump, TxPumpOptions};
 use crate::queue::{ChainSplit, QueueError, ReceiveQueue, TransmitQueue};
-use crate::ring::{RingError, RingLayout, SplitRing};
+use crate::ring::{RingError, RingLayout};
+use crate::virtqueue::Virtqueue;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +47,12 @@ pub enum GuestError {
         /// Negotiated now.
         offered: u64,
     },
+    /// Packed rings are wanted, and the back end does not offer them.
+    #[error("guest: no packed rings among the features {offered:#x}")]
+    NotPacked {
+        /// What it offers.
+        offered: u64,
+    },
 }
 
 impl From<RingError> for GuestError {
@@ -58,9 +66,11 @@ impl From<RingError> for GuestError {
 pub struct GuestOptions {
     /// Queue pairs.
     pub queue_pairs: u16,
-    /// Entries of each ring, a power of two up to 32768.
+    /// Entries of each ring, a power of two up to 32768 (packed rings: any number up to 32768).
     pub ring_size: u16,
-    /// Device features to take when offered.
+    /// Packed rings instead of split ones; a back end that does not offer them is refused.
+    pub packed: bool,
+    /// Device features to take when offered; `RING_PACKED` follows from `packed`.
     pub features: u64,
     /// Protocol features to take when offered.
     pub protocol_features: u64,
@@ -82,7 +92,7 @@ pub struct GuestOptions {
     pub indirect: bool,
     /// Bytes of the longest frame to transmit.
     pub frame_len_max: usize,
-    /// Where the indices of the rings start.
+    /// Where the rings start: [`Virtqueue::reset`].
     pub base: u16,
     /// No call and kick eventfds: both sides poll.
     pub polling: bool,
@@ -96,6 +106,7 @@ impl Default for GuestOptions {
         Self {
             queue_pairs: 1,
             ring_size: 256,
+            packed: false,
             features: features::VERSION_1 | features::MRG_RXBUF | features::PROTOCOL_FEATURES,
             protocol_features: protocol::MQ | protocol::REPLY_ACK,
             region_bases: vec![0],
@@ -118,6 +129,8 @@ impl Default for GuestOptions {
 #[derive(Debug)]
 struct Attachment {
     layout: RingLayout,
+    /// Of a packed ring.
+    progress: Option<Progress>,
     kick: Arc<EventFd>,
     call: Arc<EventFd>,
 }
@@ -141,7 +154,7 @@ pub struct Guest {
     session: Option<Session>,
     path: Option<PathBuf>,
     /// What the back end said at [`Guest::stop`].
-    bases: Option<Vec<u16>>,
+    bases: Option<Vec<u32>>,
     kicks: u64,
 }
 
@@ -177,14 +190,15 @@ impl Guest {
         let window = |(address, len): (u64, usize)| self.memory.window(address, len);
         let ring = |address| {
             let layout = RingLayout::contiguous(options.ring_size, address);
-            SplitRing::new(&self.memory, layout, options.base, false)
+            Virtqueue::new(&self.memory, layout, options.packed, options.base)
         };
-        let (receive_ring, transmit_ring) =
+        let (mut receive_ring, mut transmit_ring) =
             (ring(plan.receive.ring.0)?, ring(plan.transmit.ring.0)?);
-        for ring in [&receive_ring, &transmit_ring] {
+        for ring in [&mut receive_ring, &mut transmit_ring] {
             let (kick, call) = (Arc::new(EventFd::new()?), Arc::new(EventFd::new()?));
             self.attachments.push(Attachment {
                 layout: ring.layout(),
+                progress: ring.packed_mut().map(|ring| ring.progress()),
                 kick,
                 call,
             });
@@ -239,13 +253,19 @@ impl Guest {
     }
 
     /// Starts the device over `session`. The first time also starts the driver; again, the rings go on where the back
-    /// end said that it stopped ([`Guest::stop`]), or, when it went away, at the used index, as QEMU does.
+    /// end said that it stopped ([`Guest::stop`]), or, when it went away, at the used index, as QEMU does. A packed
+    /// ring has no such index in memory: there it is what the driver has taken, and the used descriptors behind that.
+    /// A pump on a packed ring that is used in order has to have taken all of them.
     ///
     /// # Errors
-    /// The session's.
+    /// The session's; no packed rings.
     pub fn attach(&mut self, mut session: Session) -> Result<(), GuestError> {
-        let negotiated =
-            session.negotiate(self.options.features, self.options.protocol_features)?;
+        let negotiated = session.negotiate(self.wanted(), self.options.protocol_features)?;
+        if self.options.packed && negotiated.features & features::RING_PACKED == 0 {
+            return Err(GuestError::NotPacked {
+                offered: negotiated.offered,
+            });
+        }
         match self.started {
             None => self.start(negotiated.features)?,
             Some(started)
@@ -289,14 +309,46 @@ impl Guest {
         Ok(())
     }
 
-    fn resume_at(&self, index: usize) -> Result<u16, GuestError> {
+    /// Features to take when offered.
+    fn wanted(&self) -> u64 {
+        let packed = if self.options.packed {
+            features::RING_PACKED
+        } else {
+            0
+        };
+        self.options.features & !features::RING_PACKED | packed
+    }
+
+    fn resume_at(&mut self, index: usize) -> Result<u32, GuestError> {
         if let Some(bases) = &self.bases {
             return Ok(bases[index]);
+        }
+        if let Some(position) = self.packed_position(index) {
+            let bits = u32::from(position.to_bits());
+            return Ok(bits | (bits << 16));
         }
         let mut used_index = [0; 2];
         self.memory
             .read(self.attachments[index].layout.used + 2, &mut used_index)?;
-        Ok(u16::from_le_bytes(used_index))
+        Ok(u16::from_le_bytes(used_index).into())
+    }
+
+    /// Where the device that went away had come to, if the ring is packed.
+    fn packed_position(&mut self, index: usize) -> Option<Position> {
+        let progress = self.attachments[index].progress.as_ref()?;
+        let pair = &mut self.pairs[index / 2];
+        let ring = if index.is_multiple_of(2) {
+            pair.receive.as_mut().map(ReceiveQueue::virtqueue)
+        } else {
+            pair.transmit.as_mut().map(TransmitQueue::virtqueue)
+        };
+        match ring.and_then(Virtqueue::packed_mut) {
+            Some(ring) => Some(ring.device_position()),
+            None if self.started.unwrap_or(0) & features::IN_ORDER != 0 => {
+                Some(progress.used_position())
+            }
+            None => Some(progress.device_position()),
+        }
     }
 
     /// Starts the driver with `features`: posts the receive buffers. [`Guest::attach`] does this by itself.
@@ -306,15 +358,18 @@ impl Guest {
     pub fn start(&mut self, features: u64) -> Result<(), GuestError> {
         let header_len = header_len(features);
         let event_index = features & features::EVENT_IDX != 0;
+        let in_order = features & features::IN_ORDER != 0;
         let mergeable = features & features::MRG_RXBUF != 0;
         for pair in &mut self.pairs {
             if let Some(queue) = &mut pair.transmit {
                 queue.start(header_len, event_index);
+                queue.virtqueue().set_in_order(in_order);
             }
             if let Some(queue) = &mut pair.receive {
                 queue.start(header_len, event_index, mergeable);
+                queue.virtqueue().set_in_order(in_order);
                 queue.post(self.options.rx_posted)?;
-                let _ = queue.ring().publish(); // `attach` kicks in any case
+                let _ = queue.virtqueue().publish(); // `attach` kicks in any case
             }
         }
         self.started = Some(features);
@@ -336,11 +391,12 @@ impl Guest {
         Ok(())
     }
 
-    /// Stops all rings (GET_VRING_BASE), and returns where each goes on, by vring index. The session stays.
+    /// Stops all rings (GET_VRING_BASE), and returns where each goes on, by vring index, as [`Vring::base`] has it. The
+    /// session stays.
     ///
     /// # Errors
     /// The session's.
-    pub fn stop(&mut self) -> Result<Vec<u16>, GuestError> {
+    pub fn stop(&mut self) -> Result<Vec<u32>, GuestError> {
         self.enable(false)?;
         let count = self.attachments.len();
         let session = self.session()?;
@@ -356,8 +412,8 @@ impl Guest {
         self.session = None;
     }
 
-    /// What a reboot does to the rings: nothing outstanding, indices at `base`. The driver is to be started again,
-    /// which [`Guest::attach`] does. Call with the rings stopped, or disconnected.
+    /// What a reboot does to the rings: nothing outstanding, rings at `base` ([`Virtqueue::reset`]). The driver is to be
+    /// started again, which [`Guest::attach`] does. Call with the rings stopped, or disconnected.
     pub fn reset(&mut self, base: u16) {
         for pair in &mut self.pairs {
             if let Some(queue) = &mut pair.receive {
@@ -405,7 +461,7 @@ impl Guest {
     }
 
     fn publish_transmit(&mut self, queue: usize) -> Result<(), GuestError> {
-        if self.transmit_queue(queue)?.ring().publish() {
+        if self.transmit_queue(queue)?.virtqueue().publish() {
             self.kick(2 * queue + 1)?;
         }
         Ok(())
@@ -418,7 +474,7 @@ impl Guest {
     pub fn receive(&mut self, queue: usize) -> Result<Vec<(VirtioNetHdr, Vec<u8>)>, GuestError> {
         let receive = self.receive_queue(queue)?;
         let frames = receive.receive()?;
-        if receive.ring().publish() {
+        if receive.virtqueue().publish() {
             self.kick(2 * queue)?;
         }
         Ok(frames)
@@ -440,7 +496,7 @@ impl Guest {
         while frames.len() < count && Instant::now() < deadline {
             if self.options.polling {
                 std::thread::yield_now();
-            } else if !self.receive_queue(queue)?.ring().enable_calls()? {
+            } else if !self.receive_queue(queue)?.virtqueue().enable_calls()? {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.call_event(2 * queue)?.wait(left)?;
             }
@@ -458,7 +514,7 @@ impl Guest {
         loop {
             let transmit = self.transmit_queue(queue)?;
             transmit.reap()?;
-            if transmit.ring().outstanding() == 0 {
+            if transmit.virtqueue().outstanding() == 0 {
                 return Ok(true);
             }
             if Instant::now() >= deadline {

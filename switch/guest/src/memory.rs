@@ -10,7 +10,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// Bytes of a huge page: sizes of huge-page regions are rounded up to it.
 pub const HUGE_PAGE_LEN: usize = 2 << 20;
@@ -356,9 +356,10 @@ impl View<'_> {
         unsafe { self.host.add(offset).as_ptr() }
     }
 
+    /// Where a field of `T` is that both sides access atomically.
     #[inline(always)]
-    fn atomic(self, offset: usize) -> *mut u16 {
-        let at = self.at(offset, 2).cast::<u16>();
+    fn atomic<T>(self, offset: usize) -> *mut T {
+        let at = self.at(offset, size_of::<T>()).cast::<T>();
         assert!(at.is_aligned(), "misaligned ring field");
         at
     }
@@ -376,6 +377,21 @@ impl View<'_> {
     pub fn store_u16(self, offset: usize, value: u16, order: Ordering) {
         // SAFETY: as in `load_u16`.
         unsafe { AtomicU16::from_ptr(self.atomic(offset)) }.store(value.to_le(), order);
+    }
+
+    /// Loads an event suppression area of a packed ring.
+    #[inline(always)]
+    #[must_use]
+    pub fn load_u32(self, offset: usize, order: Ordering) -> u32 {
+        // SAFETY: as in `load_u16`.
+        u32::from_le(unsafe { AtomicU32::from_ptr(self.atomic(offset)) }.load(order))
+    }
+
+    /// Stores an event suppression area of a packed ring.
+    #[inline(always)]
+    pub fn store_u32(self, offset: usize, value: u32, order: Ordering) {
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU32::from_ptr(self.atomic(offset)) }.store(value.to_le(), order);
     }
 
     /// Copies `bytes` in.

@@ -42,7 +42,7 @@ pub mod features {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// Not a legacy device (6).
     pub const VERSION_1: u64 = 1 << 32;
-    /// Packed rings (2.8). This crate drives split rings only.
+    /// Packed rings (2.8).
     pub const RING_PACKED: u64 = 1 << 34;
     /// Buffers are used in the order in which they were made available (2.7.8).
     pub const IN_ORDER: u64 = 1 << 35;

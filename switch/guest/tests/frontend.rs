@@ -1,12 +1,17 @@
 //! What the front end promises, against a back end that records what it is told.
 
+mod device;
+
 use crosspoint_guest::message::{
     self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Message, VRING_NO_FD, protocol, request,
 };
-use crosspoint_guest::net::features::{EVENT_IDX, MRG_RXBUF, PROTOCOL_FEATURES, VERSION_1};
-use crosspoint_guest::{
-    Guest, GuestError, GuestOptions, Listener, RegionLayout, Session, SessionError,
+use crosspoint_guest::net::features::{
+    EVENT_IDX, MRG_RXBUF, PROTOCOL_FEATURES, RING_PACKED, VERSION_1,
 };
+use crosspoint_guest::{
+    Guest, GuestError, GuestOptions, Listener, RegionLayout, Session, SessionError, TxPumpOptions,
+};
+use device::packed::PackedDevice;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -366,6 +371,117 @@ fn after_the_back_end_vanished_the_rings_resume_at_the_used_index() {
         .map(|m| m.u32_at(4))
         .collect();
     assert_eq!(bases, [Some(500), Some(501)]);
+}
+
+const PACKED: Backend = Backend {
+    features: BACKEND.features | RING_PACKED,
+    ..BACKEND
+};
+
+fn bases(messages: &[Message]) -> Vec<u32> {
+    of(messages, request::SET_VRING_BASE)
+        .iter()
+        .filter_map(|message| message.u32_at(4))
+        .collect()
+}
+
+#[test]
+fn packed_rings_are_negotiated_when_asked_for_and_only_then() {
+    for (packed, base) in [(false, 0), (true, 0x8000_8000)] {
+        let (_directory, path, backend) = PACKED.listen(1);
+        let features = u64::MAX;
+        let options = GuestOptions {
+            packed,
+            features,
+            ..options()
+        };
+        let guest = Guest::connect(&path, options).unwrap();
+        let negotiated = guest.negotiated().features & RING_PACKED != 0;
+        assert_eq!(negotiated, packed);
+        drop(guest);
+        let messages = backend.join().unwrap().remove(0);
+        assert_eq!(bases(&messages), [base, base]);
+    }
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let options = GuestOptions {
+        packed: true,
+        ..options()
+    };
+    let error = Guest::connect(&path, options).unwrap_err();
+    assert!(matches!(error, GuestError::NotPacked { .. }), "{error}");
+    backend.join().unwrap();
+}
+
+#[test]
+fn the_areas_of_a_packed_ring_are_passed_in_the_places_of_the_split_ones() {
+    let (_directory, path, backend) = PACKED.listen(1);
+    let options = GuestOptions {
+        packed: true,
+        ring_size: 100,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    let layout = guest.receive_queue(0).unwrap().virtqueue().layout();
+    let user = [layout.descriptors, layout.used, layout.available]
+        .map(|address| guest.memory().user_address(address).unwrap());
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    let message = of(&messages, request::SET_VRING_ADDR)[0];
+    assert_eq!(
+        [8, 16, 24].map(|offset| message.u64_at(offset).unwrap()),
+        user
+    );
+}
+
+#[test]
+fn packed_rings_resume_where_the_back_end_stopped() {
+    let base = 0x0007_8009;
+    let (_directory, path, backend) = Backend { base, ..PACKED }.listen(2);
+    let options = GuestOptions {
+        packed: true,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    assert_eq!(guest.stop().unwrap(), [base, base + 1]);
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    drop(guest);
+    assert_eq!(bases(&backend.join().unwrap()[1]), [base, base + 1]);
+}
+
+#[test]
+fn packed_rings_resume_behind_the_used_descriptors_when_the_back_end_vanished() {
+    for pump in [false, true] {
+        let (_directory, path, backend) = PACKED.listen(2);
+        let options = GuestOptions {
+            packed: true,
+            base: 255,
+            ..options()
+        };
+        let mut guest = Guest::connect(&path, options).unwrap();
+        let layout = guest.transmit_queue(0).unwrap().virtqueue().layout();
+        let tx = if pump {
+            let mut tx = guest.take_tx_pump(0, &TxPumpOptions::default()).unwrap();
+            tx.poll().unwrap();
+            Some(tx)
+        } else {
+            guest.send(0, &[&[1; 60], &[2; 60], &[3; 60]]).unwrap();
+            None
+        };
+        let mut device = PackedDevice::new(guest.memory(), layout, 255);
+        for _ in 0..2 {
+            let chain = device.take().unwrap();
+            device.put(chain.id, 0, chain.slots);
+        }
+        guest.disconnect();
+        guest.reconnect().unwrap();
+        drop((guest, tx));
+        // The last slot of the first lap, and the first of the second; there the wrap counter is 0.
+        assert_eq!(
+            bases(&backend.join().unwrap()[1]),
+            [0x80ff_80ff, 0x0001_0001]
+        );
+    }
 }
 
 #[test]
