@@ -2,10 +2,13 @@
 
 use crate::event::EventFd;
 use crate::frontend::{Negotiated, STATUS_DRIVER_OK, Session, SessionError, Vring};
-use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, RegionLayout};
-use crate::message::{protocol, request};
+use crate::inflight::Inflight;
+use crate::log::DirtyLog;
+use crate::memory::{GuestMemory, MemoryError, Region, RegionLayout};
+use crate::message::protocol;
 use crate::net::{VirtioNetHdr, features, header_len};
 use crate::packed::{Position, Progress};
+use crate::plan::{PairPlan, Plan, QueuePlan};
 use crate::pump::{RxPump, TxPump, TxPumpOptions};
 use crate::queue::{ChainSplit, QueueError, ReceiveQueue, TransmitQueue};
 use crate::ring::{RingError, RingLayout};
@@ -14,9 +17,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Bytes at the start of each region that nothing is put in: guest address 0 is nobody's buffer.
-const RESERVED_LEN: usize = 4096;
 
 /// Why a guest failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,12 @@ pub enum GuestError {
     /// There is no session, or the guest was not connected by path.
     #[error("guest: not connected")]
     NotConnected,
+    /// The back end does not offer what this takes.
+    #[error("guest: the back end does not offer {0}")]
+    NotOffered(&'static str),
+    /// No such memory was added.
+    #[error("guest: no memory was added at {0:#x}")]
+    NoMemory(u64),
     /// After a reconnect the back end offers less than the driver was started with.
     #[error("guest: started with features {started:#x}, offered {offered:#x}")]
     FeaturesLost {
@@ -155,6 +161,12 @@ pub struct Guest {
     path: Option<PathBuf>,
     /// What the back end said at [`Guest::stop`].
     bases: Option<Vec<u32>>,
+    /// What [`Guest::add_memory`] added, one region each.
+    added: Vec<Arc<GuestMemory>>,
+    /// Of the running migration.
+    log: Option<DirtyLog>,
+    /// Kept from one session to the next.
+    inflight: Option<Inflight>,
     kicks: u64,
 }
 
@@ -174,6 +186,9 @@ impl Guest {
             session: None,
             path: None,
             bases: None,
+            added: Vec::new(),
+            log: None,
+            inflight: None,
             kicks: 0,
             memory,
             options,
@@ -279,34 +294,68 @@ impl Guest {
             }
             Some(_) => {}
         }
-        session.set_mem_table(&self.memory)?;
+        self.share_memory(&mut session)?;
+        self.start_rings(&mut session)?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Inflight region, memory and log of the guest, to a new session.
+    fn share_memory(&mut self, session: &mut Session) -> Result<(), GuestError> {
+        let protocol_features = session.negotiated().protocol_features;
+        if protocol_features & protocol::INFLIGHT_SHMFD != 0 {
+            let queues = self.attachments.len() as u16;
+            let inflight = match &self.inflight {
+                Some(inflight) => inflight.clone(),
+                None => session.inflight(queues, self.options.ring_size)?,
+            };
+            session.set_inflight(&inflight)?;
+            self.inflight = Some(inflight);
+        }
+        if protocol_features & protocol::CONFIGURE_MEM_SLOTS != 0 {
+            // As QEMU: no SET_MEM_TABLE at all.
+            session.max_mem_slots()?;
+            for region in self.regions() {
+                session.add_mem_region(region)?;
+            }
+        } else {
+            session.set_mem_regions(&self.regions())?;
+        }
+        if let Some(log) = &self.log {
+            session.set_log_base(log)?;
+            session.set_features(session.negotiated().features | features::LOG_ALL)?;
+        }
+        Ok(())
+    }
+
+    fn start_rings(&mut self, session: &mut Session) -> Result<(), GuestError> {
         for index in 0..self.attachments.len() {
             let base = self.resume_at(index)?;
-            let attachment = &self.attachments[index];
-            let (kick, call) = (attachment.kick.as_ref(), attachment.call.as_ref());
-            let polling = self.options.polling;
-            let (kick, call) = ((!polling).then_some(kick), (!polling).then_some(call));
-            let vring = Vring {
-                index: index as u32,
-                layout: attachment.layout,
-                base,
-                kick,
-                call,
-            };
-            session.start_vring(&self.memory, &vring)?;
+            session.start_vring(&self.memory, &self.vring(index, base))?;
         }
-        self.session = Some(session);
         self.bases = None;
-        self.enable(true)?;
-        if negotiated.protocol_features & protocol::STATUS != 0 {
-            self.session()?
-                .request_u64(request::SET_STATUS, STATUS_DRIVER_OK)?;
+        self.enable_on(session, true)?;
+        if session.negotiated().protocol_features & protocol::STATUS != 0 {
+            session.set_status(STATUS_DRIVER_OK)?;
         }
         // A kick starts a ring (vhost-user, "Starting and stopping rings").
         self.attachments
             .iter()
             .try_for_each(|attachment| attachment.kick.signal())?;
         Ok(())
+    }
+
+    fn vring(&self, index: usize, base: u32) -> Vring<'_> {
+        let attachment = &self.attachments[index];
+        let eventfds = !self.options.polling;
+        Vring {
+            index: index as u32,
+            layout: attachment.layout,
+            base,
+            log: self.log.is_some(),
+            kick: eventfds.then_some(attachment.kick.as_ref()),
+            call: eventfds.then_some(attachment.call.as_ref()),
+        }
     }
 
     /// Features to take when offered.
@@ -316,7 +365,7 @@ impl Guest {
         } else {
             0
         };
-        self.options.features & !features::RING_PACKED | packed
+        self.options.features & !(features::RING_PACKED | features::LOG_ALL) | packed
     }
 
     fn resume_at(&mut self, index: usize) -> Result<u32, GuestError> {
@@ -381,10 +430,15 @@ impl Guest {
     /// # Errors
     /// The session's.
     pub fn enable(&mut self, enable: bool) -> Result<(), GuestError> {
-        let count = self.attachments.len();
-        let session = self.session()?;
+        let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
+        let result = self.enable_on(&mut session, enable);
+        self.session = Some(session);
+        result
+    }
+
+    fn enable_on(&self, session: &mut Session, enable: bool) -> Result<(), GuestError> {
         if session.negotiated().features & features::PROTOCOL_FEATURES != 0 {
-            for index in 0..count {
+            for index in 0..self.attachments.len() {
                 session.enable_vring(index as u32, enable)?;
             }
         }
@@ -407,6 +461,40 @@ impl Guest {
         Ok(bases)
     }
 
+    /// Starts the rings again on the same session, after [`Guest::stop`] where the back end said, or after
+    /// [`Guest::reset_device`].
+    ///
+    /// # Errors
+    /// The session's; there is none.
+    pub fn restart(&mut self) -> Result<(), GuestError> {
+        let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
+        let result = self.start_rings(&mut session);
+        self.session = Some(session);
+        result
+    }
+
+    /// Stops all rings, and has the back end forget them (RESET_DEVICE). The driver keeps its buffers: it goes on with
+    /// [`Guest::restart`].
+    ///
+    /// # Errors
+    /// The session's; the back end does not offer this.
+    pub fn reset_device(&mut self) -> Result<(), GuestError> {
+        self.require(protocol::RESET_DEVICE, "RESET_DEVICE")?;
+        self.stop()?;
+        Ok(self.session()?.reset_device()?)
+    }
+
+    /// An error when a protocol feature is not in force.
+    fn require(&self, feature: u64, name: &'static str) -> Result<(), GuestError> {
+        match &self.session {
+            None => Err(GuestError::NotConnected),
+            Some(session) if session.negotiated().protocol_features & feature == 0 => {
+                Err(GuestError::NotOffered(name))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Hangs up without a word, as a killed guest does. Memory and rings stay.
     pub fn disconnect(&mut self) {
         self.session = None;
@@ -425,6 +513,120 @@ impl Guest {
         }
         self.started = None;
         self.bases = None;
+        self.inflight = None;
+    }
+}
+
+/// Memory that comes and goes, migration.
+impl Guest {
+    /// All regions that the back end is to know.
+    fn regions(&self) -> Vec<&Region> {
+        let memories = std::iter::once(&self.memory).chain(&self.added);
+        memories.flat_map(|memory| memory.regions()).collect()
+    }
+
+    /// Adds a region, as memory hotplug does: with ADD_MEM_REG, or, without CONFIGURE_MEM_SLOTS, in a new
+    /// SET_MEM_TABLE. Nothing is put in it; the memory returned is that region alone.
+    ///
+    /// # Errors
+    /// A region that overlaps another; the session's, the region is not added then.
+    pub fn add_memory(&mut self, layout: RegionLayout) -> Result<Arc<GuestMemory>, GuestError> {
+        let memory = GuestMemory::new(&[layout])?;
+        let added = &memory.regions()[0];
+        let overlaps = |region: &&Region| {
+            region.guest_base() < added.end() && added.guest_base() < region.end()
+        };
+        if self.regions().iter().any(overlaps) {
+            return Err(MemoryError::BadLayout.into());
+        }
+        self.added.push(Arc::clone(&memory));
+        let result = self.tell_memory(|session| session.add_mem_region(added));
+        if result.is_err() {
+            self.added.pop();
+        }
+        result.map(|()| memory)
+    }
+
+    /// Takes away the region that [`Guest::add_memory`] added at `guest_base`. The driver may still have buffers there,
+    /// which no real one would.
+    ///
+    /// # Errors
+    /// No such region; the session's, the region stays then.
+    pub fn remove_memory(&mut self, guest_base: u64) -> Result<(), GuestError> {
+        let at = |memory: &Arc<GuestMemory>| memory.regions()[0].guest_base() == guest_base;
+        let index = self.added.iter().position(at);
+        let index = index.ok_or(GuestError::NoMemory(guest_base))?;
+        let memory = self.added.remove(index);
+        let removed = &memory.regions()[0];
+        let result = self.tell_memory(|session| session.remove_mem_region(removed));
+        if result.is_err() {
+            self.added.insert(index, memory);
+        }
+        result
+    }
+
+    /// Tells the back end, if there is one, of a change of the regions.
+    fn tell_memory(
+        &mut self,
+        change: impl FnOnce(&mut Session) -> Result<(), SessionError>,
+    ) -> Result<(), GuestError> {
+        let Some(mut session) = self.session.take() else {
+            return Ok(());
+        };
+        let slots = protocol::CONFIGURE_MEM_SLOTS;
+        let result = if session.negotiated().protocol_features & slots != 0 {
+            change(&mut session)
+        } else {
+            session.set_mem_regions(&self.regions())
+        };
+        self.session = Some(session);
+        Ok(result?)
+    }
+
+    /// Begins to log which pages the back end writes, as QEMU does at the start of a migration: SET_LOG_BASE,
+    /// SET_FEATURES with `LOG_ALL`, SET_VRING_ADDR of each ring. The log covers the memory that there is now. It goes
+    /// on over reconnects, until [`Guest::stop_dirty_log`].
+    ///
+    /// # Errors
+    /// The session's; the back end does not offer this.
+    pub fn start_dirty_log(&mut self) -> Result<DirtyLog, GuestError> {
+        self.require(protocol::LOG_SHMFD, "LOG_SHMFD")?;
+        if self.negotiated().offered & features::LOG_ALL == 0 {
+            return Err(GuestError::NotOffered("LOG_ALL"));
+        }
+        let end = self.regions().iter().map(|region| region.end()).max();
+        let log = DirtyLog::new(end.unwrap_or(0))?;
+        self.session()?.set_log_base(&log)?;
+        self.log = Some(log.clone());
+        self.set_logging(features::LOG_ALL)?;
+        Ok(log)
+    }
+
+    /// Ends what [`Guest::start_dirty_log`] began.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn stop_dirty_log(&mut self) -> Result<(), GuestError> {
+        self.log = None;
+        self.set_logging(0)
+    }
+
+    /// SET_FEATURES with `log_all` or without, and the rings' addresses accordingly.
+    fn set_logging(&mut self, log_all: u64) -> Result<(), GuestError> {
+        let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
+        let features = session.negotiated().features | log_all;
+        let result = session.set_features(features).and_then(|()| {
+            (0..self.attachments.len())
+                .try_for_each(|index| session.set_vring_layout(&self.memory, &self.vring(index, 0)))
+        });
+        self.session = Some(session);
+        Ok(result?)
+    }
+
+    /// The inflight region, when INFLIGHT_SHMFD is in force. It stays over reconnects, and goes at [`Guest::reset`].
+    #[must_use]
+    pub fn inflight(&self) -> Option<&Inflight> {
+        self.inflight.as_ref()
     }
 }
 
@@ -654,91 +856,5 @@ impl Guest {
     #[must_use]
     pub fn kicks(&self) -> u64 {
         self.kicks
-    }
-}
-
-/// Address and bytes.
-type Range = (u64, usize);
-
-#[derive(Debug)]
-struct QueuePlan {
-    ring: Range,
-    area: Range,
-    tables: Range,
-}
-
-#[derive(Debug)]
-struct PairPlan {
-    receive: QueuePlan,
-    transmit: QueuePlan,
-}
-
-/// Where everything goes.
-struct Plan {
-    pairs: Vec<PairPlan>,
-    /// By region: base, and bytes taken.
-    regions: Vec<Range>,
-}
-
-impl Plan {
-    fn new(options: &GuestOptions) -> Self {
-        let regions = options
-            .region_bases
-            .iter()
-            .map(|&base| (base, RESERVED_LEN))
-            .collect();
-        let mut plan = Self {
-            pairs: Vec::new(),
-            regions,
-        };
-        let size = options.ring_size;
-        let mut turn = 0;
-        for _ in 0..options.queue_pairs {
-            let receive = plan.queue(
-                size,
-                ReceiveQueue::memory_len(size, options.rx_buffer_len),
-                &mut turn,
-            );
-            let transmit = plan.queue(
-                size,
-                TransmitQueue::memory_len(size, options.frame_len_max),
-                &mut turn,
-            );
-            plan.pairs.push(PairPlan { receive, transmit });
-        }
-        plan
-    }
-
-    fn queue(
-        &mut self,
-        size: u16,
-        (area_len, tables_len): (usize, usize),
-        turn: &mut usize,
-    ) -> QueuePlan {
-        let ring = self.take(RingLayout::contiguous_len(size), turn);
-        let area = self.take(area_len, turn);
-        let tables = self.take(tables_len, turn);
-        QueuePlan { ring, area, tables }
-    }
-
-    fn take(&mut self, len: usize, turn: &mut usize) -> Range {
-        let count = self.regions.len().max(1);
-        let Some((base, taken)) = self.regions.get_mut(*turn % count) else {
-            return (0, len);
-        };
-        *turn += 1;
-        let address = base.wrapping_add(*taken as u64);
-        *taken = (*taken + len).next_multiple_of(CACHE_LINE_LEN);
-        (address, len)
-    }
-
-    fn regions(&self, options: &GuestOptions) -> Vec<RegionLayout> {
-        let huge_pages = options.huge_pages;
-        let own = self.regions.iter().map(|&(guest_base, len)| RegionLayout {
-            guest_base,
-            len,
-            huge_pages,
-        });
-        own.chain(options.extra_regions.iter().copied()).collect()
     }
 }

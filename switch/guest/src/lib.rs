@@ -15,6 +15,7 @@
 //! | [`event`] | kick and call eventfds |
 //! | [`message`] | vhost-user messages as bytes, hostile ones included |
 //! | [`frontend`] | a vhost-user session: negotiation, memory table, rings |
+//! | [`log`], [`inflight`] | what front end and back end share besides guest memory |
 //! | [`queue`] | frames in and out of one ring, byte for byte |
 //! | [`guest`] | memory + queue pairs + session |
 //! | [`pump`] | tight generator and sink loops |
@@ -23,10 +24,13 @@
 pub mod event;
 pub mod frontend;
 pub mod guest;
+pub mod inflight;
+pub mod log;
 pub mod memory;
 pub mod message;
 pub mod net;
 pub mod packed;
+mod plan;
 pub mod pump;
 pub mod queue;
 pub mod ring;
@@ -35,6 +39,8 @@ pub mod virtqueue;
 pub use event::EventFd;
 pub use frontend::{Listener, Negotiated, Session, SessionError};
 pub use guest::{Guest, GuestError, GuestOptions};
+pub use inflight::Inflight;
+pub use log::DirtyLog;
 pub use memory::{GuestMemory, MemoryError, RegionLayout, View, Window};
 pub use net::VirtioNetHdr;
 pub use packed::{PackedDescriptor, PackedRing, Position};

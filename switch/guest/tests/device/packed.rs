@@ -39,7 +39,7 @@ pub struct PackedDevice {
 
 impl PackedDevice {
     pub fn new(memory: &Arc<GuestMemory>, layout: RingLayout, base: u16) -> Self {
-        let at = (base % layout.size, (base / layout.size) % 2 == 0);
+        let at = (base % layout.size, (base / layout.size).is_multiple_of(2));
         Self {
             memory: Arc::clone(memory),
             layout,
