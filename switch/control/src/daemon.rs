@@ -136,9 +136,7 @@ fn open_port(
             fabric.clone(),
             number,
             &port.name,
-            &vhost.socket,
-            vhost.role,
-            vhost.queue_pairs,
+            vhost,
         )?),
     }
     Ok(())
