@@ -48,7 +48,11 @@ fn the_keys_of_one_port_are_these() {
 
 #[test]
 fn one_port_fits_eighty_columns() {
-    for line in PORTS.map(|name| port_text(name, &picture())).concat().lines() {
+    for line in PORTS
+        .map(|name| port_text(name, &picture()))
+        .concat()
+        .lines()
+    {
         assert!(line.chars().count() <= 80, "{line}");
         assert_eq!(line, line.trim_end());
     }

@@ -214,7 +214,8 @@ impl Checker {
     /// The address of one station.
     pub(super) fn mac(&mut self, field: Field<String>) -> Option<Mac> {
         let must = "a MAC address of one station";
-        let help = "six bytes in hexadecimal, the first even, for example: mac = \"52:54:00:12:34:56\"";
+        let help =
+            "six bytes in hexadecimal, the first even, for example: mac = \"52:54:00:12:34:56\"";
         let (text, span) = self.value(field, "mac", must, help)?;
         let label = match parse_mac(&text) {
             None => "not six bytes in hexadecimal, with colons between them",

@@ -63,7 +63,9 @@ fn device_lines(device: &DeviceStatus, mut add: impl FnMut(&str, String)) {
     );
     add("rings", device.ring_type.clone());
     add("mac", device.mac.clone().unwrap_or_else(|| "-".to_owned()));
-    let set = device.mtu_set.map(|mtu| format!("; the front end set {mtu}"));
+    let set = device
+        .mtu_set
+        .map(|mtu| format!("; the front end set {mtu}"));
     add("mtu", format!("{}{}", device.mtu, set.unwrap_or_default()));
 }
 
