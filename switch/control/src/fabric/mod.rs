@@ -5,6 +5,7 @@
 //! loses, wait until each has passed a quiescent point, and only then free what was replaced.
 //! Ports that a change does not name keep their rings and lose no frame.
 
+mod announce;
 mod placement;
 mod report;
 mod worker;
@@ -15,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
@@ -30,6 +31,7 @@ use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, RingFault, lost_mappings};
 use crosspoint_xsk::{XskSocket, XskTx};
 
+use crate::status::DeviceStatus;
 pub use worker::WorkerError;
 
 /// How long a worker may take to come round before the log says so. It is waited for all the
@@ -133,6 +135,9 @@ struct Port {
     options: PortOptions,
     state: PortState,
     detail: String,
+    /// When `state` became what it is.
+    since: Instant,
+    device: Option<DeviceStatus>,
     properties: BTreeMap<String, String>,
     streams: BTreeMap<u16, Placed>,
     memory: Option<Arc<GuestMemory>>,
@@ -233,6 +238,8 @@ impl Fabric {
             options,
             state: PortState::Down,
             detail: String::new(),
+            since: Instant::now(),
+            device: None,
             properties: BTreeMap::new(),
             streams: BTreeMap::new(),
             memory: None,
@@ -267,6 +274,9 @@ impl Fabric {
         };
         let was_quarantined = port.state == PortState::Quarantined;
         if let Some((state, detail)) = change.state.take() {
+            if state != port.state {
+                port.since = Instant::now();
+            }
             (port.state, port.detail) = (state, detail);
         } else if was_quarantined {
             change.add.clear();

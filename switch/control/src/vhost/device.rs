@@ -4,6 +4,9 @@
 //! changes what is known, and then the rings are brought in line with that
 //! ([`Device::reconcile`]).
 
+mod describe;
+mod messages;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,6 +20,9 @@ use crosspoint_vring::{
 };
 use vhost::vhost_user::{Backend, Error, Result};
 
+use describe::Notes;
+
+use crate::config;
 use crate::fabric::{Fabric, NewStream, PortChange, PortState};
 
 /// Most memory regions of one guest (vhost-user protocol, GET_MAX_MEM_SLOTS; QEMU's own limit).
@@ -65,16 +71,24 @@ pub(super) struct Device {
     log: Option<Arc<DirtyLog>>,
     inflight: Option<Arc<InflightRegion>>,
     vrings: Vec<Vring>,
+    config: config::VhostPort,
+    notes: Notes,
 }
 
 impl Device {
-    pub(super) fn new(fabric: Arc<Fabric>, port: u16, name: &str, queue_pairs: u16) -> Device {
+    pub(super) fn new(
+        fabric: Arc<Fabric>,
+        port: u16,
+        name: &str,
+        config: config::VhostPort,
+    ) -> Device {
+        let queue_pairs = config.queue_pairs;
         Device {
             fabric,
             port,
             name: name.to_owned(),
             queue_pairs,
-            offered: Features::offered(queue_pairs),
+            offered: messages::offered(&config),
             features: Features::default(),
             protocol_features: 0,
             channel: None,
@@ -82,6 +96,8 @@ impl Device {
             log: None,
             inflight: None,
             vrings: (0..2 * queue_pairs).map(|_| Vring::default()).collect(),
+            config,
+            notes: Notes::default(),
         }
     }
 
@@ -397,20 +413,12 @@ impl Device {
         Ok(())
     }
 
-    /// The device as it was at the beginning; the front end goes on.
-    pub(super) fn reset(&mut self) {
-        self.stop_all();
-        self.features = Features::default();
-        for vring in &mut self.vrings {
-            *vring = Vring::default();
-        }
-        self.reconcile();
-    }
-
-    /// The front end is gone: nothing of the guest is used after this.
-    pub(super) fn disconnect(&mut self) {
-        self.stop_all();
+    /// The front end is gone, and why: nothing of the guest is used after this.
+    pub(super) fn disconnect(&mut self, why: &str) {
         self.reset();
+        self.vrings.iter_mut().for_each(|v| *v = Vring::default());
+        self.protocol_features = 0;
+        self.notes = self.notes.after(why);
         let state = Some((PortState::Down, "no front end is connected".to_owned()));
         let properties = Some(BTreeMap::new());
         self.change(PortChange {
@@ -425,10 +433,12 @@ impl Device {
         self.inflight = None;
         self.channel = None;
         self.fabric.forget_addresses(self.port);
+        self.describe();
     }
 
     /// A front end has connected: whatever the last one did is forgotten.
     pub(super) fn connect(&mut self) {
+        self.notes.connections += 1;
         let state = Some((
             PortState::Connected,
             "the front end is setting up".to_owned(),
@@ -437,6 +447,7 @@ impl Device {
             state,
             ..PortChange::default()
         });
+        self.describe();
     }
 
     fn change(&self, change: PortChange) -> Vec<Stream> {
@@ -514,7 +525,8 @@ impl Device {
             }
             started = true;
         }
-        if started {
+        // Also when the last ring has stopped: the port is no longer up.
+        if started || self.fabric.port_state(self.port) != self.state().0 {
             let egress = Some(self.egress());
             let (state, properties) = (Some(self.state()), Some(self.properties(memory.get())));
             self.change(PortChange {

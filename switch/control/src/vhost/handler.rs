@@ -22,7 +22,11 @@ fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::BACKEND_REQ
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::INFLIGHT_SHMFD
-        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::RARP
+        | VhostUserProtocolFeatures::MTU
+        | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::STATUS;
     // Only where there is a choice: QEMU takes the answer to GET_QUEUE_NUM for pairs, Cloud
     // Hypervisor for rings, and without MQ neither asks.
     match queue_pairs {
@@ -30,10 +34,6 @@ fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
         _ => always | VhostUserProtocolFeatures::MQ,
     }
 }
-
-/// Length of struct virtio_net_config up to the queue pairs and the MTU (virtio 1.2, 5.1.4).
-const CONFIG_LEN: usize = 12;
-const LINK_UP: u16 = 1;
 
 impl Handler {
     pub(super) fn device(&self) -> std::sync::MutexGuard<'_, Device> {
@@ -149,17 +149,7 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn get_config(&self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        // No MAC of ours: the front end's or the driver's own stands, since MAC is not offered.
-        let mut config = [0u8; CONFIG_LEN];
-        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
-        config[8..10].copy_from_slice(&self.device().queue_pairs().to_le_bytes());
-        let (offset, size) = (offset as usize, size as usize);
-        // Fields that are not there read as zero, as far as the largest config space (256).
-        if offset + size > 256 {
-            return Err(Error::InvalidParam);
-        }
-        let byte = |at: usize| config.get(at).copied().unwrap_or(0);
-        Ok((offset..offset + size).map(byte).collect())
+        self.device().config_space(offset, size)
     }
 
     fn set_config(&self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
