@@ -121,6 +121,7 @@ pub struct PackedDescriptor {
 }
 
 impl PackedDescriptor {
+    #[inline(always)]
     fn of(buffer: &Buffer, id: u16) -> Self {
         let flags = if buffer.device_writes {
             DESC_F_WRITE
@@ -486,6 +487,12 @@ impl PackedRing {
         self.walk_used().1
     }
 
+    /// Descriptors that the device has been shown, and that were not taken back.
+    #[inline(always)]
+    fn published(&self) -> u16 {
+        self.layout.size - self.free_slots - self.unpublished
+    }
+
     /// Follows the used descriptors that are not taken yet: where they end, and how many buffers.
     fn walk_used(&self) -> (Position, u16) {
         let (mut at, mut count) = (self.used, 0);
@@ -547,7 +554,7 @@ impl PackedRing {
         if self.in_order {
             return self.take_in_order(elements);
         }
-        let table = self.descriptors.view();
+        let (table, published) = (self.descriptors.view(), self.published());
         let chain_len = self.chain_len.as_mut_slice();
         let (size, mut at) = (self.layout.size, self.used);
         let (mut count, mut descriptors, mut wrong) = (0, 0, None);
@@ -560,6 +567,10 @@ impl PackedRing {
                 break;
             };
             let taken = match chain_len.get_mut(usize::from(used.id)) {
+                _ if descriptors >= published => {
+                    wrong = Some(used.id);
+                    break;
+                }
                 Some(len) if *len == OFFERED => {
                     *len = 0;
                     1
@@ -594,7 +605,7 @@ impl PackedRing {
             let Some(last) = self.batch else {
                 return Ok(count);
             };
-            if self.descriptors_of(last.id).is_none() {
+            if self.descriptors_of(last.id).is_none() || self.published() == 0 {
                 self.batch = None;
                 return if count > 0 {
                     Ok(count)

@@ -282,6 +282,28 @@ fn a_device_that_uses_what_it_does_not_have_is_found_out() {
 }
 
 #[test]
+fn a_device_that_uses_what_it_was_not_shown_is_found_out() {
+    for in_order in [0, IN_ORDER] {
+        let options = GuestOptions {
+            features: VERSION_1 | in_order,
+            ..GuestOptions::default()
+        };
+        let (mut guest, mut device) = started(options, Order::Sequence);
+        guest.send(0, &[&[1; 60]]).unwrap();
+        let queue = guest.transmit_queue(0).unwrap();
+        assert!(queue.send(&VirtioNetHdr::default(), &[2; 60]).unwrap());
+        device.transmit.put(0, 0, 1);
+        device.transmit.put(1, 0, 1);
+        let ring = ring(&mut guest);
+        assert_eq!(ring.pop_used().unwrap().map(|used| used.id), Some(0));
+        assert!(matches!(
+            ring.pop_used(),
+            Err(RingError::UsedId { id: 1, .. })
+        ));
+    }
+}
+
+#[test]
 fn what_was_used_before_a_fault_is_returned_first() {
     let (mut guest, mut device) = started(GuestOptions::default(), Order::Sequence);
     let mut tx = guest.take_tx_pump(0, &TxPumpOptions::default()).unwrap();
