@@ -219,6 +219,18 @@ fn nothing_is_seen_before_it_is_published() {
     assert!(ring(&mut guest).publish());
     assert!(!ring(&mut guest).publish(), "nothing new");
     assert_eq!(device.poll(), 5);
+    let buffer = Buffer {
+        address: 0x1000,
+        len: 60,
+        device_writes: false,
+    };
+    ring(&mut guest).offer((10..13).map(|id| (id, buffer)));
+    assert!(device.transmit.take().is_none());
+    assert!(ring(&mut guest).publish());
+    let ids: Vec<_> = std::iter::from_fn(|| device.transmit.take())
+        .map(|chain| chain.id)
+        .collect();
+    assert_eq!(ids, [10, 11, 12]);
 }
 
 #[test]
