@@ -1,10 +1,11 @@
 //! Two guests on two sockets of a running switch that connects them (two queue pairs): checks bytes, or measures.
 //!
 //! `pair check SOCKET0 SOCKET1` sends frames of all sizes both ways, through chains, indirect tables, event index and
-//! odd bases, and compares every byte. `pair rate SOCKET0 SOCKET1 [FRAME_LEN [FLOWS [TRIALS]]]` pumps from the first
-//! to the second and prints Mpps, for each choice of what the transmitter writes. Pin it: `taskset -c 0`.
+//! odd bases, split and packed rings, and compares every byte; what the switch does not offer is left out.
+//! `pair rate SOCKET0 SOCKET1 [FRAME_LEN [FLOWS [TRIALS [packed]]]]` pumps from the first to the second and prints
+//! Mpps, for each choice of what the transmitter writes. Pin it: `taskset -c 0`.
 
-use crosspoint_guest::net::features::{EVENT_IDX, INDIRECT_DESC, MQ, MRG_RXBUF};
+use crosspoint_guest::net::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC, MQ, MRG_RXBUF};
 use crosspoint_guest::{
     ChainSplit, Guest, GuestError, GuestOptions, TxPumpOptions, TxWrites, VirtioNetHdr,
 };
@@ -27,8 +28,13 @@ fn main() -> Result<()> {
             number(3, 60)? as usize,
             number(4, 1)?,
             number(5, 5)?,
+            arguments
+                .get(6)
+                .is_some_and(|argument| argument == "packed"),
         ),
-        _ => Err("usage: pair check|rate SOCKET0 SOCKET1 [FRAME_LEN [FLOWS [TRIALS]]]".into()),
+        _ => Err(
+            "usage: pair check|rate SOCKET0 SOCKET1 [FRAME_LEN [FLOWS [TRIALS [packed]]]]".into(),
+        ),
     }
 }
 
@@ -78,6 +84,41 @@ fn check(path0: &str, path1: &str) -> Result<()> {
             },
         ),
         (
+            "used in order",
+            GuestOptions {
+                features: modern.features | IN_ORDER,
+                ..modern.clone()
+            },
+        ),
+        (
+            "packed rings",
+            GuestOptions {
+                packed: true,
+                ..modern.clone()
+            },
+        ),
+        (
+            "packed rings of 100, indirect tables, event index, small receive buffers",
+            GuestOptions {
+                packed: true,
+                ring_size: 100,
+                rx_buffer_len: 256,
+                features: modern.features | INDIRECT_DESC | EVENT_IDX,
+                tx_split: ChainSplit::Pieces(200),
+                indirect: true,
+                ..modern.clone()
+            },
+        ),
+        (
+            "packed rings used in order, header apart",
+            GuestOptions {
+                packed: true,
+                features: modern.features | IN_ORDER,
+                tx_split: ChainSplit::HeaderApart,
+                ..modern.clone()
+            },
+        ),
+        (
             "no mergeable buffers",
             GuestOptions {
                 features: modern.features & !MRG_RXBUF,
@@ -87,10 +128,13 @@ fn check(path0: &str, path1: &str) -> Result<()> {
     ];
     for (name, options) in cases {
         let queues = usize::from(options.queue_pairs);
-        let mut guests = [
-            Guest::connect(path0, options.clone())?,
-            Guest::connect(path1, options)?,
-        ];
+        let mut guests = match Guest::connect(path0, options.clone()) {
+            Err(GuestError::NotPacked { .. }) => {
+                println!("{name}: not offered");
+                continue;
+            }
+            first => [first?, Guest::connect(path1, options)?],
+        };
         println!("{name}: {:x?}", guests.each_ref().map(Guest::negotiated));
         std::thread::sleep(Duration::from_millis(300));
         (0..queues).try_for_each(|queue| exchange(&mut guests, queue, 2000))?;
@@ -155,7 +199,14 @@ fn frame(number: usize) -> Vec<u8> {
 /// windows says what the pumps and the switch do when nobody takes their cores.
 const WINDOW: Duration = Duration::from_millis(1);
 
-fn rate(path0: &str, path1: &str, frame_len: usize, flows: u32, trials: u32) -> Result<()> {
+fn rate(
+    path0: &str,
+    path1: &str,
+    frame_len: usize,
+    flows: u32,
+    trials: u32,
+    packed: bool,
+) -> Result<()> {
     for writes in [TxWrites::Frame, TxWrites::Descriptor, TxWrites::Nothing] {
         let options = TxPumpOptions {
             frame_len,
@@ -165,7 +216,7 @@ fn rate(path0: &str, path1: &str, frame_len: usize, flows: u32, trials: u32) -> 
         };
         let mut rates = Vec::new();
         for _ in 0..trials {
-            rates.extend(trial(path0, path1, &options)?);
+            rates.extend(trial(path0, path1, &options, packed)?);
         }
         rates.sort_by(f64::total_cmp);
         let quantile = |q: usize| rates[(rates.len() - 1) * q / 100];
@@ -183,9 +234,14 @@ fn trial(
     path0: &str,
     path1: &str,
     options: &TxPumpOptions,
+    packed: bool,
 ) -> std::result::Result<Vec<f64>, GuestError> {
-    let mut sender = Guest::connect(path0, GuestOptions::default())?;
-    let mut receiver = Guest::connect(path1, GuestOptions::default())?;
+    let guest = GuestOptions {
+        packed,
+        ..GuestOptions::default()
+    };
+    let mut sender = Guest::connect(path0, guest.clone())?;
+    let mut receiver = Guest::connect(path1, guest)?;
     let mut tx = sender.take_tx_pump(0, options)?;
     let mut rx = receiver.take_rx_pump(0, true)?;
     std::thread::sleep(Duration::from_millis(300));

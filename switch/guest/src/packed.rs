@@ -5,7 +5,7 @@
 //! wants. Nothing is seen by the device before [`PackedRing::publish`], which stores the flags of the first new
 //! descriptor last.
 
-use crate::memory::{GuestMemory, View, Window};
+use crate::memory::{CACHE_LINE_LEN, GuestMemory, View, Window};
 use crate::ring::{
     Buffer, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_LEN, RING_SIZE_MAX, RingError,
     RingLayout, UsedElement, passes_event, writable_len,
@@ -32,6 +32,7 @@ const POSITION_WRAP: u16 = 1 << 15;
 /// Where a descriptor has its flags, and in front of them length and id (2.8.13).
 const FLAGS_AT: usize = 14;
 const LEN_AT: usize = 8;
+const DESCRIPTORS_PER_LINE: usize = CACHE_LINE_LEN / DESCRIPTOR_LEN;
 /// In `chain_len`: the caller owns the id; one descriptor.
 const OFFERED: u16 = u16::MAX;
 
@@ -120,6 +121,7 @@ pub struct PackedDescriptor {
 }
 
 impl PackedDescriptor {
+    #[inline(always)]
     fn of(buffer: &Buffer, id: u16) -> Self {
         let flags = if buffer.device_writes {
             DESC_F_WRITE
@@ -397,26 +399,29 @@ impl PackedRing {
     /// [`PackedRing::add`] on one ring.
     #[inline(always)]
     pub fn offer(&mut self, buffers: impl Iterator<Item = (u16, Buffer)>) {
-        let table = self.descriptors.view();
+        // Values, so that the loop keeps them in registers: through `self`, each would have to be loaded again after
+        // each write to guest memory.
+        let (table, size, in_order) = (self.descriptors.view(), self.layout.size, self.in_order);
         let chain_len = self.chain_len.as_mut_slice();
-        let (size, mut at, mut count) = (self.layout.size, self.available, 0);
+        let (mut first, mut at, mut count) = (self.first_unpublished, self.available, 0);
         for (id, buffer) in buffers {
             let mut descriptor = PackedDescriptor::of(&buffer, id);
             descriptor.flags |= at.available_bits();
-            if self.first_unpublished.is_none() {
+            if first.is_none() {
                 descriptor.store_body(table, at.slot.into());
-                self.first_unpublished = Some((at.slot, descriptor.flags));
+                first = Some((at.slot, descriptor.flags));
             } else {
                 descriptor.store(table, at.slot.into());
             }
             chain_len[usize::from(id)] = OFFERED;
-            if self.in_order {
+            if in_order {
                 self.id_at[usize::from(at.slot)] = id;
                 self.writable_len[usize::from(id)] = writable_len(&[buffer]);
             }
             at = at.advance(1, size);
             count += 1;
         }
+        self.first_unpublished = first;
         debug_assert!(count <= self.free_slots);
         self.available = at;
         self.unpublished += count;
@@ -482,6 +487,12 @@ impl PackedRing {
         self.walk_used().1
     }
 
+    /// Descriptors that the device has been shown, and that were not taken back.
+    #[inline(always)]
+    fn published(&self) -> u16 {
+        self.layout.size - self.free_slots - self.unpublished
+    }
+
     /// Follows the used descriptors that are not taken yet: where they end, and how many buffers.
     fn walk_used(&self) -> (Position, u16) {
         let (mut at, mut count) = (self.used, 0);
@@ -530,9 +541,11 @@ impl PackedRing {
         Ok((count > 0).then_some(element[0]))
     }
 
-    /// Takes used buffers into `elements`, as many as are ready and fit; returns how many. Of a batch that the device
-    /// used in order with one descriptor, those without a length of their own are taken for written up to their end,
-    /// as 2.8.8 says.
+    /// Takes used buffers into `elements`, as many as are ready and fit; returns how many. A large batch of single
+    /// descriptors ends where a cache line of the ring ends, so that the next one does not begin in the middle.
+    ///
+    /// Of a batch that the device used in order with one descriptor, those without a length of their own are taken for
+    /// written up to their end (2.8.8).
     ///
     /// # Errors
     /// What [`RingError`] says of devices. What was used before the fault is returned first.
@@ -541,15 +554,23 @@ impl PackedRing {
         if self.in_order {
             return self.take_in_order(elements);
         }
-        let table = self.descriptors.view();
+        let (table, published) = (self.descriptors.view(), self.published());
         let chain_len = self.chain_len.as_mut_slice();
         let (size, mut at) = (self.layout.size, self.used);
         let (mut count, mut descriptors, mut wrong) = (0, 0, None);
-        for element in elements {
+        let mut room = elements.len();
+        if room > 2 * DESCRIPTORS_PER_LINE {
+            room -= (usize::from(at.slot) + room) % DESCRIPTORS_PER_LINE;
+        }
+        for element in &mut elements[..room] {
             let Some(used) = load_used(table, at) else {
                 break;
             };
             let taken = match chain_len.get_mut(usize::from(used.id)) {
+                _ if descriptors >= published => {
+                    wrong = Some(used.id);
+                    break;
+                }
                 Some(len) if *len == OFFERED => {
                     *len = 0;
                     1
@@ -584,7 +605,7 @@ impl PackedRing {
             let Some(last) = self.batch else {
                 return Ok(count);
             };
-            if self.descriptors_of(last.id).is_none() {
+            if self.descriptors_of(last.id).is_none() || self.published() == 0 {
                 self.batch = None;
                 return if count > 0 {
                     Ok(count)

@@ -163,6 +163,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    #[inline(always)]
     pub(crate) fn of(buffer: &Buffer, next: Option<u16>) -> Self {
         let flags = if buffer.device_writes {
             DESC_F_WRITE

@@ -219,6 +219,18 @@ fn nothing_is_seen_before_it_is_published() {
     assert!(ring(&mut guest).publish());
     assert!(!ring(&mut guest).publish(), "nothing new");
     assert_eq!(device.poll(), 5);
+    let buffer = Buffer {
+        address: 0x1000,
+        len: 60,
+        device_writes: false,
+    };
+    ring(&mut guest).offer((10..13).map(|id| (id, buffer)));
+    assert!(device.transmit.take().is_none());
+    assert!(ring(&mut guest).publish());
+    let ids: Vec<_> = std::iter::from_fn(|| device.transmit.take())
+        .map(|chain| chain.id)
+        .collect();
+    assert_eq!(ids, [10, 11, 12]);
 }
 
 #[test]
@@ -278,6 +290,28 @@ fn a_device_that_uses_what_it_does_not_have_is_found_out() {
                 "{error}"
             );
         }
+    }
+}
+
+#[test]
+fn a_device_that_uses_what_it_was_not_shown_is_found_out() {
+    for in_order in [0, IN_ORDER] {
+        let options = GuestOptions {
+            features: VERSION_1 | in_order,
+            ..GuestOptions::default()
+        };
+        let (mut guest, mut device) = started(options, Order::Sequence);
+        guest.send(0, &[&[1; 60]]).unwrap();
+        let queue = guest.transmit_queue(0).unwrap();
+        assert!(queue.send(&VirtioNetHdr::default(), &[2; 60]).unwrap());
+        device.transmit.put(0, 0, 1);
+        device.transmit.put(1, 0, 1);
+        let ring = ring(&mut guest);
+        assert_eq!(ring.pop_used().unwrap().map(|used| used.id), Some(0));
+        assert!(matches!(
+            ring.pop_used(),
+            Err(RingError::UsedId { id: 1, .. })
+        ));
     }
 }
 
