@@ -568,11 +568,13 @@ impl Device {
         if let Some(inflight) = inflight {
             ring.track(inflight, base);
         }
-        if base != vring.base {
+        // The lower half says it all: the upper one is a packed ring's used position.
+        if base as u16 != vring.base as u16 {
             tracing::info!(
                 port = self.name,
-                "vring {index}: base {:#x} given, going on at {base:#x}, where the ring itself stands",
-                vring.base
+                "vring {index}: base {:#x} given, going on at {:#x}, where the ring itself stands",
+                vring.base as u16,
+                base as u16
             );
         }
         let call = vring.call.clone();
