@@ -8,6 +8,7 @@
 mod announce;
 mod placement;
 mod report;
+mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -28,15 +29,18 @@ use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::Clock;
 use crosspoint_packet::FlowHasher;
-use crosspoint_vring::RingFault;
 use crosspoint_xsk::{XskSocket, XskTx};
 
 use crate::status::DeviceStatus;
+use watch::Watch;
 pub use worker::WorkerError;
 
 /// How long a worker may take to come round before the log says so. It is waited for all the
 /// same: what it may still be using cannot be freed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Why a port is quarantined whose calls block.
+const STUCK_CALL: &str =
+    "its front end made a call descriptor block, and a worker had to be freed from it";
 
 /// What the fabric is made of, from the configuration.
 #[derive(Clone, Debug)]
@@ -155,6 +159,7 @@ pub struct Fabric {
     shared: Arc<Shared>,
     links: Vec<Arc<WorkerLink>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    watch: Watch,
     state: Mutex<State>,
     fdb: Arc<Fdb>,
     tick_length: Duration,
@@ -180,7 +185,9 @@ impl Fabric {
             Some(time) => Idle::SleepAfter(clock.cycles(time)),
         };
         let shared = worker::shared();
-        let (links, threads) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
+        let (links, threads, ids) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
+        let watch = Watch::start(links.iter().cloned().zip(ids).collect());
+        let watch = watch.map_err(|why| WorkerError::Start { worker: 0, why })?;
         // An age has 8 bits and is compared to at most half of that.
         let tick_length = Duration::from_secs(options.fdb_ageing.as_secs().div_ceil(100).max(1));
         Ok(Arc::new(Fabric {
@@ -189,6 +196,7 @@ impl Fabric {
             shared,
             links,
             threads: Mutex::new(threads),
+            watch,
             state: Mutex::new(State {
                 ports: Vec::new(),
                 view,
@@ -411,7 +419,11 @@ impl Fabric {
     /// workers found broken. Called about ten times a second.
     pub fn housekeep(&self, uptime: Duration) {
         while let Some((port, fault)) = self.shared.faults.pop() {
-            self.quarantine(port, fault);
+            self.quarantine(port, &fault.to_string(), &[PortState::Up]);
+        }
+        while let Some(port) = self.watch.next_stuck() {
+            let present = [PortState::Up, PortState::Connected];
+            self.quarantine(port, STUCK_CALL, &present);
         }
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
@@ -431,19 +443,20 @@ impl Fabric {
             .sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
     }
 
-    fn quarantine(&self, number: u16, fault: RingFault) {
+    /// Cuts port `number` off, if its state is one of `from`.
+    fn quarantine(&self, number: u16, why: &str, from: &[PortState]) {
         let mut state = self.lock();
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
         };
-        if port.state != PortState::Up {
+        if !from.contains(&port.state) {
             return;
         }
-        tracing::warn!(port = %port.view.name, "quarantined until its guest reconnects: {fault}");
+        tracing::warn!(port = %port.view.name, "quarantined until its guest reconnects: {why}");
         let change = PortChange {
             egress: Some(Egress::Quarantined),
             remove: port.streams.keys().copied().collect(),
-            state: Some((PortState::Quarantined, fault.to_string())),
+            state: Some((PortState::Quarantined, why.to_owned())),
             ..PortChange::default()
         };
         let _ = self.change_locked(&mut state, number, change);
