@@ -239,7 +239,7 @@ impl Fabric {
             view,
             options,
             state: PortState::Down,
-            detail: String::new(),
+            detail: "nothing is attached yet".to_owned(),
             since: Instant::now(),
             device: None,
             properties: BTreeMap::new(),
