@@ -4,6 +4,7 @@ pub mod api;
 pub mod config;
 pub mod daemon;
 pub mod fabric;
+mod interrupt;
 pub mod metrics;
 pub mod nic;
 pub mod show;

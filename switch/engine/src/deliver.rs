@@ -8,6 +8,7 @@ use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
 use crosspoint_xsk::{Handover, NicOutcome, XskTx};
 
 use crate::MAX_PORTS;
+use crate::calling::Calling;
 use crate::counters::QueueCounters;
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
@@ -86,20 +87,25 @@ impl Tx {
         self.faults.pop()
     }
 
-    /// NIC doorbells and guest calls, once per iteration. Returns whether a NIC still has
-    /// frames that it did not take.
-    pub fn flush(&mut self, view: &View) -> bool {
-        for (port, queue) in self.touched.drain(..) {
-            if let Some(port) = view.port(port)
+    /// Calls the guests that were delivered to, once per iteration.
+    pub fn call_guests(&mut self, view: &View, calling: &Calling) {
+        for (number, queue) in self.touched.drain(..) {
+            if let Some(port) = view.port(number)
                 && let Egress::Guest(queues) = &port.egress
                 && let Some(guest) = queues.get(usize::from(queue))
             {
                 guest.prefetch_descriptors(BURST);
+                calling.enter(number);
                 if guest.flush(self.worker) {
                     port.counters.at(self.worker, queue).calls.add(1);
                 }
             }
         }
+    }
+
+    /// NIC doorbells, once per iteration. Returns whether a NIC still has frames that it did not
+    /// take.
+    pub fn flush_nics(&mut self) -> bool {
         let mut pending = false;
         for port in &self.nic_ports {
             match self

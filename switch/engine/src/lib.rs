@@ -10,6 +10,8 @@ pub mod fdb;
 pub mod publish;
 
 #[cfg(not(loom))]
+pub mod calling;
+#[cfg(not(loom))]
 pub mod counters;
 #[cfg(not(loom))]
 pub mod deliver;

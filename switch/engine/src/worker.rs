@@ -8,6 +8,7 @@ use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{Burst, tsc};
 use crosspoint_vring::RingFault;
 
+use crate::calling::Calling;
 use crate::counters::WorkerCounters;
 use crate::deliver::{NicTx, Tx, deliver};
 use crate::publish::Mailbox;
@@ -60,6 +61,8 @@ pub struct WorkerLink {
     pub waker: Arc<Waker>,
     /// What it counts of itself.
     pub counters: WorkerCounters,
+    /// Whom it is calling: a front end can make that last for ever.
+    pub calling: Calling,
     /// Frames to be taken as if they had come in on a port. Looked at when the mailbox has news.
     pub injected: ArrayQueue<Injected>,
 }
@@ -71,6 +74,7 @@ impl WorkerLink {
             mailbox: Mailbox::default(),
             waker,
             counters: WorkerCounters::default(),
+            calling: Calling::default(),
             injected: ArrayQueue::new(INJECTED),
         }
     }
@@ -220,11 +224,15 @@ impl Worker {
             // read which of them the drivers wait for; they do the reverse (virtio 1.2, 2.7.7).
             // Without it both can miss the other. One for all rings: it waits for every store.
             fence(Ordering::SeqCst);
+            let calling = &self.link.calling;
             for stream in &mut self.streams {
+                calling.enter(stream.id.0);
                 stream.flush(self.index);
             }
+            self.tx.call_guests(&self.view, calling);
+            calling.leave();
         }
-        self.tx.flush(&self.view)
+        self.tx.flush_nics()
     }
 
     /// The quiescent point: no reference into any mapping is held here. Returns how many bursts
@@ -239,13 +247,14 @@ impl Worker {
             shared,
             ..
         } = self;
-        let news = link
-            .mailbox
-            .quiesce(|update| apply(update, view, streams, tx));
+        // Before the mailbox: who waits for us to come round knows then of every fault so far.
         while let Some((port, fault)) = tx.take_fault() {
             // A full list loses it: the ring is found broken again by the next burst for it.
             report(shared, port, fault);
         }
+        let news = link
+            .mailbox
+            .quiesce(|update| apply(update, view, streams, tx));
         if news { self.take_injected() } else { 0 }
     }
 

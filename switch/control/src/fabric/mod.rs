@@ -8,6 +8,7 @@
 mod announce;
 mod placement;
 mod report;
+mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -32,11 +33,15 @@ use crosspoint_vring::{GuestMemory, RingFault, lost_mappings};
 use crosspoint_xsk::{XskSocket, XskTx};
 
 use crate::status::DeviceStatus;
+use watch::Watch;
 pub use worker::WorkerError;
 
 /// How long a worker may take to come round before the log says so. It is waited for all the
 /// same: what it may still be using cannot be freed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Why a port is quarantined whose calls block.
+const STUCK_CALL: &str =
+    "its front end made a call descriptor block, and a worker had to be freed from it";
 
 /// What the fabric is made of, from the configuration.
 #[derive(Clone, Debug)]
@@ -160,6 +165,7 @@ pub struct Fabric {
     shared: Arc<Shared>,
     links: Vec<Arc<WorkerLink>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    watch: Watch,
     state: Mutex<State>,
     fdb: Arc<Fdb>,
     tick_length: Duration,
@@ -185,7 +191,9 @@ impl Fabric {
             Some(time) => Idle::SleepAfter(clock.cycles(time)),
         };
         let shared = worker::shared();
-        let (links, threads) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
+        let (links, threads, ids) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
+        let watch = Watch::start(links.iter().cloned().zip(ids).collect());
+        let watch = watch.map_err(|why| WorkerError::Start { worker: 0, why })?;
         // An age has 8 bits and is compared to at most half of that.
         let tick_length = Duration::from_secs(options.fdb_ageing.as_secs().div_ceil(100).max(1));
         Ok(Arc::new(Fabric {
@@ -194,6 +202,7 @@ impl Fabric {
             shared,
             links,
             threads: Mutex::new(threads),
+            watch,
             state: Mutex::new(State {
                 ports: Vec::new(),
                 view,
@@ -237,7 +246,7 @@ impl Fabric {
             view,
             options,
             state: PortState::Down,
-            detail: String::new(),
+            detail: "nothing is attached yet".to_owned(),
             since: Instant::now(),
             device: None,
             properties: BTreeMap::new(),
@@ -255,7 +264,13 @@ impl Fabric {
     /// A quarantined port takes no streams and no egress until its state is set anew.
     pub fn change(&self, number: u16, change: PortChange) -> io::Result<Vec<Stream>> {
         let mut state = self.lock();
-        self.change_locked(&mut state, number, change)
+        let leaves = matches!(change.state, Some((PortState::Down, _)));
+        let removed = self.change_locked(&mut state, number, change);
+        if leaves {
+            // The workers have come round, so there is nothing more to come of this guest.
+            self.take_faults(&mut state, Some(number));
+        }
+        removed
     }
 
     fn change_locked(
@@ -422,8 +437,9 @@ impl Fabric {
     /// What must happen from time to time: ageing, and quarantine of guests whose rings the
     /// workers found broken. Called about ten times a second.
     pub fn housekeep(&self, uptime: Duration) {
-        while let Some((port, fault)) = self.shared.faults.pop() {
-            self.quarantine(port, fault);
+        self.take_faults(&mut self.lock(), None);
+        while let Some(port) = self.watch.next_stuck() {
+            self.quarantine(port, STUCK_CALL);
         }
         self.quarantine_lost_memories();
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
@@ -460,26 +476,40 @@ impl Fabric {
             .collect();
         drop(state);
         for number in ports {
-            self.quarantine(number as u16, RingFault::MemoryLost);
+            self.quarantine(number as u16, &RingFault::MemoryLost.to_string());
         }
     }
 
-    fn quarantine(&self, number: u16, fault: RingFault) {
-        let mut state = self.lock();
+    /// Cuts port `number` off, if anybody is there.
+    fn quarantine(&self, number: u16, why: &str) {
+        self.quarantine_locked(&mut self.lock(), number, why);
+    }
+
+    fn quarantine_locked(&self, state: &mut State, number: u16, why: &str) {
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
         };
-        if port.state != PortState::Up {
+        if !matches!(port.state, PortState::Up | PortState::Connected) {
             return;
         }
-        tracing::warn!(port = %port.view.name, "quarantined until its guest reconnects: {fault}");
+        tracing::warn!(port = %port.view.name, "quarantined until its guest reconnects: {why}");
         let change = PortChange {
             egress: Some(Egress::Quarantined),
             remove: port.streams.keys().copied().collect(),
-            state: Some((PortState::Quarantined, fault.to_string())),
+            state: Some((PortState::Quarantined, why.to_owned())),
             ..PortChange::default()
         };
-        let _ = self.change_locked(&mut state, number, change);
+        let _ = self.change_locked(state, number, change);
+    }
+
+    /// Quarantines the ports whose rings workers have found broken, but `gone`: its guest is
+    /// not the one that did it any more.
+    fn take_faults(&self, state: &mut State, gone: Option<u16>) {
+        while let Some((port, fault)) = self.shared.faults.pop() {
+            if gone != Some(port) {
+                self.quarantine_locked(state, port, &fault.to_string());
+            }
+        }
     }
 
     /// How port `number` is.

@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::sleep::Waker;
 use crosspoint_engine::view::View;
 use crosspoint_engine::worker::{Idle, Shared, Worker, WorkerLink};
+use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 
 use super::Placed;
@@ -19,6 +20,7 @@ const FAULTS: usize = 256;
 
 pub(super) type Links = Vec<Arc<WorkerLink>>;
 pub(super) type Threads = Vec<JoinHandle<()>>;
+pub(super) type ThreadIds = Vec<Pid>;
 
 /// Why a worker could not be started.
 #[derive(Debug, Error)]
@@ -60,8 +62,8 @@ pub(super) fn spawn_all(
     shared: &Arc<Shared>,
     view: &Arc<View>,
     idle: Idle,
-) -> Result<(Links, Threads), WorkerError> {
-    let (mut links, mut threads) = (Vec::new(), Vec::new());
+) -> Result<(Links, Threads, ThreadIds), WorkerError> {
+    let (mut links, mut threads, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     for (worker, core) in cores.iter().enumerate() {
         let fail = |why| WorkerError::Start { worker, why };
         let waker = Waker::new().map_err(fail)?;
@@ -71,7 +73,7 @@ pub(super) fn spawn_all(
             let (shared, link, view, core) = (shared.clone(), link.clone(), view.clone(), *core);
             let body = move || {
                 let ok = core_affinity::set_for_current(CoreId { id: core });
-                let _ = pinned.send(ok);
+                let _ = pinned.send(ok.then(gettid));
                 if ok {
                     Worker::new(worker, shared, link, view, idle).run();
                 }
@@ -83,15 +85,18 @@ pub(super) fn spawn_all(
         };
         threads.push(thread);
         links.push(link);
-        if result.recv() != Ok(true) {
-            return Err(WorkerError::Pin {
-                worker,
-                core: *core,
-                pid: std::process::id(),
-            });
+        match result.recv() {
+            Ok(Some(id)) => ids.push(id),
+            _ => {
+                return Err(WorkerError::Pin {
+                    worker,
+                    core: *core,
+                    pid: std::process::id(),
+                });
+            }
         }
     }
-    Ok((links, threads))
+    Ok((links, threads, ids))
 }
 
 /// Takes out of a worker's waiting set what a stream put in. Before its descriptors are closed.

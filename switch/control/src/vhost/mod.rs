@@ -12,17 +12,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use crate::config::{self, Role};
 use crate::fabric::Fabric;
+use crate::interrupt::interrupt;
 use device::Device;
 use handler::Handler;
 
@@ -31,6 +33,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// Pause after a front end that went away at once, so that one that loops costs little.
 const SERVER_PAUSE: Duration = Duration::from_millis(10);
+/// Between two looks whether the port's thread has ended.
+const END_PAUSE: Duration = Duration::from_millis(2);
 /// How long a front end that has said nothing keeps its place when another one waits for it.
 /// One that has spoken keeps it as long as it stays.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -82,6 +86,8 @@ pub struct VhostPort {
 struct Shared {
     stop: OwnedFd,
     stopping: std::sync::atomic::AtomicBool,
+    /// The port's thread.
+    id: OnceLock<Pid>,
     /// The connection at hand, to be shut down from outside.
     connection: Mutex<Option<UnixStream>>,
 }
@@ -112,11 +118,13 @@ impl VhostPort {
         let shared = Arc::new(Shared {
             stop: eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?,
             stopping: false.into(),
+            id: OnceLock::new(),
             connection: Mutex::new(None),
         });
         let serve = {
             let (shared, name, config) = (shared.clone(), name.to_owned(), config.clone());
             move || {
+                let _ = shared.id.set(gettid());
                 let device = Device::new(fabric, number, &name, config);
                 device.describe();
                 let handler = Arc::new(Handler(Mutex::new(device)));
@@ -142,6 +150,11 @@ impl Drop for VhostPort {
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         self.shared.shut_down();
         if let Some(thread) = self.thread.take() {
+            // It calls its guest too, and a call can be made to block (see `fabric::watch`).
+            while let (false, Some(id)) = (thread.is_finished(), self.shared.id.get()) {
+                interrupt(*id);
+                std::thread::sleep(END_PAUSE);
+            }
             let _ = thread.join();
         }
         if let Some(path) = &self.listening {

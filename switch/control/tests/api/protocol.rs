@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::LazyLock;
 
 use crosspoint_control::api::{ClientError, REQUEST_BYTES_MAX, Request, request};
-use crosspoint_control::show::{Topic, write_json};
+use crosspoint_control::show::{Topic, port, write_json};
 use miette::Diagnostic;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -28,6 +28,23 @@ fn every_topic_is_answered_with_its_json() {
 fn a_request_is_this_line() {
     let line = serde_json::to_string(&Request::Show(Topic::Fdb)).expect("JSON");
     assert_eq!(line, r#"{"show":"fdb"}"#);
+}
+
+#[test]
+fn one_port_is_answered_with_its_json_and_an_unknown_one_with_the_names() {
+    let fixture = Fixture::new(picture());
+    let ask = |name: &str| request(&fixture.path(), &Request::Port(name.to_owned()));
+    let expected = serde_json::to_value(port("db-1", &picture()).expect("a port"));
+    assert_eq!(ask("db-1").expect("an answer"), expected.expect("JSON"));
+    let line = serde_json::to_string(&Request::Port("db-1".to_owned())).expect("JSON");
+    assert_eq!(line, r#"{"port":"db-1"}"#);
+    let error = ask("db").expect_err("no port has this name");
+    assert_eq!(
+        error.to_string(),
+        "crosspoint refuses: no port is named \"db\""
+    );
+    let help = error.help().expect("there is help").to_string();
+    assert_eq!(help, "the ports are web-1, db-1, uplink");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::vhost::{MESSAGE_TIME_MAX, SILENCE_MAX};
-use crosspoint_guest::Session;
 use crosspoint_guest::message::request;
+use crosspoint_guest::{GuestOptions, Session};
+use rustix::fs::OFlags;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{PATIENCE, Switch};
@@ -82,4 +83,42 @@ fn a_port_without_descriptors_waits_for_some() {
     assert_eq!(switch.device("a").connections, 0);
     drop(held);
     assert!(speaks(&mut session));
+}
+
+/// The front end has the other end of the open file description that a call is a write to.
+#[test]
+fn a_call_descriptor_that_blocks_costs_its_own_port_and_no_worker() {
+    let switch = Switch::start(&["a", "b", "c"], |_| ());
+    let mut guests = ["a", "b", "c"].map(|name| switch.guest(name, GuestOptions::default()));
+    let [bad, b, c] = &mut guests;
+    for index in 0..2 {
+        let call = bad.call_event(index).expect("a ring");
+        let _ = rustix::io::read(&*call, &mut [0; 8]);
+        let full = (u64::MAX - 1).to_ne_bytes();
+        rustix::io::write(&*call, &full).expect("an empty eventfd takes all but the last");
+        rustix::fs::fcntl_setfl(&*call, OFlags::empty()).expect("it is ours");
+    }
+    // To everybody: the worker calls the bad one, and does not come back by itself.
+    let mut frame = [0xff; 60];
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    let start = Instant::now();
+    while switch.port("a").state != "quarantined" {
+        assert!(start.elapsed() < PATIENCE, "{:#?}", switch.port("a"));
+        assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
+        std::thread::sleep(Duration::from_millis(50));
+        switch.fabric.housekeep(start.elapsed());
+    }
+    let why = switch.port("a").detail;
+    assert!(why.contains("call descriptor"), "{why}");
+    c.receive(0).expect("a ring");
+    assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
+    let got = c.receive_at_least(0, 1, PATIENCE).expect("a ring");
+    assert!(!got.is_empty());
+    switch.wait("a", |port| {
+        port.queues[0].drops.contains_key("guest_quarantined")
+    });
+    // It may try again.
+    bad.disconnect();
+    switch.wait("a", |port| port.state == "down");
+    switch.check_ledger();
 }

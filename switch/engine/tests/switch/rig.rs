@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use crosspoint_engine::calling::Calling;
 use crosspoint_engine::deliver::{Tx, deliver};
 use crosspoint_engine::fdb::Fdb;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
@@ -82,7 +83,8 @@ impl Rig {
         stream.complete(worker);
         fence(Ordering::SeqCst);
         stream.flush(worker);
-        tx.flush(view);
+        tx.call_guests(view, &Calling::default());
+        tx.flush_nics();
         count
     }
 
