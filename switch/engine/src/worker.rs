@@ -1,12 +1,13 @@
 //! A worker: one pinned thread that walks its streams, from receiving to completion.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{Burst, tsc};
 use crosspoint_vring::RingFault;
+use crosspoint_vring::arming::before_calls;
 
 use crate::calling::Calling;
 use crate::counters::WorkerCounters;
@@ -220,10 +221,7 @@ impl Worker {
     #[inline(always)]
     fn flush(&mut self, bursts: u64) -> bool {
         if bursts > 0 {
-            // LOAD-BEARING: the used indices that this iteration stored are visible before we
-            // read which of them the drivers wait for; they do the reverse (virtio 1.2, 2.7.7).
-            // Without it both can miss the other. One for all rings: it waits for every store.
-            fence(Ordering::SeqCst);
+            before_calls();
             let calling = &self.link.calling;
             for stream in &mut self.streams {
                 calling.enter(stream.id.0);

@@ -6,7 +6,8 @@
 //! segments that [`rx`], [`tx`] and `chain` make of translated addresses, and [`notify`]'s
 //! descriptors.
 
-// Under loom only the index arithmetic is built: it is what loom explores.
+// Under loom only this is built: it is what loom explores.
+pub mod arming;
 pub mod reserve;
 
 #[cfg(not(loom))]

@@ -22,6 +22,7 @@ pub(super) fn is_ours(header: Header) -> bool {
             | wire::NET_SET_MTU
             | wire::SET_STATUS
             | wire::GET_STATUS
+            | wire::SET_LOG_FD
     )
 }
 
@@ -69,6 +70,8 @@ fn obey(
             let [a, b, c, d, e, f, ..] = wire::word(payload)?.to_ne_bytes();
             plain(device.announce(Mac::new([a, b, c, d, e, f])))
         }
+        // An eventfd for every mark that is made: nobody needs it, and it is closed.
+        wire::SET_LOG_FD => Ok(()),
         wire::NET_SET_MTU => plain(device.set_mtu(wire::word(payload)?)),
         // The status has 8 bits (virtio 1.2, 2.1); the others mean nothing.
         _ => {

@@ -4,6 +4,7 @@
 //! - SET_MEM_TABLE: User-Mode Linux sends a payload larger than its regions need.
 //! - SET_VRING_ENABLE: QEMU sends it before SET_FEATURES.
 //! - SEND_RARP, NET_SET_MTU, SET_STATUS and GET_STATUS: the crate does not know them.
+//! - SET_LOG_FD: the crate ends the session.
 //! - GET_QUEUE_NUM, GET_CONFIG and the rest go to the crate.
 
 use std::fs::File;
@@ -18,6 +19,8 @@ use rustix::net::{
 
 /// Request numbers (vhost-user protocol, "Front-end message types").
 pub(super) const SET_MEM_TABLE: u32 = 5;
+/// See [`SET_MEM_TABLE`].
+pub(super) const SET_LOG_FD: u32 = 7;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_VRING_ENABLE: u32 = 18;
 /// See [`SET_MEM_TABLE`].

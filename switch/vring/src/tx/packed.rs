@@ -1,11 +1,11 @@
 //! Packed transmit rings (virtio 1.2, 2.8).
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
 
 use super::{Pieces, read_offload};
+use crate::arming::arm;
 use crate::chain::{self, Direction};
 use crate::packed::{PackedChain, PackedRing};
 use crate::{Features, Notifier, RingFault, feature};
@@ -263,10 +263,9 @@ impl PackedTx {
     }
 
     pub(super) fn set_kicks(&mut self, wanted: bool) -> bool {
-        self.ring.set_kicks(wanted, self.next);
-        // LOAD-BEARING: our wish is visible before we look at the ring; the driver adds an entry
-        // before it looks at our wish. Without it a wakeup is lost.
-        fence(Ordering::SeqCst);
-        self.ring.read(self.next).is_some()
+        arm(
+            || self.ring.set_kicks(wanted, self.next),
+            || self.ring.read(self.next).is_some(),
+        )
     }
 }

@@ -1,11 +1,12 @@
 //! Split transmit rings (virtio 1.2, 2.7).
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
 
 use super::{Pieces, read_offload};
+use crate::arming::arm;
 use crate::chain::{self, Direction};
 use crate::{Features, Notifier, RingFault, SplitRing, feature};
 
@@ -234,10 +235,9 @@ impl SplitTx {
     }
 
     pub(super) fn set_kicks(&mut self, wanted: bool) -> bool {
-        self.ring.set_kicks(wanted, self.next);
-        // LOAD-BEARING: our wish is visible before we look at the ring; the driver adds an entry
-        // before it looks at our wish. Without it a wakeup is lost.
-        fence(Ordering::SeqCst);
-        self.ring.avail_index() != self.next
+        arm(
+            || self.ring.set_kicks(wanted, self.next),
+            || self.ring.avail_index() != self.next,
+        )
     }
 }
