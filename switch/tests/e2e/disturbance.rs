@@ -99,7 +99,7 @@ fn load(mut guest: Guest, over: &AtomicBool) {
 fn reflector(lab: &Lab, switch: &Switch<'_>) -> Testpmd {
     let port = TestpmdPort::virtio(lab, 0, "victim", "queues=1,queue_size=256");
     let options = "--forward-mode=macswap --total-num-mbufs=8192";
-    let mut testpmd = Testpmd::start(lab, "victim", &[port], options);
+    let mut testpmd = Testpmd::start(lab, "victim", 64, &[port], options);
     testpmd.wait_ready();
     switch.wait_up(&["victim"]);
     testpmd.command("start");

@@ -7,7 +7,6 @@ mod lab;
 mod ledger;
 mod linux;
 mod metrics;
-mod pcap;
 mod process;
 mod switch;
 mod testpmd;
@@ -24,11 +23,6 @@ pub use metrics::{Metrics, Sample};
 pub use process::{Process, run};
 pub use switch::{Switch, guest, xdp};
 pub use testpmd::{Testpmd, TestpmdPort};
-
-/// The pcap files that testpmd reads and writes.
-pub mod capture {
-    pub use super::pcap::{read, write};
-}
 
 /// Waits until `condition` gives something, asking again and again.
 pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -131,6 +131,16 @@ impl<'a> Switch<'a> {
             .unwrap_or_else(|error| panic!("show {topic} --json: {error}\n{text}"))
     }
 
+    /// What `show ports` says of `port` under `key` of its properties, as words: "features", "ring_sizes".
+    pub fn property(&self, port: &str, key: &str) -> Vec<String> {
+        let ports = self.show_json("ports");
+        let rows = ports.as_array().expect("a list of ports");
+        let row = rows.iter().find(|row| row["name"] == port);
+        let row = row.unwrap_or_else(|| panic!("no port {port:?} in {ports}"));
+        let text = row["properties"][key].as_str().unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
     fn show_with(&self, topic: &str, more: &[&str]) -> String {
         let socket = self.control();
         let words = [
