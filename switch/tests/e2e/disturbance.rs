@@ -34,8 +34,17 @@ fn while_others_work(switch: &Switch<'_>, lab: &Lab, disturb: impl FnOnce(&Excha
 }
 
 #[test]
-fn a_dpdk_guest_killed_under_load_costs_others_nothing_and_comes_back() {
-    let lab = Lab::new(s(90));
+fn a_dpdk_guest_killed_a_hundred_times_under_load_costs_others_nothing_and_comes_back() {
+    killed_a_hundred_times("queues=1,queue_size=256");
+}
+
+#[test]
+fn a_dpdk_guest_with_packed_rings_killed_a_hundred_times_costs_others_nothing_and_comes_back() {
+    killed_a_hundred_times("queues=1,queue_size=256,packed_vq=1");
+}
+
+fn killed_a_hundred_times(options: &str) {
+    let lab = Lab::new(s(150));
     // In two VLANs: what is flooded while the victim is away would fill everybody's rings.
     let port = |name, vlan: u16| guest(&lab, name) + &format!("vlan = {{ access = {vlan} }}\n");
     let ports = [
@@ -58,16 +67,16 @@ fn a_dpdk_guest_killed_under_load_costs_others_nothing_and_comes_back() {
         let _over = EndOfScope(&over);
         scope.spawn(|| load(partner, &over));
         while_others_work(&switch, &lab, |exchange| {
-            for _ in 0..3 {
+            for number in 1..=100 {
                 let before = reflected();
-                let mut victim = reflector(&lab, &switch);
+                let mut victim = reflector(&lab, &switch, options);
+                // Now early, now late: in the middle of the first burst, or after several rounds of the rings.
                 wait_until("load on the victim", s(5), || {
-                    (reflected() > before + 5000).then_some(())
+                    (reflected() > before + 20 * number).then_some(())
                 });
-                exchange.run(FRAMES);
                 victim.kill();
                 switch.wait_down(&["victim"]);
-                exchange.run(FRAMES);
+                exchange.run(FRAMES / 50);
             }
         });
     });
@@ -96,9 +105,9 @@ fn load(mut guest: Guest, over: &AtomicBool) {
 }
 
 /// A testpmd on port "victim" that sends back whatever it receives.
-fn reflector(lab: &Lab, switch: &Switch<'_>) -> Testpmd {
-    let port = TestpmdPort::virtio(lab, 0, "victim", "queues=1,queue_size=256");
-    let options = "--forward-mode=macswap --total-num-mbufs=8192";
+fn reflector(lab: &Lab, switch: &Switch<'_>, options: &str) -> Testpmd {
+    let port = TestpmdPort::virtio(lab, 0, "victim", options);
+    let options = "--forward-mode=macswap --total-num-mbufs=2048";
     let mut testpmd = Testpmd::start(lab, "victim", 64, &[port], options);
     testpmd.wait_ready();
     switch.wait_up(&["victim"]);
