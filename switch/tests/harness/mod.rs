@@ -8,6 +8,7 @@ mod ledger;
 mod linux;
 mod metrics;
 mod process;
+mod qmp;
 mod switch;
 mod testpmd;
 
@@ -16,11 +17,12 @@ use std::time::{Duration, Instant};
 pub use exchange::Exchange;
 pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
 pub use host::{Host, iperf3, iperf3_with};
-pub use lab::Lab;
+pub use lab::{HugePages, Lab};
 pub use ledger::Ledger;
 pub use linux::LinuxGuest;
 pub use metrics::{Metrics, Sample};
 pub use process::{Process, run};
+pub use qmp::Qmp;
 pub use switch::{Switch, guest, xdp};
 pub use testpmd::{Testpmd, TestpmdPort};
 
