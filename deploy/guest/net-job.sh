@@ -4,7 +4,7 @@
 #
 #   net-job.sh server                 iperf3 on its usual port, and the checksum services on TCP 5001 and 5002; until killed
 #   net-job.sh client PEER            ping, iperf3 both ways, checksummed transfer both ways
-#   net-job.sh ping|sha|udp PEER      one part of it
+#   net-job.sh ping|sha|fetch|udp PEER   one part of it
 #   net-job.sh churn PEER             a guest's driver does what drivers may, under load: other numbers of queues, unbound and bound
 #                                     again, unloaded and loaded again, and a reboot in the end
 # Several peers, with commas, take their turns; a line "PEER ADDRESS" goes before each.
@@ -179,18 +179,19 @@ case ${CP_ANSWER:-} in sha) sha_answer; exit ;; fetch) fetch_answer; exit ;; esa
 job=${1:-} peers=$(echo "${2:-}" | tr , ' ')
 case $job in
   server) server ;;
-  client | ping | sha | udp | churn)
+  client | ping | sha | fetch | udp | churn)
     for peer in $peers; do
       case $peers in *' '*) echo "PEER $peer" ;; esac
       case $job in
         client) client "$peer" ;;
         ping) ping_check "$peer" ;;
-        sha) reach "$peer"; both_sha_checks "$peer" ;;
+        sha) reach "$peer"; sha_check "$peer" ;;
+        fetch) reach "$peer"; fetch_check "$peer" ;;
         udp) reach "$peer"; udp_check "$peer" ;;
         churn) churn "$peer" ;;
       esac
     done ;;
-  *) echo "usage: net-job.sh server | client|ping|sha|udp|churn PEER[,PEER...]" >&2; exit 2 ;;
+  *) echo "usage: net-job.sh server | client|ping|sha|fetch|udp|churn PEER[,PEER...]" >&2; exit 2 ;;
 esac
 case $job in server) ;; *) echo "CLIENT-DONE" ;; esac
 exit $failed

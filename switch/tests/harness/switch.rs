@@ -159,6 +159,23 @@ impl<'a> Switch<'a> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
+    /// Whether feature `name`, as in "RING_PACKED", was negotiated with the guest at `port`.
+    pub fn negotiated(&self, port: &str, name: &str) -> bool {
+        self.property(port, "features")
+            .iter()
+            .any(|has| has == name)
+    }
+
+    /// The port that the address is at, in text as in "52:54:00:09:00:01", as far as the switch knows.
+    pub fn port_of(&self, address: &str) -> Option<String> {
+        let entries = self.show_json("fdb");
+        let entry = entries
+            .as_array()?
+            .iter()
+            .find(|entry| entry["mac"] == address)?;
+        Some(entry["port"].as_str()?.to_owned())
+    }
+
     fn show_with(&self, topic: &str, more: &[&str]) -> String {
         let socket = &self.control;
         let words = [
