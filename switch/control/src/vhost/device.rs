@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crosspoint_engine::stream::{Source, Stream};
 use crosspoint_engine::view::Egress;
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MAX_RING_SIZE, Notifier, RegionSpec, RingAddresses,
-    SplitRing, feature,
+    Features, GuestMemory, GuestRx, GuestTx, MAX_RING_SIZE, MemoryCell, Notifier, RegionSpec, Ring,
+    RingAddresses, RingError, feature,
 };
 use vhost::vhost_user::{Backend, Error, Result};
 
@@ -25,7 +25,9 @@ struct Vring {
     size: u32,
     addresses: Option<RingAddresses>,
     /// Where the ring goes on; from SET_VRING_BASE, or where it was stopped.
-    base: u16,
+    base: u32,
+    /// Whether it was stopped there, by us.
+    base_is_own: bool,
     /// The front end has given a kick descriptor, or said that there is none.
     started: bool,
     kick: Option<OwnedFd>,
@@ -34,6 +36,12 @@ struct Vring {
     running: bool,
     /// A receive ring that runs.
     rx: Option<Arc<GuestRx>>,
+}
+
+impl Vring {
+    fn note_base(&mut self, base: u32) {
+        (self.base, self.base_is_own) = (base, true);
+    }
 }
 
 /// One guest's device.
@@ -47,7 +55,7 @@ pub(super) struct Device {
     pub(super) protocol_features: u64,
     /// The channel on which we could send requests: kept open, since its end would be noticed.
     pub(super) channel: Option<Backend>,
-    memory: Option<Arc<GuestMemory>>,
+    memory: Option<Arc<MemoryCell>>,
     vrings: Vec<Vring>,
 }
 
@@ -120,7 +128,7 @@ impl Device {
     ) -> std::result::Result<(), String> {
         let memory = GuestMemory::map(table).map_err(|e| e.to_string())?;
         self.stop_all();
-        self.memory = Some(Arc::new(memory));
+        self.memory = Some(MemoryCell::new(Arc::new(memory)));
         self.reconcile();
         Ok(())
     }
@@ -155,12 +163,12 @@ impl Device {
                 "the ring runs: GET_VRING_BASE stops it",
             ));
         }
-        vring.base = base as u16;
+        (vring.base, vring.base_is_own) = (base, false);
         Ok(())
     }
 
     /// Stops the ring and tells where it stands.
-    pub(super) fn get_vring_base(&mut self, index: u32) -> Result<u16> {
+    pub(super) fn get_vring_base(&mut self, index: u32) -> Result<u32> {
         self.vring(index)?;
         self.stop(&[index]);
         let vring = self.vring(index)?;
@@ -280,11 +288,11 @@ impl Device {
             ..PortChange::default()
         });
         for (index, rx) in stopped {
-            self.vrings[index].base = rx.base();
+            self.vrings[index].note_base(rx.base());
         }
         for stream in streams {
             if let (Source::Guest(tx), (_, queue)) = (stream.source(), stream.id) {
-                self.vrings[2 * usize::from(queue) + 1].base = tx.base();
+                self.vrings[2 * usize::from(queue) + 1].note_base(tx.base());
             }
         }
     }
@@ -325,7 +333,7 @@ impl Device {
         }
         if started {
             let egress = Some(self.egress());
-            let (state, properties) = (Some(self.state()), Some(self.properties(&memory)));
+            let (state, properties) = (Some(self.state()), Some(self.properties(memory.get())));
             self.change(PortChange {
                 egress,
                 add,
@@ -340,8 +348,8 @@ impl Device {
     fn start(
         &mut self,
         index: usize,
-        memory: &Arc<GuestMemory>,
-    ) -> std::result::Result<Option<Option<NewStream>>, crosspoint_vring::RingError> {
+        memory: &Arc<MemoryCell>,
+    ) -> std::result::Result<Option<Option<NewStream>>, RingError> {
         let (features, workers) = (self.features, self.fabric.workers());
         let vring = &mut self.vrings[index];
         let (false, true, true, Some(at)) =
@@ -349,29 +357,24 @@ impl Device {
         else {
             return Ok(None);
         };
-        let ring = SplitRing::new(
-            memory.clone(),
-            vring.size,
-            at,
-            features.has(feature::EVENT_IDX),
-        )?;
-        vring.running = true;
-        // After a back end that died, the used index is what the guest has really seen, and
-        // the base that the front end remembers may be older or newer.
-        let base = ring.used_index().load(std::sync::atomic::Ordering::Acquire);
+        let ring = Ring::new(memory.clone(), vring.size, at, features)?;
+        let base = ring.resume_at(vring.base, vring.base_is_own)?;
         if base != vring.base {
             tracing::info!(
                 port = self.name,
-                "vring {index}: base {} given, going on at its used index {base}",
+                "vring {index}: base {:#x} given, going on at {base:#x}, where the ring itself stands",
                 vring.base
             );
         }
+        let call = vring.call.clone();
         if index.is_multiple_of(2) {
-            let rx = GuestRx::new(ring, features, vring.call.clone(), base, workers);
+            let rx = GuestRx::new(ring, features, call, base, workers)?;
+            vring.running = true;
             vring.rx = Some(Arc::new(rx));
             return Ok(Some(None));
         }
-        let tx = GuestTx::new(ring, features, vring.call.clone(), base);
+        let tx = GuestTx::new(ring, features, call, base)?;
+        vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,

@@ -113,7 +113,7 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
         let base = self.device().get_vring_base(index)?;
-        Ok(VhostUserVringState::new(index, base.into()))
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {
