@@ -164,7 +164,7 @@ impl Case {
 }
 
 fn every_byte_comes_back(group: &Group) {
-    let lab = Lab::new(s(60));
+    let lab = Lab::new(s(120));
     let cases = group.cases();
     let role = if group.listener == Listener::Switch {
         "server"
@@ -212,7 +212,9 @@ fn every_byte_comes_back(group: &Group) {
 fn start(lab: &Lab, group: &Group, cases: &[Case]) -> Testpmd {
     let port = |case: &Case| TestpmdPort::virtio(lab, case.index, &case.name(), &case.options());
     let ports = cases.iter().map(port).collect::<Vec<_>>();
-    let mbufs = 8192 + 8192 * group.pairs;
+    // For every entry of every ring, and some on their way.
+    let entries = cases.iter().map(|case| 2 * case.ring * group.pairs);
+    let mbufs = 4096 + entries.sum::<u32>();
     let queues = format!(
         "--rxq={0} --txq={0} --rxd=1024 --txd=1024 --total-num-mbufs={mbufs} --forward-mode=macswap --port-topology=loop",
         group.pairs

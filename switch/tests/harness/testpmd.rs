@@ -39,7 +39,7 @@ impl Testpmd {
         // Vectors as wide as the processor has, and a line on which path each port takes.
         command.args([
             "--force-max-simd-bitwidth=512",
-            "--log-level=pmd.net.virtio.driver:debug",
+            "--log-level=pmd.net.virtio.init:info",
         ]);
         for port in ports {
             command.arg("--vdev").arg(&port.0);
@@ -54,7 +54,7 @@ impl Testpmd {
 
     /// Waits until its ports have started.
     pub fn wait_ready(&mut self) {
-        self.process.wait_for("Checking link statuses", s(20));
+        self.process.wait_for("Checking link statuses", s(60));
         self.process.wait_for("testpmd>", s(20));
     }
 
