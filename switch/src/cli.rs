@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 use crosspoint_control::api::{self, Request};
@@ -32,8 +33,12 @@ pub(crate) enum Command {
     },
     /// Show what a running switch knows
     Show {
-        /// What to show: ports, queues, workers, fdb or drops
-        topic: Topic,
+        /// What to show: ports, queues, workers, fdb or drops; or port, and its name
+        #[arg(value_name = "TOPIC")]
+        what: Subject,
+        /// With `port`: which one
+        #[arg(required_if_eq("what", "port"))]
+        name: Option<String>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -48,9 +53,40 @@ pub(crate) enum Command {
     },
 }
 
+/// What `show` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// One topic of all ports.
+    Topic(Topic),
+    /// All topics of one port.
+    Port,
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Subject, String> {
+        match word {
+            "port" => Ok(Subject::Port),
+            _ => word
+                .parse()
+                .map(Subject::Topic)
+                .map_err(|unknown: show::UnknownTopic| format!("{unknown}, and port NAME")),
+        }
+    }
+}
+
 /// Asks the running switch, and prints what it says.
-pub(crate) fn show(topic: Topic, json: bool, socket: &Path) -> ExitCode {
-    let value = match api::request(socket, &Request::Show(topic)) {
+pub(crate) fn show(what: Subject, name: Option<String>, json: bool, socket: &Path) -> ExitCode {
+    let request = match (what, name) {
+        (Subject::Port, name) => Request::Port(name.unwrap_or_default()),
+        (Subject::Topic(topic), None) => Request::Show(topic),
+        (Subject::Topic(topic), Some(name)) => {
+            eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let value = match api::request(socket, &request) {
         Ok(value) => value,
         Err(error) => {
             eprintln!("error: {error}");
@@ -63,7 +99,11 @@ pub(crate) fn show(topic: Topic, json: bool, socket: &Path) -> ExitCode {
     let text = if json {
         serde_json::to_string_pretty(&value).map_err(|e| e.to_string())
     } else {
-        show::render(topic, &value).map_err(|e| e.to_string())
+        match what {
+            Subject::Topic(topic) => show::render(topic, &value),
+            Subject::Port => show::render_port(&value),
+        }
+        .map_err(|e| e.to_string())
     };
     match text {
         Ok(text) => {

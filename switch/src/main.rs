@@ -12,9 +12,10 @@ fn main() -> ExitCode {
         cli::Command::Run { config } => run::run(&config),
         cli::Command::Check { config } => run::check(&config),
         cli::Command::Show {
-            topic,
+            what,
+            name,
             json,
             socket,
-        } => cli::show(topic, json, &socket),
+        } => cli::show(what, name, json, &socket),
     }
 }

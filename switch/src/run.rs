@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_control::config::{Config, ConfigError};
 use crosspoint_control::daemon::Daemon;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -46,6 +47,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+    raise_open_files();
     let affinity = affinity();
     keep_off_worker_cores(&config, &affinity);
     let daemon = match Daemon::start(&config, &affinity) {
@@ -76,6 +78,18 @@ fn log_to_stderr() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+}
+
+/// Raises the soft limit of open files to the hard one: every ring of every guest has two.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(why) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("the limit of open files stays as it is: {why}");
+    }
 }
 
 /// The cores that the process may use.

@@ -132,14 +132,9 @@ fn open_port(
         .ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
     match &port.kind {
         PortKind::Xdp(xdp) => nics.push(NicPort::open(fabric.clone(), number, &port.name, xdp)?),
-        PortKind::Vhost(vhost) => guests.push(VhostPort::open(
-            fabric.clone(),
-            number,
-            &port.name,
-            &vhost.socket,
-            vhost.role,
-            vhost.queue_pairs,
-        )?),
+        PortKind::Vhost(vhost) => {
+            guests.push(VhostPort::open(fabric.clone(), number, &port.name, vhost)?)
+        }
     }
     Ok(())
 }

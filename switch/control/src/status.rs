@@ -35,6 +35,73 @@ pub struct PortStatus {
     pub properties: BTreeMap<String, String>,
     /// Its queues, by number: a queue has both directions.
     pub queues: Vec<QueueStatus>,
+    /// Seconds since its state became what it is.
+    pub state_for_s: u64,
+    /// What is known of a guest's device; absent for xdp.
+    pub device: Option<DeviceStatus>,
+}
+
+/// A guest's device, and the front end that speaks for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Who listens on the socket: "server" (the switch) or "client" (the front end).
+    pub role: String,
+    /// The vhost-user socket.
+    pub socket: String,
+    /// Front ends that have connected since the daemon started, the present one included.
+    pub connections: u64,
+    /// Why the last front end went; absent before one has.
+    pub last_end: Option<String>,
+    /// The features that the driver acknowledged, by name.
+    pub features: Vec<String>,
+    /// The vhost-user protocol features that the front end acknowledged, by name.
+    pub protocol_features: Vec<String>,
+    /// The device status that the front end has set, its bits by name; absent where it does not
+    /// tell (no protocol feature STATUS).
+    pub device_status: Option<Vec<String>>,
+    /// "split" or "packed".
+    pub ring_type: String,
+    /// The MAC address that the configuration gives the guest, if it does.
+    pub mac: Option<String>,
+    /// The MTU that the guest is told, bytes.
+    pub mtu: u16,
+    /// The MTU that the front end has set (NET_SET_MTU), if it has.
+    pub mtu_set: Option<u16>,
+    /// The guest's memory.
+    pub memory: Vec<MemoryRegionStatus>,
+    /// Its rings, by index.
+    pub vrings: Vec<VringStatus>,
+}
+
+/// A region of a guest's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRegionStatus {
+    /// Where the guest has it.
+    pub guest_address: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// One of a guest's rings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VringStatus {
+    /// Its number: queue pair n has 2n and 2n + 1.
+    pub index: u16,
+    /// "receive" or "transmit", in the guest's words.
+    pub direction: String,
+    /// Entries; 0 before the front end has said.
+    pub size: u32,
+    /// Whether the front end has enabled it.
+    pub enabled: bool,
+    /// Whether workers use it.
+    pub running: bool,
+    /// The available index that it was last set to, or stopped at; one that runs has gone on
+    /// from there, or from its used index. Of a packed ring: 15 bits, and the wrap counter.
+    pub base: u16,
+    /// Whether the front end has given a descriptor for kicks.
+    pub has_kick: bool,
+    /// Whether the front end has given a descriptor for calls.
+    pub has_call: bool,
 }
 
 /// One queue (pair) of a port. Counts are since the daemon started, whatever guests came and went.

@@ -3,7 +3,7 @@
 #[path = "show/picture.rs"]
 mod picture;
 
-use crosspoint_control::show::{Topic, render, write_json};
+use crosspoint_control::show::{Topic, port, render, render_port, write_json};
 use picture::{Picture, nothing, picture};
 use serde_json::Value;
 
@@ -21,6 +21,50 @@ fn table(topic: Topic, picture: &Picture) -> String {
 fn tables_look_like_this() {
     let tables = Topic::ALL.map(|topic| format!("$ {topic}\n{}", table(topic, &picture())));
     insta::assert_snapshot!("tables", tables.join("\n"));
+}
+
+fn port_json(name: &str, picture: &Picture) -> Value {
+    let port = port(name, picture).expect("there is such a port");
+    serde_json::to_value(port).expect("a port is JSON")
+}
+
+fn port_text(name: &str, picture: &Picture) -> String {
+    render_port(&port_json(name, picture)).expect("the daemon's own JSON is understood")
+}
+
+const PORTS: [&str; 3] = ["web-1", "db-1", "uplink"];
+
+#[test]
+fn one_port_looks_like_this() {
+    let all = PORTS.map(|name| format!("$ port {name}\n{}", port_text(name, &picture())));
+    insta::assert_snapshot!("port", all.join("\n"));
+}
+
+#[test]
+fn the_keys_of_one_port_are_these() {
+    let pretty = serde_json::to_string_pretty(&port_json("web-1", &picture()));
+    insta::assert_snapshot!("port_json", pretty.expect("JSON"));
+}
+
+#[test]
+fn one_port_fits_eighty_columns() {
+    for line in PORTS
+        .map(|name| port_text(name, &picture()))
+        .concat()
+        .lines()
+    {
+        assert!(line.chars().count() <= 80, "{line}");
+        assert_eq!(line, line.trim_end());
+    }
+}
+
+#[test]
+fn a_port_that_is_not_there_is_an_error_that_names_those_that_are() {
+    let error = port("web", &picture()).expect_err("no port has this name");
+    assert_eq!(error.to_string(), "no port is named \"web\"");
+    assert_eq!(error.help(), "the ports are web-1, db-1, uplink");
+    let error = port("web", &nothing()).expect_err("no port has this name");
+    assert_eq!(error.help(), "there are no ports");
 }
 
 #[test]
@@ -66,6 +110,8 @@ fn text_from_elsewhere_cannot_control_the_terminal() {
         let text = table(topic, &picture);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
     }
+    let text = port_text("a\nb", &picture);
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
 }
 
 #[test]

@@ -18,6 +18,8 @@ use crate::view::View;
 
 /// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.
 const NIC_RETRY: Duration = Duration::from_millis(1);
+/// Injected frames that may wait for one worker.
+const INJECTED: usize = 64;
 
 /// A change that a worker applies between two iterations. It comes back with what was replaced.
 pub struct Update {
@@ -58,6 +60,29 @@ pub struct WorkerLink {
     pub waker: Arc<Waker>,
     /// What it counts of itself.
     pub counters: WorkerCounters,
+    /// Frames to be taken as if they had come in on a port. Looked at when the mailbox has news.
+    pub injected: ArrayQueue<Injected>,
+}
+
+impl WorkerLink {
+    /// A link to a worker that `waker` wakes.
+    pub fn new(waker: Arc<Waker>) -> WorkerLink {
+        WorkerLink {
+            mailbox: Mailbox::default(),
+            waker,
+            counters: WorkerCounters::default(),
+            injected: ArrayQueue::new(INJECTED),
+        }
+    }
+}
+
+/// A short frame that the control thread makes. It counts as received on queue 0 of its port.
+#[derive(Clone, Copy, Debug)]
+pub struct Injected {
+    /// The port that it comes in on.
+    pub port: u16,
+    /// The shortest Ethernet frame, without its checksum.
+    pub bytes: [u8; 60],
 }
 
 /// What all threads of the switch share.
@@ -123,8 +148,8 @@ impl Worker {
     pub fn run(mut self) {
         let (mut then, mut idle_since) = (tsc(), tsc());
         while !self.shared.stop.load(Ordering::Relaxed) {
-            self.quiesce();
-            let bursts = self.iterate();
+            let injected = self.quiesce();
+            let bursts = injected + self.iterate();
             let pending = self.flush(bursts);
             let now = tsc();
             let cycles = now.wrapping_sub(then);
@@ -202,9 +227,10 @@ impl Worker {
         self.tx.flush(&self.view)
     }
 
-    /// The quiescent point: no reference into any mapping is held here.
+    /// The quiescent point: no reference into any mapping is held here. Returns how many bursts
+    /// of injected frames there were: none, unless there was news.
     #[inline(always)]
-    fn quiesce(&mut self) {
+    fn quiesce(&mut self) -> u64 {
         let Worker {
             link,
             view,
@@ -213,12 +239,49 @@ impl Worker {
             shared,
             ..
         } = self;
-        link.mailbox
+        let news = link
+            .mailbox
             .quiesce(|update| apply(update, view, streams, tx));
         while let Some((port, fault)) = tx.take_fault() {
             // A full list loses it: the ring is found broken again by the next burst for it.
             report(shared, port, fault);
         }
+        if news { self.take_injected() } else { 0 }
+    }
+
+    /// Takes the injected frames through all stages. Returns how many bursts they made.
+    #[cold]
+    fn take_injected(&mut self) -> u64 {
+        let Worker {
+            index,
+            shared,
+            link,
+            view,
+            burst,
+            keys,
+            tx,
+            ..
+        } = self;
+        let tick = shared.tick.load(Ordering::Relaxed);
+        let mut bursts = 0;
+        for _ in 0..INJECTED {
+            let Some(injected) = link.injected.pop() else {
+                break;
+            };
+            // A port that has gone meanwhile receives nothing any more.
+            let Some(port) = view.port(injected.port) else {
+                continue;
+            };
+            let ingress = injected.port;
+            burst.clear();
+            burst.push_short(&injected.bytes);
+            parse(burst);
+            admit(burst, Some(port));
+            lookup(burst, ingress, view, tick, keys);
+            deliver(burst, ingress, view, tx, port.counters.at(*index, 0));
+            bursts += 1;
+        }
+        bursts
     }
 
     /// Sleeps, unless there turns out to be work.

@@ -292,6 +292,23 @@ impl Burst {
         true
     }
 
+    /// Adds a frame of at most [`HEAD_LEN`] bytes, which are copied: nobody need keep them. A
+    /// longer one, or a full burst, is refused (`false`).
+    pub fn push_short(&mut self, bytes: &[u8]) -> bool {
+        if self.len == BURST || bytes.len() > HEAD_LEN {
+            return false;
+        }
+        let frame = &mut self.frames[self.len];
+        frame.head[..bytes.len()].copy_from_slice(bytes);
+        frame.len = bytes.len() as u32;
+        frame.segment_first = self.segments.len() as u16;
+        frame.segment_count = 0;
+        frame.offload = Offload::default();
+        frame.verdict = Verdict::PENDING;
+        self.len += 1;
+        true
+    }
+
     /// Adds a frame that is too long to refer to: it has a length and no bytes, and the length
     /// gets it dropped. A full burst refuses (`false`).
     pub fn push_oversize(&mut self) -> bool {
@@ -334,6 +351,19 @@ impl Burst {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_frame_is_copied_and_a_longer_one_refused() {
+        let mut burst = Burst::new();
+        assert!(burst.push_short(&[7; 60]));
+        assert!(!burst.push_short(&[7; HEAD_LEN + 1]));
+        assert_eq!(burst.frames()[0].headers(), [7; 60]);
+        assert!(burst.segments(&burst.frames()[0]).is_empty());
+        while burst.len() < BURST {
+            assert!(burst.push_short(&[1; HEAD_LEN]));
+        }
+        assert!(!burst.push_short(&[]));
+    }
 
     #[test]
     fn a_frame_is_two_cache_lines() {

@@ -69,20 +69,29 @@ impl Features {
         Features { bits: acknowledged }
     }
 
-    /// What a port with this many queue pairs offers. MQ is offered only where there is a
-    /// choice: a front end that hands it to its driver without a control queue (User-Mode
-    /// Linux) would make that driver refuse the device.
+    /// What a port with this many queue pairs offers. MQ and GUEST_ANNOUNCE are offered only
+    /// where there is a choice of queues: a front end that hands them to its driver without a
+    /// control queue (User-Mode Linux) would make that driver refuse the device. MAC is the
+    /// port's to add, where it has one to give.
     pub fn offered(queue_pairs: u16) -> u64 {
         use feature::*;
         let always = CSUM
             | GUEST_CSUM
+            | MTU
             | MRG_RXBUF
+            | STATUS
             | ANY_LAYOUT
             | INDIRECT_DESC
             | EVENT_IDX
             | PROTOCOL_FEATURES
-            | VERSION_1;
-        if queue_pairs > 1 { always | MQ } else { always }
+            | VERSION_1
+            | RING_PACKED
+            | IN_ORDER
+            | LOG_ALL;
+        match queue_pairs {
+            1 => always,
+            _ => always | MQ | GUEST_ANNOUNCE,
+        }
     }
 
     /// Whether `bit` was acknowledged.

@@ -9,7 +9,7 @@
 //! {"error":"not a request: unknown variant `prots`, ...","help":"send one line such as {\"show\":\"ports\"}; ..."}
 //! ```
 //!
-//! What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! `{"port":"web-1"}` asks for all that is known of one port. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
@@ -39,9 +39,11 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// What the daemon can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
     /// `{"show":"ports"}`: one topic of the picture.
     Show(Topic),
+    /// `{"port":"web-1"}`: all that is known of one port.
+    Port(String),
 }

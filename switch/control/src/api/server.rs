@@ -102,6 +102,11 @@ async fn read(client: &mut BufReader<UnixStream>) -> io::Result<Line> {
 }
 
 #[derive(Serialize)]
+struct Answer<T> {
+    ok: T,
+}
+
+#[derive(Serialize)]
 struct Refusal {
     error: String,
     help: String,
@@ -115,6 +120,10 @@ fn answer(line: &[u8], source: &dyn Source) -> serde_json::Result<Vec<u8>> {
             reply.extend_from_slice(b"}\n");
             Ok(reply)
         }
+        Ok(Request::Port(name)) => match show::port(&name, source) {
+            Ok(ok) => line_of(&Answer { ok }),
+            Err(unknown) => refuse(unknown.to_string(), unknown.help()),
+        },
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
 }
@@ -136,7 +145,11 @@ fn too_slow() -> serde_json::Result<Vec<u8>> {
 }
 
 fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
-    let mut reply = serde_json::to_vec(&Refusal { error, help })?;
-    reply.push(b'\n');
-    Ok(reply)
+    line_of(&Refusal { error, help })
+}
+
+fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    Ok(line)
 }

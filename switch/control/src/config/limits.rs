@@ -56,6 +56,12 @@ pub const XDP_QUEUE_MAX: u16 = 4095;
 pub const QUEUE_PAIRS_DEFAULT: u16 = 1;
 /// The most `queue_pairs`.
 pub const QUEUE_PAIRS_MAX: u16 = 16;
+/// `mtu` where it is not given: Ethernet's.
+pub const MTU_DEFAULT: u16 = 1500;
+/// The lowest `mtu`: the least that every host on the internet must forward (RFC 791), and what virtio asks for.
+pub const MTU_MIN: u16 = 68;
+/// The highest `mtu`: the configuration space has 16 bits for it.
+pub const MTU_MAX: u16 = u16::MAX;
 /// The lowest VLAN ID (0 means "priority only" on the wire).
 pub const VLAN_ID_MIN: u16 = 1;
 /// The highest VLAN ID (4095 is reserved).

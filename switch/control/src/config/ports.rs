@@ -196,6 +196,15 @@ fn vhost(
             example: "queue_pairs = 2",
         },
     );
+    let mac = checker.mac(raw.mac);
+    let mtu = checker.number(
+        raw.mtu,
+        &Number {
+            subject: "`mtu`",
+            range: MTU_MIN.into()..=MTU_MAX.into(),
+            example: "mtu = 1500",
+        },
+    );
     let (socket, span) = checker.socket(raw.socket)?;
     match taken.sockets.get(&socket) {
         Some(first) => {
@@ -220,6 +229,10 @@ fn vhost(
         queue_pairs: queue_pairs
             .and_then(|pairs| u16::try_from(pairs).ok())
             .unwrap_or(QUEUE_PAIRS_DEFAULT),
+        mac,
+        mtu: mtu
+            .and_then(|mtu| u16::try_from(mtu).ok())
+            .unwrap_or(MTU_DEFAULT),
     })
 }
 
@@ -227,6 +240,8 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     foreign(checker, &raw.socket, "socket", "vhost", "xdp");
     foreign(checker, &raw.role, "role", "vhost", "xdp");
     foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
+    foreign(checker, &raw.mac, "mac", "vhost", "xdp");
+    foreign(checker, &raw.mtu, "mtu", "vhost", "xdp");
     require(
         checker,
         &raw.interface,

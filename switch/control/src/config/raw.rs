@@ -9,6 +9,8 @@ use super::limits::*;
 use super::{Poll, Role, XdpMode};
 
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
+/// Six bytes, the first even: no group address.
+const MAC_PATTERN: &str = "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$";
 
 /// The configuration of the crosspoint switch.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -106,7 +108,7 @@ pub(super) enum PortType {
     "required" = ["name", "type"],
     "if" = {"properties": {"type": {"const": "vhost"}}},
     "then" = {"required": ["socket"], "properties": {"interface": false, "queues": false, "mode": false}},
-    "else" = {"required": ["interface"], "properties": {"socket": false, "role": false, "queue_pairs": false}}
+    "else" = {"required": ["interface"], "properties": {"socket": false, "role": false, "queue_pairs": false, "mac": false, "mtu": false}}
 ))]
 pub(super) struct RawPort {
     /// The port's name, in commands, metrics and logs.
@@ -124,6 +126,12 @@ pub(super) struct RawPort {
     /// vhost: the most queue pairs that the guest may use.
     #[schemars(range(min = 1, max = QUEUE_PAIRS_MAX), extend("default" = QUEUE_PAIRS_DEFAULT))]
     pub queue_pairs: Field<i64>,
+    /// vhost: the address that the guest is told to take. Without it, the guest or its front end chooses.
+    #[schemars(regex(pattern = MAC_PATTERN))]
+    pub mac: Field<String>,
+    /// vhost: the largest payload of a frame, bytes, that the guest is told to send.
+    #[schemars(range(min = MTU_MIN, max = MTU_MAX), extend("default" = MTU_DEFAULT))]
+    pub mtu: Field<i64>,
     /// xdp: the network interface.
     #[schemars(length(min = 1, max = INTERFACE_BYTES_MAX))]
     pub interface: Field<String>,

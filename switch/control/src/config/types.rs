@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use crosspoint_packet::Mac;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -146,6 +147,10 @@ pub struct VhostPort {
     pub role: Role,
     /// The most queue pairs that the guest may use: 1 to [`QUEUE_PAIRS_MAX`].
     pub queue_pairs: u16,
+    /// The address that the guest is told to take: unicast, not zero.
+    pub mac: Option<Mac>,
+    /// The largest payload of a frame, bytes, that the guest is told to send: [`MTU_MIN`] to [`MTU_MAX`].
+    pub mtu: u16,
 }
 
 /// Who listens on a vhost-user socket.

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use crosspoint_packet::Mac;
 use serde::de::DeserializeOwned;
 
 use super::check::Checker;
@@ -210,6 +211,22 @@ impl Checker {
         }
     }
 
+    /// The address of one station.
+    pub(super) fn mac(&mut self, field: Field<String>) -> Option<Mac> {
+        let must = "a MAC address of one station";
+        let help =
+            "six bytes in hexadecimal, the first even, for example: mac = \"52:54:00:12:34:56\"";
+        let (text, span) = self.value(field, "mac", must, help)?;
+        let label = match parse_mac(&text) {
+            None => "not six bytes in hexadecimal, with colons between them",
+            Some(mac) if mac.is_group() => "a group address: the first byte is odd",
+            Some(mac) if mac.to_word() == 0 => "the address zero, which is nobody's",
+            mac => return mac,
+        };
+        self.problem(span, format!("`mac` must be {must}"), label, help);
+        None
+    }
+
     /// The path of a socket.
     pub(super) fn socket(&mut self, field: Field<String>) -> Option<(PathBuf, Span)> {
         let help = "for example: socket = \"/run/crosspoint/web-1.sock\"";
@@ -242,4 +259,16 @@ impl Checker {
         self.problem(span, message, label, help);
         None
     }
+}
+
+/// Six bytes of two hexadecimal digits each.
+fn parse_mac(text: &str) -> Option<Mac> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next()?;
+        let digits = part.len() == 2 && part.bytes().all(|c| c.is_ascii_hexdigit());
+        *byte = u8::from_str_radix(part, 16).ok().filter(|_| digits)?;
+    }
+    parts.next().is_none().then_some(Mac::new(bytes))
 }

@@ -62,6 +62,8 @@ impl Fabric {
             vlan: port.options.vlan_text.clone(),
             addresses: port.view.quota.used(),
             properties: port.properties.clone(),
+            state_for_s: port.since.elapsed().as_secs(),
+            device: port.device.clone(),
             queues: (0..port.view.counters.queues())
                 .map(|q| self.queue_status(port, q))
                 .collect(),

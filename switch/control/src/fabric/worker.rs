@@ -7,8 +7,6 @@ use std::thread::{Builder, JoinHandle};
 
 use core_affinity::CoreId;
 use crossbeam::queue::ArrayQueue;
-use crosspoint_engine::counters::WorkerCounters;
-use crosspoint_engine::publish::Mailbox;
 use crosspoint_engine::sleep::Waker;
 use crosspoint_engine::view::View;
 use crosspoint_engine::worker::{Idle, Shared, Worker, WorkerLink};
@@ -67,11 +65,7 @@ pub(super) fn spawn_all(
     for (worker, core) in cores.iter().enumerate() {
         let fail = |why| WorkerError::Start { worker, why };
         let waker = Waker::new().map_err(fail)?;
-        let link = Arc::new(WorkerLink {
-            mailbox: Mailbox::default(),
-            waker,
-            counters: WorkerCounters::default(),
-        });
+        let link = Arc::new(WorkerLink::new(waker));
         let (pinned, result) = mpsc::channel();
         let thread = {
             let (shared, link, view, core) = (shared.clone(), link.clone(), view.clone(), *core);

@@ -39,6 +39,27 @@ pub(super) fn time_ns(ns: u64) -> String {
     }
 }
 
+/// How long something has lasted, by its two largest units: `12s`, `3m 20s`, `2d 4h`.
+pub(super) fn lasting_s(s: u64) -> String {
+    let (m, h, d) = (s / 60, s / 3600, s / 86_400);
+    match (d, h, m) {
+        (0, 0, 0) => format!("{s}s"),
+        (0, 0, _) => format!("{m}m {}s", s % 60),
+        (0, _, _) => format!("{h}h {}m", m % 60),
+        _ => format!("{d}d {}h", h % 24),
+    }
+}
+
+/// A number of bytes as people name memory: `64KiB`, `1GiB`; exact.
+pub(super) fn memory_size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = |(shift, _): &(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+    match units.into_iter().find(whole) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// A share, with one decimal.
 pub(super) fn percent(percent: Option<f64>) -> String {
     percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1}%"))
@@ -78,6 +99,21 @@ mod tests {
             "0ns", "850ns", "999ns", "1.0us", "1.2us", "34us", "9.9ms", "12s",
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn times_that_last_have_two_units() {
+        let shown = [0, 59, 60, 3599, 3600, 86_399, 86_400, 90_000].map(lasting_s);
+        let expected = [
+            "0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "1d 1h",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn memory_has_the_largest_unit_that_is_exact() {
+        let shown = [0, 1000, 4096, 0xa0000, 3 << 30].map(memory_size);
+        assert_eq!(shown, ["0B", "1000B", "4KiB", "640KiB", "3GiB"]);
     }
 
     proptest! {

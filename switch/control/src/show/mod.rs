@@ -9,12 +9,14 @@
 //! | `workers` | array of [`WorkerRow`](rows::WorkerRow), by number |
 //! | `fdb` | one [`Fdb`](rows::Fdb), its addresses by VLAN and address |
 //! | `drops` | array of [`DropRow`](rows::DropRow), those that are not zero, by port, queue and reason |
+//! | `port NAME` | one [`PortDetail`](rows::PortDetail) |
 //!
 //! Counts are since the daemon started. In JSON all are exact; tables show large ones with three digits (`1.23M`).
 //! Keys may be added, and none is renamed or removed.
 
 mod format;
 mod render;
+mod render_port;
 pub mod rows;
 mod table;
 
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use render::{Misshapen, render};
+pub use render_port::render_port;
 
 use crate::api::Source;
 
@@ -112,4 +115,32 @@ pub fn write_json(
         Topic::Fdb => serde_json::to_writer(out, &rows::fdb(&status, source.fdb())),
         Topic::Drops => serde_json::to_writer(out, &rows::drops(&status)),
     }
+}
+
+/// No port has this name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no port is named {name:?}")]
+pub struct UnknownPort {
+    name: String,
+    known: Vec<String>,
+}
+
+impl UnknownPort {
+    /// The names that there are, for people.
+    pub fn help(&self) -> String {
+        match self.known.as_slice() {
+            [] => "there are no ports".to_owned(),
+            known => format!("the ports are {}", known.join(", ")),
+        }
+    }
+}
+
+/// All that is known of the port `name`.
+pub fn port(name: &str, source: &dyn Source) -> Result<rows::PortDetail, UnknownPort> {
+    let status = source.status();
+    let found = status.ports.iter().find(|port| port.name == name);
+    found.map(rows::port_detail).ok_or_else(|| UnknownPort {
+        name: name.to_owned(),
+        known: status.ports.iter().map(|port| port.name.clone()).collect(),
+    })
 }

@@ -18,9 +18,9 @@ use super::table::Table;
     "daemon and command line are probably of different versions; --json shows the answer as it is"
 ))]
 pub struct Misshapen {
-    topic: Topic,
+    pub(super) topic: &'static str,
     #[source]
-    cause: serde_json::Error,
+    pub(super) cause: serde_json::Error,
 }
 
 /// Shows a topic's JSON, which is what a reply's `ok` holds, as a table.
@@ -32,6 +32,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Fdb => Fdb::deserialize(value).map(|table| fdb(&table)),
         Topic::Drops => Vec::deserialize(value).map(|rows| drops(&rows)),
     };
+    let topic = topic.name();
     text.map_err(|cause| Misshapen { topic, cause })
 }
 
@@ -80,7 +81,7 @@ fn note(row: &PortRow) -> String {
     parts.join("; ")
 }
 
-fn queues(rows: &[QueueRow]) -> String {
+pub(super) fn queues(rows: &[QueueRow]) -> String {
     if rows.is_empty() {
         return "There are no queues.\n".to_owned();
     }
@@ -174,7 +175,7 @@ fn fdb(fdb: &Fdb) -> String {
     text
 }
 
-fn drops(rows: &[DropRow]) -> String {
+pub(super) fn drops(rows: &[DropRow]) -> String {
     if rows.is_empty() {
         return "Nothing was dropped.\n".to_owned();
     }

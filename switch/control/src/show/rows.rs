@@ -6,7 +6,9 @@ use crosspoint_packet::DropReason;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Completion;
-use crate::status::{FdbEntry, FdbStatus, PortStatus, QueueStatus, Status, XdpStatus};
+use crate::status::{
+    DeviceStatus, FdbEntry, FdbStatus, PortStatus, QueueStatus, Status, XdpStatus,
+};
 
 /// A port; its counts are sums over its queues.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +39,22 @@ pub struct PortRow {
     pub tx_bytes: u64,
     /// Drops counted at the port, for all reasons.
     pub drops: u64,
+}
+
+/// All that is known of one port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PortDetail {
+    /// What the list of ports says of it; its keys are this object's own.
+    #[serde(flatten)]
+    pub port: PortRow,
+    /// Seconds since its state became what it is.
+    pub state_for_s: u64,
+    /// The guest's device and its front end; null for xdp.
+    pub device: Option<DeviceStatus>,
+    /// Its queues, by number.
+    pub per_queue: Vec<QueueRow>,
+    /// What was dropped at it, by queue and reason; those that are not zero.
+    pub drops_by_reason: Vec<DropRow>,
 }
 
 /// A queue (pair) of a port.
@@ -164,6 +182,18 @@ fn port(port: &PortStatus) -> PortRow {
     }
 }
 
+/// One port, in full.
+pub fn port_detail(status: &PortStatus) -> PortDetail {
+    let queues = status.queues.iter();
+    PortDetail {
+        port: port(status),
+        state_for_s: status.state_for_s,
+        device: status.device.clone(),
+        per_queue: queues.map(|one| queue(&status.name, one)).collect(),
+        drops_by_reason: drops_of(status),
+    }
+}
+
 /// Adds counts. Nothing real overflows them, and nothing that is not may panic.
 fn total(sum: u64, count: u64) -> u64 {
     sum.saturating_add(count)
@@ -254,18 +284,20 @@ pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>) -> Fdb {
 
 /// All reasons that were met, wherever they were.
 pub fn drops(status: &Status) -> Vec<DropRow> {
+    status.ports.iter().flat_map(drops_of).collect()
+}
+
+fn drops_of(port: &PortStatus) -> Vec<DropRow> {
     let mut rows = Vec::new();
-    for port in &status.ports {
-        for queue in &port.queues {
-            let met = queue.drops.iter().filter(|(_, count)| **count > 0);
-            rows.extend(met.map(|(reason, count)| DropRow {
-                port: port.name.clone(),
-                queue: queue.queue,
-                reason: reason.clone(),
-                count: *count,
-                help: help(reason).to_owned(),
-            }));
-        }
+    for queue in &port.queues {
+        let met = queue.drops.iter().filter(|(_, count)| **count > 0);
+        rows.extend(met.map(|(reason, count)| DropRow {
+            port: port.name.clone(),
+            queue: queue.queue,
+            reason: reason.clone(),
+            count: *count,
+            help: help(reason).to_owned(),
+        }));
     }
     rows
 }

@@ -116,7 +116,7 @@ fn push_line(text: &mut String, line: &str) {
 }
 
 /// Nothing that a terminal takes for a command, whoever chose the text.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(visible).collect()
 }

@@ -1,12 +1,14 @@
 //! Guest ports: a thread per port that talks vhost-user with one front end after the other.
-//! A front end that says nothing, or nonsense, holds up nobody else.
+//! A front end that says nothing, or nonsense, holds up nobody else: other ports never wait for
+//! it, and on its own port it gives way to the next.
 
 mod device;
 mod handler;
+mod messages;
 mod wire;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,10 +17,11 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 use thiserror::Error;
-use vhost::vhost_user::{BackendReqHandler, Error as VhostError, VhostUserProtocolFeatures};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
-use crate::config::Role;
+use crate::config::{self, Role};
 use crate::fabric::Fabric;
 use device::Device;
 use handler::Handler;
@@ -28,6 +31,11 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// Pause after a front end that went away at once, so that one that loops costs little.
 const SERVER_PAUSE: Duration = Duration::from_millis(10);
+/// How long a front end that has said nothing keeps its place when another one waits for it.
+/// One that has spoken keeps it as long as it stays.
+pub const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// The longest that a message may take from its first byte to its last, and a reply to be read.
+pub const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
 const THREAD_STACK: usize = 256 << 10;
 
 /// Why a guest port cannot be opened.
@@ -84,15 +92,14 @@ enum Endpoint {
 }
 
 impl VhostPort {
-    /// Opens port `number` of the fabric on `socket` and serves it from a thread of its own.
+    /// Opens port `number` of the fabric and serves it from a thread of its own.
     pub fn open(
         fabric: Arc<Fabric>,
         number: u16,
         name: &str,
-        socket: &Path,
-        role: Role,
-        queue_pairs: u16,
+        config: &config::VhostPort,
     ) -> Result<VhostPort, VhostPortError> {
+        let (socket, role) = (config.socket.as_path(), config.role);
         let fail = |why| VhostPortError::Listen {
             port: name.to_owned(),
             path: socket.to_owned(),
@@ -108,15 +115,12 @@ impl VhostPort {
             connection: Mutex::new(None),
         });
         let serve = {
-            let (shared, name) = (shared.clone(), name.to_owned());
+            let (shared, name, config) = (shared.clone(), name.to_owned(), config.clone());
             move || {
-                let device = Device::new(fabric, number, &name, queue_pairs);
-                serve(
-                    &shared,
-                    &name,
-                    &endpoint,
-                    &Arc::new(Handler(Mutex::new(device))),
-                );
+                let device = Device::new(fabric, number, &name, config);
+                device.describe();
+                let handler = Arc::new(Handler(Mutex::new(device)));
+                serve(&shared, &name, &endpoint, &handler);
             }
         };
         let thread = Builder::new()
@@ -163,24 +167,17 @@ impl Shared {
         }
     }
 
-    /// Waits for `fd`, or just for `time`; `false` when the port is to stop.
-    fn wait(&self, fd: Option<&dyn AsFdDyn>, time: Option<Duration>) -> bool {
-        let mut fds = vec![PollFd::new(&self.stop, PollFlags::IN)];
-        fds.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd.fd(), PollFlags::IN)));
+    /// Waits until one of `fds` can be read, and says which: the first, of several. `None` when
+    /// `time` has passed, or the port is to stop.
+    fn wait(&self, fds: &[BorrowedFd<'_>], time: Option<Duration>) -> Option<usize> {
+        let all = fds.iter().copied().chain([self.stop.as_fd()]);
+        let mut polled: Vec<PollFd<'_>> = all
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         let timeout = time.and_then(|time| Timespec::try_from(time).ok());
-        let _ = poll(&mut fds, timeout.as_ref());
-        !self.stopping()
-    }
-}
-
-/// `AsFd`, as a trait object.
-trait AsFdDyn {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl AsFdDyn for UnixListener {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
+        let _ = poll(&mut polled, timeout.as_ref());
+        let ready = polled.iter().position(|fd| !fd.revents().is_empty());
+        ready.filter(|index| *index < fds.len() && !self.stopping())
     }
 }
 
@@ -211,33 +208,38 @@ fn listen(port: &str, path: &Path) -> Result<UnixListener, VhostPortError> {
 }
 
 fn serve(shared: &Shared, name: &str, endpoint: &Endpoint, handler: &Arc<Handler>) {
-    let mut pause = RETRY_FIRST;
+    let (mut pause, mut exhausted) = (RETRY_FIRST, false);
     while !shared.stopping() {
         let connection = match endpoint {
             Endpoint::Server(listener) => accept(shared, listener),
             Endpoint::Client(path) => UnixStream::connect(path),
         };
-        let Ok(connection) = connection else {
-            shared.wait(None, Some(pause));
-            pause = (pause * 2).min(RETRY_LAST);
-            continue;
+        let connection = match connection.and_then(limit_message_time) {
+            Ok(connection) => connection,
+            Err(why) => {
+                note_exhaustion(name, &why, &mut exhausted);
+                shared.wait(&[], Some(pause));
+                pause = (pause * 2).min(RETRY_LAST);
+                continue;
+            }
         };
-        pause = RETRY_FIRST;
+        (pause, exhausted) = (RETRY_FIRST, false);
         tracing::info!(port = name, "front end connected");
         handler.device().connect();
-        let end = converse(shared, connection, handler);
-        handler.device().disconnect();
+        let end = converse(shared, connection, endpoint, handler);
+        let why = end.as_ref().err().map_or("it hung up", String::as_str);
+        handler.device().disconnect(why);
         *shared.connection() = None;
         match end {
             Ok(()) => tracing::info!(port = name, "front end disconnected"),
             Err(why) => tracing::warn!(port = name, "front end disconnected by us: {why}"),
         }
-        shared.wait(None, Some(SERVER_PAUSE));
+        shared.wait(&[], Some(SERVER_PAUSE));
     }
 }
 
 fn accept(shared: &Shared, listener: &UnixListener) -> io::Result<UnixStream> {
-    if !shared.wait(Some(listener), None) {
+    if shared.wait(&[listener.as_fd()], None).is_none() {
         return Err(io::ErrorKind::Interrupted.into());
     }
     let (connection, _) = listener.accept()?;
@@ -245,54 +247,76 @@ fn accept(shared: &Shared, listener: &UnixListener) -> io::Result<UnixStream> {
     Ok(connection)
 }
 
+/// A message that has begun is there in time, or the front end is given up.
+fn limit_message_time(connection: UnixStream) -> io::Result<UnixStream> {
+    connection.set_read_timeout(Some(MESSAGE_TIME_MAX))?;
+    connection.set_write_timeout(Some(MESSAGE_TIME_MAX))?;
+    Ok(connection)
+}
+
+/// Says once that there are no descriptors left to connect by; it is tried again.
+fn note_exhaustion(name: &str, why: &io::Error, exhausted: &mut bool) {
+    let errno = Errno::from_io_error(why);
+    if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) && !*exhausted {
+        *exhausted = true;
+        tracing::warn!(
+            port = name,
+            "no front end can connect: {why}; raise the limit of open files (LimitNOFILE)"
+        );
+    }
+}
+
+/// Waits for the next message. `false` when there will be none: the port stops, or this front
+/// end has said nothing yet for [`SILENCE_MAX`] and another one waits.
+fn wait_message(
+    shared: &Shared,
+    connection: &UnixStream,
+    endpoint: &Endpoint,
+    has_spoken: bool,
+) -> bool {
+    let connection = connection.as_fd();
+    let Endpoint::Server(listener) = endpoint else {
+        return shared.wait(&[connection], None).is_some();
+    };
+    if has_spoken {
+        return shared.wait(&[connection], None).is_some();
+    }
+    shared.wait(&[connection], Some(SILENCE_MAX)).is_some()
+        || shared.wait(&[connection, listener.as_fd()], None) == Some(0)
+}
+
 /// Handles messages until the front end goes, or says something that makes no sense.
-fn converse(shared: &Shared, connection: UnixStream, handler: &Arc<Handler>) -> Result<(), String> {
+fn converse(
+    shared: &Shared,
+    connection: UnixStream,
+    endpoint: &Endpoint,
+    handler: &Arc<Handler>,
+) -> Result<(), String> {
     let clone = |c: &UnixStream| c.try_clone().map_err(|e| e.to_string());
     *shared.connection() = Some(clone(&connection)?);
     let mut crates = BackendReqHandler::from_stream(clone(&connection)?, handler.clone());
+    let mut has_spoken = false;
     while !shared.stopping() {
+        if !wait_message(shared, &connection, endpoint, has_spoken) {
+            return match shared.stopping() {
+                true => Ok(()),
+                false => Err("it said nothing, and another one waited".to_owned()),
+            };
+        }
         let Some(header) = wire::peek(&connection).map_err(|e| e.to_string())? else {
             return Ok(());
         };
-        match header.request {
-            wire::SET_MEM_TABLE | wire::SET_VRING_ENABLE => {
-                handle_ourselves(&connection, header, handler).map_err(|e| e.to_string())?;
-            }
-            _ => match crates.handle_request() {
-                Ok(()) | Err(VhostError::ReqHandlerError(_) | VhostError::InvalidParam) => {}
+        if messages::is_ours(header) {
+            messages::handle(&connection, header, handler).map_err(|e| e.to_string())?;
+        } else {
+            match crates.handle_request() {
+                Ok(()) | Err(VhostError::InvalidParam) => {}
                 Err(VhostError::Disconnected | VhostError::PartialMessage) => return Ok(()),
                 Err(why) => return Err(format!("request {}: {why}", header.request)),
-            },
+            }
         }
-    }
-    Ok(())
-}
-
-fn handle_ourselves(
-    connection: &UnixStream,
-    header: wire::Header,
-    handler: &Arc<Handler>,
-) -> io::Result<()> {
-    let (payload, fds) = wire::receive(connection, header)?;
-    let mut device = handler.device();
-    let done = match header.request {
-        wire::SET_MEM_TABLE => {
-            let table = wire::memory_table(&payload, fds)?;
-            device.set_memory(table).map_err(io::Error::other)
-        }
-        _ => {
-            let (index, value) = wire::vring_state(&payload)?;
-            device
-                .set_vring_enable(index, value != 0)
-                .map_err(|e| io::Error::other(e.to_string()))
-        }
-    };
-    let reply_ack = device.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
-    if header.needs_reply() && reply_ack {
-        wire::acknowledge(connection, header, done.is_ok())?;
-    } else {
-        // Without a reply the front end would go on in the belief that it worked.
-        done?;
+        has_spoken = true;
+        handler.device().describe();
     }
     Ok(())
 }

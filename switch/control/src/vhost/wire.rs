@@ -3,6 +3,7 @@
 //!
 //! - SET_MEM_TABLE: User-Mode Linux sends a payload larger than its regions need.
 //! - SET_VRING_ENABLE: QEMU sends it before SET_FEATURES.
+//! - SEND_RARP, NET_SET_MTU, SET_STATUS and GET_STATUS: the crate does not know them.
 //! - GET_QUEUE_NUM, GET_CONFIG and the rest go to the crate.
 
 use std::fs::File;
@@ -19,6 +20,14 @@ use rustix::net::{
 pub(super) const SET_MEM_TABLE: u32 = 5;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_VRING_ENABLE: u32 = 18;
+/// See [`SET_MEM_TABLE`].
+pub(super) const SEND_RARP: u32 = 19;
+/// See [`SET_MEM_TABLE`].
+pub(super) const NET_SET_MTU: u32 = 20;
+/// See [`SET_MEM_TABLE`].
+pub(super) const SET_STATUS: u32 = 39;
+/// See [`SET_MEM_TABLE`].
+pub(super) const GET_STATUS: u32 = 40;
 
 const HEADER_LEN: usize = 12;
 const FLAG_REPLY: u32 = 1 << 2;
@@ -115,12 +124,24 @@ pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8
 
 /// Answers a message that wants to know whether it worked (REPLY_ACK): 0 for yes.
 pub(super) fn acknowledge(socket: &UnixStream, header: Header, ok: bool) -> io::Result<()> {
+    reply(socket, header, u64::from(!ok))
+}
+
+/// Answers a message with 64 bits.
+pub(super) fn reply(socket: &UnixStream, header: Header, value: u64) -> io::Result<()> {
     let mut reply = Vec::with_capacity(HEADER_LEN + 8);
     reply.extend(header.request.to_ne_bytes());
     reply.extend((VERSION | FLAG_REPLY).to_ne_bytes());
     reply.extend(8u32.to_ne_bytes());
-    reply.extend(u64::from(!ok).to_ne_bytes());
+    reply.extend(value.to_ne_bytes());
     (&*socket).write_all(&reply)
+}
+
+/// A payload of 64 bits.
+pub(super) fn word(payload: &[u8]) -> io::Result<u64> {
+    let bytes = <[u8; 8]>::try_from(payload);
+    let bytes = bytes.map_err(|_| invalid(format!("a payload of {} bytes, not 8", payload.len())));
+    bytes.map(u64::from_ne_bytes)
 }
 
 /// A vring's index and a value.

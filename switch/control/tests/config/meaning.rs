@@ -5,6 +5,7 @@ use std::time::Duration;
 use crosspoint_control::config::{
     Config, Cores, Poll, Port, PortKind, Queues, Role, VhostPort, Vlan, XdpMode, XdpPort,
 };
+use crosspoint_packet::Mac;
 
 /// A file of version 1 with these lines.
 fn parse(lines: &str) -> Config {
@@ -74,6 +75,8 @@ fn a_guest_takes_the_defaults() {
         socket: "/run/a".into(),
         role: Role::Server,
         queue_pairs: 1,
+        mac: None,
+        mtu: 1500,
     });
     assert_eq!(
         vhost(""),
@@ -127,6 +130,15 @@ fn each_word_is_read() {
         panic!("not a guest")
     };
     assert_eq!((client.role, client.queue_pairs), (Role::Client, 16));
+}
+
+#[test]
+fn what_the_guest_is_told_is_read() {
+    let PortKind::Vhost(guest) = vhost("mac = \"52:54:00:aB:Cd:0f\"\nmtu = 68").kind else {
+        panic!("not a guest")
+    };
+    let mac = Mac::new([0x52, 0x54, 0, 0xab, 0xcd, 0x0f]);
+    assert_eq!((guest.mac, guest.mtu), (Some(mac), 68));
 }
 
 #[test]

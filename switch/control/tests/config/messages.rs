@@ -55,6 +55,11 @@ mistakes! {
     // Types, words and ranges.
     wrong_type: GUEST, "queue_pairs = \"2\"\n";
     out_of_range: GUEST, "queue_pairs = 17\n";
+    mac_of_five_bytes: GUEST, "mac = \"52:54:00:12:34\"\n";
+    mac_of_a_group: GUEST, "mac = \"53:54:00:12:34:56\"\n";
+    mac_of_nobody: GUEST, "mac = \"00:00:00:00:00:00\"\n";
+    mtu_too_small: GUEST, "mtu = 67\n";
+    mtu_of_an_uplink: UPLINK, "mtu = 9000\nmac = \"52:54:00:12:34:56\"\n";
     misspelt_word: UPLINK, "mode = \"zerocopy\"\n";
     unknown_port_type: "version = 1\n[[port]]\nname = \"t\"\ntype = \"tap\"\n";
     duration_without_unit: "version = 1\n[switch]\nfdb_ageing = 300\n";

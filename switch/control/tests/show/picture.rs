@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crosspoint_control::api::Source;
 use crosspoint_control::status::{
-    FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Status, WorkerStatus, XdpStatus,
+    DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, MemoryRegionStatus, PortStatus, QueueStatus,
+    Status, VringStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source that never changes.
@@ -75,6 +76,57 @@ fn guest() -> PortStatus {
         addresses: 1,
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
         queues: vec![guest_queue(0), guest_queue(1)],
+        state_for_s: 3723,
+        device: Some(device()),
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// A guest of two queue pairs, of which the driver uses one.
+fn device() -> DeviceStatus {
+    let vring = |index: u16, size, enabled| VringStatus {
+        index,
+        direction: ["receive", "transmit"][usize::from(index % 2)].into(),
+        size,
+        enabled,
+        running: enabled,
+        base: 7 * index,
+        has_kick: enabled,
+        has_call: enabled && index > 0,
+    };
+    DeviceStatus {
+        role: "server".into(),
+        socket: "/run/crosspoint/web-1.sock".into(),
+        connections: 3,
+        last_end: Some("it hung up".into()),
+        features: words(
+            "CSUM GUEST_CSUM MTU MRG_RXBUF STATUS MQ INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES VERSION_1",
+        ),
+        protocol_features: words("MQ RARP REPLY_ACK MTU BACKEND_REQ CONFIG STATUS"),
+        device_status: Some(words("ACKNOWLEDGE DRIVER DRIVER_OK FEATURES_OK")),
+        ring_type: "split".into(),
+        mac: Some("52:54:00:12:34:56".into()),
+        mtu: 1500,
+        mtu_set: Some(9000),
+        memory: vec![
+            MemoryRegionStatus {
+                guest_address: 0,
+                size: 0xa_0000,
+            },
+            MemoryRegionStatus {
+                guest_address: 1 << 32,
+                size: 3 << 30,
+            },
+        ],
+        vrings: vec![
+            vring(0, 256, true),
+            vring(1, 256, true),
+            vring(2, 0, false),
+            vring(3, 0, false),
+        ],
     }
 }
 
@@ -86,6 +138,7 @@ fn broken_guest() -> PortStatus {
         detail: "queue 0: descriptor 17 points outside guest memory, at 0xffffffff00000000".into(),
         vlan: "unaware".into(),
         queues: vec![QueueStatus::default()],
+        device: Some(DeviceStatus::default()),
         ..PortStatus::default()
     }
 }

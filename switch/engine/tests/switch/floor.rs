@@ -6,9 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_engine::counters::WorkerCounters;
 use crosspoint_engine::fdb::Fdb;
-use crosspoint_engine::publish::Mailbox;
 use crosspoint_engine::sleep::Waker;
 use crosspoint_engine::stream::{Stream, StreamId};
 use crosspoint_engine::view::{PortView, View};
@@ -51,11 +49,7 @@ impl Floor {
             fdb: Arc::new(Fdb::new(0, [1, 2])),
             flows: FlowHasher::new(3),
         });
-        let link = || WorkerLink {
-            mailbox: Mailbox::default(),
-            waker: Waker::new().unwrap(),
-            counters: WorkerCounters::default(),
-        };
+        let link = || WorkerLink::new(Waker::new().unwrap());
         let links: Vec<_> = (0..workers).map(|_| Arc::new(link())).collect();
         let threads = links.iter().enumerate().map(|(index, link)| {
             let (shared, link, view) = (shared.clone(), link.clone(), view.clone());

@@ -1,0 +1,121 @@
+//! One port, in full, out of JSON.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::format::{count, lasting_s, memory_size};
+use super::render::{Misshapen, drops, queues};
+use super::rows::PortDetail;
+use super::table::Align::{Left, Right};
+use super::table::{Table, printable};
+use crate::status::{DeviceStatus, MemoryRegionStatus, VringStatus};
+
+/// Shows what a reply's `ok` holds of one port.
+pub fn render_port(value: &Value) -> Result<String, Misshapen> {
+    let topic = "a port";
+    let port = PortDetail::deserialize(value).map_err(|cause| Misshapen { topic, cause })?;
+    let mut parts = vec![summary(&port)];
+    if let Some(device) = &port.device {
+        parts.push(vrings(&device.vrings));
+        parts.push(memory(&device.memory));
+    }
+    parts.push(queues(&port.per_queue));
+    parts.push(drops(&port.drops_by_reason));
+    Ok(parts.join("\n"))
+}
+
+fn summary(detail: &PortDetail) -> String {
+    let port = &detail.port;
+    let name = printable(&port.name);
+    let mut table = Table::new([("PORT", Left), (name.as_str(), Left)]);
+    let mut add = |key: &str, value: String| table.add([key.to_owned(), value]);
+    add("kind", port.kind.clone());
+    let why = Some(&port.detail).filter(|detail| !detail.is_empty());
+    let why = why.map_or(String::new(), |detail| format!(": {detail}"));
+    add(
+        "state",
+        format!("{} for {}{why}", port.state, lasting_s(detail.state_for_s)),
+    );
+    add("vlan", port.vlan.clone());
+    add("addresses", port.addresses.to_string());
+    match &detail.device {
+        Some(device) => device_lines(device, add),
+        None => port.properties.iter().for_each(|(k, v)| add(k, v.clone())),
+    }
+    table.render()
+}
+
+fn device_lines(device: &DeviceStatus, mut add: impl FnMut(&str, String)) {
+    add("socket", device.socket.clone());
+    add("role", device.role.clone());
+    let last = device.last_end.as_ref();
+    let last = last.map_or(String::new(), |why| format!("; the last one went: {why}"));
+    add(
+        "front ends",
+        format!("{} connected since the start{last}", device.connections),
+    );
+    add("features", or_none(&device.features));
+    add("protocol", or_none(&device.protocol_features));
+    let status = device.device_status.as_ref();
+    add(
+        "status",
+        status.map_or("not told".to_owned(), |names| or_none(names)),
+    );
+    add("rings", device.ring_type.clone());
+    add("mac", device.mac.clone().unwrap_or_else(|| "-".to_owned()));
+    let set = device
+        .mtu_set
+        .map(|mtu| format!("; the front end set {mtu}"));
+    add("mtu", format!("{}{}", device.mtu, set.unwrap_or_default()));
+}
+
+fn or_none(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(" "),
+    }
+}
+
+fn vrings(vrings: &[VringStatus]) -> String {
+    if vrings.is_empty() {
+        return "There are no rings.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("VRING", Right),
+        ("DIRECTION", Left),
+        ("SIZE", Right),
+        ("BASE", Right),
+        ("ENABLED", Left),
+        ("RUNNING", Left),
+        ("KICK", Left),
+        ("CALL", Left),
+    ]);
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    for vring in vrings {
+        table.add([
+            vring.index.to_string(),
+            vring.direction.clone(),
+            count(vring.size.into()),
+            vring.base.to_string(),
+            yes(vring.enabled),
+            yes(vring.running),
+            yes(vring.has_kick),
+            yes(vring.has_call),
+        ]);
+    }
+    table.render()
+}
+
+fn memory(regions: &[MemoryRegionStatus]) -> String {
+    if regions.is_empty() {
+        return "There is no guest memory.\n".to_owned();
+    }
+    let mut table = Table::new([("GUEST-ADDRESS", Right), ("SIZE", Right)]);
+    for region in regions {
+        table.add([
+            format!("{:#x}", region.guest_address),
+            memory_size(region.size),
+        ]);
+    }
+    table.render()
+}

@@ -1,0 +1,105 @@
+//! What a front end says beside the rings: status, reset, MTU, announcement, configuration space.
+
+use crosspoint_packet::Mac;
+use crosspoint_vring::{Features, feature};
+use vhost::vhost_user::{Error, Result};
+
+use super::{Device, Vring};
+use crate::config::limits::MTU_MIN;
+
+/// Length of the largest configuration space (vhost-user protocol, "Virtio device config space").
+const CONFIG_SPACE_LEN: usize = 256;
+/// `status` of the configuration space: the link is up (virtio 1.2, 5.1.4).
+const LINK_UP: u16 = 1;
+/// Device status: the driver has given up on the device (virtio 1.2, 2.1).
+pub(super) const FAILED: u8 = 1 << 7;
+
+impl Device {
+    /// The front end stopped the device, and goes on: rings, features and status as they were at
+    /// the beginning, memory and connection kept. Where a ring stood is kept too, since
+    /// GET_VRING_BASE may ask for it yet, and so is its call descriptor, which front ends set
+    /// once and for all.
+    pub(in super::super) fn reset(&mut self) {
+        self.stop_all();
+        self.features = Features::default();
+        for vring in &mut self.vrings {
+            *vring = Vring {
+                base: vring.base,
+                call: vring.call.clone(),
+                ..Vring::default()
+            };
+        }
+        self.notes.status = 0;
+        self.reconcile();
+    }
+
+    /// SET_STATUS: remembers it. Rings start by their kicks, whatever it is; 0 is a reset
+    /// (virtio 1.2, 2.1.2).
+    pub(in super::super) fn set_status(&mut self, status: u8) {
+        if status & !self.notes.status & FAILED != 0 {
+            tracing::warn!(
+                port = self.name,
+                "the driver has given up on the device (status FAILED)"
+            );
+        }
+        match status {
+            0 => self.reset(),
+            _ => self.notes.status = status,
+        }
+    }
+
+    /// GET_STATUS.
+    pub(in super::super) fn status(&self) -> u8 {
+        self.notes.status
+    }
+
+    /// NET_SET_MTU: what the front end has told the guest. Nothing is dropped for it.
+    pub(in super::super) fn set_mtu(&mut self, mtu: u64) -> Result<()> {
+        let known = u16::try_from(mtu).ok().filter(|mtu| *mtu >= MTU_MIN);
+        let Some(mtu) = known else {
+            tracing::warn!(
+                port = self.name,
+                "the front end sets an MTU of {mtu}, which is not from {MTU_MIN} to 65535"
+            );
+            return Err(Error::InvalidParam);
+        };
+        self.notes.mtu = Some(mtu);
+        Ok(())
+    }
+
+    /// SEND_RARP: the guest has come here from another host, and cannot say so itself.
+    pub(in super::super) fn announce(&mut self, mac: Mac) -> Result<()> {
+        if !mac.is_valid_source() {
+            tracing::warn!(
+                port = self.name,
+                "the front end announces {mac}, which is no station's address"
+            );
+            return Err(Error::InvalidParam);
+        }
+        self.fabric.announce(self.port, mac);
+        Ok(())
+    }
+
+    /// `size` bytes of struct virtio_net_config from `offset` (virtio 1.2, 5.1.4). Fields that we
+    /// do not have read as zero.
+    pub(in super::super) fn config_space(&self, offset: u32, size: u32) -> Result<Vec<u8>> {
+        let mac = self.config.mac.unwrap_or_default().bytes();
+        let [status, pairs, mtu] =
+            [LINK_UP, self.queue_pairs, self.config.mtu].map(u16::to_le_bytes);
+        let mut space = [mac.as_slice(), &status, &pairs, &mtu].concat();
+        space.resize(CONFIG_SPACE_LEN, 0);
+        let (offset, size) = (offset as usize, size as usize);
+        let wanted = space.get(offset..offset.saturating_add(size));
+        wanted.map(<[u8]>::to_vec).ok_or(Error::InvalidParam)
+    }
+}
+
+/// The features that a port offers: those of its rings, and MAC if the configuration has one.
+pub(super) fn offered(config: &crate::config::VhostPort) -> u64 {
+    let mac = if config.mac.is_some() {
+        feature::MAC
+    } else {
+        0
+    };
+    Features::offered(config.queue_pairs) | mac
+}

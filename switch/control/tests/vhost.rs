@@ -1,0 +1,115 @@
+//! Guest ports, with real front ends on real sockets and a real worker behind them.
+
+#[path = "vhost/connections.rs"]
+mod connections;
+#[path = "vhost/messages.rs"]
+mod messages;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_control::config::{Role, VhostPort as PortConfig};
+use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::status::{DeviceStatus, PortStatus};
+use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_guest::{Guest, GuestOptions, Session};
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a machine that is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A switch with one worker, which sleeps at once, and guest ports.
+struct Switch {
+    // In this order: ports let go of the fabric before it ends.
+    _ports: Vec<VhostPort>,
+    fabric: Arc<Fabric>,
+    directory: TempDir,
+}
+
+impl Switch {
+    /// Ports of these names; `change` may change their configuration.
+    fn start(names: &[&str], change: impl Fn(&mut PortConfig)) -> Switch {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let core = core_affinity::get_core_ids().expect("cores")[0].id;
+        let fabric = Fabric::start(FabricOptions {
+            cores: vec![core],
+            sleep_after: Some(Duration::from_micros(50)),
+            fdb_capacity: 28_672,
+            fdb_ageing: Duration::from_secs(300),
+        })
+        .expect("a worker");
+        let ports = names.iter().map(|name| {
+            let mut config = PortConfig {
+                socket: directory.path().join(name),
+                role: Role::Server,
+                queue_pairs: 1,
+                mac: None,
+                mtu: 1500,
+            };
+            change(&mut config);
+            let number = fabric.add_port(PortOptions {
+                name: (*name).to_owned(),
+                kind: "vhost",
+                vlan: VlanPolicy::Unaware,
+                vlan_text: "unaware".to_owned(),
+                mac_limit: 0,
+                queues: config.queue_pairs.into(),
+            });
+            let number = number.expect("a number is free");
+            VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")
+        });
+        Switch {
+            _ports: ports.collect(),
+            fabric,
+            directory,
+        }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn guest(&self, name: &str, options: GuestOptions) -> Guest {
+        let guest = Guest::connect(self.socket(name), options).expect("the guest connects");
+        self.wait(name, |port| port.state == "up");
+        guest
+    }
+
+    fn session(&self, name: &str) -> Session {
+        Session::connect(self.socket(name), PATIENCE).expect("the switch listens")
+    }
+
+    fn port(&self, name: &str) -> PortStatus {
+        let mut ports = self.fabric.status().ports.into_iter();
+        ports.find(|port| port.name == name).expect("a port")
+    }
+
+    fn device(&self, name: &str) -> DeviceStatus {
+        self.port(name).device.expect("a device")
+    }
+
+    /// Waits until the port is as `is` wants it.
+    fn wait(&self, name: &str, is: impl Fn(&PortStatus) -> bool) {
+        let start = Instant::now();
+        while !is(&self.port(name)) {
+            assert!(start.elapsed() < PATIENCE, "{:#?}", self.port(name));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// No frame is lost without a name.
+    fn check_ledger(&self) {
+        let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
+        for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {
+            let copies = queue.delivered_copies + queue.dropped_copies;
+            assert_eq!(queue.rx_packets + queue.flood_copies, copies, "{queue:#?}");
+            delivered += queue.delivered_copies;
+            dropped += queue.dropped_copies;
+            sent += queue.tx_packets;
+            drops += queue.drops.values().sum::<u64>();
+        }
+        assert_eq!((delivered, dropped), (sent, drops));
+    }
+}
