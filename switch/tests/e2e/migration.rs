@@ -53,10 +53,9 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
     let mut second = boot("guest-b", "second", &incoming(&lab, "second"));
     let silent = first.migrate(&mut second, &incoming(&lab, "second"));
     // Nobody has asked the guest for anything since.
+    let places = || [a.port_of(MAC), b.port_of(MAC)];
     wait_until("the guest's announcement", s(5), || {
-        let known = a.port_of(MAC).as_deref() == Some("wire")
-            && b.port_of(MAC).as_deref() == Some("guest-b");
-        known.then_some(())
+        (places() == [Some("wire".to_owned()), Some("guest-b".to_owned())]).then_some(())
     });
     host.must_ping_address(ADDRESS);
     first.guest.kill();
@@ -70,6 +69,7 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
         (now.rx > before.rx + 3000 && now.tx > before.tx + 3000).then_some(())
     });
     let mut third = boot("guest-a", "third", &incoming(&lab, "third"));
+    load.must_be_running();
     let loaded = second.migrate(&mut third, &incoming(&lab, "third"));
     second.guest.kill();
     let before = carried(&a, "guest-a");
@@ -157,6 +157,14 @@ impl Load {
             transfers: ["sha", "fetch"].map(|job| LinuxGuest::client(lab, host, job, ADDRESS, 48)),
             stream: run("stream", &stream),
             ping: run("ping", &ping),
+        }
+    }
+
+    /// The migration is to meet all of it.
+    fn must_be_running(&self) {
+        for transfer in &self.transfers {
+            let log = transfer.log();
+            assert!(!log.contains("CLIENT-DONE"), "over too soon: {log}");
         }
     }
 

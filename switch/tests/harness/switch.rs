@@ -168,11 +168,9 @@ impl<'a> Switch<'a> {
 
     /// The port that the address is at, in text as in "52:54:00:09:00:01", as far as the switch knows.
     pub fn port_of(&self, address: &str) -> Option<String> {
-        let entries = self.show_json("fdb");
-        let entry = entries
-            .as_array()?
-            .iter()
-            .find(|entry| entry["mac"] == address)?;
+        let fdb = self.show_json("fdb");
+        let mut addresses = fdb["addresses"].as_array().expect("a list").iter();
+        let entry = addresses.find(|entry| entry["mac"] == address)?;
         Some(entry["port"].as_str()?.to_owned())
     }
 
