@@ -2,19 +2,23 @@
 # The two ends of the network check, one text for all: a guest's init runs it, and peer-service.sh runs it in a network namespace.
 # POSIX shell plus busybox applets (found through PATH), iperf3.
 #
-#   net-job.sh server                 iperf3 on its usual port, and the checksum service on TCP 5001; until killed
-#   net-job.sh client PEER            ping, iperf3 both ways, checksummed transfer
-#   net-job.sh ping|sha|udp PEER      one part of it
+#   net-job.sh server                 iperf3 on its usual port, and the checksum services on TCP 5001 and 5002; until killed
+#   net-job.sh client PEER            ping, iperf3 both ways, checksummed transfer both ways
+#   net-job.sh ping|sha|fetch|udp PEER   one part of it
+#   net-job.sh churn PEER             a guest's driver does what drivers may, under load: other numbers of queues, unbound and bound
+#                                     again, unloaded and loaded again, and a reboot in the end
+# Several peers, with commas, take their turns; a line "PEER ADDRESS" goes before each.
 #
-# The checksum service: the client sends the length in bytes as a decimal line, then that many bytes; the service answers with the
-# SHA-256 of what it got, in hexadecimal, as one line. The length goes first so that nobody depends on a half-closed connection.
+# The checksum services: to 5001 the client sends the length in bytes as a decimal line, then that many bytes; the service answers
+# with the SHA-256 of what it got, in hexadecimal, as one line. The length goes first so that nobody depends on a half-closed
+# connection. To 5002 it sends the length alone; the answer is the line with the SHA-256, and then the bytes.
 #
 # Environment: SECS (each iperf3 run), STREAMS, BLOB_MIB, WAIT_S (for the first ping reply).
 # Every step has a time limit: a broken network ends in "RESULT name=fail", never in silence. Results start with "RESULT ".
 set -u
 
 SECS=${SECS:-3} STREAMS=${STREAMS:-1} BLOB_MIB=${BLOB_MIB:-40} WAIT_S=${WAIT_S:-30}
-SHA_PORT=5001
+SHA_PORT=5001 FETCH_PORT=5002
 self=$0
 failed=0
 
@@ -29,19 +33,31 @@ sha_answer() { # one connection: standard input and output are the socket
   timeout 300 head -c "$bytes" | sha256sum | cut -d' ' -f1
 }
 
+fetch_answer() { # as sha_answer, the other way
+  IFS= read -r bytes || exit 1
+  case $bytes in '' | *[!0-9]*) exit 1 ;; esac
+  blob=$(mktemp /tmp/cp-blob.XXXXXX)
+  head -c "$bytes" /dev/urandom > "$blob"
+  sha256sum < "$blob" | cut -d' ' -f1
+  timeout 300 cat "$blob"
+  rm -f "$blob"
+}
+
 server() {
   # nc wants a program without arguments, so the environment says what this script is to do when nc starts it.
-  CP_SHA_ANSWER=1 nc -ll -p "$SHA_PORT" -e "$self" &
+  CP_ANSWER=sha nc -ll -p "$SHA_PORT" -e "$self" &
   nc_pid=$!
+  CP_ANSWER=fetch nc -ll -p "$FETCH_PORT" -e "$self" &
+  fetch_pid=$!
   # A client that vanished in the middle of a test must not keep iperf3 busy; and iperf3 that gave up is started again.
   (trap 'kill $iperf_pid 2>/dev/null; exit' TERM INT
     while :; do iperf3 -s --rcv-timeout 10000 >/dev/null & iperf_pid=$!; wait $iperf_pid; sleep 0.2; done) &
   loop_pid=$!
-  trap 'kill $nc_pid $loop_pid 2>/dev/null; exit 0' TERM INT HUP
-  # Ready means that both ports listen.
+  trap 'kill $nc_pid $fetch_pid $loop_pid 2>/dev/null; exit 0' TERM INT HUP
+  # Ready means that all ports listen.
   tries=0
-  until listening "$SHA_PORT" && listening 5201; do
-    tries=$((tries + 1)); [ $tries -lt 100 ] || { echo "RESULT server=fail"; kill $nc_pid $loop_pid; exit 1; }
+  until listening "$SHA_PORT" && listening "$FETCH_PORT" && listening 5201; do
+    tries=$((tries + 1)); [ $tries -lt 100 ] || { echo "RESULT server=fail"; kill $nc_pid $fetch_pid $loop_pid; exit 1; }
     sleep 0.1
   done
   echo "GUEST-READY"
@@ -102,24 +118,80 @@ sha_check() { # PEER
   else echo "SHA sent=$mine received=$theirs"; result sha bad; fi
 }
 
+fetch_check() { # PEER: sha_check the other way
+  sums=$(echo $((BLOB_MIB * 1048576)) | timeout 120 nc -w 30 "$1" "$FETCH_PORT" | { IFS= read -r theirs; echo "$theirs $(sha256sum | cut -d' ' -f1)"; })
+  if [ -z "${sums%% *}" ]; then result fetch fail
+  elif [ "${sums%% *}" = "${sums##* }" ]; then result fetch ok
+  else echo "SHA sent=${sums%% *} received=${sums##* }"; result fetch bad; fi
+}
+
+both_sha_checks() { sha_check "$1"; fetch_check "$1"; }
+
 client() { # PEER
   if ! ping_check "$1"; then
-    for r in iperf3_mbps iperf3_reverse_mbps sha; do result $r fail; done
+    for r in iperf3_mbps iperf3_reverse_mbps sha fetch; do result $r fail; done
     return
   fi
   iperf3_check "$1"
-  sha_check "$1"
+  both_sha_checks "$1"
 }
 
-[ -z "${CP_SHA_ANSWER:-}" ] || { sha_answer; exit; }
-job=${1:-} peer=${2:-}
+# churn PEER: through all of it TCP flows both ways over interface eth0, whose address and link come back when the driver does.
+churn() {
+  ping_check "$1"
+  while :; do iperf3 -c "$1" -t 300 --bidir -P 2 --connect-timeout 5000; sleep 0.5; done > /dev/null 2>&1 &
+  load=$!
+  address=$(ip -o -4 addr show dev eth0 | awk '{ print $4; exit }')
+  device=$(basename "$(readlink /sys/class/net/eth0/device)")
+  all=$(ethtool -l eth0 2>/dev/null | awk '/^Combined/ { print $2; exit }')
+  sleep 1
+  case $all in
+    '' | 1 | n/a) ;;
+    *) for number in 1 "$all" 2 1 "$all"; do
+        if ethtool -L eth0 combined "$number" && sleep 0.5 && reach "$1"; then result "queues_$number" ok; else result "queues_$number" fail; fi
+      done ;;
+  esac
+  echo "$device" > /sys/bus/virtio/drivers/virtio_net/unbind
+  if [ -e /sys/class/net/eth0 ]; then result unbind fail; else result unbind ok; fi
+  echo "$device" > /sys/bus/virtio/drivers/virtio_net/bind
+  back bind "$1"
+  if [ -e /lib/modules/virtio_net.ko ]; then
+    rmmod virtio_net && insmod /lib/modules/virtio_net.ko
+    back reload "$1"
+  fi
+  both_sha_checks "$1"
+  sleep 1
+  kill -0 "$load" || result load fail
+  echo "CHURN-DONE $failed"
+  reboot -f
+}
+
+back() { # NAME PEER: the interface is there again
+  tries=0
+  until [ -e /sys/class/net/eth0 ]; do tries=$((tries + 1)); [ $tries -lt 50 ] || break; sleep 0.1; done
+  ip link set eth0 up
+  ip addr add "$address" dev eth0
+  if reach "$2"; then result "$1" ok; else result "$1" fail; fi
+  sleep 1
+}
+
+case ${CP_ANSWER:-} in sha) sha_answer; exit ;; fetch) fetch_answer; exit ;; esac
+job=${1:-} peers=$(echo "${2:-}" | tr , ' ')
 case $job in
   server) server ;;
-  client) client "$peer" ;;
-  ping) ping_check "$peer" ;;
-  sha) reach "$peer"; sha_check "$peer" ;;
-  udp) reach "$peer"; udp_check "$peer" ;;
-  *) echo "usage: net-job.sh server | client|ping|sha|udp PEER" >&2; exit 2 ;;
+  client | ping | sha | fetch | udp | churn)
+    for peer in $peers; do
+      case $peers in *' '*) echo "PEER $peer" ;; esac
+      case $job in
+        client) client "$peer" ;;
+        ping) ping_check "$peer" ;;
+        sha) reach "$peer"; sha_check "$peer" ;;
+        fetch) reach "$peer"; fetch_check "$peer" ;;
+        udp) reach "$peer"; udp_check "$peer" ;;
+        churn) churn "$peer" ;;
+      esac
+    done ;;
+  *) echo "usage: net-job.sh server | client|ping|sha|fetch|udp|churn PEER[,PEER...]" >&2; exit 2 ;;
 esac
 case $job in server) ;; *) echo "CLIENT-DONE" ;; esac
 exit $failed

@@ -9,6 +9,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/lib.sh"
 
 OPT_SERVER='' OPT_MRG=on OPT_PACKED=off OPT_DEVICE='' OPT_NETDEV='' OPT_CHARDEV='' OPT_ACCEL=auto OPT_HUGEPAGES='' OPT_SMP='' OPT_HOST_MTU='' OPT_QMP=''
+OPT_INCOMING='' OPT_REBOOT='' OPT_NICS=()
 
 guest_usage_more() {
   cat <<USAGE
@@ -24,7 +25,11 @@ of qemu.sh alone:
   --accel kvm|tcg      instead of what works
   --smp N              virtual CPUs (default: as many as queue pairs)
   --hugepages          guest memory from 2 MiB pages
+  --nic SPEC           one more network card: SOCKET[,queues=N][,listen][,reconnect=SECS][,PROPS], where PROPS are properties of
+                       virtio-net-pci; again for each card. Their names in the guest are eth1, eth2, ...; see --ip
+  --reboot             a guest that reboots does so, instead of ending
   --qmp PATH           QEMU's control socket, for migration and link tests
+  --incoming URI       wait for a guest that migrates here
 USAGE
 }
 
@@ -32,6 +37,9 @@ guest_option_more() {
   case $1 in
     --server) OPT_SERVER=1; return 1 ;;
     --hugepages) OPT_HUGEPAGES=1; return 1 ;;
+    --reboot) OPT_REBOOT=1; return 1 ;;
+    --nic) OPT_NICS+=("$2") ;;
+    --incoming) OPT_INCOMING=$2 ;;
     --mrg) OPT_MRG=$2 ;;
     --packed) OPT_PACKED=$2 ;;
     --host-mtu) OPT_HOST_MTU=$2 ;;
@@ -51,32 +59,62 @@ pick_accel() {
   if kvm_usable; then OPT_ACCEL=kvm; fi
 }
 
-# vectors: interrupts for each ring, the configuration and the control queue. QEMU 7 (Debian 12) crashes under emulation when vhost-user
-# meets MSI-X, and works with the pin interrupt; 8.2 and 10.0 do not crash.
+# vectors QUEUES: interrupts for each ring, the configuration and the control queue. QEMU 7 (Debian 12) crashes under emulation when
+# vhost-user meets MSI-X, and works with the pin interrupt; 8.2 and 10.0 do not crash.
 vectors() {
-  if [ "$OPT_ACCEL" = tcg ] && ! version_ge "$QEMU_VERSION" 8; then echo 0; else echo $((2 * OPT_QUEUES + 2)); fi
+  if [ "$OPT_ACCEL" = tcg ] && ! version_ge "$QEMU_VERSION" 8; then echo 0; else echo $((2 * $1 + 2)); fi
 }
 
+# chardev NUMBER SOCKET LISTEN RECONNECT
 chardev() {
   # A comma inside a value is written twice in QEMU's option syntax.
-  local text="socket,id=char0,path=${OPT_SOCKET//,/,,}"
-  [ -z "$OPT_SERVER" ] || text+=,server=on,wait=off
-  if [ -n "$OPT_CHARDEV" ]; then
+  local text="socket,id=char$1,path=${2//,/,,}"
+  [ -z "$3" ] || text+=,server=on,wait=off
+  if [ -n "$4" ]; then
     # Renamed in QEMU 9.2, and the old name is gone since 10.
-    if version_ge "$QEMU_VERSION" 9.2; then text+=,reconnect-ms=$((OPT_CHARDEV * 1000)); else text+=,reconnect=$OPT_CHARDEV; fi
+    if version_ge "$QEMU_VERSION" 9.2; then text+=,reconnect-ms=$(($4 * 1000)); else text+=,reconnect=$4; fi
   fi
   printf '%s' "$text"
 }
 
+# device NUMBER QUEUES PROPS
 device() {
   local text
-  text="virtio-net-pci,netdev=net0,mrg_rxbuf=$OPT_MRG,packed=$OPT_PACKED,mq=$([ "$OPT_QUEUES" -gt 1 ] && echo on || echo off)"
-  # --device may name vectors itself; a property must not be given twice.
-  case ,$OPT_DEVICE in *,vectors=*) ;; *) text+=",vectors=$(vectors)" ;; esac
+  text="virtio-net-pci,netdev=net$1,mq=$([ "$2" -gt 1 ] && echo on || echo off)"
+  # The properties may name vectors themselves; one must not be given twice.
+  case ,$3, in *,vectors=*) ;; *) text+=",vectors=$(vectors "$2")" ;; esac
+  printf '%s' "$text${3:+,$3}"
+}
+
+# first_props: the properties of the card that options describe.
+first_props() {
+  local text="mrg_rxbuf=$OPT_MRG,packed=$OPT_PACKED"
   [ -z "$OPT_MAC" ] || text+=",mac=$OPT_MAC"
   [ -z "$OPT_HOST_MTU" ] || text+=",host_mtu=$OPT_HOST_MTU"
   [ -z "$OPT_DEVICE" ] || text+=",$OPT_DEVICE"
   printf '%s' "$text"
+}
+
+# add_card NUMBER SOCKET LISTEN RECONNECT QUEUES NETDEV-PROPS PROPS
+add_card() {
+  command+=(-chardev "$(chardev "$1" "$2" "$3" "$4")" -netdev "vhost-user,id=net$1,chardev=char$1,queues=$5${6:+,$6}" -device "$(device "$1" "$5" "$7")")
+}
+
+# add_nic NUMBER SPEC: see --nic.
+add_nic() {
+  local word socket=${2%%,*} listen='' reconnect='' queues=1 props=''
+  local -a words
+  IFS=, read -r -a words <<< "${2#"$socket"}"
+  for word in "${words[@]}"; do
+    case $word in
+      '') ;;
+      listen) listen=1 ;;
+      reconnect=*) reconnect=${word#*=} ;;
+      queues=*) queues=${word#*=} ;;
+      *) props+=${props:+,}$word ;;
+    esac
+  done
+  add_card "$1" "$socket" "$listen" "$reconnect" "$queues" '' "$props"
 }
 
 parse_guest_options "$@"
@@ -92,9 +130,13 @@ command=()
 [ -z "$OPT_CPUS" ] || command+=(taskset -c "$OPT_CPUS")
 command+=("$QEMU_BIN" -accel "$OPT_ACCEL" -cpu max -machine "q35,memory-backend=mem0" -m "$OPT_MEM" -smp "${OPT_SMP:-$OPT_QUEUES}"
   -object "$memory"
-  -chardev "$(chardev)" -netdev "vhost-user,id=net0,chardev=char0,queues=$OPT_QUEUES${OPT_NETDEV:+,$OPT_NETDEV}" -device "$(device)"
-  -nodefaults -display none -no-reboot -serial stdio
+  -nodefaults -display none -serial stdio
   -kernel "$KERNEL" -initrd "$INITRD" -append "console=ttyS0 panic=-1 quiet $(guest_cmdline | paste -sd' ')")
+add_card 0 "$OPT_SOCKET" "$OPT_SERVER" "$OPT_CHARDEV" "$OPT_QUEUES" "$OPT_NETDEV" "$(first_props)"
+number=0
+for spec in "${OPT_NICS[@]}"; do number=$((number + 1)); add_nic "$number" "$spec"; done
+[ -n "$OPT_REBOOT" ] || command+=(-no-reboot)
+[ -z "$OPT_INCOMING" ] || command+=(-incoming "$OPT_INCOMING")
 [ -z "$OPT_QMP" ] || command+=(-qmp "unix:$OPT_QMP,server=on,wait=off")
 
 if [ -n "$OPT_DRY_RUN" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi

@@ -14,6 +14,8 @@ mod dpdk;
 mod interfaces;
 #[path = "e2e/linux.rs"]
 mod linux;
+#[path = "e2e/migration.rs"]
+mod migration;
 #[path = "e2e/namespaces.rs"]
 mod namespaces;
 #[path = "e2e/operations.rs"]

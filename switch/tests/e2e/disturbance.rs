@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crosspoint_guest::{Guest, GuestOptions};
 
 use crate::harness::{
-    Exchange, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, frame, guest, mac, s,
-    wait_until,
+    Exchange, Host, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, frame, guest, mac, s,
+    wait_until, xdp,
 };
 
 /// What two guests exchange before, during and after a disturbance.
@@ -34,8 +34,17 @@ fn while_others_work(switch: &Switch<'_>, lab: &Lab, disturb: impl FnOnce(&Excha
 }
 
 #[test]
-fn a_dpdk_guest_killed_under_load_costs_others_nothing_and_comes_back() {
-    let lab = Lab::new(s(90));
+fn a_dpdk_guest_killed_a_hundred_times_under_load_costs_others_nothing_and_comes_back() {
+    killed_a_hundred_times("queues=1,queue_size=256");
+}
+
+#[test]
+fn a_dpdk_guest_with_packed_rings_killed_a_hundred_times_costs_others_nothing_and_comes_back() {
+    killed_a_hundred_times("queues=1,queue_size=256,packed_vq=1");
+}
+
+fn killed_a_hundred_times(options: &str) {
+    let lab = Lab::new(s(150));
     // In two VLANs: what is flooded while the victim is away would fill everybody's rings.
     let port = |name, vlan: u16| guest(&lab, name) + &format!("vlan = {{ access = {vlan} }}\n");
     let ports = [
@@ -58,16 +67,16 @@ fn a_dpdk_guest_killed_under_load_costs_others_nothing_and_comes_back() {
         let _over = EndOfScope(&over);
         scope.spawn(|| load(partner, &over));
         while_others_work(&switch, &lab, |exchange| {
-            for _ in 0..3 {
+            for number in 1..=100 {
                 let before = reflected();
-                let mut victim = reflector(&lab, &switch);
+                let mut victim = reflector(&lab, &switch, options);
+                // Now early, now late: in the middle of the first burst, or after several rounds of the rings.
                 wait_until("load on the victim", s(5), || {
-                    (reflected() > before + 5000).then_some(())
+                    (reflected() > before + 20 * number).then_some(())
                 });
-                exchange.run(FRAMES);
                 victim.kill();
                 switch.wait_down(&["victim"]);
-                exchange.run(FRAMES);
+                exchange.run(FRAMES / 50);
             }
         });
     });
@@ -96,10 +105,10 @@ fn load(mut guest: Guest, over: &AtomicBool) {
 }
 
 /// A testpmd on port "victim" that sends back whatever it receives.
-fn reflector(lab: &Lab, switch: &Switch<'_>) -> Testpmd {
-    let port = TestpmdPort::virtio(lab, 0, "victim", "queues=1,queue_size=256");
-    let options = "--forward-mode=macswap --total-num-mbufs=8192";
-    let mut testpmd = Testpmd::start(lab, "victim", &[port], options);
+fn reflector(lab: &Lab, switch: &Switch<'_>, options: &str) -> Testpmd {
+    let port = TestpmdPort::virtio(lab, 0, "victim", options);
+    let options = "--forward-mode=macswap --total-num-mbufs=2048";
+    let mut testpmd = Testpmd::start(lab, "victim", 64, &[port], options);
     testpmd.wait_ready();
     switch.wait_up(&["victim"]);
     testpmd.command("start");
@@ -217,6 +226,164 @@ fn a_switch_that_restarts_finds_its_guests_again() {
     switch.wait_up(&["left", "right"]);
     ping_pong(&mut left, &mut right, 2);
     switch.ledger();
+}
+
+#[test]
+fn a_qemu_guest_that_changes_its_queues_reloads_its_driver_and_reboots_under_load_goes_on() {
+    churn("packed=off");
+}
+
+#[test]
+fn a_qemu_guest_with_packed_rings_that_changes_queues_and_driver_and_reboots_goes_on() {
+    churn("packed=on");
+}
+
+/// What the guest does is in deploy/guest/net-job.sh: `churn`.
+fn churn(props: &str) {
+    let lab = Lab::new(s(170));
+    let host = Host::new(&lab, "a", 1);
+    // In two VLANs: what is flooded while the guest has no driver would fill everybody's rings.
+    let vlan = |port: String, id: u16| port + &format!("vlan = {{ access = {id} }}\n");
+    let ports = [
+        vlan(guest(&lab, CALM[0]), 8),
+        vlan(guest(&lab, CALM[1]), 8),
+        vlan(guest(&lab, "victim") + "queue_pairs = 4\n", 7),
+        vlan(xdp("a", &host), 7),
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let _service = LinuxGuest::service(&lab, &host);
+    while_others_work(&switch, &lab, |exchange| {
+        let line = format!(
+            "--job churn --queues 4 --smp 2 --blob-mib 4 --reboot --device {props} --ip 10.9.0.11/24 \
+             --mac 52:54:00:09:00:01 --peer {}",
+            host.address
+        );
+        let mut guest = LinuxGuest::qemu(&lab, "victim", &line);
+        guest.wait_for("GUEST-UP");
+        let packed = switch.negotiated("victim", "RING_PACKED");
+        assert_eq!(packed, props == "packed=on");
+        guest.wait_for("CHURN-DONE");
+        let log = guest.log();
+        assert!(log.contains("CHURN-DONE 0"), "{log}");
+        for good in [
+            "queues_1=ok",
+            "queues_2=ok",
+            "queues_4=ok",
+            "unbind=ok",
+            "bind=ok",
+            "sha=ok",
+            "fetch=ok",
+        ] {
+            assert!(log.contains(&format!("RESULT {good}")), "no {good}:\n{log}");
+        }
+        exchange.run(FRAMES);
+        // Its second life.
+        guest.wait_for_times("RESULT ping=ok", 2, s(60));
+        exchange.run(FRAMES);
+    });
+}
+
+#[test]
+fn a_switch_killed_under_a_transfer_of_a_qemu_guest_restarts_and_the_transfer_goes_on() {
+    killed_under_a_transfer("packed=off");
+}
+
+#[test]
+fn a_switch_killed_under_packed_rings_of_a_qemu_guest_restarts_and_the_transfer_goes_on() {
+    killed_under_a_transfer("packed=on");
+}
+
+/// By two cards: QEMU connects to the one, again and again, and listens for the other.
+fn killed_under_a_transfer(props: &str) {
+    let lab = Lab::new(s(120));
+    let host = Host::new(&lab, "a", 1);
+    host.ip("addr add 10.9.1.1/24 dev eth0");
+    let listening = guest(&lab, "listening") + "role = \"client\"\n";
+    let ports = [xdp("a", &host), guest(&lab, "connecting"), listening];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let line = format!(
+        "--job server --ip 10.9.0.11/24,10.9.1.11/24 --mac 52:54:00:09:00:01 --device {props} --reconnect 1 \
+         --nic {},listen,{props},mac=52:54:00:09:00:02",
+        lab.socket("listening").display()
+    );
+    let mut guest = LinuxGuest::qemu(&lab, "connecting", &line);
+    guest.wait_ready();
+    let peers = ["10.9.0.11", "10.9.1.11"];
+    let mut clients = [
+        ("sha", peers[0]),
+        ("sha", peers[1]),
+        ("fetch", peers[0]),
+        ("fetch", peers[1]),
+    ]
+    .map(|(job, peer)| LinuxGuest::client(&lab, &host, job, peer, 24));
+    let moved = |port: &str| Ledger::new(&switch.metrics()).port(port).tx;
+    wait_until("transfers both", s(20), || {
+        (moved("connecting") > 200 && moved("listening") > 200).then_some(())
+    });
+    switch.kill();
+
+    let switch = Switch::start(&lab, &[1], &ports);
+    switch.wait_up(&["connecting", "listening"]);
+    clients.iter_mut().for_each(LinuxGuest::must_transfer);
+    peers.iter().for_each(|peer| host.must_ping_address(peer));
+    for port in ["connecting", "listening"] {
+        let packed = switch.negotiated(port, "RING_PACKED");
+        assert_eq!(packed, props == "packed=on");
+    }
+    switch.ledger();
+}
+
+/// DPDK's driver listens, and starts its rings anew when the switch is there again, which it notices as often as its
+/// application asks for the state of the link.
+#[test]
+fn a_switch_killed_under_a_dpdk_guest_that_listens_finds_it_again() {
+    killed_under_a_dpdk_guest("queues=1,queue_size=256,server=1");
+}
+
+#[test]
+fn a_switch_killed_under_packed_rings_of_a_dpdk_guest_that_listens_finds_it_again() {
+    killed_under_a_dpdk_guest("queues=1,queue_size=256,server=1,packed_vq=1");
+}
+
+fn killed_under_a_dpdk_guest(options: &str) {
+    let lab = Lab::new(s(60));
+    let ports = [
+        guest(&lab, "victim") + "role = \"client\"\n",
+        guest(&lab, "partner"),
+    ];
+    let mut switch = Switch::start(&lab, &[1], &ports);
+    let mut partner =
+        Guest::connect(lab.socket("partner"), GuestOptions::default()).expect("the guest connects");
+    let mut victim = reflector(&lab, &switch, options);
+    for number in 0..4 {
+        if number > 0 {
+            switch.kill();
+            switch = Switch::start(&lab, &[1], &ports);
+            partner.disconnect();
+            partner.reconnect().expect("the guest connects again");
+            wait_until("the victim's rings", s(10), || {
+                victim.command("show port summary 0");
+                let up = [("port", "victim")];
+                (switch.metrics().sum("crosspoint_port_up", &up) == 1).then_some(())
+            });
+        }
+        switch.wait_up(&["victim", "partner"]);
+        let sent = frame(mac(3), mac(4), number, 1000);
+        let back = [&sent[6..12], &sent[..6], &sent[12..]].concat();
+        // What is on its way when the switch dies, or while DPDK resets its rings, is lost.
+        wait_until("a frame that comes back", s(10), || {
+            partner
+                .send(0, &[&sent])
+                .expect("the device follows the rules");
+            let frames = partner
+                .receive_at_least(0, 1, s(1))
+                .expect("the device follows the rules");
+            frames.iter().any(|(_, bytes)| *bytes == back).then_some(())
+        });
+        let packed = switch.negotiated("victim", "RING_PACKED");
+        assert_eq!(packed, options.contains("packed_vq=1"));
+        switch.ledger();
+    }
 }
 
 /// A frame there and a frame back.

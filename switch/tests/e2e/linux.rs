@@ -1,7 +1,7 @@
 //! Real Linux guests: the virtio-net driver that most guests run, as new as Linux 6.1 and as old as a guest that knows
 //! nothing of virtio 1.0.
 
-use crate::harness::{Host, Lab, LinuxGuest, Switch, guest, s, xdp};
+use crate::harness::{Host, HugePages, Lab, LinuxGuest, Switch, guest, s, xdp};
 
 const SERVER: &str = "--job server --ip 10.9.0.12/24 --mac 52:54:00:09:00:02";
 const CLIENT: &str =
@@ -27,66 +27,142 @@ fn a_uml_guest_reaches_a_host() {
     switch.ledger();
 }
 
+/// A network card of a guest, and what is negotiated for it.
+struct Card {
+    /// Keys of the switch's port.
+    port: &'static str,
+    /// As in `--nic` of deploy/guest/qemu.sh.
+    options: &'static str,
+    /// Features, by name, that it has and has not.
+    with: &'static [&'static str],
+    without: &'static [&'static str],
+    ring_sizes: &'static [&'static str],
+}
+
+const CARD: Card = Card {
+    port: "",
+    options: "",
+    with: &["VERSION_1"],
+    without: &[],
+    ring_sizes: &["256", "256"],
+};
+
+/// Those of all kinds of rings.
+const CARDS: [Card; 7] = [
+    CARD,
+    Card {
+        options: "indirect_desc=off",
+        without: &["INDIRECT_DESC"],
+        ..CARD
+    },
+    Card {
+        options: "event_idx=off",
+        without: &["EVENT_IDX"],
+        ..CARD
+    },
+    Card {
+        options: "rx_queue_size=1024,tx_queue_size=1024",
+        ring_sizes: &["1024", "1024"],
+        ..CARD
+    },
+    // The host's frames have partial checksums, and this card's driver can neither take nor leave one: the switch
+    // completes them for it.
+    Card {
+        options: "mrg_rxbuf=off,csum=off,guest_csum=off",
+        without: &["MRG_RXBUF", "CSUM", "GUEST_CSUM"],
+        ..CARD
+    },
+    Card {
+        port: "role = \"client\"\n",
+        options: "listen",
+        with: &["VERSION_1", "MRG_RXBUF", "INDIRECT_DESC", "EVENT_IDX"],
+        ..CARD
+    },
+    Card {
+        port: "queue_pairs = 4\n",
+        options: "queues=4",
+        with: &["VERSION_1", "MQ"],
+        ring_sizes: &["256"; 8],
+        ..CARD
+    },
+];
+
+/// Drivers that know nothing of virtio 1.0: the header has 10 bytes where buffers are not mergeable.
+const LEGACY_CARDS: [Card; 2] = [
+    Card {
+        options: "disable-modern=on,disable-legacy=off",
+        with: &["MRG_RXBUF"],
+        without: &["VERSION_1"],
+        ..CARD
+    },
+    Card {
+        options: "disable-modern=on,disable-legacy=off,mrg_rxbuf=off",
+        with: &[],
+        without: &["VERSION_1", "MRG_RXBUF"],
+        ..CARD
+    },
+];
+
 #[test]
-fn a_qemu_guest_reaches_a_host() {
-    let log = qemu_reaches_a_host("queue_pairs = 1\n", "");
-    assert!(
-        bits(&log).contains(&"32"),
-        "a modern guest takes VERSION_1: {:?}",
-        bits(&log)
-    );
+fn a_qemu_guest_in_huge_pages_reaches_a_host_by_nine_kinds_of_cards_with_split_rings() {
+    let _pages = HugePages::new(128);
+    let cards = CARDS.iter().chain(&LEGACY_CARDS).collect::<Vec<_>>();
+    qemu_reaches_a_host(&cards, "packed=off", "--hugepages");
 }
 
 #[test]
-fn a_qemu_guest_with_two_queue_pairs_reaches_a_host() {
-    let log = qemu_reaches_a_host("queue_pairs = 2\n", "--queues 2");
-    assert!(log.contains("CHANNELS max=2 now=2"), "{log}");
+fn a_qemu_guest_reaches_a_host_by_seven_kinds_of_cards_with_packed_rings() {
+    let cards = CARDS.iter().collect::<Vec<_>>();
+    qemu_reaches_a_host(&cards, "packed=on", "");
 }
 
-#[test]
-fn a_legacy_qemu_guest_reaches_a_host() {
-    let log = qemu_reaches_a_host(
-        "queue_pairs = 1\n",
-        "--device disable-modern=on,disable-legacy=off",
-    );
-    assert!(
-        !bits(&log).contains(&"32"),
-        "a legacy guest cannot take VERSION_1: {:?}",
-        bits(&log)
-    );
-}
-
-/// The host's frames have partial checksums, and this guest can neither take nor leave one: the switch completes them
-/// for it.
-#[test]
-fn a_qemu_guest_without_checksum_offloads_reaches_a_host() {
-    let log = qemu_reaches_a_host(
-        "queue_pairs = 1\n",
-        "--mrg off --device csum=off,guest_csum=off",
-    );
-    let taken = bits(&log);
-    for offload in ["0", "1", "15"] {
-        assert!(
-            !taken.contains(&offload),
-            "it did not want {offload}: {taken:?}"
-        );
-    }
-}
-
-/// The guest's console, after all its checks have passed.
-fn qemu_reaches_a_host(keys: &str, options: &str) -> String {
-    let lab = Lab::new(s(150));
+/// One guest with all `cards`, each on a network of its own, which checks one after the other.
+fn qemu_reaches_a_host(cards: &[&Card], props: &str, options: &str) {
+    let lab = Lab::new(s(170));
     let host = Host::new(&lab, "a", 1);
-    let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0") + keys, xdp("a", &host)]);
+    let name = |index: usize| format!("eth{index}");
+    let port = |(index, card): (usize, &&Card)| guest(&lab, &name(index)) + card.port;
+    let mut ports = cards.iter().enumerate().map(port).collect::<Vec<_>>();
+    ports.push(xdp("a", &host));
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut line = format!(
+        "{options} --job client --secs 1 --blob-mib 4 --smp 2 --device {props} --mac 52:54:00:09:00:00"
+    );
+    let (mut addresses, mut peers) = (vec!["10.9.0.11/24".to_owned()], vec![host.address.clone()]);
+    for (index, card) in cards.iter().enumerate().skip(1) {
+        let socket = lab.socket(&name(index));
+        let card = [card.options, props]
+            .map(|words| ",".to_owned() + words)
+            .concat();
+        line += &format!(
+            " --nic {}{card},mac=52:54:00:09:00:{index:02}",
+            socket.display()
+        );
+        addresses.push(format!("10.9.{index}.11/24"));
+        peers.push(format!("10.9.{index}.1"));
+        host.ip(&format!("addr add 10.9.{index}.1/24 dev eth0"));
+    }
     let _service = LinuxGuest::service(&lab, &host);
-    let mut client = LinuxGuest::qemu(&lab, "g0", &format!("{options} {CLIENT} {}", host.address));
+    line += &format!(" --ip {} --peer {}", addresses.join(","), peers.join(","));
+    let mut client = LinuxGuest::qemu(&lab, &name(0), &line);
+    client.wait_for("PEER ");
+    for (index, card) in cards.iter().enumerate() {
+        assert_negotiated(&switch, &name(index), card, props == "packed=on");
+    }
     client.must_succeed();
     switch.ledger();
-    client.log()
 }
 
-/// The virtio features that the guest took.
-fn bits(log: &str) -> Vec<&str> {
-    let (_, list) = log.split_once("bits=").unwrap_or_default();
-    list.lines().next().unwrap_or_default().split(',').collect()
+fn assert_negotiated(switch: &Switch<'_>, port: &str, card: &Card, packed: bool) {
+    let features = switch.property(port, "features");
+    let has = |name: &&&str| features.iter().any(|feature| feature == **name);
+    let what = format!("{:?}: {features:?}", card.options);
+    assert!(card.with.iter().all(|name| has(&name)), "{what}");
+    assert!(!card.without.iter().any(|name| has(&name)), "{what}");
+    assert_eq!(has(&&"RING_PACKED"), packed, "{what}");
+    assert_eq!(
+        switch.property(port, "ring_sizes"),
+        card.ring_sizes,
+        "{what}"
+    );
 }

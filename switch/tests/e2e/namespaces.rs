@@ -176,6 +176,7 @@ fn a_tap_device_is_a_port() {
     let mut echo = Testpmd::start(
         &lab,
         "tap",
+        64,
         &[port],
         "--forward-mode=icmpecho --total-num-mbufs=8192",
     );

@@ -1,9 +1,10 @@
 //! The place a test happens in.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -109,6 +110,47 @@ impl Lab {
         let (status, text) = run(self.dir(), &command, s(10));
         assert!(status.success(), "ip {words}: {text}");
         text
+    }
+}
+
+/// Huge pages of 2 MiB that are free now, and of which those added go back when this does, whatever ends the test.
+pub struct HugePages {
+    keeper: Child,
+}
+
+impl HugePages {
+    /// Adds to the machine's huge pages until `count` are free.
+    pub fn new(count: u64) -> Self {
+        // It lives until its standard input ends, as it also does where this process is aborted.
+        let script = "pool=/proc/sys/vm/nr_hugepages; trap '' TERM INT HUP; \
+            free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo); \
+            more=$(($1 > free ? $1 - free : 0)); echo $(($(cat $pool) + more)) > $pool; echo; \
+            read -r _; echo $(($(cat $pool) - more)) > $pool";
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", script, "sh", &count.to_string()]);
+        let mut keeper = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("setsid starts: apt install util-linux");
+        let reserved = keeper.stdout.as_mut().expect("a pipe").read_exact(&mut [0]);
+        reserved.expect("the pages are there");
+        let free = fs::read_to_string("/proc/meminfo").expect("the kernel's own file");
+        let free = free
+            .lines()
+            .find_map(|line| line.strip_prefix("HugePages_Free:"));
+        let free = free
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0_u64);
+        assert!(free >= count, "{free} huge pages are free, not {count}");
+        Self { keeper }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 

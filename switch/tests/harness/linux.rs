@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use super::{Host, Lab, Process, s};
+use super::{Host, Lab, Process, s, wait_until};
 
 /// A guest (or a host's job), by its console.
 pub struct LinuxGuest {
@@ -46,9 +47,27 @@ impl LinuxGuest {
         service
     }
 
+    /// A client on a host: `job` of deploy/guest/net-job.sh with these peers, which move `blob_mib` each way.
+    pub fn client(lab: &Lab, host: &Host<'_>, job: &str, peers: &str, blob_mib: u32) -> Self {
+        let script = script("peer-service.sh");
+        let mut command = host.command(&format!("{} {job} {peers}", script.display()));
+        command.env("BLOB_MIB", blob_mib.to_string());
+        let name = format!("client-{job}-{}", host.interface);
+        Self {
+            console: Process::start(lab.dir(), &name, &command),
+        }
+    }
+
     /// Waits until a server can be used.
     pub fn wait_ready(&mut self) {
         self.console.wait_for("GUEST-READY", s(60));
+    }
+
+    /// Waits until the console has shown `text` so many times.
+    pub fn wait_for_times(&mut self, text: &str, times: usize, limit: Duration) {
+        let shown = || self.console.log().matches(text).count() >= times;
+        let what = format!("{times} times {text:?} on the console");
+        wait_until(&what, limit, || shown().then_some(()));
     }
 
     /// Waits for what the console shows.
@@ -61,20 +80,47 @@ impl LinuxGuest {
         self.console.log()
     }
 
-    /// Waits for a client's end: ping, TCP both ways and every byte of a file must have got across.
+    /// Waits for a client's end: ping, TCP both ways and every byte of a file both ways must have got across, to each
+    /// of its peers.
     pub fn must_succeed(&mut self) {
-        self.console.wait_for("CLIENT-DONE", s(90));
+        let goods = [
+            "ping=ok",
+            "sha=ok",
+            "fetch=ok",
+            "iperf3_mbps=",
+            "iperf3_reverse_mbps=",
+        ];
+        self.must_have(&goods);
+    }
+
+    /// As [`LinuxGuest::must_succeed`], for a client whose job is only the file, one way or the other.
+    pub fn must_transfer(&mut self) {
+        self.must_have(&[]);
         let log = self.console.log();
-        let results = || log.lines().filter_map(|line| line.strip_prefix("RESULT "));
-        for good in ["ping=ok", "sha=ok", "iperf3_mbps=", "iperf3_reverse_mbps="] {
-            assert!(
-                results().any(|result| result.starts_with(good)),
-                "no {good}:\n{log}"
-            );
+        let good = log.contains("RESULT sha=ok") || log.contains("RESULT fetch=ok");
+        assert!(good, "{log}");
+    }
+
+    fn must_have(&mut self, goods: &[&str]) {
+        self.console.wait_for("CLIENT-DONE", s(150));
+        let log = self.console.log();
+        let results = |part: &str| {
+            let of_line = |line: &str| line.strip_prefix("RESULT ").map(str::to_owned);
+            part.lines().filter_map(of_line).collect::<Vec<_>>()
+        };
+        // Before the first peer's line, if there are such lines, nothing has been tried.
+        let parts = log.split("PEER ").collect::<Vec<_>>();
+        for part in &parts[usize::from(parts.len() > 1)..] {
+            for good in goods {
+                let is = |result: &String| result.starts_with(good);
+                assert!(results(part).iter().any(is), "no {good}:\n{part}\n{log}");
+            }
         }
-        let bad = |result: &str| result.ends_with("=fail") || result.ends_with("=bad");
-        assert!(!results().any(bad), "{log}");
-        results().for_each(|result| eprintln!("{result}"));
+        let bad = |result: &String| result.ends_with("=fail") || result.ends_with("=bad");
+        assert!(!results(&log).iter().any(bad), "{log}");
+        results(&log)
+            .iter()
+            .for_each(|result| eprintln!("{result}"));
     }
 
     /// SIGKILL: the guest ends with all its processes.

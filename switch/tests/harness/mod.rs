@@ -7,8 +7,8 @@ mod lab;
 mod ledger;
 mod linux;
 mod metrics;
-mod pcap;
 mod process;
+mod qmp;
 mod switch;
 mod testpmd;
 
@@ -17,18 +17,14 @@ use std::time::{Duration, Instant};
 pub use exchange::Exchange;
 pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
 pub use host::{Host, iperf3, iperf3_with};
-pub use lab::Lab;
+pub use lab::{HugePages, Lab};
 pub use ledger::Ledger;
 pub use linux::LinuxGuest;
 pub use metrics::{Metrics, Sample};
 pub use process::{Process, run};
+pub use qmp::Qmp;
 pub use switch::{Switch, guest, xdp};
 pub use testpmd::{Testpmd, TestpmdPort};
-
-/// The pcap files that testpmd reads and writes.
-pub mod capture {
-    pub use super::pcap::{read, write};
-}
 
 /// Waits until `condition` gives something, asking again and again.
 pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {

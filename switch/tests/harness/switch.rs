@@ -12,6 +12,8 @@ use super::{Host, Lab, Ledger, Metrics, Process, run, s, wait_until};
 
 /// The address of the metrics: every lab has a loopback interface of its own.
 const METRICS: &str = "127.0.0.1:9477";
+/// That of a second switch in the same lab.
+const METRICS_OF_SECOND: &str = "127.0.0.1:9478";
 
 /// A `[[port]]` for a wire's end. More keys may be appended.
 pub fn xdp(name: &str, host: &Host<'_>) -> String {
@@ -33,6 +35,8 @@ pub fn guest(lab: &Lab, name: &str) -> String {
 pub struct Switch<'a> {
     lab: &'a Lab,
     config: String,
+    control: PathBuf,
+    metrics: &'static str,
     process: Process,
     stopped: bool,
 }
@@ -40,13 +44,31 @@ pub struct Switch<'a> {
 impl<'a> Switch<'a> {
     /// Starts the daemon with workers on `cores` and these ports, and waits until it is ready.
     pub fn start(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
-        let (config, path) = write_config(lab, cores, METRICS, &control(lab), ports);
+        Self::start_as(lab, "control", METRICS, cores, ports)
+    }
+
+    /// As [`Switch::start`], a second one beside it.
+    pub fn start_second(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
+        Self::start_as(lab, "second", METRICS_OF_SECOND, cores, ports)
+    }
+
+    fn start_as(
+        lab: &'a Lab,
+        name: &str,
+        metrics: &'static str,
+        cores: &[usize],
+        ports: &[String],
+    ) -> Self {
+        let control = lab.socket(name);
+        let (config, path) = write_config(lab, cores, metrics, &control, ports);
         let mut command = lab.command(binary());
         command.arg("run").arg("--config").arg(path);
-        let process = Process::start(lab.dir(), "crosspoint", &command);
+        let process = Process::start(lab.dir(), &format!("crosspoint-{name}"), &command);
         let mut switch = Self {
             lab,
             config,
+            control,
+            metrics,
             process,
             stopped: false,
         };
@@ -76,7 +98,7 @@ impl<'a> Switch<'a> {
     fn wait_ready(&mut self) {
         let deadline = Instant::now() + s(10);
         let ready = |switch: &Self| switch.process.log().contains("ready");
-        while !(ready(self) && self.control().exists() && self.scrape().is_some()) {
+        while !(ready(self) && self.control.exists() && self.scrape().is_some()) {
             assert!(
                 self.process.ended().is_none(),
                 "the switch ended\n{}\n{}",
@@ -106,12 +128,8 @@ impl<'a> Switch<'a> {
         uplinks.for_each(|name| self.wait_up(&[name.trim_matches('"')]));
     }
 
-    fn control(&self) -> PathBuf {
-        control(self.lab)
-    }
-
     fn scrape(&self) -> Option<Metrics> {
-        Metrics::scrape(METRICS.parse::<SocketAddr>().expect("an address"))
+        Metrics::scrape(self.metrics.parse::<SocketAddr>().expect("an address"))
     }
 
     /// A scrape.
@@ -131,8 +149,33 @@ impl<'a> Switch<'a> {
             .unwrap_or_else(|error| panic!("show {topic} --json: {error}\n{text}"))
     }
 
+    /// What `show ports` says of `port` under `key` of its properties, as words: "features", "ring_sizes".
+    pub fn property(&self, port: &str, key: &str) -> Vec<String> {
+        let ports = self.show_json("ports");
+        let rows = ports.as_array().expect("a list of ports");
+        let row = rows.iter().find(|row| row["name"] == port);
+        let row = row.unwrap_or_else(|| panic!("no port {port:?} in {ports}"));
+        let text = row["properties"][key].as_str().unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Whether feature `name`, as in "RING_PACKED", was negotiated with the guest at `port`.
+    pub fn negotiated(&self, port: &str, name: &str) -> bool {
+        self.property(port, "features")
+            .iter()
+            .any(|has| has == name)
+    }
+
+    /// The port that the address is at, in text as in "52:54:00:09:00:01", as far as the switch knows.
+    pub fn port_of(&self, address: &str) -> Option<String> {
+        let fdb = self.show_json("fdb");
+        let mut addresses = fdb["addresses"].as_array().expect("a list").iter();
+        let entry = addresses.find(|entry| entry["mac"] == address)?;
+        Some(entry["port"].as_str()?.to_owned())
+    }
+
     fn show_with(&self, topic: &str, more: &[&str]) -> String {
-        let socket = self.control();
+        let socket = &self.control;
         let words = [
             "show",
             topic,
@@ -207,10 +250,7 @@ impl<'a> Switch<'a> {
             status.is_some_and(|status| status.success()),
             "{signal:?} ended the switch with {status:?}\n{log}"
         );
-        assert!(
-            !self.control().exists(),
-            "the control socket is left behind"
-        );
+        assert!(!self.control.exists(), "the control socket is left behind");
         for port in self.config.split("[[port]]").skip(1) {
             self.assert_gone(port);
         }
@@ -246,10 +286,6 @@ impl Drop for Switch<'_> {
 
 fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_crosspoint")
-}
-
-fn control(lab: &Lab) -> PathBuf {
-    lab.socket("control")
 }
 
 fn write_config(

@@ -1,0 +1,232 @@
+//! Live migration: a guest moves from one host's switch to another's while it works.
+//!
+//! ```text
+//! host a -- switch A -- wire -- switch B
+//!              |                   |
+//!            QEMU   -- migrates --> QEMU    and back
+//! ```
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Host, Lab, Ledger, LinuxGuest, Process, Qmp, Switch, guest, s, wait_until, xdp,
+};
+
+const MAC: &str = "52:54:00:09:00:01";
+const ADDRESS: &str = "10.9.0.11";
+/// Between two pings.
+const PING_MS: u64 = 5;
+
+#[test]
+fn a_guest_with_split_rings_migrates_live_and_back_under_load_without_a_wrong_byte() {
+    there_and_back("split", "packed=off", 1);
+}
+
+#[test]
+fn a_guest_with_packed_rings_migrates_live_and_back_under_load_without_a_wrong_byte() {
+    there_and_back("packed", "packed=on", 2);
+}
+
+/// The first way while the guest is silent, so that only its announcement can tell where it is; back under load.
+fn there_and_back(kind: &str, props: &str, pairs: u32) {
+    let lab = Lab::new(s(170));
+    let host = Host::new(&lab, "a", 1);
+    lab.ip("link add wire-a type veth peer name wire-b");
+    lab.ip("link set wire-a up");
+    lab.ip("link set wire-b up");
+    let wire =
+        |end| format!("[[port]]\nname = \"wire\"\ntype = \"xdp\"\ninterface = \"wire-{end}\"\n");
+    let port = |name| guest(&lab, name) + &format!("queue_pairs = {pairs}\n");
+    let a = Switch::start(&lab, &[1], &[port("guest-a"), xdp("a", &host), wire("a")]);
+    let b = Switch::start_second(&lab, &[0], &[port("guest-b"), wire("b")]);
+    let boot =
+        |place: &str, life: &str, more: &str| Machine::boot(&lab, place, life, props, pairs, more);
+
+    let mut first = boot("guest-a", "first", "");
+    first.guest.wait_ready();
+    host.must_ping_address(ADDRESS);
+    assert_eq!(a.negotiated("guest-a", "RING_PACKED"), props == "packed=on");
+    let mut second = boot("guest-b", "second", &incoming(&lab, "second"));
+    let silent = first.migrate(&mut second, &incoming(&lab, "second"));
+    // Nobody has asked the guest for anything since.
+    let places = || [a.port_of(MAC), b.port_of(MAC)];
+    wait_until("the guest's announcement", s(5), || {
+        (places() == [Some("wire".to_owned()), Some("guest-b".to_owned())]).then_some(())
+    });
+    host.must_ping_address(ADDRESS);
+    first.guest.kill();
+
+    let load = Load::start(&lab, &host);
+    let carried =
+        |switch: &Switch<'_>, port: &str| Ledger::new(&switch.metrics()).port(port).clone();
+    let before = carried(&b, "guest-b");
+    wait_until("load on the guest", s(30), || {
+        let now = carried(&b, "guest-b");
+        (now.rx > before.rx + 3000 && now.tx > before.tx + 3000).then_some(())
+    });
+    let mut third = boot("guest-a", "third", &incoming(&lab, "third"));
+    load.must_be_running();
+    let loaded = second.migrate(&mut third, &incoming(&lab, "third"));
+    second.guest.kill();
+    let before = carried(&a, "guest-a");
+    let text = load.end();
+    let after = carried(&a, "guest-a");
+    assert!(
+        after.rx > before.rx + 100 && after.tx > before.tx + 100,
+        "both ways through A: {before:?} {after:?}"
+    );
+    assert_eq!(a.port_of(MAC).as_deref(), Some("guest-a"));
+    assert_eq!(b.port_of(MAC).as_deref(), Some("wire"));
+    host.must_ping_address(ADDRESS);
+    a.ledger();
+    b.ledger();
+    report(
+        kind,
+        &format!("silent guest: {silent}\nunder load: {loaded}\n{text}"),
+    );
+}
+
+fn incoming(lab: &Lab, life: &str) -> String {
+    format!("unix:{}", lab.socket(&format!("incoming-{life}")).display())
+}
+
+/// A QEMU that runs the guest, or waits for it.
+struct Machine {
+    guest: LinuxGuest,
+    qmp: Qmp,
+}
+
+impl Machine {
+    fn boot(lab: &Lab, place: &str, life: &str, props: &str, pairs: u32, incoming: &str) -> Self {
+        let control = lab.socket(&format!("qmp-{life}"));
+        let mut line = format!(
+            "--job server --ip {ADDRESS}/24 --mac {MAC} --queues {pairs} --device {props} --qmp {}",
+            control.display()
+        );
+        if !incoming.is_empty() {
+            line += &format!(" --incoming {incoming}");
+        }
+        let guest = LinuxGuest::qemu(lab, place, &line);
+        Self {
+            guest,
+            qmp: Qmp::connect(&control),
+        }
+    }
+
+    /// Moves the guest to `target`, which waits at `uri`: how long that took, in words.
+    fn migrate(&mut self, target: &mut Machine, uri: &str) -> String {
+        let limits = json!({ "max-bandwidth": 1_u64 << 30, "downtime-limit": 300 });
+        self.qmp.must("migrate-set-parameters", limits);
+        self.qmp.must("migrate", json!({ "uri": uri }));
+        let info = wait_until("the end of the migration", s(60), || {
+            let info = self.qmp.must("query-migrate", json!({}));
+            assert!(
+                info["status"] != "failed" && info["status"] != "cancelled",
+                "{info}"
+            );
+            (info["status"] == "completed").then_some(info)
+        });
+        wait_until("the guest running at its new place", s(10), || {
+            (target.qmp.must("query-status", json!({}))["status"] == "running").then_some(())
+        });
+        format!(
+            "{} ms in all, of which QEMU counts {} ms of downtime",
+            info["total-time"], info["downtime"]
+        )
+    }
+}
+
+/// What the guest and the host do meanwhile: TCP both ways with checksums, UDP both ways and pings with numbers.
+struct Load {
+    transfers: [LinuxGuest; 2],
+    stream: Process,
+    ping: Process,
+}
+
+impl Load {
+    fn start(lab: &Lab, host: &Host<'_>) -> Self {
+        let run = |name: &str, line: &str| Process::start(lab.dir(), name, &host.command(line));
+        let stream =
+            format!("iperf3 -J -u --bidir -b 4M -l 1000 -t 20 -c {ADDRESS} --connect-timeout 5000");
+        let ping = format!("ping -n -s 400 -i 0.{PING_MS:03} {ADDRESS}");
+        Self {
+            transfers: ["sha", "fetch"].map(|job| LinuxGuest::client(lab, host, job, ADDRESS, 48)),
+            stream: run("stream", &stream),
+            ping: run("ping", &ping),
+        }
+    }
+
+    /// The migration is to meet all of it.
+    fn must_be_running(&self) {
+        for transfer in &self.transfers {
+            let log = transfer.log();
+            assert!(!log.contains("CLIENT-DONE"), "over too soon: {log}");
+        }
+    }
+
+    /// Waits for its end: what got lost, in words. Nothing may have arrived with other bytes.
+    fn end(mut self) -> String {
+        self.transfers
+            .iter_mut()
+            .for_each(LinuxGuest::must_transfer);
+        let ended = self.stream.wait(s(60));
+        let log = self.stream.log();
+        assert!(ended.is_some_and(|status| status.success()), "{log}");
+        let report: Value = serde_json::from_str(&log).expect("iperf3 -J prints JSON");
+        self.ping.signal(Signal::INT);
+        self.ping.wait(s(5));
+        let (longest, missing) = gaps(&self.ping.log());
+        let mut text = String::new();
+        for stream in report["end"]["streams"].as_array().expect("streams") {
+            let udp = &stream["udp"];
+            let way = if udp["sender"] == true {
+                "to the guest"
+            } else {
+                "from the guest"
+            };
+            let _ = writeln!(
+                text,
+                "UDP {way}: {} of {} datagrams lost",
+                udp["lost_packets"], udp["packets"]
+            );
+        }
+        let ms = longest * PING_MS;
+        let _ = writeln!(
+            text,
+            "pings every {PING_MS} ms: {missing} lost, at most {longest} in a row, hence {ms} ms without the guest"
+        );
+        assert!(ms < 10_000, "{text}");
+        text
+    }
+}
+
+/// The longest run of numbers without a reply, and how many there are in all.
+fn gaps(log: &str) -> (u64, u64) {
+    assert!(
+        !log.contains("wrong data"),
+        "a ping with other bytes came back\n{log}"
+    );
+    let number = |line: &str| -> Option<u64> {
+        let (_, rest) = line.split_once("icmp_seq=")?;
+        line.contains("time=")
+            .then(|| rest.split(' ').next()?.parse().ok())?
+    };
+    let mut numbers = log.lines().filter_map(number).collect::<Vec<_>>();
+    numbers.sort_unstable();
+    let missing = numbers
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).saturating_sub(1));
+    (missing.clone().max().unwrap_or_default(), missing.sum())
+}
+
+/// Leaves the numbers where documentation can find them: `live-migration-KIND.txt` in cargo's folder for tests.
+fn report(kind: &str, text: &str) {
+    let path: PathBuf =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("live-migration-{kind}.txt"));
+    eprintln!("{}:\n{text}", path.display());
+    std::fs::write(&path, text).expect("the report is written");
+}
