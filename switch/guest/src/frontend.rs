@@ -5,9 +5,12 @@
 //! queue *pairs*) for a number of rings.
 
 use crate::event::{EventFd, wait_readable};
-use crate::memory::{GuestMemory, MemoryError};
+use crate::inflight::Inflight;
+use crate::log::DirtyLog;
+use crate::memory::{GuestMemory, MemoryError, Region};
 use crate::message::{
-    self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Message, VRING_NO_FD, protocol, request,
+    self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Message, VRING_LOG, VRING_NO_FD, protocol,
+    request,
 };
 use crate::net::features;
 use crate::ring::RingLayout;
@@ -76,8 +79,12 @@ pub struct Vring<'a> {
     pub index: u32,
     /// Size and guest addresses.
     pub layout: RingLayout,
-    /// Where the device starts reading the available ring.
-    pub base: u16,
+    /// Where the device goes on. Split: the index of the available ring. Packed: the position in the ring of the next
+    /// available descriptor ([`crate::Position::to_bits`]), and in the upper half that of the next used one.
+    pub base: u32,
+    /// Log writes to the used ring, under its guest physical address. Of a packed ring that is the address of the
+    /// device event suppression area, as QEMU has it; the descriptor ring has none of its own.
+    pub log: bool,
     /// Driver to device; without, the device polls.
     pub kick: Option<&'a EventFd>,
     /// Device to driver; without, the driver polls.
@@ -209,7 +216,7 @@ impl Session {
         self.request(request::SET_OWNER, &[], &[])?;
         self.request_u64(request::SET_FEATURES, negotiated.features)?;
         if negotiated.protocol_features & protocol::STATUS != 0 {
-            self.request_u64(request::SET_STATUS, STATUS_FEATURES_OK)?;
+            self.set_status(STATUS_FEATURES_OK)?;
         }
         Ok(negotiated)
     }
@@ -219,25 +226,152 @@ impl Session {
     /// # Errors
     /// The session's.
     pub fn set_mem_table(&mut self, memory: &GuestMemory) -> Result<(), SessionError> {
-        let mut payload = Vec::new();
-        payload.extend_from_slice(&(memory.regions().len() as u32).to_ne_bytes());
+        let regions: Vec<_> = memory.regions().iter().collect();
+        self.set_mem_regions(&regions)
+    }
+
+    /// SET_MEM_TABLE with `regions`.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_mem_regions(&mut self, regions: &[&Region]) -> Result<(), SessionError> {
+        let mut payload = Vec::from((regions.len() as u32).to_ne_bytes());
         payload.extend_from_slice(&0u32.to_ne_bytes());
-        for region in memory.regions() {
-            for field in [
-                region.guest_base(),
-                region.len() as u64,
-                region.user_address(),
-                0,
-            ] {
-                payload.extend_from_slice(&field.to_ne_bytes());
-            }
+        for region in regions {
+            payload.extend_from_slice(&message::memory_region(region_fields(region)));
         }
-        let fds: Vec<_> = memory
-            .regions()
-            .iter()
-            .map(crate::memory::Region::file)
-            .collect();
+        let fds: Vec<_> = regions.iter().map(|region| region.file()).collect();
         self.request(request::SET_MEM_TABLE, &payload, &fds)
+    }
+
+    /// GET_MAX_MEM_SLOTS: regions that the back end can have at one time.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn max_mem_slots(&mut self) -> Result<u64, SessionError> {
+        self.query_u64(request::GET_MAX_MEM_SLOTS)
+    }
+
+    /// ADD_MEM_REG.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn add_mem_region(&mut self, region: &Region) -> Result<(), SessionError> {
+        let payload = message::single_memory_region(region_fields(region));
+        self.request(request::ADD_MEM_REG, &payload, &[region.file()])
+    }
+
+    /// REM_MEM_REG.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn remove_mem_region(&mut self, region: &Region) -> Result<(), SessionError> {
+        let payload = message::single_memory_region(region_fields(region));
+        self.request(request::REM_MEM_REG, &payload, &[])
+    }
+
+    /// SET_FEATURES later than [`Session::negotiate`], with `LOG_ALL` in a migration. What [`Session::negotiated`]
+    /// says stays.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_features(&mut self, features: u64) -> Result<(), SessionError> {
+        self.request_u64(request::SET_FEATURES, features)
+    }
+
+    /// SET_LOG_BASE with the log's file, and waits for the reply that it has with LOG_SHMFD, whatever its payload
+    /// (back ends differ).
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_log_base(&mut self, log: &DirtyLog) -> Result<(), SessionError> {
+        let payload = message::log_base(log.len() as u64, 0);
+        let fds = [log.region().file()];
+        self.query(request::SET_LOG_BASE, &payload, &fds)
+            .map(|_| ())
+    }
+
+    /// SET_LOG_FD: what the back end signals when it has logged.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_log_fd(&mut self, event: &EventFd) -> Result<(), SessionError> {
+        self.request(request::SET_LOG_FD, &[], &[event.as_fd()])
+    }
+
+    /// GET_INFLIGHT_FD for `queues` rings of `queue_size` entries; maps the region that comes.
+    ///
+    /// # Errors
+    /// The session's; a reply without a file, or whose file is too short.
+    pub fn inflight(&mut self, queues: u16, queue_size: u16) -> Result<Inflight, SessionError> {
+        let payload = message::inflight(0, 0, queues, queue_size);
+        let mut reply = self.query(request::GET_INFLIGHT_FD, &payload, &[])?;
+        let fields = (
+            reply.u64_at(0),
+            reply.u64_at(8),
+            reply.u16_at(16),
+            reply.u16_at(18),
+        );
+        match (fields, reply.fds.pop()) {
+            ((Some(len), Some(offset), Some(queues), Some(size)), Some(file)) => {
+                Ok(Inflight::map(file, (len, offset), queues, size)?)
+            }
+            _ => Err(SessionError::Reply {
+                request: request::GET_INFLIGHT_FD,
+                reply,
+            }),
+        }
+    }
+
+    /// SET_INFLIGHT_FD.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_inflight(&mut self, inflight: &Inflight) -> Result<(), SessionError> {
+        let fds = [inflight.region().file()];
+        self.request(request::SET_INFLIGHT_FD, &inflight.payload(), &fds)
+    }
+
+    /// SEND_RARP: the back end is to announce the guest's MAC address after a migration.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn send_rarp(&mut self, mac: [u8; 6]) -> Result<(), SessionError> {
+        let mut payload = [0; 8];
+        payload[..6].copy_from_slice(&mac);
+        self.request(request::SEND_RARP, &payload, &[])
+    }
+
+    /// NET_SET_MTU, in bytes.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_mtu(&mut self, mtu: u64) -> Result<(), SessionError> {
+        self.request_u64(request::NET_SET_MTU, mtu)
+    }
+
+    /// RESET_DEVICE: all rings stop.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn reset_device(&mut self) -> Result<(), SessionError> {
+        self.request(request::RESET_DEVICE, &[], &[])
+    }
+
+    /// SET_STATUS, the device status field (virtio 1.2, 2.1).
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn set_status(&mut self, status: u64) -> Result<(), SessionError> {
+        self.request_u64(request::SET_STATUS, status)
+    }
+
+    /// GET_STATUS.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn status(&mut self) -> Result<u64, SessionError> {
+        self.query_u64(request::GET_STATUS)
     }
 
     /// Sets up a ring: NUM, BASE, ADDR, CALL, KICK. It is still to be enabled when protocol features are in force.
@@ -254,29 +388,44 @@ impl Session {
             vring.index,
             vring.layout.size.into(),
         )?;
-        self.set_vring_state(request::SET_VRING_BASE, vring.index, vring.base.into())?;
-        let user = |address| memory.user_address(address);
-        let addresses = [
-            user(vring.layout.descriptors)?,
-            user(vring.layout.used)?,
-            user(vring.layout.available)?,
-            0,
-        ];
-        self.set_vring_addr(vring.index, addresses)?;
+        self.set_vring_state(request::SET_VRING_BASE, vring.index, vring.base)?;
+        self.set_vring_layout(memory, vring)?;
         self.set_vring_fd(request::SET_VRING_CALL, vring.index, vring.call)?;
         self.set_vring_fd(request::SET_VRING_KICK, vring.index, vring.kick)
     }
 
-    /// SET_VRING_ADDR with user addresses of descriptors, used ring, available ring, log.
+    /// SET_VRING_ADDR with the addresses of `vring`; also while it runs, to begin and to end logging.
+    ///
+    /// # Errors
+    /// The session's; a layout outside `memory`.
+    pub fn set_vring_layout(
+        &mut self,
+        memory: &GuestMemory,
+        vring: &Vring<'_>,
+    ) -> Result<(), SessionError> {
+        let user = |address| memory.user_address(address);
+        let (flags, log) = if vring.log {
+            (VRING_LOG, vring.layout.used)
+        } else {
+            (0, 0)
+        };
+        let addresses = [
+            user(vring.layout.descriptors)?,
+            user(vring.layout.used)?,
+            user(vring.layout.available)?,
+            log,
+        ];
+        let payload = message::vring_addr(vring.index, flags, addresses);
+        self.request(request::SET_VRING_ADDR, &payload, &[])
+    }
+
+    /// SET_VRING_ADDR with user addresses of descriptors, used ring, available ring, and the log's, which does not
+    /// count.
     ///
     /// # Errors
     /// The session's.
     pub fn set_vring_addr(&mut self, index: u32, addresses: [u64; 4]) -> Result<(), SessionError> {
-        let mut payload = Vec::from(index.to_ne_bytes());
-        payload.extend_from_slice(&0u32.to_ne_bytes());
-        addresses
-            .iter()
-            .for_each(|address| payload.extend_from_slice(&address.to_ne_bytes()));
+        let payload = message::vring_addr(index, 0, addresses);
         self.request(request::SET_VRING_ADDR, &payload, &[])
     }
 
@@ -303,16 +452,15 @@ impl Session {
         self.set_vring_state(request::SET_VRING_ENABLE, index, enable.into())
     }
 
-    /// GET_VRING_BASE: stops the ring, and says up to where the device has read the available ring.
+    /// GET_VRING_BASE: stops the ring, and says where the device goes on, as [`Vring::base`] has it.
     ///
     /// # Errors
-    /// The session's.
-    pub fn vring_base(&mut self, index: u32) -> Result<u16, SessionError> {
+    /// The session's; of a split ring, a base beyond 65535.
+    pub fn vring_base(&mut self, index: u32) -> Result<u32, SessionError> {
+        let packed = self.negotiated.features & features::RING_PACKED != 0;
+        let fits = |base: &u32| packed || *base <= u32::from(u16::MAX);
         let reply = self.query(request::GET_VRING_BASE, &vring_state(index, 0), &[])?;
-        match (
-            reply.u32_at(0),
-            reply.u32_at(4).and_then(|base| u16::try_from(base).ok()),
-        ) {
+        match (reply.u32_at(0), reply.u32_at(4).filter(fits)) {
             (Some(of), Some(base)) if of == index => Ok(base),
             _ => Err(SessionError::Reply {
                 request: request::GET_VRING_BASE,
@@ -492,6 +640,15 @@ impl Session {
         }
         Ok(reply)
     }
+}
+
+fn region_fields(region: &Region) -> [u64; 4] {
+    [
+        region.guest_base(),
+        region.len() as u64,
+        region.user_address(),
+        0,
+    ]
 }
 
 fn vring_state(index: u32, value: u32) -> [u8; 8] {

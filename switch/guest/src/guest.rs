@@ -2,19 +2,21 @@
 
 use crate::event::EventFd;
 use crate::frontend::{Negotiated, STATUS_DRIVER_OK, Session, SessionError, Vring};
-use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, RegionLayout};
-use crate::message::{protocol, request};
+use crate::inflight::Inflight;
+use crate::log::DirtyLog;
+use crate::memory::{GuestMemory, MemoryError, Region, RegionLayout};
+use crate::message::protocol;
 use crate::net::{VirtioNetHdr, features, header_len};
+use crate::packed::{Position, Progress};
+use crate::plan::{PairPlan, Plan, QueuePlan};
 use crate::pump::{RxPump, TxPump, TxPumpOptions};
 use crate::queue::{ChainSplit, QueueError, ReceiveQueue, TransmitQueue};
-use crate::ring::{RingError, RingLayout, SplitRing};
+use crate::ring::{RingError, RingLayout};
+use crate::virtqueue::Virtqueue;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Bytes at the start of each region that nothing is put in: guest address 0 is nobody's buffer.
-const RESERVED_LEN: usize = 4096;
 
 /// Why a guest failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,12 +39,24 @@ pub enum GuestError {
     /// There is no session, or the guest was not connected by path.
     #[error("guest: not connected")]
     NotConnected,
+    /// The back end does not offer what this takes.
+    #[error("guest: the back end does not offer {0}")]
+    NotOffered(&'static str),
+    /// No such memory was added.
+    #[error("guest: no memory was added at {0:#x}")]
+    NoMemory(u64),
     /// After a reconnect the back end offers less than the driver was started with.
     #[error("guest: started with features {started:#x}, offered {offered:#x}")]
     FeaturesLost {
         /// In force until now.
         started: u64,
         /// Negotiated now.
+        offered: u64,
+    },
+    /// Packed rings are wanted, and the back end does not offer them.
+    #[error("guest: no packed rings among the features {offered:#x}")]
+    NotPacked {
+        /// What it offers.
         offered: u64,
     },
 }
@@ -58,9 +72,11 @@ impl From<RingError> for GuestError {
 pub struct GuestOptions {
     /// Queue pairs.
     pub queue_pairs: u16,
-    /// Entries of each ring, a power of two up to 32768.
+    /// Entries of each ring, a power of two up to 32768 (packed rings: any number up to 32768).
     pub ring_size: u16,
-    /// Device features to take when offered.
+    /// Packed rings instead of split ones; a back end that does not offer them is refused.
+    pub packed: bool,
+    /// Device features to take when offered; `RING_PACKED` follows from `packed`.
     pub features: u64,
     /// Protocol features to take when offered.
     pub protocol_features: u64,
@@ -82,7 +98,7 @@ pub struct GuestOptions {
     pub indirect: bool,
     /// Bytes of the longest frame to transmit.
     pub frame_len_max: usize,
-    /// Where the indices of the rings start.
+    /// Where the rings start: [`Virtqueue::reset`].
     pub base: u16,
     /// No call and kick eventfds: both sides poll.
     pub polling: bool,
@@ -96,6 +112,7 @@ impl Default for GuestOptions {
         Self {
             queue_pairs: 1,
             ring_size: 256,
+            packed: false,
             features: features::VERSION_1 | features::MRG_RXBUF | features::PROTOCOL_FEATURES,
             protocol_features: protocol::MQ | protocol::REPLY_ACK,
             region_bases: vec![0],
@@ -118,6 +135,8 @@ impl Default for GuestOptions {
 #[derive(Debug)]
 struct Attachment {
     layout: RingLayout,
+    /// Of a packed ring.
+    progress: Option<Progress>,
     kick: Arc<EventFd>,
     call: Arc<EventFd>,
 }
@@ -141,7 +160,13 @@ pub struct Guest {
     session: Option<Session>,
     path: Option<PathBuf>,
     /// What the back end said at [`Guest::stop`].
-    bases: Option<Vec<u16>>,
+    bases: Option<Vec<u32>>,
+    /// What [`Guest::add_memory`] added, one region each.
+    added: Vec<Arc<GuestMemory>>,
+    /// Of the running migration.
+    log: Option<DirtyLog>,
+    /// Kept from one session to the next.
+    inflight: Option<Inflight>,
     kicks: u64,
 }
 
@@ -161,6 +186,9 @@ impl Guest {
             session: None,
             path: None,
             bases: None,
+            added: Vec::new(),
+            log: None,
+            inflight: None,
             kicks: 0,
             memory,
             options,
@@ -177,14 +205,15 @@ impl Guest {
         let window = |(address, len): (u64, usize)| self.memory.window(address, len);
         let ring = |address| {
             let layout = RingLayout::contiguous(options.ring_size, address);
-            SplitRing::new(&self.memory, layout, options.base, false)
+            Virtqueue::new(&self.memory, layout, options.packed, options.base)
         };
-        let (receive_ring, transmit_ring) =
+        let (mut receive_ring, mut transmit_ring) =
             (ring(plan.receive.ring.0)?, ring(plan.transmit.ring.0)?);
-        for ring in [&receive_ring, &transmit_ring] {
+        for ring in [&mut receive_ring, &mut transmit_ring] {
             let (kick, call) = (Arc::new(EventFd::new()?), Arc::new(EventFd::new()?));
             self.attachments.push(Attachment {
                 layout: ring.layout(),
+                progress: ring.packed_mut().map(|ring| ring.progress()),
                 kick,
                 call,
             });
@@ -239,13 +268,19 @@ impl Guest {
     }
 
     /// Starts the device over `session`. The first time also starts the driver; again, the rings go on where the back
-    /// end said that it stopped ([`Guest::stop`]), or, when it went away, at the used index, as QEMU does.
+    /// end said that it stopped ([`Guest::stop`]), or, when it went away, at the used index, as QEMU does. A packed
+    /// ring has no such index in memory: there it is what the driver has taken, and the used descriptors behind that.
+    /// A pump on a packed ring that is used in order has to have taken all of them.
     ///
     /// # Errors
-    /// The session's.
+    /// The session's; no packed rings.
     pub fn attach(&mut self, mut session: Session) -> Result<(), GuestError> {
-        let negotiated =
-            session.negotiate(self.options.features, self.options.protocol_features)?;
+        let negotiated = session.negotiate(self.wanted(), self.options.protocol_features)?;
+        if self.options.packed && negotiated.features & features::RING_PACKED == 0 {
+            return Err(GuestError::NotPacked {
+                offered: negotiated.offered,
+            });
+        }
         match self.started {
             None => self.start(negotiated.features)?,
             Some(started)
@@ -259,28 +294,49 @@ impl Guest {
             }
             Some(_) => {}
         }
-        session.set_mem_table(&self.memory)?;
+        self.share_memory(&mut session)?;
+        self.start_rings(&mut session)?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Inflight region, memory and log of the guest, to a new session.
+    fn share_memory(&mut self, session: &mut Session) -> Result<(), GuestError> {
+        let protocol_features = session.negotiated().protocol_features;
+        if protocol_features & protocol::INFLIGHT_SHMFD != 0 {
+            let queues = self.attachments.len() as u16;
+            let inflight = match &self.inflight {
+                Some(inflight) => inflight.clone(),
+                None => session.inflight(queues, self.options.ring_size)?,
+            };
+            session.set_inflight(&inflight)?;
+            self.inflight = Some(inflight);
+        }
+        if protocol_features & protocol::CONFIGURE_MEM_SLOTS != 0 {
+            // As QEMU: no SET_MEM_TABLE at all.
+            session.max_mem_slots()?;
+            for region in self.regions() {
+                session.add_mem_region(region)?;
+            }
+        } else {
+            session.set_mem_regions(&self.regions())?;
+        }
+        if let Some(log) = &self.log {
+            session.set_log_base(log)?;
+            session.set_features(session.negotiated().features | features::LOG_ALL)?;
+        }
+        Ok(())
+    }
+
+    fn start_rings(&mut self, session: &mut Session) -> Result<(), GuestError> {
         for index in 0..self.attachments.len() {
             let base = self.resume_at(index)?;
-            let attachment = &self.attachments[index];
-            let (kick, call) = (attachment.kick.as_ref(), attachment.call.as_ref());
-            let polling = self.options.polling;
-            let (kick, call) = ((!polling).then_some(kick), (!polling).then_some(call));
-            let vring = Vring {
-                index: index as u32,
-                layout: attachment.layout,
-                base,
-                kick,
-                call,
-            };
-            session.start_vring(&self.memory, &vring)?;
+            session.start_vring(&self.memory, &self.vring(index, base))?;
         }
-        self.session = Some(session);
         self.bases = None;
-        self.enable(true)?;
-        if negotiated.protocol_features & protocol::STATUS != 0 {
-            self.session()?
-                .request_u64(request::SET_STATUS, STATUS_DRIVER_OK)?;
+        self.enable_on(session, true)?;
+        if session.negotiated().protocol_features & protocol::STATUS != 0 {
+            session.set_status(STATUS_DRIVER_OK)?;
         }
         // A kick starts a ring (vhost-user, "Starting and stopping rings").
         self.attachments
@@ -289,14 +345,59 @@ impl Guest {
         Ok(())
     }
 
-    fn resume_at(&self, index: usize) -> Result<u16, GuestError> {
+    fn vring(&self, index: usize, base: u32) -> Vring<'_> {
+        let attachment = &self.attachments[index];
+        let eventfds = !self.options.polling;
+        Vring {
+            index: index as u32,
+            layout: attachment.layout,
+            base,
+            log: self.log.is_some(),
+            kick: eventfds.then_some(attachment.kick.as_ref()),
+            call: eventfds.then_some(attachment.call.as_ref()),
+        }
+    }
+
+    /// Features to take when offered.
+    fn wanted(&self) -> u64 {
+        let packed = if self.options.packed {
+            features::RING_PACKED
+        } else {
+            0
+        };
+        self.options.features & !(features::RING_PACKED | features::LOG_ALL) | packed
+    }
+
+    fn resume_at(&mut self, index: usize) -> Result<u32, GuestError> {
         if let Some(bases) = &self.bases {
             return Ok(bases[index]);
+        }
+        if let Some(position) = self.packed_position(index) {
+            let bits = u32::from(position.to_bits());
+            return Ok(bits | (bits << 16));
         }
         let mut used_index = [0; 2];
         self.memory
             .read(self.attachments[index].layout.used + 2, &mut used_index)?;
-        Ok(u16::from_le_bytes(used_index))
+        Ok(u16::from_le_bytes(used_index).into())
+    }
+
+    /// Where the device that went away had come to, if the ring is packed.
+    fn packed_position(&mut self, index: usize) -> Option<Position> {
+        let progress = self.attachments[index].progress.as_ref()?;
+        let pair = &mut self.pairs[index / 2];
+        let ring = if index.is_multiple_of(2) {
+            pair.receive.as_mut().map(ReceiveQueue::virtqueue)
+        } else {
+            pair.transmit.as_mut().map(TransmitQueue::virtqueue)
+        };
+        match ring.and_then(Virtqueue::packed_mut) {
+            Some(ring) => Some(ring.device_position()),
+            None if self.started.unwrap_or(0) & features::IN_ORDER != 0 => {
+                Some(progress.used_position())
+            }
+            None => Some(progress.device_position()),
+        }
     }
 
     /// Starts the driver with `features`: posts the receive buffers. [`Guest::attach`] does this by itself.
@@ -306,15 +407,18 @@ impl Guest {
     pub fn start(&mut self, features: u64) -> Result<(), GuestError> {
         let header_len = header_len(features);
         let event_index = features & features::EVENT_IDX != 0;
+        let in_order = features & features::IN_ORDER != 0;
         let mergeable = features & features::MRG_RXBUF != 0;
         for pair in &mut self.pairs {
             if let Some(queue) = &mut pair.transmit {
                 queue.start(header_len, event_index);
+                queue.virtqueue().set_in_order(in_order);
             }
             if let Some(queue) = &mut pair.receive {
                 queue.start(header_len, event_index, mergeable);
+                queue.virtqueue().set_in_order(in_order);
                 queue.post(self.options.rx_posted)?;
-                let _ = queue.ring().publish(); // `attach` kicks in any case
+                let _ = queue.virtqueue().publish(); // `attach` kicks in any case
             }
         }
         self.started = Some(features);
@@ -326,21 +430,27 @@ impl Guest {
     /// # Errors
     /// The session's.
     pub fn enable(&mut self, enable: bool) -> Result<(), GuestError> {
-        let count = self.attachments.len();
-        let session = self.session()?;
+        let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
+        let result = self.enable_on(&mut session, enable);
+        self.session = Some(session);
+        result
+    }
+
+    fn enable_on(&self, session: &mut Session, enable: bool) -> Result<(), GuestError> {
         if session.negotiated().features & features::PROTOCOL_FEATURES != 0 {
-            for index in 0..count {
+            for index in 0..self.attachments.len() {
                 session.enable_vring(index as u32, enable)?;
             }
         }
         Ok(())
     }
 
-    /// Stops all rings (GET_VRING_BASE), and returns where each goes on, by vring index. The session stays.
+    /// Stops all rings (GET_VRING_BASE), and returns where each goes on, by vring index, as [`Vring::base`] has it. The
+    /// session stays.
     ///
     /// # Errors
     /// The session's.
-    pub fn stop(&mut self) -> Result<Vec<u16>, GuestError> {
+    pub fn stop(&mut self) -> Result<Vec<u32>, GuestError> {
         self.enable(false)?;
         let count = self.attachments.len();
         let session = self.session()?;
@@ -351,13 +461,47 @@ impl Guest {
         Ok(bases)
     }
 
+    /// Starts the rings again on the same session, after [`Guest::stop`] where the back end said, or after
+    /// [`Guest::reset_device`].
+    ///
+    /// # Errors
+    /// The session's; there is none.
+    pub fn restart(&mut self) -> Result<(), GuestError> {
+        let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
+        let result = self.start_rings(&mut session);
+        self.session = Some(session);
+        result
+    }
+
+    /// Stops all rings, and has the back end forget them (RESET_DEVICE). The driver keeps its buffers: it goes on with
+    /// [`Guest::restart`].
+    ///
+    /// # Errors
+    /// The session's; the back end does not offer this.
+    pub fn reset_device(&mut self) -> Result<(), GuestError> {
+        self.require(protocol::RESET_DEVICE, "RESET_DEVICE")?;
+        self.stop()?;
+        Ok(self.session()?.reset_device()?)
+    }
+
+    /// An error when a protocol feature is not in force.
+    fn require(&self, feature: u64, name: &'static str) -> Result<(), GuestError> {
+        match &self.session {
+            None => Err(GuestError::NotConnected),
+            Some(session) if session.negotiated().protocol_features & feature == 0 => {
+                Err(GuestError::NotOffered(name))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Hangs up without a word, as a killed guest does. Memory and rings stay.
     pub fn disconnect(&mut self) {
         self.session = None;
     }
 
-    /// What a reboot does to the rings: nothing outstanding, indices at `base`. The driver is to be started again,
-    /// which [`Guest::attach`] does. Call with the rings stopped, or disconnected.
+    /// What a reboot does to the rings: nothing outstanding, rings at `base` ([`Virtqueue::reset`]). The driver is to be
+    /// started again, which [`Guest::attach`] does. Call with the rings stopped, or disconnected.
     pub fn reset(&mut self, base: u16) {
         for pair in &mut self.pairs {
             if let Some(queue) = &mut pair.receive {
@@ -369,6 +513,120 @@ impl Guest {
         }
         self.started = None;
         self.bases = None;
+        self.inflight = None;
+    }
+}
+
+/// Memory that comes and goes, migration.
+impl Guest {
+    /// All regions that the back end is to know.
+    fn regions(&self) -> Vec<&Region> {
+        let memories = std::iter::once(&self.memory).chain(&self.added);
+        memories.flat_map(|memory| memory.regions()).collect()
+    }
+
+    /// Adds a region, as memory hotplug does: with ADD_MEM_REG, or, without CONFIGURE_MEM_SLOTS, in a new
+    /// SET_MEM_TABLE. Nothing is put in it; the memory returned is that region alone.
+    ///
+    /// # Errors
+    /// A region that overlaps another; the session's, the region is not added then.
+    pub fn add_memory(&mut self, layout: RegionLayout) -> Result<Arc<GuestMemory>, GuestError> {
+        let memory = GuestMemory::new(&[layout])?;
+        let added = &memory.regions()[0];
+        let overlaps = |region: &&Region| {
+            region.guest_base() < added.end() && added.guest_base() < region.end()
+        };
+        if self.regions().iter().any(overlaps) {
+            return Err(MemoryError::BadLayout.into());
+        }
+        self.added.push(Arc::clone(&memory));
+        let result = self.tell_memory(|session| session.add_mem_region(added));
+        if result.is_err() {
+            self.added.pop();
+        }
+        result.map(|()| memory)
+    }
+
+    /// Takes away the region that [`Guest::add_memory`] added at `guest_base`. The driver may still have buffers there,
+    /// which no real one would.
+    ///
+    /// # Errors
+    /// No such region; the session's, the region stays then.
+    pub fn remove_memory(&mut self, guest_base: u64) -> Result<(), GuestError> {
+        let at = |memory: &Arc<GuestMemory>| memory.regions()[0].guest_base() == guest_base;
+        let index = self.added.iter().position(at);
+        let index = index.ok_or(GuestError::NoMemory(guest_base))?;
+        let memory = self.added.remove(index);
+        let removed = &memory.regions()[0];
+        let result = self.tell_memory(|session| session.remove_mem_region(removed));
+        if result.is_err() {
+            self.added.insert(index, memory);
+        }
+        result
+    }
+
+    /// Tells the back end, if there is one, of a change of the regions.
+    fn tell_memory(
+        &mut self,
+        change: impl FnOnce(&mut Session) -> Result<(), SessionError>,
+    ) -> Result<(), GuestError> {
+        let Some(mut session) = self.session.take() else {
+            return Ok(());
+        };
+        let slots = protocol::CONFIGURE_MEM_SLOTS;
+        let result = if session.negotiated().protocol_features & slots != 0 {
+            change(&mut session)
+        } else {
+            session.set_mem_regions(&self.regions())
+        };
+        self.session = Some(session);
+        Ok(result?)
+    }
+
+    /// Begins to log which pages the back end writes, as QEMU does at the start of a migration: SET_LOG_BASE,
+    /// SET_FEATURES with `LOG_ALL`, SET_VRING_ADDR of each ring. The log covers the memory that there is now. It goes
+    /// on over reconnects, until [`Guest::stop_dirty_log`].
+    ///
+    /// # Errors
+    /// The session's; the back end does not offer this.
+    pub fn start_dirty_log(&mut self) -> Result<DirtyLog, GuestError> {
+        self.require(protocol::LOG_SHMFD, "LOG_SHMFD")?;
+        if self.negotiated().offered & features::LOG_ALL == 0 {
+            return Err(GuestError::NotOffered("LOG_ALL"));
+        }
+        let end = self.regions().iter().map(|region| region.end()).max();
+        let log = DirtyLog::new(end.unwrap_or(0))?;
+        self.session()?.set_log_base(&log)?;
+        self.log = Some(log.clone());
+        self.set_logging(features::LOG_ALL)?;
+        Ok(log)
+    }
+
+    /// Ends what [`Guest::start_dirty_log`] began.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn stop_dirty_log(&mut self) -> Result<(), GuestError> {
+        self.log = None;
+        self.set_logging(0)
+    }
+
+    /// SET_FEATURES with `log_all` or without, and the rings' addresses accordingly.
+    fn set_logging(&mut self, log_all: u64) -> Result<(), GuestError> {
+        let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
+        let features = session.negotiated().features | log_all;
+        let result = session.set_features(features).and_then(|()| {
+            (0..self.attachments.len())
+                .try_for_each(|index| session.set_vring_layout(&self.memory, &self.vring(index, 0)))
+        });
+        self.session = Some(session);
+        Ok(result?)
+    }
+
+    /// The inflight region, when INFLIGHT_SHMFD is in force. It stays over reconnects, and goes at [`Guest::reset`].
+    #[must_use]
+    pub fn inflight(&self) -> Option<&Inflight> {
+        self.inflight.as_ref()
     }
 }
 
@@ -405,7 +663,7 @@ impl Guest {
     }
 
     fn publish_transmit(&mut self, queue: usize) -> Result<(), GuestError> {
-        if self.transmit_queue(queue)?.ring().publish() {
+        if self.transmit_queue(queue)?.virtqueue().publish() {
             self.kick(2 * queue + 1)?;
         }
         Ok(())
@@ -418,7 +676,7 @@ impl Guest {
     pub fn receive(&mut self, queue: usize) -> Result<Vec<(VirtioNetHdr, Vec<u8>)>, GuestError> {
         let receive = self.receive_queue(queue)?;
         let frames = receive.receive()?;
-        if receive.ring().publish() {
+        if receive.virtqueue().publish() {
             self.kick(2 * queue)?;
         }
         Ok(frames)
@@ -440,7 +698,7 @@ impl Guest {
         while frames.len() < count && Instant::now() < deadline {
             if self.options.polling {
                 std::thread::yield_now();
-            } else if !self.receive_queue(queue)?.ring().enable_calls()? {
+            } else if !self.receive_queue(queue)?.virtqueue().enable_calls()? {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.call_event(2 * queue)?.wait(left)?;
             }
@@ -458,7 +716,7 @@ impl Guest {
         loop {
             let transmit = self.transmit_queue(queue)?;
             transmit.reap()?;
-            if transmit.ring().outstanding() == 0 {
+            if transmit.virtqueue().outstanding() == 0 {
                 return Ok(true);
             }
             if Instant::now() >= deadline {
@@ -598,91 +856,5 @@ impl Guest {
     #[must_use]
     pub fn kicks(&self) -> u64 {
         self.kicks
-    }
-}
-
-/// Address and bytes.
-type Range = (u64, usize);
-
-#[derive(Debug)]
-struct QueuePlan {
-    ring: Range,
-    area: Range,
-    tables: Range,
-}
-
-#[derive(Debug)]
-struct PairPlan {
-    receive: QueuePlan,
-    transmit: QueuePlan,
-}
-
-/// Where everything goes.
-struct Plan {
-    pairs: Vec<PairPlan>,
-    /// By region: base, and bytes taken.
-    regions: Vec<Range>,
-}
-
-impl Plan {
-    fn new(options: &GuestOptions) -> Self {
-        let regions = options
-            .region_bases
-            .iter()
-            .map(|&base| (base, RESERVED_LEN))
-            .collect();
-        let mut plan = Self {
-            pairs: Vec::new(),
-            regions,
-        };
-        let size = options.ring_size;
-        let mut turn = 0;
-        for _ in 0..options.queue_pairs {
-            let receive = plan.queue(
-                size,
-                ReceiveQueue::memory_len(size, options.rx_buffer_len),
-                &mut turn,
-            );
-            let transmit = plan.queue(
-                size,
-                TransmitQueue::memory_len(size, options.frame_len_max),
-                &mut turn,
-            );
-            plan.pairs.push(PairPlan { receive, transmit });
-        }
-        plan
-    }
-
-    fn queue(
-        &mut self,
-        size: u16,
-        (area_len, tables_len): (usize, usize),
-        turn: &mut usize,
-    ) -> QueuePlan {
-        let ring = self.take(RingLayout::contiguous_len(size), turn);
-        let area = self.take(area_len, turn);
-        let tables = self.take(tables_len, turn);
-        QueuePlan { ring, area, tables }
-    }
-
-    fn take(&mut self, len: usize, turn: &mut usize) -> Range {
-        let count = self.regions.len().max(1);
-        let Some((base, taken)) = self.regions.get_mut(*turn % count) else {
-            return (0, len);
-        };
-        *turn += 1;
-        let address = base.wrapping_add(*taken as u64);
-        *taken = (*taken + len).next_multiple_of(CACHE_LINE_LEN);
-        (address, len)
-    }
-
-    fn regions(&self, options: &GuestOptions) -> Vec<RegionLayout> {
-        let huge_pages = options.huge_pages;
-        let own = self.regions.iter().map(|&(guest_base, len)| RegionLayout {
-            guest_base,
-            len,
-            huge_pages,
-        });
-        own.chain(options.extra_regions.iter().copied()).collect()
     }
 }

@@ -5,12 +5,12 @@
 #![allow(unsafe_code)]
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of a huge page: sizes of huge-page regions are rounded up to it.
 pub const HUGE_PAGE_LEN: usize = 2 << 20;
@@ -78,23 +78,29 @@ impl Region {
         }
         let file = memfd_create(format!("guest-memory-{number}"), flags)?;
         ftruncate(&file, len as u64)?;
-        // SAFETY: no address is asked for, so no existing mapping can be replaced; `len` is the file's length.
-        let host = unsafe {
-            mmap(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &file,
-                0,
-            )?
-        };
-        let host = NonNull::new(host.cast()).ok_or(MemoryError::BadLayout)?;
+        let host = map(&file, 0, len)?;
         Ok(Self {
             guest_base: layout.guest_base,
             len,
             page_len,
             host,
+            file,
+        })
+    }
+
+    /// `len` bytes from `offset` of a file that somebody else has made, at guest address 0.
+    fn of_file(file: OwnedFd, offset: u64, len: u64) -> Result<Self, MemoryError> {
+        let file_len = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);
+        let end = offset.checked_add(len).filter(|&end| end <= file_len);
+        let len = usize::try_from(len)
+            .ok()
+            .filter(|&len| len > 0 && end.is_some());
+        let len = len.ok_or(MemoryError::BadLayout)?;
+        Ok(Self {
+            guest_base: 0,
+            len,
+            page_len: PAGE_LEN,
+            host: map(&file, offset, len)?,
             file,
         })
     }
@@ -124,9 +130,20 @@ impl Region {
         self.file.as_fd()
     }
 
-    fn end(&self) -> u64 {
+    /// Guest physical address behind the last byte.
+    #[must_use]
+    pub fn end(&self) -> u64 {
         self.guest_base + self.len as u64 // `new` has checked that it does not wrap
     }
+}
+
+/// Maps `len` bytes of `file`, shared.
+fn map(file: &OwnedFd, offset: u64, len: usize) -> Result<NonNull<u8>, MemoryError> {
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: no address is asked for, so no existing mapping can be replaced; the callers have checked that the file
+    // has `len` bytes from `offset`.
+    let host = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, file, offset)? };
+    NonNull::new(host.cast()).ok_or(MemoryError::BadLayout)
 }
 
 impl Drop for Region {
@@ -170,6 +187,16 @@ impl GuestMemory {
         if regions.is_empty() {
             return Err(MemoryError::BadLayout);
         }
+        Ok(Arc::new(Self { regions }))
+    }
+
+    /// Maps `len` bytes from `offset` of a file that came with a message, at address 0. If its maker cuts the file
+    /// afterwards, an access beyond its end kills this process.
+    ///
+    /// # Errors
+    /// A file that is shorter; the system's.
+    pub fn map_file(file: OwnedFd, offset: u64, len: u64) -> Result<Arc<Self>, MemoryError> {
+        let regions = vec![Region::of_file(file, offset, len)?];
         Ok(Arc::new(Self { regions }))
     }
 
@@ -356,9 +383,10 @@ impl View<'_> {
         unsafe { self.host.add(offset).as_ptr() }
     }
 
+    /// Where a field of `T` is that both sides access atomically.
     #[inline(always)]
-    fn atomic(self, offset: usize) -> *mut u16 {
-        let at = self.at(offset, 2).cast::<u16>();
+    fn atomic<T>(self, offset: usize) -> *mut T {
+        let at = self.at(offset, size_of::<T>()).cast::<T>();
         assert!(at.is_aligned(), "misaligned ring field");
         at
     }
@@ -376,6 +404,28 @@ impl View<'_> {
     pub fn store_u16(self, offset: usize, value: u16, order: Ordering) {
         // SAFETY: as in `load_u16`.
         unsafe { AtomicU16::from_ptr(self.atomic(offset)) }.store(value.to_le(), order);
+    }
+
+    /// Loads an event suppression area of a packed ring.
+    #[inline(always)]
+    #[must_use]
+    pub fn load_u32(self, offset: usize, order: Ordering) -> u32 {
+        // SAFETY: as in `load_u16`.
+        u32::from_le(unsafe { AtomicU32::from_ptr(self.atomic(offset)) }.load(order))
+    }
+
+    /// Stores an event suppression area of a packed ring.
+    #[inline(always)]
+    pub fn store_u32(self, offset: usize, value: u32, order: Ordering) {
+        // SAFETY: as in `load_u16`.
+        unsafe { AtomicU32::from_ptr(self.atomic(offset)) }.store(value.to_le(), order);
+    }
+
+    /// Replaces 64 bits of a dirty log by `value`, and returns what they were.
+    #[must_use]
+    pub fn swap_u64(self, offset: usize, value: u64, order: Ordering) -> u64 {
+        // SAFETY: as in `load_u16`.
+        u64::from_le(unsafe { AtomicU64::from_ptr(self.atomic(offset)) }.swap(value.to_le(), order))
     }
 
     /// Copies `bytes` in.

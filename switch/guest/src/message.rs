@@ -80,6 +80,13 @@ pub const HEADER_LEN: usize = 12;
 /// Payload bytes beyond which a received header is taken for garbage.
 pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
 
+/// In the flags of `SET_VRING_ADDR`: writes to the used ring are to be logged (`VHOST_VRING_F_LOG`).
+pub const VRING_LOG: u32 = 1;
+/// Bytes of a memory region in `SET_MEM_TABLE`.
+pub const MEMORY_REGION_LEN: usize = 32;
+/// Bytes of the payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`, padding included.
+pub const INFLIGHT_LEN: usize = 24;
+
 const FDS_SPACE: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
 
 /// A message as received.
@@ -106,6 +113,16 @@ impl Message {
             .map(u32::from_ne_bytes)
     }
 
+    /// The 16-bit field at byte `offset` of the payload.
+    #[must_use]
+    pub fn u16_at(&self, offset: usize) -> Option<u16> {
+        self.payload
+            .get(offset..offset + 2)?
+            .try_into()
+            .ok()
+            .map(u16::from_ne_bytes)
+    }
+
     /// The 64-bit field at byte `offset` of the payload.
     #[must_use]
     pub fn u64_at(&self, offset: usize) -> Option<u64> {
@@ -115,6 +132,55 @@ impl Message {
             .ok()
             .map(u64::from_ne_bytes)
     }
+}
+
+/// `struct vhost_memory_region`: guest physical address, bytes, user address, offset in the file.
+#[must_use]
+pub fn memory_region(fields: [u64; 4]) -> [u8; MEMORY_REGION_LEN] {
+    let mut bytes = [0; MEMORY_REGION_LEN];
+    for (bytes, field) in bytes.chunks_exact_mut(8).zip(fields) {
+        bytes.copy_from_slice(&field.to_ne_bytes());
+    }
+    bytes
+}
+
+/// The payload of `ADD_MEM_REG` and `REM_MEM_REG`: padding, and a region as of [`memory_region`].
+#[must_use]
+pub fn single_memory_region(fields: [u64; 4]) -> [u8; 8 + MEMORY_REGION_LEN] {
+    let mut bytes = [0; 8 + MEMORY_REGION_LEN];
+    bytes[8..].copy_from_slice(&memory_region(fields));
+    bytes
+}
+
+/// The payload of `SET_LOG_BASE`: bytes of the log, and where it begins in its file.
+#[must_use]
+pub fn log_base(len: u64, offset: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&len.to_ne_bytes());
+    bytes[8..].copy_from_slice(&offset.to_ne_bytes());
+    bytes
+}
+
+/// The payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`: bytes of the region, where it begins in its file, rings,
+/// entries of each.
+#[must_use]
+pub fn inflight(len: u64, offset: u64, queues: u16, queue_size: u16) -> [u8; INFLIGHT_LEN] {
+    let mut bytes = [0; INFLIGHT_LEN];
+    bytes[..16].copy_from_slice(&log_base(len, offset));
+    bytes[16..18].copy_from_slice(&queues.to_ne_bytes());
+    bytes[18..20].copy_from_slice(&queue_size.to_ne_bytes());
+    bytes
+}
+
+/// The payload of `SET_VRING_ADDR`: ring, `VRING_LOG` or 0, user addresses of descriptors, used ring, available ring,
+/// and the guest physical address under which writes to the used ring are logged.
+#[must_use]
+pub fn vring_addr(index: u32, flags: u32, addresses: [u64; 4]) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    bytes[..4].copy_from_slice(&index.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
+    bytes[8..].copy_from_slice(&memory_region(addresses));
+    bytes
 }
 
 /// Header and payload as bytes.

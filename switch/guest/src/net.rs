@@ -34,6 +34,9 @@ pub mod features {
     pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     /// Several queue pairs (5.1.3).
     pub const MQ: u64 = 1 << 22;
+    /// vhost: the device logs what it writes (`VHOST_F_LOG_ALL`). Never seen by a driver, and set during a migration
+    /// only.
+    pub const LOG_ALL: u64 = 1 << 26;
     /// vhost-user: there are protocol features to negotiate. Never seen by a driver.
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     /// Indirect descriptor tables (2.7.5.3).
@@ -42,7 +45,7 @@ pub mod features {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// Not a legacy device (6).
     pub const VERSION_1: u64 = 1 << 32;
-    /// Packed rings (2.8). This crate drives split rings only.
+    /// Packed rings (2.8).
     pub const RING_PACKED: u64 = 1 << 34;
     /// Buffers are used in the order in which they were made available (2.7.8).
     pub const IN_ORDER: u64 = 1 << 35;

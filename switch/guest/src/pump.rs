@@ -6,7 +6,9 @@ use crate::event::EventFd;
 use crate::memory::{CACHE_LINE_LEN, View, Window};
 use crate::net::{HEADER_LEN, VirtioNetHdr};
 use crate::queue::{QueueError, ReceiveQueue, TransmitQueue};
-use crate::ring::{DESC_F_WRITE, Descriptor, RingError, SplitRing, UsedElement};
+use crate::ring::{Buffer, Descriptor, RingError, SplitRing, UsedElement};
+use crate::virtqueue::{DriverRing, Virtqueue};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -121,15 +123,21 @@ impl FrameHead {
 /// Keeps a transmit ring full.
 #[derive(Debug)]
 pub struct TxPump {
-    ring: SplitRing,
-    area: Window,
+    ring: Virtqueue,
     kick: Arc<EventFd>,
+    frames: TxFrames,
+}
+
+/// All of a transmit pump but its ring.
+#[derive(Debug)]
+struct TxFrames {
+    area: Window,
     options: TxPumpOptions,
     header_len: usize,
     /// Bytes from one frame to the next.
     stride: usize,
     /// Descriptors that are not in flight, the next one last.
-    idle: Vec<u16>,
+    idle: VecDeque<u16>,
     elements: [UsedElement; BATCH_MAX],
     /// Frames made available so far.
     sequence: u64,
@@ -161,10 +169,8 @@ impl TxPump {
             });
         }
         ring.disable_calls();
-        let pump = Self {
-            ring,
+        let frames = TxFrames {
             area,
-            kick,
             options,
             header_len,
             stride,
@@ -173,20 +179,13 @@ impl TxPump {
             sequence: 0,
             flow: 0,
         };
-        let frame = frame(&pump.options);
-        for id in 0..count {
-            let (view, at) = (pump.area.view(), pump.place().frame_at(id));
-            view.write(
-                at - header_len,
-                &pump.options.header.to_bytes()[..header_len],
-            );
-            view.write(at, &frame);
-            write_flow(view, at, u32::from(id) % pump.options.flows, &pump.options);
+        frames.write_all(count);
+        if let Some(ring) = ring.split_mut() {
+            let place = frames.place();
+            let descriptor = |id| (id, Descriptor::of(&place.buffer(id), None));
+            ring.write_descs((0..count).map(descriptor));
         }
-        let place = pump.place();
-        pump.ring
-            .write_descs((0..count).map(|id| (id, place.descriptor(id))));
-        Ok(pump)
+        Ok(Self { ring, kick, frames })
     }
 
     /// Reclaims and sends again one batch, at most.
@@ -195,7 +194,7 @@ impl TxPump {
     /// What the device did wrong.
     #[inline]
     pub fn poll(&mut self) -> Result<Sent, RingError> {
-        self.poll_stamped(self.options.batch, 0)
+        self.poll_stamped(self.frames.options.batch, 0)
     }
 
     /// As [`TxPump::poll`], but sends no more than `limit` frames, for a rate below the maximum, and with `stamp` in
@@ -205,41 +204,15 @@ impl TxPump {
     /// What the device did wrong.
     #[inline]
     pub fn poll_stamped(&mut self, limit: usize, stamp: u64) -> Result<Sent, RingError> {
-        let limit = limit.min(self.options.batch);
-        let mut count = 0;
-        while count < limit
-            && let Some(id) = self.idle.pop()
-        {
-            self.elements[count].id = id;
-            count += 1;
-        }
-        count += self.ring.take_used(&mut self.elements[count..limit])?;
-        if count == 0 {
-            return Ok(Sent {
-                frames: 0,
-                full: limit > 0,
-            });
-        }
-        if self.options.writes == TxWrites::Frame {
-            self.write_frames(count, stamp);
-        }
-        if self.options.writes != TxWrites::Nothing {
-            let place = self.place();
-            self.ring.write_descs(
-                self.elements[..count]
-                    .iter()
-                    .map(|e| (e.id, place.descriptor(e.id))),
-            );
-        }
-        self.ring.offer(&self.elements[..count]);
-        self.sequence += count as u64;
-        if self.ring.publish() {
+        let sent = match &mut self.ring {
+            Virtqueue::Split(ring) => self.frames.send(ring, limit, stamp),
+            Virtqueue::Packed(ring) => self.frames.send(ring, limit, stamp),
+        };
+        let (sent, kick) = sent?;
+        if kick {
             let _ = self.kick.signal();
         }
-        Ok(Sent {
-            frames: count as u32,
-            full: false,
-        })
+        Ok(sent)
     }
 
     /// Takes back what the device has used without sending it again, and returns how many frames are still in flight:
@@ -249,7 +222,8 @@ impl TxPump {
     /// What the device did wrong.
     pub fn drain(&mut self) -> Result<u16, RingError> {
         while let Some(used) = self.ring.pop_used()? {
-            self.idle.push(used.id);
+            // Behind the others: a ring that is used in order goes on in the order of its table.
+            self.frames.idle.push_front(used.id);
         }
         Ok(self.ring.outstanding())
     }
@@ -257,12 +231,68 @@ impl TxPump {
     /// Frames made available so far.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.sequence
+        self.frames.sequence
     }
 
     /// The ring.
-    pub fn ring(&mut self) -> &mut SplitRing {
+    pub fn virtqueue(&mut self) -> &mut Virtqueue {
         &mut self.ring
+    }
+
+    /// The split ring.
+    ///
+    /// # Panics
+    /// If the ring is packed; [`Self::virtqueue`] serves either.
+    pub fn ring(&mut self) -> &mut SplitRing {
+        self.ring.expect_split()
+    }
+}
+
+impl TxFrames {
+    /// Writes headers and frames of the first `count` buffers.
+    fn write_all(&self, count: u16) {
+        let (view, place, frame) = (self.area.view(), self.place(), frame(&self.options));
+        let header = &self.options.header.to_bytes()[..self.header_len];
+        for id in 0..count {
+            let at = place.frame_at(id);
+            view.write(at - header.len(), header);
+            view.write(at, &frame);
+            write_flow(view, at, u32::from(id) % self.options.flows, &self.options);
+        }
+    }
+
+    /// Reclaims and sends again up to `limit` frames. True when the device is to be kicked.
+    #[inline(always)]
+    fn send(
+        &mut self,
+        ring: &mut impl DriverRing,
+        limit: usize,
+        stamp: u64,
+    ) -> Result<(Sent, bool), RingError> {
+        let limit = limit.min(self.options.batch);
+        let mut count = 0;
+        while count < limit
+            && let Some(id) = self.idle.pop_back()
+        {
+            self.elements[count].id = id;
+            count += 1;
+        }
+        count += ring.take_used(&mut self.elements[count..limit])?;
+        if count == 0 {
+            let full = limit > 0;
+            return Ok((Sent { frames: 0, full }, false));
+        }
+        if self.options.writes == TxWrites::Frame {
+            self.write_frames(count, stamp);
+        }
+        let (place, write) = (self.place(), self.options.writes != TxWrites::Nothing);
+        ring.offer_buffers(&self.elements[..count], write, |id| place.buffer(id));
+        self.sequence += count as u64;
+        let sent = Sent {
+            frames: count as u32,
+            full: false,
+        };
+        Ok((sent, ring.publish()))
     }
 
     #[inline(always)]
@@ -313,13 +343,12 @@ impl Place {
     }
 
     #[inline(always)]
-    fn descriptor(self, id: u16) -> Descriptor {
+    fn buffer(self, id: u16) -> Buffer {
         let address = self.guest_address + (self.frame_at(id) - self.header_len) as u64;
-        Descriptor {
+        Buffer {
             address,
             len: self.len,
-            flags: 0,
-            next: 0,
+            device_writes: false,
         }
     }
 }
@@ -338,9 +367,15 @@ fn write_flow(view: View<'_>, at: usize, flow: u32, options: &TxPumpOptions) {
 /// Consumes whatever a receive ring brings, and posts the buffers again.
 #[derive(Debug)]
 pub struct RxPump {
-    ring: SplitRing,
-    area: Window,
+    ring: Virtqueue,
     kick: Arc<EventFd>,
+    buffers: RxBuffers,
+}
+
+/// All of a receive pump but its ring.
+#[derive(Debug)]
+struct RxBuffers {
+    area: Window,
     /// By descriptor: where its buffer starts, bytes.
     offsets: Vec<u32>,
     buffer_len: u32,
@@ -366,22 +401,24 @@ impl RxPump {
         ring.disable_calls();
         Ok(Self {
             ring,
-            area: parts.area,
             kick,
-            offsets: parts.offsets,
-            buffer_len: parts.buffer_len,
-            header_len: parts.header_len as u32,
-            mergeable: parts.mergeable,
-            write_descriptors,
-            batch: BATCH_MAX,
-            elements: [UsedElement::default(); BATCH_MAX],
-            continuation: 0,
+            buffers: RxBuffers {
+                area: parts.area,
+                offsets: parts.offsets,
+                buffer_len: parts.buffer_len,
+                header_len: parts.header_len as u32,
+                mergeable: parts.mergeable,
+                write_descriptors,
+                batch: BATCH_MAX,
+                elements: [UsedElement::default(); BATCH_MAX],
+                continuation: 0,
+            },
         })
     }
 
     /// Sets how many buffers one poll takes at most, up to [`BATCH_MAX`], which it is at first.
     pub fn set_batch(&mut self, batch: usize) {
-        self.batch = batch.clamp(1, BATCH_MAX);
+        self.buffers.batch = batch.clamp(1, BATCH_MAX);
     }
 
     /// Takes one batch and posts its buffers again. Of each frame, only the line with the header is touched.
@@ -408,16 +445,47 @@ impl RxPump {
     }
 
     #[inline(always)]
-    fn poll_inner(
+    fn poll_inner(&mut self, see: impl FnMut(View<'_>, usize, u32)) -> Result<Received, RingError> {
+        let received = match &mut self.ring {
+            Virtqueue::Split(ring) => self.buffers.receive(ring, see),
+            Virtqueue::Packed(ring) => self.buffers.receive(ring, see),
+        };
+        let (received, kick) = received?;
+        if kick {
+            let _ = self.kick.signal();
+        }
+        Ok(received)
+    }
+
+    /// The ring.
+    pub fn virtqueue(&mut self) -> &mut Virtqueue {
+        &mut self.ring
+    }
+
+    /// The split ring.
+    ///
+    /// # Panics
+    /// If the ring is packed; [`Self::virtqueue`] serves either.
+    pub fn ring(&mut self) -> &mut SplitRing {
+        self.ring.expect_split()
+    }
+}
+
+impl RxBuffers {
+    /// Takes one batch and posts its buffers again. True when the device is to be kicked.
+    #[inline(always)]
+    fn receive(
         &mut self,
+        ring: &mut impl DriverRing,
         mut see: impl FnMut(View<'_>, usize, u32),
-    ) -> Result<Received, RingError> {
-        let count = self.ring.take_used(&mut self.elements[..self.batch])?;
+    ) -> Result<(Received, bool), RingError> {
+        let count = ring.take_used(&mut self.elements[..self.batch])?;
         if count == 0 {
-            return Ok(Received {
+            let nothing = Received {
                 empty: true,
                 ..Received::default()
-            });
+            };
+            return Ok((nothing, false));
         }
         let elements = &self.elements[..count];
         let (view, offsets) = (self.area.view(), self.offsets.as_slice());
@@ -454,31 +522,13 @@ impl RxPump {
                 }
             }
         }
-        if self.write_descriptors {
-            let (base, len) = (self.area.guest_address(), self.buffer_len);
-            self.ring.write_descs(elements.iter().map(|element| {
-                let address = base + u64::from(offsets[usize::from(element.id)]);
-                (
-                    element.id,
-                    Descriptor {
-                        address,
-                        len,
-                        flags: DESC_F_WRITE,
-                        next: 0,
-                    },
-                )
-            }));
-        }
-        self.ring.offer(elements);
-        if self.ring.publish() {
-            let _ = self.kick.signal();
-        }
-        Ok(received)
-    }
-
-    /// The ring.
-    pub fn ring(&mut self) -> &mut SplitRing {
-        &mut self.ring
+        let (base, len) = (self.area.guest_address(), self.buffer_len);
+        ring.offer_buffers(elements, self.write_descriptors, |id| Buffer {
+            address: base + u64::from(offsets[usize::from(id)]),
+            len,
+            device_writes: true,
+        });
+        Ok((received, ring.publish()))
     }
 }
 

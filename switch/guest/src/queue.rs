@@ -4,6 +4,7 @@
 use crate::memory::{CACHE_LINE_LEN, Window};
 use crate::net::{HEADER_LEN, VirtioNetHdr};
 use crate::ring::{Buffer, DESCRIPTOR_LEN, RingError, SplitRing, UsedElement};
+use crate::virtqueue::Virtqueue;
 
 /// What buffers hold after the device has used them.
 pub const POISON: u8 = 0xDB;
@@ -111,7 +112,7 @@ impl Slots {
         (self.area.len() / self.slot_len).min(usize::from(u16::MAX)) as u16
     }
 
-    fn add(&self, ring: &mut SplitRing, slot: u16, buffers: &[Buffer]) -> Option<u16> {
+    fn add(&self, ring: &mut Virtqueue, slot: u16, buffers: &[Buffer]) -> Option<u16> {
         match &self.tables {
             Some(tables) if buffers.len() > 1 => {
                 let table = tables
@@ -123,7 +124,7 @@ impl Slots {
         }
     }
 
-    fn fits(&self, ring: &SplitRing, pieces: usize) -> bool {
+    fn fits(&self, ring: &Virtqueue, pieces: usize) -> bool {
         let size = usize::from(ring.layout().size);
         pieces <= size && (self.tables.is_none() || DESCRIPTOR_LEN * pieces <= self.table_len)
     }
@@ -132,7 +133,7 @@ impl Slots {
 /// A transmit queue.
 #[derive(Debug)]
 pub struct TransmitQueue {
-    ring: SplitRing,
+    ring: Virtqueue,
     slots: Slots,
     split: ChainSplit,
     header_len: usize,
@@ -160,12 +161,13 @@ impl TransmitQueue {
     /// A queue on `ring`, with frames in `area` and indirect tables, if wanted, in `tables`.
     #[must_use]
     pub fn new(
-        ring: SplitRing,
+        ring: impl Into<Virtqueue>,
         area: Window,
         tables: Option<Window>,
         split: ChainSplit,
         frame_len_max: usize,
     ) -> Self {
+        let ring = ring.into();
         let size = ring.layout().size;
         let slots = Slots {
             area,
@@ -191,7 +193,7 @@ impl TransmitQueue {
         self.ring.set_event_index(event_index);
     }
 
-    /// Forgets all frames in flight, and starts the ring's indices at `base`.
+    /// Forgets all frames in flight, and starts the ring at `base`; see [`Virtqueue::reset`].
     pub fn reset(&mut self, base: u16) {
         self.ring.reset(base);
         self.free = (0..self
@@ -209,7 +211,7 @@ impl TransmitQueue {
         self.split = split;
     }
 
-    /// Adds a frame, to be seen at the next [`SplitRing::publish`]. False when the ring is full.
+    /// Adds a frame, to be seen at the next [`Virtqueue::publish`]. False when the ring is full.
     ///
     /// # Errors
     /// A frame that can never fit; what the device did wrong.
@@ -283,8 +285,16 @@ impl TransmitQueue {
     }
 
     /// The ring, for everything else.
-    pub fn ring(&mut self) -> &mut SplitRing {
+    pub fn virtqueue(&mut self) -> &mut Virtqueue {
         &mut self.ring
+    }
+
+    /// The split ring, for everything else.
+    ///
+    /// # Panics
+    /// If the ring is packed; [`Self::virtqueue`] serves either.
+    pub fn ring(&mut self) -> &mut SplitRing {
+        self.ring.expect_split()
     }
 
     /// The memory that frames lie in.
@@ -294,7 +304,7 @@ impl TransmitQueue {
     }
 
     /// The parts that a pump needs.
-    pub(crate) fn into_parts(mut self) -> Result<(SplitRing, Window, usize), QueueError> {
+    pub(crate) fn into_parts(mut self) -> Result<(Virtqueue, Window, usize), QueueError> {
         self.reap()?;
         if self.ring.outstanding() > 0 {
             return Err(QueueError::NotPumpable);
@@ -306,7 +316,7 @@ impl TransmitQueue {
 /// A receive queue.
 #[derive(Debug)]
 pub struct ReceiveQueue {
-    ring: SplitRing,
+    ring: Virtqueue,
     slots: Slots,
     buffer_len: usize,
     split: ChainSplit,
@@ -330,12 +340,13 @@ impl ReceiveQueue {
     /// A queue on `ring`, with buffers in `area` and indirect tables, if wanted, in `tables`; nothing posted yet.
     #[must_use]
     pub fn new(
-        ring: SplitRing,
+        ring: impl Into<Virtqueue>,
         area: Window,
         tables: Option<Window>,
         split: ChainSplit,
         buffer_len: usize,
     ) -> Self {
+        let ring = ring.into();
         let size = ring.layout().size;
         let slots = Slots {
             area,
@@ -363,7 +374,7 @@ impl ReceiveQueue {
         self.ring.set_event_index(event_index);
     }
 
-    /// Takes all buffers back, and starts the ring's indices at `base`.
+    /// Takes all buffers back, and starts the ring at `base`; see [`Virtqueue::reset`].
     pub fn reset(&mut self, base: u16) {
         self.ring.reset(base);
         self.spare = (0..self.ring.layout().size.min(self.slots.count()))
@@ -377,7 +388,7 @@ impl ReceiveQueue {
         self.repost = repost;
     }
 
-    /// Posts up to `count` buffers that the device does not have, to be seen at the next [`SplitRing::publish`], and
+    /// Posts up to `count` buffers that the device does not have, to be seen at the next [`Virtqueue::publish`], and
     /// says how many.
     ///
     /// # Errors
@@ -493,8 +504,16 @@ impl ReceiveQueue {
     }
 
     /// The ring, for everything else.
-    pub fn ring(&mut self) -> &mut SplitRing {
+    pub fn virtqueue(&mut self) -> &mut Virtqueue {
         &mut self.ring
+    }
+
+    /// The split ring, for everything else.
+    ///
+    /// # Panics
+    /// If the ring is packed; [`Self::virtqueue`] serves either.
+    pub fn ring(&mut self) -> &mut SplitRing {
+        self.ring.expect_split()
     }
 
     /// The memory that buffers lie in.
@@ -526,7 +545,7 @@ impl ReceiveQueue {
 
 /// What a receive pump is made of.
 pub(crate) struct ReceiveParts {
-    pub(crate) ring: SplitRing,
+    pub(crate) ring: Virtqueue,
     pub(crate) area: Window,
     /// By descriptor: where its buffer starts in `area`, bytes.
     pub(crate) offsets: Vec<u32>,

@@ -6,6 +6,7 @@
 //! was made available, and each used id was outstanding.
 
 use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, View, Window};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
@@ -36,10 +37,13 @@ pub enum RingError {
     /// A ring size that is not a power of two up to 32768.
     #[error("ring size {0} is not a power of two from 1 to 32768")]
     Size(u16),
+    /// A packed ring of no entries, or of more than 32768 (2.8.10.1).
+    #[error("packed ring size {0} is not from 1 to 32768")]
+    PackedSize(u16),
     /// A part of the ring is not in guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// A part of the ring is not aligned (2.7: 16, 2 and 4 bytes).
+    /// A part of the ring is not aligned (2.7: 16, 2 and 4 bytes; 2.8: 16, 4 and 4 bytes).
     #[error("a ring address is misaligned: {0:x?}")]
     Misaligned(RingLayout),
     /// The device moved the used index past what is outstanding, or back.
@@ -57,12 +61,23 @@ pub enum RingError {
     UsedId {
         /// The id found.
         id: u32,
+        /// Index of the used entry; in a packed ring its slot, with the wrap counter in bit 15.
+        index: u16,
+    },
+    /// The device used a buffer out of order (`VIRTIO_F_IN_ORDER`).
+    #[error("device: used id {id} at index {index} is not within the {batch} next ones")]
+    Order {
+        /// The id found.
+        id: u16,
         /// Index of the used entry.
         index: u16,
+        /// Buffers that the used index says were used.
+        batch: u16,
     },
 }
 
-/// Size and guest physical addresses of a ring.
+/// Size and guest physical addresses of a ring. Those of the split ring; a packed one has its descriptor ring, driver
+/// and device event suppression area in the same places, aligned to 16, 4 and 4 bytes, and is of any size up to 32768.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
     /// Entries, a power of two up to 32768.
@@ -148,7 +163,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    fn of(buffer: &Buffer, next: Option<u16>) -> Self {
+    pub(crate) fn of(buffer: &Buffer, next: Option<u16>) -> Self {
         let flags = if buffer.device_writes {
             DESC_F_WRITE
         } else {
@@ -198,6 +213,7 @@ pub struct SplitRing {
     available: Window,
     used: Window,
     event_index: bool,
+    in_order: bool,
     /// Next index of the available ring to fill.
     next_available: u16,
     /// Index of the available ring that the device has been shown.
@@ -207,7 +223,7 @@ pub struct SplitRing {
     /// The used index when last looked at.
     seen_used: u16,
     /// Free descriptors, the next one last.
-    free: Vec<u16>,
+    free: VecDeque<u16>,
     /// By head: descriptors of the outstanding chain, 0 when there is none, or `OFFERED`.
     chain_len: Vec<u16>,
     /// By descriptor: the next of its chain. Private, so that nobody can lead us astray by writing the shared one.
@@ -215,6 +231,10 @@ pub struct SplitRing {
     /// What the available ring's entries hold, so that an unchanged one is not written, and its cache line stays
     /// shared with the device (as DPDK's driver does).
     entries: Vec<u16>,
+    /// By head: bytes that the device may write. Not of offered descriptors.
+    writable_len: Vec<u32>,
+    /// The last one of a batch that the device has used in order, while others of the batch are still to be taken.
+    batch: Option<UsedElement>,
 }
 
 impl SplitRing {
@@ -244,14 +264,17 @@ impl SplitRing {
             available: memory.window(layout.available, available_len(size))?,
             used: memory.window(layout.used, used_len(size))?,
             event_index,
+            in_order: false,
             next_available: 0,
             published: 0,
             next_used: 0,
             seen_used: 0,
-            free: Vec::with_capacity(size.into()),
+            free: VecDeque::with_capacity(size.into()),
             chain_len: vec![0; size.into()],
             next: vec![0; size.into()],
             entries: vec![NEVER_WRITTEN; size.into()],
+            writable_len: vec![0; size.into()],
+            batch: None,
         };
         ring.reset(base);
         Ok(ring)
@@ -270,6 +293,7 @@ impl SplitRing {
         self.free.clear();
         self.free.extend((0..self.layout.size).rev());
         self.chain_len.fill(0);
+        self.batch = None;
         self.entries.fill(NEVER_WRITTEN);
         self.used.view().store_u16(2, base, Relaxed);
         self.available.view().store_u16(2, base, Release);
@@ -292,6 +316,15 @@ impl SplitRing {
         self.event_index = event_index;
     }
 
+    /// Sets whether `VIRTIO_F_IN_ORDER` is in force: descriptors are made available in the order of the table, and a
+    /// used element may stand for all buffers made available before its own (2.7.9). Before the device starts, with
+    /// nothing outstanding. A caller of [`SplitRing::offer`] has to keep to the order of the table itself.
+    pub fn set_in_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
+        self.free.clear();
+        self.free.extend((0..self.layout.size).rev());
+    }
+
     /// Descriptors that [`SplitRing::add`] can still take.
     #[must_use]
     pub fn free_descriptors(&self) -> usize {
@@ -309,7 +342,7 @@ impl SplitRing {
     /// [`SplitRing::publish`]. Returns its head, or nothing when there are too few free descriptors.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
         let first = self.free.len().checked_sub(buffers.len())?;
-        let head = self.free.last().copied().filter(|_| !buffers.is_empty())?;
+        let head = self.free.back().copied().filter(|_| !buffers.is_empty())?;
         for (i, buffer) in buffers.iter().enumerate() {
             let id = self.free[self.free.len() - 1 - i];
             let next = (i + 1 < buffers.len()).then(|| self.free[self.free.len() - 2 - i]);
@@ -317,7 +350,7 @@ impl SplitRing {
             self.write_descriptor(id, Descriptor::of(buffer, next));
         }
         self.free.truncate(first);
-        self.make_available(head, buffers.len() as u16);
+        self.make_available(head, buffers.len() as u16, writable_len(buffers));
         Some(head)
     }
 
@@ -327,7 +360,7 @@ impl SplitRing {
         if buffers.is_empty() || DESCRIPTOR_LEN * buffers.len() > table.len() {
             return None;
         }
-        let head = self.free.pop()?;
+        let head = self.free.pop_back()?;
         for (i, buffer) in buffers.iter().enumerate() {
             let next = (i + 1 < buffers.len()).then_some(i as u16 + 1);
             Descriptor::of(buffer, next).store(table.view(), i);
@@ -342,7 +375,7 @@ impl SplitRing {
                 next: 0,
             },
         );
-        self.make_available(head, 1);
+        self.make_available(head, 1, writable_len(buffers));
         Some(head)
     }
 
@@ -368,8 +401,9 @@ impl SplitRing {
         self.next_available = index as u16;
     }
 
-    fn make_available(&mut self, head: u16, chain_len: u16) {
+    fn make_available(&mut self, head: u16, chain_len: u16, writable_len: u32) {
         self.offer(&[UsedElement { id: head, len: 0 }]);
+        self.writable_len[usize::from(head)] = writable_len;
         self.chain_len[usize::from(head)] = chain_len;
     }
 
@@ -430,6 +464,9 @@ impl SplitRing {
     /// What [`RingError`] says of devices.
     #[inline(always)]
     pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
+        if self.in_order {
+            return self.take_in_order(elements);
+        }
         const ELEMENTS_PER_LINE: usize = CACHE_LINE_LEN / USED_ELEMENT_LEN;
         let mut ready = usize::from(self.seen_used.wrapping_sub(self.next_used));
         if ready < elements.len() {
@@ -482,6 +519,75 @@ impl SplitRing {
         Ok(())
     }
 
+    /// As [`SplitRing::take_used`], of a device that may write one used element for a batch: that of the batch's last
+    /// buffer, where the first one's would be. Those without an element were written up to their end (2.7.9).
+    fn take_in_order(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
+        let ready = self.pending_used()?;
+        for count in 0..elements.len().min(ready.into()) {
+            let last = match self.batch {
+                Some(last) => last,
+                None => match self.batch_end(ready - count as u16) {
+                    Ok(last) => last,
+                    Err(error) if count == 0 => return Err(error),
+                    Err(_) => return Ok(count),
+                },
+            };
+            elements[count] = self.take_oldest(last);
+            self.batch = (elements[count].id != last.id).then_some(last);
+            self.next_used = self.next_used.wrapping_add(1);
+        }
+        Ok(elements.len().min(ready.into()))
+    }
+
+    /// The used element at `next_used`, which is to be that of one of the next `ready` buffers.
+    fn batch_end(&self, ready: u16) -> Result<UsedElement, RingError> {
+        let (id, len) = self.used_element(self.next_used);
+        let index = self.next_used;
+        let outstanding = |id: u16| self.chain_len.get(usize::from(id)).is_some_and(|&n| n > 0);
+        let Some(id) = u16::try_from(id).ok().filter(|&id| outstanding(id)) else {
+            return Err(RingError::UsedId { id, index });
+        };
+        if (0..ready).any(|ahead| self.made_available(index.wrapping_add(ahead)) == id) {
+            return Ok(UsedElement { id, len });
+        }
+        Err(RingError::Order {
+            id,
+            index,
+            batch: ready,
+        })
+    }
+
+    /// Head that was made available at `index`.
+    fn made_available(&self, index: u16) -> u16 {
+        self.entries[usize::from(index & (self.layout.size - 1))]
+    }
+
+    /// Gives back the oldest outstanding buffer, of a batch that ends with `last`.
+    fn take_oldest(&mut self, last: UsedElement) -> UsedElement {
+        let id = self.made_available(self.next_used);
+        let mut len = self.writable_len[usize::from(id)];
+        match std::mem::take(&mut self.chain_len[usize::from(id)]) {
+            OFFERED => {
+                let descriptor = self.read_desc(id);
+                let writable = descriptor.flags & DESC_F_WRITE != 0;
+                len = if writable { descriptor.len } else { 0 };
+            }
+            descriptors => {
+                let mut freed = id;
+                for _ in 0..descriptors {
+                    // Behind all that are free, so that they come again in the order of the table.
+                    self.free.push_front(freed);
+                    freed = self.next[usize::from(freed)];
+                }
+            }
+        }
+        if id == last.id {
+            last
+        } else {
+            UsedElement { id, len }
+        }
+    }
+
     /// Asks for a call at the next used buffer (2.7.7, 2.7.10). True when there is one already, for which no call may
     /// come.
     ///
@@ -508,11 +614,17 @@ impl SplitRing {
     }
 }
 
+/// Bytes of `buffers` that the device may write.
+pub(crate) fn writable_len(buffers: &[Buffer]) -> u32 {
+    let writable = buffers.iter().filter(|buffer| buffer.device_writes);
+    writable.fold(0, |sum, buffer| sum.saturating_add(buffer.len))
+}
+
 #[cold]
-fn free_chain(free: &mut Vec<u16>, next: &[u16], head: u16, descriptors: u16) {
+fn free_chain(free: &mut VecDeque<u16>, next: &[u16], head: u16, descriptors: u16) {
     let mut id = head;
     for _ in 0..descriptors {
-        free.push(id);
+        free.push_back(id);
         id = next[usize::from(id)];
     }
 }

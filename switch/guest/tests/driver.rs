@@ -2,7 +2,7 @@
 
 mod device;
 
-use crosspoint_guest::net::features::{EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
+use crosspoint_guest::net::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
 use crosspoint_guest::queue::QueueError;
 use crosspoint_guest::ring::{Buffer, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use crosspoint_guest::{
@@ -529,6 +529,99 @@ fn ring_layouts_that_the_specification_forbids_are_refused() {
     }
 }
 
+/// A chain as the driver of an in-order ring should give it back: head, bytes that the device may write.
+type Chain = (u16, u32);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn buffers_used_in_order_come_back_one_by_one_whether_or_not_the_device_writes_each(
+        steps in prop::collection::vec((prop::collection::vec((1usize..4, any::<bool>()), 0..5), 0usize..6, any::<bool>()), 1..60),
+        base in any::<u16>(),
+        at_a_time in 1usize..5,
+    ) {
+        let memory = GuestMemory::new(&[RegionLayout { guest_base: 0, len: 1 << 16, huge_pages: false }]).unwrap();
+        let layout = RingLayout::contiguous(16, 4096);
+        let mut ring = SplitRing::new(&memory, layout, base, false).unwrap();
+        ring.set_in_order(true);
+        let mut device = DeviceRing::new(&memory, layout, base);
+        let mut expected: std::collections::VecDeque<Chain> = Default::default();
+        let mut next_descriptor = 0;
+        for (chains, batch, each) in steps {
+            for (pieces, device_writes) in chains {
+                let buffer = Buffer { address: 0x8000, len: 100, device_writes };
+                let Some(head) = ring.add(&vec![buffer; pieces]) else { continue };
+                prop_assert_eq!(usize::from(head), next_descriptor, "2.7.9: in the order of the table");
+                next_descriptor = (next_descriptor + pieces) % 16;
+                expected.push_back((head, if device_writes { 100 * pieces as u32 } else { 0 }));
+            }
+            let _ = ring.publish();
+            let batch = batch.min(device.available().into());
+            let first = device.next;
+            for i in 0..batch as u16 {
+                let (head, _) = device.chain(0);
+                // The last one's element is where the first one's would be, when it stands for all.
+                let at = if each { first.wrapping_add(i) } else { first };
+                device.write_used(at, head.into(), 42);
+                device.next = device.next.wrapping_add(1);
+            }
+            device.set_used_idx(device.next);
+            let mut taken = Vec::new();
+            let mut elements = [Default::default(); 4];
+            loop {
+                let count = ring.take_used(&mut elements[..at_a_time.min(4)]).unwrap();
+                if count == 0 {
+                    break;
+                }
+                taken.extend(elements[..count].iter().map(|used| (used.id, used.len)));
+            }
+            prop_assert_eq!(taken.len(), batch);
+            for (i, used) in taken.iter().enumerate() {
+                let (head, full) = expected.pop_front().unwrap();
+                let len = if each || i + 1 == batch { 42 } else { full };
+                prop_assert_eq!(*used, (head, len));
+            }
+        }
+        prop_assert_eq!(usize::from(ring.outstanding()), expected.len());
+    }
+}
+
+#[test]
+fn a_device_that_breaks_the_order_it_promised_is_found_out() {
+    let (mut guest, device) = started(GuestOptions {
+        features: VERSION_1 | IN_ORDER,
+        ..GuestOptions::default()
+    });
+    guest.send(0, &[&[1; 60], &[2; 60]]).unwrap();
+    device.transmit.write_used(0, 1, 0);
+    device.transmit.set_used_idx(1);
+    let error = guest.transmit_queue(0).unwrap().reap().unwrap_err();
+    assert!(matches!(
+        error,
+        QueueError::Ring(RingError::Order {
+            id: 1,
+            index: 0,
+            batch: 1
+        })
+    ));
+}
+
+#[test]
+fn frames_return_unchanged_over_rings_used_in_order() {
+    let (mut guest, mut device) = started(GuestOptions {
+        features: VERSION_1 | MRG_RXBUF | INDIRECT_DESC | IN_ORDER,
+        ring_size: 16,
+        rx_buffer_len: 300,
+        tx_split: ChainSplit::HeaderApart,
+        ..GuestOptions::default()
+    });
+    let frames: Vec<_> = (0..3000)
+        .map(|i| (VirtioNetHdr::default(), frame(i, 20 + i % 900)))
+        .collect();
+    assert_all_return(&mut guest, &mut device, &frames);
+}
+
 #[test]
 fn pumps_count_and_order_every_frame() {
     for (writes, mergeable, batch) in [
@@ -536,6 +629,7 @@ fn pumps_count_and_order_every_frame() {
         (TxWrites::Frame, 0, 64),
         (TxWrites::Descriptor, MRG_RXBUF, 7),
         (TxWrites::Nothing, 0, 1),
+        (TxWrites::Frame, IN_ORDER | MRG_RXBUF, 32),
     ] {
         let base = 65_000;
         let (mut guest, mut device) = started(GuestOptions {
@@ -544,7 +638,7 @@ fn pumps_count_and_order_every_frame() {
             base,
             ..GuestOptions::default()
         });
-        let frame_len = if mergeable != 0 { 1514 } else { 60 };
+        let frame_len = if mergeable & MRG_RXBUF != 0 { 1514 } else { 60 };
         let options = TxPumpOptions {
             frame_len,
             writes,

@@ -1,12 +1,18 @@
 //! What the front end promises, against a back end that records what it is told.
 
+mod device;
+
 use crosspoint_guest::message::{
     self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Message, VRING_NO_FD, protocol, request,
 };
-use crosspoint_guest::net::features::{EVENT_IDX, MRG_RXBUF, PROTOCOL_FEATURES, VERSION_1};
-use crosspoint_guest::{
-    Guest, GuestError, GuestOptions, Listener, RegionLayout, Session, SessionError,
+use crosspoint_guest::net::features::{
+    EVENT_IDX, LOG_ALL, MRG_RXBUF, PROTOCOL_FEATURES, RING_PACKED, VERSION_1,
 };
+use crosspoint_guest::{
+    DirtyLog, EventFd, Guest, GuestError, GuestMemory, GuestOptions, Listener, RegionLayout,
+    Session, SessionError, TxPumpOptions,
+};
+use device::packed::PackedDevice;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,6 +37,18 @@ const BACKEND: Backend = Backend {
     refuse: 0,
 };
 
+/// Answers GET_INFLIGHT_FD with a file of 8192 bytes, of which the region is the second half.
+fn send_inflight(stream: &UnixStream, request: &Message) {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let file = rustix::fs::memfd_create("inflight", flags).unwrap();
+    rustix::fs::ftruncate(&file, 8192).unwrap();
+    rustix::io::pwrite(&file, b"in hand", 4096).unwrap();
+    let (queues, size) = (request.u16_at(16).unwrap(), request.u16_at(18).unwrap());
+    let payload = message::inflight(4096, 4096, queues, size);
+    let bytes = message::encode(request.request, FLAG_VERSION | FLAG_REPLY, &payload);
+    message::send_bytes(stream, &bytes, &[rustix::fd::AsFd::as_fd(&file)]).unwrap();
+}
+
 impl Backend {
     fn serve(self, stream: &UnixStream) -> Vec<Message> {
         let mut messages = Vec::new();
@@ -51,6 +69,13 @@ impl Backend {
                         ]
                         .concat(),
                     )
+                }
+                request::GET_MAX_MEM_SLOTS => Some(32u64.to_ne_bytes().to_vec()),
+                request::GET_STATUS => Some(15u64.to_ne_bytes().to_vec()),
+                request::SET_LOG_BASE => Some(Vec::new()),
+                request::GET_INFLIGHT_FD => {
+                    send_inflight(stream, &message);
+                    None
                 }
                 _ if message.flags & FLAG_NEED_REPLY != 0 => {
                     let code = u64::from(message.request == self.refuse);
@@ -368,6 +393,117 @@ fn after_the_back_end_vanished_the_rings_resume_at_the_used_index() {
     assert_eq!(bases, [Some(500), Some(501)]);
 }
 
+const PACKED: Backend = Backend {
+    features: BACKEND.features | RING_PACKED,
+    ..BACKEND
+};
+
+fn bases(messages: &[Message]) -> Vec<u32> {
+    of(messages, request::SET_VRING_BASE)
+        .iter()
+        .filter_map(|message| message.u32_at(4))
+        .collect()
+}
+
+#[test]
+fn packed_rings_are_negotiated_when_asked_for_and_only_then() {
+    for (packed, base) in [(false, 0), (true, 0x8000_8000)] {
+        let (_directory, path, backend) = PACKED.listen(1);
+        let features = u64::MAX;
+        let options = GuestOptions {
+            packed,
+            features,
+            ..options()
+        };
+        let guest = Guest::connect(&path, options).unwrap();
+        let negotiated = guest.negotiated().features & RING_PACKED != 0;
+        assert_eq!(negotiated, packed);
+        drop(guest);
+        let messages = backend.join().unwrap().remove(0);
+        assert_eq!(bases(&messages), [base, base]);
+    }
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let options = GuestOptions {
+        packed: true,
+        ..options()
+    };
+    let error = Guest::connect(&path, options).unwrap_err();
+    assert!(matches!(error, GuestError::NotPacked { .. }), "{error}");
+    backend.join().unwrap();
+}
+
+#[test]
+fn the_areas_of_a_packed_ring_are_passed_in_the_places_of_the_split_ones() {
+    let (_directory, path, backend) = PACKED.listen(1);
+    let options = GuestOptions {
+        packed: true,
+        ring_size: 100,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    let layout = guest.receive_queue(0).unwrap().virtqueue().layout();
+    let user = [layout.descriptors, layout.used, layout.available]
+        .map(|address| guest.memory().user_address(address).unwrap());
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    let message = of(&messages, request::SET_VRING_ADDR)[0];
+    assert_eq!(
+        [8, 16, 24].map(|offset| message.u64_at(offset).unwrap()),
+        user
+    );
+}
+
+#[test]
+fn packed_rings_resume_where_the_back_end_stopped() {
+    let base = 0x0007_8009;
+    let (_directory, path, backend) = Backend { base, ..PACKED }.listen(2);
+    let options = GuestOptions {
+        packed: true,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    assert_eq!(guest.stop().unwrap(), [base, base + 1]);
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    drop(guest);
+    assert_eq!(bases(&backend.join().unwrap()[1]), [base, base + 1]);
+}
+
+#[test]
+fn packed_rings_resume_behind_the_used_descriptors_when_the_back_end_vanished() {
+    for pump in [false, true] {
+        let (_directory, path, backend) = PACKED.listen(2);
+        let options = GuestOptions {
+            packed: true,
+            base: 255,
+            ..options()
+        };
+        let mut guest = Guest::connect(&path, options).unwrap();
+        let layout = guest.transmit_queue(0).unwrap().virtqueue().layout();
+        let tx = if pump {
+            let mut tx = guest.take_tx_pump(0, &TxPumpOptions::default()).unwrap();
+            tx.poll().unwrap();
+            Some(tx)
+        } else {
+            guest.send(0, &[&[1; 60], &[2; 60], &[3; 60]]).unwrap();
+            None
+        };
+        let mut device = PackedDevice::new(guest.memory(), layout, 255);
+        for _ in 0..2 {
+            let chain = device.take().unwrap();
+            device.put(chain.id, 0, chain.slots);
+        }
+        guest.disconnect();
+        guest.reconnect().unwrap();
+        drop((guest, tx));
+        // The last slot of the first lap, and the first of the second; there the wrap counter is 0.
+        assert_eq!(
+            bases(&backend.join().unwrap()[1]),
+            [0x80ff_80ff, 0x0001_0001]
+        );
+    }
+}
+
 #[test]
 fn a_back_end_that_comes_back_with_less_is_refused() {
     let (_directory, path, backend) = BACKEND.listen(1);
@@ -438,6 +574,288 @@ fn configuration_space_is_read_from_the_reply() {
     assert_eq!(guest.session().unwrap().config(0, 12).unwrap(), [0x40; 12]);
     drop(guest);
     backend.join().unwrap();
+}
+
+#[test]
+fn every_typed_request_is_the_bytes_of_the_specification() {
+    let (front, back) = UnixStream::pair().unwrap();
+    let backend = std::thread::spawn(move || BACKEND.serve(&back));
+    let mut session = Session::from_stream(front, TIMEOUT).unwrap();
+    let layout = RegionLayout {
+        guest_base: 0x5000_0000,
+        len: 8192,
+        huge_pages: false,
+    };
+    let memory = GuestMemory::new(&[layout]).unwrap();
+    let (region, event) = (&memory.regions()[0], EventFd::new().unwrap());
+    let log = DirtyLog::new(0x5000_2000).unwrap();
+    session.send_rarp([2, 0, 0, 0, 0, 9]).unwrap();
+    session.set_mtu(9000).unwrap();
+    session.reset_device().unwrap();
+    assert_eq!(session.max_mem_slots().unwrap(), 32);
+    session.add_mem_region(region).unwrap();
+    session.remove_mem_region(region).unwrap();
+    session.set_status(7).unwrap();
+    assert_eq!(session.status().unwrap(), 15);
+    session.set_log_base(&log).unwrap();
+    session.set_log_fd(&event).unwrap();
+    session.set_features(1 << 26).unwrap();
+    let inflight = session.inflight(4, 256).unwrap();
+    session.set_inflight(&inflight).unwrap();
+    drop(session);
+
+    let region_bytes = [0, 0x5000_0000, 8192, region.user_address(), 0]
+        .map(u64::to_ne_bytes)
+        .concat();
+    // 0x50002 pages are 0x1401 words of 64 bits.
+    let log_bytes = [0xa008u64, 0].map(u64::to_ne_bytes).concat();
+    let inflight_head = |len: u64, offset: u64| {
+        let queues = [4u16, 256, 0, 0].map(u16::to_ne_bytes).concat();
+        [[len, offset].map(u64::to_ne_bytes).concat(), queues].concat()
+    };
+    let word = |word: u64| word.to_ne_bytes().to_vec();
+    let expected = [
+        (request::SEND_RARP, vec![2, 0, 0, 0, 0, 9, 0, 0], 0),
+        (request::NET_SET_MTU, word(9000), 0),
+        (request::RESET_DEVICE, vec![], 0),
+        (request::GET_MAX_MEM_SLOTS, vec![], 0),
+        (request::ADD_MEM_REG, region_bytes.clone(), 1),
+        (request::REM_MEM_REG, region_bytes, 0),
+        (request::SET_STATUS, word(7), 0),
+        (request::GET_STATUS, vec![], 0),
+        (request::SET_LOG_BASE, log_bytes, 1),
+        (request::SET_LOG_FD, vec![], 1),
+        (request::SET_FEATURES, word(1 << 26), 0),
+        (request::GET_INFLIGHT_FD, inflight_head(0, 0), 0),
+        (request::SET_INFLIGHT_FD, inflight_head(4096, 4096), 1),
+    ];
+    let sent: Vec<_> = backend
+        .join()
+        .unwrap()
+        .into_iter()
+        .map(|message| (message.request, message.payload, message.fds.len()))
+        .collect();
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn the_inflight_region_is_kept_over_reconnects_until_a_reboot() {
+    let with_inflight = Backend {
+        protocol_features: BACKEND.protocol_features | protocol::INFLIGHT_SHMFD,
+        ..BACKEND
+    };
+    let (_directory, path, backend) = with_inflight.listen(3);
+    let options = GuestOptions {
+        protocol_features: u64::MAX,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    let region = guest.inflight().unwrap().clone();
+    assert_eq!((region.queues, region.queue_size), (2, 256));
+    let mut bytes = [0; 7];
+    region.memory().read(0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"in hand", "mapped from its offset on");
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    guest.disconnect();
+    guest.reset(0);
+    guest.reconnect().unwrap();
+    drop(guest);
+    let sessions = backend.join().unwrap();
+    let asked: Vec<_> = sessions
+        .iter()
+        .map(|messages| of(messages, request::GET_INFLIGHT_FD).len())
+        .collect();
+    assert_eq!(asked, [1, 0, 1]);
+    let inode = |messages: &[Message]| {
+        let message = of(messages, request::SET_INFLIGHT_FD)[0];
+        rustix::fs::fstat(&message.fds[0]).unwrap().st_ino
+    };
+    assert_eq!(inode(&sessions[0]), inode(&sessions[1]));
+    assert_ne!(inode(&sessions[0]), inode(&sessions[2]));
+    let order: Vec<_> = sessions[1].iter().map(|m| m.request).collect();
+    let at = |number| order.iter().position(|&n| n == number).unwrap();
+    assert!(at(request::SET_INFLIGHT_FD) > at(request::SET_FEATURES));
+    assert!(at(request::SET_INFLIGHT_FD) < at(request::SET_VRING_KICK));
+}
+
+#[test]
+fn memory_comes_and_goes_one_region_at_a_time_or_in_a_new_table() {
+    for slots in [protocol::CONFIGURE_MEM_SLOTS, 0] {
+        let with_slots = Backend {
+            protocol_features: BACKEND.protocol_features | slots,
+            ..BACKEND
+        };
+        let (_directory, path, backend) = with_slots.listen(2);
+        let options = GuestOptions {
+            protocol_features: u64::MAX,
+            ..options()
+        };
+        let mut guest = Guest::connect(&path, options).unwrap();
+        let layout = RegionLayout {
+            guest_base: 1 << 32,
+            len: 4096,
+            huge_pages: false,
+        };
+        let added = guest.add_memory(layout).unwrap();
+        added.write((1 << 32) + 4090, &[7; 6]).unwrap();
+        assert!(guest.add_memory(layout).is_err(), "overlap");
+        guest.disconnect();
+        guest.reconnect().unwrap();
+        guest.remove_memory(1 << 32).unwrap();
+        assert!(matches!(
+            guest.remove_memory(1 << 32),
+            Err(GuestError::NoMemory(_))
+        ));
+        drop(guest);
+        let sessions = backend.join().unwrap();
+        let count = |session: usize, number| of(&sessions[session], number).len();
+        let tables: Vec<_> = sessions
+            .iter()
+            .flat_map(|messages| of(messages, request::SET_MEM_TABLE))
+            .map(|message| message.fds.len())
+            .collect();
+        if slots == 0 {
+            assert_eq!(tables, [1, 2, 2, 1]);
+        } else {
+            assert_eq!(tables, [0; 0]);
+            assert_eq!([0, 1].map(|i| count(i, request::ADD_MEM_REG)), [2, 2]);
+            assert_eq!([0, 1].map(|i| count(i, request::REM_MEM_REG)), [0, 1]);
+        }
+    }
+}
+
+#[test]
+fn memory_that_the_back_end_does_not_let_go_stays() {
+    let refusing = Backend {
+        refuse: request::REM_MEM_REG,
+        protocol_features: protocol::REPLY_ACK | protocol::CONFIGURE_MEM_SLOTS,
+        ..BACKEND
+    };
+    let (_directory, path, backend) = refusing.listen(2);
+    let options = GuestOptions {
+        protocol_features: u64::MAX,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    let layout = RegionLayout {
+        guest_base: 1 << 32,
+        len: 4096,
+        huge_pages: false,
+    };
+    guest.add_memory(layout).unwrap();
+    let refused = guest.remove_memory(1 << 32);
+    assert!(matches!(
+        refused,
+        Err(GuestError::Session(SessionError::Refused { .. }))
+    ));
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    drop(guest);
+    let sessions = backend.join().unwrap();
+    assert_eq!(of(&sessions[1], request::ADD_MEM_REG).len(), 2);
+}
+
+#[test]
+fn a_dirty_log_is_shared_before_the_rings_log_and_goes_on_over_reconnects() {
+    let with_log = Backend {
+        features: BACKEND.features | LOG_ALL,
+        protocol_features: BACKEND.protocol_features | protocol::LOG_SHMFD,
+        ..BACKEND
+    };
+    let (_directory, path, backend) = with_log.listen(2);
+    let options = GuestOptions {
+        features: u64::MAX,
+        protocol_features: u64::MAX,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    assert_eq!(guest.negotiated().features & LOG_ALL, 0, "not yet");
+    let used = guest.receive_queue(0).unwrap().virtqueue().layout().used;
+    guest.start_dirty_log().unwrap();
+    guest.disconnect();
+    guest.reconnect().unwrap();
+    guest.stop_dirty_log().unwrap();
+    drop(guest);
+    let sessions = backend.join().unwrap();
+    let addresses = |session: usize| -> Vec<_> {
+        of(&sessions[session], request::SET_VRING_ADDR)
+            .iter()
+            .filter(|message| message.u32_at(0) == Some(0))
+            .map(|message| (message.u32_at(4).unwrap(), message.u64_at(32).unwrap()))
+            .collect()
+    };
+    assert_eq!(addresses(0), [(0, 0), (1, used)]);
+    assert_eq!(addresses(1), [(1, used), (0, 0)]);
+    let logging = |session: usize| -> Vec<_> {
+        of(&sessions[session], request::SET_FEATURES)
+            .iter()
+            .map(|message| message.u64_at(0).unwrap() & LOG_ALL != 0)
+            .collect()
+    };
+    assert_eq!(logging(0), [false, true]);
+    assert_eq!(logging(1), [false, true, false]);
+    for messages in &sessions {
+        let order: Vec<_> = messages.iter().map(|m| m.request).collect();
+        let log = order.iter().position(|&n| n == request::SET_LOG_BASE);
+        let log_all = messages.iter().position(|m| {
+            m.request == request::SET_FEATURES && m.u64_at(0).unwrap() & LOG_ALL != 0
+        });
+        assert!(log.unwrap() < log_all.unwrap());
+    }
+}
+
+#[test]
+fn what_the_back_end_does_not_offer_is_an_error_and_not_sent() {
+    let (_directory, path, backend) = BACKEND.listen(1);
+    let mut guest = Guest::connect(&path, options()).unwrap();
+    assert!(matches!(
+        guest.start_dirty_log(),
+        Err(GuestError::NotOffered("LOG_SHMFD"))
+    ));
+    assert!(matches!(
+        guest.reset_device(),
+        Err(GuestError::NotOffered("RESET_DEVICE"))
+    ));
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    assert!(of(&messages, request::SET_LOG_BASE).is_empty());
+    assert!(of(&messages, request::GET_VRING_BASE).is_empty());
+}
+
+#[test]
+fn stopped_rings_start_again_on_the_same_session() {
+    let resetting = Backend {
+        protocol_features: BACKEND.protocol_features | protocol::RESET_DEVICE,
+        ..BACKEND
+    };
+    let (_directory, path, backend) = resetting.listen(1);
+    let options = GuestOptions {
+        protocol_features: u64::MAX,
+        ..options()
+    };
+    let mut guest = Guest::connect(&path, options).unwrap();
+    guest.stop().unwrap();
+    guest.restart().unwrap();
+    guest.reset_device().unwrap();
+    guest.restart().unwrap();
+    drop(guest);
+    let messages = backend.join().unwrap().remove(0);
+    assert_eq!(bases(&messages), [0, 0, 1000, 1001, 1000, 1001]);
+    assert_eq!(of(&messages, request::RESET_DEVICE).len(), 1);
+}
+
+#[test]
+fn a_dirty_log_gives_each_page_once() {
+    let log = DirtyLog::new(300 * 4096 + 1).unwrap();
+    assert_eq!(log.len(), 40, "301 pages in words of 64 bits");
+    let write = |byte: u64, bits: u8| log.memory().write(byte, &[bits]).unwrap();
+    write(0, 0b1000_0001);
+    write(37, 0b0001_0000);
+    assert!(log.is_dirty(0) && log.is_dirty(4095) && log.is_dirty(7 * 4096));
+    assert!(!log.is_dirty(4096) && !log.is_dirty(u64::MAX));
+    assert_eq!(log.take(), [0, 7 * 4096, 300 * 4096]);
+    assert_eq!(log.take(), [0; 0]);
 }
 
 #[test]

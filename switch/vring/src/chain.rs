@@ -1,7 +1,7 @@
 //! Descriptor chains: followed with every step checked and counted.
 
-use crate::RingFault;
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, SplitRing};
+use crate::{GuestMemory, RingFault};
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(crate) enum Direction {
 
 impl Direction {
     #[inline(always)]
-    fn flag(self) -> u16 {
+    pub(crate) fn flag(self) -> u16 {
         match self {
             Direction::Read => 0,
             Direction::Write => F_WRITE,
@@ -28,7 +28,12 @@ impl Direction {
 /// Two registers and no `Result`: what is returned through memory is stored in parts and loaded
 /// whole, which waits for every older store, and those go to lines that the guest's core has.
 #[inline(always)]
-pub(crate) fn single(ring: &SplitRing, index: u16, direction: Direction) -> (*mut u8, u32) {
+pub(crate) fn single(
+    ring: &SplitRing,
+    memory: &GuestMemory,
+    index: u16,
+    direction: Direction,
+) -> (*mut u8, u32) {
     let nothing = (std::ptr::null_mut(), 0);
     let Some(d) = ring.descriptor(index) else {
         return nothing;
@@ -36,7 +41,7 @@ pub(crate) fn single(ring: &SplitRing, index: u16, direction: Direction) -> (*mu
     if d.flags & (F_NEXT | F_INDIRECT | F_WRITE) != direction.flag() {
         return nothing;
     }
-    match ring.memory().translate(d.address, d.len) {
+    match memory.translate(d.address, d.len) {
         Some(ptr) => (ptr, d.len),
         None => nothing,
     }
@@ -54,6 +59,7 @@ pub(crate) const BUDGET: u32 = 4096;
 /// regions come in several pieces; empty descriptors in none.
 pub(crate) fn walk(
     ring: &SplitRing,
+    memory: &GuestMemory,
     head: u16,
     direction: Direction,
     indirect_allowed: bool,
@@ -71,12 +77,12 @@ pub(crate) fn walk(
             if !indirect_allowed || d.flags & F_NEXT != 0 {
                 return Err(RingFault::IndirectPlace);
             }
-            return walk_table(ring, d, direction, budget, piece);
+            return walk_table(ring, memory, d, direction, budget, piece);
         }
         if !spend(budget) {
             return Ok(false);
         }
-        buffer(ring, d, direction, piece)?;
+        buffer(memory, d, direction, piece)?;
         if d.flags & F_NEXT == 0 {
             return Ok(true);
         }
@@ -87,7 +93,7 @@ pub(crate) fn walk(
     })
 }
 
-fn spend(budget: &mut u32) -> bool {
+pub(crate) fn spend(budget: &mut u32) -> bool {
     let left = budget.checked_sub(1);
     *budget = left.unwrap_or(0);
     left.is_some()
@@ -95,41 +101,25 @@ fn spend(budget: &mut u32) -> bool {
 
 fn walk_table(
     ring: &SplitRing,
+    memory: &GuestMemory,
     table: Descriptor,
     direction: Direction,
     budget: &mut u32,
     piece: &mut dyn FnMut(*mut u8, u32),
 ) -> Result<bool, RingFault> {
-    let size = ring.size().max(MAX_CHAIN);
-    let bad_length = RingFault::IndirectLength {
-        len: table.len,
-        size,
-    };
-    let count = u16::try_from(table.len / 16).map_err(|_| bad_length)?;
-    // A table may be longer than a small ring: Linux makes such.
-    if !table.len.is_multiple_of(16) || count == 0 || count > size {
-        return Err(bad_length);
-    }
-    let outside = RingFault::Address {
-        address: table.address,
-        len: table.len,
-    };
-    let host = ring
-        .memory()
-        .translate(table.address, table.len)
-        .ok_or(outside)?;
+    let (host, count) = find_table(memory, ring.size(), table.address, table.len)?;
     let mut index = 0;
     for _ in 0..count.min(MAX_CHAIN) {
         if !spend(budget) {
             return Ok(false);
         }
-        // SAFETY: `host` was translated for `table.len` = 16 * count bytes, just above.
+        // SAFETY: `find_table` translated 16 * count bytes.
         let d = unsafe { ring.indirect(host, count, index) }
             .ok_or(RingFault::DescriptorIndex { index, size: count })?;
         if d.flags & F_INDIRECT != 0 {
             return Err(RingFault::IndirectPlace);
         }
-        buffer(ring, d, direction, piece)?;
+        buffer(memory, d, direction, piece)?;
         if d.flags & F_NEXT == 0 {
             return Ok(true);
         }
@@ -140,8 +130,28 @@ fn walk_table(
     })
 }
 
-fn buffer(
-    ring: &SplitRing,
+/// Host address of an indirect table, and how many descriptors it has. It may be longer than a
+/// small ring of `ring_size` entries: Linux makes such.
+pub(crate) fn find_table(
+    memory: &GuestMemory,
+    ring_size: u16,
+    address: u64,
+    len: u32,
+) -> Result<(*mut u8, u16), RingFault> {
+    let size = ring_size.max(MAX_CHAIN);
+    let bad_length = RingFault::IndirectLength { len, size };
+    let count = u16::try_from(len / 16).map_err(|_| bad_length)?;
+    if !len.is_multiple_of(16) || count == 0 || count > size {
+        return Err(bad_length);
+    }
+    let outside = RingFault::Address { address, len };
+    let host = memory.translate(address, len).ok_or(outside)?;
+    Ok((host, count))
+}
+
+/// Calls `piece` with every run of host memory of one descriptor's buffer.
+pub(crate) fn buffer(
+    memory: &GuestMemory,
     d: Descriptor,
     direction: Direction,
     piece: &mut dyn FnMut(*mut u8, u32),
@@ -149,14 +159,14 @@ fn buffer(
     if d.flags & F_WRITE != direction.flag() {
         return Err(RingFault::Direction);
     }
+    let fault = RingFault::Address {
+        address: d.address,
+        len: d.len,
+    };
     let (mut address, mut left) = (d.address, d.len);
     // Each turn leaves one region behind, so the loop is bounded by their number.
     while left > 0 {
-        let fault = RingFault::Address {
-            address: d.address,
-            len: d.len,
-        };
-        let (ptr, room) = ring.memory().translate_some(address).ok_or(fault)?;
+        let (ptr, room) = memory.translate_some(address).ok_or(fault)?;
         let n = u32::try_from(room).unwrap_or(u32::MAX).min(left);
         piece(ptr, n);
         address = address.checked_add(u64::from(n)).ok_or(fault)?;

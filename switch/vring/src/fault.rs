@@ -51,4 +51,18 @@ pub enum RingFault {
     /// A device-writable descriptor in a frame to send, or a read-only one in a receive buffer.
     #[error("a descriptor of the wrong direction")]
     Direction,
+    /// virtio 1.2, 2.8.6: a chain is made available as a whole, and is not changed after.
+    #[error("a descriptor chain goes on where the driver has made nothing available")]
+    ChainCut,
+    /// virtio 1.2, 2.8.6: buffer ids are numbered below the ring's size.
+    #[error("buffer id {id} in a ring of {size}")]
+    BufferId {
+        /// As the guest wrote it.
+        id: u16,
+        /// Ring size.
+        size: u16,
+    },
+    /// The front end cut short a file that it had shared as guest memory.
+    #[error("a memory file was truncated while it was mapped: the guest's memory is gone")]
+    MemoryLost,
 }

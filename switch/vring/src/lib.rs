@@ -12,13 +12,23 @@ pub mod reserve;
 #[cfg(not(loom))]
 mod chain;
 #[cfg(not(loom))]
+mod dirty;
+#[cfg(not(loom))]
 mod fault;
 #[cfg(not(loom))]
 mod features;
 #[cfg(not(loom))]
+mod inflight;
+#[cfg(not(loom))]
+mod mapping;
+#[cfg(not(loom))]
 pub mod memory;
 #[cfg(not(loom))]
 pub mod notify;
+#[cfg(not(loom))]
+mod packed;
+#[cfg(not(loom))]
+pub mod ring;
 #[cfg(not(loom))]
 pub mod rx;
 #[cfg(not(loom))]
@@ -28,10 +38,15 @@ pub mod tx;
 
 #[cfg(not(loom))]
 pub use self::{
+    dirty::{DirtyLog, LOG_PAGE_LEN},
     fault::RingFault,
     features::{Features, MAX_QUEUE_PAIRS, feature},
-    memory::{GuestMemory, MemoryError, RegionSpec},
+    inflight::{InflightQueue, InflightRegion},
+    mapping::{MAX_MAPPINGS, lost_mappings},
+    memory::{GuestMemory, MemoryCell, MemoryError, RegionSpec},
     notify::Notifier,
+    packed::PackedRing,
+    ring::Ring,
     rx::{GuestRx, Outcome, RxScratch},
     split::{MAX_RING_SIZE, RingAddresses, RingError, SplitRing},
     tx::GuestTx,

@@ -1,10 +1,13 @@
 //! Guest memory: the regions that a front end shares, and translation of guest addresses.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use thiserror::Error;
-use vm_memory::{FileOffset, MmapRegion};
+
+use crate::DirtyLog;
+use crate::mapping::{Mapping, MappingError, identify};
 
 /// One region as SET_MEM_TABLE describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +47,16 @@ pub enum MemoryError {
         /// The file's length.
         len: u64,
     },
+    /// The region cannot hold what it is for.
+    #[error(
+        "an inflight region of {len} bytes: it must have {needed}, for a ring size that is a power of two, at a multiple of 64"
+    )]
+    Inflight {
+        /// Bytes that it has.
+        len: u64,
+        /// Bytes that its queues take.
+        needed: u64,
+    },
     /// The kernel refused.
     #[error("memory region {index} cannot be mapped: {why}")]
     Map {
@@ -54,19 +67,26 @@ pub enum MemoryError {
     },
 }
 
+#[derive(Clone)]
 struct Region {
     guest_address: u64,
     user_address: u64,
     size: u64,
     host: *mut u8,
+    /// Keeps the mapping alive, perhaps in several tables; never touched on the data path.
+    mapping: Arc<Mapping>,
 }
 
-/// A guest's memory, mapped. Flat and immutable: a new table is a new value, and the old one is
-/// unmapped (dropped, on the control thread) after every worker has passed a quiescent point.
+/// A guest's memory, mapped. Flat and immutable: a new table is a new value, which shares the
+/// mappings that both have, and the old one is dropped (on the control thread) after every
+/// worker has passed a quiescent point.
+#[derive(Clone)]
 pub struct GuestMemory {
+    /// Ascending by guest address.
     regions: Box<[Region]>,
-    /// Keeps the mappings alive; never touched on the data path.
-    _maps: Vec<MmapRegion<()>>,
+    /// Differs in every value: what was translated by another one may be gone.
+    generation: u64,
+    log: Option<Arc<DirtyLog>>,
 }
 
 // SAFETY: the pointers are into shared mappings that live as long as the value, and are only
@@ -75,27 +95,116 @@ unsafe impl Send for GuestMemory {}
 // SAFETY: as above; the value itself is immutable.
 unsafe impl Sync for GuestMemory {}
 
+/// From so many regions on they are searched by halves.
+const FEW_REGIONS: usize = 8;
+
+fn next_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl GuestMemory {
     /// Maps every region, each from the file beside it.
     pub fn map(table: Vec<(RegionSpec, File)>) -> Result<GuestMemory, MemoryError> {
-        check_layout(&table)?;
+        GuestMemory::map_after(None, table)
+    }
+
+    /// Maps every region; those that `before` maps already, the same bytes of the same file,
+    /// keep the addresses that they have there.
+    pub fn map_after(
+        before: Option<&GuestMemory>,
+        table: Vec<(RegionSpec, File)>,
+    ) -> Result<GuestMemory, MemoryError> {
+        let specs: Vec<RegionSpec> = table.iter().map(|(spec, _)| *spec).collect();
+        check_layout(&specs)?;
         let mut regions = Vec::with_capacity(table.len());
-        let mut maps = Vec::with_capacity(table.len());
-        for (index, (spec, file)) in table.into_iter().enumerate() {
-            let (map, skip) = map_region(index, &spec, file)?;
+        for (index, (spec, file)) in table.iter().enumerate() {
+            let known = before.and_then(|memory| memory.mapping_of(spec, file));
+            let mapping = match known {
+                Some(mapping) => mapping,
+                None => Arc::new(map_region(index, spec, file)?),
+            };
             regions.push(Region {
                 guest_address: spec.guest_address,
                 user_address: spec.user_address,
                 size: spec.size,
-                host: map.as_ptr().wrapping_add(skip),
+                host: mapping.address(),
+                mapping,
             });
-            maps.push(map);
         }
+        Ok(GuestMemory::of(
+            regions,
+            before.and_then(|memory| memory.log.clone()),
+        ))
+    }
+
+    fn of(mut regions: Vec<Region>, log: Option<Arc<DirtyLog>>) -> GuestMemory {
         regions.sort_by_key(|region| region.guest_address);
-        Ok(GuestMemory {
+        GuestMemory {
             regions: regions.into(),
-            _maps: maps,
-        })
+            generation: next_generation(),
+            log,
+        }
+    }
+
+    fn mapping_of(&self, spec: &RegionSpec, file: &File) -> Option<Arc<Mapping>> {
+        let wanted = identify(file, spec.mmap_offset, spec.size).ok()?;
+        let mut known = self.regions.iter().map(|region| &region.mapping);
+        known
+            .find(|mapping| mapping.identity() == wanted && !mapping.is_lost())
+            .cloned()
+    }
+
+    /// This memory and one region more.
+    pub fn with_region(&self, spec: RegionSpec, file: &File) -> Result<GuestMemory, MemoryError> {
+        let mut specs: Vec<RegionSpec> = self.regions().collect();
+        specs.push(spec);
+        check_layout(&specs)?;
+        let mapping = Arc::new(map_region(specs.len() - 1, &spec, file)?);
+        let mut regions = self.regions.to_vec();
+        regions.push(Region {
+            guest_address: spec.guest_address,
+            user_address: spec.user_address,
+            size: spec.size,
+            host: mapping.address(),
+            mapping,
+        });
+        Ok(GuestMemory::of(regions, self.log.clone()))
+    }
+
+    /// This memory less the region with these addresses and this size; `None` when there is
+    /// none such. The offset in its file does not matter (vhost-user protocol, REM_MEM_REG).
+    pub fn without_region(&self, spec: &RegionSpec) -> Option<GuestMemory> {
+        let is_it = |region: &Region| {
+            (region.guest_address, region.user_address, region.size)
+                == (spec.guest_address, spec.user_address, spec.size)
+        };
+        let mut regions = self.regions.to_vec();
+        let at = regions.iter().position(is_it)?;
+        regions.remove(at);
+        Some(GuestMemory::of(regions, self.log.clone()))
+    }
+
+    /// This memory, writes to which are marked in `log`, or in none.
+    pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> GuestMemory {
+        GuestMemory::of(self.regions.to_vec(), log)
+    }
+
+    /// Where writes are to be marked, if they are.
+    #[inline(always)]
+    pub fn log(&self) -> Option<&DirtyLog> {
+        self.log.as_deref()
+    }
+
+    /// The same, to be kept.
+    pub fn shared_log(&self) -> Option<Arc<DirtyLog>> {
+        self.log.clone()
+    }
+
+    /// A number that no other value has, but its clones.
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// How many regions there are.
@@ -103,15 +212,38 @@ impl GuestMemory {
         self.regions.len()
     }
 
+    /// The regions, ascending by guest address; their offsets in files are those of the front
+    /// end, as far as they are known.
+    pub fn regions(&self) -> impl Iterator<Item = RegionSpec> + '_ {
+        self.regions.iter().map(|region| RegionSpec {
+            guest_address: region.guest_address,
+            size: region.size,
+            user_address: region.user_address,
+            mmap_offset: region.mapping.identity().offset(),
+        })
+    }
+
     /// Guest physical bytes in all.
     pub fn size_bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.size).sum()
     }
 
+    /// First guest physical address behind all regions.
+    pub fn end(&self) -> u64 {
+        self.regions
+            .last()
+            .map_or(0, |region| region.guest_address + region.size)
+    }
+
+    /// Whether the file of any region was cut short: the guest is not what it was.
+    pub fn is_lost(&self) -> bool {
+        self.regions.iter().any(|region| region.mapping.is_lost())
+    }
+
     /// Host address of `len` bytes at guest physical `address`, if one region holds them all.
     #[inline(always)]
     pub fn translate(&self, address: u64, len: u32) -> Option<*mut u8> {
-        for region in &self.regions {
+        for region in self.likely(address) {
             let offset = address.wrapping_sub(region.guest_address);
             if offset < region.size && region.size - offset >= u64::from(len) {
                 return Some(region.host.wrapping_add(offset as usize));
@@ -120,9 +252,28 @@ impl GuestMemory {
         None
     }
 
+    /// The regions that may hold `address`: all, where they are few.
+    #[inline(always)]
+    fn likely(&self, address: u64) -> &[Region] {
+        if self.regions.len() <= FEW_REGIONS {
+            return &self.regions;
+        }
+        self.search(address)
+    }
+
+    #[inline(never)]
+    fn search(&self, address: u64) -> &[Region] {
+        let behind = self
+            .regions
+            .partition_point(|region| region.guest_address <= address);
+        self.regions
+            .get(behind.wrapping_sub(1)..behind)
+            .unwrap_or(&[])
+    }
+
     /// Host address of guest physical `address`, and how many bytes its region has from there.
     pub(crate) fn translate_some(&self, address: u64) -> Option<(*mut u8, u64)> {
-        self.regions.iter().find_map(|region| {
+        self.likely(address).iter().find_map(|region| {
             let offset = address.wrapping_sub(region.guest_address);
             (offset < region.size).then(|| {
                 (
@@ -142,16 +293,82 @@ impl GuestMemory {
                 .then(|| region.host.wrapping_add(offset as usize))
         })
     }
+
+    /// Marks `len` bytes at host address `at` as written, if anybody wants to know. After the
+    /// write: a page that is copied between mark and write would go stale.
+    #[cold]
+    pub(crate) fn mark(&self, at: *mut u8, len: usize) {
+        let Some(log) = &self.log else { return };
+        for region in &self.regions {
+            let offset = (at as u64).wrapping_sub(region.host as u64);
+            if offset < region.size {
+                log.mark(region.guest_address + offset, len as u64);
+                return;
+            }
+        }
+    }
 }
 
-fn check_layout(table: &[(RegionSpec, File)]) -> Result<(), MemoryError> {
-    for (index, (spec, _)) in table.iter().enumerate() {
+/// The memory that a guest's rings lie in and point into, exchanged as a whole while workers
+/// use it.
+pub struct MemoryCell {
+    current: AtomicPtr<GuestMemory>,
+}
+
+impl MemoryCell {
+    /// A cell that shows `memory`.
+    pub fn new(memory: Arc<GuestMemory>) -> Arc<MemoryCell> {
+        Arc::new(MemoryCell {
+            current: AtomicPtr::new(Arc::into_raw(memory).cast_mut()),
+        })
+    }
+
+    /// The memory, as it is now. A worker keeps the reference no longer than to its next
+    /// quiescent point.
+    #[inline(always)]
+    pub fn get(&self) -> &GuestMemory {
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: from `Arc::into_raw`. `swap` gives the old value to somebody who keeps it
+        // until every worker has passed a quiescent point, and `drop` has the cell to itself.
+        unsafe { &*current }
+    }
+
+    /// The memory, to be kept.
+    pub fn shared(&self) -> Arc<GuestMemory> {
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: as `get`; the count is raised before the second owner is made.
+        unsafe {
+            Arc::increment_strong_count(current);
+            Arc::from_raw(current)
+        }
+    }
+
+    /// Exchanges the memory. Workers may be using the one that is returned until each has
+    /// passed a quiescent point: keep it until then.
+    #[must_use = "workers may be using the old memory: drop it after they have passed a quiescent point"]
+    pub fn swap(&self, memory: Arc<GuestMemory>) -> Arc<GuestMemory> {
+        let new = Arc::into_raw(memory).cast_mut();
+        let old = self.current.swap(new, Ordering::AcqRel);
+        // SAFETY: from `Arc::into_raw`, and taken out just now: ours.
+        unsafe { Arc::from_raw(old) }
+    }
+}
+
+impl Drop for MemoryCell {
+    fn drop(&mut self) {
+        // SAFETY: from `Arc::into_raw`; nobody else has the cell.
+        drop(unsafe { Arc::from_raw(*self.current.get_mut()) });
+    }
+}
+
+fn check_layout(specs: &[RegionSpec]) -> Result<(), MemoryError> {
+    for (index, spec) in specs.iter().enumerate() {
         let sums = [spec.guest_address, spec.user_address, spec.mmap_offset];
         if spec.size == 0 || sums.iter().any(|at| at.checked_add(spec.size).is_none()) {
             return Err(MemoryError::Size { index });
         }
     }
-    let mut sorted: Vec<&RegionSpec> = table.iter().map(|(spec, _)| spec).collect();
+    let mut sorted: Vec<&RegionSpec> = specs.iter().collect();
     sorted.sort_by_key(|spec| spec.guest_address);
     for pair in sorted.windows(2) {
         if let [a, b] = pair
@@ -165,29 +382,17 @@ fn check_layout(table: &[(RegionSpec, File)]) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// Maps a region from the last block boundary at or before its offset (huge-page files map only
-/// whole pages); returns the mapping and where in it the region begins.
-fn map_region(
-    index: usize,
-    spec: &RegionSpec,
-    file: File,
-) -> Result<(MmapRegion<()>, usize), MemoryError> {
-    let fail = |why: String| MemoryError::Map { index, why };
-    let stat = rustix::fs::fstat(file.as_fd()).map_err(|e| fail(e.to_string()))?;
-    let end = spec.mmap_offset + spec.size;
-    let len = u64::try_from(stat.st_size).unwrap_or(0);
-    if end > len {
-        return Err(MemoryError::FileTooShort { index, end, len });
+fn map_region(index: usize, spec: &RegionSpec, file: &File) -> Result<Mapping, MemoryError> {
+    Mapping::new(file, spec.mmap_offset, spec.size).map_err(|error| MemoryError::of(index, error))
+}
+
+impl MemoryError {
+    pub(crate) fn of(index: usize, error: MappingError) -> MemoryError {
+        match error {
+            MappingError::TooShort { end, len } => MemoryError::FileTooShort { index, end, len },
+            MappingError::Refused(why) => MemoryError::Map { index, why },
+        }
     }
-    let block = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096);
-    let start = spec.mmap_offset - spec.mmap_offset % block;
-    let size = usize::try_from(end - start).map_err(|e| fail(e.to_string()))?;
-    let size = size
-        .next_multiple_of(block as usize)
-        .min((len - start) as usize);
-    let map = MmapRegion::from_file(FileOffset::new(file, start), size)
-        .map_err(|e| fail(e.to_string()))?;
-    Ok((map, (spec.mmap_offset - start) as usize))
 }
 
 #[cfg(test)]

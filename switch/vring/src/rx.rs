@@ -1,7 +1,7 @@
 //! A guest's receive queue: the ring of buffers that frames are delivered into, by any worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
@@ -10,9 +10,11 @@ use crosspoint_frame::{
 };
 
 use crate::chain::{self, Direction};
-use crate::reserve::{MAX_RESERVATION, Reserve};
+use crate::packed::{PackedChain, PackedRing};
+use crate::reserve::{MAX_RESERVATION, Reservation, Reserve};
+use crate::ring::Ring;
 use crate::tx::F_NEEDS_CSUM;
-use crate::{Features, Notifier, RingFault, SplitRing, feature};
+use crate::{Features, GuestMemory, Notifier, RingError, RingFault, SplitRing, feature};
 
 /// How often a worker tries anew when another was faster, before it drops.
 const MAX_RACES: usize = 16;
@@ -21,8 +23,367 @@ const MAX_RACES: usize = 16;
 const MAX_PIECES: usize = chain::BUDGET as usize + MAX_RESERVATION;
 
 /// A guest's receive queue. Shared by all workers.
-pub struct GuestRx {
-    ring: SplitRing,
+pub enum GuestRx {
+    /// Of a split ring.
+    Split(RxQueue<SplitRing>),
+    /// Of a packed ring.
+    Packed(RxQueue<PackedRing>),
+}
+
+/// One call, whatever the layout.
+macro_rules! either {
+    ($queue:expr, $name:ident => $call:expr) => {
+        match $queue {
+            GuestRx::Split($name) => $call,
+            GuestRx::Packed($name) => $call,
+        }
+    };
+}
+
+impl GuestRx {
+    /// The queue, beginning at the ring's position `base`, as SET_VRING_BASE gives it; delivered
+    /// to by `workers` workers. The driver is asked for no kicks: nobody waits for buffers.
+    pub fn new(
+        ring: impl Into<Ring>,
+        features: Features,
+        call: Arc<Notifier>,
+        base: u32,
+        workers: usize,
+    ) -> Result<GuestRx, RingError> {
+        Ok(match ring.into() {
+            Ring::Split(ring) => {
+                let base = base as u16;
+                ring.set_kicks(false, base);
+                // What a predecessor left there may not be where we go on; helpers compare with it.
+                ring.used_index().store(base, Ordering::Release);
+                GuestRx::Split(RxQueue::new(ring, features, call, base.into(), workers))
+            }
+            Ring::Packed(ring) => {
+                let at = ring.position(base).ok_or(RingError::Base { base })?;
+                ring.set_kicks(false, at);
+                GuestRx::Packed(RxQueue::new(ring, features, call, at, workers))
+            }
+        })
+    }
+
+    /// The position from which a successor goes on, when no worker is delivering, as
+    /// GET_VRING_BASE gives it.
+    pub fn base(&self) -> u32 {
+        either!(self, queue => queue.ring.base(queue.reserve.head()))
+    }
+
+    /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
+    /// one index store, for all of them where the buffers allow. A guest that breaks the rules
+    /// gets `faulty` copies, and what it did is left in the scratch.
+    #[inline(always)]
+    pub fn deliver(
+        &self,
+        worker: usize,
+        burst: &Burst,
+        picks: &[Pick],
+        scratch: &mut RxScratch,
+    ) -> Outcome {
+        either!(self, queue => queue.deliver(worker, burst, picks, scratch))
+    }
+
+    /// Asks for the lines that lead to the next `count` buffers. After a delivery: the next one
+    /// finds them in the cache.
+    #[inline(always)]
+    pub fn prefetch_descriptors(&self, count: usize) {
+        either!(self, queue => queue.ring.prefetch_descriptors(queue.reserve.head(), count));
+    }
+
+    /// Asks for the next `count` buffers themselves, to be written. While the frames that will
+    /// go there are still on their way to the cache: both waits pass together. What is read
+    /// here decides nothing.
+    #[inline(always)]
+    pub fn prefetch_buffers(&self, count: usize) {
+        either!(self, queue => queue.ring.prefetch_buffers(queue.reserve.head(), count));
+    }
+
+    /// Calls the driver if it wants to know of what this worker has published since its last
+    /// flush. Returns whether it did. The worker has passed a sequentially consistent fence
+    /// since it published.
+    #[inline(always)]
+    pub fn flush(&self, worker: usize) -> bool {
+        either!(self, queue => queue.flush(worker))
+    }
+}
+
+/// What the two layouts do differently on the receive side. Positions count ring entries.
+pub(crate) trait RxRing {
+    /// From so many entries on the driver's wish cannot say which of them it waits for.
+    fn event_range(&self) -> u64;
+    /// GET_VRING_BASE's answer for a ring that stands at `head`.
+    fn base(&self, head: u64) -> u32;
+    fn size(&self) -> u16;
+    fn memory(&self) -> &GuestMemory;
+    fn prefetch_descriptors(&self, head: u64, count: usize);
+    fn prefetch_buffers(&self, head: u64, count: usize);
+    /// How many entries may be taken from `head` on, as far as that is known before they are
+    /// read; asks for the lines of the first `wanted`.
+    fn offered(&self, reserve: &Reserve, head: u64, wanted: usize) -> Result<usize, RingFault>;
+    /// The buffer at a position if it is a single plain descriptor: address, length, id. Null
+    /// for anything else.
+    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16);
+    /// Any buffer: its id and entries. `None` when the budget ran out or nothing is available.
+    fn chain(
+        &self,
+        memory: &GuestMemory,
+        at: u64,
+        indirect: bool,
+        budget: &mut u32,
+        piece: &mut dyn FnMut(*mut u8, u32),
+    ) -> Result<Option<(u16, u16)>, RingFault>;
+    /// Writes a used entry. `first` is the first of its reservation.
+    fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32);
+    /// Gives a run back to the driver; `first` is what its first used entry says. Returns the
+    /// positions that this worker owes the driver a call for.
+    fn publish(
+        &self,
+        reserve: &Reserve,
+        worker: usize,
+        run: Reservation,
+        first: (u16, u32),
+    ) -> Option<(u64, u64)>;
+    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64);
+    fn wants_call(&self, old: u64, new: u64) -> bool;
+}
+
+impl RxRing for SplitRing {
+    fn event_range(&self) -> u64 {
+        // The index has 16 bits.
+        1 << 16
+    }
+
+    fn base(&self, head: u64) -> u32 {
+        u32::from(head as u16)
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u16 {
+        SplitRing::size(self)
+    }
+
+    #[inline(always)]
+    fn memory(&self) -> &GuestMemory {
+        SplitRing::memory(self)
+    }
+
+    #[inline(always)]
+    fn prefetch_descriptors(&self, head: u64, count: usize) {
+        self.prefetch_avail_index();
+        // Four descriptors to a line, and drivers hand them out in order, mostly.
+        for i in (0..count as u16).step_by(4) {
+            let at = (head as u16).wrapping_add(i);
+            self.prefetch_descriptor(self.avail_entry(at));
+            self.prefetch_used(at);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_buffers(&self, head: u64, count: usize) {
+        let memory = self.memory();
+        self.prefetch_used_index();
+        for i in 0..count as u16 {
+            let id = self.avail_entry((head as u16).wrapping_add(i));
+            let (ptr, _) = chain::single(self, memory, id, Direction::Write);
+            prefetch_write(ptr);
+            prefetch_write(ptr.wrapping_add(64));
+        }
+    }
+
+    #[inline(always)]
+    fn offered(&self, reserve: &Reserve, head: u64, wanted: usize) -> Result<usize, RingFault> {
+        let avail = self.avail_index();
+        let Some(available) = reserve.available(head, avail) else {
+            return Err(RingFault::AvailJump {
+                ahead: avail.wrapping_sub(head as u16),
+                size: self.size(),
+            });
+        };
+        for i in 0..available.min(wanted) {
+            let at = (head as u16).wrapping_add(i as u16);
+            self.prefetch_descriptor(self.avail_entry(at));
+        }
+        Ok(available)
+    }
+
+    #[inline(always)]
+    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16) {
+        let id = self.avail_entry(at as u16);
+        let (ptr, len) = chain::single(self, memory, id, Direction::Write);
+        (ptr, len, id)
+    }
+
+    fn chain(
+        &self,
+        memory: &GuestMemory,
+        at: u64,
+        indirect: bool,
+        budget: &mut u32,
+        piece: &mut dyn FnMut(*mut u8, u32),
+    ) -> Result<Option<(u16, u16)>, RingFault> {
+        let id = self.avail_entry(at as u16);
+        let whole = chain::walk(self, memory, id, Direction::Write, indirect, budget, piece)?;
+        Ok(whole.then_some((id, 1)))
+    }
+
+    #[inline(always)]
+    fn set_used(&self, at: u64, _first: bool, buffer: &Buffer, len: u32) {
+        SplitRing::set_used(self, at as u16, buffer.id, len);
+    }
+
+    #[inline(always)]
+    fn publish(
+        &self,
+        reserve: &Reserve,
+        worker: usize,
+        run: Reservation,
+        _first: (u16, u32),
+    ) -> Option<(u64, u64)> {
+        let moved = reserve.publish(worker, run, self.used_index());
+        if let Some((_, to)) = moved {
+            self.note(to as u16);
+        }
+        moved
+    }
+
+    #[inline(always)]
+    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
+        SplitRing::mark_used(self, memory, from as u16, to as u16);
+    }
+
+    #[inline(always)]
+    fn wants_call(&self, old: u64, new: u64) -> bool {
+        SplitRing::wants_call(self, old as u16, new as u16)
+    }
+}
+
+impl RxRing for PackedRing {
+    fn event_range(&self) -> u64 {
+        PackedRing::size(self).into()
+    }
+
+    fn base(&self, head: u64) -> u32 {
+        PackedRing::base(self, head)
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u16 {
+        PackedRing::size(self)
+    }
+
+    #[inline(always)]
+    fn memory(&self) -> &GuestMemory {
+        PackedRing::memory(self)
+    }
+
+    #[inline(always)]
+    fn prefetch_descriptors(&self, head: u64, count: usize) {
+        for i in (0..count as u64).step_by(4) {
+            self.prefetch_used(head + i);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_buffers(&self, head: u64, count: usize) {
+        let memory = self.memory();
+        for i in 0..count as u64 {
+            let (ptr, _, _) = self.single(memory, head + i);
+            prefetch_write(ptr);
+            prefetch_write(ptr.wrapping_add(64));
+        }
+    }
+
+    /// The descriptors say it themselves; and never more than a ring's worth.
+    #[inline(always)]
+    fn offered(&self, _reserve: &Reserve, _head: u64, _wanted: usize) -> Result<usize, RingFault> {
+        Ok(PackedRing::size(self).into())
+    }
+
+    #[inline(always)]
+    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16) {
+        let nothing = (std::ptr::null_mut(), 0, 0);
+        let Some(d) = self.read(at) else {
+            return nothing;
+        };
+        if !d.is_single(Direction::Write) || d.id >= PackedRing::size(self) {
+            return nothing;
+        }
+        match memory.translate(d.address, d.len) {
+            Some(ptr) => (ptr, d.len, d.id),
+            None => nothing,
+        }
+    }
+
+    fn chain(
+        &self,
+        memory: &GuestMemory,
+        at: u64,
+        indirect: bool,
+        budget: &mut u32,
+        piece: &mut dyn FnMut(*mut u8, u32),
+    ) -> Result<Option<(u16, u16)>, RingFault> {
+        match self.walk(memory, at, Direction::Write, indirect, budget, piece)? {
+            PackedChain::Whole { id, entries } => Ok(Some((id, entries))),
+            PackedChain::Nothing | PackedChain::OutOfBudget => Ok(None),
+        }
+    }
+
+    #[inline(always)]
+    fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32) {
+        self.note_entries(at, buffer.entries);
+        // The first one gives the run back: `publish` writes it.
+        if !first {
+            PackedRing::set_used(self, at, buffer.id, len);
+        }
+    }
+
+    /// Every worker gives back its own run, whoever is behind or before it: the driver takes
+    /// them in the ring's order.
+    #[inline(always)]
+    fn publish(
+        &self,
+        reserve: &Reserve,
+        worker: usize,
+        run: Reservation,
+        (id, len): (u16, u32),
+    ) -> Option<(u64, u64)> {
+        self.publish_used(run.start(), id, len);
+        if self.is_tracked() {
+            return Some(self.publish_noted(reserve, worker, run));
+        }
+        Some(reserve.finish(worker, run))
+    }
+
+    #[inline(always)]
+    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
+        PackedRing::mark_used(self, memory, from, to);
+    }
+
+    #[inline(always)]
+    fn wants_call(&self, old: u64, new: u64) -> bool {
+        PackedRing::wants_call(self, old, new)
+    }
+}
+
+impl PackedRing {
+    /// Ends a run whose end is to be noted: what is noted is the end of the last run before
+    /// which none is unfinished.
+    #[cold]
+    fn publish_noted(&self, reserve: &Reserve, worker: usize, run: Reservation) -> (u64, u64) {
+        let own = (run.start(), run.start() + run.len() as u64);
+        // Nobody reads this index: the order of runs is all that is wanted here.
+        let _ = reserve.publish(worker, run, &AtomicU16::new(0));
+        self.note(reserve.published());
+        own
+    }
+}
+
+/// A receive queue with a ring of one layout.
+pub struct RxQueue<R> {
+    ring: R,
     features: Features,
     reserve: Reserve,
     call: Arc<Notifier>,
@@ -39,8 +400,6 @@ struct Owed {
 }
 
 const NONE: u64 = u64::MAX;
-/// From so many entries on, 16 bits cannot say which of them the driver waits for.
-const INDEX_RANGE: u64 = 1 << 16;
 
 /// What became of the copies of one `deliver`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,9 +422,11 @@ pub struct Outcome {
 
 /// One receive buffer of the reservation being planned.
 #[derive(Clone, Copy, Default)]
-struct Buffer {
+pub(crate) struct Buffer {
     id: u16,
     pieces: u16,
+    /// Ring entries that it takes.
+    entries: u16,
     len: u32,
 }
 
@@ -81,6 +442,10 @@ pub struct RxScratch {
     buffers: Vec<Buffer>,
     pieces: Vec<SegmentMut>,
     plans: Vec<Plan>,
+    /// Ring entries of all buffers.
+    entries: usize,
+    /// Whether the driver has offered no more.
+    exhausted: bool,
     fault: Option<RingFault>,
     /// Descriptors that may still be followed for this plan.
     budget: u32,
@@ -88,7 +453,7 @@ pub struct RxScratch {
 
 impl RxScratch {
     fn usable(&self) -> bool {
-        self.fault.is_none() && self.budget > 0
+        !self.exhausted && self.fault.is_none() && self.budget > 0
     }
 
     /// What was wrong with the ring that the last `deliver` counted faulty copies for.
@@ -103,31 +468,29 @@ impl Default for RxScratch {
             buffers: Vec::with_capacity(MAX_RESERVATION),
             pieces: Vec::with_capacity(MAX_PIECES),
             plans: Vec::with_capacity(BURST),
+            entries: 0,
+            exhausted: false,
             fault: None,
             budget: 0,
         }
     }
 }
 
-impl GuestRx {
-    /// The queue, beginning at ring position `base`, delivered to by `workers` workers. The
-    /// driver is asked for no kicks: nobody waits for buffers.
-    pub fn new(
-        ring: SplitRing,
+#[allow(private_bounds, reason = "there are two layouts, both here")]
+impl<R: RxRing> RxQueue<R> {
+    fn new(
+        ring: R,
         features: Features,
         call: Arc<Notifier>,
-        base: u16,
+        base: u64,
         workers: usize,
-    ) -> GuestRx {
-        ring.set_kicks(false, base);
-        // What a predecessor left there may not be where we go on; helpers compare with it.
-        ring.used_index().store(base, Ordering::Release);
+    ) -> RxQueue<R> {
         let reserve = Reserve::new(ring.size(), base, workers);
         let owed = || Owed {
             since: AtomicU64::new(NONE),
             until: AtomicU64::new(NONE),
         };
-        GuestRx {
+        RxQueue {
             ring,
             features,
             reserve,
@@ -137,33 +500,26 @@ impl GuestRx {
         }
     }
 
-    /// The position from which a successor goes on, when no worker is delivering.
-    pub fn base(&self) -> u16 {
-        self.reserve.head() as u16
-    }
-
-    /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
-    /// one index store, for all of them where the buffers allow. A guest that breaks the rules
-    /// gets `faulty` copies, and what it did is left in the scratch.
-    pub fn deliver(
+    fn deliver(
         &self,
         worker: usize,
         burst: &Burst,
         picks: &[Pick],
         scratch: &mut RxScratch,
     ) -> Outcome {
+        let memory = self.ring.memory();
         let mut outcome = Outcome::default();
         let mut rest = picks;
         let mut races = 0;
         // Each turn takes at least one pick, or is a lost race, of which there are few.
         while !rest.is_empty() {
             let head = self.reserve.head();
-            let planned = self.plan(head, burst, rest, scratch);
+            let planned = self.plan(memory, head, burst, rest, scratch);
             // LOAD-BEARING: before the head is looked at again. Entries from `head` on hold
             // still only while nobody takes them: what was read of entries that another worker
             // has taken since may be half of something new, and no fault of the guest's.
             fence(Ordering::Acquire);
-            let taken = match (self.reserve.head() == head, scratch.buffers.len()) {
+            let taken = match (self.reserve.head() == head, scratch.entries) {
                 (false, _) => None,
                 (true, 0) => {
                     outcome.small += planned.small;
@@ -174,7 +530,7 @@ impl GuestRx {
                     }
                     continue;
                 }
-                (true, buffers) => self.reserve.try_reserve(worker, head, buffers),
+                (true, entries) => self.reserve.try_reserve(worker, head, entries),
             };
             let Some(run) = taken else {
                 races += 1;
@@ -186,12 +542,17 @@ impl GuestRx {
             };
             outcome.small += planned.small;
             outcome.frames += scratch.plans.len() as u32;
-            outcome.bytes += match self.features.header_len() {
+            let filled = match self.features.header_len() {
                 12 => self.fill::<12>(run.start(), burst, rest, scratch),
                 _ => self.fill::<10>(run.start(), burst, rest, scratch),
             };
-            if let Some(moved) = self.reserve.publish(worker, run, self.ring.used_index()) {
+            outcome.bytes += filled.bytes;
+            let (from, to) = (run.start(), run.start() + run.len() as u64);
+            if let Some(moved) = self.ring.publish(&self.reserve, worker, run, filled.first) {
                 outcome.touched |= self.owe(worker, moved);
+            }
+            if memory.log().is_some() {
+                self.mark(memory, burst, rest, scratch, (from, to));
             }
             rest = rest.get(planned.picks..).unwrap_or(&[]);
         }
@@ -203,33 +564,6 @@ impl GuestRx {
         match scratch.fault {
             None => outcome.full += copies,
             Some(_) => outcome.faulty += copies,
-        }
-    }
-
-    /// Asks for the lines that lead to the next `count` buffers. After a delivery: the next one
-    /// finds them in the cache.
-    pub fn prefetch_descriptors(&self, count: usize) {
-        let head = self.reserve.head() as u16;
-        self.ring.prefetch_avail_index();
-        // Four descriptors to a line, and drivers hand them out in order, mostly.
-        for i in (0..count as u16).step_by(4) {
-            let at = head.wrapping_add(i);
-            self.ring.prefetch_descriptor(self.ring.avail_entry(at));
-            self.ring.prefetch_used(at);
-        }
-    }
-
-    /// Asks for the next `count` buffers themselves, to be written. While the frames that will
-    /// go there are still on their way to the cache: both waits pass together. What is read
-    /// here decides nothing.
-    pub fn prefetch_buffers(&self, count: usize) {
-        let head = self.reserve.head() as u16;
-        self.ring.prefetch_used_index();
-        for i in 0..count as u16 {
-            let id = self.ring.avail_entry(head.wrapping_add(i));
-            let (ptr, _) = chain::single(&self.ring, id, Direction::Write);
-            prefetch_write(ptr);
-            prefetch_write(ptr.wrapping_add(64));
         }
     }
 
@@ -245,10 +579,8 @@ impl GuestRx {
         first
     }
 
-    /// Calls the driver if it wants to know of what this worker has published since its last
-    /// flush. Returns whether it did. The worker has passed a sequentially consistent fence
-    /// since it published.
-    pub fn flush(&self, worker: usize) -> bool {
+    #[inline(always)]
+    fn flush(&self, worker: usize) -> bool {
         let Some(owed) = self.owed.get(worker) else {
             return false;
         };
@@ -258,37 +590,39 @@ impl GuestRx {
         }
         owed.since.store(NONE, Ordering::Relaxed);
         let new = owed.until.load(Ordering::Relaxed);
-        let must = new - old >= INDEX_RANGE || !self.called.load(Ordering::Relaxed);
+        let must = new - old >= self.ring.event_range() || !self.called.load(Ordering::Relaxed);
         if must {
             self.called.store(true, Ordering::Relaxed);
         }
-        (must || self.ring.wants_call(old as u16, new as u16)) && self.call.call()
+        (must || self.ring.wants_call(old, new)) && self.call.call()
     }
 
     /// Finds buffers for as many picks as the driver's offer allows, from position `head` on,
     /// without taking them.
     #[inline(always)]
-    fn plan(&self, head: u64, burst: &Burst, picks: &[Pick], scratch: &mut RxScratch) -> Planned {
+    fn plan(
+        &self,
+        memory: &GuestMemory,
+        head: u64,
+        burst: &Burst,
+        picks: &[Pick],
+        scratch: &mut RxScratch,
+    ) -> Planned {
         scratch.buffers.clear();
         scratch.pieces.clear();
         scratch.plans.clear();
+        scratch.entries = 0;
+        scratch.exhausted = false;
         scratch.fault = None;
         scratch.budget = chain::BUDGET;
         let mut planned = Planned::default();
-        let avail = self.ring.avail_index();
-        let Some(available) = self.reserve.available(head, avail) else {
-            let ahead = avail.wrapping_sub(head as u16);
-            scratch.fault = Some(RingFault::AvailJump {
-                ahead,
-                size: self.ring.size(),
-            });
-            return planned;
+        let available = match self.ring.offered(&self.reserve, head, picks.len()) {
+            Ok(available) => available.min(MAX_RESERVATION),
+            Err(fault) => {
+                scratch.fault = Some(fault);
+                return planned;
+            }
         };
-        let available = available.min(MAX_RESERVATION);
-        for i in 0..available.min(picks.len()) {
-            let at = (head as u16).wrapping_add(i as u16);
-            self.ring.prefetch_descriptor(self.ring.avail_entry(at));
-        }
         let mergeable = self.features.has(feature::MRG_RXBUF);
         let header = self.features.header_len();
         for (index, pick) in picks.iter().take(BURST).enumerate() {
@@ -297,13 +631,17 @@ impl GuestRx {
             };
             let need = Gather::len_of(frame, *pick, header);
             let (first, first_piece) = (scratch.buffers.len(), scratch.pieces.len());
+            let first_entry = scratch.entries;
             let mut room = 0;
-            while room < need && scratch.buffers.len() < available && scratch.usable() {
+            while room < need && scratch.entries < available && scratch.usable() {
                 if !mergeable && scratch.buffers.len() > first {
                     break;
                 }
-                let at = (head as u16).wrapping_add(scratch.buffers.len() as u16);
-                room += self.take(at, scratch);
+                room += self.take(memory, head + scratch.entries as u64, scratch);
+            }
+            if scratch.entries > available {
+                // The last chain reaches beyond what one reservation may have.
+                room = 0;
             }
             if room >= need {
                 let buffers = (scratch.buffers.len() - first) as u16;
@@ -314,12 +652,13 @@ impl GuestRx {
                 planned.picks += 1;
                 continue;
             }
-            let tried = scratch.buffers.len() - first;
+            let tried = scratch.entries - first_entry;
             // It fits no buffer; or not even all that one reservation can have.
             let most = usize::from(self.ring.size()).min(MAX_RESERVATION);
-            let too_small = scratch.usable() && ((!mergeable && tried > 0) || tried == most);
+            let too_small = scratch.usable() && ((!mergeable && tried > 0) || tried >= most);
             scratch.buffers.truncate(first);
             scratch.pieces.truncate(first_piece);
+            scratch.entries = first_entry;
             if !too_small {
                 break;
             }
@@ -332,60 +671,101 @@ impl GuestRx {
     /// Reads the buffer at position `at` into the scratch; returns its length. A buffer at
     /// fault has none, and the fault is left in the scratch.
     #[inline(always)]
-    fn take(&self, at: u16, scratch: &mut RxScratch) -> usize {
-        let id = self.ring.avail_entry(at);
-        let (ptr, len) = chain::single(&self.ring, id, Direction::Write);
+    fn take(&self, memory: &GuestMemory, at: u64, scratch: &mut RxScratch) -> usize {
+        let (ptr, len, id) = self.ring.single(memory, at);
         if ptr.is_null() {
-            return self.take_chain(id, scratch);
+            return self.take_chain(memory, at, scratch);
         }
         prefetch_write(ptr);
         prefetch_write(ptr.wrapping_add(64));
-        // SAFETY: translated for `len` bytes of the memory that the ring holds; guest memory is
-        // never borrowed.
+        // SAFETY: translated for `len` bytes of the memory, which stays mapped until the
+        // worker's next quiescent point; guest memory is never borrowed.
         scratch.pieces.push(unsafe { SegmentMut::new(ptr, len) });
-        scratch.buffers.push(Buffer { id, pieces: 1, len });
+        scratch.entries += 1;
+        scratch.buffers.push(Buffer {
+            id,
+            pieces: 1,
+            entries: 1,
+            len,
+        });
         len as usize
     }
 
     #[cold]
-    fn take_chain(&self, id: u16, scratch: &mut RxScratch) -> usize {
+    fn take_chain(&self, memory: &GuestMemory, at: u64, scratch: &mut RxScratch) -> usize {
         let first = scratch.pieces.len();
         let (pieces, mut len) = (&mut scratch.pieces, 0u32);
         let (indirect, budget) = (
             self.features.has(feature::INDIRECT_DESC),
             &mut scratch.budget,
         );
-        let walked = chain::walk(
-            &self.ring,
-            id,
-            Direction::Write,
-            indirect,
-            budget,
-            &mut |ptr, n| {
+        let walked = self
+            .ring
+            .chain(memory, at, indirect, budget, &mut |ptr, n| {
                 // A buffer of more pieces, or bytes, than anybody needs is used as far as it goes.
                 if pieces.len() < MAX_PIECES && len.checked_add(n).is_some() {
-                    // SAFETY: `walk` translated `n` bytes of the memory that the ring holds.
+                    // SAFETY: the chain's walk translated `n` bytes of the memory.
                     pieces.push(unsafe { SegmentMut::new(ptr, n) });
                     len += n;
                 }
-            },
-        );
-        match walked {
-            Ok(true) => {}
-            Ok(false) => len = 0,
-            Err(fault) => (scratch.fault, len) = (Some(fault), 0),
+            });
+        let (id, entries) = match walked {
+            Ok(Some(whole)) => whole,
+            Ok(None) => {
+                // Not to be had in this reservation: what it would need is no longer asked for.
+                scratch.exhausted = true;
+                scratch.pieces.truncate(first);
+                return 0;
+            }
+            Err(fault) => {
+                scratch.fault = Some(fault);
+                (0, 1)
+            }
+        };
+        if scratch.fault.is_some() {
+            len = 0;
         }
-        let count = (scratch.pieces.len() - first) as u16;
+        scratch.entries += usize::from(entries);
         scratch.buffers.push(Buffer {
             id,
-            pieces: count,
+            pieces: (scratch.pieces.len() - first) as u16,
+            entries,
             len,
         });
         len as usize
     }
 
-    /// Copies the planned frames and writes their used entries from position `start` on;
-    /// returns the bytes of the frames.
+    /// Marks what a delivery wrote, after it was written: a page that is copied between mark and
+    /// write would go stale.
+    #[cold]
+    fn mark(
+        &self,
+        memory: &GuestMemory,
+        burst: &Burst,
+        picks: &[Pick],
+        scratch: &RxScratch,
+        (from, to): (u64, u64),
+    ) {
+        let (mut buffers, mut pieces) = (scratch.buffers.iter(), scratch.pieces.iter());
+        for plan in &scratch.plans {
+            let pick = picks.get(usize::from(plan.pick));
+            let frame = pick.and_then(|pick| burst.frames().get(usize::from(pick.frame)));
+            let (Some(pick), Some(frame)) = (pick, frame) else {
+                continue;
+            };
+            let mut left = Gather::len_of(frame, *pick, self.features.header_len());
+            for buffer in buffers.by_ref().take(plan.buffers.into()) {
+                for piece in pieces.by_ref().take(buffer.pieces.into()) {
+                    let written = left.min(piece.len());
+                    memory.mark(piece.ptr(), written);
+                    left -= written;
+                }
+            }
+        }
+        self.ring.mark_used(memory, from, to);
+    }
+
+    /// Copies the planned frames and writes their used entries from position `start` on.
     #[inline(always)]
     fn fill<const HEADER: usize>(
         &self,
@@ -393,9 +773,9 @@ impl GuestRx {
         burst: &Burst,
         picks: &[Pick],
         scratch: &RxScratch,
-    ) -> u64 {
+    ) -> Filled {
         let (mut buffers, mut pieces) = (scratch.buffers.as_slice(), scratch.pieces.as_slice());
-        let (mut at, mut bytes) = (start as u16, 0);
+        let (mut at, mut bytes, mut first_used) = (start, 0, (0, 0));
         for plan in &scratch.plans {
             let Some(pick) = picks.get(usize::from(plan.pick)) else {
                 continue;
@@ -422,12 +802,19 @@ impl GuestRx {
             bytes += left.saturating_sub(HEADER) as u64;
             for buffer in mine {
                 let written = left.min(buffer.len as usize);
-                self.ring.set_used(at, buffer.id, written as u32);
-                at = at.wrapping_add(1);
+                let first = at == start;
+                if first {
+                    first_used = (buffer.id, written as u32);
+                }
+                self.ring.set_used(at, first, buffer, written as u32);
+                at += u64::from(buffer.entries);
                 left -= written;
             }
         }
-        bytes
+        Filled {
+            bytes,
+            first: first_used,
+        }
     }
 
     /// A copy whose tag is pushed or popped, that spans buffers, or whose checksum the guest
@@ -453,6 +840,14 @@ impl GuestRx {
         }
         copied
     }
+}
+
+/// What `fill` has copied.
+struct Filled {
+    /// Bytes of the frames.
+    bytes: u64,
+    /// What the run's first used entry says: id and length.
+    first: (u16, u32),
 }
 
 #[derive(Default)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use crosspoint_frame::{prefetch_read, prefetch_write};
 use thiserror::Error;
 
-use crate::GuestMemory;
+use crate::{GuestMemory, InflightQueue, MemoryCell};
 
 /// Largest ring (virtio 1.2, 2.7: queue size is a power of two up to 32768).
 pub const MAX_RING_SIZE: u32 = 32768;
@@ -40,6 +40,12 @@ pub enum RingError {
     Size {
         /// As the front end gave it.
         size: u32,
+    },
+    /// Not a position in the ring.
+    #[error("base {base:#x} names no entry of the ring")]
+    Base {
+        /// As the front end gave it.
+        base: u32,
     },
     /// Not within one memory region.
     #[error("the {area} at {address:#x} is outside the guest's memory")]
@@ -74,7 +80,8 @@ pub struct Descriptor {
     pub next: u16,
 }
 
-/// A split ring in mapped guest memory. Holds the memory, so the pointers stay good.
+/// A split ring in mapped guest memory. Holds the memory that its areas lie in, so the pointers
+/// stay good; buffers are looked up in the memory as it is now.
 pub struct SplitRing {
     descriptors: *mut u8,
     available: *mut u8,
@@ -82,10 +89,12 @@ pub struct SplitRing {
     mask: u16,
     size: u16,
     event_idx: bool,
-    memory: Arc<GuestMemory>,
+    inflight: Option<InflightQueue>,
+    memory: Arc<MemoryCell>,
+    _areas: Arc<GuestMemory>,
 }
 
-// SAFETY: the pointers are into `memory`, which the ring holds; every access is atomic.
+// SAFETY: the pointers are into `_areas`, which the ring holds; every access is atomic.
 unsafe impl Send for SplitRing {}
 // SAFETY: as above.
 unsafe impl Sync for SplitRing {}
@@ -93,28 +102,15 @@ unsafe impl Sync for SplitRing {}
 impl SplitRing {
     /// Checks size, place and alignment of the three areas, once and for all.
     pub fn new(
-        memory: Arc<GuestMemory>,
+        memory: Arc<MemoryCell>,
         size: u32,
         at: RingAddresses,
         event_idx: bool,
     ) -> Result<SplitRing, RingError> {
-        if !size.is_power_of_two() || size > MAX_RING_SIZE {
-            return Err(RingError::Size { size });
-        }
+        check_size(size)?;
         let n = u64::from(size);
-        let area = |area, address, len, align: usize| {
-            let ptr = memory
-                .translate_user(address, len)
-                .ok_or(RingError::Outside { area, address })?;
-            if ptr.align_offset(align) != 0 {
-                return Err(RingError::Alignment {
-                    area,
-                    address,
-                    align,
-                });
-            }
-            Ok(ptr)
-        };
+        let areas = memory.shared();
+        let area = |name, address, len, align| find_area(&areas, name, address, len, align);
         // The event fields count even when EVENT_IDX was not negotiated: legacy layouts have them.
         let event = if event_idx { 2 } else { 0 };
         Ok(SplitRing {
@@ -124,8 +120,24 @@ impl SplitRing {
             mask: (size - 1) as u16,
             size: size as u16,
             event_idx,
+            inflight: None,
             memory,
+            _areas: areas.clone(),
         })
+    }
+
+    /// Notes where the ring stands, from `used` on.
+    pub(crate) fn track(&mut self, inflight: InflightQueue, used: u16) {
+        inflight.begin_split(used);
+        self.inflight = Some(inflight);
+    }
+
+    /// Notes the used index for a successor, if anybody wants to know.
+    #[inline(always)]
+    pub(crate) fn note(&self, used: u16) {
+        if let Some(inflight) = &self.inflight {
+            inflight.note_split(used);
+        }
     }
 
     /// Entries.
@@ -137,7 +149,25 @@ impl SplitRing {
     /// The memory that the ring and its buffers lie in.
     #[inline(always)]
     pub fn memory(&self) -> &GuestMemory {
-        &self.memory
+        self.memory.get()
+    }
+
+    /// Marks what was written of the used ring, for positions `from..to`, if a log wants to
+    /// know: the entries, the index, and the flags and event beside them.
+    #[inline(always)]
+    pub(crate) fn mark_used(&self, memory: &GuestMemory, from: u16, to: u16) {
+        if memory.log().is_some() {
+            self.mark_entries(memory, from, to);
+        }
+    }
+
+    #[cold]
+    fn mark_entries(&self, memory: &GuestMemory, from: u16, to: u16) {
+        memory.mark(self.used, 4);
+        for i in 0..to.wrapping_sub(from) {
+            let slot = usize::from(from.wrapping_add(i) & self.mask);
+            memory.mark(self.used.wrapping_add(4 + 8 * slot), 8);
+        }
     }
 
     #[inline(always)]
@@ -275,6 +305,39 @@ impl SplitRing {
             let flags = if wanted { 0 } else { USED_F_NO_NOTIFY };
             self.u16_at(self.used, 0).store(flags, Ordering::Relaxed);
         }
+        let memory = self.memory();
+        if memory.log().is_some() {
+            memory.mark(self.used, 4);
+            memory.mark(self.used.wrapping_add(4 + 8 * usize::from(self.size)), 2);
+        }
+    }
+}
+
+pub(crate) fn check_size(size: u32) -> Result<(), RingError> {
+    match size.is_power_of_two() && size <= MAX_RING_SIZE {
+        true => Ok(()),
+        false => Err(RingError::Size { size }),
+    }
+}
+
+/// Host address of `len` bytes at the front end's `address`, with this alignment.
+pub(crate) fn find_area(
+    memory: &GuestMemory,
+    area: &'static str,
+    address: u64,
+    len: u64,
+    align: usize,
+) -> Result<*mut u8, RingError> {
+    let ptr = memory
+        .translate_user(address, len)
+        .ok_or(RingError::Outside { area, address })?;
+    match ptr.align_offset(align) {
+        0 => Ok(ptr),
+        _ => Err(RingError::Alignment {
+            area,
+            address,
+            align,
+        }),
     }
 }
 
@@ -311,14 +374,16 @@ mod tests {
     use crate::memory::{RegionSpec, tests::memfd};
     use proptest::prelude::*;
 
-    fn memory(size: u64) -> Arc<GuestMemory> {
+    fn memory(size: u64) -> Arc<MemoryCell> {
         let spec = RegionSpec {
             guest_address: 0,
             size,
             user_address: 0,
             mmap_offset: 0,
         };
-        Arc::new(GuestMemory::map(vec![(spec, memfd(size))]).unwrap())
+        MemoryCell::new(Arc::new(
+            GuestMemory::map(vec![(spec, memfd(size))]).unwrap(),
+        ))
     }
 
     #[test]

@@ -121,8 +121,8 @@ fn rig() -> (Rig, Guest, Guest) {
     let ((_, tx_call), (_, rx_call)) = (call(), call());
     let features = Features::new(FEATURES);
     let rig = Rig {
-        tx: GuestTx::new(tx, features, tx_call, 65_000),
-        rx: GuestRx::new(rx, features, rx_call, 65_000, 2),
+        tx: GuestTx::new(tx, features, tx_call, 65_000).unwrap(),
+        rx: GuestRx::new(rx, features, rx_call, 65_000, 2).unwrap(),
         sender,
         receiver,
         burst: Burst::new(),

@@ -27,7 +27,7 @@ use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::Clock;
 use crosspoint_packet::FlowHasher;
-use crosspoint_vring::RingFault;
+use crosspoint_vring::{GuestMemory, RingFault, lost_mappings};
 use crosspoint_xsk::{XskSocket, XskTx};
 
 pub use worker::WorkerError;
@@ -117,6 +117,8 @@ pub struct PortChange {
     pub state: Option<(PortState, String)>,
     /// What `show` says of it besides.
     pub properties: Option<BTreeMap<String, String>>,
+    /// The guest's memory from now on, to be watched: its files can be cut short at any time.
+    pub memory: Option<Option<Arc<GuestMemory>>>,
 }
 
 /// A stream's place: its worker, and the kick that it is registered with there.
@@ -133,6 +135,7 @@ struct Port {
     detail: String,
     properties: BTreeMap<String, String>,
     streams: BTreeMap<u16, Placed>,
+    memory: Option<Arc<GuestMemory>>,
     /// Transmit halves that no worker needs: there are more queues than workers.
     spare: Vec<XskTx>,
 }
@@ -141,6 +144,8 @@ struct State {
     ports: Vec<Option<Port>>,
     view: Arc<View>,
     ticks: u64,
+    /// How many mappings had been lost when the ports' memories were last looked at.
+    lost_mappings: u64,
 }
 
 /// The switch, as its control threads see it.
@@ -188,6 +193,7 @@ impl Fabric {
                 ports: Vec::new(),
                 view,
                 ticks: 0,
+                lost_mappings: 0,
             }),
             fdb,
             tick_length,
@@ -229,6 +235,7 @@ impl Fabric {
             detail: String::new(),
             properties: BTreeMap::new(),
             streams: BTreeMap::new(),
+            memory: None,
             spare: Vec::new(),
         });
         drop(self.publish(&mut state, Vec::new()));
@@ -268,6 +275,10 @@ impl Fabric {
         if let Some(properties) = change.properties {
             port.properties = properties;
         }
+        let memory_before = match change.memory {
+            Some(memory) => std::mem::replace(&mut port.memory, memory),
+            None => None,
+        };
         if let Some(egress) = change.egress {
             port.view.egress = egress;
         }
@@ -293,6 +304,7 @@ impl Fabric {
             placement::share_out(port, number, queues, &mut updates, &self.links);
         }
         let removed = self.publish(state, updates);
+        drop(memory_before);
         // Only now: a worker that slept on these descriptors has been woken and told.
         for placed in released {
             worker::unregister(&self.links[placed.worker], &placed);
@@ -403,6 +415,7 @@ impl Fabric {
         while let Some((port, fault)) = self.shared.faults.pop() {
             self.quarantine(port, fault);
         }
+        self.quarantine_lost_memories();
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
         if ticks == state.ticks {
@@ -419,6 +432,26 @@ impl Fabric {
         let quota = |port| view.port(port).map(|p| &*p.quota);
         self.fdb
             .sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
+    }
+
+    /// Quarantines the ports whose guests' memory was taken away under them.
+    fn quarantine_lost_memories(&self) {
+        let lost = lost_mappings();
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.lost_mappings, lost) == lost {
+            return;
+        }
+        let is_lost = |port: &Option<Port>| {
+            let memory = port.as_ref().and_then(|port| port.memory.as_ref());
+            memory.is_some_and(|memory| memory.is_lost())
+        };
+        let ports: Vec<usize> = (0..state.ports.len())
+            .filter(|number| is_lost(&state.ports[*number]))
+            .collect();
+        drop(state);
+        for number in ports {
+            self.quarantine(number as u16, RingFault::MemoryLost);
+        }
     }
 
     fn quarantine(&self, number: u16, fault: RingFault) {

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use crosspoint_engine::stream::{Source, Stream};
 use crosspoint_engine::view::Egress;
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MAX_RING_SIZE, Notifier, RegionSpec, RingAddresses,
-    SplitRing, feature,
+    DirtyLog, Features, GuestMemory, GuestRx, GuestTx, InflightRegion, MAX_RING_SIZE, MemoryCell,
+    Notifier, RegionSpec, Ring, RingAddresses, RingError, feature,
 };
 use vhost::vhost_user::{Backend, Error, Result};
 
 use crate::fabric::{Fabric, NewStream, PortChange, PortState};
+
+/// Most memory regions of one guest (vhost-user protocol, GET_MAX_MEM_SLOTS; QEMU's own limit).
+pub(super) const MAX_MEMORY_SLOTS: usize = 509;
 
 /// What is known of one vring.
 #[derive(Default)]
@@ -25,7 +28,11 @@ struct Vring {
     size: u32,
     addresses: Option<RingAddresses>,
     /// Where the ring goes on; from SET_VRING_BASE, or where it was stopped.
-    base: u16,
+    base: u32,
+    /// Whether it was stopped there, by us.
+    base_is_own: bool,
+    /// The inflight region says where a predecessor stood, and nobody has looked yet.
+    inherits: bool,
     /// The front end has given a kick descriptor, or said that there is none.
     started: bool,
     kick: Option<OwnedFd>,
@@ -34,6 +41,12 @@ struct Vring {
     running: bool,
     /// A receive ring that runs.
     rx: Option<Arc<GuestRx>>,
+}
+
+impl Vring {
+    fn note_base(&mut self, base: u32) {
+        (self.base, self.base_is_own) = (base, true);
+    }
 }
 
 /// One guest's device.
@@ -47,7 +60,10 @@ pub(super) struct Device {
     pub(super) protocol_features: u64,
     /// The channel on which we could send requests: kept open, since its end would be noticed.
     pub(super) channel: Option<Backend>,
-    memory: Option<Arc<GuestMemory>>,
+    memory: Option<Arc<MemoryCell>>,
+    /// Where the front end wants writes marked, once it acknowledges LOG_ALL.
+    log: Option<Arc<DirtyLog>>,
+    inflight: Option<Arc<InflightRegion>>,
     vrings: Vec<Vring>,
 }
 
@@ -63,6 +79,8 @@ impl Device {
             protocol_features: 0,
             channel: None,
             memory: None,
+            log: None,
+            inflight: None,
             vrings: (0..2 * queue_pairs).map(|_| Vring::default()).collect(),
         }
     }
@@ -87,6 +105,12 @@ impl Device {
         })
     }
 
+    /// An error for the front end that asked, and a line in the log with the reason.
+    pub(super) fn refused(&self, why: &str) -> Error {
+        tracing::warn!(port = self.name, "refused: {why}");
+        Error::InvalidParam
+    }
+
     /// What the driver acknowledged. Bits that were not offered are an error of its own.
     pub(super) fn set_features(&mut self, acknowledged: u64) -> Result<()> {
         if acknowledged & !self.offered != 0 {
@@ -98,9 +122,14 @@ impl Device {
             return Err(Error::InvalidParam);
         }
         let new = Features::new(acknowledged);
-        if new != self.features {
+        let changed = new.bits() ^ self.features.bits();
+        // A migration begins and ends with the log alone: nothing stops for it.
+        if changed & !feature::LOG_ALL != 0 {
             self.stop_all();
-            self.features = new;
+        }
+        self.features = new;
+        if changed & feature::LOG_ALL != 0 {
+            self.apply_log();
         }
         // Without protocol features rings are enabled from the start (vhost-user protocol,
         // "Ring states").
@@ -113,15 +142,174 @@ impl Device {
         Ok(())
     }
 
-    /// A new memory table: rings that run go on in it.
+    /// A new memory table. Rings that are where they were go on without a pause.
     pub(super) fn set_memory(
         &mut self,
         table: Vec<(RegionSpec, File)>,
     ) -> std::result::Result<(), String> {
-        let memory = GuestMemory::map(table).map_err(|e| e.to_string())?;
-        self.stop_all();
-        self.memory = Some(Arc::new(memory));
+        let before = self.memory.as_ref().map(|cell| cell.shared());
+        let memory = GuestMemory::map_after(before.as_deref(), table).map_err(|e| e.to_string())?;
+        self.exchange_memory(memory);
+        Ok(())
+    }
+
+    /// One region more; nothing stops for it.
+    pub(super) fn add_region(
+        &mut self,
+        spec: RegionSpec,
+        file: File,
+    ) -> std::result::Result<(), String> {
+        let memory = match &self.memory {
+            None => GuestMemory::map(vec![(spec, file)]),
+            Some(cell) if cell.get().region_count() >= MAX_MEMORY_SLOTS => {
+                return Err(format!("more than {MAX_MEMORY_SLOTS} memory regions"));
+            }
+            Some(cell) => cell.get().with_region(spec, &file),
+        };
+        self.exchange_memory(memory.map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    /// One region less. Rings that lie in it stop.
+    pub(super) fn remove_region(&mut self, spec: &RegionSpec) -> std::result::Result<(), String> {
+        let memory = self.memory.as_ref();
+        let without = memory.and_then(|cell| cell.get().without_region(spec));
+        let without = without.ok_or_else(|| {
+            format!(
+                "no region of {} bytes at guest address {:#x} to remove",
+                spec.size, spec.guest_address
+            )
+        })?;
+        self.exchange_memory(without);
+        Ok(())
+    }
+
+    /// Puts a memory in the place of the one before, under the workers' eyes.
+    fn exchange_memory(&mut self, memory: GuestMemory) {
+        let memory = Arc::new(match self.effective_log() {
+            log if log.is_some() || memory.log().is_some() => memory.with_log(log),
+            _ => memory,
+        });
+        match self.memory.clone() {
+            None => self.memory = Some(MemoryCell::new(memory.clone())),
+            Some(cell) => {
+                self.stop_moved(cell.get(), &memory);
+                let old = cell.swap(memory.clone());
+                self.change(PortChange {
+                    memory: Some(Some(memory.clone())),
+                    properties: Some(self.properties(&memory)),
+                    ..PortChange::default()
+                });
+                // Every worker has come round: nobody uses it any more.
+                drop(old);
+            }
+        }
+        self.change(PortChange {
+            memory: Some(Some(memory)),
+            ..PortChange::default()
+        });
         self.reconcile();
+    }
+
+    /// Stops the rings that are not where they were.
+    fn stop_moved(&mut self, before: &GuestMemory, after: &GuestMemory) {
+        let moved = |vring: &Vring| {
+            vring.addresses.is_some_and(|at| {
+                [at.descriptors, at.available, at.used]
+                    .iter()
+                    .any(|area| before.translate_user(*area, 1) != after.translate_user(*area, 1))
+            })
+        };
+        let which: Vec<u32> = (0..self.vrings.len() as u32)
+            .filter(|index| moved(&self.vrings[*index as usize]))
+            .collect();
+        self.stop(&which);
+    }
+
+    /// Where writes are to be marked, as things stand.
+    fn effective_log(&self) -> Option<Arc<DirtyLog>> {
+        let wanted = self.features.has(feature::LOG_ALL);
+        self.log.clone().filter(|_| wanted)
+    }
+
+    /// Begins to mark writes, or ends, while rings run. What is written after this returns is
+    /// marked.
+    fn apply_log(&mut self) {
+        if let Some(cell) = &self.memory {
+            let memory = cell.get().clone();
+            let differs = match (memory.shared_log(), self.effective_log()) {
+                (Some(a), Some(b)) => !Arc::ptr_eq(&a, &b),
+                (a, b) => a.is_some() || b.is_some(),
+            };
+            if differs {
+                self.exchange_memory(memory);
+            }
+        }
+    }
+
+    /// Where writes are to be marked once LOG_ALL is acknowledged.
+    pub(super) fn set_log(
+        &mut self,
+        file: &File,
+        offset: u64,
+        size: u64,
+    ) -> std::result::Result<(), String> {
+        let log = DirtyLog::map(file, offset, size).map_err(|e| e.to_string())?;
+        let end = self.memory.as_ref().map_or(0, |cell| cell.get().end());
+        if log.end() < end {
+            return Err(format!(
+                "a dirty log of {size} bytes ends at guest address {:#x}, and the memory at {end:#x}",
+                log.end()
+            ));
+        }
+        self.log = Some(Arc::new(log));
+        self.apply_log();
+        Ok(())
+    }
+
+    /// A new inflight region for `queues` vrings of `ring_size` entries: the file, and its
+    /// length.
+    pub(super) fn new_inflight(
+        &self,
+        queues: u16,
+        ring_size: u16,
+    ) -> std::result::Result<(File, u64), String> {
+        self.check_inflight(queues, ring_size)?;
+        let packed = self.features.has(feature::RING_PACKED);
+        let file = InflightRegion::create(queues.into(), ring_size, packed);
+        let len = InflightRegion::len(queues.into(), ring_size, packed) as u64;
+        Ok((file.map_err(|e| e.to_string())?, len))
+    }
+
+    fn check_inflight(&self, queues: u16, ring_size: u16) -> std::result::Result<(), String> {
+        let most = 2 * self.queue_pairs;
+        if queues == 0 || queues > most {
+            return Err(format!("an inflight region for {queues} vrings of {most}"));
+        }
+        if !ring_size.is_power_of_two() || u32::from(ring_size) > MAX_RING_SIZE {
+            return Err(format!(
+                "an inflight region for rings of {ring_size} entries"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where to note how far the rings have got, and where a predecessor has.
+    pub(super) fn set_inflight(
+        &mut self,
+        file: &File,
+        span: (u64, u64),
+        queues: u16,
+        ring_size: u16,
+    ) -> std::result::Result<(), String> {
+        self.check_inflight(queues, ring_size)?;
+        let packed = self.features.has(feature::RING_PACKED);
+        let region = InflightRegion::map(file, span, queues.into(), ring_size, packed)
+            .map_err(|e| e.to_string())?;
+        self.inflight = Some(Arc::new(region));
+        for vring in &mut self.vrings {
+            vring.inherits = true;
+        }
         Ok(())
     }
 
@@ -155,12 +343,12 @@ impl Device {
                 "the ring runs: GET_VRING_BASE stops it",
             ));
         }
-        vring.base = base as u16;
+        (vring.base, vring.base_is_own) = (base, false);
         Ok(())
     }
 
     /// Stops the ring and tells where it stands.
-    pub(super) fn get_vring_base(&mut self, index: u32) -> Result<u16> {
+    pub(super) fn get_vring_base(&mut self, index: u32) -> Result<u32> {
         self.vring(index)?;
         self.stop(&[index]);
         let vring = self.vring(index)?;
@@ -229,9 +417,12 @@ impl Device {
             egress: Some(Egress::Down),
             state,
             properties,
+            memory: Some(None),
             ..PortChange::default()
         });
         self.memory = None;
+        self.log = None;
+        self.inflight = None;
         self.channel = None;
         self.fabric.forget_addresses(self.port);
     }
@@ -280,11 +471,11 @@ impl Device {
             ..PortChange::default()
         });
         for (index, rx) in stopped {
-            self.vrings[index].base = rx.base();
+            self.vrings[index].note_base(rx.base());
         }
         for stream in streams {
             if let (Source::Guest(tx), (_, queue)) = (stream.source(), stream.id) {
-                self.vrings[2 * usize::from(queue) + 1].base = tx.base();
+                self.vrings[2 * usize::from(queue) + 1].note_base(tx.base());
             }
         }
     }
@@ -325,7 +516,7 @@ impl Device {
         }
         if started {
             let egress = Some(self.egress());
-            let (state, properties) = (Some(self.state()), Some(self.properties(&memory)));
+            let (state, properties) = (Some(self.state()), Some(self.properties(memory.get())));
             self.change(PortChange {
                 egress,
                 add,
@@ -340,8 +531,8 @@ impl Device {
     fn start(
         &mut self,
         index: usize,
-        memory: &Arc<GuestMemory>,
-    ) -> std::result::Result<Option<Option<NewStream>>, crosspoint_vring::RingError> {
+        memory: &Arc<MemoryCell>,
+    ) -> std::result::Result<Option<Option<NewStream>>, RingError> {
         let (features, workers) = (self.features, self.fabric.workers());
         let vring = &mut self.vrings[index];
         let (false, true, true, Some(at)) =
@@ -349,29 +540,38 @@ impl Device {
         else {
             return Ok(None);
         };
-        let ring = SplitRing::new(
-            memory.clone(),
-            vring.size,
-            at,
-            features.has(feature::EVENT_IDX),
-        )?;
-        vring.running = true;
-        // After a back end that died, the used index is what the guest has really seen, and
-        // the base that the front end remembers may be older or newer.
-        let base = ring.used_index().load(std::sync::atomic::Ordering::Acquire);
+        let mut ring = Ring::new(memory.clone(), vring.size, at, features)?;
+        let packed = features.has(feature::RING_PACKED);
+        let region = self.inflight.as_ref();
+        let inflight = region.and_then(|region| region.queue(index, vring.size, packed));
+        let inherits = std::mem::take(&mut vring.inherits);
+        let noted = inflight
+            .as_ref()
+            .filter(|_| inherits)
+            .and_then(|inflight| ring.resume_noted(inflight));
+        let base = match noted {
+            Some(base) => base,
+            None => ring.resume_at(vring.base, vring.base_is_own)?,
+        };
+        if let Some(inflight) = inflight {
+            ring.track(inflight, base);
+        }
         if base != vring.base {
             tracing::info!(
                 port = self.name,
-                "vring {index}: base {} given, going on at its used index {base}",
+                "vring {index}: base {:#x} given, going on at {base:#x}, where the ring itself stands",
                 vring.base
             );
         }
+        let call = vring.call.clone();
         if index.is_multiple_of(2) {
-            let rx = GuestRx::new(ring, features, vring.call.clone(), base, workers);
+            let rx = GuestRx::new(ring, features, call, base, workers)?;
+            vring.running = true;
             vring.rx = Some(Arc::new(rx));
             return Ok(Some(None));
         }
-        let tx = GuestTx::new(ring, features, vring.call.clone(), base);
+        let tx = GuestTx::new(ring, features, call, base)?;
+        vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,

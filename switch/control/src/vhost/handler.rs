@@ -7,7 +7,7 @@ use crosspoint_vring::{RegionSpec, RingAddresses};
 use vhost::vhost_user::message::*;
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandler};
 
-use super::device::Device;
+use super::device::{Device, MAX_MEMORY_SLOTS};
 
 /// The crate wants a shared handler; there is one thread per port, so the lock is never waited
 /// for.
@@ -19,7 +19,10 @@ fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
     // say nothing on it.
     let always = VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIG
-        | VhostUserProtocolFeatures::BACKEND_REQ;
+        | VhostUserProtocolFeatures::BACKEND_REQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
+        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
     // Only where there is a choice: QEMU takes the answer to GET_QUEUE_NUM for pairs, Cloud
     // Hypervisor for rings, and without MQ neither asks.
     match queue_pairs {
@@ -113,7 +116,7 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
         let base = self.device().get_vring_base(index)?;
-        Ok(VhostUserVringState::new(index, base.into()))
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {
@@ -175,29 +178,41 @@ impl VhostUserBackendReqHandler for Handler {
         unsupported("shared objects are not offered")
     }
 
-    fn get_inflight_fd(&self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        unsupported("inflight tracking is not offered")
+    fn get_inflight_fd(&self, inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let (queues, ring_size) = (inflight.num_queues, inflight.queue_size);
+        let made = self.device().new_inflight(queues, ring_size);
+        let (file, len) = made.map_err(unanswerable)?;
+        Ok((VhostUserInflight::new(len, 0, queues, ring_size), file))
     }
 
-    fn set_inflight_fd(&self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        unsupported("inflight tracking is not offered")
+    fn set_inflight_fd(&self, inflight: &VhostUserInflight, file: File) -> Result<()> {
+        let (queues, ring_size) = (inflight.num_queues, inflight.queue_size);
+        let span = (inflight.mmap_offset, inflight.mmap_size);
+        let mut device = self.device();
+        let set = device.set_inflight(&file, span, queues, ring_size);
+        set.map_err(|why| device.refused(&why))
     }
 
     fn get_max_mem_slots(&self) -> Result<u64> {
-        unsupported("memory slots are not offered")
+        Ok(MAX_MEMORY_SLOTS as u64)
     }
 
     fn add_mem_region(
         &self,
-        _region: &VhostUserSingleMemoryRegion,
-        _fd: File,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
-        unsupported("memory slots are not offered")
+        let mut device = self.device();
+        let added = device.add_region(single(region), file);
+        added.map_err(|why| device.refused(&why))?;
+        Ok(None)
     }
 
-    fn remove_mem_region(&self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        unsupported("memory slots are not offered")
+    fn remove_mem_region(&self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let mut device = self.device();
+        let removed = device.remove_region(&single(region));
+        removed.map_err(|why| device.refused(&why))
     }
 
     fn set_device_state_fd(
@@ -217,7 +232,22 @@ impl VhostUserBackendReqHandler for Handler {
         unsupported("shared memory regions are not offered")
     }
 
-    fn set_log_base(&self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        unsupported("dirty logging is not offered")
+    fn set_log_base(&self, log: &VhostUserLog, file: File) -> Result<()> {
+        let set = self.device().set_log(&file, log.mmap_offset, log.mmap_size);
+        set.map_err(unanswerable)
     }
+}
+
+fn single(region: &VhostUserSingleMemoryRegion) -> RegionSpec {
+    RegionSpec {
+        guest_address: region.guest_phys_addr,
+        size: region.memory_size,
+        user_address: region.user_addr,
+        mmap_offset: region.mmap_offset,
+    }
+}
+
+/// The front end waits for an answer that cannot say no: it is disconnected.
+fn unanswerable(why: String) -> Error {
+    Error::ReqHandlerError(std::io::Error::other(why))
 }

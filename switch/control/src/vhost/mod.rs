@@ -259,7 +259,7 @@ fn converse(shared: &Shared, connection: UnixStream, handler: &Arc<Handler>) -> 
                 handle_ourselves(&connection, header, handler).map_err(|e| e.to_string())?;
             }
             _ => match crates.handle_request() {
-                Ok(()) | Err(VhostError::ReqHandlerError(_) | VhostError::InvalidParam) => {}
+                Ok(()) | Err(VhostError::InvalidParam) => {}
                 Err(VhostError::Disconnected | VhostError::PartialMessage) => return Ok(()),
                 Err(why) => return Err(format!("request {}: {why}", header.request)),
             },

@@ -5,6 +5,8 @@
     reason = "each test binary uses its own part of this module"
 )]
 
+pub mod packed;
+
 use crosspoint_guest::{GuestMemory, RingLayout};
 use std::sync::Arc;
 

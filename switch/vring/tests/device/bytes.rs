@@ -339,8 +339,8 @@ fn a_buffer_across_two_regions_arrives_whole() {
     let guest = || Guest::with(&[(BASE, LEN), (BORDER, LEN)], 0);
     let (mut from, mut to, features) = (guest(), guest(), Features::new(MODERN));
     let ((mut sender, tx), (mut receiver, rx)) = (from.ring(8, 0, MODERN), to.ring(8, 0, MODERN));
-    let mut tx = GuestTx::new(tx, features, Arc::default(), 0);
-    let rx = GuestRx::new(rx, features, Arc::default(), 0, 1);
+    let mut tx = GuestTx::new(tx, features, Arc::default(), 0).unwrap();
+    let rx = GuestRx::new(rx, features, Arc::default(), 0, 1).unwrap();
     let bytes = Random(1).bytes(3000);
     let whole = [&[0; 12][..], &bytes].concat();
     for (ours, theirs) in [

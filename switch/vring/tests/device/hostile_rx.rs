@@ -30,7 +30,7 @@ impl Rx {
     fn new(size: u16, features: u64) -> Rx {
         let mut guest = Guest::new(LEN);
         let (ring, device) = guest.ring(size, 0, features);
-        let rx = GuestRx::new(device, Features::new(features), Arc::default(), 0, 1);
+        let rx = GuestRx::new(device, Features::new(features), Arc::default(), 0, 1).unwrap();
         let area = guest.take(0x4_0000);
         Rx {
             guest,

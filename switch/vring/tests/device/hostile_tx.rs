@@ -33,7 +33,7 @@ impl Tx {
     fn new(size: u16, features: u64) -> Tx {
         let mut guest = Guest::new(LEN);
         let (ring, device) = guest.ring(size, 0, features);
-        let tx = GuestTx::new(device, Features::new(features), Arc::default(), 0);
+        let tx = GuestTx::new(device, Features::new(features), Arc::default(), 0).unwrap();
         let area = guest.take(0x4_0000);
         Tx {
             guest,
@@ -85,7 +85,7 @@ impl Tx {
         self.tx.complete();
         assert_eq!(
             (n, self.ring.used_idx()),
-            (self.burst.len(), self.tx.base())
+            (self.burst.len(), self.tx.base() as u16)
         );
         self.burst
             .frames()
@@ -354,7 +354,7 @@ fn an_address_lies_over_a_gap_between_regions() {
     let gap = BASE + SIZE as u64;
     let mut guest = Guest::with(&[(BASE, SIZE), (gap + 0x1000, SIZE)], 0);
     let (mut ring, device) = guest.ring(8, 0, MODERN);
-    let mut tx = GuestTx::new(device, Features::new(MODERN), Arc::default(), 0);
+    let mut tx = GuestTx::new(device, Features::new(MODERN), Arc::default(), 0).unwrap();
     ring.write_desc(0, gap - 100, 0x2000, 0, 0);
     ring.set_avail(0, 0);
     ring.set_avail_idx(1);
@@ -477,7 +477,7 @@ fn a_chain_has_thousands_of_pieces() {
                 tx.offer(8191).offer(0).offer(8191);
             }
             let mut lens = Vec::new();
-            while tx.tx.base() != tx.avail && tx.receive().is_ok() {
+            while tx.tx.base() != u32::from(tx.avail) && tx.receive().is_ok() {
                 tx.tx.complete();
                 lens.extend(tx.burst.frames().iter().map(|frame| frame.len as usize));
             }

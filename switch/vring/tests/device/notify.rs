@@ -71,7 +71,7 @@ proptest! {
         let ((sent, tx_call), (received, rx_call)) = (call(), call());
         let (mut sender, _) = guest.transmit(64, base, features, 200);
         let device = guest.device_ring(sender.ring().layout(), features);
-        let mut tx = GuestTx::new(device, Features::new(features), tx_call, base);
+        let mut tx = GuestTx::new(device, Features::new(features), tx_call, base.into()).unwrap();
         let (mut receiver, rx) = guest.receive((64, base), features, 2048, ChainSplit::Single, 1, rx_call);
         let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
         let (mut tx_called, mut rx_called) = (false, false);
@@ -176,7 +176,7 @@ fn kicks_by_memory(features: u64) {
     const ROUNDS: u32 = 200_000;
     let mut guest = Guest::for_queues(8, 64, 64);
     let (mut ring, device) = guest.ring(8, 65_000, features);
-    let mut tx = GuestTx::new(device, Features::new(features), Arc::default(), 65_000);
+    let mut tx = GuestTx::new(device, Features::new(features), Arc::default(), 65_000).unwrap();
     ring.write_desc(0, guest.take(64), 64, 0, 0);
     let kicked = Arc::new(AtomicU32::new(0));
     let driver = std::thread::spawn({
@@ -234,7 +234,7 @@ fn completions(features: u64) {
     let (event, notifier) = call();
     let (mut sender, _) = guest.transmit(8, 65_000, features, 64);
     let device = guest.device_ring(sender.ring().layout(), features);
-    let mut tx = GuestTx::new(device, Features::new(features), notifier, 65_000);
+    let mut tx = GuestTx::new(device, Features::new(features), notifier, 65_000).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let worker = std::thread::spawn({
         let stop = stop.clone();
@@ -403,14 +403,16 @@ fn a_call_that_a_predecessor_owed_is_made() {
         negotiated,
         tx_call,
         tx.base(),
-    );
+    )
+    .unwrap();
     let next_rx = GuestRx::new(
         guest.device_ring(receiver.ring().layout(), features),
         negotiated,
         rx_call,
         rx.base(),
         1,
-    );
+    )
+    .unwrap();
     drop((tx, rx));
     turn(&mut next_tx, &next_rx);
     next_tx.flush();

@@ -216,6 +216,7 @@ fn run() -> Seen {
             Arc::default(),
             base,
         )
+        .unwrap()
     };
     let rx = |base| {
         GuestRx::new(
@@ -225,6 +226,7 @@ fn run() -> Seen {
             base,
             1,
         )
+        .unwrap()
     };
     let (mut from_enemy, mut to_enemy) = (tx(0), rx(0));
     let (mut burst, mut scratch, mut seen) = (Burst::new(), RxScratch::default(), Seen::default());
@@ -239,7 +241,7 @@ fn run() -> Seen {
             // Quarantine, and a new session where the enemy says.
             seen.faults += 1;
             tx_healer.heal();
-            from_enemy = tx(tx_ring.used_idx());
+            from_enemy = tx(tx_ring.used_idx().into());
             burst.clear();
         }
         seen.frames += burst.len() as u64;
@@ -274,7 +276,7 @@ fn run() -> Seen {
             &mut seen,
         ) {
             rx_healer.heal();
-            to_enemy = rx(rx_ring.used_idx());
+            to_enemy = rx(rx_ring.used_idx().into());
         }
         to_enemy.flush(0);
         from_victim.complete();

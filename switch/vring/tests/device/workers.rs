@@ -201,7 +201,7 @@ fn several_workers(load: Load) {
     assert!(delivered.iter().sum::<u64>() >= total);
     assert_eq!(
         shared.rx.base(),
-        queue.ring().used_idx(),
+        u32::from(queue.ring().used_idx()),
         "nothing is left unpublished"
     );
     let of = |field: fn(&Sum) -> &AtomicU64| {

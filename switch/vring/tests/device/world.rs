@@ -11,8 +11,8 @@ use crosspoint_guest as guest;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{ChainSplit, EventFd, RegionLayout, RingLayout, Window};
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, Notifier, RegionSpec, RingAddresses, SplitRing,
-    feature,
+    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, Notifier, RegionSpec, RingAddresses,
+    SplitRing, feature,
 };
 
 /// Guest physical address of the first region.
@@ -23,7 +23,7 @@ pub const MODERN: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
 /// A guest's memory, as both sides see it, and how much of it is given out.
 pub struct Guest {
     pub memory: Arc<guest::GuestMemory>,
-    pub shared: Arc<GuestMemory>,
+    pub shared: Arc<MemoryCell>,
     next: u64,
     /// The switch is shown no byte beyond.
     pub end: u64,
@@ -57,7 +57,7 @@ impl Guest {
                 File::from(region.file().try_clone_to_owned().unwrap()),
             )
         });
-        let shared = Arc::new(GuestMemory::map(table.collect()).unwrap());
+        let shared = MemoryCell::new(Arc::new(GuestMemory::map(table.collect()).unwrap()));
         let first = &memory.regions()[0];
         let (next, end) = (
             first.guest_base() + margin,
@@ -126,7 +126,7 @@ impl Guest {
         queue.start(header_len(features), features & feature::EVENT_IDX != 0);
         (
             queue,
-            GuestTx::new(device, Features::new(features), Arc::default(), base),
+            GuestTx::new(device, Features::new(features), Arc::default(), base.into()).unwrap(),
         )
     }
 
@@ -152,7 +152,7 @@ impl Guest {
         );
         (
             queue,
-            GuestRx::new(device, Features::new(features), call, base, workers),
+            GuestRx::new(device, Features::new(features), call, base.into(), workers).unwrap(),
         )
     }
 

@@ -1,0 +1,768 @@
+//! The driver side of a packed virtqueue (virtio 1.2, section 2.8).
+//!
+//! Used as [`crate::ring::SplitRing`] is: [`PackedRing::add`] chooses a buffer id and frees it when the device has used
+//! it; [`PackedRing::offer`] makes buffers available under ids that the caller chooses, which is what a fast loop
+//! wants. Nothing is seen by the device before [`PackedRing::publish`], which stores the flags of the first new
+//! descriptor last.
+
+use crate::memory::{GuestMemory, View, Window};
+use crate::ring::{
+    Buffer, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_LEN, RING_SIZE_MAX, RingError,
+    RingLayout, UsedElement, passes_event, writable_len,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU16, fence};
+
+/// Descriptor flag: equal to the driver's wrap counter when available (2.8.1).
+pub const DESC_F_AVAIL: u16 = 1 << 7;
+/// Descriptor flag: equal to the device's wrap counter when used (2.8.1).
+pub const DESC_F_USED: u16 = 1 << 15;
+/// Event flags: notify always (2.8.10).
+pub const EVENT_ENABLE: u16 = 0;
+/// Event flags: never notify (2.8.10).
+pub const EVENT_DISABLE: u16 = 1;
+/// Event flags: notify when a certain descriptor is reached; with `EVENT_IDX` only (2.8.10).
+pub const EVENT_DESCRIPTOR: u16 = 2;
+/// Bytes of an event suppression area (2.8.14).
+pub const EVENT_LEN: usize = 4;
+const WRAP_BITS: u16 = DESC_F_AVAIL | DESC_F_USED;
+const POSITION_WRAP: u16 = 1 << 15;
+/// Where a descriptor has its flags, and in front of them length and id (2.8.13).
+const FLAGS_AT: usize = 14;
+const LEN_AT: usize = 8;
+/// In `chain_len`: the caller owns the id; one descriptor.
+const OFFERED: u16 = u16::MAX;
+
+/// A place in a packed ring: a slot and the wrap counter there (2.8.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// From 0 to the ring size, exclusive.
+    pub slot: u16,
+    /// The wrap counter: true in the first lap, false in the second, and so on.
+    pub wrap: bool,
+}
+
+impl Position {
+    /// Where both sides start (2.8.1).
+    pub const START: Self = Self {
+        slot: 0,
+        wrap: true,
+    };
+
+    /// As vhost-user's `SET_VRING_BASE` and the event areas have it: the slot, and the wrap counter in bit 15.
+    #[must_use]
+    pub fn from_bits(bits: u16) -> Self {
+        Self {
+            slot: bits & !POSITION_WRAP,
+            wrap: bits & POSITION_WRAP != 0,
+        }
+    }
+
+    /// The inverse of [`Position::from_bits`].
+    #[must_use]
+    pub fn to_bits(self) -> u16 {
+        self.slot | if self.wrap { POSITION_WRAP } else { 0 }
+    }
+
+    /// Where a ring of `size` slots is after `descriptors` from the start.
+    #[must_use]
+    pub fn after(descriptors: u16, size: u16) -> Self {
+        let size = size.max(1);
+        Self {
+            slot: descriptors % size,
+            wrap: (descriptors / size).is_multiple_of(2),
+        }
+    }
+
+    /// `descriptors` further on, at most one lap, in a ring of `size` slots.
+    #[inline(always)]
+    #[must_use]
+    pub fn advance(self, descriptors: u16, size: u16) -> Self {
+        let slot = u32::from(self.slot) + u32::from(descriptors);
+        match slot.checked_sub(size.into()) {
+            None => Self {
+                slot: slot as u16,
+                ..self
+            },
+            Some(slot) => Self {
+                slot: slot as u16,
+                wrap: !self.wrap,
+            },
+        }
+    }
+
+    /// `AVAIL` and `USED` of a descriptor that the driver makes available here.
+    #[inline(always)]
+    fn available_bits(self) -> u16 {
+        if self.wrap { DESC_F_AVAIL } else { DESC_F_USED }
+    }
+
+    /// Whether `flags`, found here, are those of a used descriptor.
+    #[inline(always)]
+    fn is_used(self, flags: u16) -> bool {
+        flags & WRAP_BITS == if self.wrap { WRAP_BITS } else { 0 }
+    }
+}
+
+/// A descriptor as it lies in memory (2.8.13): what the driver makes available, and what the device writes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedDescriptor {
+    /// Guest physical address.
+    pub address: u64,
+    /// Bytes; in a used descriptor those that the device wrote.
+    pub len: u32,
+    /// Buffer id.
+    pub id: u16,
+    /// `DESC_F_*`.
+    pub flags: u16,
+}
+
+impl PackedDescriptor {
+    fn of(buffer: &Buffer, id: u16) -> Self {
+        let flags = if buffer.device_writes {
+            DESC_F_WRITE
+        } else {
+            0
+        };
+        Self {
+            address: buffer.address,
+            len: buffer.len,
+            id,
+            flags,
+        }
+    }
+
+    /// Writes all but the flags.
+    #[inline(always)]
+    fn store_body(self, table: View<'_>, slot: usize) {
+        let at = DESCRIPTOR_LEN * slot;
+        table.write_array(at, self.address.to_le_bytes());
+        table.write_array(at + LEN_AT, self.len.to_le_bytes());
+        table.write_array(at + LEN_AT + 4, self.id.to_le_bytes());
+    }
+
+    #[inline(always)]
+    fn store(self, table: View<'_>, slot: usize) {
+        let high = u64::from(self.len) | (u64::from(self.id) << 32) | (u64::from(self.flags) << 48);
+        let bytes = (u128::from(self.address) | (u128::from(high) << 64)).to_le_bytes();
+        table.write_array(DESCRIPTOR_LEN * slot, bytes);
+    }
+
+    fn load(table: View<'_>, slot: usize) -> Self {
+        let flags = table.load_u16(DESCRIPTOR_LEN * slot + FLAGS_AT, Acquire);
+        let bits = u128::from_le_bytes(table.read_array(DESCRIPTOR_LEN * slot));
+        Self {
+            address: bits as u64,
+            len: (bits >> 64) as u32,
+            id: (bits >> 96) as u16,
+            flags,
+        }
+    }
+}
+
+/// An event suppression area (2.8.14): what one side wishes to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventArea {
+    /// Slot, and wrap counter in bit 15; counts with `EVENT_DESCRIPTOR` only.
+    pub position: u16,
+    /// `EVENT_*` in the low two bits.
+    pub flags: u16,
+}
+
+/// The driver side of a packed virtqueue. In its [`RingLayout`], `available` is the driver event suppression area and
+/// `used` the device's, as in vhost-user.
+#[derive(Debug)]
+pub struct PackedRing {
+    layout: RingLayout,
+    descriptors: Window,
+    driver_event: Window,
+    device_event: Window,
+    event_index: bool,
+    in_order: bool,
+    /// The next slot to fill.
+    available: Position,
+    /// The next slot that the device uses.
+    used: Position,
+    /// Slot and flags of the first descriptor that the device has not been shown.
+    first_unpublished: Option<(u16, u16)>,
+    /// Descriptors that the device has not been shown.
+    unpublished: u16,
+    /// Buffers, unpublished ones too.
+    outstanding: u16,
+    free_slots: u16,
+    /// The next id last.
+    free_ids: VecDeque<u16>,
+    /// By id: descriptors of the outstanding buffer, 0 when there is none, or `OFFERED`.
+    chain_len: Vec<u16>,
+    /// By id: bytes that the device may write. With `in_order` only.
+    writable_len: Vec<u32>,
+    /// By slot: id of the buffer that starts there. With `in_order` only.
+    id_at: Vec<u16>,
+    /// The last one of a batch that the device has used in order, while others of the batch are still to be taken.
+    batch: Option<UsedElement>,
+    /// `used`, for those who do not own the ring.
+    progress: Progress,
+}
+
+impl PackedRing {
+    /// Zeroes the ring's memory and starts both sides at `base`.
+    ///
+    /// # Errors
+    /// A size or an address that section 2.8 does not allow, or that is outside guest memory.
+    pub fn new(
+        memory: &Arc<GuestMemory>,
+        layout: RingLayout,
+        base: Position,
+        event_index: bool,
+    ) -> Result<Self, RingError> {
+        let size = layout.size;
+        if size == 0 || size > RING_SIZE_MAX {
+            return Err(RingError::PackedSize(size));
+        }
+        if !layout.descriptors.is_multiple_of(16)
+            || !layout.available.is_multiple_of(4)
+            || !layout.used.is_multiple_of(4)
+        {
+            return Err(RingError::Misaligned(layout));
+        }
+        let descriptors = memory.window(layout.descriptors, DESCRIPTOR_LEN * usize::from(size))?;
+        let mut ring = Self {
+            layout,
+            driver_event: memory.window(layout.available, EVENT_LEN)?,
+            device_event: memory.window(layout.used, EVENT_LEN)?,
+            event_index,
+            in_order: false,
+            available: base,
+            used: base,
+            first_unpublished: None,
+            unpublished: 0,
+            outstanding: 0,
+            free_slots: size,
+            free_ids: VecDeque::with_capacity(size.into()),
+            chain_len: vec![0; size.into()],
+            writable_len: vec![0; size.into()],
+            id_at: vec![0; size.into()],
+            batch: None,
+            progress: Progress {
+                descriptors: descriptors.clone(),
+                size,
+                used: Arc::new(AtomicU16::new(0)),
+            },
+            descriptors,
+        };
+        ring.reset(base);
+        Ok(ring)
+    }
+
+    /// Forgets all that is outstanding, zeroes the ring's memory and starts both sides at `base`, as a driver that
+    /// resets its device.
+    pub fn reset(&mut self, base: Position) {
+        for part in [&self.driver_event, &self.device_event] {
+            part.view().fill(0, part.len(), 0);
+        }
+        // In a lap with the wrap counter at 0, zeroes would be used descriptors: write what the lap before left.
+        for slot in 0..self.layout.size {
+            let wrap = if slot < base.slot {
+                base.wrap
+            } else {
+                !base.wrap
+            };
+            self.write_desc(
+                slot,
+                PackedDescriptor {
+                    address: 0,
+                    len: 0,
+                    id: 0,
+                    flags: if wrap { WRAP_BITS } else { 0 },
+                },
+            );
+        }
+        (self.available, self.used) = (base, base);
+        (self.first_unpublished, self.unpublished) = (None, 0);
+        (self.outstanding, self.batch) = (0, None);
+        self.free_slots = self.layout.size;
+        self.free_ids.clear();
+        self.free_ids.extend((0..self.layout.size).rev());
+        self.chain_len.fill(0);
+        self.progress.used.store(base.to_bits(), Release);
+    }
+
+    /// Size and addresses.
+    #[must_use]
+    pub fn layout(&self) -> RingLayout {
+        self.layout
+    }
+
+    /// Whether `VIRTIO_F_EVENT_IDX` is in force.
+    #[must_use]
+    pub fn event_index(&self) -> bool {
+        self.event_index
+    }
+
+    /// Sets whether `VIRTIO_F_EVENT_IDX` is in force; before the device starts.
+    pub fn set_event_index(&mut self, event_index: bool) {
+        self.event_index = event_index;
+    }
+
+    /// Sets whether `VIRTIO_F_IN_ORDER` is in force: a used descriptor then stands for all buffers made available
+    /// before its own. Before the device starts, with nothing outstanding.
+    pub fn set_in_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
+    }
+
+    /// Descriptors that [`PackedRing::add`] can still take.
+    #[must_use]
+    pub fn free_descriptors(&self) -> usize {
+        self.free_slots.into()
+    }
+
+    /// Buffers made available and not yet taken back.
+    #[inline(always)]
+    #[must_use]
+    pub fn outstanding(&self) -> u16 {
+        self.outstanding
+    }
+
+    /// Where the driver makes the next buffer available.
+    #[must_use]
+    pub fn available_position(&self) -> Position {
+        self.available
+    }
+
+    /// Where the driver looks for the next used descriptor.
+    #[must_use]
+    pub fn used_position(&self) -> Position {
+        self.used
+    }
+
+    /// Where the device stands in the ring, used descriptors counted that the driver has not taken yet. This is where
+    /// a device goes on that keeps the order.
+    #[must_use]
+    pub fn device_position(&self) -> Position {
+        self.walk_used().0
+    }
+
+    /// How far the ring has come, to be looked at while a pump has it.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Writes a chain of descriptors, one for each buffer, and makes it available at the next
+    /// [`PackedRing::publish`]. Returns its buffer id, or nothing when there are too few free descriptors.
+    pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
+        if buffers.is_empty() || buffers.len() > usize::from(self.free_slots) {
+            return None;
+        }
+        let id = self.free_ids.pop_back()?;
+        let start = self.available.slot;
+        for (i, buffer) in buffers.iter().enumerate() {
+            let mut descriptor = PackedDescriptor::of(buffer, id);
+            if i + 1 < buffers.len() {
+                descriptor.flags |= DESC_F_NEXT;
+            }
+            self.push(descriptor);
+        }
+        self.note(id, start, buffers.len() as u16, writable_len(buffers));
+        Some(id)
+    }
+
+    /// Writes the chain into `table` and makes one indirect descriptor available (2.8.7). `table` holds 16 bytes for
+    /// each buffer, and is the caller's to leave alone until the id is used.
+    pub fn add_indirect(&mut self, table: &Window, buffers: &[Buffer]) -> Option<u16> {
+        let len = DESCRIPTOR_LEN * buffers.len();
+        if buffers.is_empty() || len > table.len() || self.free_slots == 0 {
+            return None;
+        }
+        let id = self.free_ids.pop_back()?;
+        for (i, buffer) in buffers.iter().enumerate() {
+            // Id, and all flags but WRITE, are reserved there.
+            PackedDescriptor::of(buffer, 0).store(table.view(), i);
+        }
+        let start = self.available.slot;
+        self.push(PackedDescriptor {
+            address: table.guest_address(),
+            len: len as u32,
+            id,
+            flags: DESC_F_INDIRECT,
+        });
+        self.note(id, start, 1, writable_len(buffers));
+        Some(id)
+    }
+
+    /// Makes buffers of one descriptor each available at the next [`PackedRing::publish`], under ids that the caller
+    /// chooses below the ring size and goes on owning; there must be as many free descriptors. Not to be mixed with
+    /// [`PackedRing::add`] on one ring.
+    #[inline(always)]
+    pub fn offer(&mut self, buffers: impl Iterator<Item = (u16, Buffer)>) {
+        let table = self.descriptors.view();
+        let chain_len = self.chain_len.as_mut_slice();
+        let (size, mut at, mut count) = (self.layout.size, self.available, 0);
+        for (id, buffer) in buffers {
+            let mut descriptor = PackedDescriptor::of(&buffer, id);
+            descriptor.flags |= at.available_bits();
+            if self.first_unpublished.is_none() {
+                descriptor.store_body(table, at.slot.into());
+                self.first_unpublished = Some((at.slot, descriptor.flags));
+            } else {
+                descriptor.store(table, at.slot.into());
+            }
+            chain_len[usize::from(id)] = OFFERED;
+            if self.in_order {
+                self.id_at[usize::from(at.slot)] = id;
+                self.writable_len[usize::from(id)] = writable_len(&[buffer]);
+            }
+            at = at.advance(1, size);
+            count += 1;
+        }
+        debug_assert!(count <= self.free_slots);
+        self.available = at;
+        self.unpublished += count;
+        self.outstanding += count;
+        self.free_slots = self.free_slots.wrapping_sub(count);
+    }
+
+    /// Writes a descriptor at the next slot, without the flags if it is the first one since `publish`.
+    fn push(&mut self, mut descriptor: PackedDescriptor) {
+        let slot = self.available.slot;
+        descriptor.flags |= self.available.available_bits();
+        if self.first_unpublished.is_none() {
+            descriptor.store_body(self.descriptors.view(), slot.into());
+            self.first_unpublished = Some((slot, descriptor.flags));
+        } else {
+            descriptor.store(self.descriptors.view(), slot.into());
+        }
+        self.available = self.available.advance(1, self.layout.size);
+        self.unpublished += 1;
+        self.free_slots -= 1;
+    }
+
+    /// Keeps in mind a buffer that was added from slot `start` on.
+    fn note(&mut self, id: u16, start: u16, descriptors: u16, writable_len: u32) {
+        self.chain_len[usize::from(id)] = descriptors;
+        self.writable_len[usize::from(id)] = writable_len;
+        self.id_at[usize::from(start)] = id;
+        self.outstanding += 1;
+    }
+
+    /// Shows the device what was added. True when the device asks to be kicked (2.8.21).
+    #[inline(always)]
+    #[must_use]
+    pub fn publish(&mut self) -> bool {
+        let Some((slot, flags)) = self.first_unpublished.take() else {
+            return false;
+        };
+        let at = DESCRIPTOR_LEN * usize::from(slot) + FLAGS_AT;
+        self.descriptors.view().store_u16(at, flags, Release);
+        let count = std::mem::take(&mut self.unpublished);
+        // The device stores its wish and then looks at the flags; we store the flags and then look at its wish.
+        // Without this fence both may miss the other.
+        fence(SeqCst);
+        let wish = self.device_event();
+        match wish.flags & 3 {
+            EVENT_DISABLE => false,
+            EVENT_DESCRIPTOR if self.event_index => {
+                let (new, at) = (self.available.slot, Position::from_bits(wish.position));
+                let lap = if at.wrap == self.available.wrap {
+                    0
+                } else {
+                    self.layout.size
+                };
+                passes_event(at.slot.wrapping_sub(lap), new, new.wrapping_sub(count))
+            }
+            _ => true,
+        }
+    }
+
+    /// Used buffers that are ready to be taken.
+    #[must_use]
+    pub fn pending_used(&self) -> u16 {
+        self.walk_used().1
+    }
+
+    /// Follows the used descriptors that are not taken yet: where they end, and how many buffers.
+    fn walk_used(&self) -> (Position, u16) {
+        let (mut at, mut count) = (self.used, 0);
+        let mut last = self.batch.map(|batch| batch.id);
+        while count < self.outstanding {
+            last = last.or_else(|| self.used_id(at));
+            let Some(end) = last else { break };
+            let id = if self.in_order {
+                self.id_at[usize::from(at.slot)]
+            } else {
+                end
+            };
+            let Some(descriptors) = self.descriptors_of(id) else {
+                break;
+            };
+            at = at.advance(descriptors, self.layout.size);
+            count += 1;
+            if id == end {
+                last = None;
+            }
+        }
+        (at, count)
+    }
+
+    fn used_id(&self, at: Position) -> Option<u16> {
+        let descriptor = self.read_desc(at.slot);
+        at.is_used(descriptor.flags).then_some(descriptor.id)
+    }
+
+    /// Descriptors of the outstanding buffer `id`.
+    fn descriptors_of(&self, id: u16) -> Option<u16> {
+        match *self.chain_len.get(usize::from(id))? {
+            0 => None,
+            OFFERED => Some(1),
+            descriptors => Some(descriptors),
+        }
+    }
+
+    /// Takes one used buffer, and its descriptors back.
+    ///
+    /// # Errors
+    /// What [`RingError`] says of devices.
+    pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
+        let mut element = [UsedElement::default()];
+        let count = self.take_used(&mut element)?;
+        Ok((count > 0).then_some(element[0]))
+    }
+
+    /// Takes used buffers into `elements`, as many as are ready and fit; returns how many. Of a batch that the device
+    /// used in order with one descriptor, those without a length of their own are taken for written up to their end,
+    /// as 2.8.8 says.
+    ///
+    /// # Errors
+    /// What [`RingError`] says of devices. What was used before the fault is returned first.
+    #[inline(always)]
+    pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
+        if self.in_order {
+            return self.take_in_order(elements);
+        }
+        let table = self.descriptors.view();
+        let chain_len = self.chain_len.as_mut_slice();
+        let (size, mut at) = (self.layout.size, self.used);
+        let (mut count, mut descriptors, mut wrong) = (0, 0, None);
+        for element in elements {
+            let Some(used) = load_used(table, at) else {
+                break;
+            };
+            let taken = match chain_len.get_mut(usize::from(used.id)) {
+                Some(len) if *len == OFFERED => {
+                    *len = 0;
+                    1
+                }
+                Some(len) if *len > 0 => {
+                    self.free_ids.push_back(used.id);
+                    std::mem::take(len)
+                }
+                _ => {
+                    wrong = Some(used.id);
+                    break;
+                }
+            };
+            *element = used;
+            at = at.advance(taken, size);
+            descriptors += taken;
+            count += 1;
+        }
+        self.taken(at, descriptors, count as u16);
+        match wrong {
+            Some(id) if count == 0 => Err(self.wrong_id(id)),
+            _ => Ok(count),
+        }
+    }
+
+    fn take_in_order(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
+        let room = elements.len();
+        for (count, element) in elements.iter_mut().enumerate() {
+            if self.batch.is_none() {
+                self.batch = load_used(self.descriptors.view(), self.used);
+            }
+            let Some(last) = self.batch else {
+                return Ok(count);
+            };
+            if self.descriptors_of(last.id).is_none() {
+                self.batch = None;
+                return if count > 0 {
+                    Ok(count)
+                } else {
+                    Err(self.wrong_id(last.id))
+                };
+            }
+            *element = self.take_oldest(last);
+        }
+        Ok(room)
+    }
+
+    /// Takes the oldest outstanding buffer, of a batch that ends with `last`.
+    fn take_oldest(&mut self, last: UsedElement) -> UsedElement {
+        let id = self.id_at[usize::from(self.used.slot)];
+        let used = if id == last.id {
+            self.batch = None;
+            last
+        } else {
+            let len = self.writable_len[usize::from(id)];
+            UsedElement { id, len }
+        };
+        let descriptors = match std::mem::take(&mut self.chain_len[usize::from(id)]) {
+            OFFERED => 1,
+            descriptors => {
+                self.free_ids.push_front(id);
+                descriptors
+            }
+        };
+        self.taken(
+            self.used.advance(descriptors, self.layout.size),
+            descriptors,
+            1,
+        );
+        used
+    }
+
+    #[inline(always)]
+    fn taken(&mut self, to: Position, descriptors: u16, buffers: u16) {
+        self.used = to;
+        self.free_slots += descriptors;
+        self.outstanding -= buffers;
+        self.progress.used.store(to.to_bits(), Release);
+    }
+
+    #[cold]
+    fn wrong_id(&self, id: u16) -> RingError {
+        RingError::UsedId {
+            id: id.into(),
+            index: self.used.to_bits(),
+        }
+    }
+
+    /// Asks for a call at the next used buffer (2.8.10). True when there is one already, for which no call may come.
+    pub fn enable_calls(&mut self) -> bool {
+        let flags = if self.event_index {
+            EVENT_DESCRIPTOR
+        } else {
+            EVENT_ENABLE
+        };
+        let position = self.used.to_bits();
+        self.set_driver_event(EventArea { position, flags });
+        fence(SeqCst);
+        self.pending_used() > 0
+    }
+
+    /// Asks for no calls.
+    pub fn disable_calls(&mut self) {
+        self.set_driver_event(EventArea {
+            position: 0,
+            flags: EVENT_DISABLE,
+        });
+    }
+}
+
+/// The used descriptor at `at`, if it is one.
+#[inline(always)]
+fn load_used(table: View<'_>, at: Position) -> Option<UsedElement> {
+    let offset = DESCRIPTOR_LEN * usize::from(at.slot);
+    if !at.is_used(table.load_u16(offset + FLAGS_AT, Acquire)) {
+        return None;
+    }
+    let bits = u64::from_le_bytes(table.read_array(offset + LEN_AT));
+    Some(UsedElement {
+        id: (bits >> 32) as u16,
+        len: bits as u32,
+    })
+}
+
+/// Raw access to the ring's memory. These leave the driver's own bookkeeping alone, so that a test can write what no
+/// driver would.
+impl PackedRing {
+    /// Writes the descriptor in `slot`, flags last and after all that was written before.
+    pub fn write_desc(&self, slot: u16, descriptor: PackedDescriptor) {
+        let table = self.descriptors.view();
+        descriptor.store_body(table, slot.into());
+        let at = DESCRIPTOR_LEN * usize::from(slot) + FLAGS_AT;
+        table.store_u16(at, descriptor.flags, Release);
+    }
+
+    /// Reads the descriptor in `slot`.
+    #[must_use]
+    pub fn read_desc(&self, slot: u16) -> PackedDescriptor {
+        PackedDescriptor::load(self.descriptors.view(), slot.into())
+    }
+
+    /// Writes the driver's event suppression area.
+    pub fn set_driver_event(&self, event: EventArea) {
+        store_event(&self.driver_event, event);
+    }
+
+    /// The driver's event suppression area.
+    #[must_use]
+    pub fn driver_event(&self) -> EventArea {
+        load_event(&self.driver_event)
+    }
+
+    /// Writes the device's event suppression area, which is the device's to write.
+    pub fn set_device_event(&self, event: EventArea) {
+        store_event(&self.device_event, event);
+    }
+
+    /// The device's event suppression area.
+    #[inline(always)]
+    #[must_use]
+    pub fn device_event(&self) -> EventArea {
+        load_event(&self.device_event)
+    }
+}
+
+/// Position and flags in one store: a reader never finds the one without the other.
+fn store_event(area: &Window, event: EventArea) {
+    let bits = u32::from(event.position) | (u32::from(event.flags) << 16);
+    area.view().store_u32(0, bits, Release);
+}
+
+#[inline(always)]
+fn load_event(area: &Window) -> EventArea {
+    let bits = area.view().load_u32(0, Relaxed);
+    EventArea {
+        position: bits as u16,
+        flags: (bits >> 16) as u16,
+    }
+}
+
+/// How far a packed ring has come, for the one who reconnects it while a pump has it. In a split ring the used index
+/// says as much; in a packed one nothing in memory does.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    descriptors: Window,
+    size: u16,
+    used: Arc<AtomicU16>,
+}
+
+impl Progress {
+    /// Where the driver looks for the next used descriptor.
+    #[must_use]
+    pub fn used_position(&self) -> Position {
+        Position::from_bits(self.used.load(Acquire))
+    }
+
+    /// Where the device has stopped, if all buffers are of one descriptor, and it wrote a used descriptor for each.
+    /// With a device that runs on, the answer is old when it comes.
+    #[must_use]
+    pub fn device_position(&self) -> Position {
+        loop {
+            let taken = self.used_position();
+            let mut at = taken;
+            for _ in 0..self.size {
+                if load_used(self.descriptors.view(), at).is_none() {
+                    break;
+                }
+                at = at.advance(1, self.size);
+            }
+            // A pump that has taken more meanwhile may have overwritten what we looked at.
+            if self.used_position() == taken {
+                return at;
+            }
+        }
+    }
+}

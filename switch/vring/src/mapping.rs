@@ -1,0 +1,312 @@
+//! Mappings of memory that a front end shares, and the guard that keeps the process alive when
+//! it takes the memory away.
+//!
+//! Whoever holds a file can truncate it, and then the next access to a page beyond its end is
+//! SIGBUS, which ends the process. The handler that is installed here puts anonymous memory in
+//! the place of the whole mapping: the access goes on, reads zeroes, and harms nobody; the
+//! mapping is marked, and the control thread quarantines the port.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// Most mappings at a time, of all guests together: eight with 509 memory slots each, or 512
+/// with eight regions.
+pub const MAX_MAPPINGS: usize = 4096;
+
+/// File systems on which a page may take for ever: whoever serves them decides when.
+const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+const NFS_SUPER_MAGIC: u64 = 0x6969;
+
+/// A slot of the table that the signal handler searches. Free when `len` is 0.
+struct Slot {
+    taken: AtomicBool,
+    start: AtomicPtr<u8>,
+    len: AtomicUsize,
+    lost: AtomicBool,
+}
+
+static SLOTS: [Slot; MAX_MAPPINGS] = [const {
+    Slot {
+        taken: AtomicBool::new(false),
+        start: AtomicPtr::new(std::ptr::null_mut()),
+        len: AtomicUsize::new(0),
+        lost: AtomicBool::new(false),
+    }
+}; MAX_MAPPINGS];
+/// How many mappings have been lost since the process started.
+static LOST: AtomicU64 = AtomicU64::new(0);
+static GUARD: Once = Once::new();
+
+/// How many mappings have been lost, of all there were: when it changes, somebody's
+/// [`GuestMemory::is_lost`](crate::GuestMemory::is_lost) has become true.
+pub fn lost_mappings() -> u64 {
+    LOST.load(Ordering::Acquire)
+}
+
+/// Which bytes of which file a mapping shows: two that are equal show the same memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    offset: u64,
+    size: u64,
+}
+
+impl Identity {
+    /// Where in the file the bytes begin.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+/// A shared, writable mapping of a file, guarded. The file is not kept open.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    /// Where in it the wanted bytes begin.
+    skip: usize,
+    slot: usize,
+    identity: Identity,
+}
+
+// SAFETY: the mapping belongs to the value, which gives out addresses only; whoever accesses
+// them does so by atomics or byte copies that allow for concurrent writers.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the value itself is immutable.
+unsafe impl Sync for Mapping {}
+
+/// Why a file cannot be mapped; for people.
+#[derive(Debug)]
+pub(crate) enum MappingError {
+    /// The file ends, at `len` bytes, before `end`.
+    TooShort { end: u64, len: u64 },
+    /// The kernel refused, or we do.
+    Refused(String),
+}
+
+impl Mapping {
+    /// Maps `size` bytes of `file` from `offset` on; from the last block boundary before it,
+    /// since huge-page files map only whole pages. `offset + size` must not overflow.
+    pub(crate) fn new(file: &File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
+        let refused = |why: &dyn std::fmt::Display| MappingError::Refused(why.to_string());
+        let identity = identify(file, offset, size)?;
+        let stat = rustix::fs::fstat(file.as_fd()).map_err(|e| refused(&e))?;
+        let (end, len) = (offset + size, u64::try_from(stat.st_size).unwrap_or(0));
+        if end > len {
+            return Err(MappingError::TooShort { end, len });
+        }
+        let block = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096);
+        let start = offset - offset % block;
+        let whole = usize::try_from(end - start).map_err(|e| refused(&e))?;
+        let whole = whole
+            .next_multiple_of(block as usize)
+            .min((len - start) as usize);
+        let slot = reserve_slot().ok_or_else(|| {
+            refused(&format!(
+                "{MAX_MAPPINGS} memory regions are mapped already, all guests together"
+            ))
+        })?;
+        let mapped = map_shared(file, start, whole);
+        let Ok(address) = mapped else {
+            release_slot(slot);
+            return Err(refused(&mapped.unwrap_err()));
+        };
+        fill_slot(slot, address, whole);
+        Ok(Mapping {
+            start: address,
+            len: whole,
+            skip: (offset - start) as usize,
+            slot,
+            identity,
+        })
+    }
+
+    /// Address of the first wanted byte. `size` bytes from there are mapped for as long as the
+    /// value lives.
+    pub(crate) fn address(&self) -> *mut u8 {
+        self.start.as_ptr().wrapping_add(self.skip)
+    }
+
+    /// Which bytes it shows.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether its file was cut short under it.
+    pub(crate) fn is_lost(&self) -> bool {
+        SLOTS[self.slot].lost.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        release_slot(self.slot);
+        // SAFETY: the mapping is ours; workers that had its addresses have passed a quiescent
+        // point since they were taken from them (the owner of the value upholds it).
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Which memory `size` bytes from `offset` on are. Refuses files whose pages may never come.
+pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
+    let refused = |e: rustix::io::Errno| MappingError::Refused(e.to_string());
+    let stat = rustix::fs::fstat(file.as_fd()).map_err(refused)?;
+    // A fault on such a file waits for a process or a server, and with it the
+    // worker and every guest.
+    if let Ok(fs) = rustix::fs::fstatfs(file.as_fd())
+        && [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC].contains(&(fs.f_type as u64))
+    {
+        return Err(MappingError::Refused(
+            "the file is on a network or user-space file system, which could hold up the switch for ever: use memfd, hugetlbfs or tmpfs".into(),
+        ));
+    }
+    Ok(Identity {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        offset,
+        size,
+    })
+}
+
+#[cfg(not(miri))]
+fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Result<NonNull<u8>> {
+    GUARD.call_once(install_guard);
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+    let address = unsafe {
+        mmap(
+            std::ptr::null_mut(),
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED | MapFlags::NORESERVE,
+            file.as_fd(),
+            offset,
+        )
+    }?;
+    NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)
+}
+
+fn reserve_slot() -> Option<usize> {
+    SLOTS.iter().position(|slot| {
+        slot.taken
+            .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    })
+}
+
+fn fill_slot(slot: usize, start: NonNull<u8>, len: usize) {
+    let slot = &SLOTS[slot];
+    slot.lost.store(false, Ordering::Relaxed);
+    slot.start.store(start.as_ptr(), Ordering::Relaxed);
+    // Release: the handler that sees the length sees the rest.
+    slot.len.store(len, Ordering::Release);
+}
+
+fn release_slot(slot: usize) {
+    let slot = &SLOTS[slot];
+    slot.len.store(0, Ordering::Release);
+    slot.taken.store(false, Ordering::Release);
+}
+
+/// Installs the handler, once for the process.
+fn install_guard() {
+    // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask, default action), and the
+    // handler set below only does what is safe in a signal handler.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_sigbus as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigemptyset(&mut action.sa_mask);
+        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+    }
+}
+
+/// Async-signal-safe: loads, stores and two system calls.
+extern "C" fn on_sigbus(
+    _signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
+    let at = unsafe { (*info).si_addr() } as usize;
+    for slot in &SLOTS {
+        let len = slot.len.load(Ordering::Acquire);
+        let start = slot.start.load(Ordering::Relaxed);
+        if at.wrapping_sub(start as usize) >= len {
+            continue;
+        }
+        // SAFETY: exactly the range of a mapping of ours, which whoever has just accessed it
+        // keeps mapped. What it showed is gone for the guest too.
+        let put = unsafe {
+            libc::mmap(
+                start.cast(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if put != libc::MAP_FAILED {
+            slot.lost.store(true, Ordering::Release);
+            LOST.fetch_add(1, Ordering::Release);
+            return;
+        }
+    }
+    // Not ours to mend: the access is made again, and ends the process as it would have.
+    // SAFETY: restores the default action; a zeroed sigaction is that.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGBUS, &default, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::memfd;
+
+    /// A front end may truncate its file at any time: reads give zeroes from then on, writes go
+    /// nowhere, the process lives, and the mapping says what happened to it.
+    #[test]
+    fn a_file_cut_short_under_its_mapping_kills_nobody() {
+        let file = memfd(0x4000);
+        let (mapping, other) = (
+            Mapping::new(&file, 0x1000, 0x3000).unwrap(),
+            Mapping::new(&memfd(0x1000), 0, 0x1000).unwrap(),
+        );
+        // SAFETY: the first byte of the mapping, and one of its last page.
+        let (first, last) = unsafe {
+            mapping.address().write_volatile(7);
+            (mapping.address(), mapping.address().add(0x2fff))
+        };
+        let before = lost_mappings();
+        file.set_len(0x1000).unwrap();
+        assert!(!mapping.is_lost());
+        // SAFETY: mapped still; the file under it is gone, which is what the guard is for.
+        unsafe {
+            assert_eq!(last.read_volatile(), 0);
+            last.write_volatile(3);
+            assert_eq!(last.read_volatile(), 3);
+            assert_eq!(first.read_volatile(), 0);
+        }
+        assert!(mapping.is_lost() && !other.is_lost());
+        assert!(lost_mappings() > before);
+    }
+
+    #[test]
+    fn the_same_bytes_of_the_same_file_are_the_same_memory() {
+        let (file, other) = (memfd(0x4000), memfd(0x4000));
+        let of = |file: &File, offset, size| identify(file, offset, size).unwrap();
+        let again = file.try_clone().unwrap();
+        assert_eq!(of(&file, 0, 0x1000), of(&again, 0, 0x1000));
+        assert_ne!(of(&file, 0, 0x1000), of(&file, 0x1000, 0x1000));
+        assert_ne!(of(&file, 0, 0x1000), of(&file, 0, 0x2000));
+        assert_ne!(of(&file, 0, 0x1000), of(&other, 0, 0x1000));
+    }
+}

@@ -1,0 +1,88 @@
+//! A ring of either layout.
+
+use std::sync::Arc;
+
+use crate::packed::PackedRing;
+use crate::{Features, InflightQueue, MemoryCell, RingAddresses, RingError, SplitRing, feature};
+
+/// A ring of either layout.
+pub enum Ring {
+    /// virtio 1.2, 2.7.
+    Split(SplitRing),
+    /// virtio 1.2, 2.8.
+    Packed(PackedRing),
+}
+
+impl Ring {
+    /// The ring that the negotiated features ask for.
+    pub fn new(
+        memory: Arc<MemoryCell>,
+        size: u32,
+        at: RingAddresses,
+        features: Features,
+    ) -> Result<Ring, RingError> {
+        let event_idx = features.has(feature::EVENT_IDX);
+        if features.has(feature::RING_PACKED) {
+            Ok(Ring::Packed(PackedRing::new(memory, size, at, event_idx)?))
+        } else {
+            Ok(Ring::Split(SplitRing::new(memory, size, at, event_idx)?))
+        }
+    }
+
+    /// Where a device goes on that has its predecessor's notes; `None` if they say nothing.
+    pub fn resume_noted(&self, inflight: &InflightQueue) -> Option<u32> {
+        match self {
+            Ring::Split(_) => None,
+            Ring::Packed(ring) => {
+                let at = ring.position(inflight.packed_base()?)?;
+                Some(ring.base(ring.resume(at, inflight)))
+            }
+        }
+    }
+
+    /// Notes where the ring stands, from `base` on.
+    pub fn track(&mut self, inflight: InflightQueue, base: u32) {
+        match self {
+            Ring::Split(ring) => ring.track(inflight, base as u16),
+            Ring::Packed(ring) => {
+                if let Some(at) = ring.position(base) {
+                    ring.track(inflight, at);
+                }
+            }
+        }
+    }
+
+    /// Where a device goes on that was told `base` by SET_VRING_BASE, or that has noted it
+    /// itself (`own`).
+    ///
+    /// What was told is not always so: after a back end that died, the front end knows of
+    /// nothing that it did since. In a split ring the used index is what the guest has really
+    /// seen. A packed ring has marks; they are asked only where the front end believes to be at
+    /// the very beginning, and is not.
+    pub fn resume_at(&self, base: u32, own: bool) -> Result<u32, RingError> {
+        match self {
+            Ring::Split(ring) => {
+                let used = ring.used_index().load(std::sync::atomic::Ordering::Acquire);
+                Ok(used.into())
+            }
+            Ring::Packed(ring) => {
+                let at = ring.position(base).ok_or(RingError::Base { base })?;
+                let beginning = at == 0 && !own;
+                let found = beginning.then(|| ring.find_position(at)).flatten();
+                Ok(ring.base(found.unwrap_or(at)))
+            }
+        }
+    }
+}
+
+impl From<SplitRing> for Ring {
+    fn from(ring: SplitRing) -> Ring {
+        Ring::Split(ring)
+    }
+}
+
+impl From<PackedRing> for Ring {
+    fn from(ring: PackedRing) -> Ring {
+        Ring::Packed(ring)
+    }
+}

@@ -1,0 +1,272 @@
+//! Packed transmit rings (virtio 1.2, 2.8).
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
+
+use super::{Pieces, read_offload};
+use crate::chain::{self, Direction};
+use crate::packed::{PackedChain, PackedRing};
+use crate::{Features, Notifier, RingFault, feature};
+
+/// The one consumer of a packed transmit ring.
+pub struct PackedTx {
+    ring: PackedRing,
+    features: Features,
+    call: Arc<Notifier>,
+    /// Position of the next chain to take.
+    next: u64,
+    /// Position of the next used descriptor: `next` less what the current burst holds.
+    used: u64,
+    /// Used position at the last decision to call.
+    called: u64,
+    /// Whether a decision was made yet. What a predecessor completed it may not have called for,
+    /// so the first one is for calling.
+    decided: bool,
+    /// Chains of the burst being handled.
+    chains: [Chain; BURST],
+    held: usize,
+    /// Chains from `next` on that have been looked at and asked for, and not taken.
+    ahead: Lookahead,
+    /// Of the memory that `ahead` has addresses in.
+    generation: u64,
+    /// Set when the guest broke a rule: nothing is taken any more.
+    fault: Option<RingFault>,
+}
+
+/// What is given back for a chain.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    id: u16,
+    entries: u16,
+}
+
+/// A burst in waiting: its descriptors have been read, its bytes are on their way to the cache.
+struct Lookahead {
+    chains: [Chain; BURST],
+    /// Buffers of single descriptors; null where there is more to a chain.
+    buffers: [(*mut u8, u32); BURST],
+    len: usize,
+}
+
+// SAFETY: the pointers are addresses in the ring's memory, which the queue holds.
+unsafe impl Send for Lookahead {}
+
+impl PackedTx {
+    pub(super) fn new(
+        ring: PackedRing,
+        features: Features,
+        call: Arc<Notifier>,
+        base: u64,
+    ) -> PackedTx {
+        let mut queue = PackedTx {
+            ring,
+            features,
+            call,
+            next: base,
+            used: base,
+            called: base,
+            decided: false,
+            chains: [Chain::default(); BURST],
+            held: 0,
+            ahead: Lookahead {
+                chains: [Chain::default(); BURST],
+                buffers: [(std::ptr::null_mut(), 0); BURST],
+                len: 0,
+            },
+            generation: 0,
+            fault: None,
+        };
+        queue.set_kicks(false);
+        queue
+    }
+
+    pub(super) fn base(&self) -> u32 {
+        self.ring.base(self.next)
+    }
+
+    #[inline(always)]
+    pub(super) fn receive(&mut self, burst: &mut Burst) -> usize {
+        let generation = self.ring.memory().generation();
+        if generation != self.generation {
+            // Another memory table: addresses in the one before may be gone.
+            self.generation = generation;
+            self.ahead.len = 0;
+        }
+        if self.ahead.len == 0 {
+            self.look_ahead();
+        }
+        let count = self.ahead.len;
+        if count == 0 {
+            return 0;
+        }
+        self.chains = self.ahead.chains;
+        let (mut taken, mut budget, mut at) = (0, chain::BUDGET, self.next);
+        for i in 0..count {
+            if !self.push(
+                burst,
+                self.ahead.buffers[i],
+                self.chains[i],
+                at,
+                &mut budget,
+            ) {
+                break;
+            }
+            at += u64::from(self.chains[i].entries);
+            taken += 1;
+        }
+        self.held = taken;
+        self.next = at;
+        self.look_ahead();
+        taken
+    }
+
+    pub(super) fn fault(&self) -> Option<RingFault> {
+        self.fault
+    }
+
+    /// Reads the descriptors of the next burst and asks for its bytes. The descriptors lie side
+    /// by side, four to a line, and say themselves whether they are available.
+    fn look_ahead(&mut self) {
+        let Lookahead {
+            chains,
+            buffers,
+            len,
+        } = &mut self.ahead;
+        *len = 0;
+        if self.fault.is_some() {
+            return;
+        }
+        let memory = self.ring.memory();
+        let (mut at, end) = (self.next, self.next + u64::from(self.ring.size()));
+        for (chain, buffer) in chains.iter_mut().zip(buffers) {
+            // A driver that offers more than a ring's worth offers what we hold.
+            let Some(d) = (at < end).then(|| self.ring.read(at)).flatten() else {
+                break;
+            };
+            let entries = self.ring.entries_of(at, d.flags);
+            *chain = Chain { id: d.id, entries };
+            *buffer = (std::ptr::null_mut(), 0);
+            if d.is_single(Direction::Read)
+                && d.id < self.ring.size()
+                && let Some(ptr) = memory.translate(d.address, d.len)
+            {
+                *buffer = (ptr, d.len);
+                prefetch_read(ptr);
+                prefetch_read(ptr.wrapping_add(64));
+            }
+            at += u64::from(entries);
+            *len += 1;
+        }
+        // The next burst's, if this one was full: the driver is ahead of us, then.
+        if *len == BURST {
+            for i in (0..BURST as u64).step_by(4) {
+                self.ring.prefetch(at + i);
+            }
+        }
+    }
+
+    /// Adds the frame of one chain to the burst; `false` when it has no room for it, or the
+    /// chain is at fault. An empty burst has room for any.
+    #[inline(always)]
+    fn push(
+        &mut self,
+        burst: &mut Burst,
+        (ptr, len): (*mut u8, u32),
+        chain: Chain,
+        at: u64,
+        budget: &mut u32,
+    ) -> bool {
+        let header = self.features.header_len();
+        if !ptr.is_null() && len as usize >= header {
+            // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring shows
+            // still: its generation is the one that was looked at.
+            let whole = unsafe { Segment::new(ptr, len) };
+            let offload = read_offload(&whole);
+            return burst.push_contiguous(whole.skip(header), offload);
+        }
+        self.push_chain(burst, chain, at, budget)
+    }
+
+    #[cold]
+    fn push_chain(&mut self, burst: &mut Burst, seen: Chain, at: u64, budget: &mut u32) -> bool {
+        let mut list = burst.take_scratch();
+        let mut pieces = Pieces::new(&mut list);
+        let walked = self.ring.walk(
+            self.ring.memory(),
+            at,
+            Direction::Read,
+            self.features.has(feature::INDIRECT_DESC),
+            budget,
+            &mut |ptr, len| pieces.push(ptr, len),
+        );
+        let pushed = match walked {
+            // What stands behind it was looked for at the place where it ended then.
+            Ok(PackedChain::Whole { id, entries }) if entries == seen.entries => {
+                let index = burst.len();
+                let pushed = pieces.push_frame(burst, self.features.header_len());
+                if let (true, Some(chain)) = (pushed, self.chains.get_mut(index)) {
+                    chain.id = id;
+                }
+                pushed
+            }
+            Ok(PackedChain::OutOfBudget) => false,
+            Ok(PackedChain::Nothing | PackedChain::Whole { .. }) => {
+                self.fault = Some(RingFault::ChainCut);
+                false
+            }
+            Err(fault) => {
+                self.fault = Some(fault);
+                false
+            }
+        };
+        burst.put_scratch(list);
+        pushed
+    }
+
+    #[inline(always)]
+    pub(super) fn complete(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        let Some((first, others)) = self.chains.get(..held).and_then(<[Chain]>::split_first) else {
+            return;
+        };
+        let from = self.used;
+        if self.features.has(feature::IN_ORDER) {
+            // One used descriptor, with the last one's id, is for all (virtio 1.2, 2.8.5).
+            let last = others.last().unwrap_or(first);
+            self.ring.note_entries(from, (self.next - from) as u16);
+            self.ring.publish_used(from, last.id, 0);
+        } else {
+            let mut at = from + u64::from(first.entries);
+            self.ring.note_entries(from, first.entries);
+            for chain in others {
+                self.ring.note_entries(at, chain.entries);
+                self.ring.set_used(at, chain.id, 0);
+                at += u64::from(chain.entries);
+            }
+            self.ring.publish_used(from, first.id, 0);
+        }
+        self.used = self.next;
+        self.ring.note(self.used);
+        self.ring.mark_used(self.ring.memory(), from, self.used);
+    }
+
+    #[inline(always)]
+    pub(super) fn flush(&mut self) -> bool {
+        if self.called == self.used {
+            return false;
+        }
+        let old = std::mem::replace(&mut self.called, self.used);
+        let first = !std::mem::replace(&mut self.decided, true);
+        (first || self.ring.wants_call(old, self.used)) && self.call.call()
+    }
+
+    pub(super) fn set_kicks(&mut self, wanted: bool) -> bool {
+        self.ring.set_kicks(wanted, self.next);
+        // LOAD-BEARING: our wish is visible before we look at the ring; the driver adds an entry
+        // before it looks at our wish. Without it a wakeup is lost.
+        fence(Ordering::SeqCst);
+        self.ring.read(self.next).is_some()
+    }
+}
