@@ -23,6 +23,9 @@ fn main() -> std::io::Result<()> {
     for (name, bytes) in rings() {
         write("split_ring", name, &bytes)?;
     }
+    for (name, bytes) in packed_rings() {
+        write("packed_ring", name, &bytes)?;
+    }
     for (name, bytes) in frames() {
         write("frame_parser", name, &bytes)?;
     }
@@ -172,6 +175,99 @@ fn rings() -> Vec<(&'static str, Vec<u8>)> {
         (
             "receive_end",
             receiving(&[(BASE + 0xffff, 200, WRITE, 0)], &[]),
+        ),
+    ]
+}
+
+/// A packed descriptor's mark of being available, in the first lap.
+const AVAIL: u16 = 1 << 7;
+
+/// The same for packed rings, where the field that is next in a split ring's descriptor is the flags', and the flags'
+/// the buffer id.
+fn packed_rings() -> Vec<(&'static str, Vec<u8>)> {
+    let frame = BASE + FRAME;
+    let packed = |(i, (address, len, flags)): (usize, (u64, u32, u16))| {
+        (address, len, i as u16, flags | AVAIL)
+    };
+    let image = |list: &[(u64, u32, u16)], table: &[(u64, u32, u16)]| {
+        let of = |list: &[(u64, u32, u16)]| -> Vec<Descriptor> {
+            list.iter().copied().enumerate().map(packed).collect()
+        };
+        let mut bytes = image(&of(list), 0, &of(table));
+        // No event is wanted; the split ring's heads are not there.
+        bytes[16 * SIZE..16 * SIZE + 4 + 2 * SIZE].fill(0);
+        bytes
+    };
+    let buffers: Vec<_> = (0..SIZE)
+        .map(|i| (BASE + 0x400 + 128 * i as u64, 128, WRITE))
+        .collect();
+    let (good, room) = (image(&[(frame, 112, 0); 8], &[]), image(&buffers, &[]));
+    let ring = |features: u8, tag: u8, sender: &[u8], receiver: &[u8]| {
+        let mut bytes = ring(features, tag, sender, receiver);
+        // Both begin at 0 with the wrap counter set.
+        (bytes[3], bytes[5]) = (0x80, 0x80);
+        bytes
+    };
+    let sending = |list: &[(u64, u32, u16)], table: &[(u64, u32, u16)]| {
+        ring(0x3f, 0, &image(list, table), &room)
+    };
+    let receiving = |list: &[(u64, u32, u16)], table: &[(u64, u32, u16)]| {
+        ring(0x3f, 0, &good, &image(list, table))
+    };
+    let table = BASE + TABLE;
+    vec![
+        ("plain", ring(0x3f, 0, &good, &room)),
+        ("legacy_buffers", ring(1, 0, &good, &room)),
+        ("tag_pushed", ring(3, 1, &good, &room)),
+        (
+            "chain",
+            sending(&[(frame, 12, NEXT), (frame, 60, NEXT), (frame, 40, 0)], &[]),
+        ),
+        (
+            "chain_round_the_ring",
+            sending(&[(frame, 1, NEXT); SIZE], &[]),
+        ),
+        (
+            "table",
+            sending(&[(table, 32, INDIRECT)], &[(frame, 12, 0), (frame, 60, 0)]),
+        ),
+        (
+            "table_in_table",
+            sending(&[(table, 16, INDIRECT)], &[(table, 16, INDIRECT)]),
+        ),
+        ("table_odd", sending(&[(table, 17, INDIRECT)], &[])),
+        (
+            "table_over_the_end",
+            sending(&[(BASE + 0xfff8, 16, INDIRECT)], &[]),
+        ),
+        ("over_two_regions", sending(&[(BASE + 0x7ff0, 100, 0)], &[])),
+        (
+            "address_overflows",
+            sending(&[(u64::MAX, u32::MAX, 0)], &[]),
+        ),
+        ("write_only", sending(&[(frame, 100, WRITE)], &[])),
+        ("empty", sending(&[(frame, 0, NEXT), (frame, 0, 0)], &[])),
+        (
+            "receive_chain",
+            receiving(
+                &[(BASE + 0x400, 30, WRITE | NEXT), (BASE + 0x500, 200, WRITE)],
+                &[],
+            ),
+        ),
+        (
+            "receive_table",
+            receiving(
+                &[(table, 32, INDIRECT)],
+                &[(BASE + 0x400, 10, WRITE), (BASE + 0x500, 200, WRITE)],
+            ),
+        ),
+        (
+            "receive_read_only",
+            receiving(&[(BASE + 0x400, 200, 0)], &[]),
+        ),
+        (
+            "receive_into_the_ring",
+            receiving(&[(BASE, 300, WRITE)], &[]),
         ),
     ]
 }

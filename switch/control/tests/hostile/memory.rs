@@ -164,7 +164,8 @@ fn the_same_table_is_sent_a_thousand_times() {
         send(1);
         let before = Census::now();
         send(1000);
-        before.assert_same();
+        // Regions that show the same bytes share a mapping from the second time on.
+        before.assert_no_more();
     });
 }
 

@@ -168,7 +168,6 @@ fn descriptors_are_exhausted() {
 }
 
 #[test]
-#[ignore = "SIGBUS ends the process: there is no guard yet"]
 fn memory_is_truncated_under_a_ring() {
     attack(1, None, |switch| {
         let mut guest =
@@ -186,7 +185,6 @@ fn memory_is_truncated_under_a_ring() {
 
 /// Buffers in memory that goes away, in a ring that stays.
 #[test]
-#[ignore = "SIGBUS ends the process: there is no guard yet"]
 fn memory_is_truncated_under_a_buffer() {
     attack(1, None, |switch| {
         let options = GuestOptions {

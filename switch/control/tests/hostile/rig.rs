@@ -236,7 +236,17 @@ impl Census {
         }
     }
 
-    /// Nothing more is held than at this census, as soon as what ends has ended.
+    /// No more is held than at this census, as soon as what ends has ended.
+    pub fn assert_no_more(self) {
+        let mut now = Census::now();
+        let no_more = until(PATIENCE, || {
+            now = Census::now();
+            now.descriptors <= self.descriptors && now.mappings <= self.mappings
+        });
+        assert!(no_more, "before {self:?}, after {now:?}");
+    }
+
+    /// Exactly as much is held as at this census, as soon as what ends has ended.
     pub fn assert_same(self) {
         let mut now = Census::now();
         let same = until(PATIENCE, || {

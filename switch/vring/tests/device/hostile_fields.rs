@@ -35,7 +35,7 @@ fn receive(
     write(guest, &ring, area);
     ring.set_avail(0, 0);
     ring.set_avail_idx(1);
-    let rx = GuestRx::new(device, Features::new(features), Arc::default(), 0, 1);
+    let rx = GuestRx::new(device, Features::new(features), Arc::default(), 0, 1).unwrap();
     let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
     let bytes = [0x11; 100];
     // SAFETY: `bytes` outlives the burst and is not written.
@@ -171,7 +171,7 @@ fn a_header_is_in_pieces() {
     ring.write_desc(24, area + 0x100, 60, 0, 0);
     ring.set_avail(0, 0);
     ring.set_avail_idx(1);
-    let mut tx = GuestTx::new(device, Features::new(MODERN), Arc::default(), 0);
+    let mut tx = GuestTx::new(device, Features::new(MODERN), Arc::default(), 0).unwrap();
     let mut burst = Burst::new();
     assert_eq!(tx.receive(&mut burst), 1);
     let frame = &burst.frames()[0];
@@ -195,7 +195,7 @@ fn a_header_is_for_the_device_to_write() {
     ring.write_desc(1, area + 12, 60, 0, 0);
     ring.set_avail(0, 0);
     ring.set_avail_idx(1);
-    let mut tx = GuestTx::new(device, Features::new(MODERN), Arc::default(), 0);
+    let mut tx = GuestTx::new(device, Features::new(MODERN), Arc::default(), 0).unwrap();
     assert_eq!(tx.receive(&mut Burst::new()), 0);
     assert_eq!(tx.fault(), Some(RingFault::Direction));
 }
@@ -231,7 +231,7 @@ fn absurd(guest: &mut Guest, features: u64, offload: Offload) {
     guest.memory.write(area, &[CANARY; 0x1000]).unwrap();
     ring.write_desc(0, area + 0x100, 60, WRITE | NEXT, 1);
     ring.write_desc(1, area + 0x200, 60, WRITE, 0);
-    let rx = GuestRx::new(device, Features::new(features), Arc::default(), 0, 1);
+    let rx = GuestRx::new(device, Features::new(features), Arc::default(), 0, 1).unwrap();
     let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
     let bytes = [0x11; 100];
     // SAFETY: `bytes` outlives the burst and is not written.
