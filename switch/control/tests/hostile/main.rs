@@ -7,6 +7,7 @@ mod descriptors;
 mod framing;
 mod guests;
 mod memory;
+mod migration;
 mod order;
 mod process;
 mod rig;
