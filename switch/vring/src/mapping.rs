@@ -7,11 +7,14 @@
 //! mapping is marked, and the control thread quarantines the port.
 
 use std::fs::File;
+#[cfg(not(miri))]
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+#[cfg(not(miri))]
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+#[cfg(not(miri))]
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Most mappings at a time, of all guests together: eight with 509 memory slots each, or 512
@@ -19,7 +22,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub const MAX_MAPPINGS: usize = 4096;
 
 /// File systems on which a page may take for ever: whoever serves them decides when.
+#[cfg(not(miri))]
 const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+#[cfg(not(miri))]
 const NFS_SUPER_MAGIC: u64 = 0x6969;
 
 /// A slot of the table that the signal handler searches. Free when `len` is 0.
@@ -40,6 +45,7 @@ static SLOTS: [Slot; MAX_MAPPINGS] = [const {
 }; MAX_MAPPINGS];
 /// How many mappings have been lost since the process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
+#[cfg(not(miri))]
 static GUARD: Once = Once::new();
 
 /// How many mappings have been lost, of all there were: when it changes, somebody's
@@ -96,12 +102,11 @@ impl Mapping {
     pub(crate) fn new(file: &File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
         let refused = |why: &dyn std::fmt::Display| MappingError::Refused(why.to_string());
         let identity = identify(file, offset, size)?;
-        let stat = rustix::fs::fstat(file.as_fd()).map_err(|e| refused(&e))?;
-        let (end, len) = (offset + size, u64::try_from(stat.st_size).unwrap_or(0));
+        let (len, block) = len_and_block(file).map_err(|e| refused(&e))?;
+        let end = offset + size;
         if end > len {
             return Err(MappingError::TooShort { end, len });
         }
-        let block = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096);
         let start = offset - offset % block;
         let whole = usize::try_from(end - start).map_err(|e| refused(&e))?;
         let whole = whole
@@ -149,11 +154,12 @@ impl Drop for Mapping {
         release_slot(self.slot);
         // SAFETY: the mapping is ours; workers that had its addresses have passed a quiescent
         // point since they were taken from them (the owner of the value upholds it).
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        unsafe { unmap(self.start, self.len) };
     }
 }
 
 /// Which memory `size` bytes from `offset` on are. Refuses files whose pages may never come.
+#[cfg(not(miri))]
 pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
     let refused = |e: rustix::io::Errno| MappingError::Refused(e.to_string());
     let stat = rustix::fs::fstat(file.as_fd()).map_err(refused)?;
@@ -174,6 +180,22 @@ pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, 
     })
 }
 
+/// Bytes of a file, and of its blocks.
+#[cfg(not(miri))]
+fn len_and_block(file: &File) -> rustix::io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(file.as_fd())?;
+    let block = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096);
+    Ok((u64::try_from(stat.st_size).unwrap_or(0), block))
+}
+
+/// # Safety
+/// Nobody may use the `len` bytes from `start`, which `map_shared` gave, any more.
+#[cfg(not(miri))]
+unsafe fn unmap(start: NonNull<u8>, len: usize) {
+    // SAFETY: the caller's contract.
+    let _ = unsafe { munmap(start.as_ptr().cast(), len) };
+}
+
 #[cfg(not(miri))]
 fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Result<NonNull<u8>> {
     GUARD.call_once(install_guard);
@@ -189,6 +211,53 @@ fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Result<NonNul
         )
     }?;
     NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)
+}
+
+#[cfg(miri)]
+pub(crate) use self::under_miri::identify;
+#[cfg(miri)]
+use self::under_miri::{len_and_block, map_shared, unmap};
+
+/// Under miri there are no shared mappings of files, and no fstat: memory of the same length, zeroed as a new file is.
+/// What is written to the file is not seen, so only tests that play both sides through this memory can run.
+#[cfg(miri)]
+mod under_miri {
+    use super::*;
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::os::unix::fs::MetadataExt;
+
+    pub(super) fn len_and_block(file: &File) -> std::io::Result<(u64, u64)> {
+        Ok((file.metadata()?.len(), 4096))
+    }
+
+    pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
+        let stat = file
+            .metadata()
+            .map_err(|e| MappingError::Refused(e.to_string()))?;
+        let (device, inode) = (stat.dev(), stat.ino());
+        Ok(Identity {
+            device,
+            inode,
+            offset,
+            size,
+        })
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align(len, 4096).expect("a region fits the address space")
+    }
+
+    pub(super) fn map_shared(_: &File, _: u64, len: usize) -> Result<NonNull<u8>, &'static str> {
+        // SAFETY: `len` is not zero: a region is not empty.
+        NonNull::new(unsafe { alloc_zeroed(layout(len)) }).ok_or("no memory")
+    }
+
+    /// # Safety
+    /// As the real one's.
+    pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
+        // SAFETY: `map_shared` allocated it with this layout, and the caller's contract.
+        unsafe { dealloc(start.as_ptr(), layout(len)) };
+    }
 }
 
 fn reserve_slot() -> Option<usize> {
@@ -214,6 +283,7 @@ fn release_slot(slot: usize) {
 }
 
 /// Installs the handler, once for the process.
+#[cfg(not(miri))]
 fn install_guard() {
     // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask, default action), and the
     // handler set below only does what is safe in a signal handler.
@@ -227,6 +297,7 @@ fn install_guard() {
 }
 
 /// Async-signal-safe: loads, stores and two system calls.
+#[cfg(not(miri))]
 extern "C" fn on_sigbus(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,

@@ -5,8 +5,10 @@
 
 mod bytes;
 mod checksum;
+mod hostile_fields;
 mod hostile_rx;
 mod hostile_tx;
+mod isolation;
 mod notify;
 mod race;
 mod reserve;

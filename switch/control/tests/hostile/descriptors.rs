@@ -1,0 +1,219 @@
+//! Kick and call descriptors that are no eventfds, or are turned against whoever writes to them.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crosspoint_guest::EventFd;
+use crosspoint_guest::message::request;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::OFlags;
+
+use crate::rig::{Census, Target, attack, memfd};
+
+/// A descriptor, and what must live as long; with a name.
+type Odd = (&'static str, OwnedFd, Option<OwnedFd>);
+
+/// Everything that is no eventfd.
+fn odd_ones() -> Vec<Odd> {
+    let open = |path: &str| {
+        let both = File::options().read(true).write(true).open(path);
+        OwnedFd::from(both.or_else(|_| File::open(path)).unwrap())
+    };
+    let pipes = || rustix::pipe::pipe().unwrap();
+    let ((read, w), (r, write), (read_alone, _), (_, write_alone)) =
+        (pipes(), pipes(), pipes(), pipes());
+    let (socket, peer) = UnixStream::pair().unwrap();
+    let (socket_alone, _) = UnixStream::pair().unwrap();
+    let poll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+    vec![
+        ("the reading end of a pipe", read, Some(w)),
+        ("the writing end of a pipe", write, Some(r)),
+        ("a pipe that nobody writes", read_alone, None),
+        ("a pipe that nobody reads", write_alone, None),
+        ("a full pipe", full_pipe().0, Some(full_pipe().1)),
+        ("a socket", socket.into(), Some(peer.into())),
+        ("a socket whose peer is gone", socket_alone.into(), None),
+        ("/dev/zero", open("/dev/zero"), None),
+        ("/dev/null", open("/dev/null"), None),
+        ("a directory", open("/tmp"), None),
+        ("a file", tempfile::tempfile().unwrap().into(), None),
+        ("a memory file", memfd(4096), None),
+        ("an epoll", poll, None),
+    ]
+}
+
+/// A blocking pipe without room.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&write, &[0; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&write, OFlags::empty()).unwrap();
+    (write, read)
+}
+
+/// A guest whose vring `index` has the descriptor works, or its port does not; all others do.
+fn with(target: &Target<'_>, number: u32, index: u32) {
+    for (what, fd, _partner) in odd_ones() {
+        println!("{what}");
+        let mut guest = target.guest();
+        let odd = EventFd::from_fd(fd);
+        let _ = guest
+            .session()
+            .unwrap()
+            .set_vring_fd(number, index, Some(&odd));
+        target.send_to_it(20);
+        let _ = guest.send(0, &[&[0xff; 60][..]; 8]);
+        target.others_go_on();
+        drop(guest);
+    }
+}
+
+#[test]
+fn kicks_are_no_eventfds() {
+    attack(|target| {
+        (0..2).for_each(|index| with(target, request::SET_VRING_KICK, index));
+    });
+}
+
+#[test]
+fn calls_are_no_eventfds() {
+    attack(|target| {
+        (0..2).for_each(|index| with(target, request::SET_VRING_CALL, index));
+    });
+}
+
+#[test]
+fn errors_go_to_no_eventfd() {
+    attack(|target| with(target, request::SET_VRING_ERR, 0));
+}
+
+/// What is written to is the front end's to choose, and may be a file of somebody else that it may write to and the
+/// switch has no business with.
+#[test]
+#[ignore = "a call writes to whatever it was given: it must be an eventfd"]
+fn a_call_writes_to_a_file() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let file = memfd(0);
+        let call = EventFd::from_fd(file.try_clone().unwrap());
+        let _ = guest
+            .session()
+            .unwrap()
+            .set_vring_fd(request::SET_VRING_CALL, 0, Some(&call));
+        target.send_to_it(20);
+        assert_eq!(
+            rustix::fs::fstat(&file).unwrap().st_size,
+            0,
+            "bytes written to a file"
+        );
+    });
+}
+
+fn full_eventfd() -> OwnedFd {
+    let full = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    full
+}
+
+#[test]
+fn the_call_is_full() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let full = full_eventfd();
+        // Blocking, as it comes: the switch makes it so that it does not.
+        rustix::fs::fcntl_setfl(&full, OFlags::empty()).unwrap();
+        let call = EventFd::from_fd(full);
+        guest
+            .session()
+            .unwrap()
+            .set_vring_fd(request::SET_VRING_CALL, 0, Some(&call))
+            .unwrap();
+        target.send_to_it(20);
+        target.others_go_on();
+    });
+}
+
+/// O_NONBLOCK belongs to the open file, which both sides share: the front end can take it away again.
+#[test]
+#[ignore = "a worker waits in write(2) for as long as the front end likes"]
+fn the_call_is_made_to_block_after_it_was_given() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let full = full_eventfd();
+        let call = EventFd::from_fd(full.try_clone().unwrap());
+        guest
+            .session()
+            .unwrap()
+            .set_vring_fd(request::SET_VRING_CALL, 0, Some(&call))
+            .unwrap();
+        rustix::fs::fcntl_setfl(&full, OFlags::empty()).unwrap();
+        let sent = target
+            .partner()
+            .send(0, &[&crate::rig::frame(0xff, 22, 1, 60)]);
+        assert_eq!(sent.unwrap(), 1);
+        let moved = target.others_move_within(Duration::from_secs(2));
+        // Whoever waits is let go, before anything is said of it.
+        rustix::fs::fcntl_setfl(&full, OFlags::NONBLOCK).unwrap();
+        for _ in 0..100 {
+            let _ = rustix::io::read(&full, &mut [0; 8]);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(moved, "the others waited for a call");
+    });
+}
+
+#[test]
+fn descriptors_are_exchanged_without_pause() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let before = Census::now();
+        for number in 0..1000 {
+            let event = (number % 3 > 0).then(|| EventFd::new().unwrap());
+            let session = guest.session().unwrap();
+            session
+                .set_vring_fd(request::SET_VRING_CALL, number % 2, event.as_ref())
+                .unwrap();
+            session
+                .set_vring_fd(request::SET_VRING_KICK, number % 2, event.as_ref())
+                .unwrap();
+            session
+                .set_vring_fd(request::SET_VRING_ERR, number % 2, event.as_ref())
+                .unwrap();
+        }
+        for index in 0..2 {
+            let event = guest.kick_event(index).unwrap();
+            for number in [request::SET_VRING_CALL, request::SET_VRING_KICK] {
+                let index = index as u32;
+                guest
+                    .session()
+                    .unwrap()
+                    .set_vring_fd(number, index, Some(&event))
+                    .unwrap();
+            }
+        }
+        before.assert_same();
+    });
+}
+
+/// One eventfd for everything: each wakes all, and none is lost.
+#[test]
+fn all_descriptors_are_the_same() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let event = EventFd::new().unwrap();
+        for index in 0..2 {
+            for number in [request::SET_VRING_CALL, request::SET_VRING_KICK] {
+                guest
+                    .session()
+                    .unwrap()
+                    .set_vring_fd(number, index, Some(&event))
+                    .unwrap();
+            }
+        }
+        target.send_to_it(20);
+        let _ = event.as_fd();
+        target.others_go_on();
+    });
+}

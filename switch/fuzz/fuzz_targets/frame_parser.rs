@@ -1,0 +1,154 @@
+//! Headers and checksums of any bytes: read without a panic, and as etherparse reads them.
+#![no_main]
+
+use crosspoint_frame::{Burst, Gather, Offload, Prefix, Segment, SegmentMut, TagOp};
+use crosspoint_packet::{Parsed, checksum, parse_l4};
+use etherparse::{EtherType, NetSlice, SlicedPacket};
+use libfuzzer_sys::fuzz_target;
+
+/// Bytes that say how the frame is cut and what is asked of it; the rest is the frame.
+const ORDERS: usize = 8;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((orders, frame)) = bytes.split_first_chunk::<ORDERS>() else {
+        return;
+    };
+    link_layer(frame);
+    transport_layer(frame);
+    found_partials_finish_right(frame);
+    copies_are_the_frame(orders, frame);
+});
+
+/// Addresses and the outer tag.
+fn link_layer(frame: &[u8]) {
+    let mut head = [0; 64];
+    let n = frame.len().min(64);
+    head[..n].copy_from_slice(&frame[..n]);
+    let parsed = Parsed::new(&head, frame.len());
+    let Ok(theirs) = etherparse::Ethernet2Slice::from_slice_without_fcs(frame) else {
+        return;
+    };
+    assert_eq!(parsed.dst.bytes(), theirs.destination());
+    assert_eq!(parsed.src.bytes(), theirs.source());
+    let tag = (theirs.ether_type() == EtherType::VLAN_TAGGED_FRAME && frame.len() >= 18)
+        .then(|| u16::from_be_bytes([frame[14], frame[15]]));
+    assert_eq!(parsed.tci, tag);
+}
+
+/// Where both see a transport header that is not a fragment's, they see it in the same place.
+fn transport_layer(frame: &[u8]) {
+    let Some(ours) = parse_l4(frame) else {
+        return;
+    };
+    assert!(ours.ip_offset >= 14 && ours.offset > ours.ip_offset);
+    let Ok(theirs) = SlicedPacket::from_ethernet(frame) else {
+        return;
+    };
+    let at = |slice: &[u8]| slice.as_ptr() as usize - frame.as_ptr() as usize;
+    match &theirs.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            assert_eq!(
+                (ours.ip_version, ours.ip_offset),
+                (4, at(ip.header().slice()))
+            );
+            assert_eq!(ours.offset, ours.ip_offset + ip.header().slice().len());
+            assert_eq!(ours.protocol, ip.header().protocol().0);
+            assert_eq!(ours.fragment, ip.header().is_fragmenting_payload());
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            assert_eq!(
+                (ours.ip_version, ours.ip_offset),
+                (6, at(ip.header().slice()))
+            );
+            assert_eq!(ours.protocol, ip.header().next_header().0);
+        }
+        _ => {}
+    }
+}
+
+/// A checksum that is found to be partial is one that can be finished: its place is in the frame, and the sum that is
+/// put there makes the packet's right.
+fn found_partials_finish_right(frame: &[u8]) {
+    let Some(partial) = checksum::find_partial(frame) else {
+        return;
+    };
+    let (start, at) = (
+        usize::from(partial.start),
+        usize::from(partial.start) + usize::from(partial.offset),
+    );
+    assert!(at + 2 <= frame.len());
+    let mut whole = frame.to_vec();
+    whole[at..at + 2]
+        .copy_from_slice(&checksum::finish(checksum::sum(&frame[start..], 0)).to_be_bytes());
+    // With the pseudo-header's sum, which was in the field, everything adds up to zero.
+    let field = u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let total = checksum::fold(checksum::sum(
+        &field.to_be_bytes(),
+        checksum::sum(&whole[start..], 0),
+    ));
+    let even = at.wrapping_sub(start).is_multiple_of(2);
+    assert!(!even || total == 0xffff || total == 0, "{total:#x}");
+}
+
+/// However the frame is cut and whatever checksum is asked for, the copy is the frame but for that checksum.
+fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
+    let tag = [TagOp::Keep, TagOp::Push][usize::from(orders[0] & 1)];
+    let offload = Offload {
+        needs_csum: orders[0] & 2 != 0,
+        csum_start: u16::from_le_bytes([orders[1], orders[2]]),
+        csum_offset: u16::from_le_bytes([orders[3], orders[4]]),
+        ..Offload::default()
+    };
+    let size = usize::from(orders[5]).max(1);
+    let pieces: Vec<Segment> = frame
+        .chunks(size)
+        // SAFETY: the pieces are of `frame`, which is not written and outlives the burst.
+        .map(|piece| unsafe { Segment::new(piece.as_ptr(), piece.len() as u32) })
+        .collect();
+    let mut burst = Burst::new();
+    if !burst.push_segments(&pieces, offload) {
+        return;
+    }
+    burst.frames_mut()[0].tci = u16::from_le_bytes([orders[6], orders[7]]);
+    let copied = &burst.frames()[0];
+    let prefix = Prefix::new(&[7; 12], copied, tag);
+    let gather = Gather::new(&prefix, &burst, copied);
+    // Room in small buffers, between walls of bytes that nothing may touch.
+    let room = size + 40;
+    let mut memory = vec![0x5a_u8; (frame.len() / room + 3) * 2 * room];
+    let base = memory.as_mut_ptr();
+    let to: Vec<SegmentMut> = (0..memory.len() / (2 * room))
+        // SAFETY: each run is within `memory`, which is used through these alone until they are gone.
+        .map(|i| unsafe { SegmentMut::new(base.add(2 * i * room), room as u32) })
+        .collect();
+    let n = gather.scatter(&to);
+    gather.complete_checksum(&offload, tag, &to);
+    assert_eq!(n, gather.len());
+    let got: Vec<u8> = memory
+        .chunks(2 * room)
+        .flat_map(|run| run[..room].to_vec())
+        .collect();
+    assert!(
+        memory
+            .chunks(2 * room)
+            .all(|run| run[room..].iter().all(|byte| *byte == 0x5a)),
+        "written beyond a buffer"
+    );
+    if tag == TagOp::Keep {
+        assert_eq!(got[..12], [7; 12]);
+        let at = usize::from(offload.csum_start) + usize::from(offload.csum_offset);
+        let differ = |i: &usize| got[12 + i] != frame[*i];
+        assert!(
+            (0..frame.len())
+                .filter(differ)
+                .all(|i| offload.needs_csum && (i == at || i == at + 1))
+        );
+    }
+    // What lies after the copy is as it was, but where a checksum was asked for there: `parse` forbids that.
+    if !offload.needs_csum {
+        assert!(
+            got[n..].iter().all(|byte| *byte == 0x5a),
+            "written beyond the copy"
+        );
+    }
+}
