@@ -44,7 +44,7 @@ pub use self::{
     features::{Features, MAX_QUEUE_PAIRS, feature},
     inflight::{InflightQueue, InflightRegion},
     mapping::{MAX_MAPPINGS, lost_mappings},
-    memory::{GuestMemory, MemoryCell, MemoryError, RegionSpec},
+    memory::{GuestMemory, MAX_GUEST_BYTES, MemoryCell, MemoryError, RegionSpec},
     notify::Notifier,
     packed::PackedRing,
     ring::Ring,

@@ -166,11 +166,12 @@ pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, 
     // A fault on such a file waits for a process or a server, and with it the
     // worker and every guest.
     if let Ok(fs) = rustix::fs::fstatfs(file.as_fd())
-        && [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC].contains(&(fs.f_type as u64))
+        && !LOCAL_FILE_SYSTEMS.contains(&(fs.f_type as u32).into())
     {
-        return Err(MappingError::Refused(
-            "the file is on a network or user-space file system, which could hold up the switch for ever: use memfd, hugetlbfs or tmpfs".into(),
-        ));
+        return Err(MappingError::Refused(format!(
+            "the file is on a file system (magic number {:#x}) that could hold up the switch for ever: use memfd, hugetlbfs or tmpfs",
+            fs.f_type
+        )));
     }
     Ok(Identity {
         device: stat.st_dev,
@@ -261,11 +262,20 @@ mod under_miri {
 }
 
 fn reserve_slot() -> Option<usize> {
-    SLOTS.iter().position(|slot| {
-        slot.taken
-            .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-    })
+    // From where the last one was found: a table of many regions is not searched from the start
+    // for each of them.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let from = NEXT.load(Ordering::Relaxed);
+    let slot = (from..from + MAX_MAPPINGS)
+        .map(|number| number % MAX_MAPPINGS)
+        .find(|slot| {
+            SLOTS[*slot]
+                .taken
+                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        })?;
+    NEXT.store(slot + 1, Ordering::Relaxed);
+    Some(slot)
 }
 
 fn fill_slot(slot: usize, start: NonNull<u8>, len: usize) {

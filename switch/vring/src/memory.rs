@@ -47,6 +47,12 @@ pub enum MemoryError {
         /// The file's length.
         len: u64,
     },
+    /// More than anybody has, and addresses are finite.
+    #[error("guest memory of {size} bytes: at most {MAX_GUEST_BYTES} (4 TiB) are mapped")]
+    TooMuch {
+        /// Bytes in all.
+        size: u64,
+    },
     /// The region cannot hold what it is for.
     #[error(
         "an inflight region of {len} bytes: it must have {needed}, for a ring size that is a power of two, at a multiple of 64"
@@ -95,6 +101,9 @@ unsafe impl Send for GuestMemory {}
 // SAFETY: as above; the value itself is immutable.
 unsafe impl Sync for GuestMemory {}
 
+/// Most memory of one guest, bytes: a sparse file costs nothing, and the process has 128 TiB of
+/// addresses for all.
+pub const MAX_GUEST_BYTES: u64 = 4 << 40;
 /// From so many regions on they are searched by halves.
 const FEW_REGIONS: usize = 8;
 
@@ -362,11 +371,17 @@ impl Drop for MemoryCell {
 }
 
 fn check_layout(specs: &[RegionSpec]) -> Result<(), MemoryError> {
+    let size = specs
+        .iter()
+        .fold(0u64, |sum, spec| sum.saturating_add(spec.size));
     for (index, spec) in specs.iter().enumerate() {
         let sums = [spec.guest_address, spec.user_address, spec.mmap_offset];
         if spec.size == 0 || sums.iter().any(|at| at.checked_add(spec.size).is_none()) {
             return Err(MemoryError::Size { index });
         }
+    }
+    if size > MAX_GUEST_BYTES {
+        return Err(MemoryError::TooMuch { size });
     }
     let mut sorted: Vec<&RegionSpec> = specs.iter().collect();
     sorted.sort_by_key(|spec| spec.guest_address);

@@ -50,8 +50,18 @@ impl Notifier {
 }
 
 /// Makes a descriptor fit for a worker to write to: a full eventfd, or a pipe, must not block
-/// it. What cannot be made so is not used.
+/// it. What cannot be made so is not used; nor are files and devices, which are nobody's to
+/// write to but their owner's. User-Mode Linux gives pipes.
 fn prepare(fd: OwnedFd) -> RawFd {
+    use rustix::fs::FileType;
+    let kind = rustix::fs::fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    // An eventfd has no type at all.
+    if !matches!(
+        kind,
+        Ok(FileType::Fifo | FileType::Socket | FileType::Unknown)
+    ) {
+        return NONE;
+    }
     let nonblocking = rustix::fs::fcntl_getfl(&fd)
         .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK));
     match nonblocking {

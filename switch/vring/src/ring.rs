@@ -58,7 +58,8 @@ impl Ring {
     /// What was told is not always so: after a back end that died, the front end knows of
     /// nothing that it did since. In a split ring the used index is what the guest has really
     /// seen. A packed ring has marks; they are asked only where the front end believes to be at
-    /// the very beginning, and is not.
+    /// the very beginning, and is not. (At the beginning the wrap counter is 1; User-Mode Linux
+    /// says 0 all the same.)
     pub fn resume_at(&self, base: u32, own: bool) -> Result<u32, RingError> {
         match self {
             Ring::Split(ring) => {
@@ -67,7 +68,7 @@ impl Ring {
             }
             Ring::Packed(ring) => {
                 let at = ring.position(base).ok_or(RingError::Base { base })?;
-                let beginning = at == 0 && !own;
+                let beginning = at.is_multiple_of(ring.size().into()) && !own;
                 let found = beginning.then(|| ring.find_position(at)).flatten();
                 Ok(ring.base(found.unwrap_or(at)))
             }

@@ -49,6 +49,13 @@ struct Vring {
     rx: Option<Arc<GuestRx>>,
 }
 
+/// A no to a message that makes sense: it is answered where an answer was asked for, and the
+/// session goes on. The reason has been logged. Errors of the `vhost` crate's own, for messages
+/// that make none, end it.
+pub(super) fn refusal() -> Error {
+    Error::ReqHandlerError(std::io::ErrorKind::InvalidInput.into())
+}
+
 impl Vring {
     fn note_base(&mut self, base: u32) {
         (self.base, self.base_is_own) = (base, true);
@@ -117,14 +124,14 @@ impl Device {
                 "the front end names vring {index}: `queue_pairs = {pairs}` has {}",
                 2 * pairs
             );
-            Error::InvalidParam
+            refusal()
         })
     }
 
     /// An error for the front end that asked, and a line in the log with the reason.
     pub(super) fn refused(&self, why: &str) -> Error {
         tracing::warn!(port = self.name, "refused: {why}");
-        Error::InvalidParam
+        refusal()
     }
 
     /// What the driver acknowledged. Bits that were not offered are an error of its own.
@@ -135,7 +142,7 @@ impl Device {
                 "the front end acknowledges features {:#x}, not offered",
                 acknowledged & !self.offered
             );
-            return Err(Error::InvalidParam);
+            return Err(refusal());
         }
         let new = Features::new(acknowledged);
         let changed = new.bits() ^ self.features.bits();
@@ -337,7 +344,7 @@ impl Device {
                 port = name,
                 "vring {index}: size {size} while it runs, or no power of two up to 32768"
             );
-            return Err(Error::InvalidParam);
+            return Err(refusal());
         }
         vring.size = size;
         Ok(())

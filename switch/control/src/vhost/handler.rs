@@ -7,7 +7,7 @@ use crosspoint_vring::{RegionSpec, RingAddresses};
 use vhost::vhost_user::message::*;
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandler};
 
-use super::device::{Device, MAX_MEMORY_SLOTS};
+use super::device::{Device, MAX_MEMORY_SLOTS, refusal};
 
 /// The crate wants a shared handler; there is one thread per port, so the lock is never waited
 /// for.
@@ -81,9 +81,7 @@ impl VhostUserBackendReqHandler for Handler {
             mmap_offset: region.mmap_offset,
         };
         let table = regions.iter().map(spec).zip(files).collect();
-        self.device()
-            .set_memory(table)
-            .map_err(|_| Error::InvalidParam)?;
+        self.device().set_memory(table).map_err(|_| refusal())?;
         Ok(None)
     }
 
@@ -115,7 +113,8 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
-        let base = self.device().get_vring_base(index)?;
+        let base = self.device().get_vring_base(index);
+        let base = base.map_err(|e| unanswerable(&e.to_string()))?;
         Ok(VhostUserVringState::new(index, base))
     }
 
@@ -136,7 +135,9 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {
-        self.device().protocol_features = features;
+        let mut device = self.device();
+        // What was not offered means nothing.
+        device.protocol_features = features & protocol_features(device.queue_pairs()).bits();
         Ok(())
     }
 
@@ -171,7 +172,7 @@ impl VhostUserBackendReqHandler for Handler {
     fn get_inflight_fd(&self, inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
         let (queues, ring_size) = (inflight.num_queues, inflight.queue_size);
         let made = self.device().new_inflight(queues, ring_size);
-        let (file, len) = made.map_err(unanswerable)?;
+        let (file, len) = made.map_err(|why| unanswerable(&why))?;
         Ok((VhostUserInflight::new(len, 0, queues, ring_size), file))
     }
 
@@ -224,7 +225,7 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn set_log_base(&self, log: &VhostUserLog, file: File) -> Result<()> {
         let set = self.device().set_log(&file, log.mmap_offset, log.mmap_size);
-        set.map_err(unanswerable)
+        set.map_err(|why| unanswerable(&why))
     }
 }
 
@@ -238,6 +239,7 @@ fn single(region: &VhostUserSingleMemoryRegion) -> RegionSpec {
 }
 
 /// The front end waits for an answer that cannot say no: it is disconnected.
-fn unanswerable(why: String) -> Error {
-    Error::ReqHandlerError(std::io::Error::other(why))
+fn unanswerable(why: &str) -> Error {
+    tracing::warn!("a request that has no answer: {why}");
+    Error::InvalidOperation("there is no answer to it; see the line before this one")
 }

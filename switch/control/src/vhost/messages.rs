@@ -33,6 +33,7 @@ pub(super) fn handle(
     handler: &Arc<Handler>,
 ) -> io::Result<()> {
     let (payload, fds) = wire::receive(connection, header)?;
+    wire::check_shape(header.request, payload.len(), fds.len())?;
     let mut device = handler.device();
     if header.request == wire::GET_STATUS {
         return wire::reply(connection, header, device.status().into());

@@ -323,7 +323,7 @@ fn converse(
             messages::handle(&connection, header, handler).map_err(|e| e.to_string())?;
         } else {
             match crates.handle_request() {
-                Ok(()) | Err(VhostError::InvalidParam) => {}
+                Ok(()) | Err(VhostError::ReqHandlerError(_)) => {}
                 Err(VhostError::Disconnected | VhostError::PartialMessage) => return Ok(()),
                 Err(why) => return Err(format!("request {}: {why}", header.request)),
             }

@@ -92,6 +92,12 @@ pub(super) fn peek(socket: &UnixStream) -> io::Result<Option<Header>> {
 /// Reads the message that was peeked at: its payload and descriptors.
 pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let size = header.size as usize;
+    if header.flags & !FLAG_NEED_REPLY != VERSION {
+        return Err(invalid(format!(
+            "request {} with flags {:#x}: version 1 is spoken here, and this is no reply",
+            header.request, header.flags
+        )));
+    }
     if size > MAX_PAYLOAD {
         return Err(invalid(format!(
             "request {} with a payload of {size} bytes",
@@ -123,6 +129,24 @@ pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8
     let mut payload = vec![0; size];
     (&*socket).read_exact(&mut payload)?;
     Ok((payload, fds))
+}
+
+/// Whether a message has the payload and the descriptors that its kind has. SET_MEM_TABLE's are
+/// checked where they are read: its payload may be longer than it need be.
+pub(super) fn check_shape(request: u32, len: usize, fds: usize) -> io::Result<()> {
+    let wanted = match request {
+        SET_MEM_TABLE => return Ok(()),
+        SET_LOG_FD => (0, 1),
+        GET_STATUS => (0, 0),
+        _ => (8, 0),
+    };
+    if (len, fds) != wanted {
+        return Err(invalid(format!(
+            "request {request} with {len} bytes and {fds} descriptors: it has {} and {}",
+            wanted.0, wanted.1
+        )));
+    }
+    Ok(())
 }
 
 /// Answers a message that wants to know whether it worked (REPLY_ACK): 0 for yes.

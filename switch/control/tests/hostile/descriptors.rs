@@ -92,7 +92,6 @@ fn errors_go_to_no_eventfd() {
 /// What is written to is the front end's to choose, and may be a file of somebody else that it may write to and the
 /// switch has no business with.
 #[test]
-#[ignore = "a call writes to whatever it was given: it must be an eventfd"]
 fn a_call_writes_to_a_file() {
     attack(|target| {
         let mut guest = target.guest();
@@ -137,7 +136,6 @@ fn the_call_is_full() {
 
 /// O_NONBLOCK belongs to the open file, which both sides share: the front end can take it away again.
 #[test]
-#[ignore = "a worker waits in write(2) for as long as the front end likes"]
 fn the_call_is_made_to_block_after_it_was_given() {
     attack(|target| {
         let mut guest = target.guest();

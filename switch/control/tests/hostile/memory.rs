@@ -204,7 +204,6 @@ fn memory_goes_from_under_the_rings() {
 
 /// A sparse file costs nothing, and eight mappings of the largest leave the process no addresses for anybody else.
 #[test]
-#[ignore = "a table may take all of the process's address space: it needs a limit"]
 fn a_table_takes_all_addresses() {
     attack(|target| {
         let file = memfd(16 << 40);
@@ -247,7 +246,6 @@ fn ring_addresses_are_outside_the_memory() {
 }
 
 #[test]
-#[ignore = "a port goes on saying that it is up when its rings have stopped and do not start again"]
 fn a_port_without_rings_is_not_up() {
     attack(|target| {
         let mut guest = target.guest();

@@ -110,7 +110,6 @@ fn a_slot_is_added_and_removed_a_thousand_times() {
 }
 
 #[test]
-#[ignore = "ADD_MEM_REG without its descriptor is neither answered nor hung up on"]
 fn descriptors_of_a_slot_are_none_or_too_many() {
     attack(|target| {
         let file = memfd(LEN);

@@ -50,7 +50,6 @@ fn vrings_are_named_that_there_are_not() {
 }
 
 #[test]
-#[ignore = "GET_VRING_BASE of a vring that there is not is never answered, nor hung up on"]
 fn the_base_is_asked_of_a_vring_that_there_is_not() {
     attack(|target| {
         for index in BEYOND {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::Role;
+use crosspoint_control::config::{self, Role};
 use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::status::{PortStatus, QueueStatus};
 use crosspoint_control::vhost::VhostPort;
@@ -399,7 +399,14 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
         })
         .expect("there is room");
     // Two pairs, so that MQ and GET_QUEUE_NUM are there to be attacked.
-    VhostPort::open(fabric.clone(), number, name, &socket, Role::Server, 2).expect("it listens")
+    let config = config::VhostPort {
+        socket,
+        role: Role::Server,
+        queue_pairs: 2,
+        mac: None,
+        mtu: 1500,
+    };
+    VhostPort::open(fabric.clone(), number, name, &config).expect("it listens")
 }
 
 fn housekeeper(fabric: &Arc<Fabric>, over: &Arc<AtomicBool>) -> JoinHandle<()> {

@@ -7,6 +7,7 @@ use vhost::vhost_user::VhostUserProtocolFeatures;
 
 use super::{Device, Vring};
 use crate::config::Role;
+use crate::fabric::PortState;
 use crate::status::{DeviceStatus, MemoryRegionStatus, VringStatus};
 
 /// Bits of the device status by name (virtio 1.2, 2.1).
@@ -52,6 +53,7 @@ impl Device {
     fn picture(&self) -> DeviceStatus {
         let protocol = |bit: VhostUserProtocolFeatures| self.protocol_features & bit.bits() != 0;
         let packed = self.features.has(feature::RING_PACKED);
+        let cut_off = self.fabric.port_state(self.port) == PortState::Quarantined;
         let all = VhostUserProtocolFeatures::all();
         let protocol_names = all.iter_names().map(|(name, bit)| (bit.bits(), name));
         let statuses = || names(self.notes.status.into(), STATUS_NAMES.iter().copied());
@@ -76,7 +78,10 @@ impl Device {
                 .iter()
                 .flat_map(|cell| regions(cell.get()))
                 .collect(),
-            vrings: (0..).zip(&self.vrings).map(vring).collect(),
+            vrings: (0..)
+                .zip(&self.vrings)
+                .map(|one| vring(one, cut_off))
+                .collect(),
         }
     }
 }
@@ -102,14 +107,14 @@ fn regions(memory: &GuestMemory) -> Vec<MemoryRegionStatus> {
     memory.regions().map(region).collect()
 }
 
-fn vring((index, vring): (u16, &Vring)) -> VringStatus {
+fn vring((index, vring): (u16, &Vring), cut_off: bool) -> VringStatus {
     let is_receive = index.is_multiple_of(2);
     VringStatus {
         index,
         direction: if is_receive { "receive" } else { "transmit" }.to_owned(),
         size: vring.size,
         enabled: vring.enabled,
-        running: vring.running,
+        running: vring.running && !cut_off,
         base: vring.base as u16,
         has_kick: vring.kick.is_some(),
         has_call: vring.call.as_raw_fd() >= 0,

@@ -2,9 +2,9 @@
 
 use crosspoint_packet::Mac;
 use crosspoint_vring::{Features, feature};
-use vhost::vhost_user::{Error, Result};
+use vhost::vhost_user::Result;
 
-use super::{Device, Vring};
+use super::{Device, Vring, refusal};
 use crate::config::limits::MTU_MIN;
 
 /// Length of the largest configuration space (vhost-user protocol, "Virtio device config space").
@@ -61,7 +61,7 @@ impl Device {
                 port = self.name,
                 "the front end sets an MTU of {mtu}, which is not from {MTU_MIN} to 65535"
             );
-            return Err(Error::InvalidParam);
+            return Err(refusal());
         };
         self.notes.mtu = Some(mtu);
         Ok(())
@@ -74,7 +74,7 @@ impl Device {
                 port = self.name,
                 "the front end announces {mac}, which is no station's address"
             );
-            return Err(Error::InvalidParam);
+            return Err(refusal());
         }
         self.fabric.announce(self.port, mac);
         Ok(())
@@ -90,7 +90,7 @@ impl Device {
         space.resize(CONFIG_SPACE_LEN, 0);
         let (offset, size) = (offset as usize, size as usize);
         let wanted = space.get(offset..offset.saturating_add(size));
-        wanted.map(<[u8]>::to_vec).ok_or(Error::InvalidParam)
+        wanted.map(<[u8]>::to_vec).ok_or_else(refusal)
     }
 }
 
