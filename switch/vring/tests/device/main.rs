@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 #![cfg(not(loom))]
 
+mod arithmetic;
 mod bytes;
 mod checksum;
 mod hostile_fields;
