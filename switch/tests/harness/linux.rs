@@ -52,7 +52,7 @@ impl LinuxGuest {
         let script = script("peer-service.sh");
         let mut command = host.command(&format!("{} {job} {peers}", script.display()));
         command.env("BLOB_MIB", blob_mib.to_string());
-        let name = format!("client-{job}-{}", host.interface);
+        let name = format!("client-{job}-{}-{peers}", host.interface);
         Self {
             console: Process::start(lab.dir(), &name, &command),
         }
