@@ -17,15 +17,27 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 #[cfg(not(miri))]
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// Most mappings at a time, of all guests together: eight with 509 memory slots each, or 512
-/// with eight regions.
-pub const MAX_MAPPINGS: usize = 4096;
+/// Most mappings at a time, of all guests together: 64 with 509 memory slots each, or 4096 with
+/// eight regions. The kernel allows a process 65530 (vm.max_map_count).
+pub const MAX_MAPPINGS: usize = 32768;
 
-/// File systems on which a page may take for ever: whoever serves them decides when.
+/// File systems whose pages the host's kernel has or makes (linux/magic.h). On others (FUSE,
+/// NFS, 9p and the like) whoever serves them decides when a page comes, if ever.
 #[cfg(not(miri))]
-const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
-#[cfg(not(miri))]
-const NFS_SUPER_MAGIC: u64 = 0x6969;
+const LOCAL_FILE_SYSTEMS: [u64; 6] = [
+    // tmpfs, and memfd.
+    0x0102_1994,
+    // hugetlbfs.
+    0x9584_58f6,
+    // ramfs.
+    0x8584_58f6,
+    // ext2, ext3, ext4.
+    0xef53,
+    // XFS.
+    0x5846_5342,
+    // Btrfs.
+    0x9123_683e,
+];
 
 /// A slot of the table that the signal handler searches. Free when `len` is 0.
 struct Slot {

@@ -179,7 +179,10 @@ fn a_payload_of_another_length_ends_the_connection() {
         assert!(session.wait_closed(PATIENCE).expect("a socket"));
     }
     let end = switch.device("a").last_end.expect("it went");
-    assert_eq!(end, "request 39 with 4 bytes and 0 descriptors: it has 8 and 0");
+    assert_eq!(
+        end,
+        "request 39 with 4 bytes and 0 descriptors: it has 8 and 0"
+    );
 }
 
 #[test]
