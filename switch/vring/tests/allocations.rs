@@ -6,12 +6,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use crosspoint_frame::{BURST, Burst, Pick, TagOp};
-use crosspoint_guest::UsedElement;
+use crosspoint_guest::{Buffer, UsedElement, Virtqueue, Window};
 use crosspoint_vring::{Features, GuestRx, GuestTx, RxScratch, feature};
 
 #[path = "device/world.rs"]
 mod world;
-use world::{Guest, MODERN, call};
+use world::{Guest, LAYOUTS, MODERN, call, start_of};
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
@@ -226,4 +226,110 @@ fn chains_of_thousands_of_pieces_allocate_nothing() {
     })
     .join()
     .unwrap();
+}
+
+/// A driver of either layout that offers buffers of all shapes, one after the other, and allocates nothing.
+struct Driver {
+    ring: Virtqueue,
+    area: u64,
+    buffer_len: u32,
+    device_writes: bool,
+    tables: Vec<Window>,
+    count: usize,
+}
+
+impl Driver {
+    fn new(guest: &mut Guest, ring: Virtqueue, buffer_len: u32, device_writes: bool) -> Driver {
+        let size = usize::from(ring.layout().size);
+        Driver {
+            area: guest.take(0x1_0000),
+            tables: (0..size).map(|_| guest.window(32)).collect(),
+            ring,
+            buffer_len,
+            device_writes,
+            count: 0,
+        }
+    }
+
+    /// Takes back what was used, and offers as much as the ring holds.
+    fn turn(&mut self) {
+        while self.ring.pop_used().unwrap().is_some() {}
+        let piece = |at: u64, len: u32| Buffer {
+            address: self.area + at,
+            len,
+            device_writes: self.device_writes,
+        };
+        let (head, rest) = (self.buffer_len / 3, self.buffer_len - self.buffer_len / 3);
+        loop {
+            let i = self.count % self.tables.len();
+            let added = match i % 4 {
+                1 => self
+                    .ring
+                    .add(&[piece(0, 12), piece(100, head), piece(10_000, rest)]),
+                // A frame that the receiver needs several buffers for.
+                2 if i == 2 => self.ring.add(&[piece(0, 4000)]),
+                2 => self
+                    .ring
+                    .add_indirect(&self.tables[i], &[piece(0, head), piece(5000, rest)]),
+                _ => self.ring.add(&[piece(0, self.buffer_len)]),
+            };
+            if added.is_none() {
+                break;
+            }
+            self.count += 1;
+        }
+        let _ = self.ring.publish();
+        self.ring.enable_calls().unwrap();
+    }
+}
+
+fn a_million_frames(layout: u64) {
+    let features = FEATURES | layout;
+    let (mut from, mut to) = (Guest::new(0x100_0000), Guest::new(0x100_0000));
+    let (sender, tx) = from.virtqueue(256, 250, features);
+    let (receiver, rx) = to.virtqueue(1024, 1000, features);
+    let mut sender = Driver::new(&mut from, sender, 212, false);
+    let mut receiver = Driver::new(&mut to, receiver, 1500, true);
+    let ((_, tx_call), (_, rx_call)) = (call(), call());
+    let negotiated = Features::new(features);
+    let tx_base = start_of(256, 250, features);
+    let mut tx = GuestTx::new(tx, negotiated, tx_call, tx_base).unwrap();
+    let rx_base = start_of(1024, 1000, features);
+    let rx = GuestRx::new(rx, negotiated, rx_call, rx_base, 2).unwrap();
+    let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
+    let mut picks = Vec::with_capacity(BURST);
+    let (mut before, mut frames) = (0, 0);
+    while frames < 1_000_000 {
+        sender.turn();
+        receiver.turn();
+        let n = tx.receive(&mut burst);
+        picks.clear();
+        picks.extend((0..n).map(|i| Pick {
+            frame: i as u8,
+            tag: [TagOp::Keep, TagOp::Push][i % 2],
+        }));
+        let outcome = rx.deliver(0, &burst, &picks, &mut scratch);
+        tx.complete();
+        burst.clear();
+        tx.flush();
+        rx.flush(0);
+        tx.set_kicks(true);
+        tx.set_kicks(false);
+        assert_eq!(outcome.frames as usize, n, "{outcome:?}");
+        assert!(n > 0);
+        if frames == 0 {
+            before = allocations();
+        }
+        frames += n;
+    }
+    assert_eq!(allocations() - before, 0);
+}
+
+#[test]
+fn a_million_frames_allocate_nothing_in_either_layout() {
+    for layout in LAYOUTS {
+        std::thread::spawn(move || a_million_frames(layout))
+            .join()
+            .unwrap();
+    }
 }

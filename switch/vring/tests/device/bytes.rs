@@ -9,13 +9,15 @@ use crosspoint_guest::{Buffer, ChainSplit, QueueError, VirtioNetHdr};
 use crosspoint_vring::{Features, GuestRx, GuestTx, Outcome, RxScratch, feature};
 use proptest::prelude::*;
 
-use crate::world::{BASE, Guest, MODERN, Random, all, header_len, tagged};
+use crate::world::{BASE, Guest, LAYOUTS, MODERN, Random, all, header_len, start_of, tagged};
 
-const FEATURES: [u64; 4] = [
+const FEATURES: [u64; 6] = [
     feature::MRG_RXBUF,
     feature::VERSION_1,
     feature::INDIRECT_DESC,
     feature::EVENT_IDX,
+    feature::RING_PACKED,
+    feature::IN_ORDER,
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +30,7 @@ struct Side {
 fn side() -> impl Strategy<Value = Side> {
     let base = prop_oneof![any::<u16>(), 65_400u16.., 0u16..3];
     let size = prop_oneof![1 => 0u32..=2, 2 => 3u32..=10];
-    (size, base, 0usize..16).prop_map(|(log, base, mask)| {
+    (size, base, 0usize..64).prop_map(|(log, base, mask)| {
         let features = FEATURES
             .iter()
             .enumerate()
@@ -83,7 +85,8 @@ struct Model {
     mergeable: bool,
     header: usize,
     buffer_len: usize,
-    ring_size: usize,
+    /// Most buffers that the ring can hold, if they fill it.
+    whole_ring: Option<usize>,
 }
 
 impl Model {
@@ -97,7 +100,7 @@ impl Model {
         for (i, copy) in copies.iter().enumerate() {
             let buffers = (self.header + copy.len()).div_ceil(self.buffer_len);
             // Not even the whole ring would hold it.
-            if self.mergeable && buffers > available && available == self.ring_size {
+            if self.mergeable && buffers > available && self.whole_ring == Some(available) {
                 outcome.small += 1;
                 continue;
             }
@@ -131,6 +134,8 @@ struct Rig {
     underway: VecDeque<Vec<u8>>,
     /// Buffers that the device has and has not used.
     available: usize,
+    /// Ring entries of each.
+    rx_entries: usize,
 }
 
 impl Rig {
@@ -143,6 +148,18 @@ impl Rig {
             0 if case.rx.size >= 2 => ChainSplit::HeaderApart,
             n if n > 1 && case.rx.size >= 8 => ChainSplit::Pieces(case.buffer_len.div_ceil(n)),
             _ => ChainSplit::Single,
+        };
+        let pieces = match split {
+            ChainSplit::Single => 1,
+            ChainSplit::HeaderApart => {
+                1 + usize::from(case.buffer_len > header_len(case.rx.features))
+            }
+            ChainSplit::Pieces(len) => case.buffer_len.div_ceil(len),
+        };
+        let in_a_row = feature::RING_PACKED | feature::INDIRECT_DESC;
+        let rx_entries = match case.rx.features & in_a_row {
+            feature::RING_PACKED => pieces,
+            _ => 1,
         };
         let (sender, tx) =
             from.transmit(case.tx.size, case.tx.base, case.tx.features, frame_len_max);
@@ -166,6 +183,7 @@ impl Rig {
             scratch: RxScratch::default(),
             underway: VecDeque::new(),
             available: 0,
+            rx_entries,
         }
     }
 
@@ -232,7 +250,7 @@ impl Rig {
             .post(self.random.below(self.case.rx.size as usize + 1) as u16)
             .unwrap();
         self.available += usize::from(posted);
-        let _ = self.receiver.ring().publish();
+        let _ = self.receiver.virtqueue().publish();
         let taken = self.tx.receive(&mut self.burst);
         assert_eq!(taken, self.burst.len());
         let (picks, copies) = self.picks();
@@ -243,10 +261,11 @@ impl Rig {
             mergeable,
             header: header_len(features),
             buffer_len: self.case.buffer_len,
-            ring_size: usize::from(self.case.rx.size),
+            whole_ring: usize::from(self.case.rx.size)
+                .is_multiple_of(self.rx_entries)
+                .then(|| usize::from(self.case.rx.size) / self.rx_entries),
         };
         let (arrive, expected) = model.deliver(&copies, self.available);
-        let before = self.receiver.ring().used_idx();
         let outcome = self.rx.deliver(0, &self.burst, &picks, &mut self.scratch);
         self.tx.complete();
         self.burst.clear();
@@ -267,9 +286,9 @@ impl Rig {
         );
         let consumed: usize = arrive.iter().map(|(_, buffers)| buffers).sum();
         assert_eq!(
-            self.receiver.ring().used_idx(),
-            before.wrapping_add(consumed as u16),
-            "used index"
+            self.receiver.virtqueue().pending_used().unwrap(),
+            consumed as u16,
+            "buffers given back"
         );
         self.available -= consumed;
         self.look(arrive);
@@ -322,11 +341,11 @@ proptest! {
                 }
                 lens.pop_front();
             }
-            let _ = rig.sender.ring().publish();
+            let _ = rig.sender.virtqueue().publish();
             rig.turn();
         }
         rig.sender.reap().unwrap();
-        prop_assert_eq!(rig.sender.ring().outstanding(), 0);
+        prop_assert_eq!(rig.sender.virtqueue().outstanding(), 0);
         prop_assert_eq!(rig.sender.completed(), case.lens.len() as u64);
     }
 }
@@ -334,13 +353,20 @@ proptest! {
 /// Regions that lie one after the other in guest addresses are not so in ours: a buffer over their border is two.
 #[test]
 fn a_buffer_across_two_regions_arrives_whole() {
+    LAYOUTS.into_iter().for_each(across_two_regions);
+}
+
+fn across_two_regions(layout: u64) {
     const LEN: usize = 0x10_0000;
     const BORDER: u64 = BASE + LEN as u64;
     let guest = || Guest::with(&[(BASE, LEN), (BORDER, LEN)], 0);
-    let (mut from, mut to, features) = (guest(), guest(), Features::new(MODERN));
-    let ((mut sender, tx), (mut receiver, rx)) = (from.ring(8, 0, MODERN), to.ring(8, 0, MODERN));
-    let mut tx = GuestTx::new(tx, features, Arc::default(), 0).unwrap();
-    let rx = GuestRx::new(rx, features, Arc::default(), 0, 1).unwrap();
+    let features = MODERN | layout;
+    let (mut from, mut to, negotiated) = (guest(), guest(), Features::new(features));
+    let (mut sender, tx) = from.virtqueue(8, 0, features);
+    let (mut receiver, rx) = to.virtqueue(8, 0, features);
+    let base = start_of(8, 0, features);
+    let mut tx = GuestTx::new(tx, negotiated, Arc::default(), base).unwrap();
+    let rx = GuestRx::new(rx, negotiated, Arc::default(), base, 1).unwrap();
     let bytes = Random(1).bytes(3000);
     let whole = [&[0; 12][..], &bytes].concat();
     for (ours, theirs) in [

@@ -9,7 +9,7 @@ use crosspoint_vring::{RxScratch, feature};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
-use crate::world::{Guest, MODERN, tagged};
+use crate::world::{Guest, LAYOUTS, MODERN, tagged};
 
 /// One's-complement sum of big-endian words, as RFC 1071 writes it.
 fn ones_sum(bytes: &[u8]) -> u16 {
@@ -131,6 +131,7 @@ proptest! {
     fn a_partial_checksum_is_finished_or_described(
         v6: bool, tcp: bool, vlan: bool, guest_csum: bool, mergeable: bool,
         change_tag: bool,
+        layout in proptest::sample::select(&LAYOUTS[..]),
         payload in prop_oneof![proptest::collection::vec(any::<u8>(), 0..100), proptest::collection::vec(any::<u8>(), 0..4000)],
         split in 1usize..300,
         buffer_len in 64usize..2000,
@@ -143,17 +144,17 @@ proptest! {
         let header = VirtioNetHdr { flags: HDR_F_NEEDS_CSUM, csum_start: l4 as u16, csum_offset, ..Default::default() };
 
         let mut from = Guest::for_queues(1024, 5000, 64);
-        let (mut sender, mut tx) = from.transmit(1024, 7, MODERN | feature::CSUM | feature::INDIRECT_DESC, 5000);
+        let (mut sender, mut tx) = from.transmit(1024, 7, layout | MODERN | feature::CSUM | feature::INDIRECT_DESC, 5000);
         sender.set_split(ChainSplit::Pieces(split.max(sent.len() / 50)));
         prop_assert!(sender.send(&header, &sent).unwrap());
-        let _ = sender.ring().publish();
-        let features = feature::VERSION_1 | if guest_csum { feature::GUEST_CSUM } else { 0 } | if mergeable { feature::MRG_RXBUF } else { 0 };
+        let _ = sender.virtqueue().publish();
+        let features = layout | feature::VERSION_1 | if guest_csum { feature::GUEST_CSUM } else { 0 } | if mergeable { feature::MRG_RXBUF } else { 0 };
         let buffer_len = if mergeable { buffer_len } else { 8192 };
         let mut to = Guest::for_queues(128, 64, buffer_len);
         let rx_split = ChainSplit::Pieces(split.max(buffer_len / 50));
         let (mut receiver, rx) = to.receive((128, 9), features | feature::INDIRECT_DESC, buffer_len, rx_split, 1, Arc::default());
         receiver.post(u16::MAX).unwrap();
-        let _ = receiver.ring().publish();
+        let _ = receiver.virtqueue().publish();
 
         let mut burst = Burst::new();
         prop_assert_eq!(tx.receive(&mut burst), 1);

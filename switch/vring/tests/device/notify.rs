@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crosspoint_frame::{BURST, Burst};
+use crosspoint_guest::packed::{EVENT_DESCRIPTOR, EVENT_DISABLE, EVENT_ENABLE, EventArea};
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
-use crosspoint_guest::{ChainSplit, EventFd, UsedElement, VirtioNetHdr};
+use crosspoint_guest::{
+    Buffer, ChainSplit, EventFd, PackedRing, Position, SplitRing, VirtioNetHdr, Virtqueue,
+};
 use crosspoint_vring::{Features, GuestRx, GuestTx, Notifier, RxScratch, feature};
 use proptest::prelude::*;
 
-use crate::world::{Guest, MODERN, Random, all, bounded, call};
+use crate::world::{Guest, LAYOUTS, MODERN, Random, all, bounded, call, start_of};
 
 /// The specification's words: a call is wanted when the used index passed `event` since the last decision.
 fn passed(event: u16, old: u16, count: usize) -> bool {
@@ -35,7 +38,14 @@ fn wish() -> impl Strategy<Value = Wish> {
 }
 
 /// Sets the wish; returns whether `count` more used entries deserve a call.
-fn ask(ring: &mut crosspoint_guest::SplitRing, event_idx: bool, wish: Wish, count: usize) -> bool {
+fn ask(queue: &mut Virtqueue, event_idx: bool, wish: Wish, count: usize) -> bool {
+    match queue {
+        Virtqueue::Split(ring) => ask_split(ring, event_idx, wish, count),
+        Virtqueue::Packed(ring) => ask_packed(ring, event_idx, wish, count),
+    }
+}
+
+fn ask_split(ring: &SplitRing, event_idx: bool, wish: Wish, count: usize) -> bool {
     let used = ring.used_idx();
     match (event_idx, wish) {
         (true, wish) => {
@@ -55,6 +65,41 @@ fn ask(ring: &mut crosspoint_guest::SplitRing, event_idx: bool, wish: Wish, coun
     }
 }
 
+/// Enable, disable, or a position, its wrap counter included: the same one comes again after two laps.
+fn ask_packed(ring: &PackedRing, event_idx: bool, wish: Wish, count: usize) -> bool {
+    let (used, size) = (ring.device_position(), ring.layout().size);
+    let ask = |flags, position: Position| {
+        let position = position.to_bits();
+        ring.set_driver_event(EventArea { position, flags });
+    };
+    match (event_idx, wish) {
+        (_, Wish::Off) => {
+            ask(EVENT_DISABLE, used);
+            false
+        }
+        (true, Wish::At(distance)) => {
+            let two_laps = 2 * i32::from(size);
+            let ahead = i32::from(distance).rem_euclid(two_laps) as u16;
+            let event = used
+                .advance(ahead.min(size), size)
+                .advance(ahead.saturating_sub(size), size);
+            ask(EVENT_DESCRIPTOR, event);
+            let mut at = used;
+            let mut passes = || {
+                let here = at == event;
+                at = at.advance(1, size);
+                here
+            };
+            // After a whole lap the device need not look.
+            count >= usize::from(size) || (0..count).any(|_| passes())
+        }
+        _ => {
+            ask(EVENT_ENABLE, used);
+            count > 0
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -63,15 +108,17 @@ proptest! {
     #[test]
     fn a_call_is_made_if_and_only_if_the_driver_asked(
         event_idx: bool,
+        layout in proptest::sample::select(&LAYOUTS[..]),
         base in prop_oneof![any::<u16>(), 65_500u16..],
         turns in proptest::collection::vec((0..=BURST, 0..=BURST, wish(), wish()), 1..40),
     ) {
-        let features = MODERN | if event_idx { feature::EVENT_IDX } else { 0 };
+        let features = MODERN | layout | if event_idx { feature::EVENT_IDX } else { 0 };
         let mut guest = Guest::for_queues(64, 200, 2048);
         let ((sent, tx_call), (received, rx_call)) = (call(), call());
         let (mut sender, _) = guest.transmit(64, base, features, 200);
-        let device = guest.device_ring(sender.ring().layout(), features);
-        let mut tx = GuestTx::new(device, Features::new(features), tx_call, base.into()).unwrap();
+        let device = guest.device_side(sender.virtqueue().layout(), features);
+        let start = start_of(64, base, features);
+        let mut tx = GuestTx::new(device, Features::new(features), tx_call, start).unwrap();
         let (mut receiver, rx) = guest.receive((64, base), features, 2048, ChainSplit::Single, 1, rx_call);
         let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
         let (mut tx_called, mut rx_called) = (false, false);
@@ -80,12 +127,12 @@ proptest! {
                 assert!(sender.send(&VirtioNetHdr::default(), &[7; 60]).unwrap());
             }
             let posted = receiver.post(buffers as u16).unwrap();
-            let _ = (sender.ring().publish(), receiver.ring().publish());
+            let _ = (sender.virtqueue().publish(), receiver.virtqueue().publish());
             prop_assert_eq!(tx.receive(&mut burst), frames);
-            let free = usize::from(receiver.ring().outstanding()).min(frames);
+            let free = usize::from(receiver.virtqueue().outstanding()).min(frames);
             prop_assert!(free <= 64 && posted <= 64);
-            let tx_wanted = ask(sender.ring(), event_idx, tx_wish, frames);
-            let rx_wanted = ask(receiver.ring(), event_idx, rx_wish, free);
+            let tx_wanted = ask(sender.virtqueue(), event_idx, tx_wish, frames);
+            let rx_wanted = ask(receiver.virtqueue(), event_idx, rx_wish, free);
             // The first call is always made: a predecessor may have owed it.
             let tx_wanted = tx_wanted || (frames > 0 && !tx_called);
             let rx_wanted = rx_wanted || (free > 0 && !rx_called);
@@ -115,7 +162,7 @@ proptest! {
 
 /// A device that sleeps when there is nothing, and a driver that sends at every moment, also while it falls asleep.
 fn kicks(features: u64) {
-    const ROUNDS: u32 = 100_000;
+    const ROUNDS: u32 = 50_000;
     let mut guest = Guest::for_queues(8, 64, 64);
     let (mut sender, mut tx) = guest.transmit(8, 65_000, features, 64);
     let kick = Arc::new(EventFd::new().unwrap());
@@ -128,7 +175,7 @@ fn kicks(features: u64) {
                 while !sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap() {
                     std::thread::yield_now();
                 }
-                if sender.ring().publish() {
+                if sender.virtqueue().publish() {
                     kick.signal().unwrap();
                 }
                 for _ in 0..random.below(200) {
@@ -165,26 +212,33 @@ fn kicks(features: u64) {
 
 #[test]
 fn no_kick_is_lost_on_the_way_to_sleep() {
-    bounded(60, || {
-        kicks(MODERN);
-        kicks(MODERN | feature::EVENT_IDX);
+    bounded(120, || {
+        for layout in [0, feature::RING_PACKED] {
+            kicks(MODERN | layout);
+            kicks(MODERN | layout | feature::EVENT_IDX);
+        }
     });
 }
 
 /// The same without system calls, so that the two sides meet far more often in the few nanoseconds that matter.
 fn kicks_by_memory(features: u64) {
-    const ROUNDS: u32 = 200_000;
+    const ROUNDS: u32 = 100_000;
     let mut guest = Guest::for_queues(8, 64, 64);
-    let (mut ring, device) = guest.ring(8, 65_000, features);
-    let mut tx = GuestTx::new(device, Features::new(features), Arc::default(), 65_000).unwrap();
-    ring.write_desc(0, guest.take(64), 64, 0, 0);
+    let (mut ring, device) = guest.virtqueue(8, 65_000, features);
+    let base = start_of(8, 65_000, features);
+    let mut tx = GuestTx::new(device, Features::new(features), Arc::default(), base).unwrap();
+    let buffer = Buffer {
+        address: guest.take(64),
+        len: 64,
+        device_writes: false,
+    };
     let kicked = Arc::new(AtomicU32::new(0));
     let driver = std::thread::spawn({
         let kicked = kicked.clone();
         move || {
             let mut random = Random(4);
             for _ in 0..ROUNDS {
-                ring.offer(&[UsedElement { id: 0, len: 0 }]);
+                ring.add(&[buffer]).unwrap();
                 if ring.publish() {
                     kicked.fetch_add(1, Ordering::Release);
                 }
@@ -221,20 +275,23 @@ fn kicks_by_memory(features: u64) {
 
 #[test]
 fn no_kick_is_lost_when_it_meets_the_wish_for_it() {
-    bounded(60, || {
-        kicks_by_memory(MODERN);
-        kicks_by_memory(MODERN | feature::EVENT_IDX);
+    bounded(120, || {
+        for layout in [0, feature::RING_PACKED] {
+            kicks_by_memory(MODERN | layout);
+            kicks_by_memory(MODERN | layout | feature::EVENT_IDX);
+        }
     });
 }
 
 /// A driver that sleeps when its ring is full, and a device that completes at every moment.
 fn completions(features: u64) {
-    const FRAMES: u64 = 100_000;
+    const FRAMES: u64 = 50_000;
     let mut guest = Guest::for_queues(8, 64, 64);
     let (event, notifier) = call();
     let (mut sender, _) = guest.transmit(8, 65_000, features, 64);
-    let device = guest.device_ring(sender.ring().layout(), features);
-    let mut tx = GuestTx::new(device, Features::new(features), notifier, 65_000).unwrap();
+    let device = guest.device_side(sender.virtqueue().layout(), features);
+    let base = start_of(8, 65_000, features);
+    let mut tx = GuestTx::new(device, Features::new(features), notifier, base).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let worker = std::thread::spawn({
         let stop = stop.clone();
@@ -256,18 +313,18 @@ fn completions(features: u64) {
             }
         }
     });
-    sender.ring().disable_calls();
+    sender.virtqueue().disable_calls();
     while sender.completed() < FRAMES {
         if sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap() {
             continue;
         }
-        let _ = sender.ring().publish();
-        if !sender.ring().enable_calls().unwrap() {
+        let _ = sender.virtqueue().publish();
+        if !sender.virtqueue().enable_calls().unwrap() {
             let called = event.wait(Duration::from_secs(5)).unwrap();
             let completed = sender.completed();
             assert!(called > 0, "asleep for ever after {completed} frames");
         }
-        sender.ring().disable_calls();
+        sender.virtqueue().disable_calls();
     }
     stop.store(true, Ordering::Release);
     worker.join().unwrap();
@@ -275,15 +332,21 @@ fn completions(features: u64) {
 
 #[test]
 fn a_sleeping_sender_is_woken() {
-    bounded(60, || {
-        completions(MODERN);
-        completions(MODERN | feature::EVENT_IDX);
+    bounded(120, || {
+        for layout in LAYOUTS {
+            completions(MODERN | layout);
+            completions(MODERN | layout | feature::EVENT_IDX);
+        }
     });
 }
 
 #[test]
 fn a_polling_device_is_not_kicked() {
-    for features in [MODERN, MODERN | feature::EVENT_IDX] {
+    for features in LAYOUTS
+        .map(|layout| [layout, layout | feature::EVENT_IDX])
+        .concat()
+    {
+        let features = MODERN | features;
         let mut guest = Guest::for_queues(64, 64, 64);
         let (mut sender, mut tx) = guest.transmit(64, 65_530, features, 64);
         let mut burst = Burst::new();
@@ -291,14 +354,14 @@ fn a_polling_device_is_not_kicked() {
             for _ in 0..7 {
                 assert!(sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap());
             }
-            assert!(!sender.ring().publish(), "kicks are off");
+            assert!(!sender.virtqueue().publish(), "kicks are off");
             assert_eq!(tx.receive(&mut burst), 7);
             tx.complete();
             burst.clear();
         }
         tx.set_kicks(true);
         assert!(sender.send(&VirtioNetHdr::default(), &[0; 14]).unwrap());
-        assert!(sender.ring().publish(), "kicks are on");
+        assert!(sender.virtqueue().publish(), "kicks are on");
         assert!(tx.set_kicks(true), "and there is work");
     }
 }
@@ -307,7 +370,11 @@ fn a_polling_device_is_not_kicked() {
 /// turn of the 16-bit index. It comes back, delivers once more, and must wake the driver that sleeps since.
 #[test]
 fn a_call_is_not_lost_when_the_index_has_gone_round_since_the_last_flush() {
-    let features = MODERN | feature::EVENT_IDX;
+    LAYOUTS.into_iter().for_each(gone_round);
+}
+
+fn gone_round(layout: u64) {
+    let features = MODERN | feature::EVENT_IDX | layout;
     let mut guest = Guest::for_queues(256, 64, 256);
     let (event, notifier) = call();
     let (mut queue, rx) = guest.receive((256, 0), features, 256, ChainSplit::Single, 2, notifier);
@@ -318,9 +385,9 @@ fn a_call_is_not_lost_when_the_index_has_gone_round_since_the_last_flush() {
         for _ in 0..count {
             assert!(sender.send(&VirtioNetHdr::default(), &[0; 60]).unwrap());
         }
-        let _ = sender.ring().publish();
+        let _ = sender.virtqueue().publish();
         queue.post(u16::MAX).unwrap();
-        let _ = queue.ring().publish();
+        let _ = queue.virtqueue().publish();
         assert_eq!(tx.receive(&mut burst), count);
         assert_eq!(
             rx.deliver(worker, &burst, &all(&burst), &mut scratch)
@@ -330,7 +397,7 @@ fn a_call_is_not_lost_when_the_index_has_gone_round_since_the_last_flush() {
         tx.complete();
         queue.receive().unwrap();
     };
-    queue.ring().disable_calls();
+    queue.virtqueue().disable_calls();
     deliver(0, 1, &mut queue);
     let mut left = 65_536 - 2;
     while left > 0 {
@@ -340,7 +407,7 @@ fn a_call_is_not_lost_when_the_index_has_gone_round_since_the_last_flush() {
         left -= count;
     }
     event.take().unwrap();
-    assert!(!queue.ring().enable_calls().unwrap());
+    assert!(!queue.virtqueue().enable_calls().unwrap());
     deliver(0, 1, &mut queue);
     rx.flush(0);
     assert_eq!(
@@ -370,7 +437,11 @@ fn a_call_never_blocks_the_worker() {
 /// there owes it the call (Linux's vhost and DPDK make the first call after a start unconditionally).
 #[test]
 fn a_call_that_a_predecessor_owed_is_made() {
-    let features = MODERN | feature::EVENT_IDX;
+    LAYOUTS.into_iter().for_each(predecessor_owed);
+}
+
+fn predecessor_owed(layout: u64) {
+    let features = MODERN | feature::EVENT_IDX | layout;
     let mut guest = Guest::for_queues(64, 64, 256);
     let ((sent, tx_call), (received, rx_call)) = (call(), call());
     let (mut sender, mut tx) = guest.transmit(64, 0, features, 64);
@@ -383,30 +454,30 @@ fn a_call_that_a_predecessor_owed_is_made() {
         Arc::default(),
     );
     receiver.post(u16::MAX).unwrap();
-    let _ = receiver.ring().publish();
-    sender.ring().set_used_event(0);
-    receiver.ring().set_used_event(0);
+    let _ = receiver.virtqueue().publish();
+    assert!(!sender.virtqueue().enable_calls().unwrap());
+    assert!(!receiver.virtqueue().enable_calls().unwrap());
     let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
     let mut turn = |tx: &mut GuestTx, rx: &GuestRx| {
         assert!(sender.send(&VirtioNetHdr::default(), &[0; 60]).unwrap());
-        let _ = sender.ring().publish();
+        let _ = sender.virtqueue().publish();
         assert_eq!(tx.receive(&mut burst), 1);
         assert_eq!(rx.deliver(0, &burst, &all(&burst), &mut scratch).frames, 1);
         tx.complete();
         burst.clear();
-        sender.ring().layout()
+        sender.virtqueue().layout()
     };
     let layout = turn(&mut tx, &rx);
     let negotiated = Features::new(features);
     let mut next_tx = GuestTx::new(
-        guest.device_ring(layout, features),
+        guest.device_side(layout, features),
         negotiated,
         tx_call,
         tx.base(),
     )
     .unwrap();
     let next_rx = GuestRx::new(
-        guest.device_ring(receiver.ring().layout(), features),
+        guest.device_side(receiver.virtqueue().layout(), features),
         negotiated,
         rx_call,
         rx.base(),

@@ -9,7 +9,7 @@ use crosspoint_guest::ChainSplit;
 use crosspoint_guest::queue::ReceiveQueue;
 use crosspoint_vring::{GuestRx, Outcome, RxScratch, feature};
 
-use crate::world::{Guest, MODERN, Random, all, bounded, call};
+use crate::world::{Guest, LAYOUTS, MODERN, Random, all, bounded, call, device_base};
 
 const HEADER: usize = 32;
 
@@ -114,7 +114,7 @@ fn consume(queue: &mut ReceiveQueue, total: u64, shared: &Shared) -> [u64; 4] {
     loop {
         let stopped = shared.stop.load(Ordering::Acquire);
         let frames = queue.receive().expect("a device that keeps the rules");
-        let _ = queue.ring().publish();
+        let _ = queue.virtqueue().publish();
         if frames.is_empty() {
             if stopped {
                 return counts;
@@ -145,6 +145,7 @@ struct Load {
     workers: usize,
     burst_max: usize,
     total: u64,
+    split: ChainSplit,
 }
 
 fn several_workers(load: Load) {
@@ -156,6 +157,7 @@ fn several_workers(load: Load) {
         workers,
         burst_max,
         total,
+        split,
     } = load;
     let mut guest = Guest::for_queues(ring_size, 64, buffer_len);
     let (_event, notifier) = call();
@@ -163,12 +165,12 @@ fn several_workers(load: Load) {
         (ring_size, 65_000),
         features,
         buffer_len,
-        ChainSplit::Single,
+        split,
         workers,
         notifier,
     );
     queue.post(ring_size).unwrap();
-    let _ = queue.ring().publish();
+    let _ = queue.virtqueue().publish();
     let shared = Arc::new(Shared {
         rx,
         stop: AtomicBool::new(false),
@@ -201,7 +203,7 @@ fn several_workers(load: Load) {
     assert!(delivered.iter().sum::<u64>() >= total);
     assert_eq!(
         shared.rx.base(),
-        u32::from(queue.ring().used_idx()),
+        device_base(queue.virtqueue()),
         "nothing is left unpublished"
     );
     let of = |field: fn(&Sum) -> &AtomicU64| {
@@ -226,12 +228,28 @@ const LOAD: Load = Load {
     workers: 4,
     burst_max: BURST,
     total: 300_000,
+    split: ChainSplit::Single,
 };
+
+/// The same in every layout.
+fn in_every_layout(load: &Load) {
+    for layout in LAYOUTS {
+        several_workers(Load {
+            features: load.features | layout,
+            total: if layout == 0 {
+                load.total
+            } else {
+                load.total / 5
+            },
+            ..*load
+        });
+    }
+}
 
 #[test]
 fn several_workers_deliver_to_one_ring() {
-    bounded(60, || {
-        several_workers(Load {
+    bounded(120, || {
+        in_every_layout(&Load {
             features: feature::VERSION_1,
             ..LOAD
         })
@@ -240,8 +258,8 @@ fn several_workers_deliver_to_one_ring() {
 
 #[test]
 fn several_workers_deliver_to_one_ring_of_mergeable_buffers() {
-    bounded(60, || {
-        several_workers(Load {
+    bounded(120, || {
+        in_every_layout(&Load {
             buffer_len: 256,
             workers: 3,
             ..LOAD
@@ -252,8 +270,8 @@ fn several_workers_deliver_to_one_ring_of_mergeable_buffers() {
 /// Few entries, each often reused: a worker's view of the ring is often old.
 #[test]
 fn several_workers_deliver_to_a_small_ring() {
-    bounded(60, || {
-        several_workers(Load {
+    bounded(120, || {
+        in_every_layout(&Load {
             ring_size: 4,
             buffer_len: 128,
             len_max: 64,
@@ -263,9 +281,26 @@ fn several_workers_deliver_to_a_small_ring() {
     });
 }
 
+/// Buffers of several ring entries, in a packed ring side by side, or in tables.
+#[test]
+fn several_workers_deliver_to_one_ring_of_chains() {
+    for indirect in [0, feature::INDIRECT_DESC] {
+        bounded(120, move || {
+            in_every_layout(&Load {
+                features: MODERN | indirect,
+                buffer_len: 300,
+                workers: 3,
+                total: 150_000,
+                split: ChainSplit::Pieces(100),
+                ..LOAD
+            })
+        });
+    }
+}
+
 /// As above, with a driver that sleeps when there is nothing: it is always woken.
 fn sleeping_driver(features: u64) {
-    const FRAMES: u64 = 100_000;
+    const FRAMES: u64 = 50_000;
     let mut guest = Guest::for_queues(64, 64, 2048);
     let (event, notifier) = call();
     let (mut queue, rx) = guest.receive(
@@ -277,7 +312,7 @@ fn sleeping_driver(features: u64) {
         notifier,
     );
     queue.post(64).unwrap();
-    let _ = queue.ring().publish();
+    let _ = queue.virtqueue().publish();
     let shared = Arc::new(Shared {
         rx,
         stop: AtomicBool::new(false),
@@ -291,13 +326,13 @@ fn sleeping_driver(features: u64) {
         .collect();
     let mut received = 0;
     while received < FRAMES {
-        queue.ring().disable_calls();
+        queue.virtqueue().disable_calls();
         received += queue
             .receive()
             .expect("a device that keeps the rules")
             .len() as u64;
-        let _ = queue.ring().publish();
-        if !queue.ring().enable_calls().unwrap() {
+        let _ = queue.virtqueue().publish();
+        if !queue.virtqueue().enable_calls().unwrap() {
             // Two workers never stop delivering, so nothing for 5 seconds is a call that was lost.
             assert!(
                 event.wait(Duration::from_secs(5)).unwrap() > 0,
@@ -313,8 +348,10 @@ fn sleeping_driver(features: u64) {
 
 #[test]
 fn a_sleeping_driver_is_woken_by_one_of_several_workers() {
-    bounded(60, || {
-        sleeping_driver(MODERN);
-        sleeping_driver(MODERN | feature::EVENT_IDX);
+    bounded(120, || {
+        for layout in LAYOUTS {
+            sleeping_driver(MODERN | layout);
+            sleeping_driver(MODERN | layout | feature::EVENT_IDX);
+        }
     });
 }

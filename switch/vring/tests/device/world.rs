@@ -9,16 +9,25 @@ use std::time::Duration;
 use crosspoint_frame::{Burst, Pick, TagOp};
 use crosspoint_guest as guest;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
-use crosspoint_guest::{ChainSplit, EventFd, RegionLayout, RingLayout, Window};
+use crosspoint_guest::{
+    ChainSplit, EventFd, Position, RegionLayout, RingLayout, Virtqueue, Window,
+};
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, Notifier, RegionSpec, RingAddresses,
-    SplitRing, feature,
+    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, Notifier, PackedRing, RegionSpec, Ring,
+    RingAddresses, SplitRing, feature,
 };
 
 /// Guest physical address of the first region.
 pub const BASE: u64 = 0x10_0000;
 /// A ring of an ordinary driver.
 pub const MODERN: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
+/// The layouts that rings have, with what a driver may promise in either.
+pub const LAYOUTS: [u64; 4] = [
+    0,
+    feature::IN_ORDER,
+    feature::RING_PACKED,
+    feature::RING_PACKED | feature::IN_ORDER,
+];
 
 /// A guest's memory, as both sides see it, and how much of it is given out.
 pub struct Guest {
@@ -99,16 +108,58 @@ impl Guest {
         (driver, self.device_ring(layout, features))
     }
 
-    /// The device's side of a ring, made anew.
-    pub fn device_ring(&self, layout: RingLayout, features: u64) -> SplitRing {
+    /// A new packed ring: its driver's side, and its device's.
+    pub fn packed_ring(
+        &mut self,
+        size: u16,
+        base: Position,
+        features: u64,
+    ) -> (guest::PackedRing, PackedRing) {
+        let layout = RingLayout::contiguous(size, self.take(RingLayout::contiguous_len(size)));
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let mut driver = guest::PackedRing::new(&self.memory, layout, base, event_idx).unwrap();
+        driver.set_in_order(features & feature::IN_ORDER != 0);
+        let at = self.addresses(layout);
+        let device = PackedRing::new(self.shared.clone(), size.into(), at, event_idx).unwrap();
+        (driver, device)
+    }
+
+    /// A new ring of the layout that `features` ask for, which begins after `base` descriptors.
+    pub fn virtqueue(&mut self, size: u16, base: u16, features: u64) -> (Virtqueue, Ring) {
+        if features & feature::RING_PACKED == 0 {
+            let (mut driver, device) = self.ring(size, base, features);
+            driver.set_in_order(features & feature::IN_ORDER != 0);
+            return (driver.into(), device.into());
+        }
+        let (driver, device) = self.packed_ring(size, Position::after(base, size), features);
+        (driver.into(), device.into())
+    }
+
+    fn addresses(&self, layout: RingLayout) -> RingAddresses {
         let user = |address| self.memory.user_address(address).unwrap();
-        let at = RingAddresses {
+        RingAddresses {
             descriptors: user(layout.descriptors),
             available: user(layout.available),
             used: user(layout.used),
-        };
+        }
+    }
+
+    /// The device's side of a split ring, made anew.
+    pub fn device_ring(&self, layout: RingLayout, features: u64) -> SplitRing {
         let event_idx = features & feature::EVENT_IDX != 0;
+        let at = self.addresses(layout);
         SplitRing::new(self.shared.clone(), layout.size.into(), at, event_idx).unwrap()
+    }
+
+    /// The device's side of a ring of either layout, made anew.
+    pub fn device_side(&self, layout: RingLayout, features: u64) -> Ring {
+        Ring::new(
+            self.shared.clone(),
+            layout.size.into(),
+            self.addresses(layout),
+            Features::new(features),
+        )
+        .unwrap()
     }
 
     /// A transmit queue: driver and device. Chains go through tables if `features` has INDIRECT_DESC.
@@ -119,14 +170,15 @@ impl Guest {
         features: u64,
         frame_len_max: usize,
     ) -> (TransmitQueue, GuestTx) {
-        let (driver, device) = self.ring(size, base, features);
+        let (driver, device) = self.virtqueue(size, base, features);
         let (area, tables) = TransmitQueue::memory_len(size, frame_len_max);
         let (area, tables) = (self.window(area), self.tables(tables, features));
         let mut queue = TransmitQueue::new(driver, area, tables, ChainSplit::Single, frame_len_max);
         queue.start(header_len(features), features & feature::EVENT_IDX != 0);
+        let base = start_of(size, base, features);
         (
             queue,
-            GuestTx::new(device, Features::new(features), Arc::default(), base.into()).unwrap(),
+            GuestTx::new(device, Features::new(features), Arc::default(), base).unwrap(),
         )
     }
 
@@ -140,7 +192,7 @@ impl Guest {
         workers: usize,
         call: Arc<Notifier>,
     ) -> (ReceiveQueue, GuestRx) {
-        let (driver, device) = self.ring(size, base, features);
+        let (driver, device) = self.virtqueue(size, base, features);
         let (area, tables) = ReceiveQueue::memory_len(size, buffer_len);
         let (area, tables) = (self.window(area), self.tables(tables, features));
         let mut queue = ReceiveQueue::new(driver, area, tables, split, buffer_len);
@@ -150,14 +202,37 @@ impl Guest {
             features & feature::EVENT_IDX != 0,
             mergeable,
         );
+        let base = start_of(size, base, features);
         (
             queue,
-            GuestRx::new(device, Features::new(features), call, base.into(), workers).unwrap(),
+            GuestRx::new(device, Features::new(features), call, base, workers).unwrap(),
         )
     }
 
     fn tables(&mut self, len: usize, features: u64) -> Option<Window> {
         (features & feature::INDIRECT_DESC != 0).then(|| self.window(len))
+    }
+}
+
+/// What SET_VRING_BASE says of a ring that begins after `base` descriptors.
+pub fn start_of(size: u16, base: u16, features: u64) -> u32 {
+    if features & feature::RING_PACKED == 0 {
+        return base.into();
+    }
+    base_at(Position::after(base, size))
+}
+
+/// A packed position as GET_VRING_BASE gives it, of a ring that stands still.
+pub fn base_at(position: Position) -> u32 {
+    let half = u32::from(position.to_bits());
+    half << 16 | half
+}
+
+/// Where the device stands, as the driver can see it.
+pub fn device_base(queue: &mut Virtqueue) -> u32 {
+    match queue {
+        Virtqueue::Split(ring) => ring.used_idx().into(),
+        Virtqueue::Packed(ring) => base_at(ring.device_position()),
     }
 }
 
