@@ -10,7 +10,7 @@ use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
 
 use crate::calling::Calling;
-use crate::counters::WorkerCounters;
+use crate::counters::{QueueCounters, WorkerCounters};
 use crate::deliver::{NicTx, Tx, deliver};
 use crate::publish::Mailbox;
 use crate::sleep::{Sleeper, Waker};
@@ -204,12 +204,9 @@ impl Worker {
                 continue;
             }
             bursts += 1;
-            let ingress = stream.id.0;
             tx.prefetch(view, stream.destination, count);
-            parse(burst);
-            admit(burst, view.port(ingress));
-            lookup(burst, ingress, view, tick, keys);
-            deliver(burst, ingress, view, tx, stream.counters(*index));
+            let counters = stream.counters(*index);
+            forward(burst, stream.id.0, view, tick, keys, tx, counters);
             stream.complete(*index);
             stream.destination = tx.last_destination();
         }
@@ -279,13 +276,10 @@ impl Worker {
             let Some(port) = view.port(injected.port) else {
                 continue;
             };
-            let ingress = injected.port;
             burst.clear();
             burst.push_short(&injected.bytes);
-            parse(burst);
-            admit(burst, Some(port));
-            lookup(burst, ingress, view, tick, keys);
-            deliver(burst, ingress, view, tx, port.counters.at(*index, 0));
+            let counters = port.counters.at(*index, 0);
+            forward(burst, injected.port, view, tick, keys, tx, counters);
             bursts += 1;
         }
         bursts
@@ -314,6 +308,23 @@ impl Worker {
             stream.set_wakeups(false);
         }
     }
+}
+
+/// Takes a burst that came in on port `ingress` through all stages.
+#[inline(always)]
+fn forward(
+    burst: &mut Burst,
+    ingress: u16,
+    view: &View,
+    tick: u8,
+    keys: &mut Keys,
+    tx: &mut Tx,
+    counters: &QueueCounters,
+) {
+    parse(burst);
+    admit(burst, view.port(ingress));
+    lookup(burst, ingress, view, tick, keys);
+    deliver(burst, ingress, view, tx, counters);
 }
 
 /// Tells the control thread; `false` when its list is full.
