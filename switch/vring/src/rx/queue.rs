@@ -1,7 +1,7 @@
-//! A guest's receive queue: the ring of buffers that frames are delivered into, by any worker.
+//! Delivery into a receive ring of either layout: plan, reserve, fill, publish, call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
@@ -9,383 +9,23 @@ use crosspoint_frame::{
     prefetch_write,
 };
 
-use crate::chain::{self, Direction};
-use crate::packed::{PackedChain, PackedRing};
-use crate::reserve::{MAX_RESERVATION, Reservation, Reserve};
-use crate::ring::Ring;
+use super::Outcome;
+use super::ring::{Buffer, RxRing};
+use crate::chain;
+use crate::reserve::{MAX_RESERVATION, Reserve};
 use crate::tx::F_NEEDS_CSUM;
-use crate::{Features, GuestMemory, Notifier, RingError, RingFault, SplitRing, feature};
+use crate::{Features, GuestMemory, Notifier, RingFault, feature};
 
 /// How often a worker tries anew when another was faster, before it drops.
 const MAX_RACES: usize = 16;
 /// Most writable pieces that the buffers of one reservation may have together: those of chains,
 /// which are bounded by the budget, and the single ones.
 const MAX_PIECES: usize = chain::BUDGET as usize + MAX_RESERVATION;
-
-/// A guest's receive queue. Shared by all workers.
-pub enum GuestRx {
-    /// Of a split ring.
-    Split(RxQueue<SplitRing>),
-    /// Of a packed ring.
-    Packed(RxQueue<PackedRing>),
-}
-
-/// One call, whatever the layout.
-macro_rules! either {
-    ($queue:expr, $name:ident => $call:expr) => {
-        match $queue {
-            GuestRx::Split($name) => $call,
-            GuestRx::Packed($name) => $call,
-        }
-    };
-}
-
-impl GuestRx {
-    /// The queue, beginning at the ring's position `base`, as SET_VRING_BASE gives it; delivered
-    /// to by `workers` workers. The driver is asked for no kicks: nobody waits for buffers.
-    pub fn new(
-        ring: impl Into<Ring>,
-        features: Features,
-        call: Arc<Notifier>,
-        base: u32,
-        workers: usize,
-    ) -> Result<GuestRx, RingError> {
-        Ok(match ring.into() {
-            Ring::Split(ring) => {
-                let base = base as u16;
-                ring.set_kicks(false, base);
-                // What a predecessor left there may not be where we go on; helpers compare with it.
-                ring.used_index().store(base, Ordering::Release);
-                GuestRx::Split(RxQueue::new(ring, features, call, base.into(), workers))
-            }
-            Ring::Packed(ring) => {
-                let at = ring.position(base).ok_or(RingError::Base { base })?;
-                ring.set_kicks(false, at);
-                GuestRx::Packed(RxQueue::new(ring, features, call, at, workers))
-            }
-        })
-    }
-
-    /// The position from which a successor goes on, when no worker is delivering, as
-    /// GET_VRING_BASE gives it.
-    pub fn base(&self) -> u32 {
-        either!(self, queue => queue.ring.base(queue.reserve.head()))
-    }
-
-    /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
-    /// one index store, for all of them where the buffers allow. A guest that breaks the rules
-    /// gets `faulty` copies, and what it did is left in the scratch.
-    #[inline(always)]
-    pub fn deliver(
-        &self,
-        worker: usize,
-        burst: &Burst,
-        picks: &[Pick],
-        scratch: &mut RxScratch,
-    ) -> Outcome {
-        either!(self, queue => queue.deliver(worker, burst, picks, scratch))
-    }
-
-    /// Asks for the lines that lead to the next `count` buffers. After a delivery: the next one
-    /// finds them in the cache.
-    #[inline(always)]
-    pub fn prefetch_descriptors(&self, count: usize) {
-        either!(self, queue => queue.ring.prefetch_descriptors(queue.reserve.head(), count));
-    }
-
-    /// Asks for the next `count` buffers themselves, to be written. While the frames that will
-    /// go there are still on their way to the cache: both waits pass together. What is read
-    /// here decides nothing.
-    #[inline(always)]
-    pub fn prefetch_buffers(&self, count: usize) {
-        either!(self, queue => queue.ring.prefetch_buffers(queue.reserve.head(), count));
-    }
-
-    /// Calls the driver if it wants to know of what this worker has published since its last
-    /// flush. Returns whether it did. The worker has passed a sequentially consistent fence
-    /// since it published.
-    #[inline(always)]
-    pub fn flush(&self, worker: usize) -> bool {
-        either!(self, queue => queue.flush(worker))
-    }
-}
-
-/// What the two layouts do differently on the receive side. Positions count ring entries.
-pub(crate) trait RxRing {
-    /// From so many entries on the driver's wish cannot say which of them it waits for.
-    fn event_range(&self) -> u64;
-    /// GET_VRING_BASE's answer for a ring that stands at `head`.
-    fn base(&self, head: u64) -> u32;
-    fn size(&self) -> u16;
-    fn memory(&self) -> &GuestMemory;
-    fn prefetch_descriptors(&self, head: u64, count: usize);
-    fn prefetch_buffers(&self, head: u64, count: usize);
-    /// How many entries may be taken from `head` on, as far as that is known before they are
-    /// read; asks for the lines of the first `wanted`.
-    fn offered(&self, reserve: &Reserve, head: u64, wanted: usize) -> Result<usize, RingFault>;
-    /// The buffer at a position if it is a single plain descriptor: address, length, id. Null
-    /// for anything else.
-    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16);
-    /// Any buffer: its id and entries. `None` when the budget ran out or nothing is available.
-    fn chain(
-        &self,
-        memory: &GuestMemory,
-        at: u64,
-        indirect: bool,
-        budget: &mut u32,
-        piece: &mut dyn FnMut(*mut u8, u32),
-    ) -> Result<Option<(u16, u16)>, RingFault>;
-    /// Writes a used entry. `first` is the first of its reservation.
-    fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32);
-    /// Gives a run back to the driver; `first` is what its first used entry says. Returns the
-    /// positions that this worker owes the driver a call for.
-    fn publish(
-        &self,
-        reserve: &Reserve,
-        worker: usize,
-        run: Reservation,
-        first: (u16, u32),
-    ) -> Option<(u64, u64)>;
-    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64);
-    fn wants_call(&self, old: u64, new: u64) -> bool;
-}
-
-impl RxRing for SplitRing {
-    fn event_range(&self) -> u64 {
-        // The index has 16 bits.
-        1 << 16
-    }
-
-    fn base(&self, head: u64) -> u32 {
-        u32::from(head as u16)
-    }
-
-    #[inline(always)]
-    fn size(&self) -> u16 {
-        SplitRing::size(self)
-    }
-
-    #[inline(always)]
-    fn memory(&self) -> &GuestMemory {
-        SplitRing::memory(self)
-    }
-
-    #[inline(always)]
-    fn prefetch_descriptors(&self, head: u64, count: usize) {
-        self.prefetch_avail_index();
-        // Four descriptors to a line, and drivers hand them out in order, mostly.
-        for i in (0..count as u16).step_by(4) {
-            let at = (head as u16).wrapping_add(i);
-            self.prefetch_descriptor(self.avail_entry(at));
-            self.prefetch_used(at);
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch_buffers(&self, head: u64, count: usize) {
-        let memory = self.memory();
-        self.prefetch_used_index();
-        for i in 0..count as u16 {
-            let id = self.avail_entry((head as u16).wrapping_add(i));
-            let (ptr, _) = chain::single(self, memory, id, Direction::Write);
-            prefetch_write(ptr);
-            prefetch_write(ptr.wrapping_add(64));
-        }
-    }
-
-    #[inline(always)]
-    fn offered(&self, reserve: &Reserve, head: u64, wanted: usize) -> Result<usize, RingFault> {
-        let avail = self.avail_index();
-        let Some(available) = reserve.available(head, avail) else {
-            return Err(RingFault::AvailJump {
-                ahead: avail.wrapping_sub(head as u16),
-                size: self.size(),
-            });
-        };
-        for i in 0..available.min(wanted) {
-            let at = (head as u16).wrapping_add(i as u16);
-            self.prefetch_descriptor(self.avail_entry(at));
-        }
-        Ok(available)
-    }
-
-    #[inline(always)]
-    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16) {
-        let id = self.avail_entry(at as u16);
-        let (ptr, len) = chain::single(self, memory, id, Direction::Write);
-        (ptr, len, id)
-    }
-
-    fn chain(
-        &self,
-        memory: &GuestMemory,
-        at: u64,
-        indirect: bool,
-        budget: &mut u32,
-        piece: &mut dyn FnMut(*mut u8, u32),
-    ) -> Result<Option<(u16, u16)>, RingFault> {
-        let id = self.avail_entry(at as u16);
-        let whole = chain::walk(self, memory, id, Direction::Write, indirect, budget, piece)?;
-        Ok(whole.then_some((id, 1)))
-    }
-
-    #[inline(always)]
-    fn set_used(&self, at: u64, _first: bool, buffer: &Buffer, len: u32) {
-        SplitRing::set_used(self, at as u16, buffer.id, len);
-    }
-
-    #[inline(always)]
-    fn publish(
-        &self,
-        reserve: &Reserve,
-        worker: usize,
-        run: Reservation,
-        _first: (u16, u32),
-    ) -> Option<(u64, u64)> {
-        let moved = reserve.publish(worker, run, self.used_index());
-        if let Some((_, to)) = moved {
-            self.note(to as u16);
-        }
-        moved
-    }
-
-    #[inline(always)]
-    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
-        SplitRing::mark_used(self, memory, from as u16, to as u16);
-    }
-
-    #[inline(always)]
-    fn wants_call(&self, old: u64, new: u64) -> bool {
-        SplitRing::wants_call(self, old as u16, new as u16)
-    }
-}
-
-impl RxRing for PackedRing {
-    fn event_range(&self) -> u64 {
-        PackedRing::size(self).into()
-    }
-
-    fn base(&self, head: u64) -> u32 {
-        PackedRing::base(self, head)
-    }
-
-    #[inline(always)]
-    fn size(&self) -> u16 {
-        PackedRing::size(self)
-    }
-
-    #[inline(always)]
-    fn memory(&self) -> &GuestMemory {
-        PackedRing::memory(self)
-    }
-
-    #[inline(always)]
-    fn prefetch_descriptors(&self, head: u64, count: usize) {
-        for i in (0..count as u64).step_by(4) {
-            self.prefetch_used(head + i);
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch_buffers(&self, head: u64, count: usize) {
-        let memory = self.memory();
-        for i in 0..count as u64 {
-            let (ptr, _, _) = self.single(memory, head + i);
-            prefetch_write(ptr);
-            prefetch_write(ptr.wrapping_add(64));
-        }
-    }
-
-    /// The descriptors say it themselves; and never more than a ring's worth.
-    #[inline(always)]
-    fn offered(&self, _reserve: &Reserve, _head: u64, _wanted: usize) -> Result<usize, RingFault> {
-        Ok(PackedRing::size(self).into())
-    }
-
-    #[inline(always)]
-    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16) {
-        let nothing = (std::ptr::null_mut(), 0, 0);
-        let Some(d) = self.read(at) else {
-            return nothing;
-        };
-        if !d.is_single(Direction::Write) || d.id >= PackedRing::size(self) {
-            return nothing;
-        }
-        match memory.translate(d.address, d.len) {
-            Some(ptr) => (ptr, d.len, d.id),
-            None => nothing,
-        }
-    }
-
-    fn chain(
-        &self,
-        memory: &GuestMemory,
-        at: u64,
-        indirect: bool,
-        budget: &mut u32,
-        piece: &mut dyn FnMut(*mut u8, u32),
-    ) -> Result<Option<(u16, u16)>, RingFault> {
-        match self.walk(memory, at, Direction::Write, indirect, budget, piece)? {
-            PackedChain::Whole { id, entries } => Ok(Some((id, entries))),
-            PackedChain::Nothing | PackedChain::OutOfBudget => Ok(None),
-        }
-    }
-
-    #[inline(always)]
-    fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32) {
-        self.note_entries(at, buffer.entries);
-        // The first one gives the run back: `publish` writes it.
-        if !first {
-            PackedRing::set_used(self, at, buffer.id, len);
-        }
-    }
-
-    /// Every worker gives back its own run, whoever is behind or before it: the driver takes
-    /// them in the ring's order.
-    #[inline(always)]
-    fn publish(
-        &self,
-        reserve: &Reserve,
-        worker: usize,
-        run: Reservation,
-        (id, len): (u16, u32),
-    ) -> Option<(u64, u64)> {
-        self.publish_used(run.start(), id, len);
-        if self.is_tracked() {
-            return Some(self.publish_noted(reserve, worker, run));
-        }
-        Some(reserve.finish(worker, run))
-    }
-
-    #[inline(always)]
-    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
-        PackedRing::mark_used(self, memory, from, to);
-    }
-
-    #[inline(always)]
-    fn wants_call(&self, old: u64, new: u64) -> bool {
-        PackedRing::wants_call(self, old, new)
-    }
-}
-
-impl PackedRing {
-    /// Ends a run whose end is to be noted: what is noted is the end of the last run before
-    /// which none is unfinished.
-    #[cold]
-    fn publish_noted(&self, reserve: &Reserve, worker: usize, run: Reservation) -> (u64, u64) {
-        let own = (run.start(), run.start() + run.len() as u64);
-        // Nobody reads this index: the order of runs is all that is wanted here.
-        let _ = reserve.publish(worker, run, &AtomicU16::new(0));
-        self.note(reserve.published());
-        own
-    }
-}
-
 /// A receive queue with a ring of one layout.
 pub struct RxQueue<R> {
-    ring: R,
+    pub(super) ring: R,
     features: Features,
-    reserve: Reserve,
+    pub(super) reserve: Reserve,
     call: Arc<Notifier>,
     /// Per worker: the positions that it has published and owes the driver a call for.
     owed: Box<[CachePadded<Owed>]>,
@@ -400,36 +40,6 @@ struct Owed {
 }
 
 const NONE: u64 = u64::MAX;
-
-/// What became of the copies of one `deliver`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Outcome {
-    /// Copies delivered.
-    pub frames: u32,
-    /// Their bytes, headers of the ring not counted.
-    pub bytes: u64,
-    /// Copies dropped because the driver had offered no buffers.
-    pub full: u32,
-    /// Copies dropped because a buffer was too small and could not be joined with the next.
-    pub small: u32,
-    /// Copies dropped because other workers were faster, again and again.
-    pub contended: u32,
-    /// Copies dropped because the ring is broken.
-    pub faulty: u32,
-    /// Whether the worker must come back and [`flush`](GuestRx::flush).
-    pub touched: bool,
-}
-
-/// One receive buffer of the reservation being planned.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Buffer {
-    id: u16,
-    pieces: u16,
-    /// Ring entries that it takes.
-    entries: u16,
-    len: u32,
-}
-
 /// Which buffers one copy gets.
 #[derive(Clone, Copy, Default)]
 struct Plan {
@@ -475,10 +85,9 @@ impl Default for RxScratch {
         }
     }
 }
-
 #[allow(private_bounds, reason = "there are two layouts, both here")]
 impl<R: RxRing> RxQueue<R> {
-    fn new(
+    pub(super) fn new(
         ring: R,
         features: Features,
         call: Arc<Notifier>,
@@ -500,7 +109,7 @@ impl<R: RxRing> RxQueue<R> {
         }
     }
 
-    fn deliver(
+    pub(super) fn deliver(
         &self,
         worker: usize,
         burst: &Burst,
@@ -580,7 +189,7 @@ impl<R: RxRing> RxQueue<R> {
     }
 
     #[inline(always)]
-    fn flush(&self, worker: usize) -> bool {
+    pub(super) fn flush(&self, worker: usize) -> bool {
         let Some(owed) = self.owed.get(worker) else {
             return false;
         };

@@ -1,0 +1,187 @@
+//! What a front end says of memory: tables and single regions, the dirty log, the inflight region.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use crosspoint_vring::{
+    DirtyLog, GuestMemory, InflightRegion, MAX_RING_SIZE, MemoryCell, RegionSpec, feature,
+};
+
+use super::{Device, Vring};
+use crate::fabric::PortChange;
+
+/// Most memory regions of one guest (vhost-user protocol, GET_MAX_MEM_SLOTS; QEMU's own limit).
+pub(in super::super) const MAX_MEMORY_SLOTS: usize = 509;
+
+impl Device {
+    /// A new memory table. Rings that are where they were go on without a pause.
+    pub(in super::super) fn set_memory(
+        &mut self,
+        table: Vec<(RegionSpec, File)>,
+    ) -> Result<(), String> {
+        let before = self.memory.as_ref().map(|cell| cell.shared());
+        let memory = GuestMemory::map_after(before.as_deref(), table).map_err(|e| e.to_string())?;
+        self.exchange_memory(memory);
+        Ok(())
+    }
+
+    /// One region more; nothing stops for it.
+    pub(in super::super) fn add_region(
+        &mut self,
+        spec: RegionSpec,
+        file: File,
+    ) -> Result<(), String> {
+        let memory = match &self.memory {
+            None => GuestMemory::map(vec![(spec, file)]),
+            Some(cell) if cell.get().region_count() >= MAX_MEMORY_SLOTS => {
+                return Err(format!("more than {MAX_MEMORY_SLOTS} memory regions"));
+            }
+            Some(cell) => cell.get().with_region(spec, &file),
+        };
+        self.exchange_memory(memory.map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    /// One region less. Rings that lie in it stop.
+    pub(in super::super) fn remove_region(&mut self, spec: &RegionSpec) -> Result<(), String> {
+        let memory = self.memory.as_ref();
+        let without = memory.and_then(|cell| cell.get().without_region(spec));
+        let without = without.ok_or_else(|| {
+            format!(
+                "no region of {} bytes at guest address {:#x} to remove",
+                spec.size, spec.guest_address
+            )
+        })?;
+        self.exchange_memory(without);
+        Ok(())
+    }
+
+    /// Puts a memory in the place of the one before, under the workers' eyes.
+    fn exchange_memory(&mut self, memory: GuestMemory) {
+        let memory = Arc::new(match self.effective_log() {
+            log if log.is_some() || memory.log().is_some() => memory.with_log(log),
+            _ => memory,
+        });
+        match self.memory.clone() {
+            None => self.memory = Some(MemoryCell::new(memory.clone())),
+            Some(cell) => {
+                self.stop_moved(cell.get(), &memory);
+                let old = cell.swap(memory.clone());
+                self.change(PortChange {
+                    memory: Some(Some(memory.clone())),
+                    properties: Some(self.properties(&memory)),
+                    ..PortChange::default()
+                });
+                // Every worker has come round: nobody uses it any more.
+                drop(old);
+            }
+        }
+        self.change(PortChange {
+            memory: Some(Some(memory)),
+            ..PortChange::default()
+        });
+        self.reconcile();
+    }
+
+    /// Stops the rings that are not where they were.
+    fn stop_moved(&mut self, before: &GuestMemory, after: &GuestMemory) {
+        let moved = |vring: &Vring| {
+            vring.addresses.is_some_and(|at| {
+                [at.descriptors, at.available, at.used]
+                    .iter()
+                    .any(|area| before.translate_user(*area, 1) != after.translate_user(*area, 1))
+            })
+        };
+        let which: Vec<u32> = (0..self.vrings.len() as u32)
+            .filter(|index| moved(&self.vrings[*index as usize]))
+            .collect();
+        self.stop(&which);
+    }
+
+    /// Where writes are to be marked, as things stand.
+    fn effective_log(&self) -> Option<Arc<DirtyLog>> {
+        let wanted = self.features.has(feature::LOG_ALL);
+        self.log.clone().filter(|_| wanted)
+    }
+
+    /// Begins to mark writes, or ends, while rings run. What is written after this returns is
+    /// marked.
+    pub(super) fn apply_log(&mut self) {
+        if let Some(cell) = &self.memory {
+            let memory = cell.get().clone();
+            let differs = match (memory.shared_log(), self.effective_log()) {
+                (Some(a), Some(b)) => !Arc::ptr_eq(&a, &b),
+                (a, b) => a.is_some() || b.is_some(),
+            };
+            if differs {
+                self.exchange_memory(memory);
+            }
+        }
+    }
+
+    /// Where writes are to be marked once LOG_ALL is acknowledged.
+    pub(in super::super) fn set_log(
+        &mut self,
+        file: &File,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), String> {
+        let log = DirtyLog::map(file, offset, size).map_err(|e| e.to_string())?;
+        let end = self.memory.as_ref().map_or(0, |cell| cell.get().end());
+        if log.end() < end {
+            return Err(format!(
+                "a dirty log of {size} bytes ends at guest address {:#x}, and the memory at {end:#x}",
+                log.end()
+            ));
+        }
+        self.log = Some(Arc::new(log));
+        self.apply_log();
+        Ok(())
+    }
+
+    /// A new inflight region for `queues` vrings of `ring_size` entries: the file, and its
+    /// length.
+    pub(in super::super) fn new_inflight(
+        &self,
+        queues: u16,
+        ring_size: u16,
+    ) -> Result<(File, u64), String> {
+        self.check_inflight(queues, ring_size)?;
+        let packed = self.features.has(feature::RING_PACKED);
+        let file = InflightRegion::create(queues.into(), ring_size, packed);
+        let len = InflightRegion::len(queues.into(), ring_size, packed) as u64;
+        Ok((file.map_err(|e| e.to_string())?, len))
+    }
+
+    fn check_inflight(&self, queues: u16, ring_size: u16) -> Result<(), String> {
+        let most = 2 * self.queue_pairs;
+        if queues == 0 || queues > most {
+            return Err(format!("an inflight region for {queues} vrings of {most}"));
+        }
+        if !ring_size.is_power_of_two() || u32::from(ring_size) > MAX_RING_SIZE {
+            return Err(format!(
+                "an inflight region for rings of {ring_size} entries"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where to note how far the rings have got, and where a predecessor has.
+    pub(in super::super) fn set_inflight(
+        &mut self,
+        file: &File,
+        span: (u64, u64),
+        queues: u16,
+        ring_size: u16,
+    ) -> Result<(), String> {
+        self.check_inflight(queues, ring_size)?;
+        let packed = self.features.has(feature::RING_PACKED);
+        let region = InflightRegion::map(file, span, queues.into(), ring_size, packed)
+            .map_err(|e| e.to_string())?;
+        self.inflight = Some(Arc::new(region));
+        for vring in &mut self.vrings {
+            vring.inherits = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! A guest's receive queue: the ring of buffers that frames are delivered into, by any worker.
+
+mod packed;
+mod queue;
+mod ring;
+mod split;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crosspoint_frame::{Burst, Pick};
+
+use crate::packed::PackedRing;
+use crate::ring::Ring;
+use crate::{Features, Notifier, RingError, SplitRing};
+
+pub use queue::{RxQueue, RxScratch};
+use ring::RxRing;
+
+/// A guest's receive queue. Shared by all workers.
+pub enum GuestRx {
+    /// Of a split ring.
+    Split(RxQueue<SplitRing>),
+    /// Of a packed ring.
+    Packed(RxQueue<PackedRing>),
+}
+
+/// One call, whatever the layout.
+macro_rules! either {
+    ($queue:expr, $name:ident => $call:expr) => {
+        match $queue {
+            GuestRx::Split($name) => $call,
+            GuestRx::Packed($name) => $call,
+        }
+    };
+}
+
+impl GuestRx {
+    /// The queue, beginning at the ring's position `base`, as SET_VRING_BASE gives it; delivered
+    /// to by `workers` workers. The driver is asked for no kicks: nobody waits for buffers.
+    pub fn new(
+        ring: impl Into<Ring>,
+        features: Features,
+        call: Arc<Notifier>,
+        base: u32,
+        workers: usize,
+    ) -> Result<GuestRx, RingError> {
+        Ok(match ring.into() {
+            Ring::Split(ring) => {
+                let base = base as u16;
+                ring.set_kicks(false, base);
+                // What a predecessor left there may not be where we go on; helpers compare with it.
+                ring.used_index().store(base, Ordering::Release);
+                GuestRx::Split(RxQueue::new(ring, features, call, base.into(), workers))
+            }
+            Ring::Packed(ring) => {
+                let at = ring.position(base).ok_or(RingError::Base { base })?;
+                ring.set_kicks(false, at);
+                GuestRx::Packed(RxQueue::new(ring, features, call, at, workers))
+            }
+        })
+    }
+
+    /// The position from which a successor goes on, when no worker is delivering, as
+    /// GET_VRING_BASE gives it.
+    pub fn base(&self) -> u32 {
+        either!(self, queue => queue.ring.base(queue.reserve.head()))
+    }
+
+    /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
+    /// one index store, for all of them where the buffers allow. A guest that breaks the rules
+    /// gets `faulty` copies, and what it did is left in the scratch.
+    #[inline(always)]
+    pub fn deliver(
+        &self,
+        worker: usize,
+        burst: &Burst,
+        picks: &[Pick],
+        scratch: &mut RxScratch,
+    ) -> Outcome {
+        either!(self, queue => queue.deliver(worker, burst, picks, scratch))
+    }
+
+    /// Asks for the lines that lead to the next `count` buffers. After a delivery: the next one
+    /// finds them in the cache.
+    #[inline(always)]
+    pub fn prefetch_descriptors(&self, count: usize) {
+        either!(self, queue => queue.ring.prefetch_descriptors(queue.reserve.head(), count));
+    }
+
+    /// Asks for the next `count` buffers themselves, to be written. While the frames that will
+    /// go there are still on their way to the cache: both waits pass together. What is read
+    /// here decides nothing.
+    #[inline(always)]
+    pub fn prefetch_buffers(&self, count: usize) {
+        either!(self, queue => queue.ring.prefetch_buffers(queue.reserve.head(), count));
+    }
+
+    /// Calls the driver if it wants to know of what this worker has published since its last
+    /// flush. Returns whether it did. The worker has passed a sequentially consistent fence
+    /// since it published.
+    #[inline(always)]
+    pub fn flush(&self, worker: usize) -> bool {
+        either!(self, queue => queue.flush(worker))
+    }
+}
+/// What became of the copies of one `deliver`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// Copies delivered.
+    pub frames: u32,
+    /// Their bytes, headers of the ring not counted.
+    pub bytes: u64,
+    /// Copies dropped because the driver had offered no buffers.
+    pub full: u32,
+    /// Copies dropped because a buffer was too small and could not be joined with the next.
+    pub small: u32,
+    /// Copies dropped because other workers were faster, again and again.
+    pub contended: u32,
+    /// Copies dropped because the ring is broken.
+    pub faulty: u32,
+    /// Whether the worker must come back and [`flush`](GuestRx::flush).
+    pub touched: bool,
+}

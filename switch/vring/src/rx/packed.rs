@@ -1,0 +1,132 @@
+//! Packed receive rings (virtio 1.2, 2.8).
+
+use std::sync::atomic::AtomicU16;
+
+use crosspoint_frame::prefetch_write;
+
+use super::ring::{Buffer, RxRing};
+use crate::chain::Direction;
+use crate::packed::{PackedChain, PackedRing};
+use crate::reserve::{Reservation, Reserve};
+use crate::{GuestMemory, RingFault};
+
+impl RxRing for PackedRing {
+    fn event_range(&self) -> u64 {
+        PackedRing::size(self).into()
+    }
+
+    fn base(&self, head: u64) -> u32 {
+        PackedRing::base(self, head)
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u16 {
+        PackedRing::size(self)
+    }
+
+    #[inline(always)]
+    fn memory(&self) -> &GuestMemory {
+        PackedRing::memory(self)
+    }
+
+    #[inline(always)]
+    fn prefetch_descriptors(&self, head: u64, count: usize) {
+        for i in (0..count as u64).step_by(4) {
+            self.prefetch_used(head + i);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_buffers(&self, head: u64, count: usize) {
+        let memory = self.memory();
+        for i in 0..count as u64 {
+            let (ptr, _, _) = self.single(memory, head + i);
+            prefetch_write(ptr);
+            prefetch_write(ptr.wrapping_add(64));
+        }
+    }
+
+    /// The descriptors say it themselves; and never more than a ring's worth.
+    #[inline(always)]
+    fn offered(&self, _reserve: &Reserve, _head: u64, _wanted: usize) -> Result<usize, RingFault> {
+        Ok(PackedRing::size(self).into())
+    }
+
+    #[inline(always)]
+    fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16) {
+        let nothing = (std::ptr::null_mut(), 0, 0);
+        let Some(d) = self.read(at) else {
+            return nothing;
+        };
+        if !d.is_single(Direction::Write) || d.id >= PackedRing::size(self) {
+            return nothing;
+        }
+        match memory.translate(d.address, d.len) {
+            Some(ptr) => (ptr, d.len, d.id),
+            None => nothing,
+        }
+    }
+
+    fn chain(
+        &self,
+        memory: &GuestMemory,
+        at: u64,
+        indirect: bool,
+        budget: &mut u32,
+        piece: &mut dyn FnMut(*mut u8, u32),
+    ) -> Result<Option<(u16, u16)>, RingFault> {
+        match self.walk(memory, at, Direction::Write, indirect, budget, piece)? {
+            PackedChain::Whole { id, entries } => Ok(Some((id, entries))),
+            PackedChain::Nothing | PackedChain::OutOfBudget => Ok(None),
+        }
+    }
+
+    #[inline(always)]
+    fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32) {
+        self.note_entries(at, buffer.entries);
+        // The first one gives the run back: `publish` writes it.
+        if !first {
+            PackedRing::set_used(self, at, buffer.id, len);
+        }
+    }
+
+    /// Every worker gives back its own run, whoever is behind or before it: the driver takes
+    /// them in the ring's order.
+    #[inline(always)]
+    fn publish(
+        &self,
+        reserve: &Reserve,
+        worker: usize,
+        run: Reservation,
+        (id, len): (u16, u32),
+    ) -> Option<(u64, u64)> {
+        self.publish_used(run.start(), id, len);
+        if self.is_tracked() {
+            return Some(self.publish_noted(reserve, worker, run));
+        }
+        Some(reserve.finish(worker, run))
+    }
+
+    #[inline(always)]
+    fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
+        PackedRing::mark_used(self, memory, from, to);
+    }
+
+    #[inline(always)]
+    fn wants_call(&self, old: u64, new: u64) -> bool {
+        PackedRing::wants_call(self, old, new)
+    }
+}
+
+impl PackedRing {
+    /// Ends a run whose end is to be noted: what is noted is the end of the last run before
+    /// which none is unfinished.
+    #[cold]
+    fn publish_noted(&self, reserve: &Reserve, worker: usize, run: Reservation) -> (u64, u64) {
+        let own = (run.start(), run.start() + run.len() as u64);
+        // Nobody reads this index: the order of runs is all that is wanted here.
+        let _ = reserve.publish(worker, run, &AtomicU16::new(0));
+        self.note(reserve.published());
+        own
+    }
+}
