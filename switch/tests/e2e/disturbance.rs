@@ -43,7 +43,7 @@ fn a_dpdk_guest_with_packed_rings_killed_under_load_costs_others_nothing_and_com
     killed_under_load("queues=1,queue_size=256,packed_vq=1", 25);
 }
 
-fn killed_under_load(options: &str, times: u32) {
+fn killed_under_load(options: &str, times: u64) {
     let lab = Lab::new(s(150));
     // In two VLANs: what is flooded while the victim is away would fill everybody's rings.
     let port = |name, vlan: u16| guest(&lab, name) + &format!("vlan = {{ access = {vlan} }}\n");
