@@ -5,10 +5,12 @@
 
 mod bytes;
 mod checksum;
+mod hostile_packed;
 mod hostile_rx;
 mod hostile_tx;
 mod notify;
 mod race;
+mod race_packed;
 mod reserve;
 mod workers;
 mod world;
