@@ -5,6 +5,7 @@
 
 mod bytes;
 mod checksum;
+mod dirty;
 mod hostile_packed;
 mod hostile_rx;
 mod hostile_tx;
