@@ -438,7 +438,8 @@ impl PackedRing {
     /// died: behind the last entry that was used.
     ///
     /// Entries that are available between used ones (one worker died in the middle of a
-    /// delivery, another one was further on) are given back empty: the driver waits for them.
+    /// delivery, another one was further on) are given back empty, and so is what comes behind
+    /// them: the driver waits for the first, and has seen none of the others.
     pub(crate) fn resume(&self, base: u64, inflight: &InflightQueue) -> u64 {
         let end = base + u64::from(self.size);
         let (mut at, mut next) = (base, base);
@@ -456,21 +457,38 @@ impl PackedRing {
                 _ => break,
             }
         }
-        self.give_back_empty(base, next.min(end));
+        self.give_back_empty(base, next.min(end), inflight);
         next.min(end)
     }
 
-    /// Gives back what is available in `from..to` with nothing in it.
-    fn give_back_empty(&self, from: u64, to: u64) {
-        let mut at = from;
+    /// Gives back what is available in `from..to` with nothing in it, and all that is used
+    /// behind the first such: it may be the rest of a frame whose beginning is lost, which the
+    /// driver would take for a frame. That first one last: it makes the others visible.
+    fn give_back_empty(&self, from: u64, to: u64, inflight: &InflightQueue) {
+        let (mut at, mut gap) = (from, None);
         while at < to {
-            let mut entries = 1;
-            if let Some(first) = self.read(at) {
-                entries = self.entries_of(at, first.flags).into();
-                let last = self.read(at + entries - 1).unwrap_or(first);
-                self.publish_used(at, last.id, 0);
+            let (id, entries) = match self.read(at) {
+                Some(first) => {
+                    let entries = self.entries_of(at, first.flags);
+                    let last = self.read(at + u64::from(entries) - 1);
+                    (last.unwrap_or(first).id, entries)
+                }
+                None => {
+                    let (_, high) = self.words(self.slot(at));
+                    let id = (high.load(Ordering::Relaxed) >> 32) as u16;
+                    (id, inflight.entries(self.slot(at)).max(1))
+                }
+            };
+            match gap {
+                None if self.read(at).is_some() => gap = Some((at, id)),
+                None => {}
+                Some(_) => self.set_used(at, id, 0),
             }
-            at += entries;
+            at += u64::from(entries);
+        }
+        if let Some((first, id)) = gap {
+            self.publish_used(first, id, 0);
+            self.mark_used(self.memory(), first, to);
         }
     }
 
