@@ -124,7 +124,7 @@ impl PackedRing {
 
     /// Notes where the ring stands, from `at` on.
     pub(crate) fn track(&mut self, inflight: InflightQueue, at: u64) {
-        inflight.begin_packed(self.off_wrap(at));
+        inflight.begin_packed(self.off_wrap(at), self.lap(at));
         self.inflight = Some(inflight);
     }
 
@@ -138,7 +138,7 @@ impl PackedRing {
     #[inline(always)]
     pub(crate) fn note(&self, at: u64) {
         if let Some(inflight) = &self.inflight {
-            inflight.note_packed(self.off_wrap(at));
+            inflight.note_packed(self.off_wrap(at), self.lap(at));
         }
     }
 
@@ -146,7 +146,7 @@ impl PackedRing {
     #[inline(always)]
     pub(crate) fn note_entries(&self, at: u64, entries: u16) {
         if let Some(inflight) = &self.inflight {
-            inflight.note_entries(self.slot(at), entries);
+            inflight.note_entries(self.slot(at), self.lap(at), entries);
         }
     }
 
@@ -186,6 +186,12 @@ impl PackedRing {
     #[inline(always)]
     fn wrap(&self, at: u64) -> bool {
         at & u64::from(self.size) == 0
+    }
+
+    /// Laps from the beginning, as much of the number as is noted.
+    #[inline(always)]
+    fn lap(&self, at: u64) -> u16 {
+        (at >> self.size.trailing_zeros()) as u16
     }
 
     fn off_wrap(&self, at: u64) -> u16 {
@@ -442,11 +448,20 @@ impl PackedRing {
     /// them: the driver waits for the first, and has seen none of the others.
     pub(crate) fn resume(&self, base: u64, inflight: &InflightQueue) -> u64 {
         let end = base + u64::from(self.size);
+        // The predecessor counted its laps from elsewhere.
+        let laps = inflight.lap().wrapping_sub(self.lap(base));
+        let noted = |at| inflight.entries(self.slot(at), self.lap(at).wrapping_add(laps));
         let (mut at, mut next) = (base, base);
         while at < end {
             match self.state(at) {
                 SlotState::Used => {
-                    at += u64::from(inflight.entries(self.slot(at)).max(1));
+                    at += u64::from(noted(at).max(1));
+                    next = at;
+                }
+                // Noted before it was given back, and not available: it was given back, and the
+                // driver, which did not die, has offered something else there.
+                SlotState::Other if noted(at) > 0 => {
+                    at += u64::from(noted(at));
                     next = at;
                 }
                 SlotState::Available => {
@@ -457,14 +472,14 @@ impl PackedRing {
                 _ => break,
             }
         }
-        self.give_back_empty(base, next.min(end), inflight);
+        self.give_back_empty(base, next.min(end), &noted);
         next.min(end)
     }
 
     /// Gives back what is available in `from..to` with nothing in it, and all that is used
     /// behind the first such: it may be the rest of a frame whose beginning is lost, which the
     /// driver would take for a frame. That first one last: it makes the others visible.
-    fn give_back_empty(&self, from: u64, to: u64, inflight: &InflightQueue) {
+    fn give_back_empty(&self, from: u64, to: u64, noted: &dyn Fn(u64) -> u16) {
         let (mut at, mut gap) = (from, None);
         while at < to {
             let (id, entries) = match self.read(at) {
@@ -476,7 +491,7 @@ impl PackedRing {
                 None => {
                     let (_, high) = self.words(self.slot(at));
                     let id = (high.load(Ordering::Relaxed) >> 32) as u16;
-                    (id, inflight.entries(self.slot(at)).max(1))
+                    (id, noted(at).max(1))
                 }
             };
             match gap {
