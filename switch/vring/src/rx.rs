@@ -376,8 +376,16 @@ impl PackedRing {
         let own = (run.start(), run.start() + run.len() as u64);
         // Nobody reads this index: the order of runs is all that is wanted here.
         let _ = reserve.publish(worker, run, &AtomicU16::new(0));
-        self.note(reserve.published());
-        own
+        loop {
+            let published = reserve.published();
+            self.note(published);
+            // LOAD-BEARING: two workers may note at once. Whose note is overwritten by an older
+            // one comes before this in the order of fences, and its end is seen here.
+            fence(Ordering::SeqCst);
+            if reserve.published() == published {
+                return own;
+            }
+        }
     }
 }
 
