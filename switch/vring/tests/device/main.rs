@@ -10,6 +10,7 @@ mod hostile_packed;
 mod hostile_rx;
 mod hostile_tx;
 mod notify;
+mod position;
 mod race;
 mod race_packed;
 mod reserve;
