@@ -195,13 +195,7 @@ impl InflightQueue {
     fn entries_at(&self, slot: usize) -> &AtomicU32 {
         let slot = slot.min(usize::from(self.ring_size) - 1);
         // SAFETY: a multiple of 4, and within the state of a slot below the ring's size.
-        unsafe {
-            AtomicU32::from_ptr(
-                self.at
-                    .add(PACKED.0 + PACKED.1 * slot + AT_ENTRIES)
-                    .cast(),
-            )
-        }
+        unsafe { AtomicU32::from_ptr(self.at.add(PACKED.0 + PACKED.1 * slot + AT_ENTRIES).cast()) }
     }
 
     /// Notes how many entries the used descriptor in a slot is about to stand for, and the lap.
