@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::mapping::Mapping;
 use crate::{MAX_RING_SIZE, MemoryError};
@@ -27,10 +27,11 @@ const AT_SIZE: usize = 10;
 /// Of a split ring's used index.
 const AT_USED: usize = 14;
 /// Of a packed ring's positions: used index and the one before the last batch, 16 bits each,
-/// then their wrap counters, 8 bits each.
+/// then their wrap counters, 8 bits each. Behind them is padding, where the lap is.
 const AT_POSITIONS: usize = 16;
-/// Of the number of entries in a packed descriptor's state.
-const AT_ENTRIES: usize = 6;
+/// Of two fields in a packed descriptor's state, 16 bits each: one that is for devices that keep
+/// lists of free states, in which we have the lap, and the number of entries.
+const AT_ENTRIES: usize = 4;
 
 /// The region of one device, mapped.
 #[derive(Debug)]
@@ -167,35 +168,51 @@ impl InflightQueue {
         known.then(|| u32::from(index) | u32::from(wraps & 1) << 15)
     }
 
-    /// Begins to note where a packed ring stands.
-    pub(crate) fn begin_packed(&self, off_wrap: u16) {
-        self.note_packed(off_wrap);
+    /// Begins to note where a packed ring stands, in laps counted anew.
+    pub(crate) fn begin_packed(&self, off_wrap: u16, lap: u16) {
+        self.note_packed(off_wrap, lap);
+        for slot in 0..usize::from(self.ring_size) {
+            self.entries_at(slot).store(0, Ordering::Relaxed);
+        }
         self.begin();
     }
 
     /// Notes a packed ring's position. One store: a successor sees the old one or the new one.
     /// No batch is ever open, so the position before the batch is the same.
     #[inline(always)]
-    pub(crate) fn note_packed(&self, off_wrap: u16) {
+    pub(crate) fn note_packed(&self, off_wrap: u16, lap: u16) {
         let (index, wrap) = (u64::from(off_wrap & 0x7fff), u64::from(off_wrap >> 15));
-        let word = index | index << 16 | wrap << 32 | wrap << 40;
+        let word = index | index << 16 | wrap << 32 | wrap << 40 | u64::from(lap) << 48;
         self.positions().store(word, Ordering::Release);
     }
 
-    fn entries_at(&self, slot: usize) -> &AtomicU16 {
+    /// The lap that the position was noted in.
+    pub(crate) fn lap(&self) -> u16 {
+        let [_, _, _, lap] = split_words(self.positions().load(Ordering::Acquire));
+        lap
+    }
+
+    fn entries_at(&self, slot: usize) -> &AtomicU32 {
         let slot = slot.min(usize::from(self.ring_size) - 1);
-        self.u16_at(PACKED.0 + PACKED.1 * slot + AT_ENTRIES)
+        // SAFETY: a multiple of 4, and within the state of a slot below the ring's size.
+        unsafe { AtomicU32::from_ptr(self.at.add(PACKED.0 + PACKED.1 * slot + AT_ENTRIES).cast()) }
     }
 
-    /// Notes how many entries the used descriptor in a slot is about to stand for.
+    /// Notes how many entries the used descriptor in a slot is about to stand for, and the lap.
     #[inline(always)]
-    pub(crate) fn note_entries(&self, slot: usize, entries: u16) {
-        self.entries_at(slot).store(entries, Ordering::Relaxed);
+    pub(crate) fn note_entries(&self, slot: usize, lap: u16, entries: u16) {
+        let word = u32::from(lap) | u32::from(entries) << 16;
+        self.entries_at(slot).store(word, Ordering::Relaxed);
     }
 
-    /// The same, read back.
-    pub(crate) fn entries(&self, slot: usize) -> u16 {
-        self.entries_at(slot).load(Ordering::Relaxed)
+    /// The same, read back; 0 if it was not noted in this lap.
+    pub(crate) fn entries(&self, slot: usize, lap: u16) -> u16 {
+        let word = self.entries_at(slot).load(Ordering::Relaxed);
+        if word as u16 == lap {
+            (word >> 16) as u16
+        } else {
+            0
+        }
     }
 }
 
@@ -224,17 +241,18 @@ mod tests {
         let region = region(true);
         let queue = |index| region.queue(index, 256, true).unwrap();
         assert_eq!(queue(1).packed_base(), None);
-        queue(1).begin_packed(200 | 1 << 15);
-        queue(1).note_entries(255, 7);
+        queue(1).begin_packed(200 | 1 << 15, 2);
+        queue(1).note_entries(255, 2, 7);
         assert_eq!(queue(1).packed_base(), Some(200 | 1 << 15));
-        queue(1).note_packed(3);
-        assert_eq!(queue(1).packed_base(), Some(3));
-        assert_eq!((queue(1).entries(255), queue(1).entries(0)), (7, 0));
+        queue(1).note_packed(3, 3);
+        assert_eq!((queue(1).packed_base(), queue(1).lap()), (Some(3), 3));
+        assert_eq!((queue(1).entries(255, 2), queue(1).entries(0, 2)), (7, 0));
+        assert_eq!(queue(1).entries(255, 3), 0);
         for other in [0, 2, 3] {
             assert_eq!(queue(other).packed_base(), None);
         }
         // What a front end scribbles there is not believed.
-        queue(1).note_packed(300);
+        queue(1).note_packed(300, 3);
         assert_eq!(queue(1).packed_base(), None);
     }
 

@@ -124,7 +124,7 @@ impl PackedRing {
 
     /// Notes where the ring stands, from `at` on.
     pub(crate) fn track(&mut self, inflight: InflightQueue, at: u64) {
-        inflight.begin_packed(self.off_wrap(at));
+        inflight.begin_packed(self.off_wrap(at), self.lap(at));
         self.inflight = Some(inflight);
     }
 
@@ -138,7 +138,7 @@ impl PackedRing {
     #[inline(always)]
     pub(crate) fn note(&self, at: u64) {
         if let Some(inflight) = &self.inflight {
-            inflight.note_packed(self.off_wrap(at));
+            inflight.note_packed(self.off_wrap(at), self.lap(at));
         }
     }
 
@@ -146,7 +146,7 @@ impl PackedRing {
     #[inline(always)]
     pub(crate) fn note_entries(&self, at: u64, entries: u16) {
         if let Some(inflight) = &self.inflight {
-            inflight.note_entries(self.slot(at), entries);
+            inflight.note_entries(self.slot(at), self.lap(at), entries);
         }
     }
 
@@ -186,6 +186,12 @@ impl PackedRing {
     #[inline(always)]
     fn wrap(&self, at: u64) -> bool {
         at & u64::from(self.size) == 0
+    }
+
+    /// Laps from the beginning, as much of the number as is noted.
+    #[inline(always)]
+    fn lap(&self, at: u64) -> u16 {
+        (at >> self.size.trailing_zeros()) as u16
     }
 
     fn off_wrap(&self, at: u64) -> u16 {
@@ -438,14 +444,24 @@ impl PackedRing {
     /// died: behind the last entry that was used.
     ///
     /// Entries that are available between used ones (one worker died in the middle of a
-    /// delivery, another one was further on) are given back empty: the driver waits for them.
+    /// delivery, another one was further on) are given back empty, and so is what comes behind
+    /// them: the driver waits for the first, and has seen none of the others.
     pub(crate) fn resume(&self, base: u64, inflight: &InflightQueue) -> u64 {
         let end = base + u64::from(self.size);
+        // The predecessor counted its laps from elsewhere.
+        let laps = inflight.lap().wrapping_sub(self.lap(base));
+        let noted = |at| inflight.entries(self.slot(at), self.lap(at).wrapping_add(laps));
         let (mut at, mut next) = (base, base);
         while at < end {
             match self.state(at) {
                 SlotState::Used => {
-                    at += u64::from(inflight.entries(self.slot(at)).max(1));
+                    at += u64::from(noted(at).max(1));
+                    next = at;
+                }
+                // Noted before it was given back, and not available: it was given back, and the
+                // driver, which did not die, has offered something else there.
+                SlotState::Other if noted(at) > 0 => {
+                    at += u64::from(noted(at));
                     next = at;
                 }
                 SlotState::Available => {
@@ -456,21 +472,38 @@ impl PackedRing {
                 _ => break,
             }
         }
-        self.give_back_empty(base, next.min(end));
+        self.give_back_empty(base, next.min(end), &noted);
         next.min(end)
     }
 
-    /// Gives back what is available in `from..to` with nothing in it.
-    fn give_back_empty(&self, from: u64, to: u64) {
-        let mut at = from;
+    /// Gives back what is available in `from..to` with nothing in it, and all that is used
+    /// behind the first such: it may be the rest of a frame whose beginning is lost, which the
+    /// driver would take for a frame. That first one last: it makes the others visible.
+    fn give_back_empty(&self, from: u64, to: u64, noted: &dyn Fn(u64) -> u16) {
+        let (mut at, mut gap) = (from, None);
         while at < to {
-            let mut entries = 1;
-            if let Some(first) = self.read(at) {
-                entries = self.entries_of(at, first.flags).into();
-                let last = self.read(at + entries - 1).unwrap_or(first);
-                self.publish_used(at, last.id, 0);
+            let (id, entries) = match self.read(at) {
+                Some(first) => {
+                    let entries = self.entries_of(at, first.flags);
+                    let last = self.read(at + u64::from(entries) - 1);
+                    (last.unwrap_or(first).id, entries)
+                }
+                None => {
+                    let (_, high) = self.words(self.slot(at));
+                    let id = (high.load(Ordering::Relaxed) >> 32) as u16;
+                    (id, noted(at).max(1))
+                }
+            };
+            match gap {
+                None if self.read(at).is_some() => gap = Some((at, id)),
+                None => {}
+                Some(_) => self.set_used(at, id, 0),
             }
-            at += entries;
+            at += u64::from(entries);
+        }
+        if let Some((first, id)) = gap {
+            self.publish_used(first, id, 0);
+            self.mark_used(self.memory(), first, to);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Packed receive rings (virtio 1.2, 2.8).
 
-use std::sync::atomic::AtomicU16;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use crosspoint_frame::prefetch_write;
 
@@ -9,6 +9,9 @@ use crate::chain::Direction;
 use crate::packed::{PackedChain, PackedRing};
 use crate::reserve::{Reservation, Reserve};
 use crate::{GuestMemory, RingFault};
+
+/// How often a worker notes anew because others were publishing meanwhile.
+const MAX_NOTES: usize = 16;
 
 impl RxRing for PackedRing {
     fn event_range(&self) -> u64 {
@@ -126,7 +129,17 @@ impl PackedRing {
         let own = (run.start(), run.start() + run.len() as u64);
         // Nobody reads this index: the order of runs is all that is wanted here.
         let _ = reserve.publish(worker, run, &AtomicU16::new(0));
-        self.note(reserve.published());
+        // Each turn another worker has published meanwhile, and notes that itself.
+        for _ in 0..MAX_NOTES {
+            let published = reserve.published();
+            self.note(published);
+            // LOAD-BEARING: two workers may note at once. Whose note is overwritten by an older
+            // one comes before this in the order of fences, and its end is seen here.
+            fence(Ordering::SeqCst);
+            if reserve.published() == published {
+                break;
+            }
+        }
         own
     }
 }

@@ -139,7 +139,9 @@ impl PackedTx {
             return;
         }
         let memory = self.ring.memory();
-        let (mut at, end) = (self.next, self.next + u64::from(self.ring.size()));
+        // One burst follows no more descriptors than the budget has: no need to count further.
+        let most = u32::from(self.ring.size()).min(chain::BUDGET);
+        let (mut at, end) = (self.next, self.next + u64::from(most));
         for (chain, buffer) in chains.iter_mut().zip(buffers) {
             // A driver that offers more than a ring's worth offers what we hold.
             let Some(d) = (at < end).then(|| self.ring.read(at)).flatten() else {

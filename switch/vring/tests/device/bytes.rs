@@ -412,3 +412,25 @@ fn across_two_regions(layout: u64) {
         sender.pop_used().unwrap().unwrap();
     }
 }
+
+/// A burst whose buffers take more entries of a packed ring than one reservation may have, takes several.
+#[test]
+fn a_burst_of_long_chains_is_delivered_whole() {
+    let features = feature::VERSION_1 | feature::RING_PACKED;
+    let mut to = Guest::for_queues(2048, 64, 1900);
+    let split = ChainSplit::Pieces(100);
+    let (mut receiver, rx) = to.receive((2048, 0), features, 1900, split, 1, Arc::default());
+    receiver.post(u16::MAX).unwrap();
+    let _ = receiver.virtqueue().publish();
+    let mut from = Guest::for_queues(64, 64, 64);
+    let (mut sender, mut tx) = from.transmit(64, 0, MODERN, 64);
+    for _ in 0..BURST {
+        assert!(sender.send(&VirtioNetHdr::default(), &[5; 64]).unwrap());
+    }
+    let _ = sender.virtqueue().publish();
+    let mut burst = Burst::new();
+    assert_eq!(tx.receive(&mut burst), BURST);
+    let outcome = rx.deliver(0, &burst, &all(&burst), &mut RxScratch::default());
+    assert_eq!((outcome.frames as usize, outcome.small), (BURST, 0));
+    assert_eq!(receiver.receive().unwrap().len(), BURST);
+}

@@ -6,12 +6,16 @@
 mod arithmetic;
 mod bytes;
 mod checksum;
+mod dirty;
 mod hostile_fields;
+mod hostile_packed;
 mod hostile_rx;
 mod hostile_tx;
 mod isolation;
 mod notify;
+mod position;
 mod race;
+mod race_packed;
 mod reserve;
 mod workers;
 mod world;
