@@ -27,6 +27,7 @@ use crosspoint_control::status::PortStatus;
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
+use crosspoint_guest::net::features;
 use crosspoint_guest::{Guest, GuestOptions};
 use load::{Load, Loss};
 use tempfile::TempDir;
@@ -36,18 +37,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The pair that things happen to (its first guest), and the pair that nothing happens to.
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// One run of a test: every promise holds for both kinds of ring, and for one worker and for two.
+/// One run of a test: every promise holds for both kinds of ring, used in order or not, and for one worker and for two.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     packed: bool,
+    /// With IN_ORDER and EVENT_IDX.
+    in_order: bool,
     workers: usize,
 }
 
 impl Case {
     fn each(test: impl Fn(Case)) {
         for packed in [false, true] {
-            for workers in [1, 2] {
-                let case = Case { packed, workers };
+            for (workers, in_order) in [(1, false), (2, false), (2, true)] {
+                let case = Case {
+                    packed,
+                    in_order,
+                    workers,
+                };
                 println!("{case:?}");
                 test(case);
             }
@@ -56,8 +63,13 @@ impl Case {
 
     /// A guest with nothing unusual, and these protocol features beside REPLY_ACK.
     fn guest(self, protocol_features: u64) -> GuestOptions {
+        let mut features = GuestOptions::default().features;
+        if self.in_order {
+            features |= features::IN_ORDER | features::EVENT_IDX;
+        }
         GuestOptions {
             packed: self.packed,
+            features,
             protocol_features: protocol_features | protocol::REPLY_ACK,
             rx_posted: 0, // `Load` posts its own
             ..GuestOptions::default()

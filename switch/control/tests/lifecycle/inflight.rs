@@ -63,6 +63,10 @@ fn a_switch_to_be_killed() {
     std::thread::sleep(Duration::from_secs(60));
 }
 
+fn rounds() -> u64 {
+    std::env::var("ROUNDS").map_or(4, |n| n.parse().unwrap())
+}
+
 fn directory() -> Arc<TempDir> {
     Arc::new(tempfile::tempdir().expect("a directory can be made"))
 }
@@ -104,8 +108,8 @@ fn guests_go_on_at_the_successor_of_a_switch_that_was_killed() {
         let mut guests = ["a", "b"].map(|name| connect(name).expect("the switch listens"));
         let [a, b] = &mut guests;
         let mut load = Load::start(a, b, 1, Loss::Counted);
-        for round in 0..4 {
-            load.flow(100 + 37 * round);
+        for round in 0..rounds() {
+            load.flow(100 + 37 * (round % 8));
             victim.kill();
             let mut pair = load.abort();
             guests.iter_mut().for_each(Guest::disconnect);
@@ -114,7 +118,7 @@ fn guests_go_on_at_the_successor_of_a_switch_that_was_killed() {
             load = Load::of(pair);
             load.flow(3 * RING);
         }
-        check_deaths(&load.finish(), case, 4);
+        check_deaths(&load.finish(), case, rounds());
         victim.kill();
     });
 }
@@ -153,6 +157,7 @@ fn a_packed_ring_that_is_told_its_beginning_goes_on_at_its_marks() {
     for workers in [1, 2] {
         let case = Case {
             packed: true,
+            in_order: false,
             workers,
         };
         let directory = directory();
@@ -266,6 +271,7 @@ fn held() -> (usize, usize) {
 fn inflight_regions_that_are_asked_for_again_and_again_are_not_kept() {
     let case = Case {
         packed: true,
+        in_order: false,
         workers: 1,
     };
     let switch = Switch::start(1, &PORTS, 1);
