@@ -1,0 +1,266 @@
+//! What happens to a guest between its first frame and its last: memory that comes and goes, migration, switches that
+//! die, rings that stop and start. Real front ends, real workers, and frames that flow all the while: each has a number,
+//! each byte is checked, and a pair of guests that nothing happens to loses nothing.
+
+#[path = "lifecycle/inflight.rs"]
+mod inflight;
+#[path = "lifecycle/load.rs"]
+mod load;
+#[path = "lifecycle/log.rs"]
+mod log;
+#[path = "lifecycle/lost.rs"]
+mod lost;
+#[path = "lifecycle/memory.rs"]
+mod memory;
+#[path = "lifecycle/rings.rs"]
+mod rings;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crosspoint_control::config::{Role, VhostPort as PortConfig};
+use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::status::PortStatus;
+use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_guest::message::protocol;
+use crosspoint_guest::net::features;
+use crosspoint_guest::{Guest, GuestOptions};
+use load::{Load, Loss};
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a machine that is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The pair that things happen to (its first guest), and the pair that nothing happens to.
+const PORTS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// One run of a test: every promise holds for both kinds of ring, used in order or not, and for one worker and for two.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    packed: bool,
+    /// With IN_ORDER and EVENT_IDX.
+    in_order: bool,
+    workers: usize,
+}
+
+impl Case {
+    fn each(test: impl Fn(Case)) {
+        for packed in [false, true] {
+            for (workers, in_order) in [(1, false), (2, false), (2, true)] {
+                let case = Case {
+                    packed,
+                    in_order,
+                    workers,
+                };
+                println!("{case:?}");
+                test(case);
+            }
+        }
+    }
+
+    /// A guest with nothing unusual, and these protocol features beside REPLY_ACK.
+    fn guest(self, protocol_features: u64) -> GuestOptions {
+        let mut features = GuestOptions::default().features;
+        if self.in_order {
+            features |= features::IN_ORDER | features::EVENT_IDX;
+        }
+        GuestOptions {
+            packed: self.packed,
+            features,
+            protocol_features: protocol_features | protocol::REPLY_ACK,
+            rx_posted: 0, // `Load` posts its own
+            ..GuestOptions::default()
+        }
+    }
+}
+
+/// What the daemon's main thread does.
+struct Housekeeper {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Housekeeper {
+    fn start(fabric: Arc<Fabric>) -> Housekeeper {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, start) = (stop.clone(), Instant::now());
+        let thread = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                fabric.housekeep(start.elapsed());
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Housekeeper {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Housekeeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A switch with workers that sleep at once, and guest ports.
+struct Switch {
+    // In this order: ports and housekeeper let go of the fabric before it ends.
+    _ports: Vec<VhostPort>,
+    _housekeeper: Housekeeper,
+    fabric: Arc<Fabric>,
+    directory: Arc<TempDir>,
+}
+
+impl Switch {
+    fn start(workers: usize, names: &[&str], queue_pairs: u16) -> Switch {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory can be made"));
+        Switch::start_in(directory, workers, names, queue_pairs)
+    }
+
+    fn start_in(
+        directory: Arc<TempDir>,
+        workers: usize,
+        names: &[&str],
+        queue_pairs: u16,
+    ) -> Switch {
+        let (fabric, ports) = start_at(directory.path(), workers, names, queue_pairs);
+        Switch {
+            _ports: ports,
+            _housekeeper: Housekeeper::start(fabric.clone()),
+            fabric,
+            directory,
+        }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn guest(&self, name: &str, options: GuestOptions) -> Guest {
+        let guest = Guest::connect(self.socket(name), options).expect("the guest connects");
+        self.wait(name, |port| port.state == "up");
+        guest
+    }
+
+    /// Two guests of the case's kind, which exchange frames and lose none.
+    fn bystanders(&self, case: Case) -> Bystanders {
+        let mut guests = ["c", "d"].map(|name| self.guest(name, case.guest(0)));
+        let [c, d] = &mut guests;
+        let load = Load::start(c, d, 20, Loss::None);
+        Bystanders { guests, load }
+    }
+
+    fn port(&self, name: &str) -> PortStatus {
+        let mut ports = self.fabric.status().ports.into_iter();
+        ports.find(|port| port.name == name).expect("a port")
+    }
+
+    fn last_end(&self, name: &str) -> String {
+        let device = self.port(name).device.expect("a device");
+        device.last_end.unwrap_or_default()
+    }
+
+    fn drops(&self, name: &str, reason: &str) -> u64 {
+        let queues = self.port(name).queues;
+        queues.iter().filter_map(|q| q.drops.get(reason)).sum()
+    }
+
+    /// Waits until the port is as `is` wants it, and says how long that took.
+    fn wait(&self, name: &str, is: impl Fn(&PortStatus) -> bool) -> Duration {
+        let start = Instant::now();
+        while !is(&self.port(name)) {
+            assert!(start.elapsed() < PATIENCE, "{:#?}", self.port(name));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        start.elapsed()
+    }
+
+    fn print_drops(&self) {
+        for port in self.fabric.status().ports {
+            let drops = port.queues.iter().map(|queue| &queue.drops);
+            println!(
+                "{} {}: {:?}",
+                port.name,
+                port.state,
+                drops.collect::<Vec<_>>()
+            );
+        }
+    }
+
+    /// No frame is lost without a name. Nothing may be on its way.
+    fn check_ledger(&self) {
+        let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
+        for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {
+            let copies = queue.delivered_copies + queue.dropped_copies;
+            assert_eq!(queue.rx_packets + queue.flood_copies, copies, "{queue:#?}");
+            delivered += queue.delivered_copies;
+            dropped += queue.dropped_copies;
+            sent += queue.tx_packets;
+            drops += queue.drops.values().sum::<u64>();
+        }
+        assert_eq!((delivered, dropped), (sent, drops));
+    }
+}
+
+/// Workers and ports with their sockets in `directory`.
+fn start_at(
+    directory: &Path,
+    workers: usize,
+    names: &[&str],
+    queue_pairs: u16,
+) -> (Arc<Fabric>, Vec<VhostPort>) {
+    let cores = core_affinity::get_core_ids().expect("cores");
+    let fabric = Fabric::start(FabricOptions {
+        cores: cores.iter().cycle().take(workers).map(|c| c.id).collect(),
+        sleep_after: Some(Duration::from_micros(50)),
+        fdb_capacity: 28_672,
+        fdb_ageing: Duration::from_secs(300),
+    })
+    .expect("workers");
+    let ports = names.iter().map(|name| {
+        let config = PortConfig {
+            socket: directory.join(name),
+            role: Role::Server,
+            queue_pairs,
+            mac: None,
+            mtu: 1500,
+        };
+        let number = fabric.add_port(PortOptions {
+            name: (*name).to_owned(),
+            kind: "vhost",
+            // What floods between the first guests does not reach the bystanders.
+            vlan: VlanPolicy::Access(if ["c", "d"].contains(name) { 20 } else { 10 }),
+            vlan_text: String::new(),
+            mac_limit: 0,
+            queues: queue_pairs.into(),
+        });
+        let number = number.expect("a number is free");
+        VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")
+    });
+    let ports = ports.collect();
+    (fabric, ports)
+}
+
+/// The pair that nothing happens to.
+struct Bystanders {
+    guests: [Guest; 2],
+    load: Load,
+}
+
+impl Bystanders {
+    /// They have gone on all the time, and have lost nothing.
+    fn check(self, switch: &Switch) {
+        self.load.flow(200);
+        let pair = self.load.finish();
+        if pair.lost(0) + pair.lost(1) > 0 {
+            switch.print_drops();
+        }
+        pair.expect_all();
+        drop(self.guests);
+    }
+}
