@@ -6,38 +6,21 @@
 //! the place of the whole mapping: the access goes on, reads zeroes, and harms nobody; the
 //! mapping is marked, and the control thread quarantines the port.
 
+// All that miri cannot run is in one of them, and the other stands in for it.
+#[cfg_attr(not(miri), path = "mapping/os.rs")]
+#[cfg_attr(miri, path = "mapping/miri.rs")]
+mod os;
+
 use std::fs::File;
-#[cfg(not(miri))]
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
-#[cfg(not(miri))]
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-#[cfg(not(miri))]
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+pub(crate) use self::os::identify;
+use self::os::{len_and_block, map_shared, unmap};
 
 /// Most mappings at a time, of all guests together: 64 with 509 memory slots each, or 4096 with
 /// eight regions. The kernel allows a process 65530 (vm.max_map_count).
 pub const MAX_MAPPINGS: usize = 32768;
-
-/// File systems whose pages the host's kernel has or makes (linux/magic.h). On others (FUSE,
-/// NFS, 9p and the like) whoever serves them decides when a page comes, if ever.
-#[cfg(not(miri))]
-const LOCAL_FILE_SYSTEMS: [u64; 6] = [
-    // tmpfs, and memfd.
-    0x0102_1994,
-    // hugetlbfs.
-    0x9584_58f6,
-    // ramfs.
-    0x8584_58f6,
-    // ext2, ext3, ext4.
-    0xef53,
-    // XFS.
-    0x5846_5342,
-    // Btrfs.
-    0x9123_683e,
-];
 
 /// A slot of the table that the signal handler searches. Free when `len` is 0.
 struct Slot {
@@ -57,8 +40,6 @@ static SLOTS: [Slot; MAX_MAPPINGS] = [const {
 }; MAX_MAPPINGS];
 /// How many mappings have been lost since the process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
-#[cfg(not(miri))]
-static GUARD: Once = Once::new();
 
 /// How many mappings have been lost, of all there were: when it changes, somebody's
 /// [`GuestMemory::is_lost`](crate::GuestMemory::is_lost) has become true.
@@ -170,109 +151,6 @@ impl Drop for Mapping {
     }
 }
 
-/// Which memory `size` bytes from `offset` on are. Refuses files whose pages may never come.
-#[cfg(not(miri))]
-pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
-    let refused = |e: rustix::io::Errno| MappingError::Refused(e.to_string());
-    let stat = rustix::fs::fstat(file.as_fd()).map_err(refused)?;
-    // A fault on such a file waits for a process or a server, and with it the
-    // worker and every guest.
-    if let Ok(fs) = rustix::fs::fstatfs(file.as_fd())
-        && !LOCAL_FILE_SYSTEMS.contains(&(fs.f_type as u32).into())
-    {
-        return Err(MappingError::Refused(format!(
-            "the file is on a file system (magic number {:#x}) that could hold up the switch for ever: use memfd, hugetlbfs or tmpfs",
-            fs.f_type
-        )));
-    }
-    Ok(Identity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        offset,
-        size,
-    })
-}
-
-/// Bytes of a file, and of its blocks.
-#[cfg(not(miri))]
-fn len_and_block(file: &File) -> rustix::io::Result<(u64, u64)> {
-    let stat = rustix::fs::fstat(file.as_fd())?;
-    let block = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096);
-    Ok((u64::try_from(stat.st_size).unwrap_or(0), block))
-}
-
-/// # Safety
-/// Nobody may use the `len` bytes from `start`, which `map_shared` gave, any more.
-#[cfg(not(miri))]
-unsafe fn unmap(start: NonNull<u8>, len: usize) {
-    // SAFETY: the caller's contract.
-    let _ = unsafe { munmap(start.as_ptr().cast(), len) };
-}
-
-#[cfg(not(miri))]
-fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Result<NonNull<u8>> {
-    GUARD.call_once(install_guard);
-    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-    let address = unsafe {
-        mmap(
-            std::ptr::null_mut(),
-            len,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED | MapFlags::NORESERVE,
-            file.as_fd(),
-            offset,
-        )
-    }?;
-    NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)
-}
-
-#[cfg(miri)]
-pub(crate) use self::under_miri::identify;
-#[cfg(miri)]
-use self::under_miri::{len_and_block, map_shared, unmap};
-
-/// Under miri there are no shared mappings of files, and no fstat: memory of the same length, zeroed as a new file is.
-/// What is written to the file is not seen, so only tests that play both sides through this memory can run.
-#[cfg(miri)]
-mod under_miri {
-    use super::*;
-    use std::alloc::{Layout, alloc_zeroed, dealloc};
-    use std::os::unix::fs::MetadataExt;
-
-    pub(super) fn len_and_block(file: &File) -> std::io::Result<(u64, u64)> {
-        Ok((file.metadata()?.len(), 4096))
-    }
-
-    pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
-        let stat = file
-            .metadata()
-            .map_err(|e| MappingError::Refused(e.to_string()))?;
-        let (device, inode) = (stat.dev(), stat.ino());
-        Ok(Identity {
-            device,
-            inode,
-            offset,
-            size,
-        })
-    }
-
-    fn layout(len: usize) -> Layout {
-        Layout::from_size_align(len, 4096).expect("a region fits the address space")
-    }
-
-    pub(super) fn map_shared(_: &File, _: u64, len: usize) -> Result<NonNull<u8>, &'static str> {
-        // SAFETY: `len` is not zero: a region is not empty.
-        NonNull::new(unsafe { alloc_zeroed(layout(len)) }).ok_or("no memory")
-    }
-
-    /// # Safety
-    /// As the real one's.
-    pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
-        // SAFETY: `map_shared` allocated it with this layout, and the caller's contract.
-        unsafe { dealloc(start.as_ptr(), layout(len)) };
-    }
-}
-
 fn reserve_slot() -> Option<usize> {
     // From where the last one was found: a table of many regions is not searched from the start
     // for each of them.
@@ -302,61 +180,6 @@ fn release_slot(slot: usize) {
     let slot = &SLOTS[slot];
     slot.len.store(0, Ordering::Release);
     slot.taken.store(false, Ordering::Release);
-}
-
-/// Installs the handler, once for the process.
-#[cfg(not(miri))]
-fn install_guard() {
-    // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask, default action), and the
-    // handler set below only does what is safe in a signal handler.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_sigbus as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        libc::sigemptyset(&mut action.sa_mask);
-        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
-    }
-}
-
-/// Async-signal-safe: loads, stores and two system calls.
-#[cfg(not(miri))]
-extern "C" fn on_sigbus(
-    _signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
-    // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
-    let at = unsafe { (*info).si_addr() } as usize;
-    for slot in &SLOTS {
-        let len = slot.len.load(Ordering::Acquire);
-        let start = slot.start.load(Ordering::Relaxed);
-        if at.wrapping_sub(start as usize) >= len {
-            continue;
-        }
-        // SAFETY: exactly the range of a mapping of ours, which whoever has just accessed it
-        // keeps mapped. What it showed is gone for the guest too.
-        let put = unsafe {
-            libc::mmap(
-                start.cast(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if put != libc::MAP_FAILED {
-            slot.lost.store(true, Ordering::Release);
-            LOST.fetch_add(1, Ordering::Release);
-            return;
-        }
-    }
-    // Not ours to mend: the access is made again, and ends the process as it would have.
-    // SAFETY: restores the default action; a zeroed sigaction is that.
-    unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(libc::SIGBUS, &default, std::ptr::null_mut());
-    }
 }
 
 #[cfg(test)]

@@ -220,6 +220,34 @@ fn listen(port: &str, path: &Path) -> Result<UnixListener, VhostPortError> {
     })
 }
 
+/// Serves one front end on port `number`, on the caller's thread, until `socket` ends: a session as [`VhostPort`] has
+/// it, without the listener and the pause before the next one. For the fuzz target only.
+#[cfg(fuzzing)]
+pub fn converse_once(
+    fabric: Arc<Fabric>,
+    number: u16,
+    config: &config::VhostPort,
+    socket: UnixStream,
+) {
+    let shared = Shared {
+        stop: eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"),
+        stopping: false.into(),
+        id: OnceLock::new(),
+        connection: Mutex::new(None),
+    };
+    let device = Device::new(fabric, number, "fuzzed", config.clone());
+    let handler = Arc::new(Handler(Mutex::new(device)));
+    handler.device().describe();
+    let connection = limit_message_time(socket).expect("a socket");
+    session(
+        &shared,
+        connection,
+        &Endpoint::Client(PathBuf::new()),
+        &handler,
+    )
+    .ok();
+}
+
 fn serve(shared: &Shared, name: &str, endpoint: &Endpoint, handler: &Arc<Handler>) {
     let (mut pause, mut exhausted) = (RETRY_FIRST, false);
     while !shared.stopping() {
@@ -238,12 +266,7 @@ fn serve(shared: &Shared, name: &str, endpoint: &Endpoint, handler: &Arc<Handler
         };
         (pause, exhausted) = (RETRY_FIRST, false);
         tracing::info!(port = name, "front end connected");
-        handler.device().connect();
-        let end = converse(shared, connection, endpoint, handler);
-        let why = end.as_ref().err().map_or("it hung up", String::as_str);
-        handler.device().disconnect(why);
-        *shared.connection() = None;
-        match end {
+        match session(shared, connection, endpoint, handler) {
             Ok(()) => tracing::info!(port = name, "front end disconnected"),
             Err(why) => tracing::warn!(port = name, "front end disconnected by us: {why}"),
         }
@@ -296,6 +319,21 @@ fn wait_message(
     }
     shared.wait(&[connection], Some(SILENCE_MAX)).is_some()
         || shared.wait(&[connection, listener.as_fd()], None) == Some(0)
+}
+
+/// One front end's session, from its first message until nothing of it is left.
+fn session(
+    shared: &Shared,
+    connection: UnixStream,
+    endpoint: &Endpoint,
+    handler: &Arc<Handler>,
+) -> Result<(), String> {
+    handler.device().connect();
+    let end = converse(shared, connection, endpoint, handler);
+    let why = end.as_ref().err().map_or("it hung up", String::as_str);
+    handler.device().disconnect(why);
+    *shared.connection() = None;
+    end
 }
 
 /// Handles messages until the front end goes, or says something that makes no sense.

@@ -1,5 +1,7 @@
-//! Writes the seeds of the fuzz targets, `seeds/TARGET/NAME`: rings and frames that tests are made of, and the hostile
+//! Writes the seeds of the fuzz targets, `seeds/TARGET/NAME`: rings, frames and sessions that tests are made of, and the hostile
 //! ones among them. Run it in this folder after a change of what a target reads; the files are committed.
+
+mod sessions;
 
 use std::fs;
 
@@ -28,6 +30,9 @@ fn main() -> std::io::Result<()> {
     }
     for (name, bytes) in frames() {
         write("frame_parser", name, &bytes)?;
+    }
+    for (name, bytes) in sessions::all() {
+        write("message_reader", name, &bytes)?;
     }
     Ok(())
 }

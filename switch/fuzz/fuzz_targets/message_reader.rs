@@ -1,0 +1,8 @@
+//! vhost-user sessions of any messages and descriptors: the switch's own session code, on a socket pair, with a fabric
+//! that has one worker and two honest guests. After every session nothing of it is left, its port is down, and the
+//! honest guests exchange frames as before.
+#![no_main]
+
+mod reader;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reader::input(bytes));
