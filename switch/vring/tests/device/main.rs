@@ -9,6 +9,7 @@ mod dirty;
 mod hostile_packed;
 mod hostile_rx;
 mod hostile_tx;
+mod memory;
 mod notify;
 mod position;
 mod race;
