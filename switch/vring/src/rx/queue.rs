@@ -248,7 +248,8 @@ impl<R: RxRing> RxQueue<R> {
                 }
                 room += self.take(memory, head + scratch.entries as u64, scratch);
             }
-            if scratch.entries > available {
+            let beyond = scratch.entries > available;
+            if beyond {
                 // The last chain reaches beyond what one reservation may have.
                 room = 0;
             }
@@ -264,7 +265,10 @@ impl<R: RxRing> RxQueue<R> {
             let tried = scratch.entries - first_entry;
             // It fits no buffer; or not even all that one reservation can have.
             let most = usize::from(self.ring.size()).min(MAX_RESERVATION);
-            let too_small = scratch.usable() && ((!mergeable && tried > 0) || tried >= most);
+            // Beyond, and not the first: the next reservation has it.
+            let too_small = scratch.usable()
+                && !(beyond && first_entry > 0)
+                && ((!mergeable && tried > 0) || tried >= most);
             scratch.buffers.truncate(first);
             scratch.pieces.truncate(first_piece);
             scratch.entries = first_entry;

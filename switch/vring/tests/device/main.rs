@@ -12,6 +12,7 @@ mod hostile_packed;
 mod hostile_rx;
 mod hostile_tx;
 mod isolation;
+mod memory;
 mod notify;
 mod position;
 mod race;

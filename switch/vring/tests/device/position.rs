@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crosspoint_frame::{Burst, Offload, Segment};
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
@@ -445,20 +445,27 @@ fn what_comes_back_empty_is_in_the_dirty_log() {
 /// Whoever of two workers notes last, what is noted in the end is where the ring stands.
 #[test]
 fn the_last_note_is_where_the_ring_stands() {
-    const ROUNDS: usize = 20_000;
+    const ROUNDS: usize = 10_000;
     bounded(60, || {
         let (mut guest, notes) = (Guest::new(0x10_0000), Notes::new(16));
         let (mut ring, _) = guest.virtqueue(16, 0, PACKED);
         let area = guest.take(0x1000);
         let (device, base) = notes.resume(&guest, &ring, PACKED, start_of(16, 0, PACKED));
         let rx = GuestRx::new(device, Features::new(PACKED), Arc::default(), base, 2).unwrap();
-        let barrier = Barrier::new(2);
+        let here = AtomicUsize::new(0);
+        // The two wait for each other.
+        let meet = |time: usize| {
+            here.fetch_add(1, Ordering::AcqRel);
+            while here.load(Ordering::Acquire) < 2 * time {
+                std::thread::yield_now();
+            }
+        };
         let work = |worker: usize| {
             let frame = [vec![1; 60]];
-            for _ in 0..ROUNDS {
-                barrier.wait();
+            for round in 0..ROUNDS {
+                meet(2 * round + 1);
                 deliver(&rx, worker, &frame);
-                barrier.wait();
+                meet(2 * round + 2);
             }
         };
         std::thread::scope(|scope| {
@@ -467,9 +474,9 @@ fn the_last_note_is_where_the_ring_stands() {
             for round in 0..ROUNDS {
                 while ring.pop_used().unwrap().is_some() {}
                 offer(&mut ring, area, 1);
-                barrier.wait();
+                meet(2 * round + 1);
                 (0..3).for_each(|_| _ = deliver(&rx, 0, &frame));
-                barrier.wait();
+                meet(2 * round + 2);
                 let header = notes.header();
                 let noted = u32::from(header[16]) | u32::from(header[20]) << 15;
                 assert_eq!(noted, rx.base() & 0xffff, "round {round}");

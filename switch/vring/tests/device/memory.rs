@@ -1,0 +1,293 @@
+//! The memory of a guest changes while its rings are in use: nothing is lost, and nothing stale is read.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crosspoint_frame::Burst;
+use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
+use crosspoint_guest::{Buffer, ChainSplit, VirtioNetHdr};
+use crosspoint_vring::{
+    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, RegionSpec, RxScratch, feature,
+};
+
+use crate::world::{BASE, Guest, LAYOUTS, MODERN, all, bounded, start_of};
+
+const PAGE: u64 = 0x1000;
+/// A region that comes and goes: guest address, and the front end's own.
+const EXTRA: RegionSpec = RegionSpec {
+    guest_address: 0x4000_0000,
+    size: 0x10_0000,
+    user_address: 0x7fff_0000_0000,
+    mmap_offset: 0,
+};
+
+fn memfd(len: u64, fill: u8) -> File {
+    use std::os::unix::fs::FileExt;
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let file = File::from(rustix::fs::memfd_create("region", flags).unwrap());
+    file.set_len(len).unwrap();
+    for page in 0..len / PAGE {
+        file.write_all_at(&[fill; PAGE as usize], page * PAGE)
+            .unwrap();
+    }
+    // The header asks for nothing.
+    file.write_all_at(&[0; 12], 0).unwrap();
+    file
+}
+
+/// Frames in a region that is exchanged for another file before they are taken: what the switch looked at early it
+/// looks at again.
+#[test]
+fn no_byte_is_read_from_a_region_that_was_exchanged() {
+    for layout in LAYOUTS {
+        for pieces in [1, 2] {
+            exchanged(MODERN | layout, pieces);
+        }
+    }
+}
+
+fn exchanged(features: u64, pieces: u32) {
+    let mut guest = Guest::new(0x10_0000);
+    let (mut ring, device) = guest.virtqueue(256, 0, features);
+    let base = start_of(256, 0, features);
+    let mut tx = GuestTx::new(device, Features::new(features), Arc::default(), base).unwrap();
+    let shared = &guest.shared;
+    let mut memory = shared
+        .get()
+        .with_region(EXTRA, &memfd(EXTRA.size, 0))
+        .unwrap();
+    drop(shared.swap(Arc::new(memory.clone())));
+    let buffers: Vec<Buffer> = (0..pieces)
+        .map(|i| Buffer {
+            address: EXTRA.guest_address + u64::from(i) * 212,
+            len: 212,
+            device_writes: false,
+        })
+        .collect();
+    let mut burst = Burst::new();
+    for fill in 1..100u8 {
+        // Two bursts and more: behind the first there is always something that was looked at early.
+        while ring.add(&buffers).is_some() {}
+        let _ = ring.publish();
+        burst.clear();
+        let n = tx.receive(&mut burst);
+        assert!(n > 0);
+        for frame in burst.frames() {
+            assert_eq!(frame.headers()[20..60], [fill - 1; 40]);
+        }
+        tx.complete();
+        memory = memory.without_region(&EXTRA).unwrap();
+        memory = memory.with_region(EXTRA, &memfd(EXTRA.size, fill)).unwrap();
+        // Nobody uses the old one: it is unmapped here and now.
+        drop(shared.swap(Arc::new(memory.clone())));
+        while ring.pop_used().unwrap().is_some() {}
+    }
+}
+
+/// Sends and receives all the time, on its own thread.
+fn forward(
+    (mut tx, rx): (GuestTx, GuestRx),
+    turns: &AtomicU64,
+    stop: &AtomicBool,
+) -> (GuestTx, GuestRx) {
+    let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
+    while !stop.load(Ordering::Relaxed) {
+        burst.clear();
+        if tx.receive(&mut burst) == 0 {
+            std::thread::yield_now();
+        }
+        let picks = all(&burst);
+        let mut rest = &picks[..];
+        while !rest.is_empty() && !stop.load(Ordering::Relaxed) {
+            let outcome = rx.deliver(0, &burst, rest, &mut scratch);
+            assert_eq!(
+                outcome.faulty + outcome.small,
+                0,
+                "{:?}",
+                scratch.take_fault()
+            );
+            rest = &rest[outcome.frames as usize..];
+            if outcome.full > 0 {
+                std::thread::yield_now();
+            }
+        }
+        tx.complete();
+        assert_eq!(tx.fault(), None);
+        turns.fetch_add(1, Ordering::AcqRel);
+    }
+    (tx, rx)
+}
+
+/// Adds regions, removes them, and gives the whole table anew, as often as it can, until told to stop; an old memory
+/// is dropped when the worker has come round.
+fn replug(
+    cell: &MemoryCell,
+    table: &[(RegionSpec, File)],
+    turns: &AtomicU64,
+    stop: &AtomicBool,
+) -> (u64, Option<Arc<GuestMemory>>) {
+    let extra = memfd(EXTRA.size, 9);
+    let (mut exchanges, mut old) = (0, None);
+    while !stop.load(Ordering::Relaxed) {
+        let now = cell.shared();
+        let next = match exchanges % 3 {
+            0 => now.with_region(EXTRA, &extra).unwrap(),
+            1 => now.without_region(&EXTRA).unwrap(),
+            _ => {
+                let same = table
+                    .iter()
+                    .map(|(spec, file)| (*spec, file.try_clone().unwrap()));
+                GuestMemory::map_after(Some(&now), same.collect()).unwrap()
+            }
+        };
+        drop(now);
+        old = Some(cell.swap(Arc::new(next)));
+        let (before, start) = (turns.load(Ordering::Acquire), Instant::now());
+        while turns.load(Ordering::Acquire) < before + 2 && !stop.load(Ordering::Relaxed) {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        exchanges += 1;
+    }
+    // The worker may be in the middle of its last turn.
+    (exchanges, old)
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn frames_pass(sender: &mut TransmitQueue, receiver: &mut ReceiveQueue, total: u64) {
+    let (mut sent, mut received) = (0u64, 0u64);
+    receiver.post(u16::MAX).unwrap();
+    while received < total {
+        while sent < total {
+            let bytes = [&sent.to_le_bytes()[..], &[sent as u8; 500]].concat();
+            sender.set_split(ChainSplit::Pieces([600, 200][(sent % 2) as usize]));
+            if !sender.send(&VirtioNetHdr::default(), &bytes).unwrap() {
+                break;
+            }
+            sent += 1;
+        }
+        let _ = (sender.virtqueue().publish(), receiver.virtqueue().publish());
+        let frames = receiver.receive().unwrap();
+        if frames.is_empty() {
+            std::thread::yield_now();
+        }
+        for (_, bytes) in frames {
+            let expected = [&received.to_le_bytes()[..], &[received as u8; 500]].concat();
+            assert!(bytes == expected, "frame {received}");
+            received += 1;
+        }
+    }
+}
+
+/// As a hypervisor hot-plugs memory, while a worker forwards: every frame arrives, once, in order.
+fn regions_come_and_go(features: u64) {
+    let mut guest = Guest::for_queues(64, 600, 600);
+    let (mut sender, tx) = guest.transmit(64, 60, features, 600);
+    let (mut receiver, rx) = guest.receive(
+        (64, 60),
+        features,
+        600,
+        ChainSplit::Single,
+        1,
+        Arc::default(),
+    );
+    let region = &guest.memory.regions()[0];
+    let spec = guest.shared.get().regions().next().unwrap();
+    let table = [(
+        spec,
+        File::from(region.file().try_clone_to_owned().unwrap()),
+    )];
+    let (turns, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let end = StopAtEnd(&stop);
+        let worker = scope.spawn(|| forward((tx, rx), &turns, &stop));
+        let control = scope.spawn(|| replug(&guest.shared, &table, &turns, &stop));
+        frames_pass(&mut sender, &mut receiver, 20_000);
+        drop(end);
+        let queues = worker.join().unwrap();
+        let (exchanges, _old) = control.join().unwrap();
+        drop(queues);
+        println!("{exchanges} exchanges");
+        assert!(exchanges > 10);
+    });
+}
+
+#[test]
+fn no_frame_is_lost_while_regions_come_and_go() {
+    for layout in LAYOUTS {
+        bounded(60, move || regions_come_and_go(MODERN | layout));
+    }
+    bounded(60, || {
+        regions_come_and_go(MODERN | feature::RING_PACKED | feature::INDIRECT_DESC)
+    });
+}
+
+/// As many memory slots as a front end may have, in no order, with gaps: each address is found in its own region.
+#[test]
+fn addresses_in_five_hundred_regions_are_translated() {
+    const REGIONS: u64 = 509;
+    let file = memfd(REGIONS * PAGE, 0);
+    let spec = |i: u64| RegionSpec {
+        guest_address: BASE + 3 * PAGE * i,
+        size: PAGE,
+        user_address: 0x7000_0000_0000 + 5 * PAGE * i,
+        mmap_offset: i * PAGE,
+    };
+    // 509 is a prime: every number comes once.
+    let order = (0..REGIONS).map(|i| i * 100 % REGIONS);
+    let table = order.clone().map(|i| (spec(i), file.try_clone().unwrap()));
+    let whole = GuestMemory::map(table.collect()).unwrap();
+    let mut grown = GuestMemory::map(vec![]).unwrap();
+    for i in order {
+        grown = grown.with_region(spec(i), &file).unwrap();
+    }
+    for memory in [&whole, &grown] {
+        assert_eq!(memory.region_count() as u64, REGIONS);
+        for i in 0..REGIONS {
+            use std::os::unix::fs::FileExt;
+            let number = (i + 1).to_le_bytes();
+            file.write_all_at(&number, i * PAGE + PAGE - 8).unwrap();
+            let at = spec(i).guest_address;
+            let host = memory.translate(at, PAGE as u32).expect("the whole region");
+            let last = memory.translate(at + PAGE - 8, 8).expect("its last bytes");
+            assert_eq!(last, host.wrapping_add(PAGE as usize - 8));
+            // SAFETY: 8 bytes at a multiple of 8, translated just now; the memory lives.
+            assert_eq!(unsafe { last.cast::<u64>().read_volatile() }, i + 1);
+            assert_eq!(
+                memory.translate_user(spec(i).user_address, PAGE),
+                Some(host)
+            );
+            for (address, len) in [
+                (at - 1, 1),
+                (at - 1, 2),
+                (at + PAGE - 7, 8),
+                (at + PAGE, 1),
+                (at, PAGE as u32 + 1),
+                (at, u32::MAX),
+            ] {
+                assert_eq!(
+                    memory.translate(address, len),
+                    None,
+                    "{i}: {address:#x}+{len:#x}"
+                );
+            }
+        }
+    }
+    let mut shrunk = grown;
+    for i in 0..REGIONS {
+        shrunk = shrunk.without_region(&spec(i)).unwrap();
+        assert_eq!(shrunk.translate(spec(i).guest_address, 1), None);
+        if i + 1 < REGIONS {
+            assert!(shrunk.translate(spec(i + 1).guest_address, 1).is_some());
+        }
+    }
+}
