@@ -481,7 +481,11 @@ impl Guest {
     pub fn reset_device(&mut self) -> Result<(), GuestError> {
         self.require(protocol::RESET_DEVICE, "RESET_DEVICE")?;
         self.stop()?;
-        Ok(self.session()?.reset_device()?)
+        let session = self.session()?;
+        session.reset_device()?;
+        // The device has forgotten them.
+        let features = session.negotiated().features;
+        Ok(session.set_features(features)?)
     }
 
     /// An error when a protocol feature is not in force.

@@ -27,6 +27,11 @@ impl DirtyLog {
         Ok(DirtyLog { bits, len: size })
     }
 
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
     /// First guest address that has no bit.
     pub fn end(&self) -> u64 {
         self.len.saturating_mul(8 * LOG_PAGE_LEN)

@@ -244,9 +244,11 @@ impl GuestMemory {
             .map_or(0, |region| region.guest_address + region.size)
     }
 
-    /// Whether the file of any region was cut short: the guest is not what it was.
+    /// Whether the file of any region, or of the log, was cut short: the guest is not what it
+    /// was.
     pub fn is_lost(&self) -> bool {
         self.regions.iter().any(|region| region.mapping.is_lost())
+            || self.log.as_ref().is_some_and(|log| log.is_lost())
     }
 
     /// Host address of `len` bytes at guest physical `address`, if one region holds them all.

@@ -29,7 +29,7 @@ use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::Clock;
 use crosspoint_packet::FlowHasher;
-use crosspoint_vring::{GuestMemory, RingFault, lost_mappings};
+use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{XskSocket, XskTx};
 
 use crate::status::DeviceStatus;
@@ -126,6 +126,8 @@ pub struct PortChange {
     pub properties: Option<BTreeMap<String, String>>,
     /// The guest's memory from now on, to be watched: its files can be cut short at any time.
     pub memory: Option<Option<Arc<GuestMemory>>>,
+    /// Its inflight region, likewise.
+    pub inflight: Option<Option<Arc<InflightRegion>>>,
 }
 
 /// A stream's place: its worker, and the kick that it is registered with there.
@@ -146,6 +148,7 @@ struct Port {
     properties: BTreeMap<String, String>,
     streams: BTreeMap<u16, Placed>,
     memory: Option<Arc<GuestMemory>>,
+    inflight: Option<Arc<InflightRegion>>,
     /// Transmit halves that no worker needs: there are more queues than workers.
     spare: Vec<XskTx>,
 }
@@ -252,6 +255,7 @@ impl Fabric {
             properties: BTreeMap::new(),
             streams: BTreeMap::new(),
             memory: None,
+            inflight: None,
             spare: Vec::new(),
         });
         drop(self.publish(&mut state, Vec::new()));
@@ -304,6 +308,9 @@ impl Fabric {
             Some(memory) => std::mem::replace(&mut port.memory, memory),
             None => None,
         };
+        if let Some(inflight) = change.inflight {
+            port.inflight = inflight;
+        }
         if let Some(egress) = change.egress {
             port.view.egress = egress;
         }
@@ -437,11 +444,12 @@ impl Fabric {
     /// What must happen from time to time: ageing, and quarantine of guests whose rings the
     /// workers found broken. Called about ten times a second.
     pub fn housekeep(&self, uptime: Duration) {
+        // First: a ring of zeroes breaks some rule too.
+        self.quarantine_lost_memories();
         self.take_faults(&mut self.lock(), None);
         while let Some(port) = self.watch.next_stuck() {
             self.quarantine(port, STUCK_CALL);
         }
-        self.quarantine_lost_memories();
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
         if ticks == state.ticks {
@@ -468,8 +476,11 @@ impl Fabric {
             return;
         }
         let is_lost = |port: &Option<Port>| {
-            let memory = port.as_ref().and_then(|port| port.memory.as_ref());
-            memory.is_some_and(|memory| memory.is_lost())
+            port.as_ref().is_some_and(|port| {
+                let (memory, inflight) = (&port.memory, &port.inflight);
+                memory.as_ref().is_some_and(|memory| memory.is_lost())
+                    || inflight.as_ref().is_some_and(|region| region.is_lost())
+            })
         };
         let ports: Vec<usize> = (0..state.ports.len())
             .filter(|number| is_lost(&state.ports[*number]))

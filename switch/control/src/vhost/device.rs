@@ -10,6 +10,7 @@ mod messages;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -52,7 +53,12 @@ struct Vring {
 /// session goes on. The reason has been logged. Errors of the `vhost` crate's own, for messages
 /// that make none, end it.
 pub(super) fn refusal() -> Error {
-    Error::ReqHandlerError(std::io::ErrorKind::InvalidInput.into())
+    Error::ReqHandlerError(io::ErrorKind::InvalidInput.into())
+}
+
+/// Whether an error is a [`refusal`].
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
 }
 
 impl Vring {
@@ -261,6 +267,7 @@ impl Device {
             state,
             properties,
             memory: Some(None),
+            inflight: Some(None),
             ..PortChange::default()
         });
         self.memory = None;

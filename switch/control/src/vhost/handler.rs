@@ -1,6 +1,7 @@
 //! The `vhost` crate's requests, handed to the [`Device`].
 
 use std::fs::File;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use crosspoint_vring::{RegionSpec, RingAddresses};
@@ -240,6 +241,5 @@ fn single(region: &VhostUserSingleMemoryRegion) -> RegionSpec {
 
 /// The front end waits for an answer that cannot say no: it is disconnected.
 fn unanswerable(why: &str) -> Error {
-    tracing::warn!("a request that has no answer: {why}");
-    Error::InvalidOperation("there is no answer to it; see the line before this one")
+    Error::ReqHandlerError(io::Error::new(io::ErrorKind::ConnectionAborted, why))
 }

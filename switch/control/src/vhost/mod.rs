@@ -361,7 +361,8 @@ fn converse(
             messages::handle(&connection, header, handler).map_err(|e| e.to_string())?;
         } else {
             match crates.handle_request() {
-                Ok(()) | Err(VhostError::ReqHandlerError(_)) => {}
+                Ok(()) => {}
+                Err(VhostError::ReqHandlerError(why)) if device::is_refusal(&why) => {}
                 Err(VhostError::Disconnected | VhostError::PartialMessage) => return Ok(()),
                 Err(why) => return Err(format!("request {}: {why}", header.request)),
             }

@@ -76,7 +76,6 @@ fn a_guest_that_cuts_off_a_ring_is_quarantined() {
 }
 
 #[test]
-#[ignore = "the switch shows the rule that a ring of zeroes breaks, not that the memory is gone"]
 fn a_guest_that_cuts_off_a_ring_is_quarantined_for_that() {
     for region in [AREAS[0], AREAS[2]] {
         lose(0, TRUNCATED, |a, load| cut(a.memory(), region, load));
@@ -102,13 +101,11 @@ fn cut_inflight(a: &mut Guest, load: &Load) {
 }
 
 #[test]
-#[ignore = "the switch does not notice: only regions of guest memory are looked at"]
 fn a_guest_that_cuts_off_its_dirty_log_is_quarantined_for_that() {
     lose(protocol::LOG_SHMFD, TRUNCATED, cut_log);
 }
 
 #[test]
-#[ignore = "the switch does not notice: only regions of guest memory are looked at"]
 fn a_guest_that_cuts_off_its_inflight_region_is_quarantined_for_that() {
     lose(protocol::INFLIGHT_SHMFD, TRUNCATED, cut_inflight);
 }
@@ -135,7 +132,6 @@ fn a_guest_that_cuts_off_log_and_inflight_region_harms_nobody() {
 
 /// The loss is found out while the port is not up, when there is nothing to quarantine yet.
 #[test]
-#[ignore = "the switch forgets it, and the port goes on with memory that is not the guest's"]
 fn memory_that_was_lost_before_the_port_is_up_is_not_forgotten() {
     Case::each(|case| {
         let switch = Switch::start(case.workers, &PORTS, 1);

@@ -21,6 +21,7 @@ impl Device {
     ) -> Result<(), String> {
         let before = self.memory.as_ref().map(|cell| cell.shared());
         let memory = GuestMemory::map_after(before.as_deref(), table).map_err(|e| e.to_string())?;
+        self.check_log(&memory)?;
         self.exchange_memory(memory);
         Ok(())
     }
@@ -38,7 +39,9 @@ impl Device {
             }
             Some(cell) => cell.get().with_region(spec, &file),
         };
-        self.exchange_memory(memory.map_err(|e| e.to_string())?);
+        let memory = memory.map_err(|e| e.to_string())?;
+        self.check_log(&memory)?;
+        self.exchange_memory(memory);
         Ok(())
     }
 
@@ -119,6 +122,13 @@ impl Device {
         }
     }
 
+    /// A log that writes are marked in has a bit for every page: the front end gives a longer one
+    /// before it adds memory.
+    fn check_log(&self, memory: &GuestMemory) -> Result<(), String> {
+        self.effective_log()
+            .map_or(Ok(()), |log| covers(&log, memory))
+    }
+
     /// Where writes are to be marked once LOG_ALL is acknowledged.
     pub(in super::super) fn set_log(
         &mut self,
@@ -127,12 +137,8 @@ impl Device {
         size: u64,
     ) -> Result<(), String> {
         let log = DirtyLog::map(file, offset, size).map_err(|e| e.to_string())?;
-        let end = self.memory.as_ref().map_or(0, |cell| cell.get().end());
-        if log.end() < end {
-            return Err(format!(
-                "a dirty log of {size} bytes ends at guest address {:#x}, and the memory at {end:#x}",
-                log.end()
-            ));
+        if let Some(cell) = &self.memory {
+            covers(&log, cell.get())?;
         }
         self.log = Some(Arc::new(log));
         self.apply_log();
@@ -178,10 +184,27 @@ impl Device {
         let packed = self.features.has(feature::RING_PACKED);
         let region = InflightRegion::map(file, span, queues.into(), ring_size, packed)
             .map_err(|e| e.to_string())?;
-        self.inflight = Some(Arc::new(region));
+        let region = Arc::new(region);
+        self.inflight = Some(region.clone());
+        self.change(PortChange {
+            inflight: Some(Some(region)),
+            ..PortChange::default()
+        });
         for vring in &mut self.vrings {
             vring.inherits = true;
         }
         Ok(())
     }
+}
+
+fn covers(log: &DirtyLog, memory: &GuestMemory) -> Result<(), String> {
+    if log.end() < memory.end() {
+        return Err(format!(
+            "a dirty log of {} bytes ends at guest address {:#x}, and the memory at {:#x}",
+            log.size(),
+            log.end(),
+            memory.end()
+        ));
+    }
+    Ok(())
 }
