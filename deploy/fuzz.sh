@@ -66,7 +66,7 @@ build() {
 
 # fuzz TARGET: to the end of its time, or to its first crash; then its line.
 fuzz() {
-  local corpus=$TARGET/corpus/$1 artifacts=$TARGET/artifacts/$1 log=$TARGET/$1.log status=0 runs
+  local corpus=$TARGET/corpus/$1 artifacts=$TARGET/artifacts/$1 log=$TARGET/$1.log status=0 runs details
   mkdir -p "$corpus" "$artifacts"
   # libFuzzer writes into the first folder only.
   ASAN_OPTIONS=detect_odr_violation=0 "$BINARIES/$1" -max_total_time="$SECS" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
@@ -76,8 +76,10 @@ fuzz() {
     printf '%s: nothing found in %s inputs, %d s; %s\n' "$1" "${runs:-?}" "$SECS" "$log"
     return
   fi
-  printf '%s: FOUND, status %d, after %s inputs: %s; %s\n' "$1" "$status" "${runs:-?}" "$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)" "$log"
-  grep -m 3 -A 3 -E 'panicked at|ERROR: |SUMMARY: ' "$log" || tail -n 20 "$log"
+  # In one piece: others print too.
+  details=$(grep -m 3 -A 3 -E 'panicked at|ERROR: |SUMMARY: ' "$log" || tail -n 20 "$log")
+  printf '%s: FOUND, status %d, after %s inputs: %s; %s\n%s\n' "$1" "$status" "${runs:-?}" "$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)" \
+    "$log" "$details"
   return 1
 }
 
