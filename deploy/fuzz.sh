@@ -1,10 +1,11 @@
 #!/bin/bash
-# fuzz.sh [SECONDS] [TARGET...]: runs the fuzz targets of switch/fuzz, each for SECONDS (default 60), all of them without a TARGET. Begins with
-# the committed seeds and what earlier runs found interesting (target/fuzz/corpus). An input that crashes a target is left in
-# target/fuzz/artifacts and named; keep it as a test. Ends with 0 only if none was found.
+# fuzz.sh [--stable] [--sanitizer address|none] [SECONDS] [TARGET...]: runs the fuzz targets of switch/fuzz, each for SECONDS (default 60), all of
+# them without a TARGET, as many at a time as there are cores. Begins with the committed seeds and what earlier runs found interesting
+# (target/fuzz/corpus). Prints one line for each target, and where its log is. An input that crashes a target is left in target/fuzz/artifacts and
+# named; keep it as a test. Ends with 0 only if none was found.
 #
 # With a nightly Rust, or one that has the sanitizers' runtimes, under address sanitizer; else without, where only what the targets assert, and
-# the kernel's own protection, finds mistakes.
+# the kernel's own protection, finds mistakes. --stable does without the nightly one.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -12,21 +13,27 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 FUZZ=$REPO/switch/fuzz
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}/fuzz
-SECS=60 TARGETS=() CARGO=(cargo) SANITIZER=address
+SECS=60 TARGETS=() CARGO=(cargo) SANITIZER='' NIGHTLY=1
 
 usage() { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
 
 parse_options() {
-  case ${1:-} in
-    -h | --help) usage; exit 0 ;;
-    [0-9]*) SECS=$1; shift ;;
-  esac
-  [[ $SECS =~ ^[0-9]+$ ]] || die "'$SECS' is no number of seconds"
   mapfile -t known < <(sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"$/\1/p' "$FUZZ/Cargo.toml")
-  for word in "$@"; do
-    [[ " ${known[*]} " == *" $word "* ]] || die "'$word' is no target: ${known[*]}"
-    TARGETS+=("$word")
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help) usage; exit 0 ;;
+      --stable) NIGHTLY='' ;;
+      --sanitizer) SANITIZER=${2:-}; shift ;;
+      [0-9]*) SECS=$1 ;;
+      *)
+        [[ " ${known[*]} " == *" $1 "* ]] || die "'$1' is no target: ${known[*]}"
+        TARGETS+=("$1")
+        ;;
+    esac
+    shift
   done
+  [[ $SECS =~ ^[0-9]+$ ]] || die "'$SECS' is no number of seconds"
+  case $SANITIZER in '' | address | none) ;; *) die "--sanitizer address, or none" ;; esac
   [ "${#TARGETS[@]}" -gt 0 ] || TARGETS=("${known[@]}")
 }
 
@@ -34,38 +41,68 @@ parse_options() {
 pick_toolchain() {
   local dir sysroot
   dir=$(find_cargo_dir) || die "no Rust $(cargo_min) or newer: run deploy/install-deps.sh build"
-  PATH=$dir:$HOME/.cargo/bin:$PATH
-  command -v cargo-fuzz > /dev/null || die "cargo-fuzz is missing: cargo install --locked cargo-fuzz"
-  if command -v rustup > /dev/null && rustup toolchain list 2> /dev/null | grep -q '^nightly'; then
-    CARGO=(cargo +nightly)
-    return
+  PATH=$dir:$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+  command -v cargo-fuzz > /dev/null || die "cargo-fuzz is missing: run deploy/install-deps.sh fuzz"
+  if [ -n "$NIGHTLY" ] && has_nightly; then
+    CARGO=(rustup run nightly cargo)
+  else
+    export RUSTC_BOOTSTRAP=1
+    sysroot=$(rustc --print sysroot)
+    if [ -z "$SANITIZER" ] && ! compgen -G "$sysroot/lib/rustlib/*/lib/librustc*_rt.asan.a" > /dev/null; then
+      SANITIZER=none
+      say "warning: this Rust has no address sanitizer: fuzzing without"
+    fi
   fi
-  export RUSTC_BOOTSTRAP=1
-  sysroot=$(rustc --print sysroot)
-  if ! compgen -G "$sysroot/lib/rustlib/*/lib/librustc*_rt.asan.a" > /dev/null; then
-    SANITIZER=none
-    say "warning: this Rust has no address sanitizer: fuzzing without"
-  fi
+  : "${SANITIZER:=address}"
 }
 
-# fuzz TARGET: to the end of its time, or to its first crash.
+# build: all targets wanted, with one compilation of what they share.
+build() {
+  local name=()
+  [ "${#TARGETS[@]}" -gt 1 ] || name=("${TARGETS[0]}")
+  (cd "$FUZZ" && CARGO_TARGET_DIR=$TARGET "${CARGO[@]}" fuzz build --fuzz-dir . --sanitizer "$SANITIZER" "${name[@]}")
+  BINARIES=$TARGET/$("${CARGO[@]}" -vV | sed -n 's/^host: //p')/release
+}
+
+# fuzz TARGET: to the end of its time, or to its first crash; then its line.
 fuzz() {
-  local corpus=$TARGET/corpus/$1 artifacts=$TARGET/artifacts/$1
+  local corpus=$TARGET/corpus/$1 artifacts=$TARGET/artifacts/$1 log=$TARGET/$1.log status=0 runs details
   mkdir -p "$corpus" "$artifacts"
-  printf '\n== %s, %d s\n' "$1" "$SECS"
-  (cd "$FUZZ" && CARGO_TARGET_DIR=$TARGET "${CARGO[@]}" fuzz run --fuzz-dir . --sanitizer "$SANITIZER" "$1" "$corpus" "$FUZZ/seeds/$1" -- \
-    -max_total_time="$SECS" -max_len=16384 -timeout=10 -rss_limit_mb=2048 -artifact_prefix="$artifacts/" -print_final_stats=1)
+  # libFuzzer writes into the first folder only.
+  ASAN_OPTIONS=detect_odr_violation=0 "$BINARIES/$1" -max_total_time="$SECS" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
+    -artifact_prefix="$artifacts/" -print_final_stats=1 "$corpus" "$FUZZ/seeds/$1" > "$log" 2>&1 || status=$?
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  if [ "$status" -eq 0 ]; then
+    printf '%s: nothing found in %s inputs, %d s; %s\n' "$1" "${runs:-?}" "$SECS" "$log"
+    return
+  fi
+  # In one piece: others print too.
+  details=$(grep -m 3 -A 3 -E 'panicked at|ERROR: |SUMMARY: ' "$log" || tail -n 20 "$log")
+  printf '%s: FOUND, status %d, after %s inputs: %s; %s\n%s\n' "$1" "$status" "${runs:-?}" "$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)" \
+    "$log" "$details"
+  return 1
 }
 
 main() {
-  local target failed=()
+  local target failed=0 running=0
   parse_options "$@"
   pick_toolchain
+  build
+  trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
   for target in "${TARGETS[@]}"; do
-    fuzz "$target" || failed+=("$target")
+    if [ "$running" -ge "$(nproc)" ]; then
+      wait -n || failed=$((failed + 1))
+      running=$((running - 1))
+    fi
+    fuzz "$target" &
+    running=$((running + 1))
   done
-  if [ "${#failed[@]}" -gt 0 ]; then die "inputs that crash: ${failed[*]}; see $TARGET/artifacts"; fi
-  printf '\n== fuzz.sh: nothing found in %s, %d s each\n' "${TARGETS[*]}" "$SECS"
+  while [ "$running" -gt 0 ]; do
+    wait -n || failed=$((failed + 1))
+    running=$((running - 1))
+  done
+  if [ "$failed" -gt 0 ]; then die "$failed of ${#TARGETS[@]} fuzz targets found something"; fi
+  printf 'fuzz.sh: nothing found by %s, sanitizer: %s\n' "${TARGETS[*]}" "$SANITIZER"
 }
 
 main "$@"

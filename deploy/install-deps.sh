@@ -1,9 +1,11 @@
 #!/bin/bash
-# install-deps.sh [--check] build|demo|test...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
+# install-deps.sh [--check] build|demo|test|fuzz|miri...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
 # is missing; when nothing is, it does nothing and asks nobody. --check prints what is missing, and ends with 1 if anything is.
 #   build   a C linker for Rust, and Rust itself
 #   demo    what deploy/demo.sh and the guests under deploy/guest use
 #   test    what the whole test suite uses, over and above
+#   fuzz    cargo-fuzz, for deploy/fuzz.sh
+#   miri    miri and the nightly Rust that it belongs to, where there is rustup
 # It adds no package source, and removes no package.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,6 +15,10 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD_PACKAGES=(build-essential pkg-config ca-certificates curl)
 DEMO_PACKAGES=(iproute2 iputils-ping iperf3 ethtool procps util-linux curl gzip zstd xz-utils)
 TEST_PACKAGES=("${DEMO_PACKAGES[@]}" clang llvm libelf-dev zlib1g-dev libbpf-dev dpdk-dev tcpdump jq python3 shellcheck)
+
+CARGO_BIN=${CARGO_HOME:-$HOME/.cargo}/bin
+# Seconds that a download, or what begins with one, may take.
+DOWNLOAD_MAX=300
 
 missing_packages() {
   local package
@@ -132,18 +138,42 @@ ensure_nextest() {
   PATH=$dir:$PATH cargo install --quiet cargo-nextest --locked
 }
 
+# ensure_cargo_fuzz: built by the same cargo that builds the project; any other would do.
+ensure_cargo_fuzz() {
+  local dir
+  dir=$(find_cargo_dir) || { absent cargo-fuzz || true; return 0; }
+  if PATH=$dir:$PATH:$CARGO_BIN command -v cargo-fuzz > /dev/null; then return; fi
+  if absent cargo-fuzz; then return; fi
+  say "building: cargo-fuzz (a minute)"
+  PATH=$dir:$PATH timeout "$DOWNLOAD_MAX" cargo install --quiet --locked cargo-fuzz
+}
+
+# ensure_miri: rustup's, of its nightly Rust: there is no other. Nothing is made nightly that was not.
+ensure_miri() {
+  local PATH=$PATH:$CARGO_BIN
+  if has_miri; then return; fi
+  if absent "miri, with a nightly Rust"; then return; fi
+  command -v rustup > /dev/null || die "miri comes with rustup alone, which is not here"
+  say "installing: a nightly Rust with miri, by rustup"
+  timeout "$DOWNLOAD_MAX" rustup toolchain install nightly --profile minimal --component miri,rust-src --no-self-update > /dev/null ||
+    die "rustup could not install a nightly Rust with miri within $DOWNLOAD_MAX s"
+  has_miri || die "there is still no miri"
+}
+
 install_for() {
   case $1 in
     build) ensure_packages "${BUILD_PACKAGES[@]}"; ensure_rust ;;
     demo) ensure_packages "${DEMO_PACKAGES[@]}"; ensure_guest_engine if-useful ;;
     test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_promtool; ensure_lint_tools; ensure_nextest ;;
-    *) die "unknown purpose '$1': build, demo or test" ;;
+    fuzz) ensure_cargo_fuzz ;;
+    miri) ensure_miri ;;
+    *) die "unknown purpose '$1': build, demo, test, fuzz or miri" ;;
   esac
 }
 
 CHECK=''
 if [ "${1:-}" = --check ]; then CHECK=1; shift; fi
-[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|demo|test..."
+[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|demo|test|fuzz|miri..."
 command -v apt-get > /dev/null || die "this host has no apt: install by hand what the lists in $0 name"
 for purpose in "$@"; do install_for "$purpose"; done
 [ -z "$CHECK" ] || exit "$MISSING"

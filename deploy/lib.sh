@@ -74,3 +74,9 @@ find_cargo_dir() {
   )
   return 1
 }
+
+# has_nightly: rustup has a nightly Rust.
+has_nightly() { command -v rustup > /dev/null && rustup run nightly cargo --version > /dev/null 2>&1; }
+
+# has_miri: with which the nightly Rust can run tests under miri.
+has_miri() { has_nightly && rustup run nightly cargo miri --version > /dev/null 2>&1 && [ -d "$(rustup run nightly rustc --print sysroot)/lib/rustlib/src/rust/library" ]; }

@@ -6,6 +6,8 @@
 #   unit   everything builds, and every test but those of e2e passes; root, since some load XDP programs
 #   e2e    the daemon among network namespaces, DPDK, User-Mode Linux and QEMU guests; takes cores 0 and 1
 #   loom   the lock-free parts under every interleaving, within bounds
+#   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
+#   fuzz   every fuzz target for a minute: deploy/fuzz.sh; under address sanitizer where this Rust has one
 #
 # A step that fails does not keep the others from running. The last line sums up: what failed, and what this host cannot run. Ends with 0 only if
 # nothing failed.
@@ -31,13 +33,13 @@ parse_options() {
   local word
   for word in "$@"; do
     case $word in
-      lint | unit | e2e | loom) PARTS+=("$word") ;;
+      lint | unit | e2e | loom | miri | fuzz) PARTS+=("$word") ;;
       --no-install) INSTALL='' ;;
       -h | --help) usage; exit 0 ;;
       *) say "error: '$word' is neither an option nor a part"; usage >&2; exit 2 ;;
     esac
   done
-  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit e2e loom)
+  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit e2e loom miri fuzz)
 }
 
 wanted() { [[ " ${PARTS[*]} " == *" $1 "* ]]; }
@@ -107,6 +109,24 @@ loom() {
     cargo test --locked --release -p crosspoint-vring -p crosspoint-engine --lib --test reserve_loom
 }
 
+# provided TOOL: installs what deploy/install-deps.sh TOOL installs. A host without it still runs the rest.
+provided() {
+  if [ -n "$INSTALL" ]; then "$REPO/deploy/install-deps.sh" "$1"; else "$REPO/deploy/install-deps.sh" --check "$1" >&2; fi
+}
+
+miri() {
+  if ! provided miri; then not_run "miri (no nightly Rust with miri and rust-src, and none could be installed)"; return; fi
+  local run=(env MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 CARGO_TARGET_DIR="$TARGET/miri" rustup run nightly cargo miri test --locked)
+  step miri-rings "${run[@]}" -p crosspoint-vring --test miri
+  # But the one test that takes minutes.
+  step miri-frames "${run[@]}" -p crosspoint-frame --lib -- --skip bytes_arrive_identical
+}
+
+fuzz() {
+  if ! provided fuzz; then not_run "fuzz (no cargo-fuzz, and it could not be installed)"; return; fi
+  step fuzz "$REPO/deploy/fuzz.sh" 60
+}
+
 # joined WORD...: with commas.
 joined() { local text; text=$(printf '%s, ' "$@"); printf '%s' "${text%, }"; }
 
@@ -123,7 +143,7 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "needs root: the tests load XDP programs and make network namespaces"
   cd "$REPO"
   prepare
-  for part in lint unit e2e loom; do if wanted "$part"; then "$part"; fi; done
+  for part in lint unit e2e loom miri fuzz; do if wanted "$part"; then "$part"; fi; done
   summary
   [ "${#FAILED[@]}" -eq 0 ]
 }
