@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -114,7 +114,8 @@ fn bridge(offload: libc::c_uint) -> (Tap, Tap) {
     // SAFETY: no file descriptors are unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
     let taps = (Tap::new("in", 0), Tap::new("out", offload));
-    ip("link add bridge type bridge");
+    // Snooping looks at IP's lengths, too.
+    ip("link add bridge type bridge mcast_snooping 0");
     for name in ["in", "out"] {
         // Room for all segments of a frame, and for a frame that is not to be segmented.
         ip(&format!(
@@ -122,6 +123,13 @@ fn bridge(offload: libc::c_uint) -> (Tap, Tap) {
         ));
     }
     ip("link set bridge up");
+    // Where netfilter's bridge module is loaded, it drops what has wrong lengths in its IP header.
+    for tables in ["iptables", "ip6tables"] {
+        let call = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
+        if std::path::Path::new(&call).exists() {
+            std::fs::write(call, "0").expect("root");
+        }
+    }
     taps
 }
 
@@ -155,8 +163,10 @@ fn kernel_cut(
 /// Whether our segments are the kernel's. `partial`: the kernel leaves the checksums.
 fn compare(taps: &mut (Tap, Tap), mut large: Large, partial: bool) -> Result<(), TestCaseError> {
     if large.count() == 1 {
-        // The kernel lets such a frame pass as it is.
+        // The kernel lets such a frame pass as it is; but it takes TCP's options for payload when it
+        // asks whether there is more of it than `gso_size`, and drops what it then cannot cut.
         large.ip_len = None;
+        large.gso_size += 40;
     }
     let frame = large.frame();
     let ours = cut(&frame, large.request());
