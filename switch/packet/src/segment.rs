@@ -2,8 +2,8 @@
 //! does not take large frames (virtio 1.2, 5.1.6).
 //!
 //! Headers only. The caller puts each segment together: the header made here, and behind it the
-//! segment's part of the original frame's payload. The result is byte for byte what Linux makes
-//! of the same frame (`tests/segmentation/kernel_gso.rs` asks it).
+//! segment's part of the original frame's payload. Where Linux cuts a frame, the result is byte
+//! for byte what it makes (`tests/segmentation/kernel_gso.rs` asks it).
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub const HEADERS_MAX: usize = 256;
 
 /// Most segments that one frame may ask for, so that a guest cannot make one frame cost as much
 /// as 65 thousand. Linux sends no fewer than 36 payload bytes per segment with time stamps
-/// (`TCP_MIN_SND_MSS` is 48 with 12 bytes of options), which makes 1820 of the largest frame;
+/// (`TCP_MIN_SND_MSS` is 48 with 12 bytes of options), which makes 1819 of the largest frame;
 /// datagrams it sends 128 at most.
 pub const SEGMENTS_MAX: usize = 2048;
 
@@ -158,7 +158,7 @@ impl Segmentation {
         request: GsoRequest,
     ) -> Result<Segmentation, SegmentError> {
         let (ip_version, protocol) = kind(request.gso_type)?;
-        let headers = &headers[..headers.len().min(frame_len).min(HEADERS_MAX)];
+        let headers = &headers[..headers.len().min(HEADERS_MAX)];
         let l4 = find_transport(headers, frame_len)?;
         if l4.protocol != protocol || ip_version.is_some_and(|version| version != l4.ip_version) {
             return Err(SegmentError::OtherProtocol);
