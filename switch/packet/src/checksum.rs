@@ -40,7 +40,7 @@ pub fn finish(sum: u64) -> u16 {
 }
 
 /// Folded sum of the pseudo-header of a TCP or UDP packet (RFC 793, 3.1; RFC 8200, 8.1).
-fn pseudo_header(frame: &[u8], l4: &L4) -> Option<u16> {
+pub(crate) fn pseudo_header(frame: &[u8], l4: &L4) -> Option<u16> {
     let (first, width) = if l4.ip_version == 4 { (12, 8) } else { (8, 32) };
     let at = l4.ip_offset + first;
     let addresses = sum(frame.get(at..at + width)?, 0);

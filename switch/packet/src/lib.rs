@@ -1,5 +1,5 @@
-//! What a frame's bytes mean: headers, VLAN tags, checksums, flow hash, and the one list of
-//! reasons a frame can be dropped for. No `unsafe`, no allocation, no C library.
+//! What a frame's bytes mean: headers, VLAN tags, checksums, flow hash, segmentation, and the one
+//! list of reasons a frame can be dropped for. No `unsafe`, no allocation, no C library.
 #![forbid(unsafe_code)]
 
 pub mod checksum;
@@ -7,6 +7,7 @@ mod drop_reason;
 mod flow;
 mod mac;
 mod parse;
+pub mod segment;
 
 pub use drop_reason::{DropReason, Side};
 pub use flow::FlowHasher;

@@ -10,10 +10,11 @@ pub const MAX_FRAME_LEN: usize = 65550;
 /// Bytes of an 802.1Q tag.
 pub const TAG_LEN: usize = 4;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const PROTO_TCP: u8 = 6;
-const PROTO_UDP: u8 = 17;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const PROTO_TCP: u8 = 6;
+pub(crate) const PROTO_UDP: u8 = 17;
+pub(crate) const PROTO_IPV6_FRAGMENT: u8 = 44;
 
 /// The link layer of a frame, from its first 18 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,15 +76,13 @@ impl L4 {
     }
 }
 
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     let pair = bytes.get(at..at.checked_add(2)?)?;
     Some(u16::from_be_bytes([*pair.first()?, *pair.get(1)?]))
 }
 
-/// Finds the transport header of an IPv4 or IPv6 frame within `bytes` (the frame or its
-/// beginning): through up to two 802.1Q/802.1ad tags, IPv4 options and IPv6 fragment headers.
-/// Other IPv6 extension headers make it "no transport header": their flow is the address pair.
-pub fn parse_l4(bytes: &[u8]) -> Option<L4> {
+/// The type of what lies behind up to two 802.1Q/802.1ad tags, and where it begins.
+pub(crate) fn network_header(bytes: &[u8]) -> Option<(u16, usize)> {
     let mut at = 12;
     let mut ethertype = be16(bytes, at)?;
     for _ in 0..2 {
@@ -92,7 +91,14 @@ pub fn parse_l4(bytes: &[u8]) -> Option<L4> {
             ethertype = be16(bytes, at)?;
         }
     }
-    let ip = at + 2;
+    Some((ethertype, at + 2))
+}
+
+/// Finds the transport header of an IPv4 or IPv6 frame within `bytes` (the frame or its
+/// beginning): through up to two 802.1Q/802.1ad tags, IPv4 options and IPv6 fragment headers.
+/// Other IPv6 extension headers make it "no transport header": their flow is the address pair.
+pub fn parse_l4(bytes: &[u8]) -> Option<L4> {
+    let (ethertype, ip) = network_header(bytes)?;
     match ethertype {
         ETHERTYPE_IPV4 => parse_ipv4(bytes, ip),
         ETHERTYPE_IPV6 => parse_ipv6(bytes, ip),
@@ -124,7 +130,7 @@ fn parse_ipv6(bytes: &[u8], ip: usize) -> Option<L4> {
     }
     let len = usize::from(be16(bytes, ip + 4)?);
     let protocol = *bytes.get(ip + 6)?;
-    let fragment = protocol == 44;
+    let fragment = protocol == PROTO_IPV6_FRAGMENT;
     Some(L4 {
         protocol,
         offset: ip + 40,

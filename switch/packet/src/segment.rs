@@ -1,0 +1,429 @@
+//! Segmentation in software: what a network card would make of a large frame, for a receiver that
+//! does not take large frames (virtio 1.2, 5.1.6).
+//!
+//! Headers only. The caller puts each segment together: the header made here, and behind it the
+//! segment's part of the original frame's payload. Where Linux cuts a frame, the result is byte
+//! for byte what it makes (`tests/segmentation/kernel_gso.rs` asks it).
+
+use std::fmt;
+
+use crate::checksum::{Partial, fold, pseudo_header, sum};
+use crate::parse::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, be16,
+    network_header,
+};
+
+/// Most bytes of headers that a segment may have: link, IP and transport. The longest that IPv4
+/// and TCP have behind two tags are 142; the rest is for IPv6 extension headers.
+pub const HEADERS_MAX: usize = 256;
+
+/// Most segments that one frame may ask for, so that a guest cannot make one frame cost as much
+/// as 65 thousand. Linux sends no fewer than 36 payload bytes per segment with time stamps
+/// (`TCP_MIN_SND_MSS` is 48 with 12 bytes of options), which makes 1819 of the largest frame;
+/// datagrams it sends 128 at most.
+pub const SEGMENTS_MAX: usize = 2048;
+
+/// `gso_type`: TCP over IPv4 (virtio 1.2, 5.1.6).
+const GSO_TCPV4: u8 = 1;
+/// `gso_type`: one UDP datagram, as IP fragments.
+const GSO_UDP: u8 = 3;
+/// `gso_type`: TCP over IPv6.
+const GSO_TCPV6: u8 = 4;
+/// `gso_type`: several UDP datagrams over either IP.
+const GSO_UDP_L4: u8 = 5;
+/// In `gso_type`: the TCP segment may carry CWR.
+const GSO_ECN: u8 = 0x80;
+
+const IPV4_HEADER_MIN: usize = 20;
+const IPV6_HEADER: usize = 40;
+const TCP_HEADER_MIN: usize = 20;
+const UDP_HEADER: usize = 8;
+
+const TCP_FIN: u8 = 0x01;
+const TCP_PSH: u8 = 0x08;
+const TCP_CWR: u8 = 0x80;
+
+/// What a guest asks for in the header before its frame (`struct virtio_net_hdr`; virtio 1.2,
+/// 5.1.6). Every value may be anything. `hdr_len` is not among them: it is a hint, some drivers
+/// give a wrong one, and the frame's bytes say the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GsoRequest {
+    /// Kind of the large frame.
+    pub gso_type: u8,
+    /// Payload bytes of each segment but the last.
+    pub gso_size: u16,
+    /// The checksum's place, where `VIRTIO_NET_HDR_F_NEEDS_CSUM` is set: its field then holds the
+    /// folded sum of the pseudo-header.
+    pub checksum: Option<Partial>,
+}
+
+/// Why a frame cannot be segmented as its guest asks. All but `UdpFragmentation` mean that the
+/// guest's header and the frame contradict each other or go beyond a limit; no driver that keeps
+/// to the specification sends such a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SegmentError {
+    /// `gso_type` is none of TCPv4, TCPv6 (each with or without ECN) and UDP_L4.
+    UnknownType(u8),
+    /// `gso_type` asks for UDP fragmentation (UFO). The one checksum of the datagram lies in the
+    /// first fragment and covers the payload of all, which is not seen here; and IPv6 needs one
+    /// more header. So `VIRTIO_NET_F_HOST_UFO` is not to be offered.
+    UdpFragmentation,
+    /// `gso_size` is 0.
+    ZeroSize,
+    /// The frame, its contiguous beginning, or its first [`HEADERS_MAX`] bytes end before its
+    /// headers do.
+    Truncated,
+    /// The frame is not of the network or transport protocol that `gso_type` names.
+    OtherProtocol,
+    /// A header contradicts itself: version, or a header length that is too small.
+    BadHeader,
+    /// The frame is an IP fragment.
+    Fragment,
+    /// `csum_start` and `csum_offset` are not the place of the transport header's checksum, or
+    /// `NEEDS_CSUM` is not set for UDP.
+    ChecksumPlace,
+    /// The frame is longer than an IP packet can be (65535 bytes; with IPv6 its first header does
+    /// not count).
+    FrameTooLong,
+    /// More than [`SEGMENTS_MAX`] segments.
+    TooManySegments(usize),
+}
+
+impl fmt::Display for SegmentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SegmentError::UnknownType(t) => return write!(f, "gso_type {t:#04x} is not known"),
+            SegmentError::TooManySegments(count) => {
+                return write!(f, "{count} segments are more than {SEGMENTS_MAX}");
+            }
+            SegmentError::UdpFragmentation => "gso_type 3 (UDP fragmentation) is not supported",
+            SegmentError::ZeroSize => "gso_size is 0",
+            SegmentError::Truncated => "the frame ends within its headers",
+            SegmentError::OtherProtocol => "gso_type names another protocol than the frame has",
+            SegmentError::BadHeader => "an IP or TCP header contradicts itself",
+            SegmentError::Fragment => "the frame is an IP fragment",
+            SegmentError::ChecksumPlace => {
+                "csum_start and csum_offset do not name the transport header's checksum"
+            }
+            SegmentError::FrameTooLong => "the frame is longer than an IP packet can be",
+        })
+    }
+}
+
+impl std::error::Error for SegmentError {}
+
+/// How one large frame is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segmentation {
+    ip_offset: u16,
+    /// Of the transport header.
+    offset: u16,
+    header_len: u16,
+    ip_version: u8,
+    protocol: u8,
+    gso_size: u16,
+    count: u16,
+    /// Of the whole frame: at most an IP packet's, 65535 bytes.
+    payload_len: u32,
+    /// Folded sum of the pseudo-header without its length.
+    pseudo: u16,
+}
+
+/// One segment: where its payload lies in the original frame, and what is left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentInfo {
+    /// Bytes from the original frame's start.
+    pub payload_offset: usize,
+    /// Bytes; 0 only if the original frame has no payload.
+    pub payload_len: usize,
+    /// The transport checksum's place in the segment. The field holds the folded sum of the
+    /// pseudo-header for the segment's own length, not complemented, as `NEEDS_CSUM` wants it;
+    /// [`crate::checksum::finish`] of the sum from `start` on completes it.
+    pub checksum: Partial,
+}
+
+impl Segmentation {
+    /// Looks at the headers and says how the frame is cut.
+    ///
+    /// `headers` is the frame's beginning, as much of it as lies together; no more than
+    /// [`HEADERS_MAX`] bytes are looked at. `frame_len` is the length of the whole frame, bytes.
+    /// It is what counts: the lengths in IP's headers are not looked at (a large frame may have 0
+    /// there) but written anew.
+    ///
+    /// # Errors
+    /// See [`SegmentError`].
+    pub fn new(
+        headers: &[u8],
+        frame_len: usize,
+        request: GsoRequest,
+    ) -> Result<Segmentation, SegmentError> {
+        let (ip_version, protocol) = kind(request.gso_type)?;
+        let headers = &headers[..headers.len().min(HEADERS_MAX)];
+        let l4 = find_transport(headers, frame_len)?;
+        if l4.protocol != protocol || ip_version.is_some_and(|version| version != l4.ip_version) {
+            return Err(SegmentError::OtherProtocol);
+        }
+        let header_len = l4.offset + transport_header_len(headers, &l4)?;
+        let payload_len = frame_len
+            .checked_sub(header_len)
+            .ok_or(SegmentError::Truncated)?;
+        if frame_len - l4.ip_offset - uncounted(l4.ip_version) > usize::from(u16::MAX) {
+            return Err(SegmentError::FrameTooLong);
+        }
+        if request.gso_size == 0 {
+            return Err(SegmentError::ZeroSize);
+        }
+        let count = payload_len.div_ceil(request.gso_size.into()).max(1);
+        if count > SEGMENTS_MAX {
+            return Err(SegmentError::TooManySegments(count));
+        }
+        Ok(Segmentation {
+            // All at most HEADERS_MAX, SEGMENTS_MAX, or a length that an IP header can hold.
+            ip_offset: l4.ip_offset as u16,
+            offset: l4.offset as u16,
+            header_len: header_len as u16,
+            ip_version: l4.ip_version,
+            protocol,
+            gso_size: request.gso_size,
+            count: count as u16,
+            payload_len: payload_len as u32,
+            pseudo: pseudo_without_length(headers, &l4, request.checksum)?,
+        })
+    }
+
+    /// Bytes of headers, which every segment repeats; at most [`HEADERS_MAX`].
+    pub fn header_len(&self) -> usize {
+        self.header_len.into()
+    }
+
+    /// How many segments there are: 1 to [`SEGMENTS_MAX`]. 1 also for a frame that need not have
+    /// been cut, or that has no payload.
+    pub fn count(&self) -> usize {
+        self.count.into()
+    }
+
+    /// Writes the header of segment `index` (from 0) to the first [`Segmentation::header_len`]
+    /// bytes of `out`. `headers` are the same that [`Segmentation::new`] was given; if they have
+    /// changed since, the header is worth as much as they are, and nothing else happens.
+    ///
+    /// `None`: there is no such segment, or `headers` is shorter than it was. Nothing is promised
+    /// of `out` then.
+    pub fn segment(
+        &self,
+        index: usize,
+        headers: &[u8],
+        out: &mut [u8; HEADERS_MAX],
+    ) -> Option<SegmentInfo> {
+        if index >= self.count() {
+            return None;
+        }
+        let before = index * usize::from(self.gso_size);
+        let payload_len = (self.payload_len as usize)
+            .checked_sub(before)?
+            .min(self.gso_size.into());
+        let header = out.get_mut(..self.header_len())?;
+        header.copy_from_slice(headers.get(..self.header_len())?);
+        let (link_and_ip, transport) = header.split_at_mut_checked(self.offset.into())?;
+        // No longer than the frame's, of which `new` made sure that it fits in 16 bits.
+        let l4_len = (transport.len() + payload_len) as u16;
+        let ip = link_and_ip.get_mut(usize::from(self.ip_offset)..)?;
+        match self.ip_version {
+            4 => write_ipv4(ip, index as u16, l4_len)?,
+            _ => write_ipv6(ip, l4_len)?,
+        }
+        let offset = match self.protocol {
+            PROTO_TCP => {
+                write_tcp(transport, before as u32, index, self.count())?;
+                16
+            }
+            _ => {
+                put16(transport, 4, l4_len)?;
+                6
+            }
+        };
+        put16(transport, offset.into(), add(self.pseudo, l4_len))?;
+        Some(SegmentInfo {
+            payload_offset: self.header_len() + before,
+            payload_len,
+            checksum: Partial {
+                start: self.offset,
+                offset,
+            },
+        })
+    }
+}
+
+/// Which IP version and transport protocol a `gso_type` stands for.
+fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
+    match gso_type {
+        GSO_UDP => Err(SegmentError::UdpFragmentation),
+        GSO_UDP_L4 => Ok((None, PROTO_UDP)),
+        _ => match gso_type & !GSO_ECN {
+            GSO_TCPV4 => Ok((Some(4), PROTO_TCP)),
+            GSO_TCPV6 => Ok((Some(6), PROTO_TCP)),
+            _ => Err(SegmentError::UnknownType(gso_type)),
+        },
+    }
+}
+
+/// Finds the transport header by the structure of the headers before it: their lengths are
+/// believed, those of the packet are not.
+fn find_transport(headers: &[u8], frame_len: usize) -> Result<L4, SegmentError> {
+    let (ethertype, ip) = network_header(headers).ok_or(SegmentError::Truncated)?;
+    let (ip_version, (protocol, offset)) = match ethertype {
+        ETHERTYPE_IPV4 => (4, find_behind_ipv4(headers, ip)?),
+        ETHERTYPE_IPV6 => (6, find_behind_ipv6(headers, ip)?),
+        _ => return Err(SegmentError::OtherProtocol),
+    };
+    Ok(L4 {
+        protocol,
+        offset,
+        ip_offset: ip,
+        ip_version,
+        len: frame_len
+            .checked_sub(offset)
+            .ok_or(SegmentError::Truncated)?,
+        fragment: false,
+    })
+}
+
+/// Protocol and offset of what an IPv4 header at `ip` is followed by.
+fn find_behind_ipv4(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
+    let header = headers
+        .get(ip..ip + IPV4_HEADER_MIN)
+        .ok_or(SegmentError::Truncated)?;
+    let len = usize::from(header[0] & 0xf) * 4;
+    if header[0] >> 4 != 4 || len < IPV4_HEADER_MIN {
+        return Err(SegmentError::BadHeader);
+    }
+    // More-fragments bit or a non-zero offset (RFC 791, 3.1).
+    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
+        return Err(SegmentError::Fragment);
+    }
+    Ok((header[9], ip + len))
+}
+
+/// Protocol and offset of what an IPv6 header at `ip` and its extension headers are followed by:
+/// those that every segment can repeat (RFC 8200, 4). An authentication header cannot be repeated
+/// and stays what it is: not TCP and not UDP.
+fn find_behind_ipv6(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const DESTINATION_OPTIONS: u8 = 60;
+    let header = headers
+        .get(ip..ip + IPV6_HEADER)
+        .ok_or(SegmentError::Truncated)?;
+    if header[0] >> 4 != 6 {
+        return Err(SegmentError::BadHeader);
+    }
+    let (mut protocol, mut at) = (header[6], ip + IPV6_HEADER);
+    while let HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS = protocol {
+        let extension = headers.get(at..at + 2).ok_or(SegmentError::Truncated)?;
+        protocol = extension[0];
+        at += (usize::from(extension[1]) + 1) * 8;
+    }
+    if protocol == PROTO_IPV6_FRAGMENT {
+        return Err(SegmentError::Fragment);
+    }
+    Ok((protocol, at))
+}
+
+/// Bytes of the transport header, all of which lie within `headers`.
+fn transport_header_len(headers: &[u8], l4: &L4) -> Result<usize, SegmentError> {
+    let transport = headers.get(l4.offset..).ok_or(SegmentError::Truncated)?;
+    let len = if l4.protocol == PROTO_TCP {
+        let data_offset = *transport.get(12).ok_or(SegmentError::Truncated)?;
+        usize::from(data_offset >> 4) * 4
+    } else {
+        UDP_HEADER
+    };
+    if l4.protocol == PROTO_TCP && len < TCP_HEADER_MIN {
+        return Err(SegmentError::BadHeader);
+    }
+    if transport.len() < len {
+        return Err(SegmentError::Truncated);
+    }
+    Ok(len)
+}
+
+/// Bytes of an IP header that its length field does not count.
+fn uncounted(ip_version: u8) -> usize {
+    if ip_version == 4 { 0 } else { IPV6_HEADER }
+}
+
+/// Folded sum of the pseudo-header with its length left out.
+///
+/// Where the guest has left the sum, that is what is used, less the length in it: the addresses in
+/// it need not be those in the IP header (a source route's last hop, a mobile node's home
+/// address). A TCP frame whose checksum is whole has none; Linux takes such frames too.
+fn pseudo_without_length(
+    headers: &[u8],
+    l4: &L4,
+    checksum: Option<Partial>,
+) -> Result<u16, SegmentError> {
+    let Some(place) = checksum else {
+        if l4.protocol != PROTO_TCP {
+            return Err(SegmentError::ChecksumPlace);
+        }
+        return pseudo_header(headers, &L4 { len: 0, ..*l4 }).ok_or(SegmentError::Truncated);
+    };
+    let offset = l4.checksum_offset().ok_or(SegmentError::OtherProtocol)?;
+    if usize::from(place.start) != l4.offset || usize::from(place.offset) != offset {
+        return Err(SegmentError::ChecksumPlace);
+    }
+    let field = be16(headers, l4.offset + offset).ok_or(SegmentError::Truncated)?;
+    let len = if l4.protocol == PROTO_TCP {
+        l4.len as u16
+    } else {
+        // UDP has a length of its own, and it is the one in the pseudo-header (RFC 768).
+        be16(headers, l4.offset + 4).ok_or(SegmentError::Truncated)?
+    };
+    Ok(add(field, !len))
+}
+
+/// One's-complement sum.
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
+}
+
+fn put16(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
+    bytes
+        .get_mut(at..at + 2)?
+        .copy_from_slice(&value.to_be_bytes());
+    Some(())
+}
+
+/// Length, identification and checksum of an IPv4 header. Linux numbers the segments whether or
+/// not they may be fragmented, so does this.
+fn write_ipv4(ip: &mut [u8], index: u16, l4_len: u16) -> Option<()> {
+    let id = be16(ip, 4)?.wrapping_add(index);
+    put16(ip, 2, l4_len.wrapping_add(ip.len() as u16))?;
+    put16(ip, 4, id)?;
+    put16(ip, 10, 0)?;
+    let checksum = !fold(sum(ip, 0));
+    put16(ip, 10, checksum)
+}
+
+/// Payload length of an IPv6 header, which is followed by its extension headers.
+fn write_ipv6(ip: &mut [u8], l4_len: u16) -> Option<()> {
+    let extensions = ip.len().checked_sub(IPV6_HEADER)?;
+    put16(ip, 4, l4_len.wrapping_add(extensions as u16))
+}
+
+/// Sequence number and flags. What ends or pushes the data belongs to its last segment; that the
+/// congestion window was reduced is said once, by the first (RFC 3168, 6.1.2).
+fn write_tcp(tcp: &mut [u8], before: u32, index: usize, count: usize) -> Option<()> {
+    let field: &mut [u8; 4] = tcp.get_mut(4..8)?.try_into().ok()?;
+    *field = u32::from_be_bytes(*field)
+        .wrapping_add(before)
+        .to_be_bytes();
+    let flags = tcp.get_mut(13)?;
+    if index + 1 < count {
+        *flags &= !(TCP_FIN | TCP_PSH);
+    }
+    if index > 0 {
+        *flags &= !TCP_CWR;
+    }
+    Some(())
+}
