@@ -18,6 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Guest physical bytes that a dirty log covers behind the memory there is: for what is added while it is kept, since a
+/// back end refuses memory that it cannot log.
+const LOG_ROOM: u64 = 1 << 30;
+
 /// Why a guest failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -599,7 +603,7 @@ impl Guest {
             return Err(GuestError::NotOffered("LOG_ALL"));
         }
         let end = self.regions().iter().map(|region| region.end()).max();
-        let log = DirtyLog::new(end.unwrap_or(0))?;
+        let log = DirtyLog::new(end.unwrap_or(0) + LOG_ROOM)?;
         self.session()?.set_log_base(&log)?;
         self.log = Some(log.clone());
         self.set_logging(features::LOG_ALL)?;
