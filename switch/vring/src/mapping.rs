@@ -216,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_system_that_may_never_answer_is_refused() {
+        let file = File::open("/proc/self/comm").unwrap();
+        let refused = identify(&file, 0, 4096).unwrap_err();
+        assert!(
+            matches!(&refused, MappingError::Refused(why) if why.contains("magic number 0x9fa0")),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
     fn the_same_bytes_of_the_same_file_are_the_same_memory() {
         let (file, other) = (memfd(0x4000), memfd(0x4000));
         let of = |file: &File, offset, size| identify(file, offset, size).unwrap();
