@@ -121,6 +121,9 @@ pub struct QueueStatus {
     pub tx_bytes: u64,
     /// Additional copies that flooding made of frames from here.
     pub flood_copies: u64,
+    /// Additional copies that cutting large frames from here made, for ports that do not take such.
+    #[serde(default)]
+    pub segment_copies: u64,
     /// Copies of frames from here that were delivered, anywhere.
     pub delivered_copies: u64,
     /// Copies of frames from here that were dropped, anywhere.

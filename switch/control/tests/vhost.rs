@@ -104,7 +104,8 @@ impl Switch {
         let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
         for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {
             let copies = queue.delivered_copies + queue.dropped_copies;
-            assert_eq!(queue.rx_packets + queue.flood_copies, copies, "{queue:#?}");
+            let made = queue.flood_copies + queue.segment_copies;
+            assert_eq!(queue.rx_packets + made, copies, "{queue:#?}");
             delivered += queue.delivered_copies;
             dropped += queue.dropped_copies;
             sent += queue.tx_packets;

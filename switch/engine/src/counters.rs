@@ -2,7 +2,7 @@
 //! lock; the control thread reads whenever it likes and sums over workers.
 //!
 //! The ledger, exact whenever nothing is in flight:
-//! for every port, `rx_frames + flood_copies = delivered_copies + dropped_copies`; and in all,
+//! for every port, `rx_frames + flood_copies + segment_copies = delivered_copies + dropped_copies`; and in all,
 //! delivered copies are the `tx_frames` of all ports and dropped copies the drops of all reasons.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +45,9 @@ pub struct QueueCounters {
     pub tx_bytes: Counter,
     /// Copies that flooding made of frames taken from here, less one for each frame.
     pub flood_copies: Counter,
+    /// Segments that large frames taken from here were cut into, for ports that do not take
+    /// such, less one for each copy.
+    pub segment_copies: Counter,
     /// Copies of frames taken from here that were delivered, to any port.
     pub delivered_copies: Counter,
     /// Copies of frames taken from here that were dropped, for any reason, at any port.

@@ -10,6 +10,7 @@ use crosspoint_xsk::{Handover, NicOutcome, XskTx};
 use crate::MAX_PORTS;
 use crate::calling::Calling;
 use crate::counters::QueueCounters;
+use crate::segments::Segmenter;
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
 
@@ -42,6 +43,7 @@ pub struct Tx {
     touched: Vec<(u16, u16)>,
     /// Rings found broken since the control thread last looked.
     faults: Vec<(u16, RingFault)>,
+    segmenter: Segmenter,
 }
 
 /// What became of one burst's copies; all came from one queue.
@@ -68,6 +70,7 @@ impl Tx {
             used_groups: 0,
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
+            segmenter: Segmenter::default(),
         }
     }
 
@@ -239,7 +242,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     if flood {
         deliver_with_flood(burst, ingress, view, tx, from, &mut tally);
     } else {
-        send_groups(burst, view, tx, &mut tally);
+        send_groups(burst, view, tx, from, &mut tally);
     }
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
@@ -304,7 +307,7 @@ fn deliver_with_flood(
                 *copies += u64::from(flooded);
             }
         }
-        send_groups(burst, view, tx, tally);
+        send_groups(burst, view, tx, from, tally);
     }
     for (frame, copies) in burst.frames().iter().zip(copies) {
         match (frame.verdict, copies) {
@@ -319,7 +322,7 @@ fn deliver_with_flood(
 }
 
 #[inline(always)]
-fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, tally: &mut Tally) {
+fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, from: &QueueCounters, tally: &mut Tally) {
     for index in 0..tx.used_groups {
         let Tx {
             worker,
@@ -328,6 +331,7 @@ fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, tally: &mut Tally) {
             groups,
             touched,
             faults,
+            segmenter,
             ..
         } = tx;
         let Some(group) = groups.get(index) else {
@@ -336,27 +340,114 @@ fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, tally: &mut Tally) {
         let Some(port) = view.port(group.port) else {
             return;
         };
-        let to = port.counters.at(*worker, group.queue);
-        let all = group.picks.len() as u32;
-        let delivered = match &port.egress {
-            Egress::Guest(queues) => {
-                let Some(guest) = queues.get(usize::from(group.queue)) else {
-                    to.drop(DropReason::PortDown, all);
-                    tally.dropped += u64::from(all);
-                    continue;
-                };
-                let outcome = deliver_guest(guest, *worker, burst, group, scratch, faults);
-                if outcome.touched {
-                    touched.push((group.port, group.queue));
-                }
-                count_guest(&outcome, to)
+        let mut way = Way {
+            worker: *worker,
+            port,
+            number: group.port,
+            queue: group.queue,
+            to: port.counters.at(*worker, group.queue),
+            scratch,
+            nics,
+            touched,
+            faults,
+        };
+        if burst.has_large() {
+            send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
+        } else {
+            way.send(burst, &group.picks, tally);
+        }
+    }
+}
+
+/// Sends copies of which some may have to be cut, in the order they came.
+#[cold]
+fn send_cut(
+    way: &mut Way,
+    segmenter: &mut Segmenter,
+    burst: &Burst,
+    picks: &[Pick],
+    from: &QueueCounters,
+    tally: &mut Tally,
+) {
+    let mut whole = 0;
+    for (index, pick) in picks.iter().enumerate() {
+        let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
+            continue;
+        };
+        if way.takes(frame) {
+            continue;
+        }
+        way.send(burst, picks.get(whole..index).unwrap_or(&[]), tally);
+        whole = index + 1;
+        let Ok(plan) = segmenter.begin(burst, frame) else {
+            from.drop(DropReason::BadOffload, 1);
+            tally.dropped += 1;
+            continue;
+        };
+        let mut made = 0;
+        while made < plan.count() {
+            let (segments, picks) = segmenter.make(&plan, (burst, frame), pick.tag, made);
+            if picks.is_empty() {
+                break;
             }
+            made += picks.len();
+            way.send(segments, picks, tally);
+        }
+        from.segment_copies.add(plan.count() as u64 - 1);
+        // A frame in thousands of pieces, of which the rest fits no burst.
+        let rest = (plan.count() - made) as u32;
+        from.drop(DropReason::BadOffload, rest);
+        tally.dropped += u64::from(rest);
+    }
+    way.send(burst, picks.get(whole..).unwrap_or(&[]), tally);
+}
+
+/// The way to one queue of one port.
+struct Way<'a> {
+    worker: usize,
+    port: &'a PortView,
+    number: u16,
+    queue: u16,
+    to: &'a QueueCounters,
+    scratch: &'a mut RxScratch,
+    nics: &'a mut [Option<Box<NicTx>>],
+    touched: &'a mut Vec<(u16, u16)>,
+    faults: &'a mut Vec<(u16, RingFault)>,
+}
+
+impl Way<'_> {
+    /// Whether a frame can go there as it is; where nobody takes it, it need not be cut either.
+    fn takes(&self, frame: &Frame) -> bool {
+        let gso_type = frame.offload.gso_type;
+        gso_type == 0
+            || match &self.port.egress {
+                Egress::Guest(queues) => queues
+                    .get(usize::from(self.queue))
+                    .is_none_or(|guest| guest.takes(gso_type)),
+                Egress::Nic => false,
+                Egress::Down | Egress::Quarantined => true,
+            }
+    }
+
+    /// Sends copies, and counts them.
+    #[inline(always)]
+    fn send(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
+        let (all, to) = (picks.len() as u32, self.to);
+        let delivered = match &self.port.egress {
+            Egress::Guest(queues) => match queues.get(usize::from(self.queue)) {
+                Some(guest) => {
+                    let outcome = self.deliver_guest(guest, burst, picks);
+                    count_guest(&outcome, to)
+                }
+                None => {
+                    to.drop(DropReason::PortDown, all);
+                    0
+                }
+            },
             Egress::Nic => {
-                let outcome = match nics
-                    .get_mut(usize::from(group.port))
-                    .and_then(Option::as_mut)
-                {
-                    Some(nic) => deliver_nic(nic, burst, &group.picks, to),
+                let nic = self.nics.get_mut(usize::from(self.number));
+                let outcome = match nic.and_then(Option::as_mut) {
+                    Some(nic) => deliver_nic(nic, burst, picks, to),
                     None => NicOutcome::default(),
                 };
                 to.drop(
@@ -379,26 +470,22 @@ fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, tally: &mut Tally) {
         tally.delivered += u64::from(delivered);
         tally.dropped += u64::from(all - delivered);
     }
-}
 
-#[inline(always)]
-fn deliver_guest(
-    guest: &GuestRx,
-    worker: usize,
-    burst: &Burst,
-    group: &Group,
-    scratch: &mut RxScratch,
-    faults: &mut Vec<(u16, RingFault)>,
-) -> Outcome {
-    let outcome = guest.deliver(worker, burst, &group.picks, scratch);
-    // A full list means that the control thread has enough to read already.
-    if outcome.faulty > 0
-        && let Some(fault) = scratch.take_fault()
-        && faults.len() < faults.capacity()
-    {
-        faults.push((group.port, fault));
+    #[inline(always)]
+    fn deliver_guest(&mut self, guest: &GuestRx, burst: &Burst, picks: &[Pick]) -> Outcome {
+        let outcome = guest.deliver(self.worker, burst, picks, self.scratch);
+        if outcome.touched {
+            self.touched.push((self.number, self.queue));
+        }
+        // A full list means that the control thread has enough to read already.
+        if outcome.faulty > 0
+            && let Some(fault) = self.scratch.take_fault()
+            && self.faults.len() < self.faults.capacity()
+        {
+            self.faults.push((self.number, fault));
+        }
+        outcome
     }
-    outcome
 }
 
 #[inline(always)]

@@ -18,6 +18,8 @@ pub mod deliver;
 #[cfg(not(loom))]
 mod latency;
 #[cfg(not(loom))]
+mod segments;
+#[cfg(not(loom))]
 pub mod sleep;
 #[cfg(not(loom))]
 pub mod stages;

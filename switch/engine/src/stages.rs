@@ -12,6 +12,7 @@ const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
 /// Reads the link layer of every frame, and weeds out what is no frame.
 #[inline(always)]
 pub fn parse(burst: &mut Burst) {
+    let mut large = false;
     for frame in burst.frames_mut() {
         let len = frame.len as usize;
         if len < ETHERNET_LEN {
@@ -31,14 +32,19 @@ pub fn parse(burst: &mut Burst) {
         if !parsed.src.is_valid_source() {
             frame.drop_for(DropReason::BadSource);
         } else if frame.offload.needs_csum || frame.offload.gso_type != 0 {
-            check_offload(frame);
+            large |= check_offload(frame);
         }
+    }
+    if large {
+        burst.set_large();
     }
 }
 
-/// What a frame asks for must lie within it. Segmentation is not offered, so nobody may ask.
+/// What a frame asks for must lie within it, and a frame to be cut has a checksum to be finished
+/// (virtio 1.2, 5.1.6.2.1). Returns whether it is to be cut; whether it can be is found out where
+/// it must.
 #[cold]
-fn check_offload(frame: &mut Frame) {
+fn check_offload(frame: &mut Frame) -> bool {
     let offload = &frame.offload;
     let end = u32::from(offload.csum_start) + u32::from(offload.csum_offset) + 2;
     // Before the end of the link header there is nothing to sum, and a tag may be moved there.
@@ -46,9 +52,12 @@ fn check_offload(frame: &mut Frame) {
     // Pushing a tag moves it, and the field has 16 bits.
     let start_ok =
         (link_len..=usize::from(u16::MAX) - TAG_LEN).contains(&usize::from(offload.csum_start));
-    if offload.gso_type != 0 || end > frame.len || !start_ok {
+    let large = offload.gso_type != 0;
+    let cut_ok = !large || (offload.needs_csum && offload.gso_size != 0);
+    if end > frame.len || !start_ok || !cut_ok {
         frame.drop_for(DropReason::BadOffload);
     }
+    large
 }
 
 /// Places every frame in its VLAN, or turns it away. The port's kind is looked at once, not per

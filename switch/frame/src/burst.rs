@@ -6,6 +6,9 @@ use crate::Segment;
 pub const BURST: usize = 64;
 /// Bytes of each frame that are read once and kept aside: every header the switch decides on.
 pub const HEAD_LEN: usize = 64;
+/// A burst with so many bytes takes no more frames: with 64 of the largest it would hold a worker,
+/// and whoever waits for it, a millisecond. A burst of 64 frames of ordinary size has 97 kB.
+pub const BURST_BYTES: u64 = 256 << 10;
 /// Most segments that the frames of one burst may have together. A ring gives up its turn when
 /// the next frame would not fit; a single chain may have as many.
 pub const MAX_BURST_SEGMENTS: usize = 4096;
@@ -191,6 +194,10 @@ pub struct Pick {
 pub struct Burst {
     frames: Box<[Frame; BURST]>,
     len: usize,
+    /// Bytes of all frames.
+    bytes: u64,
+    /// Whether a frame is to be cut into segments, for those who do not take it whole.
+    large: bool,
     segments: Vec<Segment>,
     /// Lent to whoever puts a frame's pieces together.
     scratch: Vec<Segment>,
@@ -208,6 +215,8 @@ impl Burst {
         Burst {
             frames: Box::new([const { Frame::EMPTY }; BURST]),
             len: 0,
+            bytes: 0,
+            large: false,
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
         }
@@ -217,7 +226,33 @@ impl Burst {
     #[inline(always)]
     pub fn clear(&mut self) {
         self.len = 0;
+        self.bytes = 0;
+        self.large = false;
         self.segments.clear();
+    }
+
+    /// Bytes of all frames.
+    #[inline(always)]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the burst is as long as one may be: [`BURST_BYTES`], or the frames' number.
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.len == BURST || self.bytes >= BURST_BYTES
+    }
+
+    /// Whether a frame is to be cut into segments, for those who do not take it whole.
+    #[inline(always)]
+    pub fn has_large(&self) -> bool {
+        self.large
+    }
+
+    /// Says so.
+    #[inline(always)]
+    pub fn set_large(&mut self) {
+        self.large = true;
     }
 
     /// How many frames there are.
@@ -288,6 +323,7 @@ impl Burst {
         }
         frame.offload = offload;
         frame.verdict = Verdict::PENDING;
+        self.bytes += u64::from(frame.len);
         self.len += 1;
         true
     }
@@ -305,6 +341,7 @@ impl Burst {
         frame.segment_count = 0;
         frame.offload = Offload::default();
         frame.verdict = Verdict::PENDING;
+        self.bytes += u64::from(frame.len);
         self.len += 1;
         true
     }
@@ -343,6 +380,7 @@ impl Burst {
         frame.len = len;
         frame.offload = offload;
         frame.verdict = Verdict::PENDING;
+        self.bytes += u64::from(frame.len);
         self.len += 1;
         true
     }

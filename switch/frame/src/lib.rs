@@ -8,11 +8,14 @@
 mod burst;
 mod clock;
 mod copy;
+mod parts;
 mod segment;
 
 pub use burst::{
-    BURST, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp, Verdict,
+    BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp,
+    Verdict,
 };
 pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain};
+pub use parts::Parts;
 pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};

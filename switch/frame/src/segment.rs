@@ -53,6 +53,14 @@ impl Segment {
         unsafe { Segment::new(self.ptr.add(n), self.len - n as u32) }
     }
 
+    /// Its first `n` bytes (all of them, when it has fewer).
+    #[inline(always)]
+    pub fn first(&self, n: usize) -> Segment {
+        let n = n.min(self.len());
+        // SAFETY: n <= len, so they lie within the run that `new`'s caller vouched for.
+        unsafe { Segment::new(self.ptr, n as u32) }
+    }
+
     /// Copies the first bytes into `out`, as many as both have; returns how many.
     #[inline(always)]
     pub fn read(&self, out: &mut [u8]) -> usize {

@@ -52,7 +52,7 @@ drop_reasons! {
     VlanNotCarried = "vlan_not_carried", Ingress;
     /// The frame is untagged, and this trunk port has no native VLAN.
     UntaggedOnTrunk = "untagged_on_trunk", Ingress;
-    /// The guest asked for segmentation, which was not offered, or for a checksum whose place lies outside the frame.
+    /// The guest asked for a checksum whose place lies outside the frame, or for segmentation that contradicts the frame's headers.
     BadOffload = "bad_offload", Ingress;
     /// A link-local control frame (STP, LLDP, pause), which a bridge does not forward.
     LinkLocal = "link_local", Ingress;

@@ -14,6 +14,7 @@ pub struct Port {
     pub rx: u64,
     pub tx: u64,
     pub flood_copies: u64,
+    pub segment_copies: u64,
     pub delivered_copies: u64,
     pub dropped_copies: u64,
     /// By reason; those that never happened are absent.
@@ -45,6 +46,9 @@ impl Ledger {
                 ("crosspoint_queue_flood_copies_total", _) => {
                     ports.entry(entry()).or_default().flood_copies += value
                 }
+                ("crosspoint_queue_segment_copies_total", _) => {
+                    ports.entry(entry()).or_default().segment_copies += value
+                }
                 ("crosspoint_queue_delivered_copies_total", _) => {
                     ports.entry(entry()).or_default().delivered_copies += value;
                 }
@@ -65,9 +69,10 @@ impl Ledger {
     pub fn fault(&self) -> Option<String> {
         let sum = |of: fn(&Port) -> u64| self.ports.values().map(of).sum::<u64>();
         for (name, port) in &self.ports {
-            if port.rx + port.flood_copies != port.delivered_copies + port.dropped_copies {
+            let made = port.flood_copies + port.segment_copies;
+            if port.rx + made != port.delivered_copies + port.dropped_copies {
                 return Some(format!(
-                    "{name}: rx + flood copies is not delivered + dropped"
+                    "{name}: rx + flood and segment copies is not delivered + dropped"
                 ));
             }
         }
@@ -90,16 +95,17 @@ impl Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads = ["port", "rx", "flood", "delivered", "dropped", "tx"];
+        let heads = ["port", "rx", "flood", "cut", "delivered", "dropped", "tx"];
         writeln!(
             f,
-            "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}  drops",
-            heads[0], heads[1], heads[2], heads[3], heads[4], heads[5]
+            "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}  drops",
+            heads[0], heads[1], heads[2], heads[3], heads[4], heads[5], heads[6]
         )?;
         for (name, p) in &self.ports {
             let numbers = [
                 p.rx,
                 p.flood_copies,
+                p.segment_copies,
                 p.delivered_copies,
                 p.dropped_copies,
                 p.tx,

@@ -7,6 +7,24 @@ pub mod feature {
     pub const CSUM: u64 = 1 << 0;
     /// The driver takes frames with partial checksums.
     pub const GUEST_CSUM: u64 = 1 << 1;
+    /// The driver takes large TCP frames over IPv4.
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    /// The driver takes large TCP frames over IPv6.
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    /// The driver takes large TCP frames with ECN.
+    pub const GUEST_ECN: u64 = 1 << 9;
+    /// The device takes large TCP frames over IPv4.
+    pub const HOST_TSO4: u64 = 1 << 11;
+    /// The device takes large TCP frames over IPv6.
+    pub const HOST_TSO6: u64 = 1 << 12;
+    /// The device takes large TCP frames with ECN.
+    pub const HOST_ECN: u64 = 1 << 13;
+    /// The driver takes several UDP datagrams as one, over IPv4.
+    pub const GUEST_USO4: u64 = 1 << 54;
+    /// The driver takes several UDP datagrams as one, over IPv6.
+    pub const GUEST_USO6: u64 = 1 << 55;
+    /// The device takes several UDP datagrams as one.
+    pub const HOST_USO: u64 = 1 << 56;
     /// The configuration space has the largest MTU.
     pub const MTU: u64 = 1 << 3;
     /// The configuration space has the MAC address.
@@ -41,6 +59,15 @@ pub mod feature {
         (CSUM, "CSUM"),
         (GUEST_CSUM, "GUEST_CSUM"),
         (MTU, "MTU"),
+        (GUEST_TSO4, "GUEST_TSO4"),
+        (GUEST_TSO6, "GUEST_TSO6"),
+        (GUEST_ECN, "GUEST_ECN"),
+        (HOST_TSO4, "HOST_TSO4"),
+        (HOST_TSO6, "HOST_TSO6"),
+        (HOST_ECN, "HOST_ECN"),
+        (GUEST_USO4, "GUEST_USO4"),
+        (GUEST_USO6, "GUEST_USO6"),
+        (HOST_USO, "HOST_USO"),
         (MAC, "MAC"),
         (MRG_RXBUF, "MRG_RXBUF"),
         (STATUS, "STATUS"),
@@ -55,6 +82,15 @@ pub mod feature {
         (RING_PACKED, "RING_PACKED"),
         (IN_ORDER, "IN_ORDER"),
     ];
+}
+
+/// `gso_type` in the header before a frame (virtio 1.2, 5.1.6).
+mod gso {
+    pub(super) const TCPV4: u8 = 1;
+    pub(super) const TCPV6: u8 = 4;
+    pub(super) const UDP_L4: u8 = 5;
+    /// Together with TCP.
+    pub(super) const ECN: u8 = 0x80;
 }
 
 /// What was negotiated, as the data path asks for it.
@@ -87,7 +123,16 @@ impl Features {
             | VERSION_1
             | RING_PACKED
             | IN_ORDER
-            | LOG_ALL;
+            | LOG_ALL
+            | GUEST_TSO4
+            | GUEST_TSO6
+            | GUEST_ECN
+            | GUEST_USO4
+            | GUEST_USO6
+            | HOST_TSO4
+            | HOST_TSO6
+            | HOST_ECN
+            | HOST_USO;
         match queue_pairs {
             1 => always,
             _ => always | MQ | GUEST_ANNOUNCE,
@@ -103,6 +148,30 @@ impl Features {
     /// The acknowledged bits.
     pub fn bits(self) -> u64 {
         self.bits
+    }
+
+    /// Whether the driver takes a frame of this segmentation kind as it is (virtio 1.2, 5.1.6);
+    /// 0 is for frames that need no cutting.
+    #[inline(always)]
+    pub fn takes(self, gso_type: u8) -> bool {
+        gso_type == 0 || self.takes_large(gso_type)
+    }
+
+    #[cold]
+    fn takes_large(self, gso_type: u8) -> bool {
+        use feature::*;
+        let ecn = match gso_type & gso::ECN {
+            0 => 0,
+            _ => GUEST_ECN,
+        };
+        let needed = match gso_type & !gso::ECN {
+            gso::TCPV4 => GUEST_TSO4,
+            gso::TCPV6 => GUEST_TSO6,
+            gso::UDP_L4 => GUEST_USO4 | GUEST_USO6,
+            _ => return false,
+        } | ecn
+            | GUEST_CSUM;
+        self.bits & needed == needed
     }
 
     /// Length of the header before each frame: 12 bytes, or 10 for a legacy driver without

@@ -89,6 +89,7 @@ impl Fabric {
             tx_packets: counters.sum(queue, |c| &c.tx_frames),
             tx_bytes: counters.sum(queue, |c| &c.tx_bytes),
             flood_copies: counters.sum(queue, |c| &c.flood_copies),
+            segment_copies: counters.sum(queue, |c| &c.segment_copies),
             delivered_copies: counters.sum(queue, |c| &c.delivered_copies),
             dropped_copies: counters.sum(queue, |c| &c.dropped_copies),
             bursts: counters.sum(queue, |c| &c.bursts),

@@ -97,10 +97,11 @@ fn traffic(ports: &[PortStatus]) -> [MetricFamily; 2] {
     [packets, bytes].map(Samples::finish)
 }
 
-fn ledger(ports: &[PortStatus]) -> [MetricFamily; 6] {
+fn ledger(ports: &[PortStatus]) -> [MetricFamily; 7] {
     type Read = fn(&QueueStatus) -> u64;
-    let counters: [(Family, Read); 6] = [
+    let counters: [(Family, Read); 7] = [
         (f::FLOOD_COPIES, |q| q.flood_copies),
+        (f::SEGMENT_COPIES, |q| q.segment_copies),
         (f::DELIVERED, |q| q.delivered_copies),
         (f::DROPPED, |q| q.dropped_copies),
         (f::BURSTS, |q| q.bursts),

@@ -76,6 +76,8 @@ pub struct QueueRow {
     pub tx_bytes: u64,
     /// Additional copies that flooding made of frames from here.
     pub flood_copies: u64,
+    /// Additional copies that cutting large frames from here made, for ports that do not take such.
+    pub segment_copies: u64,
     /// Copies of frames from here that were delivered, anywhere.
     pub delivered_copies: u64,
     /// Copies of frames from here that were dropped, anywhere.
@@ -223,6 +225,7 @@ fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
         tx_packets: queue.tx_packets,
         tx_bytes: queue.tx_bytes,
         flood_copies: queue.flood_copies,
+        segment_copies: queue.segment_copies,
         delivered_copies: queue.delivered_copies,
         dropped_copies: queue.dropped_copies,
         bursts: queue.bursts,

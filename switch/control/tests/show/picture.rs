@@ -42,6 +42,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         tx_packets: 99_999,
         tx_bytes: 1_234_567,
         flood_copies: 12,
+        segment_copies: 34,
         delivered_copies: 123_456_700,
         dropped_copies: 101,
         bursts: 4_000_000,

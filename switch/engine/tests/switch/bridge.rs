@@ -111,6 +111,8 @@ pub struct Ledger {
     /// Frames and bytes, by queue.
     pub tx: Vec<(u64, u64)>,
     pub flood_copies: u64,
+    /// Of large frames that were cut.
+    pub segment_copies: u64,
     pub delivered: u64,
     pub dropped: u64,
     pub drops: BTreeMap<DropReason, u64>,

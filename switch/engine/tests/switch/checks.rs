@@ -28,6 +28,7 @@ pub fn ledger_of(counters: &PortCounters) -> Ledger {
         rx: (all(|c| &c.rx_frames), all(|c| &c.rx_bytes)),
         tx: queues.clone().map(tx).collect(),
         flood_copies: all(|c| &c.flood_copies),
+        segment_copies: all(|c| &c.segment_copies),
         delivered: all(|c| &c.delivered_copies),
         dropped: all(|c| &c.dropped_copies),
         drops: drops.filter(|(_, n)| *n > 0).collect(),
@@ -38,7 +39,7 @@ pub fn ledger_of(counters: &PortCounters) -> Ledger {
 pub fn assert_balanced(ledgers: &[Ledger]) {
     for (port, ledger) in ledgers.iter().enumerate() {
         let (taken, given) = (
-            ledger.rx.0 + ledger.flood_copies,
+            ledger.rx.0 + ledger.flood_copies + ledger.segment_copies,
             ledger.delivered + ledger.dropped,
         );
         assert_eq!(taken, given, "port {port}: {ledger:?}");

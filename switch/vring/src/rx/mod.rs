@@ -67,6 +67,11 @@ impl GuestRx {
         either!(self, queue => queue.ring.base(queue.reserve.head()))
     }
 
+    /// Whether the driver takes a frame of this segmentation kind as it is.
+    pub fn takes(&self, gso_type: u8) -> bool {
+        either!(self, queue => queue.takes(gso_type))
+    }
+
     /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
     /// one index store, for all of them where the buffers allow. A guest that breaks the rules
     /// gets `faulty` copies, and what it did is left in the scratch.

@@ -109,6 +109,10 @@ impl<R: RxRing> RxQueue<R> {
         }
     }
 
+    pub(super) fn takes(&self, gso_type: u8) -> bool {
+        self.features.takes(gso_type)
+    }
+
     pub(super) fn deliver(
         &self,
         worker: usize,
@@ -489,6 +493,12 @@ fn header<const HEADER: usize>(
         header[0] = F_NEEDS_CSUM;
         header[6..8].copy_from_slice(&(start as u16).to_le_bytes());
         header[8..10].copy_from_slice(&offload.csum_offset.to_le_bytes());
+        if offload.gso_type != 0 {
+            let len = usize::from(offload.hdr_len).saturating_add_signed(tag.growth());
+            header[1] = offload.gso_type;
+            header[2..4].copy_from_slice(&(len as u16).to_le_bytes());
+            header[4..6].copy_from_slice(&offload.gso_size.to_le_bytes());
+        }
     }
     header
 }

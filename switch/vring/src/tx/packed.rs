@@ -115,6 +115,9 @@ impl PackedTx {
             }
             at += u64::from(self.chains[i].entries);
             taken += 1;
+            if burst.is_full() {
+                break;
+            }
         }
         self.held = taken;
         self.next = at;

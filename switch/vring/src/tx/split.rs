@@ -104,6 +104,9 @@ impl SplitTx {
                 break;
             }
             taken += 1;
+            if burst.is_full() {
+                break;
+            }
         }
         self.held = taken;
         self.next = self.next.wrapping_add(taken as u16);

@@ -1,0 +1,176 @@
+use crosspoint_packet::segment::HEADERS_MAX;
+
+use crate::{BURST, Burst, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Segment};
+
+/// Own bytes of one frame: its headers, and what of the original's kept head belongs to it.
+const OWN_MAX: usize = HEADERS_MAX + HEAD_LEN;
+
+/// A burst of frames that are made of another one: headers of their own, and behind them a part
+/// of the other's payload, where it lies.
+pub struct Parts {
+    burst: Burst,
+    /// The own bytes of all frames, one after the other: never beyond its first capacity.
+    own: Vec<u8>,
+}
+
+impl Default for Parts {
+    fn default() -> Parts {
+        Parts {
+            burst: Burst::new(),
+            own: Vec::with_capacity(BURST * OWN_MAX),
+        }
+    }
+}
+
+impl Parts {
+    /// Forgets every frame.
+    pub fn clear(&mut self) {
+        self.burst.clear();
+        self.own.clear();
+    }
+
+    /// The frames, to be delivered before the next [`clear`](Self::clear).
+    pub fn burst(&self) -> &Burst {
+        &self.burst
+    }
+
+    /// Adds a frame: `header`, and behind it the bytes `offset..offset + len` of `frame`, which is
+    /// one of `from`'s. It has the addresses, VLAN and verdict of `frame`. `false` when there is
+    /// no room for it, the header is longer than [`HEADERS_MAX`], or the frame has no such bytes.
+    pub fn push(
+        &mut self,
+        header: &[u8],
+        (from, frame): (&Burst, &Frame),
+        (offset, len): (usize, usize),
+        offload: Offload,
+    ) -> bool {
+        let end = offset.saturating_add(len);
+        if header.len() > HEADERS_MAX
+            || end > frame.len as usize
+            || self.own.capacity() - self.own.len() < OWN_MAX
+        {
+            return false;
+        }
+        let start = self.own.len();
+        self.own.extend_from_slice(header);
+        let kept = frame.headers();
+        let kept = kept.get(offset.min(kept.len())..end.min(kept.len()));
+        self.own.extend_from_slice(kept.unwrap_or(&[]));
+        let mut pieces = self.burst.take_scratch();
+        let own = self.own.get(start..).unwrap_or(&[]);
+        // SAFETY: `own` lies in a vector that stays where it is, since it never grows beyond its
+        // capacity (checked above), and as it is until `clear`, which forgets the frame too.
+        pieces.push(unsafe { Segment::new(own.as_ptr(), own.len() as u32) });
+        let whole = add_range(&mut pieces, from.segments(frame), (offset, end));
+        let pushed = whole && self.burst.push_segments(&pieces, offload);
+        self.burst.put_scratch(pieces);
+        if let (true, Some(made)) = (pushed, self.burst.frames_mut().last_mut()) {
+            (made.dst, made.src) = (frame.dst, frame.src);
+            (made.vlan, made.tci) = (frame.vlan, frame.tci);
+            (made.tagged, made.stacked) = (frame.tagged, frame.stacked);
+            made.verdict = frame.verdict;
+        }
+        pushed
+    }
+}
+
+/// Adds what of a frame's bytes `start..end` lies in its segments, which begin behind its head;
+/// `false` when they are more than a burst has room for.
+fn add_range(
+    pieces: &mut Vec<Segment>,
+    segments: &[Segment],
+    (start, end): (usize, usize),
+) -> bool {
+    let mut at = HEAD_LEN;
+    for segment in segments {
+        let (from, to) = (start.max(at), end.min(at + segment.len()));
+        if from < to {
+            if pieces.len() == MAX_BURST_SEGMENTS {
+                return false;
+            }
+            pieces.push(segment.skip(from - at).first(to - from));
+        }
+        at += segment.len();
+    }
+    true
+}
+
+impl Burst {
+    /// Copies the first bytes of a frame, as many as it and `out` have; returns how many.
+    pub fn read_beginning(&self, frame: &Frame, out: &mut [u8]) -> usize {
+        let kept = frame.headers();
+        let mut at = kept.len().min(out.len());
+        out[..at].copy_from_slice(&kept[..at]);
+        for segment in self.segments(frame) {
+            at += segment.read(out.get_mut(at..).unwrap_or(&mut []));
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A frame cut into parts and put together again is the frame, wherever its bytes lie.
+        #[test]
+        fn parts_have_the_bytes_that_they_name(
+            bytes in proptest::collection::vec(any::<u8>(), 18..2000),
+            cuts in proptest::collection::vec(0usize..200, 0..8),
+            header in proptest::collection::vec(any::<u8>(), 0..HEADERS_MAX),
+            len in 1usize..700, first in 0usize..300,
+        ) {
+            let mut from = Burst::new();
+            let mut pieces = Vec::new();
+            let mut at = 0usize;
+            for cut in cuts.iter().chain([&usize::MAX]) {
+                let end = bytes.len().min(at.saturating_add(*cut));
+                // SAFETY: within `bytes`, which outlives the burst.
+                pieces.push(unsafe { Segment::new(bytes[at..].as_ptr(), (end - at) as u32) });
+                at = end;
+            }
+            prop_assert!(from.push_segments(&pieces, Offload::default()));
+            let frame = &from.frames()[0];
+            let mut beginning = [0; 100];
+            let n = from.read_beginning(frame, &mut beginning);
+            prop_assert_eq!(&beginning[..n], &bytes[..bytes.len().min(100)]);
+
+            let mut parts = Parts::default();
+            let mut offset = first.min(bytes.len());
+            while offset < bytes.len() {
+                parts.clear();
+                let len = len.min(bytes.len() - offset);
+                prop_assert!(parts.push(&header, (&from, frame), (offset, len), Offload::default()));
+                let made = &parts.burst().frames()[0];
+                let mut got = vec![0; 4000];
+                let n = parts.burst().read_beginning(made, &mut got);
+                prop_assert_eq!(&got[..n], &[&header[..], &bytes[offset..offset + len]].concat()[..]);
+                prop_assert_eq!(made.len as usize, n);
+                offset += len;
+            }
+            prop_assert!(!parts.push(&header, (&from, frame), (bytes.len(), 1), Offload::default()));
+        }
+    }
+
+    #[test]
+    fn a_full_list_of_parts_takes_no_more() {
+        let bytes = [5u8; 3000];
+        let mut from = Burst::new();
+        // SAFETY: within `bytes`, which outlives the burst.
+        let whole = unsafe { Segment::new(bytes.as_ptr(), 3000) };
+        assert!(from.push_contiguous(whole, Offload::default()));
+        let (frame, mut parts) = (&from.frames()[0], Parts::default());
+        for _ in 0..BURST {
+            assert!(parts.push(
+                &[1; HEADERS_MAX],
+                (&from, frame),
+                (0, 3000),
+                Offload::default()
+            ));
+        }
+        assert!(!parts.push(&[1], (&from, frame), (0, 1), Offload::default()));
+        assert_eq!(parts.burst().len(), BURST);
+    }
+}
