@@ -127,6 +127,7 @@ fn replug(
     table: &[(RegionSpec, File)],
     turns: &AtomicU64,
     stop: &AtomicBool,
+    count: &AtomicU64,
 ) -> (u64, Option<Arc<GuestMemory>>) {
     let extra = memfd(EXTRA.size, 9);
     let (mut exchanges, mut old) = (0, None);
@@ -150,6 +151,7 @@ fn replug(
             std::thread::yield_now();
         }
         exchanges += 1;
+        count.store(exchanges, Ordering::Relaxed);
     }
     // The worker may be in the middle of its last turn.
     (exchanges, old)
@@ -207,11 +209,15 @@ fn regions_come_and_go(features: u64) {
         File::from(region.file().try_clone_to_owned().unwrap()),
     )];
     let (turns, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let count = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let end = StopAtEnd(&stop);
         let worker = scope.spawn(|| forward((tx, rx), &turns, &stop));
-        let control = scope.spawn(|| replug(&guest.shared, &table, &turns, &stop));
-        frames_pass(&mut sender, &mut receiver, 20_000);
+        let control = scope.spawn(|| replug(&guest.shared, &table, &turns, &stop, &count));
+        // On a busy machine the frames may be through before anything was exchanged.
+        while count.load(Ordering::Relaxed) <= 10 {
+            frames_pass(&mut sender, &mut receiver, 10_000);
+        }
         drop(end);
         let queues = worker.join().unwrap();
         let (exchanges, _old) = control.join().unwrap();
