@@ -163,6 +163,11 @@ churn() {
   sleep 1
   kill -0 "$load" || result load fail
   echo "CHURN-DONE $failed"
+  # The reboot finds the guest receiving at full rate, and not sending: a Linux that sends while it shuts its device down can spin for
+  # ever (start_xmit: of a queue that is marked broken it gets no used buffer, and is told that there are some).
+  kill "$load"; killall -q iperf3
+  iperf3 -c "$1" -t 300 -u -b 0 -R --connect-timeout 5000 > /dev/null 2>&1 &
+  sleep 1.5
   reboot -f
 }
 
