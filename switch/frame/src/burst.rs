@@ -6,6 +6,9 @@ use crate::Segment;
 pub const BURST: usize = 64;
 /// Bytes of each frame that are read once and kept aside: every header the switch decides on.
 pub const HEAD_LEN: usize = 64;
+/// What a segment of a large frame counts for in a burst's length, bytes, if it has fewer: one
+/// burst is cut into no more than 4096 segments, and those of its last frame.
+const SEGMENT_WEIGHT: u64 = 64;
 /// A burst with so many bytes takes no more frames: with 64 of the largest it would hold a worker,
 /// and whoever waits for it, a millisecond. A burst of 64 frames of ordinary size has 97 kB.
 pub const BURST_BYTES: u64 = 256 << 10;
@@ -194,8 +197,8 @@ pub struct Pick {
 pub struct Burst {
     frames: Box<[Frame; BURST]>,
     len: usize,
-    /// Bytes of all frames.
-    bytes: u64,
+    /// Bytes of all frames, or what they count for.
+    weight: u64,
     /// Whether a frame is to be cut into segments, for those who do not take it whole.
     large: bool,
     segments: Vec<Segment>,
@@ -215,7 +218,7 @@ impl Burst {
         Burst {
             frames: Box::new([const { Frame::EMPTY }; BURST]),
             len: 0,
-            bytes: 0,
+            weight: 0,
             large: false,
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
@@ -226,21 +229,15 @@ impl Burst {
     #[inline(always)]
     pub fn clear(&mut self) {
         self.len = 0;
-        self.bytes = 0;
+        self.weight = 0;
         self.large = false;
         self.segments.clear();
-    }
-
-    /// Bytes of all frames.
-    #[inline(always)]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     /// Whether the burst is as long as one may be: [`BURST_BYTES`], or the frames' number.
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.len == BURST || self.bytes >= BURST_BYTES
+        self.len == BURST || self.weight >= BURST_BYTES
     }
 
     /// Whether a frame is to be cut into segments, for those who do not take it whole.
@@ -323,7 +320,7 @@ impl Burst {
         }
         frame.offload = offload;
         frame.verdict = Verdict::PENDING;
-        self.bytes += u64::from(frame.len);
+        self.weight += weight(frame.len, &frame.offload);
         self.len += 1;
         true
     }
@@ -341,7 +338,7 @@ impl Burst {
         frame.segment_count = 0;
         frame.offload = Offload::default();
         frame.verdict = Verdict::PENDING;
-        self.bytes += u64::from(frame.len);
+        self.weight += weight(frame.len, &frame.offload);
         self.len += 1;
         true
     }
@@ -380,10 +377,25 @@ impl Burst {
         frame.len = len;
         frame.offload = offload;
         frame.verdict = Verdict::PENDING;
-        self.bytes += u64::from(frame.len);
+        self.weight += weight(frame.len, &frame.offload);
         self.len += 1;
         true
     }
+}
+
+/// What a frame counts for in a burst's length, bytes.
+#[inline(always)]
+fn weight(len: u32, offload: &Offload) -> u64 {
+    match offload.gso_type {
+        0 => len.into(),
+        _ => weight_of_segments(len, offload.gso_size),
+    }
+}
+
+#[cold]
+fn weight_of_segments(len: u32, gso_size: u16) -> u64 {
+    let segments = len.div_ceil(u32::from(gso_size).max(1));
+    u64::from(len).max(u64::from(segments) * SEGMENT_WEIGHT)
 }
 
 #[cfg(test)]

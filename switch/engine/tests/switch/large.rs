@@ -164,3 +164,32 @@ fn a_frame_that_cannot_be_cut_is_dropped_with_a_name() {
         .collect();
     assert_balanced(&ledgers);
 }
+
+/// Segments cost work however few bytes they have: a guest that asks for very many gets shorter bursts, so that it holds
+/// up nobody, and loses nothing by it.
+#[test]
+fn frames_that_ask_for_thousands_of_segments_come_few_at_a_time() {
+    let port = |features| PortOptions {
+        features,
+        frame_len_max: 4200,
+        receive_size: 1024,
+        ..PortOptions::default()
+    };
+    let mut rig = Rig::new(&[LARGE, PARTIAL].map(port), 1, 1);
+    let (header, frame) = large(&[7; 4000], 2, false);
+    let frame = [&host(9)[..], &host(0), &frame[12..]].concat();
+    for _ in 0..20 {
+        assert!(rig.drivers[0].transmit.send(&header, &frame).unwrap());
+    }
+    let _ = rig.drivers[0].transmit.ring().publish();
+    let mut frames = 0;
+    loop {
+        let count = rig.turn(0, 0);
+        assert!(count <= 3, "{count} frames of 2000 segments in one turn");
+        frames += count;
+        if count == 0 {
+            break;
+        }
+    }
+    assert_eq!(frames, 20);
+}
