@@ -170,7 +170,7 @@ fn stop_in_the_middle(load: &Load) {
         pair.send(1);
     });
     load.wait(|pair| {
-        pair.ends[1].lanes[1].take();
+        pair.ends[1].lanes[1].take(false);
         pair.ends[1].lanes[1].outstanding() == 0
     });
     load.with(|pair| pair.send(0));
