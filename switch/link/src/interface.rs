@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::request::Requests;
@@ -29,6 +31,8 @@ pub struct Interface {
     pub tx_queues: u32,
     /// Of a veth: the other end.
     pub peer: Option<Peer>,
+    /// Whether an XDP program is attached, be it ours or not.
+    pub has_program: bool,
 }
 
 /// The other end of a veth.
@@ -93,6 +97,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         rx_queues: 1,
         tx_queues: 1,
         peer: None,
+        has_program: false,
     };
     let (mut is_veth, mut other_end, mut namespace) = (false, None, None);
     for attribute in message.attributes {
@@ -103,6 +108,9 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
             LinkAttribute::NumTxQueues(count) => found.tx_queues = count,
             LinkAttribute::Link(index) => other_end = Some(index),
             LinkAttribute::LinkNetNsId(id) => namespace = Some(id),
+            LinkAttribute::Xdp(xdp) => {
+                found.has_program = xdp.iter().any(is_attached);
+            }
             LinkAttribute::LinkInfo(info) => {
                 is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
             }
@@ -117,6 +125,10 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         (found.rx_queues, found.tx_queues) = (rx, tx);
     }
     Some(found)
+}
+
+fn is_attached(xdp: &LinkXdp) -> bool {
+    matches!(xdp, LinkXdp::Attached(how) if *how != XdpAttached::None)
 }
 
 /// The queues in use, receive and transmit: sysfs has a folder for each, whatever the driver. `None` where the /sys

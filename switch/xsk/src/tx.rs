@@ -44,7 +44,13 @@ pub(crate) enum Way {
 
 /// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.
 #[inline(always)]
-pub(crate) fn way(socket: &XskSocket, burst: &Burst, frame: &Frame, pick: Pick, may_exchange: bool) -> Way {
+pub(crate) fn way(
+    socket: &XskSocket,
+    burst: &Burst,
+    frame: &Frame,
+    pick: Pick,
+    may_exchange: bool,
+) -> Way {
     let len = Gather::len_of(frame, pick, 0);
     let tagged = match pick.tag {
         TagOp::Push => true,
@@ -55,7 +61,9 @@ pub(crate) fn way(socket: &XskSocket, burst: &Burst, frame: &Frame, pick: Pick, 
         return Way::Long;
     }
     if may_exchange {
-        let places = burst.lease().span(usize::from(pick.frame), socket.umem().identity());
+        let places = burst
+            .lease()
+            .span(usize::from(pick.frame), socket.umem().identity());
         if !places.is_empty() && rewrite::is_possible(burst, frame, &places) {
             return Way::Exchange(places);
         }
@@ -145,7 +153,9 @@ impl XskTx {
             frames.copy_from_slice(self.free.get(kept..).unwrap_or(&[]));
             self.free.truncate(kept);
             let filled = match way {
-                Way::Exchange(places) => rewrite::send_in_place(&self.socket, burst, frame, pick.tag, places, frames),
+                Way::Exchange(places) => {
+                    rewrite::send_in_place(&self.socket, burst, frame, pick.tag, places, frames)
+                }
                 _ => fill(&self.socket, burst, frame, pick.tag, frames),
             };
             self.set(descs, &filled);
@@ -182,7 +192,9 @@ impl XskTx {
 
     /// Whether other workers have left frames for this queue.
     pub fn has_handovers(&self) -> bool {
-        self.handovers.iter().any(|(handover, _)| handover.has_work())
+        self.handovers
+            .iter()
+            .any(|(handover, _)| handover.has_work())
     }
 
     fn take_handovers(&mut self) {
