@@ -1,5 +1,7 @@
 //! What is set on an interface while it is a port, and put back after.
 
+use std::time::{Duration, Instant};
+
 use crate::namespace::within;
 use crate::{Channels, Ethtool, IndirectionTable, Interface, LinkError, Links, Peer};
 
@@ -7,6 +9,11 @@ use crate::{Channels, Ethtool, IndirectionTable, Interface, LinkError, Links, Pe
 const RX_VLAN: &str = "rx-vlan-hw-parse";
 /// The sender leaves the VLAN tag beside the frame, for the NIC to put in. A veth hands it on beside the frame.
 const TX_VLAN: &str = "tx-vlan-hw-insert";
+
+/// How long a queue may stay in use after its last AF_XDP socket was closed: the kernel takes some 20 ms, and does not
+/// take a queue away before.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How an interface shall be set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,10 +202,18 @@ impl Settings {
             return Ok(());
         };
         let mut ethtool = Ethtool::open()?;
-        if ethtool.channels(self.index)? == channels.set {
-            ethtool.set_channels(self.index, channels.was)?;
+        if ethtool.channels(self.index)? != channels.set {
+            return Ok(());
         }
-        Ok(())
+        let started = Instant::now();
+        loop {
+            match ethtool.set_channels(self.index, channels.was) {
+                Err(why) if !why.is_gone() && started.elapsed() < RELEASE_PATIENCE => {
+                    std::thread::sleep(RELEASE_PAUSE);
+                }
+                result => return result,
+            }
+        }
     }
 
     fn put_back_tags(&mut self) -> Result<(), LinkError> {

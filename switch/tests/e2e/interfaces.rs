@@ -76,6 +76,7 @@ fn a_port_comes_and_goes_with_its_interface_and_the_others_lose_nothing() {
     assert!(log.contains(" 0% packet loss"), "{log}");
     switch.ledger();
     assert_eq!(switch.log().matches("waiting for interface").count(), 2);
+    switch.stop(Signal::TERM);
 }
 
 #[test]
