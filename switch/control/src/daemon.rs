@@ -46,7 +46,7 @@ pub struct Daemon {
     _control: ControlServer,
     _metrics: Option<MetricsServer>,
     _guests: Vec<VhostPort>,
-    _uplinks: Uplinks,
+    _uplinks: Option<Uplinks>,
     fabric: Arc<Fabric>,
     started: Instant,
 }
@@ -83,7 +83,10 @@ impl Daemon {
                 }),
             }
         }
-        let uplinks = Uplinks::start(&fabric, uplinks)?;
+        let uplinks = match uplinks.is_empty() {
+            true => None,
+            false => Some(Uplinks::start(&fabric, uplinks)?),
+        };
         // Last: who can read the metrics finds every port in them.
         let metrics = match config.metrics.listen {
             Some(address) => Some(MetricsServer::start(address, source)?),

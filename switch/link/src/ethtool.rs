@@ -1,10 +1,10 @@
 //! Messages of the ethtool family: what they have in common.
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NlaBuffer, NlasIterator, Parseable,
+    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator, Parseable,
     ParseableParametrized,
 };
-use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::nlas::{GenlCtrlAttrs, McastGrpAttrs};
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
@@ -13,11 +13,14 @@ use crate::LinkError;
 use crate::request::Requests;
 
 const FAMILY: &str = "ethtool";
+/// The group that is told of settings that change.
+const MONITOR: &str = "monitor";
 const VERSION: u8 = 1;
 /// The attribute that names the interface is number 1 in all requests (ETHTOOL_A_..._HEADER).
 pub(crate) const HEADER: u16 = 1;
-/// ETHTOOL_A_HEADER_DEV_INDEX.
+/// ETHTOOL_A_HEADER_DEV_INDEX and _DEV_NAME.
 const HEADER_INDEX: u16 = 1;
+const HEADER_NAME: u16 = 2;
 /// ETHTOOL_A_HEADER_FLAGS, and in it ETHTOOL_FLAG_OMIT_REPLY: no answer but the acknowledgement.
 const HEADER_FLAGS: u16 = 3;
 const OMIT_REPLY: u32 = 2;
@@ -96,10 +99,32 @@ pub(crate) fn to_word(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
+/// The number of a group, where it is the one for changes.
+fn monitor_in(group: &[McastGrpAttrs]) -> Option<u32> {
+    let is_monitor = |attribute: &McastGrpAttrs| matches!(attribute, McastGrpAttrs::Name(name) if name == MONITOR);
+    group.iter().any(is_monitor).then_some(())?;
+    group.iter().find_map(|attribute| match attribute {
+        McastGrpAttrs::Id(id) => Some(*id),
+        McastGrpAttrs::Name(_) => None,
+    })
+}
+
+/// The number and the name of the interface that a message is about.
+pub(crate) fn interface_of(message: &Message) -> Option<(u32, String)> {
+    let mut attributes = message.attributes.iter();
+    let header = attributes.find(|attribute| attribute.kind() == HEADER | NLA_F_NESTED)?;
+    let mut bytes = vec![0; header.value_len()];
+    header.emit_value(&mut bytes);
+    let index = to_word(find(&bytes, HEADER_INDEX)?)?;
+    let name = String::from_utf8_lossy(find(&bytes, HEADER_NAME).unwrap_or_default());
+    Some((index, name.trim_end_matches('\0').to_owned()))
+}
+
 /// Asks for, and sets, what ethtool does. All calls name the interface by its number.
 pub struct Ethtool {
     requests: Requests,
     family: u16,
+    monitor: Option<u32>,
 }
 
 impl Ethtool {
@@ -112,15 +137,29 @@ impl Ethtool {
             nlas: vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())],
         });
         let answers = requests.ask(what, request)?;
-        let family = answers.iter().flat_map(|answer| &answer.payload.nlas);
-        let family = family.into_iter().find_map(|attribute| match attribute {
-            GenlCtrlAttrs::FamilyId(id) => Some(*id),
-            _ => None,
-        });
+        let (mut family, mut monitor) = (None, None);
+        for attribute in answers.iter().flat_map(|answer| &answer.payload.nlas) {
+            match attribute {
+                GenlCtrlAttrs::FamilyId(id) => family = Some(*id),
+                GenlCtrlAttrs::McastGroups(groups) => {
+                    monitor = groups.iter().find_map(|group| monitor_in(group));
+                }
+                _ => {}
+            }
+        }
         match family {
-            Some(family) => Ok(Ethtool { requests, family }),
+            Some(family) => Ok(Ethtool {
+                requests,
+                family,
+                monitor,
+            }),
             None => Err(LinkError::new(what, rustix::io::Errno::NOENT)),
         }
+    }
+
+    /// The number of the group that is told of settings that change.
+    pub(crate) fn monitor_group(&self) -> Option<u32> {
+        self.monitor
     }
 
     /// Asks `command` of an interface: the attributes of the answer, as bytes.

@@ -1,4 +1,4 @@
-//! Changes to interfaces, as the kernel tells of them (RTNLGRP_LINK).
+//! Changes to interfaces, as the kernel tells of them: RTNLGRP_LINK, and ethtool's group "monitor".
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_generic::GenlMessage;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::LinkError;
+use crate::ethtool::{Message, interface_of};
 use crate::request::messages;
+use crate::{Ethtool, LinkError};
 
 /// RTNLGRP_LINK.
 const LINK_GROUP: u32 = 1;
@@ -41,6 +43,17 @@ pub enum Changes {
 }
 
 impl Changes {
+    /// These and `others`.
+    fn and(self, others: Changes) -> Changes {
+        match (self, others) {
+            (Changes::Of(mut list), Changes::Of(others)) => {
+                list.extend(others);
+                Changes::Of(list)
+            }
+            _ => Changes::Any,
+        }
+    }
+
     /// Whether the interface of this name, or this number where it has one, may be among them.
     pub fn concern(&self, name: &str, index: Option<u32>) -> bool {
         match self {
@@ -66,97 +79,125 @@ impl Stopper {
 
 /// Waits for changes.
 pub struct Events {
-    socket: Socket,
+    links: Socket,
+    /// Of settings such as the number of queues, which rtnetlink does not tell of. None where the kernel has no such.
+    settings: Option<Socket>,
     stop: Arc<OwnedFd>,
 }
+
+const WATCHING: &str = "watching interfaces";
 
 impl Events {
     /// From now on, changes in the thread's network namespace are noted.
     pub fn open() -> Result<(Events, Stopper), LinkError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind(&SocketAddr::new(0, 0))?;
-            socket.add_membership(LINK_GROUP)?;
-            socket.set_non_blocking(true)?;
-            let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok((socket, Arc::new(stop)))
+        let fail = |why| LinkError::new(WATCHING, why);
+        let links = subscribe(NETLINK_ROUTE, LINK_GROUP).map_err(fail)?;
+        let monitor = Ethtool::open()
+            .ok()
+            .and_then(|family| family.monitor_group());
+        let settings = monitor.and_then(|group| subscribe(NETLINK_GENERIC, group).ok());
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop = Arc::new(stop.map_err(|why| fail(why.into()))?);
+        let events = Events {
+            links,
+            settings,
+            stop: stop.clone(),
         };
-        let (socket, stop) =
-            open().map_err(|why: io::Error| LinkError::new("watching interfaces", why))?;
-        let stopper = Stopper(stop.clone());
-        Ok((Events { socket, stop }, stopper))
+        Ok((events, Stopper(stop)))
     }
 
     /// Waits for changes, for `limit` at most; `None`: as long as it takes.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<Wake, LinkError> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         loop {
-            let (stop, socket) = (self.stop.as_fd(), self.socket.as_fd());
-            let mut fds = [
-                PollFd::from_borrowed_fd(stop, PollFlags::IN),
-                PollFd::from_borrowed_fd(socket, PollFlags::IN),
-            ];
+            let poll_of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            let mut fds = vec![poll_of(self.stop.as_fd()), poll_of(self.links.as_fd())];
+            let settings = self.settings.as_ref();
+            fds.extend(settings.map(|socket| poll_of(socket.as_fd())));
             match poll(&mut fds, limit.as_ref()) {
                 Ok(0) => return Ok(Wake::Timeout),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
-                Err(why) => return Err(LinkError::new("watching interfaces", why)),
+                Err(why) => return Err(LinkError::new(WATCHING, why)),
             }
             if !fds[0].revents().is_empty() {
                 return Ok(Wake::Stop);
             }
-            return self.take().map(Wake::Changed);
-        }
-    }
-
-    /// Everything that has been told so far.
-    fn take(&mut self) -> Result<Changes, LinkError> {
-        let (mut list, mut lost) = (Vec::new(), false);
-        let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
-        loop {
-            buffer.clear();
-            match self.socket.recv(&mut buffer, 0) {
-                Ok(_) => match changed(&buffer) {
-                    Some(changed) => list.extend(changed),
-                    None => lost = true,
-                },
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => break,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) if is_overrun(&why) => lost = true,
-                Err(why) => return Err(LinkError::new("watching interfaces", why)),
+            let mut changes = take(&self.links, links_in)?;
+            if let Some(settings) = &self.settings {
+                changes = changes.and(take(settings, settings_in)?);
             }
+            return Ok(Wake::Changed(changes));
         }
-        Ok(if lost {
-            Changes::Any
-        } else {
-            Changes::Of(list)
-        })
     }
+}
+
+/// A socket that never blocks and is told what `group` is told.
+fn subscribe(protocol: isize, group: u32) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    socket.add_membership(group)?;
+    socket.set_non_blocking(true)?;
+    Ok(socket)
+}
+
+/// Everything that a socket has been told so far; `read` finds the interfaces in a message.
+fn take(socket: &Socket, read: Read) -> Result<Changes, LinkError> {
+    let (mut list, mut lost) = (Vec::new(), false);
+    let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => {
+                for found in messages(&buffer).map(read) {
+                    match found {
+                        Ok(interface) => list.extend(interface),
+                        // It can be about any.
+                        Err(Unreadable) => lost = true,
+                    }
+                }
+            }
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => break,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) if is_overrun(&why) => lost = true,
+            Err(why) => return Err(LinkError::new(WATCHING, why)),
+        }
+    }
+    Ok(match lost {
+        true => Changes::Any,
+        false => Changes::Of(list),
+    })
 }
 
 fn is_overrun(why: &io::Error) -> bool {
     why.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
 }
 
-/// The interfaces that a datagram tells of; `None` where it cannot be read.
-fn changed(datagram: &[u8]) -> Option<Vec<(u32, String)>> {
-    let mut list = Vec::new();
-    for bytes in messages(datagram) {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
-        let NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
-        ) = message.payload
-        else {
-            continue;
-        };
-        let name = link
-            .attributes
-            .into_iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            });
-        list.push((link.header.index, name.unwrap_or_default()));
+struct Unreadable;
+
+/// Finds the interface that a message is about, if it is about one.
+type Read = fn(&[u8]) -> Result<Option<(u32, String)>, Unreadable>;
+
+fn links_in(message: &[u8]) -> Result<Option<(u32, String)>, Unreadable> {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
+    let NetlinkPayload::InnerMessage(
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+    ) = message.map_err(|_| Unreadable)?.payload
+    else {
+        return Ok(None);
+    };
+    let mut attributes = link.attributes.into_iter();
+    let name = attributes.find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    });
+    Ok(Some((link.header.index, name.unwrap_or_default())))
+}
+
+fn settings_in(message: &[u8]) -> Result<Option<(u32, String)>, Unreadable> {
+    let message = NetlinkMessage::<GenlMessage<Message>>::deserialize(message);
+    match message.map_err(|_| Unreadable)?.payload {
+        NetlinkPayload::InnerMessage(message) => Ok(interface_of(&message.payload)),
+        _ => Ok(None),
     }
-    Some(list)
 }

@@ -23,4 +23,4 @@ pub use features::Feature;
 pub use interface::{Interface, Links, Peer};
 pub use request::LinkError;
 pub use rss::IndirectionTable;
-pub use settings::{Settings, Wanted};
+pub use settings::{Settings, Tags, Wanted};

@@ -24,6 +24,17 @@ pub struct Wanted {
     pub channels: Option<u32>,
 }
 
+/// What becomes of VLAN tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// They are where they should be.
+    Kept,
+    /// They are now. In words, what was changed for it.
+    Changed(String),
+    /// They are not, and somebody else has to do something. In words, what.
+    Lost(String),
+}
+
 /// What was there before, and what we set in its place.
 #[derive(Clone, Debug)]
 struct Change<T> {
@@ -115,20 +126,31 @@ impl Settings {
         Ok(())
     }
 
-    /// Sees to it that VLAN tags are in the frames when XDP sees them, and not beside them, where they are lost. Returns
-    /// what is left to be done by somebody else, in words.
-    pub fn keep_tags(&mut self, interface: &Interface) -> Option<String> {
-        let name = &interface.name;
-        if let Some(peer) = interface.peer {
+    /// Sees to it that VLAN tags are in the frames when XDP sees them, and not beside them, where they are lost.
+    pub fn keep_tags(&mut self, interface: &Interface) -> Tags {
+        match interface.peer {
             // What a veth "receives" with a tag beside it was sent so by the other end.
-            return match self.turn_off_at(peer) {
-                Ok(()) => None,
-                Err(why) => Some(format!(
-                    "VLAN tags may get lost: the other end of {name} keeps them beside the frame, and that cannot be \
-                     changed from here: {why}; run `ethtool -K PEER txvlan off` in its namespace"
-                )),
-            };
+            Some(peer) => self.keep_tags_of(peer, &interface.name),
+            None => self.keep_tags_in(&interface.name),
         }
+    }
+
+    fn keep_tags_of(&mut self, peer: Peer, name: &str) -> Tags {
+        match self.turn_off_at(peer) {
+            Ok(false) => Tags::Kept,
+            Ok(true) => Tags::Changed(format!(
+                "the other end of `{name}` (interface number {} there) puts VLAN tags into its frames now: \
+                 its txvlan offload is turned off until this port ends",
+                peer.index
+            )),
+            Err(why) => Tags::Lost(format!(
+                "VLAN tags are lost, if the other end of `{name}` leaves them beside its frames: {why}; \
+                 run `ethtool -K PEER txvlan off` in its network namespace"
+            )),
+        }
+    }
+
+    fn keep_tags_in(&mut self, name: &str) -> Tags {
         let turn_off = |ethtool: &mut Ethtool| -> Result<(bool, bool), LinkError> {
             let before = ethtool.feature(self.index, RX_VLAN)?;
             if before.active && before.changeable {
@@ -137,23 +159,27 @@ impl Settings {
             let after = ethtool.feature(self.index, RX_VLAN)?;
             Ok((before.active, after.active))
         };
-        let help = "VLAN tags are lost";
         match Ethtool::open().and_then(|mut ethtool| turn_off(&mut ethtool)) {
-            Ok((_, true)) => Some(format!(
-                "{help}: {name} takes them out of the frames, and its driver cannot leave that"
+            Ok((_, true)) => Tags::Lost(format!(
+                "VLAN tags are lost: `{name}` takes them out of the frames, and its driver cannot do otherwise"
             )),
-            Ok((before, false)) => {
-                self.rx_vlan |= before;
-                None
+            Ok((true, false)) => {
+                self.rx_vlan = true;
+                Tags::Changed(format!(
+                    "`{name}` leaves VLAN tags in the frames now: its rxvlan offload is turned off until this port ends"
+                ))
             }
-            Err(why) if why.is_unsupported() || why.is_gone() => None,
-            Err(why) => Some(format!(
-                "{help} where {name} takes them out of the frames: {why}; run `ethtool -K {name} rxvlan off`"
+            Ok((false, false)) => Tags::Kept,
+            // A driver that tells nothing of features has none.
+            Err(why) if why.is_unsupported() || why.is_gone() => Tags::Kept,
+            Err(why) => Tags::Lost(format!(
+                "VLAN tags are lost, if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} rxvlan off`"
             )),
         }
     }
 
-    fn turn_off_at(&mut self, peer: Peer) -> Result<(), String> {
+    /// Whether there was something to turn off.
+    fn turn_off_at(&mut self, peer: Peer) -> Result<bool, String> {
         let job = || -> Result<bool, LinkError> {
             let mut ethtool = Ethtool::open()?;
             let is_on = ethtool.feature(peer.index, TX_VLAN)?.active;
@@ -168,7 +194,7 @@ impl Settings {
                 if was_on || self.peer.is_some() {
                     self.peer = Some(peer);
                 }
-                Ok(())
+                Ok(was_on)
             }
             Some(Err(why)) => Err(why.to_string()),
             None => Err("its network namespace is out of reach".to_owned()),

@@ -85,6 +85,9 @@ pub enum NicPortError {
         /// What the kernel said.
         why: io::Error,
     },
+    /// Hearing of interfaces at all.
+    #[error("network interfaces cannot be followed: {0}")]
+    Follow(LinkError),
     /// Asking for it, or setting it as the configuration says.
     #[error("interface `{interface}`: {why}")]
     Link {
@@ -124,7 +127,7 @@ impl NicPortError {
             NicPortError::Attach(AttachError::Permission { .. }) => return true,
             NicPortError::Socket { why, .. } => &why.why,
             NicPortError::Kernel { why, .. } => why,
-            NicPortError::Link { why, .. } => &why.why,
+            NicPortError::Link { why, .. } | NicPortError::Follow(why) => &why.why,
             _ => return false,
         };
         why.kind() == io::ErrorKind::PermissionDenied

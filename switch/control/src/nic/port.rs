@@ -114,10 +114,12 @@ impl NicPort {
         let _ = self.fabric.change(self.number, change);
     }
 
-    /// Whether this port cannot follow its interface to where it is now, but has to be opened anew: it is another, or
-    /// its frames have come to take more than one buffer.
-    pub fn must_reopen(&self, now: &Interface) -> bool {
-        now.index != self.interface.index || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
+    /// Whether this port cannot follow its interface to what it is now, but has to be opened anew: its frames have come
+    /// to take more than one buffer, or the port takes all queues, and there are others than before.
+    pub fn must_reopen(&self, config: &XdpPort, now: &Interface) -> bool {
+        let has_other_queues =
+            config.queues == Queues::All && now.rx_queues != self.interface.rx_queues;
+        has_other_queues || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
     }
 
     /// Whether the program is the kernel's generic one.

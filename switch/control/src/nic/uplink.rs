@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::view::Egress;
-use crosspoint_link::{Changes, Interface, LinkError, Links, Settings, Wanted};
+use crosspoint_link::{Changes, Interface, LinkError, Links, Settings, Tags, Wanted};
 
 use super::port::{NicPort, queues_of};
 use super::{NicPortError, UplinkOptions};
@@ -113,7 +113,7 @@ impl Uplink {
         if self.settings.as_ref().is_some_and(is_other) {
             self.close();
         }
-        let must_reopen = |port: &NicPort| port.must_reopen(found);
+        let must_reopen = |port: &NicPort| port.must_reopen(&self.options.config, found);
         if self.port.as_ref().is_some_and(must_reopen) {
             self.port = None;
         }
@@ -178,8 +178,10 @@ impl Uplink {
 
     fn keep_tags(&mut self, now: &Interface) {
         let settings = self.settings.get_or_insert_with(|| Settings::new(now));
-        if let Some(warning) = settings.keep_tags(now) {
-            tracing::warn!(port = self.options.name, "{warning}");
+        match settings.keep_tags(now) {
+            Tags::Kept => {}
+            Tags::Changed(what) => tracing::info!(port = self.options.name, "{what}"),
+            Tags::Lost(what) => tracing::warn!(port = self.options.name, "{what}"),
         }
     }
 

@@ -42,13 +42,9 @@ impl Uplinks {
     /// Where this process may not open such ports at all, or a thread or socket cannot be made. Everything else is
     /// shown as the port's state, and tried again.
     pub fn start(fabric: &Arc<Fabric>, ports: Vec<UplinkOptions>) -> Result<Uplinks, NicPortError> {
-        let fail = |why| NicPortError::Link {
-            interface: "any".to_owned(),
-            why,
-        };
         // Before the first look, so that no change after it is missed.
-        let (events, stopper) = Events::open().map_err(fail)?;
-        let mut links = Links::open().map_err(fail)?;
+        let (events, stopper) = Events::open().map_err(NicPortError::Follow)?;
+        let mut links = Links::open().map_err(NicPortError::Follow)?;
         let ports = ports.into_iter();
         let mut uplinks: Vec<Uplink> = ports
             .map(|options| Uplink::new(fabric.clone(), options))
@@ -65,7 +61,7 @@ impl Uplinks {
         let thread = thread.map_err(|why| {
             let what = "starting a thread";
             let said = None;
-            fail(LinkError { what, why, said })
+            NicPortError::Follow(LinkError { what, why, said })
         })?;
         Ok(Uplinks {
             stopper,
