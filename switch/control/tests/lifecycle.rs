@@ -229,6 +229,7 @@ fn start_at(
             queue_pairs,
             mac: None,
             mtu: 1500,
+            direct: None,
         };
         let number = fabric.add_port(PortOptions {
             name: (*name).to_owned(),

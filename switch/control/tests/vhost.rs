@@ -47,6 +47,7 @@ impl Switch {
                 queue_pairs: 1,
                 mac: None,
                 mtu: 1500,
+                direct: None,
             };
             change(&mut config);
             let number = fabric.add_port(PortOptions {

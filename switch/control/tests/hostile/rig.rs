@@ -405,6 +405,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        direct: None,
     };
     VhostPort::open(fabric.clone(), number, name, &config).expect("it listens")
 }
