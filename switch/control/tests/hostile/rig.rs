@@ -285,6 +285,7 @@ impl Rig {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
         })
         .expect("a worker starts");
         let ports =
