@@ -147,6 +147,7 @@ fn add_port(fabric: &Fabric, port: &Port) -> Result<u16, StartError> {
         vlan_text,
         mac_limit: port.mac_limit,
         queues,
+        joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
     };
     let number = fabric.add_port(options);
     number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))

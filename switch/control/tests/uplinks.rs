@@ -101,6 +101,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         vlan_text: "unaware".to_owned(),
         mac_limit: 0,
         queues: 4,
+        joins: true,
     };
     fabric.add_port(options).expect("there is room")
 }
