@@ -1,5 +1,6 @@
 //! NIC ports, with a real worker and real interfaces, in network namespaces that go when the test's threads do.
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -152,17 +153,33 @@ fn a_queue_that_somebody_else_has_is_taken_once_it_is_free() {
 }
 
 #[test]
-fn an_mtu_beyond_one_buffer_opens_the_port_anew() {
+fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
     enter_new_namespace();
     wire("up0", 1);
-    let switch = Switch::start(&[config("up0")], &[]);
-    let mtu = |port: &PortStatus| port.properties["mtu"].clone();
-    assert_eq!(mtu(&switch.wait("up0", "up", "")), "1500");
-    for wanted in ["1400", "9000", "3000"] {
+    wire("up1", 1);
+    run("ip addr add 10.9.0.1/24 dev far-up1");
+    let switch = Switch::start(&[config("up0"), config("up1")], &[]);
+    let sent = || {
+        let queues = switch.port("up0").queues;
+        queues.iter().map(|queue| queue.tx_packets).sum::<u64>()
+    };
+    for wanted in ["1500", "1400", "9000", "3000"] {
         run(&format!("ip link set up0 mtu {wanted}"));
         let deadline = Instant::now() + PATIENCE;
-        while mtu(&switch.wait("up0", "up", "native XDP")) != wanted {
+        while switch.wait("up0", "up", "native XDP").properties["mtu"] != wanted {
             assert!(Instant::now() < deadline, "{:?}", switch.port("up0"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // An ARP request for somebody who is not there is flooded.
+        let before = sent();
+        let socket = UdpSocket::bind("10.9.0.1:0").expect("an address of this namespace");
+        while sent() == before {
+            let _ = socket.send_to(b"anybody?", "10.9.0.2:9");
+            assert!(
+                Instant::now() < deadline,
+                "nothing is sent\n{:?}",
+                switch.port("up0")
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
