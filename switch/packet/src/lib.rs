@@ -5,6 +5,7 @@
 pub mod checksum;
 mod drop_reason;
 mod flow;
+mod fragment;
 mod mac;
 mod parse;
 pub mod segment;
