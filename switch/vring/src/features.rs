@@ -195,3 +195,40 @@ impl Features {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What virtio 1.2, 5.1.3.1, 5.1.6.2 and 5.1.6.4 say of each kind; and no other kind.
+        #[test]
+        fn a_large_frame_goes_whole_to_who_acknowledged_its_kind(bits: u64, gso_type: u8) {
+            let needed: &[u32] = match gso_type {
+                0 => &[],
+                0x01 => &[1, 7],
+                0x81 => &[1, 7, 9],
+                0x03 => &[1, 10],
+                0x04 => &[1, 8],
+                0x84 => &[1, 8, 9],
+                0x05 => &[1, 54, 55],
+                _ => &[63],
+            };
+            // Exactly these, all but one of them, and any.
+            let exactly = needed.iter().fold(0, |bits, bit| bits | 1 << bit);
+            let known = gso_type == 0 || needed != [63];
+            prop_assert_eq!(Features::new(exactly).takes(gso_type), known);
+            for bit in needed {
+                prop_assert!(!Features::new(u64::MAX & !(1 << bit)).takes(gso_type));
+            }
+            prop_assert_eq!(Features::new(bits).takes(gso_type), known && bits & exactly == exactly);
+        }
+    }
+
+    #[test]
+    fn every_feature_that_is_offered_has_a_name() {
+        let named = feature::NAMES.iter().fold(0, |bits, (bit, _)| bits | bit);
+        assert_eq!(Features::offered(2) & !named, 0);
+    }
+}
