@@ -220,7 +220,7 @@ mod tests {
             let known = gso_type == 0 || needed != [63];
             prop_assert_eq!(Features::new(exactly).takes(gso_type), known);
             for bit in needed {
-                prop_assert!(!Features::new(u64::MAX & !(1 << bit)).takes(gso_type));
+                prop_assert!(!Features::new(!(1 << bit)).takes(gso_type));
             }
             prop_assert_eq!(Features::new(bits).takes(gso_type), known && bits & exactly == exactly);
         }
