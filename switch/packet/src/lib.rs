@@ -6,6 +6,7 @@ pub mod checksum;
 mod drop_reason;
 mod flow;
 mod fragment;
+pub mod gro;
 mod mac;
 mod parse;
 pub mod segment;

@@ -9,6 +9,7 @@ mod fdb_threads;
 mod floor;
 mod fragments;
 mod frames;
+mod joins;
 mod large;
 mod ledger;
 mod order;
