@@ -38,9 +38,10 @@ pub struct CompareOptions {
     /// How the name of its polling thread starts, to see whether that waited; "" where it has none
     #[arg(long, value_name = "PREFIX", required = true)]
     pub thread: Vec<String>,
-    /// Shell command that measures: prints lines "RESULT name=number". $SWITCH is the switch's name
-    #[arg(long, value_name = "COMMAND")]
-    pub measure: String,
+    /// Shell command that measures: prints lines "RESULT name=number". $SWITCH is the switch's name. Repeat for more: each
+    /// has its own probes of how far apart the cores are
+    #[arg(long, value_name = "COMMAND", required = true)]
+    pub measure: Vec<String>,
 }
 
 /// Runs `crosspoint-bench compare`.
@@ -57,7 +58,9 @@ pub fn run(options: &CompareOptions) -> Result<(), BenchError> {
             eprintln!("round {round}: {}", switch.name);
             let (worker, _running) = peer::start(switch, plan.switch_core)?;
             for _ in 0..plan.trials {
-                samples.extend(trial(options, clock, switch, worker, round)?);
+                for command in &options.measure {
+                    samples.extend(trial(plan, clock, (switch, worker, round), command)?);
+                }
             }
         }
     }
@@ -87,26 +90,22 @@ fn switches(options: &CompareOptions) -> Result<Vec<Peer>, BenchError> {
 }
 
 fn trial(
-    options: &CompareOptions,
+    plan: &PlanOptions,
     clock: Clock,
-    switch: &Peer,
-    worker: Option<Thread>,
-    round: u32,
+    (switch, worker, round): (&Peer, Option<Thread>, u32),
+    command: &str,
 ) -> Result<Vec<Sample>, BenchError> {
     interrupt::check()?;
-    let plan = &options.plan;
     let probe =
         || turns::on_generator_core(plan, false, || Ok(round_trip_ns(plan.switch_core, clock)));
     let before = probe()?;
     let wait = Wait::start([worker, None]);
-    let results = measure(options, switch)?;
+    let results = measure(command, switch)?;
     let [waited, _] = wait.percent();
     let placement = Placement::classify([before, probe()?], plan.near_ns, plan.far_ns);
-    let discarded = if waited.is_some_and(|percent| percent > plan.wait_max) {
-        Some(Discard::Waited)
-    } else {
-        (placement == Placement::Mixed).then_some(Discard::Placement)
-    };
+    // Trials are long here, and cores move in them: what is mixed has rows of its own.
+    let waited = waited.is_some_and(|percent| percent > plan.wait_max);
+    let discarded = waited.then_some(Discard::Waited);
     let sample = |(what, value)| Sample {
         switch: switch.name.clone(),
         round,
@@ -119,10 +118,10 @@ fn trial(
 }
 
 /// What the measuring command says.
-fn measure(options: &CompareOptions, switch: &Peer) -> Result<Vec<(String, f64)>, BenchError> {
+fn measure(line: &str, switch: &Peer) -> Result<Vec<(String, f64)>, BenchError> {
     let directory = TempDir::new().map_err(BenchError::io("temporary directory"))?;
     let log = directory.path().join("measure.log");
-    let mut command = shell(&options.measure);
+    let mut command = shell(line);
     let mut child = Process::spawn(command.env("SWITCH", &switch.name), log.clone())?;
     let failed = |what: &str, child: &Process| {
         let what = format!("the measuring command {what}\n{}", child.log_tail());

@@ -90,7 +90,7 @@ pub struct RunOptions {
     /// A switch that is started and stopped in turn with crosspoint; repeat all --peer options for more
     #[arg(long, value_name = "NAME")]
     pub peer_name: Vec<String>,
-    /// Shell command that starts it; may stay in the foreground
+    /// Shell command that starts it; may stay in the foreground, unless the guests listen
     #[arg(long, value_name = "COMMAND")]
     pub peer_start: Vec<String>,
     /// Shell command that stops it

@@ -72,8 +72,8 @@ fn ratios(samples: &[Sample], first: &str, peer: &str) -> String {
             };
             Some(of(&ours)? / of(&theirs)?)
         };
-        let Some(of_medians) = ratio(None) else {
-            continue;
+        let Some(of_medians) = ratio(None).filter(|ratio| ratio.is_finite()) else {
+            continue; // nothing to divide by
         };
         let rounds: BTreeSet<u32> = ours.iter().map(|s| s.round).collect();
         let by_round: Vec<f64> = rounds.into_iter().filter_map(|r| ratio(Some(r))).collect();

@@ -52,9 +52,10 @@ impl Process {
             return Err(self.failed("the start command failed"));
         }
         Ok(match &self.peer.ports {
-            Some(ports) if ports.guests_listen => true,
-            Some(ports) => ports.sockets.0.iter().all(|path| is_socket(path)),
-            None => ended.is_some(),
+            Some(ports) if !ports.guests_listen => {
+                ports.sockets.0.iter().all(|path| is_socket(path))
+            }
+            _ => ended.is_some(), // nothing else says that it is ready
         })
     }
 
