@@ -126,14 +126,12 @@ impl Work {
     }
 }
 
-/// As `crosspoint_xsk::tx` does it. What takes its place there takes its place here.
+/// As `crosspoint_xsk` does it for a NIC that finishes no checksums.
 #[inline(always)]
 fn copy_and_checksum(frame: &Frame, burst: &Burst, to: SegmentMut) -> usize {
     let prefix = Prefix::new(&[], frame, TagOp::Keep);
     let gather = Gather::new(&prefix, burst, frame);
-    let len = gather.copy_to(to);
-    gather.complete_checksum(&frame.offload, TagOp::Keep, &[to]);
-    len
+    gather.copy_finished(&frame.offload, TagOp::Keep, &[to])
 }
 
 #[inline(always)]
@@ -146,12 +144,7 @@ fn memcpy(from: Segment, to: SegmentMut) -> usize {
 
 #[inline(always)]
 fn checksum_alone(pair: &Pair) -> usize {
-    // SAFETY: the run is as long, lives as long as the arena, and nobody writes it meanwhile.
-    let bytes = unsafe { std::slice::from_raw_parts(pair.from.ptr(), pair.from.len()) };
-    usize::from(checksum::finish(checksum::sum(
-        bytes.get(TCP_AT..).unwrap_or(&[]),
-        0,
-    )))
+    usize::from(checksum::finish(pair.from.skip(TCP_AT).sum()))
 }
 
 #[inline(always)]
@@ -185,7 +178,8 @@ impl Cutter {
                 offset: frame.offload.csum_offset,
             }),
         };
-        let Ok(plan) = Segmentation::new(headers, frame.len as usize, request) else {
+        let Ok(plan) = Segmentation::new(headers, frame.len as usize, request, || unreachable!())
+        else {
             return 0;
         };
         let (mut total, mut out) = (0, to.iter());
@@ -206,12 +200,15 @@ impl Cutter {
             let Some(info) = plan.segment(index, &self.headers, &mut header) else {
                 return;
             };
+            let Some(place) = info.checksum else {
+                return;
+            };
             let offload = Offload {
-                csum_start: info.checksum.start,
-                csum_offset: info.checksum.offset,
+                csum_start: place.start,
+                csum_offset: place.offset,
                 ..OFFLOAD
             };
-            let made = header.get(..plan.header_len()).unwrap_or(&[]);
+            let made = header.get(..info.header_len).unwrap_or(&[]);
             let payload = (info.payload_offset, info.payload_len);
             self.parts.push(made, (burst, frame), payload, offload);
         }
