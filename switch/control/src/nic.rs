@@ -196,6 +196,7 @@ impl NicPort {
             ("interface", interface),
             ("xdp", mode.to_owned()),
             ("copy", copy.to_owned()),
+            ("af_xdp", crosspoint_xsk::BACKEND.to_owned()),
             ("mtu", found.mtu.to_string()),
         ]
         .map(|(key, value)| (key.to_owned(), value))

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{Burst, Gather, Pick};
 
-use crate::tx::{NicOutcome, fill};
-use crate::{FRAME_SIZE, XskSocket};
+use crate::XskSocket;
+use crate::tx::{NicOutcome, TX_ROOM, fill};
 
 /// Frames that one worker may have on their way to another.
 const DEPTH: usize = 128;
@@ -35,7 +35,7 @@ impl Handover {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
-            if Gather::len_of(frame, *pick, 0) > FRAME_SIZE as usize {
+            if Gather::len_of(frame, *pick, 0) > TX_ROOM {
                 outcome.small += 1;
                 continue;
             }

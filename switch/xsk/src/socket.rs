@@ -1,15 +1,22 @@
 //! Opening an AF_XDP socket on one queue of an interface.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+#[cfg(not(feature = "xsk-rs"))]
+use std::{os::fd::FromRawFd, sync::Arc, time::Instant};
 
 use thiserror::Error;
 
-use crate::ring::Ring;
-use crate::umem::{FRAME_SIZE, Umem};
-use crate::{RING_SIZE, XskRx, XskTx};
+use crate::umem::Umem;
+#[cfg(not(feature = "xsk-rs"))]
+use crate::{FRAME_SIZE, RING_SIZE, XskRx, XskTx, ring::Ring};
+
+#[cfg(feature = "xsk-rs")]
+#[path = "crate_backend/open.rs"]
+mod open;
+#[cfg(feature = "xsk-rs")]
+pub use open::open;
 
 /// How a socket moves frames between the NIC and its UMEM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,6 +145,7 @@ const TX_BUDGET: u32 = 256;
 const REBIND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens a socket with a UMEM of its own and binds it to a queue.
+#[cfg(not(feature = "xsk-rs"))]
 pub fn open(ifindex: u32, queue: u32, mode: BindMode) -> Result<(XskRx, XskTx), SocketError> {
     // SAFETY: plain system call; the descriptor is owned from here on.
     let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -189,6 +197,7 @@ pub fn open(ifindex: u32, queue: u32, mode: BindMode) -> Result<(XskRx, XskTx), 
     ))
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn register(socket: BorrowedFd<'_>, umem: &Umem) -> io::Result<()> {
     // SAFETY: plain integers: all zero is a value, and "none" for the fields not set below.
     let mut reg: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
@@ -207,6 +216,7 @@ fn register(socket: BorrowedFd<'_>, umem: &Umem) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn bind(socket: BorrowedFd<'_>, ifindex: u32, queue: u32, mode: BindMode) -> io::Result<()> {
     let how = match mode {
         // Neither flag: zero-copy if it works, else copy.

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use crosspoint_frame::{Burst, Frame, Gather, Pick, Prefix, TagOp, copy_plain};
 
 use crate::ring::Ring;
+use crate::umem::TX_START;
 use crate::{FRAME_SIZE, Handover, RING_SIZE, Umem, XskSocket};
 
 /// Most doorbells in one flush.
 const MAX_WAKEUPS: u32 = RING_SIZE / 32;
+
+/// Bytes of the longest frame that one UMEM frame takes.
+pub(crate) const TX_ROOM: usize = (FRAME_SIZE - TX_START) as usize;
 
 /// What became of the copies of one `deliver` to a NIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,7 +46,7 @@ impl XskTx {
     ) -> XskTx {
         let second_half = RING_SIZE..2 * RING_SIZE;
         let free = second_half
-            .map(|i| u64::from(i) * u64::from(FRAME_SIZE))
+            .map(|i| u64::from(i) * u64::from(FRAME_SIZE) + u64::from(TX_START))
             .collect();
         XskTx {
             socket,
@@ -77,7 +81,7 @@ impl XskTx {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
-            if Gather::len_of(frame, *pick, 0) > FRAME_SIZE as usize {
+            if Gather::len_of(frame, *pick, 0) > TX_ROOM {
                 outcome.small += 1;
                 continue;
             }

@@ -8,6 +8,9 @@ use crosspoint_frame::{Segment, SegmentMut};
 /// (XDP_PACKET_HEADROOM), and what is left holds frames of an MTU of about 3500.
 pub const FRAME_SIZE: u32 = 4096;
 
+/// Where in its UMEM frame a frame to be sent begins, bytes.
+pub(crate) const TX_START: u32 = 0;
+
 /// The memory: mapped, never moved, unmapped when the last user is gone.
 pub struct Umem {
     base: *mut u8,
