@@ -24,7 +24,8 @@ impl Handover {
         Handover {
             socket,
             free: ArrayQueue::new(DEPTH),
-            full: ArrayQueue::new(DEPTH),
+            // And one that the sender was filling while the owner counted.
+            full: ArrayQueue::new(DEPTH + 1),
         }
     }
 
@@ -44,7 +45,7 @@ impl Handover {
                 continue;
             };
             let len = fill(self.socket.umem(), address, burst, frame, pick.tag);
-            // As deep as `free`, whose frames it holds: it cannot be full.
+            // It has room for all that `supply` gives out: it cannot be full.
             let _ = self.full.push((address, len));
             outcome.frames += 1;
             outcome.bytes += u64::from(len);

@@ -2,10 +2,10 @@
 //! `socket.rs`: system calls on the descriptor, of which the crate hides the outcome.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::io;
 
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
@@ -23,8 +23,8 @@ pub fn open(ifindex: u32, queue: u32, mode: BindMode) -> Result<(XskRx, XskTx), 
     let interface = interface(ifindex).map_err(SocketError::new("asking for the interface"))?;
     let umem = Umem::new(2 * RING_SIZE).map_err(SocketError::new("allocating packet memory"))?;
     let config = config(mode).map_err(SocketError::new("configuring the socket"))?;
-    let queues = bind(&umem, &interface, queue, config)
-        .map_err(SocketError::new("binding to the queue"))?;
+    let queues =
+        bind(&umem, &interface, queue, config).map_err(SocketError::new("binding to the queue"))?;
     let (tx, rx, fill, completion) = queues;
 
     // The crate has the descriptor closed with the last of its queues; the socket is also the

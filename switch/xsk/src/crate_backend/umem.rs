@@ -62,10 +62,7 @@ impl Umem {
     #[inline]
     pub(crate) fn desc_of(&self, at: u64) -> FrameDesc {
         let number = at / u64::from(FRAME_SIZE);
-        self.descs
-            .get(number as usize)
-            .copied()
-            .unwrap_or_default()
+        self.descs.get(number as usize).copied().unwrap_or_default()
     }
 
     /// The crate's form of `desc`, which begins [`TX_START`] into its frame. Any other beginning
