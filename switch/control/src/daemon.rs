@@ -63,6 +63,7 @@ impl Daemon {
             },
             fdb_capacity: config.switch.fdb_capacity as usize,
             fdb_ageing: config.switch.fdb_ageing,
+            nic_queues: nic_queues(config),
         })?;
         let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
         // First what can be in another daemon's hands: a second instance stops here.
@@ -106,6 +107,15 @@ impl Source for Watched {
     fn fdb(&self) -> Vec<FdbEntry> {
         self.0.fdb()
     }
+}
+
+/// NIC queues that the configured ports have.
+fn nic_queues(config: &Config) -> usize {
+    let of_port = |port: &Port| match &port.kind {
+        PortKind::Vhost(_) => 0,
+        PortKind::Xdp(xdp) => nic::queue_count(xdp),
+    };
+    config.ports.iter().map(of_port).sum()
 }
 
 fn open_port(

@@ -38,6 +38,7 @@ impl Switch {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
         })
         .expect("a worker");
         let ports = names.iter().map(|name| {
@@ -47,6 +48,7 @@ impl Switch {
                 queue_pairs: 1,
                 mac: None,
                 mtu: 1500,
+                direct: None,
             };
             change(&mut config);
             let number = fabric.add_port(PortOptions {

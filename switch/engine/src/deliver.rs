@@ -288,6 +288,8 @@ fn deliver_with_flood(
     from: &QueueCounters,
     tally: &mut Tally,
 ) {
+    // Of some frames several copies are made, so the memory of none may be taken.
+    burst.lease().close();
     let mut copies = [0u64; BURST];
     for (number, port) in view.ports.iter().enumerate() {
         let (number, Some(port)) = (number as u16, port) else {
@@ -450,10 +452,8 @@ impl Way<'_> {
                     Some(nic) => deliver_nic(nic, burst, picks, to),
                     None => NicOutcome::default(),
                 };
-                to.drop(
-                    DropReason::PortDown,
-                    all - outcome.frames - outcome.full - outcome.small,
-                );
+                let dropped = outcome.full + outcome.small + outcome.long;
+                to.drop(DropReason::PortDown, all - outcome.frames - dropped);
                 to.tx_frames.add(u64::from(outcome.frames));
                 to.tx_bytes.add(outcome.bytes);
                 outcome.frames
@@ -507,5 +507,6 @@ fn deliver_nic(nic: &mut NicTx, burst: &Burst, picks: &[Pick], to: &QueueCounter
     };
     to.drop(full, outcome.full);
     to.drop(DropReason::NicFrameSmall, outcome.small);
+    to.drop(DropReason::MtuExceeded, outcome.long);
     outcome
 }

@@ -1,26 +1,30 @@
 //! AF_XDP: UMEM, rings, sockets, and the XDP program that fills them. `unsafe` is confined to
-//! [`umem`], [`ring`] and [`socket`]. With the feature `xsk-rs` these three, and no other, are
-//! made with the crate of that name: see `crate_backend`.
+//! [`umem`], [`ring`] and [`socket`]. With the feature `xsk-rs` the crate of that name is beneath
+//! these three: see `crate_backend`.
 //!
 //! Kernel interface: Documentation/networking/af_xdp.rst.
 
 pub mod attach;
+#[cfg(feature = "xsk-rs")]
+mod crate_backend;
+mod fill;
 mod handover;
 pub mod interface;
+mod memory;
 #[cfg_attr(feature = "xsk-rs", path = "crate_backend/ring.rs")]
 mod ring;
 mod rx;
 mod socket;
 mod tx;
-#[cfg_attr(feature = "xsk-rs", path = "crate_backend/umem.rs")]
 mod umem;
 
 pub use attach::{Attachment, XdpMode};
 pub use handover::Handover;
+pub use memory::PacketMemory;
 pub use rx::XskRx;
-pub use socket::{BindMode, SocketError, Statistics, XskSocket, open};
+pub use socket::{BindMode, SocketError, SocketOptions, Statistics, XskSocket};
 pub use tx::{NicOutcome, XskTx};
-pub use umem::{FRAME_SIZE, Umem};
+pub use umem::{FRAME_SIZE, Pages, Umem};
 
 /// Whose rings and sockets these are: "own", or "xsk-rs", the crate of that name.
 pub const BACKEND: &str = if cfg!(feature = "xsk-rs") {
@@ -29,5 +33,8 @@ pub const BACKEND: &str = if cfg!(feature = "xsk-rs") {
     "own"
 };
 
-/// Entries of each of a socket's four rings, and frames in each half of its UMEM.
+/// Entries of each of a socket's four rings, and frames of each of its halves.
 pub const RING_SIZE: u32 = 2048;
+/// The largest MTU whose frames fit one UMEM frame together with what the kernel keeps there: 4096 bytes, less its 256
+/// before the packet and `struct skb_shared_info` behind it. Beyond it, frames need sockets and a program for several.
+pub const SINGLE_BUFFER_MTU: u32 = 3498;

@@ -7,21 +7,39 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_frame::{BURST, Burst};
-use crosspoint_xsk::{BindMode, RING_SIZE, open};
-use wire::{End, FRAME_MAX, frame, index_of, load};
+use crosspoint_xsk::{BindMode, RING_SIZE, SINGLE_BUFFER_MTU, SocketOptions};
+use wire::{End, HEADER_LEN, frame, load, open, options};
+
+/// What most tests have.
+const MTU: u32 = 1500;
 
 #[test]
 fn frames_of_every_size_arrive_byte_for_byte_and_in_order_both_ways() {
-    wire::make(1);
-    let (mut left, mut right) = (End::open("left", 1), End::open("right", 1));
-    // More than a ring holds each way, so every UMEM frame is used anew.
-    let frames: Vec<_> = (14..=FRAME_MAX).map(|len| frame(len, len as u32)).collect();
+    cross_both_ways(SINGLE_BUFFER_MTU, 1);
+}
+
+#[test]
+fn frames_that_take_several_umem_frames_arrive_byte_for_byte_and_in_order_both_ways() {
+    // Of 3840 or 4032 bytes each, by whoever made the rings. Some sizes, with all that is near a multiple.
+    cross_both_ways(9000, 3);
+}
+
+/// Sends frames of the sizes from 14 on, `step` apart, and those that the MTU allows at most.
+fn cross_both_ways(mtu: u32, step: usize) {
+    wire::make(1, mtu);
+    let (mut left, mut right) = (End::open("left", 1, mtu), End::open("right", 1, mtu));
+    let longest = (mtu + HEADER_LEN) as usize;
+    let sizes = (HEADER_LEN as usize..longest)
+        .step_by(step)
+        .chain([longest]);
+    let frames: Vec<_> = sizes.map(|len| frame(len, len as u32)).collect();
+    // So every UMEM frame is used anew.
     assert!(frames.len() > RING_SIZE as usize);
-    for burst in frames.chunks(BURST) {
+    for burst in frames.chunks(BURST / 2) {
         for way in 0..2 {
             let outcome = left.send(0, burst);
             assert_eq!(outcome.frames as usize, burst.len());
-            assert_eq!(outcome.full + outcome.small, 0);
+            assert_eq!(outcome.full + outcome.small + outcome.long, 0);
             assert_eq!(
                 outcome.bytes as usize,
                 burst.iter().map(Vec::len).sum::<usize>()
@@ -35,8 +53,9 @@ fn frames_of_every_size_arrive_byte_for_byte_and_in_order_both_ways() {
 #[test]
 fn each_queue_gets_what_was_sent_on_its_number_in_order() {
     const QUEUES: u32 = 3;
-    wire::make(QUEUES);
-    let (mut left, mut right) = (End::open("left", QUEUES), End::open("right", QUEUES));
+    wire::make(QUEUES, MTU);
+    let open = |name| End::open(name, QUEUES, MTU);
+    let (mut left, mut right) = (open("left"), open("right"));
     let of = |queue: u32| (0..1000).map(move |n| frame(60 + n as usize, n * QUEUES + queue));
     let frames: Vec<Vec<_>> = (0..QUEUES).map(|queue| of(queue).collect()).collect();
     for start in (0..1000).step_by(50) {
@@ -55,8 +74,8 @@ fn each_queue_gets_what_was_sent_on_its_number_in_order() {
 
 #[test]
 fn what_is_not_received_in_time_is_dropped_by_the_kernel_and_counted() {
-    wire::make(1);
-    let (mut left, mut right) = (End::open("left", 1), End::open("right", 1));
+    wire::make(1, MTU);
+    let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
     let sent = 3 * u64::from(RING_SIZE);
     let burst: Vec<_> = (0..BURST as u32).map(|n| frame(60, n)).collect();
     for _ in 0..sent / BURST as u64 {
@@ -85,8 +104,8 @@ fn what_is_not_received_in_time_is_dropped_by_the_kernel_and_counted() {
 
 #[test]
 fn frames_that_the_kernel_does_not_take_fill_the_ring_and_no_more() {
-    wire::make(1);
-    let mut left = End::open("left", 1);
+    wire::make(1, MTU);
+    let mut left = End::open("left", 1, MTU);
     let frames: Vec<_> = (0..BURST as u32).map(|n| frame(1000, n)).collect();
     let mut burst = Burst::new();
     let picks = load(&mut burst, &frames);
@@ -103,20 +122,24 @@ fn frames_that_the_kernel_does_not_take_fill_the_ring_and_no_more() {
 }
 
 #[test]
-fn a_frame_longer_than_its_memory_is_refused_and_counted_as_that() {
-    wire::make(1);
-    let (mut left, mut right) = (End::open("left", 1), End::open("right", 1));
-    let frames = [frame(60, 0), frame(5000, 1), frame(61, 2)];
+fn a_frame_beyond_the_mtu_or_its_memory_is_refused_and_counted_as_that() {
+    wire::make(1, MTU);
+    let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
+    let frames = [frame(60, 0), frame(1515, 1), frame(1514, 2)];
     let outcome = left.send(0, &frames);
-    assert_eq!((outcome.frames, outcome.small, outcome.full), (2, 1, 0));
+    assert_eq!((outcome.frames, outcome.long, outcome.full), (2, 1, 0));
     assert_eq!(right.expect(0, 2), [&frames[0][..], &frames[2]]);
+    left.tx[0].socket().set_frame_len_max(9014);
+    let outcome = left.send(0, &[frame(60, 3), frame(5000, 4)]);
+    assert_eq!((outcome.frames, outcome.small, outcome.long), (1, 1, 0));
+    assert_eq!(right.expect(0, 1), [frame(60, 3)]);
 }
 
 #[test]
 fn a_queue_that_was_closed_opens_again_at_once_and_leaves_no_ring_mapped() {
-    wire::make(2);
+    wire::make(2, MTU);
     for round in 0..5 {
-        let (mut left, mut right) = (End::open("left", 2), End::open("right", 2));
+        let (mut left, mut right) = (End::open("left", 2, MTU), End::open("right", 2, MTU));
         assert!(sockets_mapped() > 0);
         let frames: Vec<_> = (0..10).map(|n| frame(200, round * 10 + n)).collect();
         for queue in 0..2 {
@@ -140,32 +163,37 @@ fn sockets_mapped() -> usize {
 
 #[test]
 fn a_queue_in_use_is_busy_and_one_that_is_not_there_is_refused() {
-    wire::make(1);
-    let _left = End::open("left", 1);
-    let left = index_of("left");
-    let number = |queue, mode| {
-        let error = open(left, queue, mode).err().expect("refused");
+    wire::make(1, MTU);
+    let _left = End::open("left", 1, MTU);
+    let number = |queue| {
+        let error = open("left", queue, &options(MTU)).err().expect("refused");
         error.why.raw_os_error()
     };
-    assert_eq!(number(0, BindMode::Copy), Some(libc::EBUSY));
-    assert_eq!(number(7, BindMode::Copy), Some(libc::EINVAL));
+    assert_eq!(number(0), Some(libc::EBUSY));
+    assert_eq!(number(7), Some(libc::EINVAL));
 }
 
 #[test]
 fn a_veth_does_no_zero_copy_and_says_so_unless_either_will_do() {
-    wire::make(1);
-    let left = index_of("left");
-    let error = open(left, 0, BindMode::ZeroCopy).err().expect("refused");
+    wire::make(1, MTU);
+    let bind = |bind| {
+        let options = SocketOptions {
+            bind,
+            ..options(MTU)
+        };
+        open("left", 0, &options)
+    };
+    let error = bind(BindMode::ZeroCopy).err().expect("refused");
     assert_eq!(error.why.raw_os_error(), Some(libc::EOPNOTSUPP));
-    let (rx, _tx) = open(left, 0, BindMode::Auto).expect("copy mode");
+    let (rx, _tx) = bind(BindMode::Auto).expect("copy mode");
     assert!(!rx.socket().zero_copy());
 }
 
 #[test]
 fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
     const COUNT: u32 = 10_000;
-    wire::make(1);
-    let (mut left, mut right) = (End::open("left", 1), End::open("right", 1));
+    wire::make(1, MTU);
+    let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
     let handover = left.tx[0].make_handover();
     let done = AtomicBool::new(false);
     let mut arrived = Vec::new();

@@ -285,6 +285,7 @@ impl Rig {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
         })
         .expect("a worker starts");
         let ports =
@@ -405,6 +406,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        direct: None,
     };
     VhostPort::open(fabric.clone(), number, name, &config).expect("it listens")
 }

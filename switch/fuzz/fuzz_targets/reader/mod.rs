@@ -70,6 +70,7 @@ impl World {
             sleep_after: Some(Duration::from_micros(20)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+nic_queues: 0,
         })
         .expect("a worker starts");
         let port = |name: &str| {

@@ -10,7 +10,8 @@ use std::marker::PhantomData;
 use crosspoint_frame::BURST;
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
-use crate::{RING_SIZE, Umem};
+use crate::RING_SIZE;
+use crate::crate_backend::Frames;
 
 /// Received frames that are read ahead at most. The kernel can use their entries meanwhile, but
 /// not their memory.
@@ -27,7 +28,7 @@ pub(crate) struct Ring<T> {
 
 struct State {
     queue: Queue,
-    umem: Umem,
+    frames: Frames,
     /// Consumers: the entries `first..end` were read and not released. Producers: what is written.
     batch: Box<[FrameDesc]>,
     first: usize,
@@ -42,31 +43,31 @@ enum Queue {
 }
 
 impl Ring<u64> {
-    pub(crate) fn fill(queue: FillQueue, umem: &Umem) -> Self {
-        Self::new(Queue::Fill(queue), umem, RING_SIZE as usize)
+    pub(crate) fn fill(queue: FillQueue, frames: &Frames) -> Self {
+        Self::new(Queue::Fill(queue), frames, RING_SIZE as usize)
     }
 
-    pub(crate) fn completion(queue: CompQueue, umem: &Umem) -> Self {
-        Self::new(Queue::Completion(queue), umem, RING_SIZE as usize)
+    pub(crate) fn completion(queue: CompQueue, frames: &Frames) -> Self {
+        Self::new(Queue::Completion(queue), frames, RING_SIZE as usize)
     }
 }
 
 impl Ring<libc::xdp_desc> {
-    pub(crate) fn rx(queue: RxQueue, umem: &Umem) -> Self {
-        Self::new(Queue::Rx(queue), umem, RX_BATCH)
+    pub(crate) fn rx(queue: RxQueue, frames: &Frames) -> Self {
+        Self::new(Queue::Rx(queue), frames, RX_BATCH)
     }
 
-    pub(crate) fn tx(queue: TxQueue, umem: &Umem) -> Self {
-        Self::new(Queue::Tx(queue), umem, RING_SIZE as usize)
+    pub(crate) fn tx(queue: TxQueue, frames: &Frames) -> Self {
+        Self::new(Queue::Tx(queue), frames, RING_SIZE as usize)
     }
 }
 
 impl<T: Entry> Ring<T> {
-    fn new(queue: Queue, umem: &Umem, batch: usize) -> Ring<T> {
+    fn new(queue: Queue, frames: &Frames, batch: usize) -> Ring<T> {
         Ring {
             state: RefCell::new(State {
                 queue,
-                umem: umem.clone(),
+                frames: frames.clone(),
                 batch: vec![FrameDesc::default(); batch].into(),
                 first: 0,
                 end: 0,
@@ -131,7 +132,7 @@ impl<T: Entry> Ring<T> {
     pub(crate) fn set(&mut self, i: u32, value: T) {
         let state = self.state.get_mut();
         if let Some(slot) = state.batch.get_mut(i as usize) {
-            *slot = value.describe(&state.umem);
+            *slot = value.describe(&state.frames);
         }
     }
 
@@ -175,7 +176,7 @@ impl State {
 /// What a ring holds, to and from the crate's descriptor.
 pub(crate) trait Entry: Copy {
     fn of(desc: &FrameDesc) -> Self;
-    fn describe(self, umem: &Umem) -> FrameDesc;
+    fn describe(self, frames: &Frames) -> FrameDesc;
 }
 
 impl Entry for u64 {
@@ -186,8 +187,8 @@ impl Entry for u64 {
 
     /// The kernel takes any address within a frame for that frame.
     #[inline]
-    fn describe(self, umem: &Umem) -> FrameDesc {
-        umem.desc_of(self)
+    fn describe(self, frames: &Frames) -> FrameDesc {
+        frames.at(self)
     }
 }
 
@@ -202,7 +203,7 @@ impl Entry for libc::xdp_desc {
     }
 
     #[inline]
-    fn describe(self, umem: &Umem) -> FrameDesc {
-        umem.desc(self)
+    fn describe(self, frames: &Frames) -> FrameDesc {
+        frames.describe(&self)
     }
 }

@@ -7,25 +7,26 @@ use std::time::{Duration, Instant};
 
 use crosspoint_frame::{Burst, Gather, Offload, Pick, Prefix, Segment, SegmentMut, TagOp};
 use crosspoint_xsk::interface::Interface;
-use crosspoint_xsk::{Attachment, BindMode, NicOutcome, XskRx, XskTx, open};
+use crosspoint_xsk::{
+    Attachment, BindMode, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU, SocketError,
+    SocketOptions, XskRx, XskTx,
+};
 
-/// The largest MTU that a veth has with native XDP in one page per frame, bytes.
-pub const MTU: u32 = 3498;
-/// The longest frame at that MTU, bytes.
-pub const FRAME_MAX: usize = MTU as usize + 14;
+/// An Ethernet header.
+pub const HEADER_LEN: u32 = 14;
 /// How long frames may be on their way.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Moves this thread into a new network namespace, which goes with it, and makes the pair `left`
 /// and `right` there, with so many queues each way.
-pub fn make(queues: u32) {
+pub fn make(queues: u32, mtu: u32) {
     // SAFETY: unshare takes flags only; CLONE_NEWNET changes the thread's namespace and no memory.
     let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     let error = Error::last_os_error();
     assert_eq!(rc, 0, "a new network namespace (run as root): {error}");
     // Nobody sends but the tests. Absent where the kernel has no IPv6.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    let end = format!("mtu {MTU} numrxqueues {queues} numtxqueues {queues}");
+    let end = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
     ip(&format!("link add left {end} type veth peer right {end}"));
     ip("link set left up");
     ip("link set right up");
@@ -49,6 +50,26 @@ pub fn index_of(name: &str) -> u32 {
     index
 }
 
+/// A socket in copy mode, of frames of up to `mtu` and a header, which take several UMEM frames where they must.
+pub fn options(mtu: u32) -> SocketOptions {
+    SocketOptions {
+        bind: BindMode::Copy,
+        multi_buffer: mtu > SINGLE_BUFFER_MTU,
+        busy_poll: false,
+        pages: Pages::Transparent,
+        frame_len_max: mtu + HEADER_LEN,
+    }
+}
+
+/// A socket on a queue of an interface, with memory of its own.
+pub fn open(
+    name: &str,
+    queue: u32,
+    options: &SocketOptions,
+) -> Result<(XskRx, XskTx), SocketError> {
+    PacketMemory::new(1, None).open(index_of(name), queue, options)
+}
+
 /// One end of the wire: the program, and a socket on each queue.
 pub struct End {
     /// Dropped first, so that no frame goes to a socket that closes.
@@ -59,20 +80,24 @@ pub struct End {
 }
 
 impl End {
-    /// Opens all queues of `left` or `right`.
-    pub fn open(name: &str, queues: u32) -> End {
+    /// Opens all queues of `left` or `right`, as [`make`] made them.
+    pub fn open(name: &str, queues: u32, mtu: u32) -> End {
         let interface = Interface {
             name: name.to_owned(),
             index: index_of(name),
             rx_queues: queues,
             tx_queues: queues,
             up: true,
-            mtu: MTU,
+            mtu,
         };
-        let mut attachment = Attachment::new(&interface, false, false).expect("native XDP");
+        let mut attachment =
+            Attachment::new(&interface, false, false, mtu > SINGLE_BUFFER_MTU).expect("native XDP");
+        let mut memory = PacketMemory::new(queues as u16, None);
         let (mut rx, mut tx) = (Vec::new(), Vec::new());
         for queue in 0..queues {
-            let halves = open(interface.index, queue, BindMode::Copy).expect("a socket");
+            let halves = memory
+                .open(interface.index, queue, &options(mtu))
+                .expect("a socket");
             attachment
                 .redirect(queue, &**halves.0.socket())
                 .expect("room in the socket map");
@@ -119,7 +144,7 @@ impl End {
         rx.receive(&mut self.burst);
         let frames = (0..self.burst.len()).map(|i| bytes_of(&self.burst, i));
         let frames = frames.collect();
-        rx.complete();
+        rx.complete(&self.burst);
         frames
     }
 
