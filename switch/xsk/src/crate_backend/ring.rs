@@ -22,7 +22,8 @@ const RX_BATCH: usize = 4 * BURST;
 pub(crate) struct Ring<T> {
     // The crate's queues want `&mut` even to be asked how full they are. A ring has one owner and
     // no borrow of it leaves a method here, so none is ever refused.
-    state: RefCell<State>,
+    // Boxed, since the crate's queues are large.
+    state: Box<RefCell<State>>,
     _entries: PhantomData<T>,
 }
 
@@ -65,13 +66,13 @@ impl Ring<libc::xdp_desc> {
 impl<T: Entry> Ring<T> {
     fn new(queue: Queue, frames: &Frames, batch: usize) -> Ring<T> {
         Ring {
-            state: RefCell::new(State {
+            state: Box::new(RefCell::new(State {
                 queue,
                 frames: frames.clone(),
                 batch: vec![FrameDesc::default(); batch].into(),
                 first: 0,
                 end: 0,
-            }),
+            })),
             _entries: PhantomData,
         }
     }

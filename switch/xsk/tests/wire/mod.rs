@@ -1,5 +1,8 @@
 //! A wire to test on: a veth pair in a network namespace of its own, with a socket on every
 //! queue of both ends.
+//!
+//! Each of those who include this uses its part of it.
+#![allow(dead_code)]
 
 use std::io::Error;
 use std::process::Command;
