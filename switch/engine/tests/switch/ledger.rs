@@ -61,6 +61,7 @@ fn options(random: &mut Random, vlan: VlanPolicy) -> PortOptions {
         split: pick(random, &[ChainSplit::Single, ChainSplit::HeaderApart]),
         frame_len_max: FRAME_LEN_MAX,
         mac_limit: pick(random, &[0, 0, 0, 1, 3]),
+        joins: true,
     }
 }
 
