@@ -2,7 +2,9 @@
 
 use std::net::UdpSocket;
 
-use crate::harness::{Host, Lab, Switch, s, xdp};
+use rustix::process::Signal;
+
+use crate::harness::{Host, Lab, Switch, s, wait_until, xdp};
 
 /// The daemon must refuse to start, and its message must name the port and the interface.
 fn refused(lab: &Lab, ports: &[String], port: &str, interface: &str, why: &[&str]) {
@@ -90,6 +92,31 @@ fn an_interface_with_another_xdp_program_is_named_and_left_alone() {
         &["xdp program"],
     );
     assert_eq!(lab.ip("link show up-a"), before);
+}
+
+#[test]
+fn a_port_takes_frames_for_every_address_until_the_switch_ends_however_it_ends() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    // A veth pair has no filter of addresses; what the kernel would tell a NIC's can be seen all the same.
+    let promiscuous = || {
+        ["up-a", "up-b"].map(|link| {
+            let text = lab.ip(&format!("-d link show {link}"));
+            text.contains("promiscuity 1 ")
+        })
+    };
+    for killed in [false, true] {
+        assert_eq!(promiscuous(), [false; 2]);
+        let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+        assert_eq!(promiscuous(), [true; 2]);
+        match killed {
+            true => switch.kill(),
+            false => switch.stop(Signal::TERM),
+        }
+    }
+    wait_until("the kernel lets go", s(5), || {
+        (promiscuous() == [false; 2]).then_some(())
+    });
 }
 
 #[test]
