@@ -136,6 +136,7 @@ fn open_port(
         vlan_text,
         mac_limit: port.mac_limit,
         queues,
+        joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
     };
     let number = fabric
         .add_port(options)

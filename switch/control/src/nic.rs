@@ -12,7 +12,7 @@ use crosspoint_xsk::interface::Interface;
 use crosspoint_xsk::{Attachment, BindMode, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions};
 use thiserror::Error;
 
-use crate::config::{Queues, XdpMode, XdpPort};
+use crate::config::{HugePages, Queues, XdpMode, XdpPort};
 use crate::fabric::{Fabric, NewStream, PortChange, PortState};
 
 /// Why a NIC port cannot be opened; each names the port and says what to do.
@@ -165,8 +165,12 @@ impl NicPort {
         let options = SocketOptions {
             bind,
             multi_buffer,
-            busy_poll: false,
-            pages: Pages::Transparent,
+            busy_poll: config.busy_poll,
+            pages: match config.huge_pages {
+                HugePages::Transparent => Pages::Transparent,
+                HugePages::Reserved => Pages::Reserved,
+                HugePages::Never => Pages::Small,
+            },
             frame_len_max: found.mtu + ETHERNET_LEN as u32,
         };
         let (mut add, mut nic, mut zero_copy) = (Vec::new(), Vec::new(), true);

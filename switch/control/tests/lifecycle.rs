@@ -240,6 +240,7 @@ fn start_at(
             vlan_text: String::new(),
             mac_limit: 0,
             queues: queue_pairs.into(),
+            joins: false,
         });
         let number = number.expect("a number is free");
         VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")

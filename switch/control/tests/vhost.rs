@@ -57,6 +57,7 @@ impl Switch {
                 vlan: VlanPolicy::Unaware,
                 vlan_text: "unaware".to_owned(),
                 mac_limit: 0,
+                joins: false,
                 queues: config.queue_pairs.into(),
             });
             let number = number.expect("a number is free");
@@ -105,7 +106,7 @@ impl Switch {
     fn check_ledger(&self) {
         let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
         for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {
-            let copies = queue.delivered_copies + queue.dropped_copies;
+            let copies = queue.delivered_copies + queue.dropped_copies + queue.joined_copies;
             let made = queue.flood_copies + queue.segment_copies;
             assert_eq!(queue.rx_packets + made, copies, "{queue:#?}");
             delivered += queue.delivered_copies;

@@ -359,6 +359,23 @@ impl Burst {
         true
     }
 
+    /// Adds a frame that is the same as `frame` of `from`, with what was found out about it. A burst without room for
+    /// it refuses (`false`).
+    pub fn push_same(&mut self, from: &Burst, frame: &Frame) -> bool {
+        let segments = from.segments(frame);
+        if self.len == BURST || segments.len() > self.segment_room() {
+            return false;
+        }
+        let first = self.segments.len() as u16;
+        self.segments.extend_from_slice(segments);
+        let slot = &mut self.frames[self.len];
+        slot.clone_from(frame);
+        slot.segment_first = first;
+        self.weight += weight(frame.len, &frame.offload);
+        self.len += 1;
+        true
+    }
+
     /// Adds a frame that is too long to refer to: it has a length and no bytes, and the length
     /// gets it dropped. A full burst refuses (`false`).
     pub fn push_oversize(&mut self) -> bool {

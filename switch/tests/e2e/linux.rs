@@ -37,6 +37,8 @@ fn a_uml_guest_reaches_a_host() {
     LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} {}", host.address)).must_succeed();
     // The host's interface takes none whole: they are cut on the way there.
     assert!(switch.ledger().port("g0").segment_copies > 1000);
+    // And what the host sends is joined for the guest, which takes large ones.
+    assert!(switch.ledger().port("a").joined_copies > 1000);
 }
 
 /// A network card of a guest, and what is negotiated for it.

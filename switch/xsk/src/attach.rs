@@ -147,9 +147,7 @@ fn attach(
         true => crosspoint_ebpf::PROGRAM_FRAGS,
         false => crosspoint_ebpf::PROGRAM,
     };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(missing)?;
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     let program: &mut Xdp = program
         .try_into()
         .map_err(|e: ProgramError| other(e.to_string()))?;

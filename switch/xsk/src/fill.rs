@@ -43,7 +43,13 @@ impl Filled {
     #[inline(always)]
     fn none() -> Filled {
         Filled {
-            descriptors: [const { libc::xdp_desc { addr: 0, len: 0, options: 0 } }; MAX_PIECES],
+            descriptors: [const {
+                libc::xdp_desc {
+                    addr: 0,
+                    len: 0,
+                    options: 0,
+                }
+            }; MAX_PIECES],
             count: 0,
         }
     }
@@ -58,7 +64,11 @@ impl Filled {
 
     /// The first descriptor bears what concerns the whole frame; all but the last say that more follows.
     fn finish(&mut self, options: u32) {
-        let Some((last, rest)) = self.descriptors.get_mut(..self.count).and_then(<[_]>::split_last_mut) else {
+        let Some((last, rest)) = self
+            .descriptors
+            .get_mut(..self.count)
+            .and_then(<[_]>::split_last_mut)
+        else {
             return;
         };
         last.options = 0;
@@ -84,7 +94,13 @@ impl Filled {
 /// Copies a frame to the UMEM frames `to`, as many as [`pieces`] said. Its checksum is left to the kernel where that
 /// takes it, and completed here where not.
 #[inline(always)]
-pub(crate) fn fill(socket: &XskSocket, burst: &Burst, frame: &Frame, tag: TagOp, to: &[u64]) -> Filled {
+pub(crate) fn fill(
+    socket: &XskSocket,
+    burst: &Burst,
+    frame: &Frame,
+    tag: TagOp,
+    to: &[u64],
+) -> Filled {
     let [address] = to else {
         return fill_pieces(socket, burst, frame, tag, to);
     };
@@ -124,7 +140,9 @@ fn fill_pieces(socket: &XskSocket, burst: &Burst, frame: &Frame, tag: TagOp, to:
     };
     let mut filled = Filled::none();
     let mut options = 0;
-    let first = to.first().map_or(0, |address| address + u64::from(TX_HEADROOM));
+    let first = to
+        .first()
+        .map_or(0, |address| address + u64::from(TX_HEADROOM));
     let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, first, &mut options);
     let prefix = Prefix::new(&[], frame, tag);
     let gather = Gather::new(&prefix, burst, frame);
@@ -159,7 +177,13 @@ fn whole(buffers: &[Option<SegmentMut>]) -> Option<[SegmentMut; MAX_PIECES]> {
 /// Leaves the checksum of a frame whose data begins at `addr` to the kernel, if it takes such requests: the field
 /// holds the sum of the pseudo-header, as it would for hardware.
 #[inline(always)]
-fn ask_checksum(socket: &XskSocket, frame: &Frame, tag: TagOp, addr: u64, options: &mut u32) -> bool {
+fn ask_checksum(
+    socket: &XskSocket,
+    frame: &Frame,
+    tag: TagOp,
+    addr: u64,
+    options: &mut u32,
+) -> bool {
     if !socket.finishes_checksums() {
         return false;
     }
@@ -188,7 +212,9 @@ pub(crate) mod rewrite {
     pub(crate) fn is_possible(burst: &Burst, frame: &Frame, places: &Range<usize>) -> bool {
         let (place, len) = burst.lease().place(places.start);
         let headroom = place % u64::from(FRAME_SIZE);
-        headroom >= u64::from(TX_HEADROOM) && len as usize >= frame.head_len() && places.len() <= MAX_PIECES
+        headroom >= u64::from(TX_HEADROOM)
+            && len as usize >= frame.head_len()
+            && places.len() <= MAX_PIECES
     }
 
     /// Makes descriptors of the memory at `places`, and leaves the UMEM frames `instead`, as many, in their place.
@@ -205,7 +231,11 @@ pub(crate) mod rewrite {
         let mut filled = Filled::none();
         for (place, other) in places.clone().zip(instead) {
             let (address, len) = lease.place(place);
-            let grown = if place == places.start { tag.growth() } else { 0 };
+            let grown = if place == places.start {
+                tag.growth()
+            } else {
+                0
+            };
             filled.push(libc::xdp_desc {
                 addr: address.saturating_add_signed(-(grown as i64)),
                 len: len.saturating_add_signed(grown as i32),
@@ -229,7 +259,13 @@ pub(crate) mod rewrite {
     }
 
     #[cold]
-    fn complete_in_place(socket: &XskSocket, gather: &Gather<'_>, frame: &Frame, tag: TagOp, filled: &Filled) {
+    fn complete_in_place(
+        socket: &XskSocket,
+        gather: &Gather<'_>,
+        frame: &Frame,
+        tag: TagOp,
+        filled: &Filled,
+    ) {
         let mut buffers = [const { None }; MAX_PIECES];
         for (buffer, desc) in buffers.iter_mut().zip(filled.descriptors()) {
             *buffer = socket.umem().segment_mut(desc.addr, desc.len);

@@ -123,7 +123,7 @@ fn found(
     };
     let metadata = matches!(memory, Registration::Own(_, true));
     let halves = opening.bind(to, options, &memory, (umem.clone(), 0))?;
-    let mut slots = vec![Weak::new(); usize::from(sockets)];
+    let mut slots: Vec<_> = (0..sockets).map(|_| Weak::new()).collect();
     slots[0] = Arc::downgrade(halves.0.socket());
     let group = Group {
         kind,

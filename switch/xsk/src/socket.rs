@@ -247,14 +247,16 @@ impl Opening {
         get_option(fd.as_fd(), libc::XDP_MMAP_OFFSETS, &mut offsets)
             .map_err(SocketError::new("asking for the ring layout"))?;
         let fail = || SocketError::new("mapping a ring");
-        let (at, of_umem) = (fd.as_fd(), |at, offsets| Ring::map(fd.as_fd(), at, offsets, RING_SIZE));
+        let (at, of_umem) = (fd.as_fd(), |at, offsets| {
+            Ring::map(fd.as_fd(), at, offsets, RING_SIZE)
+        });
         let fill = of_umem(libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr).map_err(fail())?;
         let completion =
             of_umem(libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr).map_err(fail())?;
-        let rx = Ring::map(at, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, RING_SIZE)
-            .map_err(fail())?;
-        let tx = Ring::map(at, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, RING_SIZE)
-            .map_err(fail())?;
+        let rx =
+            Ring::map(at, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, RING_SIZE).map_err(fail())?;
+        let tx =
+            Ring::map(at, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, RING_SIZE).map_err(fail())?;
         Ok(Opening {
             fd,
             fill,
@@ -281,7 +283,8 @@ impl Opening {
             Registration::Of(socket) => (libc::XDP_SHARED_UMEM, Some(socket.as_fd())),
             Registration::Own(..) => (flags_of(options), None),
         };
-        bind(at, ifindex, queue, flags, shared).map_err(SocketError::new("binding to the queue"))?;
+        bind(at, ifindex, queue, flags, shared)
+            .map_err(SocketError::new("binding to the queue"))?;
         // Older kernels do not know it and send 32 frames a call: slower, not wrong.
         let _ = set_option(at, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET);
         let mut how = libc::xdp_options { flags: 0 };

@@ -44,7 +44,13 @@ pub(crate) enum Way {
 
 /// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.
 #[inline(always)]
-pub(crate) fn way(socket: &XskSocket, burst: &Burst, frame: &Frame, pick: Pick, may_exchange: bool) -> Way {
+pub(crate) fn way(
+    socket: &XskSocket,
+    burst: &Burst,
+    frame: &Frame,
+    pick: Pick,
+    may_exchange: bool,
+) -> Way {
     let len = Gather::len_of(frame, pick, 0);
     let tagged = match pick.tag {
         TagOp::Push => true,
@@ -55,7 +61,9 @@ pub(crate) fn way(socket: &XskSocket, burst: &Burst, frame: &Frame, pick: Pick, 
         return Way::Long;
     }
     if may_exchange {
-        let places = burst.lease().span(usize::from(pick.frame), socket.umem().identity());
+        let places = burst
+            .lease()
+            .span(usize::from(pick.frame), socket.umem().identity());
         if !places.is_empty() && rewrite::is_possible(burst, frame, &places) {
             return Way::Exchange(places);
         }
@@ -145,7 +153,9 @@ impl XskTx {
             frames.copy_from_slice(self.free.get(kept..).unwrap_or(&[]));
             self.free.truncate(kept);
             let filled = match way {
-                Way::Exchange(places) => rewrite::send_in_place(&self.socket, burst, frame, pick.tag, places, frames),
+                Way::Exchange(places) => {
+                    rewrite::send_in_place(&self.socket, burst, frame, pick.tag, places, frames)
+                }
                 _ => fill(&self.socket, burst, frame, pick.tag, frames),
             };
             self.set(descs, &filled);
@@ -172,7 +182,11 @@ impl XskTx {
         // In copy mode the kernel takes a number of frames per call and then stops: go on until it has them all. What it
         // has taken may complete much later (a receiving socket holds the buffer), so completions say nothing here. In
         // zero-copy the driver takes all in its own time, maybe on another core: a second call would say nothing new.
-        let most = if self.socket.zero_copy() { 1 } else { MAX_WAKEUPS };
+        let most = if self.socket.zero_copy() {
+            1
+        } else {
+            MAX_WAKEUPS
+        };
         for _ in 0..most {
             if self.tx.pending() == 0 || !self.tx.needs_wakeup() || !self.socket.wake_tx() {
                 break;
@@ -183,7 +197,9 @@ impl XskTx {
 
     /// Whether other workers have left frames for this queue.
     pub fn has_handovers(&self) -> bool {
-        self.handovers.iter().any(|(handover, _)| handover.has_work())
+        self.handovers
+            .iter()
+            .any(|(handover, _)| handover.has_work())
     }
 
     fn take_handovers(&mut self) {

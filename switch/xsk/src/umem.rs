@@ -146,8 +146,7 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
     };
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
-    let base =
-        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?;
+    let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?;
     // All of it before the first touch, and all of it advice: a kernel that knows no nodes or no large pages goes on.
     if let Some(node) = node.filter(|node| *node < u64::BITS) {
         prefer_node(base.cast(), len, node);

@@ -74,6 +74,8 @@ pub struct PortOptions {
     pub mac_limit: u32,
     /// Most queues (pairs) it will have.
     pub queues: usize,
+    /// Whether TCP segments that come in here are joined for guests that take large frames.
+    pub joins: bool,
 }
 
 /// How a port is, for `show`.
@@ -251,6 +253,7 @@ impl Fabric {
             egress: Egress::Down,
             counters: Arc::new(PortCounters::new(self.links.len(), options.queues)),
             quota: Arc::new(Quota::new(options.mac_limit)),
+            joins: options.joins,
         };
         state.ports[number] = Some(Port {
             view,

@@ -396,6 +396,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
             vlan: VlanPolicy::Access(vlan),
             vlan_text: String::new(),
             mac_limit: 0,
+            joins: false,
             queues: 2,
         })
         .expect("there is room");
