@@ -16,7 +16,7 @@ const BLOB_MIB: u64 = 4;
 fn two_cards_in_zero_copy_carry_every_byte() {
     let lab = Lab::new(s(90));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
-    let mut switch = GuestSwitch::start(&lab, &[("a", &a), ("b", &b)]);
+    let mut switch = GuestSwitch::start(&lab, &[("a", &a, "zero-copy"), ("b", &b, "auto")]);
     a.must_ping(&b);
     datagrams_of_every_length(&a, &b);
     let _service = LinuxGuest::service(&lab, &b);
@@ -74,8 +74,8 @@ struct GuestSwitch {
 }
 
 impl GuestSwitch {
-    /// Ports of these names, each on a card that a bridge joins with a host's wire.
-    fn start(lab: &Lab, ports: &[(&str, &Host<'_>)]) -> Self {
+    /// Ports of these names, each on a card that a bridge joins with a host's wire, and of these modes.
+    fn start(lab: &Lab, ports: &[(&str, &Host<'_>, &str)]) -> Self {
         let mut config = "version = 1\n[workers]\ncores = [1]\n".to_owned();
         let script = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -84,7 +84,7 @@ impl GuestSwitch {
         let mut command = lab.command(script);
         let path = lab.dir().join("guest-switch.toml");
         command.arg(env!("CARGO_BIN_EXE_crosspoint")).arg(&path);
-        for (number, (name, host)) in ports.iter().enumerate() {
+        for (number, (name, host, mode)) in ports.iter().enumerate() {
             let (tap, bridge) = (format!("tap-{name}"), format!("bridge-{name}"));
             lab.ip(&format!("tuntap add {tap} mode tap"));
             lab.ip(&format!("link add {bridge} type bridge"));
@@ -94,7 +94,7 @@ impl GuestSwitch {
             lab.ip(&format!("link set {bridge} up"));
             command.arg(tap);
             config += &format!(
-                "[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"eth{number}\"\nmode = \"zero-copy\"\n"
+                "[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"eth{number}\"\nmode = \"{mode}\"\n"
             );
         }
         fs::write(&path, config).expect("the configuration is written");
