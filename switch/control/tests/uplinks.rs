@@ -10,6 +10,7 @@ use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
 use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_link::{Events, Links, Wake};
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions};
 
 /// Longer than anything here takes on a machine that is busy with something else.
@@ -131,7 +132,7 @@ fn polled(port: &PortStatus) -> Vec<u16> {
 fn a_queue_that_somebody_else_has_is_taken_once_it_is_free() {
     enter_new_namespace();
     wire("up0", 1);
-    let index = crosspoint_link::Links::open().and_then(|mut links| links.find("up0"));
+    let index = Links::open().and_then(|mut links| links.find("up0"));
     let index = index.expect("an answer").expect("it is there").index;
     let options = SocketOptions {
         bind: BindMode::Copy,
@@ -240,4 +241,27 @@ fn a_setting_that_is_refused_is_said() {
     let switch = Switch::start(&[too_many], &[]);
     let port = switch.wait("up0", "down", "setting the number of queues");
     assert!(port.detail.contains("1 at most"), "{port:?}");
+}
+
+/// Each attempt makes events of its own, which must not lead to the next.
+#[test]
+fn what_cannot_work_is_not_tried_all_the_time() {
+    enter_new_namespace();
+    wire("up0", 1);
+    let zero_copy = XdpPort {
+        mode: XdpMode::ZeroCopy,
+        ..config("up0")
+    };
+    let (mut events, _stopper) = Events::open().expect("a subscription");
+    let switch = Switch::start(&[zero_copy], &[]);
+    switch.wait("up0", "down", "interface `up0` cannot do zero-copy");
+    let (started, mut wakes) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(1) {
+        match events.wait(Some(Duration::from_millis(100))) {
+            Ok(Wake::Changed(_)) => wakes += 1,
+            other => drop(other.expect("a wait")),
+        }
+    }
+    // At once, after 0.2 s and 0.6 s, and a few events each time.
+    assert!((1..30).contains(&wakes), "{wakes} changes in a second");
 }
