@@ -399,7 +399,7 @@ fn bind(
     }
 }
 
-fn set_option<T>(
+pub(crate) fn set_option<T>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,
