@@ -86,12 +86,15 @@ check_host() {
 lint() {
   step rustfmt cargo fmt --all --check
   step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
-  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/peers/*.sh
+  step clippy-xsk-rs cargo clippy --locked -p crosspoint-xsk --all-targets --features xsk-rs -- -D warnings
+  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
 }
 
 unit() {
   step build cargo build --locked --workspace
   step unit cargo nextest run --locked --workspace --no-fail-fast -E "not ($E2E)"
+  # The tests of AF_XDP once more, on the crate of that name.
+  step unit-xsk-rs cargo nextest run --locked -p crosspoint-xsk --features xsk-rs --no-fail-fast
 }
 
 e2e() {

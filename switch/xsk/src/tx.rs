@@ -30,6 +30,10 @@ pub struct NicOutcome {
     pub long: u32,
 }
 
+/// Whether memory that a frame arrived in can be sent. The crate has every frame begin at the same place of its memory,
+/// and one that arrived may begin elsewhere.
+const EXCHANGES: bool = cfg!(not(feature = "xsk-rs"));
+
 /// How a copy of a frame is to be made, or why it is not.
 pub(crate) enum Way {
     /// By copying it to so many UMEM frames.
@@ -60,7 +64,7 @@ pub(crate) fn way(
     if len > socket.frame_len_max() as usize + TAG_LEN * usize::from(tagged) {
         return Way::Long;
     }
-    if may_exchange {
+    if may_exchange && EXCHANGES {
         let places = burst
             .lease()
             .span(usize::from(pick.frame), socket.umem().identity());
