@@ -1,5 +1,6 @@
 //! NIC ports, with a real worker and real interfaces, in network namespaces that go when the test's threads do.
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
 use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_link::{Events, Links, Wake};
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions};
 
 /// Longer than anything here takes on a machine that is busy with something else.
@@ -130,7 +132,7 @@ fn polled(port: &PortStatus) -> Vec<u16> {
 fn a_queue_that_somebody_else_has_is_taken_once_it_is_free() {
     enter_new_namespace();
     wire("up0", 1);
-    let index = crosspoint_link::Links::open().and_then(|mut links| links.find("up0"));
+    let index = Links::open().and_then(|mut links| links.find("up0"));
     let index = index.expect("an answer").expect("it is there").index;
     let options = SocketOptions {
         bind: BindMode::Copy,
@@ -152,17 +154,33 @@ fn a_queue_that_somebody_else_has_is_taken_once_it_is_free() {
 }
 
 #[test]
-fn an_mtu_beyond_one_buffer_opens_the_port_anew() {
+fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
     enter_new_namespace();
     wire("up0", 1);
-    let switch = Switch::start(&[config("up0")], &[]);
-    let mtu = |port: &PortStatus| port.properties["mtu"].clone();
-    assert_eq!(mtu(&switch.wait("up0", "up", "")), "1500");
-    for wanted in ["1400", "9000", "3000"] {
+    wire("up1", 1);
+    run("ip addr add 10.9.0.1/24 dev far-up1");
+    let switch = Switch::start(&[config("up0"), config("up1")], &[]);
+    let sent = || {
+        let queues = switch.port("up0").queues;
+        queues.iter().map(|queue| queue.tx_packets).sum::<u64>()
+    };
+    for wanted in ["1500", "1400", "9000", "3000"] {
         run(&format!("ip link set up0 mtu {wanted}"));
         let deadline = Instant::now() + PATIENCE;
-        while mtu(&switch.wait("up0", "up", "native XDP")) != wanted {
+        while switch.wait("up0", "up", "native XDP").properties["mtu"] != wanted {
             assert!(Instant::now() < deadline, "{:?}", switch.port("up0"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // An ARP request for somebody who is not there is flooded.
+        let before = sent();
+        let socket = UdpSocket::bind("10.9.0.1:0").expect("an address of this namespace");
+        while sent() == before {
+            let _ = socket.send_to(b"anybody?", "10.9.0.2:9");
+            assert!(
+                Instant::now() < deadline,
+                "nothing is sent\n{:?}",
+                switch.port("up0")
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -223,4 +241,27 @@ fn a_setting_that_is_refused_is_said() {
     let switch = Switch::start(&[too_many], &[]);
     let port = switch.wait("up0", "down", "setting the number of queues");
     assert!(port.detail.contains("1 at most"), "{port:?}");
+}
+
+/// Each attempt makes events of its own, which must not lead to the next.
+#[test]
+fn what_cannot_work_is_not_tried_all_the_time() {
+    enter_new_namespace();
+    wire("up0", 1);
+    let zero_copy = XdpPort {
+        mode: XdpMode::ZeroCopy,
+        ..config("up0")
+    };
+    let (mut events, _stopper) = Events::open().expect("a subscription");
+    let switch = Switch::start(&[zero_copy], &[]);
+    switch.wait("up0", "down", "interface `up0` cannot do zero-copy");
+    let (started, mut wakes) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(1) {
+        match events.wait(Some(Duration::from_millis(100))) {
+            Ok(Wake::Changed(_)) => wakes += 1,
+            other => drop(other.expect("a wait")),
+        }
+    }
+    // At once, after 0.2 s and 0.6 s, and a few events each time.
+    assert!((1..30).contains(&wakes), "{wakes} changes in a second");
 }

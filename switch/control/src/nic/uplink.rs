@@ -81,7 +81,10 @@ impl Uplink {
                 self.show(PortState::Down, why.to_string());
             }
             Err(why) => {
-                self.show(PortState::Down, why.to_string());
+                // A port that is open stays so where only the question failed.
+                if self.port.is_none() {
+                    self.show(PortState::Down, why.to_string());
+                }
                 self.try_later(links);
                 return Err(why);
             }
@@ -115,7 +118,7 @@ impl Uplink {
         }
         let must_reopen = |port: &NicPort| port.must_reopen(&self.options.config, found);
         if self.port.as_ref().is_some_and(must_reopen) {
-            self.port = None;
+            self.drop_port();
         }
         let now = match self.port {
             Some(_) => found.clone(),
@@ -213,9 +216,16 @@ impl Uplink {
         self.show(state, text);
     }
 
+    /// Closes the port. Its egress is down now, whatever was shown of it.
+    fn drop_port(&mut self) {
+        if self.port.take().is_some() {
+            self.shown = None;
+        }
+    }
+
     /// Closes the port, and puts back what was set.
     fn close(&mut self) {
-        self.port = None;
+        self.drop_port();
         let left = self.settings.take().map(|mut settings| settings.put_back());
         for why in left.into_iter().flatten() {
             let interface = &self.options.config.interface;

@@ -39,7 +39,8 @@ pub(crate) fn map(len: usize, pages: Pages, _: Option<u32>) -> io::Result<(*mut 
         .comp_queue_size(queue)
         .build()
         .map_err(io::Error::other)?;
-    let count = NonZeroU32::new(len as u32 / FRAME_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+    let count = u32::try_from(len / FRAME_SIZE as usize).map_err(io::Error::other)?;
+    let count = NonZeroU32::new(count).ok_or(io::ErrorKind::InvalidInput)?;
     let made = xsk_rs::Umem::new(config, count, pages == Pages::Reserved);
     let (umem, descs) = made.map_err(|error| source_of(&error))?;
     let place = |number: usize| number * FRAME_SIZE as usize + TX_HEADROOM as usize;
