@@ -4,6 +4,8 @@
 use std::fs;
 use std::net::UdpSocket;
 
+use serde_json::Value;
+
 use crate::harness::{Host, Lab, Ledger, LinuxGuest, Metrics, Process, s, wait_until};
 
 /// The longest payload of a datagram that takes one frame.
@@ -100,7 +102,13 @@ impl GuestSwitch {
         fs::write(&path, config).expect("the configuration is written");
         let mut console = Process::start(lab.dir(), "guest-switch", &command);
         console.wait_for("GUEST-READY", s(60));
-        Self { console }
+        let mut switch = Self { console };
+        wait_until("ports on all cards", s(20), || {
+            let rows = switch.ports();
+            let is_up = |row: &Value| row["state"] == "up";
+            rows.iter().all(is_up).then_some(())
+        });
+        switch
     }
 
     /// Runs a command in the guest, which must succeed: what it prints.
@@ -116,16 +124,19 @@ impl GuestSwitch {
         text
     }
 
-    fn assert_zero_copy(&mut self, ports: &[&str]) {
+    /// What it shows of its ports.
+    fn ports(&mut self) -> Vec<Value> {
         let text = self.ask("crosspoint show ports --json");
-        let rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn assert_zero_copy(&mut self, ports: &[&str]) {
+        let rows = self.ports();
         for port in ports {
-            let mut rows = rows.as_array().expect("a list of ports").iter();
-            let row = rows.find(|row| row["name"] == *port).expect("the port");
-            let properties = &row["properties"];
-            assert_eq!(row["state"], "up", "{text}");
-            assert_eq!(properties["copy"], "zero-copy", "{text}");
-            assert_eq!(properties["xdp"], "native", "{text}");
+            let row = rows.iter().find(|row| row["name"] == *port);
+            let row = row.unwrap_or_else(|| panic!("no port {port:?} in {rows:?}"));
+            assert_eq!(row["properties"]["copy"], "zero-copy", "{row}");
+            assert_eq!(row["properties"]["xdp"], "native", "{row}");
         }
     }
 
