@@ -63,6 +63,7 @@ impl Daemon {
             },
             fdb_capacity: config.switch.fdb_capacity as usize,
             fdb_ageing: config.switch.fdb_ageing,
+            nic_queues: nic_queues(config),
         })?;
         let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
         // First what can be in another daemon's hands: a second instance stops here.
@@ -108,6 +109,15 @@ impl Source for Watched {
     }
 }
 
+/// NIC queues that the configured ports have.
+fn nic_queues(config: &Config) -> usize {
+    let of_port = |port: &Port| match &port.kind {
+        PortKind::Vhost(_) => 0,
+        PortKind::Xdp(xdp) => nic::queue_count(xdp),
+    };
+    config.ports.iter().map(of_port).sum()
+}
+
 fn open_port(
     fabric: &Arc<Fabric>,
     port: &Port,
@@ -126,6 +136,7 @@ fn open_port(
         vlan_text,
         mac_limit: port.mac_limit,
         queues,
+        joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
     };
     let number = fabric
         .add_port(options)

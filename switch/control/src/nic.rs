@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use crosspoint_engine::stream::Source;
 use crosspoint_engine::view::Egress;
+use crosspoint_packet::ETHERNET_LEN;
 use crosspoint_xsk::attach::AttachError;
 use crosspoint_xsk::interface::Interface;
-use crosspoint_xsk::{Attachment, BindMode, SocketError, open};
+use crosspoint_xsk::{Attachment, BindMode, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions};
 use thiserror::Error;
 
-use crate::config::{Queues, XdpMode, XdpPort};
+use crate::config::{HugePages, Queues, XdpMode, XdpPort};
 use crate::fabric::{Fabric, NewStream, PortChange, PortState};
 
 /// Why a NIC port cannot be opened; each names the port and says what to do.
@@ -150,20 +151,33 @@ impl NicPort {
             config.mode == XdpMode::Generic,
             config.mode == XdpMode::Auto,
         );
-        let mut attachment =
-            Attachment::new(&found, generic, fallback).map_err(|why| NicPortError::Attach {
-                port: port.clone(),
-                why,
-            })?;
+        let multi_buffer = found.mtu > SINGLE_BUFFER_MTU;
+        let attachment = Attachment::new(&found, generic, fallback, multi_buffer);
+        let mut attachment = attachment.map_err(|why| NicPortError::Attach {
+            port: port.clone(),
+            why,
+        })?;
         let bind = match config.mode {
             XdpMode::Auto => BindMode::Auto,
             XdpMode::ZeroCopy => BindMode::ZeroCopy,
             XdpMode::Copy | XdpMode::Generic => BindMode::Copy,
         };
+        let options = SocketOptions {
+            bind,
+            multi_buffer,
+            busy_poll: config.busy_poll,
+            pages: match config.huge_pages {
+                HugePages::Transparent => Pages::Transparent,
+                HugePages::Reserved => Pages::Reserved,
+                HugePages::Never => Pages::Small,
+            },
+            frame_len_max: found.mtu + ETHERNET_LEN as u32,
+        };
         let (mut add, mut nic, mut zero_copy) = (Vec::new(), Vec::new(), true);
         for queue in &queues {
             let socket_error = |why| socket_error(&port, &interface, *queue, bind, why);
-            let (rx, tx) = open(found.index, *queue, bind).map_err(socket_error)?;
+            let opened = fabric.open_socket((number, *queue), found.index, &options);
+            let (rx, tx) = opened.map_err(socket_error)?;
             zero_copy &= rx.socket().zero_copy();
             attachment
                 .redirect(*queue, &**rx.socket())

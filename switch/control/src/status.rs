@@ -124,6 +124,9 @@ pub struct QueueStatus {
     /// Additional copies that cutting large frames from here made, for ports that do not take such.
     #[serde(default)]
     pub segment_copies: u64,
+    /// Copies of frames from here that went on within a large frame, joined to the one before them.
+    #[serde(default)]
+    pub joined_copies: u64,
     /// Copies of frames from here that were delivered, anywhere.
     pub delivered_copies: u64,
     /// Copies of frames from here that were dropped, anywhere.

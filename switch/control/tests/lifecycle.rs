@@ -220,6 +220,7 @@ fn start_at(
         sleep_after: Some(Duration::from_micros(50)),
         fdb_capacity: 28_672,
         fdb_ageing: Duration::from_secs(300),
+        nic_queues: 0,
     })
     .expect("workers");
     let ports = names.iter().map(|name| {
@@ -229,6 +230,7 @@ fn start_at(
             queue_pairs,
             mac: None,
             mtu: 1500,
+            direct: None,
         };
         let number = fabric.add_port(PortOptions {
             name: (*name).to_owned(),
@@ -238,6 +240,7 @@ fn start_at(
             vlan_text: String::new(),
             mac_limit: 0,
             queues: queue_pairs.into(),
+            joins: false,
         });
         let number = number.expect("a number is free");
         VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")

@@ -38,6 +38,7 @@ impl Switch {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
         })
         .expect("a worker");
         let ports = names.iter().map(|name| {
@@ -47,6 +48,7 @@ impl Switch {
                 queue_pairs: 1,
                 mac: None,
                 mtu: 1500,
+                direct: None,
             };
             change(&mut config);
             let number = fabric.add_port(PortOptions {
@@ -55,6 +57,7 @@ impl Switch {
                 vlan: VlanPolicy::Unaware,
                 vlan_text: "unaware".to_owned(),
                 mac_limit: 0,
+                joins: false,
                 queues: config.queue_pairs.into(),
             });
             let number = number.expect("a number is free");
@@ -103,7 +106,7 @@ impl Switch {
     fn check_ledger(&self) {
         let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
         for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {
-            let copies = queue.delivered_copies + queue.dropped_copies;
+            let copies = queue.delivered_copies + queue.dropped_copies + queue.joined_copies;
             let made = queue.flood_copies + queue.segment_copies;
             assert_eq!(queue.rx_packets + made, copies, "{queue:#?}");
             delivered += queue.delivered_copies;

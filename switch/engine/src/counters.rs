@@ -48,6 +48,9 @@ pub struct QueueCounters {
     /// Segments that large frames taken from here were cut into, for ports that do not take
     /// such, less one for each copy.
     pub segment_copies: Counter,
+    /// Copies of frames taken from here that went on within a large frame, joined to the one
+    /// before them, for ports that take such.
+    pub joined_copies: Counter,
     /// Copies of frames taken from here that were delivered, to any port.
     pub delivered_copies: Counter,
     /// Copies of frames taken from here that were dropped, for any reason, at any port.

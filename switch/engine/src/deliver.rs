@@ -10,6 +10,7 @@ use crosspoint_xsk::{Handover, NicOutcome, XskTx};
 use crate::MAX_PORTS;
 use crate::calling::Calling;
 use crate::counters::QueueCounters;
+use crate::joins::{GSO_TCPV4, GSO_TCPV6, Joiner, Takes};
 use crate::segments::Segmenter;
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
@@ -44,6 +45,7 @@ pub struct Tx {
     /// Rings found broken since the control thread last looked.
     faults: Vec<(u16, RingFault)>,
     segmenter: Segmenter,
+    joiner: Joiner,
 }
 
 /// What became of one burst's copies; all came from one queue.
@@ -71,6 +73,7 @@ impl Tx {
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Segmenter::default(),
+            joiner: Joiner::default(),
         }
     }
 
@@ -239,10 +242,12 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
         delivered: 0,
         dropped,
     };
+    let joins = view.port(ingress).is_some_and(|port| port.joins);
+    let to = Destinations { view, joins };
     if flood {
-        deliver_with_flood(burst, ingress, view, tx, from, &mut tally);
+        deliver_with_flood(burst, ingress, to, tx, from, &mut tally);
     } else {
-        send_groups(burst, view, tx, from, &mut tally);
+        send_groups(burst, to, tx, from, &mut tally);
     }
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
@@ -283,11 +288,14 @@ fn queue_of(port: &PortView, view: &View, frame: &Frame) -> u16 {
 fn deliver_with_flood(
     burst: &Burst,
     ingress: u16,
-    view: &View,
+    to: Destinations<'_>,
     tx: &mut Tx,
     from: &QueueCounters,
     tally: &mut Tally,
 ) {
+    // Of some frames several copies are made, so the memory of none may be taken.
+    burst.lease().close();
+    let view = to.view;
     let mut copies = [0u64; BURST];
     for (number, port) in view.ports.iter().enumerate() {
         let (number, Some(port)) = (number as u16, port) else {
@@ -307,7 +315,7 @@ fn deliver_with_flood(
                 *copies += u64::from(flooded);
             }
         }
-        send_groups(burst, view, tx, from, tally);
+        send_groups(burst, to, tx, from, tally);
     }
     for (frame, copies) in burst.frames().iter().zip(copies) {
         match (frame.verdict, copies) {
@@ -321,8 +329,21 @@ fn deliver_with_flood(
     }
 }
 
+/// Where copies go, and whether segments are joined on the way.
+#[derive(Clone, Copy)]
+struct Destinations<'v> {
+    view: &'v View,
+    joins: bool,
+}
+
 #[inline(always)]
-fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, from: &QueueCounters, tally: &mut Tally) {
+fn send_groups(
+    burst: &Burst,
+    to: Destinations<'_>,
+    tx: &mut Tx,
+    from: &QueueCounters,
+    tally: &mut Tally,
+) {
     for index in 0..tx.used_groups {
         let Tx {
             worker,
@@ -332,12 +353,13 @@ fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, from: &QueueCounters, ta
             touched,
             faults,
             segmenter,
+            joiner,
             ..
         } = tx;
         let Some(group) = groups.get(index) else {
             return;
         };
-        let Some(port) = view.port(group.port) else {
+        let Some(port) = to.view.port(group.port) else {
             return;
         };
         let mut way = Way {
@@ -353,8 +375,33 @@ fn send_groups(burst: &Burst, view: &View, tx: &mut Tx, from: &QueueCounters, ta
         };
         if burst.has_large() {
             send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
+        } else if to.joins && group.picks.len() > 1 {
+            send_joined(&mut way, joiner, burst, &group.picks, from, tally);
         } else {
             way.send(burst, &group.picks, tally);
+        }
+    }
+}
+
+/// Sends copies of segments that came off a wire, joined where the receiver takes that.
+fn send_joined(
+    way: &mut Way,
+    joiner: &mut Joiner,
+    burst: &Burst,
+    picks: &[Pick],
+    from: &QueueCounters,
+    tally: &mut Tally,
+) {
+    let takes = way.takes_large();
+    let joined = match takes.v4 || takes.v6 {
+        true => joiner.join(burst, picks, takes),
+        false => None,
+    };
+    match joined {
+        None => way.send(burst, picks, tally),
+        Some((large, fewer)) => {
+            from.joined_copies.add((picks.len() - fewer.len()) as u64);
+            way.send(large, fewer, tally);
         }
     }
 }
@@ -429,6 +476,19 @@ impl Way<'_> {
             }
     }
 
+    /// Which large frames of TCP a guest takes there.
+    fn takes_large(&self) -> Takes {
+        let guest = match &self.port.egress {
+            Egress::Guest(queues) => queues.get(usize::from(self.queue)),
+            _ => None,
+        };
+        let takes = |gso_type| guest.is_some_and(|guest| guest.takes(gso_type));
+        Takes {
+            v4: takes(GSO_TCPV4),
+            v6: takes(GSO_TCPV6),
+        }
+    }
+
     /// Sends copies, and counts them.
     #[inline(always)]
     fn send(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
@@ -450,10 +510,8 @@ impl Way<'_> {
                     Some(nic) => deliver_nic(nic, burst, picks, to),
                     None => NicOutcome::default(),
                 };
-                to.drop(
-                    DropReason::PortDown,
-                    all - outcome.frames - outcome.full - outcome.small,
-                );
+                let dropped = outcome.full + outcome.small + outcome.long;
+                to.drop(DropReason::PortDown, all - outcome.frames - dropped);
                 to.tx_frames.add(u64::from(outcome.frames));
                 to.tx_bytes.add(outcome.bytes);
                 outcome.frames
@@ -507,5 +565,6 @@ fn deliver_nic(nic: &mut NicTx, burst: &Burst, picks: &[Pick], to: &QueueCounter
     };
     to.drop(full, outcome.full);
     to.drop(DropReason::NicFrameSmall, outcome.small);
+    to.drop(DropReason::MtuExceeded, outcome.long);
     outcome
 }

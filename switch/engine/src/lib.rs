@@ -16,6 +16,8 @@ pub mod counters;
 #[cfg(not(loom))]
 pub mod deliver;
 #[cfg(not(loom))]
+mod joins;
+
 mod latency;
 #[cfg(not(loom))]
 mod segments;

@@ -86,11 +86,11 @@ impl Stream {
         self.reported = true;
     }
 
-    /// Gives back what the burst was read from: its bytes are where they go.
+    /// Gives back what `burst`, the last, was read from: its bytes are where they go.
     #[inline(always)]
-    pub fn complete(&mut self, worker: usize) {
+    pub fn complete(&mut self, burst: &Burst, worker: usize) {
         match &mut self.source {
-            Source::Nic(nic) => nic.complete(),
+            Source::Nic(nic) => nic.complete(burst),
             Source::Guest(guest) => {
                 guest.complete();
                 let time = tsc().wrapping_sub(self.received_at);

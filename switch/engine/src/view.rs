@@ -36,6 +36,8 @@ pub struct PortView {
     pub counters: Arc<PortCounters>,
     /// How many addresses may be learned on it.
     pub quota: Arc<Quota>,
+    /// Whether TCP segments that come in here are joined for guests that take large frames.
+    pub joins: bool,
 }
 
 impl PortView {

@@ -207,7 +207,7 @@ impl Worker {
             tx.prefetch(view, stream.destination, count);
             let counters = stream.counters(*index);
             forward(burst, stream.id.0, view, tick, keys, tx, counters);
-            stream.complete(*index);
+            stream.complete(burst, *index);
             stream.destination = tx.last_destination();
         }
         bursts

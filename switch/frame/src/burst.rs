@@ -1,6 +1,6 @@
 use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN};
 
-use crate::Segment;
+use crate::{Lease, Segment};
 
 /// Most frames handled together.
 pub const BURST: usize = 64;
@@ -204,6 +204,8 @@ pub struct Burst {
     segments: Vec<Segment>,
     /// Lent to whoever puts a frame's pieces together.
     scratch: Vec<Segment>,
+    /// Whose memory may be taken instead of copied.
+    lease: Lease,
 }
 
 impl Default for Burst {
@@ -222,6 +224,7 @@ impl Burst {
             large: false,
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
+            lease: Lease::default(),
         }
     }
 
@@ -232,6 +235,19 @@ impl Burst {
         self.weight = 0;
         self.large = false;
         self.segments.clear();
+        self.lease.close();
+    }
+
+    /// Where its frames lie, if they may be taken instead of copied.
+    #[inline(always)]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// The same, to be filled by who receives.
+    #[inline(always)]
+    pub fn lease_mut(&mut self) -> &mut Lease {
+        &mut self.lease
     }
 
     /// Whether the burst is as long as one may be: [`BURST_BYTES`], or the frames' number.
@@ -338,6 +354,23 @@ impl Burst {
         frame.segment_count = 0;
         frame.offload = Offload::default();
         frame.verdict = Verdict::PENDING;
+        self.weight += weight(frame.len, &frame.offload);
+        self.len += 1;
+        true
+    }
+
+    /// Adds a frame that is the same as `frame` of `from`, with what was found out about it. A burst without room for
+    /// it refuses (`false`).
+    pub fn push_same(&mut self, from: &Burst, frame: &Frame) -> bool {
+        let segments = from.segments(frame);
+        if self.len == BURST || segments.len() > self.segment_room() {
+            return false;
+        }
+        let first = self.segments.len() as u16;
+        self.segments.extend_from_slice(segments);
+        let slot = &mut self.frames[self.len];
+        slot.clone_from(frame);
+        slot.segment_first = first;
         self.weight += weight(frame.len, &frame.offload);
         self.len += 1;
         true

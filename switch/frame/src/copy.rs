@@ -1,5 +1,6 @@
 use crosspoint_packet::checksum;
 
+use crate::sum::Summer;
 use crate::{Burst, Frame, HEAD_LEN, Offload, Pick, Segment, SegmentMut, TagOp};
 
 /// Most bytes that stand before a frame in a receive buffer: the virtio-net header.
@@ -99,36 +100,47 @@ impl<'a> Gather<'a> {
         at
     }
 
-    /// Copies everything into `to`, filling each buffer to its last byte before the next, and
-    /// tells `filled(i, n)` how many bytes each buffer got. Returns how many bytes fitted.
+    /// Copies everything into `to`, filling each buffer to its last byte before the next. Returns how many bytes fitted.
     pub fn scatter(&self, to: &[SegmentMut]) -> usize {
-        let (mut index, mut used, mut total) = (0, 0, 0);
-        let mut place = |write: &dyn Fn(SegmentMut, usize) -> usize, len: usize| {
-            let mut done = 0;
-            while done < len {
-                let Some(buffer) = to.get(index) else { break };
-                let n = write(buffer.skip(used), done);
-                used += n;
-                done += n;
-                if used == buffer.len() {
-                    index += 1;
-                    used = 0;
-                }
-            }
-            total += done;
-        };
-        let head = self.prefix.bytes();
-        place(
-            &|room, done| room.write(head.get(done..).unwrap_or(&[])),
-            head.len(),
-        );
+        let mut cursor = Cursor::new(to);
+        cursor.write(self.prefix.bytes());
         for segment in self.segments {
-            place(
-                &|room, done| room.write_segment(&segment.skip(done)),
-                segment.len(),
-            );
+            cursor.write_segment(segment, None);
         }
-        total
+        cursor.total
+    }
+
+    /// The same, and finishes the checksum that `offload` asks for: each byte is loaded once, to be copied and summed.
+    pub fn copy_finished(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) -> usize {
+        let start = self.checksum_start(offload, tag);
+        let (mut cursor, mut sum) = (Cursor::new(to), Summer::default());
+        let head = self.prefix.bytes();
+        cursor.write(head);
+        sum.add(head.get(start..).unwrap_or(&[]));
+        let mut skip = start.saturating_sub(head.len());
+        for segment in self.segments {
+            // Headers longer than the kept head: they are no part of what is summed.
+            if skip > 0 {
+                cursor.write_segment(&segment.first(skip), None);
+            }
+            cursor.write_segment(&segment.skip(skip), Some(&mut sum));
+            skip = skip.saturating_sub(segment.len());
+        }
+        let at = start + usize::from(offload.csum_offset);
+        let value = checksum::finish(sum.total());
+        write_at(to, at, &value.to_be_bytes());
+        cursor.total
+    }
+
+    /// Writes the copy's first bytes, as far as they were kept, over what is there.
+    pub fn write_head(&self, to: SegmentMut) {
+        to.write(self.prefix.bytes());
+    }
+
+    /// Where the sum begins that `offload` asks for, bytes from the copy's start (the destination's header included).
+    fn checksum_start(&self, offload: &Offload, tag: TagOp) -> usize {
+        let start = self.prefix.header + usize::from(offload.csum_start);
+        start.saturating_add_signed(tag.growth())
     }
 
     /// Value of the checksum that `offload` asks for, over the copy's bytes; with the place to
@@ -138,27 +150,93 @@ impl<'a> Gather<'a> {
         if !offload.needs_csum {
             return None;
         }
-        let start = (self.prefix.header + usize::from(offload.csum_start))
-            .saturating_add_signed(tag.growth());
+        let start = self.checksum_start(offload, tag);
         let head = self.prefix.bytes();
         let mut skip = start.saturating_sub(head.len());
         let mut sum = Summer::default();
         sum.add(head.get(start..).unwrap_or(&[]));
         for segment in self.segments {
-            let mut rest = segment.skip(skip);
+            let rest = segment.skip(skip);
+            sum.add_sum(rest.sum(), rest.len());
             skip = skip.saturating_sub(segment.len());
-            // Through a small buffer on the stack: a guest's bytes are never borrowed.
-            let mut chunk = [0; 256];
-            while !rest.is_empty() {
-                let n = rest.read(&mut chunk);
-                sum.add(chunk.get(..n).unwrap_or(&[]));
-                rest = rest.skip(n);
-            }
         }
-        Some((
-            start + usize::from(offload.csum_offset),
-            checksum::finish(sum.total),
-        ))
+        let at = start + usize::from(offload.csum_offset);
+        Some((at, checksum::finish(sum.total())))
+    }
+
+    /// Finishes the checksum of a frame that lies in `to` already.
+    pub fn complete_checksum(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) {
+        if let Some((at, value)) = self.checksum(offload, tag) {
+            write_at(to, at, &value.to_be_bytes());
+        }
+    }
+}
+
+/// Where the next bytes go: buffers are filled one after the other.
+struct Cursor<'a> {
+    to: &'a [SegmentMut],
+    index: usize,
+    used: usize,
+    total: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(to: &'a [SegmentMut]) -> Cursor<'a> {
+        Cursor {
+            to,
+            index: 0,
+            used: 0,
+            total: 0,
+        }
+    }
+
+    /// Room at the current place; none when the buffers are full.
+    #[inline(always)]
+    fn room(&mut self) -> Option<SegmentMut> {
+        loop {
+            let room = self.to.get(self.index)?.skip(self.used);
+            if !room.is_empty() {
+                return Some(room);
+            }
+            self.index += 1;
+            self.used = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, n: usize) {
+        self.used += n;
+        self.total += n;
+    }
+
+    #[inline(always)]
+    fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty()
+            && let Some(room) = self.room()
+        {
+            let n = room.write(bytes);
+            bytes = bytes.get(n..).unwrap_or(&[]);
+            self.advance(n);
+        }
+    }
+
+    #[inline(always)]
+    fn write_segment(&mut self, segment: &Segment, mut sum: Option<&mut Summer>) {
+        let mut rest = *segment;
+        while !rest.is_empty()
+            && let Some(room) = self.room()
+        {
+            let n = match &mut sum {
+                None => room.write_segment(&rest),
+                Some(sum) => {
+                    let (n, of_it) = room.write_summed(&rest);
+                    sum.add_sum(of_it, n);
+                    n
+                }
+            };
+            rest = rest.skip(n);
+            self.advance(n);
+        }
     }
 }
 
@@ -182,26 +260,6 @@ pub fn copy_plain<const HEADER: usize>(
     at
 }
 
-/// Sums pieces of any length: a piece that begins at an odd byte counts swapped (RFC 1071, 2B).
-#[derive(Default)]
-struct Summer {
-    total: u64,
-    odd: bool,
-}
-
-impl Summer {
-    fn add(&mut self, bytes: &[u8]) {
-        let folded = checksum::fold(checksum::sum(bytes, 0));
-        let placed = if self.odd {
-            folded.swap_bytes()
-        } else {
-            folded
-        };
-        self.total = checksum::sum(&placed.to_be_bytes(), self.total);
-        self.odd ^= bytes.len() % 2 == 1;
-    }
-}
-
 /// Writes `bytes` at `at` bytes into the buffers, over what is there.
 pub(crate) fn write_at(to: &[SegmentMut], mut at: usize, bytes: &[u8]) {
     let mut rest = bytes;
@@ -215,15 +273,6 @@ pub(crate) fn write_at(to: &[SegmentMut], mut at: usize, bytes: &[u8]) {
             return;
         }
         at -= buffer.len();
-    }
-}
-
-impl Gather<'_> {
-    /// Finishes the copy's checksum in the buffers it was scattered to.
-    pub fn complete_checksum(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) {
-        if let Some((at, value)) = self.checksum(offload, tag) {
-            write_at(to, at, &value.to_be_bytes());
-        }
     }
 }
 
@@ -341,9 +390,14 @@ mod tests {
             let gather = Gather::new(&prefix, &burst, frame);
             let mut buffers: Vec<Vec<u8>> = rooms.iter().map(|n| vec![0; *n]).collect();
             let to = room(&mut buffers);
+            let want = model(&whole, tag, 5);
             let n = gather.scatter(&to);
             gather.complete_checksum(&offload, tag, &to);
-            let want = model(&whole, tag, 5);
+            prop_assert_eq!(&buffers.concat()[..n], &want[..n]);
+            for buffer in &mut buffers {
+                buffer.fill(0);
+            }
+            prop_assert_eq!(gather.copy_finished(&offload, tag, &to), n);
             prop_assert_eq!(&buffers.concat()[..n], &want[..n]);
         }
     }

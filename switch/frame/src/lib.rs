@@ -8,8 +8,10 @@
 mod burst;
 mod clock;
 mod copy;
+mod lease;
 mod parts;
 mod segment;
+mod sum;
 
 pub use burst::{
     BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp,
@@ -17,5 +19,6 @@ pub use burst::{
 };
 pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain};
+pub use lease::Lease;
 pub use parts::Parts;
 pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};

@@ -1,5 +1,7 @@
+use crosspoint_packet::checksum;
 use crosspoint_packet::segment::HEADERS_MAX;
 
+use crate::sum::Summer;
 use crate::{BURST, Burst, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Segment};
 
 /// Own bytes of one frame: its headers, and what of the original's kept head belongs to it.
@@ -65,10 +67,58 @@ impl Parts {
         let pushed = whole && self.burst.push_segments(&pieces, offload);
         self.burst.put_scratch(pieces);
         if let (true, Some(made)) = (pushed, self.burst.frames_mut().last_mut()) {
-            (made.dst, made.src) = (frame.dst, frame.src);
-            (made.vlan, made.tci) = (frame.vlan, frame.tci);
-            (made.tagged, made.stacked) = (frame.tagged, frame.stacked);
-            made.verdict = frame.verdict;
+            made.be_like(frame);
+        }
+        pushed
+    }
+
+    /// Adds a frame that is the same as `frame` of `from`.
+    pub fn push_same(&mut self, from: &Burst, frame: &Frame) -> bool {
+        self.burst.push_same(from, frame)
+    }
+
+    /// Adds a frame: `header`, and behind it what each of `members` has from an offset on. They are frames of `from`, by
+    /// number; the first one's addresses, VLAN and verdict are the new frame's. `false` as for [`push`](Self::push).
+    pub fn push_joined(
+        &mut self,
+        header: &[u8],
+        from: &Burst,
+        members: &[(u8, usize)],
+        offload: Offload,
+    ) -> bool {
+        if header.len() > HEADERS_MAX
+            || self.own.capacity() - self.own.len() < HEADERS_MAX + members.len() * HEAD_LEN
+        {
+            return false;
+        }
+        let mut pieces = self.burst.take_scratch();
+        let mut whole = true;
+        let mut start = self.own.len();
+        self.own.extend_from_slice(header);
+        for (number, offset) in members {
+            let Some(frame) = from.frames().get(usize::from(*number)) else {
+                whole = false;
+                break;
+            };
+            self.own
+                .extend_from_slice(frame.headers().get(*offset..).unwrap_or(&[]));
+            let own = self.own.get(start..).unwrap_or(&[]);
+            if !own.is_empty() && pieces.len() < MAX_BURST_SEGMENTS {
+                // SAFETY: as in `push`.
+                pieces.push(unsafe { Segment::new(own.as_ptr(), own.len() as u32) });
+            }
+            start = self.own.len();
+            let range = (*offset, frame.len as usize);
+            whole &= add_range(&mut pieces, from.segments(frame), range);
+        }
+        let pushed = whole && self.burst.push_segments(&pieces, offload);
+        self.burst.put_scratch(pieces);
+        let first = members
+            .first()
+            .and_then(|(number, _)| from.frames().get(usize::from(*number)));
+        if let (true, Some(made), Some(first)) = (pushed, self.burst.frames_mut().last_mut(), first)
+        {
+            made.be_like(first);
         }
         pushed
     }
@@ -95,6 +145,16 @@ fn add_range(
     true
 }
 
+impl Frame {
+    /// Takes over what the stages found out of `other`.
+    fn be_like(&mut self, other: &Frame) {
+        (self.dst, self.src) = (other.dst, other.src);
+        (self.vlan, self.tci) = (other.vlan, other.tci);
+        (self.tagged, self.stacked) = (other.tagged, other.stacked);
+        self.verdict = other.verdict;
+    }
+}
+
 impl Burst {
     /// Copies the first bytes of a frame, as many as it and `out` have; returns how many.
     pub fn read_beginning(&self, frame: &Frame, out: &mut [u8]) -> usize {
@@ -105,6 +165,20 @@ impl Burst {
             at += segment.read(out.get_mut(at..).unwrap_or(&mut []));
         }
         at
+    }
+
+    /// One's-complement sum of a frame's bytes from `start` on, `sum` added, folded (RFC 1071).
+    pub fn folded_sum(&self, frame: &Frame, start: usize, sum: u16) -> u16 {
+        let mut summer = Summer::default();
+        let kept = frame.headers();
+        summer.add(kept.get(start..).unwrap_or(&[]));
+        let mut skip = start.saturating_sub(kept.len());
+        for segment in self.segments(frame) {
+            let rest = segment.skip(skip);
+            summer.add_sum(rest.sum(), rest.len());
+            skip = skip.saturating_sub(segment.len());
+        }
+        checksum::fold(summer.total() + u64::from(sum.to_be()))
     }
 }
 

@@ -1,3 +1,5 @@
+use crate::sum::sum_copy;
+
 /// A run of readable bytes in memory that somebody else may be writing: a guest's, or a UMEM.
 ///
 /// A segment is an address, not a borrow: its lifetime is the burst's. It is valid from the
@@ -68,6 +70,13 @@ impl Segment {
         // SAFETY: n <= len bytes are readable by `new`'s contract; `out` is ours.
         unsafe { copy(self.ptr, out.as_mut_ptr(), n) };
         n
+    }
+
+    /// Sum of its bytes, as [`checksum::sum`](crosspoint_packet::checksum::sum)'s.
+    #[inline(always)]
+    pub fn sum(&self) -> u64 {
+        // SAFETY: len bytes are readable by `new`'s contract; nothing is written.
+        unsafe { sum_copy::<false>(self.ptr, std::ptr::null_mut(), self.len()) }
     }
 
     /// Copies `N` bytes from `at` if the segment has them: a fixed size compiles to a few
@@ -146,6 +155,14 @@ impl SegmentMut {
         // one): `copy` allows that, and what such a guest then receives is its own affair.
         unsafe { copy(from.ptr, self.ptr, n) };
         n
+    }
+
+    /// Copies from `from`, as many bytes as both have; returns how many, and the sum of those bytes.
+    #[inline(always)]
+    pub fn write_summed(&self, from: &Segment) -> (usize, u64) {
+        let n = from.len().min(self.len());
+        // SAFETY: as `write_segment`'s.
+        (n, unsafe { sum_copy::<true>(from.ptr, self.ptr, n) })
     }
 }
 

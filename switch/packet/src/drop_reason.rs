@@ -72,6 +72,8 @@ drop_reasons! {
     GuestQuarantined = "guest_quarantined", Egress;
     /// The NIC's transmit ring is full.
     NicRingFull = "nic_ring_full", Egress;
+    /// The frame is longer than the MTU of the NIC port's interface allows.
+    MtuExceeded = "mtu_exceeded", Egress;
     /// The frame does not fit a UMEM frame of the NIC port.
     NicFrameSmall = "nic_frame_small", Egress;
     /// The ring that hands frames to the worker that owns the NIC queue is full.

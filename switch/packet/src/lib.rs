@@ -5,6 +5,7 @@
 pub mod checksum;
 mod drop_reason;
 mod flow;
+pub mod gro;
 mod mac;
 mod parse;
 pub mod segment;

@@ -1,6 +1,8 @@
 //! Hosts on wires: kernel network stacks behind AF_XDP ports.
 
-use crate::harness::{Host, Lab, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s, xdp};
+use crate::harness::{
+    Host, Lab, Ledger, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s, xdp,
+};
 
 #[test]
 fn two_hosts_reach_each_other_and_nobody_runs_ethtool() {
@@ -39,6 +41,59 @@ fn frames_arrive_by_the_drivers_hook_or_by_the_kernels() {
     a.must_ping(&b);
     iperf3(&a, &b);
     switch.ledger();
+}
+
+/// Of the mode that the driver has, and of the kernel's.
+#[test]
+fn frames_of_9000_bytes_cross_and_where_they_do_not_fit_they_are_counted() {
+    let lab = Lab::new(s(60));
+    let hosts = [("a", 9000), ("b", 9000), ("c", 1500)];
+    let hosts = hosts.map(|(name, mtu)| {
+        let host = Host::new(&lab, name, name.as_bytes()[0] - b'a' + 1);
+        lab.ip(&format!("link set {} mtu {mtu}", host.interface));
+        host.ip(&format!("link set eth0 mtu {mtu}"));
+        host
+    });
+    let [a, b, c] = &hosts;
+    let ports = [
+        xdp("a", a),
+        xdp("b", b) + "mode = \"generic\"\n",
+        xdp("c", c),
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    for (from, to) in [(a, b), (b, a)] {
+        from.must_ping(to);
+        for len in [8972, 4000, 3968, 64] {
+            let line = format!("ping -M do -c 3 -i 0.01 -W 2 -s {len} {}", to.address);
+            let (status, text) = run(lab.dir(), &from.command(&line), s(10));
+            assert!(
+                status.success() && text.contains(" 0% packet loss"),
+                "{line}: {text}"
+            );
+        }
+    }
+    // As above: the kernel cuts what it sends.
+    let (status, text) = run(lab.dir(), &b.command("ethtool -K eth0 tso off"), s(10));
+    assert!(status.success(), "{text}");
+    iperf3(a, b);
+    // The frame is for a host whose wire is narrower: whose business that is, is not the switch's.
+    a.must_ping(c);
+    let long = |ledger: &Ledger| {
+        ledger
+            .port("c")
+            .drops
+            .get("mtu_exceeded")
+            .copied()
+            .unwrap_or(0)
+    };
+    let before = long(&switch.ledger());
+    let line = format!("ping -M do -c 3 -i 0.01 -W 1 -s 8972 {}", c.address);
+    assert!(
+        !run(lab.dir(), &a.command(&line), s(10)).0.success(),
+        "nobody fragments it"
+    );
+    let ledger = switch.ledger();
+    assert_eq!(long(&ledger), before + 3, "{ledger}");
 }
 
 #[test]

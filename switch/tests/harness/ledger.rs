@@ -17,6 +17,7 @@ pub struct Port {
     pub tx_bytes: u64,
     pub flood_copies: u64,
     pub segment_copies: u64,
+    pub joined_copies: u64,
     pub delivered_copies: u64,
     pub dropped_copies: u64,
     /// By reason; those that never happened are absent.
@@ -57,6 +58,9 @@ impl Ledger {
                 ("crosspoint_queue_segment_copies_total", _) => {
                     ports.entry(entry()).or_default().segment_copies += value
                 }
+                ("crosspoint_queue_joined_copies_total", _) => {
+                    ports.entry(entry()).or_default().joined_copies += value
+                }
                 ("crosspoint_queue_delivered_copies_total", _) => {
                     ports.entry(entry()).or_default().delivered_copies += value;
                 }
@@ -78,9 +82,9 @@ impl Ledger {
         let sum = |of: fn(&Port) -> u64| self.ports.values().map(of).sum::<u64>();
         for (name, port) in &self.ports {
             let made = port.flood_copies + port.segment_copies;
-            if port.rx + made != port.delivered_copies + port.dropped_copies {
+            if port.rx + made != port.delivered_copies + port.dropped_copies + port.joined_copies {
                 return Some(format!(
-                    "{name}: rx + flood and segment copies is not delivered + dropped"
+                    "{name}: rx + flood and segment copies is not delivered + dropped + joined"
                 ));
             }
         }
@@ -103,17 +107,27 @@ impl Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads = ["port", "rx", "flood", "cut", "delivered", "dropped", "tx"];
+        let heads = [
+            "port",
+            "rx",
+            "flood",
+            "cut",
+            "joined",
+            "delivered",
+            "dropped",
+            "tx",
+        ];
         writeln!(
             f,
-            "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}  drops",
-            heads[0], heads[1], heads[2], heads[3], heads[4], heads[5], heads[6]
+            "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}  drops",
+            heads[0], heads[1], heads[2], heads[3], heads[4], heads[5], heads[6], heads[7]
         )?;
         for (name, p) in &self.ports {
             let numbers = [
                 p.rx,
                 p.flood_copies,
                 p.segment_copies,
+                p.joined_copies,
                 p.delivered_copies,
                 p.dropped_copies,
                 p.tx,

@@ -101,19 +101,23 @@ pub struct Attachment {
 
 impl Attachment {
     /// Loads the program and attaches it: natively, or generically where `generic` asks for it,
-    /// or where the driver has no native XDP and `fallback` allows it.
+    /// or where the driver has no native XDP and `fallback` allows it. With `multi_buffer`, the program for frames that
+    /// take several buffers.
     pub fn new(
         interface: &Interface,
         generic: bool,
         fallback: bool,
+        multi_buffer: bool,
     ) -> Result<Attachment, AttachError> {
         let first = if generic {
             XdpMode::Generic
         } else {
             XdpMode::Native
         };
-        match attach(interface, first) {
-            Err(AttachError::NoNative { .. }) if fallback => attach(interface, XdpMode::Generic),
+        match attach(interface, first, multi_buffer) {
+            Err(AttachError::NoNative { .. }) if fallback => {
+                attach(interface, XdpMode::Generic, multi_buffer)
+            }
             other => other,
         }
     }
@@ -127,16 +131,22 @@ impl Attachment {
     }
 }
 
-fn attach(interface: &Interface, mode: XdpMode) -> Result<Attachment, AttachError> {
+fn attach(
+    interface: &Interface,
+    mode: XdpMode,
+    multi_buffer: bool,
+) -> Result<Attachment, AttachError> {
     let other = |why: String| AttachError::Other {
         interface: interface.name.clone(),
         why,
     };
     let mut ebpf = Ebpf::load(crosspoint_ebpf::OBJECT).map_err(|e| load_error(interface, &e))?;
     let missing = || other("the object lacks its program or map".into());
-    let program = ebpf
-        .program_mut(crosspoint_ebpf::PROGRAM)
-        .ok_or_else(missing)?;
+    let name = match multi_buffer {
+        true => crosspoint_ebpf::PROGRAM_FRAGS,
+        false => crosspoint_ebpf::PROGRAM,
+    };
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     let program: &mut Xdp = program
         .try_into()
         .map_err(|e: ProgramError| other(e.to_string()))?;

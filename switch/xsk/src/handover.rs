@@ -1,22 +1,23 @@
 //! Sending through a queue that another worker owns, with no second copy: the sender copies
-//! into a UMEM frame that the owner supplied, and hands over its descriptor.
+//! into UMEM frames that the owner supplied, and hands over their descriptors.
 
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_frame::{Burst, Gather, Pick};
+use crosspoint_frame::{Burst, Pick};
 
-use crate::tx::{NicOutcome, fill};
-use crate::{FRAME_SIZE, XskSocket};
+use crate::XskSocket;
+use crate::fill::{MAX_PIECES, fill};
+use crate::tx::{NicOutcome, Way, way};
 
-/// Frames that one worker may have on their way to another.
+/// UMEM frames that one worker may have on their way to another.
 const DEPTH: usize = 128;
 
 /// One direction between two workers. The queues are used by one producer and one consumer.
 pub struct Handover {
     socket: Arc<XskSocket>,
     free: ArrayQueue<u64>,
-    full: ArrayQueue<(u64, u32)>,
+    full: ArrayQueue<libc::xdp_desc>,
 }
 
 impl Handover {
@@ -35,19 +36,35 @@ impl Handover {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
-            if Gather::len_of(frame, *pick, 0) > FRAME_SIZE as usize {
-                outcome.small += 1;
-                continue;
-            }
-            let Some(address) = self.free.pop() else {
+            // What lies in this UMEM is another worker's to exchange.
+            let needed = match way(&self.socket, burst, frame, *pick, false) {
+                Way::Copy(pieces) => pieces,
+                Way::Exchange(_) | Way::Small => {
+                    outcome.small += 1;
+                    continue;
+                }
+                Way::Long => {
+                    outcome.long += 1;
+                    continue;
+                }
+            };
+            // Only the owner adds to `free`, so what is there now stays there.
+            if self.free.len() < needed {
                 outcome.full += 1;
                 continue;
-            };
-            let len = fill(self.socket.umem(), address, burst, frame, pick.tag);
-            // As deep as `free`, whose frames it holds: it cannot be full.
-            let _ = self.full.push((address, len));
+            }
+            let mut frames = [0; MAX_PIECES];
+            let frames = &mut frames[..needed];
+            for frame in frames.iter_mut() {
+                *frame = self.free.pop().unwrap_or_default();
+            }
+            let filled = fill(&self.socket, burst, frame, pick.tag, frames);
+            for desc in filled.descriptors() {
+                // As deep as `free`, whose frames it holds: it cannot be full.
+                let _ = self.full.push(*desc);
+            }
             outcome.frames += 1;
-            outcome.bytes += u64::from(len);
+            outcome.bytes += u64::from(filled.len());
         }
         outcome
     }
@@ -57,7 +74,8 @@ impl Handover {
         !self.full.is_empty()
     }
 
-    pub(crate) fn take(&self) -> Option<(u64, u32)> {
+    /// The next descriptor; one that says so is followed by another of the same frame.
+    pub(crate) fn take(&self) -> Option<libc::xdp_desc> {
         self.full.pop()
     }
 

@@ -4,8 +4,10 @@
 //! Kernel interface: Documentation/networking/af_xdp.rst.
 
 pub mod attach;
+mod fill;
 mod handover;
 pub mod interface;
+mod memory;
 mod ring;
 mod rx;
 mod socket;
@@ -14,10 +16,14 @@ mod umem;
 
 pub use attach::{Attachment, XdpMode};
 pub use handover::Handover;
+pub use memory::PacketMemory;
 pub use rx::XskRx;
-pub use socket::{BindMode, SocketError, Statistics, XskSocket, open};
+pub use socket::{BindMode, SocketError, SocketOptions, Statistics, XskSocket};
 pub use tx::{NicOutcome, XskTx};
-pub use umem::{FRAME_SIZE, Umem};
+pub use umem::{FRAME_SIZE, Pages, Umem};
 
-/// Entries of each of a socket's four rings, and frames in each half of its UMEM.
+/// Entries of each of a socket's four rings, and frames of each of its halves.
 pub const RING_SIZE: u32 = 2048;
+/// The largest MTU whose frames fit one UMEM frame together with what the kernel keeps there: 4096 bytes, less its 256
+/// before the packet and `struct skb_shared_info` behind it. Beyond it, frames need sockets and a program for several.
+pub const SINGLE_BUFFER_MTU: u32 = 3498;

@@ -6,7 +6,8 @@ use crosspoint_frame::{BURST, Burst, Offload, Segment, prefetch_read};
 use crosspoint_packet::checksum;
 
 use crate::ring::Ring;
-use crate::{FRAME_SIZE, RING_SIZE, XskSocket};
+use crate::umem::Half;
+use crate::{FRAME_SIZE, XskSocket};
 
 /// How far into a frame its transport checksum may lie: two tags, IPv6 and TCP are 102 bytes,
 /// IPv4 with all options 118.
@@ -17,6 +18,7 @@ pub struct XskRx {
     socket: Arc<XskSocket>,
     rx: Ring<libc::xdp_desc>,
     fill: Ring<u64>,
+    /// Descriptors of the last burst.
     held: u32,
 }
 
@@ -26,11 +28,12 @@ impl XskRx {
         rx: Ring<libc::xdp_desc>,
         mut fill: Ring<u64>,
     ) -> XskRx {
-        // The first half of the UMEM is the kernel's to fill, from the start.
-        for i in 0..RING_SIZE {
-            fill.set(i, u64::from(i) * u64::from(FRAME_SIZE));
+        // This half's frames are the kernel's to fill, from the start.
+        let frames = socket.umem().frames_of(Half::rx(socket.slot()));
+        for (i, frame) in frames.iter().enumerate() {
+            fill.set(i as u32, *frame);
         }
-        fill.submit(RING_SIZE);
+        fill.submit(frames.len() as u32);
         XskRx {
             socket,
             rx,
@@ -52,32 +55,61 @@ impl XskRx {
     /// Takes up to a burst of frames into `burst`, which is empty. Their memory is held until
     /// [`complete`](Self::complete).
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
-        let count = self.rx.filled().min(BURST as u32);
+        let count = self.rx.filled().min(BURST as u32) as usize;
         if count == 0 {
-            if self.fill.needs_wakeup() {
+            if self.socket.polls_busily() || self.fill.needs_wakeup() {
                 self.socket.wake_rx();
             }
             return 0;
         }
         let umem = self.socket.umem();
-        let mut segments = [None; BURST];
-        for (i, segment) in segments.iter_mut().enumerate().take(count as usize) {
+        let mut pieces = [None; BURST];
+        let (mut first, mut held) = (0, 0);
+        burst.lease_mut().open(umem.identity());
+        for (i, piece) in pieces.iter_mut().enumerate().take(count) {
             let desc = self.rx.get(i as u32);
-            *segment = umem.segment(desc.addr, desc.len);
-            if let Some(segment) = segment {
-                prefetch_read(segment.ptr());
+            *piece = umem.segment(desc.addr, desc.len);
+            if let Some(piece) = piece {
+                prefetch_read(piece.ptr());
+            }
+            burst.lease_mut().set_place(i, desc.addr, desc.len);
+            // A frame that takes several descriptors; each says whether another follows (af_xdp.rst, XDP_PKT_CONTD).
+            if desc.options & libc::XDP_PKT_CONTD == 0 {
+                let frame = burst.lease_mut().end_frame(first, i + 1 - first);
+                debug_assert!(frame < BURST);
+                first = i + 1;
+                held = first;
             }
         }
-        for segment in segments.iter().take(count as usize) {
-            // The kernel does not give addresses outside the UMEM; if it did, an empty frame is
-            // dropped as a runt, and counted.
-            match segment {
-                Some(bytes) => burst.push_contiguous(*bytes, self.offload(bytes)),
-                None => burst.push_segments(&[], Offload::default()),
-            };
+        let frames = burst.lease().frames();
+        for frame in 0..frames {
+            let span = burst.lease().span(frame, umem.identity());
+            self.push(burst, pieces.get(span).unwrap_or(&[]));
         }
-        self.held = count;
-        count as usize
+        // The beginning of a frame whose rest is not there yet waits for it.
+        self.held = held as u32;
+        frames
+    }
+
+    /// Adds the frame that lies in `pieces`. The kernel does not give addresses outside the UMEM; if it did, an empty
+    /// frame is dropped as a runt, and counted.
+    #[inline(always)]
+    fn push(&self, burst: &mut Burst, pieces: &[Option<Segment>]) {
+        match pieces {
+            [Some(bytes)] => {
+                burst.push_contiguous(*bytes, self.offload(bytes));
+            }
+            [Some(first), ..] if pieces.iter().all(Option::is_some) => {
+                let offload = self.offload(first);
+                let mut whole = burst.take_scratch();
+                whole.extend(pieces.iter().flatten());
+                burst.push_segments(&whole, offload);
+                burst.put_scratch(whole);
+            }
+            _ => {
+                burst.push_segments(&[], Offload::default());
+            }
+        }
     }
 
     /// What the sender left undone. Only a software device (veth, tap) hands over frames whose
@@ -100,15 +132,15 @@ impl XskRx {
         }
     }
 
-    /// Gives the frames of the last [`receive`](Self::receive) back to the kernel: what was to
-    /// be copied has been. The fill ring is as large as the UMEM's half, so it has room.
-    pub fn complete(&mut self) {
+    /// Gives the frames of the last [`receive`](Self::receive), which filled `burst`, back to the kernel: what was to
+    /// be copied has been, and where memory was taken, other memory was left. The fill ring has an entry for each frame
+    /// of this half, so it has room.
+    pub fn complete(&mut self, burst: &Burst) {
         let held = std::mem::take(&mut self.held);
         for i in 0..held {
-            let desc = self.rx.get(i);
+            let (place, _) = burst.lease().place(i as usize);
             // Back to the frame's beginning: the packet began somewhere behind it.
-            self.fill
-                .set(i, desc.addr - desc.addr % u64::from(FRAME_SIZE));
+            self.fill.set(i, place - place % u64::from(FRAME_SIZE));
         }
         self.rx.release(held);
         self.fill.submit(held);

@@ -5,10 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use thiserror::Error;
 
+use crate::fill::METADATA_LEN;
 use crate::ring::Ring;
-use crate::umem::{FRAME_SIZE, Umem};
+use crate::umem::{FRAME_SIZE, Pages, Umem};
 use crate::{RING_SIZE, XskRx, XskTx};
 
 /// How a socket moves frames between the NIC and its UMEM.
@@ -20,6 +23,23 @@ pub enum BindMode {
     ZeroCopy,
     /// The kernel copies.
     Copy,
+}
+
+/// What a socket is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketOptions {
+    /// How frames move.
+    pub bind: BindMode,
+    /// Whether it receives and sends frames that take several UMEM frames (XDP_USE_SG, Linux 6.6). The program must be
+    /// the one for such frames.
+    pub multi_buffer: bool,
+    /// Whether the kernel polls the NIC when the worker asks for frames, instead of in its own time
+    /// (SO_PREFER_BUSY_POLL, Linux 5.11).
+    pub busy_poll: bool,
+    /// What kind of pages its packet memory lies in.
+    pub pages: Pages,
+    /// The longest frame that it sends, bytes, a tag not counted: the interface's MTU and 14.
+    pub frame_len_max: u32,
 }
 
 /// Why a socket could not be opened.
@@ -34,7 +54,7 @@ pub struct SocketError {
 }
 
 impl SocketError {
-    fn new(what: &'static str) -> impl FnOnce(io::Error) -> SocketError {
+    pub(crate) fn new(what: &'static str) -> impl FnOnce(io::Error) -> SocketError {
         move |why| SocketError { what, why }
     }
 }
@@ -59,20 +79,59 @@ pub struct Statistics {
 /// What the two halves of a socket, and the control thread, share.
 pub struct XskSocket {
     fd: OwnedFd,
-    umem: Umem,
+    umem: Arc<Umem>,
+    slot: u16,
     zero_copy: bool,
+    multi_buffer: bool,
+    finishes_checksums: bool,
+    busy_poll: bool,
+    frame_len_max: AtomicU32,
 }
 
 impl XskSocket {
     /// The memory that its frames lie in.
     #[inline(always)]
-    pub fn umem(&self) -> &Umem {
+    pub(crate) fn umem(&self) -> &Umem {
         &self.umem
+    }
+
+    /// Its number among the sockets that share the memory.
+    pub(crate) fn slot(&self) -> u16 {
+        self.slot
     }
 
     /// Whether the NIC reads and writes the UMEM itself.
     pub fn zero_copy(&self) -> bool {
         self.zero_copy
+    }
+
+    /// Whether it receives and sends frames that take several UMEM frames.
+    #[inline(always)]
+    pub fn multi_buffer(&self) -> bool {
+        self.multi_buffer
+    }
+
+    /// Whether the kernel, or the NIC, finishes the checksums of what is sent.
+    #[inline(always)]
+    pub fn finishes_checksums(&self) -> bool {
+        self.finishes_checksums
+    }
+
+    /// Whether it polls the NIC when it is asked for frames.
+    #[inline(always)]
+    pub fn polls_busily(&self) -> bool {
+        self.busy_poll
+    }
+
+    /// The longest frame that it sends, bytes, a tag not counted.
+    #[inline(always)]
+    pub fn frame_len_max(&self) -> u32 {
+        self.frame_len_max.load(Ordering::Relaxed)
+    }
+
+    /// Sends frames of up to `len` bytes from now on: the interface's MTU has changed.
+    pub fn set_frame_len_max(&self, len: u32) {
+        self.frame_len_max.store(len, Ordering::Relaxed);
     }
 
     /// The kernel's counters.
@@ -137,89 +196,174 @@ const TX_BUDGET: u32 = 256;
 /// How long a queue may stay busy after its last socket was closed.
 const REBIND_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Opens a socket with a UMEM of its own and binds it to a queue.
-pub fn open(ifindex: u32, queue: u32, mode: BindMode) -> Result<(XskRx, XskTx), SocketError> {
-    // SAFETY: plain system call; the descriptor is owned from here on.
-    let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if raw < 0 {
-        return Err(SocketError::new("opening an AF_XDP socket")(
-            io::Error::last_os_error(),
-        ));
-    }
-    // SAFETY: just made, ours alone.
-    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    let umem = Umem::new(2 * RING_SIZE).map_err(SocketError::new("allocating packet memory"))?;
-    register(fd.as_fd(), &umem).map_err(SocketError::new("registering packet memory"))?;
+/// How long busy polling goes on in one call, microseconds, and how many frames it takes: what
+/// Documentation/networking/af_xdp.rst and the kernel's samples use.
+const BUSY_POLL_US: libc::c_int = 20;
+const BUSY_POLL_BUDGET: libc::c_int = 64;
 
-    // SAFETY: plain integers: all zero is a value.
-    let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
-    get_option(fd.as_fd(), libc::XDP_MMAP_OFFSETS, &mut offsets)
-        .map_err(SocketError::new("asking for the ring layout"))?;
-    let fail = || SocketError::new("mapping a ring");
-    let at = fd.as_fd();
-    let fill =
-        Ring::map(at, libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, RING_SIZE).map_err(fail())?;
-    let completion = Ring::map(
-        at,
-        libc::XDP_UMEM_PGOFF_COMPLETION_RING,
-        &offsets.cr,
-        RING_SIZE,
-    )
-    .map_err(fail())?;
-    let rx =
-        Ring::map(at, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, RING_SIZE).map_err(fail())?;
-    let tx =
-        Ring::map(at, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, RING_SIZE).map_err(fail())?;
-
-    bind(at, ifindex, queue, mode).map_err(SocketError::new("binding to the queue"))?;
-    // Older kernels do not know it and send 32 frames a call: slower, not wrong.
-    let _ = set_option(at, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET);
-    let mut options = libc::xdp_options { flags: 0 };
-    get_option(at, libc::XDP_OPTIONS, &mut options)
-        .map_err(SocketError::new("asking for the mode"))?;
-    let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-    let socket = Arc::new(XskSocket {
-        fd,
-        umem,
-        zero_copy,
-    });
-    Ok((
-        XskRx::new(socket.clone(), rx, fill),
-        XskTx::new(socket, tx, completion),
-    ))
+/// A socket that is not bound yet, with its rings.
+pub(crate) struct Opening {
+    fd: OwnedFd,
+    fill: Ring<u64>,
+    completion: Ring<u64>,
+    rx: Ring<libc::xdp_desc>,
+    tx: Ring<libc::xdp_desc>,
 }
 
-fn register(socket: BorrowedFd<'_>, umem: &Umem) -> io::Result<()> {
-    // SAFETY: plain integers: all zero is a value, and "none" for the fields not set below.
-    let mut reg: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
-    reg.addr = umem.base() as u64;
-    reg.len = umem.len() as u64;
-    reg.chunk_size = FRAME_SIZE;
-    set_option(socket, libc::XDP_UMEM_REG, &reg)?;
-    for ring in [
-        libc::XDP_UMEM_FILL_RING,
-        libc::XDP_UMEM_COMPLETION_RING,
-        libc::XDP_RX_RING,
-        libc::XDP_TX_RING,
-    ] {
-        set_option(socket, ring, &RING_SIZE)?;
-    }
-    Ok(())
+/// Whose packet memory a socket uses.
+pub(crate) enum Registration<'a> {
+    /// Its own: the first of those that will share it. Whether requests for checksums lie before what is sent.
+    Own(&'a Umem, bool),
+    /// That of a socket that is bound.
+    Of(&'a XskSocket),
 }
 
-fn bind(socket: BorrowedFd<'_>, ifindex: u32, queue: u32, mode: BindMode) -> io::Result<()> {
-    let how = match mode {
+impl Opening {
+    /// A new socket. Whether it knows requests for checksums can be seen only here.
+    pub(crate) fn new(memory: &Registration<'_>) -> Result<Opening, SocketError> {
+        // SAFETY: plain system call; the descriptor is owned from here on.
+        let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if raw < 0 {
+            let why = io::Error::last_os_error();
+            return Err(SocketError::new("opening an AF_XDP socket")(why));
+        }
+        // SAFETY: just made, ours alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        if let Registration::Own(umem, metadata) = memory {
+            register(fd.as_fd(), umem, *metadata)
+                .map_err(SocketError::new("registering packet memory"))?;
+        }
+        for ring in [
+            libc::XDP_UMEM_FILL_RING,
+            libc::XDP_UMEM_COMPLETION_RING,
+            libc::XDP_RX_RING,
+            libc::XDP_TX_RING,
+        ] {
+            set_option(fd.as_fd(), libc::SOL_XDP, ring, &RING_SIZE)
+                .map_err(SocketError::new("making a ring"))?;
+        }
+        // SAFETY: plain integers: all zero is a value.
+        let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
+        get_option(fd.as_fd(), libc::XDP_MMAP_OFFSETS, &mut offsets)
+            .map_err(SocketError::new("asking for the ring layout"))?;
+        let fail = || SocketError::new("mapping a ring");
+        let (at, of_umem) = (fd.as_fd(), |at, offsets| {
+            Ring::map(fd.as_fd(), at, offsets, RING_SIZE)
+        });
+        let fill = of_umem(libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr).map_err(fail())?;
+        let completion =
+            of_umem(libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr).map_err(fail())?;
+        let rx =
+            Ring::map(at, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, RING_SIZE).map_err(fail())?;
+        let tx =
+            Ring::map(at, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, RING_SIZE).map_err(fail())?;
+        Ok(Opening {
+            fd,
+            fill,
+            completion,
+            rx,
+            tx,
+        })
+    }
+
+    /// Binds it to a queue.
+    pub(crate) fn bind(
+        self,
+        (ifindex, queue): (u32, u32),
+        options: &SocketOptions,
+        memory: &Registration<'_>,
+        (umem, slot): (Arc<Umem>, u16),
+    ) -> Result<(XskRx, XskTx), SocketError> {
+        let at = self.fd.as_fd();
+        if options.busy_poll {
+            poll_busily(at).map_err(SocketError::new("asking for busy polling"))?;
+        }
+        let (flags, shared) = match memory {
+            // What they have in common is said once, by the first.
+            Registration::Of(socket) => (libc::XDP_SHARED_UMEM, Some(socket.as_fd())),
+            Registration::Own(..) => (flags_of(options), None),
+        };
+        bind(at, ifindex, queue, flags, shared)
+            .map_err(SocketError::new("binding to the queue"))?;
+        // Older kernels do not know it and send 32 frames a call: slower, not wrong.
+        let _ = set_option(at, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET);
+        let mut how = libc::xdp_options { flags: 0 };
+        get_option(at, libc::XDP_OPTIONS, &mut how)
+            .map_err(SocketError::new("asking for the mode"))?;
+        let zero_copy = how.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
+        let metadata = match memory {
+            Registration::Own(_, metadata) => *metadata,
+            Registration::Of(socket) => socket.finishes_checksums,
+        };
+        let socket = Arc::new(XskSocket {
+            fd: self.fd,
+            umem,
+            slot,
+            zero_copy,
+            multi_buffer: options.multi_buffer,
+            // In copy mode the kernel makes a packet buffer of the frame, and finishes what the driver cannot.
+            finishes_checksums: metadata && !zero_copy,
+            busy_poll: options.busy_poll,
+            frame_len_max: AtomicU32::new(options.frame_len_max),
+        });
+        Ok((
+            XskRx::new(socket.clone(), self.rx, self.fill),
+            XskTx::new(socket, self.tx, self.completion),
+        ))
+    }
+}
+
+fn flags_of(options: &SocketOptions) -> u16 {
+    let how = match options.bind {
         // Neither flag: zero-copy if it works, else copy.
         BindMode::Auto => 0,
         BindMode::ZeroCopy => libc::XDP_ZEROCOPY,
         BindMode::Copy => libc::XDP_COPY,
     };
+    let several = match options.multi_buffer {
+        true => libc::XDP_USE_SG,
+        false => 0,
+    };
+    how | several | libc::XDP_USE_NEED_WAKEUP
+}
+
+fn register(socket: BorrowedFd<'_>, umem: &Umem, metadata: bool) -> io::Result<()> {
+    // SAFETY: plain integers: all zero is a value, and "none" for the fields not set below.
+    let mut reg: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
+    reg.addr = umem.base() as u64;
+    reg.len = umem.len() as u64;
+    reg.chunk_size = FRAME_SIZE;
+    if metadata {
+        reg.flags = libc::XDP_UMEM_TX_METADATA_LEN;
+        reg.tx_metadata_len = METADATA_LEN;
+    }
+    set_option(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, &reg)
+}
+
+fn poll_busily(socket: BorrowedFd<'_>) -> io::Result<()> {
+    for (option, value) in [
+        (libc::SO_PREFER_BUSY_POLL, 1),
+        (libc::SO_BUSY_POLL, BUSY_POLL_US),
+        (libc::SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET),
+    ] {
+        set_option(socket, libc::SOL_SOCKET, option, &value)?;
+    }
+    Ok(())
+}
+
+fn bind(
+    socket: BorrowedFd<'_>,
+    ifindex: u32,
+    queue: u32,
+    flags: u16,
+    shared: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
-        sxdp_flags: how | libc::XDP_USE_NEED_WAKEUP,
+        sxdp_flags: flags,
         sxdp_ifindex: ifindex,
         sxdp_queue_id: queue,
-        sxdp_shared_umem_fd: 0,
+        sxdp_shared_umem_fd: shared.map_or(0, |fd| fd.as_raw_fd() as u32),
     };
     let started = Instant::now();
     loop {
@@ -243,12 +387,17 @@ fn bind(socket: BorrowedFd<'_>, ifindex: u32, queue: u32, mode: BindMode) -> io:
     }
 }
 
-fn set_option<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {
+fn set_option<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     // SAFETY: `value` is a plain kernel structure of the size given.
     let rc = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_XDP,
+            level,
             option,
             std::ptr::from_ref(value).cast(),
             size_of::<T>() as u32,

@@ -1,14 +1,19 @@
 //! Sending: the transmit and completion rings of one NIC queue.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Frame, Gather, Pick, Prefix, TagOp, copy_plain};
+use crosspoint_frame::{Burst, Frame, Gather, Pick, TagOp};
 
+use crate::fill::{Filled, MAX_PIECES, fill, pieces, rewrite};
 use crate::ring::Ring;
-use crate::{FRAME_SIZE, Handover, RING_SIZE, Umem, XskSocket};
+use crate::umem::Half;
+use crate::{FRAME_SIZE, Handover, RING_SIZE, XskSocket};
 
 /// Most doorbells in one flush.
 const MAX_WAKEUPS: u32 = RING_SIZE / 32;
+/// An 802.1Q tag.
+const TAG_LEN: usize = 4;
 
 /// What became of the copies of one `deliver` to a NIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,8 +24,55 @@ pub struct NicOutcome {
     pub bytes: u64,
     /// Copies dropped because no transmit frame was free.
     pub full: u32,
-    /// Copies dropped because they do not fit a UMEM frame.
+    /// Copies dropped because they need more than one UMEM frame, and the socket sends no such ones.
     pub small: u32,
+    /// Copies dropped because they are longer than the interface's MTU allows.
+    pub long: u32,
+}
+
+/// How a copy of a frame is to be made, or why it is not.
+pub(crate) enum Way {
+    /// By copying it to so many UMEM frames.
+    Copy(usize),
+    /// By sending the memory that it lies in, at these places of the burst's lease.
+    Exchange(Range<usize>),
+    /// It is longer than the MTU allows.
+    Long,
+    /// It does not fit what the socket sends.
+    Small,
+}
+
+/// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.
+#[inline(always)]
+pub(crate) fn way(
+    socket: &XskSocket,
+    burst: &Burst,
+    frame: &Frame,
+    pick: Pick,
+    may_exchange: bool,
+) -> Way {
+    let len = Gather::len_of(frame, pick, 0);
+    let tagged = match pick.tag {
+        TagOp::Push => true,
+        TagOp::Keep => frame.tagged,
+        TagOp::Pop => frame.stacked,
+    };
+    if len > socket.frame_len_max() as usize + TAG_LEN * usize::from(tagged) {
+        return Way::Long;
+    }
+    if may_exchange {
+        let places = burst
+            .lease()
+            .span(usize::from(pick.frame), socket.umem().identity());
+        if !places.is_empty() && rewrite::is_possible(burst, frame, &places) {
+            return Way::Exchange(places);
+        }
+    }
+    match pieces(len) {
+        1 => Way::Copy(1),
+        n if socket.multi_buffer() && n <= MAX_PIECES => Way::Copy(n),
+        _ => Way::Small,
+    }
 }
 
 /// The sending half of a socket. Owned by one worker.
@@ -28,10 +80,11 @@ pub struct XskTx {
     socket: Arc<XskSocket>,
     tx: Ring<libc::xdp_desc>,
     completion: Ring<u64>,
-    /// Frames that nobody uses: the second half of the UMEM, less what is on its way.
+    /// This half's frames, less what is on its way.
     free: Vec<u64>,
-    /// Where workers without a queue of their own put frames for this one.
-    handovers: Vec<Arc<Handover>>,
+    /// Where workers without a queue of their own put frames for this one, and what was taken from there of a frame
+    /// whose rest is still to come.
+    handovers: Vec<(Arc<Handover>, Vec<libc::xdp_desc>)>,
 }
 
 impl XskTx {
@@ -40,10 +93,7 @@ impl XskTx {
         tx: Ring<libc::xdp_desc>,
         completion: Ring<u64>,
     ) -> XskTx {
-        let second_half = RING_SIZE..2 * RING_SIZE;
-        let free = second_half
-            .map(|i| u64::from(i) * u64::from(FRAME_SIZE))
-            .collect();
+        let free = socket.umem().frames_of(Half::tx(socket.slot()));
         XskTx {
             socket,
             tx,
@@ -62,48 +112,65 @@ impl XskTx {
     /// to its worker.
     pub fn make_handover(&mut self) -> Arc<Handover> {
         let handover = Arc::new(Handover::new(self.socket.clone()));
-        self.handovers.push(handover.clone());
+        let partial = Vec::with_capacity(MAX_PIECES);
+        self.handovers.push((handover.clone(), partial));
         handover
     }
 
-    /// Copies the picked frames into free UMEM frames and hands them to the kernel.
+    /// Sends the picked frames: from where they are if they lie in this socket's UMEM and nobody else wants them, else
+    /// as copies in UMEM frames.
     pub fn deliver(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
-        if self.free.len() < picks.len() {
-            self.reap();
-        }
-        let room = self.tx.room();
+        let room = self.tx.room() as usize;
+        let (mut descs, mut reaped) = (0, false);
         for pick in picks {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
-            if Gather::len_of(frame, *pick, 0) > FRAME_SIZE as usize {
-                outcome.small += 1;
-                continue;
-            }
-            let address = if outcome.frames < room {
-                self.free.pop()
-            } else {
-                None
+            let way = way(&self.socket, burst, frame, *pick, true);
+            let needed = match &way {
+                Way::Copy(pieces) => *pieces,
+                Way::Exchange(places) => places.len(),
+                Way::Long => {
+                    outcome.long += 1;
+                    continue;
+                }
+                Way::Small => {
+                    outcome.small += 1;
+                    continue;
+                }
             };
-            let Some(address) = address else {
+            if self.free.len() < needed && !std::mem::replace(&mut reaped, true) {
+                self.reap();
+            }
+            if self.free.len() < needed || room - descs < needed {
                 outcome.full += 1;
                 continue;
+            }
+            let mut frames = [0; MAX_PIECES];
+            let frames = &mut frames[..needed];
+            let kept = self.free.len() - needed;
+            frames.copy_from_slice(self.free.get(kept..).unwrap_or(&[]));
+            self.free.truncate(kept);
+            let filled = match way {
+                Way::Exchange(places) => {
+                    rewrite::send_in_place(&self.socket, burst, frame, pick.tag, places, frames)
+                }
+                _ => fill(&self.socket, burst, frame, pick.tag, frames),
             };
-            let len = fill(self.socket.umem(), address, burst, frame, pick.tag);
-            self.tx.set(
-                outcome.frames,
-                libc::xdp_desc {
-                    addr: address,
-                    len,
-                    options: 0,
-                },
-            );
+            self.set(descs, &filled);
+            descs += needed;
             outcome.frames += 1;
-            outcome.bytes += u64::from(len);
+            outcome.bytes += u64::from(filled.len());
         }
-        self.tx.submit(outcome.frames);
+        self.tx.submit(descs as u32);
         outcome
+    }
+
+    fn set(&mut self, at: usize, filled: &Filled) {
+        for (i, desc) in filled.descriptors().iter().enumerate() {
+            self.tx.set((at + i) as u32, *desc);
+        }
     }
 
     /// Takes what other workers have handed over, and wakes the kernel if it wants to be woken.
@@ -125,57 +192,41 @@ impl XskTx {
 
     /// Whether other workers have left frames for this queue.
     pub fn has_handovers(&self) -> bool {
-        self.handovers.iter().any(|handover| handover.has_work())
+        self.handovers
+            .iter()
+            .any(|(handover, _)| handover.has_work())
     }
 
     fn take_handovers(&mut self) {
         self.reap();
-        let mut room = self.tx.room();
+        let room = self.tx.room() as usize;
         let mut sent = 0;
-        for handover in &self.handovers {
-            while room > 0
-                && let Some((address, len)) = handover.take()
+        for (handover, partial) in &mut self.handovers {
+            // Frame by frame: the descriptors of one follow each other.
+            while room - sent >= MAX_PIECES
+                && let Some(desc) = handover.take()
             {
-                self.tx.set(
-                    sent,
-                    libc::xdp_desc {
-                        addr: address,
-                        len,
-                        options: 0,
-                    },
-                );
-                sent += 1;
-                room -= 1;
+                partial.push(desc);
+                if desc.options & libc::XDP_PKT_CONTD == 0 {
+                    for desc in partial.drain(..) {
+                        self.tx.set(sent as u32, desc);
+                        sent += 1;
+                    }
+                }
             }
             handover.supply(&mut self.free);
         }
-        self.tx.submit(sent);
+        self.tx.submit(sent as u32);
     }
 
     /// Takes back the frames that the kernel has sent.
     fn reap(&mut self) {
         let done = self.completion.filled();
         for i in 0..done {
+            let address = self.completion.get(i);
             // As many as were taken from `free`, so there is room: no allocation.
-            self.free.push(self.completion.get(i));
+            self.free.push(address - address % u64::from(FRAME_SIZE));
         }
         self.completion.release(done);
     }
-}
-
-/// Copies one frame to the UMEM frame at `address`, its checksum completed: a NIC port gives
-/// the kernel finished frames. Returns the length.
-#[inline(always)]
-pub(crate) fn fill(umem: &Umem, address: u64, burst: &Burst, frame: &Frame, tag: TagOp) -> u32 {
-    let Some(to) = umem.frame_mut(address) else {
-        return 0;
-    };
-    if tag == TagOp::Keep && !frame.offload.needs_csum {
-        return copy_plain(&[], frame, burst, to) as u32;
-    }
-    let prefix = Prefix::new(&[], frame, tag);
-    let gather = Gather::new(&prefix, burst, frame);
-    let len = gather.copy_to(to);
-    gather.complete_checksum(&frame.offload, tag, &[to]);
-    len as u32
 }

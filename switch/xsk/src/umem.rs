@@ -1,40 +1,81 @@
-//! A socket's packet memory: fixed-size frames, half for receiving and half for sending.
+//! Packet memory: fixed-size frames, which the sockets of one worker share.
+//!
+//! Each half of a socket, the receiving and the sending one, has [`RING_SIZE`] frames at any time. Which ones changes:
+//! a frame that arrives at one socket and leaves by another is not copied, but exchanged for one that the sending half
+//! has free. So a socket's fill ring is fed whatever happens to the frames that it received.
 
-use rustix::mm::{MapFlags, ProtFlags};
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crosspoint_frame::{Segment, SegmentMut};
 
+use crate::RING_SIZE;
+
 /// Bytes of one UMEM frame. A page: the kernel keeps 256 of them before the packet
-/// (XDP_PACKET_HEADROOM), and what is left holds frames of an MTU of about 3500.
+/// (XDP_PACKET_HEADROOM), and what is left holds frames of an MTU of about 3500. Longer ones take several.
 pub const FRAME_SIZE: u32 = 4096;
+/// Bytes before a frame that is sent: room for what is asked of the NIC, and its data begins on a cache line.
+pub const TX_HEADROOM: u32 = 64;
+/// Bytes of packet data that one UMEM frame takes for sending.
+pub const TX_ROOM: u32 = FRAME_SIZE - TX_HEADROOM;
+
+/// What kind of pages packet memory lies in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pages {
+    /// Large ones if the kernel finds some (madvise(2), MADV_HUGEPAGE).
+    #[default]
+    Transparent,
+    /// Those that the operator has reserved (vm.nr_hugepages), or none at all.
+    Reserved,
+    /// Ordinary ones.
+    Small,
+}
 
 /// The memory: mapped, never moved, unmapped when the last user is gone.
 pub struct Umem {
     base: *mut u8,
     len: usize,
+    /// Which half of which socket a frame belongs to, by frame number. Written by the worker that both halves belong
+    /// to, and read by whoever opens a socket in place of one that is gone.
+    owners: Box<[AtomicU16]>,
 }
 
 // SAFETY: plain mapped memory; who may touch which frame follows from which ring it is in.
 unsafe impl Send for Umem {}
-// SAFETY: as above; the value itself is immutable.
+// SAFETY: as above; what changes of the value itself is atomic.
 unsafe impl Sync for Umem {}
 
+/// Half of a socket, as an owner of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Half(u16);
+
+impl Half {
+    /// The receiving half of the socket in slot `slot`.
+    pub(crate) fn rx(slot: u16) -> Half {
+        Half(2 * slot)
+    }
+
+    /// The sending half.
+    pub(crate) fn tx(slot: u16) -> Half {
+        Half(2 * slot + 1)
+    }
+}
+
 impl Umem {
-    /// Memory for `frames` frames, present from the start: no page faults later.
-    pub fn new(frames: u32) -> std::io::Result<Umem> {
-        let len = frames as usize * FRAME_SIZE as usize;
-        // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::POPULATE,
-            )
-        }?;
+    /// Memory for `sockets` sockets, present from the start: no page faults later.
+    /// On memory node `node` if there is room, where one is given.
+    pub fn new(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
+        const HUGE: usize = 2 << 20;
+        let frames = 2 * usize::from(sockets) * RING_SIZE as usize;
+        let len = (frames * FRAME_SIZE as usize).next_multiple_of(HUGE);
+        let base = map(len, pages, node)?;
+        let owner = |frame: usize| AtomicU16::new((frame / RING_SIZE as usize) as u16);
         Ok(Umem {
-            base: base.cast(),
+            base,
             len,
+            owners: (0..frames).map(owner).collect(),
         })
     }
 
@@ -44,6 +85,33 @@ impl Umem {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// What tells this memory from every other: see [`Lease`](crosspoint_frame::Lease).
+    #[inline(always)]
+    pub(crate) fn identity(&self) -> usize {
+        self.base as usize
+    }
+
+    /// The frames of a half: [`RING_SIZE`] of them, by the addresses that they begin at.
+    pub(crate) fn frames_of(&self, half: Half) -> Vec<u64> {
+        let of_half = |(_, owner): &(usize, &AtomicU16)| owner.load(Ordering::Acquire) == half.0;
+        let owners = self.owners.iter().enumerate();
+        owners
+            .filter(of_half)
+            .map(|(frame, _)| frame as u64 * u64::from(FRAME_SIZE))
+            .collect()
+    }
+
+    /// Exchanges the owners of two frames, by addresses within them.
+    #[inline(always)]
+    pub(crate) fn exchange(&self, a: u64, b: u64) {
+        let at = |address: u64| self.owners.get((address / u64::from(FRAME_SIZE)) as usize);
+        if let (Some(a), Some(b)) = (at(a), at(b)) {
+            let of_a = a.load(Ordering::Relaxed);
+            a.store(b.load(Ordering::Relaxed), Ordering::Release);
+            b.store(of_a, Ordering::Release);
+        }
     }
 
     /// `len` bytes at offset `at`, if the memory has them.
@@ -58,21 +126,86 @@ impl Umem {
         Some(unsafe { Segment::new(self.base.wrapping_add(at as usize), len) })
     }
 
-    /// The whole frame that begins at offset `at`, to be filled.
+    /// `len` bytes at offset `at`, to be written, if the memory has them.
     #[inline(always)]
-    pub(crate) fn frame_mut(&self, at: u64) -> Option<SegmentMut> {
-        let end = at.checked_add(u64::from(FRAME_SIZE))?;
+    pub(crate) fn segment_mut(&self, at: u64, len: u32) -> Option<SegmentMut> {
+        let end = at.checked_add(u64::from(len))?;
         if end > self.len as u64 {
             return None;
         }
         // SAFETY: as in `segment`; no Rust reference is ever made into a UMEM.
-        Some(unsafe { SegmentMut::new(self.base.wrapping_add(at as usize), FRAME_SIZE) })
+        Some(unsafe { SegmentMut::new(self.base.wrapping_add(at as usize), len) })
     }
+}
+
+/// Maps `len` bytes of `pages`, all present.
+fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
+    let flags = match pages {
+        Pages::Reserved => MapFlags::PRIVATE | MapFlags::HUGETLB,
+        Pages::Transparent | Pages::Small => MapFlags::PRIVATE,
+    };
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
+    let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?;
+    // All of it before the first touch, and all of it advice: a kernel that knows no nodes or no large pages goes on.
+    if let Some(node) = node.filter(|node| *node < u64::BITS) {
+        prefer_node(base.cast(), len, node);
+    }
+    if pages == Pages::Transparent {
+        // SAFETY: our own mapping, whole; its contents stay.
+        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
+    }
+    // SAFETY: likewise.
+    if unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateWrite) }.is_err() {
+        // Before Linux 5.14.
+        for at in (0..len).step_by(FRAME_SIZE as usize) {
+            // SAFETY: within our own mapping, which nobody else knows yet.
+            unsafe { base.cast::<u8>().add(at).write_volatile(0) };
+        }
+    }
+    Ok(base.cast())
+}
+
+/// Asks for pages of memory node `node`: mbind(2), MPOL_PREFERRED.
+fn prefer_node(base: *mut u8, len: usize, node: u32) {
+    let nodes = 1u64 << node;
+    // SAFETY: our own mapping, whole; the mask is 64 bits long and read during the call only. libc has no function for
+    // it. The last bit counts for the kernel only if the number of bits is one more.
+    unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            base,
+            len,
+            libc::MPOL_PREFERRED,
+            &raw const nodes,
+            u64::BITS + 1,
+            0,
+        )
+    };
 }
 
 impl Drop for Umem {
     fn drop(&mut self) {
         // SAFETY: our own mapping, and nobody holds the Umem any more.
         let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_half_keeps_its_number_of_frames_through_exchanges() {
+        let umem = Umem::new(2, Pages::Transparent, Some(0)).expect("memory");
+        let halves = [0, 1].map(|slot| (Half::rx(slot), Half::tx(slot)));
+        let (theirs, ours) = (umem.frames_of(halves[0].0), umem.frames_of(halves[1].1));
+        for (a, b) in theirs.iter().zip(&ours).step_by(3) {
+            umem.exchange(a + 256, *b);
+        }
+        for half in halves.iter().flat_map(|(rx, tx)| [rx, tx]) {
+            assert_eq!(umem.frames_of(*half).len(), RING_SIZE as usize);
+        }
+        assert!(umem.frames_of(halves[1].1).contains(&theirs[0]));
     }
 }

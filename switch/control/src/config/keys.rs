@@ -8,7 +8,9 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
-use super::raw::{RawConfig, RawControl, RawMetrics, RawPort, RawSwitch, RawVlan, RawWorkers};
+use super::raw::{
+    RawConfig, RawControl, RawDirect, RawMetrics, RawPort, RawSwitch, RawVlan, RawWorkers,
+};
 use super::suggest::{list, nearest};
 
 type Names = &'static [&'static str];
@@ -58,11 +60,12 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 }
 
 /// The tables of the format: how a message speaks of them, and their keys.
-struct KnownTables([(&'static str, Names); 7]);
+struct KnownTables([(&'static str, Names); 8]);
 
 const TOP: usize = 0;
 const PORT: usize = 5;
 const VLAN: usize = 6;
+const DIRECT: usize = 7;
 
 impl KnownTables {
     fn new() -> Self {
@@ -74,6 +77,7 @@ impl KnownTables {
             ("in [control]", names_of::<RawControl>()),
             ("in [[port]]", names_of::<RawPort>()),
             ("in vlan", names_of::<RawVlan>()),
+            ("in direct", names_of::<RawDirect>()),
         ])
     }
 
@@ -145,8 +149,10 @@ pub(super) fn sift_unknown(checker: &mut Checker, document: &mut DeTable<'_>) {
             continue;
         };
         known.sift(checker, PORT, port);
-        if let Some(DeValue::Table(vlan)) = port.get_mut("vlan").map(|value| value.get_mut()) {
-            known.sift(checker, VLAN, vlan);
+        for (at, key) in [(VLAN, "vlan"), (DIRECT, "direct")] {
+            if let Some(DeValue::Table(table)) = port.get_mut(key).map(|value| value.get_mut()) {
+                known.sift(checker, at, table);
+            }
         }
     }
 }

@@ -52,15 +52,17 @@ pub const PORT_NAME_BYTES_MAX: usize = 32;
 pub const INTERFACE_BYTES_MAX: usize = 15;
 /// The highest number in an xdp port's `queues`: no driver in the kernel has more than 4096.
 pub const XDP_QUEUE_MAX: u16 = 4095;
+/// The most `channels` of an xdp port.
+pub const XDP_CHANNELS_MAX: u16 = XDP_QUEUE_MAX + 1;
 /// `queue_pairs` where it is not given.
 pub const QUEUE_PAIRS_DEFAULT: u16 = 1;
 /// The most `queue_pairs`.
 pub const QUEUE_PAIRS_MAX: u16 = 16;
-/// `mtu` where it is not given: Ethernet's.
+/// `mtu` of a vhost port where it is not given: Ethernet's. An xdp port's is then left as it is.
 pub const MTU_DEFAULT: u16 = 1500;
 /// The lowest `mtu`: the least that every host on the internet must forward (RFC 791), and what virtio asks for.
 pub const MTU_MIN: u16 = 68;
-/// The highest `mtu`: the configuration space has 16 bits for it.
+/// The highest `mtu`: virtio's configuration space has 16 bits for it, and no interface's is higher.
 pub const MTU_MAX: u16 = u16::MAX;
 /// The lowest VLAN ID (0 means "priority only" on the wire).
 pub const VLAN_ID_MIN: u16 = 1;

@@ -2,11 +2,12 @@
 //!
 //! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake in the file with its line, its
 //! column, and how to mend it. The way of a file: `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
-//! (serde, with places), then `sections`, `ports` and
+//! (serde, with places), then `sections`, `ports`, `direct` and
 //! `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
 mod check;
 mod cores;
+mod direct;
 mod duration;
 mod error;
 mod field;
@@ -26,6 +27,6 @@ pub use cores::CoreSpans;
 pub use error::{ConfigError, Problem};
 pub use raw::schema_json;
 pub use types::{
-    Config, Control, Cores, Metrics, Poll, Port, PortKind, Queues, Role, Switch, VhostPort, Vlan,
-    Workers, XdpMode, XdpPort,
+    Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues, Role, Rss,
+    Switch, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use super::check::Checker;
-use super::field::{Field, Span, Table};
+use super::direct;
+use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
 use super::raw::{PortType, RawPort};
 use super::values::{Number, NumberList};
@@ -16,6 +17,7 @@ pub(super) struct Taken {
     names: HashMap<String, Span>,
     sockets: HashMap<PathBuf, Option<Span>>,
     interfaces: HashMap<String, Span>,
+    direct: Vec<direct::Placed>,
 }
 
 impl Taken {
@@ -24,6 +26,7 @@ impl Taken {
             names: HashMap::new(),
             sockets: HashMap::from([(control_socket, span)]),
             interfaces: HashMap::new(),
+            direct: Vec::new(),
         }
     }
 }
@@ -55,6 +58,7 @@ pub(super) fn ports(
         }
         ports.extend(port(checker, raw, span, &mut taken));
     }
+    direct::against_uplinks(checker, taken.direct, &ports, &taken.names);
     ports
 }
 
@@ -180,6 +184,11 @@ fn vhost(
     foreign(checker, &raw.interface, "interface", "xdp", "vhost");
     foreign(checker, &raw.queues, "queues", "xdp", "vhost");
     foreign(checker, &raw.mode, "mode", "xdp", "vhost");
+    foreign(checker, &raw.gro, "gro", "xdp", "vhost");
+    foreign(checker, &raw.busy_poll, "busy_poll", "xdp", "vhost");
+    foreign(checker, &raw.huge_pages, "huge_pages", "xdp", "vhost");
+    foreign(checker, &raw.channels, "channels", "xdp", "vhost");
+    foreign(checker, &raw.rss, "rss", "xdp", "vhost");
     require(
         checker,
         &raw.socket,
@@ -197,14 +206,8 @@ fn vhost(
         },
     );
     let mac = checker.mac(raw.mac);
-    let mtu = checker.number(
-        raw.mtu,
-        &Number {
-            subject: "`mtu`",
-            range: MTU_MIN.into()..=MTU_MAX.into(),
-            example: "mtu = 1500",
-        },
-    );
+    let mtu = mtu(checker, raw.mtu);
+    let direct = direct::direct(checker, raw.direct, &mut taken.direct);
     let (socket, span) = checker.socket(raw.socket)?;
     match taken.sockets.get(&socket) {
         Some(first) => {
@@ -230,10 +233,19 @@ fn vhost(
             .and_then(|pairs| u16::try_from(pairs).ok())
             .unwrap_or(QUEUE_PAIRS_DEFAULT),
         mac,
-        mtu: mtu
-            .and_then(|mtu| u16::try_from(mtu).ok())
-            .unwrap_or(MTU_DEFAULT),
+        mtu: mtu.unwrap_or(MTU_DEFAULT),
+        direct,
     })
+}
+
+fn mtu(checker: &mut Checker, field: Field<i64>) -> Option<u16> {
+    let number = Number {
+        subject: "`mtu`",
+        range: MTU_MIN.into()..=MTU_MAX.into(),
+        example: "mtu = 1500",
+    };
+    let mtu = checker.number(field, &number);
+    mtu.and_then(|mtu| u16::try_from(mtu).ok())
 }
 
 fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) -> Option<XdpPort> {
@@ -241,7 +253,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     foreign(checker, &raw.role, "role", "vhost", "xdp");
     foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
     foreign(checker, &raw.mac, "mac", "vhost", "xdp");
-    foreign(checker, &raw.mtu, "mtu", "vhost", "xdp");
+    foreign(checker, &raw.direct, "direct", "vhost", "xdp");
     require(
         checker,
         &raw.interface,
@@ -249,9 +261,42 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
         "interface",
         "interface = \"enp1s0f0\"",
     );
-    let mode = checker.word(raw.mode, "mode");
-    let queues = checker.word_or_numbers(
-        raw.queues,
+    let channels = channels(checker, raw.channels);
+    let queues = queues(checker, raw.queues, channels);
+    // Each is checked, whatever becomes of the others.
+    let (mode, mtu) = (checker.word(raw.mode, "mode"), mtu(checker, raw.mtu));
+    let gro = checker.switch(raw.gro, "gro");
+    let busy_poll = checker.switch(raw.busy_poll, "busy_poll");
+    let huge_pages = checker.word(raw.huge_pages, "huge_pages");
+    let rss = checker.word(raw.rss, "rss");
+    let interface = interface(checker, raw.interface, &mut taken.interfaces)?;
+    Some(XdpPort {
+        interface,
+        queues,
+        mode: mode.unwrap_or_default(),
+        mtu,
+        gro: gro.unwrap_or(true),
+        busy_poll: busy_poll.unwrap_or(false),
+        huge_pages: huge_pages.unwrap_or_default(),
+        channels,
+        rss: rss.unwrap_or_default(),
+    })
+}
+
+fn channels(checker: &mut Checker, field: Field<i64>) -> Option<u32> {
+    let number = Number {
+        subject: "`channels`",
+        range: 1..=XDP_CHANNELS_MAX.into(),
+        example: "channels = 4",
+    };
+    let channels = checker.number(field, &number);
+    channels.and_then(|channels| u32::try_from(channels).ok())
+}
+
+/// The queues of the uplink's own, which must be among the `channels`.
+fn queues(checker: &mut Checker, field: Field<WordOrList>, channels: Option<u32>) -> Queues {
+    let list = checker.word_or_numbers(
+        field,
         &NumberList {
             key: "queues",
             word: "all",
@@ -261,20 +306,22 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
             example: "queues = [0, 1]",
         },
     );
-    let queues = queues.map_or(Queues::All, |queues| {
-        Queues::List(
-            queues
-                .into_iter()
-                .filter_map(|(queue, _)| u32::try_from(queue).ok())
-                .collect(),
-        )
-    });
-    let interface = interface(checker, raw.interface, &mut taken.interfaces)?;
-    Some(XdpPort {
-        interface,
-        queues,
-        mode: mode.unwrap_or_default(),
-    })
+    let Some(list) = list else {
+        return Queues::All;
+    };
+    let mut queues = Vec::with_capacity(list.len());
+    for (queue, span) in list {
+        let Ok(queue) = u32::try_from(queue) else {
+            continue;
+        };
+        if let Some(channels) = channels.filter(|channels| queue >= *channels) {
+            let message = format!("with `channels = {channels}` there is no queue {queue}");
+            let help = "queues count from 0: take a lower one, or raise `channels`";
+            checker.problem(span, message, "too large", help);
+        }
+        queues.push(queue);
+    }
+    Queues::List(queues)
 }
 
 /// An interface name as the kernel takes it (`dev_valid_name()`).

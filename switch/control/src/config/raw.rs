@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
-use super::{Poll, Role, XdpMode};
+use super::{HugePages, Poll, Role, Rss, XdpMode};
 
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
 /// Six bytes, the first even: no group address.
@@ -107,8 +107,13 @@ pub(super) enum PortType {
 #[schemars(rename = "Port", extend(
     "required" = ["name", "type"],
     "if" = {"properties": {"type": {"const": "vhost"}}},
-    "then" = {"required": ["socket"], "properties": {"interface": false, "queues": false, "mode": false}},
-    "else" = {"required": ["interface"], "properties": {"socket": false, "role": false, "queue_pairs": false, "mac": false, "mtu": false}}
+    "then" = {"required": ["socket"], "properties": {
+        "interface": false, "queues": false, "mode": false, "gro": false, "busy_poll": false, "huge_pages": false,
+        "channels": false, "rss": false
+    }},
+    "else" = {"required": ["interface"], "properties": {
+        "socket": false, "role": false, "queue_pairs": false, "mac": false, "direct": false
+    }}
 ))]
 pub(super) struct RawPort {
     /// The port's name, in commands, metrics and logs.
@@ -129,9 +134,12 @@ pub(super) struct RawPort {
     /// vhost: the address that the guest is told to take. Without it, the guest or its front end chooses.
     #[schemars(regex(pattern = MAC_PATTERN))]
     pub mac: Field<String>,
-    /// vhost: the largest payload of a frame, bytes, that the guest is told to send.
-    #[schemars(range(min = MTU_MIN, max = MTU_MAX), extend("default" = MTU_DEFAULT))]
+    /// The largest payload of a frame, bytes. vhost: that the guest is told to send; default: 1500. xdp: that the
+    /// interface is set to; default: left as it is.
+    #[schemars(range(min = MTU_MIN, max = MTU_MAX))]
     pub mtu: Field<i64>,
+    /// vhost: a queue of an uplink's interface that is this guest's own.
+    pub direct: Field<Table<RawDirect>>,
     /// xdp: the network interface.
     #[schemars(length(min = 1, max = INTERFACE_BYTES_MAX))]
     pub interface: Field<String>,
@@ -147,6 +155,21 @@ pub(super) struct RawPort {
     /// xdp: how frames reach the switch.
     #[schemars(extend("default" = "auto"))]
     pub mode: Field<Word<XdpMode>>,
+    /// xdp: join TCP segments received in one burst, for guests that take large frames.
+    #[schemars(extend("default" = true))]
+    pub gro: Field<bool>,
+    /// xdp: let the switch's polling drive the NIC, instead of interrupts, where it can (SO_PREFER_BUSY_POLL).
+    #[schemars(extend("default" = false))]
+    pub busy_poll: Field<bool>,
+    /// xdp: what pages the memory for frames is in.
+    #[schemars(extend("default" = "transparent"))]
+    pub huge_pages: Field<Word<HugePages>>,
+    /// xdp: the number of queues that the interface is set to. Without it: left as it is.
+    #[schemars(range(min = 1, max = XDP_CHANNELS_MAX))]
+    pub channels: Field<i64>,
+    /// xdp: over which queues the NIC spreads what it receives.
+    #[schemars(extend("default" = "keep"))]
+    pub rss: Field<Word<Rss>>,
     /// The VLANs that the port carries. Without it: every VLAN, and tags pass through.
     pub vlan: Field<Table<RawVlan>>,
     /// The most addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
@@ -174,6 +197,18 @@ pub(super) struct RawVlan {
     /// The VLAN of a trunk's untagged frames.
     #[schemars(range(min = VLAN_ID_MIN, max = VLAN_ID_MAX))]
     pub native: Field<i64>,
+}
+
+/// A queue of an uplink's interface that belongs to one guest.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Direct", extend("required" = ["uplink", "queue"]))]
+pub(super) struct RawDirect {
+    /// The name of an xdp port of this file.
+    pub uplink: Field<String>,
+    /// The number of one of its interface's queues, which is not among its `queues`.
+    #[schemars(range(min = 0, max = XDP_QUEUE_MAX))]
+    pub queue: Field<i64>,
 }
 
 /// The JSON schema of the configuration file, for editors: `configs/schema.json`.

@@ -26,6 +26,20 @@ pub struct Config {
     pub core_spans: CoreSpans,
 }
 
+impl Config {
+    /// The queues of the interface of port `uplink` that guests have for themselves, in the order of the file.
+    pub fn direct_queues(&self, uplink: &str) -> Vec<u32> {
+        let of_guest = |port: &Port| match &port.kind {
+            PortKind::Vhost(guest) => guest.direct.clone(),
+            PortKind::Xdp(_) => None,
+        };
+        let all = self.ports.iter().filter_map(of_guest);
+        all.filter(|direct| direct.uplink == uplink)
+            .map(|direct| direct.queue)
+            .collect()
+    }
+}
+
 /// The threads that move frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
@@ -151,6 +165,17 @@ pub struct VhostPort {
     pub mac: Option<Mac>,
     /// The largest payload of a frame, bytes, that the guest is told to send: [`MTU_MIN`] to [`MTU_MAX`].
     pub mtu: u16,
+    /// The NIC queue that is this guest's own; no two guests have the same.
+    pub direct: Option<Direct>,
+}
+
+/// A queue of an uplink's interface that belongs to one guest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Direct {
+    /// The name of a port of this configuration, which is an [`XdpPort`].
+    pub uplink: String,
+    /// The number of a queue of its interface, which that port does not list. The interface may have fewer.
+    pub queue: u32,
 }
 
 /// Who listens on a vhost-user socket.
@@ -173,6 +198,42 @@ pub struct XdpPort {
     pub queues: Queues,
     /// How frames reach the switch.
     pub mode: XdpMode,
+    /// The MTU that the interface is set to, bytes: [`MTU_MIN`] to [`MTU_MAX`]. `None`: left as it is.
+    pub mtu: Option<u16>,
+    /// Join TCP segments received in one burst, for guests that take large frames?
+    pub gro: bool,
+    /// Let the switch's polling drive the NIC, instead of interrupts, where it can?
+    pub busy_poll: bool,
+    /// What pages the memory for frames is in.
+    pub huge_pages: HugePages,
+    /// The number of queues that the interface is set to: 1 to [`XDP_CHANNELS_MAX`]. `None`: left as it is.
+    pub channels: Option<u32>,
+    /// Over which queues the NIC spreads what it receives.
+    pub rss: Rss,
+}
+
+/// What pages the memory of a NIC port's frames is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HugePages {
+    /// Huge ones where the kernel has some at hand.
+    #[default]
+    Transparent,
+    /// Huge ones that the administrator has reserved; without them the port does not open.
+    Reserved,
+    /// Ordinary ones.
+    Never,
+}
+
+/// Over which queues a NIC spreads what it receives (its RSS indirection table).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rss {
+    /// As the interface is set.
+    #[default]
+    Keep,
+    /// Evenly over the port's own queues, and no other.
+    Queues,
 }
 
 /// Queues of a network interface.

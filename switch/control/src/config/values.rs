@@ -65,6 +65,13 @@ impl Checker {
         None
     }
 
+    /// True or false.
+    pub(super) fn switch(&mut self, field: Field<bool>, key: &str) -> Option<bool> {
+        let help = format!("for example: {key} = true");
+        let value = self.value(field, key, "true or false", &help);
+        value.map(|(value, _)| value)
+    }
+
     /// One of an enum's words.
     pub(super) fn word<T: DeserializeOwned>(
         &mut self,

@@ -6,6 +6,7 @@
 //! Ports that a change does not name keep their rings and lose no frame.
 
 mod announce;
+mod packets;
 mod placement;
 mod report;
 mod watch;
@@ -30,7 +31,7 @@ use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::Clock;
 use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
-use crosspoint_xsk::{XskSocket, XskTx};
+use crosspoint_xsk::{PacketMemory, XskSocket, XskTx};
 
 use crate::status::DeviceStatus;
 use watch::Watch;
@@ -54,6 +55,8 @@ pub struct FabricOptions {
     pub fdb_capacity: usize,
     /// When an address that was not seen is forgotten.
     pub fdb_ageing: Duration,
+    /// NIC queues that there will be: workers share packet memory among so many. More get memory of their own.
+    pub nic_queues: usize,
 }
 
 /// What a port is, from the configuration.
@@ -71,6 +74,8 @@ pub struct PortOptions {
     pub mac_limit: u32,
     /// Most queues (pairs) it will have.
     pub queues: usize,
+    /// Whether TCP segments that come in here are joined for guests that take large frames.
+    pub joins: bool,
 }
 
 /// How a port is, for `show`.
@@ -169,6 +174,8 @@ pub struct Fabric {
     links: Vec<Arc<WorkerLink>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     watch: Watch,
+    /// Packet memory for NIC queues, by worker.
+    memories: Vec<Mutex<PacketMemory>>,
     state: Mutex<State>,
     fdb: Arc<Fdb>,
     tick_length: Duration,
@@ -199,6 +206,7 @@ impl Fabric {
         let watch = watch.map_err(|why| WorkerError::Start { worker: 0, why })?;
         // An age has 8 bits and is compared to at most half of that.
         let tick_length = Duration::from_secs(options.fdb_ageing.as_secs().div_ceil(100).max(1));
+        let memories = packets::memories(&options.cores, options.nic_queues);
         Ok(Arc::new(Fabric {
             options,
             clock,
@@ -206,6 +214,7 @@ impl Fabric {
             links,
             threads: Mutex::new(threads),
             watch,
+            memories,
             state: Mutex::new(State {
                 ports: Vec::new(),
                 view,
@@ -244,6 +253,7 @@ impl Fabric {
             egress: Egress::Down,
             counters: Arc::new(PortCounters::new(self.links.len(), options.queues)),
             quota: Arc::new(Quota::new(options.mac_limit)),
+            joins: options.joins,
         };
         state.ports[number] = Some(Port {
             view,

@@ -90,6 +90,7 @@ impl Fabric {
             tx_bytes: counters.sum(queue, |c| &c.tx_bytes),
             flood_copies: counters.sum(queue, |c| &c.flood_copies),
             segment_copies: counters.sum(queue, |c| &c.segment_copies),
+            joined_copies: counters.sum(queue, |c| &c.joined_copies),
             delivered_copies: counters.sum(queue, |c| &c.delivered_copies),
             dropped_copies: counters.sum(queue, |c| &c.dropped_copies),
             bursts: counters.sum(queue, |c| &c.bursts),

@@ -97,11 +97,12 @@ fn traffic(ports: &[PortStatus]) -> [MetricFamily; 2] {
     [packets, bytes].map(Samples::finish)
 }
 
-fn ledger(ports: &[PortStatus]) -> [MetricFamily; 7] {
+fn ledger(ports: &[PortStatus]) -> [MetricFamily; 8] {
     type Read = fn(&QueueStatus) -> u64;
-    let counters: [(Family, Read); 7] = [
+    let counters: [(Family, Read); 8] = [
         (f::FLOOD_COPIES, |q| q.flood_copies),
         (f::SEGMENT_COPIES, |q| q.segment_copies),
+        (f::JOINED_COPIES, |q| q.joined_copies),
         (f::DELIVERED, |q| q.delivered_copies),
         (f::DROPPED, |q| q.dropped_copies),
         (f::BURSTS, |q| q.bursts),

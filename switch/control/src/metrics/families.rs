@@ -46,6 +46,7 @@ families! {
     DROPS = COUNTER "crosspoint_drops_total" &["port", "queue", "reason"], "Frames and copies dropped, by reason; crosspoint show drops explains each.";
     FLOOD_COPIES = COUNTER "crosspoint_queue_flood_copies_total" QUEUE, "Additional copies that flooding made of frames from here.";
     SEGMENT_COPIES = COUNTER "crosspoint_queue_segment_copies_total" QUEUE, "Additional copies that cutting large frames from here made, for ports that do not take such.";
+    JOINED_COPIES = COUNTER "crosspoint_queue_joined_copies_total" QUEUE, "Copies of frames from here that went on within a large frame, joined to the one before them, for ports that take such.";
     DELIVERED = COUNTER "crosspoint_queue_delivered_copies_total" QUEUE, "Copies of frames from here that were delivered, at any port.";
     DROPPED = COUNTER "crosspoint_queue_dropped_copies_total" QUEUE, "Copies of frames from here that were dropped, at any port.";
     BURSTS = COUNTER "crosspoint_queue_bursts_total" QUEUE, "Bursts of up to 64 frames taken from the queue.";

@@ -78,6 +78,8 @@ pub struct QueueRow {
     pub flood_copies: u64,
     /// Additional copies that cutting large frames from here made, for ports that do not take such.
     pub segment_copies: u64,
+    /// Copies of frames from here that went on within a large frame, joined to the one before them.
+    pub joined_copies: u64,
     /// Copies of frames from here that were delivered, anywhere.
     pub delivered_copies: u64,
     /// Copies of frames from here that were dropped, anywhere.
@@ -226,6 +228,7 @@ fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
         tx_bytes: queue.tx_bytes,
         flood_copies: queue.flood_copies,
         segment_copies: queue.segment_copies,
+        joined_copies: queue.joined_copies,
         delivered_copies: queue.delivered_copies,
         dropped_copies: queue.dropped_copies,
         bursts: queue.bursts,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crosspoint_control::config::{
-    Config, Cores, Poll, Port, PortKind, Queues, Role, VhostPort, Vlan, XdpMode, XdpPort,
+    Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss, VhostPort, Vlan,
+    XdpMode, XdpPort,
 };
 use crosspoint_packet::Mac;
 
@@ -77,6 +78,7 @@ fn a_guest_takes_the_defaults() {
         queue_pairs: 1,
         mac: None,
         mtu: 1500,
+        direct: None,
     });
     assert_eq!(
         vhost(""),
@@ -96,6 +98,12 @@ fn an_uplink_takes_the_defaults() {
         interface: "eth0".into(),
         queues: Queues::All,
         mode: XdpMode::Auto,
+        mtu: None,
+        gro: true,
+        busy_poll: false,
+        huge_pages: HugePages::Transparent,
+        channels: None,
+        rss: Rss::Keep,
     });
     assert_eq!(
         config.ports,
@@ -119,12 +127,13 @@ fn each_word_is_read() {
         let config = parse(&format!(
             "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nqueues = [1, 0]\nmode = \"{word}\"\n"
         ));
-        let kind = PortKind::Xdp(XdpPort {
-            interface: "eth0".into(),
-            queues: Queues::List(vec![1, 0]),
-            mode,
-        });
-        assert_eq!(config.ports[0].kind, kind);
+        let PortKind::Xdp(uplink) = &config.ports[0].kind else {
+            panic!("not an uplink")
+        };
+        assert_eq!(
+            (&uplink.queues, uplink.mode),
+            (&Queues::List(vec![1, 0]), mode)
+        );
     }
     let PortKind::Vhost(client) = vhost("role = \"client\"\nqueue_pairs = 16").kind else {
         panic!("not a guest")
@@ -139,6 +148,51 @@ fn what_the_guest_is_told_is_read() {
     };
     let mac = Mac::new([0x52, 0x54, 0, 0xab, 0xcd, 0x0f]);
     assert_eq!((guest.mac, guest.mtu), (Some(mac), 68));
+}
+
+#[test]
+fn how_an_interface_is_to_be_set_is_read() {
+    for (word, huge_pages) in [
+        ("transparent", HugePages::Transparent),
+        ("reserved", HugePages::Reserved),
+        ("never", HugePages::Never),
+    ] {
+        let config = parse(&format!(
+            "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nmtu = 9000\ngro = false\n\
+             busy_poll = true\nhuge_pages = \"{word}\"\nchannels = 4096\nrss = \"queues\"\nqueues = [4095]\n"
+        ));
+        let kind = PortKind::Xdp(XdpPort {
+            interface: "eth0".into(),
+            queues: Queues::List(vec![4095]),
+            mode: XdpMode::Auto,
+            mtu: Some(9000),
+            gro: false,
+            busy_poll: true,
+            huge_pages,
+            channels: Some(4096),
+            rss: Rss::Queues,
+        });
+        assert_eq!(config.ports[0].kind, kind);
+    }
+}
+
+#[test]
+fn a_guest_has_the_queue_of_an_uplink_that_comes_before_or_after_it() {
+    let guest = "[[port]]\nname = \"a\"\ntype = \"vhost\"\nsocket = \"/run/a\"\ndirect = { uplink = \"up\", queue = 3 }\n";
+    let uplink = "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\n";
+    for (lines, at) in [([guest, uplink], 0), ([uplink, guest], 1)] {
+        let config = parse(&lines.concat());
+        let PortKind::Vhost(guest) = &config.ports[at].kind else {
+            panic!("not a guest")
+        };
+        let direct = Direct {
+            uplink: "up".into(),
+            queue: 3,
+        };
+        assert_eq!(guest.direct, Some(direct));
+        assert_eq!(config.direct_queues("up"), [3]);
+        assert!(config.direct_queues("other").is_empty());
+    }
 }
 
 #[test]

@@ -9,6 +9,10 @@ const GUEST: &str =
     "version = 1\n\n[[port]]\nname = \"web-1\"\ntype = \"vhost\"\nsocket = \"/run/web-1.sock\"\n";
 const UPLINK: &str =
     "version = 1\n\n[[port]]\nname = \"up0\"\ntype = \"xdp\"\ninterface = \"enp1s0f0\"\n";
+const WEB_2: &str =
+    "\n[[port]]\nname = \"web-2\"\ntype = \"vhost\"\nsocket = \"/run/web-2.sock\"\n";
+const WEB_3: &str =
+    "\n[[port]]\nname = \"web-3\"\ntype = \"vhost\"\nsocket = \"/run/web-3.sock\"\n";
 
 fn error(text: &str) -> ConfigError {
     Config::parse("switch.toml", text).expect_err("a mistake")
@@ -59,7 +63,12 @@ mistakes! {
     mac_of_a_group: GUEST, "mac = \"53:54:00:12:34:56\"\n";
     mac_of_nobody: GUEST, "mac = \"00:00:00:00:00:00\"\n";
     mtu_too_small: GUEST, "mtu = 67\n";
-    mtu_of_an_uplink: UPLINK, "mtu = 9000\nmac = \"52:54:00:12:34:56\"\n";
+    mac_of_an_uplink: UPLINK, "mac = \"52:54:00:12:34:56\"\n";
+    mtu_too_large_of_an_uplink: UPLINK, "mtu = 65536\n";
+    no_boolean: UPLINK, "gro = \"yes\"\n";
+    keys_of_an_uplink_on_a_guest: GUEST, "gro = true\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
+    no_channels: UPLINK, "channels = 0\n";
+    queue_beyond_the_channels: UPLINK, "channels = 4\nqueues = [3, 4]\n";
     misspelt_word: UPLINK, "mode = \"zerocopy\"\n";
     unknown_port_type: "version = 1\n[[port]]\nname = \"t\"\ntype = \"tap\"\n";
     duration_without_unit: "version = 1\n[switch]\nfdb_ageing = 300\n";
@@ -81,6 +90,17 @@ mistakes! {
     port_name_with_a_blank: "version = 1\n[[port]]\nname = \"web 1\"\ntype = \"vhost\"\nsocket = \"/run/a\"\n";
     interface_name_too_long: "version = 1\n[[port]]\nname = \"up0\"\ntype = \"xdp\"\ninterface = \"enp1s0f0np0.2000x\"\n";
     queue_listed_twice: UPLINK, "queues = [0, 1, 0]\n";
+
+    // Queues of a guest's own.
+    direct_without_queue: GUEST, "direct = { uplink = \"up0\" }\n";
+    direct_misspelt: GUEST, "direct = { uplnk = \"up0\", queue = 3 }\n";
+    direct_to_nobody: GUEST, "direct = { uplink = \"up0\", queue = 3 }\n";
+    direct_to_a_guest: GUEST, "direct = { uplink = \"web-1\", queue = 3 }\n";
+    direct_on_an_uplink: UPLINK, "direct = { uplink = \"up0\", queue = 3 }\n";
+    direct_to_a_queue_that_is_taken: UPLINK, "queues = [2, 3]\n", WEB_2, "direct = { uplink = \"up0\", queue = 3 }\n";
+    direct_beyond_the_channels: UPLINK, "channels = 3\n", WEB_2, "direct = { uplink = \"up0\", queue = 3 }\n";
+    direct_of_two_guests: UPLINK, WEB_2, "direct = { uplink = \"up0\", queue = 3 }\n", WEB_3, "direct = { uplink = \"up0\", queue = 3 }\n";
+    direct_to_an_uplink_that_is_wrong: UPLINK, "queues = \"some\"\nmtu = 1\n", WEB_2, "direct = { uplink = \"up0\", queue = 3 }\n";
 
     // VLANs.
     vlan_is_a_number: GUEST, "vlan = 100\n";

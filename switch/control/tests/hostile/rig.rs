@@ -285,6 +285,7 @@ impl Rig {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
         })
         .expect("a worker starts");
         let ports =
@@ -395,6 +396,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
             vlan: VlanPolicy::Access(vlan),
             vlan_text: String::new(),
             mac_limit: 0,
+            joins: false,
             queues: 2,
         })
         .expect("there is room");
@@ -405,6 +407,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        direct: None,
     };
     VhostPort::open(fabric.clone(), number, name, &config).expect("it listens")
 }

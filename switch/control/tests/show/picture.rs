@@ -43,6 +43,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         tx_bytes: 1_234_567,
         flood_copies: 12,
         segment_copies: 34,
+        joined_copies: 21,
         delivered_copies: 123_456_700,
         dropped_copies: 101,
         bursts: 4_000_000,

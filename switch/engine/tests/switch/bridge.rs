@@ -113,6 +113,8 @@ pub struct Ledger {
     pub flood_copies: u64,
     /// Of large frames that were cut.
     pub segment_copies: u64,
+    /// Of segments that were joined.
+    pub joined_copies: u64,
     pub delivered: u64,
     pub dropped: u64,
     pub drops: BTreeMap<DropReason, u64>,

@@ -29,6 +29,7 @@ pub fn ledger_of(counters: &PortCounters) -> Ledger {
         tx: queues.clone().map(tx).collect(),
         flood_copies: all(|c| &c.flood_copies),
         segment_copies: all(|c| &c.segment_copies),
+        joined_copies: all(|c| &c.joined_copies),
         delivered: all(|c| &c.delivered_copies),
         dropped: all(|c| &c.dropped_copies),
         drops: drops.filter(|(_, n)| *n > 0).collect(),
@@ -40,7 +41,7 @@ pub fn assert_balanced(ledgers: &[Ledger]) {
     for (port, ledger) in ledgers.iter().enumerate() {
         let (taken, given) = (
             ledger.rx.0 + ledger.flood_copies + ledger.segment_copies,
-            ledger.delivered + ledger.dropped,
+            ledger.delivered + ledger.dropped + ledger.joined_copies,
         );
         assert_eq!(taken, given, "port {port}: {ledger:?}");
     }

@@ -8,6 +8,7 @@ mod escapes;
 mod fdb_threads;
 mod floor;
 mod frames;
+mod joins;
 mod large;
 mod ledger;
 mod order;

@@ -28,6 +28,8 @@ pub struct PortOptions {
     pub frame_len_max: usize,
     /// Addresses it may learn; 0 for any number.
     pub mac_limit: u32,
+    /// Whether its TCP segments are joined for guests that take large frames, as a NIC port's are.
+    pub joins: bool,
 }
 
 impl Default for PortOptions {
@@ -42,6 +44,7 @@ impl Default for PortOptions {
             split: ChainSplit::Single,
             frame_len_max: 1600,
             mac_limit: 0,
+            joins: false,
         }
     }
 }
@@ -118,6 +121,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         egress: Egress::Guest(to.into()),
         counters: counters.clone(),
         quota: Arc::new(Quota::new(options.mac_limit)),
+        joins: options.joins,
     };
     let stream = Stream::new((number, 0), Source::Guest(Box::new(from)), counters);
     let driver = Driver {

@@ -70,6 +70,7 @@ impl World {
             sleep_after: Some(Duration::from_micros(20)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
         })
         .expect("a worker starts");
         let port = |name: &str| {
@@ -80,6 +81,7 @@ impl World {
                     vlan: VlanPolicy::Access(1),
                     vlan_text: String::new(),
                     mac_limit: 16,
+                    joins: false,
                     queues: 2,
                 })
                 .expect("there is room")

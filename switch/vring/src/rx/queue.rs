@@ -448,14 +448,11 @@ impl<R: RxRing> RxQueue<R> {
     ) -> usize {
         let prefix = Prefix::new(header, frame, tag);
         let gather = Gather::new(&prefix, burst, frame);
-        let copied = match to {
+        match to {
+            _ if complete => gather.copy_finished(&frame.offload, tag, to),
             [one] => gather.copy_to(*one),
             many => gather.scatter(many),
-        };
-        if complete {
-            gather.complete_checksum(&frame.offload, tag, to);
         }
-        copied
     }
 }
 

@@ -1,0 +1,114 @@
+//! Checks the ports' `direct = { ... }`: each by itself, and then all of them against the uplinks that they name.
+
+use std::collections::HashMap;
+
+use super::check::Checker;
+use super::field::{Field, Span, Table};
+use super::limits::XDP_QUEUE_MAX;
+use super::raw::RawDirect;
+use super::values::Number;
+use super::{Direct, Port, PortKind, Queues};
+
+const HELP: &str = "for example: direct = { uplink = \"up0\", queue = 3 }";
+
+/// A `direct` that is right by itself, with the places of its parts.
+pub(super) struct Placed {
+    direct: Direct,
+    uplink: Span,
+    queue: Span,
+}
+
+/// The queue that a guest has for itself, if it has one. It is noted in `placed` for [`against_uplinks`].
+pub(super) fn direct(
+    checker: &mut Checker,
+    field: Field<Table<RawDirect>>,
+    placed: &mut Vec<Placed>,
+) -> Option<Direct> {
+    let must = "a table with `uplink` and `queue`";
+    let (Table(raw), span) = checker.value(field, "direct", must, HELP)?;
+    let is_whole = raw.uplink.span().is_some() && raw.queue.span().is_some();
+    // A misspelt key has been noted already.
+    if !is_whole && !checker.has_problem_in(&span) {
+        let message = "`direct` must have `uplink` and `queue`".to_owned();
+        checker.problem(span, message, "not both", HELP);
+        return None;
+    }
+    let queue_span = raw.queue.span().unwrap_or_default();
+    let uplink = checker.value(raw.uplink, "uplink", "the name of an xdp port", HELP);
+    let number = Number {
+        subject: "`queue`",
+        range: 0..=XDP_QUEUE_MAX.into(),
+        example: "queue = 3",
+    };
+    let queue = checker.number(raw.queue, &number);
+    let (uplink, uplink_span) = uplink?;
+    let direct = Direct {
+        uplink,
+        queue: queue.and_then(|queue| u32::try_from(queue).ok())?,
+    };
+    placed.push(Placed {
+        direct: direct.clone(),
+        uplink: uplink_span,
+        queue: queue_span,
+    });
+    Some(direct)
+}
+
+/// Checks each `direct` against the port that it names, and against the others. `names` has every port's name, also
+/// of those that are wrong in themselves and so not in `ports`: of these nothing can be said.
+pub(super) fn against_uplinks(
+    checker: &mut Checker,
+    placed: Vec<Placed>,
+    ports: &[Port],
+    names: &HashMap<String, Span>,
+) {
+    let by_name: HashMap<&str, &Port> = ports
+        .iter()
+        .map(|port| (port.name.as_str(), port))
+        .collect();
+    let mut taken: HashMap<Direct, Span> = HashMap::new();
+    for place in placed {
+        let uplink = &place.direct.uplink;
+        match by_name.get(uplink.as_str()).map(|port| &port.kind) {
+            Some(PortKind::Xdp(xdp)) => of_uplink(checker, &place, &xdp.queues, xdp.channels),
+            Some(PortKind::Vhost(_)) => {
+                let message = format!("{uplink:?} is a guest's port");
+                let help = "name a port of type \"xdp\" here";
+                checker.problem(place.uplink.clone(), message, "no uplink", help);
+            }
+            None if names.contains_key(uplink) => {}
+            None => {
+                let message = format!("no port is named {uplink:?}");
+                let help = "name a port of type \"xdp\" of this file";
+                checker.problem(place.uplink.clone(), message, "not in this file", help);
+            }
+        }
+        match taken.get(&place.direct).cloned() {
+            Some(first) => {
+                let message = format!("two guests have queue {} of {uplink:?}", place.direct.queue);
+                let help = "give each guest a queue of its own";
+                checker.clash(place.queue, Some(first), message, help);
+            }
+            None => drop(taken.insert(place.direct, place.queue)),
+        }
+    }
+}
+
+/// A guest's queue against the queues of the uplink's own.
+fn of_uplink(checker: &mut Checker, place: &Placed, queues: &Queues, channels: Option<u32>) {
+    let Direct { uplink, queue } = &place.direct;
+    if let Queues::List(list) = queues
+        && list.contains(queue)
+    {
+        let message = format!("queue {queue} is among the `queues` of {uplink:?}");
+        let help = "a queue is a guest's or the uplink's: remove it there, or take another here";
+        checker.problem(place.queue.clone(), message, "taken", help);
+    }
+    if let Some(channels) = channels.filter(|channels| queue >= channels) {
+        let message = format!(
+            "{uplink:?} has `channels = {channels}`, so its interface has no queue {queue}"
+        );
+        let help = "queues count from 0: take a lower one, or raise `channels`";
+        checker.problem(place.queue.clone(), message, "too large", help);
+    }
+}

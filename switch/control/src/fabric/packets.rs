@@ -1,0 +1,43 @@
+//! Packet memory: one for the NIC queues of each worker, on its memory node.
+
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+
+use crosspoint_xsk::{PacketMemory, SocketError, SocketOptions, XskRx, XskTx};
+
+use super::{Fabric, placement};
+
+impl Fabric {
+    /// Opens a socket for queue `queue` of port `number`, whose interface has number `ifindex`, in the packet memory of
+    /// the worker that the queue goes to.
+    pub fn open_socket(
+        &self,
+        (number, queue): (u16, u32),
+        ifindex: u32,
+        options: &SocketOptions,
+    ) -> Result<(XskRx, XskTx), SocketError> {
+        let worker = placement::nic_worker(number, queue as u16, self.memories.len());
+        // There is one for each worker, and at least one worker.
+        let memory = &self.memories[worker];
+        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.open(ifindex, queue, options)
+    }
+}
+
+/// Memory for every worker's share of `queues` NIC queues.
+pub(super) fn memories(cores: &[usize], queues: usize) -> Vec<Mutex<PacketMemory>> {
+    let share = queues.div_ceil(cores.len().max(1));
+    let share = u16::try_from(share).unwrap_or(u16::MAX / 2);
+    let of_core = |core: &usize| Mutex::new(PacketMemory::new(share, node_of(*core)));
+    cores.iter().map(of_core).collect()
+}
+
+/// The memory node of a core, if the kernel knows any.
+fn node_of(core: usize) -> Option<u32> {
+    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
+    let nodes = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix("node")?.parse().ok()
+    });
+    nodes.min()
+}

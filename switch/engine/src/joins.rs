@@ -1,0 +1,241 @@
+//! TCP segments from a wire for a guest that takes large frames: joined, for that guest alone.
+//!
+//! A guest pays for each frame that it receives, and for its checksum. Segments of one flow that came in one burst are
+//! made one large frame: the header of the first, and behind it everybody's payload, where it lies. Nothing waits for
+//! segments to come, so what a burst holds is all that is joined, and nothing is later for it. A checksum that is
+//! vouched for by the large frame's header was verified here.
+
+use crosspoint_frame::{BURST, Burst, Frame, Offload, Parts, Pick};
+use crosspoint_packet::gro::{JOIN_HEADERS, Joinable, TcpSegment, inspect};
+
+/// Offset of the checksum in a TCP header (RFC 793, 3.1).
+const TCP_CHECKSUM: u16 = 16;
+/// `gso_type` of what is made (virtio 1.2, 5.1.6).
+pub(crate) const GSO_TCPV4: u8 = 1;
+/// The same, over IPv6.
+pub(crate) const GSO_TCPV6: u8 = 4;
+
+/// Segments that go on where each other end.
+#[derive(Clone, Copy)]
+struct Run {
+    segment: TcpSegment,
+    /// Its first segment, as a number among the picks.
+    first: usize,
+    count: usize,
+    payload_len: usize,
+    push: bool,
+    verified: bool,
+    open: bool,
+}
+
+/// A worker's working memory for joining: made once.
+pub struct Joiner {
+    parts: Parts,
+    picks: Vec<Pick>,
+    heads: Vec<[u8; JOIN_HEADERS]>,
+    runs: Vec<Run>,
+    /// Which run a pick is in.
+    run_of: [Option<u8>; BURST],
+    /// Frames of one run, and where their payload begins.
+    members: Vec<(u8, usize)>,
+}
+
+impl Default for Joiner {
+    fn default() -> Joiner {
+        Joiner {
+            parts: Parts::default(),
+            picks: Vec::with_capacity(BURST),
+            heads: vec![[0; JOIN_HEADERS]; BURST],
+            runs: Vec::with_capacity(BURST),
+            run_of: [None; BURST],
+            members: Vec::with_capacity(BURST),
+        }
+    }
+}
+
+/// What a receiver takes: large frames of TCP over IPv4, and over IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Takes {
+    /// Over IPv4.
+    pub v4: bool,
+    /// Over IPv6.
+    pub v6: bool,
+}
+
+impl Joiner {
+    /// Joins what of the picked frames belongs together: the burst and the picks to be sent instead, fewer of them.
+    /// `None` when nothing does. The order within each flow stays.
+    pub fn join(
+        &mut self,
+        burst: &Burst,
+        picks: &[Pick],
+        takes: Takes,
+    ) -> Option<(&Burst, &[Pick])> {
+        self.runs.clear();
+        for (index, pick) in picks.iter().enumerate().take(BURST) {
+            self.run_of[index] = None;
+            if let Some(frame) = burst.frames().get(usize::from(pick.frame)) {
+                self.look_at(burst, (index, frame), picks, takes);
+            }
+        }
+        if self.runs.iter().all(|run| run.count < 2) {
+            return None;
+        }
+        self.make(burst, picks);
+        Some((self.parts.burst(), &self.picks))
+    }
+
+    fn look_at(
+        &mut self,
+        burst: &Burst,
+        (index, frame): (usize, &Frame),
+        picks: &[Pick],
+        takes: Takes,
+    ) {
+        let head = &mut self.heads[index];
+        let len = burst.read_beginning(frame, head);
+        let open = |key| move |run: &&mut Run| run.open && run.segment.key == key;
+        match inspect(head.get(..len).unwrap_or(&[]), frame.len as usize) {
+            Joinable::Foreign => {}
+            Joinable::Opaque => self.runs.iter_mut().for_each(|run| run.open = false),
+            Joinable::Single(key) => {
+                if let Some(run) = self.runs.iter_mut().find(open(key)) {
+                    run.open = false;
+                }
+            }
+            Joinable::Data(segment) => {
+                let taken = if segment.ip_version() == 4 {
+                    takes.v4
+                } else {
+                    takes.v6
+                };
+                let known = self
+                    .runs
+                    .iter()
+                    .position(|run| run.open && run.segment.key == segment.key);
+                let joined = taken
+                    && known
+                        .is_some_and(|run| self.append(burst, (index, frame), run, segment, picks));
+                if joined {
+                    self.run_of[index] = known.map(|run| run as u8);
+                    return;
+                }
+                if let Some(run) = known.and_then(|run| self.runs.get_mut(run)) {
+                    run.open = false;
+                }
+                self.run_of[index] = Some(self.runs.len() as u8);
+                self.runs.push(Run {
+                    segment,
+                    first: index,
+                    count: 1,
+                    payload_len: segment.payload_len,
+                    push: segment.push,
+                    verified: false,
+                    open: !segment.push,
+                });
+            }
+        }
+    }
+
+    /// Adds a segment to a run; whether it belongs there and both are as their senders sent them.
+    fn append(
+        &mut self,
+        burst: &Burst,
+        (index, frame): (usize, &Frame),
+        number: usize,
+        segment: TcpSegment,
+        picks: &[Pick],
+    ) -> bool {
+        let Some(run) = self.runs.get_mut(number) else {
+            return false;
+        };
+        let heads = (&self.heads[run.first], &self.heads[index]);
+        let so_far = (run.count, run.payload_len);
+        let (Some(first_pick), Some(pick)) = (picks.get(run.first), picks.get(index)) else {
+            return false;
+        };
+        if first_pick.tag != pick.tag
+            || !run
+                .segment
+                .is_followed_by(heads.0, so_far, &segment, heads.1)
+        {
+            return false;
+        }
+        if !run.verified {
+            let first = burst.frames().get(usize::from(first_pick.frame));
+            run.verified = first.is_some_and(|first| is_whole(burst, first, &run.segment, heads.0));
+        }
+        if !run.verified || !is_whole(burst, frame, &segment, heads.1) {
+            return false;
+        }
+        run.count += 1;
+        run.payload_len += segment.payload_len;
+        run.push |= segment.push;
+        // A shorter one ends it: cut again, all but the last are of one size.
+        run.open = !segment.push && segment.payload_len == run.segment.payload_len;
+        true
+    }
+
+    /// Makes the frames to be sent: each run where its first segment was, and the others where they were.
+    fn make(&mut self, burst: &Burst, picks: &[Pick]) {
+        self.parts.clear();
+        self.picks.clear();
+        for (index, pick) in picks.iter().enumerate().take(BURST) {
+            let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
+                continue;
+            };
+            let run = self.run_of[index].and_then(|run| self.runs.get(usize::from(run)).copied());
+            let made = match run {
+                Some(run) if run.count > 1 && run.first == index => {
+                    self.make_joined(burst, run, picks)
+                }
+                Some(run) if run.count > 1 => continue,
+                _ => self.parts.push_same(burst, frame),
+            };
+            // There are no more frames than there were, and each has room.
+            debug_assert!(made);
+            self.picks.push(Pick {
+                frame: self.picks.len() as u8,
+                tag: pick.tag,
+            });
+        }
+    }
+
+    fn make_joined(&mut self, burst: &Burst, run: Run, picks: &[Pick]) -> bool {
+        self.members.clear();
+        let number = self.run_of[run.first];
+        for (pick, _) in picks
+            .iter()
+            .zip(&self.run_of)
+            .filter(|(_, of)| **of == number)
+        {
+            self.members.push((pick.frame, run.segment.header_len()));
+        }
+        let mut head = self.heads[run.first];
+        run.segment
+            .write_joined(&mut head, run.payload_len, run.push);
+        let offload = Offload {
+            needs_csum: true,
+            gso_type: if run.segment.ip_version() == 4 {
+                GSO_TCPV4
+            } else {
+                GSO_TCPV6
+            },
+            hdr_len: run.segment.header_len() as u16,
+            gso_size: run.segment.payload_len as u16,
+            csum_start: run.segment.checksum_start() as u16,
+            csum_offset: TCP_CHECKSUM,
+        };
+        let header = head.get(..run.segment.header_len()).unwrap_or(&[]);
+        self.parts
+            .push_joined(header, burst, &self.members, offload)
+    }
+}
+
+/// Whether a segment's checksum is right, or its sender, a software device, has left it open and vouches for it.
+fn is_whole(burst: &Burst, frame: &Frame, segment: &TcpSegment, head: &[u8; JOIN_HEADERS]) -> bool {
+    frame.offload.needs_csum || {
+        let pseudo = segment.pseudo_header(head, segment.payload_len);
+        burst.folded_sum(frame, segment.checksum_start(), pseudo) == 0xffff
+    }
+}

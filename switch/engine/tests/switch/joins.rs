@@ -1,0 +1,234 @@
+//! TCP segments off a wire: joined for those who take large frames, untouched for the others.
+
+use std::collections::BTreeMap;
+
+use crosspoint_guest::VirtioNetHdr;
+use crosspoint_packet::checksum::{self, Partial};
+use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation};
+use crosspoint_vring::feature;
+use etherparse::{IpHeaders, Ipv4Header, PacketBuilder, TcpOptionElement};
+use proptest::prelude::*;
+
+use crate::checks::{assert_balanced, ledger_of};
+use crate::frames::host;
+use crate::ports::PortOptions;
+use crate::rig::Rig;
+use crate::world::{MODERN, Random};
+
+const PARTIAL: u64 = MODERN | feature::CSUM | feature::GUEST_CSUM;
+const LARGE: u64 = PARTIAL | feature::GUEST_TSO4 | feature::GUEST_TSO6;
+
+/// What a flow sends next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Full,
+    Short,
+    Push,
+    Ack,
+    Fin,
+    /// Its checksum is wrong.
+    Broken,
+    /// No TCP.
+    Other,
+}
+
+fn next() -> impl Strategy<Value = Next> {
+    prop_oneof![
+        12 => Just(Next::Full), 1 => Just(Next::Short), 1 => Just(Next::Push), 1 => Just(Next::Ack),
+        1 => Just(Next::Fin), 1 => Just(Next::Broken), 1 => Just(Next::Other),
+    ]
+}
+
+struct Flow {
+    port: u16,
+    v6: bool,
+    options: bool,
+    mss: usize,
+    seq: u32,
+    id: u16,
+}
+
+impl Flow {
+    fn frame(&mut self, next: Next, random: &mut Random) -> Vec<u8> {
+        let link = PacketBuilder::ethernet2(host(0), host(9));
+        let mut ip = Ipv4Header::new(0, 64, 6.into(), [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
+        ip.identification = self.id;
+        self.id = self.id.wrapping_add(1);
+        let step = match self.v6 {
+            true => link.ipv6([1; 16], [2; 16], 64),
+            false => link.ip(IpHeaders::Ipv4(ip, Default::default())),
+        };
+        let len = match next {
+            Next::Short => self.mss / 2 + 1,
+            Next::Ack | Next::Fin => 0,
+            _ => self.mss,
+        };
+        let payload = random.bytes(len);
+        let mut frame = Vec::new();
+        if matches!(next, Next::Other) {
+            step.udp(self.port, 9).write(&mut frame, &payload).unwrap();
+            return frame;
+        }
+        let mut tcp = step.tcp(self.port, 80, self.seq, 1000).ack(77);
+        if self.options {
+            let stamps = [
+                TcpOptionElement::Noop,
+                TcpOptionElement::Noop,
+                TcpOptionElement::Timestamp(7, 8),
+            ];
+            tcp = tcp.options(&stamps).unwrap();
+        }
+        tcp = match next {
+            Next::Push => tcp.psh(),
+            Next::Fin => tcp.fin(),
+            _ => tcp,
+        };
+        tcp.write(&mut frame, &payload).unwrap();
+        self.seq = self.seq.wrapping_add(len as u32);
+        if matches!(next, Next::Broken) {
+            let last = frame.len() - 1;
+            frame[last] ^= 0x10;
+        }
+        frame
+    }
+}
+
+/// What the frame would have been on a wire: itself, or its segments.
+fn cut(header: &VirtioNetHdr, frame: &[u8]) -> Vec<Vec<u8>> {
+    if header.gso_type == 0 {
+        return vec![frame.to_vec()];
+    }
+    let request = GsoRequest {
+        gso_type: header.gso_type,
+        gso_size: header.gso_size,
+        checksum: Some(Partial {
+            start: header.csum_start,
+            offset: header.csum_offset,
+        }),
+    };
+    let plan = Segmentation::new(frame, frame.len(), request).expect("a frame that can be cut");
+    let make = |index| {
+        let mut made = [0; HEADERS_MAX];
+        let info = plan.segment(index, frame, &mut made).unwrap();
+        let mut segment = made[..plan.header_len()].to_vec();
+        segment.extend(&frame[info.payload_offset..info.payload_offset + info.payload_len]);
+        let (start, at) = (
+            info.checksum.start,
+            info.checksum.start + info.checksum.offset,
+        );
+        let sum = checksum::finish(checksum::sum(&segment[start.into()..], 0));
+        segment[at.into()..usize::from(at) + 2].copy_from_slice(&sum.to_be_bytes());
+        segment
+    };
+    (0..plan.count()).map(make).collect()
+}
+
+/// The frames of each flow, in their order: by protocol and source port.
+fn by_flow(
+    frames: impl IntoIterator<Item = Vec<u8>>,
+) -> BTreeMap<(bool, u8, [u8; 2]), Vec<Vec<u8>>> {
+    let mut flows: BTreeMap<_, Vec<Vec<u8>>> = BTreeMap::new();
+    for mut frame in frames {
+        let v6 = frame[12] == 0x86;
+        let (protocol, ports) = if v6 { (frame[20], 54) } else { (frame[23], 34) };
+        // Zero and all ones are the same number there (RFC 1071), and a checksum that is made anew is never zero.
+        if let [0, 0] = frame[ports + 16..ports + 18] {
+            frame[ports + 16..ports + 18].fill(0xff);
+        }
+        flows
+            .entry((v6, protocol, [frame[ports], frame[ports + 1]]))
+            .or_default()
+            .push(frame);
+    }
+    flows
+}
+
+fn rig(seed: u64, ports: &[u64]) -> Rig {
+    let port = |features: &u64| PortOptions {
+        features: *features,
+        receive_size: 1024,
+        frame_len_max: 2000,
+        joins: true,
+        ..PortOptions::default()
+    };
+    let ports: Vec<_> = ports.iter().map(port).collect();
+    let mut rig = Rig::new(&ports, 1, seed);
+    rig.drivers.iter_mut().for_each(|driver| driver.post_all());
+    rig
+}
+
+fn send(rig: &mut Rig, frames: &[Vec<u8>]) {
+    for frame in frames {
+        assert!(
+            rig.drivers[0]
+                .transmit
+                .send(&VirtioNetHdr::default(), frame)
+                .unwrap()
+        );
+    }
+    let _ = rig.drivers[0].transmit.ring().publish();
+    while rig.turn(0, 0) > 0 {}
+}
+
+fn ledgers(rig: &Rig) -> Vec<crate::bridge::Ledger> {
+    let ports = rig.view.ports.iter().flatten();
+    ports.map(|port| ledger_of(&port.counters)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Whatever comes in which order: who takes no large frames gets each frame as it was; who does gets, after cutting
+    /// what was joined, every byte of every frame of every flow in its order. The ledger has every frame.
+    #[test]
+    fn joining_changes_nothing_but_the_number_of_frames(
+        sent in proptest::collection::vec((0usize..4, next()), 1..200), mss in 60usize..1400, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let mut flows: Vec<Flow> = (0..4u16).map(|i| Flow {
+            port: 5000 + i, v6: i % 2 == 1, options: i > 1, mss: mss + usize::from(i), seq: 0u32.wrapping_sub(2000), id: 65_530,
+        }).collect();
+        let frames: Vec<Vec<u8>> = sent.iter().map(|(flow, next)| flows[*flow].frame(*next, &mut random)).collect();
+        let mut rig = rig(seed, &[PARTIAL, LARGE, PARTIAL]);
+        send(&mut rig, &frames);
+
+        let untouched: Vec<_> = rig.drivers[2].receive[0].receive().unwrap().into_iter().map(|(_, frame)| frame).collect();
+        prop_assert!(untouched == frames);
+        let arrived = rig.drivers[1].receive[0].receive().unwrap();
+        let count = arrived.len() as u64;
+        let wire = arrived.iter().flat_map(|(header, frame)| cut(header, frame));
+        prop_assert!(by_flow(wire) == by_flow(frames.clone()));
+        let ledgers = ledgers(&rig);
+        assert_balanced(&ledgers);
+        prop_assert_eq!(ledgers[0].joined_copies, frames.len() as u64 - count);
+    }
+}
+
+/// One flow's segments in one burst are one frame, marked as the driver needs it, and its checksum is not computed.
+#[test]
+fn a_burst_of_one_flow_is_one_large_frame() {
+    for v6 in [false, true] {
+        let mut flow = Flow {
+            port: 7,
+            v6,
+            options: true,
+            mss: 1400,
+            seq: 5,
+            id: 9,
+        };
+        let mut random = Random(1);
+        let mut frames: Vec<_> = (0..20)
+            .map(|_| flow.frame(Next::Full, &mut random))
+            .collect();
+        frames.push(flow.frame(Next::Push, &mut random));
+        let mut rig = rig(3, &[PARTIAL, LARGE]);
+        send(&mut rig, &frames);
+        let arrived = rig.drivers[1].receive[0].receive().unwrap();
+        let [(header, frame)] = &arrived[..] else {
+            panic!("{} frames", arrived.len());
+        };
+        let kind = (header.gso_type, header.gso_size, header.flags & 1);
+        assert_eq!(kind, (if v6 { 4 } else { 1 }, 1400, 1));
+        assert_eq!(usize::from(header.hdr_len) + 21 * 1400, frame.len());
+        assert_eq!(ledgers(&rig)[0].joined_copies, 20);
+    }
+}

@@ -1,0 +1,258 @@
+//! The Internet checksum's sum (RFC 1071), taken while bytes are copied or by itself, with the widest vectors that the
+//! processor has.
+//!
+//! Each byte is loaded once: what is summed is what is copied, whatever a guest writes there meanwhile.
+//!
+//! With vectors the 16-bit words are taken as signed numbers, 32768 less than they are, because adding signed words in
+//! pairs is one instruction (PMADDWD by ones); what was taken off is added again at the end. The copy is bound by its
+//! stores, one vector a cycle, and three vector instructions beside each fit into that cycle.
+
+use crosspoint_packet::checksum;
+
+/// Bytes summed before the 32-bit lanes are emptied: 2048 steps of a vector of 32 bytes, each of at most 2^16, stay
+/// well below 2^31.
+const BLOCK: usize = 64 << 10;
+
+/// Sums pieces of any length: a piece that begins at an odd byte counts swapped (RFC 1071, 2B).
+#[derive(Default)]
+pub(crate) struct Summer {
+    total: u64,
+    odd: bool,
+}
+
+impl Summer {
+    /// Adds bytes of our own.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.add_sum(checksum::sum(bytes, 0), bytes.len());
+    }
+
+    /// Adds the sum of `len` bytes, in native order.
+    #[inline(always)]
+    pub(crate) fn add_sum(&mut self, sum: u64, len: usize) {
+        let folded = checksum::fold(sum);
+        let placed = if self.odd {
+            folded.swap_bytes()
+        } else {
+            folded
+        };
+        self.total += u64::from(placed.to_be());
+        self.odd ^= len % 2 == 1;
+    }
+
+    /// The sum, as [`checksum::finish`] wants it.
+    #[inline(always)]
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+/// Sums `n` bytes from `from`, and copies them to `to` if `COPY`. Native order, not folded; an odd last byte is padded.
+///
+/// # Safety
+/// `n` bytes must be readable at `from` and, if `COPY`, writable at `to`. They may overlap: then what arrives is not
+/// what was there, but what is summed is what arrives.
+#[inline(always)]
+pub(crate) unsafe fn sum_copy<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+    let (mut sum, mut at) = (0, 0);
+    while n - at >= VECTOR_MIN {
+        let len = (n - at).min(BLOCK) & !(VECTOR_MIN - 1);
+        // SAFETY: at + len <= n, so it is within what the caller vouched for.
+        sum += unsafe { vectors::<COPY>(from.add(at), to.wrapping_add(at), len) };
+        at += len;
+    }
+    // SAFETY: as above.
+    sum + unsafe { words::<COPY>(from.add(at), to.wrapping_add(at), n - at) }
+}
+
+/// The shortest run that is worth vectors; runs are multiples of it.
+const VECTOR_MIN: usize = 32;
+
+/// The portable way, eight bytes at a time.
+///
+/// # Safety
+/// As [`sum_copy`]'s.
+#[inline(always)]
+unsafe fn words<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+    // Halves apart: neither overflows before 2^32 words.
+    let (mut low, mut high, mut at) = (0, 0, 0);
+    while n - at >= 8 {
+        // SAFETY: at + 8 <= n; unaligned by name.
+        let word = unsafe { from.add(at).cast::<u64>().read_unaligned() };
+        if COPY {
+            // SAFETY: likewise.
+            unsafe { to.add(at).cast::<u64>().write_unaligned(word) };
+        }
+        low += word & 0xffff_ffff;
+        high += word >> 32;
+        at += 8;
+    }
+    let mut last = [0; 8];
+    for (i, slot) in last.iter_mut().enumerate().take(n - at) {
+        // SAFETY: at + i < n.
+        *slot = unsafe { from.add(at + i).read() };
+        if COPY {
+            // SAFETY: likewise.
+            unsafe { to.add(at + i).write(*slot) };
+        }
+    }
+    let last = u64::from_ne_bytes(last);
+    low + high + (last & 0xffff_ffff) + (last >> 32)
+}
+
+/// `n` bytes, a multiple of [`VECTOR_MIN`] and at most [`BLOCK`], the fastest way that there is here.
+///
+/// # Safety
+/// As [`sum_copy`]'s.
+#[inline(always)]
+unsafe fn vectors<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        // Each is a load and a test: the standard library remembers what the processor said.
+        if n >= 128 && std::arch::is_x86_feature_detected!("avx512bw") {
+            // SAFETY: the processor has it; the rest is the caller's contract.
+            return unsafe { x86::avx512::<COPY>(from, to, n) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: likewise.
+            return unsafe { x86::avx2::<COPY>(from, to, n) };
+        }
+    }
+    // SAFETY: the caller's contract.
+    unsafe { words::<COPY>(from, to, n) }
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    /// What the words of `n` bytes were taken too low by.
+    const fn bias(n: usize) -> i64 {
+        (n / 2) as i64 * 32768
+    }
+
+    /// # Safety
+    /// As `sum_copy`'s; `n` is a multiple of 32 and at most `BLOCK`; the processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn avx2<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+        let (flip, ones) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(1));
+        let step = |at: usize, sum: __m256i| {
+            // SAFETY: at + 32 <= n wherever this is called; unaligned by name.
+            let bytes = unsafe { _mm256_loadu_si256(from.add(at).cast()) };
+            if COPY {
+                // SAFETY: likewise.
+                unsafe { _mm256_storeu_si256(to.add(at).cast(), bytes) };
+            }
+            _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_xor_si256(bytes, flip), ones))
+        };
+        let mut sums = [_mm256_setzero_si256(); 4];
+        let mut at = 0;
+        while n - at >= 128 {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = step(at + 32 * i, *sum);
+            }
+            at += 128;
+        }
+        while n - at >= 32 {
+            sums[0] = step(at, sums[0]);
+            at += 32;
+        }
+        let sum = _mm256_add_epi32(
+            _mm256_add_epi32(sums[0], sums[1]),
+            _mm256_add_epi32(sums[2], sums[3]),
+        );
+        let mut lanes = [0i32; 8];
+        // SAFETY: 32 bytes of our own.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+        let total: i64 = lanes.iter().map(|lane| i64::from(*lane)).sum();
+        (total + bias(n)) as u64
+    }
+
+    /// # Safety
+    /// As `avx2`'s; the processor has AVX-512BW.
+    #[target_feature(enable = "avx512f,avx512bw,avx2")]
+    pub(super) unsafe fn avx512<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+        let (flip, ones) = (_mm512_set1_epi16(i16::MIN), _mm512_set1_epi16(1));
+        let step = |at: usize, sum: __m512i| {
+            // SAFETY: at + 64 <= n wherever this is called; unaligned by name.
+            let bytes = unsafe { _mm512_loadu_si512(from.add(at).cast()) };
+            if COPY {
+                // SAFETY: likewise.
+                unsafe { _mm512_storeu_si512(to.add(at).cast(), bytes) };
+            }
+            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_xor_si512(bytes, flip), ones))
+        };
+        let mut sums = [_mm512_setzero_si512(); 2];
+        let mut at = 0;
+        while n - at >= 128 {
+            sums[0] = step(at, sums[0]);
+            sums[1] = step(at + 64, sums[1]);
+            at += 128;
+        }
+        let total = i64::from(_mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1])));
+        // SAFETY: what is left, fewer than 128 bytes, lies within the n.
+        let rest = unsafe { avx2::<COPY>(from.add(at), to.wrapping_add(at), n - at) };
+        (total + bias(at)) as u64 + rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn same(a: u64, b: u64) -> bool {
+        // 0 and 0xffff are the same number in one's complement.
+        let (a, b) = (checksum::fold(a), checksum::fold(b));
+        a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff))
+    }
+
+    proptest! {
+        /// Every way gives the sum of RFC 1071 and the bytes, for every length and alignment.
+        #[test]
+        fn what_is_copied_is_what_is_summed(
+            bytes in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..700),
+                proptest::collection::vec(Just(0xffu8), 0..70_000),
+                proptest::collection::vec(prop_oneof![Just(0u8), Just(0x80)], 0..70_000),
+            ],
+            skip in 0usize..70,
+        ) {
+            let from = bytes.get(skip..).unwrap_or(&[]);
+            let want = checksum::sum(from, 0);
+            let mut to = vec![0u8; from.len() + 1];
+            // SAFETY: both are as long as `from`, and apart.
+            let sums = unsafe {[
+                sum_copy::<true>(from.as_ptr(), to.as_mut_ptr(), from.len()),
+                sum_copy::<false>(from.as_ptr(), std::ptr::null_mut(), from.len()),
+                words::<false>(from.as_ptr(), std::ptr::null_mut(), from.len()),
+            ]};
+            prop_assert_eq!(&to[..from.len()], from);
+            prop_assert_eq!(to[from.len()], 0);
+            for sum in sums {
+                prop_assert!(same(sum, want), "{:x} {:x}", sum, want);
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    fn the_widest_sums_do_not_overflow() {
+        for fill in [0u8, 0xff, 0x7f, 0x80] {
+            let bytes = vec![fill; BLOCK];
+            let want = checksum::sum(&bytes, 0);
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has it, and the bytes are there.
+                let sum =
+                    unsafe { x86::avx2::<false>(bytes.as_ptr(), std::ptr::null_mut(), BLOCK) };
+                assert!(same(sum, want), "{fill}");
+            }
+            if std::arch::is_x86_feature_detected!("avx512bw") {
+                // SAFETY: likewise.
+                let sum =
+                    unsafe { x86::avx512::<false>(bytes.as_ptr(), std::ptr::null_mut(), BLOCK) };
+                assert!(same(sum, want), "{fill}");
+            }
+        }
+    }
+}

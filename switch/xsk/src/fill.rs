@@ -1,0 +1,277 @@
+//! Making what the kernel sends: a frame copied into UMEM frames, or the memory that it arrived in.
+
+use crosspoint_frame::{Burst, Frame, Gather, Prefix, SegmentMut, TagOp, copy_plain};
+
+use crate::XskSocket;
+use crate::umem::{TX_HEADROOM, TX_ROOM};
+
+/// Most UMEM frames for one frame: the kernel's packet buffer has room for 17 pages besides its first part
+/// (MAX_SKB_FRAGS), and a frame of 64 KiB needs 17.
+pub(crate) const MAX_PIECES: usize = 17;
+
+/// What is asked of whoever sends a frame: `struct xsk_tx_metadata` of linux/if_xdp.h, as far as it concerns checksums.
+/// It lies right before the frame's data (Documentation/networking/xsk-tx-metadata.rst).
+pub(crate) const METADATA_LEN: u32 = 24;
+/// Since Linux 6.8.
+const TXMD_FLAGS_CHECKSUM: u64 = 1 << 1;
+
+/// How many UMEM frames a copy of `len` bytes takes; at least one.
+#[inline(always)]
+pub(crate) fn pieces(len: usize) -> usize {
+    // Nearly always, and without a division.
+    if len <= TX_ROOM as usize {
+        1
+    } else {
+        len.div_ceil(TX_ROOM as usize)
+    }
+}
+
+/// Descriptors of one frame.
+pub(crate) struct Filled {
+    descriptors: [libc::xdp_desc; MAX_PIECES],
+    count: usize,
+}
+
+impl Filled {
+    #[inline(always)]
+    fn one(desc: libc::xdp_desc) -> Filled {
+        let mut filled = Filled::none();
+        filled.push(desc);
+        filled
+    }
+
+    #[inline(always)]
+    fn none() -> Filled {
+        Filled {
+            descriptors: [const {
+                libc::xdp_desc {
+                    addr: 0,
+                    len: 0,
+                    options: 0,
+                }
+            }; MAX_PIECES],
+            count: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, desc: libc::xdp_desc) {
+        if let Some(slot) = self.descriptors.get_mut(self.count) {
+            *slot = desc;
+            self.count += 1;
+        }
+    }
+
+    /// The first descriptor bears what concerns the whole frame; all but the last say that more follows.
+    fn finish(&mut self, options: u32) {
+        let Some((last, rest)) = self
+            .descriptors
+            .get_mut(..self.count)
+            .and_then(<[_]>::split_last_mut)
+        else {
+            return;
+        };
+        last.options = 0;
+        for desc in rest {
+            desc.options = libc::XDP_PKT_CONTD;
+        }
+        self.descriptors[0].options |= options;
+    }
+
+    /// The descriptors.
+    #[inline(always)]
+    pub(crate) fn descriptors(&self) -> &[libc::xdp_desc] {
+        self.descriptors.get(..self.count).unwrap_or(&[])
+    }
+
+    /// The frame's length.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.descriptors().iter().map(|desc| desc.len).sum()
+    }
+}
+
+/// Copies a frame to the UMEM frames `to`, as many as [`pieces`] said. Its checksum is left to the kernel where that
+/// takes it, and completed here where not.
+#[inline(always)]
+pub(crate) fn fill(
+    socket: &XskSocket,
+    burst: &Burst,
+    frame: &Frame,
+    tag: TagOp,
+    to: &[u64],
+) -> Filled {
+    let [address] = to else {
+        return fill_pieces(socket, burst, frame, tag, to);
+    };
+    let addr = address + u64::from(TX_HEADROOM);
+    let Some(buffer) = socket.umem().segment_mut(addr, TX_ROOM) else {
+        return Filled::none();
+    };
+    let mut options = 0;
+    let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, addr, &mut options);
+    let len = if tag == TagOp::Keep && (asked || !frame.offload.needs_csum) {
+        copy_plain(&[], frame, burst, buffer)
+    } else {
+        let prefix = Prefix::new(&[], frame, tag);
+        let gather = Gather::new(&prefix, burst, frame);
+        if asked {
+            gather.copy_to(buffer)
+        } else {
+            gather.copy_finished(&frame.offload, tag, &[buffer])
+        }
+    };
+    Filled::one(libc::xdp_desc {
+        addr,
+        len: len as u32,
+        options,
+    })
+}
+
+#[cold]
+fn fill_pieces(socket: &XskSocket, burst: &Burst, frame: &Frame, tag: TagOp, to: &[u64]) -> Filled {
+    let mut buffers = [const { None }; MAX_PIECES];
+    let addresses = to.iter().map(|address| address + u64::from(TX_HEADROOM));
+    for (buffer, addr) in buffers.iter_mut().zip(addresses.clone()) {
+        *buffer = socket.umem().segment_mut(addr, TX_ROOM);
+    }
+    let Some(buffers) = whole(&buffers[..to.len().min(MAX_PIECES)]) else {
+        return Filled::none();
+    };
+    let mut filled = Filled::none();
+    let mut options = 0;
+    let first = to
+        .first()
+        .map_or(0, |address| address + u64::from(TX_HEADROOM));
+    let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, first, &mut options);
+    let prefix = Prefix::new(&[], frame, tag);
+    let gather = Gather::new(&prefix, burst, frame);
+    let buffers = &buffers[..to.len().min(MAX_PIECES)];
+    let mut rest = match asked || !frame.offload.needs_csum {
+        true => gather.scatter(buffers),
+        false => gather.copy_finished(&frame.offload, tag, buffers),
+    };
+    for addr in addresses {
+        let len = rest.min(TX_ROOM as usize);
+        rest -= len;
+        filled.push(libc::xdp_desc {
+            addr,
+            len: len as u32,
+            options: 0,
+        });
+    }
+    filled.finish(options);
+    filled
+}
+
+/// The buffers, if all are there; those beyond them are empty.
+fn whole(buffers: &[Option<SegmentMut>]) -> Option<[SegmentMut; MAX_PIECES]> {
+    let first = (*buffers.first()?)?;
+    let mut all = [first.skip(first.len()); MAX_PIECES];
+    for (slot, buffer) in all.iter_mut().zip(buffers) {
+        *slot = (*buffer)?;
+    }
+    Some(all)
+}
+
+/// Leaves the checksum of a frame whose data begins at `addr` to the kernel, if it takes such requests: the field
+/// holds the sum of the pseudo-header, as it would for hardware.
+#[inline(always)]
+fn ask_checksum(
+    socket: &XskSocket,
+    frame: &Frame,
+    tag: TagOp,
+    addr: u64,
+    options: &mut u32,
+) -> bool {
+    if !socket.finishes_checksums() {
+        return false;
+    }
+    let at = addr - u64::from(METADATA_LEN);
+    let Some(to) = socket.umem().segment_mut(at, METADATA_LEN) else {
+        return false;
+    };
+    let start = usize::from(frame.offload.csum_start).saturating_add_signed(tag.growth()) as u16;
+    let mut metadata = [0; METADATA_LEN as usize];
+    metadata[..8].copy_from_slice(&TXMD_FLAGS_CHECKSUM.to_ne_bytes());
+    metadata[8..10].copy_from_slice(&start.to_ne_bytes());
+    metadata[10..12].copy_from_slice(&frame.offload.csum_offset.to_ne_bytes());
+    *options |= libc::XDP_TX_METADATA;
+    to.write_array(&metadata)
+}
+
+/// Sending a frame in the memory that it arrived in.
+pub(crate) mod rewrite {
+    use super::*;
+    use std::ops::Range;
+
+    use crate::FRAME_SIZE;
+
+    /// Whether the frame can be changed where it lies: its head, a tag and a request for a checksum have room.
+    #[inline(always)]
+    pub(crate) fn is_possible(burst: &Burst, frame: &Frame, places: &Range<usize>) -> bool {
+        let (place, len) = burst.lease().place(places.start);
+        let headroom = place % u64::from(FRAME_SIZE);
+        headroom >= u64::from(TX_HEADROOM)
+            && len as usize >= frame.head_len()
+            && places.len() <= MAX_PIECES
+    }
+
+    /// Makes descriptors of the memory at `places`, and leaves the UMEM frames `instead`, as many, in their place.
+    #[inline(always)]
+    pub(crate) fn send_in_place(
+        socket: &XskSocket,
+        burst: &Burst,
+        frame: &Frame,
+        tag: TagOp,
+        places: Range<usize>,
+        instead: &[u64],
+    ) -> Filled {
+        let (lease, umem) = (burst.lease(), socket.umem());
+        let mut filled = Filled::none();
+        for (place, other) in places.clone().zip(instead) {
+            let (address, len) = lease.place(place);
+            let grown = if place == places.start {
+                tag.growth()
+            } else {
+                0
+            };
+            filled.push(libc::xdp_desc {
+                addr: address.saturating_add_signed(-(grown as i64)),
+                len: len.saturating_add_signed(grown as i32),
+                options: 0,
+            });
+            umem.exchange(address, *other);
+            lease.exchange(place, *other);
+        }
+        let addr = filled.descriptors[0].addr;
+        let prefix = Prefix::new(&[], frame, tag);
+        let gather = Gather::new(&prefix, burst, frame);
+        if let Some(to) = umem.segment_mut(addr, filled.descriptors[0].len) {
+            gather.write_head(to);
+        }
+        let mut options = 0;
+        if frame.offload.needs_csum && !ask_checksum(socket, frame, tag, addr, &mut options) {
+            complete_in_place(socket, &gather, frame, tag, &filled);
+        }
+        filled.finish(options);
+        filled
+    }
+
+    #[cold]
+    fn complete_in_place(
+        socket: &XskSocket,
+        gather: &Gather<'_>,
+        frame: &Frame,
+        tag: TagOp,
+        filled: &Filled,
+    ) {
+        let mut buffers = [const { None }; MAX_PIECES];
+        for (buffer, desc) in buffers.iter_mut().zip(filled.descriptors()) {
+            *buffer = socket.umem().segment_mut(desc.addr, desc.len);
+        }
+        if let Some(buffers) = whole(&buffers[..filled.count]) {
+            gather.complete_checksum(&frame.offload, tag, &buffers[..filled.count]);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Which packet memory a socket uses: one for all sockets of a worker that are alike, so that a frame goes from one NIC
+//! to another without a copy.
+
+use std::sync::{Arc, Weak};
+
+use crate::socket::{Opening, Registration};
+use crate::{BindMode, Pages, SocketError, SocketOptions, Umem, XskRx, XskSocket, XskTx};
+
+/// A worker's packet memory.
+pub struct PacketMemory {
+    /// How many sockets it is made for. More get memory of their own.
+    sockets: u16,
+    node: Option<u32>,
+    groups: Vec<Group>,
+}
+
+/// What sockets must have in common to share memory: the kernel binds all of them in the way of the first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    zero_copy: bool,
+    multi_buffer: bool,
+    pages: Pages,
+}
+
+struct Group {
+    kind: Kind,
+    umem: Arc<Umem>,
+    /// Whether requests for checksums lie before what is sent.
+    metadata: bool,
+    /// The socket in each slot; one that is gone leaves its slot to the next.
+    slots: Vec<Weak<XskSocket>>,
+}
+
+impl Group {
+    fn free_slot(&self) -> Option<u16> {
+        let free = self.slots.iter().position(|slot| slot.strong_count() == 0);
+        free.map(|slot| slot as u16)
+    }
+}
+
+impl PacketMemory {
+    /// Memory for `sockets` sockets, at least one, on memory node `node`. Nothing is allocated before the first.
+    pub fn new(sockets: u16, node: Option<u32>) -> PacketMemory {
+        PacketMemory {
+            sockets: sockets.max(1),
+            node,
+            groups: Vec::new(),
+        }
+    }
+
+    /// Opens a socket on queue `queue` of interface number `ifindex`, as `options` says.
+    pub fn open(
+        &mut self,
+        ifindex: u32,
+        queue: u32,
+        options: &SocketOptions,
+    ) -> Result<(XskRx, XskTx), SocketError> {
+        let to = (ifindex, queue);
+        // A socket that shares memory cannot say how it wants to be bound, so it is found out before.
+        let zero_copy = match options.bind {
+            BindMode::Copy => false,
+            BindMode::ZeroCopy => true,
+            BindMode::Auto => does_zero_copy(to, options),
+        };
+        let bind = match zero_copy {
+            true => BindMode::ZeroCopy,
+            false => BindMode::Copy,
+        };
+        let options = SocketOptions { bind, ..*options };
+        let kind = Kind {
+            zero_copy,
+            multi_buffer: options.multi_buffer,
+            pages: options.pages,
+        };
+        // Memory that no socket has any more goes.
+        self.groups
+            .retain(|group| group.slots.iter().any(|slot| slot.strong_count() > 0));
+        let with_room = |group: &&mut Group| group.kind == kind && group.free_slot().is_some();
+        if let Some(group) = self.groups.iter_mut().find(with_room) {
+            return join(group, to, &options);
+        }
+        let (group, halves) = found((self.sockets, self.node), kind, to, &options)?;
+        self.groups.push(group);
+        Ok(halves)
+    }
+}
+
+/// Opens the next socket of a group.
+fn join(
+    group: &mut Group,
+    to: (u32, u32),
+    options: &SocketOptions,
+) -> Result<(XskRx, XskTx), SocketError> {
+    let slot = group.free_slot().unwrap_or_default();
+    let first = group.slots.iter().find_map(Weak::upgrade);
+    // It is there: groups without a socket are dropped, by the one thread that opens them.
+    let memory = match &first {
+        Some(socket) => Registration::Of(socket),
+        None => Registration::Own(&group.umem, group.metadata),
+    };
+    let halves = Opening::new(&memory)?.bind(to, options, &memory, (group.umem.clone(), slot))?;
+    group.slots[usize::from(slot)] = Arc::downgrade(halves.0.socket());
+    Ok(halves)
+}
+
+/// Opens the first socket of a group.
+fn found(
+    (sockets, node): (u16, Option<u32>),
+    kind: Kind,
+    to: (u32, u32),
+    options: &SocketOptions,
+) -> Result<(Group, (XskRx, XskTx)), SocketError> {
+    let umem = Umem::new(sockets, kind.pages, node);
+    let umem = Arc::new(umem.map_err(SocketError::new("allocating packet memory"))?);
+    // Linux before 6.8 does not know the requests, and refuses them.
+    let ask = Registration::Own(&umem, true);
+    let (opening, memory) = match Opening::new(&ask) {
+        Ok(opening) => (opening, ask),
+        Err(_) => {
+            let plain = Registration::Own(&umem, false);
+            (Opening::new(&plain)?, plain)
+        }
+    };
+    let metadata = matches!(memory, Registration::Own(_, true));
+    let halves = opening.bind(to, options, &memory, (umem.clone(), 0))?;
+    let mut slots: Vec<_> = (0..sockets).map(|_| Weak::new()).collect();
+    slots[0] = Arc::downgrade(halves.0.socket());
+    let group = Group {
+        kind,
+        umem,
+        metadata,
+        slots,
+    };
+    Ok((group, halves))
+}
+
+/// Whether the driver does zero-copy on this queue: tries, with memory of its own.
+fn does_zero_copy(to: (u32, u32), options: &SocketOptions) -> bool {
+    let Ok(umem) = Umem::new(1, Pages::Small, None).map(Arc::new) else {
+        return false;
+    };
+    let options = SocketOptions {
+        bind: BindMode::ZeroCopy,
+        pages: Pages::Small,
+        ..*options
+    };
+    let memory = Registration::Own(&umem, false);
+    let bound = |opening: Opening| opening.bind(to, &options, &memory, (umem.clone(), 0));
+    Opening::new(&memory).and_then(bound).is_ok()
+}
