@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
+use serde_json::Value;
+
 use crate::harness::{Host, Lab, Ledger, LinuxGuest, Process, Switch, guest, s, xdp};
 
 /// How much is sent in one go.
@@ -129,6 +131,8 @@ fn two_qemu_guests_and_a_host_exchange_every_byte_with_every_combination_of_offl
     let lab = Lab::new(s(170));
     let t = std::time::Instant::now();
     let host = Host::new(&lab, "h", 1);
+    // The switch's end takes long frames from the start; the host sends none for now.
+    lab.ip(&format!("link set {} mtu 9000", host.interface));
     let cards = Card::all();
     let names = NAMES
         .iter()
@@ -142,18 +146,15 @@ fn two_qemu_guests_and_a_host_exchange_every_byte_with_every_combination_of_offl
     eprintln!("up {:?}", t.elapsed());
     bench.assert_negotiated();
     for card in 0..bench.cards.len() {
-        bench.with_host(card);
         if !bench.cards[card].jumbo {
-            bench.between_guests(card, 0, 1500);
-            bench.between_guests(card, 1, 1500);
-            bench.datagrams_with_host(card);
+            bench.exchange(card, 1500);
         }
     }
     eprintln!("1500 done {:?}", t.elapsed());
+    host.ip("link set eth0 mtu 9000");
     for card in 0..bench.cards.len() {
         if bench.raise_mtu(card) {
-            bench.between_guests(card, 0, 9000);
-            bench.between_guests(card, 1, 9000);
+            bench.exchange(card, 9000);
         }
     }
     eprintln!("9000 done {:?}", t.elapsed());
@@ -216,6 +217,14 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// All ways between guests and host, by the cards of one kind.
+    fn exchange(&mut self, card: usize, mtu: u64) {
+        self.with_host(card);
+        self.between_guests(card, 0, mtu);
+        self.between_guests(card, 1, mtu);
+        self.datagrams_with_host(card);
+    }
+
     /// The host sends the blob to one guest, which pipes it into `sink`.
     fn from_host(&mut self, guest: usize, card: usize, sink: &str) -> String {
         let listener = self
@@ -250,8 +259,11 @@ impl<'a> Bench<'a> {
         let moved = self.moved();
         let guest = format!("a{card}");
         let kind = self.cards[card];
-        moved.assert_way(&guest, "h", kind.sends_large(), kind);
-        moved.assert_way("h", &guest, false, kind);
+        // No host takes them whole; and what comes from one is joined for those guests that take them large.
+        let cut = [Changed::Nothing, Changed::Cut][usize::from(kind.sends_large())];
+        let joined = [Changed::Nothing, Changed::Joined][usize::from(kind.takes_large())];
+        moved.assert_way(&guest, "h", cut, kind);
+        moved.assert_way("h", &guest, joined, kind);
     }
 
     /// From one guest to the other, by the cards of one kind.
@@ -262,9 +274,10 @@ impl<'a> Bench<'a> {
         assert_eq!(same, "same\n", "between guests with {kind:?}");
         let moved = self.moved();
         let [sender, receiver] = [from, to].map(|guest| format!("{}{card}", NAMES[guest]));
-        let cut = kind.sends_large() && !kind.takes_large();
-        moved.assert_way(&sender, &receiver, cut, kind);
-        moved.assert_way(&receiver, &sender, false, kind);
+        let cut = usize::from(kind.sends_large() && !kind.takes_large());
+        let changed = [Changed::Nothing, Changed::Cut][cut];
+        moved.assert_way(&sender, &receiver, changed, kind);
+        moved.assert_way(&receiver, &sender, Changed::Nothing, kind);
         // The least that it takes; a few more for the handshake.
         let (full, frames) = (BLOB as u64 / (mtu - 52), moved.of(&sender).rx as u64);
         if kind.sends_large() {
@@ -295,6 +308,7 @@ impl<'a> Bench<'a> {
                 rx_bytes: now.rx_bytes as i64 - then.rx_bytes as i64,
                 tx_bytes: now.tx_bytes as i64 - then.tx_bytes as i64,
                 cut: now.segment_copies as i64 - then.segment_copies as i64,
+                joined: now.joined_copies as i64 - then.joined_copies as i64,
             };
             if way != Way::default() {
                 moved.insert(name.clone(), way);
@@ -378,6 +392,7 @@ struct Way {
     rx_bytes: i64,
     tx_bytes: i64,
     cut: i64,
+    joined: i64,
 }
 
 /// By port, those where anything moved.
@@ -392,27 +407,27 @@ impl Moved {
             .unwrap_or_else(|| panic!("nothing at {port}: {self:?}"))
     }
 
-    /// The ledger of one way, in frames and bytes: nobody else sent or received meanwhile. Where frames were cut,
-    /// each copy more is headers more.
-    fn assert_way(&self, from: &str, to: &str, cut: bool, kind: Card) {
-        assert_eq!(self.0.len(), 2, "{kind:?}: {self:?}");
+    /// The ledger of one way, in frames and bytes: nobody else sent or received meanwhile. A copy more, or less, is
+    /// headers more or less.
+    fn assert_way(&self, from: &str, to: &str, changed: Changed, kind: Card) {
+        let what = format!("from {from} to {to}, {kind:?}: {self:?}");
+        assert_eq!(self.0.len(), 2, "{what}");
         let (sent, received) = (self.of(from), self.of(to));
-        assert_eq!(
-            sent.cut > 0,
-            cut,
-            "cut from {from} to {to}, {kind:?}: {self:?}"
-        );
-        assert_eq!(
-            received.tx,
-            sent.rx + sent.cut,
-            "frames from {from} to {to}, {kind:?}: {self:?}"
-        );
-        let bytes = sent.rx_bytes + HEADERS * sent.cut;
-        assert_eq!(
-            received.tx_bytes, bytes,
-            "bytes from {from} to {to}, {kind:?}: {self:?}"
-        );
+        assert_eq!(sent.cut > 0, changed == Changed::Cut, "cut {what}");
+        assert_eq!(sent.joined > 0, changed == Changed::Joined, "joined {what}");
+        let more = sent.cut - sent.joined;
+        assert_eq!(received.tx, sent.rx + more, "frames {what}");
+        let bytes = sent.rx_bytes + HEADERS * more;
+        assert_eq!(received.tx_bytes, bytes, "bytes {what}");
     }
+}
+
+/// What the switch must have done to frames on their way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    Nothing,
+    Cut,
+    Joined,
 }
 
 /// Bytes that do not repeat.
@@ -481,7 +496,6 @@ fn assert_clean(who: &str, text: &str) {
         "Ip.ReasmFails",
         "Tcp.InErrs",
         "Tcp.InCsumErrors",
-        "Udp.InErrors",
         "Udp.InCsumErrors",
         "Icmp.InCsumErrors",
     ] {
@@ -505,72 +519,87 @@ impl Peer<'_, '_> {
         }
     }
 
-    /// TCP and UDP for a second each way, to a server that listens at `address`: nothing is sent twice, and nothing
-    /// gets lost.
-    fn iperf3(&mut self, name: &str, address: &str) {
-        for options in ["", "-R", "-u -b 20M -l 1472", "-u -b 20M -l 1472 -R"] {
-            let line =
-                format!("iperf3 -J -i 0 -t 1 -c {address} --connect-timeout 5000 {options} 2>&-");
+    /// There and back, to a server that listens at `address`: how many datagrams got lost, with UDP.
+    fn iperf3(&mut self, what: &str, address: &str, options: &str) -> u64 {
+        let runs = ["", "-R"].map(|way| {
+            // The warning that datagrams may be too long goes nowhere: they are not.
+            let line = format!("iperf3 -J -i 0 -c {address} {options} {way} 2>&-");
             let text = self.run(&line);
-            let report: serde_json::Value =
-                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            let report: Value = serde_json::from_str(&text).unwrap_or_default();
             let end = &report["end"];
-            let udp = options.starts_with("-u");
-            let (sum, lost) = match udp {
-                true => (&end["sum"], &end["sum"]["lost_packets"]),
-                false => (&end["sum_received"], &end["sum_sent"]["retransmits"]),
+            let lost = end["sum"]["lost_packets"].as_u64().unwrap_or_default();
+            let sum = if options.starts_with("-u") {
+                "sum"
+            } else {
+                "sum_received"
             };
-            let rate = sum["bits_per_second"].as_f64().unwrap_or_default() / 1e6;
-            eprintln!("{name} {options}: {rate:.0} Mb/s, {lost} lost");
-            assert!(
-                rate > if udp { 18.0 } else { 50.0 },
-                "{name} {options}: {text}"
-            );
-            assert_eq!(lost.as_u64(), Some(0), "{name} {options}: {text}");
-        }
+            let rate = end[sum]["bits_per_second"].as_f64().unwrap_or_default() / 1e6;
+            eprintln!("{what} {options} {way}: {rate:.0} Mb/s, {lost} lost");
+            assert!(rate > 1.0, "{what} {options} {way}: {text}");
+            lost
+        });
+        runs.iter().sum()
     }
 }
 
 #[test]
-fn two_uml_guests_and_two_hosts_lose_nothing_of_tcp_and_udp() {
+fn two_uml_guests_and_two_hosts_lose_nothing_of_tcp_and_no_datagram_without_a_name() {
     let lab = Lab::new(s(120));
     let (x, y) = (Host::new(&lab, "x", 1), Host::new(&lab, "y", 2));
-    let switch = Switch::start(
-        &lab,
-        &[1],
-        &[
-            guest(&lab, "u0"),
-            guest(&lab, "u1"),
-            xdp("x", &x),
-            xdp("y", &y),
-        ],
-    );
-    let mut guests = ["u0", "u1"].map(|name| boot_uml(&lab, name));
-    guests.iter_mut().for_each(LinuxGuest::wait_ready);
-    for guest in &mut guests {
-        guest.run(TUNING);
-    }
     for host in [&x, &y] {
+        lab.ip(&format!("link set {} mtu 9000", host.interface));
         host.must_run(TUNING);
+    }
+    let ports = [
+        guest(&lab, "u0") + "mtu = 9000\n",
+        guest(&lab, "u1") + "mtu = 9000\n",
+        xdp("x", &x),
+        xdp("y", &y),
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut guests = ["u0", "u1"].map(|name| boot_uml(&lab, name));
+    for guest in &mut guests {
+        guest.wait_ready();
+        guest.run(TUNING);
     }
     guests[1].run("iperf3 -s > /dev/null & sleep 0.3");
     let _service = Process::start(lab.dir(), "iperf3-y", &y.command("iperf3 -s"));
-    let [first, _] = &mut guests;
-    let mut first = Peer::Guest(first);
-    first.iperf3("guest to guest", "10.9.0.12");
-    first.iperf3("guest to host", "10.9.0.2");
-    Peer::Host(&x).iperf3("host to host", "10.9.0.2");
+
+    let everywhere = |guests: &mut [LinuxGuest; 2], options: &str| {
+        let mut first = Peer::Guest(&mut guests[0]);
+        first.iperf3("guest to guest", "10.9.0.12", options)
+            + first.iperf3("guest to host", "10.9.0.2", options)
+            + Peer::Host(&x).iperf3("host to host", "10.9.0.2", options)
+    };
+    for mtu in [1500, 9000] {
+        let line = format!("ip link set eth0 mtu {mtu}");
+        for guest in &mut guests {
+            assert_eq!(guest.run(&line), "");
+        }
+        for host in [&x, &y] {
+            host.must_run(&line);
+        }
+        everywhere(&mut guests, "-n 32M");
+    }
     let ledger = switch.ledger();
     let drops = ledger.ports.values().all(|port| port.drops.is_empty());
     assert!(drops, "{ledger}");
-    for text in [
-        first.run(COUNTERS),
-        guests[1].run(COUNTERS),
-        x.must_run(COUNTERS),
-        y.must_run(COUNTERS),
-    ] {
-        assert_clean("somebody", &text);
+
+    // A receiver that has no core for a tenth of a second loses some: in its ring, or in its socket, and nowhere else.
+    let lost = everywhere(&mut guests, "-u -b 20M -l 1472 -k 800");
+    let ledger = switch.ledger();
+    let mut counters = guests.each_mut().map(|guest| guest.run(COUNTERS)).to_vec();
+    counters.extend([&x, &y].map(|host| host.must_run(COUNTERS)));
+    let full = |port: &str| ledger.port(port).drops.get("guest_ring_full");
+    let mut named = [full("u0"), full("u1")].into_iter().flatten().sum::<u64>();
+    for text in &counters {
+        assert_clean("somebody", text);
+        named += protocols(text)["Udp.RcvbufErrors"];
     }
+    assert!(
+        lost <= named,
+        "{lost} lost, {named} with a name\n{ledger}{counters:?}"
+    );
 }
 
 fn boot_uml(lab: &Lab, name: &str) -> LinuxGuest {
