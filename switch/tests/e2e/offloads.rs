@@ -129,7 +129,6 @@ const NAMES: [&str; 2] = ["a", "b"];
 #[test]
 fn two_qemu_guests_and_a_host_exchange_every_byte_with_every_combination_of_offloads() {
     let lab = Lab::new(s(170));
-    let t = std::time::Instant::now();
     let host = Host::new(&lab, "h", 1);
     // The switch's end takes long frames from the start; the host sends none for now.
     lab.ip(&format!("link set {} mtu 9000", host.interface));
@@ -143,25 +142,18 @@ fn two_qemu_guests_and_a_host_exchange_every_byte_with_every_combination_of_offl
     ports.push(xdp("h", &host));
     let switch = Switch::start(&lab, &[1], &ports);
     let mut bench = Bench::start(&lab, &switch, &host, cards);
-    eprintln!("up {:?}", t.elapsed());
     bench.assert_negotiated();
     for card in 0..bench.cards.len() {
         if !bench.cards[card].jumbo {
             bench.exchange(card, 1500);
         }
     }
-    eprintln!("1500 done {:?}", t.elapsed());
     host.ip("link set eth0 mtu 9000");
     for card in 0..bench.cards.len() {
         if bench.raise_mtu(card) {
             bench.exchange(card, 9000);
         }
     }
-    eprintln!("9000 done {:?}", t.elapsed());
-    for card in [0, 1, 15, 16, 20, 21] {
-        bench.datagrams(card);
-    }
-    eprintln!("udp done {:?}", t.elapsed());
     bench.assert_nothing_lost();
 }
 
@@ -190,7 +182,7 @@ impl<'a> Bench<'a> {
         let last = self.cards.len() - 1;
         for guest in 0..2 {
             self.guests[guest].run(TUNING);
-            self.from_host(guest, 0, "cat > /tmp/blob");
+            self.fetch_from_host(guest, 0, "cat > /tmp/blob");
             self.guests[guest].run(&format!("{SERVE} & net-job.sh echo & true"));
         }
         let pings = format!(
@@ -223,10 +215,14 @@ impl<'a> Bench<'a> {
         self.between_guests(card, 0, mtu);
         self.between_guests(card, 1, mtu);
         self.datagrams_with_host(card);
+        // Each takes a second: the cards with nothing and with all, and those that differ in how checksums are left.
+        if [0, 1, 15, 16, 20, 21].contains(&card) {
+            self.datagrams(card);
+        }
     }
 
     /// The host sends the blob to one guest, which pipes it into `sink`.
-    fn from_host(&mut self, guest: usize, card: usize, sink: &str) -> String {
+    fn fetch_from_host(&mut self, guest: usize, card: usize, sink: &str) -> String {
         let listener = self
             .host
             .inside(|| TcpListener::bind(("0.0.0.0", BLOB_PORT)));
@@ -242,7 +238,7 @@ impl<'a> Bench<'a> {
 
     /// Both ways between the first guest and the host.
     fn with_host(&mut self, card: usize) {
-        let same = self.from_host(0, card, SAME);
+        let same = self.fetch_from_host(0, card, SAME);
         assert_eq!(same, "same\n", "from the host to {:?}", self.cards[card]);
         let address = format!("10.9.{card}.11:{BLOB_PORT}");
         let received = self.host.inside(|| {
@@ -365,6 +361,8 @@ impl<'a> Bench<'a> {
         let texts = self.guests.each_mut().map(|guest| guest.run(COUNTERS));
         for (who, text) in NAMES.iter().zip(&texts).chain([(&"h", &host)]) {
             assert_clean(who, text);
+            let put_together = protocols(text)["Ip.ReasmOKs"];
+            assert!(put_together > 0, "fragments arrived at {who}\n{text}");
             for (index, mut counts) in interfaces(text) {
                 let name = match *who {
                     "h" => who.to_string(),
