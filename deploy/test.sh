@@ -86,7 +86,7 @@ check_host() {
 lint() {
   step rustfmt cargo fmt --all --check
   step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
-  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/peers/*.sh
+  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
 }
 
 unit() {

@@ -14,7 +14,14 @@ fn two_uml_guests_reach_each_other() {
     let mut server = LinuxGuest::uml(&lab, "g1", SERVER);
     server.wait_ready();
     LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} 10.9.0.12")).must_succeed();
-    for offload in ["HOST_TSO4", "GUEST_TSO4", "HOST_TSO6", "GUEST_TSO6"] {
+    for offload in [
+        "HOST_TSO4",
+        "GUEST_TSO4",
+        "HOST_TSO6",
+        "GUEST_TSO6",
+        "HOST_UFO",
+        "GUEST_UFO",
+    ] {
         assert!(switch.negotiated("g1", offload), "no {offload}");
     }
     // Both take large frames: they cross whole.
@@ -37,6 +44,8 @@ fn a_uml_guest_reaches_a_host() {
     LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} {}", host.address)).must_succeed();
     // The host's interface takes none whole: they are cut on the way there.
     assert!(switch.ledger().port("g0").segment_copies > 1000);
+    // And what the host sends is joined for the guest, which takes large ones.
+    assert!(switch.ledger().port("a").joined_copies > 1000);
 }
 
 /// A network card of a guest, and what is negotiated for it.

@@ -100,6 +100,13 @@ impl<'a> Host<'a> {
         );
     }
 
+    /// Pings `other` so many times, fifty times a second, while other things happen. Its last lines tell the losses.
+    pub fn ping_in_background(&self, other: &Host<'_>, times: u32) -> Process {
+        let line = format!("ping -n -q -i 0.02 -c {times} {}", other.address);
+        let name = format!("ping-{}", self.interface);
+        Process::start(self.lab.dir(), &name, &self.command(&line))
+    }
+
     fn ping(&self, address: &str, seconds: u64) -> String {
         let command = self.command(&format!("ping -n -c 5 -i 0.05 -w {seconds} {address}"));
         run(self.lab.dir(), &command, s(10)).1

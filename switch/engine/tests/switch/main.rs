@@ -7,6 +7,7 @@ mod checks;
 mod escapes;
 mod fdb_threads;
 mod floor;
+mod fragments;
 mod frames;
 mod joins;
 mod large;
