@@ -26,3 +26,5 @@ mod operations;
 mod vlan;
 #[path = "e2e/workers.rs"]
 mod workers;
+#[path = "e2e/zero_copy.rs"]
+mod zero_copy;

@@ -177,6 +177,31 @@ fn what_is_set_on_an_interface_is_put_back_at_the_end() {
 }
 
 #[test]
+fn a_port_takes_frames_for_every_address_until_the_switch_ends_however_it_ends() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    // A veth pair has no filter of addresses; what the kernel would tell a NIC's can be seen all the same.
+    let promiscuous = || {
+        ["up-a", "up-b"].map(|link| {
+            let text = lab.ip(&format!("-d link show {link}"));
+            text.contains("promiscuity 1 ")
+        })
+    };
+    for killed in [false, true] {
+        assert_eq!(promiscuous(), [false; 2]);
+        let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+        assert_eq!(promiscuous(), [true; 2]);
+        match killed {
+            true => switch.kill(),
+            false => switch.stop(Signal::TERM),
+        }
+    }
+    wait_until("the kernel lets go", s(5), || {
+        (promiscuous() == [false; 2]).then_some(())
+    });
+}
+
+#[test]
 fn queues_that_the_switch_does_not_take_stay_with_the_kernel() {
     const FLOWS: u64 = 64;
     let lab = Lab::new(s(30));

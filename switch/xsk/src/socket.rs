@@ -1,18 +1,25 @@
 //! Opening an AF_XDP socket on one queue of an interface.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(feature = "xsk-rs"))]
+use std::{os::fd::FromRawFd, time::Instant};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-use crate::fill::METADATA_LEN;
-use crate::ring::Ring;
-use crate::umem::{FRAME_SIZE, Pages, Umem};
-use crate::{RING_SIZE, XskRx, XskTx};
+use crate::umem::{Pages, Umem};
+#[cfg(not(feature = "xsk-rs"))]
+use crate::{FRAME_SIZE, RING_SIZE, XskRx, XskTx, fill::METADATA_LEN, ring::Ring};
+
+#[cfg(feature = "xsk-rs")]
+#[path = "crate_backend/opening.rs"]
+mod opening;
+#[cfg(feature = "xsk-rs")]
+pub(crate) use opening::Opening;
 
 /// How a socket moves frames between the NIC and its UMEM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,6 +209,7 @@ const BUSY_POLL_US: libc::c_int = 20;
 const BUSY_POLL_BUDGET: libc::c_int = 64;
 
 /// A socket that is not bound yet, with its rings.
+#[cfg(not(feature = "xsk-rs"))]
 pub(crate) struct Opening {
     fd: OwnedFd,
     fill: Ring<u64>,
@@ -218,6 +226,7 @@ pub(crate) enum Registration<'a> {
     Of(&'a XskSocket),
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 impl Opening {
     /// A new socket. Whether it knows requests for checksums can be seen only here.
     pub(crate) fn new(memory: &Registration<'_>) -> Result<Opening, SocketError> {
@@ -313,6 +322,7 @@ impl Opening {
     }
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn flags_of(options: &SocketOptions) -> u16 {
     let how = match options.bind {
         // Neither flag: zero-copy if it works, else copy.
@@ -327,6 +337,7 @@ fn flags_of(options: &SocketOptions) -> u16 {
     how | several | libc::XDP_USE_NEED_WAKEUP
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn register(socket: BorrowedFd<'_>, umem: &Umem, metadata: bool) -> io::Result<()> {
     // SAFETY: plain integers: all zero is a value, and "none" for the fields not set below.
     let mut reg: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
@@ -351,6 +362,7 @@ fn poll_busily(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn bind(
     socket: BorrowedFd<'_>,
     ifindex: u32,
@@ -387,7 +399,7 @@ fn bind(
     }
 }
 
-fn set_option<T>(
+pub(crate) fn set_option<T>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,

@@ -83,6 +83,7 @@ impl NicPort {
                 ("interface", name.as_str()),
                 ("xdp", mode),
                 ("copy", copy),
+                ("af_xdp", crosspoint_xsk::BACKEND),
                 ("mtu", &interface.mtu.to_string()),
             ]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
