@@ -18,7 +18,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # What virtio-net needs where it is not built in; found by name, so that each distribution's choice of modules works.
 VIRTIO_MODULES=(failover net_failover dimlib virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net)
-PROGRAMS=(iperf3 ethtool)
+PROGRAMS=(iperf3 ethtool socat)
 # The first Linux whose virtio_net sends by AF_XDP zero-copy; from 6.11 on it receives so.
 XSK_KERNEL_MIN=6.13
 
@@ -98,9 +98,9 @@ xsk_new_enough() {
   [ -n "$image" ] && version_ge "${image#linux-image-}" "$XSK_KERNEL_MIN"
 }
 
-# program_packages: iperf3, ethtool, and the library packages below them; the rest of what they depend on is for installing them.
+# program_packages: those of the programs, and the library packages below them; the rest of what they depend on is for installing them.
 program_packages() {
-  local found='iperf3 ethtool' more
+  local found="${PROGRAMS[*]}" more
   while :; do
     # Words, so split on purpose.
     # shellcheck disable=SC2086
@@ -115,10 +115,10 @@ program_packages() {
 # find_first FOLDER TEST...: one file that passes, or nothing. Not "find | head", whose broken pipe counts as a failure here.
 find_first() { local folder=$1; shift; find "$folder" \( "$@" \) -print -quit; }
 
-# fetch FOLDER PACKAGE...: downloads packages and unpacks them in DIR/src/FOLDER.
+# fetch FOLDER PACKAGE...: downloads packages and unpacks them in DIR/src/FOLDER, unless just these lie there.
 fetch() {
   local folder=$DIR/src/$1; shift
-  [ ! -e "$folder.done" ] || return 0
+  [ "$(cat "$folder.done" 2>/dev/null)" != "$*" ] || return 0
   say "fetching: $*"
   rm -rf "$folder" "$folder.deb"; mkdir -p "$folder" "$folder.deb"
   # The sandbox user of apt cannot write here, and would only cause a warning.
@@ -126,7 +126,7 @@ fetch() {
   local deb
   for deb in "$folder.deb"/*.deb; do dpkg-deb -x "$deb" "$folder"; done
   rm -rf "$folder.deb"
-  touch "$folder.done"
+  echo "$*" > "$folder.done"
 }
 
 fetch_all() {

@@ -18,6 +18,8 @@ mod linux;
 mod migration;
 #[path = "e2e/namespaces.rs"]
 mod namespaces;
+#[path = "e2e/offloads.rs"]
+mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
 #[path = "e2e/vlan.rs"]

@@ -57,6 +57,15 @@ impl<'a> Host<'a> {
         text
     }
 
+    /// Runs a shell's `line`, which must succeed: what it printed.
+    pub fn must_run(&self, line: &str) -> String {
+        let mut command = self.namespace.command("sh");
+        command.args(["-c", line]);
+        let (status, text) = run(self.lab.dir(), &command, s(20));
+        assert!(status.success(), "{line}: {text}");
+        text
+    }
+
     /// Its MAC address.
     pub fn mac(&self) -> String {
         let text = self.ip("-o link show eth0");
