@@ -107,7 +107,7 @@ fn an_interface_of_another_switch_is_left_alone_and_taken_once_it_is_free() {
     second.wait_state("second", "`up-a` already has an XDP program");
     a.must_ping(&b);
     first.ledger();
-    first.stop(Signal::TERM);
+    first.stop_for_another(Signal::TERM);
     second.wait_up(&["second"]);
 }
 

@@ -266,7 +266,19 @@ impl<'a> Switch<'a> {
         self.process.kill();
     }
 
+    /// As [`Switch::stop`], where another switch waits for its interfaces: it may have them already.
+    pub fn stop_for_another(mut self, signal: Signal) {
+        self.end_by(signal);
+    }
+
     fn stop_by(&mut self, signal: Signal) {
+        self.end_by(signal);
+        for port in self.config.split("[[port]]").skip(1) {
+            self.assert_gone(port);
+        }
+    }
+
+    fn end_by(&mut self, signal: Signal) {
         self.stopped = true;
         self.process.signal(signal);
         let status = self.process.wait(s(10));
@@ -276,9 +288,6 @@ impl<'a> Switch<'a> {
             "{signal:?} ended the switch with {status:?}\n{log}"
         );
         assert!(!self.control.exists(), "the control socket is left behind");
-        for port in self.config.split("[[port]]").skip(1) {
-            self.assert_gone(port);
-        }
     }
 
     /// The socket that the switch made (a client's belongs to the other side), or the program on the interface.
