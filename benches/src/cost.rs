@@ -9,8 +9,7 @@ use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
 use clap::Args;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Gather, Offload, Parts, Prefix, Segment, SegmentMut, TagOp, copy_plain,
-    tsc,
+    BURST, Burst, Frame, Offload, Parts, Segment, SegmentMut, copy_plain, copy_plain_finished, tsc,
 };
 use crosspoint_packet::checksum::{self, Partial};
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation};
@@ -129,9 +128,7 @@ impl Work {
 /// As `crosspoint_xsk` does it for a NIC that finishes no checksums.
 #[inline(always)]
 fn copy_and_checksum(frame: &Frame, burst: &Burst, to: SegmentMut) -> usize {
-    let prefix = Prefix::new(&[], frame, TagOp::Keep);
-    let gather = Gather::new(&prefix, burst, frame);
-    gather.copy_finished(&frame.offload, TagOp::Keep, &[to])
+    copy_plain_finished(&[], frame, burst, to)
 }
 
 #[inline(always)]

@@ -260,6 +260,38 @@ pub fn copy_plain<const HEADER: usize>(
     at
 }
 
+/// As [`copy_plain`], and finishes the checksum that the frame asks for: each byte is loaded once, to be copied and
+/// summed.
+#[inline(always)]
+pub fn copy_plain_finished<const HEADER: usize>(
+    header: &[u8; HEADER],
+    frame: &Frame,
+    burst: &Burst,
+    to: SegmentMut,
+) -> usize {
+    if !to.write_array(header) {
+        return to.write(header);
+    }
+    let start = usize::from(frame.offload.csum_start);
+    let kept = frame.headers();
+    let mut sum = Summer::default();
+    sum.add(kept.get(start..).unwrap_or(&[]));
+    let mut at = HEADER + to.skip(HEADER).write(kept);
+    // Headers longer than the kept head: they are no part of what is summed.
+    let mut skip = start.saturating_sub(kept.len());
+    for segment in burst.segments(frame) {
+        at += to.skip(at).write_segment(&segment.first(skip));
+        let (n, of_it) = to.skip(at).write_summed(&segment.skip(skip));
+        sum.add_sum(of_it, n);
+        at += n;
+        skip = skip.saturating_sub(segment.len());
+    }
+    let field = HEADER + start + usize::from(frame.offload.csum_offset);
+    to.skip(field)
+        .write_array(&checksum::finish(sum.total()).to_be_bytes());
+    at
+}
+
 /// Writes `bytes` at `at` bytes into the buffers, over what is there.
 pub(crate) fn write_at(to: &[SegmentMut], mut at: usize, bytes: &[u8]) {
     let mut rest = bytes;
@@ -401,6 +433,11 @@ mod tests {
             }
             prop_assert_eq!(gather.copy_finished(&offload, tag, &to), n);
             prop_assert_eq!(&buffers.concat()[..n], &want[..n]);
+            if !push {
+                let mut one = [vec![0; 4000]];
+                let n = copy_plain_finished(&[7; 12], frame, &burst, room(&mut one)[0]);
+                prop_assert_eq!(&one[0][..n], &[&[7; 12][..], &want].concat()[..]);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub use burst::{
     Verdict,
 };
 pub use clock::{Clock, tsc};
-pub use copy::{Gather, Prefix, copy_plain};
+pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
 pub use lease::Lease;
 pub use parts::Parts;
 pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};

@@ -55,71 +55,88 @@ impl Summer {
 #[inline(always)]
 pub(crate) unsafe fn sum_copy<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
     let (mut sum, mut at) = (0, 0);
-    while n - at >= VECTOR_MIN {
-        let len = (n - at).min(BLOCK) & !(VECTOR_MIN - 1);
-        // SAFETY: at + len <= n, so it is within what the caller vouched for.
-        sum += unsafe { vectors::<COPY>(from.add(at), to.wrapping_add(at), len) };
-        at += len;
+    while n - at > BLOCK {
+        // SAFETY: at + BLOCK < n, so it is within what the caller vouched for.
+        sum += unsafe { block::<COPY>(from.add(at), to.wrapping_add(at), BLOCK) };
+        at += BLOCK;
     }
     // SAFETY: as above.
-    sum + unsafe { words::<COPY>(from.add(at), to.wrapping_add(at), n - at) }
+    sum + unsafe { block::<COPY>(from.add(at), to.wrapping_add(at), n - at) }
 }
 
-/// The shortest run that is worth vectors; runs are multiples of it.
+/// Below so many bytes a call costs more than vectors save.
 const VECTOR_MIN: usize = 32;
 
-/// The portable way, eight bytes at a time.
+/// At most [`BLOCK`] bytes, the fastest way that there is here.
+///
+/// # Safety
+/// As [`sum_copy`]'s.
+#[inline(always)]
+unsafe fn block<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if n >= VECTOR_MIN {
+        // Each is a load and a test: the standard library remembers what the processor said.
+        if std::arch::is_x86_feature_detected!("avx512bw") {
+            // SAFETY: the processor has it; the rest is the caller's contract.
+            return unsafe { x86::avx512::<COPY>(from, to, n) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            let whole = n & !(VECTOR_MIN - 1);
+            // SAFETY: likewise; whole <= n.
+            let sum = unsafe { x86::avx2::<COPY>(from, to, whole) };
+            // SAFETY: the caller's contract.
+            return sum
+                + unsafe { words::<COPY>(from.add(whole), to.wrapping_add(whole), n - whole) };
+        }
+    }
+    // SAFETY: the caller's contract.
+    unsafe { words::<COPY>(from, to, n) }
+}
+
+/// The portable way, eight bytes at a time, and what is left by halves.
 ///
 /// # Safety
 /// As [`sum_copy`]'s.
 #[inline(always)]
 unsafe fn words<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
+    /// # Safety
+    /// `N` bytes must be readable at `from`, and writable at `to` if `COPY`.
+    #[inline(always)]
+    unsafe fn take<const COPY: bool, const N: usize>(from: *const u8, to: *mut u8) -> [u8; N] {
+        // SAFETY: the caller's contract; byte arrays have no alignment.
+        let bytes = unsafe { from.cast::<[u8; N]>().read_unaligned() };
+        if COPY {
+            // SAFETY: likewise.
+            unsafe { to.cast::<[u8; N]>().write_unaligned(bytes) };
+        }
+        bytes
+    }
     // Halves apart: neither overflows before 2^32 words.
     let (mut low, mut high, mut at) = (0, 0, 0);
-    while n - at >= 8 {
-        // SAFETY: at + 8 <= n; unaligned by name.
-        let word = unsafe { from.add(at).cast::<u64>().read_unaligned() };
-        if COPY {
-            // SAFETY: likewise.
-            unsafe { to.add(at).cast::<u64>().write_unaligned(word) };
+    // SAFETY: each step stays below n, and `at` is even before all of them.
+    unsafe {
+        while n - at >= 8 {
+            let word = u64::from_ne_bytes(take::<COPY, 8>(from.add(at), to.wrapping_add(at)));
+            low += word & 0xffff_ffff;
+            high += word >> 32;
+            at += 8;
         }
-        low += word & 0xffff_ffff;
-        high += word >> 32;
-        at += 8;
-    }
-    let mut last = [0; 8];
-    for (i, slot) in last.iter_mut().enumerate().take(n - at) {
-        // SAFETY: at + i < n.
-        *slot = unsafe { from.add(at + i).read() };
-        if COPY {
-            // SAFETY: likewise.
-            unsafe { to.add(at + i).write(*slot) };
+        if n & 4 != 0 {
+            let word = take::<COPY, 4>(from.add(at), to.wrapping_add(at));
+            low += u64::from(u32::from_ne_bytes(word));
+            at += 4;
         }
-    }
-    let last = u64::from_ne_bytes(last);
-    low + high + (last & 0xffff_ffff) + (last >> 32)
-}
-
-/// `n` bytes, a multiple of [`VECTOR_MIN`] and at most [`BLOCK`], the fastest way that there is here.
-///
-/// # Safety
-/// As [`sum_copy`]'s.
-#[inline(always)]
-unsafe fn vectors<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        // Each is a load and a test: the standard library remembers what the processor said.
-        if n >= 128 && std::arch::is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the processor has it; the rest is the caller's contract.
-            return unsafe { x86::avx512::<COPY>(from, to, n) };
+        if n & 2 != 0 {
+            let word = take::<COPY, 2>(from.add(at), to.wrapping_add(at));
+            low += u64::from(u16::from_ne_bytes(word));
+            at += 2;
         }
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: likewise.
-            return unsafe { x86::avx2::<COPY>(from, to, n) };
+        if n & 1 != 0 {
+            let [byte] = take::<COPY, 1>(from.add(at), to.wrapping_add(at));
+            low += u64::from(u16::from_ne_bytes([byte, 0]));
         }
     }
-    // SAFETY: the caller's contract.
-    unsafe { words::<COPY>(from, to, n) }
+    low + high
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -132,7 +149,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As `sum_copy`'s; `n` is a multiple of 32 and at most `BLOCK`; the processor has AVX2.
+    /// As `sum_copy`'s; `n` is a multiple of `VECTOR_MIN` and at most `BLOCK`; the processor has AVX2.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn avx2<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
         let (flip, ones) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(1));
@@ -169,10 +186,13 @@ mod x86 {
     }
 
     /// # Safety
-    /// As `avx2`'s; the processor has AVX-512BW.
+    /// As `sum_copy`'s; `n` is at most `BLOCK`; the processor has AVX-512BW.
     #[target_feature(enable = "avx512f,avx512bw,avx2")]
     pub(super) unsafe fn avx512<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
         let (flip, ones) = (_mm512_set1_epi16(i16::MIN), _mm512_set1_epi16(1));
+        let add = |bytes, sum| {
+            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_xor_si512(bytes, flip), ones))
+        };
         let step = |at: usize, sum: __m512i| {
             // SAFETY: at + 64 <= n wherever this is called; unaligned by name.
             let bytes = unsafe { _mm512_loadu_si512(from.add(at).cast()) };
@@ -180,7 +200,7 @@ mod x86 {
                 // SAFETY: likewise.
                 unsafe { _mm512_storeu_si512(to.add(at).cast(), bytes) };
             }
-            _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_xor_si512(bytes, flip), ones))
+            add(bytes, sum)
         };
         let mut sums = [_mm512_setzero_si512(); 2];
         let mut at = 0;
@@ -189,10 +209,20 @@ mod x86 {
             sums[1] = step(at + 64, sums[1]);
             at += 128;
         }
+        // What is left, by masks: bytes beyond it are neither touched nor anything but zero.
+        while at < n {
+            let mask = u64::MAX >> (64 - (n - at).min(64));
+            // SAFETY: the mask has the bytes below n only; others are not accessed.
+            let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, from.add(at).cast()) };
+            if COPY {
+                // SAFETY: likewise.
+                unsafe { _mm512_mask_storeu_epi8(to.add(at).cast(), mask, bytes) };
+            }
+            sums[0] = add(bytes, sums[0]);
+            at += 64;
+        }
         let total = i64::from(_mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1])));
-        // SAFETY: what is left, fewer than 128 bytes, lies within the n.
-        let rest = unsafe { avx2::<COPY>(from.add(at), to.wrapping_add(at), n - at) };
-        (total + bias(at)) as u64 + rest
+        (total + bias(at)) as u64
     }
 }
 

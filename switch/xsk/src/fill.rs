@@ -1,6 +1,8 @@
 //! Making what the kernel sends: a frame copied into UMEM frames, or the memory that it arrived in.
 
-use crosspoint_frame::{Burst, Frame, Gather, Prefix, SegmentMut, TagOp, copy_plain};
+use crosspoint_frame::{
+    Burst, Frame, Gather, Prefix, SegmentMut, TagOp, copy_plain, copy_plain_finished,
+};
 
 use crate::XskSocket;
 use crate::umem::{TX_HEADROOM, TX_ROOM};
@@ -110,15 +112,17 @@ pub(crate) fn fill(
     };
     let mut options = 0;
     let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, addr, &mut options);
-    let len = if tag == TagOp::Keep && (asked || !frame.offload.needs_csum) {
-        copy_plain(&[], frame, burst, buffer)
-    } else {
-        let prefix = Prefix::new(&[], frame, tag);
-        let gather = Gather::new(&prefix, burst, frame);
-        if asked {
-            gather.copy_to(buffer)
-        } else {
-            gather.copy_finished(&frame.offload, tag, &[buffer])
+    let finish = frame.offload.needs_csum && !asked;
+    let len = match (tag, finish) {
+        (TagOp::Keep, false) => copy_plain(&[], frame, burst, buffer),
+        (TagOp::Keep, true) => copy_plain_finished(&[], frame, burst, buffer),
+        (_, finish) => {
+            let prefix = Prefix::new(&[], frame, tag);
+            let gather = Gather::new(&prefix, burst, frame);
+            match finish {
+                true => gather.copy_finished(&frame.offload, tag, &[buffer]),
+                false => gather.copy_to(buffer),
+            }
         }
     };
     Filled::one(libc::xdp_desc {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
     BURST, Burst, Frame, Gather, Offload, Pick, Prefix, SegmentMut, TagOp, copy_plain,
-    prefetch_write,
+    copy_plain_finished, prefetch_write,
 };
 
 use super::Outcome;
@@ -413,6 +413,9 @@ impl<R: RxRing> RxQueue<R> {
             let mut left = match to {
                 [one] if pick.tag == TagOp::Keep && !complete => {
                     copy_plain(&header, frame, burst, *one)
+                }
+                [one] if pick.tag == TagOp::Keep => {
+                    copy_plain_finished(&header, frame, burst, *one)
                 }
                 _ => self.copy_with_care(&header, frame, pick.tag, burst, to, complete),
             };
