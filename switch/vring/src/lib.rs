@@ -50,5 +50,5 @@ pub use self::{
     ring::Ring,
     rx::{GuestRx, Outcome, RxScratch},
     split::{MAX_RING_SIZE, RingAddresses, RingError, SplitRing},
-    tx::GuestTx,
+    tx::{Batch, GuestTx},
 };
