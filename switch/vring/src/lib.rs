@@ -43,7 +43,7 @@ pub use self::{
     fault::RingFault,
     features::{Features, MAX_QUEUE_PAIRS, feature},
     inflight::{InflightQueue, InflightRegion},
-    mapping::{MAX_MAPPINGS, lost_mappings},
+    mapping::{Contiguous, MAX_MAPPINGS, lost_mappings},
     memory::{GuestMemory, MAX_GUEST_BYTES, MemoryCell, MemoryError, RegionSpec},
     notify::Notifier,
     packed::PackedRing,
