@@ -4,6 +4,8 @@
 //! Kernel interface: Documentation/networking/af_xdp.rst.
 
 pub mod attach;
+#[cfg(not(loom))]
+mod direct;
 mod fill;
 mod handover;
 pub mod interface;
@@ -15,6 +17,8 @@ mod tx;
 mod umem;
 
 pub use attach::{Attachment, XdpMode};
+#[cfg(not(loom))]
+pub use direct::{DIRECT_FRAMES, DirectStatus, DirectTx};
 pub use handover::Handover;
 pub use memory::PacketMemory;
 pub use rx::XskRx;
