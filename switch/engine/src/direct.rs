@@ -103,6 +103,11 @@ impl DirectGuest {
         &self.guest
     }
 
+    /// How the queue does.
+    pub fn status(&self) -> Option<&Arc<DirectStatus>> {
+        self.direct.as_ref().map(|direct| direct.status())
+    }
+
     pub(crate) fn guest_mut(&mut self) -> &mut GuestTx {
         &mut self.guest
     }
