@@ -1,7 +1,8 @@
 #!/bin/bash
-# install-deps.sh [--check] build|demo|test|fuzz|miri...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
+# install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
 # is missing; when nothing is, it does nothing and asks nobody. --check prints what is missing, and ends with 1 if anything is.
 #   build   a C linker for Rust, and Rust itself
+#   xsk-rs  what building with the cargo feature xsk-rs takes, over and above: it compiles libbpf and libxdp
 #   demo    what deploy/demo.sh and the guests under deploy/guest use
 #   test    what the whole test suite uses, over and above
 #   fuzz    cargo-fuzz, for deploy/fuzz.sh
@@ -13,8 +14,9 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$REPO/deploy/lib.sh"
 
 BUILD_PACKAGES=(build-essential pkg-config ca-certificates curl)
+XSK_RS_PACKAGES=(clang m4 libelf-dev zlib1g-dev)
 DEMO_PACKAGES=(iproute2 iputils-ping iperf3 ethtool procps util-linux curl gzip zstd xz-utils)
-TEST_PACKAGES=("${DEMO_PACKAGES[@]}" clang llvm libelf-dev zlib1g-dev libbpf-dev dpdk-dev tcpdump jq python3 shellcheck)
+TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${XSK_RS_PACKAGES[@]}" llvm libbpf-dev dpdk-dev tcpdump jq python3 shellcheck)
 
 CARGO_BIN=${CARGO_HOME:-$HOME/.cargo}/bin
 # Seconds that a download, or what begins with one, may take.
@@ -163,17 +165,18 @@ ensure_miri() {
 install_for() {
   case $1 in
     build) ensure_packages "${BUILD_PACKAGES[@]}"; ensure_rust ;;
+    xsk-rs) ensure_packages "${XSK_RS_PACKAGES[@]}" ;;
     demo) ensure_packages "${DEMO_PACKAGES[@]}"; ensure_guest_engine if-useful ;;
     test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_promtool; ensure_lint_tools; ensure_nextest ;;
     fuzz) ensure_cargo_fuzz ;;
     miri) ensure_miri ;;
-    *) die "unknown purpose '$1': build, demo, test, fuzz or miri" ;;
+    *) die "unknown purpose '$1': build, xsk-rs, demo, test, fuzz or miri" ;;
   esac
 }
 
 CHECK=''
 if [ "${1:-}" = --check ]; then CHECK=1; shift; fi
-[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|demo|test|fuzz|miri..."
+[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri..."
 command -v apt-get > /dev/null || die "this host has no apt: install by hand what the lists in $0 name"
 for purpose in "$@"; do install_for "$purpose"; done
 [ -z "$CHECK" ] || exit "$MISSING"

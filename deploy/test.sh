@@ -7,7 +7,7 @@
 #   e2e    the daemon among network namespaces, DPDK, User-Mode Linux and QEMU guests; takes cores 0 and 1
 #   loom   the lock-free parts under every interleaving, within bounds
 #   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
-#   fuzz   every fuzz target for a minute: deploy/fuzz.sh; under address sanitizer where this Rust has one
+#   fuzz   every fuzz target for half a minute: deploy/fuzz.sh; under address sanitizer where this Rust has one
 #
 # A step that fails does not keep the others from running. The last line sums up: what failed, and what this host cannot run. Ends with 0 only if
 # nothing failed.
@@ -86,18 +86,25 @@ check_host() {
 lint() {
   step rustfmt cargo fmt --all --check
   step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
-  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/peers/*.sh
+  step clippy-xsk-rs cargo clippy --locked -p crosspoint-xsk --all-targets --features xsk-rs -- -D warnings
+  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
 }
 
 unit() {
   step build cargo build --locked --workspace
   step unit cargo nextest run --locked --workspace --no-fail-fast -E "not ($E2E)"
+  # The tests of AF_XDP once more, on the crate of that name.
+  step unit-xsk-rs cargo nextest run --locked -p crosspoint-xsk --features xsk-rs --no-fail-fast
 }
 
 e2e() {
   local which=$E2E
+  if [ ! -e "$IMAGE/vmlinuz.xsk" ]; then
+    which+=' & not test(zero_copy)'
+    not_run "the e2e tests with zero_copy in their names (no kernel whose virtio_net has it could be found; deploy/guest/build-image.sh --force looks again)"
+  fi
   if [ ! -e "$IMAGE/linux.uml" ]; then
-    which="$E2E & not test(uml)"
+    which+=' & not test(uml)'
     not_run "the e2e tests with uml in their names (this distribution has no package user-mode-linux; Debian has)"
   fi
   step e2e cargo nextest run --locked --workspace --no-fail-fast -E "$which"
@@ -124,7 +131,7 @@ miri() {
 
 fuzz() {
   if ! provided fuzz; then not_run "fuzz (no cargo-fuzz, and it could not be installed)"; return; fi
-  step fuzz "$REPO/deploy/fuzz.sh" 60
+  step fuzz "$REPO/deploy/fuzz.sh" 30
 }
 
 # joined WORD...: with commas.

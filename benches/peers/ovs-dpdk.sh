@@ -1,46 +1,84 @@
 #!/bin/bash
-# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE), an L2 bridge, two vhost-user
-# ports whose sockets are $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs). As root, with 2 MiB huge pages reserved
-# (`sysctl vm.nr_hugepages=1024`). Needs the package openvswitch-switch-dpdk: Debian 12 has 3.1, Debian 13 has 3.5. It runs beside an Open
-# vSwitch of the host's, with a database of its own.
+# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE), an L2 bridge, two ports. As
+# root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package openvswitch-switch-dpdk: Debian 12 has 3.1, Debian
+# 13 has 3.5. It runs beside an Open vSwitch of the host's, with a database of its own.
+#   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs)
+#   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
+#   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
+#   ROOT=DIR          it is installed in DIR, the root of another distribution, such as one that debootstrap made, with proc, sys and dev
+#                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
-RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0}
+RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-}
 VSWITCHD=${VSWITCHD:-/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk}
 export OVS_RUNDIR=$RUN OVS_LOGDIR=$RUN OVS_DBDIR=$RUN OVS_SYSCONFDIR=$RUN
 
-vsctl() { ovs-vsctl --db="unix:$RUN/db.sock" --timeout=30 "$@"; }
+die() { echo "error: $*" >&2; exit 1; }
+inside() { if [ -n "$ROOT" ]; then chroot "$ROOT" "$@"; else "$@"; fi; }
+vsctl() { inside ovs-vsctl --db="unix:$RUN/db.sock" --timeout=30 "$@"; }
 mask() { printf '0x%x' $((1 << $1)); }
+
+check() {
+  [ -x "$ROOT$VSWITCHD" ] || die "$ROOT$VSWITCHD is missing: install openvswitch-switch-dpdk, or set ROOT or VSWITCHD"
+  local free
+  free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
+  [ "$free" -ge 256 ] || die "$free of 256 huge pages are free: sysctl vm.nr_hugepages=1024"
+}
+
+add_port() { # NAME
+  case $PORTS in
+    vhost) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
+    vhost-tso) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
+    af_xdp) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
+    *) die "PORTS=$PORTS is not known" ;;
+  esac
+  local wrong
+  wrong=$(vsctl get Interface "$1" error)
+  [ "$wrong" = '[]' ] || die "port $1: $wrong"
+}
 
 start() {
   local port
-  rm -rf "$RUN"; mkdir -p "$RUN"
-  ovsdb-tool create "$RUN/conf.db" /usr/share/openvswitch/vswitch.ovsschema
-  taskset -c "$OTHER_CORE" ovsdb-server "$RUN/conf.db" --remote="punix:$RUN/db.sock" --pidfile="$RUN/ovsdb.pid" \
+  check
+  mkdir -p "$RUN"
+  if [ -n "$ROOT" ]; then mkdir -p "$ROOT$RUN"; mountpoint -q "$ROOT$RUN" || mount --bind "$RUN" "$ROOT$RUN"; fi
+  inside ovsdb-tool create "$RUN/conf.db" /usr/share/openvswitch/vswitch.ovsschema
+  inside taskset -c "$OTHER_CORE" ovsdb-server "$RUN/conf.db" --remote="punix:$RUN/db.sock" --pidfile="$RUN/ovsdb.pid" \
     --log-file="$RUN/ovsdb.log" --detach --no-chdir
   vsctl --no-wait init
   vsctl --no-wait set Open_vSwitch . other_config:dpdk-init=true other_config:dpdk-socket-mem=512 \
     other_config:pmd-cpu-mask="$(mask "$PMD_CORE")" other_config:dpdk-lcore-mask="$(mask "$OTHER_CORE")" \
     'other_config:dpdk-extra="--no-pci --in-memory --single-file-segments"'
-  taskset -c "$OTHER_CORE" "$VSWITCHD" "unix:$RUN/db.sock" --pidfile="$RUN/vswitchd.pid" --log-file="$RUN/vswitchd.log" \
-    -vconsole:off --detach --no-chdir
+  if [ "$PORTS" = vhost-tso ]; then vsctl --no-wait set Open_vSwitch . other_config:userspace-tso-enable=true; fi
+  local -a where=()
+  if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
+  if [ -n "$ROOT" ]; then where+=(chroot "$ROOT"); fi
+  "${where[@]}" taskset -c "$OTHER_CORE" "$VSWITCHD" "unix:$RUN/db.sock" --pidfile="$RUN/vswitchd.pid" \
+    --log-file="$RUN/vswitchd.log" -vconsole:off --detach --no-chdir
   vsctl add-br br0 -- set bridge br0 datapath_type=netdev
-  for port in a b; do vsctl add-port br0 "$port" -- set Interface "$port" type=dpdkvhostuser; done
+  for port in a b; do add_port "$port"; done
+}
+
+# end PID: by SIGTERM, and SIGKILL if need be.
+end() {
+  kill "$1" 2> /dev/null || return 0
+  for _ in $(seq 150); do
+    kill -0 "$1" 2> /dev/null || return 0
+    sleep 0.1
+  done
+  kill -KILL "$1" 2> /dev/null || true
 }
 
 stop() {
   local pid
   for pid in vswitchd ovsdb; do
-    if [ -e "$RUN/$pid.pid" ]; then kill "$(cat "$RUN/$pid.pid")" 2> /dev/null || true; fi
+    if [ -e "$RUN/$pid.pid" ]; then end "$(cat "$RUN/$pid.pid")"; fi
   done
-  for _ in $(seq 50); do
-    [ -e "$RUN/vswitchd.pid" ] || [ -e "$RUN/ovsdb.pid" ] || break
-    sleep 0.1
-  done
+  if [ -n "$ROOT" ] && mountpoint -q "$ROOT$RUN"; then umount "$ROOT$RUN"; fi
   rm -rf "$RUN"
 }
 
 case ${1:-} in
-  start) start ;;
+  start) stop; start ;;
   stop) stop ;;
   *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
 esac

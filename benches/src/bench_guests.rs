@@ -1,7 +1,8 @@
 //! Two guests in this process: generator and sink on one thread, as tight as they can be.
 
 use crate::error::BenchError;
-use crate::options::{Direction, FCS_LEN, Sockets, VmOptions};
+use crate::guest;
+use crate::options::{Direction, FCS_LEN, Ports, VmOptions};
 use crate::trial::{Configuration, Traffic};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
@@ -11,8 +12,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
-/// Longest wait for a switch that is about to listen.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a path in both directions.
 const LEARN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the last frames of a trial.
@@ -45,13 +44,12 @@ pub struct BenchGuests {
 impl BenchGuests {
     /// Connects, and waits until the switch has learned both addresses.
     pub fn connect(
-        sockets: &Sockets,
+        ports: &Ports,
         configuration: &Configuration,
         options: &VmOptions,
         clock: Clock,
     ) -> Result<Self, BenchError> {
-        let [a, b] = &sockets.0;
-        let mut guests = [connect(a, options)?, connect(b, options)?];
+        let mut guests = guest::connect(ports, &guest_options(options))?;
         let mut tx = |from: usize| {
             let pump = TxPumpOptions {
                 frame_len: usize::from(configuration.size - FCS_LEN),
@@ -83,7 +81,7 @@ impl BenchGuests {
             latency: Histogram::new_with_bounds(1, latency_max, 3).expect("valid bounds"),
             _guests: guests,
         };
-        this.learn(a)?;
+        this.learn(&ports.sockets.0[0])?;
         Ok(this)
     }
 
@@ -189,8 +187,7 @@ impl Lane {
     }
 }
 
-/// A guest on `socket`, as soon as somebody listens there.
-fn connect(socket: &Path, options: &VmOptions) -> Result<Guest, BenchError> {
+fn guest_options(options: &VmOptions) -> GuestOptions {
     let mut guest = GuestOptions {
         ring_size: options.ring,
         huge_pages: options.huge_pages.is_on(),
@@ -199,12 +196,5 @@ fn connect(socket: &Path, options: &VmOptions) -> Result<Guest, BenchError> {
     if !options.mergeable.is_on() {
         guest.features &= !features::MRG_RXBUF;
     }
-    let deadline = Instant::now() + CONNECT_MAX;
-    loop {
-        match Guest::connect(socket, guest.clone()) {
-            Ok(guest) => return Ok(guest),
-            Err(why) if Instant::now() > deadline => return Err(why.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
+    guest
 }

@@ -1,11 +1,19 @@
-//! `crosspoint-bench`: frames per second and cycles per frame of crosspoint, and of other switches beside it.
+//! `crosspoint-bench`: what crosspoint does in a second and what it costs, and other switches beside it.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`options`] | the command line |
-//! | [`vm`] | the plan of a run: rounds, switches in turn, configurations, trials |
+//! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
+//! | [`tso`] | `tso`: the same for large frames |
+//! | [`compare`] | `compare`: the same for any switches and any measuring command |
+//! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
+//! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
+//! | [`turns`] | what these plans have in common |
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
 //! | [`bench_guests`] | generator and sink in this process |
+//! | [`large_guests`] | the same for large frames |
+//! | [`guest`] | connecting guests to a switch |
+//! | [`tcp`] | TCP frames as Linux sends them |
 //! | [`testpmd`] | DPDK's guests |
 //! | [`watch`] | what is observed around each trial: placement, waiting, the switch's counters |
 //! | [`placement`] | how far apart two cores are |
@@ -14,29 +22,45 @@
 //! | [`interrupt`] | SIGINT and SIGTERM |
 //! | [`trial`] | what one trial measured, and why it is discarded |
 //! | [`stats`] | medians and quartiles |
-//! | [`report`] | the tables |
+//! | [`report`], [`samples`] | the tables |
 
 mod backend;
 mod bench_guests;
+mod compare;
+mod cost;
 mod error;
+mod guest;
 mod interrupt;
+mod large_guests;
+mod mask;
 mod options;
 mod placement;
 mod report;
+mod samples;
 mod scrape;
 mod stats;
+mod tcp;
 mod testpmd;
 mod threads;
 mod trial;
+mod tso;
+mod turns;
 mod vm;
 mod watch;
 
 use clap::Parser;
+use options::Command;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let options::Command::Vm(options) = options::Cli::parse().command;
-    match vm::run(&options) {
+    let done = match options::Cli::parse().command {
+        Command::Vm(options) => vm::run(&options),
+        Command::Tso(options) => tso::run(&options),
+        Command::Cost(options) => cost::run(&options),
+        Command::Compare(options) => compare::run(&options),
+        Command::Mask(options) => mask::run(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("error: {why}");

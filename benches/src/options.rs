@@ -1,6 +1,10 @@
 //! The command line.
 
+use crate::compare::CompareOptions;
+use crate::cost::CostOptions;
 use crate::error::BenchError;
+use crate::mask::MaskOptions;
+use crate::tso::TsoOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -23,11 +27,92 @@ pub struct Cli {
 pub enum Command {
     /// Frames between two guests over one worker: Mpps, cycles per frame, latency
     Vm(Box<VmOptions>),
+    /// Large TCP frames between two guests over one worker: Gb/s, cycles per KiB
+    Tso(Box<TsoOptions>),
+    /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
+    Cost(CostOptions),
+    /// Any switches by any measuring command, in turn: see uml.sh and veth.sh
+    Compare(CompareOptions),
+    /// Stands between a vhost-user front end and back ends and hides features; until killed
+    Mask(MaskOptions),
+}
+
+/// Options of every subcommand that measures switches in turn.
+#[derive(Args, Clone, Debug)]
+pub struct PlanOptions {
+    /// Rounds: in each, every switch is started, measured and stopped
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Trials of each configuration in each round
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub trials: u32,
+    /// The core of crosspoint's worker; peers have to poll on the same one
+    #[arg(long, default_value_t = 1)]
+    pub switch_core: usize,
+    /// The core of generator and sink
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    /// A line's round trip below this is `near`
+    #[arg(long, default_value_t = 150.0, value_name = "NS")]
+    pub near_ns: f64,
+    /// A line's round trip above this is `far`
+    #[arg(long, default_value_t = 250.0, value_name = "NS")]
+    pub far_ns: f64,
+    /// Discard trials in which a thread waited for its core for more than this part of the time
+    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
+    pub wait_max: f64,
+    /// Where to write every trial, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of the subcommands whose guests are in this process: their trials, and the switches.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Length of a trial
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub trial_ms: u64,
+    /// Traffic before the first trial of a configuration, not measured
+    #[arg(long, default_value_t = 200)]
+    pub warmup_ms: u64,
+    /// SCHED_FIFO for generator and worker during trials
+    #[arg(long)]
+    pub realtime: bool,
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// Do not measure crosspoint, only the others
+    #[arg(long)]
+    pub skip_crosspoint: bool,
+    /// A switch that is running already, by its two sockets; not started or stopped
+    #[arg(long, value_name = "SOCK_A,SOCK_B", value_parser = socket_pair)]
+    pub against: Vec<Sockets>,
+    /// A switch that is started and stopped in turn with crosspoint; repeat all --peer options for more
+    #[arg(long, value_name = "NAME")]
+    pub peer_name: Vec<String>,
+    /// Shell command that starts it; may stay in the foreground, unless the guests listen
+    #[arg(long, value_name = "COMMAND")]
+    pub peer_start: Vec<String>,
+    /// Shell command that stops it
+    #[arg(long, value_name = "COMMAND")]
+    pub peer_stop: Vec<String>,
+    /// Its two sockets; with "listen:" before them, the guests listen there and the switch connects
+    #[arg(long, value_name = "[listen:]SOCK_A,SOCK_B", value_parser = ports)]
+    pub peer_sockets: Vec<Ports>,
+    /// How the name of its polling thread starts, to see whether that waited
+    #[arg(long, value_name = "PREFIX")]
+    pub peer_thread: Vec<String>,
 }
 
 /// Options of `vm`.
 #[derive(Args, Clone, Debug)]
 pub struct VmOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub plan: PlanOptions,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub run: RunOptions,
     /// Frame sizes with the 4-byte FCS: 64 is 60 bytes on the ring, 1518 is 1514
     #[arg(long, value_delimiter = ',', default_value = "64,1518",
           value_parser = clap::value_parser!(u16).range(64..=2000))]
@@ -36,18 +121,6 @@ pub struct VmOptions {
     #[arg(long, value_delimiter = ',', default_value = "1,10000",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub flows: Vec<u32>,
-    /// Rounds: in each, every switch is started, measured and stopped
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rounds: u32,
-    /// Trials of each configuration in each round
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub trials: u32,
-    /// Length of a trial
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
-    pub trial_ms: u64,
-    /// Traffic before the first trial of a configuration, not measured
-    #[arg(long, default_value_t = 200)]
-    pub warmup_ms: u64,
     /// Direction of the traffic; for both, rates are the sum
     #[arg(long, value_enum, default_value = "one-way")]
     pub direction: Direction,
@@ -69,51 +142,6 @@ pub struct VmOptions {
     /// The guests: in this process, or in dpdk-testpmd (virtio-user)
     #[arg(long, value_enum, default_value = "in-process")]
     pub guests: Guests,
-    /// The core of crosspoint's worker; peers have to poll on the same one
-    #[arg(long, default_value_t = 1)]
-    pub switch_core: usize,
-    /// The core of generator and sink
-    #[arg(long, default_value_t = 0)]
-    pub generator_core: usize,
-    /// SCHED_FIFO for generator and worker during trials
-    #[arg(long)]
-    pub realtime: bool,
-    /// A line's round trip below this is `near`
-    #[arg(long, default_value_t = 150.0, value_name = "NS")]
-    pub near_ns: f64,
-    /// A line's round trip above this is `far`
-    #[arg(long, default_value_t = 250.0, value_name = "NS")]
-    pub far_ns: f64,
-    /// Discard trials in which a thread waited for its core for more than this part of the time
-    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
-    pub wait_max: f64,
-    /// The crosspoint binary; default: beside this one
-    #[arg(long, value_name = "PATH")]
-    pub switch: Option<PathBuf>,
-    /// Do not measure crosspoint, only the others
-    #[arg(long)]
-    pub skip_crosspoint: bool,
-    /// A switch that is running already, by its two sockets; not started or stopped
-    #[arg(long, value_name = "SOCK_A,SOCK_B", value_parser = socket_pair)]
-    pub against: Vec<Sockets>,
-    /// A switch that is started and stopped in turn with crosspoint; repeat all --peer options for more
-    #[arg(long, value_name = "NAME")]
-    pub peer_name: Vec<String>,
-    /// Shell command that starts it; may stay in the foreground
-    #[arg(long, value_name = "COMMAND")]
-    pub peer_start: Vec<String>,
-    /// Shell command that stops it
-    #[arg(long, value_name = "COMMAND")]
-    pub peer_stop: Vec<String>,
-    /// Its two sockets
-    #[arg(long, value_name = "SOCK_A,SOCK_B", value_parser = socket_pair)]
-    pub peer_sockets: Vec<Sockets>,
-    /// How the name of its polling thread starts, to see whether that waited
-    #[arg(long, value_name = "PREFIX")]
-    pub peer_thread: Vec<String>,
-    /// Where to write every trial, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 /// Direction of the traffic.
@@ -155,6 +183,25 @@ pub enum Guests {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sockets(pub [PathBuf; 2]);
 
+/// Where guests and a switch meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// One per guest.
+    pub sockets: Sockets,
+    /// The guests listen, and the switch connects.
+    pub guests_listen: bool,
+}
+
+impl Ports {
+    /// The switch listens.
+    pub fn of_switch(sockets: Sockets) -> Self {
+        Self {
+            sockets,
+            guests_listen: false,
+        }
+    }
+}
+
 /// A switch that commands start and stop.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -164,13 +211,13 @@ pub struct Peer {
     pub start: String,
     /// Shell command.
     pub stop: String,
-    /// Its ports.
-    pub sockets: Sockets,
-    /// How its polling thread's name starts.
+    /// Its ports; without any, it is ready when the start command has ended.
+    pub ports: Option<Ports>,
+    /// How its polling thread's name starts; empty: it has none.
     pub thread: String,
 }
 
-impl VmOptions {
+impl RunOptions {
     /// Length of a trial.
     pub fn trial(&self) -> Duration {
         Duration::from_millis(self.trial_ms)
@@ -201,7 +248,7 @@ impl VmOptions {
             name: self.peer_name[i].clone(),
             start: self.peer_start[i].clone(),
             stop: self.peer_stop[i].clone(),
-            sockets: self.peer_sockets[i].clone(),
+            ports: Some(self.peer_sockets[i].clone()),
             thread: self.peer_thread[i].clone(),
         };
         Ok((0..count).map(peer).collect())
@@ -209,13 +256,31 @@ impl VmOptions {
 
     /// Checks what no single option can tell.
     pub fn check(&self) -> Result<(), BenchError> {
-        let usage = |what: &str| Err(BenchError::Usage(what.into()));
+        if self.skip_crosspoint && self.against.is_empty() && self.peer_name.is_empty() {
+            return usage("--skip-crosspoint leaves nothing to measure");
+        }
+        Ok(())
+    }
+}
+
+impl PlanOptions {
+    /// Checks what no single option can tell.
+    pub fn check(&self) -> Result<(), BenchError> {
         if self.switch_core == self.generator_core {
             return usage("--switch-core and --generator-core have to differ");
         }
         if self.near_ns > self.far_ns {
             return usage("--near-ns is more than --far-ns");
         }
+        Ok(())
+    }
+}
+
+impl VmOptions {
+    /// Checks what no single option can tell.
+    pub fn check(&self) -> Result<(), BenchError> {
+        self.plan.check()?;
+        self.run.check()?;
         if self.guests == Guests::Testpmd && self.direction != Direction::Both {
             return usage("--guests testpmd needs --direction both: see benches/README.md");
         }
@@ -225,21 +290,34 @@ impl VmOptions {
         if self.guests == Guests::Testpmd && self.ring < 64 {
             return usage("--guests testpmd needs --ring 64 or more");
         }
-        if self.skip_crosspoint && self.against.is_empty() && self.peer_name.is_empty() {
-            return usage("--skip-crosspoint leaves nothing to measure");
+        if self.guests == Guests::Testpmd && self.run.peers()?.iter().any(Peer::guests_listen) {
+            return usage("--guests testpmd cannot listen for a switch");
         }
         Ok(())
     }
 }
 
-fn ring_size(text: &str) -> Result<u16, String> {
+impl Peer {
+    /// The guests listen, and the switch connects.
+    pub fn guests_listen(&self) -> bool {
+        self.ports.as_ref().is_some_and(|ports| ports.guests_listen)
+    }
+}
+
+fn usage(what: &str) -> Result<(), BenchError> {
+    Err(BenchError::Usage(what.into()))
+}
+
+/// The size of a virtqueue.
+pub fn ring_size(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(size) if size.is_power_of_two() && (2..=32768).contains(&size) => Ok(size),
         _ => Err("a power of two from 2 to 32768".into()),
     }
 }
 
-fn socket_pair(text: &str) -> Result<Sockets, String> {
+/// Two paths with a comma between.
+pub fn socket_pair(text: &str) -> Result<Sockets, String> {
     match text.split_once(',') {
         Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(',') => {
             Ok(Sockets([a.into(), b.into()]))
@@ -248,14 +326,27 @@ fn socket_pair(text: &str) -> Result<Sockets, String> {
     }
 }
 
+fn ports(text: &str) -> Result<Ports, String> {
+    let (guests_listen, pair) = match text.strip_prefix("listen:") {
+        Some(pair) => (true, pair),
+        None => (false, text),
+    };
+    Ok(Ports {
+        sockets: socket_pair(pair)?,
+        guests_listen,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> VmOptions {
         let all = ["crosspoint-bench", "vm"].iter().chain(arguments);
-        let Command::Vm(options) = Cli::try_parse_from(all).unwrap().command;
-        *options
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Vm(options) => *options,
+            _ => unreachable!("asked for vm"),
+        }
     }
 
     #[test]
@@ -266,7 +357,11 @@ mod tests {
             (&[64, 1518][..], &[1, 10000][..])
         );
         assert_eq!(
-            (options.rounds, options.trials, options.trial_ms),
+            (
+                options.plan.rounds,
+                options.plan.trials,
+                options.run.trial_ms
+            ),
             (5, 10, 300)
         );
         assert!(options.check().is_ok());
@@ -282,11 +377,13 @@ mod tests {
             "--peer-stop",
             "b",
         ];
-        assert!(parse(&peer).peers().is_err());
+        assert!(parse(&peer).run.peers().is_err());
         let rest = ["--peer-sockets", "/a,/b", "--peer-thread", "pmd"];
-        let peers = parse(&[&peer[..], &rest[..]].concat()).peers().unwrap();
+        let peers = parse(&[&peer[..], &rest[..]].concat()).run.peers().unwrap();
         assert_eq!(peers.len(), 1);
-        assert_eq!(peers[0].sockets, Sockets(["/a".into(), "/b".into()]));
+        let ports = peers[0].ports.as_ref().unwrap();
+        assert_eq!(ports.sockets, Sockets(["/a".into(), "/b".into()]));
+        assert!(!ports.guests_listen && super::ports("listen:/a,/b").unwrap().guests_listen);
     }
 
     #[test]

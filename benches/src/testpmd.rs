@@ -77,7 +77,7 @@ impl Testpmd {
             .find_map(|name| Thread::named(id, name))
             .ok_or_else(|| BenchError::backend(NAME, "has no worker thread"))?;
         this.statistics()?; // answered once it forwards
-        if options.realtime {
+        if options.run.realtime {
             // The thread that answers shares its core with the one that forwards.
             let set = Thread::main_of(id).set_fifo(PRIORITY_MEASURE);
             set.map_err(BenchError::io(REALTIME))?;
@@ -150,7 +150,7 @@ impl Drop for Testpmd {
 }
 
 fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptions) -> Vec<String> {
-    let core = options.generator_core;
+    let core = options.plan.generator_core;
     let mergeable = u8::from(options.mergeable.is_on());
     let mut list = vec![
         format!("--lcores=0@{core},1@{core}"),

@@ -7,25 +7,26 @@ use crate::interrupt;
 use crate::options::{Guests, VmOptions};
 use crate::report;
 use crate::testpmd::Testpmd;
-use crate::threads::{PRIORITY_MEASURE, Thread, pin};
+use crate::threads::Thread;
 use crate::trial::{Configuration, Discard, Traffic, Trial};
-use crate::watch::{REALTIME, Watch};
+use crate::turns;
+use crate::watch::Watch;
 use crosspoint_frame::Clock;
-use serde::Serialize;
 use std::time::Duration;
 
 /// Runs `crosspoint-bench vm`.
 pub fn run(options: &VmOptions) -> Result<(), BenchError> {
     options.check()?;
     interrupt::catch()?;
-    let switches = switches(options)?;
+    let (plan, run) = (&options.plan, &options.run);
+    let switches = turns::switches(run)?;
     let names: Vec<String> = switches.iter().map(Switch::name).collect();
     let clock = Clock::calibrate();
     let mut trials = Vec::new();
-    for round in 0..options.rounds {
-        for switch in in_turn(&switches, round) {
+    for round in 0..plan.rounds {
+        for switch in turns::in_turn(&switches, round) {
             eprintln!("round {round}: {}", switch.name());
-            let backend = switch.start(options)?;
+            let backend = switch.start(plan, run)?;
             for configuration in configurations(options) {
                 let series = Series {
                     options,
@@ -40,26 +41,7 @@ pub fn run(options: &VmOptions) -> Result<(), BenchError> {
     }
     println!("{}", heading(options, clock));
     print!("{}", report::tables(&trials, &names));
-    write_json(options, clock, &trials)
-}
-
-fn switches(options: &VmOptions) -> Result<Vec<Switch>, BenchError> {
-    let mut list = Vec::new();
-    if !options.skip_crosspoint {
-        list.push(Switch::Crosspoint);
-    }
-    list.extend(options.peers()?.into_iter().map(Switch::Peer));
-    list.extend(options.against.iter().cloned().map(Switch::Running));
-    Ok(list)
-}
-
-/// Forth in even rounds, back in odd ones, so that drift of the machine favours nobody.
-fn in_turn(switches: &[Switch], round: u32) -> Box<dyn Iterator<Item = &Switch> + '_> {
-    if round.is_multiple_of(2) {
-        Box::new(switches.iter())
-    } else {
-        Box::new(switches.iter().rev())
-    }
+    turns::write_json(plan, clock, &trials)
 }
 
 fn configurations(options: &VmOptions) -> Vec<Configuration> {
@@ -83,33 +65,25 @@ struct Series<'a> {
 }
 
 impl Series<'_> {
-    /// Runs them, on a thread of their own: what is started later must not inherit its core.
     fn run(&self, backend: &Backend) -> Result<Vec<Trial>, BenchError> {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                pin(self.options.generator_core).map_err(BenchError::io("--generator-core"))?;
-                if self.options.realtime {
-                    let set = Thread::current().set_fifo(PRIORITY_MEASURE);
-                    set.map_err(BenchError::io(REALTIME))?;
-                }
-                match self.options.guests {
-                    Guests::InProcess => self.run_in_process(backend),
-                    Guests::Testpmd => self.run_testpmd(backend),
-                }
-            });
-            thread.join().expect("the release profile aborts on panics")
+        let options = self.options;
+        turns::on_generator_core(&options.plan, options.run.realtime, || {
+            match options.guests {
+                Guests::InProcess => self.run_in_process(backend),
+                Guests::Testpmd => self.run_testpmd(backend),
+            }
         })
     }
 
     fn run_in_process(&self, backend: &Backend) -> Result<Vec<Trial>, BenchError> {
         let (options, configuration) = (self.options, &self.configuration);
-        let mut guests =
-            BenchGuests::connect(&backend.sockets, configuration, options, self.clock)?;
+        let mut guests = BenchGuests::connect(&backend.ports, configuration, options, self.clock)?;
         self.trials(backend, Thread::current(), |time| guests.run(time))
     }
 
     fn run_testpmd(&self, backend: &Backend) -> Result<Vec<Trial>, BenchError> {
-        let mut guests = Testpmd::connect(&backend.sockets, &self.configuration, self.options)?;
+        let mut guests =
+            Testpmd::connect(&backend.ports.sockets, &self.configuration, self.options)?;
         self.trials(backend, guests.worker, |time| guests.run(time))
     }
 
@@ -121,27 +95,28 @@ impl Series<'_> {
     ) -> Result<Vec<Trial>, BenchError> {
         let options = self.options;
         let watch = Watch {
-            options,
+            plan: &options.plan,
+            realtime: options.run.realtime,
             clock: self.clock,
             backend,
             generator,
         };
-        watch.observe(|| traffic(Duration::from_millis(options.warmup_ms)))?;
+        watch.observe(|| traffic(Duration::from_millis(options.run.warmup_ms)))?;
         let trial = |_| {
             interrupt::check()?;
-            let (traffic, observed) = watch.observe(|| traffic(options.trial()))?;
+            let (traffic, observed) = watch.observe(|| traffic(options.run.trial()))?;
             Ok(Trial {
                 switch: self.switch.clone(),
                 round: self.round,
                 configuration: self.configuration.clone(),
                 direction: options.direction,
                 core_cycles: self.clock.hz() / (traffic.mpps * 1e6),
-                discarded: Discard::judge(&traffic, &observed, options.wait_max),
+                discarded: Discard::judge(&traffic, &observed, options.plan.wait_max),
                 traffic,
                 observed,
             })
         };
-        (0..options.trials).map(trial).collect()
+        (0..options.plan.trials).map(trial).collect()
     }
 }
 
@@ -155,36 +130,13 @@ fn heading(options: &VmOptions, clock: Clock) -> String {
         options.ring,
         options.mergeable,
         options.huge_pages,
-        options.rounds,
-        options.trials,
-        options.trial_ms,
+        options.plan.rounds,
+        options.plan.trials,
+        options.run.trial_ms,
         clock.hz() / 1e9,
-        options.realtime,
+        options.run.realtime,
         options
             .rate
             .map_or("maximum".into(), |rate| rate.to_string()),
     )
-}
-
-/// The file of `--json`.
-#[derive(Serialize)]
-struct Run<'a> {
-    arguments: Vec<String>,
-    tsc_hz: f64,
-    trials: &'a [Trial],
-}
-
-fn write_json(options: &VmOptions, clock: Clock, trials: &[Trial]) -> Result<(), BenchError> {
-    let Some(path) = &options.json else {
-        return Ok(());
-    };
-    let run = Run {
-        arguments: std::env::args().collect(),
-        tsc_hz: clock.hz(),
-        trials,
-    };
-    let written = serde_json::to_string_pretty(&run)
-        .map_err(std::io::Error::from)
-        .and_then(|text| std::fs::write(path, text + "\n"));
-    written.map_err(BenchError::io(path.display().to_string()))
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::BenchError;
-use crate::options::VmOptions;
+use crate::options::PlanOptions;
 use crate::placement::{Placement, round_trip_ns};
 use crate::scrape::Counters;
 use crate::threads::{PRIORITY_POLL, Thread};
@@ -21,8 +21,10 @@ pub const REALTIME: &str = "--realtime needs CAP_SYS_NICE";
 
 /// Observes the trials of one switch.
 pub struct Watch<'a> {
-    /// Bounds, cores, scheduling.
-    pub options: &'a VmOptions,
+    /// Bounds and cores.
+    pub plan: &'a PlanOptions,
+    /// `SCHED_FIFO` during trials.
+    pub realtime: bool,
     /// The time stamp counter's rate.
     pub clock: Clock,
     /// The switch.
@@ -42,7 +44,6 @@ impl Watch<'_> {
         let counted = self.counters()?;
         let others_generator = Some(self.generator).filter(|thread| *thread != Thread::current());
         let realtime = self
-            .options
             .realtime
             .then(|| Realtime::start([others_generator, self.backend.worker]))
             .transpose()?;
@@ -57,10 +58,10 @@ impl Watch<'_> {
             _ => None,
         };
         let round_trips_ns = [before, self.round_trip()];
-        let options = self.options;
+        let plan = self.plan;
         let observed = Observed {
             round_trips_ns,
-            placement: Placement::classify(round_trips_ns, options.near_ns, options.far_ns),
+            placement: Placement::classify(round_trips_ns, plan.near_ns, plan.far_ns),
             generator_wait,
             switch_wait,
             busy_cycles,
@@ -69,7 +70,7 @@ impl Watch<'_> {
     }
 
     fn round_trip(&self) -> Option<f64> {
-        round_trip_ns(self.options.switch_core, self.clock)
+        round_trip_ns(self.plan.switch_core, self.clock)
     }
 
     fn counters(&self) -> Result<Option<Counters>, BenchError> {
@@ -84,14 +85,15 @@ impl Watch<'_> {
 }
 
 /// How long threads wait for their core.
-struct Wait {
+pub struct Wait {
     start: Instant,
     threads: [Option<Thread>; 2],
     before_ns: [Option<u64>; 2],
 }
 
 impl Wait {
-    fn start(threads: [Option<Thread>; 2]) -> Self {
+    /// From now on.
+    pub fn start(threads: [Option<Thread>; 2]) -> Self {
         Self {
             start: Instant::now(),
             threads,
@@ -99,7 +101,8 @@ impl Wait {
         }
     }
 
-    fn percent(&self) -> [Option<f64>; 2] {
+    /// Of the time since then, by thread; `None` where there is no thread, or it has ended.
+    pub fn percent(&self) -> [Option<f64>; 2] {
         let elapsed_ns = self.start.elapsed().as_nanos() as f64;
         let after_ns = waited_ns(self.threads);
         [0, 1].map(|i| {

@@ -1,8 +1,10 @@
 #!/bin/bash
 # build-image.sh [--force] [DIR]: makes the small Linux guest of the end-to-end tests and of the demo, from packages of this host's
 # distribution (Debian 12, Ubuntu 24.04) and nothing else. Nothing is installed on the host: packages are fetched and unpacked in DIR.
+# One kernel must be newer than Debian 12's: it comes from the backports of Debian 13, with package lists of this script's own.
 #
 #   DIR/vmlinuz, DIR/initrd.gz       the distribution's kernel and a RAM disk, for qemu.sh
+#   DIR/vmlinuz.xsk, DIR/xinitrd.gz  a kernel whose virtio_net has AF_XDP zero-copy, and a RAM disk, for qemu-switch.sh; absent where there is none
 #   DIR/linux.uml, DIR/uinitrd.gz    User-Mode Linux and its RAM disk, for uml.sh; absent where the distribution has no such package
 #   DIR/bin                          the guest's static busybox and links to it, for peer-service.sh
 #
@@ -15,8 +17,10 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/lib.sh"
 
 # What virtio-net needs where it is not built in; found by name, so that each distribution's choice of modules works.
-VIRTIO_MODULES=(failover net_failover virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net)
-PROGRAMS=(iperf3 ethtool)
+VIRTIO_MODULES=(failover net_failover dimlib virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net)
+PROGRAMS=(iperf3 ethtool socat)
+# The first Linux whose virtio_net sends by AF_XDP zero-copy; from 6.11 on it receives so.
+XSK_KERNEL_MIN=6.13
 
 # recipe_hash: changes when anything that shapes the image changes.
 recipe_hash() { cat "$HERE/build-image.sh" "$HERE/init" "$HERE/net-job.sh" | sha256sum | cut -d' ' -f1; }
@@ -29,20 +33,74 @@ up_to_date() {
 # Prints nothing for a package that the archive does not have.
 dependency_of() { { apt-cache depends "$1" 2>/dev/null || true; } | awk -v p="$2" '$1 == "Depends:" && index($2, p) == 1 && !n++ { print $2 }'; }
 
+# kernel_packages META...: the packages of the kernel that the first of these meta packages names which the archive has; or nothing.
 kernel_packages() {
-  local image modules
-  image=$(dependency_of linux-image-cloud-amd64 linux-image-)
-  [ -n "$image" ] || image=$(dependency_of linux-image-virtual linux-image-)
-  [ -n "$image" ] || die "no kernel package found: neither linux-image-cloud-amd64 (Debian) nor linux-image-virtual (Ubuntu)"
+  local image='' meta prefix part
+  for meta in "$@"; do
+    image=$(dependency_of "$meta" linux-image-)
+    [ -z "$image" ] || break
+  done
+  [ -n "$image" ] || return 0
   printf '%s\n' "$image"
-  # Ubuntu keeps the modules in a package of their own.
-  modules=$(dependency_of "$image" linux-modules-)
-  [ -z "$modules" ] || printf '%s\n' "$modules"
+  # Ubuntu keeps the modules in a package of their own, Debian from Linux 6.19 on the kernel, too.
+  for prefix in linux-binary- linux-modules- linux-base-; do
+    part=$(dependency_of "$image" "$prefix")
+    [ -z "$part" ] || printf '%s\n' "$part"
+  done
 }
 
-# program_packages: iperf3, ethtool, and the library packages below them; the rest of what they depend on is for installing them.
+# backports_apt: makes apt, as far as it is told so by APT_CONFIG, see the backports of Debian 13 alone; prints the path of its configuration.
+# From the mirror that the host uses, and with the keys that it trusts. Fails where the host is not Debian or the lists cannot be had.
+backports_apt() {
+  local mirror folder=$DIR/src/apt
+  # The format is apt's.
+  # shellcheck disable=SC2016
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk 'NR == 1')
+  [ -n "$mirror" ] || return 1
+  rm -rf "$folder"
+  mkdir -p "$folder/lists/partial" "$folder/cache"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie-backports main" > "$folder/sources.list"
+  cat > "$folder/apt.conf" <<CONFIG
+Dir::Etc::SourceList "$folder/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State::Lists "$folder/lists";
+Dir::Cache "$folder/cache";
+APT::Sandbox::User "$(id -un)";
+APT::Update::Error-Mode "any";
+Acquire::Languages "none";
+CONFIG
+  APT_CONFIG=$folder/apt.conf apt-get update -qq || return 1
+  printf '%s\n' "$folder/apt.conf"
+}
+
+# fetch_xsk: the kernel for qemu-switch.sh, where there is one that is new enough.
+fetch_xsk() {
+  local text config
+  local -a packages
+  [ ! -e "$DIR/src/xsk.done" ] || return 0
+  text=$(kernel_packages linux-image-virtual-hwe-24.04)
+  if ! xsk_new_enough "$text" && config=$(backports_apt); then
+    export APT_CONFIG=$config
+    text=$(kernel_packages linux-image-cloud-amd64)
+  fi
+  if xsk_new_enough "$text"; then
+    mapfile -t packages <<< "$text"
+    fetch xsk "${packages[@]}"
+  else
+    say "note: no kernel from $XSK_KERNEL_MIN on could be found; the image has none with AF_XDP zero-copy (--force looks again)"
+  fi
+  unset APT_CONFIG
+}
+
+# xsk_new_enough PACKAGES: the first, which tells the version, is of a kernel that has it.
+xsk_new_enough() {
+  local image=${1%%$'\n'*}
+  [ -n "$image" ] && version_ge "${image#linux-image-}" "$XSK_KERNEL_MIN"
+}
+
+# program_packages: those of the programs, and the library packages below them; the rest of what they depend on is for installing them.
 program_packages() {
-  local found='iperf3 ethtool' more
+  local found="${PROGRAMS[*]}" more
   while :; do
     # Words, so split on purpose.
     # shellcheck disable=SC2086
@@ -57,10 +115,10 @@ program_packages() {
 # find_first FOLDER TEST...: one file that passes, or nothing. Not "find | head", whose broken pipe counts as a failure here.
 find_first() { local folder=$1; shift; find "$folder" \( "$@" \) -print -quit; }
 
-# fetch FOLDER PACKAGE...: downloads packages and unpacks them in DIR/src/FOLDER.
+# fetch FOLDER PACKAGE...: downloads packages and unpacks them in DIR/src/FOLDER, unless just these lie there.
 fetch() {
   local folder=$DIR/src/$1; shift
-  [ ! -e "$folder.done" ] || return 0
+  [ "$(cat "$folder.done" 2>/dev/null)" != "$*" ] || return 0
   say "fetching: $*"
   rm -rf "$folder" "$folder.deb"; mkdir -p "$folder" "$folder.deb"
   # The sandbox user of apt cannot write here, and would only cause a warning.
@@ -68,20 +126,22 @@ fetch() {
   local deb
   for deb in "$folder.deb"/*.deb; do dpkg-deb -x "$deb" "$folder"; done
   rm -rf "$folder.deb"
-  touch "$folder.done"
+  echo "$*" > "$folder.done"
 }
 
 fetch_all() {
   local text
   local -a kernel programs
   # By way of a variable, since the failure of a process substitution goes unnoticed.
-  text=$(kernel_packages)
+  text=$(kernel_packages linux-image-cloud-amd64 linux-image-virtual)
+  [ -n "$text" ] || die "no kernel package found: neither linux-image-cloud-amd64 (Debian) nor linux-image-virtual (Ubuntu)"
   mapfile -t kernel <<< "$text"
   text=$(program_packages)
   mapfile -t programs <<< "$text"
   fetch kernel "${kernel[@]}"
   fetch busybox busybox-static
   fetch programs "${programs[@]}"
+  fetch_xsk
   if in_archive user-mode-linux; then
     fetch uml user-mode-linux
   else
@@ -129,15 +189,15 @@ link_applets() {
   for applet in $("$BUSYBOX" --list); do [ "$applet" = busybox ] || ln -sf busybox "$1/$applet"; done
 }
 
-# make_root ROOT MODULES_DIR: the guest's file tree.
+# make_root ROOT MODULES_DIR PROGRAM...: the guest's file tree.
 make_root() {
-  local root=$1 program module
+  local root=$1 modules=$2 program module; shift 2
   mkdir -p "$root"/{sbin,dev,proc,sys,tmp,etc,usr/bin,usr/sbin,lib/modules}
   link_applets "$root/bin"
-  for program in "${PROGRAMS[@]}"; do put_program "$program" "$root"; done
+  for program in "$@"; do put_program "$program" "$root"; done
   : > "$root/lib/modules/order"
-  for module in "${VIRTIO_MODULES[@]}"; do put_module "$2" "$module" "$root"; done
-  [ -s "$root/lib/modules/virtio_net.ko" ] || grep -q '/virtio_net.ko$' "$2/modules.builtin" || die "the kernel in $2 has no virtio_net"
+  for module in "${VIRTIO_MODULES[@]}"; do put_module "$modules" "$module" "$root"; done
+  [ -s "$root/lib/modules/virtio_net.ko" ] || grep -q '/virtio_net.ko$' "$modules/modules.builtin" || die "the kernel in $modules has no virtio_net"
   echo 'root:x:0:0:root:/:/bin/sh' > "$root/etc/passwd"
   echo '127.0.0.1 localhost' > "$root/etc/hosts"
   install -m 755 "$HERE/init" "$root/init"
@@ -157,11 +217,16 @@ build() {
   rm -rf "$work"; mkdir -p "$work"
   BUSYBOX=$(find_first "$DIR/src/busybox" -type f -path "*bin/busybox")
   link_applets "$DIR/bin"
-  make_root "$work/root" "$(modules_dir kernel)"
+  make_root "$work/root" "$(modules_dir kernel)" "${PROGRAMS[@]}"
   pack "$work/root" "$DIR/initrd.gz"
-  install -m 644 "$(find_first "$DIR/src/kernel/boot" -name 'vmlinuz-*')" "$DIR/vmlinuz"
+  install -m 644 "$(find_first "$DIR/src/kernel" -type f -name 'vmlinuz*')" "$DIR/vmlinuz"
+  if [ -e "$DIR/src/xsk.done" ]; then
+    make_root "$work/xroot" "$(modules_dir xsk)" ethtool
+    pack "$work/xroot" "$DIR/xinitrd.gz"
+    install -m 644 "$(find_first "$DIR/src/xsk" -type f -name 'vmlinuz*')" "$DIR/vmlinuz.xsk"
+  fi
   if [ -e "$DIR/src/uml.done" ]; then
-    make_root "$work/uroot" "$(modules_dir uml)"
+    make_root "$work/uroot" "$(modules_dir uml)" "${PROGRAMS[@]}"
     pack "$work/uroot" "$DIR/uinitrd.gz"
     install -m 755 "$(find_first "$DIR/src/uml" -type f -name linux.uml)" "$DIR/linux.uml"
   fi
@@ -185,4 +250,4 @@ apt_lists_ready busybox-static
 need_command dpkg-deb gzip zstd xz
 fetch_all
 build
-say "guest image ready in $DIR: $(cd "$DIR" && du -shL vmlinuz initrd.gz linux.uml uinitrd.gz 2>/dev/null | awk '{ printf "%s%s %s", s, $2, $1; s = ", " }')"
+say "guest image ready in $DIR: $(cd "$DIR" && du -shL vmlinuz initrd.gz vmlinuz.xsk xinitrd.gz linux.uml uinitrd.gz 2>/dev/null | awk '{ printf "%s%s %s", s, $2, $1; s = ", " }')"

@@ -8,7 +8,8 @@ guest_usage() {
 usage: $(basename "$0") --socket PATH [option...]
 
   --socket PATH        vhost-user socket to connect to (or to create, with --server)
-  --job NAME           what the guest does: server, client, ping, sha, fetch, udp, churn, idle, shell, poweroff (default: idle)
+  --job NAME           what the guest does: server, client, ping, sha, fetch, udp, churn, idle, shell, orders, poweroff
+                       (default: idle)
   --ip ADDR/LEN        the guest's address; with several network cards, one for each, with commas
   --peer ADDR          the address that client, ping, sha, fetch, udp and churn talk to; several with commas, one after the other
   --mac MAC            the guest's MAC address (UML: set by the guest's init, since UML has no option for it)
@@ -80,6 +81,9 @@ guest_cmdline() {
   # shellcheck disable=SC2086
   [ -z "$OPT_APPEND" ] || printf '%s\n' $OPT_APPEND
 }
+
+# has_console: whether somebody types to the guest.
+has_console() { case $OPT_JOB in shell | orders) ;; *) return 1 ;; esac; }
 
 # image_file NAME: the path of one file of the image, or a message that says how to make it.
 image_file() {

@@ -1,10 +1,12 @@
 #!/bin/sh
 # The two ends of the network check, one text for all: a guest's init runs it, and peer-service.sh runs it in a network namespace.
-# POSIX shell plus busybox applets (found through PATH), iperf3.
+# POSIX shell plus busybox applets (found through PATH), iperf3; echo and datagrams: socat.
 #
 #   net-job.sh server                 iperf3 on its usual port, and the checksum services on TCP 5001 and 5002; until killed
 #   net-job.sh client PEER            ping, iperf3 both ways, checksummed transfer both ways
 #   net-job.sh ping|sha|fetch|udp PEER   one part of it
+#   net-job.sh echo                   UDP port 5003 sends every datagram back; until killed
+#   net-job.sh datagrams PEER         UDP datagrams of many sizes to that port and back
 #   net-job.sh churn PEER             a guest's driver does what drivers may, under load: other numbers of queues, unbound and bound
 #                                     again, unloaded and loaded again, and a reboot in the end
 # Several peers, with commas, take their turns; a line "PEER ADDRESS" goes before each.
@@ -18,7 +20,7 @@
 set -u
 
 SECS=${SECS:-3} STREAMS=${STREAMS:-1} BLOB_MIB=${BLOB_MIB:-40} WAIT_S=${WAIT_S:-30}
-SHA_PORT=5001 FETCH_PORT=5002
+SHA_PORT=5001 FETCH_PORT=5002 ECHO_PORT=5003
 self=$0
 failed=0
 
@@ -125,6 +127,23 @@ fetch_check() { # PEER: sha_check the other way
   else echo "SHA sent=${sums%% *} received=${sums##* }"; result fetch bad; fi
 }
 
+echo_service() { socat -b 65536 "UDP4-RECVFROM:$ECHO_PORT,fork" PIPE; }
+
+datagrams_check() { # PEER: one byte, what just fits a frame, and what takes fragments
+  sent=$(mktemp /tmp/cp-sent.XXXXXX) got=$(mktemp /tmp/cp-got.XXXXXX)
+  for size in 1 1472 8000 65000; do
+    head -c $size /dev/urandom > "$sent"
+    # A regular file is read in one go, and so sent in one datagram; enough bytes back end it.
+    # A service that was not fast enough is asked again.
+    for _ in 1 2 3; do
+      socat -b 65536 -t 3 - "UDP4:$1:$ECHO_PORT,readbytes=$size" < "$sent" > "$got"
+      [ ! -s "$got" ] || break
+    done
+    if cmp -s "$sent" "$got"; then result "datagram_$size" ok; else result "datagram_$size" fail; fi
+  done
+  rm -f "$sent" "$got"
+}
+
 both_sha_checks() { sha_check "$1"; fetch_check "$1"; }
 
 client() { # PEER
@@ -184,7 +203,8 @@ case ${CP_ANSWER:-} in sha) sha_answer; exit ;; fetch) fetch_answer; exit ;; esa
 job=${1:-} peers=$(echo "${2:-}" | tr , ' ')
 case $job in
   server) server ;;
-  client | ping | sha | fetch | udp | churn)
+  echo) echo_service ;;
+  client | ping | sha | fetch | udp | datagrams | churn)
     for peer in $peers; do
       case $peers in *' '*) echo "PEER $peer" ;; esac
       case $job in
@@ -193,10 +213,11 @@ case $job in
         sha) reach "$peer"; sha_check "$peer" ;;
         fetch) reach "$peer"; fetch_check "$peer" ;;
         udp) reach "$peer"; udp_check "$peer" ;;
+        datagrams) reach "$peer"; datagrams_check "$peer" ;;
         churn) churn "$peer" ;;
       esac
     done ;;
-  *) echo "usage: net-job.sh server | client|ping|sha|fetch|udp|churn PEER[,PEER...]" >&2; exit 2 ;;
+  *) echo "usage: net-job.sh server | echo | client|ping|sha|fetch|udp|datagrams|churn PEER[,PEER...]" >&2; exit 2 ;;
 esac
 case $job in server) ;; *) echo "CLIENT-DONE" ;; esac
 exit $failed

@@ -140,6 +140,6 @@ for spec in "${OPT_NICS[@]}"; do number=$((number + 1)); add_nic "$number" "$spe
 [ -z "$OPT_QMP" ] || command+=(-qmp "unix:$OPT_QMP,server=on,wait=off")
 
 if [ -n "$OPT_DRY_RUN" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi
-# A closed standard input would make the serial port's back end spin; a shell wants the terminal.
-if [ "$OPT_JOB" = shell ]; then exec "${command[@]}"; fi
+# A closed standard input would make the serial port's back end spin.
+if has_console; then exec "${command[@]}"; fi
 exec "${command[@]}" < /dev/null

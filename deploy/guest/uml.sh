@@ -42,5 +42,5 @@ command=("$UML" "mem=${OPT_MEM}M" "uml_dir=$STATE" "umid=guest" "initrd=$INITRD"
 if [ -n "$OPT_DRY_RUN" ]; then printf '%q ' "${command[@]}"; echo; rm -rf "$STATE"; exit 0; fi
 # shellcheck disable=SC2317 # called by run_contained
 contained_cleanup() { rm -rf "$STATE"; }
-if [ "$OPT_JOB" != shell ]; then exec < /dev/null; fi
+has_console || exec < /dev/null
 run_contained "${command[@]}"

@@ -18,9 +18,13 @@ mod linux;
 mod migration;
 #[path = "e2e/namespaces.rs"]
 mod namespaces;
+#[path = "e2e/offloads.rs"]
+mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/workers.rs"]
 mod workers;
+#[path = "e2e/zero_copy.rs"]
+mod zero_copy;

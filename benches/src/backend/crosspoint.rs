@@ -4,7 +4,7 @@ use super::process::Process as Child;
 use super::{Backend, Running, START_MAX, is_socket, wait_until};
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::options::Sockets;
+use crate::options::{Ports, Sockets};
 use crate::scrape::Counters;
 use crate::threads::Thread;
 use std::net::{SocketAddr, TcpListener};
@@ -51,7 +51,7 @@ pub fn start(binary: &Path, core: usize) -> Result<Backend, BenchError> {
     })?;
     let worker = worker.ok_or_else(|| failed("does not get ready", &child))?;
     Ok(Backend {
-        sockets,
+        ports: Ports::of_switch(sockets),
         worker: Some(worker),
         metrics: Some(metrics),
         _running: Running::Crosspoint {

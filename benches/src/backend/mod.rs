@@ -1,11 +1,11 @@
 //! What is measured: a switch with two vhost-user sockets.
 
 mod crosspoint;
-mod peer;
-mod process;
+pub mod peer;
+pub mod process;
 
 use crate::error::BenchError;
-use crate::options::{Peer, Sockets, VmOptions};
+use crate::options::{Peer, PlanOptions, Ports, RunOptions, Sockets};
 use crate::threads::Thread;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -39,12 +39,22 @@ impl Switch {
     }
 
     /// Starts it, where it does not run anyway.
-    pub fn start(&self, options: &VmOptions) -> Result<Backend, BenchError> {
+    pub fn start(&self, plan: &PlanOptions, run: &RunOptions) -> Result<Backend, BenchError> {
         match self {
-            Self::Crosspoint => crosspoint::start(&options.switch_binary(), options.switch_core),
-            Self::Peer(peer) => peer::start(peer, options.switch_core),
+            Self::Crosspoint => crosspoint::start(&run.switch_binary(), plan.switch_core),
+            Self::Peer(peer) => {
+                let (worker, process) = peer::start(peer, plan.switch_core)?;
+                let ports = peer.ports.clone();
+                Ok(Backend {
+                    ports: ports
+                        .ok_or_else(|| BenchError::backend(&peer.name, "has no sockets"))?,
+                    worker,
+                    metrics: None,
+                    _running: Running::Peer { _process: process },
+                })
+            }
             Self::Running(sockets) => Ok(Backend {
-                sockets: sockets.clone(),
+                ports: Ports::of_switch(sockets.clone()),
                 worker: None,
                 metrics: None,
                 _running: Running::Elsewhere,
@@ -56,7 +66,7 @@ impl Switch {
 /// A running switch. Dropped, it stops.
 pub struct Backend {
     /// Its ports.
-    pub sockets: Sockets,
+    pub ports: Ports,
     /// The thread that moves frames, where it is known.
     pub worker: Option<Thread>,
     /// Its metrics, if it is crosspoint.

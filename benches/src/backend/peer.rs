@@ -1,7 +1,7 @@
 //! Another switch, that commands start and stop.
 
 use super::process::Process as Child;
-use super::{Backend, Running, START_MAX, STOP_MAX, is_socket, wait_until};
+use super::{START_MAX, STOP_MAX, is_socket, wait_until};
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::options::Peer;
@@ -17,8 +17,8 @@ pub struct Process {
     directory: TempDir,
 }
 
-/// Starts `peer`, whose polling thread is bound to `core`.
-pub fn start(peer: &Peer, core: usize) -> Result<Backend, BenchError> {
+/// Starts `peer`, whose polling thread, if it has one, is bound to `core`.
+pub fn start(peer: &Peer, core: usize) -> Result<(Option<Thread>, Process), BenchError> {
     let directory = TempDir::new().map_err(BenchError::io("temporary directory"))?;
     let child = Child::spawn(&mut shell(&peer.start), directory.path().join("start.log"))?;
     let mut process = Process {
@@ -26,33 +26,37 @@ pub fn start(peer: &Peer, core: usize) -> Result<Backend, BenchError> {
         child,
         directory,
     };
-    let worker = wait_until(START_MAX, || process.worker(core))?;
-    let worker = worker.ok_or_else(|| {
-        let thread = &peer.thread;
-        process.failed(&format!(
-            "no two sockets and thread {thread}* on core {core} in time"
-        ))
+    let ready = wait_until(START_MAX, || {
+        process.is_ready().map(|ready| ready.then_some(()))
     })?;
-    Ok(Backend {
-        sockets: peer.sockets.clone(),
-        worker: Some(worker),
-        metrics: None,
-        _running: Running::Peer { _process: process },
-    })
+    ready.ok_or_else(|| process.failed("is not ready in time"))?;
+    if peer.thread.is_empty() {
+        return Ok((None, process));
+    }
+    let worker = wait_until(START_MAX, || {
+        interrupt::check()?;
+        Ok(Thread::named_on_core(&peer.thread, core))
+    })?;
+    let thread = &peer.thread;
+    let worker = worker
+        .ok_or_else(|| process.failed(&format!("no thread {thread}* on core {core} in time")))?;
+    Ok((Some(worker), process))
 }
 
 impl Process {
-    /// The polling thread, once the peer is ready.
-    fn worker(&mut self, core: usize) -> Result<Option<Thread>, BenchError> {
+    /// The start command has not failed, and what it is to make is there.
+    fn is_ready(&mut self) -> Result<bool, BenchError> {
         interrupt::check()?;
         let ended = self.child.ended();
         if ended.is_some_and(|status| !status.success()) {
             return Err(self.failed("the start command failed"));
         }
-        if !self.peer.sockets.0.iter().all(|path| is_socket(path)) {
-            return Ok(None);
-        }
-        Ok(Thread::named_on_core(&self.peer.thread, core))
+        Ok(match &self.peer.ports {
+            Some(ports) if !ports.guests_listen => {
+                ports.sockets.0.iter().all(|path| is_socket(path))
+            }
+            _ => ended.is_some(), // nothing else says that it is ready
+        })
     }
 
     fn failed(&self, what: &str) -> BenchError {
@@ -76,7 +80,8 @@ impl Drop for Process {
     }
 }
 
-fn shell(line: &str) -> Command {
+/// A shell that runs `line`.
+pub fn shell(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(line);
     command

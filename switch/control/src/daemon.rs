@@ -10,7 +10,7 @@ use crate::api::{ControlServer, SocketError, Source};
 use crate::config::{Config, ConfigError, Poll, Port, PortKind, Vlan};
 use crate::fabric::{Fabric, FabricOptions, PortOptions, WorkerError};
 use crate::metrics::{MetricsError, MetricsServer};
-use crate::nic::{self, NicPort, NicPortError};
+use crate::nic::{self, NicPortError, UplinkOptions, Uplinks};
 use crate::status::{FdbEntry, Status};
 use crate::vhost::{VhostPort, VhostPortError};
 
@@ -26,7 +26,7 @@ pub enum StartError {
     /// A guest port.
     #[error(transparent)]
     Vhost(#[from] VhostPortError),
-    /// A NIC port.
+    /// The NIC ports.
     #[error(transparent)]
     Nic(#[from] NicPortError),
     /// The metrics address.
@@ -46,7 +46,7 @@ pub struct Daemon {
     _control: ControlServer,
     _metrics: Option<MetricsServer>,
     _guests: Vec<VhostPort>,
-    _nics: Vec<NicPort>,
+    _uplinks: Option<Uplinks>,
     fabric: Arc<Fabric>,
     started: Instant,
 }
@@ -68,10 +68,25 @@ impl Daemon {
         let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
         // First what can be in another daemon's hands: a second instance stops here.
         let control = ControlServer::start(&config.control.socket, source.clone())?;
-        let (mut guests, mut nics) = (Vec::new(), Vec::new());
+        let (mut guests, mut uplinks) = (Vec::new(), Vec::new());
         for port in &config.ports {
-            open_port(&fabric, port, &mut guests, &mut nics)?;
+            let number = add_port(&fabric, port)?;
+            match &port.kind {
+                PortKind::Vhost(vhost) => {
+                    guests.push(VhostPort::open(fabric.clone(), number, &port.name, vhost)?);
+                }
+                PortKind::Xdp(xdp) => uplinks.push(UplinkOptions {
+                    number,
+                    name: port.name.clone(),
+                    config: xdp.clone(),
+                    direct: config.direct_queues(&port.name),
+                }),
+            }
         }
+        let uplinks = match uplinks.is_empty() {
+            true => None,
+            false => Some(Uplinks::start(&fabric, uplinks)?),
+        };
         // Last: who can read the metrics finds every port in them.
         let metrics = match config.metrics.listen {
             Some(address) => Some(MetricsServer::start(address, source)?),
@@ -81,7 +96,7 @@ impl Daemon {
             _control: control,
             _metrics: metrics,
             _guests: guests,
-            _nics: nics,
+            _uplinks: uplinks,
             fabric,
             started: Instant::now(),
         })
@@ -118,12 +133,8 @@ fn nic_queues(config: &Config) -> usize {
     config.ports.iter().map(of_port).sum()
 }
 
-fn open_port(
-    fabric: &Arc<Fabric>,
-    port: &Port,
-    guests: &mut Vec<VhostPort>,
-    nics: &mut Vec<NicPort>,
-) -> Result<(), StartError> {
+/// Adds a port to the fabric, down. Returns its number.
+fn add_port(fabric: &Fabric, port: &Port) -> Result<u16, StartError> {
     let (kind, queues) = match &port.kind {
         PortKind::Vhost(vhost) => ("vhost", usize::from(vhost.queue_pairs)),
         PortKind::Xdp(xdp) => ("xdp", nic::queue_count(xdp)),
@@ -138,16 +149,8 @@ fn open_port(
         queues,
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
     };
-    let number = fabric
-        .add_port(options)
-        .ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
-    match &port.kind {
-        PortKind::Xdp(xdp) => nics.push(NicPort::open(fabric.clone(), number, &port.name, xdp)?),
-        PortKind::Vhost(vhost) => {
-            guests.push(VhostPort::open(fabric.clone(), number, &port.name, vhost)?)
-        }
-    }
-    Ok(())
+    let number = fabric.add_port(options);
+    number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))
 }
 
 fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {

@@ -2,6 +2,8 @@
 
 #[path = "vhost/connections.rs"]
 mod connections;
+#[path = "vhost/large.rs"]
+mod large;
 #[path = "vhost/messages.rs"]
 mod messages;
 

@@ -3,11 +3,14 @@
 //! A guest may send a frame of up to 64 KiB and leave it to the device to cut it (virtio 1.2,
 //! 5.1.6). To a guest that takes such frames it goes as it is, in one copy. For everybody else it
 //! is made into a burst of segments: headers made here, payload where it lies, and each segment
-//! takes the way that any frame takes.
+//! takes the way that any frame takes. One UDP datagram becomes fragments: these have nothing left
+//! to be done, since the checksum of the whole was computed first.
 
-use crosspoint_frame::{BURST, Burst, Frame, Offload, Parts, Pick, TagOp};
+use std::hash::{BuildHasher, RandomState};
+
+use crosspoint_frame::{BURST, Burst, Frame, Gather, Offload, Parts, Pick, Prefix, TagOp};
 use crosspoint_packet::checksum::Partial;
-use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation};
+use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation, Whole};
 
 /// A worker's working memory for cutting: made once.
 pub struct Segmenter {
@@ -15,6 +18,7 @@ pub struct Segmenter {
     picks: Vec<Pick>,
     /// The large frame's headers, read once.
     headers: [u8; HEADERS_MAX],
+    identifications: Identifications,
 }
 
 impl Default for Segmenter {
@@ -23,6 +27,7 @@ impl Default for Segmenter {
             parts: Parts::default(),
             picks: Vec::with_capacity(BURST),
             headers: [0; HEADERS_MAX],
+            identifications: Identifications::default(),
         }
     }
 }
@@ -41,7 +46,11 @@ impl Segmenter {
             }),
         };
         let headers = self.headers.get(..len).unwrap_or(&[]);
-        Segmentation::new(headers, frame.len as usize, request)
+        let identifications = &mut self.identifications;
+        Segmentation::new(headers, frame.len as usize, request, || Whole {
+            checksum: checksum_of(burst, frame),
+            identification: identifications.next(),
+        })
     }
 
     /// Makes segments from number `from` on, as many as a burst has room for, each to be sent
@@ -60,13 +69,14 @@ impl Segmenter {
             let Some(info) = plan.segment(index, &self.headers, &mut header) else {
                 break;
             };
-            let offload = Offload {
+            let left = |place: Partial| Offload {
                 needs_csum: true,
-                csum_start: info.checksum.start,
-                csum_offset: info.checksum.offset,
+                csum_start: place.start,
+                csum_offset: place.offset,
                 ..Offload::default()
             };
-            let made = header.get(..plan.header_len()).unwrap_or(&[]);
+            let offload = info.checksum.map(left).unwrap_or_default();
+            let made = header.get(..info.header_len).unwrap_or(&[]);
             let payload = (info.payload_offset, info.payload_len);
             if !self.parts.push(made, (burst, frame), payload, offload) {
                 break;
@@ -77,5 +87,29 @@ impl Segmenter {
             });
         }
         (self.parts.burst(), &self.picks)
+    }
+}
+
+/// The checksum that a frame asks for, which the caller has found to lie within it.
+fn checksum_of(burst: &Burst, frame: &Frame) -> u16 {
+    let head = Prefix::new(&[], frame, TagOp::Keep);
+    let checksum = Gather::new(&head, burst, frame).checksum(&frame.offload, TagOp::Keep);
+    checksum.map_or(0, |(_, value)| value)
+}
+
+/// Identifications of fragmented datagrams, for IPv6: random numbers, as in Linux. A counter would
+/// tell each receiver how much the others get, and let it foretell what would spoil a datagram of
+/// theirs (RFC 7739, 4). Two datagrams between the same hosts have the same number once in 2^32,
+/// and it matters only while one of the two is not whole.
+#[derive(Default)]
+struct Identifications {
+    secret: RandomState,
+    given: u64,
+}
+
+impl Identifications {
+    fn next(&mut self) -> u32 {
+        self.given += 1;
+        self.secret.hash_one(self.given) as u32
     }
 }

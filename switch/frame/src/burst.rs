@@ -9,6 +9,8 @@ pub const HEAD_LEN: usize = 64;
 /// What a segment of a large frame counts for in a burst's length, bytes, if it has fewer: one
 /// burst is cut into no more than 4096 segments, and those of its last frame.
 const SEGMENT_WEIGHT: u64 = 64;
+/// `gso_type` of a datagram that is to become fragments (virtio 1.2, 5.1.6).
+const GSO_UDP: u8 = 3;
 /// A burst with so many bytes takes no more frames: with 64 of the largest it would hold a worker,
 /// and whoever waits for it, a millisecond. A burst of 64 frames of ordinary size has 97 kB.
 pub const BURST_BYTES: u64 = 256 << 10;
@@ -421,13 +423,18 @@ impl Burst {
 fn weight(len: u32, offload: &Offload) -> u64 {
     match offload.gso_type {
         0 => len.into(),
-        _ => weight_of_segments(len, offload.gso_size),
+        _ => weight_of_segments(len, offload),
     }
 }
 
 #[cold]
-fn weight_of_segments(len: u32, gso_size: u16) -> u64 {
-    let segments = len.div_ceil(u32::from(gso_size).max(1));
+fn weight_of_segments(len: u32, offload: &Offload) -> u64 {
+    // Fragments of a datagram have a multiple of 8 bytes (RFC 791, 2.3).
+    let size = match offload.gso_type {
+        GSO_UDP => offload.gso_size & !7,
+        _ => offload.gso_size,
+    };
+    let segments = len.div_ceil(u32::from(size).max(1));
     u64::from(len).max(u64::from(segments) * SEGMENT_WEIGHT)
 }
 

@@ -5,6 +5,7 @@
 pub mod checksum;
 mod drop_reason;
 mod flow;
+mod fragment;
 pub mod gro;
 mod mac;
 mod parse;

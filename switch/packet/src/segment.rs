@@ -3,11 +3,13 @@
 //!
 //! Headers only. The caller puts each segment together: the header made here, and behind it the
 //! segment's part of the original frame's payload. Where Linux cuts a frame, the result is byte
-//! for byte what it makes (`tests/segmentation/kernel_gso.rs` asks it).
+//! for byte what it makes (`tests/segmentation/kernel_gso.rs` asks it). What becomes of one UDP
+//! datagram is in `fragment.rs`.
 
 use std::fmt;
 
 use crate::checksum::{Partial, fold, pseudo_header, sum};
+use crate::fragment::Fragments;
 use crate::parse::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, be16,
     network_header,
@@ -35,9 +37,14 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 const IPV4_HEADER_MIN: usize = 20;
-const IPV6_HEADER: usize = 40;
+pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER_MIN: usize = 20;
 const UDP_HEADER: usize = 8;
+
+/// Extension headers of IPv6, by the number that names them (RFC 8200, 4).
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const ROUTING: u8 = 43;
+const DESTINATION_OPTIONS: u8 = 60;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
@@ -50,28 +57,36 @@ const TCP_CWR: u8 = 0x80;
 pub struct GsoRequest {
     /// Kind of the large frame.
     pub gso_type: u8,
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of each segment but the last; of fragments, what IP carries in each, which is
+    /// rounded down to a multiple of 8.
     pub gso_size: u16,
     /// The checksum's place, where `VIRTIO_NET_HDR_F_NEEDS_CSUM` is set: its field then holds the
     /// folded sum of the pseudo-header.
     pub checksum: Option<Partial>,
 }
 
-/// Why a frame cannot be segmented as its guest asks. All but `UdpFragmentation` mean that the
-/// guest's header and the frame contradict each other or go beyond a limit; no driver that keeps
-/// to the specification sends such a frame.
+/// What the fragments of a datagram need, and its headers do not say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Whole {
+    /// Value of the checksum that the guest has left to be computed: over the whole frame, from
+    /// `csum_start` on. It lies in the first fragment and covers the payload of all.
+    pub checksum: u16,
+    /// What the fragments of this datagram have in common, and none of another between the same
+    /// hosts has (RFC 8200, 4.5). For IPv6; in IPv4 it is the guest's.
+    pub identification: u32,
+}
+
+/// Why a frame cannot be segmented as its guest asks: the guest's header and the frame contradict
+/// each other or go beyond a limit. No driver that keeps to the specification sends such a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SegmentError {
-    /// `gso_type` is none of TCPv4, TCPv6 (each with or without ECN) and UDP_L4.
+    /// `gso_type` is none of TCPv4, TCPv6 (each with or without ECN), UDP and UDP_L4.
     UnknownType(u8),
-    /// `gso_type` asks for UDP fragmentation (UFO). The one checksum of the datagram lies in the
-    /// first fragment and covers the payload of all, which is not seen here; and IPv6 needs one
-    /// more header. So `VIRTIO_NET_F_HOST_UFO` is not to be offered.
-    UdpFragmentation,
-    /// `gso_size` is 0.
-    ZeroSize,
+    /// `gso_size` is 0. Of fragments: it is less than 8, or than the headers that must all lie in
+    /// the first (RFC 8200, 4.5).
+    SmallSize,
     /// The frame, its contiguous beginning, or its first [`HEADERS_MAX`] bytes end before its
-    /// headers do.
+    /// headers do; or these have no room for the header of an IPv6 fragment.
     Truncated,
     /// The frame is not of the network or transport protocol that `gso_type` names.
     OtherProtocol,
@@ -96,8 +111,7 @@ impl fmt::Display for SegmentError {
             SegmentError::TooManySegments(count) => {
                 return write!(f, "{count} segments are more than {SEGMENTS_MAX}");
             }
-            SegmentError::UdpFragmentation => "gso_type 3 (UDP fragmentation) is not supported",
-            SegmentError::ZeroSize => "gso_size is 0",
+            SegmentError::SmallSize => "gso_size is 0, or too small for a fragment",
             SegmentError::Truncated => "the frame ends within its headers",
             SegmentError::OtherProtocol => "gso_type names another protocol than the frame has",
             SegmentError::BadHeader => "an IP or TCP header contradicts itself",
@@ -115,13 +129,28 @@ impl std::error::Error for SegmentError {}
 /// How one large frame is cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segmentation {
+    header_len: u16,
+    count: u16,
+    cut: Cut,
+}
+
+/// Into what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cut {
+    Segments(Segments),
+    Fragments(Fragments),
+}
+
+/// Packets of the frame's own kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Segments {
     ip_offset: u16,
     /// Of the transport header.
     offset: u16,
     header_len: u16,
     ip_version: u8,
     protocol: u8,
-    gso_size: u16,
+    size: u16,
     count: u16,
     /// Of the whole frame: at most an IP packet's, 65535 bytes.
     payload_len: u32,
@@ -129,17 +158,21 @@ pub struct Segmentation {
     pseudo: u16,
 }
 
-/// One segment: where its payload lies in the original frame, and what is left to do.
+/// One segment or fragment: what it is made of, and what is left to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentInfo {
+    /// Bytes of its header; at most [`HEADERS_MAX`]. All segments of a frame have as many, its
+    /// fragments have not.
+    pub header_len: usize,
     /// Bytes from the original frame's start.
     pub payload_offset: usize,
-    /// Bytes; 0 only if the original frame has no payload.
+    /// Bytes; 0 only if the original frame has no payload, or for a fragment that the headers fill.
     pub payload_len: usize,
     /// The transport checksum's place in the segment. The field holds the folded sum of the
     /// pseudo-header for the segment's own length, not complemented, as `NEEDS_CSUM` wants it;
-    /// [`crate::checksum::finish`] of the sum from `start` on completes it.
-    pub checksum: Partial,
+    /// [`crate::checksum::finish`] of the sum from `start` on completes it. `None`: a fragment,
+    /// with nothing left to do.
+    pub checksum: Option<Partial>,
 }
 
 impl Segmentation {
@@ -148,7 +181,7 @@ impl Segmentation {
     /// `headers` is the frame's beginning, as much of it as lies together; no more than
     /// [`HEADERS_MAX`] bytes are looked at. `frame_len` is the length of the whole frame, bytes.
     /// It is what counts: the lengths in IP's headers are not looked at (a large frame may have 0
-    /// there) but written anew.
+    /// there) but written anew. `whole` is asked if the frame is to be fragmented, and can be.
     ///
     /// # Errors
     /// See [`SegmentError`].
@@ -156,6 +189,7 @@ impl Segmentation {
         headers: &[u8],
         frame_len: usize,
         request: GsoRequest,
+        whole: impl FnOnce() -> Whole,
     ) -> Result<Segmentation, SegmentError> {
         let (ip_version, protocol) = kind(request.gso_type)?;
         let headers = &headers[..headers.len().min(HEADERS_MAX)];
@@ -164,34 +198,33 @@ impl Segmentation {
             return Err(SegmentError::OtherProtocol);
         }
         let header_len = l4.offset + transport_header_len(headers, &l4)?;
-        let payload_len = frame_len
-            .checked_sub(header_len)
-            .ok_or(SegmentError::Truncated)?;
+        if frame_len < header_len {
+            return Err(SegmentError::Truncated);
+        }
         if frame_len - l4.ip_offset - uncounted(l4.ip_version) > usize::from(u16::MAX) {
             return Err(SegmentError::FrameTooLong);
         }
-        if request.gso_size == 0 {
-            return Err(SegmentError::ZeroSize);
-        }
-        let count = payload_len.div_ceil(request.gso_size.into()).max(1);
-        if count > SEGMENTS_MAX {
-            return Err(SegmentError::TooManySegments(count));
-        }
+        let pseudo = pseudo_without_length(headers, &l4, request.checksum)?;
+        let size = request.gso_size;
+        let cut = match request.gso_type {
+            GSO_UDP => match Fragments::new(headers, &l4, header_len, size, whole)? {
+                Some(plan) => Cut::Fragments(plan),
+                None => Cut::Segments(Segments::new(&l4, header_len, u16::MAX, pseudo)?),
+            },
+            _ => Cut::Segments(Segments::new(&l4, header_len, size, pseudo)?),
+        };
         Ok(Segmentation {
-            // All at most HEADERS_MAX, SEGMENTS_MAX, or a length that an IP header can hold.
-            ip_offset: l4.ip_offset as u16,
-            offset: l4.offset as u16,
+            // At most HEADERS_MAX.
             header_len: header_len as u16,
-            ip_version: l4.ip_version,
-            protocol,
-            gso_size: request.gso_size,
-            count: count as u16,
-            payload_len: payload_len as u32,
-            pseudo: pseudo_without_length(headers, &l4, request.checksum)?,
+            count: match &cut {
+                Cut::Segments(plan) => plan.count,
+                Cut::Fragments(plan) => plan.count(),
+            },
+            cut,
         })
     }
 
-    /// Bytes of headers, which every segment repeats; at most [`HEADERS_MAX`].
+    /// Bytes of headers before the frame's payload; at most [`HEADERS_MAX`].
     pub fn header_len(&self) -> usize {
         self.header_len.into()
     }
@@ -202,7 +235,7 @@ impl Segmentation {
         self.count.into()
     }
 
-    /// Writes the header of segment `index` (from 0) to the first [`Segmentation::header_len`]
+    /// Writes the header of segment `index` (from 0) to the first [`SegmentInfo::header_len`]
     /// bytes of `out`. `headers` are the same that [`Segmentation::new`] was given; if they have
     /// changed since, the header is worth as much as they are, and nothing else happens.
     ///
@@ -217,12 +250,46 @@ impl Segmentation {
         if index >= self.count() {
             return None;
         }
-        let before = index * usize::from(self.gso_size);
+        let headers = headers.get(..self.header_len())?;
+        match &self.cut {
+            Cut::Segments(plan) => plan.segment(index, headers, out),
+            Cut::Fragments(plan) => plan.fragment(index, headers, out),
+        }
+    }
+}
+
+impl Segments {
+    fn new(l4: &L4, header_len: usize, size: u16, pseudo: u16) -> Result<Segments, SegmentError> {
+        if size == 0 {
+            return Err(SegmentError::SmallSize);
+        }
+        let payload_len = l4.len - (header_len - l4.offset);
+        Ok(Segments {
+            // All at most HEADERS_MAX, SEGMENTS_MAX, or a length that an IP header can hold.
+            ip_offset: l4.ip_offset as u16,
+            offset: l4.offset as u16,
+            header_len: header_len as u16,
+            ip_version: l4.ip_version,
+            protocol: l4.protocol,
+            size,
+            count: count(payload_len, size)?,
+            payload_len: payload_len as u32,
+            pseudo,
+        })
+    }
+
+    fn segment(
+        &self,
+        index: usize,
+        headers: &[u8],
+        out: &mut [u8; HEADERS_MAX],
+    ) -> Option<SegmentInfo> {
+        let before = index * usize::from(self.size);
         let payload_len = (self.payload_len as usize)
             .checked_sub(before)?
-            .min(self.gso_size.into());
-        let header = out.get_mut(..self.header_len())?;
-        header.copy_from_slice(headers.get(..self.header_len())?);
+            .min(self.size.into());
+        let header = out.get_mut(..headers.len())?;
+        header.copy_from_slice(headers);
         let (link_and_ip, transport) = header.split_at_mut_checked(self.offset.into())?;
         // No longer than the frame's, of which `new` made sure that it fits in 16 bits.
         let l4_len = (transport.len() + payload_len) as u16;
@@ -233,7 +300,7 @@ impl Segmentation {
         }
         let offset = match self.protocol {
             PROTO_TCP => {
-                write_tcp(transport, before as u32, index, self.count())?;
+                write_tcp(transport, before as u32, index, self.count.into())?;
                 16
             }
             _ => {
@@ -243,21 +310,29 @@ impl Segmentation {
         };
         put16(transport, offset.into(), add(self.pseudo, l4_len))?;
         Some(SegmentInfo {
-            payload_offset: self.header_len() + before,
+            header_len: headers.len(),
+            payload_offset: headers.len() + before,
             payload_len,
-            checksum: Partial {
+            checksum: Some(Partial {
                 start: self.offset,
                 offset,
-            },
+            }),
         })
+    }
+}
+
+/// How many pieces of `size` bytes `len` bytes are.
+pub(crate) fn count(len: usize, size: u16) -> Result<u16, SegmentError> {
+    match len.div_ceil(size.into()).max(1) {
+        count @ ..=SEGMENTS_MAX => Ok(count as u16),
+        count => Err(SegmentError::TooManySegments(count)),
     }
 }
 
 /// Which IP version and transport protocol a `gso_type` stands for.
 fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
     match gso_type {
-        GSO_UDP => Err(SegmentError::UdpFragmentation),
-        GSO_UDP_L4 => Ok((None, PROTO_UDP)),
+        GSO_UDP | GSO_UDP_L4 => Ok((None, PROTO_UDP)),
         _ => match gso_type & !GSO_ECN {
             GSO_TCPV4 => Ok((Some(4), PROTO_TCP)),
             GSO_TCPV6 => Ok((Some(6), PROTO_TCP)),
@@ -303,13 +378,16 @@ fn find_behind_ipv4(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentErr
     Ok((header[9], ip + len))
 }
 
+/// Protocol and offset of what follows the IPv6 extension header at `at`.
+pub(crate) fn extension(headers: &[u8], at: usize) -> Option<(u8, usize)> {
+    let header = headers.get(at..at + 2)?;
+    Some((header[0], at + (usize::from(header[1]) + 1) * 8))
+}
+
 /// Protocol and offset of what an IPv6 header at `ip` and its extension headers are followed by:
 /// those that every segment can repeat (RFC 8200, 4). An authentication header cannot be repeated
 /// and stays what it is: not TCP and not UDP.
 fn find_behind_ipv6(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const DESTINATION_OPTIONS: u8 = 60;
     let header = headers
         .get(ip..ip + IPV6_HEADER)
         .ok_or(SegmentError::Truncated)?;
@@ -318,9 +396,8 @@ fn find_behind_ipv6(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentErr
     }
     let (mut protocol, mut at) = (header[6], ip + IPV6_HEADER);
     while let HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS = protocol {
-        let extension = headers.get(at..at + 2).ok_or(SegmentError::Truncated)?;
-        protocol = extension[0];
-        at += (usize::from(extension[1]) + 1) * 8;
+        let behind = extension(headers, at).ok_or(SegmentError::Truncated)?;
+        (protocol, at) = behind;
     }
     if protocol == PROTO_IPV6_FRAGMENT {
         return Err(SegmentError::Fragment);
@@ -387,26 +464,31 @@ fn add(a: u16, b: u16) -> u16 {
     sum + u16::from(carry)
 }
 
-fn put16(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
+pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
     bytes
         .get_mut(at..at + 2)?
         .copy_from_slice(&value.to_be_bytes());
     Some(())
 }
 
-/// Length, identification and checksum of an IPv4 header. Linux numbers the segments whether or
-/// not they may be fragmented, so does this.
+/// Writes what is a segment's own in an IPv4 header. Linux numbers the segments whether or not
+/// they may be fragmented, so does this.
 fn write_ipv4(ip: &mut [u8], index: u16, l4_len: u16) -> Option<()> {
     let id = be16(ip, 4)?.wrapping_add(index);
-    put16(ip, 2, l4_len.wrapping_add(ip.len() as u16))?;
     put16(ip, 4, id)?;
+    finish_ipv4(ip, l4_len)
+}
+
+/// Length and checksum of an IPv4 header.
+pub(crate) fn finish_ipv4(ip: &mut [u8], payload_len: u16) -> Option<()> {
+    put16(ip, 2, payload_len.wrapping_add(ip.len() as u16))?;
     put16(ip, 10, 0)?;
     let checksum = !fold(sum(ip, 0));
     put16(ip, 10, checksum)
 }
 
 /// Payload length of an IPv6 header, which is followed by its extension headers.
-fn write_ipv6(ip: &mut [u8], l4_len: u16) -> Option<()> {
+pub(crate) fn write_ipv6(ip: &mut [u8], l4_len: u16) -> Option<()> {
     let extensions = ip.len().checked_sub(IPV6_HEADER)?;
     put16(ip, 4, l4_len.wrapping_add(extensions as u16))
 }

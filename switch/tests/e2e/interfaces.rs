@@ -1,80 +1,118 @@
-//! What the daemon says of an interface that it cannot use, and what it leaves to the kernel.
+//! Ports follow their interfaces: missing ones, those of others, those that come and go. And what is left to the kernel.
 
 use std::net::UdpSocket;
 
-use crate::harness::{Host, Lab, Switch, s, xdp};
+use rustix::process::Signal;
 
-/// The daemon must refuse to start, and its message must name the port and the interface.
-fn refused(lab: &Lab, ports: &[String], port: &str, interface: &str, why: &[&str]) {
-    let (status, text) = Switch::refused(lab, ports);
-    assert!(
-        !status.success() && status.code().is_some(),
-        "{status:?}\n{text}"
-    );
-    assert!(
-        text.contains(port) && text.contains(interface),
-        "the message names port and interface:\n{text}"
-    );
-    let lower = text.to_lowercase();
-    assert!(
-        why.iter().any(|word| lower.contains(word)),
-        "the message says why:\n{text}"
-    );
-    assert!(!lower.contains("panicked"), "{text}");
+use crate::harness::{Host, Lab, Switch, run, s, wait_until, xdp};
+
+/// A port of an interface that need not be there.
+fn port(name: &str, interface: &str) -> String {
+    format!("[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"{interface}\"\n")
+}
+
+/// What a program prints in the switch's namespace; it must succeed.
+fn output(lab: &Lab, line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let mut command = lab.command(words.next().expect("a program"));
+    command.args(words);
+    let (status, text) = run(lab.dir(), &command, s(10));
+    assert!(status.success(), "{line}: {text}");
+    text
 }
 
 #[test]
-fn a_missing_interface_is_named_and_nothing_starts() {
-    let lab = Lab::new(s(30));
+fn a_port_comes_and_goes_with_its_interface_and_the_others_lose_nothing() {
+    let lab = Lab::new(s(60));
+    let (b, c) = (Host::new(&lab, "b", 2), Host::new(&lab, "c", 3));
+    let ports = [port("a", "up-a"), xdp("b", &b), xdp("c", &c)];
+    let switch = Switch::start_early(&lab, &[1], &ports);
+    switch.wait_up(&["b", "c"]);
+    let waiting = "down: waiting for interface `up-a`";
+    assert_eq!(switch.state("a"), waiting);
+    let mut others = c.ping_in_background(&b, 100);
+
+    // It comes.
     let a = Host::new(&lab, "a", 1);
-    let missing =
-        "[[port]]\nname = \"lost\"\ntype = \"xdp\"\ninterface = \"nowhere0\"\n".to_owned();
-    refused(
-        &lab,
-        &[xdp("a", &a), missing],
-        "lost",
-        "nowhere0",
-        &[
-            "no such",
-            "not exist",
-            "no interface",
-            "not found",
-            "there is no",
-        ],
-    );
-    assert!(!lab.socket("control").exists());
-    assert!(
-        !lab.ip("link show up-a").contains("xdp"),
-        "the good port is let go"
-    );
+    switch.wait_up(&["a"]);
+    a.must_ping(&b);
+    assert_eq!(switch.port_of(&a.mac()).as_deref(), Some("a"));
+
+    // Nobody is at the other end; then somebody is.
+    a.ip("link set eth0 down");
+    switch.wait_state("a", "no carrier");
+    assert_eq!(switch.port_of(&a.mac()), None);
+    b.must_not_ping(&a.address);
+    let dropped = [("port", "a"), ("reason", "port_down")];
+    assert!(switch.metrics().sum("crosspoint_drops_total", &dropped) > 0);
+    a.ip("link set eth0 up");
+    switch.wait_up(&["a"]);
+    b.must_ping(&a);
+
+    // It is turned off, and on.
+    lab.ip("link set up-a down");
+    switch.wait_state("a", "is down: `ip link set up-a up`");
+    lab.ip("link set up-a up");
+    switch.wait_up(&["a"]);
+    b.must_ping(&a);
+
+    // Its MTU changes.
+    lab.ip("link set up-a mtu 1400");
+    wait_until("the MTU", s(5), || {
+        (switch.property("a", "mtu") == ["1400"]).then_some(())
+    });
+    a.must_ping(&b);
+
+    // It goes, and another of its name comes.
+    lab.ip("link del up-a");
+    switch.wait_state("a", waiting);
+    drop(a);
+    let a = Host::new(&lab, "a", 1);
+    switch.wait_up(&["a"]);
+    a.must_ping(&b);
+
+    others.wait_for("packets transmitted", s(20));
+    let log = others.log();
+    assert!(log.contains(" 0% packet loss"), "{log}");
+    switch.ledger();
+    assert_eq!(switch.log().matches("waiting for interface").count(), 2);
+    switch.stop(Signal::TERM);
 }
 
 #[test]
-fn an_interface_that_is_down_is_named_and_nothing_starts() {
+fn an_interface_that_is_down_is_named_and_taken_once_it_is_up() {
     let lab = Lab::new(s(30));
     let a = Host::new(&lab, "a", 1);
     lab.ip("link set up-a down");
-    refused(&lab, &[xdp("sleepy", &a)], "sleepy", "up-a", &["down"]);
+    let switch = Switch::start_early(&lab, &[1], &[xdp("sleepy", &a)]);
+    let state = switch.state("sleepy");
+    assert!(
+        state.contains("`up-a` is down: `ip link set up-a up`"),
+        "{state}"
+    );
+    assert!(
+        switch.log().contains(&state["down: ".len()..]),
+        "the log says so, too"
+    );
+    lab.ip("link set up-a up");
+    switch.wait_up(&["sleepy"]);
 }
 
 #[test]
-fn an_interface_of_another_switch_is_named_and_left_alone() {
+fn an_interface_of_another_switch_is_left_alone_and_taken_once_it_is_free() {
     let lab = Lab::new(s(30));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
-    let switch = Switch::start(&lab, &[1], &[xdp("first", &a), xdp("b", &b)]);
-    refused(
-        &lab,
-        &[xdp("second", &a)],
-        "second",
-        "up-a",
-        &["xdp program"],
-    );
+    let first = Switch::start(&lab, &[1], &[xdp("first", &a), xdp("b", &b)]);
+    let second = Switch::start_second_early(&lab, &[1], &[xdp("second", &a)]);
+    second.wait_state("second", "`up-a` already has an XDP program");
     a.must_ping(&b);
-    switch.ledger();
+    first.ledger();
+    first.stop_for_another(Signal::TERM);
+    second.wait_up(&["second"]);
 }
 
 #[test]
-fn an_interface_with_another_xdp_program_is_named_and_left_alone() {
+fn an_interface_with_another_xdp_program_is_left_alone_and_taken_once_it_is_free() {
     let lab = Lab::new(s(30));
     let a = Host::new(&lab, "a", 1);
     // Any program will do: this one, attached by somebody who is not the switch.
@@ -82,14 +120,85 @@ fn an_interface_with_another_xdp_program_is_named_and_left_alone() {
     lab.ip(&format!("link set up-a xdp object {program} section xdp"));
     let before = lab.ip("link show up-a");
     assert!(before.contains("prog/xdp"), "{before}");
-    refused(
-        &lab,
-        &[xdp("second", &a)],
-        "second",
-        "up-a",
-        &["xdp program"],
-    );
+    let switch = Switch::start_early(&lab, &[1], &[xdp("second", &a)]);
+    switch.wait_state("second", "`up-a` already has an XDP program");
     assert_eq!(lab.ip("link show up-a"), before);
+    lab.ip("link set up-a xdp off");
+    switch.wait_up(&["second"]);
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_named_and_the_other_ports_work() {
+    let lab = Lab::new(s(30));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let ports = [xdp("a", &a), xdp("b", &b), xdp("c", &c) + "queues = [7]\n"];
+    let switch = Switch::start_early(&lab, &[1], &ports);
+    switch.wait_up(&["a", "b"]);
+    switch.wait_state(
+        "c",
+        "down: interface `up-c` has 1 receive queue(s), so there is no queue 7",
+    );
+    a.must_ping(&b);
+    switch.ledger();
+}
+
+#[test]
+fn what_is_set_on_an_interface_is_put_back_at_the_end() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::with_queues(&lab, "a", 1, 4), Host::new(&lab, "b", 2));
+    output(&lab, "ethtool -L up-a rx 4 tx 2");
+    let settings = || {
+        let link = lab.ip("-o link show up-a");
+        let mtu = link
+            .split_whitespace()
+            .skip_while(|word| *word != "mtu")
+            .nth(1);
+        let channels = output(&lab, "ethtool -l up-a");
+        let (status, features) = run(lab.dir(), &a.command("ethtool -k eth0"), s(10));
+        assert!(status.success(), "{features}");
+        (mtu.expect("an MTU").to_owned(), channels, features)
+    };
+    let before = settings();
+    let keys = "mtu = 1400\nchannels = 4\nrss = \"queues\"\n";
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a) + keys, xdp("b", &b)]);
+    let (mtu, channels, features) = settings();
+    assert_eq!(mtu, "1400");
+    let now = channels.split("Current").nth(1).expect("two lists");
+    assert!(now.contains("TX:\t\t4"), "{channels}");
+    assert!(features.contains("tx-vlan-offload: off"), "{features}");
+    a.must_ping(&b);
+    switch.ledger();
+    switch.stop(Signal::TERM);
+    assert_eq!(settings(), before);
+}
+
+#[test]
+fn a_port_takes_frames_for_every_address_until_the_switch_ends_however_it_ends() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    // A veth pair has no filter of addresses; what the kernel would tell a NIC's can be seen all the same.
+    let promiscuous = || {
+        ["up-a", "up-b"].map(|link| {
+            let text = lab.ip(&format!("-d link show {link}"));
+            text.contains("promiscuity 1 ")
+        })
+    };
+    for killed in [false, true] {
+        assert_eq!(promiscuous(), [false; 2]);
+        let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+        assert_eq!(promiscuous(), [true; 2]);
+        match killed {
+            true => switch.kill(),
+            false => switch.stop(Signal::TERM),
+        }
+    }
+    wait_until("the kernel lets go", s(5), || {
+        (promiscuous() == [false; 2]).then_some(())
+    });
 }
 
 #[test]

@@ -14,7 +14,14 @@ fn two_uml_guests_reach_each_other() {
     let mut server = LinuxGuest::uml(&lab, "g1", SERVER);
     server.wait_ready();
     LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} 10.9.0.12")).must_succeed();
-    for offload in ["HOST_TSO4", "GUEST_TSO4", "HOST_TSO6", "GUEST_TSO6"] {
+    for offload in [
+        "HOST_TSO4",
+        "GUEST_TSO4",
+        "HOST_TSO6",
+        "GUEST_TSO6",
+        "HOST_UFO",
+        "GUEST_UFO",
+    ] {
         assert!(switch.negotiated("g1", offload), "no {offload}");
     }
     // Both take large frames: they cross whole.

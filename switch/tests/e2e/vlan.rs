@@ -2,7 +2,7 @@
 
 use crosspoint_guest::{Guest, GuestOptions};
 
-use crate::harness::{Host, Lab, Switch, frame, guest, mac, s, tagged, xdp};
+use crate::harness::{Host, Lab, Switch, frame, guest, mac, run, s, tagged, xdp};
 
 #[test]
 fn access_ports_reach_their_own_vlan_only() {
@@ -83,4 +83,56 @@ fn one(guest: &mut Guest) -> Vec<u8> {
     let mut frames = guest.receive_at_least(0, 1, s(5)).expect("a ring");
     assert_eq!(frames.len(), 1);
     frames.remove(0).1
+}
+
+/// As a VLAN interface would: the kernel puts the tag beside the frame, and it stays there as long as the driver says
+/// that it can take it from there.
+const TAGGER: &str = r#"
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+static long (*skb_vlan_push)(struct __sk_buff *, __be16, __u16) = (void *)BPF_FUNC_skb_vlan_push;
+__attribute__((section("tagger"), used)) int tag(struct __sk_buff *skb)
+{
+    skb_vlan_push(skb, __builtin_bswap16(0x8100), 100);
+    return TC_ACT_OK;
+}
+"#;
+
+#[test]
+fn a_tag_that_a_sender_leaves_beside_its_frame_arrives() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let (source, object) = (lab.dir().join("tagger.c"), lab.dir().join("tagger.o"));
+    std::fs::write(&source, TAGGER).expect("a file");
+    let mut clang = lab.command("clang");
+    clang.args([
+        "-O2",
+        "-target",
+        "bpf",
+        "-I/usr/include/x86_64-linux-gnu",
+        "-c",
+    ]);
+    clang.arg(&source).arg("-o").arg(&object);
+    let (status, text) = run(lab.dir(), &clang, s(20));
+    assert!(status.success(), "{text}");
+    let attach = format!(
+        "tc filter add dev eth0 egress bpf direct-action object-file {} section tagger",
+        object.display()
+    );
+    for line in ["tc qdisc add dev eth0 clsact", &attach] {
+        let (status, text) = run(lab.dir(), &a.command(line), s(10));
+        assert!(status.success(), "{line}: {text}");
+    }
+
+    let ports = [
+        xdp("a", &a) + "vlan = { trunk = [100] }\n",
+        xdp("b", &b) + "vlan = { access = 100 }\n",
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let seen = b.listen("arp");
+    a.ip("neigh flush dev eth0");
+    a.must_not_ping(&b.address);
+    assert!(seen.log().contains("who-has 10.9.0.2"), "{}", seen.log());
+    let ledger = switch.ledger();
+    assert_eq!(ledger.port("a").rx, ledger.port("b").tx, "{ledger}");
 }

@@ -57,6 +57,15 @@ impl<'a> Host<'a> {
         text
     }
 
+    /// Runs a shell's `line`, which must succeed: what it printed.
+    pub fn must_run(&self, line: &str) -> String {
+        let mut command = self.namespace.command("sh");
+        command.args(["-c", line]);
+        let (status, text) = run(self.lab.dir(), &command, s(20));
+        assert!(status.success(), "{line}: {text}");
+        text
+    }
+
     /// Its MAC address.
     pub fn mac(&self) -> String {
         let text = self.ip("-o link show eth0");
@@ -89,6 +98,13 @@ impl<'a> Host<'a> {
             "{} pings {address}: {text}",
             self.address
         );
+    }
+
+    /// Pings `other` so many times, fifty times a second, while other things happen. Its last lines tell the losses.
+    pub fn ping_in_background(&self, other: &Host<'_>, times: u32) -> Process {
+        let line = format!("ping -n -q -i 0.02 -c {times} {}", other.address);
+        let name = format!("ping-{}", self.interface);
+        Process::start(self.lab.dir(), &name, &self.command(&line))
     }
 
     fn ping(&self, address: &str, seconds: u64) -> String {

@@ -13,6 +13,8 @@ use super::Metrics;
 pub struct Port {
     pub rx: u64,
     pub tx: u64,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
     pub flood_copies: u64,
     pub segment_copies: u64,
     pub joined_copies: u64,
@@ -43,6 +45,12 @@ impl Ledger {
                 }
                 ("crosspoint_queue_packets_total", "tx") => {
                     ports.entry(entry()).or_default().tx += value
+                }
+                ("crosspoint_queue_bytes_total", "rx") => {
+                    ports.entry(entry()).or_default().rx_bytes += value
+                }
+                ("crosspoint_queue_bytes_total", "tx") => {
+                    ports.entry(entry()).or_default().tx_bytes += value
                 }
                 ("crosspoint_queue_flood_copies_total", _) => {
                     ports.entry(entry()).or_default().flood_copies += value

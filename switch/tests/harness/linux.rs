@@ -9,6 +9,8 @@ use super::{Host, Lab, Process, s, wait_until};
 /// A guest (or a host's job), by its console.
 pub struct LinuxGuest {
     console: Process,
+    /// How many lines were typed.
+    orders: u32,
 }
 
 fn script(name: &str) -> PathBuf {
@@ -34,6 +36,7 @@ impl LinuxGuest {
             .args(options.split_whitespace());
         Self {
             console: Process::start(lab.dir(), &format!("console-{port}"), &command),
+            orders: 0,
         }
     }
 
@@ -42,6 +45,7 @@ impl LinuxGuest {
         let command = host.command(&format!("{} server", script("peer-service.sh").display()));
         let mut service = Self {
             console: Process::start(lab.dir(), &format!("service-{}", host.interface), &command),
+            orders: 0,
         };
         service.wait_ready();
         service
@@ -55,12 +59,30 @@ impl LinuxGuest {
         let name = format!("client-{job}-{}-{peers}", host.interface);
         Self {
             console: Process::start(lab.dir(), &name, &command),
+            orders: 0,
         }
     }
 
     /// Waits until a server can be used.
     pub fn wait_ready(&mut self) {
         self.console.wait_for("GUEST-READY", s(60));
+    }
+
+    /// Has a guest with `--job orders` run a shell's `line`: what that printed.
+    pub fn run(&mut self, line: &str) -> String {
+        self.orders += 1;
+        let (begin, end) = (
+            format!("ORDER-{}\n", self.orders),
+            format!("END-OF-ORDER-{}", self.orders),
+        );
+        let number = self.orders;
+        self.console.type_line(&format!(
+            "echo ORDER-{number}; {{ {line}; }} 2>&1; echo END-OF-ORDER-{number}"
+        ));
+        self.console.wait_for(&end, s(60));
+        let log = self.console.log();
+        let answer = log.split_once(&begin).expect("it began").1;
+        answer.split_once(&end).expect("it ended").0.to_owned()
     }
 
     /// Waits until the console has shown `text` so many times.

@@ -42,10 +42,15 @@ impl Metrics {
                 .contains("transfer-encoding: chunked"),
             "HTTP/1.0 knows no chunks: {head}"
         );
-        Some(Self {
-            text: body.to_owned(),
-            samples: body.lines().filter_map(parse).collect(),
-        })
+        Some(Self::of_text(body))
+    }
+
+    /// Metrics that were fetched in another way.
+    pub fn of_text(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            samples: text.lines().filter_map(parse).collect(),
+        }
     }
 
     /// The samples of one metric.

@@ -42,13 +42,27 @@ pub struct Switch<'a> {
 }
 
 impl<'a> Switch<'a> {
-    /// Starts the daemon with workers on `cores` and these ports, and waits until it is ready.
+    /// Starts the daemon with workers on `cores` and these ports, and waits until it is ready, and its uplinks up.
     pub fn start(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
-        Self::start_as(lab, "control", METRICS, cores, ports)
+        let switch = Self::start_early(lab, cores, ports);
+        switch.wait_uplinks();
+        switch
     }
 
     /// As [`Switch::start`], a second one beside it.
     pub fn start_second(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
+        let switch = Self::start_second_early(lab, cores, ports);
+        switch.wait_uplinks();
+        switch
+    }
+
+    /// As [`Switch::start`], for interfaces that may not be there yet, or may be another's: no port is waited for.
+    pub fn start_early(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
+        Self::start_as(lab, "control", METRICS, cores, ports)
+    }
+
+    /// As [`Switch::start_early`], a second one.
+    pub fn start_second_early(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
         Self::start_as(lab, "second", METRICS_OF_SECOND, cores, ports)
     }
 
@@ -73,18 +87,7 @@ impl<'a> Switch<'a> {
             stopped: false,
         };
         switch.wait_ready();
-        switch.wait_uplinks();
         switch
-    }
-
-    /// Runs a daemon with ports that it must refuse: how it ended, and what it said. It shares no address with one
-    /// that already runs.
-    pub fn refused(lab: &Lab, ports: &[String]) -> (ExitStatus, String) {
-        let (_, path) = write_config(lab, &[1], "off", &lab.socket("refused"), ports);
-        Self::command(
-            lab,
-            &["run", "--config", path.to_str().expect("a plain path")],
-        )
     }
 
     /// `crosspoint` with these words, to its end.
@@ -114,7 +117,7 @@ impl<'a> Switch<'a> {
         }
     }
 
-    /// Guests come and go, but wires are there from the start.
+    /// Guests come and go, but wires are there from the start (but see [`Switch::start_early`]).
     fn wait_uplinks(&self) {
         let name = |port: &'_ str| {
             port.lines()
@@ -187,6 +190,28 @@ impl<'a> Switch<'a> {
         text
     }
 
+    /// How port `name` is, and why, as `show ports` has it: "down: waiting for interface `up0`".
+    pub fn state(&self, name: &str) -> String {
+        let ports = self.show_json("ports");
+        let mut rows = ports.as_array().expect("a list of ports").iter();
+        let row = rows.find(|row| row["name"] == name).expect("the port");
+        let word = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        format!("{}: {}", word("state"), word("detail"))
+    }
+
+    /// Waits until [`Switch::state`] of port `name` has `text` in it.
+    pub fn wait_state(&self, name: &str, text: &str) {
+        let what = format!("{name} with {text:?}");
+        wait_until(&what, s(20), || {
+            self.state(name).contains(text).then_some(())
+        });
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Waits until these ports are up.
     pub fn wait_up(&self, ports: &[&str]) {
         self.wait_ports(ports, 1);
@@ -241,7 +266,19 @@ impl<'a> Switch<'a> {
         self.process.kill();
     }
 
+    /// As [`Switch::stop`], where another switch waits for its interfaces: it may have them already.
+    pub fn stop_for_another(mut self, signal: Signal) {
+        self.end_by(signal);
+    }
+
     fn stop_by(&mut self, signal: Signal) {
+        self.end_by(signal);
+        for port in self.config.split("[[port]]").skip(1) {
+            self.assert_gone(port);
+        }
+    }
+
+    fn end_by(&mut self, signal: Signal) {
         self.stopped = true;
         self.process.signal(signal);
         let status = self.process.wait(s(10));
@@ -251,9 +288,6 @@ impl<'a> Switch<'a> {
             "{signal:?} ended the switch with {status:?}\n{log}"
         );
         assert!(!self.control.exists(), "the control socket is left behind");
-        for port in self.config.split("[[port]]").skip(1) {
-            self.assert_gone(port);
-        }
     }
 
     /// The socket that the switch made (a client's belongs to the other side), or the program on the interface.

@@ -13,12 +13,16 @@ pub mod feature {
     pub const GUEST_TSO6: u64 = 1 << 8;
     /// The driver takes large TCP frames with ECN.
     pub const GUEST_ECN: u64 = 1 << 9;
+    /// The driver takes large UDP datagrams, which on a wire would be fragments.
+    pub const GUEST_UFO: u64 = 1 << 10;
     /// The device takes large TCP frames over IPv4.
     pub const HOST_TSO4: u64 = 1 << 11;
     /// The device takes large TCP frames over IPv6.
     pub const HOST_TSO6: u64 = 1 << 12;
     /// The device takes large TCP frames with ECN.
     pub const HOST_ECN: u64 = 1 << 13;
+    /// The device takes large UDP datagrams, to be cut into fragments.
+    pub const HOST_UFO: u64 = 1 << 14;
     /// The driver takes several UDP datagrams as one, over IPv4.
     pub const GUEST_USO4: u64 = 1 << 54;
     /// The driver takes several UDP datagrams as one, over IPv6.
@@ -62,9 +66,11 @@ pub mod feature {
         (GUEST_TSO4, "GUEST_TSO4"),
         (GUEST_TSO6, "GUEST_TSO6"),
         (GUEST_ECN, "GUEST_ECN"),
+        (GUEST_UFO, "GUEST_UFO"),
         (HOST_TSO4, "HOST_TSO4"),
         (HOST_TSO6, "HOST_TSO6"),
         (HOST_ECN, "HOST_ECN"),
+        (HOST_UFO, "HOST_UFO"),
         (GUEST_USO4, "GUEST_USO4"),
         (GUEST_USO6, "GUEST_USO6"),
         (HOST_USO, "HOST_USO"),
@@ -87,10 +93,12 @@ pub mod feature {
 /// `gso_type` in the header before a frame (virtio 1.2, 5.1.6).
 mod gso {
     pub(super) const TCPV4: u8 = 1;
+    pub(super) const UDP: u8 = 3;
     pub(super) const TCPV6: u8 = 4;
     pub(super) const UDP_L4: u8 = 5;
-    /// Together with TCP.
-    pub(super) const ECN: u8 = 0x80;
+    /// TCP in which the congestion window may have been reduced: no other has that bit.
+    pub(super) const TCPV4_ECN: u8 = 0x81;
+    pub(super) const TCPV6_ECN: u8 = 0x84;
 }
 
 /// What was negotiated, as the data path asks for it.
@@ -127,11 +135,13 @@ impl Features {
             | GUEST_TSO4
             | GUEST_TSO6
             | GUEST_ECN
+            | GUEST_UFO
             | GUEST_USO4
             | GUEST_USO6
             | HOST_TSO4
             | HOST_TSO6
             | HOST_ECN
+            | HOST_UFO
             | HOST_USO;
         match queue_pairs {
             1 => always,
@@ -160,17 +170,17 @@ impl Features {
     #[cold]
     fn takes_large(self, gso_type: u8) -> bool {
         use feature::*;
-        let ecn = match gso_type & gso::ECN {
-            0 => 0,
-            _ => GUEST_ECN,
-        };
-        let needed = match gso_type & !gso::ECN {
+        let kind = match gso_type {
             gso::TCPV4 => GUEST_TSO4,
             gso::TCPV6 => GUEST_TSO6,
+            gso::TCPV4_ECN => GUEST_TSO4 | GUEST_ECN,
+            gso::TCPV6_ECN => GUEST_TSO6 | GUEST_ECN,
+            gso::UDP => GUEST_UFO,
             gso::UDP_L4 => GUEST_USO4 | GUEST_USO6,
             _ => return false,
-        } | ecn
-            | GUEST_CSUM;
+        };
+        // Each of them depends on it (virtio 1.2, 5.1.3.1).
+        let needed = kind | GUEST_CSUM;
         self.bits & needed == needed
     }
 
@@ -183,5 +193,42 @@ impl Features {
         } else {
             10
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What virtio 1.2, 5.1.3.1, 5.1.6.2 and 5.1.6.4 say of each kind; and no other kind.
+        #[test]
+        fn a_large_frame_goes_whole_to_who_acknowledged_its_kind(bits: u64, gso_type: u8) {
+            let needed: &[u32] = match gso_type {
+                0 => &[],
+                0x01 => &[1, 7],
+                0x81 => &[1, 7, 9],
+                0x03 => &[1, 10],
+                0x04 => &[1, 8],
+                0x84 => &[1, 8, 9],
+                0x05 => &[1, 54, 55],
+                _ => &[63],
+            };
+            // Exactly these, all but one of them, and any.
+            let exactly = needed.iter().fold(0, |bits, bit| bits | 1 << bit);
+            let known = gso_type == 0 || needed != [63];
+            prop_assert_eq!(Features::new(exactly).takes(gso_type), known);
+            for bit in needed {
+                prop_assert!(!Features::new(!(1 << bit)).takes(gso_type));
+            }
+            prop_assert_eq!(Features::new(bits).takes(gso_type), known && bits & exactly == exactly);
+        }
+    }
+
+    #[test]
+    fn every_feature_that_is_offered_has_a_name() {
+        let named = feature::NAMES.iter().fold(0, |bits, (bit, _)| bits | bit);
+        assert_eq!(Features::offered(2) & !named, 0);
     }
 }

@@ -9,7 +9,7 @@ use aya::programs::{ProgramError, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfError};
 use thiserror::Error;
 
-use crate::interface::Interface;
+use crate::interface::{Interface, Promiscuous};
 
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,12 +91,13 @@ pub enum AttachError {
     },
 }
 
-/// The program, attached. Dropping it detaches.
+/// The program, attached, and the interface promiscuous. Dropping it ends both.
 pub struct Attachment {
     /// Where it runs.
     pub mode: XdpMode,
     sockets: XskMap<MapData>,
     _link: FdLink,
+    _promiscuous: Promiscuous,
 }
 
 impl Attachment {
@@ -167,10 +168,17 @@ fn attach(
         .take_map(crosspoint_ebpf::SOCKETS)
         .ok_or_else(missing)?;
     let sockets = XskMap::try_from(map).map_err(|e| other(e.to_string()))?;
+    let promiscuous = Promiscuous::new(interface.index).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => AttachError::Permission {
+            interface: interface.name.clone(),
+        },
+        _ => other(format!("it cannot be made promiscuous: {e}")),
+    })?;
     Ok(Attachment {
         mode,
         sockets,
         _link: link,
+        _promiscuous: promiscuous,
     })
 }
 

@@ -224,7 +224,13 @@ impl DirectTx {
 
     /// Wakes the kernel if it wants to be woken. Returns whether frames still wait to be taken by it.
     pub fn flush(&mut self) -> bool {
-        for _ in 0..MAX_WAKEUPS {
+        // As in `XskTx::flush`.
+        let most = if self.status.zero_copy {
+            1
+        } else {
+            MAX_WAKEUPS
+        };
+        for _ in 0..most {
             if self.tx.pending() == 0 || !self.tx.needs_wakeup() {
                 break;
             }

@@ -25,7 +25,8 @@ impl Handover {
         Handover {
             socket,
             free: ArrayQueue::new(DEPTH),
-            full: ArrayQueue::new(DEPTH),
+            // And the frames that the sender was filling while the owner counted.
+            full: ArrayQueue::new(DEPTH + MAX_PIECES),
         }
     }
 
@@ -60,7 +61,7 @@ impl Handover {
             }
             let filled = fill(&self.socket, burst, frame, pick.tag, frames);
             for desc in filled.descriptors() {
-                // As deep as `free`, whose frames it holds: it cannot be full.
+                // It has room for all that `supply` gives out: it cannot be full.
                 let _ = self.full.push(*desc);
             }
             outcome.frames += 1;

@@ -2,7 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::socket::set_option;
 
 /// One interface, by name, in the process's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,5 +58,30 @@ impl Interface {
             up: flags & 1 != 0,
             mtu: read("mtu")?.trim().parse().unwrap_or(1500),
         })
+    }
+}
+
+/// Has an interface take frames for every address, and not its own alone, as long as this lives (packet(7),
+/// PACKET_MR_PROMISC): a NIC would drop what is for guests. The kernel counts who asked, so it ends with the process
+/// and leaves alone what others have asked for.
+pub(crate) struct Promiscuous {
+    _socket: OwnedFd,
+}
+
+impl Promiscuous {
+    /// Asks for it. `PermissionDenied` without CAP_NET_RAW.
+    pub(crate) fn new(index: u32) -> io::Result<Promiscuous> {
+        // Without a protocol: no frame comes to this socket.
+        let (family, kind) = (AddressFamily::PACKET, SocketType::RAW);
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        let request = libc::packet_mreq {
+            mr_ifindex: index as libc::c_int,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        let (level, option) = (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP);
+        set_option(socket.as_fd(), level, option, &request)?;
+        Ok(Promiscuous { _socket: socket })
     }
 }

@@ -1,15 +1,19 @@
 //! AF_XDP: UMEM, rings, sockets, and the XDP program that fills them. `unsafe` is confined to
-//! [`umem`], [`ring`] and [`socket`].
+//! [`umem`], [`ring`] and [`socket`]. With the feature `xsk-rs` the crate of that name is beneath
+//! these three: see `crate_backend`.
 //!
 //! Kernel interface: Documentation/networking/af_xdp.rst.
 
 pub mod attach;
+#[cfg(feature = "xsk-rs")]
+mod crate_backend;
 #[cfg(not(loom))]
 mod direct;
 mod fill;
 mod handover;
 pub mod interface;
 mod memory;
+#[cfg_attr(feature = "xsk-rs", path = "crate_backend/ring.rs")]
 mod ring;
 mod rx;
 mod socket;
@@ -25,6 +29,13 @@ pub use rx::XskRx;
 pub use socket::{BindMode, SocketError, SocketOptions, Statistics, XskSocket};
 pub use tx::{NicOutcome, XskTx};
 pub use umem::{FRAME_SIZE, Pages, Umem};
+
+/// Whose rings and sockets these are: "own", or "xsk-rs", the crate of that name.
+pub const BACKEND: &str = if cfg!(feature = "xsk-rs") {
+    "xsk-rs"
+} else {
+    "own"
+};
 
 /// Entries of each of a socket's four rings, and frames of each of its halves.
 pub const RING_SIZE: u32 = 2048;

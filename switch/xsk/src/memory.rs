@@ -6,6 +6,10 @@ use std::sync::{Arc, Weak};
 use crate::socket::{Opening, Registration};
 use crate::{BindMode, Pages, SocketError, SocketOptions, Umem, XskRx, XskSocket, XskTx};
 
+/// Whether sockets share memory. The crate keeps the first socket of a UMEM bound until the last is closed, and whoever
+/// opens a port anew finds its queue busy.
+const SHARES: bool = cfg!(not(feature = "xsk-rs"));
+
 /// A worker's packet memory.
 pub struct PacketMemory {
     /// How many sockets it is made for. More get memory of their own.
@@ -42,7 +46,7 @@ impl PacketMemory {
     /// Memory for `sockets` sockets, at least one, on memory node `node`. Nothing is allocated before the first.
     pub fn new(sockets: u16, node: Option<u32>) -> PacketMemory {
         PacketMemory {
-            sockets: sockets.max(1),
+            sockets: if SHARES { sockets.max(1) } else { 1 },
             node,
             groups: Vec::new(),
         }

@@ -1,18 +1,26 @@
 //! Opening an AF_XDP socket on one queue of an interface.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(feature = "xsk-rs"))]
+use std::{os::fd::FromRawFd, time::Instant};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
-use crate::fill::METADATA_LEN;
 use crate::ring::Ring;
-use crate::umem::{FRAME_SIZE, Pages, Umem};
-use crate::{RING_SIZE, XskRx, XskTx};
+use crate::umem::{Pages, Umem};
+#[cfg(not(feature = "xsk-rs"))]
+use crate::{FRAME_SIZE, RING_SIZE, XskRx, XskTx, fill::METADATA_LEN};
+
+#[cfg(feature = "xsk-rs")]
+#[path = "crate_backend/opening.rs"]
+mod opening;
+#[cfg(feature = "xsk-rs")]
+pub(crate) use opening::Opening;
 
 /// How a socket moves frames between the NIC and its UMEM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -230,9 +238,11 @@ const BUSY_POLL_BUDGET: libc::c_int = 64;
 
 /// Bytes that a socket may have in the kernel's hands at a time, where the kernel copies them: for frames of several
 /// pages the default is enough for twenty.
+#[cfg(not(feature = "xsk-rs"))]
 const SEND_BUFFER: libc::c_int = 16 << 20;
 
 /// A socket that is bound, with its rings.
+#[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "the crate gives none"))]
 pub(crate) struct Bound {
     pub(crate) fd: OwnedFd,
     fill: Ring<u64>,
@@ -245,6 +255,7 @@ pub(crate) struct Bound {
 }
 
 /// A socket that is not bound yet, with its rings.
+#[cfg(not(feature = "xsk-rs"))]
 pub(crate) struct Opening {
     fd: OwnedFd,
     fill: Ring<u64>,
@@ -261,9 +272,11 @@ pub(crate) enum Registration<'a> {
     Of(&'a XskSocket),
     /// A guest's memory, with frames anywhere in it. Whether requests for checksums lie before what is sent.
     #[cfg(not(loom))]
+    #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "it is refused"))]
     Guest(&'a crosspoint_vring::Contiguous, bool),
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 impl Opening {
     /// A new socket. Whether it knows requests for checksums can be seen only here.
     pub(crate) fn new(memory: &Registration<'_>) -> Result<Opening, SocketError> {
@@ -391,6 +404,7 @@ impl Opening {
     }
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn flags_of(options: &SocketOptions) -> u16 {
     let how = match options.bind {
         // Neither flag: zero-copy if it works, else copy.
@@ -405,6 +419,7 @@ fn flags_of(options: &SocketOptions) -> u16 {
     how | several | libc::XDP_USE_NEED_WAKEUP
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn register(
     socket: BorrowedFd<'_>,
     (base, len): (*mut u8, usize),
@@ -435,6 +450,7 @@ fn poll_busily(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 fn bind(
     socket: BorrowedFd<'_>,
     ifindex: u32,
@@ -471,7 +487,7 @@ fn bind(
     }
 }
 
-fn set_option<T>(
+pub(crate) fn set_option<T>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,

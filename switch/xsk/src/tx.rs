@@ -10,7 +10,7 @@ use crate::ring::Ring;
 use crate::umem::Half;
 use crate::{FRAME_SIZE, Handover, RING_SIZE, XskSocket};
 
-/// Most doorbells in one flush.
+/// Most doorbells in one flush, in copy mode.
 pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
 /// An 802.1Q tag.
 const TAG_LEN: usize = 4;
@@ -29,6 +29,10 @@ pub struct NicOutcome {
     /// Copies dropped because they are longer than the interface's MTU allows.
     pub long: u32,
 }
+
+/// Whether memory that a frame arrived in can be sent. The crate has every frame begin at the same place of its memory,
+/// and one that arrived may begin elsewhere.
+const EXCHANGES: bool = cfg!(not(feature = "xsk-rs"));
 
 /// How a copy of a frame is to be made, or why it is not.
 pub(crate) enum Way {
@@ -67,7 +71,7 @@ pub(crate) fn way(
     if is_long(frame, pick, socket.frame_len_max()) {
         return Way::Long;
     }
-    if may_exchange {
+    if may_exchange && EXCHANGES {
         let places = burst
             .lease()
             .span(usize::from(pick.frame), socket.umem().identity());
@@ -186,10 +190,15 @@ impl XskTx {
         if !self.handovers.is_empty() {
             self.take_handovers();
         }
-        for _ in 0..MAX_WAKEUPS {
-            // In copy mode the kernel takes a number of frames per call and then stops: go on
-            // until it has them all. What it has taken may complete much later (a receiving
-            // socket holds the buffer), so completions say nothing here.
+        // In copy mode the kernel takes a number of frames per call and then stops: go on until it has them all. What it
+        // has taken may complete much later (a receiving socket holds the buffer), so completions say nothing here. In
+        // zero-copy the driver takes all in its own time, maybe on another core: a second call would say nothing new.
+        let most = if self.socket.zero_copy() {
+            1
+        } else {
+            MAX_WAKEUPS
+        };
+        for _ in 0..most {
             if self.tx.pending() == 0 || !self.tx.needs_wakeup() || !self.socket.wake_tx() {
                 break;
             }

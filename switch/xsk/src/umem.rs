@@ -7,17 +7,24 @@
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+#[cfg(not(feature = "xsk-rs"))]
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crosspoint_frame::{Segment, SegmentMut};
 
 use crate::RING_SIZE;
+#[cfg(feature = "xsk-rs")]
+use crate::crate_backend::{self, Frames};
 
 /// Bytes of one UMEM frame. A page: the kernel keeps 256 of them before the packet
 /// (XDP_PACKET_HEADROOM), and what is left holds frames of an MTU of about 3500. Longer ones take several.
 pub const FRAME_SIZE: u32 = 4096;
 /// Bytes before a frame that is sent: room for what is asked of the NIC, and its data begins on a cache line.
+#[cfg(not(feature = "xsk-rs"))]
 pub const TX_HEADROOM: u32 = 64;
+/// Bytes before a frame that is sent: where the crate has it begin.
+#[cfg(feature = "xsk-rs")]
+pub use crate::crate_backend::TX_HEADROOM;
 /// Bytes of packet data that one UMEM frame takes for sending.
 pub const TX_ROOM: u32 = FRAME_SIZE - TX_HEADROOM;
 
@@ -40,6 +47,9 @@ pub struct Umem {
     /// Which half of which socket a frame belongs to, by frame number. Written by the worker that both halves belong
     /// to, and read by whoever opens a socket in place of one that is gone.
     owners: Box<[AtomicU16]>,
+    /// The crate's, who maps and unmaps it.
+    #[cfg(feature = "xsk-rs")]
+    pub(crate) inner: Frames,
 }
 
 // SAFETY: plain mapped memory; who may touch which frame follows from which ring it is in.
@@ -70,19 +80,26 @@ impl Umem {
         const HUGE: usize = 2 << 20;
         let frames = 2 * usize::from(sockets) * RING_SIZE as usize;
         let len = (frames * FRAME_SIZE as usize).next_multiple_of(HUGE);
+        #[cfg(not(feature = "xsk-rs"))]
         let base = map(len, pages, node)?;
+        #[cfg(feature = "xsk-rs")]
+        let (base, inner) = crate_backend::map(len, pages, node)?;
         let owner = |frame: usize| AtomicU16::new((frame / RING_SIZE as usize) as u16);
         Ok(Umem {
             base,
             len,
             owners: (0..frames).map(owner).collect(),
+            #[cfg(feature = "xsk-rs")]
+            inner,
         })
     }
 
+    #[cfg(not(feature = "xsk-rs"))]
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
     }
 
+    #[cfg(not(feature = "xsk-rs"))]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -139,6 +156,7 @@ impl Umem {
 }
 
 /// Maps `len` bytes of `pages`, all present.
+#[cfg(not(feature = "xsk-rs"))]
 fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
     let flags = match pages {
         Pages::Reserved => MapFlags::PRIVATE | MapFlags::HUGETLB,
@@ -167,6 +185,7 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
 }
 
 /// Asks for pages of memory node `node`: mbind(2), MPOL_PREFERRED.
+#[cfg(not(feature = "xsk-rs"))]
 fn prefer_node(base: *mut u8, len: usize, node: u32) {
     let nodes = 1u64 << node;
     // SAFETY: our own mapping, whole; the mask is 64 bits long and read during the call only. libc has no function for
@@ -184,6 +203,7 @@ fn prefer_node(base: *mut u8, len: usize, node: u32) {
     };
 }
 
+#[cfg(not(feature = "xsk-rs"))]
 impl Drop for Umem {
     fn drop(&mut self) {
         // SAFETY: our own mapping, and nobody holds the Umem any more.

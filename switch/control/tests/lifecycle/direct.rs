@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crosspoint_control::config::{Config, PortKind};
 use crosspoint_control::fabric::PortOptions;
-use crosspoint_control::nic::NicPort;
+use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
@@ -25,8 +25,8 @@ fn run(line: &str) {
     assert!(status.expect("iproute2").success(), "{line}");
 }
 
-/// `near` and `wire`, the two ends of a wire with two queues. The thread is in namespaces of its own from here on.
-fn lay_wire() {
+/// The thread is in namespaces of its own from here on.
+fn leave_for_a_wire() {
     assert!(
         rustix::process::geteuid().is_root(),
         "this test makes a network namespace: run it as root"
@@ -39,6 +39,11 @@ fn lay_wire() {
         let file = format!("/proc/sys/net/ipv6/conf/{kind}/disable_ipv6");
         std::fs::write(file, "1").expect("the kernel has IPv6");
     }
+    lay_wire();
+}
+
+/// `near` and `wire`, the two ends of a wire with two queues.
+fn lay_wire() {
     let queues = "numrxqueues 2 numtxqueues 2";
     run(&format!(
         "ip link add near {queues} type veth peer name wire {queues}"
@@ -50,18 +55,19 @@ fn lay_wire() {
 
 /// A switch with guest `a` at one end of the wire and guest `b` at the other.
 struct Wired {
-    _nics: Vec<NicPort>,
+    _uplinks: Uplinks,
     switch: Switch,
 }
 
 impl Wired {
     fn new(workers: usize) -> Wired {
-        lay_wire();
+        leave_for_a_wire();
         let directory = Arc::new(tempfile::tempdir().expect("a directory can be made"));
         let fabric = fabric(workers, 3);
-        let (mut ports, mut nics) = (Vec::new(), Vec::new());
+        let (mut ports, mut uplinks) = (Vec::new(), Vec::new());
+        let config = config(&directory);
         // The uplink comes after the guest that has a queue of it.
-        for port in config(&directory).ports {
+        for port in &config.ports {
             let first = ["a", "near"].contains(&port.name.as_str());
             let number = fabric.add_port(PortOptions {
                 name: port.name.clone(),
@@ -72,18 +78,21 @@ impl Wired {
                 queues: 2,
                 joins: false,
             });
-            let (number, fabric) = (number.expect("a number is free"), fabric.clone());
+            let number = number.expect("a number is free");
             match &port.kind {
                 PortKind::Vhost(vhost) => {
-                    let open = VhostPort::open(fabric, number, &port.name, vhost);
+                    let open = VhostPort::open(fabric.clone(), number, &port.name, vhost);
                     ports.push(open.expect("nothing is in the way"));
                 }
-                PortKind::Xdp(xdp) => {
-                    let open = NicPort::open(fabric, number, &port.name, xdp);
-                    nics.push(open.expect("it is there"));
-                }
+                PortKind::Xdp(xdp) => uplinks.push(UplinkOptions {
+                    number,
+                    name: port.name.clone(),
+                    config: xdp.clone(),
+                    direct: config.direct_queues(&port.name),
+                }),
             }
         }
+        let uplinks = Uplinks::start(&fabric, uplinks).expect("root may do so");
         let switch = Switch {
             _ports: ports,
             _housekeeper: Housekeeper::start(fabric.clone()),
@@ -91,7 +100,7 @@ impl Wired {
             directory,
         };
         Wired {
-            _nics: nics,
+            _uplinks: uplinks,
             switch,
         }
     }
@@ -124,7 +133,6 @@ fn config(directory: &TempDir) -> Config {
         name = "near"
         type = "xdp"
         interface = "near"
-        queues = [0]
         [[port]]
         name = "wire"
         type = "xdp"
@@ -218,9 +226,9 @@ fn a_guest_with_a_queue_of_its_own_comes_and_goes() {
     });
 }
 
-/// An interface that goes down: the queue is given up, and the guest goes on like any other.
+/// An interface that goes, and another one that comes: the queue is given up, and the guest goes on like any other.
 #[test]
-fn a_queue_whose_interface_goes_down_is_given_up() {
+fn a_queue_whose_interface_goes_is_given_up() {
     let case = Case {
         packed: false,
         in_order: false,
@@ -232,9 +240,10 @@ fn a_queue_whose_interface_goes_down_is_given_up() {
     let mut b = switch.guest("b", case.guest(0));
     wired.wait_direct(OPEN);
     let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
-    run("ip link set near down");
+    run("ip link del near");
+    switch.wait("near", |port| port.state == "down");
+    lay_wire();
     wired.wait_direct("given up");
-    run("ip link set near up");
     load.flow(200);
     a.stop().expect("the bases");
     a.restart().expect("on we go");

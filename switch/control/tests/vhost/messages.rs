@@ -43,7 +43,8 @@ fn what_works_is_offered_and_nothing_else() {
         | protocol::INFLIGHT_SHMFD
         | protocol::CONFIGURE_MEM_SLOTS;
     assert_eq!(offer.protocol_offered, protocol);
-    let always = features::MTU | features::STATUS;
+    let datagrams = features::HOST_UFO | features::GUEST_UFO;
+    let always = features::MTU | features::STATUS | datagrams;
     let never = MAC | features::MQ | features::GUEST_ANNOUNCE | features::CTRL_VQ;
     assert_eq!(offer.offered & (always | never), always);
 

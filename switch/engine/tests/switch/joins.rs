@@ -106,16 +106,15 @@ fn cut(header: &VirtioNetHdr, frame: &[u8]) -> Vec<Vec<u8>> {
             offset: header.csum_offset,
         }),
     };
-    let plan = Segmentation::new(frame, frame.len(), request).expect("a frame that can be cut");
+    let plan = Segmentation::new(frame, frame.len(), request, || unreachable!())
+        .expect("a frame that can be cut");
     let make = |index| {
         let mut made = [0; HEADERS_MAX];
         let info = plan.segment(index, frame, &mut made).unwrap();
-        let mut segment = made[..plan.header_len()].to_vec();
+        let place = info.checksum.expect("a place");
+        let mut segment = made[..info.header_len].to_vec();
         segment.extend(&frame[info.payload_offset..info.payload_offset + info.payload_len]);
-        let (start, at) = (
-            info.checksum.start,
-            info.checksum.start + info.checksum.offset,
-        );
+        let (start, at) = (place.start, place.start + place.offset);
         let sum = checksum::finish(checksum::sum(&segment[start.into()..], 0));
         segment[at.into()..usize::from(at) + 2].copy_from_slice(&sum.to_be_bytes());
         segment

@@ -8,6 +8,7 @@ mod direct;
 mod escapes;
 mod fdb_threads;
 mod floor;
+mod fragments;
 mod frames;
 mod joins;
 mod large;

@@ -1,17 +1,19 @@
 //! Large frames of every kind, and what their segments must be, both written by etherparse.
 
-use crosspoint_packet::checksum::Partial;
-use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation};
+use crosspoint_packet::checksum::{Partial, finish, sum};
+use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation, Whole};
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    EtherType, Ethernet2Header, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header,
-    Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader, VlanId, VlanPcp, ether_type,
-    ip_number,
+    EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel,
+    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader,
+    VlanId, VlanPcp, ether_type, ip_number,
 };
 use proptest::prelude::*;
 
 pub const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 pub const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+/// What the fragments of a test have in common.
+pub const IDENTIFICATION: u32 = 0x89ab_cdef;
 
 /// An IP header, without what depends on the payload.
 #[derive(Clone, Debug)]
@@ -40,15 +42,64 @@ pub struct Large {
     pub ecn: bool,
     /// What the guest leaves in IP's length field.
     pub ip_len: Option<u16>,
+    /// One datagram, to become fragments; and the IPv4 options of those behind the first.
+    pub fragments: Option<Vec<u8>>,
 }
 
 impl Large {
     pub fn count(&self) -> usize {
+        if self.fragments.is_some() {
+            let len = self.header_len() - self.fragmented_from() + self.payload.len();
+            return match len <= self.gso_size {
+                true => 1,
+                false => len.div_ceil(self.fragment_size()),
+            };
+        }
         self.payload.len().div_ceil(self.gso_size).max(1)
+    }
+
+    /// What IP carries in each fragment but the last.
+    pub fn fragment_size(&self) -> usize {
+        self.gso_size / 8 * 8
+    }
+
+    /// Where the part begins that fragments divide: behind all that nodes on the way look at.
+    pub fn fragmented_from(&self) -> usize {
+        match &self.ip {
+            Ip::V4(_) => self.transport_offset(),
+            Ip::V6(_, extensions) => {
+                let repeated = &extensions[..self.repeated_extensions()];
+                self.ip_offset() + 40 + repeated.iter().map(|e| e.header_len()).sum::<usize>()
+            }
+        }
+    }
+
+    /// How many of IPv6's extension headers every fragment has.
+    fn repeated_extensions(&self) -> usize {
+        let Ip::V6(header, extensions) = &self.ip else {
+            return 0;
+        };
+        let named = extensions.iter().map(|e| e.next_header);
+        let kinds: Vec<IpNumber> = [header.next_header].into_iter().chain(named).collect();
+        let on_the_way = |kind: &IpNumber| {
+            [
+                ip_number::IPV6_HEADER_HOP_BY_HOP,
+                ip_number::IPV6_ROUTE_HEADER,
+            ]
+            .contains(kind)
+        };
+        kinds
+            .iter()
+            .rposition(on_the_way)
+            .map_or(0, |last| last + 1)
     }
 
     pub fn is_tcp(&self) -> bool {
         matches!(self.transport, Transport::Tcp(_))
+    }
+
+    pub fn is_v6(&self) -> bool {
+        matches!(self.ip, Ip::V6(..))
     }
 
     pub fn ip_offset(&self) -> usize {
@@ -75,6 +126,7 @@ impl Large {
 
     pub fn request(&self) -> GsoRequest {
         let kind = match (&self.transport, &self.ip) {
+            (Transport::Udp(_), _) if self.fragments.is_some() => 3,
             (Transport::Udp(_), _) => 5,
             (Transport::Tcp(_), Ip::V4(_)) => 1,
             (Transport::Tcp(_), Ip::V6(..)) => 4,
@@ -109,6 +161,9 @@ impl Large {
 
     /// Segment `index` as a sender that knows nothing of segmentation would send it.
     pub fn expected(&self, index: usize) -> Vec<u8> {
+        if self.fragments.is_some() && self.count() > 1 {
+            return self.expected_fragment(index);
+        }
         let (mut ip, mut transport) = (self.ip.clone(), self.transport.clone());
         if let Ip::V4(header) = &mut ip {
             header.identification = header.identification.wrapping_add(index as u16);
@@ -122,6 +177,52 @@ impl Large {
         }
         let last = (first + self.gso_size).min(self.payload.len());
         self.written(&ip, &transport, &self.payload[first..last])
+    }
+
+    /// The whole frame, as a sender without any offload would send it.
+    pub fn whole(&self) -> Vec<u8> {
+        self.written(&self.ip, &self.transport, &self.payload)
+    }
+
+    fn expected_fragment(&self, index: usize) -> Vec<u8> {
+        let (whole, size) = (self.whole(), self.fragment_size());
+        let parts = whole[self.fragmented_from()..].chunks(size);
+        let part = parts.clone().nth(index).unwrap();
+        let more = index + 1 < parts.len();
+        let offset = IpFragOffset::try_new((index * size / 8) as u16).unwrap();
+        let mut frame = self.link();
+        match &self.ip {
+            Ip::V4(v4) => {
+                let mut v4 = v4.clone();
+                (v4.dont_fragment, v4.more_fragments) = (false, more);
+                v4.fragment_offset = offset;
+                if index > 0 {
+                    let options = self.fragments.as_ref().unwrap();
+                    v4.options = options.as_slice().try_into().unwrap();
+                }
+                v4.set_payload_len(part.len()).unwrap();
+                v4.header_checksum = v4.calc_header_checksum();
+                frame.extend(v4.to_bytes());
+            }
+            Ip::V6(v6, extensions) => {
+                let mut v6 = v6.clone();
+                let mut repeated = extensions[..self.repeated_extensions()].to_vec();
+                let names = match repeated.last_mut() {
+                    Some(last) => &mut last.next_header,
+                    None => &mut v6.next_header,
+                };
+                let follows = std::mem::replace(names, ip_number::IPV6_FRAGMENTATION_HEADER);
+                let repeated: Vec<u8> = repeated.iter().flat_map(|e| e.to_bytes()).collect();
+                v6.set_payload_length(repeated.len() + 8 + part.len())
+                    .unwrap();
+                frame.extend(v6.to_bytes());
+                frame.extend(repeated);
+                let header = Ipv6FragmentHeader::new(follows, offset, more, IDENTIFICATION);
+                frame.extend(header.to_bytes());
+            }
+        }
+        frame.extend(part);
+        frame
     }
 
     /// A whole frame, with all lengths and checksums as etherparse computes them.
@@ -223,15 +324,32 @@ fn checked(ip: &Ip, transport: &Transport, payload: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The plan for a frame of which only the beginning is known.
+pub fn plan(
+    headers: &[u8],
+    frame_len: usize,
+    request: GsoRequest,
+) -> Result<Segmentation, SegmentError> {
+    Segmentation::new(headers, frame_len, request, || Whole {
+        checksum: 0,
+        identification: IDENTIFICATION,
+    })
+}
+
 /// Our segments of `frame`, put together; their checksums still partial. With each, where it is.
-pub fn cut(frame: &[u8], request: GsoRequest) -> Vec<(Vec<u8>, Partial)> {
+pub fn cut(frame: &[u8], request: GsoRequest) -> Vec<(Vec<u8>, Option<Partial>)> {
     let headers = &frame[..frame.len().min(HEADERS_MAX)];
-    let segmentation = Segmentation::new(headers, frame.len(), request).expect("a sound frame");
+    let whole = || Whole {
+        checksum: finish(sum(&frame[request.checksum.unwrap().start.into()..], 0)),
+        identification: IDENTIFICATION,
+    };
+    let segmentation =
+        Segmentation::new(headers, frame.len(), request, whole).expect("a sound frame");
     let mut out = [0xee; HEADERS_MAX];
     (0..segmentation.count())
         .map(|index| {
             let info = segmentation.segment(index, headers, &mut out).unwrap();
-            let mut segment = out[..segmentation.header_len()].to_vec();
+            let mut segment = out[..info.header_len].to_vec();
             segment.extend(&frame[info.payload_offset..info.payload_offset + info.payload_len]);
             (segment, info.checksum)
         })
@@ -239,8 +357,10 @@ pub fn cut(frame: &[u8], request: GsoRequest) -> Vec<(Vec<u8>, Partial)> {
 }
 
 /// The segment with its checksum completed, as whoever takes it for a link without offload does.
-pub fn finished((mut segment, place): (Vec<u8>, Partial)) -> Vec<u8> {
-    use crosspoint_packet::checksum::{finish, sum};
+pub fn finished((mut segment, place): (Vec<u8>, Option<Partial>)) -> Vec<u8> {
+    let Some(place) = place else {
+        return segment;
+    };
     let at = usize::from(place.start + place.offset);
     let checksum = finish(sum(&segment[place.start.into()..], 0));
     segment[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
@@ -248,7 +368,11 @@ pub fn finished((mut segment, place): (Vec<u8>, Partial)) -> Vec<u8> {
 }
 
 /// Whether two frames are the same; in the 16 bits at `checksum`, 0 and 0xffff are the same number.
-pub fn same(a: &[u8], b: &[u8], checksum: usize) -> bool {
+pub fn same(a: &[u8], b: &[u8], checksum: Option<Partial>) -> bool {
+    let Some(place) = checksum else {
+        return a == b;
+    };
+    let checksum = usize::from(place.start + place.offset);
     let rest = |bytes: &[u8]| [&bytes[..checksum], &bytes[checksum + 2..]].concat();
     let number = |bytes: &[u8]| match [bytes[checksum], bytes[checksum + 1]] {
         [0xff, 0xff] => [0, 0],
@@ -259,6 +383,13 @@ pub fn same(a: &[u8], b: &[u8], checksum: usize) -> bool {
 
 fn ipv4(protocol: IpNumber) -> impl Strategy<Value = Ip> {
     let options = (0usize..=10).prop_flat_map(|words| vec![any::<u8>(); words * 4]);
+    ipv4_with(protocol, options)
+}
+
+fn ipv4_with(
+    protocol: IpNumber,
+    options: impl Strategy<Value = Vec<u8>>,
+) -> impl Strategy<Value = Ip> {
     let addresses = any::<([u8; 4], [u8; 4])>();
     (addresses, any::<(u16, bool, u8)>(), 0u8..4, 1u8.., options).prop_map(
         move |((source, destination), (id, df, dscp), ecn, ttl, options)| {
@@ -279,10 +410,11 @@ fn ipv6(protocol: IpNumber) -> impl Strategy<Value = Ip> {
         ip_number::IPV6_HEADER_HOP_BY_HOP,
         ip_number::IPV6_DESTINATION_OPTIONS,
         ip_number::IPV6_ROUTE_HEADER,
+        ip_number::IPV6_DESTINATION_OPTIONS,
     ];
     let extensions = prop_oneof![
         Just(vec![]),
-        proptest::sample::subsequence(kinds.to_vec(), 0..=3),
+        proptest::sample::subsequence(kinds.to_vec(), 0..=4),
     ];
     let addresses = any::<([u8; 16], [u8; 16])>();
     (addresses, any::<(u8, u32, u8)>(), extensions, 0usize..4).prop_map(
@@ -296,11 +428,15 @@ fn ipv6(protocol: IpNumber) -> impl Strategy<Value = Ip> {
                 source,
                 destination,
             };
-            // Padding options (RFC 8200, 4.2); to a routing header, a type that nobody knows.
+            // For experiments (RFC 4727): an option that whoever does not know it skips, and a
+            // routing header that leads nowhere else.
             let mut body = vec![0; 6 + 8 * words];
-            body[..2].copy_from_slice(&[1, 4 + 8 * words as u8]);
             let mut extensions = vec![];
             for kind in kinds.into_iter().rev() {
+                body[..2].copy_from_slice(&match kind {
+                    ip_number::IPV6_ROUTE_HEADER => [253, 0],
+                    _ => [0x1e, 4 + 8 * words as u8],
+                });
                 extensions.insert(
                     0,
                     Ipv6RawExtHeader::new_raw(header.next_header, &body).unwrap(),
@@ -376,7 +512,78 @@ pub fn large() -> impl Strategy<Value = Large> {
                 gso_size,
                 ecn: ecn && tcp,
                 ip_len,
+                fragments: None,
             }
         },
     )
+}
+
+/// IPv4 options that are what they say, in words of 4 bytes; and what is left of them behind the
+/// first fragment.
+fn options() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    // For experiments (RFC 4727), of both classes: those with the highest bit are copied.
+    let kind = proptest::sample::select(vec![1u8, 0x1e, 0x5e, 0x9e, 0xde]);
+    let list = proptest::collection::vec((kind, 2usize..12), 0..6);
+    (list, any::<bool>()).prop_map(|(list, ended)| {
+        let (mut first, mut later) = (vec![], vec![]);
+        for (kind, len) in list {
+            let len = if kind == 1 { 1 } else { len };
+            if first.len() + len > 40 {
+                break;
+            }
+            let mut option = vec![kind; len];
+            if let Some(field) = option.get_mut(1) {
+                *field = len as u8;
+            }
+            let copied = kind & 0x80 != 0;
+            first.extend(&option);
+            later.extend(if copied { option } else { vec![1; len] });
+        }
+        let padding = if ended { 0 } else { 1 };
+        for options in [&mut first, &mut later] {
+            options.resize(options.len().next_multiple_of(4), padding);
+        }
+        (first, later)
+    })
+}
+
+/// Datagrams of every length, to be cut into fragments: 1 to 2048.
+pub fn datagram() -> impl Strategy<Value = Large> {
+    let v4 = options()
+        .prop_flat_map(|(first, later)| (ipv4_with(ip_number::UDP, Just(first)), Just(later)));
+    let ip = prop_oneof![v4, ipv6(ip_number::UDP).prop_map(|ip| (ip, vec![]))];
+    let tags = proptest::collection::vec((0u16..4096, any::<bool>()), 0..=2);
+    let gso_size = prop_oneof![8usize..200, 200usize..3000, Just(1480), 3000usize..=65_535];
+    let len = prop_oneof![0usize..3000, 3000usize..65_536, Just(65_535)];
+    let ip_len = proptest::option::of(prop_oneof![Just(0), any::<u16>()]);
+    (tags, ip, udp(), (gso_size, len), any::<u8>(), ip_len).prop_map(
+        |(tags, (ip, later), transport, (gso_size, len), seed, ip_len)| {
+            let mut large = Large {
+                tags,
+                ip,
+                transport,
+                payload: vec![],
+                gso_size,
+                ecn: false,
+                ip_len,
+                fragments: Some(later),
+            };
+            // The first fragment has room for all headers.
+            let headers = large.header_len() - large.fragmented_from();
+            large.gso_size = gso_size.max(headers.next_multiple_of(8));
+            let counted = large.header_len() - large.ip_offset();
+            let most = match large.ip {
+                Ip::V4(_) => 65_535 - counted,
+                Ip::V6(..) => 65_575 - counted,
+            };
+            let len = len.min(most).min(2000 * large.fragment_size());
+            large.payload = (0..len).map(|i| (i * 7 + i / 251) as u8 ^ seed).collect();
+            large
+        },
+    )
+}
+
+/// Frames of every kind.
+pub fn any_large() -> impl Strategy<Value = Large> {
+    prop_oneof![4 => large(), 1 => datagram()]
 }

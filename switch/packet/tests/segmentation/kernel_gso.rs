@@ -2,126 +2,24 @@
 //! and out of a tap device that takes no large frames. What the kernel makes of it on the way is
 //! what this code must make of it.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
-use std::process::Command;
-use std::time::Duration;
-
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::GsoRequest;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::frames::{DESTINATION, Large, SOURCE, cut, finished, large, same};
+use crate::frames::{
+    DESTINATION, IDENTIFICATION, Ip, Large, SOURCE, cut, datagram, finished, large, same,
+};
+use crate::tap::{Tap, ip, namespace};
 
-const NEEDS_CSUM: u8 = 1;
-/// Bytes of `struct virtio_net_hdr` without `num_buffers`.
-const HEADER_LEN: usize = 10;
 /// Segmented datagrams over IPv4 and IPv6, of which Linux knows since 6.2.
 const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
 /// Most datagrams that every such Linux cuts a frame into (`UDP_MAX_SEGMENTS`; since 6.9 it is 128).
 const DATAGRAMS_MAX: usize = 64;
 
-/// One end of a tap device, with a virtio header before each frame.
-struct Tap(File);
-
-impl Tap {
-    /// Makes the device. `offload`: what its user takes, `TUN_F_*`.
-    fn new(name: &str, offload: libc::c_uint) -> Tap {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .expect("the tun driver");
-        // `struct ifreq`: the name, flags, and what is left of a union of 24 bytes.
-        let mut request = [0u8; 40];
-        request[..name.len()].copy_from_slice(name.as_bytes());
-        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
-        request[16..18].copy_from_slice(&flags.to_ne_bytes());
-        // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, 40 bytes, which is what `request` has.
-        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-        assert_eq!(made, 0, "{name}: {}", std::io::Error::last_os_error());
-        let tap = Tap(file);
-        tap.take(offload)
-            .expect("an offload that every kernel knows");
-        tap
-    }
-
-    /// Tells the kernel what the tap's user takes.
-    fn take(&self, offload: libc::c_uint) -> std::io::Result<()> {
-        let offload = libc::c_ulong::from(offload);
-        // SAFETY: TUNSETOFFLOAD takes a number, and touches no memory of ours.
-        let set = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, offload) };
-        if set == 0 {
-            return Ok(());
-        }
-        Err(std::io::Error::last_os_error())
-    }
-
-    fn send(&mut self, request: GsoRequest, frame: &[u8]) {
-        let place = request.checksum.unwrap_or(Partial {
-            start: 0,
-            offset: 0,
-        });
-        let mut bytes = vec![
-            if request.checksum.is_some() {
-                NEEDS_CSUM
-            } else {
-                0
-            },
-            request.gso_type,
-        ];
-        // The second is `hdr_len`, which is a hint.
-        for field in [0, request.gso_size, place.start, place.offset] {
-            bytes.extend(field.to_ne_bytes());
-        }
-        bytes.extend(frame);
-        self.0
-            .write_all(&bytes)
-            .expect("the kernel takes the frame");
-    }
-
-    /// The next frame that this test has sent, and its checksum if it is partial.
-    fn receive(&mut self) -> (Vec<u8>, Option<Partial>) {
-        let mut bytes = vec![0; 70_000];
-        loop {
-            let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
-            let limit = Timespec::try_from(Duration::from_secs(5)).unwrap();
-            assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no frame comes");
-            let n = self.0.read(&mut bytes).unwrap();
-            let (header, frame) = bytes[..n].split_at(HEADER_LEN);
-            // Others are the kernel's own (neighbour and multicast discovery).
-            if frame[..6] == DESTINATION && frame[6..12] == SOURCE {
-                assert_eq!(header[1], 0, "the kernel has not segmented");
-                let field = |at| u16::from_ne_bytes([header[at], header[at + 1]]);
-                let place = Partial {
-                    start: field(6),
-                    offset: field(8),
-                };
-                return (frame.to_vec(), (header[0] == NEEDS_CSUM).then_some(place));
-            }
-        }
-    }
-}
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .status();
-    assert!(status.expect("iproute2").success(), "ip {arguments}");
-}
-
 /// Two tap devices on a bridge. The thread is in a network namespace of its own from here on.
 fn bridge(offload: libc::c_uint) -> (Tap, Tap) {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "this test makes a network namespace: run it as root"
-    );
-    // SAFETY: no file descriptors are unshared.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
+    namespace();
     let taps = (Tap::new("in", 0), Tap::new("out", offload));
     // Snooping looks at IP's lengths, too.
     ip("link add bridge type bridge mcast_snooping 0");
@@ -175,18 +73,23 @@ fn compare(taps: &mut (Tap, Tap), mut large: Large, partial: bool) -> Result<(),
         // The kernel lets such a frame pass as it is; but it takes TCP's options for payload when it
         // asks whether there is more of it than `gso_size`, and drops what it then cannot cut.
         large.ip_len = None;
-        large.gso_size += 40;
+        if large.is_tcp() {
+            large.gso_size += 40;
+        }
     }
-    if !large.is_tcp() {
+    if !large.is_tcp() && large.fragments.is_none() {
         large.payload.truncate(DATAGRAMS_MAX * large.gso_size);
     }
     let frame = large.frame();
     let ours = cut(&frame, large.request());
-    let theirs = kernel_cut(taps, &frame, large.request());
+    let mut theirs = kernel_cut(taps, &frame, large.request());
     prop_assert_eq!(ours.len(), theirs.len());
+    if large.is_v6() && large.fragments.is_some() && theirs.len() > 1 {
+        identify(&mut theirs, large.fragmented_from() + 4)?;
+    }
     for (index, (ours, (theirs, left))) in ours.into_iter().zip(theirs).enumerate() {
-        prop_assert_eq!(left, partial.then_some(ours.1));
-        let at = usize::from(ours.1.start + ours.1.offset);
+        prop_assert_eq!(left, ours.1.filter(|_| partial));
+        let at = ours.1;
         let ours = if partial { ours.0 } else { finished(ours) };
         prop_assert!(
             same(&ours, &theirs, at),
@@ -199,6 +102,30 @@ fn compare(taps: &mut (Tap, Tap), mut large: Large, partial: bool) -> Result<(),
     Ok(())
 }
 
+/// Fragments that have one identification at `at` get that of ours: it is any number.
+fn identify(fragments: &mut [(Vec<u8>, Option<Partial>)], at: usize) -> Result<(), TestCaseError> {
+    let common = fragments[0].0[at..at + 4].to_vec();
+    for (fragment, _) in fragments {
+        prop_assert_eq!(&fragment[at..at + 4], &common);
+        fragment[at..at + 4].copy_from_slice(&IDENTIFICATION.to_be_bytes());
+    }
+    Ok(())
+}
+
+/// Datagrams whose fragments are right when Linux makes them: it leaves sizes that are no multiple
+/// of 8, repeats IPv4 options that only the first fragment should have, and counts IPv6 extension
+/// headers into the offsets.
+fn linux_datagram() -> impl Strategy<Value = Large> {
+    datagram().prop_filter_map("fragments as Linux makes them", |mut large| {
+        large.gso_size = large.fragment_size();
+        let repeated = match &large.ip {
+            Ip::V4(header) => large.fragments.as_deref() == Some(header.options.as_slice()),
+            Ip::V6(_, extensions) => extensions.is_empty(),
+        };
+        repeated.then_some(large)
+    })
+}
+
 fn kernel_agrees(offload: libc::c_uint) {
     // A thread of its own, since the namespace stays with it.
     let judged = std::thread::spawn(move || {
@@ -207,8 +134,9 @@ fn kernel_agrees(offload: libc::c_uint) {
         if !datagrams {
             eprintln!("this kernel cuts no datagrams: it is asked about TCP only");
         }
-        let run = TestRunner::default().run(&large(), |large| {
-            if !datagrams && !large.is_tcp() {
+        let frames = prop_oneof![2 => large(), 1 => linux_datagram()];
+        let run = TestRunner::default().run(&frames, |large| {
+            if !datagrams && !large.is_tcp() && large.fragments.is_none() {
                 return Ok(());
             }
             compare(&mut taps.borrow_mut(), large, offload != 0)

@@ -1,0 +1,58 @@
+#!/bin/bash
+# crosspoint.sh start|stop: crosspoint as `crosspoint-bench compare` starts it: one busy worker on core 1 (PMD_CORE), two ports, all else default.
+# The binary is CROSSPOINT, by default that of target/release.
+#   PORTS=vhost   (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-crosspoint)
+#   PORTS=xdp     interfaces sa and sb, in the network namespace NETNS
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+RUN=${RUN:-/run/crosspoint-bench-crosspoint} PMD_CORE=${PMD_CORE:-1} PORTS=${PORTS:-vhost} NETNS=${NETNS:-}
+CROSSPOINT=${CROSSPOINT:-$HERE/../../target/release/crosspoint}
+
+die() { echo "error: $*" >&2; exit 1; }
+
+port() { # NAME
+  printf '[[port]]\nname = "%s"\n' "$1"
+  case $PORTS in
+    vhost) printf 'type = "vhost"\nsocket = "%s"\nrole = "server"\n' "$RUN/$1" ;;
+    xdp) printf 'type = "xdp"\ninterface = "%s"\n' "s$1" ;;
+    *) die "PORTS=$PORTS is not known" ;;
+  esac
+}
+
+start() {
+  [ -x "$CROSSPOINT" ] || die "$CROSSPOINT is missing: cargo build --release -p crosspoint -p crosspoint-bench"
+  mkdir -p "$RUN"
+  {
+    printf 'version = 1\n[workers]\ncores = [%s]\npoll = "busy"\n[metrics]\nlisten = "off"\n' "$PMD_CORE"
+    printf '[control]\nsocket = "%s"\n' "$RUN/control"
+    port a
+    port b
+  } > "$RUN/crosspoint.toml"
+  local -a where=()
+  if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
+  "${where[@]}" "$CROSSPOINT" run --config "$RUN/crosspoint.toml" > "$RUN/log" 2>&1 &
+  echo $! > "$RUN/pid"
+  for _ in $(seq 100); do
+    if "$CROSSPOINT" show ports --socket "$RUN/control" > /dev/null 2>&1; then return; fi
+    kill -0 "$(cat "$RUN/pid")" 2> /dev/null || break
+    sleep 0.1
+  done
+  tail -n 5 "$RUN/log" >&2
+  die "crosspoint does not start"
+}
+
+stop() {
+  if [ -e "$RUN/pid" ]; then
+    local pid
+    pid=$(cat "$RUN/pid")
+    kill "$pid" 2> /dev/null || true
+    for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
+  fi
+  rm -rf "$RUN"
+}
+
+case ${1:-} in
+  start) stop; start ;;
+  stop) stop ;;
+  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,65 @@
+#!/bin/bash
+# testpmd.sh start|stop: dpdk-testpmd as a peer of the bench. It does no switching: what comes in at one port goes out at the other (mode io).
+# Its thread is on core 1 (PMD_CORE) and is named rte-worker-1 (dpdk-worker1 from DPDK 24 on). As root, with 2 MiB huge pages reserved
+# (`sysctl vm.nr_hugepages=1024`). Needs the package dpdk or dpdk-dev.
+#   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-testpmd)
+#   PORTS=vhost-tso   the same, with large frames; legacy-ol-flags, or mode io would pass them on without their virtio-net header's fields
+#   PORTS=af_xdp      interfaces sa and sb by net_af_xdp, in the network namespace NETNS
+set -euo pipefail
+RUN=${RUN:-/run/crosspoint-bench-testpmd} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} NETNS=${NETNS:-}
+
+die() { echo "error: $*" >&2; exit 1; }
+
+check() {
+  command -v dpdk-testpmd > /dev/null || die "dpdk-testpmd is missing: install dpdk-dev"
+  local free
+  free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)
+  [ "$free" -ge 256 ] || die "$free of 256 huge pages are free: sysctl vm.nr_hugepages=1024"
+}
+
+vdev() { # NUMBER NAME
+  case $PORTS in
+    vhost) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
+    vhost-tso) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
+    af_xdp) echo "net_af_xdp$1,iface=s$2" ;;
+    *) die "PORTS=$PORTS is not known" ;;
+  esac
+}
+
+start() {
+  check
+  mkdir -p "$RUN"
+  mkfifo "$RUN/input"
+  local -a where=()
+  if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
+  local a b
+  a=$(vdev 0 a) b=$(vdev 1 b)
+  # Both ends of the pipe, so that it never ends: testpmd would. Lines at once: they say that it has started.
+  "${where[@]}" stdbuf -oL dpdk-testpmd --lcores "0@$OTHER_CORE,1@$PMD_CORE" --no-pci --in-memory --single-file-segments -m 512 --vdev "$a" --vdev "$b" \
+    -- -i --forward-mode=io --auto-start --nb-cores=1 --total-num-mbufs=32768 <> "$RUN/input" > "$RUN/log" 2>&1 &
+  echo $! > "$RUN/pid"
+  for _ in $(seq 200); do
+    if grep -q '^io packet forwarding' "$RUN/log"; then return; fi
+    kill -0 "$(cat "$RUN/pid")" 2> /dev/null || break
+    sleep 0.1
+  done
+  tail -n 5 "$RUN/log" >&2
+  die "dpdk-testpmd does not start"
+}
+
+stop() {
+  if [ -e "$RUN/pid" ]; then
+    local pid
+    pid=$(cat "$RUN/pid")
+    kill "$pid" 2> /dev/null || true
+    for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
+    kill -KILL "$pid" 2> /dev/null || true
+  fi
+  rm -rf "$RUN"
+}
+
+case ${1:-} in
+  start) stop; start ;;
+  stop) stop ;;
+  *) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,76 @@
+//! What all plans have in common: switches in turn, the generator's thread, the file of `--json`.
+
+use crate::backend::Switch;
+use crate::error::BenchError;
+use crate::options::{PlanOptions, RunOptions};
+use crate::threads::{PRIORITY_MEASURE, Thread, pin};
+use crate::watch::REALTIME;
+use crosspoint_frame::Clock;
+use serde::Serialize;
+
+/// The switches that the command line names, crosspoint first.
+pub fn switches(run: &RunOptions) -> Result<Vec<Switch>, BenchError> {
+    let mut list = Vec::new();
+    if !run.skip_crosspoint {
+        list.push(Switch::Crosspoint);
+    }
+    list.extend(run.peers()?.into_iter().map(Switch::Peer));
+    list.extend(run.against.iter().cloned().map(Switch::Running));
+    Ok(list)
+}
+
+/// Forth in even rounds, back in odd ones, so that drift of the machine favours nobody.
+pub fn in_turn<T>(switches: &[T], round: u32) -> Box<dyn Iterator<Item = &T> + '_> {
+    if round.is_multiple_of(2) {
+        Box::new(switches.iter())
+    } else {
+        Box::new(switches.iter().rev())
+    }
+}
+
+/// Runs `work` on the generator's core, on a thread of its own: what is started later must not inherit its core.
+pub fn on_generator_core<T: Send>(
+    plan: &PlanOptions,
+    realtime: bool,
+    work: impl FnOnce() -> Result<T, BenchError> + Send,
+) -> Result<T, BenchError> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pin(plan.generator_core).map_err(BenchError::io("--generator-core"))?;
+            if realtime {
+                let set = Thread::current().set_fifo(PRIORITY_MEASURE);
+                set.map_err(BenchError::io(REALTIME))?;
+            }
+            work()
+        });
+        thread.join().expect("the release profile aborts on panics")
+    })
+}
+
+/// The file of `--json`.
+#[derive(Serialize)]
+struct Run<'a, T> {
+    arguments: Vec<String>,
+    tsc_hz: f64,
+    trials: &'a [T],
+}
+
+/// Writes it, where it is asked for.
+pub fn write_json<T: Serialize>(
+    plan: &PlanOptions,
+    clock: Clock,
+    trials: &[T],
+) -> Result<(), BenchError> {
+    let Some(path) = &plan.json else {
+        return Ok(());
+    };
+    let run = Run {
+        arguments: std::env::args().collect(),
+        tsc_hz: clock.hz(),
+        trials,
+    };
+    let written = serde_json::to_string_pretty(&run)
+        .map_err(std::io::Error::from)
+        .and_then(|text| std::fs::write(path, text + "\n"));
+    written.map_err(BenchError::io(path.display().to_string()))
+}

@@ -1,0 +1,60 @@
+#!/bin/bash
+# qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP...: runs one QEMU guest that is itself the switch: "PROGRAM run --config CONFIG", between the tap
+# interfaces TAP, which are eth0, eth1, ... in the guest. Its kernel's virtio_net has AF_XDP zero-copy, and the cards all that it needs.
+#
+# KVM where it works, else emulation. The script becomes QEMU: its process id is the guest's, and any signal to it ends the guest. The console is
+# standard input and output. After GUEST-READY, each line typed is a command, and "ENDED 0" says that it has ended, and with which status.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=../lib.sh
+. "$HERE/../lib.sh"
+# shellcheck source=lib.sh
+. "$HERE/lib.sh"
+
+OPT_IMAGE=${CROSSPOINT_GUEST_IMAGE:-$GUEST_IMAGE_DIR_DEFAULT}
+if [ "${1:-}" = --image ]; then OPT_IMAGE=${2:?--image needs a folder}; shift 2; fi
+[ $# -ge 3 ] || { say "usage: qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP..."; exit 2; }
+program=$1 config=$2; shift 2
+
+# add_program ROOT: the program, without what only a debugger wants, and the libraries that it needs.
+add_program() {
+  local library
+  mkdir -p "$1/switch"
+  strip -o "$1/switch/crosspoint" "$program"
+  cp "$config" "$1/switch/config.toml"
+  while read -r library; do cp -L --parents "$library" "$1"; done < <(ldd "$program" | grep -o '/[^ ]*')
+}
+
+# make_initrd FILE: the image's RAM disk with the program behind it: the kernel unpacks one archive after the other, if each begins aligned.
+make_initrd() {
+  local root=$1.root
+  add_program "$root"
+  cp "$(image_file xinitrd.gz)" "$1"
+  truncate -s %512 "$1"
+  (cd "$root" && find . | "$BUSYBOX" cpio -o -H newc -R 0:0 2> /dev/null) >> "$1"
+}
+
+need_command strip
+QEMU_BIN=$(qemu_binary) || die "qemu-system-x86_64 is missing: run deploy/install-deps.sh demo"
+KERNEL=$(image_file vmlinuz.xsk)
+BUSYBOX=$(image_file bin/busybox)
+accel=tcg
+if kvm_usable; then accel=kvm; fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+make_initrd "$work/initrd"
+# QEMU reads it by this descriptor, so that nothing is left however the guest ends.
+exec 9< "$work/initrd"
+rm -rf "$work"
+
+command=("$QEMU_BIN" -accel "$accel" -cpu max -machine q35 -m 256 -smp 2 -nodefaults -display none -serial stdio -no-reboot
+  -kernel "$KERNEL" -initrd /dev/fd/9 -append "console=ttyS0 panic=-1 quiet cp.job=switch")
+number=0
+for tap in "$@"; do
+  # virtio_net needs a queue that can be reset by itself, and DMA addresses (iommu_platform), of which virtio before 1.0 knows nothing.
+  command+=(-netdev "tap,id=net$number,ifname=$tap,script=no,downscript=no"
+    -device "virtio-net-pci,netdev=net$number,queue_reset=on,iommu_platform=on,disable-legacy=on")
+  number=$((number + 1))
+done
+exec "${command[@]}"

@@ -1,0 +1,135 @@
+//! Why a NIC port is not open.
+
+use std::io;
+
+use crosspoint_link::LinkError;
+use crosspoint_xsk::attach::AttachError;
+use crosspoint_xsk::{BindMode, SocketError};
+use rustix::io::Errno;
+use thiserror::Error;
+
+/// Why a NIC port cannot be opened; each names the interface and says what to do.
+#[derive(Debug, Error)]
+pub enum NicPortError {
+    /// It is not up.
+    #[error("interface `{interface}` is down: `ip link set {interface} up`")]
+    Down {
+        /// The interface.
+        interface: String,
+    },
+    /// The configuration names a queue that is not there.
+    #[error(
+        "interface `{interface}` has {count} receive queue(s), so there is no queue {queue}: see `ethtool -l {interface}`"
+    )]
+    NoQueue {
+        /// The interface.
+        interface: String,
+        /// How many there are.
+        count: u32,
+        /// The one that was asked for.
+        queue: u32,
+    },
+    /// Guests have all queues there are.
+    #[error(
+        "guests have all {count} queue(s) of interface `{interface}`: none is left for the port"
+    )]
+    AllDirect {
+        /// The interface.
+        interface: String,
+        /// How many there are.
+        count: u32,
+    },
+    /// Another process has the queue.
+    #[error(
+        "queue {queue} of interface `{interface}` is used by another AF_XDP socket: end the process that holds it"
+    )]
+    Busy {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+    },
+    /// Zero-copy was asked for.
+    #[error("interface `{interface}` cannot do zero-copy: set `mode = \"auto\"` or \"copy\"")]
+    NoZeroCopy {
+        /// The interface.
+        interface: String,
+    },
+    /// `rss = "queues"` was asked for.
+    #[error(
+        "interface `{interface}` has no RSS table that could keep frames to the port's queues: \
+         set `rss = \"keep\"`, or take all queues"
+    )]
+    NoRss {
+        /// The interface.
+        interface: String,
+    },
+    /// The program.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A socket.
+    #[error("queue {queue} of interface `{interface}`: {why}")]
+    Socket {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// What happened.
+        why: SocketError,
+    },
+    /// Giving a socket to the program.
+    #[error("interface `{interface}`: {why}")]
+    Kernel {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        why: io::Error,
+    },
+    /// Hearing of interfaces at all.
+    #[error("network interfaces cannot be followed: {0}")]
+    Follow(LinkError),
+    /// Asking for it, or setting it as the configuration says.
+    #[error("interface `{interface}`: {why}")]
+    Link {
+        /// The interface.
+        interface: String,
+        /// What happened.
+        why: LinkError,
+    },
+}
+
+impl NicPortError {
+    /// Why a socket on a queue was refused.
+    pub(super) fn of_socket(
+        interface: &str,
+        queue: u32,
+        mode: BindMode,
+        why: SocketError,
+    ) -> NicPortError {
+        let interface = interface.to_owned();
+        match why.why.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::BUSY) => NicPortError::Busy { interface, queue },
+            Some(Errno::OPNOTSUPP) if mode == BindMode::ZeroCopy => {
+                NicPortError::NoZeroCopy { interface }
+            }
+            Some(Errno::NETDOWN) => NicPortError::Down { interface },
+            _ => NicPortError::Socket {
+                interface,
+                queue,
+                why,
+            },
+        }
+    }
+
+    /// Whether this process may not do such things at all: then waiting does not help.
+    pub fn is_permission(&self) -> bool {
+        let why = match self {
+            NicPortError::Attach(AttachError::Permission { .. }) => return true,
+            NicPortError::Socket { why, .. } => &why.why,
+            NicPortError::Kernel { why, .. } => why,
+            NicPortError::Link { why, .. } | NicPortError::Follow(why) => &why.why,
+            _ => return false,
+        };
+        why.kind() == io::ErrorKind::PermissionDenied
+    }
+}

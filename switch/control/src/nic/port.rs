@@ -1,0 +1,233 @@
+//! A NIC port that is open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crosspoint_engine::stream::Source;
+use crosspoint_engine::view::Egress;
+use crosspoint_link::Interface;
+use crosspoint_packet::ETHERNET_LEN;
+use crosspoint_xsk::{
+    Attachment, BindMode, Pages, SINGLE_BUFFER_MTU, SocketOptions, XskRx, XskSocket, XskTx,
+};
+
+use super::NicPortError;
+use crate::config::{HugePages, Queues, XdpMode, XdpPort};
+use crate::fabric::{Fabric, NewStream, PortChange};
+
+/// A NIC port at work. Dropping it detaches the program and closes the sockets. How the port is shown, up or down, is
+/// for `Uplink` to say.
+pub(super) struct NicPort {
+    fabric: Arc<Fabric>,
+    number: u16,
+    queues: Vec<u32>,
+    sockets: Vec<Arc<XskSocket>>,
+    multi_buffer: bool,
+    /// How it is, for people, while it is up.
+    pub detail: String,
+    properties: BTreeMap<String, String>,
+    /// The interface as it was when this port last followed it.
+    interface: Interface,
+    /// Dropped first, so that no frame goes to a socket that closes.
+    attachment: Option<Attachment>,
+}
+
+impl NicPort {
+    /// Opens port `number` of the fabric on an interface that is up, with the `queues` of [`queues_of`]. No frame is
+    /// sent before [`follow`](Self::follow).
+    pub fn open(
+        fabric: &Arc<Fabric>,
+        number: u16,
+        config: &XdpPort,
+        interface: &Interface,
+        queues: Vec<u32>,
+    ) -> Result<NicPort, NicPortError> {
+        let (generic, fallback) = (
+            config.mode == XdpMode::Generic,
+            config.mode == XdpMode::Auto,
+        );
+        let multi_buffer = interface.mtu > SINGLE_BUFFER_MTU;
+        let of_xsk = of_xsk(interface);
+        let mut attachment = Attachment::new(&of_xsk, generic, fallback, multi_buffer)?;
+        let options = socket_options(config, interface, multi_buffer);
+        let mut halves = Vec::with_capacity(queues.len());
+        for queue in &queues {
+            let opened = fabric.open_socket((number, *queue), interface.index, &options);
+            let (rx, tx) = opened.map_err(|why| {
+                NicPortError::of_socket(&interface.name, *queue, options.bind, why)
+            })?;
+            let redirected = attachment.redirect(*queue, &**rx.socket());
+            redirected.map_err(|why| NicPortError::Kernel {
+                interface: interface.name.clone(),
+                why,
+            })?;
+            halves.push((*queue as u16, rx, tx));
+        }
+        let sockets: Vec<Arc<XskSocket>> = halves
+            .iter()
+            .map(|(_, rx, _)| rx.socket().clone())
+            .collect();
+        let copy = match sockets.iter().all(|socket| socket.zero_copy()) {
+            true => "zero-copy",
+            false => "copy",
+        };
+        let (name, mode) = (&interface.name, attachment.mode.as_str());
+        let mut port = NicPort {
+            fabric: fabric.clone(),
+            number,
+            sockets,
+            multi_buffer,
+            detail: format!("{name}, {mode} XDP, {copy}, {} queue(s)", queues.len()),
+            queues,
+            properties: [
+                ("interface", name.as_str()),
+                ("xdp", mode),
+                ("copy", copy),
+                ("af_xdp", crosspoint_xsk::BACKEND),
+                ("mtu", &interface.mtu.to_string()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+            interface: interface.clone(),
+            attachment: Some(attachment),
+        };
+        port.begin(halves);
+        Ok(port)
+    }
+
+    /// Hands the sockets' halves to workers.
+    fn begin(&mut self, halves: Vec<(u16, XskRx, XskTx)>) {
+        let (mut add, mut nic) = (Vec::new(), Vec::new());
+        for (queue, rx, tx) in halves {
+            add.push(NewStream {
+                queue,
+                source: Source::Nic(rx),
+                kick: None,
+            });
+            nic.push((queue, tx));
+        }
+        let change = PortChange {
+            add,
+            nic: Some(nic),
+            properties: Some(self.properties.clone()),
+            ..PortChange::default()
+        };
+        let _ = self.fabric.change(self.number, change);
+    }
+
+    /// Whether this port cannot follow its interface to what it is now, but has to be opened anew: its frames have come
+    /// to take more than one buffer, or the port takes all queues, and there are others than before.
+    pub fn must_reopen(&self, config: &XdpPort, now: &Interface) -> bool {
+        let has_other_queues =
+            config.queues == Queues::All && now.rx_queues != self.interface.rx_queues;
+        has_other_queues || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
+    }
+
+    /// Whether the program is the kernel's generic one.
+    pub fn is_generic(&self) -> bool {
+        let attachment = self.attachment.as_ref();
+        attachment.is_some_and(|attachment| attachment.mode == crosspoint_xsk::XdpMode::Generic)
+    }
+
+    /// The interface as it was when this port last followed it.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Does what there is to do where the interface's MTU has changed.
+    pub fn follow(&mut self, now: &Interface) {
+        if now.mtu != self.interface.mtu {
+            for socket in &self.sockets {
+                socket.set_frame_len_max(frame_len_max(now));
+            }
+            let mtu = ("mtu".to_owned(), now.mtu.to_string());
+            self.properties.extend([mtu]);
+            let change = PortChange {
+                properties: Some(self.properties.clone()),
+                ..PortChange::default()
+            };
+            let _ = self.fabric.change(self.number, change);
+        }
+        self.interface = now.clone();
+    }
+}
+
+impl Drop for NicPort {
+    fn drop(&mut self) {
+        drop(self.attachment.take());
+        let queues = std::mem::take(&mut self.queues);
+        let _ = self.fabric.change(
+            self.number,
+            PortChange {
+                egress: Some(Egress::Down),
+                remove: queues.into_iter().map(|queue| queue as u16).collect(),
+                nic: Some(Vec::new()),
+                ..PortChange::default()
+            },
+        );
+        self.fabric.forget_addresses(self.number);
+    }
+}
+
+/// The queues that a port takes: those that are configured, and of an interface's all those that no guest has.
+pub(super) fn queues_of(
+    found: &Interface,
+    wanted: &Queues,
+    direct: &[u32],
+) -> Result<Vec<u32>, NicPortError> {
+    // A socket sends and receives, so a queue number must have both kinds of queue.
+    let count = found.rx_queues;
+    let interface = found.name.clone();
+    let queues: Vec<u32> = match wanted {
+        Queues::All => (0..count).filter(|queue| !direct.contains(queue)).collect(),
+        Queues::List(list) => match list.iter().find(|queue| **queue >= count) {
+            None => list.clone(),
+            Some(queue) => {
+                return Err(NicPortError::NoQueue {
+                    interface,
+                    count,
+                    queue: *queue,
+                });
+            }
+        },
+    };
+    match queues.is_empty() {
+        true => Err(NicPortError::AllDirect { interface, count }),
+        false => Ok(queues),
+    }
+}
+
+fn socket_options(config: &XdpPort, interface: &Interface, multi_buffer: bool) -> SocketOptions {
+    SocketOptions {
+        bind: match config.mode {
+            XdpMode::Auto => BindMode::Auto,
+            XdpMode::ZeroCopy => BindMode::ZeroCopy,
+            XdpMode::Copy | XdpMode::Generic => BindMode::Copy,
+        },
+        multi_buffer,
+        busy_poll: config.busy_poll,
+        pages: match config.huge_pages {
+            HugePages::Transparent => Pages::Transparent,
+            HugePages::Reserved => Pages::Reserved,
+            HugePages::Never => Pages::Small,
+        },
+        frame_len_max: frame_len_max(interface),
+    }
+}
+
+/// The longest frame that the interface sends, bytes, a tag not counted.
+fn frame_len_max(interface: &Interface) -> u32 {
+    interface.mtu + ETHERNET_LEN as u32
+}
+
+/// What the AF_XDP side needs to know of an interface.
+fn of_xsk(interface: &Interface) -> crosspoint_xsk::interface::Interface {
+    crosspoint_xsk::interface::Interface {
+        name: interface.name.clone(),
+        index: interface.index,
+        rx_queues: interface.rx_queues,
+        tx_queues: interface.tx_queues,
+        up: interface.up,
+        mtu: interface.mtu,
+    }
+}

@@ -1,0 +1,274 @@
+//! One NIC port, open or waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::view::Egress;
+use crosspoint_link::{Changes, Interface, LinkError, Links, Settings, Tags, Wanted};
+
+use super::port::{NicPort, queues_of};
+use super::{NicPortError, UplinkOptions};
+use crate::config::Rss;
+use crate::fabric::{Fabric, PortChange, PortState};
+
+/// Between the first attempts to open a port, and between the last: each wait is twice as long as the one before.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// When to try again, and after which wait once more.
+struct Retry {
+    at: Instant,
+    wait: Duration,
+    /// The interface when it last failed: nothing is tried before the time where it is still the same, since every
+    /// attempt makes events of its own.
+    interface: Option<Interface>,
+}
+
+/// One NIC port and its interface.
+pub(super) struct Uplink {
+    fabric: Arc<Fabric>,
+    options: UplinkOptions,
+    port: Option<NicPort>,
+    /// What is set on the interface: also between attempts to open the port, so that they do not set it over and over.
+    settings: Option<Settings>,
+    retry: Option<Retry>,
+    shown: Option<(PortState, String)>,
+}
+
+impl Uplink {
+    pub fn new(fabric: Arc<Fabric>, options: UplinkOptions) -> Uplink {
+        Uplink {
+            fabric,
+            options,
+            port: None,
+            settings: None,
+            retry: None,
+            shown: None,
+        }
+    }
+
+    /// When something has to be tried again.
+    pub fn due(&self) -> Option<Instant> {
+        self.retry.as_ref().map(|retry| retry.at)
+    }
+
+    /// Whether the changes may be about this port's interface.
+    pub fn is_concerned(&self, changes: &Changes) -> bool {
+        let index = self.settings.as_ref().map(Settings::index);
+        changes.concern(&self.options.config.interface, index)
+    }
+
+    /// Brings the port in line with its interface, as that is now.
+    pub fn reconcile(&mut self, links: &mut Links) -> Result<(), NicPortError> {
+        let interface = self.options.config.interface.clone();
+        let result = match links.find(&interface) {
+            Err(why) => Err(NicPortError::Link { interface, why }),
+            Ok(None) => {
+                self.close();
+                self.retry = None;
+                let text = format!("waiting for interface `{interface}`");
+                self.show(PortState::Down, text);
+                return Ok(());
+            }
+            Ok(Some(found)) if self.is_early(&found) => return Ok(()),
+            Ok(Some(found)) => self.bring_up(links, &found),
+        };
+        match result {
+            Ok(()) => self.retry = None,
+            // An event tells when it is up.
+            Err(ref why @ NicPortError::Down { .. }) => {
+                self.retry = None;
+                self.show(PortState::Down, why.to_string());
+            }
+            Err(why) => {
+                // A port that is open stays so where only the question failed.
+                if self.port.is_none() {
+                    self.show(PortState::Down, why.to_string());
+                }
+                self.try_later(links);
+                return Err(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last attempt failed on the same interface, and the time for the next has not come.
+    fn is_early(&self, found: &Interface) -> bool {
+        self.retry.as_ref().is_some_and(|retry| {
+            retry.interface.as_ref() == Some(found) && Instant::now() < retry.at
+        })
+    }
+
+    fn try_later(&mut self, links: &mut Links) {
+        let wait = match &self.retry {
+            Some(retry) => (retry.wait * 2).min(RETRY_LAST),
+            None => RETRY_FIRST,
+        };
+        self.retry = Some(Retry {
+            at: Instant::now() + wait,
+            wait,
+            interface: links.find(&self.options.config.interface).ok().flatten(),
+        });
+    }
+
+    fn bring_up(&mut self, links: &mut Links, found: &Interface) -> Result<(), NicPortError> {
+        let is_other = |settings: &Settings| settings.index() != found.index;
+        if self.settings.as_ref().is_some_and(is_other) {
+            self.close();
+        }
+        let must_reopen = |port: &NicPort| port.must_reopen(&self.options.config, found);
+        if self.port.as_ref().is_some_and(must_reopen) {
+            self.drop_port();
+        }
+        let now = match self.port {
+            Some(_) => found.clone(),
+            None => self.open(links, found)?,
+        };
+        self.follow(&now);
+        Ok(())
+    }
+
+    /// Sets the interface as is wanted, and opens the port on it. Returns how the interface is then.
+    fn open(&mut self, links: &mut Links, found: &Interface) -> Result<Interface, NicPortError> {
+        let interface = found.name.clone();
+        if !found.up {
+            return Err(NicPortError::Down { interface });
+        }
+        let config = &self.options.config;
+        let wanted = Wanted {
+            mtu: config.mtu.map(u32::from),
+            channels: config.channels,
+        };
+        let fail = |why: LinkError| match why.is_gone() {
+            // An event tells, or has told.
+            true => NicPortError::Down {
+                interface: interface.clone(),
+            },
+            false => NicPortError::Link {
+                interface: interface.clone(),
+                why,
+            },
+        };
+        let settings = self.settings.get_or_insert_with(|| Settings::new(found));
+        settings.apply(wanted, found).map_err(fail)?;
+        let now = links.find(&interface).map_err(fail)?;
+        let now = now.ok_or(NicPortError::Down {
+            interface: interface.clone(),
+        })?;
+        let queues = queues_of(&now, &config.queues, &self.options.direct)?;
+        if config.rss == Rss::Queues {
+            match settings.spread(&queues) {
+                // Without a table, all that the interface receives is spread over all its queues.
+                Err(why) if why.is_unsupported() && queues.len() == now.rx_queues as usize => {}
+                Err(why) if why.is_unsupported() => return Err(NicPortError::NoRss { interface }),
+                other => other.map_err(fail)?,
+            }
+        }
+        let (fabric, number) = (&self.fabric, self.options.number);
+        let port = NicPort::open(fabric, number, config, &now, queues)?;
+        if port.is_generic() {
+            tracing::warn!(
+                port = self.options.name,
+                "generic XDP: a veth peer or local sender keeps its segmentation offload, and \
+                 segments above {} bytes are dropped: `ethtool -K PEER tso off gso off`",
+                crosspoint_xsk::FRAME_SIZE
+            );
+        }
+        self.port = Some(port);
+        self.keep_tags(&now);
+        Ok(now)
+    }
+
+    fn keep_tags(&mut self, now: &Interface) {
+        let settings = self.settings.get_or_insert_with(|| Settings::new(now));
+        match settings.keep_tags(now) {
+            Tags::Kept => {}
+            Tags::Changed(what) => tracing::info!(port = self.options.name, "{what}"),
+            Tags::Lost(what) => tracing::warn!(port = self.options.name, "{what}"),
+        }
+    }
+
+    /// Has the open port follow its interface: other end, MTU, up and down.
+    fn follow(&mut self, now: &Interface) {
+        let Some(port) = &mut self.port else { return };
+        let before = port.interface().clone();
+        port.follow(now);
+        let (state, text) = match (now.up, now.carrier) {
+            (true, true) => (PortState::Up, port.detail.clone()),
+            (true, false) => (
+                PortState::Down,
+                format!("interface `{}` has no carrier", now.name),
+            ),
+            (false, _) => {
+                let interface = now.name.clone();
+                (
+                    PortState::Down,
+                    NicPortError::Down { interface }.to_string(),
+                )
+            }
+        };
+        if now.peer != before.peer {
+            self.keep_tags(now);
+        }
+        if now.mtu != before.mtu {
+            tracing::info!(port = self.options.name, "its MTU is {} now", now.mtu);
+        }
+        self.show(state, text);
+    }
+
+    /// Closes the port. Its egress is down now, whatever was shown of it.
+    fn drop_port(&mut self) {
+        if self.port.take().is_some() {
+            self.shown = None;
+        }
+    }
+
+    /// Closes the port, and puts back what was set.
+    fn close(&mut self) {
+        self.drop_port();
+        let left = self.settings.take().map(|mut settings| settings.put_back());
+        for why in left.into_iter().flatten() {
+            let interface = &self.options.config.interface;
+            tracing::warn!(
+                port = self.options.name,
+                "not put back on interface `{interface}`: {why}"
+            );
+        }
+    }
+
+    /// Says how the port is, once, and has frames go to it or not.
+    fn show(&mut self, state: PortState, text: String) {
+        let shown = Some((state, text));
+        if self.shown == shown {
+            return;
+        }
+        self.shown = shown.clone();
+        let name = &self.options.name;
+        let egress = match &shown {
+            Some((PortState::Up, text)) => {
+                tracing::info!(port = name, "up: {text}");
+                Egress::Nic
+            }
+            _ => {
+                let text = shown.as_ref().map_or("", |(_, text)| text);
+                tracing::warn!(port = name, "down: {text}");
+                Egress::Down
+            }
+        };
+        let change = PortChange {
+            egress: Some(egress),
+            state: shown,
+            ..PortChange::default()
+        };
+        let _ = self.fabric.change(self.options.number, change);
+        if state == PortState::Down {
+            self.fabric.forget_addresses(self.options.number);
+        }
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,108 @@
+//! The thread that has NIC ports follow their interfaces.
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crosspoint_link::{Events, LinkError, Links, Stopper, Wake};
+
+use super::NicPortError;
+use super::uplink::Uplink;
+use crate::config::XdpPort;
+use crate::fabric::Fabric;
+
+/// Between attempts to hear of changes again, after that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A NIC port of the fabric.
+#[derive(Clone, Debug)]
+pub struct UplinkOptions {
+    /// Its number in the fabric.
+    pub number: u16,
+    /// Its name.
+    pub name: String,
+    /// What the configuration says of it.
+    pub config: XdpPort,
+    /// Queues of its interface that guests have for themselves.
+    pub direct: Vec<u32>,
+}
+
+/// All NIC ports at work. Dropping it closes them and puts back what was set on their interfaces.
+pub struct Uplinks {
+    stopper: Stopper,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Uplinks {
+    /// Opens the ports whose interfaces are there, and starts the thread that opens the others when theirs come, and
+    /// closes those whose interfaces go. The interfaces are those of the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Where this process may not open such ports at all, or a thread or socket cannot be made. Everything else is
+    /// shown as the port's state, and tried again.
+    pub fn start(fabric: &Arc<Fabric>, ports: Vec<UplinkOptions>) -> Result<Uplinks, NicPortError> {
+        // Before the first look, so that no change after it is missed.
+        let (events, stopper) = Events::open().map_err(NicPortError::Follow)?;
+        let mut links = Links::open().map_err(NicPortError::Follow)?;
+        let ports = ports.into_iter();
+        let mut uplinks: Vec<Uplink> = ports
+            .map(|options| Uplink::new(fabric.clone(), options))
+            .collect();
+        for uplink in &mut uplinks {
+            match uplink.reconcile(&mut links) {
+                Err(why) if why.is_permission() => return Err(why),
+                // It has been shown, and will be tried again.
+                _ => {}
+            }
+        }
+        let thread = Builder::new().name("uplinks".to_owned());
+        let thread = thread.spawn(move || run(events, links, uplinks));
+        let thread = thread.map_err(|why| {
+            let what = "starting a thread";
+            let said = None;
+            NicPortError::Follow(LinkError { what, why, said })
+        })?;
+        Ok(Uplinks {
+            stopper,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Uplinks {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
+    loop {
+        let due = uplinks.iter().filter_map(Uplink::due).min();
+        let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let wake = match events.wait(limit) {
+            Ok(wake) => wake,
+            Err(why) => {
+                tracing::error!("interfaces are not followed for a while: {why}");
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+        };
+        if wake == Wake::Stop {
+            return;
+        }
+        let now = Instant::now();
+        for uplink in &mut uplinks {
+            let is_due = uplink.due().is_some_and(|due| due <= now);
+            let is_concerned =
+                matches!(&wake, Wake::Changed(changes) if uplink.is_concerned(changes));
+            if is_due || is_concerned {
+                // What failed has been shown, and will be tried again.
+                let _ = uplink.reconcile(&mut links);
+            }
+        }
+    }
+}

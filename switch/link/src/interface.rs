@@ -1,0 +1,161 @@
+//! What the kernel says of an interface (rtnetlink), and its MTU.
+
+use std::fs;
+use std::path::PathBuf;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::request::Requests;
+use crate::{Ethtool, LinkError};
+
+/// One interface, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// Whether it is administratively up (IFF_UP).
+    pub up: bool,
+    /// Whether there is somebody at the other end of the wire (IFF_LOWER_UP).
+    pub carrier: bool,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Receive queues in use.
+    pub rx_queues: u32,
+    /// Transmit queues in use.
+    pub tx_queues: u32,
+    /// Of a veth: the other end.
+    pub peer: Option<Peer>,
+    /// Whether an XDP program is attached, be it ours or not.
+    pub has_program: bool,
+}
+
+/// The other end of a veth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number, in its own namespace.
+    pub index: u32,
+    /// Its network namespace, by the number that ours has for it; `None`: it is in ours.
+    pub namespace: Option<i32>,
+}
+
+/// Asks for interfaces, and sets what rtnetlink sets.
+pub struct Links {
+    requests: Requests,
+}
+
+impl Links {
+    /// Opens a socket in the thread's network namespace.
+    pub fn open() -> Result<Links, LinkError> {
+        let requests = Requests::open(NETLINK_ROUTE)?;
+        Ok(Links { requests })
+    }
+
+    /// Interface `name`; `None` where there is none.
+    pub fn find(&mut self, name: &str) -> Result<Option<Interface>, LinkError> {
+        let mut message = LinkMessage::default();
+        let name = LinkAttribute::IfName(name.to_owned());
+        message.attributes.push(name);
+        let request = RouteNetlinkMessage::GetLink(message);
+        match self.requests.ask("asking for the interface", request) {
+            Ok(answers) => Ok(answers.into_iter().find_map(interface)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets the MTU of interface number `index`, bytes.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        let request = RouteNetlinkMessage::SetLink(message);
+        self.requests.ask("setting the MTU", request).map(drop)
+    }
+
+    pub(crate) fn requests(&mut self) -> &mut Requests {
+        &mut self.requests
+    }
+}
+
+fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let flags = message.header.flags;
+    let mut found = Interface {
+        name: String::new(),
+        index: message.header.index,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        mtu: 0,
+        rx_queues: 1,
+        tx_queues: 1,
+        peer: None,
+        has_program: false,
+    };
+    let (mut is_veth, mut other_end, mut namespace) = (false, None, None);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.name = name,
+            LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+            LinkAttribute::NumRxQueues(count) => found.rx_queues = count,
+            LinkAttribute::NumTxQueues(count) => found.tx_queues = count,
+            LinkAttribute::Link(index) => other_end = Some(index),
+            LinkAttribute::LinkNetNsId(id) => namespace = Some(id),
+            LinkAttribute::Xdp(xdp) => {
+                found.has_program = xdp.iter().any(is_attached);
+            }
+            LinkAttribute::LinkInfo(info) => {
+                is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
+            _ => {}
+        }
+    }
+    found.peer = other_end
+        .filter(|index| is_veth && *index > 0)
+        .map(|index| Peer { index, namespace });
+    // What rtnetlink tells is how many queues there can be at most.
+    if let Some((rx, tx)) = queues_in_sysfs(&found).or_else(|| queues_by_ethtool(found.index)) {
+        (found.rx_queues, found.tx_queues) = (rx, tx);
+    }
+    Some(found)
+}
+
+fn is_attached(xdp: &LinkXdp) -> bool {
+    matches!(xdp, LinkXdp::Attached(how) if *how != XdpAttached::None)
+}
+
+/// The queues in use, receive and transmit: sysfs has a folder for each, whatever the driver. `None` where the /sys
+/// that is mounted is another namespace's.
+fn queues_in_sysfs(interface: &Interface) -> Option<(u32, u32)> {
+    let folder = PathBuf::from("/sys/class/net").join(&interface.name);
+    let index = fs::read_to_string(folder.join("ifindex")).ok()?;
+    if index.trim().parse() != Ok(interface.index) {
+        return None;
+    }
+    let (mut rx, mut tx) = (0, 0);
+    for entry in fs::read_dir(folder.join("queues")).ok()? {
+        match entry.ok()?.file_name().to_string_lossy() {
+            name if name.starts_with("rx-") => rx += 1,
+            name if name.starts_with("tx-") => tx += 1,
+            _ => {}
+        }
+    }
+    Some((rx, tx))
+}
+
+fn queues_by_ethtool(index: u32) -> Option<(u32, u32)> {
+    let channels = Ethtool::open().ok()?.channels(index).ok()?;
+    // A tap that nobody holds says 0.
+    let (rx, tx) = (
+        channels.rx + channels.combined,
+        channels.tx + channels.combined,
+    );
+    Some((rx.max(1), tx.max(1)))
+}

@@ -1,0 +1,137 @@
+//! One request to the kernel, and its answer.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable, NlasIterator,
+};
+use netlink_sys::{Socket, SocketAddr};
+use thiserror::Error;
+
+/// Why the kernel did not do what it was asked.
+#[derive(Debug, Error)]
+#[error("{what}: {why}{}", said.as_ref().map_or(String::new(), |said| format!(" ({said})")))]
+pub struct LinkError {
+    /// What was being done.
+    pub what: &'static str,
+    /// The kernel's error.
+    #[source]
+    pub why: io::Error,
+    /// What it said besides, in words (its "extended ack").
+    pub said: Option<String>,
+}
+
+impl LinkError {
+    pub(crate) fn new(what: &'static str, why: impl Into<io::Error>) -> LinkError {
+        LinkError {
+            what,
+            why: why.into(),
+            said: None,
+        }
+    }
+
+    /// Whether there is no such interface (any more).
+    pub fn is_gone(&self) -> bool {
+        self.is(rustix::io::Errno::NODEV)
+    }
+
+    /// Whether the driver, or the kernel, cannot do such a thing at all.
+    pub fn is_unsupported(&self) -> bool {
+        self.is(rustix::io::Errno::OPNOTSUPP)
+    }
+
+    fn is(&self, errno: rustix::io::Errno) -> bool {
+        self.why.raw_os_error() == Some(errno.raw_os_error())
+    }
+}
+
+/// The attribute of an error that has the kernel's words (NLMSGERR_ATTR_MSG).
+const ERROR_WORDS: u16 = 1;
+/// Bytes of `struct nlmsghdr`.
+const HEADER_BYTES: usize = 16;
+
+/// A netlink socket that asks, and waits for the answer.
+pub(crate) struct Requests {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Requests {
+    /// `protocol` is NETLINK_ROUTE or NETLINK_GENERIC.
+    pub(crate) fn open(protocol: isize) -> Result<Requests, LinkError> {
+        let open = || {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            // Without either, errors are numbers only; with both, words follow the request's header.
+            let _ = socket.set_ext_ack(true);
+            let _ = socket.set_cap_ack(true);
+            Ok(socket)
+        };
+        Ok(Requests {
+            socket: open().map_err(|why: io::Error| LinkError::new("a netlink socket", why))?,
+            sequence: 0,
+        })
+    }
+
+    /// Asks, and returns what was answered before the acknowledgement.
+    pub(crate) fn ask<M>(&mut self, what: &'static str, message: M) -> Result<Vec<M>, LinkError>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
+    {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        let fail = |why| LinkError::new(what, why);
+        self.socket.send(&bytes, 0).map_err(fail)?;
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().map_err(fail)?;
+            for bytes in messages(&datagram) {
+                let message = NetlinkMessage::<M>::deserialize(bytes)
+                    .map_err(|why| fail(io::Error::other(why)))?;
+                // What is left of an earlier request, that ended in an error halfway.
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
+                    NetlinkPayload::Error(error) => {
+                        return Err(LinkError {
+                            said: words(&error.header),
+                            ..fail(error.to_io())
+                        });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// The messages of a datagram, each as its bytes.
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let len = NetlinkBuffer::new_checked(rest).ok()?.length() as usize;
+        let message = rest.get(..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// What the kernel says in words of an error, behind the header of the request.
+fn words(error: &[u8]) -> Option<String> {
+    let attributes = NlasIterator::new(error.get(HEADER_BYTES..)?);
+    let words = attributes
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == ERROR_WORDS)?;
+    let text = String::from_utf8_lossy(words.value());
+    Some(text.trim_end_matches('\0').to_owned())
+}

@@ -1,0 +1,312 @@
+//! Real interfaces, in network namespaces that go when the test's threads and processes do.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crosspoint_link::{Changes, Ethtool, Events, Links, Settings, Tags, Wake, Wanted};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Moves this thread into a new network namespace. Commands it starts run there too.
+fn enter_new_namespace() {
+    // SAFETY: only the network namespace of this thread changes, and no memory or descriptor.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .expect("a network namespace: run the tests as root");
+}
+
+fn run(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().expect("a program"))
+        .args(words)
+        .output()
+        .expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {text}{error}");
+    text
+}
+
+/// Another namespace, which a process holds.
+struct Elsewhere(Child);
+
+impl Elsewhere {
+    fn new() -> Elsewhere {
+        let script = "ip link set lo up; echo; exec sleep infinity";
+        let mut child = Command::new("unshare")
+            .args([
+                "--net",
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "sh",
+                "-c",
+                script,
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare starts");
+        let ready = child.stdout.as_mut().expect("a pipe");
+        std::io::Read::read_exact(ready, &mut [0]).expect("it is there");
+        Elsewhere(child)
+    }
+
+    fn run(&self, line: &str) -> String {
+        run(&format!("nsenter --target {} --net {line}", self.0.id()))
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn is_on(features: &str, name: &str) -> bool {
+    let line = features.lines().find(|line| line.trim().starts_with(name));
+    line.expect("the feature").contains(": on")
+}
+
+#[test]
+fn an_interface_is_found_as_it_is() {
+    enter_new_namespace();
+    let mut links = Links::open().expect("a socket");
+    assert_eq!(links.find("up0").expect("an answer"), None);
+    run(
+        "ip link add up0 numrxqueues 4 numtxqueues 4 type veth peer name far numrxqueues 4 numtxqueues 4",
+    );
+    run("ethtool -L up0 rx 3 tx 2");
+    run("ip link set up0 mtu 1400");
+    let found = links.find("up0").expect("an answer").expect("it is there");
+    assert_eq!((found.name.as_str(), found.mtu), ("up0", 1400));
+    assert_eq!((found.up, found.carrier), (false, false));
+    assert_eq!(
+        (found.rx_queues, found.tx_queues),
+        (3, 2),
+        "those in use, of four"
+    );
+    let far = links.find("far").expect("an answer").expect("it is there");
+    let peer = found.peer.expect("the other end");
+    assert_eq!((peer.index, peer.namespace), (far.index, None));
+
+    run("ip link set up0 up");
+    let found = links.find("up0").expect("an answer").expect("it is there");
+    assert_eq!((found.up, found.carrier), (true, false));
+    run("ip link set far up");
+    let found = links.find("up0").expect("an answer").expect("it is there");
+    assert_eq!((found.up, found.carrier), (true, true));
+}
+
+#[test]
+fn a_tap_has_queues_and_no_other_end() {
+    enter_new_namespace();
+    run("ip tuntap add dev tap0 mode tap multi_queue");
+    let mut links = Links::open().expect("a socket");
+    let found = links.find("tap0").expect("an answer").expect("it is there");
+    assert_eq!(found.peer, None);
+    assert!(found.rx_queues >= 1 && found.tx_queues >= 1);
+}
+
+#[test]
+fn changes_are_told_until_somebody_stops_the_wait() {
+    enter_new_namespace();
+    let (mut events, stopper) = Events::open().expect("a subscription");
+    let nothing = events.wait(Some(Duration::from_millis(10)));
+    assert_eq!(nothing.expect("a wait"), Wake::Timeout);
+
+    run("ip link add up0 numrxqueues 3 type veth peer name far");
+    let index = Links::open().and_then(|mut links| links.find("up0"));
+    let index = index.expect("an answer").expect("it is there").index;
+    must_tell(&mut events, index, "came");
+    for change in ["up", "mtu 1400", "down", "name up1"] {
+        run(&format!("ip link set up0 {change}"));
+        must_tell(&mut events, index, change);
+    }
+    run("ethtool -L up1 rx 2");
+    must_tell(&mut events, index, "has another number of queues");
+    run("ip link del up1");
+    must_tell(&mut events, index, "went");
+
+    let waiting = std::thread::scope(|scope| {
+        let wait = scope.spawn(|| events.wait(None));
+        std::thread::sleep(Duration::from_millis(20));
+        stopper.stop();
+        wait.join().expect("no panic")
+    });
+    assert_eq!(waiting.expect("a wait"), Wake::Stop);
+}
+
+fn must_tell(events: &mut Events, index: u32, what: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        match events.wait(Some(PATIENCE)).expect("a wait") {
+            Wake::Changed(changes) if changes.concern("nobody", Some(index)) => return,
+            _ => {}
+        }
+    }
+    panic!("nothing was told of: {what}");
+}
+
+#[test]
+fn lost_events_may_be_about_any_interface() {
+    enter_new_namespace();
+    let (mut events, _stopper) = Events::open().expect("a subscription");
+    run("ip link add up0 type veth peer name far");
+    // Far more than a socket holds.
+    let script =
+        "for i in $(seq 400); do echo link set up0 mtu $((1000 + i % 2)); done | ip -batch -";
+    let status = Command::new("sh").args(["-c", script]).status();
+    assert!(status.expect("it starts").success());
+    let lost = Wake::Changed(Changes::Any);
+    assert_eq!(events.wait(Some(PATIENCE)).expect("a wait"), lost);
+    assert!(Changes::Any.concern("up0", None));
+    // And it goes on.
+    let index = Links::open().and_then(|mut links| links.find("up0"));
+    let index = index.expect("an answer").expect("it is there").index;
+    run("ip link set up0 mtu 1400");
+    must_tell(&mut events, index, "has another MTU");
+}
+
+#[test]
+fn what_was_set_is_put_back() {
+    enter_new_namespace();
+    run(
+        "ip link add up0 numrxqueues 4 numtxqueues 4 type veth peer name far numrxqueues 4 numtxqueues 4",
+    );
+    run("ethtool -L up0 rx 3 tx 2");
+    let mut links = Links::open().expect("a socket");
+    let before = links.find("up0").expect("an answer").expect("it is there");
+    let wanted = Wanted {
+        mtu: Some(3000),
+        channels: Some(4),
+    };
+    let mut settings = Settings::new(&before);
+    settings.apply(wanted, &before).expect("it can be set");
+    let during = links.find("up0").expect("an answer").expect("it is there");
+    assert_eq!(
+        (during.mtu, during.rx_queues, during.tx_queues),
+        (3000, 4, 4)
+    );
+    // Once more, as when a port is opened again: what was there before stays what it was.
+    settings.apply(wanted, &during).expect("it can be set");
+    drop(settings);
+    assert_eq!(links.find("up0").expect("an answer"), Some(before));
+}
+
+#[test]
+fn what_somebody_else_has_set_since_is_left_alone() {
+    enter_new_namespace();
+    run(
+        "ip link add up0 numrxqueues 4 numtxqueues 4 type veth peer name far numrxqueues 4 numtxqueues 4",
+    );
+    let mut links = Links::open().expect("a socket");
+    let before = links.find("up0").expect("an answer").expect("it is there");
+    let wanted = Wanted {
+        mtu: Some(3000),
+        channels: Some(2),
+    };
+    let mut settings = Settings::new(&before);
+    settings.apply(wanted, &before).expect("it can be set");
+    run("ip link set up0 mtu 2000");
+    run("ethtool -L up0 rx 1 tx 3");
+    drop(settings);
+    let after = links.find("up0").expect("an answer").expect("it is there");
+    assert_eq!((after.mtu, after.rx_queues, after.tx_queues), (2000, 1, 3));
+}
+
+#[test]
+fn what_cannot_be_set_is_said_in_words_and_nothing_changes() {
+    enter_new_namespace();
+    run("ip link add up0 numrxqueues 1 numtxqueues 1 type veth peer name far");
+    let mut links = Links::open().expect("a socket");
+    let before = links.find("up0").expect("an answer").expect("it is there");
+    let refused = |wanted: Wanted| {
+        let mut settings = Settings::new(&before);
+        settings
+            .apply(wanted, &before)
+            .expect_err("refused")
+            .to_string()
+    };
+    let text = refused(Wanted {
+        mtu: None,
+        channels: Some(9),
+    });
+    assert!(
+        text.contains("number of queues") && text.contains("1 at most"),
+        "{text}"
+    );
+    let text = refused(Wanted {
+        mtu: Some(70_000),
+        channels: None,
+    });
+    assert!(text.contains("MTU"), "{text}");
+    assert_eq!(links.find("up0").expect("an answer"), Some(before.clone()));
+
+    let spread = Settings::new(&before)
+        .spread(&[0])
+        .expect_err("a veth has no table");
+    assert!(spread.is_unsupported(), "{spread}");
+    run("ip link del up0");
+    let gone = Ethtool::open().and_then(|mut ethtool| ethtool.channels(before.index));
+    assert!(gone.expect_err("no interface").is_gone());
+}
+
+#[test]
+fn tags_stay_in_the_frames_while_an_interface_is_ours() {
+    enter_new_namespace();
+    // A NIC of its own: the tap.
+    run("ip tuntap add dev tap0 mode tap");
+    let mut links = Links::open().expect("a socket");
+    let tap = links.find("tap0").expect("an answer").expect("it is there");
+    assert_eq!(
+        Settings::new(&tap).keep_tags(&tap),
+        Tags::Kept,
+        "it takes no tags out"
+    );
+    // The other end of a veth, here and elsewhere.
+    let elsewhere = Elsewhere::new();
+    run("ip link add up0 type veth peer name far");
+    let id = elsewhere.0.id();
+    run(&format!(
+        "ip link add up1 type veth peer name far netns {id}"
+    ));
+    for (name, features) in [
+        ("up0", &(|| run("ethtool -k far")) as &dyn Fn() -> String),
+        ("up1", &|| elsewhere.run("ethtool -k far")),
+    ] {
+        assert!(is_on(&features(), "tx-vlan-offload"));
+        let found = links.find(name).expect("an answer").expect("it is there");
+        let mut settings = Settings::new(&found);
+        let changed = settings.keep_tags(&found);
+        assert!(matches!(changed, Tags::Changed(_)), "{changed:?}");
+        assert!(!is_on(&features(), "tx-vlan-offload"), "{name}");
+        assert_eq!(settings.keep_tags(&found), Tags::Kept, "they are already");
+        drop(settings);
+        assert!(is_on(&features(), "tx-vlan-offload"), "{name}");
+    }
+}
+
+#[test]
+fn a_feature_is_turned_off_and_on_where_it_can_be() {
+    enter_new_namespace();
+    // What a NIC is asked to leave: a veth has the feature too, though nothing comes of it.
+    const NAME: &str = "rx-vlan-hw-parse";
+    run("ip link add up0 type veth peer name far");
+    let mut links = Links::open().expect("a socket");
+    let found = links.find("up0").expect("an answer").expect("it is there");
+    let mut ethtool = Ethtool::open().expect("the family");
+    for on in [false, true] {
+        let set = ethtool.set_feature(found.index, NAME, on);
+        set.expect("it can be changed");
+        let feature = ethtool.feature(found.index, NAME).expect("an answer");
+        assert_eq!(
+            (feature.active, feature.wanted, feature.changeable),
+            (on, on, true)
+        );
+        assert_eq!(is_on(&run("ethtool -k up0"), "rx-vlan-offload"), on);
+    }
+    let fixed = ethtool
+        .feature(found.index, "netns-local")
+        .expect("an answer");
+    assert!(!fixed.changeable);
+}

@@ -1,0 +1,117 @@
+//! Tap devices of a network namespace, with virtio headers before the frames.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::Duration;
+
+use crosspoint_packet::checksum::Partial;
+use crosspoint_packet::segment::GsoRequest;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::frames::{DESTINATION, SOURCE};
+
+const NEEDS_CSUM: u8 = 1;
+/// Bytes of `struct virtio_net_hdr` without `num_buffers`.
+const HEADER_LEN: usize = 10;
+
+/// One end of a tap device, with a virtio header before each frame.
+pub struct Tap(File);
+
+impl Tap {
+    /// Makes the device. `offload`: what its user takes, `TUN_F_*`.
+    pub fn new(name: &str, offload: libc::c_uint) -> Tap {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .expect("the tun driver");
+        // `struct ifreq`: the name, flags, and what is left of a union of 24 bytes.
+        let mut request = [0u8; 40];
+        request[..name.len()].copy_from_slice(name.as_bytes());
+        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
+        request[16..18].copy_from_slice(&flags.to_ne_bytes());
+        // SAFETY: TUNSETIFF reads and writes a `struct ifreq`, 40 bytes, which is what `request` has.
+        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+        assert_eq!(made, 0, "{name}: {}", std::io::Error::last_os_error());
+        let tap = Tap(file);
+        tap.take(offload)
+            .expect("an offload that every kernel knows");
+        tap
+    }
+
+    /// Tells the kernel what the tap's user takes.
+    pub fn take(&self, offload: libc::c_uint) -> std::io::Result<()> {
+        let offload = libc::c_ulong::from(offload);
+        // SAFETY: TUNSETOFFLOAD takes a number, and touches no memory of ours.
+        let set = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, offload) };
+        if set == 0 {
+            return Ok(());
+        }
+        Err(std::io::Error::last_os_error())
+    }
+
+    pub fn send(&mut self, request: GsoRequest, frame: &[u8]) {
+        let place = request.checksum.unwrap_or(Partial {
+            start: 0,
+            offset: 0,
+        });
+        let mut bytes = vec![
+            if request.checksum.is_some() {
+                NEEDS_CSUM
+            } else {
+                0
+            },
+            request.gso_type,
+        ];
+        // The second is `hdr_len`, which is a hint.
+        for field in [0, request.gso_size, place.start, place.offset] {
+            bytes.extend(field.to_ne_bytes());
+        }
+        bytes.extend(frame);
+        self.0
+            .write_all(&bytes)
+            .expect("the kernel takes the frame");
+    }
+
+    /// The next frame that this test has sent, and its checksum if it is partial.
+    pub fn receive(&mut self) -> (Vec<u8>, Option<Partial>) {
+        let mut bytes = vec![0; 70_000];
+        loop {
+            let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+            let limit = Timespec::try_from(Duration::from_secs(5)).unwrap();
+            assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no frame comes");
+            let n = self.0.read(&mut bytes).unwrap();
+            let (header, frame) = bytes[..n].split_at(HEADER_LEN);
+            // Others are the kernel's own (neighbour and multicast discovery).
+            if frame[..6] == DESTINATION && frame[6..12] == SOURCE {
+                assert_eq!(header[1], 0, "the kernel has not segmented");
+                let field = |at| u16::from_ne_bytes([header[at], header[at + 1]]);
+                let place = Partial {
+                    start: field(6),
+                    offset: field(8),
+                };
+                return (frame.to_vec(), (header[0] == NEEDS_CSUM).then_some(place));
+            }
+        }
+    }
+}
+
+pub fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .status();
+    assert!(status.expect("iproute2").success(), "ip {arguments}");
+}
+
+/// Gives the thread a network namespace of its own, from here on.
+pub fn namespace() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test makes a network namespace: run it as root"
+    );
+    // SAFETY: no file descriptors are unshared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
+}

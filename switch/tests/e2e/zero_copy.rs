@@ -1,0 +1,155 @@
+//! A driver that writes into the switch's memory and sends from it: the switch is in a guest, between two network
+//! cards. No software device of this machine does that; Linux's virtio_net does, since 6.13.
+
+use std::fs;
+use std::net::UdpSocket;
+
+use serde_json::Value;
+
+use crate::harness::{Host, Lab, Ledger, LinuxGuest, Metrics, Process, s, wait_until};
+
+/// The longest payload of a datagram that takes one frame.
+const PAYLOAD_MAX: usize = 1472;
+/// Datagrams on their way: less than a card's ring of 256.
+const WINDOW: usize = 32;
+const BLOB_MIB: u64 = 4;
+
+#[test]
+fn two_cards_in_zero_copy_carry_every_byte() {
+    let lab = Lab::new(s(90));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let mut switch = GuestSwitch::start(&lab, &[("a", &a, "zero-copy"), ("b", &b, "auto")]);
+    a.must_ping(&b);
+    datagrams_of_every_length(&a, &b);
+    let _service = LinuxGuest::service(&lab, &b);
+    for job in ["sha", "fetch"] {
+        LinuxGuest::client(&lab, &a, job, &b.address, BLOB_MIB as u32).must_transfer();
+    }
+    switch.assert_zero_copy(&["a", "b"]);
+    let (metrics, ledger) = switch.ledger();
+    // A TCP segment has 1460 bytes at most.
+    let frames = (PAYLOAD_MAX as u64 + 1) + BLOB_MIB * 1024 * 1024 / 1460;
+    for port in ["a", "b"] {
+        let port = ledger.port(port);
+        assert!(port.rx > frames && port.tx > frames, "{frames}\n{ledger}");
+    }
+    for invalid in ["rx", "tx"] {
+        let name = format!("crosspoint_xdp_{invalid}_invalid_descriptors_total");
+        assert_eq!(metrics.of(&name).count(), 2, "{}", metrics.text);
+        assert_eq!(metrics.sum(&name, &[]), 0, "{}", metrics.text);
+    }
+}
+
+/// Each way, each frame in a window of others of about its length.
+fn datagrams_of_every_length(a: &Host<'_>, b: &Host<'_>) {
+    let [a, b] = [a, b].map(|host| {
+        let socket = host.inside(|| UdpSocket::bind((host.address.as_str(), 7777)));
+        let socket = socket.expect("an address of the host");
+        socket.set_read_timeout(Some(s(5))).expect("a time limit");
+        socket
+    });
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let address = to.local_addr().expect("it is bound");
+        let lengths = (0..=PAYLOAD_MAX).collect::<Vec<_>>();
+        for window in lengths.chunks(WINDOW) {
+            for len in window {
+                let sent = from.send_to(&payload(*len), address);
+                assert_eq!(sent.expect("a datagram is sent"), *len);
+            }
+            for len in window {
+                let mut bytes = [0; PAYLOAD_MAX + 1];
+                let got = to.recv(&mut bytes).expect("the datagram arrives");
+                assert!(bytes[..got] == payload(*len), "{len} bytes, or other ones");
+            }
+        }
+    }
+}
+
+fn payload(len: usize) -> Vec<u8> {
+    let byte = |at: usize| (at * 31 + len * 7) as u8;
+    (0..len).map(byte).collect()
+}
+
+/// The switch in a guest, by its console.
+struct GuestSwitch {
+    console: Process,
+}
+
+impl GuestSwitch {
+    /// Ports of these names, each on a card that a bridge joins with a host's wire, and of these modes.
+    fn start(lab: &Lab, ports: &[(&str, &Host<'_>, &str)]) -> Self {
+        let mut config = "version = 1\n[workers]\ncores = [1]\n".to_owned();
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../deploy/guest/qemu-switch.sh"
+        );
+        let mut command = lab.command(script);
+        let path = lab.dir().join("guest-switch.toml");
+        command.arg(env!("CARGO_BIN_EXE_crosspoint")).arg(&path);
+        for (number, (name, host, mode)) in ports.iter().enumerate() {
+            let (tap, bridge) = (format!("tap-{name}"), format!("bridge-{name}"));
+            lab.ip(&format!("tuntap add {tap} mode tap"));
+            lab.ip(&format!("link add {bridge} type bridge"));
+            for link in [&tap, &host.interface] {
+                lab.ip(&format!("link set {link} up master {bridge}"));
+            }
+            lab.ip(&format!("link set {bridge} up"));
+            command.arg(tap);
+            config += &format!(
+                "[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"eth{number}\"\nmode = \"{mode}\"\n"
+            );
+        }
+        fs::write(&path, config).expect("the configuration is written");
+        let mut console = Process::start(lab.dir(), "guest-switch", &command);
+        console.wait_for("GUEST-READY", s(60));
+        let mut switch = Self { console };
+        wait_until("ports on all cards", s(20), || {
+            let rows = switch.ports();
+            let is_up = |row: &Value| row["state"] == "up";
+            rows.iter().all(is_up).then_some(())
+        });
+        switch
+    }
+
+    /// Runs a command in the guest, which must succeed: what it prints.
+    fn ask(&mut self, line: &str) -> String {
+        let before = self.console.log().len();
+        self.console.type_line(line);
+        let (text, status) = wait_until(line, s(20), || {
+            let log = self.console.log();
+            let (text, status) = log.get(before..)?.rsplit_once("ENDED ")?;
+            Some((text.to_owned(), status.strip_suffix('\n')?.to_owned()))
+        });
+        assert_eq!(status, "0", "{line}: {text}");
+        text
+    }
+
+    /// What it shows of its ports.
+    fn ports(&mut self) -> Vec<Value> {
+        let text = self.ask("crosspoint show ports --json");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn assert_zero_copy(&mut self, ports: &[&str]) {
+        let rows = self.ports();
+        for port in ports {
+            let row = rows.iter().find(|row| row["name"] == *port);
+            let row = row.unwrap_or_else(|| panic!("no port {port:?} in {rows:?}"));
+            assert_eq!(row["properties"]["copy"], "zero-copy", "{row}");
+            assert_eq!(row["properties"]["xdp"], "native", "{row}");
+        }
+    }
+
+    /// The metrics, and the ledger, once it balances and two readings are the same: nothing is in flight.
+    fn ledger(&mut self) -> (Metrics, Ledger) {
+        let mut before = None;
+        wait_until("a ledger at rest, which balances", s(20), || {
+            let text = self.ask("wget -qO- http://127.0.0.1:9477/metrics");
+            let metrics = Metrics::of_text(&text);
+            let ledger = Ledger::new(&metrics);
+            let quiet = ledger.fault().is_none() && before.as_ref() == Some(&ledger);
+            before = Some(ledger.clone());
+            quiet.then_some((metrics, ledger))
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Opening a socket by the crate `xsk-rs`. What comes after, doorbells, counters and options, is system calls on the
+//! descriptor, as with sockets of our own: the crate tells nobody how its doorbell went.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
+
+use super::{
+    BindMode, Bound, REBIND_PATIENCE, Registration, SocketError, SocketOptions, TX_BUDGET,
+    XDP_MAX_TX_SKB_BUDGET, XskSocket, get_option, poll_busily, set_option,
+};
+use crate::crate_backend::source_of;
+use crate::ring::Ring;
+use crate::{RING_SIZE, Umem, XskRx, XskTx};
+
+/// A socket that is to be bound. The crate makes it only then.
+pub(crate) struct Opening(());
+
+impl Opening {
+    /// Requests for checksums are refused.
+    pub(crate) fn new(memory: &Registration<'_>) -> Result<Opening, SocketError> {
+        match memory {
+            Registration::Own(_, true) => Err(cannot("leaving checksums to the kernel")),
+            Registration::Own(_, false) | Registration::Of(_) => Ok(Opening(())),
+            #[cfg(not(loom))]
+            Registration::Guest(..) => Err(cannot("sending out of a guest's memory")),
+        }
+    }
+
+    /// Binds it to a queue.
+    pub(crate) fn bind(
+        self,
+        (ifindex, queue): (u32, u32),
+        options: &SocketOptions,
+        memory: &Registration<'_>,
+        (umem, slot): (Arc<Umem>, u16),
+    ) -> Result<(XskRx, XskTx), SocketError> {
+        let interface =
+            interface(ifindex).map_err(SocketError::new("asking for the interface's name"))?;
+        let config = config(options).map_err(SocketError::new("configuring the socket"))?;
+        let memory = match memory {
+            Registration::Own(umem, _) => umem,
+            Registration::Of(socket) => socket.umem(),
+            #[cfg(not(loom))]
+            Registration::Guest(..) => return Err(cannot("sending out of a guest's memory")),
+        };
+        let (tx, rx, fill, completion) = bind(memory, &interface, queue, config)
+            .map_err(SocketError::new("binding to the queue"))?;
+        let fd = descriptor(&rx).map_err(SocketError::new("duplicating the descriptor"))?;
+        if options.busy_poll {
+            poll_busily(fd.as_fd()).map_err(SocketError::new("asking for busy polling"))?;
+        }
+        // Older kernels do not know it and send 32 frames a call: slower, not wrong.
+        let _ = set_option(fd.as_fd(), libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET);
+        let mut how = libc::xdp_options { flags: 0 };
+        get_option(fd.as_fd(), libc::XDP_OPTIONS, &mut how)
+            .map_err(SocketError::new("asking for the mode"))?;
+
+        let frames = umem.inner.clone();
+        let (rx, fill) = (Ring::rx(rx, &frames), Ring::fill(fill, &frames));
+        let (tx, completion) = (Ring::tx(tx, &frames), Ring::completion(completion, &frames));
+        let socket = Arc::new(XskSocket {
+            fd,
+            umem,
+            slot,
+            zero_copy: how.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
+            multi_buffer: options.multi_buffer,
+            finishes_checksums: false,
+            busy_poll: options.busy_poll,
+            frame_len_max: Arc::new(AtomicU32::new(options.frame_len_max)),
+        });
+        let rx = XskRx::new(socket.clone(), rx, fill);
+        Ok((rx, XskTx::new(socket, tx, completion)))
+    }
+
+    /// Never comes so far: the memory is refused before.
+    #[cfg(not(loom))]
+    pub(crate) fn bind_plain(
+        self,
+        _: (u32, u32),
+        _: &SocketOptions,
+        _: &Registration<'_>,
+    ) -> Result<Bound, SocketError> {
+        Err(cannot("sending out of a guest's memory"))
+    }
+}
+
+fn cannot(what: &'static str) -> SocketError {
+    SocketError {
+        what,
+        why: io::Error::new(
+            io::ErrorKind::Unsupported,
+            "built with the feature xsk-rs, which cannot do this",
+        ),
+    }
+}
+
+/// The crate wants names.
+fn interface(index: u32) -> io::Result<Interface> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    let name = rustix::net::netdevice::index_to_name(&socket, index)?;
+    Ok(Interface::new(CString::new(name)?))
+}
+
+fn config(options: &SocketOptions) -> io::Result<SocketConfig> {
+    let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
+    flags |= match options.bind {
+        // Neither flag: zero-copy if it works, else copy.
+        BindMode::Auto => BindFlags::empty(),
+        BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+        BindMode::Copy => BindFlags::XDP_COPY,
+    };
+    flags.set(BindFlags::XDP_USE_SG, options.multi_buffer);
+    let size = QueueSize::new(RING_SIZE).map_err(io::Error::other)?;
+    Ok(SocketConfig::builder()
+        .rx_queue_size(size)
+        .tx_queue_size(size)
+        // The program is ours: `attach.rs`.
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(flags)
+        .build())
+}
+
+fn bind(
+    umem: &Umem,
+    interface: &Interface,
+    queue: u32,
+    config: SocketConfig,
+) -> io::Result<(TxQueue, RxQueue, FillQueue, CompQueue)> {
+    let started = Instant::now();
+    loop {
+        // SAFETY: asks only that the crate load no program where a UMEM is bound to one queue twice. It loads none.
+        let error = match unsafe { Socket::new(config, umem.inner.umem(), interface, queue) } {
+            Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
+            // Only for a UMEM that is bound to this queue already.
+            Ok((_, _, None)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) => source_of(&error),
+        };
+        // The kernel lets go of a queue some 20 ms after its last socket was closed.
+        if error.raw_os_error() != Some(libc::EBUSY) || started.elapsed() > REBIND_PATIENCE {
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The socket's descriptor once more. The crate closes its own with the last of its queues; the socket is also the
+/// control thread's, and whoever hands over.
+fn descriptor(rx: &RxQueue) -> io::Result<OwnedFd> {
+    // SAFETY: open as long as `rx` lives, which is longer than the borrow.
+    unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) }.try_clone_to_owned()
+}

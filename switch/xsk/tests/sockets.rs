@@ -1,0 +1,239 @@
+//! What a socket promises, on real ones, whoever made their rings: the same tests pass with the
+//! feature `xsk-rs` and without.
+
+mod wire;
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crosspoint_frame::{BURST, Burst};
+use crosspoint_xsk::{BindMode, RING_SIZE, SINGLE_BUFFER_MTU, SocketOptions};
+use wire::{End, HEADER_LEN, frame, load, open, options};
+
+/// What most tests have.
+const MTU: u32 = 1500;
+
+#[test]
+fn frames_of_every_size_arrive_byte_for_byte_and_in_order_both_ways() {
+    cross_both_ways(SINGLE_BUFFER_MTU, 1);
+}
+
+#[test]
+fn frames_that_take_several_umem_frames_arrive_byte_for_byte_and_in_order_both_ways() {
+    // Of 3840 or 4032 bytes each, by whoever made the rings. Some sizes, with all that is near a multiple.
+    cross_both_ways(9000, 3);
+}
+
+/// Sends frames of the sizes from 14 on, `step` apart, and those that the MTU allows at most.
+fn cross_both_ways(mtu: u32, step: usize) {
+    wire::make(1, mtu);
+    let (mut left, mut right) = (End::open("left", 1, mtu), End::open("right", 1, mtu));
+    let longest = (mtu + HEADER_LEN) as usize;
+    let sizes = (HEADER_LEN as usize..longest)
+        .step_by(step)
+        .chain([longest]);
+    let frames: Vec<_> = sizes.map(|len| frame(len, len as u32)).collect();
+    // So every UMEM frame is used anew.
+    assert!(frames.len() > RING_SIZE as usize);
+    for burst in frames.chunks(BURST / 2) {
+        for way in 0..2 {
+            let outcome = left.send(0, burst);
+            assert_eq!(outcome.frames as usize, burst.len());
+            assert_eq!(outcome.full + outcome.small + outcome.long, 0);
+            assert_eq!(
+                outcome.bytes as usize,
+                burst.iter().map(Vec::len).sum::<usize>()
+            );
+            assert_eq!(right.expect(0, burst.len()), burst, "way {way}");
+            std::mem::swap(&mut left, &mut right);
+        }
+    }
+}
+
+#[test]
+fn each_queue_gets_what_was_sent_on_its_number_in_order() {
+    const QUEUES: u32 = 3;
+    wire::make(QUEUES, MTU);
+    let open = |name| End::open(name, QUEUES, MTU);
+    let (mut left, mut right) = (open("left"), open("right"));
+    let of = |queue: u32| (0..1000).map(move |n| frame(60 + n as usize, n * QUEUES + queue));
+    let frames: Vec<Vec<_>> = (0..QUEUES).map(|queue| of(queue).collect()).collect();
+    for start in (0..1000).step_by(50) {
+        for (queue, frames) in frames.iter().enumerate() {
+            left.send(queue, &frames[start..start + 50]);
+        }
+    }
+    for (queue, frames) in frames.iter().enumerate() {
+        assert!(
+            right.expect(queue, frames.len()) == *frames,
+            "queue {queue}"
+        );
+        assert_eq!(right.take_all(queue).len(), 0, "queue {queue}");
+    }
+}
+
+#[test]
+fn what_is_not_received_in_time_is_dropped_by_the_kernel_and_counted() {
+    wire::make(1, MTU);
+    let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
+    let sent = 3 * u64::from(RING_SIZE);
+    let burst: Vec<_> = (0..BURST as u32).map(|n| frame(60, n)).collect();
+    for _ in 0..sent / BURST as u64 {
+        assert_eq!(left.send(0, &burst).frames as usize, BURST);
+    }
+    let received = right.take_all(0).len() as u64;
+    let counted = right.rx[0].socket().statistics().expect("XDP_STATISTICS");
+    assert_eq!(
+        received,
+        u64::from(RING_SIZE),
+        "all that there was memory for"
+    );
+    assert_eq!(
+        counted.rx_dropped + counted.rx_ring_full,
+        sent - received,
+        "{counted:?}"
+    );
+    assert_eq!(counted.rx_invalid_descs + counted.tx_invalid_descs, 0);
+    // And none of the memory is lost for that.
+    for n in 0..2 * RING_SIZE {
+        let next = [frame(100, n)];
+        left.send(0, &next);
+        assert_eq!(right.expect(0, 1), next);
+    }
+}
+
+#[test]
+fn frames_that_the_kernel_does_not_take_fill_the_ring_and_no_more() {
+    wire::make(1, MTU);
+    let mut left = End::open("left", 1, MTU);
+    let frames: Vec<_> = (0..BURST as u32).map(|n| frame(1000, n)).collect();
+    let mut burst = Burst::new();
+    let picks = load(&mut burst, &frames);
+    let bursts = RING_SIZE as usize / BURST;
+    for _ in 0..bursts {
+        let outcome = left.tx[0].deliver(&burst, &picks);
+        assert_eq!((outcome.frames as usize, outcome.full), (BURST, 0));
+    }
+    let outcome = left.tx[0].deliver(&burst, &picks);
+    assert_eq!((outcome.frames, outcome.full as usize), (0, BURST));
+    left.flush(0);
+    // Sent, or dropped by the other end; either way the memory is back.
+    assert_eq!(left.send(0, &frames).frames as usize, BURST);
+}
+
+#[test]
+fn a_frame_beyond_the_mtu_or_its_memory_is_refused_and_counted_as_that() {
+    wire::make(1, MTU);
+    let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
+    let frames = [frame(60, 0), frame(1515, 1), frame(1514, 2)];
+    let outcome = left.send(0, &frames);
+    assert_eq!((outcome.frames, outcome.long, outcome.full), (2, 1, 0));
+    assert_eq!(right.expect(0, 2), [&frames[0][..], &frames[2]]);
+    left.tx[0].socket().set_frame_len_max(9014);
+    let outcome = left.send(0, &[frame(60, 3), frame(5000, 4)]);
+    assert_eq!((outcome.frames, outcome.small, outcome.long), (1, 1, 0));
+    assert_eq!(right.expect(0, 1), [frame(60, 3)]);
+}
+
+#[test]
+fn a_queue_that_was_closed_opens_again_at_once_and_leaves_no_ring_mapped() {
+    wire::make(2, MTU);
+    for round in 0..5 {
+        let (mut left, mut right) = (End::open("left", 2, MTU), End::open("right", 2, MTU));
+        assert!(sockets_mapped() > 0);
+        let frames: Vec<_> = (0..10).map(|n| frame(200, round * 10 + n)).collect();
+        for queue in 0..2 {
+            left.send(queue, &frames);
+            assert_eq!(right.expect(queue, 10), frames);
+            // Left on its way.
+            right.send(queue, &frames);
+        }
+        drop((left, right));
+        assert_eq!(sockets_mapped(), 0, "round {round}");
+    }
+}
+
+/// Mappings of sockets, which only rings are.
+fn sockets_mapped() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").expect("/proc");
+    maps.lines()
+        .filter(|line| line.contains("socket:["))
+        .count()
+}
+
+#[test]
+fn a_queue_in_use_is_busy_and_one_that_is_not_there_is_refused() {
+    wire::make(1, MTU);
+    let _left = End::open("left", 1, MTU);
+    let number = |queue| {
+        let error = open("left", queue, &options(MTU)).err().expect("refused");
+        error.why.raw_os_error()
+    };
+    assert_eq!(number(0), Some(libc::EBUSY));
+    assert_eq!(number(7), Some(libc::EINVAL));
+}
+
+#[test]
+fn a_veth_does_no_zero_copy_and_says_so_unless_either_will_do() {
+    wire::make(1, MTU);
+    let bind = |bind| {
+        let options = SocketOptions {
+            bind,
+            ..options(MTU)
+        };
+        open("left", 0, &options)
+    };
+    let error = bind(BindMode::ZeroCopy).err().expect("refused");
+    assert_eq!(error.why.raw_os_error(), Some(libc::EOPNOTSUPP));
+    let (rx, _tx) = bind(BindMode::Auto).expect("copy mode");
+    assert!(!rx.socket().zero_copy());
+}
+
+#[test]
+fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
+    const COUNT: u32 = 10_000;
+    wire::make(1, MTU);
+    let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
+    let handover = left.tx[0].make_handover();
+    let done = AtomicBool::new(false);
+    let mut arrived = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut burst = Burst::new();
+            let mut n = 0;
+            while n < COUNT {
+                let next = [frame(60 + n as usize % 1000, n)];
+                let picks = load(&mut burst, &next);
+                match handover.deliver(&burst, &picks).frames {
+                    1 => n += 1,
+                    // The owner has not supplied any memory yet.
+                    _ => std::thread::yield_now(),
+                }
+            }
+            done.store(true, Ordering::Release);
+        });
+        let mut own = COUNT;
+        loop {
+            let last = done.load(Ordering::Acquire) && !left.tx[0].has_handovers();
+            own += left.send(0, &[frame(60 + own as usize % 1000, own)]).frames;
+            arrived.extend(right.take_all(0));
+            if last {
+                break;
+            }
+        }
+        let missing = own as usize - arrived.len();
+        arrived.extend(right.expect(0, missing));
+        assert_eq!(arrived.len(), own as usize);
+    });
+    for first in [0, COUNT] {
+        let of_one = |bytes: &&Vec<u8>| (number(bytes) < COUNT) == (first < COUNT);
+        for (n, bytes) in (first..).zip(arrived.iter().filter(of_one)) {
+            assert!(*bytes == frame(60 + n as usize % 1000, n), "frame {n}");
+        }
+    }
+}
+
+fn number(frame: &[u8]) -> u32 {
+    let bytes = frame[14..18].try_into().expect("four bytes");
+    u32::from_be_bytes(bytes)
+}

@@ -1,0 +1,205 @@
+//! A wire to test on: a veth pair in a network namespace of its own, with a socket on every
+//! queue of both ends.
+//!
+//! Each of those who include this uses its part of it.
+#![allow(dead_code)]
+
+use std::io::Error;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crosspoint_frame::{Burst, Gather, Offload, Pick, Prefix, Segment, SegmentMut, TagOp};
+use crosspoint_xsk::interface::Interface;
+use crosspoint_xsk::{
+    Attachment, BindMode, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU, SocketError,
+    SocketOptions, XskRx, XskTx,
+};
+
+/// An Ethernet header.
+pub const HEADER_LEN: u32 = 14;
+/// How long frames may be on their way.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Moves this thread into a new network namespace, which goes with it, and makes the pair `left`
+/// and `right` there, with so many queues each way.
+pub fn make(queues: u32, mtu: u32) {
+    // SAFETY: unshare takes flags only; CLONE_NEWNET changes the thread's namespace and no memory.
+    let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    let error = Error::last_os_error();
+    assert_eq!(rc, 0, "a new network namespace (run as root): {error}");
+    // Nobody sends but the tests. Absent where the kernel has no IPv6.
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    let end = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
+    ip(&format!("link add left {end} type veth peer right {end}"));
+    ip("link set left up");
+    ip("link set right up");
+}
+
+fn ip(words: &str) {
+    let output = Command::new("ip")
+        .args(words.split_whitespace())
+        .output()
+        .expect("cannot run ip: apt install iproute2");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {words}: {said}");
+}
+
+/// The number of an interface in this namespace.
+pub fn index_of(name: &str) -> u32 {
+    let name = std::ffi::CString::new(name).expect("a name");
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    assert_ne!(index, 0, "{name:?}: {}", Error::last_os_error());
+    index
+}
+
+/// A socket in copy mode, of frames of up to `mtu` and a header, which take several UMEM frames where they must.
+pub fn options(mtu: u32) -> SocketOptions {
+    SocketOptions {
+        bind: BindMode::Copy,
+        multi_buffer: mtu > SINGLE_BUFFER_MTU,
+        busy_poll: false,
+        pages: Pages::Transparent,
+        frame_len_max: mtu + HEADER_LEN,
+    }
+}
+
+/// A socket on a queue of an interface, with memory of its own.
+pub fn open(
+    name: &str,
+    queue: u32,
+    options: &SocketOptions,
+) -> Result<(XskRx, XskTx), SocketError> {
+    PacketMemory::new(1, None).open(index_of(name), queue, options)
+}
+
+/// One end of the wire: the program, and a socket on each queue.
+pub struct End {
+    /// Dropped first, so that no frame goes to a socket that closes.
+    _attachment: Attachment,
+    pub rx: Vec<XskRx>,
+    pub tx: Vec<XskTx>,
+    burst: Burst,
+}
+
+impl End {
+    /// Opens all queues of `left` or `right`, as [`make`] made them.
+    pub fn open(name: &str, queues: u32, mtu: u32) -> End {
+        let interface = Interface {
+            name: name.to_owned(),
+            index: index_of(name),
+            rx_queues: queues,
+            tx_queues: queues,
+            up: true,
+            mtu,
+        };
+        let mut attachment =
+            Attachment::new(&interface, false, false, mtu > SINGLE_BUFFER_MTU).expect("native XDP");
+        let mut memory = PacketMemory::new(queues as u16, None);
+        let (mut rx, mut tx) = (Vec::new(), Vec::new());
+        for queue in 0..queues {
+            let halves = memory
+                .open(interface.index, queue, &options(mtu))
+                .expect("a socket");
+            attachment
+                .redirect(queue, &**halves.0.socket())
+                .expect("room in the socket map");
+            rx.push(halves.0);
+            tx.push(halves.1);
+        }
+        End {
+            _attachment: attachment,
+            rx,
+            tx,
+            burst: Burst::new(),
+        }
+    }
+
+    /// Sends up to a burst of frames on a queue, and has the kernel take them all.
+    pub fn send(&mut self, queue: usize, frames: &[Vec<u8>]) -> NicOutcome {
+        let picks = load(&mut self.burst, frames);
+        let outcome = self.tx[queue].deliver(&self.burst, &picks);
+        self.flush(queue);
+        outcome
+    }
+
+    /// Has the kernel take what waits on a queue.
+    pub fn flush(&mut self, queue: usize) {
+        let started = Instant::now();
+        while self.tx[queue].flush() {
+            assert!(started.elapsed() < PATIENCE, "the kernel does not take it");
+        }
+    }
+
+    /// Takes all that has arrived on a queue.
+    pub fn take_all(&mut self, queue: usize) -> Vec<Vec<u8>> {
+        let bursts = std::iter::repeat_with(|| self.take(queue));
+        bursts
+            .take_while(|burst| !burst.is_empty())
+            .flatten()
+            .collect()
+    }
+
+    /// Takes a burst of what has arrived on a queue.
+    fn take(&mut self, queue: usize) -> Vec<Vec<u8>> {
+        self.burst.clear();
+        let rx = &mut self.rx[queue];
+        rx.receive(&mut self.burst);
+        let frames = (0..self.burst.len()).map(|i| bytes_of(&self.burst, i));
+        let frames = frames.collect();
+        rx.complete(&self.burst);
+        frames
+    }
+
+    /// Takes `count` frames from a queue.
+    pub fn expect(&mut self, queue: usize, count: usize) -> Vec<Vec<u8>> {
+        let (mut frames, started) = (Vec::new(), Instant::now());
+        while frames.len() < count {
+            frames.extend(self.take_all(queue));
+            let late = started.elapsed() > PATIENCE;
+            assert!(!late, "{} of {count} frames arrived", frames.len());
+        }
+        frames
+    }
+}
+
+/// Puts frames into a burst, which is emptied first, and picks them all.
+pub fn load(burst: &mut Burst, frames: &[Vec<u8>]) -> Vec<Pick> {
+    burst.clear();
+    for frame in frames {
+        // SAFETY: read while `frames` is borrowed by whoever called: each caller delivers the
+        // burst before it lets go of them, and nobody else reads it.
+        let bytes = unsafe { Segment::new(frame.as_ptr(), frame.len() as u32) };
+        assert!(burst.push_contiguous(bytes, Offload::default()), "full");
+    }
+    let pick = |frame| Pick {
+        frame,
+        tag: TagOp::Keep,
+    };
+    (0..frames.len() as u8).map(pick).collect()
+}
+
+fn bytes_of(burst: &Burst, at: usize) -> Vec<u8> {
+    let frame = &burst.frames()[at];
+    let mut bytes = vec![0; frame.len as usize];
+    // SAFETY: our own vector, which is only looked at after the copy.
+    let to = unsafe { SegmentMut::new(bytes.as_mut_ptr(), frame.len) };
+    let prefix = Prefix::new(&[], frame, TagOp::Keep);
+    let copied = Gather::new(&prefix, burst, frame).copy_to(to);
+    assert_eq!(copied, bytes.len(), "the burst has all of the frame");
+    bytes
+}
+
+/// A frame of `len` bytes, 14 or more, whose bytes are unlike those of others.
+pub fn frame(len: usize, number: u32) -> Vec<u8> {
+    // Addresses and a type (IEEE 802 local experiments) that no stack answers.
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
+    bytes.extend(number.to_be_bytes());
+    let mut next = number.wrapping_mul(2_654_435_761) ^ len as u32;
+    while bytes.len() < len {
+        next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes.push((next >> 24) as u8);
+    }
+    bytes.truncate(len);
+    bytes
+}
