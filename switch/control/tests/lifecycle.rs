@@ -2,6 +2,8 @@
 //! die, rings that stop and start. Real front ends, real workers, and frames that flow all the while: each has a number,
 //! each byte is checked, and a pair of guests that nothing happens to loses nothing.
 
+#[path = "lifecycle/direct.rs"]
+mod direct;
 #[path = "lifecycle/inflight.rs"]
 mod inflight;
 #[path = "lifecycle/load.rs"]
@@ -207,6 +209,19 @@ impl Switch {
     }
 }
 
+/// Workers that sleep at once.
+fn fabric(workers: usize, nic_queues: usize) -> Arc<Fabric> {
+    let cores = core_affinity::get_core_ids().expect("cores");
+    Fabric::start(FabricOptions {
+        cores: cores.iter().cycle().take(workers).map(|c| c.id).collect(),
+        sleep_after: Some(Duration::from_micros(50)),
+        fdb_capacity: 28_672,
+        fdb_ageing: Duration::from_secs(300),
+        nic_queues,
+    })
+    .expect("workers")
+}
+
 /// Workers and ports with their sockets in `directory`.
 fn start_at(
     directory: &Path,
@@ -214,15 +229,7 @@ fn start_at(
     names: &[&str],
     queue_pairs: u16,
 ) -> (Arc<Fabric>, Vec<VhostPort>) {
-    let cores = core_affinity::get_core_ids().expect("cores");
-    let fabric = Fabric::start(FabricOptions {
-        cores: cores.iter().cycle().take(workers).map(|c| c.id).collect(),
-        sleep_after: Some(Duration::from_micros(50)),
-        fdb_capacity: 28_672,
-        fdb_ageing: Duration::from_secs(300),
-        nic_queues: 0,
-    })
-    .expect("workers");
+    let fabric = fabric(workers, 0);
     let ports = names.iter().map(|name| {
         let config = PortConfig {
             socket: directory.join(name),

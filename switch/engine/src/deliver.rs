@@ -10,6 +10,7 @@ use crosspoint_xsk::{Handover, NicOutcome, XskTx};
 use crate::MAX_PORTS;
 use crate::calling::Calling;
 use crate::counters::QueueCounters;
+use crate::direct::Direct;
 use crate::joins::{GSO_TCPV4, GSO_TCPV6, Joiner, Takes};
 use crate::segments::Segmenter;
 use crate::sleep::Waker;
@@ -46,6 +47,8 @@ pub struct Tx {
     faults: Vec<(u16, RingFault)>,
     segmenter: Segmenter,
     joiner: Joiner,
+    /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
+    direct: Option<Box<Direct>>,
 }
 
 /// What became of one burst's copies; all came from one queue.
@@ -74,6 +77,7 @@ impl Tx {
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Segmenter::default(),
             joiner: Joiner::default(),
+            direct: None,
         }
     }
 
@@ -86,6 +90,18 @@ impl Tx {
                 self.nic_ports.push(port);
             }
         }
+    }
+
+    /// Lends the queue that is the own one of the guest whose burst is delivered next, or none.
+    #[inline(always)]
+    pub fn lend_direct(&mut self, direct: Option<Box<Direct>>) {
+        self.direct = direct;
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub fn return_direct(&mut self) -> Option<Box<Direct>> {
+        self.direct.take()
     }
 
     /// The next ring that was found broken, if any: its port, and what the guest did.
@@ -354,6 +370,7 @@ fn send_groups(
             faults,
             segmenter,
             joiner,
+            direct,
             ..
         } = tx;
         let Some(group) = groups.get(index) else {
@@ -372,6 +389,7 @@ fn send_groups(
             nics,
             touched,
             faults,
+            direct,
         };
         if burst.has_large() {
             send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
@@ -460,6 +478,7 @@ struct Way<'a> {
     nics: &'a mut [Option<Box<NicTx>>],
     touched: &'a mut Vec<(u16, u16)>,
     faults: &'a mut Vec<(u16, RingFault)>,
+    direct: &'a mut Option<Box<Direct>>,
 }
 
 impl Way<'_> {
@@ -505,10 +524,11 @@ impl Way<'_> {
                 }
             },
             Egress::Nic => {
-                let nic = self.nics.get_mut(usize::from(self.number));
-                let outcome = match nic.and_then(Option::as_mut) {
-                    Some(nic) => deliver_nic(nic, burst, picks, to),
-                    None => NicOutcome::default(),
+                let outcome = match self.direct.as_deref() {
+                    Some(direct) if direct.leads_to(self.number) => {
+                        self.deliver_direct(burst, picks)
+                    }
+                    _ => self.deliver_nic(burst, picks),
                 };
                 let dropped = outcome.full + outcome.small + outcome.long;
                 to.drop(DropReason::PortDown, all - outcome.frames - dropped);
@@ -527,6 +547,38 @@ impl Way<'_> {
         };
         tally.delivered += u64::from(delivered);
         tally.dropped += u64::from(all - delivered);
+    }
+
+    #[inline(always)]
+    fn deliver_nic(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        let nic = self.nics.get_mut(usize::from(self.number));
+        match nic.and_then(Option::as_mut) {
+            Some(nic) => deliver_nic(nic, burst, picks, self.to),
+            None => NicOutcome::default(),
+        }
+    }
+
+    /// Through the guest's own queue; what cannot go there, as everybody's.
+    #[inline(never)]
+    fn deliver_direct(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        let Some(mut direct) = self.direct.take() else {
+            return NicOutcome::default();
+        };
+        let (sent, rest) = direct.deliver(burst, picks);
+        self.to.drop(DropReason::NicRingFull, sent.full);
+        self.to.drop(DropReason::MtuExceeded, sent.long);
+        let copied = match rest {
+            [] => NicOutcome::default(),
+            rest => self.deliver_nic(burst, rest),
+        };
+        *self.direct = Some(direct);
+        NicOutcome {
+            frames: sent.frames + copied.frames,
+            bytes: sent.bytes + copied.bytes,
+            full: sent.full + copied.full,
+            small: sent.small + copied.small,
+            long: sent.long + copied.long,
+        }
     }
 
     #[inline(always)]

@@ -16,6 +16,8 @@ pub mod counters;
 #[cfg(not(loom))]
 pub mod deliver;
 #[cfg(not(loom))]
+pub mod direct;
+#[cfg(not(loom))]
 mod joins;
 
 mod latency;

@@ -1,12 +1,16 @@
 //! A stream: one receive queue of one port, owned by one worker.
 
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crosspoint_frame::{Burst, tsc};
+use crosspoint_vring::arming::before_calls;
 use crosspoint_vring::{GuestTx, RingFault};
 use crosspoint_xsk::XskRx;
 
 use crate::counters::{PortCounters, QueueCounters};
+use crate::direct::{Direct, DirectGuest};
 
 /// Which stream: port number and queue number.
 pub type StreamId = (u16, u16);
@@ -15,9 +19,16 @@ pub type StreamId = (u16, u16);
 pub enum Source {
     /// A guest's transmit ring.
     Guest(Box<GuestTx>),
+    /// A guest's transmit ring, and a NIC's queue that is this guest's own.
+    Direct(Box<DirectGuest>),
     /// A NIC's receive ring.
     Nic(XskRx),
 }
+
+/// How long a NIC may go on reading after its queue was closed: the kernel closes it some 20 ms later.
+const CLOSING: Duration = Duration::from_millis(100);
+/// Between two looks whether a NIC has sent everything.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A receive queue and what its worker keeps of it.
 pub struct Stream {
@@ -28,6 +39,10 @@ pub struct Stream {
     received_at: u64,
     received: usize,
     reported: bool,
+    /// Of a guest with a queue of its own: the worker that it was last served by, and whether something was given back
+    /// that the guest has not been called for.
+    worker: usize,
+    gave_back: bool,
     /// Where its last burst went, port and queue: the next one probably goes there too.
     pub destination: Option<(u16, u16)>,
 }
@@ -42,6 +57,8 @@ impl Stream {
             received_at: 0,
             received: 0,
             reported: false,
+            worker: 0,
+            gave_back: false,
             destination: None,
         }
     }
@@ -57,6 +74,88 @@ impl Stream {
         &self.source
     }
 
+    /// The guest's ring that it reads from, if it does.
+    pub fn guest(&self) -> Option<&GuestTx> {
+        match &self.source {
+            Source::Guest(guest) => Some(guest),
+            Source::Direct(direct) => Some(direct.guest()),
+            Source::Nic(_) => None,
+        }
+    }
+
+    /// Whether its guest has a NIC's queue of its own.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.source, Source::Direct(_))
+    }
+
+    /// The guest's own queue, to be lent to who delivers the burst; `None` if it has none.
+    #[inline(always)]
+    pub fn take_direct(&mut self) -> Option<Box<Direct>> {
+        match &mut self.source {
+            Source::Direct(direct) => direct.direct_mut().take(),
+            _ => None,
+        }
+    }
+
+    /// Takes it back.
+    pub fn put_direct(&mut self, lent: Option<Box<Direct>>) {
+        if let Source::Direct(direct) = &mut self.source {
+            *direct.direct_mut() = lent;
+        }
+    }
+
+    /// Gives back what the guest's own queue has sent.
+    #[cold]
+    fn settle(&mut self) {
+        let counters = self.counters.at(self.worker, self.id.1);
+        if let Source::Direct(direct) = &mut self.source {
+            direct.settle(|received_at, frames| {
+                let time = tsc().wrapping_sub(received_at);
+                counters.completion.record(time, frames as u64);
+                self.gave_back = true;
+            });
+        }
+    }
+
+    /// Whether something was given back besides whole bursts at hand, and the guest has not been called for it.
+    #[inline(always)]
+    pub fn has_given_back(&self) -> bool {
+        self.gave_back
+    }
+
+    /// The doorbell of the guest's own queue. Returns whether the NIC has frames still to send.
+    pub fn flush_direct(&mut self) -> bool {
+        match &mut self.source {
+            Source::Direct(direct) => direct.flush(),
+            _ => false,
+        }
+    }
+
+    /// Ends the guest's own queue: waits until the NIC has sent what it has, no longer than `patience`, and gives
+    /// everything back. What the guest sends from now on is copied. For the control thread, when no worker has the
+    /// stream.
+    #[must_use = "the stream goes on without the queue"]
+    pub fn end_direct(mut self, patience: Duration) -> Stream {
+        let deadline = Instant::now() + patience;
+        while let Source::Direct(direct) = &mut self.source {
+            direct.flush();
+            if direct.is_settled() || Instant::now() > deadline {
+                break;
+            }
+            sleep(LOOK);
+            self.settle();
+        }
+        let source = match self.source {
+            Source::Direct(direct) => Source::Guest(close(*direct)),
+            other => other,
+        };
+        Stream {
+            source,
+            gave_back: false,
+            ..self
+        }
+    }
+
     /// Takes a burst; returns how many frames it has.
     #[inline(always)]
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
@@ -64,11 +163,21 @@ impl Stream {
         self.received = match &mut self.source {
             Source::Nic(nic) => nic.receive(burst),
             Source::Guest(guest) => guest.receive(burst),
+            Source::Direct(_) => self.receive_direct(burst),
         };
         if self.received > 0 {
             self.received_at = tsc();
         }
         self.received
+    }
+
+    #[inline(never)]
+    fn receive_direct(&mut self, burst: &mut Burst) -> usize {
+        self.settle();
+        match &mut self.source {
+            Source::Direct(direct) => direct.receive(burst),
+            _ => 0,
+        }
     }
 
     /// What the guest did wrong, until somebody has been told. Asked for when a burst is empty:
@@ -77,6 +186,7 @@ impl Stream {
     pub fn unreported_fault(&self) -> Option<RingFault> {
         match &self.source {
             Source::Guest(guest) if !self.reported => guest.fault(),
+            Source::Direct(direct) if !self.reported => direct.guest().fault(),
             _ => None,
         }
     }
@@ -98,15 +208,30 @@ impl Stream {
                     .completion
                     .record(time, self.received as u64);
             }
+            Source::Direct(direct) => {
+                self.worker = worker;
+                if direct.complete(self.received_at) {
+                    let time = tsc().wrapping_sub(self.received_at);
+                    self.counters(worker)
+                        .completion
+                        .record(time, self.received as u64);
+                }
+            }
         }
     }
 
     /// Calls the guest, if it waits for completions.
     #[inline(always)]
     pub fn flush(&mut self, worker: usize) {
-        if let Source::Guest(guest) = &mut self.source
-            && guest.flush()
-        {
+        let called = match &mut self.source {
+            Source::Guest(guest) => guest.flush(),
+            Source::Direct(direct) => {
+                self.gave_back = false;
+                direct.guest_mut().flush()
+            }
+            Source::Nic(_) => false,
+        };
+        if called {
             self.counters(worker).calls.add(1);
         }
     }
@@ -116,6 +241,25 @@ impl Stream {
         match &mut self.source {
             Source::Nic(nic) => nic.has_work(),
             Source::Guest(guest) => guest.set_kicks(wanted) && guest.fault().is_none(),
+            Source::Direct(direct) => {
+                let guest = direct.guest_mut();
+                guest.set_kicks(wanted) && guest.fault().is_none()
+            }
         }
     }
+}
+
+/// Closes a guest's own queue, and gives back what it holds.
+fn close(direct: DirectGuest) -> Box<GuestTx> {
+    let (mut guest, left) = direct.close();
+    if !left.is_empty() {
+        // The guest must not use again what is still being read.
+        sleep(CLOSING);
+    }
+    for batch in &left {
+        guest.complete_batch(batch);
+    }
+    before_calls();
+    guest.flush();
+    guest
 }

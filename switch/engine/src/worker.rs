@@ -118,6 +118,8 @@ pub struct Worker {
     sleeper: Sleeper,
     view: Arc<View>,
     streams: Vec<Stream>,
+    /// How many of them are of guests with a NIC's queue of their own.
+    directs: usize,
     burst: Burst,
     keys: Keys,
     tx: Tx,
@@ -143,6 +145,7 @@ impl Worker {
             sleeper,
             view,
             streams,
+            directs: 0,
             burst,
             keys: Keys::default(),
             tx,
@@ -154,8 +157,9 @@ impl Worker {
         let (mut then, mut idle_since) = (tsc(), tsc());
         while !self.shared.stop.load(Ordering::Relaxed) {
             let injected = self.quiesce();
-            let bursts = injected + self.iterate();
-            let pending = self.flush(bursts);
+            let (polled, given_back) = self.iterate();
+            let bursts = injected + polled;
+            let pending = self.flush(bursts > 0 || given_back);
             let now = tsc();
             let cycles = now.wrapping_sub(then);
             then = now;
@@ -178,9 +182,10 @@ impl Worker {
         }
     }
 
-    /// One walk over all streams, each burst to completion. Returns how many bursts there were.
+    /// One walk over all streams, each burst to completion. Returns how many bursts there were, and whether a guest
+    /// got something back without one.
     #[inline(always)]
-    fn iterate(&mut self) -> u64 {
+    fn iterate(&mut self) -> (u64, bool) {
         let Worker {
             index,
             shared,
@@ -192,7 +197,7 @@ impl Worker {
             ..
         } = self;
         let tick = shared.tick.load(Ordering::Relaxed);
-        let mut bursts = 0;
+        let (mut bursts, mut given_back) = (0, false);
         for stream in streams {
             let count = stream.receive(burst);
             if count == 0 {
@@ -201,23 +206,30 @@ impl Worker {
                 {
                     stream.set_reported();
                 }
+                given_back |= stream.has_given_back();
                 continue;
             }
             bursts += 1;
             tx.prefetch(view, stream.destination, count);
+            let direct = stream.take_direct();
+            let is_direct = direct.is_some();
+            tx.lend_direct(direct);
             let counters = stream.counters(*index);
             forward(burst, stream.id.0, view, tick, keys, tx, counters);
+            if is_direct {
+                stream.put_direct(tx.return_direct());
+            }
             stream.complete(burst, *index);
             stream.destination = tx.last_destination();
         }
-        bursts
+        (bursts, given_back)
     }
 
     /// NIC doorbells and guest calls, once per iteration. Returns whether a NIC still has frames
-    /// that it did not take.
+    /// that it did not take, or has not sent from a guest's own memory.
     #[inline(always)]
-    fn flush(&mut self, bursts: u64) -> bool {
-        if bursts > 0 {
+    fn flush(&mut self, calls: bool) -> bool {
+        if calls {
             before_calls();
             let calling = &self.link.calling;
             for stream in &mut self.streams {
@@ -227,7 +239,13 @@ impl Worker {
             self.tx.call_guests(&self.view, calling);
             calling.leave();
         }
-        self.tx.flush_nics()
+        let mut pending = self.tx.flush_nics();
+        if self.directs > 0 {
+            for stream in &mut self.streams {
+                pending |= stream.flush_direct();
+            }
+        }
+        pending
     }
 
     /// The quiescent point: no reference into any mapping is held here. Returns how many bursts
@@ -238,6 +256,7 @@ impl Worker {
             link,
             view,
             streams,
+            directs,
             tx,
             shared,
             ..
@@ -250,7 +269,11 @@ impl Worker {
         let news = link
             .mailbox
             .quiesce(|update| apply(update, view, streams, tx));
-        if news { self.take_injected() } else { 0 }
+        if news {
+            *directs = streams.iter().filter(|stream| stream.is_direct()).count();
+            return self.take_injected();
+        }
+        0
     }
 
     /// Takes the injected frames through all stages. Returns how many bursts they made.

@@ -1,7 +1,7 @@
 //! Real Linux guests: the virtio-net driver that most guests run, as new as Linux 6.1 and as old as a guest that knows
 //! nothing of virtio 1.0.
 
-use crate::harness::{Host, HugePages, Lab, LinuxGuest, Switch, guest, s, xdp};
+use crate::harness::{Host, HugePages, Lab, LinuxGuest, Switch, guest, run, s, xdp};
 
 const SERVER: &str = "--job server --ip 10.9.0.12/24 --mac 52:54:00:09:00:02";
 const CLIENT: &str =
@@ -46,6 +46,27 @@ fn a_uml_guest_reaches_a_host() {
     assert!(switch.ledger().port("g0").segment_copies > 1000);
     // And what the host sends is joined for the guest, which takes large ones.
     assert!(switch.ledger().port("a").joined_copies > 1000);
+}
+
+/// The uplink takes one queue of its interface, and the guest has the other, which only sends.
+#[test]
+fn a_uml_guest_with_a_queue_of_its_own_reaches_a_host() {
+    let lab = Lab::new(s(120));
+    let host = Host::with_queues(&lab, "a", 1, 2);
+    let (status, text) = run(lab.dir(), &host.command("ethtool -L eth0 tx 1"), s(10));
+    assert!(status.success(), "{text}");
+    let ports = [
+        guest(&lab, "g0") + "direct = { uplink = \"a\", queue = 1 }\n",
+        xdp("a", &host) + "queues = [0]\n",
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let _service = LinuxGuest::service(&lab, &host);
+    let mut client = LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} {}", host.address));
+    client.wait_for("REACHED-AT");
+    let direct = switch.property("g0", "direct").join(" ");
+    assert_eq!(direct, "a queue 1, copy");
+    client.must_succeed();
+    assert!(switch.ledger().port("g0").segment_copies > 1000);
 }
 
 /// A network card of a guest, and what is negotiated for it.

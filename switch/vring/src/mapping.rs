@@ -11,10 +11,14 @@
 #[cfg_attr(miri, path = "mapping/miri.rs")]
 mod os;
 
+mod contiguous;
+
 use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+pub use self::contiguous::Contiguous;
+pub(crate) use self::contiguous::Part;
 pub(crate) use self::os::identify;
 use self::os::{len_and_block, map_shared, unmap};
 
@@ -89,22 +93,42 @@ pub(crate) enum MappingError {
     Refused(String),
 }
 
+/// What of a file is mapped for some bytes of it: whole blocks, as huge-page files need it.
+struct Span {
+    start: u64,
+    len: usize,
+    block: u64,
+}
+
+/// The blocks with `size` bytes from `offset` on; `offset + size` must not overflow.
+fn span_in(file: &File, offset: u64, size: u64) -> Result<Span, MappingError> {
+    let refused = |why: &dyn std::fmt::Display| MappingError::Refused(why.to_string());
+    let (len, block) = len_and_block(file).map_err(|e| refused(&e))?;
+    let end = offset + size;
+    if end > len {
+        return Err(MappingError::TooShort { end, len });
+    }
+    let start = offset - offset % block;
+    let whole = usize::try_from(end - start).map_err(|e| refused(&e))?;
+    let whole = whole
+        .next_multiple_of(block as usize)
+        .min((len - start) as usize);
+    Ok(Span {
+        start,
+        len: whole,
+        block,
+    })
+}
+
 impl Mapping {
     /// Maps `size` bytes of `file` from `offset` on; from the last block boundary before it,
     /// since huge-page files map only whole pages. `offset + size` must not overflow.
     pub(crate) fn new(file: &File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
         let refused = |why: &dyn std::fmt::Display| MappingError::Refused(why.to_string());
         let identity = identify(file, offset, size)?;
-        let (len, block) = len_and_block(file).map_err(|e| refused(&e))?;
-        let end = offset + size;
-        if end > len {
-            return Err(MappingError::TooShort { end, len });
-        }
-        let start = offset - offset % block;
-        let whole = usize::try_from(end - start).map_err(|e| refused(&e))?;
-        let whole = whole
-            .next_multiple_of(block as usize)
-            .min((len - start) as usize);
+        let Span {
+            start, len: whole, ..
+        } = span_in(file, offset, size)?;
         let slot = reserve_slot().ok_or_else(|| {
             refused(&format!(
                 "{MAX_MAPPINGS} memory regions are mapped already, all guests together"

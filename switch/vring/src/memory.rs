@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use thiserror::Error;
 
 use crate::DirtyLog;
-use crate::mapping::{Mapping, MappingError, identify};
+use crate::mapping::{Contiguous, Mapping, MappingError, Part, identify};
 
 /// One region as SET_MEM_TABLE describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,6 +192,43 @@ impl GuestMemory {
         let at = regions.iter().position(is_it)?;
         regions.remove(at);
         Some(GuestMemory::of(regions, self.log.clone()))
+    }
+
+    /// This memory once more, behind `own` bytes of ours (whole pages), in one run of addresses. `files` are those that
+    /// its regions were mapped from.
+    pub fn contiguous(
+        &self,
+        own: usize,
+        files: &[(RegionSpec, File)],
+    ) -> Result<Contiguous, MemoryError> {
+        let mut parts = Vec::with_capacity(self.regions.len());
+        for (index, region) in self.regions.iter().enumerate() {
+            let identity = region.mapping.identity();
+            let shows = |(spec, file): &&(RegionSpec, File)| {
+                identify(file, spec.mmap_offset, spec.size).is_ok_and(|found| found == identity)
+            };
+            let (_, file) = files.iter().find(shows).ok_or_else(|| MemoryError::Map {
+                index,
+                why: "its file is not known any more".to_owned(),
+            })?;
+            parts.push(Part {
+                host: region.host,
+                identity,
+                file,
+            });
+        }
+        Contiguous::new(own, &parts).map_err(|error| MemoryError::of(0, error))
+    }
+
+    /// Whether all that it shows is what `other` shows, where `other` shows it.
+    pub fn is_same_place(&self, other: &GuestMemory) -> bool {
+        let at = |region: &Region| (region.guest_address, region.size, region.host);
+        self.regions.len() == other.regions.len()
+            && self
+                .regions
+                .iter()
+                .zip(&other.regions)
+                .all(|(a, b)| at(a) == at(b) && Arc::ptr_eq(&a.mapping, &b.mapping))
     }
 
     /// This memory, writes to which are marked in `log`, or in none.

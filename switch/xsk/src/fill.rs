@@ -36,14 +36,14 @@ pub(crate) struct Filled {
 
 impl Filled {
     #[inline(always)]
-    fn one(desc: libc::xdp_desc) -> Filled {
+    pub(crate) fn one(desc: libc::xdp_desc) -> Filled {
         let mut filled = Filled::none();
         filled.push(desc);
         filled
     }
 
     #[inline(always)]
-    fn none() -> Filled {
+    pub(crate) fn none() -> Filled {
         Filled {
             descriptors: [const {
                 libc::xdp_desc {
@@ -57,7 +57,7 @@ impl Filled {
     }
 
     #[inline(always)]
-    fn push(&mut self, desc: libc::xdp_desc) {
+    pub(crate) fn push(&mut self, desc: libc::xdp_desc) {
         if let Some(slot) = self.descriptors.get_mut(self.count) {
             *slot = desc;
             self.count += 1;
@@ -65,7 +65,7 @@ impl Filled {
     }
 
     /// The first descriptor bears what concerns the whole frame; all but the last say that more follows.
-    fn finish(&mut self, options: u32) {
+    pub(crate) fn finish(&mut self, options: u32) {
         let Some((last, rest)) = self
             .descriptors
             .get_mut(..self.count)
@@ -195,13 +195,19 @@ fn ask_checksum(
     let Some(to) = socket.umem().segment_mut(at, METADATA_LEN) else {
         return false;
     };
+    *options |= libc::XDP_TX_METADATA;
+    to.write_array(&checksum_request(frame, tag))
+}
+
+/// What lies before a frame whose checksum is left to the kernel.
+#[inline(always)]
+pub(crate) fn checksum_request(frame: &Frame, tag: TagOp) -> [u8; METADATA_LEN as usize] {
     let start = usize::from(frame.offload.csum_start).saturating_add_signed(tag.growth()) as u16;
     let mut metadata = [0; METADATA_LEN as usize];
     metadata[..8].copy_from_slice(&TXMD_FLAGS_CHECKSUM.to_ne_bytes());
     metadata[8..10].copy_from_slice(&start.to_ne_bytes());
     metadata[10..12].copy_from_slice(&frame.offload.csum_offset.to_ne_bytes());
-    *options |= libc::XDP_TX_METADATA;
-    to.write_array(&metadata)
+    metadata
 }
 
 /// Sending a frame in the memory that it arrived in.

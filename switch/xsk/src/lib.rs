@@ -7,6 +7,8 @@
 pub mod attach;
 #[cfg(feature = "xsk-rs")]
 mod crate_backend;
+#[cfg(not(loom))]
+mod direct;
 mod fill;
 mod handover;
 pub mod interface;
@@ -19,6 +21,8 @@ mod tx;
 mod umem;
 
 pub use attach::{Attachment, XdpMode};
+#[cfg(not(loom))]
+pub use direct::{DIRECT_FRAMES, DirectStatus, DirectTx};
 pub use handover::Handover;
 pub use memory::PacketMemory;
 pub use rx::XskRx;

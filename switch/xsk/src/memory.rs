@@ -139,7 +139,7 @@ fn found(
 }
 
 /// Whether the driver does zero-copy on this queue: tries, with memory of its own.
-fn does_zero_copy(to: (u32, u32), options: &SocketOptions) -> bool {
+pub(crate) fn does_zero_copy(to: (u32, u32), options: &SocketOptions) -> bool {
     let Ok(umem) = Umem::new(1, Pages::Small, None).map(Arc::new) else {
         return false;
     };

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use thiserror::Error;
 
+use crate::ring::Ring;
 use crate::umem::{Pages, Umem};
 #[cfg(not(feature = "xsk-rs"))]
-use crate::{FRAME_SIZE, RING_SIZE, XskRx, XskTx, fill::METADATA_LEN, ring::Ring};
+use crate::{FRAME_SIZE, RING_SIZE, XskRx, XskTx, fill::METADATA_LEN};
 
 #[cfg(feature = "xsk-rs")]
 #[path = "crate_backend/opening.rs"]
@@ -92,7 +93,7 @@ pub struct XskSocket {
     multi_buffer: bool,
     finishes_checksums: bool,
     busy_poll: bool,
-    frame_len_max: AtomicU32,
+    frame_len_max: Arc<AtomicU32>,
 }
 
 impl XskSocket {
@@ -136,6 +137,11 @@ impl XskSocket {
         self.frame_len_max.load(Ordering::Relaxed)
     }
 
+    /// The same, for others who send through the interface, as it is from now on.
+    pub fn frame_limit(&self) -> Arc<AtomicU32> {
+        self.frame_len_max.clone()
+    }
+
     /// Sends frames of up to `len` bytes from now on: the interface's MTU has changed.
     pub fn set_frame_len_max(&self, len: u32) {
         self.frame_len_max.store(len, Ordering::Relaxed);
@@ -158,20 +164,7 @@ impl XskSocket {
 
     /// Has the kernel look at the transmit ring. Returns whether it is worth calling again.
     pub(crate) fn wake_tx(&self) -> bool {
-        // SAFETY: no buffer, no address: a doorbell only (af_xdp.rst, XDP_USE_NEED_WAKEUP).
-        let rc = unsafe {
-            libc::sendto(
-                self.fd.as_raw_fd(),
-                std::ptr::null(),
-                0,
-                libc::MSG_DONTWAIT,
-                std::ptr::null(),
-                0,
-            )
-        };
-        // EAGAIN: its budget is used up and there is more; the rest (EBUSY, ENOBUFS, ENETDOWN)
-        // is for a later iteration.
-        rc >= 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+        matches!(wake_tx(self.fd.as_fd()), Woken::GoOn)
     }
 
     /// Has the kernel look at the fill ring.
@@ -187,6 +180,41 @@ impl XskSocket {
                 std::ptr::null_mut(),
             )
         };
+    }
+}
+
+/// What the kernel said to a transmit doorbell.
+pub(crate) enum Woken {
+    /// It has sent some, and there may be more.
+    GoOn,
+    /// Not now.
+    Later,
+    /// Never: the interface is down, or is not there any more.
+    Gone,
+}
+
+/// Has the kernel look at a socket's transmit ring.
+pub(crate) fn wake_tx(socket: BorrowedFd<'_>) -> Woken {
+    // SAFETY: no buffer, no address: a doorbell only (af_xdp.rst, XDP_USE_NEED_WAKEUP).
+    let rc = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            std::ptr::null(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if rc >= 0 {
+        return Woken::GoOn;
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        // Its budget is used up and there is more.
+        Some(libc::EAGAIN) => Woken::GoOn,
+        Some(libc::ENETDOWN | libc::ENXIO) => Woken::Gone,
+        // The rest (EBUSY, ENOBUFS) is for a later iteration.
+        _ => Woken::Later,
     }
 }
 
@@ -208,6 +236,24 @@ const REBIND_PATIENCE: Duration = Duration::from_secs(1);
 const BUSY_POLL_US: libc::c_int = 20;
 const BUSY_POLL_BUDGET: libc::c_int = 64;
 
+/// Bytes that a socket may have in the kernel's hands at a time, where the kernel copies them: for frames of several
+/// pages the default is enough for twenty.
+#[cfg(not(feature = "xsk-rs"))]
+const SEND_BUFFER: libc::c_int = 16 << 20;
+
+/// A socket that is bound, with its rings.
+#[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "the crate gives none"))]
+pub(crate) struct Bound {
+    pub(crate) fd: OwnedFd,
+    fill: Ring<u64>,
+    pub(crate) completion: Ring<u64>,
+    rx: Ring<libc::xdp_desc>,
+    pub(crate) tx: Ring<libc::xdp_desc>,
+    pub(crate) zero_copy: bool,
+    /// In copy mode the kernel makes a packet buffer of the frame, and finishes what the driver cannot.
+    pub(crate) finishes_checksums: bool,
+}
+
 /// A socket that is not bound yet, with its rings.
 #[cfg(not(feature = "xsk-rs"))]
 pub(crate) struct Opening {
@@ -224,6 +270,10 @@ pub(crate) enum Registration<'a> {
     Own(&'a Umem, bool),
     /// That of a socket that is bound.
     Of(&'a XskSocket),
+    /// A guest's memory, with frames anywhere in it. Whether requests for checksums lie before what is sent.
+    #[cfg(not(loom))]
+    #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "it is refused"))]
+    Guest(&'a crosspoint_vring::Contiguous, bool),
 }
 
 #[cfg(not(feature = "xsk-rs"))]
@@ -238,10 +288,18 @@ impl Opening {
         }
         // SAFETY: just made, ours alone.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        if let Registration::Own(umem, metadata) = memory {
-            register(fd.as_fd(), umem, *metadata)
-                .map_err(SocketError::new("registering packet memory"))?;
-        }
+        let registered = match memory {
+            Registration::Own(umem, metadata) => {
+                register(fd.as_fd(), (umem.base(), umem.len()), 0, *metadata)
+            }
+            Registration::Of(_) => Ok(()),
+            #[cfg(not(loom))]
+            Registration::Guest(memory, metadata) => {
+                let flags = libc::XDP_UMEM_UNALIGNED_CHUNK_FLAG;
+                register(fd.as_fd(), (memory.base(), memory.len()), flags, *metadata)
+            }
+        };
+        registered.map_err(SocketError::new("registering packet memory"))?;
         for ring in [
             libc::XDP_UMEM_FILL_RING,
             libc::XDP_UMEM_COMPLETION_RING,
@@ -278,11 +336,35 @@ impl Opening {
     /// Binds it to a queue.
     pub(crate) fn bind(
         self,
-        (ifindex, queue): (u32, u32),
+        to: (u32, u32),
         options: &SocketOptions,
         memory: &Registration<'_>,
         (umem, slot): (Arc<Umem>, u16),
     ) -> Result<(XskRx, XskTx), SocketError> {
+        let bound = self.bind_plain(to, options, memory)?;
+        let socket = Arc::new(XskSocket {
+            fd: bound.fd,
+            umem,
+            slot,
+            zero_copy: bound.zero_copy,
+            multi_buffer: options.multi_buffer,
+            finishes_checksums: bound.finishes_checksums,
+            busy_poll: options.busy_poll,
+            frame_len_max: Arc::new(AtomicU32::new(options.frame_len_max)),
+        });
+        Ok((
+            XskRx::new(socket.clone(), bound.rx, bound.fill),
+            XskTx::new(socket, bound.tx, bound.completion),
+        ))
+    }
+
+    /// The same, without the two halves.
+    pub(crate) fn bind_plain(
+        self,
+        (ifindex, queue): (u32, u32),
+        options: &SocketOptions,
+        memory: &Registration<'_>,
+    ) -> Result<Bound, SocketError> {
         let at = self.fd.as_fd();
         if options.busy_poll {
             poll_busily(at).map_err(SocketError::new("asking for busy polling"))?;
@@ -290,7 +372,7 @@ impl Opening {
         let (flags, shared) = match memory {
             // What they have in common is said once, by the first.
             Registration::Of(socket) => (libc::XDP_SHARED_UMEM, Some(socket.as_fd())),
-            Registration::Own(..) => (flags_of(options), None),
+            _ => (flags_of(options), None),
         };
         bind(at, ifindex, queue, flags, shared)
             .map_err(SocketError::new("binding to the queue"))?;
@@ -303,22 +385,22 @@ impl Opening {
         let metadata = match memory {
             Registration::Own(_, metadata) => *metadata,
             Registration::Of(socket) => socket.finishes_checksums,
+            #[cfg(not(loom))]
+            Registration::Guest(_, metadata) => {
+                // Without the right to, it stays as it is: slower, not wrong.
+                let _ = set_option(at, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER);
+                *metadata
+            }
         };
-        let socket = Arc::new(XskSocket {
+        Ok(Bound {
             fd: self.fd,
-            umem,
-            slot,
+            fill: self.fill,
+            completion: self.completion,
+            rx: self.rx,
+            tx: self.tx,
             zero_copy,
-            multi_buffer: options.multi_buffer,
-            // In copy mode the kernel makes a packet buffer of the frame, and finishes what the driver cannot.
             finishes_checksums: metadata && !zero_copy,
-            busy_poll: options.busy_poll,
-            frame_len_max: AtomicU32::new(options.frame_len_max),
-        });
-        Ok((
-            XskRx::new(socket.clone(), self.rx, self.fill),
-            XskTx::new(socket, self.tx, self.completion),
-        ))
+        })
     }
 }
 
@@ -338,14 +420,20 @@ fn flags_of(options: &SocketOptions) -> u16 {
 }
 
 #[cfg(not(feature = "xsk-rs"))]
-fn register(socket: BorrowedFd<'_>, umem: &Umem, metadata: bool) -> io::Result<()> {
+fn register(
+    socket: BorrowedFd<'_>,
+    (base, len): (*mut u8, usize),
+    flags: u32,
+    metadata: bool,
+) -> io::Result<()> {
     // SAFETY: plain integers: all zero is a value, and "none" for the fields not set below.
     let mut reg: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
-    reg.addr = umem.base() as u64;
-    reg.len = umem.len() as u64;
+    reg.addr = base as u64;
+    reg.len = len as u64;
     reg.chunk_size = FRAME_SIZE;
+    reg.flags = flags;
     if metadata {
-        reg.flags = libc::XDP_UMEM_TX_METADATA_LEN;
+        reg.flags |= libc::XDP_UMEM_TX_METADATA_LEN;
         reg.tx_metadata_len = METADATA_LEN;
     }
     set_option(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, &reg)

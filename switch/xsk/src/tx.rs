@@ -11,7 +11,7 @@ use crate::umem::Half;
 use crate::{FRAME_SIZE, Handover, RING_SIZE, XskSocket};
 
 /// Most doorbells in one flush, in copy mode.
-const MAX_WAKEUPS: u32 = RING_SIZE / 32;
+pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
 /// An 802.1Q tag.
 const TAG_LEN: usize = 4;
 
@@ -46,6 +46,18 @@ pub(crate) enum Way {
     Small,
 }
 
+/// Whether the copy that `pick` asks for is longer than an interface takes whose limit is `frame_len_max`, bytes, a tag
+/// not counted.
+#[inline(always)]
+pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
+    let tagged = match pick.tag {
+        TagOp::Push => true,
+        TagOp::Keep => frame.tagged,
+        TagOp::Pop => frame.stacked,
+    };
+    Gather::len_of(frame, pick, 0) > frame_len_max as usize + TAG_LEN * usize::from(tagged)
+}
+
 /// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.
 #[inline(always)]
 pub(crate) fn way(
@@ -56,12 +68,7 @@ pub(crate) fn way(
     may_exchange: bool,
 ) -> Way {
     let len = Gather::len_of(frame, pick, 0);
-    let tagged = match pick.tag {
-        TagOp::Push => true,
-        TagOp::Keep => frame.tagged,
-        TagOp::Pop => frame.stacked,
-    };
-    if len > socket.frame_len_max() as usize + TAG_LEN * usize::from(tagged) {
+    if is_long(frame, pick, socket.frame_len_max()) {
         return Way::Long;
     }
     if may_exchange && EXCHANGES {

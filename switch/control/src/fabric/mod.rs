@@ -6,6 +6,7 @@
 //! Ports that a change does not name keep their rings and lose no frame.
 
 mod announce;
+mod direct;
 mod packets;
 mod placement;
 mod report;
@@ -31,9 +32,10 @@ use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::Clock;
 use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
-use crosspoint_xsk::{PacketMemory, XskSocket, XskTx};
+use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
 use crate::status::DeviceStatus;
+pub use direct::Uplink;
 use watch::Watch;
 pub use worker::WorkerError;
 
@@ -140,6 +142,8 @@ struct Placed {
     worker: usize,
     kick: Option<OwnedFd>,
     socket: Option<Arc<XskSocket>>,
+    /// How the guest's own queue does, if it has one.
+    direct: Option<Arc<DirectStatus>>,
 }
 
 struct Port {
@@ -367,7 +371,11 @@ impl Fabric {
         let waker = &self.links[worker].waker;
         let socket = match &new.source {
             Source::Nic(nic) => Some(nic.socket().clone()),
-            Source::Guest(_) => None,
+            Source::Guest(_) | Source::Direct(_) => None,
+        };
+        let direct = match &new.source {
+            Source::Direct(guest) => guest.status().cloned(),
+            _ => None,
         };
         let registered = match (&socket, &new.kick) {
             (Some(socket), _) => waker.register_nic(id, &**socket),
@@ -385,6 +393,7 @@ impl Fabric {
             worker,
             kick: new.kick,
             socket,
+            direct,
         }
     }
 
@@ -462,6 +471,7 @@ impl Fabric {
         }
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
+        self.end_lost_directs(&mut state);
         if ticks == state.ticks {
             return;
         }

@@ -5,6 +5,7 @@
 //! ([`Device::reconcile`]).
 
 mod describe;
+mod direct;
 mod memory;
 mod messages;
 
@@ -14,7 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crosspoint_engine::stream::{Source, Stream};
+use crosspoint_engine::stream::Stream;
 use crosspoint_engine::view::Egress;
 use crosspoint_vring::{
     DirtyLog, Features, GuestMemory, GuestRx, GuestTx, InflightRegion, MAX_RING_SIZE, MemoryCell,
@@ -23,6 +24,7 @@ use crosspoint_vring::{
 use vhost::vhost_user::{Backend, Error, Result};
 
 use describe::Notes;
+use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
 
 use crate::config;
@@ -84,6 +86,7 @@ pub(super) struct Device {
     inflight: Option<Arc<InflightRegion>>,
     vrings: Vec<Vring>,
     config: config::VhostPort,
+    direct: DirectQueue,
     notes: Notes,
 }
 
@@ -109,6 +112,7 @@ impl Device {
             inflight: None,
             vrings: (0..2 * queue_pairs).map(|_| Vring::default()).collect(),
             config,
+            direct: DirectQueue::default(),
             notes: Notes::default(),
         }
     }
@@ -271,6 +275,7 @@ impl Device {
             ..PortChange::default()
         });
         self.memory = None;
+        self.direct = DirectQueue::default();
         self.log = None;
         self.inflight = None;
         self.channel = None;
@@ -327,9 +332,13 @@ impl Device {
             self.vrings[index].note_base(rx.base());
         }
         for stream in streams {
-            if let (Source::Guest(tx), (_, queue)) = (stream.source(), stream.id) {
+            let stream = stream.end_direct(direct::PATIENCE);
+            if let (Some(tx), (_, queue)) = (stream.guest(), stream.id) {
                 self.vrings[2 * usize::from(queue) + 1].note_base(tx.base());
             }
+        }
+        if which.contains(&direct::VRING) {
+            self.direct.close();
         }
     }
 
@@ -429,9 +438,10 @@ impl Device {
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
+        let source = self.with_direct(index, Box::new(tx), memory.get());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,
-            source: Source::Guest(Box::new(tx)),
+            source,
             kick,
         })))
     }
@@ -464,13 +474,17 @@ impl Device {
             .filter(|v| v.running)
             .map(|v| v.size.to_string())
             .collect();
-        [
+        let always = [
             ("features", names.join(" ")),
             ("ring_sizes", sizes.join(" ")),
             ("memory_regions", memory.region_count().to_string()),
             ("memory_bytes", memory.size_bytes().to_string()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        ];
+        let direct = self.direct.text(self.config.direct.as_ref());
+        always
+            .into_iter()
+            .chain(direct.map(|text| ("direct", text)))
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
     }
 }

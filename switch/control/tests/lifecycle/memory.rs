@@ -39,7 +39,7 @@ fn places(load: &Load) -> [(Arc<GuestMemory>, u64); 2] {
 }
 
 /// A new region, into which all buffers go and out of which they come again.
-fn visit_new_memory(load: &Load, guest: &mut Guest, number: u64) {
+pub fn visit_new_memory(load: &Load, guest: &mut Guest, number: u64) {
     let home = places(load);
     let new = guest.add_memory(layout(number, 2 << 20)).expect("a region");
     let base = layout(number, 0).guest_base;

@@ -19,7 +19,7 @@ const PARTIAL: u64 = PLAIN | feature::GUEST_CSUM;
 const LARGE: u64 = PARTIAL | feature::GUEST_TSO4 | feature::GUEST_TSO6;
 
 /// What a sender's stack leaves: a TCP frame with the pseudo-header's sum in its checksum, and the header for the device.
-fn large(payload: &[u8], mss: u16, v6: bool) -> (VirtioNetHdr, Vec<u8>) {
+pub fn large(payload: &[u8], mss: u16, v6: bool) -> (VirtioNetHdr, Vec<u8>) {
     let link = PacketBuilder::ethernet2(host(0), host(9));
     let mut frame = Vec::new();
     match v6 {
@@ -57,7 +57,7 @@ fn large(payload: &[u8], mss: u16, v6: bool) -> (VirtioNetHdr, Vec<u8>) {
 }
 
 /// A segment with its checksum finished: strict about everything. Returns sequence number and payload.
-fn read(frame: &[u8]) -> (u32, Vec<u8>) {
+pub fn read(frame: &[u8]) -> (u32, Vec<u8>) {
     let packet = PacketHeaders::from_ethernet_slice(frame).expect("a sound frame");
     let (net, Some(TransportHeader::Tcp(tcp))) = (packet.net.unwrap(), packet.transport) else {
         panic!("no TCP");

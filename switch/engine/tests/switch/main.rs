@@ -4,6 +4,7 @@
 
 mod bridge;
 mod checks;
+mod direct;
 mod escapes;
 mod fdb_threads;
 mod floor;

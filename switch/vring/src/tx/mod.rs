@@ -5,7 +5,7 @@ mod split;
 
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, MAX_BURST_SEGMENTS, Offload, Segment};
+use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, Offload, Segment};
 use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN};
 
 use crate::ring::Ring;
@@ -61,7 +61,7 @@ impl GuestTx {
         })
     }
 
-    /// The position from which a successor goes on, when no burst is being handled, as
+    /// The position from which a successor goes on, when no burst is being handled and no batch is out, as
     /// GET_VRING_BASE gives it.
     pub fn base(&self) -> u32 {
         either!(self, queue => queue.base())
@@ -90,6 +90,20 @@ impl GuestTx {
         either!(self, queue => queue.complete())
     }
 
+    /// Takes over what [`complete`](Self::complete) would give back, to be given back later: somebody else still reads
+    /// the bytes.
+    #[inline(always)]
+    pub fn take_batch(&mut self) -> Batch {
+        either!(self, queue => queue.take_batch())
+    }
+
+    /// Gives back every descriptor of a batch. Batches go back in the order in which they were taken, and while one is
+    /// out, [`complete`](Self::complete) is not called: rings are used in order.
+    #[inline(always)]
+    pub fn complete_batch(&mut self, batch: &Batch) {
+        either!(self, queue => queue.complete_batch(batch))
+    }
+
     /// Calls the driver if it wants to know of the completions since the last time. Returns
     /// whether it did. The worker has passed a sequentially consistent fence since it completed.
     #[inline(always)]
@@ -102,6 +116,50 @@ impl GuestTx {
     pub fn set_kicks(&mut self, wanted: bool) -> bool {
         either!(self, queue => queue.set_kicks(wanted))
     }
+}
+
+/// Descriptors of one burst, held on beyond it.
+#[derive(Clone)]
+pub struct Batch {
+    chains: [Chain; BURST],
+    len: usize,
+    /// The ring's position behind them.
+    end: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch {
+            chains: [Chain::default(); BURST],
+            len: 0,
+            end: 0,
+        }
+    }
+}
+
+impl Batch {
+    /// How many frames they are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn chains(&self) -> &[Chain] {
+        self.chains.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// What is given back for a chain.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    /// Buffer id, or head.
+    id: u16,
+    /// Of a packed ring, how many it takes there.
+    entries: u16,
 }
 
 /// The pieces of one chain, collected.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
 
-use super::{Pieces, read_offload};
+use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
 use crate::chain::{self, Direction};
 use crate::packed::{PackedChain, PackedRing};
@@ -17,7 +17,7 @@ pub struct PackedTx {
     call: Arc<Notifier>,
     /// Position of the next chain to take.
     next: u64,
-    /// Position of the next used descriptor: `next` less what the current burst holds.
+    /// Position of the next used descriptor: `next` less what the current burst and batches hold.
     used: u64,
     /// Used position at the last decision to call.
     called: u64,
@@ -33,13 +33,6 @@ pub struct PackedTx {
     generation: u64,
     /// Set when the guest broke a rule: nothing is taken any more.
     fault: Option<RingFault>,
-}
-
-/// What is given back for a chain.
-#[derive(Clone, Copy, Default)]
-struct Chain {
-    id: u16,
-    entries: u16,
 }
 
 /// A burst in waiting: its descriptors have been read, its bytes are on their way to the cache.
@@ -233,28 +226,26 @@ impl PackedTx {
     #[inline(always)]
     pub(super) fn complete(&mut self) {
         let held = std::mem::take(&mut self.held);
-        let Some((first, others)) = self.chains.get(..held).and_then(<[Chain]>::split_first) else {
+        if held == 0 {
             return;
-        };
-        let from = self.used;
-        if self.features.has(feature::IN_ORDER) {
-            // One used descriptor, with the last one's id, is for all (virtio 1.2, 2.8.5).
-            let last = others.last().unwrap_or(first);
-            self.ring.note_entries(from, (self.next - from) as u16);
-            self.ring.publish_used(from, last.id, 0);
-        } else {
-            let mut at = from + u64::from(first.entries);
-            self.ring.note_entries(from, first.entries);
-            for chain in others {
-                self.ring.note_entries(at, chain.entries);
-                self.ring.set_used(at, chain.id, 0);
-                at += u64::from(chain.entries);
-            }
-            self.ring.publish_used(from, first.id, 0);
         }
+        let chains = self.chains.get(..held).unwrap_or(&[]);
+        give_back(&self.ring, self.features, chains, (self.used, self.next));
         self.used = self.next;
-        self.ring.note(self.used);
-        self.ring.mark_used(self.ring.memory(), from, self.used);
+    }
+
+    pub(super) fn take_batch(&mut self) -> Batch {
+        Batch {
+            chains: self.chains,
+            len: std::mem::take(&mut self.held),
+            end: self.next,
+        }
+    }
+
+    pub(super) fn complete_batch(&mut self, batch: &Batch) {
+        let span = (self.used, batch.end);
+        give_back(&self.ring, self.features, batch.chains(), span);
+        self.used = batch.end;
     }
 
     #[inline(always)]
@@ -273,4 +264,29 @@ impl PackedTx {
             || self.ring.read(self.next).is_some(),
         )
     }
+}
+
+/// Gives back chains, which take the ring's positions `from..to`.
+#[inline(always)]
+fn give_back(ring: &PackedRing, features: Features, chains: &[Chain], (from, to): (u64, u64)) {
+    let Some((first, others)) = chains.split_first() else {
+        return;
+    };
+    if features.has(feature::IN_ORDER) {
+        // One used descriptor, with the last one's id, is for all (virtio 1.2, 2.8.5).
+        let last = others.last().unwrap_or(first);
+        ring.note_entries(from, (to - from) as u16);
+        ring.publish_used(from, last.id, 0);
+    } else {
+        let mut at = from + u64::from(first.entries);
+        ring.note_entries(from, first.entries);
+        for chain in others {
+            ring.note_entries(at, chain.entries);
+            ring.set_used(at, chain.id, 0);
+            at += u64::from(chain.entries);
+        }
+        ring.publish_used(from, first.id, 0);
+    }
+    ring.note(to);
+    ring.mark_used(ring.memory(), from, to);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
 
-use super::{Pieces, read_offload};
+use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
 use crate::chain::{self, Direction};
 use crate::{Features, Notifier, RingFault, SplitRing, feature};
@@ -17,7 +17,7 @@ pub struct SplitTx {
     call: Arc<Notifier>,
     /// Position of the next entry to take; as much of it as the ring's indices have.
     next: u16,
-    /// Position of the next used entry: `next` less what the current burst holds.
+    /// Position of the next used entry: `next` less what the current burst and batches hold.
     used: u16,
     /// Used position at the last decision to call.
     called: u16,
@@ -220,11 +220,43 @@ impl SplitTx {
             self.ring
                 .set_used(self.used.wrapping_add(i as u16), *head, 0);
         }
+        self.publish(held);
+    }
+
+    /// Shows the driver `count` used entries that have been written.
+    #[inline(always)]
+    fn publish(&mut self, count: usize) {
         let from = self.used;
-        self.used = self.used.wrapping_add(held as u16);
+        self.used = self.used.wrapping_add(count as u16);
         self.ring.used_index().store(self.used, Ordering::Release);
         self.ring.note(self.used);
         self.ring.mark_used(self.ring.memory(), from, self.used);
+    }
+
+    pub(super) fn take_batch(&mut self) -> Batch {
+        let mut batch = Batch {
+            len: std::mem::take(&mut self.held),
+            end: self.next.into(),
+            ..Batch::default()
+        };
+        for (chain, head) in batch.chains.iter_mut().zip(self.heads) {
+            *chain = Chain {
+                id: head,
+                entries: 1,
+            };
+        }
+        batch
+    }
+
+    pub(super) fn complete_batch(&mut self, batch: &Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        for (i, chain) in batch.chains().iter().enumerate() {
+            let at = self.used.wrapping_add(i as u16);
+            self.ring.set_used(at, chain.id, 0);
+        }
+        self.publish(batch.len());
     }
 
     #[inline(always)]

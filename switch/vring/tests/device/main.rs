@@ -4,6 +4,7 @@
 #![cfg(not(loom))]
 
 mod arithmetic;
+mod batches;
 mod bytes;
 mod checksum;
 mod dirty;

@@ -12,7 +12,7 @@ use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig}
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
 use super::{
-    BindMode, REBIND_PATIENCE, Registration, SocketError, SocketOptions, TX_BUDGET,
+    BindMode, Bound, REBIND_PATIENCE, Registration, SocketError, SocketOptions, TX_BUDGET,
     XDP_MAX_TX_SKB_BUDGET, XskSocket, get_option, poll_busily, set_option,
 };
 use crate::crate_backend::source_of;
@@ -28,6 +28,8 @@ impl Opening {
         match memory {
             Registration::Own(_, true) => Err(cannot("leaving checksums to the kernel")),
             Registration::Own(_, false) | Registration::Of(_) => Ok(Opening(())),
+            #[cfg(not(loom))]
+            Registration::Guest(..) => Err(cannot("sending out of a guest's memory")),
         }
     }
 
@@ -45,6 +47,8 @@ impl Opening {
         let memory = match memory {
             Registration::Own(umem, _) => umem,
             Registration::Of(socket) => socket.umem(),
+            #[cfg(not(loom))]
+            Registration::Guest(..) => return Err(cannot("sending out of a guest's memory")),
         };
         let (tx, rx, fill, completion) = bind(memory, &interface, queue, config)
             .map_err(SocketError::new("binding to the queue"))?;
@@ -69,10 +73,21 @@ impl Opening {
             multi_buffer: options.multi_buffer,
             finishes_checksums: false,
             busy_poll: options.busy_poll,
-            frame_len_max: AtomicU32::new(options.frame_len_max),
+            frame_len_max: Arc::new(AtomicU32::new(options.frame_len_max)),
         });
         let rx = XskRx::new(socket.clone(), rx, fill);
         Ok((rx, XskTx::new(socket, tx, completion)))
+    }
+
+    /// Never comes so far: the memory is refused before.
+    #[cfg(not(loom))]
+    pub(crate) fn bind_plain(
+        self,
+        _: (u32, u32),
+        _: &SocketOptions,
+        _: &Registration<'_>,
+    ) -> Result<Bound, SocketError> {
+        Err(cannot("sending out of a guest's memory"))
     }
 }
 

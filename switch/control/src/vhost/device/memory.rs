@@ -20,8 +20,10 @@ impl Device {
         table: Vec<(RegionSpec, File)>,
     ) -> Result<(), String> {
         let before = self.memory.as_ref().map(|cell| cell.shared());
+        let files = self.copies_of(&table);
         let memory = GuestMemory::map_after(before.as_deref(), table).map_err(|e| e.to_string())?;
         self.check_log(&memory)?;
+        self.direct.files = files;
         self.exchange_memory(memory);
         Ok(())
     }
@@ -32,6 +34,9 @@ impl Device {
         spec: RegionSpec,
         file: File,
     ) -> Result<(), String> {
+        let table = [(spec, file)];
+        let copy = self.copies_of(&table);
+        let [(spec, file)] = table;
         let memory = match &self.memory {
             None => GuestMemory::map(vec![(spec, file)]),
             Some(cell) if cell.get().region_count() >= MAX_MEMORY_SLOTS => {
@@ -41,6 +46,7 @@ impl Device {
         };
         let memory = memory.map_err(|e| e.to_string())?;
         self.check_log(&memory)?;
+        self.direct.files.extend(copy);
         self.exchange_memory(memory);
         Ok(())
     }
@@ -55,6 +61,10 @@ impl Device {
                 spec.size, spec.guest_address
             )
         })?;
+        let other = |known: &RegionSpec| {
+            (known.guest_address, known.size) != (spec.guest_address, spec.size)
+        };
+        self.direct.files.retain(|(known, _)| other(known));
         self.exchange_memory(without);
         Ok(())
     }
@@ -68,6 +78,10 @@ impl Device {
         match self.memory.clone() {
             None => self.memory = Some(MemoryCell::new(memory.clone())),
             Some(cell) => {
+                if self.direct.is_open() && !memory.is_same_place(cell.get()) {
+                    // The NIC reads the memory as it was: the queue is opened anew on the new one.
+                    self.stop(&[super::direct::VRING as u32]);
+                }
                 self.stop_moved(cell.get(), &memory);
                 let old = cell.swap(memory.clone());
                 self.change(PortChange {

@@ -1,0 +1,89 @@
+//! Guests' own queues: finding the uplink that one is of, and giving up those that send nothing any more.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use super::{Fabric, Placed, State, WorkerChange};
+
+/// An uplink, as far as a queue of its interface needs it.
+pub struct Uplink {
+    /// Its port number.
+    pub number: u16,
+    /// Its interface.
+    pub interface: String,
+    /// Whether the NIC reads and writes packet memory itself.
+    pub zero_copy: bool,
+    /// The longest frame that it sends, bytes, a tag not counted; it follows the interface's MTU.
+    pub frame_len_max: Arc<AtomicU32>,
+}
+
+impl Fabric {
+    /// The port named `name`, if there is one: `Some(None)` when it is no uplink, or is not open.
+    pub fn uplink(&self, name: &str) -> Option<Option<Uplink>> {
+        let state = self.lock();
+        let mut ports = state.ports.iter().enumerate();
+        let (number, port) = ports
+            .find_map(|(n, port)| Some((n, port.as_ref().filter(|p| p.options.name == name)?)))?;
+        let open = || {
+            let socket = port
+                .streams
+                .values()
+                .find_map(|placed| placed.socket.as_ref())?;
+            Some(Uplink {
+                number: number as u16,
+                interface: port.properties.get("interface")?.clone(),
+                zero_copy: socket.zero_copy(),
+                frame_len_max: socket.frame_limit(),
+            })
+        };
+        Some(open())
+    }
+
+    /// `time` in cycles.
+    pub fn cycles(&self, time: Duration) -> u64 {
+        self.clock.cycles(time)
+    }
+
+    /// Closes the queues that send nothing any more; their guests go on with copies.
+    pub(super) fn end_lost_directs(&self, state: &mut State) {
+        let is_lost = |placed: &Placed| {
+            placed
+                .direct
+                .as_ref()
+                .is_some_and(|direct| direct.is_lost())
+        };
+        let ports = (0..).zip(&state.ports);
+        let lost = ports.flat_map(|(number, port)| {
+            let streams = port.iter().flat_map(|port| &port.streams);
+            let lost = streams.filter(|(_, placed)| is_lost(placed));
+            lost.map(move |(queue, placed)| (number, *queue, placed.worker))
+        });
+        let lost: Vec<(u16, u16, usize)> = lost.collect();
+        for (number, queue, worker) in lost {
+            self.end_direct(state, (number, queue), worker);
+        }
+    }
+
+    fn end_direct(&self, state: &mut State, id: (u16, u16), worker: usize) {
+        const WHY: &str = "the interface is down or gone, or has sent nothing for seconds";
+        if let Some(Some(port)) = state.ports.get_mut(usize::from(id.0)) {
+            tracing::warn!(port = %port.view.name,
+                "its own queue is given up, and its frames are copied until it reconnects: {WHY}");
+            let text = format!("given up, frames are copied: {WHY}");
+            port.properties.insert("direct".to_owned(), text);
+            if let Some(placed) = port.streams.get_mut(&id.1) {
+                placed.direct = None;
+            }
+        }
+        let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
+        changes[worker].remove.push(id);
+        let removed = self.publish(state, changes);
+        let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
+        let without = removed
+            .into_iter()
+            .map(|stream| stream.end_direct(Duration::ZERO));
+        changes[worker].add = without.collect();
+        drop(self.publish(state, changes));
+    }
+}

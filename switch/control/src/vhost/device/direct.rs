@@ -1,0 +1,164 @@
+//! A guest's own queue of an uplink: opened when the guest's first transmit ring starts, closed when it stops.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::direct::{Direct, DirectGuest};
+use crosspoint_engine::stream::Source;
+use crosspoint_vring::{GuestMemory, GuestTx, RegionSpec};
+use crosspoint_xsk::interface::Interface;
+use crosspoint_xsk::{BindMode, DirectStatus, DirectTx, SocketError};
+use rustix::io::Errno;
+
+use super::Device;
+use crate::config;
+use crate::fabric::Uplink;
+
+/// The vring that may have a queue of its own: the first transmit ring. Others are copied.
+pub(super) const VRING: usize = 1;
+/// How long a ring that stops waits for the NIC to send what it has.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a NIC may take to send a frame before the queue is given up.
+const SEND_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a ring that starts waits for an uplink that is to be opened after the guest's port.
+const UPLINK_WAIT: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What is known of the queue.
+#[derive(Default)]
+pub(super) struct DirectQueue {
+    /// The files that the guest's memory is mapped from: kept for a guest with such a queue only.
+    pub(super) files: Vec<(RegionSpec, File)>,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Closed,
+    Open(Arc<DirectStatus>),
+    Failed(String),
+}
+
+impl DirectQueue {
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    pub(super) fn close(&mut self) {
+        self.state = State::Closed;
+    }
+
+    /// How it is, for `show`; `None` if the guest is to have none.
+    pub(super) fn text(&self, config: Option<&config::Direct>) -> Option<String> {
+        let config::Direct { uplink, queue } = config?;
+        Some(match &self.state {
+            State::Closed => "closed: the ring does not run".to_owned(),
+            State::Open(status) if status.is_lost() => {
+                "given up, frames are copied: the uplink sends nothing".to_owned()
+            }
+            State::Open(status) => {
+                let how = if status.zero_copy() {
+                    "zero-copy"
+                } else {
+                    "copy"
+                };
+                format!("{uplink} queue {queue}, {how}")
+            }
+            State::Failed(why) => format!("not possible, frames are copied: {why}"),
+        })
+    }
+}
+
+impl Device {
+    /// The files of a memory table once more, if the guest is to have a queue of its own. What cannot be had is left
+    /// out, and missed when the queue is opened.
+    pub(super) fn copies_of(&self, table: &[(RegionSpec, File)]) -> Vec<(RegionSpec, File)> {
+        if self.config.direct.is_none() {
+            return Vec::new();
+        }
+        let copy = |(spec, file): &(RegionSpec, File)| Some((*spec, file.try_clone().ok()?));
+        table.iter().filter_map(copy).collect()
+    }
+
+    /// The source that vring `index` is, whose ring is `tx`: with a queue of its own, if it is to have one and that is
+    /// possible.
+    pub(super) fn with_direct(
+        &mut self,
+        index: usize,
+        tx: Box<GuestTx>,
+        memory: &GuestMemory,
+    ) -> Source {
+        let Some(config) = self.config.direct.as_ref().filter(|_| index == VRING) else {
+            return Source::Guest(tx);
+        };
+        match self.open_direct(config, memory) {
+            Ok(direct) => {
+                self.direct.state = State::Open(direct.status().clone());
+                let text = self.direct.text(self.config.direct.as_ref());
+                tracing::info!(port = self.name, "own queue: {}", text.unwrap_or_default());
+                Source::Direct(Box::new(DirectGuest::new(tx, Box::new(direct))))
+            }
+            Err(why) => {
+                tracing::warn!(
+                    port = self.name,
+                    "no queue of its own, frames are copied: {why}"
+                );
+                self.direct.state = State::Failed(why);
+                Source::Guest(tx)
+            }
+        }
+    }
+
+    fn open_direct(&self, config: &config::Direct, memory: &GuestMemory) -> Result<Direct, String> {
+        let uplink = self.wait_uplink(&config.uplink)?;
+        let found = Interface::find(&uplink.interface)
+            .map_err(|why| format!("interface {}: {why}", uplink.interface))?;
+        let queues = found.rx_queues.max(found.tx_queues);
+        if config.queue >= queues {
+            return Err(format!(
+                "interface {} has {queues} queue(s), so there is no queue {}: name another, or `ethtool -L`",
+                uplink.interface, config.queue
+            ));
+        }
+        let bind = match uplink.zero_copy {
+            true => BindMode::Auto,
+            false => BindMode::Copy,
+        };
+        let run = memory.contiguous(DirectTx::OWN_LEN, &self.direct.files);
+        let run = run.map_err(|why| why.to_string())?;
+        let to = (found.index, config.queue);
+        let tx = DirectTx::open(to, bind, run, uplink.frame_len_max)
+            .map_err(|why| explained(&why, &uplink.interface, config.queue))?;
+        let patience = self.fabric.cycles(SEND_TIME_MAX);
+        Ok(Direct::new(tx, uplink.number, patience))
+    }
+
+    /// The uplink, which may be opened after this port.
+    fn wait_uplink(&self, name: &str) -> Result<Uplink, String> {
+        let started = Instant::now();
+        loop {
+            match self.fabric.uplink(name) {
+                Some(Some(uplink)) => return Ok(uplink),
+                _ if started.elapsed() < UPLINK_WAIT => std::thread::sleep(LOOK),
+                Some(None) => return Err(format!("port {name} is not open")),
+                None => return Err(format!("there is no port {name}")),
+            }
+        }
+    }
+}
+
+/// What the kernel said, and what to do.
+fn explained(why: &SocketError, interface: &str, queue: u32) -> String {
+    let advice = match why.why.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::BUSY) => {
+            "another AF_XDP socket has the queue: leave it out of the uplink's `queues`, or end that process"
+        }
+        Some(Errno::NOBUFS | Errno::NOMEM | Errno::PERM) => {
+            "all of the guest's memory is pinned for it: raise the limit of locked memory (LimitMEMLOCK), or give CAP_IPC_LOCK"
+        }
+        _ => "the driver may not do it: remove `direct`",
+    };
+    format!("queue {queue} of interface {interface}: {why}; {advice}")
+}

@@ -1,0 +1,202 @@
+//! A guest's own queue of a NIC: what it sends there leaves from where it lies, and is given back when the NIC has sent
+//! it.
+
+use std::sync::Arc;
+
+use crosspoint_frame::{BURST, Burst, Pick, tsc};
+use crosspoint_vring::{Batch, GuestTx};
+use crosspoint_xsk::{DirectStatus, DirectTx, NicOutcome};
+
+/// Bursts that may be held while the NIC reads them. With more, the guest waits.
+const HELD_MAX: usize = 256;
+
+/// One burst that is held.
+#[derive(Clone, Default)]
+struct Held {
+    batch: Batch,
+    /// Frames of it that the NIC has not sent yet.
+    outstanding: u32,
+    received_at: u64,
+}
+
+/// The queue, and the bursts that it has frames of.
+pub struct Direct {
+    tx: DirectTx,
+    uplink: u16,
+    /// A ring: `len` bursts from number `first` on, in the order in which they came.
+    held: Box<[Held]>,
+    first: usize,
+    len: usize,
+    /// Frames of the burst at hand that were sent so.
+    sending: u32,
+    /// What of one delivery is to be copied.
+    rest: Vec<Pick>,
+    /// How long a NIC may take to send a frame before it is given up, cycles.
+    patience: u64,
+}
+
+impl Direct {
+    /// The way through `tx` to the wire of port `uplink`. It is given up when a frame takes longer than `patience`
+    /// cycles.
+    pub fn new(tx: DirectTx, uplink: u16, patience: u64) -> Direct {
+        Direct {
+            tx,
+            uplink,
+            held: vec![Held::default(); HELD_MAX].into(),
+            first: 0,
+            len: 0,
+            sending: 0,
+            rest: Vec::with_capacity(BURST),
+            patience,
+        }
+    }
+
+    /// How it does.
+    pub fn status(&self) -> &Arc<DirectStatus> {
+        self.tx.status()
+    }
+
+    /// Whether frames for port `port` go this way.
+    #[inline(always)]
+    pub(crate) fn leads_to(&self, port: u16) -> bool {
+        port == self.uplink && !self.tx.status().is_lost()
+    }
+
+    /// Sends the picked frames of the burst at hand; and what has to be copied instead.
+    pub(crate) fn deliver(&mut self, burst: &Burst, picks: &[Pick]) -> (NicOutcome, &[Pick]) {
+        self.rest.clear();
+        let batch = self.place(self.len) as u16;
+        let outcome = self.tx.deliver(burst, picks, batch, &mut self.rest);
+        self.sending += outcome.frames;
+        (outcome, &self.rest)
+    }
+
+    /// Where in the ring burst number `i` of those that are held is.
+    fn place(&self, i: usize) -> usize {
+        (self.first + i) % HELD_MAX
+    }
+
+    /// Whether a burst may be taken from the guest.
+    fn has_room(&self) -> bool {
+        self.len < HELD_MAX && self.tx.has_room()
+    }
+}
+
+/// A guest with a queue of its own.
+pub struct DirectGuest {
+    guest: Box<GuestTx>,
+    /// Lent out while a burst is delivered.
+    direct: Option<Box<Direct>>,
+}
+
+impl DirectGuest {
+    /// A guest's transmit ring, and its queue.
+    pub fn new(guest: Box<GuestTx>, direct: Box<Direct>) -> DirectGuest {
+        DirectGuest {
+            guest,
+            direct: Some(direct),
+        }
+    }
+
+    /// The ring.
+    pub fn guest(&self) -> &GuestTx {
+        &self.guest
+    }
+
+    /// How the queue does.
+    pub fn status(&self) -> Option<&Arc<DirectStatus>> {
+        self.direct.as_ref().map(|direct| direct.status())
+    }
+
+    pub(crate) fn guest_mut(&mut self) -> &mut GuestTx {
+        &mut self.guest
+    }
+
+    pub(crate) fn direct_mut(&mut self) -> &mut Option<Box<Direct>> {
+        &mut self.direct
+    }
+
+    /// Takes a burst, unless too many are held.
+    pub(crate) fn receive(&mut self, burst: &mut Burst) -> usize {
+        match &self.direct {
+            Some(direct) if direct.has_room() => self.guest.receive(burst),
+            _ => 0,
+        }
+    }
+
+    /// Holds the burst at hand, which came at `received_at`, if the NIC reads it, or one before it; else gives it back
+    /// and returns `true`.
+    pub(crate) fn complete(&mut self, received_at: u64) -> bool {
+        let Some(direct) = &mut self.direct else {
+            self.guest.complete();
+            return true;
+        };
+        let outstanding = std::mem::take(&mut direct.sending);
+        if outstanding == 0 && direct.len == 0 {
+            self.guest.complete();
+            return true;
+        }
+        let place = direct.place(direct.len);
+        direct.held[place] = Held {
+            batch: self.guest.take_batch(),
+            outstanding,
+            received_at,
+        };
+        direct.len += 1;
+        false
+    }
+
+    /// Looks what the NIC has sent, and gives back the bursts of which it has sent everything, and those before which
+    /// there is no other. Calls `given_back` with when each had come, and how many frames it had.
+    pub(crate) fn settle(&mut self, mut given_back: impl FnMut(u64, usize)) {
+        let Some(direct) = &mut self.direct else {
+            return;
+        };
+        if direct.len == 0 {
+            return;
+        }
+        let held = &mut direct.held;
+        direct.tx.reap(|batch| {
+            if let Some(held) = held.get_mut(usize::from(batch)) {
+                held.outstanding = held.outstanding.saturating_sub(1);
+            }
+        });
+        while direct.len > 0 {
+            let front = &direct.held[direct.first];
+            if front.outstanding > 0 {
+                if tsc().wrapping_sub(front.received_at) > direct.patience {
+                    direct.tx.status().give_up();
+                }
+                break;
+            }
+            self.guest.complete_batch(&front.batch);
+            given_back(front.received_at, front.batch.len());
+            direct.first = direct.place(1);
+            direct.len -= 1;
+        }
+    }
+
+    /// The doorbell. Returns whether the NIC still has frames to send, or to be told of.
+    pub(crate) fn flush(&mut self) -> bool {
+        match &mut self.direct {
+            Some(direct) => direct.tx.flush() || direct.len > 0,
+            None => false,
+        }
+    }
+
+    /// Whether the NIC has nothing of the guest's, or never will again.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.direct
+            .as_ref()
+            .is_none_or(|direct| direct.len == 0 || direct.status().is_lost())
+    }
+
+    /// Closes the queue. Returns the ring, and the bursts that are still held.
+    pub(crate) fn close(self) -> (Box<GuestTx>, Vec<Batch>) {
+        let left = self.direct.map(|direct| {
+            let held = (0..direct.len).map(|i| &direct.held[direct.place(i)]);
+            held.map(|held| held.batch.clone()).collect()
+        });
+        (self.guest, left.unwrap_or_default())
+    }
+}

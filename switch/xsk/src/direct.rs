@@ -1,0 +1,591 @@
+//! Sending out of a guest's own memory: a socket whose packet memory is all that the guest has.
+//!
+//! A frame leaves as several descriptors. The first is of ours: the frame's first bytes as they were read once and
+//! checked, so that a guest that rewrites them changes nothing. Then come the guest's bytes where they lie. The last is
+//! of ours again, a copy of the frame's last few bytes: whoever sends descriptor by descriptor gives them back in their
+//! order, so when that one comes back, all the others have been sent.
+//!
+//! Kernel interface: Documentation/networking/af_xdp.rst (unaligned chunks, multi-buffer), and `xp_unaligned_validate_desc`
+//! of net/xdp/xsk_queue.h for what a descriptor may be.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crosspoint_frame::{Burst, Frame, Gather, Pick, Prefix, Segment, SegmentMut, TagOp};
+use crosspoint_vring::Contiguous;
+
+use crate::fill::{Filled, MAX_PIECES, METADATA_LEN, checksum_request};
+use crate::memory::does_zero_copy;
+use crate::ring::Ring;
+use crate::socket::{Opening, Registration, Woken, wake_tx};
+use crate::tx::{MAX_WAKEUPS, is_long};
+use crate::{BindMode, FRAME_SIZE, NicOutcome, RING_SIZE, SocketError, SocketOptions};
+
+/// Most frames that are on their way at a time.
+pub const DIRECT_FRAMES: usize = RING_SIZE as usize / 2;
+
+/// Bytes of ours for each frame: a page, since no descriptor may cross one.
+const SLOT_LEN: usize = FRAME_SIZE as usize;
+/// Where in a slot a frame's first bytes lie, and how many there may be: room for a request before them.
+const HEAD_AT: usize = 64;
+const HEAD_ROOM: usize = 1024 - HEAD_AT;
+/// Where bytes from the frame's middle lie that are not the guest's.
+const MIDDLE_AT: usize = 1024;
+const MIDDLE_ROOM: usize = 1024;
+/// Where the last bytes lie, or a whole frame that is short. A descriptor from here on is the last of its frame.
+const TAIL_AT: usize = 2048 + 64;
+const TAIL_ROOM: usize = SLOT_LEN - TAIL_AT;
+/// Last bytes of a frame that are copied.
+const TAIL_LEN: usize = 64;
+/// Frames of up to so many bytes are copied whole: one descriptor costs less than three.
+const WHOLE_MAX: usize = 256;
+/// Most descriptors of one frame where the NIC fetches them: what the least of those drivers takes that take several
+/// (`xdp_zc_max_segs`; 8 in i40e and ice). One too many, and the kernel would swallow the frame and its completion.
+const ZERO_COPY_PIECES: usize = 8;
+
+/// What the worker that sends, and the control thread, share.
+#[derive(Debug)]
+pub struct DirectStatus {
+    zero_copy: bool,
+    lost: AtomicBool,
+}
+
+impl DirectStatus {
+    /// Whether the NIC reads the guest's memory itself.
+    pub fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Whether nothing is sent this way any more: the interface has gone, or sends nothing.
+    #[inline(always)]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Gives it up.
+    pub fn give_up(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The sending half of a socket on a guest's memory. Owned by one worker; dropped on the control thread.
+pub struct DirectTx {
+    // In this order: the kernel lets go of the memory before it is unmapped.
+    tx: Ring<libc::xdp_desc>,
+    completion: Ring<u64>,
+    fd: OwnedFd,
+    slots: Slots,
+    status: Arc<DirectStatus>,
+    /// The longest frame, bytes, a tag not counted.
+    frame_len_max: Arc<AtomicU32>,
+    /// Slots that no frame is in.
+    free: Vec<u16>,
+    /// Per slot: what the sender calls the frames that it sent together.
+    batches: Box<[u16]>,
+}
+
+impl DirectTx {
+    /// Bytes of ours that stand before the guest's memory.
+    pub const OWN_LEN: usize = DIRECT_FRAMES * SLOT_LEN;
+
+    /// Opens a socket on queue `queue` of interface number `ifindex`, in the way of `bind`; with [`BindMode::Auto`],
+    /// zero-copy if the driver does that for frames in several pieces. `memory` has [`OWN_LEN`](Self::OWN_LEN) bytes of
+    /// ours. All of it is pinned while the socket is open. Frames are sent up to the length that `frame_len_max` says
+    /// at the time.
+    pub fn open(
+        (ifindex, queue): (u32, u32),
+        bind: BindMode,
+        memory: Contiguous,
+        frame_len_max: Arc<AtomicU32>,
+    ) -> Result<DirectTx, SocketError> {
+        let to = (ifindex, queue);
+        let mut options = SocketOptions {
+            bind,
+            multi_buffer: true,
+            busy_poll: false,
+            pages: crate::Pages::Small,
+            frame_len_max: frame_len_max.load(Ordering::Relaxed),
+        };
+        if bind == BindMode::Auto {
+            options.bind = match does_zero_copy(to, &options) {
+                true => BindMode::ZeroCopy,
+                false => BindMode::Copy,
+            };
+        }
+        // A request for a checksum would lie in the page before, where a piece begins with its page: pages are in no
+        // order, and the kernel refuses that where the NIC reads them.
+        let ask = options.bind == BindMode::Copy;
+        let asking = Registration::Guest(&memory, ask);
+        let plain = Registration::Guest(&memory, false);
+        let bound = match Opening::new(&asking) {
+            Ok(opening) => opening.bind_plain(to, &options, &asking),
+            // Linux before 6.8 does not know the requests.
+            Err(_) if ask => Opening::new(&plain)?.bind_plain(to, &options, &plain),
+            Err(why) => Err(why),
+        }?;
+        Ok(DirectTx {
+            tx: bound.tx,
+            completion: bound.completion,
+            fd: bound.fd,
+            slots: Slots {
+                memory,
+                zero_copy: bound.zero_copy,
+                finishes_checksums: bound.finishes_checksums,
+            },
+            status: Arc::new(DirectStatus {
+                zero_copy: bound.zero_copy,
+                lost: AtomicBool::new(false),
+            }),
+            frame_len_max,
+            free: (0..DIRECT_FRAMES as u16).rev().collect(),
+            batches: vec![0; DIRECT_FRAMES].into(),
+        })
+    }
+
+    /// How it does.
+    pub fn status(&self) -> &Arc<DirectStatus> {
+        &self.status
+    }
+
+    /// Whether there is room for a burst, even for one of large frames.
+    #[inline(always)]
+    pub fn has_room(&self) -> bool {
+        self.free.len() >= DIRECT_FRAMES / 2 && self.tx.room() >= RING_SIZE / 2
+    }
+
+    /// Sends the picked frames, which belong to `batch`. Those that cannot be sent so are added to `rest`, which has
+    /// room for as many as there are picks; they are not in what is returned.
+    pub fn deliver(
+        &mut self,
+        burst: &Burst,
+        picks: &[Pick],
+        batch: u16,
+        rest: &mut Vec<Pick>,
+    ) -> NicOutcome {
+        let mut outcome = NicOutcome::default();
+        let room = self.tx.room() as usize;
+        let limit = self.frame_len_max.load(Ordering::Relaxed);
+        let mut descs = 0;
+        for pick in picks {
+            let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
+                continue;
+            };
+            if is_long(frame, *pick, limit) {
+                outcome.long += 1;
+                continue;
+            }
+            let Some(slot) = self.free.last().copied() else {
+                outcome.full += 1;
+                continue;
+            };
+            let Some(filled) = self.slots.fill(slot, burst, frame, pick.tag) else {
+                rest.push(*pick);
+                continue;
+            };
+            let count = filled.descriptors().len();
+            if room - descs < count {
+                outcome.full += 1;
+                continue;
+            }
+            self.free.pop();
+            if let Some(of_slot) = self.batches.get_mut(usize::from(slot)) {
+                *of_slot = batch;
+            }
+            for desc in filled.descriptors() {
+                self.tx.set(descs as u32, *desc);
+                descs += 1;
+            }
+            outcome.frames += 1;
+            outcome.bytes += u64::from(filled.len());
+        }
+        self.tx.submit(descs as u32);
+        outcome
+    }
+
+    /// Calls `sent` with the batch of each frame whose bytes nobody reads any more.
+    #[inline(always)]
+    pub fn reap(&mut self, mut sent: impl FnMut(u16)) {
+        let done = self.completion.filled();
+        if done == 0 {
+            return;
+        }
+        for i in 0..done {
+            let at = self.completion.get(i) as usize;
+            let (slot, within) = (at / SLOT_LEN, at % SLOT_LEN);
+            if within >= TAIL_AT
+                && let Some(batch) = self.batches.get(slot)
+            {
+                // As many as were taken from there, so there is room: no allocation.
+                self.free.push(slot as u16);
+                sent(*batch);
+            }
+        }
+        self.completion.release(done);
+    }
+
+    /// Wakes the kernel if it wants to be woken. Returns whether frames still wait to be taken by it.
+    pub fn flush(&mut self) -> bool {
+        // As in `XskTx::flush`.
+        let most = if self.status.zero_copy {
+            1
+        } else {
+            MAX_WAKEUPS
+        };
+        for _ in 0..most {
+            if self.tx.pending() == 0 || !self.tx.needs_wakeup() {
+                break;
+            }
+            match wake_tx(self.fd.as_fd()) {
+                Woken::GoOn => {}
+                Woken::Later => break,
+                Woken::Gone => {
+                    self.status.give_up();
+                    break;
+                }
+            }
+        }
+        self.tx.pending() > 0
+    }
+}
+
+/// The memory that frames are sent from.
+struct Slots {
+    memory: Contiguous,
+    /// Whether the NIC reads it itself.
+    zero_copy: bool,
+    finishes_checksums: bool,
+}
+
+impl Slots {
+    /// Descriptors of a frame that is put into `slot`, as far as it is not sent from where it lies. `None` when it
+    /// would need too many, or its headers reach too far.
+    #[inline(always)]
+    fn fill(&self, slot: u16, burst: &Burst, frame: &Frame, tag: TagOp) -> Option<Filled> {
+        let prefix = Prefix::new(&[], frame, tag);
+        let gather = Gather::new(&prefix, burst, frame);
+        let kept = frame.head_len().saturating_add_signed(tag.growth());
+        let mut head_len = kept;
+        if frame.offload.needs_csum {
+            // The kernel looks for the place of a checksum in the first descriptor only.
+            let end =
+                usize::from(frame.offload.csum_start) + usize::from(frame.offload.csum_offset) + 2;
+            head_len = head_len.max(end.saturating_add_signed(tag.growth()));
+        }
+        let whole = Whole {
+            slot: usize::from(slot) * SLOT_LEN,
+            frame,
+            tag,
+            gather: &gather,
+        };
+        let len = gather.len();
+        if len <= WHOLE_MAX || head_len + TAIL_LEN >= len {
+            return self.fill_whole(&whole, len);
+        }
+        let rest = Rest::new(burst.segments(frame));
+        self.fill_pieces(&whole, (kept, head_len, len), rest)
+    }
+
+    /// A frame that is copied whole.
+    fn fill_whole(&self, whole: &Whole<'_>, len: usize) -> Option<Filled> {
+        if len > TAIL_ROOM {
+            return None;
+        }
+        let at = whole.slot + TAIL_AT;
+        let to = self.memory.own_mut(at, len)?;
+        let options = self.request(whole, at)?;
+        if whole.frame.offload.needs_csum && options == 0 {
+            let offload = &whole.frame.offload;
+            whole.gather.copy_finished(offload, whole.tag, &[to]);
+        } else {
+            whole.gather.copy_to(to);
+        }
+        let mut filled = Filled::one(desc(at as u64, len));
+        filled.finish(options);
+        Some(filled)
+    }
+
+    /// A frame of which only the beginning and the end are copied. `kept` bytes of the beginning were read when it was
+    /// received.
+    fn fill_pieces(
+        &self,
+        whole: &Whole<'_>,
+        (kept, head_len, len): (usize, usize, usize),
+        mut rest: Rest<'_>,
+    ) -> Option<Filled> {
+        if head_len > HEAD_ROOM {
+            return None;
+        }
+        let at = whole.slot + HEAD_AT;
+        let head = self.memory.own_mut(at, head_len)?;
+        whole.gather.write_head(head);
+        rest.copy(head_len - kept, head.skip(kept))?;
+        let options = self.request(whole, at)?;
+        if options == 0
+            && let Some((place, sum)) = whole.gather.checksum(&whole.frame.offload, whole.tag)
+        {
+            head.skip(place).write(&sum.to_be_bytes());
+        }
+        let mut filled = Filled::one(desc(at as u64, head_len));
+        let middle = len - head_len - TAIL_LEN;
+        self.push_middle(whole.slot, middle, &mut rest, &mut filled)?;
+        let at = whole.slot + TAIL_AT;
+        rest.copy(TAIL_LEN, self.memory.own_mut(at, TAIL_LEN)?)?;
+        filled.push(desc(at as u64, TAIL_LEN));
+        filled.finish(options);
+        Some(filled)
+    }
+
+    /// Adds the next `len` bytes, from where they lie if the kernel knows that place. `None` when they take too many
+    /// descriptors, or too many of them are copied.
+    fn push_middle(
+        &self,
+        slot: usize,
+        mut len: usize,
+        rest: &mut Rest<'_>,
+        filled: &mut Filled,
+    ) -> Option<()> {
+        let most = if self.zero_copy {
+            ZERO_COPY_PIECES
+        } else {
+            MAX_PIECES
+        };
+        let mut copied = 0;
+        while len > 0 {
+            let mut run = rest.next(len)?;
+            len -= run.len();
+            if self.memory.offset_of(run.ptr(), run.len()).is_none() {
+                let at = slot + MIDDLE_AT + copied;
+                copied += run.len();
+                if copied > MIDDLE_ROOM || filled.descriptors().len() + 1 >= most {
+                    return None;
+                }
+                self.memory.own_mut(at, run.len())?.write_segment(&run);
+                filled.push(desc(at as u64, run.len()));
+                continue;
+            }
+            while !run.is_empty() {
+                let at = self.memory.offset_of(run.ptr(), run.len())?;
+                let n = run.len().min(piece_max(at, self.zero_copy));
+                if filled.descriptors().len() + 1 >= most {
+                    return None;
+                }
+                filled.push(desc(at, n));
+                run = run.skip(n);
+            }
+        }
+        Some(())
+    }
+
+    /// Leaves the checksum of a frame whose data begins at `at` to the kernel, if it takes such requests: the options
+    /// that say so, or 0.
+    #[inline(always)]
+    fn request(&self, whole: &Whole<'_>, at: usize) -> Option<u32> {
+        if !whole.frame.offload.needs_csum || !self.finishes_checksums {
+            return Some(0);
+        }
+        let before = METADATA_LEN as usize;
+        let to = self.memory.own_mut(at - before, before)?;
+        to.write_array(&checksum_request(whole.frame, whole.tag));
+        Some(libc::XDP_TX_METADATA)
+    }
+}
+
+/// A frame to be sent, and where its slot begins.
+struct Whole<'a> {
+    slot: usize,
+    frame: &'a Frame,
+    tag: TagOp,
+    gather: &'a Gather<'a>,
+}
+
+/// The longest piece that may begin at `at`: within one page where the NIC reads it, since the next one may be anywhere;
+/// else within a chunk, less what may lie before a frame.
+#[inline(always)]
+fn piece_max(at: u64, zero_copy: bool) -> usize {
+    match zero_copy {
+        true => SLOT_LEN - at as usize % SLOT_LEN,
+        false => SLOT_LEN - METADATA_LEN as usize,
+    }
+}
+
+#[inline(always)]
+fn desc(addr: u64, len: usize) -> libc::xdp_desc {
+    libc::xdp_desc {
+        addr,
+        len: len as u32,
+        options: 0,
+    }
+}
+
+/// What of a frame's segments is still to be sent.
+struct Rest<'a> {
+    segments: &'a [Segment],
+    used: usize,
+}
+
+impl Rest<'_> {
+    fn new(segments: &[Segment]) -> Rest<'_> {
+        Rest { segments, used: 0 }
+    }
+
+    /// The next bytes that lie side by side, at most `most` and at least one; `None` at the end.
+    #[inline(always)]
+    fn next(&mut self, most: usize) -> Option<Segment> {
+        loop {
+            let (first, others) = self.segments.split_first()?;
+            let run = first.skip(self.used).first(most);
+            if !run.is_empty() {
+                self.used += run.len();
+                return Some(run);
+            }
+            (self.segments, self.used) = (others, 0);
+        }
+    }
+
+    /// Copies the next `len` bytes; `None` if there are fewer, or no room for them.
+    #[inline(always)]
+    fn copy(&mut self, mut len: usize, mut to: SegmentMut) -> Option<()> {
+        while len > 0 {
+            let run = self.next(len)?;
+            let n = to.write_segment(&run);
+            if n < run.len() {
+                return None;
+            }
+            to = to.skip(n);
+            len -= n;
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use crosspoint_frame::Offload;
+    use crosspoint_vring::{GuestMemory, RegionSpec};
+
+    use super::*;
+
+    const SIZE: usize = 1 << 20;
+
+    /// A guest's memory with two regions, of which one lies askew in its file, filled with bytes that differ.
+    fn memory() -> (GuestMemory, Contiguous) {
+        let table = || {
+            let region = |(guest_address, mmap_offset): (u64, u64)| {
+                let flags = rustix::fs::MemfdFlags::CLOEXEC;
+                let file = File::from(rustix::fs::memfd_create("guest", flags).expect("memory"));
+                file.set_len(SIZE as u64 + 8192).expect("memory");
+                let spec = RegionSpec {
+                    guest_address,
+                    size: SIZE as u64,
+                    user_address: guest_address,
+                    mmap_offset,
+                };
+                (spec, file)
+            };
+            [(0, 0), (SIZE as u64 * 4, 0x234)].map(region)
+        };
+        let known = table();
+        let copy = |(spec, file): &(RegionSpec, File)| (*spec, file.try_clone().expect("a file"));
+        let memory = GuestMemory::map(known.iter().map(copy).collect()).expect("it is mapped");
+        let run = memory.contiguous(DirectTx::OWN_LEN, &known);
+        (memory, run.expect("it is mapped again"))
+    }
+
+    /// Small numbers that look random (Marsaglia's xorshift).
+    fn next(state: &mut u64, below: usize) -> usize {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        (*state % below as u64) as usize
+    }
+
+    fn at(run: &Contiguous, desc: &libc::xdp_desc) -> Vec<u8> {
+        assert!(desc.addr as usize + desc.len as usize <= run.len());
+        let byte = |i: usize| run.base().wrapping_add(desc.addr as usize + i);
+        // SAFETY: within the run, as asserted.
+        (0..desc.len as usize)
+            .map(|i| unsafe { byte(i).read_volatile() })
+            .collect()
+    }
+
+    /// Wherever the pieces of a frame lie: each descriptor is one that the kernel takes, in order they are the frame,
+    /// and the last one is known by its place.
+    #[test]
+    fn descriptors_are_what_the_kernel_takes_and_make_the_frame() {
+        let (memory, run) = memory();
+        let mut slots = Slots {
+            memory: run,
+            zero_copy: false,
+            finishes_checksums: false,
+        };
+        let (mut state, mut sent, mut direct) = (1, 0, 0);
+        for round in 0..4000 {
+            slots.zero_copy = round % 2 == 0;
+            let len = 14 + next(&mut state, 9000);
+            let count = 1 + next(&mut state, 4);
+            let (mut pieces, mut frame) = (Vec::new(), Vec::new());
+            for i in 0..count {
+                let n = if i + 1 == count {
+                    len - frame.len()
+                } else {
+                    next(&mut state, len - frame.len() + 1)
+                };
+                let region = SIZE as u64 * 4 * next(&mut state, 2) as u64;
+                let address = region + next(&mut state, SIZE - n) as u64;
+                let host = memory.translate(address, n as u32).expect("the guest's");
+                let bytes: Vec<u8> = (0..n).map(|_| next(&mut state, 256) as u8).collect();
+                // SAFETY: translated for so many bytes, which nobody else uses; pieces may lie over each other, and then
+                // the frame is made of what is there at last.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, n) };
+                // SAFETY: as above, for as long as the burst.
+                pieces.push(unsafe { Segment::new(host, n as u32) });
+                frame.extend(bytes);
+            }
+            let whole: Vec<u8> = pieces
+                .iter()
+                .flat_map(|piece| {
+                    let mut bytes = vec![0; piece.len()];
+                    piece.read(&mut bytes);
+                    bytes
+                })
+                .collect();
+            let mut burst = Burst::new();
+            assert!(burst.push_segments(&pieces, Offload::default()));
+            let slot = next(&mut state, DIRECT_FRAMES);
+            let Some(filled) = slots.fill(slot as u16, &burst, &burst.frames()[0], TagOp::Keep)
+            else {
+                continue;
+            };
+            sent += 1;
+            let descs = filled.descriptors();
+            let most = if slots.zero_copy {
+                ZERO_COPY_PIECES
+            } else {
+                MAX_PIECES
+            };
+            assert!(descs.len() <= most);
+            let mut made = Vec::new();
+            for (i, desc) in descs.iter().enumerate() {
+                let (place, within) = (desc.addr as usize, desc.addr as usize % SLOT_LEN);
+                assert!(desc.len > 0);
+                if slots.zero_copy {
+                    assert!(within + desc.len as usize <= SLOT_LEN, "it crosses a page");
+                } else {
+                    assert!(desc.len + METADATA_LEN <= FRAME_SIZE);
+                }
+                let is_last = i + 1 == descs.len();
+                assert_eq!(desc.options & libc::XDP_PKT_CONTD == 0, is_last);
+                let is_ours = place < slots.memory.own();
+                assert!(!is_ours || place / SLOT_LEN == slot);
+                assert_eq!(is_ours && within >= TAIL_AT, is_last);
+                direct += usize::from(!is_ours);
+                made.extend(at(&slots.memory, desc));
+            }
+            assert!(made == whole, "round {round}");
+        }
+        assert!(sent > 3800 && direct > 2 * sent, "{sent} {direct}");
+    }
+}
