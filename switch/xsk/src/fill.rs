@@ -111,7 +111,8 @@ pub(crate) fn fill(
         return Filled::none();
     };
     let mut options = 0;
-    let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, addr, &mut options);
+    let room = (addr, TX_ROOM);
+    let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, room, &mut options);
     let finish = frame.offload.needs_csum && !asked;
     let len = match (tag, finish) {
         (TagOp::Keep, false) => copy_plain(&[], frame, burst, buffer),
@@ -147,6 +148,7 @@ fn fill_pieces(socket: &XskSocket, burst: &Burst, frame: &Frame, tag: TagOp, to:
     let first = to
         .first()
         .map_or(0, |address| address + u64::from(TX_HEADROOM));
+    let first = (first, TX_ROOM);
     let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, first, &mut options);
     let prefix = Prefix::new(&[], frame, tag);
     let gather = Gather::new(&prefix, burst, frame);
@@ -178,17 +180,20 @@ fn whole(buffers: &[Option<SegmentMut>]) -> Option<[SegmentMut; MAX_PIECES]> {
     Some(all)
 }
 
-/// Leaves the checksum of a frame whose data begins at `addr` to the kernel, if it takes such requests: the field
-/// holds the sum of the pseudo-header, as it would for hardware.
+/// Leaves the checksum of a frame whose first `room` bytes begin at `addr` to the kernel, if it takes such requests: the
+/// field holds the sum of the pseudo-header, as it would for hardware. The kernel looks for it in the first descriptor,
+/// and stops there, for everybody, if it is not: where it is, is what a guest says.
 #[inline(always)]
 fn ask_checksum(
     socket: &XskSocket,
     frame: &Frame,
     tag: TagOp,
-    addr: u64,
+    (addr, room): (u64, u32),
     options: &mut u32,
 ) -> bool {
-    if !socket.finishes_checksums() {
+    let offload = &frame.offload;
+    let end = usize::from(offload.csum_start) + usize::from(offload.csum_offset) + 2;
+    if !socket.finishes_checksums() || end.saturating_add_signed(tag.growth()) > room as usize {
         return false;
     }
     let at = addr - u64::from(METADATA_LEN);
@@ -254,14 +259,14 @@ pub(crate) mod rewrite {
             umem.exchange(address, *other);
             lease.exchange(place, *other);
         }
-        let addr = filled.descriptors[0].addr;
+        let first = (filled.descriptors[0].addr, filled.descriptors[0].len);
         let prefix = Prefix::new(&[], frame, tag);
         let gather = Gather::new(&prefix, burst, frame);
-        if let Some(to) = umem.segment_mut(addr, filled.descriptors[0].len) {
+        if let Some(to) = umem.segment_mut(first.0, first.1) {
             gather.write_head(to);
         }
         let mut options = 0;
-        if frame.offload.needs_csum && !ask_checksum(socket, frame, tag, addr, &mut options) {
+        if frame.offload.needs_csum && !ask_checksum(socket, frame, tag, first, &mut options) {
             complete_in_place(socket, &gather, frame, tag, &filled);
         }
         filled.finish(options);

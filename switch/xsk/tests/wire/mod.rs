@@ -8,7 +8,7 @@ use std::io::Error;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crosspoint_frame::{Burst, Gather, Offload, Pick, Prefix, Segment, SegmentMut, TagOp};
+use crosspoint_frame::{BURST, Burst, Gather, Offload, Pick, Prefix, Segment, SegmentMut, TagOp};
 use crosspoint_xsk::interface::Interface;
 use crosspoint_xsk::{
     Attachment, BindMode, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU, SocketError,
@@ -17,6 +17,8 @@ use crosspoint_xsk::{
 
 /// An Ethernet header.
 pub const HEADER_LEN: u32 = 14;
+/// The tag that forwarded frames get, where they get one.
+pub const TCI: u16 = 0x6123;
 /// How long frames may be on their way.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,6 +123,42 @@ impl End {
         let outcome = self.tx[queue].deliver(&self.burst, &picks);
         self.flush(queue);
         outcome
+    }
+
+    /// Sends one frame with something left to do.
+    pub fn send_unfinished(
+        &mut self,
+        queue: usize,
+        frame: &Vec<u8>,
+        offload: Offload,
+    ) -> NicOutcome {
+        let picks = load(&mut self.burst, std::slice::from_ref(frame));
+        self.burst.frames_mut()[0].offload = offload;
+        let outcome = self.tx[queue].deliver(&self.burst, &picks);
+        self.flush(queue);
+        outcome
+    }
+
+    /// Sends a burst of what has arrived on one queue on by another. Returns how many frames it had, and how many UMEM
+    /// frames were taken instead of copied.
+    pub fn forward(&mut self, from: usize, to: usize, tag: TagOp) -> (usize, usize) {
+        self.burst.clear();
+        let count = self.rx[from].receive(&mut self.burst);
+        let places =
+            |burst: &Burst| -> Vec<u64> { (0..BURST).map(|i| burst.lease().place(i).0).collect() };
+        for frame in self.burst.frames_mut() {
+            frame.tci = TCI;
+        }
+        let before = places(&self.burst);
+        let pick = |frame| Pick { frame, tag };
+        let picks: Vec<Pick> = (0..count as u8).map(pick).collect();
+        let outcome = self.tx[to].deliver(&self.burst, &picks);
+        assert_eq!(outcome.frames as usize, count);
+        let after = places(&self.burst);
+        self.rx[from].complete(&self.burst);
+        self.flush(to);
+        let taken = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+        (count, taken)
     }
 
     /// Has the kernel take what waits on a queue.
