@@ -109,7 +109,8 @@ impl NicPortError {
         let interface = interface.to_owned();
         match why.why.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::BUSY) => NicPortError::Busy { interface, queue },
-            Some(Errno::OPNOTSUPP) if mode == BindMode::ZeroCopy => {
+            // virtio_net without an IOMMU answers EINVAL.
+            Some(Errno::OPNOTSUPP | Errno::INVAL) if mode == BindMode::ZeroCopy => {
                 NicPortError::NoZeroCopy { interface }
             }
             Some(Errno::NETDOWN) => NicPortError::Down { interface },
