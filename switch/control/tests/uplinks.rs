@@ -186,6 +186,17 @@ fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
     }
 }
 
+/// The kernel takes no program for frames of one buffer there.
+#[test]
+fn a_wire_whose_other_end_alone_is_wide_is_a_port() {
+    enter_new_namespace();
+    wire("up0", 1);
+    run("ip link set far-up0 mtu 9000");
+    let switch = Switch::start(&[config("up0")], &[]);
+    let port = switch.wait("up0", "up", "native XDP");
+    assert_eq!(port.properties["mtu"], "1500");
+}
+
 #[test]
 fn guests_queues_are_left_to_them() {
     enter_new_namespace();

@@ -7,6 +7,7 @@ use crosspoint_engine::stream::Source;
 use crosspoint_engine::view::Egress;
 use crosspoint_link::Interface;
 use crosspoint_packet::ETHERNET_LEN;
+use crosspoint_xsk::attach::AttachError;
 use crosspoint_xsk::{
     Attachment, BindMode, Pages, SINGLE_BUFFER_MTU, SocketOptions, XskRx, XskSocket, XskTx,
 };
@@ -46,9 +47,17 @@ impl NicPort {
             config.mode == XdpMode::Generic,
             config.mode == XdpMode::Auto,
         );
-        let multi_buffer = interface.mtu > SINGLE_BUFFER_MTU;
+        let mut multi_buffer = interface.mtu > SINGLE_BUFFER_MTU;
         let of_xsk = of_xsk(interface);
-        let mut attachment = Attachment::new(&of_xsk, generic, fallback, multi_buffer)?;
+        let attach = |multi_buffer| Attachment::new(&of_xsk, generic, fallback, multi_buffer);
+        let mut attachment = match attach(multi_buffer) {
+            // The other end of a veth has a large MTU, and this one has not.
+            Err(AttachError::Mtu { .. }) if !multi_buffer => {
+                multi_buffer = true;
+                attach(true)?
+            }
+            other => other?,
+        };
         let options = socket_options(config, interface, multi_buffer);
         let mut halves = Vec::with_capacity(queues.len());
         for queue in &queues {
