@@ -116,6 +116,11 @@ impl DirectGuest {
         &mut self.direct
     }
 
+    /// Whether a burst would be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.direct.as_ref().is_some_and(|direct| direct.has_room())
+    }
+
     /// Takes a burst, unless too many are held.
     pub(crate) fn receive(&mut self, burst: &mut Burst) -> usize {
         match &self.direct {

@@ -5,8 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crosspoint_frame::{Burst, tsc};
-use crosspoint_vring::arming::before_calls;
-use crosspoint_vring::{GuestTx, RingFault};
+use crosspoint_vring::{Batch, GuestTx, RingFault};
 use crosspoint_xsk::XskRx;
 
 use crate::counters::{PortCounters, QueueCounters};
@@ -145,15 +144,47 @@ impl Stream {
             sleep(LOOK);
             self.settle();
         }
-        let source = match self.source {
-            Source::Direct(direct) => Source::Guest(close(*direct)),
-            other => other,
-        };
-        Stream {
-            source,
-            gave_back: false,
-            ..self
+        let (stream, left) = self.close();
+        if !left.is_empty() {
+            sleep(CLOSING);
         }
+        stream.give_back(&left)
+    }
+
+    /// Ends the own queues of several guests as [`end_direct`](Self::end_direct) does, all at once and without waiting
+    /// for what they have sent.
+    #[must_use = "the streams go on without the queues"]
+    pub fn end_directs(streams: Vec<Stream>) -> Vec<Stream> {
+        let closed: Vec<_> = streams.into_iter().map(Stream::close).collect();
+        if closed.iter().any(|(_, left)| !left.is_empty()) {
+            sleep(CLOSING);
+        }
+        let all = closed.into_iter();
+        all.map(|(stream, left)| stream.give_back(&left)).collect()
+    }
+
+    /// Closes a guest's own queue. Returns the bursts that it holds: to be given back when nobody reads them any more.
+    fn close(self) -> (Stream, Vec<Batch>) {
+        match self.source {
+            Source::Direct(direct) => {
+                let (guest, left) = direct.close();
+                let source = Source::Guest(guest);
+                (Stream { source, ..self }, left)
+            }
+            source => (Stream { source, ..self }, Vec::new()),
+        }
+    }
+
+    /// Gives bursts back. The guest is called by the worker that has the stream next: calling can last for ever, and
+    /// workers are freed from that.
+    fn give_back(mut self, left: &[Batch]) -> Stream {
+        if let Source::Guest(guest) = &mut self.source {
+            for batch in left {
+                guest.complete_batch(batch);
+            }
+            self.gave_back = true;
+        }
+        self
     }
 
     /// Takes a burst; returns how many frames it has.
@@ -223,12 +254,10 @@ impl Stream {
     /// Calls the guest, if it waits for completions.
     #[inline(always)]
     pub fn flush(&mut self, worker: usize) {
+        self.gave_back = false;
         let called = match &mut self.source {
             Source::Guest(guest) => guest.flush(),
-            Source::Direct(direct) => {
-                self.gave_back = false;
-                direct.guest_mut().flush()
-            }
+            Source::Direct(direct) => direct.guest_mut().flush(),
             Source::Nic(_) => false,
         };
         if called {
@@ -242,24 +271,10 @@ impl Stream {
             Source::Nic(nic) => nic.has_work(),
             Source::Guest(guest) => guest.set_kicks(wanted) && guest.fault().is_none(),
             Source::Direct(direct) => {
+                let has_room = direct.has_room();
                 let guest = direct.guest_mut();
-                guest.set_kicks(wanted) && guest.fault().is_none()
+                guest.set_kicks(wanted) && guest.fault().is_none() && has_room
             }
         }
     }
-}
-
-/// Closes a guest's own queue, and gives back what it holds.
-fn close(direct: DirectGuest) -> Box<GuestTx> {
-    let (mut guest, left) = direct.close();
-    if !left.is_empty() {
-        // The guest must not use again what is still being read.
-        sleep(CLOSING);
-    }
-    for batch in &left {
-        guest.complete_batch(batch);
-    }
-    before_calls();
-    guest.flush();
-    guest
 }

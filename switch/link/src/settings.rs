@@ -151,15 +151,20 @@ impl Settings {
     }
 
     fn keep_tags_in(&mut self, name: &str) -> Tags {
-        let turn_off = |ethtool: &mut Ethtool| -> Result<(bool, bool), LinkError> {
+        let mut turned_off = false;
+        let mut turn_off = |ethtool: &mut Ethtool| -> Result<(bool, bool), LinkError> {
             let before = ethtool.feature(self.index, RX_VLAN)?;
             if before.active && before.changeable {
                 ethtool.set_feature(self.index, RX_VLAN, false)?;
+                turned_off = true;
             }
             let after = ethtool.feature(self.index, RX_VLAN)?;
             Ok((before.active, after.active))
         };
-        match Ethtool::open().and_then(|mut ethtool| turn_off(&mut ethtool)) {
+        let found = Ethtool::open().and_then(|mut ethtool| turn_off(&mut ethtool));
+        // Also where nothing is known of how it is now.
+        self.rx_vlan |= turned_off;
+        match found {
             Ok((_, true)) => Tags::Lost(format!(
                 "VLAN tags are lost: `{name}` takes them out of the frames, and its driver cannot do otherwise"
             )),

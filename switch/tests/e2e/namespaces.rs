@@ -1,7 +1,7 @@
 //! Hosts on wires: kernel network stacks behind AF_XDP ports.
 
 use crate::harness::{
-    Host, Lab, Ledger, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s, xdp,
+    Host, HugePages, Lab, Ledger, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s, xdp,
 };
 
 #[test]
@@ -94,6 +94,29 @@ fn frames_of_9000_bytes_cross_and_where_they_do_not_fit_they_are_counted() {
     );
     let ledger = switch.ledger();
     assert_eq!(long(&ledger), before + 3, "{ledger}");
+}
+
+#[test]
+fn frames_arrive_in_pages_of_every_kind_and_by_busy_polling() {
+    let lab = Lab::new(s(60));
+    let _pages = HugePages::new(32);
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let keys = "busy_poll = true\nhuge_pages = ";
+    let ports = [
+        xdp("a", &a) + keys + "\"reserved\"\n",
+        xdp("b", &b) + keys + "\"never\"\n",
+        xdp("c", &c) + "huge_pages = \"transparent\"\n",
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    for (from, to) in [(&a, &b), (&b, &c), (&c, &a)] {
+        from.must_ping(to);
+    }
+    iperf3_with(&a, &b, "-t 1");
+    switch.ledger();
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crosspoint_vring::Contiguous;
 use crate::fill::{Filled, MAX_PIECES, METADATA_LEN, checksum_request};
 use crate::memory::does_zero_copy;
 use crate::ring::Ring;
-use crate::socket::{Opening, Registration, Woken, wake_tx};
-use crate::tx::{MAX_WAKEUPS, is_long};
+use crate::socket::{Bound, Opening, Registration, Woken, wake_tx};
+use crate::tx::{MAX_WAKEUPS, is_long, ring_doorbell};
 use crate::{BindMode, FRAME_SIZE, NicOutcome, RING_SIZE, SocketError, SocketOptions};
 
 /// Most frames that are on their way at a time.
@@ -100,31 +100,36 @@ impl DirectTx {
         frame_len_max: Arc<AtomicU32>,
     ) -> Result<DirectTx, SocketError> {
         let to = (ifindex, queue);
-        let mut options = SocketOptions {
+        let options = SocketOptions {
             bind,
             multi_buffer: true,
             busy_poll: false,
             pages: crate::Pages::Small,
             frame_len_max: frame_len_max.load(Ordering::Relaxed),
         };
-        if bind == BindMode::Auto {
-            options.bind = match does_zero_copy(to, &options) {
-                true => BindMode::ZeroCopy,
-                false => BindMode::Copy,
+        if bind == BindMode::Auto && does_zero_copy(to, &options) {
+            let way = SocketOptions {
+                bind: BindMode::ZeroCopy,
+                ..options
             };
+            // The driver may still refuse memory that is so large, or chunks that begin anywhere.
+            if let Ok(bound) = open_in_way(to, &way, &memory) {
+                return Ok(DirectTx::new(bound, memory, frame_len_max));
+            }
         }
-        // A request for a checksum would lie in the page before, where a piece begins with its page: pages are in no
-        // order, and the kernel refuses that where the NIC reads them.
-        let ask = options.bind == BindMode::Copy;
-        let asking = Registration::Guest(&memory, ask);
-        let plain = Registration::Guest(&memory, false);
-        let bound = match Opening::new(&asking) {
-            Ok(opening) => opening.bind_plain(to, &options, &asking),
-            // Linux before 6.8 does not know the requests.
-            Err(_) if ask => Opening::new(&plain)?.bind_plain(to, &options, &plain),
-            Err(why) => Err(why),
-        }?;
-        Ok(DirectTx {
+        let way = SocketOptions {
+            bind: match bind {
+                BindMode::ZeroCopy => BindMode::ZeroCopy,
+                BindMode::Auto | BindMode::Copy => BindMode::Copy,
+            },
+            ..options
+        };
+        let bound = open_in_way(to, &way, &memory)?;
+        Ok(DirectTx::new(bound, memory, frame_len_max))
+    }
+
+    fn new(bound: Bound, memory: Contiguous, frame_len_max: Arc<AtomicU32>) -> DirectTx {
+        DirectTx {
             tx: bound.tx,
             completion: bound.completion,
             fd: bound.fd,
@@ -140,7 +145,7 @@ impl DirectTx {
             frame_len_max,
             free: (0..DIRECT_FRAMES as u16).rev().collect(),
             batches: vec![0; DIRECT_FRAMES].into(),
-        })
+        }
     }
 
     /// How it does.
@@ -148,10 +153,11 @@ impl DirectTx {
         &self.status
     }
 
-    /// Whether there is room for a burst, even for one of large frames.
+    /// Whether there is room for a burst, even for one of large frames that are cut into segments of ordinary size: some
+    /// 230, of 4 or 5 descriptors.
     #[inline(always)]
     pub fn has_room(&self) -> bool {
-        self.free.len() >= DIRECT_FRAMES / 2 && self.tx.room() >= RING_SIZE / 2
+        self.free.len() >= DIRECT_FRAMES * 3 / 4 && self.tx.room() >= RING_SIZE * 3 / 4
     }
 
     /// Sends the picked frames, which belong to `batch`. Those that cannot be sent so are added to `rest`, which has
@@ -232,20 +238,34 @@ impl DirectTx {
         } else {
             MAX_WAKEUPS
         };
-        for _ in 0..most {
-            if self.tx.pending() == 0 || !self.tx.needs_wakeup() {
-                break;
+        ring_doorbell(&self.tx, most, || match wake_tx(self.fd.as_fd()) {
+            Woken::GoOn => true,
+            Woken::Later => false,
+            Woken::Gone => {
+                self.status.give_up();
+                false
             }
-            match wake_tx(self.fd.as_fd()) {
-                Woken::GoOn => {}
-                Woken::Later => break,
-                Woken::Gone => {
-                    self.status.give_up();
-                    break;
-                }
-            }
-        }
+        });
         self.tx.pending() > 0
+    }
+}
+
+/// Opens a socket on `memory`, in one way.
+fn open_in_way(
+    to: (u32, u32),
+    options: &SocketOptions,
+    memory: &Contiguous,
+) -> Result<Bound, SocketError> {
+    // A request for a checksum would lie in the page before, where a piece begins with its page: pages are in no
+    // order, and the kernel refuses that where the NIC reads them.
+    let ask = options.bind == BindMode::Copy;
+    let asking = Registration::Guest(memory, ask);
+    let plain = Registration::Guest(memory, false);
+    match Opening::new(&asking) {
+        Ok(opening) => opening.bind_plain(to, options, &asking),
+        // Linux before 6.8 does not know the requests.
+        Err(_) if ask => Opening::new(&plain)?.bind_plain(to, options, &plain),
+        Err(why) => Err(why),
     }
 }
 
@@ -283,7 +303,9 @@ impl Slots {
             return self.fill_whole(&whole, len);
         }
         let rest = Rest::new(burst.segments(frame));
+        // Copied, if it must be: by another queue it might overtake others of its flow.
         self.fill_pieces(&whole, (kept, head_len, len), rest)
+            .or_else(|| self.fill_whole(&whole, len))
     }
 
     /// A frame that is copied whole.
@@ -310,16 +332,26 @@ impl Slots {
     fn fill_pieces(
         &self,
         whole: &Whole<'_>,
-        (kept, head_len, len): (usize, usize, usize),
+        (kept, mut head_len, len): (usize, usize, usize),
         mut rest: Rest<'_>,
     ) -> Option<Filled> {
         if head_len > HEAD_ROOM {
             return None;
         }
         let at = whole.slot + HEAD_AT;
-        let head = self.memory.own_mut(at, head_len)?;
+        let head = self.memory.own_mut(at, HEAD_ROOM)?;
         whole.gather.write_head(head);
         rest.copy(head_len - kept, head.skip(kept))?;
+        // What is not the guest's and stands right behind, as the end of a long header that was made here, takes no
+        // descriptor of its own.
+        while let Some(run) = rest.peek()
+            && head_len + run.len() <= HEAD_ROOM
+            && head_len + run.len() + TAIL_LEN < len
+            && self.memory.offset_of(run.ptr(), run.len()).is_none()
+        {
+            rest.copy(run.len(), head.skip(head_len))?;
+            head_len += run.len();
+        }
         let options = self.request(whole, at)?;
         if options == 0
             && let Some((place, sum)) = whole.gather.checksum(&whole.frame.offload, whole.tag)
@@ -399,13 +431,16 @@ struct Whole<'a> {
     gather: &'a Gather<'a>,
 }
 
-/// The longest piece that may begin at `at`: within one page where the NIC reads it, since the next one may be anywhere;
-/// else within a chunk, less what may lie before a frame.
+/// The longest piece that may begin at `at`: within one page, since the next one may be anywhere where the NIC reads it;
+/// and some drivers are given a fragment for each page in copy mode, too (IFF_TX_SKB_NO_LINEAR). What has more of them
+/// than a packet buffer takes the kernel would cut in two, and the second would have a head that nobody has checked.
 #[inline(always)]
 fn piece_max(at: u64, zero_copy: bool) -> usize {
+    let page = SLOT_LEN - at as usize % SLOT_LEN;
     match zero_copy {
-        true => SLOT_LEN - at as usize % SLOT_LEN,
-        false => SLOT_LEN - METADATA_LEN as usize,
+        true => page,
+        // A chunk, less what may lie before a frame.
+        false => page.min(SLOT_LEN - METADATA_LEN as usize),
     }
 }
 
@@ -441,6 +476,20 @@ impl Rest<'_> {
             }
             (self.segments, self.used) = (others, 0);
         }
+    }
+
+    /// The same, without taking them.
+    #[inline(always)]
+    fn peek(&self) -> Option<Segment> {
+        let mut used = self.used;
+        for segment in self.segments {
+            let run = segment.skip(used);
+            if !run.is_empty() {
+                return Some(run);
+            }
+            used = 0;
+        }
+        None
     }
 
     /// Copies the next `len` bytes; `None` if there are fewer, or no room for them.
@@ -571,11 +620,8 @@ mod tests {
             for (i, desc) in descs.iter().enumerate() {
                 let (place, within) = (desc.addr as usize, desc.addr as usize % SLOT_LEN);
                 assert!(desc.len > 0);
-                if slots.zero_copy {
-                    assert!(within + desc.len as usize <= SLOT_LEN, "it crosses a page");
-                } else {
-                    assert!(desc.len + METADATA_LEN <= FRAME_SIZE);
-                }
+                assert!(within + desc.len as usize <= SLOT_LEN, "it crosses a page");
+                assert!(slots.zero_copy || desc.len + METADATA_LEN <= FRAME_SIZE);
                 let is_last = i + 1 == descs.len();
                 assert_eq!(desc.options & libc::XDP_PKT_CONTD == 0, is_last);
                 let is_ours = place < slots.memory.own();

@@ -2,6 +2,7 @@
 //! to another without a copy.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::socket::{Opening, Registration};
 use crate::{BindMode, Pages, SocketError, SocketOptions, Umem, XskRx, XskSocket, XskTx};
@@ -31,14 +32,40 @@ struct Group {
     umem: Arc<Umem>,
     /// Whether requests for checksums lie before what is sent.
     metadata: bool,
-    /// The socket in each slot; one that is gone leaves its slot to the next.
-    slots: Vec<Weak<XskSocket>>,
+    slots: Vec<Slot>,
 }
 
+/// A socket's share of the memory. One that is gone leaves it to the next.
+#[derive(Default)]
+struct Slot {
+    socket: Weak<XskSocket>,
+    /// Interface and queue of the last socket here.
+    last: Option<(u32, u32)>,
+}
+
+impl Slot {
+    fn is_free(&self) -> bool {
+        self.socket.strong_count() == 0
+    }
+}
+
+/// How long a NIC may go on using a socket's memory after it was closed: the kernel lets go of it some 20 ms later.
+/// Who opens the same queue again is kept waiting by the kernel.
+const CLOSING: Duration = Duration::from_millis(100);
+
 impl Group {
-    fn free_slot(&self) -> Option<u16> {
-        let free = self.slots.iter().position(|slot| slot.strong_count() == 0);
-        free.map(|slot| slot as u16)
+    /// A slot that no socket has, best one that nobody else's NIC may still be using; and whether one may be.
+    fn free_slot(&self, to: (u32, u32)) -> Option<(u16, bool)> {
+        let own = |slot: &Slot| slot.last.is_none_or(|last| last == to);
+        let find = |wanted: &dyn Fn(&Slot) -> bool| {
+            let slot = self
+                .slots
+                .iter()
+                .position(|slot| slot.is_free() && wanted(slot));
+            slot.map(|slot| slot as u16)
+        };
+        let best = find(&own).map(|slot| (slot, false));
+        best.or_else(|| find(&|_| true).map(|slot| (slot, true)))
     }
 }
 
@@ -78,8 +105,8 @@ impl PacketMemory {
         };
         // Memory that no socket has any more goes.
         self.groups
-            .retain(|group| group.slots.iter().any(|slot| slot.strong_count() > 0));
-        let with_room = |group: &&mut Group| group.kind == kind && group.free_slot().is_some();
+            .retain(|group| !group.slots.iter().all(Slot::is_free));
+        let with_room = |group: &&mut Group| group.kind == kind && group.free_slot(to).is_some();
         if let Some(group) = self.groups.iter_mut().find(with_room) {
             return join(group, to, &options);
         }
@@ -95,15 +122,21 @@ fn join(
     to: (u32, u32),
     options: &SocketOptions,
 ) -> Result<(XskRx, XskTx), SocketError> {
-    let slot = group.free_slot().unwrap_or_default();
-    let first = group.slots.iter().find_map(Weak::upgrade);
+    let (slot, in_use) = group.free_slot(to).unwrap_or_default();
+    if in_use {
+        std::thread::sleep(CLOSING);
+    }
+    let first = group.slots.iter().find_map(|slot| slot.socket.upgrade());
     // It is there: groups without a socket are dropped, by the one thread that opens them.
     let memory = match &first {
         Some(socket) => Registration::Of(socket),
         None => Registration::Own(&group.umem, group.metadata),
     };
     let halves = Opening::new(&memory)?.bind(to, options, &memory, (group.umem.clone(), slot))?;
-    group.slots[usize::from(slot)] = Arc::downgrade(halves.0.socket());
+    group.slots[usize::from(slot)] = Slot {
+        socket: Arc::downgrade(halves.0.socket()),
+        last: Some(to),
+    };
     Ok(halves)
 }
 
@@ -127,8 +160,11 @@ fn found(
     };
     let metadata = matches!(memory, Registration::Own(_, true));
     let halves = opening.bind(to, options, &memory, (umem.clone(), 0))?;
-    let mut slots: Vec<_> = (0..sockets).map(|_| Weak::new()).collect();
-    slots[0] = Arc::downgrade(halves.0.socket());
+    let mut slots: Vec<_> = (0..sockets).map(|_| Slot::default()).collect();
+    slots[0] = Slot {
+        socket: Arc::downgrade(halves.0.socket()),
+        last: Some(to),
+    };
     let group = Group {
         kind,
         umem,

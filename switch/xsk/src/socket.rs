@@ -210,10 +210,10 @@ pub(crate) fn wake_tx(socket: BorrowedFd<'_>) -> Woken {
         return Woken::GoOn;
     }
     match io::Error::last_os_error().raw_os_error() {
-        // Its budget is used up and there is more.
-        Some(libc::EAGAIN) => Woken::GoOn,
+        // Its budget is used up and there is more; or the driver has dropped one, and the next may fare better.
+        Some(libc::EAGAIN | libc::EBUSY) => Woken::GoOn,
         Some(libc::ENETDOWN | libc::ENXIO) => Woken::Gone,
-        // The rest (EBUSY, ENOBUFS) is for a later iteration.
+        // The rest (ENOBUFS) is for a later iteration.
         _ => Woken::Later,
     }
 }

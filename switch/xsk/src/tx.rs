@@ -86,6 +86,22 @@ pub(crate) fn way(
     }
 }
 
+/// Rings the doorbell up to `most` times, while the kernel wants it, `wake` says that it is worth it, and the ring gets
+/// emptier. Twice without that may be chance: some kernels tell late how far they are. More often it is a full queue
+/// behind it, and others wait for this worker.
+#[inline(always)]
+pub(crate) fn ring_doorbell(tx: &Ring<libc::xdp_desc>, most: u32, mut wake: impl FnMut() -> bool) {
+    let (mut pending, mut vain) = (tx.pending(), 0);
+    for _ in 0..most {
+        if pending == 0 || vain == 2 || !tx.needs_wakeup() || !wake() {
+            return;
+        }
+        let now = tx.pending();
+        vain = if now < pending { 0 } else { vain + 1 };
+        pending = now;
+    }
+}
+
 /// The sending half of a socket. Owned by one worker.
 pub struct XskTx {
     socket: Arc<XskSocket>,
@@ -169,8 +185,15 @@ impl XskTx {
                 }
                 _ => fill(&self.socket, burst, frame, pick.tag, frames),
             };
+            // All of them, or, if an address of ours were wrong, none: then nothing is sent.
+            let made = filled.descriptors().len();
+            if made < needed {
+                self.free.extend_from_slice(frames);
+                outcome.small += 1;
+                continue;
+            }
             self.set(descs, &filled);
-            descs += needed;
+            descs += made;
             outcome.frames += 1;
             outcome.bytes += u64::from(filled.len());
         }
@@ -198,11 +221,7 @@ impl XskTx {
         } else {
             MAX_WAKEUPS
         };
-        for _ in 0..most {
-            if self.tx.pending() == 0 || !self.tx.needs_wakeup() || !self.socket.wake_tx() {
-                break;
-            }
-        }
+        ring_doorbell(&self.tx, most, || self.socket.wake_tx());
         self.tx.pending() > 0
     }
 

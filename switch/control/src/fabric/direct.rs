@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use crosspoint_engine::stream::Stream;
+
 use super::{Fabric, Placed, State, WorkerChange};
 
 /// An uplink, as far as a queue of its interface needs it.
@@ -57,15 +59,30 @@ impl Fabric {
         let lost = ports.flat_map(|(number, port)| {
             let streams = port.iter().flat_map(|port| &port.streams);
             let lost = streams.filter(|(_, placed)| is_lost(placed));
-            lost.map(move |(queue, placed)| (number, *queue, placed.worker))
+            lost.map(move |(queue, placed)| ((number, *queue), placed.worker))
         });
-        let lost: Vec<(u16, u16, usize)> = lost.collect();
-        for (number, queue, worker) in lost {
-            self.end_direct(state, (number, queue), worker);
+        let lost: Vec<((u16, u16), usize)> = lost.collect();
+        if lost.is_empty() {
+            return;
         }
+        // All at once: nobody else can change a port meanwhile.
+        let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
+        for (id, worker) in &lost {
+            Fabric::note_lost_direct(state, *id);
+            changes[*worker].remove.push(*id);
+        }
+        let removed = self.publish(state, changes);
+        let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
+        for stream in Stream::end_directs(removed) {
+            let of = lost.iter().find(|(id, _)| *id == stream.id);
+            if let Some((_, worker)) = of {
+                changes[*worker].add.push(stream);
+            }
+        }
+        drop(self.publish(state, changes));
     }
 
-    fn end_direct(&self, state: &mut State, id: (u16, u16), worker: usize) {
+    fn note_lost_direct(state: &mut State, id: (u16, u16)) {
         const WHY: &str = "the interface is down or gone, or has sent nothing for seconds";
         if let Some(Some(port)) = state.ports.get_mut(usize::from(id.0)) {
             tracing::warn!(port = %port.view.name,
@@ -76,14 +93,5 @@ impl Fabric {
                 placed.direct = None;
             }
         }
-        let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
-        changes[worker].remove.push(id);
-        let removed = self.publish(state, changes);
-        let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
-        let without = removed
-            .into_iter()
-            .map(|stream| stream.end_direct(Duration::ZERO));
-        changes[worker].add = without.collect();
-        drop(self.publish(state, changes));
     }
 }

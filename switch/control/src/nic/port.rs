@@ -113,7 +113,10 @@ impl NicPort {
                 source: Source::Nic(rx),
                 kick: None,
             });
-            nic.push((queue, tx));
+            // A queue that only receives has a socket, too, which sends nothing.
+            if u32::from(queue) < self.interface.tx_queues {
+                nic.push((queue, tx));
+            }
         }
         let change = PortChange {
             add,
@@ -129,7 +132,8 @@ impl NicPort {
     pub fn must_reopen(&self, config: &XdpPort, now: &Interface) -> bool {
         let has_other_queues =
             config.queues == Queues::All && now.rx_queues != self.interface.rx_queues;
-        has_other_queues || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
+        let sends_elsewhere = now.tx_queues != self.interface.tx_queues;
+        has_other_queues || sends_elsewhere || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
     }
 
     /// Whether the program is the kernel's generic one.

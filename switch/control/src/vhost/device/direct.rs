@@ -115,10 +115,11 @@ impl Device {
         let uplink = self.wait_uplink(&config.uplink)?;
         let found = Interface::find(&uplink.interface)
             .map_err(|why| format!("interface {}: {why}", uplink.interface))?;
-        let queues = found.rx_queues.max(found.tx_queues);
+        // A socket binds to a queue that only receives, too, and then sends nothing.
+        let queues = found.tx_queues;
         if config.queue >= queues {
             return Err(format!(
-                "interface {} has {queues} queue(s), so there is no queue {}: name another, or `ethtool -L`",
+                "interface {} has {queues} transmit queue(s), so there is no queue {}: name another, or `ethtool -L`",
                 uplink.interface, config.queue
             ));
         }
