@@ -246,6 +246,25 @@ fn four_queues(cores: &[usize]) {
 }
 
 #[test]
+fn queues_that_only_receive_leave_the_sending_to_the_others() {
+    let lab = Lab::new(s(60));
+    let (a, b) = (Host::with_queues(&lab, "a", 1, 4), Host::new(&lab, "b", 2));
+    let mut command = lab.command("ethtool");
+    command.args(["-L", "up-a", "rx", "4", "tx", "1"]);
+    let (status, text) = run(lab.dir(), &command, s(10));
+    assert!(status.success(), "{text}");
+    let switch = Switch::start(&lab, &[0, 1], &[xdp("a", &a), xdp("b", &b)]);
+    a.must_ping(&b);
+    iperf3_with(&b, &a, "-t 1 -P 4");
+    let ledger = switch.ledger();
+    assert_eq!(
+        ledger.port("a").drops.get("nic_ring_full"),
+        None,
+        "{ledger}"
+    );
+}
+
+#[test]
 fn a_tap_device_is_a_port() {
     let lab = Lab::new(s(60));
     let a = Host::new(&lab, "a", 1);
