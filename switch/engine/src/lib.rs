@@ -19,7 +19,7 @@ pub mod deliver;
 pub mod direct;
 #[cfg(not(loom))]
 mod joins;
-
+#[cfg(not(loom))]
 mod latency;
 #[cfg(not(loom))]
 mod segments;

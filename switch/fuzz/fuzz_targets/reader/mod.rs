@@ -57,6 +57,7 @@ fn config() -> VhostPort {
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        direct: None,
     }
 }
 
