@@ -13,7 +13,8 @@ pub fn tables(trials: &[Trial], switches: &[String]) -> String {
         text += "\n";
         text += &ratios(trials, &switches[0], peer);
     }
-    text + "\n" + &discards(trials, switches)
+    let of = trials.iter().map(|t| (&*t.switch, t.discarded));
+    text + "\n" + &discards("trials", of, switches)
 }
 
 fn rates(trials: &[Trial], switches: &[String]) -> String {
@@ -79,24 +80,29 @@ fn ratios(trials: &[Trial], first: &str, peer: &str) -> String {
     text
 }
 
-fn discards(trials: &[Trial], switches: &[String]) -> String {
-    let mut text = String::from(
-        "| switch | trials | discarded: a thread waited | discarded: placement | discarded: no traffic |\n|---|--:|--:|--:|--:|\n",
+/// How many of each switch's `counted` were discarded, and why: `of` says whose each is.
+pub fn discards<'a>(
+    counted: &str,
+    of: impl Iterator<Item = (&'a str, Option<Discard>)> + Clone,
+    switches: &[String],
+) -> String {
+    let mut text = format!(
+        "| switch | {counted} | discarded: a thread waited | discarded: placement | discarded: no traffic |\n|---|--:|--:|--:|--:|\n",
     );
     for switch in switches {
-        let of = |why: Option<Discard>| {
-            let these = trials.iter().filter(|t| &t.switch == switch);
+        let count = |why: Option<Discard>| {
+            let these = of.clone().filter(|(whose, _)| whose == switch);
             these
-                .filter(|t| why.is_none() || t.discarded == why)
+                .filter(|(_, discarded)| why.is_none() || *discarded == why)
                 .count()
         };
         let _ = writeln!(
             text,
             "| {switch} | {} | {} | {} | {} |",
-            of(None),
-            of(Some(Discard::Waited)),
-            of(Some(Discard::Placement)),
-            of(Some(Discard::NoTraffic)),
+            count(None),
+            count(Some(Discard::Waited)),
+            count(Some(Discard::Placement)),
+            count(Some(Discard::NoTraffic)),
         );
     }
     text
@@ -202,7 +208,9 @@ mod tests {
 
     #[test]
     fn every_discarded_trial_is_counted() {
-        let text = discards(&run(), &switches());
+        let trials = run();
+        let of = trials.iter().map(|t| (&*t.switch, t.discarded));
+        let text = discards("trials", of, &switches());
         assert!(
             text.ends_with("| crosspoint | 2 | 0 | 0 | 0 |\n| peer | 4 | 1 | 0 | 0 |\n"),
             "{text}"

@@ -1,6 +1,7 @@
 //! Values of any kind, and their tables.
 
 use crate::placement::Placement;
+use crate::report::discards;
 use crate::stats::{Spread, median};
 use crate::trial::Discard;
 use serde::Serialize;
@@ -31,7 +32,8 @@ pub fn tables(samples: &[Sample], switches: &[String]) -> String {
         text += "\n";
         text += &ratios(samples, &switches[0], peer);
     }
-    text + "\n" + &discards(samples, switches)
+    let of = samples.iter().map(|s| (&*s.switch, s.discarded));
+    text + "\n" + &discards("values", of, switches)
 }
 
 fn medians(samples: &[Sample], switches: &[String]) -> String {
@@ -85,29 +87,6 @@ fn ratios(samples: &[Sample], first: &str, peer: &str) -> String {
             "| {what} | {} | {of_medians:.2} | {iqr} | {} |",
             placement.name(),
             by_round.len(),
-        );
-    }
-    text
-}
-
-fn discards(samples: &[Sample], switches: &[String]) -> String {
-    let mut text = String::from(
-        "| switch | values | discarded: a thread waited | discarded: placement | discarded: no traffic |\n|---|--:|--:|--:|--:|\n",
-    );
-    for switch in switches {
-        let of = |why: Option<Discard>| {
-            let these = samples.iter().filter(|s| &s.switch == switch);
-            these
-                .filter(|s| why.is_none() || s.discarded == why)
-                .count()
-        };
-        let _ = writeln!(
-            text,
-            "| {switch} | {} | {} | {} | {} |",
-            of(None),
-            of(Some(Discard::Waited)),
-            of(Some(Discard::Placement)),
-            of(Some(Discard::NoTraffic)),
         );
     }
     text
