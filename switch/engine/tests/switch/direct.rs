@@ -370,8 +370,12 @@ fn a_queue_that_ends_gives_everything_back() {
         }
         assert_eq!(world.take(), 10);
         let World { stream, .. } = world;
-        let stream = stream.end_direct(Duration::from_secs(1));
+        let mut stream = stream.end_direct(Duration::from_secs(1));
         assert!(!stream.is_direct());
+        // The guest is called by the worker that has it next, and not here: a call can last for ever.
+        assert!(stream.has_given_back());
+        stream.flush(0);
+        assert!(!stream.has_given_back());
         world = World { stream, ..world };
         assert_eq!(world.driver.reap().unwrap(), 10);
         let base = world.stream.guest().unwrap().base();
