@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{Role, VhostPort as PortConfig};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::PortStatus;
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -218,6 +218,7 @@ fn fabric(workers: usize, nic_queues: usize) -> Arc<Fabric> {
         fdb_capacity: 28_672,
         fdb_ageing: Duration::from_secs(300),
         nic_queues,
+        balance: BalanceOptions::default(),
     })
     .expect("workers")
 }
@@ -248,6 +249,7 @@ fn start_at(
             mac_limit: 0,
             queues: queue_pairs.into(),
             joins: false,
+            worker: None,
         });
         let number = number.expect("a number is free");
         VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")

@@ -28,7 +28,7 @@ use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
 
 use crate::config;
-use crate::fabric::{Fabric, NewStream, PortChange, PortState};
+use crate::fabric::{Fabric, NewStream, PortChange, PortState, numa};
 
 /// What is known of one vring.
 #[derive(Default)]
@@ -438,11 +438,15 @@ impl Device {
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
+        // The guest has written there, so it is in memory, and where the guest's driver runs.
+        let at = memory.get().translate_user(at.descriptors, 1);
+        let node = at.and_then(|at| numa::of_page(at.addr()));
         let source = self.with_direct(index, Box::new(tx), memory.get());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,
             source,
             kick,
+            node,
         })))
     }
 
