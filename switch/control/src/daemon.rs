@@ -67,6 +67,7 @@ impl Daemon {
             balance: BalanceOptions {
                 auto: config.workers.balance == Balance::Auto,
                 interval: config.workers.balance_interval,
+                ..BalanceOptions::default()
             },
         })?;
         let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));

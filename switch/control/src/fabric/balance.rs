@@ -14,7 +14,7 @@ use crosspoint_frame::tsc;
 
 use super::moving::MoveError;
 use super::placement::{self, Candidate};
-use super::planner::{Permille, Planner, StreamLoad, WHOLE, WorkerLoad};
+use super::planner::{MARGIN, Permille, Planner, StreamLoad, THRESHOLD, WHOLE, WorkerLoad};
 use super::{Fabric, Placed, Port};
 
 /// How long a window is where nothing else is said.
@@ -28,6 +28,11 @@ pub struct BalanceOptions {
     /// How long a window is over which loads are measured; no shorter than the time between two calls of
     /// [`Fabric::housekeep`].
     pub interval: Duration,
+    /// A worker that is busy for more than this is relieved, thousandths of the time.
+    pub busy_permille_max: u32,
+    /// By how much less busy, thousandths of the time, it must leave the busier of two workers if one gives to the
+    /// other.
+    pub gain_permille_min: u32,
 }
 
 impl Default for BalanceOptions {
@@ -35,6 +40,8 @@ impl Default for BalanceOptions {
         BalanceOptions {
             auto: true,
             interval: INTERVAL_DEFAULT,
+            busy_permille_max: THRESHOLD,
+            gain_permille_min: MARGIN,
         }
     }
 }
@@ -95,11 +102,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn new(links: &[Arc<WorkerLink>]) -> State {
+    pub fn new(links: &[Arc<WorkerLink>], options: &BalanceOptions) -> State {
         State {
             samples: [Sample::take(links), Sample::take(links)],
             sampled: Instant::now(),
-            planner: Planner::default(),
+            planner: Planner::new(options.busy_permille_max, options.gain_permille_min),
             moves: vec![0; links.len()],
             put_off: vec![0; links.len()],
         }

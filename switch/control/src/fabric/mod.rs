@@ -235,7 +235,7 @@ impl Fabric {
         let memories = packets::memories(&options.cores, options.nic_queues);
         let nodes = options.cores.iter().map(|core| numa::of_core(*core));
         let nodes = nodes.collect();
-        let balance = balance::State::new(&links);
+        let balance = balance::State::new(&links, &options.balance);
         Ok(Arc::new(Fabric {
             options,
             clock,

@@ -16,10 +16,10 @@ pub(super) type Permille = u32;
 
 /// The whole of a worker's time.
 pub(super) const WHOLE: Permille = 1000;
-/// A worker that is busy for more than this is to be relieved.
+/// A worker that is busy for more than this is to be relieved, where nothing else is said.
 pub(super) const THRESHOLD: Permille = 800;
-/// By how much less busy than the giver was the busier of the two must be after the move.
-const MARGIN: Permille = 100;
+/// By how much less busy than the giver was the busier of the two must be after the move, where nothing else is said.
+pub(super) const MARGIN: Permille = 100;
 /// So many windows in a row a worker is busy before it is relieved: a burst of load is over by then.
 const WINDOWS: u32 = 3;
 
@@ -54,17 +54,27 @@ pub(super) struct Move {
 }
 
 /// Remembers for how many windows each worker has been busy.
-#[derive(Default)]
 pub(super) struct Planner {
+    threshold: Permille,
+    margin: Permille,
     busy_windows: Vec<u32>,
 }
 
 impl Planner {
+    /// With a threshold and a margin.
+    pub fn new(threshold: Permille, margin: Permille) -> Planner {
+        Planner {
+            threshold,
+            margin,
+            busy_windows: Vec::new(),
+        }
+    }
+
     /// What to do after another window. A worker gives to one other, or takes from one, or neither.
     pub fn plan(&mut self, workers: &[WorkerLoad], streams: &[StreamLoad]) -> Vec<Move> {
         self.busy_windows.resize(workers.len(), 0);
         for (windows, worker) in self.busy_windows.iter_mut().zip(workers) {
-            *windows = if worker.busy > THRESHOLD {
+            *windows = if worker.busy > self.threshold {
                 *windows + 1
             } else {
                 0
@@ -80,7 +90,7 @@ impl Planner {
             if takes_part[giver] {
                 continue;
             }
-            if let Some((taker, ids)) = relief(giver, workers, streams, &takes_part) {
+            if let Some((taker, ids)) = self.relief(giver, workers, streams, &takes_part) {
                 for worker in [giver, taker] {
                     takes_part[worker] = true;
                     // What is measured from now on is another load.
@@ -92,30 +102,31 @@ impl Planner {
         }
         moves
     }
-}
 
-/// Who takes what from worker `from`, so that the busier of the two is left least busy, if it is worth it.
-fn relief(
-    from: usize,
-    workers: &[WorkerLoad],
-    streams: &[StreamLoad],
-    takes_part: &[bool],
-) -> Option<(usize, Vec<StreamId>)> {
-    let of_giver = || streams.iter().filter(|stream| stream.worker == from);
-    if of_giver().count() < 2 {
-        return None;
+    /// Who takes what from worker `from`, so that the busier of the two is left least busy, if it is worth it.
+    fn relief(
+        &self,
+        from: usize,
+        workers: &[WorkerLoad],
+        streams: &[StreamLoad],
+        takes_part: &[bool],
+    ) -> Option<(usize, Vec<StreamId>)> {
+        let of_giver = || streams.iter().filter(|stream| stream.worker == from);
+        if of_giver().count() < 2 {
+            return None;
+        }
+        let mut largest_first: Vec<&StreamLoad> = of_giver().filter(|one| one.movable).collect();
+        largest_first.sort_by_key(|stream| (u32::MAX - stream.share, stream.id));
+        let takers = (0..workers.len()).filter(|to| *to != from && !takes_part[*to]);
+        let ways = takers.map(|to| {
+            let may_go = |stream: &&&StreamLoad| may_go(stream, workers[to].node, workers);
+            let streams: Vec<&StreamLoad> = largest_first.iter().filter(may_go).copied().collect();
+            let (then, ids) = even_out(workers[from].busy, workers[to].busy, &streams);
+            (then, to, ids)
+        });
+        let (then, to, ids) = ways.min()?;
+        (then + self.margin <= workers[from].busy).then_some((to, ids))
     }
-    let mut largest_first: Vec<&StreamLoad> = of_giver().filter(|one| one.movable).collect();
-    largest_first.sort_by_key(|stream| (u32::MAX - stream.share, stream.id));
-    let takers = (0..workers.len()).filter(|to| *to != from && !takes_part[*to]);
-    let ways = takers.map(|to| {
-        let may_go = |stream: &&&StreamLoad| may_go(stream, workers[to].node, workers);
-        let streams: Vec<&StreamLoad> = largest_first.iter().filter(may_go).copied().collect();
-        let (then, ids) = even_out(workers[from].busy, workers[to].busy, &streams);
-        (then, to, ids)
-    });
-    let (then, to, ids) = ways.min()?;
-    (then + MARGIN <= workers[from].busy).then_some((to, ids))
 }
 
 /// Which of `streams`, largest first, go from a worker to another, and how busy the busier of the two is then.

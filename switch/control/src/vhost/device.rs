@@ -438,9 +438,12 @@ impl Device {
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
-        // The guest has written there, so it is in memory, and where the guest's driver runs.
-        let at = memory.get().translate_user(at.descriptors, 1);
-        let node = at.and_then(|at| numa::of_page(at.addr()));
+        // Where the ring is, the guest's driver is. We have just looked at one of the two, so it is in our page table.
+        let of_area = |address| {
+            let at = memory.get().translate_user(address, 1)?;
+            numa::of_page(at.addr())
+        };
+        let node = [at.used, at.descriptors].into_iter().find_map(of_area);
         let source = self.with_direct(index, Box::new(tx), memory.get());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,

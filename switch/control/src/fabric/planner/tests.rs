@@ -2,6 +2,10 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+fn planner() -> Planner {
+    Planner::new(THRESHOLD, MARGIN)
+}
+
 /// Guests that always want the same, and where their streams are.
 #[derive(Clone, Debug)]
 struct World {
@@ -86,7 +90,7 @@ impl World {
 
     /// Goes on until nothing moves any more. Returns all moves.
     fn settle(&mut self) -> Vec<Move> {
-        let mut planner = Planner::default();
+        let mut planner = planner();
         let mut moves = Vec::new();
         let mut calm = 0;
         while calm < 2 * WINDOWS {
@@ -138,7 +142,7 @@ proptest! {
     fn with_loads_that_do_not_change_moves_end_and_the_busiest_worker_gets_no_busier(
         mut world in world_that_keeps_up()
     ) {
-        let mut planner = Planner::default();
+        let mut planner = planner();
         let squares = |world: &World| -> u64 {
             (0..world.nodes.len()).map(|worker| u64::from(world.wanted(worker)).pow(2)).sum()
         };
@@ -178,7 +182,7 @@ proptest! {
 
 #[test]
 fn a_worker_is_relieved_only_when_it_was_busy_for_several_windows() {
-    let mut planner = Planner::default();
+    let mut planner = planner();
     let mut busy = plain(2, &[(0, 450), (0, 450)]);
     let mut calm = plain(2, &[(0, 350), (0, 350)]);
     for _ in 0..10 {
