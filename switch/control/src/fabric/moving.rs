@@ -79,6 +79,12 @@ pub enum MoveError {
         /// Its worker.
         worker: usize,
     },
+    /// A worker does not come round, and would be waited for.
+    #[error("worker-{worker} does not come round: nothing moves meanwhile")]
+    Stalled {
+        /// Its number.
+        worker: usize,
+    },
     /// A NIC has not sent in time what the stream's worker gave it.
     #[error(
         "a NIC has not sent within {} ms what worker-{from} gave it, which would be overtaken: the stream stays there",
@@ -106,6 +112,7 @@ impl MoveError {
             MoveError::Pinned { .. } => {
                 "remove `worker` from the port's configuration, or change it"
             }
+            MoveError::Stalled { .. } => "the daemon's log says what keeps it",
             MoveError::PutOff { .. } => "try again when that NIC sends again, or has less to send",
             MoveError::Ending => "ask the next one",
         }
@@ -138,6 +145,11 @@ impl Fabric {
         let from = self.check_move(state, id, to)?;
         if from == to {
             return Ok(());
+        }
+        // All workers must come round for a change, and the port table is locked until they have.
+        let mut workers = 0..self.links.len();
+        if let Some(worker) = workers.find(|worker| self.watch.stalls(*worker).0) {
+            return Err(MoveError::Stalled { worker });
         }
         let mut changes = self.changes();
         changes[from].remove.push(id);
