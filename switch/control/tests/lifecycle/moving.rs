@@ -380,10 +380,8 @@ fn send_all(guest: &mut Guest, count: u32, to: [u8; 6], seen: &AtomicU64) {
     }
 }
 
-/// Each worker sends through a queue of its own, or one through the other's; and the stream goes to and fro.
-#[test]
-fn a_flow_to_a_wire_keeps_its_order_while_its_stream_moves() {
-    const COUNT: u32 = 10_000;
+/// A host at one end of a wire in a namespace of its own: its address there.
+fn wire_to_a_host() -> [u8; 6] {
     leave_for_a_wire();
     run("ip addr add 10.9.0.1/24 dev wire");
     let address = std::fs::read_to_string("/sys/class/net/wire/address").expect("it is there");
@@ -392,7 +390,70 @@ fn a_flow_to_a_wire_keeps_its_order_while_its_stream_moves() {
         .split(':')
         .map(|byte| u8::from_str_radix(byte, 16));
     let bytes: Vec<u8> = bytes.map(|byte| byte.expect("a byte")).collect();
-    let to: [u8; 6] = bytes.try_into().expect("six bytes");
+    bytes.try_into().expect("six bytes")
+}
+
+fn wait_up(fabric: &Fabric) {
+    let start = Instant::now();
+    while !fabric.status().ports.iter().all(|port| port.state == "up") {
+        assert!(start.elapsed() < PATIENCE, "{:#?}", fabric.status().ports);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// An interface that is down has what it was given, and sends it when it is up again.
+#[test]
+fn a_stream_stays_while_a_nic_holds_what_its_worker_gave_it() {
+    let datagrams = Datagrams {
+        to: wire_to_a_host(),
+    };
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let (_, fabric, _ports, _uplinks) = wired(directory.path(), "[0, 1]");
+    let _housekeeper = Housekeeper::start(fabric.clone());
+    let mut guest = Guest::connect(directory.path().join("a"), case(false).guest(0));
+    let guest = guest.as_mut().expect("the guest connects");
+    let put_off = || {
+        let workers = fabric.status().workers;
+        workers.iter().map(|w| w.stream_moves_put_off).sum::<u64>()
+    };
+    let place = || fabric.status().ports[0].queues[0].worker.expect("a worker");
+    let mut other = 0;
+    // Now and then nothing is on its way just when it goes down.
+    for _ in 0..10 {
+        wait_up(&fabric);
+        other = 1 - place();
+        std::thread::scope(|scope| {
+            // In the namespace of this thread.
+            scope.spawn(|| run("ip link set near down"));
+            while fabric.status().ports[1].state == "up" {
+                let frames: Vec<Vec<u8>> = (0..16).map(|n| datagrams.frame(n)).collect();
+                let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+                guest.send(0, &frames).expect("a queue");
+                guest.drain_transmit(0, PATIENCE).expect("a queue");
+            }
+        });
+        let asked = fabric.move_stream("a", 0, other);
+        if asked == Err(MoveError::PutOff { from: 1 - other }) {
+            break;
+        }
+        run("ip link set near up");
+    }
+    assert_eq!((put_off(), place()), (1, 1 - other));
+    run("ip link set near up");
+    wait_up(&fabric);
+    let start = Instant::now();
+    while fabric.move_stream("a", 0, other).is_err() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(place(), other);
+}
+
+/// Each worker sends through a queue of its own, or one through the other's; and the stream goes to and fro.
+#[test]
+fn a_flow_to_a_wire_keeps_its_order_while_its_stream_moves() {
+    const COUNT: u32 = 10_000;
+    let to = wire_to_a_host();
     for queues in ["[0, 1]", "[0]", "[1]"] {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let (_, fabric, ports, uplinks) = wired(directory.path(), queues);
@@ -401,11 +462,8 @@ fn a_flow_to_a_wire_keeps_its_order_while_its_stream_moves() {
         socket.set_read_timeout(Some(PATIENCE)).expect("a time");
         let mut guest = Guest::connect(directory.path().join("a"), case(false).guest(0));
         let guest = guest.as_mut().expect("the guest connects");
+        wait_up(&fabric);
         let start = Instant::now();
-        while !fabric.status().ports.iter().all(|port| port.state == "up") {
-            assert!(start.elapsed() < PATIENCE, "{:#?}", fabric.status().ports);
-            std::thread::sleep(Duration::from_millis(10));
-        }
         let why = fabric
             .move_stream("near", 0, 0)
             .expect_err("a NIC's queue stays");
