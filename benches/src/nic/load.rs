@@ -147,7 +147,7 @@ impl NicLoad {
     }
 
     /// The generator, with nothing to receive on this thread.
-    fn from_nic(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
+    fn offer_from_nic(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
         self.traffic.plan(&self.sending, rate, time)?;
         let start = now_ns();
         while self.traffic.generate(LONG_CALL)? {}
@@ -162,7 +162,7 @@ impl NicLoad {
     }
 
     /// The generator and the guest's driver in turn.
-    fn to_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
+    fn offer_to_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
         let Some(guest) = &mut self.guest else {
             return Ok(Done::default());
         };
@@ -181,7 +181,7 @@ impl NicLoad {
     }
 
     /// The guest's driver alone.
-    fn from_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
+    fn offer_from_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
         let Some(guest) = &mut self.guest else {
             return Ok(Done::default());
         };
@@ -248,9 +248,9 @@ impl Load for NicLoad {
             guest.latency.reset();
         }
         let done = match self.flow.path {
-            Path::NicToNic => self.from_nic(rate, time)?,
-            Path::NicToGuest => self.to_guest(rate, time)?,
-            Path::GuestToNic | Path::GuestNicGuest => self.from_guest(rate, time)?,
+            Path::NicToNic => self.offer_from_nic(rate, time)?,
+            Path::NicToGuest => self.offer_to_guest(rate, time)?,
+            Path::GuestToNic | Path::GuestNicGuest => self.offer_from_guest(rate, time)?,
         };
         let arrived = self.drain(done.arrived_within)?;
         let latency_ns = match (&self.guest, self.flow.path) {

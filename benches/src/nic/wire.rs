@@ -26,7 +26,9 @@ pub fn enter_namespace() -> Result<(), BenchError> {
     // Nothing but the bench's frames is on the wires.
     let ipv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
     let _ = std::fs::write(ipv6, "1"); // not there without IPv6
-    command(&format!("ip link add {SPARE} type veth peer name {SPARE}-far"))?;
+    command(&format!(
+        "ip link add {SPARE} type veth peer name {SPARE}-far"
+    ))?;
     command("ip link set lo up")
 }
 
