@@ -239,7 +239,8 @@ impl Series<'_> {
         let before = probe();
         let counted = self.counters();
         let realtime = Realtime::start(worker.filter(|_| options.realtime))?;
-        let times = || Times::now(worker, plan.switch_core);
+        // Without a switch, nobody has anything to do on its core.
+        let times = || Times::now(worker, plan.switch_core).filter(|_| self.switch != Switch::None);
         let (wait, started) = (Wait::start([Some(Thread::current()), worker]), times());
         let offered = load.offer(options.rate, Duration::from_millis(options.trial_ms))?;
         let (waits, ended) = (wait.percent(), times());
@@ -299,8 +300,8 @@ struct Costs {
 /// What the tables have of a trial.
 fn values(offered: &Offered, costs: &Costs) -> Values {
     let arrived = offered.arrived.max(1) as f64;
-    let cycles = |of: fn(Times) -> f64| Some(of(costs.spent?) * costs.hz / arrived);
-    let kernel_cycles = cycles(|spent| spent.kernel);
+    let cycles = |of: fn(Times) -> Option<f64>| Some(of(costs.spent?)? * costs.hz / arrived);
+    let kernel_cycles = cycles(|spent| Some(spent.kernel));
     let user_cycles = match costs.busy {
         // Turns that found work, less what of them was spent in the kernel: polls in vain are left out.
         Some(busy) => kernel_cycles.map(|kernel| (busy.busy_cycles / arrived - kernel).max(0.0)),
@@ -317,7 +318,7 @@ fn values(offered: &Offered, costs: &Costs) -> Values {
         loss_run_max: offered.loss_runs.max(),
         user_cycles,
         kernel_cycles,
-        softirq_cycles: cycles(|spent| spent.softirq),
+        softirq_cycles: cycles(|spent| Some(spent.softirq)),
         ring_full: Some(offered.ring_full).filter(|part| *part > 0.0),
         p50_us: latency_us(0.5),
         p99_us: latency_us(0.99),
@@ -366,7 +367,7 @@ mod tests {
     #[test]
     fn the_kernels_share_is_taken_out_of_busy_cycles_but_not_out_of_user_time() {
         let spent = Times {
-            user: 0.5,
+            user: Some(0.5),
             kernel: 0.4,
             softirq: 0.3,
         };
