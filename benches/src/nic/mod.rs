@@ -263,6 +263,7 @@ impl Series<'_> {
             what: self.what.clone(),
             values: values(&offered, &costs),
             placement,
+            waits,
             discarded: discard(&offered, waits, placement, plan.wait_max),
         })
     }

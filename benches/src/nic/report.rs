@@ -25,6 +25,8 @@ pub struct Trial {
     pub values: Values,
     /// How far apart the cores were before and after.
     pub placement: Placement,
+    /// Percent of the time that the generator's thread, and the switch's, waited for their cores.
+    pub waits: [Option<f64>; 2],
     /// Why it does not count.
     pub discarded: Option<Discard>,
 }
@@ -173,6 +175,7 @@ mod tests {
                 ..Values::default()
             },
             placement: Placement::Near,
+            waits: [None; 2],
             discarded: None,
         }
     }
