@@ -1,12 +1,12 @@
 //! `nic`: frames from NIC to NIC, and between a guest and a NIC, through a switch and its peers in turn; what the kernel
 //! has of the cost.
 
-mod load;
+pub mod load;
 mod report;
-mod switches;
+pub mod switches;
 mod times;
 mod traffic;
-mod wire;
+pub mod wire;
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -103,7 +103,8 @@ pub enum Path {
 pub struct Size(Option<u16>);
 
 impl Path {
-    fn has_guest(self) -> bool {
+    /// Whether a guest is at one end.
+    pub fn has_guest(self) -> bool {
         self != Self::NicToNic
     }
 
@@ -113,7 +114,7 @@ impl Path {
     }
 
     /// In tables.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::NicToNic => "NIC to NIC",
             Self::GuestToNic => "guest to NIC",
