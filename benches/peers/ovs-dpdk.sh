@@ -5,6 +5,7 @@
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs)
 #   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
+#   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
 #   ROOT=DIR          it is installed in DIR, the root of another distribution, such as one that debootstrap made, with proc, sys and dev
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
@@ -25,10 +26,10 @@ check() {
 }
 
 add_port() { # NAME
-  case $PORTS in
-    vhost) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
-    vhost-tso) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
-    af_xdp) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
+  case $PORTS-$1 in
+    vhost-? | mixed-a) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
+    vhost-tso-?) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
+    af_xdp-? | mixed-b) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
     *) die "PORTS=$PORTS is not known" ;;
   esac
   local wrong

@@ -5,6 +5,7 @@
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-testpmd)
 #   PORTS=vhost-tso   the same, with large frames; legacy-ol-flags, or mode io would pass them on without their virtio-net header's fields
 #   PORTS=af_xdp      interfaces sa and sb by net_af_xdp, in the network namespace NETNS
+#   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
 set -euo pipefail
 RUN=${RUN:-/run/crosspoint-bench-testpmd} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} NETNS=${NETNS:-}
 
@@ -18,10 +19,10 @@ check() {
 }
 
 vdev() { # NUMBER NAME
-  case $PORTS in
-    vhost) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
-    vhost-tso) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
-    af_xdp) echo "net_af_xdp$1,iface=s$2" ;;
+  case $PORTS-$2 in
+    vhost-? | mixed-a) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
+    vhost-tso-?) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
+    af_xdp-? | mixed-b) echo "net_af_xdp$1,iface=s$2" ;;
     *) die "PORTS=$PORTS is not known" ;;
   esac
 }

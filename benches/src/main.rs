@@ -5,9 +5,11 @@
 //! | [`options`] | the command line |
 //! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
 //! | [`tso`] | `tso`: the same for large frames |
+//! | [`nic`] | `nic`: frames between NICs, and between guests and NICs |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
+//! | [`load`] | traffic that can be asked for |
 //! | [`turns`] | what these plans have in common |
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
 //! | [`bench_guests`] | generator and sink in this process |
@@ -32,7 +34,9 @@ mod error;
 mod guest;
 mod interrupt;
 mod large_guests;
+mod load;
 mod mask;
+mod nic;
 mod options;
 mod placement;
 mod report;
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Vm(options) => vm::run(&options),
         Command::Tso(options) => tso::run(&options),
         Command::Cost(options) => cost::run(&options),
+        Command::Nic(options) => nic::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),
     };

@@ -73,6 +73,11 @@ impl Thread {
         parse_schedstat(&self.read("schedstat").ok()?)
     }
 
+    /// Its line of times and much else (proc(5)).
+    pub fn stat(self) -> io::Result<String> {
+        self.read("stat")
+    }
+
     /// `SCHED_FIFO`: nothing but threads of a higher priority takes the core. Threads that it starts are ordinary.
     pub fn set_fifo(self, priority: i32) -> io::Result<()> {
         let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
