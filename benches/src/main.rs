@@ -5,6 +5,7 @@
 //! | [`options`] | the command line |
 //! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
 //! | [`tso`] | `tso`: the same for large frames |
+//! | [`suite`] | `suite`: scenarios with many guests |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
@@ -12,6 +13,7 @@
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
 //! | [`bench_guests`] | generator and sink in this process |
 //! | [`large_guests`] | the same for large frames |
+//! | [`load`] | traffic that can be asked for |
 //! | [`guest`] | connecting guests to a switch |
 //! | [`tcp`] | TCP frames as Linux sends them |
 //! | [`testpmd`] | DPDK's guests |
@@ -32,6 +34,7 @@ mod error;
 mod guest;
 mod interrupt;
 mod large_guests;
+mod load;
 mod mask;
 mod options;
 mod placement;
@@ -39,6 +42,7 @@ mod report;
 mod samples;
 mod scrape;
 mod stats;
+mod suite;
 mod tcp;
 mod testpmd;
 mod threads;
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
     let done = match options::Cli::parse().command {
         Command::Vm(options) => vm::run(&options),
         Command::Tso(options) => tso::run(&options),
+        Command::Suite(options) => suite::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),

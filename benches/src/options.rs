@@ -4,6 +4,7 @@ use crate::compare::CompareOptions;
 use crate::cost::CostOptions;
 use crate::error::BenchError;
 use crate::mask::MaskOptions;
+use crate::suite::SuiteOptions;
 use crate::tso::TsoOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -29,6 +30,8 @@ pub enum Command {
     Vm(Box<VmOptions>),
     /// Large TCP frames between two guests over one worker: Gb/s, cycles per KiB
     Tso(Box<TsoOptions>),
+    /// Scenarios of two guests and of many over one worker or more: Mpps, cycles per frame
+    Suite(Box<SuiteOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
     Cost(CostOptions),
     /// Any switches by any measuring command, in turn: see uml.sh and veth.sh
