@@ -418,6 +418,7 @@ impl Drop for Generator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::crosspoint::{Setup, Started, start_as};
 
     fn roles(name: &str, generators: usize) -> Vec<Role> {
         name.parse::<Scenario>().unwrap().roles(generators)
@@ -469,5 +470,91 @@ mod tests {
             .collect();
         assert_eq!(runs, [(3, 2), (10, 1)]);
         assert!((offered.ring_full - 0.5).abs() < 1e-9);
+    }
+
+    /// The crosspoint binary of this build.
+    fn crosspoint() -> Option<PathBuf> {
+        let test = std::env::current_exe().unwrap();
+        let binary = test.ancestors().nth(2)?.join("crosspoint");
+        binary.is_file().then_some(binary)
+    }
+
+    /// Cores that this process may use, the same one for both where there is but one.
+    fn cores() -> (usize, usize) {
+        let set = rustix::thread::sched_getaffinity(None).unwrap();
+        let all: Vec<usize> = (0..1024).filter(|core| set.is_set(*core)).collect();
+        (all[0], *all.last().unwrap())
+    }
+
+    /// Frames that are lost in the trial, as the sinks saw it.
+    fn lost(offered: &Offered) -> u64 {
+        let runs = offered.loss_runs.iter_recorded();
+        runs.map(|run| run.value_iterated_to() * run.count_at_value())
+            .sum()
+    }
+
+    #[test]
+    fn through_the_real_switch_every_frame_is_accounted_for() {
+        let Some(binary) = crosspoint() else {
+            eprintln!(
+                "not run: there is no crosspoint beside this test; cargo build -p crosspoint"
+            );
+            return;
+        };
+        let (first, last) = cores();
+        let clock = Clock::calibrate();
+        let setup = Setup {
+            cores: if first == last {
+                vec![last]
+            } else {
+                vec![last, first]
+            },
+            workers: "poll = \"adaptive\"\n".into(),
+            guests: 5,
+            interfaces: Vec::new(),
+        };
+        let Started {
+            sockets, backend, ..
+        } = start_as(&binary, &setup).unwrap();
+        let manner = Manner {
+            cores: vec![first],
+            burst: 32,
+            backlog: u64::MAX,
+            rx_buffer: 2048,
+            huge_pages: false,
+        };
+        let (rate, time) = (50_000.0, Duration::from_millis(60));
+        for name in [
+            "pair-64-1000",
+            "both-imix-packed",
+            "pairs2-1518-unmerged",
+            "chain5-64",
+            "chain3-imix-packed-ring64",
+            "many-to-one-3",
+        ] {
+            let scenario: Scenario = name.parse().unwrap();
+            let mut fleet = Fleet::connect(&sockets, &scenario, &manner, clock).unwrap();
+            let offered = fleet.offer(Some(rate), time).unwrap();
+            assert!(
+                offered.due as f64 <= rate * offered.seconds + 8.0,
+                "{name}: {offered:?}"
+            );
+            assert!(
+                offered.sent > 0 && offered.sent <= offered.due,
+                "{name}: {offered:?}"
+            );
+            assert_eq!(offered.arrived + lost(&offered), offered.sent, "{name}");
+            assert!(
+                offered.latency_ns.len() >= offered.arrived,
+                "{name}: all are sampled"
+            );
+            let offered = fleet.offer(None, time / 2).unwrap();
+            assert!(
+                offered.arrived > 0 && offered.arrived <= offered.sent,
+                "{name}"
+            );
+            assert_eq!(offered.due, offered.sent, "{name}");
+        }
+        drop(backend);
     }
 }

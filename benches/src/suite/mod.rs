@@ -68,6 +68,9 @@ pub struct SuiteOptions {
     /// A core for each thread that drives guests
     #[arg(long, value_delimiter = ',', default_value = "0", value_name = "CORES")]
     pub generator_cores: Vec<usize>,
+    /// Generators and workers may share cores: to see that a scenario works, not how fast
+    #[arg(long)]
+    pub share_cores: bool,
     /// A line's round trip below this is `near`
     #[arg(long, default_value_t = 150.0, value_name = "NS")]
     pub near_ns: f64,
@@ -177,7 +180,7 @@ impl SuiteOptions {
         let count = cores.len();
         cores.sort_unstable();
         cores.dedup();
-        if cores.len() < count {
+        if cores.len() < count && !self.share_cores {
             return usage("--switch-cores and --generator-cores: a core for each, and none twice");
         }
         if self.near_ns > self.far_ns {
