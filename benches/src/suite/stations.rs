@@ -21,6 +21,8 @@ const SAMPLE_ALL_BELOW: f64 = 2e6;
 const AWAY: Duration = Duration::from_micros(100);
 /// Visits after the end, for what was due by then.
 const LAST_VISITS: u32 = 64;
+/// What generators send.
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// Batches that one visit receives at most: there may be several senders to one receiver.
 const BATCHES_MAX: u32 = 4;
 
@@ -163,22 +165,21 @@ impl Sender {
 }
 
 impl Order {
-    /// Notes a frame. Says how many were lost before it.
+    /// Notes a frame, and says how many were lost before it; nothing of a frame that is not of this trial.
     #[inline(always)]
-    fn note(&mut self, head: &FrameHead) -> u16 {
-        let number = self
-            .only
-            .unwrap_or_else(|| super::addresses::number(&head.bytes[6..12]));
-        let Some(next) = self.next.get_mut(number) else {
-            return 0; // nobody's here
-        };
+    fn note(&mut self, head: &FrameHead) -> Option<u16> {
+        if head.bytes[12..14] != ETHERTYPE_IPV4 {
+            return None; // what a receiver sent to be known
+        }
+        let source = || super::addresses::number(&head.bytes[6..12]);
+        let next = self.next.get_mut(self.only.unwrap_or_else(source))?;
         let sequence = head.sequence();
         let lost = sequence.wrapping_sub(*next);
         if lost >= 1 << 15 {
-            return 0; // late
+            return None; // late: of an earlier trial
         }
         *next = sequence.wrapping_add(1);
-        lost
+        Some(lost)
     }
 }
 
@@ -214,18 +215,10 @@ impl Sink {
     #[inline(always)]
     fn receive(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
         self.polls += 1;
-        let received = if pace.cycles_per_frame.is_some() {
-            let order = &mut self.order;
-            self.rx.poll_each(|head| {
-                let lost = order.note(head);
-                if lost > 0 {
-                    outcome.runs.saturating_record(lost.into());
-                }
-                if head.sequence() & pace.sample_mask == 0 {
-                    record(&mut outcome.latency, head);
-                }
-            })?
-        } else if self.polls.is_multiple_of(SAMPLE_EVERY) {
+        if pace.cycles_per_frame.is_some() {
+            return self.receive_noted(pace, outcome);
+        }
+        let received = if self.polls.is_multiple_of(SAMPLE_EVERY) {
             let mut sampled = false;
             self.rx.poll_each(|head| {
                 if !sampled {
@@ -237,6 +230,23 @@ impl Sink {
             self.rx.poll()?
         };
         Ok(u64::from(received.frames))
+    }
+
+    /// The same, and looks at each frame.
+    #[inline(always)]
+    fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        let (order, mut frames) = (&mut self.order, 0);
+        self.rx.poll_each(|head| {
+            let Some(lost) = order.note(head) else { return };
+            frames += 1;
+            if lost > 0 {
+                outcome.runs.saturating_record(lost.into());
+            }
+            if head.sequence() & pace.sample_mask == 0 {
+                record(&mut outcome.latency, head);
+            }
+        })?;
+        Ok(frames)
     }
 }
 
@@ -292,7 +302,7 @@ pub fn run(stations: &mut [Station], job: &Job, clock: Clock) -> Result<Outcome,
     let mut pace = Pace::new(job, clock);
     begin(stations, job);
     while tsc() < job.start {
-        std::hint::spin_loop();
+        discard(stations)?;
     }
     let end = job.start + clock.cycles(job.time);
     while tsc() < end {
@@ -330,6 +340,16 @@ fn begin(stations: &mut [Station], job: &Job) {
             Station::Forward(_) => {}
         }
     }
+}
+
+/// Takes what is not of this trial: what receivers sent to be known, where the switch did not know whom they sent it to.
+fn discard(stations: &mut [Station]) -> Result<(), BenchError> {
+    for station in stations {
+        if let Station::Receive(sink) = station {
+            sink.rx.poll()?;
+        }
+    }
+    Ok(())
 }
 
 /// Visits every guest once; says how many frames arrived. `makes`: more frames become due.
@@ -431,21 +451,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_in_the_sequence_is_a_run_of_lost_frames_and_a_late_frame_is_none() {
+    fn a_gap_in_the_sequence_is_a_run_of_lost_frames_and_frames_of_other_trials_do_not_count() {
         let mut order = Order {
             only: Some(0),
             next: vec![65_534],
         };
         let head = |sequence: u16| {
             let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
+            bytes[12..14].copy_from_slice(&ETHERTYPE_IPV4);
             let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
             bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
             FrameHead { bytes, len: 60 }
         };
-        let lost: Vec<u16> = [65_534, 65_535, 2, 1, 3, 10]
-            .map(|sequence| order.note(&head(sequence)))
-            .into();
-        assert_eq!(lost, [0, 0, 2, 0, 0, 6]);
+        let lost = [65_534, 65_535, 2, 1, 3, 10].map(|sequence| order.note(&head(sequence)));
+        assert_eq!(lost, [Some(0), Some(0), Some(2), None, Some(0), Some(6)]);
+        let mut greeting = head(11);
+        greeting.bytes[12] = 0x88;
+        assert_eq!(order.note(&greeting), None);
     }
 
     #[test]
