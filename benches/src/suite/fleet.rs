@@ -493,6 +493,18 @@ mod tests {
             .sum()
     }
 
+    /// Offers until something arrives, as this thread or the switch's may be kept from their cores.
+    fn offers(fleet: &mut Fleet, rate: Option<f64>, name: &str, check: impl Fn(&Offered)) {
+        for _ in 0..100 {
+            let offered = fleet.offer(rate, Duration::from_millis(40)).unwrap();
+            check(&offered);
+            if offered.arrived > 0 {
+                return;
+            }
+        }
+        panic!("{name}: nothing arrives");
+    }
+
     #[test]
     fn through_the_real_switch_every_frame_is_accounted_for() {
         let Some(binary) = crosspoint() else {
@@ -523,7 +535,7 @@ mod tests {
             rx_buffer: 2048,
             huge_pages: false,
         };
-        let (rate, time) = (50_000.0, Duration::from_millis(60));
+        let rate = 50_000.0;
         for name in [
             "pair-64-1000",
             "both-imix-packed",
@@ -534,26 +546,22 @@ mod tests {
         ] {
             let scenario: Scenario = name.parse().unwrap();
             let mut fleet = Fleet::connect(&sockets, &scenario, &manner, clock).unwrap();
-            let offered = fleet.offer(Some(rate), time).unwrap();
-            assert!(
-                offered.due as f64 <= rate * offered.seconds + 8.0,
-                "{name}: {offered:?}"
-            );
-            assert!(
-                offered.sent > 0 && offered.sent <= offered.due,
-                "{name}: {offered:?}"
-            );
-            assert_eq!(offered.arrived + lost(&offered), offered.sent, "{name}");
-            assert!(
-                offered.latency_ns.len() >= offered.arrived,
-                "{name}: all are sampled"
-            );
-            let offered = fleet.offer(None, time / 2).unwrap();
-            assert!(
-                offered.arrived > 0 && offered.arrived <= offered.sent,
-                "{name}"
-            );
-            assert_eq!(offered.due, offered.sent, "{name}");
+            offers(&mut fleet, Some(rate), name, |offered| {
+                assert!(
+                    offered.due as f64 <= rate * offered.seconds + 8.0,
+                    "{name}: due"
+                );
+                assert!(offered.sent <= offered.due, "{name}: sent");
+                assert_eq!(offered.arrived + lost(offered), offered.sent, "{name}");
+                assert_eq!(
+                    offered.latency_ns.len(),
+                    offered.arrived,
+                    "{name}: all are sampled"
+                );
+            });
+            offers(&mut fleet, None, name, |offered| {
+                assert_eq!(offered.due, offered.sent, "{name}");
+            });
         }
         drop(backend);
     }
