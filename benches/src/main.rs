@@ -6,6 +6,7 @@
 //! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
 //! | [`tso`] | `tso`: the same for large frames |
 //! | [`nic`] | `nic`: frames between NICs, and between guests and NICs |
+//! | [`suite`] | `suite`: scenarios with many guests |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
@@ -14,6 +15,7 @@
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
 //! | [`bench_guests`] | generator and sink in this process |
 //! | [`large_guests`] | the same for large frames |
+//! | [`load`] | traffic that can be asked for |
 //! | [`guest`] | connecting guests to a switch |
 //! | [`tcp`] | TCP frames as Linux sends them |
 //! | [`testpmd`] | DPDK's guests |
@@ -43,6 +45,7 @@ mod report;
 mod samples;
 mod scrape;
 mod stats;
+mod suite;
 mod tcp;
 mod testpmd;
 mod threads;
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
     let done = match options::Cli::parse().command {
         Command::Vm(options) => vm::run(&options),
         Command::Tso(options) => tso::run(&options),
+        Command::Suite(options) => suite::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Nic(options) => nic::run(&options),
         Command::Compare(options) => compare::run(&options),

@@ -5,6 +5,7 @@ use crate::cost::CostOptions;
 use crate::error::BenchError;
 use crate::mask::MaskOptions;
 use crate::nic::NicOptions;
+use crate::suite::SuiteOptions;
 use crate::tso::TsoOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -32,6 +33,8 @@ pub enum Command {
     Tso(Box<TsoOptions>),
     /// Frames between NICs, and between guests and NICs: Mpps, the kernel's cycles and the switch's
     Nic(Box<NicOptions>),
+    /// Scenarios of two guests and of many over one worker or more: Mpps, cycles per frame
+    Suite(Box<SuiteOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
     Cost(CostOptions),
     /// Any switches by any measuring command, in turn: see uml.sh and veth.sh

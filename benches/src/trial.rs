@@ -94,8 +94,13 @@ pub struct Trial {
 impl Discard {
     /// Why a trial does not count, when a thread may wait for `wait_max` percent of it.
     pub fn judge(traffic: &Traffic, observed: &Observed, wait_max: f64) -> Option<Self> {
+        Self::of(traffic.arrived, observed, wait_max)
+    }
+
+    /// The same, when so many frames arrived.
+    pub fn of(arrived: u64, observed: &Observed, wait_max: f64) -> Option<Self> {
         let waits = [observed.generator_wait, observed.switch_wait];
-        if traffic.arrived == 0 {
+        if arrived == 0 {
             Some(Self::NoTraffic)
         } else if waits.into_iter().flatten().any(|wait| wait > wait_max) {
             Some(Self::Waited)

@@ -34,9 +34,18 @@ pub fn on_generator_core<T: Send>(
     realtime: bool,
     work: impl FnOnce() -> Result<T, BenchError> + Send,
 ) -> Result<T, BenchError> {
+    on_core(plan.generator_core, realtime, work)
+}
+
+/// The same on `core`.
+pub fn on_core<T: Send>(
+    core: usize,
+    realtime: bool,
+    work: impl FnOnce() -> Result<T, BenchError> + Send,
+) -> Result<T, BenchError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            pin(plan.generator_core).map_err(BenchError::io("--generator-core"))?;
+            pin(core).map_err(BenchError::io(format!("core {core}")))?;
             if realtime {
                 let set = Thread::current().set_fifo(PRIORITY_MEASURE);
                 set.map_err(BenchError::io(REALTIME))?;
