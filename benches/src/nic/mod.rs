@@ -242,9 +242,10 @@ impl Series<'_> {
         let realtime = Realtime::start(worker.filter(|_| options.realtime))?;
         // Without a switch, nobody has anything to do on its core.
         let times = || Times::now(worker, plan.switch_core).filter(|_| self.switch != Switch::None);
-        let (wait, started) = (Wait::start([Some(Thread::current()), worker]), times());
+        let waits = [Wait::start([Thread::current()]), Wait::start(worker)];
+        let started = times();
         let offered = load.offer(options.rate, Duration::from_millis(options.trial_ms))?;
-        let (waits, ended) = (wait.percent(), times());
+        let (waits, ended) = (waits.map(|wait| wait.percent()), times());
         drop(realtime);
         std::thread::sleep(SETTLE);
         let costs = Costs {
