@@ -39,8 +39,8 @@ check() {
 
 add_port() { # NAME
   case $PORTS-$1 in
-    vhost-? | mixed-a) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
-    vhost-tso-?) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
+    vhost-tso-*) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
+    vhost-* | mixed-a) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
     af_xdp-? | mixed-b) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
     *) die "PORTS=$PORTS is not known" ;;
   esac

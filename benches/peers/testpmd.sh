@@ -22,8 +22,8 @@ check() {
 
 vdev() { # NUMBER NAME
   case $PORTS-$2 in
-    vhost-? | mixed-a) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
-    vhost-tso-?) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
+    vhost-tso-*) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
+    vhost-* | mixed-a) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
     af_xdp-? | mixed-b) echo "net_af_xdp$1,iface=s$2" ;;
     *) die "PORTS=$PORTS is not known" ;;
   esac
