@@ -2,7 +2,7 @@
 
 use crate::options::Direction;
 use crate::placement::Placement;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What is measured with what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -41,7 +41,7 @@ impl Traffic {
 }
 
 /// What was observed around the traffic.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// A line's round trip between the two cores, before and after.
     pub round_trips_ns: [Option<f64>; 2],
@@ -55,8 +55,22 @@ pub struct Observed {
     pub busy_cycles: Option<f64>,
 }
 
+impl Observed {
+    /// Where nobody looked.
+    #[cfg(test)]
+    pub fn nothing() -> Self {
+        Self {
+            round_trips_ns: [None, None],
+            placement: Placement::Mixed,
+            generator_wait: None,
+            switch_wait: None,
+            busy_cycles: None,
+        }
+    }
+}
+
 /// Why a trial does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Discard {
     /// A thread waited for its core.
