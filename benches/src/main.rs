@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`options`] | the command line |
 //! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
-//! | [`tso`] | `tso`: the same for large frames |
+//! | [`rate`] | `rate`: searches for rates, and latency below them; `report`: their report again |
+//! | [`tso`] | `tso`: `vm` for large frames |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
 //! | [`turns`] | what these plans have in common |
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
+//! | [`load`] | traffic that can be asked for |
 //! | [`bench_guests`] | generator and sink in this process |
 //! | [`large_guests`] | the same for large frames |
 //! | [`guest`] | connecting guests to a switch |
@@ -21,6 +23,10 @@
 //! | [`scrape`] | the switch's metrics |
 //! | [`interrupt`] | SIGINT and SIGTERM |
 //! | [`trial`] | what one trial measured, and why it is discarded |
+//! | [`search`] | several loss ratios' throughputs in one search |
+//! | [`latency`] | times at parts of a rate |
+//! | [`judge`] | which trials of these count |
+//! | [`results`], [`summary`], [`plot`] | their file, report and plots |
 //! | [`stats`] | medians and quartiles |
 //! | [`report`], [`samples`] | the tables |
 
@@ -31,16 +37,22 @@ mod cost;
 mod error;
 mod guest;
 mod interrupt;
+mod judge;
 mod large_guests;
+mod latency;
 mod load;
 mod mask;
 mod options;
 mod placement;
+mod plot;
+mod rate;
 mod report;
+mod results;
 mod samples;
 mod scrape;
 mod search;
 mod stats;
+mod summary;
 mod tcp;
 mod testpmd;
 mod threads;
@@ -57,6 +69,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let done = match options::Cli::parse().command {
         Command::Vm(options) => vm::run(&options),
+        Command::Rate(options) => rate::run(&options),
+        Command::Report(options) => rate::report(&options),
         Command::Tso(options) => tso::run(&options),
         Command::Cost(options) => cost::run(&options),
         Command::Compare(options) => compare::run(&options),

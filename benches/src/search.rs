@@ -9,7 +9,7 @@ mod next;
 mod trials;
 
 #[cfg(test)]
-mod simulated;
+pub mod simulated;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +23,11 @@ use bounds::{Known, Target};
 use next::{Hint, Next};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// Name of the goal of no loss.
+pub const NDR: &str = "NDR";
+/// Name of the goal of little loss.
+pub const PDR: &str = "PDR";
 
 /// What a search looks for: the highest load at which so much is lost at most.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +60,7 @@ impl Goal {
             final_trial,
             duration_sum: 5.0 * final_trial,
         };
-        vec![goal("NDR", 0.0), goal("PDR", 0.005)]
+        vec![goal(NDR, 0.0), goal(PDR, 0.005)]
     }
 }
 

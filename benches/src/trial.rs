@@ -1,5 +1,6 @@
 //! What one trial measured, and why it is discarded.
 
+use crate::load::Offered;
 use crate::options::Direction;
 use crate::placement::Placement;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// What became of an offer. What the rate asked for and a full ring kept from the switch counts as sent here, and is lost.
+    pub fn of(offered: &Offered) -> Self {
+        let latency = &offered.latency_ns;
+        let us =
+            |part| (!latency.is_empty()).then(|| latency.value_at_quantile(part) as f64 / 1000.0);
+        Self {
+            seconds: offered.seconds,
+            sent: offered.due,
+            arrived: offered.arrived,
+            mpps: offered.mpps(),
+            p50_us: us(0.5),
+            p99_us: us(0.99),
+        }
+    }
+
     /// Part of the offered frames that did not arrive.
     pub fn loss(&self) -> f64 {
         if self.sent == 0 {

@@ -6,7 +6,7 @@ use crate::options::PlanOptions;
 use crate::placement::{Placement, round_trip_ns};
 use crate::scrape::Counters;
 use crate::threads::{PRIORITY_POLL, Thread};
-use crate::trial::{Observed, Traffic};
+use crate::trial::Observed;
 use crosspoint_frame::Clock;
 use std::time::{Duration, Instant};
 
@@ -35,10 +35,10 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     /// Runs `traffic` and says what happened around it. Call on the generator's core.
-    pub fn observe(
+    pub fn observe<T>(
         &self,
-        traffic: impl FnOnce() -> Result<Traffic, BenchError>,
-    ) -> Result<(Traffic, Observed), BenchError> {
+        traffic: impl FnOnce() -> Result<T, BenchError>,
+    ) -> Result<(T, Observed), BenchError> {
         std::thread::sleep(BREAK);
         let before = self.round_trip();
         let counted = self.counters()?;

@@ -8,6 +8,9 @@ use crate::trial::{Discard, Observed};
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
+/// Frames lost in a row.
+const RUN: u64 = 32;
+
 /// A switch with a capacity, and its troubles.
 #[derive(Clone, Debug)]
 pub struct Simulated {
@@ -88,6 +91,9 @@ impl Load for Simulated {
         self.trials += 1;
         let arrived = due - lost;
         let none = || Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds");
+        let mut loss_runs = none();
+        loss_runs.saturating_record_n(RUN, lost / RUN);
+        loss_runs.saturating_record_n(lost % RUN, u64::from(lost % RUN > 0));
         Ok(Offered {
             seconds,
             due,
@@ -96,7 +102,7 @@ impl Load for Simulated {
             arrived_within: arrived,
             ring_full: 0.0,
             latency_ns: none(),
-            loss_runs: none(),
+            loss_runs,
         })
     }
 }
@@ -127,6 +133,7 @@ impl Judge for Knows {
             offered,
             observed: Observed {
                 placement,
+                busy_cycles: Some(2e9 / self.0.capacity),
                 ..Observed::nothing()
             },
             discarded: disturbed.then_some(Discard::Waited),

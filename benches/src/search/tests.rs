@@ -89,13 +89,12 @@ proptest! {
         capacity in 1e6..40e6_f64, from in 0.0..1.0_f64, width in 0.0..0.5_f64, noise in 0.0..0.02_f64, seed: u64,
     ) {
         let limits = Limits::default();
-        let hole = Some((capacity * from, capacity * (from + width)));
-        let switch = Simulated { hole, noise, seed, ..Simulated::of_capacity(capacity) };
+        let (from, to) = (capacity * from, capacity * (from + width));
+        let switch = Simulated { hole: Some((from, to)), noise, seed, ..Simulated::of_capacity(capacity) };
         let result = find(&switch, &limits);
         check(&result, &limits)?;
         prop_assert!(result.trials.len() <= limits.trials_max);
         for found in result.goals.iter().filter(|found| found.irregular.is_none()) {
-            let (from, to) = hole.unwrap();
             let lower = found.lower.unwrap();
             prop_assert!(!(from..to).contains(&lower), "a load in the hole is no lower bound");
         }
@@ -120,7 +119,7 @@ proptest! {
         let result = find(&switch, &limits);
         check(&result, &limits)?;
         let there = if far { capacity / 2.0 } else { capacity };
-        let lower = result.goal("NDR").unwrap().lower.unwrap();
+        let lower = result.goal(NDR).unwrap().lower.unwrap();
         prop_assert!((0.985..1.001).contains(&(lower / there)), "{lower} {there}");
         let counted = result.trials.iter().filter(|trial| trial.counts());
         prop_assert!(counted.clone().all(|trial| trial.observed.placement == asked));
@@ -175,7 +174,7 @@ fn a_switch_that_always_loses_has_no_lower_bound() {
         ..Simulated::of_capacity(1e6)
     };
     let result = find(&switch, &Limits::default());
-    let (ndr, pdr) = (result.goal("NDR").unwrap(), result.goal("PDR").unwrap());
+    let (ndr, pdr) = (result.goal(NDR).unwrap(), result.goal(PDR).unwrap());
     assert_eq!(ndr.irregular, Some(Irregular::NoLowerBound));
     assert_eq!(ndr.upper, Some(Limits::default().rate_min));
     assert_eq!(pdr.irregular, None);

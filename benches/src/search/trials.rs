@@ -236,8 +236,7 @@ impl<'a> Trials<'a> {
     ) -> Result<Judged, BenchError> {
         interrupt::check()?;
         let judged = self.judge.trial(self.load, rate, time)?;
-        self.log
-            .push(SearchTrial::of(purpose, rate, time, &judged));
+        self.log.push(SearchTrial::of(purpose, rate, time, &judged));
         Ok(judged)
     }
 
