@@ -28,8 +28,9 @@ const DRAIN_MAX: Duration = Duration::from_millis(500);
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
 /// Of so many turns, one takes times: that of the turn, and without a rate that of a frame.
 const SAMPLE_EVERY: u64 = 8;
-/// A turn that takes longer is one in which this thread did not run.
-const STALL: Duration = Duration::from_micros(200);
+/// A turn that takes longer than half a ring of frames, and than the one and at most the other of these, is one in which this thread did
+/// not run.
+const STALL: [Duration; 2] = [Duration::from_micros(10), Duration::from_micros(200)];
 /// The longest time that is told from a longer one, nanoseconds.
 const TIME_MAX_NS: u64 = 10_000_000_000;
 
@@ -147,14 +148,21 @@ impl BenchGuests {
 
     /// At the rates of `paces`, each frame when it is due. While this thread was off its core, nothing is due.
     fn paced(&mut self, end: u64, paces: &mut [Pace; 2]) -> Result<Turned, BenchError> {
-        let stall = self.clock.cycles(STALL);
+        let [least, most] = STALL.map(|time| self.clock.cycles(time));
+        let half_ring = paces[0].cycles_per_frame() * f64::from(self.ring) / 2.0;
+        let stall = (half_ring as u64).clamp(least, most);
         let mut turned = Turned::at(tsc());
+        // Where the thread hardly runs, a trial ends all the same.
+        let stalled_max = end.saturating_sub(turned.now);
         let mut turns = self.turns.borrow_mut();
-        while turned.now < end + turned.stalled {
+        while turned.now < end + turned.stalled.min(stalled_max) {
             for (lane, pace) in self.lanes[..self.active].iter_mut().zip(&mut *paces) {
                 let limit = pace.owed(turned.now).min(self.burst);
                 let sent = lane.send(limit, pace.first_due(), pace.cycles_per_frame())?;
                 pace.sent(sent.frames);
+                if (sent.frames as usize) < limit {
+                    pace.ring_was_full();
+                }
                 turned.sent_some(limit, sent);
                 turned.received += lane.receive_tracked(self.clock, &mut self.latency)?;
             }
@@ -238,7 +246,7 @@ impl Load for BenchGuests {
         let sent = lanes.iter().map(Lane::sent).sum();
         let due: u64 = paces[..self.active].iter().map(Pace::due).sum();
         Ok(Offered {
-            seconds: (turned.now - start - turned.stalled) as f64 / self.clock.hz(),
+            seconds: turned.ran(start).max(1) as f64 / self.clock.hz(),
             due: if rate.is_some() { due } else { sent },
             sent,
             arrived: turned.received + late,
@@ -288,6 +296,11 @@ impl Turned {
         self.now = now;
         self.count += 1;
         turn
+    }
+
+    /// Cycles since `start` in which this thread ran.
+    fn ran(&self, start: u64) -> u64 {
+        (self.now - start).saturating_sub(self.stalled)
     }
 
     fn ring_full(&self) -> f64 {

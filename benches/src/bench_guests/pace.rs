@@ -7,7 +7,7 @@ pub struct Pace {
     start: f64,
     /// From one frame to the next.
     cycles: f64,
-    /// Frames that may wait for a place in the ring; the oldest beyond are lost.
+    /// Frames that may wait for a place in a full ring; the oldest beyond are lost.
     backlog: u64,
     /// Frames due so far.
     due: u64,
@@ -39,8 +39,6 @@ impl Pace {
         if since >= 0.0 {
             self.due = self.due.max((since / self.cycles) as u64 + 1);
         }
-        // Who comes to a full ring is turned away, as by a full queue of an interface.
-        self.gone = self.gone.max(self.due.saturating_sub(self.backlog));
         self.left()
     }
 
@@ -54,6 +52,12 @@ impl Pace {
     #[inline(always)]
     pub fn sent(&mut self, frames: u32) {
         self.gone += u64::from(frames);
+    }
+
+    /// The ring is full: what exceeds the backlog is turned away, as by a full queue of an interface.
+    #[inline(always)]
+    pub fn ring_was_full(&mut self) {
+        self.gone = self.gone.max(self.due.saturating_sub(self.backlog));
     }
 
     /// When the next frame to send is due.
@@ -105,8 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_the_backlog_is_lost_and_was_due() {
+    fn what_exceeds_the_backlog_is_lost_at_a_full_ring_only_and_was_due() {
         let mut pace = Pace::new(0, 0.0, 1.0, 8);
+        assert_eq!((pace.owed(99), pace.first_due()), (100, 0));
+        pace.ring_was_full();
         assert_eq!((pace.owed(99), pace.first_due()), (8, 92));
         assert_eq!(pace.due(), 100);
     }

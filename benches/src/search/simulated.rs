@@ -93,7 +93,7 @@ impl Load for Simulated {
         let none = || Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds");
         let mut loss_runs = none();
         loss_runs.saturating_record_n(RUN, lost / RUN);
-        loss_runs.saturating_record_n(lost % RUN, u64::from(lost % RUN > 0));
+        loss_runs.saturating_record_n(lost % RUN, u64::from(!lost.is_multiple_of(RUN)));
         Ok(Offered {
             seconds,
             due,
