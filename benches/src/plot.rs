@@ -41,7 +41,7 @@ const WIDTH: u32 = 900;
 const FONT: &str = "sans-serif";
 /// Above the plot: title and legend.
 const HEAD: i32 = 60;
-/// A bar's height, and that of the row above its group.
+/// Height of a row of bars.
 const ROW: u32 = 22;
 /// Where no frame was lost, on an axis that has no zero.
 const NO_LOSS: f64 = 1e-7;
@@ -107,17 +107,41 @@ fn color(switch: usize) -> RGBColor {
     COLORS[switch % COLORS.len()]
 }
 
-/// Medians as bars, quartiles as lines across their ends.
-fn rates(results: &Results) -> Plot {
+/// One row of bars: what, or a switch's of the row above.
+enum Row {
+    Group(String),
+    Bar(usize, Spread),
+}
+
+fn rows(results: &Results) -> Vec<Row> {
     let samples = samples(results);
     let groups: BTreeSet<(&str, Placement)> = samples
         .iter()
         .map(|sample| (sample.what.as_str(), sample.placement))
         .collect();
-    let switches = &results.switches;
-    let rows = groups.len() as u32 * (switches.len() as u32 + 1);
+    let mut rows = Vec::new();
+    for (what, placement) in groups {
+        rows.push(Row::Group(format!("{what} ({})", placement.name())));
+        for (i, switch) in results.switches.iter().enumerate() {
+            let these = samples.iter();
+            let these = these.filter(|sample| is(sample, what, placement, switch));
+            let spread = Spread::of(these.map(|sample| sample.value));
+            rows.extend(spread.map(|spread| Row::Bar(i, spread)));
+        }
+    }
+    rows
+}
+
+/// Medians as bars, quartiles as lines across their ends.
+fn rates(results: &Results) -> Plot {
+    let rows = rows(results);
     let title = "Mpps: medians and quartiles over rounds".to_owned();
-    let height = rows * ROW + 70;
+    let height = rows.len() as u32 * ROW + 70;
+    let switches = &results.switches;
+    let top = rows.iter().fold(1e-3, |top: f64, row| match row {
+        Row::Bar(_, spread) => top.max(spread.upper),
+        Row::Group(_) => top,
+    }) * 1.05;
     plot(
         "rates",
         "rates.svg".into(),
@@ -125,36 +149,32 @@ fn rates(results: &Results) -> Plot {
         switches,
         height,
         |area| {
-            let top = samples
-                .iter()
-                .map(|sample| sample.value)
-                .fold(1e-3, f64::max)
-                * 1.05;
             let mut chart = ChartBuilder::on(area)
                 .margin(12)
                 .x_label_area_size(30)
-                .build_cartesian_2d(0.0..top, f64::from(rows.max(1))..0.0)?;
+                .build_cartesian_2d(0.0..top, rows.len().max(1) as f64..0.0)?;
             let mesh = &mut chart.configure_mesh();
             mesh.disable_y_mesh().disable_y_axis();
             mesh.light_line_style(TRANSPARENT).bold_line_style(GRID);
             mesh.label_style((FONT, 13)).draw()?;
-            let mut y = 0.0;
-            for (what, placement) in groups {
-                let name = format!("{what} ({})", placement.name());
-                let label = Text::new(name, (top * 0.002, y + 0.2), (FONT, 13));
-                chart.draw_series([label])?;
-                y += 1.0;
-                for (i, switch) in switches.iter().enumerate() {
-                    let these = samples
-                        .iter()
-                        .filter(|sample| is(sample, what, placement, switch));
-                    if let Some(spread) = Spread::of(these.map(|sample| sample.value)) {
-                        let bar = [(0.0, y + 0.1), (spread.median, y + 0.9)];
-                        chart.draw_series([Rectangle::new(bar, color(i).filled())])?;
-                        let across = vec![(spread.lower, y + 0.5), (spread.upper, y + 0.5)];
-                        chart.draw_series([PathElement::new(across, BLACK.stroke_width(2))])?;
+            for (y, row) in rows.iter().enumerate() {
+                let at = |part: f64| y as f64 + part;
+                match row {
+                    Row::Group(name) => {
+                        let place = (top * 0.002, at(0.3));
+                        chart.draw_series([Text::new(name.clone(), place, (FONT, 13))])?;
                     }
-                    y += 1.0;
+                    Row::Bar(switch, spread) => {
+                        let bar = [(0.0, at(0.1)), (spread.median, at(0.9))];
+                        chart.draw_series([Rectangle::new(bar, color(*switch).filled())])?;
+                        let (lower, upper) = (spread.lower, spread.upper);
+                        let across = [(lower, 0.5), (upper, 0.5)];
+                        let [from, to] = [lower, upper].map(|x| [(x, 0.25), (x, 0.75)]);
+                        for line in [across, from, to] {
+                            let line = line.map(|(x, part)| (x, at(part))).to_vec();
+                            chart.draw_series([PathElement::new(line, BLACK)])?;
+                        }
+                    }
                 }
             }
             Ok(())

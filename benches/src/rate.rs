@@ -55,7 +55,7 @@ pub struct SearchOptions {
     #[arg(long, default_value_t = 50.0, value_name = "PERCENT", value_parser = percent)]
     pub exceed: f64,
     /// Bounds are near enough when they differ by so much
-    #[arg(long, default_value_t = 1.0, value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, default_value_t = 1.0, value_name = "PERCENT", value_parser = width)]
     pub width: f64,
     /// Trials of a search at most
     #[arg(long, default_value_t = 400)]
@@ -117,6 +117,14 @@ fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(percent) if (0.0..100.0).contains(&percent) => Ok(percent),
         _ => Err("a number from 0 to below 100".into()),
+    }
+}
+
+/// Nearer than a thousandth, trials that long cannot tell.
+fn width(text: &str) -> Result<f64, String> {
+    match percent(text) {
+        Ok(width) if (0.1..=50.0).contains(&width) => Ok(width),
+        _ => Err("a number from 0.1 to 50".into()),
     }
 }
 

@@ -149,6 +149,7 @@ pub mod tests {
     use crate::latency::{LatencyPlan, PARTS};
     use crate::latency::{Times, latency};
     use crate::placement::Placement;
+    use crate::rate::{self, ReportOptions};
     use crate::search::simulated::{Knows, Simulated};
     use crate::search::{Goal, Limits, PDR, search};
     use std::time::Duration;
@@ -254,9 +255,13 @@ pub mod tests {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let results = made_up();
         results.write(first.path()).unwrap();
-        let again = Results::read(&first.path().join(RESULTS)).unwrap();
-        assert_eq!(again, results);
-        again.write(second.path()).unwrap();
+        let file = first.path().join(RESULTS);
+        assert_eq!(Results::read(&file).unwrap(), results);
+        let again = ReportOptions {
+            results: file,
+            out: second.path().into(),
+        };
+        rate::report(&again).unwrap();
         for entry in fs::read_dir(first.path()).unwrap() {
             let name = entry.unwrap().file_name();
             let read = |directory: &Path| fs::read(directory.join(&name)).unwrap();

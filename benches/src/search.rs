@@ -176,10 +176,12 @@ pub const WARM_UP: &str = "warm-up";
 pub const MAXIMUM: &str = "MRR";
 
 fn maximum_receive_rate(trials: &mut Trials, goals: &[Goal]) -> Result<Option<f64>, BenchError> {
-    let longest = |length: fn(&Goal) -> f64| goals.iter().map(length).fold(0.001, f64::max);
-    let first = Duration::from_secs_f64(longest(|goal| goal.initial_trial));
-    let time = Duration::from_secs_f64(longest(|goal| goal.final_trial));
-    trials.warm_up(first)?;
+    let longest = goals
+        .iter()
+        .map(|goal| goal.final_trial)
+        .fold(0.001, f64::max);
+    let time = Duration::from_secs_f64(longest);
+    trials.warm_up(time)?;
     let mut rates = Vec::new();
     for _ in 0..MAXIMUM_TRIALS {
         let Some(offered) = trials.run(MAXIMUM, None, time)? else {
