@@ -161,7 +161,7 @@ impl BenchGuests {
                 let sent = lane.send(limit, pace.first_due(), pace.cycles_per_frame())?;
                 pace.sent(sent.frames);
                 if (sent.frames as usize) < limit {
-                    pace.ring_was_full();
+                    pace.turn_away();
                 }
                 turned.sent_some(limit, sent);
                 turned.received += lane.receive_tracked(self.clock, &mut self.latency)?;
@@ -175,6 +175,8 @@ impl BenchGuests {
                 paces.iter_mut().for_each(|pace| pace.put_off(turn));
             }
         }
+        // Else a rate beyond what the generator can do would be sent afterwards, without loss.
+        paces.iter_mut().for_each(Pace::turn_away);
         Ok(turned)
     }
 
@@ -223,6 +225,8 @@ impl BenchGuests {
 
 impl Load for BenchGuests {
     fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        // What a switch held back for longer than the last trial waited would be taken for this one's.
+        self.drain(&mut [Pace::unpaced(), Pace::unpaced()])?;
         self.latency.reset();
         self.turns.borrow_mut().reset();
         let start = tsc();

@@ -54,9 +54,9 @@ impl Pace {
         self.gone += u64::from(frames);
     }
 
-    /// The ring is full: what exceeds the backlog is turned away, as by a full queue of an interface.
+    /// The ring is full, or the trial over: what exceeds the backlog is lost, as at a full queue of an interface.
     #[inline(always)]
-    pub fn ring_was_full(&mut self) {
+    pub fn turn_away(&mut self) {
         self.gone = self.gone.max(self.due.saturating_sub(self.backlog));
     }
 
@@ -112,7 +112,7 @@ mod tests {
     fn what_exceeds_the_backlog_is_lost_at_a_full_ring_only_and_was_due() {
         let mut pace = Pace::new(0, 0.0, 1.0, 8);
         assert_eq!((pace.owed(99), pace.first_due()), (100, 0));
-        pace.ring_was_full();
+        pace.turn_away();
         assert_eq!((pace.owed(99), pace.first_due()), (8, 92));
         assert_eq!(pace.due(), 100);
     }
