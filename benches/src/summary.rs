@@ -111,7 +111,8 @@ fn searches(results: &Results) -> String {
             ring_full(&maximum),
         );
         for found in &search.goals {
-            let trials = at(measured, "", found.lower);
+            let lower = found.lower.map(|rate| at(measured, "", Some(rate)));
+            let trials = lower.unwrap_or_default();
             let _ = writeln!(
                 text,
                 "{head}| {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -304,12 +305,29 @@ mod tests {
     use super::*;
     use crate::plot;
     use crate::results::tests::made_up;
+    use crate::search::Irregular;
 
     #[test]
     fn the_report_of_a_made_up_run() {
         let results = made_up();
         let text = report(&results, &plot::all(&results));
         insta::assert_snapshot!("report", text);
+    }
+
+    #[test]
+    fn a_goal_without_a_lower_bound_shows_nobodys_cycles() {
+        let mut results = made_up();
+        results.measurements.truncate(1);
+        let search = &mut results.measurements[0].search;
+        search.ended = Ended::Disturbed;
+        let found = &mut search.goals[0];
+        found.irregular = Some(Irregular::NotReached);
+        (found.lower, found.conditional_throughput) = (None, None);
+        let row = "| 64 B, 1 flow | crosspoint | 0 | near | NDR | - | - | 20.09 | 13 | - | - | not reached: disturbed too often |";
+        let text = searches(&results);
+        assert!(text.lines().any(|line| line == row), "{text}");
+        let rates = samples(&results).into_iter().map(|sample| sample.what);
+        assert!(rates.into_iter().all(|what| !what.contains("NDR")));
     }
 
     #[test]
