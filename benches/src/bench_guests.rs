@@ -212,7 +212,7 @@ impl BenchGuests {
 
     /// Paces from `start` on, for as many lanes as there are.
     fn paces(&self, start: u64, rate: Option<f64>) -> [Pace; 2] {
-        let Some(rate) = rate.filter(|rate| *rate > 0.0) else {
+        let Some(rate) = rate else {
             return [Pace::unpaced(), Pace::unpaced()];
         };
         let cycles = self.clock.hz() * self.active as f64 / rate;

@@ -123,7 +123,7 @@ pub struct VmOptions {
     #[allow(missing_docs, reason = "would become the help's heading")]
     pub pair: PairOptions,
     /// Frames per second and direction; without this: as many as the switch takes
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: Option<u64>,
     /// The guests: in this process, or in dpdk-testpmd (virtio-user)
     #[arg(long, value_enum, default_value = "in-process")]
