@@ -7,6 +7,7 @@
 //! | [`tso`] | `tso`: the same for large frames |
 //! | [`nic`] | `nic`: frames between NICs, and between guests and NICs |
 //! | [`suite`] | `suite`: scenarios with many guests |
+//! | [`rate`] | `rate`: searches for rates, and latency below them; `report`: their report again |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
@@ -15,7 +16,6 @@
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
 //! | [`bench_guests`] | generator and sink in this process |
 //! | [`large_guests`] | the same for large frames |
-//! | [`load`] | traffic that can be asked for |
 //! | [`guest`] | connecting guests to a switch |
 //! | [`tcp`] | TCP frames as Linux sends them |
 //! | [`testpmd`] | DPDK's guests |
@@ -25,6 +25,10 @@
 //! | [`scrape`] | the switch's metrics |
 //! | [`interrupt`] | SIGINT and SIGTERM |
 //! | [`trial`] | what one trial measured, and why it is discarded |
+//! | [`search`] | several loss ratios' throughputs in one search |
+//! | [`latency`] | times at parts of a rate |
+//! | [`judge`] | which trials of these count |
+//! | [`results`], [`summary`], [`plot`] | their file, report and plots |
 //! | [`stats`] | medians and quartiles |
 //! | [`report`], [`samples`] | the tables |
 
@@ -35,17 +39,24 @@ mod cost;
 mod error;
 mod guest;
 mod interrupt;
+mod judge;
 mod large_guests;
+mod latency;
 mod load;
 mod mask;
 mod nic;
 mod options;
 mod placement;
+mod plot;
+mod rate;
 mod report;
+mod results;
 mod samples;
 mod scrape;
+mod search;
 mod stats;
 mod suite;
+mod summary;
 mod tcp;
 mod testpmd;
 mod threads;
@@ -62,6 +73,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let done = match options::Cli::parse().command {
         Command::Vm(options) => vm::run(&options),
+        Command::Rate(options) => rate::run(&options),
+        Command::Report(options) => rate::report(&options),
         Command::Tso(options) => tso::run(&options),
         Command::Suite(options) => suite::run(&options),
         Command::Cost(options) => cost::run(&options),
