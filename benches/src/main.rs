@@ -7,6 +7,14 @@
 //! | [`tso`] | `tso`: the same for large frames |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
+//! | [`idle`] | `idle`: what an idle worker costs, how soon it wakes, and whether a wakeup is ever lost |
+//! | [`wakes`] | waking what sleeps, and timing it |
+//! | [`churn`] | `churn`: what guests and interfaces that come and go cost those that stay |
+//! | [`neighbours`] | those that come and go |
+//! | [`load`] | traffic that can be asked for |
+//! | [`steady`] | frames at a steady rate, and what does not get through |
+//! | [`pair`] | two guests whose frames are told from all others |
+//! | [`random`] | pauses that nobody can foresee |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
 //! | [`turns`] | what these plans have in common |
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
@@ -26,19 +34,26 @@
 
 mod backend;
 mod bench_guests;
+mod churn;
 mod compare;
 mod cost;
 mod error;
 mod guest;
+mod idle;
 mod interrupt;
 mod large_guests;
+mod load;
 mod mask;
+mod neighbours;
 mod options;
+mod pair;
 mod placement;
+mod random;
 mod report;
 mod samples;
 mod scrape;
 mod stats;
+mod steady;
 mod tcp;
 mod testpmd;
 mod threads;
@@ -46,6 +61,7 @@ mod trial;
 mod tso;
 mod turns;
 mod vm;
+mod wakes;
 mod watch;
 
 use clap::Parser;
@@ -57,6 +73,8 @@ fn main() -> ExitCode {
         Command::Vm(options) => vm::run(&options),
         Command::Tso(options) => tso::run(&options),
         Command::Cost(options) => cost::run(&options),
+        Command::Churn(options) => churn::run(&options),
+        Command::Idle(options) => idle::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),
     };

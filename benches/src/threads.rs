@@ -73,6 +73,12 @@ impl Thread {
         parse_schedstat(&self.read("schedstat").ok()?)
     }
 
+    /// Nanoseconds that the thread had a core.
+    pub fn ran_ns(self) -> Option<u64> {
+        let line = self.read("schedstat").ok()?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     /// `SCHED_FIFO`: nothing but threads of a higher priority takes the core. Threads that it starts are ordinary.
     pub fn set_fifo(self, priority: i32) -> io::Result<()> {
         let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
@@ -151,5 +157,6 @@ mod tests {
             .unwrap();
         assert_eq!(found.1, Some(found.0));
         assert!(Thread::current().waited_ns().is_some());
+        assert!(Thread::current().ran_ns() > Some(0));
     }
 }
