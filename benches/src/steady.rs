@@ -214,7 +214,8 @@ impl Steady {
             let limit = (due - sent).min(BURST);
             let frames = u64::from(self.pair.send(limit as usize, stamp)?.frames);
             sent += frames;
-            if frames < limit {
+            // Fewer than asked for are no sign: a pump takes back whole lines of the used ring.
+            if frames == 0 {
                 break;
             }
         }
