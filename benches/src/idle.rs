@@ -27,7 +27,7 @@ const BLOCK: u64 = 100;
 /// Wakes between two looks at the switch's counters.
 const CHUNK: u64 = 20_000;
 /// A worker that slept does not show sooner: this one had said that it would sleep, and did not yet.
-const FOUND: Duration = Duration::from_micros(4);
+const FOUND: Duration = Duration::from_micros(5);
 /// So many lost wakeups, and there is no use in going on.
 const LOST_MAX: u64 = 10;
 /// Before the first second counts.
@@ -344,6 +344,7 @@ struct LostRow {
     asked: u64,
     /// Of these, so many met the worker between its wish to be kicked and its sleep.
     found: u64,
+    /// As the switch counts them.
     sleeps: u64,
     /// Frames that came only when the worker was kicked once more.
     lost_wakeups: u64,
@@ -358,14 +359,17 @@ fn count_lost(options: &IdleOptions, sleeps: u64, clock: Clock) -> Result<(), Be
     let started = start(options, SPIN_SHORTEST_US)?;
     let each = sleeps.div_ceil(RingKind::ALL.len() as u64);
     let rows = on_generator_core(options, || {
-        let mut random = Random(options.seed);
-        let of_kind = |kind: &RingKind| {
+        let mut edge = Edge {
+            estimate: f64::from(SPIN_SHORTEST_US) / 1e6,
+            random: Random(options.seed),
+        };
+        let mut of_kind = |kind: &RingKind| {
             eprintln!("{}: {each} sleeps", kind.name);
-            sleep_often(&started, *kind, each, &mut random, clock)
+            sleep_often(&started, *kind, each, &mut edge, clock)
         };
         RingKind::ALL
             .iter()
-            .map(of_kind)
+            .map(&mut of_kind)
             .collect::<Result<Vec<_>, _>>()
     })?;
     print!("{}", lost_table(&rows));
@@ -385,7 +389,7 @@ fn sleep_often(
     started: &Started,
     kind: RingKind,
     target: u64,
-    random: &mut Random,
+    edge: &mut Edge,
     clock: Clock,
 ) -> Result<LostRow, BenchError> {
     let mut pair = connect(started, kind)?;
@@ -403,15 +407,15 @@ fn sleep_often(
         p50_us: 0.0,
         max_us: 0.0,
     };
-    // Kicks that came too late to wake end the next sleep at once: such sleeps do not count.
-    while row.sleeps.min(row.asked) < target && row.lost_wakeups + row.lost_frames < LOST_MAX {
+    // The switch counts more: a kick that came before it slept ends its next sleep at once.
+    while row.asked - row.found < target && row.lost_wakeups + row.lost_frames < LOST_MAX {
         for _ in 0..CHUNK {
-            meet(&mut pair, &mut row, &mut times, random, clock)?;
+            meet(&mut pair, &mut row, &mut times, edge, clock)?;
         }
         interrupt::check()?;
-        row.sleeps = (sleeps(started)? - slept_before) as u64;
+        row.found = times.asked_within(FOUND);
     }
-    row.found = times.asked_within(FOUND);
+    row.sleeps = (sleeps(started)? - slept_before) as u64;
     row.seconds = begun.elapsed().as_secs_f64();
     if let Some((_, [p50_us, _, _, max_us])) = times.figures(Met::Asked) {
         (row.p50_us, row.max_us) = (p50_us, max_us);
@@ -419,29 +423,61 @@ fn sleep_often(
     Ok(row)
 }
 
+/// When a worker says that it will sleep, after its last frame: found by trying.
+struct Edge {
+    /// Seconds: it has said so by then half of the time.
+    estimate: f64,
+    random: Random,
+}
+
+impl Edge {
+    /// How far one trial moves the estimate, seconds.
+    const STEP: f64 = 20e-9;
+    /// From saying so until it sleeps it takes no longer, seconds.
+    const WINDOW: f64 = 800e-9;
+    /// Asleep for long, seconds.
+    const LONG: f64 = 40e-6;
+
+    /// The pause before a frame, seconds, and whether it is a trial of the estimate.
+    fn next(&mut self) -> (f64, bool) {
+        match self.random.part() {
+            ..0.2 => (self.estimate, true),
+            ..0.9 => (
+                self.estimate + self.random.between(0.0, Self::WINDOW),
+                false,
+            ),
+            _ => (self.random.between(0.0, Self::LONG), false),
+        }
+    }
+
+    /// Whether the worker had said so, in a trial.
+    fn learn(&mut self, asked: bool) {
+        let step = if asked { -Self::STEP } else { Self::STEP };
+        self.estimate = (self.estimate + step).clamp(0.0, Self::LONG);
+    }
+}
+
 /// One frame, after a pause that ends about when the worker goes to sleep.
 fn meet(
     pair: &mut Pair,
     row: &mut LostRow,
     times: &mut Times,
-    random: &mut Random,
+    edge: &mut Edge,
     clock: Clock,
 ) -> Result<(), BenchError> {
-    let gaps = Gaps {
-        spin: f64::from(SPIN_SHORTEST_US) / 1e6,
-        longest: 1e-3,
-    };
-    // From sleeping for long to not yet polling in vain; most often between wish and sleep.
-    let longest = if random.part() < 0.1 { 40e-6 } else { 5e-6 };
-    let gap = random.between(0.0, longest);
+    let (gap, is_trial) = edge.next();
     pause(gap, clock);
     let wake = Frames { pair, clock }.wake()?;
+    if is_trial {
+        edge.learn(wake.asked);
+    }
     row.frames += 1;
     row.asked += u64::from(wake.asked);
-    times.note(Met::of(wake.asked, gap, gaps), wake);
+    let met = if wake.asked { Met::Near } else { Met::Polling };
+    times.note(met, wake);
     if wake.cycles.is_none() {
         eprintln!(
-            "frame {}: lost after a pause of {:.2} us, kicked: {}",
+            "frame {}: nothing arrives; pause {:.2} us, kicked: {}",
             row.frames,
             gap * 1e6,
             wake.asked
@@ -457,7 +493,7 @@ fn meet(
 
 fn lost_table(rows: &[LostRow]) -> String {
     let mut text = String::from(
-        "| rings | frames | kicks asked for | met before it slept | sleeps | lost wakeups | lost frames | s | p50 us | longest us |\n\
+        "| rings | frames | asked for a kick | before it slept | sleeps counted by the switch | lost wakeups | lost frames | s | p50 us | longest us |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for row in rows {
@@ -482,6 +518,25 @@ fn lost_table(rows: &[LostRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_edge_is_found_by_trying() {
+        let mut edge = Edge {
+            estimate: 1e-6,
+            random: Random(5),
+        };
+        let is_at = 3.3e-6;
+        let mut met = 0;
+        for _ in 0..10_000 {
+            let (gap, is_trial) = edge.next();
+            if is_trial {
+                edge.learn(gap > is_at);
+            }
+            met += u32::from(gap > is_at && gap < is_at + Edge::WINDOW);
+        }
+        assert!((edge.estimate - is_at).abs() < 2.0 * Edge::STEP);
+        assert!(met > 6000, "{met}");
+    }
 
     #[test]
     fn a_share_is_of_one_core() {
