@@ -27,6 +27,8 @@ const MAXIMUM_TRIALS: usize = 9;
 const MAXIMUM_TRIAL: Duration = Duration::from_millis(200);
 /// Guests: two that are measured, two that come and go.
 const GUESTS: usize = 4;
+/// The receiver's has twice as many entries, and no ring more than 32768.
+const RING_MAX: u16 = 16384;
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// Options of `churn`.
@@ -56,7 +58,7 @@ pub struct ChurnOptions {
     /// Frame size with the 4-byte FCS
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1518))]
     pub size: u16,
-    /// Entries of the rings of the measured guests
+    /// Entries of the rings of the sender; the receiver's have twice as many
     #[arg(long, default_value_t = 1024, value_parser = ring_size)]
     pub ring: u16,
     /// Times that a third and a fourth guest are attached, get frames, and are shut down
@@ -175,6 +177,9 @@ fn check(options: &ChurnOptions) -> Result<(), BenchError> {
     if options.switch_core.contains(&options.generator_core) {
         return usage("--switch-core and --generator-core have to differ");
     }
+    if options.ring > RING_MAX {
+        return usage("--ring: no more than 16384");
+    }
     if !options.against.is_empty() && options.against.len() != GUESTS {
         return usage("--against takes four sockets");
     }
@@ -286,14 +291,16 @@ impl Switch {
     }
 
     fn connect(&self, options: &ChurnOptions, clock: Clock) -> Result<Steady, BenchError> {
-        let guest = GuestOptions {
-            ring_size: options.ring,
+        let guest = |ring_size| GuestOptions {
+            ring_size,
             ..GuestOptions::default()
         };
+        // All that is on its way has room at the receiver: what is lost, the switch has lost.
+        let (sender, receiver) = (guest(options.ring), guest(2 * options.ring));
         let [a, b, ..] = self.sockets();
         let frame_len = usize::from(options.size - FCS_LEN);
         Ok(Steady {
-            pair: Pair::connect([a, b], [&guest, &guest], frame_len)?,
+            pair: Pair::connect([a, b], [&sender, &receiver], frame_len)?,
             clock,
             ring: options.ring,
         })
