@@ -9,9 +9,9 @@ use crate::neighbours::{Interface, Neighbours, run_shell};
 use crate::options::{FCS_LEN, beside_this_one, ring_size};
 use crate::pair::Pair;
 use crate::steady::{Flow, Steady};
-use crate::threads::{PRIORITY_POLL, Thread, pin};
+use crate::threads::{FAVOUR, Thread, pin};
 use crate::turns::write_file;
-use crate::watch::{REALTIME, Wait};
+use crate::watch::Wait;
 use clap::Args;
 use crosspoint_frame::Clock;
 use crosspoint_guest::GuestOptions;
@@ -86,9 +86,9 @@ pub struct ChurnOptions {
     /// Pause before each event of any kind, milliseconds
     #[arg(long, default_value_t = 20)]
     pub pause_ms: u64,
-    /// SCHED_FIFO for the switch's worker
+    /// Nice values of -20 for the switch's worker and -10 for the generator: other programs do not have their cores for long
     #[arg(long)]
-    pub realtime: bool,
+    pub favour: bool,
     /// Where to write every value, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -141,6 +141,7 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
     interrupt::catch()?;
     let clock = Clock::calibrate();
     let switch = Switch::start(options)?;
+    let _favoured = Favoured::start(switch.worker().filter(|_| options.favour))?;
     let mut steady = switch.connect(options, clock)?;
     let rate = match options.rate {
         Some(rate) => rate as f64,
@@ -200,7 +201,7 @@ fn interruptible_sleep(time: Duration) -> Result<(), BenchError> {
 
 /// The least of several maxima: the cores may be nearer to each other now than later.
 fn maximum(steady: &mut Steady, options: &ChurnOptions) -> Result<f64, BenchError> {
-    on_core(options.generator_core, || {
+    on_core(options, || {
         let mut least = f64::INFINITY;
         for trial in 0..MAXIMUM_TRIALS {
             let offered = steady.offer(None, MAXIMUM_TRIAL)?;
@@ -221,14 +222,18 @@ fn maximum(steady: &mut Steady, options: &ChurnOptions) -> Result<f64, BenchErro
     })
 }
 
-/// Runs `work` on a thread of its own that is bound to `core`.
+/// Runs `work` on a thread of its own, which alone is bound to the generator's core.
 fn on_core<T: Send>(
-    core: usize,
+    options: &ChurnOptions,
     work: impl FnOnce() -> Result<T, BenchError> + Send,
 ) -> Result<T, BenchError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            pin(core).map_err(BenchError::io("--generator-core"))?;
+            pin(options.generator_core).map_err(BenchError::io("--generator-core"))?;
+            if options.favour {
+                let set = Thread::current().set_somewhat_favoured();
+                set.map_err(BenchError::io(FAVOUR))?;
+            }
             work()
         });
         thread.join().expect("the release profile aborts on panics")
@@ -374,12 +379,11 @@ impl Phase<'_> {
         work: impl FnOnce() -> Result<(), BenchError>,
     ) -> Result<Row, BenchError> {
         let worker = self.switch.worker();
-        let _realtime = Fifo::start(worker.filter(|_| self.options.realtime))?;
         let over = AtomicBool::new(false);
-        let (rate, core) = (self.rate, self.options.generator_core);
+        let (rate, options) = (self.rate, self.options);
         std::thread::scope(|scope| {
             let traffic = || steady.run(Some(rate), |_| over.load(Ordering::Relaxed));
-            let generator = scope.spawn(|| on_core(core, traffic));
+            let generator = scope.spawn(|| on_core(options, traffic));
             std::thread::sleep(SETTLE);
             let wait = Wait::start([None, worker]);
             let done = work();
@@ -400,23 +404,23 @@ impl Phase<'_> {
     }
 }
 
-/// `SCHED_FIFO` until dropped: the generator has the machine's other core to share.
-struct Fifo(Option<Thread>);
+/// Ahead of all ordinary threads until dropped.
+struct Favoured(Option<Thread>);
 
-impl Fifo {
+impl Favoured {
     fn start(worker: Option<Thread>) -> Result<Self, BenchError> {
         if let Some(worker) = worker {
-            let set = worker.set_fifo(PRIORITY_POLL);
-            set.map_err(BenchError::io(REALTIME))?;
+            let set = worker.set_favoured();
+            set.map_err(BenchError::io(FAVOUR))?;
         }
         Ok(Self(worker))
     }
 }
 
-impl Drop for Fifo {
+impl Drop for Favoured {
     fn drop(&mut self) {
         if let Some(worker) = self.0 {
-            let _ = worker.set_normal(); // it ended meanwhile
+            let _ = worker.set_ordinary(); // it ended meanwhile
         }
     }
 }
