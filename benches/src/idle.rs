@@ -7,9 +7,10 @@ use crate::options::{FCS_LEN, beside_this_one};
 use crate::pair::Pair;
 use crate::random::Random;
 use crate::scrape::read_sum;
-use crate::threads::FAVOUR;
+use crate::threads::PRIORITY_POLL;
 use crate::turns::write_file;
 use crate::wakes::{Floor, Frames, Gaps, Met, Times, Wakeable, measure_on, pause, wake_often};
+use crate::watch::REALTIME;
 use clap::Args;
 use crosspoint_frame::Clock;
 use crosspoint_guest::GuestOptions;
@@ -68,9 +69,9 @@ pub struct IdleOptions {
     /// An interface to be a port too; may be repeated
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
-    /// Nice value -20 for worker, floor and generator: no other program has their cores for long
+    /// SCHED_FIFO for worker, floor and generator
     #[arg(long)]
-    pub favour: bool,
+    pub realtime: bool,
     /// Where the random pauses begin
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -108,9 +109,9 @@ fn start(options: &IdleOptions, idle_spin_us: u32) -> Result<Started, BenchError
         interfaces: options.interface.clone(),
     };
     let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
-    if let Some(worker) = started.backend.worker.filter(|_| options.favour) {
-        let set = worker.set_favoured();
-        set.map_err(BenchError::io(FAVOUR))?;
+    if let Some(worker) = started.backend.worker.filter(|_| options.realtime) {
+        let set = worker.set_fifo(PRIORITY_POLL);
+        set.map_err(BenchError::io(REALTIME))?;
     }
     Ok(started)
 }
@@ -122,7 +123,7 @@ fn on_generator_core<T: Send>(
 ) -> Result<T, BenchError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            measure_on(options.generator_core, options.favour)?;
+            measure_on(options.generator_core, options.realtime)?;
             work()
         });
         thread.join().expect("the release profile aborts on panics")
@@ -284,7 +285,7 @@ fn time_wakes(
         spin: f64::from(options.idle_spin_us) / 1e6,
         longest: f64::from(options.pause_ms) / 1e3,
     };
-    let mut floor = Floor::start(options.switch_core, options.favour, clock)?;
+    let mut floor = Floor::start(options.switch_core, options.realtime, clock)?;
     let mut random = Random(options.seed);
     let (mut ours, mut least) = (Times::new(clock), Times::new(clock));
     let blocks = options.wakes.div_ceil(BLOCK);

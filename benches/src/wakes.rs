@@ -4,7 +4,8 @@ use crate::error::BenchError;
 use crate::interrupt;
 use crate::pair::Pair;
 use crate::random::Random;
-use crate::threads::{FAVOUR, Thread, pin};
+use crate::threads::{PRIORITY_MEASURE, PRIORITY_POLL, Thread, pin};
+use crate::watch::REALTIME;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::EventFd;
 use hdrhistogram::Histogram;
@@ -71,7 +72,7 @@ struct Shared {
 
 impl Floor {
     /// A thread on `core`.
-    pub fn start(core: usize, favour: bool, clock: Clock) -> Result<Self, BenchError> {
+    pub fn start(core: usize, realtime: bool, clock: Clock) -> Result<Self, BenchError> {
         let io = || BenchError::io("floor");
         let shared = Arc::new(Shared {
             event: EventFd::new().map_err(io())?,
@@ -85,8 +86,8 @@ impl Floor {
         let of_thread = shared.clone();
         let thread = std::thread::spawn(move || {
             let _ = pin(core);
-            if favour && let Err(why) = Thread::current().set_favoured() {
-                eprintln!("floor: {FAVOUR}: {why}");
+            if realtime && let Err(why) = Thread::current().set_fifo(PRIORITY_POLL) {
+                eprintln!("floor: {REALTIME}: {why}");
             }
             let mut events = Vec::with_capacity(4);
             while !of_thread.stop.load(Ordering::Relaxed) {
@@ -168,11 +169,11 @@ pub fn pause(seconds: f64, clock: Clock) {
 }
 
 /// Puts the calling thread where it measures.
-pub fn measure_on(core: usize, favour: bool) -> Result<(), BenchError> {
+pub fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
     pin(core).map_err(BenchError::io("--generator-core"))?;
-    if favour {
-        let set = Thread::current().set_favoured();
-        set.map_err(BenchError::io(FAVOUR))?;
+    if realtime {
+        let set = Thread::current().set_fifo(PRIORITY_MEASURE);
+        set.map_err(BenchError::io(REALTIME))?;
     }
     Ok(())
 }
