@@ -76,7 +76,7 @@ pub struct ChurnOptions {
     /// Times that a veth interface that is a port is made and taken away
     #[arg(long, default_value_t = 20)]
     pub interface: u32,
-    /// A shell command that changes something; $CROSSPOINT_CONTROL is the switch's control socket, $CROSSPOINT_CONFIG its
+    /// A shell command that changes something; $CROSSPOINT_SOCKET is the switch's control socket, $CROSSPOINT_CONFIG its
     /// configuration. May be repeated
     #[arg(long, value_name = "COMMAND")]
     pub event_command: Vec<String>,
@@ -345,7 +345,7 @@ impl Switch {
             return Ok(()); // refused by `check`
         };
         let variables = [
-            ("CROSSPOINT_CONTROL", started.control.as_path()),
+            ("CROSSPOINT_SOCKET", started.control.as_path()),
             ("CROSSPOINT_CONFIG", started.file.as_path()),
         ];
         run_shell(line, &variables)
