@@ -2,6 +2,7 @@
 # ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE; 1,2 for two), an L2 bridge, two
 # ports. As root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package openvswitch-switch-dpdk: Debian 12 has 3.1, Debian
 # 13 has 3.5. It runs beside an Open vSwitch of the host's, with a database of its own.
+#   NAMES="a b"       (default) the ports' names
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs)
 #   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
@@ -11,6 +12,7 @@
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
 RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-}
+NAMES=${NAMES:-a b}
 VSWITCHD=${VSWITCHD:-/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk}
 export OVS_RUNDIR=$RUN OVS_LOGDIR=$RUN OVS_DBDIR=$RUN OVS_SYSCONFDIR=$RUN
 

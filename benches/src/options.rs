@@ -1,8 +1,10 @@
 //! The command line.
 
+use crate::churn::ChurnOptions;
 use crate::compare::CompareOptions;
 use crate::cost::CostOptions;
 use crate::error::BenchError;
+use crate::idle::IdleOptions;
 use crate::mask::MaskOptions;
 use crate::nic::NicOptions;
 use crate::rate::{RateOptions, ReportOptions};
@@ -43,6 +45,10 @@ pub enum Command {
     Suite(Box<SuiteOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
     Cost(CostOptions),
+    /// What an idle worker costs, how soon it wakes, and whether a wakeup is ever lost
+    Idle(Box<IdleOptions>),
+    /// What guests and interfaces that come and go cost those that stay
+    Churn(Box<ChurnOptions>),
     /// Any switches by any measuring command, in turn: see uml.sh and veth.sh
     Compare(CompareOptions),
     /// Stands between a vhost-user front end and back ends and hides features; until killed
@@ -260,9 +266,7 @@ impl RunOptions {
 
     /// The crosspoint binary: as given, or beside this one.
     pub fn switch_binary(&self) -> PathBuf {
-        let beside = || Some(std::env::current_exe().ok()?.parent()?.join("crosspoint"));
-        let given = self.switch.clone().or_else(beside);
-        given.unwrap_or_else(|| Path::new("crosspoint").into())
+        beside_this_one(self.switch.as_ref())
     }
 
     /// The peers, once every `--peer` option is there as often as the others.
@@ -337,6 +341,13 @@ impl Peer {
     pub fn guests_listen(&self) -> bool {
         self.ports.as_ref().is_some_and(|ports| ports.guests_listen)
     }
+}
+
+/// The crosspoint binary: as given, or beside this one.
+pub fn beside_this_one(given: Option<&PathBuf>) -> PathBuf {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.join("crosspoint"));
+    let given = given.cloned().or_else(beside);
+    given.unwrap_or_else(|| Path::new("crosspoint").into())
 }
 
 fn usage(what: &str) -> Result<(), BenchError> {

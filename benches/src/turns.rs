@@ -7,6 +7,7 @@ use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
 use crosspoint_frame::Clock;
 use serde::Serialize;
+use std::path::Path;
 
 /// The switches that the command line names, crosspoint first.
 pub fn switches(run: &RunOptions) -> Result<Vec<Switch>, BenchError> {
@@ -58,10 +59,10 @@ pub fn on_core<T: Send>(
 
 /// The file of `--json`.
 #[derive(Serialize)]
-struct Run<'a, T> {
+struct Run<'a, T: ?Sized> {
     arguments: Vec<String>,
     tsc_hz: f64,
-    trials: &'a [T],
+    trials: &'a T,
 }
 
 /// Writes it, where it is asked for.
@@ -70,7 +71,16 @@ pub fn write_json<T: Serialize>(
     clock: Clock,
     trials: &[T],
 ) -> Result<(), BenchError> {
-    let Some(path) = &plan.json else {
+    write_file(plan.json.as_deref(), clock, trials)
+}
+
+/// Writes `trials`, whatever they are, to `path`, if there is one.
+pub fn write_file<T: Serialize + ?Sized>(
+    path: Option<&Path>,
+    clock: Clock,
+    trials: &T,
+) -> Result<(), BenchError> {
+    let Some(path) = path else {
         return Ok(());
     };
     let run = Run {

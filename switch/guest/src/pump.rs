@@ -86,6 +86,8 @@ pub struct Sent {
     pub frames: u32,
     /// The device had given back nothing.
     pub full: bool,
+    /// The device asked to be kicked, and was.
+    pub kicked: bool,
 }
 
 /// What one poll of an [`RxPump`] did.
@@ -216,10 +218,11 @@ impl TxPump {
             Virtqueue::Split(ring) => self.frames.send(ring, limit, stamp),
             Virtqueue::Packed(ring) => self.frames.send(ring, limit, stamp),
         };
-        let (sent, kick) = sent?;
+        let (mut sent, kick) = sent?;
         if kick {
             let _ = self.kick.signal();
         }
+        sent.kicked = kick;
         Ok(sent)
     }
 
@@ -289,7 +292,11 @@ impl TxFrames {
         count += ring.take_used(&mut self.elements[count..limit])?;
         if count == 0 {
             let full = limit > 0;
-            return Ok((Sent { frames: 0, full }, false));
+            let nothing = Sent {
+                full,
+                ..Sent::default()
+            };
+            return Ok((nothing, false));
         }
         if self.options.writes == TxWrites::Frame {
             self.write_frames(count, stamp);
@@ -300,7 +307,7 @@ impl TxFrames {
         self.sequence += count as u64;
         let sent = Sent {
             frames: count as u32,
-            full: false,
+            ..Sent::default()
         };
         Ok((sent, ring.publish()))
     }
