@@ -9,7 +9,7 @@ use crate::load::{Load, Offered};
 use crate::threads::{Thread, pin};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
-use crosspoint_guest::{Guest, GuestOptions, TxPumpOptions};
+use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
 use hdrhistogram::Histogram;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -25,8 +25,6 @@ const LEARN_TRIAL: Duration = Duration::from_millis(10);
 const START_IN: Duration = Duration::from_millis(1);
 /// Longest wait for a switch to take what a receiver sends to be known.
 const TEACH_MAX: Duration = Duration::from_millis(200);
-/// Bytes of what it sends: the shortest there is.
-const TEACH_LEN: usize = 60;
 
 /// What guests are like, besides their scenario.
 #[derive(Clone, Debug)]
@@ -46,6 +44,10 @@ pub struct Manner {
 /// A guest's part that is not with a generator.
 struct Member {
     role: Role,
+    /// Of a guest that only receives: by which it makes itself known.
+    greeter: Option<TxPump>,
+    /// Of a guest that only sends: what comes of that.
+    greeted: Option<RxPump>,
     guest: Guest,
 }
 
@@ -86,6 +88,8 @@ impl Fleet {
             })?;
             members.push(Member {
                 role: *role,
+                greeter: None,
+                greeted: None,
                 guest: guest::to_listener(socket, &options)?,
             });
         }
@@ -146,36 +150,19 @@ impl Fleet {
     }
 
     /// Every guest that only receives sends one frame, so that no address is forgotten meanwhile, or flooded; and what came
-    /// of that is taken from those that only send.
+    /// of that is taken from those that only send. The stamp of these frames is 0.
     fn teach(&mut self) -> Result<(), BenchError> {
-        let frames: Vec<_> = (0..self.members.len()).map(|n| self.greeting(n)).collect();
-        for (member, frame) in self.members.iter_mut().zip(frames) {
-            let Some(frame) = frame else { continue };
-            member.guest.send(0, &[&frame])?;
-            member.guest.drain_transmit(0, TEACH_MAX)?;
-        }
-        for member in &mut self.members {
-            if !member.role.receives {
-                member.guest.receive(0)?;
+        for greeter in self.members.iter_mut().filter_map(|m| m.greeter.as_mut()) {
+            greeter.poll_stamped(1, 0)?;
+            let deadline = Instant::now() + TEACH_MAX;
+            while greeter.drain()? > 0 && Instant::now() < deadline {
+                std::thread::yield_now();
             }
         }
-        Ok(())
-    }
-
-    /// To a guest that sends to guest `number`, if that one only receives.
-    fn greeting(&self, number: usize) -> Option<[u8; TEACH_LEN]> {
-        if self.members[number].role.to.is_some() {
-            return None;
+        for greeted in self.members.iter_mut().filter_map(|m| m.greeted.as_mut()) {
+            while !greeted.poll()?.empty {}
         }
-        let to = self
-            .members
-            .iter()
-            .position(|m| m.role.sends && m.role.to == Some(number));
-        let mut frame = [0; TEACH_LEN];
-        frame[..6].copy_from_slice(&addresses::of(to.unwrap_or(0)));
-        frame[6..12].copy_from_slice(&addresses::of(number));
-        frame[12..14].copy_from_slice(&[0x88, 0xb5]); // for local experiments
-        Some(frame)
+        Ok(())
     }
 
     /// The sequence numbers that frames will have, by guest.
@@ -268,6 +255,19 @@ fn stations_of(
     if role.receives {
         let rx = guest.take_rx_pump(0, true)?;
         list.push(Station::Receive(Sink::new(rx, only_sender(roles, number))));
+    } else {
+        member.greeted = Some(guest.take_rx_pump(0, true)?);
+    }
+    if role.to.is_none() {
+        let to = roles
+            .iter()
+            .position(|other| other.sends && other.to == Some(number));
+        let options = TxPumpOptions {
+            source: own,
+            destination: addresses::of(to.unwrap_or(0)),
+            ..TxPumpOptions::default()
+        };
+        member.greeter = Some(guest.take_tx_pump(0, &options)?);
     }
     Ok(list)
 }

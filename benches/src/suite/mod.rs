@@ -214,6 +214,9 @@ pub fn run(options: &SuiteOptions) -> Result<(), BenchError> {
     options.check()?;
     interrupt::catch()?;
     raise_open_files();
+    let _lock = (!options.peer.is_empty())
+        .then(switch::lock_peers)
+        .transpose()?;
     let clock = Clock::calibrate();
     let suite = Suite {
         scenarios: options.scenarios()?,

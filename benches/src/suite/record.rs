@@ -35,8 +35,9 @@ pub struct Record {
     pub p99_us: Option<f64>,
     /// Most frames lost in a row, where the load can tell: at full rate it does not look.
     pub loss_run_max: Option<u64>,
-    /// TSC cycles of all the switch's cores for each time that it handled a frame that arrived, idle turns included.
-    pub core_cycles: f64,
+    /// TSC cycles of all the switch's cores for each time that it handled a frame that arrived, idle turns included; none
+    /// when nothing arrived within the trial.
+    pub core_cycles: Option<f64>,
     /// What was observed around it.
     #[serde(flatten)]
     pub observed: Observed,
@@ -71,7 +72,7 @@ impl Record {
             p50_us: latency(0.5),
             p99_us: latency(0.99),
             loss_run_max: Some(offered.loss_runs.max()).filter(|run| *run > 0),
-            core_cycles: clock.hz() * workers as f64 / handled_per_s,
+            core_cycles: (handled_per_s > 0.0).then(|| clock.hz() * workers as f64 / handled_per_s),
             observed,
             discarded,
         }

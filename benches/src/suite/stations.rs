@@ -21,8 +21,6 @@ const SAMPLE_ALL_BELOW: f64 = 2e6;
 const AWAY: Duration = Duration::from_micros(100);
 /// Visits after the end, for what was due by then.
 const LAST_VISITS: u32 = 64;
-/// What generators send.
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// Batches that one visit receives at most: there may be several senders to one receiver.
 const BATCHES_MAX: u32 = 4;
 
@@ -168,7 +166,7 @@ impl Order {
     /// Notes a frame, and says how many were lost before it; nothing of a frame that is not of this trial.
     #[inline(always)]
     fn note(&mut self, head: &FrameHead) -> Option<u16> {
-        if head.bytes[12..14] != ETHERTYPE_IPV4 {
+        if head.stamp() == 0 {
             return None; // what a receiver sent to be known
         }
         let source = || super::addresses::number(&head.bytes[6..12]);
@@ -221,7 +219,7 @@ impl Sink {
         let received = if self.polls.is_multiple_of(SAMPLE_EVERY) {
             let mut sampled = false;
             self.rx.poll_each(|head| {
-                if !sampled {
+                if !sampled && head.stamp() > 0 {
                     sampled = true;
                     record(&mut outcome.latency, head);
                 }
@@ -252,10 +250,7 @@ impl Sink {
 
 #[inline(always)]
 fn record(latency: &mut Histogram<u64>, head: &FrameHead) {
-    let stamp = head.stamp();
-    if stamp > 0 {
-        latency.saturating_record(tsc().saturating_sub(stamp).max(1));
-    }
+    latency.saturating_record(tsc().saturating_sub(head.stamp()).max(1));
 }
 
 /// How fast frames become due.
@@ -458,7 +453,7 @@ mod tests {
         };
         let head = |sequence: u16| {
             let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
-            bytes[12..14].copy_from_slice(&ETHERTYPE_IPV4);
+            bytes[crosspoint_guest::pump::STAMP_OFFSET] = 1;
             let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
             bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
             FrameHead { bytes, len: 60 }
@@ -466,7 +461,7 @@ mod tests {
         let lost = [65_534, 65_535, 2, 1, 3, 10].map(|sequence| order.note(&head(sequence)));
         assert_eq!(lost, [Some(0), Some(0), Some(2), None, Some(0), Some(6)]);
         let mut greeting = head(11);
-        greeting.bytes[12] = 0x88;
+        greeting.bytes[crosspoint_guest::pump::STAMP_OFFSET] = 0;
         assert_eq!(order.note(&greeting), None);
     }
 

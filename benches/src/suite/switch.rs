@@ -7,11 +7,15 @@ use crate::backend::{Backend, peer};
 use crate::error::BenchError;
 use crate::options::Peer;
 use crate::threads::Thread;
+use rustix::fs::FlockOperation;
 use std::fmt::Write;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// Where peers keep what they have: their names follow.
+const RUN: &str = "/run/crosspoint-bench-suite";
 /// How DPDK names the threads of testpmd that forward, by version.
 const TESTPMD_THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
@@ -201,7 +205,7 @@ fn is_variable(name: &str) -> bool {
 
 impl PeerSwitch {
     fn start(&self, need: Need, place: &Place) -> Result<Running, BenchError> {
-        let run = PathBuf::from(format!("/run/crosspoint-bench-suite-{}", self.name));
+        let run = PathBuf::from(format!("{RUN}-{}", self.name));
         let script = self.script(place.peers_dir)?;
         let line = |what: &str| self.line(&script, &run, need, place, what);
         let peer = Peer {
@@ -273,6 +277,17 @@ impl PeerSwitch {
                 .iter()
                 .find_map(|name| Thread::named_on_core(name, core)),
         }
+    }
+}
+
+/// What keeps two runs from stopping each other's peers; held until the file is closed.
+pub fn lock_peers() -> Result<File, BenchError> {
+    let path = format!("{RUN}.lock");
+    let file = File::create(&path).map_err(BenchError::io(&path))?;
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    match locked {
+        Ok(()) => Ok(file),
+        Err(_) => Err(BenchError::Usage("another run has peers running".into())),
     }
 }
 

@@ -44,7 +44,7 @@ fn rates(trials: &[Record], switches: &[String]) -> String {
                 mpps.upper,
                 percent(of(|t| Some(t.loss))),
                 cell(of(|t| t.observed.busy_cycles), 0),
-                cell(of(|t| Some(t.core_cycles)), 0),
+                cell(of(|t| t.core_cycles), 0),
                 percent(of(|t| Some(t.ring_full))),
                 cell(of(|t| t.p50_us), 1),
                 cell(of(|t| t.p99_us), 1),
@@ -69,7 +69,7 @@ fn ratios(trials: &[Record], first: &str, peer: &str) -> String {
             };
             Some(of(&ours)? / of(&theirs)?)
         };
-        let cycles = |trials: &[&Record]| median(trials.iter().map(|t| t.core_cycles));
+        let cycles = |trials: &[&Record]| median(trials.iter().filter_map(|t| t.core_cycles));
         let (Some(of_medians), Some(our_cycles), Some(their_cycles)) =
             (ratio(None), cycles(&ours), cycles(&theirs))
         else {
@@ -182,7 +182,7 @@ mod tests {
             p50_us: Some(10.0),
             p99_us: None,
             loss_run_max: None,
-            core_cycles: 2600.0 / mpps,
+            core_cycles: Some(2600.0 / mpps),
             observed: Observed {
                 round_trips_ns: [Some(90.0), Some(91.0)],
                 placement: Placement::Near,
