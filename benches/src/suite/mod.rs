@@ -253,7 +253,7 @@ fn binary(options: &SuiteOptions) -> PathBuf {
     given.unwrap_or_else(|| "crosspoint".into())
 }
 
-/// Raises the soft limit of open files to the hard one: a guest has seven here, and those of peers inherit it.
+/// Raises the soft limit of open files to the hard one: a guest has six here, and peers inherit the limit.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
