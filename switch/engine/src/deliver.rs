@@ -1,5 +1,6 @@
 //! The last stage: every copy goes to its port, or is counted as dropped.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Verdict};
@@ -189,13 +190,13 @@ impl Tx {
     /// Asks for the receive buffers that the next `count` frames will go to, if they go where
     /// the last burst of this stream went.
     #[inline(always)]
-    pub fn prefetch(&self, view: &View, last: Option<(u16, u16)>, count: usize) {
+    pub fn prefetch(&mut self, view: &View, last: Option<(u16, u16)>, count: usize) {
         if let Some((port, queue)) = last
             && let Some(port) = view.port(port)
             && let Egress::Guest(queues) = &port.egress
             && let Some(guest) = queues.get(usize::from(queue))
         {
-            guest.prefetch_buffers(count);
+            guest.look(count, &mut self.scratch);
         }
     }
 
@@ -230,6 +231,37 @@ impl Tx {
         index
     }
 
+    /// Adds copies of frames that follow each other in the burst, for one port.
+    #[inline(always)]
+    fn push_run(
+        &mut self,
+        number: u16,
+        port: &PortView,
+        tag: TagOp,
+        run: Range<usize>,
+        burst: &Burst,
+        view: &View,
+    ) {
+        let pick = |index: usize| Pick {
+            frame: index as u8,
+            tag,
+        };
+        if port.spreads() {
+            for index in run {
+                if let Some(frame) = burst.frames().get(index) {
+                    let group = self.group(number, queue_of(port, view, frame));
+                    self.push(group, pick(index));
+                }
+            }
+            return;
+        }
+        let group = self.group(number, 0);
+        // At most one copy of each frame goes to a queue, so there is room: no allocation.
+        if let Some(group) = self.groups.get_mut(group) {
+            group.picks.extend(run.map(pick));
+        }
+    }
+
     #[inline(always)]
     fn push(&mut self, group: usize, pick: Pick) {
         // At most one copy of each frame goes to a queue, so there is room: no allocation.
@@ -243,59 +275,36 @@ impl Tx {
 /// then makes one reservation, one run of copies and one publication per queue.
 #[inline(always)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
-    let (mut bytes, mut flood, mut dropped) = (0, false, 0);
+    let (mut flood, mut dropped) = (false, 0);
     tx.used_groups = 0;
-    // What was decided for the frame before, while the next ones are the same in all that
-    // decides: then a frame costs a comparison and a push.
-    let mut run = None;
-    for (index, frame) in burst.frames().iter().enumerate() {
-        bytes += u64::from(frame.len);
-        let key = (frame.verdict, frame.vlan, frame.tagged, frame.stacked);
-        if let Some((same, group, tag)) = run
-            && same == key
-        {
-            tx.push(
-                group,
-                Pick {
-                    frame: index as u8,
-                    tag,
-                },
-            );
-            continue;
-        }
-        run = None;
-        match frame.verdict.decision() {
-            Decision::Port(number) => match unicast(frame, number, view) {
+    let frames = burst.frames();
+    let bytes: u64 = frames.iter().map(|frame| u64::from(frame.len)).sum();
+    let mut rest = 0..frames.len();
+    // Run by run: frames that follow each other and are the same in all that decides are decided on once.
+    while let Some(first) = frames.get(rest.start) {
+        let route = first.route();
+        let same = frames.iter().skip(rest.start + 1);
+        let len = 1 + same.take_while(|frame| frame.route() == route).count();
+        let run = rest.start..rest.start + len;
+        rest.start = run.end;
+        let reason = match first.verdict.decision() {
+            Decision::Port(number) => match unicast(first, number, view) {
                 Ok((port, tag)) => {
-                    let queue = queue_of(port, view, frame);
-                    let group = tx.group(number, queue);
-                    tx.push(
-                        group,
-                        Pick {
-                            frame: index as u8,
-                            tag,
-                        },
-                    );
-                    if !port.spreads() {
-                        run = Some((key, group, tag));
-                    }
+                    tx.push_run(number, port, tag, run, burst, view);
+                    continue;
                 }
-                Err(reason) => {
-                    from.drop(reason, 1);
-                    dropped += 1;
-                }
+                Err(reason) => reason,
             },
-            Decision::Flood => flood = true,
-            Decision::Drop(reason) => {
-                from.drop(reason, 1);
-                dropped += 1;
+            Decision::Flood => {
+                flood = true;
+                continue;
             }
+            Decision::Drop(reason) => reason,
             // Nobody decided: `lookup` leaves none so.
-            Decision::Pending => {
-                from.drop(DropReason::NoDestination, 1);
-                dropped += 1;
-            }
-        }
+            Decision::Pending => DropReason::NoDestination,
+        };
+        from.drop(reason, len as u32);
+        dropped += len as u64;
     }
     let mut tally = Tally {
         delivered: 0,

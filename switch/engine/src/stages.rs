@@ -1,7 +1,9 @@
 //! The stages between receiving and delivering: each a loop over a burst.
 
 use crosspoint_frame::{BURST, Burst, Frame, Verdict};
-use crosspoint_packet::{DropReason, ETHERNET_LEN, ETHERTYPE_VLAN, MAX_FRAME_LEN, Parsed, TAG_LEN};
+use crosspoint_packet::{
+    DropReason, ETHERNET_LEN, ETHERTYPE_VLAN, MAX_FRAME_LEN, Mac, Parsed, TAG_LEN,
+};
 
 use crate::fdb::Key;
 use crate::view::{PortView, View};
@@ -13,23 +15,28 @@ const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
 #[inline(always)]
 pub fn parse(burst: &mut Burst) {
     let mut large = false;
+    // A header like that of the frame before, and no tag: what was read of that one is true of this one.
+    let mut before = Link::default();
     for frame in burst.frames_mut() {
         let len = frame.len as usize;
         if len < ETHERNET_LEN {
             frame.drop_for(DropReason::Runt);
             continue;
         }
-        let parsed = Parsed::new(&frame.head, len);
-        frame.dst = parsed.dst;
-        frame.src = parsed.src;
-        frame.tagged = parsed.tci.is_some();
-        frame.tci = parsed.tci.unwrap_or(0);
-        frame.stacked = frame.tagged && frame.head[16..18] == TAG_TYPE;
+        let words = link_words(frame);
+        if words != before.words || !before.whole {
+            before = Link::read(frame, words);
+        }
+        frame.dst = before.dst;
+        frame.src = before.src;
+        frame.tci = before.tci;
+        frame.tagged = before.tagged;
+        frame.stacked = before.stacked;
         if len > MAX_FRAME_LEN + TAG_LEN * usize::from(frame.tagged) {
             frame.drop_for(DropReason::Oversize);
             continue;
         }
-        if !parsed.src.is_valid_source() {
+        if !before.valid_source {
             frame.drop_for(DropReason::BadSource);
         } else if frame.offload.needs_csum || frame.offload.gso_type != 0 {
             large |= check_offload(frame);
@@ -38,6 +45,49 @@ pub fn parse(burst: &mut Burst) {
     if large {
         burst.set_large();
     }
+}
+
+/// A link header that has been read.
+#[derive(Default)]
+struct Link {
+    /// Its first 16 bytes.
+    words: [u64; 2],
+    /// Whether they say it all: of a tag they do not, and whether there is room for one is in the frame's length.
+    whole: bool,
+    dst: Mac,
+    src: Mac,
+    tci: u16,
+    tagged: bool,
+    stacked: bool,
+    valid_source: bool,
+}
+
+impl Link {
+    fn read(frame: &Frame, words: [u64; 2]) -> Link {
+        let parsed = Parsed::new(&frame.head, frame.len as usize);
+        let tagged = parsed.tci.is_some();
+        Link {
+            words,
+            whole: frame.head[12..14] != TAG_TYPE,
+            dst: parsed.dst,
+            src: parsed.src,
+            tci: parsed.tci.unwrap_or(0),
+            tagged,
+            stacked: tagged && frame.head[16..18] == TAG_TYPE,
+            valid_source: parsed.src.is_valid_source(),
+        }
+    }
+}
+
+/// The first 16 bytes.
+#[inline(always)]
+fn link_words(frame: &Frame) -> [u64; 2] {
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&frame.head[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    [word(0), word(8)]
 }
 
 /// What a frame asks for must lie within it, and a frame to be cut has a checksum to be finished
@@ -149,5 +199,55 @@ fn prepare(burst: &Burst, view: &View, keys: &mut Keys) {
         view.fdb.prefetch(src);
         view.fdb.prefetch(dst);
         *slot = Some((src, dst));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Headers of few kinds, so that many follow their like: to and from few addresses, tagged, tagged twice, all zero,
+    /// and cut off before or behind the tag.
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let address = || prop_oneof![Just([0u8; 6]), Just([2, 0, 0, 0, 0, 1]), Just([0xff; 6])];
+        let link_type = prop_oneof![
+            Just([0u8, 0]),
+            Just([0x81, 0]),
+            Just([0x08, 0]),
+            Just([0x86, 0xdd])
+        ];
+        let behind = prop_oneof![Just([0u8; 4]), Just([0, 7, 0x81, 0]), Just([0, 9, 8, 0])];
+        let len = prop_oneof![Just(60usize), 12..=20usize];
+        (address(), address(), link_type, behind, len).prop_map(|(dst, src, kind, behind, len)| {
+            let mut bytes = [&dst[..], &src, &kind, &behind].concat();
+            bytes.resize(60, 0);
+            bytes.truncate(len);
+            bytes
+        })
+    }
+
+    proptest! {
+        /// What is read of a frame does not depend on those before it.
+        #[test]
+        fn a_frame_is_parsed_as_if_it_were_alone(frames in prop::collection::vec(frame(), 1..=BURST)) {
+            let mut together = Burst::new();
+            for bytes in &frames {
+                prop_assert!(together.push_short(bytes));
+            }
+            parse(&mut together);
+            for (bytes, frame) in frames.iter().zip(together.frames()) {
+                let mut alone = Burst::new();
+                prop_assert!(alone.push_short(bytes));
+                parse(&mut alone);
+                let of = |f: &Frame| (f.dst, f.src, f.tci, f.tagged, f.stacked, f.verdict);
+                // Of a runt nothing is read.
+                if bytes.len() >= ETHERNET_LEN {
+                    prop_assert_eq!(of(frame), of(&alone.frames()[0]));
+                } else {
+                    prop_assert_eq!(frame.verdict, alone.frames()[0].verdict);
+                }
+            }
+        }
     }
 }

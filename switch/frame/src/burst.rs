@@ -106,16 +106,16 @@ pub struct Frame {
     pub(crate) segment_count: u16,
     /// What is still to be done.
     pub offload: Offload,
-    /// The VLAN the frame travels in; 0 for frames that belong to none.
-    pub vlan: u16,
     /// Tag control information to push: priority and VLAN. Meaningful when a tag is pushed.
     pub tci: u16,
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// The VLAN the frame travels in; 0 for frames that belong to none.
+    pub vlan: u16,
     /// Whether the bytes carry an 802.1Q tag.
     pub tagged: bool,
     /// Whether there is another one behind it.
     pub stacked: bool,
-    /// Where it goes.
-    pub verdict: Verdict,
 }
 
 impl Frame {
@@ -134,12 +134,20 @@ impl Frame {
             csum_start: 0,
             csum_offset: 0,
         },
-        vlan: 0,
         tci: 0,
+        verdict: Verdict::PENDING,
+        vlan: 0,
         tagged: false,
         stacked: false,
-        verdict: Verdict::PENDING,
     };
+
+    /// All that decides where the frame goes and what becomes of its tag, as one word: verdict, VLAN, tags. Equal for
+    /// frames with the same fate.
+    #[inline(always)]
+    pub fn route(&self) -> u64 {
+        let tags = u64::from(self.tagged) | u64::from(self.stacked) << 8;
+        u64::from(self.verdict.0) | u64::from(self.vlan) << 32 | tags << 48
+    }
 
     /// How many bytes of `head` are the frame's.
     #[inline(always)]

@@ -250,10 +250,13 @@ pub fn copy_plain<const HEADER: usize>(
     burst: &Burst,
     to: SegmentMut,
 ) -> usize {
-    if !to.write_array(header) {
-        return to.write(header);
+    let mut at = HEADER + frame.head_len();
+    if !to.write_head(header, &frame.head, frame.head_len()) {
+        if !to.write_array(header) {
+            return to.write(header);
+        }
+        at = HEADER + to.skip(HEADER).write(frame.headers());
     }
-    let mut at = HEADER + to.skip(HEADER).write(frame.headers());
     for segment in burst.segments(frame) {
         at += to.skip(at).write_segment(segment);
     }

@@ -1,6 +1,7 @@
 //! A guest's receive queue: the ring of buffers that frames are delivered into, by any worker.
 
 mod packed;
+mod plain;
 mod queue;
 mod ring;
 mod split;
@@ -93,12 +94,12 @@ impl GuestRx {
         either!(self, queue => queue.ring.prefetch_descriptors(queue.reserve.head(), count));
     }
 
-    /// Asks for the next `count` buffers themselves, to be written. While the frames that will
-    /// go there are still on their way to the cache: both waits pass together. What is read
-    /// here decides nothing.
+    /// Reads the entries of the next `count` buffers and asks for the buffers, to be written. While the frames that will
+    /// go there are still on their way to the cache: both waits pass together. Delivering in the same turn finds what
+    /// was read; nothing is taken.
     #[inline(always)]
-    pub fn prefetch_buffers(&self, count: usize) {
-        either!(self, queue => queue.ring.prefetch_buffers(queue.reserve.head(), count));
+    pub fn look(&self, count: usize, scratch: &mut RxScratch) {
+        either!(self, queue => queue.look(count, scratch));
     }
 
     /// Calls the driver if it wants to know of what this worker has published since its last

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use crosspoint_frame::prefetch_write;
-
 use super::ring::{Buffer, RxRing};
 use crate::chain::Direction;
 use crate::packed::{PackedChain, PackedRing};
@@ -37,16 +35,6 @@ impl RxRing for PackedRing {
     fn prefetch_descriptors(&self, head: u64, count: usize) {
         for i in (0..count as u64).step_by(4) {
             self.prefetch_used(head + i);
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch_buffers(&self, head: u64, count: usize) {
-        let memory = self.memory();
-        for i in 0..count as u64 {
-            let (ptr, _, _) = self.single(memory, head + i);
-            prefetch_write(ptr);
-            prefetch_write(ptr.wrapping_add(64));
         }
     }
 

@@ -21,7 +21,6 @@ pub(crate) trait RxRing {
     fn size(&self) -> u16;
     fn memory(&self) -> &GuestMemory;
     fn prefetch_descriptors(&self, head: u64, count: usize);
-    fn prefetch_buffers(&self, head: u64, count: usize);
     /// How many entries may be taken from `head` on, as far as that is known before they are
     /// read; asks for the lines of the first `wanted`.
     fn offered(&self, reserve: &Reserve, head: u64, wanted: usize) -> Result<usize, RingFault>;

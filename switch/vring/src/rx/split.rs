@@ -1,7 +1,5 @@
 //! Split receive rings (virtio 1.2, 2.7).
 
-use crosspoint_frame::prefetch_write;
-
 use super::ring::{Buffer, RxRing};
 use crate::chain::{self, Direction};
 use crate::reserve::{Reservation, Reserve};
@@ -35,18 +33,6 @@ impl RxRing for SplitRing {
             let at = (head as u16).wrapping_add(i);
             self.prefetch_descriptor(self.avail_entry(at));
             self.prefetch_used(at);
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch_buffers(&self, head: u64, count: usize) {
-        let memory = self.memory();
-        self.prefetch_used_index();
-        for i in 0..count as u16 {
-            let id = self.avail_entry((head as u16).wrapping_add(i));
-            let (ptr, _) = chain::single(self, memory, id, Direction::Write);
-            prefetch_write(ptr);
-            prefetch_write(ptr.wrapping_add(64));
         }
     }
 

@@ -96,9 +96,11 @@ impl PackedTx {
         }
         self.chains = self.ahead.chains;
         let (mut taken, mut budget, mut at) = (0, chain::BUDGET, self.next);
+        let header = self.features.header_len();
         for i in 0..count {
             if !self.push(
                 burst,
+                header,
                 self.ahead.buffers[i],
                 self.chains[i],
                 at,
@@ -171,12 +173,12 @@ impl PackedTx {
     fn push(
         &mut self,
         burst: &mut Burst,
+        header: usize,
         (ptr, len): (*mut u8, u32),
         chain: Chain,
         at: u64,
         budget: &mut u32,
     ) -> bool {
-        let header = self.features.header_len();
         if !ptr.is_null() && len as usize >= header {
             // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring shows
             // still: its generation is the one that was looked at.

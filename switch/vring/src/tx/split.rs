@@ -99,8 +99,15 @@ impl SplitTx {
         }
         self.heads = self.ahead.heads;
         let (mut taken, mut budget) = (0, chain::BUDGET);
+        let header = self.features.header_len();
         for i in 0..count {
-            if !self.push(burst, self.ahead.buffers[i], self.heads[i], &mut budget) {
+            if !self.push(
+                burst,
+                header,
+                self.ahead.buffers[i],
+                self.heads[i],
+                &mut budget,
+            ) {
                 break;
             }
             taken += 1;
@@ -170,11 +177,11 @@ impl SplitTx {
     fn push(
         &mut self,
         burst: &mut Burst,
+        header: usize,
         (ptr, len): (*mut u8, u32),
         head: u16,
         budget: &mut u32,
     ) -> bool {
-        let header = self.features.header_len();
         if !ptr.is_null() && len as usize >= header {
             // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring holds.
             let whole = unsafe { Segment::new(ptr, len) };
