@@ -59,7 +59,7 @@ impl Waker {
 
     /// Whether the worker sleeps, or is about to. For the control thread, which looks again later.
     pub fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::Relaxed)
+        self.asleep.is_set()
     }
 
     /// Has a guest's kick wake the worker. The descriptor must be unregistered before it is
