@@ -112,6 +112,9 @@ pub struct XskTx {
     /// Where workers without a queue of their own put frames for this one, and what was taken from there of a frame
     /// whose rest is still to come.
     handovers: Vec<(Arc<Handover>, Vec<libc::xdp_desc>)>,
+    /// Descriptors that the kernel was given, and those that it has given back.
+    submitted: u64,
+    completed: u64,
 }
 
 impl XskTx {
@@ -127,6 +130,8 @@ impl XskTx {
             completion,
             free,
             handovers: Vec::new(),
+            submitted: 0,
+            completed: 0,
         }
     }
 
@@ -197,8 +202,20 @@ impl XskTx {
             outcome.frames += 1;
             outcome.bytes += u64::from(filled.len());
         }
-        self.tx.submit(descs as u32);
+        self.submit(descs);
         outcome
+    }
+
+    fn submit(&mut self, descs: usize) {
+        self.submitted += descs as u64;
+        self.tx.submit(descs as u32);
+    }
+
+    /// How many descriptors the kernel was given since the socket was opened, and how many of them it has given back:
+    /// the frames are sent, or lie where no later one overtakes them.
+    pub fn position(&mut self) -> (u64, u64) {
+        self.reap();
+        (self.submitted, self.completed)
     }
 
     fn set(&mut self, at: usize, filled: &Filled) {
@@ -251,7 +268,7 @@ impl XskTx {
             }
             handover.supply(&mut self.free);
         }
-        self.tx.submit(sent as u32);
+        self.submit(sent);
     }
 
     /// Takes back the frames that the kernel has sent.
@@ -263,5 +280,6 @@ impl XskTx {
             self.free.push(address - address % u64::from(FRAME_SIZE));
         }
         self.completion.release(done);
+        self.completed += u64::from(done);
     }
 }
