@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{HugePages, Queues, Rss, XdpMode, XdpPort};
+use crosspoint_control::config::{HugePages, Queues, Rss, Tso, XdpMode, XdpPort};
 use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
@@ -115,6 +115,7 @@ fn config(interface: &str) -> XdpPort {
         mode: XdpMode::Auto,
         mtu: None,
         gro: true,
+        tso: Tso::Auto,
         busy_poll: false,
         huge_pages: HugePages::Never,
         channels: None,
