@@ -187,6 +187,24 @@ fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
     }
 }
 
+/// The kernel chooses the queue of those that leave whole, so they stay in order where there is one.
+#[test]
+fn large_frames_leave_whole_where_the_interface_takes_them_and_has_one_way() {
+    enter_new_namespace();
+    for (name, queues) in [("up0", 1), ("up1", 2), ("up2", 1), ("up3", 1)] {
+        wire(name, queues);
+    }
+    run("ethtool -K up2 tso off");
+    let mut ports = ["up0", "up1", "up2", "up3"].map(config);
+    ports[3].tso = Tso::Off;
+    let switch = Switch::start(&ports, &[]);
+    let tso = ["up0", "up1", "up2", "up3"].map(|name| {
+        let port = switch.wait(name, "up", "native XDP, copy");
+        port.properties["tso"].clone()
+    });
+    assert_eq!(tso, ["whole", "cut", "cut", "cut"]);
+}
+
 /// The kernel takes no program for frames of one buffer there.
 #[test]
 fn a_wire_whose_other_end_alone_is_wide_is_a_port() {
