@@ -344,7 +344,10 @@ impl<'a> Bench<'a> {
         for size in DATAGRAMS {
             let datagram = &self.blob[size..2 * size];
             let answer = (0..3).find_map(|_| self.echoed(&guest, datagram));
-            let answer = answer.unwrap_or_else(|| panic!("no answer to {size} bytes to {guest}"));
+            let answer = answer.unwrap_or_else(|| {
+                let (ledger, host) = (self.switch.ledger(), self.host.must_run(COUNTERS));
+                panic!("no answer to {size} bytes to {guest}\n{ledger}\n{host}")
+            });
             assert!(answer == datagram, "{size} bytes to {guest}");
         }
         self.moved();
