@@ -28,5 +28,5 @@ pub use error::{ConfigError, Problem};
 pub use raw::schema_json;
 pub use types::{
     Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
-    Role, Rss, Switch, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };

@@ -203,6 +203,7 @@ fn vhost(
     foreign(checker, &raw.queues, "queues", "xdp", "vhost");
     foreign(checker, &raw.mode, "mode", "xdp", "vhost");
     foreign(checker, &raw.gro, "gro", "xdp", "vhost");
+    foreign(checker, &raw.tso, "tso", "xdp", "vhost");
     foreign(checker, &raw.busy_poll, "busy_poll", "xdp", "vhost");
     foreign(checker, &raw.huge_pages, "huge_pages", "xdp", "vhost");
     foreign(checker, &raw.channels, "channels", "xdp", "vhost");
@@ -284,6 +285,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     // Each is checked, whatever becomes of the others.
     let (mode, mtu) = (checker.word(raw.mode, "mode"), mtu(checker, raw.mtu));
     let gro = checker.switch(raw.gro, "gro");
+    let tso = checker.word(raw.tso, "tso");
     let busy_poll = checker.switch(raw.busy_poll, "busy_poll");
     let huge_pages = checker.word(raw.huge_pages, "huge_pages");
     let rss = checker.word(raw.rss, "rss");
@@ -294,6 +296,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
         mode: mode.unwrap_or_default(),
         mtu,
         gro: gro.unwrap_or(true),
+        tso: tso.unwrap_or_default(),
         busy_poll: busy_poll.unwrap_or(false),
         huge_pages: huge_pages.unwrap_or_default(),
         channels,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
-use super::{Balance, HugePages, Poll, Role, Rss, XdpMode};
+use super::{Balance, HugePages, Poll, Role, Rss, Tso, XdpMode};
 
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
 /// Six bytes, the first even: no group address.
@@ -114,8 +114,8 @@ pub(super) enum PortType {
     "required" = ["name", "type"],
     "if" = {"properties": {"type": {"const": "vhost"}}},
     "then" = {"required": ["socket"], "properties": {
-        "interface": false, "queues": false, "mode": false, "gro": false, "busy_poll": false, "huge_pages": false,
-        "channels": false, "rss": false
+        "interface": false, "queues": false, "mode": false, "gro": false, "tso": false, "busy_poll": false,
+        "huge_pages": false, "channels": false, "rss": false
     }},
     "else" = {"required": ["interface"], "properties": {
         "socket": false, "role": false, "queue_pairs": false, "mac": false, "direct": false
@@ -161,9 +161,12 @@ pub(super) struct RawPort {
     /// xdp: how frames reach the switch.
     #[schemars(extend("default" = "auto"))]
     pub mode: Field<Word<XdpMode>>,
-    /// xdp: join TCP segments received in one burst, for guests that take large frames.
+    /// xdp: join TCP segments received in one burst, for ports that take large frames.
     #[schemars(extend("default" = true))]
     pub gro: Field<bool>,
+    /// xdp: whether large frames of TCP leave whole.
+    #[schemars(extend("default" = "auto"))]
+    pub tso: Field<Word<Tso>>,
     /// xdp: let the switch's polling drive the NIC, instead of interrupts, where it can (SO_PREFER_BUSY_POLL).
     #[schemars(extend("default" = false))]
     pub busy_poll: Field<bool>,

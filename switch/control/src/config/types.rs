@@ -222,6 +222,8 @@ pub struct XdpPort {
     pub mtu: Option<u16>,
     /// Join TCP segments received in one burst, for guests that take large frames?
     pub gro: bool,
+    /// Which large frames of TCP leave whole.
+    pub tso: Tso,
     /// Let the switch's polling drive the NIC, instead of interrupts, where it can?
     pub busy_poll: bool,
     /// What pages the memory for frames is in.
@@ -230,6 +232,17 @@ pub struct XdpPort {
     pub channels: Option<u32>,
     /// Over which queues the NIC spreads what it receives.
     pub rss: Rss,
+}
+
+/// Whether large frames of TCP leave a NIC port whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tso {
+    /// Where the interface is a software one that takes them.
+    #[default]
+    Auto,
+    /// Never: the switch cuts them.
+    Off,
 }
 
 /// What pages the memory of a NIC port's frames is in.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crosspoint_control::config::{
-    Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss, VhostPort,
-    Vlan, XdpMode, XdpPort,
+    Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss, Tso,
+    VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_packet::Mac;
 
@@ -103,6 +103,7 @@ fn an_uplink_takes_the_defaults() {
         mode: XdpMode::Auto,
         mtu: None,
         gro: true,
+        tso: Tso::Auto,
         busy_poll: false,
         huge_pages: HugePages::Transparent,
         channels: None,
@@ -162,7 +163,7 @@ fn how_an_interface_is_to_be_set_is_read() {
         ("never", HugePages::Never),
     ] {
         let config = parse(&format!(
-            "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nmtu = 9000\ngro = false\n\
+            "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nmtu = 9000\ngro = false\ntso = \"off\"\n\
              busy_poll = true\nhuge_pages = \"{word}\"\nchannels = 4096\nrss = \"queues\"\nqueues = [4095]\n"
         ));
         let kind = PortKind::Xdp(XdpPort {
@@ -171,6 +172,7 @@ fn how_an_interface_is_to_be_set_is_read() {
             mode: XdpMode::Auto,
             mtu: Some(9000),
             gro: false,
+            tso: Tso::Off,
             busy_poll: true,
             huge_pages,
             channels: Some(4096),

@@ -66,7 +66,7 @@ mistakes! {
     mac_of_an_uplink: UPLINK, "mac = \"52:54:00:12:34:56\"\n";
     mtu_too_large_of_an_uplink: UPLINK, "mtu = 65536\n";
     no_boolean: UPLINK, "gro = \"yes\"\n";
-    keys_of_an_uplink_on_a_guest: GUEST, "gro = true\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
+    keys_of_an_uplink_on_a_guest: GUEST, "gro = true\ntso = \"off\"\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
     no_channels: UPLINK, "channels = 0\n";
     queue_beyond_the_channels: UPLINK, "channels = 4\nqueues = [3, 4]\n";
     misspelt_word: UPLINK, "mode = \"zerocopy\"\n";

@@ -34,7 +34,7 @@ const RING: u16 = 64;
 const FRAME_LEN_MAX: usize = 24_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn run(line: &str) {
+pub fn run(line: &str) {
     let mut words = line.split_whitespace();
     let status = Command::new(words.next().unwrap()).args(words).status();
     assert!(status.expect("iproute2 and ethtool").success(), "{line}");

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_engine::calling::Calling;
-use crosspoint_engine::deliver::{Tx, deliver};
+use crosspoint_engine::deliver::{NicTx, Tx, deliver};
 use crosspoint_engine::fdb::Fdb;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::Stream;
-use crosspoint_engine::view::View;
+use crosspoint_engine::view::{Egress, View};
 use crosspoint_frame::Burst;
 use crosspoint_packet::FlowHasher;
+use crosspoint_xsk::XskTx;
 
 use crate::ports::{Driver, PortOptions, port};
 
@@ -47,6 +48,15 @@ impl Rig {
         }
         rig.view.ports = ports.into();
         rig
+    }
+
+    /// Has frames for a port leave through a NIC's queue, by the first worker.
+    pub fn lead_out(&mut self, number: u16, nic: XskTx) {
+        if let Some(Some(port)) = self.view.ports.get_mut(usize::from(number)) {
+            port.egress = Egress::Nic;
+        }
+        let mut nic = Some(Box::new(NicTx::Own(nic)));
+        self.workers[0].swap_nic(number, &mut nic);
     }
 
     /// One burst from port `ingress`, all the way, on worker `worker`. Returns how many frames it had.
