@@ -1,12 +1,11 @@
 #!/bin/sh
-# Builds the XDP program. Usage: build.sh [OUTPUT], by default the committed object beside this script.
+# Builds the eBPF programs. Usage: build.sh [OUTPUT [NAME]]. Without OUTPUT: the committed objects beside this script;
+# with it: one, of src/bpf/NAME.bpf.c, by default crosspoint_xdp.
 #
 # Needs clang, and llvm for llvm-strip (Debian and Ubuntu: apt install clang llvm). CLANG and LLVM_STRIP name others.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-out=${1:-$here/crosspoint_xdp.bpf.o}
-case $out in /*) ;; *) out=$PWD/$out ;; esac
 clang=${CLANG:-clang}
 strip=${LLVM_STRIP:-llvm-strip}
 
@@ -17,12 +16,22 @@ for tool in "$clang clang" "$strip llvm"; do
     fi
 done
 
-# The same bytes from every checkout: the source is named relative to src/, and -fdebug-compilation-dir hides where that
-# is. -mcpu is named because its default moves between clang releases.
-cd "$here/src"
-"$clang" --target=bpfel -mcpu=v2 -O2 -g -std=gnu11 -Wall -Wextra -Werror \
-    -fdebug-compilation-dir=. -ffile-prefix-map="$here"=. \
-    -c bpf/crosspoint_xdp.bpf.c -o "$out"
+# build NAME OUTPUT. The same bytes from every checkout: the source is named relative to src/, and
+# -fdebug-compilation-dir hides where that is. -mcpu is named because its default moves between clang releases.
+build() {
+    (
+        cd "$here/src"
+        "$clang" --target=bpfel -mcpu=v2 -O2 -g -std=gnu11 -Wall -Wextra -Werror \
+            -fdebug-compilation-dir=. -ffile-prefix-map="$here"=. \
+            -c "bpf/$1.bpf.c" -o "$2"
+    )
+    # DWARF goes, BTF stays: loaders read only the latter.
+    "$strip" -g "$2"
+}
 
-# DWARF goes, BTF stays: loaders read only the latter.
-"$strip" -g "$out"
+if [ $# -eq 0 ]; then
+    for name in crosspoint_xdp crosspoint_traffic; do build "$name" "$here/$name.bpf.o"; done
+else
+    case $1 in /*) out=$1 ;; *) out=$PWD/$1 ;; esac
+    build "${2:-crosspoint_xdp}" "$out"
+fi

@@ -1,21 +1,36 @@
 #!/bin/bash
-# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE), an L2 bridge, two ports. As
-# root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package openvswitch-switch-dpdk: Debian 12 has 3.1, Debian
+# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE; 1,2 for two), an L2 bridge, two
+# ports. As root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package openvswitch-switch-dpdk: Debian 12 has 3.1, Debian
 # 13 has 3.5. It runs beside an Open vSwitch of the host's, with a database of its own.
+#   NAMES="a b"       (default) the ports' names
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs)
 #   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
+#   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
+#   COUNT=N           instead of a and b, N ports: p0, p1 and so on
 #   ROOT=DIR          it is installed in DIR, the root of another distribution, such as one that debootstrap made, with proc, sys and dev
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
-RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-}
+RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-}
+NAMES=${NAMES:-a b}
 VSWITCHD=${VSWITCHD:-/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk}
 export OVS_RUNDIR=$RUN OVS_LOGDIR=$RUN OVS_DBDIR=$RUN OVS_SYSCONFDIR=$RUN
 
 die() { echo "error: $*" >&2; exit 1; }
 inside() { if [ -n "$ROOT" ]; then chroot "$ROOT" "$@"; else "$@"; fi; }
 vsctl() { inside ovs-vsctl --db="unix:$RUN/db.sock" --timeout=30 "$@"; }
-mask() { printf '0x%x' $((1 << $1)); }
+
+mask() { # CORE[,CORE...]
+  local core bits=0
+  for core in ${1//,/ }; do bits=$((bits | 1 << core)); done
+  printf '0x%x' $bits
+}
+
+ports() { # their names
+  local number
+  if [ -z "$COUNT" ]; then echo a b; return; fi
+  for ((number = 0; number < COUNT; number++)); do echo "p$number"; done
+}
 
 check() {
   [ -x "$ROOT$VSWITCHD" ] || die "$ROOT$VSWITCHD is missing: install openvswitch-switch-dpdk, or set ROOT or VSWITCHD"
@@ -25,10 +40,10 @@ check() {
 }
 
 add_port() { # NAME
-  case $PORTS in
-    vhost) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
-    vhost-tso) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
-    af_xdp) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
+  case $PORTS-$1 in
+    vhost-tso-*) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuserclient options:vhost-server-path="$RUN/$1" ;;
+    vhost-* | mixed-a) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdkvhostuser ;;
+    af_xdp-? | mixed-b) vsctl add-port br0 "$1" -- set Interface "$1" type=dpdk options:dpdk-devargs="net_af_xdp$1,iface=s$1" ;;
     *) die "PORTS=$PORTS is not known" ;;
   esac
   local wrong
@@ -55,7 +70,7 @@ start() {
   "${where[@]}" taskset -c "$OTHER_CORE" "$VSWITCHD" "unix:$RUN/db.sock" --pidfile="$RUN/vswitchd.pid" \
     --log-file="$RUN/vswitchd.log" -vconsole:off --detach --no-chdir
   vsctl add-br br0 -- set bridge br0 datapath_type=netdev
-  for port in a b; do add_port "$port"; done
+  for port in $(ports); do add_port "$port"; done
 }
 
 # end PID: by SIGTERM, and SIGKILL if need be.

@@ -1,12 +1,15 @@
 #!/bin/bash
-# testpmd.sh start|stop: dpdk-testpmd as a peer of the bench. It does no switching: what comes in at one port goes out at the other (mode io).
-# Its thread is on core 1 (PMD_CORE) and is named rte-worker-1 (dpdk-worker1 from DPDK 24 on). As root, with 2 MiB huge pages reserved
+# testpmd.sh start|stop: dpdk-testpmd as a peer of the bench. It does no switching: what comes in at one port goes out at the other (MODE=io,
+# the default; MODE=mac writes both addresses of each frame). Its thread is on core 1 (PMD_CORE; 1,2 for two threads) and is named rte-worker-1
+# (dpdk-worker1 from DPDK 24 on). As root, with 2 MiB huge pages reserved
 # (`sysctl vm.nr_hugepages=1024`). Needs the package dpdk or dpdk-dev.
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-testpmd)
 #   PORTS=vhost-tso   the same, with large frames; legacy-ol-flags, or mode io would pass them on without their virtio-net header's fields
+#   COUNT=N           instead of a and b, N ports, an even number: p0 and p1 are a pair, p2 and p3, and so on
 #   PORTS=af_xdp      interfaces sa and sb by net_af_xdp, in the network namespace NETNS
+#   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
 set -euo pipefail
-RUN=${RUN:-/run/crosspoint-bench-testpmd} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} NETNS=${NETNS:-}
+RUN=${RUN:-/run/crosspoint-bench-testpmd} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} NETNS=${NETNS:-} COUNT=${COUNT:-} MODE=${MODE:-io}
 
 die() { echo "error: $*" >&2; exit 1; }
 
@@ -18,13 +21,16 @@ check() {
 }
 
 vdev() { # NUMBER NAME
-  case $PORTS in
-    vhost) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
-    vhost-tso) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
-    af_xdp) echo "net_af_xdp$1,iface=s$2" ;;
+  case $PORTS-$2 in
+    vhost-tso-*) echo "net_vhost$1,iface=$RUN/$2,queues=1,tso=1,legacy-ol-flags=1" ;;
+    vhost-* | mixed-a) echo "net_vhost$1,iface=$RUN/$2,queues=1" ;;
+    af_xdp-? | mixed-b) echo "net_af_xdp$1,iface=s$2" ;;
     *) die "PORTS=$PORTS is not known" ;;
   esac
 }
+
+# mbufs PORTS: enough for their rings, of up to 1024 entries, and for testpmd's own caches.
+mbufs() { echo $((32768 + ($1 - 2) * 1024)); }
 
 start() {
   check
@@ -32,14 +38,18 @@ start() {
   mkfifo "$RUN/input"
   local -a where=()
   if [ -n "$NETNS" ]; then where=(ip netns exec "$NETNS"); fi
-  local a b
-  a=$(vdev 0 a) b=$(vdev 1 b)
+  local -a names=(a b) cores=() vdevs=()
+  local number lcores="0@$OTHER_CORE"
+  if [ -n "$COUNT" ]; then names=(); for ((number = 0; number < COUNT; number++)); do names+=("p$number"); done; fi
+  for ((number = 0; number < ${#names[@]}; number++)); do vdevs+=(--vdev "$(vdev $number "${names[number]}")"); done
+  IFS=, read -r -a cores <<< "$PMD_CORE"
+  for ((number = 0; number < ${#cores[@]}; number++)); do lcores+=",$((number + 1))@${cores[number]}"; done
   # Both ends of the pipe, so that it never ends: testpmd would. Lines at once: they say that it has started.
-  "${where[@]}" stdbuf -oL dpdk-testpmd --lcores "0@$OTHER_CORE,1@$PMD_CORE" --no-pci --in-memory --single-file-segments -m 512 --vdev "$a" --vdev "$b" \
-    -- -i --forward-mode=io --auto-start --nb-cores=1 --total-num-mbufs=32768 <> "$RUN/input" > "$RUN/log" 2>&1 &
+  "${where[@]}" stdbuf -oL dpdk-testpmd --lcores "$lcores" --no-pci --in-memory --single-file-segments -m 512 "${vdevs[@]}" \
+    -- -i --forward-mode="$MODE" --auto-start --nb-cores="${#cores[@]}" --total-num-mbufs="$(mbufs ${#names[@]})" <> "$RUN/input" > "$RUN/log" 2>&1 &
   echo $! > "$RUN/pid"
   for _ in $(seq 200); do
-    if grep -q '^io packet forwarding' "$RUN/log"; then return; fi
+    if grep -q "^$MODE packet forwarding" "$RUN/log"; then return; fi
     kill -0 "$(cat "$RUN/pid")" 2> /dev/null || break
     sleep 0.1
   done

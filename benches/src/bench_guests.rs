@@ -1,14 +1,22 @@
 //! Two guests in this process: generator and sink on one thread, as tight as they can be.
 
+mod lane;
+mod pace;
+
 use crate::error::BenchError;
 use crate::guest;
-use crate::options::{Direction, FCS_LEN, Ports, VmOptions};
-use crate::trial::{Configuration, Traffic};
+use crate::load::{Load, Offered};
+use crate::options::{Direction, PairOptions, Ports};
+use crate::trial::Configuration;
 use crosspoint_frame::{Clock, tsc};
-use crosspoint_guest::net::features;
-use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
+use crosspoint_guest::GuestOptions;
+use crosspoint_guest::{Guest, net::features};
 use hdrhistogram::Histogram;
+use lane::Lane;
+use pace::Pace;
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -18,13 +26,21 @@ const LEARN_MAX: Duration = Duration::from_secs(10);
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// Without a frame for so long, there is none on its way.
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
-/// Of so many polls, one takes the time of a frame.
+/// Of so many turns, one takes times: that of the turn, and without a rate that of a frame.
 const SAMPLE_EVERY: u64 = 8;
+/// A turn that takes longer than half a ring of frames, and than the one and at most the other of these, is one in which this thread did
+/// not run.
+const STALL: [Duration; 2] = [Duration::from_micros(10), Duration::from_micros(200)];
+/// The longest time that is told from a longer one, nanoseconds.
+const TIME_MAX_NS: u64 = 10_000_000_000;
 
-/// One direction.
-struct Lane {
-    tx: TxPump,
-    rx: RxPump,
+/// Nanoseconds from one turn of the generator to the next, in the latest offer. A frame's time cannot be known better: it waits for one
+/// turn until it is sent, and for one until it is seen.
+pub type Turns = Rc<RefCell<Histogram<u64>>>;
+
+/// A histogram of times in nanoseconds, to three digits.
+pub fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, TIME_MAX_NS, 3).expect("valid bounds")
 }
 
 /// Two guests, connected.
@@ -33,11 +49,10 @@ pub struct BenchGuests {
     /// Of these, so many carry traffic.
     active: usize,
     burst: usize,
-    /// Cycles from one frame to the next, for a rate below the maximum.
-    cycles_per_frame: Option<f64>,
+    ring: u16,
     clock: Clock,
-    /// Cycles from guest to guest.
     latency: Histogram<u64>,
+    turns: Turns,
     _guests: [Guest; 2],
 }
 
@@ -46,19 +61,12 @@ impl BenchGuests {
     pub fn connect(
         ports: &Ports,
         configuration: &Configuration,
-        options: &VmOptions,
+        options: &PairOptions,
         clock: Clock,
     ) -> Result<Self, BenchError> {
         let mut guests = guest::connect(ports, &guest_options(options))?;
         let mut tx = |from: usize| {
-            let pump = TxPumpOptions {
-                frame_len: usize::from(configuration.size - FCS_LEN),
-                source: MACS[from],
-                destination: MACS[1 - from],
-                flows: configuration.flows,
-                batch: options.burst.into(),
-                ..TxPumpOptions::default()
-            };
+            let pump = lane::pump(configuration, options, MACS[from], MACS[1 - from]);
             guests[from].take_tx_pump(0, &pump)
         };
         let (tx_a, tx_b) = (tx(0)?, tx(1)?);
@@ -66,23 +74,35 @@ impl BenchGuests {
             guests[0].take_rx_pump(0, true)?,
             guests[1].take_rx_pump(0, true)?,
         );
-        let (forth, back) = (Lane { tx: tx_a, rx: rx_b }, Lane { tx: tx_b, rx: rx_a });
-        let latency_max = clock.cycles(Duration::from_secs(10));
         let mut this = Self {
-            lanes: [forth, back],
+            lanes: [
+                Lane::new(tx_a, rx_b, MACS[0]),
+                Lane::new(tx_b, rx_a, MACS[1]),
+            ],
             active: if options.direction == Direction::Both {
                 2
             } else {
                 1
             },
             burst: options.burst.into(),
-            cycles_per_frame: options.rate.map(|rate| clock.hz() / rate as f64),
+            ring: options.ring,
             clock,
-            latency: Histogram::new_with_bounds(1, latency_max, 3).expect("valid bounds"),
+            latency: times(),
+            turns: Rc::new(RefCell::new(times())),
             _guests: guests,
         };
         this.learn(&ports.sockets.0[0])?;
         Ok(this)
+    }
+
+    /// How many directions carry traffic.
+    pub fn directions(&self) -> usize {
+        self.active
+    }
+
+    /// Where the lengths of turns are found after each offer.
+    pub fn turns(&self) -> Turns {
+        Rc::clone(&self.turns)
     }
 
     /// Single frames in both directions, until one has arrived in each.
@@ -95,70 +115,88 @@ impl BenchGuests {
                 return Err(BenchError::backend(&socket.display().to_string(), what));
             }
             for (lane, arrived) in self.lanes.iter_mut().zip(&mut arrived) {
-                lane.tx.poll_stamped(1, 0)?;
-                std::thread::sleep(Duration::from_millis(1));
-                *arrived += u64::from(lane.rx.poll()?.frames);
+                *arrived += lane.try_one()?;
             }
         }
-        self.drain()?;
+        self.drain(&mut [Pace::unpaced(), Pace::unpaced()])?;
         Ok(())
     }
 
-    /// Traffic for `time`, and then until nothing is on its way.
-    pub fn run(&mut self, time: Duration) -> Result<Traffic, BenchError> {
-        self.latency.reset();
-        let sent_before = self.sent();
-        let (start, mut polls, mut received) = (tsc(), 0_u64, 0);
-        let end = start + self.clock.cycles(time);
-        let mut now = start;
-        let mut sent = [0_u64; 2];
-        while now < end {
-            let due = self
-                .cycles_per_frame
-                .map(|cycles| ((now - start) as f64 / cycles) as u64);
-            for (lane, sent) in self.lanes[..self.active].iter_mut().zip(&mut sent) {
-                let limit = due.map_or(self.burst, |due| due.saturating_sub(*sent) as usize);
-                *sent += u64::from(lane.tx.poll_stamped(limit, now)?.frames);
-                received += if polls.is_multiple_of(SAMPLE_EVERY) {
-                    lane.receive_sampled(&mut self.latency)?
+    /// As much as the switch takes. Sequence numbers are not looked at, and few frames' times: what the sink does for each frame is part
+    /// of the rate.
+    fn flood(&mut self, end: u64) -> Result<Turned, BenchError> {
+        let mut turned = Turned::at(tsc());
+        let mut turns = self.turns.borrow_mut();
+        while turned.now < end {
+            let sampled = turned.count.is_multiple_of(SAMPLE_EVERY);
+            for lane in &mut self.lanes[..self.active] {
+                let sent = lane.send(self.burst, turned.now, 0.0)?;
+                turned.sent_some(self.burst, sent);
+                turned.received += if sampled {
+                    lane.receive_sampled(self.clock, &mut self.latency)?
                 } else {
-                    u64::from(lane.rx.poll()?.frames)
+                    lane.receive()?
                 };
             }
-            polls += 1;
-            now = tsc();
+            let turn = turned.next();
+            if sampled {
+                turns.saturating_record(self.clock.ns(turn) as u64);
+            }
         }
-        let seconds = (now - start) as f64 / self.clock.hz();
-        let late = self.drain()?;
-        Ok(Traffic {
-            seconds,
-            sent: self.sent() - sent_before,
-            arrived: received + late,
-            mpps: received as f64 / seconds / 1e6,
-            p50_us: self.latency_us(0.5),
-            p99_us: self.latency_us(0.99),
-        })
+        Ok(turned)
     }
 
-    fn sent(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.tx.sent()).sum()
+    /// At the rates of `paces`, each frame when it is due. While this thread was off its core, nothing is due.
+    fn paced(&mut self, end: u64, paces: &mut [Pace; 2]) -> Result<Turned, BenchError> {
+        let [least, most] = STALL.map(|time| self.clock.cycles(time));
+        let half_ring = paces[0].cycles_per_frame() * f64::from(self.ring) / 2.0;
+        let stall = (half_ring as u64).clamp(least, most);
+        let mut turned = Turned::at(tsc());
+        // Where the thread hardly runs, a trial ends all the same.
+        let stalled_max = end.saturating_sub(turned.now);
+        let mut turns = self.turns.borrow_mut();
+        while turned.now < end + turned.stalled.min(stalled_max) {
+            for (lane, pace) in self.lanes[..self.active].iter_mut().zip(&mut *paces) {
+                let limit = pace.owed(turned.now).min(self.burst);
+                let sent = lane.send(limit, pace.first_due(), pace.cycles_per_frame())?;
+                pace.sent(sent.frames);
+                if (sent.frames as usize) < limit {
+                    pace.turn_away();
+                }
+                turned.sent_some(limit, sent);
+                turned.received += lane.receive_tracked(self.clock, &mut self.latency)?;
+            }
+            let turn = turned.next();
+            if turned.count.is_multiple_of(SAMPLE_EVERY) || turn > stall {
+                turns.saturating_record(self.clock.ns(turn) as u64);
+            }
+            if turn > stall {
+                turned.stalled += turn;
+                paces.iter_mut().for_each(|pace| pace.put_off(turn));
+            }
+        }
+        // Else a rate beyond what the generator can do would be sent afterwards, without loss.
+        paces.iter_mut().for_each(Pace::turn_away);
+        Ok(turned)
     }
 
-    fn latency_us(&self, part: f64) -> Option<f64> {
-        let cycles = self.latency.value_at_quantile(part);
-        (!self.latency.is_empty()).then(|| self.clock.ns(cycles) / 1000.0)
-    }
-
-    /// Receives until nothing is on its way. Returns how many frames still came.
-    fn drain(&mut self) -> Result<u64, BenchError> {
+    /// Sends what is due still, as long as the ring is not full, and receives until nothing is on its way. Returns how many frames still
+    /// came.
+    fn drain(&mut self, paces: &mut [Pace; 2]) -> Result<u64, BenchError> {
         let deadline = Instant::now() + DRAIN_MAX;
         let (mut frames, mut quiet_since) = (0, Instant::now());
         loop {
             let mut quiet = true;
-            for lane in &mut self.lanes {
-                let arrived = u64::from(lane.rx.poll()?.frames);
+            for (lane, pace) in self.lanes.iter_mut().zip(&mut *paces) {
+                let limit = pace.left().min(self.burst);
+                if limit > 0 {
+                    let sent = lane.send(limit, pace.first_due(), pace.cycles_per_frame())?;
+                    pace.sent(sent.frames);
+                    quiet &= sent.frames == 0;
+                }
+                let arrived = lane.receive_tracked(self.clock, &mut self.latency)?;
                 frames += arrived;
-                quiet &= arrived == 0 && lane.tx.drain()? == 0;
+                quiet &= arrived == 0 && (pace.left() > 0 || lane.reclaim()? == 0);
             }
             // Looked at after a poll: this thread may have been off its core meanwhile.
             let now = Instant::now();
@@ -171,23 +209,110 @@ impl BenchGuests {
         }
         Ok(frames)
     }
-}
 
-impl Lane {
-    /// Receives one batch, and takes the time of its first frame.
-    fn receive_sampled(&mut self, latency: &mut Histogram<u64>) -> Result<u64, BenchError> {
-        let mut sampled = false;
-        let received = self.rx.poll_each(|head| {
-            if !sampled {
-                sampled = true;
-                latency.saturating_record(tsc().saturating_sub(head.stamp()).max(1));
-            }
-        })?;
-        Ok(u64::from(received.frames))
+    /// Paces from `start` on, for as many lanes as there are.
+    fn paces(&self, start: u64, rate: Option<f64>) -> [Pace; 2] {
+        let Some(rate) = rate else {
+            return [Pace::unpaced(), Pace::unpaced()];
+        };
+        let cycles = self.clock.hz() * self.active as f64 / rate;
+        let backlog = u64::from(self.ring);
+        // Half a frame apart, so that two directions do not send at the same time.
+        let pace = |lane: f64| Pace::new(start, lane * cycles / 2.0, cycles, backlog);
+        [pace(0.0), pace(1.0)]
     }
 }
 
-fn guest_options(options: &VmOptions) -> GuestOptions {
+impl Load for BenchGuests {
+    fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        // What a switch held back for longer than the last trial waited would be taken for this one's.
+        self.drain(&mut [Pace::unpaced(), Pace::unpaced()])?;
+        self.latency.reset();
+        self.turns.borrow_mut().reset();
+        let start = tsc();
+        let end = start + self.clock.cycles(time);
+        let per_direction = rate.map(|rate| rate / self.active as f64);
+        for lane in &mut self.lanes {
+            lane.begin(start, per_direction);
+        }
+        let mut paces = self.paces(start, rate);
+        let turned = match rate {
+            None => self.flood(end)?,
+            Some(_) => self.paced(end, &mut paces)?,
+        };
+        let late = self.drain(&mut paces)?;
+        let mut loss_runs = Histogram::new_with_bounds(1, u16::MAX.into(), 3).expect("valid");
+        let lanes = &mut self.lanes[..self.active];
+        if rate.is_some() {
+            let runs = lanes.iter_mut().map(Lane::end);
+            runs.for_each(|runs| loss_runs.add(runs).expect("the same bounds"));
+        }
+        let sent = lanes.iter().map(Lane::sent).sum();
+        let due: u64 = paces[..self.active].iter().map(Pace::due).sum();
+        Ok(Offered {
+            seconds: turned.ran(start).max(1) as f64 / self.clock.hz(),
+            due: if rate.is_some() { due } else { sent },
+            sent,
+            arrived: turned.received + late,
+            arrived_within: turned.received,
+            ring_full: turned.ring_full(),
+            latency_ns: self.latency.clone(),
+            loss_runs,
+        })
+    }
+}
+
+/// Turns of the generator.
+struct Turned {
+    now: u64,
+    count: u64,
+    received: u64,
+    /// Polls with frames to send, and those of them that found the ring full.
+    tried: u64,
+    full: u64,
+    /// Cycles of turns in which this thread did not run.
+    stalled: u64,
+}
+
+impl Turned {
+    fn at(now: u64) -> Self {
+        Self {
+            now,
+            count: 0,
+            received: 0,
+            tried: 0,
+            full: 0,
+            stalled: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn sent_some(&mut self, limit: usize, sent: crosspoint_guest::Sent) {
+        self.tried += u64::from(limit > 0);
+        self.full += u64::from(sent.full);
+    }
+
+    /// The cycles that this turn took.
+    #[inline(always)]
+    fn next(&mut self) -> u64 {
+        let now = tsc();
+        let turn = now - self.now;
+        self.now = now;
+        self.count += 1;
+        turn
+    }
+
+    /// Cycles since `start` in which this thread ran.
+    fn ran(&self, start: u64) -> u64 {
+        (self.now - start).saturating_sub(self.stalled)
+    }
+
+    fn ring_full(&self) -> f64 {
+        self.full as f64 / self.tried.max(1) as f64
+    }
+}
+
+fn guest_options(options: &PairOptions) -> GuestOptions {
     let mut guest = GuestOptions {
         ring_size: options.ring,
         huge_pages: options.huge_pages.is_on(),

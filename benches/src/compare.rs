@@ -99,9 +99,9 @@ fn trial(
     let probe =
         || turns::on_generator_core(plan, false, || Ok(round_trip_ns(plan.switch_core, clock)));
     let before = probe()?;
-    let wait = Wait::start([worker, None]);
+    let wait = Wait::start(worker);
     let results = measure(command, switch)?;
-    let [waited, _] = wait.percent();
+    let waited = wait.percent();
     let placement = Placement::classify([before, probe()?], plan.near_ns, plan.far_ns);
     // Trials are long here, and cores move in them: what is mixed has rows of its own.
     let waited = waited.is_some_and(|percent| percent > plan.wait_max);

@@ -28,7 +28,7 @@ pub fn connect(ports: &Ports, options: &GuestOptions) -> Result<[Guest; 2], Benc
 }
 
 /// A guest on `socket`, as soon as somebody listens there.
-fn to_listener(socket: &Path, options: &GuestOptions) -> Result<Guest, BenchError> {
+pub fn to_listener(socket: &Path, options: &GuestOptions) -> Result<Guest, BenchError> {
     let deadline = Instant::now() + CONNECT_MAX;
     loop {
         match Guest::connect(socket, options.clone()) {

@@ -6,14 +6,16 @@
 
 use crate::error::BenchError;
 use crate::guest;
+use crate::load::{Load, Offered};
 use crate::options::Ports;
 use crate::tcp::{self, CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
 use crate::trial::Traffic;
-use crate::tso::{Shape, TsoOptions};
+use crate::tso::{LargeOptions, Shape};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::{self, features};
 use crosspoint_guest::ring::DESCRIPTOR_LEN;
 use crosspoint_guest::{Buffer, Guest, GuestOptions, RegionLayout, RxPump, VirtioNetHdr, Window};
+use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -83,7 +85,7 @@ impl LargeGuests {
     pub fn connect(
         ports: &Ports,
         shape: Shape,
-        options: &TsoOptions,
+        options: &LargeOptions,
         clock: Clock,
     ) -> Result<Self, BenchError> {
         let name = ports.sockets.0[0].display().to_string();
@@ -112,33 +114,12 @@ impl LargeGuests {
 
     /// Traffic for `time`, and then until nothing is on its way.
     pub fn run(&mut self, time: Duration) -> Result<Traffic, BenchError> {
-        let (sent_before, lost_before) = (self.sender.sent, self.lost);
-        let (start, mut received) = (tsc(), 0);
-        let end = start + self.clock.cycles(time);
-        let lost_after = self.clock.cycles(LOST_AFTER);
-        let (mut now, mut last) = (start, start);
-        while now < end {
-            let room = self.in_flight.saturating_sub(self.on_their_way()) as usize;
-            let sent = self.sender.poll(room.min(BURST))?;
-            let frames = u64::from(self.rx.poll()?.frames);
-            received += frames;
-            self.arrive(frames);
-            now = tsc();
-            if frames > 0 || sent > 0 {
-                last = now;
-            } else if now - last > lost_after {
-                self.lost += self.on_their_way();
-                last = now;
-            }
-        }
-        let seconds = (now - start) as f64 / self.clock.hz();
-        self.drain()?;
-        let sent = self.sender.sent - sent_before;
+        let offered = self.offer(None, time)?;
         Ok(Traffic {
-            seconds,
-            sent,
-            arrived: sent - self.lost.saturating_sub(lost_before),
-            mpps: received as f64 / seconds / 1e6,
+            seconds: offered.seconds,
+            sent: offered.sent,
+            arrived: offered.arrived,
+            mpps: offered.mpps(),
             p50_us: None,
             p99_us: None,
         })
@@ -165,8 +146,59 @@ impl LargeGuests {
     }
 }
 
+impl Load for LargeGuests {
+    /// Nobody stamps these frames, so there is no latency; frames lost in a row are not told apart.
+    fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        let (sent_before, lost_before) = (self.sender.sent, self.lost);
+        let (start, mut arrived_within) = (tsc(), 0);
+        let end = start + self.clock.cycles(time);
+        let lost_after = self.clock.cycles(LOST_AFTER);
+        let (mut now, mut last) = (start, start);
+        let (mut due, mut polls, mut polls_full) = (0, 0_u64, 0_u64);
+        while now < end {
+            let mut room = self.in_flight.saturating_sub(self.on_their_way()) as usize;
+            if let Some(rate) = rate {
+                due = (self.clock.ns(now - start) * rate / 1e9) as u64;
+                room = room.min(due.saturating_sub(self.sender.sent - sent_before) as usize);
+            }
+            let sent = self.sender.poll(room.min(BURST))?;
+            if room > 0 {
+                polls += 1;
+                polls_full += u64::from(sent == 0);
+            }
+            let frames = u64::from(self.rx.poll()?.frames);
+            arrived_within += frames;
+            self.arrive(frames);
+            now = tsc();
+            if frames > 0 || sent > 0 {
+                last = now;
+            } else if now - last > lost_after {
+                self.lost += self.on_their_way();
+                last = now;
+            }
+        }
+        let seconds = (now - start) as f64 / self.clock.hz();
+        self.drain()?;
+        let sent = self.sender.sent - sent_before;
+        Ok(Offered {
+            seconds,
+            due: if rate.is_some() { due } else { sent },
+            sent,
+            arrived: sent - self.lost.saturating_sub(lost_before),
+            arrived_within,
+            ring_full: if polls == 0 {
+                0.0
+            } else {
+                polls_full as f64 / polls as f64
+            },
+            latency_ns: Histogram::new(3).expect("valid bounds"),
+            loss_runs: Histogram::new(3).expect("valid bounds"),
+        })
+    }
+}
+
 impl Sender {
-    fn new(guest: Guest, shape: Shape, options: &TsoOptions) -> Result<Self, BenchError> {
+    fn new(guest: Guest, shape: Shape, options: &LargeOptions) -> Result<Self, BenchError> {
         let count = options.frames;
         let (frame_len, pieces) = (shape.frame_len(), shape.pieces());
         let to_guest = |why| BenchError::Guest(why);
@@ -295,7 +327,7 @@ fn table_room(shape: Shape) -> usize {
     (DESCRIPTOR_LEN * (1 + shape.pieces())).next_multiple_of(64)
 }
 
-fn guest_options(shape: Shape, options: &TsoOptions) -> GuestOptions {
+fn guest_options(shape: Shape, options: &LargeOptions) -> GuestOptions {
     let needed = NEEDED.iter().fold(0, |all, (bit, _)| all | bit);
     let mut features = needed | WANTED | features::MRG_RXBUF | features::PROTOCOL_FEATURES;
     if options.indirect.is_on() {

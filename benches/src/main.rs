@@ -5,8 +5,19 @@
 //! | [`options`] | the command line |
 //! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
 //! | [`tso`] | `tso`: the same for large frames |
+//! | [`nic`] | `nic`: frames between NICs, and between guests and NICs |
+//! | [`suite`] | `suite`: scenarios with many guests |
+//! | [`rate`] | `rate`: searches for rates, and latency below them; `report`: their report again |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
+//! | [`idle`] | `idle`: what an idle worker costs, how soon it wakes, and whether a wakeup is ever lost |
+//! | [`wakes`] | waking what sleeps, and timing it |
+//! | [`churn`] | `churn`: what guests and interfaces that come and go cost those that stay |
+//! | [`neighbours`] | those that come and go |
+//! | [`load`] | traffic that can be asked for |
+//! | [`steady`] | frames at a steady rate, and what does not get through |
+//! | [`pair`] | two guests whose frames are told from all others |
+//! | [`random`] | pauses that nobody can foresee |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
 //! | [`turns`] | what these plans have in common |
 //! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
@@ -21,24 +32,44 @@
 //! | [`scrape`] | the switch's metrics |
 //! | [`interrupt`] | SIGINT and SIGTERM |
 //! | [`trial`] | what one trial measured, and why it is discarded |
+//! | [`search`] | several loss ratios' throughputs in one search |
+//! | [`latency`] | times at parts of a rate |
+//! | [`judge`] | which trials of these count |
+//! | [`results`], [`summary`], [`plot`] | their file, report and plots |
 //! | [`stats`] | medians and quartiles |
 //! | [`report`], [`samples`] | the tables |
 
 mod backend;
 mod bench_guests;
+mod churn;
 mod compare;
 mod cost;
 mod error;
 mod guest;
+mod idle;
 mod interrupt;
+mod judge;
 mod large_guests;
+mod latency;
+mod load;
 mod mask;
+mod neighbours;
+mod nic;
 mod options;
+mod pair;
 mod placement;
+mod plot;
+mod random;
+mod rate;
 mod report;
+mod results;
 mod samples;
 mod scrape;
+mod search;
 mod stats;
+mod steady;
+mod suite;
+mod summary;
 mod tcp;
 mod testpmd;
 mod threads;
@@ -46,6 +77,7 @@ mod trial;
 mod tso;
 mod turns;
 mod vm;
+mod wakes;
 mod watch;
 
 use clap::Parser;
@@ -55,8 +87,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let done = match options::Cli::parse().command {
         Command::Vm(options) => vm::run(&options),
+        Command::Rate(options) => rate::run(&options),
+        Command::Report(options) => rate::report(&options),
         Command::Tso(options) => tso::run(&options),
+        Command::Suite(options) => suite::run(&options),
         Command::Cost(options) => cost::run(&options),
+        Command::Nic(options) => nic::run(&options),
+        Command::Churn(options) => churn::run(&options),
+        Command::Idle(options) => idle::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),
     };

@@ -1,9 +1,15 @@
 //! The command line.
 
+use crate::churn::ChurnOptions;
 use crate::compare::CompareOptions;
 use crate::cost::CostOptions;
 use crate::error::BenchError;
+use crate::idle::IdleOptions;
 use crate::mask::MaskOptions;
+use crate::nic::NicOptions;
+use crate::rate::{RateOptions, ReportOptions};
+use crate::suite::SuiteOptions;
+use crate::trial::Configuration;
 use crate::tso::TsoOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -27,10 +33,22 @@ pub struct Cli {
 pub enum Command {
     /// Frames between two guests over one worker: Mpps, cycles per frame, latency
     Vm(Box<VmOptions>),
+    /// Non-drop and partial-drop rate between two guests over one worker, and latency below them
+    Rate(Box<RateOptions>),
+    /// Renders a file of results again; nothing is measured
+    Report(ReportOptions),
     /// Large TCP frames between two guests over one worker: Gb/s, cycles per KiB
     Tso(Box<TsoOptions>),
+    /// Frames between NICs, and between guests and NICs: Mpps, the kernel's cycles and the switch's
+    Nic(Box<NicOptions>),
+    /// Scenarios of two guests and of many over one worker or more: Mpps, cycles per frame
+    Suite(Box<SuiteOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
     Cost(CostOptions),
+    /// What an idle worker costs, how soon it wakes, and whether a wakeup is ever lost
+    Idle(Box<IdleOptions>),
+    /// What guests and interfaces that come and go cost those that stay
+    Churn(Box<ChurnOptions>),
     /// Any switches by any measuring command, in turn: see uml.sh and veth.sh
     Compare(CompareOptions),
     /// Stands between a vhost-user front end and back ends and hides features; until killed
@@ -113,6 +131,20 @@ pub struct VmOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "would become the help's heading")]
     pub run: RunOptions,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub pair: PairOptions,
+    /// Frames per second and direction; without this: as many as the switch takes
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    /// The guests: in this process, or in dpdk-testpmd (virtio-user)
+    #[arg(long, value_enum, default_value = "in-process")]
+    pub guests: Guests,
+}
+
+/// Options of two guests with a switch between, and of their traffic.
+#[derive(Args, Clone, Debug)]
+pub struct PairOptions {
     /// Frame sizes with the 4-byte FCS: 64 is 60 bytes on the ring, 1518 is 1514
     #[arg(long, value_delimiter = ',', default_value = "64,1518",
           value_parser = clap::value_parser!(u16).range(64..=2000))]
@@ -124,9 +156,6 @@ pub struct VmOptions {
     /// Direction of the traffic; for both, rates are the sum
     #[arg(long, value_enum, default_value = "one-way")]
     pub direction: Direction,
-    /// Frames per second and direction; without this: as many as the switch takes
-    #[arg(long)]
-    pub rate: Option<u64>,
     /// Frames that the generator makes available at once
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub burst: u16,
@@ -139,9 +168,21 @@ pub struct VmOptions {
     /// Guest memory on 2 MiB pages
     #[arg(long, value_enum, default_value = "off")]
     pub huge_pages: Toggle,
-    /// The guests: in this process, or in dpdk-testpmd (virtio-user)
-    #[arg(long, value_enum, default_value = "in-process")]
-    pub guests: Guests,
+}
+
+impl PairOptions {
+    /// Every size with every number of flows.
+    pub fn configurations(&self) -> Vec<Configuration> {
+        let of_size = |size: &u16| {
+            let size = *size;
+            let flows = self.flows.iter();
+            flows.map(move |flows| Configuration {
+                size,
+                flows: *flows,
+            })
+        };
+        self.sizes.iter().flat_map(of_size).collect()
+    }
 }
 
 /// Direction of the traffic.
@@ -225,9 +266,7 @@ impl RunOptions {
 
     /// The crosspoint binary: as given, or beside this one.
     pub fn switch_binary(&self) -> PathBuf {
-        let beside = || Some(std::env::current_exe().ok()?.parent()?.join("crosspoint"));
-        let given = self.switch.clone().or_else(beside);
-        given.unwrap_or_else(|| Path::new("crosspoint").into())
+        beside_this_one(self.switch.as_ref())
     }
 
     /// The peers, once every `--peer` option is there as often as the others.
@@ -281,13 +320,13 @@ impl VmOptions {
     pub fn check(&self) -> Result<(), BenchError> {
         self.plan.check()?;
         self.run.check()?;
-        if self.guests == Guests::Testpmd && self.direction != Direction::Both {
+        if self.guests == Guests::Testpmd && self.pair.direction != Direction::Both {
             return usage("--guests testpmd needs --direction both: see benches/README.md");
         }
         if self.guests == Guests::Testpmd && self.rate.is_some() {
             return usage("--guests testpmd has no --rate");
         }
-        if self.guests == Guests::Testpmd && self.ring < 64 {
+        if self.guests == Guests::Testpmd && self.pair.ring < 64 {
             return usage("--guests testpmd needs --ring 64 or more");
         }
         if self.guests == Guests::Testpmd && self.run.peers()?.iter().any(Peer::guests_listen) {
@@ -302,6 +341,13 @@ impl Peer {
     pub fn guests_listen(&self) -> bool {
         self.ports.as_ref().is_some_and(|ports| ports.guests_listen)
     }
+}
+
+/// The crosspoint binary: as given, or beside this one.
+pub fn beside_this_one(given: Option<&PathBuf>) -> PathBuf {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.join("crosspoint"));
+    let given = given.cloned().or_else(beside);
+    given.unwrap_or_else(|| Path::new("crosspoint").into())
 }
 
 fn usage(what: &str) -> Result<(), BenchError> {
@@ -353,7 +399,7 @@ mod tests {
     fn defaults_are_those_of_the_readme() {
         let options = parse(&[]);
         assert_eq!(
-            (options.sizes.as_slice(), options.flows.as_slice()),
+            (options.pair.sizes.as_slice(), options.pair.flows.as_slice()),
             (&[64, 1518][..], &[1, 10000][..])
         );
         assert_eq!(

@@ -5,7 +5,7 @@
 
 use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crosspoint_frame::{Clock, tsc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const LOOKS: u32 = 1024;
 const TIME_MAX: Duration = Duration::from_millis(30);
 
 /// How far apart two cores were before and after a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// They share a cache.

@@ -36,7 +36,8 @@ pub fn tables(samples: &[Sample], switches: &[String]) -> String {
     text + "\n" + &discards("values", of, switches)
 }
 
-fn medians(samples: &[Sample], switches: &[String]) -> String {
+/// Medians and quartiles, by what, placement and switch.
+pub fn medians(samples: &[Sample], switches: &[String]) -> String {
     let mut text = String::from(
         "| what | placement | switch | trials | median | IQR |\n|---|---|---|--:|--:|---|\n",
     );
@@ -58,7 +59,8 @@ fn medians(samples: &[Sample], switches: &[String]) -> String {
     text
 }
 
-fn ratios(samples: &[Sample], first: &str, peer: &str) -> String {
+/// How much more `first` has than `peer`, by what and placement.
+pub fn ratios(samples: &[Sample], first: &str, peer: &str) -> String {
     let mut text = format!(
         "| what | placement | {first} / {peer} | IQR over rounds | rounds |\n|---|---|--:|---|--:|\n"
     );

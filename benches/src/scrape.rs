@@ -48,6 +48,11 @@ impl Counters {
     }
 }
 
+/// The sum of metric `name` over all series with `label`, now.
+pub fn read_sum(address: SocketAddr, name: &str, label: &str) -> io::Result<f64> {
+    Ok(sum(&get(address, "/metrics")?, name, label))
+}
+
 /// The sum of metric `name` over all series with `label`, as in `direction="rx"`. No label value that the switch uses
 /// here has a comma or a brace in it.
 fn sum(exposition: &str, name: &str, label: &str) -> f64 {

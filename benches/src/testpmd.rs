@@ -69,7 +69,7 @@ impl Testpmd {
         };
         this.statistics()?; // answered once everything has started
         std::thread::sleep(SETTLE);
-        let bursts = (options.ring / BURST * 3 / 4).max(1);
+        let bursts = (options.pair.ring / BURST * 3 / 4).max(1);
         this.command(&format!("start tx_first {bursts}"))?;
         let id = this.child.id();
         this.worker = THREADS
@@ -151,7 +151,7 @@ impl Drop for Testpmd {
 
 fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptions) -> Vec<String> {
     let core = options.plan.generator_core;
-    let mergeable = u8::from(options.mergeable.is_on());
+    let mergeable = u8::from(options.pair.mergeable.is_on());
     let mut list = vec![
         format!("--lcores=0@{core},1@{core}"),
         "--no-pci".into(),
@@ -160,7 +160,7 @@ fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptio
         "512".into(),
     ];
     // Without huge pages there is no --in-memory.
-    list.extend(match options.huge_pages.is_on() {
+    list.extend(match options.pair.huge_pages.is_on() {
         true => vec!["--in-memory".into()],
         false => vec!["--no-huge".into(), "--no-shconf".into()],
     });
@@ -169,7 +169,7 @@ fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptio
             "--vdev=net_virtio_user{number},path={},mac=02:00:00:00:00:0{},queues=1,queue_size={},mrg_rxbuf={mergeable}",
             socket.display(),
             number + 1,
-            options.ring,
+            options.pair.ring,
         ));
     }
     list.extend([
@@ -178,8 +178,8 @@ fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptio
         "--forward-mode=io".into(),
         "--nb-cores=1".into(),
         format!("--burst={BURST}"),
-        format!("--rxd={}", options.ring),
-        format!("--txd={}", options.ring),
+        format!("--rxd={}", options.pair.ring),
+        format!("--txd={}", options.pair.ring),
         "--total-num-mbufs=16384".into(),
         format!("--txpkts={}", configuration.size - FCS_LEN),
         "--eth-peer=0,02:00:00:00:00:02".into(),

@@ -9,6 +9,9 @@ pub const PRIORITY_POLL: i32 = 1;
 /// Priority of the threads that measure, where they share a core with one that polls.
 pub const PRIORITY_MEASURE: i32 = 2;
 
+/// What fails without the right to.
+pub const FAVOUR: &str = "--favour needs CAP_SYS_NICE";
+
 /// One thread of any process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread {
@@ -73,10 +76,43 @@ impl Thread {
         parse_schedstat(&self.read("schedstat").ok()?)
     }
 
+    /// Its line of times and much else (proc(5)).
+    pub fn stat(self) -> io::Result<String> {
+        self.read("stat")
+    }
+
+    /// Nanoseconds that the thread had a core.
+    pub fn ran_ns(self) -> Option<u64> {
+        let line = self.read("schedstat").ok()?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     /// `SCHED_FIFO`: nothing but threads of a higher priority takes the core. Threads that it starts are ordinary.
     pub fn set_fifo(self, priority: i32) -> io::Result<()> {
         let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
         set_scheduler(self.thread, policy, priority)
+    }
+
+    /// Ahead of all ordinary threads, and still one of them: starved ones do not get its core for 50 ms of each second, as
+    /// they do from a real-time one.
+    pub fn set_favoured(self) -> io::Result<()> {
+        self.set_nice(-20)
+    }
+
+    /// The same, and still leaves a tenth of its core to an ordinary thread.
+    pub fn set_somewhat_favoured(self) -> io::Result<()> {
+        self.set_nice(-10)
+    }
+
+    /// Undoes [`Thread::set_favoured`].
+    pub fn set_ordinary(self) -> io::Result<()> {
+        self.set_nice(0)
+    }
+
+    /// Linux has a nice value for each thread.
+    fn set_nice(self, nice: i32) -> io::Result<()> {
+        let id = rustix::process::Pid::from_raw(self.thread);
+        Ok(rustix::process::setpriority_process(id, nice)?)
     }
 
     /// The scheduler's default.
@@ -151,5 +187,6 @@ mod tests {
             .unwrap();
         assert_eq!(found.1, Some(found.0));
         assert!(Thread::current().waited_ns().is_some());
+        assert!(Thread::current().ran_ns() > Some(0));
     }
 }

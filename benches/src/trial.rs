@@ -1,8 +1,9 @@
 //! What one trial measured, and why it is discarded.
 
+use crate::load::Offered;
 use crate::options::Direction;
 use crate::placement::Placement;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What is measured with what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,6 +32,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// What became of an offer. What the rate asked for and a full ring kept from the switch counts as sent here, and is lost.
+    pub fn of(offered: &Offered) -> Self {
+        let latency = &offered.latency_ns;
+        let us =
+            |part| (!latency.is_empty()).then(|| latency.value_at_quantile(part) as f64 / 1000.0);
+        Self {
+            seconds: offered.seconds,
+            sent: offered.due,
+            arrived: offered.arrived,
+            mpps: offered.mpps(),
+            p50_us: us(0.5),
+            p99_us: us(0.99),
+        }
+    }
+
     /// Part of the offered frames that did not arrive.
     pub fn loss(&self) -> f64 {
         if self.sent == 0 {
@@ -41,7 +57,7 @@ impl Traffic {
 }
 
 /// What was observed around the traffic.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// A line's round trip between the two cores, before and after.
     pub round_trips_ns: [Option<f64>; 2],
@@ -55,8 +71,22 @@ pub struct Observed {
     pub busy_cycles: Option<f64>,
 }
 
+impl Observed {
+    /// Where nobody looked.
+    #[cfg(test)]
+    pub fn nothing() -> Self {
+        Self {
+            round_trips_ns: [None, None],
+            placement: Placement::Mixed,
+            generator_wait: None,
+            switch_wait: None,
+            busy_cycles: None,
+        }
+    }
+}
+
 /// Why a trial does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Discard {
     /// A thread waited for its core.
@@ -94,8 +124,13 @@ pub struct Trial {
 impl Discard {
     /// Why a trial does not count, when a thread may wait for `wait_max` percent of it.
     pub fn judge(traffic: &Traffic, observed: &Observed, wait_max: f64) -> Option<Self> {
+        Self::of(traffic.arrived, observed, wait_max)
+    }
+
+    /// The same, when so many frames arrived.
+    pub fn of(arrived: u64, observed: &Observed, wait_max: f64) -> Option<Self> {
         let waits = [observed.generator_wait, observed.switch_wait];
-        if traffic.arrived == 0 {
+        if arrived == 0 {
             Some(Self::NoTraffic)
         } else if waits.into_iter().flatten().any(|wait| wait > wait_max) {
             Some(Self::Waited)

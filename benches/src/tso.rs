@@ -34,6 +34,14 @@ pub struct TsoOptions {
     #[arg(long, value_delimiter = ',', default_value = "4096,32768",
           value_parser = clap::value_parser!(u32).range(64..=65536))]
     pub pieces: Vec<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub guests: LargeOptions,
+}
+
+/// What guests of large frames are like.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct LargeOptions {
     /// Bytes of a receive buffer: Linux posts up to 4096 each; from 65238 on, one for each frame and not mergeable
     #[arg(long, default_value_t = 4096, value_parser = rx_buffer)]
     pub rx_buffer: usize,
@@ -57,6 +65,21 @@ pub struct TsoOptions {
     pub huge_pages: Toggle,
 }
 
+impl Default for LargeOptions {
+    /// As without options.
+    fn default() -> Self {
+        Self {
+            rx_buffer: 4096,
+            in_flight: 8,
+            frames: 128,
+            write_payload: false,
+            indirect: Toggle::On,
+            ring: 256,
+            huge_pages: Toggle::Off,
+        }
+    }
+}
+
 fn rx_buffer(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(len) if (1536..=65562).contains(&len) => Ok(len),
@@ -74,6 +97,12 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The largest that Linux sends, in pages.
+    pub const LARGEST: Self = Self {
+        segments: 45,
+        piece: 4096,
+    };
+
     /// Bytes, headers included.
     pub fn frame_len(self) -> usize {
         HEADERS_LEN + usize::from(self.segments) * MSS
@@ -159,7 +188,7 @@ fn trials(
     backend: &Backend,
     clock: Clock,
 ) -> Result<Vec<(Traffic, Observed)>, BenchError> {
-    let mut guests = LargeGuests::connect(&backend.ports, shape, options, clock)?;
+    let mut guests = LargeGuests::connect(&backend.ports, shape, &options.guests, clock)?;
     let watch = Watch {
         plan: &options.plan,
         realtime: options.run.realtime,
@@ -181,12 +210,12 @@ fn heading(options: &TsoOptions, clock: Clock) -> String {
     format!(
         "ring {}, receive buffers of {}, {} frames in flight at most, payload written: {}, indirect {:?}, \
          2 MiB pages {:?}, {} x {} trials of {} ms, TSC {:.2} GHz, realtime {}\n",
-        options.ring,
-        options.rx_buffer,
-        options.in_flight,
-        options.write_payload,
-        options.indirect,
-        options.huge_pages,
+        options.guests.ring,
+        options.guests.rx_buffer,
+        options.guests.in_flight,
+        options.guests.write_payload,
+        options.guests.indirect,
+        options.guests.huge_pages,
         options.plan.rounds,
         options.plan.trials,
         options.run.trial_ms,
@@ -198,6 +227,15 @@ fn heading(options: &TsoOptions, clock: Clock) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
+
+    #[test]
+    fn large_guests_are_by_default_as_without_options() {
+        let command = LargeOptions::augment_args(clap::Command::new("tso"));
+        let matches = command.get_matches_from(["tso"]);
+        let parsed = LargeOptions::from_arg_matches(&matches).unwrap();
+        assert_eq!(parsed, LargeOptions::default());
+    }
 
     #[test]
     fn the_largest_frame_is_that_of_the_help() {

@@ -7,6 +7,7 @@ use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
 use crosspoint_frame::Clock;
 use serde::Serialize;
+use std::path::Path;
 
 /// The switches that the command line names, crosspoint first.
 pub fn switches(run: &RunOptions) -> Result<Vec<Switch>, BenchError> {
@@ -34,9 +35,18 @@ pub fn on_generator_core<T: Send>(
     realtime: bool,
     work: impl FnOnce() -> Result<T, BenchError> + Send,
 ) -> Result<T, BenchError> {
+    on_core(plan.generator_core, realtime, work)
+}
+
+/// The same on `core`.
+pub fn on_core<T: Send>(
+    core: usize,
+    realtime: bool,
+    work: impl FnOnce() -> Result<T, BenchError> + Send,
+) -> Result<T, BenchError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            pin(plan.generator_core).map_err(BenchError::io("--generator-core"))?;
+            pin(core).map_err(BenchError::io(format!("core {core}")))?;
             if realtime {
                 let set = Thread::current().set_fifo(PRIORITY_MEASURE);
                 set.map_err(BenchError::io(REALTIME))?;
@@ -49,10 +59,10 @@ pub fn on_generator_core<T: Send>(
 
 /// The file of `--json`.
 #[derive(Serialize)]
-struct Run<'a, T> {
+struct Run<'a, T: ?Sized> {
     arguments: Vec<String>,
     tsc_hz: f64,
-    trials: &'a [T],
+    trials: &'a T,
 }
 
 /// Writes it, where it is asked for.
@@ -61,7 +71,16 @@ pub fn write_json<T: Serialize>(
     clock: Clock,
     trials: &[T],
 ) -> Result<(), BenchError> {
-    let Some(path) = &plan.json else {
+    write_file(plan.json.as_deref(), clock, trials)
+}
+
+/// Writes `trials`, whatever they are, to `path`, if there is one.
+pub fn write_file<T: Serialize + ?Sized>(
+    path: Option<&Path>,
+    clock: Clock,
+    trials: &T,
+) -> Result<(), BenchError> {
+    let Some(path) = path else {
         return Ok(());
     };
     let run = Run {

@@ -4,6 +4,7 @@ use crate::backend::{Backend, Switch};
 use crate::bench_guests::BenchGuests;
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::load::Load;
 use crate::options::{Guests, VmOptions};
 use crate::report;
 use crate::testpmd::Testpmd;
@@ -27,7 +28,7 @@ pub fn run(options: &VmOptions) -> Result<(), BenchError> {
         for switch in turns::in_turn(&switches, round) {
             eprintln!("round {round}: {}", switch.name());
             let backend = switch.start(plan, run)?;
-            for configuration in configurations(options) {
+            for configuration in options.pair.configurations() {
                 let series = Series {
                     options,
                     clock,
@@ -42,17 +43,6 @@ pub fn run(options: &VmOptions) -> Result<(), BenchError> {
     println!("{}", heading(options, clock));
     print!("{}", report::tables(&trials, &names));
     turns::write_json(plan, clock, &trials)
-}
-
-fn configurations(options: &VmOptions) -> Vec<Configuration> {
-    let of_size = |size: &u16| {
-        let size = *size;
-        options.flows.iter().map(move |flows| Configuration {
-            size,
-            flows: *flows,
-        })
-    };
-    options.sizes.iter().flat_map(of_size).collect()
 }
 
 /// The trials of one configuration with one switch in one round.
@@ -77,8 +67,17 @@ impl Series<'_> {
 
     fn run_in_process(&self, backend: &Backend) -> Result<Vec<Trial>, BenchError> {
         let (options, configuration) = (self.options, &self.configuration);
-        let mut guests = BenchGuests::connect(&backend.ports, configuration, options, self.clock)?;
-        self.trials(backend, Thread::current(), |time| guests.run(time))
+        let mut guests =
+            BenchGuests::connect(&backend.ports, configuration, &options.pair, self.clock)?;
+        // Of each direction on the command line, of all together here.
+        let directions = guests.directions() as f64;
+        let rate = options.rate.map(|rate| rate as f64 * directions);
+        let traffic = |time| {
+            guests
+                .offer(rate, time)
+                .map(|offered| Traffic::of(&offered))
+        };
+        self.trials(backend, Thread::current(), traffic)
     }
 
     fn run_testpmd(&self, backend: &Backend) -> Result<Vec<Trial>, BenchError> {
@@ -109,7 +108,7 @@ impl Series<'_> {
                 switch: self.switch.clone(),
                 round: self.round,
                 configuration: self.configuration.clone(),
-                direction: options.direction,
+                direction: options.pair.direction,
                 core_cycles: self.clock.hz() / (traffic.mpps * 1e6),
                 discarded: Discard::judge(&traffic, &observed, options.plan.wait_max),
                 traffic,
@@ -126,10 +125,10 @@ fn heading(options: &VmOptions, clock: Clock) -> String {
         "{:?} guests, {:?}, ring {}, mergeable {:?}, 2 MiB pages {:?}, {} x {} trials of {} ms, \
          TSC {:.2} GHz, realtime {}, rate {}\n",
         options.guests,
-        options.direction,
-        options.ring,
-        options.mergeable,
-        options.huge_pages,
+        options.pair.direction,
+        options.pair.ring,
+        options.pair.mergeable,
+        options.pair.huge_pages,
         options.plan.rounds,
         options.plan.trials,
         options.run.trial_ms,

@@ -6,8 +6,10 @@ use crate::options::PlanOptions;
 use crate::placement::{Placement, round_trip_ns};
 use crate::scrape::Counters;
 use crate::threads::{PRIORITY_POLL, Thread};
-use crate::trial::{Observed, Traffic};
+use crate::trial::Observed;
+use crate::turns::on_core;
 use crosspoint_frame::Clock;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// By then the worker has ended the turn that it counts cycles for.
@@ -35,21 +37,60 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     /// Runs `traffic` and says what happened around it. Call on the generator's core.
-    pub fn observe(
+    pub fn observe<T>(
         &self,
-        traffic: impl FnOnce() -> Result<Traffic, BenchError>,
-    ) -> Result<(Traffic, Observed), BenchError> {
+        traffic: impl FnOnce() -> Result<T, BenchError>,
+    ) -> Result<(T, Observed), BenchError> {
+        let crew = Crew {
+            near_ns: self.plan.near_ns,
+            far_ns: self.plan.far_ns,
+            realtime: self.realtime,
+            clock: self.clock,
+            metrics: self.backend.metrics,
+            generators: vec![(self.plan.generator_core, self.generator)],
+            workers: vec![(self.plan.switch_core, self.backend.worker)],
+        };
+        crew.observe(traffic)
+    }
+}
+
+/// All threads of a trial that poll, each with its core, and what is to be known about them.
+pub struct Crew {
+    /// A line's round trip below this is `near`.
+    pub near_ns: f64,
+    /// Above this, `far`.
+    pub far_ns: f64,
+    /// `SCHED_FIFO` during trials.
+    pub realtime: bool,
+    /// The time stamp counter's rate.
+    pub clock: Clock,
+    /// The switch's metrics, if it is crosspoint.
+    pub metrics: Option<SocketAddr>,
+    /// The threads that generate.
+    pub generators: Vec<(usize, Thread)>,
+    /// The switch's threads, where they are known.
+    pub workers: Vec<(usize, Option<Thread>)>,
+}
+
+impl Crew {
+    /// Runs `traffic` and says what happened around it. Call on the first generator's core.
+    pub fn observe<T>(
+        &self,
+        traffic: impl FnOnce() -> Result<T, BenchError>,
+    ) -> Result<(T, Observed), BenchError> {
         std::thread::sleep(BREAK);
-        let before = self.round_trip();
+        let before = self.round_trips();
         let counted = self.counters()?;
-        let others_generator = Some(self.generator).filter(|thread| *thread != Thread::current());
+        let generators = || self.generators.iter().map(|(_, thread)| *thread);
+        let workers = || self.workers.iter().filter_map(|(_, thread)| *thread);
+        let others = generators().filter(|thread| *thread != Thread::current());
         let realtime = self
             .realtime
-            .then(|| Realtime::start([others_generator, self.backend.worker]))
+            .then(|| Realtime::start(others.chain(workers()).collect()))
             .transpose()?;
-        let wait = Wait::start([Some(self.generator), self.backend.worker]);
+        let waits = [Wait::start(generators()), Wait::start(workers())];
         let traffic = traffic();
-        let [generator_wait, switch_wait] = wait.percent();
+        let [generator_wait, switch_wait] = waits.map(|wait| wait.percent());
         drop(realtime);
         let traffic = traffic?;
         std::thread::sleep(SETTLE);
@@ -57,11 +98,10 @@ impl Watch<'_> {
             (Some(before), Some(after)) => after.since(before).cycles_per_frame(),
             _ => None,
         };
-        let round_trips_ns = [before, self.round_trip()];
-        let plan = self.plan;
+        let (round_trips_ns, placement) = self.placement(&before, &self.round_trips());
         let observed = Observed {
             round_trips_ns,
-            placement: Placement::classify(round_trips_ns, plan.near_ns, plan.far_ns),
+            placement,
             generator_wait,
             switch_wait,
             busy_cycles,
@@ -69,12 +109,51 @@ impl Watch<'_> {
         Ok((traffic, observed))
     }
 
-    fn round_trip(&self) -> Option<f64> {
-        round_trip_ns(self.plan.switch_core, self.clock)
+    /// Of each worker and a generator, all of both.
+    fn round_trips(&self) -> Vec<Option<f64>> {
+        let (generators, workers) = (&self.generators, &self.workers);
+        let pairs = (0..generators.len().max(workers.len())).map(|i| {
+            (
+                generators[i % generators.len()].0,
+                workers[i % workers.len()].0,
+            )
+        });
+        let first = generators[0].0;
+        let round_trip = |(generator, worker)| {
+            let probe = || round_trip_ns(worker, self.clock);
+            if generator == first {
+                return probe(); // here
+            }
+            let there = || on_core(generator, self.realtime, || Ok(probe()));
+            there().ok().flatten()
+        };
+        pairs.map(round_trip).collect()
+    }
+
+    /// The longest round trips before and after, and what all of them mean: only where all are alike, they are anything.
+    fn placement(
+        &self,
+        before: &[Option<f64>],
+        after: &[Option<f64>],
+    ) -> ([Option<f64>; 2], Placement) {
+        let classify = |(before, after): (&Option<f64>, &Option<f64>)| {
+            Placement::classify([*before, *after], self.near_ns, self.far_ns)
+        };
+        let mut placements = before.iter().zip(after).map(classify);
+        let first = placements.next().unwrap_or(Placement::Mixed);
+        let placement = match placements.all(|placement| placement == first) {
+            true => first,
+            false => Placement::Mixed,
+        };
+        let longest = |all: &[Option<f64>]| {
+            let known: Option<Vec<f64>> = all.iter().copied().collect();
+            known?.into_iter().reduce(f64::max)
+        };
+        ([longest(before), longest(after)], placement)
     }
 
     fn counters(&self) -> Result<Option<Counters>, BenchError> {
-        let Some(address) = self.backend.metrics else {
+        let Some(address) = self.metrics else {
             return Ok(None);
         };
         let counters = Counters::read(address);
@@ -87,42 +166,38 @@ impl Watch<'_> {
 /// How long threads wait for their core.
 pub struct Wait {
     start: Instant,
-    threads: [Option<Thread>; 2],
-    before_ns: [Option<u64>; 2],
+    /// Each with what it had waited before, nanoseconds.
+    threads: Vec<(Thread, Option<u64>)>,
 }
 
 impl Wait {
     /// From now on.
-    pub fn start(threads: [Option<Thread>; 2]) -> Self {
+    pub fn start(threads: impl IntoIterator<Item = Thread>) -> Self {
+        let threads = threads.into_iter();
         Self {
             start: Instant::now(),
-            threads,
-            before_ns: waited_ns(threads),
+            threads: threads.map(|thread| (thread, thread.waited_ns())).collect(),
         }
     }
 
-    /// Of the time since then, by thread; `None` where there is no thread, or it has ended.
-    pub fn percent(&self) -> [Option<f64>; 2] {
+    /// Of the time since then, of the thread that waited most; `None` where there is none, or all have ended.
+    pub fn percent(&self) -> Option<f64> {
         let elapsed_ns = self.start.elapsed().as_nanos() as f64;
-        let after_ns = waited_ns(self.threads);
-        [0, 1].map(|i| {
-            let waited_ns = after_ns[i]?.saturating_sub(self.before_ns[i]?);
+        let of_thread = |(thread, before_ns): &(Thread, Option<u64>)| {
+            let waited_ns = thread.waited_ns()?.saturating_sub((*before_ns)?);
             Some(waited_ns as f64 * 100.0 / elapsed_ns)
-        })
+        };
+        self.threads.iter().filter_map(of_thread).reduce(f64::max)
     }
 }
 
-fn waited_ns(threads: [Option<Thread>; 2]) -> [Option<u64>; 2] {
-    threads.map(|thread| thread.and_then(Thread::waited_ns))
-}
-
 /// `SCHED_FIFO` for threads that poll, until dropped. The thread that measures has it all the time.
-struct Realtime([Option<Thread>; 2]);
+struct Realtime(Vec<Thread>);
 
 impl Realtime {
-    fn start(threads: [Option<Thread>; 2]) -> Result<Self, BenchError> {
+    fn start(threads: Vec<Thread>) -> Result<Self, BenchError> {
         let guard = Self(threads); // from here on, whatever was set is undone
-        for thread in guard.0.iter().flatten() {
+        for thread in &guard.0 {
             let set = thread.set_fifo(PRIORITY_POLL);
             set.map_err(BenchError::io(REALTIME))?;
         }
@@ -132,8 +207,41 @@ impl Realtime {
 
 impl Drop for Realtime {
     fn drop(&mut self) {
-        for thread in self.0.iter().flatten() {
+        for thread in &self.0 {
             let _ = thread.set_normal(); // it ended meanwhile
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_pairs_of_cores_are_somewhere_only_when_all_are_there() {
+        let crew = Crew {
+            near_ns: 150.0,
+            far_ns: 250.0,
+            realtime: false,
+            clock: Clock::calibrate(),
+            metrics: None,
+            generators: Vec::new(),
+            workers: Vec::new(),
+        };
+        let near = [Some(80.0), Some(110.0)];
+        let far = [Some(300.0), Some(400.0)];
+        let both = [Some(80.0), Some(400.0)];
+        let of = |before, after| crew.placement(before, after);
+        assert_eq!(of(&near, &near), ([Some(110.0); 2], Placement::Near));
+        assert_eq!(of(&far, &far).1, Placement::Far);
+        assert_eq!(of(&both, &both), ([Some(400.0); 2], Placement::Mixed));
+        assert_eq!(of(&near, &[Some(80.0), None]).1, Placement::Mixed);
+        assert_eq!(of(&[], &[]), ([None; 2], Placement::Mixed));
+    }
+
+    #[test]
+    fn the_wait_is_that_of_the_thread_that_waited_most() {
+        assert_eq!(Wait::start([]).percent(), None);
+        assert!(Wait::start([Thread::current()]).percent() >= Some(0.0));
     }
 }

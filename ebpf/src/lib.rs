@@ -2,9 +2,12 @@
 //!
 //! [`PROGRAM`] hands every frame that arrives on a receive queue to the AF_XDP socket that [`SOCKETS`] holds for that
 //! queue, and every other frame to the kernel. Its source is `src/bpf/crosspoint_xdp.bpf.c`; `build.sh` makes the
-//! committed object from it, and a test shows that the two belong together, so that no user needs clang.
+//! committed object from it, and a test shows that the two belong together, so that no user needs clang. [`traffic`] is
+//! another object, for the bench.
 
 #![forbid(unsafe_code)]
+
+pub mod traffic;
 
 /// An ELF file's headers are read in place, so its bytes start on the boundary of their widest field.
 #[repr(C, align(8))]

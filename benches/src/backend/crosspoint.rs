@@ -1,4 +1,4 @@
-//! The crosspoint binary, with one busy worker and two guest ports.
+//! The crosspoint binary: with one busy worker and two guest ports, or as a [`Setup`] has it.
 
 use super::process::Process as Child;
 use super::{Backend, Running, START_MAX, is_socket, wait_until};
@@ -8,7 +8,7 @@ use crate::options::{Ports, Sockets};
 use crate::scrape::Counters;
 use crate::threads::Thread;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -16,24 +16,70 @@ use tempfile::TempDir;
 pub const NAME: &str = "crosspoint";
 const WORKER: &str = "worker-0";
 
+/// How crosspoint is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// A core for each worker.
+    pub cores: Vec<usize>,
+    /// The other lines of `[workers]`.
+    pub workers: String,
+    /// Guest ports.
+    pub guests: usize,
+    /// Interfaces that are ports, there or not.
+    pub interfaces: Vec<String>,
+}
+
+impl Setup {
+    /// One worker that never sleeps, and two guest ports.
+    pub fn busy(core: usize) -> Self {
+        Self {
+            cores: vec![core],
+            workers: "poll = \"busy\"\n".into(),
+            guests: 2,
+            interfaces: Vec::new(),
+        }
+    }
+}
+
+/// A running crosspoint.
+pub struct Started {
+    /// Its first two ports and its first worker.
+    pub backend: Backend,
+    /// Where its guests connect.
+    pub sockets: Vec<PathBuf>,
+    /// Where its metrics are.
+    pub metrics: SocketAddr,
+    /// What `crosspoint run` was given.
+    pub file: PathBuf,
+    /// The socket of its commands.
+    pub control: PathBuf,
+}
+
 /// The running switch; the fields drop in this order.
 pub struct Process {
     _child: Child,
     _directory: TempDir,
 }
 
-/// Starts `binary` with its worker on `core`.
+/// Starts `binary` with one busy worker on `core`, and two guest ports.
 pub fn start(binary: &Path, core: usize) -> Result<Backend, BenchError> {
+    Ok(start_as(binary, &Setup::busy(core))?.backend)
+}
+
+/// Starts `binary`, set up as `setup` says.
+pub fn start_as(binary: &Path, setup: &Setup) -> Result<Started, BenchError> {
     let io = |what: &'static str| BenchError::io(what);
     let directory = tempfile::Builder::new()
         .prefix("crosspoint-bench-")
         .tempdir()
         .map_err(io("temporary directory"))?;
     let path = |name: &str| directory.path().join(name);
-    let sockets = Sockets([path("a.sock"), path("b.sock")]);
+    let sockets: Vec<PathBuf> = (0..setup.guests)
+        .map(|number| path(&format!("{}.sock", guest_name(number))))
+        .collect();
     let metrics = free_address().map_err(io("a port for metrics"))?;
-    let file = path("crosspoint.toml");
-    let text = configuration(core, metrics, &path("control.sock"), &sockets);
+    let (file, control) = (path("crosspoint.toml"), path("control.sock"));
+    let text = configuration(setup, metrics, &control, &sockets);
     std::fs::write(&file, text).map_err(io("configuration"))?;
     let mut command = Command::new(binary);
     command.arg("run").arg("--config").arg(&file);
@@ -46,12 +92,14 @@ pub fn start(binary: &Path, core: usize) -> Result<Backend, BenchError> {
         if child.ended().is_some() {
             return Err(failed("ended at once", &child));
         }
-        let ready = sockets.0.iter().all(|path| is_socket(path)) && Counters::read(metrics).is_ok();
+        let ready = sockets.iter().all(|path| is_socket(path)) && Counters::read(metrics).is_ok();
         Ok(Thread::named(child.id(), WORKER).filter(|_| ready))
     })?;
     let worker = worker.ok_or_else(|| failed("does not get ready", &child))?;
-    Ok(Backend {
-        ports: Ports::of_switch(sockets),
+    let pair =
+        Sockets([0, 1].map(|number: usize| sockets.get(number).cloned().unwrap_or_default()));
+    let backend = Backend {
+        ports: Ports::of_switch(pair),
         worker: Some(worker),
         metrics: Some(metrics),
         _running: Running::Crosspoint {
@@ -60,17 +108,44 @@ pub fn start(binary: &Path, core: usize) -> Result<Backend, BenchError> {
                 _directory: directory,
             },
         },
+    };
+    Ok(Started {
+        backend,
+        sockets,
+        metrics,
+        file,
+        control,
     })
 }
 
-fn configuration(core: usize, metrics: SocketAddr, control: &Path, sockets: &Sockets) -> String {
+/// "a", "b", and so on.
+fn guest_name(number: usize) -> String {
+    match u8::try_from(number) {
+        Ok(number) if number < 26 => char::from(b'a' + number).into(),
+        _ => format!("guest-{number}"),
+    }
+}
+
+fn configuration(
+    setup: &Setup,
+    metrics: SocketAddr,
+    control: &Path,
+    sockets: &[PathBuf],
+) -> String {
+    let Setup { cores, workers, .. } = setup;
     let mut text = format!(
-        "version = 1\n[workers]\ncores = [{core}]\npoll = \"busy\"\n[metrics]\nlisten = \"{metrics}\"\n\
+        "version = 1\n[workers]\ncores = {cores:?}\n{workers}[metrics]\nlisten = \"{metrics}\"\n\
          [control]\nsocket = {control:?}\n"
     );
-    for (name, socket) in ["a", "b"].iter().zip(&sockets.0) {
+    for (number, socket) in sockets.iter().enumerate() {
+        let name = guest_name(number);
         text += &format!(
             "[[port]]\nname = \"{name}\"\ntype = \"vhost\"\nsocket = {socket:?}\nrole = \"server\"\n"
+        );
+    }
+    for interface in &setup.interfaces {
+        text += &format!(
+            "[[port]]\nname = \"{interface}\"\ntype = \"xdp\"\ninterface = \"{interface}\"\n"
         );
     }
     text
@@ -88,13 +163,21 @@ mod tests {
     #[test]
     fn the_configuration_has_two_guest_ports() {
         let metrics = SocketAddr::from(([127, 0, 0, 1], 9999));
-        let sockets = Sockets(["/t/a.sock".into(), "/t/b.sock".into()]);
-        let text = configuration(3, metrics, Path::new("/t/control.sock"), &sockets);
+        let sockets = ["/t/a.sock".into(), "/t/b.sock".into()];
+        let setup = Setup::busy(3);
+        let text = configuration(&setup, metrics, Path::new("/t/control.sock"), &sockets);
         assert!(
             text.starts_with("version = 1\n[workers]\ncores = [3]\npoll = \"busy\"\n"),
             "{text}"
         );
         assert_eq!(text.matches("[[port]]").count(), 2);
         assert!(text.contains("socket = \"/t/b.sock\""), "{text}");
+    }
+
+    #[test]
+    fn every_guest_port_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = (0..100).map(guest_name).collect();
+        assert_eq!(names.len(), 100);
+        assert_eq!(guest_name(1), "b");
     }
 }

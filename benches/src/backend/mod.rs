@@ -1,6 +1,6 @@
 //! What is measured: a switch with two vhost-user sockets.
 
-mod crosspoint;
+pub mod crosspoint;
 pub mod peer;
 pub mod process;
 

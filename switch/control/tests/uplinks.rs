@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{HugePages, Queues, Rss, Tso, XdpMode, XdpPort};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -59,6 +59,7 @@ impl Switch {
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
             nic_queues: 4,
+            balance: BalanceOptions::default(),
         })
         .expect("a worker");
         let ports = ports.iter().map(|config| UplinkOptions {
@@ -104,6 +105,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         mac_limit: 0,
         queues: 4,
         joins: true,
+        worker: None,
     };
     fabric.add_port(options).expect("there is room")
 }

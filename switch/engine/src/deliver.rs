@@ -26,6 +26,27 @@ pub enum NicTx {
     Remote(Arc<Handover>, Arc<Waker>),
 }
 
+/// How far a worker's way to a NIC port has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NicPosition {
+    /// A queue of its own: how many descriptors the kernel was given, and how many of those it is done with.
+    Own {
+        /// The port.
+        port: u16,
+        /// Given, since the queue was opened.
+        submitted: u64,
+        /// Done.
+        completed: u64,
+    },
+    /// Another worker's queue.
+    Remote {
+        /// The port.
+        port: u16,
+        /// Whether something waits to be taken by that worker.
+        waits: bool,
+    },
+}
+
 /// Copies of one burst that go to one queue of one port.
 struct Group {
     port: u16,
@@ -93,6 +114,28 @@ impl Tx {
             if slot.is_some() {
                 self.nic_ports.push(port);
             }
+        }
+    }
+
+    /// Notes how far each way has come, as far as there is room.
+    pub fn note_positions(&mut self, positions: &mut Vec<NicPosition>) {
+        let room = positions.capacity() - positions.len();
+        for port in self.nic_ports.iter().take(room) {
+            let way = self.nics.get_mut(usize::from(*port));
+            positions.extend(way.and_then(Option::as_deref_mut).map(|way| match way {
+                NicTx::Own(nic) => {
+                    let (submitted, completed) = nic.position();
+                    NicPosition::Own {
+                        port: *port,
+                        submitted,
+                        completed,
+                    }
+                }
+                NicTx::Remote(way, _) => NicPosition::Remote {
+                    port: *port,
+                    waits: way.has_work(),
+                },
+            }));
         }
     }
 

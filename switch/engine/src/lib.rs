@@ -6,6 +6,7 @@
 //! the configuration is a [`view`], published by [`publish`]. What they count is in [`counters`].
 #![forbid(unsafe_code)]
 
+mod asleep;
 pub mod fdb;
 pub mod publish;
 

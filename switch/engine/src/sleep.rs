@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
+use crate::asleep::Asleep;
 use crate::stream::StreamId;
 
 /// Events taken from one wakeup. What is left over is found by polling.
@@ -21,7 +21,7 @@ const NIC: u64 = 1 << 32;
 pub struct Waker {
     event: OwnedFd,
     poll: OwnedFd,
-    asleep: AtomicBool,
+    asleep: Asleep,
 }
 
 impl Waker {
@@ -39,7 +39,7 @@ impl Waker {
         Ok(Arc::new(Waker {
             event,
             poll,
-            asleep: AtomicBool::new(false),
+            asleep: Asleep::default(),
         }))
     }
 
@@ -52,12 +52,14 @@ impl Waker {
     /// Wakes the worker if it sleeps. For other workers, after they have left it something.
     #[inline(always)]
     pub fn wake_if_asleep(&self) {
-        // LOAD-BEARING: what was left is visible before we look whether it sleeps; it says that
-        // it sleeps before it looks for what was left.
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) {
+        if self.asleep.must_be_woken() {
             self.wake();
         }
+    }
+
+    /// Whether the worker sleeps, or is about to. For the control thread, which looks again later.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.is_set()
     }
 
     /// Has a guest's kick wake the worker. The descriptor must be unregistered before it is
@@ -102,14 +104,12 @@ impl Sleeper {
     /// Says that the worker is about to sleep, so that others wake it. Look for work after
     /// this, and sleep only if there is none.
     pub fn announce(&self) {
-        self.waker.asleep.store(true, Ordering::Relaxed);
-        // LOAD-BEARING: see `Waker::wake_if_asleep`.
-        fence(Ordering::SeqCst);
+        self.waker.asleep.announce();
     }
 
     /// Says that the worker is awake.
     pub fn retract(&self) {
-        self.waker.asleep.store(false, Ordering::Relaxed);
+        self.waker.asleep.retract();
     }
 
     /// Sleeps until something happens, or for `at_most`. Calls `kicked` for each guest queue

@@ -1,6 +1,7 @@
 //! A guest: memory, queue pairs, a session.
 
 use crate::event::EventFd;
+use crate::forward::ForwardPump;
 use crate::frontend::{Negotiated, STATUS_DRIVER_OK, Session, SessionError, Vring};
 use crate::inflight::Inflight;
 use crate::log::DirtyLog;
@@ -813,6 +814,32 @@ impl Guest {
             receive,
             self.kick_event(2 * queue)?,
             write_descriptors,
+        )?)
+    }
+
+    /// Turns pair `queue` into a pump that sends what it receives, for good, with other addresses.
+    ///
+    /// # Errors
+    /// No such queue; frames in flight; buffers that are chains, or lie in another region than what is sent.
+    pub fn take_forward_pump(
+        &mut self,
+        queue: usize,
+        destination: [u8; 6],
+        source: [u8; 6],
+    ) -> Result<ForwardPump, GuestError> {
+        self.receive_queue(queue)?;
+        self.transmit_queue(queue)?;
+        let pair = &mut self.pairs[queue];
+        let (Some(receive), Some(transmit)) = (pair.receive.take(), pair.transmit.take()) else {
+            return Err(GuestError::NoQueue(queue));
+        };
+        let kicks = (self.kick_event(2 * queue)?, self.kick_event(2 * queue + 1)?);
+        Ok(ForwardPump::new(
+            receive,
+            transmit,
+            kicks,
+            destination,
+            source,
         )?)
     }
 

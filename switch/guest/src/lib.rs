@@ -19,9 +19,11 @@
 //! | [`queue`] | frames in and out of one ring, byte for byte |
 //! | [`guest`] | memory + queue pairs + session |
 //! | [`pump`] | tight generator and sink loops |
+//! | [`forward`] | a tight forwarding loop |
 #![deny(unsafe_code)]
 
 pub mod event;
+pub mod forward;
 pub mod frontend;
 pub mod guest;
 pub mod inflight;
@@ -37,6 +39,7 @@ pub mod ring;
 pub mod virtqueue;
 
 pub use event::EventFd;
+pub use forward::{ForwardPump, Forwarded};
 pub use frontend::{Listener, Negotiated, Session, SessionError};
 pub use guest::{Guest, GuestError, GuestOptions};
 pub use inflight::Inflight;

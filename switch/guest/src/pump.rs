@@ -46,6 +46,9 @@ pub enum TxWrites {
 pub struct TxPumpOptions {
     /// Bytes of each frame, without frame check sequence: 60 for a "64-byte frame".
     pub frame_len: usize,
+    /// Unless empty, in place of `frame_len`: lengths that buffers have in turn, and so frames, where buffers are used in
+    /// order. A ring that is no multiple of them has a few more of the first.
+    pub mix: &'static [u16],
     /// Source MAC address.
     pub source: [u8; 6],
     /// Destination MAC address.
@@ -65,6 +68,7 @@ impl Default for TxPumpOptions {
     fn default() -> Self {
         Self {
             frame_len: FRAME_LEN_MIN,
+            mix: &[],
             source: [2, 0, 0, 0, 0, 1],
             destination: [2, 0, 0, 0, 0, 2],
             flows: 1,
@@ -82,6 +86,8 @@ pub struct Sent {
     pub frames: u32,
     /// The device had given back nothing.
     pub full: bool,
+    /// The device asked to be kicked, and was.
+    pub kicked: bool,
 }
 
 /// What one poll of an [`RxPump`] did.
@@ -133,6 +139,8 @@ pub struct TxPump {
 struct TxFrames {
     area: Window,
     options: TxPumpOptions,
+    /// By buffer, the frame's length; empty where all are alike.
+    lens: Vec<u16>,
     header_len: usize,
     /// Bytes from one frame to the next.
     stride: usize,
@@ -154,7 +162,7 @@ impl TxPump {
     ) -> Result<Self, QueueError> {
         let (mut ring, area, header_len) = queue.into_parts()?;
         let options = TxPumpOptions {
-            frame_len: options.frame_len.max(FRAME_LEN_MIN),
+            frame_len: frame_len_max(options),
             flows: options.flows.max(1),
             batch: options.batch.clamp(1, BATCH_MAX),
             ..*options
@@ -169,9 +177,11 @@ impl TxPump {
             });
         }
         ring.disable_calls();
+        let of_mix = options.mix.iter().cycle().take(count.into());
         let frames = TxFrames {
             area,
             options,
+            lens: of_mix.map(|len| (*len).max(FRAME_LEN_MIN as u16)).collect(),
             header_len,
             stride,
             idle: (0..count).rev().collect(),
@@ -182,7 +192,7 @@ impl TxPump {
         frames.write_all(count);
         if let Some(ring) = ring.split_mut() {
             let place = frames.place();
-            let descriptor = |id| (id, Descriptor::of(&place.buffer(id), None));
+            let descriptor = |id| (id, Descriptor::of(&place.buffer(id, &frames.lens), None));
             ring.write_descs((0..count).map(descriptor));
         }
         Ok(Self { ring, kick, frames })
@@ -208,10 +218,11 @@ impl TxPump {
             Virtqueue::Split(ring) => self.frames.send(ring, limit, stamp),
             Virtqueue::Packed(ring) => self.frames.send(ring, limit, stamp),
         };
-        let (sent, kick) = sent?;
+        let (mut sent, kick) = sent?;
         if kick {
             let _ = self.kick.signal();
         }
+        sent.kicked = kick;
         Ok(sent)
     }
 
@@ -251,13 +262,14 @@ impl TxPump {
 impl TxFrames {
     /// Writes headers and frames of the first `count` buffers.
     fn write_all(&self, count: u16) {
-        let (view, place, frame) = (self.area.view(), self.place(), frame(&self.options));
+        let (view, place) = (self.area.view(), self.place());
         let header = &self.options.header.to_bytes()[..self.header_len];
         for id in 0..count {
-            let at = place.frame_at(id);
+            let (at, len) = (place.frame_at(id), self.frame_len(id));
             view.write(at - header.len(), header);
-            view.write(at, &frame);
-            write_flow(view, at, u32::from(id) % self.options.flows, &self.options);
+            view.write(at, &frame(&self.options, len));
+            let flow = u32::from(id) % self.options.flows;
+            write_flow(view, at, flow, self.options.flows, len);
         }
     }
 
@@ -280,17 +292,22 @@ impl TxFrames {
         count += ring.take_used(&mut self.elements[count..limit])?;
         if count == 0 {
             let full = limit > 0;
-            return Ok((Sent { frames: 0, full }, false));
+            let nothing = Sent {
+                full,
+                ..Sent::default()
+            };
+            return Ok((nothing, false));
         }
         if self.options.writes == TxWrites::Frame {
             self.write_frames(count, stamp);
         }
         let (place, write) = (self.place(), self.options.writes != TxWrites::Nothing);
-        ring.offer_buffers(&self.elements[..count], write, |id| place.buffer(id));
+        let lens = self.lens.as_slice();
+        ring.offer_buffers(&self.elements[..count], write, |id| place.buffer(id, lens));
         self.sequence += count as u64;
         let sent = Sent {
             frames: count as u32,
-            full: false,
+            ..Sent::default()
         };
         Ok((sent, ring.publish()))
     }
@@ -302,7 +319,8 @@ impl TxFrames {
         for element in &self.elements[..count] {
             let at = place.frame_at(element.id);
             if self.options.flows > 1 {
-                write_flow(view, at, flow, &self.options);
+                let len = self.frame_len(element.id);
+                write_flow(view, at, flow, self.options.flows, len);
                 flow = if flow + 1 == self.options.flows {
                     0
                 } else {
@@ -314,6 +332,15 @@ impl TxFrames {
             sequence = sequence.wrapping_add(1);
         }
         self.flow = flow;
+    }
+
+    /// Bytes of the frame in buffer `id`.
+    #[inline(always)]
+    fn frame_len(&self, id: u16) -> usize {
+        match self.lens.get(usize::from(id)) {
+            Some(len) => usize::from(*len),
+            None => self.options.frame_len,
+        }
     }
 
     #[inline(always)]
@@ -343,11 +370,15 @@ impl Place {
     }
 
     #[inline(always)]
-    fn buffer(self, id: u16) -> Buffer {
+    fn buffer(self, id: u16, lens: &[u16]) -> Buffer {
         let address = self.guest_address + (self.frame_at(id) - self.header_len) as u64;
+        let len = match lens.is_empty() {
+            true => self.len,
+            false => self.header_len as u32 + u32::from(lens[usize::from(id)]),
+        };
         Buffer {
             address,
-            len: self.len,
+            len,
             device_writes: false,
         }
     }
@@ -355,11 +386,11 @@ impl Place {
 
 /// UDP source port, and where ports do not suffice, the source address with the header checksum.
 #[inline(always)]
-fn write_flow(view: View<'_>, at: usize, flow: u32, options: &TxPumpOptions) {
+fn write_flow(view: View<'_>, at: usize, flow: u32, flows: u32, frame_len: usize) {
     let port = (PORT_FIRST + flow % PORTS) as u16;
     view.write_array(at + ETHERNET_LEN + 20, port.to_be_bytes());
-    if options.flows > PORTS {
-        let header = ipv4_header(options.frame_len, SOURCE_ADDRESS + ((flow / PORTS) << 8));
+    if flows > PORTS {
+        let header = ipv4_header(frame_len, SOURCE_ADDRESS + ((flow / PORTS) << 8));
         view.write(at + ETHERNET_LEN + 10, &header[10..16]);
     }
 }
@@ -532,18 +563,27 @@ impl RxBuffers {
     }
 }
 
+/// Of the longest frame.
+fn frame_len_max(options: &TxPumpOptions) -> usize {
+    let longest = match options.mix.iter().max() {
+        Some(longest) => usize::from(*longest),
+        None => options.frame_len,
+    };
+    longest.max(FRAME_LEN_MIN)
+}
+
 /// Ethernet, IPv4, UDP to port 9 without checksum, and a counting payload.
-fn frame(options: &TxPumpOptions) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(options.frame_len);
+fn frame(options: &TxPumpOptions, len: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(len);
     frame.extend_from_slice(&options.destination);
     frame.extend_from_slice(&options.source);
     frame.extend_from_slice(&[0x08, 0x00]);
-    frame.extend_from_slice(&ipv4_header(options.frame_len, SOURCE_ADDRESS));
-    let udp_len = (options.frame_len - ETHERNET_LEN - 20) as u16;
+    frame.extend_from_slice(&ipv4_header(len, SOURCE_ADDRESS));
+    let udp_len = (len - ETHERNET_LEN - 20) as u16;
     for field in [PORT_FIRST as u16, 9, udp_len, 0] {
         frame.extend_from_slice(&field.to_be_bytes());
     }
-    frame.extend((frame.len()..options.frame_len).map(|i| i as u8));
+    frame.extend((frame.len()..len).map(|i| i as u8));
     frame
 }
 

@@ -90,7 +90,7 @@ struct Slots {
 }
 
 /// Bytes from one slot to the next: an odd number of cache lines, so that slots spread over all sets of a cache.
-fn stride(len: usize) -> usize {
+pub(crate) fn stride(len: usize) -> usize {
     (len.div_ceil(CACHE_LINE_LEN) | 1) * CACHE_LINE_LEN
 }
 

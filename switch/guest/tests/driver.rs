@@ -707,6 +707,34 @@ fn a_pump_sends_as_many_different_flows_as_asked_with_valid_headers() {
 }
 
 #[test]
+fn a_pump_sends_a_mix_of_lengths_in_turn_with_valid_headers() {
+    let (mut guest, mut device) = started(GuestOptions::default());
+    let options = TxPumpOptions {
+        mix: &[60, 566, 60, 1514],
+        flows: 70_000,
+        ..TxPumpOptions::default()
+    };
+    let mut tx = guest.take_tx_pump(0, &options).unwrap();
+    let mut frames = Vec::new();
+    while tx.sent() < 3200 {
+        tx.poll().unwrap();
+        device.poll();
+        frames.extend(guest.receive(0).unwrap());
+    }
+    assert_eq!(frames.len(), 3200);
+    for ((_, bytes), len) in frames.iter().zip(options.mix.iter().cycle()) {
+        let field = |at| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        assert_eq!(
+            (bytes.len(), field(16)),
+            (usize::from(*len), bytes.len() - 14)
+        );
+        assert_eq!(field(38), bytes.len() - 34, "UDP length");
+        let sum: usize = (14..34).step_by(2).map(field).sum();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "IPv4 header checksum");
+    }
+}
+
+#[test]
 fn a_pump_reports_a_full_ring_and_respects_its_limit() {
     let (mut guest, _device) = started(GuestOptions {
         ring_size: 64,

@@ -145,6 +145,9 @@ pub struct XskTx {
     handovers: Vec<(Arc<Handover>, Vec<libc::xdp_desc>)>,
     /// How large frames of TCP leave whole, where they do.
     large: Option<LargeTx>,
+    /// Descriptors that the kernel was given, and those that it has given back.
+    submitted: u64,
+    completed: u64,
 }
 
 impl XskTx {
@@ -161,6 +164,8 @@ impl XskTx {
             free,
             handovers: Vec::new(),
             large: None,
+            submitted: 0,
+            completed: 0,
         }
     }
 
@@ -308,8 +313,20 @@ impl XskTx {
             outcome.frames += 1;
             outcome.bytes += u64::from(filled.len());
         }
-        self.tx.submit(descs as u32);
+        self.submit(descs);
         outcome
+    }
+
+    fn submit(&mut self, descs: usize) {
+        self.submitted += descs as u64;
+        self.tx.submit(descs as u32);
+    }
+
+    /// How many descriptors the kernel was given since the socket was opened, and how many of them it has given back:
+    /// the frames are sent, or lie where no later one overtakes them.
+    pub fn position(&mut self) -> (u64, u64) {
+        self.reap();
+        (self.submitted, self.completed)
     }
 
     fn set(&mut self, at: usize, filled: &Filled) {
@@ -362,7 +379,7 @@ impl XskTx {
             }
             handover.supply(&mut self.free);
         }
-        self.tx.submit(sent as u32);
+        self.submit(sent);
     }
 
     /// Takes back the frames that the kernel has sent.
@@ -374,5 +391,6 @@ impl XskTx {
             self.free.push(address - address % u64::from(FRAME_SIZE));
         }
         self.completion.release(done);
+        self.completed += u64::from(done);
     }
 }

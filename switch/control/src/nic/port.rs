@@ -15,7 +15,7 @@ use crosspoint_xsk::{
 
 use super::NicPortError;
 use crate::config::{HugePages, Queues, Tso, XdpMode, XdpPort};
-use crate::fabric::{Fabric, NewStream, PortChange};
+use crate::fabric::{Fabric, NewStream, PortChange, numa};
 
 /// A NIC port at work. Dropping it detaches the program and closes the sockets. How the port is shown, up or down, is
 /// for `Uplink` to say.
@@ -62,6 +62,8 @@ impl NicPort {
             other => other?,
         };
         let options = socket_options(config, interface, multi_buffer);
+        // Before the first socket: which worker's memory it gets depends on it.
+        fabric.set_node(number, numa::of_interface(&interface.name));
         let mut halves = Vec::with_capacity(queues.len());
         for queue in &queues {
             let opened = fabric.open_socket((number, *queue), interface.index, &options);
@@ -128,6 +130,7 @@ impl NicPort {
                 queue,
                 source: Source::Nic(rx),
                 kick: None,
+                node: None,
             });
             // A queue that only receives has a socket, too, which sends nothing.
             if u32::from(queue) < self.interface.tx_queues {

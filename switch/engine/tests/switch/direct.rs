@@ -159,7 +159,7 @@ impl World {
             tx.lend_direct(stream.take_direct());
             deliver(burst, 0, view, tx, stream.counters(0));
             stream.put_direct(tx.return_direct());
-            stream.complete(burst, 0);
+            stream.complete(burst, 0, 0);
         }
         count
     }

@@ -90,7 +90,7 @@ impl Rig {
         lookup(burst, ingress, view, 0, keys);
         meanwhile(burst, view, keys);
         deliver(burst, ingress, view, tx, stream.counters(worker));
-        stream.complete(burst, worker);
+        stream.complete(burst, worker, 0);
         fence(Ordering::SeqCst);
         stream.flush(worker);
         tx.call_guests(view, &Calling::default());

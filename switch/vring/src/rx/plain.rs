@@ -24,6 +24,9 @@ pub(super) struct Ahead {
     queue: u64,
     generation: u64,
     head: u64,
+    /// Up to where the driver is known to offer: its index is in a line that its core writes, and is looked at only when
+    /// what is known runs out.
+    end: u64,
     len: usize,
     buffers: [SegmentMut; BURST],
     ids: [u16; BURST],
@@ -37,6 +40,7 @@ impl Default for Ahead {
             queue: 0,
             generation: 0,
             head: 0,
+            end: 0,
             len: 0,
             buffers: [none; BURST],
             ids: [0; BURST],
@@ -56,17 +60,23 @@ impl<R: RxRing> RxQueue<R> {
     #[inline(always)]
     fn look_from(&self, head: u64, count: usize, ahead: &mut Ahead) {
         let memory = self.ring.memory();
-        let this = (self.id, memory.generation(), head);
-        if (ahead.queue, ahead.generation, ahead.head) != this {
-            (ahead.queue, ahead.generation, ahead.head) = this;
-            ahead.len = 0;
+        let this = (self.id, memory.generation());
+        if (ahead.queue, ahead.generation) != this {
+            (ahead.queue, ahead.generation) = this;
+            (ahead.end, ahead.len) = (0, 0);
+        }
+        if ahead.head != head {
+            (ahead.head, ahead.len) = (head, 0);
         }
         if ahead.len >= count {
             return;
         }
-        // What is wrong with the ring is found out by the general way.
-        let offered = self.ring.offered(&self.reserve, head, count);
-        let count = offered.unwrap_or(0).min(count);
+        if ahead.end < head + count as u64 {
+            // What is wrong with the ring is found out by the general way.
+            let offered = self.ring.offered(&self.reserve, head, count);
+            ahead.end = head + offered.unwrap_or(0) as u64;
+        }
+        let count = count.min(ahead.end.saturating_sub(head) as usize);
         let slots = ahead.buffers.iter_mut().zip(&mut ahead.ids);
         let from = ahead.len;
         for (i, (buffer, id)) in slots.enumerate().take(count).skip(from) {

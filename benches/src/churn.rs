@@ -1,0 +1,492 @@
+//! `churn`: what guests and interfaces that come and go cost those that stay.
+
+use crate::backend::Backend;
+use crate::backend::crosspoint::{Setup, Started, start_as};
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::load::Load;
+use crate::neighbours::{Interface, Neighbours, run_shell};
+use crate::options::{FCS_LEN, beside_this_one, ring_size};
+use crate::pair::Pair;
+use crate::steady::{Flow, Steady};
+use crate::threads::{FAVOUR, Thread, pin};
+use crate::turns::write_file;
+use crate::watch::Wait;
+use clap::Args;
+use crosspoint_frame::Clock;
+use crosspoint_guest::GuestOptions;
+use serde::Serialize;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Trials of the maximum; the first does not count.
+const MAXIMUM_TRIALS: usize = 9;
+const MAXIMUM_TRIAL: Duration = Duration::from_millis(200);
+/// Guests: two that are measured, two that come and go.
+const GUESTS: usize = 4;
+/// The receiver's has twice as many entries, and no ring more than 32768.
+const RING_MAX: u16 = 16384;
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Options of `churn`.
+#[derive(Args, Clone, Debug)]
+pub struct ChurnOptions {
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// Instead of crosspoint: a switch that is running already, by four sockets that it listens on
+    #[arg(long, value_name = "SOCK,SOCK,SOCK,SOCK", value_delimiter = ',')]
+    pub against: Vec<PathBuf>,
+    /// How the name of its polling thread starts, to see whether that waited
+    #[arg(long, value_name = "PREFIX", requires = "against")]
+    pub against_thread: Option<String>,
+    /// Cores of crosspoint's workers, one each; further ones may share the generator's, where there are only two
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub switch_core: Vec<usize>,
+    /// The core of generator and sink
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    /// Frames per second; without this: --part of the least of several maxima
+    #[arg(long)]
+    pub rate: Option<u64>,
+    /// Part of the maximum, percent
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub part: u32,
+    /// Frame size with the 4-byte FCS
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1518))]
+    pub size: u16,
+    /// Entries of the rings of the sender; the receiver's have twice as many
+    #[arg(long, default_value_t = 1024, value_parser = ring_size)]
+    pub ring: u16,
+    /// Times that a third and a fourth guest are attached, get frames, and are shut down
+    #[arg(long, default_value_t = 100)]
+    pub attach: u32,
+    /// Times that they are attached, and killed with frames on their way
+    #[arg(long, default_value_t = 100)]
+    pub kill: u32,
+    /// Times that their rings are stopped and started
+    #[arg(long, default_value_t = 100)]
+    pub pause: u32,
+    /// Times that they reboot
+    #[arg(long, default_value_t = 100)]
+    pub reboot: u32,
+    /// Times that a veth interface that is a port is made and taken away
+    #[arg(long, default_value_t = 20)]
+    pub interface: u32,
+    /// A shell command that changes something; $CROSSPOINT_SOCKET is the switch's control socket, $CROSSPOINT_CONFIG its
+    /// configuration. May be repeated
+    #[arg(long, value_name = "COMMAND")]
+    pub event_command: Vec<String>,
+    /// Times that each is run
+    #[arg(long, default_value_t = 100)]
+    pub events: u32,
+    /// Pause before each event of any kind, milliseconds
+    #[arg(long, default_value_t = 20)]
+    pub pause_ms: u64,
+    /// Nice values of -20 for the switch's worker and -10 for the generator: other programs do not have their cores for long
+    #[arg(long)]
+    pub favour: bool,
+    /// Where to write every value, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What happens beside the measured guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Attach,
+    Kill,
+    Pause,
+    Reboot,
+    Interface,
+    Command(String),
+}
+
+impl Event {
+    fn name(&self) -> &str {
+        match self {
+            Self::Attach => "attach, shut down",
+            Self::Kill => "attach, kill",
+            Self::Pause => "stop and start rings",
+            Self::Reboot => "reboot",
+            Self::Interface => "interface made, removed",
+            Self::Command(line) => line,
+        }
+    }
+}
+
+/// What is to happen, and how often.
+fn plan(options: &ChurnOptions) -> Vec<(Event, u32)> {
+    let mut plan = vec![
+        (Event::Attach, options.attach),
+        (Event::Kill, options.kill),
+        (Event::Pause, options.pause),
+        (Event::Reboot, options.reboot),
+    ];
+    if options.against.is_empty() {
+        plan.push((Event::Interface, options.interface));
+    }
+    let commands = options.event_command.iter().cloned();
+    plan.extend(commands.map(|line| (Event::Command(line), options.events)));
+    plan.retain(|(_, count)| *count > 0);
+    plan
+}
+
+/// Runs `crosspoint-bench churn`.
+pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
+    check(options)?;
+    interrupt::catch()?;
+    let clock = Clock::calibrate();
+    let switch = Switch::start(options)?;
+    let _favoured = Favoured::start(switch.worker().filter(|_| options.favour))?;
+    let mut steady = switch.connect(options, clock)?;
+    let rate = match options.rate {
+        Some(rate) => rate as f64,
+        None => maximum(&mut steady, options)? * f64::from(options.part) / 100.0,
+    };
+    let name = format!("cpb{}", std::process::id());
+    let mut rows = Vec::new();
+    for (event, count) in plan(options) {
+        eprintln!("{}, {count} times", event.name());
+        let phase = Phase {
+            options,
+            switch: &switch,
+            rate,
+        };
+        let begun = Instant::now();
+        let happen = |started: &Switch| started.repeat(&event, count, &name, options);
+        rows.push(phase.run(event.name(), count, &mut steady, || happen(&switch))?);
+        let time = begun.elapsed();
+        let nothing = || interruptible_sleep(time);
+        rows.push(phase.run("nothing", 0, &mut steady, nothing)?);
+    }
+    println!(
+        "{:.3} million frames of {} bytes per second, rings of {}\n",
+        rate / 1e6,
+        options.size,
+        options.ring
+    );
+    print!("{}", table(&rows));
+    write_file(options.json.as_deref(), clock, &rows)
+}
+
+fn check(options: &ChurnOptions) -> Result<(), BenchError> {
+    let usage = |what: &str| Err(BenchError::Usage(what.into()));
+    if options.switch_core.first() == Some(&options.generator_core) {
+        return usage("--generator-core has to differ from the first --switch-core");
+    }
+    if options.ring > RING_MAX {
+        return usage("--ring: no more than 16384");
+    }
+    if !options.against.is_empty() && options.against.len() != GUESTS {
+        return usage("--against takes four sockets");
+    }
+    if !options.against.is_empty() && !options.event_command.is_empty() {
+        return usage("--event-command is for crosspoint");
+    }
+    Ok(())
+}
+
+fn interruptible_sleep(time: Duration) -> Result<(), BenchError> {
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        interrupt::check()?;
+        std::thread::sleep(SETTLE.min(deadline.saturating_duration_since(Instant::now())));
+    }
+    Ok(())
+}
+
+/// The least of several maxima: the cores may be nearer to each other now than later.
+fn maximum(steady: &mut Steady, options: &ChurnOptions) -> Result<f64, BenchError> {
+    on_core(options, || {
+        let mut least = f64::INFINITY;
+        for trial in 0..MAXIMUM_TRIALS {
+            let offered = steady.offer(None, MAXIMUM_TRIAL)?;
+            eprintln!(
+                "maximum: {} sent, {:.3} Mpps, ring full at {:.0} % of polls, {:.2} % lost, p50 {} ns, {} runs of frames lost",
+                offered.sent,
+                offered.mpps(),
+                offered.ring_full * 100.0,
+                offered.loss() * 100.0,
+                offered.latency_ns.value_at_quantile(0.5),
+                offered.loss_runs.len(),
+            );
+            if trial > 0 {
+                least = least.min(offered.mpps());
+            }
+        }
+        Ok(least * 1e6)
+    })
+}
+
+/// Runs `work` on a thread of its own, which alone is bound to the generator's core.
+fn on_core<T: Send>(
+    options: &ChurnOptions,
+    work: impl FnOnce() -> Result<T, BenchError> + Send,
+) -> Result<T, BenchError> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pin(options.generator_core).map_err(BenchError::io("--generator-core"))?;
+            if options.favour {
+                let set = Thread::current().set_somewhat_favoured();
+                set.map_err(BenchError::io(FAVOUR))?;
+            }
+            work()
+        });
+        thread.join().expect("the release profile aborts on panics")
+    })
+}
+
+/// The switch that is measured.
+enum Switch {
+    Crosspoint(Box<Started>),
+    Running {
+        sockets: Vec<PathBuf>,
+        worker: Option<Thread>,
+    },
+}
+
+impl Switch {
+    fn start(options: &ChurnOptions) -> Result<Self, BenchError> {
+        let core = options.switch_core[0];
+        if !options.against.is_empty() {
+            let named = |prefix: &String| Thread::named_on_core(prefix, core);
+            return Ok(Self::Running {
+                sockets: options.against.clone(),
+                worker: options.against_thread.as_ref().and_then(named),
+            });
+        }
+        let interfaces = (options.interface > 0).then(|| format!("cpb{}", std::process::id()));
+        let setup = Setup {
+            cores: options.switch_core.clone(),
+            guests: GUESTS,
+            interfaces: interfaces.into_iter().collect(),
+            ..Setup::busy(core)
+        };
+        let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
+        Ok(Self::Crosspoint(Box::new(started)))
+    }
+
+    fn worker(&self) -> Option<Thread> {
+        match self {
+            Self::Crosspoint(started) => {
+                let Backend { worker, .. } = &started.backend;
+                *worker
+            }
+            Self::Running { worker, .. } => *worker,
+        }
+    }
+
+    fn sockets(&self) -> [&Path; GUESTS] {
+        let sockets = match self {
+            Self::Crosspoint(started) => &started.sockets,
+            Self::Running { sockets, .. } => sockets,
+        };
+        std::array::from_fn(|number| sockets[number].as_path())
+    }
+
+    fn metrics(&self) -> Result<SocketAddr, BenchError> {
+        match self {
+            Self::Crosspoint(started) => Ok(started.metrics),
+            Self::Running { .. } => Err(BenchError::Usage("only crosspoint has metrics".into())),
+        }
+    }
+
+    fn connect(&self, options: &ChurnOptions, clock: Clock) -> Result<Steady, BenchError> {
+        let guest = |ring_size| GuestOptions {
+            ring_size,
+            ..GuestOptions::default()
+        };
+        // All that is on its way has room at the receiver: what is lost, the switch has lost.
+        let (sender, receiver) = (guest(options.ring), guest(2 * options.ring));
+        let [a, b, ..] = self.sockets();
+        let frame_len = usize::from(options.size - FCS_LEN);
+        Ok(Steady {
+            pair: Pair::connect([a, b], [&sender, &receiver], frame_len)?,
+            clock,
+            ring: options.ring,
+        })
+    }
+
+    /// Has `event` happen `count` times.
+    fn repeat(
+        &self,
+        event: &Event,
+        count: u32,
+        interface: &str,
+        options: &ChurnOptions,
+    ) -> Result<(), BenchError> {
+        let [_, _, c, d] = self.sockets();
+        let stays = matches!(event, Event::Pause | Event::Reboot);
+        let mut neighbours = stays.then(|| Neighbours::attach([c, d])).transpose()?;
+        for _ in 0..count {
+            interrupt::check()?;
+            std::thread::sleep(Duration::from_millis(options.pause_ms));
+            match (event, &mut neighbours) {
+                (Event::Pause, Some(neighbours)) => neighbours.pause()?,
+                (Event::Reboot, Some(neighbours)) => neighbours.reboot()?,
+                (Event::Kill, _) => Neighbours::attach([c, d])?.kill()?,
+                (Event::Interface, _) => {
+                    let metrics = self.metrics()?;
+                    Interface::add(interface, metrics)?.remove(metrics)?;
+                }
+                (Event::Command(line), _) => self.command(line)?,
+                _ => Neighbours::attach([c, d])?.detach()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&self, line: &str) -> Result<(), BenchError> {
+        let Self::Crosspoint(started) = self else {
+            return Ok(()); // refused by `check`
+        };
+        let variables = [
+            ("CROSSPOINT_SOCKET", started.control.as_path()),
+            ("CROSSPOINT_CONFIG", started.file.as_path()),
+        ];
+        run_shell(line, &variables)
+    }
+}
+
+/// What one kind of event did to the measured guests; or nothing, for as long.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    event: String,
+    count: u32,
+    #[serde(flatten)]
+    flow: Flow,
+    /// Percent of the time that the worker waited for its core.
+    worker_wait: Option<f64>,
+}
+
+struct Phase<'a> {
+    options: &'a ChurnOptions,
+    switch: &'a Switch,
+    rate: f64,
+}
+
+impl Phase<'_> {
+    /// Traffic while `work` is done.
+    fn run(
+        &self,
+        event: &str,
+        count: u32,
+        steady: &mut Steady,
+        work: impl FnOnce() -> Result<(), BenchError>,
+    ) -> Result<Row, BenchError> {
+        let worker = self.switch.worker();
+        let over = AtomicBool::new(false);
+        let (rate, options) = (self.rate, self.options);
+        std::thread::scope(|scope| {
+            let traffic = || steady.run(Some(rate), |_| over.load(Ordering::Relaxed));
+            let generator = scope.spawn(|| on_core(options, traffic));
+            std::thread::sleep(SETTLE);
+            let wait = Wait::start(worker);
+            let done = work();
+            let worker_wait = wait.percent();
+            std::thread::sleep(SETTLE);
+            over.store(true, Ordering::Relaxed);
+            let flow = generator
+                .join()
+                .expect("the release profile aborts on panics");
+            done?;
+            Ok(Row {
+                event: event.into(),
+                count,
+                flow: flow?,
+                worker_wait,
+            })
+        })
+    }
+}
+
+/// Ahead of all ordinary threads until dropped.
+struct Favoured(Option<Thread>);
+
+impl Favoured {
+    fn start(worker: Option<Thread>) -> Result<Self, BenchError> {
+        if let Some(worker) = worker {
+            let set = worker.set_favoured();
+            set.map_err(BenchError::io(FAVOUR))?;
+        }
+        Ok(Self(worker))
+    }
+}
+
+impl Drop for Favoured {
+    fn drop(&mut self) {
+        if let Some(worker) = self.0 {
+            let _ = worker.set_ordinary(); // it ended meanwhile
+        }
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| event | times | s | offered | lost | refused | blocked ms | longest gap us | worker waited | generator away |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let flow = &row.flow;
+        let waited = row
+            .worker_wait
+            .map_or(String::new(), |wait| format!("{wait:.1} %"));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.1} | {} | {} | {} | {:.2} | {:.0} | {waited} | {:.1} % |",
+            row.event,
+            row.count,
+            flow.seconds,
+            flow.offered,
+            flow.lost(),
+            flow.refused,
+            flow.blocked_seconds() * 1e3,
+            flow.longest_gap_us,
+            flow.away_seconds * 100.0 / flow.seconds,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Cli, Command};
+    use clap::Parser;
+
+    fn parse(arguments: &[&str]) -> ChurnOptions {
+        let all = ["crosspoint-bench", "churn"].iter().chain(arguments);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Churn(options) => *options,
+            _ => unreachable!("asked for churn"),
+        }
+    }
+
+    #[test]
+    fn what_is_to_happen_no_times_is_left_out() {
+        let options = parse(&["--attach", "0", "--event-command", "true", "--events", "3"]);
+        let plan = plan(&options);
+        assert!(!plan.iter().any(|(event, _)| *event == Event::Attach));
+        assert_eq!(plan.last(), Some(&(Event::Command("true".into()), 3)));
+        assert_eq!(plan.len(), 5);
+    }
+
+    #[test]
+    fn another_switch_has_four_sockets_and_no_interfaces() {
+        assert!(check(&parse(&["--against", "/a,/b"])).is_err());
+        let options = parse(&["--against", "/a,/b,/c,/d"]);
+        assert!(check(&options).is_ok());
+        let interface = |(event, _): &(Event, u32)| *event == Event::Interface;
+        assert!(!plan(&options).iter().any(interface));
+    }
+
+    #[test]
+    fn the_first_worker_has_a_core_without_the_generator() {
+        assert!(check(&parse(&["--switch-core", "0,1"])).is_err());
+        assert!(check(&parse(&["--switch-core", "1,0"])).is_ok());
+    }
+}

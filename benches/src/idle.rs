@@ -1,0 +1,555 @@
+//! `idle`: what a worker with little to do costs, how soon it wakes, and whether a wakeup is ever lost.
+
+use crate::backend::crosspoint::{Setup, Started, start_as};
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::options::{FCS_LEN, beside_this_one};
+use crate::pair::Pair;
+use crate::random::Random;
+use crate::scrape::read_sum;
+use crate::threads::PRIORITY_POLL;
+use crate::turns::write_file;
+use crate::wakes::{Floor, Frames, Gaps, Met, Times, Wakeable, measure_on, pause, wake_often};
+use crate::watch::REALTIME;
+use clap::Args;
+use crosspoint_frame::Clock;
+use crosspoint_guest::GuestOptions;
+use crosspoint_guest::net::features;
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// `idle_spin` for `--wakeups`: the shortest that crosspoint takes.
+const SPIN_SHORTEST_US: u32 = 1;
+/// Wakes of the worker, and then as many of the floor.
+const BLOCK: u64 = 100;
+/// Wakes between two looks at the switch's counters.
+const CHUNK: u64 = 20_000;
+/// A worker that slept does not show sooner: this one had said that it would sleep, and did not yet.
+const FOUND: Duration = Duration::from_micros(5);
+/// So many lost wakeups, and there is no use in going on.
+const LOST_MAX: u64 = 10;
+/// Before the first second counts.
+const SETTLE: Duration = Duration::from_secs(1);
+const SLEEPS: &str = "crosspoint_worker_sleeps_total";
+const WORKER: &str = "worker=\"0\"";
+
+/// Options of `idle`.
+#[derive(Args, Clone, Debug)]
+pub struct IdleOptions {
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// The core of crosspoint's worker
+    #[arg(long, default_value_t = 1)]
+    pub switch_core: usize,
+    /// The core of generator and sink
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    /// How long the worker polls in vain before it sleeps, microseconds
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub idle_spin_us: u32,
+    /// Frames per second while the worker's time is taken
+    #[arg(long, value_delimiter = ',', default_value = "0,10,100,1000")]
+    pub rates: Vec<u32>,
+    /// Seconds for each of them
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Wakes to be timed; and as many of the floor
+    #[arg(long, default_value_t = 5000)]
+    pub wakes: u64,
+    /// The longest pause before a wake, milliseconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub pause_ms: u32,
+    /// Instead of all that: so many sleeps, as fast as they come, with pauses that meet the worker while it goes to
+    /// sleep. Fails if a wakeup is lost
+    #[arg(long, value_name = "SLEEPS")]
+    pub wakeups: Option<u64>,
+    /// An interface to be a port too; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub interface: Vec<String>,
+    /// SCHED_FIFO for worker, floor and generator
+    #[arg(long)]
+    pub realtime: bool,
+    /// Where the random pauses begin
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Where to write every value, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Runs `crosspoint-bench idle`.
+pub fn run(options: &IdleOptions) -> Result<(), BenchError> {
+    if options.switch_core == options.generator_core {
+        let what = "--switch-core and --generator-core have to differ";
+        return Err(BenchError::Usage(what.into()));
+    }
+    interrupt::catch()?;
+    let clock = Clock::calibrate();
+    if let Some(sleeps) = options.wakeups {
+        return count_lost(options, sleeps, clock);
+    }
+    let started = start(options, options.idle_spin_us)?;
+    let (shares, wakes) = on_generator_core(options, || {
+        let mut pair = connect(&started, RingKind::ALL[0])?;
+        let shares = shares(options, &started, &mut pair)?;
+        Ok((shares, time_wakes(options, &mut pair, clock)?))
+    })?;
+    print!("{}\n{}", share_table(&shares), wake_table(&wakes));
+    write_file(options.json.as_deref(), clock, &(shares, wakes))
+}
+
+fn start(options: &IdleOptions, idle_spin_us: u32) -> Result<Started, BenchError> {
+    let setup = Setup {
+        cores: vec![options.switch_core],
+        workers: format!("poll = \"adaptive\"\nidle_spin = \"{idle_spin_us}us\"\n"),
+        guests: 2,
+        interfaces: options.interface.clone(),
+    };
+    let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
+    if let Some(worker) = started.backend.worker.filter(|_| options.realtime) {
+        let set = worker.set_fifo(PRIORITY_POLL);
+        set.map_err(BenchError::io(REALTIME))?;
+    }
+    Ok(started)
+}
+
+/// Runs `work` on a thread of its own, which alone is bound to the generator's core.
+fn on_generator_core<T: Send>(
+    options: &IdleOptions,
+    work: impl FnOnce() -> Result<T, BenchError> + Send,
+) -> Result<T, BenchError> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            measure_on(options.generator_core, options.realtime)?;
+            work()
+        });
+        thread.join().expect("the release profile aborts on panics")
+    })
+}
+
+/// Layout of the rings, and how they say who is to be kicked.
+#[derive(Clone, Copy, Debug)]
+struct RingKind {
+    name: &'static str,
+    packed: bool,
+    event_index: bool,
+}
+
+impl RingKind {
+    const fn new(name: &'static str, packed: bool, event_index: bool) -> Self {
+        Self {
+            name,
+            packed,
+            event_index,
+        }
+    }
+
+    const ALL: [Self; 4] = [
+        Self::new("split", false, false),
+        Self::new("split, event index", false, true),
+        Self::new("packed", true, false),
+        Self::new("packed, event index", true, true),
+    ];
+}
+
+fn connect(started: &Started, kind: RingKind) -> Result<Pair, BenchError> {
+    let mut guest = GuestOptions {
+        packed: kind.packed,
+        ..GuestOptions::default()
+    };
+    if kind.event_index {
+        guest.features |= features::EVENT_IDX;
+    }
+    let [a, b] = [0, 1].map(|number: usize| started.sockets[number].as_path());
+    Pair::connect([a, b], [&guest, &guest], usize::from(64 - FCS_LEN))
+}
+
+/// What of its core a worker used at one rate.
+#[derive(Clone, Debug, Serialize)]
+struct Share {
+    /// Frames per second.
+    rate: u32,
+    seconds: f64,
+    /// Frames that were sent.
+    frames: u64,
+    /// Nanoseconds that the worker's thread had its core.
+    ran_ns: u64,
+    /// Times that it slept.
+    sleeps: f64,
+}
+
+impl Share {
+    fn percent(&self) -> f64 {
+        self.ran_ns as f64 / self.seconds / 1e7
+    }
+}
+
+fn shares(
+    options: &IdleOptions,
+    started: &Started,
+    pair: &mut Pair,
+) -> Result<Vec<Share>, BenchError> {
+    let worker = started.backend.worker.ok_or_else(no_worker)?;
+    let ran = || worker.ran_ns().ok_or_else(no_worker);
+    let one = |rate: &u32| {
+        std::thread::sleep(SETTLE);
+        let (ran_before, slept_before) = (ran()?, sleeps(started)?);
+        let start = Instant::now();
+        let frames = trickle(pair, *rate, Duration::from_secs(options.seconds))?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Share {
+            rate: *rate,
+            seconds,
+            frames,
+            ran_ns: ran()? - ran_before,
+            sleeps: sleeps(started)? - slept_before,
+        })
+    };
+    options.rates.iter().map(one).collect()
+}
+
+fn no_worker() -> BenchError {
+    BenchError::backend("crosspoint", "its worker has ended, or has no schedstat")
+}
+
+/// Sends single frames, asleep in between. Returns how many.
+fn trickle(pair: &mut Pair, rate: u32, time: Duration) -> Result<u64, BenchError> {
+    let start = Instant::now();
+    if rate == 0 {
+        std::thread::sleep(time);
+        return Ok(0);
+    }
+    let mut frames = 0_u32;
+    loop {
+        interrupt::check()?;
+        let due = Duration::from_secs(1) * frames / rate;
+        if due >= time {
+            return Ok(frames.into());
+        }
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        pair.receive(|_| ())?;
+        pair.send(1, 0)?;
+        frames += 1;
+    }
+}
+
+fn sleeps(started: &Started) -> Result<f64, BenchError> {
+    read_sum(started.metrics, SLEEPS, WORKER).map_err(BenchError::io("metrics"))
+}
+
+fn share_table(shares: &[Share]) -> String {
+    let mut text = String::from(
+        "| frames/s | worker's share of its core | sleeps/s | us per sleep |\n|--:|--:|--:|--:|\n",
+    );
+    for share in shares {
+        let each = share.ran_ns as f64 / 1e3 / share.sleeps;
+        let each = if share.sleeps > 0.0 {
+            format!("{each:.1}")
+        } else {
+            String::new()
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {:.2} % | {:.1} | {each} |",
+            share.rate,
+            share.percent(),
+            share.sleeps / share.seconds,
+        );
+    }
+    text
+}
+
+/// How long wakes took, of one kind.
+#[derive(Clone, Debug, Serialize)]
+struct WakeRow {
+    /// How the worker was met.
+    met: &'static str,
+    /// "crosspoint", or "floor".
+    who: &'static str,
+    count: u64,
+    p50_us: f64,
+    p99_us: f64,
+    p999_us: f64,
+    max_us: f64,
+}
+
+fn time_wakes(
+    options: &IdleOptions,
+    pair: &mut Pair,
+    clock: Clock,
+) -> Result<Vec<WakeRow>, BenchError> {
+    let gaps = Gaps {
+        spin: f64::from(options.idle_spin_us) / 1e6,
+        longest: f64::from(options.pause_ms) / 1e3,
+    };
+    let mut floor = Floor::start(options.switch_core, options.realtime, clock)?;
+    let mut random = Random(options.seed);
+    let (mut ours, mut least) = (Times::new(clock), Times::new(clock));
+    let blocks = options.wakes.div_ceil(BLOCK);
+    for _ in 0..blocks {
+        let mut frames = Frames { pair, clock };
+        wake_often(&mut frames, BLOCK, gaps, &mut random, &mut ours)?;
+        wake_often(&mut floor, BLOCK, gaps, &mut random, &mut least)?;
+    }
+    drop(floor);
+    for (who, times) in [("crosspoint", &ours), ("floor", &least)] {
+        if times.lost > 0 {
+            let what = format!("{} of {} did not arrive", times.lost, blocks * BLOCK);
+            return Err(BenchError::backend(who, what));
+        }
+    }
+    let mut rows = Vec::new();
+    for met in Met::ALL {
+        for (who, times) in [("crosspoint", &ours), ("floor", &least)] {
+            let Some((count, [p50_us, p99_us, p999_us, max_us])) = times.figures(met) else {
+                continue;
+            };
+            rows.push(WakeRow {
+                met: met.name(),
+                who,
+                count,
+                p50_us,
+                p99_us,
+                p999_us,
+                max_us,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn wake_table(rows: &[WakeRow]) -> String {
+    let mut text = String::from(
+        "| worker was | | wakes | p50 us | p99 us | p99.9 us | longest us |\n|---|---|--:|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.0} |",
+            row.met, row.who, row.count, row.p50_us, row.p99_us, row.p999_us, row.max_us,
+        );
+    }
+    text
+}
+
+/// Many sleeps with one kind of rings.
+#[derive(Clone, Debug, Serialize)]
+struct LostRow {
+    rings: &'static str,
+    frames: u64,
+    /// Of these, so many were asked to kick.
+    asked: u64,
+    /// Of these, so many met the worker between its wish to be kicked and its sleep.
+    found: u64,
+    /// As the switch counts them.
+    sleeps: u64,
+    /// Frames that came only when the worker was kicked once more.
+    lost_wakeups: u64,
+    /// Frames that did not even come then.
+    lost_frames: u64,
+    seconds: f64,
+    p50_us: f64,
+    max_us: f64,
+}
+
+fn count_lost(options: &IdleOptions, sleeps: u64, clock: Clock) -> Result<(), BenchError> {
+    let started = start(options, SPIN_SHORTEST_US)?;
+    let each = sleeps.div_ceil(RingKind::ALL.len() as u64);
+    let rows = on_generator_core(options, || {
+        let mut edge = Edge {
+            estimate: f64::from(SPIN_SHORTEST_US) / 1e6,
+            random: Random(options.seed),
+        };
+        let mut of_kind = |kind: &RingKind| {
+            eprintln!("{}: {each} sleeps", kind.name);
+            sleep_often(&started, *kind, each, &mut edge, clock)
+        };
+        RingKind::ALL
+            .iter()
+            .map(&mut of_kind)
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    print!("{}", lost_table(&rows));
+    write_file(options.json.as_deref(), clock, &rows)?;
+    let lost: u64 = rows
+        .iter()
+        .map(|row| row.lost_wakeups + row.lost_frames)
+        .sum();
+    if lost > 0 {
+        let what = format!("{lost} wakeups or frames were lost");
+        return Err(BenchError::backend("crosspoint", what));
+    }
+    Ok(())
+}
+
+fn sleep_often(
+    started: &Started,
+    kind: RingKind,
+    target: u64,
+    edge: &mut Edge,
+    clock: Clock,
+) -> Result<LostRow, BenchError> {
+    let mut pair = connect(started, kind)?;
+    let (begun, slept_before) = (Instant::now(), sleeps(started)?);
+    let mut times = Times::new(clock);
+    let mut row = LostRow {
+        rings: kind.name,
+        frames: 0,
+        asked: 0,
+        found: 0,
+        sleeps: 0,
+        lost_wakeups: 0,
+        lost_frames: 0,
+        seconds: 0.0,
+        p50_us: 0.0,
+        max_us: 0.0,
+    };
+    // The switch counts more: a kick that came before it slept ends its next sleep at once.
+    while row.asked - row.found < target && row.lost_wakeups + row.lost_frames < LOST_MAX {
+        for _ in 0..CHUNK {
+            meet(&mut pair, &mut row, &mut times, edge, clock)?;
+        }
+        interrupt::check()?;
+        row.found = times.asked_within(FOUND);
+    }
+    row.sleeps = (sleeps(started)? - slept_before) as u64;
+    row.seconds = begun.elapsed().as_secs_f64();
+    if let Some((_, [p50_us, _, _, max_us])) = times.figures(Met::Asked) {
+        (row.p50_us, row.max_us) = (p50_us, max_us);
+    }
+    Ok(row)
+}
+
+/// When a worker says that it will sleep, after its last frame: found by trying.
+struct Edge {
+    /// Seconds: it has said so by then half of the time.
+    estimate: f64,
+    random: Random,
+}
+
+impl Edge {
+    /// How far one trial moves the estimate, seconds.
+    const STEP: f64 = 20e-9;
+    /// From saying so until it sleeps it takes no longer, seconds.
+    const WINDOW: f64 = 800e-9;
+    /// Asleep for long, seconds.
+    const LONG: f64 = 40e-6;
+
+    /// The pause before a frame, seconds, and whether it is a trial of the estimate.
+    fn next(&mut self) -> (f64, bool) {
+        match self.random.part() {
+            ..0.2 => (self.estimate, true),
+            ..0.9 => (
+                self.estimate + self.random.between(0.0, Self::WINDOW),
+                false,
+            ),
+            _ => (self.random.between(0.0, Self::LONG), false),
+        }
+    }
+
+    /// Whether the worker had said so, in a trial.
+    fn learn(&mut self, asked: bool) {
+        let step = if asked { -Self::STEP } else { Self::STEP };
+        self.estimate = (self.estimate + step).clamp(0.0, Self::LONG);
+    }
+}
+
+/// One frame, after a pause that ends about when the worker goes to sleep.
+fn meet(
+    pair: &mut Pair,
+    row: &mut LostRow,
+    times: &mut Times,
+    edge: &mut Edge,
+    clock: Clock,
+) -> Result<(), BenchError> {
+    let (gap, is_trial) = edge.next();
+    pause(gap, clock);
+    let wake = Frames { pair, clock }.wake()?;
+    if is_trial {
+        edge.learn(wake.asked);
+    }
+    row.frames += 1;
+    row.asked += u64::from(wake.asked);
+    let met = if wake.asked { Met::Near } else { Met::Polling };
+    times.note(met, wake);
+    if wake.cycles.is_none() {
+        eprintln!(
+            "frame {}: nothing arrives; pause {:.2} us, kicked: {}",
+            row.frames,
+            gap * 1e6,
+            wake.asked
+        );
+        pair.kick()?;
+        match pair.settle(&mut |_| ())? {
+            0 => row.lost_frames += 1,
+            _ => row.lost_wakeups += 1,
+        }
+    }
+    Ok(())
+}
+
+fn lost_table(rows: &[LostRow]) -> String {
+    let mut text = String::from(
+        "| rings | frames | asked for a kick | before it slept | sleeps counted by the switch | lost wakeups | lost frames | s | p50 us | longest us |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {:.0} | {:.1} | {:.0} |",
+            row.rings,
+            row.frames,
+            row.asked,
+            row.found,
+            row.sleeps,
+            row.lost_wakeups,
+            row.lost_frames,
+            row.seconds,
+            row.p50_us,
+            row.max_us,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edge_is_found_by_trying() {
+        let mut edge = Edge {
+            estimate: 1e-6,
+            random: Random(5),
+        };
+        let is_at = 3.3e-6;
+        let mut met = 0;
+        for _ in 0..10_000 {
+            let (gap, is_trial) = edge.next();
+            if is_trial {
+                edge.learn(gap > is_at);
+            }
+            met += u32::from(gap > is_at && gap < is_at + Edge::WINDOW);
+        }
+        assert!((edge.estimate - is_at).abs() < 2.0 * Edge::STEP);
+        assert!(met > 6000, "{met}");
+    }
+
+    #[test]
+    fn a_share_is_of_one_core() {
+        let share = Share {
+            rate: 10,
+            seconds: 2.0,
+            frames: 20,
+            ran_ns: 40_000_000,
+            sleeps: 40.0,
+        };
+        assert_eq!(share.percent(), 2.0);
+        let table = share_table(&[share]);
+        let row = "| 10 | 2.00 % | 20.0 | 1000.0 |";
+        assert!(table.lines().any(|line| line == row), "{table}");
+    }
+}

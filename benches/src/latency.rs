@@ -1,0 +1,132 @@
+//! How long frames take at parts of a rate.
+
+use crate::bench_guests::{Turns, times};
+use crate::error::BenchError;
+use crate::load::Load;
+use crate::placement::Placement;
+use crate::search::{Ended, Judge, Limits, SearchTrial, Trials};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// "0 %" of any rate: frames per second, over all directions.
+pub const IDLE_RATE: f64 = 10_000.0;
+/// Parts of the partial-drop rate.
+pub const PARTS: [f64; 4] = [0.0, 0.1, 0.5, 0.9];
+
+/// Percentiles that a curve goes through.
+const CURVE: [f64; 15] = [
+    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.995, 99.999, 100.0,
+];
+
+/// Percentiles of a time, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Times taken.
+    pub count: u64,
+    /// The median.
+    pub p50: u64,
+    /// 90 in 100 were no more.
+    pub p90: u64,
+    /// 99 in 100.
+    pub p99: u64,
+    /// 999 in 1000.
+    pub p99_9: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+impl Times {
+    /// Of a histogram in nanoseconds; `None` when it is empty.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |part| histogram.value_at_quantile(part);
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: histogram.max(),
+        })
+    }
+}
+
+/// How long frames took at one load.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatencyPoint {
+    /// Of the partial-drop rate: 0 to 1; 0 is [`IDLE_RATE`].
+    pub part: f64,
+    /// Frames per second, over all directions.
+    pub rate: f64,
+    /// Of the trials that count.
+    pub placement: Option<Placement>,
+    /// How the series of trials ended.
+    pub ended: Ended,
+    /// From when a frame was due until the sink saw it, all trials together.
+    pub times: Option<Times>,
+    /// The generator's turns in these trials: what the times cannot tell.
+    pub turns: Option<Times>,
+    /// Percentile, and nanoseconds.
+    pub curve: Vec<(f64, u64)>,
+    /// Every trial, in order.
+    pub trials: Vec<SearchTrial>,
+}
+
+/// Which loads, and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct LatencyPlan {
+    /// The rate that loads are parts of; without one, only that of 0.
+    pub of: Option<f64>,
+    /// Length of a trial.
+    pub trial: Duration,
+    /// Trials that count, for each load.
+    pub trials: u32,
+}
+
+/// Times at [`PARTS`] of a rate, in the placement that `limits` name.
+///
+/// # Errors
+/// What load or judge could not do.
+pub fn latency(
+    load: &mut dyn Load,
+    judge: &mut dyn Judge,
+    limits: &Limits,
+    plan: LatencyPlan,
+    turns: Option<&Turns>,
+) -> Result<Vec<LatencyPoint>, BenchError> {
+    let parts = PARTS
+        .iter()
+        .filter(|part| **part == 0.0 || plan.of.is_some());
+    let point = |part: &f64| {
+        let rate = plan.of.map_or(0.0, |of| of * part).max(IDLE_RATE);
+        let mut trials = Trials::new(load, judge, limits);
+        let (mut latency, mut all_turns) = (times(), times());
+        for _ in 0..plan.trials {
+            let purpose = format!("latency at {:.0} %", part * 100.0);
+            let Some(offered) = trials.run(&purpose, Some(rate), plan.trial)? else {
+                break;
+            };
+            latency += &offered.latency_ns;
+            if let Some(turns) = turns {
+                all_turns += &*turns.borrow();
+            }
+        }
+        let at = |percent: f64| (percent, latency.value_at_percentile(percent));
+        let curve = CURVE.map(at).to_vec();
+        Ok(LatencyPoint {
+            part: *part,
+            rate,
+            placement: trials.placement(),
+            ended: trials.ended(),
+            times: Times::of(&latency),
+            turns: Times::of(&all_turns),
+            curve: if latency.is_empty() {
+                Vec::new()
+            } else {
+                curve
+            },
+            trials: trials.into_log(),
+        })
+    };
+    parts.map(point).collect()
+}

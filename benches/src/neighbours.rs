@@ -1,0 +1,195 @@
+//! Guests and interfaces that come and go beside those that are measured.
+
+use crate::backend::peer::shell;
+use crate::error::BenchError;
+use crate::guest;
+use crate::interrupt;
+use crate::scrape::read_sum;
+use crosspoint_guest::{Guest, GuestOptions};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]];
+/// Frames that each has to get from the other.
+const FRAMES: usize = 32;
+/// Longest wait for them.
+const EXCHANGE_MAX: Duration = Duration::from_secs(5);
+/// And for some of them, before more are sent.
+const AGAIN: Duration = Duration::from_millis(5);
+/// Longest wait for a session, or for an interface to be a port.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(20);
+/// Frames that are on their way when a guest is killed.
+const LEFT_BEHIND: usize = 64;
+
+/// Two guests beside those that are measured.
+pub struct Neighbours([Guest; 2]);
+
+impl Neighbours {
+    /// Connects both, and has each get frames from the other.
+    pub fn attach(sockets: [&Path; 2]) -> Result<Self, BenchError> {
+        let options = GuestOptions::default();
+        let [a, b] = sockets.map(|socket| guest::to_listener(socket, &options));
+        let mut this = Self([a?, b?]);
+        this.exchange()?;
+        Ok(this)
+    }
+
+    /// Stops the rings and hangs up, as a guest does that is shut down.
+    pub fn detach(mut self) -> Result<(), BenchError> {
+        for guest in &mut self.0 {
+            guest.stop()?;
+        }
+        Ok(())
+    }
+
+    /// Hangs up with frames on their way in both directions, as a guest does that is killed.
+    pub fn kill(mut self) -> Result<(), BenchError> {
+        for from in [0, 1] {
+            self.send(from, LEFT_BEHIND)?;
+        }
+        self.0.iter_mut().for_each(Guest::disconnect);
+        Ok(())
+    }
+
+    /// Stops the rings of both, and starts them again where they were.
+    pub fn pause(&mut self) -> Result<(), BenchError> {
+        for guest in &mut self.0 {
+            guest.stop()?;
+            guest.restart()?;
+        }
+        self.exchange()
+    }
+
+    /// Stops the rings, forgets all that was in them, connects again and begins anew.
+    pub fn reboot(&mut self) -> Result<(), BenchError> {
+        for guest in &mut self.0 {
+            guest.stop()?;
+            guest.disconnect();
+            guest.reset(0);
+            let deadline = Instant::now() + CONNECT_MAX;
+            while let Err(why) = guest.reconnect() {
+                if Instant::now() > deadline {
+                    return Err(why.into());
+                }
+                std::thread::sleep(LOOK);
+            }
+        }
+        self.exchange()
+    }
+
+    /// Sends both ways until each guest has got enough.
+    fn exchange(&mut self) -> Result<(), BenchError> {
+        let deadline = Instant::now() + EXCHANGE_MAX;
+        for to in [0, 1] {
+            let mut arrived = 0;
+            while arrived < FRAMES {
+                interrupt::check()?;
+                if Instant::now() > deadline {
+                    let what = format!("{arrived} frames arrive at a guest that was attached");
+                    return Err(BenchError::backend("neighbours", what));
+                }
+                self.send(1 - to, FRAMES / 4)?;
+                let frames = self.0[to].receive_at_least(0, FRAMES / 4, AGAIN)?;
+                let own = |(_, frame): &&(_, Vec<u8>)| frame.get(6..12) == Some(&MACS[1 - to]);
+                arrived += frames.iter().filter(own).count();
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: usize, count: usize) -> Result<(), BenchError> {
+        let mut frame = [0; 60];
+        frame[..6].copy_from_slice(&MACS[1 - from]);
+        frame[6..12].copy_from_slice(&MACS[from]);
+        frame[12..14].copy_from_slice(&[0x88, 0xb5]); // local experimental (IEEE 802)
+        let frames: Vec<&[u8]> = (0..count).map(|_| frame.as_slice()).collect();
+        self.0[from].send(0, &frames)?;
+        Ok(())
+    }
+}
+
+/// A veth pair, one end of which is a port while it is there. Dropped, it goes.
+pub struct Interface<'a>(&'a str);
+
+impl<'a> Interface<'a> {
+    /// Makes it, and waits until the switch with metrics at `metrics` has it as a port.
+    pub fn add(name: &'a str, metrics: SocketAddr) -> Result<Self, BenchError> {
+        let peer = format!("{name}p");
+        ip(&["link", "add", name, "type", "veth", "peer", "name", &peer])?;
+        let this = Self(name);
+        for end in [name, &peer] {
+            ip(&["link", "set", end, "up"])?;
+        }
+        wait_up(name, metrics, true)?;
+        Ok(this)
+    }
+
+    /// Takes it away, and waits until the switch has noticed.
+    pub fn remove(self, metrics: SocketAddr) -> Result<(), BenchError> {
+        let name = self.0;
+        drop(self);
+        wait_up(name, metrics, false)
+    }
+}
+
+impl Drop for Interface<'_> {
+    fn drop(&mut self) {
+        if let Err(why) = ip(&["link", "del", self.0]) {
+            eprintln!("{why}");
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), BenchError> {
+    run(Command::new("ip").args(arguments), "ip")
+}
+
+/// Runs a shell command that has to succeed, with `variables` in its environment.
+pub fn run_shell(line: &str, variables: &[(&str, &Path)]) -> Result<(), BenchError> {
+    run(shell(line).envs(variables.iter().copied()), line)
+}
+
+fn run(command: &mut Command, name: &str) -> Result<(), BenchError> {
+    let output = command.output().map_err(BenchError::io(name))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let what = format!("{}: {}", output.status, said.trim());
+    Err(BenchError::backend(name, what))
+}
+
+/// Waits until port `name` is up, or down.
+fn wait_up(name: &str, metrics: SocketAddr, up: bool) -> Result<(), BenchError> {
+    let deadline = Instant::now() + CONNECT_MAX;
+    let label = format!("port=\"{name}\"");
+    loop {
+        interrupt::check()?;
+        let value = read_sum(metrics, "crosspoint_port_up", &label);
+        let value = value.map_err(BenchError::io("metrics"))?;
+        if (value > 0.0) == up {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let what = format!("port {name} is not {}", if up { "up" } else { "down" });
+            return Err(BenchError::backend("crosspoint", what));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_fails_says_why() {
+        assert!(run_shell("test $A = /b", &[("A", Path::new("/b"))]).is_ok());
+        let why = run_shell("echo no such thing >&2; exit 3", &[]).unwrap_err();
+        assert!(why.to_string().contains("no such thing"), "{why}");
+    }
+}

@@ -1,0 +1,326 @@
+//! Traffic between far ends of interfaces, or a guest and a far end: a [`Load`].
+
+use super::Path;
+use super::traffic::{End, Sending, Traffic, new_histogram, now_ns};
+use super::wire::{self, FAR, NEAR};
+use crate::error::BenchError;
+use crate::guest;
+use crate::load::{Load, Offered};
+use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
+use hdrhistogram::Histogram;
+use std::path;
+use std::time::{Duration, Instant};
+
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+/// Frames that a guest makes available at once.
+const GUEST_BURST: u16 = 32;
+/// Runs of the generator in one call where nothing else has to be done: about 10 ms, and the call costs some 20 µs.
+const LONG_CALL: u32 = 16_384;
+/// Where the same thread receives: half a guest's ring.
+const SHORT_CALL: u32 = 128;
+/// Of so many polls, one takes the time of a frame.
+const SAMPLE_EVERY: u64 = 8;
+/// Longest wait for a path in both directions.
+const LEARN_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the last frames of a trial.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+/// Without a frame for so long, there is none on its way.
+const DRAIN_QUIET: Duration = Duration::from_millis(5);
+
+/// What flows.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// From where to where.
+    pub path: Path,
+    /// Bytes of each frame, without FCS; `None`: IMIX, which guests do not send.
+    pub len: Option<usize>,
+    /// Flows, by UDP ports.
+    pub flows: u32,
+}
+
+/// Generator and sink, ready. Belongs to the thread that made it.
+pub struct NicLoad {
+    traffic: Traffic,
+    flow: Flow,
+    /// What the generator sends, where it does.
+    sending: Sending,
+    guest: Option<GuestEnd>,
+}
+
+struct GuestEnd {
+    tx: TxPump,
+    rx: RxPump,
+    /// Stamps that were seen, ns.
+    latency: Histogram<u64>,
+    _guest: Guest,
+}
+
+/// What one kind of generator did.
+#[derive(Default)]
+struct Done {
+    sent: u64,
+    /// Frames that the rate asked for.
+    due: Option<u64>,
+    arrived_within: u64,
+    ring_full: f64,
+    seconds: f64,
+}
+
+impl NicLoad {
+    /// Attaches sinks to the interfaces' far ends, connects the guest to `socket` where there is one, and waits until the switch has
+    /// learned both addresses.
+    pub fn connect(flow: Flow, socket: &path::Path) -> Result<Self, BenchError> {
+        let mut traffic = Traffic::load()?;
+        match flow.path {
+            Path::NicToNic | Path::GuestToNic => traffic.attach(FAR[1], End::Sink)?,
+            Path::GuestNicGuest => traffic.attach(FAR[1], End::Reflect)?,
+            Path::NicToGuest => {}
+        }
+        let guest = flow
+            .path
+            .has_guest()
+            .then(|| GuestEnd::connect(&flow, socket));
+        let guest = guest.transpose()?;
+        let from = if flow.path == Path::NicToNic { 0 } else { 1 };
+        let mut this = Self {
+            traffic,
+            flow,
+            sending: sending(&flow, from)?,
+            guest,
+        };
+        this.learn()?;
+        Ok(this)
+    }
+
+    /// The same without a switch: what the generator sends is counted where a switch's program would be.
+    pub fn without_switch(flow: Flow) -> Result<Self, BenchError> {
+        let mut traffic = Traffic::load()?;
+        wire::take_bursts(NEAR[0])?;
+        traffic.attach(NEAR[0], End::SinkXdp)?;
+        Ok(Self {
+            traffic,
+            flow,
+            sending: sending(&flow, 0)?,
+            guest: None,
+        })
+    }
+
+    /// Single frames in both directions, until one has come the way that is measured.
+    fn learn(&mut self) -> Result<(), BenchError> {
+        let back = sending(&self.flow, 1)?;
+        let deadline = Instant::now() + LEARN_MAX;
+        loop {
+            self.traffic.clear()?;
+            if self.flow.path != Path::GuestNicGuest {
+                self.send_one(&back)?;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            if self.flow.path == Path::NicToNic {
+                self.send_one(&self.sending.clone())?;
+            }
+            let mut arrived = 0;
+            if let Some(guest) = &mut self.guest {
+                guest.tx.poll_stamped(1, 0)?;
+                std::thread::sleep(Duration::from_millis(2));
+                arrived = u64::from(guest.rx.poll()?.frames);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            if matches!(self.flow.path, Path::NicToNic | Path::GuestToNic) {
+                arrived = self.traffic.arrived()?;
+            }
+            if arrived > 0 {
+                break;
+            }
+            if Instant::now() > deadline {
+                let what = "no frame arrives through the switch";
+                return Err(BenchError::backend(self.flow.path.name(), what));
+            }
+        }
+        self.drain(0)?;
+        Ok(())
+    }
+
+    fn send_one(&mut self, sending: &Sending) -> Result<(), BenchError> {
+        self.traffic.plan(sending, None, Duration::from_secs(1))?;
+        self.traffic.generate(1)?;
+        Ok(())
+    }
+
+    /// The generator, with nothing to receive on this thread.
+    fn offer_from_nic(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
+        self.traffic.plan(&self.sending, rate, time)?;
+        let start = now_ns();
+        while self.traffic.generate(LONG_CALL)? {}
+        let arrived_within = self.traffic.arrived()?;
+        Ok(Done {
+            sent: self.traffic.sent()?,
+            due: rate.map(|rate| (rate * time.as_secs_f64()) as u64),
+            arrived_within,
+            seconds: (now_ns() - start) as f64 / 1e9,
+            ..Done::default()
+        })
+    }
+
+    /// The generator and the guest's driver in turn.
+    fn offer_to_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
+        let Some(guest) = &mut self.guest else {
+            return Ok(Done::default());
+        };
+        self.traffic.plan(&self.sending, rate, time)?;
+        let (start, mut arrived_within) = (now_ns(), 0);
+        while self.traffic.generate(SHORT_CALL)? {
+            arrived_within += guest.receive_all()?;
+        }
+        Ok(Done {
+            sent: self.traffic.sent()?,
+            due: rate.map(|rate| (rate * time.as_secs_f64()) as u64),
+            arrived_within,
+            seconds: (now_ns() - start) as f64 / 1e9,
+            ..Done::default()
+        })
+    }
+
+    /// The guest's driver alone.
+    fn offer_from_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
+        let Some(guest) = &mut self.guest else {
+            return Ok(Done::default());
+        };
+        let start = now_ns();
+        let end = start + time.as_nanos() as u64;
+        let (mut now, mut sent, mut polls, mut full, mut received) = (start, 0, 0_u64, 0_u64, 0);
+        let due = |now: u64| rate.map(|rate| ((now - start) as f64 * rate / 1e9) as u64);
+        while now < end {
+            let limit =
+                due(now).map_or(GUEST_BURST.into(), |due| due.saturating_sub(sent) as usize);
+            let poll = guest.tx.poll_stamped(limit, now)?;
+            sent += u64::from(poll.frames);
+            full += u64::from(poll.full && limit > 0);
+            received += guest.receive(polls.is_multiple_of(SAMPLE_EVERY))?;
+            polls += 1;
+            now = now_ns();
+        }
+        let arrived_within = match self.flow.path {
+            Path::GuestNicGuest => received,
+            _ => self.traffic.arrived()?,
+        };
+        Ok(Done {
+            sent,
+            due: due(now),
+            arrived_within,
+            ring_full: full as f64 / polls.max(1) as f64,
+            seconds: (now - start) as f64 / 1e9,
+        })
+    }
+
+    /// Waits until nothing is on its way. Returns how many frames arrived, `received` by the guest before.
+    fn drain(&mut self, received: u64) -> Result<u64, BenchError> {
+        let deadline = Instant::now() + DRAIN_MAX;
+        let (mut at_guest, mut at_sink) = (received, self.traffic.arrived()?);
+        let mut quiet_since = Instant::now();
+        loop {
+            let mut more = false;
+            if let Some(guest) = &mut self.guest {
+                let frames = guest.receive(false)?;
+                at_guest += frames;
+                more = frames > 0 || guest.tx.drain()? > 0;
+            }
+            let arrived = self.traffic.arrived()?;
+            more |= arrived != std::mem::replace(&mut at_sink, arrived);
+            let now = Instant::now();
+            if more {
+                quiet_since = now;
+            }
+            if now - quiet_since > DRAIN_QUIET || now > deadline {
+                break;
+            }
+        }
+        Ok(match self.flow.path {
+            Path::NicToNic | Path::GuestToNic => at_sink,
+            Path::NicToGuest | Path::GuestNicGuest => at_guest,
+        })
+    }
+}
+
+impl Load for NicLoad {
+    fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        self.traffic.clear()?;
+        if let Some(guest) = &mut self.guest {
+            guest.latency.reset();
+        }
+        let done = match self.flow.path {
+            Path::NicToNic => self.offer_from_nic(rate, time)?,
+            Path::NicToGuest => self.offer_to_guest(rate, time)?,
+            Path::GuestToNic | Path::GuestNicGuest => self.offer_from_guest(rate, time)?,
+        };
+        let arrived = self.drain(done.arrived_within)?;
+        let latency_ns = match (&self.guest, self.flow.path) {
+            (Some(guest), Path::NicToGuest | Path::GuestNicGuest) => guest.latency.clone(),
+            _ => self.traffic.latencies()?,
+        };
+        Ok(Offered {
+            seconds: done.seconds,
+            due: done.due.unwrap_or(done.sent),
+            sent: done.sent,
+            arrived,
+            arrived_within: done.arrived_within,
+            ring_full: done.ring_full,
+            latency_ns,
+            loss_runs: self.traffic.loss_runs()?,
+        })
+    }
+}
+
+impl GuestEnd {
+    fn connect(flow: &Flow, socket: &path::Path) -> Result<Self, BenchError> {
+        let mut guest = guest::to_listener(socket, &GuestOptions::default())?;
+        let pump = TxPumpOptions {
+            frame_len: flow.len.unwrap_or(60),
+            source: MACS[0],
+            destination: MACS[1],
+            flows: flow.flows,
+            batch: GUEST_BURST.into(),
+            ..TxPumpOptions::default()
+        };
+        Ok(Self {
+            tx: guest.take_tx_pump(0, &pump)?,
+            rx: guest.take_rx_pump(0, true)?,
+            latency: new_histogram(),
+            _guest: guest,
+        })
+    }
+
+    fn receive(&mut self, is_sampled: bool) -> Result<u64, BenchError> {
+        if !is_sampled {
+            return Ok(self.rx.poll()?.frames.into());
+        }
+        let (latency, mut seen) = (&mut self.latency, false);
+        let received = self.rx.poll_each(|head| {
+            let stamp = head.stamp();
+            if stamp > 0 && !seen {
+                seen = true;
+                latency.saturating_record(now_ns().saturating_sub(stamp).max(1));
+            }
+        })?;
+        Ok(received.frames.into())
+    }
+
+    fn receive_all(&mut self) -> Result<u64, BenchError> {
+        let mut frames = 0;
+        loop {
+            match self.receive(true)? {
+                0 => return Ok(frames),
+                more => frames += more,
+            }
+        }
+    }
+}
+
+/// From the far end of the interface `from` to the other port.
+fn sending(flow: &Flow, from: usize) -> Result<Sending, BenchError> {
+    Ok(Sending {
+        interface: wire::index(FAR[from])?,
+        addresses: [MACS[from], MACS[1 - from]],
+        len: flow.len,
+        flows: flow.flows,
+    })
+}

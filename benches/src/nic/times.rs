@@ -1,0 +1,96 @@
+//! What the kernel and the program have of a core's time.
+
+use crate::threads::Thread;
+use std::fs;
+
+/// Per second, in /proc (USER_HZ, the same on all machines that Linux runs on today).
+const TICKS_HZ: f64 = 100.0;
+
+/// Times since some moment, seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// Of the thread, in its program; none without a thread.
+    pub user: Option<f64>,
+    /// Of the thread, in the kernel, softirq that it was interrupted for included; without a thread, of the core: system, irq and
+    /// softirq.
+    pub kernel: f64,
+    /// Of the core, softirq.
+    pub softirq: f64,
+}
+
+impl Times {
+    /// Of `thread`, if there is one, and of `core`, until now.
+    pub fn now(thread: Option<Thread>, core: usize) -> Option<Self> {
+        let of_core = core_times(&fs::read_to_string("/proc/stat").ok()?, core)?;
+        let Some(thread) = thread else {
+            return Some(of_core);
+        };
+        let [user, kernel] = thread_times(&thread.stat().ok()?)?;
+        Some(Self {
+            user: Some(user),
+            kernel,
+            ..of_core
+        })
+    }
+
+    /// Since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            user: self.user.zip(earlier.user).map(|(now, then)| now - then),
+            kernel: self.kernel - earlier.kernel,
+            softirq: self.softirq - earlier.softirq,
+        }
+    }
+}
+
+/// Of a core, but for programs' time. In /proc/stat: user, nice, system, idle, iowait, irq, softirq.
+fn core_times(stat: &str, core: usize) -> Option<Times> {
+    let name = format!("cpu{core} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let ticks: Vec<f64> = line
+        .split_whitespace()
+        .map_while(|ticks| ticks.parse().ok())
+        .collect();
+    let [_user, _nice, system, _idle, _iowait, irq, softirq, ..] = ticks[..] else {
+        return None;
+    };
+    Some(Times {
+        user: None,
+        kernel: (system + irq + softirq) / TICKS_HZ,
+        softirq: softirq / TICKS_HZ,
+    })
+}
+
+/// utime and stime of /proc/PID/task/TID/stat: its fields 14 and 15. The name, field 2, may have anything in it.
+fn thread_times(stat: &str) -> Option<[f64; 2]> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut next = || Some(fields.next()?.parse::<f64>().ok()? / TICKS_HZ);
+    Some([next()?, next()?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_core_and_of_the_thread() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\ncpu1 100 200 300 400 500 600 700 1 0 0\n";
+        let times = core_times(stat, 1).unwrap();
+        assert_eq!((times.kernel, times.softirq), (16.0, 7.0));
+        assert_eq!(core_times(stat, 2), None);
+        let stat = "17 (a) b) R 1 17 17 0 -1 4194368 1 2 3 4 250 125 0 0 20 0 5 0 99";
+        assert_eq!(thread_times(stat), Some([2.5, 1.25]));
+    }
+
+    #[test]
+    fn a_thread_that_computes_takes_time() {
+        let before = Times::now(Some(Thread::current()), 0).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_millis(100);
+        while std::time::Instant::now() < end {}
+        let spent = Times::now(Some(Thread::current()), 0)
+            .unwrap()
+            .since(before);
+        assert!(spent.user.unwrap() + spent.kernel > 0.0, "{spent:?}");
+    }
+}

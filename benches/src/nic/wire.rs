@@ -1,0 +1,90 @@
+//! Where the switches' interfaces are: a network namespace of this process, with two veth pairs in it. The switch has the
+//! ends `sa` and `sb`; frames come in and go out at the far ends `a0` and `b0`.
+
+use crate::error::BenchError;
+use std::io;
+use std::process::Command;
+
+/// The ends that a switch has.
+pub const NEAR: [&str; 2] = ["sa", "sb"];
+/// The other ends.
+pub const FAR: [&str; 2] = ["a0", "b0"];
+/// An interface that nothing goes through.
+pub const SPARE: &str = "spare";
+
+/// Moves the calling thread, and all that it starts from now on, into a network namespace that goes when they have gone.
+pub fn enter_namespace() -> Result<(), BenchError> {
+    // SAFETY: takes flags only, and changes the calling thread's namespaces and no memory.
+    let left = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
+    if left != 0 {
+        let why = io::Error::last_os_error();
+        return Err(BenchError::io("a network namespace (needs root)")(why));
+    }
+    // What /sys shows of interfaces is the namespace's in which it was mounted.
+    command("mount --make-rslave /")?;
+    command("mount -t sysfs sysfs /sys")?;
+    // Nothing but the bench's frames is on the wires.
+    let ipv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+    let _ = std::fs::write(ipv6, "1"); // not there without IPv6
+    command(&format!(
+        "ip link add {SPARE} type veth peer name {SPARE}-far"
+    ))?;
+    command("ip link set lo up")
+}
+
+/// Both veth pairs, new and up, with one queue.
+pub fn lay() -> Result<(), BenchError> {
+    for (near, far) in NEAR.iter().zip(FAR) {
+        let _ = command(&format!("ip link del {near}")); // a bridge is gone, too, by then
+        command(&format!(
+            "ip link add {far} numrxqueues 1 numtxqueues 1 type veth peer name {near} numrxqueues 1 numtxqueues 1"
+        ))?;
+        for end in [far, near] {
+            command(&format!("ip link set {end} up"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A kernel's bridge between the near ends, its work done on `core`, or on the sender's.
+pub fn bridge(core: Option<usize>) -> Result<(), BenchError> {
+    command("ip link add bench-br type bridge")?;
+    let mask = core.map_or(0, |core| 1_u128 << core);
+    for near in NEAR {
+        take_bursts(near)?;
+        let file = format!("/sys/class/net/{near}/queues/rx-0/rps_cpus");
+        std::fs::write(&file, format!("{mask:x}")).map_err(BenchError::io(file))?;
+        command(&format!("ip link set {near} master bench-br"))?;
+    }
+    command("ip link set bench-br up")
+}
+
+/// Removes it.
+pub fn remove_bridge() {
+    let _ = command("ip link del bench-br"); // gone with the namespace otherwise
+}
+
+/// Has an interface without a program take what a program redirects to its other end: for that, it polls.
+pub fn take_bursts(interface: &str) -> Result<(), BenchError> {
+    command(&format!("ethtool -K {interface} gro on"))
+}
+
+/// The number of an interface.
+pub fn index(interface: &str) -> Result<u32, BenchError> {
+    let file = format!("/sys/class/net/{interface}/ifindex");
+    let text = std::fs::read_to_string(&file).map_err(BenchError::io(file.clone()))?;
+    let index = text.trim().parse().map_err(io::Error::other);
+    index.map_err(BenchError::io(file))
+}
+
+fn command(words: &str) -> Result<(), BenchError> {
+    let mut words_of = words.split_whitespace();
+    let program = words_of.next().unwrap_or_default();
+    let output = Command::new(program).args(words_of).output();
+    let output = output.map_err(BenchError::io(program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(BenchError::io(words)(io::Error::other(said)))
+}

@@ -1,0 +1,124 @@
+//! Two guests in this process, and frames from the first to the second that are told from all others.
+
+use crate::error::BenchError;
+use crate::guest;
+use crosspoint_guest::pump::FrameHead;
+use crosspoint_guest::{Guest, GuestOptions, RxPump, Sent, TxPump, TxPumpOptions};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+/// Longest wait for a path in both directions.
+const LEARN_MAX: Duration = Duration::from_secs(10);
+/// Without a frame for so long, there is none on its way.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// What one guest does.
+struct End {
+    tx: TxPump,
+    rx: RxPump,
+    guest: Guest,
+}
+
+/// Two guests, connected.
+pub struct Pair {
+    ends: [End; 2],
+}
+
+impl Pair {
+    /// Connects guests with these options, and waits until the switch has learned both addresses. Frames have
+    /// `frame_len` bytes, without frame check sequence, and go in bursts of up to 64.
+    pub fn connect(
+        sockets: [&Path; 2],
+        options: [&GuestOptions; 2],
+        frame_len: usize,
+    ) -> Result<Self, BenchError> {
+        let end = |number: usize| -> Result<End, BenchError> {
+            let mut guest = guest::to_listener(sockets[number], options[number])?;
+            let pump = TxPumpOptions {
+                frame_len,
+                source: MACS[number],
+                destination: MACS[1 - number],
+                batch: 64,
+                ..TxPumpOptions::default()
+            };
+            let (tx, rx) = (guest.take_tx_pump(0, &pump)?, guest.take_rx_pump(0, true)?);
+            Ok(End { tx, rx, guest })
+        };
+        let mut this = Self {
+            ends: [end(0)?, end(1)?],
+        };
+        this.learn(sockets[0])?;
+        Ok(this)
+    }
+
+    fn learn(&mut self, socket: &Path) -> Result<(), BenchError> {
+        let deadline = Instant::now() + LEARN_MAX;
+        let mut arrived = [0, 0];
+        while arrived.contains(&0) {
+            if Instant::now() > deadline {
+                let what = format!("frames do not arrive; at the two guests: {arrived:?}");
+                return Err(BenchError::backend(&socket.display().to_string(), what));
+            }
+            for (number, arrived) in arrived.iter_mut().enumerate() {
+                self.ends[1 - number].tx.poll_stamped(1, 0)?;
+                std::thread::sleep(Duration::from_millis(1));
+                *arrived += self.receive_at(number, |_| ())?;
+            }
+        }
+        self.settle(&mut |_| ())?;
+        Ok(())
+    }
+
+    /// Sends up to `limit` frames (up to 64) from the first guest.
+    pub fn send(&mut self, limit: usize, stamp: u64) -> Result<Sent, BenchError> {
+        Ok(self.ends[0].tx.poll_stamped(limit, stamp)?)
+    }
+
+    /// Shows what has arrived from the first guest at the second to `see`: up to 64 frames. Returns how many.
+    pub fn receive(&mut self, see: impl FnMut(&FrameHead)) -> Result<u64, BenchError> {
+        self.receive_at(1, see)
+    }
+
+    /// One frame back, so that the switch goes on knowing where the second guest is; and takes what the first has got.
+    pub fn answer(&mut self) -> Result<(), BenchError> {
+        self.ends[1].tx.poll_stamped(1, 0)?;
+        while self.ends[0].rx.poll()?.frames > 0 {}
+        Ok(())
+    }
+
+    /// Receives until nothing is on its way. Returns how many frames still came.
+    pub fn settle(&mut self, see: &mut impl FnMut(&FrameHead)) -> Result<u64, BenchError> {
+        let (mut frames, mut quiet_since) = (0, Instant::now());
+        while quiet_since.elapsed() < QUIET {
+            let arrived = self.receive(&mut *see)?;
+            if arrived > 0 {
+                quiet_since = Instant::now();
+            }
+            frames += arrived;
+            self.ends[0].tx.drain()?;
+        }
+        Ok(frames)
+    }
+
+    /// Kicks the first guest's transmit ring, asked for or not.
+    pub fn kick(&mut self) -> Result<(), BenchError> {
+        Ok(self.ends[0].guest.kick(1)?)
+    }
+
+    fn receive_at(
+        &mut self,
+        number: usize,
+        mut see: impl FnMut(&FrameHead),
+    ) -> Result<u64, BenchError> {
+        let mut frames = 0;
+        self.ends[number].rx.poll_each(|head| {
+            // Others' frames are flooded while the switch does not know where they go.
+            if head.bytes[6..12] == MACS[1 - number] {
+                frames += 1;
+                see(head);
+            }
+        })?;
+        Ok(frames)
+    }
+}

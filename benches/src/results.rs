@@ -1,0 +1,295 @@
+//! The file of results, and the directory of a report.
+
+use crate::error::BenchError;
+use crate::latency::LatencyPoint;
+use crate::options::PlanOptions;
+use crate::plot;
+use crate::search::{SearchResult, SearchTrial};
+use crate::summary;
+use crosspoint_frame::Clock;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// Of the file's form; another one is not read.
+pub const VERSION: u32 = 1;
+
+/// The file.
+const RESULTS: &str = "results.json";
+/// The report beside it.
+const REPORT: &str = "report.md";
+
+/// All that a run measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The command line.
+    pub arguments: Vec<String>,
+    /// Where.
+    pub machine: Machine,
+    /// In tables, in this order; others are compared with the first.
+    pub switches: Vec<String>,
+    /// In the order measured.
+    pub measurements: Vec<Measurement>,
+}
+
+/// Where a run was, and what it took for near, far and disturbed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The CPU's model, as it calls itself.
+    pub cpu: String,
+    /// Cores.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Rate of the time stamp counter.
+    pub tsc_hz: f64,
+    /// Round trips of a cache line below this are near, nanoseconds.
+    pub near_ns: f64,
+    /// Above this, far.
+    pub far_ns: f64,
+    /// Trials in which a thread waited longer do not count, percent.
+    pub wait_max: f64,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here(plan: &PlanOptions, clock: Clock) -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        Self {
+            cpu: cpu_model(&read("/proc/cpuinfo")).unwrap_or_else(|| "unknown".into()),
+            cores: std::thread::available_parallelism().map_or(0, Into::into),
+            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+            tsc_hz: clock.hz(),
+            near_ns: plan.near_ns,
+            far_ns: plan.far_ns,
+            wait_max: plan.wait_max,
+        }
+    }
+}
+
+fn cpu_model(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().into())
+}
+
+/// What one switch did in one scenario, in one round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// What was measured.
+    pub scenario: String,
+    /// Name of the switch.
+    pub switch: String,
+    /// From 0.
+    pub round: u32,
+    /// Of the rates.
+    pub search: SearchResult,
+    /// At parts of the partial-drop rate.
+    pub latency: Vec<LatencyPoint>,
+}
+
+impl Measurement {
+    /// Every trial.
+    pub fn trials(&self) -> impl Iterator<Item = &SearchTrial> + Clone {
+        let latency = self.latency.iter().flat_map(|point| &point.trials);
+        self.search.trials.iter().chain(latency)
+    }
+}
+
+impl Results {
+    /// Writes the file, the report and its plots into `directory`, which is made where it is not there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, directory: &Path) -> Result<(), BenchError> {
+        fs::create_dir_all(directory).map_err(BenchError::io(directory.display().to_string()))?;
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            fs::write(&path, text).map_err(BenchError::io(path.display().to_string()))
+        };
+        let json = serde_json::to_string_pretty(self).map_err(std::io::Error::from);
+        write(RESULTS, &(json.map_err(BenchError::io(RESULTS))? + "\n"))?;
+        let plots = plot::all(self);
+        for plot in &plots {
+            write(&plot.file, &plot.svg)?;
+        }
+        write(REPORT, &summary::report(self, &plots))
+    }
+
+    /// Reads a file that [`Results::write`] has written.
+    ///
+    /// # Errors
+    /// The system's, or that it is not such a file.
+    pub fn read(path: &Path) -> Result<Self, BenchError> {
+        let name = || path.display().to_string();
+        let text = fs::read_to_string(path).map_err(BenchError::io(name()))?;
+        Self::parse(&text).map_err(|why| BenchError::Usage(format!("{}: {why}", name())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let versioned: Versioned = serde_json::from_str(text).map_err(|why| why.to_string())?;
+        if versioned.version != VERSION {
+            let found = versioned.version;
+            return Err(format!("version {found}, where {VERSION} is understood"));
+        }
+        serde_json::from_str(text).map_err(|why| why.to_string())
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::latency::{LatencyPlan, PARTS};
+    use crate::latency::{Times, latency};
+    use crate::placement::Placement;
+    use crate::rate::{self, ReportOptions};
+    use crate::search::simulated::{Knows, Simulated};
+    use crate::search::{Goal, Limits, PDR, search};
+    use std::time::Duration;
+
+    fn measurement(scenario: &str, switch: &str, round: u32, simulated: &Simulated) -> Measurement {
+        let mut judge = Knows(simulated.clone());
+        let limits = Limits::default();
+        let mut load = simulated.clone();
+        let found = search(&mut load, &mut judge, &Goal::usual(0.1, 0.5), &limits).unwrap();
+        let plan = LatencyPlan {
+            of: found.goal(PDR).and_then(|goal| goal.conditional_throughput),
+            trial: Duration::from_millis(100),
+            trials: 1,
+        };
+        let limits = Limits {
+            placement: found.placement,
+            ..limits
+        };
+        let mut points = latency(&mut load, &mut judge, &limits, plan, None).unwrap();
+        for (i, point) in points.iter_mut().enumerate() {
+            let ns = 1e9 / simulated.capacity * 40.0 * (i + 1) as f64;
+            let at = |nines: u32| (ns * f64::from(nines * nines + 1)) as u64;
+            point.times = Some(Times {
+                count: 1000,
+                p50: at(0),
+                p90: at(1),
+                p99: at(2),
+                p99_9: at(3),
+                max: at(6),
+            });
+            point.turns = Some(Times {
+                count: 1000,
+                p50: 80,
+                p90: 90,
+                p99: 200,
+                p99_9: 300,
+                max: 12_000,
+            });
+            point.curve = vec![
+                (0.0, at(0) / 2),
+                (50.0, at(0)),
+                (99.0, at(2)),
+                (100.0, at(6)),
+            ];
+        }
+        Measurement {
+            scenario: scenario.into(),
+            switch: switch.into(),
+            round,
+            search: found,
+            latency: points,
+        }
+    }
+
+    /// A small run that nobody measured.
+    pub fn made_up() -> Results {
+        let mut measurements = Vec::new();
+        for round in 0..2 {
+            let near = |mpps: f64| Simulated {
+                noise: 0.02,
+                seed: round.into(),
+                ..Simulated::of_capacity(mpps * 1e6)
+            };
+            let far = |mpps: f64| Simulated {
+                placement_lasts: Some(1000),
+                trials: 1000,
+                ..near(mpps)
+            };
+            let disturbed = Simulated {
+                disturbed: 0.1,
+                bursts: 0.1,
+                burst_loss: 1e-4,
+                ..near(9.5)
+            };
+            for (scenario, switch, simulated) in [
+                ("64 B, 1 flow", "crosspoint", near(20.0)),
+                ("64 B, 1 flow", "ovs <3.5>", disturbed),
+                ("1518 B, 1 flow", "crosspoint", far(8.0)),
+                ("1518 B, 1 flow", "ovs <3.5>", near(3.0)),
+            ] {
+                measurements.push(measurement(scenario, switch, round, &simulated));
+            }
+        }
+        Results {
+            version: VERSION,
+            arguments: vec!["crosspoint-bench".into(), "rate".into()],
+            machine: Machine {
+                cpu: "A CPU".into(),
+                cores: 2,
+                kernel: "6.1.0".into(),
+                tsc_hz: 2.6e9,
+                near_ns: 150.0,
+                far_ns: 250.0,
+                wait_max: 2.0,
+            },
+            switches: vec!["crosspoint".into(), "ovs <3.5>".into()],
+            measurements,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_renders_the_same() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let results = made_up();
+        results.write(first.path()).unwrap();
+        let file = first.path().join(RESULTS);
+        assert_eq!(Results::read(&file).unwrap(), results);
+        let again = ReportOptions {
+            results: file,
+            out: second.path().into(),
+        };
+        rate::report(&again).unwrap();
+        for entry in fs::read_dir(first.path()).unwrap() {
+            let name = entry.unwrap().file_name();
+            let read = |directory: &Path| fs::read(directory.join(&name)).unwrap();
+            assert_eq!(read(first.path()), read(second.path()), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_by_its_number() {
+        let why = Results::parse("{\"version\": 2, \"else\": 1}").unwrap_err();
+        assert!(why.contains("version 2"), "{why}");
+        assert!(Results::parse("[]").is_err());
+    }
+
+    #[test]
+    fn every_part_of_the_rate_has_a_point() {
+        let results = made_up();
+        for measured in &results.measurements {
+            let parts: Vec<f64> = measured.latency.iter().map(|point| point.part).collect();
+            assert_eq!(parts, PARTS);
+            assert!(measured.search.placement != Some(Placement::Mixed));
+        }
+    }
+
+    #[test]
+    fn the_cpu_is_found_by_its_name() {
+        let model = cpu_model("processor\t: 0\nmodel name\t: X 1 @ 2: 3\nflags: a\n");
+        assert_eq!(model.as_deref(), Some("X 1 @ 2: 3"));
+        assert_eq!(cpu_model(""), None);
+    }
+}

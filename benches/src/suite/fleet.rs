@@ -1,0 +1,568 @@
+//! The guests of a scenario, connected, and the threads that drive them.
+
+use super::addresses;
+use super::scenario::{Role, Scenario};
+use super::stations::{self, Job, Outcome, Sender, Sink, Station};
+use crate::error::BenchError;
+use crate::guest;
+use crate::load::{Load, Offered};
+use crate::threads::{Thread, pin};
+use crosspoint_frame::{Clock, tsc};
+use crosspoint_guest::net::features;
+use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
+use hdrhistogram::Histogram;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Longest wait for a path from every sender to its receiver.
+const LEARN_MAX: Duration = Duration::from_secs(10);
+/// Of each sender, while the switch learns.
+const LEARN_RATE: f64 = 2000.0;
+const LEARN_TRIAL: Duration = Duration::from_millis(10);
+/// From the call to the first frame: by then every thread is awake.
+const START_IN: Duration = Duration::from_millis(1);
+/// Longest wait for a switch to take what a receiver sends to be known.
+const TEACH_MAX: Duration = Duration::from_millis(200);
+
+/// What guests are like, besides their scenario.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// A core for each thread that drives guests.
+    pub cores: Vec<usize>,
+    /// Frames that a sender makes available at once.
+    pub burst: usize,
+    /// Frames that a sender keeps while its ring is full, at a given rate.
+    pub backlog: u64,
+    /// Bytes of a receive buffer.
+    pub rx_buffer: usize,
+    /// Guest memory on 2 MiB pages.
+    pub huge_pages: bool,
+}
+
+/// A guest's part that is not with a generator.
+struct Member {
+    role: Role,
+    /// Of a guest that only receives: by which it makes itself known.
+    greeter: Option<TxPump>,
+    /// Of a guest that only sends: what comes of that.
+    greeted: Option<RxPump>,
+    guest: Guest,
+}
+
+/// A thread that drives guests. Dropped, it ends.
+struct Generator {
+    core: usize,
+    thread: Thread,
+    jobs: Option<mpsc::Sender<Job>>,
+    outcomes: mpsc::Receiver<Result<Outcome, BenchError>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// All guests of a scenario.
+pub struct Fleet {
+    // First: the threads end before the guests' sessions do.
+    generators: Vec<Generator>,
+    members: Vec<Member>,
+    /// By guest, frames sent so far.
+    sent: Vec<u64>,
+    manner: Manner,
+    clock: Clock,
+}
+
+impl Fleet {
+    /// Connects all guests to the switch's `sockets`, and waits until every sender's frames arrive.
+    pub fn connect(
+        sockets: &[PathBuf],
+        scenario: &Scenario,
+        manner: &Manner,
+        clock: Clock,
+    ) -> Result<Self, BenchError> {
+        let roles = scenario.roles(manner.cores.len());
+        let options = guest_options(scenario, manner);
+        let mut members = Vec::new();
+        for role in &roles {
+            let socket = sockets.get(role.port).ok_or_else(|| {
+                BenchError::backend("the switch", format!("has no port {}", role.port))
+            })?;
+            members.push(Member {
+                role: *role,
+                greeter: None,
+                greeted: None,
+                guest: guest::to_listener(socket, &options)?,
+            });
+        }
+        let mut shares: Vec<Vec<Station>> = manner.cores.iter().map(|_| Vec::new()).collect();
+        let senders = roles.iter().filter(|role| role.sends).count();
+        for number in visits(&roles) {
+            let member = &mut members[number];
+            let phase = number as f64 / senders as f64;
+            let share = &mut shares[member.role.generator];
+            share.extend(stations_of(
+                member, number, &roles, scenario, manner, phase,
+            )?);
+        }
+        let start = |(share, core): (Vec<Station>, &usize)| Generator::start(share, *core, clock);
+        let generators: Result<_, _> = shares.into_iter().zip(&manner.cores).map(start).collect();
+        let mut fleet = Self {
+            generators: generators?,
+            sent: vec![0; members.len()],
+            members,
+            manner: manner.clone(),
+            clock,
+        };
+        fleet.learn(scenario)?;
+        Ok(fleet)
+    }
+
+    /// The threads that drive guests, each with its core.
+    pub fn threads(&self) -> Vec<(usize, Thread)> {
+        let of = |generator: &Generator| (generator.core, generator.thread);
+        self.generators.iter().map(of).collect()
+    }
+
+    fn senders(&self) -> usize {
+        self.members.iter().filter(|m| m.role.sends).count()
+    }
+
+    /// A few frames from every sender at a time, until of each of them some have arrived.
+    fn learn(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
+        let deadline = Instant::now() + LEARN_MAX;
+        let mut deaf: Vec<usize>;
+        loop {
+            self.teach()?;
+            let before = self.sequences();
+            let rate = LEARN_RATE * self.senders() as f64;
+            let outcomes = self.run(Some(rate), LEARN_TRIAL)?;
+            deaf = (0..self.members.len())
+                .filter(|number| self.members[*number].role.sends)
+                .filter(|number| !heard(&outcomes, *number, before[*number]))
+                .collect();
+            if deaf.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let what = format!("{scenario}: frames of guests {deaf:?} do not arrive");
+                return Err(BenchError::backend("the switch", what));
+            }
+        }
+    }
+
+    /// Every guest that only receives sends one frame, so that no address is forgotten meanwhile, or flooded; and what came
+    /// of that is taken from those that only send. The stamp of these frames is 0.
+    fn teach(&mut self) -> Result<(), BenchError> {
+        for greeter in self.members.iter_mut().filter_map(|m| m.greeter.as_mut()) {
+            greeter.poll_stamped(1, 0)?;
+            let deadline = Instant::now() + TEACH_MAX;
+            while greeter.drain()? > 0 && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+        }
+        for greeted in self.members.iter_mut().filter_map(|m| m.greeted.as_mut()) {
+            while !greeted.poll()?.empty {}
+        }
+        Ok(())
+    }
+
+    /// The sequence numbers that frames will have, by guest.
+    fn sequences(&self) -> Vec<u16> {
+        self.sent.iter().map(|sent| *sent as u16).collect()
+    }
+
+    /// All generators at once.
+    fn run(&mut self, rate: Option<f64>, time: Duration) -> Result<Vec<Outcome>, BenchError> {
+        let senders = self.senders() as f64;
+        let job = Job {
+            start: tsc() + self.clock.cycles(START_IN),
+            time,
+            rate: rate.map(|rate| rate / senders),
+            rate_of_all: rate,
+            burst: self.manner.burst,
+            backlog: self.manner.backlog,
+            sequences: self.sequences(),
+        };
+        for generator in &self.generators {
+            generator.ask(&job);
+        }
+        // All have to end, also when one fails.
+        let outcomes: Vec<_> = self.generators.iter().map(Generator::answer).collect();
+        let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for (number, sent) in outcomes.iter().flat_map(|outcome| &outcome.sent) {
+            self.sent[*number] += sent;
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Load for Fleet {
+    fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        self.teach()?;
+        let outcomes = self.run(rate, time)?;
+        Ok(sum(&outcomes, &self.sequences(), self.clock))
+    }
+}
+
+/// What a sender and its receiver have to be visited for, one after the other: each sender is followed by those that its
+/// frames go through.
+fn visits(roles: &[Role]) -> Vec<usize> {
+    let mut order = Vec::new();
+    for (number, role) in roles.iter().enumerate().filter(|(_, role)| role.sends) {
+        order.push(number);
+        let mut next = role.to;
+        while let Some(number) = next.filter(|next| !order.contains(next)) {
+            if roles[number].sends {
+                break; // its turn comes
+            }
+            order.push(number);
+            next = roles[number].to;
+        }
+    }
+    order
+}
+
+/// What guest `number` does.
+fn stations_of(
+    member: &mut Member,
+    number: usize,
+    roles: &[Role],
+    scenario: &Scenario,
+    manner: &Manner,
+    phase: f64,
+) -> Result<Vec<Station>, BenchError> {
+    let (role, guest) = (member.role, &mut member.guest);
+    let own = addresses::of(number);
+    let next = role.to.map(addresses::of);
+    if let (Some(next), false) = (next, role.sends) {
+        let pump = guest.take_forward_pump(0, next, own)?;
+        return Ok(vec![Station::Forward(Box::new(pump))]);
+    }
+    let mut list = Vec::new();
+    if let Some(destination) = next {
+        let (frame_len, mix) = scenario.frame_lens();
+        let options = TxPumpOptions {
+            frame_len,
+            mix,
+            source: own,
+            destination,
+            flows: scenario.flows,
+            batch: manner.burst,
+            ..TxPumpOptions::default()
+        };
+        let tx = guest.take_tx_pump(0, &options)?;
+        list.push(Station::Send(Sender::new(number, tx, phase)));
+    }
+    if role.receives {
+        let rx = guest.take_rx_pump(0, true)?;
+        list.push(Station::Receive(Sink::new(rx, only_sender(roles, number))));
+    } else {
+        member.greeted = Some(guest.take_rx_pump(0, true)?);
+    }
+    if role.to.is_none() {
+        let to = roles
+            .iter()
+            .position(|other| other.sends && other.to == Some(number));
+        let options = TxPumpOptions {
+            source: own,
+            destination: addresses::of(to.unwrap_or(0)),
+            ..TxPumpOptions::default()
+        };
+        member.greeter = Some(guest.take_tx_pump(0, &options)?);
+    }
+    Ok(list)
+}
+
+/// The guest whose frames end at `sink`, if it is one only.
+fn only_sender(roles: &[Role], sink: usize) -> Option<usize> {
+    let ends_here = |first: &usize| {
+        let mut at = roles[*first].to;
+        while let Some(next) = at.filter(|at| !roles[*at].sends && roles[*at].to.is_some()) {
+            at = roles[next].to;
+        }
+        at == Some(sink)
+    };
+    let mut senders = (0..roles.len())
+        .filter(|n| roles[*n].sends)
+        .filter(ends_here);
+    senders.next().filter(|_| senders.next().is_none())
+}
+
+fn guest_options(scenario: &Scenario, manner: &Manner) -> GuestOptions {
+    let mut options = GuestOptions {
+        ring_size: scenario.ring,
+        packed: scenario.packed,
+        huge_pages: manner.huge_pages,
+        rx_buffer_len: manner.rx_buffer,
+        ..GuestOptions::default()
+    };
+    if !scenario.mergeable {
+        options.features &= !features::MRG_RXBUF;
+    }
+    options
+}
+
+/// Some frame of guest `number` has come since it was at sequence number `before`.
+fn heard(outcomes: &[Outcome], number: usize, before: u16) -> bool {
+    let mut sinks = outcomes.iter().flat_map(|outcome| &outcome.next);
+    sinks.any(|(only, next)| only.is_none_or(|only| only == number) && next[number] != before)
+}
+
+/// All generators' outcomes as one; `sequences`: those after the last frame sent, by guest.
+fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
+    let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
+    let longest = outcomes
+        .iter()
+        .map(|outcome| outcome.seconds)
+        .fold(0.0, f64::max);
+    let within = total(|outcome| outcome.arrived_within);
+    let (polls, full) = (total(|o| o.polls), total(|o| o.polls_full));
+    Offered {
+        seconds: longest,
+        due: total(|outcome| outcome.due),
+        sent: outcomes
+            .iter()
+            .flat_map(|o| &o.sent)
+            .map(|(_, sent)| sent)
+            .sum(),
+        arrived: within + total(|outcome| outcome.arrived_late),
+        arrived_within: within,
+        ring_full: if polls == 0 {
+            0.0
+        } else {
+            full as f64 / polls as f64
+        },
+        latency_ns: latency_ns(outcomes, clock),
+        loss_runs: loss_runs(outcomes, sequences),
+    }
+}
+
+fn latency_ns(outcomes: &[Outcome], clock: Clock) -> Histogram<u64> {
+    let mut all = Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("valid bounds");
+    for value in outcomes
+        .iter()
+        .flat_map(|outcome| outcome.latency.iter_recorded())
+    {
+        let ns = clock.ns(value.value_iterated_to()) as u64;
+        all.saturating_record_n(ns.max(1), value.count_at_value());
+    }
+    all
+}
+
+/// With those at the end, after which nothing came.
+fn loss_runs(outcomes: &[Outcome], sequences: &[u16]) -> Histogram<u64> {
+    let mut all = Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds");
+    for outcome in outcomes {
+        for value in outcome.runs.iter_recorded() {
+            all.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        }
+        for (only, next) in &outcome.next {
+            let ends = (0..next.len()).filter(|n| only.is_none_or(|only| only == *n));
+            for lost in ends.map(|n| sequences[n].wrapping_sub(next[n])) {
+                if lost > 0 {
+                    all.saturating_record(lost.into());
+                }
+            }
+        }
+    }
+    all
+}
+
+impl Generator {
+    /// A thread on `core`, with its share of all guests.
+    fn start(mut share: Vec<Station>, core: usize, clock: Clock) -> Result<Self, BenchError> {
+        let (jobs, to_do) = mpsc::channel::<Job>();
+        let (done, outcomes) = mpsc::channel();
+        let (hello, thread) = mpsc::channel();
+        let work = move || {
+            let pinned = pin(core).map_err(BenchError::io(format!("core {core}")));
+            let _ = hello.send(pinned.map(|()| Thread::current()));
+            while let Ok(job) = to_do.recv() {
+                if done.send(stations::run(&mut share, &job, clock)).is_err() {
+                    return;
+                }
+            }
+        };
+        let name = format!("generator-{core}");
+        let handle = std::thread::Builder::new().name(name).spawn(work);
+        let handle = handle.map_err(BenchError::io("a thread"))?;
+        let thread = thread.recv().expect("it says hello first")?;
+        Ok(Self {
+            core,
+            thread,
+            jobs: Some(jobs),
+            outcomes,
+            handle: Some(handle),
+        })
+    }
+
+    fn ask(&self, job: &Job) {
+        let jobs = self.jobs.as_ref().expect("there until it is dropped");
+        let _ = jobs.send(job.clone()); // had it ended, there would be no answer
+    }
+
+    fn answer(&self) -> Result<Outcome, BenchError> {
+        let ended = || BenchError::backend("the generator", "ended");
+        self.outcomes.recv().map_err(|_| ended())?
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.join(); // it was said already
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::crosspoint::{Setup, Started, start_as};
+
+    fn roles(name: &str, generators: usize) -> Vec<Role> {
+        name.parse::<Scenario>().unwrap().roles(generators)
+    }
+
+    #[test]
+    fn each_sender_is_visited_before_those_that_its_frames_go_through() {
+        assert_eq!(visits(&roles("both-64", 1)), [0, 1]);
+        assert_eq!(visits(&roles("pairs3-64", 1)), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(visits(&roles("chain4-64", 1)), [0, 1, 2, 3]);
+        assert_eq!(visits(&roles("many-to-one-3", 1)), [0, 3, 1, 2]);
+    }
+
+    #[test]
+    fn a_receiver_knows_whether_its_frames_come_from_one_guest() {
+        let only = |name, sink| only_sender(&roles(name, 1), sink);
+        assert_eq!(only("pairs3-64", 4), Some(1));
+        assert_eq!((only("both-64", 0), only("both-64", 1)), (Some(1), Some(0)));
+        assert_eq!(only("chain4-64", 3), Some(0));
+        assert_eq!(
+            (only("many-to-one-1", 1), only("many-to-one-2", 2)),
+            (Some(0), None)
+        );
+    }
+
+    #[test]
+    fn what_never_came_at_the_end_is_a_run_too() {
+        let histogram = || Histogram::<u64>::new_with_bounds(1, 1 << 16, 3).unwrap();
+        let mut runs = histogram();
+        runs.record_n(3, 2).unwrap();
+        let outcome = Outcome {
+            seconds: 1.0,
+            due: 100,
+            sent: vec![(0, 100)],
+            arrived_within: 80,
+            arrived_late: 4,
+            polls: 10,
+            polls_full: 5,
+            latency: histogram(),
+            runs,
+            next: vec![(Some(0), vec![90, 7])],
+        };
+        let offered = sum(&[outcome], &[100, 7], Clock::calibrate());
+        assert_eq!((offered.due, offered.sent, offered.arrived), (100, 100, 84));
+        let runs: Vec<(u64, u64)> = offered
+            .loss_runs
+            .iter_recorded()
+            .map(|run| (run.value_iterated_to(), run.count_at_value()))
+            .collect();
+        assert_eq!(runs, [(3, 2), (10, 1)]);
+        assert!((offered.ring_full - 0.5).abs() < 1e-9);
+    }
+
+    /// The crosspoint binary of this build.
+    fn crosspoint() -> Option<PathBuf> {
+        let test = std::env::current_exe().unwrap();
+        let binary = test.ancestors().nth(2)?.join("crosspoint");
+        binary.is_file().then_some(binary)
+    }
+
+    /// Cores that this process may use, the same one for both where there is but one.
+    fn cores() -> (usize, usize) {
+        let set = rustix::thread::sched_getaffinity(None).unwrap();
+        let all: Vec<usize> = (0..1024).filter(|core| set.is_set(*core)).collect();
+        (all[0], *all.last().unwrap())
+    }
+
+    /// Frames that are lost in the trial, as the sinks saw it.
+    fn lost(offered: &Offered) -> u64 {
+        let runs = offered.loss_runs.iter_recorded();
+        runs.map(|run| run.value_iterated_to() * run.count_at_value())
+            .sum()
+    }
+
+    /// Offers until something arrives, as this thread or the switch's may be kept from their cores.
+    fn offers(fleet: &mut Fleet, rate: Option<f64>, name: &str, check: impl Fn(&Offered)) {
+        for _ in 0..100 {
+            let offered = fleet.offer(rate, Duration::from_millis(40)).unwrap();
+            check(&offered);
+            if offered.arrived > 0 {
+                return;
+            }
+        }
+        panic!("{name}: nothing arrives");
+    }
+
+    #[test]
+    fn through_the_real_switch_every_frame_is_accounted_for() {
+        let Some(binary) = crosspoint() else {
+            eprintln!(
+                "not run: there is no crosspoint beside this test; cargo build -p crosspoint"
+            );
+            return;
+        };
+        let (first, last) = cores();
+        let clock = Clock::calibrate();
+        let setup = Setup {
+            cores: if first == last {
+                vec![last]
+            } else {
+                vec![last, first]
+            },
+            workers: "poll = \"adaptive\"\n".into(),
+            guests: 5,
+            interfaces: Vec::new(),
+        };
+        let Started {
+            sockets, backend, ..
+        } = start_as(&binary, &setup).unwrap();
+        let manner = Manner {
+            cores: vec![first],
+            burst: 32,
+            backlog: u64::MAX,
+            rx_buffer: 2048,
+            huge_pages: false,
+        };
+        let rate = 50_000.0;
+        for name in [
+            "pair-64-1000",
+            "both-imix-packed",
+            "pairs2-1518-unmerged",
+            "chain5-64",
+            "chain3-imix-packed-ring64",
+            "many-to-one-3",
+        ] {
+            let scenario: Scenario = name.parse().unwrap();
+            let mut fleet = Fleet::connect(&sockets, &scenario, &manner, clock).unwrap();
+            offers(&mut fleet, Some(rate), name, |offered| {
+                assert!(
+                    offered.due as f64 <= rate * offered.seconds + 8.0,
+                    "{name}: due"
+                );
+                assert!(offered.sent <= offered.due, "{name}: sent");
+                assert_eq!(offered.arrived + lost(offered), offered.sent, "{name}");
+                assert_eq!(
+                    offered.latency_ns.len(),
+                    offered.arrived,
+                    "{name}: all are sampled"
+                );
+            });
+            offers(&mut fleet, None, name, |offered| {
+                assert_eq!(offered.due, offered.sent, "{name}");
+            });
+        }
+        drop(backend);
+    }
+}

@@ -1,0 +1,491 @@
+//! What one generator's thread does: visits its guests in turn, as fast as it can.
+
+use crate::error::BenchError;
+use crosspoint_frame::{Clock, tsc};
+use crosspoint_guest::pump::{BATCH_MAX, FrameHead};
+use crosspoint_guest::{ForwardPump, RxPump, TxPump};
+use hdrhistogram::Histogram;
+use std::time::{Duration, Instant};
+
+/// Longest wait for the last frames of a trial.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+/// Without a frame for so long, there is none on its way.
+const DRAIN_QUIET: Duration = Duration::from_millis(2);
+/// At full rate: of so many polls, one takes the time of a frame.
+const SAMPLE_EVERY: u64 = 8;
+/// At a given rate, above [`SAMPLE_ALL_BELOW`]: of so many frames, one's time is taken, whatever its place in a burst.
+const SAMPLE_MASK: u16 = 7;
+/// Frames per second.
+const SAMPLE_ALL_BELOW: f64 = 2e6;
+/// A generator that was away for longer makes no frames for the time beyond: the switch is not to pay for it.
+const AWAY: Duration = Duration::from_micros(100);
+/// Visits after the end, for what was due by then.
+const LAST_VISITS: u32 = 64;
+/// Batches that one visit receives at most: there may be several senders to one receiver.
+const BATCHES_MAX: u32 = 4;
+
+/// One guest's part, as it is visited.
+pub enum Station {
+    /// Makes frames.
+    Send(Sender),
+    /// Sends on what it receives.
+    Forward(Box<ForwardPump>),
+    /// Counts frames.
+    Receive(Sink),
+}
+
+/// A guest's transmit queue.
+pub struct Sender {
+    /// The guest's number, which is in its address.
+    pub number: usize,
+    /// The queue.
+    pub tx: TxPump,
+    /// Part of a frame's time by which it is ahead, so that not all senders send at once: 0 to 1.
+    pub phase: f64,
+    /// Of the present trial.
+    pub sent: u64,
+    due: u64,
+    /// Due, and given up.
+    dropped: u64,
+}
+
+/// A guest's receive queue.
+pub struct Sink {
+    /// The queue.
+    pub rx: RxPump,
+    polls: u64,
+    order: Order,
+}
+
+/// In which order frames come.
+struct Order {
+    /// Where all frames come from, if it is one guest.
+    only: Option<usize>,
+    /// By guest: the low bits of the next frame's sequence number.
+    next: Vec<u16>,
+}
+
+/// What is asked of a generator.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Time stamp at which to begin.
+    pub start: u64,
+    /// For how long.
+    pub time: Duration,
+    /// Frames per second of each sender; without it, as many as possible.
+    pub rate: Option<f64>,
+    /// Frames of all senders per second.
+    pub rate_of_all: Option<f64>,
+    /// Frames that one poll sends at most.
+    pub burst: usize,
+    /// Frames that a sender keeps while its ring is full.
+    pub backlog: u64,
+    /// By guest: the sequence number of its first frame.
+    pub sequences: Vec<u16>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Length of the trial.
+    pub seconds: f64,
+    /// Frames that were to be sent.
+    pub due: u64,
+    /// By sender: its guest's number, and the frames it sent.
+    pub sent: Vec<(usize, u64)>,
+    /// Frames that arrived before the end.
+    pub arrived_within: u64,
+    /// Frames that arrived later.
+    pub arrived_late: u64,
+    /// Polls that had something to send.
+    pub polls: u64,
+    /// Of these, polls that found the ring full.
+    pub polls_full: u64,
+    /// Cycles from stamp to sink.
+    pub latency: Histogram<u64>,
+    /// Frames lost in a row, up to the last one that came.
+    pub runs: Histogram<u64>,
+    /// For each sink: by guest, the sequence number after the last one that came; of trials with a rate.
+    pub next: Vec<(Option<usize>, Vec<u16>)>,
+}
+
+impl Sender {
+    /// Of guest `number`.
+    pub fn new(number: usize, tx: TxPump, phase: f64) -> Self {
+        Self {
+            number,
+            tx,
+            phase,
+            sent: 0,
+            due: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Sends what is due, or a burst. With no time, nothing more becomes due.
+    #[inline(always)]
+    fn visit(
+        &mut self,
+        pace: &mut Pace,
+        elapsed: Option<u64>,
+        outcome: &mut Outcome,
+    ) -> Result<(), BenchError> {
+        let limit = match pace.cycles_per_frame {
+            None => pace.burst,
+            Some(cycles) => {
+                if let Some(elapsed) = elapsed {
+                    self.due = (elapsed as f64 / cycles + self.phase) as u64;
+                }
+                let held = self.due - self.sent - self.dropped;
+                held.min(pace.burst as u64) as usize
+            }
+        };
+        if limit == 0 {
+            return Ok(());
+        }
+        let sent = self.tx.poll_stamped(limit, pace.now)?;
+        self.sent += u64::from(sent.frames);
+        outcome.polls += 1;
+        if sent.full {
+            outcome.polls_full += 1;
+            if pace.cycles_per_frame.is_some() {
+                let held = self.due - self.sent - self.dropped;
+                self.dropped += held.saturating_sub(pace.backlog);
+            }
+        }
+        Ok(())
+    }
+
+    /// Something of what was due is still to be sent.
+    fn is_behind(&self) -> bool {
+        self.due > self.sent + self.dropped
+    }
+}
+
+impl Order {
+    /// Notes a frame, and says how many were lost before it; nothing of a frame that is not of this trial.
+    #[inline(always)]
+    fn note(&mut self, head: &FrameHead) -> Option<u16> {
+        if head.stamp() == 0 {
+            return None; // what a receiver sent to be known
+        }
+        let source = || super::addresses::number(&head.bytes[6..12]);
+        let next = self.next.get_mut(self.only.unwrap_or_else(source))?;
+        let sequence = head.sequence();
+        let lost = sequence.wrapping_sub(*next);
+        if lost >= 1 << 15 {
+            return None; // late: of an earlier trial
+        }
+        *next = sequence.wrapping_add(1);
+        Some(lost)
+    }
+}
+
+impl Sink {
+    /// On `rx`; all frames come from guest `only`, if there is but one sender.
+    pub fn new(rx: RxPump, only: Option<usize>) -> Self {
+        let order = Order {
+            only,
+            next: Vec::new(),
+        };
+        Self {
+            rx,
+            polls: 0,
+            order,
+        }
+    }
+
+    /// Takes what is there, within bounds.
+    #[inline(always)]
+    fn visit(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        let mut frames = 0;
+        for _ in 0..BATCHES_MAX {
+            let batch = self.receive(pace, outcome)?;
+            frames += batch;
+            if batch < BATCH_MAX as u64 {
+                break;
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Takes one batch; looks at frames as far as the pace lets it.
+    #[inline(always)]
+    fn receive(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        self.polls += 1;
+        if pace.cycles_per_frame.is_some() {
+            return self.receive_noted(pace, outcome);
+        }
+        let received = if self.polls.is_multiple_of(SAMPLE_EVERY) {
+            let mut sampled = false;
+            self.rx.poll_each(|head| {
+                if !sampled && head.stamp() > 0 {
+                    sampled = true;
+                    record(&mut outcome.latency, head);
+                }
+            })?
+        } else {
+            self.rx.poll()?
+        };
+        Ok(u64::from(received.frames))
+    }
+
+    /// The same, and looks at each frame.
+    #[inline(always)]
+    fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        let (order, mut frames) = (&mut self.order, 0);
+        self.rx.poll_each(|head| {
+            let Some(lost) = order.note(head) else { return };
+            frames += 1;
+            if lost > 0 {
+                outcome.runs.saturating_record(lost.into());
+            }
+            if head.sequence() & pace.sample_mask == 0 {
+                record(&mut outcome.latency, head);
+            }
+        })?;
+        Ok(frames)
+    }
+}
+
+#[inline(always)]
+fn record(latency: &mut Histogram<u64>, head: &FrameHead) {
+    latency.saturating_record(tsc().saturating_sub(head.stamp()).max(1));
+}
+
+/// How fast frames become due.
+struct Pace {
+    cycles_per_frame: Option<f64>,
+    burst: usize,
+    backlog: u64,
+    sample_mask: u16,
+    start: u64,
+    now: u64,
+    /// Cycles that the thread was away, and made no frames for.
+    skipped: u64,
+    away: u64,
+}
+
+impl Pace {
+    fn new(job: &Job, clock: Clock) -> Self {
+        let all = job.rate_of_all.is_some_and(|rate| rate < SAMPLE_ALL_BELOW);
+        Self {
+            cycles_per_frame: job.rate.map(|rate| clock.hz() / rate),
+            burst: job.burst,
+            backlog: job.backlog,
+            sample_mask: if all { 0 } else { SAMPLE_MASK },
+            start: job.start,
+            now: job.start,
+            skipped: 0,
+            away: clock.cycles(AWAY),
+        }
+    }
+
+    /// Looks at the clock. Returns the time for which frames are made, cycles.
+    #[inline(always)]
+    fn tick(&mut self, now: u64) -> u64 {
+        let step = now.saturating_sub(self.now);
+        self.skipped += step.saturating_sub(self.away);
+        self.now = now;
+        now.saturating_sub(self.start).saturating_sub(self.skipped)
+    }
+}
+
+/// Does `job`, and then receives until nothing is on its way.
+pub fn run(stations: &mut [Station], job: &Job, clock: Clock) -> Result<Outcome, BenchError> {
+    let mut outcome = Outcome::new(clock);
+    let mut pace = Pace::new(job, clock);
+    begin(stations, job);
+    while tsc() < job.start {
+        discard(stations)?;
+    }
+    let end = job.start + clock.cycles(job.time);
+    while tsc() < end {
+        let arrived = visit_all(stations, &mut pace, &mut outcome, true)?;
+        outcome.arrived_within += arrived;
+    }
+    outcome.seconds = tsc().saturating_sub(job.start) as f64 / clock.hz();
+    finish(stations, &mut pace, &mut outcome)?;
+    outcome.arrived_late += drain(stations, &mut pace, &mut outcome)?;
+    for station in stations.iter() {
+        match station {
+            Station::Send(sender) => {
+                outcome.sent.push((sender.number, sender.sent));
+                outcome.due += if job.rate.is_some() {
+                    sender.due
+                } else {
+                    sender.sent
+                };
+            }
+            Station::Receive(sink) if job.rate.is_some() => {
+                let order = &sink.order;
+                outcome.next.push((order.only, order.next.clone()));
+            }
+            _ => {}
+        }
+    }
+    Ok(outcome)
+}
+
+fn begin(stations: &mut [Station], job: &Job) {
+    for station in stations {
+        match station {
+            Station::Send(sender) => (sender.sent, sender.due, sender.dropped) = (0, 0, 0),
+            Station::Receive(sink) => sink.order.next.clone_from(&job.sequences),
+            Station::Forward(_) => {}
+        }
+    }
+}
+
+/// Takes what is not of this trial: what receivers sent to be known, where the switch did not know whom they sent it to.
+fn discard(stations: &mut [Station]) -> Result<(), BenchError> {
+    for station in stations {
+        if let Station::Receive(sink) = station {
+            sink.rx.poll()?;
+        }
+    }
+    Ok(())
+}
+
+/// Visits every guest once; says how many frames arrived. `makes`: more frames become due.
+#[inline(always)]
+fn visit_all(
+    stations: &mut [Station],
+    pace: &mut Pace,
+    outcome: &mut Outcome,
+    makes: bool,
+) -> Result<u64, BenchError> {
+    let mut arrived = 0;
+    for station in stations {
+        match station {
+            Station::Send(sender) => {
+                let elapsed = pace.tick(tsc());
+                sender.visit(pace, makes.then_some(elapsed), outcome)?;
+            }
+            Station::Forward(pump) => {
+                pump.poll()?;
+            }
+            Station::Receive(sink) => arrived += sink.visit(pace, outcome)?,
+        }
+    }
+    Ok(arrived)
+}
+
+/// Sends what was due at the end, unless the rings are full: a burst is not lost because the trial ended in it.
+fn finish(
+    stations: &mut [Station],
+    pace: &mut Pace,
+    outcome: &mut Outcome,
+) -> Result<(), BenchError> {
+    if pace.cycles_per_frame.is_none() {
+        return Ok(());
+    }
+    for _ in 0..LAST_VISITS {
+        let behind =
+            |station: &Station| matches!(station, Station::Send(sender) if sender.is_behind());
+        if !stations.iter().any(behind) {
+            break;
+        }
+        outcome.arrived_late += visit_all(stations, pace, outcome, false)?;
+    }
+    Ok(())
+}
+
+/// Receives until nothing is on its way. Returns how many frames still came.
+fn drain(
+    stations: &mut [Station],
+    pace: &mut Pace,
+    outcome: &mut Outcome,
+) -> Result<u64, BenchError> {
+    let deadline = Instant::now() + DRAIN_MAX;
+    let (mut frames, mut quiet_since) = (0, Instant::now());
+    loop {
+        let mut quiet = true;
+        for station in stations.iter_mut() {
+            quiet &= match station {
+                Station::Send(sender) => sender.tx.drain()? == 0,
+                Station::Forward(pump) => pump.poll()?.frames == 0 && pump.in_flight()? == 0,
+                Station::Receive(sink) => {
+                    let arrived = sink.visit(pace, outcome)?;
+                    frames += arrived;
+                    arrived == 0
+                }
+            };
+        }
+        // Looked at after a poll: this thread may have been off its core meanwhile.
+        let now = Instant::now();
+        if !quiet {
+            quiet_since = now;
+        }
+        if now - quiet_since > DRAIN_QUIET || now > deadline {
+            return Ok(frames);
+        }
+    }
+}
+
+impl Outcome {
+    fn new(clock: Clock) -> Self {
+        let longest = clock.cycles(Duration::from_secs(10));
+        Self {
+            seconds: 0.0,
+            due: 0,
+            sent: Vec::new(),
+            arrived_within: 0,
+            arrived_late: 0,
+            polls: 0,
+            polls_full: 0,
+            latency: Histogram::new_with_bounds(1, longest, 3).expect("valid bounds"),
+            runs: Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds"),
+            next: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_in_the_sequence_is_a_run_of_lost_frames_and_frames_of_other_trials_do_not_count() {
+        let mut order = Order {
+            only: Some(0),
+            next: vec![65_534],
+        };
+        let head = |sequence: u16| {
+            let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
+            bytes[crosspoint_guest::pump::STAMP_OFFSET] = 1;
+            let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
+            bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
+            FrameHead { bytes, len: 60 }
+        };
+        let lost = [65_534, 65_535, 2, 1, 3, 10].map(|sequence| order.note(&head(sequence)));
+        assert_eq!(lost, [Some(0), Some(0), Some(2), None, Some(0), Some(6)]);
+        let mut greeting = head(11);
+        greeting.bytes[crosspoint_guest::pump::STAMP_OFFSET] = 0;
+        assert_eq!(order.note(&greeting), None);
+    }
+
+    #[test]
+    fn no_frames_become_due_while_the_generator_is_away() {
+        let clock = Clock::calibrate();
+        let job = Job {
+            start: 1_000_000,
+            time: Duration::from_secs(1),
+            rate: Some(1e6),
+            rate_of_all: Some(1e6),
+            burst: 32,
+            backlog: 1000,
+            sequences: Vec::new(),
+        };
+        let mut pace = Pace::new(&job, clock);
+        let (away, start) = (clock.cycles(AWAY), job.start);
+        assert_eq!(pace.tick(start + away / 2), away / 2);
+        assert_eq!(pace.tick(start + away), away);
+        assert_eq!(
+            pace.tick(start + 11 * away),
+            2 * away,
+            "back after ten times as long"
+        );
+        assert_eq!(pace.tick(start + 12 * away), 3 * away);
+    }
+}

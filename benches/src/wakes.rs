@@ -1,0 +1,372 @@
+//! Waking a worker that sleeps: how long it takes, and whether it ever fails.
+
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::pair::Pair;
+use crate::random::Random;
+use crate::threads::{PRIORITY_MEASURE, PRIORITY_POLL, Thread, pin};
+use crate::watch::REALTIME;
+use crosspoint_frame::{Clock, tsc};
+use crosspoint_guest::EventFd;
+use hdrhistogram::Histogram;
+use rustix::event::epoll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What has not come by then does not come.
+const LOST_AFTER: Duration = Duration::from_secs(1);
+/// Sleeping is no more exact than this; the rest of a pause is polled away.
+const SLEEP_EXACT: Duration = Duration::from_micros(200);
+/// So often in vain, and it is time to look at the clock.
+const LOOKS: u32 = 256;
+
+/// Something on another core that sleeps, and can be woken.
+pub trait Wakeable {
+    /// Wakes it, and waits until it shows that it is awake.
+    fn wake(&mut self) -> Result<Wake, BenchError>;
+}
+
+/// What became of one attempt to wake somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// It asked to be woken: it slept, or was about to.
+    pub asked: bool,
+    /// Cycles from the beginning of the attempt until it showed; `None` if it never did.
+    pub cycles: Option<u64>,
+}
+
+/// A pair of guests: a frame from one wakes the worker, and arrives at the other.
+pub struct Frames<'a> {
+    /// The guests.
+    pub pair: &'a mut Pair,
+    /// The time stamp counter's rate.
+    pub clock: Clock,
+}
+
+impl Wakeable for Frames<'_> {
+    fn wake(&mut self) -> Result<Wake, BenchError> {
+        let start = tsc();
+        let asked = self.pair.send(1, start)?.kicked;
+        let pair = &mut self.pair;
+        let cycles = wait(start, self.clock, || Ok(pair.receive(|_| ())? > 0))?;
+        Ok(Wake { asked, cycles })
+    }
+}
+
+/// The machine's own floor: a thread that sleeps in epoll, as the worker does, and when an eventfd wakes it writes a
+/// number, and nothing else.
+pub struct Floor {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    clock: Clock,
+    attempts: u64,
+}
+
+struct Shared {
+    event: EventFd,
+    woken: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Floor {
+    /// A thread on `core`.
+    pub fn start(core: usize, realtime: bool, clock: Clock) -> Result<Self, BenchError> {
+        let io = || BenchError::io("floor");
+        let shared = Arc::new(Shared {
+            event: EventFd::new().map_err(io())?,
+            woken: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|why| io()(why.into()))?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&poll, &shared.event, epoll::EventData::new_u64(0), flags)
+            .map_err(|why| io()(why.into()))?;
+        let of_thread = shared.clone();
+        let thread = std::thread::spawn(move || {
+            let _ = pin(core);
+            if realtime && let Err(why) = Thread::current().set_fifo(PRIORITY_POLL) {
+                eprintln!("floor: {REALTIME}: {why}");
+            }
+            let mut events = Vec::with_capacity(4);
+            while !of_thread.stop.load(Ordering::Relaxed) {
+                events.clear();
+                let room = rustix::buffer::spare_capacity(&mut events);
+                if epoll::wait(&poll, room, None).is_ok() {
+                    of_thread.woken.fetch_add(1, Ordering::Release);
+                }
+            }
+        });
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+            clock,
+            attempts: 0,
+        })
+    }
+}
+
+impl Wakeable for Floor {
+    fn wake(&mut self) -> Result<Wake, BenchError> {
+        self.attempts += 1;
+        let (attempts, woken) = (self.attempts, &self.shared.woken);
+        let start = tsc();
+        self.shared
+            .event
+            .signal()
+            .map_err(BenchError::io("eventfd"))?;
+        let cycles = wait(start, self.clock, || {
+            Ok(woken.load(Ordering::Acquire) >= attempts)
+        })?;
+        Ok(Wake {
+            asked: true,
+            cycles,
+        })
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let _ = self.shared.event.signal();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Polls `there` until it is: cycles since `start`. `None` after [`LOST_AFTER`].
+fn wait(
+    start: u64,
+    clock: Clock,
+    mut there: impl FnMut() -> Result<bool, BenchError>,
+) -> Result<Option<u64>, BenchError> {
+    let deadline = start + clock.cycles(LOST_AFTER);
+    let mut looks = 0_u32;
+    while !there()? {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(LOOKS) && tsc() > deadline {
+            return Ok(None);
+        }
+    }
+    Ok(Some(tsc().saturating_sub(start)))
+}
+
+/// Lets `seconds` pass: asleep, but for the end, which is polled away.
+pub fn pause(seconds: f64, clock: Clock) {
+    let start = tsc();
+    let time = Duration::from_secs_f64(seconds);
+    let end = start + clock.cycles(time);
+    if let Some(asleep) = time.checked_sub(SLEEP_EXACT)
+        && asleep > SLEEP_EXACT
+    {
+        std::thread::sleep(asleep);
+    }
+    while tsc() < end {
+        std::hint::spin_loop();
+    }
+}
+
+/// Puts the calling thread where it measures.
+pub fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
+    pin(core).map_err(BenchError::io("--generator-core"))?;
+    if realtime {
+        let set = Thread::current().set_fifo(PRIORITY_MEASURE);
+        set.map_err(BenchError::io(REALTIME))?;
+    }
+    Ok(())
+}
+
+/// Pauses before a wake.
+#[derive(Clone, Copy, Debug)]
+pub struct Gaps {
+    /// How long a worker polls in vain before it sleeps, seconds.
+    pub spin: f64,
+    /// The longest.
+    pub longest: f64,
+}
+
+impl Gaps {
+    /// Half of them around the time at which the worker goes to sleep, half longer, of any order of magnitude.
+    pub fn next(self, random: &mut Random) -> f64 {
+        let near = self.near().min(self.longest);
+        if random.part() < 0.5 {
+            random.between(0.0, near)
+        } else {
+            random.between_log(near, self.longest)
+        }
+    }
+
+    fn near(self) -> f64 {
+        2.0 * self.spin
+    }
+}
+
+/// In which state the worker was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Met {
+    /// Polling: it asked for no kick.
+    Polling,
+    /// About to sleep, or just asleep: no longer ago than it polls in vain.
+    Near,
+    /// Asleep for up to a millisecond.
+    Millisecond,
+    /// Asleep for up to ten.
+    Ten,
+    /// Asleep for longer.
+    Longer,
+    /// Any of those in which it asked to be woken.
+    Asked,
+}
+
+impl Met {
+    /// All, in order.
+    pub const ALL: [Self; 6] = [
+        Self::Polling,
+        Self::Near,
+        Self::Millisecond,
+        Self::Ten,
+        Self::Longer,
+        Self::Asked,
+    ];
+
+    /// By what the worker asked for, and the pause before.
+    pub fn of(asked: bool, gap: f64, gaps: Gaps) -> Self {
+        match gap {
+            _ if !asked => Self::Polling,
+            _ if gap <= gaps.near() => Self::Near,
+            ..=1e-3 => Self::Millisecond,
+            ..=1e-2 => Self::Ten,
+            _ => Self::Longer,
+        }
+    }
+
+    /// In tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Polling => "polling still",
+            Self::Near => "about to sleep, or just asleep",
+            Self::Millisecond => "after up to 1 ms",
+            Self::Ten => "after 1 to 10 ms",
+            Self::Longer => "after more than 10 ms",
+            Self::Asked => "all that asked to be woken",
+        }
+    }
+}
+
+/// Times of wakes in cycles, by how the worker was met; and how many failed.
+pub struct Times {
+    clock: Clock,
+    by_state: Vec<Histogram<u64>>,
+    /// Attempts that nothing came of.
+    pub lost: u64,
+}
+
+impl Times {
+    /// None yet.
+    pub fn new(clock: Clock) -> Self {
+        let longest = clock.cycles(2 * LOST_AFTER);
+        let empty = || Histogram::new_with_bounds(1, longest, 3).expect("valid bounds");
+        Self {
+            clock,
+            by_state: Met::ALL.iter().map(|_| empty()).collect(),
+            lost: 0,
+        }
+    }
+
+    /// Notes one.
+    pub fn note(&mut self, met: Met, wake: Wake) {
+        let Some(cycles) = wake.cycles else {
+            self.lost += 1;
+            return;
+        };
+        let mut record = |met: Met| self.by_state[met as usize].saturating_record(cycles.max(1));
+        record(met);
+        if wake.asked {
+            record(Met::Asked);
+        }
+    }
+
+    /// How many, and microseconds at the median, 99 %, 99.9 % and the longest; `None` when there were none.
+    pub fn figures(&self, met: Met) -> Option<(u64, [f64; 4])> {
+        let times = &self.by_state[met as usize];
+        let us = |cycles: u64| self.clock.ns(cycles) / 1000.0;
+        let at = |part| us(times.value_at_quantile(part));
+        let figures = [at(0.5), at(0.99), at(0.999), us(times.max())];
+        (!times.is_empty()).then_some((times.len(), figures))
+    }
+
+    /// How many asked to be woken, and showed within `time`.
+    pub fn asked_within(&self, time: Duration) -> u64 {
+        let times = &self.by_state[Met::Asked as usize];
+        times.count_between(0, self.clock.cycles(time))
+    }
+}
+
+/// Wakes `whom` `count` times.
+pub fn wake_often(
+    whom: &mut impl Wakeable,
+    count: u64,
+    gaps: Gaps,
+    random: &mut Random,
+    times: &mut Times,
+) -> Result<(), BenchError> {
+    let clock = times.clock;
+    for _ in 0..count {
+        interrupt::check()?;
+        let gap = gaps.next(random);
+        pause(gap, clock);
+        let wake = whom.wake()?;
+        times.note(Met::of(wake.asked, gap, gaps), wake);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GAPS: Gaps = Gaps {
+        spin: 50e-6,
+        longest: 20e-3,
+    };
+
+    #[test]
+    fn a_worker_that_asked_for_nothing_polls() {
+        assert_eq!(Met::of(false, 1.0, GAPS), Met::Polling);
+        assert_eq!(Met::of(true, 60e-6, GAPS), Met::Near);
+        assert_eq!(Met::of(true, 500e-6, GAPS), Met::Millisecond);
+        assert_eq!(Met::of(true, 5e-3, GAPS), Met::Ten);
+        assert_eq!(Met::of(true, 15e-3, GAPS), Met::Longer);
+    }
+
+    #[test]
+    fn pauses_meet_every_state() {
+        let mut random = Random(3);
+        let gaps: Vec<f64> = (0..10_000).map(|_| GAPS.next(&mut random)).collect();
+        let count = |met| {
+            let met = gaps.iter().filter(|gap| Met::of(true, **gap, GAPS) == met);
+            met.count()
+        };
+        for state in [Met::Near, Met::Millisecond, Met::Ten, Met::Longer] {
+            assert!(count(state) > 500, "{state:?}");
+        }
+        assert!(gaps.iter().all(|gap| (0.0..GAPS.longest).contains(gap)));
+    }
+
+    #[test]
+    fn a_thread_asleep_is_woken_and_timed() {
+        let clock = Clock::calibrate();
+        let mut floor = Floor::start(0, false, clock).unwrap();
+        let (mut random, mut times) = (Random(1), Times::new(clock));
+        let gaps = Gaps {
+            spin: 1e-6,
+            longest: 1e-3,
+        };
+        wake_often(&mut floor, 50, gaps, &mut random, &mut times).unwrap();
+        let (count, [p50, _, _, longest]) = times.figures(Met::Asked).unwrap();
+        assert_eq!((count, times.lost), (50, 0));
+        assert!(p50 > 0.1 && p50 <= longest, "{p50} {longest}");
+    }
+}
