@@ -7,7 +7,7 @@ use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Verdict};
 use crosspoint_packet::DropReason;
 use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
 use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
-use crosspoint_xsk::{Handover, NicOutcome, XskTx};
+use crosspoint_xsk::{Flushed, Handover, NicOutcome, XskTx};
 
 use crate::MAX_PORTS;
 use crate::calling::Calling;
@@ -172,22 +172,21 @@ impl Tx {
         }
     }
 
-    /// NIC doorbells, once per iteration. Returns whether a NIC still has frames that it did not
-    /// take.
-    pub fn flush_nics(&mut self) -> bool {
-        let mut pending = false;
+    /// NIC doorbells, and what other workers have handed over, once per iteration.
+    pub fn flush_nics(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
         for port in &self.nic_ports {
             match self
                 .nics
                 .get_mut(usize::from(*port))
                 .and_then(Option::as_deref_mut)
             {
-                Some(NicTx::Own(nic)) => pending |= nic.flush(),
+                Some(NicTx::Own(nic)) => flushed.add(nic.flush()),
                 Some(NicTx::Remote(way, owner)) if way.has_work() => owner.wake_if_asleep(),
                 _ => {}
             }
         }
-        pending
+        flushed
     }
 
     /// Asks for the receive buffers that the next `count` frames will go to, if they go where

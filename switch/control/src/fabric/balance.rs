@@ -71,8 +71,8 @@ impl Measured {
 /// All workers' counters at one moment.
 struct Sample {
     at: u64,
-    /// Busy, idle and sleeping cycles.
-    workers: Vec<[u64; 3]>,
+    /// Busy, idle and sleeping cycles, and those of the busy ones that were for other workers.
+    workers: Vec<[u64; 4]>,
 }
 
 impl Sample {
@@ -83,6 +83,7 @@ impl Sample {
                 counters.busy_cycles.get(),
                 counters.idle_cycles.get(),
                 counters.sleep_cycles.get(),
+                counters.others_cycles.get(),
             ]
         };
         let workers = links.iter().map(of).collect();
@@ -127,15 +128,21 @@ pub(super) struct Loads {
     pub workers: Vec<Shares>,
     /// Of each worker: its streams' cycles, summed up.
     sums: Vec<u64>,
+    /// Of each worker: the share of its time that was for other workers, whose frames leave through its NIC queues. No
+    /// stream of its own takes that along.
+    others: Vec<f64>,
     since: usize,
 }
 
 impl Loads {
     /// The share of its worker's time that a stream takes. What a worker does for all its streams together, such as
-    /// doorbells and calls, is shared out in proportion: shares add up to what the worker is busy.
+    /// doorbells and calls, is shared out in proportion: shares add up to what the worker is busy, less what it does for
+    /// other workers.
     pub fn of_stream(&self, port: &Port, queue: u16, placed: &Placed) -> f64 {
         let (sum, busy) = (self.sums[placed.worker], self.workers[placed.worker].busy);
-        let cycles = cycles_since(self.since, port, queue, placed);
+        let busy = (busy - self.others[placed.worker]).max(0.0);
+        // Counters go on after they were summed up.
+        let cycles = cycles_since(self.since, port, queue, placed).min(sum);
         busy * cycles as f64 / sum.max(1) as f64
     }
 }
@@ -164,6 +171,9 @@ impl Fabric {
             shares([of(0), of(1), of(2)], cycles, link.waker.is_asleep())
         });
         let workers = workers.collect();
+        let pairs = now.workers.iter().zip(&before.workers);
+        let others = pairs.map(|(now, before)| now[3].wrapping_sub(before[3]) as f64);
+        let others = others.map(|others| others / cycles.max(1) as f64).collect();
         let mut sums = vec![0; self.links.len()];
         for port in state.ports.iter().flatten() {
             for (queue, placed) in &port.streams {
@@ -174,6 +184,7 @@ impl Fabric {
             cycles,
             workers,
             sums,
+            others,
             since,
         }
     }

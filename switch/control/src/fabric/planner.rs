@@ -37,7 +37,8 @@ pub(super) struct WorkerLoad {
 pub(super) struct StreamLoad {
     pub id: StreamId,
     pub worker: usize,
-    /// Its share of its worker's time. Those of all streams of a worker add up to what it is busy.
+    /// Its share of its worker's time. Those of all streams of a worker add up to what it is busy, less what it does for
+    /// other workers.
     pub share: Permille,
     /// The memory node that it should be on, if any.
     pub node: Option<u32>,
@@ -112,9 +113,6 @@ impl Planner {
         takes_part: &[bool],
     ) -> Option<(usize, Vec<StreamId>)> {
         let of_giver = || streams.iter().filter(|stream| stream.worker == from);
-        if of_giver().count() < 2 {
-            return None;
-        }
         let mut largest_first: Vec<&StreamLoad> = of_giver().filter(|one| one.movable).collect();
         largest_first.sort_by_key(|stream| (u32::MAX - stream.share, stream.id));
         let takers = (0..workers.len()).filter(|to| *to != from && !takes_part[*to]);
