@@ -42,8 +42,10 @@ pub enum NicPosition {
     Remote {
         /// The port.
         port: u16,
-        /// Whether something waits to be taken by that worker.
-        waits: bool,
+        /// Descriptors handed over to that worker, since the way was made.
+        pushed: u64,
+        /// Taken by it.
+        taken: u64,
     },
 }
 
@@ -72,6 +74,8 @@ pub struct Tx {
     joiner: Joiner,
     /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
     direct: Option<Box<Direct>>,
+    /// Whether copies of the last burst went to a NIC.
+    used_nics: bool,
 }
 
 /// What became of one burst's copies; all came from one queue.
@@ -103,6 +107,7 @@ impl Tx {
             segmenter: Segmenter::default(),
             joiner: Joiner::default(),
             direct: None,
+            used_nics: false,
         }
     }
 
@@ -131,10 +136,14 @@ impl Tx {
                         completed,
                     }
                 }
-                NicTx::Remote(way, _) => NicPosition::Remote {
-                    port: *port,
-                    waits: way.has_work(),
-                },
+                NicTx::Remote(way, _) => {
+                    let (pushed, taken) = way.position();
+                    NicPosition::Remote {
+                        port: *port,
+                        pushed,
+                        taken,
+                    }
+                }
             }));
         }
     }
@@ -208,6 +217,11 @@ impl Tx {
         (self.used_groups > 0).then_some((group.port, group.queue))
     }
 
+    /// Whether copies of the last burst went to a NIC.
+    pub fn used_nics(&self) -> bool {
+        self.used_nics
+    }
+
     /// Whether other workers have left frames for this one's NIC queues.
     pub fn has_handovers(&self) -> bool {
         self.nics
@@ -278,7 +292,7 @@ impl Tx {
 #[inline(always)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    tx.used_groups = 0;
+    (tx.used_groups, tx.used_nics) = (0, false);
     let frames = burst.frames();
     let bytes: u64 = frames.iter().map(|frame| u64::from(frame.len)).sum();
     let mut rest = 0..frames.len();
@@ -426,6 +440,7 @@ fn send_groups(
             segmenter,
             joiner,
             direct,
+            used_nics,
             ..
         } = tx;
         let Some(group) = groups.get(index) else {
@@ -445,6 +460,7 @@ fn send_groups(
             touched,
             faults,
             direct,
+            used_nics,
         };
         if burst.has_large() {
             send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
@@ -534,6 +550,7 @@ struct Way<'a> {
     touched: &'a mut Vec<(u16, u16)>,
     faults: &'a mut Vec<(u16, RingFault)>,
     direct: &'a mut Option<Box<Direct>>,
+    used_nics: &'a mut bool,
 }
 
 impl Way<'_> {
@@ -598,6 +615,7 @@ impl Way<'_> {
                 }
             },
             Egress::Nic => {
+                *self.used_nics = true;
                 let outcome = match self.direct.as_deref() {
                     Some(direct) if direct.leads_to(self.number) => {
                         self.deliver_direct(burst, picks)

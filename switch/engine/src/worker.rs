@@ -237,6 +237,7 @@ impl Worker {
             }
             mark = stream.complete(burst, *index, mark);
             stream.destination = tx.last_destination();
+            stream.has_used_nics |= tx.used_nics();
         }
         (bursts, given_back, mark)
     }

@@ -400,10 +400,12 @@ impl XskTx {
         let room = self.tx.room() as usize;
         let mut sent = 0;
         for (handover, partial) in &mut self.handovers {
+            let mut taken = 0;
             // Frame by frame: the descriptors of one follow each other.
             while room - sent >= MAX_PIECES
                 && let Some(desc) = handover.take()
             {
+                taken += 1;
                 partial.push(desc);
                 if desc.options & libc::XDP_PKT_CONTD == 0 {
                     for desc in partial.drain(..) {
@@ -411,6 +413,9 @@ impl XskTx {
                         sent += 1;
                     }
                 }
+            }
+            if taken > 0 {
+                handover.count_taken(taken);
             }
             handover.supply(&mut self.free);
         }

@@ -7,9 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{Config, PortKind};
-use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, MoveError, PortOptions};
+use crosspoint_control::fabric::{
+    BalanceOptions, Fabric, FabricOptions, MoveError, PortChange, PortOptions,
+};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::view::Egress;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestOptions};
@@ -394,6 +397,15 @@ fn wire_to_a_host() -> [u8; 6] {
     bytes.try_into().expect("six bytes")
 }
 
+/// Moves the guest's stream as soon as that can be.
+fn move_stream_now(fabric: &Fabric, to: usize) {
+    let start = Instant::now();
+    while let Err(why) = fabric.move_stream("a", 0, to) {
+        assert!(start.elapsed() < PATIENCE, "{why}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn wait_up(fabric: &Fabric) {
     let start = Instant::now();
     while !fabric.status().ports.iter().all(|port| port.state == "up") {
@@ -416,10 +428,7 @@ fn a_worker_that_sends_for_others_is_busy_and_its_own_streams_are_not() {
     wait_up(&fabric);
     let owner = fabric.status().ports[1].queues[0].worker;
     let owner = owner.expect("a worker");
-    let start = Instant::now();
-    while fabric.move_stream("a", 0, 1 - owner).is_err() {
-        assert!(start.elapsed() < PATIENCE);
-    }
+    move_stream_now(&fabric, 1 - owner);
     let before = fabric.status().workers;
     let seen = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -456,35 +465,37 @@ fn a_stream_stays_while_a_nic_holds_what_its_worker_gave_it() {
         workers.iter().map(|w| w.stream_moves_put_off).sum::<u64>()
     };
     let place = || fabric.status().ports[0].queues[0].worker.expect("a worker");
-    let mut other = 0;
-    // Now and then nothing is on its way just when it goes down.
-    for _ in 0..10 {
-        wait_up(&fabric);
-        other = 1 - place();
-        std::thread::scope(|scope| {
-            // In the namespace of this thread.
-            scope.spawn(|| run("ip link set near down"));
-            while fabric.status().ports[1].state == "up" {
-                let frames: Vec<Vec<u8>> = (0..16).map(|n| datagrams.frame(n)).collect();
-                let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
-                guest.send(0, &frames).expect("a queue");
-                guest.drain_transmit(0, PATIENCE).expect("a queue");
-            }
-        });
-        let asked = fabric.move_stream("a", 0, other);
-        if asked == Err(MoveError::PutOff { from: 1 - other }) {
-            break;
+    let mut send = || {
+        let frames: Vec<Vec<u8>> = (0..16).map(|n| datagrams.frame(n)).collect();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        guest.send(0, &frames).expect("a queue");
+        guest.drain_transmit(0, PATIENCE).expect("a queue");
+    };
+    wait_up(&fabric);
+    send();
+    std::thread::scope(|scope| {
+        // In the namespace of this thread.
+        scope.spawn(|| run("ip link set near down"));
+        while fabric.status().ports[1].state == "up" {
+            send();
         }
-        run("ip link set near up");
-    }
+    });
+    // It may be down for days: nobody waits for it.
+    move_stream_now(&fabric, 1 - place());
+    let other = 1 - place();
+    // The switch has not heard of it yet.
+    let up = PortChange {
+        egress: Some(Egress::Nic),
+        ..PortChange::default()
+    };
+    fabric.change(1, up).expect("a port");
+    send();
+    let asked = fabric.move_stream("a", 0, other);
+    assert_eq!(asked, Err(MoveError::PutOff { from: 1 - other }));
     assert_eq!((put_off(), place()), (1, 1 - other));
     run("ip link set near up");
     wait_up(&fabric);
-    let start = Instant::now();
-    while fabric.move_stream("a", 0, other).is_err() {
-        assert!(start.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    move_stream_now(&fabric, other);
     assert_eq!(place(), other);
 }
 
