@@ -14,6 +14,7 @@
 //!
 //! For the time of this the guest's frames wait in its ring, as they do for a busy worker.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::deliver::NicPosition;
@@ -98,6 +99,16 @@ pub enum MoveError {
         /// The stream's worker.
         from: usize,
     },
+    /// The other worker cannot be woken by it.
+    #[error("kicks of queue {queue} of port {port} cannot wake another worker: {why}")]
+    Kick {
+        /// The port.
+        port: String,
+        /// The queue.
+        queue: u16,
+        /// What the kernel said.
+        why: String,
+    },
     /// The workers end.
     #[error("the switch is ending")]
     Ending,
@@ -118,6 +129,9 @@ impl MoveError {
             }
             MoveError::Stalled { .. } => "the daemon's log says what keeps it",
             MoveError::PutOff { .. } => "try again when that NIC sends again, or has less to send",
+            MoveError::Kick { .. } => {
+                "the user's epoll watches may be used up: see fs.epoll.max_user_watches"
+            }
             MoveError::Ending => "ask the next one",
         }
     }
@@ -169,19 +183,20 @@ impl Fabric {
             .next();
         let stream = stream.ok_or(MoveError::Ending)?;
         let is_sent = !stream.has_used_nics || self.wait_sent(state, from, positions);
-        if is_sent {
-            self.replace(state, id, to);
-            state.balance.moves[to] += 1;
-        } else {
-            state.balance.put_off[from] += 1;
+        let result = match is_sent {
+            true => self.replace(state, id, to),
+            false => Err(MoveError::PutOff { from }),
+        };
+        match &result {
+            Ok(()) => state.balance.moves[to] += 1,
+            Err(_) => state.balance.put_off[from] += 1,
         }
         let mut changes = self.changes();
-        changes[if is_sent { to } else { from }].add.push(stream);
+        changes[if result.is_ok() { to } else { from }]
+            .add
+            .push(stream);
         drop(self.publish(state, changes));
-        match is_sent {
-            true => Ok(()),
-            false => Err(MoveError::PutOff { from }),
-        }
+        result
     }
 
     fn changes(&self) -> Vec<WorkerChange> {
@@ -226,23 +241,34 @@ impl Fabric {
         }
     }
 
-    /// Notes the stream's new place, and has its kicks wake the worker there. No worker has the stream.
-    fn replace(&self, state: &mut State, id: StreamId, to: usize) {
+    /// Notes the stream's new place, and has its kicks wake the worker there. No worker has the stream. After an error all
+    /// is as it was.
+    fn replace(&self, state: &mut State, id: StreamId, to: usize) -> Result<(), MoveError> {
         let Some(Some(port)) = state.ports.get_mut(usize::from(id.0)) else {
-            return;
+            return Ok(());
         };
         let Some(placed) = port.streams.get_mut(&id.1) else {
-            return;
+            return Ok(());
         };
         if let Some(kick) = &placed.kick {
-            let _ = self.links[placed.worker].waker.unregister(kick);
-            if let Err(why) = self.links[to].waker.register_kick(id, kick) {
-                tracing::warn!(port = %port.view.name, queue = id.1,
-                    "its kicks cannot wake a sleeping worker: {why}");
+            match self.links[to].waker.register_kick(id, kick) {
+                // What epoll does not take woke nobody before either.
+                Err(why) if why.kind() != ErrorKind::PermissionDenied => {
+                    return Err(MoveError::Kick {
+                        port: port.options.name.clone(),
+                        queue: id.1,
+                        why: why.to_string(),
+                    });
+                }
+                _ => {}
             }
+            let _ = self.links[placed.worker].waker.unregister(kick);
         }
+        let counters = &port.view.counters;
+        state.balance.note_left(counters, id.1, placed);
         placed.worker = to;
-        placed.measured = Measured::from_now(&port.view.counters, to, id.1);
+        placed.measured = Measured::from_now(counters, to, id.1);
+        Ok(())
     }
 
     /// Waits until NICs have sent what worker `from` had given them when it said how far each was: `positions`, of all
