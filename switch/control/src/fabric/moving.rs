@@ -189,7 +189,8 @@ impl Fabric {
         };
         match &result {
             Ok(()) => state.balance.moves[to] += 1,
-            Err(_) => state.balance.put_off[from] += 1,
+            Err(MoveError::PutOff { .. }) => state.balance.put_off[from] += 1,
+            Err(_) => {}
         }
         let mut changes = self.changes();
         changes[if result.is_ok() { to } else { from }]

@@ -221,6 +221,31 @@ fn what_cannot_move_is_refused_with_a_reason() {
     assert_eq!(moves(&switch.fabric), 0);
 }
 
+/// Of two streams one goes.
+#[test]
+fn what_a_stream_cost_before_it_went_is_not_charged_to_those_that_stay() {
+    let switch = Switch::start_with(two_workers(ADAPTIVE), &["a", "b"], 1);
+    let mut guests = ["a", "b"].map(|name| switch.guest(name, case(false).guest(0)));
+    let [a, b] = &mut guests;
+    for port in ["a", "b"] {
+        move_now(&switch, port, 0);
+    }
+    let load = Load::start(a, b, 1, Loss::None);
+    load.flow(300);
+    load.with(|pair| pair.held = true);
+    std::thread::sleep(Duration::from_millis(10));
+    let [a, b] = ["a", "b"].map(|port| switch.port(port).queues[0].cycles as f64);
+    move_now(&switch, "a", 1);
+    let worker = &switch.fabric.status().workers[0];
+    let [stays] = &worker.streams[..] else {
+        panic!("{worker:?}");
+    };
+    let (busy, expected) = (worker.window.busy, worker.window.busy * b / (a + b));
+    assert!(a > 0.0 && (stays.share - expected).abs() < 0.03 * busy, "{a} {b} {worker:?}");
+    load.with(|pair| pair.held = false);
+    load.finish().expect_all();
+}
+
 /// All load is put on one worker, whose threshold is low: it is relieved, a pinned stream stays, and `show` has all of it.
 #[test]
 fn a_worker_with_too_much_to_do_is_relieved() {
