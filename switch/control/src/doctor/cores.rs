@@ -64,18 +64,18 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
 fn worker_cores(subject: &Subject<'_>) -> Option<Finding> {
     let config = subject.config?;
     let allowed: Cpus = subject.host.affinity.iter().copied().collect();
-    let absent = subject.cores.without(&subject.online);
-    let refused = subject.cores.without(&allowed).without(&absent);
+    let absent = &subject.absent;
+    let refused = subject.cores.without(&allowed);
     let report = |severity, found: String, cost: &str, mend: &str| {
         WORKER_CORES.finding(severity, "host", found, cost, vec![mend.to_owned()])
     };
     let does_not_start = "The daemon does not start.";
     Some(if !absent.is_empty() {
-        let (found, online) = (format!("no core {absent} is online"), &subject.online);
+        let (found, online) = (format!("not online: {}", absent.named()), &subject.online);
         let mend = format!("# choose [workers] cores from {online}");
         report(Severity::Error, found, does_not_start, &mend)
     } else if !refused.is_empty() {
-        let found = format!("this process may not use cores {refused}");
+        let found = format!("this process may not use {}", refused.named());
         let mend = "# its affinity: CPUAffinity=, taskset, cpuset";
         report(Severity::Error, found, does_not_start, mend)
     } else if config.workers.cores == Cores::Auto && allowed.len() < 2 {
@@ -90,7 +90,7 @@ fn worker_cores(subject: &Subject<'_>) -> Option<Finding> {
         let mend = "# leave a core out of [workers] cores";
         report(Severity::Warning, found, cost, mend)
     } else {
-        WORKER_CORES.ok("host", format!("workers have cores {}", subject.cores))
+        WORKER_CORES.ok("host", format!("workers have {}", subject.cores.named()))
     })
 }
 
@@ -112,16 +112,19 @@ fn isolation(subject: &Subject<'_>) -> Finding {
             "host",
             "no core is isolated",
             "Other tasks run on whatever cores workers get: a worker that waits for its core \
-             loses frames (guest_ring_full at others, and at the NIC).",
+             loses frames at NICs, and keeps guests waiting.",
             boot_with(&format!("isolcpus={last}")),
         );
     }
     match shared.is_empty() {
-        true => ISOLATION.ok("host", format!("cores {} are isolated", subject.cores)),
+        true => ISOLATION.ok("host", format!("isolated: {}", subject.cores.named())),
         false => ISOLATION.finding(
             Severity::Warning,
             "host",
-            format!("other tasks may run on the workers' cores {shared}"),
+            format!(
+                "other tasks may run on {}, which workers have",
+                shared.named()
+            ),
             "A worker that waits for its core moves nothing for milliseconds: frames are dropped \
              at the NIC, and guests wait.",
             boot_with(&format!("isolcpus={}", subject.cores)),
@@ -149,15 +152,15 @@ fn tickless(subject: &Subject<'_>) -> Finding {
     let calling = subject.cores.without(&listed("rcu_nocbs")).and(&ticking);
     let cores = &subject.cores;
     match (ticking.is_empty(), calling.is_empty()) {
-        (true, _) => TICKLESS.ok("host", format!("cores {cores} have no timer tick")),
+        (true, _) => TICKLESS.ok("host", format!("no timer tick on {}", cores.named())),
         (false, is_called) => TICKLESS.finding(
             Severity::Note,
             "host",
             match is_called {
-                true => format!("cores {ticking} have a timer tick"),
-                false => format!("cores {ticking} have a timer tick and RCU's callbacks"),
+                true => format!("a timer tick on {}", ticking.named()),
+                false => format!("a timer tick and RCU's callbacks on {}", ticking.named()),
             },
-            "Each tick takes some microseconds from the worker, 100 to 1000 times a second.",
+            "Each tick interrupts the worker, 100 to 1000 times a second.",
             boot_with(&format!("nohz_full={cores} rcu_nocbs={cores}")),
         ),
     }
@@ -182,7 +185,10 @@ fn siblings(subject: &Subject<'_>) -> Finding {
         return SIBLINGS.finding(
             Severity::Warning,
             "host",
-            format!("others run on cores {busy}, the other hyperthreads of workers"),
+            format!(
+                "others run on {}, other hyperthreads of workers' cores",
+                busy.named()
+            ),
             "A worker has half a core, whenever the other half is busy.",
             busy.iter().map(turn_off).collect(),
         );
@@ -192,8 +198,11 @@ fn siblings(subject: &Subject<'_>) -> Finding {
         false => SIBLINGS.finding(
             Severity::Note,
             "host",
-            format!("workers {twins} are hyperthreads of the same cores"),
-            "Two of them do about as much as 1.3 workers with a core each.",
+            format!(
+                "{} of workers are hyperthreads of the same cores",
+                twins.named()
+            ),
+            "Two of them do far less than two workers with a core each.",
             vec!["# give [workers] cores one hyperthread of each core: lscpu -e".to_owned()],
         ),
     }
@@ -235,8 +244,8 @@ fn numa(subject: &Subject<'_>) -> Vec<Finding> {
             false => NUMA.finding(
                 Severity::Warning,
                 &nic.name,
-                format!("on memory node {near}, and the workers' cores {far} are not"),
-                "Each frame crosses between processors: a third to a half of the rate.",
+                format!("on memory node {near}, and {} of workers not", far.named()),
+                "Each frame crosses from one processor to another: lower rate, higher latency.",
                 vec![format!(
                     "# choose [workers] cores from node {near}: {local}"
                 )],
@@ -284,7 +293,7 @@ fn governor(subject: &Subject<'_>) -> Finding {
         Some(name) => GOVERNOR.finding(
             Severity::Warning,
             "host",
-            format!("the governor of cores {slow} is {name}"),
+            format!("the governor of {} is {name}", slow.named()),
             "Cores run below their frequency, and take milliseconds to reach it when a burst comes.",
             vec![format!("cpupower -c {slow} frequency-set -g performance")],
         ),

@@ -46,6 +46,14 @@ impl Cpus {
         all.join(",")
     }
 
+    /// For a sentence: `core 4`, `cores 2-3`.
+    pub fn named(&self) -> String {
+        match self.len() {
+            1 => format!("core {self}"),
+            _ => format!("cores {self}"),
+        }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -107,7 +107,7 @@ fn interrupts(subject: &Subject<'_>) -> Finding {
             "devices interrupt the workers' cores: {}{more}",
             named.join(", ")
         ),
-        "Each takes microseconds from the worker, and what it wakes there takes more.",
+        "Each takes time from the worker, and what it wakes there takes more.",
         match others.is_empty() {
             true => vec!["# leave a core out of [workers] cores, for interrupts".to_owned()],
             false => numbers.chunks(MOVED_MAX).map(command).collect(),
@@ -158,7 +158,10 @@ fn irqbalance(subject: &Subject<'_>) -> Finding {
         false => IRQBALANCE.finding(
             Severity::Warning,
             "host",
-            format!("irqbalance may move interrupts to the workers' cores {reached}"),
+            format!(
+                "irqbalance may move interrupts to {}, which workers have",
+                reached.named()
+            ),
             "It undoes what was set by hand, and devices interrupt workers.",
             vec![
                 format!(
@@ -230,7 +233,7 @@ fn workqueues(subject: &Subject<'_>) -> Option<Finding> {
         false => WORKQUEUES.finding(
             Severity::Note,
             "host",
-            format!("the kernel's unbound work may run on cores {reached}"),
+            format!("the kernel's unbound work may run on {}", reached.named()),
             "Now and then a worker waits for some of it, for up to milliseconds.",
             match others.is_empty() {
                 true => vec!["# leave a core out of [workers] cores, for such work".to_owned()],

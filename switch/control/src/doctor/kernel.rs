@@ -189,7 +189,7 @@ fn clock(subject: &Subject<'_>) -> Option<Finding> {
             Severity::Warning,
             "host",
             format!("the clock is {current}: the time stamp counter is not trusted"),
-            "Completion times and cycles may be wrong, and asking for the time takes microseconds.",
+            "Completion times and cycles may be wrong, and asking for the time is slow.",
             match has_tsc {
                 true => vec![format!("echo tsc > {folder}/current_clocksource")],
                 false => vec![

@@ -149,7 +149,7 @@ fn balancing(subject: &Subject<'_>) -> Option<Finding> {
             Severity::Note,
             "host",
             "the kernel moves memory between nodes by itself",
-            "It unmaps pages to see who uses them: workers fault, for microseconds each time.",
+            "It unmaps pages to see who uses them: workers fault on them, again and again.",
             vec!["sysctl -w kernel.numa_balancing=0".to_owned()],
         ),
     })

@@ -16,8 +16,10 @@ pub(super) struct Subject<'a> {
     pub online: Cpus,
     /// The cores that the kernel keeps other tasks off.
     pub isolated: Cpus,
-    /// The cores of the workers; without a configuration, those that are isolated.
+    /// The cores of the workers that are online; without a configuration, those that are isolated.
     pub cores: Cpus,
+    /// The cores of the configuration that are not online.
+    pub absent: Cpus,
 }
 
 impl<'a> Subject<'a> {
@@ -26,7 +28,7 @@ impl<'a> Subject<'a> {
         let booted = list("/sys/devices/system/cpu/isolated");
         // Isolated partitions of cgroups, which need no boot parameter.
         let isolated = booted.or(&list("/sys/fs/cgroup/cpuset.cpus.isolated"));
-        let cores = match config.map(|config| &config.workers.cores) {
+        let cores: Cpus = match config.map(|config| &config.workers.cores) {
             None => isolated.clone(),
             Some(Cores::List(cores)) => cores.iter().copied().collect(),
             // A core that it may not use is `List`'s business.
@@ -36,12 +38,14 @@ impl<'a> Subject<'a> {
                 .flatten()
                 .collect(),
         };
+        let online = list("/sys/devices/system/cpu/online");
         Subject {
             host,
             config,
-            online: list("/sys/devices/system/cpu/online"),
+            cores: cores.and(&online),
+            absent: cores.without(&online),
+            online,
             isolated,
-            cores,
         }
     }
 
