@@ -1,6 +1,6 @@
 //! Network interfaces: those that are ports, or are to become such.
 
-use crosspoint_link::{Interface, XdpSupport};
+use crosspoint_link::Interface;
 use crosspoint_xsk::SINGLE_BUFFER_MTU;
 
 use super::host::Nic;
@@ -20,6 +20,10 @@ const ZERO_COPY: Check = Check {
     id: "zero-copy",
     looks_at: "Whether the interface's driver does AF_XDP in zero-copy, against the port's `mode`",
 };
+const DIRECT: Check = Check {
+    id: "direct",
+    looks_at: "Of an interface whose queues guests have for themselves (`direct`): whether its driver does zero-copy for frames in several pieces, without which they gain nothing",
+};
 const PROGRAM: Check = Check {
     id: "xdp-program",
     looks_at: "Whether an XDP program is attached to the interface, and who holds it",
@@ -38,7 +42,7 @@ const BUSY_POLL: Check = Check {
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    INTERFACE, NATIVE, ZERO_COPY, PROGRAM, MTU, QUEUES, BUSY_POLL,
+    INTERFACE, NATIVE, ZERO_COPY, DIRECT, PROGRAM, MTU, QUEUES, BUSY_POLL,
 ];
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -52,6 +56,7 @@ fn of_interface(subject: &Subject<'_>, nic: &Nic) -> Vec<Finding> {
     if let Some(interface) = &nic.interface {
         findings.push(native(nic, &port));
         findings.extend(zero_copy(nic, &port));
+        findings.extend(direct(subject, nic));
         findings.push(program(subject, nic));
         findings.extend(mtu(subject, nic, interface, &port));
         findings.push(queues(subject, nic, interface, &port));
@@ -172,6 +177,22 @@ fn zero_copy(nic: &Nic, port: &XdpPort) -> Option<Finding> {
     })
 }
 
+fn direct(subject: &Subject<'_>, nic: &Nic) -> Option<Finding> {
+    let guests = counted(subject.direct_queues(&nic.name), "guest");
+    let xdp = nic.xdp.filter(|_| subject.direct_queues(&nic.name) > 0)?;
+    Some(match xdp.zero_copy && xdp.zero_copy_buffers_max > 1 {
+        true => DIRECT.ok(&nic.name, format!("it sends out of the memory of {guests}")),
+        false => DIRECT.finding(
+            Severity::Warning,
+            &nic.name,
+            format!("no zero-copy for frames in several pieces, which {guests} with `direct` would gain by"),
+            "The kernel copies their frames: their memory is pinned, a queue is theirs alone, and \
+             nothing is gained.",
+            vec!["# leave `direct` out, or take another NIC".to_owned()],
+        ),
+    })
+}
+
 /// The process that holds XDP program number `id` by a link: its number and its name.
 fn holder(subject: &Subject<'_>, id: u32) -> Option<(String, String)> {
     let host = subject.host;
@@ -234,7 +255,7 @@ fn mtu(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPort) 
             lower.clone(),
         )
     };
-    let xdp = nic.xdp.unwrap_or(XdpSupport::default());
+    let xdp = nic.xdp.unwrap_or_default();
     Some(match nic.xdp {
         _ if subject.kernel() < (6, 6) => refuse(format!(
             "an MTU of {mtu} takes frames of several buffers, which AF_XDP has since Linux 6.6"

@@ -3,7 +3,9 @@
 use crosspoint_xsk::{FRAME_SIZE, RING_SIZE};
 
 use super::{Cpus, Host, Nic};
-use crate::config::{Config, Cores, HugePages, PortKind, Queues, Rss, VhostPort, XdpMode, XdpPort};
+use crate::config::{
+    Config, Cores, HugePages, Port, PortKind, Queues, Rss, VhostPort, XdpMode, XdpPort,
+};
 
 /// Bytes of packet memory for one NIC queue.
 pub(super) const QUEUE_BYTES: u64 = 2 * RING_SIZE as u64 * FRAME_SIZE as u64;
@@ -88,6 +90,16 @@ impl<'a> Subject<'a> {
         };
         let port = configured.cloned().unwrap_or_else(plain);
         (port, configured.is_some())
+    }
+
+    /// How many queues of an interface guests have for themselves.
+    pub fn direct_queues(&self, interface: &str) -> u64 {
+        let is_it = |port: &&Port| matches!(&port.kind, PortKind::Xdp(uplink) if uplink.interface == interface);
+        let ports = self.config.map_or(&[][..], |config| &config.ports);
+        let port = self.config.zip(ports.iter().find(is_it));
+        port.map_or(0, |(config, port)| {
+            config.direct_queues(&port.name).len() as u64
+        })
     }
 
     /// How many queues a port takes, as far as that is known.

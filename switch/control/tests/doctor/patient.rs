@@ -384,6 +384,15 @@ pub fn wounds() -> Vec<Wound> {
                 .replace("busy_poll", "mode = \"zero-copy\"\nbusy_poll");
         }),
         wound(&["zero-copy"], Note, |p| p.xdp().zero_copy = false),
+        wound(&["direct"], Warning, |p| {
+            let (port, direct) = (
+                "name = \"web-1\"",
+                "direct = { uplink = \"up0\", queue = 2 }",
+            );
+            p.config = p.config.replace(port, &format!("{port}\n{direct}"));
+            p.config = p.config.replace("busy_poll", "queues = [0, 1]\nbusy_poll");
+            p.xdp().zero_copy_buffers_max = 1;
+        }),
         wound(&["xdp-program"], Error, |p| p.attach_program("xdp-filter")),
         wound(&["mtu"], Error, |p| {
             p.interface().mtu = 9000;
