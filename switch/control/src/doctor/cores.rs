@@ -99,7 +99,7 @@ fn boot_with(parameter: &str) -> Vec<String> {
     vec![
         "f=/etc/default/grub".to_owned(),
         format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{parameter} /' $f"),
-        "update-grub && reboot".to_owned(),
+        "update-grub    # and start the host again".to_owned(),
     ]
 }
 

@@ -225,7 +225,9 @@ fn program(subject: &Subject<'_>, nic: &Nic) -> Finding {
         }
         Some((pid, process)) => (
             format!("XDP program {id} is attached by process {pid} ({process})"),
-            vec![format!("kill {pid}    # or have it leave {name} alone")],
+            vec![format!(
+                "ps -fp {pid}    # have it leave {name} alone, or end it"
+            )],
         ),
         None => (
             format!("XDP program {id} is attached, and no process that is seen here holds it"),
