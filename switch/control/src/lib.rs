@@ -10,4 +10,5 @@ pub mod metrics;
 pub mod nic;
 pub mod show;
 pub mod status;
+mod threads;
 pub mod vhost;

@@ -4,7 +4,7 @@ use crosspoint_xsk::{FRAME_SIZE, RING_SIZE};
 
 use super::{Cpus, Host, Nic};
 use crate::config::{
-    Config, Cores, HugePages, Port, PortKind, Queues, Rss, VhostPort, XdpMode, XdpPort,
+    Config, Cores, HugePages, Port, PortKind, Queues, Rss, Tso, VhostPort, XdpMode, XdpPort,
 };
 
 /// Bytes of packet memory for one NIC queue.
@@ -83,6 +83,7 @@ impl<'a> Subject<'a> {
             mode: XdpMode::Auto,
             mtu: None,
             gro: false,
+            tso: Tso::default(),
             busy_poll: false,
             huge_pages: HugePages::Transparent,
             channels: None,

@@ -237,6 +237,7 @@ fn nic() -> Nic {
             rx_queues: 2,
             tx_queues: 2,
             peer: None,
+            software: false,
             has_program: false,
         }),
         xdp: Some(XdpSupport {
