@@ -44,7 +44,7 @@ up() {
   curl -fsS -m 2 -o "$DIR/metrics.txt" http://127.0.0.1:9477/metrics 2> /dev/null &&
     grep -qx 'crosspoint_port_up{port="up0"} 1' "$DIR/metrics.txt" && grep -q '^crosspoint_xdp_' "$DIR/metrics.txt"
 }
-tries=100
+tries=${CROSSPOINT_SCRAPE_TRIES:-100}
 until up; do
   tries=$((tries - 1))
   if [ "$tries" -eq 0 ] || ! kill -0 "$PID" 2> /dev/null; then cat "$DIR/log" >&2; kill "$PID" 2> /dev/null || true; exit 1; fi
