@@ -73,5 +73,8 @@ Description: polling software switch for virtual machines
  network, attached by AF_XDP, with worker threads that poll on cores of their
  own. Every frame is counted: delivered, or dropped for a named reason.
 CONTROL
+# So that the same input makes the same package.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$REPO" log -1 --format=%ct 2> /dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
 dpkg-deb --root-owner-group --build "$ROOT" "$FOLDER/crosspoint_${VERSION}_$ARCH.deb" > /dev/null
 echo "$FOLDER/crosspoint_${VERSION}_$ARCH.deb"

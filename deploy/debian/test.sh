@@ -27,6 +27,7 @@ make_clean() {
 # A tmpfs over the clean system, so that each run has it clean.
 enter() {
   WORK=$(mktemp -d)
+  trap 'umount -R "$WORK"; rmdir "$WORK"' EXIT
   mount -t tmpfs tmpfs "$WORK"
   mkdir "$WORK/upper" "$WORK/work" "$WORK/root" "$WORK/debs"
   mount -t overlay overlay -o "lowerdir=$CLEAN,upperdir=$WORK/upper,workdir=$WORK/work" "$WORK/root" ||
@@ -42,7 +43,7 @@ refuse() { local what=$1; shift; if "$@"; then die "not so: $what"; else say "ok
 
 # state: every file, and every user and group. Not what dpkg and its tools write about themselves.
 state() {
-  (cd "$ROOT" && find . -xdev \( -path ./proc -o -path ./debs -o -path ./var/lib/dpkg -o -path ./var/cache -o -path ./var/log -o -path ./tmp \) -prune \
+  (cd "$ROOT" && find . -xdev \( -path ./proc -o -path ./debs -o -path ./var/lib/dpkg -o -path ./var/cache -o -path ./var/log -o -path ./tmp -o -path ./run \) -prune \
     -o -not -name '.pwd.lock' -not -name '*-' -printf '%M %u %g %y %p\n' | sort)
   sort "$ROOT/etc/passwd" "$ROOT/etc/group"
 }
@@ -79,4 +80,3 @@ inside dpkg --purge crosspoint > "$WORK/log" 2>&1 || { cat "$WORK/log" >&2; die 
 AFTER=$(state)
 diff <(printf '%s\n' "$BEFORE") <(printf '%s\n' "$AFTER") >&2 || die "purging leaves something behind"
 say "ok: purged, everything is as it was before"
-umount "$ROOT/proc"

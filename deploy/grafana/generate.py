@@ -136,6 +136,9 @@ PORTS = [
     graph("Frames per burst", "none",
           (rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue") + " / " + rate("crosspoint_queue_bursts_total", PORT, "port, queue"), PER_QUEUE),
           about="Up to 64. Close to that, the queue is rarely empty."),
+    graph("Cycles per frame received", "none",
+          (rate("crosspoint_queue_cycles_total", PORT, "port, queue") + " / " + rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue"), PER_QUEUE),
+          about="Of the time stamp counter, in bursts from here."),
     graph("Kicks and calls", "ops", (rate("crosspoint_queue_kicks_total", PORT, "port, queue"), PER_QUEUE + " kicks"), (rate("crosspoint_queue_calls_total", PORT, "port, queue"), PER_QUEUE + " calls"),
           about="Kicks wake a worker; calls are interrupts to the guest."),
     graph("Dropped by the kernel before the switch had them", "pps",
@@ -151,6 +154,14 @@ WORKERS = [
     graph("Sleeps", "ops", (rate("crosspoint_worker_sleeps_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
     graph("Turns of the loop", "ops", (rate("crosspoint_worker_iterations_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
     graph("Bursts", "ops", (rate("crosspoint_worker_bursts_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
+    graph("Stalls", "none",
+          (f"sum by (instance, worker) (increase(crosspoint_worker_stalls_total{{{WORKER}}}[$__rate_interval])) > 0", "{{instance}} {{worker}}"),
+          (f"sum by (instance, worker) (crosspoint_worker_stalled{{{WORKER}}}) > 0", "{{instance}} {{worker}} now"), about="No turn for 100 ms while awake."),
+    graph("Cores lost", "ops", (rate("crosspoint_worker_involuntary_context_switches_total", WORKER, "instance, worker"), "{{instance}} {{worker}}"),
+          about="Something else runs on the worker's core."),
+    graph("Queues that moved", "ops",
+          (rate("crosspoint_worker_stream_moves_total", WORKER, "instance, worker") + " > 0", "{{instance}} to {{worker}}"),
+          (rate("crosspoint_worker_stream_moves_put_off_total", WORKER, "instance, worker") + " > 0", "{{instance}} put off by {{worker}}"), about="By load or by hand."),
 ]
 
 DROPS = [
