@@ -2,7 +2,7 @@
 # check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
 # unit, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
 #
-#   --full   also the Debian package, in a clean chroot, and that each capability of the unit is needed
+#   --full   also the Debian package, in a clean chroot; that each capability of the unit is needed; what it allows of system calls
 #
 # What it downloads once is kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
@@ -22,6 +22,8 @@ SCHEMAS_URL=https://files.pythonhosted.org/packages/b0/50/104f3b5a41aba6737c5f2f
 SCHEMAS_SHA256=85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9
 # Tenths. systemd 252 says 2.3; other versions weigh a little otherwise.
 EXPOSURE_MAX=30
+# A group that the daemon under check is not in.
+GUESTS=4343
 FULL='' BINARY=''
 for word in "$@"; do
   case $word in
@@ -89,6 +91,9 @@ runs_with() {
   local folder=$1 user=$2 set='-all' one; shift 2
   for one in "$@"; do set+=,+$one; done
   mkdir -m 777 "$folder"
+  # As the unit makes it: a group of its own.
+  install -d -m 2770 -o "$user" -g "$GUESTS" "$folder/guests"
+  umask "$(sed -n 's/^UMask=//p' "$UNIT")"
   "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$folder" setpriv --no-new-privs --reuid "$user" --regid "$user" --clear-groups \
     --bounding-set "$set" --inh-caps "$set" --ambient-caps "$set"
 }
@@ -98,6 +103,11 @@ check_capabilities() {
   runs_with "$WORK/ordinary" 4242 $(unit_capabilities)
   # All it may complain of is the interface that is missing.
   if grep -E ' (WARN|ERROR) ' "$WORK/ordinary/log" | grep -v missing0; then return 1; fi
+  # The control socket is for the daemon's group, the guest's for the other.
+  diff - "$WORK/ordinary/sockets" <<SOCKETS || return 1
+660 4242 4242 $WORK/ordinary/control.sock
+770 4242 $GUESTS $WORK/ordinary/guests/web-1.sock
+SOCKETS
   # As the container does: root without root's rights.
   # shellcheck disable=SC2046
   runs_with "$WORK/root" 0 $(unit_capabilities)
@@ -113,6 +123,14 @@ check_each_capability() {
       echo "it runs without $without as well"; return 1
     fi
   done
+}
+
+check_sandbox() {
+  have systemd-analyze; have strace
+  mkdir "$WORK/traced"
+  # -D: the daemon stays this script's child, and hears its signals.
+  "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$WORK/traced" strace -D -f -qq -o "$WORK/trace"
+  "$PYTHON" "$DEPLOY/check/sandbox.py" "$UNIT" "$WORK/trace"
 }
 
 # fetch FILE URL SHA256: prints where it lies.
@@ -184,6 +202,7 @@ check "guests as the tests run them" check_guests
 check "libvirt's schema" check_libvirt
 if [ -n "$FULL" ]; then
   check "each capability is needed" check_each_capability
+  check "the unit's system calls and address families" check_sandbox
   check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"
 fi
 exit "$FAILED"

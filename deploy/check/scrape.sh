@@ -1,6 +1,6 @@
 #!/bin/bash
 # scrape.sh BINARY DIR [WRAPPER...]: runs the daemon for a second, in a network namespace that goes away with it, with an uplink that works (a veth),
-# an uplink whose interface is missing, and a guest port; writes DIR/metrics.txt, DIR/ports.json and DIR/log. WRAPPER goes before the daemon's
+# an uplink whose interface is missing, and a guest port; writes DIR/metrics.txt, DIR/ports.json, DIR/sockets (mode, user and group) and DIR/log. WRAPPER goes before the daemon's
 # command line, as in "setpriv --reuid 1000". The daemon must end with 0 when it is told to.
 set -euo pipefail
 BINARY=$(realpath "$1") DIR=$(realpath "$2"); shift 2
@@ -15,6 +15,7 @@ ip link add check0 numrxqueues 1 numtxqueues 1 type veth peer name check1 numrxq
 ip link set check0 up
 ip link set check1 up
 
+mkdir -p "$DIR/guests"
 cat > "$DIR/check.toml" <<TOML
 version = 1
 [workers]
@@ -34,7 +35,7 @@ interface = "missing0"
 [[port]]
 name = "web-1"
 type = "vhost"
-socket = "$DIR/web-1.sock"
+socket = "$DIR/guests/web-1.sock"
 TOML
 chmod 644 "$DIR/check.toml"
 
@@ -51,6 +52,9 @@ until up; do
   sleep 0.1
 done
 "$BINARY" show --json --socket "$DIR/control.sock" ports > "$DIR/ports.json"
+stat -c '%a %u %g %n' "$DIR/control.sock" "$DIR/guests/web-1.sock" > "$DIR/sockets"
 kill "$PID"
-(sleep 5; kill -KILL "$PID") 2> /dev/null > /dev/null &
+tries=50
+while kill -0 "$PID" 2> /dev/null && [ "$tries" -gt 0 ]; do sleep 0.1; tries=$((tries - 1)); done
+kill -KILL "$PID" 2> /dev/null || true
 wait "$PID"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# build.sh [--version V] [--config FILE] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER, of a built crosspoint, and prints its path. Without
+# build.sh [--version V] [--config FILE] [--maintainer "NAME <MAIL>"] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER, of a built crosspoint, and prints its path. Without
 # --version it is the workspace's; --config is the configuration that is installed as /etc/crosspoint/crosspoint.toml (default: crosspoint.toml here).
 #
 # It needs dpkg-deb, strip and objdump: apt-get install dpkg binutils. No root.
@@ -11,15 +11,17 @@ REPO=$(cd "$HERE/../.." && pwd)
 
 VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version *= *"\(.*\)"/\1/p' "$REPO/Cargo.toml")
 CONFIG=$HERE/crosspoint.toml
+MAINTAINER="crosspoint <root@localhost>"
 while [ $# -gt 0 ]; do
   case $1 in
     --version) VERSION=$2; shift 2 ;;
     --config) CONFIG=$2; shift 2 ;;
+    --maintainer) MAINTAINER=$2; shift 2 ;;
     -*) die "unknown option '$1'" ;;
     *) break ;;
   esac
 done
-[ $# -eq 2 ] || die "usage: build.sh [--version V] [--config FILE] BINARY FOLDER"
+[ $# -eq 2 ] || die "usage: build.sh [--version V] [--config FILE] [--maintainer TEXT] BINARY FOLDER"
 BINARY=$1 FOLDER=$2
 need_command dpkg-deb strip objdump
 ARCH=$(dpkg --print-architecture)
@@ -51,7 +53,7 @@ for file in "$REPO"/configs/{reference,example-server}.toml "$REPO"/deploy/prome
   "$REPO"/deploy/libvirt/*.xml "$REPO"/deploy/qemu/*.args; do
   put 644 "$file" "$DOC/examples/$(basename "$(dirname "$file")")/$(basename "$file")"
 done
-printf 'crosspoint (%s) unstable; urgency=low\n\n  * See the repository.\n\n -- crosspoint <root@localhost>  Thu, 01 Jan 1970 00:00:00 +0000\n' "$VERSION" |
+printf 'crosspoint (%s) unstable; urgency=low\n\n  * See the repository.\n\n -- %s  Thu, 01 Jan 1970 00:00:00 +0000\n' "$VERSION" "$MAINTAINER" |
   gzip -9n > "$ROOT$DOC/changelog.gz"
 chmod 644 "$ROOT$DOC/changelog.gz"
 
@@ -63,7 +65,7 @@ cat > "$ROOT/DEBIAN/control" <<CONTROL
 Package: crosspoint
 Version: $VERSION
 Architecture: $ARCH
-Maintainer: crosspoint <root@localhost>
+Maintainer: $MAINTAINER
 Depends: $(depends)
 Installed-Size: $(du -sk --exclude=DEBIAN "$ROOT" | cut -f1)
 Section: net

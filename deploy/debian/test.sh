@@ -63,6 +63,7 @@ expect "every file is as it was packed" test -z "$(inside dpkg --verify crosspoi
 expect "the program runs" inside crosspoint --version
 expect "the configuration is valid" inside crosspoint check --config /etc/crosspoint/crosspoint.toml
 expect "the unit is where systemd looks" test -e "$ROOT/lib/systemd/system/crosspoint.service"
+expect "the group for guests is there" grep -q '^crosspoint-guests:' "$ROOT/etc/group"
 expect "its user is there, without a shell" grep -q '^crosspoint:.*:/usr/sbin/nologin$' "$ROOT/etc/passwd"
 expect "as an ordinary user it can read its configuration" \
   inside setpriv --reuid crosspoint --regid crosspoint --clear-groups crosspoint check --config /etc/crosspoint/crosspoint.toml
