@@ -20,7 +20,7 @@ UNIT=$DEPLOY/systemd/crosspoint.service
 SCHEMAS=kubernetes_validate-1.37.0-py3-none-any.whl
 SCHEMAS_URL=https://files.pythonhosted.org/packages/b0/50/104f3b5a41aba6737c5f2ffe76270398f3a7320dc4a4f3f88dfd5bc9af63/$SCHEMAS
 SCHEMAS_SHA256=85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9
-# Tenths. systemd 252 says 2.3; other versions weigh a little otherwise.
+# Tenths. systemd 252 says 2.4; other versions weigh a little otherwise.
 EXPOSURE_MAX=30
 # A group that the daemon under check is not in.
 GUESTS=4343
