@@ -5,7 +5,7 @@ use super::scenario::{Role, Scenario};
 use super::stations::{self, Job, Outcome, Sender, Sink, Station};
 use crate::error::BenchError;
 use crate::guest;
-use crate::load::{Load, Offered};
+use crate::load::{Load, Offered, times};
 use crate::threads::{Thread, pin};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
@@ -331,16 +331,22 @@ fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
         } else {
             full as f64 / polls as f64
         },
-        latency_ns: latency_ns(outcomes, clock),
+        latency_ns: nanoseconds(outcomes, |outcome| &outcome.latency, clock),
+        turns_ns: nanoseconds(outcomes, |outcome| &outcome.turns, clock),
         loss_runs: loss_runs(outcomes, sequences),
     }
 }
 
-fn latency_ns(outcomes: &[Outcome], clock: Clock) -> Histogram<u64> {
-    let mut all = Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("valid bounds");
+/// Cycles of all outcomes.
+fn nanoseconds(
+    outcomes: &[Outcome],
+    cycles: fn(&Outcome) -> &Histogram<u64>,
+    clock: Clock,
+) -> Histogram<u64> {
+    let mut all = times();
     for value in outcomes
         .iter()
-        .flat_map(|outcome| outcome.latency.iter_recorded())
+        .flat_map(|outcome| cycles(outcome).iter_recorded())
     {
         let ns = clock.ns(value.value_iterated_to()) as u64;
         all.saturating_record_n(ns.max(1), value.count_at_value());
@@ -459,6 +465,7 @@ mod tests {
             polls_full: 5,
             latency: histogram(),
             runs,
+            turns: histogram(),
             next: vec![(Some(0), vec![90, 7])],
         };
         let offered = sum(&[outcome], &[100, 7], Clock::calibrate());
