@@ -21,8 +21,8 @@ const SAMPLE_ALL_BELOW: f64 = 2e6;
 const AWAY: Duration = Duration::from_micros(100);
 /// Visits after the end, for what was due by then.
 const LAST_VISITS: u32 = 64;
-/// At a given rate, low bits of a stamp: cycles from the trial's start until the first frame of a burst was due, and one more.
-/// Above: its sequence number, by which the others were due later.
+/// Low bits of a stamp: cycles from the trial's start until the first frame of a burst was due, and one more. Above: its sequence
+/// number, by which the others were due later. Without a rate, all of a burst are due when it is made.
 const DUE_BITS: u32 = 48;
 /// Of so many turns, one's length is taken.
 const TURN_EVERY: u64 = 8;
@@ -230,7 +230,7 @@ impl Sink {
             self.rx.poll_each(|head| {
                 if !sampled && head.stamp() > 0 {
                     sampled = true;
-                    record(&mut outcome.latency, head);
+                    pace.record(head, &mut outcome.latency);
                 }
             })?
         } else {
@@ -250,17 +250,11 @@ impl Sink {
                 outcome.runs.saturating_record(lost.into());
             }
             if head.sequence() & pace.sample_mask == 0 {
-                let since_due = tsc().saturating_sub(pace.due(head));
-                outcome.latency.saturating_record(since_due.max(1));
+                pace.record(head, &mut outcome.latency);
             }
         })?;
         Ok(frames)
     }
-}
-
-#[inline(always)]
-fn record(latency: &mut Histogram<u64>, head: &FrameHead) {
-    latency.saturating_record(tsc().saturating_sub(head.stamp()).max(1));
 }
 
 /// How fast frames become due.
@@ -292,15 +286,26 @@ impl Pace {
     }
 
     /// Of a burst of a sender that has sent or given up `gone` frames, and whose next one has this sequence number: when that was
-    /// due. Without a rate, the time.
+    /// due.
     #[inline(always)]
     fn stamp(&self, gone: u64, phase: f64, sequence: u16) -> u64 {
-        let Some(cycles) = self.cycles_per_frame else {
-            return self.now;
+        let since = match self.cycles_per_frame {
+            Some(cycles) => ((gone + 1) as f64 - phase).max(0.0) * cycles,
+            None => self
+                .now
+                .saturating_sub(self.start)
+                .saturating_sub(self.skipped) as f64,
         };
-        let since = ((gone + 1) as f64 - phase).max(0.0) * cycles;
         let since = (since as u64 + self.skipped + 1) & ((1 << DUE_BITS) - 1);
         u64::from(sequence) << DUE_BITS | since
+    }
+
+    /// Takes the time of a frame. One of an earlier trial that comes so late may seem to come before it was due, and has none.
+    #[inline(always)]
+    fn record(&self, head: &FrameHead, latency: &mut Histogram<u64>) {
+        if let Some(since_due) = tsc().checked_sub(self.due(head)) {
+            latency.saturating_record(since_due.max(1));
+        }
     }
 
     /// When a frame was due, by its stamp and its sequence number.
