@@ -4,6 +4,7 @@ use crate::placement::Placement;
 use crate::results::Results;
 use crate::search::SearchTrial;
 use crate::stats::{Spread, median};
+use crate::summary::if_any;
 use crate::trial::Shares;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,8 +24,7 @@ pub fn tables(results: &Results) -> String {
     let names = results.scenarios();
     let mut text = rates(&rows, &names, &results.switches);
     for peer in results.switches.iter().skip(1) {
-        text += "\n";
-        text += &ratios(&rows, &names, &results.switches[0], peer);
+        text += &if_any(ratios(&rows, &names, &results.switches[0], peer));
     }
     text
 }
@@ -187,6 +187,22 @@ mod tests {
         (measured.scenario, measured.switch) = (scenario.into(), switch.into());
         measured.round = round;
         measured
+    }
+
+    #[test]
+    fn who_had_the_core_is_told_where_somebody_looked() {
+        let mut results = made_up();
+        results.measurements = vec![measured("nic-to-nic-64", "crosspoint", 0, &[2.0])];
+        assert!(!tables(&results).contains("| kernel |"));
+        results.measurements[0].maxima[0].observed.shares = Some(Shares {
+            user: Some(300.0),
+            kernel: Some(1000.0),
+            softirq: None,
+        });
+        let text = tables(&results);
+        let widths: Vec<usize> = text.lines().map(|line| line.matches('|').count()).collect();
+        assert_eq!(widths, [16; 3]);
+        assert!(text.contains("| - | 300 | 1000 | - |"), "{text}");
     }
 
     #[test]

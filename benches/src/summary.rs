@@ -36,14 +36,21 @@ pub fn report(results: &Results, plots: &[Plot]) -> String {
     text + &not_measured(results)
 }
 
+/// A table after others, if it has rows.
+pub fn if_any(table: String) -> String {
+    match table.lines().nth(2) {
+        Some(_) => format!("\n{table}"),
+        None => String::new(),
+    }
+}
+
 fn searched(results: &Results, plots: &[Plot]) -> String {
     let mut text = String::from("\n## Non-drop and partial-drop rates\n\nMpps; over rounds.\n\n");
     let mut samples = samples(results);
     samples.retain(|sample| !sample.what.ends_with(MAXIMUM));
     text += &medians(&samples, &results.switches);
     for peer in results.switches.iter().skip(1) {
-        text += "\n";
-        text += &ratios(&samples, &results.switches[0], peer);
+        text += &if_any(ratios(&samples, &results.switches[0], peer));
     }
     text += "\n### Searches\n\n";
     text += &searches(results);
