@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
-use crosspoint_control::api::{self, Request};
+use crosspoint_control::api::{self, Place, Request};
 use crosspoint_control::show::{self, Topic};
 use miette::Diagnostic;
+use serde_json::Value;
 
 /// A polling software switch for virtual machines.
 #[derive(Parser)]
@@ -30,6 +31,23 @@ pub(crate) enum Command {
         /// The configuration (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Have another worker of a running switch poll a guest's queue
+    Move {
+        /// The port's name
+        port: String,
+        /// The queue's number
+        queue: u16,
+        /// The worker's number, as in `show workers`
+        worker: usize,
+        /// The running switch's control socket
+        #[arg(
+            long,
+            value_name = "PATH",
+            env = "CROSSPOINT_SOCKET",
+            default_value = "/run/crosspoint/control.sock"
+        )]
+        socket: PathBuf,
     },
     /// Show what a running switch knows
     Show {
@@ -76,6 +94,33 @@ impl FromStr for Subject {
     }
 }
 
+/// Asks the running switch; says why there is no answer.
+fn ask(socket: &Path, request: &Request) -> Option<Value> {
+    let answer = api::request(socket, request);
+    let say = |error: &api::ClientError| {
+        eprintln!("error: {error}");
+        if let Some(help) = error.help() {
+            eprintln!("help: {help}");
+        }
+    };
+    answer.inspect_err(say).ok()
+}
+
+/// Asks the running switch to move a stream, and prints where it is.
+pub(crate) fn move_stream(place: Place, socket: &Path) -> ExitCode {
+    let text = format!(
+        "{}:{} is polled by worker-{}",
+        place.port, place.queue, place.worker
+    );
+    match ask(socket, &Request::Move(place)) {
+        Some(_) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
 /// Asks the running switch, and prints what it says.
 pub(crate) fn show(what: Subject, name: Option<String>, json: bool, socket: &Path) -> ExitCode {
     let request = match (what, name) {
@@ -86,15 +131,8 @@ pub(crate) fn show(what: Subject, name: Option<String>, json: bool, socket: &Pat
             return ExitCode::FAILURE;
         }
     };
-    let value = match api::request(socket, &request) {
-        Ok(value) => value,
-        Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(help) = error.help() {
-                eprintln!("help: {help}");
-            }
-            return ExitCode::FAILURE;
-        }
+    let Some(value) = ask(socket, &request) else {
+        return ExitCode::FAILURE;
     };
     let text = if json {
         serde_json::to_string_pretty(&value).map_err(|e| e.to_string())

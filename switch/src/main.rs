@@ -6,11 +6,25 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser;
+use crosspoint_control::api::Place;
 
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Run { config } => run::run(&config),
         cli::Command::Check { config } => run::check(&config),
+        cli::Command::Move {
+            port,
+            queue,
+            worker,
+            socket,
+        } => {
+            let place = Place {
+                port,
+                queue,
+                worker,
+            };
+            cli::move_stream(place, &socket)
+        }
         cli::Command::Show {
             what,
             name,

@@ -97,7 +97,7 @@ pub struct SuiteOptions {
     /// Bytes of a receive buffer
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(256..=2048))]
     pub rx_buffer: u16,
-    /// Guest memory on 2 MiB pages: one for each guest at least
+    /// Guest memory on 2 MiB pages: two for each guest, more with larger rings
     #[arg(long, value_enum, default_value = "off")]
     pub huge_pages: Toggle,
     /// The crosspoint binary; default: beside this one
@@ -249,7 +249,7 @@ fn binary(options: &SuiteOptions) -> PathBuf {
     given.unwrap_or_else(|| "crosspoint".into())
 }
 
-/// Raises the soft limit of open files to the hard one: a guest has seven here, and those of peers inherit it.
+/// Raises the soft limit of open files to the hard one: a guest has six here, and peers inherit the limit.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

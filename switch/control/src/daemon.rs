@@ -7,8 +7,8 @@ use crosspoint_engine::vlan::VlanPolicy;
 use thiserror::Error;
 
 use crate::api::{ControlServer, SocketError, Source};
-use crate::config::{Config, ConfigError, Poll, Port, PortKind, Vlan};
-use crate::fabric::{Fabric, FabricOptions, PortOptions, WorkerError};
+use crate::config::{Balance, Config, ConfigError, Poll, Port, PortKind, Vlan};
+use crate::fabric::{BalanceOptions, Fabric, FabricOptions, MoveError, PortOptions, WorkerError};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::nic::{self, NicPortError, UplinkOptions, Uplinks};
 use crate::status::{FdbEntry, Status};
@@ -64,6 +64,11 @@ impl Daemon {
             fdb_capacity: config.switch.fdb_capacity as usize,
             fdb_ageing: config.switch.fdb_ageing,
             nic_queues: nic_queues(config),
+            balance: BalanceOptions {
+                auto: config.workers.balance == Balance::Auto,
+                interval: config.workers.balance_interval,
+                ..BalanceOptions::default()
+            },
         })?;
         let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
         // First what can be in another daemon's hands: a second instance stops here.
@@ -122,6 +127,10 @@ impl Source for Watched {
     fn fdb(&self) -> Vec<FdbEntry> {
         self.0.fdb()
     }
+
+    fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
+        self.0.move_stream(port, queue, worker)
+    }
 }
 
 /// NIC queues that the configured ports have.
@@ -148,6 +157,7 @@ fn add_port(fabric: &Fabric, port: &Port) -> Result<u16, StartError> {
         mac_limit: port.mac_limit,
         queues,
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
+        worker: port.worker,
     };
     let number = fabric.add_port(options);
     number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))

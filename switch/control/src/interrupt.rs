@@ -33,13 +33,3 @@ pub(crate) fn interrupt(id: Pid) {
         libc::syscall(libc::SYS_tgkill, process, id.as_raw_nonzero().get(), SIGNAL);
     }
 }
-
-/// Whether thread `id` of this process sleeps in the kernel, rather than runs or waits for its
-/// core (proc_pid_stat(5), state `S`).
-pub(crate) fn sleeps(id: Pid) -> bool {
-    let path = format!("/proc/self/task/{}/stat", id.as_raw_nonzero());
-    let stat = std::fs::read_to_string(path).unwrap_or_default();
-    // The name before it, in brackets, may have anything in it.
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| rest.starts_with('S'))
-}

@@ -9,4 +9,5 @@ pub mod metrics;
 pub mod nic;
 pub mod show;
 pub mod status;
+mod threads;
 pub mod vhost;

@@ -137,6 +137,9 @@ pub struct QueueStatus {
     pub kicks: u64,
     /// Calls to the guest.
     pub calls: u64,
+    /// Time-stamp counter cycles that workers spent on bursts from here.
+    #[serde(default)]
+    pub cycles: u64,
     /// Drops counted at this queue, by reason label; reasons never met are absent.
     pub drops: BTreeMap<String, u64>,
     /// Guest descriptors' time from being read to completion.
@@ -178,6 +181,12 @@ pub struct WorkerStatus {
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
+    /// The memory node of that core; absent where the kernel knows none.
+    #[serde(default)]
+    pub node: Option<u32>,
+    /// How it spent the last seconds.
+    #[serde(default)]
+    pub window: WindowStatus,
     /// Time-stamp counter cycles of iterations that found work.
     pub busy_cycles: u64,
     /// Cycles of iterations that found none.
@@ -190,8 +199,52 @@ pub struct WorkerStatus {
     pub sleeps: u64,
     /// Bursts handled.
     pub bursts: u64,
-    /// Its streams: port name and queue.
-    pub streams: Vec<(String, u16)>,
+    /// Streams that it got from other workers, by load or by hand.
+    #[serde(default)]
+    pub stream_moves: u64,
+    /// Streams that it was to give up and got back, because a NIC had not sent what it had given that.
+    #[serde(default)]
+    pub stream_moves_put_off: u64,
+    /// Times that it made no turn for too long while it was awake.
+    #[serde(default)]
+    pub stalls: u64,
+    /// Whether it makes none now.
+    #[serde(default)]
+    pub stalled: bool,
+    /// Times that it lost its core without wanting to.
+    #[serde(default)]
+    pub involuntary_switches: u64,
+    /// Its streams.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// How a worker spent a time that has just passed: shares of it, which add up to 1.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// How long it is, milliseconds.
+    pub ms: u64,
+    /// Turns that found work.
+    pub busy: f64,
+    /// Turns that found none.
+    pub idle: f64,
+    /// Asleep.
+    pub sleep: f64,
+}
+
+/// A queue that a worker polls.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// Name of its port.
+    pub port: String,
+    /// Its number.
+    pub queue: u16,
+    /// Its share of the worker's time, in the worker's window. Those of all streams add up to `busy`.
+    pub share: f64,
+    /// Why it stays with its worker: "pinned" by the configuration, "nic" queue, or guest with a "direct" queue; absent
+    /// if it may go to another.
+    pub fixed: Option<String>,
+    /// The memory node of the guest's ring, or the NIC; absent where the kernel tells none.
+    pub node: Option<u32>,
 }
 
 /// Size of the forwarding database.

@@ -14,8 +14,12 @@ mod log;
 mod lost;
 #[path = "lifecycle/memory.rs"]
 mod memory;
+#[path = "lifecycle/moving.rs"]
+mod moving;
 #[path = "lifecycle/rings.rs"]
 mod rings;
+#[path = "lifecycle/stalls.rs"]
+mod stalls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{Role, VhostPort as PortConfig};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::PortStatus;
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -38,6 +42,9 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The pair that things happen to (its first guest), and the pair that nothing happens to.
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// A port with a worker of its own choice.
+const PINNED: (&str, usize) = ("pinned", 1);
 
 /// One run of a test: every promise holds for both kinds of ring, used in order or not, and for one worker and for two.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +137,18 @@ impl Switch {
         names: &[&str],
         queue_pairs: u16,
     ) -> Switch {
-        let (fabric, ports) = start_at(directory.path(), workers, names, queue_pairs);
+        let (fabric, ports) = start_at(directory.path(), options(workers, 0), names, queue_pairs);
+        Switch::of(fabric, ports, directory)
+    }
+
+    /// One with anything unusual about its workers.
+    fn start_with(options: FabricOptions, names: &[&str], queue_pairs: u16) -> Switch {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory can be made"));
+        let (fabric, ports) = start_at(directory.path(), options, names, queue_pairs);
+        Switch::of(fabric, ports, directory)
+    }
+
+    fn of(fabric: Arc<Fabric>, ports: Vec<VhostPort>, directory: Arc<TempDir>) -> Switch {
         Switch {
             _ports: ports,
             _housekeeper: Housekeeper::start(fabric.clone()),
@@ -211,25 +229,29 @@ impl Switch {
 
 /// Workers that sleep at once.
 fn fabric(workers: usize, nic_queues: usize) -> Arc<Fabric> {
+    Fabric::start(options(workers, nic_queues)).expect("workers")
+}
+
+fn options(workers: usize, nic_queues: usize) -> FabricOptions {
     let cores = core_affinity::get_core_ids().expect("cores");
-    Fabric::start(FabricOptions {
+    FabricOptions {
         cores: cores.iter().cycle().take(workers).map(|c| c.id).collect(),
         sleep_after: Some(Duration::from_micros(50)),
         fdb_capacity: 28_672,
         fdb_ageing: Duration::from_secs(300),
         nic_queues,
-    })
-    .expect("workers")
+        balance: BalanceOptions::default(),
+    }
 }
 
 /// Workers and ports with their sockets in `directory`.
 fn start_at(
     directory: &Path,
-    workers: usize,
+    options: FabricOptions,
     names: &[&str],
     queue_pairs: u16,
 ) -> (Arc<Fabric>, Vec<VhostPort>) {
-    let fabric = fabric(workers, 0);
+    let fabric = Fabric::start(options).expect("workers");
     let ports = names.iter().map(|name| {
         let config = PortConfig {
             socket: directory.join(name),
@@ -248,6 +270,7 @@ fn start_at(
             mac_limit: 0,
             queues: queue_pairs.into(),
             joins: false,
+            worker: (*name == PINNED.0).then_some(PINNED.1),
         });
         let number = number.expect("a number is free");
         VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{HugePages, Queues, Rss, XdpMode, XdpPort};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::config::{HugePages, Queues, Rss, Tso, XdpMode, XdpPort};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -59,6 +59,7 @@ impl Switch {
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
             nic_queues: 4,
+            balance: BalanceOptions::default(),
         })
         .expect("a worker");
         let ports = ports.iter().map(|config| UplinkOptions {
@@ -104,6 +105,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         mac_limit: 0,
         queues: 4,
         joins: true,
+        worker: None,
     };
     fabric.add_port(options).expect("there is room")
 }
@@ -115,6 +117,7 @@ fn config(interface: &str) -> XdpPort {
         mode: XdpMode::Auto,
         mtu: None,
         gro: true,
+        tso: Tso::Auto,
         busy_poll: false,
         huge_pages: HugePages::Never,
         channels: None,
@@ -184,6 +187,24 @@ fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The kernel chooses the queue of those that leave whole, so they stay in order where there is one.
+#[test]
+fn large_frames_leave_whole_where_the_interface_takes_them_and_has_one_way() {
+    enter_new_namespace();
+    for (name, queues) in [("up0", 1), ("up1", 2), ("up2", 1), ("up3", 1)] {
+        wire(name, queues);
+    }
+    run("ethtool -K up2 tso off");
+    let mut ports = ["up0", "up1", "up2", "up3"].map(config);
+    ports[3].tso = Tso::Off;
+    let switch = Switch::start(&ports, &[]);
+    let tso = ["up0", "up1", "up2", "up3"].map(|name| {
+        let port = switch.wait(name, "up", "native XDP, copy");
+        port.properties["tso"].clone()
+    });
+    assert_eq!(tso, ["whole", "cut", "cut", "cut"]);
 }
 
 /// The kernel takes no program for frames of one buffer there.

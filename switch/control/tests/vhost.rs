@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{Role, VhostPort as PortConfig};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::{DeviceStatus, PortStatus};
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -41,6 +41,7 @@ impl Switch {
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
             nic_queues: 0,
+            balance: BalanceOptions::default(),
         })
         .expect("a worker");
         let ports = names.iter().map(|name| {
@@ -60,6 +61,7 @@ impl Switch {
                 vlan_text: "unaware".to_owned(),
                 mac_limit: 0,
                 joins: false,
+                worker: None,
                 queues: config.queue_pairs.into(),
             });
             let number = number.expect("a number is free");

@@ -32,6 +32,12 @@ impl Asleep {
         fence(Ordering::SeqCst);
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Whether the worker has said so. Orders nothing: whoever looks, looks again later.
+    #[cfg(not(loom))]
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(all(test, loom))]

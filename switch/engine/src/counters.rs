@@ -57,6 +57,8 @@ pub struct QueueCounters {
     pub dropped_copies: Counter,
     /// Bursts taken from the port.
     pub bursts: Counter,
+    /// Cycles that its worker spent on these bursts, looking for the next one included.
+    pub cycles: Counter,
     /// Times that the guest's kick woke the worker.
     pub kicks: Counter,
     /// Times that the guest was called.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Verdict};
 use crosspoint_packet::DropReason;
+use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
 use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
 use crosspoint_xsk::{Handover, NicOutcome, XskTx};
 
@@ -12,7 +13,7 @@ use crate::MAX_PORTS;
 use crate::calling::Calling;
 use crate::counters::QueueCounters;
 use crate::direct::Direct;
-use crate::joins::{GSO_TCPV4, GSO_TCPV6, Joiner, Takes};
+use crate::joins::{Joiner, Takes};
 use crate::segments::Segmenter;
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
@@ -23,6 +24,27 @@ pub enum NicTx {
     Own(XskTx),
     /// Through another worker's queue, and how to wake it.
     Remote(Arc<Handover>, Arc<Waker>),
+}
+
+/// How far a worker's way to a NIC port has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NicPosition {
+    /// A queue of its own: how many descriptors the kernel was given, and how many of those it is done with.
+    Own {
+        /// The port.
+        port: u16,
+        /// Given, since the queue was opened.
+        submitted: u64,
+        /// Done.
+        completed: u64,
+    },
+    /// Another worker's queue.
+    Remote {
+        /// The port.
+        port: u16,
+        /// Whether something waits to be taken by that worker.
+        waits: bool,
+    },
 }
 
 /// Copies of one burst that go to one queue of one port.
@@ -57,6 +79,8 @@ pub struct Tx {
 struct Tally {
     delivered: u64,
     dropped: u64,
+    /// Of those: large frames that a NIC port's interface does not take, as they were when it had them.
+    refused: u32,
 }
 
 impl Tx {
@@ -90,6 +114,28 @@ impl Tx {
             if slot.is_some() {
                 self.nic_ports.push(port);
             }
+        }
+    }
+
+    /// Notes how far each way has come, as far as there is room.
+    pub fn note_positions(&mut self, positions: &mut Vec<NicPosition>) {
+        let room = positions.capacity() - positions.len();
+        for port in self.nic_ports.iter().take(room) {
+            let way = self.nics.get_mut(usize::from(*port));
+            positions.extend(way.and_then(Option::as_deref_mut).map(|way| match way {
+                NicTx::Own(nic) => {
+                    let (submitted, completed) = nic.position();
+                    NicPosition::Own {
+                        port: *port,
+                        submitted,
+                        completed,
+                    }
+                }
+                NicTx::Remote(way, _) => NicPosition::Remote {
+                    port: *port,
+                    waits: way.has_work(),
+                },
+            }));
         }
     }
 
@@ -264,8 +310,8 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
         dropped += len as u64;
     }
     let mut tally = Tally {
-        delivered: 0,
         dropped,
+        ..Tally::default()
     };
     let joins = view.port(ingress).is_some_and(|port| port.joins);
     let to = Destinations { view, joins };
@@ -274,6 +320,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     } else {
         send_groups(burst, to, tx, from, &mut tally);
     }
+    from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
     from.bursts.add(1);
@@ -448,7 +495,7 @@ fn send_cut(
         let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
             continue;
         };
-        if way.takes(frame) {
+        if way.takes(burst, frame, pick.tag) {
             continue;
         }
         way.send(burst, picks.get(whole..index).unwrap_or(&[]), tally);
@@ -492,20 +539,39 @@ struct Way<'a> {
 
 impl Way<'_> {
     /// Whether a frame can go there as it is; where nobody takes it, it need not be cut either.
-    fn takes(&self, frame: &Frame) -> bool {
+    fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
         let gso_type = frame.offload.gso_type;
         gso_type == 0
             || match &self.port.egress {
                 Egress::Guest(queues) => queues
                     .get(usize::from(self.queue))
                     .is_none_or(|guest| guest.takes(gso_type)),
-                Egress::Nic => false,
+                Egress::Nic => self
+                    .own_nic()
+                    .is_some_and(|nic| nic.takes(burst, frame, tag)),
                 Egress::Down | Egress::Quarantined => true,
             }
     }
 
-    /// Which large frames of TCP a guest takes there.
+    /// The worker's own queue of a NIC, if copies go there.
+    fn own_nic(&self) -> Option<&XskTx> {
+        let leads = |direct: &Direct| direct.leads_to(self.number);
+        let nic = self.nics.get(usize::from(self.number))?;
+        match nic.as_deref()? {
+            NicTx::Own(nic) if !self.direct.as_deref().is_some_and(leads) => Some(nic),
+            _ => None,
+        }
+    }
+
+    /// Which large frames of TCP are taken there.
     fn takes_large(&self) -> Takes {
+        if let Egress::Nic = &self.port.egress {
+            let whole = self.own_nic().is_some_and(XskTx::sends_large);
+            return Takes {
+                v4: whole,
+                v6: whole,
+            };
+        }
         let guest = match &self.port.egress {
             Egress::Guest(queues) => queues.get(usize::from(self.queue)),
             _ => None,
@@ -539,8 +605,11 @@ impl Way<'_> {
                     }
                     _ => self.deliver_nic(burst, picks),
                 };
-                let dropped = outcome.full + outcome.small + outcome.long;
-                to.drop(DropReason::PortDown, all - outcome.frames - dropped);
+                to.drop(
+                    DropReason::PortDown,
+                    all - outcome.frames - outcome.dropped(),
+                );
+                tally.refused += outcome.refused;
                 to.tx_frames.add(u64::from(outcome.frames));
                 to.tx_bytes.add(outcome.bytes);
                 outcome.frames
@@ -576,18 +645,13 @@ impl Way<'_> {
         let (sent, rest) = direct.deliver(burst, picks);
         self.to.drop(DropReason::NicRingFull, sent.full);
         self.to.drop(DropReason::MtuExceeded, sent.long);
-        let copied = match rest {
+        let mut outcome = match rest {
             [] => NicOutcome::default(),
             rest => self.deliver_nic(burst, rest),
         };
         *self.direct = Some(direct);
-        NicOutcome {
-            frames: sent.frames + copied.frames,
-            bytes: sent.bytes + copied.bytes,
-            full: sent.full + copied.full,
-            small: sent.small + copied.small,
-            long: sent.long + copied.long,
-        }
+        outcome.add(sent);
+        outcome
     }
 
     #[inline(always)]

@@ -7,13 +7,10 @@
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Parts, Pick};
 use crosspoint_packet::gro::{JOIN_HEADERS, Joinable, TcpSegment, inspect};
+use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
 
 /// Offset of the checksum in a TCP header (RFC 793, 3.1).
 const TCP_CHECKSUM: u16 = 16;
-/// `gso_type` of what is made (virtio 1.2, 5.1.6).
-pub(crate) const GSO_TCPV4: u8 = 1;
-/// The same, over IPv6.
-pub(crate) const GSO_TCPV6: u8 = 4;
 
 /// Segments that go on where each other end.
 #[derive(Clone, Copy)]

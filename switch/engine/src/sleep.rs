@@ -57,6 +57,11 @@ impl Waker {
         }
     }
 
+    /// Whether the worker sleeps, or is about to. For the control thread, which looks again later.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.is_set()
+    }
+
     /// Has a guest's kick wake the worker. The descriptor must be unregistered before it is
     /// closed: the front end has it too, so closing ours does not take it out.
     pub fn register_kick(&self, id: StreamId, kick: impl AsFd) -> io::Result<()> {

@@ -192,7 +192,8 @@ impl Stream {
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
         burst.clear();
         self.received = match &mut self.source {
-            Source::Nic(nic) => nic.receive(burst),
+            // Nobody asks when.
+            Source::Nic(nic) => return nic.receive(burst),
             Source::Guest(guest) => guest.receive(burst),
             Source::Direct(_) => self.receive_direct(burst),
         };
@@ -227,28 +228,31 @@ impl Stream {
         self.reported = true;
     }
 
-    /// Gives back what `burst`, the last, was read from: its bytes are where they go.
+    /// Gives back what `burst`, the last, was read from: its bytes are where they go. Counts the time since `mark`,
+    /// when the worker was done with what it did before, and returns the time now.
     #[inline(always)]
-    pub fn complete(&mut self, burst: &Burst, worker: usize) {
-        match &mut self.source {
-            Source::Nic(nic) => nic.complete(burst),
+    pub fn complete(&mut self, burst: &Burst, worker: usize, mark: u64) -> u64 {
+        let is_back = match &mut self.source {
+            Source::Nic(nic) => {
+                nic.complete(burst);
+                false
+            }
             Source::Guest(guest) => {
                 guest.complete();
-                let time = tsc().wrapping_sub(self.received_at);
-                self.counters(worker)
-                    .completion
-                    .record(time, self.received as u64);
+                true
             }
             Source::Direct(direct) => {
                 self.worker = worker;
-                if direct.complete(self.received_at) {
-                    let time = tsc().wrapping_sub(self.received_at);
-                    self.counters(worker)
-                        .completion
-                        .record(time, self.received as u64);
-                }
+                direct.complete(self.received_at)
             }
+        };
+        let (now, counters) = (tsc(), self.counters(worker));
+        if is_back {
+            let time = now.wrapping_sub(self.received_at);
+            counters.completion.record(time, self.received as u64);
         }
+        counters.cycles.add(now.wrapping_sub(mark));
+        now
     }
 
     /// Calls the guest, if it waits for completions.

@@ -11,7 +11,7 @@ use crosspoint_vring::arming::before_calls;
 
 use crate::calling::Calling;
 use crate::counters::{QueueCounters, WorkerCounters};
-use crate::deliver::{NicTx, Tx, deliver};
+use crate::deliver::{NicPosition, NicTx, Tx, deliver};
 use crate::publish::Mailbox;
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
@@ -38,6 +38,8 @@ pub struct Update {
     pub removed: Vec<Stream>,
     /// Ways to NIC ports to exchange; the old ones, on the way back.
     pub nics: Vec<(u16, Option<Box<NicTx>>)>,
+    /// On the way back: how far each way to a NIC has come, as far as there is room in the list.
+    pub nic_positions: Vec<NicPosition>,
 }
 
 impl Update {
@@ -50,6 +52,7 @@ impl Update {
             streams: Vec::with_capacity(streams),
             removed: Vec::new(),
             nics: Vec::new(),
+            nic_positions: Vec::new(),
         }
     }
 }
@@ -157,7 +160,7 @@ impl Worker {
         let (mut then, mut idle_since) = (tsc(), tsc());
         while !self.shared.stop.load(Ordering::Relaxed) {
             let injected = self.quiesce();
-            let (polled, given_back) = self.iterate();
+            let (polled, given_back) = self.iterate(then);
             let bursts = injected + polled;
             let pending = self.flush(bursts > 0 || given_back);
             let now = tsc();
@@ -182,10 +185,10 @@ impl Worker {
         }
     }
 
-    /// One walk over all streams, each burst to completion. Returns how many bursts there were, and whether a guest
-    /// got something back without one.
+    /// One walk over all streams, each burst to completion; `mark` is when the turn began. Returns how many bursts
+    /// there were, and whether a guest got something back without one.
     #[inline(always)]
-    fn iterate(&mut self) -> (u64, bool) {
+    fn iterate(&mut self, mut mark: u64) -> (u64, bool) {
         let Worker {
             index,
             shared,
@@ -219,7 +222,7 @@ impl Worker {
             if is_direct {
                 stream.put_direct(tx.return_direct());
             }
-            stream.complete(burst, *index);
+            mark = stream.complete(burst, *index, mark);
             stream.destination = tx.last_destination();
         }
         (bursts, given_back)
@@ -377,5 +380,6 @@ fn apply(
     for (port, nic) in &mut update.nics {
         tx.swap_nic(*port, nic);
     }
+    tx.note_positions(&mut update.nic_positions);
     update
 }

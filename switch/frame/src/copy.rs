@@ -72,6 +72,11 @@ impl<'a> Gather<'a> {
         }
     }
 
+    /// Where the copy's bytes are: the prefix, and the segments behind it.
+    pub fn pieces(&self) -> (&[u8], &[Segment]) {
+        (self.prefix.bytes(), self.segments)
+    }
+
     /// Length of the copy, the destination's header included, bytes.
     #[inline(always)]
     pub fn len(&self) -> usize {

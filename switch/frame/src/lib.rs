@@ -8,6 +8,7 @@
 mod burst;
 mod clock;
 mod copy;
+mod header;
 mod lease;
 mod parts;
 mod segment;
@@ -19,6 +20,7 @@ pub use burst::{
 };
 pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
+pub use header::{NEEDS_CSUM, virtio_header};
 pub use lease::Lease;
 pub use parts::Parts;
 pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};

@@ -29,6 +29,8 @@ pub struct Interface {
     pub rx_queues: u32,
     /// Transmit queues in use.
     pub tx_queues: u32,
+    /// Whether it is software, with no card of its own: a veth, a tap.
+    pub software: bool,
     /// Of a veth: the other end.
     pub peer: Option<Peer>,
     /// Whether an XDP program is attached, be it ours or not.
@@ -96,6 +98,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         mtu: 0,
         rx_queues: 1,
         tx_queues: 1,
+        software: false,
         peer: None,
         has_program: false,
     };
@@ -112,6 +115,8 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
                 found.has_program = xdp.iter().any(is_attached);
             }
             LinkAttribute::LinkInfo(info) => {
+                // Only what can be made by `ip link add`, or as a tap is, has a kind.
+                found.software = info.iter().any(|info| matches!(info, LinkInfo::Kind(_)));
                 is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
             }
             _ => {}

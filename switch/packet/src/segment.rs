@@ -26,15 +26,15 @@ pub const HEADERS_MAX: usize = 256;
 pub const SEGMENTS_MAX: usize = 2048;
 
 /// `gso_type`: TCP over IPv4 (virtio 1.2, 5.1.6).
-const GSO_TCPV4: u8 = 1;
+pub const GSO_TCPV4: u8 = 1;
 /// `gso_type`: one UDP datagram, as IP fragments.
 const GSO_UDP: u8 = 3;
 /// `gso_type`: TCP over IPv6.
-const GSO_TCPV6: u8 = 4;
+pub const GSO_TCPV6: u8 = 4;
 /// `gso_type`: several UDP datagrams over either IP.
 const GSO_UDP_L4: u8 = 5;
 /// In `gso_type`: the TCP segment may carry CWR.
-const GSO_ECN: u8 = 0x80;
+pub const GSO_ECN: u8 = 0x80;
 
 const IPV4_HEADER_MIN: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;

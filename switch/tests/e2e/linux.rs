@@ -39,10 +39,11 @@ fn two_uml_guests_reach_each_other() {
 fn a_uml_guest_reaches_a_host() {
     let lab = Lab::new(s(120));
     let host = Host::new(&lab, "a", 1);
-    let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0"), xdp("a", &host)]);
+    let uplink = xdp("a", &host) + "tso = \"off\"\n";
+    let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0"), uplink]);
     let _service = LinuxGuest::service(&lab, &host);
     LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} {}", host.address)).must_succeed();
-    // The host's interface takes none whole: they are cut on the way there.
+    // The host's port takes none whole: they are cut on the way there.
     assert!(switch.ledger().port("g0").segment_copies > 1000);
     // And what the host sends is joined for the guest, which takes large ones.
     assert!(switch.ledger().port("a").joined_copies > 1000);

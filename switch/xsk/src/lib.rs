@@ -1,5 +1,5 @@
 //! AF_XDP: UMEM, rings, sockets, and the XDP program that fills them. `unsafe` is confined to
-//! [`umem`], [`ring`] and [`socket`]. With the feature `xsk-rs` the crate of that name is beneath
+//! [`umem`], [`ring`], [`socket`] and [`large`]. With the feature `xsk-rs` the crate of that name is beneath
 //! these three: see `crate_backend`.
 //!
 //! Kernel interface: Documentation/networking/af_xdp.rst.
@@ -12,6 +12,7 @@ mod direct;
 mod fill;
 mod handover;
 pub mod interface;
+mod large;
 mod memory;
 #[cfg_attr(feature = "xsk-rs", path = "crate_backend/ring.rs")]
 mod ring;

@@ -238,8 +238,7 @@ const BUSY_POLL_BUDGET: libc::c_int = 64;
 
 /// Bytes that a socket may have in the kernel's hands at a time, where the kernel copies them: for frames of several
 /// pages the default is enough for twenty.
-#[cfg(not(feature = "xsk-rs"))]
-const SEND_BUFFER: libc::c_int = 16 << 20;
+pub(crate) const SEND_BUFFER: libc::c_int = 16 << 20;
 
 /// A socket that is bound, with its rings.
 #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "the crate gives none"))]

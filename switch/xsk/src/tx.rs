@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crosspoint_frame::{Burst, Frame, Gather, Pick, TagOp};
 
 use crate::fill::{Filled, MAX_PIECES, fill, pieces, rewrite};
+use crate::large::{self, LargeTx, Sent};
 use crate::ring::Ring;
 use crate::umem::Half;
-use crate::{FRAME_SIZE, Handover, RING_SIZE, XskSocket};
+use crate::{FRAME_SIZE, Handover, RING_SIZE, SocketError, XskSocket};
 
 /// Most doorbells in one flush, in copy mode.
 pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
@@ -28,6 +29,25 @@ pub struct NicOutcome {
     pub small: u32,
     /// Copies dropped because they are longer than the interface's MTU allows.
     pub long: u32,
+    /// Copies dropped because the kernel does not take such a large frame.
+    pub refused: u32,
+}
+
+impl NicOutcome {
+    /// Adds what became of others.
+    pub fn add(&mut self, other: NicOutcome) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        self.full += other.full;
+        self.small += other.small;
+        self.long += other.long;
+        self.refused += other.refused;
+    }
+
+    /// How many copies were dropped.
+    pub fn dropped(&self) -> u32 {
+        self.full + self.small + self.long + self.refused
+    }
 }
 
 /// Whether memory that a frame arrived in can be sent. The crate has every frame begin at the same place of its memory,
@@ -50,12 +70,23 @@ pub(crate) enum Way {
 /// not counted.
 #[inline(always)]
 pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
-    let tagged = match pick.tag {
+    is_longer(
+        Gather::len_of(frame, pick, 0),
+        frame,
+        pick.tag,
+        frame_len_max,
+    )
+}
+
+/// The same, of a part of the copy that has its tag and `len` bytes.
+#[inline(always)]
+pub(crate) fn is_longer(len: usize, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
+    let tagged = match tag {
         TagOp::Push => true,
         TagOp::Keep => frame.tagged,
         TagOp::Pop => frame.stacked,
     };
-    Gather::len_of(frame, pick, 0) > frame_len_max as usize + TAG_LEN * usize::from(tagged)
+    len > frame_len_max as usize + TAG_LEN * usize::from(tagged)
 }
 
 /// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.
@@ -112,6 +143,11 @@ pub struct XskTx {
     /// Where workers without a queue of their own put frames for this one, and what was taken from there of a frame
     /// whose rest is still to come.
     handovers: Vec<(Arc<Handover>, Vec<libc::xdp_desc>)>,
+    /// Descriptors that the kernel was given, and those that it has given back.
+    submitted: u64,
+    completed: u64,
+    /// How large frames of TCP leave whole, where they do.
+    large: Option<LargeTx>,
 }
 
 impl XskTx {
@@ -127,7 +163,29 @@ impl XskTx {
             completion,
             free,
             handovers: Vec::new(),
+            submitted: 0,
+            completed: 0,
+            large: None,
         }
+    }
+
+    /// Has large frames of TCP leave whole from now on, through interface number `ifindex`, which is the socket's. It
+    /// must be a software one, that takes such frames, with a single transmit queue: the kernel chooses theirs. Before
+    /// the socket is handed to its worker. Needs CAP_NET_RAW, and copy mode.
+    pub fn send_large(&mut self, ifindex: u32) -> Result<(), SocketError> {
+        self.large = Some(LargeTx::new(ifindex)?);
+        Ok(())
+    }
+
+    /// Whether large frames of TCP leave whole.
+    pub fn sends_large(&self) -> bool {
+        self.large.is_some()
+    }
+
+    /// Whether the copy of this large frame with `tag` leaves whole; if not, it is to be cut.
+    pub fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
+        let limit = self.socket.frame_len_max();
+        self.sends_large() && large::goes_whole(burst, frame, tag, limit)
     }
 
     /// The socket that it sends through.
@@ -145,8 +203,66 @@ impl XskTx {
     }
 
     /// Sends the picked frames: from where they are if they lie in this socket's UMEM and nobody else wants them, else
-    /// as copies in UMEM frames.
+    /// as copies in UMEM frames; large ones whole, where they can.
     pub fn deliver(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        match self.large {
+            None => self.deliver_plain(burst, picks),
+            Some(_) => self.deliver_mixed(burst, picks),
+        }
+    }
+
+    /// In the order they came: each way takes those that follow each other.
+    #[inline(never)]
+    fn deliver_mixed(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        let mut outcome = NicOutcome::default();
+        let is_large = |pick: &Pick| {
+            let frame = burst.frames().get(usize::from(pick.frame));
+            frame.is_some_and(|frame| frame.offload.gso_type != 0)
+        };
+        for run in picks.chunk_by(|one, next| is_large(one) == is_large(next)) {
+            outcome.add(match run.first().is_some_and(is_large) {
+                true => self.deliver_large(burst, run),
+                false => self.deliver_plain(burst, run),
+            });
+        }
+        outcome
+    }
+
+    /// Large frames go by themselves, so all that waits in the ring goes before.
+    fn deliver_large(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        let mut outcome = NicOutcome::default();
+        ring_doorbell(&self.tx, MAX_WAKEUPS, || self.socket.wake_tx());
+        let in_order = self.tx.pending() == 0;
+        let limit = self.socket.frame_len_max();
+        for pick in picks {
+            let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
+                continue;
+            };
+            let sent = match &self.large {
+                _ if large::is_long(burst, frame, pick.tag, limit) => {
+                    outcome.long += 1;
+                    continue;
+                }
+                Some(large) if in_order => large.send(burst, frame, pick.tag),
+                _ => Sent::Full,
+            };
+            match sent {
+                Sent::Whole(len) => {
+                    outcome.frames += 1;
+                    outcome.bytes += len as u64;
+                }
+                Sent::Full => outcome.full += 1,
+                Sent::Refused => outcome.refused += 1,
+                // Which is what becomes of copies that nobody counts.
+                Sent::Down => {}
+            }
+        }
+        outcome
+    }
+
+    /// Frames of which nothing is to be cut.
+    #[inline(always)]
+    fn deliver_plain(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
         let room = self.tx.room() as usize;
         let (mut descs, mut reaped) = (0, false);
@@ -197,8 +313,20 @@ impl XskTx {
             outcome.frames += 1;
             outcome.bytes += u64::from(filled.len());
         }
-        self.tx.submit(descs as u32);
+        self.submit(descs);
         outcome
+    }
+
+    fn submit(&mut self, descs: usize) {
+        self.submitted += descs as u64;
+        self.tx.submit(descs as u32);
+    }
+
+    /// How many descriptors the kernel was given since the socket was opened, and how many of them it has given back:
+    /// the frames are sent, or lie where no later one overtakes them.
+    pub fn position(&mut self) -> (u64, u64) {
+        self.reap();
+        (self.submitted, self.completed)
     }
 
     fn set(&mut self, at: usize, filled: &Filled) {
@@ -251,7 +379,7 @@ impl XskTx {
             }
             handover.supply(&mut self.free);
         }
-        self.tx.submit(sent as u32);
+        self.submit(sent);
     }
 
     /// Takes back the frames that the kernel has sent.
@@ -263,5 +391,6 @@ impl XskTx {
             self.free.push(address - address % u64::from(FRAME_SIZE));
         }
         self.completion.release(done);
+        self.completed += u64::from(done);
     }
 }

@@ -9,7 +9,8 @@
 //! {"error":"not a request: unknown variant `prots`, ...","help":"send one line such as {\"show\":\"ports\"}; ..."}
 //! ```
 //!
-//! `{"port":"web-1"}` asks for all that is known of one port. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! `{"port":"web-1"}` asks for all that is known of one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` has worker 1
+//! poll queue 0 of that port from now on; the answer's `ok` is the same object. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
@@ -24,18 +25,33 @@ pub use client::{ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 
+use crate::fabric::MoveError;
 use crate::show::Topic;
 use crate::status::{FdbEntry, Status};
 
 /// Where the picture of the switch comes from: the daemon, or a test.
 ///
-/// Both methods are called on the control socket's and the metrics server's own threads, and hold up all their
-/// clients: they must not wait.
+/// Who looks is on the control socket's or the metrics server's own thread, and holds up all their clients: it must not
+/// wait.
 pub trait Source: Send + Sync + 'static {
     /// Everything but the table of addresses, at this moment.
     fn status(&self) -> Status;
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
+    /// Has `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a thread of its own.
+    fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError>;
+}
+
+/// A stream, and the worker that is to poll it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Name of the port.
+    pub port: String,
+    /// The queue's number.
+    pub queue: u16,
+    /// The worker's number.
+    pub worker: usize,
 }
 
 /// What the daemon can be asked.
@@ -46,4 +62,6 @@ pub enum Request {
     Show(Topic),
     /// `{"port":"web-1"}`: all that is known of one port.
     Port(String),
+    /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
+    Move(Place),
 }

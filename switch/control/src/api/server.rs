@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
-use super::{Request, Source};
+use super::{Place, Request, Source};
 use crate::show::{self, Topic};
 
 /// The longest request, its newline not counted.
@@ -69,7 +69,7 @@ async fn converse(client: UnixStream, source: Arc<dyn Source>) {
     let mut client = BufReader::new(client);
     loop {
         let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
-            Ok(Ok(Line::Request(line))) => (answer(&line, &*source), true),
+            Ok(Ok(Line::Request(line))) => (answer(&line, &source).await, true),
             Ok(Ok(Line::TooLong)) => (too_long(), false),
             Ok(Ok(Line::End) | Err(_)) => return,
             Err(_) => (too_slow(), false),
@@ -112,19 +112,37 @@ struct Refusal {
     help: String,
 }
 
-fn answer(line: &[u8], source: &dyn Source) -> serde_json::Result<Vec<u8>> {
+async fn answer(line: &[u8], source: &Arc<dyn Source>) -> serde_json::Result<Vec<u8>> {
+    let look = &**source;
     match serde_json::from_slice(line) {
         Ok(Request::Show(topic)) => {
             let mut reply = br#"{"ok":"#.to_vec();
-            show::write_json(topic, source, &mut reply)?;
+            show::write_json(topic, look, &mut reply)?;
             reply.extend_from_slice(b"}\n");
             Ok(reply)
         }
-        Ok(Request::Port(name)) => match show::port(&name, source) {
+        Ok(Request::Port(name)) => match show::port(&name, look) {
             Ok(ok) => line_of(&Answer { ok }),
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
+        Ok(Request::Move(place)) => move_stream(place, Arc::clone(source)).await,
         Err(error) => refuse(format!("not a request: {error}"), usage()),
+    }
+}
+
+/// It waits for workers and NICs, so it has a thread of its own.
+async fn move_stream(place: Place, source: Arc<dyn Source>) -> serde_json::Result<Vec<u8>> {
+    let asked = place.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        source.move_stream(&asked.port, asked.queue, asked.worker)
+    });
+    match task.await {
+        Ok(Ok(())) => line_of(&Answer { ok: place }),
+        Ok(Err(why)) => refuse(why.to_string(), why.help().to_owned()),
+        Err(why) => refuse(
+            format!("not moved: {why}"),
+            "see the daemon's log".to_owned(),
+        ),
     }
 }
 

@@ -1,17 +1,21 @@
-//! From `[workers] cores` to the cores of this machine.
+//! From `[workers] cores` to the cores of this machine, and whether there are as many as ports' `worker` keys name.
+
+use std::collections::HashMap;
 
 use super::check::Checker;
 use super::error::{ConfigError, Problem, SourceFile};
 use super::field::Span;
 use super::limits::WORKERS_MAX;
-use super::{Config, Cores};
+use super::{Config, Cores, Port};
 
-/// Where each of `cores` was written. No part of a configuration's value: all `CoreSpans` are equal, so that a
+/// Where each of `cores`, and each port's `worker`, was written. No part of a configuration's value: all `CoreSpans` are equal, so that a
 /// comment that moves a line does not make another configuration of it.
 #[derive(Clone, Debug, Default)]
 pub struct CoreSpans {
     file: Option<SourceFile>,
     spans: Vec<Span>,
+    /// By the port's name.
+    workers: HashMap<String, Span>,
 }
 
 impl CoreSpans {
@@ -19,7 +23,41 @@ impl CoreSpans {
         Self {
             file: Some(file),
             spans,
+            workers: HashMap::new(),
         }
+    }
+
+    pub(super) fn with_workers(self, checker: &Checker, workers: HashMap<String, Span>) -> Self {
+        let file = Some(checker.file.clone());
+        Self {
+            file,
+            workers,
+            ..self
+        }
+    }
+}
+
+/// Notes each port whose `worker` there is not, where there are so many.
+pub(super) fn check_workers(
+    checker: &mut Checker,
+    ports: &[Port],
+    spans: &HashMap<String, Span>,
+    workers: usize,
+) {
+    for port in ports {
+        let Some(worker) = port.worker.filter(|worker| *worker >= workers) else {
+            continue;
+        };
+        let message = match workers {
+            1 => format!("there is no worker {worker}: one core makes one worker, worker 0"),
+            n => format!(
+                "there is no worker {worker}: {n} cores make {n} workers, 0 to {}",
+                n - 1
+            ),
+        };
+        let span = spans.get(&port.name).cloned().unwrap_or_default();
+        let help = "workers count from 0, in the order of `[workers] cores`: take a lower number, or give the switch more cores";
+        checker.problem(span, message, "no such worker", help);
     }
 }
 
@@ -39,8 +77,20 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Names each core of the list that is not in `affinity`, where it was written.
+    /// Names each core of the list that is not in `affinity`, and each port's worker that has no core, where it was
+    /// written.
     pub fn resolve_cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let cores = self.cores(affinity)?;
+        if let Some(file) = &self.core_spans.file {
+            let mut checker = Checker::new(file.clone());
+            let spans = &self.core_spans.workers;
+            check_workers(&mut checker, &self.ports, spans, cores.len());
+            checker.finish()?;
+        }
+        Ok(cores)
+    }
+
+    fn cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let mut allowed = affinity.to_vec();
         allowed.sort_unstable();
         allowed.dedup();

@@ -24,6 +24,11 @@ pub const IDLE_SPIN_MIN: Duration = Duration::from_micros(1);
 /// The longest `[workers] idle_spin`: beyond it, `poll = "busy"` is meant.
 pub const IDLE_SPIN_MAX: Duration = Duration::from_secs(1);
 
+/// The shortest `[workers] balance_interval`: what is measured over less says little.
+pub const BALANCE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The longest `[workers] balance_interval`.
+pub const BALANCE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
 /// `[switch] fdb_ageing` where it is not given: what IEEE 802.1Q recommends.
 pub const FDB_AGEING_DEFAULT: Duration = Duration::from_secs(300);
 /// The shortest `[switch] fdb_ageing`: an entry is refreshed at most once per second.

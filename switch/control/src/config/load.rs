@@ -9,7 +9,7 @@ use super::check::Checker;
 use super::error::{ConfigError, Problem, SourceFile};
 use super::limits::FILE_BYTES_MAX;
 use super::raw::RawConfig;
-use super::{Config, keys, ports, sections, syntax};
+use super::{Config, Cores, cores, keys, ports, sections, syntax};
 
 impl Config {
     /// Reads and checks the file at `path`.
@@ -69,8 +69,14 @@ fn check(mut checker: Checker, raw: RawConfig) -> Result<Config, ConfigError> {
     let metrics = sections::metrics(&mut checker, metrics);
     let control = checker.section(raw.control, "control");
     let (control, control_span) = sections::control(&mut checker, control);
-    let taken = ports::Taken::new(control.socket.clone(), control_span);
-    let ports = ports::ports(&mut checker, raw.port, taken);
+    let mut taken = ports::Taken::new(control.socket.clone(), control_span);
+    let ports = ports::ports(&mut checker, raw.port, &mut taken);
+    if let Cores::List(cores) = &workers.cores
+        && !cores.is_empty()
+    {
+        cores::check_workers(&mut checker, &ports, &taken.workers, cores.len());
+    }
+    let core_spans = core_spans.with_workers(&checker, taken.workers);
     checker.finish()?;
     Ok(Config {
         workers,

@@ -27,6 +27,6 @@ pub use cores::CoreSpans;
 pub use error::{ConfigError, Problem};
 pub use raw::schema_json;
 pub use types::{
-    Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues, Role, Rss,
-    Switch, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
+    Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };

@@ -18,6 +18,8 @@ pub(super) struct Taken {
     sockets: HashMap<PathBuf, Option<Span>>,
     interfaces: HashMap<String, Span>,
     direct: Vec<direct::Placed>,
+    /// Where each port's `worker` was written, by the port's name.
+    pub(super) workers: HashMap<String, Span>,
 }
 
 impl Taken {
@@ -27,6 +29,7 @@ impl Taken {
             sockets: HashMap::from([(control_socket, span)]),
             interfaces: HashMap::new(),
             direct: Vec::new(),
+            workers: HashMap::new(),
         }
     }
 }
@@ -35,7 +38,7 @@ impl Taken {
 pub(super) fn ports(
     checker: &mut Checker,
     field: Field<Vec<Field<Table<RawPort>>>>,
-    mut taken: Taken,
+    taken: &mut Taken,
 ) -> Vec<Port> {
     let help = "write each port below a line [[port]], with two brackets";
     let Some((list, _)) = checker.value(field, "port", "a list of tables", help) else {
@@ -56,9 +59,10 @@ pub(super) fn ports(
             );
             break;
         }
-        ports.extend(port(checker, raw, span, &mut taken));
+        ports.extend(port(checker, raw, span, taken));
     }
-    direct::against_uplinks(checker, taken.direct, &ports, &taken.names);
+    let direct = std::mem::take(&mut taken.direct);
+    direct::against_uplinks(checker, direct, &ports, &taken.names);
     ports
 }
 
@@ -79,6 +83,15 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         },
     );
     let mac_limit = mac_limit.and_then(|limit| u32::try_from(limit).ok());
+    let worker_span = raw.worker.span();
+    let worker = checker.number(
+        std::mem::take(&mut raw.worker),
+        &Number {
+            subject: "`worker`",
+            range: 0..=WORKERS_MAX as i64 - 1,
+            example: "worker = 0, for the worker of the first core",
+        },
+    );
     let (kind, mac_limit_default) = match port_type(checker, &mut raw, &header)? {
         PortType::Vhost => (
             vhost(checker, raw, &header, taken).map(PortKind::Vhost),
@@ -89,9 +102,14 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
             MAC_LIMIT_XDP_DEFAULT,
         ),
     };
+    let name = name?;
+    taken
+        .workers
+        .extend(worker_span.map(|span| (name.clone(), span)));
     Some(Port {
-        name: name?,
+        name,
         vlan,
+        worker: worker.and_then(|worker| usize::try_from(worker).ok()),
         mac_limit: mac_limit.unwrap_or(mac_limit_default),
         kind: kind?,
     })
@@ -185,6 +203,7 @@ fn vhost(
     foreign(checker, &raw.queues, "queues", "xdp", "vhost");
     foreign(checker, &raw.mode, "mode", "xdp", "vhost");
     foreign(checker, &raw.gro, "gro", "xdp", "vhost");
+    foreign(checker, &raw.tso, "tso", "xdp", "vhost");
     foreign(checker, &raw.busy_poll, "busy_poll", "xdp", "vhost");
     foreign(checker, &raw.huge_pages, "huge_pages", "xdp", "vhost");
     foreign(checker, &raw.channels, "channels", "xdp", "vhost");
@@ -266,6 +285,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     // Each is checked, whatever becomes of the others.
     let (mode, mtu) = (checker.word(raw.mode, "mode"), mtu(checker, raw.mtu));
     let gro = checker.switch(raw.gro, "gro");
+    let tso = checker.word(raw.tso, "tso");
     let busy_poll = checker.switch(raw.busy_poll, "busy_poll");
     let huge_pages = checker.word(raw.huge_pages, "huge_pages");
     let rss = checker.word(raw.rss, "rss");
@@ -276,6 +296,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
         mode: mode.unwrap_or_default(),
         mtu,
         gro: gro.unwrap_or(true),
+        tso: tso.unwrap_or_default(),
         busy_poll: busy_poll.unwrap_or(false),
         huge_pages: huge_pages.unwrap_or_default(),
         channels,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
-use super::{HugePages, Poll, Role, Rss, XdpMode};
+use super::{Balance, HugePages, Poll, Role, Rss, Tso, XdpMode};
 
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
 /// Six bytes, the first even: no group address.
@@ -53,6 +53,12 @@ pub(super) struct RawWorkers {
     /// With adaptive polling: how long a worker polls in vain before it sleeps; 1us to 1s.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "50us"))]
     pub idle_spin: Field<String>,
+    /// Whether queues go from workers that are overloaded to others.
+    #[schemars(extend("default" = "auto"))]
+    pub balance: Field<Word<Balance>>,
+    /// How long loads are measured before that is decided; 100ms to 1h.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "5s"))]
+    pub balance_interval: Field<String>,
 }
 
 /// The switch as a whole.
@@ -108,8 +114,8 @@ pub(super) enum PortType {
     "required" = ["name", "type"],
     "if" = {"properties": {"type": {"const": "vhost"}}},
     "then" = {"required": ["socket"], "properties": {
-        "interface": false, "queues": false, "mode": false, "gro": false, "busy_poll": false, "huge_pages": false,
-        "channels": false, "rss": false
+        "interface": false, "queues": false, "mode": false, "gro": false, "tso": false, "busy_poll": false,
+        "huge_pages": false, "channels": false, "rss": false
     }},
     "else" = {"required": ["interface"], "properties": {
         "socket": false, "role": false, "queue_pairs": false, "mac": false, "direct": false
@@ -155,9 +161,12 @@ pub(super) struct RawPort {
     /// xdp: how frames reach the switch.
     #[schemars(extend("default" = "auto"))]
     pub mode: Field<Word<XdpMode>>,
-    /// xdp: join TCP segments received in one burst, for guests that take large frames.
+    /// xdp: join TCP segments received in one burst, for ports that take large frames.
     #[schemars(extend("default" = true))]
     pub gro: Field<bool>,
+    /// xdp: whether large frames of TCP leave whole.
+    #[schemars(extend("default" = "auto"))]
+    pub tso: Field<Word<Tso>>,
     /// xdp: let the switch's polling drive the NIC, instead of interrupts, where it can (SO_PREFER_BUSY_POLL).
     #[schemars(extend("default" = false))]
     pub busy_poll: Field<bool>,
@@ -175,6 +184,9 @@ pub(super) struct RawPort {
     /// The most addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = MAC_LIMIT_MAX))]
     pub mac_limit: Field<i64>,
+    /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
+    #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
+    pub worker: Field<i64>,
 }
 
 /// The VLANs that a port carries: `access`, or `trunk` and perhaps `native`.

@@ -73,10 +73,20 @@ pub(super) fn workers(checker: &mut Checker, raw: RawWorkers) -> (Workers, CoreS
         IDLE_SPIN_MIN..=IDLE_SPIN_MAX,
         "50us",
     );
+    let balance = checker.word(raw.balance, "balance");
+    let balance_interval = checker.duration(
+        raw.balance_interval,
+        "balance_interval",
+        BALANCE_INTERVAL_MIN..=BALANCE_INTERVAL_MAX,
+        "5s",
+    );
+    let default = Workers::default();
     let workers = Workers {
         cores,
         poll: poll.unwrap_or_default(),
-        idle_spin: idle_spin.unwrap_or(IDLE_SPIN_DEFAULT),
+        idle_spin: idle_spin.unwrap_or(default.idle_spin),
+        balance: balance.unwrap_or(default.balance),
+        balance_interval: balance_interval.unwrap_or(default.balance_interval),
     };
     (workers, spans)
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::cores::CoreSpans;
 use super::limits::*;
+use crate::fabric::INTERVAL_DEFAULT as BALANCE_INTERVAL_DEFAULT;
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Config {
     pub control: Control,
     /// The guests and the uplinks, in the order of the file.
     pub ports: Vec<Port>,
-    /// Where the cores were written, for [`Config::resolve_cores`]; the default is "nowhere".
+    /// Where cores and ports' workers were written, for [`Config::resolve_cores`]; the default is "nowhere".
     pub core_spans: CoreSpans,
 }
 
@@ -49,6 +50,10 @@ pub struct Workers {
     pub poll: Poll,
     /// With [`Poll::Adaptive`]: how long a worker polls in vain before it sleeps.
     pub idle_spin: Duration,
+    /// Whether streams go to other workers by load.
+    pub balance: Balance,
+    /// How long loads are measured before that is decided, and what `show workers` shows is of.
+    pub balance_interval: Duration,
 }
 
 impl Default for Workers {
@@ -57,6 +62,8 @@ impl Default for Workers {
             cores: Cores::default(),
             poll: Poll::default(),
             idle_spin: IDLE_SPIN_DEFAULT,
+            balance: Balance::default(),
+            balance_interval: BALANCE_INTERVAL_DEFAULT,
         }
     }
 }
@@ -80,6 +87,17 @@ pub enum Poll {
     /// Sleeps when idle, and wakes on a kick or a packet.
     #[default]
     Adaptive,
+}
+
+/// Whether streams go to other workers by load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// From a worker that is overloaded to one that has time.
+    #[default]
+    Auto,
+    /// A stream stays with its first worker.
+    Off,
 }
 
 /// The switch as a whole.
@@ -139,6 +157,8 @@ pub struct Port {
     pub vlan: Vlan,
     /// The most addresses learned from this port; 0: no limit.
     pub mac_limit: u32,
+    /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has as many.
+    pub worker: Option<usize>,
     /// What it is attached to.
     pub kind: PortKind,
 }
@@ -202,6 +222,8 @@ pub struct XdpPort {
     pub mtu: Option<u16>,
     /// Join TCP segments received in one burst, for guests that take large frames?
     pub gro: bool,
+    /// Which large frames of TCP leave whole.
+    pub tso: Tso,
     /// Let the switch's polling drive the NIC, instead of interrupts, where it can?
     pub busy_poll: bool,
     /// What pages the memory for frames is in.
@@ -210,6 +232,17 @@ pub struct XdpPort {
     pub channels: Option<u32>,
     /// Over which queues the NIC spreads what it receives.
     pub rss: Rss,
+}
+
+/// Whether large frames of TCP leave a NIC port whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tso {
+    /// Where the interface is a software one that takes them.
+    #[default]
+    Auto,
+    /// Never: the switch cuts them.
+    Off,
 }
 
 /// What pages the memory of a NIC port's frames is in.

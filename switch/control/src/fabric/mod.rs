@@ -6,10 +6,15 @@
 //! Ports that a change does not name keep their rings and lose no frame.
 
 mod announce;
+mod balance;
 mod direct;
+mod moving;
+pub(crate) mod numa;
 mod packets;
 mod placement;
+mod planner;
 mod report;
+mod stall;
 mod watch;
 mod worker;
 
@@ -35,7 +40,10 @@ use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
 use crate::status::DeviceStatus;
+use balance::Measured;
+pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
 pub use direct::Uplink;
+pub use moving::MoveError;
 use watch::Watch;
 pub use worker::WorkerError;
 
@@ -59,6 +67,8 @@ pub struct FabricOptions {
     pub fdb_ageing: Duration,
     /// NIC queues that there will be: workers share packet memory among so many. More get memory of their own.
     pub nic_queues: usize,
+    /// Whether streams go to other workers by measured load, and how often that is looked at.
+    pub balance: BalanceOptions,
 }
 
 /// What a port is, from the configuration.
@@ -78,6 +88,8 @@ pub struct PortOptions {
     pub queues: usize,
     /// Whether TCP segments that come in here are joined for guests that take large frames.
     pub joins: bool,
+    /// The worker of all its streams; `None` where the switch chooses.
+    pub worker: Option<usize>,
 }
 
 /// How a port is, for `show`.
@@ -113,6 +125,8 @@ pub struct NewStream {
     pub source: Source,
     /// A guest's kicks, if it gave a descriptor for them.
     pub kick: Option<OwnedFd>,
+    /// The memory node of a guest's ring, if the kernel tells.
+    pub node: Option<u32>,
 }
 
 /// A change to one port.
@@ -144,6 +158,9 @@ struct Placed {
     socket: Option<Arc<XskSocket>>,
     /// How the guest's own queue does, if it has one.
     direct: Option<Arc<DirectStatus>>,
+    /// The memory node that it should be on.
+    node: Option<u32>,
+    measured: Measured,
 }
 
 struct Port {
@@ -160,6 +177,8 @@ struct Port {
     inflight: Option<Arc<InflightRegion>>,
     /// Transmit halves that no worker needs: there are more queues than workers.
     spare: Vec<XskTx>,
+    /// The memory node of an uplink's NIC.
+    node: Option<u32>,
 }
 
 struct State {
@@ -168,6 +187,7 @@ struct State {
     ticks: u64,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
+    balance: balance::State,
 }
 
 /// The switch, as its control threads see it.
@@ -176,6 +196,8 @@ pub struct Fabric {
     clock: Clock,
     shared: Arc<Shared>,
     links: Vec<Arc<WorkerLink>>,
+    /// The memory node of each worker's core.
+    nodes: Vec<Option<u32>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     watch: Watch,
     /// Packet memory for NIC queues, by worker.
@@ -206,16 +228,20 @@ impl Fabric {
         };
         let shared = worker::shared();
         let (links, threads, ids) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
-        let watch = Watch::start(links.iter().cloned().zip(ids).collect());
+        let watch = Watch::start(&options.cores, &links, &ids);
         let watch = watch.map_err(|why| WorkerError::Start { worker: 0, why })?;
         // An age has 8 bits and is compared to at most half of that.
         let tick_length = Duration::from_secs(options.fdb_ageing.as_secs().div_ceil(100).max(1));
         let memories = packets::memories(&options.cores, options.nic_queues);
+        let nodes = options.cores.iter().map(|core| numa::of_core(*core));
+        let nodes = nodes.collect();
+        let balance = balance::State::new(&links, &options.balance);
         Ok(Arc::new(Fabric {
             options,
             clock,
             shared,
             links,
+            nodes,
             threads: Mutex::new(threads),
             watch,
             memories,
@@ -224,6 +250,7 @@ impl Fabric {
                 view,
                 ticks: 0,
                 lost_mappings: 0,
+                balance,
             }),
             fdb,
             tick_length,
@@ -240,8 +267,9 @@ impl Fabric {
         self.links.len()
     }
 
-    /// Adds a port, down. `None` when there are [`MAX_PORTS`] already.
-    pub fn add_port(&self, options: PortOptions) -> Option<u16> {
+    /// Adds a port, down. A worker that there is not is as good as none. `None` when there are [`MAX_PORTS`] already.
+    pub fn add_port(&self, mut options: PortOptions) -> Option<u16> {
+        options.worker = options.worker.filter(|worker| *worker < self.workers());
         let mut state = self.lock();
         let number = match state.ports.iter().position(Option::is_none) {
             Some(free) => free,
@@ -271,6 +299,7 @@ impl Fabric {
             memory: None,
             inflight: None,
             spare: Vec::new(),
+            node: None,
         });
         drop(self.publish(&mut state, Vec::new()));
         Some(number as u16)
@@ -299,9 +328,11 @@ impl Fabric {
     ) -> io::Result<Vec<Stream>> {
         let mut updates: Vec<WorkerChange> =
             self.links.iter().map(|_| WorkerChange::default()).collect();
-        let mut loads: Vec<usize> = (0..self.links.len())
-            .map(|w| streams_of(state, w))
-            .collect();
+        let mut candidates = match change.add.is_empty() {
+            true => Vec::new(),
+            false => self.candidates(state),
+        };
+        let nic_worker = |port: &Port, queue| self.nic_worker_of(port, number, queue);
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
             return Err(io::Error::other("no such port"));
         };
@@ -336,17 +367,20 @@ impl Fabric {
             }
         }
         for new in change.add {
-            let fixed = matches!(new.source, Source::Nic(_));
-            let worker = match fixed {
-                true => placement::nic_worker(number, new.queue, loads.len()),
-                false => placement::least_loaded(&loads),
+            let worker = match (&new.source, port.options.worker) {
+                (Source::Nic(_), _) => nic_worker(port, new.queue),
+                (_, Some(worker)) => worker,
+                _ => placement::guest_worker(&candidates, new.node),
             };
-            loads[worker] += 1;
+            candidates[worker].streams += 1;
+            candidates[worker].fresh += 1;
             let queue = new.queue;
             let placed = self.place(port, number, worker, new, &mut updates[worker]);
             port.streams.insert(queue, placed);
         }
         if let Some(queues) = change.nic {
+            let workers: Vec<usize> = queues.iter().map(|(q, _)| nic_worker(port, *q)).collect();
+            let queues = workers.into_iter().zip(queues).collect();
             placement::share_out(port, number, queues, &mut updates, &self.links);
         }
         let removed = self.publish(state, updates);
@@ -386,20 +420,32 @@ impl Fabric {
             tracing::warn!(port = %port.view.name, queue = new.queue,
                 "its kicks cannot wake a sleeping worker (is the descriptor an eventfd?): {why}");
         }
-        update
-            .add
-            .push(Stream::new(id, new.source, port.view.counters.clone()));
+        let counters = port.view.counters.clone();
+        let measured = Measured::from_now(&counters, worker, new.queue);
+        update.add.push(Stream::new(id, new.source, counters));
         Placed {
             worker,
             kick: new.kick,
+            node: if socket.is_some() {
+                port.node
+            } else {
+                new.node
+            },
             socket,
             direct,
+            measured,
         }
     }
 
     /// Sends every worker the new picture and its own changes, and waits for all of them.
     /// Returns the streams that they gave up; what else was replaced is freed here.
     fn publish(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Stream> {
+        let retired = self.exchange(state, changes).into_iter();
+        retired.flat_map(|update| update.removed).collect()
+    }
+
+    /// Does so, and returns what each worker gave back: less than all only when the workers end.
+    fn exchange(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Update> {
         let last = state
             .ports
             .iter()
@@ -423,13 +469,16 @@ impl Fabric {
             let mut update = Update::new(view.clone(), streams);
             update.removed = Vec::with_capacity(change.remove.len());
             (update.add, update.remove, update.nics) = (change.add, change.remove, change.nics);
+            if change.asks_nic_positions {
+                update.nic_positions = Vec::with_capacity(MAX_PORTS);
+            }
             // The last one was waited for, so there is room.
             let _ = link.mailbox.publish(update);
             link.waker.wake();
         }
-        let mut removed = Vec::new();
+        let mut all = Vec::with_capacity(self.links.len());
         for (number, link) in self.links.iter().enumerate() {
-            let retired = loop {
+            all.extend(loop {
                 match link.mailbox.wait_retired(PATIENCE, || ()) {
                     Some(retired) => break Some(retired),
                     None if self.shared.stop.load(Ordering::SeqCst) => break None,
@@ -438,10 +487,9 @@ impl Fabric {
                         "worker-{number} does not come round: it is waited for, and no port can change meanwhile"
                     ),
                 }
-            };
-            removed.extend(retired.into_iter().flat_map(|update| update.removed));
+            });
         }
-        removed
+        all
     }
 
     /// Waits until every worker has passed a quiescent point: what was taken out of use before
@@ -460,8 +508,8 @@ impl Fabric {
         self.fdb.sweep(tick, quota, |port, _| port == number);
     }
 
-    /// What must happen from time to time: ageing, and quarantine of guests whose rings the
-    /// workers found broken. Called about ten times a second.
+    /// What must happen from time to time: ageing, quarantine of guests whose rings the workers
+    /// found broken, and balancing. Called about ten times a second.
     pub fn housekeep(&self, uptime: Duration) {
         // First: a ring of zeroes breaks some rule too.
         self.quarantine_lost_memories();
@@ -469,6 +517,7 @@ impl Fabric {
         while let Some(port) = self.watch.next_stuck() {
             self.quarantine(port, STUCK_CALL);
         }
+        self.balance();
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
         self.end_lost_directs(&mut state);
@@ -577,6 +626,8 @@ struct WorkerChange {
     add: Vec<Stream>,
     remove: Vec<StreamId>,
     nics: Vec<(u16, Option<Box<NicTx>>)>,
+    /// Whether it is to say how far its ways to NICs have come.
+    asks_nic_positions: bool,
 }
 
 fn streams_of(state: &State, worker: usize) -> usize {

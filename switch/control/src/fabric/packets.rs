@@ -1,11 +1,10 @@
 //! Packet memory: one for the NIC queues of each worker, on its memory node.
 
-use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use crosspoint_xsk::{PacketMemory, SocketError, SocketOptions, XskRx, XskTx};
 
-use super::{Fabric, placement};
+use super::{Fabric, numa};
 
 impl Fabric {
     /// Opens a socket for queue `queue` of port `number`, whose interface has number `ifindex`, in the packet memory of
@@ -16,7 +15,7 @@ impl Fabric {
         ifindex: u32,
         options: &SocketOptions,
     ) -> Result<(XskRx, XskTx), SocketError> {
-        let worker = placement::nic_worker(number, queue as u16, self.memories.len());
+        let worker = self.nic_worker(&self.lock(), number, queue as u16);
         // There is one for each worker, and at least one worker.
         let memory = &self.memories[worker];
         let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,16 +27,6 @@ impl Fabric {
 pub(super) fn memories(cores: &[usize], queues: usize) -> Vec<Mutex<PacketMemory>> {
     let share = queues.div_ceil(cores.len().max(1));
     let share = u16::try_from(share).unwrap_or(u16::MAX / 2);
-    let of_core = |core: &usize| Mutex::new(PacketMemory::new(share, node_of(*core)));
+    let of_core = |core: &usize| Mutex::new(PacketMemory::new(share, numa::of_core(*core)));
     cores.iter().map(of_core).collect()
-}
-
-/// The memory node of a core, if the kernel knows any.
-fn node_of(core: usize) -> Option<u32> {
-    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
-    let nodes = entries.flatten().filter_map(|entry| {
-        let name = entry.file_name();
-        name.to_str()?.strip_prefix("node")?.parse().ok()
-    });
-    nodes.min()
 }

@@ -6,37 +6,62 @@ use crosspoint_engine::deliver::NicTx;
 use crosspoint_engine::worker::WorkerLink;
 use crosspoint_xsk::XskTx;
 
+use super::planner::{Permille, THRESHOLD};
 use super::{Port, WorkerChange};
 
-/// The worker with the fewest streams; the lowest of several.
-pub(super) fn least_loaded(streams: &[usize]) -> usize {
-    let least = streams
-        .iter()
-        .enumerate()
-        .min_by_key(|(_, streams)| **streams);
-    least.map_or(0, |(worker, _)| worker)
+/// A worker, as far as a new stream's place depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// How busy it has been.
+    pub busy: Permille,
+    /// Streams that it has had for less than a window: nobody knows yet what they cost.
+    pub fresh: usize,
+    /// Its streams, these included.
+    pub streams: usize,
+    /// The memory node of its core.
+    pub node: Option<u32>,
 }
 
-/// The worker of a NIC's queue: queues go round, beginning at a worker that differs from port
-/// to port.
-pub(super) fn nic_worker(port: u16, queue: u16, workers: usize) -> usize {
-    (usize::from(port) + usize::from(queue)) % workers.max(1)
+/// What a stream is taken to cost before that was measured. Differences of loads that are smaller do not count.
+const STEP: Permille = 100;
+
+/// The worker for a new stream whose memory is on node `node`: one that is not overloaded, then one on that node, then
+/// the least loaded, then the one with the fewest streams; the lowest of several.
+pub(super) fn guest_worker(workers: &[Candidate], node: Option<u32>) -> usize {
+    let rank = |worker: &Candidate| {
+        let load = worker.busy / STEP + worker.fresh as u32;
+        let is_far = node.is_some() && worker.node != node;
+        (worker.busy > THRESHOLD, is_far, load, worker.streams)
+    };
+    let best = workers.iter().enumerate().min_by_key(|(_, one)| rank(one));
+    best.map_or(0, |(worker, _)| worker)
+}
+
+/// The worker of a NIC's queue: queues go round among the workers on the NIC's node, or, where there are none, among
+/// all, beginning at a worker that differs from port to port.
+pub(super) fn nic_worker(port: u16, queue: u16, nodes: &[Option<u32>], node: Option<u32>) -> usize {
+    let at = |number: usize, of: usize| number % of.max(1);
+    let number = usize::from(port) + usize::from(queue);
+    let near = || (0..nodes.len()).filter(|worker| node.is_some() && nodes[*worker] == node);
+    let near_one = near().nth(at(number, near().count()));
+    near_one.unwrap_or_else(|| at(number, nodes.len()))
 }
 
 /// Gives each worker its way to a NIC: a queue of its own, or, where there are fewer queues
-/// than workers, a handover to the owner of one. With no queues, takes every way back.
+/// than workers, a handover to the owner of one. With no queues, takes every way back. Each queue comes with its
+/// worker.
 pub(super) fn share_out(
     port: &mut Port,
     number: u16,
-    queues: Vec<(u16, XskTx)>,
+    queues: Vec<(usize, (u16, XskTx))>,
     updates: &mut [WorkerChange],
     links: &[Arc<WorkerLink>],
 ) {
     let workers = updates.len();
     let mut own: Vec<Option<XskTx>> = (0..workers).map(|_| None).collect();
     port.spare.clear();
-    for (queue, tx) in queues {
-        let slot = &mut own[nic_worker(number, queue, workers)];
+    for (worker, (_, tx)) in queues {
+        let slot = &mut own[worker];
         match slot {
             None => *slot = Some(tx),
             Some(_) => port.spare.push(tx),
@@ -68,4 +93,61 @@ pub(super) fn share_out(
 pub(super) fn random_word() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(busy: Permille, fresh: usize, streams: usize, node: u32) -> Candidate {
+        Candidate {
+            busy,
+            fresh,
+            streams,
+            node: Some(node),
+        }
+    }
+
+    #[test]
+    fn a_new_stream_goes_to_the_least_loaded_worker_then_to_the_one_with_the_fewest_streams() {
+        let place = |workers: &[Candidate]| guest_worker(workers, None);
+        assert_eq!(place(&[worker(500, 0, 1, 0), worker(300, 0, 9, 0)]), 1);
+        // As good as equal.
+        assert_eq!(place(&[worker(310, 0, 3, 0), worker(390, 0, 2, 0)]), 1);
+        assert_eq!(place(&[worker(0, 0, 0, 0), worker(0, 0, 0, 0)]), 0);
+        // What was placed just now costs something, though it was not measured.
+        assert_eq!(place(&[worker(0, 4, 4, 0), worker(300, 0, 1, 0)]), 1);
+        assert_eq!(place(&[]), 0);
+    }
+
+    #[test]
+    fn a_new_stream_goes_to_the_node_of_its_memory_unless_all_there_are_overloaded() {
+        let workers = [
+            worker(0, 0, 0, 0),
+            worker(700, 0, 5, 1),
+            worker(750, 0, 4, 1),
+        ];
+        assert_eq!(guest_worker(&workers, Some(1)), 2);
+        assert_eq!(guest_worker(&workers, Some(0)), 0);
+        // Of no node, or of one without workers.
+        assert_eq!(guest_worker(&workers, None), 0);
+        assert_eq!(guest_worker(&workers, Some(3)), 0);
+        let full = [
+            worker(200, 0, 0, 0),
+            worker(850, 0, 5, 1),
+            worker(990, 0, 4, 1),
+        ];
+        assert_eq!(guest_worker(&full, Some(1)), 0);
+    }
+
+    #[test]
+    fn nic_queues_go_round_among_the_workers_on_the_nics_node() {
+        let nodes = [Some(0), Some(1), Some(0), Some(1)];
+        let places = |port, node| [0, 1, 2, 3].map(|queue| nic_worker(port, queue, &nodes, node));
+        assert_eq!(places(0, Some(1)), [1, 3, 1, 3]);
+        assert_eq!(places(1, Some(0)), [2, 0, 2, 0]);
+        assert_eq!(places(1, None), [1, 2, 3, 0]);
+        assert_eq!(places(0, Some(9)), [0, 1, 2, 3]);
+        assert_eq!(nic_worker(3, 1, &[], Some(0)), 0);
+    }
 }

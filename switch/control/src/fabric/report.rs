@@ -5,20 +5,23 @@ use std::sync::atomic::Ordering;
 use crosspoint_engine::counters::QueueCounters;
 use crosspoint_packet::DropReason;
 
-use super::{Fabric, Port};
+use super::balance::Loads;
+use super::{Fabric, Placed, Port, State};
 use crate::status::{
-    FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Status, WorkerStatus, XdpStatus,
+    FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Status, StreamStatus,
+    WindowStatus, WorkerStatus, XdpStatus,
 };
 
 impl Fabric {
     /// Everything, now. Reads the workers' counters as they are.
     pub fn status(&self) -> Status {
         let state = self.lock();
-        let ports = || state.ports.iter().flatten();
+        let ports = state.ports.iter().flatten();
+        let loads = self.shown_loads(&state);
         Status {
-            ports: ports().map(|port| self.port_status(port)).collect(),
+            ports: ports.map(|port| self.port_status(port)).collect(),
             workers: (0..self.links.len())
-                .map(|worker| self.worker_status(worker, ports()))
+                .map(|worker| self.worker_status(&state, worker, &loads))
                 .collect(),
             fdb: FdbStatus {
                 entries: self.fdb.entries(),
@@ -96,6 +99,7 @@ impl Fabric {
             bursts: counters.sum(queue, |c| &c.bursts),
             kicks: counters.sum(queue, |c| &c.kicks),
             calls: counters.sum(queue, |c| &c.calls),
+            cycles: counters.sum(queue, |c| &c.cycles),
             drops: drops.filter(|(_, n)| *n > 0).collect(),
             completion: self.latency(counters.of_queue(queue)),
             xdp: socket
@@ -127,29 +131,53 @@ impl Fabric {
         }
     }
 
-    fn worker_status<'p>(
-        &self,
-        worker: usize,
-        ports: impl Iterator<Item = &'p Port>,
-    ) -> WorkerStatus {
+    fn worker_status(&self, state: &State, worker: usize, loads: &Loads) -> WorkerStatus {
         let counters = &self.links[worker].counters;
-        let streams = ports.flat_map(|port| {
-            let mine = port
-                .streams
-                .iter()
-                .filter(|(_, placed)| placed.worker == worker);
-            mine.map(|(queue, _)| (port.options.name.clone(), *queue))
+        let shares = loads.workers[worker];
+        let (stalled, stalls) = self.watch.stalls(worker);
+        let streams = state.ports.iter().flatten().flat_map(|port| {
+            let mine = port.streams.iter();
+            let mine = mine.filter(|(_, placed)| placed.worker == worker);
+            mine.map(|(queue, placed)| stream_status(port, *queue, placed, loads))
         });
         WorkerStatus {
             worker,
             core: self.options.cores.get(worker).copied().unwrap_or_default(),
+            node: self.nodes[worker],
+            window: WindowStatus {
+                ms: (self.clock.ns(loads.cycles) / 1e6) as u64,
+                busy: shares.busy,
+                idle: shares.idle,
+                sleep: shares.sleep,
+            },
             busy_cycles: counters.busy_cycles.get(),
             idle_cycles: counters.idle_cycles.get(),
             sleep_cycles: counters.sleep_cycles.get(),
             iterations: counters.iterations.get(),
             sleeps: counters.sleeps.get(),
             bursts: counters.bursts.get(),
+            stream_moves: state.balance.moves[worker],
+            stream_moves_put_off: state.balance.put_off[worker],
+            stalls,
+            stalled,
+            involuntary_switches: self.watch.involuntary_switches(worker),
             streams: streams.collect(),
         }
+    }
+}
+
+fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> StreamStatus {
+    let fixed = match (&placed.socket, &placed.direct, port.options.worker) {
+        (.., Some(_)) => Some("pinned"),
+        (Some(_), ..) => Some("nic"),
+        (_, Some(_), _) => Some("direct"),
+        _ => None,
+    };
+    StreamStatus {
+        port: port.options.name.clone(),
+        queue,
+        share: loads.of_stream(port, queue, placed),
+        fixed: fixed.map(str::to_owned),
+        node: placed.node,
     }
 }

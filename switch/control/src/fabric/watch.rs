@@ -1,4 +1,5 @@
-//! Frees workers from calls that a front end has made to block.
+//! Looks at workers from outside: frees them from calls that a front end has made to block, and notices those that do
+//! not come round.
 //!
 //! On a thread of its own, which takes no lock: whoever changes the port table holds its lock
 //! until every worker has come round, and the stuck one never would.
@@ -14,15 +15,18 @@ use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::worker::WorkerLink;
 use rustix::thread::Pid;
 
-use crate::interrupt;
+use super::stall::{StallWatch, Stalls};
+use crate::{interrupt, threads};
 
 /// Between two looks. A worker that is in one call at two looks is freed from it.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// The thread that looks.
 pub(super) struct Watch {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// By worker: its thread, and how it has stalled.
+    workers: Vec<(Pid, Arc<Stalls>)>,
 }
 
 struct Shared {
@@ -31,23 +35,50 @@ struct Shared {
     stuck: ArrayQueue<u16>,
 }
 
+/// One worker, as the thread that looks knows it.
+struct Watched {
+    link: Arc<WorkerLink>,
+    id: Pid,
+    /// The call that it was in at the last look.
+    call: Option<Call>,
+    stall: StallWatch,
+}
+
 /// One call of one worker: the turn of its loop, and the port.
 type Call = (u64, u16);
 
 impl Watch {
-    /// Watches these workers, each with its thread.
-    pub(super) fn start(workers: Vec<(Arc<WorkerLink>, Pid)>) -> io::Result<Watch> {
+    /// Watches these workers: each has a core and a thread.
+    pub(super) fn start(
+        cores: &[usize],
+        links: &[Arc<WorkerLink>],
+        ids: &[Pid],
+    ) -> io::Result<Watch> {
         interrupt::prepare()?;
+        let workers: Vec<_> = ids
+            .iter()
+            .map(|id| (*id, Arc::<Stalls>::default()))
+            .collect();
+        let mut watched: Vec<Watched> = (0..)
+            .zip(cores)
+            .zip(links.iter().zip(&workers))
+            .map(|((worker, core), (link, (id, stalls)))| Watched {
+                link: link.clone(),
+                id: *id,
+                call: None,
+                stall: StallWatch::new(worker, *core, link.clone(), *id, stalls.clone()),
+            })
+            .collect();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             stuck: ArrayQueue::new(MAX_PORTS),
         });
         let watching = shared.clone();
         let thread = Builder::new().name("cp-watch".to_owned()).spawn(move || {
-            let mut before = vec![None; workers.len()];
             while !watching.stop.load(Ordering::Relaxed) {
-                for ((link, id), before) in workers.iter().zip(&mut before) {
-                    *before = look(link, *id, *before, &watching.stuck);
+                for worker in &mut watched {
+                    worker.call = look(&worker.link, worker.id, worker.call, &watching.stuck);
+                    worker.stall.look();
                 }
                 std::thread::park_timeout(LOOK);
             }
@@ -55,7 +86,23 @@ impl Watch {
         Ok(Watch {
             shared,
             thread: Some(thread),
+            workers,
         })
+    }
+
+    /// Whether a worker is stalled now, and how often it has been.
+    pub(super) fn stalls(&self, worker: usize) -> (bool, u64) {
+        let known = self.workers.get(worker);
+        known.map_or((false, 0), |(_, stalls)| {
+            (stalls.is_stalled(), stalls.count())
+        })
+    }
+
+    /// How often a worker lost its core without wanting to.
+    pub(super) fn involuntary_switches(&self, worker: usize) -> u64 {
+        let known = self.workers.get(worker);
+        let switches = known.and_then(|(id, _)| threads::involuntary_switches(*id));
+        switches.unwrap_or(0)
     }
 
     /// The next port whose calls have blocked, if there is one.
@@ -73,7 +120,7 @@ fn look(link: &WorkerLink, id: Pid, before: Option<Call>, stuck: &ArrayQueue<u16
     if let Some((_, port)) = now
         && now == before
         // One that just does not get its core is nobody's fault.
-        && interrupt::sleeps(id)
+        && threads::activity(id).sleeps()
     {
         interrupt::interrupt(id);
         // A full list has the port already, or will be told again.

@@ -51,6 +51,7 @@ impl Collector for StatusCollector {
         all.push(completions(&status.ports));
         all.extend(xdp(&status.ports));
         all.extend(workers(&status.workers));
+        all.extend(worker_events(&status.workers));
         all
     }
 }
@@ -97,9 +98,9 @@ fn traffic(ports: &[PortStatus]) -> [MetricFamily; 2] {
     [packets, bytes].map(Samples::finish)
 }
 
-fn ledger(ports: &[PortStatus]) -> [MetricFamily; 8] {
+fn ledger(ports: &[PortStatus]) -> [MetricFamily; 9] {
     type Read = fn(&QueueStatus) -> u64;
-    let counters: [(Family, Read); 8] = [
+    let counters: [(Family, Read); 9] = [
         (f::FLOOD_COPIES, |q| q.flood_copies),
         (f::SEGMENT_COPIES, |q| q.segment_copies),
         (f::JOINED_COPIES, |q| q.joined_copies),
@@ -108,6 +109,7 @@ fn ledger(ports: &[PortStatus]) -> [MetricFamily; 8] {
         (f::BURSTS, |q| q.bursts),
         (f::KICKS, |q| q.kicks),
         (f::CALLS, |q| q.calls),
+        (f::QUEUE_CYCLES, |q| q.cycles),
     ];
     counters.map(|(family, read)| {
         let mut samples = Samples::of(family);
@@ -177,6 +179,7 @@ fn xdp(ports: &[PortStatus]) -> [MetricFamily; 6] {
     })
 }
 
+/// How workers spend their time.
 fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 4] {
     let mut cycles = Samples::of(f::WORKER_CYCLES);
     let mut iterations = Samples::of(f::WORKER_ITERATIONS);
@@ -191,4 +194,23 @@ fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 4] {
         bursts.add(&[&name], worker.bursts);
     }
     [cycles, iterations, sleeps, bursts].map(Samples::finish)
+}
+
+/// What happens to workers.
+fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 5] {
+    type Read = fn(&WorkerStatus) -> u64;
+    let values: [(Family, Read); 5] = [
+        (f::WORKER_MOVES, |w| w.stream_moves),
+        (f::WORKER_PUT_OFF, |w| w.stream_moves_put_off),
+        (f::WORKER_STALLS, |w| w.stalls),
+        (f::WORKER_STALLED, |w| w.stalled.into()),
+        (f::WORKER_PREEMPTED, |w| w.involuntary_switches),
+    ];
+    values.map(|(family, read)| {
+        let mut samples = Samples::of(family);
+        for worker in workers {
+            samples.add(&[&worker.worker.to_string()], read(worker));
+        }
+        samples.finish()
+    })
 }

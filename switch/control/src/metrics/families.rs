@@ -52,6 +52,7 @@ families! {
     BURSTS = COUNTER "crosspoint_queue_bursts_total" QUEUE, "Bursts of up to 64 frames taken from the queue.";
     KICKS = COUNTER "crosspoint_queue_kicks_total" QUEUE, "Kicks from the guest that woke a worker.";
     CALLS = COUNTER "crosspoint_queue_calls_total" QUEUE, "Calls (interrupts) to the guest.";
+    QUEUE_CYCLES = COUNTER "crosspoint_queue_cycles_total" QUEUE, "Time stamp counter cycles that workers spent on bursts from the queue.";
     COMPLETION = HISTOGRAM "crosspoint_queue_completion_seconds" QUEUE, "Time from reading a guest's descriptor to completing it.";
     XDP_RX_DROPPED = COUNTER "crosspoint_xdp_rx_dropped_total" QUEUE, "Frames that the kernel dropped at the AF_XDP socket for reasons without a counter of their own.";
     XDP_RX_INVALID = COUNTER "crosspoint_xdp_rx_invalid_descriptors_total" QUEUE, "Fill ring descriptors that the kernel refused.";
@@ -63,6 +64,11 @@ families! {
     WORKER_ITERATIONS = COUNTER "crosspoint_worker_iterations_total" WORKER, "Turns of the worker's loop.";
     WORKER_SLEEPS = COUNTER "crosspoint_worker_sleeps_total" WORKER, "Times that the worker slept.";
     WORKER_BURSTS = COUNTER "crosspoint_worker_bursts_total" WORKER, "Bursts that the worker handled.";
+    WORKER_MOVES = COUNTER "crosspoint_worker_stream_moves_total" WORKER, "Streams that the worker got from another one, by load or by hand.";
+    WORKER_PUT_OFF = COUNTER "crosspoint_worker_stream_moves_put_off_total" WORKER, "Streams that the worker was to give up and got back, because a NIC had not sent what it had given that.";
+    WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no turn for 100 ms while it was awake.";
+    WORKER_STALLED = GAUGE "crosspoint_worker_stalled" WORKER, "1 while the worker is awake and makes no turn, else 0.";
+    WORKER_PREEMPTED = COUNTER "crosspoint_worker_involuntary_context_switches_total" WORKER, "Times that the worker lost its core without wanting to.";
     FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
 }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use crosspoint_engine::stream::Source;
 use crosspoint_engine::view::Egress;
-use crosspoint_link::Interface;
+use crosspoint_link::{Ethtool, Interface};
 use crosspoint_packet::ETHERNET_LEN;
 use crosspoint_xsk::attach::AttachError;
 use crosspoint_xsk::{
-    Attachment, BindMode, Pages, SINGLE_BUFFER_MTU, SocketOptions, XskRx, XskSocket, XskTx,
+    Attachment, BindMode, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions, XskRx, XskSocket,
+    XskTx,
 };
 
 use super::NicPortError;
-use crate::config::{HugePages, Queues, XdpMode, XdpPort};
-use crate::fabric::{Fabric, NewStream, PortChange};
+use crate::config::{HugePages, Queues, Tso, XdpMode, XdpPort};
+use crate::fabric::{Fabric, NewStream, PortChange, numa};
 
 /// A NIC port at work. Dropping it detaches the program and closes the sockets. How the port is shown, up or down, is
 /// for `Uplink` to say.
@@ -26,6 +27,8 @@ pub(super) struct NicPort {
     multi_buffer: bool,
     /// How it is, for people, while it is up.
     pub detail: String,
+    /// Why something does not work as it could, if so.
+    pub warning: Option<String>,
     properties: BTreeMap<String, String>,
     /// The interface as it was when this port last followed it.
     interface: Interface,
@@ -59,6 +62,8 @@ impl NicPort {
             other => other?,
         };
         let options = socket_options(config, interface, multi_buffer);
+        // Before the first socket: which worker's memory it gets depends on it.
+        fabric.set_node(number, numa::of_interface(&interface.name));
         let mut halves = Vec::with_capacity(queues.len());
         for queue in &queues {
             let opened = fabric.open_socket((number, *queue), interface.index, &options);
@@ -80,6 +85,15 @@ impl NicPort {
             true => "zero-copy",
             false => "copy",
         };
+        let whole = config.tso == Tso::Auto && copy == "copy" && takes_large(interface);
+        let opened = match whole {
+            true => send_large(&mut halves, interface),
+            false => Ok(()),
+        };
+        let tso = match whole && opened.is_ok() {
+            true => "whole",
+            false => "cut",
+        };
         let (name, mode) = (&interface.name, attachment.mode.as_str());
         let mut port = NicPort {
             fabric: fabric.clone(),
@@ -87,11 +101,15 @@ impl NicPort {
             sockets,
             multi_buffer,
             detail: format!("{name}, {mode} XDP, {copy}, {} queue(s)", queues.len()),
+            warning: opened
+                .err()
+                .map(|why| format!("large frames to `{name}` are cut: {why}")),
             queues,
             properties: [
                 ("interface", name.as_str()),
                 ("xdp", mode),
                 ("copy", copy),
+                ("tso", tso),
                 ("af_xdp", crosspoint_xsk::BACKEND),
                 ("mtu", &interface.mtu.to_string()),
             ]
@@ -112,6 +130,7 @@ impl NicPort {
                 queue,
                 source: Source::Nic(rx),
                 kick: None,
+                node: None,
             });
             // A queue that only receives has a socket, too, which sends nothing.
             if u32::from(queue) < self.interface.tx_queues {
@@ -226,6 +245,33 @@ fn socket_options(config: &XdpPort, interface: &Interface, multi_buffer: bool) -
         },
         frame_len_max: frame_len_max(interface),
     }
+}
+
+/// Whether large frames of TCP may leave through an interface whole: it takes them, and there is one way through it, so
+/// that they stay in order with others.
+fn takes_large(interface: &Interface) -> bool {
+    let Ok(mut ethtool) = Ethtool::open() else {
+        return false;
+    };
+    let mut has = |name| {
+        let feature = ethtool.feature(interface.index, name);
+        feature.is_ok_and(|feature| feature.active)
+    };
+    interface.software
+        && interface.tx_queues == 1
+        && has("tx-tcp-segmentation")
+        && has("tx-tcp6-segmentation")
+}
+
+/// Has the sockets that send take large frames; all of them, or none is to be used.
+fn send_large(
+    halves: &mut [(u16, XskRx, XskTx)],
+    interface: &Interface,
+) -> Result<(), SocketError> {
+    let mut senders = halves
+        .iter_mut()
+        .filter(|(queue, ..)| u32::from(*queue) < interface.tx_queues);
+    senders.try_for_each(|(_, _, tx)| tx.send_large(interface.index))
 }
 
 /// The longest frame that the interface sends, bytes, a tag not counted.

@@ -174,6 +174,9 @@ impl Uplink {
                 crosspoint_xsk::FRAME_SIZE
             );
         }
+        if let Some(warning) = &port.warning {
+            tracing::warn!(port = self.options.name, "{warning}");
+        }
         self.port = Some(port);
         self.keep_tags(&now);
         Ok(now)

@@ -11,7 +11,7 @@
 //! | `drops` | array of [`DropRow`](rows::DropRow), those that are not zero, by port, queue and reason |
 //! | `port NAME` | one [`PortDetail`](rows::PortDetail) |
 //!
-//! Counts are since the daemon started. In JSON all are exact; tables show large ones with three digits (`1.23M`).
+//! Counts are since the daemon started; the shares of workers' time are of the last seconds. In JSON all are exact; tables show large ones with three digits (`1.23M`).
 //! Keys may be added, and none is renamed or removed.
 
 mod format;

@@ -124,27 +124,64 @@ fn workers(rows: &[WorkerRow]) -> String {
     let mut table = Table::new([
         ("WORKER", Right),
         ("CORE", Right),
+        ("NODE", Right),
         ("BUSY", Right),
         ("IDLE", Right),
         ("SLEEP", Right),
-        ("BURSTS", Right),
         ("SLEEPS", Right),
-        ("STREAMS", Left),
+        ("PREEMPT", Right),
+        ("STALLS", Right),
+        ("MOVES", Right),
+        ("STREAMS", Right),
     ]);
     for row in rows {
-        let streams = row.streams.iter().map(|one| stream(&one.port, one.queue));
-        table.add([
+        let cells = [
             row.worker.to_string(),
             row.core.to_string(),
+            or_dash(row.node, |node| node.to_string()),
             percent(row.busy_percent),
             percent(row.idle_percent),
             percent(row.sleep_percent),
-            count(row.bursts),
             count(row.sleeps),
-            streams.collect::<Vec<_>>().join(" "),
+            count(row.involuntary_context_switches),
+            count(row.stalls),
+            count(row.stream_moves),
+            row.streams.len().to_string(),
+        ];
+        let note = match row.stalled {
+            true => "does not come round: it is preempted, or stuck; the log says which",
+            false => "",
+        };
+        table.add_with_note(cells, note.to_owned());
+    }
+    table.render() + &streams(rows)
+}
+
+/// What each worker polls; nothing if nothing is polled.
+fn streams(rows: &[WorkerRow]) -> String {
+    if rows.iter().all(|row| row.streams.is_empty()) {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("WORKER", Right),
+        ("STREAM", Left),
+        ("SHARE", Right),
+        ("NODE", Right),
+        ("STAYS", Left),
+    ]);
+    for (row, one) in rows
+        .iter()
+        .flat_map(|row| row.streams.iter().map(move |one| (row, one)))
+    {
+        table.add([
+            row.worker.to_string(),
+            stream(&one.port, one.queue),
+            percent(one.share_percent),
+            or_dash(one.node, |node| node.to_string()),
+            or_dash(one.fixed.as_deref(), str::to_owned),
         ]);
     }
-    table.render()
+    format!("\n{}", table.render())
 }
 
 fn fdb(fdb: &Fdb) -> String {

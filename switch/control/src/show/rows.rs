@@ -102,13 +102,18 @@ pub struct QueueRow {
     pub xdp: Option<XdpStatus>,
 }
 
-/// A worker. Shares of time are since the daemon started.
+/// A worker. Shares of time are of the last `window_ms` milliseconds, counts since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct WorkerRow {
     /// Its number.
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
+    /// The memory node of that core; null where the kernel knows none.
+    pub node: Option<u32>,
+    /// The time that shares are of, milliseconds.
+    pub window_ms: u64,
     /// Share of time that it had work, percent; null before it has run.
     pub busy_percent: Option<f64>,
     /// Share of time that it polled in vain, percent; null before it has run.
@@ -121,17 +126,36 @@ pub struct WorkerRow {
     pub sleeps: u64,
     /// Bursts handled.
     pub bursts: u64,
+    /// Streams that it got from other workers, by load or by hand.
+    pub stream_moves: u64,
+    /// Streams that it was to give up and got back, because a NIC had not sent what it had given that.
+    pub stream_moves_put_off: u64,
+    /// Times that it made no turn for too long while it was awake.
+    pub stalls: u64,
+    /// Whether it makes none now.
+    pub stalled: bool,
+    /// Times that it lost its core without wanting to.
+    pub involuntary_context_switches: u64,
     /// What it polls.
     pub streams: Vec<StreamRow>,
 }
 
 /// A queue that a worker polls.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StreamRow {
     /// Name of its port.
     pub port: String,
     /// Its number.
     pub queue: u16,
+    /// Its share of the worker's time, percent; those of all its streams add up to `busy_percent`. Null before the
+    /// worker has run.
+    pub share_percent: Option<f64>,
+    /// `pinned` by the configuration, a `nic` queue, or a guest with a `direct` queue: it stays with its worker. Null if
+    /// it may go to another.
+    pub fixed: Option<String>,
+    /// The memory node of the guest's ring, or the NIC; null where the kernel tells none.
+    pub node: Option<u32>,
 }
 
 /// The forwarding database.
@@ -245,31 +269,35 @@ fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
 /// All workers.
 pub fn workers(status: &Status) -> Vec<WorkerRow> {
     let row = |worker: &crate::status::WorkerStatus| {
-        let cycles = [worker.busy_cycles, worker.idle_cycles, worker.sleep_cycles];
-        let [busy_percent, idle_percent, sleep_percent] = shares(cycles);
-        let streams = worker.streams.iter().map(|(port, queue)| StreamRow {
-            port: port.clone(),
-            queue: *queue,
+        let window = worker.window;
+        let percent = |share: f64| (window.ms > 0).then(|| (share * 1000.0).round() / 10.0);
+        let streams = worker.streams.iter().map(|stream| StreamRow {
+            port: stream.port.clone(),
+            queue: stream.queue,
+            share_percent: percent(stream.share),
+            fixed: stream.fixed.clone(),
+            node: stream.node,
         });
         WorkerRow {
             worker: worker.worker,
             core: worker.core,
-            busy_percent,
-            idle_percent,
-            sleep_percent,
+            node: worker.node,
+            window_ms: window.ms,
+            busy_percent: percent(window.busy),
+            idle_percent: percent(window.idle),
+            sleep_percent: percent(window.sleep),
             iterations: worker.iterations,
             sleeps: worker.sleeps,
             bursts: worker.bursts,
+            stream_moves: worker.stream_moves,
+            stream_moves_put_off: worker.stream_moves_put_off,
+            stalls: worker.stalls,
+            stalled: worker.stalled,
+            involuntary_context_switches: worker.involuntary_switches,
             streams: streams.collect(),
         }
     };
     status.workers.iter().map(row).collect()
-}
-
-/// Percent of the sum, to one decimal; nothing of nothing.
-fn shares<const N: usize>(counts: [u64; N]) -> [Option<f64>; N] {
-    let sum: f64 = counts.iter().map(|count| *count as f64).sum();
-    counts.map(|count| (sum > 0.0).then(|| (count as f64 / sum * 1000.0).round() / 10.0))
 }
 
 /// The forwarding database, with `addresses` in it.

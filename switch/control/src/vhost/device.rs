@@ -28,7 +28,7 @@ use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
 
 use crate::config;
-use crate::fabric::{Fabric, NewStream, PortChange, PortState};
+use crate::fabric::{Fabric, NewStream, PortChange, PortState, numa};
 
 /// What is known of one vring.
 #[derive(Default)]
@@ -438,11 +438,18 @@ impl Device {
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
+        // Where the ring is, the guest's driver is. We have just looked at one of the two, so it is in our page table.
+        let of_area = |address| {
+            let at = memory.get().translate_user(address, 1)?;
+            numa::of_page(at.addr())
+        };
+        let node = [at.used, at.descriptors].into_iter().find_map(of_area);
         let source = self.with_direct(index, Box::new(tx), memory.get());
         Ok(Some(Some(NewStream {
             queue: (index / 2) as u16,
             source,
             kick,
+            node,
         })))
     }
 

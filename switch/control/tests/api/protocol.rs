@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::LazyLock;
 
-use crosspoint_control::api::{ClientError, REQUEST_BYTES_MAX, Request, request};
+use crosspoint_control::api::{ClientError, Place, REQUEST_BYTES_MAX, Request, request};
 use crosspoint_control::show::{Topic, port, write_json};
 use miette::Diagnostic;
 use proptest::prelude::*;
@@ -45,6 +45,32 @@ fn one_port_is_answered_with_its_json_and_an_unknown_one_with_the_names() {
     );
     let help = error.help().expect("there is help").to_string();
     assert_eq!(help, "the ports are web-1, db-1, uplink");
+}
+
+#[test]
+fn a_stream_is_moved_or_the_answer_says_why_not() {
+    let fixture = Fixture::new(picture());
+    let place = |port: &str, queue| Place {
+        port: port.to_owned(),
+        queue,
+        worker: 1,
+    };
+    let ask = |place: Place| request(&fixture.path(), &Request::Move(place));
+    let line = serde_json::to_string(&Request::Move(place("web-1", 0))).expect("JSON");
+    assert_eq!(line, r#"{"move":{"port":"web-1","queue":0,"worker":1}}"#);
+    let moved = ask(place("web-1", 0)).expect("an answer");
+    assert_eq!(
+        moved,
+        serde_json::json!({"port": "web-1", "queue": 0, "worker": 1})
+    );
+    let error = ask(place("web", 0)).expect_err("no port has this name");
+    assert_eq!(
+        error.to_string(),
+        "crosspoint refuses: no port is named \"web\""
+    );
+    let error = ask(place("web-1", 7)).expect_err("nobody polls it");
+    let help = error.help().expect("there is help").to_string();
+    assert!(help.contains("show workers"), "{help}");
 }
 
 #[test]

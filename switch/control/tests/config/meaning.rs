@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crosspoint_control::config::{
-    Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss, VhostPort, Vlan,
-    XdpMode, XdpPort,
+    Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss, Tso,
+    VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_packet::Mac;
 
@@ -35,13 +35,15 @@ fn a_version_alone_gives_the_defaults() {
 #[test]
 fn each_section_is_read() {
     let config = parse(
-        "[workers]\ncores = [3, 2]\npoll = \"busy\"\nidle_spin = \"2ms\"\n\
+        "[workers]\ncores = [3, 2]\npoll = \"busy\"\nidle_spin = \"2ms\"\nbalance = \"off\"\nbalance_interval = \"250ms\"\n\
          [switch]\nfdb_ageing = \"24h\"\nfdb_capacity = 30000\n\
          [metrics]\nlisten = \"[::1]:80\"\n[control]\nsocket = \"/run/c\"\n",
     );
     assert_eq!(config.workers.cores, Cores::List(vec![3, 2]));
     assert_eq!(config.workers.poll, Poll::Busy);
     assert_eq!(config.workers.idle_spin, Duration::from_millis(2));
+    assert_eq!(config.workers.balance, Balance::Off);
+    assert_eq!(config.workers.balance_interval, Duration::from_millis(250));
     assert_eq!(config.switch.fdb_ageing, Duration::from_secs(86_400));
     assert_eq!(config.metrics.listen, "[::1]:80".parse().ok());
     assert_eq!(config.control.socket.to_str(), Some("/run/c"));
@@ -86,6 +88,7 @@ fn a_guest_takes_the_defaults() {
             name: "a".into(),
             vlan: Vlan::Unaware,
             mac_limit: 1024,
+            worker: None,
             kind
         }
     );
@@ -100,6 +103,7 @@ fn an_uplink_takes_the_defaults() {
         mode: XdpMode::Auto,
         mtu: None,
         gro: true,
+        tso: Tso::Auto,
         busy_poll: false,
         huge_pages: HugePages::Transparent,
         channels: None,
@@ -111,6 +115,7 @@ fn an_uplink_takes_the_defaults() {
             name: "up".into(),
             vlan: Vlan::Unaware,
             mac_limit: 0,
+            worker: None,
             kind
         }]
     );
@@ -158,7 +163,7 @@ fn how_an_interface_is_to_be_set_is_read() {
         ("never", HugePages::Never),
     ] {
         let config = parse(&format!(
-            "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nmtu = 9000\ngro = false\n\
+            "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nmtu = 9000\ngro = false\ntso = \"off\"\n\
              busy_poll = true\nhuge_pages = \"{word}\"\nchannels = 4096\nrss = \"queues\"\nqueues = [4095]\n"
         ));
         let kind = PortKind::Xdp(XdpPort {
@@ -167,6 +172,7 @@ fn how_an_interface_is_to_be_set_is_read() {
             mode: XdpMode::Auto,
             mtu: Some(9000),
             gro: false,
+            tso: Tso::Off,
             busy_poll: true,
             huge_pages,
             channels: Some(4096),
@@ -275,4 +281,13 @@ fn listed_cores_are_taken_as_listed() {
             .ok(),
         Some(vec![3, 1])
     );
+}
+
+#[test]
+fn a_port_can_name_its_worker() {
+    assert_eq!(vhost("worker = 2\n").worker, Some(2));
+    let config = parse(
+        "workers.cores = [7]\n[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nworker = 0\n",
+    );
+    assert_eq!(config.ports[0].worker, Some(0));
 }

@@ -66,7 +66,7 @@ mistakes! {
     mac_of_an_uplink: UPLINK, "mac = \"52:54:00:12:34:56\"\n";
     mtu_too_large_of_an_uplink: UPLINK, "mtu = 65536\n";
     no_boolean: UPLINK, "gro = \"yes\"\n";
-    keys_of_an_uplink_on_a_guest: GUEST, "gro = true\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
+    keys_of_an_uplink_on_a_guest: GUEST, "gro = true\ntso = \"off\"\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
     no_channels: UPLINK, "channels = 0\n";
     queue_beyond_the_channels: UPLINK, "channels = 4\nqueues = [3, 4]\n";
     misspelt_word: UPLINK, "mode = \"zerocopy\"\n";
@@ -77,6 +77,10 @@ mistakes! {
     metrics_on_a_host_name: "version = 1\n[metrics]\nlisten = \"localhost:9477\"\n";
     cores_as_a_range: "version = 1\n[workers]\ncores = \"2-5\"\n";
     cores_wrong_in_three_ways: "version = 1\n[workers]\ncores = [\n    2,\n    -1,\n    2,\n    \"4\",\n]\n";
+    worker_beyond_all: GUEST, "worker = 64\n";
+    worker_beyond_the_cores: "version = 1\nworkers.cores = [2, 3]\n[[port]]\nname = \"a\"\ntype = \"vhost\"\nsocket = \"/run/a\"\nworker = 2\n";
+    balance_misspelt: "version = 1\n[workers]\nbalance = \"on\"\n";
+    balance_interval_too_short: "version = 1\n[workers]\nbalance_interval = \"1ms\"\n";
     no_cores: "version = 1\n[workers]\ncores = []\n";
 
     // Ports.
@@ -125,6 +129,16 @@ fn cores_that_the_process_may_not_use() {
             .resolve_cores(&[0, 1, 2, 3, 8])
             .expect_err("cores 5 and 9 are missing"),
     );
+}
+
+/// How many workers "auto" makes is known where the switch starts.
+#[test]
+fn a_worker_that_the_cores_do_not_make() {
+    let config = Config::parse("switch.toml", &[GUEST, "worker = 1\n"].concat());
+    let config = config.expect("a configuration");
+    assert!(config.resolve_cores(&[0, 1, 2]).is_ok());
+    let error = config.resolve_cores(&[0, 1]).expect_err("one worker");
+    snapshot("worker_that_the_cores_do_not_make", &error);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{self, Role};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions, PortState};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::status::{PortStatus, QueueStatus};
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -286,6 +286,7 @@ impl Rig {
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
             nic_queues: 0,
+            balance: BalanceOptions::default(),
         })
         .expect("a worker starts");
         let ports =
@@ -397,6 +398,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
             vlan_text: String::new(),
             mac_limit: 0,
             joins: false,
+            worker: None,
             queues: 2,
         })
         .expect("there is room");

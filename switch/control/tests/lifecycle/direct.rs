@@ -17,7 +17,7 @@ use super::load::{Load, Loss};
 use super::memory::visit_new_memory;
 use super::{Case, Housekeeper, Switch, fabric};
 
-fn run(line: &str) {
+pub(super) fn run(line: &str) {
     let mut words = line.split_whitespace();
     let status = Command::new(words.next().expect("a program"))
         .args(words)
@@ -26,7 +26,7 @@ fn run(line: &str) {
 }
 
 /// The thread is in namespaces of its own from here on.
-fn leave_for_a_wire() {
+pub(super) fn leave_for_a_wire() {
     assert!(
         rustix::process::geteuid().is_root(),
         "this test makes a network namespace: run it as root"
@@ -77,6 +77,7 @@ impl Wired {
                 mac_limit: 0,
                 queues: 2,
                 joins: false,
+                worker: None,
             });
             let number = number.expect("a number is free");
             match &port.kind {

@@ -11,7 +11,7 @@ use crosspoint_guest::{Guest, Position, Session, SessionError};
 use tempfile::TempDir;
 
 use super::load::{Load, Loss, Pair};
-use super::{Case, Housekeeper, PATIENCE, PORTS, Switch, start_at};
+use super::{Case, Housekeeper, PATIENCE, PORTS, Switch, options, start_at};
 
 const INFLIGHT: u64 = protocol::INFLIGHT_SHMFD;
 /// Frames that a worker has in hand.
@@ -58,7 +58,7 @@ fn a_switch_to_be_killed() {
     };
     let workers = std::env::var(WORKERS).expect("a number");
     let workers = workers.parse().expect("a number");
-    let (fabric, _ports) = start_at(Path::new(&directory), workers, &["a", "b"], 1);
+    let (fabric, _ports) = start_at(Path::new(&directory), options(workers, 0), &["a", "b"], 1);
     let _housekeeper = Housekeeper::start(fabric);
     std::thread::sleep(Duration::from_secs(60));
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crosspoint_control::api::Source;
+use crosspoint_control::fabric::MoveError;
 use crosspoint_control::status::{
     DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, MemoryRegionStatus, PortStatus, QueueStatus,
-    Status, VringStatus, WorkerStatus, XdpStatus,
+    Status, StreamStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source that never changes.
@@ -21,6 +22,16 @@ impl Source for Picture {
 
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fdb.clone()
+    }
+
+    fn move_stream(&self, port: &str, queue: u16, _: usize) -> Result<(), MoveError> {
+        let known = self.status.ports.iter().any(|one| one.name == port);
+        let name = port.to_owned();
+        match (known, queue) {
+            (true, 0) => Ok(()),
+            (true, _) => Err(MoveError::NoStream { port: name, queue }),
+            (false, _) => Err(MoveError::NoPort { name }),
+        }
     }
 }
 
@@ -49,6 +60,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         bursts: 4_000_000,
         kicks: 77,
         calls: 1234,
+        cycles: 345_678_901_234,
         drops: counts(&[
             ("bad_source", 1),
             ("guest_ring_full", 250_000),
@@ -179,28 +191,48 @@ fn uplink() -> PortStatus {
 }
 
 fn workers() -> Vec<WorkerStatus> {
-    let of = |ports: &[(&str, u16)]| ports.iter().map(|(p, q)| (p.to_string(), *q)).collect();
+    let stream = |port: &str, queue, share, fixed: Option<&str>| StreamStatus {
+        port: port.into(),
+        queue,
+        share,
+        fixed: fixed.map(Into::into),
+        node: fixed.is_none().then_some(0),
+    };
     let busy = WorkerStatus {
         worker: 0,
         core: 2,
+        node: Some(0),
+        window: WindowStatus {
+            ms: 7_412,
+            busy: 0.7501,
+            idle: 0.2,
+            sleep: 0.0499,
+        },
         busy_cycles: 750_000_000_000,
         idle_cycles: 200_000_000_000,
         sleep_cycles: 50_000_000_000,
         iterations: 987_654_321,
         sleeps: 1234,
         bursts: 55_555_555,
-        streams: of(&[("web-1", 0), ("db-1", 0)]),
+        stream_moves: 3,
+        stream_moves_put_off: 1,
+        stalls: 2,
+        stalled: true,
+        involuntary_switches: 123_456,
+        streams: vec![
+            stream("web-1", 0, 0.5, None),
+            stream("db-1", 0, 0.2501, Some("pinned")),
+        ],
     };
     let fresh = WorkerStatus {
         worker: 1,
         core: 3,
-        streams: of(&[
-            ("web-1", 1),
-            ("uplink", 3),
-            ("app-1", 0),
-            ("app-2", 0),
-            ("app-3", 0),
-        ]),
+        streams: vec![
+            stream("web-1", 1, 0.0, Some("direct")),
+            stream("uplink", 3, 0.0, Some("nic")),
+            stream("app-1", 0, 0.0, None),
+            stream("app-2", 0, 0.0, None),
+        ],
         ..WorkerStatus::default()
     };
     vec![busy, fresh]

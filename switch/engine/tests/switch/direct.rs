@@ -34,7 +34,7 @@ const RING: u16 = 64;
 const FRAME_LEN_MAX: usize = 24_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn run(line: &str) {
+pub fn run(line: &str) {
     let mut words = line.split_whitespace();
     let status = Command::new(words.next().unwrap()).args(words).status();
     assert!(status.expect("iproute2 and ethtool").success(), "{line}");
@@ -159,7 +159,7 @@ impl World {
             tx.lend_direct(stream.take_direct());
             deliver(burst, 0, view, tx, stream.counters(0));
             stream.put_direct(tx.return_direct());
-            stream.complete(burst, 0);
+            stream.complete(burst, 0, 0);
         }
         count
     }

@@ -6,10 +6,15 @@ use crosspoint_guest::VirtioNetHdr;
 use crosspoint_packet::checksum::{self, Partial};
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation};
 use crosspoint_vring::feature;
+use crosspoint_xsk::interface::Interface;
+use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions, XskTx};
 use etherparse::{IpHeaders, Ipv4Header, PacketBuilder, TcpOptionElement};
 use proptest::prelude::*;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::checks::{assert_balanced, ledger_of};
+use crate::direct::run;
+use crate::far::Far;
 use crate::frames::host;
 use crate::ports::PortOptions;
 use crate::rig::Rig;
@@ -230,4 +235,86 @@ fn a_burst_of_one_flow_is_one_large_frame() {
         assert_eq!(usize::from(header.hdr_len) + 21 * 1400, frame.len());
         assert_eq!(ledgers(&rig)[0].joined_copies, 20);
     }
+}
+
+/// A queue of a veth that takes large frames, and its other end, in namespaces of their own.
+fn wire() -> (XskTx, Far) {
+    // SAFETY: no file descriptors are unshared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("run as root");
+    run("mount --make-rprivate /");
+    run("mount -t sysfs sysfs /sys");
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("IPv6");
+    run("ip link add near type veth peer name wire");
+    run("ip link set near up");
+    run("ip link set wire up");
+    let index = |name| Interface::find(name).unwrap().index;
+    let options = SocketOptions {
+        bind: BindMode::Copy,
+        multi_buffer: false,
+        busy_poll: false,
+        pages: Pages::Small,
+        frame_len_max: 1514,
+    };
+    let mut memory = PacketMemory::new(1, None);
+    let (_, mut tx) = memory.open(index("near"), 0, &options).unwrap();
+    tx.send_large(index("near")).unwrap();
+    (tx, Far::new(index("wire")))
+}
+
+/// The kernel in between takes what was joined for what it was; and every frame is in the ledger.
+#[test]
+fn what_is_joined_for_a_wire_is_cut_again_what_was_sent() {
+    let mut random = Random(11);
+    let (tx, far) = wire();
+    let mut rig = rig(1, &[PARTIAL, PARTIAL]);
+    rig.lead_out(1, tx);
+    let (mut sent, mut bytes, mut largest) = (0, 0, 0);
+    for round in 0..30 {
+        let mut flow = |port: u16| Flow {
+            port,
+            v6: port % 2 == 1,
+            options: port > 1,
+            mss: 60 + random.below(1340),
+            seq: 0u32.wrapping_sub(2000),
+            id: 65_530,
+        };
+        let mut flows = [0, 1, 2, 3].map(&mut flow);
+        let frames: Vec<Vec<u8>> = (0..150)
+            .map(|_| {
+                let next = match random.below(30) {
+                    0 => Next::Short,
+                    1 => Next::Push,
+                    2 => Next::Ack,
+                    3 => Next::Broken,
+                    4 => Next::Other,
+                    _ => Next::Full,
+                };
+                flows[random.below(4)].frame(next, &mut random)
+            })
+            .collect();
+        send(&mut rig, &frames);
+        let ledgers = ledgers(&rig);
+        assert_balanced(&ledgers);
+        assert!(ledgers.iter().all(|ledger| ledger.drops.is_empty()));
+        let mut wire = Vec::new();
+        while sent < ledgers[1].tx[0].0 {
+            let (header, frame) = far.take().expect("what was sent");
+            let field = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+            let header = VirtioNetHdr {
+                gso_type: header[1],
+                gso_size: field(4),
+                csum_start: field(6),
+                csum_offset: field(8),
+                ..VirtioNetHdr::default()
+            };
+            sent += 1;
+            bytes += frame.len() as u64;
+            largest = largest.max(frame.len());
+            wire.extend(cut(&header, &frame));
+        }
+        assert!(by_flow(wire) == by_flow(frames), "round {round}");
+        assert_eq!(ledgers[1].tx[0].1, bytes);
+    }
+    assert!(largest > 20_000);
+    assert_eq!(ledgers(&rig)[0].joined_copies, 30 * 150 - sent);
 }

@@ -6,6 +6,9 @@ mod bridge;
 mod checks;
 mod direct;
 mod escapes;
+/// Who reads a wire's other end.
+#[path = "../../../xsk/tests/far/mod.rs"]
+mod far;
 mod fdb_threads;
 mod floor;
 mod fragments;

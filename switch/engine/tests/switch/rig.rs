@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_engine::calling::Calling;
-use crosspoint_engine::deliver::{Tx, deliver};
+use crosspoint_engine::deliver::{NicTx, Tx, deliver};
 use crosspoint_engine::fdb::Fdb;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::Stream;
-use crosspoint_engine::view::View;
+use crosspoint_engine::view::{Egress, View};
 use crosspoint_frame::Burst;
 use crosspoint_packet::FlowHasher;
+use crosspoint_xsk::XskTx;
 
 use crate::ports::{Driver, PortOptions, port};
 
@@ -49,6 +50,15 @@ impl Rig {
         rig
     }
 
+    /// Has frames for a port leave through a NIC's queue, by the first worker.
+    pub fn lead_out(&mut self, number: u16, nic: XskTx) {
+        if let Some(Some(port)) = self.view.ports.get_mut(usize::from(number)) {
+            port.egress = Egress::Nic;
+        }
+        let mut nic = Some(Box::new(NicTx::Own(nic)));
+        self.workers[0].swap_nic(number, &mut nic);
+    }
+
     /// One burst from port `ingress`, all the way, on worker `worker`. Returns how many frames it had.
     pub fn turn(&mut self, worker: usize, ingress: usize) -> usize {
         self.turn_with(worker, ingress, |_, _, _| ())
@@ -80,7 +90,7 @@ impl Rig {
         lookup(burst, ingress, view, 0, keys);
         meanwhile(burst, view, keys);
         deliver(burst, ingress, view, tx, stream.counters(worker));
-        stream.complete(burst, worker);
+        stream.complete(burst, worker, 0);
         fence(Ordering::SeqCst);
         stream.flush(worker);
         tx.call_guests(view, &Calling::default());

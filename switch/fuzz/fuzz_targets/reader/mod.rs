@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crosspoint_control::config::{Role, VhostPort};
-use crosspoint_control::fabric::{Fabric, FabricOptions, PortOptions, PortState};
+use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::vhost::converse_once;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, encode, send_bytes};
@@ -72,6 +72,7 @@ impl World {
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
             nic_queues: 0,
+            balance: BalanceOptions::default(),
         })
         .expect("a worker starts");
         let port = |name: &str| {
@@ -83,6 +84,7 @@ impl World {
                     vlan_text: String::new(),
                     mac_limit: 16,
                     joins: false,
+                    worker: None,
                     queues: 2,
                 })
                 .expect("there is room")

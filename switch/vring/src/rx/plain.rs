@@ -6,10 +6,12 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use crosspoint_frame::{BURST, Burst, Frame, Pick, SegmentMut, TagOp, copy_plain, prefetch_write};
+use crosspoint_frame::{
+    BURST, Burst, Frame, Pick, SegmentMut, TagOp, copy_plain, prefetch_write, virtio_header,
+};
 
 use super::Outcome;
-use super::queue::{RxQueue, RxScratch, header};
+use super::queue::{RxQueue, RxScratch};
 use super::ring::{Buffer, RxRing};
 use crate::feature;
 
@@ -168,7 +170,7 @@ impl<R: RxRing> RxQueue<R> {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
-            let header = header::<HEADER>(&frame.offload, TagOp::Keep, 1, false);
+            let header = virtio_header::<HEADER>(&frame.offload, TagOp::Keep, 1, false);
             let written = copy_plain(&header, frame, burst, *to) as u32;
             bytes += u64::from(frame.len);
             if i == 0 {

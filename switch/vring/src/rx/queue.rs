@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Gather, Offload, Pick, Prefix, SegmentMut, TagOp, copy_plain,
-    copy_plain_finished, prefetch_write,
+    BURST, Burst, Frame, Gather, Pick, Prefix, SegmentMut, TagOp, copy_plain, copy_plain_finished,
+    prefetch_write, virtio_header,
 };
 
 use super::Outcome;
@@ -14,7 +14,6 @@ use super::plain::Ahead;
 use super::ring::{Buffer, RxRing};
 use crate::chain;
 use crate::reserve::{MAX_RESERVATION, Reserve};
-use crate::tx::F_NEEDS_CSUM;
 use crate::{Features, GuestMemory, Notifier, RingFault, feature};
 
 /// How often a worker tries anew when another was faster, before it drops.
@@ -424,7 +423,7 @@ impl<R: RxRing> RxQueue<R> {
             (buffers, pieces) = (others, later);
 
             let complete = frame.offload.needs_csum && !self.features.has(feature::GUEST_CSUM);
-            let header = header::<HEADER>(&frame.offload, pick.tag, plan.buffers, complete);
+            let header = virtio_header::<HEADER>(&frame.offload, pick.tag, plan.buffers, complete);
             let mut left = match to {
                 [one] if pick.tag == TagOp::Keep && !complete => {
                     copy_plain(&header, frame, burst, *one)
@@ -488,46 +487,4 @@ struct Planned {
     picks: usize,
     /// How many of them are too big for a buffer.
     small: u32,
-}
-
-/// struct virtio_net_hdr before a received frame (virtio 1.2, 5.1.6.4): with 10 bytes, the legacy one without
-/// `num_buffers`.
-///
-/// Put together in two words, not field by field: a load of more bytes than one store wrote cannot be forwarded from the
-/// store buffer, but waits until every store before it is in the cache, those to the guest's lines included. It took a
-/// third of the time of a 64-byte frame.
-#[inline(always)]
-pub(super) fn header<const HEADER: usize>(
-    offload: &Offload,
-    tag: TagOp,
-    buffers: u16,
-    completed: bool,
-) -> [u8; HEADER] {
-    let (mut low, mut high) = (0, u32::from(buffers) << 16);
-    if offload.needs_csum && !completed {
-        low = asked(offload, tag);
-        high |= u32::from(offload.csum_offset);
-    }
-    let mut header = [0; HEADER];
-    if let Some((first, rest)) = header.split_at_mut_checked(8) {
-        first.copy_from_slice(&low.to_le_bytes());
-        match rest.len() {
-            4 => rest.copy_from_slice(&high.to_le_bytes()),
-            _ => rest.copy_from_slice(&(high as u16).to_le_bytes()),
-        }
-    }
-    header
-}
-
-/// flags, gso_type, hdr_len, gso_size and csum_start of a frame that asks for something.
-#[inline(never)]
-fn asked(offload: &Offload, tag: TagOp) -> u64 {
-    let start = usize::from(offload.csum_start).saturating_add_signed(tag.growth()) as u16;
-    let mut low = u64::from(F_NEEDS_CSUM) | u64::from(start) << 48;
-    if offload.gso_type != 0 {
-        let len = usize::from(offload.hdr_len).saturating_add_signed(tag.growth()) as u16;
-        low |= u64::from(offload.gso_type) << 8 | u64::from(len) << 16;
-        low |= u64::from(offload.gso_size) << 32;
-    }
-    low
 }

@@ -5,7 +5,7 @@ mod split;
 
 use std::sync::Arc;
 
-use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, Offload, Segment};
+use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, NEEDS_CSUM, Offload, Segment};
 use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN};
 
 use crate::ring::Ring;
@@ -13,9 +13,6 @@ use crate::{Features, Notifier, RingError, RingFault};
 
 pub use packed::PackedTx;
 pub use split::SplitTx;
-
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM (virtio 1.2, 5.1.6).
-pub(crate) const F_NEEDS_CSUM: u8 = 1;
 
 /// Longest chain that can be a frame: the longest frame, its tag and the ring's header. What is longer, or has
 /// more pieces than a burst, goes on as a frame without bytes, to be dropped as oversize.
@@ -209,7 +206,7 @@ fn read_offload(whole: &Segment) -> Offload {
         return Offload::default();
     };
     // Nothing asked: flags and gso_type are both zero, nearly always.
-    if header[0] & F_NEEDS_CSUM == 0 && header[1] == 0 {
+    if header[0] & NEEDS_CSUM == 0 && header[1] == 0 {
         return Offload::default();
     }
     let mut bytes = [0; 12];
@@ -222,7 +219,7 @@ fn read_offload(whole: &Segment) -> Offload {
 fn offload_of(header: &[u8; 12]) -> Offload {
     let field = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     Offload {
-        needs_csum: header[0] & F_NEEDS_CSUM != 0,
+        needs_csum: header[0] & NEEDS_CSUM != 0,
         gso_type: header[1],
         hdr_len: field(2),
         gso_size: field(4),

@@ -37,7 +37,8 @@ pub fn make(queues: u32, mtu: u32) {
     ip("link set right up");
 }
 
-fn ip(words: &str) {
+/// Runs `ip`, which must succeed.
+pub fn ip(words: &str) {
     let output = Command::new("ip")
         .args(words.split_whitespace())
         .output()

@@ -1,0 +1,358 @@
+//! What workers and streams cost, measured, and streams that go to other workers for it.
+//!
+//! A window is the time between two samples of the counters, [`BalanceOptions::interval`] long. After each, the
+//! [`Planner`] is asked what should move. What is shown goes back to the sample before the last one, so that it is never
+//! about nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::counters::PortCounters;
+use crosspoint_engine::stream::StreamId;
+use crosspoint_engine::worker::WorkerLink;
+use crosspoint_frame::tsc;
+
+use super::moving::MoveError;
+use super::placement::{self, Candidate};
+use super::planner::{MARGIN, Permille, Planner, StreamLoad, THRESHOLD, WHOLE, WorkerLoad};
+use super::{Fabric, Placed, Port};
+
+/// How long a window is where nothing else is said.
+pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Balancing, from the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BalanceOptions {
+    /// Whether streams go to other workers by measured load.
+    pub auto: bool,
+    /// How long a window is over which loads are measured; no shorter than the time between two calls of
+    /// [`Fabric::housekeep`].
+    pub interval: Duration,
+    /// A worker that is busy for more than this is relieved, thousandths of the time.
+    pub busy_permille_max: u32,
+    /// By how much less busy, thousandths of the time, it must leave the busier of two workers if one gives to the
+    /// other.
+    pub gain_permille_min: u32,
+}
+
+impl Default for BalanceOptions {
+    fn default() -> BalanceOptions {
+        BalanceOptions {
+            auto: true,
+            interval: INTERVAL_DEFAULT,
+            busy_permille_max: THRESHOLD,
+            gain_permille_min: MARGIN,
+        }
+    }
+}
+
+/// The two last samples: the older one is what is shown against, the newer one begins the window.
+const SHOWN: usize = 0;
+const WINDOW: usize = 1;
+
+/// What a stream had cost its worker at the two last samples, or when the worker got it, cycles.
+#[derive(Clone, Copy)]
+pub(super) struct Measured {
+    cycles: [u64; 2],
+    /// Its worker has had it for less than a window.
+    fresh: bool,
+}
+
+impl Measured {
+    /// Of a stream that `worker` gets now.
+    pub fn from_now(counters: &PortCounters, worker: usize, queue: u16) -> Measured {
+        Measured {
+            cycles: [counters.at(worker, queue).cycles.get(); 2],
+            fresh: true,
+        }
+    }
+}
+
+/// All workers' counters at one moment.
+struct Sample {
+    at: u64,
+    /// Busy, idle and sleeping cycles.
+    workers: Vec<[u64; 3]>,
+}
+
+impl Sample {
+    fn take(links: &[Arc<WorkerLink>]) -> Sample {
+        let of = |link: &Arc<WorkerLink>| {
+            let counters = &link.counters;
+            [
+                counters.busy_cycles.get(),
+                counters.idle_cycles.get(),
+                counters.sleep_cycles.get(),
+            ]
+        };
+        let workers = links.iter().map(of).collect();
+        Sample { at: tsc(), workers }
+    }
+}
+
+/// What is kept from window to window.
+pub(super) struct State {
+    samples: [Sample; 2],
+    sampled: Instant,
+    planner: Planner,
+    /// Streams that each worker got from another.
+    pub moves: Vec<u64>,
+    /// Streams that each worker was to give up, and got back.
+    pub put_off: Vec<u64>,
+}
+
+impl State {
+    pub fn new(links: &[Arc<WorkerLink>], options: &BalanceOptions) -> State {
+        State {
+            samples: [Sample::take(links), Sample::take(links)],
+            sampled: Instant::now(),
+            planner: Planner::new(options.busy_permille_max, options.gain_permille_min),
+            moves: vec![0; links.len()],
+            put_off: vec![0; links.len()],
+        }
+    }
+}
+
+/// How a worker spent the time since a sample: shares of it, which add up to 1.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shares {
+    pub busy: f64,
+    pub idle: f64,
+    pub sleep: f64,
+}
+
+/// What was measured since a sample.
+pub(super) struct Loads {
+    pub cycles: u64,
+    pub workers: Vec<Shares>,
+    /// Of each worker: its streams' cycles, summed up.
+    sums: Vec<u64>,
+    since: usize,
+}
+
+impl Loads {
+    /// The share of its worker's time that a stream takes. What a worker does for all its streams together, such as
+    /// doorbells and calls, is shared out in proportion: shares add up to what the worker is busy.
+    pub fn of_stream(&self, port: &Port, queue: u16, placed: &Placed) -> f64 {
+        let (sum, busy) = (self.sums[placed.worker], self.workers[placed.worker].busy);
+        let cycles = cycles_since(self.since, port, queue, placed);
+        busy * cycles as f64 / sum.max(1) as f64
+    }
+}
+
+fn cycles_since(since: usize, port: &Port, queue: u16, placed: &Placed) -> u64 {
+    let now = port.view.counters.at(placed.worker, queue).cycles.get();
+    now.saturating_sub(placed.measured.cycles[since])
+}
+
+fn permille(share: f64) -> Permille {
+    (share * f64::from(WHOLE)).round() as Permille
+}
+
+impl Fabric {
+    /// What workers and streams cost since the sample before the last.
+    pub(super) fn shown_loads(&self, state: &super::State) -> Loads {
+        self.loads(state, SHOWN)
+    }
+
+    fn loads(&self, state: &super::State, since: usize) -> Loads {
+        let (before, now) = (&state.balance.samples[since], Sample::take(&self.links));
+        let cycles = now.at.saturating_sub(before.at);
+        let pairs = now.workers.iter().zip(&before.workers).zip(&self.links);
+        let workers = pairs.map(|((now, before), link)| {
+            let of = |kind: usize| now[kind].wrapping_sub(before[kind]);
+            shares([of(0), of(1), of(2)], cycles, link.waker.is_asleep())
+        });
+        let workers = workers.collect();
+        let mut sums = vec![0; self.links.len()];
+        for port in state.ports.iter().flatten() {
+            for (queue, placed) in &port.streams {
+                sums[placed.worker] += cycles_since(since, port, *queue, placed);
+            }
+        }
+        Loads {
+            cycles,
+            workers,
+            sums,
+            since,
+        }
+    }
+
+    /// The workers, for the place of a new stream.
+    pub(super) fn candidates(&self, state: &super::State) -> Vec<Candidate> {
+        let loads = self.shown_loads(state);
+        let workers = loads.workers.iter().zip(&self.nodes);
+        let mut candidates: Vec<Candidate> = workers
+            .map(|(shares, node)| Candidate {
+                busy: permille(shares.busy),
+                fresh: 0,
+                streams: 0,
+                node: *node,
+            })
+            .collect();
+        let ports = state.ports.iter().flatten();
+        for placed in ports.flat_map(|port| port.streams.values()) {
+            let candidate = &mut candidates[placed.worker];
+            candidate.streams += 1;
+            candidate.fresh += usize::from(placed.measured.fresh);
+        }
+        candidates
+    }
+
+    /// The worker of queue `queue` of NIC port `number`.
+    pub(super) fn nic_worker(&self, state: &super::State, number: u16, queue: u16) -> usize {
+        let port = state
+            .ports
+            .get(usize::from(number))
+            .and_then(Option::as_ref);
+        port.map_or(0, |port| self.nic_worker_of(port, number, queue))
+    }
+
+    pub(super) fn nic_worker_of(&self, port: &Port, number: u16, queue: u16) -> usize {
+        let by_node = || placement::nic_worker(number, queue, &self.nodes, port.node);
+        port.options.worker.unwrap_or_else(by_node)
+    }
+
+    /// Notes the memory node that the NIC of port `number` is at. While it has no queues: their places depend on it.
+    pub fn set_node(&self, number: u16, node: Option<u32>) {
+        if let Some(Some(port)) = self.lock().ports.get_mut(usize::from(number)) {
+            port.node = node;
+        }
+    }
+
+    /// At the end of a window: begins the next, and moves what should move.
+    pub(super) fn balance(&self) {
+        let mut state = self.lock();
+        if state.balance.sampled.elapsed() < self.options.balance.interval {
+            return;
+        }
+        let loads = self.loads(&state, WINDOW);
+        let moves = match self.options.balance.auto {
+            true => self.plan(&mut state, &loads),
+            false => Vec::new(),
+        };
+        self.begin_window(&mut state);
+        drop(state);
+        for one in moves {
+            // Each by itself: whoever else waits for the port table gets it in between.
+            self.carry_out(one, &loads);
+        }
+    }
+
+    fn plan(&self, state: &mut super::State, loads: &Loads) -> Vec<super::planner::Move> {
+        let workers = loads.workers.iter().zip(&self.nodes);
+        let workers: Vec<WorkerLoad> = workers
+            .map(|(shares, node)| WorkerLoad {
+                busy: permille(shares.busy),
+                node: *node,
+            })
+            .collect();
+        let mut streams = Vec::new();
+        for (number, port) in (0..).zip(&state.ports) {
+            let of_port = port.iter().flat_map(|port| {
+                let each = port.streams.iter();
+                each.map(move |(queue, placed)| StreamLoad {
+                    id: (number, *queue),
+                    worker: placed.worker,
+                    share: permille(loads.of_stream(port, *queue, placed)),
+                    node: placed.node,
+                    movable: super::moving::is_movable(port, placed),
+                })
+            });
+            streams.extend(of_port);
+        }
+        state.balance.planner.plan(&workers, &streams)
+    }
+
+    fn begin_window(&self, state: &mut super::State) {
+        let [shown, window] = &mut state.balance.samples;
+        *shown = std::mem::replace(window, Sample::take(&self.links));
+        state.balance.sampled = Instant::now();
+        for port in state.ports.iter_mut().flatten() {
+            for (queue, placed) in &mut port.streams {
+                let now = port.view.counters.at(placed.worker, *queue).cycles.get();
+                let [_, window] = placed.measured.cycles;
+                placed.measured = Measured {
+                    cycles: [window, now],
+                    fresh: false,
+                };
+            }
+        }
+    }
+
+    fn carry_out(&self, one: super::planner::Move, loads: &Loads) {
+        let mut state = self.lock();
+        if state.worker_of(one.id) != Some(one.from) {
+            return; // somebody else was faster
+        }
+        let name = state.view.port(one.id.0).map(|port| port.name.clone());
+        let (name, queue) = (name.unwrap_or_default(), one.id.1);
+        let busy = |worker: usize| permille(loads.workers[worker].busy) / 10;
+        let (from, to) = (busy(one.from), busy(one.to));
+        match self.move_locked(&mut state, one.id, one.to) {
+            Ok(()) => tracing::info!(port = %name, queue,
+                "goes from worker-{} ({from} % busy) to worker-{} ({to} % busy)", one.from, one.to),
+            // It is counted, and asked for again if it is still worth it.
+            Err(MoveError::PutOff { .. }) => {}
+            Err(why) => {
+                tracing::debug!(port = %name, queue, "stays with worker-{}: {why}", one.from)
+            }
+        }
+    }
+}
+
+impl super::State {
+    /// The worker that has a stream.
+    pub(super) fn worker_of(&self, id: StreamId) -> Option<usize> {
+        let port = self.ports.get(usize::from(id.0))?.as_ref()?;
+        port.streams.get(&id.1).map(|placed| placed.worker)
+    }
+}
+
+/// Shares of `total` cycles, from what a worker has counted: busy, idle, sleeping. A turn or a sleep that lasts is
+/// counted when it ends.
+fn shares([busy, idle, sleep]: [u64; 3], total: u64, is_asleep: bool) -> Shares {
+    let busy = busy.min(total);
+    let idle = idle.min(total - busy);
+    let rest = total - busy - idle;
+    // What is left is sleep, part of which may lie before, or a turn that does not end.
+    let (busy, sleep) = match sleep > 0 || is_asleep {
+        true => (busy, rest),
+        false => (busy + rest, 0),
+    };
+    let of_total = |cycles: u64| cycles as f64 / total.max(1) as f64;
+    Shares {
+        busy: of_total(busy),
+        idle: of_total(idle),
+        sleep: of_total(sleep),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shares_add_up_whatever_was_counted(
+            counted in prop::array::uniform3(0u64..2_000_000), total in 1u64..1_000_000, is_asleep: bool
+        ) {
+            let shares = shares(counted, total, is_asleep);
+            let all = [shares.busy, shares.idle, shares.sleep];
+            prop_assert!(all.iter().all(|share| (0.0..=1.0).contains(share)), "{all:?}");
+            prop_assert!((all.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{all:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_sleep_is_sleep_before_it_ends_and_a_turn_that_does_not_end_is_work() {
+        let sleeps = shares([100, 200, 0], 1000, true);
+        assert_eq!((sleeps.busy, sleeps.sleep), (0.1, 0.7));
+        let stuck = shares([100, 200, 0], 1000, false);
+        assert_eq!((stuck.busy, stuck.sleep), (0.8, 0.0));
+        // It slept for long before.
+        let woken = shares([100, 200, 50_000], 1000, false);
+        assert_eq!((woken.busy, woken.sleep), (0.1, 0.7));
+    }
+}

@@ -1,0 +1,370 @@
+//! A stream goes from one worker to another: no frame is lost, none overtakes another of its flow, and no other port
+//! notices.
+//!
+//! 1. The first worker gives the stream up between two turns. All that it took from the stream is then where it goes:
+//!    in guests' rings, where what is delivered later lies behind it, or on the transmit ring of a NIC's queue, or on
+//!    its way to one through a handover. What the other worker sends through another queue could overtake that.
+//! 2. So what was given to NICs until then is waited for: until it has been taken from handovers, and the kernel is done
+//!    with it. If that takes too long, the first worker gets the stream back.
+//! 3. The guest's kick wakes the other worker from now on. Kicks are not missed meanwhile: who takes a stream on polls
+//!    it before it goes to sleep, and asks for kicks only then.
+//! 4. The other worker takes the stream on.
+//!
+//! For the time of this the guest's frames wait in its ring, as they do for a busy worker.
+
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::deliver::NicPosition;
+use crosspoint_engine::stream::StreamId;
+use thiserror::Error;
+
+use super::balance::Measured;
+use super::{Fabric, Placed, Port, State, WorkerChange};
+
+/// How long NICs may take to send what they have. Meanwhile the guest waits, and no port can change.
+const SEND_TIME_MAX: Duration = Duration::from_millis(20);
+/// Between two looks whether they have.
+const LOOK: Duration = Duration::from_micros(100);
+
+/// Why a stream does not go to another worker.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum MoveError {
+    /// There is no such port.
+    #[error("no port is named {name:?}")]
+    NoPort {
+        /// What was asked for.
+        name: String,
+    },
+    /// The port has no such stream now.
+    #[error("no worker polls queue {queue} of port {port}: its ring does not run")]
+    NoStream {
+        /// The port.
+        port: String,
+        /// The queue.
+        queue: u16,
+    },
+    /// There is no such worker.
+    #[error("there is no worker {worker}: the last one is {last}")]
+    NoWorker {
+        /// What was asked for.
+        worker: usize,
+        /// The highest number.
+        last: usize,
+    },
+    /// A NIC's queue.
+    #[error(
+        "queue {queue} of port {port} is a NIC's: it stays with the worker that has its packet memory"
+    )]
+    Nic {
+        /// The port.
+        port: String,
+        /// The queue.
+        queue: u16,
+    },
+    /// A guest with a NIC's queue of its own.
+    #[error(
+        "queue {queue} of port {port} has a NIC's queue of its own (`direct`), and stays with it"
+    )]
+    Direct {
+        /// The port.
+        port: String,
+        /// The queue.
+        queue: u16,
+    },
+    /// The configuration says where it is.
+    #[error("port {port} is pinned: its configuration says `worker = {worker}`")]
+    Pinned {
+        /// The port.
+        port: String,
+        /// Its worker.
+        worker: usize,
+    },
+    /// A worker does not come round, and would be waited for.
+    #[error("worker-{worker} does not come round: nothing moves meanwhile")]
+    Stalled {
+        /// Its number.
+        worker: usize,
+    },
+    /// A NIC has not sent in time what the stream's worker gave it.
+    #[error(
+        "a NIC has not sent within {} ms what worker-{from} gave it, which would be overtaken: the stream stays there",
+        SEND_TIME_MAX.as_millis()
+    )]
+    PutOff {
+        /// The stream's worker.
+        from: usize,
+    },
+    /// The workers end.
+    #[error("the switch is ending")]
+    Ending,
+}
+
+impl MoveError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            MoveError::NoPort { .. } | MoveError::NoStream { .. } | MoveError::NoWorker { .. } => {
+                "`crosspoint show workers` lists the workers, and the queues that each polls"
+            }
+            MoveError::Nic { .. } | MoveError::Direct { .. } => {
+                "`worker = N` in the port's configuration says which worker it begins with"
+            }
+            MoveError::Pinned { .. } => {
+                "remove `worker` from the port's configuration, or change it"
+            }
+            MoveError::Stalled { .. } => "the daemon's log says what keeps it",
+            MoveError::PutOff { .. } => "try again when that NIC sends again, or has less to send",
+            MoveError::Ending => "ask the next one",
+        }
+    }
+}
+
+/// Whether a stream may go to another worker by load.
+pub(super) fn is_movable(port: &Port, placed: &Placed) -> bool {
+    placed.socket.is_none() && placed.direct.is_none() && port.options.worker.is_none()
+}
+
+impl Fabric {
+    /// Has `worker` poll queue `queue` of the guest's port named `name` from now on.
+    pub fn move_stream(&self, name: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
+        let mut state = self.lock();
+        let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|p| p.options.name == name);
+        let number = state.ports.iter().position(is_it);
+        let number = number.ok_or_else(|| MoveError::NoPort {
+            name: name.to_owned(),
+        })?;
+        self.move_locked(&mut state, (number as u16, queue), worker)
+    }
+
+    pub(super) fn move_locked(
+        &self,
+        state: &mut State,
+        id: StreamId,
+        to: usize,
+    ) -> Result<(), MoveError> {
+        let from = self.check_move(state, id, to)?;
+        if from == to {
+            return Ok(());
+        }
+        // All workers must come round for a change, and the port table is locked until they have.
+        let mut workers = 0..self.links.len();
+        if let Some(worker) = workers.find(|worker| self.watch.stalls(*worker).0) {
+            return Err(MoveError::Stalled { worker });
+        }
+        let mut changes = self.changes();
+        changes[from].remove.push(id);
+        changes.iter_mut().for_each(|c| c.asks_nic_positions = true);
+        let mut given_up = self.exchange(state, changes);
+        let positions = given_up
+            .iter_mut()
+            .map(|update| std::mem::take(&mut update.nic_positions));
+        let positions: Vec<_> = positions.collect();
+        let stream = given_up
+            .into_iter()
+            .flat_map(|update| update.removed)
+            .next();
+        let stream = stream.ok_or(MoveError::Ending)?;
+        let is_sent = self.wait_sent(state, from, positions);
+        if is_sent {
+            self.replace(state, id, to);
+            state.balance.moves[to] += 1;
+        } else {
+            state.balance.put_off[from] += 1;
+        }
+        let mut changes = self.changes();
+        changes[if is_sent { to } else { from }].add.push(stream);
+        drop(self.publish(state, changes));
+        match is_sent {
+            true => Ok(()),
+            false => Err(MoveError::PutOff { from }),
+        }
+    }
+
+    fn changes(&self) -> Vec<WorkerChange> {
+        self.links.iter().map(|_| WorkerChange::default()).collect()
+    }
+
+    /// The worker that has the stream, if it may go to worker `to`.
+    fn check_move(&self, state: &State, id: StreamId, to: usize) -> Result<usize, MoveError> {
+        let (number, queue) = id;
+        let port = state
+            .ports
+            .get(usize::from(number))
+            .and_then(Option::as_ref);
+        let name = || port.map_or(String::new(), |port| port.options.name.clone());
+        let placed = port.and_then(|port| port.streams.get(&queue));
+        let placed = placed.ok_or_else(|| MoveError::NoStream {
+            port: name(),
+            queue,
+        })?;
+        if to >= self.links.len() {
+            let last = self.links.len() - 1;
+            return Err(MoveError::NoWorker { worker: to, last });
+        }
+        if placed.socket.is_some() {
+            return Err(MoveError::Nic {
+                port: name(),
+                queue,
+            });
+        }
+        if placed.direct.is_some() {
+            return Err(MoveError::Direct {
+                port: name(),
+                queue,
+            });
+        }
+        match port.and_then(|port| port.options.worker) {
+            Some(worker) if worker != to => Err(MoveError::Pinned {
+                port: name(),
+                worker,
+            }),
+            _ => Ok(placed.worker),
+        }
+    }
+
+    /// Notes the stream's new place, and has its kicks wake the worker there. No worker has the stream.
+    fn replace(&self, state: &mut State, id: StreamId, to: usize) {
+        let Some(Some(port)) = state.ports.get_mut(usize::from(id.0)) else {
+            return;
+        };
+        let Some(placed) = port.streams.get_mut(&id.1) else {
+            return;
+        };
+        if let Some(kick) = &placed.kick {
+            let _ = self.links[placed.worker].waker.unregister(kick);
+            if let Err(why) = self.links[to].waker.register_kick(id, kick) {
+                tracing::warn!(port = %port.view.name, queue = id.1,
+                    "its kicks cannot wake a sleeping worker: {why}");
+            }
+        }
+        placed.worker = to;
+        placed.measured = Measured::from_now(&port.view.counters, to, id.1);
+    }
+
+    /// Waits until NICs have sent what worker `from` had given them when it said how far each was: `positions`, of all
+    /// workers. Returns whether they have.
+    fn wait_sent(
+        &self,
+        state: &mut State,
+        from: usize,
+        mut positions: Vec<Vec<NicPosition>>,
+    ) -> bool {
+        let deadline = Instant::now() + SEND_TIME_MAX;
+        let look_again = |state: &mut State| {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(LOOK);
+            self.nic_positions(state)
+        };
+        let own = |positions: &[Vec<NicPosition>]| positions.get(from).cloned().unwrap_or_default();
+        if own(&positions).iter().any(is_remote) {
+            // Once more after the last was taken: its taker may have been asked before that.
+            loop {
+                let waited = own(&positions).iter().any(waits);
+                match look_again(state) {
+                    Some(now) => positions = now,
+                    None => return false,
+                }
+                if !waited {
+                    break;
+                }
+            }
+        }
+        let given = given(from, &positions);
+        while !are_sent(&given, &positions) {
+            match look_again(state) {
+                Some(now) => positions = now,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// How far all workers' ways to NICs have come; `None` when the workers end.
+    fn nic_positions(&self, state: &mut State) -> Option<Vec<Vec<NicPosition>>> {
+        let mut changes = self.changes();
+        changes.iter_mut().for_each(|c| c.asks_nic_positions = true);
+        let updates = self.exchange(state, changes);
+        let all = updates.len() == self.links.len();
+        all.then(|| {
+            updates
+                .into_iter()
+                .map(|update| update.nic_positions)
+                .collect()
+        })
+    }
+}
+
+fn is_remote(position: &NicPosition) -> bool {
+    matches!(position, NicPosition::Remote { .. })
+}
+
+fn waits(position: &NicPosition) -> bool {
+    matches!(position, NicPosition::Remote { waits: true, .. })
+}
+
+/// What a worker's frames may be among: of each port, the worker's own queue, or, where it has none, everybody's. Worker,
+/// port, and how much was given to that queue.
+fn given(from: usize, positions: &[Vec<NicPosition>]) -> Vec<(usize, u16, u64)> {
+    let through_others = |port: u16| {
+        let ways = positions.get(from).into_iter().flatten();
+        let is_it =
+            |way: &NicPosition| matches!(way, NicPosition::Remote { port: p, .. } if *p == port);
+        ways.into_iter().any(is_it)
+    };
+    let all = positions
+        .iter()
+        .enumerate()
+        .flat_map(|(worker, ways)| ways.iter().map(move |way| (worker, way)));
+    let own = all.filter_map(|(worker, way)| match way {
+        NicPosition::Own {
+            port, submitted, ..
+        } if worker == from || through_others(*port) => Some((worker, *port, *submitted)),
+        _ => None,
+    });
+    own.collect()
+}
+
+/// Whether the kernel is done with all that.
+fn are_sent(given: &[(usize, u16, u64)], positions: &[Vec<NicPosition>]) -> bool {
+    given.iter().all(|(worker, port, submitted)| {
+        let mut ways = positions.get(*worker).into_iter().flatten();
+        ways.any(|way| {
+            matches!(way, NicPosition::Own { port: p, completed, .. } if p == port && completed >= submitted)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(port: u16, submitted: u64, completed: u64) -> NicPosition {
+        NicPosition::Own {
+            port,
+            submitted,
+            completed,
+        }
+    }
+
+    #[test]
+    fn what_a_worker_gave_to_its_own_queues_and_through_others_is_waited_for_and_nothing_else() {
+        let remote = |port| NicPosition::Remote { port, waits: false };
+        let positions = [
+            vec![own(0, 10, 4), remote(1)],
+            vec![own(0, 99, 0), own(1, 7, 6), own(2, 50, 0)],
+        ];
+        let given = given(0, &positions);
+        assert_eq!(given, [(0, 0, 10), (1, 1, 7)]);
+        assert!(!are_sent(&given, &positions));
+        // Others go on meanwhile, and are not waited for.
+        let later = [
+            vec![own(0, 12, 10), remote(1)],
+            vec![own(0, 200, 3), own(1, 20, 7), own(2, 60, 0)],
+        ];
+        assert!(are_sent(&given, &later));
+        // A queue that is gone says nothing.
+        assert!(!are_sent(&given, &[vec![own(0, 12, 10)], vec![]]));
+    }
+}

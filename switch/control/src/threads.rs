@@ -1,0 +1,88 @@
+//! What the kernel tells of a thread of this process.
+
+use std::fmt;
+use std::fs;
+
+use rustix::thread::Pid;
+
+/// What a thread does, and has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Activity {
+    /// As in proc_pid_stat(5): `R` runs or waits for its core, `S` sleeps. Nothing of a thread that has ended.
+    state: Option<char>,
+    /// Clock ticks on a core, in itself and in the kernel.
+    ticks: u64,
+}
+
+/// What thread `id` does now.
+pub(crate) fn activity(id: Pid) -> Activity {
+    let stat = fs::read_to_string(path(id, "stat")).unwrap_or_default();
+    activity_of(&stat).unwrap_or_default()
+}
+
+fn activity_of(stat: &str) -> Option<Activity> {
+    // The name before it, in brackets, may have anything in it.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // Fields 3, 14 and 15, counted from one.
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Activity {
+        state: rest.chars().next(),
+        ticks: ticks(14)? + ticks(15)?,
+    })
+}
+
+/// How often thread `id` lost its core without wanting to.
+pub(crate) fn involuntary_switches(id: Pid) -> Option<u64> {
+    let status = fs::read_to_string(path(id, "status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+    line?.trim().parse().ok()
+}
+
+fn path(id: Pid, file: &str) -> String {
+    format!("/proc/self/task/{}/{file}", id.as_raw_nonzero())
+}
+
+impl Activity {
+    /// Whether it sleeps in the kernel, rather than runs or waits for its core.
+    pub(crate) fn sleeps(&self) -> bool {
+        self.state == Some('S')
+    }
+
+    /// What it has done since `before`, for people: as one who waits for a thread sees it.
+    pub(crate) fn since(&self, before: &Activity) -> impl fmt::Display {
+        match self.state {
+            Some('R') if self.ticks == before.ticks => "preempted, it waits for its core",
+            Some('R') => "busy, it runs without an end",
+            Some('S' | 'D') => "stuck in a system call",
+            Some(_) => "stopped",
+            None => "its thread is gone",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_read_whatever_its_name() {
+        let stat = "17 (a) R (b)) S 1 17 17 0 -1 4194304 90 0 0 0 12 30 0 0 20 0 5 0 100 1000 7\n";
+        let activity = activity_of(stat).expect("all fields");
+        assert!(activity.sleeps());
+        assert_eq!(activity.ticks, 42);
+        assert_eq!(activity_of(""), None);
+    }
+
+    #[test]
+    fn this_thread_runs_and_is_no_other() {
+        let id = rustix::thread::gettid();
+        let now = activity(id);
+        assert!(!now.sleeps());
+        assert!(involuntary_switches(id).is_some());
+        let text = now.since(&now).to_string();
+        assert!(text.starts_with("preempted"), "{text}");
+    }
+}

@@ -1,0 +1,196 @@
+//! Large frames of TCP out of a software interface, whole: by a packet socket, beside the AF_XDP one.
+//!
+//! In copy mode the kernel makes a packet buffer of each frame, and behind a veth it runs the other end's whole stack on
+//! it before the next. AF_XDP cannot say that a frame is to be cut, so all that is cut before, or came in pieces, pays that
+//! once for each piece. A packet socket can (packet(7), PACKET_VNET_HDR): one call, one packet buffer of up to 64 KiB, and
+//! nobody cuts it unless somebody behind must.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use crosspoint_frame::{Burst, Frame, Gather, Offload, Pick, Prefix, TagOp, virtio_header};
+use crosspoint_packet::checksum::Partial;
+use crosspoint_packet::segment::{
+    GSO_ECN, GSO_TCPV4, GSO_TCPV6, GsoRequest, HEADERS_MAX, Segmentation, Whole,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::SocketError;
+use crate::socket::{SEND_BUFFER, set_option};
+use crate::tx::is_longer;
+
+/// packet(7); not in libc yet.
+const PACKET_VNET_HDR: libc::c_int = 15;
+/// Most pieces that a frame may lie in. One of 64 KiB that a guest keeps in pages has 18, and one that was joined of a
+/// burst's segments no more than four for each.
+const PIECES_MAX: usize = 256;
+/// The least payload of a segment: the smallest that TCP must be able to send (RFC 9293, 3.7.1). A guest that asks for
+/// smaller ones is cut for here, where it costs itself a part of its turn, and not whoever is behind the interface.
+const GSO_SIZE_MIN: u16 = 536;
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// It is with the interface, of this length in bytes.
+    Whole(usize),
+    /// There is no room for it now.
+    Full,
+    /// The kernel does not take such a frame.
+    Refused,
+    /// The interface is down, or gone.
+    Down,
+}
+
+/// A packet socket that sends and receives nothing.
+pub(crate) struct LargeTx {
+    socket: OwnedFd,
+}
+
+impl LargeTx {
+    /// A socket of interface number `ifindex`. `PermissionDenied` without CAP_NET_RAW.
+    pub(crate) fn new(ifindex: u32) -> Result<LargeTx, SocketError> {
+        // Without a protocol: no frame comes to it, its own neither.
+        let (family, kind) = (AddressFamily::PACKET, SocketType::RAW);
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None);
+        let socket =
+            socket.map_err(|why| SocketError::new("opening a packet socket")(why.into()))?;
+        let at = socket.as_fd();
+        set_option(at, libc::SOL_PACKET, PACKET_VNET_HDR, &1)
+            .map_err(SocketError::new("asking for large frames"))?;
+        // Without the right to, it stays as it is: twenty of the largest.
+        let _ = set_option(at, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER);
+        bind(at, ifindex).map_err(SocketError::new("binding a packet socket"))?;
+        Ok(LargeTx { socket })
+    }
+
+    /// Sends the copy of a frame that `pick` asks for. It has left when this returns: the kernel has copied it, from
+    /// where it lies.
+    ///
+    /// The way is that of any packet, and not past the interface's queueing discipline (PACKET_QDISC_BYPASS): there the
+    /// kernel drops what it must cut itself, as it must once somebody turns the interface's offloads off.
+    pub(crate) fn send(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> Sent {
+        let Some(header_len) = header_len(burst, frame) else {
+            return Sent::Refused;
+        };
+        // What the guest says of this is a hint, and may be wrong.
+        let offload = Offload {
+            hdr_len: header_len as u16,
+            ..frame.offload
+        };
+        let prefix = Prefix::new(&virtio_header::<10>(&offload, tag, 0, false), frame, tag);
+        let gather = Gather::new(&prefix, burst, frame);
+        let (head, segments) = gather.pieces();
+        let mut pieces = [const { piece(std::ptr::null(), 0) }; PIECES_MAX];
+        if segments.len() >= PIECES_MAX {
+            return Sent::Refused;
+        }
+        pieces[0] = piece(head.as_ptr(), head.len());
+        for (to, segment) in pieces.iter_mut().skip(1).zip(segments) {
+            *to = piece(segment.ptr(), segment.len());
+        }
+        match self.send_pieces(&mut pieces[..=segments.len()]) {
+            Ok(()) => Sent::Whole(Gather::len_of(frame, Pick { frame: 0, tag }, 0)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) => Sent::Full,
+                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Sent::Down,
+                // Of these, EFAULT: a guest's memory is not there any more.
+                _ => Sent::Refused,
+            },
+        }
+    }
+
+    fn send_pieces(&self, pieces: &mut [libc::iovec]) -> io::Result<()> {
+        // SAFETY: plain integers and pointers: all zero is a value, and "none" for what is not set below.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = pieces.as_mut_ptr();
+        message.msg_iovlen = pieces.len();
+        // SAFETY: the message names `pieces`, as many as there are, which live through the call. What they name is the
+        // kernel's to read: the prefix, and segments, which are readable by `Segment::new`'s contract.
+        let rc = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &message, libc::MSG_DONTWAIT) };
+        match rc {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+const fn piece(ptr: *const u8, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: ptr.cast_mut().cast(),
+        iov_len: len,
+    }
+}
+
+fn bind(socket: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
+    // SAFETY: plain integers: all zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = ifindex as libc::c_int;
+    // SAFETY: a sockaddr_ll of the length given.
+    let rc = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        )
+    };
+    match rc {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether frames of this kind can go whole: TCP, with ECN or not.
+fn is_tcp(gso_type: u8) -> bool {
+    matches!(gso_type & !GSO_ECN, GSO_TCPV4 | GSO_TCPV6)
+}
+
+/// Whether the copy of a large frame with `tag` can go whole through an interface whose limit is `frame_len_max`: its
+/// headers are what they must be to be cut, so the kernel finds nothing wrong with them, and its segments fit.
+pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
+    let offload = &frame.offload;
+    if !is_tcp(offload.gso_type)
+        || offload.gso_size < GSO_SIZE_MIN
+        || burst.segments(frame).len() >= PIECES_MAX
+    {
+        return false;
+    }
+    let mut headers = [0; HEADERS_MAX];
+    let len = burst.read_beginning(frame, &mut headers);
+    let request = GsoRequest {
+        gso_type: offload.gso_type,
+        gso_size: offload.gso_size,
+        checksum: offload.needs_csum.then_some(Partial {
+            start: offload.csum_start,
+            offset: offload.csum_offset,
+        }),
+    };
+    // Asked for datagrams only.
+    let whole = || Whole {
+        checksum: 0,
+        identification: 0,
+    };
+    let headers = headers.get(..len).unwrap_or(&[]);
+    Segmentation::new(headers, frame.len as usize, request, whole).is_ok()
+        && !is_long(burst, frame, tag, frame_len_max)
+}
+
+/// Whether the segments of a large frame's copy with `tag` are longer than an interface takes whose limit is
+/// `frame_len_max`.
+pub(crate) fn is_long(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
+    let whole = Gather::len_of(frame, Pick { frame: 0, tag }, 0);
+    let segment = header_len(burst, frame).unwrap_or(0) + usize::from(frame.offload.gso_size);
+    let segment = segment.saturating_add_signed(tag.growth());
+    is_longer(segment.min(whole), frame, tag, frame_len_max)
+}
+
+/// Length of the headers that each segment of a frame of TCP will have; `None` if the frame ends before they do.
+fn header_len(burst: &Burst, frame: &Frame) -> Option<usize> {
+    let mut headers = [0; HEADERS_MAX];
+    let len = burst.read_beginning(frame, &mut headers);
+    let tcp = usize::from(frame.offload.csum_start);
+    // Data offset, in words (RFC 9293, 3.1).
+    let words = headers.get(..len)?.get(tcp + 12)? >> 4;
+    let header_len = tcp + 4 * usize::from(words);
+    (header_len <= frame.len as usize).then_some(header_len)
+}
