@@ -10,7 +10,7 @@
 #   SENDERS="1 .. 7"   numbers of senders to one receiver, with the largest number of workers
 #   SIZE=64            of frames; a number of the suite's names, or imix
 #   ROUNDS=3 TRIALS=5 TRIAL_MS=500
-#   OUT=DIR            where to write the JSON of every run; default: a new directory
+#   OUT=DIR            where to write the report of every run; default: a new directory
 #   OPTIONS="..."      more options of `crosspoint-bench suite`, such as --realtime or --huge-pages on
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -39,21 +39,21 @@ cores() {
 # pick FROM COUNT: so many cores of the list, with commas between.
 pick() { printf '%s\n' "${ALL[@]:$1:$2}" | paste -sd, -; }
 
-# suite WORKERS SCENARIOS FILE: one run of the suite.
+# suite WORKERS SCENARIOS DIR: one run of the suite.
 suite() {
   echo "== $1 workers: $2" >&2
   # shellcheck disable=SC2086 # several options
   "$DIR/crosspoint-bench" suite --switch "$DIR/crosspoint" --scenarios "$2" --generator-cores "$(pick 0 "$1")" --switch-cores "$(pick "$1" "$1")" \
-    --rounds "$ROUNDS" --trials "$TRIALS" --trial-ms "$TRIAL_MS" --any-placement --json "$3" $OPTIONS > "${3%.json}.md"
+    --rounds "$ROUNDS" --trials "$TRIALS" --trial-ms "$TRIAL_MS" --any-placement --out "$3" $OPTIONS > /dev/null
 }
 
-# mpps FILE SCENARIO: median of the trials that count. They are one value a line, as serde_json prints them.
+# mpps DIR SCENARIO: median of the trials that count. They are one value a line, as serde_json prints them.
 mpps() {
   awk -v scenario="$2" '
     $1 == "\"scenario\":" { name = $2; gsub(/[",]/, "", name) }
     $1 == "\"mpps\":" { rate = $2 + 0 }
-    $1 == "\"discarded\":" && name == scenario && $2 == "null" { print rate }
-  ' "$1" | sort -g | awk '{ all[NR] = $1 } END { if (NR) printf "%.3f\n", (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2; else print "nan" }'
+    $1 == "\"discarded\":" && name == scenario && $2 ~ /^null/ { print rate }
+  ' "$1/results.json" | sort -g | awk '{ all[NR] = $1 } END { if (NR) printf "%.3f\n", (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2; else print "nan" }'
 }
 
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.3f", a / b; else print "nan" }'; }
@@ -66,19 +66,19 @@ run() {
   mapfile -t ALL < <(cores)
   for workers in $WORKERS; do most=$((workers > most ? workers : most)); done
   [ "${#ALL[@]}" -ge $((2 * most)) ] || die "$most workers need $((2 * most)) cores, and there are ${#ALL[@]}: set WORKERS or CORES"
-  for workers in $WORKERS; do suite "$workers" "pairs$workers-$SIZE" "$OUT/pairs-$workers.json"; done
+  for workers in $WORKERS; do suite "$workers" "pairs$workers-$SIZE" "$OUT/pairs-$workers"; done
   # shellcheck disable=SC2086 # a list
-  suite "$most" "$(printf "many-to-one-%s$([ "$SIZE" = 64 ] || echo "-$SIZE"),"  $SENDERS | sed 's/,$//')" "$OUT/many-to-one.json"
+  suite "$most" "$(printf "many-to-one-%s$([ "$SIZE" = 64 ] || echo "-$SIZE"),"  $SENDERS | sed 's/,$//')" "$OUT/many-to-one"
   echo "Frames of $SIZE, generators and workers on a core each; medians of $ROUNDS x $TRIALS trials of $TRIAL_MS ms. All trials: $OUT"
   printf '\n| workers, pairs | Mpps | of linear |\n|--:|--:|--:|\n'
   for workers in $WORKERS; do
-    rate=$(mpps "$OUT/pairs-$workers.json" "pairs$workers-$SIZE")
+    rate=$(mpps "$OUT/pairs-$workers" "pairs$workers-$SIZE")
     if [ -z "$first" ]; then first=$workers first_rate=$rate; fi
     printf '| %s | %s | %s |\n' "$workers" "$rate" "$(ratio "$(ratio "$rate" "$first_rate")" "$(ratio "$workers" "$first")")"
   done
   printf '\n| senders to one receiver, %s workers | Mpps that arrived | of the first |\n|--:|--:|--:|\n' "$most"
   for senders in $SENDERS; do
-    rate=$(mpps "$OUT/many-to-one.json" "many-to-one-$senders$([ "$SIZE" = 64 ] || echo "-$SIZE")")
+    rate=$(mpps "$OUT/many-to-one" "many-to-one-$senders$([ "$SIZE" = 64 ] || echo "-$SIZE")")
     alone=${alone:-$rate}
     printf '| %s | %s | %s |\n' "$senders" "$rate" "$(ratio "$rate" "$alone")"
   done

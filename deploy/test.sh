@@ -4,6 +4,7 @@
 #
 #   lint   rustfmt; clippy, with warnings as errors; shellcheck
 #   unit   everything builds, and every test but those of e2e passes; root, since some load XDP programs
+#   deploy what deploy/ has for operators, against a running daemon: deploy/check.sh
 #   e2e    the daemon among network namespaces, DPDK, User-Mode Linux and QEMU guests; takes cores 0 and 1
 #   loom   the lock-free parts under every interleaving, within bounds
 #   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
@@ -33,13 +34,13 @@ parse_options() {
   local word
   for word in "$@"; do
     case $word in
-      lint | unit | e2e | loom | miri | fuzz) PARTS+=("$word") ;;
+      lint | unit | deploy | e2e | loom | miri | fuzz) PARTS+=("$word") ;;
       --no-install) INSTALL='' ;;
       -h | --help) usage; exit 0 ;;
       *) say "error: '$word' is neither an option nor a part"; usage >&2; exit 2 ;;
     esac
   done
-  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit e2e loom miri fuzz)
+  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit deploy e2e loom miri fuzz)
 }
 
 wanted() { [[ " ${PARTS[*]} " == *" $1 "* ]]; }
@@ -87,7 +88,7 @@ lint() {
   step rustfmt cargo fmt --all --check
   step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
   step clippy-xsk-rs cargo clippy --locked -p crosspoint-xsk --all-targets --features xsk-rs -- -D warnings
-  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
+  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/check/*.sh deploy/debian/*.sh deploy/debian/{postinst,prerm,postrm} deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
 }
 
 unit() {
@@ -96,6 +97,17 @@ unit() {
   # The tests of AF_XDP once more, on the crate of that name.
   step unit-xsk-rs cargo nextest run --locked -p crosspoint-xsk --features xsk-rs --no-fail-fast
 }
+
+deploy() {
+  local log line
+  log=$(mktemp)
+  step deploy deploy_checks "$log"
+  while IFS= read -r line; do NOT_RUN+=("deploy: $line"); done < <(sed -n 's/^not run: //p' "$log")
+  rm -f "$log"
+}
+
+# deploy_checks LOG
+deploy_checks() { cargo build --locked --quiet && "$REPO/deploy/check.sh" "$TARGET/debug/crosspoint" 2>&1 | tee "$1"; }
 
 e2e() {
   local which=$E2E
@@ -150,7 +162,7 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "needs root: the tests load XDP programs and make network namespaces"
   cd "$REPO"
   prepare
-  for part in lint unit e2e loom miri fuzz; do if wanted "$part"; then "$part"; fi; done
+  for part in lint unit deploy e2e loom miri fuzz; do if wanted "$part"; then "$part"; fi; done
   summary
   [ "${#FAILED[@]}" -eq 0 ]
 }

@@ -5,7 +5,7 @@ mod pace;
 
 use crate::error::BenchError;
 use crate::guest;
-use crate::load::{Load, Offered};
+use crate::load::{Load, Offered, times};
 use crate::options::{Direction, PairOptions, Ports};
 use crate::trial::Configuration;
 use crosspoint_frame::{Clock, tsc};
@@ -14,9 +14,7 @@ use crosspoint_guest::{Guest, net::features};
 use hdrhistogram::Histogram;
 use lane::Lane;
 use pace::Pace;
-use std::cell::RefCell;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -26,23 +24,11 @@ const LEARN_MAX: Duration = Duration::from_secs(10);
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// Without a frame for so long, there is none on its way.
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
-/// Of so many turns, one takes times: that of the turn, and without a rate that of a frame.
+/// Without a rate: of so many turns, one takes the time of a frame.
 const SAMPLE_EVERY: u64 = 8;
 /// A turn that takes longer than half a ring of frames, and than the one and at most the other of these, is one in which this thread did
 /// not run.
 const STALL: [Duration; 2] = [Duration::from_micros(10), Duration::from_micros(200)];
-/// The longest time that is told from a longer one, nanoseconds.
-const TIME_MAX_NS: u64 = 10_000_000_000;
-
-/// Nanoseconds from one turn of the generator to the next, in the latest offer. A frame's time cannot be known better: it waits for one
-/// turn until it is sent, and for one until it is seen.
-pub type Turns = Rc<RefCell<Histogram<u64>>>;
-
-/// A histogram of times in nanoseconds, to three digits.
-pub fn times() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, TIME_MAX_NS, 3).expect("valid bounds")
-}
-
 /// Two guests, connected.
 pub struct BenchGuests {
     lanes: [Lane; 2],
@@ -52,7 +38,6 @@ pub struct BenchGuests {
     ring: u16,
     clock: Clock,
     latency: Histogram<u64>,
-    turns: Turns,
     _guests: [Guest; 2],
 }
 
@@ -88,7 +73,6 @@ impl BenchGuests {
             ring: options.ring,
             clock,
             latency: times(),
-            turns: Rc::new(RefCell::new(times())),
             _guests: guests,
         };
         this.learn(&ports.sockets.0[0])?;
@@ -98,11 +82,6 @@ impl BenchGuests {
     /// How many directions carry traffic.
     pub fn directions(&self) -> usize {
         self.active
-    }
-
-    /// Where the lengths of turns are found after each offer.
-    pub fn turns(&self) -> Turns {
-        Rc::clone(&self.turns)
     }
 
     /// Single frames in both directions, until one has arrived in each.
@@ -126,7 +105,6 @@ impl BenchGuests {
     /// of the rate.
     fn flood(&mut self, end: u64) -> Result<Turned, BenchError> {
         let mut turned = Turned::at(tsc());
-        let mut turns = self.turns.borrow_mut();
         while turned.now < end {
             let sampled = turned.count.is_multiple_of(SAMPLE_EVERY);
             for lane in &mut self.lanes[..self.active] {
@@ -138,10 +116,7 @@ impl BenchGuests {
                     lane.receive()?
                 };
             }
-            let turn = turned.next();
-            if sampled {
-                turns.saturating_record(self.clock.ns(turn) as u64);
-            }
+            turned.next();
         }
         Ok(turned)
     }
@@ -154,7 +129,6 @@ impl BenchGuests {
         let mut turned = Turned::at(tsc());
         // Where the thread hardly runs, a trial ends all the same.
         let stalled_max = end.saturating_sub(turned.now);
-        let mut turns = self.turns.borrow_mut();
         while turned.now < end + turned.stalled.min(stalled_max) {
             for (lane, pace) in self.lanes[..self.active].iter_mut().zip(&mut *paces) {
                 let limit = pace.owed(turned.now).min(self.burst);
@@ -167,9 +141,6 @@ impl BenchGuests {
                 turned.received += lane.receive_tracked(self.clock, &mut self.latency)?;
             }
             let turn = turned.next();
-            if turned.count.is_multiple_of(SAMPLE_EVERY) || turn > stall {
-                turns.saturating_record(self.clock.ns(turn) as u64);
-            }
             if turn > stall {
                 turned.stalled += turn;
                 paces.iter_mut().for_each(|pace| pace.put_off(turn));
@@ -228,7 +199,6 @@ impl Load for BenchGuests {
         // What a switch held back for longer than the last trial waited would be taken for this one's.
         self.drain(&mut [Pace::unpaced(), Pace::unpaced()])?;
         self.latency.reset();
-        self.turns.borrow_mut().reset();
         let start = tsc();
         let end = start + self.clock.cycles(time);
         let per_direction = rate.map(|rate| rate / self.active as f64);
@@ -258,6 +228,7 @@ impl Load for BenchGuests {
             ring_full: turned.ring_full(),
             latency_ns: self.latency.clone(),
             loss_runs,
+            turns_ns: times(),
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::error::BenchError;
 use crate::guest;
-use crate::load::{Load, Offered};
+use crate::load::{Load, Offered, times};
 use crate::options::Ports;
 use crate::tcp::{self, CHECKSUM_OFFSET, HEADERS_LEN, ID_AT, MSS, SEQUENCE_AT, TCP_AT};
 use crate::trial::Traffic;
@@ -193,6 +193,7 @@ impl Load for LargeGuests {
             },
             latency_ns: Histogram::new(3).expect("valid bounds"),
             loss_runs: Histogram::new(3).expect("valid bounds"),
+            turns_ns: times(),
         })
     }
 }

@@ -1,8 +1,7 @@
 //! How long frames take at parts of a rate.
 
-use crate::bench_guests::{Turns, times};
 use crate::error::BenchError;
-use crate::load::Load;
+use crate::load::{Load, times};
 use crate::placement::Placement;
 use crate::search::{Ended, Judge, Limits, SearchTrial, Trials};
 use hdrhistogram::Histogram;
@@ -92,7 +91,6 @@ pub fn latency(
     judge: &mut dyn Judge,
     limits: &Limits,
     plan: LatencyPlan,
-    turns: Option<&Turns>,
 ) -> Result<Vec<LatencyPoint>, BenchError> {
     let parts = PARTS
         .iter()
@@ -100,16 +98,14 @@ pub fn latency(
     let point = |part: &f64| {
         let rate = plan.of.map_or(0.0, |of| of * part).max(IDLE_RATE);
         let mut trials = Trials::new(load, judge, limits);
-        let (mut latency, mut all_turns) = (times(), times());
+        let (mut latency, mut turns) = (times(), times());
         for _ in 0..plan.trials {
             let purpose = format!("latency at {:.0} %", part * 100.0);
             let Some(offered) = trials.run(&purpose, Some(rate), plan.trial)? else {
                 break;
             };
             latency += &offered.latency_ns;
-            if let Some(turns) = turns {
-                all_turns += &*turns.borrow();
-            }
+            turns += &offered.turns_ns;
         }
         let at = |percent: f64| (percent, latency.value_at_percentile(percent));
         let curve = CURVE.map(at).to_vec();
@@ -119,7 +115,7 @@ pub fn latency(
             placement: trials.placement(),
             ended: trials.ended(),
             times: Times::of(&latency),
-            turns: Times::of(&all_turns),
+            turns: Times::of(&turns),
             curve: if latency.is_empty() {
                 Vec::new()
             } else {

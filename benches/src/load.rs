@@ -31,7 +31,18 @@ pub struct Offered {
     pub latency_ns: Histogram<u64>,
     /// Lengths of runs of frames lost in a row, where the load can tell.
     pub loss_runs: Histogram<u64>,
+    /// From one turn of the generator to the next, nanoseconds, where the load can tell. A frame's time cannot be known better: it
+    /// waits for up to one turn until it is sent, and for up to one until it is seen.
+    pub turns_ns: Histogram<u64>,
 }
+
+/// A histogram of times in nanoseconds, to three digits.
+pub fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, TIME_MAX_NS, 3).expect("valid bounds")
+}
+
+/// The longest time that is told from a longer one, nanoseconds.
+const TIME_MAX_NS: u64 = 10_000_000_000;
 
 impl Offered {
     /// Part of what was due that did not arrive: 0 to 1.

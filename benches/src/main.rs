@@ -5,9 +5,8 @@
 //! | [`options`] | the command line |
 //! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
 //! | [`tso`] | `tso`: the same for large frames |
-//! | [`nic`] | `nic`: frames between NICs, and between guests and NICs |
-//! | [`suite`] | `suite`: scenarios with many guests |
-//! | [`rate`] | `rate`: searches for rates, and latency below them; `report`: their report again |
+//! | [`nic`] | `nic`: scenarios with NICs |
+//! | [`suite`] | `suite`: scenarios of two guests and of many |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
 //! | [`idle`] | `idle`: what an idle worker costs, how soon it wakes, and whether a wakeup is ever lost |
@@ -32,10 +31,10 @@
 //! | [`scrape`] | the switch's metrics |
 //! | [`interrupt`] | SIGINT and SIGTERM |
 //! | [`trial`] | what one trial measured, and why it is discarded |
+//! | [`measure`] | what is done with a load: maximum, search, latency |
 //! | [`search`] | several loss ratios' throughputs in one search |
 //! | [`latency`] | times at parts of a rate |
-//! | [`judge`] | which trials of these count |
-//! | [`results`], [`summary`], [`plot`] | their file, report and plots |
+//! | [`results`], [`summary`], [`maxima`], [`plot`] | the file of the suite, its report and plots; `report`: these again |
 //! | [`stats`] | medians and quartiles |
 //! | [`report`], [`samples`] | the tables |
 
@@ -48,11 +47,12 @@ mod error;
 mod guest;
 mod idle;
 mod interrupt;
-mod judge;
 mod large_guests;
 mod latency;
 mod load;
 mod mask;
+mod maxima;
+mod measure;
 mod neighbours;
 mod nic;
 mod options;
@@ -60,7 +60,6 @@ mod pair;
 mod placement;
 mod plot;
 mod random;
-mod rate;
 mod report;
 mod results;
 mod samples;
@@ -87,8 +86,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let done = match options::Cli::parse().command {
         Command::Vm(options) => vm::run(&options),
-        Command::Rate(options) => rate::run(&options),
-        Command::Report(options) => rate::report(&options),
+        Command::Report(options) => results::report(&options),
         Command::Tso(options) => tso::run(&options),
         Command::Suite(options) => suite::run(&options),
         Command::Cost(options) => cost::run(&options),

@@ -7,7 +7,7 @@ use crate::error::BenchError;
 use crate::idle::IdleOptions;
 use crate::mask::MaskOptions;
 use crate::nic::NicOptions;
-use crate::rate::{RateOptions, ReportOptions};
+use crate::results::ReportOptions;
 use crate::suite::SuiteOptions;
 use crate::trial::Configuration;
 use crate::tso::TsoOptions;
@@ -33,15 +33,13 @@ pub struct Cli {
 pub enum Command {
     /// Frames between two guests over one worker: Mpps, cycles per frame, latency
     Vm(Box<VmOptions>),
-    /// Non-drop and partial-drop rate between two guests over one worker, and latency below them
-    Rate(Box<RateOptions>),
     /// Renders a file of results again; nothing is measured
     Report(ReportOptions),
     /// Large TCP frames between two guests over one worker: Gb/s, cycles per KiB
     Tso(Box<TsoOptions>),
     /// Frames between NICs, and between guests and NICs: Mpps, the kernel's cycles and the switch's
     Nic(Box<NicOptions>),
-    /// Scenarios of two guests and of many over one worker or more: Mpps, cycles per frame
+    /// Scenarios of two guests and of many over one worker or more: rates, cycles per frame, latency
     Suite(Box<SuiteOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
     Cost(CostOptions),

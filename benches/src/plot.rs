@@ -5,10 +5,9 @@ use crate::placement::Placement;
 use crate::results::Results;
 use crate::samples::Sample;
 use crate::stats::Spread;
-use crate::summary::{latency_groups, latency_of, samples};
+use crate::summary::{latency_groups, latency_of, of_maxima, samples};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use std::collections::BTreeSet;
 use std::error::Error;
 
 /// One file.
@@ -50,13 +49,16 @@ const LONGEST: f64 = 6.0;
 
 /// All plots of a run.
 pub fn all(results: &Results) -> Vec<Plot> {
-    let mut plots = vec![rates(results)];
+    let cycles = of_maxima(results, "cycles per frame", |trial| trial.core_cycles);
+    let mut plots = vec![
+        bars("rates", "Mpps", &samples(results), results),
+        bars("cycles", "Core cycles per frame", &cycles, results),
+    ];
     let mut places: Vec<(String, Placement)> = Vec::new();
     for measured in &results.measurements {
-        let place = measured
-            .search
-            .placement
-            .map(|p| (measured.scenario.clone(), p));
+        let searched = measured.search.as_ref();
+        let placement = searched.and_then(|search| search.placement);
+        let place = placement.map(|p| (measured.scenario.clone(), p));
         places.extend(place.filter(|place| !places.contains(place)));
     }
     for (scenario, placement) in &places {
@@ -113,16 +115,23 @@ enum Row {
     Bar(usize, Spread),
 }
 
-fn rows(results: &Results) -> Vec<Row> {
-    let samples = samples(results);
-    let groups: BTreeSet<(&str, Placement)> = samples
-        .iter()
-        .map(|sample| (sample.what.as_str(), sample.placement))
-        .collect();
+/// Rows of scenarios in the order in which they were measured first, and of each what it has, near and far.
+fn rows(samples: &[Sample], switches: &[String]) -> Vec<Row> {
+    let mut groups: Vec<(&str, Placement)> = Vec::new();
+    for sample in samples {
+        let group = (sample.what.as_str(), sample.placement);
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    // Stable: those of one scenario come together.
+    let scenario = |what: &str| what.split(':').next().map(str::to_owned);
+    let firsts: Vec<_> = groups.iter().map(|(what, _)| scenario(what)).collect();
+    groups.sort_by_key(|(what, _)| firsts.iter().position(|first| *first == scenario(what)));
     let mut rows = Vec::new();
     for (what, placement) in groups {
         rows.push(Row::Group(format!("{what} ({})", placement.name())));
-        for (i, switch) in results.switches.iter().enumerate() {
+        for (i, switch) in switches.iter().enumerate() {
             let these = samples.iter();
             let these = these.filter(|sample| is(sample, what, placement, switch));
             let spread = Spread::of(these.map(|sample| sample.value));
@@ -133,18 +142,18 @@ fn rows(results: &Results) -> Vec<Row> {
 }
 
 /// Medians as bars, quartiles as lines across their ends.
-fn rates(results: &Results) -> Plot {
-    let rows = rows(results);
-    let title = "Mpps: medians and quartiles over rounds".to_owned();
-    let height = rows.len() as u32 * ROW + 70;
+fn bars(kind: &'static str, what: &str, samples: &[Sample], results: &Results) -> Plot {
     let switches = &results.switches;
+    let rows = rows(samples, switches);
+    let title = format!("{what}: medians and quartiles over rounds");
+    let height = rows.len() as u32 * ROW + 70;
     let top = rows.iter().fold(1e-3, |top: f64, row| match row {
         Row::Bar(_, spread) => top.max(spread.upper),
         Row::Group(_) => top,
     }) * 1.05;
     plot(
-        "rates",
-        "rates.svg".into(),
+        kind,
+        format!("{kind}.svg"),
         title,
         switches,
         height,
@@ -193,9 +202,10 @@ fn loss(results: &Results, scenario: &str, placement: Placement) -> Plot {
     let points = |switch: &str| -> Vec<(f64, f64)> {
         let these = results.measurements.iter();
         let these = these.filter(|m| m.scenario == scenario && m.switch == switch);
-        let trials = these
-            .filter(|m| m.search.placement == Some(placement))
-            .flat_map(|m| &m.search.trials);
+        let searches = these.filter_map(|m| m.search.as_ref());
+        let trials = searches
+            .filter(|search| search.placement == Some(placement))
+            .flat_map(|search| &search.trials);
         let counted = trials.filter(|trial| trial.counts());
         counted
             .filter_map(|trial| Some((trial.rate? / 1e6, trial.loss.max(NO_LOSS))))
@@ -316,13 +326,17 @@ fn slug(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::results::tests::made_up;
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_plot_is_an_svg_on_white_that_needs_nothing_else() {
         let results = made_up();
         let plots = all(&results);
         let kinds: BTreeSet<&str> = plots.iter().map(|plot| plot.kind).collect();
-        assert_eq!(kinds, BTreeSet::from(["rates", "loss", "latency"]));
+        assert_eq!(
+            kinds,
+            BTreeSet::from(["rates", "cycles", "loss", "latency"])
+        );
         let files: BTreeSet<&str> = plots.iter().map(|plot| plot.file.as_str()).collect();
         assert_eq!(files.len(), plots.len());
         for plot in &plots {
@@ -351,9 +365,11 @@ mod tests {
     fn a_run_without_results_has_plots_too() {
         let mut results = made_up();
         for measured in &mut results.measurements {
-            measured.search.goals.clear();
-            measured.search.trials.clear();
-            measured.search.maximum_receive_rate = None;
+            measured.maxima.clear();
+            let search = measured.search.as_mut().unwrap();
+            search.goals.clear();
+            search.trials.clear();
+            search.maximum_receive_rate = None;
             for point in &mut measured.latency {
                 point.curve.clear();
             }
@@ -362,11 +378,11 @@ mod tests {
             assert!(roxmltree::Document::parse(&plot.svg).is_ok());
         }
         results.measurements.clear();
-        assert_eq!(all(&results).len(), 1);
+        assert_eq!(all(&results).len(), 2);
     }
 
     #[test]
     fn a_file_is_named_after_its_scenario() {
-        assert_eq!(slug("64 B, 1 flow: NDR (µs)"), "64-b-1-flow-ndr-s");
+        assert_eq!(slug("pair-64: NDR (µs)"), "pair-64-ndr-s");
     }
 }

@@ -6,13 +6,14 @@ use crate::options::PlanOptions;
 use crate::plot;
 use crate::search::{SearchResult, SearchTrial};
 use crate::summary;
+use clap::Args;
 use crosspoint_frame::Clock;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Of the file's form; another one is not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The file.
 const RESULTS: &str = "results.json";
@@ -26,12 +27,42 @@ pub struct Results {
     pub version: u32,
     /// The command line.
     pub arguments: Vec<String>,
+    /// How trials were made, in words.
+    pub settings: String,
     /// Where.
     pub machine: Machine,
     /// In tables, in this order; others are compared with the first.
     pub switches: Vec<String>,
     /// In the order measured.
     pub measurements: Vec<Measurement>,
+    /// What was not tried.
+    pub skipped: Vec<Skip>,
+    /// What did not work.
+    pub failed: Vec<Failure>,
+}
+
+/// A scenario that a switch cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Name of the switch.
+    pub switch: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// A scenario that did not work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Name of the switch.
+    pub switch: String,
+    /// From 0.
+    pub round: u32,
+    /// What went wrong.
+    pub why: String,
 }
 
 /// Where a run was, and what it took for near, far and disturbed.
@@ -77,7 +108,7 @@ fn cpu_model(cpuinfo: &str) -> Option<String> {
 }
 
 /// What one switch did in one scenario, in one round.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// What was measured.
     pub scenario: String,
@@ -85,8 +116,10 @@ pub struct Measurement {
     pub switch: String,
     /// From 0.
     pub round: u32,
-    /// Of the rates.
-    pub search: SearchResult,
+    /// At the rate that the switch takes.
+    pub maxima: Vec<SearchTrial>,
+    /// Of the rates with no loss and with little, where one was asked for.
+    pub search: Option<SearchResult>,
     /// At parts of the partial-drop rate.
     pub latency: Vec<LatencyPoint>,
 }
@@ -94,12 +127,40 @@ pub struct Measurement {
 impl Measurement {
     /// Every trial.
     pub fn trials(&self) -> impl Iterator<Item = &SearchTrial> + Clone {
+        let search = self.search.iter().flat_map(|search| &search.trials);
         let latency = self.latency.iter().flat_map(|point| &point.trials);
-        self.search.trials.iter().chain(latency)
+        self.maxima.iter().chain(search).chain(latency)
     }
 }
 
+/// Options of `report`.
+#[derive(Args, Clone, Debug)]
+pub struct ReportOptions {
+    /// What `--out` has written
+    #[arg(value_name = "results.json")]
+    pub results: PathBuf,
+    /// Where to write report.md, results.json and plots
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Runs `crosspoint-bench report`.
+pub fn report(options: &ReportOptions) -> Result<(), BenchError> {
+    Results::read(&options.results)?.write(&options.out)
+}
+
 impl Results {
+    /// The names of what was measured, in the order of first measurements.
+    pub fn scenarios(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for measured in &self.measurements {
+            if !names.contains(&&*measured.scenario) {
+                names.push(&measured.scenario);
+            }
+        }
+        names
+    }
+
     /// Writes the file, the report and its plots into `directory`, which is made where it is not there.
     ///
     /// # Errors
@@ -149,9 +210,8 @@ pub mod tests {
     use crate::latency::{LatencyPlan, PARTS};
     use crate::latency::{Times, latency};
     use crate::placement::Placement;
-    use crate::rate::{self, ReportOptions};
     use crate::search::simulated::{Knows, Simulated};
-    use crate::search::{Goal, Limits, PDR, search};
+    use crate::search::{Goal, Judge, Limits, MAXIMUM, PDR, search};
     use std::time::Duration;
 
     fn measurement(scenario: &str, switch: &str, round: u32, simulated: &Simulated) -> Measurement {
@@ -168,7 +228,7 @@ pub mod tests {
             placement: found.placement,
             ..limits
         };
-        let mut points = latency(&mut load, &mut judge, &limits, plan, None).unwrap();
+        let mut points = latency(&mut load, &mut judge, &limits, plan).unwrap();
         for (i, point) in points.iter_mut().enumerate() {
             let ns = 1e9 / simulated.capacity * 40.0 * (i + 1) as f64;
             let at = |nines: u32| (ns * f64::from(nines * nines + 1)) as u64;
@@ -195,11 +255,17 @@ pub mod tests {
                 (100.0, at(6)),
             ];
         }
+        let maxima = (0..3).map(|_| {
+            let time = Duration::from_millis(100);
+            let judged = judge.trial(&mut load, None, time).unwrap();
+            SearchTrial::of(MAXIMUM, None, time, &judged)
+        });
         Measurement {
             scenario: scenario.into(),
             switch: switch.into(),
             round,
-            search: found,
+            maxima: maxima.collect(),
+            search: Some(found),
             latency: points,
         }
     }
@@ -225,17 +291,17 @@ pub mod tests {
                 ..near(9.5)
             };
             for (scenario, switch, simulated) in [
-                ("64 B, 1 flow", "crosspoint", near(20.0)),
-                ("64 B, 1 flow", "ovs <3.5>", disturbed),
-                ("1518 B, 1 flow", "crosspoint", far(8.0)),
-                ("1518 B, 1 flow", "ovs <3.5>", near(3.0)),
+                ("pair-64", "crosspoint", near(20.0)),
+                ("pair-64", "ovs <3.5>", disturbed),
+                ("pair-1518", "crosspoint", far(8.0)),
+                ("pair-1518", "ovs <3.5>", near(3.0)),
             ] {
                 measurements.push(measurement(scenario, switch, round, &simulated));
             }
         }
         Results {
             version: VERSION,
-            arguments: vec!["crosspoint-bench".into(), "rate".into()],
+            arguments: vec!["crosspoint-bench".into(), "suite".into(), "--search".into()],
             machine: Machine {
                 cpu: "A CPU".into(),
                 cores: 2,
@@ -245,8 +311,20 @@ pub mod tests {
                 far_ns: 250.0,
                 wait_max: 2.0,
             },
+            settings: "workers on [1], generators on [0]".into(),
             switches: vec!["crosspoint".into(), "ovs <3.5>".into()],
             measurements,
+            skipped: vec![Skip {
+                scenario: "chain4-64".into(),
+                switch: "ovs <3.5>".into(),
+                why: "forwards between pairs of ports only".into(),
+            }],
+            failed: vec![Failure {
+                scenario: "pair-64".into(),
+                switch: "ovs <3.5>".into(),
+                round: 1,
+                why: "no\nports".into(),
+            }],
         }
     }
 
@@ -261,7 +339,7 @@ pub mod tests {
             results: file,
             out: second.path().into(),
         };
-        rate::report(&again).unwrap();
+        report(&again).unwrap();
         for entry in fs::read_dir(first.path()).unwrap() {
             let name = entry.unwrap().file_name();
             let read = |directory: &Path| fs::read(directory.join(&name)).unwrap();
@@ -271,8 +349,8 @@ pub mod tests {
 
     #[test]
     fn another_version_is_refused_by_its_number() {
-        let why = Results::parse("{\"version\": 2, \"else\": 1}").unwrap_err();
-        assert!(why.contains("version 2"), "{why}");
+        let why = Results::parse("{\"version\": 1, \"else\": 1}").unwrap_err();
+        assert!(why.contains("version 1"), "{why}");
         assert!(Results::parse("[]").is_err());
     }
 
@@ -282,7 +360,8 @@ pub mod tests {
         for measured in &results.measurements {
             let parts: Vec<f64> = measured.latency.iter().map(|point| point.part).collect();
             assert_eq!(parts, PARTS);
-            assert!(measured.search.placement != Some(Placement::Mixed));
+            let placement = measured.search.as_ref().unwrap().placement;
+            assert!(placement != Some(Placement::Mixed));
         }
     }
 

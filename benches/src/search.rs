@@ -6,6 +6,7 @@
 
 mod bounds;
 mod next;
+pub mod options;
 mod trials;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
-use crate::load::{Load, Offered};
+use crate::load::{Load, Offered, times};
 use crate::pair::Pair;
 use crosspoint_frame::{Clock, tsc};
 use hdrhistogram::Histogram;
@@ -287,6 +287,7 @@ impl Load for Steady {
             ring_full: flow.ring_full,
             latency_ns: flow.latency_ns,
             loss_runs: flow.loss_runs,
+            turns_ns: times(),
         })
     }
 }

@@ -1,74 +1,141 @@
 //! The report of a run, in Markdown.
 
 use crate::latency::{LatencyPoint, Times};
+use crate::maxima;
 use crate::placement::Placement;
 use crate::plot::Plot;
 use crate::report::discards;
 use crate::results::{Measurement, Results};
 use crate::samples::{Sample, medians, ratios};
-use crate::search::{Ended, GoalResult, MAXIMUM, SearchTrial};
+use crate::search::{Ended, GoalResult, MAXIMUM, SearchResult, SearchTrial};
 use crate::stats::median;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The report, with its plots after the tables that they show.
 pub fn report(results: &Results, plots: &[Plot]) -> String {
-    let samples = samples(results);
     let mut text = heading(results);
-    text += "\n## Rates\n\nMpps; over rounds.\n\n";
-    text += &medians(&samples, &results.switches);
-    for peer in results.switches.iter().skip(1) {
-        text += "\n";
-        text += &ratios(&samples, &results.switches[0], peer);
-    }
+    text += "\n## Maximum receive rates\n\nMpps that arrived of all that the switch took; over trials, ratios over rounds.\n\n";
+    text += &maxima::tables(results);
     text += &images(plots, "rates");
-    text += "\n## Searches\n\n";
-    text += &searches(results);
-    text += &images(plots, "loss");
-    text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. The generator's turns are \
-             what it cannot tell: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
-    text += &latency(results);
-    text += &images(plots, "latency");
-    text += "\n## Frames lost in a row\n\nTrials that count, up to the upper bound of the last goal.\n\n";
-    text += &loss_runs(results);
+    text += &images(plots, "cycles");
+    if results.measurements.iter().any(|m| m.search.is_some()) {
+        text += &searched(results, plots);
+    }
+    if results.measurements.iter().any(|m| !m.latency.is_empty()) {
+        text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. The generator's turns are \
+                 what it cannot tell: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
+        text += &latency(results);
+        text += &images(plots, "latency");
+    }
     text += "\n## Trials\n\n";
     let every = || results.measurements.iter();
     let of = every().flat_map(|m| m.trials().map(|t| (m.switch.as_str(), t.discarded)));
     text += &discards("trials", of, &results.switches);
-    text + &set_aside(results)
+    text += &set_aside(results);
+    text + &not_measured(results)
 }
 
-/// Every rate that was reached, as samples.
+/// A table after others, if it has rows.
+pub fn if_any(table: String) -> String {
+    match table.lines().nth(2) {
+        Some(_) => format!("\n{table}"),
+        None => String::new(),
+    }
+}
+
+fn searched(results: &Results, plots: &[Plot]) -> String {
+    let mut text = String::from("\n## Non-drop and partial-drop rates\n\nMpps; over rounds.\n\n");
+    let mut samples = samples(results);
+    samples.retain(|sample| !sample.what.ends_with(MAXIMUM));
+    text += &medians(&samples, &results.switches);
+    for peer in results.switches.iter().skip(1) {
+        text += &if_any(ratios(&samples, &results.switches[0], peer));
+    }
+    text += "\n### Searches\n\n";
+    text += &searches(results);
+    text += &images(plots, "loss");
+    text += "\n### Frames lost in a row\n\nTrials that count, up to the upper bound of the last goal.\n\n";
+    text + &loss_runs(results)
+}
+
+/// Every rate that was reached, as samples: one a round.
 pub fn samples(results: &Results) -> Vec<Sample> {
-    let mut samples = Vec::new();
+    let mut samples = of_maxima(results, MAXIMUM, |trial| Some(trial.mpps));
     for measured in &results.measurements {
-        let mut add = |what: &str, rate: Option<f64>| {
-            let (Some(rate), Some(placement)) = (rate, measured.search.placement) else {
-                return;
-            };
-            samples.push(Sample {
-                switch: measured.switch.clone(),
-                round: measured.round,
-                what: format!("{}: {what}", measured.scenario),
-                value: rate / 1e6,
-                placement,
-                discarded: None,
-            });
+        let Some(search) = &measured.search else {
+            continue;
         };
-        for found in &measured.search.goals {
+        for found in &search.goals {
             let regular = found.irregular.is_none();
             let rate = found.conditional_throughput.filter(|_| regular);
-            add(&found.goal.name, rate);
+            let (Some(rate), Some(placement)) = (rate, search.placement) else {
+                continue;
+            };
+            samples.push(sample(measured, &found.goal.name, rate / 1e6, placement));
         }
-        add(MAXIMUM, measured.search.maximum_receive_rate);
     }
     samples
+}
+
+/// Medians of trials at the rate that the switch takes, of each round and placement.
+pub fn of_maxima(
+    results: &Results,
+    what: &str,
+    value: impl Fn(&SearchTrial) -> Option<f64>,
+) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for measured in &results.measurements {
+        let counted = || measured.maxima.iter().filter(|trial| trial.counts());
+        let places: BTreeSet<Placement> = counted().map(|t| t.observed.placement).collect();
+        for placement in places {
+            let here = counted().filter(|t| t.observed.placement == placement);
+            let middle = median(here.filter_map(&value));
+            samples.extend(middle.map(|middle| sample(measured, what, middle, placement)));
+        }
+    }
+    samples
+}
+
+fn sample(measured: &Measurement, what: &str, value: f64, placement: Placement) -> Sample {
+    Sample {
+        switch: measured.switch.clone(),
+        round: measured.round,
+        what: format!("{}: {what}", measured.scenario),
+        value,
+        placement,
+        discarded: None,
+    }
+}
+
+fn not_measured(results: &Results) -> String {
+    let mut text = String::new();
+    if results.skipped.is_empty() && results.failed.is_empty() {
+        return text;
+    }
+    text += "\n## Not measured\n\n| scenario | switch | why |\n|---|---|---|\n";
+    for skip in &results.skipped {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} |",
+            skip.scenario, skip.switch, skip.why
+        );
+    }
+    for failure in &results.failed {
+        let why = failure.why.replace('\n', " ").replace('|', "/");
+        let _ = writeln!(
+            text,
+            "| {}, round {} | {} | failed: {why} |",
+            failure.scenario, failure.round, failure.switch
+        );
+    }
+    text
 }
 
 fn heading(results: &Results) -> String {
     let machine = &results.machine;
     format!(
-        "# Rates and latency\n\n`{}`\n\n{}, {} cores, Linux {}, TSC {:.2} GHz; near below {} ns, far above {} ns; a thread may wait for {} %.\n",
+        "# Rates and latency\n\n`{}`\n\n{}, {} cores, Linux {}, TSC {:.2} GHz; near below {} ns, far above {} ns; a thread may wait for {} %.\n\n{}.\n",
         results.arguments.join(" "),
         machine.cpu,
         machine.cores,
@@ -77,6 +144,7 @@ fn heading(results: &Results) -> String {
         machine.near_ns,
         machine.far_ns,
         machine.wait_max,
+        results.settings,
     )
 }
 
@@ -93,7 +161,9 @@ fn searches(results: &Results) -> String {
          |---|---|--:|---|---|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for measured in &results.measurements {
-        let search = &measured.search;
+        let Some(search) = &measured.search else {
+            continue;
+        };
         let head = format!(
             "| {} | {} | {} | {} ",
             measured.scenario,
@@ -101,7 +171,7 @@ fn searches(results: &Results) -> String {
             measured.round,
             placement(search.placement),
         );
-        let maximum = at(measured, MAXIMUM, None);
+        let maximum = at(search, MAXIMUM, None);
         let _ = writeln!(
             text,
             "{head}| {MAXIMUM} | {} | - | - | {} | {} | {} | |",
@@ -111,7 +181,7 @@ fn searches(results: &Results) -> String {
             ring_full(&maximum),
         );
         for found in &search.goals {
-            let lower = found.lower.map(|rate| at(measured, "", Some(rate)));
+            let lower = found.lower.map(|rate| at(search, "", Some(rate)));
             let trials = lower.unwrap_or_default();
             let _ = writeln!(
                 text,
@@ -123,7 +193,7 @@ fn searches(results: &Results) -> String {
                 found.trials,
                 busy_cycles(&trials),
                 ring_full(&trials),
-                irregular(measured, found),
+                irregular(search, found),
             );
         }
     }
@@ -131,8 +201,8 @@ fn searches(results: &Results) -> String {
 }
 
 /// Trials that count and are for `purpose` (any, if that is empty), at a rate.
-fn at<'a>(measured: &'a Measurement, purpose: &str, rate: Option<f64>) -> Vec<&'a SearchTrial> {
-    let trials = measured.search.trials.iter();
+fn at<'a>(search: &'a SearchResult, purpose: &str, rate: Option<f64>) -> Vec<&'a SearchTrial> {
+    let trials = search.trials.iter();
     let counted = trials.filter(|trial| trial.counts() && trial.rate == rate);
     counted
         .filter(|trial| purpose.is_empty() || trial.purpose == purpose)
@@ -149,8 +219,8 @@ fn ring_full(trials: &[&SearchTrial]) -> String {
     part.map_or("-".into(), |part| format!("{:.1} %", part * 100.0))
 }
 
-fn irregular(measured: &Measurement, found: &GoalResult) -> String {
-    match (found.irregular, measured.search.ended) {
+fn irregular(search: &SearchResult, found: &GoalResult) -> String {
+    match (found.irregular, search.ended) {
         (None, _) => String::new(),
         (Some(why), Ended::Done) => why.name().into(),
         (Some(why), ended) => format!("{}: {}", why.name(), ended.name()),
@@ -239,7 +309,7 @@ fn loss_runs(results: &Results) -> String {
     let mut seen = BTreeSet::new();
     for measured in &results.measurements {
         let (scenario, switch) = (&measured.scenario, &measured.switch);
-        if !seen.insert((scenario, switch)) {
+        if measured.search.is_none() || !seen.insert((scenario, switch)) {
             continue;
         }
         let same = results.measurements.iter();
@@ -265,7 +335,8 @@ fn loss_runs(results: &Results) -> String {
 }
 
 fn runs_of(measured: &Measurement) -> Vec<(u64, u64)> {
-    let upper = measured.search.goals.last().and_then(|found| found.upper);
+    let goals = measured.search.iter().flat_map(|search| &search.goals);
+    let upper = goals.last().and_then(|found| found.upper);
     let counted = measured.trials().filter(|trial| trial.counts());
     let below = counted.filter(|trial| match (trial.rate, upper) {
         (Some(rate), Some(upper)) => rate <= upper,
@@ -318,12 +389,12 @@ mod tests {
     fn a_goal_without_a_lower_bound_shows_nobodys_cycles() {
         let mut results = made_up();
         results.measurements.truncate(1);
-        let search = &mut results.measurements[0].search;
+        let search = results.measurements[0].search.as_mut().unwrap();
         search.ended = Ended::Disturbed;
         let found = &mut search.goals[0];
         found.irregular = Some(Irregular::NotReached);
         (found.lower, found.conditional_throughput) = (None, None);
-        let row = "| 64 B, 1 flow | crosspoint | 0 | near | NDR | - | - | 20.09 | 13 | - | - | not reached: disturbed too often |";
+        let row = "| pair-64 | crosspoint | 0 | near | NDR | - | - | 20.09 | 13 | - | - | not reached: disturbed too often |";
         let text = searches(&results);
         assert!(text.lines().any(|line| line == row), "{text}");
         let rates = samples(&results).into_iter().map(|sample| sample.what);

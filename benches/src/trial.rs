@@ -69,6 +69,20 @@ pub struct Observed {
     pub switch_wait: Option<f64>,
     /// Cycles per frame from a guest in turns of the worker that found work; crosspoint only.
     pub busy_cycles: Option<f64>,
+    /// Who had the switch's core, where NICs are measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Shares>,
+}
+
+/// Cycles of the switch's core, by the time stamp counter, per frame that arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// In the switch's program: with crosspoint, in turns that found work.
+    pub user: Option<f64>,
+    /// In the kernel on behalf of the switch's thread, or, without one, on its core.
+    pub kernel: Option<f64>,
+    /// In softirq on that core.
+    pub softirq: Option<f64>,
 }
 
 impl Observed {
@@ -81,6 +95,7 @@ impl Observed {
             generator_wait: None,
             switch_wait: None,
             busy_cycles: None,
+            shares: None,
         }
     }
 }
@@ -167,6 +182,7 @@ pub mod tests {
                 generator_wait: Some(0.0),
                 switch_wait: Some(0.1),
                 busy_cycles: Some(100.0),
+                shares: None,
             },
             core_cycles: 2600.0 / mpps,
             discarded: None,

@@ -105,6 +105,7 @@ impl Crew {
             generator_wait,
             switch_wait,
             busy_cycles,
+            shares: None,
         };
         Ok((traffic, observed))
     }

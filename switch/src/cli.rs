@@ -32,6 +32,21 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Look whether this host is fit for the switch, and what would make it so
+    ///
+    /// The exit status says how bad the worst finding is: 0 all is well, 3 a note, 4 a warning, 5 an error. It is 1 if
+    /// the configuration cannot be read, and 2 if the command line is wrong.
+    Doctor {
+        /// The configuration (TOML) that the host is to run; without it, what does not depend on one is looked at
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Look at all interfaces, not only at those that are ports
+        #[arg(long)]
+        all: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Have another worker of a running switch poll a guest's queue
     Move {
         /// The port's name

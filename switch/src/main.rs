@@ -1,6 +1,7 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
 mod cli;
+mod doctor;
 mod run;
 
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Run { config } => run::run(&config),
         cli::Command::Check { config } => run::check(&config),
+        cli::Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
         cli::Command::Move {
             port,
             queue,

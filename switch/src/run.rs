@@ -23,7 +23,7 @@ pub(crate) fn check(path: &Path) -> ExitCode {
     }
 }
 
-fn load(path: &Path) -> Result<Config, ExitCode> {
+pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
     Config::load(path).map_err(|error| fail_config(&error))
 }
 
@@ -93,7 +93,7 @@ fn raise_open_files() {
 }
 
 /// The cores that the process may use.
-fn affinity() -> Vec<usize> {
+pub(crate) fn affinity() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
         return Vec::new();
     };

@@ -5,7 +5,7 @@ use super::traffic::{End, Sending, Traffic, new_histogram, now_ns};
 use super::wire::{self, FAR, NEAR};
 use crate::error::BenchError;
 use crate::guest;
-use crate::load::{Load, Offered};
+use crate::load::{Load, Offered, times};
 use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
 use hdrhistogram::Histogram;
 use std::path;
@@ -266,6 +266,7 @@ impl Load for NicLoad {
             ring_full: done.ring_full,
             latency_ns,
             loss_runs: self.traffic.loss_runs()?,
+            turns_ns: times(),
         })
     }
 }

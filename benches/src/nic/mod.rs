@@ -2,7 +2,6 @@
 //! has of the cost.
 
 pub mod load;
-mod report;
 pub mod switches;
 mod times;
 mod traffic;
@@ -11,27 +10,24 @@ pub mod wire;
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::load::{Load, Offered};
+use crate::measure::{Lengths, measure};
 use crate::options::{FCS_LEN, PlanOptions};
-use crate::placement::{Placement, round_trip_ns};
+use crate::results::{Machine, Measurement, Results, VERSION};
 use crate::scrape::Counters;
-use crate::threads::{PRIORITY_POLL, Thread};
-use crate::trial::Discard;
+use crate::search::options::SearchOptions;
+use crate::search::{Judge, Judged};
+use crate::summary;
+use crate::threads::Thread;
+use crate::trial::{Discard, Observed, Shares};
 use crate::turns;
-use crate::watch::{REALTIME, Wait};
+use crate::watch::Crew;
 use clap::{Args, ValueEnum};
 use crosspoint_frame::Clock;
 use load::{Flow, NicLoad};
-use report::{Trial, Values, tables};
 use std::path::PathBuf;
 use std::time::Duration;
 use switches::{Places, Running, Switch};
 use times::Times;
-
-/// By then the worker has ended the turn that it counts cycles for.
-const SETTLE: Duration = Duration::from_millis(2);
-
-/// More than there are configurations of one path.
-const ORDER_STEP: usize = 1 << 16;
 
 /// Options of `nic`.
 #[derive(Args, Clone, Debug)]
@@ -62,9 +58,6 @@ pub struct NicOptions {
     #[arg(long, value_delimiter = ',', default_value = "1,1000",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub flows: Vec<u32>,
-    /// Frames per second; without this: as many as the generator makes, or the guest's ring takes
-    #[arg(long)]
-    pub rate: Option<f64>,
     /// Length of a trial; times of /proc are in steps of 10 ms
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub trial_ms: u64,
@@ -83,6 +76,12 @@ pub struct NicOptions {
     /// How the name of testpmd's polling thread starts (DPDK 24 and later: dpdk-worker)
     #[arg(long, value_name = "PREFIX", default_value = "rte-worker")]
     pub testpmd_thread: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub search: SearchOptions,
+    /// Where to write report.md, results.json and plots, after each round
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// Where frames go.
@@ -116,10 +115,10 @@ impl Path {
     /// In tables.
     pub fn name(self) -> &'static str {
         match self {
-            Self::NicToNic => "NIC to NIC",
-            Self::GuestToNic => "guest to NIC",
-            Self::NicToGuest => "NIC to guest",
-            Self::GuestNicGuest => "guest to NIC and back",
+            Self::NicToNic => "nic-to-nic",
+            Self::GuestToNic => "guest-to-nic",
+            Self::NicToGuest => "nic-to-guest",
+            Self::GuestNicGuest => "guest-nic-guest",
         }
     }
 }
@@ -148,13 +147,17 @@ impl NicOptions {
         let of_size = |size: &Size| {
             let Size(size) = *size;
             self.flows.iter().map(move |flows| {
-                let bytes = size.map_or("IMIX".to_owned(), |size| format!("{size} B"));
+                let bytes = size.map_or("imix".to_owned(), |size| size.to_string());
+                let several = match flows {
+                    1 => String::new(),
+                    flows => format!("-{flows}"),
+                };
                 let flow = Flow {
                     path,
                     len: size.map(|size| usize::from(size - FCS_LEN)),
                     flows: *flows,
                 };
-                (format!("{}, {bytes}, {flows} flows", path.name()), flow)
+                (format!("{}-{bytes}{several}", path.name()), flow)
             })
         };
         let all = self.sizes.iter().flat_map(of_size);
@@ -169,125 +172,140 @@ pub fn run(options: &NicOptions) -> Result<(), BenchError> {
     interrupt::catch()?;
     wire::enter_namespace()?;
     let places = options.places();
-    let names: Vec<String> = options
-        .switches
-        .iter()
-        .map(|switch| switch.name())
-        .collect();
     let clock = Clock::calibrate();
-    let mut trials = Vec::new();
+    let mut results = Results {
+        version: VERSION,
+        arguments: std::env::args().collect(),
+        settings: settings(options),
+        machine: Machine::here(&options.plan, clock),
+        switches: options.switches.iter().map(|s| s.name()).collect(),
+        measurements: Vec::new(),
+        skipped: Vec::new(),
+        failed: Vec::new(),
+    };
     for round in 0..options.plan.rounds {
-        for (of_path, path) in options.paths.iter().enumerate() {
-            let able: Vec<Switch> = options
-                .switches
-                .iter()
-                .copied()
-                .filter(|s| s.has(*path))
-                .collect();
+        for path in &options.paths {
+            let able = options.switches.iter().copied().filter(|s| s.has(*path));
+            let able: Vec<Switch> = able.collect();
             for switch in turns::in_turn(&able, round) {
                 eprintln!("round {round}: {}, {}", path.name(), switch.name());
                 let running = switch.start(*path, &options.plan, &places)?;
-                for (number, (what, flow)) in options.flows_on(*path).into_iter().enumerate() {
-                    let series = Series {
-                        options,
-                        clock,
-                        switch: *switch,
-                        running: &running,
+                for (scenario, flow) in options.flows_on(*path) {
+                    results.measurements.push(Measurement {
+                        scenario,
+                        switch: switch.name(),
                         round,
-                        order: of_path * ORDER_STEP + number,
-                        what,
-                    };
-                    trials.extend(series.run(flow)?);
+                        ..measure_flow(options, clock, *switch, &running, flow)?
+                    });
                 }
             }
         }
+        if let Some(directory) = &options.out {
+            results.write(directory)?;
+        }
     }
-    print!("{}", tables(&trials, &names));
-    turns::write_json(&options.plan, clock, &trials)
+    print!("{}", summary::report(&results, &[]));
+    turns::write_json(&options.plan, clock, &results.measurements)
 }
 
-/// The trials of one flow through one switch in one round.
-struct Series<'a> {
-    options: &'a NicOptions,
+/// How trials are made, in words.
+fn settings(options: &NicOptions) -> String {
+    let plan = &options.plan;
+    format!(
+        "veth pairs, worker on {}, generator on {}, {} x {} trials of {} ms, realtime {}",
+        plan.switch_core,
+        plan.generator_core,
+        plan.rounds,
+        plan.trials,
+        options.trial_ms,
+        options.realtime,
+    )
+}
+
+/// One flow through one switch in one round.
+fn measure_flow(
+    options: &NicOptions,
     clock: Clock,
     switch: Switch,
-    running: &'a Running,
-    round: u32,
-    order: usize,
-    what: String,
-}
-
-impl Series<'_> {
-    fn run(&self, flow: Flow) -> Result<Vec<Trial>, BenchError> {
-        let options = self.options;
-        turns::on_generator_core(&options.plan, options.realtime, || {
-            let mut load = match self.switch {
-                Switch::None => NicLoad::without_switch(flow)?,
-                _ => NicLoad::connect(flow, &self.running.socket)?,
-            };
-            load.offer(options.rate, Duration::from_millis(options.warmup_ms))?;
-            let trial = |_| {
-                interrupt::check()?;
-                self.trial(&mut load)
-            };
-            (0..options.plan.trials).map(trial).collect()
-        })
-    }
-
-    fn trial(&self, load: &mut NicLoad) -> Result<Trial, BenchError> {
-        let (options, plan, worker) = (self.options, &self.options.plan, self.running.worker);
-        let probe = || round_trip_ns(plan.switch_core, self.clock);
-        let before = probe();
-        let counted = self.counters();
-        let realtime = Realtime::start(worker.filter(|_| options.realtime))?;
-        // Without a switch, nobody has anything to do on its core.
-        let times = || Times::now(worker, plan.switch_core).filter(|_| self.switch != Switch::None);
-        let waits = [Wait::start([Thread::current()]), Wait::start(worker)];
-        let started = times();
-        let offered = load.offer(options.rate, Duration::from_millis(options.trial_ms))?;
-        let (waits, ended) = (waits.map(|wait| wait.percent()), times());
-        drop(realtime);
-        std::thread::sleep(SETTLE);
-        let costs = Costs {
-            spent: started
-                .zip(ended)
-                .map(|(started, ended)| ended.since(started)),
-            busy: counted
-                .zip(self.counters())
-                .map(|(before, after)| after.since(before)),
-            hz: self.clock.hz(),
+    running: &Running,
+    flow: Flow,
+) -> Result<Measurement, BenchError> {
+    let plan = &options.plan;
+    turns::on_generator_core(plan, options.realtime, || {
+        let mut load = match switch {
+            Switch::None => NicLoad::without_switch(flow)?,
+            _ => NicLoad::connect(flow, &running.socket)?,
         };
-        let placement = Placement::classify([before, probe()], plan.near_ns, plan.far_ns);
-        Ok(Trial {
-            switch: self.switch.name(),
-            round: self.round,
-            order: self.order,
-            what: self.what.clone(),
-            values: values(&offered, &costs),
-            placement,
-            waits,
-            discarded: discard(&offered, waits, placement, plan.wait_max),
-        })
-    }
+        let mut jury = Jury {
+            crew: Crew {
+                near_ns: plan.near_ns,
+                far_ns: plan.far_ns,
+                realtime: options.realtime,
+                clock,
+                metrics: running.metrics,
+                generators: vec![(plan.generator_core, Thread::current())],
+                workers: vec![(plan.switch_core, running.worker)],
+            },
+            // Without a switch, nobody has anything to do on its core.
+            has_switch: switch != Switch::None,
+            wait_max: plan.wait_max,
+        };
+        let lengths = Lengths {
+            warmup: Duration::from_millis(options.warmup_ms),
+            trial: Duration::from_millis(options.trial_ms),
+            trials: plan.trials,
+        };
+        measure(&mut load, &mut jury, &options.search, lengths)
+    })
+}
 
-    fn counters(&self) -> Option<Counters> {
-        Counters::read(self.running.metrics?).ok()
+/// What watches the trials of one switch.
+struct Jury {
+    crew: Crew,
+    has_switch: bool,
+    wait_max: f64,
+}
+
+impl Judge for Jury {
+    fn trial(
+        &mut self,
+        load: &mut dyn Load,
+        rate: Option<f64>,
+        time: Duration,
+    ) -> Result<Judged, BenchError> {
+        let (core, worker) = self.crew.workers[0];
+        let times = || Times::now(worker, core).filter(|_| self.has_switch);
+        let counted = self.counters();
+        let mut spent = None;
+        let (offered, observed) = self.crew.observe(|| {
+            let started = times();
+            let offered = load.offer(rate, time)?;
+            let ended = times();
+            spent = started.zip(ended).map(|(from, to)| to.since(from));
+            Ok(offered)
+        })?;
+        let busy = counted.zip(self.counters());
+        let costs = Costs {
+            spent,
+            busy: busy.map(|(before, after)| after.since(before)),
+            hz: self.crew.clock.hz(),
+        };
+        let per_s = offered.mpps() * 1e6;
+        Ok(Judged {
+            core_cycles: (per_s > 0.0 && self.has_switch).then(|| costs.hz / per_s),
+            observed: Observed {
+                shares: Some(shares(&offered, &costs)),
+                ..observed
+            },
+            discarded: Discard::of(offered.arrived, &observed, self.wait_max),
+            offered,
+        })
     }
 }
 
-/// Why a trial does not count.
-fn discard(
-    offered: &Offered,
-    waits: [Option<f64>; 2],
-    placement: Placement,
-    wait_max: f64,
-) -> Option<Discard> {
-    if offered.arrived == 0 {
-        Some(Discard::NoTraffic)
-    } else if waits.into_iter().flatten().any(|wait| wait > wait_max) {
-        Some(Discard::Waited)
-    } else {
-        (placement == Placement::Mixed).then_some(Discard::Placement)
+impl Jury {
+    fn counters(&self) -> Option<Counters> {
+        Counters::read(self.crew.metrics?).ok()
     }
 }
 
@@ -300,52 +318,20 @@ struct Costs {
     hz: f64,
 }
 
-/// What the tables have of a trial.
-fn values(offered: &Offered, costs: &Costs) -> Values {
+/// Who had how much of it.
+fn shares(offered: &Offered, costs: &Costs) -> Shares {
     let arrived = offered.arrived.max(1) as f64;
     let cycles = |of: fn(Times) -> Option<f64>| Some(of(costs.spent?)? * costs.hz / arrived);
-    let kernel_cycles = cycles(|spent| Some(spent.kernel));
-    let user_cycles = match costs.busy {
+    let kernel = cycles(|spent| Some(spent.kernel));
+    let user = match costs.busy {
         // Turns that found work, less what of them was spent in the kernel: polls in vain are left out.
-        Some(busy) => kernel_cycles.map(|kernel| (busy.busy_cycles / arrived - kernel).max(0.0)),
+        Some(busy) => kernel.map(|kernel| (busy.busy_cycles / arrived - kernel).max(0.0)),
         None => cycles(|spent| spent.user),
     };
-    let latency_us = |part| {
-        let ns = offered.latency_ns.value_at_quantile(part);
-        (!offered.latency_ns.is_empty()).then_some(ns as f64 / 1e3)
-    };
-    Values {
-        mpps: offered.mpps(),
-        sent_mpps: offered.sent as f64 / offered.seconds / 1e6,
-        loss: offered.loss(),
-        loss_run_max: offered.loss_runs.max(),
-        user_cycles,
-        kernel_cycles,
-        softirq_cycles: cycles(|spent| Some(spent.softirq)),
-        ring_full: Some(offered.ring_full).filter(|part| *part > 0.0),
-        p50_us: latency_us(0.5),
-        p99_us: latency_us(0.99),
-    }
-}
-
-/// `SCHED_FIFO` for the switch's worker, until dropped.
-struct Realtime(Option<Thread>);
-
-impl Realtime {
-    fn start(worker: Option<Thread>) -> Result<Self, BenchError> {
-        if let Some(worker) = worker {
-            let set = worker.set_fifo(PRIORITY_POLL);
-            set.map_err(BenchError::io(REALTIME))?;
-        }
-        Ok(Self(worker))
-    }
-}
-
-impl Drop for Realtime {
-    fn drop(&mut self) {
-        if let Some(worker) = self.0 {
-            let _ = worker.set_normal(); // it ended meanwhile
-        }
+    Shares {
+        user,
+        kernel,
+        softirq: cycles(|spent| Some(spent.softirq)),
     }
 }
 
@@ -364,6 +350,7 @@ mod tests {
             ring_full: 0.0,
             latency_ns: Histogram::new(3).unwrap(),
             loss_runs: Histogram::new(3).unwrap(),
+            turns_ns: Histogram::new(3).unwrap(),
         }
     }
 
@@ -384,11 +371,10 @@ mod tests {
             ..Counters::default()
         };
         for (costs, user) in [(costs(Some(busy)), 100.0), (costs(None), 1000.0)] {
-            let values = values(&offered(), &costs);
-            assert!((values.user_cycles.unwrap() - user).abs() < 1e-6);
-            assert!((values.kernel_cycles.unwrap() - 800.0).abs() < 1e-6);
-            assert!((values.softirq_cycles.unwrap() - 600.0).abs() < 1e-6);
-            assert_eq!(values.loss, 0.5);
+            let shares = shares(&offered(), &costs);
+            assert!((shares.user.unwrap() - user).abs() < 1e-6);
+            assert!((shares.kernel.unwrap() - 800.0).abs() < 1e-6);
+            assert!((shares.softirq.unwrap() - 600.0).abs() < 1e-6);
         }
     }
 

@@ -103,6 +103,7 @@ impl Load for Simulated {
             ring_full: 0.0,
             latency_ns: none(),
             loss_runs,
+            turns_ns: none(),
         })
     }
 }
@@ -136,6 +137,7 @@ impl Judge for Knows {
                 busy_cycles: Some(2e9 / self.0.capacity),
                 ..Observed::nothing()
             },
+            core_cycles: Some(2.6e9 / self.0.capacity),
             discarded: disturbed.then_some(Discard::Waited),
         })
     }

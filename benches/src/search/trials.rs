@@ -28,6 +28,9 @@ pub struct Judged {
     pub offered: Offered,
     /// What was observed around it.
     pub observed: Observed,
+    /// TSC cycles of all the switch's cores for each time that it handled a frame that arrived, idle turns included; none
+    /// when nothing arrived within the trial.
+    pub core_cycles: Option<f64>,
     /// Why it does not count.
     pub discarded: Option<Discard>,
 }
@@ -107,6 +110,8 @@ pub struct SearchTrial {
     pub arrived: u64,
     /// Frames that arrived before the end.
     pub arrived_within: u64,
+    /// Millions of frames per second that arrived before the end.
+    pub mpps: f64,
     /// Part of the frames due that did not arrive.
     pub loss: f64,
     /// Part of the transmit polls that found the ring full.
@@ -119,6 +124,8 @@ pub struct SearchTrial {
     pub loss_runs: Vec<(u64, u64)>,
     /// What was observed around it.
     pub observed: Observed,
+    /// As in [`Judged`].
+    pub core_cycles: Option<f64>,
     /// Why it does not count.
     pub discarded: Option<Discard>,
     /// It would count, but is of the other placement.
@@ -131,7 +138,8 @@ impl SearchTrial {
         self.discarded.is_none() && !self.other_placement && self.purpose != super::WARM_UP
     }
 
-    fn of(purpose: &str, rate: Option<f64>, time: Duration, judged: &Judged) -> Self {
+    /// Of a trial that was asked for.
+    pub fn of(purpose: &str, rate: Option<f64>, time: Duration, judged: &Judged) -> Self {
         let offered = &judged.offered;
         let latency = &offered.latency_ns;
         let at = |part| (!latency.is_empty()).then(|| latency.value_at_quantile(part));
@@ -145,6 +153,7 @@ impl SearchTrial {
             sent: offered.sent,
             arrived: offered.arrived,
             arrived_within: offered.arrived_within,
+            mpps: offered.mpps(),
             loss: offered.loss(),
             ring_full: offered.ring_full,
             p50_ns: at(0.5),
@@ -153,6 +162,7 @@ impl SearchTrial {
                 .map(|run| (run.value_iterated_to(), run.count_at_value()))
                 .collect(),
             observed: judged.observed,
+            core_cycles: judged.core_cycles,
             discarded: judged.discarded,
             other_placement: false,
         }

@@ -5,7 +5,7 @@ use super::scenario::{Role, Scenario};
 use super::stations::{self, Job, Outcome, Sender, Sink, Station};
 use crate::error::BenchError;
 use crate::guest;
-use crate::load::{Load, Offered};
+use crate::load::{Load, Offered, times};
 use crate::threads::{Thread, pin};
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::net::features;
@@ -331,16 +331,22 @@ fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
         } else {
             full as f64 / polls as f64
         },
-        latency_ns: latency_ns(outcomes, clock),
+        latency_ns: nanoseconds(outcomes, |outcome| &outcome.latency, clock),
+        turns_ns: nanoseconds(outcomes, |outcome| &outcome.turns, clock),
         loss_runs: loss_runs(outcomes, sequences),
     }
 }
 
-fn latency_ns(outcomes: &[Outcome], clock: Clock) -> Histogram<u64> {
-    let mut all = Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("valid bounds");
+/// Cycles of all outcomes.
+fn nanoseconds(
+    outcomes: &[Outcome],
+    cycles: fn(&Outcome) -> &Histogram<u64>,
+    clock: Clock,
+) -> Histogram<u64> {
+    let mut all = times();
     for value in outcomes
         .iter()
-        .flat_map(|outcome| outcome.latency.iter_recorded())
+        .flat_map(|outcome| cycles(outcome).iter_recorded())
     {
         let ns = clock.ns(value.value_iterated_to()) as u64;
         all.saturating_record_n(ns.max(1), value.count_at_value());
@@ -419,6 +425,11 @@ impl Drop for Generator {
 mod tests {
     use super::*;
     use crate::backend::crosspoint::{Setup, Started, start_as};
+    use crate::latency::PARTS;
+    use crate::measure::{Lengths, measure};
+    use crate::search::options::SearchOptions;
+    use crate::search::{Judge, Judged, PDR};
+    use crate::trial::Observed;
 
     fn roles(name: &str, generators: usize) -> Vec<Role> {
         name.parse::<Scenario>().unwrap().roles(generators)
@@ -459,6 +470,7 @@ mod tests {
             polls_full: 5,
             latency: histogram(),
             runs,
+            turns: histogram(),
             next: vec![(Some(0), vec![90, 7])],
         };
         let offered = sum(&[outcome], &[100, 7], Clock::calibrate());
@@ -477,6 +489,60 @@ mod tests {
         let test = std::env::current_exe().unwrap();
         let binary = test.ancestors().nth(2)?.join("crosspoint");
         binary.is_file().then_some(binary)
+    }
+
+    /// Lets every trial count.
+    struct All;
+
+    impl Judge for All {
+        fn trial(
+            &mut self,
+            load: &mut dyn Load,
+            rate: Option<f64>,
+            time: Duration,
+        ) -> Result<Judged, BenchError> {
+            Ok(Judged {
+                offered: load.offer(rate, time)?,
+                observed: Observed::nothing(),
+                core_cycles: None,
+                discarded: None,
+            })
+        }
+    }
+
+    /// A short search, and latency below what it found, whatever that is on a machine that others use.
+    fn is_searched(fleet: &mut Fleet, name: &str) {
+        let options = SearchOptions {
+            search: true,
+            latency: true,
+            initial_trial_ms: 5,
+            duration_sum_ms: Some(10),
+            partial_drop: 0.5,
+            exceed: 50.0,
+            width: 50.0,
+            trials_max: 30,
+            repeats: 0,
+            patience: 0,
+            placement: None,
+        };
+        let lengths = Lengths {
+            warmup: Duration::from_millis(5),
+            trial: Duration::from_millis(10),
+            trials: 1,
+        };
+        let measured = measure(fleet, &mut All, &options, lengths).unwrap();
+        let found = measured.search.as_ref().unwrap();
+        assert_eq!(found.goals.len(), 2, "{name}");
+        let of = found.goal(PDR).and_then(|goal| goal.conditional_throughput);
+        let points = if of.is_some() { PARTS.len() } else { 1 };
+        assert_eq!(measured.latency.len(), points, "{name}");
+        for trial in measured.trials() {
+            assert!((0.0..=1.0).contains(&trial.loss), "{name}: {trial:?}");
+            assert!(trial.arrived <= trial.sent, "{name}: {trial:?}");
+        }
+        for times in measured.latency.iter().filter_map(|point| point.times) {
+            assert!(times.max < 10_000_000_000, "{name}: since it was due");
+        }
     }
 
     /// Cores that this process may use, the same one for both where there is but one.
@@ -562,6 +628,9 @@ mod tests {
             offers(&mut fleet, None, name, |offered| {
                 assert_eq!(offered.due, offered.sent, "{name}");
             });
+            if ["chain5-64", "pairs2-1518-unmerged"].contains(&name) {
+                is_searched(&mut fleet, name);
+            }
         }
         drop(backend);
     }

@@ -1,4 +1,5 @@
-//! `suite`: scenarios with two guests and with many, of crosspoint and its peers, alternating round by round.
+//! `suite`: scenarios with two guests and with many, of crosspoint and its peers, alternating round by round: maximum receive
+//! rates, searches for rates with no loss and with little, and latency below these.
 //!
 //! | module | what |
 //! |---|---|
@@ -7,31 +8,32 @@
 //! | [`fleet`] | a scenario's guests, connected: a [`Load`] |
 //! | [`stations`] | what one generator's thread does |
 //! | [`addresses`] | of guests |
-//! | [`record`] | what one trial measured |
-//! | [`tables`] | for people |
+//! | [`judge`] | which trials count |
 
 mod addresses;
 mod fleet;
-mod record;
+mod judge;
 mod scenario;
 mod stations;
 mod switch;
-mod tables;
 
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::large_guests::LargeGuests;
 use crate::load::Load;
+use crate::measure::{Lengths, measure};
 use crate::options::{PlanOptions, Ports, Sockets, Toggle};
+use crate::results::{Failure, Machine, Measurement, Results, Skip, VERSION};
+use crate::search::options::SearchOptions;
+use crate::summary;
 use crate::threads::Thread;
-use crate::trial::{Discard, Observed};
 use crate::tso::{LargeOptions, Shape};
 use crate::turns;
 use crate::watch::Crew;
 use clap::Args;
 use crosspoint_frame::Clock;
 use fleet::{Fleet, Manner};
-use record::{Failure, Record, Results, Skip};
+use judge::Jury;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use scenario::{Scenario, Topology};
 use std::path::PathBuf;
@@ -111,9 +113,12 @@ pub struct SuiteOptions {
     /// Where the peers' scripts are; default: benches/peers in a directory above this binary
     #[arg(long, value_name = "DIR")]
     pub peers_dir: Option<PathBuf>,
-    /// Where to write every trial, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub search: SearchOptions,
+    /// Where to write report.md, results.json and plots, after each round
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 impl SuiteOptions {
@@ -170,7 +175,7 @@ impl SuiteOptions {
             near_ns: self.near_ns,
             far_ns: self.far_ns,
             wait_max: self.wait_max,
-            json: self.json.clone(),
+            json: None,
         }
     }
 
@@ -228,16 +233,7 @@ pub fn run(options: &SuiteOptions) -> Result<(), BenchError> {
         clock,
     };
     let results = suite.run()?;
-    let names: Vec<String> = suite
-        .switches
-        .iter()
-        .map(|switch| switch.name().into())
-        .collect();
-    println!("{}", heading(options, clock));
-    print!("{}", tables::tables(&results, &names));
-    if let Some(path) = &options.json {
-        results.write(path)?;
-    }
+    print!("{}", summary::report(&results, &[]));
     match results.failed.len() {
         0 => Ok(()),
         count => Err(BenchError::Usage(format!(
@@ -260,11 +256,11 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, limit); // then guests say what they miss
 }
 
-/// One line that says what the tables are of.
-fn heading(options: &SuiteOptions, clock: Clock) -> String {
+/// How trials are made, in words.
+fn settings(options: &SuiteOptions) -> String {
     format!(
-        "workers on {:?}, generators on {:?}, bursts of {}, receive buffers of {}, 2 MiB pages {:?}, {} x {} trials of {} ms, \
-         TSC {:.2} GHz, realtime {}\n",
+        "Workers on {:?}, generators on {:?}, bursts of {}, receive buffers of {}, 2 MiB pages {:?}, {} x {} trials of {} ms, \
+         realtime {}",
         options.switch_cores,
         options.generator_cores,
         options.burst,
@@ -273,7 +269,6 @@ fn heading(options: &SuiteOptions, clock: Clock) -> String {
         options.rounds(),
         options.trials(),
         options.trial().as_millis(),
-        clock.hz() / 1e9,
         options.realtime,
     )
 }
@@ -300,8 +295,16 @@ pub struct Connected {
 impl Suite<'_> {
     /// Round by round, and in each, of all scenarios that need the same ports, every switch in turn.
     fn run(&self) -> Result<Results, BenchError> {
-        let mut results = Results::new(self.clock);
-        self.note_skips(&mut results);
+        let mut results = Results {
+            version: VERSION,
+            arguments: std::env::args().collect(),
+            settings: settings(self.options),
+            machine: Machine::here(&self.plan, self.clock),
+            switches: self.switches.iter().map(|s| s.name().into()).collect(),
+            measurements: Vec::new(),
+            skipped: self.skips(),
+            failed: Vec::new(),
+        };
         for round in 0..self.options.rounds() {
             for (need, scenarios) in self.groups() {
                 for switch in turns::in_turn(&self.switches, round) {
@@ -309,6 +312,10 @@ impl Suite<'_> {
                     let able: Vec<_> = able.copied().collect();
                     self.group(switch, round, need, &able, &mut results)?;
                 }
+            }
+            // After each round: a run takes long, and what it has found so far is of use.
+            if let Some(directory) = &self.options.out {
+                results.write(directory)?;
             }
         }
         Ok(results)
@@ -327,18 +334,18 @@ impl Suite<'_> {
         groups
     }
 
-    fn note_skips(&self, results: &mut Results) {
-        for scenario in &self.scenarios {
-            for switch in &self.switches {
-                results
-                    .skipped
-                    .extend(switch.lacks(scenario).map(|why| Skip {
-                        scenario: scenario.to_string(),
-                        switch: switch.name().into(),
-                        why: why.into(),
-                    }));
-            }
-        }
+    fn skips(&self) -> Vec<Skip> {
+        let of = |scenario: &Scenario| {
+            let skip = |switch: &Switch| {
+                Some(Skip {
+                    scenario: scenario.to_string(),
+                    switch: switch.name().into(),
+                    why: switch.lacks(scenario)?.into(),
+                })
+            };
+            self.switches.iter().filter_map(skip).collect::<Vec<_>>()
+        };
+        self.scenarios.iter().flat_map(of).collect()
     }
 
     /// One switch in one round. A scenario that fails is noted, and the switch starts anew for the next one.
@@ -354,16 +361,15 @@ impl Suite<'_> {
         for scenario in scenarios {
             interrupt::check()?;
             eprintln!("round {round}: {}: {scenario}", switch.name());
-            let trials = self.start(switch, need, &mut running);
-            let trials = trials.and_then(|running| self.series(scenario, running));
-            match trials {
-                Ok(trials) => results
-                    .trials
-                    .extend(trials.into_iter().map(|trial| Record {
-                        switch: switch.name().into(),
-                        round,
-                        ..trial
-                    })),
+            let measured = self.start(switch, need, &mut running);
+            let measured = measured.and_then(|running| self.measure(scenario, running));
+            match measured {
+                Ok(measured) => results.measurements.push(Measurement {
+                    scenario: scenario.to_string(),
+                    switch: switch.name().into(),
+                    round,
+                    ..measured
+                }),
                 Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
                 Err(why) => {
                     eprintln!("  failed: {why}");
@@ -398,23 +404,18 @@ impl Suite<'_> {
         })
     }
 
-    /// The trials of one scenario on one switch in one round.
-    fn series(&self, scenario: &Scenario, running: &Running) -> Result<Vec<Record>, BenchError> {
+    /// One scenario on one switch in one round; whose it is, the caller fills in.
+    fn measure(&self, scenario: &Scenario, running: &Running) -> Result<Measurement, BenchError> {
         let options = self.options;
         turns::on_generator_core(&self.plan, options.realtime, || {
             let mut connected = self.connect(scenario, running)?;
-            let crew = self.crew(&connected, running);
-            let warmup = Duration::from_millis(options.warmup_ms);
-            crew.observe(|| connected.load.offer(None, warmup))?;
-            let trial = |_| {
-                interrupt::check()?;
-                let (offered, observed) =
-                    crew.observe(|| connected.load.offer(None, options.trial()))?;
-                let discarded = self.judge(offered.arrived, &observed);
-                let of = (scenario, options.switch_cores.len());
-                Ok(Record::new(of, &offered, observed, discarded, self.clock))
+            let mut jury = self.jury(scenario, &connected, running);
+            let lengths = Lengths {
+                warmup: Duration::from_millis(options.warmup_ms),
+                trial: options.trial(),
+                trials: options.trials(),
             };
-            (0..options.trials()).map(trial).collect()
+            measure(&mut *connected.load, &mut jury, &options.search, lengths)
         })
     }
 
@@ -435,8 +436,8 @@ impl Suite<'_> {
         })
     }
 
-    fn crew(&self, connected: &Connected, running: &Running) -> Crew {
-        Crew {
+    fn jury(&self, scenario: &Scenario, connected: &Connected, running: &Running) -> Jury {
+        let crew = Crew {
             near_ns: self.options.near_ns,
             far_ns: self.options.far_ns,
             realtime: self.options.realtime,
@@ -444,13 +445,13 @@ impl Suite<'_> {
             metrics: running.metrics,
             generators: connected.generators.clone(),
             workers: running.workers.clone(),
+        };
+        Jury {
+            crew,
+            passes: scenario.passes(),
+            wait_max: self.options.wait_max,
+            any_placement: self.options.any_placement,
         }
-    }
-
-    /// Why a trial does not count.
-    fn judge(&self, arrived: u64, observed: &Observed) -> Option<Discard> {
-        let discarded = Discard::of(arrived, observed, self.options.wait_max);
-        discarded.filter(|why| *why != Discard::Placement || !self.options.any_placement)
     }
 }
 

@@ -21,6 +21,11 @@ const SAMPLE_ALL_BELOW: f64 = 2e6;
 const AWAY: Duration = Duration::from_micros(100);
 /// Visits after the end, for what was due by then.
 const LAST_VISITS: u32 = 64;
+/// Low bits of a stamp: cycles from the trial's start until the first frame of a burst was due, and one more. Above: its sequence
+/// number, by which the others were due later. Without a rate, all of a burst are due when it is made.
+const DUE_BITS: u32 = 48;
+/// Of so many turns, one's length is taken.
+const TURN_EVERY: u64 = 8;
 /// Batches that one visit receives at most: there may be several senders to one receiver.
 const BATCHES_MAX: u32 = 4;
 
@@ -105,6 +110,8 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
     /// Frames lost in a row, up to the last one that came.
     pub runs: Histogram<u64>,
+    /// Cycles of a turn: from one visit of a guest to the next.
+    pub turns: Histogram<u64>,
     /// For each sink: by guest, the sequence number after the last one that came; of trials with a rate.
     pub next: Vec<(Option<usize>, Vec<u16>)>,
 }
@@ -143,7 +150,9 @@ impl Sender {
         if limit == 0 {
             return Ok(());
         }
-        let sent = self.tx.poll_stamped(limit, pace.now)?;
+        let gone = self.sent + self.dropped;
+        let stamp = pace.stamp(gone, self.phase, self.tx.sent() as u16);
+        let sent = self.tx.poll_stamped(limit, stamp)?;
         self.sent += u64::from(sent.frames);
         outcome.polls += 1;
         if sent.full {
@@ -221,7 +230,7 @@ impl Sink {
             self.rx.poll_each(|head| {
                 if !sampled && head.stamp() > 0 {
                     sampled = true;
-                    record(&mut outcome.latency, head);
+                    pace.record(head, &mut outcome.latency);
                 }
             })?
         } else {
@@ -241,16 +250,11 @@ impl Sink {
                 outcome.runs.saturating_record(lost.into());
             }
             if head.sequence() & pace.sample_mask == 0 {
-                record(&mut outcome.latency, head);
+                pace.record(head, &mut outcome.latency);
             }
         })?;
         Ok(frames)
     }
-}
-
-#[inline(always)]
-fn record(latency: &mut Histogram<u64>, head: &FrameHead) {
-    latency.saturating_record(tsc().saturating_sub(head.stamp()).max(1));
 }
 
 /// How fast frames become due.
@@ -281,6 +285,38 @@ impl Pace {
         }
     }
 
+    /// Of a burst of a sender that has sent or given up `gone` frames, and whose next one has this sequence number: when that was
+    /// due.
+    #[inline(always)]
+    fn stamp(&self, gone: u64, phase: f64, sequence: u16) -> u64 {
+        let since = match self.cycles_per_frame {
+            Some(cycles) => ((gone + 1) as f64 - phase).max(0.0) * cycles,
+            None => self
+                .now
+                .saturating_sub(self.start)
+                .saturating_sub(self.skipped) as f64,
+        };
+        let since = (since as u64 + self.skipped + 1) & ((1 << DUE_BITS) - 1);
+        u64::from(sequence) << DUE_BITS | since
+    }
+
+    /// Takes the time of a frame. One of an earlier trial that comes so late may seem to come before it was due, and has none.
+    #[inline(always)]
+    fn record(&self, head: &FrameHead, latency: &mut Histogram<u64>) {
+        if let Some(since_due) = tsc().checked_sub(self.due(head)) {
+            latency.saturating_record(since_due.max(1));
+        }
+    }
+
+    /// When a frame was due, by its stamp and its sequence number.
+    #[inline(always)]
+    fn due(&self, head: &FrameHead) -> u64 {
+        let stamp = head.stamp();
+        let behind_first = head.sequence().wrapping_sub((stamp >> DUE_BITS) as u16);
+        let later = f64::from(behind_first) * self.cycles_per_frame.unwrap_or(0.0);
+        self.start + (stamp & ((1 << DUE_BITS) - 1)) + later as u64 - 1
+    }
+
     /// Looks at the clock. Returns the time for which frames are made, cycles.
     #[inline(always)]
     fn tick(&mut self, now: u64) -> u64 {
@@ -300,11 +336,19 @@ pub fn run(stations: &mut [Station], job: &Job, clock: Clock) -> Result<Outcome,
         discard(stations)?;
     }
     let end = job.start + clock.cycles(job.time);
-    while tsc() < end {
+    let (mut now, mut count) = (tsc(), 0_u64);
+    while now < end {
         let arrived = visit_all(stations, &mut pace, &mut outcome, true)?;
         outcome.arrived_within += arrived;
+        let turn = std::mem::replace(&mut now, tsc());
+        if count.is_multiple_of(TURN_EVERY) {
+            outcome
+                .turns
+                .saturating_record(now.saturating_sub(turn).max(1));
+        }
+        count += 1;
     }
-    outcome.seconds = tsc().saturating_sub(job.start) as f64 / clock.hz();
+    outcome.seconds = now.saturating_sub(job.start) as f64 / clock.hz();
     finish(stations, &mut pace, &mut outcome)?;
     outcome.arrived_late += drain(stations, &mut pace, &mut outcome)?;
     for station in stations.iter() {
@@ -436,6 +480,7 @@ impl Outcome {
             polls_full: 0,
             latency: Histogram::new_with_bounds(1, longest, 3).expect("valid bounds"),
             runs: Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds"),
+            turns: Histogram::new_with_bounds(1, longest, 3).expect("valid bounds"),
             next: Vec::new(),
         }
     }
@@ -463,6 +508,33 @@ mod tests {
         let mut greeting = head(11);
         greeting.bytes[crosspoint_guest::pump::STAMP_OFFSET] = 0;
         assert_eq!(order.note(&greeting), None);
+    }
+
+    #[test]
+    fn every_frame_of_a_burst_bears_when_it_was_due() {
+        let clock = Clock::calibrate();
+        let rate = clock.hz() / 1000.0; // a frame each 1000 cycles
+        let job = Job {
+            start: 5_000_000,
+            time: Duration::from_secs(1),
+            rate: Some(rate),
+            rate_of_all: Some(rate),
+            burst: 32,
+            backlog: 1000,
+            sequences: Vec::new(),
+        };
+        let mut pace = Pace::new(&job, clock);
+        pace.skipped = 77;
+        let stamp = pace.stamp(10, 0.5, 65_535);
+        let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
+        let at = crosspoint_guest::pump::STAMP_OFFSET;
+        bytes[at..at + 8].copy_from_slice(&stamp.to_le_bytes());
+        for (sequence, later) in [(65_535_u16, 0), (0, 1000), (9, 10_000)] {
+            let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
+            bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
+            let due = pace.due(&FrameHead { bytes, len: 60 });
+            assert!(due.abs_diff(5_000_077 + 10_500 + later) <= 2, "{due}");
+        }
     }
 
     #[test]

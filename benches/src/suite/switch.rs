@@ -19,6 +19,9 @@ const RUN: &str = "/run/crosspoint-bench-suite";
 /// How DPDK names the threads of testpmd that forward, by version.
 const TESTPMD_THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
+/// `RTE_MAX_ETHPORTS` of DPDK as distributions build it.
+const TESTPMD_PORTS_MAX: usize = 32;
+
 /// A switch, not started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch {
@@ -112,6 +115,7 @@ impl Switch {
         };
         match kind {
             Kind::Ovs => None,
+            _ if scenario.ports() > TESTPMD_PORTS_MAX => Some("DPDK has 32 ports at most"),
             _ if !scenario.is_of_pairs() => Some("forwards between pairs of ports only"),
             Kind::TestpmdMac if scenario.topology == Topology::Tso => {
                 Some("changes frames, which the check of large ones does not allow")
@@ -353,6 +357,7 @@ mod tests {
         for (name, expected) in [
             ("pair-64", false),
             ("pairs16-64", false),
+            ("pairs17-64", true),
             ("chain2-64", false),
             ("chain4-64", true),
             ("many-to-one-2", true),

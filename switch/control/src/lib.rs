@@ -3,6 +3,7 @@
 pub mod api;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod fabric;
 mod interrupt;
 pub mod metrics;

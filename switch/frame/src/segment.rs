@@ -13,8 +13,8 @@ pub struct Segment {
     len: u32,
 }
 
-/// A run of writable bytes: a guest's receive buffer, or a free UMEM frame. Lifetime as
-/// [`Segment`]'s.
+/// A run of writable bytes: a guest's receive buffer, or a free UMEM frame. Lifetime as [`Segment`]'s; who keeps one longer
+/// must know before each use that the memory is still what it was (a guest's receive queue compares its generation).
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentMut {
     ptr: *mut u8,

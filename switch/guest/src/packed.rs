@@ -531,14 +531,26 @@ impl PackedRing {
         }
     }
 
-    /// Takes one used buffer, and its descriptors back.
+    /// Takes one used buffer that was added, and its descriptors back.
     ///
     /// # Errors
     /// What [`RingError`] says of devices.
     pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
-        let mut element = [UsedElement::default()];
+        let (at, mut element) = (self.used, [UsedElement::default()]);
         let count = self.take_used(&mut element)?;
-        Ok((count > 0).then_some(element[0]))
+        Ok((count > 0).then(|| self.without_reserved_len(at, element[0])))
+    }
+
+    /// `used`, of the used descriptor at `at`, with no length if none of the buffer is the device's to write and it does
+    /// not say that it has: the length is reserved then (2.8.4), and DPDK leaves the driver's there. Of buffers that it
+    /// may write, a length counts without that flag too, as all drivers have it.
+    fn without_reserved_len(&self, at: Position, mut used: UsedElement) -> UsedElement {
+        let says_written = self.read_desc(at.slot).flags & DESC_F_WRITE != 0;
+        let is_writable = self.writable_len.get(usize::from(used.id)) != Some(&0);
+        if !says_written && !is_writable {
+            used.len = 0;
+        }
+        used
     }
 
     /// Takes used buffers into `elements`, as many as are ready and fit; returns how many. A large batch of single
@@ -600,7 +612,8 @@ impl PackedRing {
         let room = elements.len();
         for (count, element) in elements.iter_mut().enumerate() {
             if self.batch.is_none() {
-                self.batch = load_used(self.descriptors.view(), self.used);
+                let last = load_used(self.descriptors.view(), self.used);
+                self.batch = last.map(|last| self.without_reserved_len(self.used, last));
             }
             let Some(last) = self.batch else {
                 return Ok(count);

@@ -293,6 +293,33 @@ fn a_device_that_uses_what_it_does_not_have_is_found_out() {
     }
 }
 
+/// DPDK's vhost leaves the driver's length in the first used descriptor of each transmitted batch.
+#[test]
+fn the_length_of_what_a_device_did_not_write_is_ignored() {
+    for in_order in [0, IN_ORDER] {
+        let options = GuestOptions {
+            features: VERSION_1 | in_order,
+            ..GuestOptions::default()
+        };
+        let (mut guest, mut device) = started(options, Order::Sequence);
+        let queue = guest.transmit_queue(0).unwrap();
+        for _ in 0..3 {
+            assert!(queue.send(&VirtioNetHdr::default(), &[1; 60]).unwrap());
+        }
+        let _ = ring(&mut guest).publish();
+        for (id, len) in [(0, 72), (1, 0)] {
+            device.transmit.put(id, len, 1);
+        }
+        let queue = guest.transmit_queue(0).unwrap();
+        assert_eq!(queue.reap().unwrap(), 2);
+        device.transmit.put_written(2, 72, 1);
+        assert!(matches!(
+            queue.reap(),
+            Err(QueueError::UsedLen { len: 72, .. })
+        ));
+    }
+}
+
 #[test]
 fn a_device_that_uses_what_it_was_not_shown_is_found_out() {
     for in_order in [0, IN_ORDER] {

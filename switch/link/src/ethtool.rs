@@ -25,7 +25,7 @@ const HEADER_NAME: u16 = 2;
 const HEADER_FLAGS: u16 = 3;
 const OMIT_REPLY: u32 = 2;
 
-/// A message: a command and its attributes.
+/// A message: a command and its attributes. Of the ethtool family, unless another's number is set.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub command: u8,
@@ -120,6 +120,20 @@ pub(crate) fn interface_of(message: &Message) -> Option<(u32, String)> {
     Some((index, name.trim_end_matches('\0').to_owned()))
 }
 
+/// What the kernel tells of the generic netlink family `name`. Fails with ENOENT where there is none.
+pub(crate) fn family_attributes(
+    requests: &mut Requests,
+    what: &'static str,
+    name: &str,
+) -> Result<Vec<GenlCtrlAttrs>, LinkError> {
+    let request = GenlMessage::from_payload(GenlCtrl {
+        cmd: GenlCtrlCmd::GetFamily,
+        nlas: vec![GenlCtrlAttrs::FamilyName(name.to_owned())],
+    });
+    let answers = requests.ask(what, request)?.into_iter();
+    Ok(answers.flat_map(|answer| answer.payload.nlas).collect())
+}
+
 /// Asks for, and sets, what ethtool does. All calls name the interface by its number.
 pub struct Ethtool {
     requests: Requests,
@@ -132,13 +146,9 @@ impl Ethtool {
     pub fn open() -> Result<Ethtool, LinkError> {
         let what = "asking for the ethtool family";
         let mut requests = Requests::open(NETLINK_GENERIC)?;
-        let request = GenlMessage::from_payload(GenlCtrl {
-            cmd: GenlCtrlCmd::GetFamily,
-            nlas: vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())],
-        });
-        let answers = requests.ask(what, request)?;
+        let attributes = family_attributes(&mut requests, what, FAMILY)?;
         let (mut family, mut monitor) = (None, None);
-        for attribute in answers.iter().flat_map(|answer| &answer.payload.nlas) {
+        for attribute in &attributes {
             match attribute {
                 GenlCtrlAttrs::FamilyId(id) => family = Some(*id),
                 GenlCtrlAttrs::McastGroups(groups) => {

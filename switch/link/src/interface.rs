@@ -71,6 +71,16 @@ impl Links {
         }
     }
 
+    /// The number of the XDP program that is attached to interface `name`; `None` where there is none.
+    pub fn program_id(&mut self, name: &str) -> Result<Option<u32>, LinkError> {
+        let mut message = LinkMessage::default();
+        let name = LinkAttribute::IfName(name.to_owned());
+        message.attributes.push(name);
+        let request = RouteNetlinkMessage::GetLink(message);
+        let answers = self.requests.ask("asking for the XDP program", request)?;
+        Ok(answers.into_iter().find_map(program_id))
+    }
+
     /// Sets the MTU of interface number `index`, bytes.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), LinkError> {
         let mut message = LinkMessage::default();
@@ -130,6 +140,20 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         (found.rx_queues, found.tx_queues) = (rx, tx);
     }
     Some(found)
+}
+
+fn program_id(message: RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let of_xdp = |attribute: LinkAttribute| match attribute {
+        LinkAttribute::Xdp(xdp) => xdp.into_iter().find_map(|part| match part {
+            LinkXdp::ProgId(id) => Some(id),
+            _ => None,
+        }),
+        _ => None,
+    };
+    message.attributes.into_iter().find_map(of_xdp)
 }
 
 fn is_attached(xdp: &LinkXdp) -> bool {

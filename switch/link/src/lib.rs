@@ -15,6 +15,7 @@ mod namespace;
 mod request;
 mod rss;
 mod settings;
+mod xdp;
 
 pub use channels::Channels;
 pub use ethtool::Ethtool;
@@ -24,3 +25,4 @@ pub use interface::{Interface, Links, Peer};
 pub use request::LinkError;
 pub use rss::IndirectionTable;
 pub use settings::{Settings, Tags, Wanted};
+pub use xdp::{Netdev, XdpSupport};

@@ -3,7 +3,9 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crosspoint_link::{Changes, Ethtool, Events, Links, Settings, Tags, Wake, Wanted};
+use crosspoint_link::{
+    Changes, Ethtool, Events, Links, Netdev, Settings, Tags, Wake, Wanted, XdpSupport,
+};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,29 @@ fn a_tap_has_queues_and_no_other_end() {
     let found = links.find("tap0").expect("an answer").expect("it is there");
     assert_eq!(found.peer, None);
     assert!(found.rx_queues >= 1 && found.tx_queues >= 1);
+}
+
+#[test]
+fn a_driver_says_what_it_can_do_with_xdp() {
+    enter_new_namespace();
+    run("ip link add up0 type veth peer name far");
+    run("ip link add br0 type bridge");
+    let index = |name: &str| {
+        let found = Links::open().and_then(|mut links| links.find(name));
+        found.expect("an answer").expect("it is there").index
+    };
+    let mut netdev = Netdev::open().expect("Linux 6.3 or later");
+    let veth = netdev.xdp(index("up0")).expect("an answer");
+    assert!(veth.native && veth.several_buffers, "{veth:?}");
+    assert!(!veth.zero_copy && !veth.tx_checksum, "{veth:?}");
+    let bridge = netdev.xdp(index("br0")).expect("an answer");
+    let nothing = XdpSupport {
+        zero_copy_buffers_max: 1,
+        ..XdpSupport::default()
+    };
+    assert_eq!(bridge, nothing);
+    let gone = netdev.xdp(99_999).expect_err("there is no such interface");
+    assert!(gone.is_gone(), "{gone}");
 }
 
 #[test]

@@ -113,6 +113,53 @@ fn show_without_a_daemon_says_so() {
 }
 
 #[test]
+fn doctor_exits_with_how_bad_the_worst_finding_is() {
+    let lab = Lab::new(s(30));
+    let path = lab.dir().join("nowhere.toml");
+    let config = "version = 1\n[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"nowhere0\"\n";
+    fs::write(&path, config).expect("written");
+    let file = path.to_str().expect("a plain path");
+    let (status, text) = Switch::command(&lab, &["doctor", "--config", file]);
+    assert!(
+        text.contains("nowhere0: there is no such interface"),
+        "{text}"
+    );
+    assert!(
+        !text.contains('\x1b'),
+        "colour, though it is piped: {text:?}"
+    );
+    // The machine itself may have worse.
+    assert!(matches!(status.code(), Some(4 | 5)), "{status}: {text}");
+
+    let (status, text) = Switch::command(&lab, &["doctor", "--config", file, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let expected = match report["worst"].as_str() {
+        Some("warning") => 4,
+        _ => 5,
+    };
+    assert_eq!(status.code(), Some(expected), "{text}");
+
+    fs::write(&path, "version = 2").expect("written");
+    let (status, text) = Switch::command(&lab, &["doctor", "--config", file]);
+    assert_eq!(status.code(), Some(1), "{text}");
+}
+
+#[test]
+fn doctor_knows_the_program_of_a_running_switch() {
+    with_a_busy_switch(|lab, _switch| {
+        let (_, text) = Switch::command(lab, &["doctor", "--all", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list");
+        let of_program = findings.iter().filter(|one| one["id"] == "xdp-program");
+        let ours = of_program.filter(|one| {
+            let found = one["found"].as_str().unwrap_or_default();
+            found.starts_with("the XDP program is a crosspoint's") && one["severity"] == "ok"
+        });
+        assert_eq!(ours.count(), 1, "{text}");
+    });
+}
+
+#[test]
 fn check_says_file_line_and_column_of_a_mistake() {
     let lab = Lab::new(s(30));
     let path = lab.dir().join("mistake.toml");

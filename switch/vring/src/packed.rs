@@ -265,8 +265,10 @@ impl PackedRing {
         prefetch_write(self.descriptors.wrapping_add(16 * self.slot(at)));
     }
 
+    /// With WRITE where something was written: else the length is reserved (virtio 1.2, 2.8.4).
     fn used_word(&self, at: u64, id: u16, len: u32) -> u64 {
-        let marks = if self.wrap(at) { F_AVAIL | F_USED } else { 0 };
+        let wrap = if self.wrap(at) { F_AVAIL | F_USED } else { 0 };
+        let marks = wrap | if len > 0 { F_WRITE } else { 0 };
         u64::from(len) | u64::from(id) << 32 | u64::from(marks) << 48
     }
 

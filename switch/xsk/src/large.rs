@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crosspoint_frame::{Burst, Frame, Gather, Offload, Pick, Prefix, TagOp, virtio_header};
-use crosspoint_packet::checksum::Partial;
+use crosspoint_packet::checksum::{Partial, fold, sum};
+use crosspoint_packet::parse_l4;
 use crosspoint_packet::segment::{
     GSO_ECN, GSO_TCPV4, GSO_TCPV6, GsoRequest, HEADERS_MAX, Segmentation, Whole,
 };
@@ -146,7 +147,8 @@ fn is_tcp(gso_type: u8) -> bool {
 }
 
 /// Whether the copy of a large frame with `tag` can go whole through an interface whose limit is `frame_len_max`: its
-/// headers are what they must be to be cut, so the kernel finds nothing wrong with them, and its segments fit.
+/// headers are what they must be to be cut, and say so as they stand, and its segments fit. Headers beyond the 64 bytes that
+/// are kept may change until they are sent: then the kernel drops what makes no sense to it.
 pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
     let offload = &frame.offload;
     if !is_tcp(offload.gso_type)
@@ -171,8 +173,24 @@ pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max
         identification: 0,
     };
     let headers = headers.get(..len).unwrap_or(&[]);
-    Segmentation::new(headers, frame.len as usize, request, whole).is_ok()
+    // What is one segment needs no call of its own.
+    let plan = Segmentation::new(headers, frame.len as usize, request, whole);
+    plan.is_ok_and(|plan| plan.count() > 1)
+        && says_its_length(headers, frame.len as usize)
         && !is_long(burst, frame, tag, frame_len_max)
+}
+
+/// Whether the IP header is as it must be on a wire: its length is the frame's, and IPv4's sum is right. Who cuts a frame
+/// writes both anew; a large frame may come without.
+fn says_its_length(headers: &[u8], frame_len: usize) -> bool {
+    let Some(l4) = parse_l4(headers) else {
+        return false;
+    };
+    let header = headers.get(l4.ip_offset..l4.offset);
+    let is_summed =
+        l4.ip_version == 6 || header.is_some_and(|header| fold(sum(header, 0)) == 0xffff);
+    // IPv6's length counts from behind its header, which is where this `offset` lies.
+    is_summed && l4.offset + l4.len == frame_len
 }
 
 /// Whether the segments of a large frame's copy with `tag` are longer than an interface takes whose limit is

@@ -104,11 +104,20 @@ impl PackedDevice {
         }
     }
 
-    /// Writes a used descriptor, and skips the `slots` that the used buffers took.
+    /// Writes a used descriptor, and skips the `slots` that the used buffers took. It does not say that something was written.
     pub fn put(&mut self, id: u16, len: u32, slots: u16) {
+        self.put_as(id, len, slots, 0);
+    }
+
+    /// The same, and says that something was written (2.8.3).
+    pub fn put_written(&mut self, id: u16, len: u32, slots: u16) {
+        self.put_as(id, len, slots, WRITE);
+    }
+
+    fn put_as(&mut self, id: u16, len: u32, slots: u16, written: u16) {
         let (slot, wrap) = self.used;
         let at = self.layout.descriptors + 16 * u64::from(slot);
-        let flags = if wrap { AVAIL | USED } else { 0 };
+        let flags = written | if wrap { AVAIL | USED } else { 0 };
         let bytes = [
             &len.to_le_bytes()[..],
             &id.to_le_bytes(),

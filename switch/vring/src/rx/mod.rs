@@ -95,8 +95,8 @@ impl GuestRx {
     }
 
     /// Reads the entries of the next `count` buffers and asks for the buffers, to be written. While the frames that will
-    /// go there are still on their way to the cache: both waits pass together. Delivering in the same turn finds what
-    /// was read; nothing is taken.
+    /// go there are still on their way to the cache: both waits pass together. The next delivery finds what was read;
+    /// nothing is taken.
     #[inline(always)]
     pub fn look(&self, count: usize, scratch: &mut RxScratch) {
         either!(self, queue => queue.look(count, scratch));

@@ -15,19 +15,32 @@ use super::queue::{RxQueue, RxScratch};
 use super::ring::{Buffer, RxRing};
 use crate::feature;
 
-/// Buffers that were looked at and not taken, from position `head` on.
+/// How many queues' buffers a worker keeps: those of more push each other out, and are looked at again.
+const QUEUES: usize = 64;
+
+/// Buffers that were looked at and not taken, by queue.
+pub(super) struct Aheads(Box<[Ahead; QUEUES]>);
+
+impl Default for Aheads {
+    fn default() -> Aheads {
+        Aheads(Box::new(std::array::from_fn(|_| Ahead::default())))
+    }
+}
+
+/// Those of one queue: positions `from..upto`, each at its place modulo [`BURST`].
 ///
-/// Kept over the end of a turn: the pointers are good as long as the queue's memory is that of `generation`, which is
-/// looked at before each use.
-pub(super) struct Ahead {
+/// Kept over the end of a turn, unlike other segments: the pointers are good as long as the queue's memory is that of
+/// `generation`, which is looked at before each use. Positions never come again, and what the driver has offered stays
+/// as it is until it is taken; so an entry is good as long as the ring's head is not beyond it.
+struct Ahead {
     /// Whose they are; 0 is nobody's.
     queue: u64,
     generation: u64,
-    head: u64,
+    from: u64,
+    upto: u64,
     /// Up to where the driver is known to offer: its index is in a line that its core writes, and is looked at only when
     /// what is known runs out.
     end: u64,
-    len: usize,
     buffers: [SegmentMut; BURST],
     ids: [u16; BURST],
 }
@@ -39,13 +52,19 @@ impl Default for Ahead {
         Ahead {
             queue: 0,
             generation: 0,
-            head: 0,
+            from: 0,
+            upto: 0,
             end: 0,
-            len: 0,
             buffers: [none; BURST],
             ids: [0; BURST],
         }
     }
+}
+
+/// The place of a position.
+#[inline(always)]
+fn place(at: u64) -> usize {
+    at as usize % BURST
 }
 
 #[allow(private_bounds, reason = "there are two layouts, both here")]
@@ -54,7 +73,12 @@ impl<R: RxRing> RxQueue<R> {
     /// written. Nothing is taken. What was looked at already is not looked at again.
     #[inline(always)]
     pub(super) fn look(&self, count: usize, scratch: &mut RxScratch) {
-        self.look_from(self.reserve.head(), count, &mut scratch.ahead);
+        self.look_from(self.reserve.head(), count, self.ahead(scratch));
+    }
+
+    #[inline(always)]
+    fn ahead<'s>(&self, scratch: &'s mut RxScratch) -> &'s mut Ahead {
+        &mut scratch.aheads.0[self.id as usize % QUEUES]
     }
 
     #[inline(always)]
@@ -63,24 +87,24 @@ impl<R: RxRing> RxQueue<R> {
         let this = (self.id, memory.generation());
         if (ahead.queue, ahead.generation) != this {
             (ahead.queue, ahead.generation) = this;
-            (ahead.end, ahead.len) = (0, 0);
+            (ahead.from, ahead.upto, ahead.end) = (head, head, head);
         }
-        if ahead.head != head {
-            (ahead.head, ahead.len) = (head, 0);
+        // Others have taken what was looked at, or this comes late and is before it.
+        if head > ahead.upto || head < ahead.from {
+            ahead.upto = head;
         }
-        if ahead.len >= count {
+        ahead.from = head;
+        let wanted = head + count.min(BURST) as u64;
+        if ahead.upto >= wanted {
             return;
         }
-        if ahead.end < head + count as u64 {
+        if ahead.end < wanted {
             // What is wrong with the ring is found out by the general way.
             let offered = self.ring.offered(&self.reserve, head, count);
             ahead.end = head + offered.unwrap_or(0) as u64;
         }
-        let count = count.min(ahead.end.saturating_sub(head) as usize);
-        let slots = ahead.buffers.iter_mut().zip(&mut ahead.ids);
-        let from = ahead.len;
-        for (i, (buffer, id)) in slots.enumerate().take(count).skip(from) {
-            let (ptr, len, buffer_id) = self.ring.single(memory, head + i as u64);
+        for at in ahead.upto..wanted.min(ahead.end) {
+            let (ptr, len, id) = self.ring.single(memory, at);
             if ptr.is_null() {
                 break;
             }
@@ -88,9 +112,9 @@ impl<R: RxRing> RxQueue<R> {
             prefetch_write(ptr.wrapping_add(64));
             // SAFETY: translated for `len` bytes of the memory, which stays mapped until the worker's next quiescent
             // point, and beyond it as long as it is the queue's: `Ahead` says which it is of. Never borrowed.
-            *buffer = unsafe { SegmentMut::new(ptr, len) };
-            *id = buffer_id;
-            ahead.len = i + 1;
+            ahead.buffers[place(at)] = unsafe { SegmentMut::new(ptr, len) };
+            ahead.ids[place(at)] = id;
+            ahead.upto = at + 1;
         }
     }
 
@@ -108,8 +132,8 @@ impl<R: RxRing> RxQueue<R> {
         if self.ring.memory().log().is_some() {
             return 0;
         }
-        let (head, ahead) = (self.reserve.head(), &mut scratch.ahead);
-        self.look_from(head, picks.len().min(BURST), ahead);
+        let (head, ahead) = (self.reserve.head(), self.ahead(scratch));
+        self.look_from(head, picks.len(), ahead);
         let count = self.count_plain(burst, picks, ahead);
         // LOAD-BEARING: before the head is looked at again, as in `deliver`.
         fence(Ordering::Acquire);
@@ -119,17 +143,18 @@ impl<R: RxRing> RxQueue<R> {
         let Some(run) = self.reserve.try_reserve(worker, head, count) else {
             return 0;
         };
+        let picks = picks.get(..count).unwrap_or(&[]);
         let (bytes, first) = match self.features.header_len() {
-            12 => self.fill_plain::<12>(head, burst, picks, count, ahead),
-            _ => self.fill_plain::<10>(head, burst, picks, count, ahead),
+            12 => self.fill_plain::<12>(burst, picks, ahead),
+            _ => self.fill_plain::<10>(burst, picks, ahead),
         };
         outcome.frames += count as u32;
         outcome.bytes += bytes;
         if let Some(moved) = self.ring.publish(&self.reserve, worker, run, first) {
             outcome.touched |= self.owe(worker, moved);
         }
-        // For the next burst, so that its buffers are on their way while it is.
-        self.look_from(head + count as u64, BURST, ahead);
+        // The next burst is probably as long: its buffers are on their way while it is.
+        self.look_from(head + count as u64, count, ahead);
         count
     }
 
@@ -138,52 +163,48 @@ impl<R: RxRing> RxQueue<R> {
     fn count_plain(&self, burst: &Burst, picks: &[Pick], ahead: &Ahead) -> usize {
         let completes = self.features.has(feature::GUEST_CSUM);
         let header = self.features.header_len();
-        let is_plain = |(pick, buffer): (&Pick, &SegmentMut)| {
-            burst
-                .frames()
-                .get(usize::from(pick.frame))
-                .is_some_and(|frame: &Frame| {
-                    pick.tag == TagOp::Keep
-                        && (completes || !frame.offload.needs_csum)
-                        && header + frame.len as usize <= buffer.len()
-                })
+        let is_plain = |(at, pick): &(u64, &Pick)| {
+            let room = ahead.buffers[place(*at)].len();
+            let frame: Option<&Frame> = burst.frames().get(usize::from(pick.frame));
+            frame.is_some_and(|frame| {
+                pick.tag == TagOp::Keep
+                    && (completes || !frame.offload.needs_csum)
+                    && header + frame.len as usize <= room
+            })
         };
-        let buffers = ahead.buffers.iter().take(ahead.len);
-        let both = picks.iter().zip(buffers);
-        both.take_while(|pair| is_plain(*pair)).count()
+        let pairs = (ahead.from..ahead.upto).zip(picks);
+        pairs.take_while(is_plain).count()
     }
 
-    /// Copies `count` frames and writes their used entries from position `start` on. Returns the bytes of the frames,
-    /// and what the first used entry says.
+    /// Copies the picked frames and writes their used entries. Returns the bytes of the frames, and what the first used
+    /// entry says.
     #[inline(always)]
     fn fill_plain<const HEADER: usize>(
         &self,
-        start: u64,
         burst: &Burst,
         picks: &[Pick],
-        count: usize,
         ahead: &Ahead,
     ) -> (u64, (u16, u32)) {
         let (mut bytes, mut first) = (0, (0, 0));
-        let buffers = ahead.buffers.iter().zip(&ahead.ids);
-        for (i, (pick, (to, id))) in picks.iter().zip(buffers).take(count).enumerate() {
+        for (at, pick) in (ahead.from..).zip(picks) {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
+            let (to, id) = (ahead.buffers[place(at)], ahead.ids[place(at)]);
             let header = virtio_header::<HEADER>(&frame.offload, TagOp::Keep, 1, false);
-            let written = copy_plain(&header, frame, burst, *to) as u32;
+            let written = copy_plain(&header, frame, burst, to) as u32;
             bytes += u64::from(frame.len);
-            if i == 0 {
-                first = (*id, written);
+            let is_first = at == ahead.from;
+            if is_first {
+                first = (id, written);
             }
             let buffer = Buffer {
-                id: *id,
+                id,
                 pieces: 1,
                 entries: 1,
                 len: to.len() as u32,
             };
-            self.ring
-                .set_used(start + i as u64, i == 0, &buffer, written);
+            self.ring.set_used(at, is_first, &buffer, written);
         }
         (bytes, first)
     }

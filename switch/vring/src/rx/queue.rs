@@ -10,7 +10,7 @@ use crosspoint_frame::{
 };
 
 use super::Outcome;
-use super::plain::Ahead;
+use super::plain::Aheads;
 use super::ring::{Buffer, RxRing};
 use crate::chain;
 use crate::reserve::{MAX_RESERVATION, Reserve};
@@ -54,7 +54,7 @@ struct Plan {
 
 /// A worker's working memory for `deliver`: made once.
 pub struct RxScratch {
-    pub(super) ahead: Ahead,
+    pub(super) aheads: Aheads,
     buffers: Vec<Buffer>,
     pieces: Vec<SegmentMut>,
     plans: Vec<Plan>,
@@ -81,7 +81,7 @@ impl RxScratch {
 impl Default for RxScratch {
     fn default() -> RxScratch {
         RxScratch {
-            ahead: Ahead::default(),
+            aheads: Aheads::default(),
             buffers: Vec::with_capacity(MAX_RESERVATION),
             pieces: Vec::with_capacity(MAX_PIECES),
             plans: Vec::with_capacity(BURST),
@@ -137,6 +137,8 @@ impl<R: RxRing> RxQueue<R> {
         while !rest.is_empty() {
             let plain = self.deliver_plain(worker, burst, rest, scratch, &mut outcome);
             if plain > 0 {
+                // A guest that has mended meanwhile what the last plan stumbled over.
+                scratch.fault = None;
                 rest = rest.get(plain..).unwrap_or(&[]);
                 continue;
             }

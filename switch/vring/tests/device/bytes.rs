@@ -4,12 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crosspoint_frame::{BURST, Burst, Pick, TagOp};
+use crosspoint_guest::packed::{DESC_F_AVAIL, DESC_F_USED};
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
-use crosspoint_guest::{Buffer, ChainSplit, QueueError, VirtioNetHdr};
+use crosspoint_guest::ring::DESC_F_WRITE;
+use crosspoint_guest::{Buffer, ChainSplit, PackedDescriptor, Position, QueueError, VirtioNetHdr};
 use crosspoint_vring::{Features, GuestRx, GuestTx, Outcome, RxScratch, feature};
 use proptest::prelude::*;
 
-use crate::world::{BASE, Guest, LAYOUTS, MODERN, Random, all, header_len, start_of, tagged};
+use crate::world::{
+    BASE, Guest, LAYOUTS, MODERN, Random, all, base_at, header_len, start_of, tagged,
+};
 
 const FEATURES: [u64; 6] = [
     feature::MRG_RXBUF,
@@ -433,4 +437,45 @@ fn a_burst_of_long_chains_is_delivered_whole() {
     let outcome = rx.deliver(0, &burst, &all(&burst), &mut RxScratch::default());
     assert_eq!((outcome.frames as usize, outcome.small), (BURST, 0));
     assert_eq!(receiver.receive().unwrap().len(), BURST);
+}
+
+/// Virtio 1.2, 2.8.3 and 2.8.4: WRITE in a used descriptor says that something was written there, and without it the
+/// length means nothing.
+#[test]
+fn a_used_descriptor_of_a_packed_ring_says_that_it_was_written() {
+    const SIZE: u16 = 8;
+    let features = MODERN | feature::RING_PACKED;
+    let mut guest = Guest::for_queues(SIZE, 300, 400);
+    let (driver, device) = guest.packed_ring(SIZE, Position::START, features);
+    let area = guest.take(400 * usize::from(SIZE));
+    for slot in 0..SIZE {
+        let address = area + 400 * u64::from(slot);
+        let flags = DESC_F_WRITE | DESC_F_AVAIL;
+        let (id, len) = (slot, 400);
+        driver.write_desc(
+            slot,
+            PackedDescriptor {
+                address,
+                len,
+                id,
+                flags,
+            },
+        );
+    }
+    let at = base_at(Position::START);
+    let rx = GuestRx::new(device, Features::new(features), Arc::default(), at, 1).unwrap();
+    let mut burst = Burst::new();
+    for _ in 0..3 {
+        assert!(burst.push_short(&[7; 60]));
+    }
+    rx.deliver(0, &burst, &all(&burst), &mut RxScratch::default());
+    for slot in 0..3 {
+        let used = driver.read_desc(slot);
+        assert_eq!(
+            used.flags,
+            DESC_F_WRITE | DESC_F_AVAIL | DESC_F_USED,
+            "{slot}"
+        );
+        assert_eq!(used.len, 72, "{slot}");
+    }
 }

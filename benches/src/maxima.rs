@@ -1,0 +1,237 @@
+//! The tables of maximum receive rates: how much arrives of all that a switch takes, and what that costs.
+
+use crate::placement::Placement;
+use crate::results::Results;
+use crate::search::SearchTrial;
+use crate::stats::{Spread, median};
+use crate::summary::if_any;
+use crate::trial::Shares;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+/// A trial, and whose it is.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    scenario: &'a str,
+    switch: &'a str,
+    round: u32,
+    trial: &'a SearchTrial,
+}
+
+/// All of them, in Markdown. Scenarios stand in the order in which they were measured first.
+pub fn tables(results: &Results) -> String {
+    let rows: Vec<Row> = rows(results).collect();
+    let names = results.scenarios();
+    let mut text = rates(&rows, &names, &results.switches);
+    for peer in results.switches.iter().skip(1) {
+        text += &if_any(ratios(&rows, &names, &results.switches[0], peer));
+    }
+    text
+}
+
+/// The trials that count.
+fn rows(results: &Results) -> impl Iterator<Item = Row<'_>> {
+    results.measurements.iter().flat_map(|measured| {
+        let kept = measured.maxima.iter().filter(|trial| trial.counts());
+        kept.map(|trial| Row {
+            scenario: &measured.scenario,
+            switch: &measured.switch,
+            round: measured.round,
+            trial,
+        })
+    })
+}
+
+fn rates(rows: &[Row], names: &[&str], switches: &[String]) -> String {
+    let has_shares = rows.iter().any(|row| row.trial.observed.shares.is_some());
+    let (names_of_shares, align) = match has_shares {
+        true => (" user | kernel | softirq |", "--:|--:|--:|"),
+        false => ("", ""),
+    };
+    let mut text = format!(
+        "| scenario | placement | switch | trials | Mpps | IQR | loss | busy cycles/frame | core cycles/frame | ring full | p50 µs | p99 µs |{names_of_shares}\n\
+         |---|---|---|--:|--:|---|--:|--:|--:|--:|--:|--:|{align}\n",
+    );
+    for (scenario, placement) in groups(rows, names) {
+        for switch in switches {
+            let these = kept(rows, switch, scenario, placement);
+            let Some(mpps) = Spread::of(these.iter().map(|row| row.trial.mpps)) else {
+                continue;
+            };
+            let of = |value: fn(&SearchTrial) -> Option<f64>| {
+                median(these.iter().filter_map(|row| value(row.trial)))
+            };
+            let _ = write!(
+                text,
+                "| {scenario} | {} | {switch} | {} | {:.2} | {:.2}-{:.2} | {} | {} | {} | {} | {} | {} |",
+                placement.name(),
+                these.len(),
+                mpps.median,
+                mpps.lower,
+                mpps.upper,
+                percent(of(|t| Some(t.loss))),
+                cell(of(|t| t.observed.busy_cycles), 0),
+                cell(of(|t| t.core_cycles), 0),
+                percent(of(|t| Some(t.ring_full))),
+                cell(of(|t| us(t.p50_ns)), 1),
+                cell(of(|t| us(t.p99_ns)), 1),
+            );
+            if has_shares {
+                let share = |of_shares: fn(&Shares) -> Option<f64>| {
+                    let shares = these.iter().filter_map(|row| row.trial.observed.shares);
+                    cell(median(shares.filter_map(|shares| of_shares(&shares))), 0)
+                };
+                let (user, kernel) = (share(|s| s.user), share(|s| s.kernel));
+                let _ = write!(text, " {user} | {kernel} | {} |", share(|s| s.softirq));
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn ratios(rows: &[Row], names: &[&str], first: &str, peer: &str) -> String {
+    let mut text = format!(
+        "| scenario | placement | {first} / {peer} | IQR over rounds | rounds | core cycles, {peer} / {first} |\n\
+         |---|---|--:|---|--:|--:|\n"
+    );
+    for (scenario, placement) in groups(rows, names) {
+        let ours = kept(rows, first, scenario, placement);
+        let theirs = kept(rows, peer, scenario, placement);
+        let ratio = |round: Option<u32>| {
+            let of = |rows: &[Row]| {
+                let of_round = rows
+                    .iter()
+                    .filter(|row| round.is_none_or(|r| row.round == r));
+                median(of_round.map(|row| row.trial.mpps))
+            };
+            Some(of(&ours)? / of(&theirs)?)
+        };
+        let cycles = |rows: &[Row]| median(rows.iter().filter_map(|row| row.trial.core_cycles));
+        let (Some(of_medians), Some(our_cycles), Some(their_cycles)) =
+            (ratio(None), cycles(&ours), cycles(&theirs))
+        else {
+            continue;
+        };
+        let rounds: BTreeSet<u32> = ours.iter().map(|t| t.round).collect();
+        let by_round: Vec<f64> = rounds.into_iter().filter_map(|r| ratio(Some(r))).collect();
+        let iqr = Spread::of(by_round.iter().copied()).map_or(String::new(), |spread| {
+            format!("{:.2}-{:.2}", spread.lower, spread.upper)
+        });
+        let _ = writeln!(
+            text,
+            "| {scenario} | {} | {of_medians:.2} | {iqr} | {} | {:.2} |",
+            placement.name(),
+            by_round.len(),
+            their_cycles / our_cycles,
+        );
+    }
+    text
+}
+
+fn groups<'a>(rows: &[Row], names: &[&'a str]) -> Vec<(&'a str, Placement)> {
+    let places = rows.iter().filter_map(|row| {
+        let place = names.iter().position(|name| *name == row.scenario)?;
+        Some((place, row.trial.observed.placement))
+    });
+    let groups: BTreeSet<(usize, Placement)> = places.collect();
+    let named = |(place, placement): (usize, Placement)| (names[place], placement);
+    groups.into_iter().map(named).collect()
+}
+
+fn kept<'a>(rows: &[Row<'a>], switch: &str, scenario: &str, placement: Placement) -> Vec<Row<'a>> {
+    let these = rows
+        .iter()
+        .filter(|row| row.switch == switch && row.scenario == scenario);
+    let these = these.filter(|row| row.trial.observed.placement == placement);
+    these.copied().collect()
+}
+
+fn us(ns: Option<u64>) -> Option<f64> {
+    ns.map(|ns| ns as f64 / 1000.0)
+}
+
+fn cell(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
+}
+
+fn percent(part: Option<f64>) -> String {
+    match part {
+        None => "-".into(),
+        Some(0.0) => "0".into(),
+        Some(part) if part < 1e-3 => format!("{:.0e} %", part * 100.0),
+        Some(part) => format!("{:.1} %", part * 100.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::Measurement;
+    use crate::results::tests::made_up;
+    use crate::trial::Discard;
+
+    fn measured(scenario: &str, switch: &str, round: u32, mpps: &[f64]) -> Measurement {
+        let mut measured = made_up().measurements.swap_remove(0);
+        let some = measured.maxima[0].clone();
+        measured.maxima = Vec::new();
+        for &mpps in mpps {
+            let mut trial = some.clone();
+            (trial.mpps, trial.loss, trial.ring_full) = (mpps, 0.01, 0.25);
+            (trial.p50_ns, trial.p99_ns) = (Some(10_000), None);
+            trial.core_cycles = Some(2600.0 / mpps);
+            trial.observed.placement = Placement::Near;
+            trial.observed.busy_cycles = (switch == "crosspoint").then_some(100.0);
+            measured.maxima.push(trial);
+        }
+        (measured.scenario, measured.switch) = (scenario.into(), switch.into());
+        measured.round = round;
+        measured
+    }
+
+    #[test]
+    fn who_had_the_core_is_told_where_somebody_looked() {
+        let mut results = made_up();
+        results.measurements = vec![measured("nic-to-nic-64", "crosspoint", 0, &[2.0])];
+        assert!(!tables(&results).contains("| kernel |"));
+        results.measurements[0].maxima[0].observed.shares = Some(Shares {
+            user: Some(300.0),
+            kernel: Some(1000.0),
+            softirq: None,
+        });
+        let text = tables(&results);
+        let widths: Vec<usize> = text.lines().map(|line| line.matches('|').count()).collect();
+        assert_eq!(widths, [16; 3]);
+        assert!(text.contains("| - | 300 | 1000 | - |"), "{text}");
+    }
+
+    #[test]
+    fn only_like_is_compared_with_like() {
+        let mut results = made_up();
+        results.switches = vec!["crosspoint".into(), "peer".into()];
+        results.measurements = vec![
+            measured("pairs4-64", "crosspoint", 0, &[20.0]),
+            measured("pairs4-64", "crosspoint", 1, &[30.0]),
+            measured("pairs4-64", "peer", 0, &[10.0]),
+            measured("pairs4-64", "peer", 1, &[10.0, 5.0, 1000.0]),
+            measured("chain2-64", "crosspoint", 0, &[7.0]),
+        ];
+        let last = &mut results.measurements[3].maxima;
+        last[1].observed.placement = Placement::Far;
+        last[2].discarded = Some(Discard::Waited);
+        let text = tables(&results);
+        let rows: Vec<&str> = text.lines().collect();
+        let expected = [
+            "| pairs4-64 | near | crosspoint | 2 | 25.00 | 22.50-27.50 | 1.0 % | 100 | 108 | 25.0 % | 10.0 | - |",
+            "| pairs4-64 | near | peer | 2 | 10.00 | 10.00-10.00 | 1.0 % | - | 260 | 25.0 % | 10.0 | - |",
+            "| pairs4-64 | far | peer | 1 | 5.00 | 5.00-5.00 | 1.0 % | - | 520 | 25.0 % | 10.0 | - |",
+            "| chain2-64 | near | crosspoint | 1 | 7.00 | 7.00-7.00 | 1.0 % | 100 | 371 | 25.0 % | 10.0 | - |",
+            "| pairs4-64 | near | 2.50 | 2.25-2.75 | 2 | 2.40 |",
+        ];
+        let mut at = 0;
+        for row in expected {
+            let found = rows[at..].iter().position(|line| *line == row);
+            at += found.unwrap_or_else(|| panic!("{row}\n{text}")) + 1;
+        }
+    }
+}

@@ -1,0 +1,208 @@
+#!/bin/bash
+# check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
+# unit, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
+#
+#   --full   also the Debian package, in a clean chroot; that each capability of the unit is needed; what it allows of system calls
+#
+# What it downloads once is kept in /var/cache/crosspoint/check.
+# shellcheck disable=SC2317 # the checks are called by check() alone
+set -euo pipefail
+DEPLOY=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO=$(dirname "$DEPLOY")
+# shellcheck source=lib.sh
+. "$DEPLOY/lib.sh"
+
+CACHE=${CROSSPOINT_CHECK_CACHE:-/var/cache/crosspoint/check}
+# Debian's: python3-yaml and python3-jsonschema.
+PYTHON=/usr/bin/python3
+UNIT=$DEPLOY/systemd/crosspoint.service
+# Kubernetes' own schemas, of many versions, packed by the project kubernetes-validate.
+SCHEMAS=kubernetes_validate-1.37.0-py3-none-any.whl
+SCHEMAS_URL=https://files.pythonhosted.org/packages/b0/50/104f3b5a41aba6737c5f2ffe76270398f3a7320dc4a4f3f88dfd5bc9af63/$SCHEMAS
+SCHEMAS_SHA256=85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9
+# Tenths. systemd 252 says 2.4; other versions weigh a little otherwise.
+EXPOSURE_MAX=30
+# A group that the daemon under check is not in.
+GUESTS=4343
+FULL='' BINARY=''
+for word in "$@"; do
+  case $word in
+    --full) FULL=1 ;;
+    -h | --help) sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    -*) die "unknown option '$word'" ;;
+    *) BINARY=$word ;;
+  esac
+done
+BINARY=${BINARY:-${CARGO_TARGET_DIR:-$REPO/target}/debug/crosspoint}
+FAILED=0
+
+# check NAME COMMAND...: its output is shown only when it fails.
+check() {
+  local name=$1 start=$SECONDS status; shift
+  # Not after ||, where -e has no effect.
+  set +e
+  (set -e; "$@") > "$WORK/output" 2>&1
+  status=$?
+  set -e
+  case $status in
+    0) say "ok: $name, $((SECONDS - start)) s$(sed -n '$s/^[0-9].*/: &/p' "$WORK/output")" ;;
+    77) say "not run: $name: $(tail -n 1 "$WORK/output")" ;;
+    *) say "FAILED: $name"; cat "$WORK/output" >&2; FAILED=1 ;;
+  esac
+}
+
+# unable WHY: ends a check that this host cannot do.
+unable() { say "$*"; exit 77; }
+have() { command -v "$1" > /dev/null || unable "there is no $1"; }
+have_python() { "$PYTHON" -c 'import jsonschema, yaml' 2> /dev/null || unable "$PYTHON has no yaml or no jsonschema: deploy/install-deps.sh test"; }
+
+check_rules() {
+  have promtool
+  promtool check rules "$DEPLOY/prometheus/crosspoint.rules.yml"
+  promtool check config "$DEPLOY/prometheus/scrape.yml"
+  promtool test rules "$DEPLOY/prometheus/crosspoint.test.yml"
+}
+
+check_names() {
+  have promtool; have_python
+  mkdir "$WORK/scrape"
+  "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$WORK/scrape"
+  promtool check metrics < "$WORK/scrape/metrics.txt"
+  "$DEPLOY/grafana/generate.py" --check
+  "$PYTHON" "$DEPLOY/check/metrics.py" "$WORK/scrape/metrics.txt"
+}
+
+check_unit() {
+  have systemd-analyze
+  # Where the program is, for once: verify looks for it.
+  sed "s,/usr/bin/crosspoint,$WORK/crosspoint," "$UNIT" > "$WORK/crosspoint.service"
+  local said
+  said=$(systemd-analyze verify --man=no "$WORK/crosspoint.service" 2>&1) || { echo "$said"; return 1; }
+  [ -z "$said" ] || { echo "$said"; return 1; }
+  systemd-analyze security --offline=true --no-pager --threshold="$EXPOSURE_MAX" "$WORK/crosspoint.service" | sed 's/\x1b\[[0-9;]*m//g' > "$WORK/security"
+  sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1 of 10 is the exposure by systemd-analyze security/p' "$WORK/security"
+}
+
+# unit_capabilities: as words, without CAP_.
+unit_capabilities() { sed -n 's/^CapabilityBoundingSet=//p' "$UNIT" | sed 's/CAP_//g' | tr '[:upper:]' '[:lower:]'; }
+
+# runs_with FOLDER USER CAPABILITY...: the daemon has its uplink up as this user with these capabilities and no other.
+runs_with() {
+  local folder=$1 user=$2 set='-all' one; shift 2
+  for one in "$@"; do set+=,+$one; done
+  mkdir -m 777 "$folder"
+  # As the unit makes it: a group of its own.
+  install -d -m 2770 -o "$user" -g "$GUESTS" "$folder/guests"
+  umask "$(sed -n 's/^UMask=//p' "$UNIT")"
+  "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$folder" setpriv --no-new-privs --reuid "$user" --regid "$user" --clear-groups \
+    --bounding-set "$set" --inh-caps "$set" --ambient-caps "$set"
+}
+
+check_capabilities() {
+  # shellcheck disable=SC2046 # words
+  runs_with "$WORK/ordinary" 4242 $(unit_capabilities)
+  # All it may complain of is the interface that is missing.
+  if grep -E ' (WARN|ERROR) ' "$WORK/ordinary/log" | grep -v missing0; then return 1; fi
+  # The control socket is for the daemon's group, the guest's for the other.
+  diff - "$WORK/ordinary/sockets" <<SOCKETS || return 1
+660 4242 4242 $WORK/ordinary/control.sock
+770 4242 $GUESTS $WORK/ordinary/guests/web-1.sock
+SOCKETS
+  # As the container does: root without root's rights.
+  # shellcheck disable=SC2046
+  runs_with "$WORK/root" 0 $(unit_capabilities)
+}
+
+check_each_capability() {
+  local without
+  # So that locked memory is not allowed by the limit.
+  ulimit -l 64
+  for without in $(unit_capabilities); do
+    # shellcheck disable=SC2046
+    if CROSSPOINT_SCRAPE_TRIES=20 runs_with "$WORK/without-$without" 4242 $(unit_capabilities | tr ' ' '\n' | grep -vx "$without") > /dev/null 2>&1; then
+      echo "it runs without $without as well"; return 1
+    fi
+  done
+}
+
+check_sandbox() {
+  have systemd-analyze; have strace
+  mkdir "$WORK/traced"
+  # -D: the daemon stays this script's child, and hears its signals.
+  "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$WORK/traced" strace -D -f -qq -o "$WORK/trace"
+  "$PYTHON" "$DEPLOY/check/sandbox.py" "$UNIT" "$WORK/trace"
+}
+
+# fetch FILE URL SHA256: prints where it lies.
+fetch() {
+  if ! echo "$3  $CACHE/$1" | sha256sum --check --status 2> /dev/null; then
+    mkdir -p "$CACHE"
+    curl -fsSL --max-time 60 -o "$CACHE/$1.part" "$2" 2> /dev/null || return 1
+    echo "$3  $CACHE/$1.part" | sha256sum --check --status || return 1
+    mv "$CACHE/$1.part" "$CACHE/$1"
+  fi
+  echo "$CACHE/$1"
+}
+
+check_kubernetes() {
+  have_python
+  local schemas
+  schemas=$(fetch "$SCHEMAS" "$SCHEMAS_URL" "$SCHEMAS_SHA256") || schemas=-
+  "$PYTHON" "$DEPLOY/check/kubernetes.py" "$schemas" "$WORK/crosspoint"
+  [ "$schemas" != - ] || unable "the schemas could not be fetched from $SCHEMAS_URL; the rest is as it should be"
+}
+
+check_guests() {
+  qemu_binary > /dev/null || unable "there is no QEMU"
+  "$PYTHON" "$DEPLOY/check/guests.py"
+}
+
+# libvirt_schemas: prints the folder of libvirt's schemas: installed, or out of its package, without installing that.
+libvirt_schemas() {
+  local folder=/usr/share/libvirt/schemas
+  if [ -e "$folder/domain.rng" ]; then echo "$folder"; return; fi
+  folder=$CACHE/libvirt
+  if [ ! -e "$folder/domain.rng" ]; then
+    command -v apt-get > /dev/null || return 1
+    local package work
+    work=$(mktemp -d)
+    mkdir -p "$folder"
+    # Newer releases have them in libvirt-common.
+    for package in libvirt-common libvirt0; do
+      (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package" && dpkg-deb --fsys-tarfile "$package"_*.deb |
+        tar -x --strip-components=5 -C "$folder" ./usr/share/libvirt/schemas) > /dev/null 2>&1 && break
+    done
+    rm -rf "$work"
+  fi
+  [ -e "$folder/domain.rng" ] && echo "$folder"
+}
+
+check_libvirt() {
+  have xmllint
+  local schemas file
+  schemas=$(libvirt_schemas) || unable "libvirt's schemas could be fetched from no package"
+  for file in "$DEPLOY"/libvirt/*.xml; do xmllint --noout --relaxng "$schemas/domain.rng" "$file"; done
+}
+
+[ "$(id -u)" -eq 0 ] || die "needs root: the daemon loads an XDP program"
+[ -x "$BINARY" ] || die "$BINARY is missing: cargo build"
+need_command ip curl setpriv unshare
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+# An ordinary user must reach the program.
+chmod 755 "$WORK"
+install -m 755 -s "$BINARY" "$WORK/crosspoint"
+
+check "Prometheus rules" check_rules
+check "rules and dashboards ask for what a daemon exports" check_names
+check "systemd unit" check_unit
+check "the daemon with the unit's capabilities" check_capabilities
+check "Kubernetes" check_kubernetes
+check "guests as the tests run them" check_guests
+check "libvirt's schema" check_libvirt
+if [ -n "$FULL" ]; then
+  check "each capability is needed" check_each_capability
+  check "the unit's system calls and address families" check_sandbox
+  check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"
+fi
+exit "$FAILED"

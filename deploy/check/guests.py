@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""guests.py: whether the examples for QEMU, libvirt and Cloud Hypervisor say what the tests' QEMU is told (guest/qemu.sh, which the tests call).
+
+What is compared: the memory, the socket, the network back end and the card. What the tests' card says besides is QEMU's default.
+"""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+
+DEPLOY = pathlib.Path(__file__).resolve().parent.parent
+SOCKET, MAC, PAIRS = "/run/crosspoint/guests/web-1.sock", "52:54:00:00:01:01", 4
+# What the tests' command line spells out and the example leaves to QEMU.
+DEFAULTS = {"mrg_rxbuf": "on", "packed": "off"}
+
+
+def options(words):
+    """-name -> its value, split at commas: the first word, and the properties."""
+    found = {}
+    for name, value in zip(words, words[1:], strict=False):
+        if name.startswith("-") and not value.startswith("-"):
+            first, *rest = value.split(",")
+            found[name.lstrip("-")] = {"": first} | dict(word.split("=", 1) for word in rest if "=" in word)
+    return found
+
+
+def of_tests():
+    """What the tests run, for a guest like the example's."""
+    with tempfile.TemporaryDirectory() as image:
+        for name in ("vmlinuz", "initrd.gz"):
+            (pathlib.Path(image) / name).touch()
+        line = [DEPLOY / "guest/qemu.sh", "--socket", SOCKET, "--queues", str(PAIRS), "--mac", MAC, "--mem", "4096", "--reconnect", "1",
+                "--accel", "kvm", "--image", image, "--dry-run"]
+        words = shlex.split(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    tests = options(words)
+    # QEMU before 9.2.
+    if "reconnect" in tests["chardev"]:
+        tests["chardev"]["reconnect-ms"] = str(int(tests["chardev"].pop("reconnect")) * 1000)
+    for name, value in DEFAULTS.items():
+        if tests["device"].get(name) == value:
+            del tests["device"][name]
+    return tests
+
+
+def example(path):
+    """Options of an example: lines without the comments."""
+    return options(shlex.split("\n".join(line for line in (DEPLOY / path).read_text().splitlines() if not line.startswith("#"))))
+
+
+def check_qemu(tests):
+    ours = example("qemu/web-1.args")
+    for name in ("m", "object", "machine", "chardev", "netdev", "device"):
+        if ours.get(name) != tests[name]:
+            yield f"qemu/web-1.args: -{name} is {ours.get(name)}, and the tests' is {tests[name]}"
+
+
+def check_libvirt(tests):
+    root = ET.parse(DEPLOY / "libvirt/web-1.xml").getroot()
+    at = lambda path, key: (lambda found: None if found is None else found.get(key) if key else found.text)(root.find(path))
+    card = "devices/interface[@type='vhostuser']/"
+    says = {
+        "object": (f"memory-backend-{at('memoryBacking/source', 'type')}", tests["object"][""]),
+        "share": ("on" if at("memoryBacking/access", "mode") == "shared" else "off", tests["object"]["share"]),
+        "memory": (at("memory", ""), tests["m"][""]),
+        "machine": (at("os/type", "machine"), tests["machine"][""]),
+        "socket": (at(card + "source", "path"), tests["chardev"]["path"]),
+        "who listens": (at(card + "source", "mode"), "server" if "server" in tests["chardev"] else "client"),
+        "reconnect": (f"{at(card + 'source/reconnect', 'timeout')}000", tests["chardev"]["reconnect-ms"]),
+        "queue pairs": (at(card + "driver", "queues"), tests["netdev"]["queues"]),
+        "mac": (at(card + "mac", "address"), tests["device"]["mac"]),
+        "card": (f"{at(card + 'model', 'type')}-net-pci", tests["device"][""]),
+    }
+    for what, (ours, theirs) in says.items():
+        if ours != theirs:
+            yield f"libvirt/web-1.xml: {what} is {ours}, and the tests' is {theirs}"
+
+
+def check_cloud_hypervisor(tests):
+    text = (DEPLOY / "cloud-hypervisor/web-1.args").read_text()
+    for part in (f"socket={tests['chardev']['path']}", f"mac={tests['device']['mac']}", "shared=on", "vhost_user=true", "num_queues=2"):
+        if not re.search(rf"[ ,]{re.escape(part)}(,|$)", text, re.MULTILINE):
+            yield f"cloud-hypervisor/web-1.args: there is no {part}"
+
+
+def main():
+    tests = of_tests()
+    wrong = [*check_qemu(tests), *check_libvirt(tests), *check_cloud_hypervisor(tests)]
+    if wrong:
+        sys.exit("\n".join(f"error: {why}" for why in wrong))
+    print("the examples for QEMU, libvirt and Cloud Hypervisor say what the tests' QEMU is told")
+
+
+main()

@@ -1,0 +1,82 @@
+#!/bin/bash
+# build.sh [--version V] [--config FILE] [--maintainer "NAME <MAIL>"] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER, of a built crosspoint, and prints its path. Without
+# --version it is the workspace's; --config is the configuration that is installed as /etc/crosspoint/crosspoint.toml (default: crosspoint.toml here).
+#
+# It needs dpkg-deb, strip and objdump: apt-get install dpkg binutils. No root.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO=$(cd "$HERE/../.." && pwd)
+# shellcheck source=../lib.sh
+. "$REPO/deploy/lib.sh"
+
+VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version *= *"\(.*\)"/\1/p' "$REPO/Cargo.toml")
+CONFIG=$HERE/crosspoint.toml
+MAINTAINER="crosspoint <root@localhost>"
+while [ $# -gt 0 ]; do
+  case $1 in
+    --version) VERSION=$2; shift 2 ;;
+    --config) CONFIG=$2; shift 2 ;;
+    --maintainer) MAINTAINER=$2; shift 2 ;;
+    -*) die "unknown option '$1'" ;;
+    *) break ;;
+  esac
+done
+[ $# -eq 2 ] || die "usage: build.sh [--version V] [--config FILE] [--maintainer TEXT] BINARY FOLDER"
+BINARY=$1 FOLDER=$2
+need_command dpkg-deb strip objdump
+ARCH=$(dpkg --print-architecture)
+
+# glibc: the newest symbol version that the binary asks for; the package of that version has it.
+glibc() { objdump -T "$BINARY" | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 | sed 's/GLIBC_//'; }
+
+# A static binary asks for none.
+depends() {
+  local version
+  version=$(glibc)
+  printf 'adduser'
+  [ -z "$version" ] || printf ', libc6 (>= %s), libgcc-s1' "$version"
+}
+
+ROOT=$(mktemp -d)
+trap 'rm -rf "$ROOT"' EXIT
+chmod 755 "$ROOT"
+put() { install -D -m "$1" "$2" "$ROOT$3"; }
+
+put 755 "$BINARY" /usr/bin/crosspoint
+strip --strip-unneeded "$ROOT/usr/bin/crosspoint"
+put 644 "$CONFIG" /etc/crosspoint/crosspoint.toml
+put 644 "$REPO/deploy/systemd/crosspoint.service" /usr/lib/systemd/system/crosspoint.service
+DOC=/usr/share/doc/crosspoint
+put 644 "$REPO/README.md" $DOC/README.md
+put 644 "$REPO/LICENSE" $DOC/copyright
+for file in "$REPO"/configs/{reference,example-server}.toml "$REPO"/deploy/prometheus/{crosspoint.rules,scrape}.yml "$REPO"/deploy/grafana/*.json \
+  "$REPO"/deploy/libvirt/*.xml "$REPO"/deploy/qemu/*.args; do
+  put 644 "$file" "$DOC/examples/$(basename "$(dirname "$file")")/$(basename "$file")"
+done
+printf 'crosspoint (%s) unstable; urgency=low\n\n  * See the repository.\n\n -- %s  Thu, 01 Jan 1970 00:00:00 +0000\n' "$VERSION" "$MAINTAINER" |
+  gzip -9n > "$ROOT$DOC/changelog.gz"
+chmod 644 "$ROOT$DOC/changelog.gz"
+
+mkdir "$ROOT/DEBIAN"
+for script in postinst prerm postrm; do install -m 755 "$HERE/$script" "$ROOT/DEBIAN/$script"; done
+echo /etc/crosspoint/crosspoint.toml > "$ROOT/DEBIAN/conffiles"
+(cd "$ROOT" && find usr -type f -print0 | sort -z | xargs -0 md5sum > DEBIAN/md5sums)
+cat > "$ROOT/DEBIAN/control" <<CONTROL
+Package: crosspoint
+Version: $VERSION
+Architecture: $ARCH
+Maintainer: $MAINTAINER
+Depends: $(depends)
+Installed-Size: $(du -sk --exclude=DEBIAN "$ROOT" | cut -f1)
+Section: net
+Priority: optional
+Description: polling software switch for virtual machines
+ crosspoint switches frames between guests, attached by vhost-user, and the
+ network, attached by AF_XDP, with worker threads that poll on cores of their
+ own. Every frame is counted: delivered, or dropped for a named reason.
+CONTROL
+# So that the same input makes the same package.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$REPO" log -1 --format=%ct 2> /dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
+dpkg-deb --root-owner-group --build "$ROOT" "$FOLDER/crosspoint_${VERSION}_$ARCH.deb" > /dev/null
+echo "$FOLDER/crosspoint_${VERSION}_$ARCH.deb"

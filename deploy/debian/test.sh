@@ -1,0 +1,83 @@
+#!/bin/bash
+# test.sh BINARY: installs the package in a clean Debian, upgrades it (a changed configuration is kept), removes and purges it, and compares what is
+# left with what was there before. As root; a minimal Debian is fetched once (debootstrap, some minutes) and kept in /var/cache/crosspoint/debian-*.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=../lib.sh
+. "$HERE/../lib.sh"
+BINARY=$(realpath "$1")
+SUITE=${CROSSPOINT_SUITE:-bookworm}
+CLEAN=/var/cache/crosspoint/debian-$SUITE
+
+# Mounts go away with the process.
+if [ -z "${CROSSPOINT_TEST_INSIDE:-}" ]; then CROSSPOINT_TEST_INSIDE=1 exec unshare --mount -- "$0" "$BINARY"; fi
+
+make_clean() {
+  [ ! -e "$CLEAN" ] || return 0
+  need_command debootstrap
+  say "fetching a minimal Debian ($SUITE) into $CLEAN"
+  rm -rf "$CLEAN.part"
+  mkdir -p "$CLEAN.part"
+  debootstrap --variant=minbase --include=adduser "$SUITE" "$CLEAN.part" "${CROSSPOINT_MIRROR:-http://deb.debian.org/debian}" > "$CLEAN.log" 2>&1 ||
+    { tail -n 5 "$CLEAN.log" >&2; die "debootstrap failed: $CLEAN.log"; }
+  rm -rf "$CLEAN.part/var/cache/apt/archives" "$CLEAN.part/var/lib/apt/lists"
+  mv "$CLEAN.part" "$CLEAN"
+}
+
+# A tmpfs over the clean system, so that each run has it clean.
+enter() {
+  WORK=$(mktemp -d)
+  trap 'umount -R "$WORK"; rmdir "$WORK"' EXIT
+  mount -t tmpfs tmpfs "$WORK"
+  mkdir "$WORK/upper" "$WORK/work" "$WORK/root" "$WORK/debs"
+  mount -t overlay overlay -o "lowerdir=$CLEAN,upperdir=$WORK/upper,workdir=$WORK/work" "$WORK/root" ||
+    { say "no overlay here: copying"; cp -a "$CLEAN/." "$WORK/root"; }
+  ROOT=$WORK/root
+  mount -t proc proc "$ROOT/proc"
+  mkdir -p "$ROOT/debs"
+}
+
+inside() { LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$ROOT" "$@"; }
+expect() { local what=$1; shift; if "$@"; then say "ok: $what"; else die "not so: $what"; fi; }
+refuse() { local what=$1; shift; if "$@"; then die "not so: $what"; else say "ok: $what"; fi; }
+
+# state: every file, and every user and group. Not what dpkg and its tools write about themselves.
+state() {
+  (cd "$ROOT" && find . -xdev \( -path ./proc -o -path ./debs -o -path ./var/lib/dpkg -o -path ./var/cache -o -path ./var/log -o -path ./tmp -o -path ./run \) -prune \
+    -o -not -name '.pwd.lock' -not -name '*-' -printf '%M %u %g %y %p\n' | sort)
+  sort "$ROOT/etc/passwd" "$ROOT/etc/group"
+}
+
+make_clean
+enter
+"$HERE/build.sh" --version 0.1.0 "$BINARY" "$ROOT/debs" > /dev/null
+sed 's/"adaptive"/"busy"/' "$HERE/crosspoint.toml" > "$WORK/other.toml"
+"$HERE/build.sh" --version 0.1.1 --config "$WORK/other.toml" "$BINARY" "$ROOT/debs" > /dev/null
+ARCH=$(dpkg --print-architecture)
+CONFIG=$ROOT/etc/crosspoint/crosspoint.toml
+BEFORE=$(state)
+
+inside dpkg --install "/debs/crosspoint_0.1.0_$ARCH.deb" > "$WORK/log" 2>&1 || { cat "$WORK/log" >&2; die "it does not install"; }
+expect "dpkg has it installed" grep -qx 'Status: install ok installed' <(inside dpkg-query --status crosspoint)
+expect "every file is as it was packed" test -z "$(inside dpkg --verify crosspoint)"
+expect "the program runs" inside crosspoint --version
+expect "the configuration is valid" inside crosspoint check --config /etc/crosspoint/crosspoint.toml
+expect "the unit is where systemd looks" test -e "$ROOT/lib/systemd/system/crosspoint.service"
+expect "the group for guests is there" grep -q '^crosspoint-guests:' "$ROOT/etc/group"
+expect "its user is there, without a shell" grep -q '^crosspoint:.*:/usr/sbin/nologin$' "$ROOT/etc/passwd"
+expect "as an ordinary user it can read its configuration" \
+  inside setpriv --reuid crosspoint --regid crosspoint --clear-groups crosspoint check --config /etc/crosspoint/crosspoint.toml
+
+echo '# by hand' >> "$CONFIG"
+inside dpkg --force-confdef --force-confold --install "/debs/crosspoint_0.1.1_$ARCH.deb" > "$WORK/log" 2>&1 || { cat "$WORK/log" >&2; die "it does not upgrade"; }
+expect "the upgrade is installed" grep -qx 'Version: 0.1.1' <(inside dpkg-query --status crosspoint)
+expect "a changed configuration is kept" grep -qx '# by hand' "$CONFIG"
+expect "the new one lies beside it" grep -q '"busy"' "$CONFIG.dpkg-dist"
+
+inside dpkg --remove crosspoint > "$WORK/log" 2>&1 || { cat "$WORK/log" >&2; die "it cannot be removed"; }
+refuse "the program is gone" test -e "$ROOT/usr/bin/crosspoint"
+expect "the configuration is kept" grep -qx '# by hand' "$CONFIG"
+inside dpkg --purge crosspoint > "$WORK/log" 2>&1 || { cat "$WORK/log" >&2; die "it cannot be purged"; }
+AFTER=$(state)
+diff <(printf '%s\n' "$BEFORE") <(printf '%s\n' "$AFTER") >&2 || die "purging leaves something behind"
+say "ok: purged, everything is as it was before"

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""generate.py [--check]: writes the dashboards beside it, for Grafana 10 and newer; --check only tells whether they are current.
+
+Four dashboards with links to each other. They ask the counters alone, and so need no recording rules.
+"""
+
+import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+HOST = 'job=~"$job", instance=~"$instance"'
+PORT = HOST + ', port=~"$port"'
+WORKER = HOST + ', worker=~"$worker"'
+COMPLETION = "From reading a guest's descriptor to giving it back."
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+def rate(name, labels, by):
+    return f"sum by ({by}) (rate({name}{{{labels}}}[$__rate_interval]))"
+
+
+def quantile(q, labels, by):
+    return f"histogram_quantile({q}, {rate('crosspoint_queue_completion_seconds_bucket', labels, 'le, ' + by)})"
+
+
+def share(state, labels, by):
+    """The share of the workers' time that went into turns of this kind."""
+    some = rate("crosspoint_worker_cycles_total", f'{labels}, state="{state}"', by)
+    return f"{some} / {rate('crosspoint_worker_cycles_total', labels, by)}"
+
+
+def drops(reasons):
+    return rate("crosspoint_drops_total", f'{PORT}, reason=~"{reasons}"', "port, reason") + " > 0"
+
+
+def panel(kind, title, unit, *targets, about="", **more):
+    """targets: (expression, legend)."""
+    options = {"tooltip": {"mode": "multi", "sort": "desc"}, "legend": {"displayMode": "table", "placement": "bottom", "calcs": ["max", "lastNotNull"]}}
+    defaults = {"unit": unit, **more}
+    if kind != "timeseries":
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}}
+    return {
+        "type": kind,
+        "title": title,
+        "description": about,
+        "datasource": SOURCE,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": [
+            {"refId": chr(ord("A") + n), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
+            for n, (expr, legend) in enumerate(targets)
+        ],
+    }
+
+
+def graph(title, unit, *targets, about=""):
+    return panel("timeseries", title, unit, *targets, about=about)
+
+
+def stat(title, unit, expr, about="", bad_above=None):
+    steps = [{"color": "green", "value": None}]
+    if bad_above is not None:
+        steps.append({"color": "red", "value": bad_above})
+    return panel("stat", title, unit, (expr, ""), about=about, thresholds={"mode": "absolute", "steps": steps})
+
+
+def variable(name, query, label):
+    return {
+        "name": name, "label": label, "type": "query", "datasource": SOURCE, "query": {"query": query, "refId": name}, "definition": query,
+        "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
+    }
+
+
+VARIABLES = [
+    {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+    variable("job", "label_values(crosspoint_build_info, job)", "Job"),
+    variable("instance", 'label_values(crosspoint_build_info{job=~"$job"}, instance)', "Host"),
+]
+OF_PORT = variable("port", f"label_values(crosspoint_port_up{{{HOST}}}, port)", "Port")
+OF_WORKER = variable("worker", f"label_values(crosspoint_worker_iterations_total{{{HOST}}}, worker)", "Worker")
+
+
+def lay_out(panels):
+    """Four figures in a row, graphs two by two."""
+    x = y = row = 0
+    for number, one in enumerate(panels, 1):
+        width, height = (6, 4) if one["type"] == "stat" else (12, 9)
+        if x + width > 24 or (row and height != row):
+            x, y = 0, y + row
+        one["id"], one["gridPos"], row = number, {"x": x, "y": y, "w": width, "h": height}, height
+        x += width
+    return panels
+
+
+def dashboard(uid, title, variables, panels):
+    links = {"type": "dashboards", "tags": ["crosspoint"], "title": "crosspoint", "asDropdown": True, "includeVars": True, "keepTime": True}
+    return {
+        "uid": f"crosspoint-{uid}", "title": f"crosspoint: {title}", "tags": ["crosspoint"], "schemaVersion": 38, "editable": True,
+        "refresh": "30s", "time": {"from": "now-1h", "to": "now"}, "links": [links], "templating": {"list": VARIABLES + variables},
+        "panels": lay_out(panels),
+    }
+
+
+OVERVIEW = [
+    stat("Ports up", "none", f"sum(crosspoint_port_up{{{HOST}}})"),
+    stat("Ports not up", "none", f"sum(1 - crosspoint_port_up{{{HOST}}})", "Guests that are switched off are among them."),
+    stat("Quarantined", "none", f'sum(crosspoint_port_state{{{HOST}, state="quarantined"}})', "Guests that broke the rules of their rings.", 1),
+    stat("Forwarding database", "percentunit", f"max(crosspoint_fdb_entries{{{HOST}}} / crosspoint_fdb_capacity{{{HOST}}})", "The fullest.", 0.9),
+    graph("Frames", "pps", (rate("crosspoint_queue_packets_total", HOST, "instance, direction"), "{{instance}} {{direction}}")),
+    graph("Bits", "bps", ("8 * " + rate("crosspoint_queue_bytes_total", HOST, "instance, direction"), "{{instance}} {{direction}}")),
+    graph("Drops by reason", "pps", (rate("crosspoint_drops_total", HOST, "instance, reason") + " > 0", "{{instance}} {{reason}}")),
+    graph("Completion", "s", (quantile(0.5, HOST, "instance"), "{{instance}} p50"), (quantile(0.99, HOST, "instance"), "{{instance}} p99"), about=COMPLETION),
+    graph("Workers busy", "percentunit", (share("busy", HOST, "instance, worker"), "{{instance}} worker {{worker}}")),
+    graph("Addresses", "none", (f"sum by (instance) (crosspoint_fdb_entries{{{HOST}}})", "{{instance}}"), (f"sum by (instance) (crosspoint_fdb_capacity{{{HOST}}})", "{{instance}} capacity")),
+    graph("Versions", "none", (f"count by (version) (crosspoint_build_info{{{HOST}}})", "{{version}}"), about="Hosts that run each version."),
+    graph("Busiest ports", "pps", ("topk(10, " + rate("crosspoint_queue_packets_total", HOST, "instance, port") + ")", "{{instance}} {{port}}")),
+]
+
+PER_QUEUE = "{{port}} {{queue}}"
+PORTS = [
+    graph("State", "none", (f"sum by (port, state) (crosspoint_port_state{{{PORT}}}) > 0", "{{port}} {{state}}")),
+    graph("Addresses learned", "none", (f"sum by (port) (crosspoint_port_addresses{{{PORT}}})", "{{port}}"), about="Beyond the port's mac_limit none are learned."),
+    graph("Frames", "pps", (rate("crosspoint_queue_packets_total", PORT, "port, queue, direction"), PER_QUEUE + " {{direction}}")),
+    graph("Bits", "bps", ("8 * " + rate("crosspoint_queue_bytes_total", PORT, "port, queue, direction"), PER_QUEUE + " {{direction}}")),
+    graph("Drops by reason", "pps", (rate("crosspoint_drops_total", PORT, "port, reason") + " > 0", "{{port}} {{reason}}")),
+    graph("Frames from here: what became of their copies", "pps",
+          (rate("crosspoint_queue_delivered_copies_total", PORT, "port"), "{{port}} delivered"), (rate("crosspoint_queue_dropped_copies_total", PORT, "port"), "{{port}} dropped"),
+          about="At whatever port. Delivered and dropped copies together are frames received and the copies that the next graph shows."),
+    graph("Frames from here: more copies than frames", "pps",
+          (rate("crosspoint_queue_flood_copies_total", PORT, "port"), "{{port}} flooded"), (rate("crosspoint_queue_segment_copies_total", PORT, "port"), "{{port}} cut"),
+          (rate("crosspoint_queue_joined_copies_total", PORT, "port"), "{{port}} joined")),
+    graph("Completion", "s", (quantile(0.5, PORT, "port, queue"), PER_QUEUE + " p50"), (quantile(0.99, PORT, "port, queue"), PER_QUEUE + " p99"), about=COMPLETION),
+    graph("Completions, mean", "s",
+          (rate("crosspoint_queue_completion_seconds_sum", PORT, "port") + " / " + rate("crosspoint_queue_completion_seconds_count", PORT, "port"), "{{port}}"), about=COMPLETION),
+    graph("Frames per burst", "none",
+          (rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue") + " / " + rate("crosspoint_queue_bursts_total", PORT, "port, queue"), PER_QUEUE),
+          about="Up to 64. Close to that, the queue is rarely empty."),
+    graph("Cycles per frame received", "none",
+          (rate("crosspoint_queue_cycles_total", PORT, "port, queue") + " / " + rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue"), PER_QUEUE),
+          about="Of the time stamp counter, in bursts from here."),
+    graph("Kicks and calls", "ops", (rate("crosspoint_queue_kicks_total", PORT, "port, queue"), PER_QUEUE + " kicks"), (rate("crosspoint_queue_calls_total", PORT, "port, queue"), PER_QUEUE + " calls"),
+          about="Kicks wake a worker; calls are interrupts to the guest."),
+    graph("Dropped by the kernel before the switch had them", "pps",
+          (rate("crosspoint_xdp_rx_fill_ring_empty_total", PORT, "port, queue") + " > 0", PER_QUEUE + " fill ring empty"),
+          (rate("crosspoint_xdp_rx_ring_full_total", PORT, "port, queue") + " > 0", PER_QUEUE + " receive ring full"),
+          (rate("crosspoint_xdp_rx_dropped_total", PORT, "port, queue") + " > 0", PER_QUEUE + " other")),
+]
+
+WORKERS = [
+    graph("Busy", "percentunit", (share("busy", WORKER, "instance, worker"), "{{instance}} {{worker}}"), about="The share of the time in turns that found work."),
+    graph("Idle", "percentunit", (share("idle", WORKER, "instance, worker"), "{{instance}} {{worker}}"), about="Polling in vain."),
+    graph("Asleep", "percentunit", (share("sleep", WORKER, "instance, worker"), "{{instance}} {{worker}}"), about='Never with poll = "busy".'),
+    graph("Sleeps", "ops", (rate("crosspoint_worker_sleeps_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
+    graph("Turns of the loop", "ops", (rate("crosspoint_worker_iterations_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
+    graph("Bursts", "ops", (rate("crosspoint_worker_bursts_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
+    graph("Stalls", "none",
+          (f"sum by (instance, worker) (increase(crosspoint_worker_stalls_total{{{WORKER}}}[$__rate_interval])) > 0", "{{instance}} {{worker}}"),
+          (f"sum by (instance, worker) (crosspoint_worker_stalled{{{WORKER}}}) > 0", "{{instance}} {{worker}} now"), about="No turn for 100 ms while awake."),
+    graph("Cores lost", "ops", (rate("crosspoint_worker_involuntary_context_switches_total", WORKER, "instance, worker"), "{{instance}} {{worker}}"),
+          about="Something else runs on the worker's core."),
+    graph("Queues that moved", "ops",
+          (rate("crosspoint_worker_stream_moves_total", WORKER, "instance, worker") + " > 0", "{{instance}} to {{worker}}"),
+          (rate("crosspoint_worker_stream_moves_put_off_total", WORKER, "instance, worker") + " > 0", "{{instance}} put off by {{worker}}"), about="By load or by hand."),
+]
+
+DROPS = [
+    graph("All, by reason", "pps", (rate("crosspoint_drops_total", PORT, "reason") + " > 0", "{{reason}}"), about="crosspoint show drops explains each."),
+    graph("By port", "pps", ("topk(10, " + rate("crosspoint_drops_total", PORT, "instance, port") + ") > 0", "{{instance}} {{port}}")),
+    graph("Guests that are too slow", "pps", (drops("guest_ring_full|guest_ring_contended"), "{{port}} {{reason}}"), about="Larger rings, more queue pairs, more CPU for the guest."),
+    graph("NICs and workers that are too slow", "pps", (drops("nic_ring_full|handover_full"), "{{port}} {{reason}}"), about="More queues, more workers."),
+    graph("Settings that do not fit together", "pps",
+          (drops("vlan_not_carried|untagged_on_trunk|mtu_exceeded|nic_frame_small|guest_buffer_small|oversize|bad_offload"), "{{port}} {{reason}}"), about="VLANs and MTUs."),
+    graph("Ports that are down or quarantined", "pps", (drops("port_down|guest_quarantined"), "{{port}} {{reason}}")),
+    graph("Ordinary, and odd frames", "pps", (drops("link_local|hairpin|no_destination|runt|bad_source"), "{{port}} {{reason}}"), about="bad_source and runt: something sends nonsense."),
+    graph("Descriptors that the kernel refused", "pps",
+          (rate("crosspoint_xdp_rx_invalid_descriptors_total", PORT, "port, queue") + " > 0", PER_QUEUE + " fill"),
+          (rate("crosspoint_xdp_tx_invalid_descriptors_total", PORT, "port, queue") + " > 0", PER_QUEUE + " transmit"), about="Should never happen."),
+    graph("Transmit ring found empty", "ops", (rate("crosspoint_xdp_tx_ring_empty_total", PORT, "port, queue"), PER_QUEUE), about="No loss: the kernel had sent all that there was."),
+]
+
+DASHBOARDS = {
+    "overview": dashboard("overview", "overview", [], OVERVIEW),
+    "port": dashboard("port", "ports", [OF_PORT], PORTS),
+    "worker": dashboard("worker", "workers", [OF_WORKER], WORKERS),
+    "drops": dashboard("drops", "drops", [OF_PORT], DROPS),
+}
+
+
+def main():
+    stale = []
+    for name, content in DASHBOARDS.items():
+        path, text = HERE / f"{name}.json", json.dumps(content, indent=1) + "\n"
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale.append(path.name)
+    if stale:
+        sys.exit(f"error: {', '.join(stale)}: not what generate.py writes; run deploy/grafana/generate.py")
+
+
+main()

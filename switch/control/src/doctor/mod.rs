@@ -1,0 +1,83 @@
+//! `crosspoint doctor`: is this host fit for the switch, and for this configuration?
+//!
+//! [`examine`] looks at a [`Host`] and gives a [`Report`]: findings, each with what it costs and what mends it. A check
+//! is a function from a host to findings, and changes nothing. What the kernel says in files is read below a root that
+//! a test can choose; what it says by netlink is asked beforehand.
+//!
+//! The JSON, whose keys may become more, and of which none is renamed or removed:
+//!
+//! ```json
+//! {
+//!   "worst": "warning",
+//!   "findings": [
+//!     {
+//!       "id": "governor",
+//!       "severity": "warning",
+//!       "subject": "host",
+//!       "found": "what is so",
+//!       "cost": "what it costs",
+//!       "mend": ["a command", "the next one"]
+//!     }
+//!   ]
+//! }
+//! ```
+//!
+//! `subject` is `host`, the name of an interface, or a folder. Of a finding that is `ok`, `cost` is empty and `mend`
+//! has nothing. A line of `mend` that begins with `#` says what no command can do.
+
+mod cores;
+mod cpus;
+mod finding;
+mod host;
+mod interfaces;
+mod interrupts;
+mod kernel;
+mod memory;
+mod process;
+mod sockets;
+mod subject;
+
+pub use cpus::Cpus;
+pub use finding::{Check, Finding, Report, Severity};
+pub use host::{Host, Nic};
+
+use crate::config::Config;
+use subject::Subject;
+
+/// All that is looked at, in the order of a report.
+pub const CHECKS: &[&[Check]] = &[
+    kernel::CHECKS,
+    process::CHECKS,
+    memory::CHECKS,
+    cores::CHECKS,
+    interrupts::CHECKS,
+    interfaces::CHECKS,
+    sockets::CHECKS,
+];
+
+/// Looks at `host`, as one that `config` is to run on, where there is one. Interfaces are those that the host was asked
+/// for.
+pub fn examine(host: &Host, config: Option<&Config>) -> Report {
+    let subject = Subject::new(host, config);
+    let areas = [
+        kernel::check,
+        process::check,
+        memory::check,
+        cores::check,
+        interrupts::check,
+        interfaces::check,
+        sockets::check,
+    ];
+    Report {
+        findings: areas.iter().flat_map(|check| check(&subject)).collect(),
+    }
+}
+
+/// The checks as a table for the documentation (Markdown).
+pub fn markdown() -> String {
+    let mut text = String::from("| id | looks at |\n|---|---|\n");
+    for check in CHECKS.iter().copied().flatten() {
+        text.push_str(&format!("| `{}` | {} |\n", check.id, check.looks_at));
+    }
+    text
+}
