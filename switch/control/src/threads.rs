@@ -51,6 +51,11 @@ impl Activity {
         self.state == Some('S')
     }
 
+    /// Whether it may sleep in the kernel: what cannot be read says nothing.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.state.is_none() || self.sleeps()
+    }
+
     /// What it has done since `before`, for people: as one who waits for a thread sees it.
     pub(crate) fn since(&self, before: &Activity) -> impl fmt::Display {
         match self.state {
@@ -74,6 +79,12 @@ mod tests {
         assert!(activity.sleeps());
         assert_eq!(activity.ticks, 42);
         assert_eq!(activity_of(""), None);
+        assert!(activity.may_sleep());
+        let runs = activity_of(&stat.replace(" S ", " R ")).expect("all fields");
+        assert!(!runs.may_sleep());
+        // Of a thread that nothing is known of, nothing is held to be true.
+        let unknown = Activity::default();
+        assert!(!unknown.sleeps() && unknown.may_sleep());
     }
 
     #[test]

@@ -131,6 +131,8 @@ impl PortCounters {
 pub struct WorkerCounters {
     /// Cycles of iterations that found work.
     pub busy_cycles: Counter,
+    /// Of those: for other workers, whose frames leave through its NIC queues.
+    pub others_cycles: Counter,
     /// Cycles of iterations that found none.
     pub idle_cycles: Counter,
     /// Cycles asleep.

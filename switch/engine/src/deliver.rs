@@ -7,7 +7,7 @@ use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Verdict};
 use crosspoint_packet::DropReason;
 use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
 use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
-use crosspoint_xsk::{Handover, NicOutcome, XskTx};
+use crosspoint_xsk::{Flushed, Handover, NicOutcome, XskTx};
 
 use crate::MAX_PORTS;
 use crate::calling::Calling;
@@ -42,8 +42,10 @@ pub enum NicPosition {
     Remote {
         /// The port.
         port: u16,
-        /// Whether something waits to be taken by that worker.
-        waits: bool,
+        /// Descriptors handed over to that worker, since the way was made.
+        pushed: u64,
+        /// Taken by it.
+        taken: u64,
     },
 }
 
@@ -72,6 +74,8 @@ pub struct Tx {
     joiner: Joiner,
     /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
     direct: Option<Box<Direct>>,
+    /// Whether copies of the last burst went to a NIC.
+    used_nics: bool,
 }
 
 /// What became of one burst's copies; all came from one queue.
@@ -103,6 +107,7 @@ impl Tx {
             segmenter: Segmenter::default(),
             joiner: Joiner::default(),
             direct: None,
+            used_nics: false,
         }
     }
 
@@ -131,10 +136,14 @@ impl Tx {
                         completed,
                     }
                 }
-                NicTx::Remote(way, _) => NicPosition::Remote {
-                    port: *port,
-                    waits: way.has_work(),
-                },
+                NicTx::Remote(way, _) => {
+                    let (pushed, taken) = way.position();
+                    NicPosition::Remote {
+                        port: *port,
+                        pushed,
+                        taken,
+                    }
+                }
             }));
         }
     }
@@ -172,22 +181,21 @@ impl Tx {
         }
     }
 
-    /// NIC doorbells, once per iteration. Returns whether a NIC still has frames that it did not
-    /// take.
-    pub fn flush_nics(&mut self) -> bool {
-        let mut pending = false;
+    /// NIC doorbells, and what other workers have handed over, once per iteration.
+    pub fn flush_nics(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
         for port in &self.nic_ports {
             match self
                 .nics
                 .get_mut(usize::from(*port))
                 .and_then(Option::as_deref_mut)
             {
-                Some(NicTx::Own(nic)) => pending |= nic.flush(),
+                Some(NicTx::Own(nic)) => flushed.add(nic.flush()),
                 Some(NicTx::Remote(way, owner)) if way.has_work() => owner.wake_if_asleep(),
                 _ => {}
             }
         }
-        pending
+        flushed
     }
 
     /// Asks for the receive buffers that the next `count` frames will go to, if they go where
@@ -207,6 +215,11 @@ impl Tx {
     pub fn last_destination(&self) -> Option<(u16, u16)> {
         let group = self.groups.first()?;
         (self.used_groups > 0).then_some((group.port, group.queue))
+    }
+
+    /// Whether copies of the last burst went to a NIC.
+    pub fn used_nics(&self) -> bool {
+        self.used_nics
     }
 
     /// Whether other workers have left frames for this one's NIC queues.
@@ -279,7 +292,7 @@ impl Tx {
 #[inline(always)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    tx.used_groups = 0;
+    (tx.used_groups, tx.used_nics) = (0, false);
     let frames = burst.frames();
     let bytes: u64 = frames.iter().map(|frame| u64::from(frame.len)).sum();
     let mut rest = 0..frames.len();
@@ -427,6 +440,7 @@ fn send_groups(
             segmenter,
             joiner,
             direct,
+            used_nics,
             ..
         } = tx;
         let Some(group) = groups.get(index) else {
@@ -446,6 +460,7 @@ fn send_groups(
             touched,
             faults,
             direct,
+            used_nics,
         };
         if burst.has_large() {
             send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
@@ -535,6 +550,7 @@ struct Way<'a> {
     touched: &'a mut Vec<(u16, u16)>,
     faults: &'a mut Vec<(u16, RingFault)>,
     direct: &'a mut Option<Box<Direct>>,
+    used_nics: &'a mut bool,
 }
 
 impl Way<'_> {
@@ -599,6 +615,7 @@ impl Way<'_> {
                 }
             },
             Egress::Nic => {
+                *self.used_nics = true;
                 let outcome = match self.direct.as_deref() {
                     Some(direct) if direct.leads_to(self.number) => {
                         self.deliver_direct(burst, picks)

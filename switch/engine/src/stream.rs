@@ -44,6 +44,8 @@ pub struct Stream {
     gave_back: bool,
     /// Where its last burst went, port and queue: the next one probably goes there too.
     pub destination: Option<(u16, u16)>,
+    /// Whether anything of it ever went to a NIC: then it may be on its way still.
+    pub has_used_nics: bool,
 }
 
 impl Stream {
@@ -59,6 +61,7 @@ impl Stream {
             worker: 0,
             gave_back: false,
             destination: None,
+            has_used_nics: false,
         }
     }
 

@@ -8,6 +8,7 @@ use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{Burst, tsc};
 use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
+use crosspoint_xsk::Flushed;
 
 use crate::calling::Calling;
 use crate::counters::{QueueCounters, WorkerCounters};
@@ -160,16 +161,19 @@ impl Worker {
         let (mut then, mut idle_since) = (tsc(), tsc());
         while !self.shared.stop.load(Ordering::Relaxed) {
             let injected = self.quiesce();
-            let (polled, given_back) = self.iterate(then);
+            let (polled, given_back, done) = self.iterate(then);
             let bursts = injected + polled;
-            let pending = self.flush(bursts > 0 || given_back);
+            let flushed = self.flush(bursts > 0 || given_back);
             let now = tsc();
             let cycles = now.wrapping_sub(then);
             then = now;
             self.link.counters.iterations.add(1);
-            if bursts > 0 {
+            if bursts > 0 || flushed.worked {
                 self.link.counters.busy_cycles.add(cycles);
                 self.link.counters.bursts.add(bursts);
+                if flushed.taken > 0 {
+                    self.charge_others(&flushed, now.wrapping_sub(done));
+                }
                 idle_since = now;
                 continue;
             }
@@ -177,7 +181,7 @@ impl Worker {
             if let Idle::SleepAfter(spin) = self.idle
                 && now.wrapping_sub(idle_since) > spin
             {
-                self.sleep(pending);
+                self.sleep(flushed.pending);
                 then = tsc();
                 idle_since = then;
                 self.link.counters.sleep_cycles.add(then.wrapping_sub(now));
@@ -185,10 +189,19 @@ impl Worker {
         }
     }
 
+    /// Counts what of a turn's end, `cycles` long, was for other workers: their share of what the doorbells were rung
+    /// for, since the doorbells are most of it.
+    fn charge_others(&self, flushed: &Flushed, cycles: u64) {
+        let (taken, rung) = (u64::from(flushed.taken), u64::from(flushed.rung));
+        // What the kernel takes by itself may be gone already.
+        let share = cycles * taken / rung.max(taken).max(1);
+        self.link.counters.others_cycles.add(share);
+    }
+
     /// One walk over all streams, each burst to completion; `mark` is when the turn began. Returns how many bursts
-    /// there were, and whether a guest got something back without one.
+    /// there were, whether a guest got something back without one, and when the last burst was done.
     #[inline(always)]
-    fn iterate(&mut self, mut mark: u64) -> (u64, bool) {
+    fn iterate(&mut self, mut mark: u64) -> (u64, bool, u64) {
         let Worker {
             index,
             shared,
@@ -224,14 +237,15 @@ impl Worker {
             }
             mark = stream.complete(burst, *index, mark);
             stream.destination = tx.last_destination();
+            stream.has_used_nics |= tx.used_nics();
         }
-        (bursts, given_back)
+        (bursts, given_back, mark)
     }
 
-    /// NIC doorbells and guest calls, once per iteration. Returns whether a NIC still has frames
-    /// that it did not take, or has not sent from a guest's own memory.
+    /// NIC doorbells and guest calls, once per iteration. Pending is what a NIC did not take, or has not sent from a
+    /// guest's own memory.
     #[inline(always)]
-    fn flush(&mut self, calls: bool) -> bool {
+    fn flush(&mut self, calls: bool) -> Flushed {
         if calls {
             before_calls();
             let calling = &self.link.calling;
@@ -242,13 +256,13 @@ impl Worker {
             self.tx.call_guests(&self.view, calling);
             calling.leave();
         }
-        let mut pending = self.tx.flush_nics();
+        let mut flushed = self.tx.flush_nics();
         if self.directs > 0 {
             for stream in &mut self.streams {
-                pending |= stream.flush_direct();
+                flushed.pending |= stream.flush_direct();
             }
         }
-        pending
+        flushed
     }
 
     /// The quiescent point: no reference into any mapping is held here. Returns how many bursts

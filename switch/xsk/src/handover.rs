@@ -2,6 +2,7 @@
 //! into UMEM frames that the owner supplied, and hands over their descriptors.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{Burst, Pick};
@@ -18,6 +19,9 @@ pub struct Handover {
     socket: Arc<XskSocket>,
     free: ArrayQueue<u64>,
     full: ArrayQueue<libc::xdp_desc>,
+    /// Descriptors put in since it was made, by the sender, and taken out, by the owner; each counted by one of them.
+    pushed: AtomicU64,
+    taken: AtomicU64,
 }
 
 impl Handover {
@@ -27,12 +31,14 @@ impl Handover {
             free: ArrayQueue::new(DEPTH),
             // And the frames that the sender was filling while the owner counted.
             full: ArrayQueue::new(DEPTH + MAX_PIECES),
+            pushed: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
         }
     }
 
     /// Copies the picked frames into supplied UMEM frames and hands them to the owner.
     pub fn deliver(&self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
-        let mut outcome = NicOutcome::default();
+        let (mut outcome, mut pushed) = (NicOutcome::default(), 0);
         for pick in picks {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
@@ -64,10 +70,21 @@ impl Handover {
                 // It has room for all that `supply` gives out: it cannot be full.
                 let _ = self.full.push(*desc);
             }
+            pushed += filled.descriptors().len() as u64;
             outcome.frames += 1;
             outcome.bytes += u64::from(filled.len());
         }
+        // The one writer: no atomic addition.
+        let before = self.pushed.load(Ordering::Relaxed);
+        self.pushed.store(before + pushed, Ordering::Relaxed);
         outcome
+    }
+
+    /// How many descriptors the sender has put in since this was made, and how many of them the owner has taken. For the
+    /// sender; what was taken is with the kernel when the owner next has come round.
+    pub fn position(&self) -> (u64, u64) {
+        let taken = self.taken.load(Ordering::Acquire);
+        (self.pushed.load(Ordering::Relaxed), taken)
     }
 
     /// Whether frames wait for the owner.
@@ -78,6 +95,12 @@ impl Handover {
     /// The next descriptor; one that says so is followed by another of the same frame.
     pub(crate) fn take(&self) -> Option<libc::xdp_desc> {
         self.full.pop()
+    }
+
+    /// Counts what was taken. For the owner.
+    pub(crate) fn count_taken(&self, count: u64) {
+        let before = self.taken.load(Ordering::Relaxed);
+        self.taken.store(before + count, Ordering::Release);
     }
 
     /// Tops the sender's frames up, as far as `free` goes.

@@ -28,7 +28,7 @@ pub use handover::Handover;
 pub use memory::PacketMemory;
 pub use rx::XskRx;
 pub use socket::{BindMode, SocketError, SocketOptions, Statistics, XskSocket};
-pub use tx::{NicOutcome, XskTx};
+pub use tx::{Flushed, NicOutcome, XskTx};
 pub use umem::{FRAME_SIZE, Pages, Umem};
 
 /// Whose rings and sockets these are: "own", or "xsk-rs", the crate of that name.

@@ -50,6 +50,29 @@ impl NicOutcome {
     }
 }
 
+/// What one [`XskTx::flush`] came to, or several together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flushed {
+    /// Whether frames still wait to be sent.
+    pub pending: bool,
+    /// Whether there was anything to do: something was handed over, or the kernel took what it had left before.
+    pub worked: bool,
+    /// Descriptors that other workers had handed over.
+    pub taken: u32,
+    /// Descriptors in the ring when the doorbell's turn came, those among them.
+    pub rung: u32,
+}
+
+impl Flushed {
+    /// Adds what another queue's came to.
+    pub fn add(&mut self, other: Flushed) {
+        self.pending |= other.pending;
+        self.worked |= other.worked;
+        self.taken += other.taken;
+        self.rung += other.rung;
+    }
+}
+
 /// Whether memory that a frame arrived in can be sent. The crate has every frame begin at the same place of its memory,
 /// and one that arrived may begin elsewhere.
 const EXCHANGES: bool = cfg!(not(feature = "xsk-rs"));
@@ -119,18 +142,24 @@ pub(crate) fn way(
 
 /// Rings the doorbell up to `most` times, while the kernel wants it, `wake` says that it is worth it, and the ring gets
 /// emptier. Twice without that may be chance: some kernels tell late how far they are. More often it is a full queue
-/// behind it, and others wait for this worker.
+/// behind it, and others wait for this worker. Returns how many descriptors were in the ring before and how many are now.
 #[inline(always)]
-pub(crate) fn ring_doorbell(tx: &Ring<libc::xdp_desc>, most: u32, mut wake: impl FnMut() -> bool) {
-    let (mut pending, mut vain) = (tx.pending(), 0);
+pub(crate) fn ring_doorbell(
+    tx: &Ring<libc::xdp_desc>,
+    most: u32,
+    mut wake: impl FnMut() -> bool,
+) -> (u32, u32) {
+    let before = tx.pending();
+    let (mut pending, mut vain) = (before, 0);
     for _ in 0..most {
         if pending == 0 || vain == 2 || !tx.needs_wakeup() || !wake() {
-            return;
+            break;
         }
         let now = tx.pending();
         vain = if now < pending { 0 } else { vain + 1 };
         pending = now;
     }
+    (before, pending)
 }
 
 /// The sending half of a socket. Owned by one worker.
@@ -336,11 +365,11 @@ impl XskTx {
     }
 
     /// Takes what other workers have handed over, and wakes the kernel if it wants to be woken.
-    /// Returns whether frames still wait to be sent.
-    pub fn flush(&mut self) -> bool {
-        if !self.handovers.is_empty() {
-            self.take_handovers();
-        }
+    pub fn flush(&mut self) -> Flushed {
+        let taken = match self.handovers.is_empty() {
+            true => 0,
+            false => self.take_handovers(),
+        };
         // In copy mode the kernel takes a number of frames per call and then stops: go on until it has them all. What it
         // has taken may complete much later (a receiving socket holds the buffer), so completions say nothing here. In
         // zero-copy the driver takes all in its own time, maybe on another core: a second call would say nothing new.
@@ -349,8 +378,13 @@ impl XskTx {
         } else {
             MAX_WAKEUPS
         };
-        ring_doorbell(&self.tx, most, || self.socket.wake_tx());
-        self.tx.pending() > 0
+        let (rung, left) = ring_doorbell(&self.tx, most, || self.socket.wake_tx());
+        Flushed {
+            pending: left > 0,
+            worked: taken > 0 || left < rung,
+            taken,
+            rung,
+        }
     }
 
     /// Whether other workers have left frames for this queue.
@@ -360,15 +394,18 @@ impl XskTx {
             .any(|(handover, _)| handover.has_work())
     }
 
-    fn take_handovers(&mut self) {
+    /// Returns how many descriptors were taken.
+    fn take_handovers(&mut self) -> u32 {
         self.reap();
         let room = self.tx.room() as usize;
         let mut sent = 0;
         for (handover, partial) in &mut self.handovers {
+            let mut taken = 0;
             // Frame by frame: the descriptors of one follow each other.
             while room - sent >= MAX_PIECES
                 && let Some(desc) = handover.take()
             {
+                taken += 1;
                 partial.push(desc);
                 if desc.options & libc::XDP_PKT_CONTD == 0 {
                     for desc in partial.drain(..) {
@@ -377,9 +414,13 @@ impl XskTx {
                     }
                 }
             }
+            if taken > 0 {
+                handover.count_taken(taken);
+            }
             handover.supply(&mut self.free);
         }
         self.submit(sent);
+        sent as u32
     }
 
     /// Takes back the frames that the kernel has sent.

@@ -264,6 +264,9 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
                     // The owner has not supplied any memory yet.
                     _ => std::thread::yield_now(),
                 }
+                // One descriptor for each.
+                let (pushed, taken) = handover.position();
+                assert!(pushed == u64::from(n) && taken <= pushed);
             }
             done.store(true, Ordering::Release);
         });
@@ -280,6 +283,7 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
         arrived.extend(right.expect(0, missing));
         assert_eq!(arrived.len(), own as usize);
     });
+    assert_eq!(handover.position(), (u64::from(COUNT), u64::from(COUNT)));
     for first in [0, COUNT] {
         let of_one = |bytes: &&Vec<u8>| (number(bytes) < COUNT) == (first < COUNT);
         for (n, bytes) in (first..).zip(arrived.iter().filter(of_one)) {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::socket::{self, SocketError, SocketFile};
@@ -42,8 +44,14 @@ impl ControlServer {
         let serving = move || async move {
             let listener = UnixListener::from_std(listener)?;
             let accept = async || listener.accept().await.map(|(client, _)| client);
+            let moving = Arc::default();
             serve("control", CLIENTS_MAX, accept, move |client| {
-                converse(client, Arc::clone(&source))
+                let asked = Asked {
+                    source: Arc::clone(&source),
+                    moving: Arc::clone(&moving),
+                    peer: client.peer_cred().ok(),
+                };
+                converse(client, asked)
             })
             .await
         };
@@ -58,18 +66,28 @@ impl ControlServer {
         })
     }
 
-    /// Removes the socket, ends the thread, whatever its clients do, and waits until it has ended. Dropping it does the same.
+    /// Removes the socket, ends the thread, whatever its clients do, and waits until it has ended. A move that is under
+    /// way is waited for for a second at most. Dropping it does the same.
     pub fn stop(self) {
         drop(self);
     }
 }
 
+/// Who is asked, and by whom.
+struct Asked {
+    source: Arc<dyn Source>,
+    /// Held while a stream moves.
+    moving: Arc<Mutex<()>>,
+    /// The client's process, as the kernel knows it.
+    peer: Option<UCred>,
+}
+
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
-async fn converse(client: UnixStream, source: Arc<dyn Source>) {
+async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
     loop {
         let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
-            Ok(Ok(Line::Request(line))) => (answer(&line, &source).await, true),
+            Ok(Ok(Line::Request(line))) => (answer(&line, &asked).await, true),
             Ok(Ok(Line::TooLong)) => (too_long(), false),
             Ok(Ok(Line::End) | Err(_)) => return,
             Err(_) => (too_slow(), false),
@@ -112,8 +130,8 @@ struct Refusal {
     help: String,
 }
 
-async fn answer(line: &[u8], source: &Arc<dyn Source>) -> serde_json::Result<Vec<u8>> {
-    let look = &**source;
+async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
+    let look = &*asked.source;
     match serde_json::from_slice(line) {
         Ok(Request::Show(topic)) => {
             let mut reply = br#"{"ok":"#.to_vec();
@@ -125,18 +143,43 @@ async fn answer(line: &[u8], source: &Arc<dyn Source>) -> serde_json::Result<Vec
             Ok(ok) => line_of(&Answer { ok }),
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
-        Ok(Request::Move(place)) => move_stream(place, Arc::clone(source)).await,
+        Ok(Request::Move(place)) => move_stream(place, asked).await,
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
 }
 
-/// It waits for workers and NICs, so it has a thread of its own.
-async fn move_stream(place: Place, source: Arc<dyn Source>) -> serde_json::Result<Vec<u8>> {
-    let asked = place.clone();
+/// Whether a process of user `uid` may change anything, where the daemon's user is `own`. Others that may connect, such as
+/// its group, may look.
+fn may_change(uid: Option<u32>, own: u32) -> bool {
+    uid.is_some_and(|uid| uid == 0 || uid == own)
+}
+
+/// It waits for workers and NICs, so it has a thread of its own; and it holds up changes of all ports, so there is one at a
+/// time.
+async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>> {
+    let uid = asked.peer.map(|peer| peer.uid());
+    if !may_change(uid, rustix::process::geteuid().as_raw()) {
+        return refuse(
+            "only root and the daemon's user may move queues".to_owned(),
+            "`show` is for all who may connect".to_owned(),
+        );
+    }
+    let Ok(turn) = Arc::clone(&asked.moving).try_lock_owned() else {
+        return refuse(
+            "another queue moves just now".to_owned(),
+            "try again".to_owned(),
+        );
+    };
+    let (wanted, source) = (place.clone(), Arc::clone(&asked.source));
     let task = tokio::task::spawn_blocking(move || {
-        source.move_stream(&asked.port, asked.queue, asked.worker)
+        let _turn = turn;
+        source.move_stream(&wanted.port, wanted.queue, wanted.worker)
     });
-    match task.await {
+    let result = task.await;
+    let pid = asked.peer.and_then(|peer| peer.pid());
+    tracing::info!(pid, uid, port = %place.port.escape_debug(), queue = place.queue, moved = matches!(result, Ok(Ok(()))),
+        "was asked to go to worker-{} by hand", place.worker);
+    match result {
         Ok(Ok(())) => line_of(&Answer { ok: place }),
         Ok(Err(why)) => refuse(why.to_string(), why.help().to_owned()),
         Err(why) => refuse(
@@ -148,7 +191,9 @@ async fn move_stream(place: Place, source: Arc<dyn Source>) -> serde_json::Resul
 
 fn usage() -> String {
     let topics = Topic::ALL.map(Topic::name).join(", ");
-    format!(r#"send one line such as {{"show":"ports"}}; topics are {topics}"#)
+    format!(
+        r#"send one line such as {{"show":"ports"}} (topics are {topics}), {{"port":"web-1"}}, or {{"move":{{"port":"web-1","queue":0,"worker":1}}}}"#
+    )
 }
 
 fn too_long() -> serde_json::Result<Vec<u8>> {
@@ -170,4 +215,16 @@ fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_daemons_user_may_change_anything() {
+        assert!(may_change(Some(0), 1000) && may_change(Some(1000), 1000));
+        assert!(!may_change(Some(1001), 1000) && !may_change(Some(1001), 0));
+        assert!(!may_change(None, 0));
+    }
 }

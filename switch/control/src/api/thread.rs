@@ -10,8 +10,12 @@ use tokio::sync::{Semaphore, oneshot};
 /// How long to wait when the kernel gives no connection, because file descriptors ran out for instance.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// How long what clients have asked for may go on, when the thread is told to end.
+const END_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// A thread with a runtime of its own, on which every client is a task. Nothing on it waits for a client but those
-/// tasks, so it ends as soon as it is told to: with the runtime, they are dropped.
+/// tasks, so it ends as soon as it is told to: with the runtime, they are dropped. What has a thread of its own, as a move
+/// of a stream, is waited for, no longer than [`END_TIME_MAX`]; then it is left behind.
 #[derive(Debug)]
 pub(crate) struct ServerThread {
     end: Option<oneshot::Sender<()>>,
@@ -40,6 +44,7 @@ impl ServerThread {
                         _ = ended => {}
                     }
                 });
+                runtime.shutdown_timeout(END_TIME_MAX);
             })?;
         Ok(ServerThread {
             end: Some(end),

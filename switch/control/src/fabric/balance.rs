@@ -4,6 +4,7 @@
 //! [`Planner`] is asked what should move. What is shown goes back to the sample before the last one, so that it is never
 //! about nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,16 @@ use crosspoint_frame::tsc;
 
 use super::moving::MoveError;
 use super::placement::{self, Candidate};
-use super::planner::{MARGIN, Permille, Planner, StreamLoad, THRESHOLD, WHOLE, WorkerLoad};
+use super::planner::{MARGIN, Move, Permille, Planner, StreamLoad, THRESHOLD, WHOLE, WorkerLoad};
 use super::{Fabric, Placed, Port};
 
 /// How long a window is where nothing else is said.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Streams that move in one call of [`Fabric::housekeep`]: it has more to do, and each may have to wait for NICs.
+const MOVES_MAX: usize = 4;
+/// How long a worker is left alone at most that a NIC keeps from giving anything up.
+const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Balancing, from the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,8 +77,8 @@ impl Measured {
 /// All workers' counters at one moment.
 struct Sample {
     at: u64,
-    /// Busy, idle and sleeping cycles.
-    workers: Vec<[u64; 3]>,
+    /// Busy, idle and sleeping cycles, and those of the busy ones that were for other workers.
+    workers: Vec<[u64; 4]>,
 }
 
 impl Sample {
@@ -83,6 +89,7 @@ impl Sample {
                 counters.busy_cycles.get(),
                 counters.idle_cycles.get(),
                 counters.sleep_cycles.get(),
+                counters.others_cycles.get(),
             ]
         };
         let workers = links.iter().map(of).collect();
@@ -95,10 +102,21 @@ pub(super) struct State {
     samples: [Sample; 2],
     sampled: Instant,
     planner: Planner,
+    /// Of each worker: the cycles, since both samples, of streams that it has no more.
+    left: Vec<[u64; 2]>,
+    /// What is still to be done after the last plan.
+    planned: VecDeque<Planned>,
     /// Streams that each worker got from another.
     pub moves: Vec<u64>,
     /// Streams that each worker was to give up, and got back.
     pub put_off: Vec<u64>,
+}
+
+/// A move, and how busy its two workers were.
+struct Planned {
+    one: Move,
+    from_busy: Permille,
+    to_busy: Permille,
 }
 
 impl State {
@@ -106,11 +124,34 @@ impl State {
         State {
             samples: [Sample::take(links), Sample::take(links)],
             sampled: Instant::now(),
-            planner: Planner::new(options.busy_permille_max, options.gain_permille_min),
+            planner: Planner::new(
+                options.busy_permille_max,
+                options.gain_permille_min,
+                rest_max(options.interval),
+            ),
+            left: vec![[0; 2]; links.len()],
+            planned: VecDeque::new(),
             moves: vec![0; links.len()],
             put_off: vec![0; links.len()],
         }
     }
+}
+
+impl State {
+    /// Keeps what a stream has cost its worker, which gives it up: it was busy with that, and not with the others.
+    pub fn note_left(&mut self, counters: &PortCounters, queue: u16, placed: &Placed) {
+        let now = counters.at(placed.worker, queue).cycles.get();
+        let left = self.left[placed.worker].iter_mut();
+        for (left, before) in left.zip(placed.measured.cycles) {
+            *left += now.saturating_sub(before);
+        }
+    }
+}
+
+/// In windows.
+fn rest_max(interval: Duration) -> u32 {
+    let windows = REST_MAX.as_millis() / interval.as_millis().max(1);
+    windows.max(1) as u32
 }
 
 /// How a worker spent the time since a sample: shares of it, which add up to 1.
@@ -125,17 +166,23 @@ pub(super) struct Shares {
 pub(super) struct Loads {
     pub cycles: u64,
     pub workers: Vec<Shares>,
-    /// Of each worker: its streams' cycles, summed up.
+    /// Of each worker: its streams' cycles, summed up, and those of streams that have left it.
     sums: Vec<u64>,
+    /// Of each worker: the share of its time that was for other workers, whose frames leave through its NIC queues. No
+    /// stream of its own takes that along.
+    others: Vec<f64>,
     since: usize,
 }
 
 impl Loads {
     /// The share of its worker's time that a stream takes. What a worker does for all its streams together, such as
-    /// doorbells and calls, is shared out in proportion: shares add up to what the worker is busy.
+    /// doorbells and calls, is shared out in proportion: shares add up to what the worker is busy, less what it does for
+    /// other workers.
     pub fn of_stream(&self, port: &Port, queue: u16, placed: &Placed) -> f64 {
         let (sum, busy) = (self.sums[placed.worker], self.workers[placed.worker].busy);
-        let cycles = cycles_since(self.since, port, queue, placed);
+        let busy = (busy - self.others[placed.worker]).max(0.0);
+        // Counters go on after they were summed up.
+        let cycles = cycles_since(self.since, port, queue, placed).min(sum);
         busy * cycles as f64 / sum.max(1) as f64
     }
 }
@@ -164,7 +211,11 @@ impl Fabric {
             shares([of(0), of(1), of(2)], cycles, link.waker.is_asleep())
         });
         let workers = workers.collect();
-        let mut sums = vec![0; self.links.len()];
+        let pairs = now.workers.iter().zip(&before.workers);
+        let others = pairs.map(|(now, before)| now[3].wrapping_sub(before[3]) as f64);
+        let others = others.map(|others| others / cycles.max(1) as f64).collect();
+        let left = state.balance.left.iter();
+        let mut sums: Vec<u64> = left.map(|left| left[since]).collect();
         for port in state.ports.iter().flatten() {
             for (queue, placed) in &port.streams {
                 sums[placed.worker] += cycles_since(since, port, *queue, placed);
@@ -174,6 +225,7 @@ impl Fabric {
             cycles,
             workers,
             sums,
+            others,
             since,
         }
     }
@@ -188,8 +240,12 @@ impl Fabric {
                 fresh: 0,
                 streams: 0,
                 node: *node,
+                stalled: false,
             })
             .collect();
+        for (worker, candidate) in candidates.iter_mut().enumerate() {
+            candidate.stalled = self.watch.stalls(worker).0;
+        }
         let ports = state.ports.iter().flatten();
         for placed in ports.flat_map(|port| port.streams.values()) {
             let candidate = &mut candidates[placed.worker];
@@ -220,31 +276,43 @@ impl Fabric {
         }
     }
 
-    /// At the end of a window: begins the next, and moves what should move.
+    /// At the end of a window: begins the next, and plans what should move, unless the last plan is not carried out yet.
+    /// At any time: moves some of what was planned.
     pub(super) fn balance(&self) {
         let mut state = self.lock();
-        if state.balance.sampled.elapsed() < self.options.balance.interval {
-            return;
+        if state.balance.sampled.elapsed() >= self.options.balance.interval {
+            if self.options.balance.auto && state.balance.planned.is_empty() {
+                let loads = self.loads(&state, WINDOW);
+                let moves = self.plan(&mut state, &loads);
+                let busy = |worker: usize| permille(loads.workers[worker].busy);
+                let planned = moves.into_iter().map(|one| Planned {
+                    one,
+                    from_busy: busy(one.from),
+                    to_busy: busy(one.to),
+                });
+                state.balance.planned = planned.collect();
+            }
+            self.begin_window(&mut state);
         }
-        let loads = self.loads(&state, WINDOW);
-        let moves = match self.options.balance.auto {
-            true => self.plan(&mut state, &loads),
-            false => Vec::new(),
-        };
-        self.begin_window(&mut state);
         drop(state);
-        for one in moves {
+        for _ in 0..MOVES_MAX {
             // Each by itself: whoever else waits for the port table gets it in between.
-            self.carry_out(one, &loads);
+            let mut state = self.lock();
+            let Some(planned) = state.balance.planned.pop_front() else {
+                break;
+            };
+            self.carry_out(&mut state, &planned);
         }
     }
 
-    fn plan(&self, state: &mut super::State, loads: &Loads) -> Vec<super::planner::Move> {
+    fn plan(&self, state: &mut super::State, loads: &Loads) -> Vec<Move> {
         let workers = loads.workers.iter().zip(&self.nodes);
         let workers: Vec<WorkerLoad> = workers
-            .map(|(shares, node)| WorkerLoad {
+            .enumerate()
+            .map(|(worker, (shares, node))| WorkerLoad {
                 busy: permille(shares.busy),
                 node: *node,
+                stalled: self.watch.stalls(worker).0,
             })
             .collect();
         let mut streams = Vec::new();
@@ -268,6 +336,9 @@ impl Fabric {
         let [shown, window] = &mut state.balance.samples;
         *shown = std::mem::replace(window, Sample::take(&self.links));
         state.balance.sampled = Instant::now();
+        for left in &mut state.balance.left {
+            *left = [left[WINDOW], 0];
+        }
         for port in state.ports.iter_mut().flatten() {
             for (queue, placed) in &mut port.streams {
                 let now = port.view.counters.at(placed.worker, *queue).cycles.get();
@@ -280,22 +351,32 @@ impl Fabric {
         }
     }
 
-    fn carry_out(&self, one: super::planner::Move, loads: &Loads) {
-        let mut state = self.lock();
+    fn carry_out(&self, state: &mut super::State, planned: &Planned) {
+        let one = planned.one;
         if state.worker_of(one.id) != Some(one.from) {
             return; // somebody else was faster
         }
         let name = state.view.port(one.id.0).map(|port| port.name.clone());
         let (name, queue) = (name.unwrap_or_default(), one.id.1);
-        let busy = |worker: usize| permille(loads.workers[worker].busy) / 10;
-        let (from, to) = (busy(one.from), busy(one.to));
-        match self.move_locked(&mut state, one.id, one.to) {
-            Ok(()) => tracing::info!(port = %name, queue,
-                "goes from worker-{} ({from} % busy) to worker-{} ({to} % busy)", one.from, one.to),
-            // It is counted, and asked for again if it is still worth it.
-            Err(MoveError::PutOff { .. }) => {}
+        let (from, to) = (planned.from_busy / 10, planned.to_busy / 10);
+        match self.move_locked(state, one.id, one.to) {
+            Ok(()) => {
+                state.balance.planner.gave_up(one.from);
+                tracing::info!(port = %name, queue,
+                    "goes from worker-{} ({from} % busy) to worker-{} ({to} % busy)", one.from, one.to);
+            }
+            Err(MoveError::PutOff { from: worker }) => {
+                // The same NIC would put the others off.
+                let balance = &mut state.balance;
+                balance.planned.retain(|other| other.one.from != worker);
+                if balance.planner.put_off(worker) {
+                    tracing::info!(port = %name, queue,
+                        "stays with worker-{worker} ({from} % busy): a NIC does not send what it has; \
+                         tried again, and counted as put off");
+                }
+            }
             Err(why) => {
-                tracing::debug!(port = %name, queue, "stays with worker-{}: {why}", one.from)
+                tracing::debug!(port = %name, queue, "stays with worker-{}: {why}", one.from);
             }
         }
     }
@@ -316,10 +397,11 @@ fn shares([busy, idle, sleep]: [u64; 3], total: u64, is_asleep: bool) -> Shares 
     let idle = idle.min(total - busy);
     let rest = total - busy - idle;
     // What is left is sleep, part of which may lie before, or a turn that does not end.
-    let (busy, sleep) = match sleep > 0 || is_asleep {
-        true => (busy, rest),
-        false => (busy + rest, 0),
+    let sleep = match is_asleep {
+        true => rest,
+        false => sleep.min(rest),
     };
+    let busy = busy + rest - sleep;
     let of_total = |cycles: u64| cycles as f64 / total.max(1) as f64;
     Shares {
         busy: of_total(busy),
@@ -351,6 +433,9 @@ mod tests {
         assert_eq!((sleeps.busy, sleeps.sleep), (0.1, 0.7));
         let stuck = shares([100, 200, 0], 1000, false);
         assert_eq!((stuck.busy, stuck.sleep), (0.8, 0.0));
+        // It slept a little, and then did not get its core.
+        let preempted = shares([100, 200, 50], 1000, false);
+        assert_eq!((preempted.busy, preempted.sleep), (0.75, 0.05));
         // It slept for long before.
         let woken = shares([100, 200, 50_000], 1000, false);
         assert_eq!((woken.busy, woken.sleep), (0.1, 0.7));

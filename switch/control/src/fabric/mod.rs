@@ -333,6 +333,7 @@ impl Fabric {
             false => self.candidates(state),
         };
         let nic_worker = |port: &Port, queue| self.nic_worker_of(port, number, queue);
+        let busy_max = self.options.balance.busy_permille_max;
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
             return Err(io::Error::other("no such port"));
         };
@@ -362,6 +363,8 @@ impl Fabric {
         let mut released = Vec::new();
         for queue in change.remove {
             if let Some(placed) = port.streams.remove(&queue) {
+                let counters = &port.view.counters;
+                state.balance.note_left(counters, queue, &placed);
                 updates[placed.worker].remove.push((number, queue));
                 released.push(placed);
             }
@@ -370,7 +373,7 @@ impl Fabric {
             let worker = match (&new.source, port.options.worker) {
                 (Source::Nic(_), _) => nic_worker(port, new.queue),
                 (_, Some(worker)) => worker,
-                _ => placement::guest_worker(&candidates, new.node),
+                _ => placement::guest_worker(&candidates, new.node, busy_max),
             };
             candidates[worker].streams += 1;
             candidates[worker].fresh += 1;

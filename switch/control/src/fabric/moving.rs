@@ -5,24 +5,30 @@
 //!    in guests' rings, where what is delivered later lies behind it, or on the transmit ring of a NIC's queue, or on
 //!    its way to one through a handover. What the other worker sends through another queue could overtake that.
 //! 2. So what was given to NICs until then is waited for: until it has been taken from handovers, and the kernel is done
-//!    with it. If that takes too long, the first worker gets the stream back.
+//!    with it. If that takes too long, the first worker gets the stream back. There is nothing to wait for if nothing of
+//!    the stream ever went to a NIC. NICs that are down are not waited for either, since they may be so for days: what
+//!    they hold may come behind what is sent after the outage.
 //! 3. The guest's kick wakes the other worker from now on. Kicks are not missed meanwhile: who takes a stream on polls
 //!    it before it goes to sleep, and asks for kicks only then.
 //! 4. The other worker takes the stream on.
 //!
 //! For the time of this the guest's frames wait in its ring, as they do for a busy worker.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::deliver::NicPosition;
 use crosspoint_engine::stream::StreamId;
+use crosspoint_engine::view::{Egress, View};
 use thiserror::Error;
 
 use super::balance::Measured;
 use super::{Fabric, Placed, Port, State, WorkerChange};
 
-/// How long NICs may take to send what they have. Meanwhile the guest waits, and no port can change.
-const SEND_TIME_MAX: Duration = Duration::from_millis(20);
+/// How long NICs may send nothing of what they have. Meanwhile the guest waits, and no port can change.
+const STILL_TIME_MAX: Duration = Duration::from_millis(20);
+/// How long they may take in all.
+const SEND_TIME_MAX: Duration = Duration::from_millis(100);
 /// Between two looks whether they have.
 const LOOK: Duration = Duration::from_micros(100);
 
@@ -87,12 +93,21 @@ pub enum MoveError {
     },
     /// A NIC has not sent in time what the stream's worker gave it.
     #[error(
-        "a NIC has not sent within {} ms what worker-{from} gave it, which would be overtaken: the stream stays there",
-        SEND_TIME_MAX.as_millis()
+        "a NIC has not sent in time what worker-{from} gave it, which would be overtaken: the stream stays there"
     )]
     PutOff {
         /// The stream's worker.
         from: usize,
+    },
+    /// The other worker cannot be woken by it.
+    #[error("kicks of queue {queue} of port {port} cannot wake another worker: {why}")]
+    Kick {
+        /// The port.
+        port: String,
+        /// The queue.
+        queue: u16,
+        /// What the kernel said.
+        why: String,
     },
     /// The workers end.
     #[error("the switch is ending")]
@@ -114,6 +129,9 @@ impl MoveError {
             }
             MoveError::Stalled { .. } => "the daemon's log says what keeps it",
             MoveError::PutOff { .. } => "try again when that NIC sends again, or has less to send",
+            MoveError::Kick { .. } => {
+                "the user's epoll watches may be used up: see fs.epoll.max_user_watches"
+            }
             MoveError::Ending => "ask the next one",
         }
     }
@@ -164,20 +182,22 @@ impl Fabric {
             .flat_map(|update| update.removed)
             .next();
         let stream = stream.ok_or(MoveError::Ending)?;
-        let is_sent = self.wait_sent(state, from, positions);
-        if is_sent {
-            self.replace(state, id, to);
-            state.balance.moves[to] += 1;
-        } else {
-            state.balance.put_off[from] += 1;
+        let is_sent = !stream.has_used_nics || self.wait_sent(state, from, positions);
+        let result = match is_sent {
+            true => self.replace(state, id, to),
+            false => Err(MoveError::PutOff { from }),
+        };
+        match &result {
+            Ok(()) => state.balance.moves[to] += 1,
+            Err(MoveError::PutOff { .. }) => state.balance.put_off[from] += 1,
+            Err(_) => {}
         }
         let mut changes = self.changes();
-        changes[if is_sent { to } else { from }].add.push(stream);
+        changes[if result.is_ok() { to } else { from }]
+            .add
+            .push(stream);
         drop(self.publish(state, changes));
-        match is_sent {
-            true => Ok(()),
-            false => Err(MoveError::PutOff { from }),
-        }
+        result
     }
 
     fn changes(&self) -> Vec<WorkerChange> {
@@ -222,23 +242,34 @@ impl Fabric {
         }
     }
 
-    /// Notes the stream's new place, and has its kicks wake the worker there. No worker has the stream.
-    fn replace(&self, state: &mut State, id: StreamId, to: usize) {
+    /// Notes the stream's new place, and has its kicks wake the worker there. No worker has the stream. After an error all
+    /// is as it was.
+    fn replace(&self, state: &mut State, id: StreamId, to: usize) -> Result<(), MoveError> {
         let Some(Some(port)) = state.ports.get_mut(usize::from(id.0)) else {
-            return;
+            return Ok(());
         };
         let Some(placed) = port.streams.get_mut(&id.1) else {
-            return;
+            return Ok(());
         };
         if let Some(kick) = &placed.kick {
-            let _ = self.links[placed.worker].waker.unregister(kick);
-            if let Err(why) = self.links[to].waker.register_kick(id, kick) {
-                tracing::warn!(port = %port.view.name, queue = id.1,
-                    "its kicks cannot wake a sleeping worker: {why}");
+            match self.links[to].waker.register_kick(id, kick) {
+                // What epoll does not take woke nobody before either.
+                Err(why) if why.kind() != ErrorKind::PermissionDenied => {
+                    return Err(MoveError::Kick {
+                        port: port.options.name.clone(),
+                        queue: id.1,
+                        why: why.to_string(),
+                    });
+                }
+                _ => {}
             }
+            let _ = self.links[placed.worker].waker.unregister(kick);
         }
+        let counters = &port.view.counters;
+        state.balance.note_left(counters, id.1, placed);
         placed.worker = to;
-        placed.measured = Measured::from_now(&port.view.counters, to, id.1);
+        placed.measured = Measured::from_now(counters, to, id.1);
+        Ok(())
     }
 
     /// Waits until NICs have sent what worker `from` had given them when it said how far each was: `positions`, of all
@@ -249,31 +280,28 @@ impl Fabric {
         from: usize,
         mut positions: Vec<Vec<NicPosition>>,
     ) -> bool {
-        let deadline = Instant::now() + SEND_TIME_MAX;
-        let look_again = |state: &mut State| {
-            if Instant::now() > deadline {
+        let view = state.view.clone();
+        let mut patience = Patience::new(Instant::now());
+        let mut look_again = |state: &mut State, positions: &[Vec<NicPosition>]| {
+            if patience.is_over(Instant::now(), done_by(from, positions)) {
                 return None;
             }
             std::thread::sleep(LOOK);
             self.nic_positions(state)
         };
-        let own = |positions: &[Vec<NicPosition>]| positions.get(from).cloned().unwrap_or_default();
-        if own(&positions).iter().any(is_remote) {
-            // Once more after the last was taken: its taker may have been asked before that.
-            loop {
-                let waited = own(&positions).iter().any(waits);
-                match look_again(state) {
-                    Some(now) => positions = now,
-                    None => return false,
-                }
-                if !waited {
-                    break;
-                }
+        let handed = handed(from, &positions, &view);
+        // Once more after the last was taken: its taker may have been asked before that.
+        let mut looks = !handed.is_empty();
+        while looks {
+            looks = !are_taken(&handed, from, &positions);
+            match look_again(state, &positions) {
+                Some(now) => positions = now,
+                None => return false,
             }
         }
-        let given = given(from, &positions);
+        let given = given(from, &handed, &positions, &view);
         while !are_sent(&given, &positions) {
-            match look_again(state) {
+            match look_again(state, &positions) {
                 Some(now) => positions = now,
                 None => return false,
             }
@@ -296,23 +324,81 @@ impl Fabric {
     }
 }
 
-fn is_remote(position: &NicPosition) -> bool {
-    matches!(position, NicPosition::Remote { .. })
+/// How long NICs are waited for: while they get on with it, and not for ever.
+struct Patience {
+    end: Instant,
+    still_end: Instant,
+    done: u64,
 }
 
-fn waits(position: &NicPosition) -> bool {
-    matches!(position, NicPosition::Remote { waits: true, .. })
+impl Patience {
+    fn new(now: Instant) -> Patience {
+        Patience {
+            end: now + SEND_TIME_MAX,
+            still_end: now + STILL_TIME_MAX,
+            done: 0,
+        }
+    }
+
+    /// `done` gets larger while anything gets done.
+    fn is_over(&mut self, now: Instant, done: u64) -> bool {
+        if done != self.done {
+            (self.done, self.still_end) = (done, now + STILL_TIME_MAX);
+        }
+        now > self.end || now > self.still_end
+    }
 }
 
-/// What a worker's frames may be among: of each port, the worker's own queue, or, where it has none, everybody's. Worker,
-/// port, and how much was given to that queue.
-fn given(from: usize, positions: &[Vec<NicPosition>]) -> Vec<(usize, u16, u64)> {
-    let through_others = |port: u16| {
-        let ways = positions.get(from).into_iter().flatten();
-        let is_it =
-            |way: &NicPosition| matches!(way, NicPosition::Remote { port: p, .. } if *p == port);
-        ways.into_iter().any(is_it)
+/// A number that gets larger while NICs get on with what worker `from` may have given them.
+fn done_by(from: usize, positions: &[Vec<NicPosition>]) -> u64 {
+    let of = |(worker, way): (usize, &NicPosition)| match way {
+        NicPosition::Own { completed, .. } => *completed,
+        NicPosition::Remote { taken, .. } if worker == from => *taken,
+        NicPosition::Remote { .. } => 0,
     };
+    let all = positions.iter().enumerate();
+    all.flat_map(|(worker, ways)| ways.iter().map(move |way| (worker, way)))
+        .map(of)
+        .fold(0, u64::wrapping_add)
+}
+
+/// Whether frames for a NIC port leave now.
+fn is_up(view: &View, port: u16) -> bool {
+    let port = view.port(port);
+    port.is_some_and(|port| !matches!(port.egress, Egress::Down))
+}
+
+/// What a worker has handed over to others, ever: the port, and how much.
+fn handed(from: usize, positions: &[Vec<NicPosition>], view: &View) -> Vec<(u16, u64)> {
+    let ways = positions.get(from).into_iter().flatten();
+    let handed = ways.filter_map(|way| match way {
+        NicPosition::Remote { port, pushed, .. } if *pushed > 0 && is_up(view, *port) => {
+            Some((*port, *pushed))
+        }
+        _ => None,
+    });
+    handed.collect()
+}
+
+/// Whether all that was taken, whatever was handed over since.
+fn are_taken(handed: &[(u16, u64)], from: usize, positions: &[Vec<NicPosition>]) -> bool {
+    handed.iter().all(|(port, pushed)| {
+        let mut ways = positions.get(from).into_iter().flatten();
+        ways.any(|way| {
+            matches!(way, NicPosition::Remote { port: p, taken, .. } if p == port && taken >= pushed)
+        })
+    })
+}
+
+/// What a worker's frames may be among: of each port that is up, the worker's own queue, or, where it has handed frames
+/// over, everybody's. Worker, port, and how much was given to that queue.
+fn given(
+    from: usize,
+    handed: &[(u16, u64)],
+    positions: &[Vec<NicPosition>],
+    view: &View,
+) -> Vec<(usize, u16, u64)> {
+    let through_others = |port: u16| handed.iter().any(|(handed, _)| *handed == port);
     let all = positions
         .iter()
         .enumerate()
@@ -320,7 +406,9 @@ fn given(from: usize, positions: &[Vec<NicPosition>]) -> Vec<(usize, u16, u64)> 
     let own = all.filter_map(|(worker, way)| match way {
         NicPosition::Own {
             port, submitted, ..
-        } if worker == from || through_others(*port) => Some((worker, *port, *submitted)),
+        } if (worker == from || through_others(*port)) && is_up(view, *port) => {
+            Some((worker, *port, *submitted))
+        }
         _ => None,
     });
     own.collect()
@@ -338,6 +426,14 @@ fn are_sent(given: &[(usize, u16, u64)], positions: &[Vec<NicPosition>]) -> bool
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use crosspoint_engine::counters::PortCounters;
+    use crosspoint_engine::fdb::{Fdb, Quota};
+    use crosspoint_engine::view::PortView;
+    use crosspoint_engine::vlan::VlanPolicy;
+    use crosspoint_packet::FlowHasher;
+
     use super::*;
 
     fn own(port: u16, submitted: u64, completed: u64) -> NicPosition {
@@ -348,23 +444,69 @@ mod tests {
         }
     }
 
+    fn remote(port: u16, pushed: u64, taken: u64) -> NicPosition {
+        NicPosition::Remote {
+            port,
+            pushed,
+            taken,
+        }
+    }
+
+    /// Ports that are up, or down.
+    fn view(ports: &[Egress]) -> View {
+        let port = |egress: &Egress| PortView {
+            name: "port".into(),
+            vlan: Arc::new(VlanPolicy::Unaware),
+            egress: egress.clone(),
+            counters: Arc::new(PortCounters::new(1, 1)),
+            quota: Arc::new(Quota::new(0)),
+            joins: false,
+        };
+        View {
+            ports: ports.iter().map(|egress| Some(port(egress))).collect(),
+            fdb: Arc::new(Fdb::new(0, [0, 1])),
+            flows: FlowHasher::new(0),
+        }
+    }
+
     #[test]
     fn what_a_worker_gave_to_its_own_queues_and_through_others_is_waited_for_and_nothing_else() {
-        let remote = |port| NicPosition::Remote { port, waits: false };
+        let view = view(&[Egress::Nic, Egress::Nic, Egress::Nic, Egress::Nic, Egress::Down]);
         let positions = [
-            vec![own(0, 10, 4), remote(1)],
-            vec![own(0, 99, 0), own(1, 7, 6), own(2, 50, 0)],
+            vec![own(0, 10, 4), remote(1, 5, 5), remote(3, 0, 0), own(4, 8, 0)],
+            vec![own(0, 99, 0), own(1, 7, 6), own(2, 50, 0), own(3, 9, 0)],
         ];
-        let given = given(0, &positions);
+        let handed = handed(0, &positions, &view);
+        assert_eq!(handed, [(1, 5)]);
+        let given = given(0, &handed, &positions, &view);
         assert_eq!(given, [(0, 0, 10), (1, 1, 7)]);
         assert!(!are_sent(&given, &positions));
         // Others go on meanwhile, and are not waited for.
         let later = [
-            vec![own(0, 12, 10), remote(1)],
+            vec![own(0, 12, 10), remote(1, 5, 5)],
             vec![own(0, 200, 3), own(1, 20, 7), own(2, 60, 0)],
         ];
         assert!(are_sent(&given, &later));
         // A queue that is gone says nothing.
         assert!(!are_sent(&given, &[vec![own(0, 12, 10)], vec![]]));
+    }
+
+    #[test]
+    fn who_floods_the_same_handover_keeps_nobody_waiting() {
+        let taken = |pushed, taken| are_taken(&[(1, 40)], 0, &[vec![remote(1, pushed, taken)]]);
+        assert!(!taken(40, 0) && !taken(1000, 39));
+        // It is never empty.
+        assert!(taken(1000, 40) && taken(2000, 1872));
+    }
+
+    #[test]
+    fn nics_are_waited_for_while_they_get_on_with_it_and_not_for_ever() {
+        let (start, step) = (Instant::now(), STILL_TIME_MAX * 3 / 4);
+        let mut still = Patience::new(start);
+        assert!(!still.is_over(start + step, 0) && still.is_over(start + 2 * step, 0));
+        let mut busy = Patience::new(start);
+        let turns = (1u32..).take_while(|turn| !busy.is_over(start + *turn * step, u64::from(*turn)));
+        let turns = turns.count() as u32;
+        assert!((4..10).contains(&turns), "{turns}");
     }
 }

@@ -6,7 +6,7 @@ use crosspoint_engine::deliver::NicTx;
 use crosspoint_engine::worker::WorkerLink;
 use crosspoint_xsk::XskTx;
 
-use super::planner::{Permille, THRESHOLD};
+use super::planner::Permille;
 use super::{Port, WorkerChange};
 
 /// A worker, as far as a new stream's place depends on it.
@@ -20,18 +20,32 @@ pub(super) struct Candidate {
     pub streams: usize,
     /// The memory node of its core.
     pub node: Option<u32>,
+    /// Whether it does not come round.
+    pub stalled: bool,
 }
 
 /// What a stream is taken to cost before that was measured. Differences of loads that are smaller do not count.
 const STEP: Permille = 100;
 
-/// The worker for a new stream whose memory is on node `node`: one that is not overloaded, then one on that node, then
-/// the least loaded, then the one with the fewest streams; the lowest of several.
-pub(super) fn guest_worker(workers: &[Candidate], node: Option<u32>) -> usize {
+/// The worker for a new stream whose memory is on node `node`: one that comes round, then one that is busy for no more than
+/// `busy_max` of the time, then one on that node, then the least loaded, then the one with the fewest streams; the lowest
+/// of several.
+pub(super) fn guest_worker(
+    workers: &[Candidate],
+    node: Option<u32>,
+    busy_max: Permille,
+) -> usize {
     let rank = |worker: &Candidate| {
         let load = worker.busy / STEP + worker.fresh as u32;
         let is_far = node.is_some() && worker.node != node;
-        (worker.busy > THRESHOLD, is_far, load, worker.streams)
+        let is_overloaded = worker.busy > busy_max;
+        (
+            worker.stalled,
+            is_overloaded,
+            is_far,
+            load,
+            worker.streams,
+        )
     };
     let best = workers.iter().enumerate().min_by_key(|(_, one)| rank(one));
     best.map_or(0, |(worker, _)| worker)
@@ -105,12 +119,17 @@ mod tests {
             fresh,
             streams,
             node: Some(node),
+            stalled: false,
         }
+    }
+
+    fn place(workers: &[Candidate], node: Option<u32>) -> usize {
+        guest_worker(workers, node, 800)
     }
 
     #[test]
     fn a_new_stream_goes_to_the_least_loaded_worker_then_to_the_one_with_the_fewest_streams() {
-        let place = |workers: &[Candidate]| guest_worker(workers, None);
+        let place = |workers: &[Candidate]| place(workers, None);
         assert_eq!(place(&[worker(500, 0, 1, 0), worker(300, 0, 9, 0)]), 1);
         // As good as equal.
         assert_eq!(place(&[worker(310, 0, 3, 0), worker(390, 0, 2, 0)]), 1);
@@ -127,17 +146,22 @@ mod tests {
             worker(700, 0, 5, 1),
             worker(750, 0, 4, 1),
         ];
-        assert_eq!(guest_worker(&workers, Some(1)), 2);
-        assert_eq!(guest_worker(&workers, Some(0)), 0);
+        assert_eq!(place(&workers, Some(1)), 2);
+        assert_eq!(place(&workers, Some(0)), 0);
         // Of no node, or of one without workers.
-        assert_eq!(guest_worker(&workers, None), 0);
-        assert_eq!(guest_worker(&workers, Some(3)), 0);
+        assert_eq!(place(&workers, None), 0);
+        assert_eq!(place(&workers, Some(3)), 0);
         let full = [
             worker(200, 0, 0, 0),
             worker(850, 0, 5, 1),
             worker(990, 0, 4, 1),
         ];
-        assert_eq!(guest_worker(&full, Some(1)), 0);
+        assert_eq!(place(&full, Some(1)), 0);
+        assert_eq!(guest_worker(&full, Some(1), 900), 1);
+        // One that does not come round is nobody's.
+        let mut stalled = workers;
+        stalled[2].stalled = true;
+        assert_eq!(place(&stalled, Some(1)), 1);
     }
 
     #[test]

@@ -8,6 +8,11 @@
 //! moves come to an end, and no load gets larger than the largest was. A load that is measured on a worker that cannot
 //! keep up is less than what its guest would send: the next windows show more of it, and [`WINDOWS`] of them are waited
 //! for.
+//!
+//! Whom a NIC keeps from giving anything up is left alone for [`WINDOWS`] windows, then for twice as many, and so on.
+//! A stream that went stays for [`STAY`] windows, whatever its guest does: nobody can have it go to and fro.
+
+use std::collections::BTreeMap;
 
 use crosspoint_engine::stream::StreamId;
 
@@ -23,6 +28,9 @@ pub(super) const MARGIN: Permille = 100;
 /// So many windows in a row a worker is busy before it is relieved: a burst of load is over by then.
 const WINDOWS: u32 = 3;
 
+/// For so many windows a stream stays where it went.
+const STAY: u32 = 6;
+
 /// A worker, over the last window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WorkerLoad {
@@ -30,6 +38,8 @@ pub(super) struct WorkerLoad {
     pub busy: Permille,
     /// The memory node of its core.
     pub node: Option<u32>,
+    /// Whether it does not come round: it takes nothing.
+    pub stalled: bool,
 }
 
 /// A stream, over the last window.
@@ -37,7 +47,8 @@ pub(super) struct WorkerLoad {
 pub(super) struct StreamLoad {
     pub id: StreamId,
     pub worker: usize,
-    /// Its share of its worker's time. Those of all streams of a worker add up to what it is busy.
+    /// Its share of its worker's time. Those of all streams of a worker add up to what it is busy, less what it does for
+    /// other workers.
     pub share: Permille,
     /// The memory node that it should be on, if any.
     pub node: Option<u32>,
@@ -58,29 +69,73 @@ pub(super) struct Planner {
     threshold: Permille,
     margin: Permille,
     busy_windows: Vec<u32>,
+    /// The most windows that a worker is left alone for.
+    rest_max: u32,
+    rests: Vec<Rest>,
+    /// Streams that have gone, and for how many windows they still stay.
+    stays: BTreeMap<StreamId, u32>,
+}
+
+/// For how many windows a worker is left alone.
+#[derive(Clone, Copy, Default)]
+struct Rest {
+    /// Still.
+    left: u32,
+    /// The last time.
+    last: u32,
 }
 
 impl Planner {
-    /// With a threshold and a margin.
-    pub fn new(threshold: Permille, margin: Permille) -> Planner {
+    /// With a threshold and a margin. A worker that cannot give anything up is asked again after `rest_max` windows at
+    /// the latest.
+    pub fn new(threshold: Permille, margin: Permille, rest_max: u32) -> Planner {
         Planner {
             threshold,
             margin,
             busy_windows: Vec::new(),
+            rest_max,
+            rests: Vec::new(),
+            stays: BTreeMap::new(),
+        }
+    }
+
+    /// Notes that a worker could not give up what it was to. Returns whether that is new.
+    pub fn put_off(&mut self, worker: usize) -> bool {
+        let Some(rest) = self.rests.get_mut(worker) else {
+            return true;
+        };
+        let is_new = rest.last == 0;
+        rest.last = (2 * rest.last).max(WINDOWS).min(self.rest_max);
+        rest.left = rest.last;
+        is_new
+    }
+
+    /// Notes that it could.
+    pub fn gave_up(&mut self, worker: usize) {
+        if let Some(rest) = self.rests.get_mut(worker) {
+            *rest = Rest::default();
         }
     }
 
     /// What to do after another window. A worker gives to one other, or takes from one, or neither.
     pub fn plan(&mut self, workers: &[WorkerLoad], streams: &[StreamLoad]) -> Vec<Move> {
         self.busy_windows.resize(workers.len(), 0);
-        for (windows, worker) in self.busy_windows.iter_mut().zip(workers) {
-            *windows = if worker.busy > self.threshold {
+        self.rests.resize(workers.len(), Rest::default());
+        let of_workers = self.busy_windows.iter_mut().zip(&mut self.rests);
+        for ((windows, rest), worker) in of_workers.zip(workers) {
+            let rests = rest.left > 0;
+            rest.left = rest.left.saturating_sub(1);
+            *windows = if worker.busy > self.threshold && !rests {
                 *windows + 1
             } else {
                 0
             };
         }
-        let mut takes_part = vec![false; workers.len()];
+        self.stays.retain(|_, left| {
+            *left -= 1;
+            *left > 0
+        });
+        let mut takes_part: Vec<bool> = workers.iter().map(|worker| worker.stalled).collect();
         let mut givers: Vec<usize> = (0..workers.len())
             .filter(|worker| self.busy_windows[*worker] >= WINDOWS)
             .collect();
@@ -96,6 +151,7 @@ impl Planner {
                     // What is measured from now on is another load.
                     self.busy_windows[worker] = 0;
                 }
+                self.stays.extend(ids.iter().map(|id| (*id, STAY)));
                 let (from, to) = (giver, taker);
                 moves.extend(ids.into_iter().map(|id| Move { id, from, to }));
             }
@@ -112,10 +168,8 @@ impl Planner {
         takes_part: &[bool],
     ) -> Option<(usize, Vec<StreamId>)> {
         let of_giver = || streams.iter().filter(|stream| stream.worker == from);
-        if of_giver().count() < 2 {
-            return None;
-        }
-        let mut largest_first: Vec<&StreamLoad> = of_giver().filter(|one| one.movable).collect();
+        let goes = |one: &&StreamLoad| one.movable && !self.stays.contains_key(&one.id);
+        let mut largest_first: Vec<&StreamLoad> = of_giver().filter(goes).collect();
         largest_first.sort_by_key(|stream| (u32::MAX - stream.share, stream.id));
         let takers = (0..workers.len()).filter(|to| *to != from && !takes_part[*to]);
         let ways = takers.map(|to| {

@@ -79,7 +79,7 @@ impl StallWatch {
         let since = now - std::mem::replace(&mut self.looked, now);
         let iterations = self.link.counters.iterations.get();
         // One that was woken and does not get its core says that it sleeps, and its thread does not.
-        let sleeps = || self.link.waker.is_asleep() && threads::activity(self.id).sleeps();
+        let sleeps = || self.link.waker.is_asleep() && threads::activity(self.id).may_sleep();
         match self.still.look(iterations, since, sleeps) {
             Found::Moves => self.stalls.now.store(false, Ordering::Relaxed),
             Found::Stands => self.before = threads::activity(self.id),

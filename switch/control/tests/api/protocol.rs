@@ -1,10 +1,18 @@
 //! Requests and replies.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::sync::LazyLock;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
-use crosspoint_control::api::{ClientError, Place, REQUEST_BYTES_MAX, Request, request};
+use crosspoint_control::api::{
+    ClientError, ControlServer, Place, REQUEST_BYTES_MAX, Request, Source, request,
+};
+use crosspoint_control::fabric::MoveError;
 use crosspoint_control::show::{Topic, port, write_json};
+use crosspoint_control::status::{FdbEntry, Status};
 use miette::Diagnostic;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -73,6 +81,93 @@ fn a_stream_is_moved_or_the_answer_says_why_not() {
     assert!(help.contains("show workers"), "{help}");
 }
 
+/// Who may only look, such as the group of the daemon.
+#[test]
+fn others_than_root_and_the_daemons_user_may_look_and_not_move() {
+    if !rustix::process::geteuid().is_root() {
+        return; // who is not root cannot be somebody else
+    }
+    let fixture = Fixture::new(picture());
+    for (path, mode) in [(fixture.directory.path(), 0o755), (&*fixture.path(), 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    }
+    let path = fixture.path();
+    let somebody = std::thread::spawn(move || {
+        // Of this thread alone.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).expect("root may");
+        request(&path, &Request::Show(Topic::Ports)).expect("an answer");
+        request(&path, &Request::Move(place(0))).expect_err("a refusal")
+    });
+    let refusal = somebody.join().expect("a refusal").to_string();
+    assert_eq!(
+        refusal,
+        "crosspoint refuses: only root and the daemon's user may move queues"
+    );
+    request(&fixture.path(), &Request::Move(place(0))).expect("root may");
+}
+
+/// One whose moves do not end before `end` is dropped.
+struct Slow {
+    begun: Sender<()>,
+    end: Mutex<Receiver<()>>,
+}
+
+impl Source for Slow {
+    fn status(&self) -> Status {
+        picture().status
+    }
+
+    fn fdb(&self) -> Vec<FdbEntry> {
+        Vec::new()
+    }
+
+    fn move_stream(&self, _: &str, _: u16, _: usize) -> Result<(), MoveError> {
+        self.begun.send(()).expect("somebody waits for it");
+        let _ = self.end.lock().expect("nobody panics").recv();
+        Ok(())
+    }
+}
+
+fn place(queue: u16) -> Place {
+    Place {
+        port: "web-1".to_owned(),
+        queue,
+        worker: 1,
+    }
+}
+
+#[test]
+fn a_move_that_does_not_end_keeps_out_other_moves_and_neither_looks_nor_the_end() {
+    let ((begun, begins), (end, ends)) = (channel(), channel());
+    let source = Slow {
+        begun,
+        end: Mutex::new(ends),
+    };
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = socket(directory.path());
+    let server = ControlServer::start(&path, Arc::new(source)).expect("nothing is in the way");
+    let first = {
+        let path = path.clone();
+        std::thread::spawn(move || request(&path, &Request::Move(place(0))))
+    };
+    begins.recv().expect("it begins");
+    let refusal = request(&path, &Request::Move(place(1))).expect_err("a refusal");
+    assert_eq!(
+        refusal.to_string(),
+        "crosspoint refuses: another queue moves just now"
+    );
+    request(&path, &Request::Show(Topic::Ports)).expect("an answer");
+    let start = Instant::now();
+    server.stop();
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    first.join().expect("it ends").expect_err("no answer");
+    drop(end);
+}
+
 #[test]
 fn requests_that_are_sent_together_are_answered_in_order() {
     let fixture = Fixture::new(picture());
@@ -111,7 +206,7 @@ fn what_is_no_request_is_answered_with_the_mistake_and_help() {
         let reply: Value = serde_json::from_str(&exchange(&mut client, line)).expect("JSON");
         let error = reply["error"].as_str().expect("an error");
         assert!(error.starts_with("not a request: "), "{error}");
-        let help = r#"send one line such as {"show":"ports"}; topics are ports, queues, workers, fdb, drops"#;
+        let help = r#"send one line such as {"show":"ports"} (topics are ports, queues, workers, fdb, drops), {"port":"web-1"}, or {"move":{"port":"web-1","queue":0,"worker":1}}"#;
         assert_eq!(reply["help"], help);
     }
     assert!(exchange(&mut client, b"{\"show\":\"ports\"}\n").starts_with(r#"{"ok":"#));

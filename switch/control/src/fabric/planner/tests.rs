@@ -2,8 +2,10 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+const REST_MAX: u32 = 12;
+
 fn planner() -> Planner {
-    Planner::new(THRESHOLD, MARGIN)
+    Planner::new(THRESHOLD, MARGIN, REST_MAX)
 }
 
 /// Guests that always want the same, and where their streams are.
@@ -26,6 +28,7 @@ impl World {
         let workers = (0..self.nodes.len()).map(|worker| WorkerLoad {
             busy: busy(worker),
             node: self.nodes[worker],
+            stalled: false,
         });
         let streams = (0..).zip(&self.streams).map(|(number, stream)| {
             let (worker, wants, node, movable) = *stream;
@@ -93,7 +96,7 @@ impl World {
         let mut planner = planner();
         let mut moves = Vec::new();
         let mut calm = 0;
-        while calm < 2 * WINDOWS {
+        while calm < WINDOWS + STAY {
             let now = self.step(&mut planner);
             calm = if now.is_empty() { calm + 1 } else { 0 };
             moves.extend(now);
@@ -149,7 +152,7 @@ proptest! {
         let (mut max, mut sum) = (world.max_busy(), squares(&world));
         let most = world.nodes.len() * 50;
         let mut count = 0;
-        for _ in 0..(most as u32 + 1) * WINDOWS {
+        for _ in 0..(most as u32 + 1) * (WINDOWS + STAY) {
             let moves = world.step(&mut planner);
             let givers: BTreeSet<usize> = moves.iter().map(|one| one.from).collect();
             count += givers.len();
@@ -174,6 +177,26 @@ proptest! {
         prop_assert_eq!(world.streams.len(), before);
     }
 
+    /// Guests want what they like, in each window something else.
+    #[test]
+    fn no_guests_can_have_streams_go_to_and_fro(
+        mut world in world(1000),
+        wants in prop::collection::vec(prop::collection::vec(0u32..2500, 1..8), 1..60),
+    ) {
+        let mut planner = planner();
+        let mut gone = vec![None; world.streams.len()];
+        for (window, wants) in wants.iter().cycle().take(120).enumerate() {
+            for (stream, wants) in world.streams.iter_mut().zip(wants.iter().cycle()) {
+                stream.1 = *wants;
+            }
+            for one in world.step(&mut planner) {
+                let before = gone[usize::from(one.id.0)].replace(window);
+                let stayed = before.map_or(STAY as usize, |before| window - before);
+                prop_assert!(stayed >= STAY as usize, "{one:?} after {stayed} windows");
+            }
+        }
+    }
+
     #[test]
     fn equal_measurements_make_equal_plans(world in world(1000)) {
         prop_assert_eq!(world.clone().settle(), world.clone().settle());
@@ -196,6 +219,36 @@ fn a_worker_is_relieved_only_when_it_was_busy_for_several_windows() {
     }
     assert_eq!(busy.step(&mut planner).len(), 1, "{busy:?}");
     assert_eq!(busy.max_busy(), 450);
+}
+
+#[test]
+fn a_worker_that_does_not_come_round_takes_nothing() {
+    let busy = plain(2, &[(0, 450), (0, 450)]);
+    let (mut workers, streams) = busy.measure();
+    let mut planner = planner();
+    for stalled in [true, false] {
+        workers[1].stalled = stalled;
+        let plans = (0..2 * WINDOWS).map(|_| planner.plan(&workers, &streams).len());
+        assert_eq!(plans.max(), Some(usize::from(!stalled)));
+    }
+}
+
+#[test]
+fn who_cannot_give_anything_up_is_asked_less_and_less_often() {
+    let mut planner = planner();
+    let busy = plain(2, &[(0, 450), (0, 450)]);
+    // Nothing comes of it: the streams are where they were.
+    let ask = |planner: &mut Planner| (1..100).find(|_| !busy.clone().step(planner).is_empty());
+    assert_eq!(ask(&mut planner), Some(WINDOWS));
+    let mut waits = Vec::new();
+    for turn in 0..5 {
+        assert_eq!(planner.put_off(0), turn == 0);
+        waits.push(ask(&mut planner).expect("it is asked again"));
+    }
+    assert_eq!(waits, [6, 9, 15, 15, 15]);
+    planner.gave_up(0);
+    assert_eq!(ask(&mut planner), Some(WINDOWS));
+    assert!(planner.put_off(0));
 }
 
 #[test]
