@@ -471,9 +471,20 @@ mod tests {
 
     #[test]
     fn what_a_worker_gave_to_its_own_queues_and_through_others_is_waited_for_and_nothing_else() {
-        let view = view(&[Egress::Nic, Egress::Nic, Egress::Nic, Egress::Nic, Egress::Down]);
+        let view = view(&[
+            Egress::Nic,
+            Egress::Nic,
+            Egress::Nic,
+            Egress::Nic,
+            Egress::Down,
+        ]);
         let positions = [
-            vec![own(0, 10, 4), remote(1, 5, 5), remote(3, 0, 0), own(4, 8, 0)],
+            vec![
+                own(0, 10, 4),
+                remote(1, 5, 5),
+                remote(3, 0, 0),
+                own(4, 8, 0),
+            ],
             vec![own(0, 99, 0), own(1, 7, 6), own(2, 50, 0), own(3, 9, 0)],
         ];
         let handed = handed(0, &positions, &view);
@@ -505,7 +516,8 @@ mod tests {
         let mut still = Patience::new(start);
         assert!(!still.is_over(start + step, 0) && still.is_over(start + 2 * step, 0));
         let mut busy = Patience::new(start);
-        let turns = (1u32..).take_while(|turn| !busy.is_over(start + *turn * step, u64::from(*turn)));
+        let turns =
+            (1u32..).take_while(|turn| !busy.is_over(start + *turn * step, u64::from(*turn)));
         let turns = turns.count() as u32;
         assert!((4..10).contains(&turns), "{turns}");
     }

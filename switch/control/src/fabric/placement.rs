@@ -30,22 +30,12 @@ const STEP: Permille = 100;
 /// The worker for a new stream whose memory is on node `node`: one that comes round, then one that is busy for no more than
 /// `busy_max` of the time, then one on that node, then the least loaded, then the one with the fewest streams; the lowest
 /// of several.
-pub(super) fn guest_worker(
-    workers: &[Candidate],
-    node: Option<u32>,
-    busy_max: Permille,
-) -> usize {
+pub(super) fn guest_worker(workers: &[Candidate], node: Option<u32>, busy_max: Permille) -> usize {
     let rank = |worker: &Candidate| {
         let load = worker.busy / STEP + worker.fresh as u32;
         let is_far = node.is_some() && worker.node != node;
         let is_overloaded = worker.busy > busy_max;
-        (
-            worker.stalled,
-            is_overloaded,
-            is_far,
-            load,
-            worker.streams,
-        )
+        (worker.stalled, is_overloaded, is_far, load, worker.streams)
     };
     let best = workers.iter().enumerate().min_by_key(|(_, one)| rank(one));
     best.map_or(0, |(worker, _)| worker)

@@ -241,7 +241,10 @@ fn what_a_stream_cost_before_it_went_is_not_charged_to_those_that_stay() {
         panic!("{worker:?}");
     };
     let (busy, expected) = (worker.window.busy, worker.window.busy * b / (a + b));
-    assert!(a > 0.0 && (stays.share - expected).abs() < 0.03 * busy, "{a} {b} {worker:?}");
+    assert!(
+        a > 0.0 && (stays.share - expected).abs() < 0.03 * busy,
+        "{a} {b} {worker:?}"
+    );
     load.with(|pair| pair.held = false);
     load.finish().expect_all();
 }
