@@ -414,8 +414,12 @@ impl Fabric {
             Source::Direct(guest) => guest.status().cloned(),
             _ => None,
         };
+        // Whoever waits for a socket is looked at with each frame that it has sent or received. A worker that never
+        // sleeps does not wait.
+        let sleeps = self.options.sleep_after.is_some();
         let registered = match (&socket, &new.kick) {
-            (Some(socket), _) => waker.register_nic(id, &**socket),
+            (Some(socket), _) if sleeps => waker.register_nic(id, &**socket),
+            (Some(_), _) => Ok(()),
             (_, Some(kick)) => waker.register_kick(id, kick),
             _ => Ok(()),
         };
