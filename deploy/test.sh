@@ -8,7 +8,7 @@
 #   e2e    the daemon among network namespaces, DPDK, User-Mode Linux and QEMU guests; takes cores 0 and 1
 #   loom   the lock-free parts under every interleaving, within bounds
 #   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
-#   fuzz   every fuzz target for twenty seconds: deploy/fuzz.sh; under address sanitizer where this Rust has one
+#   fuzz   every fuzz target for ten seconds: deploy/fuzz.sh; under address sanitizer where this Rust has one
 #
 # A step that fails does not keep the others from running. The last line sums up: what failed, and what this host cannot run. Ends with 0 only if
 # nothing failed.
@@ -143,7 +143,7 @@ miri() {
 
 fuzz() {
   if ! provided fuzz; then not_run "fuzz (no cargo-fuzz, and it could not be installed)"; return; fi
-  step fuzz "$REPO/deploy/fuzz.sh" 20
+  step fuzz "$REPO/deploy/fuzz.sh" 10
 }
 
 # joined WORD...: with commas.
