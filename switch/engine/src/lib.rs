@@ -31,9 +31,13 @@ pub mod stages;
 #[cfg(not(loom))]
 pub mod stream;
 #[cfg(not(loom))]
+pub mod tx;
+#[cfg(not(loom))]
 pub mod view;
 #[cfg(not(loom))]
 pub mod vlan;
+#[cfg(not(loom))]
+mod way;
 #[cfg(not(loom))]
 pub mod worker;
 

@@ -12,11 +12,12 @@ use crosspoint_xsk::Flushed;
 
 use crate::calling::Calling;
 use crate::counters::{QueueCounters, WorkerCounters};
-use crate::deliver::{NicPosition, NicTx, Tx, deliver};
+use crate::deliver::deliver;
 use crate::publish::Mailbox;
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
+use crate::tx::{NicPosition, NicTx, Tx};
 use crate::view::View;
 
 /// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.

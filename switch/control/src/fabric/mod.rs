@@ -28,9 +28,9 @@ use std::time::{Duration, Instant};
 
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::deliver::NicTx;
 use crosspoint_engine::fdb::{Fdb, Quota};
 use crosspoint_engine::stream::{Source, Stream, StreamId};
+use crosspoint_engine::tx::NicTx;
 use crosspoint_engine::view::{Egress, PortView, View};
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};

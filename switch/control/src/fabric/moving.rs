@@ -17,8 +17,8 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use crosspoint_engine::deliver::NicPosition;
 use crosspoint_engine::stream::StreamId;
+use crosspoint_engine::tx::NicPosition;
 use crosspoint_engine::view::{Egress, View};
 use thiserror::Error;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_engine::deliver::NicTx;
+use crosspoint_engine::tx::NicTx;
 use crosspoint_engine::worker::WorkerLink;
 use crosspoint_xsk::XskTx;
 

@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::deliver::{Tx, deliver};
+use crosspoint_engine::deliver::deliver;
 use crosspoint_engine::direct::{Direct, DirectGuest};
 use crosspoint_engine::fdb::{Fdb, Quota};
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::{Source, Stream};
+use crosspoint_engine::tx::Tx;
 use crosspoint_engine::view::{Egress, PortView, View};
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_frame::Burst;

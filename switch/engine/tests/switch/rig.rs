@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_engine::calling::Calling;
-use crosspoint_engine::deliver::{NicTx, Tx, deliver};
+use crosspoint_engine::deliver::deliver;
 use crosspoint_engine::fdb::Fdb;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::Stream;
+use crosspoint_engine::tx::{NicTx, Tx};
 use crosspoint_engine::view::{Egress, View};
 use crosspoint_frame::Burst;
 use crosspoint_packet::FlowHasher;

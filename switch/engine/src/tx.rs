@@ -1,0 +1,277 @@
+//! A worker's outgoing side: its ways to ports, and the copies of a burst, by queue.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crosspoint_frame::{BURST, Burst, Pick, TagOp};
+use crosspoint_vring::{RingFault, RxScratch};
+use crosspoint_xsk::{Flushed, Handover, XskTx};
+
+use crate::MAX_PORTS;
+use crate::calling::Calling;
+use crate::deliver::queue_of;
+use crate::direct::Direct;
+use crate::joins::Joiner;
+use crate::segments::Segmenter;
+use crate::sleep::Waker;
+use crate::view::{Egress, PortView, View};
+
+/// A worker's way to a NIC port.
+pub enum NicTx {
+    /// A queue of its own.
+    Own(XskTx),
+    /// Through another worker's queue, and how to wake it.
+    Remote(Arc<Handover>, Arc<Waker>),
+}
+
+/// How far a worker's way to a NIC port has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NicPosition {
+    /// A queue of its own: how many descriptors the kernel was given, and how many of those it is done with.
+    Own {
+        /// The port.
+        port: u16,
+        /// Given, since the queue was opened.
+        submitted: u64,
+        /// Done.
+        completed: u64,
+    },
+    /// Another worker's queue.
+    Remote {
+        /// The port.
+        port: u16,
+        /// Descriptors handed over to that worker, since the way was made.
+        pushed: u64,
+        /// Taken by it.
+        taken: u64,
+    },
+}
+
+/// Copies of one burst that go to one queue of one port.
+pub(crate) struct Group {
+    pub(crate) port: u16,
+    pub(crate) queue: u16,
+    pub(crate) picks: Vec<Pick>,
+}
+
+/// A worker's outgoing side.
+pub struct Tx {
+    pub(crate) worker: usize,
+    pub(crate) scratch: RxScratch,
+    /// Ways to NIC ports, by port number.
+    pub(crate) nics: Vec<Option<Box<NicTx>>>,
+    /// Ports that have such a way.
+    pub(crate) nic_ports: Vec<u16>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) used_groups: usize,
+    /// Guest queues delivered to in this iteration: they may want a call.
+    pub(crate) touched: Vec<(u16, u16)>,
+    /// Rings found broken since the control thread last looked.
+    pub(crate) faults: Vec<(u16, RingFault)>,
+    pub(crate) segmenter: Segmenter,
+    pub(crate) joiner: Joiner,
+    /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
+    pub(crate) direct: Option<Box<Direct>>,
+    /// Whether copies of the last burst went to a NIC.
+    pub(crate) used_nics: bool,
+}
+
+impl Tx {
+    /// The outgoing side of `worker`, with all the memory that it will ever need.
+    pub fn new(worker: usize) -> Tx {
+        let group = || Group {
+            port: 0,
+            queue: 0,
+            picks: Vec::with_capacity(BURST),
+        };
+        Tx {
+            worker,
+            scratch: RxScratch::default(),
+            nics: (0..MAX_PORTS).map(|_| None).collect(),
+            nic_ports: Vec::with_capacity(MAX_PORTS),
+            groups: (0..BURST).map(|_| group()).collect(),
+            used_groups: 0,
+            touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
+            faults: Vec::with_capacity(MAX_PORTS),
+            segmenter: Segmenter::default(),
+            joiner: Joiner::default(),
+            direct: None,
+            used_nics: false,
+        }
+    }
+
+    /// Exchanges the way to NIC port `port`.
+    pub fn swap_nic(&mut self, port: u16, nic: &mut Option<Box<NicTx>>) {
+        if let Some(slot) = self.nics.get_mut(usize::from(port)) {
+            std::mem::swap(slot, nic);
+            self.nic_ports.retain(|known| *known != port);
+            if slot.is_some() {
+                self.nic_ports.push(port);
+            }
+        }
+    }
+
+    /// Notes how far each way has come, as far as there is room.
+    pub fn note_positions(&mut self, positions: &mut Vec<NicPosition>) {
+        let room = positions.capacity() - positions.len();
+        for port in self.nic_ports.iter().take(room) {
+            let way = self.nics.get_mut(usize::from(*port));
+            positions.extend(way.and_then(Option::as_deref_mut).map(|way| match way {
+                NicTx::Own(nic) => {
+                    let (submitted, completed) = nic.position();
+                    NicPosition::Own {
+                        port: *port,
+                        submitted,
+                        completed,
+                    }
+                }
+                NicTx::Remote(way, _) => {
+                    let (pushed, taken) = way.position();
+                    NicPosition::Remote {
+                        port: *port,
+                        pushed,
+                        taken,
+                    }
+                }
+            }));
+        }
+    }
+
+    /// Lends the queue that is the own one of the guest whose burst is delivered next, or none.
+    #[inline(always)]
+    pub fn lend_direct(&mut self, direct: Option<Box<Direct>>) {
+        self.direct = direct;
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub fn return_direct(&mut self) -> Option<Box<Direct>> {
+        self.direct.take()
+    }
+
+    /// The next ring that was found broken, if any: its port, and what the guest did.
+    pub fn take_fault(&mut self) -> Option<(u16, RingFault)> {
+        self.faults.pop()
+    }
+
+    /// Calls the guests that were delivered to, once per iteration.
+    pub fn call_guests(&mut self, view: &View, calling: &Calling) {
+        for (number, queue) in self.touched.drain(..) {
+            if let Some(port) = view.port(number)
+                && let Egress::Guest(queues) = &port.egress
+                && let Some(guest) = queues.get(usize::from(queue))
+            {
+                guest.prefetch_descriptors(BURST);
+                calling.enter(number);
+                if guest.flush(self.worker) {
+                    port.counters.at(self.worker, queue).calls.add(1);
+                }
+            }
+        }
+    }
+
+    /// NIC doorbells, and what other workers have handed over, once per iteration.
+    pub fn flush_nics(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
+        for port in &self.nic_ports {
+            match self
+                .nics
+                .get_mut(usize::from(*port))
+                .and_then(Option::as_deref_mut)
+            {
+                Some(NicTx::Own(nic)) => flushed.add(nic.flush()),
+                Some(NicTx::Remote(way, owner)) if way.has_work() => owner.wake_if_asleep(),
+                _ => {}
+            }
+        }
+        flushed
+    }
+
+    /// Asks for the receive buffers that the next `count` frames will go to, if they go where
+    /// the last burst of this stream went.
+    #[inline(always)]
+    pub fn prefetch(&mut self, view: &View, last: Option<(u16, u16)>, count: usize) {
+        if let Some((port, queue)) = last
+            && let Some(port) = view.port(port)
+            && let Egress::Guest(queues) = &port.egress
+            && let Some(guest) = queues.get(usize::from(queue))
+        {
+            guest.look(count, &mut self.scratch);
+        }
+    }
+
+    /// Where the first copies of the last burst went.
+    pub fn last_destination(&self) -> Option<(u16, u16)> {
+        let group = self.groups.first()?;
+        (self.used_groups > 0).then_some((group.port, group.queue))
+    }
+
+    /// Whether copies of the last burst went to a NIC.
+    pub fn used_nics(&self) -> bool {
+        self.used_nics
+    }
+
+    /// Whether other workers have left frames for this one's NIC queues.
+    pub fn has_handovers(&self) -> bool {
+        self.nics
+            .iter()
+            .flatten()
+            .any(|nic| matches!(&**nic, NicTx::Own(nic) if nic.has_handovers()))
+    }
+
+    /// The group of copies for a queue, made if there is none.
+    pub(crate) fn group(&mut self, port: u16, queue: u16) -> usize {
+        let known = self.groups.iter().take(self.used_groups);
+        let is_it = |group: &Group| (group.port, group.queue) == (port, queue);
+        if let Some(index) = known.enumerate().find_map(|(i, g)| is_it(g).then_some(i)) {
+            return index;
+        }
+        let index = self.used_groups;
+        // A burst has no more frames than there are groups.
+        if let Some(group) = self.groups.get_mut(index) {
+            (group.port, group.queue) = (port, queue);
+            group.picks.clear();
+            self.used_groups += 1;
+        }
+        index
+    }
+
+    /// Adds copies of frames that follow each other in the burst, for one port.
+    #[inline(always)]
+    pub(crate) fn push_run(
+        &mut self,
+        number: u16,
+        port: &PortView,
+        tag: TagOp,
+        run: Range<usize>,
+        burst: &Burst,
+        view: &View,
+    ) {
+        let pick = |index: usize| Pick {
+            frame: index as u8,
+            tag,
+        };
+        if port.spreads() {
+            for index in run {
+                if let Some(frame) = burst.frames().get(index) {
+                    let group = self.group(number, queue_of(port, view, frame));
+                    self.push(group, pick(index));
+                }
+            }
+            return;
+        }
+        let group = self.group(number, 0);
+        // At most one copy of each frame goes to a queue, so there is room: no allocation.
+        if let Some(group) = self.groups.get_mut(group) {
+            group.picks.extend(run.map(pick));
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn push(&mut self, group: usize, pick: Pick) {
+        // At most one copy of each frame goes to a queue, so there is room: no allocation.
+        if let Some(group) = self.groups.get_mut(group) {
+            group.picks.push(pick);
+        }
+    }
+}

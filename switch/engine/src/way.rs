@@ -1,0 +1,187 @@
+//! The way of copies to one queue of one port.
+
+use crosspoint_frame::{Burst, Frame, Pick, TagOp};
+use crosspoint_packet::DropReason;
+use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
+use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
+use crosspoint_xsk::{NicOutcome, XskTx};
+
+use crate::counters::QueueCounters;
+use crate::deliver::Tally;
+use crate::direct::Direct;
+use crate::joins::Takes;
+use crate::tx::NicTx;
+use crate::view::{Egress, PortView};
+
+/// The way to one queue of one port.
+pub(crate) struct Way<'a> {
+    pub(crate) worker: usize,
+    pub(crate) port: &'a PortView,
+    pub(crate) number: u16,
+    pub(crate) queue: u16,
+    pub(crate) to: &'a QueueCounters,
+    pub(crate) scratch: &'a mut RxScratch,
+    pub(crate) nics: &'a mut [Option<Box<NicTx>>],
+    pub(crate) touched: &'a mut Vec<(u16, u16)>,
+    pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
+    pub(crate) direct: &'a mut Option<Box<Direct>>,
+    pub(crate) used_nics: &'a mut bool,
+}
+
+impl Way<'_> {
+    /// Whether a frame can go there as it is; where nobody takes it, it need not be cut either.
+    pub(crate) fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
+        let gso_type = frame.offload.gso_type;
+        gso_type == 0
+            || match &self.port.egress {
+                Egress::Guest(queues) => queues
+                    .get(usize::from(self.queue))
+                    .is_none_or(|guest| guest.takes(gso_type)),
+                Egress::Nic => self
+                    .own_nic()
+                    .is_some_and(|nic| nic.takes(burst, frame, tag)),
+                Egress::Down | Egress::Quarantined => true,
+            }
+    }
+
+    /// The worker's own queue of a NIC, if copies go there.
+    fn own_nic(&self) -> Option<&XskTx> {
+        let leads = |direct: &Direct| direct.leads_to(self.number);
+        let nic = self.nics.get(usize::from(self.number))?;
+        match nic.as_deref()? {
+            NicTx::Own(nic) if !self.direct.as_deref().is_some_and(leads) => Some(nic),
+            _ => None,
+        }
+    }
+
+    /// Which large frames of TCP are taken there.
+    pub(crate) fn takes_large(&self) -> Takes {
+        if let Egress::Nic = &self.port.egress {
+            let whole = self.own_nic().is_some_and(XskTx::sends_large);
+            return Takes {
+                v4: whole,
+                v6: whole,
+            };
+        }
+        let guest = match &self.port.egress {
+            Egress::Guest(queues) => queues.get(usize::from(self.queue)),
+            _ => None,
+        };
+        let takes = |gso_type| guest.is_some_and(|guest| guest.takes(gso_type));
+        Takes {
+            v4: takes(GSO_TCPV4),
+            v6: takes(GSO_TCPV6),
+        }
+    }
+
+    /// Sends copies, and counts them.
+    #[inline(always)]
+    pub(crate) fn send(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
+        let (all, to) = (picks.len() as u32, self.to);
+        let delivered = match &self.port.egress {
+            Egress::Guest(queues) => match queues.get(usize::from(self.queue)) {
+                Some(guest) => {
+                    let outcome = self.deliver_guest(guest, burst, picks);
+                    count_guest(&outcome, to)
+                }
+                None => {
+                    to.drop(DropReason::PortDown, all);
+                    0
+                }
+            },
+            Egress::Nic => {
+                *self.used_nics = true;
+                let outcome = match self.direct.as_deref() {
+                    Some(direct) if direct.leads_to(self.number) => {
+                        self.deliver_direct(burst, picks)
+                    }
+                    _ => self.deliver_nic(burst, picks),
+                };
+                to.drop(
+                    DropReason::PortDown,
+                    all - outcome.frames - outcome.dropped(),
+                );
+                tally.refused += outcome.refused;
+                to.tx_frames.add(u64::from(outcome.frames));
+                to.tx_bytes.add(outcome.bytes);
+                outcome.frames
+            }
+            Egress::Down => {
+                to.drop(DropReason::PortDown, all);
+                0
+            }
+            Egress::Quarantined => {
+                to.drop(DropReason::GuestQuarantined, all);
+                0
+            }
+        };
+        tally.delivered += u64::from(delivered);
+        tally.dropped += u64::from(all - delivered);
+    }
+
+    #[inline(always)]
+    fn deliver_nic(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        let nic = self.nics.get_mut(usize::from(self.number));
+        match nic.and_then(Option::as_mut) {
+            Some(nic) => deliver_nic(nic, burst, picks, self.to),
+            None => NicOutcome::default(),
+        }
+    }
+
+    /// Through the guest's own queue; what cannot go there, as everybody's.
+    #[inline(never)]
+    fn deliver_direct(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+        let Some(mut direct) = self.direct.take() else {
+            return NicOutcome::default();
+        };
+        let (sent, rest) = direct.deliver(burst, picks);
+        self.to.drop(DropReason::NicRingFull, sent.full);
+        self.to.drop(DropReason::MtuExceeded, sent.long);
+        let mut outcome = match rest {
+            [] => NicOutcome::default(),
+            rest => self.deliver_nic(burst, rest),
+        };
+        *self.direct = Some(direct);
+        outcome.add(sent);
+        outcome
+    }
+
+    #[inline(always)]
+    fn deliver_guest(&mut self, guest: &GuestRx, burst: &Burst, picks: &[Pick]) -> Outcome {
+        let outcome = guest.deliver(self.worker, burst, picks, self.scratch);
+        if outcome.touched {
+            self.touched.push((self.number, self.queue));
+        }
+        // A full list means that the control thread has enough to read already.
+        if outcome.faulty > 0
+            && let Some(fault) = self.scratch.take_fault()
+            && self.faults.len() < self.faults.capacity()
+        {
+            self.faults.push((self.number, fault));
+        }
+        outcome
+    }
+}
+
+#[inline(always)]
+fn count_guest(outcome: &Outcome, to: &QueueCounters) -> u32 {
+    to.tx_frames.add(u64::from(outcome.frames));
+    to.tx_bytes.add(outcome.bytes);
+    to.drop(DropReason::GuestRingFull, outcome.full);
+    to.drop(DropReason::GuestBufferSmall, outcome.small);
+    to.drop(DropReason::GuestRingContended, outcome.contended);
+    to.drop(DropReason::GuestQuarantined, outcome.faulty);
+    outcome.frames
+}
+
+#[inline(always)]
+fn deliver_nic(nic: &mut NicTx, burst: &Burst, picks: &[Pick], to: &QueueCounters) -> NicOutcome {
+    let (outcome, full) = match nic {
+        NicTx::Own(nic) => (nic.deliver(burst, picks), DropReason::NicRingFull),
+        NicTx::Remote(way, _) => (way.deliver(burst, picks), DropReason::HandoverFull),
+    };
+    to.drop(full, outcome.full);
+    to.drop(DropReason::NicFrameSmall, outcome.small);
+    to.drop(DropReason::MtuExceeded, outcome.long);
+    outcome
+}
