@@ -152,13 +152,7 @@ impl NicLoad {
         let start = now_ns();
         while self.traffic.generate(LONG_CALL)? {}
         let arrived_within = self.traffic.arrived()?;
-        Ok(Done {
-            sent: self.traffic.sent()?,
-            due: rate.map(|rate| (rate * time.as_secs_f64()) as u64),
-            arrived_within,
-            seconds: (now_ns() - start) as f64 / 1e9,
-            ..Done::default()
-        })
+        self.done(rate, time, start, arrived_within)
     }
 
     /// The generator and the guest's driver in turn.
@@ -171,6 +165,17 @@ impl NicLoad {
         while self.traffic.generate(SHORT_CALL)? {
             arrived_within += guest.receive_all()?;
         }
+        self.done(rate, time, start, arrived_within)
+    }
+
+    /// What the generator has done since `start`, nanoseconds.
+    fn done(
+        &self,
+        rate: Option<f64>,
+        time: Duration,
+        start: u64,
+        arrived_within: u64,
+    ) -> Result<Done, BenchError> {
         Ok(Done {
             sent: self.traffic.sent()?,
             due: rate.map(|rate| (rate * time.as_secs_f64()) as u64),
