@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crosspoint_engine::tap::{TAPS_MAX, Tap, Wanted};
 use crosspoint_frame::Clock;
 
-use super::Fabric;
+use super::{Fabric, State};
 
 impl Fabric {
     /// Has every worker show frames to a new tap with `slots` slots, until it is [removed](Self::remove_tap). `None` when
@@ -26,6 +26,17 @@ impl Fabric {
         let mut state = self.lock();
         state.taps.retain(|known| !Arc::ptr_eq(known, tap));
         drop(self.publish(&mut state, Vec::new()));
+    }
+
+    /// Ends those that want only a port that goes: another may get its number.
+    pub(super) fn end_taps_of(&self, state: &mut State, number: u16) {
+        state.taps.retain(|tap| {
+            let is_of = tap.port() == Some(number);
+            if is_of {
+                tap.end();
+            }
+            !is_of
+        });
     }
 
     /// The number of the port named `name`, if there is one.
