@@ -8,6 +8,7 @@ pub mod fabric;
 mod interrupt;
 pub mod metrics;
 pub mod nic;
+pub mod plan;
 pub mod show;
 pub mod status;
 mod threads;
