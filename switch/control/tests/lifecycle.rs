@@ -18,6 +18,8 @@ mod memory;
 mod moving;
 #[path = "lifecycle/ports.rs"]
 mod ports;
+#[path = "lifecycle/reload.rs"]
+mod reload;
 #[path = "lifecycle/rings.rs"]
 mod rings;
 #[path = "lifecycle/stalls.rs"]

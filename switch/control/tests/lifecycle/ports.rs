@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crosspoint_control::fabric::PortSettings;
+use crosspoint_control::status::Status;
 use crosspoint_control::vhost::VhostPort;
 use crosspoint_engine::vlan::VlanPolicy;
 
@@ -24,8 +25,7 @@ impl Switch {
 
 /// Every frame that came in and every copy that went out is in the counts of a port that is there, or of those that are
 /// gone.
-fn check_ledger(switch: &Switch) {
-    let status = switch.fabric.status();
+pub fn assert_balanced(status: &Status) {
     let gone = &status.removed;
     let (mut taken, mut ended) = (
         gone.rx_packets + gone.flood_copies,
@@ -71,7 +71,7 @@ fn ports_that_come_and_go_cost_the_others_nothing() {
             assert_eq!(status.removed.ports, (ROUND * (round + 1)) as u64);
         }
         others.check(&switch);
-        check_ledger(&switch);
+        assert_balanced(&switch.fabric.status());
     });
 }
 
@@ -107,7 +107,7 @@ fn who_gets_the_number_of_a_port_that_is_gone_gets_nothing_else_of_it() {
         drop(port);
         switch.fabric.remove_port(again);
     }
-    check_ledger(&switch);
+    assert_balanced(&switch.fabric.status());
 }
 
 #[test]
