@@ -2,6 +2,9 @@
 
 mod cli;
 mod doctor;
+mod plan;
+mod port;
+mod reload;
 mod run;
 
 use std::process::ExitCode;
@@ -27,6 +30,9 @@ fn main() -> ExitCode {
             };
             cli::move_stream(place, &socket)
         }
+        cli::Command::Plan(plan) => plan.run(),
+        cli::Command::Port(port) => port.run(),
+        cli::Command::Reload(reload) => reload.run(),
         cli::Command::Show {
             what,
             name,

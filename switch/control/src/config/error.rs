@@ -32,7 +32,7 @@ impl SourceFile {
         // Nothing can be pointed at in an empty text, not even its beginning.
         let shown = if text.is_empty() { "\n" } else { text };
         Self {
-            name: name.into(),
+            name: one_line(name).into(),
             text: printable(shown).into(),
             raw: text.into(),
             order: 0,
@@ -100,6 +100,11 @@ fn printable(text: &str) -> String {
         });
     }
     shown
+}
+
+/// [`printable`] of what is in a line: a file's name is its maker's, too.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), "?")
 }
 
 impl SourceCode for SourceFile {

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::check::Checker;
+use super::error::one_line;
 use super::limits::{FILE_BYTES_MAX, PORTS_DIR_BYTES_MAX, PORTS_DIR_FILES_MAX};
 
 /// A file's text, or why there is none.
@@ -125,7 +126,7 @@ pub(super) fn read_folder(folder: &Path) -> Result<Vec<InFolder>, FolderProblem>
         return Err(FolderProblem {
             message: format!(
                 "there are more than {PORTS_DIR_FILES_MAX} *.toml in {}",
-                folder.display()
+                one_line(&folder.display().to_string())
             ),
             label: "too many files",
             help: "a file may have many ports: join some, and remove those that are not needed"
@@ -183,7 +184,7 @@ fn read_in_folder(path: &Path) -> Option<Text> {
 }
 
 fn folder_problem(folder: &Path, error: &io::Error) -> FolderProblem {
-    let shown = folder.display();
+    let shown = one_line(&folder.display().to_string());
     let (label, help) = match error.kind() {
         io::ErrorKind::NotFound => (
             "no such folder",

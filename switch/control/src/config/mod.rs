@@ -10,9 +10,11 @@ mod check;
 mod cores;
 mod direct;
 mod duration;
+mod edit;
 mod error;
 mod field;
 mod files;
+mod keep;
 mod keys;
 mod lenient;
 pub mod limits;
@@ -28,7 +30,9 @@ mod vlan;
 mod written;
 
 pub use cores::CoreSpans;
+pub use edit::{PortTable, parse_assignments, parse_port_file};
 pub use error::{ConfigError, Problem};
+pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
 pub use lenient::Loaded;
 pub use raw::schema_json;
 pub use types::{
