@@ -2,6 +2,8 @@
 
 mod cli;
 mod doctor;
+mod health;
+mod report;
 mod run;
 
 use std::process::ExitCode;
@@ -14,6 +16,8 @@ fn main() -> ExitCode {
         cli::Command::Run { config } => run::run(&config),
         cli::Command::Check { config } => run::check(&config),
         cli::Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
+        cli::Command::Health(health) => health.run(),
+        cli::Command::Report(report) => report.run(),
         cli::Command::Move {
             port,
             queue,

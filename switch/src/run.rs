@@ -1,6 +1,5 @@
 //! `crosspoint run` and `crosspoint check`.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_control::config::{Config, ConfigError};
 use crosspoint_control::daemon::Daemon;
+use crosspoint_control::notify::{self, Service};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -38,7 +38,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    log_to_stderr();
+    let log_limit = crosspoint_control::log::start(&config.log);
     // Before anything is made that would have to be cleaned up.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -59,25 +59,19 @@ pub(crate) fn run(path: &Path) -> ExitCode {
         }
     };
     tracing::info!("ready: {} port(s)", config.ports.len());
+    let mut service = Service::ready(&daemon.health());
     while !stop.load(Ordering::Relaxed) {
         daemon.housekeep();
+        service.tick(|| daemon.health());
+        log_limit.tick();
         // A signal ends the wait early.
         std::thread::park_timeout(Daemon::HOUSEKEEPING);
     }
     tracing::info!("stopping");
+    notify::stopping();
     drop(daemon);
+    log_limit.finish();
     ExitCode::SUCCESS
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CROSSPOINT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
 }
 
 /// Raises the soft limit of open files to the hard one: every ring of every guest has two.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::api::{ControlServer, SocketError, Source};
 use crate::config::{Balance, Config, ConfigError, Poll, Port, PortKind, Vlan};
 use crate::fabric::{BalanceOptions, Fabric, FabricOptions, MoveError, PortOptions, WorkerError};
+use crate::health::Health;
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::nic::{self, NicPortError, UplinkOptions, Uplinks};
 use crate::status::{FdbEntry, Status};
@@ -112,6 +113,11 @@ impl Daemon {
         self.fabric.housekeep(self.started.elapsed());
     }
 
+    /// Whether it works. Does not wait.
+    pub fn health(&self) -> Health {
+        self.fabric.health()
+    }
+
     /// How often [`housekeep`](Self::housekeep) is to be called.
     pub const HOUSEKEEPING: Duration = Duration::from_millis(100);
 }
@@ -126,6 +132,10 @@ impl Source for Watched {
 
     fn fdb(&self) -> Vec<FdbEntry> {
         self.0.fdb()
+    }
+
+    fn health(&self) -> Health {
+        self.0.health()
     }
 
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
@@ -158,6 +168,7 @@ fn add_port(fabric: &Fabric, port: &Port) -> Result<u16, StartError> {
         queues,
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
         worker: port.worker,
+        required: port.required,
     };
     let number = fabric.add_port(options);
     number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))

@@ -270,6 +270,7 @@ fn start_at(
             mac_limit: 0,
             queues: queue_pairs.into(),
             joins: false,
+            required: false,
             worker: (*name == PINNED.0).then_some(PINNED.1),
         });
         let number = number.expect("a number is free");

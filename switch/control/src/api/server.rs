@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source};
+use crate::health;
 use crate::show::{self, Topic};
 
 /// The longest request, its newline not counted.
@@ -144,6 +145,9 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
         Ok(Request::Move(place)) => move_stream(place, asked).await,
+        Ok(Request::Health {}) => line_of(&Answer {
+            ok: health::look(look).await,
+        }),
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
 }

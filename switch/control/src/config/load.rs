@@ -69,6 +69,8 @@ fn check(mut checker: Checker, raw: RawConfig) -> Result<Config, ConfigError> {
     let metrics = sections::metrics(&mut checker, metrics);
     let control = checker.section(raw.control, "control");
     let (control, control_span) = sections::control(&mut checker, control);
+    let log = checker.section(raw.log, "log");
+    let log = sections::log(&mut checker, log);
     let mut taken = ports::Taken::new(control.socket.clone(), control_span);
     let ports = ports::ports(&mut checker, raw.port, &mut taken);
     if let Cores::List(cores) = &workers.cores
@@ -83,6 +85,7 @@ fn check(mut checker: Checker, raw: RawConfig) -> Result<Config, ConfigError> {
         switch,
         metrics,
         control,
+        log,
         ports,
         core_spans,
     })

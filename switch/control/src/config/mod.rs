@@ -27,6 +27,7 @@ pub use cores::CoreSpans;
 pub use error::{ConfigError, Problem};
 pub use raw::schema_json;
 pub use types::{
-    Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
-    Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel, LogTarget,
+    Metrics, Poll, Port, PortKind, Queues, Role, Rss, Switch, Tso, VhostPort, Vlan, Workers,
+    XdpMode, XdpPort,
 };

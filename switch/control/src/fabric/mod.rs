@@ -8,6 +8,7 @@
 mod announce;
 mod balance;
 mod direct;
+mod health;
 mod moving;
 pub(crate) mod numa;
 mod packets;
@@ -90,6 +91,8 @@ pub struct PortOptions {
     pub joins: bool,
     /// The worker of all its streams; `None` where the switch chooses.
     pub worker: Option<usize>,
+    /// Whether the switch is ready only while it is up.
+    pub required: bool,
 }
 
 /// How a port is, for `show`.
