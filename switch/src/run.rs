@@ -82,7 +82,7 @@ fn raise_open_files() {
     }
     limit.current = limit.maximum;
     if let Err(why) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("the limit of open files stays as it is: {why}");
+        tracing::warn!(error = %why, "the limit of open files stays as it is");
     }
 }
 

@@ -182,7 +182,7 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
     let result = task.await;
     let pid = asked.peer.and_then(|peer| peer.pid());
     tracing::info!(pid, uid, port = %place.port.escape_debug(), queue = place.queue, moved = matches!(result, Ok(Ok(()))),
-        "was asked to go to worker-{} by hand", place.worker);
+        worker = place.worker, "was asked to go to worker-{} by hand", place.worker);
     match result {
         Ok(Ok(())) => line_of(&Answer { ok: place }),
         Ok(Err(why)) => refuse(why.to_string(), why.help().to_owned()),

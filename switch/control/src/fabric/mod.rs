@@ -494,7 +494,7 @@ impl Fabric {
                     None if self.shared.stop.load(Ordering::SeqCst) => break None,
                     None => tracing::error!(
                         worker = number,
-                        "worker-{number} does not come round: it is waited for, and no port can change meanwhile"
+                        "does not come round: it is waited for, and no port can change meanwhile"
                     ),
                 }
             });

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `timestamp` | (the journal's own) | when, in UTC: `2026-01-31T12:00:00.123456Z` |
 //! | `level` | `PRIORITY` | `ERROR` (3), `WARN` (4), `INFO` (6), `DEBUG` or `TRACE` (7) |
-//! | `message` | `MESSAGE` | what has happened, and what to do about it |
+//! | `message` | `MESSAGE` | what has happened, and what to do about it; in the journal with port or worker before it, and the error behind it |
 //! | `target` | `TARGET` | the part of the program |
 //! | `port` | `PORT` | the port's name |
 //! | `queue` | `QUEUE` | the queue's number |
@@ -19,6 +19,7 @@
 //! What happens to a port may be done to it by a guest, again and again; so of the same event of the same port [`BURST`]
 //! are written in [`INTERVAL`], and then how many were not: see [`Limit`].
 
+mod journal;
 mod limit;
 
 use std::io::{IsTerminal, stderr};
@@ -93,7 +94,8 @@ fn journal() -> std::io::Result<Output> {
     };
     let layer = tracing_journald::layer()?;
     let layer = layer.with_field_prefix(None);
-    Ok(layer.with_priority_mappings(priorities).boxed())
+    let layer = layer.with_priority_mappings(priorities);
+    Ok(journal::Whole(layer).boxed())
 }
 
 fn to_stderr(format: LogFormat) -> Output {
