@@ -1,8 +1,10 @@
 //! What service managers, orchestrators and support see.
 
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Process, Switch, guest, run, s, wait_until, xdp};
 
@@ -179,4 +181,56 @@ fn a_report_has_what_it_says_with_and_without_a_daemon() {
         "{missing}"
     );
     assert!(text.contains("not in it:\n"), "{text}");
+}
+
+/// A front end that comes and goes in a loop fills no log, and hides nobody else's lines; as JSON, each line is an object.
+#[test]
+fn a_guest_that_reconnects_in_a_loop_does_not_fill_the_log() {
+    const TIMES: usize = 60;
+    let lab = Lab::new(s(60));
+    let log = "[log]\nformat = \"json\"\n".to_owned();
+    let switch = Switch::start(&lab, &[1], &[log, guest(&lab, "loop"), guest(&lab, "web")]);
+    let connections = || {
+        let (ended, text) = switch.ask(&["show", "port", "loop", "--json"]);
+        assert!(ended.success(), "{text}");
+        let port: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        port["device"]["connections"].as_u64().expect("a number")
+    };
+    for _ in 0..TIMES {
+        drop(UnixStream::connect(lab.socket("loop")).expect("the switch listens"));
+    }
+    wait_until("the last one", s(20), || {
+        (connections() >= TIMES as u64).then_some(())
+    });
+    drop(UnixStream::connect(lab.socket("web")).expect("the switch listens"));
+    let has = |log: &str, port: &str| {
+        let lines = log.lines().map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|why| panic!("no JSON: {why}: {line}"))
+        });
+        let lines: Vec<serde_json::Value> = lines.collect();
+        let keys = ["timestamp", "level", "message", "target"];
+        assert!(
+            lines
+                .iter()
+                .all(|line| keys.iter().all(|key| line[key].is_string()))
+        );
+        let of_port = lines.iter().filter(|line| line["port"] == port);
+        of_port
+            .filter(|line| line["message"] == "front end connected")
+            .count()
+    };
+    wait_until("the other guest's line", s(20), || {
+        (has(&switch.log(), "web") == 1).then_some(())
+    });
+    let count = has(&switch.log(), "loop");
+    assert_eq!(count, 20, "{}", switch.log());
+    let log = switch.stop_and_tell(Signal::TERM);
+    let not_written = format!(
+        "port loop: {} more like this were not written: ",
+        TIMES - count
+    );
+    assert!(
+        log.contains(&not_written) && log.contains(&format!("\"suppressed\":{}", TIMES - count)),
+        "{log}"
+    );
 }

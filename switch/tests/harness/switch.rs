@@ -319,6 +319,12 @@ impl<'a> Switch<'a> {
         self.stop_by(signal);
     }
 
+    /// As [`Switch::stop`]: all that it has logged.
+    pub fn stop_and_tell(mut self, signal: Signal) -> String {
+        self.stop_by(signal);
+        self.process.log()
+    }
+
     /// SIGKILL, so that the daemon cannot tidy up.
     pub fn kill(mut self) {
         self.stopped = true;

@@ -90,7 +90,11 @@ pub(super) fn journal(archive: &mut Archive, unit: &str) {
         ("unit.txt", "systemctl", &show),
     ] {
         let from = format!("{program} {}", words.join(" "));
-        archive.take(path, &from, output_of(program, words));
+        let output = output_of(program, words).and_then(|text| match text.as_slice() {
+            b"" | b"-- No entries --\n" => Err(format!("it has nothing of {unit}")),
+            _ => Ok(text),
+        });
+        archive.take(path, &from, output);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Archive, FILE_BYTES_MAX};
-use crate::api::{self, Request};
+use crate::api::{self, ClientError, Request};
 use crate::show::Topic;
 
 /// The longest that the metrics may take.
@@ -20,26 +20,30 @@ const PROCESS_FILES: [&str; 6] = ["cmdline", "status", "limits", "cgroup", "moun
 
 /// Asks the switch at this control socket, and scrapes the metrics.
 pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<SocketAddr>) {
-    let from = format!("control socket {}", socket.display());
-    match api::request(socket, &Request::Health {}) {
+    let mut asked = Asked {
+        archive,
+        socket,
+        from: format!("control socket {}", socket.display()),
+        silent: false,
+    };
+    match asked.ask("health.json", &Request::Health {}) {
         // An older daemon knows nothing of health, and much else.
-        Err(why @ api::ClientError::Refused { .. }) => archive.miss("health.json", &from, why),
+        Ok(_) | Err(ClientError::Refused { .. } | ClientError::Silent { .. }) => {}
         Err(why) => {
-            for path in ["health.json", "show", "metrics.txt", "process"] {
-                archive.miss(path, &from, format!("no switch is running: {why}"));
+            let why = format!("no switch is running: {why}");
+            for path in ["show", "metrics.txt", "process"] {
+                asked.archive.miss(path, &asked.from, &why);
             }
             return;
         }
-        Ok(health) => archive.add("health.json", &from, pretty(&health)),
     }
     for topic in Topic::ALL {
-        let path = format!("show/{topic}.json");
-        let answer = api::request(socket, &Request::Show(topic));
-        if let (Topic::Ports, Ok(ports)) = (topic, &answer) {
-            gather_ports(archive, socket, &from, ports);
+        let answer = asked.ask(&format!("show/{topic}.json"), &Request::Show(topic));
+        if let (Topic::Ports, Ok(ports)) = (topic, answer) {
+            asked.ask_ports(&ports);
         }
-        archive.take(&path, &from, answer.map(|value| pretty(&value)));
     }
+    let Asked { archive, from, .. } = asked;
     match metrics {
         Some(address) => {
             let from = format!("http://{address}/metrics");
@@ -53,17 +57,39 @@ pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<Socke
     }
 }
 
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+/// Who is asked, on behalf of what.
+struct Asked<'a> {
+    archive: &'a mut Archive,
+    socket: &'a Path,
+    from: String,
+    /// Whether it has once not answered: then it is not asked again, since each time takes long.
+    silent: bool,
 }
 
-fn gather_ports(archive: &mut Archive, socket: &Path, from: &str, ports: &Value) {
-    let rows = ports.as_array().into_iter().flatten();
-    for name in rows.filter_map(|row| row["name"].as_str()) {
-        // A name has no slash.
-        let path = format!("show/port/{name}.json");
-        let answer = api::request(socket, &Request::Port(name.to_owned()));
-        archive.take(&path, from, answer.map(|value| pretty(&value)));
+impl Asked<'_> {
+    /// Adds the answer, or notes why there is none.
+    fn ask(&mut self, path: &str, request: &Request) -> Result<Value, ClientError> {
+        let answer = match self.silent {
+            true => Err(ClientError::Silent {
+                path: self.socket.to_owned(),
+            }),
+            false => api::request(self.socket, request),
+        };
+        match &answer {
+            Ok(value) => self.archive.add(path, &self.from, format!("{value:#}\n")),
+            Err(why) => self.archive.miss(path, &self.from, why),
+        }
+        self.silent |= matches!(answer, Err(ClientError::Silent { .. }));
+        answer
+    }
+
+    fn ask_ports(&mut self, ports: &Value) {
+        let rows = ports.as_array().into_iter().flatten();
+        for name in rows.filter_map(|row| row["name"].as_str()) {
+            // A name has no slash.
+            let request = Request::Port(name.to_owned());
+            let _ = self.ask(&format!("show/port/{name}.json"), &request);
+        }
     }
 }
 
@@ -140,4 +166,56 @@ fn threads(tasks: &Path) -> io::Result<String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_switch_that_does_not_run_costs_its_own_files_alone() {
+        let mut archive = Archive::default();
+        gather(&mut archive, Path::new("/nowhere/control.sock"), None);
+        assert_eq!(archive.files().count(), 0);
+        let told = |missing: &super::super::Missing| {
+            missing
+                .why
+                .contains("there is no control socket /nowhere/control.sock")
+        };
+        assert_eq!(archive.missing().len(), 4);
+        assert!(
+            archive.missing().iter().all(told),
+            "{:?}",
+            archive.missing()
+        );
+    }
+
+    #[test]
+    fn one_that_hangs_is_asked_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("control.sock");
+        let _silent = UnixListener::bind(&path).expect("a socket");
+        let mut archive = Archive::default();
+        let start = std::time::Instant::now();
+        gather(&mut archive, &path, None);
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            start.elapsed()
+        );
+        // What the kernel tells of its process is of use above all.
+        assert!(
+            archive
+                .files()
+                .any(|file| file.path == "process/threads.txt")
+        );
+        assert!(
+            archive
+                .missing()
+                .iter()
+                .any(|one| one.path == "show/ports.json")
+        );
+    }
 }
