@@ -3,6 +3,9 @@
 mod cli;
 mod doctor;
 mod health;
+mod plan;
+mod port;
+mod reload;
 mod report;
 mod run;
 
@@ -31,6 +34,9 @@ fn main() -> ExitCode {
             };
             cli::move_stream(place, &socket)
         }
+        cli::Command::Plan(plan) => plan.run(),
+        cli::Command::Port(port) => port.run(),
+        cli::Command::Reload(reload) => reload.run(),
         cli::Command::Show {
             what,
             name,

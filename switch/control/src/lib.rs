@@ -12,6 +12,8 @@ pub mod log;
 pub mod metrics;
 pub mod nic;
 pub mod notify;
+pub mod plan;
+mod running;
 pub mod show;
 pub mod status;
 mod threads;

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::change::{self, Change};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source};
@@ -75,12 +76,12 @@ impl ControlServer {
 }
 
 /// Who is asked, and by whom.
-struct Asked {
-    source: Arc<dyn Source>,
-    /// Held while a stream moves.
-    moving: Arc<Mutex<()>>,
+pub(super) struct Asked {
+    pub source: Arc<dyn Source>,
+    /// Held while a stream moves, or anything else changes.
+    pub moving: Arc<Mutex<()>>,
     /// The client's process, as the kernel knows it.
-    peer: Option<UCred>,
+    pub peer: Option<UCred>,
 }
 
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
@@ -148,13 +149,18 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
         Ok(Request::Health {}) => line_of(&Answer {
             ok: health::look(look).await,
         }),
+        Ok(Request::Plan { config }) => change::answer(Change::Plan(config), asked).await,
+        Ok(Request::Reload {}) => change::answer(Change::Reload, asked).await,
+        Ok(Request::PortAdd(port)) => change::answer(Change::Add(port), asked).await,
+        Ok(Request::PortRemove(port)) => change::answer(Change::Remove(port), asked).await,
+        Ok(Request::PortSet(port)) => change::answer(Change::Set(port), asked).await,
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
 }
 
 /// Whether a process of user `uid` may change anything, where the daemon's user is `own`. Others that may connect, such as
 /// its group, may look.
-fn may_change(uid: Option<u32>, own: u32) -> bool {
+pub(super) fn may_change(uid: Option<u32>, own: u32) -> bool {
     uid.is_some_and(|uid| uid == 0 || uid == own)
 }
 
@@ -170,7 +176,7 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
     }
     let Ok(turn) = Arc::clone(&asked.moving).try_lock_owned() else {
         return refuse(
-            "another queue moves just now".to_owned(),
+            "another change is under way".to_owned(),
             "try again".to_owned(),
         );
     };
@@ -215,7 +221,7 @@ fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
     line_of(&Refusal { error, help })
 }
 
-fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+pub(super) fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     Ok(line)
