@@ -296,6 +296,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         mac_limit: 0,
         queues: queue_pairs.into(),
         joins: false,
+        required: false,
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }
