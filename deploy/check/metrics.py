@@ -162,4 +162,5 @@ def main():
     print(f"{len(rules())} rules and {len(list(targets()))} expressions of dashboards ask for what {len(families)} metrics have")
 
 
-main()
+if __name__ == "__main__":
+    main()

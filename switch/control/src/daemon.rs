@@ -78,6 +78,7 @@ impl Daemon {
             let number = add_port(&fabric, port)?;
             match &port.kind {
                 PortKind::Vhost(vhost) => {
+                    fabric.set_slo(number, port.slo);
                     guests.push(VhostPort::open(fabric.clone(), number, &port.name, vhost)?);
                 }
                 PortKind::Xdp(xdp) => uplinks.push(UplinkOptions {

@@ -2,7 +2,7 @@
 //!
 //! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake in the file with its line, its
 //! column, and how to mend it. The way of a file: `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
-//! (serde, with places), then `sections`, `ports`, `direct` and
+//! (serde, with places), then `sections`, `ports`, `direct`, `slo` and
 //! `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
 mod check;
@@ -17,6 +17,7 @@ mod load;
 mod ports;
 mod raw;
 mod sections;
+mod slo;
 mod suggest;
 mod syntax;
 mod types;
@@ -28,5 +29,5 @@ pub use error::{ConfigError, Problem};
 pub use raw::schema_json;
 pub use types::{
     Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
-    Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };

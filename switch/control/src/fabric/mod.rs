@@ -14,6 +14,7 @@ mod packets;
 mod placement;
 mod planner;
 mod report;
+mod slo;
 mod stall;
 mod watch;
 mod worker;
@@ -24,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
@@ -39,7 +40,7 @@ use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
-use crate::status::DeviceStatus;
+use crate::status::{ConfigStatus, DeviceStatus};
 use balance::Measured;
 pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
 pub use direct::Uplink;
@@ -173,6 +174,7 @@ struct Port {
     device: Option<DeviceStatus>,
     properties: BTreeMap<String, String>,
     streams: BTreeMap<u16, Placed>,
+    objectives: Option<slo::Objectives>,
     memory: Option<Arc<GuestMemory>>,
     inflight: Option<Arc<InflightRegion>>,
     /// Transmit halves that no worker needs: there are more queues than workers.
@@ -188,6 +190,8 @@ struct State {
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     balance: balance::State,
+    /// Kept for the status alone.
+    config: ConfigStatus,
 }
 
 /// The switch, as its control threads see it.
@@ -251,6 +255,10 @@ impl Fabric {
                 ticks: 0,
                 lost_mappings: 0,
                 balance,
+                config: ConfigStatus {
+                    last_reload_success_timestamp_s: seconds_since_1970(),
+                    ..ConfigStatus::default()
+                },
             }),
             fdb,
             tick_length,
@@ -296,6 +304,7 @@ impl Fabric {
             device: None,
             properties: BTreeMap::new(),
             streams: BTreeMap::new(),
+            objectives: None,
             memory: None,
             inflight: None,
             spare: Vec::new(),
@@ -525,6 +534,7 @@ impl Fabric {
             self.quarantine(port, STUCK_CALL);
         }
         self.balance();
+        self.note_objectives();
         let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
         self.end_lost_directs(&mut state);
@@ -625,6 +635,11 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn seconds_since_1970() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// What one worker is told besides the picture.

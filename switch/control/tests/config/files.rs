@@ -78,7 +78,7 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 6 + 5 + 2 + 1 + 1 + 20 + 3 + 2);
+    assert_eq!(keys, 6 + 5 + 2 + 1 + 1 + 21 + 3 + 2 + 2);
 }
 
 #[test]
