@@ -18,10 +18,9 @@ import urllib.request
 
 import yaml
 
-from metrics import DEPLOY, targets
+from metrics import DEPLOY, listed, targets
 
 LISTEN = "127.0.0.1:9490"
-FAMILIES = DEPLOY.parent / "switch/control/src/metrics/families.rs"
 # Seconds that Prometheus has to get there.
 PATIENCE = 30
 
@@ -34,9 +33,7 @@ def ask(path, **parameters):
 
 def families():
     """Name of a series that each family has."""
-    text = FAMILIES.read_text()
-    found = re.findall(r'^    [A-Z0-9_]+ = (\w+) "(\w+)"', text, re.MULTILINE)
-    return [name + ("_count" if kind == "HISTOGRAM" else "") for kind, name in found] + ["process_start_time_seconds"]
+    return [name + ("_count" if kind == "HISTOGRAM" else "") for name, kind, _ in listed()] + ["process_start_time_seconds"]
 
 
 def configure(folder, address):
@@ -60,7 +57,7 @@ def wrong_now():
     yield from (f"no series {name}" for name in families() if name not in there)
     groups = ask("rules")["groups"]
     wanted = [group["name"] for group in yaml.safe_load((DEPLOY / "prometheus/crosspoint.rules.yml").read_text())["groups"]]
-    if [group["name"] for group in groups] != wanted:
+    if {group["name"] for group in groups} != set(wanted):
         yield f"there are the groups of rules {[group['name'] for group in groups]}"
     for rule in (rule for group in groups for rule in group["rules"]):
         if rule["health"] != "ok":
@@ -94,7 +91,7 @@ def wait(prometheus):
 def run(folder, address):
     log = (folder / "prometheus.log").open("w")
     guest = ["dpdk-testpmd", "--lcores", "0@0,1@0", "--no-pci", "--no-huge", "--no-shconf", "--single-file-segments", "-m", "64", "--vdev"]
-    guest += [f"net_virtio_user0,path={folder}/guests/web-1.sock", "--", "--auto-start", "--no-lsc-interrupt", "--forward-mode=txonly", "--txpkts=64"]
+    guest += [f"net_virtio_user0,path={folder}/guests/web-1.sock", "--", "--auto-start", "--no-lsc-interrupt", "--forward-mode=txonly", "--total-num-mbufs=2048"]
     server = ["prometheus", f"--config.file={configure(folder, address)}", f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address={LISTEN}"]
     started = []
     try:

@@ -322,3 +322,98 @@ fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> Str
         node: placed.node,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crosspoint_engine::vlan::VlanPolicy;
+
+    use super::*;
+    use crate::fabric::{BalanceOptions, FabricOptions, PortOptions};
+
+    const WORKERS: usize = 8;
+
+    fn core() -> usize {
+        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
+        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
+        all.find(|core| set.is_set(*core)).expect("a core")
+    }
+
+    /// All on one core, where they sleep.
+    fn fabric() -> Arc<Fabric> {
+        Fabric::start(FabricOptions {
+            cores: vec![core(); WORKERS],
+            sleep_after: Some(Duration::from_micros(1)),
+            fdb_capacity: 1024,
+            fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
+            balance: BalanceOptions::default(),
+        })
+        .expect("workers start")
+    }
+
+    fn add_port(fabric: &Fabric, number: u64) {
+        let options = PortOptions {
+            name: format!("guest-{number}"),
+            kind: "vhost",
+            vlan: VlanPolicy::Unaware,
+            vlan_text: String::new(),
+            mac_limit: 16,
+            joins: false,
+            worker: None,
+            queues: 2,
+        };
+        let port = fabric.add_port(options).expect("there is room");
+        let state = fabric.lock();
+        let port = state.ports[usize::from(port)]
+            .as_ref()
+            .expect("it was added");
+        for (worker, queue) in (0..WORKERS).flat_map(|w| [(w, 0), (w, 1)]) {
+            let counters = port.view.counters.at(worker, queue);
+            counters.rx_bursts.record(1 + worker as u32);
+            counters.rx_frames.add(1 + worker as u64);
+            for octave in 8..20 {
+                counters.completion.record((number % 100) << octave, 1);
+            }
+        }
+    }
+
+    /// The shortest of many, since a machine has more to do.
+    fn shortest<T>(mut what: impl FnMut() -> T) -> Duration {
+        let once = |_| {
+            let start = Instant::now();
+            drop(what());
+            start.elapsed()
+        };
+        (0..20).map(once).min().unwrap_or_default()
+    }
+
+    #[test]
+    fn who_looks_at_a_thousand_queues_does_not_hold_up_who_changes_a_port() {
+        let fabric = fabric();
+        for number in 0..500 {
+            add_port(&fabric, number);
+            fabric.set_slo(
+                number as u16,
+                Some(crate::config::Slo {
+                    completion_p50: None,
+                    completion_p99: Some(Duration::from_micros(20)),
+                }),
+            );
+        }
+        let status = fabric.status();
+        let queues: Vec<_> = status.ports.iter().flat_map(|port| &port.queues).collect();
+        assert_eq!(queues.len(), 1000);
+        assert!(queues.iter().all(|queue| {
+            (queue.bursts, queue.rx_packets) == (8, 36)
+                && queue.rx_burst_sizes == [1, 1, 2, 4, 0, 0, 0, 0]
+        }));
+        let held = shortest(|| fabric.see(&fabric.lock()));
+        let all = shortest(|| fabric.status());
+        println!("1000 queues of {WORKERS} workers: {all:?}, with the lock held {held:?}");
+        // Milliseconds in truth.
+        assert!(held < Duration::from_millis(50), "{held:?}");
+        assert!(all < Duration::from_millis(500), "{all:?}");
+    }
+}

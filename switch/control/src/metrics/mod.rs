@@ -19,7 +19,7 @@
 //! | worker | 34, 21 of them its turns |
 //! | switch | 8, and 7 of the process |
 //!
-//! A thousand queues of five hundred guests come to some 78 000 series, in 6 MB of text. What a worker writes is only
+//! A thousand queues of five hundred guests come to some 80 000 series, in 6 MiB of text. What a worker writes is only
 //! read, once for each scrape, and no lock is held meanwhile that a change of ports waits for.
 
 mod buckets;

@@ -20,7 +20,7 @@ fn exposition(picture: Picture) -> String {
     of_the_switch(&render(picture))
 }
 
-fn of_the_switch(text: &str) -> String {
+pub fn of_the_switch(text: &str) -> String {
     let is_ours = |line: &&str| {
         !line
             .trim_start_matches("# HELP ")
