@@ -6,24 +6,26 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(dirname "$(dirname "$HERE")")
 IMAGE=$REPO/switch/docs/images/prometheus.png
 # Seconds of traffic that the graphs show.
-SECONDS_SHOWN=${SECONDS_SHOWN:-60}
+SECONDS_SHOWN=${SECONDS_SHOWN:-30}
 
 if [ "${1:-}" = --shoot ]; then
   # Called back, beside the daemon and Prometheus: by the address of that.
   address=$2
   sleep "$SECONDS_SHOWN"
+  profile=$(mktemp -d)
+  trap 'rm -rf "$profile"' EXIT
   page=$address/classic/graph
   curl -fsS -o /dev/null "$page" 2> /dev/null || page=$address/graph
   query=
   number=0
   add() { # EXPRESSION
-    query+="&g$number.expr=$(jq -rn --arg e "$1" '$e|@uri')&g$number.tab=0&g$number.range_input=1m&g$number.stacked=0"
+    query+="&g$number.expr=$(jq -rn --arg e "$1" '$e|@uri')&g$number.tab=0&g$number.range_input=${SECONDS_SHOWN}s&g$number.stacked=0"
     number=$((number + 1))
   }
-  add 'sum by (port, direction) (rate(crosspoint_queue_packets_total[10s]))'
-  add 'histogram_quantile(0.99, sum by (le, port) (rate(crosspoint_queue_completion_seconds_bucket[10s])))'
-  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$(mktemp -d)" --window-size=1200,1350 --virtual-time-budget=20000 \
-    --screenshot="$IMAGE" "$page?${query#&}"
+  add 'sum by (port, direction) (rate(crosspoint_queue_packets_total[5s]))'
+  add 'histogram_quantile(0.99, sum by (le, port) (rate(crosspoint_queue_completion_seconds_bucket[5s])))'
+  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$profile" --window-size=1200,1610 --virtual-time-budget=20000 \
+    --screenshot="$IMAGE" "$page?${query#&}" 2> /dev/null
   exit
 fi
 
