@@ -5,6 +5,7 @@ use crate::error::BenchError;
 use crate::interrupt;
 use crate::options::beside_this_one;
 use crate::scrape::{get, sum};
+use crate::threads::Thread;
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 
 const GAP_BUCKET: &str = "crosspoint_worker_poll_gap_seconds_bucket";
 const GAP_COUNT: &str = "crosspoint_worker_poll_gap_seconds_count";
+/// The daemon's thread that answers scrapes.
+const THREAD: &str = "cp-metrics";
 /// A turn that takes longer than this was disturbed. One of the histogram's bounds.
 const DISTURBED: &str = "le=\"0.00005\"";
 
@@ -57,6 +60,8 @@ struct Measured {
     p50_ms: f64,
     p99_ms: f64,
     max_ms: f64,
+    /// Time on a core that the daemon's thread took for each.
+    cpu_ms: f64,
     /// Turns of workers' loops in a million that took longer than 50 us, while there were no scrapes and while there
     /// were.
     disturbed_ppm: [f64; 2],
@@ -72,7 +77,13 @@ pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
         interfaces: Vec::new(),
     };
     let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
-    let measured = measure(options, started.metrics)?;
+    let thread = Thread::named(started.pid, THREAD);
+    let ran_ns = || {
+        thread
+            .and_then(|thread| thread.ran_ns())
+            .unwrap_or_default()
+    };
+    let measured = measure(options, started.metrics, ran_ns)?;
     print!("{}", table(&measured));
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&measured).unwrap_or_default();
@@ -87,7 +98,11 @@ pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
     }
 }
 
-fn measure(options: &ScrapeOptions, address: SocketAddr) -> Result<Measured, BenchError> {
+fn measure(
+    options: &ScrapeOptions,
+    address: SocketAddr,
+    ran_ns: impl Fn() -> u64,
+) -> Result<Measured, BenchError> {
     let scrape = || get(address, "/metrics").map_err(BenchError::io("scrape"));
     let pause = Duration::from_millis(options.pause_ms);
     // As long as the scrapes will take, about.
@@ -97,6 +112,7 @@ fn measure(options: &ScrapeOptions, address: SocketAddr) -> Result<Measured, Ben
         std::thread::sleep(pause);
     }
     let (mut last, before) = (scrape()?, Turns::of(&scrape()?));
+    let ran_before = ran_ns();
     // Bounds that the histogram takes: 1 us to a minute, to a thousandth.
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("these bounds");
     for _ in 0..options.scrapes {
@@ -106,6 +122,7 @@ fn measure(options: &ScrapeOptions, address: SocketAddr) -> Result<Measured, Ben
         last = scrape()?;
         times.saturating_record(start.elapsed().as_micros() as u64);
     }
+    let ran = ran_ns().saturating_sub(ran_before);
     let after = Turns::of(&last);
     let ms = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
     Ok(Measured {
@@ -117,6 +134,7 @@ fn measure(options: &ScrapeOptions, address: SocketAddr) -> Result<Measured, Ben
         p50_ms: ms(0.5),
         p99_ms: ms(0.99),
         max_ms: times.max() as f64 / 1e3,
+        cpu_ms: ran as f64 / 1e6 / f64::from(options.scrapes),
         disturbed_ppm: [before.disturbed_ppm(&quiet), after.disturbed_ppm(&before)],
     })
 }
@@ -154,12 +172,13 @@ fn table(measured: &Measured) -> String {
         p50_ms,
         p99_ms,
         max_ms,
+        cpu_ms,
         disturbed_ppm: [quiet, scraped],
     } = measured;
     format!(
-        "| queues | workers | series | KiB | scrapes | p50 ms | p99 ms | max ms | turns over 50 us, ppm | while scraped, ppm |\n\
-         |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n\
-         | {queues} | {workers} | {series} | {kib} | {scrapes} | {p50_ms:.1} | {p99_ms:.1} | {max_ms:.1} | {quiet:.2} | {scraped:.2} |\n"
+        "| queues | workers | series | KiB | scrapes | p50 ms | p99 ms | max ms | CPU ms | turns over 50 us, ppm | while scraped, ppm |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n\
+         | {queues} | {workers} | {series} | {kib} | {scrapes} | {p50_ms:.1} | {p99_ms:.1} | {max_ms:.1} | {cpu_ms:.1} | {quiet:.2} | {scraped:.2} |\n"
     )
 }
 

@@ -16,6 +16,8 @@ mod lost;
 mod memory;
 #[path = "lifecycle/moving.rs"]
 mod moving;
+#[path = "lifecycle/objectives.rs"]
+mod objectives;
 #[path = "lifecycle/rings.rs"]
 mod rings;
 #[path = "lifecycle/stalls.rs"]

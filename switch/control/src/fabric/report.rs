@@ -1,11 +1,11 @@
 //! What the fabric knows, put together for metrics and `show`.
 //!
 //! A change of ports waits for its lock, and workers for nothing. So the lock is held only while it is noted what there
-//! is; counters, sockets' statistics and threads are read after that, and counters are read as they are.
+//! is; counters and threads are read after that, and counters are read as they are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 
 use crosspoint_engine::counters::{PortCounters, QueueCounters};
 use crosspoint_engine::view::Egress;
@@ -31,11 +31,10 @@ struct SeenPort {
 }
 
 /// A queue, likewise.
-#[derive(Default)]
 struct SeenQueue {
     worker: Option<usize>,
-    /// Closed by whoever closes the port, as if nobody looked.
-    socket: Option<Weak<XskSocket>>,
+    /// Read at once: a socket that somebody still held would be in the way of the next on its queue.
+    xdp: Option<XdpStatus>,
     ring_entries: Option<u16>,
     buffers: Option<usize>,
 }
@@ -137,24 +136,28 @@ impl Fabric {
 
     fn port_status(&self, port: SeenPort) -> PortStatus {
         let counters = &port.counters;
-        let slo = port.objectives.map(|window| {
-            let all = (0..counters.queues()).flat_map(|queue| counters.of_queue(queue));
-            let now = Latencies::of(all.map(|counters| &counters.completion));
-            window.status(&now, &self.clock)
-        });
-        let queues = port.queues.iter().enumerate();
+        let mut all = Latencies::default();
+        let queue = |(number, queue)| {
+            let completion = Latencies::of(counters.of_queue(number).map(|c| &c.completion));
+            all.add(&completion);
+            self.queue_status(counters, number, queue, &completion)
+        };
         PortStatus {
-            queues: queues
-                .map(|(number, queue)| self.queue_status(counters, number, queue))
-                .collect(),
-            slo,
+            queues: port.queues.iter().enumerate().map(queue).collect(),
+            slo: port
+                .objectives
+                .map(|window| window.status(&all, &self.clock)),
             ..port.status
         }
     }
 
-    fn queue_status(&self, counters: &PortCounters, queue: usize, seen: &SeenQueue) -> QueueStatus {
-        let socket = seen.socket.as_ref().and_then(Weak::upgrade);
-        let completion = Latencies::of(counters.of_queue(queue).map(|c| &c.completion));
+    fn queue_status(
+        &self,
+        counters: &PortCounters,
+        queue: usize,
+        seen: &SeenQueue,
+        completion: &Latencies,
+    ) -> QueueStatus {
         let rx_burst_sizes = sizes(counters, queue, |c| c.rx_bursts.counts());
         QueueStatus {
             queue: queue as u16,
@@ -181,7 +184,7 @@ impl Fabric {
                 buckets_ns: self.in_ns(completion.buckets()),
                 sum_ns: self.clock.ns(completion.sum()),
             },
-            xdp: socket.and_then(|socket| xdp_status(&socket)),
+            xdp: seen.xdp,
         }
     }
 
@@ -269,7 +272,7 @@ fn see_queue(port: &Port, queue: usize) -> SeenQueue {
     };
     SeenQueue {
         worker: placed.map(|placed| placed.worker),
-        socket: socket.map(Arc::downgrade),
+        xdp: socket.and_then(|socket| xdp_status(socket)),
         ring_entries: ring.map(|ring| ring.size()),
         buffers: ring.and_then(|ring| ring.offered()),
     }
