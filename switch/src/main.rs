@@ -1,8 +1,13 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
 mod cli;
+mod completions;
 mod doctor;
+mod help;
+mod man;
 mod run;
+mod show;
+mod top;
 
 use std::process::ExitCode;
 
@@ -27,11 +32,9 @@ fn main() -> ExitCode {
             };
             cli::move_stream(place, &socket)
         }
-        cli::Command::Show {
-            what,
-            name,
-            json,
-            socket,
-        } => cli::show(what, name, json, &socket),
+        cli::Command::Show(show) => show.run(),
+        cli::Command::Top(top) => top.run(),
+        cli::Command::Completions(completions) => completions.run(),
+        cli::Command::Man(man) => man.run(),
     }
 }

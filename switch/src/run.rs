@@ -50,7 +50,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     raise_open_files();
     let affinity = affinity();
     keep_off_worker_cores(&config, &affinity);
-    let daemon = match Daemon::start(&config, &affinity) {
+    let daemon = match Daemon::start_from(Some(path), &config, &affinity) {
         Ok(daemon) => daemon,
         Err(crosspoint_control::daemon::StartError::Config(error)) => return fail_config(&error),
         Err(error) => {

@@ -1,7 +1,8 @@
 //! The daemon put together from a configuration: workers, ports, metrics, control socket.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crosspoint_engine::vlan::VlanPolicy;
 use thiserror::Error;
@@ -11,7 +12,7 @@ use crate::config::{Balance, Config, ConfigError, Poll, Port, PortKind, Vlan};
 use crate::fabric::{BalanceOptions, Fabric, FabricOptions, MoveError, PortOptions, WorkerError};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::nic::{self, NicPortError, UplinkOptions, Uplinks};
-use crate::status::{FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, Status};
 use crate::vhost::{VhostPort, VhostPortError};
 
 /// Why the daemon does not start. Each message says what, where, and how to mend it.
@@ -54,6 +55,15 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it. `affinity` lists the cores that the process may use.
     pub fn start(config: &Config, affinity: &[usize]) -> Result<Daemon, StartError> {
+        Daemon::start_from(None, config, affinity)
+    }
+
+    /// As [`start`](Self::start), where the configuration is what `file` has.
+    pub fn start_from(
+        file: Option<&Path>,
+        config: &Config,
+        affinity: &[usize],
+    ) -> Result<Daemon, StartError> {
         let cores = config.resolve_cores(affinity)?;
         let fabric = Fabric::start(FabricOptions {
             cores,
@@ -70,7 +80,12 @@ impl Daemon {
                 ..BalanceOptions::default()
             },
         })?;
-        let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
+        let started = Instant::now();
+        let source: Arc<dyn Source> = Arc::new(Watched {
+            fabric: fabric.clone(),
+            daemon: about(file, config),
+            started,
+        });
         // First what can be in another daemon's hands: a second instance stops here.
         let control = ControlServer::start(&config.control.socket, source.clone())?;
         let (mut guests, mut uplinks) = (Vec::new(), Vec::new());
@@ -103,7 +118,7 @@ impl Daemon {
             _guests: guests,
             _uplinks: uplinks,
             fabric,
-            started: Instant::now(),
+            started,
         })
     }
 
@@ -117,19 +132,57 @@ impl Daemon {
 }
 
 /// The fabric, for those who only look.
-struct Watched(Arc<Fabric>);
+struct Watched {
+    fabric: Arc<Fabric>,
+    daemon: DaemonStatus,
+    started: Instant,
+}
 
 impl Source for Watched {
     fn status(&self) -> Status {
-        self.0.status()
+        self.fabric.status()
+    }
+
+    fn daemon(&self) -> DaemonStatus {
+        DaemonStatus {
+            uptime_ns: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            ..self.daemon.clone()
+        }
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {
-        self.0.fdb()
+        self.fabric.fdb()
     }
 
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
-        self.0.move_stream(port, queue, worker)
+        self.fabric.move_stream(port, queue, worker)
+    }
+}
+
+/// What does not change while the daemon runs.
+fn about(file: Option<&Path>, config: &Config) -> DaemonStatus {
+    let file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_ms: ms(since_1970.unwrap_or_default()),
+        uptime_ns: 0,
+        config: file.map(|file| file.display().to_string()),
+        control: config.control.socket.display().to_string(),
+        metrics: config.metrics.listen.map(|address| address.to_string()),
+        poll: match config.workers.poll {
+            Poll::Busy => "busy",
+            Poll::Adaptive => "adaptive",
+        }
+        .to_owned(),
+        balance: match config.workers.balance {
+            Balance::Auto => "auto",
+            Balance::Off => "off",
+        }
+        .to_owned(),
+        balance_interval_ms: ms(config.workers.balance_interval),
     }
 }
 

@@ -11,4 +11,5 @@ pub mod nic;
 pub mod show;
 pub mod status;
 mod threads;
+pub mod top;
 pub mod vhost;

@@ -10,24 +10,26 @@
 //! ```
 //!
 //! `{"port":"web-1"}` asks for all that is known of one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` has worker 1
-//! poll queue 0 of that port from now on; the answer's `ok` is the same object. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! poll queue 0 of that port from now on; the answer's `ok` is the same object. What `ok` holds is documented in [`show`](crate::show), topic by topic. `{"snapshot":{}}` asks for all counters and
+//! histograms at one moment, as `top` wants them; its keys may change with every version. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
 mod client;
 mod server;
+mod snapshot;
 mod socket;
 pub(crate) mod thread;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientError, request};
+pub use client::{Client, ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 
 use crate::fabric::MoveError;
 use crate::show::Topic;
-use crate::status::{FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, Status};
 
 /// Where the picture of the switch comes from: the daemon, or a test.
 ///
@@ -36,6 +38,10 @@ use crate::status::{FdbEntry, Status};
 pub trait Source: Send + Sync + 'static {
     /// Everything but the table of addresses, at this moment.
     fn status(&self) -> Status;
+    /// The daemon itself, at this moment. Who is none has nothing to tell.
+    fn daemon(&self) -> DaemonStatus {
+        DaemonStatus::default()
+    }
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
     /// Has `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a thread of its own.
@@ -62,6 +68,8 @@ pub enum Request {
     Show(Topic),
     /// `{"port":"web-1"}`: all that is known of one port.
     Port(String),
+    /// `{"snapshot":{}}`: a [`Snapshot`](crate::status::Snapshot), as it is between one version's daemon and command line.
+    Snapshot {},
     /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
     Move(Place),
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
-use super::{Place, Request, Source};
+use super::{Place, Request, Source, snapshot};
 use crate::show::{self, Topic};
 
 /// The longest request, its newline not counted.
@@ -143,6 +143,9 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Ok(ok) => line_of(&Answer { ok }),
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
+        Ok(Request::Snapshot {}) => line_of(&Answer {
+            ok: snapshot::of(look),
+        }),
         Ok(Request::Move(place)) => move_stream(place, asked).await,
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
