@@ -22,6 +22,8 @@ mod namespaces;
 mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/top.rs"]
+mod top;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/workers.rs"]

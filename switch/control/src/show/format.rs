@@ -71,6 +71,15 @@ pub(crate) fn memory_size(bytes: u64) -> String {
     }
 }
 
+/// About so much memory, with one decimal of the unit that it has at least one of: `3.0GiB`.
+pub(crate) fn memory_about(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.1}{unit}", bytes as f64 / (1_u64 << shift) as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// A share, with one decimal.
 pub(crate) fn percent(percent: Option<f64>) -> String {
     percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1}%"))
@@ -125,6 +134,12 @@ mod tests {
     fn memory_has_the_largest_unit_that_is_exact() {
         let shown = [0, 1000, 4096, 0xa0000, 3 << 30].map(memory_size);
         assert_eq!(shown, ["0B", "1000B", "4KiB", "640KiB", "3GiB"]);
+    }
+
+    #[test]
+    fn memory_is_about_so_much() {
+        let shown = [0, 1000, 4096, 0xa0000 + (3 << 30), u64::MAX].map(memory_about);
+        assert_eq!(shown, ["0B", "1000B", "4.0KiB", "3.0GiB", "16777216.0TiB"]);
     }
 
     proptest! {

@@ -99,14 +99,14 @@ impl Topic {
     /// What it shows, in a few words for `--help`.
     pub const fn help(self) -> &'static str {
         match self {
-            Topic::Ports => "ports: their state and totals",
+            Topic::Ports => "the state and the totals of every port",
             Topic::Queues => "every queue's counts and completion times",
-            Topic::Workers => "workers: how busy they are, and with what",
+            Topic::Workers => "how busy every worker is, and with what",
             Topic::Fdb => "the addresses that are known",
             Topic::Drops => "what was dropped where, and why",
-            Topic::Switch => "the switch as a whole: version, configuration, totals",
+            Topic::Switch => "version, configuration and totals",
             Topic::Latency => "how long guests' descriptors take to completion, by queue",
-            Topic::Guests => "guests: their devices and front ends",
+            Topic::Guests => "guests' devices and front ends",
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
         }
     }

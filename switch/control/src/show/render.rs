@@ -6,7 +6,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::Topic;
-use super::format::{count, lasting_s, memory_size, or_dash, percent, time_ns};
+use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
 use super::rows::{
     DropRow, Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
 };
@@ -370,7 +370,7 @@ fn guests(rows: &[GuestRow]) -> String {
             device.role.clone(),
             device.ring_type.clone(),
             format!("{running}/{}", device.vrings.len()),
-            memory_size(memory.fold(0, u64::saturating_add)),
+            memory_about(memory.fold(0, u64::saturating_add)),
             device.mtu_set.unwrap_or(device.mtu).to_string(),
             device.connections.to_string(),
         ];

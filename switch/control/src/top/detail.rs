@@ -49,7 +49,7 @@ fn port(name: &str, status: &Status, interval: &Interval<'_>) -> Option<Vec<Stri
             lasting_s(port.state_for_s)
         ),
         format!(
-            "kind       {}, vlan {}, {} addresses",
+            "kind       {}, vlan {}, addresses learned {}",
             port.kind, port.vlan, port.addresses
         ),
         format!(
@@ -74,7 +74,7 @@ fn port(name: &str, status: &Status, interval: &Interval<'_>) -> Option<Vec<Stri
         lines.push(format!("socket     {} ({})", device.socket, device.role));
         let running = device.vrings.iter().filter(|vring| vring.running).count();
         lines.push(format!(
-            "rings      {}, {running} of {} running; {} front ends since the start",
+            "rings      {}, {running} of {} running; front ends so far {}",
             device.ring_type,
             device.vrings.len(),
             device.connections

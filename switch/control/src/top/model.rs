@@ -114,6 +114,7 @@ impl Model {
             None => Sheet {
                 columns: self.view.columns(),
                 lines: Vec::new(),
+                sorted: self.order().column,
                 hidden: 0,
             },
         }

@@ -49,6 +49,7 @@ fn converse(
     stop: &AtomicUsize,
 ) -> io::Result<()> {
     let mut next = Instant::now();
+    let mut changed = true;
     while stop.load(Ordering::Relaxed) == 0 {
         if Instant::now() >= next && !model.paused {
             fetch.ask();
@@ -56,12 +57,17 @@ fn converse(
         }
         if let Some(answer) = fetch.answer() {
             model.take(answer);
+            changed = true;
         }
-        terminal.draw(|frame| draw(frame, model, colour))?;
+        if std::mem::take(&mut changed) {
+            terminal.draw(|frame| draw(frame, model, colour))?;
+        }
         // All keys that have been pressed are obeyed before anything is drawn.
-        let mut wait = wait(fetch, next);
+        let mut wait = wait(fetch, next, model.paused);
         while event::poll(wait)? {
-            match outcome(model, event::read()?) {
+            let outcome = outcome(model, event::read()?);
+            changed |= outcome.is_some();
+            match outcome {
                 Some(Outcome::Quit) => return Ok(()),
                 Some(Outcome::Refresh) => {
                     terminal.clear()?;
@@ -77,12 +83,11 @@ fn converse(
     Ok(())
 }
 
-fn wait(fetch: &Fetch, next: Instant) -> Duration {
-    let until_next = next.saturating_duration_since(Instant::now()).min(SIGNAL);
-    match fetch.is_waiting() {
-        true => ANSWER,
-        // Paused, there is nothing to hurry for.
-        false => until_next.max(ANSWER),
+fn wait(fetch: &Fetch, next: Instant, paused: bool) -> Duration {
+    match (fetch.is_waiting(), paused) {
+        (true, _) => ANSWER,
+        (false, true) => SIGNAL,
+        (false, false) => next.saturating_duration_since(Instant::now()).min(SIGNAL),
     }
 }
 

@@ -211,6 +211,8 @@ pub(super) struct Line {
 pub(super) struct Sheet {
     pub(super) columns: &'static [Column],
     pub(super) lines: Vec<Line>,
+    /// The column that they are sorted by.
+    pub(super) sorted: Option<usize>,
     /// How many the filter keeps out.
     pub(super) hidden: usize,
 }
@@ -286,6 +288,7 @@ impl Sheet {
         }
         Sheet {
             columns,
+            sorted: order.column,
             hidden: all - lines.len(),
             lines,
         }
@@ -296,8 +299,8 @@ impl Sheet {
         let width = |(index, column): (usize, &Column)| {
             let cells = self.lines.iter().filter_map(|line| line.cells.get(index));
             let widest = cells.map(|cell| cell.text.chars().count()).max();
-            // One more for the arrow of the column that is sorted by.
-            let name = column.name.len() + 1;
+            let arrow = usize::from(self.sorted == Some(index));
+            let name = column.name.len() + arrow;
             widest.unwrap_or(0).max(name).max(column.width_min)
         };
         self.columns.iter().enumerate().map(width).collect()
