@@ -143,8 +143,11 @@ fn looks_and_obeys(lab: &Lab, tmux: &Tmux<'_>) {
         screen.contains("port g0") && screen.contains("front ends")
     });
     tmux.keys(&["Escape"]);
-    tmux.wait("the list again", |screen| screen.contains("RX-PPS"));
-    tmux.keys(&["Escape", "3"]);
+    tmux.wait("the list again", |screen| screen.contains("ADDRS"));
+    tmux.keys(&["Escape"]);
+    // Before the next key: right behind an escape it would be one with Alt.
+    tmux.wait("all ports again", |screen| screen.contains("absent"));
+    tmux.keys(&["3"]);
     tmux.wait("the worker's streams", |screen| {
         cells(screen, "0").iter().any(|cell| cell.contains(":0"))
     });
