@@ -66,7 +66,8 @@ impl Top {
             interval: self.interval,
             colour: !plain,
         };
-        if !self.batch && !(stdin().is_terminal() && stdout().is_terminal()) {
+        let at_terminal = stdin().is_terminal() && stdout().is_terminal();
+        if !self.batch && !at_terminal {
             eprintln!("error: `top` needs a terminal to fill");
             eprintln!(
                 "help: `crosspoint top --batch` prints text, as does `crosspoint show ports --watch`"

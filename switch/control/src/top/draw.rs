@@ -156,8 +156,7 @@ fn footer(model: &Model, theme: &Theme, width: usize) -> Line<'static> {
 /// The headings, with an arrow at the one that is sorted by.
 pub(super) fn sheet_heading(sheet: &Sheet, order: Order, widths: &[usize]) -> String {
     let names = sheet.columns.iter().enumerate().map(|(index, column)| {
-        let down = !column.words != order.reversed;
-        match (order.column == Some(index), down) {
+        match (order.column == Some(index), order.is_down(column)) {
             (false, _) => column.name.to_owned(),
             (true, true) => format!("{}\u{25be}", column.name),
             (true, false) => format!("{}\u{25b4}", column.name),

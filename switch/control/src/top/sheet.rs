@@ -166,6 +166,13 @@ pub(super) struct Order {
     pub(super) reversed: bool,
 }
 
+impl Order {
+    /// Whether the largest comes first: numbers are more telling from there.
+    pub(super) fn is_down(self, column: &Column) -> bool {
+        column.words == self.reversed
+    }
+}
+
 /// What a line is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
@@ -278,7 +285,7 @@ impl Sheet {
         lines.retain(|line| filter.is_empty() || has(line));
         let columns = view.columns();
         if let Some((index, column)) = order.column.and_then(|i| Some((i, columns.get(i)?))) {
-            let down = !column.words != order.reversed;
+            let down = order.is_down(column);
             lines.sort_by(|a, b| {
                 let order = compare(a.cells.get(index), b.cells.get(index));
                 if down { order.reverse() } else { order }
