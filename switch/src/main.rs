@@ -1,13 +1,18 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
 mod cli;
+mod completions;
 mod doctor;
 mod health;
+mod help;
+mod man;
 mod plan;
 mod port;
 mod reload;
 mod report;
 mod run;
+mod show;
+mod top;
 
 use std::process::ExitCode;
 
@@ -37,11 +42,9 @@ fn main() -> ExitCode {
         cli::Command::Plan(plan) => plan.run(),
         cli::Command::Port(port) => port.run(),
         cli::Command::Reload(reload) => reload.run(),
-        cli::Command::Show {
-            what,
-            name,
-            json,
-            socket,
-        } => cli::show(what, name, json, &socket),
+        cli::Command::Show(show) => show.run(),
+        cli::Command::Top(top) => top.run(),
+        cli::Command::Completions(completions) => completions.run(),
+        cli::Command::Man(man) => man.run(),
     }
 }

@@ -24,6 +24,8 @@ mod offloads;
 mod operations;
 #[path = "e2e/service.rs"]
 mod service;
+#[path = "e2e/top.rs"]
+mod top;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/workers.rs"]

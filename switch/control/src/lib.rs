@@ -17,4 +17,5 @@ mod running;
 pub mod show;
 pub mod status;
 mod threads;
+pub mod top;
 pub mod vhost;

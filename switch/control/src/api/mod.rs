@@ -13,13 +13,15 @@
 //! poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`,
 //! `{"reload":{}}`, `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what
 //! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. `{"health":{}}` asks whether
-//! the switch works and is ready: the answer is a [`Health`], and never waits long. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! the switch works and is ready: the answer is a [`Health`], and never waits long. `{"snapshot":{}}` asks for all counters and
+//! histograms at one moment, as `top` wants them; its keys may change with every version. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
 mod change;
 mod client;
 mod server;
+mod snapshot;
 mod socket;
 pub(crate) mod thread;
 
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use change::{ChangeError, PortAdd, PortRemove, PortSet, TURN_TIME_MAX};
-pub use client::{ClientError, request};
+pub use client::{Client, ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 
@@ -37,7 +39,7 @@ use crate::fabric::MoveError;
 use crate::health::Health;
 use crate::plan::{PlanAnswer, ReloadAnswer};
 use crate::show::Topic;
-use crate::status::{FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, Status};
 
 /// Where the picture of the switch comes from: the daemon, or a test.
 ///
@@ -46,6 +48,10 @@ use crate::status::{FdbEntry, Status};
 pub trait Source: Send + Sync + 'static {
     /// Everything but the table of addresses, at this moment.
     fn status(&self) -> Status;
+    /// The daemon itself, at this moment. Who is none has nothing to tell.
+    fn daemon(&self) -> DaemonStatus {
+        DaemonStatus::default()
+    }
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
     /// Whether it works. It does not wait: where ports cannot be looked at just now, it says so.
@@ -109,6 +115,8 @@ pub enum Request {
     Show(Topic),
     /// `{"port":"web-1"}`: all that is known of one port.
     Port(String),
+    /// `{"snapshot":{}}`: a [`Snapshot`](crate::status::Snapshot), as it is between one version's daemon and command line.
+    Snapshot {},
     /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
     Move(Place),
     /// `{"health":{}}`: whether it works, as a [`Health`].

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::change::{self, Change};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
-use super::{Place, Request, Source};
+use super::{Place, Request, Source, snapshot};
 use crate::health;
 use crate::show::{self, Topic};
 
@@ -145,6 +145,9 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Ok(ok) => line_of(&Answer { ok }),
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
+        Ok(Request::Snapshot {}) => line_of(&Answer {
+            ok: snapshot::of(look),
+        }),
         Ok(Request::Move(place)) => move_stream(place, asked).await,
         Ok(Request::Health {}) => line_of(&Answer {
             ok: health::look(look).await,

@@ -9,7 +9,7 @@ use crate::config::{Config, PortTable, port_file, remove_port_file, write_port_f
 use crate::fabric::MoveError;
 use crate::health::Health;
 use crate::plan::{Failure, Plan, PlanAnswer, ReloadAnswer};
-use crate::status::{FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, Status};
 
 impl From<ReloadError> for ChangeError {
     fn from(error: ReloadError) -> ChangeError {
@@ -26,6 +26,14 @@ impl From<ReloadError> for ChangeError {
 impl Source for Running {
     fn status(&self) -> Status {
         self.fabric.status()
+    }
+
+    fn daemon(&self) -> DaemonStatus {
+        let uptime = self.started.elapsed();
+        DaemonStatus {
+            uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+            ..self.about().clone()
+        }
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {
