@@ -6,6 +6,7 @@ use crosspoint_packet::DropReason;
 use crate::counters::QueueCounters;
 use crate::joins::Joiner;
 use crate::segments::Segmenter;
+use crate::tap::{Fate, Origin, Taps};
 use crate::tx::Tx;
 use crate::view::{Egress, PortView, View};
 use crate::way::Way;
@@ -84,6 +85,19 @@ fn unicast<'v>(
     let port = view.port(number).ok_or(DropReason::NoDestination)?;
     let tag = port.tag_op(frame).ok_or(DropReason::VlanNotCarried)?;
     Ok((port, tag))
+}
+
+/// What becomes of a frame that has been looked up, as far as that is known before copies are made.
+pub(crate) fn fate(frame: &Frame, view: &View) -> Fate {
+    match frame.verdict.decision() {
+        Decision::Port(number) => match unicast(frame, number, view) {
+            Ok(_) => Fate::Port(number),
+            Err(reason) => Fate::Dropped(reason),
+        },
+        Decision::Flood => Fate::Flood,
+        Decision::Drop(reason) => Fate::Dropped(reason),
+        Decision::Pending => Fate::Dropped(DropReason::NoDestination),
+    }
 }
 
 /// A guest's receive queue for a frame: by flow, whoever delivers it.
@@ -173,6 +187,7 @@ fn send_groups(
             joiner,
             direct,
             used_nics,
+            serial,
             ..
         } = tx;
         let Some(group) = groups.get(index) else {
@@ -193,6 +208,12 @@ fn send_groups(
             faults,
             direct,
             used_nics,
+            taps: Taps {
+                taps: &to.view.taps,
+                serial: *serial,
+                origin: Origin::Received,
+            },
+            is_full: false,
         };
         if burst.has_large() {
             send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
@@ -222,6 +243,7 @@ fn send_joined(
         None => way.send(burst, picks, tally),
         Some((large, fewer)) => {
             from.joined_copies.add((picks.len() - fewer.len()) as u64);
+            way.taps.origin = Origin::Joined;
             way.send(large, fewer, tally);
         }
     }
@@ -252,6 +274,7 @@ fn send_cut(
             tally.dropped += 1;
             continue;
         };
+        way.taps.origin = Origin::CutFrom(usize::from(pick.frame));
         let mut made = 0;
         while made < plan.count() {
             let (segments, picks) = segmenter.make(&plan, (burst, frame), pick.tag, made);
@@ -261,6 +284,7 @@ fn send_cut(
             made += picks.len();
             way.send(segments, picks, tally);
         }
+        way.taps.origin = Origin::Received;
         from.segment_copies.add(plan.count() as u64 - 1);
         // A frame in thousands of pieces, of which the rest fits no burst.
         let rest = (plan.count() - made) as u32;

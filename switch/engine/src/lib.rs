@@ -31,6 +31,8 @@ pub mod stages;
 #[cfg(not(loom))]
 pub mod stream;
 #[cfg(not(loom))]
+pub mod tap;
+#[cfg(not(loom))]
 pub mod tx;
 #[cfg(not(loom))]
 pub mod view;

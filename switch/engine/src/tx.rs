@@ -74,6 +74,8 @@ pub struct Tx {
     pub(crate) direct: Option<Box<Direct>>,
     /// Whether copies of the last burst went to a NIC.
     pub(crate) used_nics: bool,
+    /// The number of the burst's first frame, for taps.
+    pub(crate) serial: u64,
 }
 
 impl Tx {
@@ -97,6 +99,7 @@ impl Tx {
             joiner: Joiner::default(),
             direct: None,
             used_nics: false,
+            serial: 0,
         }
     }
 

@@ -8,6 +8,7 @@ use crosspoint_vring::GuestRx;
 
 use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
+use crate::tap::Tap;
 use crate::vlan::{NO_VLAN, VlanPolicy};
 
 /// Where frames for a port go.
@@ -76,6 +77,8 @@ pub struct View {
     pub fdb: Arc<Fdb>,
     /// Chooses a guest's receive queue.
     pub flows: FlowHasher,
+    /// Who looks at frames: at most [`TAPS_MAX`](crate::tap::TAPS_MAX).
+    pub taps: Box<[Arc<Tap>]>,
 }
 
 impl View {

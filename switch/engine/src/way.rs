@@ -10,6 +10,7 @@ use crate::counters::QueueCounters;
 use crate::deliver::Tally;
 use crate::direct::Direct;
 use crate::joins::Takes;
+use crate::tap::Taps;
 use crate::tx::NicTx;
 use crate::view::{Egress, PortView};
 
@@ -26,6 +27,9 @@ pub(crate) struct Way<'a> {
     pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
     pub(crate) direct: &'a mut Option<Box<Direct>>,
     pub(crate) used_nics: &'a mut bool,
+    pub(crate) taps: Taps<'a>,
+    /// Whether, with taps, the guest's ring was full for a copy of this burst.
+    pub(crate) is_full: bool,
 }
 
 impl Way<'_> {
@@ -77,6 +81,45 @@ impl Way<'_> {
     /// Sends copies, and counts them.
     #[inline(always)]
     pub(crate) fn send(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
+        match self.taps.taps {
+            [] => self.send_all(burst, picks, tally),
+            _ => self.send_tapped(burst, picks, tally),
+        }
+    }
+
+    /// One by one, to know what becomes of each; as many as taps look at, and the rest together.
+    #[cold]
+    #[inline(never)]
+    fn send_tapped(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
+        let (worker, id, to, taps) = (self.worker, (self.number, self.queue), self.to, self.taps);
+        let allowed = taps.allow(worker, id, picks.len());
+        let (seen, unseen) = picks.split_at(allowed.most());
+        for (number, pick) in seen.iter().enumerate() {
+            let held = taps.hold(worker, (burst, pick), (&allowed, number), to);
+            let before = tally.delivered;
+            self.send_next(burst, std::slice::from_ref(pick), tally);
+            let delivered = tally.delivered > before;
+            taps.release(worker, id, (held, pick, delivered), to);
+        }
+        self.send_next(burst, unseen, tally);
+    }
+
+    /// Sends more copies of a burst. Where a guest's ring was full for one, it is so for the later ones too, as it would be
+    /// had they been sent together: a short frame does not overtake a long one.
+    fn send_next(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
+        if self.is_full {
+            self.to.drop(DropReason::GuestRingFull, picks.len() as u32);
+            tally.dropped += picks.len() as u64;
+            return;
+        }
+        let drops = &self.to.drops[DropReason::GuestRingFull as usize];
+        let before = drops.get();
+        self.send_all(burst, picks, tally);
+        self.is_full = drops.get() > before;
+    }
+
+    #[inline(always)]
+    fn send_all(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
         let (all, to) = (picks.len() as u32, self.to);
         let delivered = match &self.port.egress {
             Egress::Guest(queues) => match queues.get(usize::from(self.queue)) {

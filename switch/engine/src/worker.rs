@@ -17,6 +17,7 @@ use crate::publish::Mailbox;
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
+use crate::tap;
 use crate::tx::{NicPosition, NicTx, Tx};
 use crate::view::View;
 
@@ -232,7 +233,7 @@ impl Worker {
             let is_direct = direct.is_some();
             tx.lend_direct(direct);
             let counters = stream.counters(*index);
-            forward(burst, stream.id.0, view, tick, keys, tx, counters);
+            forward(burst, stream.id, view, tick, keys, tx, counters);
             if is_direct {
                 stream.put_direct(tx.return_direct());
             }
@@ -320,7 +321,8 @@ impl Worker {
             burst.clear();
             burst.push_short(&injected.bytes);
             let counters = port.counters.at(*index, 0);
-            forward(burst, injected.port, view, tick, keys, tx, counters);
+            let id = (injected.port, 0);
+            forward(burst, id, view, tick, keys, tx, counters);
             bursts += 1;
         }
         bursts
@@ -351,20 +353,24 @@ impl Worker {
     }
 }
 
-/// Takes a burst that came in on port `ingress` through all stages.
+/// Takes a burst that came in on `id`'s queue through all stages.
 #[inline(always)]
 fn forward(
     burst: &mut Burst,
-    ingress: u16,
+    id: StreamId,
     view: &View,
     tick: u8,
     keys: &mut Keys,
     tx: &mut Tx,
     counters: &QueueCounters,
 ) {
+    let ingress = id.0;
     parse(burst);
     admit(burst, view.port(ingress));
     lookup(burst, ingress, view, tick, keys);
+    if !view.taps.is_empty() {
+        tap::received(burst, id, view, tx);
+    }
     deliver(burst, ingress, view, tx, counters);
 }
 

@@ -15,6 +15,7 @@ mod placement;
 mod planner;
 mod report;
 mod stall;
+mod taps;
 mod watch;
 mod worker;
 
@@ -30,6 +31,7 @@ use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
 use crosspoint_engine::fdb::{Fdb, Quota};
 use crosspoint_engine::stream::{Source, Stream, StreamId};
+use crosspoint_engine::tap::Tap;
 use crosspoint_engine::tx::NicTx;
 use crosspoint_engine::view::{Egress, PortView, View};
 use crosspoint_engine::vlan::VlanPolicy;
@@ -188,6 +190,7 @@ struct State {
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     balance: balance::State,
+    taps: Vec<Arc<Tap>>,
 }
 
 /// The switch, as its control threads see it.
@@ -221,6 +224,7 @@ impl Fabric {
             ports: Box::new([]),
             fdb: fdb.clone(),
             flows: FlowHasher::new(flows),
+            taps: Box::new([]),
         });
         let idle = match options.sleep_after {
             None => Idle::Spin,
@@ -251,6 +255,7 @@ impl Fabric {
                 ticks: 0,
                 lost_mappings: 0,
                 balance,
+                taps: Vec::new(),
             }),
             fdb,
             tick_length,
@@ -467,6 +472,7 @@ impl Fabric {
             ports: ports.collect(),
             fdb: self.fdb.clone(),
             flows: state.view.flows,
+            taps: state.taps.clone().into(),
         });
         state.view = view.clone();
         let mut changes = changes.into_iter();

@@ -466,6 +466,7 @@ mod tests {
             ports: ports.iter().map(|egress| Some(port(egress))).collect(),
             fdb: Arc::new(Fdb::new(0, [0, 1])),
             flows: FlowHasher::new(0),
+            taps: Box::new([]),
         }
     }
 

@@ -124,6 +124,7 @@ impl World {
                 ports: Box::new(ports),
                 fdb: Arc::new(Fdb::new(0, [1, 2])),
                 flows: FlowHasher::new(3),
+                taps: Box::new([]),
             },
             tx: Tx::new(0),
             keys: Keys::default(),

@@ -48,6 +48,7 @@ impl Floor {
             ports: (0..8).map(|_| None).collect(),
             fdb: Arc::new(Fdb::new(0, [1, 2])),
             flows: FlowHasher::new(3),
+            taps: Box::new([]),
         });
         let link = || WorkerLink::new(Waker::new().unwrap());
         let links: Vec<_> = (0..workers).map(|_| Arc::new(link())).collect();
@@ -78,6 +79,7 @@ impl Floor {
             ports,
             fdb: self.view.fdb.clone(),
             flows: self.view.flows,
+            taps: Box::new([]),
         };
         let replaced = std::mem::replace(&mut self.view, Arc::new(view));
         let mut updates: Vec<Update> = self

@@ -105,16 +105,16 @@ fn pair(seed: u64, random: &mut Random) -> Pair {
     }
 }
 
-struct Run {
-    pair: Pair,
+pub struct Run {
+    pub pair: Pair,
     random: Random,
-    workers: usize,
+    pub workers: usize,
     flows: HashMap<Flow, u32>,
     number: u64,
 }
 
 impl Run {
-    fn new(seed: u64) -> Run {
+    pub fn new(seed: u64) -> Run {
         let mut random = Random(seed);
         let pair = pair(seed, &mut random);
         let mut run = Run {
@@ -281,7 +281,7 @@ impl Run {
         assert_eq!(left, self.pair.bridge.stations.len());
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let port = self.random.below(self.pair.ports.len());
         match self.random.below(16) {
             0 => self.change(port),

@@ -23,6 +23,7 @@ mod reports;
 mod rig;
 mod runs;
 mod sleep;
+mod taps;
 mod threads;
 /// Guests for the rings' own tests: memory, both sides of a ring, random numbers.
 #[path = "../../../vring/tests/device/world.rs"]

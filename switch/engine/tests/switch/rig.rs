@@ -8,6 +8,7 @@ use crosspoint_engine::deliver::deliver;
 use crosspoint_engine::fdb::Fdb;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::Stream;
+use crosspoint_engine::tap;
 use crosspoint_engine::tx::{NicTx, Tx};
 use crosspoint_engine::view::{Egress, View};
 use crosspoint_frame::Burst;
@@ -33,6 +34,7 @@ impl Rig {
                 ports: Box::new([]),
                 fdb: Arc::new(Fdb::new(0, [seed, !seed])),
                 flows: FlowHasher::new(seed),
+                taps: Box::new([]),
             },
             drivers: Vec::new(),
             streams: Vec::new(),
@@ -90,6 +92,9 @@ impl Rig {
         admit(burst, view.port(ingress));
         lookup(burst, ingress, view, 0, keys);
         meanwhile(burst, view, keys);
+        if !view.taps.is_empty() {
+            tap::received(burst, stream.id, view, tx);
+        }
         deliver(burst, ingress, view, tx, stream.counters(worker));
         stream.complete(burst, worker, 0);
         fence(Ordering::SeqCst);

@@ -1,0 +1,52 @@
+//! Who looks at frames.
+
+use std::sync::Arc;
+
+use crosspoint_engine::tap::{TAPS_MAX, Tap, Wanted};
+use crosspoint_frame::Clock;
+
+use super::Fabric;
+
+impl Fabric {
+    /// Has every worker show frames to a new tap with `slots` slots, until it is [removed](Self::remove_tap). `None` when
+    /// there are [`TAPS_MAX`] already.
+    pub fn add_tap(&self, wanted: Wanted, slots: usize) -> Option<Arc<Tap>> {
+        let tap = Tap::new(wanted, slots, self.workers(), &self.clock);
+        let mut state = self.lock();
+        if state.taps.len() >= TAPS_MAX {
+            return None;
+        }
+        state.taps.push(tap.clone());
+        drop(self.publish(&mut state, Vec::new()));
+        Some(tap)
+    }
+
+    /// Ends it: no worker has it any more when this returns, and what it has seen can still be read.
+    pub fn remove_tap(&self, tap: &Arc<Tap>) {
+        let mut state = self.lock();
+        state.taps.retain(|known| !Arc::ptr_eq(known, tap));
+        drop(self.publish(&mut state, Vec::new()));
+    }
+
+    /// The number of the port named `name`, if there is one.
+    pub fn port_number(&self, name: &str) -> Option<u16> {
+        let state = self.lock();
+        let is_it = |port: &Option<super::Port>| {
+            port.as_ref().is_some_and(|port| port.options.name == name)
+        };
+        let number = state.ports.iter().position(is_it)?;
+        u16::try_from(number).ok()
+    }
+
+    /// The names of the ports, by number.
+    pub fn port_names(&self) -> Vec<Option<String>> {
+        let state = self.lock();
+        let name = |port: &Option<super::Port>| Some(port.as_ref()?.options.name.clone());
+        state.ports.iter().map(name).collect()
+    }
+
+    /// The clock that workers stamp frames with.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+}
