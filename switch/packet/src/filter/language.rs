@@ -396,7 +396,7 @@ fn test(words: Words, value: &str) -> std::result::Result<Test, &'static str> {
         Kind::Ether => Ok(Test::Ether(side, mac(value).ok_or(MAC)?)),
         Kind::Vlan => Ok(Test::Vlan(Some(small(value, 4095).ok_or(VLAN)?))),
         Kind::Host => {
-            let address = value.parse().map_err(|_| ADDRESS)?;
+            let address: IpAddr = value.parse().map_err(|_| ADDRESS)?;
             let len = if address.is_ipv4() { 32 } else { 128 };
             net(words.protocol, side, address, len)
         }
