@@ -1,8 +1,10 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
+mod capture;
 mod cli;
 mod doctor;
 mod run;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
             };
             cli::move_stream(place, &socket)
         }
+        cli::Command::Capture(capture) => capture.run(),
+        cli::Command::Trace(trace) => trace.run(),
         cli::Command::Show {
             what,
             name,

@@ -131,6 +131,10 @@ impl Source for Watched {
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
         self.0.move_stream(port, queue, worker)
     }
+
+    fn fabric(&self) -> Option<Arc<Fabric>> {
+        Some(self.0.clone())
+    }
 }
 
 /// NIC queues that the configured ports have.

@@ -1,6 +1,7 @@
 //! The switch's slow path: configuration, and everything else that no worker does.
 
 pub mod api;
+pub mod capture;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

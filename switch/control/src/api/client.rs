@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::{Request, socket};
 
 /// The longest that the daemon may be silent.
-const TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest reply: the largest forwarding database takes 40 MiB.
 const REPLY_BYTES_MAX: u64 = 256 << 20;
 
@@ -94,7 +94,12 @@ enum Reply {
 /// Asks the daemon at `path`, and returns what its reply's `ok` holds.
 pub fn request(path: &Path, request: &Request) -> Result<Value, ClientError> {
     let line = exchange(path, request).map_err(|cause| explain(path, cause))?;
-    match serde_json::from_slice(&line) {
+    ok_of(path, &line)
+}
+
+/// What a reply's `ok` holds.
+pub(super) fn ok_of(path: &Path, line: &[u8]) -> Result<Value, ClientError> {
+    match serde_json::from_slice(line) {
         Ok(Reply::Ok { ok }) => Ok(ok),
         Ok(Reply::Error { error, help }) => Err(ClientError::Refused { error, help }),
         Err(cause) => Err(ClientError::NoReply {
@@ -116,7 +121,7 @@ fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn explain(path: &Path, cause: io::Error) -> ClientError {
+pub(super) fn explain(path: &Path, cause: io::Error) -> ClientError {
     let path = path.to_owned();
     match Errno::from_io_error(&cause) {
         Some(Errno::NOENT | Errno::NOTDIR) => ClientError::Missing { path },

@@ -14,18 +14,23 @@
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
+mod capture;
 mod client;
 mod server;
 mod socket;
 pub(crate) mod thread;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+pub use capture::{Closer, Frames, Traces};
 pub use client::{ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 
-use crate::fabric::MoveError;
+use crate::capture::{TraceWanted, Wanted};
+use crate::fabric::{Fabric, MoveError};
 use crate::show::Topic;
 use crate::status::{FdbEntry, Status};
 
@@ -40,6 +45,10 @@ pub trait Source: Send + Sync + 'static {
     fn fdb(&self) -> Vec<FdbEntry>;
     /// Has `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a thread of its own.
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError>;
+    /// The switch itself, for who looks at its frames; `None` where there is none to look at.
+    fn fabric(&self) -> Option<Arc<Fabric>> {
+        None
+    }
 }
 
 /// A stream, and the worker that is to poll it.
@@ -64,4 +73,9 @@ pub enum Request {
     Port(String),
     /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
     Move(Place),
+    /// `{"capture":{"port":"web-1"}}`: frames, and what became of them; see [`capture`](crate::capture). The connection is
+    /// for them alone from then on.
+    Capture(Wanted),
+    /// `{"trace":{"port":"web-1"}}`: what becomes of frames, stage by stage; likewise.
+    Trace(TraceWanted),
 }

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::capture;
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source};
@@ -74,12 +75,12 @@ impl ControlServer {
 }
 
 /// Who is asked, and by whom.
-struct Asked {
-    source: Arc<dyn Source>,
+pub(super) struct Asked {
+    pub(super) source: Arc<dyn Source>,
     /// Held while a stream moves.
     moving: Arc<Mutex<()>>,
     /// The client's process, as the kernel knows it.
-    peer: Option<UCred>,
+    pub(super) peer: Option<UCred>,
 }
 
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
@@ -87,7 +88,10 @@ async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
     loop {
         let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
-            Ok(Ok(Line::Request(line))) => (answer(&line, &asked).await, true),
+            Ok(Ok(Line::Request(line))) => match capture::wanted(&line) {
+                Some(job) => return capture::show_frames(client, asked, job).await,
+                None => (answer(&line, &asked).await, true),
+            },
             Ok(Ok(Line::TooLong)) => (too_long(), false),
             Ok(Ok(Line::End) | Err(_)) => return,
             Err(_) => (too_slow(), false),
@@ -144,13 +148,17 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
         Ok(Request::Move(place)) => move_stream(place, asked).await,
+        Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
+            "frames are shown on a connection of their own".to_owned(),
+            usage(),
+        ),
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
 }
 
 /// Whether a process of user `uid` may change anything, where the daemon's user is `own`. Others that may connect, such as
 /// its group, may look.
-fn may_change(uid: Option<u32>, own: u32) -> bool {
+pub(super) fn may_change(uid: Option<u32>, own: u32) -> bool {
     uid.is_some_and(|uid| uid == 0 || uid == own)
 }
 
@@ -207,7 +215,7 @@ fn too_slow() -> serde_json::Result<Vec<u8>> {
     refuse(error, "end every request with a newline".to_owned())
 }
 
-fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
+pub(super) fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
     line_of(&Refusal { error, help })
 }
 
