@@ -15,7 +15,6 @@ use super::server::{self, Asked};
 use super::{Request, socket};
 use crate::capture::trace::Trace;
 use crate::capture::{self, Begin, Client, Message, TraceWanted, Wanted, read_message};
-use crate::fabric::Fabric;
 
 /// What has the connection for itself.
 pub(super) enum Job {
@@ -75,43 +74,17 @@ pub(super) async fn show_frames(
         let mut client = Client {
             socket,
             stop: &stopped,
+            pid,
+            uid,
         };
-        run(&fabric, &job, &mut client, (pid, uid));
+        // Its errors are the client's own affair, and it notices them.
+        let _ = match &job {
+            Job::Capture(wanted) => capture::capture(&fabric, wanted, &mut client),
+            Job::Trace(wanted) => capture::follow(&fabric, wanted, &mut client),
+        };
     });
     let _ = task.await;
     drop(stop);
-}
-
-fn run(
-    fabric: &Fabric,
-    job: &Job,
-    client: &mut Client<'_>,
-    (pid, uid): (Option<i32>, Option<u32>),
-) {
-    match job {
-        Job::Capture(wanted) => {
-            let filter = wanted.filter.escape_debug();
-            let port = wanted.port.as_deref().unwrap_or("any").escape_debug();
-            tracing::info!(pid, uid, %port, %filter, "a capture begins");
-            match capture::capture(fabric, wanted, client) {
-                Ok(of) => tracing::info!(
-                    pid,
-                    captured = of.captured,
-                    missed = of.missed,
-                    over_rate = of.over_rate,
-                    "a capture has ended"
-                ),
-                Err(error) => {
-                    tracing::info!(pid, %error, "a capture has ended: its reader is gone")
-                }
-            }
-        }
-        Job::Trace(wanted) => {
-            let port = wanted.port.escape_debug();
-            let traced = capture::follow(fabric, wanted, client).unwrap_or(0);
-            tracing::info!(pid, uid, %port, traced, "frames were traced");
-        }
-    }
 }
 
 /// A capture, as its client has it.

@@ -237,3 +237,143 @@ fn comment(record: &Record) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Offload;
+    use std::process::{Command, Stdio};
+
+    fn record(port: &str, verdict: Verdict, direction: Direction) -> Record {
+        Record {
+            time_ns: 1_700_000_000_123_456_789,
+            port: port.to_owned(),
+            queue: 3,
+            worker: 2,
+            serial: Some(77),
+            direction,
+            verdict,
+            len: 1500,
+            offload: None,
+            missed: 0,
+            bytes: [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1, 8, 6], &[0; 46]].concat(),
+        }
+    }
+
+    /// What tshark says of each frame, field by field.
+    fn tshark(file: Vec<u8>, fields: &[&str]) -> Vec<Vec<String>> {
+        let mut command = Command::new("tshark");
+        command.args(["-n", "-r", "-", "-T", "fields", "-E", "separator=|"]);
+        fields
+            .iter()
+            .for_each(|field| drop(command.args(["-e", field])));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tshark starts: apt install tshark");
+        let mut input = child.stdin.take().expect("a pipe");
+        let writing = std::thread::spawn(move || input.write_all(&file));
+        let output = child.wait_with_output().expect("it ends");
+        writing.join().expect("no panic").expect("it reads all");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{complaint}");
+        assert!(
+            !complaint.contains("cut short") && !complaint.contains("damaged"),
+            "{complaint}"
+        );
+        let lines = String::from_utf8(output.stdout).expect("text");
+        let words = |line: &str| line.split('|').map(str::to_owned).collect();
+        lines.lines().map(words).collect()
+    }
+
+    #[test]
+    fn tshark_reads_all_that_is_said_of_frames() {
+        let begin = Begin {
+            ports: vec![PortInfo {
+                name: "web-1".to_owned(),
+                description: "vhost port, VLAN access 100".to_owned(),
+            }],
+            snaplen: 60,
+        };
+        let mut writer = Writer::new(Vec::new(), &begin, "arp or vlan").unwrap();
+        let dropped = Verdict::Dropped("guest_ring_full".to_owned());
+        let mut first = record("web-1", dropped, Direction::Sent);
+        first.missed = 5;
+        first.offload = Some(Offload {
+            checksum: Some((34, 16)),
+            gso_type: 1,
+            gso_size: 1448,
+        });
+        let mut second = record(
+            "a \"new\" port",
+            Verdict::Port("web-1".to_owned()),
+            Direction::Received,
+        );
+        (second.missed, second.serial) = (5, None);
+        second.bytes.truncate(13);
+        writer.write(&first).unwrap();
+        writer.write(&second).unwrap();
+        let totals = Totals {
+            missed: 9,
+            ..Totals::default()
+        };
+        let file = writer.finish(&totals).unwrap();
+        let fields = [
+            "frame.time_epoch",
+            "frame.interface_name",
+            "frame.interface_description",
+            "frame.packet_flags_direction",
+            "frame.drop_count",
+            "frame.packet_id",
+            "frame.interface_queue",
+            "frame.verdict.hardware",
+            "frame.comment",
+            "frame.len",
+            "frame.cap_len",
+        ];
+        let seen = tshark(file.clone(), &fields);
+        let comment = "verdict=dropped reason=guest_ring_full port=web-1 queue=3 worker=2 checksum_from=34 checksum_at=50 gso_type=1 gso_size=1448";
+        let id = (2_u64 << 48 | 77).to_string();
+        let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(
+            seen[0],
+            [
+                "1700000000.123456789",
+                "web-1",
+                "vhost port, VLAN access 100",
+                "0x00000002",
+                "5",
+                &id,
+                "3",
+                &hex("guest_ring_full"),
+                comment,
+                "1500",
+                "60",
+            ]
+        );
+        assert_eq!(
+            seen[1],
+            [
+                "1700000000.123456789",
+                "a \"new\" port",
+                "a port that was added later",
+                "0x00000001",
+                "0",
+                "",
+                "3",
+                &hex("port"),
+                "verdict=port to=web-1 port=a \"new\" port queue=3 worker=2",
+                "1500",
+                "13",
+            ]
+        );
+        // Every interface says how many were missed: what capinfos calls "Number of packets dropped".
+        let statistics = file
+            .windows(4)
+            .filter(|bytes| *bytes == [5, 0, 8, 0])
+            .count();
+        assert_eq!(statistics, 2);
+    }
+}

@@ -45,6 +45,9 @@ const COPIES_TIME: Duration = Duration::from_millis(20);
 pub(crate) struct Client<'c> {
     pub(crate) socket: UnixStream,
     pub(crate) stop: &'c AtomicBool,
+    /// Its process and its user, if the kernel says.
+    pub(crate) pid: Option<i32>,
+    pub(crate) uid: Option<u32>,
 }
 
 impl Client<'_> {
@@ -104,17 +107,33 @@ impl Client<'_> {
 }
 
 /// Shows a client the frames that it wants, until it has enough.
-pub(crate) fn capture(
+pub(crate) fn capture(fabric: &Fabric, wanted: &Wanted, client: &mut Client<'_>) -> io::Result<()> {
+    let (tapped, info) = match begin(fabric, wanted) {
+        Ok(begun) => begun,
+        Err(why) => return client.refuse(&why),
+    };
+    let (pid, uid) = (client.pid, client.uid);
+    let port = wanted.port.as_deref().unwrap_or("any").escape_debug();
+    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a capture begins");
+    let result = show(fabric, wanted, (tapped, &info), client);
+    match &result {
+        Ok(Totals {
+            captured,
+            missed,
+            over_rate,
+        }) => tracing::info!(pid, captured, missed, over_rate, "a capture has ended"),
+        Err(why) => tracing::info!(pid, "a capture has ended, as nobody reads it: {why}"),
+    }
+    result.map(|_| ())
+}
+
+fn show(
     fabric: &Fabric,
     wanted: &Wanted,
+    (tapped, info): (Tapped<'_>, &Begin),
     client: &mut Client<'_>,
 ) -> io::Result<Totals> {
-    let begun = begin(fabric, wanted);
-    let (tapped, info) = match begun {
-        Ok(begun) => begun,
-        Err(why) => return client.refuse(&why).map(|()| Totals::default()),
-    };
-    client.send_ok(&info)?;
+    client.send_ok(info)?;
     let mut stream = Stream {
         scribe: Scribe::new(fabric),
         snaplen: wanted.snaplen as usize,
@@ -240,19 +259,20 @@ pub(crate) fn trace(
     fabric: &Fabric,
     wanted: &TraceWanted,
     client: &mut Client<'_>,
-) -> io::Result<u64> {
-    match begin_trace(fabric, wanted) {
-        Err(why) => client.refuse(&why).map(|()| 0),
-        Ok(Job::MadeUp(trace)) => client.send_ok(&trace).map(|()| 1),
-        Ok(Job::Follow(mut following)) => {
-            while following.left > 0 && !client.has_ended(REST) {
-                for trace in following.look() {
-                    client.send_ok(&trace)?;
-                }
-            }
-            Ok(wanted.count - following.left)
+) -> io::Result<()> {
+    let mut following = match begin_trace(fabric, wanted) {
+        Err(why) => return client.refuse(&why),
+        Ok(Job::MadeUp(trace)) => return client.send_ok(&trace),
+        Ok(Job::Follow(following)) => following,
+    };
+    let (pid, uid, port) = (client.pid, client.uid, wanted.port.escape_debug());
+    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a trace begins");
+    while following.left > 0 && !client.has_ended(REST) {
+        for trace in following.look() {
+            client.send_ok(&trace)?;
         }
     }
+    Ok(())
 }
 
 enum Job<'f> {

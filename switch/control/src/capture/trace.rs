@@ -331,6 +331,9 @@ fn help(label: &str) -> &'static str {
     reason.map_or("", |reason| reason.help())
 }
 
+/// The most ports that are named together.
+const NAMES_MAX: usize = 8;
+
 /// For people: a line for each stage.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -353,8 +356,8 @@ impl fmt::Display for Trace {
         if let Some(offload) = &self.offload {
             line(f, "offload", &offload.to_string())?;
         }
-        if let Some(vlan) = self.vlan {
-            line(f, "vlan", &format!("{}: {}", self.vlans, placed(vlan)))?;
+        if let Some(words) = self.placed() {
+            line(f, "vlan", &format!("{}: {words}", self.vlans))?;
         }
         if let Some(source) = &self.source {
             line(f, "source", &source.words(&self.port))?;
@@ -362,8 +365,24 @@ impl fmt::Display for Trace {
         if let Some(goal) = &self.destination {
             line(f, "destination", &goal.words(self.vlan.unwrap_or(0)))?;
         }
-        for copy in &self.copies {
+        let (none, copies): (Vec<_>, Vec<_>) = self.copies.iter().partition(|copy| copy.is_none());
+        for copy in copies {
             line(f, &format!("to {}", copy.port), &copy.to_string())?;
+        }
+        if !none.is_empty() {
+            let names: Vec<&str> = none
+                .iter()
+                .take(NAMES_MAX)
+                .map(|copy| &*copy.port)
+                .collect();
+            let more = none.len().saturating_sub(NAMES_MAX);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let words = format!("{}{more}: other VLANs", names.join(", "));
+            line(f, "not to", &words)?;
         }
         if let Some(reason) = &self.dropped {
             line(f, "dropped", &format!("{reason}: {}", help(reason)))?;
@@ -376,10 +395,25 @@ fn line(f: &mut fmt::Formatter<'_>, stage: &str, words: &str) -> fmt::Result {
     writeln!(f, "  {stage:<12} {words}")
 }
 
-fn placed(vlan: u16) -> String {
-    match vlan {
-        0 => "in no VLAN".to_owned(),
-        vlan => format!("placed in VLAN {vlan}"),
+impl Trace {
+    /// What came of the port's VLANs, if the frame has come so far.
+    fn placed(&self) -> Option<String> {
+        let turned_away = [DropReason::VlanNotCarried, DropReason::UntaggedOnTrunk];
+        match (self.vlan, self.dropped.as_deref()) {
+            (Some(0), _) => Some("in no VLAN".to_owned()),
+            (Some(vlan), _) => Some(format!("placed in VLAN {vlan}")),
+            (None, Some(reason)) if turned_away.iter().any(|why| why.label() == reason) => {
+                Some("turned away".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Copy {
+    /// Whether there was no copy.
+    fn is_none(&self) -> bool {
+        self.tag.is_none() && self.outcome.is_none()
     }
 }
 
@@ -446,7 +480,6 @@ impl fmt::Display for Copy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = String::new();
         match self.tag.as_deref() {
-            None if self.outcome.is_none() => return f.write_str("no copy: its VLANs are others"),
             None => {}
             Some("push") => words += "tag pushed, ",
             Some("pop") => words += "tag popped, ",
@@ -491,5 +524,95 @@ impl fmt::Display for Outcome {
             true => f.write_str("what became of it was not seen"),
             false => f.write_str(&words.join("; ")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(port: &str, tag: Option<&str>) -> Copy {
+        Copy {
+            port: port.to_owned(),
+            tag: tag.map(str::to_owned),
+            queue: 1,
+            queues: 4,
+            hash: 0x5000_0000,
+            large: None,
+            dropped: None,
+            outcome: None,
+        }
+    }
+
+    #[test]
+    fn every_stage_has_its_line() {
+        let seen = Seen {
+            time_ns: 3_723_000_004_000,
+            queue: 0,
+            worker: 1,
+        };
+        let mut trace = Trace {
+            port: "web-1".to_owned(),
+            seen: Some(seen),
+            len: 1514,
+            summary: "IP 10.0.0.1.5 > 10.0.0.2.80: TCP [.], length 1514".to_owned(),
+            bytes: String::new(),
+            offload: Some(Offload {
+                checksum: Some((34, 16)),
+                gso_type: 1,
+                gso_size: 1448,
+            }),
+            link: Some(Link {
+                destination: "52:54:00:00:00:02".to_owned(),
+                source: "52:54:00:00:00:01".to_owned(),
+                tag: None,
+                stacked: false,
+            }),
+            vlans: "access 100".to_owned(),
+            vlan: Some(100),
+            source: Some(Source {
+                learned: "moved".to_owned(),
+                from: Some("web-2".to_owned()),
+                age_s: Some(3),
+            }),
+            destination: Some(Goal::Unknown),
+            dropped: None,
+            copies: vec![
+                copy("db-1", Some("push")),
+                copy("up0", Some("keep")),
+                copy("x", None),
+            ],
+        };
+        trace.copies[0].large = Some(Cut::Segments(2));
+        trace.copies[0].outcome = Some(Outcome {
+            delivered: 1,
+            dropped: [("guest_ring_full".to_owned(), 1)].into(),
+        });
+        trace.copies[1].outcome = Some(Outcome::default());
+        let expected = "\
+01:02:03.000004 received on web-1:0 by worker-1
+  frame        IP 10.0.0.1.5 > 10.0.0.2.80: TCP [.], length 1514
+  link         52:54:00:00:00:01 > 52:54:00:00:00:02, untagged
+  offload      checksum from byte 34 to be put at byte 50; to be cut into segments of 1448 bytes of payload (gso type 1)
+  vlan         access 100: placed in VLAN 100
+  source       was on web-2: moves to web-1
+  destination  not known in VLAN 100: flooded
+  to db-1      tag pushed, queue 1 of 4 by flow hash 50000000, cut into 2 segments: delivered; dropped, guest_ring_full: The guest has no free receive buffers.
+  to up0       tag as it is, queue 1 of 4 by flow hash 50000000: what became of it was not seen
+  not to       x: other VLANs
+";
+        assert_eq!(trace.to_string(), expected);
+        let text = serde_json::to_string(&trace).unwrap();
+        assert_eq!(serde_json::from_str::<Trace>(&text).unwrap(), trace);
+        (trace.vlan, trace.source, trace.destination) = (None, None, None);
+        trace.copies.clear();
+        trace.dropped = Some("vlan_not_carried".to_owned());
+        let text = trace.to_string();
+        assert!(
+            text.contains(
+                "  vlan         access 100: turned away\n  dropped      vlan_not_carried: The"
+            ),
+            "{text}"
+        );
     }
 }
