@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crosspoint_control::api::{self, Place, Request};
 use crosspoint_control::show::{self, Topic};
 use miette::Diagnostic;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// A polling software switch for virtual machines.
@@ -71,6 +72,9 @@ pub(crate) enum Command {
     Capture(crate::capture::Capture),
     /// Tell what becomes of a frame, stage by stage: VLAN, addresses, ports, queues, verdicts
     Trace(crate::trace::Trace),
+    Plan(crate::plan::Plan),
+    Port(crate::port::Port),
+    Reload(crate::reload::Reload),
     /// Show what a running switch knows
     Show {
         /// What to show: ports, queues, workers, fdb or drops; or port, and its name
@@ -91,6 +95,19 @@ pub(crate) enum Command {
         )]
         socket: PathBuf,
     },
+}
+
+/// Where the running switch is asked.
+#[derive(clap::Args)]
+pub(crate) struct Socket {
+    /// The running switch's control socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CROSSPOINT_SOCKET",
+        default_value = "/run/crosspoint/control.sock"
+    )]
+    pub(crate) socket: PathBuf,
 }
 
 /// What `show` shows.
@@ -120,12 +137,38 @@ impl FromStr for Subject {
 fn ask(socket: &Path, request: &Request) -> Option<Value> {
     let answer = api::request(socket, request);
     let say = |error: &api::ClientError| {
+        if let api::ClientError::Refused {
+            report: Some(report),
+            ..
+        } = error
+        {
+            eprintln!("{report}");
+        }
         eprintln!("error: {error}");
         if let Some(help) = error.help() {
             eprintln!("help: {help}");
         }
     };
     answer.inspect_err(say).ok()
+}
+
+/// Asks the running switch; the answer as it is, and as what it should be.
+pub(crate) fn ask_as<T: DeserializeOwned>(socket: &Path, request: &Request) -> Option<(Value, T)> {
+    let value = ask(socket, request)?;
+    let answer = T::deserialize(&value);
+    let say = |error: &serde_json::Error| {
+        eprintln!("error: this is no answer of this version's crosspoint: {error}");
+        eprintln!("help: restart the daemon after an update, or ask it with its own version");
+    };
+    answer.inspect_err(say).ok().map(|answer| (value, answer))
+}
+
+/// Prints an answer, as JSON or as text.
+pub(crate) fn print(json: bool, value: &Value, text: impl FnOnce() -> String) {
+    match json {
+        true => println!("{value:#}"),
+        false => print!("{}", text()),
+    }
 }
 
 /// Asks the running switch to move a stream, and prints where it is.

@@ -3,6 +3,9 @@
 mod capture;
 mod cli;
 mod doctor;
+mod plan;
+mod port;
+mod reload;
 mod run;
 mod trace;
 
@@ -31,6 +34,9 @@ fn main() -> ExitCode {
         }
         cli::Command::Capture(capture) => capture.run(),
         cli::Command::Trace(trace) => trace.run(),
+        cli::Command::Plan(plan) => plan.run(),
+        cli::Command::Port(port) => port.run(),
+        cli::Command::Reload(reload) => reload.run(),
         cli::Command::Show {
             what,
             name,

@@ -1,18 +1,20 @@
-//! The daemon put together from a configuration: workers, ports, metrics, control socket.
+//! The daemon put together from a configuration: workers, ports, metrics, control socket; and made anew, while it runs, from
+//! another.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_engine::vlan::VlanPolicy;
 use thiserror::Error;
 
-use crate::api::{ControlServer, SocketError, Source};
-use crate::config::{Balance, Config, ConfigError, Poll, Port, PortKind, Vlan};
-use crate::fabric::{BalanceOptions, Fabric, FabricOptions, MoveError, PortOptions, WorkerError};
-use crate::metrics::{MetricsError, MetricsServer};
-use crate::nic::{self, NicPortError, UplinkOptions, Uplinks};
-use crate::status::{FdbEntry, Status};
-use crate::vhost::{VhostPort, VhostPortError};
+use crate::api::{ControlServer, SocketError};
+use crate::config::{Balance, Config, ConfigError, Loaded, Poll, Port, PortKind};
+use crate::fabric::{BalanceOptions, Fabric, FabricOptions, WorkerError};
+use crate::metrics::MetricsError;
+use crate::nic::{self, NicPortError};
+use crate::running::Running;
+use crate::status::Status;
+use crate::vhost::VhostPortError;
 
 /// Why the daemon does not start. Each message says what, where, and how to mend it.
 #[derive(Debug, Error)]
@@ -35,6 +37,9 @@ pub enum StartError {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] SocketError),
+    /// The daemon is stopped meanwhile.
+    #[error("the switch is ending")]
+    Ending,
     /// More ports than there are numbers.
     #[error("port `{0}`: there are too many ports")]
     TooManyPorts(String),
@@ -43,17 +48,34 @@ pub enum StartError {
 /// The running daemon. Dropping it stops everything in order: nobody asks any more, guests and
 /// NICs are let go of, workers end.
 pub struct Daemon {
-    _control: ControlServer,
-    _metrics: Option<MetricsServer>,
-    _guests: Vec<VhostPort>,
-    _uplinks: Option<Uplinks>,
-    fabric: Arc<Fabric>,
+    control: Option<ControlServer>,
+    running: Arc<Running>,
     started: Instant,
 }
 
 impl Daemon {
-    /// Starts it. `affinity` lists the cores that the process may use.
+    /// Starts it from what [`Config::load_lenient`] has read at `path`, which is read again at each reload. `affinity` lists
+    /// the cores that the process may use.
+    pub fn start_from(
+        path: &Path,
+        loaded: Loaded,
+        affinity: &[usize],
+    ) -> Result<Daemon, StartError> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let config = loaded.config.clone();
+        Daemon::start_with(Some((path, loaded)), &config, affinity)
+    }
+
+    /// Starts one that has no file, and so is never another than it is but by what is asked of its control socket.
     pub fn start(config: &Config, affinity: &[usize]) -> Result<Daemon, StartError> {
+        Daemon::start_with(None, config, affinity)
+    }
+
+    fn start_with(
+        file: Option<(PathBuf, Loaded)>,
+        config: &Config,
+        affinity: &[usize],
+    ) -> Result<Daemon, StartError> {
         let cores = config.resolve_cores(affinity)?;
         let fabric = Fabric::start(FabricOptions {
             cores,
@@ -70,70 +92,42 @@ impl Daemon {
                 ..BalanceOptions::default()
             },
         })?;
-        let source: Arc<dyn Source> = Arc::new(Watched(fabric.clone()));
+        let running = Arc::new(Running::new(fabric, config, file, affinity));
         // First what can be in another daemon's hands: a second instance stops here.
-        let control = ControlServer::start(&config.control.socket, source.clone())?;
-        let (mut guests, mut uplinks) = (Vec::new(), Vec::new());
-        for port in &config.ports {
-            let number = add_port(&fabric, port)?;
-            match &port.kind {
-                PortKind::Vhost(vhost) => {
-                    guests.push(VhostPort::open(fabric.clone(), number, &port.name, vhost)?);
-                }
-                PortKind::Xdp(xdp) => uplinks.push(UplinkOptions {
-                    number,
-                    name: port.name.clone(),
-                    config: xdp.clone(),
-                    direct: config.direct_queues(&port.name),
-                }),
-            }
-        }
-        let uplinks = match uplinks.is_empty() {
-            true => None,
-            false => Some(Uplinks::start(&fabric, uplinks)?),
-        };
-        // Last: who can read the metrics finds every port in them.
-        let metrics = match config.metrics.listen {
-            Some(address) => Some(MetricsServer::start(address, source)?),
-            None => None,
-        };
-        Ok(Daemon {
-            _control: control,
-            _metrics: metrics,
-            _guests: guests,
-            _uplinks: uplinks,
-            fabric,
+        let control = ControlServer::start(&config.control.socket, running.clone())?;
+        let daemon = Daemon {
+            control: Some(control),
+            running,
             started: Instant::now(),
-        })
+        };
+        daemon.running.open_all(config)?;
+        Ok(daemon)
     }
 
     /// What must happen about ten times a second.
     pub fn housekeep(&self) {
-        self.fabric.housekeep(self.started.elapsed());
+        self.running.fabric.housekeep(self.started.elapsed());
+        self.running.look_at_folder();
+    }
+
+    /// Reads the configuration again, and makes the switch what it says; what comes of it is in the log.
+    pub fn reload(&self) {
+        self.running.reload_and_say();
+    }
+
+    /// Everything that is known, now.
+    pub fn status(&self) -> Status {
+        self.running.fabric.status()
     }
 
     /// How often [`housekeep`](Self::housekeep) is to be called.
     pub const HOUSEKEEPING: Duration = Duration::from_millis(100);
 }
 
-/// The fabric, for those who only look.
-struct Watched(Arc<Fabric>);
-
-impl Source for Watched {
-    fn status(&self) -> Status {
-        self.0.status()
-    }
-
-    fn fdb(&self) -> Vec<FdbEntry> {
-        self.0.fdb()
-    }
-
-    fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
-        self.0.move_stream(port, queue, worker)
-    }
-
-    fn fabric(&self) -> Option<Arc<Fabric>> {
-        Some(self.0.clone())
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.control.take());
+        self.running.close();
     }
 }
 
@@ -144,40 +138,4 @@ fn nic_queues(config: &Config) -> usize {
         PortKind::Xdp(xdp) => nic::queue_count(xdp),
     };
     config.ports.iter().map(of_port).sum()
-}
-
-/// Adds a port to the fabric, down. Returns its number.
-fn add_port(fabric: &Fabric, port: &Port) -> Result<u16, StartError> {
-    let (kind, queues) = match &port.kind {
-        PortKind::Vhost(vhost) => ("vhost", usize::from(vhost.queue_pairs)),
-        PortKind::Xdp(xdp) => ("xdp", nic::queue_count(xdp)),
-    };
-    let (vlan, vlan_text) = vlan_policy(&port.vlan);
-    let options = PortOptions {
-        name: port.name.clone(),
-        kind,
-        vlan,
-        vlan_text,
-        mac_limit: port.mac_limit,
-        queues,
-        joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
-        worker: port.worker,
-    };
-    let number = fabric.add_port(options);
-    number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))
-}
-
-fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {
-    match vlan {
-        Vlan::Unaware => (VlanPolicy::Unaware, "unaware".to_owned()),
-        Vlan::Access(id) => (VlanPolicy::Access(*id), format!("access {id}")),
-        Vlan::Trunk { ids, native } => {
-            let list: Vec<String> = ids.iter().map(u16::to_string).collect();
-            let native_text = native.map_or(String::new(), |id| format!(" native {id}"));
-            (
-                VlanPolicy::trunk(ids, *native),
-                format!("trunk {}{native_text}", list.join(",")),
-            )
-        }
-    }
 }

@@ -9,6 +9,8 @@ pub mod fabric;
 mod interrupt;
 pub mod metrics;
 pub mod nic;
+pub mod plan;
+mod running;
 pub mod show;
 pub mod status;
 mod threads;

@@ -14,6 +14,37 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// The forwarding database's size.
     pub fdb: FdbStatus,
+    /// What ports counted that are no more.
+    #[serde(default)]
+    pub removed: RemovedStatus,
+}
+
+/// Sums over the ports that were removed since the daemon started. With them the ledger balances: what was sent to a port
+/// that is gone was still delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedStatus {
+    /// How many.
+    pub ports: u64,
+    /// As in [`QueueStatus`].
+    pub rx_packets: u64,
+    /// Bytes.
+    pub rx_bytes: u64,
+    /// As in [`QueueStatus`].
+    pub tx_packets: u64,
+    /// Bytes.
+    pub tx_bytes: u64,
+    /// As in [`QueueStatus`].
+    pub flood_copies: u64,
+    /// As in [`QueueStatus`].
+    pub segment_copies: u64,
+    /// As in [`QueueStatus`].
+    pub joined_copies: u64,
+    /// As in [`QueueStatus`].
+    pub delivered_copies: u64,
+    /// As in [`QueueStatus`].
+    pub dropped_copies: u64,
+    /// Drops counted at their queues, by reason label; reasons never met are absent.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// One port.

@@ -18,6 +18,10 @@ mod lost;
 mod memory;
 #[path = "lifecycle/moving.rs"]
 mod moving;
+#[path = "lifecycle/ports.rs"]
+mod ports;
+#[path = "lifecycle/reload.rs"]
+mod reload;
 #[path = "lifecycle/rings.rs"]
 mod rings;
 #[path = "lifecycle/stalls.rs"]
@@ -255,30 +259,38 @@ fn start_at(
 ) -> (Arc<Fabric>, Vec<VhostPort>) {
     let fabric = Fabric::start(options).expect("workers");
     let ports = names.iter().map(|name| {
-        let config = PortConfig {
-            socket: directory.join(name),
-            role: Role::Server,
-            queue_pairs,
-            mac: None,
-            mtu: 1500,
-            direct: None,
-        };
-        let number = fabric.add_port(PortOptions {
-            name: (*name).to_owned(),
-            kind: "vhost",
-            // What floods between the first guests does not reach the bystanders.
-            vlan: VlanPolicy::Access(if ["c", "d"].contains(name) { 20 } else { 10 }),
-            vlan_text: String::new(),
-            mac_limit: 0,
-            queues: queue_pairs.into(),
-            joins: false,
-            worker: (*name == PINNED.0).then_some(PINNED.1),
-        });
+        let config = vhost_config(directory, name, queue_pairs);
+        let number = fabric.add_port(port_options(name, queue_pairs));
         let number = number.expect("a number is free");
         VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")
     });
     let ports = ports.collect();
     (fabric, ports)
+}
+
+fn vhost_config(directory: &Path, name: &str, queue_pairs: u16) -> PortConfig {
+    PortConfig {
+        socket: directory.join(name),
+        role: Role::Server,
+        queue_pairs,
+        mac: None,
+        mtu: 1500,
+        direct: None,
+    }
+}
+
+fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
+    PortOptions {
+        name: name.to_owned(),
+        kind: "vhost",
+        // What floods between the first guests does not reach the bystanders.
+        vlan: VlanPolicy::Access(if ["c", "d"].contains(&name) { 20 } else { 10 }),
+        vlan_text: String::new(),
+        mac_limit: 0,
+        queues: queue_pairs.into(),
+        joins: false,
+        worker: (name == PINNED.0).then_some(PINNED.1),
+    }
 }
 
 /// The pair that nothing happens to.

@@ -64,7 +64,7 @@ pub enum Learned {
 #[derive(Debug)]
 pub struct Quota {
     used: AtomicU32,
-    limit: u32,
+    limit: AtomicU32,
 }
 
 impl Quota {
@@ -72,7 +72,7 @@ impl Quota {
     pub fn new(limit: u32) -> Quota {
         Quota {
             used: AtomicU32::new(0),
-            limit,
+            limit: AtomicU32::new(limit),
         }
     }
 
@@ -83,12 +83,19 @@ impl Quota {
 
     /// Whether one more may be learned.
     pub fn has_room(&self) -> bool {
-        self.limit == 0 || self.used() < self.limit
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit == 0 || self.used() < limit
+    }
+
+    /// Changes the limit. Addresses beyond it stay until they age.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     fn take(&self) -> bool {
         let before = self.used.fetch_add(1, Ordering::Relaxed);
-        if self.limit == 0 || before < self.limit {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit == 0 || before < limit {
             return true;
         }
         self.give_back();

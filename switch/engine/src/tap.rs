@@ -5,7 +5,7 @@
 //! queue of a tapped port are sent one by one, to know what became of each.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use crosspoint_frame::{BURST, Burst, Clock, Frame, Gather, Offload, Pick, Prefix, TagOp, tsc};
@@ -125,6 +125,7 @@ pub struct Tap {
     free: ArrayQueue<Box<Slot>>,
     filled: ArrayQueue<Box<Slot>>,
     workers: Box<[ByWorker]>,
+    ended: AtomicBool,
 }
 
 impl Tap {
@@ -156,6 +157,7 @@ impl Tap {
             free,
             filled,
             workers: (0..workers).map(|_| ByWorker::default()).collect(),
+            ended: AtomicBool::new(false),
         })
     }
 
@@ -167,6 +169,21 @@ impl Tap {
     /// Gives a slot back, to be filled again.
     pub fn give_back(&self, slot: Box<Slot>) {
         let _ = self.free.push(slot);
+    }
+
+    /// The one port that it wants, if it wants one only.
+    pub fn port(&self) -> Option<u16> {
+        self.wanted.port
+    }
+
+    /// Notes that there is nothing more to come: its port has gone.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether there is nothing more to come than what [`next`](Self::next) still has.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// What was kept, and what was not.

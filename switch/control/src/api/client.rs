@@ -14,6 +14,8 @@ use super::{Request, socket};
 
 /// The longest that the daemon may be silent.
 pub(super) const TIME_MAX: Duration = Duration::from_secs(10);
+/// The longest that it may be silent while it changes something: with many NICs that takes a while.
+const CHANGE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest reply: the largest forwarding database takes 40 MiB.
 const REPLY_BYTES_MAX: u64 = 256 << 20;
 
@@ -46,7 +48,7 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// The daemon is overloaded or stopped.
-    #[error("crosspoint did not answer on {} within {} s", path.display(), TIME_MAX.as_secs())]
+    #[error("crosspoint did not answer on {} in time", path.display())]
     #[diagnostic(help("too many clients may be connected already, or the process be stopped"))]
     Silent {
         /// The socket.
@@ -80,6 +82,8 @@ pub enum ClientError {
         error: String,
         /// What to do about it.
         help: String,
+        /// What is wrong with which lines of a configuration, if it is that.
+        report: Option<String>,
     },
 }
 
@@ -87,8 +91,15 @@ pub enum ClientError {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Reply {
-    Ok { ok: Value },
-    Error { error: String, help: String },
+    Ok {
+        ok: Value,
+    },
+    Error {
+        error: String,
+        help: String,
+        #[serde(default)]
+        report: Option<String>,
+    },
 }
 
 /// Asks the daemon at `path`, and returns what its reply's `ok` holds.
@@ -101,7 +112,15 @@ pub fn request(path: &Path, request: &Request) -> Result<Value, ClientError> {
 pub(super) fn ok_of(path: &Path, line: &[u8]) -> Result<Value, ClientError> {
     match serde_json::from_slice(line) {
         Ok(Reply::Ok { ok }) => Ok(ok),
-        Ok(Reply::Error { error, help }) => Err(ClientError::Refused { error, help }),
+        Ok(Reply::Error {
+            error,
+            help,
+            report,
+        }) => Err(ClientError::Refused {
+            error,
+            help,
+            report,
+        }),
         Err(cause) => Err(ClientError::NoReply {
             path: path.to_owned(),
             cause,
@@ -111,7 +130,9 @@ pub(super) fn ok_of(path: &Path, line: &[u8]) -> Result<Value, ClientError> {
 
 fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
     let mut daemon = socket::connect(path, TIME_MAX)?;
-    daemon.set_read_timeout(Some(TIME_MAX))?;
+    let is_look = matches!(request, Request::Show(_) | Request::Port(_));
+    let time_max = if is_look { TIME_MAX } else { CHANGE_TIME_MAX };
+    daemon.set_read_timeout(Some(time_max))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     daemon.write_all(&line)?;

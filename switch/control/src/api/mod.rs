@@ -10,27 +10,34 @@
 //! ```
 //!
 //! `{"port":"web-1"}` asks for all that is known of one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` has worker 1
-//! poll queue 0 of that port from now on; the answer's `ok` is the same object. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`,
+//! `{"reload":{}}`, `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what
+//! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
 mod capture;
+mod change;
 mod client;
 mod server;
 mod socket;
 pub(crate) mod thread;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use capture::{Closer, Frames, Traces};
+pub use change::{ChangeError, PortAdd, PortRemove, PortSet, TURN_TIME_MAX};
 pub use client::{ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 
 use crate::capture::{TraceWanted, Wanted};
+use crate::config::PortTable;
 use crate::fabric::{Fabric, MoveError};
+use crate::plan::{PlanAnswer, ReloadAnswer};
 use crate::show::Topic;
 use crate::status::{FdbEntry, Status};
 
@@ -49,6 +56,39 @@ pub trait Source: Send + Sync + 'static {
     fn fabric(&self) -> Option<Arc<Fabric>> {
         None
     }
+
+    // What follows changes the switch. It may wait, as `move_stream`, and no two of them are called at once. Those who are
+    // only looked at need none of it.
+
+    /// What would change if the configuration were read again, or that of the file `config`; nothing does.
+    fn plan(&self, config: Option<&Path>) -> Result<PlanAnswer, ChangeError> {
+        let _ = config;
+        Err(ChangeError::unchangeable())
+    }
+    /// Reads the configuration again, and becomes what it says.
+    fn reload(&self) -> Result<ReloadAnswer, ChangeError> {
+        Err(ChangeError::unchangeable())
+    }
+    /// Adds a port; with `keep`, to `ports_dir` too.
+    fn port_add(&self, port: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {
+        let _ = (port, keep);
+        Err(ChangeError::unchangeable())
+    }
+    /// Removes a port; with `keep`, from `ports_dir` too.
+    fn port_remove(&self, name: &str, keep: bool) -> Result<ReloadAnswer, ChangeError> {
+        let _ = (name, keep);
+        Err(ChangeError::unchangeable())
+    }
+    /// Gives some keys of a port other values; with `keep`, in `ports_dir` too.
+    fn port_set(
+        &self,
+        name: &str,
+        set: &PortTable,
+        keep: bool,
+    ) -> Result<ReloadAnswer, ChangeError> {
+        let _ = (name, set, keep);
+        Err(ChangeError::unchangeable())
+    }
 }
 
 /// A stream, and the worker that is to poll it.
@@ -65,7 +105,7 @@ pub struct Place {
 
 /// What the daemon can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// `{"show":"ports"}`: one topic of the picture.
     Show(Topic),
@@ -78,4 +118,18 @@ pub enum Request {
     Capture(Wanted),
     /// `{"trace":{"port":"web-1"}}`: what becomes of frames, stage by stage; likewise.
     Trace(TraceWanted),
+    /// `{"plan":{"config":"/abs/path"}}`: what would change; null, or none: with the file that it was started with.
+    Plan {
+        /// The other file, by an absolute path.
+        #[serde(default)]
+        config: Option<PathBuf>,
+    },
+    /// `{"reload":{}}`: reads the configuration again.
+    Reload {},
+    /// `{"port_add":{"name":"web-1","type":"vhost", ...}}`: the keys of a `[[port]]` table, and perhaps `"keep":true`.
+    PortAdd(PortAdd),
+    /// `{"port_remove":"web-1"}` or `{"port_remove":{"name":"web-1","keep":true}}`.
+    PortRemove(PortRemove),
+    /// `{"port_set":{"name":"web-1","set":{"mac_limit":10}}}`, and perhaps `"keep":true`.
+    PortSet(PortSet),
 }

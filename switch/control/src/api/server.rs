@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::capture;
+use super::change::{self, Change};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source};
@@ -76,11 +77,11 @@ impl ControlServer {
 
 /// Who is asked, and by whom.
 pub(super) struct Asked {
-    pub(super) source: Arc<dyn Source>,
-    /// Held while a stream moves.
-    moving: Arc<Mutex<()>>,
+    pub source: Arc<dyn Source>,
+    /// Held while a stream moves, or anything else changes.
+    pub moving: Arc<Mutex<()>>,
     /// The client's process, as the kernel knows it.
-    pub(super) peer: Option<UCred>,
+    pub peer: Option<UCred>,
 }
 
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
@@ -148,6 +149,11 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
         Ok(Request::Move(place)) => move_stream(place, asked).await,
+        Ok(Request::Plan { config }) => change::answer(Change::Plan(config), asked).await,
+        Ok(Request::Reload {}) => change::answer(Change::Reload, asked).await,
+        Ok(Request::PortAdd(port)) => change::answer(Change::Add(port), asked).await,
+        Ok(Request::PortRemove(port)) => change::answer(Change::Remove(port), asked).await,
+        Ok(Request::PortSet(port)) => change::answer(Change::Set(port), asked).await,
         Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
             "frames are shown on a connection of their own".to_owned(),
             usage(),
@@ -174,7 +180,7 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
     }
     let Ok(turn) = Arc::clone(&asked.moving).try_lock_owned() else {
         return refuse(
-            "another queue moves just now".to_owned(),
+            "another change is under way".to_owned(),
             "try again".to_owned(),
         );
     };
@@ -219,7 +225,7 @@ pub(super) fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>>
     line_of(&Refusal { error, help })
 }
 
-fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+pub(super) fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     Ok(line)

@@ -264,9 +264,9 @@ mod tests {
     fn tshark(file: Vec<u8>, fields: &[&str]) -> Vec<Vec<String>> {
         let mut command = Command::new("tshark");
         command.args(["-n", "-r", "-", "-T", "fields", "-E", "separator=|"]);
-        fields
-            .iter()
-            .for_each(|field| drop(command.args(["-e", field])));
+        for field in fields {
+            command.args(["-e", field]);
+        }
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -141,7 +141,8 @@ fn show(
         batch: Vec::with_capacity(2 * BATCH),
         captured: 0,
     };
-    while stream.left > 0 && !client.has_ended(Duration::ZERO) {
+    // A port that goes away takes its captures with it.
+    while stream.left > 0 && !client.has_ended(Duration::ZERO) && !tapped.tap().has_ended() {
         stream.fill(tapped.tap())?;
         match stream.batch.is_empty() {
             true if client.has_ended(REST) => break,
@@ -267,7 +268,7 @@ pub(crate) fn trace(
     };
     let (pid, uid, port) = (client.pid, client.uid, wanted.port.escape_debug());
     tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a trace begins");
-    while following.left > 0 && !client.has_ended(REST) {
+    while following.left > 0 && !following.has_ended() && !client.has_ended(REST) {
         for trace in following.look() {
             client.send_ok(&trace)?;
         }
@@ -369,6 +370,11 @@ struct Following<'f> {
 }
 
 impl Following<'_> {
+    /// Whether its port has gone away, and nothing is left to say.
+    fn has_ended(&self) -> bool {
+        self.received.tap().has_ended() && self.waiting.is_empty()
+    }
+
     /// Takes what the taps have seen, and says what became of the frames that have had time enough.
     fn look(&mut self) -> Vec<Trace> {
         self.scribe.tend();

@@ -1,88 +1,23 @@
-//! Collects the problems of one file.
+//! Collects the problems of a configuration: of its main file, and of the files of its `ports_dir`.
 
-use super::error::{ConfigError, Problem, SourceFile};
+use std::collections::BTreeSet;
+
+use super::error::{ConfigError, Elsewhere, Problem, SourceFile};
 use super::field::{Field, Span};
 use super::limits::PROBLEMS_MAX;
 
-/// The problems found so far in one file.
-pub(super) struct Checker {
+/// A stretch of one of the files.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
     pub file: SourceFile,
-    problems: Vec<Problem>,
-    unlisted: usize,
+    pub span: Span,
 }
 
-impl Checker {
-    pub(super) fn new(file: SourceFile) -> Self {
-        Self {
-            file,
-            problems: Vec::new(),
-            unlisted: 0,
-        }
-    }
-
-    /// Notes a problem.
-    pub(super) fn problem(
-        &mut self,
-        span: Span,
-        message: String,
-        label: &str,
-        help: impl Into<String>,
-    ) {
-        self.note(span, None, message, label, help.into());
-    }
-
-    /// Notes a clash with a value given before.
-    pub(super) fn clash(&mut self, span: Span, first: Option<Span>, message: String, help: &str) {
-        self.note(span, first, message, "used again here", help.to_owned());
-    }
-
-    /// Are there as many problems as a report lists?
-    pub(super) fn is_full(&self) -> bool {
-        self.problems.len() == PROBLEMS_MAX
-    }
-
-    /// Counts a problem that is not listed any more.
-    pub(super) fn count_unlisted(&mut self) {
-        self.unlisted += 1;
-    }
-
-    /// Forgets what was noted, where a later finding makes it moot.
-    pub(super) fn forget(&mut self) {
-        self.problems.clear();
-        self.unlisted = 0;
-    }
-
-    /// Has a problem been noted in this stretch of the file?
-    pub(super) fn has_problem_in(&self, stretch: &Span) -> bool {
-        let mut spans = self.problems.iter().filter_map(|problem| problem.span);
-        spans.any(|span| stretch.contains(&span.offset()))
-    }
-
-    fn note(
-        &mut self,
-        span: Span,
-        first: Option<Span>,
-        message: String,
-        label: &str,
-        help: String,
-    ) {
-        if self.is_full() {
-            return self.count_unlisted();
-        }
-        self.problems.push(Problem {
-            message,
-            label: label.to_owned(),
-            help,
-            file: Some(self.file.clone()),
-            span: Some(self.visible(span).into()),
-            first: first.map(|first| self.visible(first).into()),
-        });
-    }
-
+impl Place {
     /// A span that can be underlined: within the text, and not empty unless the text ends there. TOML's own spans
     /// may point behind the last byte.
-    fn visible(&self, span: Span) -> Span {
-        let text = &*self.file.text;
+    fn visible(&self) -> Span {
+        let (text, span) = (&*self.file.text, &self.span);
         let last_start = text
             .char_indices()
             .next_back()
@@ -97,10 +32,179 @@ impl Checker {
         }
         start..end
     }
+}
+
+/// The problems found so far. One file after the other is entered; a bare [`Span`] is of the one entered last.
+pub(super) struct Checker {
+    pub file: SourceFile,
+    /// The name of the main file.
+    name: String,
+    problems: Vec<Problem>,
+    unlisted: usize,
+    /// The files that are to blame for a problem, listed or not, by their [`SourceFile::order`].
+    bad: BTreeSet<usize>,
+    /// `problems`, `unlisted` when the file was entered.
+    entered: (usize, usize),
+}
+
+impl Checker {
+    pub(super) fn new(file: SourceFile) -> Self {
+        Self {
+            name: file.name.to_string(),
+            file,
+            problems: Vec::new(),
+            unlisted: 0,
+            bad: BTreeSet::new(),
+            entered: (0, 0),
+        }
+    }
+
+    /// Goes on to another file.
+    pub(super) fn enter(&mut self, file: SourceFile) {
+        self.file = file;
+        self.entered = (self.problems.len(), self.unlisted);
+    }
+
+    /// Where `span` of the file entered last is.
+    pub(super) fn place(&self, span: Span) -> Place {
+        Place {
+            file: self.file.clone(),
+            span,
+        }
+    }
+
+    /// The files that are to blame for a problem, by their [`SourceFile::order`].
+    pub(super) fn bad_files(&self) -> &BTreeSet<usize> {
+        &self.bad
+    }
+
+    /// Notes a problem.
+    pub(super) fn problem(
+        &mut self,
+        span: Span,
+        message: String,
+        label: &str,
+        help: impl Into<String>,
+    ) {
+        self.problem_at(self.place(span), message, label, help);
+    }
+
+    /// Notes a problem in any file.
+    pub(super) fn problem_at(
+        &mut self,
+        place: Place,
+        message: String,
+        label: &str,
+        help: impl Into<String>,
+    ) {
+        self.bad.insert(place.file.order);
+        self.note(place, None, message, label, help.into());
+    }
+
+    /// [`Self::problem_at`] a place for which another file may be to blame.
+    pub(super) fn problem_by(
+        &mut self,
+        blamed: &SourceFile,
+        place: Place,
+        message: String,
+        label: &str,
+        help: &str,
+    ) {
+        self.bad.insert(blamed.order);
+        self.note(place, None, message, label, help.to_owned());
+    }
+
+    /// Notes a problem of a file whose text cannot be read, or that has no place in a text.
+    pub(super) fn unplaced(&mut self, message: String, help: &str) {
+        self.bad.insert(self.file.order);
+        if self.is_full() {
+            return self.unlisted += 1;
+        }
+        let problem = Problem::unplaced(&self.file.name, message, help);
+        self.problems.push(Problem {
+            order: self.file.order,
+            ..problem
+        });
+    }
+
+    /// Notes a clash with a value given before.
+    pub(super) fn clash(&mut self, span: Span, first: Option<Place>, message: String, help: &str) {
+        self.clash_at(self.place(span), first, message, help);
+    }
+
+    /// [`Self::clash`] in any file.
+    pub(super) fn clash_at(
+        &mut self,
+        place: Place,
+        first: Option<Place>,
+        message: String,
+        help: &str,
+    ) {
+        self.bad.insert(place.file.order);
+        self.note(place, first, message, "used again here", help.to_owned());
+    }
+
+    /// Are there as many problems as a report lists?
+    pub(super) fn is_full(&self) -> bool {
+        self.problems.len() == PROBLEMS_MAX
+    }
+
+    /// Counts a problem that is not listed any more.
+    pub(super) fn count_unlisted(&mut self) {
+        self.bad.insert(self.file.order);
+        self.unlisted += 1;
+    }
+
+    /// Forgets what was noted of this file, where a later finding makes it moot.
+    pub(super) fn forget(&mut self) {
+        let (listed, unlisted) = self.entered;
+        self.problems.truncate(listed);
+        self.unlisted = unlisted;
+    }
+
+    /// Has a problem been noted in this stretch of the file?
+    pub(super) fn has_problem_in(&self, stretch: &Span) -> bool {
+        let of_file = &self.problems[self.entered.0..];
+        let mut spans = of_file.iter().filter_map(|problem| problem.span);
+        spans.any(|span| stretch.contains(&span.offset()))
+    }
+
+    fn note(
+        &mut self,
+        place: Place,
+        first: Option<Place>,
+        message: String,
+        label: &str,
+        help: String,
+    ) {
+        if self.is_full() {
+            return self.unlisted += 1;
+        }
+        let (here, elsewhere): (Option<Place>, Option<Place>) = match first {
+            Some(first) if first.file.order == place.file.order => (Some(first), None),
+            first => (None, first),
+        };
+        let elsewhere = elsewhere.map(|first| Elsewhere {
+            span: first.visible().into(),
+            file: first.file,
+        });
+        self.problems.push(Problem {
+            message,
+            label: label.to_owned(),
+            help,
+            name: place.file.name.clone(),
+            order: place.file.order,
+            span: Some(place.visible().into()),
+            first: here.map(|first| first.visible().into()),
+            file: Some(place.file),
+            elsewhere: Vec::from_iter(elsewhere),
+        });
+    }
 
     /// The error, if there was any problem.
-    pub(super) fn finish(self) -> Result<(), ConfigError> {
-        match ConfigError::from_problems(&self.file.name, self.problems, self.unlisted) {
+    pub(super) fn finish(&mut self) -> Result<(), ConfigError> {
+        let problems = std::mem::take(&mut self.problems);
+        match ConfigError::from_problems(&self.name, problems, self.unlisted) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -108,12 +212,13 @@ impl Checker {
 
     /// The error, where a problem has just been noted.
     pub(super) fn into_error(self) -> ConfigError {
-        let name = self.file.name.clone();
+        let name = self.name;
         ConfigError::from_problems(&name, self.problems, self.unlisted).unwrap_or_else(|| {
-            ConfigError::one(
+            ConfigError::one(Problem::unplaced(
                 &name,
-                Problem::unplaced("not a configuration".to_owned(), ""),
-            )
+                "not a configuration".to_owned(),
+                "",
+            ))
         })
     }
 

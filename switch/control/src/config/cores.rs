@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::check::Checker;
-use super::error::{ConfigError, Problem, SourceFile};
-use super::field::Span;
+use super::check::{Checker, Place};
+use super::error::{ConfigError, Problem};
 use super::limits::WORKERS_MAX;
 use super::{Config, Cores, Port};
 
@@ -12,28 +11,31 @@ use super::{Config, Cores, Port};
 /// comment that moves a line does not make another configuration of it.
 #[derive(Clone, Debug, Default)]
 pub struct CoreSpans {
-    file: Option<SourceFile>,
-    spans: Vec<Span>,
+    cores: Vec<Place>,
     /// By the port's name.
-    workers: HashMap<String, Span>,
+    workers: HashMap<String, Place>,
 }
 
 impl CoreSpans {
-    pub(super) fn new(file: SourceFile, spans: Vec<Span>) -> Self {
+    pub(super) fn new(cores: Vec<Place>) -> Self {
         Self {
-            file: Some(file),
-            spans,
+            cores,
             workers: HashMap::new(),
         }
     }
 
-    pub(super) fn with_workers(self, checker: &Checker, workers: HashMap<String, Span>) -> Self {
-        let file = Some(checker.file.clone());
-        Self {
-            file,
-            workers,
-            ..self
+    pub(super) fn with_workers(self, workers: HashMap<String, Place>) -> Self {
+        Self { workers, ..self }
+    }
+}
+
+/// The cores that "auto" stands for, of these, which are sorted.
+pub(super) fn auto(allowed: &[usize]) -> Vec<usize> {
+    match allowed {
+        [_, others @ ..] if !others.is_empty() => {
+            others.iter().copied().take(WORKERS_MAX).collect()
         }
+        _ => allowed.to_vec(),
     }
 }
 
@@ -41,7 +43,7 @@ impl CoreSpans {
 pub(super) fn check_workers(
     checker: &mut Checker,
     ports: &[Port],
-    spans: &HashMap<String, Span>,
+    places: &HashMap<String, Place>,
     workers: usize,
 ) {
     for port in ports {
@@ -55,9 +57,10 @@ pub(super) fn check_workers(
                 n - 1
             ),
         };
-        let span = spans.get(&port.name).cloned().unwrap_or_default();
         let help = "workers count from 0, in the order of `[workers] cores`: take a lower number, or give the switch more cores";
-        checker.problem(span, message, "no such worker", help);
+        let place = places.get(&port.name).cloned();
+        let place = place.unwrap_or_else(|| checker.place(0..0));
+        checker.problem_at(place, message, "no such worker", help);
     }
 }
 
@@ -81,30 +84,31 @@ impl Config {
     /// written.
     pub fn resolve_cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let cores = self.cores(affinity)?;
-        if let Some(file) = &self.core_spans.file {
-            let mut checker = Checker::new(file.clone());
-            let spans = &self.core_spans.workers;
-            check_workers(&mut checker, &self.ports, spans, cores.len());
+        let places = &self.core_spans.workers;
+        if let Some(place) = places.values().min_by_key(|place| place.file.order) {
+            let mut checker = Checker::new(place.file.clone());
+            check_workers(&mut checker, &self.ports, places, cores.len());
             checker.finish()?;
         }
         Ok(cores)
     }
 
-    fn cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
+    pub(super) fn cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let mut allowed = affinity.to_vec();
         allowed.sort_unstable();
         allowed.dedup();
         match &self.workers.cores {
             Cores::List(cores) => self.check_cores(cores, &allowed).map(|()| cores.clone()),
-            Cores::Auto if allowed.len() > 1 => {
-                Ok(allowed.into_iter().skip(1).take(WORKERS_MAX).collect())
-            }
             Cores::Auto if allowed.is_empty() => {
                 let help = "give the process a core (CPUAffinity=, taskset, cpuset), or list some: cores = [2, 3]";
-                let problem = Problem::unplaced("the process may run on no core".to_owned(), help);
-                Err(ConfigError::one("[workers]", problem))
+                let message = "the process may run on no core".to_owned();
+                Err(ConfigError::one(Problem::unplaced(
+                    "[workers]",
+                    message,
+                    help,
+                )))
             }
-            Cores::Auto => Ok(allowed),
+            Cores::Auto => Ok(auto(&allowed)),
         }
     }
 
@@ -121,27 +125,21 @@ impl Config {
             "it may run on {}; change `cores`, or the process's affinity (CPUAffinity=, taskset, cpuset)",
             ranges(allowed)
         );
-        match &self.core_spans.file {
-            Some(file) => {
-                let mut checker = Checker::new(file.clone());
+        match (self.core_spans.cores.first(), missing.first()) {
+            (Some(place), _) => {
+                let mut checker = Checker::new(place.file.clone());
                 for (index, core) in missing {
-                    let span = self
-                        .core_spans
-                        .spans
-                        .get(index)
-                        .cloned()
-                        .unwrap_or_default();
-                    checker.problem(span, message(core), "not available", &help);
+                    let place = self.core_spans.cores.get(index).unwrap_or(place);
+                    checker.problem_at(place.clone(), message(core), "not available", &help);
                 }
                 checker.finish()
             }
-            None => match missing.first() {
-                Some((_, core)) => Err(ConfigError::one(
-                    "[workers]",
-                    Problem::unplaced(message(core), help),
-                )),
-                None => Ok(()),
-            },
+            (None, Some((_, core))) => Err(ConfigError::one(Problem::unplaced(
+                "[workers]",
+                message(core),
+                help,
+            ))),
+            (None, None) => Ok(()),
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::check::Checker;
-use super::field::{Field, Span, Table};
+use super::check::{Checker, Place};
+use super::error::SourceFile;
+use super::field::{Field, Table};
 use super::limits::XDP_QUEUE_MAX;
 use super::raw::RawDirect;
 use super::values::Number;
@@ -14,8 +15,8 @@ const HELP: &str = "for example: direct = { uplink = \"up0\", queue = 3 }";
 /// A `direct` that is right by itself, with the places of its parts.
 pub(super) struct Placed {
     direct: Direct,
-    uplink: Span,
-    queue: Span,
+    uplink: Place,
+    queue: Place,
 }
 
 /// The queue that a guest has for itself, if it has one. It is noted in `placed` for [`against_uplinks`].
@@ -48,46 +49,57 @@ pub(super) fn direct(
     };
     placed.push(Placed {
         direct: direct.clone(),
-        uplink: uplink_span,
-        queue: queue_span,
+        uplink: checker.place(uplink_span),
+        queue: checker.place(queue_span),
     });
     Some(direct)
 }
 
 /// Checks each `direct` against the port that it names, and against the others. `names` has every port's name, also
-/// of those that are wrong in themselves and so not in `ports`: of these nothing can be said.
+/// of those that are wrong in themselves and so not in `ports`: of these nothing can be said. Nor can anything be said of
+/// a name that is nobody's, where not all files could be read (`are_all`).
+///
+/// What a guest and its uplink say has its place with the guest; of their files, the one of the higher rank is to blame.
 pub(super) fn against_uplinks(
     checker: &mut Checker,
     placed: Vec<Placed>,
     ports: &[Port],
-    names: &HashMap<String, Span>,
+    names: &HashMap<String, Place>,
+    are_all: bool,
 ) {
     let by_name: HashMap<&str, &Port> = ports
         .iter()
         .map(|port| (port.name.as_str(), port))
         .collect();
-    let mut taken: HashMap<Direct, Span> = HashMap::new();
+    let mut taken: HashMap<Direct, Place> = HashMap::new();
     for place in placed {
         let uplink = &place.direct.uplink;
+        let (own, other) = (&place.queue.file, names.get(uplink));
+        let blamed = other
+            .map(|other| &other.file)
+            .filter(|other| other.rank > own.rank);
+        let blamed = blamed.unwrap_or(own);
         match by_name.get(uplink.as_str()).map(|port| &port.kind) {
-            Some(PortKind::Xdp(xdp)) => of_uplink(checker, &place, &xdp.queues, xdp.channels),
+            Some(PortKind::Xdp(xdp)) => {
+                of_uplink(checker, &place, blamed, &xdp.queues, xdp.channels);
+            }
             Some(PortKind::Vhost(_)) => {
                 let message = format!("{uplink:?} is a guest's port");
                 let help = "name a port of type \"xdp\" here";
-                checker.problem(place.uplink.clone(), message, "no uplink", help);
+                checker.problem_by(blamed, place.uplink.clone(), message, "no uplink", help);
             }
-            None if names.contains_key(uplink) => {}
+            None if names.contains_key(uplink) || !are_all => {}
             None => {
                 let message = format!("no port is named {uplink:?}");
-                let help = "name a port of type \"xdp\" of this file";
-                checker.problem(place.uplink.clone(), message, "not in this file", help);
+                let help = "name a port of type \"xdp\" of this configuration";
+                checker.problem_at(place.uplink.clone(), message, "no such port", help);
             }
         }
         match taken.get(&place.direct).cloned() {
             Some(first) => {
                 let message = format!("two guests have queue {} of {uplink:?}", place.direct.queue);
                 let help = "give each guest a queue of its own";
-                checker.clash(place.queue, Some(first), message, help);
+                checker.clash_at(place.queue, Some(first), message, help);
             }
             None => drop(taken.insert(place.direct, place.queue)),
         }
@@ -95,20 +107,26 @@ pub(super) fn against_uplinks(
 }
 
 /// A guest's queue against the queues of the uplink's own.
-fn of_uplink(checker: &mut Checker, place: &Placed, queues: &Queues, channels: Option<u32>) {
+fn of_uplink(
+    checker: &mut Checker,
+    place: &Placed,
+    blamed: &SourceFile,
+    queues: &Queues,
+    channels: Option<u32>,
+) {
     let Direct { uplink, queue } = &place.direct;
     if let Queues::List(list) = queues
         && list.contains(queue)
     {
         let message = format!("queue {queue} is among the `queues` of {uplink:?}");
         let help = "a queue is a guest's or the uplink's: remove it there, or take another here";
-        checker.problem(place.queue.clone(), message, "taken", help);
+        checker.problem_by(blamed, place.queue.clone(), message, "taken", help);
     }
     if let Some(channels) = channels.filter(|channels| queue >= channels) {
         let message = format!(
             "{uplink:?} has `channels = {channels}`, so its interface has no queue {queue}"
         );
         let help = "queues count from 0: take a lower one, or raise `channels`";
-        checker.problem(place.queue.clone(), message, "too large", help);
+        checker.problem_by(blamed, place.queue.clone(), message, "too large", help);
     }
 }

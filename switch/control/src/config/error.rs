@@ -1,12 +1,14 @@
 //! What is wrong with a file, where, and how to mend it.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use miette::{
     Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError,
     MietteSpanContents, SourceCode, SourceSpan, SpanContents,
 };
 use thiserror::Error;
+
+use super::limits::PROBLEMS_MAX;
 
 /// The most text shown around a mistake. A file may consist of one line of a million bytes.
 const EXCERPT_BYTES_MAX: usize = 4096;
@@ -16,15 +18,33 @@ const EXCERPT_BYTES_MAX: usize = 4096;
 pub(super) struct SourceFile {
     pub name: Arc<str>,
     pub text: Arc<str>,
+    /// The text before it was made [`printable`].
+    pub raw: Arc<str>,
+    /// 0 for the main file, and then as the files of `ports_dir` are sorted: problems are listed, and ports kept, in this
+    /// order. No two files have the same.
+    pub order: usize,
+    /// When it is checked: of two files whose values clash, the one of the higher rank is to blame.
+    pub rank: usize,
 }
 
 impl SourceFile {
     pub(super) fn new(name: &str, text: &str) -> Self {
         // Nothing can be pointed at in an empty text, not even its beginning.
-        let text = if text.is_empty() { "\n" } else { text };
+        let shown = if text.is_empty() { "\n" } else { text };
         Self {
-            name: name.into(),
-            text: printable(text).into(),
+            name: one_line(name).into(),
+            text: printable(shown).into(),
+            raw: text.into(),
+            order: 0,
+            rank: 0,
+        }
+    }
+
+    pub(super) fn at(self, order: usize, rank: usize) -> Self {
+        Self {
+            order,
+            rank,
+            ..self
         }
     }
 
@@ -82,6 +102,11 @@ fn printable(text: &str) -> String {
     shown
 }
 
+/// [`printable`] of what is in a line: a file's name is its maker's, too.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), "?")
+}
+
 impl SourceCode for SourceFile {
     fn read_span<'a>(
         &'a self,
@@ -123,12 +148,33 @@ pub struct Problem {
     /// The other place, where two values clash.
     #[label("first used here")]
     pub(super) first: Option<SourceSpan>,
+    /// The other place, where it is in another file: no more than one.
+    #[related]
+    pub(super) elsewhere: Vec<Elsewhere>,
+    /// The file's name, also where there is no text.
+    pub(super) name: Arc<str>,
+    /// [`SourceFile::order`] of the file.
+    pub(super) order: usize,
+}
+
+/// The first of two places in different files, where two values clash.
+#[derive(Clone, Debug, Error, Diagnostic)]
+#[error("first used in {}", file.name)]
+#[diagnostic(severity(Advice))]
+pub(super) struct Elsewhere {
+    #[source_code]
+    pub file: SourceFile,
+    #[label("first used here")]
+    pub span: SourceSpan,
 }
 
 impl Problem {
     /// A mistake that has no place in a file.
-    pub(super) fn unplaced(message: String, help: impl Into<String>) -> Self {
+    pub(super) fn unplaced(name: &str, message: String, help: impl Into<String>) -> Self {
         Self {
+            name: name.into(),
+            order: 0,
+            elsewhere: Vec::new(),
             message,
             label: String::new(),
             help: help.into(),
@@ -148,6 +194,18 @@ impl Problem {
         &self.help
     }
 
+    /// The name of the file that it is in.
+    pub fn file_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where a value clashes with one of another file: that file's name, line and column.
+    pub fn first_elsewhere(&self) -> Option<(&str, usize, usize)> {
+        let first = self.elsewhere.first()?;
+        let (line, column) = first.file.line_and_column(first.span.offset());
+        Some((&first.file.name, line, column))
+    }
+
     /// Line and column of the mistake, counted from one (columns in characters); none for a file that cannot
     /// be read.
     pub fn line_and_column(&self) -> Option<(usize, usize)> {
@@ -156,9 +214,12 @@ impl Problem {
 
     fn is_long(&self) -> bool {
         let spans = [self.span, self.first];
-        self.file
+        let here = self
+            .file
             .as_ref()
-            .is_some_and(|file| spans.into_iter().flatten().any(|span| file.is_long(span)))
+            .is_some_and(|file| spans.into_iter().flatten().any(|span| file.is_long(span)));
+        let mut elsewhere = self.elsewhere.iter();
+        here || elsewhere.any(|first| first.file.is_long(first.span))
     }
 
     fn without_excerpt(&self) -> String {
@@ -166,8 +227,12 @@ impl Problem {
             (Some(file), Some((line, column))) => format!("   ╭─[{}:{line}:{column}]\n", file.name),
             _ => String::new(),
         };
+        let first = self
+            .first_elsewhere()
+            .map(|(name, line, column)| format!("  first used here: [{name}:{line}:{column}]\n"))
+            .unwrap_or_default();
         format!(
-            "  × {}\n{place}   ╰── {}\n  help: {}\n",
+            "  × {}\n{place}   ╰── {}\n{first}  help: {}\n",
             self.message, self.label, self.help
         )
     }
@@ -186,22 +251,22 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn one(name: &str, problem: Problem) -> Self {
+    pub(super) fn one(problem: Problem) -> Self {
         Self {
-            name: name.to_owned(),
+            name: problem.name.to_string(),
             first: Box::new(problem),
             rest: Vec::new(),
             unlisted: 0,
         }
     }
 
-    /// An error if there is a problem; they are listed in the order of the file.
+    /// An error if there is a problem; they are listed in the order of the files. `name` is that of the main file.
     pub(super) fn from_problems(
         name: &str,
         mut problems: Vec<Problem>,
         unlisted: usize,
     ) -> Option<Self> {
-        problems.sort_by_key(|problem| problem.span.map(|span| span.offset()));
+        problems.sort_by_key(|problem| (problem.order, problem.span.map(|span| span.offset())));
         let mut problems = problems.into_iter();
         let first = Box::new(problems.next()?);
         Some(Self {
@@ -212,12 +277,25 @@ impl ConfigError {
         })
     }
 
-    /// The file's name.
+    /// Both of them.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.unlisted += other.unlisted;
+        for problem in std::iter::once(*other.first).chain(other.rest) {
+            if self.rest.len() + 1 < PROBLEMS_MAX {
+                self.rest.push(problem);
+            } else {
+                self.unlisted += 1;
+            }
+        }
+        self
+    }
+
+    /// The main file's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The problems, in the order of the file. There is always one.
+    /// The problems, in the order of the files. There is always one.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         std::iter::once(&*self.first).chain(&self.rest)
     }
@@ -254,7 +332,12 @@ impl fmt::Display for ConfigError {
             return problem.fmt(f);
         }
         let listed = 1 + self.rest.len();
-        write!(f, "{} problems in {}", listed + self.unlisted, self.name)?;
+        write!(f, "{} problems in ", listed + self.unlisted)?;
+        let files: BTreeSet<&str> = self.problems().map(|problem| &*problem.name).collect();
+        match files.len() {
+            1 => f.write_str(&self.first.name)?,
+            n => write!(f, "{n} files")?,
+        }
         match self.unlisted {
             0 => Ok(()),
             _ => write!(f, " ({listed} are listed)"),
@@ -279,7 +362,8 @@ impl Diagnostic for ConfigError {
 
     fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
         match self.only() {
-            Some(_) => None,
+            Some(problem) if problem.elsewhere.is_empty() => None,
+            Some(problem) => problem.related(),
             None => Some(Box::new(
                 self.problems().map(|problem| problem as &dyn Diagnostic),
             )),

@@ -81,11 +81,25 @@ impl KnownTables {
         ])
     }
 
+    /// The tables of a file of `ports_dir`.
+    fn of_drop_in() -> Self {
+        let mut known = Self::new();
+        known.0[TOP] = (
+            "at the top level of a file of `ports_dir`",
+            &["version", "port"],
+        );
+        known
+    }
+
     /// How to mend a key that table `at` does not have.
     fn help(&self, at: usize, key: &str) -> String {
         let (place, names) = self.0[at];
         if let Some((place, _)) = self.0.iter().find(|(_, names)| names.contains(&key)) {
             return format!("`{key}` belongs {place}");
+        }
+        // Only a file of `ports_dir` has less at its top level.
+        if names_of::<RawConfig>().contains(&key) {
+            return format!("`{key}` belongs in the main file; here are only [[port]] tables");
         }
         match nearest(key, names) {
             Some(name) => format!("did you mean `{name}`?"),
@@ -126,9 +140,17 @@ fn shorten(key: &str) -> String {
     }
 }
 
-/// Reports every unknown key of the file and removes it, so that it hides no other mistake.
+/// Reports every unknown key of the main file and removes it, so that it hides no other mistake.
 pub(super) fn sift_unknown(checker: &mut Checker, document: &mut DeTable<'_>) {
-    let known = KnownTables::new();
+    sift(KnownTables::new(), checker, document);
+}
+
+/// [`sift_unknown`] of a file of `ports_dir`, which has a `version` and ports.
+pub(super) fn sift_unknown_of_drop_in(checker: &mut Checker, document: &mut DeTable<'_>) {
+    sift(KnownTables::of_drop_in(), checker, document);
+}
+
+fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
     known.sift(checker, TOP, document);
     for (at, section) in [
         (1, "workers"),

@@ -10,7 +10,14 @@ pub const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The most problems that one report lists; the rest are counted.
 pub const PROBLEMS_MAX: usize = 64;
 
-/// The most `[[port]]` tables.
+/// The longest `ports_dir`: the kernel's `PATH_MAX`, the last byte of which is zero.
+pub const PATH_BYTES_MAX: usize = 4095;
+/// The most files of `ports_dir` that are read: every port may have one of its own.
+pub const PORTS_DIR_FILES_MAX: usize = PORTS_MAX;
+/// The most bytes of all files of `ports_dir` together. Every port spelt out takes a twentieth of this.
+pub const PORTS_DIR_BYTES_MAX: u64 = 8 << 20;
+
+/// The most `[[port]]` tables, in all files together.
 pub const PORTS_MAX: usize = 1024;
 /// The most workers, so the most cores in `[workers] cores`.
 pub const WORKERS_MAX: usize = 64;

@@ -1,127 +1,270 @@
-//! From a file to a [`Config`], or to a list of everything that is wrong with it.
+//! From files to a [`Config`], or to a list of everything that is wrong with them.
 
-use std::{fs::File, io, io::Read as _, path::Path};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
 use toml::de::DeTable;
 
-use super::check::Checker;
-use super::error::{ConfigError, Problem, SourceFile};
-use super::limits::FILE_BYTES_MAX;
-use super::raw::RawConfig;
-use super::{Config, Cores, cores, keys, ports, sections, syntax};
+use super::check::{Checker, Place};
+use super::error::{ConfigError, SourceFile};
+use super::field::{Field, Table};
+use super::files::{self, Text};
+use super::raw::{RawConfig, RawPort};
+use super::{Config, CoreSpans, Cores, Port, cores, keys, ports, sections, syntax};
+
+type RawPorts = Field<Vec<Field<Table<RawPort>>>>;
+
+/// What is wrong, and the files that are to blame, by their [`SourceFile::order`].
+pub(super) type Blamed = (ConfigError, BTreeSet<usize>);
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and those of the folder that it names as `ports_dir`: every *.toml in it, in the
+    /// order of their names.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read, is longer than [`FILE_BYTES_MAX`], is not UTF-8, or is no configuration.
+    /// Where a file cannot be read, is longer than [`FILE_BYTES_MAX`](super::limits::FILE_BYTES_MAX), is not UTF-8, or
+    /// is no configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let bytes = read(path).map_err(|error| unreadable(&name, &error))?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            let message = format!("{name} is longer than {FILE_BYTES_MAX} bytes");
-            let problem = Problem::unplaced(
-                message,
-                "a configuration is much smaller: is this the right file?",
-            );
-            return Err(ConfigError::one(&name, problem));
-        }
-        match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(&name, &text),
-            Err(error) => Err(not_utf8(
-                &name,
-                error.as_bytes(),
-                error.utf8_error().valid_up_to(),
-            )),
-        }
+        let (file, folder) = main_file(path)?;
+        let mut main = Main::read(&file, &folder)?;
+        let drop_ins = match main.drop_ins() {
+            Ok(drop_ins) => drop_ins,
+            Err(problem) => {
+                main.note_folder(problem);
+                Vec::new()
+            }
+        };
+        let in_order = drop_ins.into_iter().enumerate();
+        let drop_ins = in_order.map(|(index, drop_in)| {
+            let name = drop_in.path.display().to_string();
+            DropIn::new(&name, drop_in.text, index + 1, index + 1)
+        });
+        main.finish(drop_ins.collect(), None)
+            .map_err(|(error, _)| error)
     }
 
-    /// Checks a text; `name` is what messages call it.
+    /// Checks one text; `name` is what messages call it. The folder `ports_dir`, if the text has one, is not looked at.
     ///
     /// # Errors
     ///
     /// The first mistake in the syntax; or else everything else that is wrong, in the order of the file.
     pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
-        let mut checker = Checker::new(SourceFile::new(name, text));
-        let mut document = match DeTable::parse(text) {
-            Ok(document) => document,
-            Err(error) => return Err(syntax::error(checker, &error)),
+        let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+        let main = Main::read(&SourceFile::new(name, text), folder)?;
+        main.finish(Vec::new(), None).map_err(|(error, _)| error)
+    }
+}
+
+/// The main file's text, and the folder that it is in, by an absolute path.
+pub(super) fn main_file(path: &Path) -> Result<(SourceFile, PathBuf), ConfigError> {
+    let name = path.display().to_string();
+    let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = folder.parent().unwrap_or(Path::new("/")).to_owned();
+    match files::read(path) {
+        Ok(text) => Ok((SourceFile::new(&name, &text), folder)),
+        Err(unread) => {
+            let mut checker = Checker::new(SourceFile::new(&name, unread.text()));
+            unread.note(&mut checker);
+            Err(checker.into_error())
+        }
+    }
+}
+
+/// A file of `ports_dir` as it is to be checked.
+pub(super) struct DropIn {
+    file: SourceFile,
+    text: Text,
+}
+
+impl DropIn {
+    /// `order` and `rank`: see [`SourceFile`].
+    pub(super) fn new(name: &str, text: Text, order: usize, rank: usize) -> Self {
+        let shown = match &text {
+            Ok(text) => text,
+            Err(unread) => unread.text(),
         };
-        keys::sift_unknown(&mut checker, document.get_mut());
-        match RawConfig::deserialize(toml::Deserializer::from(document)) {
-            Ok(raw) => check(checker, raw),
-            Err(error) => Err(syntax::error(checker, &error)),
+        let file = SourceFile::new(name, shown).at(order, rank);
+        Self { file, text }
+    }
+
+    /// The ports, not yet checked; `None` where the file's syntax is wrong, or its version.
+    fn read(&self, checker: &mut Checker) -> Option<RawPorts> {
+        checker.enter(self.file.clone());
+        let text = match &self.text {
+            Ok(text) => text,
+            Err(unread) => {
+                unread.note(checker);
+                return None;
+            }
+        };
+        let raw = read(checker, text, keys::sift_unknown_of_drop_in)?;
+        sections::version(checker, raw.version, false).then_some(raw.port)
+    }
+}
+
+/// A text's keys and values, unknown ones sifted out; `None` where its syntax is wrong.
+fn read(
+    checker: &mut Checker,
+    text: &str,
+    sift: fn(&mut Checker, &mut DeTable<'_>),
+) -> Option<RawConfig> {
+    let mut document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            syntax::problem(checker, &error);
+            return None;
         }
-    }
-}
-
-fn check(mut checker: Checker, raw: RawConfig) -> Result<Config, ConfigError> {
-    if !sections::version(&mut checker, raw.version) {
-        return Err(checker.into_error());
-    }
-    let workers = checker.section(raw.workers, "workers");
-    let (workers, core_spans) = sections::workers(&mut checker, workers);
-    let switch = checker.section(raw.switch, "switch");
-    let switch = sections::switch(&mut checker, switch);
-    let metrics = checker.section(raw.metrics, "metrics");
-    let metrics = sections::metrics(&mut checker, metrics);
-    let control = checker.section(raw.control, "control");
-    let (control, control_span) = sections::control(&mut checker, control);
-    let mut taken = ports::Taken::new(control.socket.clone(), control_span);
-    let ports = ports::ports(&mut checker, raw.port, &mut taken);
-    if let Cores::List(cores) = &workers.cores
-        && !cores.is_empty()
-    {
-        cores::check_workers(&mut checker, &ports, &taken.workers, cores.len());
-    }
-    let core_spans = core_spans.with_workers(&checker, taken.workers);
-    checker.finish()?;
-    Ok(Config {
-        workers,
-        switch,
-        metrics,
-        control,
-        ports,
-        core_spans,
-    })
-}
-
-/// One byte more than the limit, to tell a file that has just the limit from a longer one.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn unreadable(name: &str, error: &io::Error) -> ConfigError {
-    let help = match error.kind() {
-        io::ErrorKind::NotFound => "check the path; configs/reference.toml is a file to begin with",
-        io::ErrorKind::PermissionDenied => {
-            "the switch's user must be allowed to read the file and enter its directory"
-        }
-        io::ErrorKind::IsADirectory => "give the path of a file in this directory",
-        _ => "check the path and the file system",
     };
-    ConfigError::one(
-        name,
-        Problem::unplaced(format!("cannot read {name}: {error}"), help),
-    )
+    sift(checker, document.get_mut());
+    match RawConfig::deserialize(toml::Deserializer::from(document)) {
+        Ok(raw) => Some(raw),
+        Err(error) => {
+            syntax::problem(checker, &error);
+            None
+        }
+    }
 }
 
-fn not_utf8(name: &str, bytes: &[u8], valid_up_to: usize) -> ConfigError {
-    // What is valid stays as it is, so the first replacement character stands where the first bad byte did.
-    let mut checker = Checker::new(SourceFile::new(name, &String::from_utf8_lossy(bytes)));
-    let span = valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8();
-    let byte = bytes.get(valid_up_to).copied().unwrap_or_default();
-    checker.problem(
-        span,
-        "the file is not UTF-8 text".to_owned(),
-        &format!("byte 0x{byte:02x}"),
-        "save it as UTF-8, or remove this character",
-    );
-    checker.into_error()
+/// A configuration of which all but the ports is checked.
+pub(super) struct Main {
+    checker: Checker,
+    /// It has no ports yet.
+    config: Config,
+    taken: ports::Taken,
+    ports: RawPorts,
+    ports_dir: Option<Place>,
+    are_all: bool,
+}
+
+impl Main {
+    /// The main file, which is in `folder`.
+    pub(super) fn read(file: &SourceFile, folder: &Path) -> Result<Self, ConfigError> {
+        let mut checker = Checker::new(file.clone());
+        let Some(raw) = read(&mut checker, &file.raw, keys::sift_unknown) else {
+            return Err(checker.into_error());
+        };
+        if !sections::version(&mut checker, raw.version, true) {
+            return Err(checker.into_error());
+        }
+        let workers = checker.section(raw.workers, "workers");
+        let (workers, core_spans) = sections::workers(&mut checker, workers);
+        let switch = checker.section(raw.switch, "switch");
+        let switch = sections::switch(&mut checker, switch);
+        let metrics = checker.section(raw.metrics, "metrics");
+        let metrics = sections::metrics(&mut checker, metrics);
+        let control = checker.section(raw.control, "control");
+        let (control, control_place) = sections::control(&mut checker, control);
+        let has_dir = raw.ports_dir.span().is_some();
+        let ports_dir = sections::ports_dir(&mut checker, raw.ports_dir, folder);
+        let (ports_dir, dir_place) = ports_dir.unzip();
+        let watch_ports = sections::watch_ports(&mut checker, raw.watch_ports, has_dir);
+        let taken = ports::Taken::new(control.socket.clone(), control_place);
+        Ok(Self {
+            checker,
+            config: Config {
+                workers,
+                switch,
+                metrics,
+                control,
+                ports_dir,
+                watch_ports,
+                ports: Vec::new(),
+                core_spans,
+            },
+            taken,
+            ports: raw.port,
+            ports_dir: dir_place,
+            are_all: true,
+        })
+    }
+
+    /// A configuration that has been checked before, with other ports: those of `text`, which messages call `name`.
+    pub(super) fn again(config: &Config, name: &str, text: &str) -> Self {
+        let ports = DropIn::new(name, Ok(text.to_owned()), 0, 0);
+        let mut checker = Checker::new(ports.file.clone());
+        let raw = ports.read(&mut checker);
+        Self {
+            are_all: raw.is_some(),
+            ports: raw.unwrap_or_default(),
+            checker,
+            config: Config {
+                ports: Vec::new(),
+                core_spans: CoreSpans::default(),
+                ..config.clone()
+            },
+            taken: ports::Taken::new(config.control.socket.clone(), None),
+            ports_dir: None,
+        }
+    }
+
+    /// The number of workers, where it is known: `cores` may be "auto", and then it is known to whom knows `affinity`, the
+    /// cores that the process may use.
+    pub(super) fn workers(&self, affinity: &[usize]) -> Option<usize> {
+        match &self.config.workers.cores {
+            Cores::List(cores) => Some(cores.len()),
+            Cores::Auto if affinity.is_empty() => None,
+            Cores::Auto => Some(cores::auto(affinity).len()),
+        }
+    }
+
+    /// The folder `ports_dir`.
+    pub(super) fn ports_dir(&self) -> Option<&Path> {
+        self.config.ports_dir.as_deref()
+    }
+
+    /// The files of `ports_dir`; none where there is no such key.
+    pub(super) fn drop_ins(&self) -> Result<Vec<files::InFolder>, files::FolderProblem> {
+        self.ports_dir().map_or(Ok(Vec::new()), files::read_folder)
+    }
+
+    /// Notes that the folder cannot be read.
+    pub(super) fn note_folder(&mut self, problem: files::FolderProblem) {
+        self.are_all = false;
+        let place = self.ports_dir.clone();
+        let place = place.unwrap_or_else(|| self.checker.place(0..0));
+        self.checker
+            .problem_at(place, problem.message, problem.label, problem.help);
+    }
+
+    /// The error where the folder cannot be read: its own, and what else is wrong with this file.
+    pub(super) fn without_folder(mut self, problem: files::FolderProblem) -> ConfigError {
+        self.note_folder(problem);
+        ports::ports(&mut self.checker, self.ports, &mut self.taken);
+        self.checker.into_error()
+    }
+
+    /// Checks all ports: those of the main file first, and then those of `drop_ins`, in the order of their ranks. The ports
+    /// are returned in the order of the files.
+    pub(super) fn finish(
+        mut self,
+        drop_ins: Vec<DropIn>,
+        workers: Option<usize>,
+    ) -> Result<Config, Blamed> {
+        let workers = self.workers(&[]).or(workers).filter(|count| *count > 0);
+        let (checker, taken) = (&mut self.checker, &mut self.taken);
+        let mut lists = vec![(0, ports::ports(checker, self.ports, taken))];
+        for drop_in in drop_ins {
+            match drop_in.read(checker) {
+                Some(raw) => lists.push((drop_in.file.order, ports::ports(checker, raw, taken))),
+                None => self.are_all = false,
+            }
+        }
+        lists.sort_by_key(|(order, _)| *order);
+        let ports: Vec<Port> = lists.into_iter().flat_map(|(_, ports)| ports).collect();
+        taken.against_each_other(checker, &ports, self.are_all);
+        if let Some(workers) = workers {
+            cores::check_workers(checker, &ports, &taken.workers, workers);
+        }
+        let mut checker = self.checker;
+        match checker.finish() {
+            Ok(()) => Ok(Config {
+                core_spans: self.config.core_spans.with_workers(self.taken.workers),
+                ports,
+                ..self.config
+            }),
+            Err(error) => Err((error, checker.bad_files().clone())),
+        }
+    }
 }

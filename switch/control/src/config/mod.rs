@@ -1,7 +1,8 @@
 //! The switch's configuration: a TOML file, checked as a whole before anything is started or changed.
 //!
-//! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake in the file with its line, its
-//! column, and how to mend it. The way of a file: `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
+//! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake with its file, its line, its
+//! column, and how to mend it. The main file may name a folder with files of more ports (`ports_dir`);
+//! [`Config::load_lenient`] does without those that are wrong. The way of a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
 //! (serde, with places), then `sections`, `ports`, `direct` and
 //! `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
@@ -9,9 +10,13 @@ mod check;
 mod cores;
 mod direct;
 mod duration;
+mod edit;
 mod error;
 mod field;
+mod files;
+mod keep;
 mod keys;
+mod lenient;
 pub mod limits;
 mod load;
 mod ports;
@@ -22,11 +27,16 @@ mod syntax;
 mod types;
 mod values;
 mod vlan;
+mod written;
 
 pub use cores::CoreSpans;
+pub use edit::{PortTable, parse_assignments, parse_port_file};
 pub use error::{ConfigError, Problem};
+pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
+pub use lenient::Loaded;
 pub use raw::schema_json;
 pub use types::{
     Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
     Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
+pub use written::Written;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use super::check::Checker;
+use super::check::{Checker, Place};
 use super::direct;
 use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
@@ -14,27 +14,41 @@ use super::{Port, PortKind, Queues, VhostPort, XdpPort};
 /// What no two ports may share, with where it was first used. The control socket has no place if the file does
 /// not name it.
 pub(super) struct Taken {
-    names: HashMap<String, Span>,
-    sockets: HashMap<PathBuf, Option<Span>>,
-    interfaces: HashMap<String, Span>,
+    names: HashMap<String, Place>,
+    sockets: HashMap<PathBuf, Option<Place>>,
+    interfaces: HashMap<String, Place>,
     direct: Vec<direct::Placed>,
     /// Where each port's `worker` was written, by the port's name.
-    pub(super) workers: HashMap<String, Span>,
+    pub(super) workers: HashMap<String, Place>,
+    /// The `[[port]]` tables so far.
+    count: usize,
 }
 
 impl Taken {
-    pub(super) fn new(control_socket: PathBuf, span: Option<Span>) -> Self {
+    pub(super) fn new(control_socket: PathBuf, place: Option<Place>) -> Self {
         Self {
             names: HashMap::new(),
-            sockets: HashMap::from([(control_socket, span)]),
+            sockets: HashMap::from([(control_socket, place)]),
             interfaces: HashMap::new(),
             direct: Vec::new(),
             workers: HashMap::new(),
+            count: 0,
         }
+    }
+
+    /// Checks what ports say of each other, when all are there: every `direct`. `are_all`: could every file be read?
+    pub(super) fn against_each_other(
+        &mut self,
+        checker: &mut Checker,
+        ports: &[Port],
+        are_all: bool,
+    ) {
+        let direct = std::mem::take(&mut self.direct);
+        direct::against_uplinks(checker, direct, ports, &self.names, are_all);
     }
 }
 
-/// All ports of the file.
+/// All ports of the file that the checker has entered last.
 pub(super) fn ports(
     checker: &mut Checker,
     field: Field<Vec<Field<Table<RawPort>>>>,
@@ -45,11 +59,11 @@ pub(super) fn ports(
         return Vec::new();
     };
     let mut ports = Vec::new();
-    for (index, item) in list.into_iter().enumerate() {
+    for item in list {
         let Some((Table(raw), span)) = checker.value(item, "port", "a list of tables", help) else {
             continue;
         };
-        if index == PORTS_MAX {
+        if taken.count == PORTS_MAX {
             let message = format!("more than {PORTS_MAX} ports");
             checker.problem(
                 span,
@@ -59,10 +73,9 @@ pub(super) fn ports(
             );
             break;
         }
+        taken.count += 1;
         ports.extend(port(checker, raw, span, taken));
     }
-    let direct = std::mem::take(&mut taken.direct);
-    direct::against_uplinks(checker, direct, &ports, &taken.names);
     ports
 }
 
@@ -105,7 +118,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
     let name = name?;
     taken
         .workers
-        .extend(worker_span.map(|span| (name.clone(), span)));
+        .extend(worker_span.map(|span| (name.clone(), checker.place(span))));
     Some(Port {
         name,
         vlan,
@@ -142,7 +155,7 @@ fn port_name(
     checker: &mut Checker,
     field: Field<String>,
     header: &Span,
-    names: &mut HashMap<String, Span>,
+    names: &mut HashMap<String, Place>,
 ) -> Option<String> {
     let help = "for example: name = \"web-1\"";
     require(checker, &field, header, "name", "name = \"web-1\"");
@@ -166,7 +179,7 @@ fn port_name(
         );
         return None;
     } else {
-        names.insert(name.clone(), span);
+        names.insert(name.clone(), checker.place(span));
         return Some(name);
     };
     let message = format!(
@@ -243,7 +256,10 @@ fn vhost(
                 "give each port, and [control], a socket of its own",
             );
         }
-        None => drop(taken.sockets.insert(socket.clone(), Some(span))),
+        None => {
+            let place = checker.place(span);
+            taken.sockets.insert(socket.clone(), Some(place));
+        }
     }
     Some(VhostPort {
         socket,
@@ -349,7 +365,7 @@ fn queues(checker: &mut Checker, field: Field<WordOrList>, channels: Option<u32>
 fn interface(
     checker: &mut Checker,
     field: Field<String>,
-    interfaces: &mut HashMap<String, Span>,
+    interfaces: &mut HashMap<String, Place>,
 ) -> Option<String> {
     let help = "`ip link` lists the names; for example: interface = \"enp1s0f0\"";
     let (name, span) =
@@ -371,7 +387,7 @@ fn interface(
         );
         return None;
     } else {
-        interfaces.insert(name.clone(), span);
+        interfaces.insert(name.clone(), checker.place(span));
         return Some(name);
     };
     let message =

@@ -28,6 +28,12 @@ pub(super) struct RawConfig {
     pub metrics: Field<Table<RawMetrics>>,
     /// The socket that the command line tools talk to.
     pub control: Field<Table<RawControl>>,
+    /// A folder of files with more ports: every *.toml in it. Absolute, or relative to the folder of this file.
+    #[schemars(length(min = 1, max = PATH_BYTES_MAX))]
+    pub ports_dir: Field<String>,
+    /// Whether changes in that folder take effect by themselves.
+    #[schemars(extend("default" = false))]
+    pub watch_ports: Field<bool>,
     /// The guests and the uplinks.
     #[schemars(length(max = PORTS_MAX))]
     pub port: Field<Vec<Field<Table<RawPort>>>>,
@@ -216,7 +222,7 @@ pub(super) struct RawVlan {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Direct", extend("required" = ["uplink", "queue"]))]
 pub(super) struct RawDirect {
-    /// The name of an xdp port of this file.
+    /// The name of an xdp port of this configuration.
     pub uplink: Field<String>,
     /// The number of one of its interface's queues, which is not among its `queues`.
     #[schemars(range(min = 0, max = XDP_QUEUE_MAX))]

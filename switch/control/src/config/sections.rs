@@ -1,8 +1,10 @@
-//! Checks the sections that occur once: `[workers]`, `[switch]`, `[metrics]`, `[control]`, and `version`.
+//! Checks what occurs once: `version`, `ports_dir`, `watch_ports`, and the sections `[workers]`, `[switch]`, `[metrics]`,
+//! `[control]`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
-use super::check::Checker;
+use super::check::{Checker, Place};
 use super::cores::CoreSpans;
 use super::field::{Field, Span};
 use super::limits::*;
@@ -10,9 +12,12 @@ use super::raw::{RawControl, RawMetrics, RawSwitch, RawWorkers};
 use super::values::{Number, NumberList};
 use super::{Control, Cores, Metrics, Poll, Switch, Workers};
 
-/// Notes a version that is missing or that this switch does not know; is the file of this version?
-pub(super) fn version(checker: &mut Checker, field: Field<i64>) -> bool {
+/// Notes a version that is missing though it is `required`, or that this switch does not know; is the file of this version?
+pub(super) fn version(checker: &mut Checker, field: Field<i64>, required: bool) -> bool {
     if matches!(field, Field::Missing) {
+        if !required {
+            return true;
+        }
         checker.problem(
             0..0,
             "`version` is missing".to_owned(),
@@ -60,10 +65,8 @@ pub(super) fn workers(checker: &mut Checker, raw: RawWorkers) -> (Workers, CoreS
                 .into_iter()
                 .filter_map(|core| usize::try_from(core).ok())
                 .collect();
-            (
-                Cores::List(numbers),
-                CoreSpans::new(checker.file.clone(), spans),
-            )
+            let places = spans.into_iter().map(|span| checker.place(span));
+            (Cores::List(numbers), CoreSpans::new(places.collect()))
         }
     };
     let poll: Option<Poll> = checker.word(raw.poll, "poll");
@@ -146,9 +149,9 @@ pub(super) fn metrics(checker: &mut Checker, raw: RawMetrics) -> Metrics {
 }
 
 /// `[control]`, and where its socket was written.
-pub(super) fn control(checker: &mut Checker, raw: RawControl) -> (Control, Option<Span>) {
+pub(super) fn control(checker: &mut Checker, raw: RawControl) -> (Control, Option<Place>) {
     match checker.socket(raw.socket) {
-        Some((socket, span)) => (Control { socket }, Some(span)),
+        Some((socket, span)) => (Control { socket }, Some(checker.place(span))),
         None => (
             Control {
                 socket: PathBuf::from(CONTROL_SOCKET_DEFAULT),
@@ -156,4 +159,39 @@ pub(super) fn control(checker: &mut Checker, raw: RawControl) -> (Control, Optio
             None,
         ),
     }
+}
+
+/// `ports_dir`, joined to `folder`, which the main file is in; and where it was written.
+pub(super) fn ports_dir(
+    checker: &mut Checker,
+    field: Field<String>,
+    folder: &Path,
+) -> Option<(PathBuf, Place)> {
+    let must = "the path of a folder";
+    let help =
+        "for example: ports_dir = \"/etc/crosspoint/ports.d\", or \"ports.d\" beside this file";
+    let (path, span) = checker.value(field, "ports_dir", must, help)?;
+    let label = if path.is_empty() {
+        "empty"
+    } else if path.contains('\0') {
+        "no path has a zero byte in it"
+    } else if path.len() > PATH_BYTES_MAX {
+        "longer than the kernel takes"
+    } else {
+        return Some((folder.join(path), checker.place(span)));
+    };
+    checker.problem(span, format!("`ports_dir` must be {must}"), label, help);
+    None
+}
+
+/// `watch_ports`, which goes with `ports_dir` (`has_dir`: it is there, right or wrong).
+pub(super) fn watch_ports(checker: &mut Checker, field: Field<bool>, has_dir: bool) -> bool {
+    let span = field.span().unwrap_or_default();
+    let watch = checker.switch(field, "watch_ports").unwrap_or(false);
+    if watch && !has_dir {
+        let message = "`watch_ports` goes with `ports_dir`".to_owned();
+        let help = "name the folder too: ports_dir = \"/etc/crosspoint/ports.d\"";
+        checker.problem(span, message, "there is no `ports_dir`", help);
+    }
+    watch
 }

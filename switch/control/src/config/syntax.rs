@@ -1,10 +1,9 @@
 //! What the TOML parser says, and how to mend it.
 
 use super::check::Checker;
-use super::error::ConfigError;
 
-/// The error for a text that is not TOML.
-pub(super) fn error(mut checker: Checker, error: &toml::de::Error) -> ConfigError {
+/// Notes that a text is not TOML.
+pub(super) fn problem(checker: &mut Checker, error: &toml::de::Error) {
     let said = error.message().trim();
     let (message, help) = explain(said);
     let label = match said
@@ -21,7 +20,6 @@ pub(super) fn error(mut checker: Checker, error: &toml::de::Error) -> ConfigErro
         &label,
         help,
     );
-    checker.into_error()
 }
 
 /// The parser's messages as they begin; what to say instead, if anything; and how to mend it. A message that is not

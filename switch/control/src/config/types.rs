@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crosspoint_packet::Mac;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::cores::CoreSpans;
 use super::limits::*;
@@ -21,7 +21,11 @@ pub struct Config {
     pub metrics: Metrics,
     /// The socket that the command line tools talk to.
     pub control: Control,
-    /// The guests and the uplinks, in the order of the file.
+    /// The folder of the files with more ports: absolute, or relative to the working directory.
+    pub ports_dir: Option<PathBuf>,
+    /// Do changes in that folder take effect by themselves? Only where there is one.
+    pub watch_ports: bool,
+    /// The guests and the uplinks, in the order of the main file, and then of the files of `ports_dir`.
     pub ports: Vec<Port>,
     /// Where cores and ports' workers were written, for [`Config::resolve_cores`]; the default is "nowhere".
     pub core_spans: CoreSpans,
@@ -79,7 +83,7 @@ pub enum Cores {
 }
 
 /// What a worker does when there is nothing to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Poll {
     /// Never sleeps.
@@ -90,7 +94,7 @@ pub enum Poll {
 }
 
 /// Whether streams go to other workers by load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// From a worker that is overloaded to one that has time.
@@ -199,7 +203,7 @@ pub struct Direct {
 }
 
 /// Who listens on a vhost-user socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The switch listens.
@@ -235,7 +239,7 @@ pub struct XdpPort {
 }
 
 /// Whether large frames of TCP leave a NIC port whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tso {
     /// Where the interface is a software one that takes them.
@@ -246,7 +250,7 @@ pub enum Tso {
 }
 
 /// What pages the memory of a NIC port's frames is in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HugePages {
     /// Huge ones where the kernel has some at hand.
@@ -259,7 +263,7 @@ pub enum HugePages {
 }
 
 /// Over which queues a NIC spreads what it receives (its RSS indirection table).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rss {
     /// As the interface is set.
@@ -280,7 +284,7 @@ pub enum Queues {
 }
 
 /// How frames get from a network interface to the switch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
     /// The fastest that the driver offers.

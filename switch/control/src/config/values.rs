@@ -181,6 +181,7 @@ impl Checker {
             match seen.get(&value).cloned() {
                 Some(first) => {
                     let message = format!("{} {value} is in `{}` twice", what.items, what.key);
+                    let first = self.place(first);
                     self.clash(span, Some(first), message, "remove one of them");
                 }
                 None => {

@@ -99,6 +99,7 @@ impl Sample {
 
 /// What is kept from window to window.
 pub(super) struct State {
+    options: BalanceOptions,
     samples: [Sample; 2],
     sampled: Instant,
     planner: Planner,
@@ -119,16 +120,22 @@ struct Planned {
     to_busy: Permille,
 }
 
+/// It begins with no memory of what it moved.
+fn planner(options: &BalanceOptions) -> Planner {
+    Planner::new(
+        options.busy_permille_max,
+        options.gain_permille_min,
+        rest_max(options.interval),
+    )
+}
+
 impl State {
     pub fn new(links: &[Arc<WorkerLink>], options: &BalanceOptions) -> State {
         State {
+            options: *options,
             samples: [Sample::take(links), Sample::take(links)],
             sampled: Instant::now(),
-            planner: Planner::new(
-                options.busy_permille_max,
-                options.gain_permille_min,
-                rest_max(options.interval),
-            ),
+            planner: planner(options),
             left: vec![[0; 2]; links.len()],
             planned: VecDeque::new(),
             moves: vec![0; links.len()],
@@ -276,12 +283,20 @@ impl Fabric {
         }
     }
 
+    /// Balances otherwise from now on. What was planned, but not done yet, is forgotten.
+    pub fn set_balance(&self, auto: bool, interval: Duration) {
+        let balance = &mut self.lock().balance;
+        (balance.options.auto, balance.options.interval) = (auto, interval);
+        balance.planner = planner(&balance.options);
+        balance.planned.clear();
+    }
+
     /// At the end of a window: begins the next, and plans what should move, unless the last plan is not carried out yet.
     /// At any time: moves some of what was planned.
     pub(super) fn balance(&self) {
         let mut state = self.lock();
-        if state.balance.sampled.elapsed() >= self.options.balance.interval {
-            if self.options.balance.auto && state.balance.planned.is_empty() {
+        if state.balance.sampled.elapsed() >= state.balance.options.interval {
+            if state.balance.options.auto && state.balance.planned.is_empty() {
                 let loads = self.loads(&state, WINDOW);
                 let moves = self.plan(&mut state, &loads);
                 let busy = |worker: usize| permille(loads.workers[worker].busy);

@@ -5,6 +5,7 @@
 //! loses, wait until each has passed a quiescent point, and only then free what was replaced.
 //! Ports that a change does not name keep their rings and lose no frame.
 
+mod ageing;
 mod announce;
 mod balance;
 mod direct;
@@ -13,6 +14,7 @@ pub(crate) mod numa;
 mod packets;
 mod placement;
 mod planner;
+mod ports;
 mod report;
 mod stall;
 mod taps;
@@ -41,11 +43,13 @@ use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
-use crate::status::DeviceStatus;
+use crate::status::{DeviceStatus, RemovedStatus};
+use ageing::Ageing;
 use balance::Measured;
 pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
 pub use direct::Uplink;
 pub use moving::MoveError;
+pub use ports::PortSettings;
 use watch::Watch;
 pub use worker::WorkerError;
 
@@ -186,11 +190,13 @@ struct Port {
 struct State {
     ports: Vec<Option<Port>>,
     view: Arc<View>,
-    ticks: u64,
+    ageing: Ageing,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     balance: balance::State,
     taps: Vec<Arc<Tap>>,
+    /// What ports that are gone had counted.
+    removed: RemovedStatus,
 }
 
 /// The switch, as its control threads see it.
@@ -207,7 +213,6 @@ pub struct Fabric {
     memories: Vec<Mutex<PacketMemory>>,
     state: Mutex<State>,
     fdb: Arc<Fdb>,
-    tick_length: Duration,
 }
 
 impl Fabric {
@@ -234,8 +239,7 @@ impl Fabric {
         let (links, threads, ids) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
         let watch = Watch::start(&options.cores, &links, &ids);
         let watch = watch.map_err(|why| WorkerError::Start { worker: 0, why })?;
-        // An age has 8 bits and is compared to at most half of that.
-        let tick_length = Duration::from_secs(options.fdb_ageing.as_secs().div_ceil(100).max(1));
+        let ageing = Ageing::new(options.fdb_ageing);
         let memories = packets::memories(&options.cores, options.nic_queues);
         let nodes = options.cores.iter().map(|core| numa::of_core(*core));
         let nodes = nodes.collect();
@@ -252,13 +256,13 @@ impl Fabric {
             state: Mutex::new(State {
                 ports: Vec::new(),
                 view,
-                ticks: 0,
+                ageing,
                 lost_mappings: 0,
                 balance,
                 taps: Vec::new(),
+                removed: RemovedStatus::default(),
             }),
             fdb,
-            tick_length,
         }))
     }
 
@@ -512,38 +516,21 @@ impl Fabric {
         drop(self.publish(&mut state, Vec::new()));
     }
 
-    /// Forgets every address learned on port `number`.
-    pub fn forget_addresses(&self, number: u16) {
-        let state = self.lock();
-        let tick = self.shared.tick.load(Ordering::Relaxed);
-        let view = state.view.clone();
-        let quota = |port| view.port(port).map(|p| &*p.quota);
-        self.fdb.sweep(tick, quota, |port, _| port == number);
-    }
-
     /// What must happen from time to time: ageing, quarantine of guests whose rings the workers
     /// found broken, and balancing. Called about ten times a second.
     pub fn housekeep(&self, uptime: Duration) {
         // First: a ring of zeroes breaks some rule too.
         self.quarantine_lost_memories();
         self.take_faults(&mut self.lock(), None);
-        while let Some(port) = self.watch.next_stuck() {
-            self.quarantine(port, STUCK_CALL);
-        }
+        self.take_stuck(&mut self.lock(), None);
         self.balance();
-        let ticks = (uptime.as_millis() / self.tick_length.as_millis()) as u64;
         let mut state = self.lock();
         self.end_lost_directs(&mut state);
-        if ticks == state.ticks {
+        let Some(ticks) = state.ageing.advance(uptime) else {
             return;
-        }
-        state.ticks = ticks;
+        };
         self.shared.tick.store(ticks as u8, Ordering::Relaxed);
-        let limit = self
-            .options
-            .fdb_ageing
-            .as_secs()
-            .div_ceil(self.tick_length.as_secs());
+        let limit = state.ageing.ticks_max();
         let view = state.view.clone();
         let quota = |port| view.port(port).map(|p| &*p.quota);
         self.fdb
@@ -593,6 +580,15 @@ impl Fabric {
             ..PortChange::default()
         };
         let _ = self.change_locked(state, number, change);
+    }
+
+    /// Quarantines the ports whose calls have blocked, but `gone`.
+    fn take_stuck(&self, state: &mut State, gone: Option<u16>) {
+        while let Some(port) = self.watch.next_stuck() {
+            if gone != Some(port) {
+                self.quarantine_locked(state, port, STUCK_CALL);
+            }
+        }
     }
 
     /// Quarantines the ports whose rings workers have found broken, but `gone`: its guest is

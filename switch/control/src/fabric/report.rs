@@ -23,10 +23,11 @@ impl Fabric {
             workers: (0..self.links.len())
                 .map(|worker| self.worker_status(&state, worker, &loads))
                 .collect(),
+            removed: state.removed.clone(),
             fdb: FdbStatus {
                 entries: self.fdb.entries(),
                 capacity: self.fdb.capacity(),
-                ageing_s: self.options.fdb_ageing.as_secs(),
+                ageing_s: state.ageing.times().0.as_secs(),
             },
         }
     }
@@ -49,7 +50,7 @@ impl Fabric {
                 mac: mac.to_string(),
                 vlan,
                 port: name(port),
-                age_s: u64::from(age) * self.tick_length.as_secs(),
+                age_s: u64::from(age) * state.ageing.times().1.as_secs(),
             })
             .collect();
         entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));

@@ -8,7 +8,7 @@ use crosspoint_engine::tap::{TAPS_MAX, Tap, Wanted};
 use crosspoint_engine::view::View;
 use crosspoint_frame::Clock;
 
-use super::Fabric;
+use super::{Fabric, State};
 
 impl Fabric {
     /// Has every worker show frames to a new tap with `slots` slots, until it is [removed](Self::remove_tap). `None` when
@@ -31,6 +31,17 @@ impl Fabric {
         drop(self.publish(&mut state, Vec::new()));
     }
 
+    /// Ends those that want only a port that goes: another may get its number.
+    pub(super) fn end_taps_of(&self, state: &mut State, number: u16) {
+        state.taps.retain(|tap| {
+            let is_of = tap.port() == Some(number);
+            if is_of {
+                tap.end();
+            }
+            !is_of
+        });
+    }
+
     /// The number of the port named `name`, if there is one.
     pub fn port_number(&self, name: &str) -> Option<u16> {
         let state = self.lock();
@@ -50,9 +61,9 @@ impl Fabric {
 
     /// The picture that workers have, the forwarding database's clock, and how long a tick of that is.
     pub fn picture(&self) -> (Arc<View>, u8, Duration) {
-        let view = self.lock().view.clone();
+        let state = self.lock();
         let tick = self.shared.tick.load(Ordering::Relaxed);
-        (view, tick, self.tick_length)
+        (state.view.clone(), tick, state.ageing.times().1)
     }
 
     /// The clock that workers stamp frames with.

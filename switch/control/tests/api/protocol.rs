@@ -154,7 +154,7 @@ fn a_move_that_does_not_end_keeps_out_other_moves_and_neither_looks_nor_the_end(
     let refusal = request(&path, &Request::Move(place(1))).expect_err("a refusal");
     assert_eq!(
         refusal.to_string(),
-        "crosspoint refuses: another queue moves just now"
+        "crosspoint refuses: another change is under way"
     );
     request(&path, &Request::Show(Topic::Ports)).expect("an answer");
     let start = Instant::now();

@@ -39,15 +39,17 @@ fn the_reference_names_the_defaults() {
     let without: Vec<&str> = text.lines().filter(|line| !is_default(line)).collect();
     assert_eq!(
         text.lines().filter(is_default).count(),
-        21,
+        22,
         "a default has come or gone"
     );
     let without = Config::parse("without defaults", &without.join("\n"))
         .unwrap_or_else(|error| panic!("{}", error.render()));
-    assert_eq!(load("reference.toml"), without);
+    let reference = Config::parse("without defaults", &text);
+    assert_eq!(reference.ok(), Some(without.clone()));
     assert_eq!(
         Config {
             ports: Vec::new(),
+            ports_dir: None,
             ..without
         },
         Config::default()
@@ -78,7 +80,7 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 6 + 5 + 2 + 1 + 1 + 20 + 3 + 2);
+    assert_eq!(keys, 8 + 5 + 2 + 1 + 1 + 20 + 3 + 2);
 }
 
 #[test]
@@ -115,6 +117,13 @@ fn the_example_is_an_uplink_and_three_guests() {
             native: Some(10)
         }
     );
+}
+
+#[test]
+fn the_reference_has_a_folder_with_a_port() {
+    let config = load("reference.toml");
+    let names: Vec<&str> = config.ports.iter().map(|port| &*port.name).collect();
+    assert_eq!(names, ["up0", "web-1", "db-1"]);
 }
 
 #[test]

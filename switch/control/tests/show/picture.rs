@@ -253,6 +253,7 @@ pub fn picture() -> Picture {
         status: Status {
             ports: vec![guest(), broken_guest(), uplink()],
             workers: workers(),
+            removed: Default::default(),
             fdb: FdbStatus {
                 entries: 3,
                 capacity: 28_672,

@@ -1,0 +1,219 @@
+//! Requests that change the switch, or ask what a change would be.
+//!
+//! ```text
+//! {"plan":{"config":"/etc/crosspoint/new.toml"}}   what reading that file (null: its own again) would change
+//! {"reload":{}}                                    reads its configuration again, and does what is to be done
+//! {"port_add":{"name":"web-1","type":"vhost","socket":"/run/crosspoint/web-1.sock"}}
+//! {"port_set":{"name":"web-1","set":{"mac_limit":10,"vlan":{"access":5}}}}
+//! {"port_remove":"web-1"}                          or {"port_remove":{"name":"web-1","keep":true}}
+//! ```
+//!
+//! The answer's `ok` is a [`PlanAnswer`](crate::plan::PlanAnswer) of `plan`, and a
+//! [`ReloadAnswer`](crate::plan::ReloadAnswer) of the others. A refusal has, beside `error` and
+//! `help`, perhaps a `report`: what is wrong with which lines of a configuration, as text for a person.
+//!
+//! Only root and the daemon's user may ask for these. One is done at a time; another waits for it, up to [`TURN_TIME_MAX`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use miette::Diagnostic;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::Source;
+use super::server::{Asked, line_of, may_change};
+use crate::config::{ConfigError, KeepError, PortTable};
+
+/// The longest that a change waits for the one before it.
+pub const TURN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A port that is to be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortAdd {
+    /// Write it to `ports_dir` too, so that it is there after a reload or a restart?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
+    /// The keys of a `[[port]]` table.
+    #[serde(flatten)]
+    pub port: PortTable,
+}
+
+/// A port that is to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PortRemoveForm")]
+pub struct PortRemove {
+    /// Its name.
+    pub name: String,
+    /// Remove its file in `ports_dir` too?
+    pub keep: bool,
+}
+
+/// The two forms of [`PortRemove`].
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PortRemoveForm {
+    Name(String),
+    Table {
+        name: String,
+        #[serde(default)]
+        keep: bool,
+    },
+}
+
+impl From<PortRemoveForm> for PortRemove {
+    fn from(form: PortRemoveForm) -> Self {
+        let (name, keep) = match form {
+            PortRemoveForm::Name(name) => (name, false),
+            PortRemoveForm::Table { name, keep } => (name, keep),
+        };
+        PortRemove { name, keep }
+    }
+}
+
+/// A port that is to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSet {
+    /// Its name.
+    pub name: String,
+    /// The keys that get other values; null: the default.
+    pub set: PortTable,
+    /// Write it to `ports_dir` too?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChangeError {
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it.
+    pub help: String,
+    /// What is wrong with which lines of a configuration: [`ConfigError::render`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
+}
+
+impl ChangeError {
+    /// One without a report.
+    pub fn new(error: impl Into<String>, help: impl Into<String>) -> Self {
+        ChangeError {
+            error: error.into(),
+            help: help.into(),
+            report: None,
+        }
+    }
+
+    /// Of those who are only looked at.
+    pub(super) fn unchangeable() -> Self {
+        Self::new("this switch cannot be changed", "start it anew")
+    }
+}
+
+impl From<ConfigError> for ChangeError {
+    fn from(error: ConfigError) -> Self {
+        ChangeError {
+            error: error.to_string(),
+            help: "nothing was changed: mend it, and try again".to_owned(),
+            report: Some(error.render()),
+        }
+    }
+}
+
+impl From<KeepError> for ChangeError {
+    fn from(error: KeepError) -> Self {
+        let help = error.help().map(|help| help.to_string());
+        ChangeError::new(error.to_string(), help.unwrap_or_default())
+    }
+}
+
+/// A change, or a look at one.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Plan(Option<PathBuf>),
+    Reload,
+    Add(PortAdd),
+    Remove(PortRemove),
+    Set(PortSet),
+}
+
+impl Change {
+    /// What the log says of it, and of whom.
+    fn words(&self) -> (&'static str, &str) {
+        match self {
+            Change::Plan(_) => ("plan", ""),
+            Change::Reload => ("reload", ""),
+            Change::Add(add) => {
+                let name = add.port.get("name").and_then(Value::as_str);
+                ("port add", name.unwrap_or_default())
+            }
+            Change::Remove(remove) => ("port remove", &remove.name),
+            Change::Set(set) => ("port set", &set.name),
+        }
+    }
+
+    /// Does it; it may take seconds.
+    fn run(&self, source: &dyn Source) -> Result<Value, ChangeError> {
+        let reloaded = match self {
+            Change::Plan(config) => return source.plan(config.as_deref()).map(value_of),
+            Change::Reload => source.reload(),
+            Change::Add(add) => source.port_add(&add.port, add.keep),
+            Change::Remove(remove) => source.port_remove(&remove.name, remove.keep),
+            Change::Set(set) => source.port_set(&set.name, &set.set, set.keep),
+        };
+        reloaded.map(value_of)
+    }
+}
+
+/// The answers are trees of maps with string keys, which serde_json cannot fail to make.
+fn value_of(answer: impl Serialize) -> Value {
+    serde_json::to_value(answer).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct Answer {
+    ok: Value,
+}
+
+/// Answers one. It waits for workers, NICs and files, so it has a thread of its own.
+pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<Vec<u8>> {
+    let uid = asked.peer.map(|peer| peer.uid());
+    if !may_change(uid, rustix::process::geteuid().as_raw()) {
+        return line_of(&ChangeError::new(
+            "only root and the daemon's user may change anything, or plan it",
+            "`show` is for all who may connect",
+        ));
+    }
+    let turn = Arc::clone(&asked.moving).lock_owned();
+    let Ok(turn) = timeout(TURN_TIME_MAX, turn).await else {
+        return line_of(&ChangeError::new(
+            "another change is under way",
+            "try again",
+        ));
+    };
+    let (wanted, source) = (change.clone(), Arc::clone(&asked.source));
+    let task = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        wanted.run(&*source)
+    });
+    let result = task.await.unwrap_or_else(|why| {
+        let error = format!("it did not end as it should: {why}");
+        Err(ChangeError::new(error, "see the daemon's log"))
+    });
+    let pid = asked.peer.and_then(|peer| peer.pid());
+    let (what, port) = change.words();
+    let error = result
+        .as_ref()
+        .err()
+        .map(|refused| refused.error.escape_debug());
+    let error = error.map(tracing::field::display);
+    tracing::info!(pid, uid, port = %port.escape_debug(), error, "was asked to {what}");
+    match result {
+        Ok(ok) => line_of(&Answer { ok }),
+        Err(refused) => line_of(&refused),
+    }
+}

@@ -1,0 +1,197 @@
+//! A checked configuration as a file would have it: keys and their values, and text.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::duration;
+use super::{
+    Config, Control, Cores, Direct, Metrics, Port, PortKind, Queues, Switch, VhostPort, Vlan,
+    Workers, XdpPort,
+};
+
+/// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
+/// have.
+pub type Written = (&'static str, Value);
+
+/// The words of an enum, as serde writes them.
+fn word(word: impl Serialize) -> Value {
+    // They are strings, which serde_json cannot fail to make.
+    serde_json::to_value(word).unwrap_or_default()
+}
+
+impl Port {
+    /// Every key of the port and of ports of its type, defaults too, in the order of the format's description.
+    pub fn written(&self) -> Vec<Written> {
+        // Without `..`, so that no key is forgotten.
+        let Port {
+            name,
+            vlan,
+            mac_limit,
+            worker,
+            kind,
+        } = self;
+        let mut keys = vec![("name", json!(name)), ("type", json!(self.kind_name()))];
+        match kind {
+            PortKind::Vhost(vhost) => vhost.write(&mut keys),
+            PortKind::Xdp(xdp) => xdp.write(&mut keys),
+        }
+        keys.extend([
+            ("vlan", vlan.written()),
+            ("mac_limit", json!(mac_limit)),
+            ("worker", json!(worker)),
+        ]);
+        keys
+    }
+
+    /// The port's table: every key that it has a value for.
+    pub fn table(&self) -> Map<String, Value> {
+        let given = self
+            .written()
+            .into_iter()
+            .filter(|(_, value)| !value.is_null());
+        given.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// The value of `type`.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            PortKind::Vhost(_) => "vhost",
+            PortKind::Xdp(_) => "xdp",
+        }
+    }
+
+    /// The port as text: a `[[port]]` table.
+    pub fn to_toml(&self) -> String {
+        let mut text = "[[port]]\n".to_owned();
+        for (key, value) in self.written() {
+            // What is null is not there.
+            if let Ok(value) = toml::Value::try_from(&value) {
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "{key} = {value}");
+            }
+        }
+        text
+    }
+}
+
+impl VhostPort {
+    fn write(&self, keys: &mut Vec<Written>) {
+        let VhostPort {
+            socket,
+            role,
+            queue_pairs,
+            mac,
+            mtu,
+            direct,
+        } = self;
+        let direct = direct
+            .as_ref()
+            .map(|Direct { uplink, queue }| json!({"uplink": uplink, "queue": queue}));
+        keys.extend([
+            ("socket", json!(socket.to_string_lossy())),
+            ("role", word(role)),
+            ("queue_pairs", json!(queue_pairs)),
+            ("mac", json!(mac.map(|mac| mac.to_string()))),
+            ("mtu", json!(mtu)),
+            ("direct", json!(direct)),
+        ]);
+    }
+}
+
+impl XdpPort {
+    fn write(&self, keys: &mut Vec<Written>) {
+        let XdpPort {
+            interface,
+            queues,
+            mode,
+            mtu,
+            gro,
+            tso,
+            busy_poll,
+            huge_pages,
+            channels,
+            rss,
+        } = self;
+        let queues = match queues {
+            Queues::All => json!("all"),
+            Queues::List(list) => json!(list),
+        };
+        keys.extend([
+            ("interface", json!(interface)),
+            ("queues", queues),
+            ("mode", word(mode)),
+            ("mtu", json!(mtu)),
+            ("gro", json!(gro)),
+            ("tso", word(tso)),
+            ("busy_poll", json!(busy_poll)),
+            ("huge_pages", word(huge_pages)),
+            ("channels", json!(channels)),
+            ("rss", word(rss)),
+        ]);
+    }
+}
+
+impl Vlan {
+    fn written(&self) -> Value {
+        match self {
+            Vlan::Unaware => Value::Null,
+            Vlan::Access(id) => json!({"access": id}),
+            Vlan::Trunk { ids, native: None } => json!({"trunk": ids}),
+            Vlan::Trunk { ids, native } => json!({"trunk": ids, "native": native}),
+        }
+    }
+}
+
+impl Config {
+    /// Every key that is no port's, defaults too: at the top level, or in a section, as in "workers.cores".
+    pub fn written_settings(&self) -> Vec<Written> {
+        // Without `..`, so that no key is forgotten.
+        let Config {
+            workers:
+                Workers {
+                    cores,
+                    poll,
+                    idle_spin,
+                    balance,
+                    balance_interval,
+                },
+            switch: Switch {
+                fdb_ageing,
+                fdb_capacity,
+            },
+            metrics: Metrics { listen },
+            control: Control { socket },
+            ports_dir,
+            watch_ports,
+            ports: _,
+            core_spans: _,
+        } = self;
+        let cores = match cores {
+            Cores::Auto => json!("auto"),
+            Cores::List(list) => json!(list),
+        };
+        let listen = listen
+            .as_ref()
+            .map_or("off".to_owned(), SocketAddr::to_string);
+        let ports_dir = ports_dir.as_ref().map(|folder| folder.to_string_lossy());
+        vec![
+            ("ports_dir", json!(ports_dir)),
+            ("watch_ports", json!(watch_ports)),
+            ("workers.cores", cores),
+            ("workers.poll", word(poll)),
+            ("workers.idle_spin", json!(duration::display(*idle_spin))),
+            ("workers.balance", word(balance)),
+            (
+                "workers.balance_interval",
+                json!(duration::display(*balance_interval)),
+            ),
+            ("switch.fdb_ageing", json!(duration::display(*fdb_ageing))),
+            ("switch.fdb_capacity", json!(fdb_capacity)),
+            ("metrics.listen", json!(listen)),
+            ("control.socket", json!(socket.to_string_lossy())),
+        ]
+    }
+}

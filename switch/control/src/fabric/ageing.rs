@@ -1,0 +1,79 @@
+//! The clock that addresses age by: ticks, of which a hundred are the time after which one is forgotten.
+
+use std::time::Duration;
+
+use super::Fabric;
+
+/// How old addresses become, and how far the clock is.
+pub(super) struct Ageing {
+    after: Duration,
+    tick: Duration,
+    ticks: u64,
+    /// Up to when they are counted, since the switch started.
+    counted: Duration,
+}
+
+impl Ageing {
+    pub fn new(after: Duration) -> Ageing {
+        Ageing {
+            after,
+            // An age has 8 bits and is compared to at most half of that.
+            tick: Duration::from_secs(after.as_secs().div_ceil(100).max(1)),
+            ticks: 0,
+            counted: Duration::ZERO,
+        }
+    }
+
+    /// The new tick, if there is one, where the switch has run for `uptime`.
+    pub fn advance(&mut self, uptime: Duration) -> Option<u64> {
+        let passed = uptime.saturating_sub(self.counted).as_millis() / self.tick.as_millis();
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        self.counted += self.tick * passed;
+        self.ticks += u64::from(passed);
+        (passed > 0).then_some(self.ticks)
+    }
+
+    /// How many ticks an address lives on without a frame.
+    pub fn ticks_max(&self) -> u64 {
+        self.after.as_secs().div_ceil(self.tick.as_secs())
+    }
+
+    /// After how long without a frame an address is forgotten, and a tick's length.
+    pub fn times(&self) -> (Duration, Duration) {
+        (self.after, self.tick)
+    }
+}
+
+impl Fabric {
+    /// Has addresses be forgotten after `after` from now on. The ages that they have so far are taken to be in the new
+    /// ticks: an address that is as old as it may become stays so.
+    pub fn set_ageing(&self, after: Duration) {
+        let ageing = &mut self.lock().ageing;
+        let (ticks, counted) = (ageing.ticks, ageing.counted);
+        *ageing = Ageing {
+            ticks,
+            counted,
+            ..Ageing::new(after)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_go_on_where_their_length_changes() {
+        let mut ageing = Ageing::new(Duration::from_secs(300));
+        assert_eq!(ageing.advance(Duration::from_secs(2)), None);
+        assert_eq!(ageing.advance(Duration::from_secs(7)), Some(2));
+        let (ticks, counted) = (ageing.ticks, ageing.counted);
+        ageing = Ageing {
+            ticks,
+            counted,
+            ..Ageing::new(Duration::from_secs(2))
+        };
+        assert_eq!(ageing.advance(Duration::from_secs(8)), Some(4));
+        assert_eq!(ageing.ticks_max(), 2);
+    }
+}

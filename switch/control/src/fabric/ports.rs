@@ -1,0 +1,133 @@
+//! Ports that go while the switch runs, and ports that become other than they were without going.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
+use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_packet::DropReason;
+
+use super::{Fabric, State};
+use crate::status::RemovedStatus;
+
+/// What of a port can become other without its frames noticing; `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct PortSettings {
+    /// Its VLANs, also for people.
+    pub vlan: Option<(VlanPolicy, String)>,
+    /// Most addresses learned on it; 0 for no limit. Those that it has beyond it stay until they age.
+    pub mac_limit: Option<u32>,
+    /// The worker of all its streams, or `Some(None)` for any. Only guests' streams go there: a NIC's queues stay with the
+    /// worker that has their packet memory.
+    pub worker: Option<Option<usize>>,
+}
+
+impl Fabric {
+    /// Takes port `number` out of the switch. Whoever served it has let go of it: it has no streams, and no frame goes there.
+    /// Its counts go into [`RemovedStatus`]; another port may get its number.
+    pub fn remove_port(&self, number: u16) {
+        let mut state = self.lock();
+        let Some(slot) = state.ports.get_mut(usize::from(number)) else {
+            return;
+        };
+        let Some(port) = slot.take() else {
+            return;
+        };
+        self.end_taps_of(&mut state, number);
+        drop(self.publish(&mut state, Vec::new()));
+        // No worker learns on it any more, nor finds its rings broken, nor calls it: whoever gets the number is not blamed.
+        self.take_faults(&mut state, Some(number));
+        self.take_stuck(&mut state, Some(number));
+        self.forget(&state, number);
+        add_counts(&mut state.removed, &port.view.counters);
+    }
+
+    /// Changes port `number` in place. Workers go on meanwhile: each burst sees all of it or nothing.
+    pub fn set_port(&self, number: u16, settings: PortSettings) {
+        let mut state = self.lock();
+        let workers = self.workers();
+        let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
+            return;
+        };
+        if let Some(limit) = settings.mac_limit {
+            port.options.mac_limit = limit;
+            port.view.quota.set_limit(limit);
+        }
+        if let Some(worker) = settings.worker {
+            port.options.worker = worker.filter(|worker| *worker < workers);
+        }
+        let Some((policy, text)) = settings.vlan else {
+            self.gather(&mut state, number);
+            return;
+        };
+        port.view.vlan = Arc::new(policy.clone());
+        (port.options.vlan, port.options.vlan_text) = (policy, text);
+        drop(self.publish(&mut state, Vec::new()));
+        // It may have left the VLANs that its addresses are known in. Until they are learned again, frames are flooded.
+        self.forget(&state, number);
+        self.gather(&mut state, number);
+    }
+
+    /// Has the streams of a port go to its worker, if it has one. One that a NIC keeps where it is stays there, and a
+    /// line in the log says so.
+    fn gather(&self, state: &mut State, number: u16) {
+        let Some(Some(port)) = state.ports.get(usize::from(number)) else {
+            return;
+        };
+        let Some(worker) = port.options.worker else {
+            return;
+        };
+        let elsewhere = port.streams.iter();
+        let elsewhere = elsewhere.filter(|(_, placed)| placed.worker != worker);
+        let queues: Vec<u16> = elsewhere.map(|(queue, _)| *queue).collect();
+        let name = port.view.name.clone();
+        for queue in queues {
+            if let Err(why) = self.move_locked(state, (number, queue), worker) {
+                tracing::warn!(port = %name, queue, "stays where it is: {why}");
+            }
+        }
+    }
+
+    /// Forgets every address learned on port `number`.
+    pub fn forget_addresses(&self, number: u16) {
+        self.forget(&self.lock(), number);
+    }
+
+    pub(super) fn forget(&self, state: &State, number: u16) {
+        let tick = self.shared.tick.load(Ordering::Relaxed);
+        let quota = |port| state.view.port(port).map(|p| &*p.quota);
+        self.fdb.sweep(tick, quota, |port, _| port == number);
+    }
+}
+
+fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {
+    let sum = |counter: fn(&QueueCounters) -> &Counter| -> u64 {
+        let queues = 0..counters.queues();
+        queues.map(|queue| counters.sum(queue, counter)).sum()
+    };
+    removed.ports += 1;
+    removed.rx_packets += sum(|c| &c.rx_frames);
+    removed.rx_bytes += sum(|c| &c.rx_bytes);
+    removed.tx_packets += sum(|c| &c.tx_frames);
+    removed.tx_bytes += sum(|c| &c.tx_bytes);
+    removed.flood_copies += sum(|c| &c.flood_copies);
+    removed.segment_copies += sum(|c| &c.segment_copies);
+    removed.joined_copies += sum(|c| &c.joined_copies);
+    removed.delivered_copies += sum(|c| &c.delivered_copies);
+    removed.dropped_copies += sum(|c| &c.dropped_copies);
+    add_drops(&mut removed.drops, counters);
+}
+
+fn add_drops(drops: &mut BTreeMap<String, u64>, counters: &PortCounters) {
+    for reason in DropReason::ALL {
+        let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, Counter::get);
+        let queues = 0..counters.queues();
+        let count: u64 = queues
+            .flat_map(|queue| counters.of_queue(queue).map(of))
+            .sum();
+        if count > 0 {
+            *drops.entry(reason.label().to_owned()).or_default() += count;
+        }
+    }
+}

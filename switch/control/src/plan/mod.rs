@@ -1,0 +1,221 @@
+//! What changes, when a running switch is to be another: the difference of two configurations.
+//!
+//! [`Plan::between`] is pure: it knows of nothing but the two. Who carries it out does so in this order, since a new
+//! port may have the socket, the interface or the queue that another gives up: close what is removed or reopens, change
+//! what changes in place, open what reopens or is added.
+
+mod answer;
+mod render;
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use crate::config::{Config, Port, Written};
+
+pub use answer::{
+    AddedPort, Applied, ChangedPort, Failure, HowChanged, Key, PlanAnswer, ReloadAnswer, Setting,
+};
+pub use render::{render, render_reload};
+
+/// What is to be done to a switch that runs one configuration, so that it runs another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// New ports, in the order of the wanted configuration.
+    pub add: Vec<Port>,
+    /// The names of ports that go, in the order of the running configuration.
+    pub remove: Vec<String>,
+    /// Ports that are in both, and different; in the order of the wanted configuration.
+    pub change: Vec<PortDiff>,
+    /// What is no port's and changes.
+    pub settings: Vec<SettingDiff>,
+}
+
+/// A port that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortDiff {
+    /// Its name, which cannot change: a port of another name is another port.
+    pub name: String,
+    /// As it runs.
+    pub before: Port,
+    /// As it is wanted.
+    pub after: Port,
+    /// The keys that have other values. There is none where `direct` is the only reason.
+    pub keys: Vec<KeyDiff>,
+    /// An uplink whose guests have other queues of it for themselves, so that its own are others.
+    pub direct: Option<DirectDiff>,
+    /// What it takes.
+    pub how: How,
+}
+
+/// The queues of an uplink that guests have for themselves ([`Config::direct_queues`]), sorted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectDiff {
+    /// As it runs.
+    pub before: Vec<u32>,
+    /// As it is wanted.
+    pub after: Vec<u32>,
+}
+
+/// A key that has another value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyDiff {
+    /// The key.
+    pub key: &'static str,
+    /// Its value as it runs, in JSON as it would be in TOML; `None`: it has none.
+    pub before: Option<Value>,
+    /// Its value as it is wanted.
+    pub after: Option<Value>,
+}
+
+/// What changing a port takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// Its traffic goes on.
+    InPlace,
+    /// It is closed and opened again: a guest's front end reconnects, an interface's sockets are made anew.
+    Reopen,
+}
+
+/// A setting that has another value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingDiff {
+    /// The key with its section, as in "workers.cores", and its values.
+    pub diff: KeyDiff,
+    /// When it takes effect.
+    pub when: When,
+}
+
+/// When a setting takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// As soon as the configuration is read again.
+    AtOnce,
+    /// When the switch is started again.
+    NeedsRestart,
+}
+
+/// What changing a port's key takes. `None`: nobody has said, and then it is [`How::Reopen`].
+pub fn how(key: &str) -> Option<How> {
+    match key {
+        "vlan" | "mac_limit" | "worker" => Some(How::InPlace),
+        "type" | "socket" | "role" | "queue_pairs" | "mac" | "mtu" | "direct" | "interface"
+        | "queues" | "mode" | "gro" | "tso" | "busy_poll" | "huge_pages" | "channels" | "rss" => {
+            Some(How::Reopen)
+        }
+        _ => None,
+    }
+}
+
+/// When another value of a setting takes effect. `None`: nobody has said, and then it is [`When::NeedsRestart`].
+pub fn when(key: &str) -> Option<When> {
+    match key {
+        "ports_dir"
+        | "watch_ports"
+        | "workers.balance"
+        | "workers.balance_interval"
+        | "switch.fdb_ageing"
+        | "metrics.listen" => Some(When::AtOnce),
+        "workers.cores"
+        | "workers.poll"
+        | "workers.idle_spin"
+        | "switch.fdb_capacity"
+        | "control.socket" => Some(When::NeedsRestart),
+        _ => None,
+    }
+}
+
+impl Plan {
+    /// What turns `running` into `wanted`.
+    pub fn between(running: &Config, wanted: &Config) -> Plan {
+        let (before, after) = (by_name(running), by_name(wanted));
+        let is_new = |port: &&Port| !before.contains_key(&*port.name);
+        let is_gone = |port: &&Port| !after.contains_key(&*port.name);
+        let names_gone = running.ports.iter().filter(is_gone);
+        let both = wanted.ports.iter().filter_map(|port| {
+            let before = *before.get(&*port.name)?;
+            let direct = direct_diff(&port.name, running, wanted);
+            port_diff(before, port, direct)
+        });
+        Plan {
+            add: wanted.ports.iter().filter(is_new).cloned().collect(),
+            remove: names_gone.map(|port| port.name.clone()).collect(),
+            change: both.collect(),
+            settings: setting_diffs(running, wanted),
+        }
+    }
+
+    /// Is there nothing to do?
+    pub fn is_empty(&self) -> bool {
+        let Plan {
+            add,
+            remove,
+            change,
+            settings,
+        } = self;
+        add.is_empty() && remove.is_empty() && change.is_empty() && settings.is_empty()
+    }
+
+    /// The settings that do not change until the switch is started again.
+    pub fn needs_restart(&self) -> impl Iterator<Item = &SettingDiff> {
+        let settings = self.settings.iter();
+        settings.filter(|setting| setting.when == When::NeedsRestart)
+    }
+}
+
+fn by_name(config: &Config) -> HashMap<&str, &Port> {
+    let ports = config.ports.iter();
+    ports.map(|port| (&*port.name, port)).collect()
+}
+
+/// The difference of two ports of one name, if there is one.
+fn port_diff(before: &Port, after: &Port, direct: Option<DirectDiff>) -> Option<PortDiff> {
+    let keys = key_diffs(before.written(), after.written());
+    let of_keys = keys.iter().map(|diff| how(diff.key).unwrap_or(How::Reopen));
+    let how = of_keys.chain(direct.iter().map(|_| How::Reopen)).max()?;
+    Some(PortDiff {
+        name: after.name.clone(),
+        before: before.clone(),
+        after: after.clone(),
+        keys,
+        direct,
+        how,
+    })
+}
+
+/// The queues of `name` that guests have, where they are others. A guest's port has none.
+fn direct_diff(name: &str, running: &Config, wanted: &Config) -> Option<DirectDiff> {
+    let sorted = |config: &Config| {
+        let queues: BTreeSet<u32> = config.direct_queues(name).into_iter().collect();
+        Vec::from_iter(queues)
+    };
+    let (before, after) = (sorted(running), sorted(wanted));
+    (before != after).then_some(DirectDiff { before, after })
+}
+
+/// The keys that differ, those of `after` first.
+fn key_diffs(before: Vec<Written>, after: Vec<Written>) -> Vec<KeyDiff> {
+    let value_in = |all: &[Written], key: &str| {
+        let mut all = all.iter();
+        all.find(|(other, _)| *other == key)
+            .map(|(_, value)| value.clone())
+            .filter(|value| !value.is_null())
+    };
+    let is_gone = |(key, _): &&Written| after.iter().all(|(other, _)| other != key);
+    let keys = after.iter().chain(before.iter().filter(is_gone));
+    let diffs = keys.map(|(key, _)| KeyDiff {
+        key,
+        before: value_in(&before, key),
+        after: value_in(&after, key),
+    });
+    diffs.filter(|diff| diff.before != diff.after).collect()
+}
+
+fn setting_diffs(running: &Config, wanted: &Config) -> Vec<SettingDiff> {
+    let diffs = key_diffs(running.written_settings(), wanted.written_settings());
+    let setting = |diff: KeyDiff| SettingDiff {
+        when: when(diff.key).unwrap_or(When::NeedsRestart),
+        diff,
+    };
+    diffs.into_iter().map(setting).collect()
+}

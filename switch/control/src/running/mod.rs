@@ -1,0 +1,211 @@
+//! What runs, and how it becomes what is wanted: ports opened and closed, settings changed, one change at a time.
+//!
+//! A change is a [`Plan`]: the difference of what runs and what is wanted, carried out in an order in which no new port
+//! finds its socket, interface or queue in the hands of one that goes. What it does not name is not touched. A port that
+//! cannot be opened is a [`Failure`]; it costs the others nothing, and is not part of what runs, so the next reload tries it
+//! again.
+
+mod asked;
+mod ports;
+mod reload;
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::api::Source;
+use crate::config::{Config, Loaded, Port, PortsWatch};
+use crate::daemon::StartError;
+use crate::fabric::Fabric;
+use crate::metrics::MetricsServer;
+use crate::plan::{Failure, How, Plan, PortDiff};
+use ports::Attached;
+
+/// The switch as it runs.
+pub(crate) struct Running {
+    pub fabric: Arc<Fabric>,
+    /// The file that it was started with, if it was.
+    path: Option<PathBuf>,
+    /// The cores that the process may use.
+    affinity: Vec<usize>,
+    /// Itself, for those who ask it.
+    me: Weak<Running>,
+    changing: Mutex<Changing>,
+}
+
+/// What a change changes.
+struct Changing {
+    /// What runs: settings that wait for a restart have their old values, and ports that could not be opened are not in it.
+    config: Config,
+    /// What was last read of the file and its folder.
+    loaded: Option<Loaded>,
+    /// Ports that were asked for by the control socket and are in no file.
+    by_hand: BTreeSet<String>,
+    /// The folder that is watched, if one is.
+    watch: Option<Watched>,
+    ports: BTreeMap<String, Attached>,
+    metrics: Option<MetricsServer>,
+}
+
+/// A folder, and the watch on it where the kernel has one for us.
+type Watched = (PathBuf, Option<PortsWatch>);
+
+impl Running {
+    /// A switch that runs `config`'s settings, and none of its ports yet. `file` is what that was read from, if it was.
+    pub fn new(
+        fabric: Arc<Fabric>,
+        config: &Config,
+        file: Option<(PathBuf, Loaded)>,
+        affinity: &[usize],
+    ) -> Arc<Running> {
+        let config = Config {
+            ports: Vec::new(),
+            ..config.clone()
+        };
+        let (path, loaded) = file.unzip();
+        Arc::new_cyclic(|me| Running {
+            fabric,
+            path,
+            affinity: affinity.to_owned(),
+            me: me.clone(),
+            changing: Mutex::new(Changing {
+                config,
+                loaded,
+                by_hand: BTreeSet::new(),
+                watch: None,
+                ports: BTreeMap::new(),
+                metrics: None,
+            }),
+        })
+    }
+
+    /// Who is asked for the metrics.
+    fn source(&self) -> Result<Arc<dyn Source>, StartError> {
+        match self.me.upgrade() {
+            Some(me) => Ok(me),
+            None => Err(StartError::Ending),
+        }
+    }
+
+    /// Waits for other changes.
+    fn lock(&self) -> MutexGuard<'_, Changing> {
+        // The daemon aborts on panic, so a poisoned lock is only ever seen by tests.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens all ports of a switch that starts, and its metrics, or says why the first that fails does.
+    pub fn open_all(&self, wanted: &Config) -> Result<(), StartError> {
+        let mut changing = self.lock();
+        for port in &wanted.ports {
+            let attached = Attached::open(&self.fabric, wanted, port)?;
+            changing.ports.insert(port.name.clone(), attached);
+            changing.config.ports.push(port.clone());
+        }
+        // Last: who can read the metrics finds every port in them.
+        changing.metrics = settings::serve(wanted, self.source()?)?;
+        Ok(())
+    }
+
+    /// Carries out `plan`, which turns what runs into `wanted`, but for what needs a restart. Returns what failed.
+    fn apply(&self, changing: &mut Changing, wanted: &Config, plan: &Plan) -> Vec<Failure> {
+        let reopened = || plan.change.iter().filter(|diff| diff.how == How::Reopen);
+        for name in &plan.remove {
+            changing.close(&self.fabric, name);
+            tracing::info!(port = %name, "removed");
+        }
+        for diff in reopened() {
+            changing.close(&self.fabric, &diff.name);
+        }
+        for diff in plan.change.iter().filter(|diff| diff.how == How::InPlace) {
+            changing.set(&self.fabric, diff);
+            tracing::info!(port = %diff.name, "changed in place: {}", keys(diff));
+        }
+        let mut failed = Vec::new();
+        for port in &plan.add {
+            let opened = changing.open(&self.fabric, wanted, port);
+            note(&port.name, opened, "added", &mut failed);
+        }
+        for diff in reopened() {
+            let opened = changing.open(&self.fabric, wanted, &diff.after);
+            let what = format!("reopened: {}", keys(diff));
+            note(&diff.name, opened, &what, &mut failed);
+        }
+        for setting in &plan.settings {
+            let key = setting.diff.key;
+            match settings::apply(self, changing, wanted, setting) {
+                Ok(said) => tracing::info!("{key}: {said}"),
+                Err(error) => {
+                    tracing::error!("{key} stays as it is: {error}");
+                    let what = key.to_owned();
+                    failed.push(Failure { what, error });
+                }
+            }
+        }
+        changing.in_order_of(wanted);
+        failed
+    }
+
+    /// Closes everything.
+    pub fn close(&self) {
+        let mut changing = self.lock();
+        drop(changing.metrics.take());
+        changing.ports.clear();
+    }
+}
+
+fn keys(diff: &PortDiff) -> String {
+    let keys = diff.keys.iter().map(|key| key.key);
+    let direct = diff.direct.iter().map(|_| "queues of its own guests");
+    keys.chain(direct).collect::<Vec<_>>().join(", ")
+}
+
+fn note(port: &str, opened: Result<(), StartError>, what: &str, failed: &mut Vec<Failure>) {
+    match opened {
+        Ok(()) => tracing::info!(port, "{what}"),
+        Err(why) => {
+            tracing::error!(port, "not {what}: {why}");
+            failed.push(Failure {
+                what: port.to_owned(),
+                error: why.to_string(),
+            });
+        }
+    }
+}
+
+impl Changing {
+    fn open(
+        &mut self,
+        fabric: &Arc<Fabric>,
+        wanted: &Config,
+        port: &Port,
+    ) -> Result<(), StartError> {
+        let attached = Attached::open(fabric, wanted, port)?;
+        self.ports.insert(port.name.clone(), attached);
+        self.config.ports.push(port.clone());
+        Ok(())
+    }
+
+    fn close(&mut self, fabric: &Fabric, name: &str) {
+        if let Some(attached) = self.ports.remove(name) {
+            attached.close(fabric);
+        }
+        self.config.ports.retain(|port| port.name != name);
+    }
+
+    fn set(&mut self, fabric: &Fabric, diff: &PortDiff) {
+        if let Some(attached) = self.ports.get(&diff.name) {
+            attached.set(fabric, diff);
+        }
+        let known = self.config.ports.iter_mut();
+        for port in known.filter(|port| port.name == diff.name) {
+            *port = diff.after.clone();
+        }
+    }
+
+    /// Ports are shown and compared in the order of the files.
+    fn in_order_of(&mut self, wanted: &Config) {
+        let place = |name: &str| wanted.ports.iter().position(|port| port.name == name);
+        self.config.ports.sort_by_key(|port| place(&port.name));
+    }
+}

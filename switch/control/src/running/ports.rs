@@ -1,0 +1,116 @@
+//! A port of the configuration, attached to the switch.
+
+use std::sync::Arc;
+
+use crosspoint_engine::vlan::VlanPolicy;
+
+use crate::config::{Config, Port, PortKind, Vlan};
+use crate::daemon::StartError;
+use crate::fabric::{Fabric, PortOptions, PortSettings};
+use crate::nic::{self, UplinkOptions, Uplinks};
+use crate::plan::PortDiff;
+use crate::vhost::VhostPort;
+
+/// A port that is open: its number, and who serves it.
+pub(super) struct Attached {
+    number: u16,
+    by: By,
+}
+
+enum By {
+    Guest { _port: VhostPort },
+    Nic { _port: Uplinks },
+}
+
+impl Attached {
+    /// Adds `port`, which is one of `config`'s, to the fabric, and serves it.
+    pub fn open(
+        fabric: &Arc<Fabric>,
+        config: &Config,
+        port: &Port,
+    ) -> Result<Attached, StartError> {
+        let number = fabric.add_port(options(port));
+        let number = number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
+        match serve(fabric, number, config, port) {
+            Ok(by) => Ok(Attached { number, by }),
+            Err(why) => {
+                fabric.remove_port(number);
+                Err(why)
+            }
+        }
+    }
+
+    /// Lets go of guest or interface, and takes the port out of the fabric.
+    pub fn close(self, fabric: &Fabric) {
+        drop(self.by);
+        fabric.remove_port(self.number);
+    }
+
+    /// Changes what can change while frames flow.
+    pub fn set(&self, fabric: &Fabric, diff: &PortDiff) {
+        let (before, after) = (&diff.before, &diff.after);
+        let settings = PortSettings {
+            vlan: (before.vlan != after.vlan).then(|| vlan_policy(&after.vlan)),
+            mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
+            worker: (before.worker != after.worker).then_some(after.worker),
+        };
+        fabric.set_port(self.number, settings);
+    }
+}
+
+fn serve(
+    fabric: &Arc<Fabric>,
+    number: u16,
+    config: &Config,
+    port: &Port,
+) -> Result<By, StartError> {
+    Ok(match &port.kind {
+        PortKind::Vhost(vhost) => By::Guest {
+            _port: VhostPort::open(fabric.clone(), number, &port.name, vhost)?,
+        },
+        PortKind::Xdp(xdp) => {
+            let options = UplinkOptions {
+                number,
+                name: port.name.clone(),
+                config: xdp.clone(),
+                direct: config.direct_queues(&port.name),
+            };
+            By::Nic {
+                _port: Uplinks::start(fabric, vec![options])?,
+            }
+        }
+    })
+}
+
+fn options(port: &Port) -> PortOptions {
+    let (kind, queues) = match &port.kind {
+        PortKind::Vhost(vhost) => ("vhost", usize::from(vhost.queue_pairs)),
+        PortKind::Xdp(xdp) => ("xdp", nic::queue_count(xdp)),
+    };
+    let (vlan, vlan_text) = vlan_policy(&port.vlan);
+    PortOptions {
+        name: port.name.clone(),
+        kind,
+        vlan,
+        vlan_text,
+        mac_limit: port.mac_limit,
+        queues,
+        joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
+        worker: port.worker,
+    }
+}
+
+fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {
+    match vlan {
+        Vlan::Unaware => (VlanPolicy::Unaware, "unaware".to_owned()),
+        Vlan::Access(id) => (VlanPolicy::Access(*id), format!("access {id}")),
+        Vlan::Trunk { ids, native } => {
+            let list: Vec<String> = ids.iter().map(u16::to_string).collect();
+            let native_text = native.map_or(String::new(), |id| format!(" native {id}"));
+            (
+                VlanPolicy::trunk(ids, *native),
+                format!("trunk {}{native_text}", list.join(",")),
+            )
+        }
+    }
+}

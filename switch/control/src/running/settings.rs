@@ -1,0 +1,83 @@
+//! Settings of the switch as a whole, changed while it runs.
+
+use std::sync::Arc;
+
+use super::{Changing, Running};
+use crate::api::Source;
+use crate::config::{Balance, Config};
+use crate::metrics::{MetricsError, MetricsServer};
+use crate::plan::{SettingDiff, When};
+
+/// Serves the metrics, if the configuration wants that.
+pub(super) fn serve(
+    config: &Config,
+    source: Arc<dyn Source>,
+) -> Result<Option<MetricsServer>, MetricsError> {
+    let listen = config.metrics.listen;
+    listen
+        .map(|address| MetricsServer::start(address, source))
+        .transpose()
+}
+
+/// Changes one setting to what is `wanted`, or notes that it has to wait. Returns what to tell.
+pub(super) fn apply(
+    running: &Running,
+    changing: &mut Changing,
+    wanted: &Config,
+    setting: &SettingDiff,
+) -> Result<&'static str, String> {
+    if setting.when == When::NeedsRestart {
+        return Ok("changes when the switch is started again");
+    }
+    let config = &mut changing.config;
+    match setting.diff.key {
+        "switch.fdb_ageing" => {
+            config.switch.fdb_ageing = wanted.switch.fdb_ageing;
+            running.fabric.set_ageing(wanted.switch.fdb_ageing);
+        }
+        "workers.balance" | "workers.balance_interval" => {
+            config.workers.balance = wanted.workers.balance;
+            config.workers.balance_interval = wanted.workers.balance_interval;
+            let auto = wanted.workers.balance == Balance::Auto;
+            let interval = wanted.workers.balance_interval;
+            running.fabric.set_balance(auto, interval);
+        }
+        "metrics.listen" => {
+            let source = running.source().map_err(|why| why.to_string())?;
+            serve_elsewhere(changing, wanted, &source).map_err(|why| why.to_string())?;
+            changing.config.metrics.listen = wanted.metrics.listen;
+        }
+        // Whoever looks at the folder reads them.
+        "ports_dir" => config.ports_dir.clone_from(&wanted.ports_dir),
+        "watch_ports" => config.watch_ports = wanted.watch_ports,
+        key => return Err(format!("nothing knows how to change {key} now")),
+    }
+    Ok("changed")
+}
+
+/// Serves the metrics where they are wanted now; where that fails, they are served as before.
+fn serve_elsewhere(
+    changing: &mut Changing,
+    wanted: &Config,
+    source: &Arc<dyn Source>,
+) -> Result<(), MetricsError> {
+    // The new one first: who asks at the old address gets an answer until there is another.
+    let mut server = serve(wanted, source.clone());
+    if server.is_err() && changing.metrics.is_some() {
+        // The old one may be in its way: one of them may be for all addresses of the host.
+        drop(changing.metrics.take());
+        server = serve(wanted, source.clone());
+    }
+    match server {
+        Ok(server) => {
+            changing.metrics = server;
+            Ok(())
+        }
+        Err(why) => {
+            if changing.metrics.is_none() {
+                changing.metrics = serve(&changing.config, source.clone()).ok().flatten();
+            }
+            Err(why)
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A switch that becomes what its files say, while guests that they do not change are at it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crosspoint_control::config::Config;
+use crosspoint_control::daemon::Daemon;
+use crosspoint_control::status::{PortStatus, Status};
+use crosspoint_guest::Guest;
+use tempfile::TempDir;
+
+use super::{Case, Load, Loss, PATIENCE, ports::assert_balanced};
+
+/// Ports that come and go at once.
+const MANY: usize = 200;
+
+/// A daemon with its files in a folder of its own, looked after as by the program's main thread.
+struct Host {
+    daemon: Arc<Daemon>,
+    over: Arc<AtomicBool>,
+    housekeeper: Option<JoinHandle<()>>,
+    folder: TempDir,
+}
+
+impl Host {
+    /// With guests' ports c and d, and a folder for more.
+    fn start(workers: usize, settings: &str) -> Host {
+        let folder = tempfile::tempdir().expect("a directory can be made");
+        fs::create_dir(folder.path().join("ports.d")).expect("a directory can be made");
+        let cores: Vec<usize> = core_affinity::get_core_ids()
+            .expect("cores")
+            .iter()
+            .map(|core| core.id)
+            .collect();
+        let list: Vec<String> = (0..workers).map(|n| cores[n % cores.len()].to_string()).collect();
+        let main = folder.path().join("main.toml");
+        let own = |name: &str| folder.path().join(name).display().to_string();
+        let text = format!(
+            "version = 1\nports_dir = \"ports.d\"\n{settings}\n[workers]\ncores = [{}]\n[metrics]\nlisten = \"off\"\n\
+             [control]\nsocket = {:?}\n[[port]]\nname = \"c\"\ntype = \"vhost\"\nsocket = {:?}\nvlan = {{ access = 20 }}\n\
+             [[port]]\nname = \"d\"\ntype = \"vhost\"\nsocket = {:?}\nvlan = {{ access = 20 }}\n",
+            list.join(", "),
+            own("control.sock"),
+            own("c"),
+            own("d"),
+        );
+        fs::write(&main, text).expect("the file");
+        let loaded = Config::load_lenient(&main, None, &cores).expect("a configuration");
+        assert!(loaded.problems.is_none());
+        let daemon = Daemon::start_from(&main, loaded, &cores).expect("it starts");
+        let (daemon, over) = (Arc::new(daemon), Arc::new(AtomicBool::new(false)));
+        let (looked_after, seen) = (daemon.clone(), over.clone());
+        let housekeeper = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                looked_after.housekeep();
+                std::thread::sleep(Daemon::HOUSEKEEPING);
+            }
+        });
+        Host {
+            daemon,
+            over,
+            housekeeper: Some(housekeeper),
+            folder,
+        }
+    }
+
+    fn drop_in(&self, name: &str) -> PathBuf {
+        self.folder.path().join("ports.d").join(format!("{name}.toml"))
+    }
+
+    fn write(&self, name: &str, more: &str) {
+        let socket = self.folder.path().join(name);
+        let text = format!(
+            "[[port]]\nname = {name:?}\ntype = \"vhost\"\nsocket = {socket:?}\nvlan = {{ access = 10 }}\n{more}\n"
+        );
+        fs::write(self.drop_in(name), text).expect("the file");
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.drop_in(name)).expect("the file is there");
+    }
+
+    fn status(&self) -> Status {
+        self.daemon.status()
+    }
+
+    fn port(&self, name: &str) -> Option<PortStatus> {
+        let mut ports = self.status().ports.into_iter();
+        ports.find(|port| port.name == name)
+    }
+
+    fn wait(&self, what: &str, is: impl Fn(&Host) -> bool) {
+        let start = Instant::now();
+        while !is(self) {
+            assert!(start.elapsed() < PATIENCE, "{what}: {:#?}", self.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn guest(&self, name: &str, case: Case) -> Guest {
+        let guest = Guest::connect(self.folder.path().join(name), case.guest(0));
+        let guest = guest.expect("the guest connects");
+        self.wait(name, |host| host.port(name).is_some_and(|port| port.state == "up"));
+        guest
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.housekeeper.take().map(JoinHandle::join);
+    }
+}
+
+fn names() -> Vec<String> {
+    (0..MANY).map(|n| format!("vm-{n}")).collect()
+}
+
+#[test]
+fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
+    for workers in [1, 2] {
+        let case = Case {
+            packed: workers == 2,
+            in_order: false,
+            workers,
+        };
+        let host = Host::start(workers, "");
+        let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+        let load = Load::start(&mut c, &mut d, 20, Loss::None);
+        for round in 0..2 {
+            names().iter().for_each(|name| host.write(name, ""));
+            host.daemon.reload();
+            assert_eq!(host.status().ports.len(), MANY + 2);
+            // Those that came are at it when the rest goes and becomes other than it was.
+            let (mut a, mut b) = (host.guest("vm-0", case), host.guest("vm-1", case));
+            let new = Load::start(&mut a, &mut b, 1, Loss::None);
+            new.flow(50);
+            let (stay, go) = (&names()[..MANY / 2], &names()[MANY / 2..]);
+            stay.iter().for_each(|name| host.write(name, "mac_limit = 7"));
+            go.iter().for_each(|name| host.remove(name));
+            host.daemon.reload();
+            assert_eq!(host.status().ports.len(), MANY / 2 + 2);
+            new.flow(50);
+            new.finish().expect_all();
+            stay.iter().for_each(|name| host.remove(name));
+            host.daemon.reload();
+            assert_eq!(host.status().ports.len(), 2);
+            assert_eq!(host.status().removed.ports, (MANY * (round + 1)) as u64);
+            load.flow(50);
+        }
+        load.finish().expect_all();
+        assert_balanced(&host.status());
+    }
+}
+
+#[test]
+fn a_bad_file_changes_nothing_by_a_reload() {
+    let case = Case {
+        packed: false,
+        in_order: false,
+        workers: 1,
+    };
+    let host = Host::start(1, "");
+    let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+    let load = Load::start(&mut c, &mut d, 20, Loss::None);
+    host.write("good", "");
+    host.write("bad", "queue_pairs = 0");
+    host.daemon.reload();
+    assert_eq!(host.status().ports.len(), 2);
+    load.flow(50);
+    host.write("bad", "");
+    host.daemon.reload();
+    assert_eq!(host.status().ports.len(), 4);
+    load.finish().expect_all();
+}
+
+#[test]
+fn a_watched_folder_is_followed_and_a_bad_file_costs_only_its_own_port() {
+    let case = Case {
+        packed: false,
+        in_order: false,
+        workers: 1,
+    };
+    let host = Host::start(1, "watch_ports = true");
+    let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+    let load = Load::start(&mut c, &mut d, 20, Loss::None);
+    host.write("one", "");
+    host.wait("it comes", |host| host.port("one").is_some());
+    host.write("one", "mac_limit = -1");
+    host.write("two", "");
+    host.wait("the other comes", |host| host.port("two").is_some());
+    assert!(host.port("one").is_some(), "as it was when it was good");
+    host.remove("one");
+    host.wait("it goes", |host| host.port("one").is_none());
+    assert!(host.port("two").is_some());
+    load.finish().expect_all();
+    assert_balanced(&host.status());
+}

@@ -1,0 +1,124 @@
+//! `crosspoint port`: one port more, less, or changed.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crosspoint_control::api::{PortAdd, PortRemove, PortSet, Request};
+use crosspoint_control::config::{self, PortTable};
+
+use crate::{cli, reload};
+
+/// Add, change or remove a port of a running switch
+///
+/// The others go on. Without --keep, the configuration's files stay as they are, and the next reload or restart makes the
+/// ports what these say. With it, the port's own file in `ports_dir` is written or removed too.
+#[derive(clap::Args)]
+pub(crate) struct Port {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Add a port
+    ///
+    /// Keys are those of a [[port]] table. A value is TOML's, or else text: type=vhost socket=/run/crosspoint/web-1.sock
+    /// vlan.access=5
+    Add {
+        /// The port's name
+        #[arg(required_unless_present = "file")]
+        name: Option<String>,
+        /// Its other keys, such as type=vhost
+        #[arg(value_name = "KEY=VALUE", conflicts_with = "file")]
+        keys: Vec<String>,
+        /// Take them from a file with one [[port]] table
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Change keys of a port
+    ///
+    /// Values are written as for `port add`. KEY= without a value is the key's default. A table such as vlan is replaced as a
+    /// whole.
+    Set {
+        /// The port's name
+        name: String,
+        /// The keys, such as mac_limit=10
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        keys: Vec<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Remove a port
+    Remove {
+        /// The port's name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Also in the configuration: the port's own file in `ports_dir`
+    #[arg(long)]
+    keep: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    socket: cli::Socket,
+}
+
+impl Port {
+    pub(crate) fn run(self) -> ExitCode {
+        match self.action.request() {
+            Ok((request, common)) => reload::change(&common.socket.socket, &request, common.json),
+            Err(why) => {
+                eprintln!("error: {why}\nhelp: see `crosspoint port --help`");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Action {
+    fn request(self) -> Result<(Request, Common), String> {
+        Ok(match self {
+            Action::Add {
+                name,
+                keys,
+                file,
+                common,
+            } => {
+                let mut port = match file {
+                    Some(path) => read(&path)?,
+                    None => config::parse_assignments(&keys)?,
+                };
+                if let Some(name) = name {
+                    let other = port.insert("name".to_owned(), name.clone().into());
+                    if other.is_some_and(|other| other != name.as_str()) {
+                        return Err(format!("the port has another name than {name:?} there"));
+                    }
+                }
+                let keep = common.keep;
+                (Request::PortAdd(PortAdd { keep, port }), common)
+            }
+            Action::Set { name, keys, common } => {
+                let (set, keep) = (config::parse_assignments(&keys)?, common.keep);
+                (Request::PortSet(PortSet { name, set, keep }), common)
+            }
+            Action::Remove { name, common } => {
+                let keep = common.keep;
+                (Request::PortRemove(PortRemove { name, keep }), common)
+            }
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<PortTable, String> {
+    let told = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|why| told(&why))?;
+    config::parse_port_file(&text).map_err(|why| told(&why))
+}
