@@ -31,8 +31,9 @@ pub(super) fn wanted(line: &[u8]) -> Option<Job> {
     }
 }
 
-/// Set when the server ends, and with it whoever waits for the job.
-struct EndOnDrop(Arc<AtomicBool>);
+/// Tells the threads of all jobs that the server ends, when it does.
+#[derive(Default)]
+pub(super) struct EndOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
@@ -68,12 +69,10 @@ pub(super) async fn show_frames(
     let Ok(socket) = client.into_std() else {
         return;
     };
-    let stop = EndOnDrop(Arc::default());
-    let stopped = Arc::clone(&stop.0);
     let task = tokio::task::spawn_blocking(move || {
         let mut client = Client {
             socket,
-            stop: &stopped,
+            stop: &asked.ending,
             pid,
             uid,
         };
@@ -84,7 +83,6 @@ pub(super) async fn show_frames(
         };
     });
     let _ = task.await;
-    drop(stop);
 }
 
 /// A capture, as its client has it.

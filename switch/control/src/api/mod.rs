@@ -12,7 +12,8 @@
 //! `{"port":"web-1"}` asks for all that is known of one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` has worker 1
 //! poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`,
 //! `{"reload":{}}`, `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what
-//! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers.
+//! `{"capture":{...}}` and `{"trace":{...}}` show frames, on a connection of their own: see [`capture`](crate::capture). What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 

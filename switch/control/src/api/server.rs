@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::capture;
+use super::capture::{self, EndOnDrop};
 use super::change::{self, Change};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
@@ -46,12 +47,13 @@ impl ControlServer {
         let serving = move || async move {
             let listener = UnixListener::from_std(listener)?;
             let accept = async || listener.accept().await.map(|(client, _)| client);
-            let moving = Arc::default();
+            let (moving, end) = (Arc::default(), EndOnDrop::default());
             serve("control", CLIENTS_MAX, accept, move |client| {
                 let asked = Asked {
                     source: Arc::clone(&source),
                     moving: Arc::clone(&moving),
                     peer: client.peer_cred().ok(),
+                    ending: Arc::clone(&end.0),
                 };
                 converse(client, asked)
             })
@@ -82,6 +84,8 @@ pub(super) struct Asked {
     pub moving: Arc<Mutex<()>>,
     /// The client's process, as the kernel knows it.
     pub peer: Option<UCred>,
+    /// Whether the server ends. A job that has a thread of its own has to look.
+    pub ending: Arc<AtomicBool>,
 }
 
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
