@@ -10,7 +10,7 @@ use crosspoint_control::config::{Config, ConfigError};
 use crosspoint_control::daemon::Daemon;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Validates a configuration without starting anything.
 pub(crate) fn check(path: &Path) -> ExitCode {
@@ -34,9 +34,11 @@ fn fail_config(error: &ConfigError) -> ExitCode {
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(path: &Path) -> ExitCode {
-    let config = match load(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let affinity = affinity();
+    // A mistake in one guest's file of `ports_dir` does not keep the others from their network.
+    let loaded = match Config::load_lenient(path, None, &affinity) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail_config(&error),
     };
     log_to_stderr();
     // Before anything is made that would have to be cleaned up.
@@ -47,10 +49,15 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+    let reload = Arc::new(AtomicBool::new(false));
+    if let Err(why) = signal_hook::flag::register(SIGHUP, reload.clone()) {
+        eprintln!("error: signals cannot be caught: {why}");
+        return ExitCode::FAILURE;
+    }
     raise_open_files();
-    let affinity = affinity();
-    keep_off_worker_cores(&config, &affinity);
-    let daemon = match Daemon::start(&config, &affinity) {
+    keep_off_worker_cores(&loaded.config, &affinity);
+    let ports = loaded.config.ports.len();
+    let daemon = match Daemon::start_from(path, loaded, &affinity) {
         Ok(daemon) => daemon,
         Err(crosspoint_control::daemon::StartError::Config(error)) => return fail_config(&error),
         Err(error) => {
@@ -58,8 +65,11 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    tracing::info!("ready: {} port(s)", config.ports.len());
+    tracing::info!("ready: {ports} port(s)");
     while !stop.load(Ordering::Relaxed) {
+        if reload.swap(false, Ordering::Relaxed) {
+            daemon.reload();
+        }
         daemon.housekeep();
         // A signal ends the wait early.
         std::thread::park_timeout(Daemon::HOUSEKEEPING);

@@ -233,6 +233,15 @@ impl Switch {
     }
 }
 
+/// What was dropped, and why, of a test that fails.
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_drops();
+        }
+    }
+}
+
 /// Workers that sleep at once.
 fn fabric(workers: usize, nic_queues: usize) -> Arc<Fabric> {
     Fabric::start(options(workers, nic_queues)).expect("workers")
