@@ -28,6 +28,8 @@ mod epb {
 
 /// `epb_verdict`: what follows is for the implementation to define.
 const VERDICT_HARDWARE: u8 = 0;
+/// The longest text of an option, bytes.
+const WORDS_MAX: usize = 1024;
 /// `if_tsresol`: times are in 10^-9 seconds.
 const NANOSECONDS: u8 = 9;
 /// Low bits of `epb_packetid` that are the frame's number on its worker; those above are the worker's.
@@ -58,11 +60,11 @@ fn bytes_of(block: &mut impl ToVec) -> io::Result<Vec<u8>> {
         .map_err(|why| io::Error::other(format!("{why:?}")))
 }
 
-/// Words that fit an option: its length has 16 bits.
+/// Words that fit an option, whose length has 16 bits: no more than [`WORDS_MAX`] bytes of them.
 fn words(text: &str) -> &[u8] {
-    text.get(..text.floor_char_boundary(1024))
-        .unwrap_or("")
-        .as_bytes()
+    let mut ends = (0..=text.len().min(WORDS_MAX)).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or("").as_bytes()
 }
 
 impl<W: Write> Writer<W> {

@@ -278,7 +278,7 @@ pub(crate) fn trace(
 
 enum Job<'f> {
     MadeUp(Box<Trace>),
-    Follow(Following<'f>),
+    Follow(Box<Following<'f>>),
 }
 
 fn begin_trace<'f>(fabric: &'f Fabric, wanted: &TraceWanted) -> Result<Job<'f>, CaptureError> {
@@ -321,7 +321,7 @@ fn begin_trace<'f>(fabric: &'f Fabric, wanted: &TraceWanted) -> Result<Job<'f>, 
     let sent = Tapped::new(fabric, tap(false), TRACE_SLOTS).ok_or_else(CaptureError::too_many)?;
     let received =
         Tapped::new(fabric, tap(true), TRACE_SLOTS).ok_or_else(CaptureError::too_many)?;
-    Ok(Job::Follow(Following {
+    Ok(Job::Follow(Box::new(Following {
         fabric,
         scribe: Scribe::new(fabric),
         received,
@@ -330,7 +330,7 @@ fn begin_trace<'f>(fabric: &'f Fabric, wanted: &TraceWanted) -> Result<Job<'f>, 
         left: wanted.count,
         waiting: VecDeque::new(),
         copies: HashMap::new(),
-    }))
+    })))
 }
 
 /// A frame in hexadecimal, with or without colons and spaces between.
@@ -365,7 +365,8 @@ struct Following<'f> {
     left: u64,
     /// Frames whose copies are still on their way, and since when.
     waiting: VecDeque<(Instant, Box<Slot>)>,
-    /// Copies of frames that are waited for, by worker and number.
+    /// Copies of frames that are waited for, by worker and number. Slots go back to the tap as they came.
+    #[expect(clippy::vec_box)]
     copies: HashMap<(usize, u64), Vec<Box<Slot>>>,
 }
 
