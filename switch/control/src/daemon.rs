@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::api::{ControlServer, SocketError};
 use crate::config::{Balance, Config, ConfigError, Loaded, Poll, Port, PortKind};
 use crate::fabric::{BalanceOptions, Fabric, FabricOptions, WorkerError};
+use crate::health::Health;
 use crate::metrics::MetricsError;
 use crate::nic::{self, NicPortError};
 use crate::running::Running;
@@ -119,6 +120,11 @@ impl Daemon {
     /// Everything that is known, now.
     pub fn status(&self) -> Status {
         self.running.fabric.status()
+    }
+
+    /// Whether it works. Does not wait.
+    pub fn health(&self) -> Health {
+        self.running.fabric.health()
     }
 
     /// How often [`housekeep`](Self::housekeep) is to be called.

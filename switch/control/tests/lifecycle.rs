@@ -18,6 +18,8 @@ mod lost;
 mod memory;
 #[path = "lifecycle/moving.rs"]
 mod moving;
+#[path = "lifecycle/objectives.rs"]
+mod objectives;
 #[path = "lifecycle/ports.rs"]
 mod ports;
 #[path = "lifecycle/reload.rs"]
@@ -298,6 +300,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         mac_limit: 0,
         queues: queue_pairs.into(),
         joins: false,
+        required: false,
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

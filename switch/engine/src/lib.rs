@@ -21,6 +21,8 @@ pub mod direct;
 #[cfg(not(loom))]
 pub mod explain;
 #[cfg(not(loom))]
+mod histograms;
+#[cfg(not(loom))]
 mod joins;
 #[cfg(not(loom))]
 mod latency;
@@ -46,7 +48,9 @@ mod way;
 pub mod worker;
 
 #[cfg(not(loom))]
-pub use latency::Latency;
+pub use histograms::{BurstSizes, Turns};
+#[cfg(not(loom))]
+pub use latency::{Latencies, Latency};
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 1024;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
-use super::{Balance, HugePages, Poll, Role, Rss, Tso, XdpMode};
+use super::{Balance, HugePages, LogFormat, LogLevel, LogTarget, Poll, Role, Rss, Tso, XdpMode};
 
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
 /// Six bytes, the first even: no group address.
@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     pub metrics: Field<Table<RawMetrics>>,
     /// The socket that the command line tools talk to.
     pub control: Field<Table<RawControl>>,
+    /// What the daemon says, and where.
+    pub log: Field<Table<RawLog>>,
     /// A folder of files with more ports: every *.toml in it. Absolute, or relative to the folder of this file.
     #[schemars(length(min = 1, max = PATH_BYTES_MAX))]
     pub ports_dir: Field<String>,
@@ -103,6 +105,22 @@ pub(super) struct RawControl {
     pub socket: Field<String>,
 }
 
+/// What the daemon says, and where. Changes take a restart.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Log")]
+pub(super) struct RawLog {
+    /// Where lines go.
+    #[schemars(extend("default" = "auto"))]
+    pub target: Field<Word<LogTarget>>,
+    /// What a line on standard error looks like. The journal has fields of its own.
+    #[schemars(extend("default" = "text"))]
+    pub format: Field<Word<LogFormat>>,
+    /// The least serious lines that are written. CROSSPOINT_LOG in the environment comes first.
+    #[schemars(extend("default" = "info"))]
+    pub level: Field<Word<LogLevel>>,
+}
+
 /// What a port is attached to.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -124,7 +142,7 @@ pub(super) enum PortType {
         "huge_pages": false, "channels": false, "rss": false
     }},
     "else" = {"required": ["interface"], "properties": {
-        "socket": false, "role": false, "queue_pairs": false, "mac": false, "direct": false
+        "socket": false, "role": false, "queue_pairs": false, "mac": false, "direct": false, "slo": false
     }}
 ))]
 pub(super) struct RawPort {
@@ -193,6 +211,10 @@ pub(super) struct RawPort {
     /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
     #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
     pub worker: Field<i64>,
+    /// Whether the switch is ready only while this port is up. Default: false for vhost, true for xdp.
+    pub required: Field<bool>,
+    /// vhost: how fast the guest's descriptors are to be completed. Whether they are is shown, exported and alerted on.
+    pub slo: Field<Table<RawSlo>>,
 }
 
 /// The VLANs that a port carries: `access`, or `trunk` and perhaps `native`.
@@ -215,6 +237,19 @@ pub(super) struct RawVlan {
     /// The VLAN of a trunk's untagged frames.
     #[schemars(range(min = VLAN_ID_MIN, max = VLAN_ID_MAX))]
     pub native: Field<i64>,
+}
+
+/// How long a guest's descriptors may take from being read to completion; at least one of the two.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Slo", extend("minProperties" = 1))]
+pub(super) struct RawSlo {
+    /// Half of them take no longer; 1us to 10s.
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub completion_p50: Field<String>,
+    /// 99 of 100 take no longer; 1us to 10s.
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub completion_p99: Field<String>,
 }
 
 /// A queue of an uplink's interface that belongs to one guest.

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Config, Control, Cores, Direct, Metrics, Port, PortKind, Queues, Switch, VhostPort, Vlan,
-    Workers, XdpPort,
+    Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Slo, Switch, VhostPort,
+    Vlan, Workers, XdpPort,
 };
 
 /// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
@@ -31,6 +31,8 @@ impl Port {
             vlan,
             mac_limit,
             worker,
+            required,
+            slo,
             kind,
         } = self;
         let mut keys = vec![("name", json!(name)), ("type", json!(self.kind_name()))];
@@ -42,6 +44,8 @@ impl Port {
             ("vlan", vlan.written()),
             ("mac_limit", json!(mac_limit)),
             ("worker", json!(worker)),
+            ("required", json!(required)),
+            ("slo", slo.as_ref().map_or(Value::Null, Slo::written)),
         ]);
         keys
     }
@@ -134,6 +138,23 @@ impl XdpPort {
     }
 }
 
+impl Slo {
+    fn written(&self) -> Value {
+        let Slo {
+            completion_p50,
+            completion_p99,
+        } = self;
+        let times = [
+            ("completion_p50", completion_p50),
+            ("completion_p99", completion_p99),
+        ];
+        let given = times
+            .into_iter()
+            .filter_map(|(key, time)| Some((key.to_owned(), json!(duration::display((*time)?)))));
+        Value::Object(given.collect())
+    }
+}
+
 impl Vlan {
     fn written(&self) -> Value {
         match self {
@@ -164,6 +185,12 @@ impl Config {
             },
             metrics: Metrics { listen },
             control: Control { socket },
+            log:
+                Log {
+                    target,
+                    format,
+                    level,
+                },
             ports_dir,
             watch_ports,
             ports: _,
@@ -192,6 +219,9 @@ impl Config {
             ("switch.fdb_capacity", json!(fdb_capacity)),
             ("metrics.listen", json!(listen)),
             ("control.socket", json!(socket.to_string_lossy())),
+            ("log.target", word(target)),
+            ("log.format", word(format)),
+            ("log.level", word(level)),
         ]
     }
 }

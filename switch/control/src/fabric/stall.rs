@@ -39,7 +39,8 @@ impl Stalls {
 
 /// Looks at one worker again and again.
 pub(super) struct StallWatch {
-    name: String,
+    worker: usize,
+    core: usize,
     link: Arc<WorkerLink>,
     id: Pid,
     stalls: Arc<Stalls>,
@@ -61,7 +62,8 @@ impl StallWatch {
         stalls: Arc<Stalls>,
     ) -> StallWatch {
         StallWatch {
-            name: format!("worker-{worker} (core {core})"),
+            worker,
+            core,
             link,
             id,
             stalls,
@@ -77,7 +79,7 @@ impl StallWatch {
     pub fn look(&mut self) {
         let now = Instant::now();
         let since = now - std::mem::replace(&mut self.looked, now);
-        let iterations = self.link.counters.iterations.get();
+        let iterations = self.link.counters.turns.count();
         // One that was woken and does not get its core says that it sleeps, and its thread does not.
         let sleeps = || self.link.waker.is_asleep() && threads::activity(self.id).may_sleep();
         match self.still.look(iterations, since, sleeps) {
@@ -105,8 +107,9 @@ impl StallWatch {
             n => format!(" ({n} times since the last such line)"),
         };
         tracing::warn!(
-            "{} has not come round for {} ms{times}, and its ports stand still: {}; {} involuntary context switches so far",
-            self.name,
+            worker = self.worker,
+            core = self.core,
+            "has not come round for {} ms{times}, and its ports stand still: {}; {} involuntary context switches so far",
             self.still.time.as_millis(),
             activity.since(&self.before),
             threads::involuntary_switches(self.id).unwrap_or(0)

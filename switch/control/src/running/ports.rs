@@ -32,7 +32,10 @@ impl Attached {
         let number = fabric.add_port(options(port));
         let number = number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
         match serve(fabric, number, config, port) {
-            Ok(by) => Ok(Attached { number, by }),
+            Ok(by) => {
+                fabric.set_slo(number, port.slo);
+                Ok(Attached { number, by })
+            }
             Err(why) => {
                 fabric.remove_port(number);
                 Err(why)
@@ -53,8 +56,12 @@ impl Attached {
             vlan: (before.vlan != after.vlan).then(|| vlan_policy(&after.vlan)),
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
             worker: (before.worker != after.worker).then_some(after.worker),
+            required: (before.required != after.required).then_some(after.required),
         };
         fabric.set_port(self.number, settings);
+        if before.slo != after.slo {
+            fabric.set_slo(self.number, after.slo);
+        }
     }
 }
 
@@ -97,6 +104,7 @@ fn options(port: &Port) -> PortOptions {
         queues,
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
         worker: port.worker,
+        required: port.required,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Changing, Running};
 use crate::config::watch::PortsWatch;
 use crate::config::{Config, ConfigError, Loaded};
+use crate::notify;
 use crate::plan::{Failure, Plan};
 
 /// Why a reload, or the plan of one, comes to nothing. What runs is as it was.
@@ -30,9 +31,11 @@ impl Running {
     pub(super) fn reload(&self) -> Result<(Plan, Vec<Failure>), ReloadError> {
         let path = self.file(None)?;
         let mut changing = self.lock();
+        notify::reloading();
         let done = self
             .read_strictly(path)
             .and_then(|loaded| self.become_what_was_loaded(&mut changing, loaded));
+        notify::ready(&self.fabric.health().summary());
         done
     }
 

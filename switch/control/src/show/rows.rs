@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crosspoint_packet::DropReason;
 use serde::{Deserialize, Serialize};
 
+use super::slo;
+pub use super::slo::SloRow;
 use crate::metrics::Completion;
 use crate::status::{
     DeviceStatus, FdbEntry, FdbStatus, PortStatus, QueueStatus, Status, XdpStatus,
@@ -21,6 +23,9 @@ pub struct PortRow {
     pub state: String,
     /// Why it is not up, or how it is; may be empty.
     pub detail: String,
+    /// Whether the switch is ready only while it is up.
+    #[serde(default)]
+    pub required: bool,
     /// `unaware`, `access 100` or `trunk 100,200 native 1`.
     pub vlan: String,
     /// Addresses learned on it.
@@ -39,6 +44,9 @@ pub struct PortRow {
     pub tx_bytes: u64,
     /// Drops counted at the port, for all reasons.
     pub drops: u64,
+    /// How it keeps to its service level objectives; null if it has none.
+    #[serde(default)]
+    pub slo: Option<SloRow>,
 }
 
 /// All that is known of one port.
@@ -198,6 +206,7 @@ fn port(port: &PortStatus) -> PortRow {
         kind: port.kind.clone(),
         state: port.state.clone(),
         detail: port.detail.clone(),
+        required: port.required,
         vlan: port.vlan.clone(),
         addresses: port.addresses,
         properties: port.properties.clone(),
@@ -207,6 +216,7 @@ fn port(port: &PortStatus) -> PortRow {
         tx_packets: sum(|q| q.tx_packets),
         tx_bytes: sum(|q| q.tx_bytes),
         drops: sum(all_drops),
+        slo: port.slo.as_ref().map(slo::row),
     }
 }
 
