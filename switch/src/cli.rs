@@ -77,6 +77,13 @@ pub(crate) enum Command {
         )]
         socket: PathBuf,
     },
+    /// Show the frames that go past, and what becomes of each: lines, or a file for Wireshark
+    ///
+    /// A worker never waits for who looks: frames that are read too slowly are missed, and counted. Only root and the
+    /// daemon's user may look. The exit status is 0 if the capture ended in order, by Ctrl-C too, and else 1.
+    Capture(crate::capture::Capture),
+    /// Tell what becomes of a frame, stage by stage: VLAN, addresses, ports, queues, verdicts
+    Trace(crate::trace::Trace),
     Plan(crate::plan::Plan),
     Port(crate::port::Port),
     Reload(crate::reload::Reload),

@@ -1,5 +1,6 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
+mod capture;
 mod cli;
 mod completions;
 mod doctor;
@@ -13,6 +14,7 @@ mod report;
 mod run;
 mod show;
 mod top;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
             };
             cli::move_stream(place, &socket)
         }
+        cli::Command::Capture(capture) => capture.run(),
+        cli::Command::Trace(trace) => trace.run(),
         cli::Command::Plan(plan) => plan.run(),
         cli::Command::Port(port) => port.run(),
         cli::Command::Reload(reload) => reload.run(),

@@ -6,6 +6,8 @@
 // Integration tests are crates of their own: this is the only one that starts the daemon, so that it links once.
 mod harness;
 
+#[path = "e2e/capture.rs"]
+mod capture;
 #[path = "e2e/disturbance.rs"]
 mod disturbance;
 #[path = "e2e/dpdk.rs"]

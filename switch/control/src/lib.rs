@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bundle;
+pub mod capture;
 pub mod config;
 pub mod daemon;
 pub mod doctor;

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::{REQUEST_TIME_MAX, Request, socket};
 
 /// The longest that the daemon may be silent.
-const TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest that it may be silent while it changes something: with many NICs that takes a while.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest reply: the largest forwarding database takes 40 MiB.
@@ -145,25 +145,29 @@ impl Client {
         let line = open
             .exchange(request)
             .map_err(|cause| explain(path, cause))?;
-        match serde_json::from_slice(&line) {
-            Ok(Reply::Ok { ok }) => {
-                self.open = Some(open);
-                Ok(ok)
-            }
-            Ok(Reply::Error {
-                error,
-                help,
-                report,
-            }) => Err(ClientError::Refused {
-                error,
-                help,
-                report,
-            }),
-            Err(cause) => Err(ClientError::NoReply {
-                path: path.to_owned(),
-                cause,
-            }),
-        }
+        let ok = ok_of(path, &line)?;
+        self.open = Some(open);
+        Ok(ok)
+    }
+}
+
+/// What a reply's `ok` holds.
+pub(super) fn ok_of<T: DeserializeOwned>(path: &Path, line: &[u8]) -> Result<T, ClientError> {
+    match serde_json::from_slice(line) {
+        Ok(Reply::Ok { ok }) => Ok(ok),
+        Ok(Reply::Error {
+            error,
+            help,
+            report,
+        }) => Err(ClientError::Refused {
+            error,
+            help,
+            report,
+        }),
+        Err(cause) => Err(ClientError::NoReply {
+            path: path.to_owned(),
+            cause,
+        }),
     }
 }
 
@@ -214,7 +218,7 @@ impl Open {
     }
 }
 
-fn explain(path: &Path, cause: io::Error) -> ClientError {
+pub(super) fn explain(path: &Path, cause: io::Error) -> ClientError {
     let path = path.to_owned();
     match Errno::from_io_error(&cause) {
         Some(Errno::NOENT | Errno::NOTDIR) => ClientError::Missing { path },
