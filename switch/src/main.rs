@@ -1,6 +1,8 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
 mod cli;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod plan;
 mod port;
