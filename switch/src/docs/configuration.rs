@@ -25,16 +25,16 @@ fn every_key_is_documented() {
         root: &root,
         path: "",
     }
-    .describe("At the top", &mut text);
+    .describe("At the top", &root["description"], &mut text);
     check_generated("CONFIGURATION.md", &text);
 }
 
 impl Table<'_> {
-    fn describe(&self, heading: &str, text: &mut String) {
+    fn describe(&self, heading: &str, about: &Value, text: &mut String) {
         let _ = write!(
             text,
             "\n## {heading}\n\n{}\n\n| key | type | default | bounds | meaning | a change |\n|---|---|---|---|---|---|\n",
-            self.schema["description"].as_str().unwrap_or_default()
+            about.as_str().unwrap_or_default()
         );
         let keys = self.schema["properties"].as_object().expect("a table");
         for (key, schema) in keys.iter().filter(|(_, one)| self.table_in(one).is_none()) {
@@ -45,7 +45,7 @@ impl Table<'_> {
                 continue;
             };
             let is_list = schema["type"] == "array";
-            let heading = match (self.path, is_list) {
+            let title = match (self.path, is_list) {
                 ("", true) => format!("[[{key}]]"),
                 ("", false) => format!("[{key}]"),
                 (path, _) => format!("{key} of [[{path}]]"),
@@ -55,7 +55,7 @@ impl Table<'_> {
                 root: self.root,
                 path: key,
             };
-            table.describe(&heading, text);
+            table.describe(&title, &schema["description"], text);
         }
     }
 
