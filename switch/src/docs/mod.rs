@@ -9,6 +9,7 @@ mod configuration;
 mod drops;
 mod links;
 mod metrics;
+mod promises;
 
 use std::fs;
 use std::path::{Path, PathBuf};
