@@ -2,7 +2,7 @@
 # check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
 # unit, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
 #
-#   --full   also the Debian package, in a clean chroot; that each capability of the unit is needed; what it allows of system calls
+#   --full   also systemd itself, which runs the unit; the Debian package, in a clean chroot; that each capability of the unit is needed; what it allows of system calls
 #
 # What it downloads once is kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
@@ -201,6 +201,7 @@ check "Kubernetes" check_kubernetes
 check "guests as the tests run them" check_guests
 check "libvirt's schema" check_libvirt
 if [ -n "$FULL" ]; then
+  check "systemd itself, and the unit" "$DEPLOY/check/booted.sh" "$UNIT" "$WORK/crosspoint"
   check "each capability is needed" check_each_capability
   check "the unit's system calls and address families" check_sandbox
   check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"

@@ -48,6 +48,10 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether a running switch works, for probes: exit status 0 if so, else 1
+    Health(crate::health::Health),
+    /// Gather what support needs to know of this host and the switch into one file
+    Report(crate::report::Report),
     /// Have another worker of a running switch poll a guest's queue
     Move {
         /// The port's name
@@ -127,7 +131,7 @@ impl FromStr for Subject {
 }
 
 /// Asks the running switch; says why there is no answer.
-fn ask(socket: &Path, request: &Request) -> Option<Value> {
+pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
     let answer = api::request(socket, request);
     let say = |error: &api::ClientError| {
         if let api::ClientError::Refused {

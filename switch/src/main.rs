@@ -4,9 +4,11 @@ mod cli;
 #[cfg(test)]
 mod docs;
 mod doctor;
+mod health;
 mod plan;
 mod port;
 mod reload;
+mod report;
 mod run;
 
 use std::process::ExitCode;
@@ -19,6 +21,8 @@ fn main() -> ExitCode {
         cli::Command::Run { config } => run::run(&config),
         cli::Command::Check { config } => run::check(&config),
         cli::Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
+        cli::Command::Health(health) => health.run(),
+        cli::Command::Report(report) => report.run(),
         cli::Command::Move {
             port,
             queue,

@@ -22,6 +22,8 @@ mod namespaces;
 mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/service.rs"]
+mod service;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/workers.rs"]

@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::api::{ControlServer, SocketError};
 use crate::config::{Balance, Config, ConfigError, Loaded, Poll, Port, PortKind};
 use crate::fabric::{BalanceOptions, Fabric, FabricOptions, WorkerError};
+use crate::health::Health;
 use crate::metrics::MetricsError;
 use crate::nic::{self, NicPortError};
 use crate::running::Running;
@@ -92,7 +93,7 @@ impl Daemon {
                 ..BalanceOptions::default()
             },
         })?;
-        let running = Arc::new(Running::new(fabric, config, file, affinity));
+        let running = Running::new(fabric, config, file, affinity);
         // First what can be in another daemon's hands: a second instance stops here.
         let control = ControlServer::start(&config.control.socket, running.clone())?;
         let daemon = Daemon {
@@ -101,6 +102,7 @@ impl Daemon {
             started: Instant::now(),
         };
         daemon.running.open_all(config)?;
+        daemon.running.say_what_was_left_out();
         Ok(daemon)
     }
 
@@ -118,6 +120,11 @@ impl Daemon {
     /// Everything that is known, now.
     pub fn status(&self) -> Status {
         self.running.fabric.status()
+    }
+
+    /// Whether it works. Does not wait.
+    pub fn health(&self) -> Health {
+        self.running.fabric.health()
     }
 
     /// How often [`housekeep`](Self::housekeep) is to be called.

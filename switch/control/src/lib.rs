@@ -1,13 +1,17 @@
 //! The switch's slow path: configuration, and everything else that no worker does.
 
 pub mod api;
+pub mod bundle;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod fabric;
+pub mod health;
 mod interrupt;
+pub mod log;
 pub mod metrics;
 pub mod nic;
+pub mod notify;
 pub mod plan;
 mod running;
 pub mod show;

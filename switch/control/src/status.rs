@@ -58,6 +58,9 @@ pub struct PortStatus {
     pub state: String,
     /// Why it is not up, or how it is; for people.
     pub detail: String,
+    /// Whether the switch is ready only while it is up.
+    #[serde(default)]
+    pub required: bool,
     /// "unaware", "access 100" or "trunk 100,200 native 1".
     pub vlan: String,
     /// Addresses learned on it.

@@ -231,6 +231,15 @@ impl Switch {
     }
 }
 
+/// What was dropped, and why, of a test that fails.
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_drops();
+        }
+    }
+}
+
 /// Workers that sleep at once.
 fn fabric(workers: usize, nic_queues: usize) -> Arc<Fabric> {
     Fabric::start(options(workers, nic_queues)).expect("workers")
@@ -287,6 +296,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         mac_limit: 0,
         queues: queue_pairs.into(),
         joins: false,
+        required: false,
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

@@ -105,6 +105,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         mac_limit: 0,
         queues: 4,
         joins: true,
+        required: true,
         worker: None,
     };
     fabric.add_port(options).expect("there is room")

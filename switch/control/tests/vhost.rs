@@ -61,6 +61,7 @@ impl Switch {
                 vlan_text: "unaware".to_owned(),
                 mac_limit: 0,
                 joins: false,
+                required: false,
                 worker: None,
                 queues: config.queue_pairs.into(),
             });

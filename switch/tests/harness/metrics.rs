@@ -29,20 +29,9 @@ pub struct Metrics {
 impl Metrics {
     /// Scrapes `http://ADDRESS/metrics`; nothing when nobody answers.
     pub fn scrape(address: SocketAddr) -> Option<Self> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).ok()?;
-        let (head, body) = reply.split_once("\r\n\r\n")?;
-        assert!(head.contains(" 200 "), "{head}");
-        assert!(
-            !head
-                .to_ascii_lowercase()
-                .contains("transfer-encoding: chunked"),
-            "HTTP/1.0 knows no chunks: {head}"
-        );
-        Some(Self::of_text(body))
+        let (status, body) = get(address, "/metrics")?;
+        assert_eq!(status, 200, "{body}");
+        Some(Self::of_text(&body))
     }
 
     /// Metrics that were fetched in another way.
@@ -72,6 +61,24 @@ impl Metrics {
             .map(|sample| sample.value as u64)
             .sum()
     }
+}
+
+/// `GET http://ADDRESS/PATH`: the status, and the body; nothing when nobody answers.
+pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).ok()?;
+    let (head, body) = reply.split_once("\r\n\r\n")?;
+    assert!(
+        !head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked"),
+        "HTTP/1.0 knows no chunks: {head}"
+    );
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
 }
 
 fn parse(line: &str) -> Option<Sample> {

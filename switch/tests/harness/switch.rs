@@ -73,10 +73,38 @@ impl<'a> Switch<'a> {
         cores: &[usize],
         ports: &[String],
     ) -> Self {
+        Self::start_in(lab, name, metrics, cores, ports, &[])
+    }
+
+    /// As [`Switch::start`], as systemd does: `notify` is its socket, and it wants a sign of life in each `watchdog`.
+    pub fn start_as_service(
+        lab: &'a Lab,
+        cores: &[usize],
+        ports: &[String],
+        notify: &Path,
+        watchdog: Duration,
+    ) -> Self {
+        let watchdog = watchdog.as_micros().to_string();
+        let notify = notify.to_str().expect("a plain path");
+        let variables = [("NOTIFY_SOCKET", notify), ("WATCHDOG_USEC", &watchdog)];
+        let switch = Self::start_in(lab, "control", METRICS, cores, ports, &variables);
+        switch.wait_uplinks();
+        switch
+    }
+
+    fn start_in(
+        lab: &'a Lab,
+        name: &str,
+        metrics: &'static str,
+        cores: &[usize],
+        ports: &[String],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let control = lab.socket(name);
         let (config, path) = write_config(lab, cores, metrics, &control, ports);
         let mut command = lab.command(binary());
         command.arg("run").arg("--config").arg(path);
+        command.envs(variables.iter().copied());
         let process = Process::start(lab.dir(), &format!("crosspoint-{name}"), &command);
         let mut switch = Self {
             lab,
@@ -207,6 +235,37 @@ impl<'a> Switch<'a> {
         });
     }
 
+    /// `GET path` of the metrics' address: the status, and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let address = self.metrics.parse().expect("an address");
+        super::metrics::get(address, path).expect("it answers")
+    }
+
+    /// `crosspoint WORDS --socket` its own: how it ends, and what it prints.
+    pub fn ask(&self, words: &[&str]) -> (ExitStatus, String) {
+        let socket = self.control.to_str().expect("a plain path");
+        Self::command(self.lab, &[words, &["--socket", socket]].concat())
+    }
+
+    /// Its configuration's file.
+    pub fn config_path(&self) -> PathBuf {
+        self.control.with_extension("toml")
+    }
+
+    /// The thread of a worker.
+    pub fn worker_thread(&self, worker: usize) -> u32 {
+        let name = format!("worker-{worker}\n");
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id()));
+        let mut tasks = tasks
+            .expect("it runs")
+            .map(|task| task.expect("one").path());
+        let has_name =
+            |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|is| is == name);
+        let task = tasks.find(has_name).expect("the worker");
+        let id = task.file_name().and_then(|id| id.to_str()?.parse().ok());
+        id.expect("a number")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.log()
@@ -258,6 +317,12 @@ impl<'a> Switch<'a> {
     /// Kills the daemon with `signal`, which must end it with success, and leave neither socket nor XDP program.
     pub fn stop(mut self, signal: Signal) {
         self.stop_by(signal);
+    }
+
+    /// As [`Switch::stop`]: all that it has logged.
+    pub fn stop_and_tell(mut self, signal: Signal) -> String {
+        self.stop_by(signal);
+        self.process.log()
     }
 
     /// SIGKILL, so that the daemon cannot tidy up.

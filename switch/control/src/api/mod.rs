@@ -12,7 +12,8 @@
 //! `{"port":"web-1"}` asks for all that is known of one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` has worker 1
 //! poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`,
 //! `{"reload":{}}`, `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what
-//! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. `{"health":{}}` asks whether
+//! the switch works and is ready: the answer is a [`Health`], and never waits long. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
@@ -33,6 +34,7 @@ pub use socket::SocketError;
 
 use crate::config::PortTable;
 use crate::fabric::MoveError;
+use crate::health::Health;
 use crate::plan::{PlanAnswer, ReloadAnswer};
 use crate::show::Topic;
 use crate::status::{FdbEntry, Status};
@@ -46,6 +48,10 @@ pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
+    /// Whether it works. It does not wait: where ports cannot be looked at just now, it says so.
+    fn health(&self) -> Health {
+        Health::of(&self.status())
+    }
     /// Has `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a thread of its own.
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError>;
 
@@ -105,6 +111,8 @@ pub enum Request {
     Port(String),
     /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
     Move(Place),
+    /// `{"health":{}}`: whether it works, as a [`Health`].
+    Health {},
     /// `{"plan":{"config":"/abs/path"}}`: what would change; null, or none: with the file that it was started with.
     Plan {
         /// The other file, by an absolute path.

@@ -16,6 +16,7 @@ use super::change::{self, Change};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source};
+use crate::health;
 use crate::show::{self, Topic};
 
 /// The longest request, its newline not counted.
@@ -145,6 +146,9 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
         Ok(Request::Move(place)) => move_stream(place, asked).await,
+        Ok(Request::Health {}) => line_of(&Answer {
+            ok: health::look(look).await,
+        }),
         Ok(Request::Plan { config }) => change::answer(Change::Plan(config), asked).await,
         Ok(Request::Reload {}) => change::answer(Change::Reload, asked).await,
         Ok(Request::PortAdd(port)) => change::answer(Change::Add(port), asked).await,
@@ -184,7 +188,7 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
     let result = task.await;
     let pid = asked.peer.and_then(|peer| peer.pid());
     tracing::info!(pid, uid, port = %place.port.escape_debug(), queue = place.queue, moved = matches!(result, Ok(Ok(()))),
-        "was asked to go to worker-{} by hand", place.worker);
+        worker = place.worker, "was asked to go to worker-{} by hand", place.worker);
     match result {
         Ok(Ok(())) => line_of(&Answer { ok: place }),
         Ok(Err(why)) => refuse(why.to_string(), why.help().to_owned()),

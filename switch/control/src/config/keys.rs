@@ -9,7 +9,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
 use super::raw::{
-    RawConfig, RawControl, RawDirect, RawMetrics, RawPort, RawSwitch, RawVlan, RawWorkers,
+    RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawPort, RawSwitch, RawVlan, RawWorkers,
 };
 use super::suggest::{list, nearest};
 
@@ -60,12 +60,12 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 }
 
 /// The tables of the format: how a message speaks of them, and their keys.
-struct KnownTables([(&'static str, Names); 8]);
+struct KnownTables([(&'static str, Names); 9]);
 
 const TOP: usize = 0;
-const PORT: usize = 5;
-const VLAN: usize = 6;
-const DIRECT: usize = 7;
+const PORT: usize = 6;
+const VLAN: usize = 7;
+const DIRECT: usize = 8;
 
 impl KnownTables {
     fn new() -> Self {
@@ -75,6 +75,7 @@ impl KnownTables {
             ("in [switch]", names_of::<RawSwitch>()),
             ("in [metrics]", names_of::<RawMetrics>()),
             ("in [control]", names_of::<RawControl>()),
+            ("in [log]", names_of::<RawLog>()),
             ("in [[port]]", names_of::<RawPort>()),
             ("in vlan", names_of::<RawVlan>()),
             ("in direct", names_of::<RawDirect>()),
@@ -157,6 +158,7 @@ fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
         (2, "switch"),
         (3, "metrics"),
         (4, "control"),
+        (5, "log"),
     ] {
         if let Some(DeValue::Table(table)) = document.get_mut(section).map(|value| value.get_mut())
         {

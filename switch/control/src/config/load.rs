@@ -156,6 +156,8 @@ impl Main {
         let metrics = sections::metrics(&mut checker, metrics);
         let control = checker.section(raw.control, "control");
         let (control, control_place) = sections::control(&mut checker, control);
+        let log = checker.section(raw.log, "log");
+        let log = sections::log(&mut checker, log);
         let has_dir = raw.ports_dir.span().is_some();
         let ports_dir = sections::ports_dir(&mut checker, raw.ports_dir, folder);
         let (ports_dir, dir_place) = ports_dir.unzip();
@@ -168,6 +170,7 @@ impl Main {
                 switch,
                 metrics,
                 control,
+                log,
                 ports_dir,
                 watch_ports,
                 ports: Vec::new(),

@@ -105,6 +105,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
             example: "worker = 0, for the worker of the first core",
         },
     );
+    let required = checker.switch(std::mem::take(&mut raw.required), "required");
     let (kind, mac_limit_default) = match port_type(checker, &mut raw, &header)? {
         PortType::Vhost => (
             vhost(checker, raw, &header, taken).map(PortKind::Vhost),
@@ -119,12 +120,15 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
     taken
         .workers
         .extend(worker_span.map(|span| (name.clone(), checker.place(span))));
+    let kind = kind?;
     Some(Port {
         name,
         vlan,
         worker: worker.and_then(|worker| usize::try_from(worker).ok()),
         mac_limit: mac_limit.unwrap_or(mac_limit_default),
-        kind: kind?,
+        // Guests come and go.
+        required: required.unwrap_or(matches!(kind, PortKind::Xdp(_))),
+        kind,
     })
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
-use super::{Balance, HugePages, Poll, Role, Rss, Tso, XdpMode};
+use super::{Balance, HugePages, LogFormat, LogLevel, LogTarget, Poll, Role, Rss, Tso, XdpMode};
 
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
 /// Six bytes, the first even: no group address.
@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     pub metrics: Field<Table<RawMetrics>>,
     /// The socket that the command line tools talk to.
     pub control: Field<Table<RawControl>>,
+    /// What the daemon says, and where.
+    pub log: Field<Table<RawLog>>,
     /// A folder of files with more ports: every *.toml in it. Absolute, or relative to the folder of this file.
     #[schemars(length(min = 1, max = PATH_BYTES_MAX))]
     pub ports_dir: Field<String>,
@@ -101,6 +103,22 @@ pub(super) struct RawControl {
     /// Absolute path of the socket.
     #[schemars(regex(pattern = "^/"), length(max = SOCKET_BYTES_MAX), extend("default" = CONTROL_SOCKET_DEFAULT))]
     pub socket: Field<String>,
+}
+
+/// What the daemon says, and where. Changes take a restart.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Log")]
+pub(super) struct RawLog {
+    /// Where lines go.
+    #[schemars(extend("default" = "auto"))]
+    pub target: Field<Word<LogTarget>>,
+    /// What a line on standard error looks like. The journal has fields of its own.
+    #[schemars(extend("default" = "text"))]
+    pub format: Field<Word<LogFormat>>,
+    /// The least serious lines that are written. CROSSPOINT_LOG in the environment comes first.
+    #[schemars(extend("default" = "info"))]
+    pub level: Field<Word<LogLevel>>,
 }
 
 /// What a port is attached to.
@@ -193,6 +211,8 @@ pub(super) struct RawPort {
     /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
     #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
     pub worker: Field<i64>,
+    /// Whether the switch is ready only while this port is up. Default: false for vhost, true for xdp.
+    pub required: Field<bool>,
 }
 
 /// The VLANs that a port carries: `access`, or `trunk` and perhaps `native`.

@@ -1,5 +1,5 @@
 //! Checks what occurs once: `version`, `ports_dir`, `watch_ports`, and the sections `[workers]`, `[switch]`, `[metrics]`,
-//! `[control]`.
+//! `[control]`, `[log]`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use super::check::{Checker, Place};
 use super::cores::CoreSpans;
 use super::field::{Field, Span};
 use super::limits::*;
-use super::raw::{RawControl, RawMetrics, RawSwitch, RawWorkers};
+use super::raw::{RawControl, RawLog, RawMetrics, RawSwitch, RawWorkers};
 use super::values::{Number, NumberList};
-use super::{Control, Cores, Metrics, Poll, Switch, Workers};
+use super::{Control, Cores, Log, Metrics, Poll, Switch, Workers};
 
 /// Notes a version that is missing though it is `required`, or that this switch does not know; is the file of this version?
 pub(super) fn version(checker: &mut Checker, field: Field<i64>, required: bool) -> bool {
@@ -158,6 +158,18 @@ pub(super) fn control(checker: &mut Checker, raw: RawControl) -> (Control, Optio
             },
             None,
         ),
+    }
+}
+
+/// `[log]`.
+pub(super) fn log(checker: &mut Checker, raw: RawLog) -> Log {
+    let target = checker.word(raw.target, "target");
+    let format = checker.word(raw.format, "format");
+    let level = checker.word(raw.level, "level");
+    Log {
+        target: target.unwrap_or_default(),
+        format: format.unwrap_or_default(),
+        level: level.unwrap_or_default(),
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// The socket that the command line tools talk to.
     pub control: Control,
+    /// What the daemon says, and where.
+    pub log: Log,
     /// The folder of the files with more ports: absolute, or relative to the working directory.
     pub ports_dir: Option<PathBuf>,
     /// Do changes in that folder take effect by themselves? Only where there is one.
@@ -152,6 +154,58 @@ impl Default for Control {
     }
 }
 
+/// What the daemon says, and where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Where lines go.
+    pub target: LogTarget,
+    /// What a line on standard error looks like.
+    pub format: LogFormat,
+    /// The least serious lines that are written.
+    pub level: LogLevel,
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogTarget {
+    /// To the journal with fields, if standard error is the journal; else to standard error.
+    #[default]
+    Auto,
+    /// To standard error.
+    Stderr,
+    /// To the journal, with fields.
+    Journald,
+}
+
+/// What a line on standard error looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
+
+/// How serious a line is at least. Each has those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Something does not work.
+    Error,
+    /// Something does not work as it should.
+    Warn,
+    /// What changes.
+    #[default]
+    Info,
+    /// Why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
 /// An attachment point: a guest or an uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -163,6 +217,8 @@ pub struct Port {
     pub mac_limit: u32,
     /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has as many.
     pub worker: Option<usize>,
+    /// Whether the switch is ready only while it is up.
+    pub required: bool,
     /// What it is attached to.
     pub kind: PortKind,
 }

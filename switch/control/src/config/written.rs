@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Config, Control, Cores, Direct, Metrics, Port, PortKind, Queues, Switch, VhostPort, Vlan,
+    Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Switch, VhostPort, Vlan,
     Workers, XdpPort,
 };
 
@@ -31,6 +31,7 @@ impl Port {
             vlan,
             mac_limit,
             worker,
+            required,
             kind,
         } = self;
         let mut keys = vec![("name", json!(name)), ("type", json!(self.kind_name()))];
@@ -42,6 +43,7 @@ impl Port {
             ("vlan", vlan.written()),
             ("mac_limit", json!(mac_limit)),
             ("worker", json!(worker)),
+            ("required", json!(required)),
         ]);
         keys
     }
@@ -164,6 +166,12 @@ impl Config {
             },
             metrics: Metrics { listen },
             control: Control { socket },
+            log:
+                Log {
+                    target,
+                    format,
+                    level,
+                },
             ports_dir,
             watch_ports,
             ports: _,
@@ -192,6 +200,9 @@ impl Config {
             ("switch.fdb_capacity", json!(fdb_capacity)),
             ("metrics.listen", json!(listen)),
             ("control.socket", json!(socket.to_string_lossy())),
+            ("log.target", word(target)),
+            ("log.format", word(format)),
+            ("log.level", word(level)),
         ]
     }
 }

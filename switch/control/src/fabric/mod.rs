@@ -9,6 +9,7 @@ mod ageing;
 mod announce;
 mod balance;
 mod direct;
+mod health;
 mod moving;
 pub(crate) mod numa;
 mod packets;
@@ -96,6 +97,8 @@ pub struct PortOptions {
     pub joins: bool,
     /// The worker of all its streams; `None` where the switch chooses.
     pub worker: Option<usize>,
+    /// Whether the switch is ready only while it is up.
+    pub required: bool,
 }
 
 /// How a port is, for `show`.
@@ -501,7 +504,7 @@ impl Fabric {
                     None if self.shared.stop.load(Ordering::SeqCst) => break None,
                     None => tracing::error!(
                         worker = number,
-                        "worker-{number} does not come round: it is waited for, and no port can change meanwhile"
+                        "does not come round: it is waited for, and no port can change meanwhile"
                     ),
                 }
             });

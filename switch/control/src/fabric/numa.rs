@@ -46,10 +46,8 @@ pub(crate) fn of_page(address: usize) -> Option<u32> {
         // Negative: the page's error, such as that it is not in memory.
         (0, [node]) => u32::try_from(node).ok(),
         _ => {
-            tracing::debug!(
-                "the kernel tells no memory node: {}",
-                io::Error::last_os_error()
-            );
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, "the kernel tells no memory node");
             None
         }
     }

@@ -21,6 +21,8 @@ pub struct PortSettings {
     /// The worker of all its streams, or `Some(None)` for any. Only guests' streams go there: a NIC's queues stay with the
     /// worker that has their packet memory.
     pub worker: Option<Option<usize>>,
+    /// Whether the switch is ready only while it is up.
+    pub required: Option<bool>,
 }
 
 impl Fabric {
@@ -53,6 +55,9 @@ impl Fabric {
         if let Some(limit) = settings.mac_limit {
             port.options.mac_limit = limit;
             port.view.quota.set_limit(limit);
+        }
+        if let Some(required) = settings.required {
+            port.options.required = required;
         }
         if let Some(worker) = settings.worker {
             port.options.worker = worker.filter(|worker| *worker < workers);

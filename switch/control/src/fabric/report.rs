@@ -64,6 +64,7 @@ impl Fabric {
             state: port.state.as_str().to_owned(),
             detail: port.detail.clone(),
             vlan: port.options.vlan_text.clone(),
+            required: port.options.required,
             addresses: port.view.quota.used(),
             properties: port.properties.clone(),
             state_for_s: port.since.elapsed().as_secs(),

@@ -39,7 +39,8 @@ impl Stalls {
 
 /// Looks at one worker again and again.
 pub(super) struct StallWatch {
-    name: String,
+    worker: usize,
+    core: usize,
     link: Arc<WorkerLink>,
     id: Pid,
     stalls: Arc<Stalls>,
@@ -61,7 +62,8 @@ impl StallWatch {
         stalls: Arc<Stalls>,
     ) -> StallWatch {
         StallWatch {
-            name: format!("worker-{worker} (core {core})"),
+            worker,
+            core,
             link,
             id,
             stalls,
@@ -105,8 +107,9 @@ impl StallWatch {
             n => format!(" ({n} times since the last such line)"),
         };
         tracing::warn!(
-            "{} has not come round for {} ms{times}, and its ports stand still: {}; {} involuntary context switches so far",
-            self.name,
+            worker = self.worker,
+            core = self.core,
+            "has not come round for {} ms{times}, and its ports stand still: {}; {} involuntary context switches so far",
             self.still.time.as_millis(),
             activity.since(&self.before),
             threads::involuntary_switches(self.id).unwrap_or(0)

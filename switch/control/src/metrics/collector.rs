@@ -10,6 +10,7 @@ use prometheus::proto::MetricFamily;
 use super::completion::Completion;
 use super::families::{self as f, FAMILIES, Family, Samples};
 use crate::api::Source;
+use crate::health::Health;
 use crate::status::{PortStatus, QueueStatus, Status, WorkerStatus, XdpStatus};
 
 /// The states of `crosspoint_port_state`.
@@ -56,27 +57,31 @@ impl Collector for StatusCollector {
     }
 }
 
-fn switch(status: &Status) -> [MetricFamily; 3] {
+fn switch(status: &Status) -> [MetricFamily; 4] {
     let mut build = Samples::of(f::BUILD_INFO);
     build.add(&[env!("CARGO_PKG_VERSION")], true);
     let mut entries = Samples::of(f::FDB_ENTRIES);
     entries.add(&[], status.fdb.entries);
     let mut capacity = Samples::of(f::FDB_CAPACITY);
     capacity.add(&[], status.fdb.capacity);
-    [build, entries, capacity].map(Samples::finish)
+    let mut ready = Samples::of(f::READY);
+    ready.add(&[], Health::of(status).ready);
+    [build, ready, entries, capacity].map(Samples::finish)
 }
 
-fn ports(ports: &[PortStatus]) -> [MetricFamily; 3] {
+fn ports(ports: &[PortStatus]) -> [MetricFamily; 4] {
     let (mut up, mut state) = (Samples::of(f::PORT_UP), Samples::of(f::PORT_STATE));
+    let mut required = Samples::of(f::PORT_REQUIRED);
     let mut addresses = Samples::of(f::PORT_ADDRESSES);
     for port in ports {
         up.add(&[&port.name], port.state == "up");
         for one in STATES {
             state.add(&[&port.name, one], port.state == one);
         }
+        required.add(&[&port.name], port.required);
         addresses.add(&[&port.name], u64::from(port.addresses));
     }
-    [up, state, addresses].map(Samples::finish)
+    [up, state, required, addresses].map(Samples::finish)
 }
 
 /// Every queue of every port, with its label values.

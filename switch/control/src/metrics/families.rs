@@ -40,6 +40,7 @@ families! {
     BUILD_INFO = GAUGE "crosspoint_build_info" &["version"], "Always 1; the label tells the version.";
     PORT_UP = GAUGE "crosspoint_port_up" PORT, "Whether the port forwards frames: 1 if its state is up, else 0.";
     PORT_STATE = GAUGE "crosspoint_port_state" &["port", "state"], "1 for the state that the port is in, 0 for the others.";
+    PORT_REQUIRED = GAUGE "crosspoint_port_required" PORT, "Whether the switch is ready only while the port is up: 1 if so, else 0.";
     PORT_ADDRESSES = GAUGE "crosspoint_port_addresses" PORT, "Addresses learned on the port.";
     PACKETS = COUNTER "crosspoint_queue_packets_total" &["port", "queue", "direction"], "Frames: rx from the port into the switch, tx delivered to the port.";
     BYTES = COUNTER "crosspoint_queue_bytes_total" &["port", "queue", "direction"], "Bytes of the frames in crosspoint_queue_packets_total.";
@@ -69,6 +70,7 @@ families! {
     WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no turn for 100 ms while it was awake.";
     WORKER_STALLED = GAUGE "crosspoint_worker_stalled" WORKER, "1 while the worker is awake and makes no turn, else 0.";
     WORKER_PREEMPTED = COUNTER "crosspoint_worker_involuntary_context_switches_total" WORKER, "Times that the worker lost its core without wanting to.";
+    READY = GAUGE "crosspoint_ready" &[], "Whether every worker comes round and every required port is up: 1 if so, else 0.";
     FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
 }

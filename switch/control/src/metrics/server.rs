@@ -1,4 +1,4 @@
-//! The HTTP server of the metrics.
+//! The HTTP server of the metrics, and of `/healthz` and `/readyz`: see [`health`](crate::health).
 //!
 //! It is hyper on one thread. Whoever can reach the port can do no more than use up its connections for
 //! [`CONNECTION_TIME_MAX`]: memory, threads and time are bounded, and no input can make it panic, which matters in a
@@ -20,11 +20,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Exposition;
 use crate::api::Source;
 use crate::api::thread::{ServerThread, serve};
+use crate::health;
 
 /// The most clients at once; more wait.
 const CLIENTS_MAX: usize = 256;
@@ -84,7 +85,7 @@ pub enum MetricsError {
 impl MetricsServer {
     /// Listens on `addr`, where port 0 takes any that is free.
     pub fn start(addr: SocketAddr, source: Arc<dyn Source>) -> Result<MetricsServer, MetricsError> {
-        let exposition = Exposition::new(source)?;
+        let exposition = Exposition::new(Arc::clone(&source))?;
         let listen = |cause: io::Error| match cause.kind() {
             io::ErrorKind::AddrInUse => MetricsError::Busy { addr },
             _ => MetricsError::Listen { addr, cause },
@@ -95,9 +96,13 @@ impl MetricsServer {
         let serving = move || async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let accept = async || listener.accept().await.map(|(client, _)| client);
-            let texts = Arc::new(Semaphore::new(TEXTS_MAX));
+            let served = Served {
+                source,
+                exposition,
+                texts: Arc::new(Semaphore::new(TEXTS_MAX)),
+            };
             serve("metrics", CLIENTS_MAX, accept, move |client| {
-                converse(client, exposition.clone(), Arc::clone(&texts))
+                converse(client, served.clone())
             })
             .await
         };
@@ -119,25 +124,21 @@ impl MetricsServer {
     }
 }
 
+/// What there is to be asked for.
+#[derive(Clone)]
+struct Served {
+    source: Arc<dyn Source>,
+    exposition: Exposition,
+    texts: Arc<Semaphore>,
+}
+
 /// One connection, which is one request.
-async fn converse(client: TcpStream, exposition: Exposition, texts: Arc<Semaphore>) {
+async fn converse(client: TcpStream, served: Served) {
     // Held until the client has its text, or the connection ends.
     let place = OnceLock::new();
     let service = service_fn(|request| {
-        let (exposition, texts, place) = (&exposition, &texts, &place);
-        async move {
-            let response = match refuse(&request) {
-                Some(refusal) => refusal,
-                None => {
-                    // The semaphore is never closed, and the connection has no second request.
-                    if let Ok(one) = Arc::clone(texts).acquire_owned().await {
-                        let _ = place.set(one);
-                    }
-                    scrape(exposition)
-                }
-            };
-            Ok::<_, Infallible>(response)
-        }
+        let (served, place) = (&served, &place);
+        async move { Ok::<_, Infallible>(answer(&request, served, place).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -149,22 +150,58 @@ async fn converse(client: TcpStream, exposition: Exposition, texts: Arc<Semaphor
     let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
 }
 
-/// What to say to a request that is not for the metrics.
-fn refuse(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
-    if request.uri().path() != "/metrics" {
-        return Some(text(StatusCode::NOT_FOUND, "the metrics are at /metrics\n"));
+async fn answer(
+    request: &Request<Incoming>,
+    served: &Served,
+    place: &OnceLock<OwnedSemaphorePermit>,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if !["/metrics", "/healthz", "/readyz"].contains(&path) {
+        let there = "the metrics are at /metrics, health is at /healthz and /readyz\n";
+        return text(StatusCode::NOT_FOUND, there);
     }
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return None;
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allowed);
+        return response;
     }
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
-    let allowed = HeaderValue::from_static("GET, HEAD");
-    response.headers_mut().insert(ALLOW, allowed);
-    Some(response)
+    match path {
+        "/healthz" => {
+            let health = health::look(&*served.source).await;
+            probe(health.live, health.live_text())
+        }
+        "/readyz" => {
+            let health = health::look(&*served.source).await;
+            probe(health.ready, health.ready_text())
+        }
+        _ => {
+            // The semaphore is never closed, and the connection has no second request.
+            if let Ok(one) = Arc::clone(&served.texts).acquire_owned().await {
+                let _ = place.set(one);
+            }
+            scrape(served.exposition.clone()).await
+        }
+    }
 }
 
-fn scrape(exposition: &Exposition) -> Response<Full<Bytes>> {
-    match exposition.render() {
+fn probe(well: bool, words: String) -> Response<Full<Bytes>> {
+    let status = match well {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = text(status, words);
+    let media_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
+}
+
+/// On a thread of its own, of which there are no more than [`TEXTS_MAX`]: it may have to wait for the port table, and
+/// health is to be told meanwhile.
+async fn scrape(exposition: Exposition) -> Response<Full<Bytes>> {
+    let rendered = tokio::task::spawn_blocking(move || exposition.render()).await;
+    let rendered = rendered.map_err(|error| error.to_string());
+    match rendered.and_then(|result| result.map_err(|error| error.to_string())) {
         Ok(metrics) => text(StatusCode::OK, metrics),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

@@ -86,7 +86,7 @@ fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
         let wake = match events.wait(limit) {
             Ok(wake) => wake,
             Err(why) => {
-                tracing::error!("interfaces are not followed for a while: {why}");
+                tracing::error!(error = %why, "interfaces are not followed for a while; trying again");
                 std::thread::sleep(PAUSE);
                 continue;
             }

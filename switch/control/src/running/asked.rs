@@ -7,6 +7,7 @@ use super::{Changing, Running};
 use crate::api::{ChangeError, Source};
 use crate::config::{Config, PortTable, port_file, remove_port_file, write_port_file};
 use crate::fabric::MoveError;
+use crate::health::Health;
 use crate::plan::{Failure, Plan, PlanAnswer, ReloadAnswer};
 use crate::status::{FdbEntry, Status};
 
@@ -29,6 +30,10 @@ impl Source for Running {
 
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fabric.fdb()
+    }
+
+    fn health(&self) -> Health {
+        self.fabric.health()
     }
 
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {

@@ -53,6 +53,7 @@ impl Attached {
             vlan: (before.vlan != after.vlan).then(|| vlan_policy(&after.vlan)),
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
             worker: (before.worker != after.worker).then_some(after.worker),
+            required: (before.required != after.required).then_some(after.required),
         };
         fabric.set_port(self.number, settings);
     }
@@ -97,6 +98,7 @@ fn options(port: &Port) -> PortOptions {
         queues,
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
         worker: port.worker,
+        required: port.required,
     }
 }
 

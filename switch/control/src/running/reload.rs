@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::{Changing, Running};
-use crate::config::{Config, ConfigError, Loaded, PortsWatch};
+use crate::config::watch::PortsWatch;
+use crate::config::{Config, ConfigError, Loaded};
+use crate::notify;
 use crate::plan::{Failure, Plan};
 
 /// Why a reload, or the plan of one, comes to nothing. What runs is as it was.
@@ -29,9 +31,11 @@ impl Running {
     pub(super) fn reload(&self) -> Result<(Plan, Vec<Failure>), ReloadError> {
         let path = self.file(None)?;
         let mut changing = self.lock();
+        notify::reloading();
         let done = self
             .read_strictly(path)
             .and_then(|loaded| self.become_what_was_loaded(&mut changing, loaded));
+        notify::ready(&self.fabric.health().summary());
         done
     }
 
@@ -43,17 +47,33 @@ impl Running {
         }
     }
 
+    /// Has the log tell which files are not part of what was started.
+    pub fn say_what_was_left_out(&self) {
+        let changing = self.lock();
+        let problems = changing.loaded.as_ref();
+        if let Some(problems) = problems.and_then(|loaded| loaded.problems.clone()) {
+            say_error(
+                &ReloadError::Config(problems),
+                "a file that is wrong is left out",
+            );
+        }
+    }
+
     /// Where the folder of ports is watched and has changed: makes the switch what it says, but for files that are wrong.
     /// Does not wait: while something else changes the switch, the folder's turn is later.
     pub fn look_at_folder(&self) {
-        let (Some(path), Ok(mut changing)) = (self.path.as_deref(), self.changing.try_lock()) else {
+        let (Some(path), Ok(mut changing)) = (self.path.as_deref(), self.changing.try_lock())
+        else {
             return;
         };
         if !changing.folder_has_changed() {
             return;
         }
         let loaded = Config::load_lenient(path, changing.loaded.as_ref(), &self.affinity);
-        let problems = loaded.as_ref().ok().and_then(|loaded| loaded.problems.clone());
+        let problems = loaded
+            .as_ref()
+            .ok()
+            .and_then(|loaded| loaded.problems.clone());
         let done = loaded
             .map_err(ReloadError::Config)
             .and_then(|loaded| self.become_what_was_loaded(&mut changing, loaded));
@@ -100,9 +120,16 @@ impl Running {
 impl Changing {
     /// Adds the ports that were added by hand and are in no file: they stay until they are removed so, or the switch ends.
     fn with_those_by_hand(&self, mut wanted: Config) -> Result<Config, ReloadError> {
-        for port in self.config.ports.iter().filter(|port| self.by_hand.contains(&port.name)) {
+        for port in self
+            .config
+            .ports
+            .iter()
+            .filter(|port| self.by_hand.contains(&port.name))
+        {
             if wanted.ports.iter().all(|other| other.name != port.name) {
-                wanted = wanted.with_port(&port.table()).map_err(ReloadError::Config)?;
+                wanted = wanted
+                    .with_port(&port.table())
+                    .map_err(ReloadError::Config)?;
             }
         }
         Ok(wanted)
@@ -144,9 +171,13 @@ fn say_error(error: &ReloadError, what: &str) {
     match error {
         ReloadError::NoFile => tracing::error!("there is no file to read again"),
         ReloadError::Config(error) => {
-            tracing::error!("the configuration was read again, and {what}: {error}");
+            tracing::error!("the configuration was read, and {what}: {error}");
             for problem in error.problems() {
-                tracing::error!("{problem}", problem = problem.one_line());
+                let place = match problem.line_and_column() {
+                    Some((line, column)) => format!("{}:{line}:{column}", problem.file_name()),
+                    None => problem.file_name().to_owned(),
+                };
+                tracing::error!("{place}: {problem}; {}", problem.help_text());
             }
         }
     }

@@ -36,6 +36,8 @@ fn summary(detail: &PortDetail) -> String {
         "state",
         format!("{} for {}{why}", port.state, lasting_s(detail.state_for_s)),
     );
+    let required = if port.required { "yes" } else { "no" };
+    add("required", required.to_owned());
     add("vlan", port.vlan.clone());
     add("addresses", port.addresses.to_string());
     match &detail.device {

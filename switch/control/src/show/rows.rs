@@ -21,6 +21,9 @@ pub struct PortRow {
     pub state: String,
     /// Why it is not up, or how it is; may be empty.
     pub detail: String,
+    /// Whether the switch is ready only while it is up.
+    #[serde(default)]
+    pub required: bool,
     /// `unaware`, `access 100` or `trunk 100,200 native 1`.
     pub vlan: String,
     /// Addresses learned on it.
@@ -198,6 +201,7 @@ fn port(port: &PortStatus) -> PortRow {
         kind: port.kind.clone(),
         state: port.state.clone(),
         detail: port.detail.clone(),
+        required: port.required,
         vlan: port.vlan.clone(),
         addresses: port.addresses,
         properties: port.properties.clone(),

@@ -89,6 +89,7 @@ fn a_guest_takes_the_defaults() {
             vlan: Vlan::Unaware,
             mac_limit: 1024,
             worker: None,
+            required: false,
             kind
         }
     );
@@ -116,6 +117,7 @@ fn an_uplink_takes_the_defaults() {
             vlan: Vlan::Unaware,
             mac_limit: 0,
             worker: None,
+            required: true,
             kind
         }]
     );

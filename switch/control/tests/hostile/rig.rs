@@ -398,6 +398,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
             vlan_text: String::new(),
             mac_limit: 0,
             joins: false,
+            required: false,
             worker: None,
             queues: 2,
         })

@@ -77,6 +77,7 @@ impl Wired {
                 mac_limit: 0,
                 queues: 2,
                 joins: false,
+                required: false,
                 worker: None,
             });
             let number = number.expect("a number is free");

@@ -361,6 +361,7 @@ fn wired(
             mac_limit: 0,
             queues: 2,
             joins: false,
+            required: false,
             worker: None,
         });
         let number = number.expect("a number is free");

@@ -36,7 +36,9 @@ impl Host {
             .iter()
             .map(|core| core.id)
             .collect();
-        let list: Vec<String> = (0..workers).map(|n| cores[n % cores.len()].to_string()).collect();
+        let list: Vec<String> = (0..workers)
+            .map(|n| cores[n % cores.len()].to_string())
+            .collect();
         let main = folder.path().join("main.toml");
         let own = |name: &str| folder.path().join(name).display().to_string();
         let text = format!(
@@ -69,7 +71,10 @@ impl Host {
     }
 
     fn drop_in(&self, name: &str) -> PathBuf {
-        self.folder.path().join("ports.d").join(format!("{name}.toml"))
+        self.folder
+            .path()
+            .join("ports.d")
+            .join(format!("{name}.toml"))
     }
 
     fn write(&self, name: &str, more: &str) {
@@ -104,7 +109,9 @@ impl Host {
     fn guest(&self, name: &str, case: Case) -> Guest {
         let guest = Guest::connect(self.folder.path().join(name), case.guest(0));
         let guest = guest.expect("the guest connects");
-        self.wait(name, |host| host.port(name).is_some_and(|port| port.state == "up"));
+        self.wait(name, |host| {
+            host.port(name).is_some_and(|port| port.state == "up")
+        });
         guest
     }
 }
@@ -140,7 +147,8 @@ fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
             let new = Load::start(&mut a, &mut b, 1, Loss::None);
             new.flow(50);
             let (stay, go) = (&names()[..MANY / 2], &names()[MANY / 2..]);
-            stay.iter().for_each(|name| host.write(name, "mac_limit = 7"));
+            stay.iter()
+                .for_each(|name| host.write(name, "mac_limit = 7"));
             go.iter().for_each(|name| host.remove(name));
             host.daemon.reload();
             assert_eq!(host.status().ports.len(), MANY / 2 + 2);

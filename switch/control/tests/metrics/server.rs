@@ -181,3 +181,115 @@ fn clients_that_reset_their_connections_do_no_harm() {
     }
     assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
 }
+
+/// The status and the body of an answer, which is for people.
+fn probe(server: &MetricsServer, path: &str) -> (String, String) {
+    let reply = ask(server, &format!("GET {path}"));
+    let (header, body) = reply.split_once("\r\n\r\n").expect("a header and a body");
+    assert!(
+        header.contains("content-type: text/plain; charset=utf-8\r\n"),
+        "{header}"
+    );
+    let status = header.split(' ').nth(1).expect("a status");
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn probes_tell_which_worker_and_which_port() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut picture = picture();
+    picture
+        .status
+        .workers
+        .iter_mut()
+        .for_each(|worker| worker.stalled = false);
+    let start = |picture: &crate::picture::Picture| {
+        let (status, fdb) = (picture.status.clone(), picture.fdb.clone());
+        let same = crate::picture::Picture { status, fdb };
+        MetricsServer::start(any, Arc::new(same)).expect("a port is free")
+    };
+    let server = start(&picture);
+    let (status, body) = probe(&server, "/healthz");
+    assert!(status == "200" && body.starts_with("live: "), "{body}");
+    let (status, body) = probe(&server, "/readyz?verbose");
+    assert!(status == "200" && body.starts_with("ready: "), "{body}");
+    assert!(ask(&server, "POST /healthz").starts_with("HTTP/1.1 405 "));
+    assert!(ask(&server, "GET /metrics").contains("\ncrosspoint_ready 1\n"));
+
+    let uplink = picture.status.ports.iter_mut().find(|port| port.required);
+    let uplink = uplink.expect("the uplink is");
+    (uplink.state, uplink.detail) = ("down".into(), "waiting for interface `eth7`".into());
+    let server = start(&picture);
+    assert_eq!(probe(&server, "/healthz").0, "200");
+    let (status, body) = probe(&server, "/readyz");
+    let why = "\nport uplink is down: waiting for interface `eth7`\n";
+    assert!(
+        status == "503" && body.starts_with("not ready: ") && body.ends_with(why),
+        "{body}"
+    );
+    assert!(ask(&server, "GET /metrics").contains("\ncrosspoint_ready 0\n"));
+
+    picture.status.workers[0].stalled = true;
+    let server = start(&picture);
+    let (status, body) = probe(&server, "/healthz");
+    assert!(
+        status == "503" && body.starts_with("not live\nworker-0 (core "),
+        "{body}"
+    );
+    assert!(probe(&server, "/readyz").1.contains("\nworker-0 (core "));
+}
+
+/// A switch whose port table somebody holds, and does not let go of.
+struct Held(std::sync::Mutex<()>);
+
+impl crosspoint_control::api::Source for Held {
+    fn status(&self) -> crosspoint_control::status::Status {
+        drop(self.0.lock());
+        Default::default()
+    }
+
+    fn fdb(&self) -> Vec<crosspoint_control::status::FdbEntry> {
+        Vec::new()
+    }
+
+    fn health(&self) -> crosspoint_control::health::Health {
+        let worker = crosspoint_control::health::WorkerLook {
+            worker: 1,
+            core: 3,
+            stalled: true,
+        };
+        let ports = None::<std::iter::Empty<_>>;
+        crosspoint_control::health::Health::new([worker].into_iter(), ports)
+    }
+
+    fn move_stream(
+        &self,
+        _: &str,
+        _: u16,
+        _: usize,
+    ) -> Result<(), crosspoint_control::fabric::MoveError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn probes_are_answered_while_scrapes_wait_for_the_port_table() {
+    let source = Arc::new(Held(std::sync::Mutex::new(())));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = MetricsServer::start(any, source.clone()).expect("a port is free");
+    let held = source.0.lock().expect("nobody else has it");
+    let mut scrapes: Vec<TcpStream> = (0..20).map(|_| connect(&server)).collect();
+    for scrape in &mut scrapes {
+        scrape
+            .write_all(b"GET /metrics HTTP/1.1\r\n\r\n")
+            .expect("the server reads");
+    }
+    let (status, body) = probe(&server, "/healthz");
+    assert_eq!(status, "503");
+    assert!(
+        body.contains("\nworker-1 (core 3) does not come round"),
+        "{body}"
+    );
+    drop(held);
+    assert!(rest(scrapes.remove(0)).starts_with("HTTP/1.1 200 "));
+}

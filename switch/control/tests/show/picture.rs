@@ -86,6 +86,7 @@ fn guest() -> PortStatus {
         kind: "vhost".into(),
         state: "up".into(),
         detail: String::new(),
+        required: false,
         vlan: "access 100".into(),
         addresses: 1,
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
@@ -170,6 +171,7 @@ fn uplink() -> PortStatus {
         name: "uplink".into(),
         kind: "xdp".into(),
         state: "up".into(),
+        required: true,
         vlan: "trunk 100,200 native 1".into(),
         addresses: 2,
         properties: strings(&[

@@ -84,6 +84,7 @@ impl World {
                     vlan_text: String::new(),
                     mac_limit: 16,
                     joins: false,
+                    required: false,
                     worker: None,
                     queues: 2,
                 })

@@ -1,0 +1,165 @@
+#!/bin/bash
+# booted.sh UNIT BINARY: boots this host's systemd in namespaces of its own, over a copy of the root folder that goes away with it, and has it run UNIT:
+# it is started when ports are open, tells how many are up, logs to the journal with fields, is reloaded, and is started again when a worker stands still.
+# As root. Exits with 77 if this host cannot do that. Nothing outside is touched, but for a cgroup that is removed in the end.
+set -euo pipefail
+UNIT=$(realpath "$1") BINARY=$(realpath "$2") SELF=$(realpath "$0")
+unable() { echo "$*"; exit 77; }
+
+# inside_all: the first process of the namespaces, which becomes systemd.
+inside_all() {
+  local root=$WORK/root/root
+  mount -t tmpfs tmpfs "$WORK/root"
+  mkdir "$WORK/root/upper" "$WORK/root/work" "$root"
+  mount -t overlay overlay -o "lowerdir=/,upperdir=$WORK/root/upper,workdir=$WORK/root/work" "$root" || { echo 77 > "$WORK/result/status"; exit 1; }
+  mount -t proc proc "$root/proc"
+  mount -t sysfs sysfs "$root/sys"
+  mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+  mount -t tmpfs tmpfs "$root/run"
+  mount -t tmpfs tmpfs "$root/tmp"
+  mount --rbind /dev "$root/dev"
+  mkdir "$root/run/result"
+  mount --bind "$WORK/result" "$root/run/result"
+  prepare "$root"
+  ip link set lo up
+  ip link add check0 numrxqueues 1 numtxqueues 1 type veth peer name check1 numrxqueues 1 numtxqueues 1
+  ip link set check0 up
+  ip link set check1 up
+  cd "$root"
+  mkdir run/old
+  pivot_root . run/old
+  umount --lazy /run/old
+  exec env -i container=check PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=check.target --log-target=journal < /dev/null > /dev/null 2>&1
+}
+
+# prepare ROOT: what the package installs, and what is run there.
+prepare() {
+  install -m 755 "$BINARY" "$1/usr/bin/crosspoint"
+  install -m 755 "$SELF" "$1/run/check.sh"
+  install -D -m 644 "$UNIT" "$1/etc/systemd/system/crosspoint.service"
+  echo 'crosspoint:x:4242:4242::/nonexistent:/usr/sbin/nologin' >> "$1/etc/passwd"
+  printf 'crosspoint:x:4242:\ncrosspoint-guests:x:4343:\n' >> "$1/etc/group"
+  mkdir -p "$1/etc/crosspoint" "$1/etc/systemd/system/crosspoint.service.d"
+  printf '[Service]\nWatchdogSec=2\n' > "$1/etc/systemd/system/crosspoint.service.d/check.conf"
+  printf '[Unit]\nDefaultDependencies=no\nRequires=systemd-journald.service check.service\n' > "$1/etc/systemd/system/check.target"
+  cat > "$1/etc/systemd/system/check.service" <<'SERVICE'
+[Unit]
+DefaultDependencies=no
+After=systemd-journald.service
+[Service]
+Type=oneshot
+Environment=CROSSPOINT_BOOTED=systemd
+ExecStart=/bin/bash /run/check.sh /dev/null /usr/bin/crosspoint
+StandardOutput=file:/run/result/output
+StandardError=file:/run/result/output
+SERVICE
+  cat > "$1/etc/crosspoint/crosspoint.toml" <<'TOML'
+version = 1
+[[port]]
+name = "up0"
+type = "xdp"
+interface = "check0"
+[[port]]
+name = "web-1"
+type = "vhost"
+socket = "/run/crosspoint/guests/web-1.sock"
+TOML
+  # Stops one thread of another process, until this one ends.
+  cat > "$1/run/hold.py" <<'PYTHON'
+import ctypes, sys, time
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+SEIZE, INTERRUPT = 0x4206, 0x4207
+for request in SEIZE, INTERRUPT:
+    if ptrace(request, int(sys.argv[1]), None, None):
+        sys.exit("ptrace")
+time.sleep(float(sys.argv[2]))
+PYTHON
+}
+
+property() { systemctl show crosspoint --property "$1" --value; }
+logged() { journalctl --unit crosspoint --no-pager --output cat "$@"; }
+# until WHAT COMMAND...: within ten seconds.
+until_so() {
+  local what=$1 tries=100; shift
+  until "$@"; do
+    tries=$((tries - 1))
+    if [ "$tries" -eq 0 ]; then echo "not so: $what"; systemctl status --no-pager crosspoint || true; logged; return 1; fi
+    sleep 0.1
+  done
+}
+says() { [ "$(property StatusText)" = "$1" ]; }
+has_restarted() { [ "$(property NRestarts)" = 1 ] && [ "$(property ActiveState)" = active ]; }
+worker() { grep -lx worker-0 "/proc/$(property MainPID)"/task/*/comm | cut -d / -f 5; }
+
+# Run by systemd.
+inside_systemd() {
+  local up='1 of 2 ports up (1 of 1 required), 1 worker(s)'
+  systemctl --version | head -n 1
+  systemctl start crosspoint
+  # Started is ready: at once.
+  [ -S /run/crosspoint/guests/web-1.sock ]
+  [ "$(property Type)" = notify ]
+  # Here it is shorter.
+  [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
+  until_so "the status tells of the ports" says "$up"
+  until_so "the journal has the port's name as a field, and in the message" eval 'logged PORT=up0 | grep -q "^up0: up"'
+  if crosspoint reload --help > /dev/null 2>&1; then
+    systemctl reload crosspoint
+    until_so "it is as before" says "$up"
+    cp /etc/crosspoint/crosspoint.toml /run/good.toml
+    echo 'mistake = 1' >> /etc/crosspoint/crosspoint.toml
+    if systemctl reload crosspoint 2> /dev/null; then echo "a reload of a wrong configuration succeeds"; return 1; fi
+    cp /run/good.toml /etc/crosspoint/crosspoint.toml
+    [ "$(property ActiveState) $(property NRestarts)" = "active 0" ]
+  fi
+  python3 /run/hold.py "$(worker)" 6 &
+  until_so "the status tells of the worker" eval 'property StatusText | grep -q "^worker-0 .* does not come round"'
+  until_so "it is started again" has_restarted
+  logged _PID=1 | grep -q 'Watchdog timeout'
+  until_so "it is as before" says "$up"
+  systemctl stop crosspoint
+  [ "$(property ActiveState) $(property Result)" = "inactive success" ]
+  echo 'started, reloaded, watched and stopped'
+}
+
+case ${CROSSPOINT_BOOTED:-} in
+  systemd)
+    # Not after ||, where -e has no effect.
+    set +e
+    (set -eE; trap 'echo "line $LINENO fails: $BASH_COMMAND"' ERR; inside_systemd)
+    status=$?
+    echo "$status" > /run/result/status
+    exit "$status" ;;
+  all) inside_all ;;
+  mounts)
+    mount -t cgroup2 none "$WORK/cgroup"
+    # Where systemd finds itself is its root.
+    cgroup=$WORK/cgroup/crosspoint-check-$$
+    mkdir "$cgroup"
+    (echo "$BASHPID" > "$cgroup/cgroup.procs"
+      CROSSPOINT_BOOTED=all exec unshare --cgroup --pid --fork --kill-child --uts --ipc --net --mount --propagation private -- "$SELF" "$UNIT" "$BINARY") &
+    booted=$!
+    tries=600
+    until [ -s "$WORK/result/status" ] || [ "$tries" -eq 0 ] || ! kill -0 "$booted" 2> /dev/null; do sleep 0.1; tries=$((tries - 1)); done
+    # Its first process goes with it, and everything else with that.
+    kill -KILL "$booted" 2> /dev/null || true
+    wait "$booted" 2> /dev/null || true
+    for _ in $(seq 50); do
+      find "$cgroup" -depth -type d -exec rmdir {} + 2> /dev/null && break
+      sleep 0.1
+    done ;;
+  *)
+    [ -x /lib/systemd/systemd ] || unable "there is no systemd"
+    WORK=$(mktemp -d)
+    export WORK
+    mkdir "$WORK/result" "$WORK/root" "$WORK/cgroup"
+    trap 'rm -rf "$WORK"' EXIT
+    CROSSPOINT_BOOTED=mounts unshare --mount --propagation private -- "$SELF" "$UNIT" "$BINARY" > "$WORK/mounts" 2>&1 || true
+    status=$(cat "$WORK/result/status" 2> /dev/null || true)
+    case $status in
+      0) grep -m 1 '^systemd [0-9]' "$WORK/result/output" ;;
+      77 | '') cat "$WORK/mounts"; unable "systemd does not start in namespaces here" ;;
+      *) cat "$WORK/result/output"; exit 1 ;;
+    esac ;;
+esac

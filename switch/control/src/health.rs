@@ -1,0 +1,301 @@
+//! Whether the switch works, and whether it is ready: for orchestrators, service managers and operators.
+//!
+//! - *Live*: every worker comes round, or sleeps because there is nothing to do. One that does not for 100 ms is stalled,
+//!   and its ports stand still. The loss of a core for a moment is told as well, so that probes should fail several times
+//!   before anything is restarted for it.
+//! - *Ready*: live, and every port with `required = true` is up.
+//!
+//! `GET /healthz` and `GET /readyz` of the [metrics server](crate::metrics) answer 200 or 503, with [`Health::live_text`]
+//! or [`Health::ready_text`]; `crosspoint health` asks the [control socket](crate::api); the [watchdog](crate::notify)
+//! is told only while the switch is live.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::Source;
+use crate::status::Status;
+
+/// The most reasons that are listed.
+const REASONS_MAX: usize = 16;
+/// The longest reason, characters.
+const REASON_CHARS_MAX: usize = 300;
+/// How long a change of the port table may keep others from looking at it.
+const CHANGE_TIME_MAX: Duration = Duration::from_secs(1);
+/// Between two tries to look at it.
+const CHANGE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether the switch works. Keys of its JSON may become more; none is renamed or removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether every worker comes round.
+    pub live: bool,
+    /// Whether it is live, and every required port is up.
+    pub ready: bool,
+    /// How many workers there are.
+    pub workers: usize,
+    /// How many ports there are.
+    pub ports: usize,
+    /// How many of them are up.
+    pub ports_up: usize,
+    /// How many are required.
+    pub required: usize,
+    /// How many of those are up.
+    pub required_up: usize,
+    /// What keeps it from being live, for people: at most 17 lines.
+    pub not_live: Vec<String>,
+    /// What keeps it from being ready, besides.
+    pub not_ready: Vec<String>,
+    /// Whether a change kept the ports from being looked at; then it is not ready, and nothing is known of ports.
+    pub changing: bool,
+}
+
+/// What matters of a worker.
+pub struct WorkerLook {
+    /// Its number.
+    pub worker: usize,
+    /// The core that it is pinned to.
+    pub core: usize,
+    /// Whether it does not come round.
+    pub stalled: bool,
+}
+
+/// What matters of a port.
+pub struct PortLook<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// "up", or another word.
+    pub state: &'a str,
+    /// Why it is not up; for people.
+    pub detail: &'a str,
+    /// Whether the switch is ready only while it is up.
+    pub required: bool,
+}
+
+impl Health {
+    /// Of these workers and ports; without ports where they could not be looked at.
+    pub fn new<'a>(
+        workers: impl Iterator<Item = WorkerLook>,
+        ports: Option<impl Iterator<Item = PortLook<'a>>>,
+    ) -> Health {
+        let mut health = Health {
+            changing: ports.is_none(),
+            ..Health::default()
+        };
+        let (mut not_live, mut not_ready) = (Reasons::default(), Reasons::default());
+        for WorkerLook {
+            worker,
+            core,
+            stalled,
+        } in workers
+        {
+            health.workers += 1;
+            if stalled {
+                not_live.add(|| {
+                    format!(
+                        "worker-{worker} (core {core}) does not come round, and its ports stand still"
+                    )
+                });
+            }
+        }
+        for port in ports.into_iter().flatten() {
+            let up = port.state == "up";
+            health.ports += 1;
+            health.ports_up += usize::from(up);
+            health.required += usize::from(port.required);
+            health.required_up += usize::from(port.required && up);
+            if port.required && !up {
+                let PortLook {
+                    name,
+                    state,
+                    detail,
+                    ..
+                } = port;
+                not_ready.add(|| match detail {
+                    "" => format!("port {name} is {state}"),
+                    _ => format!("port {name} is {state}: {detail}"),
+                });
+            }
+        }
+        if health.changing {
+            not_ready.add(|| "the ports are being changed, and cannot be looked at".to_owned());
+        }
+        (health.not_live, health.not_ready) = (not_live.finish(), not_ready.finish());
+        health.live = health.not_live.is_empty();
+        health.ready = health.live && health.not_ready.is_empty();
+        health
+    }
+
+    /// Of a picture.
+    pub fn of(status: &Status) -> Health {
+        let workers = status.workers.iter().map(|worker| WorkerLook {
+            worker: worker.worker,
+            core: worker.core,
+            stalled: worker.stalled,
+        });
+        let ports = status.ports.iter().map(|port| PortLook {
+            name: &port.name,
+            state: &port.state,
+            detail: &port.detail,
+            required: port.required,
+        });
+        Health::new(workers, Some(ports))
+    }
+
+    /// Whether it is live, and what keeps it from being: a line, and one for each reason.
+    pub fn live_text(&self) -> String {
+        let head = match self.live {
+            true => format!("live: {} worker(s)", self.workers),
+            false => "not live".to_owned(),
+        };
+        lines(head, self.not_live.iter())
+    }
+
+    /// Whether it is ready, and what keeps it from being: a line, and one for each reason.
+    pub fn ready_text(&self) -> String {
+        let word = if self.ready { "ready" } else { "not ready" };
+        let head = match self.changing {
+            true => word.to_owned(),
+            false => format!("{word}: {}", self.summary()),
+        };
+        lines(head, self.not_live.iter().chain(&self.not_ready))
+    }
+
+    /// Ports and workers, in a few words.
+    pub fn summary(&self) -> String {
+        let Health {
+            workers,
+            ports,
+            ports_up,
+            required,
+            required_up,
+            ..
+        } = self;
+        let of_required = match required {
+            0 => String::new(),
+            _ => format!(" ({required_up} of {required} required)"),
+        };
+        format!("{ports_up} of {ports} ports up{of_required}, {workers} worker(s)")
+    }
+}
+
+fn lines<'a>(head: String, reasons: impl Iterator<Item = &'a String>) -> String {
+    reasons.fold(head + "\n", |text, reason| text + reason + "\n")
+}
+
+/// Reasons, no more and no longer than anybody reads.
+#[derive(Default)]
+struct Reasons {
+    listed: Vec<String>,
+    unlisted: usize,
+}
+
+impl Reasons {
+    fn add(&mut self, reason: impl FnOnce() -> String) {
+        if self.listed.len() == REASONS_MAX {
+            self.unlisted += 1;
+            return;
+        }
+        // Some of it is a guest's or the kernel's words.
+        let shown = |c: char| if c.is_control() { ' ' } else { c };
+        let text = reason();
+        let text = text.chars().map(shown).take(REASON_CHARS_MAX);
+        self.listed.push(text.collect());
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if self.unlisted > 0 {
+            self.listed.push(format!("and {} more", self.unlisted));
+        }
+        self.listed
+    }
+}
+
+/// Looks, and again for a while if a change of the ports is under way.
+pub(crate) async fn look(source: &dyn Source) -> Health {
+    let deadline = Instant::now() + CHANGE_TIME_MAX;
+    loop {
+        let health = source.health();
+        // One that is not live already says why, and the change waits for that.
+        if !health.changing || !health.live || Instant::now() >= deadline {
+            return health;
+        }
+        tokio::time::sleep(CHANGE_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(worker: usize, stalled: bool) -> WorkerLook {
+        WorkerLook {
+            worker,
+            core: worker + 2,
+            stalled,
+        }
+    }
+
+    fn port<'a>(name: &'a str, state: &'a str, detail: &'a str, required: bool) -> PortLook<'a> {
+        PortLook {
+            name,
+            state,
+            detail,
+            required,
+        }
+    }
+
+    #[test]
+    fn ports_that_are_not_required_are_only_counted() {
+        let ports = [
+            port("up0", "up", "", true),
+            port("web", "down", "nobody", false),
+        ];
+        let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
+        assert!(health.live && health.ready);
+        assert_eq!(health.live_text(), "live: 1 worker(s)\n");
+        assert_eq!(
+            health.ready_text(),
+            "ready: 1 of 2 ports up (1 of 1 required), 1 worker(s)\n"
+        );
+    }
+
+    #[test]
+    fn a_required_port_that_is_not_up_and_a_worker_that_stalls_are_named() {
+        let ports = [
+            port("up0", "down", "waiting for\ninterface `x`", true),
+            port("web", "connected", "", true),
+        ];
+        let workers = [worker(0, false), worker(1, true)];
+        let health = Health::new(workers.into_iter(), Some(ports.into_iter()));
+        assert_eq!(
+            health.live_text(),
+            "not live\nworker-1 (core 3) does not come round, and its ports stand still\n"
+        );
+        assert_eq!(
+            health.ready_text(),
+            "not ready: 0 of 2 ports up (0 of 2 required), 2 worker(s)\n\
+             worker-1 (core 3) does not come round, and its ports stand still\n\
+             port up0 is down: waiting for interface `x`\nport web is connected\n"
+        );
+        let json = serde_json::to_string(&health).expect("JSON");
+        assert_eq!(serde_json::from_str::<Health>(&json).ok(), Some(health));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_ready_and_still_live() {
+        let health = Health::new([worker(0, false)].into_iter(), None::<std::iter::Empty<_>>);
+        assert!(health.live && !health.ready && health.changing);
+        assert!(health.ready_text().contains("being changed"));
+    }
+
+    #[test]
+    fn the_text_is_short_however_much_is_wrong() {
+        let detail = "x".repeat(5000);
+        let ports = (0..1000).map(|_| port("up0", "down", &detail, true));
+        let workers = (0..64).map(|number| worker(number, true));
+        let text = Health::new(workers, Some(ports)).ready_text();
+        assert!(text.len() < 16 << 10, "{}", text.len());
+        assert!(text.contains("and 48 more\n") && text.ends_with("and 984 more\n"));
+    }
+}

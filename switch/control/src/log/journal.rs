@@ -1,0 +1,136 @@
+//! The journal's layer. Its fields are there for those who filter; most people read the message alone, as `journalctl`
+//! shows it, so that it must say which port it is of, and what the error is.
+
+use std::fmt::{self, Write};
+
+use tracing::field::{Field, Value, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+/// The most fields of an event; those beyond are left out.
+const FIELDS_MAX: usize = 16;
+
+/// A layer that gives another one events whose message begins with the port (or the worker) and ends with the error.
+pub(super) struct Whole<L>(pub L);
+
+impl<S, L> Layer<S> for Whole<L>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    L: Layer<S>,
+{
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut texts = Texts::default();
+        event.record(&mut texts);
+        let message = texts.message();
+        let names = metadata.fields();
+        let Some(first) = names.iter().next() else {
+            return;
+        };
+        // Those that there are not have no value, whatever their name is.
+        let mut fields = vec![(first, None); FIELDS_MAX];
+        for (place, (field, text)) in fields.iter_mut().zip(&texts.0) {
+            let text = if field.name() == "message" {
+                &message
+            } else {
+                text
+            };
+            *place = (field.clone(), Some(text));
+        }
+        let values: [_; FIELDS_MAX] = std::array::from_fn(|number| {
+            let (field, text) = &fields[number];
+            (field, text.map(|text| text as &dyn Value))
+        });
+        let values = names.value_set(&values);
+        self.0.on_event(&Event::new(metadata, &values), context);
+    }
+}
+
+/// An event's fields as text.
+#[derive(Default)]
+struct Texts(Vec<(Field, String)>);
+
+impl Texts {
+    fn of(&self, name: &str) -> Option<&str> {
+        let mut fields = self.0.iter();
+        let (_, text) = fields.find(|(field, _)| field.name() == name)?;
+        Some(text)
+    }
+
+    /// `web-1:0: what has happened: why`.
+    fn message(&self) -> String {
+        let mut text = String::new();
+        match (self.of("port"), self.of("queue"), self.of("worker")) {
+            (Some(port), Some(queue), _) => text = format!("{port}:{queue}: "),
+            (Some(port), ..) => text = format!("{port}: "),
+            (None, _, Some(worker)) => text = format!("worker-{worker}: "),
+            _ => {}
+        }
+        text.push_str(self.of("message").unwrap_or_default());
+        if let Some(error) = self.of("error") {
+            // A text grows without fail.
+            let _ = write!(text, ": {error}");
+        }
+        text
+    }
+}
+
+impl Visit for Texts {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push((field.clone(), value.to_owned()));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.push((field.clone(), format!("{value:?}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Seen {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut texts = Texts::default();
+            event.record(&mut texts);
+            let fields = texts
+                .0
+                .iter()
+                .map(|(field, text)| format!("{field}={text}"));
+            let line = fields.collect::<Vec<_>>().join("|");
+            self.0.lock().expect("a test's own").push(line);
+        }
+    }
+
+    #[test]
+    fn a_message_says_of_whom_it_is_and_why_and_the_fields_stay() {
+        let seen = Seen::default();
+        let subscriber = tracing_subscriber::registry().with(Whole(seen.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let name = "web-1";
+            tracing::info!(port = %name, "front end connected");
+            tracing::warn!(port = name, queue = 3_u16, worker = 1, "stays {}", "here");
+            tracing::warn!(worker = 2_usize, core = 7, error = %"no room", "is lost");
+            tracing::error!("ended");
+        });
+        let seen = std::mem::take(&mut *seen.0.lock().expect("a test's own"));
+        assert_eq!(
+            seen,
+            [
+                "message=web-1: front end connected|port=web-1",
+                "message=web-1:3: stays here|port=web-1|queue=3|worker=1",
+                "message=worker-2: is lost: no room|worker=2|core=7|error=no room",
+                "message=ended",
+            ]
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! The log: one line, or one entry of the journal, for each event. Workers never log.
+//!
+//! As text, for people; as JSON, one object for each line with the keys below; or in systemd's journal, with the fields
+//! below. Keys may be added, and none is renamed or removed. An event has those that it has a value for.
+//!
+//! | JSON | journal | is |
+//! |---|---|---|
+//! | `timestamp` | (the journal's own) | when, in UTC: `2026-01-31T12:00:00.123456Z` |
+//! | `level` | `PRIORITY` | `ERROR` (3), `WARN` (4), `INFO` (6), `DEBUG` or `TRACE` (7) |
+//! | `message` | `MESSAGE` | what has happened, and what to do about it; in the journal with port or worker before it, and the error behind it |
+//! | `target` | `TARGET` | the part of the program |
+//! | `port` | `PORT` | the port's name |
+//! | `queue` | `QUEUE` | the queue's number |
+//! | `worker`, `core` | `WORKER`, `CORE` | the worker's number, and its core |
+//! | `error` | `ERROR` | what the kernel or a library says |
+//! | `pid`, `uid` | `PID`, `UID` | the process that asked for it |
+//! | `suppressed` | `SUPPRESSED` | how many lines were not written (below) |
+//!
+//! What happens to a port may be done to it by a guest, again and again; so of the same event of the same port [`BURST`]
+//! are written in [`INTERVAL`], and then how many were not: see [`Limit`].
+
+mod journal;
+mod limit;
+
+use std::io::{IsTerminal, stderr};
+use std::os::fd::AsFd;
+
+use tracing::level_filters::LevelFilter;
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+pub use limit::{BURST, INTERVAL, Limit};
+
+use crate::config::{Log, LogFormat, LogLevel, LogTarget};
+
+/// The variable whose filter comes before the configuration's level.
+const FILTER: &str = "CROSSPOINT_LOG";
+
+type Output = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Has all of the process log as `log` says, from now on. [`Limit::tick`] of what it returns must be called about once a
+/// second.
+pub fn start(log: &Log) -> Limit {
+    let filter = EnvFilter::try_from_env(FILTER);
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(level(log.level).to_string()));
+    let (output, warning) = output(log);
+    let limit = Limit::default();
+    let layers = tracing_subscriber::registry().with(output);
+    // The outermost is asked first: what the filter refuses is not counted.
+    let set = layers.with(limit.clone()).with(filter).try_init();
+    if set.is_err() {
+        eprintln!("warning: there is a log already; [log] is without effect");
+    }
+    if let Some(error) = warning {
+        tracing::warn!(%error, "the journal cannot be written to: lines go to standard error");
+    }
+    limit
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Where lines go; and why not to the journal, where they were to.
+fn output(log: &Log) -> (Output, Option<std::io::Error>) {
+    let to_journal = match log.target {
+        LogTarget::Stderr => false,
+        LogTarget::Journald => true,
+        LogTarget::Auto => std::env::var("JOURNAL_STREAM").is_ok_and(|text| is_stderr(&text)),
+    };
+    if !to_journal {
+        return (to_stderr(log.format), None);
+    }
+    match journal() {
+        Ok(journal) => (journal, None),
+        Err(why) => (to_stderr(log.format), Some(why)),
+    }
+}
+
+fn journal() -> std::io::Result<Output> {
+    // Levels as others use them: tracing-journald takes "info" for a notice otherwise.
+    let priorities = PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    };
+    let layer = tracing_journald::layer()?;
+    let layer = layer.with_field_prefix(None);
+    let layer = layer.with_priority_mappings(priorities);
+    Ok(journal::Whole(layer).boxed())
+}
+
+fn to_stderr(format: LogFormat) -> Output {
+    let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
+    match format {
+        LogFormat::Text => layer
+            .with_target(false)
+            .with_ansi(stderr().is_terminal())
+            .boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+    }
+}
+
+/// Whether JOURNAL_STREAM, `DEVICE:INODE` of the journal's end, names standard error: a process that was started with
+/// another one has inherited the variable all the same.
+fn is_stderr(journal_stream: &str) -> bool {
+    let Ok(stat) = rustix::fs::fstat(stderr().as_fd()) else {
+        return false;
+    };
+    journal_stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_what_standard_error_is() {
+        let stat = rustix::fs::fstat(stderr().as_fd()).expect("it is open");
+        assert!(is_stderr(&format!("{}:{}", stat.st_dev, stat.st_ino)));
+        assert!(!is_stderr(&format!("{}:{}", stat.st_dev, stat.st_ino + 1)));
+        assert!(!is_stderr(""));
+    }
+}

@@ -1,0 +1,56 @@
+//! `crosspoint health`: wiring; what is told is in `crosspoint_control::health`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crosspoint_control::api::Request;
+use crosspoint_control::health;
+
+use crate::cli::ask;
+
+/// The words of the command line.
+#[derive(clap::Args)]
+pub(crate) struct Health {
+    /// Also whether every required port is up
+    #[arg(long)]
+    ready: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// The running switch's control socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CROSSPOINT_SOCKET",
+        default_value = "/run/crosspoint/control.sock"
+    )]
+    socket: PathBuf,
+}
+
+impl Health {
+    /// Asks the running switch, and prints what is wrong with it, if anything is.
+    pub(crate) fn run(self) -> ExitCode {
+        let Some(value) = ask(&self.socket, &Request::Health {}) else {
+            return ExitCode::FAILURE;
+        };
+        let health = match serde_json::from_value::<health::Health>(value.clone()) {
+            Ok(health) => health,
+            Err(why) => {
+                eprintln!("error: what answers is another version of crosspoint: {why}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let (well, text) = match self.ready {
+            true => (health.ready, health.ready_text()),
+            false => (health.live, health.live_text()),
+        };
+        match self.json {
+            true => println!("{value:#}"),
+            false => print!("{text}"),
+        }
+        match well {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `crosspoint report`: wiring; what is gathered is in `crosspoint_control::bundle`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crosspoint_control::bundle::{self, Archive, Wanted};
+
+use crate::run;
+
+/// The words of the command line.
+#[derive(clap::Args)]
+pub(crate) struct Report {
+    /// The archive to write; it must not exist. Default: crosspoint-report-SECONDS.tar.gz, here
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The configuration (TOML)
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/crosspoint/crosspoint.toml"
+    )]
+    config: PathBuf,
+    /// The running switch's control socket; default: as the configuration says
+    #[arg(long, value_name = "PATH", env = "CROSSPOINT_SOCKET")]
+    socket: Option<PathBuf>,
+    /// The service's name in systemd, for its log
+    #[arg(long, value_name = "UNIT", default_value = "crosspoint.service")]
+    unit: String,
+}
+
+impl Report {
+    /// Gathers, writes, and says what is in it.
+    pub(crate) fn run(self) -> ExitCode {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let folder = format!("crosspoint-report-{}", now.unwrap_or_default().as_secs());
+        let path = self
+            .out
+            .unwrap_or_else(|| PathBuf::from(format!("{folder}.tar.gz")));
+        let archive = bundle::gather(&Wanted {
+            config: self.config,
+            socket: self.socket,
+            unit: self.unit,
+            affinity: run::affinity(),
+        });
+        if let Err(why) = archive.write(&path, &folder) {
+            eprintln!(
+                "error: cannot write {}: {why}\nhelp: name another file with --out",
+                path.display()
+            );
+            return ExitCode::FAILURE;
+        }
+        print!("{}", contents(&archive));
+        println!("\nwritten to {}, which only you can read", path.display());
+        println!(
+            "It has names and addresses (ports, sockets, interfaces, MAC addresses), no frames and no guest's memory."
+        );
+        ExitCode::SUCCESS
+    }
+}
+
+fn contents(archive: &Archive) -> String {
+    let mut text = String::from("in it:\n");
+    for file in archive.files() {
+        let cut = if file.cut { ", its end" } else { "" };
+        text.push_str(&format!(
+            "  {} ({} bytes{cut}, from {})\n",
+            file.path, file.bytes, file.from
+        ));
+    }
+    if !archive.missing().is_empty() {
+        text.push_str("not in it:\n");
+    }
+    for missing in archive.missing() {
+        text.push_str(&format!("  {}: {}\n", missing.path, missing.why));
+    }
+    text
+}
