@@ -16,6 +16,8 @@ mod lost;
 mod memory;
 #[path = "lifecycle/moving.rs"]
 mod moving;
+#[path = "lifecycle/objectives.rs"]
+mod objectives;
 #[path = "lifecycle/ports.rs"]
 mod ports;
 #[path = "lifecycle/reload.rs"]

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Switch, VhostPort, Vlan,
-    Workers, XdpPort,
+    Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Slo, Switch, VhostPort,
+    Vlan, Workers, XdpPort,
 };
 
 /// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
@@ -32,6 +32,7 @@ impl Port {
             mac_limit,
             worker,
             required,
+            slo,
             kind,
         } = self;
         let mut keys = vec![("name", json!(name)), ("type", json!(self.kind_name()))];
@@ -44,6 +45,7 @@ impl Port {
             ("mac_limit", json!(mac_limit)),
             ("worker", json!(worker)),
             ("required", json!(required)),
+            ("slo", slo.as_ref().map_or(Value::Null, Slo::written)),
         ]);
         keys
     }
@@ -133,6 +135,23 @@ impl XdpPort {
             ("channels", json!(channels)),
             ("rss", word(rss)),
         ]);
+    }
+}
+
+impl Slo {
+    fn written(&self) -> Value {
+        let Slo {
+            completion_p50,
+            completion_p99,
+        } = self;
+        let times = [
+            ("completion_p50", completion_p50),
+            ("completion_p99", completion_p99),
+        ];
+        let given = times
+            .into_iter()
+            .filter_map(|(key, time)| Some((key.to_owned(), json!(duration::display((*time)?)))));
+        Value::Object(given.collect())
     }
 }
 
