@@ -3,6 +3,8 @@
 mod capture;
 mod cli;
 mod completions;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod health;
 mod help;
