@@ -1,5 +1,7 @@
 //! The control socket, from both sides.
 
+#[path = "api/changes.rs"]
+mod changes;
 #[path = "api/clients.rs"]
 mod clients;
 #[path = "api/file.rs"]

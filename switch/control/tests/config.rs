@@ -5,9 +5,15 @@
 mod arbitrary;
 #[path = "config/files.rs"]
 mod files;
+#[path = "config/folder.rs"]
+mod folder;
+#[path = "config/generated.rs"]
+mod generated;
 #[path = "config/load.rs"]
 mod load;
 #[path = "config/meaning.rs"]
 mod meaning;
 #[path = "config/messages.rs"]
 mod messages;
+#[path = "config/plan.rs"]
+mod plan;

@@ -53,7 +53,7 @@ pub struct PortRemove {
 
 /// The two forms of [`PortRemove`].
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 enum PortRemoveForm {
     Name(String),
     Table {

@@ -27,6 +27,7 @@ mod syntax;
 mod types;
 mod values;
 mod vlan;
+pub mod watch;
 mod written;
 
 pub use cores::CoreSpans;

@@ -1,0 +1,195 @@
+//! Configurations of all kinds, generated.
+
+use crosspoint_control::config::{
+    Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
+    Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
+};
+use crosspoint_packet::Mac;
+use proptest::collection::{btree_map, hash_set};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::time::Duration;
+
+fn ids() -> impl Strategy<Value = Vec<u16>> {
+    hash_set(VLAN_ID_MIN..=VLAN_ID_MAX, 1..4).prop_map(Vec::from_iter)
+}
+
+fn vlan() -> impl Strategy<Value = Vlan> {
+    prop_oneof![
+        Just(Vlan::Unaware),
+        (VLAN_ID_MIN..=VLAN_ID_MAX).prop_map(Vlan::Access),
+        (ids(), option::of(VLAN_ID_MIN..=VLAN_ID_MAX))
+            .prop_map(|(ids, native)| Vlan::Trunk { ids, native }),
+    ]
+}
+
+fn mac() -> impl Strategy<Value = Mac> {
+    any::<[u8; 5]>().prop_map(|[a, b, c, d, e]| Mac::new([0x52, a, b, c, d, e]))
+}
+
+/// A guest, whose `direct` is given its uplink later.
+fn vhost() -> impl Strategy<Value = VhostPort> {
+    (
+        // What a path may have in it, and a TOML string must not as it is.
+        "/run/[ -~äπ\n\t\u{1}\u{7f}]{0,8}x",
+        select(vec![Role::Server, Role::Client]),
+        1..=QUEUE_PAIRS_MAX,
+        option::of(mac()),
+        MTU_MIN..=MTU_MAX,
+        option::of(0..8_u32),
+    )
+        .prop_map(|(socket, role, queue_pairs, mac, mtu, direct)| VhostPort {
+            socket: socket.into(),
+            role,
+            queue_pairs,
+            mac,
+            mtu,
+            direct: direct.map(|queue| Direct {
+                uplink: String::new(),
+                queue,
+            }),
+        })
+}
+
+fn queues() -> impl Strategy<Value = Queues> {
+    prop_oneof![
+        Just(Queues::All),
+        hash_set(8..16_u32, 1..4).prop_map(|set| Queues::List(Vec::from_iter(set))),
+    ]
+}
+
+fn xdp() -> impl Strategy<Value = XdpPort> {
+    let modes = vec![
+        XdpMode::Auto,
+        XdpMode::ZeroCopy,
+        XdpMode::Copy,
+        XdpMode::Generic,
+    ];
+    let pages = vec![
+        HugePages::Transparent,
+        HugePages::Reserved,
+        HugePages::Never,
+    ];
+    (
+        (queues(), select(modes), option::of(MTU_MIN..=MTU_MAX)),
+        (any::<bool>(), select(vec![Tso::Auto, Tso::Off])),
+        (any::<bool>(), select(pages), option::of(16..64_u32)),
+        select(vec![Rss::Keep, Rss::Queues]),
+    )
+        .prop_map(
+            |((queues, mode, mtu), (gro, tso), (busy_poll, huge_pages, channels), rss)| XdpPort {
+                interface: String::new(),
+                queues,
+                mode,
+                mtu,
+                gro,
+                tso,
+                busy_poll,
+                huge_pages,
+                channels,
+                rss,
+            },
+        )
+}
+
+fn kind() -> impl Strategy<Value = PortKind> {
+    prop_oneof![
+        3 => vhost().prop_map(PortKind::Vhost),
+        1 => xdp().prop_map(PortKind::Xdp),
+    ]
+}
+
+/// Ports of which each is right in itself, made right against each other.
+fn ports() -> impl Strategy<Value = Vec<Port>> {
+    let port = (kind(), vlan(), 0..=MAC_LIMIT_MAX, option::of(0..3_usize));
+    // Few names, so that two configurations have some in common.
+    let ports = btree_map(0..8_usize, port, 0..6).prop_map(|ports| {
+        let ports = ports.into_iter();
+        let ports = ports.map(|(number, (kind, vlan, mac_limit, worker))| Port {
+            name: format!("p-{number}"),
+            vlan,
+            mac_limit,
+            worker,
+            kind,
+        });
+        agree(ports.collect())
+    });
+    ports.prop_shuffle()
+}
+
+/// Gives each port an interface or a socket of its own, and each `direct` an uplink.
+fn agree(mut ports: Vec<Port>) -> Vec<Port> {
+    let is_uplink = |port: &&Port| matches!(port.kind, PortKind::Xdp(_));
+    let uplink = ports.iter().find(is_uplink).map(|port| port.name.clone());
+    let mut taken = Vec::new();
+    for port in &mut ports {
+        match &mut port.kind {
+            PortKind::Vhost(guest) => {
+                guest.socket.as_mut_os_string().push(&port.name);
+                guest.direct = guest.direct.take().and_then(|direct| {
+                    let is_free = !taken.contains(&direct.queue);
+                    taken.push(direct.queue);
+                    let uplink = uplink.clone().filter(|_| is_free)?;
+                    Some(Direct { uplink, ..direct })
+                });
+            }
+            PortKind::Xdp(xdp) => xdp.interface = format!("if{}", port.name),
+        }
+    }
+    ports
+}
+
+fn workers() -> impl Strategy<Value = Workers> {
+    let cores = prop_oneof![
+        Just(Cores::Auto),
+        hash_set(0..64_usize, 3..6).prop_map(|set| Cores::List(Vec::from_iter(set))),
+    ];
+    (
+        cores,
+        select(vec![Poll::Busy, Poll::Adaptive]),
+        1..=1_000_000_u64,
+        select(vec![Balance::Auto, Balance::Off]),
+        100..=3_600_000_u64,
+    )
+        .prop_map(|(cores, poll, idle_us, balance, interval_ms)| Workers {
+            cores,
+            poll,
+            idle_spin: Duration::from_micros(idle_us),
+            balance,
+            balance_interval: Duration::from_millis(interval_ms),
+        })
+}
+
+/// Whole configurations, as [`Config::parse`] could give them.
+pub fn config() -> impl Strategy<Value = Config> {
+    let switch = (2..=86_400_u64, 12..=16_u32).prop_map(|(seconds, power)| Switch {
+        fdb_ageing: Duration::from_secs(seconds),
+        fdb_capacity: FDB_BUCKET_ENTRIES << power,
+    });
+    let listen = select(vec![None, Some("127.0.0.1:9477"), Some("[::]:1")]);
+    let listen = listen.prop_map(|text| text.map(|text| text.parse().expect("an address")));
+    (
+        (workers(), switch, listen),
+        (
+            "/run/[a-z]{1,4}",
+            option::of("/etc/[a-z]{1,4}"),
+            any::<bool>(),
+        ),
+        ports(),
+    )
+        .prop_map(
+            |((workers, switch, listen), (socket, ports_dir, watch), ports)| Config {
+                workers,
+                switch,
+                metrics: Metrics { listen },
+                control: Control {
+                    socket: socket.into(),
+                },
+                watch_ports: watch && ports_dir.is_some(),
+                ports_dir: ports_dir.map(Into::into),
+                ports,
+                ..Config::default()
+            },
+        )
+}
