@@ -2,7 +2,8 @@
 # build.sh [--version V] [--config FILE] [--maintainer "NAME <MAIL>"] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER, of a built crosspoint, and prints its path. Without
 # --version it is the workspace's; --config is the configuration that is installed as /etc/crosspoint/crosspoint.toml (default: crosspoint.toml here).
 #
-# Manual pages and completions are what the binary itself writes, so it must run here. It needs dpkg-deb, strip and objdump: apt-get install dpkg
+# Manual pages and completions are what the binary itself writes; one for another architecture does not run here, and then CROSSPOINT_NATIVE names one
+# that does. It needs dpkg-deb, strip and objdump: apt-get install dpkg
 # binutils. No root.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -53,7 +54,7 @@ text() {
 
 put 755 "$BINARY" /usr/bin/crosspoint
 strip --strip-unneeded "$ROOT/usr/bin/crosspoint"
-CROSSPOINT=$ROOT/usr/bin/crosspoint
+CROSSPOINT=${CROSSPOINT_NATIVE:-$ROOT/usr/bin/crosspoint}
 MAN=$ROOT/usr/share/man/man1
 "$CROSSPOINT" man --dir "$MAN"
 chmod 755 "$ROOT/usr/share/man" "$MAN"
