@@ -72,6 +72,12 @@ check_names() {
   "$PYTHON" "$DEPLOY/check/metrics.py" "$WORK/scrape/metrics.txt"
 }
 
+check_prometheus() {
+  have prometheus; have dpdk-testpmd; have_python
+  mkdir "$WORK/prometheus"
+  CROSSPOINT_SCRAPE_THEN="$PYTHON -B $DEPLOY/check/prometheus.py" "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$WORK/prometheus"
+}
+
 check_unit() {
   have systemd-analyze
   # Where the program is, for once: verify looks for it.
@@ -195,6 +201,7 @@ install -m 755 -s "$BINARY" "$WORK/crosspoint"
 
 check "Prometheus rules" check_rules
 check "rules and dashboards ask for what a daemon exports" check_names
+check "a Prometheus that scrapes a daemon" check_prometheus
 check "systemd unit" check_unit
 check "the daemon with the unit's capabilities" check_capabilities
 check "Kubernetes" check_kubernetes

@@ -1,11 +1,11 @@
 #!/bin/bash
-# fuzz.sh [--stable] [--sanitizer address|none] [SECONDS] [TARGET...]: runs the fuzz targets of switch/fuzz, each for SECONDS (default 60), all of
+# fuzz.sh [--stable] [--sanitizer address|none] [--build] [SECONDS] [TARGET...]: runs the fuzz targets of switch/fuzz, each for SECONDS (default 60), all of
 # them without a TARGET, as many at a time as there are cores. Begins with the committed seeds and what earlier runs found interesting
 # (target/fuzz/corpus). Prints one line for each target, and where its log is. An input that crashes a target is left in target/fuzz/artifacts and
 # named; keep it as a test. Ends with 0 only if none was found.
 #
 # With a nightly Rust, or one that has the sanitizers' runtimes, under address sanitizer; else without, where only what the targets assert, and
-# the kernel's own protection, finds mistakes. --stable does without the nightly one.
+# the kernel's own protection, finds mistakes. --stable does without the nightly one; --build builds, and runs nothing.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -13,7 +13,7 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 FUZZ=$REPO/switch/fuzz
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}/fuzz
-SECS=60 TARGETS=() CARGO=(cargo) SANITIZER='' NIGHTLY=1
+SECS=60 TARGETS=() CARGO=(cargo) SANITIZER='' NIGHTLY=1 RUN=1
 
 usage() { sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
 
@@ -23,6 +23,7 @@ parse_options() {
     case $1 in
       -h | --help) usage; exit 0 ;;
       --stable) NIGHTLY='' ;;
+      --build) RUN='' ;;
       --sanitizer) SANITIZER=${2:-}; shift ;;
       [0-9]*) SECS=$1 ;;
       *)
@@ -88,6 +89,7 @@ main() {
   parse_options "$@"
   pick_toolchain
   build
+  [ -n "$RUN" ] || return 0
   trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
   for target in "${TARGETS[@]}"; do
     if [ "$running" -ge "$(nproc)" ]; then

@@ -91,17 +91,17 @@ ensure_guest_engine() { # WANTED: yes|if-useful
   apt_install "${from[@]}" qemu-system-x86 || say "warning: QEMU could not be installed without removing other packages; left alone"
 }
 
-# ensure_promtool: from the package prometheus, without the service that installing it would start.
-ensure_promtool() {
-  if command -v promtool > /dev/null; then return; fi
-  if absent promtool; then return; fi
-  need_root promtool
+# ensure_prometheus: it and promtool from the package prometheus, without the service that installing it would start.
+ensure_prometheus() {
+  if command -v promtool > /dev/null && command -v prometheus > /dev/null; then return; fi
+  if absent "prometheus and promtool"; then return; fi
+  need_root "prometheus and promtool"
   apt_update_once
-  say "installing: promtool (into /usr/local/bin)"
+  say "installing: prometheus and promtool (into /usr/local/bin)"
   local work
   work=$(mktemp -d)
-  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool &&
-    install -m 755 usr/bin/promtool /usr/local/bin/promtool)
+  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool ./usr/bin/prometheus &&
+    install -m 755 usr/bin/promtool usr/bin/prometheus /usr/local/bin/)
   rm -rf "$work"
 }
 
@@ -167,7 +167,7 @@ install_for() {
     build) ensure_packages "${BUILD_PACKAGES[@]}"; ensure_rust ;;
     xsk-rs) ensure_packages "${XSK_RS_PACKAGES[@]}" ;;
     demo) ensure_packages "${DEMO_PACKAGES[@]}"; ensure_guest_engine if-useful ;;
-    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_promtool; ensure_lint_tools; ensure_nextest ;;
+    test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_prometheus; ensure_lint_tools; ensure_nextest ;;
     fuzz) ensure_cargo_fuzz ;;
     miri) ensure_miri ;;
     *) die "unknown purpose '$1': build, xsk-rs, demo, test, fuzz or miri" ;;

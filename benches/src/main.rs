@@ -29,6 +29,7 @@
 //! | [`placement`] | how far apart two cores are |
 //! | [`threads`] | finding, pinning and scheduling threads; their waiting time |
 //! | [`scrape`] | the switch's metrics |
+//! | [`scrapes`] | `scrape`: how long reading them takes |
 //! | [`interrupt`] | SIGINT and SIGTERM |
 //! | [`trial`] | what one trial measured, and why it is discarded |
 //! | [`measure`] | what is done with a load: maximum, search, latency |
@@ -64,6 +65,7 @@ mod report;
 mod results;
 mod samples;
 mod scrape;
+mod scrapes;
 mod search;
 mod stats;
 mod steady;
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Idle(options) => idle::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),
+        Command::Scrape(options) => scrapes::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

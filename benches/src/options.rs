@@ -8,6 +8,7 @@ use crate::idle::IdleOptions;
 use crate::mask::MaskOptions;
 use crate::nic::NicOptions;
 use crate::results::ReportOptions;
+use crate::scrapes::ScrapeOptions;
 use crate::suite::SuiteOptions;
 use crate::trial::Configuration;
 use crate::tso::TsoOptions;
@@ -51,6 +52,8 @@ pub enum Command {
     Compare(CompareOptions),
     /// Stands between a vhost-user front end and back ends and hides features; until killed
     Mask(MaskOptions),
+    /// How long a scrape of a thousand queues takes, and whether workers notice
+    Scrape(ScrapeOptions),
 }
 
 /// Options of every subcommand that measures switches in turn.

@@ -53,13 +53,13 @@ pub fn read_sum(address: SocketAddr, name: &str, label: &str) -> io::Result<f64>
     Ok(sum(&get(address, "/metrics")?, name, label))
 }
 
-/// The sum of metric `name` over all series with `label`, as in `direction="rx"`. No label value that the switch uses
+/// The sum of metric `name` over all series with `label`, as in `direction="rx"`, or over all where that is empty. No label value that the switch uses
 /// here has a comma or a brace in it.
-fn sum(exposition: &str, name: &str, label: &str) -> f64 {
+pub fn sum(exposition: &str, name: &str, label: &str) -> f64 {
     let value = |line: &str| {
         let rest = line.strip_prefix(name)?.strip_prefix('{')?;
         let (labels, value) = rest.split_once('}')?;
-        if !labels.split(',').any(|l| l == label) {
+        if !label.is_empty() && !labels.split(',').any(|l| l == label) {
             return None;
         }
         value.split_whitespace().next()?.parse::<f64>().ok()
@@ -68,7 +68,7 @@ fn sum(exposition: &str, name: &str, label: &str) -> f64 {
 }
 
 /// The body that `GET path` answers. HTTP 1.0, so that the server sends it in one piece and hangs up.
-fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     write!(

@@ -1,7 +1,7 @@
 #!/bin/bash
 # scrape.sh BINARY DIR [WRAPPER...]: runs the daemon for a second, in a network namespace that goes away with it, with an uplink that works (a veth),
 # an uplink whose interface is missing, and a guest port; writes DIR/metrics.txt, DIR/ports.json, DIR/sockets (mode, user and group) and DIR/log. WRAPPER goes before the daemon's
-# command line, as in "setpriv --reuid 1000". The daemon must end with 0 when it is told to.
+# command line, as in "setpriv --reuid 1000". CROSSPOINT_SCRAPE_THEN is a command to run meanwhile: DIR and the address of the metrics go after it. The daemon must end with 0 when it is told to.
 set -euo pipefail
 BINARY=$(realpath "$1") DIR=$(realpath "$2"); shift 2
 if [ -z "${CROSSPOINT_SCRAPE_INSIDE:-}" ]; then
@@ -36,6 +36,7 @@ interface = "missing0"
 name = "web-1"
 type = "vhost"
 socket = "$DIR/guests/web-1.sock"
+slo = { completion_p50 = "10us", completion_p99 = "1ms" }
 TOML
 chmod 644 "$DIR/check.toml"
 
@@ -53,8 +54,12 @@ until up; do
 done
 "$BINARY" show --json --socket "$DIR/control.sock" ports > "$DIR/ports.json"
 stat -c '%a %u %g %n' "$DIR/control.sock" "$DIR/guests/web-1.sock" > "$DIR/sockets"
+status=0
+# shellcheck disable=SC2086 # words
+if [ -n "${CROSSPOINT_SCRAPE_THEN:-}" ]; then $CROSSPOINT_SCRAPE_THEN "$DIR" 127.0.0.1:9477 || status=$?; fi
 kill "$PID"
 tries=50
 while kill -0 "$PID" 2> /dev/null && [ "$tries" -gt 0 ]; do sleep 0.1; tries=$((tries - 1)); done
 kill -KILL "$PID" 2> /dev/null || true
 wait "$PID"
+exit "$status"

@@ -20,8 +20,8 @@ def rate(name, labels, by):
     return f"sum by ({by}) (rate({name}{{{labels}}}[$__rate_interval]))"
 
 
-def quantile(q, labels, by):
-    return f"histogram_quantile({q}, {rate('crosspoint_queue_completion_seconds_bucket', labels, 'le, ' + by)})"
+def quantile(q, labels, by, name="crosspoint_queue_completion_seconds"):
+    return f"histogram_quantile({q}, {rate(name + '_bucket', labels, 'le, ' + by)})"
 
 
 def share(state, labels, by):
@@ -107,12 +107,20 @@ OVERVIEW = [
     stat("Ports not up", "none", f"sum(1 - crosspoint_port_up{{{HOST}}})", "Guests that are switched off are among them."),
     stat("Quarantined", "none", f'sum(crosspoint_port_state{{{HOST}, state="quarantined"}})', "Guests that broke the rules of their rings.", 1),
     stat("Forwarding database", "percentunit", f"max(crosspoint_fdb_entries{{{HOST}}} / crosspoint_fdb_capacity{{{HOST}}})", "The fullest.", 0.9),
+    stat("Objectives missed", "none", f"count(crosspoint_slo_met{{{HOST}}} == 0) or vector(0)", "Of ports that have a slo, in the last minute.", 1),
+    stat("Configurations not taken over", "none", f"count(crosspoint_config_last_reload_successful{{{HOST}}} == 0) or vector(0)", "Hosts that run on with what they had.", 1),
+    stat("Mistakes in configurations", "none", f"sum(crosspoint_config_problems{{{HOST}}})", "And changes that wait for a restart.", 1),
+    stat("Youngest start", "dateTimeFromNow", f"1000 * max(process_start_time_seconds{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}})", "When the daemon that was started last was started."),
     graph("Frames", "pps", (rate("crosspoint_queue_packets_total", HOST, "instance, direction"), "{{instance}} {{direction}}")),
     graph("Bits", "bps", ("8 * " + rate("crosspoint_queue_bytes_total", HOST, "instance, direction"), "{{instance}} {{direction}}")),
     graph("Drops by reason", "pps", (rate("crosspoint_drops_total", HOST, "instance, reason") + " > 0", "{{instance}} {{reason}}")),
     graph("Completion", "s", (quantile(0.5, HOST, "instance"), "{{instance}} p50"), (quantile(0.99, HOST, "instance"), "{{instance}} p99"), about=COMPLETION),
     graph("Workers busy", "percentunit", (share("busy", HOST, "instance, worker"), "{{instance}} worker {{worker}}")),
     graph("Addresses", "none", (f"sum by (instance) (crosspoint_fdb_entries{{{HOST}}})", "{{instance}}"), (f"sum by (instance) (crosspoint_fdb_capacity{{{HOST}}})", "{{instance}} capacity")),
+    graph("Daemon: memory", "bytes", (f"process_resident_memory_bytes{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}}", "{{instance}}")),
+    graph("Daemon: open descriptors", "none",
+          (f"process_open_fds{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}}", "{{instance}}"),
+          (f"process_max_fds{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}}", "{{instance}} at most")),
     graph("Versions", "none", (f"count by (version) (crosspoint_build_info{{{HOST}}})", "{{version}}"), about="Hosts that run each version."),
     graph("Busiest ports", "pps", ("topk(10, " + rate("crosspoint_queue_packets_total", HOST, "instance, port") + ")", "{{instance}} {{port}}")),
 ]
@@ -133,9 +141,24 @@ PORTS = [
     graph("Completion", "s", (quantile(0.5, PORT, "port, queue"), PER_QUEUE + " p50"), (quantile(0.99, PORT, "port, queue"), PER_QUEUE + " p99"), about=COMPLETION),
     graph("Completions, mean", "s",
           (rate("crosspoint_queue_completion_seconds_sum", PORT, "port") + " / " + rate("crosspoint_queue_completion_seconds_count", PORT, "port"), "{{port}}"), about=COMPLETION),
+    graph("Completion objectives", "s",
+          (f"crosspoint_slo_completion_p99_seconds{{{PORT}}}", "{{port}} p99"), (f"crosspoint_slo_completion_p99_objective_seconds{{{PORT}}}", "{{port}} p99 objective"),
+          (f"crosspoint_slo_completion_p50_seconds{{{PORT}}}", "{{port}} p50"), (f"crosspoint_slo_completion_p50_objective_seconds{{{PORT}}}", "{{port}} p50 objective"),
+          about="Of ports that have a slo: the last minute."),
+    graph("Objectives missed", "none", (f"1 - crosspoint_slo_met{{{PORT}}}", "{{port}} {{objective}}"), about="1 while missed."),
     graph("Frames per burst", "none",
-          (rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue") + " / " + rate("crosspoint_queue_bursts_total", PORT, "port, queue"), PER_QUEUE),
+          (rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue") + " / " + rate("crosspoint_queue_bursts_total", PORT, "port, queue"), PER_QUEUE + " rx"),
+          (quantile(0.99, PORT, "port, queue, direction", "crosspoint_queue_burst_frames"), PER_QUEUE + " {{direction}} p99"),
           about="Up to 64. Close to that, the queue is rarely empty."),
+    graph("Receive buffers that the guest offers", "none",
+          (f"crosspoint_queue_receive_buffers{{{PORT}}}", PER_QUEUE), (f"crosspoint_queue_receive_ring_entries{{{PORT}}}", PER_QUEUE + " ring"), about="At 0, frames for the guest are dropped. Packed rings do not tell."),
+    graph("Addresses that came from other ports, or were refused", "ops",
+          (rate("crosspoint_port_addresses_moved_total", PORT, "port") + " > 0", "{{port}} came"), (rate("crosspoint_port_addresses_refused_total", PORT, "port") + " > 0", "{{port}} refused"),
+          about="Coming and going: two guests with one address, or a loop. Refused: more than mac_limit."),
+    graph("Front ends that connected", "none", (f"sum by (port) (increase(crosspoint_port_connections_total{{{PORT}}}[$__rate_interval])) > 0", "{{port}}")),
+    graph("Workers of queues", "none", (f"count by (worker) (crosspoint_queue_info{{{PORT}}})", "worker {{worker}}"), about="How many of these queues each polls."),
+    graph("Kinds of ports", "none", (f"count by (kind, xdp, copy, rings) (crosspoint_port_info{{{PORT}}})", "{{kind}} {{rings}} {{xdp}} {{copy}}")),
+    graph("Features that drivers acknowledged", "none", (f"count by (feature) (crosspoint_port_feature{{{PORT}}})", "{{feature}}"), about="Guests with each."),
     graph("Cycles per frame received", "none",
           (rate("crosspoint_queue_cycles_total", PORT, "port, queue") + " / " + rate("crosspoint_queue_packets_total", PORT + ', direction="rx"', "port, queue"), PER_QUEUE),
           about="Of the time stamp counter, in bursts from here."),
@@ -152,6 +175,12 @@ WORKERS = [
     graph("Idle", "percentunit", (share("idle", WORKER, "instance, worker"), "{{instance}} {{worker}}"), about="Polling in vain."),
     graph("Asleep", "percentunit", (share("sleep", WORKER, "instance, worker"), "{{instance}} {{worker}}"), about='Never with poll = "busy".'),
     graph("Sleeps", "ops", (rate("crosspoint_worker_sleeps_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
+    graph("Poll gap", "s",
+          (quantile(0.5, WORKER, "instance, worker", "crosspoint_worker_poll_gap_seconds"), "{{instance}} {{worker}} p50"),
+          (quantile(0.99, WORKER, "instance, worker", "crosspoint_worker_poll_gap_seconds"), "{{instance}} {{worker}} p99"),
+          (quantile(0.9999, WORKER, "instance, worker", "crosspoint_worker_poll_gap_seconds"), "{{instance}} {{worker}} p99.99"),
+          about="From one turn of the loop to the next: so long a frame waits at most until it is noticed."),
+    graph("Cores", "none", (f"max by (instance, worker, core, node) (crosspoint_worker_info{{{WORKER}}})", "{{instance}} {{worker}}: core {{core}}, node {{node}}"), about="The core of each worker."),
     graph("Turns of the loop", "ops", (rate("crosspoint_worker_iterations_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
     graph("Bursts", "ops", (rate("crosspoint_worker_bursts_total", WORKER, "instance, worker"), "{{instance}} {{worker}}")),
     graph("Stalls", "none",

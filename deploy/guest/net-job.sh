@@ -82,8 +82,8 @@ reach() { # PEER: wait for the first reply
 ping_check() { # PEER: small and full-size packets, of which none may get lost
   if ! reach "$1"; then result ping fail; return 1; fi
   echo "REACHED-AT $(cut -d' ' -f1 /proc/uptime)"
-  out=$(timeout 20 ping -c 10 -i 0.1 "$1")
-  big=$(timeout 20 ping -c 3 -i 0.1 -s 1400 "$1")
+  out=$(timeout 20 ping -c 10 -i 0.02 "$1")
+  big=$(timeout 20 ping -c 3 -i 0.02 -s 1400 "$1")
   echo "$out" | sed -n 's,^.*min/avg/max[^=]*= \([0-9.]*\)/\([0-9.]*\)/.*,RESULT ping_rtt_avg_ms=\2,p'
   case "$out$big" in *" 0% packet loss"*" 0% packet loss"*) result ping ok ;; *) result ping fail; echo "$out"; echo "$big" ;; esac
 }

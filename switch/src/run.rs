@@ -1,16 +1,18 @@
 //! `crosspoint run` and `crosspoint check`.
 
+use std::ffi::c_int;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_control::config::{Config, ConfigError};
-use crosspoint_control::daemon::Daemon;
+use crosspoint_control::daemon::{Daemon, StartError};
 use crosspoint_control::notify::{self, Service};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Validates a configuration without starting anything.
 pub(crate) fn check(path: &Path) -> ExitCode {
@@ -32,35 +34,41 @@ fn fail_config(error: &ConfigError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT; SIGHUP has it read its configuration again.
 pub(crate) fn run(path: &Path) -> ExitCode {
-    let config = match load(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let affinity = affinity();
+    // A mistake in one guest's file of `ports_dir` does not keep the others from their network.
+    let loaded = match Config::load_lenient(path, None, &affinity) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail_config(&error),
     };
-    let log_limit = crosspoint_control::log::start(&config.log);
+    let log_limit = crosspoint_control::log::start(&loaded.config.log);
     // Before anything is made that would have to be cleaned up.
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        if let Err(why) = signal_hook::flag::register(signal, stop.clone()) {
+    let signals = flag(&[SIGTERM, SIGINT]).and_then(|stop| Ok((stop, flag(&[SIGHUP])?)));
+    let (stop, reload) = match signals {
+        Ok(flags) => flags,
+        Err(why) => {
             eprintln!("error: signals cannot be caught: {why}");
             return ExitCode::FAILURE;
         }
-    }
+    };
     raise_open_files();
-    let affinity = affinity();
-    keep_off_worker_cores(&config, &affinity);
-    let daemon = match Daemon::start(&config, &affinity) {
+    keep_off_worker_cores(&loaded.config, &affinity);
+    let ports = loaded.config.ports.len();
+    let daemon = match Daemon::start_from(path, loaded, &affinity) {
         Ok(daemon) => daemon,
-        Err(crosspoint_control::daemon::StartError::Config(error)) => return fail_config(&error),
+        Err(StartError::Config(error)) => return fail_config(&error),
         Err(error) => {
             eprintln!("error: {error}");
             return ExitCode::FAILURE;
         }
     };
-    tracing::info!("ready: {} port(s)", config.ports.len());
+    tracing::info!("ready: {ports} port(s)");
     let mut service = Service::ready(&daemon.health());
     while !stop.load(Ordering::Relaxed) {
+        if reload.swap(false, Ordering::Relaxed) {
+            daemon.reload();
+        }
         daemon.housekeep();
         service.tick(|| daemon.health());
         log_limit.tick();
@@ -72,6 +80,15 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     drop(daemon);
     log_limit.finish();
     ExitCode::SUCCESS
+}
+
+/// What is set when one of these signals comes.
+fn flag(signals: &[c_int]) -> io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in signals {
+        signal_hook::flag::register(*signal, flag.clone())?;
+    }
+    Ok(flag)
 }
 
 /// Raises the soft limit of open files to the hard one: every ring of every guest has two.

@@ -43,6 +43,8 @@ impl Setup {
 
 /// A running crosspoint.
 pub struct Started {
+    /// Its process.
+    pub pid: u32,
     /// Its first two ports and its first worker.
     pub backend: Backend,
     /// Where its guests connect.
@@ -96,6 +98,7 @@ pub fn start_as(binary: &Path, setup: &Setup) -> Result<Started, BenchError> {
         Ok(Thread::named(child.id(), WORKER).filter(|_| ready))
     })?;
     let worker = worker.ok_or_else(|| failed("does not get ready", &child))?;
+    let pid = child.id();
     let pair =
         Sockets([0, 1].map(|number: usize| sockets.get(number).cloned().unwrap_or_default()));
     let backend = Backend {
@@ -110,6 +113,7 @@ pub fn start_as(binary: &Path, setup: &Setup) -> Result<Started, BenchError> {
         },
     };
     Ok(Started {
+        pid,
         backend,
         sockets,
         metrics,

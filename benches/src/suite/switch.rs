@@ -146,6 +146,7 @@ fn start_crosspoint(need: Need, place: &Place) -> Result<Running, BenchError> {
         metrics,
         file,
         control,
+        ..
     } = crosspoint::start_as(place.binary, &setup)?;
     eprintln!(
         "  {}, --socket {}, metrics on {metrics}",

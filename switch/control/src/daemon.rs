@@ -93,7 +93,7 @@ impl Daemon {
                 ..BalanceOptions::default()
             },
         })?;
-        let running = Arc::new(Running::new(fabric, config, file, affinity));
+        let running = Running::new(fabric, config, file, affinity);
         // First what can be in another daemon's hands: a second instance stops here.
         let control = ControlServer::start(&config.control.socket, running.clone())?;
         let daemon = Daemon {
@@ -102,6 +102,7 @@ impl Daemon {
             started: Instant::now(),
         };
         daemon.running.open_all(config)?;
+        daemon.running.say_what_was_left_out();
         Ok(daemon)
     }
 

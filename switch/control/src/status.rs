@@ -14,9 +14,36 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// The forwarding database's size.
     pub fdb: FdbStatus,
+    /// The configuration that it runs with.
+    #[serde(default)]
+    pub config: ConfigStatus,
+    /// Cycles per second of the time-stamp counter.
+    #[serde(default)]
+    pub tsc_hz: f64,
     /// What ports counted that are no more.
     #[serde(default)]
     pub removed: RemovedStatus,
+}
+
+/// How the configuration came to be what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Whether it was taken over as it was written when it was last read: at the start, or by a reload.
+    pub last_reload_successful: bool,
+    /// When it last was, seconds since 1970.
+    pub last_reload_success_timestamp_s: f64,
+    /// What is wrong with the files now: mistakes, and changes that wait for a restart.
+    pub problems: u64,
+}
+
+impl Default for ConfigStatus {
+    fn default() -> ConfigStatus {
+        ConfigStatus {
+            last_reload_successful: true,
+            last_reload_success_timestamp_s: 0.0,
+            problems: 0,
+        }
+    }
 }
 
 /// Sums over the ports that were removed since the daemon started. With them the ledger balances: what was sent to a port
@@ -65,6 +92,12 @@ pub struct PortStatus {
     pub vlan: String,
     /// Addresses learned on it.
     pub addresses: u32,
+    /// Times that an address came here from another port.
+    #[serde(default)]
+    pub addresses_moved: u64,
+    /// Times that an address was not learned, because the port had as many as it may.
+    #[serde(default)]
+    pub addresses_refused: u64,
     /// For xdp: "native" or "generic", and "zero-copy" or "copy"; for vhost: role and features.
     pub properties: BTreeMap<String, String>,
     /// Its queues, by number: a queue has both directions.
@@ -73,6 +106,38 @@ pub struct PortStatus {
     pub state_for_s: u64,
     /// What is known of a guest's device; absent for xdp.
     pub device: Option<DeviceStatus>,
+    /// Its service level objectives; absent where it has none.
+    #[serde(default)]
+    pub slo: Option<SloStatus>,
+}
+
+/// A port's service level objectives, and whether they were met in the last minute, over all its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SloStatus {
+    /// How long the time is that this is about: a minute, and less before one has passed. Seconds.
+    pub window_s: f64,
+    /// Descriptors that the guest had completed in that time.
+    pub completions: u64,
+    /// The objective for half of them, if there is one.
+    pub completion_p50: Option<ObjectiveStatus>,
+    /// The objective for 99 of 100, if there is one.
+    pub completion_p99: Option<ObjectiveStatus>,
+}
+
+/// A time that is to be kept to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObjectiveStatus {
+    /// The objective, nanoseconds.
+    pub objective_ns: u64,
+    /// The time that was measured, to within an eighth, nanoseconds; absent where nothing was completed.
+    pub measured_ns: Option<u64>,
+}
+
+impl ObjectiveStatus {
+    /// Whether it was met; `None` where nothing was completed.
+    pub fn is_met(&self) -> Option<bool> {
+        Some(self.measured_ns? <= self.objective_ns)
+    }
 }
 
 /// A guest's device, and the front end that speaks for it.
@@ -167,6 +232,18 @@ pub struct QueueStatus {
     pub dropped_copies: u64,
     /// Bursts taken from the port.
     pub bursts: u64,
+    /// The same by size: up to 1, 2, 4, 8, 16, 32 and 64 frames, and more.
+    #[serde(default)]
+    pub rx_burst_sizes: [u64; 8],
+    /// Bursts delivered to the port, by size.
+    #[serde(default)]
+    pub tx_burst_sizes: [u64; 8],
+    /// Entries of the guest's receive ring; absent where none is in use.
+    #[serde(default)]
+    pub receive_ring_entries: Option<u16>,
+    /// Receive buffers that the guest offers at this moment; absent where none are in use, and for packed rings.
+    #[serde(default)]
+    pub receive_buffers: Option<usize>,
     /// Kicks that woke a worker.
     pub kicks: u64,
     /// Calls to the guest.
@@ -229,6 +306,9 @@ pub struct WorkerStatus {
     pub sleep_cycles: u64,
     /// Turns of the loop.
     pub iterations: u64,
+    /// How long its turns took: as long as a frame waited at most until it was noticed.
+    #[serde(default)]
+    pub turns: LatencyStatus,
     /// Times it slept.
     pub sleeps: u64,
     /// Bursts handled.

@@ -16,6 +16,8 @@ mod lost;
 mod memory;
 #[path = "lifecycle/moving.rs"]
 mod moving;
+#[path = "lifecycle/objectives.rs"]
+mod objectives;
 #[path = "lifecycle/ports.rs"]
 mod ports;
 #[path = "lifecycle/reload.rs"]
@@ -228,6 +230,15 @@ impl Switch {
             drops += queue.drops.values().sum::<u64>();
         }
         assert_eq!((delivered, dropped), (sent, drops));
+    }
+}
+
+/// What was dropped, and why, of a test that fails.
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_drops();
+        }
     }
 }
 

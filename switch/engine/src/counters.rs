@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crosspoint_packet::DropReason;
 
-use crate::Latency;
+use crate::{BurstSizes, Latency, Turns};
 
 /// A counter with one writer.
 #[derive(Debug, Default)]
@@ -55,8 +55,10 @@ pub struct QueueCounters {
     pub delivered_copies: Counter,
     /// Copies of frames taken from here that were dropped, for any reason, at any port.
     pub dropped_copies: Counter,
-    /// Bursts taken from the port.
-    pub bursts: Counter,
+    /// Bursts taken from the port; their frames are `rx_frames`.
+    pub rx_bursts: BurstSizes,
+    /// Bursts delivered to the port; their copies are `tx_frames`.
+    pub tx_bursts: BurstSizes,
     /// Cycles that its worker spent on these bursts, looking for the next one included.
     pub cycles: Counter,
     /// Times that the guest's kick woke the worker.
@@ -137,8 +139,9 @@ pub struct WorkerCounters {
     pub idle_cycles: Counter,
     /// Cycles asleep.
     pub sleep_cycles: Counter,
-    /// Turns of the loop.
-    pub iterations: Counter,
+    /// Turns of the loop, and how long each took: so long a frame waited at most until it was noticed. All of them
+    /// together took `busy_cycles` and `idle_cycles`.
+    pub turns: Turns,
     /// Times it went to sleep.
     pub sleeps: Counter,
     /// Bursts handled.

@@ -69,7 +69,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
-    from.bursts.add(1);
+    from.rx_bursts.record(burst.len() as u32);
     from.delivered_copies.add(tally.delivered);
     from.dropped_copies.add(tally.dropped);
 }

@@ -65,7 +65,12 @@ pub enum Learned {
 pub struct Quota {
     used: AtomicU32,
     limit: AtomicU32,
+    moved: Count,
+    refused: Count,
 }
+
+/// Counts what is rare, and nothing depends on: no part of what loom looks at.
+type Count = std::sync::atomic::AtomicU64;
 
 impl Quota {
     /// A quota of `limit` addresses; 0 for no limit.
@@ -73,6 +78,8 @@ impl Quota {
         Quota {
             used: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
+            moved: Count::new(0),
+            refused: Count::new(0),
         }
     }
 
@@ -86,6 +93,16 @@ impl Quota {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
+    /// How often an address came here from another port.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// How often an address was not learned, because the port had as many as it may.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     fn take(&self) -> bool {
         let before = self.used.fetch_add(1, Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
@@ -93,6 +110,7 @@ impl Quota {
             return true;
         }
         self.give_back();
+        count(&self.refused);
         false
     }
 
@@ -104,6 +122,11 @@ impl Quota {
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
+}
+
+/// On a line that learning writes to anyway.
+fn count(what: &Count) {
+    what.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// The table.
@@ -274,6 +297,9 @@ impl Fdb {
                 return Learned::New;
             }
             give_back(Fdb::port_of(old));
+            if let Some(quota) = quota {
+                count(&quota.moved);
+            }
             return Learned::Moved(Fdb::port_of(old));
         }
         give_back(port);

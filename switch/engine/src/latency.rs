@@ -45,24 +45,100 @@ impl Latency {
 
     /// Every bucket that has values: its middle, in cycles, and how many.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        let counts = self
-            .buckets
-            .iter()
-            .enumerate()
-            .map(|(i, n)| (i as u64, n.get()));
-        counts.filter(|(_, n)| *n > 0).map(|(i, n)| {
-            let (octave, step) = (i >> STEPS_LOG2, i & (STEPS - 1));
-            let middle = match octave {
-                0 => step,
-                _ => ((2 * (STEPS + step) + 1) << (octave - 1)) / 2,
-            };
-            (middle, n)
-        })
+        let counts = (0..).zip(&self.buckets).map(|(i, n)| (i, n.get()));
+        counts.filter(|(_, n)| *n > 0).map(|(i, n)| (middle(i), n))
     }
 
     /// Sum of all values, cycles.
     pub fn sum(&self) -> u64 {
         self.sum.get()
+    }
+}
+
+/// The middle of bucket `index`, cycles.
+fn middle(index: u64) -> u64 {
+    let (octave, step) = (index >> STEPS_LOG2, index & (STEPS - 1));
+    match octave {
+        0 => step,
+        _ => ((2 * (STEPS + step) + 1) << (octave - 1)) / 2,
+    }
+}
+
+/// What several of them have counted, added up: plain numbers, of one moment.
+#[derive(Clone, Debug)]
+pub struct Latencies {
+    buckets: [u64; BUCKETS],
+    sum: u64,
+}
+
+impl Default for Latencies {
+    fn default() -> Latencies {
+        Latencies {
+            buckets: [0; BUCKETS],
+            sum: 0,
+        }
+    }
+}
+
+impl Latencies {
+    /// The sum of all these.
+    pub fn of<'l>(all: impl IntoIterator<Item = &'l Latency>) -> Latencies {
+        let mut sum = Latencies::default();
+        // Most workers have never seen most queues, and two kilobytes are a lot to read for that.
+        for one in all.into_iter().filter(|one| one.sum() > 0) {
+            for (bucket, counter) in sum.buckets.iter_mut().zip(&one.buckets) {
+                *bucket = bucket.wrapping_add(counter.get());
+            }
+            sum.sum = sum.sum.wrapping_add(one.sum());
+        }
+        sum
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: &Latencies) {
+        for (bucket, n) in self.buckets.iter_mut().zip(&others.buckets) {
+            *bucket = bucket.wrapping_add(*n);
+        }
+        self.sum = self.sum.wrapping_add(others.sum);
+    }
+
+    /// What has been counted since `earlier`.
+    pub fn since(&self, earlier: &Latencies) -> Latencies {
+        let pairs = self.buckets.iter().zip(&earlier.buckets);
+        let mut difference = Latencies {
+            sum: self.sum.wrapping_sub(earlier.sum),
+            ..Latencies::default()
+        };
+        for (bucket, (now, before)) in difference.buckets.iter_mut().zip(pairs) {
+            *bucket = now.wrapping_sub(*before);
+        }
+        difference
+    }
+
+    /// Every bucket that has values: its middle, in cycles, and how many.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        let counts = (0..).zip(self.buckets);
+        counts.filter(|(_, n)| *n > 0).map(|(i, n)| (middle(i), n))
+    }
+
+    /// How many values there are.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Their sum, cycles.
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// The value that a share of them, 0 to 1, does not exceed, to within an eighth, cycles; `None` where there are none.
+    pub fn quantile(&self, share: f64) -> Option<u64> {
+        let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        self.buckets().find_map(|(middle, n)| {
+            seen += n;
+            (seen >= wanted).then_some(middle)
+        })
     }
 }
 
@@ -81,6 +157,33 @@ mod tests {
             let (middle, n) = all[0];
             prop_assert_eq!((n, latency.sum()), (3, 3 * value));
             prop_assert!(middle.abs_diff(value) <= value / 8, "{} for {}", middle, value);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantile_of_what_came_since_is_that_of_the_values_that_came(
+            before in prop::collection::vec(1u64..1 << 30, 0..50),
+            after in prop::collection::vec(1u64..1 << 30, 1..50),
+            share in 0.0f64..=1.0,
+        ) {
+            // Two queues.
+            let queues = [Latency::default(), Latency::default()];
+            let record = |values: &[u64]| {
+                let pairs = values.iter().zip(queues.iter().cycle());
+                pairs.for_each(|(value, queue)| queue.record(*value, 1));
+            };
+            record(&before);
+            let earlier = Latencies::of(&queues);
+            record(&after);
+            let since = Latencies::of(&queues).since(&earlier);
+            prop_assert_eq!(since.count(), after.len() as u64);
+            prop_assert_eq!(since.sum(), after.iter().sum::<u64>());
+            let mut sorted = after.clone();
+            sorted.sort_unstable();
+            let rank = (share * after.len() as f64).ceil().max(1.0) as usize;
+            let (exact, found) = (sorted[rank - 1], since.quantile(share).unwrap());
+            prop_assert!(found.abs_diff(exact) <= exact / 8, "{} for {}", found, exact);
         }
     }
 

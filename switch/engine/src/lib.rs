@@ -19,6 +19,8 @@ pub mod deliver;
 #[cfg(not(loom))]
 pub mod direct;
 #[cfg(not(loom))]
+mod histograms;
+#[cfg(not(loom))]
 mod joins;
 #[cfg(not(loom))]
 mod latency;
@@ -44,7 +46,9 @@ mod way;
 pub mod worker;
 
 #[cfg(not(loom))]
-pub use latency::Latency;
+pub use histograms::{BurstSizes, Turns};
+#[cfg(not(loom))]
+pub use latency::{Latencies, Latency};
 
 /// Most ports of a switch.
 pub const MAX_PORTS: usize = 1024;

@@ -145,8 +145,7 @@ impl Way<'_> {
                     all - outcome.frames - outcome.dropped(),
                 );
                 tally.refused += outcome.refused;
-                to.tx_frames.add(u64::from(outcome.frames));
-                to.tx_bytes.add(outcome.bytes);
+                count_delivered(outcome.frames, outcome.bytes, to);
                 outcome.frames
             }
             Egress::Down => {
@@ -207,9 +206,17 @@ impl Way<'_> {
 }
 
 #[inline(always)]
+fn count_delivered(frames: u32, bytes: u64, to: &QueueCounters) {
+    to.tx_frames.add(u64::from(frames));
+    to.tx_bytes.add(bytes);
+    if frames > 0 {
+        to.tx_bursts.record(frames);
+    }
+}
+
+#[inline(always)]
 fn count_guest(outcome: &Outcome, to: &QueueCounters) -> u32 {
-    to.tx_frames.add(u64::from(outcome.frames));
-    to.tx_bytes.add(outcome.bytes);
+    count_delivered(outcome.frames, outcome.bytes, to);
     to.drop(DropReason::GuestRingFull, outcome.full);
     to.drop(DropReason::GuestBufferSmall, outcome.small);
     to.drop(DropReason::GuestRingContended, outcome.contended);

@@ -169,7 +169,7 @@ impl Worker {
             let now = tsc();
             let cycles = now.wrapping_sub(then);
             then = now;
-            self.link.counters.iterations.add(1);
+            self.link.counters.turns.record(cycles);
             if bursts > 0 || flushed.worked {
                 self.link.counters.busy_cycles.add(cycles);
                 self.link.counters.bursts.add(bursts);

@@ -17,6 +17,8 @@ const BLOB_PORT: u16 = 6001;
 const DATAGRAMS: [usize; 4] = [1, 1472, 8000, 65000];
 /// Where guests send every datagram back.
 const ECHO_PORT: u16 = 5003;
+/// How often a service is asked: each time it is given three seconds.
+const ASKED_MAX: usize = 10;
 /// A guest's service that gives it, and a pipe's end that compares with it.
 const SERVE: &str = "socat -U -b 131072 TCP4-LISTEN:6001,fork,reuseaddr OPEN:/tmp/blob,rdonly";
 const SAME: &str = "cmp - /tmp/blob && echo same";
@@ -343,7 +345,7 @@ impl<'a> Bench<'a> {
         let guest = format!("10.9.{card}.11");
         for size in DATAGRAMS {
             let datagram = &self.blob[size..2 * size];
-            let answer = (0..3).find_map(|_| self.echoed(&guest, datagram));
+            let answer = (0..ASKED_MAX).find_map(|_| self.echoed(&guest, datagram));
             let answer = answer.unwrap_or_else(|| {
                 let (ledger, host) = (self.switch.ledger(), self.host.must_run(COUNTERS));
                 panic!("no answer to {size} bytes to {guest}\n{ledger}\n{host}")

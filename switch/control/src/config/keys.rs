@@ -9,7 +9,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
 use super::raw::{
-    RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawPort, RawSwitch, RawVlan, RawWorkers,
+    RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawPort, RawSlo, RawSwitch, RawVlan,
+    RawWorkers,
 };
 use super::suggest::{list, nearest};
 
@@ -60,12 +61,13 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 }
 
 /// The tables of the format: how a message speaks of them, and their keys.
-struct KnownTables([(&'static str, Names); 9]);
+struct KnownTables([(&'static str, Names); 10]);
 
 const TOP: usize = 0;
 const PORT: usize = 6;
 const VLAN: usize = 7;
 const DIRECT: usize = 8;
+const SLO: usize = 9;
 
 impl KnownTables {
     fn new() -> Self {
@@ -79,6 +81,7 @@ impl KnownTables {
             ("in [[port]]", names_of::<RawPort>()),
             ("in vlan", names_of::<RawVlan>()),
             ("in direct", names_of::<RawDirect>()),
+            ("in slo", names_of::<RawSlo>()),
         ])
     }
 
@@ -173,7 +176,7 @@ fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
             continue;
         };
         known.sift(checker, PORT, port);
-        for (at, key) in [(VLAN, "vlan"), (DIRECT, "direct")] {
+        for (at, key) in [(VLAN, "vlan"), (DIRECT, "direct"), (SLO, "slo")] {
             if let Some(DeValue::Table(table)) = port.get_mut(key).map(|value| value.get_mut()) {
                 known.sift(checker, at, table);
             }

@@ -86,5 +86,9 @@ pub const VLAN_ID_MAX: u16 = 4094;
 pub const MAC_LIMIT_VHOST_DEFAULT: u32 = 1024;
 /// `mac_limit` of an xdp port where it is not given: none, since the network is behind an uplink.
 pub const MAC_LIMIT_XDP_DEFAULT: u32 = 0;
+/// The shortest objective in `slo`: descriptors are completed burst by burst, and a burst takes about that.
+pub const SLO_MIN: Duration = Duration::from_micros(1);
+/// The longest objective in `slo`.
+pub const SLO_MAX: Duration = Duration::from_secs(10);
 /// The highest `mac_limit`: as many as the largest FDB holds.
 pub const MAC_LIMIT_MAX: u32 = FDB_CAPACITY_MAX;

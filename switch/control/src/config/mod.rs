@@ -3,7 +3,7 @@
 //! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake with its file, its line, its
 //! column, and how to mend it. The main file may name a folder with files of more ports (`ports_dir`);
 //! [`Config::load_lenient`] does without those that are wrong. The way of a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
-//! (serde, with places), then `sections`, `ports`, `direct` and
+//! (serde, with places), then `sections`, `ports`, `direct`, `slo` and
 //! `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
 mod check;
@@ -22,6 +22,7 @@ mod load;
 mod ports;
 mod raw;
 mod sections;
+mod slo;
 mod suggest;
 mod syntax;
 mod types;
@@ -38,7 +39,7 @@ pub use lenient::Loaded;
 pub use raw::schema_json;
 pub use types::{
     Access, Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel,
-    LogTarget, Metrics, Poll, Port, PortKind, Queues, Role, Rss, Switch, Tso, VhostPort, Vlan,
+    LogTarget, Metrics, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan,
     Workers, XdpMode, XdpPort,
 };
 pub use written::Written;

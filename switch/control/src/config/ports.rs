@@ -7,6 +7,7 @@ use super::direct;
 use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
 use super::raw::{PortType, RawPort};
+use super::slo;
 use super::values::{Number, NumberList};
 use super::vlan;
 use super::{Access, Port, PortKind, Queues, Role, VhostPort, XdpPort};
@@ -106,11 +107,15 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         },
     );
     let required = checker.switch(std::mem::take(&mut raw.required), "required");
+    let mut slo = None;
     let (kind, mac_limit_default) = match port_type(checker, &mut raw, &header)? {
-        PortType::Vhost => (
-            vhost(checker, raw, &header, taken).map(PortKind::Vhost),
-            MAC_LIMIT_VHOST_DEFAULT,
-        ),
+        PortType::Vhost => {
+            slo = slo::slo(checker, std::mem::take(&mut raw.slo));
+            (
+                vhost(checker, raw, &header, taken).map(PortKind::Vhost),
+                MAC_LIMIT_VHOST_DEFAULT,
+            )
+        }
         PortType::Xdp => (
             xdp(checker, raw, &header, taken).map(PortKind::Xdp),
             MAC_LIMIT_XDP_DEFAULT,
@@ -128,6 +133,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         mac_limit: mac_limit.unwrap_or(mac_limit_default),
         // Guests come and go.
         required: required.unwrap_or(matches!(kind, PortKind::Xdp(_))),
+        slo,
         kind,
     })
 }
@@ -350,6 +356,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
     foreign(checker, &raw.mac, "mac", "vhost", "xdp");
     foreign(checker, &raw.direct, "direct", "vhost", "xdp");
+    foreign(checker, &raw.slo, "slo", "vhost", "xdp");
     require(
         checker,
         &raw.interface,

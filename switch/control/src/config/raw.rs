@@ -144,7 +144,7 @@ pub(super) enum PortType {
     }},
     "else" = {"required": ["interface"], "properties": {
         "socket": false, "role": false, "socket_mode": false, "socket_group": false, "queue_pairs": false, "mac": false,
-        "direct": false
+        "direct": false, "slo": false
     }}
 ))]
 pub(super) struct RawPort {
@@ -223,6 +223,8 @@ pub(super) struct RawPort {
     pub worker: Field<i64>,
     /// Whether the switch is ready only while this port is up. Default: false for vhost, true for xdp.
     pub required: Field<bool>,
+    /// vhost: how fast the guest's descriptors are to be completed. Whether they are is shown, exported and alerted on.
+    pub slo: Field<Table<RawSlo>>,
 }
 
 /// The VLANs that a port carries: `access`, or `trunk` and perhaps `native`.
@@ -245,6 +247,19 @@ pub(super) struct RawVlan {
     /// The VLAN of a trunk's untagged frames.
     #[schemars(range(min = VLAN_ID_MIN, max = VLAN_ID_MAX))]
     pub native: Field<i64>,
+}
+
+/// How long a guest's descriptors may take from being read to completion; at least one of the two.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Slo", extend("minProperties" = 1))]
+pub(super) struct RawSlo {
+    /// Half of them take no longer; 1us to 10s.
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub completion_p50: Field<String>,
+    /// 99 of 100 take no longer; 1us to 10s.
+    #[schemars(regex(pattern = DURATION_PATTERN))]
+    pub completion_p99: Field<String>,
 }
 
 /// A queue of an uplink's interface that belongs to one guest.

@@ -219,8 +219,20 @@ pub struct Port {
     pub worker: Option<usize>,
     /// Whether the switch is ready only while it is up.
     pub required: bool,
+    /// How fast a guest's descriptors are to be completed; `None` for an uplink, and where nothing is asked for.
+    pub slo: Option<Slo>,
     /// What it is attached to.
     pub kind: PortKind,
+}
+
+/// A service level objective: how long a guest's descriptors may take from being read to completion. At least one of
+/// them is there, and each is [`SLO_MIN`] to [`SLO_MAX`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slo {
+    /// Half of them take no longer.
+    pub completion_p50: Option<Duration>,
+    /// 99 of 100 take no longer; not less than `completion_p50`.
+    pub completion_p99: Option<Duration>,
 }
 
 /// What a port is attached to.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Access, Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Switch,
+    Access, Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Slo, Switch,
     VhostPort, Vlan, Workers, XdpPort,
 };
 
@@ -32,6 +32,7 @@ impl Port {
             mac_limit,
             worker,
             required,
+            slo,
             kind,
         } = self;
         let mut keys = vec![("name", json!(name)), ("type", json!(self.kind_name()))];
@@ -44,6 +45,7 @@ impl Port {
             ("mac_limit", json!(mac_limit)),
             ("worker", json!(worker)),
             ("required", json!(required)),
+            ("slo", slo.as_ref().map_or(Value::Null, Slo::written)),
         ]);
         keys
     }
@@ -136,6 +138,23 @@ impl XdpPort {
             ("channels", json!(channels)),
             ("rss", word(rss)),
         ]);
+    }
+}
+
+impl Slo {
+    fn written(&self) -> Value {
+        let Slo {
+            completion_p50,
+            completion_p99,
+        } = self;
+        let times = [
+            ("completion_p50", completion_p50),
+            ("completion_p99", completion_p99),
+        ];
+        let given = times
+            .into_iter()
+            .filter_map(|(key, time)| Some((key.to_owned(), json!(duration::display((*time)?)))));
+        Value::Object(given.collect())
     }
 }
 

@@ -17,6 +17,7 @@ mod placement;
 mod planner;
 mod ports;
 mod report;
+mod slo;
 mod stall;
 mod taps;
 mod watch;
@@ -28,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
@@ -44,7 +45,7 @@ use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
-use crate::status::{DeviceStatus, RemovedStatus};
+use crate::status::{ConfigStatus, DeviceStatus, RemovedStatus};
 use ageing::Ageing;
 use balance::Measured;
 pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
@@ -182,6 +183,7 @@ struct Port {
     device: Option<DeviceStatus>,
     properties: BTreeMap<String, String>,
     streams: BTreeMap<u16, Placed>,
+    objectives: Option<slo::Objectives>,
     memory: Option<Arc<GuestMemory>>,
     inflight: Option<Arc<InflightRegion>>,
     /// Transmit halves that no worker needs: there are more queues than workers.
@@ -200,6 +202,8 @@ struct State {
     taps: Vec<Arc<Tap>>,
     /// What ports that are gone had counted.
     removed: RemovedStatus,
+    /// Kept for the status alone.
+    config: ConfigStatus,
 }
 
 /// The switch, as its control threads see it.
@@ -264,6 +268,10 @@ impl Fabric {
                 balance,
                 taps: Vec::new(),
                 removed: RemovedStatus::default(),
+                config: ConfigStatus {
+                    last_reload_success_timestamp_s: seconds_since_1970(),
+                    ..ConfigStatus::default()
+                },
             }),
             fdb,
         }))
@@ -308,6 +316,7 @@ impl Fabric {
             device: None,
             properties: BTreeMap::new(),
             streams: BTreeMap::new(),
+            objectives: None,
             memory: None,
             inflight: None,
             spare: Vec::new(),
@@ -527,6 +536,7 @@ impl Fabric {
         self.take_faults(&mut self.lock(), None);
         self.take_stuck(&mut self.lock(), None);
         self.balance();
+        self.note_objectives();
         let mut state = self.lock();
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
@@ -630,6 +640,11 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn seconds_since_1970() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// What one worker is told besides the picture.

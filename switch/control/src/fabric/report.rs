@@ -1,35 +1,91 @@
 //! What the fabric knows, put together for metrics and `show`.
+//!
+//! A change of ports waits for its lock, and workers for nothing. So the lock is held only while it is noted what there
+//! is; counters and threads are read after that, and counters are read as they are.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crosspoint_engine::counters::QueueCounters;
+use crosspoint_engine::counters::{PortCounters, QueueCounters};
+use crosspoint_engine::view::Egress;
+use crosspoint_engine::{Latencies, Turns};
 use crosspoint_packet::DropReason;
+use crosspoint_xsk::XskSocket;
 
-use super::balance::Loads;
+use super::balance::{Loads, Shares};
+use super::slo::Window;
 use super::{Fabric, Placed, Port, State};
 use crate::status::{
-    FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Status, StreamStatus,
-    WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, RemovedStatus,
+    Status, StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
+
+/// A port, as it is while the lock is held.
+struct SeenPort {
+    /// What is known of it then: all but queues and objectives.
+    status: PortStatus,
+    counters: Arc<PortCounters>,
+    queues: Vec<SeenQueue>,
+    objectives: Option<Window>,
+}
+
+/// A queue, likewise.
+struct SeenQueue {
+    worker: Option<usize>,
+    /// Read at once: a socket that somebody still held would be in the way of the next on its queue.
+    xdp: Option<XdpStatus>,
+    ring_entries: Option<u16>,
+    buffers: Option<usize>,
+}
+
+/// A worker, likewise.
+struct SeenWorker {
+    shares: Shares,
+    moves: u64,
+    put_off: u64,
+    streams: Vec<StreamStatus>,
+}
+
+/// Everything, likewise.
+struct Seen {
+    ports: Vec<SeenPort>,
+    workers: Vec<SeenWorker>,
+    window_cycles: u64,
+    config: ConfigStatus,
+    removed: RemovedStatus,
+    ageing: Duration,
+}
 
 impl Fabric {
     /// Everything, now. Reads the workers' counters as they are.
     pub fn status(&self) -> Status {
-        let state = self.lock();
-        let ports = state.ports.iter().flatten();
-        let loads = self.shown_loads(&state);
+        let seen = self.see(&self.lock());
+        let workers = seen.workers.into_iter().enumerate();
         Status {
-            ports: ports.map(|port| self.port_status(port)).collect(),
-            workers: (0..self.links.len())
-                .map(|worker| self.worker_status(&state, worker, &loads))
+            ports: seen
+                .ports
+                .into_iter()
+                .map(|port| self.port_status(port))
                 .collect(),
-            removed: state.removed.clone(),
+            workers: workers
+                .map(|(number, worker)| self.worker_status(number, worker, seen.window_cycles))
+                .collect(),
+            removed: seen.removed,
             fdb: FdbStatus {
                 entries: self.fdb.entries(),
                 capacity: self.fdb.capacity(),
-                ageing_s: state.ageing.times().0.as_secs(),
+                ageing_s: seen.ageing.as_secs(),
             },
+            config: seen.config,
+            tsc_hz: self.clock.hz(),
         }
+    }
+
+    /// Sets what the status tells of the configuration, which is kept for that alone.
+    pub fn set_config_status(&self, config: ConfigStatus) {
+        self.lock().config = config;
     }
 
     /// Every learned address.
@@ -57,38 +113,61 @@ impl Fabric {
         entries
     }
 
-    fn port_status(&self, port: &Port) -> PortStatus {
-        PortStatus {
-            name: port.options.name.clone(),
-            kind: port.options.kind.to_owned(),
-            state: port.state.as_str().to_owned(),
-            detail: port.detail.clone(),
-            vlan: port.options.vlan_text.clone(),
-            required: port.options.required,
-            addresses: port.view.quota.used(),
-            properties: port.properties.clone(),
-            state_for_s: port.since.elapsed().as_secs(),
-            device: port.device.clone(),
-            queues: (0..port.view.counters.queues())
-                .map(|q| self.queue_status(port, q))
-                .collect(),
+    fn see(&self, state: &State) -> Seen {
+        let loads = self.shown_loads(state);
+        let mut workers: Vec<SeenWorker> = (0..self.links.len())
+            .map(|worker| SeenWorker {
+                shares: loads.workers[worker],
+                moves: state.balance.moves[worker],
+                put_off: state.balance.put_off[worker],
+                streams: Vec::new(),
+            })
+            .collect();
+        for port in state.ports.iter().flatten() {
+            for (queue, placed) in &port.streams {
+                let stream = stream_status(port, *queue, placed, &loads);
+                workers[placed.worker].streams.push(stream);
+            }
+        }
+        let ports = state.ports.iter().flatten();
+        Seen {
+            ports: ports.map(see_port).collect(),
+            workers,
+            window_cycles: loads.cycles,
+            config: state.config,
+            removed: state.removed.clone(),
+            ageing: state.ageing.times().0,
         }
     }
 
-    fn queue_status(&self, port: &Port, queue: usize) -> QueueStatus {
-        let counters = &port.view.counters;
-        let placed = port.streams.get(&(queue as u16));
-        let socket = placed.and_then(|placed| placed.socket.as_ref());
-        let drops = DropReason::ALL.iter().map(|reason| {
-            let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, |n| n.get());
-            (
-                reason.label().to_owned(),
-                counters.of_queue(queue).map(of).sum(),
-            )
-        });
+    fn port_status(&self, port: SeenPort) -> PortStatus {
+        let counters = &port.counters;
+        let mut all = Latencies::default();
+        let queue = |(number, queue)| {
+            let completion = Latencies::of(counters.of_queue(number).map(|c| &c.completion));
+            all.add(&completion);
+            self.queue_status(counters, number, queue, &completion)
+        };
+        PortStatus {
+            queues: port.queues.iter().enumerate().map(queue).collect(),
+            slo: port
+                .objectives
+                .map(|window| window.status(&all, &self.clock)),
+            ..port.status
+        }
+    }
+
+    fn queue_status(
+        &self,
+        counters: &PortCounters,
+        queue: usize,
+        seen: &SeenQueue,
+        completion: &Latencies,
+    ) -> QueueStatus {
+        let rx_burst_sizes = sizes(counters, queue, |c| c.rx_bursts.counts());
         QueueStatus {
             queue: queue as u16,
-            worker: placed.map(|placed| placed.worker),
+            worker: seen.worker,
             rx_packets: counters.sum(queue, |c| &c.rx_frames),
             rx_bytes: counters.sum(queue, |c| &c.rx_bytes),
             tx_packets: counters.sum(queue, |c| &c.tx_frames),
@@ -98,74 +177,144 @@ impl Fabric {
             joined_copies: counters.sum(queue, |c| &c.joined_copies),
             delivered_copies: counters.sum(queue, |c| &c.delivered_copies),
             dropped_copies: counters.sum(queue, |c| &c.dropped_copies),
-            bursts: counters.sum(queue, |c| &c.bursts),
+            bursts: rx_burst_sizes.iter().sum(),
+            rx_burst_sizes,
+            tx_burst_sizes: sizes(counters, queue, |c| c.tx_bursts.counts()),
+            receive_ring_entries: seen.ring_entries,
+            receive_buffers: seen.buffers,
             kicks: counters.sum(queue, |c| &c.kicks),
             calls: counters.sum(queue, |c| &c.calls),
             cycles: counters.sum(queue, |c| &c.cycles),
-            drops: drops.filter(|(_, n)| *n > 0).collect(),
-            completion: self.latency(counters.of_queue(queue)),
-            xdp: socket
-                .and_then(|socket| socket.statistics().ok())
-                .map(|s| XdpStatus {
-                    rx_dropped: s.rx_dropped,
-                    rx_invalid_descs: s.rx_invalid_descs,
-                    tx_invalid_descs: s.tx_invalid_descs,
-                    rx_ring_full: s.rx_ring_full,
-                    rx_fill_ring_empty_descs: s.rx_fill_ring_empty_descs,
-                    tx_ring_empty_descs: s.tx_ring_empty_descs,
-                }),
+            drops: drops(counters, queue),
+            completion: LatencyStatus {
+                buckets_ns: self.in_ns(completion.buckets()),
+                sum_ns: self.clock.ns(completion.sum()),
+            },
+            xdp: seen.xdp,
         }
     }
 
-    /// Several workers' histograms as one, cycles turned to nanoseconds.
-    fn latency<'c>(&self, counters: impl Iterator<Item = &'c QueueCounters>) -> LatencyStatus {
-        let mut merged = std::collections::BTreeMap::new();
-        let mut sum_ns = 0.0;
-        for of_worker in counters {
-            for (cycles, n) in of_worker.completion.buckets() {
-                *merged.entry(self.clock.ns(cycles) as u64).or_insert(0) += n;
+    /// Buckets of cycles, in nanoseconds. Where cycles are shorter than those, neighbours may become one.
+    fn in_ns(&self, buckets: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+        let mut all: Vec<(u64, u64)> = Vec::new();
+        for (cycles, n) in buckets {
+            let ns = self.clock.ns(cycles) as u64;
+            match all.last_mut() {
+                Some(last) if last.0 == ns => last.1 += n,
+                _ => all.push((ns, n)),
             }
-            sum_ns += self.clock.ns(of_worker.completion.sum());
         }
+        all
+    }
+
+    fn turns(&self, turns: &Turns, cycles: u64) -> LatencyStatus {
         LatencyStatus {
-            buckets_ns: merged.into_iter().collect(),
-            sum_ns,
+            buckets_ns: self.in_ns(turns.buckets()),
+            sum_ns: self.clock.ns(cycles),
         }
     }
 
-    fn worker_status(&self, state: &State, worker: usize, loads: &Loads) -> WorkerStatus {
+    fn worker_status(&self, worker: usize, seen: SeenWorker, window_cycles: u64) -> WorkerStatus {
         let counters = &self.links[worker].counters;
-        let shares = loads.workers[worker];
         let (stalled, stalls) = self.watch.stalls(worker);
-        let streams = state.ports.iter().flatten().flat_map(|port| {
-            let mine = port.streams.iter();
-            let mine = mine.filter(|(_, placed)| placed.worker == worker);
-            mine.map(|(queue, placed)| stream_status(port, *queue, placed, loads))
-        });
+        let (busy_cycles, idle_cycles) = (counters.busy_cycles.get(), counters.idle_cycles.get());
         WorkerStatus {
             worker,
             core: self.options.cores.get(worker).copied().unwrap_or_default(),
             node: self.nodes[worker],
             window: WindowStatus {
-                ms: (self.clock.ns(loads.cycles) / 1e6) as u64,
-                busy: shares.busy,
-                idle: shares.idle,
-                sleep: shares.sleep,
+                ms: (self.clock.ns(window_cycles) / 1e6) as u64,
+                busy: seen.shares.busy,
+                idle: seen.shares.idle,
+                sleep: seen.shares.sleep,
             },
-            busy_cycles: counters.busy_cycles.get(),
-            idle_cycles: counters.idle_cycles.get(),
+            busy_cycles,
+            idle_cycles,
             sleep_cycles: counters.sleep_cycles.get(),
-            iterations: counters.iterations.get(),
+            iterations: counters.turns.count(),
+            turns: self.turns(&counters.turns, busy_cycles.wrapping_add(idle_cycles)),
             sleeps: counters.sleeps.get(),
             bursts: counters.bursts.get(),
-            stream_moves: state.balance.moves[worker],
-            stream_moves_put_off: state.balance.put_off[worker],
+            stream_moves: seen.moves,
+            stream_moves_put_off: seen.put_off,
             stalls,
             stalled,
             involuntary_switches: self.watch.involuntary_switches(worker),
-            streams: streams.collect(),
+            streams: seen.streams,
         }
     }
+}
+
+fn see_port(port: &Port) -> SeenPort {
+    let quota = &port.view.quota;
+    let queues = 0..port.view.counters.queues();
+    SeenPort {
+        status: PortStatus {
+            name: port.options.name.clone(),
+            kind: port.options.kind.to_owned(),
+            state: port.state.as_str().to_owned(),
+            detail: port.detail.clone(),
+            vlan: port.options.vlan_text.clone(),
+            required: port.options.required,
+            addresses: quota.used(),
+            addresses_moved: quota.moved(),
+            addresses_refused: quota.refused(),
+            properties: port.properties.clone(),
+            state_for_s: port.since.elapsed().as_secs(),
+            device: port.device.clone(),
+            ..PortStatus::default()
+        },
+        counters: port.view.counters.clone(),
+        queues: queues.map(|queue| see_queue(port, queue)).collect(),
+        objectives: port.objectives.as_ref().map(|all| all.window()),
+    }
+}
+
+fn see_queue(port: &Port, queue: usize) -> SeenQueue {
+    let placed = port.streams.get(&(queue as u16));
+    let socket = placed.and_then(|placed| placed.socket.as_ref());
+    let ring = match &port.view.egress {
+        Egress::Guest(queues) => queues.get(queue),
+        _ => None,
+    };
+    SeenQueue {
+        worker: placed.map(|placed| placed.worker),
+        xdp: socket.and_then(|socket| xdp_status(socket)),
+        ring_entries: ring.map(|ring| ring.size()),
+        buffers: ring.and_then(|ring| ring.offered()),
+    }
+}
+
+/// Sums over workers, by size of burst.
+fn sizes(counters: &PortCounters, queue: usize, read: fn(&QueueCounters) -> [u64; 8]) -> [u64; 8] {
+    let mut sum = [0u64; 8];
+    for counts in counters.of_queue(queue).map(read) {
+        sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+    }
+    sum
+}
+
+/// Drops by reason; those that were met.
+fn drops(counters: &PortCounters, queue: usize) -> BTreeMap<String, u64> {
+    let counts = DropReason::ALL.iter().map(|reason| {
+        let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, |n| n.get());
+        (reason, counters.of_queue(queue).map(of).sum::<u64>())
+    });
+    let met = counts.filter(|(_, n)| *n > 0);
+    met.map(|(reason, n)| (reason.label().to_owned(), n))
+        .collect()
+}
+
+fn xdp_status(socket: &XskSocket) -> Option<XdpStatus> {
+    let statistics = socket.statistics().ok()?;
+    Some(XdpStatus {
+        rx_dropped: statistics.rx_dropped,
+        rx_invalid_descs: statistics.rx_invalid_descs,
+        tx_invalid_descs: statistics.tx_invalid_descs,
+        rx_ring_full: statistics.rx_ring_full,
+        rx_fill_ring_empty_descs: statistics.rx_fill_ring_empty_descs,
+        tx_ring_empty_descs: statistics.tx_ring_empty_descs,
+    })
 }
 
 fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> StreamStatus {
@@ -181,5 +330,100 @@ fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> Str
         share: loads.of_stream(port, queue, placed),
         fixed: fixed.map(str::to_owned),
         node: placed.node,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crosspoint_engine::vlan::VlanPolicy;
+
+    use super::*;
+    use crate::fabric::{BalanceOptions, FabricOptions, PortOptions};
+
+    const WORKERS: usize = 8;
+
+    fn core() -> usize {
+        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
+        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
+        all.find(|core| set.is_set(*core)).expect("a core")
+    }
+
+    /// All on one core, where they sleep.
+    fn fabric() -> Arc<Fabric> {
+        Fabric::start(FabricOptions {
+            cores: vec![core(); WORKERS],
+            sleep_after: Some(Duration::from_micros(1)),
+            fdb_capacity: 1024,
+            fdb_ageing: Duration::from_secs(300),
+            nic_queues: 0,
+            balance: BalanceOptions::default(),
+        })
+        .expect("workers start")
+    }
+
+    fn add_port(fabric: &Fabric, number: u64) {
+        let options = PortOptions {
+            name: format!("guest-{number}"),
+            kind: "vhost",
+            vlan: VlanPolicy::Unaware,
+            vlan_text: String::new(),
+            mac_limit: 16,
+            joins: false,
+            worker: None,
+            queues: 2,
+        };
+        let port = fabric.add_port(options).expect("there is room");
+        let state = fabric.lock();
+        let port = state.ports[usize::from(port)]
+            .as_ref()
+            .expect("it was added");
+        for (worker, queue) in (0..WORKERS).flat_map(|w| [(w, 0), (w, 1)]) {
+            let counters = port.view.counters.at(worker, queue);
+            counters.rx_bursts.record(1 + worker as u32);
+            counters.rx_frames.add(1 + worker as u64);
+            for octave in 8..20 {
+                counters.completion.record((number % 100) << octave, 1);
+            }
+        }
+    }
+
+    /// The shortest of many, since a machine has more to do.
+    fn shortest<T>(mut what: impl FnMut() -> T) -> Duration {
+        let once = |_| {
+            let start = Instant::now();
+            drop(what());
+            start.elapsed()
+        };
+        (0..20).map(once).min().unwrap_or_default()
+    }
+
+    #[test]
+    fn who_looks_at_a_thousand_queues_does_not_hold_up_who_changes_a_port() {
+        let fabric = fabric();
+        for number in 0..500 {
+            add_port(&fabric, number);
+            fabric.set_slo(
+                number as u16,
+                Some(crate::config::Slo {
+                    completion_p50: None,
+                    completion_p99: Some(Duration::from_micros(20)),
+                }),
+            );
+        }
+        let status = fabric.status();
+        let queues: Vec<_> = status.ports.iter().flat_map(|port| &port.queues).collect();
+        assert_eq!(queues.len(), 1000);
+        assert!(queues.iter().all(|queue| {
+            (queue.bursts, queue.rx_packets) == (8, 36)
+                && queue.rx_burst_sizes == [1, 1, 2, 4, 0, 0, 0, 0]
+        }));
+        let held = shortest(|| fabric.see(&fabric.lock()));
+        let all = shortest(|| fabric.status());
+        println!("1000 queues of {WORKERS} workers: {all:?}, with the lock held {held:?}");
+        // Milliseconds in truth.
+        assert!(held < Duration::from_millis(50), "{held:?}");
+        assert!(all < Duration::from_millis(500), "{all:?}");
     }
 }

@@ -79,7 +79,7 @@ impl StallWatch {
     pub fn look(&mut self) {
         let now = Instant::now();
         let since = now - std::mem::replace(&mut self.looked, now);
-        let iterations = self.link.counters.iterations.get();
+        let iterations = self.link.counters.turns.count();
         // One that was woken and does not get its core says that it sleeps, and its thread does not.
         let sleeps = || self.link.waker.is_asleep() && threads::activity(self.id).may_sleep();
         match self.still.look(iterations, since, sleeps) {

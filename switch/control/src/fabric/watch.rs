@@ -116,7 +116,7 @@ fn look(link: &WorkerLink, id: Pid, before: Option<Call>, stuck: &ArrayQueue<u16
     let now = link
         .calling
         .port()
-        .map(|port| (link.counters.iterations.get(), port));
+        .map(|port| (link.counters.turns.count(), port));
     if let Some((_, port)) = now
         && now == before
         // One that just does not get its core is nobody's fault.

@@ -1,72 +1,50 @@
-//! One picture of the switch, turned into metric families at every scrape.
+//! The families of the switch, its ports and its workers, made of one picture of the switch.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
-
-use crosspoint_packet::DropReason;
-use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::completion::Completion;
-use super::families::{self as f, FAMILIES, Family, Samples};
-use crate::api::Source;
+use super::buckets::{GAP_BOUNDS_NS, cumulative, sum_seconds};
+use super::families::{self as f, Family, Samples};
 use crate::health::Health;
-use crate::status::{PortStatus, QueueStatus, Status, WorkerStatus, XdpStatus};
+use crate::status::{ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus};
 
 /// The states of `crosspoint_port_state`.
 const STATES: [&str; 4] = ["up", "connected", "down", "quarantined"];
 
-/// Reads the source when it is scraped, and never otherwise.
-pub(super) struct StatusCollector {
-    source: Arc<dyn Source>,
-    descriptions: Vec<Desc>,
+/// All of them; some may have no samples.
+pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
+    let mut all = switch(status).to_vec();
+    all.extend(ports(&status.ports));
+    all.extend(properties(&status.ports));
+    all.extend(port_events(&status.ports));
+    all.extend(objectives(&status.ports));
+    all.extend(workers(&status.workers));
+    all.push(gaps(&status.workers));
+    all.extend(worker_events(&status.workers));
+    all
 }
 
-impl StatusCollector {
-    pub(super) fn new(source: Arc<dyn Source>) -> prometheus::Result<StatusCollector> {
-        let describe = |family: &Family| {
-            let labels = family.labels.iter().map(|name| (*name).to_owned());
-            let (name, help) = (family.name.to_owned(), family.help.to_owned());
-            Desc::new(name, help, labels.collect(), HashMap::new())
-        };
-        let descriptions = FAMILIES.iter().map(describe).collect::<Result<_, _>>()?;
-        Ok(StatusCollector {
-            source,
-            descriptions,
-        })
-    }
-}
-
-impl Collector for StatusCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let status = self.source.status();
-        let mut all = switch(&status).to_vec();
-        all.extend(ports(&status.ports));
-        all.extend(traffic(&status.ports));
-        all.extend(ledger(&status.ports));
-        all.push(drops(&status.ports));
-        all.push(completions(&status.ports));
-        all.extend(xdp(&status.ports));
-        all.extend(workers(&status.workers));
-        all.extend(worker_events(&status.workers));
-        all
-    }
-}
-
-fn switch(status: &Status) -> [MetricFamily; 4] {
+fn switch(status: &Status) -> [MetricFamily; 9] {
     let mut build = Samples::of(f::BUILD_INFO);
     build.add(&[env!("CARGO_PKG_VERSION")], true);
-    let mut entries = Samples::of(f::FDB_ENTRIES);
-    entries.add(&[], status.fdb.entries);
-    let mut capacity = Samples::of(f::FDB_CAPACITY);
-    capacity.add(&[], status.fdb.capacity);
-    let mut ready = Samples::of(f::READY);
-    ready.add(&[], Health::of(status).ready);
-    [build, ready, entries, capacity].map(Samples::finish)
+    let one = |family, value: f64| {
+        let mut samples = Samples::of(family);
+        samples.add(&[], value);
+        samples
+    };
+    let (fdb, config) = (status.fdb, status.config);
+    let successful = f64::from(u8::from(config.last_reload_successful));
+    [
+        build,
+        one(f::READY, f64::from(u8::from(Health::of(status).ready))),
+        one(f::TSC_HERTZ, status.tsc_hz),
+        one(f::CONFIG_SUCCESSFUL, successful),
+        one(f::CONFIG_TIMESTAMP, config.last_reload_success_timestamp_s),
+        one(f::CONFIG_PROBLEMS, config.problems as f64),
+        one(f::FDB_ENTRIES, fdb.entries as f64),
+        one(f::FDB_CAPACITY, fdb.capacity as f64),
+        one(f::FDB_AGEING, fdb.ageing_s as f64),
+    ]
+    .map(Samples::finish)
 }
 
 fn ports(ports: &[PortStatus]) -> [MetricFamily; 4] {
@@ -84,113 +62,83 @@ fn ports(ports: &[PortStatus]) -> [MetricFamily; 4] {
     [up, state, required, addresses].map(Samples::finish)
 }
 
-/// Every queue of every port, with its label values.
-fn queues(ports: &[PortStatus]) -> impl Iterator<Item = (&PortStatus, String, &QueueStatus)> {
-    ports.iter().flat_map(|port| {
-        let queues = port.queues.iter();
-        queues.map(move |queue| (port, queue.queue.to_string(), queue))
-    })
-}
-
-fn traffic(ports: &[PortStatus]) -> [MetricFamily; 2] {
-    let (mut packets, mut bytes) = (Samples::of(f::PACKETS), Samples::of(f::BYTES));
-    for (port, queue, counts) in queues(ports) {
-        packets.add(&[&port.name, &queue, "rx"], counts.rx_packets);
-        packets.add(&[&port.name, &queue, "tx"], counts.tx_packets);
-        bytes.add(&[&port.name, &queue, "rx"], counts.rx_bytes);
-        bytes.add(&[&port.name, &queue, "tx"], counts.tx_bytes);
-    }
-    [packets, bytes].map(Samples::finish)
-}
-
-fn ledger(ports: &[PortStatus]) -> [MetricFamily; 9] {
-    type Read = fn(&QueueStatus) -> u64;
-    let counters: [(Family, Read); 9] = [
-        (f::FLOOD_COPIES, |q| q.flood_copies),
-        (f::SEGMENT_COPIES, |q| q.segment_copies),
-        (f::JOINED_COPIES, |q| q.joined_copies),
-        (f::DELIVERED, |q| q.delivered_copies),
-        (f::DROPPED, |q| q.dropped_copies),
-        (f::BURSTS, |q| q.bursts),
-        (f::KICKS, |q| q.kicks),
-        (f::CALLS, |q| q.calls),
-        (f::QUEUE_CYCLES, |q| q.cycles),
-    ];
-    counters.map(|(family, read)| {
-        let mut samples = Samples::of(family);
-        for (port, queue, counts) in queues(ports) {
-            samples.add(&[&port.name, &queue], read(counts));
-        }
-        samples.finish()
-    })
-}
-
-/// The reasons exported for a queue: those that a port of its kind can meet, be they met or not, and those met.
-fn drops(ports: &[PortStatus]) -> MetricFamily {
-    let mut samples = Samples::of(f::DROPS);
-    for (port, queue, counts) in queues(ports) {
-        let expected = DropReason::ALL.iter().map(|reason| reason.label());
-        let expected = expected.filter(|reason| arises(reason, &port.kind));
-        let met = counts.drops.keys().map(String::as_str);
-        for reason in expected.chain(met).collect::<BTreeSet<_>>() {
-            let count = counts.drops.get(reason).copied().unwrap_or(0);
-            samples.add(&[&port.name, &queue, reason], count);
+/// What ports are attached to, and what was agreed on with guests.
+fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
+    let (mut info, mut feature) = (Samples::of(f::PORT_INFO), Samples::of(f::PORT_FEATURE));
+    for port in ports {
+        let property = |name: &str| port.properties.get(name).map_or("", String::as_str);
+        let (xdp, copy) = (property("xdp"), property("copy"));
+        let (attachment, role, rings) = match &port.device {
+            Some(device) => (&*device.socket, &*device.role, &*device.ring_type),
+            None => (property("interface"), "", ""),
+        };
+        let labels = [&port.name, &port.kind, attachment, role, rings, xdp, copy];
+        info.add(&labels, true);
+        // Their names are a list of the switch's own.
+        for name in port.device.iter().flat_map(|device| &device.features) {
+            feature.add(&[&port.name, name], true);
         }
     }
-    samples.finish()
+    [info, feature].map(Samples::finish)
 }
 
-/// Whether a port of this kind can drop for this reason. A wrong yes costs a series that stays 0, and a wrong no
-/// costs that the series appears only with the first drop, so new reasons need no entry here.
-fn arises(reason: &str, kind: &str) -> bool {
-    if reason.starts_with("guest_") || reason == "bad_offload" {
-        return kind == "vhost";
+/// What happens to ports.
+fn port_events(ports: &[PortStatus]) -> [MetricFamily; 3] {
+    let mut connections = Samples::of(f::PORT_CONNECTIONS);
+    let (mut moved, mut refused) = (Samples::of(f::PORT_MOVED), Samples::of(f::PORT_REFUSED));
+    for port in ports {
+        if let Some(device) = &port.device {
+            connections.add(&[&port.name], device.connections);
+        }
+        moved.add(&[&port.name], port.addresses_moved);
+        refused.add(&[&port.name], port.addresses_refused);
     }
-    if reason.starts_with("nic_") || reason == "handover_full" {
-        return kind == "xdp";
-    }
-    true
+    [connections, moved, refused].map(Samples::finish)
 }
 
-/// Only guests have descriptors to complete, and a histogram is 18 series.
-fn completions(ports: &[PortStatus]) -> MetricFamily {
-    let mut samples = Samples::of(f::COMPLETION);
-    let guests = queues(ports)
-        .filter(|(port, _, q)| port.kind == "vhost" || !q.completion.buckets_ns.is_empty());
-    for (port, queue, counts) in guests {
-        samples.add_histogram(&[&port.name, &queue], &Completion::new(&counts.completion));
-    }
-    samples.finish()
-}
-
-fn xdp(ports: &[PortStatus]) -> [MetricFamily; 6] {
-    type Read = fn(&XdpStatus) -> u64;
-    let counters: [(Family, Read); 6] = [
-        (f::XDP_RX_DROPPED, |x| x.rx_dropped),
-        (f::XDP_RX_INVALID, |x| x.rx_invalid_descs),
-        (f::XDP_TX_INVALID, |x| x.tx_invalid_descs),
-        (f::XDP_RX_RING_FULL, |x| x.rx_ring_full),
-        (f::XDP_FILL_EMPTY, |x| x.rx_fill_ring_empty_descs),
-        (f::XDP_TX_EMPTY, |x| x.tx_ring_empty_descs),
+/// Service level objectives.
+fn objectives(ports: &[PortStatus]) -> [MetricFamily; 5] {
+    type Read = fn(&SloStatus) -> Option<ObjectiveStatus>;
+    let kinds: [(&str, Read, Family, Family); 2] = [
+        (
+            "completion_p50",
+            |s| s.completion_p50,
+            f::SLO_P50_OBJECTIVE,
+            f::SLO_P50,
+        ),
+        (
+            "completion_p99",
+            |s| s.completion_p99,
+            f::SLO_P99_OBJECTIVE,
+            f::SLO_P99,
+        ),
     ];
-    counters.map(|(family, read)| {
-        let mut samples = Samples::of(family);
-        for (port, queue, counts) in queues(ports) {
-            if let Some(xdp) = &counts.xdp {
-                samples.add(&[&port.name, &queue], read(xdp));
+    let mut met = Samples::of(f::SLO_MET);
+    let [p50, p99] = kinds.map(|(name, read, objective, measured)| {
+        let (mut objective, mut measured) = (Samples::of(objective), Samples::of(measured));
+        for port in ports {
+            if let Some(one) = port.slo.as_ref().and_then(read) {
+                let seconds = |ns: u64| ns as f64 / 1e9;
+                objective.add(&[&port.name], seconds(one.objective_ns));
+                measured.add(&[&port.name], one.measured_ns.map_or(f64::NAN, seconds));
+                met.add(&[&port.name, name], one.is_met().unwrap_or(true));
             }
         }
-        samples.finish()
-    })
+        [objective, measured].map(Samples::finish)
+    });
+    let [[p50_objective, p50], [p99_objective, p99]] = [p50, p99];
+    [met.finish(), p50_objective, p50, p99_objective, p99]
 }
 
 /// How workers spend their time.
-fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 4] {
-    let mut cycles = Samples::of(f::WORKER_CYCLES);
+fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 5] {
+    let (mut info, mut cycles) = (Samples::of(f::WORKER_INFO), Samples::of(f::WORKER_CYCLES));
     let mut iterations = Samples::of(f::WORKER_ITERATIONS);
     let (mut sleeps, mut bursts) = (Samples::of(f::WORKER_SLEEPS), Samples::of(f::WORKER_BURSTS));
     for worker in workers {
         let name = worker.worker.to_string();
+        let node = worker.node.map_or(String::new(), |node| node.to_string());
+        info.add(&[&name, &worker.core.to_string(), &node], true);
         cycles.add(&[&name, "busy"], worker.busy_cycles);
         cycles.add(&[&name, "idle"], worker.idle_cycles);
         cycles.add(&[&name, "sleep"], worker.sleep_cycles);
@@ -198,7 +146,18 @@ fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 4] {
         sleeps.add(&[&name], worker.sleeps);
         bursts.add(&[&name], worker.bursts);
     }
-    [cycles, iterations, sleeps, bursts].map(Samples::finish)
+    [info, cycles, iterations, sleeps, bursts].map(Samples::finish)
+}
+
+fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
+    let mut samples = Samples::of(f::WORKER_GAP);
+    for worker in workers {
+        let (counts, count) = cumulative(&worker.turns.buckets_ns, &GAP_BOUNDS_NS);
+        let bounds = GAP_BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9);
+        let all = (count, sum_seconds(&worker.turns));
+        samples.add_histogram(&[&worker.worker.to_string()], bounds.zip(counts), all);
+    }
+    samples.finish()
 }
 
 /// What happens to workers.

@@ -4,8 +4,6 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::completion::{BOUNDS_NS, Completion};
-
 /// What there is to know of a metric before it has a value.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
@@ -38,10 +36,25 @@ macro_rules! families {
 
 families! {
     BUILD_INFO = GAUGE "crosspoint_build_info" &["version"], "Always 1; the label tells the version.";
+    TSC_HERTZ = GAUGE "crosspoint_tsc_hertz" &[], "Rate of the time stamp counter, which cycles are counted by.";
+    CONFIG_SUCCESSFUL = GAUGE "crosspoint_config_last_reload_successful" &[], "Whether the configuration was taken over when it was last read, at the start or by a reload: 1 if so, else 0.";
+    CONFIG_TIMESTAMP = GAUGE "crosspoint_config_last_reload_success_timestamp_seconds" &[], "When the configuration was last taken over, seconds since 1970.";
+    CONFIG_PROBLEMS = GAUGE "crosspoint_config_problems" &[], "What is wrong with the configuration as it is written now: mistakes, and changes that wait for a restart.";
     PORT_UP = GAUGE "crosspoint_port_up" PORT, "Whether the port forwards frames: 1 if its state is up, else 0.";
     PORT_STATE = GAUGE "crosspoint_port_state" &["port", "state"], "1 for the state that the port is in, 0 for the others.";
     PORT_REQUIRED = GAUGE "crosspoint_port_required" PORT, "Whether the switch is ready only while the port is up: 1 if so, else 0.";
+    PORT_INFO = GAUGE "crosspoint_port_info" &["port", "kind", "attachment", "role", "rings", "xdp", "copy"], "Always 1; labels tell what the port is: vhost or xdp; its socket or interface; who listens on the socket and the layout of the rings; XDP's mode, and whether frames are copied.";
+    PORT_FEATURE = GAUGE "crosspoint_port_feature" &["port", "feature"], "1 for each virtio feature that the guest's driver has acknowledged.";
+    PORT_CONNECTIONS = COUNTER "crosspoint_port_connections_total" PORT, "Front ends that have connected to the port's socket.";
     PORT_ADDRESSES = GAUGE "crosspoint_port_addresses" PORT, "Addresses learned on the port.";
+    PORT_MOVED = COUNTER "crosspoint_port_addresses_moved_total" PORT, "Times that an address came to the port from another one.";
+    PORT_REFUSED = COUNTER "crosspoint_port_addresses_refused_total" PORT, "Times that an address was not learned, because the port had as many as its mac_limit.";
+    SLO_MET = GAUGE "crosspoint_slo_met" &["port", "objective"], "Whether the port's service level objective was met in the last minute: 0 if it was missed, 1 if not, also where there was no traffic.";
+    SLO_P50_OBJECTIVE = GAUGE "crosspoint_slo_completion_p50_objective_seconds" PORT, "Objective of the port's slo: half of its guest's descriptors are completed within this.";
+    SLO_P50 = GAUGE "crosspoint_slo_completion_p50_seconds" PORT, "Time within which half of the descriptors were completed in the last minute; NaN where there were none.";
+    SLO_P99_OBJECTIVE = GAUGE "crosspoint_slo_completion_p99_objective_seconds" PORT, "Objective of the port's slo: 99 of 100 of its guest's descriptors are completed within this.";
+    SLO_P99 = GAUGE "crosspoint_slo_completion_p99_seconds" PORT, "Time within which 99 of 100 descriptors were completed in the last minute; NaN where there were none.";
+    QUEUE_INFO = GAUGE "crosspoint_queue_info" &["port", "queue", "worker"], "1 for the worker that polls the queue.";
     PACKETS = COUNTER "crosspoint_queue_packets_total" &["port", "queue", "direction"], "Frames: rx from the port into the switch, tx delivered to the port.";
     BYTES = COUNTER "crosspoint_queue_bytes_total" &["port", "queue", "direction"], "Bytes of the frames in crosspoint_queue_packets_total.";
     DROPS = COUNTER "crosspoint_drops_total" &["port", "queue", "reason"], "Frames and copies dropped, by reason; crosspoint show drops explains each.";
@@ -51,6 +64,9 @@ families! {
     DELIVERED = COUNTER "crosspoint_queue_delivered_copies_total" QUEUE, "Copies of frames from here that were delivered, at any port.";
     DROPPED = COUNTER "crosspoint_queue_dropped_copies_total" QUEUE, "Copies of frames from here that were dropped, at any port.";
     BURSTS = COUNTER "crosspoint_queue_bursts_total" QUEUE, "Bursts of up to 64 frames taken from the queue.";
+    BURST_FRAMES = HISTOGRAM "crosspoint_queue_burst_frames" &["port", "queue", "direction"], "Frames of each burst: rx taken from the queue, tx delivered to it at once.";
+    RING_ENTRIES = GAUGE "crosspoint_queue_receive_ring_entries" QUEUE, "Entries of the guest's receive ring.";
+    RING_BUFFERS = GAUGE "crosspoint_queue_receive_buffers" QUEUE, "Receive buffers that the guest offers at this moment; not told of packed rings.";
     KICKS = COUNTER "crosspoint_queue_kicks_total" QUEUE, "Kicks from the guest that woke a worker.";
     CALLS = COUNTER "crosspoint_queue_calls_total" QUEUE, "Calls (interrupts) to the guest.";
     QUEUE_CYCLES = COUNTER "crosspoint_queue_cycles_total" QUEUE, "Time stamp counter cycles that workers spent on bursts from the queue.";
@@ -61,8 +77,10 @@ families! {
     XDP_RX_RING_FULL = COUNTER "crosspoint_xdp_rx_ring_full_total" QUEUE, "Frames that the kernel dropped because the receive ring was full.";
     XDP_FILL_EMPTY = COUNTER "crosspoint_xdp_rx_fill_ring_empty_total" QUEUE, "Times that the kernel found the fill ring empty.";
     XDP_TX_EMPTY = COUNTER "crosspoint_xdp_tx_ring_empty_total" QUEUE, "Times that the kernel found the transmit ring empty.";
+    WORKER_INFO = GAUGE "crosspoint_worker_info" &["worker", "core", "node"], "Always 1; labels tell the core that the worker is pinned to, and its memory node where there is one.";
     WORKER_CYCLES = COUNTER "crosspoint_worker_cycles_total" &["worker", "state"], "Time stamp counter cycles: busy in turns that found work, idle in turns that found none, sleep asleep.";
     WORKER_ITERATIONS = COUNTER "crosspoint_worker_iterations_total" WORKER, "Turns of the worker's loop.";
+    WORKER_GAP = HISTOGRAM "crosspoint_worker_poll_gap_seconds" WORKER, "Time from one turn of the worker's loop to the next while it is awake: so long a frame waits at most until it is noticed.";
     WORKER_SLEEPS = COUNTER "crosspoint_worker_sleeps_total" WORKER, "Times that the worker slept.";
     WORKER_BURSTS = COUNTER "crosspoint_worker_bursts_total" WORKER, "Bursts that the worker handled.";
     WORKER_MOVES = COUNTER "crosspoint_worker_stream_moves_total" WORKER, "Streams that the worker got from another one, by load or by hand.";
@@ -73,6 +91,7 @@ families! {
     READY = GAUGE "crosspoint_ready" &[], "Whether every worker comes round and every required port is up: 1 if so, else 0.";
     FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
+    FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
 }
 
 /// A family that is being filled.
@@ -106,19 +125,23 @@ impl Samples {
         self.metrics.push(metric);
     }
 
-    /// Adds a histogram.
-    pub(super) fn add_histogram(&mut self, labels: &[&str], completion: &Completion) {
-        let buckets = BOUNDS_NS.iter().zip(completion.cumulative());
-        let buckets = buckets.map(|(bound_ns, count)| {
+    /// Adds a histogram: its bounds with the counts of values that do not exceed them, and the count and the sum of all.
+    pub(super) fn add_histogram(
+        &mut self,
+        labels: &[&str],
+        bounds: impl Iterator<Item = (f64, u64)>,
+        (count, sum): (u64, f64),
+    ) {
+        let buckets = bounds.map(|(bound, count)| {
             let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound_ns as f64 / 1e9);
+            bucket.set_upper_bound(bound);
             bucket.set_cumulative_count(count);
             bucket
         });
         let mut histogram = Histogram::default();
         histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(completion.count());
-        histogram.set_sample_sum(completion.sum_seconds());
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum);
         let mut metric = self.metric(labels);
         metric.set_histogram(histogram);
         self.metrics.push(metric);
@@ -151,6 +174,12 @@ pub(super) struct Value(f64);
 impl From<u64> for Value {
     fn from(count: u64) -> Value {
         Value(count as f64)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Value {
+        Value(value)
     }
 }
 

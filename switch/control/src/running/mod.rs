@@ -15,7 +15,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::Source;
-use crate::config::{Config, Loaded, Port, PortsWatch};
+use crate::config::watch::PortsWatch;
+use crate::config::{Config, Loaded, Port};
 use crate::daemon::StartError;
 use crate::fabric::Fabric;
 use crate::metrics::MetricsServer;

@@ -32,7 +32,10 @@ impl Attached {
         let number = fabric.add_port(options(port));
         let number = number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
         match serve(fabric, number, config, port) {
-            Ok(by) => Ok(Attached { number, by }),
+            Ok(by) => {
+                fabric.set_slo(number, port.slo);
+                Ok(Attached { number, by })
+            }
             Err(why) => {
                 fabric.remove_port(number);
                 Err(why)
@@ -56,6 +59,9 @@ impl Attached {
             required: (before.required != after.required).then_some(after.required),
         };
         fabric.set_port(self.number, settings);
+        if before.slo != after.slo {
+            fabric.set_slo(self.number, after.slo);
+        }
     }
 }
 

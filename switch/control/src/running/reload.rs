@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::{Changing, Running};
-use crate::config::{Config, ConfigError, Loaded, PortsWatch};
+use crate::config::watch::PortsWatch;
+use crate::config::{Config, ConfigError, Loaded};
+use crate::notify;
 use crate::plan::{Failure, Plan};
 
 /// Why a reload, or the plan of one, comes to nothing. What runs is as it was.
@@ -29,9 +31,11 @@ impl Running {
     pub(super) fn reload(&self) -> Result<(Plan, Vec<Failure>), ReloadError> {
         let path = self.file(None)?;
         let mut changing = self.lock();
+        notify::reloading();
         let done = self
             .read_strictly(path)
             .and_then(|loaded| self.become_what_was_loaded(&mut changing, loaded));
+        notify::ready(&self.fabric.health().summary());
         done
     }
 
@@ -40,6 +44,18 @@ impl Running {
         match self.reload() {
             Ok((plan, failed)) => say_done(&plan, &failed),
             Err(error) => say_error(&error, "nothing was changed"),
+        }
+    }
+
+    /// Has the log tell which files are not part of what was started.
+    pub fn say_what_was_left_out(&self) {
+        let changing = self.lock();
+        let problems = changing.loaded.as_ref();
+        if let Some(problems) = problems.and_then(|loaded| loaded.problems.clone()) {
+            say_error(
+                &ReloadError::Config(problems),
+                "a file that is wrong is left out",
+            );
         }
     }
 
@@ -155,9 +171,13 @@ fn say_error(error: &ReloadError, what: &str) {
     match error {
         ReloadError::NoFile => tracing::error!("there is no file to read again"),
         ReloadError::Config(error) => {
-            tracing::error!("the configuration was read again, and {what}: {error}");
+            tracing::error!("the configuration was read, and {what}: {error}");
             for problem in error.problems() {
-                tracing::error!("{problem}", problem = problem.one_line());
+                let place = match problem.line_and_column() {
+                    Some((line, column)) => format!("{}:{line}:{column}", problem.file_name()),
+                    None => problem.file_name().to_owned(),
+                };
+                tracing::error!("{place}: {problem}; {}", problem.help_text());
             }
         }
     }

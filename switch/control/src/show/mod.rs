@@ -18,6 +18,7 @@ mod format;
 mod render;
 mod render_port;
 pub mod rows;
+mod slo;
 mod table;
 
 use std::fmt;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::Topic;
 use super::format::{count, or_dash, percent, time_ns};
 use super::rows::{DropRow, Fdb, PortRow, QueueRow, WorkerRow};
+use super::slo;
 use super::table::Align::{Left, Right};
 use super::table::Table;
 
@@ -77,7 +78,11 @@ fn note(row: &PortRow) -> String {
         .map(|(key, value)| format!("{key}={value}"));
     let properties = properties.collect::<Vec<_>>().join(" ");
     let properties = Some(properties).filter(|all| !all.is_empty());
-    let parts: Vec<String> = detail.into_iter().chain(properties).collect();
+    let slo = row
+        .slo
+        .as_ref()
+        .map(|slo| format!("slo {}", slo::in_words(slo)));
+    let parts: Vec<String> = detail.into_iter().chain(slo).chain(properties).collect();
     parts.join("; ")
 }
 

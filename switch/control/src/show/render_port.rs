@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::format::{count, lasting_s, memory_size};
 use super::render::{Misshapen, drops, queues};
 use super::rows::PortDetail;
+use super::slo;
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
 use crate::status::{DeviceStatus, MemoryRegionStatus, VringStatus};
@@ -40,6 +41,9 @@ fn summary(detail: &PortDetail) -> String {
     add("required", required.to_owned());
     add("vlan", port.vlan.clone());
     add("addresses", port.addresses.to_string());
+    if let Some(one) = &port.slo {
+        add("slo", slo::in_full(one));
+    }
     match &detail.device {
         Some(device) => device_lines(device, add),
         None => port.properties.iter().for_each(|(k, v)| add(k, v.clone())),

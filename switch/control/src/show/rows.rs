@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crosspoint_packet::DropReason;
 use serde::{Deserialize, Serialize};
 
+use super::slo;
+pub use super::slo::SloRow;
 use crate::metrics::Completion;
 use crate::status::{
     DeviceStatus, FdbEntry, FdbStatus, PortStatus, QueueStatus, Status, XdpStatus,
@@ -42,6 +44,9 @@ pub struct PortRow {
     pub tx_bytes: u64,
     /// Drops counted at the port, for all reasons.
     pub drops: u64,
+    /// How it keeps to its service level objectives; null if it has none.
+    #[serde(default)]
+    pub slo: Option<SloRow>,
 }
 
 /// All that is known of one port.
@@ -211,6 +216,7 @@ fn port(port: &PortStatus) -> PortRow {
         tx_packets: sum(|q| q.tx_packets),
         tx_bytes: sum(|q| q.tx_bytes),
         drops: sum(all_drops),
+        slo: port.slo.as_ref().map(slo::row),
     }
 }
 

@@ -29,9 +29,10 @@ use crate::interrupt::interrupt;
 use device::Device;
 use handler::Handler;
 
-/// First pause before a client tries to connect again; it doubles up to the last.
+/// First pause before a client tries to connect again; it doubles up to the last, which is how long a guest that begins to
+/// listen waits for its switch. A try costs some microseconds.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LAST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_millis(200);
 /// Pause after a front end that went away at once, so that one that loops costs little.
 const SERVER_PAUSE: Duration = Duration::from_millis(10);
 /// Between two looks whether the port's thread has ended.

@@ -2,7 +2,7 @@
 
 use crosspoint_control::config::{
     Access, Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind,
-    Queues, Role, Rss, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
+    Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
 };
 use crosspoint_packet::Mac;
 use proptest::collection::{btree_map, hash_set};
@@ -103,6 +103,14 @@ fn xdp() -> impl Strategy<Value = XdpPort> {
         )
 }
 
+fn slo() -> impl Strategy<Value = Slo> {
+    let time = |us: u64| Duration::from_micros(us);
+    (1..1_000_u64, 1_000..10_000_000_u64, 0..3).prop_map(move |(p50, p99, which)| Slo {
+        completion_p50: (which != 1).then(|| time(p50)),
+        completion_p99: (which != 0).then(|| time(p99)),
+    })
+}
+
 fn kind() -> impl Strategy<Value = PortKind> {
     prop_oneof![
         3 => vhost().prop_map(PortKind::Vhost),
@@ -112,17 +120,28 @@ fn kind() -> impl Strategy<Value = PortKind> {
 
 /// Ports of which each is right in itself, made right against each other.
 fn ports() -> impl Strategy<Value = Vec<Port>> {
-    let port = (kind(), vlan(), 0..=MAC_LIMIT_MAX, option::of(0..3_usize));
+    let port = (
+        kind(),
+        vlan(),
+        0..=MAC_LIMIT_MAX,
+        option::of(0..3_usize),
+        any::<bool>(),
+        option::of(slo()),
+    );
     // Few names, so that two configurations have some in common.
     let ports = btree_map(0..8_usize, port, 0..6).prop_map(|ports| {
         let ports = ports.into_iter();
-        let ports = ports.map(|(number, (kind, vlan, mac_limit, worker))| Port {
-            name: format!("p-{number}"),
-            vlan,
-            mac_limit,
-            worker,
-            kind,
-        });
+        let ports = ports.map(
+            |(number, (kind, vlan, mac_limit, worker, required, slo))| Port {
+                name: format!("p-{number}"),
+                vlan,
+                mac_limit,
+                worker,
+                required,
+                slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),
+                kind,
+            },
+        );
         agree(ports.collect())
     });
     ports.prop_shuffle()

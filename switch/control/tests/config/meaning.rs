@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crosspoint_control::config::{
     Access, Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss,
-    Tso, VhostPort, Vlan, XdpMode, XdpPort,
+    Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_packet::Mac;
 
@@ -91,6 +91,7 @@ fn a_guest_takes_the_defaults() {
             mac_limit: 1024,
             worker: None,
             required: false,
+            slo: None,
             kind
         }
     );
@@ -119,6 +120,7 @@ fn an_uplink_takes_the_defaults() {
             mac_limit: 0,
             worker: None,
             required: true,
+            slo: None,
             kind
         }]
     );
@@ -166,6 +168,26 @@ fn who_may_connect_is_read() {
         // As it is kept, it is read again.
         let again = parse(&port.to_toml());
         assert_eq!(again.ports, [port]);
+    }
+}
+
+#[test]
+fn objectives_are_read() {
+    let (short, long) = (Duration::from_micros(1), Duration::from_secs(10));
+    for (text, p50, p99) in [
+        ("{ completion_p99 = \"1us\" }", None, Some(short)),
+        ("{ completion_p50 = \"10s\" }", Some(long), None),
+        (
+            "{ completion_p50 = \"1us\", completion_p99 = \"10s\" }",
+            Some(short),
+            Some(long),
+        ),
+    ] {
+        let slo = Slo {
+            completion_p50: p50,
+            completion_p99: p99,
+        };
+        assert_eq!(vhost(&format!("slo = {text}")).slo, Some(slo));
     }
 }
 

@@ -72,6 +72,11 @@ mistakes! {
     mtu_too_large_of_an_uplink: UPLINK, "mtu = 65536\n";
     no_boolean: UPLINK, "gro = \"yes\"\n";
     keys_of_an_uplink_on_a_guest: GUEST, "gro = true\ntso = \"off\"\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
+    slo_of_nothing: GUEST, "slo = {}\n";
+    slo_misspelt: GUEST, "slo = { completion_p90 = \"20us\" }\n";
+    slo_too_short: GUEST, "slo = { completion_p99 = \"0us\" }\n";
+    slo_the_wrong_way_round: GUEST, "slo = { completion_p50 = \"20us\", completion_p99 = \"10us\" }\n";
+    slo_of_an_uplink: UPLINK, "slo = { completion_p99 = \"20us\" }\n";
     no_channels: UPLINK, "channels = 0\n";
     queue_beyond_the_channels: UPLINK, "channels = 4\nqueues = [3, 4]\n";
     misspelt_word: UPLINK, "mode = \"zerocopy\"\n";

@@ -85,16 +85,20 @@ fn check_deaths(pair: &Pair, case: Case, times: u64) {
     let burst = BURST * case.workers as u64 * times;
     for end in [0, 1] {
         assert!(pair.lost(end) <= burst, "{} lost", pair.lost(end));
+        let empty = pair.ends[end].empty;
+        assert!(empty <= burst, "{empty} buffers came back empty");
     }
     assert!(pair.doubled() <= 2 * burst, "{} doubled", pair.doubled());
     println!(
-        "sent {} and {}, lost {} and {}, doubled {}, late {}",
+        "sent {} and {}, lost {} and {}, doubled {}, late {}, empty {} and {}",
         pair.sent(0),
         pair.sent(1),
         pair.lost(0),
         pair.lost(1),
         pair.doubled(),
-        pair.late()
+        pair.late(),
+        pair.ends[0].empty,
+        pair.ends[1].empty
     );
 }
 
@@ -107,7 +111,7 @@ fn guests_go_on_at_the_successor_of_a_switch_that_was_killed() {
         let connect = |name| Guest::connect(directory.path().join(name), options());
         let mut guests = ["a", "b"].map(|name| connect(name).expect("the switch listens"));
         let [a, b] = &mut guests;
-        let mut load = Load::start(a, b, 1, Loss::Counted);
+        let mut load = Load::start(a, b, 1, Loss::OfDeaths);
         for round in 0..rounds() {
             load.flow(100 + 37 * (round % 8));
             victim.kill();
@@ -165,7 +169,7 @@ fn a_packed_ring_that_is_told_its_beginning_goes_on_at_its_marks() {
         let connect = |name| Guest::connect(directory.path().join(name), case.guest(0));
         let mut guests = ["a", "b"].map(|name| connect(name).expect("the switch listens"));
         let [a, b] = &mut guests;
-        let load = Load::start(a, b, 1, Loss::Counted);
+        let load = Load::start(a, b, 1, Loss::OfDeaths);
         load.flow(777);
         victim.kill();
         let pair = load.abort();

@@ -29,6 +29,9 @@ pub enum Loss {
     None,
     /// The test counts them.
     Counted,
+    /// The test counts them, and buffers may come back empty: so a switch gives back what its predecessor, which was
+    /// killed, had in hand.
+    OfDeaths,
 }
 
 /// One ring, and the buffers in it.
@@ -182,6 +185,8 @@ pub struct End {
     pub lanes: Vec<Lane>,
     /// Frames received that were for somebody else.
     pub foreign: u64,
+    /// Buffers that came back with nothing in them.
+    pub empty: u64,
 }
 
 impl End {
@@ -216,7 +221,7 @@ impl Channel {
             return true;
         }
         let waited = self.progress.get_or_insert_with(Instant::now).elapsed();
-        if loss == Loss::Counted && waited > WRITE_OFF {
+        if loss != Loss::None && waited > WRITE_OFF {
             self.written_off = self.sent - self.received;
             self.progress = None;
         }
@@ -284,6 +289,7 @@ impl Pair {
                 number: numbers.next().expect("a number"),
                 lanes: lanes.collect(),
                 foreign: 0,
+                empty: 0,
             }
         });
         let channels = [0, 1].map(|end: usize| {
@@ -337,6 +343,10 @@ impl Pair {
 
     fn note(&mut self, end: usize, bytes: &[u8]) {
         if self.blind {
+            return;
+        }
+        if bytes.is_empty() && self.loss == Loss::OfDeaths {
+            self.ends[end].empty += 1;
             return;
         }
         let (me, peer) = (&self.ends[end], &self.ends[1 - end]);
@@ -403,12 +413,34 @@ impl Pair {
             let all = self.channels.iter().flatten().all(|c| c.lost() == 0);
             if self.step() {
                 last = Instant::now();
-            } else if all || (self.loss == Loss::Counted && last.elapsed() > calm) {
+            } else if all || (self.loss != Loss::None && last.elapsed() > calm) {
                 break;
             } else {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
+    }
+
+    /// Where everything stands, for a test that fails.
+    fn state(&self) -> String {
+        let mut text = format!("quiet {}, held {}\n", self.quiet, self.held);
+        for (end, channels) in self.ends.iter().zip(&self.channels) {
+            for (index, lane) in end.lanes.iter().enumerate() {
+                let (free, busy) = (lane.free.len(), lane.busy.iter().flatten().count());
+                text += &format!(
+                    "end {} ring {index}: {} outstanding, {free} slots free, {busy} busy\n",
+                    end.number,
+                    lane.ring.outstanding()
+                );
+            }
+            for (queue, channel) in channels.iter().enumerate() {
+                text += &format!(
+                    "end {} queue {queue}: {} of {} came, the last {}, {} doubled\n",
+                    end.number, channel.received, channel.sent, channel.last, channel.doubled
+                );
+            }
+        }
+        text
     }
 
     fn received(&self) -> u64 {
@@ -487,6 +519,7 @@ impl Load {
     }
 
     /// Waits until something is so between two turns.
+    #[track_caller]
     pub fn wait(&self, what: impl Fn(&mut Pair) -> bool + Send + Sync + 'static) {
         let (start, what) = (Instant::now(), Arc::new(what));
         loop {
@@ -494,12 +527,18 @@ impl Load {
             if self.with(move |pair| what(pair)) {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "it does not come about");
+            if start.elapsed() > PATIENCE {
+                panic!(
+                    "it does not come about:\n{}",
+                    self.with(|pair| pair.state())
+                );
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// Waits until `count` frames more have come over every channel.
+    #[track_caller]
     pub fn flow(&self, count: u64) {
         let before = self.with(|pair| pair.received());
         self.wait(move |pair| pair.received() >= before + count);

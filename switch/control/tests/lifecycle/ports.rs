@@ -127,6 +127,7 @@ fn what_changes_in_place_costs_no_frame() {
                 PortSettings {
                     mac_limit: Some(turn),
                     worker: Some(worker),
+                    required: Some(turn % 2 == 0),
                     // Both ways it carries the VLAN of its pair.
                     vlan: Some(match turn % 2 {
                         0 => (VlanPolicy::Access(10), "access 10".to_owned()),

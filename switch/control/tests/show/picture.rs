@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crosspoint_control::api::Source;
 use crosspoint_control::fabric::MoveError;
 use crosspoint_control::status::{
-    DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, MemoryRegionStatus, PortStatus, QueueStatus,
-    Status, StreamStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, MemoryRegionStatus,
+    ObjectiveStatus, PortStatus, QueueStatus, SloStatus, Status, StreamStatus, VringStatus,
+    WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source that never changes.
@@ -58,6 +59,12 @@ fn guest_queue(queue: u16) -> QueueStatus {
         delivered_copies: 123_456_700,
         dropped_copies: 101,
         bursts: 4_000_000,
+        rx_burst_sizes: [
+            1_000_000, 500_000, 400_000, 100_000, 0, 1_000_000, 1_000_000, 0,
+        ],
+        tx_burst_sizes: [99_999, 0, 0, 0, 0, 0, 0, 0],
+        receive_ring_entries: Some(256),
+        receive_buffers: Some(17),
         kicks: 77,
         calls: 1234,
         cycles: 345_678_901_234,
@@ -89,10 +96,29 @@ fn guest() -> PortStatus {
         required: false,
         vlan: "access 100".into(),
         addresses: 1,
+        addresses_moved: 5,
+        addresses_refused: 6,
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
         queues: vec![guest_queue(0), guest_queue(1)],
         state_for_s: 3723,
         device: Some(device()),
+        slo: Some(slo()),
+    }
+}
+
+/// One objective that is met, and one that is not.
+fn slo() -> SloStatus {
+    SloStatus {
+        window_s: 64.2,
+        completions: 123_456,
+        completion_p50: Some(ObjectiveStatus {
+            objective_ns: 5_000,
+            measured_ns: Some(1_100),
+        }),
+        completion_p99: Some(ObjectiveStatus {
+            objective_ns: 20_000,
+            measured_ns: Some(52_000),
+        }),
     }
 }
 
@@ -154,6 +180,13 @@ fn broken_guest() -> PortStatus {
         vlan: "unaware".into(),
         queues: vec![QueueStatus::default()],
         device: Some(DeviceStatus::default()),
+        slo: Some(SloStatus {
+            completion_p99: Some(ObjectiveStatus {
+                objective_ns: 100_000,
+                measured_ns: None,
+            }),
+            ..SloStatus::default()
+        }),
         ..PortStatus::default()
     }
 }
@@ -214,6 +247,15 @@ fn workers() -> Vec<WorkerStatus> {
         idle_cycles: 200_000_000_000,
         sleep_cycles: 50_000_000_000,
         iterations: 987_654_321,
+        turns: LatencyStatus {
+            buckets_ns: vec![
+                (90, 900_000_000),
+                (5_500, 87_000_000),
+                (250_000, 654_320),
+                (150_000_000, 1),
+            ],
+            sum_ns: 4e14,
+        },
         sleeps: 1234,
         bursts: 55_555_555,
         stream_moves: 3,
@@ -261,6 +303,12 @@ pub fn picture() -> Picture {
                 capacity: 28_672,
                 ageing_s: 300,
             },
+            config: ConfigStatus {
+                last_reload_successful: false,
+                last_reload_success_timestamp_s: 1_789_000_000.5,
+                problems: 2,
+            },
+            tsc_hz: 2.1e9,
         },
         fdb: vec![
             address("52:54:00:00:00:02", 200, "uplink", 12),

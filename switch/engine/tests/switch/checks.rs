@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crosspoint_engine::BurstSizes;
 use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
 use crosspoint_engine::view::PortView;
 use crosspoint_guest::{ChainSplit, VirtioNetHdr};
@@ -33,6 +34,26 @@ pub fn ledger_of(counters: &PortCounters) -> Ledger {
         delivered: all(|c| &c.delivered_copies),
         dropped: all(|c| &c.dropped_copies),
         drops: drops.filter(|(_, n)| *n > 0).collect(),
+    }
+}
+
+/// Fails unless the sizes of bursts, as counted, come to the frames that were.
+pub fn assert_bursts_fit(counters: &PortCounters) {
+    let check = |what, sizes: &BurstSizes, frames: u64| {
+        let bursts = sizes.counts();
+        let most = BurstSizes::BOUNDS.iter().zip(bursts);
+        let most: u64 = most.map(|(bound, n)| bound * n).sum();
+        // Each has more than the bound before its own.
+        let least = [0].iter().chain(&BurstSizes::BOUNDS).zip(bursts);
+        let least: u64 = least.map(|(bound, n)| (bound + 1) * n).sum();
+        assert!(
+            (least..=most).contains(&frames),
+            "{what}: {frames} frames in {bursts:?}"
+        );
+    };
+    for one in (0..counters.queues()).flat_map(|queue| counters.of_queue(queue)) {
+        check("received", &one.rx_bursts, one.rx_frames.get());
+        check("delivered", &one.tx_bursts, one.tx_frames.get());
     }
 }
 
@@ -137,6 +158,9 @@ impl Pair {
 
     /// Compares every counter.
     pub fn compare_ledgers(&self) {
+        for port in &self.ports {
+            assert_bursts_fit(&port.counters);
+        }
         let counted: Vec<Ledger> = self.ports.iter().map(|p| ledger_of(&p.counters)).collect();
         for (number, (counted, port)) in counted.iter().zip(&self.bridge.ports).enumerate() {
             assert_eq!(*counted, port.ledger, "port {number}: counted, expected");

@@ -38,10 +38,10 @@ fn a_broken_transmit_ring_is_reported_once() {
     });
     let (port, fault) = fault.unwrap();
     assert!(port == 0 && matches!(fault, RingFault::AvailJump { ahead: 30_000, .. }));
-    let turns = floor.links[0].counters.iterations.get();
+    let turns = floor.links[0].counters.turns.count();
     wait_for("some turns", || {
         floor.links[0].waker.wake();
-        floor.links[0].counters.iterations.get() > turns + 100
+        floor.links[0].counters.turns.count() > turns + 100
     });
     assert!(floor.shared.faults.pop().is_none());
 }
@@ -53,16 +53,16 @@ fn a_broken_transmit_ring_is_reported_though_the_list_was_full() {
     let other = (7, RingFault::Direction);
     floor.shared.faults.push(other).unwrap();
     break_transmit_ring(&mut driver);
-    let turns = floor.links[0].counters.iterations.get();
+    let turns = floor.links[0].counters.turns.count();
     wait_for("some turns", || {
         floor.links[0].waker.wake();
-        floor.links[0].counters.iterations.get() > turns + 100
+        floor.links[0].counters.turns.count() > turns + 100
     });
     assert_eq!(floor.shared.faults.pop(), Some(other));
-    let turns = floor.links[0].counters.iterations.get();
+    let turns = floor.links[0].counters.turns.count();
     wait_for("some turns", || {
         floor.links[0].waker.wake();
-        floor.links[0].counters.iterations.get() > turns + 100
+        floor.links[0].counters.turns.count() > turns + 100
     });
     assert_eq!(floor.shared.faults.pop().map(|(port, _)| port), Some(0));
 }

@@ -189,13 +189,13 @@ fn a_worker_that_sleeps_stops_at_once() {
     for _ in 0..20 {
         let (floor, ..) = floor(0);
         let counters = &floor.links[0].counters;
-        let (sleeps, iterations) = (&counters.sleeps, &counters.iterations);
+        let (sleeps, turns) = (&counters.sleeps, &counters.turns);
         wait_for("sleep", || sleeps.get() > 0);
         // It turns no more: it is asleep.
         wait_for("quiet", || {
-            let before = iterations.get();
+            let before = turns.count();
             std::thread::sleep(Duration::from_millis(2));
-            iterations.get() == before
+            turns.count() == before
         });
         let took = floor.stop();
         assert!(took < Duration::from_secs(1), "{took:?}");

@@ -68,6 +68,23 @@ impl GuestRx {
         either!(self, queue => queue.ring.base(queue.reserve.head()))
     }
 
+    /// How many entries the ring has.
+    pub fn size(&self) -> u16 {
+        either!(self, queue => queue.ring.size())
+    }
+
+    /// How many buffers the driver offers at this moment. For anybody: it only looks. `None` for a packed ring, which
+    /// would have to be read through, and where the driver says nonsense.
+    pub fn offered(&self) -> Option<usize> {
+        match self {
+            GuestRx::Split(queue) => queue
+                .ring
+                .offered(&queue.reserve, queue.reserve.head(), 0)
+                .ok(),
+            GuestRx::Packed(_) => None,
+        }
+    }
+
     /// Whether the driver takes a frame of this segmentation kind as it is.
     pub fn takes(&self, gso_type: u8) -> bool {
         either!(self, queue => queue.takes(gso_type))

@@ -1,0 +1,201 @@
+//! `scrape`: how long a scrape of a thousand queues takes, and whether workers notice.
+
+use crate::backend::crosspoint::{Setup, start_as};
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::options::beside_this_one;
+use crate::scrape::{get, sum};
+use crate::threads::Thread;
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const GAP_BUCKET: &str = "crosspoint_worker_poll_gap_seconds_bucket";
+const GAP_COUNT: &str = "crosspoint_worker_poll_gap_seconds_count";
+/// The daemon's thread that answers scrapes.
+const THREAD: &str = "cp-metrics";
+/// A turn that takes longer than this was disturbed. One of the histogram's bounds.
+const DISTURBED: &str = "le=\"0.00005\"";
+
+/// Options of `scrape`.
+#[derive(Args, Clone, Debug)]
+pub struct ScrapeOptions {
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// Guest ports of one queue pair each
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub queues: u16,
+    /// A core for each of crosspoint's workers
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub switch_cores: Vec<usize>,
+    /// Workers sleep when they are idle, and leave their cores to the scrape
+    #[arg(long)]
+    pub adaptive: bool,
+    /// Scrapes to be timed
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub scrapes: u32,
+    /// The pause before each, milliseconds
+    #[arg(long, default_value_t = 20)]
+    pub pause_ms: u64,
+    /// Fails if a scrape of a hundred takes longer than this
+    #[arg(long, value_name = "MS")]
+    pub max_ms: Option<f64>,
+    /// Where to write the values, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+struct Measured {
+    queues: u16,
+    workers: usize,
+    series: usize,
+    kib: usize,
+    scrapes: u32,
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    /// Time on a core that the daemon's thread took for each.
+    cpu_ms: f64,
+    /// Turns of workers' loops in a million that took longer than 50 us, while there were no scrapes and while there
+    /// were.
+    disturbed_ppm: [f64; 2],
+}
+
+/// Runs it.
+pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
+    let poll = if options.adaptive { "adaptive" } else { "busy" };
+    let setup = Setup {
+        cores: options.switch_cores.clone(),
+        workers: format!("poll = \"{poll}\"\n"),
+        guests: options.queues.into(),
+        interfaces: Vec::new(),
+    };
+    let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
+    let thread = Thread::named(started.pid, THREAD);
+    let ran_ns = || {
+        thread
+            .and_then(|thread| thread.ran_ns())
+            .unwrap_or_default()
+    };
+    let measured = measure(options, started.metrics, ran_ns)?;
+    print!("{}", table(&measured));
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&measured).unwrap_or_default();
+        std::fs::write(path, text).map_err(BenchError::io(path.display().to_string()))?;
+    }
+    match options.max_ms {
+        Some(max_ms) if measured.p99_ms > max_ms => Err(BenchError::backend(
+            "crosspoint",
+            format!("a scrape in a hundred takes {:.1} ms", measured.p99_ms),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn measure(
+    options: &ScrapeOptions,
+    address: SocketAddr,
+    ran_ns: impl Fn() -> u64,
+) -> Result<Measured, BenchError> {
+    let scrape = || get(address, "/metrics").map_err(BenchError::io("scrape"));
+    let pause = Duration::from_millis(options.pause_ms);
+    // As long as the scrapes will take, about.
+    let quiet = Turns::of(&scrape()?);
+    for _ in 0..options.scrapes {
+        interrupt::check()?;
+        std::thread::sleep(pause);
+    }
+    let (mut last, before) = (scrape()?, Turns::of(&scrape()?));
+    let ran_before = ran_ns();
+    // Bounds that the histogram takes: 1 us to a minute, to a thousandth.
+    let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("these bounds");
+    for _ in 0..options.scrapes {
+        interrupt::check()?;
+        std::thread::sleep(pause);
+        let start = Instant::now();
+        last = scrape()?;
+        times.saturating_record(start.elapsed().as_micros() as u64);
+    }
+    let ran = ran_ns().saturating_sub(ran_before);
+    let after = Turns::of(&last);
+    let ms = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+    Ok(Measured {
+        queues: options.queues,
+        workers: options.switch_cores.len(),
+        series: last.lines().filter(|line| !line.starts_with('#')).count(),
+        kib: last.len() >> 10,
+        scrapes: options.scrapes,
+        p50_ms: ms(0.5),
+        p99_ms: ms(0.99),
+        max_ms: times.max() as f64 / 1e3,
+        cpu_ms: ran as f64 / 1e6 / f64::from(options.scrapes),
+        disturbed_ppm: [before.disturbed_ppm(&quiet), after.disturbed_ppm(&before)],
+    })
+}
+
+/// Turns of all workers' loops so far.
+#[derive(Clone, Copy, Debug)]
+struct Turns {
+    all: f64,
+    undisturbed: f64,
+}
+
+impl Turns {
+    fn of(exposition: &str) -> Turns {
+        Turns {
+            all: sum(exposition, GAP_COUNT, ""),
+            undisturbed: sum(exposition, GAP_BUCKET, DISTURBED),
+        }
+    }
+
+    /// Of a million turns since `earlier`.
+    fn disturbed_ppm(&self, earlier: &Turns) -> f64 {
+        let all = self.all - earlier.all;
+        let disturbed = all - (self.undisturbed - earlier.undisturbed);
+        1e6 * disturbed.max(0.0) / all.max(1.0)
+    }
+}
+
+fn table(measured: &Measured) -> String {
+    let Measured {
+        queues,
+        workers,
+        series,
+        kib,
+        scrapes,
+        p50_ms,
+        p99_ms,
+        max_ms,
+        cpu_ms,
+        disturbed_ppm: [quiet, scraped],
+    } = measured;
+    format!(
+        "| queues | workers | series | KiB | scrapes | p50 ms | p99 ms | max ms | CPU ms | turns over 50 us, ppm | while scraped, ppm |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n\
+         | {queues} | {workers} | {series} | {kib} | {scrapes} | {p50_ms:.1} | {p99_ms:.1} | {max_ms:.1} | {cpu_ms:.1} | {quiet:.2} | {scraped:.2} |\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_that_took_long_are_those_beyond_the_bound() {
+        let text = |all, short| {
+            Turns::of(&format!(
+                "{GAP_BUCKET}{{worker=\"0\",le=\"0.00005\"}} {short}\n{GAP_BUCKET}{{worker=\"0\",le=\"+Inf\"}} {all}\n\
+                 {GAP_COUNT}{{worker=\"0\"}} {all}\n"
+            ))
+        };
+        let (before, after) = (text(1000, 990), text(2_001_000, 2_000_980));
+        assert_eq!(after.disturbed_ppm(&before), 5.0);
+        assert_eq!(after.disturbed_ppm(&after), 0.0);
+    }
+}

@@ -1,0 +1,82 @@
+//! Service level objectives, as JSON and in words.
+
+use serde::{Deserialize, Serialize};
+
+use super::format::{count, or_dash, time_ns};
+use crate::status::{ObjectiveStatus, SloStatus};
+
+/// A port's service level objectives, and how it did in the last minute, over all its queues.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SloRow {
+    /// `met`, `missed` (one of them at least), or `no traffic`.
+    pub state: String,
+    /// How long the time is that this is about, seconds.
+    pub window_s: f64,
+    /// Descriptors that the guest had completed in it.
+    pub completions: u64,
+    /// The objective for half of them, nanoseconds; null if there is none.
+    pub completion_p50_objective_ns: Option<u64>,
+    /// Half of them took no longer, to within an eighth, nanoseconds; null without traffic or objective.
+    pub completion_p50_ns: Option<u64>,
+    /// The objective for 99 of 100, nanoseconds; null if there is none.
+    pub completion_p99_objective_ns: Option<u64>,
+    /// 99 of 100 took no longer, to within an eighth, nanoseconds; null without traffic or objective.
+    pub completion_p99_ns: Option<u64>,
+}
+
+/// What there is to show of a status.
+pub(super) fn row(status: &SloStatus) -> SloRow {
+    let (p50, p99) = (&status.completion_p50, &status.completion_p99);
+    let both = [p50, p99];
+    let met = both.into_iter().flatten();
+    let met: Vec<bool> = met.filter_map(ObjectiveStatus::is_met).collect();
+    let state = match met.iter().all(|is_met| *is_met) {
+        _ if met.is_empty() => "no traffic",
+        true => "met",
+        false => "missed",
+    };
+    let objective = |one: &Option<ObjectiveStatus>| Some(one.as_ref()?.objective_ns);
+    let measured = |one: &Option<ObjectiveStatus>| one.as_ref()?.measured_ns;
+    SloRow {
+        state: state.to_owned(),
+        window_s: status.window_s,
+        completions: status.completions,
+        completion_p50_objective_ns: objective(p50),
+        completion_p50_ns: measured(p50),
+        completion_p99_objective_ns: objective(p99),
+        completion_p99_ns: measured(p99),
+    }
+}
+
+/// In words: "missed: p99 31 us of 20 us".
+pub(super) fn in_words(row: &SloRow) -> String {
+    let one = |name: &str, measured, objective: Option<u64>| {
+        let measured = or_dash(measured, time_ns);
+        objective.map(|objective| format!("{name} {measured} of {}", time_ns(objective)))
+    };
+    let all = [
+        one(
+            "p50",
+            row.completion_p50_ns,
+            row.completion_p50_objective_ns,
+        ),
+        one(
+            "p99",
+            row.completion_p99_ns,
+            row.completion_p99_objective_ns,
+        ),
+    ];
+    let all = all.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    format!("{}: {all}", row.state)
+}
+
+/// The same, and what it is about.
+pub(super) fn in_full(row: &SloRow) -> String {
+    format!(
+        "{} ({} completed in the last {:.0} s)",
+        in_words(row),
+        count(row.completions),
+        row.window_s
+    )
+}
