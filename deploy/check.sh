@@ -2,7 +2,9 @@
 # check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
 # unit, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
 #
-#   --full   also systemd itself, which runs the unit; the Debian package, in a clean chroot; that each capability of the unit is needed; what it allows of system calls
+#   --full   also systemd itself, which runs the package's service; the package installed, upgraded and purged in a clean chroot; that each
+#            capability of the unit is needed; what it allows of system calls; a static binary of the debug build, in an empty root folder and in
+#            the container image
 #
 # What it downloads once is kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
@@ -163,6 +165,37 @@ check_guests() {
   "$PYTHON" "$DEPLOY/check/guests.py"
 }
 
+# What is installed is what the package has; its other tests are those of --full.
+check_package() {
+  have dpkg-deb
+  local root=$WORK/package/root
+  mkdir -p "$root"
+  # It need not be small.
+  DPKG_DEB_COMPRESSOR_TYPE=gzip DPKG_DEB_COMPRESSOR_LEVEL=1 "$DEPLOY/debian/build.sh" "$BINARY" "$WORK/package" > /dev/null
+  dpkg-deb --extract "$WORK"/package/*.deb "$root"
+  zcat "$root/usr/share/man/man1/crosspoint-run.1.gz" | grep -q '^\.TH crosspoint-run 1'
+  bash -n "$root/usr/share/bash-completion/completions/crosspoint"
+  # Nothing can be written by others, and nothing is anybody's but root's.
+  dpkg-deb --contents "$WORK"/package/*.deb > "$WORK/package/contents"
+  if grep -v ' root/root ' "$WORK/package/contents" || grep '^........w' "$WORK/package/contents"; then return 1; fi
+}
+
+check_booted() {
+  local packages=("$WORK"/package/*.deb)
+  [ -e "${packages[0]}" ] || unable "there is no package"
+  "$DEPLOY/check/booted.sh" "${packages[0]}"
+}
+
+# Of the profile of the debug build: what was compiled for that serves here too.
+check_static() { "$DEPLOY/static.sh" --profile dev --check; }
+
+check_container() {
+  have buildah; have jq
+  local binary=${CARGO_TARGET_DIR:-$REPO/target}/static/crosspoint
+  [ -x "$binary" ] || unable "there is no static binary"
+  "$DEPLOY/check/container.sh" "$binary"
+}
+
 # libvirt_schemas: prints the folder of libvirt's schemas: installed, or out of its package, without installing that.
 libvirt_schemas() {
   local folder=/usr/share/libvirt/schemas
@@ -207,10 +240,13 @@ check "the daemon with the unit's capabilities" check_capabilities
 check "Kubernetes" check_kubernetes
 check "guests as the tests run them" check_guests
 check "libvirt's schema" check_libvirt
+check "what is in the Debian package" check_package
 if [ -n "$FULL" ]; then
-  check "systemd itself, and the unit" "$DEPLOY/check/booted.sh" "$UNIT" "$WORK/crosspoint"
+  check "systemd itself, and the package's service" check_booted
   check "each capability is needed" check_each_capability
   check "the unit's system calls and address families" check_sandbox
   check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"
+  check "static binary" check_static
+  check "container image" check_container
 fi
 exit "$FAILED"

@@ -47,6 +47,7 @@ is_static() {
 }
 
 # inside COMMAND...: in a root folder with this program alone, and a network of its own.
+# shellcheck disable=SC2016 # for the inner shell
 inside() { unshare --net --mount --pid --fork --kill-child --propagation private -- /bin/sh -ec 'mount -t proc proc "$0/proc"; exec chroot "$0" "$@"' "$ROOT" "$@"; }
 
 runs() {
@@ -76,7 +77,7 @@ TOML
   local pid=$! tries=100
   until "$BINARY" show --socket "$ROOT/run/control.sock" ports > "$ROOT/ports" 2> /dev/null; do
     tries=$((tries - 1))
-    [ "$tries" -gt 0 ] && kill -0 "$pid" 2> /dev/null || { cat "$ROOT/log" >&2; die "it does not run in an empty root folder"; }
+    if [ "$tries" -eq 0 ] || ! kill -0 "$pid" 2> /dev/null; then cat "$ROOT/log" >&2; die "it does not run in an empty root folder"; fi
     sleep 0.1
   done
   grep -q web-1 "$ROOT/ports" || die "the port is not there"

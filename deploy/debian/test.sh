@@ -55,6 +55,8 @@ pages() { (cd "$ROOT/usr/share/man/man1" && printf '%s\n' crosspoint-*.1.gz) | s
 
 make_clean
 enter
+# It need not be small.
+export DPKG_DEB_COMPRESSOR_TYPE=gzip DPKG_DEB_COMPRESSOR_LEVEL=1
 "$HERE/build.sh" --version 0.1.0 "$BINARY" "$ROOT/debs" > /dev/null
 sed 's/"adaptive"/"busy"/' "$HERE/crosspoint.toml" > "$WORK/other.toml"
 "$HERE/build.sh" --version 0.1.1 --config "$WORK/other.toml" "$BINARY" "$ROOT/debs" > /dev/null
@@ -80,6 +82,7 @@ expect "the configuration is valid with it" as crosspoint crosspoint crosspoint 
 refuse "others can add ports" as nobody nogroup /bin/sh -c 'echo > /etc/crosspoint/ports.d/mine.toml' 2> /dev/null
 refuse "who may connect guests can add ports" as nobody crosspoint-guests /bin/sh -c 'echo > /etc/crosspoint/ports.d/mine.toml' 2> /dev/null
 expect "each command has a manual page" test -z "$(comm -23 <(commands) <(pages))"
+# shellcheck disable=SC2016 # for the inner shell
 expect "bash completes it" inside bash -c '. /usr/share/bash-completion/completions/crosspoint && COMP_WORDS=(crosspoint sh) COMP_CWORD=1 && _crosspoint crosspoint sh crosspoint && [ "${COMPREPLY[*]}" = show ]'
 
 # The administrator's changes.
