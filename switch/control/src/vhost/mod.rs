@@ -77,7 +77,7 @@ pub enum VhostPortError {
     },
     /// The socket cannot be given to its group.
     #[error(
-        "port `{port}`: cannot give {path} to group `{group}`: {why}: only root may, and who is in that group; with systemd, add SupplementaryGroups={group} to the service, and start it again"
+        "port `{port}`: cannot give {path} to group `{group}`: {why}: only who is in that group may, and root with CAP_CHOWN; with systemd, add SupplementaryGroups={group} to the service, and start it again"
     )]
     Group {
         /// The port's name.
