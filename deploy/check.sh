@@ -2,7 +2,9 @@
 # check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
 # unit, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
 #
-#   --full   also systemd itself, which runs the unit; the Debian package, in a clean chroot; that each capability of the unit is needed; what it allows of system calls
+#   --full   also systemd itself, which runs the package's service; the package installed, upgraded and purged in a clean chroot; that each
+#            capability of the unit is needed; what it allows of system calls; a static binary of the debug build, in an empty root folder and in
+#            the container image
 #
 # What it downloads once is kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
@@ -158,9 +160,72 @@ check_kubernetes() {
   [ "$schemas" != - ] || unable "the schemas could not be fetched from $SCHEMAS_URL; the rest is as it should be"
 }
 
+# until_so COMMAND...: within ten seconds.
+until_so() {
+  local tries=100
+  until "$@"; do
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || return 1
+    sleep 0.1
+  done
+}
+
+# The example's words as they are, but for the folder; QEMU connects before it would start its guest.
+check_qemu_runs() {
+  local folder=$WORK/qemu qemu daemon words=() status=0
+  qemu=$(qemu_binary) || unable "there is no QEMU"
+  mkdir "$folder"
+  printf '%s\n' 'version = 1' 'metrics.listen = "off"' "control.socket = \"$folder/control.sock\"" '[[port]]' 'name = "web-1"' 'type = "vhost"' \
+    "socket = \"$folder/web-1.sock\"" 'socket_mode = "0600"' 'queue_pairs = 4' > "$folder/crosspoint.toml"
+  mapfile -t words < <(grep -v '^#' "$DEPLOY/qemu/web-1.args" | sed "s,/run/crosspoint/guests,$folder," | tr ' ' '\n')
+  # The name that it has since 9.2.
+  "$qemu" --version | grep -qE 'version (9\.[2-9]|[1-9][0-9])' || mapfile -t words < <(printf '%s\n' "${words[@]}" | sed 's/reconnect-ms=1000/reconnect=1/')
+  "$WORK/crosspoint" run --config "$folder/crosspoint.toml" > "$folder/log" 2>&1 &
+  daemon=$!
+  until_so test -S "$folder/web-1.sock" || status=1
+  # As long as it has not connected, it does not listen to this either.
+  printf '%s\n' '{"execute":"qmp_capabilities"}' '{"execute":"quit"}' |
+    timeout 30 "$qemu" "${words[@]}" -accel tcg -nodefaults -display none -S -qmp stdio > "$folder/qmp" 2>&1 || status=1
+  until_so grep -q 'front end connected' "$folder/log" || status=1
+  kill "$daemon"
+  wait "$daemon" || status=1
+  [ "$status" -eq 0 ] || { cat "$folder/qmp" "$folder/log"; return 1; }
+}
+
 check_guests() {
   qemu_binary > /dev/null || unable "there is no QEMU"
   "$PYTHON" "$DEPLOY/check/guests.py"
+}
+
+# What is installed is what the package has; its other tests are those of --full.
+check_package() {
+  have dpkg-deb
+  local root=$WORK/package/root
+  mkdir -p "$root"
+  # It need not be small.
+  DPKG_DEB_COMPRESSOR_TYPE=gzip DPKG_DEB_COMPRESSOR_LEVEL=1 "$DEPLOY/debian/build.sh" "$BINARY" "$WORK/package" > /dev/null
+  dpkg-deb --extract "$WORK"/package/*.deb "$root"
+  zcat "$root/usr/share/man/man1/crosspoint-run.1.gz" | grep -q '^\.TH crosspoint-run 1'
+  bash -n "$root/usr/share/bash-completion/completions/crosspoint"
+  # Nothing can be written by others, and nothing is anybody's but root's.
+  dpkg-deb --contents "$WORK"/package/*.deb > "$WORK/package/contents"
+  if grep -v ' root/root ' "$WORK/package/contents" || grep '^........w' "$WORK/package/contents"; then return 1; fi
+}
+
+check_booted() {
+  local packages=("$WORK"/package/*.deb)
+  [ -e "${packages[0]}" ] || unable "there is no package"
+  "$DEPLOY/check/booted.sh" "${packages[0]}"
+}
+
+# Of the profile of the debug build: what was compiled for that serves here too.
+check_static() { "$DEPLOY/static.sh" --profile dev --check; }
+
+check_container() {
+  have buildah; have jq
+  local binary=${CARGO_TARGET_DIR:-$REPO/target}/static/crosspoint
+  [ -x "$binary" ] || unable "there is no static binary"
+  "$DEPLOY/check/container.sh" "$binary"
 }
 
 # libvirt_schemas: prints the folder of libvirt's schemas: installed, or out of its package, without installing that.
@@ -181,6 +246,15 @@ libvirt_schemas() {
     rm -rf "$work"
   fi
   [ -e "$folder/domain.rng" ] && echo "$folder"
+}
+
+# A libvirt that runs its example.
+check_libvirt_runs() {
+  local status=0
+  qemu_binary > /dev/null || unable "there is no QEMU"
+  "$DEPLOY/check/libvirt.sh" "$WORK/crosspoint" > "$WORK/words" 2>&1 || status=$?
+  [ "$status" -eq 0 ] || { cat "$WORK/words"; return "$status"; }
+  "$PYTHON" "$DEPLOY/check/guests.py" "$WORK/words"
 }
 
 check_libvirt() {
@@ -206,11 +280,16 @@ check "systemd unit" check_unit
 check "the daemon with the unit's capabilities" check_capabilities
 check "Kubernetes" check_kubernetes
 check "guests as the tests run them" check_guests
+check "QEMU runs its example" check_qemu_runs
 check "libvirt's schema" check_libvirt
+check "what is in the Debian package" check_package
 if [ -n "$FULL" ]; then
-  check "systemd itself, and the unit" "$DEPLOY/check/booted.sh" "$UNIT" "$WORK/crosspoint"
+  check "systemd itself, and the package's service" check_booted
   check "each capability is needed" check_each_capability
   check "the unit's system calls and address families" check_sandbox
   check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"
+  check "libvirt runs its example, as another user" check_libvirt_runs
+  check "static binary" check_static
+  check "container image" check_container
 fi
 exit "$FAILED"

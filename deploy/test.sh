@@ -92,7 +92,7 @@ lint() {
   step rustfmt cargo fmt --all --check
   step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
   step clippy-xsk-rs cargo clippy --locked -p crosspoint-xsk --all-targets --features xsk-rs -- -D warnings
-  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/check/*.sh deploy/debian/*.sh deploy/debian/{postinst,prerm,postrm} deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
+  step shellcheck shellcheck --external-sources --source-path=SCRIPTDIR .ci/run deploy/*.sh deploy/check/*.sh deploy/debian/*.sh deploy/container/*.sh deploy/debian/{postinst,prerm,postrm} deploy/guest/*.sh deploy/guest/init ebpf/build.sh benches/*.sh benches/peers/*.sh
 }
 
 unit() {

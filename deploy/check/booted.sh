@@ -1,9 +1,9 @@
 #!/bin/bash
-# booted.sh UNIT BINARY: boots this host's systemd in namespaces of its own, over a copy of the root folder that goes away with it, and has it run UNIT:
-# it is started when ports are open, tells how many are up, logs to the journal with fields, is reloaded, and is started again when a worker stands still.
-# As root. Exits with 77 if this host cannot do that. Nothing outside is touched, but for a cgroup that is removed in the end.
+# booted.sh PACKAGE: boots this host's systemd in namespaces of its own, over a copy of the root folder that goes away with it, and has it run the
+# service of the Debian package: it is started when ports are open, tells how many are up, logs to the journal with fields, is reloaded, keeps ports, is started again when a worker stands still,
+# and is stopped as the package is purged. As root. Exits with 77 if this host cannot do that. Nothing outside is touched, but for a cgroup that is removed in the end.
 set -euo pipefail
-UNIT=$(realpath "$1") BINARY=$(realpath "$2") SELF=$(realpath "$0")
+PACKAGE=$(realpath "$1") SELF=$(realpath "$0")
 unable() { echo "$*"; exit 77; }
 
 # inside_all: the first process of the namespaces, which becomes systemd.
@@ -20,7 +20,7 @@ inside_all() {
   mount --rbind /dev "$root/dev"
   mkdir "$root/run/result"
   mount --bind "$WORK/result" "$root/run/result"
-  prepare "$root"
+  prepare "$root" > "$WORK/result/output" 2>&1 || { echo 1 > "$WORK/result/status"; exit 1; }
   ip link set lo up
   ip link add check0 numrxqueues 1 numtxqueues 1 type veth peer name check1 numrxqueues 1 numtxqueues 1
   ip link set check0 up
@@ -32,14 +32,13 @@ inside_all() {
   exec env -i container=check PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=check.target --log-target=journal < /dev/null > /dev/null 2>&1
 }
 
-# prepare ROOT: what the package installs, and what is run there.
+# prepare ROOT: the package installed, and what is run there.
 prepare() {
-  install -m 755 "$BINARY" "$1/usr/bin/crosspoint"
   install -m 755 "$SELF" "$1/run/check.sh"
-  install -D -m 644 "$UNIT" "$1/etc/systemd/system/crosspoint.service"
-  echo 'crosspoint:x:4242:4242::/nonexistent:/usr/sbin/nologin' >> "$1/etc/passwd"
-  printf 'crosspoint:x:4242:\ncrosspoint-guests:x:4343:\n' >> "$1/etc/group"
-  mkdir -p "$1/etc/crosspoint" "$1/etc/systemd/system/crosspoint.service.d"
+  install -m 644 "$PACKAGE" "$1/run/crosspoint.deb"
+  # As on a host that has none: the build's own user is not there.
+  DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C chroot "$1" dpkg --install /run/crosspoint.deb
+  mkdir -p "$1/etc/systemd/system/crosspoint.service.d"
   printf '[Service]\nWatchdogSec=2\n' > "$1/etc/systemd/system/crosspoint.service.d/check.conf"
   printf '[Unit]\nDefaultDependencies=no\nRequires=systemd-journald.service check.service\n' > "$1/etc/systemd/system/check.target"
   cat > "$1/etc/systemd/system/check.service" <<'SERVICE'
@@ -49,12 +48,13 @@ After=systemd-journald.service
 [Service]
 Type=oneshot
 Environment=CROSSPOINT_BOOTED=systemd
-ExecStart=/bin/bash /run/check.sh /dev/null /usr/bin/crosspoint
+ExecStart=/bin/bash /run/check.sh /run/crosspoint.deb
 StandardOutput=file:/run/result/output
 StandardError=file:/run/result/output
 SERVICE
   cat > "$1/etc/crosspoint/crosspoint.toml" <<'TOML'
 version = 1
+ports_dir = "/etc/crosspoint/ports.d"
 [[port]]
 name = "up0"
 type = "xdp"
@@ -100,6 +100,7 @@ inside_systemd() {
   # Started is ready: at once.
   [ -S /run/crosspoint/guests/web-1.sock ]
   [ "$(property Type)" = notify ]
+  [ "$(stat -c '%U %G %a' /run/crosspoint/guests/web-1.sock)" = 'crosspoint crosspoint-guests 770' ]
   # Here it is shorter.
   [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
   until_so "the status tells of the ports" says "$up"
@@ -113,6 +114,11 @@ inside_systemd() {
     cp /run/good.toml /etc/crosspoint/crosspoint.toml
     [ "$(property ActiveState) $(property NRestarts)" = "active 0" ]
   fi
+  # The unit lets the daemon write there, and give a socket to its own group.
+  crosspoint port add web-2 type=vhost socket=/run/crosspoint/web-2.sock socket_mode=0660 socket_group=crosspoint --keep
+  [ "$(stat -c '%U %G %a' /run/crosspoint/web-2.sock)" = 'crosspoint crosspoint 660' ]
+  grep -q web-2 /etc/crosspoint/ports.d/*.toml
+  crosspoint port remove web-2 --keep
   python3 /run/hold.py "$(worker)" 6 &
   until_so "the status tells of the worker" eval 'property StatusText | grep -q "^worker-0 .* does not come round"'
   until_so "it is started again" has_restarted
@@ -120,14 +126,18 @@ inside_systemd() {
   until_so "it is as before" says "$up"
   systemctl stop crosspoint
   [ "$(property ActiveState) $(property Result)" = "inactive success" ]
-  echo 'started, reloaded, watched and stopped'
+  systemctl start crosspoint
+  dpkg --purge crosspoint
+  if pgrep -x crosspoint; then echo "it runs on, without its package"; return 1; fi
+  [ ! -e /etc/crosspoint ]
+  echo 'started, reloaded, watched, stopped and purged'
 }
 
 case ${CROSSPOINT_BOOTED:-} in
   systemd)
     # Not after ||, where -e has no effect.
     set +e
-    (set -eE; trap 'echo "line $LINENO fails: $BASH_COMMAND"' ERR; inside_systemd)
+    (set -eE; trap 'echo "line $LINENO fails: $BASH_COMMAND"; logged | tail -n 30' ERR; inside_systemd)
     status=$?
     echo "$status" > /run/result/status
     exit "$status" ;;
@@ -138,7 +148,7 @@ case ${CROSSPOINT_BOOTED:-} in
     cgroup=$WORK/cgroup/crosspoint-check-$$
     mkdir "$cgroup"
     (echo "$BASHPID" > "$cgroup/cgroup.procs"
-      CROSSPOINT_BOOTED=all exec unshare --cgroup --pid --fork --kill-child --uts --ipc --net --mount --propagation private -- "$SELF" "$UNIT" "$BINARY") &
+      CROSSPOINT_BOOTED=all exec unshare --cgroup --pid --fork --kill-child --uts --ipc --net --mount --propagation private -- "$SELF" "$PACKAGE") &
     booted=$!
     tries=600
     until [ -s "$WORK/result/status" ] || [ "$tries" -eq 0 ] || ! kill -0 "$booted" 2> /dev/null; do sleep 0.1; tries=$((tries - 1)); done
@@ -151,11 +161,12 @@ case ${CROSSPOINT_BOOTED:-} in
     done ;;
   *)
     [ -x /lib/systemd/systemd ] || unable "there is no systemd"
+    command -v dpkg > /dev/null || unable "there is no dpkg"
     WORK=$(mktemp -d)
     export WORK
     mkdir "$WORK/result" "$WORK/root" "$WORK/cgroup"
     trap 'rm -rf "$WORK"' EXIT
-    CROSSPOINT_BOOTED=mounts unshare --mount --propagation private -- "$SELF" "$UNIT" "$BINARY" > "$WORK/mounts" 2>&1 || true
+    CROSSPOINT_BOOTED=mounts unshare --mount --propagation private -- "$SELF" "$PACKAGE" > "$WORK/mounts" 2>&1 || true
     status=$(cat "$WORK/result/status" 2> /dev/null || true)
     case $status in
       0) grep -m 1 '^systemd [0-9]' "$WORK/result/output" ;;

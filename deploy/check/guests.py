@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""guests.py: whether the examples for QEMU, libvirt and Cloud Hypervisor say what the tests' QEMU is told (guest/qemu.sh, which the tests call).
+"""guests.py [WORDS]: whether the examples for QEMU, libvirt and Cloud Hypervisor say what the tests' QEMU is told (guest/qemu.sh, which the tests call).
+
+WORDS is the command line of the QEMU that libvirt made of its example, a word a line (libvirt.sh): it says the same.
 
 What is compared: the memory, the socket, the network back end and the card. What the tests' card says besides is QEMU's default.
 """
 
+import json
 import pathlib
 import re
 import shlex
@@ -79,6 +82,30 @@ def check_libvirt(tests):
             yield f"libvirt/web-1.xml: {what} is {ours}, and the tests' is {theirs}"
 
 
+def check_made_by_libvirt(words, tests):
+    """What libvirt tells QEMU, which is JSON in part."""
+    def of(name, start):
+        values = [value for option, value in zip(words, words[1:], strict=False) if option == name and start in value]
+        return json.loads(values[0]) if values and values[0].startswith("{") else values[0] if values else ""
+
+    memory, chardev, netdev, device = of("-object", "memory-backend"), of("-chardev", SOCKET), of("-netdev", "vhost-user"), of("-device", "virtio-net-pci")
+    if not all((memory, chardev, netdev, device)):
+        yield f"libvirt's QEMU has no such memory, socket or card: {' '.join(words)}"
+        return
+    chardev = dict(word.split("=", 1) for word in chardev.split(",") if "=" in word)
+    seconds = int(tests["chardev"]["reconnect-ms"]) // 1000
+    says = {
+        "memory": ((memory["qom-type"], memory["share"], memory["size"]), ("memory-backend-memfd", True, int(tests["m"][""]) << 20)),
+        "socket": ((chardev["path"], chardev.get("server")), (SOCKET, None)),
+        "reconnect": (int(chardev.get("reconnect", 0)) or int(chardev.get("reconnect-ms", 0)) // 1000, seconds),
+        "queue pairs": (netdev["queues"], PAIRS),
+        "card": ((device["mq"], str(device["vectors"]), device["mac"]), (True, tests["device"]["vectors"], tests["device"]["mac"])),
+    }
+    for what, (ours, theirs) in says.items():
+        if ours != theirs:
+            yield f"QEMU by libvirt: {what} is {ours}, and the tests' is {theirs}"
+
+
 def check_cloud_hypervisor(tests):
     text = (DEPLOY / "cloud-hypervisor/web-1.args").read_text()
     for part in (f"socket={tests['chardev']['path']}", f"mac={tests['device']['mac']}", "shared=on", "vhost_user=true", "num_queues=2"):
@@ -89,6 +116,8 @@ def check_cloud_hypervisor(tests):
 def main():
     tests = of_tests()
     wrong = [*check_qemu(tests), *check_libvirt(tests), *check_cloud_hypervisor(tests)]
+    if len(sys.argv) > 1:
+        wrong += check_made_by_libvirt(pathlib.Path(sys.argv[1]).read_text().splitlines(), tests)
     if wrong:
         sys.exit("\n".join(f"error: {why}" for why in wrong))
     print("the examples for QEMU, libvirt and Cloud Hypervisor say what the tests' QEMU is told")

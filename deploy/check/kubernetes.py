@@ -39,6 +39,17 @@ def schema_errors(wheel, version, documents):
                 yield f"{version}: {document['kind']}: {'.'.join(map(str, error.absolute_path))}: {error.message}"
 
 
+def check_probe(name, probe, ports, program):
+    """It asks for what the daemon has."""
+    if "exec" in probe:
+        path, *words = probe["exec"]["command"]
+        known = subprocess.run([program, *words, "--help"], capture_output=True, check=False).returncode == 0
+        if path != "/usr/bin/crosspoint" or not known:
+            yield f"{name}: there is no {path} {' '.join(words)}"
+    elif probe["httpGet"]["path"] not in ("/healthz", "/readyz") or probe["httpGet"]["port"] not in [port["name"] for port in ports]:
+        yield f"{name}: nothing answers {probe['httpGet']}"
+
+
 def check_parts(documents, program):
     """What no schema knows: the parts fit together."""
     of_kind = {document["kind"]: document for document in documents}
@@ -52,7 +63,12 @@ def check_parts(documents, program):
     wanted = re.search(r"^CapabilityBoundingSet=(.*)", unit, re.MULTILINE)[1].replace("CAP_", "").split()
     if sorted(container["securityContext"]["capabilities"]["add"]) != sorted(wanted):
         yield f"the capabilities are not those of the systemd unit: {wanted}"
-    text = config["data"]["crosspoint.toml"]
+    groups = pod["spec"]["securityContext"]["supplementalGroups"]
+    for group in re.findall(r'^socket_group = "(.*)"', text := config["data"]["crosspoint.toml"], re.MULTILINE):
+        if int(group) not in groups:
+            yield f"socket_group {group} is not among the pod's supplementalGroups"
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        yield from check_probe(name, container[name], container["ports"], program)
     if f":{container['ports'][0]['containerPort']}\"" not in text:
         yield "the metrics have another port"
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:

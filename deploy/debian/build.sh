@@ -2,7 +2,9 @@
 # build.sh [--version V] [--config FILE] [--maintainer "NAME <MAIL>"] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER, of a built crosspoint, and prints its path. Without
 # --version it is the workspace's; --config is the configuration that is installed as /etc/crosspoint/crosspoint.toml (default: crosspoint.toml here).
 #
-# It needs dpkg-deb, strip and objdump: apt-get install dpkg binutils. No root.
+# Manual pages and completions are what the binary itself writes; one for another architecture does not run here, and then CROSSPOINT_NATIVE names one
+# that does. It needs dpkg-deb, strip and objdump: apt-get install dpkg
+# binutils. No root.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(cd "$HERE/../.." && pwd)
@@ -42,15 +44,32 @@ trap 'rm -rf "$ROOT"' EXIT
 chmod 755 "$ROOT"
 put() { install -D -m "$1" "$2" "$ROOT$3"; }
 
+# text PATH COMMAND...: what it prints, as a file; where it fails, nothing is built.
+text() {
+  local path=$ROOT$1; shift
+  install -d -m 755 "$(dirname "$path")"
+  "$@" > "$path"
+  chmod 644 "$path"
+}
+
 put 755 "$BINARY" /usr/bin/crosspoint
 strip --strip-unneeded "$ROOT/usr/bin/crosspoint"
+CROSSPOINT=${CROSSPOINT_NATIVE:-$ROOT/usr/bin/crosspoint}
+MAN=$ROOT/usr/share/man/man1
+"$CROSSPOINT" man --dir "$MAN"
+chmod 755 "$ROOT/usr/share/man" "$MAN"
+gzip -9n "$MAN"/*.1
+chmod 644 "$MAN"/*.gz
+text /usr/share/bash-completion/completions/crosspoint "$CROSSPOINT" completions bash
+text /usr/share/zsh/vendor-completions/_crosspoint "$CROSSPOINT" completions zsh
+text /usr/share/fish/vendor_completions.d/crosspoint.fish "$CROSSPOINT" completions fish
 put 644 "$CONFIG" /etc/crosspoint/crosspoint.toml
 put 644 "$REPO/deploy/systemd/crosspoint.service" /usr/lib/systemd/system/crosspoint.service
 DOC=/usr/share/doc/crosspoint
 put 644 "$REPO/README.md" $DOC/README.md
 put 644 "$REPO/LICENSE" $DOC/copyright
 for file in "$REPO"/configs/{reference,example-server}.toml "$REPO"/deploy/prometheus/{crosspoint.rules,scrape}.yml "$REPO"/deploy/grafana/*.json \
-  "$REPO"/deploy/libvirt/*.xml "$REPO"/deploy/qemu/*.args; do
+  "$REPO"/deploy/libvirt/*.xml "$REPO"/deploy/{qemu,cloud-hypervisor}/*.args; do
   put 644 "$file" "$DOC/examples/$(basename "$(dirname "$file")")/$(basename "$file")"
 done
 printf 'crosspoint (%s) unstable; urgency=low\n\n  * See the repository.\n\n -- %s  Thu, 01 Jan 1970 00:00:00 +0000\n' "$VERSION" "$MAINTAINER" |

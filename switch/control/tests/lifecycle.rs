@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{Role, VhostPort as PortConfig};
+use crosspoint_control::config::{Access, Role, VhostPort as PortConfig};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::PortStatus;
 use crosspoint_control::vhost::VhostPort;
@@ -283,6 +283,7 @@ fn vhost_config(directory: &Path, name: &str, queue_pairs: u16) -> PortConfig {
     PortConfig {
         socket: directory.join(name),
         role: Role::Server,
+        access: Access::default(),
         queue_pairs,
         mac: None,
         mtu: 1500,

@@ -1,5 +1,7 @@
 //! Guest ports, with real front ends on real sockets and a real worker behind them.
 
+#[path = "vhost/access.rs"]
+mod access;
 #[path = "vhost/connections.rs"]
 mod connections;
 #[path = "vhost/large.rs"]
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{Role, VhostPort as PortConfig};
+use crosspoint_control::config::{Access, Role, VhostPort as PortConfig};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::{DeviceStatus, PortStatus};
 use crosspoint_control::vhost::VhostPort;
@@ -30,6 +32,33 @@ struct Switch {
     directory: TempDir,
 }
 
+fn port_config(socket: PathBuf) -> PortConfig {
+    PortConfig {
+        socket,
+        role: Role::Server,
+        access: Access::default(),
+        queue_pairs: 1,
+        mac: None,
+        mtu: 1500,
+        direct: None,
+    }
+}
+
+fn add_port(fabric: &Fabric, name: &str, queue_pairs: u16) -> u16 {
+    let number = fabric.add_port(PortOptions {
+        name: name.to_owned(),
+        kind: "vhost",
+        vlan: VlanPolicy::Unaware,
+        vlan_text: "unaware".to_owned(),
+        mac_limit: 0,
+        joins: false,
+        required: false,
+        worker: None,
+        queues: queue_pairs.into(),
+    });
+    number.expect("a number is free")
+}
+
 impl Switch {
     /// Ports of these names; `change` may change their configuration.
     fn start(names: &[&str], change: impl Fn(&mut PortConfig)) -> Switch {
@@ -45,27 +74,9 @@ impl Switch {
         })
         .expect("a worker");
         let ports = names.iter().map(|name| {
-            let mut config = PortConfig {
-                socket: directory.path().join(name),
-                role: Role::Server,
-                queue_pairs: 1,
-                mac: None,
-                mtu: 1500,
-                direct: None,
-            };
+            let mut config = port_config(directory.path().join(name));
             change(&mut config);
-            let number = fabric.add_port(PortOptions {
-                name: (*name).to_owned(),
-                kind: "vhost",
-                vlan: VlanPolicy::Unaware,
-                vlan_text: "unaware".to_owned(),
-                mac_limit: 0,
-                joins: false,
-                required: false,
-                worker: None,
-                queues: config.queue_pairs.into(),
-            });
-            let number = number.expect("a number is free");
+            let number = add_port(&fabric, name, config.queue_pairs);
             VhostPort::open(fabric.clone(), number, name, &config).expect("nothing is in the way")
         });
         Switch {

@@ -58,6 +58,8 @@ pub const CONTROL_SOCKET_DEFAULT: &str = "/run/crosspoint/control.sock";
 /// The longest socket path: `sun_path` has 108 bytes, the last of them zero.
 pub const SOCKET_BYTES_MAX: usize = 107;
 
+/// The longest name of a socket's group: as `groupadd` has it.
+pub const GROUP_BYTES_MAX: usize = 32;
 /// The longest port name.
 pub const PORT_NAME_BYTES_MAX: usize = 32;
 /// The longest interface name: `IFNAMSIZ` is 16, the last of them zero.

@@ -38,8 +38,8 @@ pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
 pub use lenient::Loaded;
 pub use raw::schema_json;
 pub use types::{
-    Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel, LogTarget,
-    Metrics, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers,
-    XdpMode, XdpPort,
+    Access, Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel,
+    LogTarget, Metrics, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan,
+    Workers, XdpMode, XdpPort,
 };
 pub use written::Written;

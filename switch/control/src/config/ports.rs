@@ -10,7 +10,7 @@ use super::raw::{PortType, RawPort};
 use super::slo;
 use super::values::{Number, NumberList};
 use super::vlan;
-use super::{Port, PortKind, Queues, VhostPort, XdpPort};
+use super::{Access, Port, PortKind, Queues, Role, VhostPort, XdpPort};
 
 /// What no two ports may share, with where it was first used. The control socket has no place if the file does
 /// not name it.
@@ -239,6 +239,14 @@ fn vhost(
         "socket = \"/run/crosspoint/web-1.sock\"",
     );
     let role = checker.word(raw.role, "role");
+    if role == Some(Role::Client) {
+        of_listener(checker, &raw.socket_mode, "socket_mode");
+        of_listener(checker, &raw.socket_group, "socket_group");
+    }
+    let access = Access {
+        mode: socket_mode(checker, raw.socket_mode),
+        group: socket_group(checker, raw.socket_group),
+    };
     let queue_pairs = checker.number(
         raw.queue_pairs,
         &Number {
@@ -274,6 +282,7 @@ fn vhost(
     Some(VhostPort {
         socket,
         role: role.unwrap_or_default(),
+        access,
         queue_pairs: queue_pairs
             .and_then(|pairs| u16::try_from(pairs).ok())
             .unwrap_or(QUEUE_PAIRS_DEFAULT),
@@ -281,6 +290,52 @@ fn vhost(
         mtu: mtu.unwrap_or(MTU_DEFAULT),
         direct,
     })
+}
+
+/// Notes a key that says something of a socket which the front end makes.
+fn of_listener<T>(checker: &mut Checker, field: &Field<T>, key: &str) {
+    if let Some(span) = field.span() {
+        let message = format!("`{key}` goes with `role = \"server\"`");
+        let help =
+            "with `role = \"client\"` the front end makes the socket: set its mode and group there";
+        checker.problem(span, message, "not the switch's socket", help);
+    }
+}
+
+fn socket_mode(checker: &mut Checker, field: Field<String>) -> Option<u32> {
+    let must = "a mode in octal, between quotes";
+    let help = "for example: socket_mode = \"0660\", for its owner and group";
+    let (text, span) = checker.value(field, "socket_mode", must, help)?;
+    let digits = match text.len() {
+        4 => text.strip_prefix('0'),
+        _ => Some(text.as_str()),
+    };
+    let digits =
+        digits.filter(|digits| digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()));
+    let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+    if mode.is_none() {
+        let label = "not three octal digits, perhaps with a zero before them";
+        checker.problem(span, format!("`socket_mode` must be {must}"), label, help);
+    }
+    mode
+}
+
+fn socket_group(checker: &mut Checker, field: Field<String>) -> Option<String> {
+    let must = "the name or the number of a group";
+    let help = "for example: socket_group = \"libvirt-qemu\"";
+    let (group, span) = checker.value(field, "socket_group", must, help)?;
+    let refused = |c: char| c == ':' || c == ',' || c.is_whitespace() || c.is_control();
+    let label = if group.is_empty() {
+        "empty"
+    } else if group.len() > GROUP_BYTES_MAX {
+        "too long"
+    } else if group.contains(refused) {
+        "no group can be named this"
+    } else {
+        return Some(group);
+    };
+    checker.problem(span, format!("`socket_group` must be {must}"), label, help);
+    None
 }
 
 fn mtu(checker: &mut Checker, field: Field<i64>) -> Option<u16> {
@@ -296,6 +351,8 @@ fn mtu(checker: &mut Checker, field: Field<i64>) -> Option<u16> {
 fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) -> Option<XdpPort> {
     foreign(checker, &raw.socket, "socket", "vhost", "xdp");
     foreign(checker, &raw.role, "role", "vhost", "xdp");
+    foreign(checker, &raw.socket_mode, "socket_mode", "vhost", "xdp");
+    foreign(checker, &raw.socket_group, "socket_group", "vhost", "xdp");
     foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
     foreign(checker, &raw.mac, "mac", "vhost", "xdp");
     foreign(checker, &raw.direct, "direct", "vhost", "xdp");

@@ -8,6 +8,7 @@ use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
 use super::{Balance, HugePages, LogFormat, LogLevel, LogTarget, Poll, Role, Rss, Tso, XdpMode};
 
+const MODE_PATTERN: &str = "^0?[0-7]{3}$";
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
 /// Six bytes, the first even: no group address.
 const MAC_PATTERN: &str = "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$";
@@ -142,7 +143,8 @@ pub(super) enum PortType {
         "huge_pages": false, "channels": false, "rss": false
     }},
     "else" = {"required": ["interface"], "properties": {
-        "socket": false, "role": false, "queue_pairs": false, "mac": false, "direct": false, "slo": false
+        "socket": false, "role": false, "socket_mode": false, "socket_group": false, "queue_pairs": false, "mac": false,
+        "direct": false, "slo": false
     }}
 ))]
 pub(super) struct RawPort {
@@ -158,6 +160,14 @@ pub(super) struct RawPort {
     /// vhost: who listens on the socket.
     #[schemars(extend("default" = "server"))]
     pub role: Field<Word<Role>>,
+    /// vhost: who may connect, as a mode in octal, for example "0660": where role = "server". Without it: what the
+    /// daemon's umask leaves of 0777. To connect, one must be able to write.
+    #[schemars(regex(pattern = MODE_PATTERN))]
+    pub socket_mode: Field<String>,
+    /// vhost: the group that the socket belongs to, by its name in /etc/group or its number: where role = "server".
+    /// The daemon's user is in it, or root. Without it: the daemon's, or that of a setgid folder.
+    #[schemars(length(min = 1, max = GROUP_BYTES_MAX))]
+    pub socket_group: Field<String>,
     /// vhost: the most queue pairs that the guest may use.
     #[schemars(range(min = 1, max = QUEUE_PAIRS_MAX), extend("default" = QUEUE_PAIRS_DEFAULT))]
     pub queue_pairs: Field<i64>,

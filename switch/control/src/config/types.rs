@@ -251,6 +251,8 @@ pub struct VhostPort {
     pub socket: PathBuf,
     /// Who listens on it.
     pub role: Role,
+    /// Who may connect, where the switch listens.
+    pub access: Access,
     /// The most queue pairs that the guest may use: 1 to [`QUEUE_PAIRS_MAX`].
     pub queue_pairs: u16,
     /// The address that the guest is told to take: unicast, not zero.
@@ -259,6 +261,15 @@ pub struct VhostPort {
     pub mtu: u16,
     /// The NIC queue that is this guest's own; no two guests have the same.
     pub direct: Option<Direct>,
+}
+
+/// Who may connect to a socket that the switch listens on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The socket's mode: 0 to 0o777. `None`: what the umask leaves.
+    pub mode: Option<u32>,
+    /// The socket's group: a name or a number, which need not exist. `None`: the daemon's, or that of a setgid folder.
+    pub group: Option<String>,
 }
 
 /// A queue of an uplink's interface that belongs to one guest.

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Slo, Switch, VhostPort,
-    Vlan, Workers, XdpPort,
+    Access, Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Slo, Switch,
+    VhostPort, Vlan, Workers, XdpPort,
 };
 
 /// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
@@ -86,6 +86,7 @@ impl VhostPort {
         let VhostPort {
             socket,
             role,
+            access: Access { mode, group },
             queue_pairs,
             mac,
             mtu,
@@ -97,6 +98,8 @@ impl VhostPort {
         keys.extend([
             ("socket", json!(socket.to_string_lossy())),
             ("role", word(role)),
+            ("socket_mode", json!(mode.map(|mode| format!("{mode:04o}")))),
+            ("socket_group", json!(group)),
             ("queue_pairs", json!(queue_pairs)),
             ("mac", json!(mac.map(|mac| mac.to_string()))),
             ("mtu", json!(mtu)),

@@ -27,13 +27,15 @@ const OTHERS_ENTER: u32 = 0o001;
 const GROUP_ENTER: u32 = 0o010;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
-    let mut folders: BTreeMap<&Path, u64> = BTreeMap::new();
+    let mut folders: BTreeMap<&Path, (u64, bool)> = BTreeMap::new();
     let mut absent = Vec::new();
     for (name, guest) in subject.guests() {
         match guest.role {
             Role::Server => {
                 let folder = guest.socket.parent().unwrap_or(Path::new("/"));
-                *folders.entry(folder).or_default() += 1;
+                let (ports, has_modes) = folders.entry(folder).or_default();
+                *ports += 1;
+                *has_modes |= guest.access.mode.is_some();
             }
             Role::Client if !is_socket(subject, &guest.socket) => absent.push(name),
             Role::Client => {}
@@ -41,7 +43,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }
     let folders = folders.into_iter();
     let mut findings: Vec<Finding> = folders
-        .map(|(folder, ports)| of_folder(subject, folder, ports))
+        .map(|(folder, (ports, has_modes))| of_folder(subject, folder, ports, has_modes))
         .collect();
     if !absent.is_empty() {
         findings.push(PEER.finding(
@@ -71,7 +73,8 @@ fn name_of(subject: &Subject<'_>, file: &str, id: u32) -> String {
     name.map_or_else(|| id.to_string(), str::to_owned)
 }
 
-fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64) -> Finding {
+/// Of a folder with so many ports' sockets; `has_modes`: does one of them have a `socket_mode`?
+fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) -> Finding {
     let shown = folder.to_string_lossy();
     let umask = subject.host.read("/proc/self/status").unwrap_or_default();
     let umask = umask.lines().find_map(|line| line.strip_prefix("Umask:"));
@@ -112,8 +115,13 @@ fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64) -> Finding {
         mask if mask & 0o020 == 0 => "its owner and group",
         _ => "its owner",
     };
+    let but = if has_modes {
+        ", but for a port's socket_mode"
+    } else {
+        ""
+    };
     let found = format!(
-        "{}; {enter} may enter, and with umask {umask:03o} {connect} may connect",
+        "{}; {enter} may enter, and with umask {umask:03o} {connect} may connect{but}",
         counted(ports, "socket")
     );
     FOLDER.ok(&shown, found)

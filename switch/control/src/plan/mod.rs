@@ -99,10 +99,9 @@ pub enum When {
 pub fn how(key: &str) -> Option<How> {
     match key {
         "slo" | "vlan" | "mac_limit" | "worker" | "required" => Some(How::InPlace),
-        "type" | "socket" | "role" | "queue_pairs" | "mac" | "mtu" | "direct" | "interface"
-        | "queues" | "mode" | "gro" | "tso" | "busy_poll" | "huge_pages" | "channels" | "rss" => {
-            Some(How::Reopen)
-        }
+        "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
+        | "mtu" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso" | "busy_poll"
+        | "huge_pages" | "channels" | "rss" => Some(How::Reopen),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 //! A front end that says nothing, or nonsense, holds up nobody else: other ports never wait for
 //! it, and on its own port it gives way to the next.
 
+mod access;
 mod device;
 mod handler;
 mod messages;
@@ -11,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -64,6 +65,30 @@ pub enum VhostPortError {
         /// What is in the way.
         path: PathBuf,
     },
+    /// The group of the configuration is not there.
+    #[error(
+        "port `{port}`: there is no group `{group}` (socket_group) in /etc/group: make it (groupadd --system {group}), or name another"
+    )]
+    NoGroup {
+        /// The port's name.
+        port: String,
+        /// The group, as it is written.
+        group: String,
+    },
+    /// The socket cannot be given to its group.
+    #[error(
+        "port `{port}`: cannot give {path} to group `{group}`: {why}: only who is in that group may, and root with CAP_CHOWN; with systemd, add SupplementaryGroups={group} to the service, and start it again"
+    )]
+    Group {
+        /// The port's name.
+        port: String,
+        /// The socket.
+        path: PathBuf,
+        /// The group, as it is written.
+        group: String,
+        /// What the kernel said.
+        why: io::Error,
+    },
     /// The kernel refused.
     #[error("port `{port}`: cannot listen on {path}: {why}")]
     Listen {
@@ -113,7 +138,7 @@ impl VhostPort {
             why,
         };
         let endpoint = match role {
-            Role::Server => Endpoint::Server(listen(name, socket)?),
+            Role::Server => Endpoint::Server(listen(name, config)?),
             Role::Client => Endpoint::Client(socket.to_owned()),
         };
         let shared = Arc::new(Shared {
@@ -196,7 +221,8 @@ impl Shared {
 }
 
 /// Makes the socket, in place of one that a process left behind when it died.
-fn listen(port: &str, path: &Path) -> Result<UnixListener, VhostPortError> {
+fn listen(port: &str, config: &config::VhostPort) -> Result<UnixListener, VhostPortError> {
+    let path = config.socket.as_path();
     let (port, at) = (port.to_owned(), path.to_owned());
     if let Ok(there) = std::fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
@@ -210,15 +236,7 @@ fn listen(port: &str, path: &Path) -> Result<UnixListener, VhostPortError> {
     if let Some(folder) = path.parent() {
         let _ = std::fs::create_dir_all(folder);
     }
-    let listener = UnixListener::bind(path).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    listener.map_err(|why| VhostPortError::Listen {
-        port,
-        path: at,
-        why,
-    })
+    access::listen(path, &config.access).map_err(|refused| refused.explain(port, at))
 }
 
 /// Serves one front end on port `number`, on the caller's thread, until `socket` ends: a session as [`VhostPort`] has

@@ -80,7 +80,7 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 9 + 5 + 2 + 1 + 1 + 3 + 21 + 3 + 2);
+    assert_eq!(keys, 9 + 5 + 2 + 1 + 1 + 3 + 24 + 3 + 2 + 2);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Configurations of all kinds, generated.
 
 use crosspoint_control::config::{
-    Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind, Queues,
-    Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
+    Access, Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind,
+    Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
 };
 use crosspoint_packet::Mac;
 use proptest::collection::{btree_map, hash_set};
@@ -28,28 +28,38 @@ fn mac() -> impl Strategy<Value = Mac> {
     any::<[u8; 5]>().prop_map(|[a, b, c, d, e]| Mac::new([0x52, a, b, c, d, e]))
 }
 
+/// Who listens, and, where that is the switch, who may connect.
+fn role() -> impl Strategy<Value = (Role, Access)> {
+    let access = (option::of(0..=0o777_u32), option::of("[a-z0-9_-]{1,32}"));
+    let server = access.prop_map(|(mode, group)| (Role::Server, Access { mode, group }));
+    prop_oneof![server, Just((Role::Client, Access::default()))]
+}
+
 /// A guest, whose `direct` is given its uplink later.
 fn vhost() -> impl Strategy<Value = VhostPort> {
     (
         // What a path may have in it, and a TOML string must not as it is.
         "/run/[ -~äπ\n\t\u{1}\u{7f}]{0,8}x",
-        select(vec![Role::Server, Role::Client]),
+        role(),
         1..=QUEUE_PAIRS_MAX,
         option::of(mac()),
         MTU_MIN..=MTU_MAX,
         option::of(0..8_u32),
     )
-        .prop_map(|(socket, role, queue_pairs, mac, mtu, direct)| VhostPort {
-            socket: socket.into(),
-            role,
-            queue_pairs,
-            mac,
-            mtu,
-            direct: direct.map(|queue| Direct {
-                uplink: String::new(),
-                queue,
-            }),
-        })
+        .prop_map(
+            |(socket, (role, access), queue_pairs, mac, mtu, direct)| VhostPort {
+                socket: socket.into(),
+                role,
+                access,
+                queue_pairs,
+                mac,
+                mtu,
+                direct: direct.map(|queue| Direct {
+                    uplink: String::new(),
+                    queue,
+                }),
+            },
+        )
 }
 
 fn queues() -> impl Strategy<Value = Queues> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crosspoint_control::config::{
-    Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss, Slo, Tso,
-    VhostPort, Vlan, XdpMode, XdpPort,
+    Access, Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss,
+    Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_packet::Mac;
 
@@ -77,6 +77,7 @@ fn a_guest_takes_the_defaults() {
     let kind = PortKind::Vhost(VhostPort {
         socket: "/run/a".into(),
         role: Role::Server,
+        access: Access::default(),
         queue_pairs: 1,
         mac: None,
         mtu: 1500,
@@ -148,6 +149,26 @@ fn each_word_is_read() {
         panic!("not a guest")
     };
     assert_eq!((client.role, client.queue_pairs), (Role::Client, 16));
+}
+
+#[test]
+fn who_may_connect_is_read() {
+    for (text, mode) in [("0660", 0o660), ("660", 0o660), ("0000", 0)] {
+        let port = vhost(&format!(
+            "socket_mode = \"{text}\"\nsocket_group = \"libvirt-qemu\""
+        ));
+        let PortKind::Vhost(guest) = &port.kind else {
+            panic!("not a guest")
+        };
+        let access = Access {
+            mode: Some(mode),
+            group: Some("libvirt-qemu".to_owned()),
+        };
+        assert_eq!(guest.access, access);
+        // As it is kept, it is read again.
+        let again = parse(&port.to_toml());
+        assert_eq!(again.ports, [port]);
+    }
 }
 
 #[test]

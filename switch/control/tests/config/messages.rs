@@ -59,6 +59,11 @@ mistakes! {
     // Types, words and ranges.
     wrong_type: GUEST, "queue_pairs = \"2\"\n";
     out_of_range: GUEST, "queue_pairs = 17\n";
+    mode_of_a_socket_no_octal: GUEST, "socket_mode = \"0680\"\n";
+    mode_of_a_socket_a_number: GUEST, "socket_mode = 660\n";
+    mode_of_a_socket_with_more_bits: GUEST, "socket_mode = \"2770\"\n";
+    group_with_a_blank: GUEST, "socket_group = \"no group\"\n";
+    access_to_a_socket_of_the_front_end: GUEST, "role = \"client\"\nsocket_mode = \"0660\"\nsocket_group = \"kvm\"\n";
     mac_of_five_bytes: GUEST, "mac = \"52:54:00:12:34\"\n";
     mac_of_a_group: GUEST, "mac = \"53:54:00:12:34:56\"\n";
     mac_of_nobody: GUEST, "mac = \"00:00:00:00:00:00\"\n";

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{self, Role};
+use crosspoint_control::config::{self, Access, Role};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::status::{PortStatus, QueueStatus};
 use crosspoint_control::vhost::VhostPort;
@@ -407,6 +407,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
     let config = config::VhostPort {
         socket,
         role: Role::Server,
+        access: Access::default(),
         queue_pairs: 2,
         mac: None,
         mtu: 1500,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{Role, VhostPort};
+use crosspoint_control::config::{Access, Role, VhostPort};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::vhost::converse_once;
 use crosspoint_engine::vlan::VlanPolicy;
@@ -54,6 +54,7 @@ fn config() -> VhostPort {
     VhostPort {
         socket: PathBuf::new(),
         role: Role::Client,
+        access: Access::default(),
         queue_pairs: 2,
         mac: None,
         mtu: 1500,

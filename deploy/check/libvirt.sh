@@ -1,0 +1,93 @@
+#!/bin/bash
+# libvirt.sh BINARY: has a real libvirt start ../libvirt/web-1.xml (without its disk, and emulated), as its own user, at a port of the daemon BINARY whose
+# socket is that user's group's; and prints QEMU's command line as libvirt made it. All of it in namespaces, over a copy of the root folder that goes
+# away with it, where libvirt is installed if the host has none. As root. Exits with 77 if this host cannot do that.
+set -euo pipefail
+BINARY=$(realpath "$1") SELF=$(realpath "$0") HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+unable() { echo "$*"; exit 77; }
+have_or_install() {
+  command -v "$1" > /dev/null && return
+  printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+  chmod 755 /usr/sbin/policy-rc.d
+  DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends libvirt-daemon libvirt-daemon-system libvirt-clients \
+    > "/tmp/apt" 2>&1 || { tail -n 3 /tmp/apt; unable "libvirt could not be installed"; }
+}
+
+# until_so SECONDS WHAT COMMAND...
+until_so() {
+  local tries=$(($1 * 10)) what=$2; shift 2
+  until "$@" > /tmp/until 2>&1; do
+    tries=$((tries - 1))
+    if [ "$tries" -eq 0 ]; then echo "not so: $what"; cat /tmp/until /tmp/log /tmp/libvirtd /var/log/libvirt/qemu/*.log 2> /dev/null; return 1; fi
+    sleep 0.1
+  done
+}
+
+# In the copy, without a network.
+inside() {
+  cat > /tmp/crosspoint.toml <<'TOML'
+version = 1
+[metrics]
+listen = "off"
+[[port]]
+name = "web-1"
+type = "vhost"
+socket = "/run/crosspoint/guests/web-1.sock"
+socket_mode = "0660"
+socket_group = "libvirt-qemu"
+queue_pairs = 4
+TOML
+  # As the example has them, but for what this host does not have: KVM, and a disk.
+  sed "s/type='kvm'/type='qemu'/; /<cpu /d; /<disk /,/<\\/disk>/d" /tmp/example.xml > /tmp/web-1.xml
+  printf '%s\n' 'security_driver = "none"' 'cgroup_controllers = []' 'namespaces = []' 'seccomp_sandbox = 0' 'stdio_handler = "file"' \
+    'remember_owner = 0' > /etc/libvirt/qemu.conf
+  # The daemon's own user is in the group, as SupplementaryGroups= would have it.
+  install -d -m 755 /run/crosspoint /run/crosspoint/guests
+  useradd --system --groups libvirt-qemu crosspoint-check
+  chown crosspoint-check /run/crosspoint /run/crosspoint/guests
+  setpriv --reuid crosspoint-check --regid crosspoint-check --init-groups /tmp/crosspoint run --config /tmp/crosspoint.toml > /tmp/log 2>&1 &
+  until_so 20 "the daemon listens" test -S /run/crosspoint/control.sock
+  [ "$(stat -c '%a %G' /run/crosspoint/guests/web-1.sock)" = '660 libvirt-qemu' ]
+  libvirtd > /tmp/libvirtd 2>&1 &
+  until_so 30 "libvirt answers" virsh -q -c qemu:///system version
+  virsh -q -c qemu:///system create /tmp/web-1.xml > /tmp/created 2>&1 || { cat /tmp/created /tmp/log /tmp/libvirtd /var/log/libvirt/qemu/*.log; return 1; }
+  until_so 20 "QEMU has connected" grep -q 'front end connected' /tmp/log
+  local qemu
+  qemu=$(pgrep -f 'guest=web-1' | head -n 1)
+  [ "$(stat -c %U "/proc/$qemu")" = libvirt-qemu ]
+  tr '\0' '\n' < "/proc/$qemu/cmdline"
+  virsh -q -c qemu:///system destroy web-1 > /dev/null
+  until_so 20 "QEMU has gone" grep -q 'front end disconnected' /tmp/log
+}
+
+case ${CROSSPOINT_LIBVIRT:-} in
+  inside)
+    status=0
+    (set -eE; trap 'echo "line $LINENO fails: $BASH_COMMAND"' ERR; inside) || status=$?
+    exit "$status" ;;
+  copy)
+    mount -t tmpfs tmpfs "$WORK"
+    root=$WORK/root
+    mkdir "$WORK/upper" "$WORK/work" "$root"
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$WORK/upper,workdir=$WORK/work" "$root" || unable "no overlay over the root folder"
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount --rbind /sys "$root/sys"
+    mount -t tmpfs tmpfs "$root/run"
+    mount -t tmpfs tmpfs "$root/tmp"
+    mkdir "$root/run/lock"
+    install -m 755 "$BINARY" "$root/tmp/crosspoint"
+    install -m 755 "$SELF" "$root/tmp/check.sh"
+    cp "$HERE/../libvirt/web-1.xml" "$root/tmp/example.xml"
+    export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+    CROSSPOINT_LIBVIRT=install chroot "$root" /tmp/check.sh /tmp/crosspoint || exit
+    CROSSPOINT_LIBVIRT=inside exec unshare --net -- chroot "$root" /tmp/check.sh /tmp/crosspoint ;;
+  install) have_or_install libvirtd ;;
+  *)
+    command -v apt-get > /dev/null || command -v libvirtd > /dev/null || unable "there is no libvirt"
+    WORK=$(mktemp -d)
+    export WORK
+    # Its mounts are gone by then.
+    trap 'rmdir "$WORK"' EXIT
+    CROSSPOINT_LIBVIRT=copy unshare --mount --pid --fork --kill-child --propagation private -- "$SELF" "$BINARY" ;;
+esac

@@ -1,0 +1,142 @@
+//! A listening socket's file: with the mode and the group of the configuration before anybody can connect.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::VhostPortError;
+use crate::config::Access;
+
+/// Front ends that wait for the one that is served.
+const BACKLOG: i32 = 128;
+const GROUPS: &str = "/etc/group";
+
+/// Why there is no socket.
+pub(super) enum Refused {
+    /// No group is called so.
+    NoGroup(String),
+    /// It cannot be that group's.
+    Group(String, io::Error),
+    /// Anything else.
+    Kernel(io::Error),
+}
+
+impl Refused {
+    /// The same, of the port and its socket.
+    pub(super) fn explain(self, port: String, path: PathBuf) -> VhostPortError {
+        match self {
+            Self::NoGroup(group) => VhostPortError::NoGroup { port, group },
+            Self::Group(group, why) => VhostPortError::Group {
+                port,
+                path,
+                group,
+                why,
+            },
+            Self::Kernel(why) => VhostPortError::Listen { port, path, why },
+        }
+    }
+}
+
+impl<E: Into<io::Error>> From<E> for Refused {
+    fn from(why: E) -> Self {
+        Self::Kernel(why.into())
+    }
+}
+
+/// Listens at `path`, where nothing is yet, for those that `access` lets in. The listener does not block.
+pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, Refused> {
+    let gid = access.group.as_deref().map(|group| {
+        let groups = fs::read_to_string(GROUPS).unwrap_or_default();
+        gid(&groups, group).ok_or_else(|| Refused::NoGroup(group.to_owned()))
+    });
+    let gid = gid.transpose()?;
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::bind(&socket, &address)?;
+    // Nobody can connect before `listen`, so nobody does while mode and group are still others.
+    let done = set(path, access, gid).and_then(|()| Ok(net::listen(&socket, BACKLOG)?));
+    if let Err(why) = done {
+        let _ = fs::remove_file(path);
+        return Err(why);
+    }
+    Ok(UnixListener::from(socket))
+}
+
+/// Gives the socket at `path` its group and its mode.
+fn set(path: &Path, access: &Access, gid: Option<Gid>) -> Result<(), Refused> {
+    if access.mode.is_none() && gid.is_none() {
+        return Ok(());
+    }
+    let file = our_socket(path)?;
+    if let (Some(gid), Some(group)) = (gid, &access.group) {
+        rustix::fs::chownat(&file, "", None, Some(gid), AtFlags::EMPTY_PATH)
+            .map_err(|why| Refused::Group(group.clone(), why.into()))?;
+    }
+    if let Some(mode) = access.mode {
+        // The file itself, whatever is at `path` by now: fchmod() does not take a descriptor without rights.
+        let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(file, Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// The file at `path`, which is a socket of ours. Others may be able to write to the folder, and must not get us to give
+/// away what they put there in its place.
+fn our_socket(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let found = rustix::fs::fstat(&file)?;
+    let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+    if is_socket && found.st_uid == rustix::process::geteuid().as_raw() {
+        return Ok(file);
+    }
+    Err(io::Error::other(
+        "another process has put something else in its place",
+    ))
+}
+
+/// The number of a group, by its name in `groups`, lines such as /etc/group has them, or by the number itself. The C
+/// library's way would load plugins, which a static program cannot; groups of system services are local.
+fn gid(groups: &str, group: &str) -> Option<Gid> {
+    let named = groups.lines().find_map(|line| {
+        let mut words = line.split(':');
+        let is_it = words.next() == Some(group);
+        is_it.then(|| words.nth(1)?.parse().ok()).flatten()
+    });
+    // All ones means "leave it as it is" to chown().
+    let number = named.or_else(|| group.parse().ok());
+    number.filter(|gid| *gid != u32::MAX).map(Gid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_found_by_name_before_number() {
+        let groups = "root:x:0:\nkvm:x:104:qemu\n7:x:9:\nwrong\nworse:x\nmany:x:4294967295:\n";
+        let found = |group| gid(groups, group).map(Gid::as_raw);
+        assert_eq!(found("kvm"), Some(104));
+        assert_eq!(found("7"), Some(9));
+        assert_eq!(found("64055"), Some(64055));
+        for none in [
+            "",
+            "qemu",
+            "wrong",
+            "worse",
+            "many",
+            "-1",
+            "4294967295",
+            "kvm:x",
+        ] {
+            assert_eq!(found(none), None, "{none}");
+        }
+    }
+}
