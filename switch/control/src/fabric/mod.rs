@@ -642,7 +642,8 @@ impl Drop for Fabric {
     }
 }
 
-fn seconds_since_1970() -> f64 {
+/// Now, as Prometheus counts it.
+pub(crate) fn seconds_since_1970() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0.0, |since| since.as_secs_f64())
 }

@@ -88,6 +88,11 @@ impl Fabric {
         self.lock().config = config;
     }
 
+    /// What the status tells of it now.
+    pub fn config_status(&self) -> ConfigStatus {
+        self.lock().config
+    }
+
     /// Every learned address.
     pub fn fdb(&self) -> Vec<FdbEntry> {
         let state = self.lock();
@@ -370,6 +375,7 @@ mod tests {
             vlan: VlanPolicy::Unaware,
             vlan_text: String::new(),
             mac_limit: 16,
+            required: false,
             joins: false,
             worker: None,
             queues: 2,

@@ -59,8 +59,8 @@ impl Source for Running {
     }
 
     fn reload(&self) -> Result<ReloadAnswer, ChangeError> {
-        let (plan, failed) = Running::reload(self)?;
-        Ok(answer(&plan, failed))
+        let done = Running::reload(self)?;
+        Ok(answer(&done.plan, done.failed))
     }
 
     fn port_add(&self, table: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {

@@ -127,6 +127,7 @@ fn snapshot(second: u64) -> Snapshot {
                 capacity: 28_672,
                 ageing_s: 300,
             },
+            ..Status::default()
         },
     }
 }
@@ -445,7 +446,7 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             status: Status {
                 ports,
                 workers,
-                fdb: FdbStatus::default(),
+                ..Status::default()
             },
         },
     )

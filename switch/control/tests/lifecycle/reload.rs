@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crosspoint_control::api::{self, Request};
 use crosspoint_control::config::Config;
 use crosspoint_control::daemon::Daemon;
 use crosspoint_control::status::{PortStatus, Status};
@@ -207,4 +208,66 @@ fn a_watched_folder_is_followed_and_a_bad_file_costs_only_its_own_port() {
     assert!(host.port("two").is_some());
     load.finish().expect_all();
     assert_balanced(&host.status());
+}
+
+#[test]
+fn a_port_added_by_hand_stays_and_whose_file_clashes_with_it_is_alone_to_blame() {
+    let case = Case {
+        packed: false,
+        in_order: false,
+        workers: 1,
+    };
+    let host = Host::start(1, "watch_ports = true");
+    let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+    let load = Load::start(&mut c, &mut d, 20, Loss::None);
+    let socket = host.folder.path().join("control.sock");
+    let ask = |text: String| {
+        let asked: Request = serde_json::from_str(&text).expect("a request");
+        api::request(&socket, &asked)
+    };
+    let own = host.folder.path().join("taken");
+    ask(format!(
+        r#"{{"port_add":{{"name":"hand","type":"vhost","socket":{own:?}}}}}"#
+    ))
+    .expect("it is added");
+    ask(r#"{"reload":{}}"#.to_owned()).expect("nothing is wrong");
+    assert!(host.port("hand").is_some());
+    // A file for another port wants its socket, and comes together with one that wants nothing of others.
+    host.write("taken", "");
+    host.write("fine", "");
+    host.wait("the other comes", |host| host.port("fine").is_some());
+    assert!(host.port("hand").is_some() && host.port("taken").is_none());
+    assert!(!host.status().config.last_reload_successful);
+    let refused = ask(r#"{"reload":{}}"#.to_owned()).expect_err("a reload is strict");
+    assert!(refused.to_string().contains("refuses"), "{refused}");
+    ask(r#"{"port_remove":"hand"}"#.to_owned()).expect("it is removed");
+    ask(r#"{"reload":{}}"#.to_owned()).expect("nothing is wrong any more");
+    assert!(host.port("hand").is_none() && host.port("taken").is_some());
+    assert!(host.status().config.last_reload_successful);
+    load.finish().expect_all();
+    assert_balanced(&host.status());
+}
+
+#[test]
+fn a_port_that_is_kept_has_a_file_of_its_own() {
+    let host = Host::start(1, "");
+    let socket = host.folder.path().join("control.sock");
+    let ask = |text: String| {
+        let asked: Request = serde_json::from_str(&text).expect("a request");
+        api::request(&socket, &asked)
+    };
+    let own = host.folder.path().join("kept");
+    ask(format!(
+        r#"{{"port_add":{{"name":"kept","type":"vhost","socket":{own:?},"keep":true}}}}"#
+    ))
+    .expect("it is added");
+    ask(r#"{"port_set":{"name":"kept","set":{"mac_limit":9},"keep":true}}"#.to_owned())
+        .expect("it is changed");
+    let text = fs::read_to_string(host.drop_in("kept")).expect("it has a file");
+    assert!(text.contains("mac_limit = 9"), "{text}");
+    let plan = ask(r#"{"plan":{}}"#.to_owned()).expect("a plan");
+    let empty = serde_json::json!({"add": [], "remove": [], "change": [], "settings": []});
+    assert_eq!(plan, empty, "what runs is what the files say");
+    ask(r#"{"port_remove":{"name":"kept","keep":true}}"#.to_owned()).expect("it is removed");
+    assert!(!host.drop_in("kept").exists() && host.port("kept").is_none());
 }
