@@ -1,19 +1,23 @@
-//! The commands, and `crosspoint show`.
+//! The commands.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
 use crosspoint_control::api::{self, Place, Request};
-use crosspoint_control::show::{self, Topic};
 use miette::Diagnostic;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::completions::Completions;
+use crate::help;
+use crate::man::ManPages;
+use crate::show::Show;
+use crate::top::Top;
+
 /// A polling software switch for virtual machines.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "crosspoint", version, about, after_long_help = help::ALL)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -22,12 +26,14 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the switch in the foreground, until SIGTERM or SIGINT
+    #[command(after_long_help = help::RUN)]
     Run {
         /// The configuration (TOML)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
     /// Validate a configuration without starting anything
+    #[command(after_long_help = help::CHECK)]
     Check {
         /// The configuration (TOML)
         #[arg(long, value_name = "FILE")]
@@ -37,6 +43,7 @@ pub(crate) enum Command {
     ///
     /// The exit status says how bad the worst finding is: 0 all is well, 3 a note, 4 a warning, 5 an error. It is 1 if
     /// the configuration cannot be read, and 2 if the command line is wrong.
+    #[command(after_long_help = help::DOCTOR)]
     Doctor {
         /// The configuration (TOML) that the host is to run; without it, what does not depend on one is looked at
         #[arg(long, value_name = "FILE")]
@@ -53,6 +60,7 @@ pub(crate) enum Command {
     /// Gather what support needs to know of this host and the switch into one file
     Report(crate::report::Report),
     /// Have another worker of a running switch poll a guest's queue
+    #[command(after_long_help = help::MOVE)]
     Move {
         /// The port's name
         port: String,
@@ -69,29 +77,20 @@ pub(crate) enum Command {
         )]
         socket: PathBuf,
     },
+    /// Show the frames that go past, and what becomes of each: lines, or a file for Wireshark
+    ///
+    /// A worker never waits for who looks: frames that are read too slowly are missed, and counted. Only root and the
+    /// daemon's user may look. The exit status is 0 if the capture ended in order, by Ctrl-C too, and else 1.
+    Capture(crate::capture::Capture),
+    /// Tell what becomes of a frame, stage by stage: VLAN, addresses, ports, queues, verdicts
+    Trace(crate::trace::Trace),
     Plan(crate::plan::Plan),
     Port(crate::port::Port),
     Reload(crate::reload::Reload),
-    /// Show what a running switch knows
-    Show {
-        /// What to show: ports, queues, workers, fdb or drops; or port, and its name
-        #[arg(value_name = "TOPIC")]
-        what: Subject,
-        /// With `port`: which one
-        #[arg(required_if_eq("what", "port"))]
-        name: Option<String>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-        /// The running switch's control socket
-        #[arg(
-            long,
-            value_name = "PATH",
-            env = "CROSSPOINT_SOCKET",
-            default_value = "/run/crosspoint/control.sock"
-        )]
-        socket: PathBuf,
-    },
+    Show(Show),
+    Top(Top),
+    Completions(Completions),
+    Man(ManPages),
 }
 
 /// Where the running switch is asked.
@@ -105,29 +104,6 @@ pub(crate) struct Socket {
         default_value = "/run/crosspoint/control.sock"
     )]
     pub(crate) socket: PathBuf,
-}
-
-/// What `show` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
-    /// One topic of all ports.
-    Topic(Topic),
-    /// All topics of one port.
-    Port,
-}
-
-impl FromStr for Subject {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Subject, String> {
-        match word {
-            "port" => Ok(Subject::Port),
-            _ => word
-                .parse()
-                .map(Subject::Topic)
-                .map_err(|unknown: show::UnknownTopic| format!("{unknown}, and port NAME")),
-        }
-    }
 }
 
 /// Asks the running switch; says why there is no answer.
@@ -180,39 +156,5 @@ pub(crate) fn move_stream(place: Place, socket: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         None => ExitCode::FAILURE,
-    }
-}
-
-/// Asks the running switch, and prints what it says.
-pub(crate) fn show(what: Subject, name: Option<String>, json: bool, socket: &Path) -> ExitCode {
-    let request = match (what, name) {
-        (Subject::Port, name) => Request::Port(name.unwrap_or_default()),
-        (Subject::Topic(topic), None) => Request::Show(topic),
-        (Subject::Topic(topic), Some(name)) => {
-            eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let Some(value) = ask(socket, &request) else {
-        return ExitCode::FAILURE;
-    };
-    let text = if json {
-        serde_json::to_string_pretty(&value).map_err(|e| e.to_string())
-    } else {
-        match what {
-            Subject::Topic(topic) => show::render(topic, &value),
-            Subject::Port => show::render_port(&value),
-        }
-        .map_err(|e| e.to_string())
-    };
-    match text {
-        Ok(text) => {
-            println!("{}", text.trim_end());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("error: {why}");
-            ExitCode::FAILURE
-        }
     }
 }

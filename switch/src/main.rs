@@ -1,13 +1,22 @@
 //! `crosspoint`: the command line. Wiring only; the work is in the packages below.
 
+mod capture;
 mod cli;
+mod completions;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod health;
+mod help;
+mod man;
 mod plan;
 mod port;
 mod reload;
 mod report;
 mod run;
+mod show;
+mod top;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -34,14 +43,14 @@ fn main() -> ExitCode {
             };
             cli::move_stream(place, &socket)
         }
+        cli::Command::Capture(capture) => capture.run(),
+        cli::Command::Trace(trace) => trace.run(),
         cli::Command::Plan(plan) => plan.run(),
         cli::Command::Port(port) => port.run(),
         cli::Command::Reload(reload) => reload.run(),
-        cli::Command::Show {
-            what,
-            name,
-            json,
-            socket,
-        } => cli::show(what, name, json, &socket),
+        cli::Command::Show(show) => show.run(),
+        cli::Command::Top(top) => top.run(),
+        cli::Command::Completions(completions) => completions.run(),
+        cli::Command::Man(man) => man.run(),
     }
 }

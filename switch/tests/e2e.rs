@@ -6,6 +6,8 @@
 // Integration tests are crates of their own: this is the only one that starts the daemon, so that it links once.
 mod harness;
 
+#[path = "e2e/capture.rs"]
+mod capture;
 #[path = "e2e/disturbance.rs"]
 mod disturbance;
 #[path = "e2e/dpdk.rs"]
@@ -24,6 +26,8 @@ mod offloads;
 mod operations;
 #[path = "e2e/service.rs"]
 mod service;
+#[path = "e2e/top.rs"]
+mod top;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/workers.rs"]

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bundle;
+pub mod capture;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
@@ -17,4 +18,5 @@ mod running;
 pub mod show;
 pub mod status;
 mod threads;
+pub mod top;
 pub mod vhost;

@@ -74,6 +74,41 @@ pub struct RemovedStatus {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// The daemon itself, and what its configuration says of the switch as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DaemonStatus {
+    /// Of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it was started, in milliseconds since 1970. With `pid` it tells one daemon from the next.
+    pub started_ms: u64,
+    /// How long ago that was, in nanoseconds, by a clock that nobody sets.
+    pub uptime_ns: u64,
+    /// The file that it was started with; absent where there was none.
+    pub config: Option<String>,
+    /// The control socket.
+    pub control: String,
+    /// Where metrics are served; absent where they are not.
+    pub metrics: Option<String>,
+    /// What idle workers do: "busy" or "adaptive".
+    pub poll: String,
+    /// Whether streams go to other workers by load: "auto" or "off".
+    pub balance: String,
+    /// How long loads are measured before that is decided, milliseconds.
+    pub balance_interval_ms: u64,
+}
+
+/// The daemon, and all that it knows but the table of addresses, at one moment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Whose it is, and the moment: its `uptime_ns`.
+    pub daemon: DaemonStatus,
+    /// What it knows.
+    pub status: Status,
+}
+
 /// One port.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PortStatus {
@@ -269,7 +304,7 @@ pub struct LatencyStatus {
 }
 
 /// XDP_STATISTICS of one socket.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XdpStatus {
     /// Frames dropped for other reasons than those below.
     pub rx_dropped: u64,

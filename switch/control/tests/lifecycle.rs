@@ -4,6 +4,8 @@
 
 #[path = "lifecycle/direct.rs"]
 mod direct;
+#[path = "lifecycle/frames.rs"]
+mod frames;
 #[path = "lifecycle/inflight.rs"]
 mod inflight;
 #[path = "lifecycle/load.rs"]

@@ -3,7 +3,9 @@
 #[path = "show/picture.rs"]
 mod picture;
 
-use crosspoint_control::show::{Topic, port, render, render_port, write_json};
+use crosspoint_control::api::Source;
+use crosspoint_control::show::{Topic, Watch, port, render, render_port, write_json};
+use crosspoint_control::status::Snapshot;
 use picture::{Picture, nothing, picture};
 use serde_json::Value;
 
@@ -114,6 +116,54 @@ fn text_from_elsewhere_cannot_control_the_terminal() {
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
 }
 
+/// The picture, and what it is two and a half seconds later.
+fn two_snapshots() -> [Snapshot; 2] {
+    let picture = picture();
+    let (daemon, status) = (picture.daemon(), picture.status());
+    let before = Snapshot { daemon, status };
+    let mut now = before.clone();
+    now.daemon.uptime_ns += 2_500_000_000;
+    let queue = &mut now.status.ports[0].queues[0];
+    queue.rx_packets += 2_500_000;
+    queue.rx_bytes += 250_000_000;
+    queue.tx_packets += 3;
+    queue.cycles += 3_000_000_000;
+    *queue.drops.get_mut("guest_ring_full").expect("it was met") += 1000;
+    queue.completion.buckets_ns[2].1 += 1_000_000;
+    queue.completion.sum_ns += 4_700_000_000.0;
+    let worker = &mut now.status.workers[0];
+    worker.busy_cycles += 4_000_000_000;
+    worker.idle_cycles += 1_000_000_000;
+    worker.bursts += 50_000;
+    worker.involuntary_switches += 1;
+    [before, now]
+}
+
+fn watched() -> String {
+    let rated = Topic::ALL
+        .into_iter()
+        .filter(|topic| Watch::has_rates(*topic));
+    let tables = rated.map(|topic| {
+        let mut watch = Watch::default();
+        let texts = two_snapshots().map(|snapshot| watch.render(topic, snapshot));
+        format!("$ {topic} --watch\n{}", texts.join("\n"))
+    });
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_is_watched_is_what_happens_in_a_second() {
+    insta::assert_snapshot!("watch", watched());
+}
+
+#[test]
+fn what_is_watched_fits_eighty_columns() {
+    for line in watched().lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+        assert_eq!(line, line.trim_end());
+    }
+}
+
 #[test]
 fn an_answer_of_another_shape_is_an_error_that_suggests_json() {
     let error = render(Topic::Ports, &serde_json::json!({"no": "ports"})).expect_err("no array");
@@ -146,6 +196,6 @@ fn topics_are_read_by_their_names_and_no_other() {
         );
     }
     let error = "Ports".parse::<Topic>().expect_err("not a name");
-    let message = "`Ports` is not a topic; there are ports, queues, workers, fdb, drops";
+    let message = "`Ports` is not a topic; there are switch, ports, queues, workers, fdb, drops, latency, guests, xdp";
     assert_eq!(error.to_string(), message);
 }

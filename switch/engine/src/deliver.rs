@@ -76,7 +76,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
 
 /// The port that a frame goes to, and what becomes of its tag.
 #[inline(always)]
-fn unicast<'v>(
+pub(crate) fn unicast<'v>(
     frame: &Frame,
     number: u16,
     view: &'v View,

@@ -88,6 +88,12 @@ impl Quota {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Whether one more may be learned.
+    pub fn has_room(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit == 0 || self.used() < limit
+    }
+
     /// Changes the limit. Addresses beyond it stay until they age.
     pub fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
@@ -217,6 +223,33 @@ impl Fdb {
     pub fn lookup(&self, key: Key) -> Option<u16> {
         let (_, entry) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
         Some(Fdb::port_of(entry))
+    }
+
+    /// The port that the address was last seen on, and how many ticks before `tick`.
+    pub fn last_seen(&self, key: Key, tick: u8) -> Option<(u16, u8)> {
+        let bucket = self.bucket(key)?;
+        let (way, entry) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
+        let age = bucket.ages.get(way)?.load(Ordering::Relaxed);
+        Some((Fdb::port_of(entry), tick.wrapping_sub(age)))
+    }
+
+    /// What [`learn`](Self::learn) would come to, by itself.
+    pub fn would_learn<'q>(
+        &self,
+        key: Key,
+        port: u16,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+    ) -> Learned {
+        let known = self.lookup(key);
+        let is_free = |slot: &AtomicU64| slot.load(Ordering::Relaxed) == EMPTY;
+        let bucket = self.bucket(key);
+        match known {
+            Some(known) if known == port => Learned::Known,
+            _ if quotas(port).is_some_and(|quota| !quota.has_room()) => Learned::Refused,
+            Some(other) => Learned::Moved(other),
+            None if bucket.is_some_and(|bucket| bucket.entries.iter().any(is_free)) => Learned::New,
+            None => Learned::Full,
+        }
     }
 
     /// Notes that the address was seen on `port` at `tick`. `quotas(port)` is a port's quota.

@@ -19,6 +19,8 @@ pub mod deliver;
 #[cfg(not(loom))]
 pub mod direct;
 #[cfg(not(loom))]
+pub mod explain;
+#[cfg(not(loom))]
 mod histograms;
 #[cfg(not(loom))]
 mod joins;

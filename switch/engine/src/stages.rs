@@ -163,19 +163,25 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
         // No keys: addresses and VLAN are those of the frame before, and so is the answer.
         if let Some((src, dst)) = keys {
             view.fdb.learn(*src, ingress, tick, quotas);
-            last = if !frame.dst.is_group() {
-                match view.fdb.lookup(*dst) {
-                    Some(port) if port == ingress => Verdict::drop(DropReason::Hairpin),
-                    Some(port) => Verdict::port(port),
-                    None => Verdict::FLOOD,
-                }
-            } else if frame.dst.is_link_local_control() {
-                Verdict::drop(DropReason::LinkLocal)
-            } else {
-                Verdict::FLOOD
-            };
+            last = destination(view, *dst, frame.dst, ingress);
         }
         frame.verdict = last;
+    }
+}
+
+/// Where a frame for `dst`, whose key is `key`, goes that came in on `ingress`.
+#[inline(always)]
+pub(crate) fn destination(view: &View, key: Key, dst: Mac, ingress: u16) -> Verdict {
+    if !dst.is_group() {
+        match view.fdb.lookup(key) {
+            Some(port) if port == ingress => Verdict::drop(DropReason::Hairpin),
+            Some(port) => Verdict::port(port),
+            None => Verdict::FLOOD,
+        }
+    } else if dst.is_link_local_control() {
+        Verdict::drop(DropReason::LinkLocal)
+    } else {
+        Verdict::FLOOD
     }
 }
 

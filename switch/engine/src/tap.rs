@@ -44,8 +44,9 @@ pub enum Fate {
     Dropped(DropReason),
 }
 
-/// Says of a frame's first bytes whether it is wanted. It is called by workers: it must neither allocate nor wait.
-pub type Filter = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+/// Says of a frame, by its first bytes and its length, whether it is wanted. It is called by workers: it must neither
+/// allocate nor wait.
+pub type Filter = Box<dyn Fn(&[u8], usize) -> bool + Send + Sync>;
 
 /// What a tap wants.
 pub struct Wanted {
@@ -239,7 +240,7 @@ impl Tap {
             .resize(self.wanted.snap_len.min(slot.len as usize), 0);
         read(burst, frame, tag, &mut slot.bytes);
         let filter = self.wanted.filter.as_ref();
-        if filter.is_some_and(|filter| !filter(&slot.bytes)) {
+        if filter.is_some_and(|filter| !filter(&slot.bytes, slot.len as usize)) {
             self.give_back(slot);
             return None;
         }

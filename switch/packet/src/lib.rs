@@ -4,6 +4,7 @@
 
 pub mod checksum;
 mod drop_reason;
+pub mod filter;
 mod flow;
 mod fragment;
 pub mod gro;

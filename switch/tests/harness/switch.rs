@@ -218,6 +218,13 @@ impl<'a> Switch<'a> {
         text
     }
 
+    /// Starts `crosspoint` with these words, and this switch's socket.
+    pub fn start_command(&self, name: &str, words: &[&str]) -> Process {
+        let mut command = self.lab.command(binary());
+        command.args(words).arg("--socket").arg(&self.control);
+        Process::start(self.lab.dir(), name, &command)
+    }
+
     /// How port `name` is, and why, as `show ports` has it: "down: waiting for interface `up0`".
     pub fn state(&self, name: &str) -> String {
         let ports = self.show_json("ports");

@@ -1,19 +1,22 @@
 //! The client's side of the control socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use miette::Diagnostic;
 use rustix::io::Errno;
+use rustix::net::{self, RecvFlags};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{Request, socket};
+use super::{REQUEST_TIME_MAX, Request, socket};
 
 /// The longest that the daemon may be silent.
-const TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest that it may be silent while it changes something: with many NICs that takes a while.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest reply: the largest forwarding database takes 40 MiB.
@@ -90,9 +93,9 @@ pub enum ClientError {
 /// The two shapes of a reply.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Reply {
+enum Reply<T> {
     Ok {
-        ok: Value,
+        ok: T,
     },
     Error {
         error: String,
@@ -104,8 +107,53 @@ enum Reply {
 
 /// Asks the daemon at `path`, and returns what its reply's `ok` holds.
 pub fn request(path: &Path, request: &Request) -> Result<Value, ClientError> {
-    let line = exchange(path, request).map_err(|cause| explain(path, cause))?;
-    match serde_json::from_slice(&line) {
+    Client::new(path).request(request)
+}
+
+/// Who asks more than once: the connection stays open from one request to the next, as long as the daemon lets it.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    daemon: BufReader<UnixStream>,
+    used: Instant,
+}
+
+impl Client {
+    /// A client of the daemon at `path`, to which it connects when it has something to ask.
+    pub fn new(path: &Path) -> Client {
+        Client {
+            path: path.to_owned(),
+            open: None,
+        }
+    }
+
+    /// Asks, and returns what the reply's `ok` holds. After an error, the next request is made on a new connection.
+    ///
+    /// Nothing is asked twice: a daemon that goes away while it is asked is an error, even where another is there.
+    pub fn request<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+        let path = &self.path;
+        // Not one that the daemon has closed, or will in a moment.
+        let kept = self.open.take().filter(Open::is_usable);
+        let connect = || Open::new(path);
+        let open = kept.map_or_else(connect, Ok);
+        let mut open = open.map_err(|cause| explain(path, cause))?;
+        let line = open
+            .exchange(request)
+            .map_err(|cause| explain(path, cause))?;
+        let ok = ok_of(path, &line)?;
+        self.open = Some(open);
+        Ok(ok)
+    }
+}
+
+/// What a reply's `ok` holds.
+pub(super) fn ok_of<T: DeserializeOwned>(path: &Path, line: &[u8]) -> Result<T, ClientError> {
+    match serde_json::from_slice(line) {
         Ok(Reply::Ok { ok }) => Ok(ok),
         Ok(Reply::Error {
             error,
@@ -123,21 +171,54 @@ pub fn request(path: &Path, request: &Request) -> Result<Value, ClientError> {
     }
 }
 
-fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
-    let mut daemon = socket::connect(path, TIME_MAX)?;
-    let is_look = matches!(request, Request::Show(_) | Request::Port(_));
-    let time_max = if is_look { TIME_MAX } else { CHANGE_TIME_MAX };
-    daemon.set_read_timeout(Some(time_max))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    daemon.write_all(&line)?;
-    line.clear();
-    let mut daemon = BufReader::new(daemon.take(REPLY_BYTES_MAX));
-    daemon.read_until(b'\n', &mut line)?;
-    Ok(line)
+impl Open {
+    fn new(path: &Path) -> io::Result<Open> {
+        let daemon = socket::connect(path, TIME_MAX)?;
+        Ok(Open {
+            daemon: BufReader::new(daemon),
+            used: Instant::now(),
+        })
+    }
+
+    /// Whether the daemon still listens: it has said nothing that was not asked for, has not hung up, and does not lose
+    /// its patience soon.
+    fn is_usable(&self) -> bool {
+        let daemon = self.daemon.get_ref();
+        let quiet = match net::recv(
+            daemon,
+            &mut [0_u8; 1][..],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        ) {
+            Err(Errno::AGAIN) => true,
+            Ok(_) | Err(_) => false,
+        };
+        quiet && self.daemon.buffer().is_empty() && self.used.elapsed() < REQUEST_TIME_MAX / 2
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Vec<u8>> {
+        let is_change = matches!(
+            request,
+            Request::Move(_)
+                | Request::Plan { .. }
+                | Request::Reload {}
+                | Request::PortAdd(_)
+                | Request::PortRemove(_)
+                | Request::PortSet(_)
+        );
+        let time_max = if is_change { CHANGE_TIME_MAX } else { TIME_MAX };
+        self.daemon.get_ref().set_read_timeout(Some(time_max))?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.daemon.get_mut().write_all(&line)?;
+        line.clear();
+        let mut reply = (&mut self.daemon).take(REPLY_BYTES_MAX);
+        reply.read_until(b'\n', &mut line)?;
+        self.used = Instant::now();
+        Ok(line)
+    }
 }
 
-fn explain(path: &Path, cause: io::Error) -> ClientError {
+pub(super) fn explain(path: &Path, cause: io::Error) -> ClientError {
     let path = path.to_owned();
     match Errno::from_io_error(&cause) {
         Some(Errno::NOENT | Errno::NOTDIR) => ClientError::Missing { path },

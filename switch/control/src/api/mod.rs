@@ -13,31 +13,38 @@
 //! poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`,
 //! `{"reload":{}}`, `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what
 //! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. `{"health":{}}` asks whether
-//! the switch works and is ready: the answer is a [`Health`], and never waits long. What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
+//! the switch works and is ready: the answer is a [`Health`], and never waits long. `{"snapshot":{}}` asks for all counters and
+//! histograms at one moment, as `top` wants them; its keys may change with every version.
+//! `{"capture":{...}}` and `{"trace":{...}}` show frames, on a connection of their own: see [`capture`](crate::capture). What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
 //! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
 //! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
 
+mod capture;
 mod change;
 mod client;
 mod server;
+mod snapshot;
 mod socket;
 pub(crate) mod thread;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use capture::{Closer, Frames, Traces};
 pub use change::{ChangeError, PortAdd, PortRemove, PortSet, TURN_TIME_MAX};
-pub use client::{ClientError, request};
+pub use client::{Client, ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 
+use crate::capture::{TraceWanted, Wanted};
 use crate::config::PortTable;
-use crate::fabric::MoveError;
+use crate::fabric::{Fabric, MoveError};
 use crate::health::Health;
 use crate::plan::{PlanAnswer, ReloadAnswer};
 use crate::show::Topic;
-use crate::status::{FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, Status};
 
 /// Where the picture of the switch comes from: the daemon, or a test.
 ///
@@ -46,6 +53,10 @@ use crate::status::{FdbEntry, Status};
 pub trait Source: Send + Sync + 'static {
     /// Everything but the table of addresses, at this moment.
     fn status(&self) -> Status;
+    /// The daemon itself, at this moment. Who is none has nothing to tell.
+    fn daemon(&self) -> DaemonStatus {
+        DaemonStatus::default()
+    }
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
     /// Whether it works. It does not wait: where ports cannot be looked at just now, it says so.
@@ -54,6 +65,10 @@ pub trait Source: Send + Sync + 'static {
     }
     /// Has `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a thread of its own.
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError>;
+    /// The switch itself, for who looks at its frames; `None` where there is none to look at.
+    fn fabric(&self) -> Option<Arc<Fabric>> {
+        None
+    }
 
     // What follows changes the switch. It may wait, as `move_stream`, and no two of them are called at once. Those who are
     // only looked at need none of it.
@@ -109,8 +124,15 @@ pub enum Request {
     Show(Topic),
     /// `{"port":"web-1"}`: all that is known of one port.
     Port(String),
+    /// `{"snapshot":{}}`: a [`Snapshot`](crate::status::Snapshot), as it is between one version's daemon and command line.
+    Snapshot {},
     /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
     Move(Place),
+    /// `{"capture":{"port":"web-1"}}`: frames, and what became of them; see [`capture`](crate::capture). The connection is
+    /// for them alone from then on.
+    Capture(Wanted),
+    /// `{"trace":{"port":"web-1"}}`: what becomes of frames, stage by stage; likewise.
+    Trace(TraceWanted),
     /// `{"health":{}}`: whether it works, as a [`Health`].
     Health {},
     /// `{"plan":{"config":"/abs/path"}}`: what would change; null, or none: with the file that it was started with.

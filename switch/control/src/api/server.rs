@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,10 +13,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::capture::{self, EndOnDrop};
 use super::change::{self, Change};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
-use super::{Place, Request, Source};
+use super::{Place, Request, Source, snapshot};
 use crate::health;
 use crate::show::{self, Topic};
 
@@ -46,12 +48,13 @@ impl ControlServer {
         let serving = move || async move {
             let listener = UnixListener::from_std(listener)?;
             let accept = async || listener.accept().await.map(|(client, _)| client);
-            let moving = Arc::default();
+            let (moving, end) = (Arc::default(), EndOnDrop::default());
             serve("control", CLIENTS_MAX, accept, move |client| {
                 let asked = Asked {
                     source: Arc::clone(&source),
                     moving: Arc::clone(&moving),
                     peer: client.peer_cred().ok(),
+                    ending: Arc::clone(&end.0),
                 };
                 converse(client, asked)
             })
@@ -82,6 +85,8 @@ pub(super) struct Asked {
     pub moving: Arc<Mutex<()>>,
     /// The client's process, as the kernel knows it.
     pub peer: Option<UCred>,
+    /// Whether the server ends. A job that has a thread of its own has to look.
+    pub ending: Arc<AtomicBool>,
 }
 
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
@@ -89,7 +94,10 @@ async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
     loop {
         let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
-            Ok(Ok(Line::Request(line))) => (answer(&line, &asked).await, true),
+            Ok(Ok(Line::Request(line))) => match capture::wanted(&line) {
+                Some(job) => return capture::show_frames(client, asked, job).await,
+                None => (answer(&line, &asked).await, true),
+            },
             Ok(Ok(Line::TooLong)) => (too_long(), false),
             Ok(Ok(Line::End) | Err(_)) => return,
             Err(_) => (too_slow(), false),
@@ -145,6 +153,9 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             Ok(ok) => line_of(&Answer { ok }),
             Err(unknown) => refuse(unknown.to_string(), unknown.help()),
         },
+        Ok(Request::Snapshot {}) => line_of(&Answer {
+            ok: snapshot::of(look),
+        }),
         Ok(Request::Move(place)) => move_stream(place, asked).await,
         Ok(Request::Health {}) => line_of(&Answer {
             ok: health::look(look).await,
@@ -154,6 +165,10 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
         Ok(Request::PortAdd(port)) => change::answer(Change::Add(port), asked).await,
         Ok(Request::PortRemove(port)) => change::answer(Change::Remove(port), asked).await,
         Ok(Request::PortSet(port)) => change::answer(Change::Set(port), asked).await,
+        Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
+            "frames are shown on a connection of their own".to_owned(),
+            usage(),
+        ),
         Err(error) => refuse(format!("not a request: {error}"), usage()),
     }
 }
@@ -217,7 +232,7 @@ fn too_slow() -> serde_json::Result<Vec<u8>> {
     refuse(error, "end every request with a newline".to_owned())
 }
 
-fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
+pub(super) fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
     line_of(&Refusal { error, help })
 }
 

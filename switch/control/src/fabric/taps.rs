@@ -1,8 +1,11 @@
 //! Who looks at frames.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crosspoint_engine::tap::{TAPS_MAX, Tap, Wanted};
+use crosspoint_engine::view::View;
 use crosspoint_frame::Clock;
 
 use super::{Fabric, State};
@@ -54,6 +57,13 @@ impl Fabric {
         let state = self.lock();
         let name = |port: &Option<super::Port>| Some(port.as_ref()?.options.name.clone());
         state.ports.iter().map(name).collect()
+    }
+
+    /// The picture that workers have, the forwarding database's clock, and how long a tick of that is.
+    pub fn picture(&self) -> (Arc<View>, u8, Duration) {
+        let state = self.lock();
+        let tick = self.shared.tick.load(Ordering::Relaxed);
+        (state.view.clone(), tick, state.ageing.times().1)
     }
 
     /// The clock that workers stamp frames with.

@@ -1,15 +1,16 @@
 //! What the control socket asks for.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::reload::ReloadError;
 use super::{Changing, Running};
 use crate::api::{ChangeError, Source};
 use crate::config::{Config, PortTable, port_file, remove_port_file, write_port_file};
-use crate::fabric::MoveError;
+use crate::fabric::{Fabric, MoveError};
 use crate::health::Health;
 use crate::plan::{Failure, Plan, PlanAnswer, ReloadAnswer};
-use crate::status::{FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, Status};
 
 impl From<ReloadError> for ChangeError {
     fn from(error: ReloadError) -> ChangeError {
@@ -28,6 +29,14 @@ impl Source for Running {
         self.fabric.status()
     }
 
+    fn daemon(&self) -> DaemonStatus {
+        let uptime = self.started.elapsed();
+        DaemonStatus {
+            uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+            ..self.about().clone()
+        }
+    }
+
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fabric.fdb()
     }
@@ -38,6 +47,10 @@ impl Source for Running {
 
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
         self.fabric.move_stream(port, queue, worker)
+    }
+
+    fn fabric(&self) -> Option<Arc<Fabric>> {
+        Some(self.fabric.clone())
     }
 
     fn plan(&self, config: Option<&Path>) -> Result<PlanAnswer, ChangeError> {

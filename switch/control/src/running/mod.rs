@@ -5,6 +5,7 @@
 //! cannot be opened is a [`Failure`]; it costs the others nothing, and is not part of what runs, so the next reload tries it
 //! again.
 
+mod about;
 mod asked;
 mod ports;
 mod reload;
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use std::time::Instant;
+
 use crate::api::Source;
 use crate::config::watch::PortsWatch;
 use crate::config::{Config, Loaded, Port};
@@ -21,6 +24,7 @@ use crate::daemon::StartError;
 use crate::fabric::Fabric;
 use crate::metrics::MetricsServer;
 use crate::plan::{Failure, How, Plan, PortDiff};
+use crate::status::DaemonStatus;
 use ports::Attached;
 
 /// The switch as it runs.
@@ -32,6 +36,9 @@ pub(crate) struct Running {
     affinity: Vec<usize>,
     /// Itself, for those who ask it.
     me: Weak<Running>,
+    started: Instant,
+    /// Who asks for it does not wait for a change.
+    about: Mutex<DaemonStatus>,
     changing: Mutex<Changing>,
 }
 
@@ -65,11 +72,14 @@ impl Running {
             ..config.clone()
         };
         let (path, loaded) = file.unzip();
+        let about = about::at_start(path.as_deref(), &config);
         Arc::new_cyclic(|me| Running {
             fabric,
             path,
             affinity: affinity.to_owned(),
             me: me.clone(),
+            started: Instant::now(),
+            about: Mutex::new(about),
             changing: Mutex::new(Changing {
                 config,
                 loaded,
@@ -87,6 +97,10 @@ impl Running {
             Some(me) => Ok(me),
             None => Err(StartError::Ending),
         }
+    }
+
+    fn about(&self) -> MutexGuard<'_, DaemonStatus> {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for other changes.
@@ -144,6 +158,7 @@ impl Running {
             }
         }
         changing.in_order_of(wanted);
+        about::note(&mut self.about(), &changing.config);
         failed
     }
 

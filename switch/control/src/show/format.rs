@@ -5,7 +5,7 @@ const THOUSANDS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
 /// A count in at most five characters: exact up to 99999, then its first three digits (`123k`, `1.23M`). Digits are
 /// cut off, not rounded, so that no count looks larger than it is.
-pub(super) fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     if count < 100_000 {
         return count.to_string();
     }
@@ -24,8 +24,19 @@ pub(super) fn count(count: u64) -> String {
     }
 }
 
+/// A rate in at most five characters: `0`, `0.4`, `9.7`, then as [`count`]. None is a dash.
+pub(crate) fn rate(rate: Option<f64>) -> String {
+    match rate {
+        None => "-".to_owned(),
+        Some(rate) if rate.is_nan() || rate <= 0.0 => "0".to_owned(),
+        Some(rate) if rate < 0.1 => "<0.1".to_owned(),
+        Some(rate) if rate < 9.95 => format!("{rate:.1}"),
+        Some(rate) => count(rate.round() as u64),
+    }
+}
+
 /// A time in at most five characters: `850ns`, `1.2us`, `34ms`, `12s`.
-pub(super) fn time_ns(ns: u64) -> String {
+pub(crate) fn time_ns(ns: u64) -> String {
     let (mut unit, mut left, mut tenths) = ("ns", ns, 0);
     for one in ["us", "ms", "s"] {
         if left < 1000 {
@@ -40,7 +51,7 @@ pub(super) fn time_ns(ns: u64) -> String {
 }
 
 /// How long something has lasted, by its two largest units: `12s`, `3m 20s`, `2d 4h`.
-pub(super) fn lasting_s(s: u64) -> String {
+pub(crate) fn lasting_s(s: u64) -> String {
     let (m, h, d) = (s / 60, s / 3600, s / 86_400);
     match (d, h, m) {
         (0, 0, 0) => format!("{s}s"),
@@ -51,7 +62,7 @@ pub(super) fn lasting_s(s: u64) -> String {
 }
 
 /// A number of bytes as people name memory: `64KiB`, `1GiB`; exact.
-pub(super) fn memory_size(bytes: u64) -> String {
+pub(crate) fn memory_size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let whole = |(shift, _): &(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
     match units.into_iter().find(whole) {
@@ -60,13 +71,22 @@ pub(super) fn memory_size(bytes: u64) -> String {
     }
 }
 
+/// About so much memory, with one decimal of the unit that it has at least one of: `3.0GiB`.
+pub(crate) fn memory_about(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.1}{unit}", bytes as f64 / (1_u64 << shift) as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// A share, with one decimal.
-pub(super) fn percent(percent: Option<f64>) -> String {
+pub(crate) fn percent(percent: Option<f64>) -> String {
     percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1}%"))
 }
 
 /// A value that may be missing.
-pub(super) fn or_dash<T>(value: Option<T>, format: impl Fn(T) -> String) -> String {
+pub(crate) fn or_dash<T>(value: Option<T>, format: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), format)
 }
 
@@ -116,10 +136,22 @@ mod tests {
         assert_eq!(shown, ["0B", "1000B", "4KiB", "640KiB", "3GiB"]);
     }
 
+    #[test]
+    fn memory_is_about_so_much() {
+        let shown = [0, 1000, 4096, 0xa0000 + (3 << 30), u64::MAX].map(memory_about);
+        assert_eq!(shown, ["0B", "1000B", "4.0KiB", "3.0GiB", "16777216.0TiB"]);
+    }
+
     proptest! {
         #[test]
         fn any_count_fits_five_characters(n: u64, shift in 0u32..64) {
             prop_assert!(count(n >> shift).len() <= 5, "{}", count(n >> shift));
+        }
+
+        #[test]
+        fn any_rate_fits_five_characters(any: Option<f64>, small in 0.0..1e6) {
+            prop_assert!(rate(any).len() <= 5, "{}", rate(any));
+            prop_assert!(rate(Some(small)).len() <= 5, "{}", rate(Some(small)));
         }
 
         #[test]

@@ -4,22 +4,30 @@
 //!
 //! | topic | JSON |
 //! |---|---|
+//! | `switch` | one [`SwitchRow`](rows::SwitchRow) |
 //! | `ports` | array of [`PortRow`](rows::PortRow), in the order of the configuration |
 //! | `queues` | array of [`QueueRow`](rows::QueueRow), by port and number |
 //! | `workers` | array of [`WorkerRow`](rows::WorkerRow), by number |
 //! | `fdb` | one [`Fdb`](rows::Fdb), its addresses by VLAN and address |
 //! | `drops` | array of [`DropRow`](rows::DropRow), those that are not zero, by port, queue and reason |
+//! | `latency` | array of [`LatencyRow`](rows::LatencyRow), by port and queue; queues of NICs have no such times |
+//! | `guests` | array of [`GuestRow`](rows::GuestRow), in the order of the configuration |
+//! | `xdp` | array of [`XdpRow`](rows::XdpRow), by port and queue, of queues that have a socket |
 //! | `port NAME` | one [`PortDetail`](rows::PortDetail) |
 //!
 //! Counts are since the daemon started; the shares of workers' time are of the last seconds. In JSON all are exact; tables show large ones with three digits (`1.23M`).
 //! Keys may be added, and none is renamed or removed.
+//!
+//! [`Watch`] shows some topics as what happens in a second: differences of two snapshots over the time between, by [`rates`].
 
-mod format;
+pub(crate) mod format;
+pub mod rates;
 mod render;
 mod render_port;
 pub mod rows;
 mod slo;
 mod table;
+mod watch;
 
 use std::fmt;
 use std::io::Write;
@@ -30,13 +38,18 @@ use thiserror::Error;
 
 pub use render::{Misshapen, render};
 pub use render_port::render_port;
+pub use table::printable;
+pub use watch::Watch;
 
 use crate::api::Source;
+use crate::status::Snapshot;
 
 /// What can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Topic {
+    /// The switch as a whole.
+    Switch,
     /// Ports: their state and totals.
     Ports,
     /// Every queue's counts and completion times.
@@ -47,16 +60,26 @@ pub enum Topic {
     Fdb,
     /// What was dropped where, and why.
     Drops,
+    /// How long guests' descriptors take to completion.
+    Latency,
+    /// Guests: their devices and front ends.
+    Guests,
+    /// What the kernel counts at the sockets of NIC queues.
+    Xdp,
 }
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Topic; 5] = [
+    pub const ALL: [Topic; 9] = [
+        Topic::Switch,
         Topic::Ports,
         Topic::Queues,
         Topic::Workers,
         Topic::Fdb,
         Topic::Drops,
+        Topic::Latency,
+        Topic::Guests,
+        Topic::Xdp,
     ];
 
     /// Its name in commands and requests.
@@ -67,17 +90,25 @@ impl Topic {
             Topic::Workers => "workers",
             Topic::Fdb => "fdb",
             Topic::Drops => "drops",
+            Topic::Switch => "switch",
+            Topic::Latency => "latency",
+            Topic::Guests => "guests",
+            Topic::Xdp => "xdp",
         }
     }
 
     /// What it shows, in a few words for `--help`.
     pub const fn help(self) -> &'static str {
         match self {
-            Topic::Ports => "ports: their state and totals",
+            Topic::Ports => "the state and the totals of every port",
             Topic::Queues => "every queue's counts and completion times",
-            Topic::Workers => "workers: how busy they are, and with what",
+            Topic::Workers => "how busy every worker is, and with what",
             Topic::Fdb => "the addresses that are known",
             Topic::Drops => "what was dropped where, and why",
+            Topic::Switch => "version, configuration and totals",
+            Topic::Latency => "how long guests' descriptors take to completion, by queue",
+            Topic::Guests => "guests' devices and front ends",
+            Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
         }
     }
 }
@@ -115,6 +146,13 @@ pub fn write_json(
         Topic::Workers => serde_json::to_writer(out, &rows::workers(&status)),
         Topic::Fdb => serde_json::to_writer(out, &rows::fdb(&status, source.fdb())),
         Topic::Drops => serde_json::to_writer(out, &rows::drops(&status)),
+        Topic::Latency => serde_json::to_writer(out, &rows::latency(&status)),
+        Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),
+        Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
+        Topic::Switch => {
+            let daemon = source.daemon();
+            serde_json::to_writer(out, &rows::switch(&Snapshot { daemon, status }))
+        }
     }
 }
 

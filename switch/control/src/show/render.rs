@@ -5,12 +5,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::Topic;
-use super::format::{count, or_dash, percent, time_ns};
-use super::rows::{DropRow, Fdb, PortRow, QueueRow, WorkerRow};
-use super::slo;
+use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
+use super::rows::{
+    DropRow, Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
+};
 use super::table::Align::{Left, Right};
-use super::table::Table;
+use super::table::{Table, printable};
+use super::{Topic, slo};
 
 /// The JSON is not what the topic has.
 #[derive(Debug, Error, Diagnostic)]
@@ -32,6 +33,10 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Workers => Vec::deserialize(value).map(|rows| workers(&rows)),
         Topic::Fdb => Fdb::deserialize(value).map(|table| fdb(&table)),
         Topic::Drops => Vec::deserialize(value).map(|rows| drops(&rows)),
+        Topic::Switch => SwitchRow::deserialize(value).map(|row| switch(&row)),
+        Topic::Latency => Vec::deserialize(value).map(|rows| latency(&rows)),
+        Topic::Guests => Vec::deserialize(value).map(|rows| guests(&rows)),
+        Topic::Xdp => Vec::deserialize(value).map(|rows| xdp(&rows)),
     };
     let topic = topic.name();
     text.map_err(|cause| Misshapen { topic, cause })
@@ -70,7 +75,7 @@ fn ports(rows: &[PortRow]) -> String {
 }
 
 /// What is to be said of a port in words.
-fn note(row: &PortRow) -> String {
+pub(super) fn note(row: &PortRow) -> String {
     let detail = Some(row.detail.clone()).filter(|detail| !detail.is_empty());
     let properties = row
         .properties
@@ -118,7 +123,7 @@ pub(super) fn queues(rows: &[QueueRow]) -> String {
 }
 
 /// How tables name a queue.
-fn stream(port: &str, queue: u16) -> String {
+pub(crate) fn stream(port: &str, queue: u16) -> String {
     format!("{port}:{queue}")
 }
 
@@ -153,17 +158,21 @@ fn workers(rows: &[WorkerRow]) -> String {
             count(row.stream_moves),
             row.streams.len().to_string(),
         ];
-        let note = match row.stalled {
-            true => "does not come round: it is preempted, or stuck; the log says which",
-            false => "",
-        };
-        table.add_with_note(cells, note.to_owned());
+        table.add_with_note(cells, stalled(row).to_owned());
     }
     table.render() + &streams(rows)
 }
 
+/// What is to be said of a worker in words.
+pub(super) fn stalled(row: &WorkerRow) -> &'static str {
+    match row.stalled {
+        true => "does not come round: it is preempted, or stuck; the log says which",
+        false => "",
+    }
+}
+
 /// What each worker polls; nothing if nothing is polled.
-fn streams(rows: &[WorkerRow]) -> String {
+pub(super) fn streams(rows: &[WorkerRow]) -> String {
     if rows.iter().all(|row| row.streams.is_empty()) {
         return String::new();
     }
@@ -233,6 +242,173 @@ pub(super) fn drops(rows: &[DropRow]) -> String {
             row.reason.clone(),
             count(row.count),
             row.help.clone(),
+        ]);
+    }
+    table.render()
+}
+
+fn switch(row: &SwitchRow) -> String {
+    let version = printable(&row.version);
+    let mut table = Table::new([("VERSION", Left), (version.as_str(), Left)]);
+    let mut add = |key: &str, value: String| table.add([key.to_owned(), value]);
+    let cores: Vec<String> = row.cores.iter().map(usize::to_string).collect();
+    let seconds = row.balance_interval_ms as f64 / 1e3;
+    add("pid", row.pid.to_string());
+    add("uptime", lasting_s(row.uptime_s));
+    add("config", or_dash(row.config.clone(), |path| path));
+    add("control", row.control.clone());
+    add("metrics", or_dash(row.metrics.clone(), |address| address));
+    let stalled = Some(row.workers_stalled).filter(|n| *n > 0);
+    let stalled = stalled.map_or(String::new(), |n| {
+        format!("; {n} stalled, see show workers")
+    });
+    add(
+        "workers",
+        format!("{} on cores {}{stalled}", row.cores.len(), cores.join(",")),
+    );
+    add("poll", row.poll.clone());
+    let moves = format!("{} moves since the start", row.stream_moves);
+    add(
+        "balance",
+        format!("{}, every {seconds} s; {moves}", row.balance),
+    );
+    let broken = Some(row.ports_quarantined).filter(|n| *n > 0);
+    let broken = broken.map_or(String::new(), |n| format!(", {n} quarantined"));
+    let queues = format!("{} queues", row.queues);
+    add(
+        "ports",
+        format!("{}, {} up{broken}; {queues}", row.ports, row.ports_up),
+    );
+    let ageing = format!("forgotten after {} s", row.fdb_ageing_s);
+    add(
+        "fdb",
+        format!(
+            "{} of {} addresses; {ageing}",
+            row.fdb_entries, row.fdb_capacity
+        ),
+    );
+    add(
+        "rx",
+        format!(
+            "{} frames, {} bytes",
+            count(row.rx_packets),
+            count(row.rx_bytes)
+        ),
+    );
+    add(
+        "tx",
+        format!(
+            "{} frames, {} bytes",
+            count(row.tx_packets),
+            count(row.tx_bytes)
+        ),
+    );
+    add("drops", count(row.drops));
+    table.render()
+}
+
+fn latency(rows: &[LatencyRow]) -> String {
+    let done = rows.iter().map(|row| count(row.completions));
+    latency_table("DONE", rows, done)
+}
+
+/// A table of completion times, the first column of which is something else.
+pub(super) fn latency_table(
+    what: &str,
+    rows: &[LatencyRow],
+    values: impl Iterator<Item = String>,
+) -> String {
+    if rows.is_empty() {
+        return "There are no guests.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("QUEUE", Left),
+        ("WORKER", Right),
+        (what, Right),
+        ("MEAN", Right),
+        ("P50", Right),
+        ("P90", Right),
+        ("P99", Right),
+        ("P99.9", Right),
+        ("MAX", Right),
+    ]);
+    for (row, value) in rows.iter().zip(values) {
+        table.add([
+            stream(&row.port, row.queue),
+            or_dash(row.worker, |worker| worker.to_string()),
+            value,
+            or_dash(row.mean_ns, time_ns),
+            or_dash(row.p50_ns, time_ns),
+            or_dash(row.p90_ns, time_ns),
+            or_dash(row.p99_ns, time_ns),
+            or_dash(row.p999_ns, time_ns),
+            or_dash(row.max_ns, time_ns),
+        ]);
+    }
+    table.render()
+}
+
+fn guests(rows: &[GuestRow]) -> String {
+    if rows.is_empty() {
+        return "There are no guests.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("PORT", Left),
+        ("STATE", Left),
+        ("FOR", Right),
+        ("ROLE", Left),
+        ("RINGS", Left),
+        ("RUN", Right),
+        ("MEMORY", Right),
+        ("MTU", Right),
+        ("CONNECTS", Right),
+    ]);
+    for row in rows {
+        let device = &row.device;
+        let running = device.vrings.iter().filter(|vring| vring.running).count();
+        let memory = device.memory.iter().map(|region| region.size);
+        let cells = [
+            row.port.clone(),
+            row.state.clone(),
+            lasting_s(row.state_for_s),
+            device.role.clone(),
+            device.ring_type.clone(),
+            format!("{running}/{}", device.vrings.len()),
+            memory_about(memory.fold(0, u64::saturating_add)),
+            device.mtu_set.unwrap_or(device.mtu).to_string(),
+            device.connections.to_string(),
+        ];
+        let last = device.last_end.as_ref();
+        let last = last.map_or(String::new(), |why| {
+            format!("; the last front end went: {why}")
+        });
+        table.add_with_note(cells, format!("{}{last}", device.socket));
+    }
+    table.render()
+}
+
+pub(super) fn xdp(rows: &[XdpRow]) -> String {
+    if rows.is_empty() {
+        return "There are no sockets of NIC queues.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("QUEUE", Left),
+        ("RX-DROP", Right),
+        ("RX-RING-FULL", Right),
+        ("FILL-EMPTY", Right),
+        ("TX-EMPTY", Right),
+        ("RX-INVALID", Right),
+        ("TX-INVALID", Right),
+    ]);
+    for row in rows {
+        table.add([
+            stream(&row.port, row.queue),
+            count(row.xdp.rx_dropped),
+            count(row.xdp.rx_ring_full),
+            count(row.xdp.rx_fill_ring_empty_descs),
+            count(row.xdp.tx_ring_empty_descs),
+            count(row.xdp.rx_invalid_descs),
+            count(row.xdp.tx_invalid_descs),
         ]);
     }
     table.render()

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::format::{count, lasting_s, memory_size};
-use super::render::{Misshapen, drops, queues};
-use super::rows::PortDetail;
+use super::render::{Misshapen, drops, queues, xdp};
+use super::rows::{PortDetail, XdpRow};
 use super::slo;
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
@@ -21,6 +21,17 @@ pub fn render_port(value: &Value) -> Result<String, Misshapen> {
         parts.push(memory(&device.memory));
     }
     parts.push(queues(&port.per_queue));
+    let sockets = port.per_queue.iter().filter_map(|queue| {
+        Some(XdpRow {
+            port: queue.port.clone(),
+            queue: queue.queue,
+            xdp: queue.xdp?,
+        })
+    });
+    let sockets: Vec<XdpRow> = sockets.collect();
+    if !sockets.is_empty() {
+        parts.push(xdp(&sockets));
+    }
     parts.push(drops(&port.drops_by_reason));
     Ok(parts.join("\n"))
 }

@@ -9,7 +9,8 @@ use super::slo;
 pub use super::slo::SloRow;
 use crate::metrics::Completion;
 use crate::status::{
-    DeviceStatus, FdbEntry, FdbStatus, PortStatus, QueueStatus, Status, XdpStatus,
+    DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Snapshot, Status,
+    XdpStatus,
 };
 
 /// A port; its counts are sums over its queues.
@@ -47,6 +48,113 @@ pub struct PortRow {
     /// How it keeps to its service level objectives; null if it has none.
     #[serde(default)]
     pub slo: Option<SloRow>,
+}
+
+/// The switch as a whole; its counts are sums over all ports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SwitchRow {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it was started, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Seconds since then.
+    pub uptime_s: u64,
+    /// The configuration that it was started with; null where it came from no file.
+    pub config: Option<String>,
+    /// The control socket.
+    pub control: String,
+    /// Where metrics are served; null where they are not.
+    pub metrics: Option<String>,
+    /// What idle workers do: `busy` or `adaptive`.
+    pub poll: String,
+    /// Whether streams go to other workers by load: `auto` or `off`.
+    pub balance: String,
+    /// How long loads are measured before that is decided, milliseconds.
+    pub balance_interval_ms: u64,
+    /// The cores of the workers, by worker.
+    pub cores: Vec<usize>,
+    /// How many workers make no turn although they are awake.
+    pub workers_stalled: usize,
+    /// Times that streams went to another worker.
+    pub stream_moves: u64,
+    /// How many ports there are.
+    pub ports: usize,
+    /// How many are up.
+    pub ports_up: usize,
+    /// How many are quarantined, because their guest broke a rule.
+    pub ports_quarantined: usize,
+    /// How many queues ports have.
+    pub queues: usize,
+    /// Addresses in the forwarding database.
+    pub fdb_entries: usize,
+    /// Addresses that it has room for.
+    pub fdb_capacity: usize,
+    /// Seconds after which an address that was not seen is forgotten.
+    pub fdb_ageing_s: u64,
+    /// Frames from all ports into the switch.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Copies delivered to ports.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Drops, for all reasons.
+    pub drops: u64,
+}
+
+/// A guest: its device, and the front end that speaks for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuestRow {
+    /// Name of the port.
+    pub port: String,
+    /// `up`, `connected`, `down` or `quarantined`.
+    pub state: String,
+    /// Seconds since its state became what it is.
+    pub state_for_s: u64,
+    /// The device; its keys are this object's own.
+    #[serde(flatten)]
+    pub device: DeviceStatus,
+}
+
+/// How long a queue's guest descriptors took from being read to completion.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencyRow {
+    /// Name of the port.
+    pub port: String,
+    /// The queue's number.
+    pub queue: u16,
+    /// The worker that polls it, or null.
+    pub worker: Option<usize>,
+    /// Descriptors completed.
+    pub completions: u64,
+    /// Their mean, nanoseconds; this and what follows is null if there are none.
+    pub mean_ns: Option<u64>,
+    /// Half of them took no longer.
+    pub p50_ns: Option<u64>,
+    /// 90 of 100 took no longer.
+    pub p90_ns: Option<u64>,
+    /// 99 of 100 took no longer.
+    pub p99_ns: Option<u64>,
+    /// 999 of 1000 took no longer.
+    pub p999_ns: Option<u64>,
+    /// None took longer.
+    pub max_ns: Option<u64>,
+}
+
+/// What the kernel counts at a NIC queue's socket.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct XdpRow {
+    /// Name of the port.
+    pub port: String,
+    /// The queue's number.
+    pub queue: u16,
+    /// The counters, which are this object's own keys.
+    #[serde(flatten)]
+    pub xdp: XdpStatus,
 }
 
 /// All that is known of one port.
@@ -98,6 +206,9 @@ pub struct QueueRow {
     pub kicks: u64,
     /// Calls to the guest.
     pub calls: u64,
+    /// Time-stamp counter cycles that workers spent on bursts from here.
+    #[serde(default)]
+    pub cycles: u64,
     /// Drops counted at this queue, for all reasons.
     pub drops: u64,
     /// Guest descriptors completed.
@@ -194,12 +305,109 @@ pub struct DropRow {
     pub help: String,
 }
 
+/// The switch as a whole.
+pub fn switch(snapshot: &Snapshot) -> SwitchRow {
+    let Snapshot { daemon, status } = snapshot;
+    let (ports, workers) = (&status.ports, &status.workers);
+    let are = |state: &str| ports.iter().filter(|port| port.state == state).count();
+    let all = || ports.iter().flat_map(|port| &port.queues);
+    let sum = |read: fn(&QueueStatus) -> u64| all().map(read).fold(0, total);
+    SwitchRow {
+        version: daemon.version.clone(),
+        pid: daemon.pid,
+        started_ms: daemon.started_ms,
+        uptime_s: daemon.uptime_ns / 1_000_000_000,
+        config: daemon.config.clone(),
+        control: daemon.control.clone(),
+        metrics: daemon.metrics.clone(),
+        poll: daemon.poll.clone(),
+        balance: daemon.balance.clone(),
+        balance_interval_ms: daemon.balance_interval_ms,
+        cores: workers.iter().map(|worker| worker.core).collect(),
+        workers_stalled: workers.iter().filter(|worker| worker.stalled).count(),
+        stream_moves: workers.iter().map(|w| w.stream_moves).fold(0, total),
+        ports: ports.len(),
+        ports_up: are("up"),
+        ports_quarantined: are("quarantined"),
+        queues: all().count(),
+        fdb_entries: status.fdb.entries,
+        fdb_capacity: status.fdb.capacity,
+        fdb_ageing_s: status.fdb.ageing_s,
+        rx_packets: sum(|q| q.rx_packets),
+        rx_bytes: sum(|q| q.rx_bytes),
+        tx_packets: sum(|q| q.tx_packets),
+        tx_bytes: sum(|q| q.tx_bytes),
+        drops: sum(all_drops),
+    }
+}
+
+/// All guests.
+pub fn guests(status: &Status) -> Vec<GuestRow> {
+    let row = |port: &PortStatus| {
+        Some(GuestRow {
+            port: port.name.clone(),
+            state: port.state.clone(),
+            state_for_s: port.state_for_s,
+            device: port.device.clone()?,
+        })
+    };
+    status.ports.iter().filter_map(row).collect()
+}
+
+/// Completion times of all queues that guests send by.
+pub fn latency(status: &Status) -> Vec<LatencyRow> {
+    let queues = status.ports.iter().flat_map(|port| {
+        let queues = port.queues.iter();
+        queues.map(move |queue| (port, queue))
+    });
+    // NICs have no descriptors to complete.
+    let guests =
+        queues.filter(|(port, q)| port.kind == "vhost" || !q.completion.buckets_ns.is_empty());
+    let row = |(port, queue): (&PortStatus, &QueueStatus)| {
+        latency_of(&port.name, queue, &queue.completion)
+    };
+    guests.map(row).collect()
+}
+
+pub(super) fn latency_of(port: &str, queue: &QueueStatus, latency: &LatencyStatus) -> LatencyRow {
+    let times = Completion::new(latency);
+    let count = times.count();
+    let mean = (count > 0).then(|| (latency.sum_ns / count as f64) as u64);
+    LatencyRow {
+        port: port.to_owned(),
+        queue: queue.queue,
+        worker: queue.worker,
+        completions: count,
+        mean_ns: mean,
+        p50_ns: times.quantile_ns(0.50),
+        p90_ns: times.quantile_ns(0.90),
+        p99_ns: times.quantile_ns(0.99),
+        p999_ns: times.quantile_ns(0.999),
+        max_ns: times.quantile_ns(1.0),
+    }
+}
+
+/// All sockets of NIC queues.
+pub fn xdp(status: &Status) -> Vec<XdpRow> {
+    let of_port = |port: &PortStatus| {
+        let row = |queue: &QueueStatus| {
+            Some(XdpRow {
+                port: port.name.clone(),
+                queue: queue.queue,
+                xdp: queue.xdp?,
+            })
+        };
+        port.queues.iter().filter_map(row).collect::<Vec<_>>()
+    };
+    status.ports.iter().flat_map(of_port).collect()
+}
+
 /// All ports.
 pub fn ports(status: &Status) -> Vec<PortRow> {
     status.ports.iter().map(port).collect()
 }
 
-fn port(port: &PortStatus) -> PortRow {
+pub(super) fn port(port: &PortStatus) -> PortRow {
     let sum = |read: fn(&QueueStatus) -> u64| port.queues.iter().map(read).fold(0, total);
     PortRow {
         name: port.name.clone(),
@@ -233,11 +441,11 @@ pub fn port_detail(status: &PortStatus) -> PortDetail {
 }
 
 /// Adds counts. Nothing real overflows them, and nothing that is not may panic.
-fn total(sum: u64, count: u64) -> u64 {
+pub(crate) fn total(sum: u64, count: u64) -> u64 {
     sum.saturating_add(count)
 }
 
-fn all_drops(queue: &QueueStatus) -> u64 {
+pub(super) fn all_drops(queue: &QueueStatus) -> u64 {
     queue.drops.values().copied().fold(0, total)
 }
 
@@ -250,7 +458,7 @@ pub fn queues(status: &Status) -> Vec<QueueRow> {
     status.ports.iter().flat_map(of_port).collect()
 }
 
-fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
+pub(super) fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
     let completion = Completion::new(&queue.completion);
     QueueRow {
         port: port.to_owned(),
@@ -268,6 +476,7 @@ fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
         bursts: queue.bursts,
         kicks: queue.kicks,
         calls: queue.calls,
+        cycles: queue.cycles,
         drops: all_drops(queue),
         completions: completion.count(),
         completion_p50_ns: completion.quantile_ns(0.50),
@@ -332,22 +541,28 @@ pub fn drops(status: &Status) -> Vec<DropRow> {
 }
 
 fn drops_of(port: &PortStatus) -> Vec<DropRow> {
-    let mut rows = Vec::new();
-    for queue in &port.queues {
-        let met = queue.drops.iter().filter(|(_, count)| **count > 0);
-        rows.extend(met.map(|(reason, count)| DropRow {
-            port: port.name.clone(),
-            queue: queue.queue,
-            reason: reason.clone(),
-            count: *count,
-            help: help(reason).to_owned(),
-        }));
-    }
-    rows
+    let queues = port.queues.iter();
+    queues
+        .flat_map(|queue| drops_of_queue(port, queue))
+        .collect()
+}
+
+pub(super) fn drops_of_queue<'q>(
+    port: &'q PortStatus,
+    queue: &'q QueueStatus,
+) -> impl Iterator<Item = DropRow> + use<'q> {
+    let met = queue.drops.iter().filter(|(_, count)| **count > 0);
+    met.map(|(reason, count)| DropRow {
+        port: port.name.clone(),
+        queue: queue.queue,
+        reason: reason.clone(),
+        count: *count,
+        help: help(reason).to_owned(),
+    })
 }
 
 /// What a reason means.
-fn help(label: &str) -> &'static str {
+pub(crate) fn help(label: &str) -> &'static str {
     let reason = DropReason::ALL.iter().find(|one| one.label() == label);
     reason.map_or("", |reason| reason.help())
 }

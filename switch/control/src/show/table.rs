@@ -115,9 +115,14 @@ fn push_line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// Nothing that a terminal takes for a command, whoever chose the text.
-pub(super) fn printable(text: &str) -> String {
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+/// The text without what a terminal takes for a command, or for an order to show characters in another order, whoever
+/// chose it.
+pub fn printable(text: &str) -> String {
+    let unseen = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    let visible = |c: char| if unseen(c) { '\u{fffd}' } else { c };
     text.chars().map(visible).collect()
 }
 

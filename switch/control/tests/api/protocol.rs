@@ -8,11 +8,12 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crosspoint_control::api::{
-    ClientError, ControlServer, Place, REQUEST_BYTES_MAX, Request, Source, request,
+    Client, ClientError, ControlServer, Place, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, Request,
+    Source, request,
 };
 use crosspoint_control::fabric::MoveError;
 use crosspoint_control::show::{Topic, port, write_json};
-use crosspoint_control::status::{FdbEntry, Status};
+use crosspoint_control::status::{FdbEntry, Snapshot, Status};
 use miette::Diagnostic;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -53,6 +54,40 @@ fn one_port_is_answered_with_its_json_and_an_unknown_one_with_the_names() {
     );
     let help = error.help().expect("there is help").to_string();
     assert_eq!(help, "the ports are web-1, db-1, uplink");
+}
+
+#[test]
+fn a_snapshot_has_the_daemon_and_all_its_counters() {
+    let fixture = Fixture::new(picture());
+    let line = serde_json::to_string(&Request::Snapshot {}).expect("JSON");
+    assert_eq!(line, r#"{"snapshot":{}}"#);
+    let mut client = Client::new(&fixture.path());
+    let snapshot: Snapshot = client.request(&Request::Snapshot {}).expect("an answer");
+    assert_eq!(snapshot.daemon, picture().daemon());
+    let json = |status: &Status| serde_json::to_value(status).expect("JSON");
+    assert_eq!(json(&snapshot.status), json(&picture().status));
+}
+
+#[test]
+fn a_client_keeps_its_connection_while_it_asks_and_makes_another_when_that_is_gone() {
+    let mut fixture = Fixture::new(picture());
+    let path = fixture.path();
+    let mut client = Client::new(&path);
+    let ask = |client: &mut Client| client.request::<Value>(&Request::Show(Topic::Fdb)).is_ok();
+    assert!(ask(&mut client) && ask(&mut client));
+    // The socket's file is gone, and only the connection is left to ask by.
+    fs::rename(&path, path.with_extension("away")).expect("it is ours");
+    assert!(ask(&mut client));
+    fs::rename(path.with_extension("away"), &path).expect("it is ours");
+    // Another daemon.
+    fixture.server.stop();
+    assert!(!ask(&mut client));
+    fixture.server =
+        ControlServer::start(&path, Arc::new(picture())).expect("nothing is in the way");
+    assert!(ask(&mut client));
+    // It has lost its patience meanwhile, and said so.
+    std::thread::sleep(REQUEST_TIME_MAX + Duration::from_millis(200));
+    assert!(ask(&mut client));
 }
 
 #[test]
@@ -206,7 +241,7 @@ fn what_is_no_request_is_answered_with_the_mistake_and_help() {
         let reply: Value = serde_json::from_str(&exchange(&mut client, line)).expect("JSON");
         let error = reply["error"].as_str().expect("an error");
         assert!(error.starts_with("not a request: "), "{error}");
-        let help = r#"send one line such as {"show":"ports"} (topics are ports, queues, workers, fdb, drops), {"port":"web-1"}, or {"move":{"port":"web-1","queue":0,"worker":1}}"#;
+        let help = r#"send one line such as {"show":"ports"} (topics are switch, ports, queues, workers, fdb, drops, latency, guests, xdp), {"port":"web-1"}, or {"move":{"port":"web-1","queue":0,"worker":1}}"#;
         assert_eq!(reply["help"], help);
     }
     assert!(exchange(&mut client, b"{\"show\":\"ports\"}\n").starts_with(r#"{"ok":"#));

@@ -443,9 +443,10 @@ impl Pair {
         text
     }
 
-    fn received(&self) -> u64 {
-        let each = self.channels.iter().flatten().map(|c| c.received);
-        each.min().unwrap_or(0)
+    /// By channel.
+    fn received(&self) -> Vec<u64> {
+        let channels = self.channels.iter().flatten();
+        channels.map(|channel| channel.received).collect()
     }
 
     pub fn lost(&self, end: usize) -> u64 {
@@ -541,7 +542,10 @@ impl Load {
     #[track_caller]
     pub fn flow(&self, count: u64) {
         let before = self.with(|pair| pair.received());
-        self.wait(move |pair| pair.received() >= before + count);
+        self.wait(move |pair| {
+            let mut pairs = pair.received().into_iter().zip(&before);
+            pairs.all(|(now, before)| now >= before + count)
+        });
     }
 
     /// Ends the load when what was sent has come.

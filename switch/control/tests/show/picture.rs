@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crosspoint_control::api::Source;
 use crosspoint_control::fabric::MoveError;
 use crosspoint_control::status::{
-    ConfigStatus, DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, MemoryRegionStatus,
-    ObjectiveStatus, PortStatus, QueueStatus, SloStatus, Status, StreamStatus, VringStatus,
-    WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbStatus, LatencyStatus,
+    MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, SloStatus, Status, StreamStatus,
+    VringStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source that never changes.
@@ -19,6 +19,21 @@ pub struct Picture {
 impl Source for Picture {
     fn status(&self) -> Status {
         self.status.clone()
+    }
+
+    fn daemon(&self) -> DaemonStatus {
+        DaemonStatus {
+            version: "1.2.3".into(),
+            pid: 4711,
+            started_ms: 1_800_000_000_000,
+            uptime_ns: 11_045_500_000_000,
+            config: Some("/etc/crosspoint/crosspoint.toml".into()),
+            control: "/run/crosspoint/control.sock".into(),
+            metrics: None,
+            poll: "adaptive".into(),
+            balance: "auto".into(),
+            balance_interval_ms: 10_000,
+        }
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {

@@ -130,7 +130,7 @@ impl Run {
         run
     }
 
-    fn flow(&mut self, source: usize) -> Flow {
+    pub fn flow(&mut self, source: usize) -> Flow {
         let random = &mut self.random;
         let own = host(source as u8);
         let src = match random.below(16) {
@@ -163,7 +163,7 @@ impl Run {
         }
     }
 
-    fn len(&mut self) -> usize {
+    pub fn len(&mut self) -> usize {
         let random = &mut self.random;
         match random.below(32) {
             0 => random.below(14),
@@ -176,7 +176,7 @@ impl Run {
         }
     }
 
-    fn header(&mut self, len: usize) -> VirtioNetHdr {
+    pub fn header(&mut self, len: usize) -> VirtioNetHdr {
         let random = &mut self.random;
         let mut header = VirtioNetHdr::default();
         match random.below(32) {

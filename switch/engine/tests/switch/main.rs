@@ -6,6 +6,7 @@ mod bridge;
 mod checks;
 mod direct;
 mod escapes;
+mod explain;
 /// Who reads a wire's other end.
 #[path = "../../../xsk/tests/far/mod.rs"]
 mod far;

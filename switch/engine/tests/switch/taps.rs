@@ -104,7 +104,7 @@ proptest! {
         seed: u64, slots in 1usize..20, rate in prop_oneof![Just(1), Just(1000), Just(u64::MAX)], dropped_only: bool, even: bool,
     ) {
         let mut run = Run::new(seed);
-        let filter = even.then(|| Box::new(|bytes: &[u8]| bytes.len().is_multiple_of(2)) as _);
+        let filter = even.then(|| Box::new(|bytes: &[u8], _| bytes.len().is_multiple_of(2)) as _);
         let wanted = Wanted { rate_max: rate, dropped_only, filter, ..ALL };
         let tap = tap(&mut run, wanted, slots);
         for _ in 0..20 {

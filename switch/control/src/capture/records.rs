@@ -1,0 +1,118 @@
+//! From a tap's slots to records.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::tap::{self, Fate, Slot, Tap};
+use crosspoint_frame as frame;
+
+use super::watch::Watch;
+use super::{Direction, Offload, Record, Verdict};
+use crate::fabric::Fabric;
+
+/// How long the ports' names are taken to be what they were: ports come and go.
+const NAMES_AGE_MAX: Duration = Duration::from_millis(100);
+
+/// A tap that is taken away when this is dropped.
+pub(super) struct Tapped<'f> {
+    fabric: &'f Fabric,
+    tap: Arc<Tap>,
+}
+
+impl Tapped<'_> {
+    /// `None` when there are too many already.
+    pub(super) fn new(fabric: &Fabric, wanted: tap::Wanted, slots: usize) -> Option<Tapped<'_>> {
+        let tap = fabric.add_tap(wanted, slots)?;
+        Some(Tapped { fabric, tap })
+    }
+
+    /// Takes it away; what it has seen can still be read.
+    pub(super) fn end(self) -> Arc<Tap> {
+        self.tap.clone()
+    }
+
+    pub(super) fn tap(&self) -> &Tap {
+        &self.tap
+    }
+}
+
+impl Drop for Tapped<'_> {
+    fn drop(&mut self) {
+        self.fabric.remove_tap(&self.tap);
+    }
+}
+
+/// Who knows the ports' names and the time.
+pub(super) struct Scribe<'f> {
+    fabric: &'f Fabric,
+    names: Vec<Option<String>>,
+    asked: Instant,
+    watch: Watch,
+}
+
+impl Scribe<'_> {
+    pub(super) fn new(fabric: &Fabric) -> Scribe<'_> {
+        Scribe {
+            fabric,
+            names: fabric.port_names(),
+            asked: Instant::now(),
+            watch: Watch::new(fabric.clock()),
+        }
+    }
+
+    /// Before a batch of slots.
+    pub(super) fn tend(&mut self) {
+        self.watch.tend();
+        if self.asked.elapsed() > NAMES_AGE_MAX {
+            self.names = self.fabric.port_names();
+            self.asked = Instant::now();
+        }
+    }
+
+    pub(super) fn name(&self, port: u16) -> String {
+        let name = self.names.get(usize::from(port)).cloned().flatten();
+        name.unwrap_or_else(|| format!("#{port}"))
+    }
+
+    pub(super) fn time_ns(&self, tsc: u64) -> u64 {
+        self.watch.ns(tsc)
+    }
+
+    /// What a slot says, but for its bytes.
+    pub(super) fn record(&self, slot: &Slot, missed: u64) -> Record {
+        Record {
+            time_ns: self.time_ns(slot.tsc),
+            port: self.name(slot.port),
+            queue: slot.queue,
+            worker: slot.worker,
+            serial: slot.serial,
+            direction: match slot.direction {
+                tap::Direction::Received => Direction::Received,
+                tap::Direction::Sent => Direction::Sent,
+            },
+            verdict: self.verdict(slot.fate),
+            len: slot.len,
+            offload: offload(&slot.offload),
+            missed,
+            bytes: Vec::new(),
+        }
+    }
+
+    pub(super) fn verdict(&self, fate: Fate) -> Verdict {
+        match fate {
+            Fate::Port(port) => Verdict::Port(self.name(port)),
+            Fate::Flood => Verdict::Flood,
+            Fate::Delivered => Verdict::Delivered,
+            Fate::Dropped(reason) => Verdict::Dropped(reason.label().to_owned()),
+        }
+    }
+}
+
+pub(super) fn offload(of: &frame::Offload) -> Option<Offload> {
+    let is_needed = of.needs_csum || of.gso_type != 0;
+    is_needed.then_some(Offload {
+        checksum: of.needs_csum.then_some((of.csum_start, of.csum_offset)),
+        gso_type: of.gso_type,
+        gso_size: of.gso_size,
+    })
+}

@@ -1,0 +1,430 @@
+//! The daemon's side of captures and traces, each on a thread of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::tap::{self, Slot, Tap};
+use crosspoint_packet::filter::{BYTES_WANTED, Filter};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+
+use super::records::{Scribe, Tapped};
+use super::trace::{Scene, Trace};
+use super::{
+    Begin, CaptureError, Message, PortInfo, TRACES_MAX, Totals, TraceWanted, Wanted, write_message,
+};
+use crate::fabric::Fabric;
+use crate::status::Status;
+
+/// Memory of a capture's slots, bytes; and the fewest and most slots, whatever the length of each.
+const SLOTS_BYTES: usize = 16 << 20;
+const SLOTS_MIN: usize = 256;
+const SLOTS_MAX: usize = 8192;
+/// How long a capture rests when nothing is there.
+const REST: Duration = Duration::from_millis(5);
+/// How long nothing may be looked at but the client's socket: whoever ends the daemon waits no longer.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a client may take nothing of what is sent.
+const STALL_MAX: Duration = Duration::from_secs(60);
+/// Bytes that are sent together.
+const BATCH: usize = 64 << 10;
+/// Bytes kept of a frame that is traced: all headers of one that is to be cut.
+const TRACE_BYTES: usize = 256;
+/// Frames that each worker looks at in a second for a trace.
+const TRACE_RATE: u64 = 20_000;
+/// Slots of a trace.
+const TRACE_SLOTS: usize = 2048;
+/// How long a trace waits for what becomes of a frame's copies.
+const COPIES_TIME: Duration = Duration::from_millis(20);
+
+/// Who asked: its socket, and whether the daemon wants it to end.
+pub(crate) struct Client<'c> {
+    pub(crate) socket: UnixStream,
+    pub(crate) stop: &'c AtomicBool,
+    /// Its process and its user, if the kernel says.
+    pub(crate) pid: Option<i32>,
+    pub(crate) uid: Option<u32>,
+}
+
+impl Client<'_> {
+    /// Whether it has closed its sending half, or the daemon ends. Waits for that so long at most.
+    fn has_ended(&mut self, wait: Duration) -> bool {
+        let mut byte = [0; 64];
+        if self.stop.load(Ordering::Relaxed) || !self.is_ready(PollFlags::IN, wait) {
+            return self.stop.load(Ordering::Relaxed);
+        }
+        match self.socket.read(&mut byte) {
+            // What it says is not asked for.
+            Ok(n) => n == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    fn is_ready(&self, what: PollFlags, wait: Duration) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.socket.as_fd(), what)];
+        let wait = Timespec::try_from(wait).ok();
+        poll(&mut fds, wait.as_ref()).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Sends all, however slowly it reads, as long as it reads at all.
+    fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut last = Instant::now();
+        while !bytes.is_empty() {
+            match self.socket.write(bytes) {
+                Ok(sent) => {
+                    bytes = bytes.get(sent..).unwrap_or(&[]);
+                    last = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.stop.load(Ordering::Relaxed) || last.elapsed() > STALL_MAX {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    self.is_ready(PollFlags::OUT, LOOK);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_ok(&mut self, ok: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&serde_json::json!({ "ok": ok }))?;
+        line.push(b'\n');
+        self.send(&line)
+    }
+
+    fn refuse(&mut self, why: &CaptureError) -> io::Result<()> {
+        let mut line =
+            serde_json::to_vec(&serde_json::json!({ "error": why.error, "help": why.help }))?;
+        line.push(b'\n');
+        self.send(&line)
+    }
+}
+
+/// Shows a client the frames that it wants, until it has enough.
+pub(crate) fn capture(fabric: &Fabric, wanted: &Wanted, client: &mut Client<'_>) -> io::Result<()> {
+    let (tapped, info) = match begin(fabric, wanted) {
+        Ok(begun) => begun,
+        Err(why) => return client.refuse(&why),
+    };
+    let (pid, uid) = (client.pid, client.uid);
+    let port = wanted.port.as_deref().unwrap_or("any").escape_debug();
+    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a capture begins");
+    let result = show(fabric, wanted, (tapped, &info), client);
+    match &result {
+        Ok(Totals {
+            captured,
+            missed,
+            over_rate,
+        }) => tracing::info!(pid, captured, missed, over_rate, "a capture has ended"),
+        Err(why) => tracing::info!(pid, "a capture has ended, as nobody reads it: {why}"),
+    }
+    result.map(|_| ())
+}
+
+fn show(
+    fabric: &Fabric,
+    wanted: &Wanted,
+    (tapped, info): (Tapped<'_>, &Begin),
+    client: &mut Client<'_>,
+) -> io::Result<Totals> {
+    client.send_ok(info)?;
+    let mut stream = Stream {
+        scribe: Scribe::new(fabric),
+        snaplen: wanted.snaplen as usize,
+        left: wanted.count.unwrap_or(u64::MAX),
+        batch: Vec::with_capacity(2 * BATCH),
+        captured: 0,
+    };
+    // A port that goes away takes its captures with it.
+    while stream.left > 0 && !client.has_ended(Duration::ZERO) && !tapped.tap().has_ended() {
+        stream.fill(tapped.tap())?;
+        match stream.batch.is_empty() {
+            true if client.has_ended(REST) => break,
+            true => {}
+            false => client.send(&stream.batch)?,
+        }
+    }
+    let tap = tapped.end();
+    loop {
+        stream.fill(&tap)?;
+        if stream.batch.is_empty() {
+            break;
+        }
+        client.send(&stream.batch)?;
+    }
+    let counts = tap.counts();
+    let totals = Totals {
+        captured: stream.captured,
+        missed: counts.missed,
+        over_rate: counts.over_rate,
+    };
+    stream.batch.clear();
+    write_message(&Message::End(totals), &[], &mut stream.batch)?;
+    client.send(&stream.batch)?;
+    Ok(totals)
+}
+
+/// What a capture has to send.
+struct Stream<'f> {
+    scribe: Scribe<'f>,
+    snaplen: usize,
+    /// How many more are wanted.
+    left: u64,
+    batch: Vec<u8>,
+    captured: u64,
+}
+
+impl Stream<'_> {
+    /// Makes messages of the frames that are there, as many as are sent together.
+    fn fill(&mut self, tap: &Tap) -> io::Result<()> {
+        self.batch.clear();
+        self.scribe.tend();
+        let missed = tap.counts().missed;
+        while self.left > 0 && self.batch.len() < BATCH {
+            let Some(slot) = tap.next() else { break };
+            let kept = slot.bytes.len().min(self.snaplen);
+            let message = Message::Frame(self.scribe.record(&slot, missed));
+            let bytes = slot.bytes.get(..kept).unwrap_or(&[]);
+            let written = write_message(&message, bytes, &mut self.batch);
+            tap.give_back(slot);
+            written?;
+            self.left -= 1;
+            self.captured += 1;
+        }
+        Ok(())
+    }
+}
+
+fn begin<'f>(fabric: &'f Fabric, wanted: &Wanted) -> Result<(Tapped<'f>, Begin), CaptureError> {
+    let filter = wanted.check()?;
+    let status = fabric.status();
+    let port = match &wanted.port {
+        Some(name) => Some(port_number(fabric, &status, name)?),
+        None => None,
+    };
+    let snaplen = wanted.snaplen as usize;
+    let has_filter = filter != Filter::ALL;
+    // The filter reads what is kept.
+    let kept = if has_filter {
+        snaplen.max(BYTES_WANTED)
+    } else {
+        snaplen
+    };
+    let slots = (SLOTS_BYTES / kept).clamp(SLOTS_MIN, SLOTS_MAX);
+    let tap = tap::Wanted {
+        port,
+        queue: wanted.queue,
+        received: wanted.received,
+        sent: wanted.sent,
+        dropped_only: wanted.dropped,
+        snap_len: kept,
+        rate_max: wanted.rate,
+        filter: has_filter.then(|| boxed(filter)),
+    };
+    let tapped = Tapped::new(fabric, tap, slots).ok_or_else(CaptureError::too_many)?;
+    let is_wanted = |name: &str| wanted.port.as_ref().is_none_or(|port| port == name);
+    let ports = status.ports.iter().filter(|port| is_wanted(&port.name));
+    let info = ports.map(|port| PortInfo {
+        name: port.name.clone(),
+        description: format!("{} port, VLAN {}", port.kind, port.vlan),
+    });
+    let info = Begin {
+        ports: info.collect(),
+        snaplen: wanted.snaplen,
+    };
+    Ok((tapped, info))
+}
+
+fn boxed(filter: Filter) -> tap::Filter {
+    Box::new(move |bytes, len| filter.matches_beginning(bytes, len))
+}
+
+fn port_number(fabric: &Fabric, status: &Status, name: &str) -> Result<u16, CaptureError> {
+    fabric.port_number(name).ok_or_else(|| {
+        let names: Vec<&str> = status.ports.iter().map(|port| &*port.name).collect();
+        CaptureError::new(
+            format!("no port is named {name:?}"),
+            format!("the ports are {}", names.join(", ")),
+        )
+    })
+}
+
+/// Tells a client what becomes of the frames that it wants to know of.
+pub(crate) fn trace(
+    fabric: &Fabric,
+    wanted: &TraceWanted,
+    client: &mut Client<'_>,
+) -> io::Result<()> {
+    let mut following = match begin_trace(fabric, wanted) {
+        Err(why) => return client.refuse(&why),
+        Ok(Job::MadeUp(trace)) => return client.send_ok(&trace),
+        Ok(Job::Follow(following)) => following,
+    };
+    let (pid, uid, port) = (client.pid, client.uid, wanted.port.escape_debug());
+    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a trace begins");
+    while following.left > 0 && !following.has_ended() && !client.has_ended(REST) {
+        for trace in following.look() {
+            client.send_ok(&trace)?;
+        }
+    }
+    Ok(())
+}
+
+enum Job<'f> {
+    MadeUp(Box<Trace>),
+    Follow(Box<Following<'f>>),
+}
+
+fn begin_trace<'f>(fabric: &'f Fabric, wanted: &TraceWanted) -> Result<Job<'f>, CaptureError> {
+    let filter = super::filter(&wanted.filter)?;
+    if !(1..=TRACES_MAX).contains(&wanted.count) {
+        let error = format!("{} frames cannot be traced", wanted.count);
+        return Err(CaptureError::new(
+            error,
+            format!("ask for 1 to {TRACES_MAX}"),
+        ));
+    }
+    let status = fabric.status();
+    let port = port_number(fabric, &status, &wanted.port)?;
+    let known = status
+        .ports
+        .into_iter()
+        .find(|known| known.name == wanted.port);
+    let vlans = known.map_or(String::new(), |port| port.vlan);
+    if let Some(hex) = &wanted.frame {
+        let bytes = bytes_of(hex)?;
+        let (view, tick, tick_length) = fabric.picture();
+        let scene = Scene {
+            view: &view,
+            tick,
+            tick_length,
+        };
+        return Ok(Job::MadeUp(Box::new(scene.made_up(port, &bytes, &vlans))));
+    }
+    // Copies go to any port, and may look different: a tag is gone, or there.
+    let tap = |received: bool| tap::Wanted {
+        port: received.then_some(port),
+        queue: None,
+        received,
+        sent: !received,
+        dropped_only: false,
+        snap_len: TRACE_BYTES,
+        rate_max: TRACE_RATE,
+        filter: received.then(|| boxed(filter.clone())),
+    };
+    let sent = Tapped::new(fabric, tap(false), TRACE_SLOTS).ok_or_else(CaptureError::too_many)?;
+    let received =
+        Tapped::new(fabric, tap(true), TRACE_SLOTS).ok_or_else(CaptureError::too_many)?;
+    Ok(Job::Follow(Box::new(Following {
+        fabric,
+        scribe: Scribe::new(fabric),
+        received,
+        sent,
+        vlans,
+        left: wanted.count,
+        waiting: VecDeque::new(),
+        copies: HashMap::new(),
+    })))
+}
+
+/// A frame in hexadecimal, with or without colons and spaces between.
+fn bytes_of(hex: &str) -> Result<Vec<u8>, CaptureError> {
+    let wrong = |what: &str| {
+        let help =
+            "two hexadecimal digits for each byte; colons, dashes and spaces may stand between";
+        CaptureError::new(format!("the frame {what}"), help)
+    };
+    let digits: Option<Vec<u8>> = hex
+        .chars()
+        .filter(|c| !c.is_whitespace() && !matches!(c, ':' | '-'))
+        .map(|c| c.to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let digits = digits.ok_or_else(|| wrong("is not in hexadecimal"))?;
+    if digits.is_empty() || digits.len() % 2 != 0 {
+        return Err(wrong("has half a byte, or none"));
+    }
+    let pairs = digits.chunks_exact(2);
+    Ok(pairs
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+        .collect())
+}
+
+/// Frames that are followed on their way.
+struct Following<'f> {
+    fabric: &'f Fabric,
+    scribe: Scribe<'f>,
+    received: Tapped<'f>,
+    sent: Tapped<'f>,
+    vlans: String,
+    left: u64,
+    /// Frames whose copies are still on their way, and since when.
+    waiting: VecDeque<(Instant, Box<Slot>)>,
+    /// Copies of frames that are waited for, by worker and number. Slots go back to the tap as they came.
+    #[expect(clippy::vec_box)]
+    copies: HashMap<(usize, u64), Vec<Box<Slot>>>,
+}
+
+impl Following<'_> {
+    /// Whether its port has gone away, and nothing is left to say.
+    fn has_ended(&self) -> bool {
+        self.received.tap().has_ended() && self.waiting.is_empty()
+    }
+
+    /// Takes what the taps have seen, and says what became of the frames that have had time enough.
+    fn look(&mut self) -> Vec<Trace> {
+        self.scribe.tend();
+        // Copies first: the frame of each is there by then, for it was before them.
+        let copies: Vec<Box<Slot>> = std::iter::from_fn(|| self.sent.tap().next()).collect();
+        let room = self.left.saturating_sub(self.waiting.len() as u64);
+        for _ in 0..room {
+            let Some(slot) = self.received.tap().next() else {
+                break;
+            };
+            if let Some(serial) = slot.serial {
+                self.copies.insert((slot.worker, serial), Vec::new());
+            }
+            self.waiting.push_back((Instant::now(), slot));
+        }
+        for slot in copies {
+            let serial = slot.serial.map(|serial| (slot.worker, serial));
+            match serial.and_then(|serial| self.copies.get_mut(&serial)) {
+                Some(copies) => copies.push(slot),
+                None => self.sent.tap().give_back(slot),
+            }
+        }
+        let mut traces = Vec::new();
+        while let Some((since, slot)) = self.waiting.pop_front() {
+            if since.elapsed() < COPIES_TIME {
+                self.waiting.push_front((since, slot));
+                break;
+            }
+            traces.push(self.explain(slot));
+        }
+        traces
+    }
+
+    fn explain(&mut self, slot: Box<Slot>) -> Trace {
+        let serial = slot.serial.map(|serial| (slot.worker, serial));
+        let copies = serial.and_then(|serial| self.copies.remove(&serial));
+        let copies = copies.unwrap_or_default();
+        let (view, tick, tick_length) = self.fabric.picture();
+        let scene = Scene {
+            view: &view,
+            tick,
+            tick_length,
+        };
+        let trace = scene.seen(&slot, self.scribe.time_ns(slot.tsc), &copies, &self.vlans);
+        copies
+            .into_iter()
+            .for_each(|copy| self.sent.tap().give_back(copy));
+        self.received.tap().give_back(slot);
+        self.left -= 1;
+        trace
+    }
+}

@@ -1,0 +1,618 @@
+//! What became of one frame, or would, stage by stage.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use crosspoint_engine::explain::{Destination, Explained, Large, Outlook, Specimen, explain};
+use crosspoint_engine::fdb::Learned;
+use crosspoint_engine::tap::{Fate, Slot};
+use crosspoint_engine::view::View;
+use crosspoint_frame::{self as frame, TagOp};
+use crosspoint_packet::DropReason;
+use serde::{Deserialize, Serialize};
+
+use super::records::offload;
+use super::{Offload, decode};
+
+/// The switch as it is at one moment, to explain frames by.
+pub(crate) struct Scene<'v> {
+    pub(crate) view: &'v View,
+    /// The forwarding database's clock, and how long a tick of it is.
+    pub(crate) tick: u8,
+    pub(crate) tick_length: Duration,
+}
+
+/// One frame, and what became of it. What it did not come to is absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The port that it came in on.
+    pub port: String,
+    /// Where and when it came in; absent where it was made up.
+    pub seen: Option<Seen>,
+    /// The whole frame's length, bytes.
+    pub len: u32,
+    /// What is in it, in one line.
+    pub summary: String,
+    /// Its first bytes, in hexadecimal.
+    pub bytes: String,
+    /// What its sender has left to be done, if anything.
+    pub offload: Option<Offload>,
+    /// Its link header.
+    pub link: Option<Link>,
+    /// The VLANs of the port, as in `show ports`.
+    pub vlans: String,
+    /// The VLAN that it was placed in; 0 for none.
+    pub vlan: Option<u16>,
+    /// What the forwarding database says of its source.
+    pub source: Option<Source>,
+    /// What the forwarding database says of its destination.
+    pub destination: Option<Goal>,
+    /// Why it was dropped as a whole, if it was: the reason's label.
+    pub dropped: Option<String>,
+    /// Its copies, and the ports that got none.
+    pub copies: Vec<Copy>,
+}
+
+/// Where and when a frame came in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Nanoseconds since 1970 (UTC).
+    pub time_ns: u64,
+    /// The port's queue.
+    pub queue: u16,
+    /// The worker that had it.
+    pub worker: usize,
+}
+
+/// A link header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Destination address.
+    pub destination: String,
+    /// Source address.
+    pub source: String,
+    /// VLAN and priority of its tag, if it has one.
+    pub tag: Option<(u16, u8)>,
+    /// Whether there is another tag behind it.
+    pub stacked: bool,
+}
+
+/// What the forwarding database says of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// "known" on this port, "new", "moved" here, "refused" (the port has as many addresses as it may) or "full" (there
+    /// is no room for it).
+    pub learned: String,
+    /// The port that it was on before, if it moved.
+    pub from: Option<String>,
+    /// Seconds since it was last seen, if it was.
+    pub age_s: Option<u64>,
+}
+
+/// Where a frame was to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// To the port where its destination was last seen.
+    Port {
+        /// Its name.
+        name: String,
+        /// Seconds since that.
+        age_s: u64,
+    },
+    /// To all, as a broadcast or multicast.
+    Group,
+    /// To all, since nobody had seen the address in this VLAN.
+    Unknown,
+    /// To nobody: a link-local control frame.
+    LinkLocal,
+}
+
+/// A copy for one port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// The port.
+    pub port: String,
+    /// What became of the tag: "keep", "push" or "pop". Absent where there was no copy, since the port does not carry the
+    /// VLAN (or a tag behind the first one would come to the front).
+    pub tag: Option<String>,
+    /// The port's queue.
+    pub queue: u16,
+    /// How many there were to choose from.
+    pub queues: u16,
+    /// The flow's hash, whose high bits choose.
+    pub hash: u32,
+    /// What became of a large frame; absent for others.
+    pub large: Option<Cut>,
+    /// Why it was to be dropped before it was made: the reason's label.
+    pub dropped: Option<String>,
+    /// What was seen of it; absent where the frame was made up.
+    pub outcome: Option<Outcome>,
+}
+
+/// What becomes of a large frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cut {
+    /// The guest takes such frames.
+    Whole,
+    /// It is cut into so many segments.
+    Segments(usize),
+    /// It would have to be cut, and contradicts itself.
+    Uncuttable,
+    /// The NIC port's interface decides.
+    Interface,
+}
+
+/// What was seen of a copy, or of the segments that it was cut into.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How many the port has.
+    pub delivered: u64,
+    /// How many were dropped, by reason label.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl Scene<'_> {
+    fn name(&self, port: u16) -> String {
+        let port_view = self.view.port(port);
+        port_view.map_or_else(|| format!("#{port}"), |port| port.name.to_string())
+    }
+
+    fn seconds(&self, ticks: u8) -> u64 {
+        u64::from(ticks) * self.tick_length.as_secs()
+    }
+
+    /// What would become of a frame that comes in on a port, and is not there.
+    pub(crate) fn made_up(&self, ingress: u16, bytes: &[u8], vlans: &str) -> Trace {
+        let specimen = Specimen {
+            ingress,
+            bytes,
+            len: bytes.len() as u32,
+            offload: frame::Offload::default(),
+            fate: None,
+        };
+        self.trace(specimen, vlans)
+    }
+
+    /// What became of a frame that a tap has seen, and of its copies.
+    pub(crate) fn seen(
+        &self,
+        slot: &Slot,
+        time_ns: u64,
+        copies: &[Box<Slot>],
+        vlans: &str,
+    ) -> Trace {
+        let specimen = Specimen {
+            ingress: slot.port,
+            bytes: &slot.bytes,
+            len: slot.len,
+            offload: slot.offload,
+            fate: Some(slot.fate),
+        };
+        let mut trace = self.trace(specimen, vlans);
+        trace.seen = Some(Seen {
+            time_ns,
+            queue: slot.queue,
+            worker: slot.worker,
+        });
+        for copy in &mut trace.copies {
+            copy.outcome = copy.tag.is_some().then(Outcome::default);
+        }
+        for slot in copies {
+            self.note(&mut trace.copies, slot);
+        }
+        trace
+    }
+
+    /// Adds what was seen of a copy. Ports may have changed since: then it is one that nothing else is known of.
+    fn note(&self, copies: &mut Vec<Copy>, slot: &Slot) {
+        let name = self.name(slot.port);
+        let is_it = |copy: &&mut Copy| copy.port == name && copy.queue == slot.queue;
+        let outcome = match copies.iter_mut().find(is_it) {
+            Some(copy) => copy.outcome.get_or_insert_default(),
+            None => {
+                copies.push(Copy {
+                    port: name,
+                    tag: None,
+                    queue: slot.queue,
+                    queues: 0,
+                    hash: 0,
+                    large: None,
+                    dropped: None,
+                    outcome: None,
+                });
+                let Some(copy) = copies.last_mut() else {
+                    return;
+                };
+                copy.outcome.get_or_insert_default()
+            }
+        };
+        match slot.fate {
+            Fate::Dropped(reason) => {
+                *outcome.dropped.entry(label(reason)).or_default() += 1;
+            }
+            _ => outcome.delivered += 1,
+        }
+    }
+
+    fn trace(&self, specimen: Specimen<'_>, vlans: &str) -> Trace {
+        let explained = explain(specimen, self.view, self.tick);
+        let Explained { link, vlan, .. } = explained;
+        let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
+        Trace {
+            port: self.name(specimen.ingress),
+            seen: None,
+            len: specimen.len,
+            summary: decode::line(specimen.bytes, specimen.len, false),
+            bytes: specimen.bytes.iter().fold(String::new(), hex),
+            offload: offload(&specimen.offload),
+            link: link.map(|link| Link {
+                destination: link.dst.to_string(),
+                source: link.src.to_string(),
+                tag: link.tci.map(|tci| (tci & 0x0fff, (tci >> 13) as u8)),
+                stacked: link.stacked,
+            }),
+            vlans: vlans.to_owned(),
+            vlan,
+            source: explained.source.map(|source| self.source(source)),
+            destination: explained.destination.map(|goal| self.goal(goal)),
+            dropped: explained.dropped.map(label),
+            copies: explained
+                .copies
+                .iter()
+                .map(|copy| self.copy(copy))
+                .collect(),
+        }
+    }
+
+    fn source(&self, (learned, age): (Learned, Option<u8>)) -> Source {
+        let (word, from) = match learned {
+            Learned::Known => ("known", None),
+            Learned::New => ("new", None),
+            Learned::Moved(from) => ("moved", Some(self.name(from))),
+            Learned::Refused => ("refused", None),
+            Learned::Full => ("full", None),
+        };
+        Source {
+            learned: word.to_owned(),
+            from,
+            age_s: age.map(|age| self.seconds(age)),
+        }
+    }
+
+    fn goal(&self, goal: Destination) -> Goal {
+        match goal {
+            Destination::Port(port, age) => Goal::Port {
+                name: self.name(port),
+                age_s: self.seconds(age),
+            },
+            Destination::Group => Goal::Group,
+            Destination::Unknown => Goal::Unknown,
+            Destination::LinkLocal => Goal::LinkLocal,
+        }
+    }
+
+    fn copy(&self, copy: &Outlook) -> Copy {
+        let tag = copy.tag.map(|tag| match tag {
+            TagOp::Keep => "keep",
+            TagOp::Push => "push",
+            TagOp::Pop => "pop",
+        });
+        Copy {
+            port: self.name(copy.port),
+            tag: tag.map(str::to_owned),
+            queue: copy.queue,
+            queues: copy.queues,
+            hash: copy.hash,
+            large: match copy.large {
+                Large::No => None,
+                Large::Whole => Some(Cut::Whole),
+                Large::Cut(count) => Some(Cut::Segments(count)),
+                Large::Uncuttable => Some(Cut::Uncuttable),
+                Large::Interface => Some(Cut::Interface),
+            },
+            dropped: copy.dropped.map(label),
+            outcome: None,
+        }
+    }
+}
+
+fn label(reason: DropReason) -> String {
+    reason.label().to_owned()
+}
+
+/// What a reason's label means.
+fn help(label: &str) -> &'static str {
+    let reason = DropReason::ALL
+        .iter()
+        .find(|reason| reason.label() == label);
+    reason.map_or("", |reason| reason.help())
+}
+
+/// The most ports that are named together.
+const NAMES_MAX: usize = 8;
+
+/// For people: a line for each stage.
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.seen {
+            Some(seen) => {
+                let (port, queue, worker) = (&self.port, seen.queue, seen.worker);
+                let time = super::time_of_day(seen.time_ns);
+                writeln!(f, "{time} received on {port}:{queue} by worker-{worker}")?;
+            }
+            None => writeln!(
+                f,
+                "a frame that is not sent, as if it came in on {}",
+                self.port
+            )?,
+        }
+        line(f, "frame", &self.summary)?;
+        if let Some(link) = &self.link {
+            line(f, "link", &link.to_string())?;
+        }
+        if let Some(offload) = &self.offload {
+            line(f, "offload", &offload.to_string())?;
+        }
+        if let Some(words) = self.placed() {
+            line(f, "vlan", &format!("{}: {words}", self.vlans))?;
+        }
+        if let Some(source) = &self.source {
+            line(f, "source", &source.words(&self.port))?;
+        }
+        if let Some(goal) = &self.destination {
+            line(f, "destination", &goal.words(self.vlan.unwrap_or(0)))?;
+        }
+        let (none, copies): (Vec<_>, Vec<_>) = self.copies.iter().partition(|copy| copy.is_none());
+        for copy in copies {
+            line(f, &format!("to {}", copy.port), &copy.to_string())?;
+        }
+        if !none.is_empty() {
+            let names: Vec<&str> = none
+                .iter()
+                .take(NAMES_MAX)
+                .map(|copy| &*copy.port)
+                .collect();
+            let more = none.len().saturating_sub(NAMES_MAX);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let words = format!("{}{more}: other VLANs", names.join(", "));
+            line(f, "not to", &words)?;
+        }
+        if let Some(reason) = &self.dropped {
+            line(f, "dropped", &format!("{reason}: {}", help(reason)))?;
+        }
+        Ok(())
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, stage: &str, words: &str) -> fmt::Result {
+    writeln!(f, "  {stage:<12} {words}")
+}
+
+impl Trace {
+    /// What came of the port's VLANs, if the frame has come so far.
+    fn placed(&self) -> Option<String> {
+        let turned_away = [DropReason::VlanNotCarried, DropReason::UntaggedOnTrunk];
+        match (self.vlan, self.dropped.as_deref()) {
+            (Some(0), _) => Some("in no VLAN".to_owned()),
+            (Some(vlan), _) => Some(format!("placed in VLAN {vlan}")),
+            (None, Some(reason)) if turned_away.iter().any(|why| why.label() == reason) => {
+                Some("turned away".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Copy {
+    /// Whether there was no copy.
+    fn is_none(&self) -> bool {
+        self.tag.is_none() && self.outcome.is_none()
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} > {}, ", self.source, self.destination)?;
+        match self.tag {
+            None => write!(f, "untagged"),
+            Some((vlan, priority)) => write!(f, "tag of VLAN {vlan}, priority {priority}"),
+        }?;
+        f.write_str(if self.stacked {
+            ", another tag behind it"
+        } else {
+            ""
+        })
+    }
+}
+
+impl fmt::Display for Offload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((start, offset)) = self.checksum {
+            let at = u32::from(start) + u32::from(offset);
+            write!(f, "checksum from byte {start} to be put at byte {at}")?;
+        }
+        if self.gso_type != 0 {
+            let (kind, size) = (self.gso_type, self.gso_size);
+            write!(
+                f,
+                "; to be cut into segments of {size} bytes of payload (gso type {kind})"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    fn words(&self, port: &str) -> String {
+        match (&*self.learned, &self.from, self.age_s) {
+            ("known", _, Some(age)) => format!("known on {port}, seen {age} s ago"),
+            ("new", ..) => format!("new: learned on {port}"),
+            ("moved", Some(from), _) => format!("was on {from}: moves to {port}"),
+            ("refused", ..) => {
+                format!("not learned: {port} has as many addresses as mac_limit allows")
+            }
+            ("full", ..) => "not learned: the table has no room for it".to_owned(),
+            (other, ..) => other.to_owned(),
+        }
+    }
+}
+
+impl Goal {
+    fn words(&self, vlan: u16) -> String {
+        match self {
+            Goal::Port { name, age_s } => format!("on {name}, seen {age_s} s ago"),
+            Goal::Group => "a group: flooded".to_owned(),
+            Goal::Unknown if vlan == 0 => "not known: flooded".to_owned(),
+            Goal::Unknown => format!("not known in VLAN {vlan}: flooded"),
+            Goal::LinkLocal => "link-local control, which a bridge does not forward".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = String::new();
+        match self.tag.as_deref() {
+            None => {}
+            Some("push") => words += "tag pushed, ",
+            Some("pop") => words += "tag popped, ",
+            Some(_) => words += "tag as it is, ",
+        }
+        match self.queues {
+            0 | 1 => write!(words, "queue {}", self.queue),
+            queues => write!(
+                words,
+                "queue {} of {queues} by flow hash {:08x}",
+                self.queue, self.hash
+            ),
+        }?;
+        match self.large {
+            None => {}
+            Some(Cut::Whole) => words += ", taken whole",
+            Some(Cut::Segments(count)) => write!(words, ", cut into {count} segments")?,
+            Some(Cut::Uncuttable) => words += ", cannot be cut",
+            Some(Cut::Interface) => words += ", whole or cut as its interface takes it",
+        }
+        match (&self.outcome, &self.dropped) {
+            (Some(outcome), _) => write!(words, ": {outcome}")?,
+            (None, Some(reason)) => write!(words, ": dropped, {reason}: {}", help(reason))?,
+            (None, None) => words += ": delivered, if there is room",
+        }
+        f.write_str(&words)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = match self.delivered {
+            0 => Vec::new(),
+            1 => vec!["delivered".to_owned()],
+            more => vec![format!("{more} delivered")],
+        };
+        words.extend(self.dropped.iter().map(|(reason, count)| match count {
+            1 => format!("dropped, {reason}: {}", help(reason)),
+            more => format!("{more} dropped, {reason}: {}", help(reason)),
+        }));
+        match words.is_empty() {
+            true => f.write_str("what became of it was not seen"),
+            false => f.write_str(&words.join("; ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(port: &str, tag: Option<&str>) -> Copy {
+        Copy {
+            port: port.to_owned(),
+            tag: tag.map(str::to_owned),
+            queue: 1,
+            queues: 4,
+            hash: 0x5000_0000,
+            large: None,
+            dropped: None,
+            outcome: None,
+        }
+    }
+
+    #[test]
+    fn every_stage_has_its_line() {
+        let seen = Seen {
+            time_ns: 3_723_000_004_000,
+            queue: 0,
+            worker: 1,
+        };
+        let mut trace = Trace {
+            port: "web-1".to_owned(),
+            seen: Some(seen),
+            len: 1514,
+            summary: "IP 10.0.0.1.5 > 10.0.0.2.80: TCP [.], length 1514".to_owned(),
+            bytes: String::new(),
+            offload: Some(Offload {
+                checksum: Some((34, 16)),
+                gso_type: 1,
+                gso_size: 1448,
+            }),
+            link: Some(Link {
+                destination: "52:54:00:00:00:02".to_owned(),
+                source: "52:54:00:00:00:01".to_owned(),
+                tag: None,
+                stacked: false,
+            }),
+            vlans: "access 100".to_owned(),
+            vlan: Some(100),
+            source: Some(Source {
+                learned: "moved".to_owned(),
+                from: Some("web-2".to_owned()),
+                age_s: Some(3),
+            }),
+            destination: Some(Goal::Unknown),
+            dropped: None,
+            copies: vec![
+                copy("db-1", Some("push")),
+                copy("up0", Some("keep")),
+                copy("x", None),
+            ],
+        };
+        trace.copies[0].large = Some(Cut::Segments(2));
+        trace.copies[0].outcome = Some(Outcome {
+            delivered: 1,
+            dropped: [("guest_ring_full".to_owned(), 1)].into(),
+        });
+        trace.copies[1].outcome = Some(Outcome::default());
+        let expected = "\
+01:02:03.000004 received on web-1:0 by worker-1
+  frame        IP 10.0.0.1.5 > 10.0.0.2.80: TCP [.], length 1514
+  link         52:54:00:00:00:01 > 52:54:00:00:00:02, untagged
+  offload      checksum from byte 34 to be put at byte 50; to be cut into segments of 1448 bytes of payload (gso type 1)
+  vlan         access 100: placed in VLAN 100
+  source       was on web-2: moves to web-1
+  destination  not known in VLAN 100: flooded
+  to db-1      tag pushed, queue 1 of 4 by flow hash 50000000, cut into 2 segments: delivered; dropped, guest_ring_full: The guest has no free receive buffers.
+  to up0       tag as it is, queue 1 of 4 by flow hash 50000000: what became of it was not seen
+  not to       x: other VLANs
+";
+        assert_eq!(trace.to_string(), expected);
+        let text = serde_json::to_string(&trace).unwrap();
+        assert_eq!(serde_json::from_str::<Trace>(&text).unwrap(), trace);
+        (trace.vlan, trace.source, trace.destination) = (None, None, None);
+        trace.copies.clear();
+        trace.dropped = Some("vlan_not_carried".to_owned());
+        let text = trace.to_string();
+        assert!(
+            text.contains(
+                "  vlan         access 100: turned away\n  dropped      vlan_not_carried: The"
+            ),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! The thread that waits for the daemon, so that the screen need not.
+
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread;
+
+use crate::api::{Client, Request};
+use crate::status::Snapshot;
+
+/// Asks for one snapshot at a time, over one connection for as long as it lasts. Dropped, it leaves the thread to end by
+/// itself: that may wait for a daemon that does not answer.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    questions: Sender<()>,
+    answers: Receiver<Result<Snapshot, String>>,
+    asked: bool,
+}
+
+impl Fetch {
+    /// Of the daemon at `socket`.
+    pub(super) fn start(socket: &Path) -> io::Result<Fetch> {
+        let (questions, asked) = channel();
+        let (answer, answers) = channel();
+        let mut client = Client::new(socket);
+        let wait = move || {
+            while let Ok(()) = asked.recv() {
+                let snapshot = client.request(&Request::Snapshot {});
+                if answer
+                    .send(snapshot.map_err(|why| why.to_string()))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("fetch".to_owned())
+            .spawn(wait)?;
+        Ok(Fetch {
+            questions,
+            answers,
+            asked: false,
+        })
+    }
+
+    /// Asks, unless the last answer is still to come.
+    pub(super) fn ask(&mut self) {
+        if !self.asked {
+            self.asked = self.questions.send(()).is_ok();
+        }
+    }
+
+    /// Whether an answer is still to come.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.asked
+    }
+
+    /// The answer, if it has come.
+    pub(super) fn answer(&mut self) -> Option<Result<Snapshot, String>> {
+        match self.answers.try_recv() {
+            Ok(answer) => {
+                self.asked = false;
+                Some(answer)
+            }
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err("nobody asks any more".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What keys mean.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::sheet::View;
+
+/// What a person wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Quit,
+    /// Out of what was opened last; out of everything, where nothing is.
+    Back,
+    Open,
+    See(View),
+    NextView,
+    PreviousView,
+    /// The selection, by so many lines.
+    Move(isize),
+    First,
+    Last,
+    /// The column that is sorted by, by so many.
+    SortBy(isize),
+    Reverse,
+    Filter,
+    /// A character of the filter.
+    Type(char),
+    Erase,
+    EraseAll,
+    Accept,
+    Pause,
+    Faster,
+    Slower,
+    Help,
+    /// Refresh now, and draw everything again.
+    Refresh,
+    Suspend,
+}
+
+/// Lines that a page has, when its height does not matter much.
+const PAGE: isize = 10;
+
+/// What a key means, while a filter is typed or not.
+pub(super) fn action(key: KeyEvent, typing: bool) -> Option<Action> {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('c' | 'd') if control => Some(Action::Quit),
+        KeyCode::Char('z') if control => Some(Action::Suspend),
+        KeyCode::Char('l') if control => Some(Action::Refresh),
+        KeyCode::Char('u') if control && typing => Some(Action::EraseAll),
+        KeyCode::Char(_) if control || key.modifiers.contains(KeyModifiers::ALT) => None,
+        code if typing => typed(code),
+        code => pressed(code),
+    }
+}
+
+fn typed(code: KeyCode) -> Option<Action> {
+    match code {
+        KeyCode::Char(c) => Some(Action::Type(c)),
+        KeyCode::Backspace => Some(Action::Erase),
+        KeyCode::Enter => Some(Action::Accept),
+        KeyCode::Esc => Some(Action::Back),
+        KeyCode::Up => Some(Action::Move(-1)),
+        KeyCode::Down => Some(Action::Move(1)),
+        _ => None,
+    }
+}
+
+fn pressed(code: KeyCode) -> Option<Action> {
+    Some(match code {
+        KeyCode::Char('q') => Action::Quit,
+        KeyCode::Esc | KeyCode::Backspace => Action::Back,
+        KeyCode::Enter => Action::Open,
+        KeyCode::Tab => Action::NextView,
+        KeyCode::BackTab => Action::PreviousView,
+        KeyCode::Char(digit @ '1'..='5') => {
+            let index = digit.to_digit(10).unwrap_or(1) as usize - 1;
+            Action::See(View::ALL.get(index).copied()?)
+        }
+        KeyCode::Up | KeyCode::Char('k') => Action::Move(-1),
+        KeyCode::Down | KeyCode::Char('j') => Action::Move(1),
+        KeyCode::PageUp => Action::Move(-PAGE),
+        KeyCode::PageDown => Action::Move(PAGE),
+        KeyCode::Home | KeyCode::Char('g') => Action::First,
+        KeyCode::End | KeyCode::Char('G') => Action::Last,
+        KeyCode::Left | KeyCode::Char('<') => Action::SortBy(-1),
+        KeyCode::Right | KeyCode::Char('>') => Action::SortBy(1),
+        KeyCode::Char('r') => Action::Reverse,
+        KeyCode::Char('/') => Action::Filter,
+        KeyCode::Char('p' | ' ') => Action::Pause,
+        KeyCode::Char('+') => Action::Slower,
+        KeyCode::Char('-') => Action::Faster,
+        KeyCode::Char('?' | 'h') | KeyCode::F(1) => Action::Help,
+        _ => return None,
+    })
+}
+
+/// The keys, for people.
+pub(super) const HELP: [&str; 18] = [
+    "1 2 3 4 5   ports, queues, workers, drops, latency",
+    "Tab         the next of them; Shift-Tab the one before",
+    "Up Down     choose a line; also k j, PageUp PageDown, Home End",
+    "Enter       that line in full",
+    "Left Right  sort by another column; also < >",
+    "r           sort the other way round",
+    "/           show only lines with a text in them; Enter keeps it, Esc drops it",
+    "p Space     pause, and go on",
+    "+ -         a longer interval, a shorter one",
+    "Ctrl-L      refresh now, and draw the screen anew",
+    "?           this",
+    "Esc         back; from the lists, the end",
+    "q Ctrl-C    the end",
+    "",
+    "All is of the interval that has just passed, but totals and workers' STALLS,",
+    "which are since the daemon started. RX is from a port into the switch, TX to",
+    "it. Times are guests' descriptors', from being read to completion. A dash",
+    "is what is not known (yet).",
+];

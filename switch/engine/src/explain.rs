@@ -1,0 +1,304 @@
+//! What the switch does with a frame, and why: for people who ask. Nothing is sent or learned.
+//!
+//! The frame goes through the same stages as one on the data path, and the same functions choose its ports, queues and
+//! tags. What only the sending itself finds out is left open: whether a ring has room, and what a NIC's interface takes.
+
+use crosspoint_frame::{Burst, Decision, Frame, HEAD_LEN, Offload, TagOp, Verdict};
+use crosspoint_packet::checksum::Partial;
+use crosspoint_packet::segment::{GsoRequest, Segmentation, Whole};
+use crosspoint_packet::{DropReason, Mac};
+
+use crate::deliver::{queue_of, unicast};
+use crate::fdb::Learned;
+use crate::stages::{admit, destination, parse};
+use crate::tap::Fate;
+use crate::view::{Egress, PortView, View};
+use crate::vlan::VlanPolicy;
+
+/// A frame to be explained.
+#[derive(Clone, Copy, Debug)]
+pub struct Specimen<'b> {
+    /// The port that it comes in on.
+    pub ingress: u16,
+    /// Its first bytes. For a large frame, those of all its headers.
+    pub bytes: &'b [u8],
+    /// Its length, bytes.
+    pub len: u32,
+    /// What is still to be done with it.
+    pub offload: Offload,
+    /// What became of it, if a tap has seen that: it has been learned from since, and the tables may be others by now.
+    pub fate: Option<Fate>,
+}
+
+/// What becomes of a frame, stage by stage; what a frame does not come to is `None`, or empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explained {
+    /// What is read of its link header.
+    pub link: Option<Link>,
+    /// The VLAN that it is placed in; 0 for none.
+    pub vlan: Option<u16>,
+    /// What learning its source comes to, and how many ticks ago that was seen, if it was.
+    pub source: Option<(Learned, Option<u8>)>,
+    /// Where it is to go.
+    pub destination: Option<Destination>,
+    /// Why it is dropped as a whole.
+    pub dropped: Option<DropReason>,
+    /// Its copies, and the ports that get none.
+    pub copies: Vec<Outlook>,
+}
+
+/// A link header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Destination address.
+    pub dst: Mac,
+    /// Source address.
+    pub src: Mac,
+    /// Tag control information as it came, if there is a tag.
+    pub tci: Option<u16>,
+    /// Whether there is another tag behind it.
+    pub stacked: bool,
+}
+
+/// Where a frame is to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// To the port where its destination was last seen, so many ticks ago.
+    Port(u16, u8),
+    /// To all, as a broadcast or multicast.
+    Group,
+    /// To all, since nobody has seen the address in this VLAN.
+    Unknown,
+    /// To nobody: a link-local control frame.
+    LinkLocal,
+}
+
+/// One copy, for one port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outlook {
+    /// The port.
+    pub port: u16,
+    /// What becomes of the tag; `None` where the port does not carry the VLAN, or the tag cannot be taken out, and so
+    /// there is no copy.
+    pub tag: Option<TagOp>,
+    /// The port's queue.
+    pub queue: u16,
+    /// How many there are to choose from.
+    pub queues: u16,
+    /// The flow's hash, whose high bits choose.
+    pub hash: u32,
+    /// What becomes of a large frame.
+    pub large: Large,
+    /// Why the copy is dropped, as far as that is known before it is made.
+    pub dropped: Option<DropReason>,
+}
+
+/// What becomes of a large frame on its way to a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Large {
+    /// It is none.
+    No,
+    /// The guest takes such frames.
+    Whole,
+    /// It is cut into so many segments.
+    Cut(usize),
+    /// It would have to be cut, and contradicts itself.
+    Uncuttable,
+    /// The NIC port's interface decides.
+    Interface,
+}
+
+/// What becomes of a frame in the switch as `view` has it, at `tick`.
+pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
+    let mut explained = Explained {
+        link: None,
+        vlan: None,
+        source: None,
+        destination: None,
+        dropped: None,
+        copies: Vec::new(),
+    };
+    let mut burst = burst_of(specimen, view);
+    parse(&mut burst);
+    let has_link = specimen.len as usize >= crosspoint_packet::ETHERNET_LEN;
+    if let (true, Some(frame)) = (has_link, burst.frames().first()) {
+        explained.link = Some(Link {
+            dst: frame.dst,
+            src: frame.src,
+            tci: frame.tagged.then_some(frame.tci),
+            stacked: frame.stacked,
+        });
+    }
+    // An unaware port places a frame whether it is dropped or not, so what `parse` said comes first.
+    if pending(&burst) {
+        admit(&mut burst, view.port(specimen.ingress));
+    }
+    let is_pending = pending(&burst);
+    if let Some(frame) = burst.frames_mut().first_mut() {
+        if is_pending {
+            look_up(frame, specimen, view, tick, &mut explained);
+        }
+        decide(frame, specimen, view, &mut explained);
+    }
+    explained
+}
+
+/// The frame by itself, without what is behind its head: no stage reads that.
+fn burst_of(specimen: Specimen<'_>, view: &View) -> Burst {
+    let mut burst = Burst::new();
+    let head = specimen.bytes.len().min(HEAD_LEN);
+    burst.push_short(specimen.bytes.get(..head).unwrap_or(&[]));
+    if let Some(frame) = burst.frames_mut().first_mut() {
+        frame.len = specimen.len;
+        frame.offload = specimen.offload;
+        take_back_placement(frame, specimen, view);
+    }
+    burst
+}
+
+/// A priority tag names the VLAN that the frame was placed in, once it was: on an access port no other tag comes in.
+fn take_back_placement(frame: &mut Frame, specimen: Specimen<'_>, view: &View) {
+    let turned_away = Some(Fate::Dropped(DropReason::VlanNotCarried));
+    let is_in = specimen.fate.is_some() && specimen.fate != turned_away;
+    let policy = view.port(specimen.ingress).map(|port| &*port.vlan);
+    if is_in && matches!(policy, Some(VlanPolicy::Access(_))) && frame.head[12..14] == [0x81, 0] {
+        frame.head[14] &= 0xf0;
+        frame.head[15] = 0;
+    }
+}
+
+fn pending(burst: &Burst) -> bool {
+    let frame = burst.frames().first();
+    frame.is_some_and(|frame| frame.verdict == Verdict::PENDING)
+}
+
+/// As the stage does it, but nothing is learned.
+fn look_up(
+    frame: &mut Frame,
+    specimen: Specimen<'_>,
+    view: &View,
+    tick: u8,
+    explained: &mut Explained,
+) {
+    let ingress = specimen.ingress;
+    explained.vlan = Some(frame.vlan);
+    let (src, dst) = (
+        view.fdb.key(frame.src, frame.vlan),
+        view.fdb.key(frame.dst, frame.vlan),
+    );
+    let quotas = |port| view.port(port).map(|port| &*port.quota);
+    let learned = view.fdb.would_learn(src, ingress, quotas);
+    let age = |key| view.fdb.last_seen(key, tick).map(|(_, age)| age);
+    explained.source = Some((learned, age(src)));
+    // The source is learned first, and a frame may be for where it comes from.
+    let is_learned = !matches!(learned, Learned::Refused | Learned::Full);
+    frame.verdict = match specimen.fate {
+        Some(Fate::Port(port)) => Verdict::port(port),
+        Some(Fate::Flood) => Verdict::FLOOD,
+        Some(Fate::Dropped(reason)) => Verdict::drop(reason),
+        _ if frame.src == frame.dst && is_learned => Verdict::drop(DropReason::Hairpin),
+        _ => destination(view, dst, frame.dst, ingress),
+    };
+    explained.destination = match frame.verdict.decision() {
+        Decision::Port(port) => Some(Destination::Port(port, age(dst).unwrap_or(0))),
+        Decision::Drop(DropReason::LinkLocal) => Some(Destination::LinkLocal),
+        Decision::Drop(DropReason::Hairpin) => {
+            Some(Destination::Port(ingress, age(dst).unwrap_or(0)))
+        }
+        Decision::Drop(_) | Decision::Pending => None,
+        Decision::Flood if frame.dst.is_group() => Some(Destination::Group),
+        Decision::Flood => Some(Destination::Unknown),
+    };
+}
+
+/// As `deliver` does it.
+fn decide(frame: &Frame, specimen: Specimen<'_>, view: &View, explained: &mut Explained) {
+    match frame.verdict.decision() {
+        Decision::Drop(reason) => explained.dropped = Some(reason),
+        Decision::Pending => explained.dropped = Some(DropReason::NoDestination),
+        Decision::Port(number) => {
+            explained.dropped = unicast(frame, number, view).err();
+            if let Some(port) = view.port(number) {
+                let outlook = outlook(frame, specimen, (number, port), view);
+                explained.copies.push(outlook);
+            }
+        }
+        Decision::Flood => {
+            let ports = (0u16..).zip(&view.ports);
+            let others = ports.filter_map(|(number, port)| Some((number, port.as_ref()?)));
+            let others = others.filter(|(number, _)| *number != specimen.ingress);
+            let outlooks = others.map(|port| outlook(frame, specimen, port, view));
+            explained.copies.extend(outlooks);
+            if explained.copies.iter().all(|copy| copy.tag.is_none()) {
+                explained.dropped = Some(DropReason::NoDestination);
+            }
+        }
+    }
+}
+
+fn outlook(
+    frame: &Frame,
+    specimen: Specimen<'_>,
+    (number, port): (u16, &PortView),
+    view: &View,
+) -> Outlook {
+    let queue = queue_of(port, view, frame);
+    let queues = match &port.egress {
+        Egress::Guest(queues) => queues.len(),
+        _ => 1,
+    };
+    let large = large(specimen, port, queue);
+    let dropped = match &port.egress {
+        Egress::Down => Some(DropReason::PortDown),
+        Egress::Quarantined => Some(DropReason::GuestQuarantined),
+        Egress::Guest(queues) if usize::from(queue) >= queues.len() => Some(DropReason::PortDown),
+        _ if large == Large::Uncuttable => Some(DropReason::BadOffload),
+        _ => None,
+    };
+    let tag = port.tag_op(frame);
+    Outlook {
+        port: number,
+        tag,
+        queue,
+        queues: queues as u16,
+        hash: view.flows.hash(frame.headers()),
+        large,
+        dropped: dropped.filter(|_| tag.is_some()),
+    }
+}
+
+fn large(specimen: Specimen<'_>, port: &PortView, queue: u16) -> Large {
+    let offload = specimen.offload;
+    if offload.gso_type == 0 {
+        return Large::No;
+    }
+    match &port.egress {
+        Egress::Guest(queues) => match queues.get(usize::from(queue)) {
+            Some(guest) if !guest.takes(offload.gso_type) => cut(specimen),
+            _ => Large::Whole,
+        },
+        Egress::Nic => Large::Interface,
+        Egress::Down | Egress::Quarantined => Large::Whole,
+    }
+}
+
+fn cut(specimen: Specimen<'_>) -> Large {
+    let offload = specimen.offload;
+    let request = GsoRequest {
+        gso_type: offload.gso_type,
+        gso_size: offload.gso_size,
+        checksum: offload.needs_csum.then_some(Partial {
+            start: offload.csum_start,
+            offset: offload.csum_offset,
+        }),
+    };
+    // What is written into the segments has no bearing on how many there are.
+    let whole = || Whole {
+        checksum: 0,
+        identification: 0,
+    };
+    match Segmentation::new(specimen.bytes, specimen.len as usize, request, whole) {
+        Ok(plan) => Large::Cut(plan.count()),
+        Err(_) => Large::Uncuttable,
+    }
+}

@@ -1,0 +1,197 @@
+//! What is said of a frame before it is sent is what becomes of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crosspoint_engine::explain::{Destination, Explained, Large, Specimen, explain};
+use crosspoint_engine::fdb::Learned;
+use crosspoint_engine::tap::{Direction, Fate, Slot, Tap, Wanted};
+use crosspoint_frame::{Clock, Offload};
+use crosspoint_guest::{ChainSplit, VirtioNetHdr};
+use crosspoint_packet::DropReason;
+use crosspoint_vring::feature;
+use proptest::prelude::*;
+
+use crate::frames::host;
+use crate::large::large;
+use crate::ledger::Run;
+use crate::ports::PortOptions;
+use crate::rig::Rig;
+use crate::world::MODERN;
+
+/// Why a copy may be dropped that nothing spoke against before it was made.
+const FOUND_OUT_LATER: [DropReason; 2] = [DropReason::GuestRingFull, DropReason::GuestBufferSmall];
+
+fn tap(rig: &mut Rig) -> Arc<Tap> {
+    let wanted = Wanted {
+        port: None,
+        queue: None,
+        received: true,
+        sent: true,
+        dropped_only: false,
+        snap_len: 128,
+        rate_max: u64::MAX,
+        filter: None,
+    };
+    let tap = Tap::new(wanted, 4096, rig.workers(), &Clock::calibrate());
+    rig.view.taps = Box::new([tap.clone()]);
+    tap
+}
+
+fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Specimen<'b> {
+    Specimen {
+        ingress: ingress as u16,
+        bytes: &bytes[..bytes.len().min(256)],
+        len: bytes.len() as u32,
+        offload: Offload {
+            needs_csum: header.flags & 1 != 0,
+            gso_type: header.gso_type,
+            hdr_len: header.hdr_len,
+            gso_size: header.gso_size,
+            csum_start: header.csum_start,
+            csum_offset: header.csum_offset,
+        },
+        fate: None,
+    }
+}
+
+/// What is said of a frame that has been seen.
+fn afterwards(slot: &Slot, rig: &Rig) -> Explained {
+    let specimen = Specimen {
+        ingress: slot.port,
+        bytes: &slot.bytes,
+        len: slot.len,
+        offload: slot.offload,
+        fate: Some(slot.fate),
+    };
+    explain(specimen, &rig.view, 0)
+}
+
+/// Explains a frame, sends it, and explains what was seen of it. What was said at first, and what was seen.
+fn both(
+    rig: &mut Rig,
+    tap: &Tap,
+    ingress: usize,
+    header: &VirtioNetHdr,
+    bytes: &[u8],
+) -> Option<(Explained, Vec<Slot>)> {
+    let said = explain(specimen(ingress, header, bytes), &rig.view, 0);
+    let again = explain(specimen(ingress, header, bytes), &rig.view, 0);
+    assert_eq!(said, again, "explaining changed something");
+    let transmit = &mut rig.drivers[ingress].transmit;
+    transmit.set_split(ChainSplit::Single);
+    if !transmit.send(header, bytes).unwrap() {
+        return None;
+    }
+    let _ = transmit.ring().publish();
+    while rig.turn(0, ingress) > 0 {}
+    rig.drivers[ingress].transmit.reap().unwrap();
+    let slots = std::iter::from_fn(|| tap.next());
+    let seen = slots.map(|slot| {
+        let copy = (*slot).clone();
+        tap.give_back(slot);
+        copy
+    });
+    let seen: Vec<Slot> = seen.collect();
+    compare(&said, &seen);
+    compare(&afterwards(&seen[0], rig), &seen);
+    Some((said, seen))
+}
+
+fn compare(said: &Explained, seen: &[Slot]) {
+    let (received, sent): (Vec<_>, Vec<_>) = seen
+        .iter()
+        .partition(|slot| slot.direction == Direction::Received);
+    let [received] = received[..] else {
+        panic!("one frame was sent: {seen:?}");
+    };
+    match (received.fate, said.dropped) {
+        (Fate::Dropped(reason), said) => assert_eq!(Some(reason), said),
+        // That nobody wants it shows when copies are made.
+        (Fate::Flood, said) => assert!(matches!(said, None | Some(DropReason::NoDestination))),
+        (fate, said) => assert_eq!(said, None, "{fate:?}"),
+    }
+    match (received.fate, said.destination) {
+        (Fate::Port(port), Some(Destination::Port(said, _))) => assert_eq!(port, said),
+        (Fate::Flood, Some(Destination::Group | Destination::Unknown)) | (Fate::Dropped(_), _) => {}
+        other => panic!("{other:?}"),
+    }
+    let wanted = said.copies.iter().filter(|copy| copy.tag.is_some());
+    let wanted = wanted.filter(|copy| copy.dropped != Some(DropReason::BadOffload));
+    let wanted: BTreeMap<_, _> = wanted.map(|copy| ((copy.port, copy.queue), copy)).collect();
+    let mut pieces: BTreeMap<(u16, u16), usize> = BTreeMap::new();
+    for slot in sent {
+        let id = (slot.port, slot.queue);
+        let copy = wanted
+            .get(&id)
+            .unwrap_or_else(|| panic!("nobody spoke of {slot:?}"));
+        match (slot.fate, copy.dropped) {
+            (Fate::Dropped(reason), Some(said)) => assert_eq!(reason, said),
+            (Fate::Dropped(reason), None) => {
+                assert!(FOUND_OUT_LATER.contains(&reason), "{reason:?}")
+            }
+            (fate, said) => assert_eq!((fate, said), (Fate::Delivered, None)),
+        }
+        let growth = copy.tag.map_or(0, |tag| tag.growth());
+        if !matches!(copy.large, Large::Cut(_)) {
+            assert_eq!(
+                slot.len as usize,
+                (received.len as usize).saturating_add_signed(growth)
+            );
+        }
+        *pieces.entry(id).or_default() += 1;
+    }
+    let of = |copy: &crosspoint_engine::explain::Outlook| match copy.large {
+        Large::Cut(count) => count,
+        _ => 1,
+    };
+    let expected = wanted.iter().map(|(id, copy)| (*id, of(copy)));
+    assert_eq!(pieces, expected.collect());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+
+    /// Whatever ports there are, whatever is known and whatever comes: verdict, ports, queues, tags and reasons are those
+    /// that were said, and of what is learned of the source too.
+    #[test]
+    fn what_is_said_of_a_frame_becomes_of_it(seed: u64, steps in 0usize..20) {
+        let mut run = Run::new(seed);
+        for _ in 0..steps {
+            run.step();
+        }
+        let tap = tap(&mut run.pair.rig);
+        for number in 0..40 {
+            let ingress = number % run.pair.ports.len();
+            let (flow, len) = (run.flow(ingress), run.len());
+            let (bytes, header) = (flow.frame(len, ingress as u32, 0, number as u64), run.header(len));
+            let rig = &mut run.pair.rig;
+            let Some((said, _)) = both(rig, &tap, ingress, &header, &bytes) else { continue };
+            if let (Some((learned, _)), Some(link)) = (said.source, said.link) {
+                let now = rig.view.fdb.lookup(rig.view.fdb.key(link.src, said.vlan.unwrap()));
+                let is_there = !matches!(learned, Learned::Refused | Learned::Full);
+                prop_assert_eq!(now == Some(ingress as u16), is_there, "{:?}", learned);
+            }
+        }
+    }
+
+    /// Large frames go whole to who takes them, and in as many pieces as was said to the others.
+    #[test]
+    fn large_frames_are_cut_as_was_said(len in 1usize..20_000, mss in 200u16..9000, v6: bool, wrong: bool) {
+        let csum = MODERN | feature::CSUM | feature::GUEST_CSUM;
+        let takes = csum | feature::GUEST_TSO4 | feature::GUEST_TSO6;
+        let port = |features| PortOptions { features, frame_len_max: 65_600, receive_size: 1024, transmit_size: 16, ..PortOptions::default() };
+        let mut rig = Rig::new(&[takes, takes, csum].map(port), 1, 1);
+        rig.drivers.iter_mut().for_each(|driver| driver.post_all());
+        let tap = tap(&mut rig);
+        let (mut header, frame) = large(&vec![7; len], mss, v6);
+        if wrong {
+            header.gso_type = 5 - header.gso_type;
+        }
+        // From a host that is not known to one that is not: a flood.
+        let frame = [&host(9)[..], &host(0), &frame[12..]].concat();
+        let (said, _) = both(&mut rig, &tap, 0, &header, &frame).unwrap();
+        let cut = if wrong { Large::Uncuttable } else { Large::Cut(len.div_ceil(mss.into())) };
+        prop_assert_eq!(said.copies.iter().map(|copy| copy.large).collect::<Vec<_>>(), [Large::Whole, cut]);
+    }
+}

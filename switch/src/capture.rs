@@ -1,0 +1,283 @@
+//! `crosspoint capture`: wiring; what is shown is made in `crosspoint_control::capture`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write, stdout};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use crosspoint_control::api::{ClientError, Closer, Frames};
+use crosspoint_control::capture::pcapng::Writer;
+use crosspoint_control::capture::{
+    CaptureError, Message, RATE_DEFAULT, Record, SNAPLEN_DEFAULT, Totals, Wanted,
+};
+use miette::Diagnostic;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The exit status of who is interrupted twice: 128 and the signal's number.
+const INTERRUPTED: i32 = 130;
+
+/// What frames go past, and what becomes of them: lines for people, or a file for Wireshark.
+#[derive(clap::Args)]
+pub(crate) struct Capture {
+    /// The port, and the queue if only one is wanted; `any` or nothing for all ports
+    #[arg(value_name = "PORT[:QUEUE]")]
+    place: Option<String>,
+    /// Only frames that this selects, in tcpdump's words: `tcp port 80 and host 10.0.0.1`
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
+    /// The same, for where no port is named
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "expression")]
+    filter: Option<String>,
+    /// Write pcapng to this file; `-` for standard output, as in `capture -w - | wireshark -k -i -`
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Frames that come from ports (rx), copies that go to ports (tx), or both
+    #[arg(long, value_enum, default_value_t)]
+    direction: Way,
+    /// Only frames that are dropped
+    #[arg(long)]
+    dropped: bool,
+    /// Bytes kept of each frame
+    #[arg(short, long, value_name = "BYTES", default_value_t = SNAPLEN_DEFAULT)]
+    snaplen: u32,
+    /// End after so many frames
+    #[arg(short, long, value_name = "N")]
+    count: Option<u64>,
+    /// Frames that each worker looks at in a second; the others are counted
+    #[arg(long, value_name = "N", default_value_t = RATE_DEFAULT)]
+    rate: u64,
+    /// End after so long: `10s`, `500ms`, `5m`
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+    /// The running switch's control socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CROSSPOINT_SOCKET",
+        default_value = "/run/crosspoint/control.sock"
+    )]
+    socket: PathBuf,
+}
+
+/// Which way frames go.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Way {
+    Rx,
+    Tx,
+    #[default]
+    Both,
+}
+
+/// A number of ms, s, m or h.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a time such as 10s, 500ms or 5m".to_owned();
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let found = units
+        .iter()
+        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)));
+    let (number, ms) = found.ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = number.checked_mul(*ms).filter(|ms| *ms > 0);
+    ms.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// `PORT`, `PORT:QUEUE` or `any`.
+fn place(text: Option<&str>) -> (Option<String>, Option<u16>) {
+    match text {
+        None | Some("any") => (None, None),
+        Some(text) => match text
+            .rsplit_once(':')
+            .map(|(port, queue)| (port, queue.parse()))
+        {
+            Some((port, Ok(queue))) => (Some(port.to_owned()), Some(queue)),
+            _ => (Some(text.to_owned()), None),
+        },
+    }
+}
+
+pub(crate) fn complain(error: &ClientError) -> ExitCode {
+    eprintln!("error: {error}");
+    if let Some(help) = error.help() {
+        eprintln!("help: {help}");
+    }
+    ExitCode::FAILURE
+}
+
+pub(crate) fn refuse(why: &CaptureError) -> ExitCode {
+    eprintln!("error: {why}\nhelp: {}", why.help);
+    ExitCode::FAILURE
+}
+
+/// Has the first SIGINT or SIGTERM, or this time, end what `closer` ends in order, and a second signal all at once.
+pub(crate) fn end_by_signal(closer: Closer, after: Option<Duration>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let closer = std::sync::Arc::new(closer);
+    if let Some(after) = after {
+        let closer = closer.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(after);
+            closer.close();
+        });
+    }
+    std::thread::spawn(move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            closer.close();
+        }
+        if signals.next().is_some() {
+            std::process::exit(INTERRUPTED);
+        }
+    });
+    Ok(())
+}
+
+impl Capture {
+    /// Shows frames until there are enough; exits with 0 if the capture ended in order.
+    pub(crate) fn run(self) -> ExitCode {
+        let filter = self
+            .filter
+            .clone()
+            .unwrap_or_else(|| self.expression.join(" "));
+        let (port, queue) = place(self.place.as_deref());
+        let wanted = Wanted {
+            port,
+            queue,
+            received: !matches!(self.direction, Way::Tx),
+            sent: !matches!(self.direction, Way::Rx),
+            dropped: self.dropped,
+            snaplen: self.snaplen,
+            count: self.count,
+            rate: self.rate,
+            filter,
+        };
+        if let Err(why) = wanted.check() {
+            return refuse(&why);
+        }
+        if self.write.as_deref() == Some(Path::new("-")) && stdout().is_terminal() {
+            eprintln!(
+                "error: a capture file is not for a terminal\nhelp: name a file, or pipe it: crosspoint capture -w - | wireshark -k -i -"
+            );
+            return ExitCode::FAILURE;
+        }
+        let frames = match Frames::ask(&self.socket, &wanted) {
+            Ok(frames) => frames,
+            Err(error) => return complain(&error),
+        };
+        let ready = frames
+            .closer()
+            .and_then(|closer| end_by_signal(closer, self.duration));
+        let result = ready.and_then(|()| match self.write.as_deref() {
+            None => print(frames),
+            Some(path) if path == Path::new("-") => write(frames, stdout().lock(), &wanted.filter),
+            Some(path) => create(path)
+                .map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", path.display())))
+                .and_then(|file| write(frames, file, &wanted.filter)),
+        });
+        match result {
+            Ok(Some(totals)) => {
+                eprintln!("{}", words(&totals, &wanted));
+                ExitCode::SUCCESS
+            }
+            // Who reads only the beginning has read enough.
+            Ok(None) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("error: {why}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// A file that only its owner may read: frames are secrets.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn words(totals: &Totals, wanted: &Wanted) -> String {
+    let Totals {
+        captured,
+        missed,
+        over_rate,
+    } = totals;
+    let mut text = format!("{captured} captured, {missed} missed, {over_rate} over the rate");
+    if *missed > 0 {
+        text += "\nhelp: frames were missed since they were read too slowly: write to a file, filter, or keep fewer bytes (--snaplen)";
+    }
+    if *over_rate > 0 {
+        let rate = wanted.rate;
+        text += &format!(
+            "\nhelp: workers looked at no more than {rate} frames a second each: filter does not help, --rate does, or one port"
+        );
+    }
+    text
+}
+
+/// Hands each frame on, then how many there were; `None` when nobody reads any more.
+fn each(
+    frames: Frames,
+    mut hand_on: impl FnMut(&Record, bool) -> io::Result<()>,
+) -> io::Result<Option<Totals>> {
+    let mut frames = frames;
+    while let Some(message) = frames.next() {
+        match message? {
+            Message::End(totals) => return Ok(Some(totals)),
+            Message::Frame(record) => match hand_on(&record, !frames.has_more()) {
+                Err(why) if why.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
+                other => other?,
+            },
+        }
+    }
+    Err(io::Error::other("the switch has gone away"))
+}
+
+fn print(frames: Frames) -> io::Result<Option<Totals>> {
+    let mut out = BufWriter::new(stdout().lock());
+    each(frames, |record, last| {
+        writeln!(out, "{record}")?;
+        if last { out.flush() } else { Ok(()) }
+    })
+}
+
+fn write(frames: Frames, out: impl Write, filter: &str) -> io::Result<Option<Totals>> {
+    let mut writer = Writer::new(BufWriter::new(out), &frames.begin, filter)?;
+    // A file that is read while it is written begins with its ports.
+    writer.flush()?;
+    let totals = each(frames, |record, last| {
+        writer.write(record)?;
+        if last { writer.flush() } else { Ok(()) }
+    })?;
+    if let Some(totals) = &totals {
+        writer.finish(totals)?;
+    }
+    Ok(totals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_times_are_read() {
+        let of = |text| place(Some(text));
+        assert_eq!(of("web-1:3"), (Some("web-1".to_owned()), Some(3)));
+        assert_eq!(of("web-1"), (Some("web-1".to_owned()), None));
+        assert_eq!(of("any"), (None, None));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(
+            ["5", "s", "-1s", "0s", "99999999999999999999h", "1d"]
+                .iter()
+                .all(|text| duration(text).is_err())
+        );
+    }
+}

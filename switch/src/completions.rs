@@ -1,0 +1,28 @@
+//! `crosspoint completions`.
+
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::help;
+
+/// Print a shell's completions of this command line
+#[derive(Args)]
+#[command(after_long_help = help::COMPLETIONS)]
+pub(crate) struct Completions {
+    /// The shell
+    shell: Shell,
+}
+
+impl Completions {
+    pub(crate) fn run(self) -> ExitCode {
+        let mut text = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "crosspoint", &mut text);
+        // Who reads only the beginning has read enough.
+        let _ = stdout().write_all(&text);
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,106 @@
+//! What `--help`, and the manual pages that are made of it, say after the options: examples and exit statuses.
+
+pub(crate) const ALL: &str = "\
+Exit status:
+  0  success
+  1  an error, which is told with what to do about it
+  2  a command line that is not understood
+  Some commands have more, which their own help tells.
+
+Environment:
+  CROSSPOINT_SOCKET  the control socket, where --socket does not name one
+  CROSSPOINT_LOG     what `run` logs: error, warn, info (default), debug, trace
+  NO_COLOR           if it is not empty, nothing is coloured
+
+Files:
+  /etc/crosspoint/crosspoint.toml  the packaged service's configuration
+  /run/crosspoint/control.sock     the control socket, unless it has another";
+
+pub(crate) const RUN: &str = "\
+Examples:
+  crosspoint run --config /etc/crosspoint/crosspoint.toml
+  CROSSPOINT_LOG=debug crosspoint run --config demo.toml
+
+Exit status:
+  0  it was ended by SIGTERM or SIGINT
+  1  it could not start, and says why
+  2  the command line is not understood";
+
+pub(crate) const CHECK: &str = "\
+Examples:
+  crosspoint check --config /etc/crosspoint/crosspoint.toml
+
+Exit status:
+  0  the configuration is fine
+  1  it is not, and every mistake is told with its place
+  2  the command line is not understood";
+
+pub(crate) const DOCTOR: &str = "\
+Examples:
+  crosspoint doctor
+  crosspoint doctor --config /etc/crosspoint/crosspoint.toml
+  crosspoint doctor --all --json | jq '.findings[] | select(.severity == \"error\")'
+
+Exit status:
+  0  all is well
+  3  a note
+  4  a warning
+  5  an error
+  1  the configuration cannot be read
+  2  the command line is not understood";
+
+pub(crate) const MOVE: &str = "\
+Examples:
+  crosspoint show workers
+  crosspoint move web-1 0 1
+
+Exit status:
+  0  the worker polls the queue
+  1  it does not, and the reason is told
+  2  the command line is not understood";
+
+pub(crate) const SHOW: &str = "\
+Examples:
+  crosspoint show ports
+  crosspoint show port web-1
+  crosspoint show drops --watch
+  crosspoint show queues --watch 5
+  crosspoint show ports --json | jq -r '.[] | select(.state != \"up\") | .name'
+
+Exit status:
+  0  it was shown
+  1  there is no answer, and the reason is told
+  2  the command line is not understood";
+
+pub(crate) const TOP: &str = "\
+Examples:
+  crosspoint top
+  crosspoint top --view latency --sort P99 --interval 5
+  crosspoint top --batch -n 1 --view drops
+
+Exit status:
+  0  it was ended by a key, or all refreshes are printed
+  1  there is no terminal, or with --batch no daemon
+  2  the command line is not understood
+  128 and a signal's number, where that ended it";
+
+pub(crate) const COMPLETIONS: &str = "\
+Examples:
+  crosspoint completions bash > /usr/share/bash-completion/completions/crosspoint
+  crosspoint completions zsh > /usr/share/zsh/vendor-completions/_crosspoint
+  crosspoint completions fish > /usr/share/fish/vendor_completions.d/crosspoint.fish
+  source <(crosspoint completions bash)
+
+Exit status:
+  0  always
+  2  the command line is not understood";
+
+pub(crate) const MAN: &str = "\
+Examples:
+  crosspoint man | man -l -
+  crosspoint man --dir /usr/local/share/man/man1
+
+Exit status:
+  0  the pages are written
+  1  they cannot be
+  2  the command line is not understood";

@@ -1,0 +1,106 @@
+//! `crosspoint top`: wiring; the screen is in `crosspoint_control::top`.
+
+use std::io::{IsTerminal, stdin, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use crosspoint_control::top::{self, Options, View};
+use miette::Diagnostic;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use crate::help;
+use crate::show::seconds;
+
+/// Watch a running switch: traffic, drops and completion times as they are now
+///
+/// All is per second, and of the time since the refresh before. Keys: 1 to 5 or Tab choose what is seen, left and right
+/// the column that it is sorted by, r turns the order round, / filters, Enter shows one line in full, p pauses,
+/// + and - change the interval, ? explains the keys, q ends.
+#[derive(Args)]
+#[command(after_long_help = help::TOP)]
+pub(crate) struct Top {
+    /// What to see first
+    #[arg(long, value_name = "VIEW", default_value = "ports", value_parser = View::parse)]
+    view: View,
+    /// The column to sort by, by its heading, such as RX-PPS
+    #[arg(long, value_name = "COLUMN")]
+    sort: Option<String>,
+    /// The other way round
+    #[arg(long)]
+    reverse: bool,
+    /// Only lines with this text in them
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+    /// Seconds from one refresh to the next, 0.1 to 3600
+    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    interval: Duration,
+    /// Print text, for scripts, instead of filling the screen
+    #[arg(long, short)]
+    batch: bool,
+    /// With --batch: end after so many refreshes
+    #[arg(long, short = 'n', value_name = "N", requires = "batch")]
+    count: Option<u64>,
+    /// The running switch's control socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CROSSPOINT_SOCKET",
+        default_value = "/run/crosspoint/control.sock"
+    )]
+    socket: PathBuf,
+}
+
+impl Top {
+    pub(crate) fn run(self) -> ExitCode {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let options = Options {
+            socket: self.socket,
+            view: self.view,
+            sort: self.sort,
+            reverse: self.reverse,
+            filter: self.filter,
+            interval: self.interval,
+            colour: !plain,
+        };
+        let at_terminal = stdin().is_terminal() && stdout().is_terminal();
+        if !self.batch && !at_terminal {
+            eprintln!("error: `top` needs a terminal to fill");
+            eprintln!(
+                "help: `crosspoint top --batch` prints text, as does `crosspoint show ports --watch`"
+            );
+            return ExitCode::FAILURE;
+        }
+        let stop = Arc::new(AtomicUsize::new(0));
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
+            let value = usize::try_from(signal).unwrap_or_default();
+            // In batches there is nothing to restore, and the default is the right end.
+            if self.batch {
+                break;
+            }
+            if let Err(why) = signal_hook::flag::register_usize(signal, stop.clone(), value) {
+                eprintln!("error: signals cannot be caught: {why}");
+                return ExitCode::FAILURE;
+            }
+        }
+        let ended = match self.batch {
+            true => top::batch(options, self.count),
+            false => top::screen(options, &stop),
+        };
+        match (ended, stop.load(Ordering::Relaxed)) {
+            (Ok(()), 0) => ExitCode::SUCCESS,
+            // As shells tell it.
+            (Ok(()), signal) => ExitCode::from(128 + u8::try_from(signal).unwrap_or_default()),
+            (Err(why), _) => {
+                eprintln!("error: {why}");
+                if let Some(help) = why.help() {
+                    eprintln!("help: {help}");
+                }
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

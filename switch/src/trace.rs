@@ -1,0 +1,122 @@
+//! `crosspoint trace`: wiring; what is said is made in `crosspoint_control::capture::trace`.
+
+use std::io::{self, Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crosspoint_control::api::Traces;
+use crosspoint_control::capture::{self, TraceWanted};
+
+use crate::capture::{complain, end_by_signal, refuse};
+
+/// What becomes of the next frames that come in on a port, stage by stage; or of one that is not sent.
+#[derive(clap::Args)]
+pub(crate) struct Trace {
+    /// The port that they come in on
+    port: String,
+    /// Follow so many frames
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: u64,
+    /// Only frames that this selects, in tcpdump's words: `icmp and host 10.0.0.1`
+    #[arg(long, value_name = "EXPRESSION", default_value = "")]
+    filter: String,
+    /// Not a frame that comes, but this one, in hexadecimal: what would become of it
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["filter", "count"])]
+    frame: Option<String>,
+    /// With --frame: put a tag of this VLAN into it
+    #[arg(long, value_name = "ID", requires = "frame", value_parser = clap::value_parser!(u16).range(0..4096))]
+    vlan: Option<u16>,
+    /// As JSON, a line for each frame
+    #[arg(long)]
+    json: bool,
+    /// The running switch's control socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CROSSPOINT_SOCKET",
+        default_value = "/run/crosspoint/control.sock"
+    )]
+    socket: PathBuf,
+}
+
+/// Where a tag goes: behind both addresses, two digits for each byte.
+const TAG_AT: usize = 24;
+
+/// The frame's digits, with a tag of `vlan` put in.
+fn tagged(frame: &str, vlan: u16) -> String {
+    let mut digits: String = frame.chars().filter(char::is_ascii_hexdigit).collect();
+    if digits.len() >= TAG_AT {
+        digits.insert_str(TAG_AT, &format!("8100{vlan:04x}"));
+    }
+    digits
+}
+
+impl Trace {
+    /// Prints what becomes of each; exits with 0 if that was said of as many as were asked for.
+    pub(crate) fn run(self) -> ExitCode {
+        if let Err(why) = capture::filter(&self.filter) {
+            return refuse(&why);
+        }
+        let frame = match (self.frame, self.vlan) {
+            (Some(frame), Some(vlan)) => Some(tagged(&frame, vlan)),
+            (frame, _) => frame,
+        };
+        let wanted = TraceWanted {
+            port: self.port,
+            count: self.count,
+            filter: self.filter,
+            frame,
+        };
+        let traces = match Traces::ask(&self.socket, &wanted) {
+            Ok(traces) => traces,
+            Err(error) => return complain(&error),
+        };
+        if let Err(why) = traces
+            .closer()
+            .and_then(|closer| end_by_signal(closer, None))
+        {
+            eprintln!("error: {why}");
+            return ExitCode::FAILURE;
+        }
+        let mut left = self.count;
+        for trace in traces {
+            let trace = match trace {
+                Ok(trace) => trace,
+                Err(error) => return complain(&error),
+            };
+            if print(&trace, self.json).is_err() {
+                // Who reads only the beginning has read enough.
+                return ExitCode::SUCCESS;
+            }
+            left = left.saturating_sub(1);
+        }
+        match left {
+            0 => ExitCode::SUCCESS,
+            left => {
+                eprintln!("error: {left} of {} frames did not come", self.count);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn print(trace: &capture::trace::Trace, json: bool) -> io::Result<()> {
+    let mut out = stdout().lock();
+    match json {
+        true => writeln!(out, "{}", serde_json::to_string(trace)?)?,
+        false => write!(out, "{trace}")?,
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_goes_behind_the_addresses() {
+        let frame = "ff:ff:ff:ff:ff:ff 02:00:00:00:00:01 08:06";
+        assert_eq!(tagged(frame, 100), "ffffffffffff020000000001810000640806");
+        assert_eq!(tagged("ffff", 100), "ffff");
+    }
+}

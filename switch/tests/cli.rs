@@ -1,0 +1,127 @@
+//! The command line itself: what needs no daemon, and neither root nor a core of its own.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn crosspoint(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crosspoint"));
+    command.args(words).env_remove("CROSSPOINT_SOCKET");
+    command.output().expect("it starts")
+}
+
+fn printed(words: &[&str]) -> String {
+    let output = crosspoint(words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What bash makes of TAB behind the last of `words`, with the completions loaded.
+fn completed(dir: &Path, words: &[&str]) -> String {
+    let file = dir.join("crosspoint.bash");
+    fs::write(&file, printed(&["completions", "bash"])).expect("written");
+    let script = "set -eu; . \"$1\"; shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); \
+        name=$(complete -p crosspoint | sed -E 's/.*-F ([^ ]+).*/\\1/'); COMPREPLY=(); \
+        \"$name\" crosspoint \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\" || true; \
+        echo \"${COMPREPLY[*]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", script, "bash"])
+        .arg(&file)
+        .args(words);
+    let output = bash.output().expect("bash starts");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout)
+        .expect("text")
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn bash_completes_commands_topics_and_options() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let complete = |words: &[&str]| completed(dir.path(), words);
+    assert_eq!(complete(&["crosspoint", "sh"]), "show");
+    assert_eq!(complete(&["crosspoint", "show", "po"]), "ports port");
+    assert_eq!(complete(&["crosspoint", "show", "--wa"]), "--watch");
+    assert_eq!(complete(&["crosspoint", "completions", "z"]), "zsh");
+}
+
+#[test]
+fn every_shell_has_completions() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        assert!(printed(&["completions", shell]).contains("show"), "{shell}");
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page_with_examples_and_exit_statuses_that_groff_takes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pages = dir.path().join("man1");
+    printed(&["man", "--dir", pages.to_str().expect("a plain path")]);
+    let top = fs::read_to_string(pages.join("crosspoint.1")).expect("it is written");
+    assert_eq!(printed(&["man"]), top);
+    let names = fs::read_dir(&pages).expect("a directory");
+    let names: Vec<_> = names.map(|entry| entry.expect("an entry").path()).collect();
+    for command in [
+        "run",
+        "check",
+        "doctor",
+        "move",
+        "show",
+        "top",
+        "completions",
+        "man",
+    ] {
+        let page = pages.join(format!("crosspoint-{command}.1"));
+        let text = fs::read_to_string(&page).expect("every command has a page");
+        assert!(
+            text.contains(".SH EXAMPLES") && text.contains(".SH \"EXIT STATUS\""),
+            "{text}"
+        );
+    }
+    for page in names {
+        let mut groff = Command::new("groff");
+        let groff = groff.args(["-man", "-ww", "-z", "-Tutf8"]).arg(&page);
+        let output = groff
+            .output()
+            .expect("groff starts: apt install groff-base");
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && complaints.is_empty(),
+            "{page:?}: {complaints}"
+        );
+    }
+}
+
+#[test]
+fn top_without_a_terminal_names_what_needs_none() {
+    let output = crosspoint(&["top"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("--batch") && text.contains("--watch"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_batch_and_a_watch_without_a_daemon_fail_and_name_the_socket() {
+    for words in [&["top", "--batch"][..], &["show", "ports", "--watch"]] {
+        let words = [words, &["--socket", "/nowhere/control.sock"]].concat();
+        let output = crosspoint(&words);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains("/nowhere/control.sock") && text.contains("help:"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_topic_that_there_is_not_is_told_with_those_that_there_are() {
+    let output = crosspoint(&["show", "prots"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("ports") && text.contains("latency"), "{text}");
+}
