@@ -1,10 +1,9 @@
 #!/bin/bash
 # check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
-# unit, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
+# unit, the Debian package's service, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
 #
-#   --full   also systemd itself, which runs the package's service; the package installed, upgraded and purged in a clean chroot; that each
-#            capability of the unit is needed; what it allows of system calls; a static binary of the debug build, in an empty root folder and in
-#            the container image
+#   --full   also the package installed, upgraded and purged in a clean chroot; that each capability of the unit is needed; what it allows of system
+#            calls; libvirt, which runs its example; a static binary of the debug build, in an empty root folder and in the container image
 #
 # What it downloads once is kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
@@ -203,19 +202,20 @@ check_package() {
   local root=$WORK/package/root
   mkdir -p "$root"
   # It need not be small.
-  DPKG_DEB_COMPRESSOR_TYPE=gzip DPKG_DEB_COMPRESSOR_LEVEL=1 "$DEPLOY/debian/build.sh" "$BINARY" "$WORK/package" > /dev/null
-  dpkg-deb --extract "$WORK"/package/*.deb "$root"
+  export DPKG_DEB_COMPRESSOR_TYPE=gzip DPKG_DEB_COMPRESSOR_LEVEL=1
+  "$DEPLOY/debian/build.sh" --version 0.0.1 --config <(sed '/^#/d' "$DEPLOY/debian/crosspoint.toml") "$BINARY" "$WORK/package" > "$WORK/package/older"
+  "$DEPLOY/debian/build.sh" "$BINARY" "$WORK/package" > "$WORK/package/newest"
+  dpkg-deb --extract "$(cat "$WORK/package/newest")" "$root"
   zcat "$root/usr/share/man/man1/crosspoint-run.1.gz" | grep -q '^\.TH crosspoint-run 1'
   bash -n "$root/usr/share/bash-completion/completions/crosspoint"
   # Nothing can be written by others, and nothing is anybody's but root's.
-  dpkg-deb --contents "$WORK"/package/*.deb > "$WORK/package/contents"
+  dpkg-deb --contents "$(cat "$WORK/package/newest")" > "$WORK/package/contents"
   if grep -v ' root/root ' "$WORK/package/contents" || grep '^........w' "$WORK/package/contents"; then return 1; fi
 }
 
 check_booted() {
-  local packages=("$WORK"/package/*.deb)
-  [ -e "${packages[0]}" ] || unable "there is no package"
-  "$DEPLOY/check/booted.sh" "${packages[0]}"
+  [ -s "$WORK/package/newest" ] || unable "there is no package"
+  "$DEPLOY/check/booted.sh" "$(cat "$WORK/package/older")" "$(cat "$WORK/package/newest")"
 }
 
 # Of the profile of the debug build: what was compiled for that serves here too.
@@ -283,8 +283,8 @@ check "guests as the tests run them" check_guests
 check "QEMU runs its example" check_qemu_runs
 check "libvirt's schema" check_libvirt
 check "what is in the Debian package" check_package
+check "systemd itself, and the package's service" check_booted
 if [ -n "$FULL" ]; then
-  check "systemd itself, and the package's service" check_booted
   check "each capability is needed" check_each_capability
   check "the unit's system calls and address families" check_sandbox
   check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# booted.sh PACKAGE: boots this host's systemd in namespaces of its own, over a copy of the root folder that goes away with it, and has it run the
-# service of the Debian package: it is started when ports are open, tells how many are up, logs to the journal with fields, is reloaded, keeps ports, is started again when a worker stands still,
+# booted.sh OLDER PACKAGE: boots this host's systemd in namespaces of its own, over a copy of the root folder that goes away with it, and has it run the
+# service of the Debian package, upgraded from an older one whose configuration was changed by hand: it is started when ports are open, tells how many are up, logs to the journal with fields, is reloaded, keeps ports, is started again when a worker stands still,
 # and is stopped as the package is purged. As root. Exits with 77 if this host cannot do that. Nothing outside is touched, but for a cgroup that is removed in the end.
 set -euo pipefail
-PACKAGE=$(realpath "$1") SELF=$(realpath "$0")
+OLDER=$(realpath "$1") PACKAGE=$(realpath "$2") SELF=$(realpath "$0")
 unable() { echo "$*"; exit 77; }
 
 # inside_all: the first process of the namespaces, which becomes systemd.
@@ -35,9 +35,13 @@ inside_all() {
 # prepare ROOT: the package installed, and what is run there.
 prepare() {
   install -m 755 "$SELF" "$1/run/check.sh"
+  install -m 644 "$OLDER" "$1/run/older.deb"
   install -m 644 "$PACKAGE" "$1/run/crosspoint.deb"
-  # As on a host that has none: the build's own user is not there.
-  DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C chroot "$1" dpkg --install /run/crosspoint.deb
+  export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+  chroot "$1" dpkg --install /run/older.deb
+  echo '# by hand' >> "$1/etc/crosspoint/crosspoint.toml"
+  chroot "$1" dpkg --force-confdef --force-confold --install /run/crosspoint.deb
+  grep -qx '# by hand' "$1/etc/crosspoint/crosspoint.toml"
   mkdir -p "$1/etc/systemd/system/crosspoint.service.d"
   printf '[Service]\nWatchdogSec=2\n' > "$1/etc/systemd/system/crosspoint.service.d/check.conf"
   printf '[Unit]\nDefaultDependencies=no\nRequires=systemd-journald.service check.service\n' > "$1/etc/systemd/system/check.target"
@@ -48,7 +52,7 @@ After=systemd-journald.service
 [Service]
 Type=oneshot
 Environment=CROSSPOINT_BOOTED=systemd
-ExecStart=/bin/bash /run/check.sh /run/crosspoint.deb
+ExecStart=/bin/bash /run/check.sh /run/older.deb /run/crosspoint.deb
 StandardOutput=file:/run/result/output
 StandardError=file:/run/result/output
 SERVICE
@@ -148,7 +152,7 @@ case ${CROSSPOINT_BOOTED:-} in
     cgroup=$WORK/cgroup/crosspoint-check-$$
     mkdir "$cgroup"
     (echo "$BASHPID" > "$cgroup/cgroup.procs"
-      CROSSPOINT_BOOTED=all exec unshare --cgroup --pid --fork --kill-child --uts --ipc --net --mount --propagation private -- "$SELF" "$PACKAGE") &
+      CROSSPOINT_BOOTED=all exec unshare --cgroup --pid --fork --kill-child --uts --ipc --net --mount --propagation private -- "$SELF" "$OLDER" "$PACKAGE") &
     booted=$!
     tries=600
     until [ -s "$WORK/result/status" ] || [ "$tries" -eq 0 ] || ! kill -0 "$booted" 2> /dev/null; do sleep 0.1; tries=$((tries - 1)); done
@@ -166,7 +170,7 @@ case ${CROSSPOINT_BOOTED:-} in
     export WORK
     mkdir "$WORK/result" "$WORK/root" "$WORK/cgroup"
     trap 'rm -rf "$WORK"' EXIT
-    CROSSPOINT_BOOTED=mounts unshare --mount --propagation private -- "$SELF" "$PACKAGE" > "$WORK/mounts" 2>&1 || true
+    CROSSPOINT_BOOTED=mounts unshare --mount --propagation private -- "$SELF" "$OLDER" "$PACKAGE" > "$WORK/mounts" 2>&1 || true
     status=$(cat "$WORK/result/status" 2> /dev/null || true)
     case $status in
       0) grep -m 1 '^systemd [0-9]' "$WORK/result/output" ;;
