@@ -68,6 +68,7 @@ put 644 "$REPO/deploy/systemd/crosspoint.service" /usr/lib/systemd/system/crossp
 DOC=/usr/share/doc/crosspoint
 put 644 "$REPO/README.md" $DOC/README.md
 put 644 "$REPO/LICENSE" $DOC/copyright
+for file in "$REPO"/switch/docs/*.md; do put 644 "$file" "$DOC/switch/docs/$(basename "$file")"; done
 for file in "$REPO"/configs/{reference,example-server}.toml "$REPO"/deploy/prometheus/{crosspoint.rules,scrape}.yml "$REPO"/deploy/grafana/*.json \
   "$REPO"/deploy/libvirt/*.xml "$REPO"/deploy/{qemu,cloud-hypervisor}/*.args; do
   put 644 "$file" "$DOC/examples/$(basename "$(dirname "$file")")/$(basename "$file")"

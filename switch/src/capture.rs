@@ -1,8 +1,8 @@
 //! `crosspoint capture`: wiring; what is shown is made in `crosspoint_control::capture`.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, IsTerminal, Write, stdout};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -192,15 +192,20 @@ impl Capture {
     }
 }
 
-/// A file that only its owner may read: frames are secrets.
+/// A file that only its owner may read, also if it was there before: frames are secrets.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
+    let file = options.write(true).create(true).mode(0o600).open(path)?;
+    let found = file.metadata()?;
+    // What is no file, such as a pipe, keeps nothing.
+    if found.is_file() {
+        if found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it is another user's file"));
+        }
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.set_len(0)?;
+    }
+    Ok(file)
 }
 
 fn words(totals: &Totals, wanted: &Wanted) -> String {

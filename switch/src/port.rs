@@ -10,8 +10,9 @@ use crate::{cli, reload};
 
 /// Add, change or remove a port of a running switch
 ///
-/// The others go on. Without --keep, the configuration's files stay as they are, and the next reload or restart makes the
-/// ports what these say. With it, the port's own file in `ports_dir` is written or removed too.
+/// The others go on. Without --keep, the configuration's files stay as they are: the next reload makes the ports that are in
+/// them what they say, and a port that was added stays until it is removed, or the switch ends. With --keep, the port's own
+/// file in `ports_dir` is written or removed too.
 #[derive(clap::Args)]
 pub(crate) struct Port {
     #[command(subcommand)]

@@ -57,8 +57,11 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     let ports = loaded.config.ports.len();
     let daemon = match Daemon::start_from(path, loaded, &affinity) {
         Ok(daemon) => daemon,
-        Err(StartError::Config(error)) => return fail_config(&error),
         Err(error) => {
+            log_limit.finish();
+            if let StartError::Config(error) = error {
+                return fail_config(&error);
+            }
             eprintln!("error: {error}");
             return ExitCode::FAILURE;
         }
@@ -66,8 +69,9 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     tracing::info!("ready: {ports} port(s)");
     let mut service = Service::ready(&daemon.health());
     while !stop.load(Ordering::Relaxed) {
-        if reload.swap(false, Ordering::Relaxed) {
-            daemon.reload();
+        // Before the files are read: a signal that comes meanwhile is another.
+        if reload.swap(false, Ordering::Relaxed) && !daemon.try_reload() {
+            reload.store(true, Ordering::Relaxed);
         }
         daemon.housekeep();
         service.tick(|| daemon.health());

@@ -24,6 +24,8 @@ mod namespaces;
 mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/reload.rs"]
+mod reload;
 #[path = "e2e/service.rs"]
 mod service;
 #[path = "e2e/top.rs"]

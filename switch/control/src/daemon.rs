@@ -127,6 +127,11 @@ impl Daemon {
         self.running.fabric.health()
     }
 
+    /// The same, unless the switch is being changed: then `false`, and it is to be tried again. It does not wait for that.
+    pub fn try_reload(&self) -> bool {
+        self.running.try_reload_and_say()
+    }
+
     /// How often [`housekeep`](Self::housekeep) is to be called.
     pub const HOUSEKEEPING: Duration = Duration::from_millis(100);
 }

@@ -321,6 +321,11 @@ impl<'a> Switch<'a> {
         }
     }
 
+    /// Sends a signal that does not end it.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// Kills the daemon with `signal`, which must end it with success, and leave neither socket nor XDP program.
     pub fn stop(mut self, signal: Signal) {
         self.stop_by(signal);

@@ -211,7 +211,9 @@ pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<
         .err()
         .map(|refused| refused.error.escape_debug());
     let error = error.map(tracing::field::display);
-    tracing::info!(pid, uid, port = %port.escape_debug(), error, "was asked to {what}");
+    // Not every change is of one port.
+    let port = (!port.is_empty()).then(|| tracing::field::display(port.escape_debug()));
+    tracing::info!(pid, uid, port, error, "was asked to {what}");
     match result {
         Ok(ok) => line_of(&Answer { ok }),
         Err(refused) => line_of(&refused),

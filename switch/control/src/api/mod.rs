@@ -37,6 +37,7 @@ pub use change::{ChangeError, PortAdd, PortRemove, PortSet, TURN_TIME_MAX};
 pub use client::{Client, ClientError, request};
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
+pub(crate) use socket::connect;
 
 use crate::capture::{TraceWanted, Wanted};
 use crate::config::PortTable;

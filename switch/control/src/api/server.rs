@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
 use super::capture::{self, EndOnDrop};
@@ -25,6 +25,10 @@ use crate::show::{self, Topic};
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// The longest that a client may take to send a request, and to think of the next.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+/// The longest that an answer is worked on. Below what `crosspoint` waits for, so that it can tell why.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(8);
+/// Answers that are worked on at once; more wait. The largest takes tens of megabytes.
+const LOOKS_MAX: usize = 4;
 /// The longest that a client may take to read a reply.
 pub const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
 /// The most clients at once; more wait.
@@ -49,10 +53,12 @@ impl ControlServer {
             let listener = UnixListener::from_std(listener)?;
             let accept = async || listener.accept().await.map(|(client, _)| client);
             let (moving, end) = (Arc::default(), EndOnDrop::default());
+            let looks = Arc::new(Semaphore::new(LOOKS_MAX));
             serve("control", CLIENTS_MAX, accept, move |client| {
                 let asked = Asked {
                     source: Arc::clone(&source),
                     moving: Arc::clone(&moving),
+                    looks: Arc::clone(&looks),
                     peer: client.peer_cred().ok(),
                     ending: Arc::clone(&end.0),
                 };
@@ -83,6 +89,8 @@ pub(super) struct Asked {
     pub source: Arc<dyn Source>,
     /// Held while a stream moves, or anything else changes.
     pub moving: Arc<Mutex<()>>,
+    /// A place is held while something is looked at.
+    looks: Arc<Semaphore>,
     /// The client's process, as the kernel knows it.
     pub peer: Option<UCred>,
     /// Whether the server ends. A job that has a thread of its own has to look.
@@ -141,24 +149,34 @@ struct Refusal {
 }
 
 async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
-    let look = &*asked.source;
     match serde_json::from_slice(line) {
         Ok(Request::Show(topic)) => {
-            let mut reply = br#"{"ok":"#.to_vec();
-            show::write_json(topic, look, &mut reply)?;
-            reply.extend_from_slice(b"}\n");
-            Ok(reply)
+            let write = move |source: &dyn Source| {
+                let mut reply = br#"{"ok":"#.to_vec();
+                show::write_json(topic, source, &mut reply)?;
+                reply.extend_from_slice(b"}\n");
+                Ok(reply)
+            };
+            look(asked, write).await
         }
-        Ok(Request::Port(name)) => match show::port(&name, look) {
-            Ok(ok) => line_of(&Answer { ok }),
-            Err(unknown) => refuse(unknown.to_string(), unknown.help()),
-        },
-        Ok(Request::Snapshot {}) => line_of(&Answer {
-            ok: snapshot::of(look),
-        }),
+        Ok(Request::Port(name)) => {
+            let write = move |source: &dyn Source| match show::port(&name, source) {
+                Ok(ok) => line_of(&Answer { ok }),
+                Err(unknown) => refuse(unknown.to_string(), unknown.help()),
+            };
+            look(asked, write).await
+        }
+        Ok(Request::Snapshot {}) => {
+            let write = |source: &dyn Source| {
+                line_of(&Answer {
+                    ok: snapshot::of(source),
+                })
+            };
+            look(asked, write).await
+        }
         Ok(Request::Move(place)) => move_stream(place, asked).await,
         Ok(Request::Health {}) => line_of(&Answer {
-            ok: health::look(look).await,
+            ok: health::look(&*asked.source).await,
         }),
         Ok(Request::Plan { config }) => change::answer(Change::Plan(config), asked).await,
         Ok(Request::Reload {}) => change::answer(Change::Reload, asked).await,
@@ -170,6 +188,34 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             usage(),
         ),
         Err(error) => refuse(format!("not a request: {error}"), usage()),
+    }
+}
+
+/// Answers one that only looks. On a thread of its own: it waits for changes of ports, and a change waits for workers. Who
+/// asks whether a worker is stuck must not wait for it.
+async fn look(
+    asked: &Asked,
+    write: impl FnOnce(&dyn Source) -> serde_json::Result<Vec<u8>> + Send + 'static,
+) -> serde_json::Result<Vec<u8>> {
+    let (source, looks) = (Arc::clone(&asked.source), Arc::clone(&asked.looks));
+    let looking = async move {
+        let place = looks.acquire_owned().await;
+        let look = move || {
+            let _place = place;
+            write(&*source)
+        };
+        tokio::task::spawn_blocking(look).await
+    };
+    match timeout(LOOK_TIME_MAX, looking).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(why)) => refuse(
+            format!("not answered: {why}"),
+            "see the daemon's log".to_owned(),
+        ),
+        Err(_) => refuse(
+            "the ports are being changed, and a worker is waited for".to_owned(),
+            "`crosspoint health` says whether one does not come round".to_owned(),
+        ),
     }
 }
 
@@ -217,7 +263,7 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
 fn usage() -> String {
     let topics = Topic::ALL.map(Topic::name).join(", ");
     format!(
-        r#"send one line such as {{"show":"ports"}} (topics are {topics}), {{"port":"web-1"}}, or {{"move":{{"port":"web-1","queue":0,"worker":1}}}}"#
+        r#"send one line such as {{"show":"ports"}} (topics are {topics}), {{"port":"web-1"}}, {{"health":{{}}}}, {{"plan":{{}}}}, {{"reload":{{}}}}, {{"port_remove":"web-1"}}, or {{"move":{{"port":"web-1","queue":0,"worker":1}}}}"#
     )
 }
 

@@ -160,7 +160,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 }
 
 /// Connects to a daemon, which gets so long to have room for us; then the error is `AGAIN`.
-pub(super) fn connect(path: &Path, time_max: Duration) -> Result<UnixStream, Errno> {
+pub(crate) fn connect(path: &Path, time_max: Duration) -> Result<UnixStream, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let socket = unconnected(SocketFlags::empty())?;
     // For a Unix socket, this bounds `connect` too: it waits for room in the listener's queue.

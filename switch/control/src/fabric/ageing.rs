@@ -9,8 +9,8 @@ pub(super) struct Ageing {
     after: Duration,
     tick: Duration,
     ticks: u64,
-    /// Up to when they are counted, since the switch started.
-    counted: Duration,
+    /// Up to when they are counted, since the switch started; `None`: from the next look on.
+    counted: Option<Duration>,
 }
 
 impl Ageing {
@@ -20,17 +20,27 @@ impl Ageing {
             // An age has 8 bits and is compared to at most half of that.
             tick: Duration::from_secs(after.as_secs().div_ceil(100).max(1)),
             ticks: 0,
-            counted: Duration::ZERO,
+            counted: Some(Duration::ZERO),
         }
     }
 
     /// The new tick, if there is one, where the switch has run for `uptime`.
     pub fn advance(&mut self, uptime: Duration) -> Option<u64> {
-        let passed = uptime.saturating_sub(self.counted).as_millis() / self.tick.as_millis();
+        let counted = self.counted.unwrap_or(uptime);
+        let passed = uptime.saturating_sub(counted).as_millis() / self.tick.as_millis();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        self.counted += self.tick * passed;
+        self.counted = Some(counted + self.tick * passed);
         self.ticks += u64::from(passed);
         (passed > 0).then_some(self.ticks)
+    }
+
+    /// The same clock with other ticks. What has passed of one is forgotten: in short ticks it could be many.
+    fn changed_to(&self, after: Duration) -> Ageing {
+        Ageing {
+            ticks: self.ticks,
+            counted: None,
+            ..Ageing::new(after)
+        }
     }
 
     /// How many ticks an address lives on without a frame.
@@ -49,12 +59,7 @@ impl Fabric {
     /// ticks: an address that is as old as it may become stays so.
     pub fn set_ageing(&self, after: Duration) {
         let ageing = &mut self.lock().ageing;
-        let (ticks, counted) = (ageing.ticks, ageing.counted);
-        *ageing = Ageing {
-            ticks,
-            counted,
-            ..Ageing::new(after)
-        };
+        *ageing = ageing.changed_to(after);
     }
 }
 
@@ -64,16 +69,13 @@ mod tests {
 
     #[test]
     fn ticks_go_on_where_their_length_changes() {
-        let mut ageing = Ageing::new(Duration::from_secs(300));
-        assert_eq!(ageing.advance(Duration::from_secs(2)), None);
-        assert_eq!(ageing.advance(Duration::from_secs(7)), Some(2));
-        let (ticks, counted) = (ageing.ticks, ageing.counted);
-        ageing = Ageing {
-            ticks,
-            counted,
-            ..Ageing::new(Duration::from_secs(2))
-        };
-        assert_eq!(ageing.advance(Duration::from_secs(8)), Some(4));
+        let seconds = Duration::from_secs;
+        let mut ageing = Ageing::new(seconds(86_400));
+        assert_eq!(ageing.advance(seconds(863)), None);
+        assert_eq!(ageing.advance(seconds(2000)), Some(2));
+        ageing = ageing.changed_to(seconds(2));
+        assert_eq!(ageing.advance(seconds(2500)), None);
+        assert_eq!(ageing.advance(seconds(2501)), Some(3));
         assert_eq!(ageing.ticks_max(), 2);
     }
 }

@@ -308,6 +308,10 @@ impl Fabric {
                 state.balance.planned = planned.collect();
             }
             self.begin_window(&mut state);
+            // What a NIC or a stalled worker kept from going where it is pinned to.
+            for number in 0..state.ports.len() {
+                self.gather(&mut state, number as u16);
+            }
         }
         drop(state);
         for _ in 0..MOVES_MAX {

@@ -8,7 +8,7 @@ use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_packet::DropReason;
 
-use super::{Fabric, State};
+use super::{Fabric, Placed, State};
 use crate::status::RemovedStatus;
 
 /// What of a port can become other without its frames noticing; `None` stays as it is.
@@ -76,7 +76,7 @@ impl Fabric {
 
     /// Has the streams of a port go to its worker, if it has one. One that a NIC keeps where it is stays there, and a
     /// line in the log says so.
-    fn gather(&self, state: &mut State, number: u16) {
+    pub(super) fn gather(&self, state: &mut State, number: u16) {
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
         };
@@ -84,7 +84,8 @@ impl Fabric {
             return;
         };
         let elsewhere = port.streams.iter();
-        let elsewhere = elsewhere.filter(|(_, placed)| placed.worker != worker);
+        let is_free = |placed: &Placed| placed.socket.is_none() && placed.direct.is_none();
+        let elsewhere = elsewhere.filter(|(_, placed)| placed.worker != worker && is_free(placed));
         let queues: Vec<u16> = elsewhere.map(|(queue, _)| *queue).collect();
         let name = port.view.name.clone();
         for queue in queues {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crosspoint_engine::counters::{PortCounters, QueueCounters};
@@ -95,14 +94,8 @@ impl Fabric {
 
     /// Every learned address.
     pub fn fdb(&self) -> Vec<FdbEntry> {
-        let state = self.lock();
-        let tick = self.shared.tick.load(Ordering::Relaxed);
-        let name = |number: u16| {
-            state
-                .view
-                .port(number)
-                .map_or("?".into(), |p| p.name.to_string())
-        };
+        let (view, tick, tick_length) = self.picture();
+        let name = |number: u16| view.port(number).map_or("?".into(), |p| p.name.to_string());
         let mut entries: Vec<FdbEntry> = self
             .fdb
             .dump(tick)
@@ -111,7 +104,7 @@ impl Fabric {
                 mac: mac.to_string(),
                 vlan,
                 port: name(port),
-                age_s: u64::from(age) * state.ageing.times().1.as_secs(),
+                age_s: u64::from(age) * tick_length.as_secs(),
             })
             .collect();
         entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));

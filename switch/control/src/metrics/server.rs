@@ -132,6 +132,9 @@ struct Served {
     texts: Arc<Semaphore>,
 }
 
+/// The right to have one of the texts: of the connection that it is sent on, and of the thread that makes it.
+type Place = Option<Arc<OwnedSemaphorePermit>>;
+
 /// One connection, which is one request.
 async fn converse(client: TcpStream, served: Served) {
     // Held until the client has its text, or the connection ends.
@@ -153,7 +156,7 @@ async fn converse(client: TcpStream, served: Served) {
 async fn answer(
     request: &Request<Incoming>,
     served: &Served,
-    place: &OnceLock<OwnedSemaphorePermit>,
+    place: &OnceLock<Place>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !["/metrics", "/healthz", "/readyz"].contains(&path) {
@@ -177,10 +180,10 @@ async fn answer(
         }
         _ => {
             // The semaphore is never closed, and the connection has no second request.
-            if let Ok(one) = Arc::clone(&served.texts).acquire_owned().await {
-                let _ = place.set(one);
-            }
-            scrape(served.exposition.clone()).await
+            let one = Arc::clone(&served.texts).acquire_owned().await;
+            let one: Place = one.ok().map(Arc::new);
+            let _ = place.set(one.clone());
+            scrape(served.exposition.clone(), one).await
         }
     }
 }
@@ -198,8 +201,13 @@ fn probe(well: bool, words: String) -> Response<Full<Bytes>> {
 
 /// On a thread of its own, of which there are no more than [`TEXTS_MAX`]: it may have to wait for the port table, and
 /// health is to be told meanwhile.
-async fn scrape(exposition: Exposition) -> Response<Full<Bytes>> {
-    let rendered = tokio::task::spawn_blocking(move || exposition.render()).await;
+async fn scrape(exposition: Exposition, place: Place) -> Response<Full<Bytes>> {
+    // The connection may end before the work does.
+    let render = move || {
+        let _place = place;
+        exposition.render()
+    };
+    let rendered = tokio::task::spawn_blocking(render).await;
     let rendered = rendered.map_err(|error| error.to_string());
     match rendered.and_then(|result| result.map_err(|error| error.to_string())) {
         Ok(metrics) => text(StatusCode::OK, metrics),

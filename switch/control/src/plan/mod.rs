@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use crate::config::{Config, Port, Written};
+use crate::config::{Config, Port, PortKind, Written};
 
 pub use answer::{
     AddedPort, Applied, ChangedPort, Failure, HowChanged, Key, PlanAnswer, ReloadAnswer, Setting,
@@ -40,7 +40,7 @@ pub struct PortDiff {
     pub before: Port,
     /// As it is wanted.
     pub after: Port,
-    /// The keys that have other values. There is none where `direct` is the only reason.
+    /// The keys that have other values. There is none where `direct`, or that its uplink reopens, is the only reason.
     pub keys: Vec<KeyDiff>,
     /// An uplink whose guests have other queues of it for themselves, so that its own are others.
     pub direct: Option<DirectDiff>,
@@ -139,10 +139,12 @@ impl Plan {
             let direct = direct_diff(&port.name, running, wanted);
             port_diff(before, port, direct)
         });
+        let mut change: Vec<PortDiff> = both.collect();
+        reopen_with_uplinks(&mut change, running, wanted);
         Plan {
             add: wanted.ports.iter().filter(is_new).cloned().collect(),
             remove: names_gone.map(|port| port.name.clone()).collect(),
-            change: both.collect(),
+            change,
             settings: setting_diffs(running, wanted),
         }
     }
@@ -163,6 +165,42 @@ impl Plan {
         let settings = self.settings.iter();
         settings.filter(|setting| setting.when == When::NeedsRestart)
     }
+}
+
+/// A guest with a queue of an uplink's for itself is bound to the uplink as it was opened, so it reopens with it.
+fn reopen_with_uplinks(change: &mut Vec<PortDiff>, running: &Config, wanted: &Config) {
+    let reopens = |diff: &&PortDiff| diff.how == How::Reopen;
+    let uplinks: BTreeSet<String> = change
+        .iter()
+        .filter(reopens)
+        .map(|diff| diff.name.clone())
+        .collect();
+    let before = by_name(running);
+    let is_bound = |port: &&Port| match &port.kind {
+        PortKind::Vhost(guest) => {
+            let uplink = guest.direct.as_ref().map(|direct| &direct.uplink);
+            uplink.is_some_and(|uplink| uplinks.contains(uplink))
+        }
+        PortKind::Xdp(_) => false,
+    };
+    for after in wanted.ports.iter().filter(is_bound) {
+        let Some(before) = before.get(&*after.name) else {
+            continue;
+        };
+        match change.iter_mut().find(|diff| diff.name == after.name) {
+            Some(diff) => diff.how = How::Reopen,
+            None => change.push(PortDiff {
+                name: after.name.clone(),
+                before: (*before).clone(),
+                after: after.clone(),
+                keys: Vec::new(),
+                direct: None,
+                how: How::Reopen,
+            }),
+        }
+    }
+    let place = |name: &str| wanted.ports.iter().position(|port| port.name == name);
+    change.sort_by_key(|diff| place(&diff.name));
 }
 
 fn by_name(config: &Config) -> HashMap<&str, &Port> {

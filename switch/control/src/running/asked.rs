@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::reload::ReloadError;
 use super::{Changing, Running};
 use crate::api::{ChangeError, Source};
-use crate::config::{Config, PortTable, port_file, remove_port_file, write_port_file};
+use crate::config::{Config, Port, PortTable, port_file, remove_port_file, write_port_file};
 use crate::fabric::{Fabric, MoveError};
 use crate::health::Health;
 use crate::plan::{Failure, Plan, PlanAnswer, ReloadAnswer};
@@ -69,14 +69,15 @@ impl Source for Running {
         let Some(port) = wanted.ports.last() else {
             return Ok(ReloadAnswer::default());
         };
+        self.check_worker(port)?;
         if keep {
             self.own_file(&changing, &port.name)?;
         }
-        let done = self.do_by_hand(&mut changing, &wanted);
+        let mut done = self.do_by_hand(&mut changing, &wanted);
         if done.failed.is_empty() {
-            match keep {
-                true => self.keep(&changing, &port.name)?,
-                false => drop(changing.by_hand.insert(port.name.clone())),
+            changing.by_hand.insert(port.name.clone(), port.clone());
+            if keep {
+                self.keep(&mut changing, port, &mut done);
             }
         }
         Ok(done)
@@ -101,13 +102,22 @@ impl Source for Running {
     ) -> Result<ReloadAnswer, ChangeError> {
         let mut changing = self.lock();
         let wanted = changing.config.with_port_set(name, set)?;
+        let after = wanted.ports.iter().find(|port| port.name == name);
+        let Some(after) = after else {
+            return Ok(ReloadAnswer::default());
+        };
+        self.check_worker(after)?;
         if keep {
             self.own_file(&changing, name)?;
         }
-        let done = self.do_by_hand(&mut changing, &wanted);
-        if keep && done.failed.is_empty() {
-            self.keep(&changing, name)?;
-            changing.by_hand.remove(name);
+        let mut done = self.do_by_hand(&mut changing, &wanted);
+        if done.failed.is_empty() {
+            if let Some(known) = changing.by_hand.get_mut(name) {
+                known.clone_from(after);
+            }
+            if keep {
+                self.keep(&mut changing, after, &mut done);
+            }
         }
         Ok(done)
     }
@@ -125,13 +135,31 @@ impl Running {
         Ok(())
     }
 
-    /// Writes the port, as it runs, to its own file.
-    fn keep(&self, changing: &Changing, name: &str) -> Result<(), ChangeError> {
-        let config = &changing.config;
-        if let Some(port) = config.ports.iter().find(|port| port.name == name) {
-            write_port_file(self.main_file()?, config.ports_dir.as_deref(), port)?;
+    /// A configuration whose cores are "auto" does not say how many workers there are.
+    fn check_worker(&self, port: &Port) -> Result<(), ChangeError> {
+        match port.worker {
+            Some(worker) if worker >= self.fabric.workers() => Err(ChangeError::new(
+                format!("port {:?}: there is no worker {worker}", port.name),
+                format!("the workers are 0 to {}", self.fabric.workers() - 1),
+            )),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Writes the port to its own file: from then on it is the files'. Where that fails, it runs all the same.
+    fn keep(&self, changing: &mut Changing, port: &Port, done: &mut ReloadAnswer) {
+        let ports_dir = changing.config.ports_dir.clone();
+        let kept = self.main_file().and_then(|main| {
+            write_port_file(main, ports_dir.as_deref(), port)?;
+            Ok(())
+        });
+        match kept {
+            Ok(()) => drop(changing.by_hand.remove(&port.name)),
+            Err(why) => done.failed.push(Failure {
+                what: port.name.clone(),
+                error: format!("it runs, but is not kept: {}", why.error),
+            }),
+        }
     }
 
     fn do_by_hand(&self, changing: &mut Changing, wanted: &Config) -> ReloadAnswer {

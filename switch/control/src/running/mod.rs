@@ -11,7 +11,7 @@ mod ports;
 mod reload;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -49,7 +49,11 @@ struct Changing {
     /// What was last read of the file and its folder.
     loaded: Option<Loaded>,
     /// Ports that were asked for by the control socket and are in no file.
-    by_hand: BTreeSet<String>,
+    by_hand: BTreeMap<String, Port>,
+    /// When the folder is looked at again though nothing in it has changed: something was wrong.
+    again_at: Option<Instant>,
+    /// What was last said to be wrong with it.
+    said: Option<String>,
     /// The folder that is watched, if one is.
     watch: Option<Watched>,
     ports: BTreeMap<String, Attached>,
@@ -83,7 +87,9 @@ impl Running {
             changing: Mutex::new(Changing {
                 config,
                 loaded,
-                by_hand: BTreeSet::new(),
+                by_hand: BTreeMap::new(),
+                again_at: None,
+                said: None,
                 watch: None,
                 ports: BTreeMap::new(),
                 metrics: None,
@@ -125,12 +131,10 @@ impl Running {
     /// Carries out `plan`, which turns what runs into `wanted`, but for what needs a restart. Returns what failed.
     fn apply(&self, changing: &mut Changing, wanted: &Config, plan: &Plan) -> Vec<Failure> {
         let reopened = || plan.change.iter().filter(|diff| diff.how == How::Reopen);
+        let gone = reopened().map(|diff| &diff.name).chain(&plan.remove);
+        changing.close_all(&self.fabric, &gone.cloned().collect::<Vec<_>>());
         for name in &plan.remove {
-            changing.close(&self.fabric, name);
             tracing::info!(port = %name, "removed");
-        }
-        for diff in reopened() {
-            changing.close(&self.fabric, &diff.name);
         }
         for diff in plan.change.iter().filter(|diff| diff.how == How::InPlace) {
             changing.set(&self.fabric, diff);
@@ -143,8 +147,13 @@ impl Running {
         }
         for diff in reopened() {
             let opened = changing.open(&self.fabric, wanted, &diff.after);
+            let is_open = opened.is_ok();
             let what = format!("reopened: {}", keys(diff));
             note(&diff.name, opened, &what, &mut failed);
+            // As it was, rather than not at all.
+            if !is_open && changing.open(&self.fabric, wanted, &diff.before).is_ok() {
+                tracing::warn!(port = %diff.name, "is open again as it was");
+            }
         }
         for setting in &plan.settings {
             let key = setting.diff.key;
@@ -166,14 +175,19 @@ impl Running {
     pub fn close(&self) {
         let mut changing = self.lock();
         drop(changing.metrics.take());
-        changing.ports.clear();
+        let all: Vec<String> = changing.ports.keys().cloned().collect();
+        changing.close_all(&self.fabric, &all);
     }
 }
 
 fn keys(diff: &PortDiff) -> String {
     let keys = diff.keys.iter().map(|key| key.key);
     let direct = diff.direct.iter().map(|_| "queues of its own guests");
-    keys.chain(direct).collect::<Vec<_>>().join(", ")
+    let all: Vec<&str> = keys.chain(direct).collect();
+    match all.is_empty() {
+        true => "with its uplink".to_owned(),
+        false => all.join(", "),
+    }
 }
 
 fn note(port: &str, opened: Result<(), StartError>, what: &str, failed: &mut Vec<Failure>) {
@@ -202,11 +216,19 @@ impl Changing {
         Ok(())
     }
 
-    fn close(&mut self, fabric: &Fabric, name: &str) {
-        if let Some(attached) = self.ports.remove(name) {
-            attached.close(fabric);
+    /// Guests first: a guest that has a NIC's queue for itself keeps that NIC from being put back as it was.
+    fn close_all(&mut self, fabric: &Fabric, names: &[String]) {
+        for guests in [true, false] {
+            for name in names {
+                let known = self.ports.get(name);
+                if known.is_some_and(|attached| attached.is_guest() == guests)
+                    && let Some(attached) = self.ports.remove(name)
+                {
+                    attached.close(fabric);
+                }
+            }
         }
-        self.config.ports.retain(|port| port.name != name);
+        self.config.ports.retain(|port| !names.contains(&port.name));
     }
 
     fn set(&mut self, fabric: &Fabric, diff: &PortDiff) {

@@ -43,6 +43,11 @@ impl Attached {
         }
     }
 
+    /// Whether it is a guest's.
+    pub fn is_guest(&self) -> bool {
+        matches!(self.by, By::Guest { .. })
+    }
+
     /// Lets go of guest or interface, and takes the port out of the fabric.
     pub fn close(self, fabric: &Fabric) {
         drop(self.by);

@@ -1,6 +1,7 @@
 //! The configuration read again.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{Changing, Running};
 use crate::config::watch::PortsWatch;
@@ -9,6 +10,9 @@ use crate::fabric::seconds_since_1970;
 use crate::notify;
 use crate::plan::{Failure, Plan};
 use crate::status::ConfigStatus;
+
+/// How long until a watched folder is looked at again in which something was wrong.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a reload, or the plan of one, comes to nothing. What runs is as it was.
 #[derive(Debug)]
@@ -32,20 +36,26 @@ impl Running {
     /// What a reload would do, if the file were the one at `path`, or is as it is.
     pub(super) fn plan(&self, path: Option<&Path>) -> Result<Plan, ReloadError> {
         let path = self.file(path)?;
+        // Not while others wait: a name that a client chose may be slow.
+        let loaded = self.read_strictly(path)?;
         let changing = self.lock();
-        let wanted = changing.with_those_by_hand(self.read_strictly(path)?.config)?;
+        let wanted = changing.with_those_by_hand(loaded.config)?;
         Ok(Plan::between(&changing.config, &wanted))
     }
 
     /// Reads the file again, and makes the switch what it says. Nothing changes where it, or any file of the folder that it
     /// names, is wrong.
     pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.file(None)?;
+        self.reload_locked(&mut self.lock())
+    }
+
+    fn reload_locked(&self, changing: &mut Changing) -> Result<Reloaded, ReloadError> {
         let path = self.file(None)?;
-        let mut changing = self.lock();
         notify::reloading();
         let done = self.read_strictly(path).and_then(|loaded| {
             let wanted = changing.with_those_by_hand(loaded.config.clone())?;
-            Ok(self.become_what_is(wanted, &mut changing, loaded))
+            Ok(self.become_what_is(wanted, changing, loaded))
         });
         self.note_outcome(&done);
         notify::ready(&self.fabric.health().summary());
@@ -55,6 +65,15 @@ impl Running {
     /// The same, and has the log tell what comes of it.
     pub fn reload_and_say(&self) {
         say(&self.reload());
+    }
+
+    /// The same, unless the switch is being changed: then `false`, and nothing is done. It does not wait.
+    pub fn try_reload_and_say(&self) -> bool {
+        let Ok(mut changing) = self.changing.try_lock() else {
+            return false;
+        };
+        say(&self.reload_locked(&mut changing));
+        true
     }
 
     /// Has the log tell which files are not part of what was started.
@@ -90,10 +109,10 @@ impl Running {
             Ok(Reloaded { left_out, ..done })
         });
         self.note_outcome(&done);
-        let is_nothing = |done: &Reloaded| done.plan.is_empty() && done.left_out.is_empty();
-        if !done.as_ref().is_ok_and(is_nothing) {
-            say(&done);
-        }
+        let is_whole = |done: &Reloaded| done.left_out.is_empty() && done.failed.is_empty();
+        let is_whole = done.as_ref().is_ok_and(is_whole);
+        changing.again_at = (!is_whole).then(|| Instant::now() + AGAIN);
+        changing.say_if_new(&done);
     }
 
     /// Notes for the status what came of reading the files: all of it taken over, or not.
@@ -134,7 +153,7 @@ impl Running {
 
     fn become_what_is(&self, wanted: Config, changing: &mut Changing, loaded: Loaded) -> Reloaded {
         let in_files = |name: &String| loaded.config.ports.iter().any(|port| port.name == *name);
-        changing.by_hand.retain(|name| !in_files(name));
+        changing.by_hand.retain(|name, _| !in_files(name));
         let plan = Plan::between(&changing.config, &wanted);
         let failed = self.apply(changing, &wanted, &plan);
         changing.loaded = Some(loaded);
@@ -149,8 +168,7 @@ impl Running {
 impl Changing {
     /// Adds the ports that were added by hand and are in no file: they stay until they are removed so, or the switch ends.
     fn with_those_by_hand(&self, mut wanted: Config) -> Result<Config, ReloadError> {
-        let by_hand = self.config.ports.iter();
-        for port in by_hand.filter(|port| self.by_hand.contains(&port.name)) {
+        for port in self.by_hand.values() {
             if wanted.ports.iter().all(|other| other.name != port.name) {
                 let more = wanted.with_port(&port.table());
                 wanted = more.map_err(ReloadError::Config)?;
@@ -175,11 +193,32 @@ impl Changing {
                 .any(|other| other.name == port.name)
         };
         let (known, new): (Vec<Port>, Vec<Port>) = wanted.ports.iter().cloned().partition(runs);
-        let known = Config {
-            ports: known,
-            ..wanted
+        let with = |ports: Vec<Port>| {
+            let known = Config {
+                ports,
+                ..wanted.clone()
+            };
+            self.with_those_by_hand(known)
         };
-        let (mut wanted, mut left_out) = (self.with_those_by_hand(known)?, Vec::new());
+        // A known one may have come to clash, too: then all of them are as they run.
+        let is_wanted = |port: &&Port| known.iter().any(|other| other.name == port.name);
+        let as_it_runs = || {
+            self.config
+                .ports
+                .iter()
+                .filter(is_wanted)
+                .cloned()
+                .collect()
+        };
+        let mut left_out = Vec::new();
+        let mut wanted = match with(known.clone()) {
+            Ok(wanted) => wanted,
+            Err(ReloadError::Config(error)) => {
+                left_out.push(error);
+                with(as_it_runs())?
+            }
+            Err(error) => return Err(error),
+        };
         for port in new {
             match wanted.with_port(&port.table()) {
                 Ok(more) => wanted = more,
@@ -201,7 +240,25 @@ impl Changing {
             return self.watch.is_some();
         }
         let watch = self.watch.as_mut().and_then(|(_, watch)| watch.as_mut());
-        watch.is_some_and(PortsWatch::has_changed)
+        let has_changed = watch.is_some_and(PortsWatch::has_changed);
+        // What was wrong may have been mended elsewhere: in the main file, or by hand.
+        has_changed || self.again_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Has the log tell what came of it, unless nothing did, or the same as the last time.
+    fn say_if_new(&mut self, done: &Result<Reloaded, ReloadError>) {
+        let wrong = match done {
+            Ok(done) if done.left_out.is_empty() => None,
+            Ok(done) => Some(done.left_out.iter().map(ConfigError::render).collect()),
+            Err(ReloadError::Config(error)) => Some(error.render()),
+            Err(ReloadError::NoFile) => None,
+        };
+        let is_known = wrong == self.said;
+        self.said = wrong;
+        let did_nothing = done.as_ref().map_or(true, |done| done.plan.is_empty());
+        if !(is_known && did_nothing) {
+            say(done);
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
+use crate::api::connect;
 use crate::config::{self, Role};
 use crate::fabric::Fabric;
 use crate::interrupt::interrupt;
@@ -42,6 +43,8 @@ const END_PAUSE: Duration = Duration::from_millis(2);
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The longest that a message may take from its first byte to its last, and a reply to be read.
 pub const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a process that listens where a port is to may take to let us connect.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
 const THREAD_STACK: usize = 256 << 10;
 
 /// Why a guest port cannot be opened.
@@ -228,10 +231,12 @@ fn listen(port: &str, config: &config::VhostPort) -> Result<UnixListener, VhostP
         if !there.file_type().is_socket() {
             return Err(VhostPortError::NoSocket { port, path: at });
         }
-        if UnixStream::connect(path).is_ok() {
-            return Err(VhostPortError::InUse { port, path: at });
+        // Who listens and does not accept must hold nobody up; and only what nobody listens on is removed.
+        match connect(path, ANSWER_TIME_MAX) {
+            Err(Errno::CONNREFUSED) => drop(std::fs::remove_file(path)),
+            Err(Errno::NOENT) => {}
+            Ok(_) | Err(_) => return Err(VhostPortError::InUse { port, path: at }),
         }
-        let _ = std::fs::remove_file(path);
     }
     if let Some(folder) = path.parent() {
         let _ = std::fs::create_dir_all(folder);
