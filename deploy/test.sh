@@ -9,7 +9,7 @@
 #          try, and is named at the end if that passes: on a busy machine a guest may be too slow once
 #   loom   the lock-free parts under every interleaving, within bounds
 #   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
-#   fuzz   every fuzz target for ten seconds: deploy/fuzz.sh; under address sanitizer where this Rust has one
+#   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under address sanitizer where this Rust has one
 #
 # What loom, miri and fuzz run is built while e2e waits for its guests, with what that leaves of the cores.
 #
@@ -187,7 +187,7 @@ build_fuzz() { provided fuzz && "$REPO/deploy/fuzz.sh" --build; }
 
 fuzz() {
   if ! provided fuzz; then not_run "fuzz (no cargo-fuzz, and it could not be installed)"; return; fi
-  step fuzz "$REPO/deploy/fuzz.sh" 10
+  step fuzz "$REPO/deploy/fuzz.sh" 5
 }
 
 # joined WORD...: with commas.

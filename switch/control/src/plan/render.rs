@@ -66,7 +66,10 @@ fn changed(port: &ChangedPort) -> String {
         HowChanged::InPlace => "(in place)",
         HowChanged::Reopen => "(reopens: its traffic stops for a moment)",
     };
-    let keys: Vec<String> = port.keys.iter().map(|key| key_text(key, " ")).collect();
+    let mut keys: Vec<String> = port.keys.iter().map(|key| key_text(key, " ")).collect();
+    if keys.is_empty() {
+        keys.push("its uplink is another".to_owned());
+    }
     let begin = format!("~ port {}:", shown(&port.name));
     let line = format!("{begin} {} {how}", keys.join(", "));
     if line.chars().count() <= COLUMNS {

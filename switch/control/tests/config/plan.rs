@@ -244,7 +244,9 @@ socket = "/run/crosspoint/web-3.sock"
         "\
 - port web-1
 ~ port up0: channels none -> 4 (reopens: its traffic stops for a moment)
-~ port web-2: vlan none -> { access = 5 }, mac_limit 1024 -> 10 (in place)
+~ port web-2: (reopens: its traffic stops for a moment)
+    vlan none -> { access = 5 }
+    mac_limit 1024 -> 10
 + port web-3 (vhost, /run/crosspoint/web-3.sock)
 ! workers.cores: \"auto\" -> [2, 3] (needs a restart)
 ~ metrics.listen: \"127.0.0.1:9477\" -> \"off\"
@@ -280,6 +282,23 @@ fn an_uplink_reopens_where_guests_get_other_queues_of_it() {
     let text = plan::render(&PlanAnswer::from(&plan));
     assert!(
         text.starts_with("~ port up0: direct_queues [3] -> [] (reopens: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_guest_with_a_queue_of_an_uplink_that_reopens_reopens_with_it() {
+    let wanted = RUNNING.replace("enp1s0f0\"", "enp1s0f0\"\nchannels = 4");
+    let plan = between(RUNNING, &wanted);
+    let how: Vec<(&str, How, usize)> = plan
+        .change
+        .iter()
+        .map(|diff| (&*diff.name, diff.how, diff.keys.len()))
+        .collect();
+    assert_eq!(how, [("up0", How::Reopen, 1), ("web-2", How::Reopen, 0)]);
+    let text = plan::render(&PlanAnswer::from(&plan));
+    assert!(
+        text.contains("~ port web-2: its uplink is another (reopens: "),
         "{text}"
     );
 }

@@ -1,11 +1,12 @@
 //! Ports that come, go and change while others are busy.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crosspoint_control::fabric::PortSettings;
 use crosspoint_control::status::Status;
-use crosspoint_control::vhost::VhostPort;
+use crosspoint_control::vhost::{VhostPort, VhostPortError};
 use crosspoint_engine::vlan::VlanPolicy;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Case, Load, Loss, PORTS, Switch, port_options, vhost_config};
 
@@ -161,4 +162,32 @@ fn the_ageing_time_can_change() {
     switch.fabric.set_ageing(Duration::from_secs(2));
     assert_eq!(switch.fabric.status().fdb.ageing_s, 2);
     switch.wait("a", |port| port.addresses == 0);
+}
+
+/// Who may write to the folder of guests' sockets can listen there and never accept.
+#[test]
+fn a_socket_on_which_nobody_accepts_holds_nobody_up() {
+    let switch = Switch::start(1, &PORTS, 1);
+    let path = switch.socket("taken");
+    let address = SocketAddrUnix::new(&path).expect("a path");
+    let unix = |flags| net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let listener = unix(SocketFlags::empty()).expect("a socket");
+    net::bind(&listener, &address).expect("a free path");
+    net::listen(&listener, 0).expect("a socket");
+    let mut waiting = Vec::new();
+    // Until its queue is full.
+    loop {
+        let client = unix(SocketFlags::NONBLOCK).expect("a socket");
+        match net::connect(&client, &address) {
+            Ok(()) => waiting.push(client),
+            Err(_) => break,
+        }
+    }
+    let number = switch.fabric.add_port(port_options("taken", 1));
+    let number = number.expect("a number is free");
+    let config = vhost_config(switch.directory.path(), "taken", 1);
+    let start = Instant::now();
+    let refused = VhostPort::open(switch.fabric.clone(), number, "taken", &config);
+    assert!(matches!(refused, Err(VhostPortError::InUse { .. })));
+    assert!(start.elapsed() < Duration::from_secs(5) && path.exists());
 }

@@ -293,7 +293,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// Exactly the copies that a bridge makes arrive, each flow's in order; every frame and byte is counted where it
     /// belongs; and what did not arrive was dropped for the reason that the bridge has.

@@ -143,7 +143,7 @@ fn a_wake_if_asleep_is_never_missed() {
 /// says that it sleeps and looks for what was left. One of them must see the other.
 #[test]
 fn who_leaves_something_and_who_goes_to_sleep_do_not_miss_each_other() {
-    const MEETINGS: u64 = 1_000_000;
+    const MEETINGS: u64 = 250_000;
     /// A thread that is ready may wait for its core for seconds, on a machine that others use.
     const TOO_LONG: Duration = Duration::from_secs(20);
     let waker = Waker::new().unwrap();

@@ -222,7 +222,7 @@ fn no_kick_is_lost_on_the_way_to_sleep() {
 
 /// The same without system calls, so that the two sides meet far more often in the few nanoseconds that matter.
 fn kicks_by_memory(features: u64) {
-    const ROUNDS: u32 = 100_000;
+    const ROUNDS: u32 = 40_000;
     let mut guest = Guest::for_queues(8, 64, 64);
     let (mut ring, device) = guest.virtqueue(8, 65_000, features);
     let base = start_of(8, 65_000, features);

@@ -130,7 +130,7 @@ impl Relay {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// At any point, wraps included: a successor goes on, with nothing lost and nothing done twice.
     #[test]
