@@ -125,3 +125,29 @@ fn a_topic_that_there_is_not_is_told_with_those_that_there_are() {
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("ports") && text.contains("latency"), "{text}");
 }
+
+/// A session that is closed, or a connection that is lost, must not leave a program behind that turns without end.
+#[test]
+fn top_ends_with_its_terminal() {
+    const CLOSE: &str = "
+import os, pty, sys, time
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], [sys.argv[1], 'top', '--socket', '/nonexistent'])
+time.sleep(1)
+os.read(terminal, 1)
+os.close(terminal)
+for _ in range(100):
+    if os.waitpid(pid, os.WNOHANG)[0]:
+        sys.exit(0)
+    time.sleep(0.1)
+os.kill(pid, 9)
+sys.exit('it goes on without a terminal')
+";
+    let ended = Command::new("python3")
+        .args(["-c", CLOSE, env!("CARGO_BIN_EXE_crosspoint")])
+        .output()
+        .expect("python3 runs");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+}

@@ -33,6 +33,8 @@ const LOOKS_MAX: usize = 4;
 pub const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
 /// The most clients at once; more wait.
 pub const CLIENTS_MAX: usize = 64;
+/// Of those, that may only look: they cannot keep out those who may change something.
+const LOOKERS_MAX: usize = 48;
 
 /// The control socket, served by a thread of its own until this is dropped.
 ///
@@ -54,11 +56,13 @@ impl ControlServer {
             let accept = async || listener.accept().await.map(|(client, _)| client);
             let (moving, end) = (Arc::default(), EndOnDrop::default());
             let looks = Arc::new(Semaphore::new(LOOKS_MAX));
+            let lookers = Arc::new(Semaphore::new(LOOKERS_MAX));
             serve("control", CLIENTS_MAX, accept, move |client| {
                 let asked = Asked {
                     source: Arc::clone(&source),
                     moving: Arc::clone(&moving),
                     looks: Arc::clone(&looks),
+                    lookers: Arc::clone(&lookers),
                     peer: client.peer_cred().ok(),
                     ending: Arc::clone(&end.0),
                 };
@@ -91,6 +95,8 @@ pub(super) struct Asked {
     pub moving: Arc<Mutex<()>>,
     /// A place is held while something is looked at.
     looks: Arc<Semaphore>,
+    /// A place is held by each client that may only look.
+    lookers: Arc<Semaphore>,
     /// The client's process, as the kernel knows it.
     pub peer: Option<UCred>,
     /// Whether the server ends. A job that has a thread of its own has to look.
@@ -100,6 +106,15 @@ pub(super) struct Asked {
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
 async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
+    let uid = asked.peer.map(|peer| peer.uid());
+    let _place = match may_change(uid, rustix::process::geteuid().as_raw()) {
+        true => None,
+        // More of them wait elsewhere: they notice that they are hung up on.
+        false => match Arc::clone(&asked.lookers).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => return,
+        },
+    };
     loop {
         let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
             Ok(Ok(Line::Request(line))) => match capture::wanted(&line) {

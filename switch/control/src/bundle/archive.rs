@@ -122,7 +122,14 @@ impl Archive {
         files.sort();
         for file in files.iter().take(FOLDER_FILES_MAX) {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            self.add_file(&format!("{path}/{name}"), file);
+            let place = format!("{path}/{name}");
+            // Who may write to the folder could have us pack what only root may read.
+            match fs::symlink_metadata(file) {
+                Ok(found) if found.is_symlink() => {
+                    self.miss(&place, &file.display().to_string(), "it is a link");
+                }
+                _ => self.add_file(&place, file),
+            }
         }
         if files.len() > FOLDER_FILES_MAX {
             let why = format!(
@@ -185,6 +192,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     // A pipe that nobody writes to must not hold us up.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = options.read(true).custom_flags(flags).open(path)?;
-    file.take(FILE_BYTES_MAX as u64).read_to_end(&mut content)?;
+    file.take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut content)?;
     Ok(content)
 }

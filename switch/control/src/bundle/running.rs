@@ -118,7 +118,9 @@ fn exchange(address: SocketAddr) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(METRICS_TIME_MAX))?;
     write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut reply = Vec::new();
-    stream.take(FILE_BYTES_MAX as u64).read_to_end(&mut reply)?;
+    stream
+        .take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut reply)?;
     Ok(reply)
 }
 

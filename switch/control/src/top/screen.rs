@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::draw::draw;
@@ -63,8 +65,8 @@ fn converse(
             terminal.draw(|frame| draw(frame, model, colour))?;
         }
         // All keys that have been pressed are obeyed before anything is drawn.
-        let mut wait = wait(fetch, next, model.paused);
-        while event::poll(wait)? {
+        wait_for_terminal(wait(fetch, next, model.paused))?;
+        while event::poll(Duration::ZERO)? {
             let outcome = outcome(model, event::read()?);
             changed |= outcome.is_some();
             match outcome {
@@ -77,10 +79,28 @@ fn converse(
                 Some(Outcome::Draw) => next = next.min(Instant::now() + model.interval),
                 None => {}
             }
-            wait = Duration::ZERO;
         }
     }
     Ok(())
+}
+
+/// Waits until something was typed, or `time` has passed. A terminal that has gone is an error: crossterm would read its
+/// end over and over, and never come back.
+fn wait_for_terminal(time: Duration) -> io::Result<()> {
+    let stdin = io::stdin();
+    let mut terminal = [PollFd::new(&stdin, PollFlags::IN)];
+    let timeout = Timespec::try_from(time).ok();
+    match poll(&mut terminal, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(why) => return Err(why.into()),
+    }
+    match terminal[0]
+        .revents()
+        .intersects(PollFlags::HUP | PollFlags::ERR)
+    {
+        true => Err(io::Error::other("the terminal has gone")),
+        false => Ok(()),
+    }
 }
 
 fn wait(fetch: &Fetch, next: Instant, paused: bool) -> Duration {
