@@ -59,6 +59,11 @@ pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, Refus
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    if access.mode.is_some() {
+        // Linux gives the file that `bind` makes the mode that the socket has. Who is let in is let in later: whoever was, and
+        // lost its core in the middle of `connect`, would come through once there is a listener.
+        rustix::fs::fchmod(&socket, Mode::RWXU)?;
+    }
     net::bind(&socket, &address)?;
     // Nobody can connect before `listen`, so nobody does while mode and group are still others.
     let done = set(path, access, gid).and_then(|()| Ok(net::listen(&socket, BACKLOG)?));
