@@ -237,7 +237,10 @@ fn a_port_added_by_hand_stays_and_whose_file_clashes_with_it_is_alone_to_blame()
     host.write("fine", "");
     host.wait("the other comes", |host| host.port("fine").is_some());
     assert!(host.port("hand").is_some() && host.port("taken").is_none());
-    assert!(!host.status().config.last_reload_successful);
+    // Told once all of it is done.
+    host.wait("it is told", |host| {
+        !host.status().config.last_reload_successful
+    });
     let refused = ask(r#"{"reload":{}}"#.to_owned()).expect_err("a reload is strict");
     assert!(refused.to_string().contains("refuses"), "{refused}");
     ask(r#"{"port_remove":"hand"}"#.to_owned()).expect("it is removed");
