@@ -53,14 +53,8 @@ pub(crate) struct Capture {
     /// End after so long: `10s`, `500ms`, `5m`
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
-    /// The running switch's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CROSSPOINT_SOCKET",
-        default_value = "/run/crosspoint/control.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: crate::cli::Socket,
 }
 
 /// Which way frames go.
@@ -163,7 +157,7 @@ impl Capture {
             );
             return ExitCode::FAILURE;
         }
-        let frames = match Frames::ask(&self.socket, &wanted) {
+        let frames = match Frames::ask(&self.socket.socket, &wanted) {
             Ok(frames) => frames,
             Err(error) => return complain(&error),
         };

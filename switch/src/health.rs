@@ -1,6 +1,5 @@
 //! `crosspoint health`: wiring; what is told is in `crosspoint_control::health`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crosspoint_control::api::Request;
@@ -17,20 +16,14 @@ pub(crate) struct Health {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// The running switch's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CROSSPOINT_SOCKET",
-        default_value = "/run/crosspoint/control.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: crate::cli::Socket,
 }
 
 impl Health {
     /// Asks the running switch, and prints what is wrong with it, if anything is.
     pub(crate) fn run(self) -> ExitCode {
-        let Some(value) = ask(&self.socket, &Request::Health {}) else {
+        let Some(value) = ask(&self.socket.socket, &Request::Health {}) else {
             return ExitCode::FAILURE;
         };
         let health = match serde_json::from_value::<health::Health>(value.clone()) {

@@ -1,7 +1,6 @@
 //! `crosspoint show`: wiring; what is shown is in `crosspoint_control::show`.
 
 use std::io::{self, IsTerminal, Write, stdout};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,14 +32,8 @@ pub(crate) struct Show {
     /// Again and again, every so many seconds (1 if it is not said, 0.1 to 3600)
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
     watch: Option<Duration>,
-    /// The running switch's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CROSSPOINT_SOCKET",
-        default_value = "/run/crosspoint/control.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: crate::cli::Socket,
 }
 
 /// What `show` shows.
@@ -93,7 +86,7 @@ impl Show {
             eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
             return ExitCode::FAILURE;
         }
-        let mut client = Client::new(&self.socket);
+        let mut client = Client::new(&self.socket.socket);
         match self.watch {
             None => match self.once(&mut client) {
                 Ok(text) => print(&text).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),

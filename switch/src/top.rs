@@ -1,7 +1,6 @@
 //! `crosspoint top`: wiring; the screen is in `crosspoint_control::top`.
 
 use std::io::{IsTerminal, stdin, stdout};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,21 +43,15 @@ pub(crate) struct Top {
     /// With --batch: end after so many refreshes
     #[arg(long, short = 'n', value_name = "N", requires = "batch")]
     count: Option<u64>,
-    /// The running switch's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CROSSPOINT_SOCKET",
-        default_value = "/run/crosspoint/control.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: crate::cli::Socket,
 }
 
 impl Top {
     pub(crate) fn run(self) -> ExitCode {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let options = Options {
-            socket: self.socket,
+            socket: self.socket.socket,
             view: self.view,
             sort: self.sort,
             reverse: self.reverse,

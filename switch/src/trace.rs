@@ -1,7 +1,6 @@
 //! `crosspoint trace`: wiring; what is said is made in `crosspoint_control::capture::trace`.
 
 use std::io::{self, Write, stdout};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crosspoint_control::api::Traces;
@@ -29,14 +28,8 @@ pub(crate) struct Trace {
     /// As JSON, a line for each frame
     #[arg(long)]
     json: bool,
-    /// The running switch's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CROSSPOINT_SOCKET",
-        default_value = "/run/crosspoint/control.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: crate::cli::Socket,
 }
 
 /// Where a tag goes: behind both addresses, two digits for each byte.
@@ -67,7 +60,7 @@ impl Trace {
             filter: self.filter,
             frame,
         };
-        let traces = match Traces::ask(&self.socket, &wanted) {
+        let traces = match Traces::ask(&self.socket.socket, &wanted) {
             Ok(traces) => traces,
             Err(error) => return complain(&error),
         };

@@ -18,6 +18,12 @@ use super::{Case, Load, Loss, PATIENCE, ports::assert_balanced};
 
 /// Ports that come and go at once.
 const MANY: usize = 200;
+/// Where the rings make no difference.
+const PLAIN: Case = Case {
+    packed: false,
+    in_order: false,
+    workers: 1,
+};
 
 /// A daemon with its files in a folder of its own, looked after as by the program's main thread.
 struct Host {
@@ -168,13 +174,8 @@ fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
 
 #[test]
 fn a_bad_file_changes_nothing_by_a_reload() {
-    let case = Case {
-        packed: false,
-        in_order: false,
-        workers: 1,
-    };
     let host = Host::start(1, "");
-    let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+    let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);
     host.write("good", "");
     host.write("bad", "queue_pairs = 0");
@@ -189,13 +190,8 @@ fn a_bad_file_changes_nothing_by_a_reload() {
 
 #[test]
 fn a_watched_folder_is_followed_and_a_bad_file_costs_only_its_own_port() {
-    let case = Case {
-        packed: false,
-        in_order: false,
-        workers: 1,
-    };
     let host = Host::start(1, "watch_ports = true");
-    let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+    let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);
     host.write("one", "");
     host.wait("it comes", |host| host.port("one").is_some());
@@ -212,13 +208,8 @@ fn a_watched_folder_is_followed_and_a_bad_file_costs_only_its_own_port() {
 
 #[test]
 fn a_port_added_by_hand_stays_and_whose_file_clashes_with_it_is_alone_to_blame() {
-    let case = Case {
-        packed: false,
-        in_order: false,
-        workers: 1,
-    };
     let host = Host::start(1, "watch_ports = true");
-    let (mut c, mut d) = (host.guest("c", case), host.guest("d", case));
+    let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);
     let socket = host.folder.path().join("control.sock");
     let ask = |text: String| {
