@@ -39,6 +39,7 @@ use crosspoint_control::config::{Access, Role, VhostPort as PortConfig};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::PortStatus;
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::net::features;
@@ -302,6 +303,8 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         queues: queue_pairs.into(),
         joins: false,
         required: false,
+        weight: 1,
+        storm: StormLimits::default(),
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

@@ -9,6 +9,7 @@ use crosspoint_control::config::{HugePages, Queues, Rss, Tso, XdpMode, XdpPort};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_link::{Events, Links, Wake};
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions};
@@ -106,6 +107,8 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         queues: 4,
         joins: true,
         required: true,
+        weight: 1,
+        storm: StormLimits::default(),
         worker: None,
     };
     fabric.add_port(options).expect("there is room")

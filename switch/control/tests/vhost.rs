@@ -17,6 +17,7 @@ use crosspoint_control::config::{Access, Role, VhostPort as PortConfig};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::{DeviceStatus, PortStatus};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::{Guest, GuestOptions, Session};
 use tempfile::TempDir;
@@ -53,6 +54,8 @@ fn add_port(fabric: &Fabric, name: &str, queue_pairs: u16) -> u16 {
         mac_limit: 0,
         joins: false,
         required: false,
+        weight: 1,
+        storm: StormLimits::default(),
         worker: None,
         queues: queue_pairs.into(),
     });

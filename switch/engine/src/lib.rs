@@ -27,11 +27,15 @@ mod joins;
 #[cfg(not(loom))]
 mod latency;
 #[cfg(not(loom))]
+pub mod members;
+#[cfg(not(loom))]
 mod segments;
 #[cfg(not(loom))]
 pub mod sleep;
 #[cfg(not(loom))]
 pub mod stages;
+#[cfg(not(loom))]
+pub mod storm;
 #[cfg(not(loom))]
 pub mod stream;
 #[cfg(not(loom))]

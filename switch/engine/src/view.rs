@@ -8,6 +8,8 @@ use crosspoint_vring::GuestRx;
 
 use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
+use crate::members::Members;
+use crate::storm::StormControl;
 use crate::tap::Tap;
 use crate::vlan::{NO_VLAN, VlanPolicy};
 
@@ -39,6 +41,10 @@ pub struct PortView {
     pub quota: Arc<Quota>,
     /// Whether TCP segments that come in here are joined for guests that take large frames.
     pub joins: bool,
+    /// Its part of a busy worker's time, beside other ports' weights; at least 1.
+    pub weight: u32,
+    /// Into how many copies its frames may be flooded; `None` for any number.
+    pub storm: Option<Arc<StormControl>>,
 }
 
 impl PortView {
@@ -73,6 +79,8 @@ impl PortView {
 pub struct View {
     /// Ports by number; numbers without a port are empty.
     pub ports: Box<[Option<PortView>]>,
+    /// The ports of each VLAN.
+    pub members: Members,
     /// Who is where.
     pub fdb: Arc<Fdb>,
     /// Chooses a guest's receive queue.
@@ -82,6 +90,27 @@ pub struct View {
 }
 
 impl View {
+    /// The picture of these ports.
+    pub fn new(
+        ports: Box<[Option<PortView>]>,
+        fdb: Arc<Fdb>,
+        flows: FlowHasher,
+        taps: Box<[Arc<Tap>]>,
+    ) -> View {
+        View {
+            members: Members::new(&ports),
+            ports,
+            fdb,
+            flows,
+            taps,
+        }
+    }
+
+    /// Makes the VLANs' lists anew, after `ports` has changed in place.
+    pub fn renew_members(&mut self) {
+        self.members = Members::new(&self.ports);
+    }
+
     /// Port number `port`.
     #[inline(always)]
     pub fn port(&self, port: u16) -> Option<&PortView> {

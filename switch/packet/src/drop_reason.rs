@@ -58,8 +58,18 @@ drop_reasons! {
     LinkLocal = "link_local", Ingress;
     /// The destination is on the port that the frame came from.
     Hairpin = "hairpin", Ingress;
-    /// The frame was to be flooded, and no other port carries its VLAN.
+    /// The frame was to be flooded, and no other port that is up carries its VLAN.
     NoDestination = "no_destination", Ingress;
+    /// The frame's source address is not one of the port's `addresses`, or it is another port's.
+    SourceNotAllowed = "source_not_allowed", Ingress;
+    /// Broadcasts of this port were flooded into as many copies as its `storm` limit allows.
+    StormBroadcast = "storm_broadcast", Ingress;
+    /// Multicasts of this port were flooded into as many copies as its `storm` limit allows.
+    StormMulticast = "storm_multicast", Ingress;
+    /// Frames of this port for unknown addresses were flooded into as many copies as its `storm` limit allows.
+    StormUnknownUnicast = "storm_unknown_unicast", Ingress;
+    /// The frames of one burst asked for more work (segments, pieces, copies, bytes) than one burst may cost.
+    BurstBudget = "burst_budget", Ingress;
     /// No guest is attached to the port, or its driver has not enabled the queue.
     PortDown = "port_down", Egress;
     /// The guest has no free receive buffers.
@@ -68,6 +78,10 @@ drop_reasons! {
     GuestBufferSmall = "guest_buffer_small", Egress;
     /// Other workers were faster, too many times in a row, to reserve this guest's receive buffers.
     GuestRingContended = "guest_ring_contended", Egress;
+    /// The guest's receive buffers are in so many pieces that delivering to them would hold up the worker.
+    GuestBuffersCostly = "guest_buffers_costly", Egress;
+    /// The worker is busy, and frames for this port have had more than the port's share of its time.
+    OverShare = "over_share", Egress;
     /// The guest broke the rules of its ring and its port is quarantined.
     GuestQuarantined = "guest_quarantined", Egress;
     /// The NIC's transmit ring is full.

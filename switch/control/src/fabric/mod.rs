@@ -34,13 +34,14 @@ use std::time::{Duration, Instant, SystemTime};
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
 use crosspoint_engine::fdb::{Fdb, Quota};
+use crosspoint_engine::storm::{StormControl, StormLimits};
 use crosspoint_engine::stream::{Source, Stream, StreamId};
 use crosspoint_engine::tap::Tap;
 use crosspoint_engine::tx::NicTx;
 use crosspoint_engine::view::{Egress, PortView, View};
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
-use crosspoint_frame::Clock;
+use crosspoint_frame::{Clock, tsc};
 use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
@@ -100,6 +101,10 @@ pub struct PortOptions {
     pub worker: Option<usize>,
     /// Whether the switch is ready only while it is up.
     pub required: bool,
+    /// Its part of a busy worker's time, beside other ports' weights; at least 1.
+    pub weight: u32,
+    /// Into how many copies its frames may be flooded, per second.
+    pub storm: StormLimits,
 }
 
 /// How a port is, for `show`.
@@ -232,12 +237,8 @@ impl Fabric {
         }
         let [a, b, flows] = seed;
         let fdb = Arc::new(Fdb::new(options.fdb_capacity, [a, b]));
-        let view = Arc::new(View {
-            ports: Box::new([]),
-            fdb: fdb.clone(),
-            flows: FlowHasher::new(flows),
-            taps: Box::new([]),
-        });
+        let flows = FlowHasher::new(flows);
+        let view = Arc::new(View::new(Box::new([]), fdb.clone(), flows, Box::new([])));
         let idle = match options.sleep_after {
             None => Idle::Spin,
             Some(time) => Idle::SleepAfter(clock.cycles(time)),
@@ -287,6 +288,12 @@ impl Fabric {
         self.links.len()
     }
 
+    /// The limits at work; `None` where there are none.
+    fn storm_control(&self, limits: StormLimits) -> Option<Arc<StormControl>> {
+        let control = || Arc::new(StormControl::new(limits, self.clock.hz(), tsc()));
+        (!limits.is_unlimited()).then(control)
+    }
+
     /// Adds a port, down. A worker that there is not is as good as none. `None` when there are [`MAX_PORTS`] already.
     pub fn add_port(&self, mut options: PortOptions) -> Option<u16> {
         options.worker = options.worker.filter(|worker| *worker < self.workers());
@@ -306,6 +313,8 @@ impl Fabric {
             counters: Arc::new(PortCounters::new(self.links.len(), options.queues)),
             quota: Arc::new(Quota::new(options.mac_limit)),
             joins: options.joins,
+            weight: options.weight.max(1),
+            storm: self.storm_control(options.storm),
         };
         state.ports[number] = Some(Port {
             view,
@@ -484,12 +493,12 @@ impl Fabric {
             .iter()
             .take(last)
             .map(|port| port.as_ref().map(|p| p.view.clone()));
-        let view = Arc::new(View {
-            ports: ports.collect(),
-            fdb: self.fdb.clone(),
-            flows: state.view.flows,
-            taps: state.taps.clone().into(),
-        });
+        let view = Arc::new(View::new(
+            ports.collect(),
+            self.fdb.clone(),
+            state.view.flows,
+            state.taps.clone().into(),
+        ));
         state.view = view.clone();
         let mut changes = changes.into_iter();
         for (number, link) in self.links.iter().enumerate() {

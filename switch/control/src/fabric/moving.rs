@@ -461,13 +461,15 @@ mod tests {
             counters: Arc::new(PortCounters::new(1, 1)),
             quota: Arc::new(Quota::new(0)),
             joins: false,
+            weight: 1,
+            storm: None,
         };
-        View {
-            ports: ports.iter().map(|egress| Some(port(egress))).collect(),
-            fdb: Arc::new(Fdb::new(0, [0, 1])),
-            flows: FlowHasher::new(0),
-            taps: Box::new([]),
-        }
+        View::new(
+            ports.iter().map(|egress| Some(port(egress))).collect(),
+            Arc::new(Fdb::new(0, [0, 1])),
+            FlowHasher::new(0),
+            Box::new([]),
+        )
     }
 
     #[test]

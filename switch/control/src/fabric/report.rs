@@ -335,6 +335,7 @@ fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> Str
 mod tests {
     use std::time::{Duration, Instant};
 
+    use crosspoint_engine::storm::StormLimits;
     use crosspoint_engine::vlan::VlanPolicy;
 
     use super::*;
@@ -369,6 +370,8 @@ mod tests {
             vlan_text: String::new(),
             mac_limit: 16,
             required: false,
+            weight: 1,
+            storm: StormLimits::default(),
             joins: false,
             worker: None,
             queues: 2,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 
 use crate::config::{Config, Port, PortKind, Vlan};
@@ -110,6 +111,8 @@ fn options(port: &Port) -> PortOptions {
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
         worker: port.worker,
         required: port.required,
+        weight: 1,
+        storm: StormLimits::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use crosspoint_control::config::{self, Access, Role};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::status::{PortStatus, QueueStatus};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, VRING_NO_FD, protocol};
 use crosspoint_guest::net::features;
@@ -399,6 +400,8 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
             mac_limit: 0,
             joins: false,
             required: false,
+            weight: 1,
+            storm: StormLimits::default(),
             worker: None,
             queues: 2,
         })

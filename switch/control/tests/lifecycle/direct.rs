@@ -8,6 +8,7 @@ use crosspoint_control::config::{Config, PortKind};
 use crosspoint_control::fabric::PortOptions;
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -78,6 +79,8 @@ impl Wired {
                 queues: 2,
                 joins: false,
                 required: false,
+                weight: 1,
+                storm: StormLimits::default(),
                 worker: None,
             });
             let number = number.expect("a number is free");

@@ -12,6 +12,7 @@ use crosspoint_control::fabric::{
 };
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::view::Egress;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
@@ -362,6 +363,8 @@ fn wired(
             queues: 2,
             joins: false,
             required: false,
+            weight: 1,
+            storm: StormLimits::default(),
             worker: None,
         });
         let number = number.expect("a number is free");

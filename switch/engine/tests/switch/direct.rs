@@ -107,6 +107,8 @@ impl World {
             counters: Arc::new(PortCounters::new(1, 1)),
             quota: Arc::new(Quota::new(0)),
             joins: false,
+            weight: 1,
+            storm: None,
         };
         let uplink_vlan = match tags {
             true => VlanPolicy::trunk(&[7], None),
@@ -120,12 +122,12 @@ impl World {
         let source = Source::Direct(Box::new(DirectGuest::new(Box::new(from), direct)));
         World {
             stream: Stream::new((0, 0), source, counters),
-            view: View {
-                ports: Box::new(ports),
-                fdb: Arc::new(Fdb::new(0, [1, 2])),
-                flows: FlowHasher::new(3),
-                taps: Box::new([]),
-            },
+            view: View::new(
+                Box::new(ports),
+                Arc::new(Fdb::new(0, [1, 2])),
+                FlowHasher::new(3),
+                Box::new([]),
+            ),
             tx: Tx::new(0),
             keys: Keys::default(),
             burst: Burst::new(),

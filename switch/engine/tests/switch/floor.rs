@@ -44,12 +44,12 @@ impl Floor {
             tick: AtomicU8::new(0),
             faults: ArrayQueue::new(faults),
         });
-        let view = Arc::new(View {
-            ports: (0..8).map(|_| None).collect(),
-            fdb: Arc::new(Fdb::new(0, [1, 2])),
-            flows: FlowHasher::new(3),
-            taps: Box::new([]),
-        });
+        let view = Arc::new(View::new(
+            (0..8).map(|_| None).collect(),
+            Arc::new(Fdb::new(0, [1, 2])),
+            FlowHasher::new(3),
+            Box::new([]),
+        ));
         let link = || WorkerLink::new(Waker::new().unwrap());
         let links: Vec<_> = (0..workers).map(|_| Arc::new(link())).collect();
         let threads = links.iter().enumerate().map(|(index, link)| {
@@ -75,12 +75,8 @@ impl Floor {
         if let Some((number, port)) = change.port {
             ports[usize::from(number)] = Some(port);
         }
-        let view = View {
-            ports,
-            fdb: self.view.fdb.clone(),
-            flows: self.view.flows,
-            taps: Box::new([]),
-        };
+        let fdb = self.view.fdb.clone();
+        let view = View::new(ports, fdb, self.view.flows, Box::new([]));
         let replaced = std::mem::replace(&mut self.view, Arc::new(view));
         let mut updates: Vec<Update> = self
             .streams

@@ -122,6 +122,8 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         counters: counters.clone(),
         quota: Arc::new(Quota::new(options.mac_limit)),
         joins: options.joins,
+        weight: 1,
+        storm: None,
     };
     let stream = Stream::new((number, 0), Source::Guest(Box::new(from)), counters);
     let driver = Driver {

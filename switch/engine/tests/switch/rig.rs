@@ -30,12 +30,12 @@ impl Rig {
     /// A switch with these ports, and as many workers to take turns.
     pub fn new(options: &[PortOptions], workers: usize, seed: u64) -> Rig {
         let mut rig = Rig {
-            view: View {
-                ports: Box::new([]),
-                fdb: Arc::new(Fdb::new(0, [seed, !seed])),
-                flows: FlowHasher::new(seed),
-                taps: Box::new([]),
-            },
+            view: View::new(
+                Box::new([]),
+                Arc::new(Fdb::new(0, [seed, !seed])),
+                FlowHasher::new(seed),
+                Box::new([]),
+            ),
             drivers: Vec::new(),
             streams: Vec::new(),
             workers: (0..workers).map(Tx::new).collect(),
@@ -50,6 +50,7 @@ impl Rig {
             rig.streams.push(made.stream);
         }
         rig.view.ports = ports.into();
+        rig.view.renew_members();
         rig
     }
 
@@ -58,6 +59,7 @@ impl Rig {
         if let Some(Some(port)) = self.view.ports.get_mut(usize::from(number)) {
             port.egress = Egress::Nic;
         }
+        self.view.renew_members();
         let mut nic = Some(Box::new(NicTx::Own(nic)));
         self.workers[0].swap_nic(number, &mut nic);
     }

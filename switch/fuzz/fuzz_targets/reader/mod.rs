@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crosspoint_control::config::{Access, Role, VhostPort};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::vhost::converse_once;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, encode, send_bytes};
 use crosspoint_guest::{Guest, GuestOptions, Session};
@@ -86,6 +87,8 @@ impl World {
                     mac_limit: 16,
                     joins: false,
                     required: false,
+                    weight: 1,
+                    storm: StormLimits::default(),
                     worker: None,
                     queues: 2,
                 })

@@ -1,0 +1,64 @@
+//! Which ports a frame is flooded to: a list for each VLAN, made with the snapshot.
+
+use std::collections::BTreeMap;
+
+use crate::view::{Egress, PortView};
+use crate::vlan::VlanPolicy;
+
+const VLANS: usize = 4096;
+
+/// Ports that carry a VLAN and can take a frame: those that are down or quarantined are no members.
+pub struct Members {
+    /// Which of the lists is a VLAN's.
+    list_of: Box<[u16]>,
+    lists: Box<[Box<[u16]>]>,
+}
+
+impl Members {
+    /// The lists of these ports, by number.
+    pub fn new(ports: &[Option<PortView>]) -> Members {
+        let mut everywhere = Vec::new();
+        let mut named: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
+        for (number, port) in (0u16..).zip(ports) {
+            let Some(port) = port else { continue };
+            let is_there = matches!(port.egress, Egress::Guest(_) | Egress::Nic);
+            let mut join = |vlan: u16| {
+                let members = named.entry(vlan).or_default();
+                members.extend(is_there.then_some(number));
+            };
+            match &*port.vlan {
+                VlanPolicy::Unaware => everywhere.extend(is_there.then_some(number)),
+                VlanPolicy::Access(vlan) => join(*vlan),
+                VlanPolicy::Trunk { carried, .. } => {
+                    let vlans = (0..VLANS as u16)
+                        .filter(|vlan| carried[usize::from(*vlan) / 64] >> (vlan % 64) & 1 != 0);
+                    vlans.for_each(join);
+                }
+            }
+        }
+        // List 0 is that of every VLAN that no port names.
+        let mut list_of = vec![0; VLANS];
+        let mut lists = vec![everywhere.clone().into_boxed_slice()];
+        for (vlan, mut members) in named {
+            members.extend(&everywhere);
+            members.sort_unstable();
+            if let Some(list) = list_of.get_mut(usize::from(vlan)) {
+                // At most one list for each VLAN, and one more.
+                *list = lists.len() as u16;
+                lists.push(members.into());
+            }
+        }
+        Members {
+            list_of: list_of.into(),
+            lists: lists.into(),
+        }
+    }
+
+    /// The ports that carry `vlan`, ascending.
+    #[inline(always)]
+    pub fn of(&self, vlan: u16) -> &[u16] {
+        let list = self.list_of.get(usize::from(vlan));
+        list.and_then(|list| self.lists.get(usize::from(*list)))
+            .map_or(&[], |list| list)
+    }
+}
