@@ -9,7 +9,8 @@ use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
 use clap::Args;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Offload, Parts, Segment, SegmentMut, copy_plain, copy_plain_finished, tsc,
+    BURST, Burst, Frame, Offload, PartCursor, Parts, Segment, SegmentMut, copy_plain,
+    copy_plain_finished, tsc,
 };
 use crosspoint_packet::checksum::{self, Partial};
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation};
@@ -159,6 +160,7 @@ fn memcpy_cut(pair: &Pair) -> usize {
 /// Cuts frames as the switch does (`crosspoint_engine::segments`).
 struct Cutter {
     parts: Parts,
+    cursor: PartCursor,
     headers: [u8; HEADERS_MAX],
 }
 
@@ -207,7 +209,9 @@ impl Cutter {
             };
             let made = header.get(..info.header_len).unwrap_or(&[]);
             let payload = (info.payload_offset, info.payload_len);
-            self.parts.push(made, (burst, frame), payload, offload);
+            let cursor = &mut self.cursor;
+            self.parts
+                .push(made, (burst, frame), payload, offload, cursor);
         }
     }
 }
@@ -356,6 +360,7 @@ pub fn run(options: &CostOptions) -> Result<(), BenchError> {
         burst: Burst::new(),
         cutter: Cutter {
             parts: Parts::default(),
+            cursor: PartCursor::default(),
             headers: [0; HEADERS_MAX],
         },
     };
@@ -442,6 +447,7 @@ mod tests {
             burst: Burst::new(),
             cutter: Cutter {
                 parts: Parts::default(),
+                cursor: PartCursor::default(),
                 headers: [0; HEADERS_MAX],
             },
         };

@@ -61,6 +61,8 @@ pub struct QueueCounters {
     pub tx_bursts: BurstSizes,
     /// Cycles that its worker spent on these bursts, looking for the next one included.
     pub cycles: Counter,
+    /// Poll iterations in which the queue was not read, since its port was ahead of others that wanted their share.
+    pub held_back: Counter,
     /// Times that the guest's kick woke the worker.
     pub kicks: Counter,
     /// Times that the guest was called.

@@ -1,13 +1,16 @@
 //! The last stage: every copy goes to its port, or is counted as dropped.
 
-use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Verdict};
+use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Work};
 use crosspoint_packet::DropReason;
+use crosspoint_packet::segment::Segmentation;
 
 use crate::counters::QueueCounters;
+use crate::flood;
 use crate::joins::Joiner;
 use crate::segments::Segmenter;
+use crate::shares::Account;
 use crate::tap::{Fate, Origin, Taps};
-use crate::tx::Tx;
+use crate::tx::{Groups, Tx};
 use crate::view::{Egress, PortView, View};
 use crate::way::Way;
 
@@ -18,6 +21,8 @@ pub(crate) struct Tally {
     pub(crate) dropped: u64,
     /// Of those: large frames that a NIC port's interface does not take, as they were when it had them.
     pub(crate) refused: u32,
+    /// What the receivers' buffers cost beyond plain ones, in units of [`Work`].
+    pub(crate) work: u32,
 }
 
 /// Delivers a burst that came in on `ingress`, whose counters are `from`: groups it by queue,
@@ -25,7 +30,11 @@ pub(crate) struct Tally {
 #[inline(always)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    (tx.used_groups, tx.used_nics) = (0, false);
+    tx.used_nics = false;
+    tx.groups.clear();
+    tx.work = Work::default();
+    tx.scratch.begin_burst();
+    let is_contended = tx.shares.is_contended();
     let frames = burst.frames();
     let bytes: u64 = frames.iter().map(|frame| u64::from(frame.len)).sum();
     let mut rest = 0..frames.len();
@@ -38,6 +47,12 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
         rest.start = run.end;
         let reason = match first.verdict.decision() {
             Decision::Port(number) => match unicast(first, number, view) {
+                Ok((port, _)) if is_contended && tx.shares.is_ahead(Account::To(number)) => {
+                    let counters = port.counters.at(tx.worker, 0);
+                    counters.drop(DropReason::OverShare, len as u32);
+                    dropped += len as u64;
+                    continue;
+                }
                 Ok((port, tag)) => {
                     tx.push_run(number, port, tag, run, burst, view);
                     continue;
@@ -62,10 +77,12 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     let joins = view.port(ingress).is_some_and(|port| port.joins);
     let to = Destinations { view, joins };
     if flood {
-        deliver_with_flood(burst, ingress, to, tx, from, &mut tally);
-    } else {
-        send_groups(burst, to, tx, from, &mut tally);
+        flood::send(burst, ingress, to, tx, from, &mut tally);
     }
+    let groups = std::mem::take(&mut tx.groups);
+    send_groups(burst, &groups, to, tx, from, &mut tally);
+    tx.groups = groups;
+    tx.charged += u64::from(tally.work);
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
@@ -100,87 +117,44 @@ pub(crate) fn fate(frame: &Frame, view: &View) -> Fate {
     }
 }
 
-/// A guest's receive queue for a frame: by flow, whoever delivers it.
+/// A guest's receive queue for a frame whose flow has this hash: the same, whichever worker delivers it.
 #[inline(always)]
-pub(crate) fn queue_of(port: &PortView, view: &View, frame: &Frame) -> u16 {
+pub(crate) fn queue_for(port: &PortView, hash: impl FnOnce() -> u32) -> u16 {
     match &port.egress {
+        // The high bits choose, without a division (Lemire 2016).
         Egress::Guest(queues) if queues.len() > 1 => {
-            let hash = u64::from(view.flows.hash(frame.headers()));
-            // The high bits choose, without a division (Lemire 2016).
-            ((hash * queues.len() as u64) >> 32) as u16
+            ((u64::from(hash()) * queues.len() as u64) >> 32) as u16
         }
         _ => 0,
     }
 }
 
-/// A burst with frames to flood: port by port, each port's frames in the order they came, so
-/// that a flow whose destination becomes known in mid-burst keeps its order.
-#[cold]
-fn deliver_with_flood(
-    burst: &Burst,
-    ingress: u16,
-    to: Destinations<'_>,
-    tx: &mut Tx,
-    from: &QueueCounters,
-    tally: &mut Tally,
-) {
-    // Of some frames several copies are made, so the memory of none may be taken.
-    burst.lease().close();
-    let view = to.view;
-    let mut copies = [0u64; BURST];
-    for (number, port) in view.ports.iter().enumerate() {
-        let (number, Some(port)) = (number as u16, port) else {
-            continue;
-        };
-        tx.used_groups = 0;
-        for (index, (frame, copies)) in burst.frames().iter().zip(&mut copies).enumerate() {
-            let flooded = frame.verdict == Verdict::FLOOD && number != ingress;
-            let wanted = flooded || frame.verdict == Verdict::port(number);
-            if wanted && let Some(tag) = port.tag_op(frame) {
-                let pick = Pick {
-                    frame: index as u8,
-                    tag,
-                };
-                let group = tx.group(number, queue_of(port, view, frame));
-                tx.push(group, pick);
-                *copies += u64::from(flooded);
-            }
-        }
-        send_groups(burst, to, tx, from, tally);
-    }
-    for (frame, copies) in burst.frames().iter().zip(copies) {
-        match (frame.verdict, copies) {
-            (Verdict::FLOOD, 0) => {
-                from.drop(DropReason::NoDestination, 1);
-                tally.dropped += 1;
-            }
-            (Verdict::FLOOD, copies) => from.flood_copies.add(copies - 1),
-            _ => {}
-        }
-    }
-}
-
 /// Where copies go, and whether segments are joined on the way.
 #[derive(Clone, Copy)]
-struct Destinations<'v> {
-    view: &'v View,
+pub(crate) struct Destinations<'v> {
+    pub(crate) view: &'v View,
     joins: bool,
 }
 
+/// Sends the copies of each group.
 #[inline(always)]
-fn send_groups(
+pub(crate) fn send_groups(
     burst: &Burst,
+    groups: &Groups,
     to: Destinations<'_>,
     tx: &mut Tx,
     from: &QueueCounters,
     tally: &mut Tally,
 ) {
-    for index in 0..tx.used_groups {
+    for group in groups.iter() {
+        // Its copies went with those of flooded frames.
+        if group.picks.is_empty() {
+            continue;
+        }
         let Tx {
             worker,
             scratch,
             nics,
-            groups,
             touched,
             faults,
             segmenter,
@@ -188,11 +162,10 @@ fn send_groups(
             direct,
             used_nics,
             serial,
+            work,
+            shares,
             ..
         } = tx;
-        let Some(group) = groups.get(index) else {
-            return;
-        };
         let Some(port) = to.view.port(group.port) else {
             return;
         };
@@ -208,6 +181,7 @@ fn send_groups(
             faults,
             direct,
             used_nics,
+            shares,
             taps: Taps {
                 taps: &to.view.taps,
                 serial: *serial,
@@ -216,7 +190,14 @@ fn send_groups(
             is_full: false,
         };
         if burst.has_large() {
-            send_cut(&mut way, segmenter, burst, &group.picks, from, tally);
+            send_cut(
+                &mut way,
+                (segmenter, work),
+                burst,
+                &group.picks,
+                from,
+                tally,
+            );
         } else if to.joins && group.picks.len() > 1 {
             send_joined(&mut way, joiner, burst, &group.picks, from, tally);
         } else {
@@ -253,7 +234,7 @@ fn send_joined(
 #[cold]
 fn send_cut(
     way: &mut Way,
-    segmenter: &mut Segmenter,
+    (segmenter, work): (&mut Segmenter, &mut Work),
     burst: &Burst,
     picks: &[Pick],
     from: &QueueCounters,
@@ -275,21 +256,61 @@ fn send_cut(
             continue;
         };
         way.taps.origin = Origin::CutFrom(usize::from(pick.frame));
-        let mut made = 0;
-        while made < plan.count() {
-            let (segments, picks) = segmenter.make(&plan, (burst, frame), pick.tag, made);
-            if picks.is_empty() {
-                break;
-            }
-            made += picks.len();
-            way.send(segments, picks, tally);
-        }
+        let cut = Cut {
+            plan: &plan,
+            burst,
+            frame,
+            tag: pick.tag,
+        };
+        send_segments(way, (segmenter, work), &cut, from, tally);
         way.taps.origin = Origin::Received;
         from.segment_copies.add(plan.count() as u64 - 1);
-        // A frame in thousands of pieces, of which the rest fits no burst.
-        let rest = (plan.count() - made) as u32;
-        from.drop(DropReason::BadOffload, rest);
-        tally.dropped += u64::from(rest);
     }
     way.send(burst, picks.get(whole..).unwrap_or(&[]), tally);
+}
+
+/// A large frame that is cut.
+struct Cut<'c> {
+    plan: &'c Segmentation,
+    burst: &'c Burst,
+    frame: &'c Frame,
+    tag: TagOp,
+}
+
+/// Makes and sends the segments of one large frame, as many as the burst may still cost, and as the receiver has room for:
+/// where its ring was full for one, it gets none of those behind it.
+fn send_segments(
+    way: &mut Way,
+    (segmenter, work): (&mut Segmenter, &mut Work),
+    cut: &Cut<'_>,
+    from: &QueueCounters,
+    tally: &mut Tally,
+) {
+    let count = cut.plan.count();
+    let each = Work::SEGMENT + Work::COPY + Work::of_bytes(cut.frame.len / count as u32);
+    let mut made = 0;
+    while made < count {
+        let full = way.full_copies();
+        if !work.spend(each * (count - made).min(BURST) as u32) {
+            // The rest of a frame in very many segments, or one of many such frames.
+            let rest = (count - made) as u32;
+            from.drop(DropReason::BurstBudget, rest);
+            tally.dropped += u64::from(rest);
+            return;
+        }
+        let (segments, picks) = segmenter.make(cut.plan, (cut.burst, cut.frame), cut.tag, made);
+        if picks.is_empty() {
+            // A frame in thousands of pieces, of which the rest fits no burst.
+            let rest = (count - made) as u32;
+            from.drop(DropReason::BadOffload, rest);
+            tally.dropped += u64::from(rest);
+            return;
+        }
+        made += picks.len();
+        way.send(segments, picks, tally);
+        if way.full_copies() != full && made < count {
+            way.drop_as_full((count - made) as u32, tally);
+            return;
+        }
+    }
 }

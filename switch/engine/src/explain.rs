@@ -8,7 +8,7 @@ use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::{GsoRequest, Segmentation, Whole};
 use crosspoint_packet::{DropReason, Mac};
 
-use crate::deliver::{queue_of, unicast};
+use crate::deliver::{queue_for, unicast};
 use crate::fdb::Learned;
 use crate::stages::{admit, destination, parse};
 use crate::tap::Fate;
@@ -224,8 +224,8 @@ fn decide(frame: &Frame, specimen: Specimen<'_>, view: &View, explained: &mut Ex
             }
         }
         Decision::Flood => {
-            let ports = (0u16..).zip(&view.ports);
-            let others = ports.filter_map(|(number, port)| Some((number, port.as_ref()?)));
+            let ports = view.members.of(frame.vlan).iter();
+            let others = ports.filter_map(|number| Some((*number, view.port(*number)?)));
             let others = others.filter(|(number, _)| *number != specimen.ingress);
             let outlooks = others.map(|port| outlook(frame, specimen, port, view));
             explained.copies.extend(outlooks);
@@ -242,7 +242,8 @@ fn outlook(
     (number, port): (u16, &PortView),
     view: &View,
 ) -> Outlook {
-    let queue = queue_of(port, view, frame);
+    let hash = view.flows.hash(frame.headers());
+    let queue = queue_for(port, || hash);
     let queues = match &port.egress {
         Egress::Guest(queues) => queues.len(),
         _ => 1,
@@ -261,7 +262,7 @@ fn outlook(
         tag,
         queue,
         queues: queues as u16,
-        hash: view.flows.hash(frame.headers()),
+        hash,
         large,
         dropped: dropped.filter(|_| tag.is_some()),
     }

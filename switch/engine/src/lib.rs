@@ -21,6 +21,8 @@ pub mod direct;
 #[cfg(not(loom))]
 pub mod explain;
 #[cfg(not(loom))]
+mod flood;
+#[cfg(not(loom))]
 mod histograms;
 #[cfg(not(loom))]
 mod joins;
@@ -30,6 +32,8 @@ mod latency;
 pub mod members;
 #[cfg(not(loom))]
 mod segments;
+#[cfg(not(loom))]
+pub mod shares;
 #[cfg(not(loom))]
 pub mod sleep;
 #[cfg(not(loom))]

@@ -8,7 +8,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crosspoint_frame::{BURST, Burst, Frame, Gather, Offload, Parts, Pick, Prefix, TagOp};
+use crosspoint_frame::{
+    BURST, Burst, Frame, Gather, Offload, PartCursor, Parts, Pick, Prefix, TagOp,
+};
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation, Whole};
 
@@ -18,6 +20,8 @@ pub struct Segmenter {
     picks: Vec<Pick>,
     /// The large frame's headers, read once.
     headers: [u8; HEADERS_MAX],
+    /// Where in it the last segment ended.
+    cursor: PartCursor,
     identifications: Identifications,
 }
 
@@ -27,6 +31,7 @@ impl Default for Segmenter {
             parts: Parts::default(),
             picks: Vec::with_capacity(BURST),
             headers: [0; HEADERS_MAX],
+            cursor: PartCursor::default(),
             identifications: Identifications::default(),
         }
     }
@@ -36,6 +41,7 @@ impl Segmenter {
     /// Looks at a large frame: how it is to be cut, or what is wrong with it.
     pub fn begin(&mut self, burst: &Burst, frame: &Frame) -> Result<Segmentation, SegmentError> {
         let len = burst.read_beginning(frame, &mut self.headers);
+        self.cursor = PartCursor::default();
         let offload = &frame.offload;
         let request = GsoRequest {
             gso_type: offload.gso_type,
@@ -78,7 +84,11 @@ impl Segmenter {
             let offload = info.checksum.map(left).unwrap_or_default();
             let made = header.get(..info.header_len).unwrap_or(&[]);
             let payload = (info.payload_offset, info.payload_len);
-            if !self.parts.push(made, (burst, frame), payload, offload) {
+            let cursor = &mut self.cursor;
+            if !self
+                .parts
+                .push(made, (burst, frame), payload, offload, cursor)
+            {
                 break;
             }
             self.picks.push(Pick {

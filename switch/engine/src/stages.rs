@@ -150,12 +150,12 @@ impl Default for Keys {
     }
 }
 
-/// Learns where frames come from, and finds where they go.
+/// Learns where frames come from, and finds where they go. Returns whether any is to be flooded.
 #[inline(always)]
-pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) {
+pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) -> bool {
     prepare(burst, view, keys);
     let quotas = |port| view.port(port).map(|port| &*port.quota);
-    let mut last = Verdict::PENDING;
+    let (mut last, mut floods) = (Verdict::PENDING, false);
     for (frame, keys) in burst.frames_mut().iter_mut().zip(&keys.0) {
         if frame.verdict != Verdict::PENDING {
             continue;
@@ -164,9 +164,11 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
         if let Some((src, dst)) = keys {
             view.fdb.learn(*src, ingress, tick, quotas);
             last = destination(view, *dst, frame.dst, ingress);
+            floods |= last == Verdict::FLOOD;
         }
         frame.verdict = last;
     }
+    floods
 }
 
 /// Where a frame for `dst`, whose key is `key`, goes that came in on `ingress`.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crosspoint_frame::{Burst, tsc};
+use crosspoint_frame::{BURST, Burst, tsc};
 use crosspoint_vring::{Batch, GuestTx, RingFault};
 use crosspoint_xsk::XskRx;
 
 use crate::counters::{PortCounters, QueueCounters};
 use crate::direct::{Direct, DirectGuest};
+use crate::shares::Shares;
 
 /// Which stream: port number and queue number.
 pub type StreamId = (u16, u16);
@@ -37,6 +38,9 @@ pub struct Stream {
     counters: Arc<PortCounters>,
     received_at: u64,
     received: usize,
+    /// How many frames the next burst may have, and what the last one took, cycles.
+    frames_max: usize,
+    burst_cycles: u64,
     reported: bool,
     /// Of a guest with a queue of its own: the worker that it was last served by, and whether something was given back
     /// that the guest has not been called for.
@@ -57,6 +61,8 @@ impl Stream {
             counters,
             received_at: 0,
             received: 0,
+            frames_max: BURST,
+            burst_cycles: 0,
             reported: false,
             worker: 0,
             gave_back: false,
@@ -190,10 +196,40 @@ impl Stream {
         self
     }
 
+    /// Whether it is a NIC's queue.
+    #[inline(always)]
+    pub fn is_nic(&self) -> bool {
+        matches!(self.source, Source::Nic(_))
+    }
+
+    /// Whether more frames are known to wait behind the last burst, which had `count`.
+    #[inline(always)]
+    pub fn has_more(&self, count: usize) -> bool {
+        match &self.source {
+            Source::Guest(guest) => guest.has_more(),
+            Source::Direct(direct) => direct.guest().has_more(),
+            Source::Nic(_) => count == BURST,
+        }
+    }
+
+    /// What the last burst took, cycles.
+    #[inline(always)]
+    pub fn burst_cycles(&self) -> u64 {
+        self.burst_cycles
+    }
+
+    /// Notes what the last burst, of `count` frames, took, and sizes the next one by it.
+    #[inline(always)]
+    pub fn note_burst(&mut self, count: usize, cycles: u64, shares: &Shares) {
+        self.burst_cycles = cycles;
+        self.frames_max = shares.frames_max(count, cycles, self.frames_max);
+    }
+
     /// Takes a burst; returns how many frames it has.
     #[inline(always)]
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
         burst.clear();
+        burst.set_frames_max(self.frames_max);
         self.received = match &mut self.source {
             // Nobody asks when.
             Source::Nic(nic) => return nic.receive(burst),

@@ -3,18 +3,23 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crosspoint_frame::{BURST, Burst, Pick, TagOp};
+use crosspoint_frame::{BURST, Burst, Pick, TagOp, Work, tsc};
 use crosspoint_vring::{RingFault, RxScratch};
 use crosspoint_xsk::{Flushed, Handover, XskTx};
 
 use crate::MAX_PORTS;
 use crate::calling::Calling;
-use crate::deliver::queue_of;
+use crate::deliver::queue_for;
 use crate::direct::Direct;
+use crate::flood::FloodScratch;
 use crate::joins::Joiner;
 use crate::segments::Segmenter;
+use crate::shares::{Account, Shares};
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
+
+/// What a guest is charged with for being called: a write to an eventfd with one waiter.
+const CALL_CYCLES: u64 = 2500;
 
 /// A worker's way to a NIC port.
 pub enum NicTx {
@@ -54,6 +59,78 @@ pub(crate) struct Group {
     pub(crate) picks: Vec<Pick>,
 }
 
+/// Copies of one burst, by queue. Made once, with room for a burst of which each frame goes elsewhere.
+#[derive(Default)]
+pub(crate) struct Groups {
+    list: Vec<Group>,
+    used: usize,
+}
+
+impl Groups {
+    fn new() -> Groups {
+        let group = || Group {
+            port: 0,
+            queue: 0,
+            picks: Vec::with_capacity(BURST),
+        };
+        Groups {
+            list: (0..BURST).map(|_| group()).collect(),
+            used: 0,
+        }
+    }
+
+    /// Those with copies, and those whose copies went with others.
+    #[inline(always)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.list.iter().take(self.used)
+    }
+
+    /// Forgets all copies.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// The group of copies for a queue, made if there is none.
+    #[inline(always)]
+    fn of(&mut self, port: u16, queue: u16) -> Option<&mut Group> {
+        let is_it = |group: &Group| (group.port, group.queue) == (port, queue);
+        let known = self.list.iter().take(self.used).position(is_it);
+        if let Some(index) = known {
+            return self.list.get_mut(index);
+        }
+        // A burst has no more frames than there are groups.
+        let group = self.list.get_mut(self.used)?;
+        (group.port, group.queue) = (port, queue);
+        group.picks.clear();
+        self.used += 1;
+        Some(group)
+    }
+
+    /// Adds a copy for a queue.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, port: u16, queue: u16, pick: Pick) {
+        // At most one copy of each frame goes to a queue, so there is room: no allocation.
+        if let Some(group) = self.of(port, queue) {
+            group.picks.push(pick);
+        }
+    }
+
+    /// Whether there are copies for a port.
+    pub(crate) fn has(&self, port: u16) -> bool {
+        self.iter()
+            .any(|group| group.port == port && !group.picks.is_empty())
+    }
+
+    /// Forgets the copies for a port.
+    pub(crate) fn discard(&mut self, port: u16) {
+        let groups = self.list.iter_mut().take(self.used);
+        groups
+            .filter(|group| group.port == port)
+            .for_each(|group| group.picks.clear());
+    }
+}
+
 /// A worker's outgoing side.
 pub struct Tx {
     pub(crate) worker: usize,
@@ -62,8 +139,16 @@ pub struct Tx {
     pub(crate) nics: Vec<Option<Box<NicTx>>>,
     /// Ports that have such a way.
     pub(crate) nic_ports: Vec<u16>,
-    pub(crate) groups: Vec<Group>,
-    pub(crate) used_groups: usize,
+    pub(crate) groups: Groups,
+    /// Copies of flooded frames, for one port at a time.
+    pub(crate) flood_groups: Groups,
+    pub(crate) flood: FloodScratch,
+    /// What the burst may still cost.
+    pub(crate) work: Work,
+    /// The worker's time, by port.
+    pub(crate) shares: Shares,
+    /// What of the burst's time receivers were charged with, cycles.
+    pub(crate) charged: u64,
     /// Guest queues delivered to in this iteration: they may want a call.
     pub(crate) touched: Vec<(u16, u16)>,
     /// Rings found broken since the control thread last looked.
@@ -79,20 +164,20 @@ pub struct Tx {
 }
 
 impl Tx {
-    /// The outgoing side of `worker`, with all the memory that it will ever need.
-    pub fn new(worker: usize) -> Tx {
-        let group = || Group {
-            port: 0,
-            queue: 0,
-            picks: Vec::with_capacity(BURST),
-        };
+    /// The outgoing side of `worker`, with all the memory that it will ever need. A port may have the worker for
+    /// `quantum_cycles` while others want it too.
+    pub fn new(worker: usize, quantum_cycles: u64) -> Tx {
         Tx {
             worker,
             scratch: RxScratch::default(),
             nics: (0..MAX_PORTS).map(|_| None).collect(),
             nic_ports: Vec::with_capacity(MAX_PORTS),
-            groups: (0..BURST).map(|_| group()).collect(),
-            used_groups: 0,
+            groups: Groups::new(),
+            flood_groups: Groups::new(),
+            flood: FloodScratch::default(),
+            work: Work::default(),
+            shares: Shares::new(quantum_cycles),
+            charged: 0,
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Segmenter::default(),
@@ -168,6 +253,9 @@ impl Tx {
                 calling.enter(number);
                 if guest.flush(self.worker) {
                     port.counters.at(self.worker, queue).calls.add(1);
+                    let now = tsc();
+                    let account = Account::To(number);
+                    self.shares.charge(account, port.weight, CALL_CYCLES, now);
                 }
             }
         }
@@ -205,8 +293,30 @@ impl Tx {
 
     /// Where the first copies of the last burst went.
     pub fn last_destination(&self) -> Option<(u16, u16)> {
-        let group = self.groups.first()?;
-        (self.used_groups > 0).then_some((group.port, group.queue))
+        let group = self.groups.iter().next()?;
+        Some((group.port, group.queue))
+    }
+
+    /// Charges the ports that the last burst, of `count` frames and from a NIC, was for with its cycles. If the NIC has
+    /// more, they want more. Frames that were flooded, or dropped, are the NIC's port's own.
+    pub(crate) fn charge_destinations(
+        &mut self,
+        view: &View,
+        count: usize,
+        cycles: u64,
+        wants: bool,
+        now: u64,
+    ) {
+        let Tx { groups, shares, .. } = self;
+        let each = cycles / (count as u64).max(1);
+        for group in groups.iter().filter(|group| !group.picks.is_empty()) {
+            let account = Account::To(group.port);
+            let weight = view.port(group.port).map_or(1, |port| port.weight);
+            shares.charge(account, weight, each * group.picks.len() as u64, now);
+            if wants {
+                shares.want(account, now);
+            }
+        }
     }
 
     /// Whether copies of the last burst went to a NIC.
@@ -220,23 +330,6 @@ impl Tx {
             .iter()
             .flatten()
             .any(|nic| matches!(&**nic, NicTx::Own(nic) if nic.has_handovers()))
-    }
-
-    /// The group of copies for a queue, made if there is none.
-    pub(crate) fn group(&mut self, port: u16, queue: u16) -> usize {
-        let known = self.groups.iter().take(self.used_groups);
-        let is_it = |group: &Group| (group.port, group.queue) == (port, queue);
-        if let Some(index) = known.enumerate().find_map(|(i, g)| is_it(g).then_some(i)) {
-            return index;
-        }
-        let index = self.used_groups;
-        // A burst has no more frames than there are groups.
-        if let Some(group) = self.groups.get_mut(index) {
-            (group.port, group.queue) = (port, queue);
-            group.picks.clear();
-            self.used_groups += 1;
-        }
-        index
     }
 
     /// Adds copies of frames that follow each other in the burst, for one port.
@@ -257,24 +350,15 @@ impl Tx {
         if port.spreads() {
             for index in run {
                 if let Some(frame) = burst.frames().get(index) {
-                    let group = self.group(number, queue_of(port, view, frame));
-                    self.push(group, pick(index));
+                    let queue = queue_for(port, || view.flows.hash(frame.headers()));
+                    self.groups.push(number, queue, pick(index));
                 }
             }
             return;
         }
-        let group = self.group(number, 0);
         // At most one copy of each frame goes to a queue, so there is room: no allocation.
-        if let Some(group) = self.groups.get_mut(group) {
+        if let Some(group) = self.groups.of(number, 0) {
             group.picks.extend(run.map(pick));
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn push(&mut self, group: usize, pick: Pick) {
-        // At most one copy of each frame goes to a queue, so there is room: no allocation.
-        if let Some(group) = self.groups.get_mut(group) {
-            group.picks.push(pick);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The way of copies to one queue of one port.
 
-use crosspoint_frame::{Burst, Frame, Pick, TagOp};
+use crosspoint_frame::{Burst, Frame, Pick, TagOp, tsc};
 use crosspoint_packet::DropReason;
 use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
 use crosspoint_vring::{GuestRx, Outcome, RingFault, RxScratch};
@@ -10,6 +10,7 @@ use crate::counters::QueueCounters;
 use crate::deliver::Tally;
 use crate::direct::Direct;
 use crate::joins::Takes;
+use crate::shares::{Account, Shares};
 use crate::tap::Taps;
 use crate::tx::NicTx;
 use crate::view::{Egress, PortView};
@@ -27,6 +28,7 @@ pub(crate) struct Way<'a> {
     pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
     pub(crate) direct: &'a mut Option<Box<Direct>>,
     pub(crate) used_nics: &'a mut bool,
+    pub(crate) shares: &'a mut Shares,
     pub(crate) taps: Taps<'a>,
     /// Whether, with taps, the guest's ring was full for a copy of this burst.
     pub(crate) is_full: bool,
@@ -78,6 +80,17 @@ impl Way<'_> {
         }
     }
 
+    /// How many copies have found the guest's ring full.
+    pub(crate) fn full_copies(&self) -> u64 {
+        self.to.drops[DropReason::GuestRingFull as usize].get()
+    }
+
+    /// Counts copies that were not made, since the guest's ring is full.
+    pub(crate) fn drop_as_full(&mut self, copies: u32, tally: &mut Tally) {
+        self.to.drop(DropReason::GuestRingFull, copies);
+        tally.dropped += u64::from(copies);
+    }
+
     /// Sends copies, and counts them.
     #[inline(always)]
     pub(crate) fn send(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
@@ -108,14 +121,12 @@ impl Way<'_> {
     /// had they been sent together: a short frame does not overtake a long one.
     fn send_next(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
         if self.is_full {
-            self.to.drop(DropReason::GuestRingFull, picks.len() as u32);
-            tally.dropped += picks.len() as u64;
+            self.drop_as_full(picks.len() as u32, tally);
             return;
         }
-        let drops = &self.to.drops[DropReason::GuestRingFull as usize];
-        let before = drops.get();
+        let before = self.full_copies();
         self.send_all(burst, picks, tally);
-        self.is_full = drops.get() > before;
+        self.is_full = self.full_copies() > before;
     }
 
     #[inline(always)]
@@ -125,6 +136,10 @@ impl Way<'_> {
             Egress::Guest(queues) => match queues.get(usize::from(self.queue)) {
                 Some(guest) => {
                     let outcome = self.deliver_guest(guest, burst, picks);
+                    if outcome.work > 0 {
+                        self.charge(outcome.work);
+                        tally.work += outcome.work;
+                    }
                     count_guest(&outcome, to)
                 }
                 None => {
@@ -159,6 +174,14 @@ impl Way<'_> {
         };
         tally.delivered += u64::from(delivered);
         tally.dropped += u64::from(all - delivered);
+    }
+
+    /// Charges the port with what its receive buffers have cost.
+    #[cold]
+    fn charge(&mut self, work: u32) {
+        let account = Account::To(self.number);
+        let cycles = u64::from(work);
+        self.shares.charge(account, self.port.weight, cycles, tsc());
     }
 
     #[inline(always)]
@@ -220,6 +243,7 @@ fn count_guest(outcome: &Outcome, to: &QueueCounters) -> u32 {
     to.drop(DropReason::GuestRingFull, outcome.full);
     to.drop(DropReason::GuestBufferSmall, outcome.small);
     to.drop(DropReason::GuestRingContended, outcome.contended);
+    to.drop(DropReason::GuestBuffersCostly, outcome.costly);
     to.drop(DropReason::GuestQuarantined, outcome.faulty);
     outcome.frames
 }

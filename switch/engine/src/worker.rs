@@ -13,7 +13,9 @@ use crosspoint_xsk::Flushed;
 use crate::calling::Calling;
 use crate::counters::{QueueCounters, WorkerCounters};
 use crate::deliver::deliver;
+use crate::flood;
 use crate::publish::Mailbox;
+use crate::shares::{Account, Shares};
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
@@ -25,6 +27,9 @@ use crate::view::View;
 const NIC_RETRY: Duration = Duration::from_millis(1);
 /// Injected frames that may wait for one worker.
 const INJECTED: usize = 64;
+/// How long a port may have a worker while others want it too, by all its bursts since it was level with them. So long a
+/// frame waits because of one other port, and one burst more.
+pub const QUANTUM: Duration = Duration::from_micros(25);
 
 /// A change that a worker applies between two iterations. It comes back with what was replaced.
 pub struct Update {
@@ -104,6 +109,8 @@ pub struct Shared {
     pub tick: AtomicU8,
     /// Rings that guests broke: port, and how. The control thread quarantines the port.
     pub faults: ArrayQueue<(u16, RingFault)>,
+    /// How long a port may have a worker while others want it too, cycles: [`QUANTUM`].
+    pub quantum_cycles: u64,
 }
 
 /// What a worker does when there is nothing to do.
@@ -124,6 +131,8 @@ pub struct Worker {
     sleeper: Sleeper,
     view: Arc<View>,
     streams: Vec<Stream>,
+    /// The stream that a poll iteration begins with.
+    first: usize,
     /// How many of them are of guests with a NIC's queue of their own.
     directs: usize,
     burst: Burst,
@@ -142,7 +151,8 @@ impl Worker {
         idle: Idle,
     ) -> Worker {
         let sleeper = Sleeper::new(link.waker.clone());
-        let (streams, burst, tx) = (Vec::new(), Burst::new(), Tx::new(index));
+        let (streams, burst) = (Vec::new(), Burst::new());
+        let tx = Tx::new(index, shared.quantum_cycles);
         Worker {
             index,
             shared,
@@ -151,6 +161,7 @@ impl Worker {
             sleeper,
             view,
             streams,
+            first: 0,
             directs: 0,
             burst,
             keys: Keys::default(),
@@ -200,8 +211,10 @@ impl Worker {
         self.link.counters.others_cycles.add(share);
     }
 
-    /// One walk over all streams, each burst to completion; `mark` is when the turn began. Returns how many bursts
-    /// there were, whether a guest got something back without one, and when the last burst was done.
+    /// One walk over all streams, each burst to completion; `mark` is when the turn began. Streams whose ports have had
+    /// more than their share wait while others want their own; heavy bursts, once the walk has taken a quantum, wait for
+    /// the next one. Returns how many bursts there were, whether a guest got something back without one, and when the
+    /// last burst was done.
     #[inline(always)]
     fn iterate(&mut self, mut mark: u64) -> (u64, bool, u64) {
         let Worker {
@@ -209,6 +222,7 @@ impl Worker {
             shared,
             view,
             streams,
+            first,
             burst,
             keys,
             tx,
@@ -216,7 +230,24 @@ impl Worker {
         } = self;
         let tick = shared.tick.load(Ordering::Relaxed);
         let (mut bursts, mut given_back) = (0, false);
-        for stream in streams {
+        let (begin, end) = (std::mem::take(first), streams.len());
+        let mut put_off = None;
+        tx.shares.begin(mark);
+        for number in (begin..end).chain(0..begin) {
+            let Some(stream) = streams.get_mut(number) else {
+                continue;
+            };
+            match turn_of(stream, &mut tx.shares, mark) {
+                Turn::Now => {}
+                Turn::Ahead => {
+                    stream.counters(*index).held_back.add(1);
+                    continue;
+                }
+                Turn::PutOff => {
+                    put_off.get_or_insert(number);
+                    continue;
+                }
+            }
             let count = stream.receive(burst);
             if count == 0 {
                 if let Some(fault) = stream.unreported_fault()
@@ -237,10 +268,13 @@ impl Worker {
             if is_direct {
                 stream.put_direct(tx.return_direct());
             }
-            mark = stream.complete(burst, *index, mark);
+            let before = mark;
+            mark = stream.complete(burst, *index, before);
+            charge(stream, view, count, (before, mark), tx);
             stream.destination = tx.last_destination();
             stream.has_used_nics |= tx.used_nics();
         }
+        *first = put_off.unwrap_or(0);
         (bursts, given_back, mark)
     }
 
@@ -353,6 +387,54 @@ impl Worker {
     }
 }
 
+/// When a stream is polled.
+enum Turn {
+    Now,
+    /// Not before other ports have had as much.
+    Ahead,
+    /// In the next iteration.
+    PutOff,
+}
+
+/// Whether it is a stream's turn, at `now`. A NIC's queue never waits: its frames are other ports', and the NIC drops
+/// those that do not fit it.
+#[inline(always)]
+fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
+    let account = Account::From(stream.id.0);
+    if shares.is_contended() && shares.is_ahead(account) && !stream.is_nic() {
+        shares.skip(account, now);
+        return Turn::Ahead;
+    }
+    if shares.puts_off(stream.burst_cycles(), now) && !stream.is_nic() {
+        shares.skip(account, now);
+        return Turn::PutOff;
+    }
+    Turn::Now
+}
+
+/// Charges a burst of `count` frames that took the cycles from `before` to `now`: those of a guest to its port, those of
+/// a NIC to the ports that its frames were for. What receivers' buffers cost they have been charged with.
+#[inline(always)]
+fn charge(stream: &mut Stream, view: &View, count: usize, (before, now): (u64, u64), tx: &mut Tx) {
+    let cycles = now
+        .wrapping_sub(before)
+        .saturating_sub(std::mem::take(&mut tx.charged));
+    stream.note_burst(count, cycles, &tx.shares);
+    let wants = stream.has_more(count);
+    if stream.is_nic() {
+        if wants || tx.shares.is_contended() {
+            tx.charge_destinations(view, count, cycles, wants, now);
+        }
+        return;
+    }
+    let account = Account::From(stream.id.0);
+    let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
+    tx.shares.charge(account, weight, cycles, now);
+    if wants {
+        tx.shares.want(account, now);
+    }
+}
+
 /// Takes a burst that came in on `id`'s queue through all stages.
 #[inline(always)]
 fn forward(
@@ -367,7 +449,9 @@ fn forward(
     let ingress = id.0;
     parse(burst);
     admit(burst, view.port(ingress));
-    lookup(burst, ingress, view, tick, keys);
+    if lookup(burst, ingress, view, tick, keys) {
+        flood::police(burst, ingress, view, &tx.shares);
+    }
     if !view.taps.is_empty() {
         tap::received(burst, id, view, tx);
     }

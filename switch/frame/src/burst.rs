@@ -7,8 +7,8 @@ pub const BURST: usize = 64;
 /// Bytes of each frame that are read once and kept aside: every header the switch decides on.
 pub const HEAD_LEN: usize = 64;
 /// What a segment of a large frame counts for in a burst's length, bytes, if it has fewer: one
-/// burst is cut into no more than 4096 segments, and those of its last frame.
-const SEGMENT_WEIGHT: u64 = 64;
+/// burst is cut into no more than 1024 segments, and those of its last frame.
+const SEGMENT_WEIGHT: u64 = 256;
 /// `gso_type` of a datagram that is to become fragments (virtio 1.2, 5.1.6).
 const GSO_UDP: u8 = 3;
 /// A burst with so many bytes takes no more frames: with 64 of the largest it would hold a worker,
@@ -207,6 +207,8 @@ pub struct Pick {
 pub struct Burst {
     frames: Box<[Frame; BURST]>,
     len: usize,
+    /// With so many frames it is full, at most [`BURST`].
+    frames_max: usize,
     /// Bytes of all frames, or what they count for.
     weight: u64,
     /// Whether a frame is to be cut into segments, for those who do not take it whole.
@@ -230,6 +232,7 @@ impl Burst {
         Burst {
             frames: Box::new([const { Frame::EMPTY }; BURST]),
             len: 0,
+            frames_max: BURST,
             weight: 0,
             large: false,
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
@@ -263,7 +266,19 @@ impl Burst {
     /// Whether the burst is as long as one may be: [`BURST_BYTES`], or the frames' number.
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.len == BURST || self.weight >= BURST_BYTES
+        self.len >= self.frames_max || self.weight >= BURST_BYTES
+    }
+
+    /// From now on the burst is full with so many frames: at least one, at most [`BURST`].
+    #[inline(always)]
+    pub fn set_frames_max(&mut self, frames: usize) {
+        self.frames_max = frames.clamp(1, BURST);
+    }
+
+    /// In how many pieces of memory the frame lies, besides its head.
+    #[inline(always)]
+    pub fn piece_count(&self, frame: &Frame) -> usize {
+        frame.segment_count.into()
     }
 
     /// Whether a frame is to be cut into segments, for those who do not take it whole.

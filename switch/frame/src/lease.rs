@@ -12,7 +12,7 @@ pub struct Lease {
     places: [Cell<u64>; BURST],
     lens: [u32; BURST],
     /// Per frame: its first place, and how many it has.
-    spans: [(u8, u8); BURST],
+    spans: [Cell<(u8, u8)>; BURST],
     frames: usize,
 }
 
@@ -22,7 +22,7 @@ impl Default for Lease {
             umem: Cell::new(0),
             places: [const { Cell::new(0) }; BURST],
             lens: [0; BURST],
-            spans: [(0, 0); BURST],
+            spans: [const { Cell::new((0, 0)) }; BURST],
             frames: 0,
         }
     }
@@ -42,6 +42,14 @@ impl Lease {
         self.umem.set(0);
     }
 
+    /// Nobody may take the memory of frame `frame`: several copies of it are made.
+    #[inline(always)]
+    pub fn close_frame(&self, frame: usize) {
+        if let Some(span) = self.spans.get(frame) {
+            span.set((0, 0));
+        }
+    }
+
     /// Notes that `len` bytes lie at `place`, number `index` of the burst's places. Beyond [`BURST`] it is ignored.
     #[inline(always)]
     pub fn set_place(&mut self, index: usize, place: u64, len: u32) {
@@ -55,8 +63,8 @@ impl Lease {
     #[inline(always)]
     pub fn end_frame(&mut self, first: usize, count: usize) -> usize {
         let frame = self.frames;
-        if let Some(span) = self.spans.get_mut(frame) {
-            *span = (first as u8, count as u8);
+        if let Some(span) = self.spans.get(frame) {
+            span.set((first as u8, count as u8));
             self.frames += 1;
         }
         frame
@@ -71,9 +79,9 @@ impl Lease {
     /// The places of frame `frame`, by number, if they may be taken by who sends through `umem`: none otherwise.
     #[inline(always)]
     pub fn span(&self, frame: usize, umem: usize) -> std::ops::Range<usize> {
-        match self.spans.get(frame) {
+        match self.spans.get(frame).map(Cell::get) {
             Some((first, count)) if self.umem.get() == umem => {
-                usize::from(*first)..usize::from(*first) + usize::from(*count)
+                usize::from(first)..usize::from(first) + usize::from(count)
             }
             _ => 0..0,
         }

@@ -13,6 +13,7 @@ mod lease;
 mod parts;
 mod segment;
 mod sum;
+mod work;
 
 pub use burst::{
     BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp,
@@ -22,5 +23,6 @@ pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
 pub use header::{NEEDS_CSUM, virtio_header};
 pub use lease::Lease;
-pub use parts::Parts;
+pub use parts::{PartCursor, Parts};
 pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};
+pub use work::Work;

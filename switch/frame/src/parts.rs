@@ -15,6 +15,25 @@ pub struct Parts {
     own: Vec<u8>,
 }
 
+/// Where in a frame the last part ended: parts that follow each other are found without looking at the pieces before
+/// them again. Good for one frame; a new one is at its beginning.
+#[derive(Clone, Copy, Debug)]
+pub struct PartCursor {
+    /// Number of a segment.
+    index: usize,
+    /// Where it begins, bytes from the frame's start.
+    at: usize,
+}
+
+impl Default for PartCursor {
+    fn default() -> PartCursor {
+        PartCursor {
+            index: 0,
+            at: HEAD_LEN,
+        }
+    }
+}
+
 impl Default for Parts {
     fn default() -> Parts {
         Parts {
@@ -37,14 +56,16 @@ impl Parts {
     }
 
     /// Adds a frame: `header`, and behind it the bytes `offset..offset + len` of `frame`, which is
-    /// one of `from`'s. It has the addresses, VLAN and verdict of `frame`. `false` when there is
-    /// no room for it, the header is longer than [`HEADERS_MAX`], or the frame has no such bytes.
+    /// one of `from`'s. It has the addresses, VLAN and verdict of `frame`. `cursor` goes from part to
+    /// part of one frame. `false` when there is no room for it, the header is longer than
+    /// [`HEADERS_MAX`], or the frame has no such bytes.
     pub fn push(
         &mut self,
         header: &[u8],
         (from, frame): (&Burst, &Frame),
         (offset, len): (usize, usize),
         offload: Offload,
+        cursor: &mut PartCursor,
     ) -> bool {
         let end = offset.saturating_add(len);
         if header.len() > HEADERS_MAX
@@ -63,7 +84,7 @@ impl Parts {
         // SAFETY: `own` lies in a vector that stays where it is, since it never grows beyond its
         // capacity (checked above), and as it is until `clear`, which forgets the frame too.
         pieces.push(unsafe { Segment::new(own.as_ptr(), own.len() as u32) });
-        let whole = add_range(&mut pieces, from.segments(frame), (offset, end));
+        let whole = add_range(&mut pieces, from.segments(frame), (offset, end), cursor);
         let pushed = whole && self.burst.push_segments(&pieces, offload);
         self.burst.put_scratch(pieces);
         if let (true, Some(made)) = (pushed, self.burst.frames_mut().last_mut()) {
@@ -109,7 +130,8 @@ impl Parts {
             }
             start = self.own.len();
             let range = (*offset, frame.len as usize);
-            whole &= add_range(&mut pieces, from.segments(frame), range);
+            let mut cursor = PartCursor::default();
+            whole &= add_range(&mut pieces, from.segments(frame), range, &mut cursor);
         }
         let pushed = whole && self.burst.push_segments(&pieces, offload);
         self.burst.put_scratch(pieces);
@@ -125,22 +147,34 @@ impl Parts {
 }
 
 /// Adds what of a frame's bytes `start..end` lies in its segments, which begin behind its head;
-/// `false` when they are more than a burst has room for.
+/// `false` when they are more than a burst has room for. Looks at the segments from `cursor` on, and
+/// leaves it at the last one that it has taken something of.
 fn add_range(
     pieces: &mut Vec<Segment>,
     segments: &[Segment],
     (start, end): (usize, usize),
+    cursor: &mut PartCursor,
 ) -> bool {
-    let mut at = HEAD_LEN;
-    for segment in segments {
-        let (from, to) = (start.max(at), end.min(at + segment.len()));
+    if start < cursor.at {
+        *cursor = PartCursor::default();
+    }
+    while let Some(segment) = segments.get(cursor.index) {
+        let behind = cursor.at + segment.len();
+        let (from, to) = (start.max(cursor.at), end.min(behind));
         if from < to {
             if pieces.len() == MAX_BURST_SEGMENTS {
                 return false;
             }
-            pieces.push(segment.skip(from - at).first(to - from));
+            pieces.push(segment.skip(from - cursor.at).first(to - from));
         }
-        at += segment.len();
+        // The next part may begin in this one.
+        if end < behind {
+            break;
+        }
+        *cursor = PartCursor {
+            index: cursor.index + 1,
+            at: behind,
+        };
     }
     true
 }
@@ -213,10 +247,11 @@ mod tests {
 
             let mut parts = Parts::default();
             let mut offset = first.min(bytes.len());
+            let mut cursor = PartCursor::default();
             while offset < bytes.len() {
                 parts.clear();
                 let len = len.min(bytes.len() - offset);
-                prop_assert!(parts.push(&header, (&from, frame), (offset, len), Offload::default()));
+                prop_assert!(parts.push(&header, (&from, frame), (offset, len), Offload::default(), &mut cursor));
                 let made = &parts.burst().frames()[0];
                 let mut got = vec![0; 4000];
                 let n = parts.burst().read_beginning(made, &mut got);
@@ -224,7 +259,13 @@ mod tests {
                 prop_assert_eq!(made.len as usize, n);
                 offset += len;
             }
-            prop_assert!(!parts.push(&header, (&from, frame), (bytes.len(), 1), Offload::default()));
+            prop_assert!(!parts.push(&header, (&from, frame), (bytes.len(), 1), Offload::default(), &mut cursor));
+            // A part before the last one is found too.
+            parts.clear();
+            prop_assert!(parts.push(&[], (&from, frame), (0, bytes.len()), Offload::default(), &mut cursor));
+            let mut got = vec![0; 4000];
+            let n = parts.burst().read_beginning(&parts.burst().frames()[0], &mut got);
+            prop_assert_eq!(&got[..n], &bytes[..]);
         }
     }
 
@@ -241,10 +282,13 @@ mod tests {
                 &[1; HEADERS_MAX],
                 (&from, frame),
                 (0, 3000),
-                Offload::default()
+                Offload::default(),
+                &mut PartCursor::default()
             ));
         }
-        assert!(!parts.push(&[1], (&from, frame), (0, 1), Offload::default()));
+        let mut cursor = PartCursor::default();
+        let whole = (&from, frame);
+        assert!(!parts.push(&[1], whole, (0, 1), Offload::default(), &mut cursor));
         assert_eq!(parts.burst().len(), BURST);
     }
 }

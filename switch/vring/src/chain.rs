@@ -1,7 +1,14 @@
 //! Descriptor chains: followed with every step checked and counted.
 
+use crosspoint_frame::Work;
+
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, SplitRing};
 use crate::{GuestMemory, RingFault};
+
+/// What a chain is at fault for that takes more work than a whole burst may.
+pub(crate) fn costly() -> RingFault {
+    RingFault::ChainCostly { most: STEPS as u16 }
+}
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,20 +57,25 @@ pub(crate) fn single(
 /// Longest chain that is followed. The specification allows as many as the ring has entries;
 /// no driver makes more than a few tens, and a longer one is work without end.
 pub(crate) const MAX_CHAIN: u16 = 1024;
-/// Descriptors that are followed for one burst, all its chains together: a guest whose chains
-/// are long gets shorter bursts, and holds nobody up. Any one chain fits.
-pub(crate) const BUDGET: u32 = 4096;
+/// Most pieces that one descriptor may be in: each is another memory region. Drivers' buffers lie in
+/// one region, or over one boundary between two.
+const MAX_PIECES: u32 = 16;
+/// Steps that are made to read one burst of frames, all its chains together: descriptors followed, and
+/// more regions that they span. A guest whose chains are long gets shorter bursts.
+pub(crate) const STEPS: u32 = 2048;
+/// The same, as work. A chain that cannot be read with all of it is a fault.
+pub(crate) const WORK: Work = Work::new(STEPS * Work::STEP);
 
 /// Calls `piece` with every run of host memory of the chain that begins at `head`, in order,
-/// for as many descriptors as `budget` has left; `false` when those ran out. Buffers that span
-/// regions come in several pieces; empty descriptors in none.
+/// for as many steps as `work` has left; `false` when it ran out. Buffers that span regions come in
+/// several pieces; empty descriptors in none.
 pub(crate) fn walk(
     ring: &SplitRing,
     memory: &GuestMemory,
     head: u16,
     direction: Direction,
     indirect_allowed: bool,
-    budget: &mut u32,
+    work: &mut Work,
     piece: &mut dyn FnMut(*mut u8, u32),
 ) -> Result<bool, RingFault> {
     let size = ring.size();
@@ -77,12 +89,11 @@ pub(crate) fn walk(
             if !indirect_allowed || d.flags & F_NEXT != 0 {
                 return Err(RingFault::IndirectPlace);
             }
-            return walk_table(ring, memory, d, direction, budget, piece);
+            return walk_table(ring, memory, d, direction, work, piece);
         }
-        if !spend(budget) {
+        if !buffer(memory, d, direction, work, piece)? {
             return Ok(false);
         }
-        buffer(memory, d, direction, piece)?;
         if d.flags & F_NEXT == 0 {
             return Ok(true);
         }
@@ -93,33 +104,26 @@ pub(crate) fn walk(
     })
 }
 
-pub(crate) fn spend(budget: &mut u32) -> bool {
-    let left = budget.checked_sub(1);
-    *budget = left.unwrap_or(0);
-    left.is_some()
-}
-
 fn walk_table(
     ring: &SplitRing,
     memory: &GuestMemory,
     table: Descriptor,
     direction: Direction,
-    budget: &mut u32,
+    work: &mut Work,
     piece: &mut dyn FnMut(*mut u8, u32),
 ) -> Result<bool, RingFault> {
     let (host, count) = find_table(memory, ring.size(), table.address, table.len)?;
     let mut index = 0;
     for _ in 0..count.min(MAX_CHAIN) {
-        if !spend(budget) {
-            return Ok(false);
-        }
         // SAFETY: `find_table` translated 16 * count bytes.
         let d = unsafe { ring.indirect(host, count, index) }
             .ok_or(RingFault::DescriptorIndex { index, size: count })?;
         if d.flags & F_INDIRECT != 0 {
             return Err(RingFault::IndirectPlace);
         }
-        buffer(memory, d, direction, piece)?;
+        if !buffer(memory, d, direction, work, piece)? {
+            return Ok(false);
+        }
         if d.flags & F_NEXT == 0 {
             return Ok(true);
         }
@@ -149,13 +153,17 @@ pub(crate) fn find_table(
     Ok((host, count))
 }
 
-/// Calls `piece` with every run of host memory of one descriptor's buffer.
+/// Calls `piece` with every run of host memory of one descriptor's buffer; `false` when `work` ran out.
 pub(crate) fn buffer(
     memory: &GuestMemory,
     d: Descriptor,
     direction: Direction,
+    work: &mut Work,
     piece: &mut dyn FnMut(*mut u8, u32),
-) -> Result<(), RingFault> {
+) -> Result<bool, RingFault> {
+    if !work.spend(Work::STEP) {
+        return Ok(false);
+    }
     if d.flags & F_WRITE != direction.flag() {
         return Err(RingFault::Direction);
     }
@@ -164,13 +172,26 @@ pub(crate) fn buffer(
         len: d.len,
     };
     let (mut address, mut left) = (d.address, d.len);
-    // Each turn leaves one region behind, so the loop is bounded by their number.
-    while left > 0 {
+    for number in 0..MAX_PIECES {
+        if left == 0 {
+            return Ok(true);
+        }
+        // The first one is part of reading the descriptor.
+        if number > 0 && !work.spend(Work::STEP) {
+            return Ok(false);
+        }
         let (ptr, room) = memory.translate_some(address).ok_or(fault)?;
         let n = u32::try_from(room).unwrap_or(u32::MAX).min(left);
         piece(ptr, n);
         address = address.checked_add(u64::from(n)).ok_or(fault)?;
         left -= n;
     }
-    Ok(())
+    match left {
+        0 => Ok(true),
+        _ => Err(RingFault::Scattered {
+            address: d.address,
+            len: d.len,
+            most: MAX_PIECES as u16,
+        }),
+    }
 }

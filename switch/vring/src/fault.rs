@@ -11,6 +11,24 @@ pub enum RingFault {
         /// Ring size.
         size: u16,
     },
+    /// A descriptor whose buffer lies in too many memory regions: looking each up takes time.
+    #[error(
+        "the descriptor for {len} bytes at {address:#x} spans more than {most} memory regions: give the guest fewer, larger ones"
+    )]
+    Scattered {
+        /// Guest physical address.
+        address: u64,
+        /// Bytes.
+        len: u32,
+        /// Most regions.
+        most: u16,
+    },
+    /// One chain that takes more steps, descriptors and regions, than a whole burst may.
+    #[error("a descriptor chain takes more than {most} steps to read")]
+    ChainCostly {
+        /// Most steps.
+        most: u16,
+    },
     /// virtio 1.2, 2.7.5: descriptors are numbered below the ring's size.
     #[error("descriptor index {index} is outside the table of {size}")]
     DescriptorIndex {

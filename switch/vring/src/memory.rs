@@ -90,6 +90,8 @@ struct Region {
 pub struct GuestMemory {
     /// Ascending by guest address.
     regions: Box<[Region]>,
+    /// Numbers of the regions, ascending by host address.
+    by_host: Box<[u16]>,
     /// Differs in every value: what was translated by another one may be gone.
     generation: u64,
     log: Option<Arc<DirtyLog>>,
@@ -149,8 +151,11 @@ impl GuestMemory {
 
     fn of(mut regions: Vec<Region>, log: Option<Arc<DirtyLog>>) -> GuestMemory {
         regions.sort_by_key(|region| region.guest_address);
+        let mut by_host: Vec<u16> = (0u16..).take(regions.len()).collect();
+        by_host.sort_by_key(|index| regions[usize::from(*index)].host as u64);
         GuestMemory {
             regions: regions.into(),
+            by_host: by_host.into(),
             generation: next_generation(),
             log,
         }
@@ -342,16 +347,23 @@ impl GuestMemory {
         })
     }
 
-    /// Marks `len` bytes at host address `at` as written, if anybody wants to know. After the
-    /// write: a page that is copied between mark and write would go stale.
+    /// Marks `len` bytes at host address `at` as written, if there is a log. After the write: a page
+    /// that is copied between mark and write would go stale.
     #[cold]
     pub(crate) fn mark(&self, at: *mut u8, len: usize) {
         let Some(log) = &self.log else { return };
-        for region in &self.regions {
+        let host_of = |index: &u16| {
+            let region = self.regions.get(usize::from(*index));
+            region.map_or(0, |region| region.host as u64)
+        };
+        let behind = self
+            .by_host
+            .partition_point(|index| host_of(index) <= at as u64);
+        let before = behind.checked_sub(1).and_then(|n| self.by_host.get(n));
+        if let Some(region) = before.and_then(|index| self.regions.get(usize::from(*index))) {
             let offset = (at as u64).wrapping_sub(region.host as u64);
             if offset < region.size {
                 log.mark(region.guest_address + offset, len as u64);
-                return;
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crosspoint_frame::{prefetch_read, prefetch_write};
+use crosspoint_frame::{Work, prefetch_read, prefetch_write};
 
 use crate::chain::{self, Direction, MAX_CHAIN};
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, check_size, find_area, need_event};
@@ -299,14 +299,14 @@ impl PackedRing {
     }
 
     /// Calls `piece` with every run of host memory of the chain at position `at`, in order, for
-    /// as many descriptors as `budget` has left.
+    /// as many steps as `work` has left.
     pub(crate) fn walk(
         &self,
         memory: &GuestMemory,
         at: u64,
         direction: Direction,
         indirect_allowed: bool,
-        budget: &mut u32,
+        work: &mut Work,
         piece: &mut dyn FnMut(*mut u8, u32),
     ) -> Result<PackedChain, RingFault> {
         let most = self.size.min(MAX_CHAIN);
@@ -321,15 +321,14 @@ impl PackedRing {
                 if !indirect_allowed || d.flags & F_NEXT != 0 || n > 0 {
                     return Err(RingFault::IndirectPlace);
                 }
-                return match self.walk_table(memory, &d, direction, budget, piece)? {
+                return match self.walk_table(memory, &d, direction, work, piece)? {
                     true => self.whole(d.id, 1),
                     false => Ok(PackedChain::OutOfBudget),
                 };
             }
-            if !chain::spend(budget) {
+            if !chain::buffer(memory, d.plain(), direction, work, piece)? {
                 return Ok(PackedChain::OutOfBudget);
             }
-            chain::buffer(memory, d.plain(), direction, piece)?;
             if d.flags & F_NEXT == 0 {
                 return self.whole(d.id, n + 1);
             }
@@ -348,13 +347,13 @@ impl PackedRing {
     }
 
     /// An indirect table: every entry, in order, with no links (virtio 1.2, 2.8.7). `false` when
-    /// the budget ran out.
+    /// `work` ran out.
     fn walk_table(
         &self,
         memory: &GuestMemory,
         table: &PackedDescriptor,
         direction: Direction,
-        budget: &mut u32,
+        work: &mut Work,
         piece: &mut dyn FnMut(*mut u8, u32),
     ) -> Result<bool, RingFault> {
         let (host, count) = chain::find_table(memory, self.size, table.address, table.len)?;
@@ -362,9 +361,6 @@ impl PackedRing {
             return Err(RingFault::ChainTooLong { size: MAX_CHAIN });
         }
         for index in 0..usize::from(count) {
-            if !chain::spend(budget) {
-                return Ok(false);
-            }
             let at: *const [u8; 16] = host.wrapping_add(16 * index).cast();
             // SAFETY: `find_table` translated 16 * count bytes. A table may have any alignment,
             // so it is read as bytes: once.
@@ -378,7 +374,9 @@ impl PackedRing {
             if d.flags & F_INDIRECT != 0 {
                 return Err(RingFault::IndirectPlace);
             }
-            chain::buffer(memory, d, direction, piece)?;
+            if !chain::buffer(memory, d, direction, work, piece)? {
+                return Ok(false);
+            }
         }
         Ok(true)
     }

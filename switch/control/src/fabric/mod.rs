@@ -243,7 +243,7 @@ impl Fabric {
             None => Idle::Spin,
             Some(time) => Idle::SleepAfter(clock.cycles(time)),
         };
-        let shared = worker::shared();
+        let shared = worker::shared(&clock);
         let (links, threads, ids) = worker::spawn_all(&options.cores, &shared, &view, idle)?;
         let watch = Watch::start(&options.cores, &links, &ids);
         let watch = watch.map_err(|why| WorkerError::Start { worker: 0, why })?;

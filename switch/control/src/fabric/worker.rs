@@ -9,7 +9,8 @@ use core_affinity::CoreId;
 use crossbeam::queue::ArrayQueue;
 use crosspoint_engine::sleep::Waker;
 use crosspoint_engine::view::View;
-use crosspoint_engine::worker::{Idle, Shared, Worker, WorkerLink};
+use crosspoint_engine::worker::{Idle, QUANTUM, Shared, Worker, WorkerLink};
+use crosspoint_frame::Clock;
 use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 
@@ -48,11 +49,12 @@ pub enum WorkerError {
     },
 }
 
-pub(super) fn shared() -> Arc<Shared> {
+pub(super) fn shared(clock: &Clock) -> Arc<Shared> {
     Arc::new(Shared {
         stop: AtomicBool::new(false),
         tick: AtomicU8::new(0),
         faults: ArrayQueue::new(FAULTS),
+        quantum_cycles: clock.cycles(QUANTUM),
     })
 }
 

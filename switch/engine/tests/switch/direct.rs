@@ -128,7 +128,7 @@ impl World {
                 FlowHasher::new(3),
                 Box::new([]),
             ),
-            tx: Tx::new(0),
+            tx: Tx::new(0, 65_000),
             keys: Keys::default(),
             burst: Burst::new(),
             driver,

@@ -43,6 +43,7 @@ impl Floor {
             stop: AtomicBool::new(false),
             tick: AtomicU8::new(0),
             faults: ArrayQueue::new(faults),
+            quantum_cycles: 65_000,
         });
         let view = Arc::new(View::new(
             (0..8).map(|_| None).collect(),

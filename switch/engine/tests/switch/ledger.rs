@@ -338,6 +338,14 @@ fn random_runs_meet_every_reason() {
         MtuExceeded,
         NicFrameSmall,
         HandoverFull,
+        // And these a port's settings, a busy worker, or attacks of their own.
+        SourceNotAllowed,
+        StormBroadcast,
+        StormMulticast,
+        StormUnknownUnicast,
+        BurstBudget,
+        GuestBuffersCostly,
+        OverShare,
     ];
     for reason in DropReason::ALL.iter().filter(|r| !others.contains(r)) {
         assert!(met.get(reason) > Some(&20), "{reason:?} in {met:?}");

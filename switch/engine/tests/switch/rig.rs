@@ -38,7 +38,7 @@ impl Rig {
             ),
             drivers: Vec::new(),
             streams: Vec::new(),
-            workers: (0..workers).map(Tx::new).collect(),
+            workers: (0..workers).map(|worker| Tx::new(worker, 65_000)).collect(),
             burst: Burst::new(),
             keys: Keys::default(),
         };

@@ -92,7 +92,8 @@ impl GuestRx {
 
     /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
     /// one index store, for all of them where the buffers allow. A guest that breaks the rules
-    /// gets `faulty` copies, and what it did is left in the scratch.
+    /// gets `faulty` copies, and what it did is left in the scratch. What it costs to find
+    /// buffers that are not plain is bounded for the burst ([`RxScratch::begin_burst`]).
     #[inline(always)]
     pub fn deliver(
         &self,
@@ -140,8 +141,12 @@ pub struct Outcome {
     pub small: u32,
     /// Copies dropped because other workers were faster, again and again.
     pub contended: u32,
+    /// Copies dropped because the buffers are in so many pieces that the burst's work was used up.
+    pub costly: u32,
     /// Copies dropped because the ring is broken.
     pub faulty: u32,
+    /// Work that the ring's buffers asked for, beyond what plain ones do.
+    pub work: u32,
     /// Whether the worker must come back and [`flush`](GuestRx::flush).
     pub touched: bool,
 }

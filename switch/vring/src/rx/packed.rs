@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
+use crosspoint_frame::Work;
+
 use super::ring::{Buffer, RxRing};
 use crate::chain::Direction;
 use crate::packed::{PackedChain, PackedRing};
@@ -64,10 +66,10 @@ impl RxRing for PackedRing {
         memory: &GuestMemory,
         at: u64,
         indirect: bool,
-        budget: &mut u32,
+        work: &mut Work,
         piece: &mut dyn FnMut(*mut u8, u32),
     ) -> Result<Option<(u16, u16)>, RingFault> {
-        match self.walk(memory, at, Direction::Write, indirect, budget, piece)? {
+        match self.walk(memory, at, Direction::Write, indirect, work, piece)? {
             PackedChain::Whole { id, entries } => Ok(Some((id, entries))),
             PackedChain::Nothing | PackedChain::OutOfBudget => Ok(None),
         }

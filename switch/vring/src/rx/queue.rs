@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Gather, Pick, Prefix, SegmentMut, TagOp, copy_plain, copy_plain_finished,
-    prefetch_write, virtio_header,
+    BURST, Burst, Frame, Gather, Pick, Prefix, SegmentMut, TagOp, Work, copy_plain,
+    copy_plain_finished, prefetch_write, virtio_header,
 };
 
 use super::Outcome;
@@ -19,8 +19,8 @@ use crate::{Features, GuestMemory, Notifier, RingFault, feature};
 /// How often a worker tries anew when another was faster, before it drops.
 const MAX_RACES: usize = 16;
 /// Most writable pieces that the buffers of one reservation may have together: those of chains,
-/// which are bounded by the budget, and the single ones.
-const MAX_PIECES: usize = chain::BUDGET as usize + MAX_RESERVATION;
+/// and the single ones. A buffer with more is used as far as it goes.
+const MAX_PIECES: usize = 2 * chain::STEPS as usize + MAX_RESERVATION;
 /// How many receive queues there have been.
 static QUEUES: AtomicU64 = AtomicU64::new(0);
 
@@ -48,9 +48,13 @@ const NONE: u64 = u64::MAX;
 /// Which buffers one copy gets.
 #[derive(Clone, Copy, Default)]
 struct Plan {
+    /// The copy, as a number among the picks; UNUSABLE for buffers that go back as they came.
     pick: u8,
     buffers: u16,
 }
+
+/// The `pick` of buffers that have no room even for the header before a frame: given back empty.
+const UNUSABLE: u8 = u8::MAX;
 
 /// A worker's working memory for `deliver`: made once.
 pub struct RxScratch {
@@ -63,13 +67,41 @@ pub struct RxScratch {
     /// Whether the driver has offered no more.
     exhausted: bool,
     fault: Option<RingFault>,
-    /// Descriptors that may still be followed for this plan.
-    budget: u32,
+    /// What may still be done for this delivery.
+    work: Work,
+    /// What may be asked for beyond each copy's own, by all deliveries of the burst together: a guest whose buffers are
+    /// in many pieces takes nothing from those whose are not.
+    shared: Work,
 }
 
 impl RxScratch {
+    /// Another burst is to be delivered: it has all of [`Work::RECEIVERS`].
+    #[inline(always)]
+    pub fn begin_burst(&mut self) {
+        self.shared = Work::new(Work::RECEIVERS);
+    }
+
     fn usable(&self) -> bool {
-        !self.exhausted && self.fault.is_none() && self.budget > 0
+        !self.exhausted && self.fault.is_none() && !self.work.is_spent()
+    }
+
+    /// Plans to give the last buffer back empty: it has no room even for the header before a frame. A driver must not
+    /// offer such (virtio 1.2, 5.1.6.3.1); left in the ring, each frame would be tried on it. `false` when it is not a
+    /// whole one within the `available` entries.
+    #[cold]
+    fn set_aside(&mut self, available: usize) -> bool {
+        if !self.usable() || self.entries > available {
+            return false;
+        }
+        match self.plans.last_mut() {
+            Some(plan) if plan.pick == UNUSABLE => plan.buffers += 1,
+            // One run before each frame, and one behind the last, so there is room: no allocation.
+            _ => self.plans.push(Plan {
+                pick: UNUSABLE,
+                buffers: 1,
+            }),
+        }
+        true
     }
 
     /// What was wrong with the ring that the last `deliver` counted faulty copies for.
@@ -84,11 +116,12 @@ impl Default for RxScratch {
             aheads: Aheads::default(),
             buffers: Vec::with_capacity(MAX_RESERVATION),
             pieces: Vec::with_capacity(MAX_PIECES),
-            plans: Vec::with_capacity(BURST),
+            plans: Vec::with_capacity(2 * BURST + 1),
             entries: 0,
             exhausted: false,
             fault: None,
-            budget: 0,
+            work: Work::new(0),
+            shared: Work::new(Work::RECEIVERS),
         }
     }
 }
@@ -133,7 +166,10 @@ impl<R: RxRing> RxQueue<R> {
         let mut outcome = Outcome::default();
         let mut rest = picks;
         let mut races = 0;
-        // Each turn takes at least one pick, or is a lost race, of which there are few.
+        // What each copy may ask for by itself; looked up when the first one is not plain.
+        let mut own = None;
+        // Each turn takes at least one pick, or is a lost race, of which there are few, or gives back unusable buffers,
+        // which is paid for.
         while !rest.is_empty() {
             let plain = self.deliver_plain(worker, burst, rest, scratch, &mut outcome);
             if plain > 0 {
@@ -141,6 +177,10 @@ impl<R: RxRing> RxQueue<R> {
                 scratch.fault = None;
                 rest = rest.get(plain..).unwrap_or(&[]);
                 continue;
+            }
+            if own.is_none() {
+                own = Some(own_work(burst, rest));
+                scratch.work = Work::new(scratch.shared.left() + own.unwrap_or(0));
             }
             let head = self.reserve.head();
             let planned = self.plan(memory, head, burst, rest, scratch);
@@ -154,7 +194,7 @@ impl<R: RxRing> RxQueue<R> {
                     outcome.small += planned.small;
                     rest = rest.get(planned.picks..).unwrap_or(&[]);
                     if planned.picks == 0 {
-                        self.give_up(&mut outcome, rest.len() as u32, scratch);
+                        give_up(&mut outcome, rest.len() as u32, scratch);
                         break;
                     }
                     continue;
@@ -170,7 +210,7 @@ impl<R: RxRing> RxQueue<R> {
                 continue;
             };
             outcome.small += planned.small;
-            outcome.frames += scratch.plans.len() as u32;
+            outcome.frames += planned.frames;
             let filled = match self.features.header_len() {
                 12 => self.fill::<12>(run.start(), burst, rest, scratch),
                 _ => self.fill::<10>(run.start(), burst, rest, scratch),
@@ -185,15 +225,12 @@ impl<R: RxRing> RxQueue<R> {
             }
             rest = rest.get(planned.picks..).unwrap_or(&[]);
         }
-        outcome
-    }
-
-    /// Nothing more can be delivered: the driver offers no buffers, or nonsense.
-    fn give_up(&self, outcome: &mut Outcome, copies: u32, scratch: &RxScratch) {
-        match scratch.fault {
-            None => outcome.full += copies,
-            Some(_) => outcome.faulty += copies,
+        if let Some(own) = own {
+            let all = scratch.shared.left() + own;
+            outcome.work = all - scratch.work.left();
+            scratch.shared.spend(outcome.work.saturating_sub(own));
         }
+        outcome
     }
 
     pub(super) fn owe(&self, worker: usize, (old, new): (u64, u64)) -> bool {
@@ -243,7 +280,6 @@ impl<R: RxRing> RxQueue<R> {
         scratch.entries = 0;
         scratch.exhausted = false;
         scratch.fault = None;
-        scratch.budget = chain::BUDGET;
         let mut planned = Planned::default();
         let available = match self.ring.offered(&self.reserve, head, picks.len()) {
             Ok(available) => available.min(MAX_RESERVATION),
@@ -254,19 +290,33 @@ impl<R: RxRing> RxQueue<R> {
         };
         let mergeable = self.features.has(feature::MRG_RXBUF);
         let header = self.features.header_len();
+        // A frame as long as one that the next buffers did not hold is not tried on them again.
+        let mut refused = usize::MAX;
         for (index, pick) in picks.iter().take(BURST).enumerate() {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 break;
             };
             let need = Gather::len_of(frame, *pick, header);
-            let (first, first_piece) = (scratch.buffers.len(), scratch.pieces.len());
-            let first_entry = scratch.entries;
+            if need >= refused {
+                planned.small += 1;
+                planned.picks += 1;
+                continue;
+            }
+            let (mut first, mut first_piece) = (scratch.buffers.len(), scratch.pieces.len());
+            let mut first_entry = scratch.entries;
             let mut room = 0;
             while room < need && scratch.entries < available && scratch.usable() {
                 if !mergeable && scratch.buffers.len() > first {
                     break;
                 }
                 room += self.take(memory, head + scratch.entries as u64, scratch);
+                if room < header && scratch.buffers.len() == first + 1 {
+                    if !scratch.set_aside(available) {
+                        break;
+                    }
+                    (first, first_piece) = (scratch.buffers.len(), scratch.pieces.len());
+                    (first_entry, room) = (scratch.entries, 0);
+                }
             }
             let beyond = scratch.entries > available;
             if beyond {
@@ -280,6 +330,8 @@ impl<R: RxRing> RxQueue<R> {
                     buffers,
                 });
                 planned.picks += 1;
+                planned.frames += 1;
+                refused = usize::MAX;
                 continue;
             }
             let tried = scratch.entries - first_entry;
@@ -295,6 +347,7 @@ impl<R: RxRing> RxQueue<R> {
             if !too_small {
                 break;
             }
+            refused = need;
             planned.small += 1;
             planned.picks += 1;
         }
@@ -306,6 +359,9 @@ impl<R: RxRing> RxQueue<R> {
     #[inline(always)]
     fn take(&self, memory: &GuestMemory, at: u64, scratch: &mut RxScratch) -> usize {
         let (ptr, len, id) = self.ring.single(memory, at);
+        if !scratch.work.spend(Work::LOOK) {
+            return 0;
+        }
         if ptr.is_null() {
             return self.take_chain(memory, at, scratch);
         }
@@ -328,20 +384,15 @@ impl<R: RxRing> RxQueue<R> {
     fn take_chain(&self, memory: &GuestMemory, at: u64, scratch: &mut RxScratch) -> usize {
         let first = scratch.pieces.len();
         let (pieces, mut len) = (&mut scratch.pieces, 0u32);
-        let (indirect, budget) = (
-            self.features.has(feature::INDIRECT_DESC),
-            &mut scratch.budget,
-        );
-        let walked = self
-            .ring
-            .chain(memory, at, indirect, budget, &mut |ptr, n| {
-                // A buffer of more pieces, or bytes, than anybody needs is used as far as it goes.
-                if pieces.len() < MAX_PIECES && len.checked_add(n).is_some() {
-                    // SAFETY: the chain's walk translated `n` bytes of the memory.
-                    pieces.push(unsafe { SegmentMut::new(ptr, n) });
-                    len += n;
-                }
-            });
+        let (indirect, work) = (self.features.has(feature::INDIRECT_DESC), &mut scratch.work);
+        let walked = self.ring.chain(memory, at, indirect, work, &mut |ptr, n| {
+            // A buffer of more pieces, or bytes, than anybody needs is used as far as it goes.
+            if pieces.len() < MAX_PIECES && len.checked_add(n).is_some() {
+                // SAFETY: the chain's walk translated `n` bytes of the memory.
+                pieces.push(unsafe { SegmentMut::new(ptr, n) });
+                len += n;
+            }
+        });
         let (id, entries) = match walked {
             Ok(Some(whole)) => whole,
             Ok(None) => {
@@ -383,14 +434,16 @@ impl<R: RxRing> RxQueue<R> {
         for plan in &scratch.plans {
             let pick = picks.get(usize::from(plan.pick));
             let frame = pick.and_then(|pick| burst.frames().get(usize::from(pick.frame)));
-            let (Some(pick), Some(frame)) = (pick, frame) else {
-                continue;
-            };
-            let mut left = Gather::len_of(frame, *pick, self.features.header_len());
+            // Into unusable buffers nothing was written.
+            let mut left = pick.zip(frame).map_or(0, |(pick, frame)| {
+                Gather::len_of(frame, *pick, self.features.header_len())
+            });
             for buffer in buffers.by_ref().take(plan.buffers.into()) {
                 for piece in pieces.by_ref().take(buffer.pieces.into()) {
                     let written = left.min(piece.len());
-                    memory.mark(piece.ptr(), written);
+                    if written > 0 {
+                        memory.mark(piece.ptr(), written);
+                    }
                     left -= written;
                 }
             }
@@ -410,12 +463,6 @@ impl<R: RxRing> RxQueue<R> {
         let (mut buffers, mut pieces) = (scratch.buffers.as_slice(), scratch.pieces.as_slice());
         let (mut at, mut bytes, mut first_used) = (start, 0, (0, 0));
         for plan in &scratch.plans {
-            let Some(pick) = picks.get(usize::from(plan.pick)) else {
-                continue;
-            };
-            let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
-                continue;
-            };
             let (mine, others) = buffers.split_at(usize::from(plan.buffers).min(buffers.len()));
             let count = mine
                 .iter()
@@ -423,6 +470,18 @@ impl<R: RxRing> RxQueue<R> {
                 .sum::<usize>();
             let (to, later) = pieces.split_at(count.min(pieces.len()));
             (buffers, pieces) = (others, later);
+            let pick = picks.get(usize::from(plan.pick));
+            let frame = pick.and_then(|pick| burst.frames().get(usize::from(pick.frame)));
+            let (Some(pick), Some(frame)) = (pick, frame) else {
+                for buffer in mine {
+                    self.ring.set_used(at, at == start, buffer, 0);
+                    if at == start {
+                        first_used = (buffer.id, 0);
+                    }
+                    at += u64::from(buffer.entries);
+                }
+                continue;
+            };
 
             let complete = frame.offload.needs_csum && !self.features.has(feature::GUEST_CSUM);
             let header = virtio_header::<HEADER>(&frame.offload, pick.tag, plan.buffers, complete);
@@ -483,10 +542,31 @@ struct Filled {
     first: (u16, u32),
 }
 
+/// What copies of the picked frames may ask for of their receiver's buffers, each by itself.
+#[cold]
+fn own_work(burst: &Burst, picks: &[Pick]) -> u32 {
+    let frames = picks.iter().take(BURST);
+    let frames = frames.filter_map(|pick| burst.frames().get(usize::from(pick.frame)));
+    frames
+        .map(|frame| Work::OWN + Work::of_bytes(frame.len))
+        .sum()
+}
+
+/// Nothing more can be delivered: the driver offers no buffers, or nonsense, or such that cost too much to use.
+fn give_up(outcome: &mut Outcome, copies: u32, scratch: &RxScratch) {
+    match scratch.fault {
+        None if scratch.work.is_spent() => outcome.costly += copies,
+        None => outcome.full += copies,
+        Some(_) => outcome.faulty += copies,
+    }
+}
+
 #[derive(Default)]
 struct Planned {
     /// How many picks were decided on: they have buffers, or are too big.
     picks: usize,
+    /// How many of them have buffers.
+    frames: u32,
     /// How many of them are too big for a buffer.
     small: u32,
 }

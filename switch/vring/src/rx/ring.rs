@@ -1,5 +1,7 @@
 //! What the two layouts do differently on the receive side.
 
+use crosspoint_frame::Work;
+
 use crate::reserve::{Reservation, Reserve};
 use crate::{GuestMemory, RingFault};
 
@@ -27,13 +29,13 @@ pub(crate) trait RxRing {
     /// The buffer at a position if it is a single plain descriptor: address, length, id. Null
     /// for anything else.
     fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16);
-    /// Any buffer: its id and entries. `None` when the budget ran out or nothing is available.
+    /// Any buffer: its id and entries. `None` when `work` ran out or nothing is available.
     fn chain(
         &self,
         memory: &GuestMemory,
         at: u64,
         indirect: bool,
-        budget: &mut u32,
+        work: &mut Work,
         piece: &mut dyn FnMut(*mut u8, u32),
     ) -> Result<Option<(u16, u16)>, RingFault>;
     /// Writes a used entry. `first` is the first of its reservation.

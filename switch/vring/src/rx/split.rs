@@ -1,5 +1,7 @@
 //! Split receive rings (virtio 1.2, 2.7).
 
+use crosspoint_frame::Work;
+
 use super::ring::{Buffer, RxRing};
 use crate::chain::{self, Direction};
 use crate::reserve::{Reservation, Reserve};
@@ -64,11 +66,11 @@ impl RxRing for SplitRing {
         memory: &GuestMemory,
         at: u64,
         indirect: bool,
-        budget: &mut u32,
+        work: &mut Work,
         piece: &mut dyn FnMut(*mut u8, u32),
     ) -> Result<Option<(u16, u16)>, RingFault> {
         let id = self.avail_entry(at as u16);
-        let whole = chain::walk(self, memory, id, Direction::Write, indirect, budget, piece)?;
+        let whole = chain::walk(self, memory, id, Direction::Write, indirect, work, piece)?;
         Ok(whole.then_some((id, 1)))
     }
 

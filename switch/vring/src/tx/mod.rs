@@ -75,6 +75,12 @@ impl GuestTx {
         either!(self, queue => queue.receive(burst))
     }
 
+    /// Whether more frames are known to wait behind the last burst.
+    #[inline(always)]
+    pub fn has_more(&self) -> bool {
+        either!(self, queue => queue.has_more())
+    }
+
     /// What the guest did wrong, if it did.
     pub fn fault(&self) -> Option<RingFault> {
         either!(self, queue => queue.fault())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
+use crosspoint_frame::{BURST, Burst, Segment, Work, prefetch_read};
 
 use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
@@ -24,8 +24,9 @@ pub struct PackedTx {
     /// Whether a decision was made yet. What a predecessor completed it may not have called for,
     /// so the first one is for calling.
     decided: bool,
-    /// Chains of the burst being handled.
+    /// Chains of the burst being handled: `held` of them from `first` on.
     chains: [Chain; BURST],
+    first: usize,
     held: usize,
     /// Chains from `next` on that have been looked at and asked for, and not taken.
     ahead: Lookahead,
@@ -40,7 +41,22 @@ struct Lookahead {
     chains: [Chain; BURST],
     /// Buffers of single descriptors; null where there is more to a chain.
     buffers: [(*mut u8, u32); BURST],
+    /// Those from `from` on have not been taken yet.
+    from: usize,
     len: usize,
+}
+
+impl Lookahead {
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.from == self.len
+    }
+
+    /// Nothing has been looked at.
+    #[inline(always)]
+    fn clear(&mut self) {
+        (self.from, self.len) = (0, 0);
+    }
 }
 
 // SAFETY: the pointers are addresses in the ring's memory, which the queue holds.
@@ -62,10 +78,12 @@ impl PackedTx {
             called: base,
             decided: false,
             chains: [Chain::default(); BURST],
+            first: 0,
             held: 0,
             ahead: Lookahead {
                 chains: [Chain::default(); BURST],
                 buffers: [(std::ptr::null_mut(), 0); BURST],
+                from: 0,
                 len: 0,
             },
             generation: 0,
@@ -85,26 +103,27 @@ impl PackedTx {
         if generation != self.generation {
             // Another memory table: addresses in the one before may be gone.
             self.generation = generation;
-            self.ahead.len = 0;
+            self.ahead.clear();
         }
-        if self.ahead.len == 0 {
+        if self.ahead.is_empty() {
             self.look_ahead();
         }
-        let count = self.ahead.len;
-        if count == 0 {
+        let (from, len) = (self.ahead.from, self.ahead.len);
+        if from == len {
             return 0;
         }
         self.chains = self.ahead.chains;
-        let (mut taken, mut budget, mut at) = (0, chain::BUDGET, self.next);
+        self.first = from;
+        let (mut taken, mut work, mut at) = (0, chain::WORK, self.next);
         let header = self.features.header_len();
-        for i in 0..count {
+        for i in from..len {
             if !self.push(
                 burst,
                 header,
                 self.ahead.buffers[i],
                 self.chains[i],
                 at,
-                &mut budget,
+                &mut work,
             ) {
                 break;
             }
@@ -116,8 +135,19 @@ impl PackedTx {
         }
         self.held = taken;
         self.next = at;
-        self.look_ahead();
+        self.ahead.from = from + taken;
+        if self.fault.is_some() {
+            self.ahead.clear();
+        } else if self.ahead.is_empty() {
+            self.look_ahead();
+        }
         taken
+    }
+
+    /// Whether more frames are known to wait behind the last burst.
+    #[inline(always)]
+    pub(super) fn has_more(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     pub(super) fn fault(&self) -> Option<RingFault> {
@@ -130,15 +160,16 @@ impl PackedTx {
         let Lookahead {
             chains,
             buffers,
+            from,
             len,
         } = &mut self.ahead;
-        *len = 0;
+        (*from, *len) = (0, 0);
         if self.fault.is_some() {
             return;
         }
         let memory = self.ring.memory();
-        // One burst follows no more descriptors than the budget has: no need to count further.
-        let most = u32::from(self.ring.size()).min(chain::BUDGET);
+        // One burst follows no more descriptors than its work allows: no need to count further.
+        let most = u32::from(self.ring.size()).min(chain::STEPS);
         let (mut at, end) = (self.next, self.next + u64::from(most));
         for (chain, buffer) in chains.iter_mut().zip(buffers) {
             // A driver that offers more than a ring's worth offers what we hold.
@@ -177,7 +208,7 @@ impl PackedTx {
         (ptr, len): (*mut u8, u32),
         chain: Chain,
         at: u64,
-        budget: &mut u32,
+        work: &mut Work,
     ) -> bool {
         if !ptr.is_null() && len as usize >= header {
             // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring shows
@@ -186,11 +217,12 @@ impl PackedTx {
             let offload = read_offload(&whole);
             return burst.push_contiguous(whole.skip(header), offload);
         }
-        self.push_chain(burst, chain, at, budget)
+        self.push_chain(burst, chain, at, work)
     }
 
     #[cold]
-    fn push_chain(&mut self, burst: &mut Burst, seen: Chain, at: u64, budget: &mut u32) -> bool {
+    fn push_chain(&mut self, burst: &mut Burst, seen: Chain, at: u64, work: &mut Work) -> bool {
+        let is_alone = *work == chain::WORK;
         let mut list = burst.take_scratch();
         let mut pieces = Pieces::new(&mut list);
         let walked = self.ring.walk(
@@ -198,20 +230,24 @@ impl PackedTx {
             at,
             Direction::Read,
             self.features.has(feature::INDIRECT_DESC),
-            budget,
+            work,
             &mut |ptr, len| pieces.push(ptr, len),
         );
         let pushed = match walked {
             // What stands behind it was looked for at the place where it ended then.
             Ok(PackedChain::Whole { id, entries }) if entries == seen.entries => {
-                let index = burst.len();
+                let index = self.first + burst.len();
                 let pushed = pieces.push_frame(burst, self.features.header_len());
                 if let (true, Some(chain)) = (pushed, self.chains.get_mut(index)) {
                     chain.id = id;
                 }
                 pushed
             }
-            Ok(PackedChain::OutOfBudget) => false,
+            Ok(PackedChain::OutOfBudget) => {
+                // With all the work that a burst may cost, it is the chain's fault.
+                self.fault = self.fault.or(is_alone.then(chain::costly));
+                false
+            }
             Ok(PackedChain::Nothing | PackedChain::Whole { .. }) => {
                 self.fault = Some(RingFault::ChainCut);
                 false
@@ -231,17 +267,23 @@ impl PackedTx {
         if held == 0 {
             return;
         }
-        let chains = self.chains.get(..held).unwrap_or(&[]);
+        let held = self.first..self.first + held;
+        let chains = self.chains.get(held).unwrap_or(&[]);
         give_back(&self.ring, self.features, chains, (self.used, self.next));
         self.used = self.next;
     }
 
     pub(super) fn take_batch(&mut self) -> Batch {
-        Batch {
-            chains: self.chains,
+        let mut batch = Batch {
             len: std::mem::take(&mut self.held),
             end: self.next,
+            ..Batch::default()
+        };
+        let chains = self.chains.iter().skip(self.first);
+        for (slot, chain) in batch.chains.iter_mut().zip(chains) {
+            *slot = *chain;
         }
+        batch
     }
 
     pub(super) fn complete_batch(&mut self, batch: &Batch) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crosspoint_frame::{BURST, Burst, Segment, prefetch_read};
+use crosspoint_frame::{BURST, Burst, Segment, Work, prefetch_read};
 
 use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
@@ -26,8 +26,9 @@ pub struct SplitTx {
     decided: bool,
     /// How far the driver had offered when last looked.
     avail: u16,
-    /// Heads of the burst being handled.
+    /// Heads of the burst being handled: `held` of them from `first` on.
     heads: [u16; BURST],
+    first: usize,
     held: usize,
     /// Frames from `next` on that have been looked at and asked for, and not taken.
     ahead: Lookahead,
@@ -42,7 +43,22 @@ struct Lookahead {
     heads: [u16; BURST],
     /// Buffers of single descriptors; null where there is more to a chain.
     buffers: [(*mut u8, u32); BURST],
+    /// Those from `from` on have not been taken yet.
+    from: usize,
     len: usize,
+}
+
+impl Lookahead {
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.from == self.len
+    }
+
+    /// Nothing has been looked at.
+    #[inline(always)]
+    fn clear(&mut self) {
+        (self.from, self.len) = (0, 0);
+    }
 }
 
 // SAFETY: the pointers are addresses in the ring's memory, which the queue holds.
@@ -65,10 +81,12 @@ impl SplitTx {
             decided: false,
             avail: base,
             heads: [0; BURST],
+            first: 0,
             held: 0,
             ahead: Lookahead {
                 heads: [0; BURST],
                 buffers: [(std::ptr::null_mut(), 0); BURST],
+                from: 0,
                 len: 0,
             },
             generation: 0,
@@ -88,25 +106,26 @@ impl SplitTx {
         if generation != self.generation {
             // Another memory table: addresses in the one before may be gone.
             self.generation = generation;
-            self.ahead.len = 0;
+            self.ahead.clear();
         }
-        if self.ahead.len == 0 {
+        if self.ahead.is_empty() {
             self.look_ahead();
         }
-        let count = self.ahead.len;
-        if count == 0 {
+        let (from, len) = (self.ahead.from, self.ahead.len);
+        if from == len {
             return 0;
         }
         self.heads = self.ahead.heads;
-        let (mut taken, mut budget) = (0, chain::BUDGET);
+        self.first = from;
+        let (mut taken, mut work) = (0, chain::WORK);
         let header = self.features.header_len();
-        for i in 0..count {
+        for i in from..len {
             if !self.push(
                 burst,
                 header,
                 self.ahead.buffers[i],
                 self.heads[i],
-                &mut budget,
+                &mut work,
             ) {
                 break;
             }
@@ -117,8 +136,19 @@ impl SplitTx {
         }
         self.held = taken;
         self.next = self.next.wrapping_add(taken as u16);
-        self.look_ahead();
+        self.ahead.from = from + taken;
+        if self.fault.is_some() {
+            self.ahead.clear();
+        } else if self.ahead.is_empty() {
+            self.look_ahead();
+        }
         taken
+    }
+
+    /// Whether more frames are known to wait behind the last burst.
+    #[inline(always)]
+    pub(super) fn has_more(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     pub(super) fn fault(&self) -> Option<RingFault> {
@@ -131,9 +161,10 @@ impl SplitTx {
         let Lookahead {
             heads,
             buffers,
+            from,
             len,
         } = &mut self.ahead;
-        *len = 0;
+        (*from, *len) = (0, 0);
         // The driver's index bounces between the cores: look only when what is known runs out.
         if usize::from(self.avail.wrapping_sub(self.next)) < BURST {
             self.avail = self.ring.avail_index();
@@ -180,7 +211,7 @@ impl SplitTx {
         header: usize,
         (ptr, len): (*mut u8, u32),
         head: u16,
-        budget: &mut u32,
+        work: &mut Work,
     ) -> bool {
         if !ptr.is_null() && len as usize >= header {
             // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring holds.
@@ -188,11 +219,12 @@ impl SplitTx {
             let offload = read_offload(&whole);
             return burst.push_contiguous(whole.skip(header), offload);
         }
-        self.push_chain(burst, head, budget)
+        self.push_chain(burst, head, work)
     }
 
     #[cold]
-    fn push_chain(&mut self, burst: &mut Burst, head: u16, budget: &mut u32) -> bool {
+    fn push_chain(&mut self, burst: &mut Burst, head: u16, work: &mut Work) -> bool {
+        let is_alone = *work == chain::WORK;
         let mut list = burst.take_scratch();
         let mut pieces = Pieces::new(&mut list);
         let walked = chain::walk(
@@ -201,13 +233,17 @@ impl SplitTx {
             head,
             Direction::Read,
             self.features.has(feature::INDIRECT_DESC),
-            budget,
+            work,
             &mut |ptr, len| pieces.push(ptr, len),
         );
         let pushed = match walked {
             Ok(true) => pieces.push_frame(burst, self.features.header_len()),
-            // Out of budget: to be looked at in the next burst.
-            Ok(false) => false,
+            // To be looked at in the next burst, with all the work that one may cost.
+            Ok(false) if !is_alone => false,
+            Ok(false) => {
+                self.fault = Some(chain::costly());
+                false
+            }
             Err(fault) => {
                 self.fault = Some(fault);
                 false
@@ -223,7 +259,8 @@ impl SplitTx {
         if held == 0 {
             return;
         }
-        for (i, head) in self.heads.iter().take(held).enumerate() {
+        let heads = self.heads.iter().skip(self.first);
+        for (i, head) in heads.take(held).enumerate() {
             self.ring
                 .set_used(self.used.wrapping_add(i as u16), *head, 0);
         }
@@ -246,9 +283,10 @@ impl SplitTx {
             end: self.next.into(),
             ..Batch::default()
         };
-        for (chain, head) in batch.chains.iter_mut().zip(self.heads) {
+        let heads = self.heads.iter().skip(self.first);
+        for (chain, head) in batch.chains.iter_mut().zip(heads) {
             *chain = Chain {
-                id: head,
+                id: *head,
                 entries: 1,
             };
         }

@@ -251,6 +251,7 @@ fn run() -> Seen {
             .into_iter()
             .filter(|pick| burst.frames()[usize::from(pick.frame)].len <= 65_550)
             .collect();
+        scratch.begin_burst();
         let outcome = to_victim.deliver(0, &burst, &picks, &mut scratch);
         assert_eq!(outcome.frames + outcome.full, picks.len() as u32);
         let got = receiver
@@ -269,6 +270,7 @@ fn run() -> Seen {
         assert!(sender.send(&Default::default(), &bytes).unwrap());
         let _ = sender.ring().publish();
         burst.clear();
+        scratch.begin_burst();
         assert_eq!(from_victim.receive(&mut burst), 1);
         if account(
             to_enemy.deliver(0, &burst, &all(&burst), &mut scratch),
@@ -302,10 +304,11 @@ fn account(outcome: Outcome, picks: usize, seen: &mut Seen) -> bool {
         full,
         small,
         contended,
+        costly,
         faulty,
         ..
     } = outcome;
-    let sum = frames + full + small + contended + faulty;
+    let sum = frames + full + small + contended + costly + faulty;
     assert_eq!(sum, picks as u32, "{outcome:?}");
     seen.delivered += u64::from(frames);
     seen.faults += u64::from(faulty > 0);

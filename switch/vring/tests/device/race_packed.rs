@@ -177,16 +177,18 @@ fn deliver(rx: &GuestRx, worker: usize, stop: &AtomicBool, seen: &Seen) {
             assert!(burst.push_contiguous(segment, Offload::default()));
         }
         let picks = all(&burst);
+        scratch.begin_burst();
         let outcome = rx.deliver(worker, &burst, &picks, &mut scratch);
         let Outcome {
             frames,
             full,
             small,
             contended,
+            costly,
             faulty,
             ..
         } = outcome;
-        let sum = frames + full + small + contended + faulty;
+        let sum = frames + full + small + contended + costly + faulty;
         assert_eq!(sum, picks.len() as u32, "{outcome:?}");
         assert_eq!(scratch.take_fault().is_some(), faulty > 0);
         rx.flush(worker);

@@ -85,6 +85,7 @@ fn work(shared: &Shared, worker: usize, burst_max: usize, len_max: usize) {
             assert!(burst.push_contiguous(segment, Offload::default()));
         }
         let picks = all(&burst);
+        scratch.begin_burst();
         let outcome = shared.rx.deliver(worker, &burst, &picks, &mut scratch);
         let Outcome {
             frames,

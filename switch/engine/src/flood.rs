@@ -1,0 +1,255 @@
+//! Frames for several ports: what of them is let through, and the copies.
+
+use crosspoint_frame::{BURST, Burst, Frame, Pick, Verdict, Work, tsc};
+use crosspoint_packet::DropReason;
+
+use crate::MAX_PORTS;
+use crate::counters::QueueCounters;
+use crate::deliver::{Destinations, Tally, queue_for, send_groups};
+use crate::shares::{Account, Shares};
+use crate::storm::FloodKind;
+use crate::tx::{Groups, Tx};
+use crate::view::{PortView, View};
+
+/// A worker's working memory for flooding: made once.
+pub(crate) struct FloodScratch {
+    /// The burst's frames that are flooded, ascending.
+    frames: Vec<u8>,
+    /// By frame: its copies, what one costs, and its flow's hash where that was asked for.
+    copies: [u32; BURST],
+    costs: [u32; BURST],
+    hashes: [Option<u32>; BURST],
+    /// Ports that have had their copies: a bit for each.
+    done: [u64; MAX_PORTS / 64],
+}
+
+impl Default for FloodScratch {
+    fn default() -> FloodScratch {
+        FloodScratch {
+            frames: Vec::with_capacity(BURST),
+            copies: [0; BURST],
+            costs: [0; BURST],
+            hashes: [None; BURST],
+            done: [0; MAX_PORTS / 64],
+        }
+    }
+}
+
+impl FloodScratch {
+    /// Begins with the frames of a burst that are flooded. Returns whether there are any.
+    fn begin(&mut self, burst: &Burst) {
+        self.frames.clear();
+        self.done = [0; MAX_PORTS / 64];
+        let floods = |frame: &Frame| frame.verdict == Verdict::FLOOD;
+        for (index, frame) in burst.frames().iter().enumerate() {
+            if floods(frame) {
+                // A burst has no more frames than the list has room for: no allocation.
+                self.frames.push(index as u8);
+                self.copies[index] = 0;
+                self.costs[index] = cost_of(burst, frame);
+                self.hashes[index] = None;
+                burst.lease().close_frame(index);
+            }
+        }
+    }
+
+    /// Notes that a port has its copies; `false` when it had them before.
+    fn take(&mut self, port: u16) -> bool {
+        let bit = 1 << (port % 64);
+        match self.done.get_mut(usize::from(port) / 64) {
+            Some(word) if *word & bit == 0 => {
+                *word |= bit;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What one copy of a frame costs.
+fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
+    let pieces = burst.piece_count(frame) as u32;
+    Work::COPY + Work::of_bytes(frame.len) + pieces * Work::PIECE
+}
+
+/// Drops what of a burst's frames may not be flooded: their port has used up its storm limits, or, of a NIC, which never
+/// waits, more than its share of a busy worker.
+#[cold]
+pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &View, shares: &Shares) {
+    let Some(port) = view.port(ingress) else {
+        return;
+    };
+    let is_ahead = shares.is_contended() && shares.is_ahead(Account::From(ingress));
+    if port.storm.is_none() && !is_ahead {
+        return;
+    }
+    let now = tsc();
+    for frame in burst.frames_mut() {
+        if frame.verdict != Verdict::FLOOD {
+            continue;
+        }
+        let kind = FloodKind::of(frame.dst);
+        let copies = view.members.of(frame.vlan).len().saturating_sub(1);
+        let allowed = port
+            .storm
+            .as_ref()
+            .is_none_or(|storm| storm.allows(kind, copies, now));
+        if is_ahead || !allowed {
+            frame.verdict = Verdict::drop(kind.drop_reason());
+        }
+    }
+}
+
+/// Sends copies of a burst's flooded frames to every member of their VLAN, port by port. Frames for one of these ports
+/// alone go in between, in the order in which they came: a flow whose destination becomes known in mid-burst keeps its
+/// order. Copies beyond what a burst may cost are not made: of each frame they are counted as one that was dropped.
+#[cold]
+pub(crate) fn send(
+    burst: &Burst,
+    ingress: u16,
+    to: Destinations<'_>,
+    tx: &mut Tx,
+    from: &QueueCounters,
+    tally: &mut Tally,
+) {
+    tx.flood.begin(burst);
+    let view = to.view;
+    let mut is_whole = true;
+    'members: for number in 0..tx.flood.frames.len() {
+        let Some(vlan) = vlan_of(burst, &tx.flood.frames, number) else {
+            continue;
+        };
+        for member in view.members.of(vlan) {
+            if *member == ingress || !tx.flood.take(*member) {
+                continue;
+            }
+            if let Some(port) = view.port(*member) {
+                is_whole = send_to(burst, (*member, port), to, tx, from, tally);
+            }
+            if !is_whole {
+                break 'members;
+            }
+        }
+    }
+    count(&mut tx.flood, is_whole, from, tally);
+}
+
+/// Counts each frame's copies, and the one that stands for those that were not made.
+fn count(flood: &mut FloodScratch, is_whole: bool, from: &QueueCounters, tally: &mut Tally) {
+    for index in &flood.frames {
+        let mut copies = u64::from(flood.copies[usize::from(*index) % BURST]);
+        let reason = match (copies, is_whole) {
+            (_, false) => Some(DropReason::BurstBudget),
+            (0, true) => Some(DropReason::NoDestination),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            from.drop(reason, 1);
+            tally.dropped += 1;
+            copies += 1;
+        }
+        from.flood_copies.add(copies - 1);
+    }
+}
+
+/// The VLAN of flooded frame `number`, unless one before it has the same: its members have been gone through.
+fn vlan_of(burst: &Burst, frames: &[u8], number: usize) -> Option<u16> {
+    let vlan = |index: &u8| Some(burst.frames().get(usize::from(*index))?.vlan);
+    let this = vlan(frames.get(number)?)?;
+    let before = frames.get(..number)?;
+    (!before.iter().any(|index| vlan(index) == Some(this))).then_some(this)
+}
+
+/// Sends one port's copies. `false` when they cost more than is left of the burst's work: then none was sent.
+fn send_to(
+    burst: &Burst,
+    (number, port): (u16, &PortView),
+    to: Destinations<'_>,
+    tx: &mut Tx,
+    from: &QueueCounters,
+    tally: &mut Tally,
+) -> bool {
+    let has_unicast = tx.groups.has(number);
+    tx.flood_groups.clear();
+    let mut copies = 0;
+    match has_unicast {
+        false => {
+            for position in 0..tx.flood.frames.len() {
+                let index = usize::from(tx.flood.frames[position]);
+                copies += u32::from(add(burst, index, (number, port), to.view, tx));
+            }
+        }
+        true => {
+            for (index, frame) in burst.frames().iter().enumerate() {
+                let is_its = frame.verdict == Verdict::port(number);
+                if is_its || frame.verdict == Verdict::FLOOD {
+                    let added = add(burst, index, (number, port), to.view, tx);
+                    copies += u32::from(added && !is_its);
+                }
+            }
+        }
+    }
+    if copies == 0 {
+        return true;
+    }
+    let cost: u32 = flooded(burst, &tx.flood_groups)
+        .map(|index| tx.flood.costs[index])
+        .sum();
+    if !tx.work.spend(cost) {
+        return false;
+    }
+    for index in flooded(burst, &tx.flood_groups) {
+        tx.flood.copies[index] += 1;
+    }
+    if tx.shares.is_contended() && tx.shares.is_ahead(Account::To(number)) {
+        let counters = port.counters.at(tx.worker, 0);
+        counters.drop(DropReason::OverShare, copies);
+        tally.dropped += u64::from(copies);
+        return true;
+    }
+    tx.groups.discard(number);
+    let groups = std::mem::take(&mut tx.flood_groups);
+    let before = tally.work;
+    send_groups(burst, &groups, to, tx, from, tally);
+    tx.flood_groups = groups;
+    tx.work.spend(tally.work - before);
+    true
+}
+
+/// The flooded frames among the picks of these groups, by number.
+fn flooded(burst: &Burst, groups: &Groups) -> impl Iterator<Item = usize> {
+    let picks = groups.iter().flat_map(|group| &group.picks);
+    let indices = picks.map(|pick| usize::from(pick.frame) % BURST);
+    indices.filter(|index| {
+        let frame = burst.frames().get(*index);
+        frame.is_some_and(|frame| frame.verdict == Verdict::FLOOD)
+    })
+}
+
+/// Adds a copy of frame `index` for a port; `false` when the port does not carry it.
+fn add(
+    burst: &Burst,
+    index: usize,
+    (number, port): (u16, &PortView),
+    view: &View,
+    tx: &mut Tx,
+) -> bool {
+    let Some(frame) = burst.frames().get(index) else {
+        return false;
+    };
+    let Some(tag) = port.tag_op(frame) else {
+        return false;
+    };
+    let known = &mut tx.flood.hashes[index % BURST];
+    let hash = || view.flows.hash(frame.headers());
+    let queue = queue_for(port, || match frame.verdict {
+        Verdict::FLOOD => *known.get_or_insert_with(hash),
+        _ => hash(),
+    });
+    let pick = Pick {
+        frame: index as u8,
+        tag,
+    };
+    tx.flood_groups.push(number, queue, pick);
+    true
+}

@@ -1,0 +1,302 @@
+//! A worker's time, shared out among ports when there is not enough of it for all.
+//!
+//! Streams take turns, a burst each. What a burst costs differs a thousandfold: a plain frame takes some hundred cycles, a
+//! large one that is cut into small segments, or is flooded, a hundred thousand. So each port has an account of the time
+//! that it was served for, in cycles over its weight ("virtual time", as in start-time fair queueing; Goyal et al.,
+//! SIGCOMM '96). A port that wants more than it got, since its last burst left frames behind, competes; the one among
+//! them that was served least is the *horizon*. A port that is more than a quantum ahead of the horizon waits.
+//!
+//! - Nothing competes: nothing is compared, and nobody waits. Debts are forgotten.
+//! - A port that comes after a pause starts level with the horizon: time that it did not use is not saved up.
+//! - A port that waits is served at once when no port competes with it any more.
+//!
+//! A port has two accounts: of its own streams, and of what frames *for* it cost. The second one is charged with what
+//! its receive buffers cost beyond plain ones, and with the frames that a NIC has for it: a NIC's stream is everybody's,
+//! so it never waits. Frames for a port whose second account is ahead are dropped after the lookup.
+
+use crate::MAX_PORTS;
+
+/// So many quanta after its last full burst a port no longer competes.
+const CLAIM_QUANTA: u64 = 8;
+/// Nor when its streams were empty for the time of a quantum divided by this.
+const IDLE_DIVISOR: u64 = 2;
+/// A burst is heavy that takes more than a quantum divided by this.
+const HEAVY_DIVISOR: u64 = 4;
+/// The horizon while nothing competes.
+const NOBODY: u64 = u64::MAX;
+
+/// What an account is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Account {
+    /// Bursts that were received from a port.
+    From(u16),
+    /// Frames for a port.
+    To(u16),
+}
+
+impl Account {
+    #[inline(always)]
+    fn index(self) -> usize {
+        match self {
+            Account::From(port) => usize::from(port),
+            Account::To(port) => MAX_PORTS + usize::from(port),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Served {
+    /// Virtual time: cycles over the weight.
+    time: u64,
+    /// When it last had a burst that left frames behind, and when it last had any; cycles.
+    wanted_at: u64,
+    seen_at: u64,
+    is_listed: bool,
+}
+
+/// The accounts of one worker. Written by it alone.
+pub struct Shares {
+    quantum: u64,
+    served: Box<[Served]>,
+    /// Accounts that compete.
+    competing: Vec<u16>,
+    /// The least time among those.
+    horizon: u64,
+    /// Where an account starts that comes after a pause.
+    floor: u64,
+    /// The most time of any account.
+    ceiling: u64,
+    /// When the poll iteration began.
+    begun: u64,
+}
+
+impl Shares {
+    /// Accounts with nothing on them; `quantum` is in cycles.
+    pub fn new(quantum: u64) -> Shares {
+        Shares {
+            quantum: quantum.max(1),
+            served: vec![Served::default(); 2 * MAX_PORTS].into(),
+            competing: Vec::with_capacity(2 * MAX_PORTS),
+            horizon: NOBODY,
+            floor: 0,
+            ceiling: 0,
+            begun: 0,
+        }
+    }
+
+    /// A poll iteration begins at `now`.
+    #[inline(always)]
+    pub fn begin(&mut self, now: u64) {
+        if self.competing.is_empty() {
+            self.horizon = NOBODY;
+            self.floor = self.ceiling;
+        } else {
+            self.find_horizon();
+        }
+        self.begun = now;
+    }
+
+    /// Every port has been polled since the last iteration began: one that competes has had its chance to say so again.
+    fn find_horizon(&mut self) {
+        let Shares {
+            quantum,
+            served,
+            begun,
+            ..
+        } = self;
+        let mut least = NOBODY;
+        self.competing.retain(|index| {
+            let Some(account) = served.get_mut(usize::from(*index)) else {
+                return false;
+            };
+            account.is_listed = account.wanted_at + CLAIM_QUANTA * *quantum >= *begun
+                && account.seen_at + *quantum / IDLE_DIVISOR >= *begun;
+            if account.is_listed {
+                least = least.min(account.time);
+            }
+            account.is_listed
+        });
+        self.horizon = least;
+        self.floor = match least {
+            NOBODY => self.ceiling,
+            least => self.floor.max(least),
+        };
+    }
+
+    /// Whether any port wants more than it got.
+    #[inline(always)]
+    pub fn is_contended(&self) -> bool {
+        self.horizon != NOBODY
+    }
+
+    /// Whether an account is so far ahead that it waits for the others.
+    #[inline(always)]
+    pub fn is_ahead(&self, account: Account) -> bool {
+        let time = self.served.get(account.index()).map_or(0, |of| of.time);
+        time > self.horizon.saturating_add(self.quantum)
+    }
+
+    /// Whether the poll iteration, at `now`, has taken so long that a burst of `cycles` waits for the next one.
+    #[inline(always)]
+    pub fn puts_off(&self, cycles: u64, now: u64) -> bool {
+        cycles > self.quantum / HEAVY_DIVISOR && now.wrapping_sub(self.begun) > self.quantum
+    }
+
+    /// How many frames the next burst of a stream may have, whose last one had `frames`, at most `most`, and took
+    /// `cycles`: so many as take a quantum, and one in any case.
+    #[inline(always)]
+    pub fn frames_max(&self, frames: usize, cycles: u64, most: usize) -> usize {
+        if cycles > self.quantum {
+            return ((frames as u64 * self.quantum / cycles) as usize).max(1);
+        }
+        if cycles < self.quantum / 2 {
+            return (2 * most).min(crosspoint_frame::BURST);
+        }
+        most
+    }
+
+    /// Charges an account of a port of this weight with `cycles`, at `now`.
+    #[inline(always)]
+    pub fn charge(&mut self, account: Account, weight: u32, cycles: u64, now: u64) {
+        let floor = self.floor;
+        let Some(served) = self.served.get_mut(account.index()) else {
+            return;
+        };
+        let time = match weight {
+            0 | 1 => cycles,
+            weight => cycles / u64::from(weight),
+        };
+        served.time = served.time.max(floor) + time;
+        served.seen_at = now;
+        self.ceiling = self.ceiling.max(served.time);
+    }
+
+    /// A port is not polled in this iteration, at `now`: its claim, if it has one, does not end meanwhile.
+    #[inline(always)]
+    pub fn skip(&mut self, account: Account, now: u64) {
+        if let Some(served) = self.served.get_mut(account.index())
+            && served.is_listed
+        {
+            (served.wanted_at, served.seen_at) = (now, now);
+        }
+    }
+
+    /// An account that was just charged wants more, at `now`.
+    #[inline(always)]
+    pub fn want(&mut self, account: Account, now: u64) {
+        let index = account.index();
+        let Some(served) = self.served.get_mut(index) else {
+            return;
+        };
+        served.wanted_at = now;
+        if !std::mem::replace(&mut served.is_listed, true) {
+            // One entry for each account, so there is room: no allocation.
+            self.competing.push(index as u16);
+        }
+    }
+
+    /// By how much an account is ahead of the horizon, cycles over the weight; 0 while nothing competes.
+    pub fn debt(&self, account: Account) -> u64 {
+        let time = self.served.get(account.index()).map_or(0, |of| of.time);
+        time.saturating_sub(self.horizon)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const QUANTUM: u64 = 1000;
+
+    /// Ports with endless frames of a certain cost each, served as a worker does it. Returns the time of each.
+    fn run(ports: &[(u64, u32)], until: u64) -> Vec<u64> {
+        let mut shares = Shares::new(QUANTUM);
+        let mut streams = vec![(64usize, 0u64); ports.len()];
+        let mut used = vec![0; ports.len()];
+        let (mut now, mut start) = (0, 0);
+        while now < until {
+            shares.begin(now);
+            let mut put_off = None;
+            let before = now;
+            for index in (start..ports.len()).chain(0..start) {
+                let (cost, weight) = ports[index];
+                let (most, last) = &mut streams[index];
+                let account = Account::From(index as u16);
+                if shares.is_contended() && shares.is_ahead(account) {
+                    shares.skip(account, now);
+                    continue;
+                }
+                if shares.puts_off(*last, now) {
+                    shares.skip(account, now);
+                    put_off.get_or_insert(index);
+                    continue;
+                }
+                let cycles = *most as u64 * cost;
+                now += cycles;
+                used[index] += cycles;
+                *last = cycles;
+                *most = shares.frames_max(*most, cycles, *most);
+                shares.charge(account, weight, cycles, now);
+                shares.want(account, now);
+            }
+            start = put_off.unwrap_or(0);
+            now += u64::from(now == before);
+        }
+        used
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Ports that always want more get time by their weights, whatever a frame of each costs: to within 2 % and three of
+        /// the longest bursts.
+        #[test]
+        fn time_goes_by_weight_whatever_frames_cost(
+            ports in prop::collection::vec((1u64..20_000, 1u32..5), 1..20),
+        ) {
+            let used = run(&ports, 20_000_000);
+            let weights: u32 = ports.iter().map(|(_, weight)| weight).sum();
+            let all: u64 = used.iter().sum();
+            for ((_, weight), used) in ports.iter().zip(&used) {
+                let fair = all as f64 * f64::from(*weight) / f64::from(weights);
+                let error = (*used as f64 - fair).abs();
+                prop_assert!(error < 0.02 * fair + 60_000.0, "{} of {}: {:?}", used, fair, ports);
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_alone_never_waits() {
+        let used = run(&[(15_000, 1)], 1_000_000);
+        assert!(used[0] >= 1_000_000);
+    }
+
+    #[test]
+    fn what_was_used_while_nothing_competed_is_forgotten() {
+        let mut shares = Shares::new(QUANTUM);
+        shares.begin(0);
+        shares.charge(Account::From(1), 1, 1_000_000, 0);
+        shares.begin(1_000_000);
+        shares.charge(Account::From(2), 1, 10, 1_000_000);
+        shares.want(Account::From(2), 1_000_000);
+        shares.begin(1_000_010);
+        assert!(shares.is_contended() && !shares.is_ahead(Account::From(1)));
+        shares.charge(Account::From(1), 1, 5000, 1_000_010);
+        assert!(shares.is_ahead(Account::From(1)) && !shares.is_ahead(Account::To(1)));
+    }
+
+    #[test]
+    fn a_port_that_has_gone_quiet_competes_no_longer() {
+        let mut shares = Shares::new(QUANTUM);
+        shares.begin(0);
+        shares.charge(Account::From(2), 1, 10, 0);
+        shares.want(Account::From(2), 0);
+        shares.begin(10);
+        shares.charge(Account::From(1), 1, 50_000, 10);
+        shares.begin(60_000);
+        // It has not been polled since the long burst.
+        assert!(shares.is_ahead(Account::From(1)));
+        shares.begin(60_010);
+        assert!(!shares.is_contended());
+    }
+}
