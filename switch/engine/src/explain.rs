@@ -3,9 +3,9 @@
 //! The frame goes through the same stages as one on the data path, and the same functions choose its ports, queues and
 //! tags. What only the sending itself finds out is left open: whether a ring has room, and what a NIC's interface takes.
 
-use crosspoint_frame::{Burst, Decision, Frame, HEAD_LEN, Offload, TagOp, Verdict};
+use crosspoint_frame::{Burst, Decision, Frame, Offload, Parts, TagOp, Verdict};
 use crosspoint_packet::checksum::Partial;
-use crosspoint_packet::segment::{GsoRequest, Segmentation, Whole};
+use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation, Whole};
 use crosspoint_packet::{DropReason, Mac};
 
 use crate::deliver::{queue_for, unicast};
@@ -118,8 +118,9 @@ pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
         dropped: None,
         copies: Vec::new(),
     };
-    let mut burst = burst_of(specimen, view);
-    parse(&mut burst);
+    let mut parts = Parts::default();
+    let burst = burst_of(specimen, view, &mut parts);
+    parse(burst);
     let has_link = specimen.len as usize >= crosspoint_packet::ETHERNET_LEN;
     if let (true, Some(frame)) = (has_link, burst.frames().first()) {
         explained.link = Some(Link {
@@ -130,11 +131,14 @@ pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
         });
     }
     // An unaware port places a frame whether it is dropped or not, so what `parse` said comes first.
-    if pending(&burst) {
-        admit(&mut burst, view.port(specimen.ingress));
+    if pending(burst) {
+        admit(burst, view.port(specimen.ingress));
     }
-    let is_pending = pending(&burst);
+    let is_pending = pending(burst);
     if let Some(frame) = burst.frames_mut().first_mut() {
+        if specimen.fate.is_some() {
+            frame.offload = specimen.offload;
+        }
         if is_pending {
             look_up(frame, specimen, view, tick, &mut explained);
         }
@@ -143,14 +147,21 @@ pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
     explained
 }
 
-/// The frame by itself, without what is behind its head: no stage reads that.
-fn burst_of(specimen: Specimen<'_>, view: &View) -> Burst {
-    let mut burst = Burst::new();
-    let head = specimen.bytes.len().min(HEAD_LEN);
-    burst.push_short(specimen.bytes.get(..head).unwrap_or(&[]));
+/// The frame by itself, without what is behind its headers: no stage reads that.
+fn burst_of<'p>(specimen: Specimen<'_>, view: &View, parts: &'p mut Parts) -> &'p mut Burst {
+    let headers = specimen.bytes.len().min(HEADERS_MAX);
+    // What a frame that went its way asks for was checked then, by all of its headers.
+    let was_checked = specimen
+        .fate
+        .is_some_and(|fate| fate != Fate::Dropped(DropReason::BadOffload));
+    let offload = match was_checked {
+        true => Offload::default(),
+        false => specimen.offload,
+    };
+    parts.push_own(specimen.bytes.get(..headers).unwrap_or(&[]), offload);
+    let burst = parts.burst_mut();
     if let Some(frame) = burst.frames_mut().first_mut() {
         frame.len = specimen.len;
-        frame.offload = specimen.offload;
         take_back_placement(frame, specimen, view);
     }
     burst
@@ -248,7 +259,7 @@ fn outlook(
         Egress::Guest(queues) => queues.len(),
         _ => 1,
     };
-    let large = large(specimen, port, queue);
+    let large = large(frame, specimen, port, queue);
     let dropped = match &port.egress {
         Egress::Down => Some(DropReason::PortDown),
         Egress::Quarantined => Some(DropReason::GuestQuarantined),
@@ -268,14 +279,14 @@ fn outlook(
     }
 }
 
-fn large(specimen: Specimen<'_>, port: &PortView, queue: u16) -> Large {
-    let offload = specimen.offload;
+fn large(frame: &Frame, specimen: Specimen<'_>, port: &PortView, queue: u16) -> Large {
+    let offload = frame.offload;
     if offload.gso_type == 0 {
         return Large::No;
     }
     match &port.egress {
         Egress::Guest(queues) => match queues.get(usize::from(queue)) {
-            Some(guest) if !guest.takes(offload.gso_type) => cut(specimen),
+            Some(guest) if !guest.takes(offload.gso_type) => cut(offload, specimen),
             _ => Large::Whole,
         },
         Egress::Nic => Large::Interface,
@@ -283,8 +294,7 @@ fn large(specimen: Specimen<'_>, port: &PortView, queue: u16) -> Large {
     }
 }
 
-fn cut(specimen: Specimen<'_>) -> Large {
-    let offload = specimen.offload;
+fn cut(offload: Offload, specimen: Specimen<'_>) -> Large {
     let request = GsoRequest {
         gso_type: offload.gso_type,
         gso_size: offload.gso_size,

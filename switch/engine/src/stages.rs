@@ -1,6 +1,9 @@
 //! The stages between receiving and delivering: each a loop over a burst.
 
-use crosspoint_frame::{BURST, Burst, Frame, Verdict};
+use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
+use crosspoint_packet::checksum::Partial;
+use crosspoint_packet::offload::is_checksum_place;
+use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation, Whole};
 use crosspoint_packet::{
     DropReason, ETHERNET_LEN, ETHERTYPE_VLAN, MAX_FRAME_LEN, Mac, Parsed, TAG_LEN,
 };
@@ -43,7 +46,7 @@ pub fn parse(burst: &mut Burst) {
         }
     }
     if large {
-        burst.set_large();
+        check_headers(burst);
     }
 }
 
@@ -91,8 +94,8 @@ fn link_words(frame: &Frame) -> [u64; 2] {
 }
 
 /// What a frame asks for must lie within it, and a frame to be cut has a checksum to be finished
-/// (virtio 1.2, 5.1.6.2.1). Returns whether it is to be cut; whether it can be is found out where
-/// it must.
+/// (virtio 1.2, 5.1.6.2.1). Returns whether more than its first bytes must be looked at: it is to be
+/// cut, or its headers are long.
 #[cold]
 fn check_offload(frame: &mut Frame) -> bool {
     let offload = &frame.offload;
@@ -106,8 +109,94 @@ fn check_offload(frame: &mut Frame) -> bool {
     let cut_ok = !large || (offload.needs_csum && offload.gso_size != 0);
     if end > frame.len || !start_ok || !cut_ok {
         frame.drop_for(DropReason::BadOffload);
+        return false;
     }
-    large
+    if large {
+        return true;
+    }
+    // Of a frame that is not cut nobody reads these.
+    (frame.offload.hdr_len, frame.offload.gso_size) = (0, 0);
+    let place = checksum_place(frame);
+    let allowed = is_checksum_place(frame.headers(), frame.len as usize, place);
+    if allowed == Some(false) {
+        frame.drop_for(DropReason::BadOffload);
+    }
+    allowed.is_none()
+}
+
+fn checksum_place(frame: &Frame) -> Partial {
+    Partial {
+        start: frame.offload.csum_start,
+        offset: frame.offload.csum_offset,
+    }
+}
+
+/// Looks at the headers of every frame that asks for something, as far as they were not seen yet. What contradicts them
+/// is dropped, for every receiver: one that takes such frames would do what they ask for. What follows from the headers
+/// is written anew, and a frame that has no more payload than one segment is not to be cut.
+#[cold]
+fn check_headers(burst: &mut Burst) {
+    let mut large = false;
+    let mut headers = [0; HEADERS_MAX];
+    for index in 0..burst.len() {
+        let Some(frame) = burst.frames().get(index) else {
+            continue;
+        };
+        if frame.verdict != Verdict::PENDING || !frame.offload.needs_csum {
+            continue;
+        }
+        let len = burst.read_beginning(frame, &mut headers);
+        let checked = match headers.get(..len) {
+            Some(headers) => checked_offload(frame, headers),
+            None => None,
+        };
+        let Some(frame) = burst.frames_mut().get_mut(index) else {
+            continue;
+        };
+        match checked {
+            Some(offload) => {
+                large |= offload.gso_type != 0;
+                frame.offload = offload;
+            }
+            None => frame.drop_for(DropReason::BadOffload),
+        }
+    }
+    if large {
+        burst.set_large();
+    }
+}
+
+/// What a frame that begins with `headers` asks for, as far as it may.
+fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
+    let (offload, len) = (frame.offload, frame.len as usize);
+    let place = checksum_place(frame);
+    if offload.gso_type == 0 {
+        let allowed = is_checksum_place(headers, len, place) == Some(true);
+        return allowed.then_some(offload);
+    }
+    let request = GsoRequest {
+        gso_type: offload.gso_type,
+        gso_size: offload.gso_size,
+        checksum: Some(place),
+    };
+    // What is written into fragments has no bearing on whether there can be any.
+    let whole = || Whole {
+        checksum: 0,
+        identification: 0,
+    };
+    let plan = Segmentation::new(headers, len, request, whole).ok()?;
+    if plan.count() == 1 {
+        return Some(Offload {
+            gso_type: 0,
+            gso_size: 0,
+            hdr_len: 0,
+            ..offload
+        });
+    }
+    Some(Offload {
+        hdr_len: plan.header_len() as u16,
+        ..offload
+    })
 }
 
 /// Places every frame in its VLAN, or turns it away. The port's kind is looked at once, not per

@@ -93,6 +93,25 @@ impl Parts {
         pushed
     }
 
+    /// Adds a frame of at most [`HEADERS_MAX`] bytes, which are copied. `false` when there is no room for it, or it is
+    /// longer.
+    pub fn push_own(&mut self, bytes: &[u8], offload: Offload) -> bool {
+        if bytes.len() > HEADERS_MAX || self.own.capacity() - self.own.len() < OWN_MAX {
+            return false;
+        }
+        let start = self.own.len();
+        self.own.extend_from_slice(bytes);
+        let own = self.own.get(start..).unwrap_or(&[]);
+        // SAFETY: as in `push`.
+        let piece = unsafe { Segment::new(own.as_ptr(), own.len() as u32) };
+        self.burst.push_contiguous(piece, offload)
+    }
+
+    /// The frames, to be decided on.
+    pub fn burst_mut(&mut self) -> &mut Burst {
+        &mut self.burst
+    }
+
     /// Adds a frame that is the same as `frame` of `from`.
     pub fn push_same(&mut self, from: &Burst, frame: &Frame) -> bool {
         self.burst.push_same(from, frame)

@@ -9,6 +9,7 @@ mod flow;
 mod fragment;
 pub mod gro;
 mod mac;
+pub mod offload;
 mod parse;
 pub mod segment;
 

@@ -343,7 +343,7 @@ fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
 
 /// Finds the transport header by the structure of the headers before it: their lengths are
 /// believed, those of the packet are not.
-fn find_transport(headers: &[u8], frame_len: usize) -> Result<L4, SegmentError> {
+pub(crate) fn find_transport(headers: &[u8], frame_len: usize) -> Result<L4, SegmentError> {
     let (ethertype, ip) = network_header(headers).ok_or(SegmentError::Truncated)?;
     let (ip_version, (protocol, offset)) = match ethertype {
         ETHERTYPE_IPV4 => (4, find_behind_ipv4(headers, ip)?),

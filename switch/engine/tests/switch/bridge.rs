@@ -158,6 +158,17 @@ pub struct Copy {
     pub identity: Option<(u32, u32, u64)>,
 }
 
+/// Whether a checksum's place is that of the UDP header behind a link header of `link` bytes, or one further in.
+fn is_udps(bytes: &[u8], link: usize, (start, offset): (u16, u16)) -> bool {
+    let transport = match bytes.get(link - 2..link) {
+        Some([0x08, 0]) if bytes.len() >= link + 20 && bytes[link + 7] == 0 => link + 20,
+        Some([0x86, 0xdd]) if bytes.len() >= link + 40 && bytes[link + 6] == 17 => link + 40,
+        _ => return false,
+    };
+    let start = usize::from(start);
+    start == transport && offset == 6 || start >= transport + 8
+}
+
 /// Where the bridge wants to send a frame.
 enum Fate {
     Drop(DropReason),
@@ -236,7 +247,9 @@ impl Bridge {
                 && start <= u16::MAX - 4
                 && usize::from(start) + usize::from(offset) + 2 <= len
         };
-        if sent.gso || !sent.csum.is_none_or(inside) {
+        let allowed =
+            |place: (u16, u16)| inside(place) && is_udps(&sent.bytes, link_len.into(), place);
+        if sent.gso || !sent.csum.is_none_or(allowed) {
             return Fate::Drop(DropReason::BadOffload);
         }
         if self.ports[ingress].condition == Condition::Gone {

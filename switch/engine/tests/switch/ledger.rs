@@ -186,6 +186,12 @@ impl Run {
                 header.csum_start = random.below(len.clamp(1, 60_000) + 2) as u16;
                 header.csum_offset = random.below(20) as u16;
             }
+            // Where UDP's checksum may be, with a tag or without, over either IP.
+            3..6 => {
+                header.flags = 1;
+                header.csum_start = pick(random, &[34, 38, 54, 58]);
+                header.csum_offset = 6;
+            }
             _ => {}
         }
         header

@@ -1,0 +1,78 @@
+//! Whether what a sender leaves to be done fits the frame that it is asked for.
+//!
+//! A receiver that takes such requests acts on them, so what a guest may not write itself, another guest's kernel must
+//! not write for it: a "checksum" in an IP address, or a segmentation of something that is no TCP.
+
+use crate::checksum::Partial;
+use crate::parse::{PROTO_TCP, PROTO_UDP};
+use crate::segment::{SegmentError, find_transport};
+
+/// Bytes of a UDP header (RFC 768).
+const UDP_HEADER: usize = 8;
+
+/// Whether a checksum may be asked for at `place` (virtio 1.2, 5.1.6.2.1, `VIRTIO_NET_HDR_F_NEEDS_CSUM`): that of the
+/// frame's transport header, or one further in, of what it encapsulates; never in the link's or IP's headers. `headers`
+/// is the frame's beginning; `None` when more of it must be seen to tell. That the place lies within the frame is the
+/// caller's to check.
+pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
+    let l4 = match find_transport(headers, frame_len) {
+        Ok(l4) => l4,
+        Err(SegmentError::Truncated) if headers.len() < frame_len => return None,
+        Err(_) => return Some(false),
+    };
+    let (start, offset) = (usize::from(place.start), place.offset);
+    Some(match l4.protocol {
+        PROTO_TCP => start == l4.offset && offset == 16,
+        PROTO_UDP => (start == l4.offset && offset == 6) || start >= l4.offset + UDP_HEADER,
+        _ => start >= l4.offset,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// No place in link or IP headers is allowed, whatever the frame; of TCP and UDP, the checksum's own is.
+        #[test]
+        fn only_a_transports_checksum_may_be_asked_for(
+            v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..100), start in 0u16..120, offset in 0u16..64,
+        ) {
+            let eth = PacketBuilder::ethernet2([2; 6], [4; 6]);
+            let ip = if v6 { eth.ipv6([1; 16], [2; 16], 9) } else { eth.ipv4([1; 4], [2; 4], 9) };
+            let mut frame = Vec::new();
+            match tcp {
+                true => ip.tcp(1, 2, 3, 4).write(&mut frame, &payload).unwrap(),
+                false => ip.udp(1, 2).write(&mut frame, &payload).unwrap(),
+            }
+            let transport = if v6 { 54 } else { 34 };
+            let head = frame.get(..frame.len().min(64)).unwrap();
+            let allowed = is_checksum_place(head, frame.len(), Partial { start, offset });
+            if start < transport {
+                prop_assert_eq!(allowed, Some(false));
+            }
+            let right = Partial { start: transport, offset: if tcp { 16 } else { 6 } };
+            prop_assert_eq!(is_checksum_place(head, frame.len(), right), Some(true));
+        }
+
+        #[test]
+        fn any_bytes_are_looked_at_without_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200), more in 0usize..100, start: u16, offset: u16,
+        ) {
+            let _ = is_checksum_place(&bytes, bytes.len() + more, Partial { start, offset });
+        }
+    }
+
+    #[test]
+    fn what_is_no_ip_has_no_checksum() {
+        let mut arp = [0u8; 60];
+        arp[12..14].copy_from_slice(&[8, 6]);
+        let place = Partial {
+            start: 34,
+            offset: 16,
+        };
+        assert_eq!(is_checksum_place(&arp, 60, place), Some(false));
+    }
+}
