@@ -8,11 +8,15 @@
 //! tag and bucket together are the whole key, and a match is never a coincidence.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crosspoint_packet::Mac;
+
+use crate::moves::Moves;
+pub use crate::moves::{Damping, Mover};
+pub use crate::quota::Quota;
 
 /// Entries of a bucket: with their ages, one cache line.
 pub const WAYS: usize = 7;
@@ -58,81 +62,10 @@ pub enum Learned {
     Refused,
     /// The bucket is full of others. The frame goes its way, and the answer will be flooded.
     Full,
-}
-
-/// How many addresses a port has, and may have.
-#[derive(Debug)]
-pub struct Quota {
-    used: AtomicU32,
-    limit: AtomicU32,
-    moved: Count,
-    refused: Count,
-}
-
-/// Counts what is rare, and nothing depends on: no part of what loom looks at.
-type Count = std::sync::atomic::AtomicU64;
-
-impl Quota {
-    /// A quota of `limit` addresses; 0 for no limit.
-    pub fn new(limit: u32) -> Quota {
-        Quota {
-            used: AtomicU32::new(0),
-            limit: AtomicU32::new(limit),
-            moved: Count::new(0),
-            refused: Count::new(0),
-        }
-    }
-
-    /// Addresses learned on the port and not aged out.
-    pub fn used(&self) -> u32 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Whether one more may be learned.
-    pub fn has_room(&self) -> bool {
-        let limit = self.limit.load(Ordering::Relaxed);
-        limit == 0 || self.used() < limit
-    }
-
-    /// Changes the limit. Addresses beyond it stay until they age.
-    pub fn set_limit(&self, limit: u32) {
-        self.limit.store(limit, Ordering::Relaxed);
-    }
-
-    /// How often an address came here from another port.
-    pub fn moved(&self) -> u64 {
-        self.moved.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    /// How often an address was not learned, because the port had as many as it may.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    fn take(&self) -> bool {
-        let before = self.used.fetch_add(1, Ordering::Relaxed);
-        let limit = self.limit.load(Ordering::Relaxed);
-        if limit == 0 || before < limit {
-            return true;
-        }
-        self.give_back();
-        count(&self.refused);
-        false
-    }
-
-    fn give_back(&self) {
-        // Never below zero: a port that comes anew has a new quota, and entries of the old one
-        // may still be there to be swept.
-        let less = |used: u32| used.checked_sub(1);
-        let _ = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
-}
-
-/// On a line that learning writes to anyway.
-fn count(what: &Count) {
-    what.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// It has moved too often, and stays on the port named here.
+    Damped(u16),
+    /// The caller does not allow it on this port.
+    NotAllowed,
 }
 
 /// The table.
@@ -141,6 +74,7 @@ pub struct Fdb {
     seed: [u64; 2],
     /// Which bits of the permuted key choose the bucket.
     bucket_mask: u64,
+    moves: Moves,
 }
 
 impl Fdb {
@@ -158,6 +92,7 @@ impl Fdb {
             buckets: (0..buckets).map(|_| Bucket::new()).collect(),
             seed,
             bucket_mask: buckets as u64 - 1,
+            moves: Moves::new(buckets * WAYS),
         }
     }
 
@@ -187,7 +122,17 @@ impl Fdb {
 
     #[inline(always)]
     fn bucket(&self, key: Key) -> Option<&Bucket> {
-        self.buckets.get((key.0 & self.bucket_mask) as usize)
+        self.buckets.get(self.bucket_number(key))
+    }
+
+    #[inline(always)]
+    fn bucket_number(&self, key: Key) -> usize {
+        (key.0 & self.bucket_mask) as usize
+    }
+
+    /// Where the moves of the entry in `way` of the key's bucket are noted.
+    fn place(&self, key: Key, way: usize) -> usize {
+        self.bucket_number(key) * WAYS + way
     }
 
     /// Tag and port in one word. A port is stored as its number plus one, so no entry is EMPTY.
@@ -241,6 +186,11 @@ impl Fdb {
         quotas: impl Fn(u16) -> Option<&'q Quota>,
     ) -> Learned {
         let known = self.lookup(key);
+        if known.is_some_and(|known| known != port)
+            && let Some(home) = self.home_if_damped(key).filter(|home| *home != port)
+        {
+            return Learned::Damped(home);
+        }
         let is_free = |slot: &AtomicU64| slot.load(Ordering::Relaxed) == EMPTY;
         let bucket = self.bucket(key);
         match known {
@@ -261,6 +211,20 @@ impl Fdb {
         tick: u8,
         quotas: impl Fn(u16) -> Option<&'q Quota>,
     ) -> Learned {
+        self.learn_if(key, port, tick, quotas, || true)
+    }
+
+    /// The same, where `is_allowed` says whether an address that is new on the port may be learned there. It is not
+    /// asked about one that is known there already.
+    #[inline(always)]
+    pub fn learn_if<'q>(
+        &self,
+        key: Key,
+        port: u16,
+        tick: u8,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+        is_allowed: impl FnOnce() -> bool,
+    ) -> Learned {
         let Some(bucket) = self.bucket(key) else {
             return Learned::Full;
         };
@@ -274,7 +238,10 @@ impl Fdb {
             }
             return Learned::Known;
         }
-        self.learn_slowly(bucket, key, port, tick, quotas)
+        match is_allowed() {
+            true => self.learn_slowly(bucket, key, port, tick, quotas),
+            false => Learned::NotAllowed,
+        }
     }
 
     /// A new address, or one that moved.
@@ -287,6 +254,9 @@ impl Fdb {
         tick: u8,
         quotas: impl Fn(u16) -> Option<&'q Quota>,
     ) -> Learned {
+        if let Some(home) = self.damp(bucket, key, port, &quotas) {
+            return Learned::Damped(home);
+        }
         let quota = quotas(port);
         if !quota.is_none_or(Quota::take) {
             return Learned::Refused;
@@ -319,6 +289,10 @@ impl Fdb {
             };
             // Before the entry: the sweeper must not take a new entry for an old one.
             age.store(tick, Ordering::Relaxed);
+            let place = self.place(key, way);
+            if old == EMPTY {
+                self.moves.forget(place);
+            }
             // Acquire too: the old owner took its quota before it left the entry, and we give
             // it back after.
             let won = slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
@@ -329,14 +303,131 @@ impl Fdb {
                 self.drop_twins(bucket, way, new, &give_back);
                 return Learned::New;
             }
-            give_back(Fdb::port_of(old));
+            let from = Fdb::port_of(old);
+            give_back(from);
             if let Some(quota) = quota {
-                count(&quota.moved);
+                quota.count_moved();
             }
-            return Learned::Moved(Fdb::port_of(old));
+            self.moves.note(place, Fdb::mark(key), from, port);
+            return Learned::Moved(from);
         }
         give_back(port);
         Learned::Full
+    }
+
+    /// What tells the notes on the moves of one address from those on another that had its place.
+    fn mark(key: Key) -> u16 {
+        (key.0 >> IMPLIED_BITS) as u16
+    }
+
+    /// The port that the address stays on, where it has moved too often.
+    fn home_if_damped(&self, key: Key) -> Option<u16> {
+        let (way, _) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
+        let place = self.place(key, way);
+        self.moves.home_if_damped(place, Fdb::mark(key))
+    }
+
+    /// Refuses the address to `port`, where it has moved too often, and brings it back to its home. Returns that port.
+    fn damp<'q>(
+        &self,
+        bucket: &Bucket,
+        key: Key,
+        port: u16,
+        quotas: &impl Fn(u16) -> Option<&'q Quota>,
+    ) -> Option<u16> {
+        let home = self.home_if_damped(key).filter(|home| *home != port)?;
+        if let Some(quota) = quotas(port) {
+            quota.count_damped();
+        }
+        self.moves.count_refused();
+        let (way, old) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
+        let (away, slot) = (Fdb::port_of(old), bucket.entries.get(way)?);
+        // Where the home has no room for it any more, it stays where it is.
+        if away != home && quotas(home).is_none_or(Quota::take) {
+            let back = Fdb::entry(key, home);
+            let won = slot.compare_exchange(old, back, Ordering::AcqRel, Ordering::Relaxed);
+            // What the port does not have any more; or, where the exchange was lost, did not get.
+            let without = if won.is_ok() { away } else { home };
+            if let Some(quota) = quotas(without) {
+                quota.give_back();
+            }
+        }
+        Some(home)
+    }
+
+    /// How many moves are too many, from now on.
+    pub fn set_damping(&self, damping: Damping) {
+        self.moves.set_damping(damping);
+    }
+
+    /// Sets the clock that moves are counted by, seconds. For the control thread, about once a second.
+    pub fn set_time_s(&self, time_s: u64) {
+        self.moves.set_time_s(time_s);
+    }
+
+    /// How often an address was refused to a port since it had moved too often, in all.
+    pub fn moves_refused(&self) -> u64 {
+        self.moves.refused()
+    }
+
+    /// Forgets moves from so long ago that they count no more. For the control thread, at least every hour.
+    pub fn forget_old_moves(&self) {
+        self.moves.forget_old();
+    }
+
+    /// The addresses that have moved of late.
+    pub fn movers(&self) -> Vec<Mover> {
+        let recent = self.moves.recent();
+        let mover = |(place, noted): (usize, crate::moves::Noted)| {
+            let (number, way) = (place / WAYS, place % WAYS);
+            let entry = self.buckets.get(number)?.entries.get(way)?;
+            let entry = entry.load(Ordering::Acquire);
+            let key = Fdb::key_of(number, entry);
+            // Another address has its place by now.
+            if entry == EMPTY || Fdb::mark(key) != noted.mark {
+                return None;
+            }
+            let (mac, vlan) = self.unkey(key);
+            Some(self.moves.mover(noted, mac, vlan, Fdb::port_of(entry)))
+        };
+        recent.filter_map(mover).collect()
+    }
+
+    /// The key of an entry of bucket `number`.
+    fn key_of(number: usize, entry: u64) -> Key {
+        let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
+        Key((entry >> 16) << IMPLIED_BITS | low)
+    }
+
+    /// Takes an address out wherever `is_doomed(address, VLAN, port)` says to, and gives its quota back. For the control
+    /// thread: it looks at every entry.
+    pub fn remove_if<'q>(
+        &self,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+        is_doomed: impl Fn(Mac, u16, u16) -> bool,
+    ) {
+        for (number, bucket) in self.buckets.iter().enumerate() {
+            for slot in &bucket.entries {
+                let entry = slot.load(Ordering::Acquire);
+                if entry == EMPTY {
+                    continue;
+                }
+                let (mac, vlan) = self.unkey(Fdb::key_of(number, entry));
+                let port = Fdb::port_of(entry);
+                let gone = is_doomed(mac, vlan, port)
+                    && slot
+                        .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok();
+                if let Some(quota) = quotas(port).filter(|_| gone) {
+                    quota.give_back();
+                }
+            }
+        }
+    }
+
+    /// Forgets the moves of every address whose home is `port`: it is not the port that it was.
+    pub fn forget_moves_of(&self, port: u16) {
+        self.moves.forget_home(port);
     }
 
     /// Two workers that learn one address at once may each fill a free way. The lower way
@@ -398,8 +489,7 @@ impl Fdb {
             for (slot, age) in bucket.entries.iter().zip(&bucket.ages) {
                 let entry = slot.load(Ordering::Acquire);
                 if entry != EMPTY {
-                    let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
-                    let (mac, vlan) = self.unkey(Key((entry >> 16) << IMPLIED_BITS | low));
+                    let (mac, vlan) = self.unkey(Fdb::key_of(number, entry));
                     let age = tick.wrapping_sub(age.load(Ordering::Relaxed));
                     out.push((mac, vlan, Fdb::port_of(entry), age));
                 }

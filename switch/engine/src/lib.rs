@@ -8,7 +8,9 @@
 
 mod asleep;
 pub mod fdb;
+mod moves;
 pub mod publish;
+mod quota;
 
 #[cfg(not(loom))]
 pub mod calling;
@@ -20,6 +22,8 @@ pub mod deliver;
 pub mod direct;
 #[cfg(not(loom))]
 pub mod explain;
+#[cfg(not(loom))]
+pub mod guard;
 #[cfg(not(loom))]
 mod histograms;
 #[cfg(not(loom))]
