@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crosspoint_packet::Mac;
 
+mod damping;
+
 use crate::moves::Moves;
 pub use crate::moves::{Damping, Mover};
 pub use crate::quota::Quota;
@@ -320,79 +322,6 @@ impl Fdb {
         (key.0 >> IMPLIED_BITS) as u16
     }
 
-    /// The port that the address stays on, where it has moved too often.
-    fn home_if_damped(&self, key: Key) -> Option<u16> {
-        let (way, _) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
-        let place = self.place(key, way);
-        self.moves.home_if_damped(place, Fdb::mark(key))
-    }
-
-    /// Refuses the address to `port`, where it has moved too often, and brings it back to its home. Returns that port.
-    fn damp<'q>(
-        &self,
-        bucket: &Bucket,
-        key: Key,
-        port: u16,
-        quotas: &impl Fn(u16) -> Option<&'q Quota>,
-    ) -> Option<u16> {
-        let home = self.home_if_damped(key).filter(|home| *home != port)?;
-        if let Some(quota) = quotas(port) {
-            quota.count_damped();
-        }
-        self.moves.count_refused();
-        let (way, old) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
-        let (away, slot) = (Fdb::port_of(old), bucket.entries.get(way)?);
-        // Where the home has no room for it any more, it stays where it is.
-        if away != home && quotas(home).is_none_or(Quota::take) {
-            let back = Fdb::entry(key, home);
-            let won = slot.compare_exchange(old, back, Ordering::AcqRel, Ordering::Relaxed);
-            // What the port does not have any more; or, where the exchange was lost, did not get.
-            let without = if won.is_ok() { away } else { home };
-            if let Some(quota) = quotas(without) {
-                quota.give_back();
-            }
-        }
-        Some(home)
-    }
-
-    /// How many moves are too many, from now on.
-    pub fn set_damping(&self, damping: Damping) {
-        self.moves.set_damping(damping);
-    }
-
-    /// Sets the clock that moves are counted by, seconds. For the control thread, about once a second.
-    pub fn set_time_s(&self, time_s: u64) {
-        self.moves.set_time_s(time_s);
-    }
-
-    /// How often an address was refused to a port since it had moved too often, in all.
-    pub fn moves_refused(&self) -> u64 {
-        self.moves.refused()
-    }
-
-    /// Forgets moves from so long ago that they count no more. For the control thread, at least every hour.
-    pub fn forget_old_moves(&self) {
-        self.moves.forget_old();
-    }
-
-    /// The addresses that have moved of late.
-    pub fn movers(&self) -> Vec<Mover> {
-        let recent = self.moves.recent();
-        let mover = |(place, noted): (usize, crate::moves::Noted)| {
-            let (number, way) = (place / WAYS, place % WAYS);
-            let entry = self.buckets.get(number)?.entries.get(way)?;
-            let entry = entry.load(Ordering::Acquire);
-            let key = Fdb::key_of(number, entry);
-            // Another address has its place by now.
-            if entry == EMPTY || Fdb::mark(key) != noted.mark {
-                return None;
-            }
-            let (mac, vlan) = self.unkey(key);
-            Some(self.moves.mover(noted, mac, vlan, Fdb::port_of(entry)))
-        };
-        recent.filter_map(mover).collect()
-    }
-
     /// The key of an entry of bucket `number`.
     fn key_of(number: usize, entry: u64) -> Key {
         let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
@@ -423,11 +352,6 @@ impl Fdb {
                 }
             }
         }
-    }
-
-    /// Forgets the moves of every address whose home is `port`: it is not the port that it was.
-    pub fn forget_moves_of(&self, port: u16) {
-        self.moves.forget_home(port);
     }
 
     /// Two workers that learn one address at once may each fill a free way. The lower way
@@ -646,6 +570,36 @@ mod loom_tests {
                 .filter(|e| e.load(Ordering::Relaxed) != EMPTY)
                 .count() as u32;
             assert_eq!(quotas[0].used() + quotas[1].used(), left);
+            assert_eq!(fdb.lookup(key), Some(0));
+        });
+    }
+
+    /// An address that may move once is claimed by two ports at once, one of them its home: whatever comes first, it
+    /// has one entry, and quotas come out even.
+    #[test]
+    fn damped_moves_leave_quotas_even() {
+        bounded(|| {
+            let fdb = Arc::new(Fdb::with_buckets(1, [1, 1]));
+            fdb.set_damping(Damping {
+                moves_max: 1,
+                window_s: 180,
+            });
+            let quotas = Arc::new([Quota::new(0), Quota::new(0)]);
+            let key = Key(5 << IMPLIED_BITS);
+            fdb.learn(key, 0, 1, |p| quotas.get(usize::from(p)));
+            fdb.learn(key, 1, 1, |p| quotas.get(usize::from(p)));
+            let claims: Vec<_> = (0..2u16)
+                .map(|port| {
+                    let (fdb, quotas) = (fdb.clone(), quotas.clone());
+                    loom::thread::spawn(move || {
+                        fdb.learn(key, port, 1, |p| quotas.get(usize::from(p)));
+                    })
+                })
+                .collect();
+            for claim in claims {
+                claim.join().unwrap();
+            }
+            assert_eq!((quotas[0].used(), quotas[1].used()), (1, 0));
             assert_eq!(fdb.lookup(key), Some(0));
         });
     }
