@@ -17,7 +17,7 @@ use crosspoint_packet::Mac;
 mod damping;
 
 use crate::moves::Moves;
-pub use crate::moves::{Damping, Mover};
+pub use crate::moves::{Damping, Mover, WINDOW_S_MAX};
 pub use crate::quota::Quota;
 
 /// Entries of a bucket: with their ages, one cache line.

@@ -73,6 +73,11 @@ impl Bindings {
         }
     }
 
+    /// Whether no port has a guard.
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty()
+    }
+
     /// Whether the address may be on port `port` in `vlan`: it is bound to that port there, or to none. `policy` tells a
     /// port's VLANs. The loop ends after as many ports as the address is bound to.
     pub fn allows<'p>(
@@ -82,7 +87,7 @@ impl Bindings {
         port: u16,
         policy: impl Fn(u16) -> Option<&'p VlanPolicy>,
     ) -> bool {
-        if self.bound.is_empty() {
+        if self.is_empty() {
             return true;
         }
         let first = self.bound.partition_point(|(other, _)| *other < mac);
