@@ -27,6 +27,8 @@ mod reload;
 #[path = "lifecycle/rings.rs"]
 mod rings;
 #[path = "lifecycle/stalls.rs"]
+mod sources;
+#[path = "lifecycle/stalls.rs"]
 mod stalls;
 
 use std::path::{Path, PathBuf};

@@ -130,8 +130,11 @@ pub(super) fn note(row: &PortRow) -> String {
         .map(|slo| format!("slo {}", slo::in_words(slo)));
     // A port that is as most are needs no word of it.
     let weight = (row.weight > 1).then(|| format!("weight {}", row.weight));
-    let allowed = Some(row.addresses_allowed.len()).filter(|count| *count > 0);
-    let allowed = allowed.map(|count| format!("bound to {count} addresses"));
+    let allowed = match row.addresses_allowed.len() {
+        0 => None,
+        1 => Some("bound to 1 address".to_owned()),
+        count => Some(format!("bound to {count} addresses")),
+    };
     let words = detail.into_iter().chain(slo).chain(weight).chain(allowed);
     let parts: Vec<String> = words.chain(properties).collect();
     parts.join("; ")

@@ -73,6 +73,9 @@ fn summary(detail: &PortDetail) -> String {
 
 /// Limits of flooded copies.
 fn storm(storm: &StormStatus) -> String {
+    if *storm == StormStatus::default() {
+        return "no limits".to_owned();
+    }
     let StormStatus {
         broadcast,
         multicast,
