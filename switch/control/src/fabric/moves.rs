@@ -24,12 +24,15 @@ pub(super) struct Reported {
     known: BTreeSet<(Mac, u16)>,
     /// When the first of the last lines was written, and how many there were.
     lines: Option<(Instant, usize)>,
+    /// Whether it has said since then that there are more.
+    told_of_more: bool,
 }
 
 impl Reported {
     /// Whether one more line may be written at `now`.
     fn has_room(&mut self, now: Instant) -> bool {
         let lines = self.lines.filter(|(first, _)| now - *first < LINES_WINDOW);
+        self.told_of_more &= lines.is_some();
         let (first, count) = lines.unwrap_or((now, 0));
         self.lines = Some((first, count + 1));
         count < LINES_MAX
@@ -71,7 +74,9 @@ impl Fabric {
                 silent += 1;
             }
         }
-        if silent > 0 {
+        // Once in each of these times, too.
+        if silent > 0 && !state.moves.told_of_more {
+            state.moves.told_of_more = true;
             tracing::warn!(
                 "{silent} more addresses move between ports too often: see `crosspoint show fdb --moves`"
             );
@@ -104,5 +109,22 @@ fn status(mover: &Mover, view: &View) -> FdbMover {
         moves: mover.moves,
         since_s: mover.since_s,
         damped: mover.is_damped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_few_however_many_addresses_move() {
+        let (mut reported, start) = (Reported::default(), Instant::now());
+        let lines = |reported: &mut Reported, now| {
+            let room = (0..1000).filter(|_| reported.has_room(now));
+            room.count()
+        };
+        assert_eq!(lines(&mut reported, start), LINES_MAX);
+        assert_eq!(lines(&mut reported, start + LINES_WINDOW / 2), 0);
+        assert_eq!(lines(&mut reported, start + LINES_WINDOW), LINES_MAX);
     }
 }

@@ -102,6 +102,14 @@ fn every_table_of_the_schema_refuses_unknown_keys() {
 }
 
 #[test]
+fn the_example_of_tenants_binds_their_addresses() {
+    let config = load("example-tenants.toml");
+    let bound = config.ports.iter().map(|port| port.addresses.len());
+    assert!(bound.eq([0, 2, 1]));
+    assert_eq!(config.ports[2].weight, 4);
+}
+
+#[test]
 fn the_example_is_an_uplink_and_three_guests() {
     let config = load("example-server.toml");
     let guests = config
