@@ -63,6 +63,7 @@ pub(crate) const SHOW: &str = "\
 Examples:
   crosspoint show ports
   crosspoint show port web-1
+  crosspoint show fdb --moves
   crosspoint show drops --watch
   crosspoint show queues --watch 5
   crosspoint show ports --json | jq -r '.[] | select(.state != \"up\") | .name'

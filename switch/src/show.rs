@@ -32,6 +32,9 @@ pub(crate) struct Show {
     /// Again and again, every so many seconds (1 if it is not said, 0.1 to 3600)
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
     watch: Option<Duration>,
+    /// With `fdb`: the addresses that have moved between ports of late, and where they stay for now
+    #[arg(long)]
+    moves: bool,
     #[command(flatten)]
     socket: crate::cli::Socket,
 }
@@ -86,6 +89,10 @@ impl Show {
             eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
             return ExitCode::FAILURE;
         }
+        if self.moves && self.what != Subject::Topic(Topic::Fdb) {
+            eprintln!("error: --moves goes with `show fdb`\nhelp: show fdb --moves");
+            return ExitCode::FAILURE;
+        }
         let mut client = Client::new(&self.socket.socket);
         match self.watch {
             None => match self.once(&mut client) {
@@ -113,6 +120,7 @@ impl Show {
 
     fn render(&self, value: &Value) -> Result<String, Misshapen> {
         match self.what {
+            Subject::Topic(Topic::Fdb) if self.moves => show::render_movers(value),
             Subject::Topic(topic) => show::render(topic, value),
             Subject::Port => show::render_port(value),
         }

@@ -86,6 +86,7 @@ impl Daemon {
             },
             fdb_capacity: config.switch.fdb_capacity as usize,
             fdb_ageing: config.switch.fdb_ageing,
+            fdb_damping: config.switch.damping(),
             nic_queues: nic_queues(config),
             balance: BalanceOptions {
                 auto: config.workers.balance == Balance::Auto,

@@ -133,6 +133,18 @@ pub struct PortStatus {
     /// Times that an address was not learned, because the port had as many as it may.
     #[serde(default)]
     pub addresses_refused: u64,
+    /// Times that an address was not learned here, because it had moved between ports too often.
+    #[serde(default)]
+    pub addresses_damped: u64,
+    /// Its part of a busy worker's time, beside other ports' weights.
+    #[serde(default)]
+    pub weight: u32,
+    /// Into how many copies its frames may be flooded.
+    #[serde(default)]
+    pub storm: StormStatus,
+    /// The only source addresses that its frames may have; none: any.
+    #[serde(default)]
+    pub addresses_allowed: Vec<String>,
     /// For xdp: "native" or "generic", and "zero-copy" or "copy"; for vhost: role and features.
     pub properties: BTreeMap<String, String>,
     /// Its queues, by number: a queue has both directions.
@@ -144,6 +156,17 @@ pub struct PortStatus {
     /// Its service level objectives; absent where it has none.
     #[serde(default)]
     pub slo: Option<SloStatus>,
+}
+
+/// A port's storm control: flooded copies per second; 0 for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormStatus {
+    /// Of broadcasts.
+    pub broadcast: u32,
+    /// Of frames for other group addresses.
+    pub multicast: u32,
+    /// Of frames for addresses that no port is known for.
+    pub unknown_unicast: u32,
 }
 
 /// A port's service level objectives, and whether they were met in the last minute, over all its queues.
@@ -405,6 +428,27 @@ pub struct FdbStatus {
     pub capacity: usize,
     /// Seconds after which an address that was not seen is forgotten.
     pub ageing_s: u64,
+}
+
+/// An address that has moved between ports of late.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbMover {
+    /// The address.
+    pub mac: String,
+    /// Its VLAN; 0 for none.
+    pub vlan: u16,
+    /// Name of the port that it was on before its first move.
+    pub home: String,
+    /// Name of the port that it was last on besides.
+    pub other: String,
+    /// Name of the port that it is on.
+    pub port: String,
+    /// How often it moved; 255 stands for all above.
+    pub moves: u8,
+    /// How long ago it moved first, seconds.
+    pub since_s: u16,
+    /// Whether it has moved too often, and so stays on `home` for now.
+    pub damped: bool,
 }
 
 /// One learned address.

@@ -27,6 +27,8 @@ mod reload;
 #[path = "lifecycle/rings.rs"]
 mod rings;
 #[path = "lifecycle/stalls.rs"]
+mod sources;
+#[path = "lifecycle/stalls.rs"]
 mod stalls;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +41,7 @@ use crosspoint_control::config::{Access, Role, VhostPort as PortConfig};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::PortStatus;
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
@@ -257,6 +260,7 @@ fn options(workers: usize, nic_queues: usize) -> FabricOptions {
         sleep_after: Some(Duration::from_micros(50)),
         fdb_capacity: 28_672,
         fdb_ageing: Duration::from_secs(300),
+        fdb_damping: Damping::OFF,
         nic_queues,
         balance: BalanceOptions::default(),
     }
@@ -305,6 +309,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         required: false,
         weight: 1,
         storm: StormLimits::default(),
+        addresses: Vec::new(),
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

@@ -4,7 +4,9 @@
 mod picture;
 
 use crosspoint_control::api::Source;
-use crosspoint_control::show::{Topic, Watch, port, render, render_port, write_json};
+use crosspoint_control::show::{
+    Topic, Watch, port, render, render_movers, render_port, write_json,
+};
 use crosspoint_control::status::Snapshot;
 use picture::{Picture, nothing, picture};
 use serde_json::Value;
@@ -22,7 +24,9 @@ fn table(topic: Topic, picture: &Picture) -> String {
 #[test]
 fn tables_look_like_this() {
     let tables = Topic::ALL.map(|topic| format!("$ {topic}\n{}", table(topic, &picture())));
-    insta::assert_snapshot!("tables", tables.join("\n"));
+    let movers = render_movers(&json(Topic::Fdb, &picture())).expect("the daemon's own JSON");
+    let movers = format!("$ fdb --moves\n{movers}");
+    insta::assert_snapshot!("tables", [&tables[..], &[movers]].concat().join("\n"));
 }
 
 fn port_json(name: &str, picture: &Picture) -> Value {

@@ -9,6 +9,7 @@ use crosspoint_control::config::{HugePages, Queues, Rss, Tso, XdpMode, XdpPort};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::nic::{UplinkOptions, Uplinks};
 use crosspoint_control::status::PortStatus;
+use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_link::{Events, Links, Wake};
@@ -59,6 +60,7 @@ impl Switch {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
             nic_queues: 4,
             balance: BalanceOptions::default(),
         })
@@ -109,6 +111,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         required: true,
         weight: 1,
         storm: StormLimits::default(),
+        addresses: Vec::new(),
         worker: None,
     };
     fabric.add_port(options).expect("there is room")

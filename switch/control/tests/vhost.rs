@@ -17,6 +17,7 @@ use crosspoint_control::config::{Access, Role, VhostPort as PortConfig};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions};
 use crosspoint_control::status::{DeviceStatus, PortStatus};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::{Guest, GuestOptions, Session};
@@ -56,6 +57,7 @@ fn add_port(fabric: &Fabric, name: &str, queue_pairs: u16) -> u16 {
         required: false,
         weight: 1,
         storm: StormLimits::default(),
+        addresses: Vec::new(),
         worker: None,
         queues: queue_pairs.into(),
     });
@@ -72,6 +74,7 @@ impl Switch {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 28_672,
             fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
             nic_queues: 0,
             balance: BalanceOptions::default(),
         })

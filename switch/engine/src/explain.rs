@@ -198,15 +198,19 @@ fn look_up(
         view.fdb.key(frame.dst, frame.vlan),
     );
     let quotas = |port| view.port(port).map(|port| &*port.quota);
-    let learned = view.fdb.would_learn(src, ingress, quotas);
+    let learned = match view.is_free_for(frame.src, frame.vlan, ingress) {
+        true => view.fdb.would_learn(src, ingress, quotas),
+        false => Learned::NotAllowed,
+    };
     let age = |key| view.fdb.last_seen(key, tick).map(|(_, age)| age);
     explained.source = Some((learned, age(src)));
     // The source is learned first, and a frame may be for where it comes from.
-    let is_learned = !matches!(learned, Learned::Refused | Learned::Full);
+    let is_learned = matches!(learned, Learned::Known | Learned::New | Learned::Moved(_));
     frame.verdict = match specimen.fate {
         Some(Fate::Port(port)) => Verdict::port(port),
         Some(Fate::Flood) => Verdict::FLOOD,
         Some(Fate::Dropped(reason)) => Verdict::drop(reason),
+        _ if learned == Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
         _ if frame.src == frame.dst && is_learned => Verdict::drop(DropReason::Hairpin),
         _ => destination(view, dst, frame.dst, ingress),
     };

@@ -8,11 +8,17 @@
 //! tag and bucket together are the whole key, and a match is never a coincidence.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crosspoint_packet::Mac;
+
+mod damping;
+
+use crate::moves::Moves;
+pub use crate::moves::{Damping, Mover, WINDOW_S_MAX};
+pub use crate::quota::Quota;
 
 /// Entries of a bucket: with their ages, one cache line.
 pub const WAYS: usize = 7;
@@ -58,81 +64,10 @@ pub enum Learned {
     Refused,
     /// The bucket is full of others. The frame goes its way, and the answer will be flooded.
     Full,
-}
-
-/// How many addresses a port has, and may have.
-#[derive(Debug)]
-pub struct Quota {
-    used: AtomicU32,
-    limit: AtomicU32,
-    moved: Count,
-    refused: Count,
-}
-
-/// Counts what is rare, and nothing depends on: no part of what loom looks at.
-type Count = std::sync::atomic::AtomicU64;
-
-impl Quota {
-    /// A quota of `limit` addresses; 0 for no limit.
-    pub fn new(limit: u32) -> Quota {
-        Quota {
-            used: AtomicU32::new(0),
-            limit: AtomicU32::new(limit),
-            moved: Count::new(0),
-            refused: Count::new(0),
-        }
-    }
-
-    /// Addresses learned on the port and not aged out.
-    pub fn used(&self) -> u32 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Whether one more may be learned.
-    pub fn has_room(&self) -> bool {
-        let limit = self.limit.load(Ordering::Relaxed);
-        limit == 0 || self.used() < limit
-    }
-
-    /// Changes the limit. Addresses beyond it stay until they age.
-    pub fn set_limit(&self, limit: u32) {
-        self.limit.store(limit, Ordering::Relaxed);
-    }
-
-    /// How often an address came here from another port.
-    pub fn moved(&self) -> u64 {
-        self.moved.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    /// How often an address was not learned, because the port had as many as it may.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    fn take(&self) -> bool {
-        let before = self.used.fetch_add(1, Ordering::Relaxed);
-        let limit = self.limit.load(Ordering::Relaxed);
-        if limit == 0 || before < limit {
-            return true;
-        }
-        self.give_back();
-        count(&self.refused);
-        false
-    }
-
-    fn give_back(&self) {
-        // Never below zero: a port that comes anew has a new quota, and entries of the old one
-        // may still be there to be swept.
-        let less = |used: u32| used.checked_sub(1);
-        let _ = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
-}
-
-/// On a line that learning writes to anyway.
-fn count(what: &Count) {
-    what.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// It has moved too often, and stays on the port named here.
+    Damped(u16),
+    /// The caller does not allow it on this port.
+    NotAllowed,
 }
 
 /// The table.
@@ -141,6 +76,7 @@ pub struct Fdb {
     seed: [u64; 2],
     /// Which bits of the permuted key choose the bucket.
     bucket_mask: u64,
+    moves: Moves,
 }
 
 impl Fdb {
@@ -158,6 +94,7 @@ impl Fdb {
             buckets: (0..buckets).map(|_| Bucket::new()).collect(),
             seed,
             bucket_mask: buckets as u64 - 1,
+            moves: Moves::new(buckets * WAYS),
         }
     }
 
@@ -187,7 +124,17 @@ impl Fdb {
 
     #[inline(always)]
     fn bucket(&self, key: Key) -> Option<&Bucket> {
-        self.buckets.get((key.0 & self.bucket_mask) as usize)
+        self.buckets.get(self.bucket_number(key))
+    }
+
+    #[inline(always)]
+    fn bucket_number(&self, key: Key) -> usize {
+        (key.0 & self.bucket_mask) as usize
+    }
+
+    /// Where the moves of the entry in `way` of the key's bucket are noted.
+    fn place(&self, key: Key, way: usize) -> usize {
+        self.bucket_number(key) * WAYS + way
     }
 
     /// Tag and port in one word. A port is stored as its number plus one, so no entry is EMPTY.
@@ -241,6 +188,11 @@ impl Fdb {
         quotas: impl Fn(u16) -> Option<&'q Quota>,
     ) -> Learned {
         let known = self.lookup(key);
+        if known.is_some_and(|known| known != port)
+            && let Some(home) = self.home_if_damped(key).filter(|home| *home != port)
+        {
+            return Learned::Damped(home);
+        }
         let is_free = |slot: &AtomicU64| slot.load(Ordering::Relaxed) == EMPTY;
         let bucket = self.bucket(key);
         match known {
@@ -261,6 +213,20 @@ impl Fdb {
         tick: u8,
         quotas: impl Fn(u16) -> Option<&'q Quota>,
     ) -> Learned {
+        self.learn_if(key, port, tick, quotas, || true)
+    }
+
+    /// The same, where `is_allowed` says whether an address that is new on the port may be learned there. It is not
+    /// asked about one that is known there already.
+    #[inline(always)]
+    pub fn learn_if<'q>(
+        &self,
+        key: Key,
+        port: u16,
+        tick: u8,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+        is_allowed: impl FnOnce() -> bool,
+    ) -> Learned {
         let Some(bucket) = self.bucket(key) else {
             return Learned::Full;
         };
@@ -274,7 +240,10 @@ impl Fdb {
             }
             return Learned::Known;
         }
-        self.learn_slowly(bucket, key, port, tick, quotas)
+        match is_allowed() {
+            true => self.learn_slowly(bucket, key, port, tick, quotas),
+            false => Learned::NotAllowed,
+        }
     }
 
     /// A new address, or one that moved.
@@ -287,6 +256,9 @@ impl Fdb {
         tick: u8,
         quotas: impl Fn(u16) -> Option<&'q Quota>,
     ) -> Learned {
+        if let Some(home) = self.damp(bucket, key, port, &quotas) {
+            return Learned::Damped(home);
+        }
         let quota = quotas(port);
         if !quota.is_none_or(Quota::take) {
             return Learned::Refused;
@@ -319,6 +291,10 @@ impl Fdb {
             };
             // Before the entry: the sweeper must not take a new entry for an old one.
             age.store(tick, Ordering::Relaxed);
+            let place = self.place(key, way);
+            if old == EMPTY {
+                self.moves.forget(place);
+            }
             // Acquire too: the old owner took its quota before it left the entry, and we give
             // it back after.
             let won = slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
@@ -329,14 +305,53 @@ impl Fdb {
                 self.drop_twins(bucket, way, new, &give_back);
                 return Learned::New;
             }
-            give_back(Fdb::port_of(old));
+            let from = Fdb::port_of(old);
+            give_back(from);
             if let Some(quota) = quota {
-                count(&quota.moved);
+                quota.count_moved();
             }
-            return Learned::Moved(Fdb::port_of(old));
+            self.moves.note(place, Fdb::mark(key), from, port);
+            return Learned::Moved(from);
         }
         give_back(port);
         Learned::Full
+    }
+
+    /// What tells the notes on the moves of one address from those on another that had its place.
+    fn mark(key: Key) -> u16 {
+        (key.0 >> IMPLIED_BITS) as u16
+    }
+
+    /// The key of an entry of bucket `number`.
+    fn key_of(number: usize, entry: u64) -> Key {
+        let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
+        Key((entry >> 16) << IMPLIED_BITS | low)
+    }
+
+    /// Takes an address out wherever `is_doomed(address, VLAN, port)` says to, and gives its quota back. For the control
+    /// thread: it looks at every entry.
+    pub fn remove_if<'q>(
+        &self,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+        is_doomed: impl Fn(Mac, u16, u16) -> bool,
+    ) {
+        for (number, bucket) in self.buckets.iter().enumerate() {
+            for slot in &bucket.entries {
+                let entry = slot.load(Ordering::Acquire);
+                if entry == EMPTY {
+                    continue;
+                }
+                let (mac, vlan) = self.unkey(Fdb::key_of(number, entry));
+                let port = Fdb::port_of(entry);
+                let gone = is_doomed(mac, vlan, port)
+                    && slot
+                        .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok();
+                if let Some(quota) = quotas(port).filter(|_| gone) {
+                    quota.give_back();
+                }
+            }
+        }
     }
 
     /// Two workers that learn one address at once may each fill a free way. The lower way
@@ -398,8 +413,7 @@ impl Fdb {
             for (slot, age) in bucket.entries.iter().zip(&bucket.ages) {
                 let entry = slot.load(Ordering::Acquire);
                 if entry != EMPTY {
-                    let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
-                    let (mac, vlan) = self.unkey(Key((entry >> 16) << IMPLIED_BITS | low));
+                    let (mac, vlan) = self.unkey(Fdb::key_of(number, entry));
                     let age = tick.wrapping_sub(age.load(Ordering::Relaxed));
                     out.push((mac, vlan, Fdb::port_of(entry), age));
                 }
@@ -556,6 +570,36 @@ mod loom_tests {
                 .filter(|e| e.load(Ordering::Relaxed) != EMPTY)
                 .count() as u32;
             assert_eq!(quotas[0].used() + quotas[1].used(), left);
+            assert_eq!(fdb.lookup(key), Some(0));
+        });
+    }
+
+    /// An address that may move once is claimed by two ports at once, one of them its home: whatever comes first, it
+    /// has one entry, and quotas come out even.
+    #[test]
+    fn damped_moves_leave_quotas_even() {
+        bounded(|| {
+            let fdb = Arc::new(Fdb::with_buckets(1, [1, 1]));
+            fdb.set_damping(Damping {
+                moves_max: 1,
+                window_s: 180,
+            });
+            let quotas = Arc::new([Quota::new(0), Quota::new(0)]);
+            let key = Key(5 << IMPLIED_BITS);
+            fdb.learn(key, 0, 1, |p| quotas.get(usize::from(p)));
+            fdb.learn(key, 1, 1, |p| quotas.get(usize::from(p)));
+            let claims: Vec<_> = (0..2u16)
+                .map(|port| {
+                    let (fdb, quotas) = (fdb.clone(), quotas.clone());
+                    loom::thread::spawn(move || {
+                        fdb.learn(key, port, 1, |p| quotas.get(usize::from(p)));
+                    })
+                })
+                .collect();
+            for claim in claims {
+                claim.join().unwrap();
+            }
+            assert_eq!((quotas[0].used(), quotas[1].used()), (1, 0));
             assert_eq!(fdb.lookup(key), Some(0));
         });
     }

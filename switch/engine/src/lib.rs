@@ -8,7 +8,9 @@
 
 mod asleep;
 pub mod fdb;
+mod moves;
 pub mod publish;
+mod quota;
 
 #[cfg(not(loom))]
 pub mod calling;
@@ -22,6 +24,8 @@ pub mod direct;
 pub mod explain;
 #[cfg(not(loom))]
 mod flood;
+#[cfg(not(loom))]
+pub mod guard;
 #[cfg(not(loom))]
 mod histograms;
 #[cfg(not(loom))]

@@ -8,7 +8,7 @@ use crosspoint_packet::{
     DropReason, ETHERNET_LEN, ETHERTYPE_VLAN, MAX_FRAME_LEN, Mac, Parsed, TAG_LEN,
 };
 
-use crate::fdb::Key;
+use crate::fdb::{Key, Learned};
 use crate::view::{PortView, View};
 use crate::vlan::VlanPolicy;
 
@@ -199,10 +199,18 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     })
 }
 
-/// Places every frame in its VLAN, or turns it away. The port's kind is looked at once, not per
-/// frame.
+/// Places every frame in its VLAN, or turns it away; and turns away those that the port's guard does not let pass. The
+/// port's kind is looked at once, not per frame.
 #[inline(always)]
 pub fn admit(burst: &mut Burst, port: Option<&PortView>) {
+    place(burst, port);
+    if let Some(guard) = port.and_then(|port| port.sources.as_deref()) {
+        guard.enforce(burst);
+    }
+}
+
+#[inline(always)]
+fn place(burst: &mut Burst, port: Option<&PortView>) {
     let frames = burst.frames_mut().iter_mut();
     match port.map(|port| &*port.vlan) {
         Some(VlanPolicy::Unaware) => {
@@ -251,8 +259,11 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
         }
         // No keys: addresses and VLAN are those of the frame before, and so is the answer.
         if let Some((src, dst)) = keys {
-            view.fdb.learn(*src, ingress, tick, quotas);
-            last = destination(view, *dst, frame.dst, ingress);
+            let is_free = || view.is_free_for(frame.src, frame.vlan, ingress);
+            last = match view.fdb.learn_if(*src, ingress, tick, quotas, is_free) {
+                Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
+                _ => destination(view, *dst, frame.dst, ingress),
+            };
             floods |= last == Verdict::FLOOD;
         }
         frame.verdict = last;

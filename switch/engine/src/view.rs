@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crosspoint_frame::{Frame, TagOp};
-use crosspoint_packet::FlowHasher;
+use crosspoint_packet::{FlowHasher, Mac};
 use crosspoint_vring::GuestRx;
 
 use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
+use crate::guard::{Bindings, SourceGuard};
 use crate::members::Members;
 use crate::storm::StormControl;
 use crate::tap::Tap;
@@ -45,6 +46,8 @@ pub struct PortView {
     pub weight: u32,
     /// Into how many copies its frames may be flooded; `None` for any number.
     pub storm: Option<Arc<StormControl>>,
+    /// The only source addresses that its frames may have; `None` for any.
+    pub sources: Option<Arc<SourceGuard>>,
 }
 
 impl PortView {
@@ -81,6 +84,8 @@ pub struct View {
     pub ports: Box<[Option<PortView>]>,
     /// The ports of each VLAN.
     pub members: Members,
+    /// Which addresses are bound to which ports.
+    pub bindings: Bindings,
     /// Who is where.
     pub fdb: Arc<Fdb>,
     /// Chooses a guest's receive queue.
@@ -99,6 +104,7 @@ impl View {
     ) -> View {
         View {
             members: Members::new(&ports),
+            bindings: Bindings::new(&ports),
             ports,
             fdb,
             flows,
@@ -106,9 +112,22 @@ impl View {
         }
     }
 
-    /// Makes the VLANs' lists anew, after `ports` has changed in place.
+    /// Makes the VLANs' lists and the bindings anew, after `ports` has changed in place.
     pub fn renew_members(&mut self) {
         self.members = Members::new(&self.ports);
+        self.bindings = Bindings::new(&self.ports);
+    }
+
+    /// Whether frames from `mac` in `vlan` may come in on port `port`, by that port's guard and by every other's.
+    pub fn allows_source(&self, mac: Mac, vlan: u16, port: u16) -> bool {
+        let guard = self.port(port).and_then(|port| port.sources.as_deref());
+        guard.is_none_or(|guard| guard.allows(mac)) && self.is_free_for(mac, vlan, port)
+    }
+
+    /// Whether the address is bound to no other port in `vlan`.
+    pub(crate) fn is_free_for(&self, mac: Mac, vlan: u16, port: u16) -> bool {
+        let policy = |owner| self.port(owner).map(|port| &*port.vlan);
+        self.bindings.allows(mac, vlan, port, policy)
     }
 
     /// Port number `port`.

@@ -45,7 +45,7 @@ use crate::fabric::{Fabric, MoveError};
 use crate::health::Health;
 use crate::plan::{PlanAnswer, ReloadAnswer};
 use crate::show::Topic;
-use crate::status::{DaemonStatus, FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, FdbMover, Status};
 
 /// Where the picture of the switch comes from: the daemon, or a test.
 ///
@@ -60,6 +60,10 @@ pub trait Source: Send + Sync + 'static {
     }
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
+    /// Those of them that have moved between ports of late, those that moved most first.
+    fn movers(&self) -> Vec<FdbMover> {
+        Vec::new()
+    }
     /// Whether it works. It does not wait: where ports cannot be looked at just now, it says so.
     fn health(&self) -> Health {
         Health::of(&self.status())

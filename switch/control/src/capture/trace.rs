@@ -81,10 +81,10 @@ pub struct Link {
 /// What the forwarding database says of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// "known" on this port, "new", "moved" here, "refused" (the port has as many addresses as it may) or "full" (there
-    /// is no room for it).
+    /// "known" on this port, "new", "moved" here, "refused" (the port has as many addresses as it may), "full" (there
+    /// is no room for it), "damped" (it has moved too often) or "not_allowed" (it is in another port's `addresses`).
     pub learned: String,
-    /// The port that it was on before, if it moved.
+    /// The port that it was on before, if it moved; that it stays on, if it has moved too often.
     pub from: Option<String>,
     /// Seconds since it was last seen, if it was.
     pub age_s: Option<u64>,
@@ -274,6 +274,8 @@ impl Scene<'_> {
             Learned::Moved(from) => ("moved", Some(self.name(from))),
             Learned::Refused => ("refused", None),
             Learned::Full => ("full", None),
+            Learned::Damped(home) => ("damped", Some(self.name(home))),
+            Learned::NotAllowed => ("not_allowed", None),
         };
         Source {
             learned: word.to_owned(),
@@ -458,6 +460,10 @@ impl Source {
             ("refused", ..) => {
                 format!("not learned: {port} has as many addresses as mac_limit allows")
             }
+            ("damped", Some(home), _) => {
+                format!("not learned: it has moved too often, and stays on {home} for now")
+            }
+            ("not_allowed", ..) => "not learned: it is in another port's `addresses`".to_owned(),
             ("full", ..) => "not learned: the table has no room for it".to_owned(),
             (other, ..) => other.to_owned(),
         }

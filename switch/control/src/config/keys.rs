@@ -9,8 +9,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
 use super::raw::{
-    RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawPort, RawSlo, RawSwitch, RawVlan,
-    RawWorkers,
+    RawAddresses, RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawPort, RawSlo, RawStorm,
+    RawSwitch, RawVlan, RawWorkers,
 };
 use super::suggest::{list, nearest};
 
@@ -61,13 +61,15 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 }
 
 /// The tables of the format: how a message speaks of them, and their keys.
-struct KnownTables([(&'static str, Names); 10]);
+struct KnownTables([(&'static str, Names); 12]);
 
 const TOP: usize = 0;
 const PORT: usize = 6;
 const VLAN: usize = 7;
 const DIRECT: usize = 8;
 const SLO: usize = 9;
+const STORM: usize = 10;
+const ADDRESSES: usize = 11;
 
 impl KnownTables {
     fn new() -> Self {
@@ -82,6 +84,8 @@ impl KnownTables {
             ("in vlan", names_of::<RawVlan>()),
             ("in direct", names_of::<RawDirect>()),
             ("in slo", names_of::<RawSlo>()),
+            ("in storm", names_of::<RawStorm>()),
+            ("in addresses", names_of::<RawAddresses>()),
         ])
     }
 
@@ -176,7 +180,13 @@ fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
             continue;
         };
         known.sift(checker, PORT, port);
-        for (at, key) in [(VLAN, "vlan"), (DIRECT, "direct"), (SLO, "slo")] {
+        for (at, key) in [
+            (VLAN, "vlan"),
+            (DIRECT, "direct"),
+            (SLO, "slo"),
+            (STORM, "storm"),
+            (ADDRESSES, "addresses"),
+        ] {
             if let Some(DeValue::Table(table)) = port.get_mut(key).map(|value| value.get_mut()) {
                 known.sift(checker, at, table);
             }

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use crosspoint_engine::fdb::WINDOW_S_MAX;
+use crosspoint_engine::storm::StormLimits;
+
 /// The one `version` of the format that this switch reads.
 pub const VERSION: i64 = 1;
 /// The largest file that is read. A configuration with every port spelt out is a third of this.
@@ -42,6 +45,16 @@ pub const FDB_AGEING_DEFAULT: Duration = Duration::from_secs(300);
 pub const FDB_AGEING_MIN: Duration = Duration::from_secs(2);
 /// The longest `[switch] fdb_ageing`.
 pub const FDB_AGEING_MAX: Duration = Duration::from_secs(86_400);
+/// `[switch] fdb_moves_max` where it is not given: what RFC 7432 (15.1) has for EVPN.
+pub const FDB_MOVES_MAX_DEFAULT: u8 = 5;
+/// The highest `[switch] fdb_moves_max`.
+pub const FDB_MOVES_MAX_MAX: u8 = 100;
+/// `[switch] fdb_moves_window` where it is not given, likewise.
+pub const FDB_MOVES_WINDOW_DEFAULT: Duration = Duration::from_secs(180);
+/// The shortest `[switch] fdb_moves_window`: moves are counted by seconds.
+pub const FDB_MOVES_WINDOW_MIN: Duration = Duration::from_secs(2);
+/// The longest `[switch] fdb_moves_window`.
+pub const FDB_MOVES_WINDOW_MAX: Duration = Duration::from_secs(WINDOW_S_MAX as u64);
 /// Entries in one FDB bucket (one cache line).
 pub const FDB_BUCKET_ENTRIES: u32 = 7;
 /// `[switch] fdb_capacity` where it is not given.
@@ -86,6 +99,27 @@ pub const VLAN_ID_MAX: u16 = 4094;
 pub const MAC_LIMIT_VHOST_DEFAULT: u32 = 1024;
 /// `mac_limit` of an xdp port where it is not given: none, since the network is behind an uplink.
 pub const MAC_LIMIT_XDP_DEFAULT: u32 = 0;
+/// `weight` where it is not given.
+pub const WEIGHT_DEFAULT: u32 = 1;
+/// The highest `weight`.
+pub const WEIGHT_MAX: u32 = 1000;
+/// `storm` of a vhost port where it is not given. It is far above what a guest needs that asks for its neighbours, and
+/// far below what a worker can copy.
+pub const STORM_VHOST_DEFAULT: StormLimits = StormLimits {
+    broadcast: 100_000,
+    multicast: 1_000_000,
+    unknown_unicast: 100_000,
+};
+/// `storm` of an xdp port where it is not given: no limits, since the network is behind an uplink.
+pub const STORM_XDP_DEFAULT: StormLimits = StormLimits {
+    broadcast: 0,
+    multicast: 0,
+    unknown_unicast: 0,
+};
+/// The highest limit in `storm`, copies per second: more than any machine makes.
+pub const STORM_MAX: u32 = 1_000_000_000;
+/// The most addresses in `addresses`.
+pub const ADDRESSES_MAX: usize = 64;
 /// The shortest objective in `slo`: descriptors are completed burst by burst, and a burst takes about that.
 pub const SLO_MIN: Duration = Duration::from_micros(1);
 /// The longest objective in `slo`.

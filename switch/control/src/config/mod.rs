@@ -3,9 +3,10 @@
 //! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake with its file, its line, its
 //! column, and how to mend it. The main file may name a folder with files of more ports (`ports_dir`);
 //! [`Config::load_lenient`] does without those that are wrong. The way of a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
-//! (serde, with places), then `sections`, `ports`, `direct`, `slo` and
-//! `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
+//! (serde, with places), then `sections`, `ports`, `direct`, `slo`, `storm`,
+//! `addresses` and `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
+mod addresses;
 mod check;
 mod cores;
 mod direct;
@@ -23,6 +24,7 @@ mod ports;
 mod raw;
 mod sections;
 mod slo;
+mod storm;
 mod suggest;
 mod syntax;
 mod types;

@@ -2,12 +2,14 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
+use super::addresses::{self, Bound};
 use super::check::{Checker, Place};
 use super::direct;
 use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
 use super::raw::{PortType, RawPort};
 use super::slo;
+use super::storm;
 use super::values::{Number, NumberList};
 use super::vlan;
 use super::{Access, Port, PortKind, Queues, Role, VhostPort, XdpPort};
@@ -19,6 +21,7 @@ pub(super) struct Taken {
     sockets: HashMap<PathBuf, Option<Place>>,
     interfaces: HashMap<String, Place>,
     direct: Vec<direct::Placed>,
+    bound: Bound,
     /// Where each port's `worker` was written, by the port's name.
     pub(super) workers: HashMap<String, Place>,
     /// The `[[port]]` tables so far.
@@ -32,6 +35,7 @@ impl Taken {
             sockets: HashMap::from([(control_socket, place)]),
             interfaces: HashMap::new(),
             direct: Vec::new(),
+            bound: Bound::new(),
             workers: HashMap::new(),
             count: 0,
         }
@@ -97,6 +101,18 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         },
     );
     let mac_limit = mac_limit.and_then(|limit| u32::try_from(limit).ok());
+    let weight = checker.number(
+        std::mem::take(&mut raw.weight),
+        &Number {
+            subject: "`weight`",
+            range: 1..=WEIGHT_MAX.into(),
+            example: "weight = 2, for twice the time of a port with 1",
+        },
+    );
+    let weight = weight.and_then(|weight| u32::try_from(weight).ok());
+    let addresses = std::mem::take(&mut raw.addresses);
+    let addresses = addresses::addresses(checker, addresses, &vlan, &mut taken.bound);
+    let storm = std::mem::take(&mut raw.storm);
     let worker_span = raw.worker.span();
     let worker = checker.number(
         std::mem::take(&mut raw.worker),
@@ -108,19 +124,22 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
     );
     let required = checker.switch(std::mem::take(&mut raw.required), "required");
     let mut slo = None;
-    let (kind, mac_limit_default) = match port_type(checker, &mut raw, &header)? {
+    let (kind, mac_limit_default, storm_default) = match port_type(checker, &mut raw, &header)? {
         PortType::Vhost => {
             slo = slo::slo(checker, std::mem::take(&mut raw.slo));
             (
                 vhost(checker, raw, &header, taken).map(PortKind::Vhost),
                 MAC_LIMIT_VHOST_DEFAULT,
+                STORM_VHOST_DEFAULT,
             )
         }
         PortType::Xdp => (
             xdp(checker, raw, &header, taken).map(PortKind::Xdp),
             MAC_LIMIT_XDP_DEFAULT,
+            STORM_XDP_DEFAULT,
         ),
     };
+    let storm = storm::storm(checker, storm, storm_default);
     let name = name?;
     taken
         .workers
@@ -131,6 +150,9 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         vlan,
         worker: worker.and_then(|worker| usize::try_from(worker).ok()),
         mac_limit: mac_limit.unwrap_or(mac_limit_default),
+        weight: weight.unwrap_or(WEIGHT_DEFAULT),
+        storm,
+        addresses,
         // Guests come and go.
         required: required.unwrap_or(matches!(kind, PortKind::Xdp(_))),
         slo,

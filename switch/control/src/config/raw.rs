@@ -78,6 +78,13 @@ pub(super) struct RawSwitch {
     /// After how long without a frame from it an address is forgotten; 2s to 86400s.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "300s"))]
     pub fdb_ageing: Field<String>,
+    /// How often an address may move between ports within `fdb_moves_window`; after that it stays on the port that it was
+    /// on before, until the window ends. 0: as often as it likes.
+    #[schemars(range(min = 0, max = FDB_MOVES_MAX_MAX), extend("default" = FDB_MOVES_MAX_DEFAULT))]
+    pub fdb_moves_max: Field<i64>,
+    /// How long after an address's first move its moves are counted together; 2s to 1h.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "180s"))]
+    pub fdb_moves_window: Field<String>,
     /// Addresses that the switch can know; rounded up to 7 times a power of two.
     #[schemars(
         range(min = FDB_CAPACITY_MIN, max = FDB_CAPACITY_MAX),
@@ -218,6 +225,15 @@ pub(super) struct RawPort {
     /// The most addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = MAC_LIMIT_MAX))]
     pub mac_limit: Field<i64>,
+    /// The port's part of a busy worker's time, beside those of the other ports there: a port with 2 has twice the time of
+    /// one with 1.
+    #[schemars(range(min = 1, max = WEIGHT_MAX), extend("default" = WEIGHT_DEFAULT))]
+    pub weight: Field<i64>,
+    /// Into how many copies the port's frames may be flooded, per second.
+    pub storm: Field<Table<RawStorm>>,
+    /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
+    /// that is not another port's.
+    pub addresses: Field<Table<RawAddresses>>,
     /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
     #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
     pub worker: Field<i64>,
@@ -260,6 +276,35 @@ pub(super) struct RawSlo {
     /// 99 of 100 take no longer; 1us to 10s.
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub completion_p99: Field<String>,
+}
+
+/// Into how many copies the port's frames may be flooded, per second; 0: no limit. One frame for ten ports is ten copies.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Storm")]
+pub(super) struct RawStorm {
+    /// Of broadcasts. Default: 100000 for vhost, 0 for xdp.
+    #[schemars(range(min = 0, max = STORM_MAX))]
+    pub broadcast: Field<i64>,
+    /// Of frames for other group addresses. Default: 1000000 for vhost, 0 for xdp.
+    #[schemars(range(min = 0, max = STORM_MAX))]
+    pub multicast: Field<i64>,
+    /// Of frames for addresses that no port is known for. Default: 100000 for vhost, 0 for xdp.
+    #[schemars(range(min = 0, max = STORM_MAX))]
+    pub unknown_unicast: Field<i64>,
+}
+
+/// The only source addresses that frames from the port may have. In the VLANs that the port carries no other port may
+/// have them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Addresses", extend("required" = ["mac"]))]
+pub(super) struct RawAddresses {
+    /// MAC addresses of stations. Two ports that share a VLAN have none in common.
+    #[schemars(
+        length(min = 1, max = ADDRESSES_MAX), extend("uniqueItems" = true), inner(regex(pattern = MAC_PATTERN))
+    )]
+    pub mac: Field<Vec<Field<String>>>,
 }
 
 /// A queue of an uplink's interface that belongs to one guest.

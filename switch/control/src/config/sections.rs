@@ -102,6 +102,20 @@ pub(super) fn switch(checker: &mut Checker, raw: RawSwitch) -> Switch {
         FDB_AGEING_MIN..=FDB_AGEING_MAX,
         "300s",
     );
+    let moves_max = checker.number(
+        raw.fdb_moves_max,
+        &Number {
+            subject: "`fdb_moves_max`",
+            range: 0..=FDB_MOVES_MAX_MAX.into(),
+            example: "fdb_moves_max = 5, or 0 for any number",
+        },
+    );
+    let moves_window = checker.duration(
+        raw.fdb_moves_window,
+        "fdb_moves_window",
+        FDB_MOVES_WINDOW_MIN..=FDB_MOVES_WINDOW_MAX,
+        "180s",
+    );
     let capacity = checker.number(
         raw.fdb_capacity,
         &Number {
@@ -112,6 +126,10 @@ pub(super) fn switch(checker: &mut Checker, raw: RawSwitch) -> Switch {
     );
     Switch {
         fdb_ageing: ageing.unwrap_or(FDB_AGEING_DEFAULT),
+        fdb_moves_max: moves_max
+            .and_then(|moves| u8::try_from(moves).ok())
+            .unwrap_or(FDB_MOVES_MAX_DEFAULT),
+        fdb_moves_window: moves_window.unwrap_or(FDB_MOVES_WINDOW_DEFAULT),
         fdb_capacity: capacity
             .and_then(|entries| u32::try_from(entries).ok())
             .map_or(FDB_CAPACITY_DEFAULT, whole_buckets),

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use crosspoint_engine::fdb::Damping;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -111,6 +113,10 @@ pub enum Balance {
 pub struct Switch {
     /// After how long without a frame from it an address is forgotten.
     pub fdb_ageing: Duration,
+    /// How often an address may move within `fdb_moves_window`: 0 to [`FDB_MOVES_MAX_MAX`]; 0: as often as it likes.
+    pub fdb_moves_max: u8,
+    /// How long after an address's first move its moves are counted together, whole seconds.
+    pub fdb_moves_window: Duration,
     /// Addresses that the switch can know: [`FDB_BUCKET_ENTRIES`] times a power of two.
     pub fdb_capacity: u32,
 }
@@ -119,7 +125,20 @@ impl Default for Switch {
     fn default() -> Self {
         Self {
             fdb_ageing: FDB_AGEING_DEFAULT,
+            fdb_moves_max: FDB_MOVES_MAX_DEFAULT,
+            fdb_moves_window: FDB_MOVES_WINDOW_DEFAULT,
             fdb_capacity: FDB_CAPACITY_DEFAULT,
+        }
+    }
+}
+
+impl Switch {
+    /// When an address has moved too often.
+    pub fn damping(&self) -> Damping {
+        Damping {
+            moves_max: self.fdb_moves_max,
+            // At most an hour.
+            window_s: self.fdb_moves_window.as_secs() as u16,
         }
     }
 }
@@ -215,6 +234,13 @@ pub struct Port {
     pub vlan: Vlan,
     /// The most addresses learned from this port; 0: no limit.
     pub mac_limit: u32,
+    /// Its part of a busy worker's time, beside other ports' weights: 1 to [`WEIGHT_MAX`].
+    pub weight: u32,
+    /// Into how many copies its frames may be flooded.
+    pub storm: StormLimits,
+    /// The only source addresses that its frames may have, none twice; none: any. No other port that shares a VLAN with
+    /// this one has one of them.
+    pub addresses: Vec<Mac>,
     /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has as many.
     pub worker: Option<usize>,
     /// Whether the switch is ready only while it is up.

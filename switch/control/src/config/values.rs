@@ -221,17 +221,27 @@ impl Checker {
 
     /// The address of one station.
     pub(super) fn mac(&mut self, field: Field<String>) -> Option<Mac> {
-        let must = "a MAC address of one station";
         let help =
             "six bytes in hexadecimal, the first even, for example: mac = \"52:54:00:12:34:56\"";
-        let (text, span) = self.value(field, "mac", must, help)?;
+        self.station(field, "`mac`", help)
+    }
+
+    /// [`Self::mac`] of what has no key: an item of a list, which messages call `subject`.
+    pub(super) fn station(
+        &mut self,
+        field: Field<String>,
+        subject: &str,
+        help: &str,
+    ) -> Option<Mac> {
+        let must = "a MAC address of one station";
+        let (text, span) = self.typed(field, subject, must, help)?;
         let label = match parse_mac(&text) {
             None => "not six bytes in hexadecimal, with colons between them",
             Some(mac) if mac.is_group() => "a group address: the first byte is odd",
             Some(mac) if mac.to_word() == 0 => "the address zero, which is nobody's",
             mac => return mac,
         };
-        self.problem(span, format!("`mac` must be {must}"), label, help);
+        self.problem(span, format!("{subject} must be {must}"), label, help);
         None
     }
 

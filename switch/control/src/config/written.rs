@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use crosspoint_engine::storm::StormLimits;
+use crosspoint_packet::Mac;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -30,6 +32,9 @@ impl Port {
             name,
             vlan,
             mac_limit,
+            weight,
+            storm,
+            addresses,
             worker,
             required,
             slo,
@@ -43,6 +48,9 @@ impl Port {
         keys.extend([
             ("vlan", vlan.written()),
             ("mac_limit", json!(mac_limit)),
+            ("weight", json!(weight)),
+            ("storm", storm_written(storm)),
+            ("addresses", addresses_written(addresses)),
             ("worker", json!(worker)),
             ("required", json!(required)),
             ("slo", slo.as_ref().map_or(Value::Null, Slo::written)),
@@ -158,6 +166,23 @@ impl Slo {
     }
 }
 
+fn storm_written(storm: &StormLimits) -> Value {
+    let StormLimits {
+        broadcast,
+        multicast,
+        unknown_unicast,
+    } = storm;
+    json!({"broadcast": broadcast, "multicast": multicast, "unknown_unicast": unknown_unicast})
+}
+
+fn addresses_written(addresses: &[Mac]) -> Value {
+    let addresses: Vec<String> = addresses.iter().map(Mac::to_string).collect();
+    match addresses.is_empty() {
+        true => Value::Null,
+        false => json!({"mac": addresses}),
+    }
+}
+
 impl Vlan {
     fn written(&self) -> Value {
         match self {
@@ -182,10 +207,13 @@ impl Config {
                     balance,
                     balance_interval,
                 },
-            switch: Switch {
-                fdb_ageing,
-                fdb_capacity,
-            },
+            switch:
+                Switch {
+                    fdb_ageing,
+                    fdb_moves_max,
+                    fdb_moves_window,
+                    fdb_capacity,
+                },
             metrics: Metrics { listen },
             control: Control { socket },
             log:
@@ -219,6 +247,11 @@ impl Config {
                 json!(duration::display(*balance_interval)),
             ),
             ("switch.fdb_ageing", json!(duration::display(*fdb_ageing))),
+            ("switch.fdb_moves_max", json!(fdb_moves_max)),
+            (
+                "switch.fdb_moves_window",
+                json!(duration::display(*fdb_moves_window)),
+            ),
             ("switch.fdb_capacity", json!(fdb_capacity)),
             ("metrics.listen", json!(listen)),
             ("control.socket", json!(socket.to_string_lossy())),

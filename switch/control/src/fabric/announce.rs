@@ -1,5 +1,6 @@
 //! Frames that the switch itself sends, as if they had come in on a port.
 
+use crosspoint_engine::view::View;
 use crosspoint_engine::worker::Injected;
 use crosspoint_packet::Mac;
 
@@ -20,7 +21,7 @@ impl Fabric {
 
     /// Broadcasts a RARP request of `mac` that comes in on port `number`, so that this switch and
     /// those beyond learn where the station is now. Lost, with a line in the log, where too many
-    /// wait already or the port is quarantined.
+    /// wait already, the port is quarantined, or the address is not the port's to have.
     pub fn announce(&self, number: u16, mac: Mac) {
         let mut state = self.lock();
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
@@ -29,6 +30,10 @@ impl Fabric {
         let name = port.view.name.clone();
         if port.state == PortState::Quarantined {
             tracing::warn!(port = %name, "{mac} is not announced: the port is quarantined");
+            return;
+        }
+        if !is_allowed(&state.view, number, mac) {
+            tracing::warn!(port = %name, "{mac} is not announced: it is not in the port's `addresses`, or in another port's");
             return;
         }
         // The worker that takes the port's own frames, so that they stay in order.
@@ -46,6 +51,16 @@ impl Fabric {
         // Workers look for such frames when they have news.
         drop(self.publish(&mut state, Vec::new()));
     }
+}
+
+/// Whether frames from `mac` may come in on the port: in one of its VLANs at least, without a tag.
+fn is_allowed(view: &View, number: u16, mac: Mac) -> bool {
+    let placed = view.port(number).map(|port| port.vlan.admit(None));
+    // Where no frame without a tag comes in at all, the worker counts that.
+    let Some(Ok(placed)) = placed else {
+        return true;
+    };
+    view.allows_source(mac, placed.vlan, number)
 }
 
 /// "Who am I?" (RFC 903), from and about `mac`, to everybody: 60 bytes.

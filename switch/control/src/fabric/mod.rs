@@ -10,6 +10,7 @@ mod announce;
 mod balance;
 mod direct;
 mod health;
+mod moves;
 mod moving;
 pub(crate) mod numa;
 mod packets;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::fdb::{Fdb, Quota};
+use crosspoint_engine::fdb::{Damping, Fdb, Quota};
 use crosspoint_engine::storm::{StormControl, StormLimits};
 use crosspoint_engine::stream::{Source, Stream, StreamId};
 use crosspoint_engine::tap::Tap;
@@ -42,7 +43,7 @@ use crosspoint_engine::view::{Egress, PortView, View};
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::{Clock, tsc};
-use crosspoint_packet::FlowHasher;
+use crosspoint_packet::{FlowHasher, Mac};
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
@@ -74,6 +75,8 @@ pub struct FabricOptions {
     pub fdb_capacity: usize,
     /// When an address that was not seen is forgotten.
     pub fdb_ageing: Duration,
+    /// When an address has moved between ports too often, and so stays.
+    pub fdb_damping: Damping,
     /// NIC queues that there will be: workers share packet memory among so many. More get memory of their own.
     pub nic_queues: usize,
     /// Whether streams go to other workers by measured load, and how often that is looked at.
@@ -105,6 +108,8 @@ pub struct PortOptions {
     pub weight: u32,
     /// Into how many copies its frames may be flooded, per second.
     pub storm: StormLimits,
+    /// The only source addresses that its frames may have; none: any.
+    pub addresses: Vec<Mac>,
 }
 
 /// How a port is, for `show`.
@@ -201,6 +206,7 @@ struct State {
     ports: Vec<Option<Port>>,
     view: Arc<View>,
     ageing: Ageing,
+    moves: moves::Reported,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     balance: balance::State,
@@ -237,6 +243,7 @@ impl Fabric {
         }
         let [a, b, flows] = seed;
         let fdb = Arc::new(Fdb::new(options.fdb_capacity, [a, b]));
+        fdb.set_damping(options.fdb_damping);
         let flows = FlowHasher::new(flows);
         let view = Arc::new(View::new(Box::new([]), fdb.clone(), flows, Box::new([])));
         let idle = match options.sleep_after {
@@ -265,6 +272,7 @@ impl Fabric {
                 ports: Vec::new(),
                 view,
                 ageing,
+                moves: moves::Reported::default(),
                 lost_mappings: 0,
                 balance,
                 taps: Vec::new(),
@@ -315,6 +323,7 @@ impl Fabric {
             joins: options.joins,
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
+            sources: ports::source_guard(&options.addresses),
         };
         state.ports[number] = Some(Port {
             view,
@@ -332,6 +341,7 @@ impl Fabric {
             node: None,
         });
         drop(self.publish(&mut state, Vec::new()));
+        self.forget_forbidden(&state);
         Some(number as u16)
     }
 
@@ -546,7 +556,9 @@ impl Fabric {
         self.take_stuck(&mut self.lock(), None);
         self.balance();
         self.note_objectives();
+        self.fdb.set_time_s(uptime.as_secs());
         let mut state = self.lock();
+        self.report_moves(&mut state);
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
             return;
@@ -557,6 +569,7 @@ impl Fabric {
         let quota = |port| view.port(port).map(|p| &*p.quota);
         self.fdb
             .sweep(ticks as u8, quota, |_, age| u64::from(age) > limit);
+        self.fdb.forget_old_moves();
     }
 
     /// Quarantines the ports whose guests' memory was taken away under them.

@@ -463,6 +463,7 @@ mod tests {
             joins: false,
             weight: 1,
             storm: None,
+            sources: None,
         };
         View::new(
             ports.iter().map(|egress| Some(port(egress))).collect(),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
+use crosspoint_engine::guard::SourceGuard;
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
-use crosspoint_packet::DropReason;
+use crosspoint_packet::{DropReason, Mac};
 
-use super::{Fabric, Placed, State};
+use super::{Fabric, Placed, Port, State};
 use crate::status::RemovedStatus;
 
 /// What of a port can become other without its frames noticing; `None` stays as it is.
@@ -18,6 +20,13 @@ pub struct PortSettings {
     pub vlan: Option<(VlanPolicy, String)>,
     /// Most addresses learned on it; 0 for no limit. Those that it has beyond it stay until they age.
     pub mac_limit: Option<u32>,
+    /// Its part of a busy worker's time; at least 1.
+    pub weight: Option<u32>,
+    /// Into how many copies its frames may be flooded. What it has used of the old limits is forgotten.
+    pub storm: Option<StormLimits>,
+    /// The only source addresses that its frames may have; none: any. Addresses that are learned where they may not be
+    /// any more are forgotten.
+    pub addresses: Option<Vec<Mac>>,
     /// The worker of all its streams, or `Some(None)` for any. Only guests' streams go there: a NIC's queues stay with the
     /// worker that has their packet memory.
     pub worker: Option<Option<usize>>,
@@ -62,16 +71,52 @@ impl Fabric {
         if let Some(worker) = settings.worker {
             port.options.worker = worker.filter(|worker| *worker < workers);
         }
-        let Some((policy, text)) = settings.vlan else {
-            self.gather(&mut state, number);
-            return;
-        };
-        port.view.vlan = Arc::new(policy.clone());
-        (port.options.vlan, port.options.vlan_text) = (policy, text);
-        drop(self.publish(&mut state, Vec::new()));
-        // It may have left the VLANs that its addresses are known in. Until they are learned again, frames are flooded.
-        self.forget(&state, number);
+        let has_other_vlans = settings.vlan.is_some();
+        let binds_others = has_other_vlans || settings.addresses.is_some();
+        let has_other_view = binds_others || settings.weight.is_some() || settings.storm.is_some();
+        self.renew_view(port, settings);
+        if has_other_view {
+            drop(self.publish(&mut state, Vec::new()));
+        }
+        if has_other_vlans {
+            // It may have left the VLANs that its addresses are known in. Until they are learned again, frames are flooded.
+            self.forget(&state, number);
+        }
+        if binds_others {
+            self.forget_forbidden(&state);
+        }
         self.gather(&mut state, number);
+    }
+
+    /// Changes what workers see of a port with the next snapshot.
+    fn renew_view(&self, port: &mut Port, settings: PortSettings) {
+        if let Some((policy, text)) = settings.vlan {
+            port.view.vlan = Arc::new(policy.clone());
+            (port.options.vlan, port.options.vlan_text) = (policy, text);
+        }
+        if let Some(weight) = settings.weight {
+            port.options.weight = weight;
+            port.view.weight = weight.max(1);
+        }
+        if let Some(limits) = settings.storm {
+            port.options.storm = limits;
+            port.view.storm = self.storm_control(limits);
+        }
+        if let Some(addresses) = settings.addresses {
+            port.view.sources = source_guard(&addresses);
+            port.options.addresses = addresses;
+        }
+    }
+
+    /// Forgets addresses that are learned on ports that may not have them, by the snapshot that all workers have: where a
+    /// binding is new, one may have been learned elsewhere before.
+    pub(super) fn forget_forbidden(&self, state: &State) {
+        let view = &state.view;
+        if !view.bindings.is_empty() {
+            let quota = |port| view.port(port).map(|p| &*p.quota);
+            let is_doomed = |mac, vlan, port| !view.allows_source(mac, vlan, port);
+            self.fdb.remove_if(quota, is_doomed);
+        }
     }
 
     /// Has the streams of a port go to its worker, if it has one. One that a NIC keeps where it is stays there, and a
@@ -104,7 +149,14 @@ impl Fabric {
         let tick = self.shared.tick.load(Ordering::Relaxed);
         let quota = |port| state.view.port(port).map(|p| &*p.quota);
         self.fdb.sweep(tick, quota, |port, _| port == number);
+        self.fdb.forget_moves_of(number);
     }
+}
+
+/// What keeps a port to its addresses; `None` where it may have any.
+pub(super) fn source_guard(addresses: &[Mac]) -> Option<Arc<SourceGuard>> {
+    let guard = || Arc::new(SourceGuard::new(addresses.to_vec()));
+    (!addresses.is_empty()).then(guard)
 }
 
 fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crosspoint_engine::counters::{PortCounters, QueueCounters};
 use crosspoint_engine::view::Egress;
 use crosspoint_engine::{Latencies, Turns};
-use crosspoint_packet::DropReason;
+use crosspoint_packet::{DropReason, Mac};
 use crosspoint_xsk::XskSocket;
 
 use super::balance::{Loads, Shares};
@@ -18,7 +18,7 @@ use super::slo::Window;
 use super::{Fabric, Placed, Port, State};
 use crate::status::{
     ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, RemovedStatus,
-    Status, StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
+    Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A port, as it is while the lock is held.
@@ -257,6 +257,14 @@ fn see_port(port: &Port) -> SeenPort {
             addresses: quota.used(),
             addresses_moved: quota.moved(),
             addresses_refused: quota.refused(),
+            addresses_damped: quota.damped(),
+            weight: port.options.weight,
+            storm: StormStatus {
+                broadcast: port.options.storm.broadcast,
+                multicast: port.options.storm.multicast,
+                unknown_unicast: port.options.storm.unknown_unicast,
+            },
+            addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
             properties: port.properties.clone(),
             state_for_s: port.since.elapsed().as_secs(),
             device: port.device.clone(),
@@ -335,6 +343,7 @@ fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> Str
 mod tests {
     use std::time::{Duration, Instant};
 
+    use crosspoint_engine::fdb::Damping;
     use crosspoint_engine::storm::StormLimits;
     use crosspoint_engine::vlan::VlanPolicy;
 
@@ -356,6 +365,7 @@ mod tests {
             sleep_after: Some(Duration::from_micros(1)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
             nic_queues: 0,
             balance: BalanceOptions::default(),
         })
@@ -372,6 +382,7 @@ mod tests {
             required: false,
             weight: 1,
             storm: StormLimits::default(),
+            addresses: Vec::new(),
             joins: false,
             worker: None,
             queues: 2,

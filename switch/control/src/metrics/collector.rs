@@ -83,8 +83,9 @@ fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
 }
 
 /// What happens to ports.
-fn port_events(ports: &[PortStatus]) -> [MetricFamily; 3] {
+fn port_events(ports: &[PortStatus]) -> [MetricFamily; 4] {
     let mut connections = Samples::of(f::PORT_CONNECTIONS);
+    let mut damped = Samples::of(f::PORT_DAMPED);
     let (mut moved, mut refused) = (Samples::of(f::PORT_MOVED), Samples::of(f::PORT_REFUSED));
     for port in ports {
         if let Some(device) = &port.device {
@@ -92,8 +93,9 @@ fn port_events(ports: &[PortStatus]) -> [MetricFamily; 3] {
         }
         moved.add(&[&port.name], port.addresses_moved);
         refused.add(&[&port.name], port.addresses_refused);
+        damped.add(&[&port.name], port.addresses_damped);
     }
-    [connections, moved, refused].map(Samples::finish)
+    [connections, moved, refused, damped].map(Samples::finish)
 }
 
 /// Service level objectives.

@@ -98,7 +98,9 @@ pub enum When {
 /// What changing a port's key takes. `None`: nobody has said, and then it is [`How::Reopen`].
 pub fn how(key: &str) -> Option<How> {
     match key {
-        "slo" | "vlan" | "mac_limit" | "worker" | "required" => Some(How::InPlace),
+        "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "worker" | "required" => {
+            Some(How::InPlace)
+        }
         "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
         | "mtu" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso" | "busy_poll"
         | "huge_pages" | "channels" | "rss" => Some(How::Reopen),
@@ -114,6 +116,8 @@ pub fn when(key: &str) -> Option<When> {
         | "workers.balance"
         | "workers.balance_interval"
         | "switch.fdb_ageing"
+        | "switch.fdb_moves_max"
+        | "switch.fdb_moves_window"
         | "metrics.listen" => Some(When::AtOnce),
         "workers.cores"
         | "workers.poll"

@@ -10,7 +10,7 @@ use crate::config::{Config, Port, PortTable, port_file, remove_port_file, write_
 use crate::fabric::{Fabric, MoveError};
 use crate::health::Health;
 use crate::plan::{Failure, Plan, PlanAnswer, ReloadAnswer};
-use crate::status::{DaemonStatus, FdbEntry, Status};
+use crate::status::{DaemonStatus, FdbEntry, FdbMover, Status};
 
 impl From<ReloadError> for ChangeError {
     fn from(error: ReloadError) -> ChangeError {
@@ -39,6 +39,10 @@ impl Source for Running {
 
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fabric.fdb()
+    }
+
+    fn movers(&self) -> Vec<FdbMover> {
+        self.fabric.movers()
     }
 
     fn health(&self) -> Health {

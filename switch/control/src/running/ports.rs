@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 
 use crate::config::{Config, Port, PortKind, Vlan};
@@ -61,6 +60,9 @@ impl Attached {
         let settings = PortSettings {
             vlan: (before.vlan != after.vlan).then(|| vlan_policy(&after.vlan)),
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
+            weight: (before.weight != after.weight).then_some(after.weight),
+            storm: (before.storm != after.storm).then_some(after.storm),
+            addresses: (before.addresses != after.addresses).then(|| after.addresses.clone()),
             worker: (before.worker != after.worker).then_some(after.worker),
             required: (before.required != after.required).then_some(after.required),
         };
@@ -111,8 +113,9 @@ fn options(port: &Port) -> PortOptions {
         joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
         worker: port.worker,
         required: port.required,
-        weight: 1,
-        storm: StormLimits::default(),
+        weight: port.weight,
+        storm: port.storm,
+        addresses: port.addresses.clone(),
     }
 }
 

@@ -35,6 +35,11 @@ pub(super) fn apply(
             config.switch.fdb_ageing = wanted.switch.fdb_ageing;
             running.fabric.set_ageing(wanted.switch.fdb_ageing);
         }
+        "switch.fdb_moves_max" | "switch.fdb_moves_window" => {
+            config.switch.fdb_moves_max = wanted.switch.fdb_moves_max;
+            config.switch.fdb_moves_window = wanted.switch.fdb_moves_window;
+            running.fabric.set_damping(wanted.switch.damping());
+        }
         "workers.balance" | "workers.balance_interval" => {
             config.workers.balance = wanted.workers.balance;
             config.workers.balance_interval = wanted.workers.balance_interval;

@@ -8,7 +8,7 @@
 //! | `ports` | array of [`PortRow`](rows::PortRow), in the order of the configuration |
 //! | `queues` | array of [`QueueRow`](rows::QueueRow), by port and number |
 //! | `workers` | array of [`WorkerRow`](rows::WorkerRow), by number |
-//! | `fdb` | one [`Fdb`](rows::Fdb), its addresses by VLAN and address |
+//! | `fdb` | one [`Fdb`](rows::Fdb), its addresses by VLAN and address; those that have moved of late once more |
 //! | `drops` | array of [`DropRow`](rows::DropRow), those that are not zero, by port, queue and reason |
 //! | `latency` | array of [`LatencyRow`](rows::LatencyRow), by port and queue; queues of NICs have no such times |
 //! | `guests` | array of [`GuestRow`](rows::GuestRow), in the order of the configuration |
@@ -36,7 +36,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use render::{Misshapen, render};
+pub use render::{Misshapen, render, render_movers};
 pub use render_port::render_port;
 pub use table::printable;
 pub use watch::Watch;
@@ -144,7 +144,10 @@ pub fn write_json(
         Topic::Ports => serde_json::to_writer(out, &rows::ports(&status)),
         Topic::Queues => serde_json::to_writer(out, &rows::queues(&status)),
         Topic::Workers => serde_json::to_writer(out, &rows::workers(&status)),
-        Topic::Fdb => serde_json::to_writer(out, &rows::fdb(&status, source.fdb())),
+        Topic::Fdb => {
+            let fdb = rows::fdb(&status, source.fdb(), source.movers());
+            serde_json::to_writer(out, &fdb)
+        }
         Topic::Drops => serde_json::to_writer(out, &rows::drops(&status)),
         Topic::Latency => serde_json::to_writer(out, &rows::latency(&status)),
         Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),

@@ -12,6 +12,7 @@ use super::rows::{
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
 use super::{Topic, slo};
+use crate::status::FdbMover;
 
 /// The JSON is not what the topic has.
 #[derive(Debug, Error, Diagnostic)]
@@ -40,6 +41,46 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
     };
     let topic = topic.name();
     text.map_err(|cause| Misshapen { topic, cause })
+}
+
+/// Shows the addresses that have moved of late, out of the JSON of the topic `fdb`.
+pub fn render_movers(value: &Value) -> Result<String, Misshapen> {
+    let topic = Topic::Fdb.name();
+    let table = Fdb::deserialize(value).map_err(|cause| Misshapen { topic, cause })?;
+    Ok(movers(&table.movers))
+}
+
+fn movers(movers: &[FdbMover]) -> String {
+    if movers.is_empty() {
+        return "No address has moved between ports of late.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("ADDRESS", Left),
+        ("VLAN", Right),
+        ("HOME", Left),
+        ("OTHER", Left),
+        ("PORT", Left),
+        ("MOVES", Right),
+        ("SINCE", Right),
+        ("DAMPED", Left),
+    ]);
+    for mover in movers {
+        table.add([
+            mover.mac.clone(),
+            vlan_or_dash(mover.vlan),
+            mover.home.clone(),
+            mover.other.clone(),
+            mover.port.clone(),
+            mover.moves.to_string(),
+            format!("{}s", mover.since_s),
+            if mover.damped { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    table.render()
+}
+
+fn vlan_or_dash(vlan: u16) -> String {
+    or_dash(Some(vlan).filter(|vlan| *vlan > 0), |vlan| vlan.to_string())
 }
 
 fn ports(rows: &[PortRow]) -> String {
@@ -87,7 +128,15 @@ pub(super) fn note(row: &PortRow) -> String {
         .slo
         .as_ref()
         .map(|slo| format!("slo {}", slo::in_words(slo)));
-    let parts: Vec<String> = detail.into_iter().chain(slo).chain(properties).collect();
+    // A port that is as most are needs no word of it.
+    let weight = (row.weight > 1).then(|| format!("weight {}", row.weight));
+    let allowed = match row.addresses_allowed.len() {
+        0 => None,
+        1 => Some("bound to 1 address".to_owned()),
+        count => Some(format!("bound to {count} addresses")),
+    };
+    let words = detail.into_iter().chain(slo).chain(weight).chain(allowed);
+    let parts: Vec<String> = words.chain(properties).collect();
     parts.join("; ")
 }
 
@@ -215,9 +264,7 @@ fn fdb(fdb: &Fdb) -> String {
     for entry in &fdb.addresses {
         table.add([
             entry.mac.clone(),
-            or_dash(Some(entry.vlan).filter(|vlan| *vlan > 0), |vlan| {
-                vlan.to_string()
-            }),
+            vlan_or_dash(entry.vlan),
             format!("{}s", entry.age_s),
             entry.port.clone(),
         ]);

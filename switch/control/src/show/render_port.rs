@@ -9,7 +9,7 @@ use super::rows::{PortDetail, XdpRow};
 use super::slo;
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
-use crate::status::{DeviceStatus, MemoryRegionStatus, VringStatus};
+use crate::status::{DeviceStatus, MemoryRegionStatus, StormStatus, VringStatus};
 
 /// Shows what a reply's `ok` holds of one port.
 pub fn render_port(value: &Value) -> Result<String, Misshapen> {
@@ -52,6 +52,15 @@ fn summary(detail: &PortDetail) -> String {
     add("required", required.to_owned());
     add("vlan", port.vlan.clone());
     add("addresses", port.addresses.to_string());
+    add(
+        "bound to",
+        match port.addresses_allowed.as_slice() {
+            [] => "any address that is not another port's".to_owned(),
+            allowed => allowed.join(" "),
+        },
+    );
+    add("weight", port.weight.to_string());
+    add("storm", storm(&port.storm));
     if let Some(one) = &port.slo {
         add("slo", slo::in_full(one));
     }
@@ -60,6 +69,28 @@ fn summary(detail: &PortDetail) -> String {
         None => port.properties.iter().for_each(|(k, v)| add(k, v.clone())),
     }
     table.render()
+}
+
+/// Limits of flooded copies.
+fn storm(storm: &StormStatus) -> String {
+    if *storm == StormStatus::default() {
+        return "no limits".to_owned();
+    }
+    let StormStatus {
+        broadcast,
+        multicast,
+        unknown_unicast,
+    } = storm;
+    let limit = |(kind, limit): (&str, &u32)| match limit {
+        0 => format!("{kind} without limit"),
+        limit => format!("{kind} {limit}/s"),
+    };
+    let all = [
+        ("broadcast", broadcast),
+        ("multicast", multicast),
+        ("unknown unicast", unknown_unicast),
+    ];
+    all.map(limit).join(", ")
 }
 
 fn device_lines(device: &DeviceStatus, mut add: impl FnMut(&str, String)) {

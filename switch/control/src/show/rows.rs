@@ -9,8 +9,8 @@ use super::slo;
 pub use super::slo::SloRow;
 use crate::metrics::Completion;
 use crate::status::{
-    DeviceStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Snapshot, Status,
-    XdpStatus,
+    DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Snapshot,
+    Status, StormStatus, XdpStatus,
 };
 
 /// A port; its counts are sums over its queues.
@@ -31,6 +31,15 @@ pub struct PortRow {
     pub vlan: String,
     /// Addresses learned on it.
     pub addresses: u32,
+    /// The only source addresses that its frames may have; none: any.
+    #[serde(default)]
+    pub addresses_allowed: Vec<String>,
+    /// Its part of a busy worker's time, beside other ports' weights.
+    #[serde(default)]
+    pub weight: u32,
+    /// Into how many copies its frames may be flooded, per second; 0 for no limit.
+    #[serde(default)]
+    pub storm: StormStatus,
     /// What else there is to know, by name.
     pub properties: BTreeMap<String, String>,
     /// How many queues it has.
@@ -288,6 +297,9 @@ pub struct Fdb {
     pub ageing_s: u64,
     /// The addresses: `mac`, `vlan` (0 for none), `port` and `age_s`, the seconds since it was seen.
     pub addresses: Vec<FdbEntry>,
+    /// The addresses that have moved between ports of late, those that moved most first.
+    #[serde(default)]
+    pub movers: Vec<FdbMover>,
 }
 
 /// A reason, and how often it was met at a queue.
@@ -417,6 +429,9 @@ pub(super) fn port(port: &PortStatus) -> PortRow {
         required: port.required,
         vlan: port.vlan.clone(),
         addresses: port.addresses,
+        addresses_allowed: port.addresses_allowed.clone(),
+        weight: port.weight,
+        storm: port.storm,
         properties: port.properties.clone(),
         queues: port.queues.len(),
         rx_packets: sum(|q| q.rx_packets),
@@ -519,8 +534,8 @@ pub fn workers(status: &Status) -> Vec<WorkerRow> {
     status.workers.iter().map(row).collect()
 }
 
-/// The forwarding database, with `addresses` in it.
-pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>) -> Fdb {
+/// The forwarding database, with `addresses` in it, and those of them that have moved of late.
+pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>, movers: Vec<FdbMover>) -> Fdb {
     addresses.sort_unstable_by(|a, b| (a.vlan, &a.mac, &a.port).cmp(&(b.vlan, &b.mac, &b.port)));
     let FdbStatus {
         entries,
@@ -532,6 +547,7 @@ pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>) -> Fdb {
         capacity,
         ageing_s,
         addresses,
+        movers,
     }
 }
 

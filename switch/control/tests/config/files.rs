@@ -39,7 +39,7 @@ fn the_reference_names_the_defaults() {
     let without: Vec<&str> = text.lines().filter(|line| !is_default(line)).collect();
     assert_eq!(
         text.lines().filter(is_default).count(),
-        27,
+        32,
         "a default has come or gone"
     );
     let without = Config::parse("without defaults", &without.join("\n"))
@@ -80,7 +80,7 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 9 + 5 + 2 + 1 + 1 + 3 + 24 + 3 + 2 + 2);
+    assert_eq!(keys, 9 + 5 + 4 + 1 + 1 + 3 + 27 + 3 + 2 + 2 + 3 + 1);
 }
 
 #[test]
@@ -99,6 +99,14 @@ fn every_table_of_the_schema_refuses_unknown_keys() {
             table["description"]
         );
     }
+}
+
+#[test]
+fn the_example_of_tenants_binds_their_addresses() {
+    let config = load("example-tenants.toml");
+    let bound = config.ports.iter().map(|port| port.addresses.len());
+    assert!(bound.eq([0, 2, 1]));
+    assert_eq!(config.ports[2].weight, 4);
 }
 
 #[test]

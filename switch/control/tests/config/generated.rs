@@ -4,11 +4,13 @@ use crosspoint_control::config::{
     Access, Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind,
     Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
 };
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
 use proptest::collection::{btree_map, hash_set};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::collections::HashSet;
 use std::time::Duration;
 
 fn ids() -> impl Strategy<Value = Vec<u16>> {
@@ -111,6 +113,22 @@ fn slo() -> impl Strategy<Value = Slo> {
     })
 }
 
+fn storm() -> impl Strategy<Value = StormLimits> {
+    (0..=STORM_MAX, 0..=STORM_MAX, 0..=STORM_MAX).prop_map(
+        |(broadcast, multicast, unknown_unicast)| StormLimits {
+            broadcast,
+            multicast,
+            unknown_unicast,
+        },
+    )
+}
+
+/// Few, so that two ports would have some in common.
+fn addresses() -> impl Strategy<Value = Vec<Mac>> {
+    let mac = (0..8_u8).prop_map(|last| Mac::new([0x52, 0, 0, 0, 0, last]));
+    hash_set(mac, 0..3).prop_map(Vec::from_iter)
+}
+
 fn kind() -> impl Strategy<Value = PortKind> {
     prop_oneof![
         3 => vhost().prop_map(PortKind::Vhost),
@@ -123,7 +141,7 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
     let port = (
         kind(),
         vlan(),
-        0..=MAC_LIMIT_MAX,
+        (0..=MAC_LIMIT_MAX, 1..=WEIGHT_MAX, storm(), addresses()),
         option::of(0..3_usize),
         any::<bool>(),
         option::of(slo()),
@@ -132,10 +150,13 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
     let ports = btree_map(0..8_usize, port, 0..6).prop_map(|ports| {
         let ports = ports.into_iter();
         let ports = ports.map(
-            |(number, (kind, vlan, mac_limit, worker, required, slo))| Port {
+            |(number, (kind, vlan, limits, worker, required, slo))| Port {
                 name: format!("p-{number}"),
                 vlan,
-                mac_limit,
+                mac_limit: limits.0,
+                weight: limits.1,
+                storm: limits.2,
+                addresses: limits.3,
                 worker,
                 required,
                 slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),
@@ -147,12 +168,13 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
     ports.prop_shuffle()
 }
 
-/// Gives each port an interface or a socket of its own, and each `direct` an uplink.
+/// Gives each port an interface or a socket and addresses of its own, and each `direct` an uplink.
 fn agree(mut ports: Vec<Port>) -> Vec<Port> {
     let is_uplink = |port: &&Port| matches!(port.kind, PortKind::Xdp(_));
     let uplink = ports.iter().find(is_uplink).map(|port| port.name.clone());
-    let mut taken = Vec::new();
+    let (mut taken, mut bound) = (Vec::new(), HashSet::new());
     for port in &mut ports {
+        port.addresses.retain(|mac| bound.insert(*mac));
         match &mut port.kind {
             PortKind::Vhost(guest) => {
                 guest.socket.as_mut_os_string().push(&port.name);
@@ -192,8 +214,16 @@ fn workers() -> impl Strategy<Value = Workers> {
 
 /// Whole configurations, as [`Config::parse`] could give them.
 pub fn config() -> impl Strategy<Value = Config> {
-    let switch = (2..=86_400_u64, 12..=16_u32).prop_map(|(seconds, power)| Switch {
+    let switch = (
+        2..=86_400_u64,
+        12..=16_u32,
+        0..=FDB_MOVES_MAX_MAX,
+        2..=3600_u64,
+    );
+    let switch = switch.prop_map(|(seconds, power, moves, window_s)| Switch {
         fdb_ageing: Duration::from_secs(seconds),
+        fdb_moves_max: moves,
+        fdb_moves_window: Duration::from_secs(window_s),
         fdb_capacity: FDB_BUCKET_ENTRIES << power,
     });
     let listen = select(vec![None, Some("127.0.0.1:9477"), Some("[::]:1")]);

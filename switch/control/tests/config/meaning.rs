@@ -6,6 +6,7 @@ use crosspoint_control::config::{
     Access, Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss,
     Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
 
 /// A file of version 1 with these lines.
@@ -36,7 +37,7 @@ fn a_version_alone_gives_the_defaults() {
 fn each_section_is_read() {
     let config = parse(
         "[workers]\ncores = [3, 2]\npoll = \"busy\"\nidle_spin = \"2ms\"\nbalance = \"off\"\nbalance_interval = \"250ms\"\n\
-         [switch]\nfdb_ageing = \"24h\"\nfdb_capacity = 30000\n\
+         [switch]\nfdb_ageing = \"24h\"\nfdb_capacity = 30000\nfdb_moves_max = 0\nfdb_moves_window = \"1h\"\n\
          [metrics]\nlisten = \"[::1]:80\"\n[control]\nsocket = \"/run/c\"\n",
     );
     assert_eq!(config.workers.cores, Cores::List(vec![3, 2]));
@@ -45,6 +46,8 @@ fn each_section_is_read() {
     assert_eq!(config.workers.balance, Balance::Off);
     assert_eq!(config.workers.balance_interval, Duration::from_millis(250));
     assert_eq!(config.switch.fdb_ageing, Duration::from_secs(86_400));
+    assert_eq!(config.switch.damping().moves_max, 0);
+    assert_eq!(config.switch.damping().window_s, 3600);
     assert_eq!(config.metrics.listen, "[::1]:80".parse().ok());
     assert_eq!(config.control.socket.to_str(), Some("/run/c"));
 }
@@ -89,6 +92,13 @@ fn a_guest_takes_the_defaults() {
             name: "a".into(),
             vlan: Vlan::Unaware,
             mac_limit: 1024,
+            weight: 1,
+            storm: StormLimits {
+                broadcast: 100_000,
+                multicast: 1_000_000,
+                unknown_unicast: 100_000,
+            },
+            addresses: Vec::new(),
             worker: None,
             required: false,
             slo: None,
@@ -118,12 +128,50 @@ fn an_uplink_takes_the_defaults() {
             name: "up".into(),
             vlan: Vlan::Unaware,
             mac_limit: 0,
+            weight: 1,
+            storm: StormLimits::default(),
+            addresses: Vec::new(),
             worker: None,
             required: true,
             slo: None,
             kind
         }]
     );
+}
+
+#[test]
+fn limits_that_are_left_out_keep_their_defaults() {
+    let port = vhost("weight = 1000\nstorm = { broadcast = 0, unknown_unicast = 7 }");
+    let storm = StormLimits {
+        broadcast: 0,
+        multicast: 1_000_000,
+        unknown_unicast: 7,
+    };
+    assert_eq!((port.weight, port.storm), (1000, storm));
+}
+
+#[test]
+fn an_address_is_on_one_port_of_a_vlan() {
+    let port = |number: u8, vlan: &str| {
+        format!(
+            "[[port]]\nname = \"p{number}\"\ntype = \"vhost\"\nsocket = \"/run/{number}\"\n{vlan}\n\
+             addresses = {{ mac = [\"52:54:00:00:00:01\"] }}\n"
+        )
+    };
+    let apart = [
+        "vlan = { access = 1 }",
+        "vlan = { trunk = [2, 3] }",
+        "vlan = { trunk = [4], native = 5 }",
+    ];
+    let ports: String = (0..).zip(apart).map(|(n, vlan)| port(n, vlan)).collect();
+    let mac = Mac::new([0x52, 0x54, 0, 0, 0, 1]);
+    let config = parse(&ports);
+    assert!(config.ports.iter().all(|port| port.addresses == [mac]));
+    for fourth in ["", "vlan = { access = 5 }", "vlan = { trunk = [9, 3] }"] {
+        let text = format!("version = 1\n{ports}{}", port(9, fourth));
+        let error = Config::parse("switch.toml", &text).expect_err("a VLAN is shared");
+        assert_eq!(error.problems().count(), 1, "{fourth}: {}", error.render());
+    }
 }
 
 #[test]

@@ -77,6 +77,19 @@ mistakes! {
     slo_too_short: GUEST, "slo = { completion_p99 = \"0us\" }\n";
     slo_the_wrong_way_round: GUEST, "slo = { completion_p50 = \"20us\", completion_p99 = \"10us\" }\n";
     slo_of_an_uplink: UPLINK, "slo = { completion_p99 = \"20us\" }\n";
+    weight_of_nothing: GUEST, "weight = 0\n";
+    storm_is_a_number: GUEST, "storm = 1000\n";
+    storm_misspelt: GUEST, "storm = { unknown = 1000 }\n";
+    storm_with_a_unit: GUEST, "storm = { broadcast = \"100k\" }\n";
+    addresses_as_a_list: GUEST, "addresses = [\"52:54:00:12:34:56\"]\n";
+    addresses_of_nothing: GUEST, "addresses = {}\n";
+    addresses_that_are_none: GUEST, "addresses = { mac = [] }\n";
+    addresses_that_are_wrong: GUEST, "addresses = { mac = [\"52:54:00:12:34\", \"01:00:5e:00:00:01\", \"00:00:00:00:00:00\", 7] }\n";
+    address_twice: GUEST, "addresses = { mac = [\"52:54:00:12:34:56\", \"52:54:00:12:34:57\", \"52:54:00:12:34:56\"] }\n";
+    address_of_two_ports: GUEST, "vlan = { access = 100 }\naddresses = { mac = [\"52:54:00:12:34:56\"] }\n",
+        WEB_2, "vlan = { trunk = [100, 200] }\naddresses = { mac = [\"52:54:00:12:34:56\"] }\n";
+    moves_too_many: "version = 1\n[switch]\nfdb_moves_max = 101\n";
+    moves_window_too_long: "version = 1\n[switch]\nfdb_moves_window = \"2h\"\n";
     no_channels: UPLINK, "channels = 0\n";
     queue_beyond_the_channels: UPLINK, "channels = 4\nqueues = [3, 4]\n";
     misspelt_word: UPLINK, "mode = \"zerocopy\"\n";

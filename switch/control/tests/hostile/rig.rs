@@ -13,6 +13,7 @@ use crosspoint_control::config::{self, Access, Role};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::status::{PortStatus, QueueStatus};
 use crosspoint_control::vhost::VhostPort;
+use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, VRING_NO_FD, protocol};
@@ -286,6 +287,7 @@ impl Rig {
             sleep_after: Some(Duration::from_micros(50)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
             nic_queues: 0,
             balance: BalanceOptions::default(),
         })
@@ -402,6 +404,7 @@ fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPo
             required: false,
             weight: 1,
             storm: StormLimits::default(),
+            addresses: Vec::new(),
             worker: None,
             queues: 2,
         })

@@ -81,6 +81,7 @@ impl Wired {
                 required: false,
                 weight: 1,
                 storm: StormLimits::default(),
+                addresses: Vec::new(),
                 worker: None,
             });
             let number = number.expect("a number is free");

@@ -365,6 +365,7 @@ fn wired(
             required: false,
             weight: 1,
             storm: StormLimits::default(),
+            addresses: Vec::new(),
             worker: None,
         });
         let number = number.expect("a number is free");

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use crosspoint_control::fabric::PortSettings;
 use crosspoint_control::status::Status;
 use crosspoint_control::vhost::{VhostPort, VhostPortError};
+use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_packet::Mac;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Case, Load, Loss, PORTS, Switch, port_options, vhost_config};
@@ -129,6 +131,16 @@ fn what_changes_in_place_costs_no_frame() {
                     mac_limit: Some(turn),
                     worker: Some(worker),
                     required: Some(turn % 2 == 0),
+                    weight: Some(1 + turn),
+                    // Its frames are not flooded, once its pair is known.
+                    storm: Some(StormLimits {
+                        broadcast: turn,
+                        ..StormLimits::default()
+                    }),
+                    addresses: Some(match turn % 3 {
+                        0 => Vec::new(),
+                        _ => vec![Mac::new([0x52, 0x54, 0, 0, 1, 0])],
+                    }),
                     // Both ways it carries the VLAN of its pair.
                     vlan: Some(match turn % 2 {
                         0 => (VlanPolicy::Access(10), "access 10".to_owned()),

@@ -19,23 +19,23 @@ use super::{Case, Load, Loss, PATIENCE, ports::assert_balanced};
 /// Ports that come and go at once.
 const MANY: usize = 200;
 /// Where the rings make no difference.
-const PLAIN: Case = Case {
+pub(super) const PLAIN: Case = Case {
     packed: false,
     in_order: false,
     workers: 1,
 };
 
 /// A daemon with its files in a folder of its own, looked after as by the program's main thread.
-struct Host {
-    daemon: Arc<Daemon>,
+pub(super) struct Host {
+    pub(super) daemon: Arc<Daemon>,
     over: Arc<AtomicBool>,
     housekeeper: Option<JoinHandle<()>>,
-    folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 impl Host {
     /// With guests' ports c and d, and a folder for more.
-    fn start(workers: usize, settings: &str) -> Host {
+    pub(super) fn start(workers: usize, settings: &str) -> Host {
         let folder = tempfile::tempdir().expect("a directory can be made");
         fs::create_dir(folder.path().join("ports.d")).expect("a directory can be made");
         let cores: Vec<usize> = core_affinity::get_core_ids()
@@ -84,7 +84,7 @@ impl Host {
             .join(format!("{name}.toml"))
     }
 
-    fn write(&self, name: &str, more: &str) {
+    pub(super) fn write(&self, name: &str, more: &str) {
         let socket = self.folder.path().join(name);
         let text = format!(
             "[[port]]\nname = {name:?}\ntype = \"vhost\"\nsocket = {socket:?}\nvlan = {{ access = 10 }}\n{more}\n"
@@ -96,16 +96,16 @@ impl Host {
         fs::remove_file(self.drop_in(name)).expect("the file is there");
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         self.daemon.status()
     }
 
-    fn port(&self, name: &str) -> Option<PortStatus> {
+    pub(super) fn port(&self, name: &str) -> Option<PortStatus> {
         let mut ports = self.status().ports.into_iter();
         ports.find(|port| port.name == name)
     }
 
-    fn wait(&self, what: &str, is: impl Fn(&Host) -> bool) {
+    pub(super) fn wait(&self, what: &str, is: impl Fn(&Host) -> bool) {
         let start = Instant::now();
         while !is(self) {
             assert!(start.elapsed() < PATIENCE, "{what}: {:#?}", self.status());
@@ -113,7 +113,7 @@ impl Host {
         }
     }
 
-    fn guest(&self, name: &str, case: Case) -> Guest {
+    pub(super) fn guest(&self, name: &str, case: Case) -> Guest {
         let guest = Guest::connect(self.folder.path().join(name), case.guest(0));
         let guest = guest.expect("the guest connects");
         self.wait(name, |host| {

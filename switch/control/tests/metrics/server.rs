@@ -208,7 +208,12 @@ fn probes_tell_which_worker_and_which_port() {
         .for_each(|worker| worker.stalled = false);
     let start = |picture: &crate::picture::Picture| {
         let (status, fdb) = (picture.status.clone(), picture.fdb.clone());
-        let same = crate::picture::Picture { status, fdb };
+        let movers = Vec::new();
+        let same = crate::picture::Picture {
+            status,
+            fdb,
+            movers,
+        };
         MetricsServer::start(any, Arc::new(same)).expect("a port is free")
     };
     let server = start(&picture);

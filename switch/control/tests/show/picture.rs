@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use crosspoint_control::api::Source;
 use crosspoint_control::fabric::MoveError;
 use crosspoint_control::status::{
-    ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbStatus, LatencyStatus,
-    MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, SloStatus, Status, StreamStatus,
-    VringStatus, WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus,
+    MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, SloStatus, Status, StormStatus,
+    StreamStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source that never changes.
 pub struct Picture {
     pub status: Status,
     pub fdb: Vec<FdbEntry>,
+    pub movers: Vec<FdbMover>,
 }
 
 impl Source for Picture {
@@ -38,6 +39,10 @@ impl Source for Picture {
 
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fdb.clone()
+    }
+
+    fn movers(&self) -> Vec<FdbMover> {
+        self.movers.clone()
     }
 
     fn move_stream(&self, port: &str, queue: u16, _: usize) -> Result<(), MoveError> {
@@ -113,6 +118,14 @@ fn guest() -> PortStatus {
         addresses: 1,
         addresses_moved: 5,
         addresses_refused: 6,
+        addresses_damped: 7,
+        weight: 2,
+        storm: StormStatus {
+            broadcast: 100_000,
+            multicast: 1_000_000,
+            unknown_unicast: 0,
+        },
+        addresses_allowed: vec!["52:54:00:12:34:56".into()],
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
         queues: vec![guest_queue(0), guest_queue(1)],
         state_for_s: 3723,
@@ -330,6 +343,16 @@ pub fn picture() -> Picture {
             address("52:54:00:00:00:03", 0, "uplink", 299),
             address("52:54:00:00:00:01", 100, "web-1", 0),
         ],
+        movers: vec![FdbMover {
+            mac: "52:54:00:00:00:01".into(),
+            vlan: 100,
+            home: "web-1".into(),
+            other: "uplink".into(),
+            port: "web-1".into(),
+            moves: 6,
+            since_s: 17,
+            damped: true,
+        }],
     }
 }
 
@@ -339,6 +362,7 @@ pub fn nothing() -> Picture {
     Picture {
         status: Status::default(),
         fdb: Vec::new(),
+        movers: Vec::new(),
     }
 }
 
@@ -364,5 +388,6 @@ pub fn large(guests: usize, addresses: usize) -> Picture {
             ..picture().status
         },
         fdb: (0..addresses).map(learned).collect(),
+        movers: Vec::new(),
     }
 }

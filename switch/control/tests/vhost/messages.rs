@@ -1,5 +1,6 @@
 //! The messages that the `vhost` crate does not know, as a front end sends them.
 
+use crosspoint_control::fabric::PortSettings;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, protocol, request};
 use crosspoint_guest::net::features;
 use crosspoint_guest::{GuestOptions, Session, SessionError};
@@ -233,6 +234,31 @@ fn nobodys_address_and_a_groups_are_not_announced() {
     }
     assert_eq!(switch.port("a").queues[0].rx_packets, 0);
     assert!(switch.fabric.fdb().is_empty());
+}
+
+#[test]
+fn an_address_that_is_not_the_ports_is_not_announced() {
+    let switch = Switch::start(&["a", "b"], |_| ());
+    let [own, others, free] = [1, 2, 3].map(|last| Mac::new([0x52, 0x54, 0, 0, 0, last]));
+    for (name, mac) in [("a", own), ("b", others)] {
+        let number = switch.fabric.port_number(name).expect("a port");
+        let addresses = Some(vec![mac]);
+        switch.fabric.set_port(
+            number,
+            PortSettings {
+                addresses,
+                ..PortSettings::default()
+            },
+        );
+    }
+    let mut session = negotiated(&switch, protocol::RARP | protocol::REPLY_ACK);
+    for mac in [others, free, own] {
+        session.send_rarp(mac.bytes()).expect("it is taken");
+    }
+    switch.wait("a", |port| port.queues[0].rx_packets == 1);
+    let known = switch.fabric.fdb();
+    assert_eq!(known.len(), 1);
+    assert_eq!(known[0].mac, own.to_string());
 }
 
 /// More than a worker can have waiting; none is lost without a name.

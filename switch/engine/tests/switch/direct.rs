@@ -109,6 +109,7 @@ impl World {
             joins: false,
             weight: 1,
             storm: None,
+            sources: None,
         };
         let uplink_vlan = match tags {
             true => VlanPolicy::trunk(&[7], None),

@@ -337,8 +337,9 @@ fn random_runs_meet_every_reason() {
         "{delivered} {flooded}"
     );
     use DropReason::*;
-    // Those need a NIC, or workers that race.
+    // Those need a NIC, or workers that race, or a guard (`sources`).
     let others = [
+        SourceNotAllowed,
         GuestRingContended,
         NicRingFull,
         MtuExceeded,

@@ -24,6 +24,7 @@ mod reports;
 mod rig;
 mod runs;
 mod sleep;
+mod sources;
 mod taps;
 mod threads;
 /// Guests for the rings' own tests: memory, both sides of a ring, random numbers.

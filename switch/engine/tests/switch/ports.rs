@@ -124,6 +124,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         joins: options.joins,
         weight: 1,
         storm: None,
+        sources: None,
     };
     let stream = Stream::new((number, 0), Source::Guest(Box::new(from)), counters);
     let driver = Driver {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crosspoint_control::config::{Access, Role, VhostPort};
 use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
 use crosspoint_control::vhost::converse_once;
+use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, encode, send_bytes};
@@ -73,6 +74,7 @@ impl World {
             sleep_after: Some(Duration::from_micros(20)),
             fdb_capacity: 1024,
             fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
             nic_queues: 0,
             balance: BalanceOptions::default(),
         })
@@ -89,6 +91,7 @@ impl World {
                     required: false,
                     weight: 1,
                     storm: StormLimits::default(),
+                    addresses: Vec::new(),
                     worker: None,
                     queues: 2,
                 })

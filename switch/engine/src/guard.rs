@@ -1,0 +1,132 @@
+//! Which source addresses the frames of a port may have, and which port an address is bound to.
+//!
+//! A port with a [`SourceGuard`] sends from the addresses in it and from no other. The other way round, an address that
+//! is in some port's guard is bound to that port, in every VLAN that the port carries: no other port may have it there.
+
+use crosspoint_frame::Burst;
+use crosspoint_packet::{DropReason, Mac};
+
+use crate::view::PortView;
+use crate::vlan::VlanPolicy;
+
+/// The only source addresses that frames of one port may have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceGuard {
+    /// Ascending.
+    addresses: Box<[Mac]>,
+}
+
+impl SourceGuard {
+    /// A guard that lets these addresses pass.
+    pub fn new(mut addresses: Vec<Mac>) -> SourceGuard {
+        addresses.sort_unstable();
+        SourceGuard {
+            addresses: addresses.into(),
+        }
+    }
+
+    /// Whether frames may come from `source`.
+    #[inline(always)]
+    pub fn allows(&self, source: Mac) -> bool {
+        self.addresses.binary_search(&source).is_ok()
+    }
+
+    /// The addresses, ascending.
+    pub fn addresses(&self) -> &[Mac] {
+        &self.addresses
+    }
+
+    /// Drops the frames that come from other addresses. One that is dropped already keeps its reason.
+    pub(crate) fn enforce(&self, burst: &mut Burst) {
+        // Most frames come from the address of the one before.
+        let mut before = None;
+        for frame in burst.frames_mut() {
+            if before != Some(frame.src) {
+                if !self.allows(frame.src) {
+                    frame.drop_for(DropReason::SourceNotAllowed);
+                    continue;
+                }
+                before = Some(frame.src);
+            }
+        }
+    }
+}
+
+/// The addresses of all guards, and the ports that they are bound to: made with the snapshot.
+pub struct Bindings {
+    /// By address, ascending. One address may be bound to several ports, in VLANs of their own.
+    bound: Box<[(Mac, u16)]>,
+}
+
+impl Bindings {
+    /// The bindings of these ports, by number.
+    pub fn new(ports: &[Option<PortView>]) -> Bindings {
+        let mut bound = Vec::new();
+        for (number, port) in (0u16..).zip(ports) {
+            let guard = port.as_ref().and_then(|port| port.sources.as_deref());
+            let addresses = guard.map_or(&[][..], SourceGuard::addresses);
+            bound.extend(addresses.iter().map(|mac| (*mac, number)));
+        }
+        bound.sort_unstable();
+        Bindings {
+            bound: bound.into(),
+        }
+    }
+
+    /// Whether no port has a guard.
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty()
+    }
+
+    /// Whether the address may be on port `port` in `vlan`: it is bound to that port there, or to none. `policy` tells a
+    /// port's VLANs. The loop ends after as many ports as the address is bound to.
+    pub fn allows<'p>(
+        &self,
+        mac: Mac,
+        vlan: u16,
+        port: u16,
+        policy: impl Fn(u16) -> Option<&'p VlanPolicy>,
+    ) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        let first = self.bound.partition_point(|(other, _)| *other < mac);
+        let from_first = self.bound.get(first..).unwrap_or(&[]);
+        let owners = from_first.iter().take_while(|(other, _)| *other == mac);
+        let mut is_free = true;
+        for (_, owner) in owners {
+            if policy(*owner).is_some_and(|policy| policy.carries(vlan)) {
+                // Two ports may both have it for a moment, while the configuration goes from one to the other.
+                if *owner == port {
+                    return true;
+                }
+                is_free = false;
+            }
+        }
+        is_free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two frames of a foreign address do not open the door for each other.
+    #[test]
+    fn only_frames_from_the_addresses_pass() {
+        let mac = |last| Mac::new([2, 0, 0, 0, 0, last]);
+        let guard = SourceGuard::new(vec![mac(3), mac(1)]);
+        let mut burst = Burst::new();
+        let sources = [1, 1, 2, 2, 3, 2, 1];
+        for source in sources {
+            let bytes = [&[0xff; 6], &mac(source).bytes()[..], &[8, 0], &[0; 46]].concat();
+            assert!(burst.push_short(&bytes));
+        }
+        crate::stages::parse(&mut burst);
+        guard.enforce(&mut burst);
+        let dropped = crosspoint_frame::Verdict::drop(DropReason::SourceNotAllowed);
+        for (source, frame) in sources.iter().zip(burst.frames()) {
+            assert_eq!(frame.verdict == dropped, *source == 2);
+        }
+    }
+}
