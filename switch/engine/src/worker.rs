@@ -23,6 +23,10 @@ use crate::view::View;
 
 /// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.
 const NIC_RETRY: Duration = Duration::from_millis(1);
+/// How long a worker sleeps that has a stream without a wakeup source: from the shortest, doubled while nothing comes, to
+/// the longest.
+const NAP_MIN: Duration = Duration::from_micros(50);
+const NAP_MAX: Duration = Duration::from_millis(1);
 /// Injected frames that may wait for one worker.
 const INJECTED: usize = 64;
 
@@ -122,6 +126,7 @@ pub struct Worker {
     link: Arc<WorkerLink>,
     idle: Idle,
     sleeper: Sleeper,
+    nap: Nap,
     view: Arc<View>,
     streams: Vec<Stream>,
     /// How many of them are of guests with a NIC's queue of their own.
@@ -149,6 +154,7 @@ impl Worker {
             link,
             idle,
             sleeper,
+            nap: Nap::default(),
             view,
             streams,
             directs: 0,
@@ -334,13 +340,18 @@ impl Worker {
         self.sleeper.announce();
         let mut work = self.tx.has_handovers() || self.link.mailbox.has_news();
         work |= self.shared.stop.load(Ordering::SeqCst);
+        let mut is_nap = false;
         for stream in &mut self.streams {
             work |= stream.set_wakeups(true);
+            is_nap |= !stream.has_wakeup;
         }
         if !work {
             self.link.counters.sleeps.add(1);
             let (streams, index) = (&self.streams, self.index);
-            self.sleeper.sleep(nic_pending.then_some(NIC_RETRY), |id| {
+            let retry = nic_pending.then_some(NIC_RETRY);
+            let bursts = self.link.counters.bursts.get();
+            let nap = is_nap.then(|| self.nap.next(bursts));
+            self.sleeper.sleep(nap.or(retry), |id| {
                 if let Some(stream) = streams.iter().find(|stream| stream.id == id) {
                     stream.counters(index).kicks.add(1);
                 }
@@ -350,6 +361,26 @@ impl Worker {
         for stream in &mut self.streams {
             stream.set_wakeups(false);
         }
+    }
+}
+
+/// The length of the next nap.
+#[derive(Default)]
+struct Nap {
+    last: Duration,
+    /// Bursts that the worker had had before the last.
+    bursts: u64,
+}
+
+impl Nap {
+    /// The shortest after work, twice the last otherwise. `bursts` grows with work.
+    fn next(&mut self, bursts: u64) -> Duration {
+        let has_worked = std::mem::replace(&mut self.bursts, bursts) != bursts;
+        self.last = match has_worked {
+            true => NAP_MIN,
+            false => (2 * self.last).clamp(NAP_MIN, NAP_MAX),
+        };
+        self.last
     }
 }
 
@@ -403,4 +434,18 @@ fn apply(
     }
     tx.note_positions(&mut update.nic_positions);
     update
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naps_grow_to_their_limit_while_nothing_comes_and_begin_anew_after_work() {
+        let mut nap = Nap::default();
+        let naps: Vec<u128> = (0..7).map(|_| nap.next(0).as_micros()).collect();
+        assert_eq!(naps, [50, 100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(nap.next(1), NAP_MIN);
+        assert_eq!(nap.next(1), 2 * NAP_MIN);
+    }
 }
