@@ -52,9 +52,9 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(call_cycles_max: u64) -> Calls {
+    pub(super) fn new(hz: f64) -> Calls {
         Calls {
-            budget: CallBudget::new(call_cycles_max),
+            budget: CallBudget::new(hz),
             spent: Spent::default(),
             is_said: false,
             attachment: None,
@@ -87,7 +87,7 @@ impl Calls {
         if !std::mem::replace(&mut self.is_said, true) {
             tracing::warn!(
                 port = name,
-                "its calls take too long ({} us; a worker gives one {} us): a thread of the port makes them until the port is removed",
+                "its calls take too much of a worker (the longest {} us; a worker gives one {} us): a thread of the port makes them until the port is removed",
                 self.budget.longest_ns() / 1000,
                 CALL_TIME_MAX.as_micros()
             );

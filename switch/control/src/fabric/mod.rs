@@ -44,7 +44,6 @@ use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
 use crosspoint_frame::Clock;
 use crosspoint_packet::FlowHasher;
-use crosspoint_vring::calls::CALL_TIME_MAX;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
@@ -332,7 +331,7 @@ impl Fabric {
             inflight: None,
             spare: Vec::new(),
             node: None,
-            calls: Calls::new(self.clock.cycles(CALL_TIME_MAX)),
+            calls: Calls::new(self.clock.hz()),
         });
         drop(self.publish(&mut state, Vec::new()));
         Some(number as u16)
