@@ -40,7 +40,7 @@ pub fn attack(body: impl FnOnce(&Target<'_>)) {
     exchange.run(FRAMES);
     let target = Target {
         rig: &rig,
-        exchange: &exchange,
+        exchange: Some(&exchange),
     };
     body(&target);
     exchange.run(FRAMES);
@@ -57,7 +57,7 @@ pub fn attack_held(body: impl FnOnce(&Target<'_>)) {
     exchange.run(FRAMES);
     let target = Target {
         rig: &rig,
-        exchange: &exchange,
+        exchange: Some(&exchange),
     };
     body(&target);
     rig.another_port_works();
@@ -71,10 +71,20 @@ pub fn attack_held(body: impl FnOnce(&Target<'_>)) {
     assert!(took < PATIENCE, "the switch ends after {took:?}");
 }
 
+/// The same without the honest pair: the worker sleeps.
+pub fn attack_alone(body: impl FnOnce(&Target<'_>)) {
+    let rig = Rig::start();
+    body(&Target {
+        rig: &rig,
+        exchange: None,
+    });
+    rig.assert_target_works();
+}
+
 /// The port to attack.
 pub struct Target<'a> {
     rig: &'a Rig,
-    exchange: &'a Exchange,
+    exchange: Option<&'a Exchange>,
 }
 
 impl Target<'_> {
@@ -128,7 +138,7 @@ impl Target<'_> {
 
     /// The honest pair exchanges some more frames, now.
     pub fn others_go_on(&self) {
-        self.exchange.run(4 * WINDOW as u64);
+        self.exchange().run(4 * WINDOW as u64);
     }
 
     /// A front end attaches to a port that is opened now.
@@ -143,8 +153,12 @@ impl Target<'_> {
 
     /// Whether the honest pair gets anywhere within `limit`.
     pub fn others_move_within(&self, limit: Duration) -> bool {
-        let goal = self.exchange.frames() + 4 * WINDOW as u64;
-        until(limit, || self.exchange.frames() >= goal)
+        let goal = self.exchange().frames() + 4 * WINDOW as u64;
+        until(limit, || self.exchange().frames() >= goal)
+    }
+
+    fn exchange(&self) -> &Exchange {
+        self.exchange.expect("an honest pair")
     }
 
     /// Drops on the attacked port, by reason.
