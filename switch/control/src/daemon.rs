@@ -141,6 +141,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.control.take());
         self.running.close();
+        // Not left to the last who has the fabric: a port's thread that was left behind has it, too.
+        self.running.fabric.stop();
     }
 }
 

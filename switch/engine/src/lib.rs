@@ -35,6 +35,8 @@ mod latency;
 #[cfg(not(loom))]
 pub mod members;
 #[cfg(not(loom))]
+mod schedule;
+#[cfg(not(loom))]
 mod segments;
 #[cfg(not(loom))]
 pub mod shares;

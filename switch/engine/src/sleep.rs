@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crosspoint_vring::Kind;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
@@ -64,7 +65,15 @@ impl Waker {
 
     /// Has a guest's kick wake the worker. The descriptor must be unregistered before it is
     /// closed: the front end has it too, so closing ours does not take it out.
+    ///
+    /// Nothing but an eventfd: to add it, and each wait after that, asks the object whether it is ready, and others answer
+    /// under locks that a front end can hold (another epoll's mutex, a socket's lock).
     pub fn register_kick(&self, id: StreamId, kick: impl AsFd) -> io::Result<()> {
+        let kind = Kind::of(&kick);
+        if kind != Kind::Eventfd {
+            let why = format!("a kick descriptor must be an eventfd, and this is {kind}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let data = EventData::new_u64(u64::from(id.0) << 16 | u64::from(id.1));
         Ok(epoll::add(
             &self.poll,

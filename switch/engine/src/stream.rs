@@ -50,6 +50,8 @@ pub struct Stream {
     pub destination: Option<(u16, u16)>,
     /// Whether anything of it ever went to a NIC: then it may be on its way still.
     pub has_used_nics: bool,
+    /// Whether anything wakes a worker that sleeps when there is work: if not, the worker looks from time to time.
+    pub has_wakeup: bool,
 }
 
 impl Stream {
@@ -68,6 +70,7 @@ impl Stream {
             gave_back: false,
             destination: None,
             has_used_nics: false,
+            has_wakeup: true,
         }
     }
 

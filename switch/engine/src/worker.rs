@@ -15,7 +15,7 @@ use crate::counters::{QueueCounters, WorkerCounters};
 use crate::deliver::deliver;
 use crate::flood;
 use crate::publish::Mailbox;
-use crate::shares::{Account, Shares};
+use crate::schedule::{Turn, charge, turn_of};
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
@@ -25,6 +25,10 @@ use crate::view::View;
 
 /// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.
 const NIC_RETRY: Duration = Duration::from_millis(1);
+/// How long a worker sleeps that has a stream without a wakeup source: from the shortest, doubled while nothing comes, to
+/// the longest.
+const NAP_MIN: Duration = Duration::from_micros(50);
+const NAP_MAX: Duration = Duration::from_millis(1);
 /// Injected frames that may wait for one worker.
 const INJECTED: usize = 64;
 /// How long a port may have a worker while others want it too, by all its bursts since it was level with them. So long a
@@ -129,6 +133,7 @@ pub struct Worker {
     link: Arc<WorkerLink>,
     idle: Idle,
     sleeper: Sleeper,
+    nap: Nap,
     view: Arc<View>,
     streams: Vec<Stream>,
     /// The stream that a poll iteration begins with.
@@ -159,6 +164,7 @@ impl Worker {
             link,
             idle,
             sleeper,
+            nap: Nap::default(),
             view,
             streams,
             first: 0,
@@ -368,13 +374,18 @@ impl Worker {
         self.sleeper.announce();
         let mut work = self.tx.has_handovers() || self.link.mailbox.has_news();
         work |= self.shared.stop.load(Ordering::SeqCst);
+        let mut is_nap = false;
         for stream in &mut self.streams {
             work |= stream.set_wakeups(true);
+            is_nap |= !stream.has_wakeup;
         }
         if !work {
             self.link.counters.sleeps.add(1);
             let (streams, index) = (&self.streams, self.index);
-            self.sleeper.sleep(nic_pending.then_some(NIC_RETRY), |id| {
+            let retry = nic_pending.then_some(NIC_RETRY);
+            let bursts = self.link.counters.bursts.get();
+            let nap = is_nap.then(|| self.nap.next(bursts));
+            self.sleeper.sleep(nap.or(retry), |id| {
                 if let Some(stream) = streams.iter().find(|stream| stream.id == id) {
                     stream.counters(index).kicks.add(1);
                 }
@@ -387,51 +398,23 @@ impl Worker {
     }
 }
 
-/// When a stream is polled.
-enum Turn {
-    Now,
-    /// Not before other ports have had as much.
-    Ahead,
-    /// In the next iteration.
-    PutOff,
+/// The length of the next nap.
+#[derive(Default)]
+struct Nap {
+    last: Duration,
+    /// Bursts that the worker had had before the last.
+    bursts: u64,
 }
 
-/// Whether it is a stream's turn, at `now`. A NIC's queue never waits: its frames are other ports', and the NIC drops
-/// those that do not fit it.
-#[inline(always)]
-fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
-    let account = Account::From(stream.id.0);
-    if shares.is_contended() && shares.is_ahead(account) && !stream.is_nic() {
-        shares.skip(account, now);
-        return Turn::Ahead;
-    }
-    if shares.puts_off(stream.burst_cycles(), now) && !stream.is_nic() {
-        shares.skip(account, now);
-        return Turn::PutOff;
-    }
-    Turn::Now
-}
-
-/// Charges a burst of `count` frames that took the cycles from `before` to `now`: those of a guest to its port, those of
-/// a NIC to the ports that its frames were for. What receivers' buffers cost they have been charged with.
-#[inline(always)]
-fn charge(stream: &mut Stream, view: &View, count: usize, (before, now): (u64, u64), tx: &mut Tx) {
-    let cycles = now
-        .wrapping_sub(before)
-        .saturating_sub(std::mem::take(&mut tx.charged));
-    stream.note_burst(count, cycles, &tx.shares);
-    let wants = stream.has_more(count);
-    if stream.is_nic() {
-        if wants || tx.shares.is_contended() {
-            tx.charge_destinations(view, count, cycles, wants, now);
-        }
-        return;
-    }
-    let account = Account::From(stream.id.0);
-    let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
-    tx.shares.charge(account, weight, cycles, now);
-    if wants {
-        tx.shares.want(account, now);
+impl Nap {
+    /// The shortest after work, twice the last otherwise. `bursts` grows with work.
+    fn next(&mut self, bursts: u64) -> Duration {
+        let has_worked = std::mem::replace(&mut self.bursts, bursts) != bursts;
+        self.last = match has_worked {
+            true => NAP_MIN,
+            false => (2 * self.last).clamp(NAP_MIN, NAP_MAX),
+        };
+        self.last
     }
 }
 
@@ -487,4 +470,18 @@ fn apply(
     }
     tx.note_positions(&mut update.nic_positions);
     update
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naps_grow_to_their_limit_while_nothing_comes_and_begin_anew_after_work() {
+        let mut nap = Nap::default();
+        let naps: Vec<u128> = (0..7).map(|_| nap.next(0).as_micros()).collect();
+        assert_eq!(naps, [50, 100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(nap.next(1), NAP_MIN);
+        assert_eq!(nap.next(1), 2 * NAP_MIN);
+    }
 }

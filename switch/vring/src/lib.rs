@@ -3,15 +3,22 @@
 //! Everything in that memory is written by an enemy while we read it: each field is read once
 //! into a local, checked against the ring's size and the memory's regions, and every loop is
 //! bounded by the ring's size. `unsafe` is what touches guest memory: [`memory`] and [`split`], the
-//! segments that [`rx`], [`tx`] and `chain` make of translated addresses, and [`notify`]'s
-//! descriptors.
+//! segments that [`rx`], [`tx`] and `chain` make of translated addresses, [`notify`]'s
+//! descriptors, and one question to the kernel in [`calls`].
 
 // Under loom only this is built: it is what loom explores.
 pub mod arming;
+#[cfg_attr(loom, allow(dead_code))]
+mod pending;
 pub mod reserve;
 
 #[cfg(not(loom))]
+pub mod calls;
+
+#[cfg(not(loom))]
 mod chain;
+#[cfg(not(loom))]
+pub mod descriptor;
 #[cfg(not(loom))]
 mod dirty;
 #[cfg(not(loom))]
@@ -39,11 +46,13 @@ pub mod tx;
 
 #[cfg(not(loom))]
 pub use self::{
+    calls::{Bell, CallBudget},
+    descriptor::Kind,
     dirty::{DirtyLog, LOG_PAGE_LEN},
     fault::RingFault,
     features::{Features, MAX_QUEUE_PAIRS, feature},
     inflight::{InflightQueue, InflightRegion},
-    mapping::{Contiguous, MAX_MAPPINGS, lost_mappings},
+    mapping::{Contiguous, MAX_MAPPINGS, check_file, lost_mappings},
     memory::{GuestMemory, MAX_GUEST_BYTES, MemoryCell, MemoryError, RegionSpec},
     notify::Notifier,
     packed::PackedRing,

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 
 pub use self::contiguous::Contiguous;
 pub(crate) use self::contiguous::Part;
+pub use self::os::check_file;
 pub(crate) use self::os::identify;
 use self::os::{len_and_block, map_shared, unmap};
 
@@ -241,12 +242,18 @@ mod tests {
 
     #[test]
     fn a_file_system_that_may_never_answer_is_refused() {
-        let file = File::open("/proc/self/comm").unwrap();
-        let refused = identify(&file, 0, 4096).unwrap_err();
-        assert!(
-            matches!(&refused, MappingError::Refused(why) if why.contains("magic number 0x9fa0")),
-            "{refused:?}"
-        );
+        for (path, what) in [
+            ("/proc/self/comm", "(proc)"),
+            ("/dev/zero", "a device"),
+            ("/tmp", "a folder"),
+        ] {
+            let refused = identify(&File::open(path).unwrap(), 0, 4096).unwrap_err();
+            let is_told = matches!(&refused, MappingError::Refused(why) if why.contains(what));
+            assert!(is_told, "{path}: {refused:?}");
+        }
+        let pipe = File::from(rustix::pipe::pipe().unwrap().0);
+        let refused = check_file(&pipe).unwrap_err();
+        assert!(refused.contains("this is a pipe"), "{refused}");
     }
 
     #[test]

@@ -1,15 +1,33 @@
-//! Waking the other side: eventfds written by us (calls).
+//! Waking the other side: descriptors that the front end gave to be written to (calls).
+//!
+//! A worker writes to true eventfds alone ([`Kind`]), and to those only as long as that is cheap
+//! ([`CallBudget`]). Everything else is written to by the port's caller thread: the worker sets a flag and rings a bell
+//! of our own.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where a queue's calls go: an eventfd that the front end may exchange at any time.
+use crosspoint_frame::tsc;
+use rustix::fs::OFlags;
+
+use crate::calls::{Bell, CallBudget};
+use crate::descriptor::Kind;
+use crate::pending::Pending;
+
+/// Where a queue's calls go: a descriptor that the front end may exchange at any time.
 #[derive(Debug)]
 pub struct Notifier {
-    fd: AtomicI32,
+    /// The descriptor in the lower half; [`BY_CALLER`] if no worker may write to it; [`NONE`].
+    target: AtomicU64,
+    pending: Pending,
+    budget: Arc<CallBudget>,
+    /// Without one there is no caller thread: calls are made here, or not at all.
+    bell: Option<Arc<Bell>>,
 }
 
-const NONE: RawFd = -1;
+const NONE: u64 = u64::MAX;
+const BY_CALLER: u64 = 1 << 32;
 
 impl Default for Notifier {
     fn default() -> Notifier {
@@ -18,56 +36,132 @@ impl Default for Notifier {
 }
 
 impl Notifier {
-    /// A notifier that writes to `fd`, or to nothing.
+    /// A notifier that writes to `fd` if it is an eventfd, or to nothing: there is no caller thread.
     pub fn new(fd: Option<OwnedFd>) -> Notifier {
+        let notifier = Notifier {
+            target: AtomicU64::new(NONE),
+            pending: Pending::default(),
+            budget: CallBudget::new(f64::MAX),
+            bell: None,
+        };
+        drop(notifier.swap(fd));
+        notifier
+    }
+
+    /// A notifier of a port with a caller thread, which `bell` wakes. It writes to nothing yet.
+    pub fn of_port(budget: Arc<CallBudget>, bell: Arc<Bell>) -> Notifier {
         Notifier {
-            fd: AtomicI32::new(fd.map_or(NONE, prepare)),
+            target: AtomicU64::new(NONE),
+            pending: Pending::default(),
+            budget,
+            bell: Some(bell),
         }
     }
 
     /// Exchanges the descriptor. Workers may be using the one that is returned until each has
-    /// passed a quiescent point: keep it open until then.
+    /// passed a quiescent point: keep it open until then. One that is not fit to be written to is dropped: see
+    /// [`accepts`](Self::accepts).
     #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
     pub fn swap(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
-        let new = fd.map_or(NONE, prepare);
-        let old = self.fd.swap(new, Ordering::AcqRel);
+        let new = fd.map_or(NONE, |fd| self.prepare(fd));
+        let old = self.target.swap(new, Ordering::AcqRel);
         // SAFETY: `old` came from `into_raw_fd`, and the swap took it out: we own it alone.
-        (old != NONE).then(|| unsafe { OwnedFd::from_raw_fd(old) })
+        raw(old).map(|old| unsafe { OwnedFd::from_raw_fd(old) })
     }
 
-    /// Adds one to the eventfd. Returns whether there is one; an error of the write is the front
-    /// end's own loss (it closed or filled its descriptor).
+    /// Whether a descriptor of this kind is written to: an eventfd; with a caller thread a pipe, which User-Mode Linux
+    /// gives, or a socket. Files and devices belong to whoever owns them, and nothing else is there to be written to.
+    pub fn accepts(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Eventfd => true,
+            Kind::Pipe | Kind::Socket => self.bell.is_some(),
+            Kind::Path | Kind::Other => false,
+        }
+    }
+
+    /// Whether there is a descriptor to write to.
+    pub fn has_target(&self) -> bool {
+        self.target.load(Ordering::Relaxed) != NONE
+    }
+
+    /// Whether calls are made by the caller thread.
+    pub fn is_by_caller(&self) -> bool {
+        let target = self.target.load(Ordering::Relaxed);
+        target != NONE && (target & BY_CALLER != 0 || self.is_over_budget())
+    }
+
+    #[inline(always)]
+    fn is_over_budget(&self) -> bool {
+        self.budget.is_by_caller() && self.bell.is_some()
+    }
+
+    /// Calls, or leaves it to the caller thread. Returns whether there is a descriptor; an error of the write is the
+    /// front end's own loss (it closed or filled its descriptor).
     pub fn call(&self) -> bool {
-        let fd = self.fd.load(Ordering::Acquire);
-        if fd == NONE {
+        let target = self.target.load(Ordering::Acquire);
+        let Some(fd) = raw(target) else {
             return false;
+        };
+        if let Some(bell) = &self.bell
+            && (target & BY_CALLER != 0 || self.budget.is_by_caller())
+        {
+            self.pending.set(|| bell.ring());
+            return true;
         }
         // SAFETY: the descriptor stays open until after this worker's next quiescent point: the
         // caller of `swap` upholds it, and `drop` runs only when no worker holds the queue.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        rustix::io::write(fd, &1u64.to_ne_bytes()).is_ok()
+        if self.budget.is_observed() {
+            return self.budget.observe(|| write(fd));
+        }
+        let began = tsc();
+        let done = write(fd);
+        self.budget.charge(tsc().wrapping_sub(began));
+        done
+    }
+
+    /// The caller thread, after it has heard the bell: whether a call is to be made.
+    pub fn take_pending(&self) -> bool {
+        self.pending.take()
+    }
+
+    /// One more descriptor of the same, for the caller thread. Not while [`swap`](Self::swap) runs, nor after it on what
+    /// it returned: the caller upholds it with a lock.
+    pub fn duplicate(&self) -> Option<OwnedFd> {
+        let fd = raw(self.target.load(Ordering::Acquire))?;
+        // SAFETY: it is in `target`, so it is open, and stays so: it is taken out by `swap` and `drop` alone.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        fd.try_clone_to_owned().ok()
+    }
+
+    /// Makes a descriptor fit to be written to. A full eventfd must not block a worker; what cannot be made so is not
+    /// used. Pipes and sockets are left as they are: changing their flags may take their locks.
+    fn prepare(&self, fd: OwnedFd) -> u64 {
+        match Kind::of(&fd) {
+            Kind::Eventfd => match set_nonblocking(&fd) {
+                Ok(()) => u64::from(fd.into_raw_fd().cast_unsigned()),
+                Err(_) => NONE,
+            },
+            kind if self.accepts(kind) => u64::from(fd.into_raw_fd().cast_unsigned()) | BY_CALLER,
+            _ => NONE,
+        }
     }
 }
 
-/// Makes a descriptor fit for a worker to write to: a full eventfd, or a pipe, must not block
-/// it. What cannot be made so is not used; nor are files and devices, which are nobody's to
-/// write to but their owner's. User-Mode Linux gives pipes.
-fn prepare(fd: OwnedFd) -> RawFd {
-    use rustix::fs::FileType;
-    let kind = rustix::fs::fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    // An eventfd has no type at all.
-    if !matches!(
-        kind,
-        Ok(FileType::Fifo | FileType::Socket | FileType::Unknown)
-    ) {
-        return NONE;
-    }
-    let nonblocking = rustix::fs::fcntl_getfl(&fd)
-        .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK));
-    match nonblocking {
-        Ok(()) => fd.into_raw_fd(),
-        Err(_) => NONE,
-    }
+/// The descriptor in a target, if there is one.
+#[inline(always)]
+fn raw(target: u64) -> Option<RawFd> {
+    (target != NONE).then_some((target as u32).cast_signed())
+}
+
+fn write(fd: BorrowedFd<'_>) -> bool {
+    rustix::io::write(fd, &1u64.to_ne_bytes()).is_ok()
+}
+
+/// Has a full descriptor refuse a write instead of waiting. On an eventfd this waits for nothing.
+pub fn set_nonblocking(fd: &OwnedFd) -> rustix::io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)
 }
 
 impl Drop for Notifier {
@@ -76,8 +170,71 @@ impl Drop for Notifier {
     }
 }
 
-impl AsRawFd for Notifier {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.load(Ordering::Relaxed)
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use rustix::event::EventfdFlags;
+
+    fn eventfd() -> OwnedFd {
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+    }
+
+    fn count(event: &OwnedFd) -> Option<u64> {
+        let mut bytes = [0; 8];
+        rustix::io::read(event, &mut bytes).ok()?;
+        Some(u64::from_ne_bytes(bytes))
+    }
+
+    fn of_port() -> (Notifier, Arc<CallBudget>) {
+        let budget = CallBudget::new(f64::MAX);
+        let bell = Bell::new().unwrap();
+        (Notifier::of_port(budget.clone(), bell), budget)
+    }
+
+    #[test]
+    fn an_eventfd_is_written_to_at_once_until_its_port_is_over_budget() {
+        let (notifier, budget) = of_port();
+        let event = eventfd();
+        drop(notifier.swap(Some(event.try_clone().unwrap())));
+        assert!(notifier.call() && notifier.call());
+        assert_eq!((count(&event), notifier.take_pending()), (Some(2), false));
+        budget.leave_to_caller();
+        assert!(notifier.is_by_caller() && notifier.call());
+        assert_eq!((count(&event), notifier.take_pending()), (None, true));
+        assert!(
+            !notifier.take_pending(),
+            "one call, however often it was asked for"
+        );
+        let copy = notifier.duplicate().expect("there is one");
+        assert!(write(std::os::fd::AsFd::as_fd(&copy)));
+        assert_eq!(count(&event), Some(1));
+    }
+
+    #[test]
+    fn a_pipe_and_a_socket_are_left_to_the_caller_thread() {
+        let (read, pipe) = rustix::pipe::pipe().unwrap();
+        set_nonblocking(&read).unwrap();
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        for fd in [pipe, OwnedFd::from(socket)] {
+            let (notifier, _budget) = of_port();
+            drop(notifier.swap(Some(fd)));
+            assert!(notifier.is_by_caller() && notifier.call());
+            assert!(notifier.take_pending());
+        }
+        // Both writers are gone, and have left nothing.
+        assert_eq!(rustix::io::read(&read, &mut [0; 8]), Ok(0));
+    }
+
+    #[test]
+    fn what_is_not_there_to_be_written_to_is_no_target() {
+        let poll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
+        let file = rustix::fs::memfd_create("a", rustix::fs::MemfdFlags::CLOEXEC);
+        for fd in [poll.unwrap(), file.unwrap()] {
+            let (notifier, _budget) = of_port();
+            drop(notifier.swap(Some(fd)));
+            assert!(!notifier.has_target() && !notifier.call());
+        }
+        let alone = Notifier::new(Some(rustix::pipe::pipe().unwrap().1));
+        assert!(!alone.call(), "no worker writes to a pipe");
     }
 }

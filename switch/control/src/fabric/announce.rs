@@ -4,26 +4,17 @@ use crosspoint_engine::view::View;
 use crosspoint_engine::worker::Injected;
 use crosspoint_packet::Mac;
 
-use super::{Fabric, PortState};
-use crate::status::DeviceStatus;
+use super::{Fabric, PortState, State};
 
 /// Ethernet type of RARP, and the operation "reverse request" (RFC 903).
 const RARP_TYPE: [u8; 2] = [0x80, 0x35];
 const REVERSE_REQUEST: u8 = 3;
 
 impl Fabric {
-    /// Notes how the device of port `number` is, for `show`.
-    pub fn describe(&self, number: u16, device: DeviceStatus) {
-        if let Some(Some(port)) = self.lock().ports.get_mut(usize::from(number)) {
-            port.device = Some(device);
-        }
-    }
-
     /// Broadcasts a RARP request of `mac` that comes in on port `number`, so that this switch and
     /// those beyond learn where the station is now. Lost, with a line in the log, where too many
     /// wait already, the port is quarantined, or the address is not the port's to have.
-    pub fn announce(&self, number: u16, mac: Mac) {
-        let mut state = self.lock();
+    pub(super) fn announce_locked(&self, state: &mut State, number: u16, mac: Mac) {
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
         };
@@ -49,7 +40,7 @@ impl Fabric {
         }
         tracing::info!(port = %name, "{mac} is announced");
         // Workers look for such frames when they have news.
-        drop(self.publish(&mut state, Vec::new()));
+        drop(self.publish(state, Vec::new()));
     }
 }
 

@@ -7,7 +7,9 @@
 
 mod ageing;
 mod announce;
+mod attachment;
 mod balance;
+pub(crate) mod caller;
 mod direct;
 mod health;
 mod moves;
@@ -49,6 +51,8 @@ use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
 use crate::status::{ConfigStatus, DeviceStatus, RemovedStatus};
 use ageing::Ageing;
+pub(crate) use attachment::Attachment;
+use attachment::Calls;
 use balance::Measured;
 pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
 pub use direct::Uplink;
@@ -143,7 +147,7 @@ pub struct NewStream {
     pub queue: u16,
     /// Where its frames come from.
     pub source: Source,
-    /// A guest's kicks, if it gave a descriptor for them.
+    /// A guest's kicks, if it gave an eventfd for them. Without, a worker that sleeps looks from time to time.
     pub kick: Option<OwnedFd>,
     /// The memory node of a guest's ring, if the kernel tells.
     pub node: Option<u32>,
@@ -175,6 +179,8 @@ pub struct PortChange {
 struct Placed {
     worker: usize,
     kick: Option<OwnedFd>,
+    /// Whether that wakes the worker, or something else does; if not, it looks from time to time.
+    has_wakeup: bool,
     socket: Option<Arc<XskSocket>>,
     /// How the guest's own queue does, if it has one.
     direct: Option<Arc<DirectStatus>>,
@@ -200,6 +206,7 @@ struct Port {
     spare: Vec<XskTx>,
     /// The memory node of an uplink's NIC.
     node: Option<u32>,
+    calls: Calls,
 }
 
 struct State {
@@ -209,6 +216,8 @@ struct State {
     moves: moves::Reported,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
+    /// When it was last looked at what calls had cost.
+    calls_reviewed: Instant,
     balance: balance::State,
     taps: Vec<Arc<Tap>>,
     /// What ports that are gone had counted.
@@ -274,6 +283,7 @@ impl Fabric {
                 ageing,
                 moves: moves::Reported::default(),
                 lost_mappings: 0,
+                calls_reviewed: Instant::now(),
                 balance,
                 taps: Vec::new(),
                 removed: RemovedStatus::default(),
@@ -339,6 +349,7 @@ impl Fabric {
             inflight: None,
             spare: Vec::new(),
             node: None,
+            calls: Calls::new(self.clock.hz()),
         });
         drop(self.publish(&mut state, Vec::new()));
         self.forget_forbidden(&state);
@@ -350,14 +361,29 @@ impl Fabric {
     ///
     /// A quarantined port takes no streams and no egress until its state is set anew.
     pub fn change(&self, number: u16, change: PortChange) -> io::Result<Vec<Stream>> {
+        self.change_if(number, change, || true)
+    }
+
+    /// Does so if `holds`, which is asked under the lock.
+    fn change_if(
+        &self,
+        number: u16,
+        change: PortChange,
+        holds: impl FnOnce() -> bool,
+    ) -> io::Result<Vec<Stream>> {
         let mut state = self.lock();
+        if !holds() {
+            return Err(io::Error::other("the port has been taken from its thread"));
+        }
         let leaves = matches!(change.state, Some((PortState::Down, _)));
-        let removed = self.change_locked(&mut state, number, change);
+        let changed = self.change_locked(&mut state, number, change);
         if leaves {
             // The workers have come round, so there is nothing more to come of this guest.
             self.take_faults(&mut state, Some(number));
         }
-        removed
+        // What came of a front end is let go of without the lock: it can last.
+        drop(state);
+        changed.map(|changed| changed.removed)
     }
 
     fn change_locked(
@@ -365,7 +391,7 @@ impl Fabric {
         state: &mut State,
         number: u16,
         mut change: PortChange,
-    ) -> io::Result<Vec<Stream>> {
+    ) -> io::Result<Changed> {
         let mut updates: Vec<WorkerChange> =
             self.links.iter().map(|_| WorkerChange::default()).collect();
         let mut candidates = match change.add.is_empty() {
@@ -394,9 +420,10 @@ impl Fabric {
             Some(memory) => std::mem::replace(&mut port.memory, memory),
             None => None,
         };
-        if let Some(inflight) = change.inflight {
-            port.inflight = inflight;
-        }
+        let inflight_before = match change.inflight {
+            Some(inflight) => std::mem::replace(&mut port.inflight, inflight),
+            None => None,
+        };
         if let Some(egress) = change.egress {
             port.view.egress = egress;
         }
@@ -427,12 +454,16 @@ impl Fabric {
             placement::share_out(port, number, queues, &mut updates, &self.links);
         }
         let removed = self.publish(state, updates);
-        drop(memory_before);
         // Only now: a worker that slept on these descriptors has been woken and told.
-        for placed in released {
-            worker::unregister(&self.links[placed.worker], &placed);
+        for placed in &released {
+            worker::unregister(&self.links[placed.worker], placed);
         }
-        Ok(removed)
+        Ok(Changed {
+            removed,
+            _released: released,
+            _memory: memory_before,
+            _inflight: inflight_before,
+        })
     }
 
     /// Registers what wakes the worker, and adds the stream to what it will be told.
@@ -461,18 +492,24 @@ impl Fabric {
             (Some(socket), _) if sleeps => waker.register_nic(id, &**socket),
             (Some(_), _) => Ok(()),
             (_, Some(kick)) => waker.register_kick(id, kick),
-            _ => Ok(()),
+            (_, None) => Err(io::Error::other("there is no kick descriptor")),
         };
-        if let Err(why) = registered {
-            tracing::warn!(port = %port.view.name, queue = new.queue,
-                "its kicks cannot wake a sleeping worker (is the descriptor an eventfd?): {why}");
+        let has_wakeup = registered.is_ok() || (!sleeps && new.kick.is_none());
+        if let Err(why) = registered
+            && sleeps
+        {
+            tracing::info!(port = %port.view.name, queue = new.queue,
+                "nothing wakes a sleeping worker for it, which looks for frames every millisecond: {why}");
         }
         let counters = port.view.counters.clone();
         let measured = Measured::from_now(&counters, worker, new.queue);
-        update.add.push(Stream::new(id, new.source, counters));
+        let mut stream = Stream::new(id, new.source, counters);
+        stream.has_wakeup = has_wakeup;
+        update.add.push(stream);
         Placed {
             worker,
             kick: new.kick,
+            has_wakeup,
             node: if socket.is_some() {
                 port.node
             } else {
@@ -554,6 +591,7 @@ impl Fabric {
         self.quarantine_lost_memories();
         self.take_faults(&mut self.lock(), None);
         self.take_stuck(&mut self.lock(), None);
+        self.review_calls();
         self.balance();
         self.note_objectives();
         self.fdb.set_time_s(uptime.as_secs());
@@ -614,15 +652,20 @@ impl Fabric {
             state: Some((PortState::Quarantined, why.to_owned())),
             ..PortChange::default()
         };
+        // Freed under the lock: the last of nothing. The port's own thread has memory, rings and descriptors, too.
         let _ = self.change_locked(state, number, change);
     }
 
-    /// Quarantines the ports whose calls have blocked, but `gone`.
+    /// Quarantines the ports whose calls have blocked, but `gone`. No worker calls them again, whoever connects.
     fn take_stuck(&self, state: &mut State, gone: Option<u16>) {
-        while let Some(port) = self.watch.next_stuck() {
-            if gone != Some(port) {
-                self.quarantine_locked(state, port, STUCK_CALL);
+        while let Some(number) = self.watch.next_stuck() {
+            if gone == Some(number) {
+                continue;
             }
+            if let Some(Some(port)) = state.ports.get(usize::from(number)) {
+                port.calls.budget.leave_to_caller();
+            }
+            self.quarantine_locked(state, number, STUCK_CALL);
         }
     }
 
@@ -668,6 +711,14 @@ impl Drop for Fabric {
 pub(crate) fn seconds_since_1970() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// What a change has taken out of use, and no worker uses any more.
+struct Changed {
+    removed: Vec<Stream>,
+    _released: Vec<Placed>,
+    _memory: Option<Arc<GuestMemory>>,
+    _inflight: Option<Arc<InflightRegion>>,
 }
 
 /// What one worker is told besides the picture.

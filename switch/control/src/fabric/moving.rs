@@ -14,7 +14,6 @@
 //!
 //! For the time of this the guest's frames wait in its ring, as they do for a busy worker.
 
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::stream::StreamId;
@@ -251,18 +250,15 @@ impl Fabric {
         let Some(placed) = port.streams.get_mut(&id.1) else {
             return Ok(());
         };
-        if let Some(kick) = &placed.kick {
-            match self.links[to].waker.register_kick(id, kick) {
-                // What epoll does not take woke nobody before either.
-                Err(why) if why.kind() != ErrorKind::PermissionDenied => {
-                    return Err(MoveError::Kick {
-                        port: port.options.name.clone(),
-                        queue: id.1,
-                        why: why.to_string(),
-                    });
-                }
-                _ => {}
-            }
+        if let Some(kick) = &placed.kick
+            && placed.has_wakeup
+        {
+            let registered = self.links[to].waker.register_kick(id, kick);
+            registered.map_err(|why| MoveError::Kick {
+                port: port.options.name.clone(),
+                queue: id.1,
+                why: why.to_string(),
+            })?;
             let _ = self.links[placed.worker].waker.unregister(kick);
         }
         let counters = &port.view.counters;

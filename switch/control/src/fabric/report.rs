@@ -265,7 +265,7 @@ fn see_port(port: &Port) -> SeenPort {
                 unknown_unicast: port.options.storm.unknown_unicast,
             },
             addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
-            properties: port.properties.clone(),
+            properties: properties(port),
             state_for_s: port.since.elapsed().as_secs(),
             device: port.device.clone(),
             ..PortStatus::default()
@@ -274,6 +274,22 @@ fn see_port(port: &Port) -> SeenPort {
         queues: queues.map(|queue| see_queue(port, queue)).collect(),
         objectives: port.objectives.as_ref().map(|all| all.window()),
     }
+}
+
+/// What its owner says of it, and what its descriptors come to.
+fn properties(port: &Port) -> BTreeMap<String, String> {
+    let polled = port.streams.iter().filter(|(_, placed)| !placed.has_wakeup);
+    let polled: Vec<String> = polled.map(|(queue, _)| queue.to_string()).collect();
+    let polled = (!polled.is_empty()).then(|| ("polled_queues", polled.join(" ")));
+    let calls = port.calls.text().map(|text| ("calls", text));
+    let mut properties = port.properties.clone();
+    properties.extend(
+        [polled, calls]
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
+    properties
 }
 
 fn see_queue(port: &Port, queue: usize) -> SeenQueue {

@@ -103,7 +103,7 @@ pub(super) fn spawn_all(
 
 /// Takes out of a worker's waiting set what a stream put in. Before its descriptors are closed.
 pub(super) fn unregister(link: &WorkerLink, placed: &Placed) {
-    if let Some(kick) = &placed.kick {
+    if let Some(kick) = placed.kick.as_ref().filter(|_| placed.has_wakeup) {
         let _ = link.waker.unregister(kick);
     }
     if let Some(socket) = &placed.socket {

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::view::Egress;
 use crosspoint_vring::{
-    DirtyLog, Features, GuestMemory, GuestRx, GuestTx, InflightRegion, MAX_RING_SIZE, MemoryCell,
-    Notifier, Ring, RingAddresses, RingError, feature,
+    DirtyLog, Features, GuestMemory, GuestRx, GuestTx, InflightRegion, Kind, MAX_RING_SIZE,
+    MemoryCell, Ring, RingAddresses, RingError, feature,
 };
 use vhost::vhost_user::{Backend, Error, Result};
 
@@ -28,7 +28,7 @@ use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
 
 use crate::config;
-use crate::fabric::{Fabric, NewStream, PortChange, PortState, numa};
+use crate::fabric::{Attachment, Fabric, NewStream, PortChange, PortState, numa};
 
 /// What is known of one vring.
 #[derive(Default)]
@@ -44,7 +44,6 @@ struct Vring {
     /// The front end has given a kick descriptor, or said that there is none.
     started: bool,
     kick: Option<OwnedFd>,
-    call: Arc<Notifier>,
     enabled: bool,
     running: bool,
     /// A receive ring that runs.
@@ -72,7 +71,7 @@ impl Vring {
 /// One guest's device.
 pub(super) struct Device {
     fabric: Arc<Fabric>,
-    port: u16,
+    pub(super) attachment: Arc<Attachment>,
     name: String,
     queue_pairs: u16,
     offered: u64,
@@ -93,14 +92,14 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn new(
         fabric: Arc<Fabric>,
-        port: u16,
+        attachment: Arc<Attachment>,
         name: &str,
         config: config::VhostPort,
     ) -> Device {
         let queue_pairs = config.queue_pairs;
         Device {
             fabric,
-            port,
+            attachment,
             name: name.to_owned(),
             queue_pairs,
             offered: messages::offered(&config),
@@ -221,29 +220,65 @@ impl Device {
     }
 
     pub(super) fn set_vring_kick(&mut self, index: u32, kick: Option<File>) -> Result<()> {
+        let kick = kick
+            .map(OwnedFd::from)
+            .and_then(|kick| self.eventfd(index, kick));
         self.vring(index)?;
         self.stop(&[index]);
         let vring = self.vring(index)?;
-        vring.kick = kick.map(OwnedFd::from);
+        vring.kick = kick;
         vring.started = true;
         self.reconcile();
         Ok(())
     }
 
+    /// A kick descriptor that is fit to be waited for.
+    fn eventfd(&self, index: u32, kick: OwnedFd) -> Option<OwnedFd> {
+        let kind = Kind::of(&kick);
+        if kind == Kind::Eventfd {
+            return Some(kick);
+        }
+        tracing::warn!(
+            port = self.name,
+            "vring {index}: a kick descriptor must be an eventfd, and this is {kind}: it wakes no worker"
+        );
+        self.attachment.caller.retire(kick);
+        None
+    }
+
     pub(super) fn set_vring_call(&mut self, index: u32, call: Option<File>) -> Result<()> {
-        let vring = self.vring(index)?;
-        let running = vring.running;
-        let call_fd = vring.call.clone();
-        let old = call_fd.swap(call.map(OwnedFd::from));
+        let running = self.vring(index)?.running;
+        let caller = &self.attachment.caller;
+        let (old, accepted) = caller.set(index as usize, call.map(OwnedFd::from));
+        if let Err(why) = accepted {
+            tracing::warn!(
+                port = self.name,
+                "vring {index}: {why}: its driver is not called"
+            );
+        }
         if running {
             // Workers may be writing to the old one until each has come round.
             self.fabric.quiesce();
             // A call that went to the old descriptor after the front end stopped reading it
             // would be lost: one too many does no harm.
-            call_fd.call();
+            caller.notifier(index as usize).call();
         }
-        drop(old);
+        if let Some(old) = old {
+            caller.retire(old);
+        }
         Ok(())
+    }
+
+    /// No vring has a descriptor to be called by, and nothing is left of those that they had, but what the front end holds
+    /// up. No worker calls any more.
+    fn end_calls(&self) {
+        let caller = &self.attachment.caller;
+        for index in 0..self.vrings.len() {
+            if let (Some(old), _) = caller.set(index, None) {
+                caller.retire(old);
+            }
+        }
+        caller.end();
     }
 
     pub(super) fn set_vring_enable(&mut self, index: u32, enabled: bool) -> Result<()> {
@@ -278,8 +313,11 @@ impl Device {
         self.direct = DirectQueue::default();
         self.log = None;
         self.inflight = None;
-        self.channel = None;
-        self.fabric.forget_addresses(self.port);
+        if let Some(channel) = self.channel.take() {
+            self.attachment.caller.retire_any(Box::new(channel));
+        }
+        self.end_calls();
+        self.fabric.forget_attached(&self.attachment);
         self.describe();
     }
 
@@ -298,7 +336,12 @@ impl Device {
     }
 
     fn change(&self, change: PortChange) -> Vec<Stream> {
-        self.fabric.change(self.port, change).unwrap_or_default()
+        let changed = self.fabric.change_attached(&self.attachment, change);
+        changed.unwrap_or_default()
+    }
+
+    pub(super) fn port_state(&self) -> PortState {
+        self.fabric.port_state(self.attachment.number())
     }
 
     fn stop_all(&mut self) {
@@ -357,7 +400,7 @@ impl Device {
 
     /// Starts every ring that can run and does not.
     fn reconcile(&mut self) {
-        if self.fabric.port_state(self.port) == PortState::Quarantined {
+        if self.port_state() == PortState::Quarantined {
             return;
         }
         let Some(memory) = self.memory.clone() else {
@@ -377,7 +420,7 @@ impl Device {
             started = true;
         }
         // Also when the last ring has stopped: the port is no longer up.
-        if started || self.fabric.port_state(self.port) != self.state().0 {
+        if started || self.port_state() != self.state().0 {
             let egress = Some(self.egress());
             let (state, properties) = (Some(self.state()), Some(self.properties(memory.get())));
             self.change(PortChange {
@@ -428,7 +471,7 @@ impl Device {
                 base as u16
             );
         }
-        let call = vring.call.clone();
+        let call = self.attachment.caller.notifier(index);
         if index.is_multiple_of(2) {
             let rx = GuestRx::new(ring, features, call, base, workers)?;
             vring.running = true;

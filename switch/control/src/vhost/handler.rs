@@ -127,7 +127,11 @@ impl VhostUserBackendReqHandler for Handler {
         self.device().set_vring_call(index.into(), fd)
     }
 
-    fn set_vring_err(&self, _index: u8, _fd: Option<File>) -> Result<()> {
+    fn set_vring_err(&self, _index: u8, fd: Option<File>) -> Result<()> {
+        // Errors are in the log: nothing is written to it.
+        if let Some(fd) = fd {
+            self.device().attachment.caller.retire(fd.into());
+        }
         Ok(())
     }
 
@@ -159,7 +163,10 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn set_backend_req_fd(&self, channel: Backend) {
-        self.device().channel = Some(channel);
+        let mut device = self.device();
+        if let Some(before) = device.channel.replace(channel) {
+            device.attachment.caller.retire_any(Box::new(before));
+        }
     }
 
     fn set_gpu_socket(&self, _gpu: GpuBackend) -> Result<()> {
@@ -181,7 +188,7 @@ impl VhostUserBackendReqHandler for Handler {
         let (queues, ring_size) = (inflight.num_queues, inflight.queue_size);
         let span = (inflight.mmap_offset, inflight.mmap_size);
         let mut device = self.device();
-        let set = device.set_inflight(&file, span, queues, ring_size);
+        let set = device.set_inflight(file, span, queues, ring_size);
         set.map_err(|why| device.refused(&why))
     }
 
@@ -225,7 +232,7 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn set_log_base(&self, log: &VhostUserLog, file: File) -> Result<()> {
-        let set = self.device().set_log(&file, log.mmap_offset, log.mmap_size);
+        let set = self.device().set_log(file, log.mmap_offset, log.mmap_size);
         set.map_err(|why| unanswerable(&why))
     }
 }

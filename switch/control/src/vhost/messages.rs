@@ -33,8 +33,11 @@ pub(super) fn handle(
     handler: &Arc<Handler>,
 ) -> io::Result<()> {
     let (payload, fds) = wire::receive(connection, header)?;
-    wire::check_shape(header.request, payload.len(), fds.len())?;
     let mut device = handler.device();
+    if let Err(why) = wire::check_shape(header.request, payload.len(), fds.len()) {
+        device.retire(fds);
+        return Err(why);
+    }
     if header.request == wire::GET_STATUS {
         return wire::reply(connection, header, device.status().into());
     }
@@ -72,7 +75,10 @@ fn obey(
             plain(device.announce(Mac::new([a, b, c, d, e, f])))
         }
         // An eventfd for every mark that is made: nobody needs it, and it is closed.
-        wire::SET_LOG_FD => Ok(()),
+        wire::SET_LOG_FD => {
+            device.retire(fds);
+            Ok(())
+        }
         wire::NET_SET_MTU => plain(device.set_mtu(wire::word(payload)?)),
         // The status has 8 bits (virtio 1.2, 2.1); the others mean nothing.
         _ => {

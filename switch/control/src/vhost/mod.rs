@@ -15,7 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -25,7 +25,8 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 use crate::api::connect;
 use crate::config::{self, Role};
-use crate::fabric::Fabric;
+use crate::fabric::caller::{END_PAUSE, END_TIME_MAX};
+use crate::fabric::{Attachment, Fabric};
 use crate::interrupt::interrupt;
 use device::Device;
 use handler::Handler;
@@ -36,8 +37,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_millis(200);
 /// Pause after a front end that went away at once, so that one that loops costs little.
 const SERVER_PAUSE: Duration = Duration::from_millis(10);
-/// Between two looks whether the port's thread has ended.
-const END_PAUSE: Duration = Duration::from_millis(2);
 /// How long a front end that has said nothing keeps its place when another one waits for it.
 /// One that has spoken keeps it as long as it stays.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -106,6 +105,9 @@ pub enum VhostPortError {
 
 /// A guest port at work. Dropping it disconnects the guest.
 pub struct VhostPort {
+    name: String,
+    fabric: Arc<Fabric>,
+    attachment: Arc<Attachment>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Removed at the end, when we made it.
@@ -150,11 +152,14 @@ impl VhostPort {
             id: OnceLock::new(),
             connection: Mutex::new(None),
         });
+        let vrings = 2 * usize::from(config.queue_pairs);
+        let attachment = fabric.attach(number, vrings).map_err(fail)?;
         let serve = {
             let (shared, name, config) = (shared.clone(), name.to_owned(), config.clone());
+            let (fabric, attachment) = (fabric.clone(), attachment.clone());
             move || {
                 let _ = shared.id.set(gettid());
-                let device = Device::new(fabric, number, &name, config);
+                let device = Device::new(fabric, attachment, &name, config);
                 device.describe();
                 let handler = Arc::new(Handler(Mutex::new(device)));
                 serve(&shared, &name, &endpoint, &handler);
@@ -164,6 +169,9 @@ impl VhostPort {
             .name(format!("port-{number}"))
             .stack_size(THREAD_STACK);
         Ok(VhostPort {
+            name: name.to_owned(),
+            fabric,
+            attachment,
             shared,
             thread: Some(thread.spawn(serve).map_err(fail)?),
             listening: (role == Role::Server).then(|| socket.to_owned()),
@@ -178,17 +186,38 @@ impl Drop for VhostPort {
             .store(true, std::sync::atomic::Ordering::SeqCst);
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         self.shared.shut_down();
-        if let Some(thread) = self.thread.take() {
-            // It calls its guest too, and a call can be made to block (see `fabric::watch`).
-            while let (false, Some(id)) = (thread.is_finished(), self.shared.id.get()) {
-                interrupt(*id);
-                std::thread::sleep(END_PAUSE);
-            }
-            let _ = thread.join();
-        }
+        self.wait_for_thread();
+        self.fabric.detach(&self.attachment);
+        self.attachment.caller.end();
         if let Some(path) = &self.listening {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+impl VhostPort {
+    /// Waits until the port's thread has ended, or leaves it behind: its front end may hold it up in uninterruptible sleep,
+    /// by descriptors that it gave.
+    fn wait_for_thread(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let deadline = Instant::now() + END_TIME_MAX;
+        while !thread.is_finished() && Instant::now() < deadline {
+            // It calls its guest too, and a call can be made to block (see `fabric::watch`).
+            if let Some(id) = self.shared.id.get() {
+                interrupt(*id);
+            }
+            std::thread::sleep(END_PAUSE);
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+            return;
+        }
+        tracing::warn!(
+            port = self.name,
+            "its thread does not end: its front end holds it up by a descriptor that it gave. It is left behind, and what it does when it goes on changes nothing"
+        );
     }
 }
 
@@ -259,7 +288,9 @@ pub fn converse_once(
         id: OnceLock::new(),
         connection: Mutex::new(None),
     };
-    let device = Device::new(fabric, number, "fuzzed", config.clone());
+    let vrings = 2 * usize::from(config.queue_pairs);
+    let attachment = fabric.attach(number, vrings).expect("a port");
+    let device = Device::new(fabric, attachment, "fuzzed", config.clone());
     let handler = Arc::new(Handler(Mutex::new(device)));
     handler.device().describe();
     let connection = limit_message_time(socket).expect("a socket");
@@ -355,9 +386,27 @@ fn session(
     handler.device().connect();
     let end = converse(shared, connection, endpoint, handler);
     let why = end.as_ref().err().map_or("it hung up", String::as_str);
+    let last = shared.connection().take();
+    if let Some(last) = last {
+        close(last, &handler.device().attachment);
+    }
     handler.device().disconnect(why);
-    *shared.connection() = None;
     end
+}
+
+/// Closes a connection. What the front end has said and nobody has read goes with it: if that has descriptors, closing
+/// them can last.
+fn close(connection: UnixStream, attachment: &Attachment) {
+    use rustix::net::{RecvFlags, recv};
+    let unread = recv(
+        &connection,
+        &mut [0; 1],
+        RecvFlags::PEEK | RecvFlags::DONTWAIT,
+    );
+    match unread {
+        Ok((1.., _)) => attachment.caller.retire_any(Box::new(connection)),
+        _ => drop(connection),
+    }
 }
 
 /// Handles messages until the front end goes, or says something that makes no sense.

@@ -10,7 +10,9 @@ use crosspoint_guest::message::request;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
 
-use crate::rig::{Census, Target, attack, memfd};
+use crosspoint_guest::{Guest, GuestOptions};
+
+use crate::rig::{Census, PATIENCE, Target, arrives, attack, attack_alone, frame, memfd, until};
 
 /// A descriptor, and what must live as long; with a name.
 type Odd = (&'static str, OwnedFd, Option<OwnedFd>);
@@ -27,6 +29,14 @@ fn odd_ones() -> Vec<Odd> {
     let (socket, peer) = UnixStream::pair().unwrap();
     let (socket_alone, _) = UnixStream::pair().unwrap();
     let poll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+    let timer = rustix::time::timerfd_create(
+        rustix::time::TimerfdClockId::Monotonic,
+        rustix::time::TimerfdFlags::CLOEXEC,
+    );
+    let timer = timer.unwrap();
+    let us = rustix::process::getpid();
+    let process = rustix::process::pidfd_open(us, rustix::process::PidfdFlags::empty()).unwrap();
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     vec![
         ("the reading end of a pipe", read, Some(w)),
         ("the writing end of a pipe", write, Some(r)),
@@ -41,6 +51,10 @@ fn odd_ones() -> Vec<Odd> {
         ("a file", tempfile::tempfile().unwrap().into(), None),
         ("a memory file", memfd(4096), None),
         ("an epoll", poll, None),
+        ("a timer", timer, None),
+        ("a process", process, None),
+        ("a UDP socket", datagrams.into(), None),
+        ("/dev/fuse", open("/dev/fuse"), None),
     ]
 }
 
@@ -147,9 +161,7 @@ fn the_call_is_made_to_block_after_it_was_given() {
             .set_vring_fd(request::SET_VRING_CALL, 0, Some(&call))
             .unwrap();
         rustix::fs::fcntl_setfl(&full, OFlags::empty()).unwrap();
-        let sent = target
-            .partner()
-            .send(0, &[&crate::rig::frame(0xff, 22, 1, 60)]);
+        let sent = target.partner().send(0, &[&frame(0xff, 22, 1, 60)]);
         assert_eq!(sent.unwrap(), 1);
         let moved = target.others_move_within(Duration::from_secs(2));
         // Whoever waits is let go, before anything is said of it.
@@ -213,5 +225,86 @@ fn all_descriptors_are_the_same() {
         target.send_to_it(20);
         let _ = event.as_fd();
         target.others_go_on();
+    });
+}
+
+/// Each frame of a guest arrives while the worker sleeps before it, though nothing wakes it.
+fn is_polled(target: &Target<'_>, guest: &mut Guest) {
+    assert_eq!(target.property("polled_queues").as_deref(), Some("0"));
+    for number in 0..5 {
+        std::thread::sleep(Duration::from_millis(20));
+        let sent = frame(0xff, 21, number, 100);
+        assert_eq!(guest.send(0, &[&sent]).unwrap(), 1);
+        assert!(arrives(&mut target.partner(), &sent), "frame {number}");
+    }
+}
+
+/// The bit "no descriptor": the front end wants its rings to be polled.
+#[test]
+fn a_guest_without_a_kick_is_served_by_a_worker_that_sleeps() {
+    attack_alone(|target| {
+        let mut guest = target.guest_with(GuestOptions {
+            polling: true,
+            ..GuestOptions::default()
+        });
+        is_polled(target, &mut guest);
+    });
+}
+
+/// What is no eventfd wakes nobody, and costs its queue no frame.
+#[test]
+fn a_guest_whose_kick_is_no_eventfd_is_served_by_a_worker_that_sleeps() {
+    attack_alone(|target| {
+        for (what, fd, _partner) in odd_ones() {
+            println!("{what}");
+            let mut guest = target.guest();
+            let kick = EventFd::from_fd(fd);
+            let session = guest.session().unwrap();
+            session
+                .set_vring_fd(request::SET_VRING_KICK, 1, Some(&kick))
+                .unwrap();
+            is_polled(target, &mut guest);
+        }
+    });
+}
+
+/// A semaphore adds as any eventfd does.
+#[test]
+fn the_call_is_a_semaphore() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let event = eventfd(0, EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK).unwrap();
+        let call = EventFd::from_fd(event);
+        let session = guest.session().unwrap();
+        session
+            .set_vring_fd(request::SET_VRING_CALL, 0, Some(&call))
+            .unwrap();
+        target.send_to_it(20);
+        assert!(call.take().unwrap() > 0, "it is called");
+        target.others_go_on();
+    });
+}
+
+/// User-Mode Linux gives pipes: the port's thread writes to them.
+#[test]
+fn a_pipe_is_called() {
+    attack(|target| {
+        let mut guest = target.guest();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).unwrap();
+        let call = EventFd::from_fd(write);
+        let session = guest.session().unwrap();
+        session
+            .set_vring_fd(request::SET_VRING_CALL, 0, Some(&call))
+            .unwrap();
+        for number in 0..20 {
+            while rustix::io::read(&read, &mut [0; 512]).is_ok() {}
+            target.send_to_it(1);
+            let called = until(PATIENCE, || rustix::io::read(&read, &mut [0; 8]).is_ok());
+            assert!(called, "frame {number}");
+            let _ = guest.receive(0).unwrap();
+        }
+        let calls = target.property("calls").expect("it is shown");
+        assert!(calls.contains("no eventfd"), "{calls}");
     });
 }

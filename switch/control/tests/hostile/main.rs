@@ -6,6 +6,7 @@ mod clients;
 mod descriptors;
 mod framing;
 mod guests;
+mod held;
 mod memory;
 mod migration;
 mod order;

@@ -42,7 +42,7 @@ pub fn attack(body: impl FnOnce(&Target<'_>)) {
     exchange.run(FRAMES);
     let target = Target {
         rig: &rig,
-        exchange: &exchange,
+        exchange: Some(&exchange),
     };
     body(&target);
     exchange.run(FRAMES);
@@ -51,10 +51,42 @@ pub fn attack(body: impl FnOnce(&Target<'_>)) {
     rig.assert_target_works();
 }
 
+/// The same of an attacker that holds on to what it has until all is over: the port works meanwhile, another one is opened,
+/// and the switch ends in time. `body` is to leave the port to an honest front end.
+pub fn attack_held(body: impl FnOnce(&Target<'_>)) {
+    let rig = Rig::start();
+    let exchange = Exchange::start(rig.calm_guests());
+    exchange.run(FRAMES);
+    let target = Target {
+        rig: &rig,
+        exchange: Some(&exchange),
+    };
+    body(&target);
+    rig.another_port_works();
+    rig.assert_target_works();
+    exchange.run(FRAMES);
+    let sent = exchange.stop();
+    rig.assert_nothing_lost(sent);
+    let started = Instant::now();
+    drop(rig);
+    let took = started.elapsed();
+    assert!(took < PATIENCE, "the switch ends after {took:?}");
+}
+
+/// The same without the honest pair: the worker sleeps.
+pub fn attack_alone(body: impl FnOnce(&Target<'_>)) {
+    let rig = Rig::start();
+    body(&Target {
+        rig: &rig,
+        exchange: None,
+    });
+    rig.assert_target_works();
+}
+
 /// The port to attack.
 pub struct Target<'a> {
     rig: &'a Rig,
-    exchange: &'a Exchange,
+    exchange: Option<&'a Exchange>,
 }
 
 impl Target<'_> {
@@ -108,13 +140,27 @@ impl Target<'_> {
 
     /// The honest pair exchanges some more frames, now.
     pub fn others_go_on(&self) {
-        self.exchange.run(4 * WINDOW as u64);
+        self.exchange().run(4 * WINDOW as u64);
+    }
+
+    /// A front end attaches to a port that is opened now.
+    pub fn another_port_works(&self) {
+        self.rig.another_port_works();
+    }
+
+    /// What `show port` says of the attacked port.
+    pub fn property(&self, key: &str) -> Option<String> {
+        self.rig.status(TARGET).properties.remove(key)
     }
 
     /// Whether the honest pair gets anywhere within `limit`.
     pub fn others_move_within(&self, limit: Duration) -> bool {
-        let goal = self.exchange.frames() + 4 * WINDOW as u64;
-        until(limit, || self.exchange.frames() >= goal)
+        let goal = self.exchange().frames() + 4 * WINDOW as u64;
+        until(limit, || self.exchange().frames() >= goal)
+    }
+
+    fn exchange(&self) -> &Exchange {
+        self.exchange.expect("an honest pair")
     }
 
     /// Drops on the attacked port, by reason.
@@ -333,8 +379,7 @@ impl Rig {
         let is = || self.fabric.port_state(port) == state;
         assert!(
             until(PATIENCE, is),
-            "{} is {:?}",
-            PORTS[usize::from(port)].0,
+            "port {port} is {:?}",
             self.fabric.port_state(port)
         );
     }
@@ -356,6 +401,18 @@ impl Rig {
                 "taken, sent, delivered, dropped"
             );
         }
+    }
+
+    /// A port more is opened, a guest attaches to it, and both go again.
+    fn another_port_works(&self) {
+        let path = self.directory.path().join("another");
+        let number = add_port(&self.fabric, "another", 9);
+        let port = serve(&self.fabric, number, path.clone(), "another");
+        let guest = Guest::connect(path, GuestOptions::default()).expect("it connects");
+        self.wait_state(number, PortState::Up);
+        drop(guest);
+        drop(port);
+        self.fabric.remove_port(number);
     }
 
     /// An honest guest attaches where the attack was, and frames go both ways.
@@ -386,6 +443,8 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         self.ports.clear();
+        // A thread that was left behind has the fabric, too.
+        self.fabric.stop();
         if let Some(thread) = self.housekeeper.take() {
             let _ = thread.join();
         }
@@ -393,22 +452,28 @@ impl Drop for Rig {
 }
 
 fn open(fabric: &Arc<Fabric>, socket: PathBuf, name: &str, vlan: u16) -> VhostPort {
-    let number = fabric
-        .add_port(PortOptions {
-            name: name.to_owned(),
-            kind: "vhost",
-            vlan: VlanPolicy::Access(vlan),
-            vlan_text: String::new(),
-            mac_limit: 0,
-            joins: false,
-            required: false,
-            weight: 1,
-            storm: StormLimits::default(),
-            addresses: Vec::new(),
-            worker: None,
-            queues: 2,
-        })
-        .expect("there is room");
+    serve(fabric, add_port(fabric, name, vlan), socket, name)
+}
+
+fn add_port(fabric: &Fabric, name: &str, vlan: u16) -> u16 {
+    let options = PortOptions {
+        name: name.to_owned(),
+        kind: "vhost",
+        vlan: VlanPolicy::Access(vlan),
+        vlan_text: String::new(),
+        mac_limit: 0,
+        joins: false,
+        required: false,
+        weight: 1,
+        storm: StormLimits::default(),
+        addresses: Vec::new(),
+        worker: None,
+        queues: 2,
+    };
+    fabric.add_port(options).expect("there is room")
+}
+
+fn serve(fabric: &Arc<Fabric>, number: u16, socket: PathBuf, name: &str) -> VhostPort {
     // Two pairs, so that MQ and GET_QUEUE_NUM are there to be attacked.
     let config = config::VhostPort {
         socket,

@@ -86,6 +86,37 @@ fn a_kick_is_never_missed_with_the_event_index() {
     frames_one_by_one(feature::EVENT_IDX);
 }
 
+/// A guest that has no kick, or wants to be polled: a worker that sleeps looks from time to time.
+#[test]
+fn a_stream_that_nothing_wakes_a_worker_for_is_served_by_one_that_sleeps() {
+    let mut floor = Floor::start(1, Idle::SleepAfter(SPIN), 16, |run| run());
+    let [mut a, mut b] = [0, 1].map(|number| {
+        let (mut driver, mut port) = port(number, &PortOptions::default(), 1);
+        port.stream.has_wakeup = number != 0;
+        driver.post_all();
+        floor.change(Change {
+            port: Some((number, port.view)),
+            add: vec![(0, port.stream)],
+            ..Change::default()
+        });
+        driver
+    });
+    floor.learn(host(0), 0);
+    floor.learn(host(1), 1);
+    let frame = Flow::plain(host(0), host(1)).frame(80, 0, 0, 0);
+    let sleeps = &floor.links[0].counters.sleeps;
+    for round in 0..50 {
+        // It naps, again and again.
+        let before = sleeps.get();
+        wait_for("naps", || sleeps.get() > before + 3);
+        a.send(&frame);
+        wait_for(&format!("frame {round}"), || {
+            !b.received().concat().is_empty()
+        });
+    }
+    floor.stop();
+}
+
 /// Updates are taken by a worker that sleeps, or is about to.
 #[test]
 fn a_wake_for_an_update_is_never_missed() {

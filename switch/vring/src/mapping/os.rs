@@ -6,43 +6,75 @@ use std::ptr::NonNull;
 use std::sync::Once;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{Identity, LOST, MappingError, SLOTS};
+use crate::descriptor::Kind;
 
-/// File systems whose pages the host's kernel has or makes (linux/magic.h). On others (FUSE,
-/// NFS, 9p and the like) whoever serves them decides when a page comes, if ever.
-const LOCAL_FILE_SYSTEMS: [u64; 6] = [
-    // tmpfs, and memfd.
-    0x0102_1994,
-    // hugetlbfs.
-    0x9584_58f6,
-    // ramfs.
-    0x8584_58f6,
-    // ext2, ext3, ext4.
-    0xef53,
-    // XFS.
-    0x5846_5342,
-    // Btrfs.
-    0x9123_683e,
-];
+/// File systems whose pages the host's kernel has or makes, as /proc/self/mountinfo names them; tmpfs and hugetlbfs are
+/// known without. On others (FUSE, NFS, 9p, overlays of them and the like) whoever serves them decides when a page comes,
+/// if ever.
+const LOCAL_FILE_SYSTEMS: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "ramfs"];
 
 static GUARD: Once = Once::new();
 
+/// Whether a file that a front end gave may be looked at, mapped and closed: whether the kernel answers by itself. The
+/// reason if not. What each question can wait for:
+///
+/// - The name of the link in /proc: nothing (see [`Kind`]).
+/// - F_GET_SEALS: nothing. Files of tmpfs (memfd too) and hugetlbfs alone have seals, in whatever mount namespace they
+///   are; for all others the kernel says so without asking their file system.
+/// - statx with AT_STATX_DONT_SYNC: FUSE and NFS answer with what they know. fstat and fstatfs ask their servers, and so does
+///   a close of a FUSE file: such a file is closed where that may last.
+/// - /proc/self/mountinfo: nothing.
+///
+/// After that, fstat and mmap of the file wait for local memory and disks at most.
+pub fn check_file(file: &File) -> Result<(), String> {
+    let kind = Kind::of(file);
+    if kind != Kind::Path {
+        return Err(format!(
+            "memory must be a file, and this is {kind}: use memfd, hugetlbfs or tmpfs"
+        ));
+    }
+    if rustix::fs::fcntl_get_seals(file).is_ok() {
+        return Ok(());
+    }
+    let unknown = |why: &dyn std::fmt::Display| {
+        format!(
+            "the kernel does not tell which file system the file is on ({why}): use memfd, hugetlbfs or tmpfs"
+        )
+    };
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let wanted = StatxFlags::TYPE | StatxFlags::MNT_ID;
+    let stat = statx(file, "", flags, wanted).map_err(|e| unknown(&e))?;
+    if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
+        return Err("memory must be a regular file, and this is a folder or a device: use memfd, hugetlbfs or tmpfs".to_owned());
+    }
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(unknown(&"Linux before 5.8"));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| unknown(&e))?;
+    match file_system(&mounts, stat.stx_mnt_id) {
+        Some(name) if LOCAL_FILE_SYSTEMS.contains(&name) => Ok(()),
+        Some(name) => Err(format!(
+            "the file is on a file system ({name}) that could hold up the switch for ever: use memfd, hugetlbfs or tmpfs"
+        )),
+        None => Err(unknown(&"it is not mounted here")),
+    }
+}
+
+/// The type of the file system of mount `id` in proc_pid_mountinfo(5).
+fn file_system(mounts: &str, id: u64) -> Option<&str> {
+    let is_it = |line: &&str| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(id);
+    let (_, rest) = mounts.lines().find(is_it)?.split_once(" - ")?;
+    rest.split(' ').next()
+}
+
 /// Which memory `size` bytes from `offset` on are. Refuses files whose pages may never come.
 pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
-    let refused = |e: rustix::io::Errno| MappingError::Refused(e.to_string());
-    let stat = rustix::fs::fstat(file.as_fd()).map_err(refused)?;
-    // A fault on such a file waits for a process or a server, and with it the
-    // worker and every guest.
-    if let Ok(fs) = rustix::fs::fstatfs(file.as_fd())
-        && !LOCAL_FILE_SYSTEMS.contains(&(fs.f_type as u32).into())
-    {
-        return Err(MappingError::Refused(format!(
-            "the file is on a file system (magic number {:#x}) that could hold up the switch for ever: use memfd, hugetlbfs or tmpfs",
-            fs.f_type
-        )));
-    }
+    check_file(file).map_err(MappingError::Refused)?;
+    let stat = rustix::fs::fstat(file).map_err(|e| MappingError::Refused(e.to_string()))?;
     Ok(Identity {
         device: stat.st_dev,
         inode: stat.st_ino,
@@ -127,10 +159,25 @@ extern "C" fn on_sigbus(
             return;
         }
     }
-    // Not ours to mend: the access is made again, and ends the process as it would have.
+    // Not ours to fix: the access is made again, and ends the process as it would have.
     // SAFETY: restores the default action; a zeroed sigaction is that.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGBUS, &default, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_system_of_a_mount_is_found_by_its_number() {
+        let mounts = "21 26 0:19 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
+                      26 1 254:0 / / rw,relatime - ext4 /dev/root rw\n\
+                      210 26 0:44 / /a\\040-\\040ext4 rw - fuse.mine x rw\n";
+        assert_eq!(file_system(mounts, 26), Some("ext4"));
+        assert_eq!(file_system(mounts, 210), Some("fuse.mine"));
+        assert_eq!(file_system(mounts, 2), None);
     }
 }

@@ -1,7 +1,5 @@
 //! What `show port` says of a guest's device.
 
-use std::os::fd::AsRawFd;
-
 use crosspoint_vring::{GuestMemory, RegionSpec, feature};
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
@@ -47,13 +45,13 @@ impl Notes {
 impl Device {
     /// Tells the fabric how the device is now. After every message: it costs no worker anything.
     pub(in super::super) fn describe(&self) {
-        self.fabric.describe(self.port, self.picture());
+        self.fabric.describe(&self.attachment, self.picture());
     }
 
     fn picture(&self) -> DeviceStatus {
         let protocol = |bit: VhostUserProtocolFeatures| self.protocol_features & bit.bits() != 0;
         let packed = self.features.has(feature::RING_PACKED);
-        let cut_off = self.fabric.port_state(self.port) == PortState::Quarantined;
+        let cut_off = self.port_state() == PortState::Quarantined;
         let all = VhostUserProtocolFeatures::all();
         let protocol_names = all.iter_names().map(|(name, bit)| (bit.bits(), name));
         let statuses = || names(self.notes.status.into(), STATUS_NAMES.iter().copied());
@@ -80,7 +78,10 @@ impl Device {
                 .collect(),
             vrings: (0..)
                 .zip(&self.vrings)
-                .map(|one| vring(one, cut_off))
+                .map(|one| VringStatus {
+                    has_call: self.attachment.caller.notifier(one.0.into()).has_target(),
+                    ..vring(one, cut_off)
+                })
                 .collect(),
         }
     }
@@ -117,6 +118,6 @@ fn vring((index, vring): (u16, &Vring), cut_off: bool) -> VringStatus {
         running: vring.running && !cut_off,
         base: vring.base as u16,
         has_kick: vring.kick.is_some(),
-        has_call: vring.call.as_raw_fd() >= 0,
+        has_call: false,
     }
 }

@@ -17,7 +17,7 @@ pub(super) const FAILED: u8 = 1 << 7;
 impl Device {
     /// The front end stopped the device, and goes on: rings, features and status as they were at
     /// the beginning, memory and connection kept. Where a ring stood is kept too, since
-    /// GET_VRING_BASE may ask for it yet, and so is its call descriptor, which front ends set
+    /// GET_VRING_BASE may ask for it yet, and so are call descriptors, which front ends set
     /// once and for all.
     pub(in super::super) fn reset(&mut self) {
         self.stop_all();
@@ -25,7 +25,6 @@ impl Device {
         for vring in &mut self.vrings {
             *vring = Vring {
                 base: vring.base,
-                call: vring.call.clone(),
                 ..Vring::default()
             };
         }
@@ -76,7 +75,7 @@ impl Device {
             );
             return Err(refusal());
         }
-        self.fabric.announce(self.port, mac);
+        self.fabric.announce(&self.attachment, mac);
         Ok(())
     }
 

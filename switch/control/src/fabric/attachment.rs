@@ -1,0 +1,209 @@
+//! Who serves a guest port: as long as it is attached, what it says of the port counts.
+//!
+//! The thread of a port can be held up by its front end (see [`caller`](super::caller)), and is then left behind when the
+//! port goes. Whatever it does when it goes on must change nothing: its number may be another port's by then. So each
+//! change is made under the port table's lock only if the attachment that it is made for still holds.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crosspoint_engine::stream::Stream;
+use crosspoint_engine::view::Egress;
+use crosspoint_packet::Mac;
+use crosspoint_vring::CallBudget;
+use crosspoint_vring::calls::{CALL_TIME_MAX, Spent};
+
+use super::caller::Caller;
+use super::{Fabric, Port, PortChange, PortState};
+use crate::status::DeviceStatus;
+
+/// How often it is looked at what calls have cost.
+const REVIEW: Duration = Duration::from_millis(100);
+
+/// The right of a guest port's thread to change its port.
+pub(crate) struct Attachment {
+    number: u16,
+    is_over: AtomicBool,
+    pub(crate) caller: Arc<Caller>,
+}
+
+impl Attachment {
+    /// The port.
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Meant only under the port table's lock, which [`Fabric::detach`] has.
+    fn holds(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+/// What is known of a port's calls.
+pub(super) struct Calls {
+    pub(super) budget: Arc<CallBudget>,
+    spent: Spent,
+    /// Whether it has been said that no worker makes them any more.
+    is_said: bool,
+    attachment: Option<Arc<Attachment>>,
+}
+
+impl Calls {
+    pub(super) fn new(hz: f64) -> Calls {
+        Calls {
+            budget: CallBudget::new(hz),
+            spent: Spent::default(),
+            is_said: false,
+            attachment: None,
+        }
+    }
+
+    /// Who makes them, if it is not the workers; for people.
+    pub(super) fn text(&self) -> Option<String> {
+        let is_used = |attachment: &Arc<Attachment>| attachment.caller.is_used();
+        match self.budget.longest_ns() / 1000 {
+            0 if self.budget.is_by_caller() => {
+                Some("made by a thread of the port, until it is removed: they blocked a worker, or took too much of it".to_owned())
+            }
+            us if self.budget.is_by_caller() => {
+                Some(format!("made by a thread of the port, until it is removed: one took {us} us of a worker"))
+            }
+            _ if self.attachment.as_ref().is_some_and(is_used) => {
+                Some("made by a thread of the port: a call descriptor is no eventfd".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Looks at what they have cost in `window`. Returns who is to have a thread for them.
+    fn review(&mut self, name: &str, window: Duration, cycle_ns: f64) -> Option<Arc<Attachment>> {
+        self.budget.review(&mut self.spent, window, cycle_ns);
+        if !self.budget.is_by_caller() {
+            return None;
+        }
+        if !std::mem::replace(&mut self.is_said, true) {
+            tracing::warn!(
+                port = name,
+                "its calls take too much of a worker (the longest {} us; a worker gives one {} us): a thread of the port makes them until the port is removed",
+                self.budget.longest_ns() / 1000,
+                CALL_TIME_MAX.as_micros()
+            );
+        }
+        self.attachment.clone()
+    }
+}
+
+impl Fabric {
+    /// Attaches who serves guest port `number`, with so many vrings. Whoever did before does no longer.
+    pub(crate) fn attach(&self, number: u16, vrings: usize) -> io::Result<Arc<Attachment>> {
+        let mut state = self.lock();
+        let port = state.ports.get_mut(usize::from(number));
+        let Some(Some(port)) = port else {
+            return Err(io::Error::other("no such port"));
+        };
+        let budget = port.calls.budget.clone();
+        let attachment = Arc::new(Attachment {
+            number,
+            is_over: AtomicBool::new(false),
+            caller: Caller::new(&port.options.name, budget, vrings)?,
+        });
+        let before = port.calls.attachment.replace(attachment.clone());
+        if let Some(before) = &before {
+            before.is_over.store(true, Ordering::Relaxed);
+        }
+        drop(state);
+        drop(before);
+        Ok(attachment)
+    }
+
+    /// Ends an attachment: nothing that is done in its name changes anything any more, and no frame goes there.
+    pub(crate) fn detach(&self, attachment: &Arc<Attachment>) {
+        let mut state = self.lock();
+        if !attachment.holds() {
+            return;
+        }
+        attachment.is_over.store(true, Ordering::Relaxed);
+        let Some(Some(port)) = state.ports.get_mut(usize::from(attachment.number)) else {
+            return;
+        };
+        let held = port.calls.attachment.take();
+        let change = PortChange {
+            egress: Some(Egress::Down),
+            remove: port.streams.keys().copied().collect(),
+            state: Some((PortState::Down, "nothing is attached".to_owned())),
+            properties: Some(BTreeMap::new()),
+            memory: Some(None),
+            inflight: Some(None),
+            ..PortChange::default()
+        };
+        let changed = self.change_locked(&mut state, attachment.number, change);
+        self.forget(&state, attachment.number);
+        drop(state);
+        drop((changed, held));
+    }
+
+    /// As [`change`](Fabric::change), for who is attached.
+    pub(crate) fn change_attached(
+        &self,
+        attachment: &Attachment,
+        change: PortChange,
+    ) -> io::Result<Vec<Stream>> {
+        self.change_if(attachment.number, change, || attachment.holds())
+    }
+
+    /// Notes how the device of the port is, for `show`.
+    pub(crate) fn describe(&self, attachment: &Attachment, device: DeviceStatus) {
+        let before = self
+            .with_port(attachment, |port| port.device.replace(device))
+            .flatten();
+        drop(before);
+    }
+
+    /// Forgets every address learned on the port.
+    pub(crate) fn forget_attached(&self, attachment: &Attachment) {
+        let state = self.lock();
+        if attachment.holds() {
+            self.forget(&state, attachment.number);
+        }
+    }
+
+    /// Announces `mac` on the port.
+    pub(crate) fn announce(&self, attachment: &Attachment, mac: Mac) {
+        let mut state = self.lock();
+        if attachment.holds() {
+            self.announce_locked(&mut state, attachment.number, mac);
+        }
+    }
+
+    fn with_port<T>(&self, attachment: &Attachment, f: impl FnOnce(&mut Port) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let port = state
+            .ports
+            .get_mut(usize::from(attachment.number))?
+            .as_mut();
+        port.filter(|_| attachment.holds()).map(f)
+    }
+
+    /// Looks at what calls have cost the workers since it last did, and has threads started for ports whose calls they make
+    /// no longer.
+    pub(super) fn review_calls(&self) {
+        let mut state = self.lock();
+        let window = state.calls_reviewed.elapsed();
+        if window < REVIEW {
+            return;
+        }
+        state.calls_reviewed = Instant::now();
+        let cycle_ns = 1e9 / self.clock.hz();
+        let ports = state.ports.iter_mut().flatten();
+        let due: Vec<_> = ports
+            .filter_map(|port| port.calls.review(&port.options.name, window, cycle_ns))
+            .collect();
+        drop(state);
+        for attachment in due {
+            attachment.caller.start();
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The caller thread of a guest port: does to descriptors of its front end what may last for ever.
+//!
+//! It makes the calls that no worker makes (see `crosspoint_vring::notify`), and it closes what may not be closed on
+//! another thread: the last close of a pipe waits for its mutex, and each close of a FUSE file for its server. A front end
+//! can hold it there in uninterruptible sleep. That stops the calls of its own port, and nothing else: the thread has no
+//! lock while it is in such a system call, and it is left behind when the front end or the port goes.
+//!
+//! It is started when it is first needed, and ends with its front end. It runs where the control threads run, off the
+//! workers' cores: it inherits that.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crosspoint_vring::notify::set_nonblocking;
+use crosspoint_vring::{Bell, CallBudget, Kind, Notifier};
+use rustix::thread::{Pid, gettid};
+
+use crate::interrupt::interrupt;
+
+/// How long a thread that is to end is waited for. It is left behind after that.
+pub(crate) const END_TIME_MAX: Duration = Duration::from_secs(1);
+/// Between two looks whether it has ended.
+pub(crate) const END_PAUSE: Duration = Duration::from_millis(2);
+/// Descriptors that wait to be closed by a thread that is held up. More are closed by the port's own thread.
+const RETIRED_MAX: usize = 64;
+const THREAD_STACK: usize = 64 << 10;
+
+/// Something whose drop may last for ever.
+type Retired = Box<dyn Send>;
+
+/// The calls of one guest port, and the thread that makes them where no worker does.
+pub(crate) struct Caller {
+    port: String,
+    bell: Arc<Bell>,
+    /// By vring.
+    slots: Arc<[Slot]>,
+    threads: Mutex<Threads>,
+}
+
+/// One vring's calls.
+struct Slot {
+    notifier: Arc<Notifier>,
+    /// The thread's own copy: it writes to that while the notifier gets another descriptor. The lock is held for no system
+    /// call but the one that makes the copy, which waits for nothing.
+    copy: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+#[derive(Default)]
+struct Threads {
+    current: Option<CallerThread>,
+    /// One that was left behind. There is at most one: while it lasts, only eventfds are taken, which hold up no thread.
+    stuck: Option<CallerThread>,
+}
+
+struct CallerThread {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    id: OnceLock<Pid>,
+    retired: Mutex<Vec<Retired>>,
+}
+
+impl Caller {
+    /// The calls of port `port`, whose device has `vrings` vrings.
+    pub(crate) fn new(
+        port: &str,
+        budget: Arc<CallBudget>,
+        vrings: usize,
+    ) -> io::Result<Arc<Caller>> {
+        let bell = Bell::new()?;
+        let slot = |_| Slot {
+            notifier: Arc::new(Notifier::of_port(budget.clone(), bell.clone())),
+            copy: Mutex::new(None),
+        };
+        Ok(Arc::new(Caller {
+            port: port.to_owned(),
+            slots: (0..vrings).map(slot).collect(),
+            bell,
+            threads: Mutex::default(),
+        }))
+    }
+
+    /// Where the calls of a vring go; of one that there is not, nowhere.
+    pub(crate) fn notifier(&self, vring: usize) -> Arc<Notifier> {
+        let slot = self.slots.get(vring);
+        slot.map_or_else(Arc::default, |slot| slot.notifier.clone())
+    }
+
+    /// Whether a vring has a descriptor to write to that no worker writes to.
+    pub(crate) fn is_used(&self) -> bool {
+        self.slots.iter().any(|slot| slot.notifier.is_by_caller())
+    }
+
+    /// Exchanges the descriptor of a vring. Workers may use the old one until each has passed a quiescent point: it is to be
+    /// given to [`retire`](Self::retire) after that. The new one is refused, with the reason, if it is not fit to be written
+    /// to; then there is none.
+    pub(crate) fn set(
+        &self,
+        vring: usize,
+        fd: Option<OwnedFd>,
+    ) -> (Option<OwnedFd>, Result<(), String>) {
+        let Some(slot) = self.slots.get(vring) else {
+            return (None, Ok(()));
+        };
+        let (fd, refused) = match fd.map(|fd| self.check(&slot.notifier, fd)).transpose() {
+            Ok(fd) => (fd, Ok(())),
+            Err((fd, why)) => {
+                self.retire(fd);
+                (None, Err(why))
+            }
+        };
+        let (old, copy) = {
+            let mut copy = lock(&slot.copy);
+            (slot.notifier.swap(fd), copy.take())
+        };
+        if let Some(copy) = copy.and_then(Arc::into_inner) {
+            self.retire(copy);
+        }
+        if slot.notifier.is_by_caller() {
+            self.start();
+        }
+        (old, refused)
+    }
+
+    fn check(&self, notifier: &Notifier, fd: OwnedFd) -> Result<OwnedFd, (OwnedFd, String)> {
+        let kind = Kind::of(&fd);
+        if !notifier.accepts(kind) {
+            let why = format!("a call descriptor must be an eventfd, and this is {kind}");
+            return Err((fd, why));
+        }
+        if kind != Kind::Eventfd && lock(&self.threads).is_held_up() {
+            let why = format!(
+                "the call descriptor is {kind}, and a thread of this port is held up by another: give an eventfd"
+            );
+            return Err((fd, why));
+        }
+        Ok(fd)
+    }
+
+    /// Closes a descriptor of the front end, on a thread where that may last. Not under any lock.
+    pub(crate) fn retire(&self, fd: OwnedFd) {
+        match Kind::of(&fd) {
+            Kind::Eventfd => drop(fd),
+            _ => self.retire_any(Box::new(fd)),
+        }
+    }
+
+    /// Drops something of the front end's that may keep who drops it, likewise.
+    pub(crate) fn retire_any(&self, object: Retired) {
+        let mut threads = lock(&self.threads);
+        // One thread that is held up is enough: it gets the rest, too.
+        let thread = match threads.is_held_up() {
+            true => threads.stuck.as_ref(),
+            false => {
+                self.ensure(&mut threads);
+                threads.current.as_ref()
+            }
+        };
+        let left = match thread {
+            Some(thread) => thread.shared.take_on(object),
+            None => Some(object),
+        };
+        drop(threads);
+        self.bell.ring();
+        drop(left);
+    }
+
+    /// Starts the thread, unless it runs. Does nothing while another thread is at it.
+    pub(crate) fn start(&self) {
+        match self.threads.try_lock() {
+            Ok(mut threads) => self.ensure(&mut threads),
+            Err(TryLockError::Poisoned(threads)) => self.ensure(&mut threads.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn ensure(&self, threads: &mut Threads) {
+        if threads.current.is_some() {
+            return;
+        }
+        match self.spawn() {
+            Ok(thread) => threads.current = Some(thread),
+            Err(why) => tracing::error!(
+                port = self.port,
+                "no thread for its calls can be started, and they are not made: {why}; raise the limit of threads (TasksMax)"
+            ),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<CallerThread> {
+        let shared = Arc::<Shared>::default();
+        let (slots, bell, mine) = (self.slots.clone(), self.bell.clone(), shared.clone());
+        let thread = Builder::new()
+            .name("cp-calls".to_owned())
+            .stack_size(THREAD_STACK)
+            .spawn(move || mine.run(&slots, &bell))?;
+        Ok(CallerThread { shared, thread })
+    }
+
+    /// The front end is gone, or the port: ends the thread, or leaves it behind. Takes [`END_TIME_MAX`] at most. No vring
+    /// has a descriptor any more.
+    pub(crate) fn end(&self) {
+        let mut threads = lock(&self.threads);
+        let Some(thread) = threads.current.take() else {
+            return;
+        };
+        let deadline = Instant::now() + END_TIME_MAX;
+        thread.shared.stop.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        while !thread.thread.is_finished() && Instant::now() < deadline {
+            if let Some(id) = thread.shared.id.get() {
+                interrupt(*id);
+            }
+            std::thread::sleep(END_PAUSE);
+        }
+        if thread.thread.is_finished() {
+            let _ = thread.thread.join();
+            return;
+        }
+        tracing::warn!(
+            port = self.port,
+            "its front end holds up the thread of its calls (it reads the pipe or socket that it gave, or serves the file, and does not go on): the thread is left behind, and ends when the front end does"
+        );
+        threads.stuck = Some(thread);
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        for vring in 0..self.slots.len() {
+            if let (Some(old), _) = self.set(vring, None) {
+                self.retire(old);
+            }
+        }
+        self.end();
+    }
+}
+
+impl Threads {
+    fn is_held_up(&mut self) -> bool {
+        self.stuck.take_if(|stuck| stuck.thread.is_finished());
+        self.stuck.is_some()
+    }
+}
+
+impl Shared {
+    /// Takes on something to drop. Gives it back where too much waits already.
+    fn take_on(&self, object: Retired) -> Option<Retired> {
+        let mut retired = lock(&self.retired);
+        if retired.len() >= RETIRED_MAX {
+            return Some(object);
+        }
+        retired.push(object);
+        None
+    }
+
+    /// The thread. Calls first, since they are waited for.
+    fn run(&self, slots: &[Slot], bell: &Bell) {
+        let _ = self.id.set(gettid());
+        loop {
+            for slot in slots {
+                if !self.stop.load(Ordering::SeqCst) && slot.notifier.take_pending() {
+                    slot.call();
+                }
+            }
+            let retired = std::mem::take(&mut *lock(&self.retired));
+            drop(retired);
+            if self.stop.load(Ordering::SeqCst) && lock(&self.retired).is_empty() {
+                return;
+            }
+            bell.hear();
+        }
+    }
+}
+
+impl Slot {
+    fn call(&self) {
+        let (copy, is_new) = {
+            let mut copy = lock(&self.copy);
+            let is_new = copy.is_none();
+            if is_new {
+                *copy = self.notifier.duplicate().map(Arc::new);
+            }
+            (copy.clone(), is_new)
+        };
+        let Some(fd) = copy else {
+            return;
+        };
+        if is_new && Kind::of(&fd) != Kind::Eventfd {
+            let _ = set_nonblocking(&fd);
+        }
+        // A descriptor that is full, or closed at its other end, is the front end's own loss.
+        let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The daemon aborts on panic, so a poisoned lock is only ever seen by tests.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,60 @@
+//! Whose turn it is on a worker, and what is charged for it: [`crate::shares`] at work on streams.
+
+use crate::shares::{Account, Shares};
+use crate::stream::Stream;
+use crate::tx::Tx;
+use crate::view::View;
+
+/// When a stream is polled.
+pub(crate) enum Turn {
+    Now,
+    /// Not before other ports have had as much.
+    Ahead,
+    /// In the next iteration.
+    PutOff,
+}
+
+/// Whether it is a stream's turn, at `now`. A NIC's queue never waits: its frames are other ports', and the NIC drops
+/// those that do not fit it.
+#[inline(always)]
+pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
+    let account = Account::From(stream.id.0);
+    if shares.is_contended() && shares.is_ahead(account) && !stream.is_nic() {
+        shares.skip(account, now);
+        return Turn::Ahead;
+    }
+    if shares.puts_off(stream.burst_cycles(), now) && !stream.is_nic() {
+        shares.skip(account, now);
+        return Turn::PutOff;
+    }
+    Turn::Now
+}
+
+/// Charges a burst of `count` frames that took the cycles from `before` to `now`: those of a guest to its port, those of
+/// a NIC to the ports that its frames were for. What receivers' buffers cost they have been charged with.
+#[inline(always)]
+pub(crate) fn charge(
+    stream: &mut Stream,
+    view: &View,
+    count: usize,
+    (before, now): (u64, u64),
+    tx: &mut Tx,
+) {
+    let cycles = now
+        .wrapping_sub(before)
+        .saturating_sub(std::mem::take(&mut tx.charged));
+    stream.note_burst(count, cycles, &tx.shares);
+    let wants = stream.has_more(count);
+    if stream.is_nic() {
+        if wants || tx.shares.is_contended() {
+            tx.charge_destinations(view, count, cycles, wants, now);
+        }
+        return;
+    }
+    let account = Account::From(stream.id.0);
+    let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
+    tx.shares.charge(account, weight, cycles, now);
+    if wants {
+        tx.shares.want(account, now);
+    }
+}

@@ -1,0 +1,120 @@
+//! Descriptors that a front end hands over: what the kernel says that they are.
+//!
+//! The front end keeps a copy of each descriptor, and what it does with it decides how long a system call on ours
+//! takes. What each kind can make a caller wait for (Linux 6.18):
+//!
+//! - An eventfd has a spinlock and no other lock. A write wakes who waits for it, in the caller's time, and sleeps
+//!   (interruptibly) only when the counter is full and the front end has cleared O_NONBLOCK.
+//! - A pipe has a mutex. A reader holds it while it copies to its own memory, so a page of that memory that never comes
+//!   (FUSE, userfaultfd) keeps a writer in uninterruptible sleep. Closing the last copy takes the same mutex.
+//! - A socket has a lock that is held in the same way; and one write may go to many receivers.
+//! - An epoll descriptor, when it is added to another, takes its own mutex.
+//! - A file of FUSE asks its server: for its size, for its pages, and at each close.
+//!
+//! So workers write to, and wait for, true eventfds alone, and the kind is asked first, in a way that touches none of these: the name of the link in /proc/self/fd. That of an
+//! anonymous object comes from the kernel alone. A path begins with "/", or with "(unreachable)", whatever the file's
+//! name is.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// What a descriptor is, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// An eventfd.
+    Eventfd,
+    /// A pipe without a name.
+    Pipe,
+    /// A socket of any family.
+    Socket,
+    /// Something with a path: a file, a memory file, a directory, a device, a named pipe.
+    Path,
+    /// Anything else: epoll, timerfd, io_uring, a process, a namespace; or /proc cannot be read.
+    Other,
+}
+
+impl Kind {
+    /// What descriptor `fd` is. Makes no system call on what it refers to.
+    pub fn of(fd: impl AsFd) -> Kind {
+        let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+        let name = rustix::fs::readlink(link, Vec::new());
+        name.map_or(Kind::Other, |name| Kind::named(name.as_bytes()))
+    }
+
+    fn named(name: &[u8]) -> Kind {
+        match name {
+            b"anon_inode:[eventfd]" => Kind::Eventfd,
+            [b'/', ..] => Kind::Path,
+            [b'p', b'i', b'p', b'e', b':', b'[', ..] => Kind::Pipe,
+            [b's', b'o', b'c', b'k', b'e', b't', b':', b'[', ..] => Kind::Socket,
+            _ => Kind::Other,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Eventfd => "an eventfd",
+            Kind::Pipe => "a pipe",
+            Kind::Socket => "a socket",
+            Kind::Path => "a file, a directory or a device",
+            Kind::Other => "neither an eventfd, a pipe, a socket nor a file",
+        })
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use rustix::event::{EventfdFlags, epoll, eventfd};
+    use rustix::fs::{Mode, OFlags, memfd_create};
+
+    fn open(path: impl rustix::path::Arg) -> OwnedFd {
+        let flags = OFlags::RDONLY | OFlags::CREATE;
+        rustix::fs::open(path, flags, Mode::RWXU).unwrap()
+    }
+
+    #[test]
+    fn an_eventfd_is_told_from_everything_else_by_what_the_kernel_says() {
+        let of = |flags| Kind::of(eventfd(0, flags).unwrap());
+        assert_eq!(of(EventfdFlags::empty()), Kind::Eventfd);
+        assert_eq!(of(EventfdFlags::SEMAPHORE), Kind::Eventfd);
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        assert_eq!((Kind::of(read), Kind::of(write)), (Kind::Pipe, Kind::Pipe));
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(Kind::of(socket), Kind::Socket);
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        assert_eq!(Kind::of(poll), Kind::Other);
+        for path in ["/dev/zero", "/tmp", "/proc/self/fd"] {
+            let fd = rustix::fs::open(path, OFlags::RDONLY, Mode::empty());
+            assert_eq!(Kind::of(fd.unwrap()), Kind::Path, "{path}");
+        }
+    }
+
+    /// Whoever may make files gives them any name: as a memory file, in a folder, removed, or as a pipe with a name.
+    #[test]
+    fn a_file_that_is_called_like_an_eventfd_is_none() {
+        let name = "anon_inode:[eventfd]";
+        let memory = memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        assert_eq!(Kind::of(memory), Kind::Path);
+        let folder = std::env::temp_dir().join(format!("crosspoint-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        let file = open(path.as_path());
+        assert_eq!(Kind::of(&file), Kind::Path);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Kind::of(&file), Kind::Path);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(Kind::of(&file), Kind::Path);
+        // What is outside of the root folder, or has lost its mount.
+        for name in [
+            "(unreachable)/anon_inode:[eventfd]",
+            "anon_inode:[eventfd] (deleted)",
+        ] {
+            assert_eq!(Kind::named(name.as_bytes()), Kind::Other);
+        }
+    }
+}
