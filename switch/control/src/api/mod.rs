@@ -22,6 +22,7 @@
 mod capture;
 mod change;
 mod client;
+pub(crate) mod places;
 mod server;
 mod snapshot;
 mod socket;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use capture::{Closer, Frames, Traces};
 pub use change::{ChangeError, PortAdd, PortRemove, PortSet, TURN_TIME_MAX};
 pub use client::{Client, ClientError, request};
+pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 pub(crate) use socket::connect;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+
+use super::places::Place;
 
 /// How long to wait when the kernel gives no connection, because file descriptors ran out for instance.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -64,29 +66,35 @@ impl Drop for ServerThread {
     }
 }
 
-/// Accepts clients and converses with up to `clients_max` at once. Those beyond wait in the kernel's queue.
-pub(crate) async fn serve<C, T>(
+/// Accepts clients, and converses with each that `admit` has a place for. One that it has none for is hung up on; while it
+/// waits, clients wait in the kernel's queue.
+pub(crate) async fn serve<C, P, T>(
     name: &'static str,
-    clients_max: usize,
     accept: impl AsyncFn() -> io::Result<C>,
-    converse: impl Fn(C) -> T,
+    admit: impl AsyncFn(&C) -> Option<Place<P>>,
+    converse: impl Fn(C, Arc<Place<P>>) -> T,
 ) -> io::Result<()>
 where
+    P: Copy + Eq + Send + Sync + 'static,
     T: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(clients_max));
     let mut accepted_last = true;
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.map_err(io::Error::other)?;
         match accept().await {
             Ok(client) => {
                 accepted_last = true;
-                let conversation = converse(client);
-                tokio::spawn(async move {
-                    conversation.await;
-                    drop(place);
-                });
+                if let Some(place) = admit(&client).await {
+                    let place = Arc::new(place);
+                    let conversation = converse(client, Arc::clone(&place));
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = place.closing().notified() => {}
+                            () = conversation => {}
+                        }
+                    });
+                }
+                // However many come at once, each has its request looked at before it may have to give way.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 // Said once, however long it lasts.

@@ -4,6 +4,8 @@ use prometheus::proto::MetricFamily;
 
 use super::buckets::{GAP_BOUNDS_NS, cumulative, sum_seconds};
 use super::families::{self as f, Family, Samples};
+use super::server;
+use crate::api;
 use crate::health::Health;
 use crate::status::{ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus};
 
@@ -20,7 +22,20 @@ pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
     all.extend(workers(&status.workers));
     all.push(gaps(&status.workers));
     all.extend(worker_events(&status.workers));
+    all.push(clients_closed());
     all
+}
+
+/// Connections closed for want of places, of this process.
+fn clients_closed() -> MetricFamily {
+    let mut samples = Samples::of(f::CLIENTS_CLOSED);
+    let servers = [("metrics", &server::CLOSED), ("control", &api::CLOSED)];
+    for (name, closed) in servers {
+        let [gave_way, refused] = closed.counts();
+        samples.add(&[name, "gave_way"], gave_way);
+        samples.add(&[name, "refused"], refused);
+    }
+    samples.finish()
 }
 
 fn switch(status: &Status) -> [MetricFamily; 9] {
