@@ -60,6 +60,10 @@ pub trait Source: Send + Sync + 'static {
     fn daemon(&self) -> DaemonStatus {
         DaemonStatus::default()
     }
+    /// What is missing that no port needs, such as the metrics server: a line for each, for people. It is tried again.
+    fn missing(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
     /// Whether it works. It does not wait: where ports cannot be looked at just now, it says so.

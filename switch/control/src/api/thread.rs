@@ -8,9 +8,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::places::Place;
+use crate::progress::Beat;
 
 /// How long to wait when the kernel gives no connection, because file descriptors ran out for instance.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How often the thread says that it comes round.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long what clients have asked for may go on, when the thread is told to end.
 const END_TIME_MAX: Duration = Duration::from_secs(1);
@@ -35,6 +39,10 @@ impl ServerThread {
             .enable_all()
             .build()?;
         let (end, ended) = oneshot::channel::<()>();
+        let beat = Beat::new(match name {
+            "metrics" => "the metrics server",
+            _ => "the control socket's server",
+        });
         let thread = std::thread::Builder::new()
             .name(format!("cp-{name}"))
             .spawn(move || {
@@ -43,15 +51,25 @@ impl ServerThread {
                         result = serving() => if let Err(error) = result {
                             tracing::error!(%error, "the {name} server has ended");
                         },
+                        () = beats(&beat) => {}
                         _ = ended => {}
                     }
                 });
+                beat.rest();
                 runtime.shutdown_timeout(END_TIME_MAX);
             })?;
         Ok(ServerThread {
             end: Some(end),
             thread: Some(thread),
         })
+    }
+}
+
+/// Says again and again that the thread comes round.
+async fn beats(beat: &Beat) {
+    loop {
+        beat.begin();
+        tokio::time::sleep(BEAT_INTERVAL).await;
     }
 }
 

@@ -37,12 +37,16 @@ impl Source for Running {
         }
     }
 
+    fn missing(&self) -> Vec<String> {
+        Running::missing(self)
+    }
+
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fabric.fdb()
     }
 
     fn health(&self) -> Health {
-        self.fabric.health()
+        Running::health(self)
     }
 
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
