@@ -35,7 +35,7 @@ pub(crate) enum Command {
     /// Validate a configuration without starting anything
     #[command(after_long_help = help::CHECK)]
     Check {
-        /// The configuration (TOML)
+        /// The configuration (TOML); `-` is standard input, of which `ports_dir` is not looked at
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },

@@ -119,7 +119,6 @@ impl Action {
 }
 
 fn read(path: &Path) -> Result<PortTable, String> {
-    let told = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|why| told(&why))?;
-    config::parse_port_file(&text).map_err(|why| told(&why))
+    let text = config::read_named(path)?;
+    config::parse_port_file(&text).map_err(|why| format!("{}: {why}", path.display()))
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_control::config::{Config, ConfigError};
 use crosspoint_control::daemon::{Daemon, StartError};
+use crosspoint_control::log;
 use crosspoint_control::notify::{self, Service};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -25,30 +26,36 @@ pub(crate) fn check(path: &Path) -> ExitCode {
     }
 }
 
+/// The configuration at `path`; of standard input where that is `-`.
 pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
-    Config::load(path).map_err(|error| fail_config(&error))
+    let loaded = match path == Path::new("-") {
+        true => Config::load_stdin(),
+        false => Config::load(path),
+    };
+    loaded.map_err(|error| fail_config(&error))
 }
 
 fn fail_config(error: &ConfigError) -> ExitCode {
-    eprint!("{}", error.render());
+    log::print(&error.render());
     ExitCode::FAILURE
 }
 
 /// Runs until SIGTERM or SIGINT; SIGHUP has it read its configuration again.
 pub(crate) fn run(path: &Path) -> ExitCode {
+    log::report_panics();
     let affinity = affinity();
     // A mistake in one guest's file of `ports_dir` does not keep the others from their network.
     let loaded = match Config::load_lenient(path, None, &affinity) {
         Ok(loaded) => loaded,
         Err(error) => return fail_config(&error),
     };
-    let log_limit = crosspoint_control::log::start(&loaded.config.log);
+    let log_limit = log::start(&loaded.config.log);
     // Before anything is made that would have to be cleaned up.
     let signals = flag(&[SIGTERM, SIGINT]).and_then(|stop| Ok((stop, flag(&[SIGHUP])?)));
     let (stop, reload) = match signals {
         Ok(flags) => flags,
         Err(why) => {
-            eprintln!("error: signals cannot be caught: {why}");
+            log::print(&format!("error: signals cannot be caught: {why}\n"));
             return ExitCode::FAILURE;
         }
     };
@@ -62,7 +69,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             if let StartError::Config(error) = error {
                 return fail_config(&error);
             }
-            eprintln!("error: {error}");
+            log::print(&format!("error: {error}\n"));
             return ExitCode::FAILURE;
         }
     };
@@ -83,6 +90,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     notify::stopping();
     drop(daemon);
     log_limit.finish();
+    log::drain();
     ExitCode::SUCCESS
 }
 

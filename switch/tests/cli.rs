@@ -151,3 +151,41 @@ sys.exit('it goes on without a terminal')
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success(), "{said}");
 }
+
+/// A FIFO that nothing writes to would be waited for without end.
+#[test]
+fn a_fifo_is_refused_with_what_to_do_and_standard_input_is_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fifo = dir.path().join("switch.toml");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("mkfifo runs").success());
+    let fifo = fifo.to_str().expect("a plain path");
+    for words in [
+        &["check", "--config", fifo][..],
+        &["doctor", "--config", fifo],
+        &["run", "--config", fifo],
+        &[
+            "port",
+            "add",
+            "--file",
+            fifo,
+            "--socket",
+            "/nowhere/control.sock",
+        ],
+    ] {
+        let output = crosspoint(words);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{words:?}");
+        assert!(text.contains("it is a FIFO, no regular file"), "{text}");
+        assert!(text.contains(fifo) && text.contains("help: "), "{text}");
+    }
+    for (text, succeeds) in [("version = 1\n", true), ("version = 2\n", false)] {
+        let file = dir.path().join("stdin.toml");
+        fs::write(&file, text).expect("it is ours");
+        let mut command = Command::new("sh");
+        command.args(["-c", "cat \"$1\" | \"$0\" check --config -"]);
+        command.arg(env!("CARGO_BIN_EXE_crosspoint")).arg(&file);
+        let output = command.output().expect("sh runs");
+        assert_eq!(output.status.success(), succeeds, "{output:?}");
+    }
+}

@@ -12,6 +12,8 @@ mod capture;
 mod disturbance;
 #[path = "e2e/dpdk.rs"]
 mod dpdk;
+#[path = "e2e/extras.rs"]
+mod extras;
 #[path = "e2e/interfaces.rs"]
 mod interfaces;
 #[path = "e2e/linux.rs"]

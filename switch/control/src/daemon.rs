@@ -2,17 +2,18 @@
 //! another.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::api::{ControlServer, SocketError};
 use crate::config::{Balance, Config, ConfigError, Loaded, Poll, Port, PortKind};
 use crate::fabric::{BalanceOptions, Fabric, FabricOptions, WorkerError};
 use crate::health::Health;
-use crate::metrics::MetricsError;
 use crate::nic::{self, NicPortError};
+use crate::progress::Beat;
 use crate::running::Running;
 use crate::status::Status;
 use crate::vhost::VhostPortError;
@@ -32,9 +33,6 @@ pub enum StartError {
     /// The NIC ports.
     #[error(transparent)]
     Nic(#[from] NicPortError),
-    /// The metrics address.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     /// The control socket.
     #[error(transparent)]
     Control(#[from] SocketError),
@@ -49,10 +47,20 @@ pub enum StartError {
 /// The running daemon. Dropping it stops everything in order: nobody asks any more, guests and
 /// NICs are let go of, workers end.
 pub struct Daemon {
-    control: Option<ControlServer>,
+    control: Mutex<Option<ControlServer>>,
+    socket: PathBuf,
     running: Arc<Running>,
     started: Instant,
+    /// When what is missing is tried again.
+    retry_at: Mutex<Instant>,
+    /// Of the main loop.
+    beat: Arc<Beat>,
 }
+
+/// What the control socket is called where it is missing.
+const CONTROL: &str = "the control socket";
+/// Between two tries to have what is missing.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// Starts it from what [`Config::load_lenient`] has read at `path`, which is read again at each reload. `affinity` lists
@@ -96,11 +104,23 @@ impl Daemon {
         })?;
         let running = Running::new(fabric, config, file, affinity);
         // First what can be in another daemon's hands: a second instance stops here.
-        let control = ControlServer::start(&config.control.socket, running.clone())?;
+        let socket = config.control.socket.clone();
+        let control = match ControlServer::start(&socket, running.clone()) {
+            Ok(control) => Some(control),
+            Err(error @ SocketError::Busy { .. }) => return Err(error.into()),
+            // No guest needs it.
+            Err(error) => {
+                running.note_missing(CONTROL, Some(told(&error)));
+                None
+            }
+        };
         let daemon = Daemon {
-            control: Some(control),
+            control: Mutex::new(control),
+            socket,
             running,
             started: Instant::now(),
+            retry_at: Mutex::new(Instant::now() + RETRY_INTERVAL),
+            beat: Beat::new("the main loop, or the port table that it waits for,"),
         };
         daemon.running.open_all(config)?;
         daemon.running.say_what_was_left_out();
@@ -109,8 +129,28 @@ impl Daemon {
 
     /// What must happen about ten times a second.
     pub fn housekeep(&self) {
+        self.beat.begin();
         self.running.fabric.housekeep(self.started.elapsed());
         self.running.look_at_folder();
+        self.retry_missing();
+    }
+
+    /// Tries again to have what the switch was started without, every few seconds.
+    fn retry_missing(&self) {
+        let mut retry_at = self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() < *retry_at {
+            return;
+        }
+        *retry_at = Instant::now() + RETRY_INTERVAL;
+        self.running.retry_metrics();
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if control.is_some() {
+            return;
+        }
+        let started = ControlServer::start(&self.socket, self.running.clone());
+        self.running
+            .note_missing(CONTROL, started.as_ref().err().map(told));
+        *control = started.ok();
     }
 
     /// Reads the configuration again, and makes the switch what it says; what comes of it is in the log.
@@ -125,7 +165,7 @@ impl Daemon {
 
     /// Whether it works. Does not wait.
     pub fn health(&self) -> Health {
-        self.running.fabric.health()
+        self.running.health()
     }
 
     /// The same, unless the switch is being changed: then `false`, and it is to be tried again. It does not wait for that.
@@ -139,11 +179,22 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        drop(self.control.take());
+        // The rest may take as long as ports take.
+        self.beat.rest();
+        let control = self.control.get_mut();
+        drop(control.unwrap_or_else(PoisonError::into_inner).take());
         self.running.close();
         // Not left to the last who has the fabric: a port's thread that was left behind has it, too.
         self.running.fabric.stop();
     }
+}
+
+/// Why there is no control socket, for people.
+fn told(error: &SocketError) -> String {
+    let help = error
+        .help()
+        .map_or(String::new(), |help| format!("; {help}"));
+    format!("{error}; trying again every few seconds{help}")
 }
 
 /// NIC queues that the configured ports have.

@@ -2,7 +2,8 @@
 //!
 //! - *Live*: every worker comes round, or sleeps because there is nothing to do. One that does not for 100 ms is stalled,
 //!   and its ports stand still. The loss of a core for a moment is told as well, so that probes should fail several times
-//!   before anything is restarted for it.
+//!   before anything is restarted for it. And the threads that control the switch make progress: none is at the same thing
+//!   for 20 s, nor waits so long for the port table.
 //! - *Ready*: live, and every port with `required = true` is up.
 //!
 //! `GET /healthz` and `GET /readyz` of the [metrics server](crate::metrics) answer 200 or 503, with [`Health::live_text`]
@@ -124,6 +125,15 @@ impl Health {
         health.live = health.not_live.is_empty();
         health.ready = health.live && health.not_ready.is_empty();
         health
+    }
+
+    /// The same, where this besides keeps it from being live.
+    pub(crate) fn but(mut self, stuck: Vec<String>) -> Health {
+        if !stuck.is_empty() {
+            (self.live, self.ready) = (false, false);
+            self.not_live.extend(stuck.into_iter().take(REASONS_MAX));
+        }
+        self
     }
 
     /// Of a picture.

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod nic;
 pub mod notify;
 pub mod plan;
+mod progress;
 mod running;
 pub mod show;
 pub mod status;

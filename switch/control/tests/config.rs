@@ -15,5 +15,7 @@ mod load;
 mod meaning;
 #[path = "config/messages.rs"]
 mod messages;
+#[path = "config/odd.rs"]
+mod odd;
 #[path = "config/plan.rs"]
 mod plan;

@@ -1,9 +1,9 @@
 //! Reaching into the network namespace that the other end of a veth is in.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::thread;
 
@@ -19,7 +19,10 @@ pub(crate) fn within<T: Send>(id: i32, job: impl FnOnce() -> T + Send) -> Option
     let mut links = Links::open().ok()?;
     let mut seen = HashSet::new();
     let namespace = candidates().find_map(|path| {
-        let file = File::open(path).ok()?;
+        // Who may write to the folder could put a FIFO there, which would be waited for.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(flags).open(path).ok()?;
         let is_new = seen.insert(file.metadata().ok()?.ino());
         (is_new && id_of(&mut links, &file) == Some(id)).then_some(file)
     })?;

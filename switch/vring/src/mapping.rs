@@ -2,9 +2,10 @@
 //! it takes the memory away.
 //!
 //! Whoever holds a file can truncate it, and then the next access to a page beyond its end is
-//! SIGBUS, which ends the process. The handler that is installed here puts anonymous memory in
-//! the place of the whole mapping: the access goes on, reads zeroes, and harms nobody; the
-//! mapping is marked, and the control thread quarantines the port.
+//! SIGBUS, which ends the process. The handler that is installed here puts other memory in the
+//! place of the whole mapping: the access goes on, reads zeroes (or what was written there
+//! lately), and harms no other guest; the mapping is marked, and the control thread quarantines
+//! the port. How, and how much memory that takes: `mapping/guard.rs`.
 
 // All that miri cannot run is in one of them, and the other stands in for it.
 #[cfg_attr(not(miri), path = "mapping/os.rs")]
@@ -21,7 +22,7 @@ pub use self::contiguous::Contiguous;
 pub(crate) use self::contiguous::Part;
 pub use self::os::check_file;
 pub(crate) use self::os::identify;
-use self::os::{len_and_block, map_shared, unmap};
+use self::os::{len_and_block, map_shared, release, unmap};
 
 /// Most mappings at a time, of all guests together: 64 with 509 memory slots each, or 4096 with
 /// eight regions. The kernel allows a process 65530 (vm.max_map_count).
@@ -170,6 +171,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         release_slot(self.slot);
+        release(self.start);
         // SAFETY: the mapping is ours; workers that had its addresses have passed a quiescent
         // point since they were taken from them (the owner of the value upholds it).
         unsafe { unmap(self.start, self.len) };
@@ -212,6 +214,75 @@ mod tests {
     use super::*;
     use crate::memory::tests::memfd;
 
+    /// Lines of /proc/self/smaps that begin so, of mappings between these addresses.
+    #[cfg(not(miri))]
+    fn smaps(range: std::ops::Range<usize>, begin: &str) -> Vec<String> {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut is_in, mut found) = (false, Vec::new());
+        for line in text.lines() {
+            let start = line.split_once('-').map(|(start, _)| start);
+            if let Some(Ok(start)) = start.map(|start| usize::from_str_radix(start, 16)) {
+                is_in = range.contains(&start);
+            }
+            if is_in && line.starts_with(begin) {
+                found.push(line.to_owned());
+            }
+        }
+        found
+    }
+
+    /// However the kernel accounts memory (`vm.overcommit_memory` may be 2), and however much a guest had: nothing of what
+    /// stands in its place is accounted, there are few mappings of it, and little memory.
+    #[cfg(not(miri))]
+    #[test]
+    fn lost_memory_is_not_accounted_and_takes_little() {
+        const LEN: usize = 1 << 40;
+        let mapping = lost(LEN as u64);
+        for at in (0..LEN).step_by(LEN / 5000 / 4096 * 4096) {
+            touch(&mapping, at, 1);
+        }
+        let start = mapping.address() as usize;
+        let flags = smaps(start..start + LEN, "VmFlags:");
+        assert!(flags.len() > 1 && flags.len() < 600, "{}", flags.len());
+        for flags in &flags {
+            let has = |flag: &str| flags.split_whitespace().any(|one| one == flag);
+            assert!(has("sh") && !has("ac"), "{flags}");
+        }
+        let resident_kib = smaps(start..start + LEN, "Rss:")
+            .iter()
+            .fold(0, |sum, line| {
+                let number = line.split_whitespace().nth(1).unwrap();
+                sum + number.parse::<usize>().unwrap()
+            });
+        assert!((1..=4096).contains(&resident_kib), "{resident_kib} KiB");
+    }
+
+    /// The same where the kernel refuses: RLIMIT_DATA is to one process what `vm.overcommit_memory = 2` is to the host.
+    #[cfg(not(miri))]
+    #[test]
+    fn memory_is_lost_without_harm_where_the_kernel_gives_no_more() {
+        const CHILD: &str = "CROSSPOINT_TEST_NO_MORE_MEMORY";
+        if std::env::var_os(CHILD).is_none() {
+            let this = "mapping::tests::memory_is_lost_without_harm_where_the_kernel_gives_no_more";
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([this, "--exact"])
+                .env(CHILD, "yes")
+                .output()
+                .unwrap();
+            assert!(child.status.success(), "{child:?}");
+            return;
+        }
+        let file = memfd(1 << 34);
+        let mapping = Mapping::new(&file, 0, 1 << 34).unwrap();
+        let mut limit = rustix::process::getrlimit(rustix::process::Resource::Data);
+        limit.current = Some(256 << 20);
+        rustix::process::setrlimit(rustix::process::Resource::Data, limit).unwrap();
+        file.set_len(0).unwrap();
+        assert_eq!(touch(&mapping, 1 << 33, 5), 0);
+        assert_eq!(touch(&mapping, 1 << 33, 5), 5);
+        assert!(mapping.is_lost());
+    }
+
     /// A front end may truncate its file at any time: reads give zeroes from then on, writes go
     /// nowhere, the process lives, and the mapping says what happened to it.
     #[test]
@@ -238,6 +309,70 @@ mod tests {
         }
         assert!(mapping.is_lost() && !other.is_lost());
         assert!(lost_mappings() > before);
+    }
+
+    /// Reads and writes a byte.
+    fn touch(mapping: &Mapping, at: usize, write: u8) -> u8 {
+        // SAFETY: `at` is within the mapping, in every test.
+        unsafe {
+            let address = mapping.address().add(at);
+            let read = address.read_volatile();
+            address.write_volatile(write);
+            read
+        }
+    }
+
+    /// A mapping whose file is cut short.
+    fn lost(len: u64) -> Mapping {
+        let file = memfd(len);
+        let mapping = Mapping::new(&file, 0, len).unwrap();
+        file.set_len(0).unwrap();
+        mapping
+    }
+
+    /// No guest's bytes are in another's lost memory, however much of both is used, nor in one that comes later.
+    #[cfg(not(miri))]
+    #[test]
+    fn lost_memory_shows_no_other_guests_bytes() {
+        const LEN: u64 = 16 << 20;
+        let mappings = [lost(LEN), lost(LEN)];
+        for round in 0..3 {
+            for at in (0..LEN as usize).step_by(4096) {
+                for (mapping, own) in mappings.iter().zip([1, 2]) {
+                    let read = touch(mapping, at, own);
+                    assert!(read == 0 || read == own, "{read} in {own}'s, round {round}");
+                }
+            }
+        }
+        drop(mappings);
+        let later = lost(LEN);
+        for at in (0..LEN as usize).step_by(1024) {
+            assert_eq!(touch(&later, at, 0), 0);
+        }
+    }
+
+    /// Workers that copy between lost memory of several guests all come to an end.
+    #[cfg(not(miri))]
+    #[test]
+    fn many_threads_go_on_in_lost_memory() {
+        const LEN: usize = 8 << 20;
+        let mappings = [lost(LEN as u64), lost(LEN as u64)];
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (from, to) = (&mappings[thread % 2], &mappings[(thread + 1) % 2]);
+                scope.spawn(move || {
+                    for at in (0..LEN - 65_536).step_by(65_536 + 123) {
+                        // SAFETY: both are mapped, and as long; that others write there too is
+                        // what these bytes are for.
+                        unsafe {
+                            let (from, to) = (from.address().add(at), to.address().add(at + 77));
+                            std::ptr::copy(from, to, 65_000);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(mappings.iter().all(Mapping::is_lost));
     }
 
     #[test]

@@ -22,6 +22,7 @@
 mod capture;
 mod change;
 mod client;
+pub(crate) mod places;
 mod server;
 mod snapshot;
 mod socket;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use capture::{Closer, Frames, Traces};
 pub use change::{ChangeError, PortAdd, PortRemove, PortSet, TURN_TIME_MAX};
 pub use client::{Client, ClientError, request};
+pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX};
 pub use socket::SocketError;
 pub(crate) use socket::connect;
@@ -57,6 +59,10 @@ pub trait Source: Send + Sync + 'static {
     /// The daemon itself, at this moment. Who is none has nothing to tell.
     fn daemon(&self) -> DaemonStatus {
         DaemonStatus::default()
+    }
+    /// What is missing that no port needs, such as the metrics server: a line for each, for people. It is tried again.
+    fn missing(&self) -> Vec<String> {
+        Vec::new()
     }
     /// The addresses that are known, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;

@@ -10,11 +10,12 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::capture::{self, EndOnDrop};
 use super::change::{self, Change};
+use super::places::{self, Closed, Limits, Phase, Places};
 use super::socket::{self, SocketError, SocketFile};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source, snapshot};
@@ -27,14 +28,72 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
 /// The longest that an answer is worked on. Below what `crosspoint` waits for, so that it can tell why.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(8);
-/// Answers that are worked on at once; more wait. The largest takes tens of megabytes.
+/// Answers that are worked on at once; more wait.
 const LOOKS_MAX: usize = 4;
+/// Answers that are held at once, until the client has read them; more wait. The largest takes tens of megabytes.
+const REPLIES_MAX: usize = 16;
+/// Of those, one user's: two that read nothing leave none to others for no longer than [`REPLY_PATIENCE`].
+const REPLIES_OF_USER_MAX: usize = 8;
 /// The longest that a client may take to read a reply.
 pub const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
-/// The most clients at once; more wait.
-pub const CLIENTS_MAX: usize = 64;
-/// Of those, that may only look: they cannot keep out those who may change something.
+/// How long a client may take to read an answer while others wait for theirs; where none waits, [`REPLY_TIME_MAX`].
+const REPLY_PATIENCE: Duration = Duration::from_secs(1);
+/// The most clients at once of those who may change something; more wait. Each takes a file descriptor.
+pub const CLIENTS_MAX: usize = 256;
+/// The most clients at once that may only look: they cannot keep out those who may change something.
 const LOOKERS_MAX: usize = 48;
+/// Of those, one user's.
+const LOOKERS_OF_USER_MAX: usize = 32;
+/// How long a client without a complete request is kept while others wait for a place; where none waits,
+/// [`REQUEST_TIME_MAX`]. `crosspoint` sends its request at once.
+const IDLE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Clients of control sockets that were closed for want of places.
+pub(crate) static CLOSED: Closed = Closed::new();
+
+/// A user, by its number, if the kernel knows it.
+type User = Option<u32>;
+
+/// Places for clients that may change something, for those that may only look, and for answers.
+struct AllPlaces {
+    changers: Arc<Places<User>>,
+    lookers: Arc<Places<User>>,
+    replies: Arc<Places<User>>,
+}
+
+impl AllPlaces {
+    fn new() -> Self {
+        let clients = |total_max, peer_max| {
+            let limits = Limits {
+                total_max,
+                peer_max,
+                idle: Some(IDLE_PATIENCE),
+                waiting: None,
+                sending: Some(REPLY_PATIENCE),
+                working: None,
+            };
+            Places::new(limits, &CLOSED)
+        };
+        AllPlaces {
+            changers: clients(CLIENTS_MAX, CLIENTS_MAX),
+            lookers: clients(LOOKERS_MAX, LOOKERS_OF_USER_MAX),
+            replies: clients(REPLIES_MAX, REPLIES_OF_USER_MAX),
+        }
+    }
+
+    /// A place for a new client of `user`. Those that may change something wait for one; others are refused.
+    async fn admit(&self, user: User) -> Option<places::Place<User>> {
+        let closing = Arc::new(Notify::new());
+        if may_change(user, rustix::process::geteuid().as_raw()) {
+            return Some(self.changers.take(user, Phase::Idle, &closing).await);
+        }
+        let place = self.lookers.try_take(user, Phase::Idle, &closing);
+        if place.is_none() {
+            CLOSED.refuse();
+        }
+        place
+    }
+}
 
 /// The control socket, served by a thread of its own until this is dropped.
 ///
@@ -56,13 +115,18 @@ impl ControlServer {
             let accept = async || listener.accept().await.map(|(client, _)| client);
             let (moving, end) = (Arc::default(), EndOnDrop::default());
             let looks = Arc::new(Semaphore::new(LOOKS_MAX));
-            let lookers = Arc::new(Semaphore::new(LOOKERS_MAX));
-            serve("control", CLIENTS_MAX, accept, move |client| {
+            let places = AllPlaces::new();
+            let admit = async |client: &UnixStream| {
+                let peer = client.peer_cred().ok();
+                places.admit(peer.map(|peer| peer.uid())).await
+            };
+            serve("control", accept, admit, |client, place| {
                 let asked = Asked {
                     source: Arc::clone(&source),
                     moving: Arc::clone(&moving),
                     looks: Arc::clone(&looks),
-                    lookers: Arc::clone(&lookers),
+                    replies: Arc::clone(&places.replies),
+                    place,
                     peer: client.peer_cred().ok(),
                     ending: Arc::clone(&end.0),
                 };
@@ -95,8 +159,10 @@ pub(super) struct Asked {
     pub moving: Arc<Mutex<()>>,
     /// A place is held while something is looked at.
     looks: Arc<Semaphore>,
-    /// A place is held by each client that may only look.
-    lookers: Arc<Semaphore>,
+    /// A place is held from then on until the client has its answer.
+    replies: Arc<Places<User>>,
+    /// The client's own.
+    place: Arc<places::Place<User>>,
     /// The client's process, as the kernel knows it.
     pub peer: Option<UCred>,
     /// Whether the server ends. A job that has a thread of its own has to look.
@@ -106,30 +172,40 @@ pub(super) struct Asked {
 /// Answers one client's requests. Its errors are its own affair, and it notices them.
 async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
-    let uid = asked.peer.map(|peer| peer.uid());
-    let _place = match may_change(uid, rustix::process::geteuid().as_raw()) {
-        true => None,
-        // More of them wait elsewhere: they notice that they are hung up on.
-        false => match Arc::clone(&asked.lookers).try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) => return,
-        },
-    };
     loop {
-        let (reply, more) = match timeout(REQUEST_TIME_MAX, read(&mut client)).await {
+        asked.place.enter(Phase::Idle);
+        let line = timeout(REQUEST_TIME_MAX, read(&mut client)).await;
+        asked.place.enter(Phase::Working);
+        let (answered, more) = match line {
             Ok(Ok(Line::Request(line))) => match capture::wanted(&line) {
                 Some(job) => return capture::show_frames(client, asked, job).await,
                 None => (answer(&line, &asked).await, true),
             },
-            Ok(Ok(Line::TooLong)) => (too_long(), false),
+            Ok(Ok(Line::TooLong)) => (too_long().map(Reply::from), false),
             Ok(Ok(Line::End) | Err(_)) => return,
-            Err(_) => (too_slow(), false),
+            Err(_) => (too_slow().map(Reply::from), false),
         };
-        let Ok(reply) = reply else { return };
-        match timeout(REPLY_TIME_MAX, client.get_mut().write_all(&reply)).await {
+        let Ok(reply) = answered else { return };
+        asked.place.enter(Phase::Sending);
+        if let Some(place) = &reply.place {
+            place.enter(Phase::Sending);
+        }
+        match timeout(REPLY_TIME_MAX, client.get_mut().write_all(&reply.line)).await {
             Ok(Ok(())) if more => {}
             _ => return,
         }
+    }
+}
+
+/// An answer, and its place until the client has read it, if it may be large.
+struct Reply {
+    line: Vec<u8>,
+    place: Option<Arc<places::Place<User>>>,
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(line: Vec<u8>) -> Reply {
+        Reply { line, place: None }
     }
 }
 
@@ -163,8 +239,8 @@ struct Refusal {
     help: String,
 }
 
-async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
-    match serde_json::from_slice(line) {
+async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
+    let line = match serde_json::from_slice(line) {
         Ok(Request::Show(topic)) => {
             let write = move |source: &dyn Source| {
                 let mut reply = br#"{"ok":"#.to_vec();
@@ -172,14 +248,14 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
                 reply.extend_from_slice(b"}\n");
                 Ok(reply)
             };
-            look(asked, write).await
+            return look(asked, write).await;
         }
         Ok(Request::Port(name)) => {
             let write = move |source: &dyn Source| match show::port(&name, source) {
                 Ok(ok) => line_of(&Answer { ok }),
                 Err(unknown) => refuse(unknown.to_string(), unknown.help()),
             };
-            look(asked, write).await
+            return look(asked, write).await;
         }
         Ok(Request::Snapshot {}) => {
             let write = |source: &dyn Source| {
@@ -187,7 +263,7 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
                     ok: snapshot::of(source),
                 })
             };
-            look(asked, write).await
+            return look(asked, write).await;
         }
         Ok(Request::Move(place)) => move_stream(place, asked).await,
         Ok(Request::Health {}) => line_of(&Answer {
@@ -203,7 +279,8 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
             usage(),
         ),
         Err(error) => refuse(format!("not a request: {error}"), usage()),
-    }
+    };
+    line.map(Reply::from)
 }
 
 /// Answers one that only looks. On a thread of its own: it waits for changes of ports, and a change waits for workers. Who
@@ -211,19 +288,27 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Vec<u8>> {
 async fn look(
     asked: &Asked,
     write: impl FnOnce(&dyn Source) -> serde_json::Result<Vec<u8>> + Send + 'static,
-) -> serde_json::Result<Vec<u8>> {
+) -> serde_json::Result<Reply> {
     let (source, looks) = (Arc::clone(&asked.source), Arc::clone(&asked.looks));
+    let client = &asked.place;
     let looking = async move {
-        let place = looks.acquire_owned().await;
+        let replies = &asked.replies;
+        let place = replies.take(client.peer(), Phase::Working, client.closing());
+        let place = Arc::new(place.await);
+        let looks = looks.acquire_owned().await;
+        let held = Arc::clone(&place);
         let look = move || {
-            let _place = place;
+            let _held = (held, looks);
             write(&*source)
         };
-        tokio::task::spawn_blocking(look).await
+        (tokio::task::spawn_blocking(look).await, place)
     };
-    match timeout(LOOK_TIME_MAX, looking).await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(why)) => refuse(
+    let refused = match timeout(LOOK_TIME_MAX, looking).await {
+        Ok((Ok(reply), place)) => {
+            let place = Some(place);
+            return reply.map(|line| Reply { line, place });
+        }
+        Ok((Err(why), _)) => refuse(
             format!("not answered: {why}"),
             "see the daemon's log".to_owned(),
         ),
@@ -231,7 +316,8 @@ async fn look(
             "the ports are being changed, and a worker is waited for".to_owned(),
             "`crosspoint health` says whether one does not come round".to_owned(),
         ),
-    }
+    };
+    refused.map(Reply::from)
 }
 
 /// Whether a process of user `uid` may change anything, where the daemon's user is `own`. Others that may connect, such as

@@ -5,10 +5,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+
+use super::places::Place;
+use crate::progress::Beat;
 
 /// How long to wait when the kernel gives no connection, because file descriptors ran out for instance.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How often the thread says that it comes round.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long what clients have asked for may go on, when the thread is told to end.
 const END_TIME_MAX: Duration = Duration::from_secs(1);
@@ -33,6 +39,10 @@ impl ServerThread {
             .enable_all()
             .build()?;
         let (end, ended) = oneshot::channel::<()>();
+        let beat = Beat::new(match name {
+            "metrics" => "the metrics server",
+            _ => "the control socket's server",
+        });
         let thread = std::thread::Builder::new()
             .name(format!("cp-{name}"))
             .spawn(move || {
@@ -41,15 +51,25 @@ impl ServerThread {
                         result = serving() => if let Err(error) = result {
                             tracing::error!(%error, "the {name} server has ended");
                         },
+                        () = beats(&beat) => {}
                         _ = ended => {}
                     }
                 });
+                beat.rest();
                 runtime.shutdown_timeout(END_TIME_MAX);
             })?;
         Ok(ServerThread {
             end: Some(end),
             thread: Some(thread),
         })
+    }
+}
+
+/// Says again and again that the thread comes round.
+async fn beats(beat: &Beat) {
+    loop {
+        beat.begin();
+        tokio::time::sleep(BEAT_INTERVAL).await;
     }
 }
 
@@ -64,29 +84,35 @@ impl Drop for ServerThread {
     }
 }
 
-/// Accepts clients and converses with up to `clients_max` at once. Those beyond wait in the kernel's queue.
-pub(crate) async fn serve<C, T>(
+/// Accepts clients, and converses with each that `admit` has a place for. One that it has none for is hung up on; while it
+/// waits, clients wait in the kernel's queue.
+pub(crate) async fn serve<C, P, T>(
     name: &'static str,
-    clients_max: usize,
     accept: impl AsyncFn() -> io::Result<C>,
-    converse: impl Fn(C) -> T,
+    admit: impl AsyncFn(&C) -> Option<Place<P>>,
+    converse: impl Fn(C, Arc<Place<P>>) -> T,
 ) -> io::Result<()>
 where
+    P: Copy + Eq + Send + Sync + 'static,
     T: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(clients_max));
     let mut accepted_last = true;
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.map_err(io::Error::other)?;
         match accept().await {
             Ok(client) => {
                 accepted_last = true;
-                let conversation = converse(client);
-                tokio::spawn(async move {
-                    conversation.await;
-                    drop(place);
-                });
+                if let Some(place) = admit(&client).await {
+                    let place = Arc::new(place);
+                    let conversation = converse(client, Arc::clone(&place));
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = place.closing().notified() => {}
+                            () = conversation => {}
+                        }
+                    });
+                }
+                // However many come at once, each has its request looked at before it may have to give way.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 // Said once, however long it lasts.

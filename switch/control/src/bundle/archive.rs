@@ -192,6 +192,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     // A pipe that nobody writes to must not hold us up.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = options.read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     file.take(FILE_BYTES_MAX as u64 + 1)
         .read_to_end(&mut content)?;
     Ok(content)

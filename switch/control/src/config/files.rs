@@ -1,15 +1,19 @@
 //! Reads the files of a configuration: the main one, and those of `ports_dir`.
+//!
+//! Only regular files are read, and none is waited for without end: a FIFO, a terminal or a device that an operator names
+//! must not hold up the switch, nor must a file system that does not answer.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs::{self, File, FileType, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::check::Checker;
 use super::error::one_line;
 use super::limits::{FILE_BYTES_MAX, PORTS_DIR_BYTES_MAX, PORTS_DIR_FILES_MAX};
+use super::patience::{self, READ_TIME_MAX};
 
 /// A file's text, or why there is none.
 pub(super) type Text = Result<String, Unread>;
@@ -19,8 +23,10 @@ pub(super) type Text = Result<String, Unread>;
 pub(super) enum Unread {
     /// The kernel refuses.
     Io(io::Error),
-    /// A FIFO, a device or the like, where only files are read.
-    NoFile,
+    /// It is this, where only regular files are read.
+    NoFile(&'static str),
+    /// The file system has not answered in [`READ_TIME_MAX`].
+    Stalled,
     /// It is longer than [`FILE_BYTES_MAX`].
     TooLong,
     /// The files before it and it are longer than [`PORTS_DIR_BYTES_MAX`].
@@ -40,52 +46,139 @@ impl Unread {
 
     /// Notes it as a problem of the file that the checker has entered last.
     pub(super) fn note(&self, checker: &mut Checker) {
-        let name = &checker.file.name;
-        match self {
-            Self::Io(error) => {
-                checker.unplaced(format!("cannot read {name}: {error}"), help(error.kind()));
-            }
-            Self::NoFile => checker.unplaced(
-                format!("{name} is no regular file"),
-                "remove it from the folder, or give it a name that does not end in .toml",
-            ),
-            Self::TooLong => checker.unplaced(
-                format!("{name} is longer than {FILE_BYTES_MAX} bytes"),
-                "a configuration is much smaller: is this the right file?",
-            ),
-            Self::TooMuch => checker.unplaced(
-                format!(
-                    "with {name} the files of `ports_dir` are longer than {PORTS_DIR_BYTES_MAX} bytes"
-                ),
-                "all ports together are much smaller: are these the right files?",
-            ),
-            Self::NotUtf8 { at, byte, .. } => checker.problem(
+        if let Self::NotUtf8 { at, byte, .. } = self {
+            return checker.problem(
                 *at..*at + char::REPLACEMENT_CHARACTER.len_utf8(),
                 "the file is not UTF-8 text".to_owned(),
                 &format!("byte 0x{byte:02x}"),
-                "save it as UTF-8, or remove this character",
+                NOT_UTF8_HELP,
+            );
+        }
+        let in_folder = checker.file.order > 0;
+        let message = self.message(&checker.file.name);
+        checker.unplaced(message, self.help(in_folder));
+    }
+
+    /// What is wrong with the file that is called `name`.
+    pub(super) fn message(&self, name: &str) -> String {
+        match self {
+            Self::Io(error) => format!("cannot read {name}: {error}"),
+            Self::NoFile(kind) => format!("cannot read {name}: it is {kind}, no regular file"),
+            Self::Stalled => format!(
+                "cannot read {name}: its file system has not answered for {} s",
+                READ_TIME_MAX.as_secs()
             ),
+            Self::TooLong => format!("{name} is longer than {FILE_BYTES_MAX} bytes"),
+            Self::TooMuch => format!(
+                "with {name} the files of `ports_dir` are longer than {PORTS_DIR_BYTES_MAX} bytes"
+            ),
+            Self::NotUtf8 { byte, .. } => format!("{name} is not UTF-8 text: byte 0x{byte:02x}"),
+        }
+    }
+
+    /// What to do about it, where the file is one of `ports_dir`, or another.
+    pub(super) fn help(&self, in_folder: bool) -> &'static str {
+        match self {
+            Self::Io(error) => help(error),
+            Self::NoFile(_) if in_folder => {
+                "remove it from the folder, or give it a name that does not end in .toml"
+            }
+            Self::NoFile(DIRECTORY) => "give the path of a file in this directory",
+            Self::NoFile(FIFO) => {
+                "write it to a file; `crosspoint check --config -` reads standard input, as in: COMMAND | crosspoint check --config -"
+            }
+            Self::NoFile(_) => "give the path of a regular file",
+            Self::Stalled => {
+                "see whether the server of that file system runs; local files need none"
+            }
+            Self::TooLong => "a configuration is much smaller: is this the right file?",
+            Self::TooMuch => "all ports together are much smaller: are these the right files?",
+            Self::NotUtf8 { .. } => NOT_UTF8_HELP,
         }
     }
 }
 
-fn help(kind: io::ErrorKind) -> &'static str {
-    match kind {
+const NOT_UTF8_HELP: &str = "save it as UTF-8, or remove this character";
+const DIRECTORY: &str = "a directory";
+const FIFO: &str = "a FIFO";
+
+fn help(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(libc::ELOOP) {
+        return "this link leads to itself, perhaps by others: `namei PATH` shows them";
+    }
+    match error.kind() {
         io::ErrorKind::NotFound => "check the path; configs/reference.toml is a file to begin with",
         io::ErrorKind::PermissionDenied => {
             "the switch's user must be allowed to read the file and enter its directory"
         }
-        io::ErrorKind::IsADirectory => "give the path of a file in this directory",
         _ => "check the path and the file system",
     }
 }
 
-/// The text of the file at `path`, of whatever kind it is.
-pub(super) fn read(path: &Path) -> Text {
-    text(File::open(path).map_err(Unread::Io)?)
+/// What a file is that is no regular one.
+fn kind(found: FileType) -> Option<&'static str> {
+    match found {
+        found if found.is_file() => None,
+        found if found.is_dir() => Some(DIRECTORY),
+        found if found.is_fifo() => Some(FIFO),
+        found if found.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
 }
 
-fn text(file: File) -> Text {
+/// Opens a regular file; nothing else, and without waiting for anything but the file system.
+fn open(path: &Path) -> Result<File, Unread> {
+    let refuse =
+        |found: fs::Metadata| kind(found.file_type()).map_or(Ok(()), |k| Err(Unread::NoFile(k)));
+    // Before it is opened: some devices begin to do something then.
+    refuse(fs::metadata(path).map_err(|error| Unread::Io(explain(path, error)))?)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).map_err(Unread::Io)?;
+    // It may be another one by now.
+    refuse(file.metadata().map_err(Unread::Io)?)?;
+    Ok(file)
+}
+
+/// Tells a link that leads nowhere from a file that is not there.
+fn explain(path: &Path, error: io::Error) -> io::Error {
+    match fs::read_link(path) {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => {
+            let target = one_line(&target.display().to_string());
+            io::Error::new(error.kind(), format!("it is a link to {target}: {error}"))
+        }
+        _ => error,
+    }
+}
+
+/// The text of the regular file at `path`.
+pub(super) fn read(path: &Path) -> Text {
+    let path = path.to_owned();
+    let read = patience::within(READ_TIME_MAX, move || text(open(&path)?));
+    read.unwrap_or(Err(Unread::Stalled))
+}
+
+/// The text of a file that an operator has named, for what is no whole configuration; `-` is standard input.
+///
+/// # Errors
+///
+/// Why it cannot be read, and what to do about it.
+pub fn read_named(path: &Path) -> Result<String, String> {
+    let (name, text) = match is_stdin(path) {
+        true => ("standard input".to_owned(), text(io::stdin())),
+        false => (path.display().to_string(), read(path)),
+    };
+    text.map_err(|unread| format!("{}\nhelp: {}", unread.message(&name), unread.help(false)))
+}
+
+/// Whether this stands for standard input.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// All of a text that is no longer than it may be.
+pub(super) fn text(file: impl Read) -> Text {
     let mut bytes = Vec::new();
     // One byte more than the limit, to tell a file that has just the limit from a longer one.
     file.take(FILE_BYTES_MAX + 1)
@@ -121,6 +214,12 @@ pub(super) struct FolderProblem {
 
 /// The files of `folder` that have ports, in the order of their names.
 pub(super) fn read_folder(folder: &Path) -> Result<Vec<InFolder>, FolderProblem> {
+    let owned = folder.to_owned();
+    let read = patience::within(READ_TIME_MAX, move || read_folder_now(&owned));
+    read.unwrap_or_else(|| Err(folder_problem(folder, &io::ErrorKind::TimedOut.into())))
+}
+
+fn read_folder_now(folder: &Path) -> Result<Vec<InFolder>, FolderProblem> {
     let names = names(folder).map_err(|error| folder_problem(folder, &error))?;
     if names.len() > PORTS_DIR_FILES_MAX {
         return Err(FolderProblem {
@@ -165,22 +264,12 @@ fn names(folder: &Path) -> io::Result<Vec<OsString>> {
 
 /// `None`: it is gone again.
 fn read_in_folder(path: &Path) -> Option<Text> {
-    // So that a FIFO that nobody writes does not hold up the switch.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path);
-    let file = match file {
-        Ok(file) => file,
+    match open(path) {
+        Ok(file) => Some(text(file)),
         // But a link to nowhere is a mistake.
-        Err(_) if fs::symlink_metadata(path).is_err() => return None,
-        Err(error) => return Some(Err(Unread::Io(error))),
-    };
-    Some(match file.metadata() {
-        Ok(metadata) if metadata.is_file() => text(file),
-        Ok(_) => Err(Unread::NoFile),
-        Err(error) => Err(Unread::Io(error)),
-    })
+        Err(Unread::Io(_)) if fs::symlink_metadata(path).is_err() => None,
+        Err(unread) => Some(Err(unread)),
+    }
 }
 
 fn folder_problem(folder: &Path, error: &io::Error) -> FolderProblem {
@@ -197,6 +286,10 @@ fn folder_problem(folder: &Path, error: &io::Error) -> FolderProblem {
         io::ErrorKind::PermissionDenied => (
             "no permission",
             "the switch's user must be allowed to list the folder and to read its files".to_owned(),
+        ),
+        io::ErrorKind::TimedOut => (
+            "no answer",
+            "see whether the server of that file system runs; local folders need none".to_owned(),
         ),
         _ => (
             "not readable",

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::check::{Checker, Place};
 use super::error::{ConfigError, SourceFile};
 use super::field::{Field, Table};
-use super::files::{self, Text};
+use super::files::{self, Text, Unread};
 use super::raw::{RawConfig, RawPort};
 use super::{Config, CoreSpans, Cores, Port, cores, keys, ports, sections, syntax};
 
@@ -24,7 +24,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Where a file cannot be read, is longer than [`FILE_BYTES_MAX`](super::limits::FILE_BYTES_MAX), is not UTF-8, or
+    /// Where a file cannot be read, is no regular file, is longer than [`FILE_BYTES_MAX`](super::limits::FILE_BYTES_MAX), is not UTF-8, or
     /// is no configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let (file, folder) = main_file(path)?;
@@ -43,6 +43,19 @@ impl Config {
         });
         main.finish(drop_ins.collect(), None)
             .map_err(|(error, _)| error)
+    }
+
+    /// Reads and checks standard input, as [`parse`](Self::parse) does a text.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_stdin() -> Result<Self, ConfigError> {
+        const NAME: &str = "standard input";
+        match files::text(std::io::stdin()) {
+            Ok(text) => Self::parse(NAME, &text),
+            Err(unread) => Err(unread_main(NAME, &unread)),
+        }
     }
 
     /// Checks one text; `name` is what messages call it. The folder `ports_dir`, if the text has one, is not looked at.
@@ -64,12 +77,14 @@ pub(super) fn main_file(path: &Path) -> Result<(SourceFile, PathBuf), ConfigErro
     let folder = folder.parent().unwrap_or(Path::new("/")).to_owned();
     match files::read(path) {
         Ok(text) => Ok((SourceFile::new(&name, &text), folder)),
-        Err(unread) => {
-            let mut checker = Checker::new(SourceFile::new(&name, unread.text()));
-            unread.note(&mut checker);
-            Err(checker.into_error())
-        }
+        Err(unread) => Err(unread_main(&name, &unread)),
     }
+}
+
+fn unread_main(name: &str, unread: &Unread) -> ConfigError {
+    let mut checker = Checker::new(SourceFile::new(name, unread.text()));
+    unread.note(&mut checker);
+    checker.into_error()
 }
 
 /// A file of `ports_dir` as it is to be checked.

@@ -2,41 +2,66 @@
 //! shows it, so that it must say which port it is of, and what the error is.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 use tracing::field::{Field, Value, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::LookupSpan;
+
+use super::queue::{Item, Queue};
 
 /// The most fields of an event; those beyond are left out.
 const FIELDS_MAX: usize = 16;
 
-/// A layer that gives another one events whose message begins with the port (or the worker) and ends with the error.
-pub(super) struct Whole<L>(pub L);
+/// A layer that has events written by a queue's thread, as [`Entry`].
+pub(super) struct Entries(pub Arc<Queue>);
 
-impl<S, L> Layer<S> for Whole<L>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    L: Layer<S>,
-{
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let metadata = event.metadata();
+impl<S: Subscriber> Layer<S> for Entries {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.0.push(Item::Entry(Entry::of(event)));
+    }
+}
+
+/// An event to be written later: its message begins with the port (or the worker) and ends with the error.
+#[derive(Debug)]
+pub(super) struct Entry {
+    metadata: &'static Metadata<'static>,
+    texts: Texts,
+}
+
+impl Entry {
+    fn of(event: &Event<'_>) -> Entry {
         let mut texts = Texts::default();
         event.record(&mut texts);
         let message = texts.message();
-        let names = metadata.fields();
+        let mut all = texts.0.iter_mut();
+        if let Some((_, text)) = all.find(|(field, _)| field.name() == "message") {
+            *text = message;
+        }
+        Entry {
+            metadata: event.metadata(),
+            texts,
+        }
+    }
+
+    /// About so many bytes.
+    pub(super) fn len(&self) -> usize {
+        let texts = self.texts.0.iter();
+        texts
+            .map(|(_, text)| text.len() + size_of::<(Field, String)>())
+            .sum()
+    }
+
+    /// Gives the event to `output`.
+    pub(super) fn give(&self, output: &Dispatch) {
+        let names = self.metadata.fields();
         let Some(first) = names.iter().next() else {
             return;
         };
         // Those that there are not have no value, whatever their name is.
         let mut fields = vec![(first, None); FIELDS_MAX];
-        for (place, (field, text)) in fields.iter_mut().zip(&texts.0) {
-            let text = if field.name() == "message" {
-                &message
-            } else {
-                text
-            };
+        for (place, (field, text)) in fields.iter_mut().zip(&self.texts.0) {
             *place = (field.clone(), Some(text));
         }
         let values: [_; FIELDS_MAX] = std::array::from_fn(|number| {
@@ -44,12 +69,12 @@ where
             (field, text.map(|text| text as &dyn Value))
         });
         let values = names.value_set(&values);
-        self.0.on_event(&Event::new(metadata, &values), context);
+        output.event(&Event::new(self.metadata, &values));
     }
 }
 
 /// An event's fields as text.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Texts(Vec<(Field, String)>);
 
 impl Texts {
@@ -89,7 +114,8 @@ impl Visit for Texts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+    use std::time::Duration;
 
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -114,7 +140,15 @@ mod tests {
     #[test]
     fn a_message_says_of_whom_it_is_and_why_and_the_fields_stay() {
         let seen = Seen::default();
-        let subscriber = tracing_subscriber::registry().with(Whole(seen.clone()));
+        let output = Dispatch::new(tracing_subscriber::registry().with(seen.clone()));
+        let queue = Queue::start(move |item| {
+            if let Item::Entry(entry) = item {
+                entry.give(&output);
+            }
+            Ok(())
+        });
+        let queue = queue.expect("a thread");
+        let subscriber = tracing_subscriber::registry().with(Entries(Arc::clone(&queue)));
         tracing::subscriber::with_default(subscriber, || {
             let name = "web-1";
             tracing::info!(port = %name, "front end connected");
@@ -122,6 +156,7 @@ mod tests {
             tracing::warn!(worker = 2_usize, core = 7, error = %"no room", "is lost");
             tracing::error!("ended");
         });
+        queue.drain(Duration::from_secs(60));
         let seen = std::mem::take(&mut *seen.0.lock().expect("a test's own"));
         assert_eq!(
             seen,

@@ -12,6 +12,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::TARGET;
+
 /// So many events of one kind about one port (or one worker) are written in [`INTERVAL`].
 pub const BURST: u32 = 20;
 /// How long events are counted before counting begins anew.
@@ -128,9 +130,6 @@ fn say(all: Vec<Suppressed>) {
         );
     }
 }
-
-/// Of the lines that say what was not written.
-const TARGET: &str = "crosspoint_control::log";
 
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {

@@ -19,12 +19,21 @@
 //! What happens to a port may be done to it by a guest, again and again; so of the same event of the same port [`BURST`]
 //! are written in [`INTERVAL`], and then how many were not: see [`Limit`].
 
+//!
+//! What logs never waits: a thread of its own writes, and what it cannot write in time is lost and counted, see
+//! [`drain`].
+
 mod journal;
 mod limit;
+mod queue;
 
-use std::io::{IsTerminal, stderr};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, stderr};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 
+use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
@@ -32,8 +41,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 pub use limit::{BURST, INTERVAL, Limit};
+pub(crate) use queue::lost_lines;
+pub use queue::{drain, print};
 
 use crate::config::{Log, LogFormat, LogLevel, LogTarget};
+use journal::Entries;
+use queue::{Item, Lines, Queue};
+
+/// Of the lines that say what was not written.
+const TARGET: &str = "crosspoint_control::log";
+/// Where the journal listens (sd_journal_print(3)).
+const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// The variable whose filter comes before the configuration's level.
 const FILTER: &str = "CROSSPOINT_LOG";
@@ -51,12 +69,27 @@ pub fn start(log: &Log) -> Limit {
     // The outermost is asked first: what the filter refuses is not counted.
     let set = layers.with(limit.clone()).with(filter).try_init();
     if set.is_err() {
-        eprintln!("warning: there is a log already; [log] is without effect");
+        print("warning: there is a log already; [log] is without effect\n");
     }
     if let Some(error) = warning {
         tracing::warn!(%error, "the journal cannot be written to: lines go to standard error");
     }
     limit
+}
+
+/// Has panics told on standard error like all else: without waiting for what reads it for longer than a second.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        // As RUST_BACKTRACE says.
+        let backtrace = Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            BacktraceStatus::Captured => format!("stack backtrace:\n{backtrace}"),
+            _ => String::new(),
+        };
+        print(&format!("\nthread '{name}' {panic}\n{backtrace}"));
+    }));
 }
 
 fn level(level: LogLevel) -> LevelFilter {
@@ -70,7 +103,7 @@ fn level(level: LogLevel) -> LevelFilter {
 }
 
 /// Where lines go; and why not to the journal, where they were to.
-fn output(log: &Log) -> (Output, Option<std::io::Error>) {
+fn output(log: &Log) -> (Output, Option<io::Error>) {
     let to_journal = match log.target {
         LogTarget::Stderr => false,
         LogTarget::Journald => true,
@@ -79,13 +112,38 @@ fn output(log: &Log) -> (Output, Option<std::io::Error>) {
     if !to_journal {
         return (to_stderr(log.format), None);
     }
-    match journal() {
+    match to_journal_if_there() {
         Ok(journal) => (journal, None),
         Err(why) => (to_stderr(log.format), Some(why)),
     }
 }
 
-fn journal() -> std::io::Result<Output> {
+/// Entries are given to the journal by the queue's thread: the journal may hang from the first one on.
+fn to_journal_if_there() -> io::Result<Output> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    // The journal takes no notice of what is empty.
+    match socket.send_to(&[], JOURNAL) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+        _ => {}
+    }
+    let mut journal = None;
+    let queue = Queue::start(move |item| {
+        let journal = match &mut journal {
+            Some(journal) => journal,
+            None => journal.insert(self::journal()?),
+        };
+        match item {
+            Item::Entry(entry) => entry.give(journal),
+            Item::Line(line) => queue::write_all(stderr(), line)?,
+        }
+        Ok(())
+    })?;
+    queue.publish();
+    Ok(Entries(queue).boxed())
+}
+
+fn journal() -> io::Result<Dispatch> {
     // Levels as others use them: tracing-journald takes "info" for a notice otherwise.
     let priorities = PriorityMappings {
         info: Priority::Informational,
@@ -95,11 +153,22 @@ fn journal() -> std::io::Result<Output> {
     let layer = tracing_journald::layer()?;
     let layer = layer.with_field_prefix(None);
     let layer = layer.with_priority_mappings(priorities);
-    Ok(journal::Whole(layer).boxed())
+    // What is not for the log has been sorted out. Another limit would have all events of the process looked at.
+    Ok(Dispatch::new(
+        tracing_subscriber::registry()
+            .with(layer)
+            .with(LevelFilter::ERROR),
+    ))
 }
 
 fn to_stderr(format: LogFormat) -> Output {
-    let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let queue = Queue::start(|item| match item {
+        Item::Line(line) => queue::write_all(stderr(), line),
+        Item::Entry(_) => Ok(()),
+    });
+    let queue = queue.unwrap_or_else(|_| Arc::new(Queue::default()));
+    queue.publish();
+    let layer = tracing_subscriber::fmt::layer().with_writer(Lines(queue));
     match format {
         LogFormat::Text => layer
             .with_target(false)

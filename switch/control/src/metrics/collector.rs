@@ -4,8 +4,10 @@ use prometheus::proto::MetricFamily;
 
 use super::buckets::{GAP_BOUNDS_NS, cumulative, sum_seconds};
 use super::families::{self as f, Family, Samples};
+use super::server;
 use crate::health::Health;
 use crate::status::{ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus};
+use crate::{api, log};
 
 /// The states of `crosspoint_port_state`.
 const STATES: [&str; 4] = ["up", "connected", "down", "quarantined"];
@@ -20,7 +22,22 @@ pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
     all.extend(workers(&status.workers));
     all.push(gaps(&status.workers));
     all.extend(worker_events(&status.workers));
+    all.extend(process());
     all
+}
+
+/// What this process counts, whatever it switches: lines of the log, and connections closed for want of places.
+fn process() -> [MetricFamily; 2] {
+    let mut lost = Samples::of(f::LOG_LOST);
+    lost.add(&[], log::lost_lines());
+    let mut samples = Samples::of(f::CLIENTS_CLOSED);
+    let servers = [("metrics", &server::CLOSED), ("control", &api::CLOSED)];
+    for (name, closed) in servers {
+        let [gave_way, refused] = closed.counts();
+        samples.add(&[name, "gave_way"], gave_way);
+        samples.add(&[name, "refused"], refused);
+    }
+    [lost, samples].map(Samples::finish)
 }
 
 fn switch(status: &Status) -> [MetricFamily; 9] {

@@ -93,6 +93,8 @@ families! {
     FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
     FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
+    LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Lines of the log that were lost, since what reads it did not keep up.";
+    CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed for want of places: gave_way to a newer one, or refused since none gave way.";
 }
 
 /// A family that is being filled.

@@ -1,13 +1,16 @@
 //! The HTTP server of the metrics, and of `/healthz` and `/readyz`: see [`health`](crate::health).
 //!
-//! It is hyper on one thread. Whoever can reach the port can do no more than use up its connections for
-//! [`CONNECTION_TIME_MAX`]: memory, threads and time are bounded, and no input can make it panic, which matters in a
-//! program that aborts on panic. (tiny_http 0.12 panics if a client resets its connection at the right moment, keeps
-//! header lines of any length, and starts a thread per client.)
+//! It is hyper on one thread, one request for each connection. Memory, threads and time are bounded, and no input can make
+//! it panic, which matters in a program that aborts on panic. (tiny_http 0.12 panics if a client resets its connection at
+//! the right moment, keeps header lines of any length, and starts a thread per client.)
+//!
+//! Clients that hold connections, send half a request, or do not read what they asked for keep no probe waiting, not even
+//! one from their own address: where no place is free, the oldest connection without a request gives way to the new one
+//! (see [`Places`]).
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,23 +23,36 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use miette::Diagnostic;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Exposition;
 use crate::api::Source;
+use crate::api::places::{Closed, Limits, Phase, Place, Places};
 use crate::api::thread::{ServerThread, serve};
 use crate::health;
 
-/// The most clients at once; more wait.
+/// The most connections at once. Each takes a file descriptor.
 const CLIENTS_MAX: usize = 256;
-/// The most clients that a text is held for; more wait. It takes megabytes where there are a thousand queues.
+/// Of those, one address's, or one /64 network's: three that take all that they can get leave places for others.
+const CLIENTS_OF_PEER_MAX: usize = 64;
+/// The most texts of the metrics that are held for clients; more wait. One takes megabytes where there are a thousand
+/// queues.
 const TEXTS_MAX: usize = 16;
+/// Of those, one address's.
+const TEXTS_OF_PEER_MAX: usize = 4;
+/// How long a connection has for its answer while others wait for its place, or for its text. Where none waits, it has
+/// [`CONNECTION_TIME_MAX`].
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
 /// The longest that a client may take to send its request's header.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest that a connection lasts. Prometheus gives up after 10 s if not told otherwise.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
-/// The largest header.
+/// The largest header. Bodies are not read.
 const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// Connections to metrics servers that were closed for want of places.
+pub(super) static CLOSED: Closed = Closed::new();
 
 /// The server that Prometheus scrapes. It ends when it is dropped.
 ///
@@ -92,17 +108,27 @@ impl MetricsServer {
         };
         let listener = TcpListener::bind(addr).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
+        // It listens already, with a shorter queue.
+        rustix::net::listen(&listener, BACKLOG).map_err(|errno| listen(errno.into()))?;
         let local_addr = listener.local_addr().map_err(listen)?;
         let serving = move || async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let accept = async || listener.accept().await.map(|(client, _)| client);
+            let accept = async || listener.accept().await;
+            let places = Places::new(CONNECTIONS, &CLOSED);
+            let admit = async |(_, addr): &(TcpStream, SocketAddr)| {
+                let place = places.try_take(peer(addr.ip()), Phase::Idle, &Arc::default());
+                if place.is_none() {
+                    CLOSED.refuse();
+                }
+                place
+            };
             let served = Served {
                 source,
                 exposition,
-                texts: Arc::new(Semaphore::new(TEXTS_MAX)),
+                texts: Places::new(TEXTS, &CLOSED),
             };
-            serve("metrics", CLIENTS_MAX, accept, move |client| {
-                converse(client, served.clone())
+            serve("metrics", accept, admit, |(client, _), place| {
+                converse(client, place, served.clone())
             })
             .await
         };
@@ -124,24 +150,60 @@ impl MetricsServer {
     }
 }
 
+/// One without a request gives way at once, and then one that waits for its text. Others have a moment for their answer.
+const CONNECTIONS: Limits = Limits {
+    total_max: CLIENTS_MAX,
+    peer_max: CLIENTS_OF_PEER_MAX,
+    idle: Some(Duration::ZERO),
+    waiting: Some(Duration::ZERO),
+    sending: Some(PATIENCE),
+    working: Some(PATIENCE),
+};
+
+/// A text that is being made is waited for: its thread cannot be stopped.
+const TEXTS: Limits = Limits {
+    total_max: TEXTS_MAX,
+    peer_max: TEXTS_OF_PEER_MAX,
+    idle: None,
+    waiting: None,
+    sending: Some(PATIENCE),
+    working: None,
+};
+
+/// What tells clients apart: a host has one address of IPv4, and as many as it likes of a /64 network of IPv6.
+fn peer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = u128::from(v6) >> 64 << 64;
+            Ipv6Addr::from(network).into()
+        }
+        v4 => v4,
+    }
+}
+
 /// What there is to be asked for.
 #[derive(Clone)]
 struct Served {
     source: Arc<dyn Source>,
     exposition: Exposition,
-    texts: Arc<Semaphore>,
+    texts: Arc<Places<IpAddr>>,
 }
 
 /// The right to have one of the texts: of the connection that it is sent on, and of the thread that makes it.
-type Place = Option<Arc<OwnedSemaphorePermit>>;
+type TextPlace = Arc<Place<IpAddr>>;
 
 /// One connection, which is one request.
-async fn converse(client: TcpStream, served: Served) {
+async fn converse(client: TcpStream, place: Arc<Place<IpAddr>>, served: Served) {
     // Held until the client has its text, or the connection ends.
-    let place = OnceLock::new();
+    let text = OnceLock::new();
     let service = service_fn(|request| {
-        let (served, place) = (&served, &place);
-        async move { Ok::<_, Infallible>(answer(&request, served, place).await) }
+        let (served, place, text) = (&served, &*place, &text);
+        async move {
+            place.enter(Phase::Working);
+            let answer = answer(&request, served, place, text).await;
+            place.enter(Phase::Sending);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -156,7 +218,8 @@ async fn converse(client: TcpStream, served: Served) {
 async fn answer(
     request: &Request<Incoming>,
     served: &Served,
-    place: &OnceLock<Place>,
+    place: &Place<IpAddr>,
+    text_place: &OnceLock<TextPlace>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !["/metrics", "/healthz", "/readyz"].contains(&path) {
@@ -179,11 +242,16 @@ async fn answer(
             probe(health.ready, health.ready_text())
         }
         _ => {
-            // The semaphore is never closed, and the connection has no second request.
-            let one = Arc::clone(&served.texts).acquire_owned().await;
-            let one: Place = one.ok().map(Arc::new);
-            let _ = place.set(one.clone());
-            scrape(served.exposition.clone(), one).await
+            place.enter(Phase::Waiting);
+            let texts = &served.texts;
+            let one = texts.take(place.peer(), Phase::Working, place.closing());
+            let one = Arc::new(one.await);
+            place.enter(Phase::Working);
+            // The connection has no second request.
+            let _ = text_place.set(Arc::clone(&one));
+            let answer = scrape(served.exposition.clone(), Arc::clone(&one)).await;
+            one.enter(Phase::Sending);
+            answer
         }
     }
 }
@@ -201,7 +269,7 @@ fn probe(well: bool, words: String) -> Response<Full<Bytes>> {
 
 /// On a thread of its own, of which there are no more than [`TEXTS_MAX`]: it may have to wait for the port table, and
 /// health is to be told meanwhile.
-async fn scrape(exposition: Exposition, place: Place) -> Response<Full<Bytes>> {
+async fn scrape(exposition: Exposition, place: TextPlace) -> Response<Full<Bytes>> {
     // The connection may end before the work does.
     let render = move || {
         let _place = place;

@@ -10,6 +10,7 @@ use super::NicPortError;
 use super::uplink::Uplink;
 use crate::config::XdpPort;
 use crate::fabric::Fabric;
+use crate::progress::Beat;
 
 /// Between attempts to hear of changes again, after that failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -80,7 +81,9 @@ impl Drop for Uplinks {
 }
 
 fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
+    let beat = Beat::new("a thread that follows interfaces");
     loop {
+        beat.rest();
         let due = uplinks.iter().filter_map(Uplink::due).min();
         let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
         let wake = match events.wait(limit) {
@@ -96,6 +99,7 @@ fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
         }
         let now = Instant::now();
         for uplink in &mut uplinks {
+            beat.begin();
             let is_due = uplink.due().is_some_and(|due| due <= now);
             let is_concerned =
                 matches!(&wake, Wake::Changed(changes) if uplink.is_concerned(changes));

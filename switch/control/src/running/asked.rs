@@ -37,6 +37,10 @@ impl Source for Running {
         }
     }
 
+    fn missing(&self) -> Vec<String> {
+        Running::missing(self)
+    }
+
     fn fdb(&self) -> Vec<FdbEntry> {
         self.fabric.fdb()
     }
@@ -46,7 +50,7 @@ impl Source for Running {
     }
 
     fn health(&self) -> Health {
-        self.fabric.health()
+        Running::health(self)
     }
 
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError> {

@@ -13,8 +13,8 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
 use std::time::Instant;
 
 use crate::api::Source;
@@ -22,9 +22,11 @@ use crate::config::watch::PortsWatch;
 use crate::config::{Config, Loaded, Port};
 use crate::daemon::StartError;
 use crate::fabric::Fabric;
+use crate::health::Health;
 use crate::metrics::MetricsServer;
 use crate::plan::{Failure, How, Plan, PortDiff};
 use crate::status::DaemonStatus;
+use crate::{log, progress};
 use ports::Attached;
 
 /// The switch as it runs.
@@ -39,6 +41,13 @@ pub(crate) struct Running {
     started: Instant,
     /// Who asks for it does not wait for a change.
     about: Mutex<DaemonStatus>,
+    /// Held from when the files are read until the switch is what they say, so that what was read first is not carried out
+    /// last. It is taken before `changing`: a file system that does not answer holds up no other change.
+    reading: Mutex<()>,
+    /// What no port needs and is missing, and why.
+    missing: Mutex<BTreeMap<&'static str, String>>,
+    /// The folder has to be looked at again: it was read, and then something else changed the switch.
+    folder_again: AtomicBool,
     changing: Mutex<Changing>,
 }
 
@@ -59,6 +68,9 @@ struct Changing {
     ports: BTreeMap<String, Attached>,
     metrics: Option<MetricsServer>,
 }
+
+/// What the metrics server is called where it is missing.
+const METRICS: &str = "the metrics server";
 
 /// A folder, and the watch on it where the kernel has one for us.
 type Watched = (PathBuf, Option<PortsWatch>);
@@ -84,6 +96,9 @@ impl Running {
             me: me.clone(),
             started: Instant::now(),
             about: Mutex::new(about),
+            reading: Mutex::new(()),
+            missing: Mutex::default(),
+            folder_again: AtomicBool::new(false),
             changing: Mutex::new(Changing {
                 config,
                 loaded,
@@ -115,7 +130,7 @@ impl Running {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens all ports of a switch that starts, and its metrics, or says why the first that fails does.
+    /// Opens all ports of a switch that starts, or says why the first that fails does; and serves its metrics, if it can.
     pub fn open_all(&self, wanted: &Config) -> Result<(), StartError> {
         let mut changing = self.lock();
         for port in &wanted.ports {
@@ -124,8 +139,49 @@ impl Running {
             changing.config.ports.push(port.clone());
         }
         // Last: who can read the metrics finds every port in them.
-        changing.metrics = settings::serve(wanted, self.source()?)?;
+        let served = settings::serve_if_missing(&mut changing, self.source()?);
+        self.note_missing(METRICS, served.err());
         Ok(())
+    }
+
+    /// Serves the metrics if they are missing, unless the switch is being changed. Does not wait.
+    pub fn retry_metrics(&self) {
+        let (Ok(mut changing), Ok(source)) = (self.changing.try_lock(), self.source()) else {
+            return;
+        };
+        let served = settings::serve_if_missing(&mut changing, source);
+        self.note_missing(METRICS, served.err());
+    }
+
+    /// Notes that `what` is missing, or is there; the log has it when that is new.
+    pub fn note_missing(&self, what: &'static str, why: Option<String>) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.get(what) == why.as_ref() {
+            return;
+        }
+        match why {
+            Some(why) => {
+                tracing::error!("{what} is missing, and the switch goes on without: {why}");
+                missing.insert(what, why);
+            }
+            None => drop(missing.remove(what)),
+        }
+    }
+
+    /// What is missing, for people.
+    fn missing(&self) -> Vec<String> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = missing.iter().map(|(what, why)| format!("{what}: {why}"));
+        let lost = Some(log::lost_lines()).filter(|lines| *lines > 0);
+        let lost = lost.map(|lines| {
+            format!("log: {lines} lines were lost, since what reads it did not keep up")
+        });
+        missing.chain(lost).collect()
+    }
+
+    /// Whether it works: workers, ports, and the threads that control them.
+    pub fn health(&self) -> Health {
+        self.fabric.health().but(progress::stuck())
     }
 
     /// Carries out `plan`, which turns what runs into `wanted`, but for what needs a restart. Returns what failed.

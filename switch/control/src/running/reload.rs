@@ -1,6 +1,8 @@
 //! The configuration read again.
 
 use std::path::Path;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Changing, Running};
@@ -46,16 +48,20 @@ impl Running {
     /// Reads the file again, and makes the switch what it says. Nothing changes where it, or any file of the folder that it
     /// names, is wrong.
     pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
-        self.file(None)?;
-        self.reload_locked(&mut self.lock())
+        let reading = self.reading.lock();
+        let _reading = reading.unwrap_or_else(PoisonError::into_inner);
+        self.reload_in_turn()
     }
 
-    fn reload_locked(&self, changing: &mut Changing) -> Result<Reloaded, ReloadError> {
+    /// The same, for who holds `reading`.
+    fn reload_in_turn(&self) -> Result<Reloaded, ReloadError> {
         let path = self.file(None)?;
         notify::reloading();
+        // Not while others wait: a file system may be slow.
         let done = self.read_strictly(path).and_then(|loaded| {
+            let mut changing = self.lock();
             let wanted = changing.with_those_by_hand(loaded.config.clone())?;
-            Ok(self.become_what_is(wanted, changing, loaded))
+            Ok(self.become_what_is(wanted, &mut changing, loaded))
         });
         self.note_outcome(&done);
         notify::ready(&self.fabric.health().summary());
@@ -69,10 +75,13 @@ impl Running {
 
     /// The same, unless the switch is being changed: then `false`, and nothing is done. It does not wait.
     pub fn try_reload_and_say(&self) -> bool {
-        let Ok(mut changing) = self.changing.try_lock() else {
+        let Ok(_reading) = self.reading.try_lock() else {
             return false;
         };
-        say(&self.reload_locked(&mut changing));
+        if self.changing.try_lock().is_err() {
+            return false;
+        }
+        say(&self.reload_in_turn());
         true
     }
 
@@ -93,14 +102,24 @@ impl Running {
     /// Where the folder of ports is watched and has changed: makes the switch what it says, but for files that are wrong.
     /// Does not wait: while something else changes the switch, the folder's turn is later.
     pub fn look_at_folder(&self) {
-        let (Some(path), Ok(mut changing)) = (self.path.as_deref(), self.changing.try_lock())
-        else {
+        let (Some(path), Ok(_reading)) = (self.path.as_deref(), self.reading.try_lock()) else {
             return;
         };
-        if !changing.folder_has_changed() {
+        let previous = match self.changing.try_lock() {
+            Ok(mut changing) => {
+                let again = self.folder_again.swap(false, Ordering::Relaxed);
+                if !changing.folder_has_changed() && !again {
+                    return;
+                }
+                changing.loaded.clone()
+            }
+            Err(_) => return,
+        };
+        let loaded = Config::load_lenient(path, previous.as_ref(), &self.affinity);
+        let Ok(mut changing) = self.changing.try_lock() else {
+            self.folder_again.store(true, Ordering::Relaxed);
             return;
-        }
-        let loaded = Config::load_lenient(path, changing.loaded.as_ref(), &self.affinity);
+        };
         let done = loaded.map_err(ReloadError::Config).and_then(|loaded| {
             let (wanted, clashes) = changing.with_those_by_hand_first(loaded.config.clone())?;
             let mut left_out: Vec<ConfigError> = loaded.problems.clone().into_iter().collect();

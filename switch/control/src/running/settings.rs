@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use miette::Diagnostic;
+
 use super::{Changing, Running};
 use crate::api::Source;
 use crate::config::{Balance, Config};
@@ -17,6 +19,27 @@ pub(super) fn serve(
     listen
         .map(|address| MetricsServer::start(address, source))
         .transpose()
+}
+
+/// Serves the metrics, if they are wanted and are not served yet: at the start, and again and again after that. An address
+/// may come later, and another program may give it back; no guest's network waits for that. `Err` has what is missing, for
+/// people.
+pub(super) fn serve_if_missing(
+    changing: &mut Changing,
+    source: Arc<dyn Source>,
+) -> Result<(), String> {
+    if changing.metrics.is_some() {
+        return Ok(());
+    }
+    let served = serve(&changing.config, source).map_err(|why| {
+        let help = why.help().map_or(String::new(), |help| format!("; {help}"));
+        format!("{why}; trying again every few seconds{help}")
+    })?;
+    if let Some(server) = &served {
+        tracing::info!("metrics are served on {}", server.local_addr());
+    }
+    changing.metrics = served;
+    Ok(())
 }
 
 /// Changes one setting to what is `wanted`, or notes that it has to wait. Returns what to tell.

@@ -154,7 +154,9 @@ pub fn write_json(
         Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
         Topic::Switch => {
             let daemon = source.daemon();
-            serde_json::to_writer(out, &rows::switch(&Snapshot { daemon, status }))
+            let mut row = rows::switch(&Snapshot { daemon, status });
+            row.missing = source.missing();
+            serde_json::to_writer(out, &row)
         }
     }
 }

@@ -305,6 +305,9 @@ fn switch(row: &SwitchRow) -> String {
     add("config", or_dash(row.config.clone(), |path| path));
     add("control", row.control.clone());
     add("metrics", or_dash(row.metrics.clone(), |address| address));
+    for missing in &row.missing {
+        add("missing", printable(missing).to_string());
+    }
     let stalled = Some(row.workers_stalled).filter(|n| *n > 0);
     let stalled = stalled.map_or(String::new(), |n| {
         format!("; {n} stalled, see show workers")

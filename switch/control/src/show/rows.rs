@@ -83,6 +83,9 @@ pub struct SwitchRow {
     pub balance: String,
     /// How long loads are measured before that is decided, milliseconds.
     pub balance_interval_ms: u64,
+    /// What is missing that no port needs: a line for each. It is tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// The cores of the workers, by worker.
     pub cores: Vec<usize>,
     /// How many workers make no turn although they are awake.
@@ -317,7 +320,7 @@ pub struct DropRow {
     pub help: String,
 }
 
-/// The switch as a whole.
+/// The switch as a whole, without what is missing.
 pub fn switch(snapshot: &Snapshot) -> SwitchRow {
     let Snapshot { daemon, status } = snapshot;
     let (ports, workers) = (&status.ports, &status.workers);
@@ -335,6 +338,7 @@ pub fn switch(snapshot: &Snapshot) -> SwitchRow {
         poll: daemon.poll.clone(),
         balance: daemon.balance.clone(),
         balance_interval_ms: daemon.balance_interval_ms,
+        missing: Vec::new(),
         cores: workers.iter().map(|worker| worker.core).collect(),
         workers_stalled: workers.iter().filter(|worker| worker.stalled).count(),
         stream_moves: workers.iter().map(|w| w.stream_moves).fold(0, total),

@@ -148,14 +148,91 @@ fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
     );
 }
 
+/// Far more than are served at once, of one address or of all.
+const HELD: usize = 400;
+/// Below what a held connection may last, so that a probe that waited for one to end has failed.
+const PROMPT: Duration = Duration::from_millis(1900);
+
+/// Connects from `source`, an address of this host.
+fn connect_from(source: [u8; 4], server: &MetricsServer) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+    let client = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    let client = client.expect("a socket");
+    bind(&client, &SocketAddr::from((source, 0))).expect("127.0.0.0/8 is this host's");
+    connect(&client, &server.local_addr()).expect("the server listens");
+    let client = TcpStream::from(client);
+    let patience = Some(Duration::from_secs(20));
+    client.set_read_timeout(patience).expect("a time");
+    client
+}
+
+/// From another address, and from the one that holds connections: both probes and the metrics are answered.
+fn all_are_answered_beside(server: &MetricsServer, held: &str) {
+    for source in [[127, 0, 0, 2], [127, 0, 0, 1]] {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let start = Instant::now();
+            let mut client = connect_from(source, server);
+            write!(client, "GET {path} HTTP/1.1\r\n\r\n").expect("the server reads");
+            let reply = rest(client);
+            let took = start.elapsed();
+            assert!(
+                reply.starts_with("HTTP/1.1 ") && !reply.starts_with("HTTP/1.1 4"),
+                "{held}, {path} from {source:?}: {reply:?} after {took:?}"
+            );
+            assert!(took < PROMPT, "{held}, {path} from {source:?}: {took:?}");
+        }
+    }
+}
+
 #[test]
-fn more_silent_clients_than_are_served_hold_up_others_only_for_a_while() {
+fn held_connections_and_half_requests_keep_nobody_from_health_and_metrics() {
     let server = start();
-    let start = Instant::now();
-    let silent: Vec<TcpStream> = (0..300).map(|_| connect(&server)).collect();
-    assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
-    println!("after 300 silent clients, served in {:?}", start.elapsed());
-    drop(silent);
+    for half in ["", "GET /met", "GET /metrics HTTP/1.1\r\nX: "] {
+        let held: Vec<TcpStream> = (0..HELD)
+            .map(|_| {
+                let mut client = connect(&server);
+                // It may have had to give way already.
+                let _ = client.write_all(half.as_bytes());
+                client
+            })
+            .collect();
+        all_are_answered_beside(&server, half);
+        drop(held);
+    }
+    let metrics = ask(&server, "GET /metrics");
+    let series = "crosspoint_clients_closed_total{server=\"metrics\",why=\"gave_way\"} ";
+    let gave_way = metrics.lines().find_map(|line| line.strip_prefix(series));
+    let gave_way: usize = gave_way.and_then(|count| count.parse().ok()).expect(series);
+    assert!(gave_way >= HELD, "{gave_way}");
+}
+
+#[test]
+fn clients_that_do_not_read_the_metrics_keep_nobody_from_health_and_metrics() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = MetricsServer::start(any, Arc::new(large(1000, 0))).expect("a port is free");
+    let deaf: Vec<TcpStream> = (0..HELD)
+        .map(|_| {
+            let mut client = connect(&server);
+            let _ = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+            client
+        })
+        .collect();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        // Two texts are made meanwhile, and one of megabytes is sent.
+        let start = Instant::now();
+        let reply = ask(&server, &format!("GET {path}"));
+        let took = start.elapsed();
+        println!("{path}: {} bytes in {took:?}", reply.len());
+        assert!(reply.starts_with("HTTP/1.1 "), "{path}: {reply:?}");
+        // A text that is not read is kept for ten seconds, and there were 400.
+        assert!(took < Duration::from_secs(8), "{path}: {took:?}");
+    }
+    drop(deaf);
 }
 
 #[test]

@@ -1,23 +1,21 @@
-//! Mapping files, and the handler of SIGBUS: the kernel's part.
+//! Mapping files: the kernel's part.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::Once;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{Identity, LOST, MappingError, SLOTS};
+use super::{Identity, MappingError};
 use crate::descriptor::Kind;
+
+mod guard;
 
 /// File systems whose pages the host's kernel has or makes, as /proc/self/mountinfo names them; tmpfs and hugetlbfs are
 /// known without. On others (FUSE, NFS, 9p, overlays of them and the like) whoever serves them decides when a page comes,
 /// if ever.
 const LOCAL_FILE_SYSTEMS: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "ramfs"];
-
-static GUARD: Once = Once::new();
 
 /// Whether a file that a front end gave may be looked at, mapped and closed: whether the kernel answers by itself. The
 /// reason if not. What each question can wait for:
@@ -97,9 +95,14 @@ pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
     let _ = unsafe { munmap(start.as_ptr().cast(), len) };
 }
 
+/// To be called before the mapping that begins at `start` is unmapped, when nothing accesses it any more.
+pub(super) fn release(start: NonNull<u8>) {
+    guard::release(start.as_ptr() as usize);
+}
+
 /// Maps `len` bytes of `file`, guarded. `offset` is a multiple of the file's block.
 pub(super) fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Result<NonNull<u8>> {
-    GUARD.call_once(install_guard);
+    guard::install()?;
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
     let address = unsafe {
         mmap(
@@ -113,60 +116,6 @@ pub(super) fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Re
     }?;
     NonNull::new(address.cast()).ok_or(rustix::io::Errno::NOMEM)
 }
-
-/// Installs the handler, once for the process.
-fn install_guard() {
-    // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask, default action), and the
-    // handler set below only does what is safe in a signal handler.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_sigbus as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        libc::sigemptyset(&mut action.sa_mask);
-        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
-    }
-}
-
-/// Async-signal-safe: loads, stores and two system calls.
-extern "C" fn on_sigbus(
-    _signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
-    // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
-    let at = unsafe { (*info).si_addr() } as usize;
-    for slot in &SLOTS {
-        let len = slot.len.load(Ordering::Acquire);
-        let start = slot.start.load(Ordering::Relaxed);
-        if at.wrapping_sub(start as usize) >= len {
-            continue;
-        }
-        // SAFETY: exactly the range of a mapping of ours, which whoever has just accessed it
-        // keeps mapped. What it showed is gone for the guest too.
-        let put = unsafe {
-            libc::mmap(
-                start.cast(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if put != libc::MAP_FAILED {
-            slot.lost.store(true, Ordering::Release);
-            LOST.fetch_add(1, Ordering::Release);
-            return;
-        }
-    }
-    // Not ours to fix: the access is made again, and ends the process as it would have.
-    // SAFETY: restores the default action; a zeroed sigaction is that.
-    unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(libc::SIGBUS, &default, std::ptr::null_mut());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

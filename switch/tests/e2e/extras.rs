@@ -1,0 +1,207 @@
+//! What is no port must not decide about ports: a log that is not read, a metrics address that is not there, a control
+//! socket that cannot be made.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::pipe::{fcntl_setpipe_size, pipe};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Lab, Process, guest, run, s, wait_until};
+
+const METRICS: &str = "127.0.0.1:9477";
+/// What each answer may take: far more than it does, and less than for ever.
+const PATIENCE: Duration = s(20);
+
+/// A daemon whose standard error is what a test wants.
+struct Daemon<'a> {
+    lab: &'a Lab,
+    child: Child,
+    control: PathBuf,
+}
+
+impl<'a> Daemon<'a> {
+    /// With one guest's port, "web", and these tables besides.
+    fn start(lab: &'a Lab, tables: &str, stderr: Stdio) -> Self {
+        let control = lab.socket("control");
+        let config = format!(
+            "version = 1\n[workers]\ncores = [1]\npoll = \"adaptive\"\n[control]\nsocket = {control:?}\n{tables}\n{}",
+            guest(lab, "web")
+        );
+        let path = lab.dir().join("switch.toml");
+        fs::write(&path, config).expect("the configuration is written");
+        let mut command = lab.command(env!("CARGO_BIN_EXE_crosspoint"));
+        command.args(["run", "--config"]).arg(path);
+        command.env("CROSSPOINT_LOG", "debug").stderr(stderr);
+        let child = command.spawn().expect("it starts");
+        Daemon {
+            lab,
+            child,
+            control,
+        }
+    }
+
+    fn ask(&self, words: &[&str]) -> (ExitStatus, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crosspoint"));
+        command.args(words).arg("--socket").arg(&self.control);
+        run(self.lab.dir(), &command, PATIENCE)
+    }
+
+    /// Waits until it is asked with success.
+    fn wait_for(&self, words: &[&str], text: &str) {
+        wait_until(&format!("{words:?}: {text:?}"), PATIENCE, || {
+            let (ended, said) = self.ask(words);
+            (ended.success() && said.contains(text)).then_some(())
+        });
+    }
+
+    /// Ends it, as a service manager does.
+    fn end(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        wait_until("its end", PATIENCE, || {
+            self.child.try_wait().expect("a child")
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All that a metrics address answers, if it does.
+fn get(address: &str, path: &str) -> Option<String> {
+    let mut client = TcpStream::connect(address).ok()?;
+    client.set_read_timeout(Some(PATIENCE)).expect("a time");
+    write!(client, "GET {path} HTTP/1.1\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    match client.read_to_string(&mut answer) {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{path}: {error}"),
+        _ => (!answer.is_empty()).then_some(answer),
+    }
+}
+
+/// A front end connects to the port, and asks for its features (vhost-user's GET_FEATURES).
+fn front_end_is_answered(socket: &Path) {
+    let mut client = wait_until("the port's socket", PATIENCE, || {
+        UnixStream::connect(socket).ok()
+    });
+    client.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let request = [1_u32, 1, 0].map(u32::to_le_bytes).concat();
+    client.write_all(&request).expect("the switch reads");
+    let mut answer = [0; 20];
+    client.read_exact(&mut answer).expect("the switch answers");
+    assert_eq!(answer[..4], request[..4]);
+}
+
+/// All that controls the switch works, many times over, since each makes lines of the log; and it ends.
+fn everything_works_and_ends(daemon: Daemon<'_>) {
+    let web = daemon.lab.socket("web");
+    for _ in 0..30 {
+        front_end_is_answered(&web);
+    }
+    for _ in 0..3 {
+        daemon.wait_for(&["show", "ports"], "web");
+        daemon.wait_for(&["reload"], "");
+        daemon.wait_for(&["health"], "");
+        daemon.signal(Signal::HUP);
+        let healthz = get(METRICS, "/healthz").expect("an answer");
+        assert!(healthz.starts_with("HTTP/1.1 200 "), "{healthz}");
+    }
+    let ended = daemon.end();
+    assert!(ended.success(), "{ended:?}");
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_nothing() {
+    let lab = Lab::new(s(120));
+    let (unread, stderr) = pipe().expect("a pipe");
+    let size = fcntl_setpipe_size(&stderr, 4096).expect("a small pipe");
+    let mut stderr = File::from(stderr);
+    stderr.write_all(&vec![b'.'; size]).expect("there is room");
+    let daemon = Daemon::start(&lab, "", stderr.try_clone().expect("its end").into());
+    everything_works_and_ends(daemon);
+    // A configuration with a mistake is told to nobody, and ends all the same.
+    let mut daemon = Daemon::start(&lab, "[nothing]", stderr.into());
+    let ended = wait_until("its end", PATIENCE, || {
+        daemon.child.try_wait().expect("a child")
+    });
+    assert!(!ended.success());
+    drop(unread);
+}
+
+#[test]
+fn a_journal_that_hangs_holds_up_nothing() {
+    const JOURNAL: &str =
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && exec python3 -c \"
+import socket, time
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.bind('/run/systemd/journal/socket')
+print('JOURNAL-READY', flush=True)
+time.sleep(600)\"";
+    let lab = Lab::new(s(120));
+    let mut command = lab.command("sh");
+    command.args(["-c", JOURNAL]);
+    let mut journal = Process::start(lab.dir(), "journal", &command);
+    journal.wait_for("JOURNAL-READY", PATIENCE);
+    let path = lab.dir().join("stderr");
+    let log = File::create(&path).expect("a file");
+    let daemon = Daemon::start(&lab, "[log]\ntarget = \"journald\"", log.into());
+    everything_works_and_ends(daemon);
+    let said = fs::read_to_string(path).expect("a file");
+    assert!(said.is_empty(), "it is the journal's: {said}");
+    journal.kill();
+}
+
+#[test]
+fn metrics_that_cannot_be_served_yet_cost_no_port_and_are_served_later() {
+    let lab = Lab::new(s(120));
+    for (address, busy) in [("10.99.99.99:9477", false), (METRICS, true)] {
+        let other = busy.then(|| TcpListener::bind(address).expect("it is free"));
+        let tables = format!("[metrics]\nlisten = \"{address}\"");
+        let log = lab.dir().join("stderr");
+        let daemon = Daemon::start(&lab, &tables, File::create(&log).expect("a file").into());
+        front_end_is_answered(&lab.socket("web"));
+        daemon.wait_for(
+            &["show", "switch"],
+            "the metrics server: cannot serve metrics on",
+        );
+        let said = fs::read_to_string(&log).expect("a file");
+        assert!(said.contains("the metrics server is missing"), "{said}");
+        match busy {
+            true => drop(other),
+            false => drop(lab.ip("address add 10.99.99.99/32 dev lo")),
+        }
+        wait_until("metrics", PATIENCE, || {
+            let metrics = get(address, "/metrics")?;
+            metrics.contains("crosspoint_build_info").then_some(())
+        });
+        let (_, shown) = daemon.ask(&["show", "switch"]);
+        assert!(!shown.contains("missing"), "{shown}");
+        assert!(daemon.end().success());
+    }
+}
+
+#[test]
+fn a_control_socket_that_cannot_be_made_yet_costs_no_port_and_is_made_later() {
+    let lab = Lab::new(s(120));
+    let control = lab.socket("control");
+    fs::write(&control, "not a socket").expect("it is ours");
+    let log = File::create(lab.dir().join("stderr")).expect("a file");
+    let daemon = Daemon::start(&lab, "", log.into());
+    front_end_is_answered(&lab.socket("web"));
+    fs::remove_file(&control).expect("it is there");
+    daemon.wait_for(&["show", "ports"], "web");
+    assert!(daemon.end().success());
+}
