@@ -19,7 +19,7 @@
 
 enum {
     SINKS_MAX = 32,
-    SETTLE_MS_MAX = 5000,
+    SETTLE_MS_MAX = 60000,
     CLOSED_EVERY = 64, /* turns between two looks whether the switch has hung up */
     KICKS = 64,        /* in a turn of a storm */
 };
@@ -85,13 +85,13 @@ static void pin(const char *core)
 static const char usage[] =
     "attacker --attack NAME --socket PATH [--sink PATH]... [options]\n"
     "attacker --sink PATH... [options]                    only receives\n"
-    "attacker --list                                      what there is: name, queue pairs, sinks, their pairs\n"
+    "attacker --list                                      what there is: see attacks.h\n"
     "  --seconds N     then ends (10)\n"
     "  --hold          attaches and is quiet\n"
     "  --orders        reads \"attack\", \"hold\" and \"end\" from standard input, and answers each\n"
     "  --sink-mode M   plain, large, onebyte, zero, tiny, dirty; without it: the attack's own\n"
     "  --size N        bytes of a frame      --mss N        of a segment\n"
-    "  --ring N        entries (32768)       --sink-ring N  (1024)\n"
+    "  --ring N        entries (32768)       --sink-ring N  (32768)\n"
     "  --packed        packed rings          --queues N     queue pairs that attack\n"
     "  --regions N     memory regions, up to 509\n"
     "  --mac A         its source address    --dst A        where frames go\n"
@@ -231,7 +231,7 @@ static void read_options(struct settings *settings, int argc, char **argv)
 {
     *settings = (struct settings){
         .ring_size = 32768,
-        .sink_ring_size = 1024,
+        .sink_ring_size = 32768,
         .regions = 1,
         .entries = 1000000,
         .receivers = 1000,
@@ -396,7 +396,7 @@ static void run(struct attacker *attacker)
 {
     const struct settings *settings = &attacker->settings;
     struct pollfd input = {settings->orders ? STDIN_FILENO : -1, POLLIN, 0};
-    struct timespec pause = {0, settings->changed.kicks ? 0 : settings->pause_ns};
+    struct timespec pause = {0, settings->pause_ns};
     double end = now() + settings->seconds;
 
     while (settings->orders || now() < end) {

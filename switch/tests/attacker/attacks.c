@@ -54,10 +54,10 @@ static const struct attack attacks[] = {
      .call = CALL_EPOLL},
     {.name = "call-udp", .about = "a call socket that broadcasts to a thousand receivers", .len = 60, .sinks = 1,
      .call = CALL_UDP},
-    {.name = "uso-1", .about = "64 KiB of UDP to be cut at 1", .frame = FRAME_USO, .len = LARGE_LEN, .mss = 1,
+    {.name = "uso-32", .about = "64 KiB of UDP to be cut at 32", .frame = FRAME_USO, .len = LARGE_LEN, .mss = 32,
      .sinks = 1},
-    {.name = "ufo-8", .about = "64 KiB of UDP to be cut into fragments of 8", .frame = FRAME_UFO, .len = LARGE_LEN,
-     .mss = 8, .sinks = 1},
+    {.name = "ufo-32", .about = "64 KiB of UDP to be cut into fragments of 32", .frame = FRAME_UFO,
+     .len = LARGE_LEN, .mss = 32, .sinks = 1},
     {.name = "tso-1", .about = "64 KiB to be cut at 1", .frame = FRAME_TSO, .len = LARGE_LEN, .mss = 1, .sinks = 1},
     {.name = "multicast-60", .about = "60 bytes to a group, flooded to 30 ports", .len = 60, .target = TO_GROUP,
      .sinks = 30},
@@ -103,8 +103,8 @@ void attack_list(void)
 {
     for (unsigned i = 0; i < ATTACKS; i++) {
         const struct attack *attack = &attacks[i];
-        printf("%s %u %u %u %s\n", attack->name, at_least_one(attack->pairs), attack->sinks,
-               at_least_one(attack->sink_pairs), attack->about);
+        printf("%s %u %u %u %s %s\n", attack->name, at_least_one(attack->pairs), attack->sinks,
+               at_least_one(attack->sink_pairs), attack->steals ? "beside" : "apart", attack->about);
     }
 }
 
