@@ -103,8 +103,9 @@ void attack_list(void)
 {
     for (unsigned i = 0; i < ATTACKS; i++) {
         const struct attack *attack = &attacks[i];
+        const char *kind = attack->once ? "once" : attack->steals ? "beside" : "apart";
         printf("%s %u %u %u %s %s\n", attack->name, at_least_one(attack->pairs), attack->sinks,
-               at_least_one(attack->sink_pairs), attack->steals ? "beside" : "apart", attack->about);
+               at_least_one(attack->sink_pairs), kind, attack->about);
     }
 }
 

@@ -56,8 +56,8 @@ struct attack {
 
 /* The attack of this name; exits if there is none. */
 const struct attack *attack_named(const char *name);
-/* Prints a line for each: name, queue pairs, sinks, queue pairs of a sink, "beside" if the victim must be in the
- * same VLAN or else "apart", what it is. */
+/* Prints a line for each: name, queue pairs, sinks, queue pairs of a sink, kind, what it is. Kinds: "once" for a
+ * single frame, "beside" where the victim must be in the same VLAN, else "apart". */
 void attack_list(void);
 /* Fills the transmit rings of `port`. `to`: the first sink's address; `from`: the attacker's, or the victim's. */
 void attack_fill(const struct attack *attack, struct port *port, const uint8_t to[6], const uint8_t from[6]);
