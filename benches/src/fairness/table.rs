@@ -54,9 +54,9 @@ pub struct Results {
 }
 
 impl Round {
-    /// Part of the rate alone that is kept.
-    fn kept(&self) -> f64 {
-        self.attacked.mpps / self.alone.mpps
+    /// Part of the rate alone that is kept; none of nothing.
+    fn kept(&self) -> Option<f64> {
+        (self.alone.mpps > 0.0).then(|| self.attacked.mpps / self.alone.mpps)
     }
 
     /// Where both were measured, if that was the same.
@@ -84,7 +84,7 @@ impl Row {
             return format!("| {} | {} | | | | | | | |", self.attack, self.victim.name());
         }
         let rounds = self.comparable();
-        let kept = Spread::of(rounds.iter().map(|round| round.kept()));
+        let kept = Spread::of(rounds.iter().filter_map(|round| round.kept()));
         let percent = |part: f64| format!("{:.1} %", part * 100.0);
         let spread = |kept: Spread| {
             let [lower, upper] = [kept.lower, kept.upper].map(|part| part * 100.0);
