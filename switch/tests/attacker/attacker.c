@@ -151,7 +151,7 @@ static void add_sink(struct settings *settings, const char *path)
     settings->sinks[settings->sink_count++] = path;
 }
 
-/* What changes the attack, which is named before. */
+/* What changes the attack. */
 static void change(struct attack *attack, int id, const char *value)
 {
     switch (id) {
@@ -180,7 +180,6 @@ static void set(struct settings *settings, int id, const char *value)
 {
     switch (id) {
     case OPT_ATTACK:
-        settings->changed = *attack_named(value);
         settings->attack = &settings->changed;
         break;
     case OPT_SOCKET:
@@ -257,6 +256,11 @@ static void read_options(struct settings *settings, int argc, char **argv)
         .victim = {0x02, 0, 0, 0, 0, 0x01},
         .to = {0x02, 0xaa, 0, 0, 0x01, 0},
     };
+    /* The attack first, wherever it is named: other options change it. */
+    for (int id; (id = getopt_long(argc, argv, "", options, NULL)) != -1;)
+        if (id == OPT_ATTACK)
+            settings->changed = *attack_named(optarg);
+    optind = 1;
     for (int id; (id = getopt_long(argc, argv, "", options, NULL)) != -1;)
         set(settings, id, optarg);
     if (optind != argc || (settings->attack == NULL) != (settings->socket == NULL) ||
@@ -342,12 +346,23 @@ static void storm(const struct port *port)
             return; /* full: nothing reads it */
 }
 
+/* Whether the switch has hung up on any port. */
+static bool is_closed(const struct attacker *attacker)
+{
+    for (unsigned i = 0; i < attacker->settings.sink_count; i++)
+        if (frontend_is_closed(&attacker->sinks[i].frontend))
+            return true;
+    return attacker->settings.attack != NULL && frontend_is_closed(&attacker->port.frontend);
+}
+
 static void turn(struct attacker *attacker)
 {
     const struct attack *attack = attacker->settings.attack;
 
     for (unsigned i = 0; i < attacker->settings.sink_count; i++)
         port_receive(&attacker->sinks[i]);
+    if (attacker->turns++ % CLOSED_EVERY == 0 && is_closed(attacker))
+        attacker->closed = true;
     if (attack == NULL)
         return;
     port_receive(&attacker->port);
@@ -359,8 +374,6 @@ static void turn(struct attacker *attacker)
     }
     if (attacker->attacks && attack->kicks)
         storm(&attacker->port);
-    if (attacker->turns++ % CLOSED_EVERY == 0 && frontend_is_closed(&attacker->port.frontend))
-        attacker->closed = true;
 }
 
 /* Stops offering, and waits until the switch has taken what is offered, or will not. */
