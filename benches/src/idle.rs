@@ -103,10 +103,9 @@ pub fn run(options: &IdleOptions) -> Result<(), BenchError> {
 
 fn start(options: &IdleOptions, idle_spin_us: u32) -> Result<Started, BenchError> {
     let setup = Setup {
-        cores: vec![options.switch_core],
         workers: format!("poll = \"adaptive\"\nidle_spin = \"{idle_spin_us}us\"\n"),
-        guests: 2,
         interfaces: options.interface.clone(),
+        ..Setup::busy(options.switch_core)
     };
     let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
     if let Some(worker) = started.backend.worker.filter(|_| options.realtime) {

@@ -12,6 +12,7 @@
 //! | [`idle`] | `idle`: what an idle worker costs, how soon it wakes, and whether a wakeup is ever lost |
 //! | [`wakes`] | waking what sleeps, and timing it |
 //! | [`churn`] | `churn`: what guests and interfaces that come and go cost those that stay |
+//! | [`fairness`] | `fairness`: what hostile guests take from the others of their worker |
 //! | [`neighbours`] | those that come and go |
 //! | [`load`] | traffic that can be asked for |
 //! | [`steady`] | frames at a steady rate, and what does not get through |
@@ -45,6 +46,7 @@ mod churn;
 mod compare;
 mod cost;
 mod error;
+mod fairness;
 mod guest;
 mod idle;
 mod interrupt;
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
         Command::Cost(options) => cost::run(&options),
         Command::Nic(options) => nic::run(&options),
         Command::Churn(options) => churn::run(&options),
+        Command::Fairness(options) => fairness::run(&options),
         Command::Idle(options) => idle::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),

@@ -4,6 +4,7 @@ use crate::churn::ChurnOptions;
 use crate::compare::CompareOptions;
 use crate::cost::CostOptions;
 use crate::error::BenchError;
+use crate::fairness::FairnessOptions;
 use crate::idle::IdleOptions;
 use crate::mask::MaskOptions;
 use crate::nic::NicOptions;
@@ -48,6 +49,8 @@ pub enum Command {
     Idle(Box<IdleOptions>),
     /// What guests and interfaces that come and go cost those that stay
     Churn(Box<ChurnOptions>),
+    /// What hostile guests take from the others of their worker
+    Fairness(Box<FairnessOptions>),
     /// Any switches by any measuring command, in turn: see uml.sh and veth.sh
     Compare(CompareOptions),
     /// Stands between a vhost-user front end and back ends and hides features; until killed

@@ -74,7 +74,7 @@ pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
         cores: options.switch_cores.clone(),
         workers: format!("poll = \"{poll}\"\n"),
         guests: options.queues.into(),
-        interfaces: Vec::new(),
+        ..Setup::busy(options.switch_cores[0])
     };
     let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
     let thread = Thread::named(started.pid, THREAD);

@@ -30,6 +30,8 @@ mod operations;
 mod reload;
 #[path = "e2e/service.rs"]
 mod service;
+#[path = "e2e/shares.rs"]
+mod shares;
 #[path = "e2e/top.rs"]
 mod top;
 #[path = "e2e/vlan.rs"]

@@ -27,6 +27,10 @@ pub struct Setup {
     pub guests: usize,
     /// Interfaces that are ports, there or not.
     pub interfaces: Vec<String>,
+    /// More lines of each guest port, in order; none for those beyond.
+    pub guest_lines: Vec<String>,
+    /// More lines of each interface's port.
+    pub interface_lines: String,
 }
 
 impl Setup {
@@ -37,6 +41,8 @@ impl Setup {
             workers: "poll = \"busy\"\n".into(),
             guests: 2,
             interfaces: Vec::new(),
+            guest_lines: Vec::new(),
+            interface_lines: String::new(),
         }
     }
 }
@@ -146,11 +152,13 @@ fn configuration(
         text += &format!(
             "[[port]]\nname = \"{name}\"\ntype = \"vhost\"\nsocket = {socket:?}\nrole = \"server\"\n"
         );
+        text += setup.guest_lines.get(number).map_or("", String::as_str);
     }
     for interface in &setup.interfaces {
         text += &format!(
             "[[port]]\nname = \"{interface}\"\ntype = \"xdp\"\ninterface = \"{interface}\"\n"
         );
+        text += &setup.interface_lines;
     }
     text
 }
@@ -168,7 +176,10 @@ mod tests {
     fn the_configuration_has_two_guest_ports() {
         let metrics = SocketAddr::from(([127, 0, 0, 1], 9999));
         let sockets = ["/t/a.sock".into(), "/t/b.sock".into()];
-        let setup = Setup::busy(3);
+        let setup = Setup {
+            guest_lines: vec!["queue_pairs = 4\n".into()],
+            ..Setup::busy(3)
+        };
         let text = configuration(&setup, metrics, Path::new("/t/control.sock"), &sockets);
         assert!(
             text.starts_with("version = 1\n[workers]\ncores = [3]\npoll = \"busy\"\n"),
@@ -176,6 +187,8 @@ mod tests {
         );
         assert_eq!(text.matches("[[port]]").count(), 2);
         assert!(text.contains("socket = \"/t/b.sock\""), "{text}");
+        let lines: Vec<&str> = text.matches("queue_pairs = 4\n[[port]]").collect();
+        assert_eq!(lines.len(), 1, "the first guest's alone: {text}");
     }
 
     #[test]

@@ -251,6 +251,10 @@ impl Load for NicLoad {
         self.traffic.clear()?;
         if let Some(guest) = &mut self.guest {
             guest.latency.reset();
+            if self.flow.path == Path::NicToGuest {
+                // So that its address is not forgotten meanwhile, nor another's: it sends nothing else.
+                guest.tx.poll_stamped(1, 0)?;
+            }
         }
         let done = match self.flow.path {
             Path::NicToNic => self.offer_from_nic(rate, time)?,

@@ -589,7 +589,7 @@ mod tests {
             },
             workers: "poll = \"adaptive\"\n".into(),
             guests: 5,
-            interfaces: Vec::new(),
+            ..Setup::busy(last)
         };
         let Started {
             sockets, backend, ..

@@ -10,10 +10,10 @@
 //! | [`addresses`] | of guests |
 //! | [`judge`] | which trials count |
 
-mod addresses;
-mod fleet;
+pub mod addresses;
+pub mod fleet;
 mod judge;
-mod scenario;
+pub mod scenario;
 mod stations;
 mod switch;
 

@@ -348,7 +348,7 @@ pub fn select(patterns: &[String]) -> Result<Vec<Scenario>, String> {
 }
 
 /// A glob of which only `*` and `?` are special.
-fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     match (pattern.chars().next(), name.chars().next()) {
         (None, None) => true,
         (Some('*'), first) => {

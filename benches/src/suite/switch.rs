@@ -136,9 +136,8 @@ impl Switch {
 fn start_crosspoint(need: Need, place: &Place) -> Result<Running, BenchError> {
     let setup = Setup {
         cores: place.cores.to_vec(),
-        workers: "poll = \"busy\"\n".into(),
         guests: need.ports,
-        interfaces: Vec::new(),
+        ..Setup::busy(place.cores[0])
     };
     let Started {
         backend,

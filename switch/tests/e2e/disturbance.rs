@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crosspoint_guest::{Guest, GuestOptions};
 
 use crate::harness::{
-    Exchange, Host, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, frame, guest, mac, s,
-    wait_until, xdp,
+    Exchange, Host, Lab, Ledger, LinuxGuest, Switch, Testpmd, TestpmdPort, frame, guest, mac,
+    ping_pong, s, wait_until, xdp,
 };
 
 /// What two guests exchange before, during and after a disturbance.
@@ -392,24 +392,6 @@ fn killed_under_a_dpdk_guest(options: &str) {
         let packed = switch.negotiated("victim", "RING_PACKED");
         assert_eq!(packed, options.contains("packed_vq=1"));
         switch.ledger();
-    }
-}
-
-/// A frame there and a frame back.
-fn ping_pong(a: &mut Guest, b: &mut Guest, number: u32) {
-    let guests = [a, b];
-    for (from, to) in [(0, 1), (1, 0)] {
-        let sent = frame(mac(21 + to as u8), mac(21 + from as u8), number, 1000);
-        assert_eq!(guests[from].send(0, &[&sent]).expect("a ring"), 1);
-        let arrives = || {
-            guests[to]
-                .receive(0)
-                .expect("a ring")
-                .iter()
-                .any(|(_, bytes)| *bytes == sent)
-                .then_some(())
-        };
-        wait_until(&format!("frame {number}"), s(5), arrives);
     }
 }
 

@@ -149,3 +149,21 @@ fn receive(guest: &mut Guest, expected: &[Vec<u8>]) {
         "frames arrive in order, with every byte"
     );
 }
+
+/// A frame there and a frame back.
+pub fn ping_pong(a: &mut Guest, b: &mut Guest, number: u32) {
+    let guests = [a, b];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let sent = frame(mac(21 + to as u8), mac(21 + from as u8), number, 1000);
+        assert_eq!(guests[from].send(0, &[&sent]).expect("a ring"), 1);
+        let arrives = || {
+            guests[to]
+                .receive(0)
+                .expect("a ring")
+                .iter()
+                .any(|(_, bytes)| *bytes == sent)
+                .then_some(())
+        };
+        wait_until(&format!("frame {number}"), s(5), arrives);
+    }
+}

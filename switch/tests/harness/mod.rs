@@ -1,5 +1,6 @@
 //! What the end-to-end tests are made of.
 
+mod attacker;
 mod exchange;
 mod frames;
 mod host;
@@ -14,7 +15,8 @@ mod testpmd;
 
 use std::time::{Duration, Instant};
 
-pub use exchange::Exchange;
+pub use attacker::Attacker;
+pub use exchange::{Exchange, ping_pong};
 pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
 pub use host::{Host, iperf3, iperf3_with};
 pub use lab::{HugePages, Lab};

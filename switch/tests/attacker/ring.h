@@ -1,0 +1,67 @@
+/* One virtqueue, split or packed, whose entries are written once and then only offered again. */
+#ifndef ATTACKER_RING_H
+#define ATTACKER_RING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "frontend.h"
+#include "memory.h"
+
+/* A run of bytes of one buffer. */
+struct piece {
+    uint64_t guest;
+    uint32_t len;
+};
+
+/* One buffer: a frame to send, or room for one. */
+struct chain {
+    const struct piece *pieces;
+    unsigned count;
+};
+
+struct ring {
+    unsigned index;
+    unsigned size;
+    bool packed;
+    bool writable; /* receive buffers */
+    bool indirect;
+    int kick;
+    struct ring_place place;
+    void *descriptors;
+    void *driver;
+    void *device;
+
+    const struct chain *chains; /* entry i is chain i % chain_count; all of one length */
+    unsigned chain_count;
+    uint64_t *tables;     /* indirect: guest address of each chain's */
+    uint32_t *table_lens; /* bytes */
+    unsigned slots;       /* ring entries that one chain takes */
+    unsigned in_flight_max;
+    unsigned backlog; /* entries that are kept offered; follows the switch's pace */
+
+    /* Split: free running. Packed: positions with their wrap counters. */
+    uint16_t available;
+    uint16_t used;
+    unsigned next;
+    unsigned reap;
+    bool next_wrap;
+    bool reap_wrap;
+
+    uint64_t offered; /* entries since the beginning */
+    uint64_t taken;   /* of these, those that came back */
+    uint64_t looks;
+    uint64_t dry; /* looks that found nothing left to take */
+};
+
+/* Lays a ring of `size` entries out in `memory`. `calls`: the switch is to call when it has used entries. */
+void ring_make(struct ring *ring, struct memory *memory, unsigned index, unsigned size, bool packed, bool calls);
+/* Says what its entries are, and writes them where they stay. The arrays must live as long as the ring. */
+void ring_fill(struct ring *ring, struct memory *memory, const struct chain *chains, unsigned count, bool indirect,
+               bool writable);
+/* Takes back what was used, and offers as many again, `limit` entries in all at most. */
+void ring_turn(struct ring *ring, uint64_t limit);
+/* Takes back what was used. Returns how many are still offered. */
+unsigned ring_settle(struct ring *ring);
+
+#endif
