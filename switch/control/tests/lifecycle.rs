@@ -26,7 +26,7 @@ mod ports;
 mod reload;
 #[path = "lifecycle/rings.rs"]
 mod rings;
-#[path = "lifecycle/stalls.rs"]
+#[path = "lifecycle/sources.rs"]
 mod sources;
 #[path = "lifecycle/stalls.rs"]
 mod stalls;

@@ -2,7 +2,7 @@
 
 use crosspoint_control::api::{self, Request};
 use crosspoint_control::show::{Topic, rows::Fdb};
-use crosspoint_guest::Guest;
+use crosspoint_guest::{Guest, GuestOptions};
 
 use super::reload::{Host, PLAIN};
 use super::{Load, Loss, PATIENCE};
@@ -12,6 +12,22 @@ const DISPUTED: [u8; 6] = [0x52, 0x54, 0, 9, 9, 1];
 const PEER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 2];
 const OTHER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 3];
 const BOUND: &str = "addresses = { mac = [\"52:54:00:09:09:01\"] }";
+
+/// Three guests of one VLAN, with all their buffers posted: the disputed address's owner, another that sends with it, and
+/// one that looks on.
+fn guests(host: &Host) -> [Guest; 3] {
+    let names = ["owner", "thief", "peer"];
+    names.iter().for_each(|name| host.write(name, ""));
+    host.daemon.reload();
+    names.map(|name| {
+        let path = host.folder.path().join(name);
+        let guest = Guest::connect(path, GuestOptions::default()).expect("the guest connects");
+        host.wait(name, |host| {
+            host.port(name).is_some_and(|port| port.state == "up")
+        });
+        guest
+    })
+}
 
 fn send(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) {
     let frame = [&dst[..], &src, &[0x88, 0xb5], &[0; 46]].concat();
@@ -57,10 +73,7 @@ fn an_address_is_bound_and_freed_by_reloads_while_others_lose_nothing() {
     let host = Host::start(2, "");
     let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);
-    ["owner", "thief", "peer"].map(|name| host.write(name, ""));
-    host.daemon.reload();
-    let [mut owner, mut thief, mut peer] =
-        ["owner", "thief", "peer"].map(|name| host.guest(name, PLAIN));
+    let [mut owner, mut thief, mut peer] = guests(&host);
     // While nothing is bound, who sends first has it.
     send(&mut thief, DISPUTED, ALL);
     assert!(receives(&mut peer, DISPUTED, ALL) && receives(&mut owner, DISPUTED, ALL));
@@ -68,11 +81,7 @@ fn an_address_is_bound_and_freed_by_reloads_while_others_lose_nothing() {
 
     host.write("owner", BOUND);
     host.daemon.reload();
-    assert_eq!(
-        place(&host),
-        None,
-        "learned where it may not be any more"
-    );
+    assert_eq!(place(&host), None, "learned where it may not be any more");
     send(&mut thief, DISPUTED, ALL);
     wait_refused(&host, "thief", 1);
     send(&mut owner, OTHER, ALL);
@@ -98,14 +107,14 @@ fn an_address_is_bound_and_freed_by_reloads_while_others_lose_nothing() {
 #[test]
 fn an_address_that_two_guests_use_stays_with_the_first() {
     let host = Host::start(1, "");
-    ["owner", "thief", "peer"].map(|name| host.write(name, ""));
-    host.daemon.reload();
-    let [mut owner, mut thief, mut peer] =
-        ["owner", "thief", "peer"].map(|name| host.guest(name, PLAIN));
+    let [mut owner, mut thief, mut peer] = guests(&host);
     for _ in 0..20 {
         for guest in [&mut owner, &mut thief] {
             send(guest, DISPUTED, ALL);
-            assert!(receives(&mut peer, DISPUTED, ALL), "only learning is refused");
+            assert!(
+                receives(&mut peer, DISPUTED, ALL),
+                "only learning is refused"
+            );
         }
     }
     assert_eq!(place(&host).as_deref(), Some("owner"));
