@@ -6,7 +6,7 @@ use crosspoint_packet::DropReason;
 use crate::MAX_PORTS;
 use crate::counters::QueueCounters;
 use crate::deliver::{Destinations, Tally, queue_for, send_groups};
-use crate::shares::{Account, Shares};
+use crate::shares::Account;
 use crate::storm::FloodKind;
 use crate::tx::{Groups, Tx};
 use crate::view::{PortView, View};
@@ -75,7 +75,8 @@ fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
 /// Drops what of a burst's frames may not be flooded: their port has used up its storm limits, or, of a NIC, which never
 /// waits, more than its share of a busy worker.
 #[cold]
-pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &View, shares: &Shares) {
+pub fn police(burst: &mut Burst, ingress: u16, view: &View, tx: &Tx) {
+    let shares = &tx.shares;
     let Some(port) = view.port(ingress) else {
         return;
     };

@@ -23,7 +23,7 @@ pub mod direct;
 #[cfg(not(loom))]
 pub mod explain;
 #[cfg(not(loom))]
-mod flood;
+pub mod flood;
 #[cfg(not(loom))]
 pub mod guard;
 #[cfg(not(loom))]

@@ -433,7 +433,7 @@ fn forward(
     parse(burst);
     admit(burst, view.port(ingress));
     if lookup(burst, ingress, view, tick, keys) {
-        flood::police(burst, ingress, view, &tx.shares);
+        flood::police(burst, ingress, view, tx);
     }
     if !view.taps.is_empty() {
         tap::received(burst, id, view, tx);

@@ -36,6 +36,9 @@ pub struct Change {
     pub remove: Vec<(usize, StreamId)>,
 }
 
+/// The quantum of its workers.
+pub const QUANTUM_CYCLES: u64 = 65_000;
+
 impl Floor {
     /// `around` runs on each worker's thread and is to call what it is given: the worker's loop.
     pub fn start(workers: usize, idle: Idle, faults: usize, around: fn(&mut dyn FnMut())) -> Floor {
@@ -43,7 +46,7 @@ impl Floor {
             stop: AtomicBool::new(false),
             tick: AtomicU8::new(0),
             faults: ArrayQueue::new(faults),
-            quantum_cycles: 65_000,
+            quantum_cycles: QUANTUM_CYCLES,
         });
         let view = Arc::new(View::new(
             (0..8).map(|_| None).collect(),

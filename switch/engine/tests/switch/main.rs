@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 mod bridge;
+mod budget;
 mod checks;
 mod direct;
 mod escapes;
@@ -23,6 +24,7 @@ mod queues;
 mod reports;
 mod rig;
 mod runs;
+mod shares;
 mod sleep;
 mod sources;
 mod taps;

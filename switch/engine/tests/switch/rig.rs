@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use crosspoint_engine::calling::Calling;
 use crosspoint_engine::deliver::deliver;
 use crosspoint_engine::fdb::Fdb;
+use crosspoint_engine::flood::police;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::tap;
@@ -92,7 +93,9 @@ impl Rig {
         let ingress = ingress as u16;
         parse(burst);
         admit(burst, view.port(ingress));
-        lookup(burst, ingress, view, 0, keys);
+        if lookup(burst, ingress, view, 0, keys) {
+            police(burst, ingress, view, tx);
+        }
         meanwhile(burst, view, keys);
         if !view.taps.is_empty() {
             tap::received(burst, stream.id, view, tx);
