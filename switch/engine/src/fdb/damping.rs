@@ -132,7 +132,7 @@ mod tests {
 
     proptest! {
         /// In the window that a first move starts, an address moves five times and then at most once more: to where it
-        /// was before the first. Whoever claims it when, and however often.
+        /// was before the first. This holds whichever ports claim it, and however often.
         #[test]
         fn an_address_moves_no_more_often_than_it_may(
             claims in prop::collection::vec((0..PORTS, 0u64..40), 1..400),
