@@ -189,7 +189,7 @@ impl Fdb {
     ) -> Learned {
         let known = self.lookup(key);
         if known.is_some_and(|known| known != port)
-            && let Some(home) = self.home_if_damped(key).filter(|home| *home != port)
+            && let Some(home) = self.home_against(key, port, &quotas)
         {
             return Learned::Damped(home);
         }
@@ -317,11 +317,6 @@ impl Fdb {
         Learned::Full
     }
 
-    /// What tells the notes on the moves of one address from those on another that had its place.
-    fn mark(key: Key) -> u16 {
-        (key.0 >> IMPLIED_BITS) as u16
-    }
-
     /// The key of an entry of bucket `number`.
     fn key_of(number: usize, entry: u64) -> Key {
         let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
@@ -335,23 +330,10 @@ impl Fdb {
         quotas: impl Fn(u16) -> Option<&'q Quota>,
         is_doomed: impl Fn(Mac, u16, u16) -> bool,
     ) {
-        for (number, bucket) in self.buckets.iter().enumerate() {
-            for slot in &bucket.entries {
-                let entry = slot.load(Ordering::Acquire);
-                if entry == EMPTY {
-                    continue;
-                }
-                let (mac, vlan) = self.unkey(Fdb::key_of(number, entry));
-                let port = Fdb::port_of(entry);
-                let gone = is_doomed(mac, vlan, port)
-                    && slot
-                        .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
-                        .is_ok();
-                if let Some(quota) = quotas(port).filter(|_| gone) {
-                    quota.give_back();
-                }
-            }
-        }
+        self.take_out(quotas, |number, entry, _| {
+            let (mac, vlan) = self.unkey(Fdb::key_of(number, entry));
+            is_doomed(mac, vlan, Fdb::port_of(entry))
+        });
     }
 
     /// Two workers that learn one address at once may each fill a free way. The lower way
@@ -383,22 +365,32 @@ impl Fdb {
         quotas: impl Fn(u16) -> Option<&'q Quota>,
         doomed: impl Fn(u16, u8) -> bool,
     ) -> usize {
+        self.take_out(quotas, |_, entry, age| {
+            let age = tick.wrapping_sub(age.load(Ordering::Relaxed));
+            doomed(Fdb::port_of(entry), age)
+        })
+    }
+
+    /// Takes out every entry of which `is_doomed(its bucket's number, itself, its age)`. Returns how many are left.
+    fn take_out<'q>(
+        &self,
+        quotas: impl Fn(u16) -> Option<&'q Quota>,
+        is_doomed: impl Fn(usize, u64, &AtomicU8) -> bool,
+    ) -> usize {
         let mut left = 0;
-        for bucket in &self.buckets {
+        for (number, bucket) in self.buckets.iter().enumerate() {
             for (slot, age) in bucket.entries.iter().zip(&bucket.ages) {
                 let entry = slot.load(Ordering::Acquire);
                 if entry == EMPTY {
                     continue;
                 }
-                let port = Fdb::port_of(entry);
-                let age = tick.wrapping_sub(age.load(Ordering::Relaxed));
-                let gone = doomed(port, age)
+                let gone = is_doomed(number, entry, age)
                     && slot
                         .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok();
                 if !gone {
                     left += 1;
-                } else if let Some(quota) = quotas(port) {
+                } else if let Some(quota) = quotas(Fdb::port_of(entry)) {
                     quota.give_back();
                 }
             }

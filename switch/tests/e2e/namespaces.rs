@@ -206,6 +206,36 @@ fn an_address_that_moves_to_another_port_is_followed() {
 }
 
 #[test]
+fn an_address_that_is_bound_to_a_port_cannot_be_taken_by_another() {
+    let lab = Lab::new(s(60));
+    let (a, b, c) = (
+        Host::new(&lab, "a", 1),
+        Host::new(&lab, "b", 2),
+        Host::new(&lab, "c", 3),
+    );
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b), xdp("c", &c)]);
+    b.must_ping(&a);
+    let mac = a.mac();
+    let addresses = format!("addresses={{ mac = [{mac:?}] }}");
+    let (ended, text) = switch.ask(&["port", "set", "a", &addresses]);
+    assert!(ended.success() && text.contains("in place"), "{text}");
+
+    c.ip(&format!("link set eth0 address {mac}"));
+    c.ip("neigh flush all");
+    c.must_not_ping(&b.address);
+    b.must_ping(&a);
+    let shown = switch.show("fdb");
+    let entry = shown.lines().find(|line| line.contains(&mac));
+    assert!(
+        entry.is_some_and(|line| line.trim_end().ends_with(" a")),
+        "{shown}"
+    );
+    let drops = switch.show("drops");
+    assert!(drops.contains("source_not_allowed"), "{drops}");
+    switch.ledger();
+}
+
+#[test]
 fn four_queues_are_served_by_one_worker() {
     four_queues(&[1]);
 }

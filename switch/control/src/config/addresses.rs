@@ -6,7 +6,7 @@ use crosspoint_packet::Mac;
 
 use super::Vlan;
 use super::check::{Checker, Place};
-use super::field::{Field, Table};
+use super::field::{Field, Span, Table};
 use super::limits::ADDRESSES_MAX;
 use super::raw::RawAddresses;
 
@@ -73,6 +73,23 @@ pub(super) fn addresses(
         addresses.push(mac);
     }
     addresses
+}
+
+/// Notes where a guest is told to take an address, `mac`, from which its frames would be dropped.
+pub(super) fn with_own(checker: &mut Checker, mac: Option<Mac>, span: Span, addresses: &[Mac]) {
+    if let Some(mac) = mac
+        && !addresses.is_empty()
+        && !addresses.contains(&mac)
+    {
+        let message = "`mac` is not in the port's `addresses`".to_owned();
+        let label = "frames from this address would be dropped";
+        checker.problem(
+            span,
+            message,
+            label,
+            "add it to `addresses`, or remove `mac`",
+        );
+    }
 }
 
 /// Where the address is bound to a port that shares a VLAN with one of `vlan`: another port, or this one.

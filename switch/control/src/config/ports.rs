@@ -92,24 +92,8 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         &mut taken.names,
     );
     let vlan = vlan::vlan(checker, std::mem::take(&mut raw.vlan));
-    let mac_limit = checker.number(
-        std::mem::take(&mut raw.mac_limit),
-        &Number {
-            subject: "`mac_limit`",
-            range: 0..=MAC_LIMIT_MAX.into(),
-            example: "mac_limit = 1024, or 0 for no limit",
-        },
-    );
-    let mac_limit = mac_limit.and_then(|limit| u32::try_from(limit).ok());
-    let weight = checker.number(
-        std::mem::take(&mut raw.weight),
-        &Number {
-            subject: "`weight`",
-            range: 1..=WEIGHT_MAX.into(),
-            example: "weight = 2, for twice the time of a port with 1",
-        },
-    );
-    let weight = weight.and_then(|weight| u32::try_from(weight).ok());
+    let (mac_limit, weight) = limits(checker, &mut raw);
+    let mac_span = raw.mac.span();
     let addresses = std::mem::take(&mut raw.addresses);
     let addresses = addresses::addresses(checker, addresses, &vlan, &mut taken.bound);
     let storm = std::mem::take(&mut raw.storm);
@@ -140,6 +124,9 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         ),
     };
     let storm = storm::storm(checker, storm, storm_default);
+    if let (Some(PortKind::Vhost(guest)), Some(span)) = (&kind, mac_span) {
+        addresses::with_own(checker, guest.mac, span, &addresses);
+    }
     let name = name?;
     taken
         .workers
@@ -158,6 +145,34 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         slo,
         kind,
     })
+}
+
+/// `mac_limit` and `weight`, where they are given.
+fn limits(checker: &mut Checker, raw: &mut RawPort) -> (Option<u32>, Option<u32>) {
+    let mac_limit = number_of(
+        checker,
+        std::mem::take(&mut raw.mac_limit),
+        &Number {
+            subject: "`mac_limit`",
+            range: 0..=MAC_LIMIT_MAX.into(),
+            example: "mac_limit = 1024, or 0 for no limit",
+        },
+    );
+    let weight = number_of(
+        checker,
+        std::mem::take(&mut raw.weight),
+        &Number {
+            subject: "`weight`",
+            range: 1..=WEIGHT_MAX.into(),
+            example: "weight = 2, for twice the time of a port with 1",
+        },
+    );
+    (mac_limit, weight)
+}
+
+fn number_of(checker: &mut Checker, field: Field<i64>, number: &Number<'_>) -> Option<u32> {
+    let value = checker.number(field, number)?;
+    u32::try_from(value).ok()
 }
 
 /// Notes a key that every port of this type must have, if the file does not have it.

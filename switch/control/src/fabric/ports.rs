@@ -148,8 +148,9 @@ impl Fabric {
     pub(super) fn forget(&self, state: &State, number: u16) {
         let tick = self.shared.tick.load(Ordering::Relaxed);
         let quota = |port| state.view.port(port).map(|p| &*p.quota);
-        self.fdb.sweep(tick, quota, |port, _| port == number);
+        // Moves first: an address whose home the port was must not come back to it.
         self.fdb.forget_moves_of(number);
+        self.fdb.sweep(tick, quota, |port, _| port == number);
     }
 }
 

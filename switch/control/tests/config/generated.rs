@@ -177,6 +177,9 @@ fn agree(mut ports: Vec<Port>) -> Vec<Port> {
         port.addresses.retain(|mac| bound.insert(*mac));
         match &mut port.kind {
             PortKind::Vhost(guest) => {
+                // A guest is told to take one of its own.
+                let own = port.addresses.first().copied();
+                guest.mac = own.filter(|_| guest.mac.is_some()).or(guest.mac);
                 guest.socket.as_mut_os_string().push(&port.name);
                 guest.direct = guest.direct.take().and_then(|direct| {
                     let is_free = !taken.contains(&direct.queue);

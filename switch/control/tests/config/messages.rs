@@ -88,6 +88,7 @@ mistakes! {
     address_twice: GUEST, "addresses = { mac = [\"52:54:00:12:34:56\", \"52:54:00:12:34:57\", \"52:54:00:12:34:56\"] }\n";
     address_of_two_ports: GUEST, "vlan = { access = 100 }\naddresses = { mac = [\"52:54:00:12:34:56\"] }\n",
         WEB_2, "vlan = { trunk = [100, 200] }\naddresses = { mac = [\"52:54:00:12:34:56\"] }\n";
+    address_of_the_guest_itself_is_left_out: GUEST, "mac = \"52:54:00:12:34:56\"\naddresses = { mac = [\"52:54:00:12:34:57\"] }\n";
     moves_too_many: "version = 1\n[switch]\nfdb_moves_max = 101\n";
     moves_window_too_long: "version = 1\n[switch]\nfdb_moves_window = \"2h\"\n";
     no_channels: UPLINK, "channels = 0\n";

@@ -74,7 +74,7 @@ fn an_address_is_bound_and_freed_by_reloads_while_others_lose_nothing() {
     let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);
     let [mut owner, mut thief, mut peer] = guests(&host);
-    // While nothing is bound, who sends first has it.
+    // While nothing is bound, the first sender has it.
     send(&mut thief, DISPUTED, ALL);
     assert!(receives(&mut peer, DISPUTED, ALL) && receives(&mut owner, DISPUTED, ALL));
     assert_eq!(place(&host).as_deref(), Some("thief"));

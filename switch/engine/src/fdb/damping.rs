@@ -9,11 +9,28 @@ use super::{Bucket, Damping, EMPTY, Fdb, IMPLIED_BITS, Key, Mover, Quota, WAYS};
 use crate::moves::Noted;
 
 impl Fdb {
+    /// What tells the notes on the moves of one address from those on another that had its place.
+    pub(super) fn mark(key: Key) -> u16 {
+        (key.0 >> IMPLIED_BITS) as u16
+    }
+
     /// The port that the address stays on, where it has moved too often.
-    pub(super) fn home_if_damped(&self, key: Key) -> Option<u16> {
+    fn home_if_damped(&self, key: Key) -> Option<u16> {
         let (way, _) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
         let place = self.place(key, way);
         self.moves.home_if_damped(place, Fdb::mark(key))
+    }
+
+    /// The port that the address stays on although it was seen on `port`, where it has moved too often. A home that is
+    /// no port any more (it has no quota) holds nothing.
+    pub(super) fn home_against<'q>(
+        &self,
+        key: Key,
+        port: u16,
+        quotas: &impl Fn(u16) -> Option<&'q Quota>,
+    ) -> Option<u16> {
+        let home = self.home_if_damped(key)?;
+        (home != port && quotas(home).is_some()).then_some(home)
     }
 
     /// Refuses the address to `port`, where it has moved too often, and brings it back to its home. Returns that port.
@@ -24,21 +41,22 @@ impl Fdb {
         port: u16,
         quotas: &impl Fn(u16) -> Option<&'q Quota>,
     ) -> Option<u16> {
-        let home = self.home_if_damped(key).filter(|home| *home != port)?;
+        let home = self.home_against(key, port, quotas)?;
         if let Some(quota) = quotas(port) {
             quota.count_damped();
         }
         self.moves.count_refused();
         let (way, old) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
         let (away, slot) = (Fdb::port_of(old), bucket.entries.get(way)?);
+        let quota = quotas(home)?;
         // Where the home has no room for it any more, it stays where it is.
-        if away != home && quotas(home).is_none_or(Quota::take) {
+        if away != home && quota.take() {
             let back = Fdb::entry(key, home);
             let won = slot.compare_exchange(old, back, Ordering::AcqRel, Ordering::Relaxed);
-            // What the port does not have any more; or, where the exchange was lost, did not get.
-            let without = if won.is_ok() { away } else { home };
-            if let Some(quota) = quotas(without) {
-                quota.give_back();
+            match (won.is_ok(), quotas(away)) {
+                (true, Some(lost)) => lost.give_back(),
+                (true, None) => {}
+                (false, _) => quota.give_back(),
             }
         }
         Some(home)
@@ -114,7 +132,7 @@ mod tests {
 
     proptest! {
         /// In the window that a first move starts, an address moves five times and then at most once more: to where it
-        /// was before the first. Whoever claims it when, and however often.
+        /// was before the first. This holds whichever ports claim it, and however often.
         #[test]
         fn an_address_moves_no_more_often_than_it_may(
             claims in prop::collection::vec((0..PORTS, 0u64..40), 1..400),
@@ -179,7 +197,9 @@ mod tests {
             panic!("one address has moved")
         };
         assert!(mover.is_damped && (mover.home, mover.other, mover.port) == (0, 1, 0));
-        // The home is another port by now.
+        // The home is no port any more; and then it is another one.
+        let without_home = |port| (port != 0).then_some(&thief);
+        assert_eq!(fdb.would_learn(key, 1, without_home), Learned::Moved(0));
         fdb.forget_moves_of(0);
         assert!(fdb.movers().is_empty());
         assert_eq!(fdb.learn(key, 1, 0, quota), Learned::Moved(0));

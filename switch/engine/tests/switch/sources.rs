@@ -53,7 +53,7 @@ fn dropped(rig: &Rig, port: usize) -> u64 {
 }
 
 proptest! {
-    /// Whoever sends what: a frame from an address that is not the sender's own, or that is another's, is seen by no
+    /// A frame from an address that is not the sender's own, or that is another's, is seen by no
     /// port and learned by nothing, and is counted at its sender. Every other frame is delivered.
     #[test]
     fn no_frame_from_a_foreign_address_gets_through(
