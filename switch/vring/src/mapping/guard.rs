@@ -20,7 +20,6 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use rustix::io::Errno;
@@ -52,7 +51,8 @@ static WINDOWS: [Window; WINDOWS_MAX] = [const {
 }; WINDOWS_MAX];
 /// The window that is taken next.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
-/// Held while windows change, by handlers and by who unmaps: for some microseconds.
+/// Held while windows change, by handlers and by the thread that unmaps: for some microseconds; once, while they are
+/// allocated, before there is a handler.
 static TURN: AtomicBool = AtomicBool::new(false);
 /// The file, and a mapping of all of it. Both stay for ever.
 static POOL: AtomicI32 = AtomicI32::new(-1);
@@ -60,9 +60,8 @@ static POOL_AT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Allocates the windows and installs the handler, once for the process.
 pub(super) fn install() -> rustix::io::Result<()> {
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
-    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-    if *installed {
+    let _turn = Turn::take();
+    if POOL.load(Ordering::Acquire) >= 0 {
         return Ok(());
     }
     let (file, address) = pool()?;
@@ -71,7 +70,6 @@ pub(super) fn install() -> rustix::io::Result<()> {
     // It is open for as long as the process lives.
     std::mem::forget(file);
     install_handler();
-    *installed = true;
     Ok(())
 }
 
