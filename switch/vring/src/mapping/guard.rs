@@ -142,7 +142,7 @@ fn stand_in(at: usize) -> bool {
     let Some((slot, start, len)) = ours else {
         return false;
     };
-    // Whoever has just accessed it keeps it mapped.
+    // The thread that has just accessed it keeps it mapped.
     let _turn = Turn::take();
     if WINDOWS.iter().any(|window| window.has(at)) {
         // Another thread was first.
@@ -158,7 +158,7 @@ fn stand_in(at: usize) -> bool {
 
 /// Has all of a mapping fault, what is left of its file too: what it showed is gone for the guest as well.
 fn lose(slot: &Slot, start: usize, len: usize) -> bool {
-    // SAFETY: exactly the range of a mapping of ours, which whoever has just accessed it keeps mapped.
+    // SAFETY: exactly the range of a mapping of ours, which the thread that has just accessed it keeps mapped.
     let lost = unsafe { show(start, len, POOL_BYTES) };
     if lost {
         slot.lost.store(true, Ordering::Release);
@@ -207,7 +207,7 @@ impl Window {
         }
         // As the rest of its mapping, so that the kernel makes one of them again.
         let offset = POOL_BYTES + (at - self.base.load(Ordering::Relaxed));
-        // SAFETY: it is in a mapping that is there, since who unmaps that takes note of it first (`release`).
+        // SAFETY: it is in a mapping that is there, since `release` takes it out before that is unmapped.
         let out = unsafe { show(at, self.len.load(Ordering::Relaxed), offset) };
         if out {
             self.at.store(0, Ordering::Relaxed);
@@ -237,15 +237,20 @@ unsafe fn show(at: usize, len: usize, offset: usize) -> bool {
 
 /// The mapping that begins at `base` is about to be unmapped: its windows are free, and none is put there any more.
 pub(super) fn release(base: usize) {
+    let is_there = |window: &&Window| {
+        window.at.load(Ordering::Relaxed) != 0 && window.base.load(Ordering::Relaxed) == base
+    };
+    // None comes any more, so that mappings which are not lost need no turn.
+    if !WINDOWS.iter().any(|window| is_there(&window)) {
+        return;
+    }
     let _turn = Turn::take();
-    for window in &WINDOWS {
-        if window.base.load(Ordering::Relaxed) == base {
-            window.at.store(0, Ordering::Relaxed);
-        }
+    for window in WINDOWS.iter().filter(is_there) {
+        window.at.store(0, Ordering::Relaxed);
     }
 }
 
-/// The turn to change windows. A handler may wait for it: whoever has it accesses no guest's memory, so that no
+/// The turn to change windows. A handler may wait for it: its holder accesses no guest's memory, so that no
 /// handler interrupts it.
 struct Turn;
 
