@@ -1,6 +1,11 @@
 //! What the service manager is told (sd_notify(3)): that the switch is ready, that it reads its configuration anew, how
 //! it is, and that it is alive. Without a service manager, in whose environment NOTIFY_SOCKET is, all of it does nothing.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -11,6 +16,10 @@ use crate::health::Health;
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// So many signs of life for each time after which the service manager takes us for dead.
 const SIGNS: u32 = 3;
+/// How long the service manager may take to have room for what it is told.
+const SEND_TIME_MAX: Duration = Duration::from_millis(200);
+/// Between two tries to tell it.
+const SEND_PAUSE: Duration = Duration::from_millis(10);
 
 /// Every port is open, or waits for what it needs; or a reload is done. `status` is for people.
 pub fn ready(status: &str) {
@@ -35,8 +44,34 @@ pub fn stopping() {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let lines = states.iter().map(|state| format!("{state}\n"));
+    if let Err(error) = send(&address, lines.collect::<String>().as_bytes()) {
         tracing::warn!(%error, "the service manager cannot be told how the switch is");
+    }
+}
+
+/// As sd_notify(3), but for one thing: a service manager that does not read is not waited for longer than
+/// [`SEND_TIME_MAX`].
+fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let deadline = Instant::now() + SEND_TIME_MAX;
+    loop {
+        match socket.send_to_addr(message, &address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+            {
+                std::thread::sleep(SEND_PAUSE);
+            }
+            sent => return sent.map(drop),
+        }
     }
 }
 
@@ -102,7 +137,6 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
     use std::process::Command;
     use std::thread::sleep;
 
@@ -147,6 +181,20 @@ mod tests {
         run(&mut service, true, 4 * PATIENCE);
         run(&mut service, false, 4 * PATIENCE);
         stopping();
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_read_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        let sent = || send(path.as_os_str(), b"WATCHDOG=1\n");
+        let full = (0..10_000)
+            .find_map(|_| sent().err())
+            .expect("it is full some time");
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        socket.recv(&mut [0; 100]).expect("it was told");
+        assert!(sent().is_ok());
     }
 
     /// What a service manager is told, by a process of its own: what it needs to know is in the environment.

@@ -19,7 +19,7 @@ pub(crate) fn within<T: Send>(id: i32, job: impl FnOnce() -> T + Send) -> Option
     let mut links = Links::open().ok()?;
     let mut seen = HashSet::new();
     let namespace = candidates().find_map(|path| {
-        // Who may write to the folder could put a FIFO there, which would be waited for.
+        // Not a FIFO that is there by mistake: it would be waited for.
         let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let mut options = OpenOptions::new();
         let file = options.read(true).custom_flags(flags).open(path).ok()?;

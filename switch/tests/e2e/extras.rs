@@ -1,5 +1,5 @@
 //! What is no port must not decide about ports: a log that is not read, a metrics address that is not there, a control
-//! socket that cannot be made.
+//! socket that cannot be made, a configuration that cannot be read.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -124,7 +124,7 @@ fn everything_works_and_ends(daemon: Daemon<'_>) {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_holds_up_nothing() {
+fn a_standard_error_that_is_not_read_holds_up_nothing() {
     let lab = Lab::new(s(120));
     let (unread, stderr) = pipe().expect("a pipe");
     let size = fcntl_setpipe_size(&stderr, 4096).expect("a small pipe");
@@ -132,7 +132,7 @@ fn a_standard_error_that_nobody_reads_holds_up_nothing() {
     stderr.write_all(&vec![b'.'; size]).expect("there is room");
     let daemon = Daemon::start(&lab, "", stderr.try_clone().expect("its end").into());
     everything_works_and_ends(daemon);
-    // A configuration with a mistake is told to nobody, and ends all the same.
+    // A daemon that does not start, for a mistake in its configuration, ends all the same.
     let mut daemon = Daemon::start(&lab, "[nothing]", stderr.into());
     let ended = wait_until("its end", PATIENCE, || {
         daemon.child.try_wait().expect("a child")
@@ -204,4 +204,61 @@ fn a_control_socket_that_cannot_be_made_yet_costs_no_port_and_is_made_later() {
     fs::remove_file(&control).expect("it is there");
     daemon.wait_for(&["show", "ports"], "web");
     assert!(daemon.end().success());
+}
+
+/// A FIFO that nothing writes, and a file system that does not answer, where the configuration is.
+#[test]
+fn a_configuration_that_cannot_be_read_holds_up_no_other_request() {
+    const STALLED: &str = "exec 0<>/dev/fuse && mkdir -p \"$1\" && \
+        mount -i -t fuse -o fd=0,rootmode=40000,user_id=0,group_id=0 fuse \"$1\" && \
+        echo STALLED-READY; exec sleep 600";
+    let lab = Lab::new(s(120));
+    let folder = lab.dir().join("stalled");
+    let mut command = lab.command("sh");
+    command.args(["-c", STALLED, "sh"]).arg(&folder);
+    let mut stalled = Process::start(lab.dir(), "stalled", &command);
+    stalled.wait_for("STALLED-READY", PATIENCE);
+    let log = File::create(lab.dir().join("stderr")).expect("a file");
+    let daemon = Daemon::start(&lab, "", log.into());
+    daemon.wait_for(&["show", "ports"], "web");
+
+    let path = folder.join("switch.toml");
+    let path = path.to_str().expect("a plain path");
+    let (ended, said) = daemon.ask(&["plan", "--config", path]);
+    assert!(
+        !ended.success() && said.contains("has not answered"),
+        "{said}"
+    );
+
+    let config = lab.dir().join("switch.toml");
+    let text = fs::read(&config).expect("it is there");
+    fs::remove_file(&config).expect("it is there");
+    let mode = rustix::fs::Mode::RWXU;
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &config,
+        rustix::fs::FileType::Fifo,
+        mode,
+        0,
+    );
+    made.expect("a FIFO");
+    let config_path = config.to_str().expect("a plain path");
+    for words in [
+        &["reload"][..],
+        &["plan"],
+        &["plan", "--config", config_path],
+    ] {
+        let (ended, said) = daemon.ask(words);
+        assert!(
+            !ended.success() && said.contains("it is a FIFO"),
+            "{words:?}: {said}"
+        );
+    }
+    daemon.signal(Signal::HUP);
+    daemon.wait_for(&["port", "set", "web", "mac_limit=5"], "web");
+    fs::remove_file(&config).expect("it is there");
+    fs::write(&config, text).expect("it is ours");
+    daemon.wait_for(&["reload"], "web");
+    assert!(daemon.end().success());
+    stalled.kill();
 }

@@ -114,6 +114,30 @@ fn probes_and_the_service_manager_are_told_which_port_and_which_worker() {
     );
 }
 
+/// A main loop that stands still: nothing else of the switch shows it, and frames go on.
+#[test]
+fn a_main_loop_that_makes_no_progress_is_told_and_gives_no_signs_of_life() {
+    let lab = Lab::new(s(120));
+    let switch = Switch::start(&lab, &[1], &[guest(&lab, "absent")]);
+    assert_eq!(switch.get("/healthz").0, 200);
+    let mut hold = lab.command("python3");
+    hold.args(["-c", HOLD, &switch.id().to_string()]);
+    let mut hold = Process::start(lab.dir(), "hold", &hold);
+    hold.wait_for("HELD", s(10));
+    wait_until("503", s(50), || {
+        let (status, body) = switch.get("/healthz");
+        let says = body.contains("the main loop") && body.contains("has made no progress for");
+        (status == 503 && says).then_some(())
+    });
+    let (ended, text) = switch.ask(&["health"]);
+    assert!(
+        ended.code() == Some(1) && text.contains("main loop"),
+        "{text}"
+    );
+    hold.kill();
+    wait_for(&switch, "/healthz", 200, "live");
+}
+
 /// The files of an archive, unpacked.
 fn unpack(lab: &Lab, archive: &str) -> std::path::PathBuf {
     let mut tar = lab.command("tar");

@@ -259,6 +259,11 @@ impl<'a> Switch<'a> {
         self.control.with_extension("toml")
     }
 
+    /// Its process, which is also its main thread.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The thread of a worker.
     pub fn worker_thread(&self, worker: usize) -> u32 {
         let name = format!("worker-{worker}\n");

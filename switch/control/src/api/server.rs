@@ -38,9 +38,9 @@ const REPLIES_OF_USER_MAX: usize = 8;
 pub const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer while others wait for theirs; where none waits, [`REPLY_TIME_MAX`].
 const REPLY_PATIENCE: Duration = Duration::from_secs(1);
-/// The most clients at once of those who may change something; more wait. Each takes a file descriptor.
+/// The most clients at once that may change something; more wait. Each takes a file descriptor.
 pub const CLIENTS_MAX: usize = 256;
-/// The most clients at once that may only look: they cannot keep out those who may change something.
+/// The most clients at once that may only look: they cannot keep out those that may change something.
 const LOOKERS_MAX: usize = 48;
 /// Of those, one user's.
 const LOOKERS_OF_USER_MAX: usize = 32;

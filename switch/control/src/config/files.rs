@@ -154,8 +154,7 @@ fn explain(path: &Path, error: io::Error) -> io::Error {
 
 /// The text of the regular file at `path`.
 pub(super) fn read(path: &Path) -> Text {
-    let path = path.to_owned();
-    let read = patience::within(READ_TIME_MAX, move || text(open(&path)?));
+    let read = patience::within(path, READ_TIME_MAX, |path| text(open(path)?));
     read.unwrap_or(Err(Unread::Stalled))
 }
 
@@ -214,8 +213,7 @@ pub(super) struct FolderProblem {
 
 /// The files of `folder` that have ports, in the order of their names.
 pub(super) fn read_folder(folder: &Path) -> Result<Vec<InFolder>, FolderProblem> {
-    let owned = folder.to_owned();
-    let read = patience::within(READ_TIME_MAX, move || read_folder_now(&owned));
+    let read = patience::within(folder, READ_TIME_MAX, read_folder_now);
     read.unwrap_or_else(|| Err(folder_problem(folder, &io::ErrorKind::TimedOut.into())))
 }
 

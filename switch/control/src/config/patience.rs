@@ -1,48 +1,58 @@
 //! Reading from file systems that may never answer: FUSE, NFS and the like, when their server is gone.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 /// The longest that one file, or a folder, is waited for.
 pub(super) const READ_TIME_MAX: Duration = Duration::from_secs(5);
 /// The most reads that are left behind without an answer, each with its thread; beyond them nothing is read.
-const STALLED_MAX: usize = 4;
+const STALLED_MAX: usize = 16;
 
-static STALLED: AtomicUsize = AtomicUsize::new(0);
+/// Paths of which a read is left behind.
+static STALLED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Runs `read` on a thread of its own, and gives up after so long: then `None`, and the thread stays until the kernel lets
-/// it go. The same where too many stay already, or no thread can be started.
+fn stalled() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    STALLED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `read`, which looks at `path`, on a thread of its own, and gives up after so long: then `None`, and the thread
+/// stays until the kernel lets it go. The same while it stays, where too many others do, and where no thread can be
+/// started.
 pub(super) fn within<T: Send + 'static>(
+    path: &Path,
     time_max: Duration,
-    read: impl FnOnce() -> T + Send + 'static,
+    read: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Option<T> {
-    if STALLED.load(Ordering::Relaxed) >= STALLED_MAX {
-        return None;
+    {
+        let stalled = stalled();
+        if stalled.contains(path) || stalled.len() >= STALLED_MAX {
+            return None;
+        }
     }
     let (sender, receiver) = mpsc::sync_channel(1);
-    // Set by the first of the two that are through with it.
-    let is_over = Arc::new(AtomicBool::new(false));
+    // Whether the read is through. Whichever of the two is last sees to the list.
+    let is_over = Arc::new(Mutex::new(false));
     let over = Arc::clone(&is_over);
+    let owned = path.to_owned();
     let reading = move || {
         // What waits may have given up.
-        let _ = sender.send(read());
-        if over.swap(true, Ordering::AcqRel) {
-            STALLED.fetch_sub(1, Ordering::Relaxed);
-        }
+        let _ = sender.send(read(&owned));
+        *over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        stalled().remove(&owned);
     };
     let thread = thread::Builder::new().name("cp-read".to_owned());
     thread.spawn(reading).ok()?;
-    let answer = receiver.recv_timeout(time_max);
-    if answer.is_err() {
-        STALLED.fetch_add(1, Ordering::Relaxed);
-        if is_over.swap(true, Ordering::AcqRel) {
-            STALLED.fetch_sub(1, Ordering::Relaxed);
+    let answer = receiver.recv_timeout(time_max).ok();
+    if answer.is_none() {
+        let is_over = is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_over {
+            stalled().insert(path.to_owned());
         }
     }
-    answer.ok()
+    answer
 }
 
 #[cfg(test)]
@@ -50,21 +60,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_never_answers_is_given_up_and_leaves_few_threads() {
+    fn what_never_answers_is_given_up_and_costs_one_thread() {
         const MS: Duration = Duration::from_millis(1);
         let (release, held) = mpsc::channel::<()>();
-        let held = Arc::new(std::sync::Mutex::new(held));
-        for _ in 0..20 {
+        let held = Arc::new(Mutex::new(held));
+        let wait = |path: &str| {
             let held = held.clone();
-            let wait = move || drop(held.lock().map(|held| held.recv()));
-            assert!(within(MS, wait).is_none());
-            let left = STALLED.load(Ordering::Relaxed);
-            assert!(left <= STALLED_MAX, "{left}");
+            let wait = move |_: &Path| drop(held.lock().map(|held| held.recv()));
+            within(Path::new(path), MS, wait)
+        };
+        for _ in 0..20 {
+            assert!(wait("/stalled").is_none());
+            assert_eq!(stalled().len(), 1);
         }
+        // Others are read all the same, until too many stay.
+        let read = || within(Path::new("/other"), READ_TIME_MAX, |_| 5);
+        assert_eq!(read(), Some(5));
+        for number in 0..2 * STALLED_MAX {
+            assert!(wait(&format!("/stalled-{number}")).is_none());
+        }
+        assert_eq!((stalled().len(), read()), (STALLED_MAX, None));
         drop(release);
-        while STALLED.load(Ordering::Relaxed) > 0 {
+        while !stalled().is_empty() {
             thread::sleep(MS);
         }
-        assert_eq!(within(READ_TIME_MAX, || 5), Some(5));
+        assert_eq!(read(), Some(5));
     }
 }

@@ -9,10 +9,15 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
+use super::patience;
+
 /// How long nothing must have changed: who writes a file in several steps takes no longer for one of them.
 const QUIET: Duration = Duration::from_millis(200);
 /// The longest that a change is kept back, while others follow it.
 const KEPT_BACK_MAX: Duration = Duration::from_secs(1);
+
+/// How long the folder's file system may take to say whether it is there.
+const STAT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What may change what a file of the folder means, or which files there are.
 const EVENTS: WatchFlags = WatchFlags::CREATE
@@ -94,7 +99,11 @@ impl PortsWatch {
     /// Watches the folder that stands at the path now. Is it another than before?
     fn follow(&mut self) -> bool {
         // The path's own folders may be moved, which the kernel does not tell.
-        let found = rustix::fs::stat(&self.folder).ok();
+        let stat = |path: &Path| rustix::fs::stat(path).ok();
+        // A file system that does not answer is not waited for; nothing is known to have changed then.
+        let Some(found) = patience::within(&self.folder, STAT_TIME_MAX, stat) else {
+            return false;
+        };
         let found = found.map(|stat| (stat.st_dev, stat.st_ino));
         if found == self.watched.map(|old| (old.device, old.inode)) {
             return false;

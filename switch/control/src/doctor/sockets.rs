@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -18,7 +19,12 @@ const PEER: Check = Check {
     looks_at: "The sockets of ports with `role = \"client\"`: whether front ends have made them",
 };
 
-pub(super) const CHECKS: &[Check] = &[FOLDER, PEER];
+const METRICS: Check = Check {
+    id: "metrics-address",
+    looks_at: "The address of `[metrics] listen`: said of only where it is not this host's",
+};
+
+pub(super) const CHECKS: &[Check] = &[FOLDER, PEER, METRICS];
 
 /// Bits of a file's mode.
 const STICKY: u32 = 0o1000;
@@ -54,7 +60,24 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
             vec!["# start the front ends".to_owned()],
         ));
     }
+    findings.extend(of_metrics(subject));
     findings
+}
+
+/// Whether metrics can be served; whether another program has the port is not known of the running daemon's own.
+fn of_metrics(subject: &Subject<'_>) -> Option<Finding> {
+    let address = subject.config?.metrics.listen?;
+    let error = TcpListener::bind((address.ip(), 0)).err()?;
+    Some(METRICS.finding(
+        Severity::Warning,
+        "host",
+        format!("[metrics] listen is {address}: {error}"),
+        "Nothing answers there until the address comes; ports work without.",
+        vec![format!(
+            "# give an interface the address {}, or name another",
+            address.ip()
+        )],
+    ))
 }
 
 fn is_socket(subject: &Subject<'_>, path: &Path) -> bool {

@@ -53,7 +53,7 @@ impl Running {
         self.reload_in_turn()
     }
 
-    /// The same, for who holds `reading`.
+    /// The same, for a caller that holds `reading`.
     fn reload_in_turn(&self) -> Result<Reloaded, ReloadError> {
         let path = self.file(None)?;
         notify::reloading();

@@ -67,9 +67,9 @@ fn a_client_that_trickles_is_told_so_and_others_do_not_wait_for_it() {
     assert!(start.elapsed() < REQUEST_TIME_MAX + Duration::from_secs(3));
 }
 
-/// Clients of root, as those who ask are: far more than are served at once, with nothing sent, or half a request.
+/// Clients of root, as those that are answered: far more than are served at once, with nothing sent, or half a request.
 #[test]
-fn held_connections_and_half_requests_keep_nobody_from_an_answer() {
+fn held_connections_and_half_requests_keep_no_other_from_an_answer() {
     raise_open_files();
     let fixture = Fixture::new(picture());
     for half in ["", "{\"show\":"] {
@@ -97,7 +97,7 @@ fn held_connections_and_half_requests_keep_nobody_from_an_answer() {
 
 /// Their answers are larger than what a socket holds.
 #[test]
-fn clients_that_read_no_answer_keep_nobody_from_one() {
+fn clients_that_read_no_answer_keep_no_other_from_one() {
     let fixture = Fixture::new(large(10, 10_000));
     let deaf: Vec<UnixStream> = (0..100)
         .map(|_| {

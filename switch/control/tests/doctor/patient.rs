@@ -417,5 +417,10 @@ pub fn wounds() -> Vec<Wound> {
         wound(&["front-end-socket"], Note, |p| {
             p.remove("/run/vm/db-1.sock")
         }),
+        // An address for documentation, which no host has (RFC 5737).
+        wound(&["metrics-address"], Warning, |p| {
+            p.config
+                .push_str("[metrics]\nlisten = \"192.0.2.1:9477\"\n");
+        }),
     ]
 }

@@ -190,7 +190,7 @@ fn all_are_answered_beside(server: &MetricsServer, held: &str) {
 }
 
 #[test]
-fn held_connections_and_half_requests_keep_nobody_from_health_and_metrics() {
+fn held_connections_and_half_requests_keep_no_other_from_health_and_metrics() {
     let server = start();
     for half in ["", "GET /met", "GET /metrics HTTP/1.1\r\nX: "] {
         let held: Vec<TcpStream> = (0..HELD)
@@ -212,7 +212,7 @@ fn held_connections_and_half_requests_keep_nobody_from_health_and_metrics() {
 }
 
 #[test]
-fn clients_that_do_not_read_the_metrics_keep_nobody_from_health_and_metrics() {
+fn clients_that_do_not_read_the_metrics_keep_no_other_from_health_and_metrics() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = MetricsServer::start(any, Arc::new(large(1000, 0))).expect("a port is free");
     let deaf: Vec<TcpStream> = (0..HELD)

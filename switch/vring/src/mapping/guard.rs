@@ -20,7 +20,6 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use rustix::io::Errno;
@@ -52,7 +51,8 @@ static WINDOWS: [Window; WINDOWS_MAX] = [const {
 }; WINDOWS_MAX];
 /// The window that is taken next.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
-/// Held while windows change, by handlers and by who unmaps: for some microseconds.
+/// Held while windows change, by handlers and by the thread that unmaps: for some microseconds; once, while they are
+/// allocated, before there is a handler.
 static TURN: AtomicBool = AtomicBool::new(false);
 /// The file, and a mapping of all of it. Both stay for ever.
 static POOL: AtomicI32 = AtomicI32::new(-1);
@@ -60,9 +60,8 @@ static POOL_AT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Allocates the windows and installs the handler, once for the process.
 pub(super) fn install() -> rustix::io::Result<()> {
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
-    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-    if *installed {
+    let _turn = Turn::take();
+    if POOL.load(Ordering::Acquire) >= 0 {
         return Ok(());
     }
     let (file, address) = pool()?;
@@ -71,7 +70,6 @@ pub(super) fn install() -> rustix::io::Result<()> {
     // It is open for as long as the process lives.
     std::mem::forget(file);
     install_handler();
-    *installed = true;
     Ok(())
 }
 
@@ -144,7 +142,7 @@ fn stand_in(at: usize) -> bool {
     let Some((slot, start, len)) = ours else {
         return false;
     };
-    // Whoever has just accessed it keeps it mapped.
+    // The thread that has just accessed it keeps it mapped.
     let _turn = Turn::take();
     if WINDOWS.iter().any(|window| window.has(at)) {
         // Another thread was first.
@@ -160,7 +158,7 @@ fn stand_in(at: usize) -> bool {
 
 /// Has all of a mapping fault, what is left of its file too: what it showed is gone for the guest as well.
 fn lose(slot: &Slot, start: usize, len: usize) -> bool {
-    // SAFETY: exactly the range of a mapping of ours, which whoever has just accessed it keeps mapped.
+    // SAFETY: exactly the range of a mapping of ours, which the thread that has just accessed it keeps mapped.
     let lost = unsafe { show(start, len, POOL_BYTES) };
     if lost {
         slot.lost.store(true, Ordering::Release);
@@ -209,7 +207,7 @@ impl Window {
         }
         // As the rest of its mapping, so that the kernel makes one of them again.
         let offset = POOL_BYTES + (at - self.base.load(Ordering::Relaxed));
-        // SAFETY: it is in a mapping that is there, since who unmaps that takes note of it first (`release`).
+        // SAFETY: it is in a mapping that is there, since `release` takes it out before that is unmapped.
         let out = unsafe { show(at, self.len.load(Ordering::Relaxed), offset) };
         if out {
             self.at.store(0, Ordering::Relaxed);
@@ -239,15 +237,20 @@ unsafe fn show(at: usize, len: usize, offset: usize) -> bool {
 
 /// The mapping that begins at `base` is about to be unmapped: its windows are free, and none is put there any more.
 pub(super) fn release(base: usize) {
+    let is_there = |window: &&Window| {
+        window.at.load(Ordering::Relaxed) != 0 && window.base.load(Ordering::Relaxed) == base
+    };
+    // None comes any more, so that mappings which are not lost need no turn.
+    if !WINDOWS.iter().any(|window| is_there(&window)) {
+        return;
+    }
     let _turn = Turn::take();
-    for window in &WINDOWS {
-        if window.base.load(Ordering::Relaxed) == base {
-            window.at.store(0, Ordering::Relaxed);
-        }
+    for window in WINDOWS.iter().filter(is_there) {
+        window.at.store(0, Ordering::Relaxed);
     }
 }
 
-/// The turn to change windows. A handler may wait for it: whoever has it accesses no guest's memory, so that no
+/// The turn to change windows. A handler may wait for it: its holder accesses no guest's memory, so that no
 /// handler interrupts it.
 struct Turn;
 
