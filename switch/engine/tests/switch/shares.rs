@@ -31,10 +31,10 @@ fn refill(driver: &mut Driver, header: &VirtioNetHdr, frame: &[u8]) {
     let _ = driver.transmit.ring().publish();
 }
 
-/// Two guests that have frames waiting. A frame of one costs a thousand times what one of the other does, and while both
-/// want the worker, each has the time that its weight says.
+/// Two guests that have frames waiting. A frame of one costs a thousand times what one of the other does; while both want
+/// the worker, that one waits, and is ahead of the other by no more than a few bursts.
 #[test]
-fn time_goes_by_weight_whatever_the_frames_cost() {
+fn costly_frames_wait_for_plain_ones() {
     for weights in [[1, 1], [1, 3]] {
         let mut floor = Floor::start(1, Idle::Spin, 16, |run| run());
         let options = |transmit_size, frame_len_max| PortOptions {
@@ -53,7 +53,7 @@ fn time_goes_by_weight_whatever_the_frames_cost() {
         let segments = [&host(9)[..], &host(0), &segments[12..]].concat();
         refill(&mut costly, &header, &segments);
         add(&mut floor, 0, made, weights[0]);
-        let (mut plain, made) = port(1, &options(32_768, 200), 1);
+        let (mut plain, made) = port(1, &options(256, 200), 1);
         let small = Flow::plain(host(1), host(8)).frame(60, 0, 0, 1);
         refill(&mut plain, &VirtioNetHdr::default(), &small);
         let sum = |floor: &Floor, number: usize, counter: fn(&QueueCounters) -> &Counter| {
@@ -66,7 +66,7 @@ fn time_goes_by_weight_whatever_the_frames_cost() {
         wait_for("all of the plain frames", || {
             refill(&mut costly, &header, &segments);
             drop(sink.received());
-            sum(&floor, 1, |c| &c.rx_frames) == 32_768
+            sum(&floor, 1, |c| &c.rx_frames) == 256
         });
         let plain = sum(&floor, 1, |c| &c.cycles);
         let costly = sum(&floor, 0, |c| &c.cycles) - begun;
