@@ -30,7 +30,8 @@ static GUARD: Once = Once::new();
 /// - /proc/self/mountinfo: nothing.
 ///
 /// After that, fstat and mmap of the file wait for local memory and disks at most.
-pub fn check_file(file: &File) -> Result<(), String> {
+pub fn check_file(file: impl AsFd) -> Result<(), String> {
+    let file = file.as_fd();
     let kind = Kind::of(file);
     if kind != Kind::Path {
         return Err(format!(
