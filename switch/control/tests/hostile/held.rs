@@ -176,12 +176,12 @@ fn a_port_whose_call_blocked_has_no_worker_call_it_again() {
     });
 }
 
-/// A descriptor where none is looked for: the kernel closes it on the port's thread, which waits for the mutex. The port is
+/// A descriptor where none is looked for is closed by the port's thread, which waits for the file's server. The port is
 /// removed all the same, and when the thread goes on it does nothing to the port that has its number by then.
 #[test]
 fn a_port_thread_that_is_held_up_is_left_behind() {
     attack(|target| {
-        let attacker = Attacker::start(&target.path(), "hidden_pipe");
+        let attacker = Attacker::start(&target.path(), "hidden_file");
         target.others_go_on();
         target.another_port_works();
         target.replace();
