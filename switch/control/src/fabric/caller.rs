@@ -205,14 +205,13 @@ impl Caller {
         Ok(CallerThread { shared, thread })
     }
 
-    /// The front end is gone, or the port: ends the thread, or leaves it behind. Takes [`END_TIME_MAX`] at most. No vring
-    /// has a descriptor any more.
-    pub(crate) fn end(&self) {
+    /// The front end is gone, or the port: ends the thread, or leaves it behind at `deadline`. No vring has a descriptor any
+    /// more.
+    pub(crate) fn end(&self, deadline: Instant) {
         let mut threads = lock(&self.threads);
         let Some(thread) = threads.current.take() else {
             return;
         };
-        let deadline = Instant::now() + END_TIME_MAX;
         thread.shared.stop.store(true, Ordering::SeqCst);
         self.bell.ring();
         while !thread.thread.is_finished() && Instant::now() < deadline {
@@ -240,7 +239,7 @@ impl Drop for Caller {
                 self.retire(old);
             }
         }
-        self.end();
+        self.end(Instant::now() + END_TIME_MAX);
     }
 }
 

@@ -274,6 +274,9 @@ impl Changing {
 
     /// Guests first: a guest that has a NIC's queue for itself keeps that NIC from being put back as it was.
     fn close_all(&mut self, fabric: &Fabric, names: &[String]) {
+        for attached in names.iter().filter_map(|name| self.ports.get(name)) {
+            attached.begin_end();
+        }
         for guests in [true, false] {
             for name in names {
                 let known = self.ports.get(name);

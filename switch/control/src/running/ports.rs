@@ -18,7 +18,7 @@ pub(super) struct Attached {
 }
 
 enum By {
-    Guest { _port: VhostPort },
+    Guest { port: VhostPort },
     Nic { _port: Uplinks },
 }
 
@@ -46,6 +46,13 @@ impl Attached {
     /// Whether it is a guest's.
     pub fn is_guest(&self) -> bool {
         matches!(self.by, By::Guest { .. })
+    }
+
+    /// Tells a guest's threads to end, without waiting: of several ports that go, each is waited for no longer than of one.
+    pub fn begin_end(&self) {
+        if let By::Guest { port } = &self.by {
+            port.begin_end();
+        }
     }
 
     /// Lets go of guest or interface, and takes the port out of the fabric.
@@ -81,7 +88,7 @@ fn serve(
 ) -> Result<By, StartError> {
     Ok(match &port.kind {
         PortKind::Vhost(vhost) => By::Guest {
-            _port: VhostPort::open(fabric.clone(), number, &port.name, vhost)?,
+            port: VhostPort::open(fabric.clone(), number, &port.name, vhost)?,
         },
         PortKind::Xdp(xdp) => {
             let options = UplinkOptions {

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::view::Egress;
@@ -28,6 +29,7 @@ use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
 
 use crate::config;
+use crate::fabric::caller::END_TIME_MAX;
 use crate::fabric::{Attachment, Fabric, NewStream, PortChange, PortState, numa};
 
 /// What is known of one vring.
@@ -278,7 +280,7 @@ impl Device {
                 caller.retire(old);
             }
         }
-        caller.end();
+        caller.end(Instant::now() + END_TIME_MAX);
     }
 
     pub(super) fn set_vring_enable(&mut self, index: u32, enabled: bool) -> Result<()> {

@@ -188,7 +188,7 @@ impl VhostUserBackendReqHandler for Handler {
         let (queues, ring_size) = (inflight.num_queues, inflight.queue_size);
         let span = (inflight.mmap_offset, inflight.mmap_size);
         let mut device = self.device();
-        let set = device.set_inflight(file, span, queues, ring_size);
+        let set = device.set_inflight(&file, span, queues, ring_size);
         set.map_err(|why| device.refused(&why))
     }
 
@@ -232,7 +232,7 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn set_log_base(&self, log: &VhostUserLog, file: File) -> Result<()> {
-        let set = self.device().set_log(file, log.mmap_offset, log.mmap_size);
+        let set = self.device().set_log(&file, log.mmap_offset, log.mmap_size);
         set.map_err(|why| unanswerable(&why))
     }
 }

@@ -17,8 +17,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crosspoint_vring::{Kind, check_file};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
@@ -109,6 +111,8 @@ pub struct VhostPort {
     fabric: Arc<Fabric>,
     attachment: Arc<Attachment>,
     shared: Arc<Shared>,
+    /// When its threads were told to end.
+    ending: OnceLock<Instant>,
     thread: Option<JoinHandle<()>>,
     /// Removed at the end, when we made it.
     listening: Option<PathBuf>,
@@ -173,6 +177,7 @@ impl VhostPort {
             fabric,
             attachment,
             shared,
+            ending: OnceLock::new(),
             thread: Some(thread.spawn(serve).map_err(fail)?),
             listening: (role == Role::Server).then(|| socket.to_owned()),
         })
@@ -181,14 +186,12 @@ impl VhostPort {
 
 impl Drop for VhostPort {
     fn drop(&mut self) {
-        self.shared
-            .stopping
-            .store(true, std::sync::atomic::Ordering::SeqCst);
-        let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
-        self.shared.shut_down();
-        self.wait_for_thread();
+        let told = self.begin_end();
+        // It may wait for the thread of its calls itself.
+        let deadline = told + 2 * END_TIME_MAX;
+        self.wait_for_thread(deadline);
         self.fabric.detach(&self.attachment);
-        self.attachment.caller.end();
+        self.attachment.caller.end(deadline + END_TIME_MAX);
         if let Some(path) = &self.listening {
             let _ = std::fs::remove_file(path);
         }
@@ -196,13 +199,24 @@ impl Drop for VhostPort {
 }
 
 impl VhostPort {
+    /// Tells its threads to end, if that has not been done, and says when it was. Does not wait.
+    pub fn begin_end(&self) -> Instant {
+        *self.ending.get_or_init(|| {
+            self.shared
+                .stopping
+                .store(true, std::sync::atomic::Ordering::SeqCst);
+            let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+            self.shared.shut_down();
+            Instant::now()
+        })
+    }
+
     /// Waits until the port's thread has ended, or leaves it behind: its front end may hold it up in uninterruptible sleep,
     /// by descriptors that it gave.
-    fn wait_for_thread(&mut self) {
+    fn wait_for_thread(&mut self, deadline: Instant) {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let deadline = Instant::now() + END_TIME_MAX;
         while !thread.is_finished() && Instant::now() < deadline {
             // It calls its guest too, and a call can be made to block (see `fabric::watch`).
             if let Some(id) = self.shared.id.get() {
@@ -386,18 +400,38 @@ fn session(
     handler.device().connect();
     let end = converse(shared, connection, endpoint, handler);
     let why = end.as_ref().err().map_or("it hung up", String::as_str);
+    handler.device().disconnect(why);
     let last = shared.connection().take();
     if let Some(last) = last {
         close(last, &handler.device().attachment);
     }
-    handler.device().disconnect(why);
     end
+}
+
+/// Looks at the descriptors of the next message. One that can hold up who closes it goes no further than here, unless the
+/// handler gets it: both parsers close what they do not like.
+fn screen(connection: &UnixStream, header: wire::Header, device: &Device) -> Result<(), String> {
+    let peeked = wire::peek_descriptors(connection, header);
+    let (fds, are_its_own) = peeked.map_err(|e| e.to_string())?;
+    let check = |fd: &OwnedFd| match Kind::of(fd) {
+        Kind::Eventfd => Ok(()),
+        _ => check_file(fd),
+    };
+    let Err(why) = fds.iter().try_for_each(check) else {
+        return Ok(());
+    };
+    let may_go_on = !are_its_own || wire::are_for_handler(connection, header, &fds);
+    device.retire(fds);
+    if may_go_on {
+        return Ok(());
+    }
+    device.retire(wire::take_descriptors(connection).unwrap_or_default());
+    Err(format!("request {}: {why}", header.request))
 }
 
 /// Closes a connection. What the front end has said and nobody has read goes with it: if that has descriptors, closing
 /// them can last.
 fn close(connection: UnixStream, attachment: &Attachment) {
-    use rustix::net::{RecvFlags, recv};
     let unread = recv(
         &connection,
         &mut [0; 1],
@@ -430,6 +464,7 @@ fn converse(
         let Some(header) = wire::peek(&connection).map_err(|e| e.to_string())? else {
             return Ok(());
         };
+        screen(&connection, header, &handler.device())?;
         if messages::is_ours(header) {
             messages::handle(&connection, header, handler).map_err(|e| e.to_string())?;
         } else {

@@ -12,7 +12,7 @@ use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use crosspoint_vring::RegionSpec;
+use crosspoint_vring::{Kind, RegionSpec};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recv, recvmsg,
 };
@@ -21,6 +21,12 @@ use rustix::net::{
 pub(super) const SET_MEM_TABLE: u32 = 5;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_LOG_FD: u32 = 7;
+/// Those that come with a descriptor of a kind that is known only when it is there. The crate handles them.
+const SET_VRING_KICK: u32 = 12;
+const SET_VRING_CALL: u32 = 13;
+const SET_VRING_ERR: u32 = 14;
+/// The channel on which a back end could ask: a socket. The crate handles it.
+const SET_BACKEND_REQ_FD: u32 = 21;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_VRING_ENABLE: u32 = 18;
 /// See [`SET_MEM_TABLE`].
@@ -38,6 +44,12 @@ const FLAG_NEED_REPLY: u32 = 1 << 3;
 const VERSION: u32 = 1;
 /// Most regions that SET_MEM_TABLE has (vhost-user protocol, "Multiple memory regions").
 const MAX_REGIONS: usize = 8;
+/// Most descriptors that come with one message (SCM_MAX_FD of Linux).
+const MAX_DESCRIPTORS: usize = 253;
+/// Bytes of a payload that are peeked at: more than any message has.
+const MAX_PAYLOAD_PEEKED: usize = 4096;
+/// In the payload of SET_VRING_KICK and the like: there is no descriptor.
+const NO_DESCRIPTOR: u64 = 1 << 8;
 /// Longest payload of the messages handled here.
 const MAX_PAYLOAD: usize = 8 + 32 * MAX_REGIONS + 64;
 
@@ -89,6 +101,76 @@ pub(super) fn peek(socket: &UnixStream) -> io::Result<Option<Header>> {
     }
 }
 
+/// Copies of the next descriptors in the socket, and whether they come with the next message, whose header that is, which is
+/// left as it is. Where one write of the front end has several messages, its descriptors count as the last one's.
+pub(super) fn peek_descriptors(
+    socket: &UnixStream,
+    header: Header,
+) -> io::Result<(Vec<OwnedFd>, bool)> {
+    let len = HEADER_LEN + (header.size as usize).min(MAX_PAYLOAD_PEEKED);
+    let mut bytes = [0; HEADER_LEN + MAX_PAYLOAD_PEEKED + 1];
+    // Linux goes on to the first write with descriptors, and stops behind it.
+    let (got, fds) = receive_descriptors(socket, &mut bytes[..=len], RecvFlags::PEEK)?;
+    Ok((fds, got <= len))
+}
+
+/// The descriptors that come with the next message's header, which is read.
+pub(super) fn take_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let taken = receive_descriptors(socket, &mut [0; HEADER_LEN], RecvFlags::empty());
+    taken.map(|(_, fds)| fds)
+}
+
+fn receive_descriptors(
+    socket: &UnixStream,
+    bytes: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space =
+        [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let slices = &mut [IoSliceMut::new(bytes)];
+    let flags = flags | RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let got = recvmsg(socket, slices, &mut ancillary, flags)?;
+    Ok((got.bytes, rights(&mut ancillary)))
+}
+
+fn rights(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    fds
+}
+
+/// Whether the next message, whose header that is, may have these descriptors, whatever may come of closing them: the
+/// handler gets them, and closes them where that may last. The message is left in the socket.
+pub(super) fn are_for_handler(socket: &UnixStream, header: Header, fds: &[OwnedFd]) -> bool {
+    let [fd] = fds else {
+        return false;
+    };
+    if header.flags & !FLAG_NEED_REPLY != VERSION {
+        return false;
+    }
+    if header.request == SET_BACKEND_REQ_FD {
+        return header.size == 0 && Kind::of(fd) == Kind::Socket;
+    }
+    let mut bytes = [0; HEADER_LEN + 8];
+    let got = recv(socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    let value = match (got, bytes) {
+        (Ok((len, _)), [.., a, b, c, d, e, f, g, h]) if len == HEADER_LEN + 8 => {
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        }
+        _ => return false,
+    };
+    let is_known = matches!(
+        header.request,
+        SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR
+    );
+    is_known && header.size == 8 && value & NO_DESCRIPTOR == 0
+}
+
 /// Reads the message that was peeked at: its payload and descriptors.
 pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let size = header.size as usize;
@@ -114,12 +196,7 @@ pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8
         &mut ancillary,
         RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC,
     )?;
-    let mut fds = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
+    let fds = rights(&mut ancillary);
     if got.bytes != HEADER_LEN || got.flags.contains(ReturnFlags::CTRUNC) {
         return Err(invalid(format!(
             "request {} with too many descriptors",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use crosspoint_control::fabric::PortState;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::rig::{PATIENCE, Target, attack, attack_held, until};
@@ -172,5 +173,25 @@ fn a_port_whose_call_blocked_has_no_worker_call_it_again() {
         }));
         target.others_go_on();
         drop(attacker);
+    });
+}
+
+/// A descriptor where none is looked for is closed by the port's thread, which waits for the file's server. The port is
+/// removed all the same, and when the thread goes on it does nothing to the port that has its number by then.
+#[test]
+fn a_port_thread_that_is_held_up_is_left_behind() {
+    attack(|target| {
+        let attacker = Attacker::start(&target.path(), "hidden_file");
+        target.others_go_on();
+        target.another_port_works();
+        target.replace();
+        assert_eq!(target.threads(), 2, "one serves, and one is held up");
+        let guest = target.guest();
+        drop(attacker);
+        assert!(until(PATIENCE, || target.threads() == 1));
+        target.wait_state(PortState::Up);
+        assert!(target.property("features").is_some());
+        target.send_to_it(20);
+        drop(guest);
     });
 }

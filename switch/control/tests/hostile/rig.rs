@@ -148,6 +148,31 @@ impl Target<'_> {
         self.rig.another_port_works();
     }
 
+    /// The attacked port is removed, and another gets its name and its number.
+    pub fn replace(&self) {
+        let (rig, started) = (self.rig, Instant::now());
+        let (name, vlan) = PORTS[usize::from(TARGET)];
+        let mut ports = rig.ports();
+        drop(ports.remove(TARGET.into()));
+        rig.fabric.remove_port(TARGET);
+        let took = started.elapsed();
+        assert!(took < PATIENCE, "the port is removed after {took:?}");
+        let port = open(&rig.fabric, rig.path(TARGET), name, vlan);
+        ports.insert(TARGET.into(), port);
+    }
+
+    /// Threads that serve the attacked port, or did.
+    pub fn threads(&self) -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("it is there");
+        let names = tasks.filter_map(|task| {
+            let name = task.ok()?.path().join("comm");
+            std::fs::read_to_string(name).ok()
+        });
+        names
+            .filter(|name| name.trim() == format!("port-{TARGET}"))
+            .count()
+    }
+
     /// What `show port` says of the attacked port.
     pub fn property(&self, key: &str) -> Option<String> {
         self.rig.status(TARGET).properties.remove(key)
@@ -315,7 +340,7 @@ pub fn resident_kib() -> usize {
 
 struct Rig {
     fabric: Arc<Fabric>,
-    ports: Vec<VhostPort>,
+    ports: Mutex<Vec<VhostPort>>,
     partner: Mutex<Guest>,
     over: Arc<AtomicBool>,
     housekeeper: Option<JoinHandle<()>>,
@@ -345,7 +370,7 @@ impl Rig {
         let rig = Rig {
             housekeeper: Some(housekeeper(&fabric, &over)),
             fabric,
-            ports: ports.into(),
+            ports: Mutex::new(ports.into()),
             partner: Mutex::new(partner.expect("it connects")),
             over,
             directory,
@@ -353,6 +378,10 @@ impl Rig {
         };
         rig.wait_state(PARTNER, PortState::Up);
         rig
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Vec<VhostPort>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn calm_guests(&self) -> [Guest; 2] {
@@ -442,7 +471,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        self.ports.clear();
+        self.ports().clear();
         // A thread that was left behind has the fabric, too.
         self.fabric.stop();
         if let Some(thread) = self.housekeeper.take() {

@@ -104,12 +104,15 @@ fn a_stream_that_nothing_wakes_a_worker_for_is_served_by_one_that_sleeps() {
     floor.learn(host(0), 0);
     floor.learn(host(1), 1);
     let frame = Flow::plain(host(0), host(1)).frame(80, 0, 0, 0);
+    let unheard = EventFd::new().unwrap();
     let sleeps = &floor.links[0].counters.sleeps;
     for round in 0..50 {
         // It naps, again and again.
         let before = sleeps.get();
         wait_for("naps", || sleeps.get() > before + 3);
         a.send(&frame);
+        // Nobody hears of it.
+        publish(&mut a, &unheard);
         wait_for(&format!("frame {round}"), || {
             !b.received().concat().is_empty()
         });

@@ -28,7 +28,8 @@ const LOCAL_FILE_SYSTEMS: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "
 /// - /proc/self/mountinfo: nothing.
 ///
 /// After that, fstat and mmap of the file wait for local memory and disks at most.
-pub fn check_file(file: &File) -> Result<(), String> {
+pub fn check_file(file: impl AsFd) -> Result<(), String> {
+    let file = file.as_fd();
     let kind = Kind::of(file);
     if kind != Kind::Path {
         return Err(format!(

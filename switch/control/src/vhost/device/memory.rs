@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crosspoint_vring::{
-    DirtyLog, GuestMemory, InflightRegion, MAX_RING_SIZE, MemoryCell, RegionSpec, check_file,
-    feature,
+    DirtyLog, GuestMemory, InflightRegion, MAX_RING_SIZE, MemoryCell, RegionSpec, feature,
 };
 
 use super::{Device, Vring};
@@ -21,7 +20,6 @@ impl Device {
         &mut self,
         table: Vec<(RegionSpec, File)>,
     ) -> Result<(), String> {
-        let table = self.admit(table)?;
         let before = self.memory.as_ref().map(|cell| cell.shared());
         let files = self.copies_of(&table);
         let memory = GuestMemory::map_after(before.as_deref(), table).map_err(|e| e.to_string())?;
@@ -29,29 +27,6 @@ impl Device {
         self.direct.files = files;
         self.exchange_memory(memory);
         Ok(())
-    }
-
-    /// The table, if each of its files is one that keeps nobody who uses or closes it. Otherwise all are closed where that
-    /// may last.
-    fn admit(&self, table: Vec<(RegionSpec, File)>) -> Result<Vec<(RegionSpec, File)>, String> {
-        match table.iter().try_for_each(|(_, file)| check_file(file)) {
-            Ok(()) => Ok(table),
-            Err(why) => {
-                self.retire(table.into_iter().map(|(_, file)| file.into()));
-                Err(why)
-            }
-        }
-    }
-
-    /// The same of one file.
-    fn admit_file(&self, file: File) -> Result<File, String> {
-        match check_file(&file) {
-            Ok(()) => Ok(file),
-            Err(why) => {
-                self.retire([file.into()]);
-                Err(why)
-            }
-        }
     }
 
     /// Closes descriptors of the front end where that may last.
@@ -67,7 +42,6 @@ impl Device {
         spec: RegionSpec,
         file: File,
     ) -> Result<(), String> {
-        let file = self.admit_file(file)?;
         let table = [(spec, file)];
         let copy = self.copies_of(&table);
         let [(spec, file)] = table;
@@ -180,12 +154,11 @@ impl Device {
     /// Where writes are to be marked once LOG_ALL is acknowledged.
     pub(in super::super) fn set_log(
         &mut self,
-        file: File,
+        file: &File,
         offset: u64,
         size: u64,
     ) -> Result<(), String> {
-        let file = self.admit_file(file)?;
-        let log = DirtyLog::map(&file, offset, size).map_err(|e| e.to_string())?;
+        let log = DirtyLog::map(file, offset, size).map_err(|e| e.to_string())?;
         if let Some(cell) = &self.memory {
             covers(&log, cell.get())?;
         }
@@ -224,15 +197,14 @@ impl Device {
     /// Where to note how far the rings have got, and where a predecessor has.
     pub(in super::super) fn set_inflight(
         &mut self,
-        file: File,
+        file: &File,
         span: (u64, u64),
         queues: u16,
         ring_size: u16,
     ) -> Result<(), String> {
-        let file = self.admit_file(file)?;
         self.check_inflight(queues, ring_size)?;
         let packed = self.features.has(feature::RING_PACKED);
-        let region = InflightRegion::map(&file, span, queues.into(), ring_size, packed)
+        let region = InflightRegion::map(file, span, queues.into(), ring_size, packed)
             .map_err(|e| e.to_string())?;
         let region = Arc::new(region);
         self.inflight = Some(region.clone());
