@@ -31,7 +31,9 @@ pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
 }
 
 /// Charges a burst of `count` frames that took the cycles from `before` to `now`: those of a guest to its port, those of
-/// a NIC to the ports that its frames were for. What receivers' buffers cost they have been charged with.
+/// a NIC to the ports that its frames were for. What receivers' buffers cost they have been charged with already; a guest
+/// that sends to such a receiver pays for it too, so that two ports that work together have no more than one. It does so
+/// for a quantum only: then the receiver is ahead, and its frames are dropped after the lookup.
 #[inline(always)]
 pub(crate) fn charge(
     stream: &mut Stream,
@@ -40,14 +42,14 @@ pub(crate) fn charge(
     (before, now): (u64, u64),
     tx: &mut Tx,
 ) {
-    let cycles = now
-        .wrapping_sub(before)
-        .saturating_sub(std::mem::take(&mut tx.charged));
+    let cycles = now.wrapping_sub(before);
+    let charged = std::mem::take(&mut tx.charged);
     stream.note_burst(count, cycles, &tx.shares);
     let wants = stream.has_more(count);
     if stream.is_nic() {
         if wants || tx.shares.is_contended() {
-            tx.charge_destinations(view, count, cycles, wants, now);
+            let others = cycles.saturating_sub(charged);
+            tx.charge_destinations(view, count, others, wants, now);
         }
         return;
     }

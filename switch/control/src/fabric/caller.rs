@@ -21,6 +21,13 @@ use rustix::thread::{Pid, gettid};
 
 use crate::interrupt::interrupt;
 
+/// A call that takes longer is followed by a pause of so many times its length, at most [`REST_MAX`]: the thread takes no
+/// more than a twentieth of a core.
+const CALL_COSTLY: Duration = Duration::from_micros(50);
+const REST_FACTOR: u32 = 19;
+const REST_MAX: Duration = Duration::from_secs(2);
+/// Between two looks, in a pause, whether the thread is to end.
+const REST_STEP: Duration = Duration::from_millis(10);
 /// How long a thread that is to end is waited for. It is left behind after that.
 pub(crate) const END_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between two looks whether it has ended.
@@ -261,13 +268,28 @@ impl Shared {
         None
     }
 
+    /// After a call that took `time`, if that is long: so that a front end that makes calls cost much takes little of a
+    /// core. Calls that are due meanwhile become one.
+    fn rest(&self, time: Duration) {
+        if time > CALL_COSTLY {
+            let end = Instant::now() + (time * REST_FACTOR).min(REST_MAX);
+            while let Some(left) = end.checked_duration_since(Instant::now())
+                && !self.stop.load(Ordering::SeqCst)
+            {
+                std::thread::sleep(left.min(REST_STEP));
+            }
+        }
+    }
+
     /// The thread. Calls first, since they are waited for.
     fn run(&self, slots: &[Slot], bell: &Bell) {
         let _ = self.id.set(gettid());
         loop {
             for slot in slots {
                 if !self.stop.load(Ordering::SeqCst) && slot.notifier.take_pending() {
+                    let began = Instant::now();
                     slot.call();
+                    self.rest(began.elapsed());
                 }
             }
             let retired = std::mem::take(&mut *lock(&self.retired));
