@@ -304,6 +304,9 @@ pub struct QueueStatus {
     pub receive_buffers: Option<usize>,
     /// Kicks that woke a worker.
     pub kicks: u64,
+    /// Poll iterations in which it was not read, since its port was ahead of others that wanted their share.
+    #[serde(default)]
+    pub held_back: u64,
     /// Calls to the guest.
     pub calls: u64,
     /// Time-stamp counter cycles that workers spent on bursts from here.

@@ -21,6 +21,8 @@ impl Work {
     pub const STEP: u32 = 24;
     /// One receive buffer looked at.
     pub const LOOK: u32 = 16;
+    /// One receive buffer given back empty: its used entry is written, and its line goes to the driver's core.
+    pub const GIVEN_BACK: u32 = 80;
     /// One copy made and published.
     pub const COPY: u32 = 60;
     /// One more piece of memory that a copy is read from, or written to.

@@ -181,6 +181,7 @@ impl Fabric {
             receive_ring_entries: seen.ring_entries,
             receive_buffers: seen.buffers,
             kicks: counters.sum(queue, |c| &c.kicks),
+            held_back: counters.sum(queue, |c| &c.held_back),
             calls: counters.sum(queue, |c| &c.calls),
             cycles: counters.sum(queue, |c| &c.cycles),
             drops: drops(counters, queue),

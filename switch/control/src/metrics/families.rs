@@ -68,6 +68,7 @@ families! {
     BURST_FRAMES = HISTOGRAM "crosspoint_queue_burst_frames" &["port", "queue", "direction"], "Frames of each burst: rx taken from the queue, tx delivered to it at once.";
     RING_ENTRIES = GAUGE "crosspoint_queue_receive_ring_entries" QUEUE, "Entries of the guest's receive ring.";
     RING_BUFFERS = GAUGE "crosspoint_queue_receive_buffers" QUEUE, "Receive buffers that the guest offers at this moment; not told of packed rings.";
+    HELD_BACK = COUNTER "crosspoint_queue_held_back_total" QUEUE, "Poll iterations in which the queue was not read, since its port was ahead of others that wanted their share of the worker.";
     KICKS = COUNTER "crosspoint_queue_kicks_total" QUEUE, "Kicks from the guest that woke a worker.";
     CALLS = COUNTER "crosspoint_queue_calls_total" QUEUE, "Calls (interrupts) to the guest.";
     QUEUE_CYCLES = COUNTER "crosspoint_queue_cycles_total" QUEUE, "Time stamp counter cycles that workers spent on bursts from the queue.";

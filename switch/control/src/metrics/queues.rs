@@ -70,7 +70,7 @@ fn traffic(text: &mut Text, queues: &[Queue]) {
 
 fn ledger(text: &mut Text, queues: &[Queue]) {
     type Read = fn(&QueueStatus) -> u64;
-    let counters: [(Family, Read); 9] = [
+    let counters: [(Family, Read); 10] = [
         (f::FLOOD_COPIES, |q| q.flood_copies),
         (f::SEGMENT_COPIES, |q| q.segment_copies),
         (f::JOINED_COPIES, |q| q.joined_copies),
@@ -78,6 +78,7 @@ fn ledger(text: &mut Text, queues: &[Queue]) {
         (f::DROPPED, |q| q.dropped_copies),
         (f::BURSTS, |q| q.bursts),
         (f::KICKS, |q| q.kicks),
+        (f::HELD_BACK, |q| q.held_back),
         (f::CALLS, |q| q.calls),
         (f::QUEUE_CYCLES, |q| q.cycles),
     ];

@@ -216,6 +216,9 @@ pub struct QueueRow {
     pub bursts: u64,
     /// Kicks that woke a worker.
     pub kicks: u64,
+    /// Poll iterations in which it was not read, since its port was ahead of others that wanted their share.
+    #[serde(default)]
+    pub held_back: u64,
     /// Calls to the guest.
     pub calls: u64,
     /// Time-stamp counter cycles that workers spent on bursts from here.
@@ -494,6 +497,7 @@ pub(super) fn queue(port: &str, queue: &QueueStatus) -> QueueRow {
         dropped_copies: queue.dropped_copies,
         bursts: queue.bursts,
         kicks: queue.kicks,
+        held_back: queue.held_back,
         calls: queue.calls,
         cycles: queue.cycles,
         drops: all_drops(queue),

@@ -86,6 +86,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         receive_ring_entries: Some(256),
         receive_buffers: Some(17),
         kicks: 77,
+        held_back: 78,
         calls: 1234,
         cycles: 345_678_901_234,
         drops: counts(&[

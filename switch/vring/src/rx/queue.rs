@@ -90,7 +90,7 @@ impl RxScratch {
     /// whole one within the `available` entries.
     #[cold]
     fn set_aside(&mut self, available: usize) -> bool {
-        if !self.usable() || self.entries > available {
+        if !self.usable() || self.entries > available || !self.work.spend(Work::GIVEN_BACK) {
             return false;
         }
         match self.plans.last_mut() {
