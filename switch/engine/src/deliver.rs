@@ -1,6 +1,6 @@
 //! The last stage: every copy goes to its port, or is counted as dropped.
 
-use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Work};
+use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Work, tsc};
 use crosspoint_packet::DropReason;
 use crosspoint_packet::segment::Segmentation;
 
@@ -21,8 +21,10 @@ pub(crate) struct Tally {
     pub(crate) dropped: u64,
     /// Of those: large frames that a NIC port's interface does not take, as they were when it had them.
     pub(crate) refused: u32,
-    /// What the receivers' buffers cost beyond plain ones, in units of [`Work`].
+    /// What the receivers' buffers cost beyond plain ones, in units of [`Work`]: of each copy's own,
     pub(crate) work: u32,
+    /// and beyond it.
+    pub(crate) excess: u32,
 }
 
 /// Delivers a burst that came in on `ingress`, whose counters are `from`: groups it by queue,
@@ -30,7 +32,7 @@ pub(crate) struct Tally {
 #[inline(always)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    tx.used_nics = false;
+    (tx.used_nics, tx.flood_cycles) = (false, 0);
     tx.groups.clear();
     tx.work = Work::default();
     tx.scratch.begin_burst();
@@ -75,14 +77,20 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
         ..Tally::default()
     };
     let joins = view.port(ingress).is_some_and(|port| port.joins);
-    let to = Destinations { view, joins };
+    let to = Destinations {
+        view,
+        joins,
+        ingress,
+    };
     if flood {
-        flood::send(burst, ingress, to, tx, from, &mut tally);
+        let began = tsc();
+        flood::send(burst, to, tx, from, &mut tally);
+        tx.flood_cycles = tsc().wrapping_sub(began);
     }
     let groups = std::mem::take(&mut tx.groups);
     send_groups(burst, &groups, to, tx, from, &mut tally);
     tx.groups = groups;
-    tx.charged += u64::from(tally.work);
+    tx.charged = u64::from(tally.excess);
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);
@@ -134,6 +142,7 @@ pub(crate) fn queue_for(port: &PortView, hash: impl FnOnce() -> u32) -> u16 {
 pub(crate) struct Destinations<'v> {
     pub(crate) view: &'v View,
     joins: bool,
+    pub(crate) ingress: u16,
 }
 
 /// Sends the copies of each group.
@@ -182,6 +191,7 @@ pub(crate) fn send_groups(
             direct,
             used_nics,
             shares,
+            ingress: to.ingress,
             taps: Taps {
                 taps: &to.view.taps,
                 serial: *serial,
@@ -291,13 +301,15 @@ fn send_segments(
     let mut made = 0;
     while made < count {
         let full = way.full_copies();
-        if !work.spend(each * (count - made).min(BURST) as u32) {
+        let cost = each * (count - made).min(BURST) as u32;
+        if work.left() < cost {
             // The rest of a frame in very many segments, or one of many such frames.
             let rest = (count - made) as u32;
             from.drop(DropReason::BurstBudget, rest);
             tally.dropped += u64::from(rest);
             return;
         }
+        work.spend(cost);
         let (segments, picks) = segmenter.make(cut.plan, (cut.burst, cut.frame), cut.tag, made);
         if picks.is_empty() {
             // A frame in thousands of pieces, of which the rest fits no burst.
@@ -307,7 +319,9 @@ fn send_segments(
             return;
         }
         made += picks.len();
+        let before = tally.work;
         way.send(segments, picks, tally);
+        work.spend(tally.work - before);
         if way.full_copies() != full && made < count {
             way.drop_as_full((count - made) as u32, tally);
             return;

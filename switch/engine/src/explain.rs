@@ -14,6 +14,7 @@ use crate::stages::{admit, destination, parse};
 use crate::tap::Fate;
 use crate::view::{Egress, PortView, View};
 use crate::vlan::VlanPolicy;
+use crate::way::is_one_segment;
 
 /// A frame to be explained.
 #[derive(Clone, Copy, Debug)]
@@ -288,7 +289,9 @@ fn large(frame: &Frame, specimen: Specimen<'_>, port: &PortView, queue: u16) -> 
     if offload.gso_type == 0 {
         return Large::No;
     }
+    let is_one = is_one_segment(frame);
     match &port.egress {
+        Egress::Guest(_) if is_one => cut(offload, specimen),
         Egress::Guest(queues) => match queues.get(usize::from(queue)) {
             Some(guest) if !guest.takes(offload.gso_type) => cut(offload, specimen),
             _ => Large::Whole,

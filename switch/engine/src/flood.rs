@@ -21,6 +21,8 @@ pub(crate) struct FloodScratch {
     hashes: [Option<u32>; BURST],
     /// Ports that have had their copies: a bit for each.
     done: [u64; MAX_PORTS / 64],
+    /// The member that the next flood begins with.
+    first: usize,
 }
 
 impl Default for FloodScratch {
@@ -31,6 +33,7 @@ impl Default for FloodScratch {
             costs: [0; BURST],
             hashes: [None; BURST],
             done: [0; MAX_PORTS / 64],
+            first: 0,
         }
     }
 }
@@ -107,7 +110,6 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &View, tx: &Tx) {
 #[cold]
 pub(crate) fn send(
     burst: &Burst,
-    ingress: u16,
     to: Destinations<'_>,
     tx: &mut Tx,
     from: &QueueCounters,
@@ -120,14 +122,23 @@ pub(crate) fn send(
         let Some(vlan) = vlan_of(burst, &tx.flood.frames, number) else {
             continue;
         };
-        for member in view.members.of(vlan) {
-            if *member == ingress || !tx.flood.take(*member) {
+        let members = view.members.of(vlan);
+        // From where the last burst that was cut off has ended: if floods are always too many, it is not always the same
+        // ports that get none.
+        let first = match members.len() {
+            0 => 0,
+            len => tx.flood.first % len,
+        };
+        let rotated = (first..members.len()).chain(0..first);
+        for (position, member) in rotated.filter_map(|at| Some((at, members.get(at)?))) {
+            if *member == to.ingress || !tx.flood.take(*member) {
                 continue;
             }
             if let Some(port) = view.port(*member) {
                 is_whole = send_to(burst, (*member, port), to, tx, from, tally);
             }
             if !is_whole {
+                tx.flood.first = position;
                 break 'members;
             }
         }
@@ -172,7 +183,7 @@ fn send_to(
 ) -> bool {
     let has_unicast = tx.groups.has(number);
     tx.flood_groups.clear();
-    let mut copies = 0;
+    let (mut copies, mut tried) = (0, tx.flood.frames.len());
     match has_unicast {
         false => {
             for position in 0..tx.flood.frames.len() {
@@ -181,6 +192,7 @@ fn send_to(
             }
         }
         true => {
+            tried = burst.len();
             for (index, frame) in burst.frames().iter().enumerate() {
                 let is_its = frame.verdict == Verdict::port(number);
                 if is_its || frame.verdict == Verdict::FLOOD {
@@ -190,14 +202,15 @@ fn send_to(
             }
         }
     }
+    let costs = flooded(burst, &tx.flood_groups).map(|index| tx.flood.costs[index]);
+    let cost = Work::PORT + Work::TRIED * tried as u32 + costs.sum::<u32>();
+    // What is left may do for frames of one port.
+    if tx.work.left() < cost {
+        return false;
+    }
+    tx.work.spend(cost);
     if copies == 0 {
         return true;
-    }
-    let cost: u32 = flooded(burst, &tx.flood_groups)
-        .map(|index| tx.flood.costs[index])
-        .sum();
-    if !tx.work.spend(cost) {
-        return false;
     }
     for index in flooded(burst, &tx.flood_groups) {
         tx.flood.copies[index] += 1;

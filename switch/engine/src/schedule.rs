@@ -24,7 +24,9 @@ pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
         return Turn::Ahead;
     }
     if shares.puts_off(stream.burst_cycles(), now) && !stream.is_nic() {
-        shares.skip(account, now);
+        if stream.has_backlog() {
+            shares.skip(account, now);
+        }
         return Turn::PutOff;
     }
     Turn::Now
@@ -43,20 +45,22 @@ pub(crate) fn charge(
     tx: &mut Tx,
 ) {
     let cycles = now.wrapping_sub(before);
-    let charged = std::mem::take(&mut tx.charged);
     stream.note_burst(count, cycles, &tx.shares);
-    let wants = stream.has_more(count);
+    let account = Account::From(stream.id.0);
+    let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
     if stream.is_nic() {
-        if wants || tx.shares.is_contended() {
-            let others = cycles.saturating_sub(charged);
-            tx.charge_destinations(view, count, others, wants, now);
+        let flooded = tx.flood_cycles;
+        if flooded > 0 {
+            tx.shares.charge(account, weight, flooded, now);
+        }
+        if tx.shares.is_contended() {
+            let others = cycles.saturating_sub(tx.charged + flooded);
+            tx.charge_destinations(view, count, others, now);
         }
         return;
     }
-    let account = Account::From(stream.id.0);
-    let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
     tx.shares.charge(account, weight, cycles, now);
-    if wants {
+    if stream.has_backlog() {
         tx.shares.want(account, now);
     }
 }

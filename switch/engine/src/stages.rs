@@ -133,7 +133,7 @@ fn checksum_place(frame: &Frame) -> Partial {
 
 /// Looks at the headers of every frame that asks for something, as far as they were not seen yet. What contradicts them
 /// is dropped, for every receiver: one that takes such frames would do what they ask for. What follows from the headers
-/// is written anew, and a frame that has no more payload than one segment is not to be cut.
+/// is written anew.
 #[cold]
 fn check_headers(burst: &mut Burst) {
     let mut large = false;
@@ -185,14 +185,6 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
         identification: 0,
     };
     let plan = Segmentation::new(headers, len, request, whole).ok()?;
-    if plan.count() == 1 {
-        return Some(Offload {
-            gso_type: 0,
-            gso_size: 0,
-            hdr_len: 0,
-            ..offload
-        });
-    }
     Some(Offload {
         hdr_len: plan.header_len() as u16,
         ..offload

@@ -38,7 +38,7 @@ pub struct Stream {
     counters: Arc<PortCounters>,
     received_at: u64,
     received: usize,
-    /// How many frames the next burst may have, and what the last one took, cycles.
+    /// How many frames the next burst may have, and what bursts take, cycles.
     frames_max: usize,
     burst_cycles: u64,
     reported: bool,
@@ -205,26 +205,28 @@ impl Stream {
         matches!(self.source, Source::Nic(_))
     }
 
-    /// Whether more frames are known to wait behind the last burst, which had `count`.
+    /// Whether the last burst of a guest was full, and more frames wait behind it.
     #[inline(always)]
-    pub fn has_more(&self, count: usize) -> bool {
-        match &self.source {
-            Source::Guest(guest) => guest.has_more(),
-            Source::Direct(direct) => direct.guest().has_more(),
-            Source::Nic(_) => count == BURST,
-        }
+    pub fn has_backlog(&self) -> bool {
+        self.guest().is_some_and(GuestTx::has_backlog)
     }
 
-    /// What the last burst took, cycles.
+    /// What its bursts take, cycles: the last one, or an eighth less than was known before it.
     #[inline(always)]
     pub fn burst_cycles(&self) -> u64 {
         self.burst_cycles
     }
 
+    /// Notes that a poll found nothing.
+    #[inline(always)]
+    pub fn note_empty(&mut self) {
+        self.burst_cycles -= self.burst_cycles / 8;
+    }
+
     /// Notes what the last burst, of `count` frames, took, and sizes the next one by it.
     #[inline(always)]
     pub fn note_burst(&mut self, count: usize, cycles: u64, shares: &Shares) {
-        self.burst_cycles = cycles;
+        self.burst_cycles = cycles.max(self.burst_cycles - self.burst_cycles / 8);
         self.frames_max = shares.frames_max(count, cycles, self.frames_max);
     }
 
@@ -297,9 +299,9 @@ impl Stream {
         now
     }
 
-    /// Calls the guest, if it waits for completions.
+    /// Calls the guest, if it waits for completions. Returns whether it did.
     #[inline(always)]
-    pub fn flush(&mut self, worker: usize) {
+    pub fn flush(&mut self, worker: usize) -> bool {
         self.gave_back = false;
         let called = match &mut self.source {
             Source::Guest(guest) => guest.flush(),
@@ -309,6 +311,7 @@ impl Stream {
         if called {
             self.counters(worker).calls.add(1);
         }
+        called
     }
 
     /// Asks to be woken when there is work, or not to be. Returns whether there is work now.

@@ -18,9 +18,6 @@ use crate::shares::{Account, Shares};
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
 
-/// What a guest is charged with for being called: a write to an eventfd with one waiter.
-const CALL_CYCLES: u64 = 2500;
-
 /// A worker's way to a NIC port.
 pub enum NicTx {
     /// A queue of its own.
@@ -50,6 +47,13 @@ pub enum NicPosition {
         /// Taken by it.
         taken: u64,
     },
+}
+
+/// A guest's queue that was delivered to in this iteration, and the port that the first of these frames came from.
+pub(crate) struct Touched {
+    pub(crate) port: u16,
+    pub(crate) queue: u16,
+    pub(crate) by: u16,
 }
 
 /// Copies of one burst that go to one queue of one port.
@@ -147,10 +151,11 @@ pub struct Tx {
     pub(crate) work: Work,
     /// The worker's time, by port.
     pub(crate) shares: Shares,
-    /// What of the burst's time receivers were charged with, cycles.
+    /// What of the last burst's time receivers were charged with, and what its flooded frames took; cycles.
     pub(crate) charged: u64,
+    pub(crate) flood_cycles: u64,
     /// Guest queues delivered to in this iteration: they may want a call.
-    pub(crate) touched: Vec<(u16, u16)>,
+    pub(crate) touched: Vec<Touched>,
     /// Rings found broken since the control thread last looked.
     pub(crate) faults: Vec<(u16, RingFault)>,
     pub(crate) segmenter: Segmenter,
@@ -178,6 +183,7 @@ impl Tx {
             work: Work::default(),
             shares: Shares::new(quantum_cycles),
             charged: 0,
+            flood_cycles: 0,
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Segmenter::default(),
@@ -244,7 +250,9 @@ impl Tx {
 
     /// Calls the guests that were delivered to, once per iteration.
     pub fn call_guests(&mut self, view: &View, calling: &Calling) {
-        for (number, queue) in self.touched.drain(..) {
+        let mut before = tsc();
+        for Touched { port, queue, by } in self.touched.drain(..) {
+            let number = port;
             if let Some(port) = view.port(number)
                 && let Egress::Guest(queues) = &port.egress
                 && let Some(guest) = queues.get(usize::from(queue))
@@ -253,9 +261,10 @@ impl Tx {
                 calling.enter(number);
                 if guest.flush(self.worker) {
                     port.counters.at(self.worker, queue).calls.add(1);
+                    let weight = view.port(by).map_or(1, |port| port.weight);
                     let now = tsc();
-                    let account = Account::To(number);
-                    self.shares.charge(account, port.weight, CALL_CYCLES, now);
+                    let cycles = now.wrapping_sub(std::mem::replace(&mut before, now));
+                    self.shares.charge_aside(by, weight, cycles);
                 }
             }
         }
@@ -297,25 +306,15 @@ impl Tx {
         Some((group.port, group.queue))
     }
 
-    /// Charges the ports that the last burst, of `count` frames and from a NIC, was for with its cycles. If the NIC has
-    /// more, they want more. Frames that were flooded, or dropped, are the NIC's port's own.
-    pub(crate) fn charge_destinations(
-        &mut self,
-        view: &View,
-        count: usize,
-        cycles: u64,
-        wants: bool,
-        now: u64,
-    ) {
+    /// Charges the ports that the last burst, of `count` frames and from a NIC, was for with its cycles. They do not
+    /// compete for that: what a NIC has more is not known to be theirs.
+    pub(crate) fn charge_destinations(&mut self, view: &View, count: usize, cycles: u64, now: u64) {
         let Tx { groups, shares, .. } = self;
         let each = cycles / (count as u64).max(1);
         for group in groups.iter().filter(|group| !group.picks.is_empty()) {
             let account = Account::To(group.port);
             let weight = view.port(group.port).map_or(1, |port| port.weight);
             shares.charge(account, weight, each * group.picks.len() as u64, now);
-            if wants {
-                shares.want(account, now);
-            }
         }
     }
 

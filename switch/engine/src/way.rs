@@ -12,7 +12,7 @@ use crate::direct::Direct;
 use crate::joins::Takes;
 use crate::shares::{Account, Shares};
 use crate::tap::Taps;
-use crate::tx::NicTx;
+use crate::tx::{NicTx, Touched};
 use crate::view::{Egress, PortView};
 
 /// The way to one queue of one port.
@@ -24,20 +24,26 @@ pub(crate) struct Way<'a> {
     pub(crate) to: &'a QueueCounters,
     pub(crate) scratch: &'a mut RxScratch,
     pub(crate) nics: &'a mut [Option<Box<NicTx>>],
-    pub(crate) touched: &'a mut Vec<(u16, u16)>,
+    pub(crate) touched: &'a mut Vec<Touched>,
     pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
     pub(crate) direct: &'a mut Option<Box<Direct>>,
     pub(crate) used_nics: &'a mut bool,
     pub(crate) shares: &'a mut Shares,
+    /// Where the burst came from.
+    pub(crate) ingress: u16,
     pub(crate) taps: Taps<'a>,
     /// Whether, with taps, the guest's ring was full for a copy of this burst.
     pub(crate) is_full: bool,
 }
 
 impl Way<'_> {
-    /// Whether a frame can go there as it is; where nobody takes it, it need not be cut either.
+    /// Whether a frame can go there as it is; where nobody takes it, it need not be cut either. One that has no more payload
+    /// than a segment is not for receivers of large frames: it is made the one segment that it is.
     pub(crate) fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
         let gso_type = frame.offload.gso_type;
+        if gso_type != 0 && is_one_segment(frame) {
+            return false;
+        }
         gso_type == 0
             || match &self.port.egress {
                 Egress::Guest(queues) => queues
@@ -136,9 +142,10 @@ impl Way<'_> {
             Egress::Guest(queues) => match queues.get(usize::from(self.queue)) {
                 Some(guest) => {
                     let outcome = self.deliver_guest(guest, burst, picks);
-                    if outcome.work > 0 {
-                        self.charge(outcome.work);
-                        tally.work += outcome.work;
+                    tally.work += outcome.work;
+                    if outcome.excess > 0 {
+                        self.charge(outcome.excess);
+                        tally.excess += outcome.excess;
                     }
                     count_guest(&outcome, to)
                 }
@@ -215,7 +222,11 @@ impl Way<'_> {
     fn deliver_guest(&mut self, guest: &GuestRx, burst: &Burst, picks: &[Pick]) -> Outcome {
         let outcome = guest.deliver(self.worker, burst, picks, self.scratch);
         if outcome.touched {
-            self.touched.push((self.number, self.queue));
+            self.touched.push(Touched {
+                port: self.number,
+                queue: self.queue,
+                by: self.ingress,
+            });
         }
         // A full list means that the control thread has enough to read already.
         if outcome.faulty > 0
@@ -226,6 +237,12 @@ impl Way<'_> {
         }
         outcome
     }
+}
+
+/// Whether a large frame, of which it is known how long its headers are, has no more payload than one segment.
+pub(crate) fn is_one_segment(frame: &Frame) -> bool {
+    let offload = &frame.offload;
+    frame.len <= u32::from(offload.hdr_len) + u32::from(offload.gso_size)
 }
 
 #[inline(always)]

@@ -29,6 +29,8 @@ const NIC_RETRY: Duration = Duration::from_millis(1);
 /// the longest.
 const NAP_MIN: Duration = Duration::from_micros(50);
 const NAP_MAX: Duration = Duration::from_millis(1);
+/// After so many polls that found nothing the clock is read: a burst is charged with no more of them.
+const EMPTY_POLLS: usize = 16;
 /// Injected frames that may wait for one worker.
 const INJECTED: usize = 64;
 /// How long a port may have a worker while others want it too, by all its bursts since it was level with them. So long a
@@ -138,6 +140,8 @@ pub struct Worker {
     streams: Vec<Stream>,
     /// The stream that a poll iteration begins with.
     first: usize,
+    /// The port of the one burst that the last iteration had while ports competed, and what it took, cycles.
+    alone: Option<(u16, u64)>,
     /// How many of them are of guests with a NIC's queue of their own.
     directs: usize,
     burst: Burst,
@@ -168,6 +172,7 @@ impl Worker {
             view,
             streams,
             first: 0,
+            alone: None,
             directs: 0,
             burst,
             keys: Keys::default(),
@@ -181,12 +186,19 @@ impl Worker {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let injected = self.quiesce();
             let (polled, given_back, done) = self.iterate(then);
+            let alone = self.alone.take();
             let bursts = injected + polled;
             let flushed = self.flush(bursts > 0 || given_back);
             let now = tsc();
             let cycles = now.wrapping_sub(then);
             then = now;
             self.link.counters.turns.record(cycles);
+            if let Some((port, burst)) = alone {
+                // No other port had anything of this iteration.
+                let weight = self.view.port(port).map_or(1, |port| port.weight);
+                let rest = cycles.saturating_sub(burst);
+                self.tx.shares.charge_aside(port, weight, rest);
+            }
             if bursts > 0 || flushed.worked {
                 self.link.counters.busy_cycles.add(cycles);
                 self.link.counters.bursts.add(bursts);
@@ -229,6 +241,7 @@ impl Worker {
             view,
             streams,
             first,
+            alone,
             burst,
             keys,
             tx,
@@ -237,7 +250,7 @@ impl Worker {
         let tick = shared.tick.load(Ordering::Relaxed);
         let (mut bursts, mut given_back) = (0, false);
         let (begin, end) = (std::mem::take(first), streams.len());
-        let mut put_off = None;
+        let (mut put_off, mut is_held_back, mut empty) = (None, false, 0);
         tx.shares.begin(mark);
         for number in (begin..end).chain(0..begin) {
             let Some(stream) = streams.get_mut(number) else {
@@ -247,6 +260,7 @@ impl Worker {
                 Turn::Now => {}
                 Turn::Ahead => {
                     stream.counters(*index).held_back.add(1);
+                    is_held_back = true;
                     continue;
                 }
                 Turn::PutOff => {
@@ -262,6 +276,12 @@ impl Worker {
                     stream.set_reported();
                 }
                 given_back |= stream.has_given_back();
+                stream.note_empty();
+                // What looking at idle streams takes is not the next busy one's to pay.
+                empty += 1;
+                if empty % EMPTY_POLLS == 0 {
+                    mark = tsc();
+                }
                 continue;
             }
             bursts += 1;
@@ -277,11 +297,18 @@ impl Worker {
             let before = mark;
             mark = stream.complete(burst, *index, before);
             charge(stream, view, count, (before, mark), tx);
+            *alone = Some((stream.id.0, mark.wrapping_sub(before)));
             stream.destination = tx.last_destination();
             stream.has_used_nics |= tx.used_nics();
         }
         *first = put_off.unwrap_or(0);
-        (bursts, given_back, mark)
+        if bursts != 1 || !tx.shares.is_contended() {
+            *alone = None;
+        }
+        if bursts == 0 && is_held_back {
+            tx.shares.waste();
+        }
+        (bursts, given_back || is_held_back, mark)
     }
 
     /// NIC doorbells and guest calls, once per iteration. Pending is what a NIC did not take, or has not sent from a
@@ -291,9 +318,15 @@ impl Worker {
         if calls {
             before_calls();
             let calling = &self.link.calling;
+            let mut before = tsc();
             for stream in &mut self.streams {
                 calling.enter(stream.id.0);
-                stream.flush(self.index);
+                if stream.flush(self.index) {
+                    let now = tsc();
+                    let cycles = now.wrapping_sub(std::mem::replace(&mut before, now));
+                    let weight = self.view.port(stream.id.0).map_or(1, |port| port.weight);
+                    self.tx.shares.charge_aside(stream.id.0, weight, cycles);
+                }
             }
             self.tx.call_guests(&self.view, calling);
             calling.leave();

@@ -7,8 +7,9 @@ pub const BURST: usize = 64;
 /// Bytes of each frame that are read once and kept aside: every header the switch decides on.
 pub const HEAD_LEN: usize = 64;
 /// What a segment of a large frame counts for in a burst's length, bytes, if it has fewer: one
-/// burst is cut into no more than 1024 segments, and those of its last frame.
-const SEGMENT_WEIGHT: u64 = 256;
+/// burst is cut into no more than 256 segments, and those of its last frame: so the frames that a driver
+/// makes stay below what a burst may cost ([`crate::Work`]).
+const SEGMENT_WEIGHT: u64 = 1024;
 /// `gso_type` of a datagram that is to become fragments (virtio 1.2, 5.1.6).
 const GSO_UDP: u8 = 3;
 /// A burst with so many bytes takes no more frames: with 64 of the largest it would hold a worker,

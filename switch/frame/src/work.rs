@@ -15,12 +15,19 @@ impl Work {
     /// Work that receivers' buffers may ask for in one burst, all together, beyond [`Work::OWN`] for each copy.
     pub const RECEIVERS: u32 = 65_000;
     /// Work that any copy may ask for of its receiver's buffers: a chain of 19 descriptors, as Linux makes them for large
-    /// frames without mergeable buffers, is 456.
-    pub const OWN: u32 = 512;
-    /// One descriptor read and translated, or one more region that it spans.
-    pub const STEP: u32 = 24;
+    /// frames without mergeable buffers, is 912.
+    pub const OWN: u32 = 1024;
+    /// One descriptor read and translated, or one more region that it spans: some lie in the cache line of the one before,
+    /// others far away.
+    pub const STEP: u32 = 48;
     /// One receive buffer looked at.
     pub const LOOK: u32 = 16;
+    /// One more receive buffer that a copy takes: its used entry, and the piece to copy to.
+    pub const BUFFER: u32 = 80;
+    /// One port that a flooded frame may go to looked at, and one frame tried on it.
+    pub const PORT: u32 = 50;
+    /// See [`Work::PORT`].
+    pub const TRIED: u32 = 4;
     /// One receive buffer given back empty: its used entry is written, and its line goes to the driver's core.
     pub const GIVEN_BACK: u32 = 80;
     /// One copy made and published.

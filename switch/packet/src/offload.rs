@@ -4,9 +4,11 @@
 //! not write for it: a "checksum" in an IP address, or a segmentation of something that is no TCP.
 
 use crate::checksum::Partial;
-use crate::parse::{PROTO_TCP, PROTO_UDP};
+use crate::parse::{ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP, network_header};
 use crate::segment::{SegmentError, find_transport};
 
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
 /// Bytes of a UDP header (RFC 768).
 const UDP_HEADER: usize = 8;
 
@@ -15,12 +17,20 @@ const UDP_HEADER: usize = 8;
 /// is the frame's beginning; `None` when more of it must be seen to tell. That the place lies within the frame is the
 /// caller's to check.
 pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
+    let (start, offset) = (usize::from(place.start), place.offset);
     let l4 = match find_transport(headers, frame_len) {
         Ok(l4) => l4,
         Err(SegmentError::Truncated) if headers.len() < frame_len => return None,
+        // What is no IP may carry it further in (HSR, NSH, PPPoE); but ARP has no checksum, and behind a third tag the
+        // headers are not looked for.
+        Err(SegmentError::OtherProtocol) => {
+            return Some(match network_header(headers) {
+                Some((ETHERTYPE_ARP | ETHERTYPE_VLAN | ETHERTYPE_QINQ, _)) | None => false,
+                Some((_, network)) => start >= network,
+            });
+        }
         Err(_) => return Some(false),
     };
-    let (start, offset) = (usize::from(place.start), place.offset);
     Some(match l4.protocol {
         PROTO_TCP => start == l4.offset && offset == 16,
         PROTO_UDP => (start == l4.offset && offset == 6) || start >= l4.offset + UDP_HEADER,
@@ -66,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ip_has_no_checksum() {
+    fn arp_has_no_checksum_and_other_protocols_may_carry_one() {
         let mut arp = [0u8; 60];
         arp[12..14].copy_from_slice(&[8, 6]);
         let place = Partial {
@@ -74,5 +84,13 @@ mod tests {
             offset: 16,
         };
         assert_eq!(is_checksum_place(&arp, 60, place), Some(false));
+        // HSR (IEC 62439-3), with TCP behind its tag.
+        arp[12..14].copy_from_slice(&[0x89, 0x2f]);
+        assert_eq!(is_checksum_place(&arp, 60, place), Some(true));
+        let link = Partial {
+            start: 6,
+            offset: 0,
+        };
+        assert_eq!(is_checksum_place(&arp, 60, link), Some(false));
     }
 }

@@ -292,8 +292,14 @@ impl PackedRing {
     #[inline(always)]
     pub(crate) fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
         if memory.log().is_some() {
-            for at in from..to {
-                memory.mark(self.descriptors.wrapping_add(16 * self.slot(at)), 16);
+            let size = usize::from(self.size);
+            let count = ((to - from) as usize).min(size);
+            let first = self.slot(from);
+            // The descriptors up to the ring's end, and those from its beginning on.
+            let before = count.min(size - first);
+            memory.mark(self.descriptors.wrapping_add(16 * first), 16 * before);
+            if count > before {
+                memory.mark(self.descriptors, 16 * (count - before));
             }
         }
     }

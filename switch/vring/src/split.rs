@@ -164,9 +164,13 @@ impl SplitRing {
     #[cold]
     fn mark_entries(&self, memory: &GuestMemory, from: u16, to: u16) {
         memory.mark(self.used, 4);
-        for i in 0..to.wrapping_sub(from) {
-            let slot = usize::from(from.wrapping_add(i) & self.mask);
-            memory.mark(self.used.wrapping_add(4 + 8 * slot), 8);
+        let count = usize::from(to.wrapping_sub(from)).min(self.size.into());
+        let first = usize::from(from & self.mask);
+        // The entries up to the ring's end, and those from its beginning on.
+        let before = count.min(usize::from(self.size) - first);
+        memory.mark(self.used.wrapping_add(4 + 8 * first), 8 * before);
+        if count > before {
+            memory.mark(self.used.wrapping_add(4), 8 * (count - before));
         }
     }
 

@@ -163,6 +163,8 @@ fn is_udps(bytes: &[u8], link: usize, (start, offset): (u16, u16)) -> bool {
     let transport = match bytes.get(link - 2..link) {
         Some([0x08, 0]) if bytes.len() >= link + 20 && bytes[link + 7] == 0 => link + 20,
         Some([0x86, 0xdd]) if bytes.len() >= link + 40 && bytes[link + 6] == 17 => link + 40,
+        // Something else may carry it further in; what is cut off within IP's header does not.
+        Some([0x88, 0xb5]) => return usize::from(start) >= link,
         _ => return false,
     };
     let start = usize::from(start);

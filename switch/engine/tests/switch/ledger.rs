@@ -47,7 +47,7 @@ fn options(random: &mut Random, vlan: VlanPolicy) -> PortOptions {
     let features = pick(random, &[MODERN | CSUM, feature::VERSION_1 | CSUM, CSUM]);
     let is_mergeable = features & feature::MRG_RXBUF != 0;
     let lengths: &[usize] = if is_mergeable {
-        &[128, 1526, 2048, 9000]
+        &[1000, 1526, 2048, 9000]
     } else {
         &[600, 2048, 66_000]
     };

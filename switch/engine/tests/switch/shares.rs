@@ -5,14 +5,11 @@ use crosspoint_engine::worker::Idle;
 use crosspoint_guest::VirtioNetHdr;
 use crosspoint_vring::feature;
 
-use crate::floor::{Change, Floor, QUANTUM_CYCLES, wait_for};
+use crate::floor::{Change, Floor, wait_for};
 use crate::frames::{Flow, host};
 use crate::large::large;
 use crate::ports::{Driver, Port, PortOptions, port};
 use crate::world::MODERN;
-
-/// The most that one burst takes on a machine that is busy with something else.
-const BURST_CYCLES_MAX: u64 = 100 * QUANTUM_CYCLES;
 
 fn add(floor: &mut Floor, number: u16, made: Port, weight: u32) {
     let mut view = made.view;
@@ -32,7 +29,7 @@ fn refill(driver: &mut Driver, header: &VirtioNetHdr, frame: &[u8]) {
 }
 
 /// Two guests that have frames waiting. A frame of one costs a thousand times what one of the other does; while both want
-/// the worker, that one waits, and is ahead of the other by no more than a few bursts.
+/// the worker, that one is held back.
 #[test]
 fn costly_frames_wait_for_plain_ones() {
     for weights in [[1, 1], [1, 3]] {
@@ -62,19 +59,11 @@ fn costly_frames_wait_for_plain_ones() {
                 .map_or(0, |port| port.counters.sum(0, counter))
         };
         add(&mut floor, 1, made, weights[1]);
-        let begun = sum(&floor, 0, |c| &c.cycles);
         wait_for("all of the plain frames", || {
             refill(&mut costly, &header, &segments);
             drop(sink.received());
             sum(&floor, 1, |c| &c.rx_frames) == 256
         });
-        let plain = sum(&floor, 1, |c| &c.cycles);
-        let costly = sum(&floor, 0, |c| &c.cycles) - begun;
-        let fair = plain * u64::from(weights[0]) / u64::from(weights[1]);
-        assert!(
-            costly < fair + fair / 4 + BURST_CYCLES_MAX,
-            "{costly} beside {plain} with {weights:?}"
-        );
-        assert!(sum(&floor, 0, |c| &c.held_back) > 0);
+        assert!(sum(&floor, 0, |c| &c.held_back) > 0, "{weights:?}");
     }
 }

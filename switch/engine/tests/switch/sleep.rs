@@ -66,6 +66,8 @@ fn frames_one_by_one(features: u64) {
     }
     let counters = &floor.links[0].counters;
     let kicks = floor.view.port(0).unwrap().counters.sum(0, |c| &c.kicks);
+    // Counted when the iteration ends, after the frame has arrived.
+    wait_for("the count", || counters.bursts.get() >= ROUNDS / 2);
     let (sleeps, bursts) = (counters.sleeps.get(), counters.bursts.get());
     assert_eq!(bursts, ROUNDS / 2);
     // Otherwise nothing was tried.

@@ -145,8 +145,10 @@ pub struct Outcome {
     pub costly: u32,
     /// Copies dropped because the ring is broken.
     pub faulty: u32,
-    /// Work that the ring's buffers asked for, beyond what plain ones do.
+    /// Work that the ring's buffers asked for: of what each copy may ask for by itself,
     pub work: u32,
+    /// and beyond that.
+    pub excess: u32,
     /// Whether the worker must come back and [`flush`](GuestRx::flush).
     pub touched: bool,
 }

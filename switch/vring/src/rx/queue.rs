@@ -12,7 +12,6 @@ use crosspoint_frame::{
 use super::Outcome;
 use super::plain::Aheads;
 use super::ring::{Buffer, RxRing};
-use crate::chain;
 use crate::reserve::{MAX_RESERVATION, Reserve};
 use crate::{Features, GuestMemory, Notifier, RingFault, feature};
 
@@ -20,7 +19,7 @@ use crate::{Features, GuestMemory, Notifier, RingFault, feature};
 const MAX_RACES: usize = 16;
 /// Most writable pieces that the buffers of one reservation may have together: those of chains,
 /// and the single ones. A buffer with more is used as far as it goes.
-const MAX_PIECES: usize = 2 * chain::STEPS as usize + MAX_RESERVATION;
+const MAX_PIECES: usize = 4096 + MAX_RESERVATION;
 /// How many receive queues there have been.
 static QUEUES: AtomicU64 = AtomicU64::new(0);
 
@@ -227,8 +226,9 @@ impl<R: RxRing> RxQueue<R> {
         }
         if let Some(own) = own {
             let all = scratch.shared.left() + own;
-            outcome.work = all - scratch.work.left();
-            scratch.shared.spend(outcome.work.saturating_sub(own));
+            let used = all - scratch.work.left();
+            (outcome.work, outcome.excess) = (used.min(own), used.saturating_sub(own));
+            scratch.shared.spend(outcome.excess);
         }
         outcome
     }
@@ -309,6 +309,10 @@ impl<R: RxRing> RxQueue<R> {
                 if !mergeable && scratch.buffers.len() > first {
                     break;
                 }
+                // Another used entry, and another piece to copy to.
+                if scratch.buffers.len() > first && !scratch.work.spend(Work::BUFFER) {
+                    break;
+                }
                 room += self.take(memory, head + scratch.entries as u64, scratch);
                 if room < header && scratch.buffers.len() == first + 1 {
                     if !scratch.set_aside(available) {
@@ -364,6 +368,10 @@ impl<R: RxRing> RxQueue<R> {
         }
         if ptr.is_null() {
             return self.take_chain(memory, at, scratch);
+        }
+        if scratch.pieces.len() == MAX_PIECES {
+            scratch.exhausted = true;
+            return 0;
         }
         prefetch_write(ptr);
         prefetch_write(ptr.wrapping_add(64));

@@ -75,10 +75,10 @@ impl GuestTx {
         either!(self, queue => queue.receive(burst))
     }
 
-    /// Whether more frames are known to wait behind the last burst.
+    /// Whether the last burst was full, and more frames wait behind it.
     #[inline(always)]
-    pub fn has_more(&self) -> bool {
-        either!(self, queue => queue.has_more())
+    pub fn has_backlog(&self) -> bool {
+        either!(self, queue => queue.has_backlog())
     }
 
     /// What the guest did wrong, if it did.

@@ -30,6 +30,8 @@ pub struct PackedTx {
     held: usize,
     /// Chains from `next` on that have been looked at and asked for, and not taken.
     ahead: Lookahead,
+    /// Whether the last burst left some of those that had been looked at, or was as long as a burst can be.
+    is_cut_short: bool,
     /// Of the memory that `ahead` has addresses in.
     generation: u64,
     /// Set when the guest broke a rule: nothing is taken any more.
@@ -86,6 +88,7 @@ impl PackedTx {
                 from: 0,
                 len: 0,
             },
+            is_cut_short: false,
             generation: 0,
             fault: None,
         };
@@ -136,6 +139,7 @@ impl PackedTx {
         self.held = taken;
         self.next = at;
         self.ahead.from = from + taken;
+        self.is_cut_short = taken == BURST || from + taken < len;
         if self.fault.is_some() {
             self.ahead.clear();
         } else if self.ahead.is_empty() {
@@ -144,10 +148,11 @@ impl PackedTx {
         taken
     }
 
-    /// Whether more frames are known to wait behind the last burst.
+    /// Whether the last burst ended before what had been offered when it was looked at: the burst was full, and there is
+    /// more.
     #[inline(always)]
-    pub(super) fn has_more(&self) -> bool {
-        !self.ahead.is_empty()
+    pub(super) fn has_backlog(&self) -> bool {
+        self.is_cut_short && !self.ahead.is_empty()
     }
 
     pub(super) fn fault(&self) -> Option<RingFault> {

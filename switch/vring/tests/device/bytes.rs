@@ -282,6 +282,7 @@ impl Rig {
             Outcome {
                 touched: false,
                 work: 0,
+                excess: 0,
                 costly: 0,
                 ..outcome
             },
