@@ -76,6 +76,25 @@ ensure_rust() {
   find_cargo_dir > /dev/null || die "there is still no Rust $min or newer"
 }
 
+# qemu_from_backports: on a Debian whose other QEMU packages are from its backports, while apt knows no source for these: by lists of its own, so
+# that the host's sources stay as they are.
+qemu_from_backports() {
+  local release lists source
+  # shellcheck disable=SC1091
+  release=$(. /etc/os-release && [ "$ID" = debian ] && printf '%s' "$VERSION_CODENAME") || return 1
+  source=$(grep -lE "^Suites:.*$release( |\$)" /etc/apt/sources.list.d/*.sources 2> /dev/null | head -n 1)
+  [ -n "$source" ] || return 1
+  lists=$(mktemp -d)
+  mkdir -p "$lists"/{etc,lists/partial}
+  awk 'BEGIN { RS = ""; ORS = "\n\n" } NR == 1' "$source" | sed -E "s/^Suites:.*/Suites: $release $release-updates $release-backports/" > "$lists/etc/backports.sources"
+  local -a options=(-o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$lists/etc" -o Dir::State::Lists="$lists/lists" -o APT::Sandbox::User=root)
+  say "installing: qemu-system-x86 from $release-backports"
+  apt-get "${options[@]}" update -qq && apt_install "${options[@]}" -t "$release-backports" qemu-system-x86
+  local status=$?
+  rm -rf "$lists"
+  return "$status"
+}
+
 # ensure_guest_engine: something to run a guest. User-Mode Linux is fetched with the guest image where the archive has it, and is ten times
 # faster than QEMU's emulation, so QEMU is only worth its size where there is KVM, or no User-Mode Linux, or when tests ask for it.
 ensure_guest_engine() { # WANTED: yes|if-useful
@@ -88,7 +107,8 @@ ensure_guest_engine() { # WANTED: yes|if-useful
   # Debian 12's own QEMU 7.2 works too, with a workaround that qemu.sh knows.
   if [[ $(apt-cache madison qemu-system-x86) == *bookworm-backports* ]]; then from=(-t bookworm-backports); fi
   say "installing: qemu-system-x86 ${from[*]}"
-  apt_install "${from[@]}" qemu-system-x86 || say "warning: QEMU could not be installed without removing other packages; left alone"
+  apt_install "${from[@]}" qemu-system-x86 || qemu_from_backports \
+    || say "warning: QEMU could not be installed without removing other packages; left alone"
 }
 
 # ensure_prometheus: it and promtool from the package prometheus, without the service that installing it would start.

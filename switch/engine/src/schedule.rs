@@ -1,5 +1,7 @@
 //! Whose turn it is on a worker, and what is charged for it: [`crate::shares`] at work on streams.
 
+use crosspoint_frame::BURST;
+
 use crate::shares::{Account, Shares};
 use crate::stream::Stream;
 use crate::tx::Tx;
@@ -53,7 +55,8 @@ pub(crate) fn charge(
         if flooded > 0 {
             tx.shares.charge(account, weight, flooded, now);
         }
-        if tx.shares.is_contended() {
+        // One whose bursts are not full takes little.
+        if count == BURST && tx.shares.is_contended() {
             let others = cycles.saturating_sub(tx.charged + flooded);
             tx.charge_destinations(view, count, others, now);
         }

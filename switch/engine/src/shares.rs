@@ -25,9 +25,9 @@ const IDLE_DIVISOR: u64 = 2;
 const HEAVY_DIVISOR: u64 = 4;
 /// A burst is charged with no more than so many quanta: by what it may cost it takes some four and a half.
 const BURST_QUANTA_MAX: u64 = 8;
-/// Frames for a port are dropped when the account that they are charged to is ahead by so many quanta: a burst of a NIC is
-/// not to be dropped for the one before it.
-const TO_QUANTA: u64 = 4;
+/// Frames for a port are dropped when the account that they are charged to is ahead by so many quanta: more than any burst,
+/// so that no frame is dropped for the one burst before it.
+const TO_QUANTA: u64 = 16;
 /// The horizon while nothing competes.
 const NOBODY: u64 = u64::MAX;
 

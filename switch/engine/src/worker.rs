@@ -142,6 +142,8 @@ pub struct Worker {
     first: usize,
     /// The port of the one burst that the last iteration had while ports competed, and what it took, cycles.
     alone: Option<(u16, u64)>,
+    /// Whether a stream was held back in the last iteration: there is work, then.
+    has_held_back: bool,
     /// How many of them are of guests with a NIC's queue of their own.
     directs: usize,
     burst: Burst,
@@ -173,6 +175,7 @@ impl Worker {
             streams,
             first: 0,
             alone: None,
+            has_held_back: false,
             directs: 0,
             burst,
             keys: Keys::default(),
@@ -199,7 +202,7 @@ impl Worker {
                 let rest = cycles.saturating_sub(burst);
                 self.tx.shares.charge_aside(port, weight, rest);
             }
-            if bursts > 0 || flushed.worked {
+            if bursts > 0 || flushed.worked || self.has_held_back {
                 self.link.counters.busy_cycles.add(cycles);
                 self.link.counters.bursts.add(bursts);
                 if flushed.taken > 0 {
@@ -242,6 +245,7 @@ impl Worker {
             streams,
             first,
             alone,
+            has_held_back,
             burst,
             keys,
             tx,
@@ -308,7 +312,8 @@ impl Worker {
         if bursts == 0 && is_held_back {
             tx.shares.waste();
         }
-        (bursts, given_back || is_held_back, mark)
+        *has_held_back = is_held_back;
+        (bursts, given_back, mark)
     }
 
     /// NIC doorbells and guest calls, once per iteration. Pending is what a NIC did not take, or has not sent from a
