@@ -262,12 +262,13 @@ pub fn prefetch_read(ptr: *const u8) {
 /// since 2014 (Intel Broadwell; AMD from the first) announces it, and older ones of Intel take it for no operation.
 #[inline(always)]
 pub fn prefetch_write(ptr: *const u8) {
-    #[cfg(target_arch = "x86_64")]
+    // Miri knows no assembly.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch of any address, mapped or not, has no architectural effect; it reads and writes no memory that
     // the compiler knows of, and leaves flags and stack alone.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = ptr;
 }
