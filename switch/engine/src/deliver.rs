@@ -29,7 +29,7 @@ pub(crate) struct Tally {
 
 /// Delivers a burst that came in on `ingress`, whose counters are `from`: groups it by queue,
 /// then makes one reservation, one run of copies and one publication per queue.
-#[inline(always)]
+#[inline(never)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
     (tx.used_nics, tx.flood_cycles) = (false, 0);
@@ -91,6 +91,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     send_groups(burst, &groups, to, tx, from, &mut tally);
     tx.groups = groups;
     tx.charged = u64::from(tally.excess);
+    tx.is_plain = !flood && tally.work == 0 && tally.excess == 0 && burst.is_plain();
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);

@@ -46,12 +46,12 @@ pub(crate) fn charge(
     (before, now): (u64, u64),
     tx: &mut Tx,
 ) {
-    let cycles = now.wrapping_sub(before);
+    let cycles = tx.shares.plausible(now.wrapping_sub(before), tx.is_plain);
     stream.note_burst(count, cycles, &tx.shares);
     let account = Account::From(stream.id.0);
     let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
     if stream.is_nic() {
-        let flooded = tx.flood_cycles;
+        let flooded = tx.shares.plausible(tx.flood_cycles, false);
         if flooded > 0 {
             tx.shares.charge(account, weight, flooded, now);
         }

@@ -182,6 +182,15 @@ impl Shares {
         most
     }
 
+    /// What of the `cycles` that a burst took it can have taken by itself. A core is taken from a worker now and then, for an
+    /// interrupt or by a hypervisor, and that is no port's fault: a plain burst takes no more than a quantum, and any burst
+    /// no more than its budget of work allows.
+    #[inline(always)]
+    pub fn plausible(&self, cycles: u64, is_plain: bool) -> u64 {
+        let quanta = if is_plain { 1 } else { BURST_QUANTA_MAX };
+        cycles.min(quanta * self.quantum)
+    }
+
     /// Charges an account of a port of this weight with `cycles`, at `now`.
     #[inline(always)]
     pub fn charge(&mut self, account: Account, weight: u32, cycles: u64, now: u64) {
@@ -189,8 +198,6 @@ impl Shares {
         let Some(served) = self.served.get_mut(account.index()) else {
             return;
         };
-        // A worker that lost its core in a burst blames the port for no more than any burst can take.
-        let cycles = cycles.min(BURST_QUANTA_MAX * self.quantum);
         let time = match weight {
             0 | 1 => cycles,
             // Never nothing: the account would stand still, and hold up all others.
@@ -207,6 +214,7 @@ impl Shares {
     pub fn charge_aside(&mut self, port: u16, weight: u32, cycles: u64) {
         let account = Account::From(port);
         let seen_at = self.served.get(account.index()).map_or(0, |of| of.seen_at);
+        let cycles = self.plausible(cycles, false);
         self.charge(account, weight, cycles, seen_at);
     }
 
@@ -323,6 +331,19 @@ mod tests {
         assert!(shares.is_contended() && !shares.is_ahead(Account::From(1)));
         shares.charge(Account::From(1), 1, 5000, 1_000_010);
         assert!(shares.is_ahead(Account::From(1)) && !shares.is_ahead(Account::To(1)));
+    }
+
+    #[test]
+    fn a_burst_is_charged_with_no_more_than_it_can_have_taken() {
+        let shares = Shares::new(QUANTUM);
+        for (took, plain, charged) in [
+            (10, true, 10),
+            (5 * QUANTUM, true, QUANTUM),
+            (5 * QUANTUM, false, 5 * QUANTUM),
+            (1_000 * QUANTUM, false, BURST_QUANTA_MAX * QUANTUM),
+        ] {
+            assert_eq!(shares.plausible(took, plain), charged);
+        }
     }
 
     #[test]

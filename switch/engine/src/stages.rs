@@ -15,7 +15,7 @@ use crate::vlan::VlanPolicy;
 const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
 
 /// Reads the link layer of every frame, and weeds out what is no frame.
-#[inline(always)]
+#[inline(never)]
 pub fn parse(burst: &mut Burst) {
     let mut large = false;
     // A header like that of the frame before, and no tag: what was read of that one is true of this one.
@@ -193,7 +193,7 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
 
 /// Places every frame in its VLAN, or turns it away; and turns away those that the port's guard does not let pass. The
 /// port's kind is looked at once, not per frame.
-#[inline(always)]
+#[inline(never)]
 pub fn admit(burst: &mut Burst, port: Option<&PortView>) {
     place(burst, port);
     if let Some(guard) = port.and_then(|port| port.sources.as_deref()) {
@@ -240,7 +240,7 @@ impl Default for Keys {
 }
 
 /// Learns where frames come from, and finds where they go. Returns whether any is to be flooded.
-#[inline(always)]
+#[inline(never)]
 pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) -> bool {
     prepare(burst, view, keys);
     let quotas = |port| view.port(port).map(|port| &*port.quota);

@@ -154,6 +154,8 @@ pub struct Tx {
     /// What of the last burst's time receivers were charged with, and what its flooded frames took; cycles.
     pub(crate) charged: u64,
     pub(crate) flood_cycles: u64,
+    /// Whether the last burst was of frames in one piece, that went as they were to one port each, whose buffers were plain.
+    pub(crate) is_plain: bool,
     /// Guest queues delivered to in this iteration: they may want a call.
     pub(crate) touched: Vec<Touched>,
     /// Rings found broken since the control thread last looked.
@@ -184,6 +186,7 @@ impl Tx {
             shares: Shares::new(quantum_cycles),
             charged: 0,
             flood_cycles: 0,
+            is_plain: false,
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Segmenter::default(),

@@ -128,6 +128,24 @@ pub enum Idle {
     SleepAfter(u64),
 }
 
+/// When a worker's last turn ended, and when it last had something to do; cycles.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    then: u64,
+    idle_since: u64,
+}
+
+impl Times {
+    /// Before the first turn.
+    pub fn begin() -> Times {
+        let now = tsc();
+        Times {
+            then: now,
+            idle_since: now,
+        }
+    }
+}
+
 /// One worker.
 pub struct Worker {
     index: usize,
@@ -185,41 +203,48 @@ impl Worker {
 
     /// The loop.
     pub fn run(mut self) {
-        let (mut then, mut idle_since) = (tsc(), tsc());
+        let mut times = Times::begin();
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let injected = self.quiesce();
-            let (polled, given_back, done) = self.iterate(then);
-            let alone = self.alone.take();
-            let bursts = injected + polled;
-            let flushed = self.flush(bursts > 0 || given_back);
-            let now = tsc();
-            let cycles = now.wrapping_sub(then);
-            then = now;
-            self.link.counters.turns.record(cycles);
-            if let Some((port, burst)) = alone {
-                // No other port had anything of this iteration.
-                let weight = self.view.port(port).map_or(1, |port| port.weight);
-                let rest = cycles.saturating_sub(burst);
-                self.tx.shares.charge_aside(port, weight, rest);
+            self.turn(&mut times);
+        }
+    }
+
+    /// One turn of the loop: news, a walk over all streams, doorbells and calls, and sleep when there is nothing to do.
+    #[inline(always)]
+    pub fn turn(&mut self, times: &mut Times) {
+        let injected = self.quiesce();
+        let (polled, given_back, done) = self.iterate(times.then);
+        let alone = self.alone.take();
+        let bursts = injected + polled;
+        let flushed = self.flush(bursts > 0 || given_back);
+        let now = tsc();
+        let cycles = now.wrapping_sub(times.then);
+        times.then = now;
+        self.link.counters.turns.record(cycles);
+        if let Some((port, burst)) = alone {
+            // No other port had anything of this iteration.
+            let weight = self.view.port(port).map_or(1, |port| port.weight);
+            let rest = cycles.saturating_sub(burst);
+            self.tx.shares.charge_aside(port, weight, rest);
+        }
+        if bursts > 0 || flushed.worked || self.has_held_back {
+            self.link.counters.busy_cycles.add(cycles);
+            self.link.counters.bursts.add(bursts);
+            if flushed.taken > 0 {
+                self.charge_others(&flushed, now.wrapping_sub(done));
             }
-            if bursts > 0 || flushed.worked || self.has_held_back {
-                self.link.counters.busy_cycles.add(cycles);
-                self.link.counters.bursts.add(bursts);
-                if flushed.taken > 0 {
-                    self.charge_others(&flushed, now.wrapping_sub(done));
-                }
-                idle_since = now;
-                continue;
-            }
-            self.link.counters.idle_cycles.add(cycles);
-            if let Idle::SleepAfter(spin) = self.idle
-                && now.wrapping_sub(idle_since) > spin
-            {
-                self.sleep(flushed.pending);
-                then = tsc();
-                idle_since = then;
-                self.link.counters.sleep_cycles.add(then.wrapping_sub(now));
-            }
+            times.idle_since = now;
+            return;
+        }
+        self.link.counters.idle_cycles.add(cycles);
+        if let Idle::SleepAfter(spin) = self.idle
+            && now.wrapping_sub(times.idle_since) > spin
+        {
+            self.sleep(flushed.pending);
+            times.then = tsc();
+            times.idle_since = times.then;
+            let slept = times.then.wrapping_sub(now);
+            self.link.counters.sleep_cycles.add(slept);
         }
     }
 

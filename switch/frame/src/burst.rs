@@ -215,6 +215,8 @@ pub struct Burst {
     /// Whether a frame is to be cut into segments, for those who do not take it whole.
     large: bool,
     segments: Vec<Segment>,
+    /// Whether a frame was put together from the pieces of a chain.
+    has_chains: bool,
     /// Lent to whoever puts a frame's pieces together.
     scratch: Vec<Segment>,
     /// Whose memory may be taken instead of copied.
@@ -237,6 +239,7 @@ impl Burst {
             weight: 0,
             large: false,
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
+            has_chains: false,
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
             lease: Lease::default(),
         }
@@ -248,6 +251,7 @@ impl Burst {
         self.len = 0;
         self.weight = 0;
         self.large = false;
+        self.has_chains = false;
         self.segments.clear();
         self.lease.close();
     }
@@ -294,6 +298,12 @@ impl Burst {
         self.large = true;
     }
 
+    /// Whether each frame is in one piece, and none is to be cut.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        !self.large && !self.has_chains
+    }
+
     /// How many frames there are.
     #[inline(always)]
     pub fn len(&self) -> usize {
@@ -336,6 +346,7 @@ impl Burst {
     /// Lends an empty list with room for [`MAX_BURST_SEGMENTS`]; give it back with
     /// [`put_scratch`](Self::put_scratch).
     pub fn take_scratch(&mut self) -> Vec<Segment> {
+        self.has_chains = true;
         std::mem::take(&mut self.scratch)
     }
 

@@ -24,5 +24,5 @@ pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
 pub use header::{NEEDS_CSUM, virtio_header};
 pub use lease::Lease;
 pub use parts::{PartCursor, Parts};
-pub use segment::{Segment, SegmentMut, prefetch_read, prefetch_write};
+pub use segment::{Segment, SegmentMut, prefetch_buffer, prefetch_read, prefetch_write};
 pub use work::Work;

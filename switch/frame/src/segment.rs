@@ -149,6 +149,11 @@ impl SegmentMut {
 
     /// Writes `header` and, behind it, the first `n` bytes of `head`. Where there is no room for both arrays whole, nothing
     /// is written (`false`).
+    ///
+    /// A header that ends where a cache line does, as DPDK lays it ([`has_own_line`]), has no line in common with the frame.
+    /// It is nearly always there already, since a driver uses its buffers again: then it is not written, and the line stays
+    /// with the driver's core, which reads the number of buffers in it, instead of crossing twice for each frame. A guest
+    /// that changes it between the look and the driver's own has changed what it reads itself.
     #[inline(always)]
     pub fn write_head<const N: usize>(
         &self,
@@ -162,7 +167,10 @@ impl SegmentMut {
         // SAFETY: N + n <= N + HEAD_LEN <= len bytes are writable by `new`'s contract; n <= HEAD_LEN bytes of `head` are
         // readable, and `head` is ours.
         unsafe {
-            self.ptr.cast::<[u8; N]>().write_unaligned(*header);
+            let at = self.ptr.cast::<[u8; N]>();
+            if !has_own_line(self.ptr, N) || at.read_unaligned() != *header {
+                at.write_unaligned(*header);
+            }
             copy(head.as_ptr(), self.ptr.add(N), n);
         }
         true
@@ -254,6 +262,26 @@ pub fn prefetch_read(ptr: *const u8) {
     let _ = ptr;
 }
 
+/// Bytes of a cache line, on every x86-64.
+const LINE_LEN: usize = 64;
+
+/// Whether the `header` bytes at `ptr` end where a cache line does.
+#[inline(always)]
+fn has_own_line(ptr: *const u8, header: usize) -> bool {
+    (ptr as usize).wrapping_add(header).is_multiple_of(LINE_LEN)
+}
+
+/// Asks for the first two lines of a receive buffer at `ptr`, whose first `header` bytes are the ring's own: to be written,
+/// but for a header in a line of its own, which is read, and seldom written.
+#[inline(always)]
+pub fn prefetch_buffer(ptr: *const u8, header: usize) {
+    match has_own_line(ptr, header) {
+        true => prefetch_read(ptr),
+        false => prefetch_write(ptr),
+    }
+    prefetch_write(ptr.wrapping_add(LINE_LEN));
+}
+
 /// Asks the core to fetch the line at `ptr` for writing (PREFETCHW), so that the store does not
 /// wait for the other core to give it up. Any address will do.
 ///
@@ -267,8 +295,63 @@ pub fn prefetch_write(ptr: *const u8) {
     // SAFETY: a prefetch of any address, mapped or not, has no architectural effect; it reads and writes no memory that
     // the compiler knows of, and leaves flags and stack alone.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) ptr, options(nostack, preserves_flags, readonly));
+        core::arch::asm!("prefetchw [{}]", in(reg) ptr.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = ptr;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[repr(align(64))]
+    struct Lines([u8; 256]);
+
+    proptest! {
+        /// Header and frame are what is there afterwards, wherever in a line the buffer begins and whatever was there
+        /// before, the same header included; nothing beyond them is changed.
+        #[test]
+        fn header_and_head_replace_what_was_there(
+            at in 0usize..128,
+            header: [u8; 12],
+            is_there: bool,
+            before: [u8; 32],
+            head: [u8; 32],
+            n in 0usize..=HEAD_LEN,
+        ) {
+            let mut memory = Lines([before[0]; 256]);
+            memory.0[at..at + 32].copy_from_slice(&before);
+            if is_there {
+                memory.0[at..at + 12].copy_from_slice(&header);
+            }
+            let mut whole = [7; HEAD_LEN];
+            whole[..32].copy_from_slice(&head);
+            let mut want = memory.0;
+            want[at..at + 12].copy_from_slice(&header);
+            want[at + 12..at + 12 + n].copy_from_slice(&whole[..n]);
+            // SAFETY: 128 bytes from `at` < 128 on are within the 256, which are ours.
+            let to = unsafe { SegmentMut::new(memory.0.as_mut_ptr().add(at), 128) };
+            prop_assert!(to.write_head(&header, &whole, n));
+            prop_assert!(memory.0 == want);
+        }
+    }
+
+    /// The instruction that is meant is the one that is there: opcode 0F 0D /1. A prefetch for reading (0F 18) would have
+    /// each line cross twice.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[test]
+    fn a_write_prefetch_is_compiled_to_prefetchw() {
+        #[inline(never)]
+        fn prefetch(ptr: *const u8) {
+            prefetch_write(ptr);
+        }
+        let code = prefetch as fn(*const u8) as *const u8;
+        // SAFETY: the function is at least this instruction and a return, and its code, as that of the test behind it, is
+        // mapped readable.
+        let code = unsafe { std::slice::from_raw_parts(code, 16) };
+        let is_prefetchw = |w: &[u8]| w[0] == 0x0f && w[1] == 0x0d && (w[2] >> 3) & 7 == 1;
+        assert!(code.windows(3).any(is_prefetchw), "{code:02x?}");
+    }
 }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_frame::{
-    BURST, Burst, Frame, Pick, SegmentMut, TagOp, copy_plain, prefetch_write, virtio_header,
+    BURST, Burst, Frame, Pick, SegmentMut, TagOp, copy_plain, prefetch_buffer, virtio_header,
 };
 
 use super::Outcome;
@@ -71,7 +71,7 @@ fn place(at: u64) -> usize {
 impl<R: RxRing> RxQueue<R> {
     /// Reads the entries of up to `count` plain buffers from the ring's head on, and asks for their first lines, to be
     /// written. Nothing is taken. What was looked at already is not looked at again.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn look(&self, count: usize, scratch: &mut RxScratch) {
         self.look_from(self.reserve.head(), count, self.ahead(scratch));
     }
@@ -81,7 +81,7 @@ impl<R: RxRing> RxQueue<R> {
         &mut scratch.aheads.0[self.id as usize % QUEUES]
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn look_from(&self, head: u64, count: usize, ahead: &mut Ahead) {
         let memory = self.ring.memory();
         let this = (self.id, memory.generation());
@@ -108,8 +108,7 @@ impl<R: RxRing> RxQueue<R> {
             if ptr.is_null() {
                 break;
             }
-            prefetch_write(ptr);
-            prefetch_write(ptr.wrapping_add(64));
+            prefetch_buffer(ptr, self.features.header_len());
             // SAFETY: translated for `len` bytes of the memory, which stays mapped until the worker's next quiescent
             // point, and beyond it as long as it is the queue's: `Ahead` says which it is of. Never borrowed.
             ahead.buffers[place(at)] = unsafe { SegmentMut::new(ptr, len) };
@@ -120,7 +119,7 @@ impl<R: RxRing> RxQueue<R> {
 
     /// Delivers the first of `picks`, as many as are plain and have a plain buffer that holds them. Returns how many
     /// that were: of the others nothing was touched.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn deliver_plain(
         &self,
         worker: usize,
@@ -159,7 +158,7 @@ impl<R: RxRing> RxQueue<R> {
     }
 
     /// How many of `picks`, from the first on, can go this way.
-    #[inline(always)]
+    #[inline(never)]
     fn count_plain(&self, burst: &Burst, picks: &[Pick], ahead: &Ahead) -> usize {
         let completes = self.features.has(feature::GUEST_CSUM);
         let header = self.features.header_len();
@@ -178,7 +177,7 @@ impl<R: RxRing> RxQueue<R> {
 
     /// Copies the picked frames and writes their used entries. Returns the bytes of the frames, and what the first used
     /// entry says.
-    #[inline(always)]
+    #[inline(never)]
     fn fill_plain<const HEADER: usize>(
         &self,
         burst: &Burst,

@@ -103,7 +103,7 @@ impl SplitTx {
         self.next.into()
     }
 
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn receive(&mut self, burst: &mut Burst) -> usize {
         let generation = self.ring.memory().generation();
         if generation != self.generation {
@@ -162,6 +162,7 @@ impl SplitTx {
 
     /// Reads the descriptors of the next burst and asks for its bytes, in passes, so that the
     /// misses of a whole burst overlap; and asks for the descriptors of the one after it.
+    #[inline(never)]
     fn look_ahead(&mut self) {
         let Lookahead {
             heads,
@@ -258,7 +259,7 @@ impl SplitTx {
         pushed
     }
 
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn complete(&mut self) {
         let held = std::mem::take(&mut self.held);
         if held == 0 {
