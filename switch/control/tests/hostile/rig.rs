@@ -293,21 +293,30 @@ pub fn until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
 /// Descriptors that the process has, and mappings of guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Census {
+    /// Eventfds, and all others.
+    events: usize,
     descriptors: usize,
     mappings: usize,
 }
 
-/// Copies of call descriptors that the two honest guests' ports may have.
+/// Copies of call descriptors, all eventfds, that the two honest guests' ports may have.
 const CALLS_MAX: usize = 8;
 
 impl Census {
     pub fn now() -> Census {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("it is there");
         let guest = |line: &&str| line.contains("memfd:");
+        let is_event = |entry: &std::fs::DirEntry| {
+            std::fs::read_link(entry.path())
+                .is_ok_and(|what| what.to_string_lossy().contains("eventfd"))
+        };
+        let descriptors = std::fs::read_dir("/proc/self/fd").expect("it is there");
+        let (events, others): (Vec<_>, Vec<_>) = descriptors
+            .map(|entry| entry.expect("it is readable"))
+            .partition(is_event);
         Census {
-            descriptors: std::fs::read_dir("/proc/self/fd")
-                .expect("it is there")
-                .count(),
+            events: events.len(),
+            descriptors: others.len(),
             mappings: maps.lines().filter(guest).count(),
         }
     }
@@ -317,7 +326,9 @@ impl Census {
         let mut now = Census::now();
         let no_more = until(PATIENCE, || {
             now = Census::now();
-            now.descriptors <= self.descriptors && now.mappings <= self.mappings
+            now.events <= self.events
+                && now.descriptors <= self.descriptors
+                && now.mappings <= self.mappings
         });
         assert!(no_more, "before {self:?}, after {now:?}");
     }
@@ -328,9 +339,10 @@ impl Census {
         let mut now = Census::now();
         let same = until(PATIENCE, || {
             now = Census::now();
-            let more = now.descriptors.saturating_sub(self.descriptors);
-            now.descriptors >= self.descriptors
-                && more <= CALLS_MAX
+            let copies = now.events.saturating_sub(self.events);
+            now.events >= self.events
+                && copies <= CALLS_MAX
+                && now.descriptors == self.descriptors
                 && now.mappings == self.mappings
         });
         assert!(same, "before {self:?}, after {now:?}");
