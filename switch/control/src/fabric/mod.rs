@@ -12,10 +12,12 @@ mod balance;
 pub(crate) mod caller;
 mod direct;
 mod health;
+mod kept;
 mod moves;
 mod moving;
 pub(crate) mod numa;
 mod packets;
+mod pinning;
 mod placement;
 mod planner;
 mod ports;
@@ -35,8 +37,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
-use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::fdb::{Damping, Fdb, Quota};
+use crosspoint_engine::fdb::{Damping, Fdb};
 use crosspoint_engine::storm::{StormControl, StormLimits};
 use crosspoint_engine::stream::{Source, Stream, StreamId};
 use crosspoint_engine::tap::Tap;
@@ -56,6 +57,7 @@ use attachment::Calls;
 use balance::Measured;
 pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
 pub use direct::Uplink;
+use kept::Kept;
 pub use moving::MoveError;
 pub use ports::PortSettings;
 use watch::Watch;
@@ -207,6 +209,7 @@ struct Port {
     /// The memory node of an uplink's NIC.
     node: Option<u32>,
     calls: Calls,
+    before: kept::Before,
 }
 
 struct State {
@@ -222,6 +225,8 @@ struct State {
     taps: Vec<Arc<Tap>>,
     /// What ports that are gone had counted.
     removed: RemovedStatus,
+    /// The same of ports that are being opened anew, by name.
+    kept: BTreeMap<String, kept::Kept>,
     /// Kept for the status alone.
     config: ConfigStatus,
 }
@@ -287,6 +292,7 @@ impl Fabric {
                 balance,
                 taps: Vec::new(),
                 removed: RemovedStatus::default(),
+                kept: BTreeMap::new(),
                 config: ConfigStatus {
                     last_reload_success_timestamp_s: seconds_since_1970(),
                     ..ConfigStatus::default()
@@ -324,12 +330,15 @@ impl Fabric {
             }
             None => return None,
         };
+        let kept = state.kept.remove(&options.name);
+        let size = (self.links.len(), options.queues);
+        let (counters, quota, before) = Kept::resume(kept, size, options.mac_limit);
         let view = PortView {
             name: options.name.as_str().into(),
             vlan: Arc::new(options.vlan.clone()),
             egress: Egress::Down,
-            counters: Arc::new(PortCounters::new(self.links.len(), options.queues)),
-            quota: Arc::new(Quota::new(options.mac_limit)),
+            counters,
+            quota,
             joins: options.joins,
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
@@ -350,6 +359,7 @@ impl Fabric {
             spare: Vec::new(),
             node: None,
             calls: Calls::new(self.clock.hz()),
+            before,
         });
         drop(self.publish(&mut state, Vec::new()));
         self.forget_forbidden(&state);
@@ -432,6 +442,7 @@ impl Fabric {
             if let Some(placed) = port.streams.remove(&queue) {
                 let counters = &port.view.counters;
                 state.balance.note_left(counters, queue, &placed);
+                port.before.note_left(queue, &placed);
                 updates[placed.worker].remove.push((number, queue));
                 released.push(placed);
             }
