@@ -16,7 +16,7 @@ use crate::show::seconds;
 
 /// Watch a running switch: traffic, drops and completion times as they are now
 ///
-/// All is per second, and of the time since the refresh before. Keys: 1 to 5 or Tab choose what is seen, left and right
+/// All is per second, and of the time since the refresh before. Keys: 1 to 7 or Tab choose what is seen, left and right
 /// the column that it is sorted by, r turns the order round, / filters, Enter shows one line in full, p pauses,
 /// + and - change the interval, ? explains the keys, q ends.
 #[derive(Args)]

@@ -51,7 +51,7 @@ pub struct Daemon {
     socket: PathBuf,
     running: Arc<Running>,
     started: Instant,
-    /// When what is missing is tried again.
+    /// When what is missing is tried again, and looked for.
     retry_at: Mutex<Instant>,
     /// Of the main loop.
     beat: Arc<Beat>,
@@ -135,7 +135,7 @@ impl Daemon {
         self.retry_missing();
     }
 
-    /// Tries again to have what the switch was started without, every few seconds.
+    /// Tries again to have what the switch was started without, or has been taken from it, every few seconds.
     fn retry_missing(&self) {
         let mut retry_at = self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
         if Instant::now() < *retry_at {
@@ -144,13 +144,13 @@ impl Daemon {
         *retry_at = Instant::now() + RETRY_INTERVAL;
         self.running.retry_metrics();
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        if control.is_some() {
-            return;
-        }
-        let started = ControlServer::start(&self.socket, self.running.clone());
+        let done = match &mut *control {
+            Some(server) => server.look_after(),
+            None => ControlServer::start(&self.socket, self.running.clone())
+                .map(|server| *control = Some(server)),
+        };
         self.running
-            .note_missing(CONTROL, started.as_ref().err().map(told));
-        *control = started.ok();
+            .note_missing(CONTROL, done.as_ref().err().map(told));
     }
 
     /// Reads the configuration again, and makes the switch what it says; what comes of it is in the log.

@@ -17,6 +17,7 @@ pub mod plan;
 mod progress;
 mod running;
 pub mod show;
+mod socket_file;
 pub mod status;
 mod threads;
 pub mod top;

@@ -107,6 +107,9 @@ pub struct Snapshot {
     pub daemon: DaemonStatus,
     /// What it knows.
     pub status: Status,
+    /// The addresses that have moved between ports of late, those that moved most first.
+    #[serde(default)]
+    pub movers: Vec<FdbMover>,
 }
 
 /// One port.
@@ -209,6 +212,10 @@ pub struct DeviceStatus {
     pub connections: u64,
     /// Why the last front end went; absent before one has.
     pub last_end: Option<String>,
+    /// Why no front end can connect: somebody has removed or replaced the socket, and it cannot be made again; absent
+    /// where all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_problem: Option<String>,
     /// The features that the driver acknowledged, by name.
     pub features: Vec<String>,
     /// The vhost-user protocol features that the front end acknowledged, by name.
@@ -346,6 +353,21 @@ pub struct XdpStatus {
     pub tx_ring_empty_descs: u64,
 }
 
+impl XdpStatus {
+    /// The sum of both.
+    pub fn plus(&self, other: &XdpStatus) -> XdpStatus {
+        XdpStatus {
+            rx_dropped: self.rx_dropped + other.rx_dropped,
+            rx_invalid_descs: self.rx_invalid_descs + other.rx_invalid_descs,
+            tx_invalid_descs: self.tx_invalid_descs + other.tx_invalid_descs,
+            rx_ring_full: self.rx_ring_full + other.rx_ring_full,
+            rx_fill_ring_empty_descs: self.rx_fill_ring_empty_descs
+                + other.rx_fill_ring_empty_descs,
+            tx_ring_empty_descs: self.tx_ring_empty_descs + other.tx_ring_empty_descs,
+        }
+    }
+}
+
 /// One worker.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -353,6 +375,16 @@ pub struct WorkerStatus {
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
+    /// The cores that its thread may run on, as in `0-3,8`: that core alone, unless somebody has changed it or the process
+    /// has lost the core.
+    #[serde(default)]
+    pub allowed_cores: String,
+    /// The core that it last ran on; absent where the kernel does not tell.
+    #[serde(default)]
+    pub last_core: Option<usize>,
+    /// Whether it may run elsewhere than on its core, or not there.
+    #[serde(default)]
+    pub misplaced: bool,
     /// The memory node of that core; absent where the kernel knows none.
     #[serde(default)]
     pub node: Option<u32>,

@@ -41,6 +41,14 @@ pub(crate) fn involuntary_switches(id: Pid) -> Option<u64> {
     line?.trim().parse().ok()
 }
 
+/// The core that thread `id` runs on, or last ran on.
+pub(crate) fn last_core(id: Pid) -> Option<usize> {
+    let stat = fs::read_to_string(path(id, "stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    // Field 39, counted from one; the first of the rest is the third.
+    rest.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
 fn path(id: Pid, file: &str) -> String {
     format!("/proc/self/task/{}/{file}", id.as_raw_nonzero())
 }
@@ -93,6 +101,8 @@ mod tests {
         let now = activity(id);
         assert!(!now.sleeps());
         assert!(involuntary_switches(id).is_some());
+        let allowed = rustix::thread::sched_getaffinity(Some(id)).expect("an affinity");
+        assert!(last_core(id).is_some_and(|core| allowed.is_set(core)));
         let text = now.since(&now).to_string();
         assert!(text.starts_with("preempted"), "{text}");
     }

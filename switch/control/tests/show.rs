@@ -124,7 +124,11 @@ fn text_from_elsewhere_cannot_control_the_terminal() {
 fn two_snapshots() -> [Snapshot; 2] {
     let picture = picture();
     let (daemon, status) = (picture.daemon(), picture.status());
-    let before = Snapshot { daemon, status };
+    let before = Snapshot {
+        daemon,
+        status,
+        ..Snapshot::default()
+    };
     let mut now = before.clone();
     now.daemon.uptime_ns += 2_500_000_000;
     let queue = &mut now.status.ports[0].queues[0];

@@ -8,6 +8,8 @@ mod connections;
 mod large;
 #[path = "vhost/messages.rs"]
 mod messages;
+#[path = "vhost/places.rs"]
+mod places;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -15,6 +15,13 @@ use crate::{BurstSizes, Latency, Turns};
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
+/// As it is at this moment.
+impl Clone for Counter {
+    fn clone(&self) -> Counter {
+        Counter(AtomicU64::new(self.get()))
+    }
+}
+
 impl Counter {
     /// Adds `n`. For the one writer: this is no atomic addition.
     #[inline(always)]
@@ -32,7 +39,7 @@ impl Counter {
 }
 
 /// One queue of one port, as one worker sees it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[repr(align(128))]
 pub struct QueueCounters {
     /// Frames taken from the port.
@@ -103,6 +110,22 @@ impl PortCounters {
         PortCounters { queues, by_worker }
     }
 
+    /// The same counts, with room for `queues` queues, if those are more. Nobody may count in these any more.
+    pub fn with_queues(&self, workers: usize, queues: usize) -> PortCounters {
+        let queues = queues.max(self.queues);
+        let known = self.by_worker.chunks(self.queues);
+        let counted = known.map(Some).chain(std::iter::repeat(None)).take(workers);
+        let by_worker = counted.flat_map(|of_worker| {
+            let of_worker = of_worker.unwrap_or_default().iter().cloned();
+            let more = std::iter::repeat_with(QueueCounters::default);
+            of_worker.chain(more).take(queues)
+        });
+        PortCounters {
+            queues,
+            by_worker: by_worker.collect(),
+        }
+    }
+
     /// How many queues are counted.
     pub fn queues(&self) -> usize {
         self.queues
@@ -148,4 +171,34 @@ pub struct WorkerCounters {
     pub sleeps: Counter,
     /// Bursts handled.
     pub bursts: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_stay_where_they_are_when_there_are_more_queues() {
+        let before = PortCounters::new(2, 2);
+        for (worker, queue) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let counters = before.at(worker, queue);
+            counters
+                .rx_frames
+                .add(1 + 10 * worker as u64 + u64::from(queue));
+            counters.completion.record(1000, 7);
+            counters.rx_bursts.record(3);
+        }
+        let after = before.with_queues(2, 5);
+        assert_eq!(after.queues(), 5);
+        for (worker, queue) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (old, new) = (before.at(worker, queue), after.at(worker, queue));
+            assert_eq!(old.rx_frames.get(), new.rx_frames.get());
+            assert_eq!(new.completion.sum(), 7000);
+            assert_eq!(new.rx_bursts.count(), 1);
+        }
+        assert_eq!(after.sum(4, |c| &c.rx_frames), 0);
+        assert_eq!(after.sum(0, |c| &c.rx_frames), 12);
+        // Never fewer.
+        assert_eq!(before.with_queues(2, 1).sum(1, |c| &c.rx_frames), 14);
+    }
 }

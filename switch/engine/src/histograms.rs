@@ -8,7 +8,7 @@ use crate::counters::Counter;
 const SIZES: usize = 8;
 
 /// How many bursts had how many frames.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BurstSizes {
     buckets: [Counter; SIZES],
 }

@@ -9,7 +9,7 @@ const BUCKETS: usize = ((MAX_LOG2 - STEPS_LOG2 + 1) as usize) << STEPS_LOG2;
 
 /// A histogram with one writer, log-linear as HDR histograms are, but fixed in size and made of
 /// plain counters, so that recording is one add and the reader needs no agreement.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Latency {
     buckets: [Counter; BUCKETS],
     sum: Counter,

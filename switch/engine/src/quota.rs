@@ -27,6 +27,16 @@ impl Quota {
         }
     }
 
+    /// A quota of `limit` addresses, of which none is used yet, which goes on counting from here.
+    pub fn anew(&self, limit: u32) -> Quota {
+        Quota {
+            moved: self.moved.clone(),
+            refused: self.refused.clone(),
+            damped: self.damped.clone(),
+            ..Quota::new(limit)
+        }
+    }
+
     /// Addresses learned on the port and not aged out.
     pub fn used(&self) -> u32 {
         self.used.load(Ordering::Relaxed)
@@ -90,6 +100,12 @@ impl Quota {
 /// Counts what is rare and what nothing depends on, so loom does not look at it.
 #[derive(Debug, Default)]
 pub(crate) struct Count(std::sync::atomic::AtomicU64);
+
+impl Clone for Count {
+    fn clone(&self) -> Count {
+        Count(self.get().into())
+    }
+}
 
 impl Count {
     pub(crate) fn add_one(&self) {

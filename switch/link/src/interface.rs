@@ -9,8 +9,9 @@ use netlink_packet_route::link::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
+use crate::reach;
 use crate::request::Requests;
-use crate::{Ethtool, LinkError};
+use crate::{Ethtool, LinkError, Reach};
 
 /// One interface, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Interface {
     pub peer: Option<Peer>,
     /// Whether an XDP program is attached, be it ours or not.
     pub has_program: bool,
+    /// Whose frames come in through it.
+    pub reach: Reach,
 }
 
 /// The other end of a veth.
@@ -111,6 +114,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         software: false,
         peer: None,
         has_program: false,
+        reach: reach::of(&message),
     };
     let (mut is_veth, mut other_end, mut namespace) = (false, None, None);
     for attribute in message.attributes {

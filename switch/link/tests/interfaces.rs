@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crosspoint_link::{
-    Changes, Ethtool, Events, Links, Netdev, Settings, Tags, Wake, Wanted, XdpSupport,
+    Changes, Ethtool, Events, Links, Netdev, Reach, Settings, Tags, Wake, Wanted, XdpSupport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -97,6 +97,43 @@ fn an_interface_is_found_as_it_is() {
     run("ip link set far up");
     let found = links.find("up0").expect("an answer").expect("it is there");
     assert_eq!((found.up, found.carrier), (true, true));
+}
+
+#[test]
+fn an_interface_that_has_frames_for_its_own_address_alone_is_told_from_others() {
+    enter_new_namespace();
+    run("ip link add low type veth peer name far");
+    run("ip tuntap add tun mode tun");
+    run("ip tuntap add tap mode tap");
+    let mut links = Links::open().expect("a socket");
+    let mut reach = |name: &str| {
+        links
+            .find(name)
+            .expect("an answer")
+            .expect("it is there")
+            .reach
+    };
+    assert_eq!(reach("low"), Reach::All);
+    assert_eq!(reach("tap"), Reach::All);
+    assert_eq!(reach("tun"), Reach::Nobody("no Ethernet interface"));
+    for mode in ["private", "vepa", "bridge"] {
+        run(&format!(
+            "ip link add link low name upper type macvlan mode {mode}"
+        ));
+        let Reach::OwnAddress(what) = reach("upper") else {
+            panic!("{mode}: {:?}", reach("upper"));
+        };
+        assert!(what.ends_with(mode), "{what}");
+        run("ip link del upper");
+    }
+    run("ip link add link low name upper type macvlan mode passthru");
+    assert_eq!(reach("upper"), Reach::All);
+    run("ip link del upper");
+    run("ip link add link low name upper type macvtap mode bridge");
+    assert_eq!(
+        reach("upper"),
+        Reach::OwnAddress("a macvlan in mode bridge")
+    );
 }
 
 #[test]

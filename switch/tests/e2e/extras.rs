@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use rustix::pipe::{fcntl_setpipe_size, pipe};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Lab, Process, guest, run, s, wait_until};
+use crate::harness::{Host, Lab, Process, guest, run, s, wait_until};
 
 const METRICS: &str = "127.0.0.1:9477";
 /// What each answer may take: far more than it does, and less than for ever.
@@ -28,6 +29,11 @@ struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// With one guest's port, "web", and these tables besides.
     fn start(lab: &'a Lab, tables: &str, stderr: Stdio) -> Self {
+        Self::start_by(lab, &[], tables, stderr)
+    }
+
+    /// The same, started by a command that becomes the one after it.
+    fn start_by(lab: &'a Lab, by: &[&str], tables: &str, stderr: Stdio) -> Self {
         let control = lab.socket("control");
         let config = format!(
             "version = 1\n[workers]\ncores = [1]\npoll = \"adaptive\"\n[control]\nsocket = {control:?}\n{tables}\n{}",
@@ -35,8 +41,9 @@ impl<'a> Daemon<'a> {
         );
         let path = lab.dir().join("switch.toml");
         fs::write(&path, config).expect("the configuration is written");
-        let mut command = lab.command(env!("CARGO_BIN_EXE_crosspoint"));
-        command.args(["run", "--config"]).arg(path);
+        let mut words = by.iter().copied().chain([env!("CARGO_BIN_EXE_crosspoint")]);
+        let mut command = lab.command(words.next().expect("at least one"));
+        command.args(words).args(["run", "--config"]).arg(path);
         command.env("CROSSPOINT_LOG", "debug").stderr(stderr);
         let child = command.spawn().expect("it starts");
         Daemon {
@@ -204,6 +211,74 @@ fn a_control_socket_that_cannot_be_made_yet_costs_no_port_and_is_made_later() {
     fs::remove_file(&control).expect("it is there");
     daemon.wait_for(&["show", "ports"], "web");
     assert!(daemon.end().success());
+}
+
+/// The kernel says "No buffer space available", which nobody takes for a limit of the service.
+#[test]
+fn a_limit_of_locked_memory_is_named_with_what_was_asked_for() {
+    let lab = Lab::new(s(60));
+    let _host = Host::new(&lab, "a", 1);
+    let uplink = "[[port]]\nname = \"up0\"\ntype = \"xdp\"\ninterface = \"up-a\"";
+    let limited = [
+        "prlimit",
+        "--memlock=1048576",
+        "setpriv",
+        "--bounding-set=-ipc_lock",
+        "--inh-caps=-ipc_lock",
+    ];
+    let log = File::create(lab.dir().join("stderr")).expect("a file");
+    let daemon = Daemon::start_by(&lab, &limited, uplink, log.into());
+    let ports = ["show", "ports", "--json"];
+    daemon.wait_for(&ports, "RLIMIT_MEMLOCK) is 1 MiB");
+    let (_, shown) = daemon.ask(&ports);
+    for part in ["16 MiB more", "LimitMEMLOCK=infinity", "CAP_IPC_LOCK"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    front_end_is_answered(&lab.socket("web"));
+    assert!(daemon.end().success());
+}
+
+/// Whoever asks meanwhile stays connected, and keeps what was asked for.
+#[test]
+fn sockets_that_somebody_removes_are_made_again() {
+    let lab = Lab::new(s(120));
+    let log = lab.dir().join("stderr");
+    let daemon = Daemon::start(&lab, "", File::create(&log).expect("a file").into());
+    let (control, web) = (lab.socket("control"), lab.socket("web"));
+    daemon.wait_for(&["show", "ports"], "web");
+    let rights = |path: &Path| {
+        let found = fs::metadata(path).expect("it is there");
+        (found.mode(), found.gid())
+    };
+    let before = [&control, &web].map(|path| rights(path));
+    let mut connected = UnixStream::connect(&control).expect("it answers");
+    for path in [&control, &web] {
+        fs::remove_file(path).expect("it is there");
+    }
+    front_end_is_answered(&web);
+    daemon.wait_for(&["show", "ports"], "web");
+    assert_eq!([&control, &web].map(|path| rights(path)), before);
+    connected.set_read_timeout(Some(PATIENCE)).expect("a time");
+    connected.write_all(b"{\"health\":{}}\n").expect("it reads");
+    let mut answer = [0; 6];
+    connected.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"{\"ok\":");
+    let said = fs::read_to_string(&log).expect("a file");
+    for what in ["its socket", "the control socket"] {
+        assert!(said.contains(what) && said.contains("made again"), "{said}");
+    }
+
+    // Another file in the control socket's place is left alone, and told of to who asks for health or the metrics.
+    fs::remove_file(&control).expect("it is there");
+    fs::write(&control, "mine").expect("nothing is in the way");
+    wait_until("a line of the log", PATIENCE, || {
+        let said = fs::read_to_string(&log).expect("a file");
+        said.contains("the control socket is missing").then_some(())
+    });
+    fs::remove_file(&control).expect("it is there");
+    daemon.wait_for(&["show", "ports"], "web");
+    assert!(daemon.end().success());
+    assert!(!control.exists() && !web.exists());
 }
 
 /// A FIFO that nothing writes, and a file system that does not answer, where the configuration is.

@@ -99,6 +99,33 @@ fn an_interface_that_is_down_is_named_and_taken_once_it_is_up() {
     switch.wait_up(&["sleepy"]);
 }
 
+/// A macvlan, to which the kernel gives frames for its own address alone; and a tun device, which has no addresses at all.
+#[test]
+fn an_interface_that_carries_no_frames_for_guests_is_said_to_be_such() {
+    let lab = Lab::new(s(60));
+    let (_a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    lab.ip("link add link up-a name upper type macvlan mode private");
+    lab.ip("link set upper up");
+    lab.ip("tuntap add tun mode tun");
+    lab.ip("link set tun up");
+    let ports = [port("upper", "upper"), port("tun", "tun"), xdp("b", &b)];
+    let switch = Switch::start_early(&lab, &[1], &ports);
+    switch.wait_up(&["b"]);
+    switch.wait_state("tun", "down: interface `tun` is no Ethernet interface");
+    switch.wait_state(
+        "upper",
+        "a macvlan in mode private: the kernel gives it frames for its own address alone",
+    );
+    for part in ["mode passthru", "name the interface below it"] {
+        assert!(switch.log().contains(part), "{}", switch.log());
+    }
+    let config = switch.config_path();
+    let config = config.to_str().expect("a plain path");
+    let (_, report) = Switch::command(&lab, &["doctor", "--config", config]);
+    assert_eq!(report.matches(" reach ").count(), 2, "{report}");
+    switch.stop(Signal::TERM);
+}
+
 #[test]
 fn an_interface_of_another_switch_is_left_alone_and_taken_once_it_is_free() {
     let lab = Lab::new(s(30));

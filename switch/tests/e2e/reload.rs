@@ -1,10 +1,120 @@
 //! A running switch is made another by its files and by commands, as an operator does it.
 
+use std::collections::BTreeMap;
 use std::fs;
 
+use crosspoint_guest::{Guest, GuestOptions};
 use rustix::process::Signal;
 
-use crate::harness::{Host, Lab, Switch, guest, s, wait_until, xdp};
+use crate::harness::{Host, Lab, Metrics, Switch, guest, s, wait_until, xdp};
+
+/// Everything that is counted of a port: each series by its name and labels, but for the worker's.
+fn counted(metrics: &Metrics, port: &str) -> BTreeMap<String, u64> {
+    let grows = |name: &str| {
+        ["_total", "_count", "_bucket", "_sum"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
+    let of_port = metrics
+        .samples
+        .iter()
+        .filter(|sample| sample.label("port") == port && grows(&sample.name));
+    of_port
+        .map(|sample| {
+            (
+                format!("{} {:?}", sample.name, sample.labels),
+                sample.value as u64,
+            )
+        })
+        .collect()
+}
+
+/// Of every kind of change that opens ports anew: a guest's with more queues and with fewer, and an uplink's.
+#[test]
+fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_anew() {
+    let lab = Lab::new(s(120));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let ports = [xdp("a", &a), xdp("b", &b), guest(&lab, "web")];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut front_ends = Vec::new();
+    let mut connect = || {
+        let web = Guest::connect(lab.socket("web"), GuestOptions::default());
+        front_ends.push(web.expect("the guest connects"));
+        switch.wait_up(&["a", "b", "web"]);
+    };
+    connect();
+    a.must_ping(&b);
+    let names = ["a", "b", "web"];
+    let all = || {
+        let metrics = switch.metrics();
+        names.map(|port| counted(&metrics, port))
+    };
+    let mut before = all();
+    let sent = |of: &BTreeMap<String, u64>| -> u64 {
+        let packets = of
+            .iter()
+            .filter(|(name, _)| name.starts_with("crosspoint_queue_packets_total"));
+        packets.map(|(_, n)| n).sum()
+    };
+    assert!(
+        before.iter().all(|of| of.len() > 28 && sent(of) > 0),
+        "{before:#?}"
+    );
+
+    let main = switch.config_path();
+    let text = fs::read_to_string(&main).expect("the file");
+    for (uplinks, guests) in [
+        ("huge_pages = \"never\"", "queue_pairs = 2"),
+        ("huge_pages = \"transparent\"", "queue_pairs = 1"),
+    ] {
+        let ports = text
+            .split("[[port]]")
+            .enumerate()
+            .map(|(number, port)| match number {
+                0 => port.to_owned(),
+                1 | 2 => format!("[[port]]{port}{uplinks}\n"),
+                _ => format!("[[port]]{port}{guests}\n"),
+            });
+        fs::write(&main, ports.collect::<String>()).expect("the file");
+        let (ended, said) = switch.ask(&["reload"]);
+        assert!(ended.success(), "{said}");
+        connect();
+        a.must_ping(&b);
+        let after = all();
+        for ((port, before), after) in names.iter().zip(&before).zip(&after) {
+            for (series, count) in before {
+                let now = after.get(series);
+                assert!(
+                    now >= Some(count),
+                    "{port}: {series} was {count}, is {now:?}"
+                );
+            }
+            assert!(sent(after) > sent(before), "{port} still counts");
+        }
+        before = after;
+    }
+    let connections = [("port", "web")];
+    assert_eq!(
+        switch
+            .metrics()
+            .sum("crosspoint_port_connections_total", &connections),
+        3
+    );
+    switch.ledger();
+
+    // What is removed and added again is another port, and nothing of the old one is counted twice.
+    let socket = format!("socket={}", lab.socket("web").display());
+    assert!(switch.ask(&["port", "remove", "web"]).0.success());
+    let (ended, said) = switch.ask(&["port", "add", "web", "type=vhost", &socket]);
+    assert!(ended.success(), "{said}");
+    assert_eq!(
+        switch
+            .metrics()
+            .sum("crosspoint_port_connections_total", &connections),
+        0
+    );
+    switch.stop(Signal::TERM);
+}
 
 #[test]
 fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {

@@ -1,12 +1,16 @@
 //! Several workers at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crosspoint_guest::{Guest, GuestOptions};
+use rustix::process::Signal;
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 use serde_json::Value;
 
-use crate::harness::{Lab, Switch, flow_of, guest, mac, number_of, s, udp};
+use crate::harness::{Lab, Switch, flow_of, guest, mac, number_of, s, udp, wait_until};
 
 const FRAMES: u32 = 40_000;
 const FLOWS: u32 = 8;
@@ -51,6 +55,94 @@ fn two_workers_deliver_to_one_guest_and_every_flow_keeps_its_order() {
             "{ledger}"
         );
     }
+}
+
+/// A folder of the kernel's cpuset controller, whose processes go back when it goes.
+struct Cpuset(PathBuf);
+
+impl Cpuset {
+    const ROOT: &str = "/sys/fs/cgroup/cpuset";
+
+    /// One with process `id` in it and all cores; `None` where there is no such controller that may be changed.
+    fn around(id: u32) -> Option<Cpuset> {
+        let folder = Path::new(Self::ROOT).join(format!("crosspoint-test-{id}"));
+        fs::create_dir(&folder).ok()?;
+        let cpuset = Cpuset(folder);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let all = fs::read(Path::new(Self::ROOT).join(file)).ok()?;
+            fs::write(cpuset.0.join(file), all).ok()?;
+        }
+        fs::write(cpuset.0.join("cgroup.procs"), id.to_string()).ok()?;
+        Some(cpuset)
+    }
+
+    fn allow(&self, cores: &str) {
+        fs::write(self.0.join("cpuset.cpus"), cores).expect("it is ours");
+    }
+}
+
+impl Drop for Cpuset {
+    fn drop(&mut self) {
+        let own = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for id in own.lines() {
+            let _ = fs::write(Path::new(Self::ROOT).join("cgroup.procs"), id);
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Waits until the only worker may run on these cores, and says what `show workers` has of it.
+fn wait_allowed(switch: &Switch<'_>, cores: &str) -> String {
+    wait_until(&format!("a worker on {cores}"), s(20), || {
+        let workers = switch.show_json("workers");
+        (workers[0]["allowed_cores"] == cores).then_some(())
+    });
+    switch.show("workers")
+}
+
+#[test]
+fn a_worker_that_is_taken_off_its_core_is_put_back_as_soon_as_the_kernel_allows_it() {
+    let lab = Lab::new(s(120));
+    let switch = Switch::start(&lab, &[1], &[guest(&lab, "web")]);
+    wait_allowed(&switch, "1");
+    // As taskset does.
+    let thread = Pid::from_raw(switch.worker_thread(0) as i32).expect("a thread");
+    let mut elsewhere = CpuSet::new();
+    elsewhere.set(0);
+    sched_setaffinity(Some(thread), &elsewhere).expect("it is ours");
+    wait_until("a line of the log", s(20), || {
+        let log = switch.log();
+        log.contains("might run on core 0").then_some(())
+    });
+    let shown = wait_allowed(&switch, "1");
+    assert!(!shown.contains("not pinned"), "{shown}");
+    let misplaced = || {
+        switch
+            .metrics()
+            .sum("crosspoint_worker_misplaced", &[("worker", "0")])
+    };
+    assert_eq!(misplaced(), 0);
+
+    // The process loses the core, and gets it back.
+    let Some(cpuset) = Cpuset::around(switch.id()) else {
+        eprintln!("there is no cpuset controller of version 1: not tried");
+        return;
+    };
+    cpuset.allow("0");
+    let shown = wait_allowed(&switch, "0");
+    assert!(
+        shown.contains("not pinned to core 1: may run on 0"),
+        "{shown}"
+    );
+    assert_eq!(misplaced(), 1);
+    wait_until("a line of the log", s(20), || {
+        let log = switch.log();
+        log.contains("cannot be pinned to its core").then_some(())
+    });
+    cpuset.allow("0-1");
+    wait_allowed(&switch, "1");
+    assert_eq!(misplaced(), 0);
+    switch.stop(Signal::TERM);
 }
 
 /// The workers that poll the senders.

@@ -9,6 +9,7 @@ pub mod attach;
 mod crate_backend;
 #[cfg(not(loom))]
 mod direct;
+mod error;
 mod fill;
 mod handover;
 pub mod interface;
@@ -24,10 +25,11 @@ mod umem;
 pub use attach::{Attachment, XdpMode};
 #[cfg(not(loom))]
 pub use direct::{DIRECT_FRAMES, DirectStatus, DirectTx};
+pub use error::SocketError;
 pub use handover::Handover;
 pub use memory::PacketMemory;
 pub use rx::XskRx;
-pub use socket::{BindMode, SocketError, SocketOptions, Statistics, XskSocket};
+pub use socket::{BindMode, SocketOptions, Statistics, XskSocket};
 pub use tx::{Flushed, NicOutcome, XskTx};
 pub use umem::{FRAME_SIZE, Pages, Umem};
 

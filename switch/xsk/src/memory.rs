@@ -148,7 +148,8 @@ fn found(
     options: &SocketOptions,
 ) -> Result<(Group, (XskRx, XskTx)), SocketError> {
     let umem = Umem::new(sockets, kind.pages, node);
-    let umem = Arc::new(umem.map_err(SocketError::new("allocating packet memory"))?);
+    let umem = umem.map_err(SocketError::allocating(Umem::len_of(sockets), kind.pages));
+    let umem = Arc::new(umem?);
     // Linux before 6.8 does not know the requests, and refuses them.
     let ask = Registration::Own(&umem, true);
     let (opening, memory) = match Opening::new(&ask) {

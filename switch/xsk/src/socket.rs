@@ -9,8 +9,7 @@ use std::{os::fd::FromRawFd, time::Instant};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use thiserror::Error;
-
+use crate::SocketError;
 use crate::ring::Ring;
 use crate::umem::{Pages, Umem};
 #[cfg(not(feature = "xsk-rs"))]
@@ -48,23 +47,6 @@ pub struct SocketOptions {
     pub pages: Pages,
     /// The longest frame that it sends, bytes, a tag not counted: the interface's MTU and 14.
     pub frame_len_max: u32,
-}
-
-/// Why a socket could not be opened.
-#[derive(Debug, Error)]
-#[error("{what}: {why}")]
-pub struct SocketError {
-    /// What was being done.
-    pub what: &'static str,
-    /// What the kernel said.
-    #[source]
-    pub why: io::Error,
-}
-
-impl SocketError {
-    pub(crate) fn new(what: &'static str) -> impl FnOnce(io::Error) -> SocketError {
-        move |why| SocketError { what, why }
-    }
 }
 
 /// The kernel's counters of one socket (XDP_STATISTICS).
@@ -287,18 +269,20 @@ impl Opening {
         }
         // SAFETY: just made, ours alone.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        let registered = match memory {
+        let (registered, len) = match memory {
             Registration::Own(umem, metadata) => {
-                register(fd.as_fd(), (umem.base(), umem.len()), 0, *metadata)
+                let memory = (umem.base(), umem.len());
+                (register(fd.as_fd(), memory, 0, *metadata), umem.len())
             }
-            Registration::Of(_) => Ok(()),
+            Registration::Of(_) => (Ok(()), 0),
             #[cfg(not(loom))]
             Registration::Guest(memory, metadata) => {
                 let flags = libc::XDP_UMEM_UNALIGNED_CHUNK_FLAG;
-                register(fd.as_fd(), (memory.base(), memory.len()), flags, *metadata)
+                let (base, len) = (memory.base(), memory.len());
+                (register(fd.as_fd(), (base, len), flags, *metadata), len)
             }
         };
-        registered.map_err(SocketError::new("registering packet memory"))?;
+        registered.map_err(SocketError::locking(len))?;
         for ring in [
             libc::XDP_UMEM_FILL_RING,
             libc::XDP_UMEM_COMPLETION_RING,

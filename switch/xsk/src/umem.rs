@@ -77,9 +77,8 @@ impl Umem {
     /// Memory for `sockets` sockets, present from the start: no page faults later.
     /// On memory node `node` if there is room, where one is given.
     pub fn new(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
-        const HUGE: usize = 2 << 20;
-        let frames = 2 * usize::from(sockets) * RING_SIZE as usize;
-        let len = (frames * FRAME_SIZE as usize).next_multiple_of(HUGE);
+        let frames = frames_of(sockets);
+        let len = Umem::len_of(sockets);
         #[cfg(not(feature = "xsk-rs"))]
         let base = map(len, pages, node)?;
         #[cfg(feature = "xsk-rs")]
@@ -92,6 +91,12 @@ impl Umem {
             #[cfg(feature = "xsk-rs")]
             inner,
         })
+    }
+
+    /// Bytes of the memory for so many sockets.
+    pub(crate) fn len_of(sockets: u16) -> usize {
+        const HUGE: usize = 2 << 20;
+        (frames_of(sockets) * FRAME_SIZE as usize).next_multiple_of(HUGE)
     }
 
     #[cfg(not(feature = "xsk-rs"))]
@@ -153,6 +158,11 @@ impl Umem {
         // SAFETY: as in `segment`; no Rust reference is ever made into a UMEM.
         Some(unsafe { SegmentMut::new(self.base.wrapping_add(at as usize), len) })
     }
+}
+
+/// Frames of the memory for so many sockets.
+fn frames_of(sockets: u16) -> usize {
+    2 * usize::from(sockets) * RING_SIZE as usize
 }
 
 /// Maps `len` bytes of `pages`, all present.

@@ -1,7 +1,8 @@
 //! The daemon's side of the control socket.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::net::UnixListener as PlainListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,17 +11,18 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::capture::{self, EndOnDrop};
 use super::change::{self, Change};
 use super::places::{self, Closed, Limits, Phase, Places};
-use super::socket::{self, SocketError, SocketFile};
+use super::socket::{self, SocketError};
 use super::thread::{ServerThread, serve};
 use super::{Place, Request, Source, snapshot};
 use crate::health;
 use crate::show::{self, Topic};
+use crate::socket_file::{Folders, SocketFile};
 
 /// The longest request, its newline not counted.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -100,9 +102,30 @@ impl AllPlaces {
 /// The thread inherits the caller's CPU affinity: start it before pinning the calling thread to anything.
 #[derive(Debug)]
 pub struct ControlServer {
+    path: PathBuf,
+    folders: Folders,
+    /// Takes a listener in place of the one before.
+    listeners: mpsc::UnboundedSender<PlainListener>,
     // In this order: while the socket is open its inode is not used again, so the file that is removed is ours.
-    _file: SocketFile,
+    file: SocketFile,
     _thread: ServerThread,
+}
+
+/// What clients connect to: a listener, and those that will take its place.
+struct Listening {
+    now: UnixListener,
+    next: mpsc::UnboundedReceiver<PlainListener>,
+}
+
+impl Listening {
+    async fn accept(&mut self) -> io::Result<UnixStream> {
+        loop {
+            tokio::select! {
+                client = self.now.accept() => return client.map(|(client, _)| client),
+                Some(next) = self.next.recv() => self.now = UnixListener::from_std(next)?,
+            }
+        }
+    }
 }
 
 impl ControlServer {
@@ -110,9 +133,11 @@ impl ControlServer {
     /// died is replaced; that of a living one is not, and is an error.
     pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<ControlServer, SocketError> {
         let (listener, file) = socket::listen(path)?;
+        let (listeners, next) = mpsc::unbounded_channel();
         let serving = move || async move {
-            let listener = UnixListener::from_std(listener)?;
-            let accept = async || listener.accept().await.map(|(client, _)| client);
+            let now = UnixListener::from_std(listener)?;
+            let listening = Mutex::new(Listening { now, next });
+            let accept = async || listening.lock().await.accept().await;
             let (moving, end) = (Arc::default(), EndOnDrop::default());
             let looks = Arc::new(Semaphore::new(LOOKS_MAX));
             let places = AllPlaces::new();
@@ -140,9 +165,35 @@ impl ControlServer {
             cause,
         })?;
         Ok(ControlServer {
-            _file: file,
+            path: path.to_owned(),
+            folders: Folders::of(path),
+            listeners,
+            file,
             _thread: thread,
         })
+    }
+
+    /// Makes the socket again where somebody has removed it, or its folder, or put another file in its place. Clients that
+    /// are connected stay.
+    pub fn look_after(&mut self) -> Result<(), SocketError> {
+        if self.file.place().is_there() {
+            return Ok(());
+        }
+        let path = &self.path;
+        self.folders.make_again().map_err(|lost| SocketError::Io {
+            what: "make again",
+            path: path.clone(),
+            cause: io::Error::other(lost),
+        })?;
+        let (listener, file) = socket::listen(path)?;
+        // If its thread has ended, that has been said, and nobody answers in any case.
+        let _ = self.listeners.send(listener);
+        self.file = file;
+        tracing::warn!(
+            "the control socket {} had been removed or replaced: it is made again",
+            path.display()
+        );
+        Ok(())
     }
 
     /// Removes the socket, ends the thread, whatever its clients do, and waits until it has ended. A move that is under

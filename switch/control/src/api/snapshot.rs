@@ -10,5 +10,6 @@ pub(super) fn of(source: &dyn Source) -> Snapshot {
     Snapshot {
         daemon: source.daemon(),
         status,
+        movers: source.movers(),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
+
+use crate::socket_file::SocketFile;
 
 /// Who may talk to the daemon: its user and its group.
 const MODE: u32 = 0o660;
@@ -70,27 +72,6 @@ fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> 
     }
 }
 
-/// A listening socket's file. It is removed on drop, unless somebody has put another file in its place.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    /// Device and inode number, which tell this file from another of its name.
-    identity: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            // If it stays, the next daemon finds it stale and replaces it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
-}
-
 /// Listens at `path`, in a directory that is made if it is missing.
 ///
 /// A socket left by a process that died is replaced. Two daemons that start at once could each take the other's new
@@ -110,11 +91,7 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketEr
     let address = SocketAddrUnix::new(path).map_err(failed("use the path", path))?;
     let socket = unconnected(SocketFlags::NONBLOCK).map_err(failed("open a socket for", path))?;
     net::bind(&socket, &address).map_err(failed("create", path))?;
-    let identity = identity(path).map_err(failed("look at", path))?;
-    let file = SocketFile {
-        path: path.to_owned(),
-        identity,
-    };
+    let file = SocketFile::of(path).map_err(failed("look at", path))?;
     // Nobody can connect before `listen`, so nobody does while the mode is still what umask makes it.
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))
         .map_err(failed("set the mode of", path))?;

@@ -8,6 +8,10 @@ const WORKER_CORES: Check = Check {
     id: "worker-cores",
     looks_at: "Whether the cores of `[workers] cores` are there, this process may use them, and one is left for everything else",
 };
+const WORKER_THREADS: Check = Check {
+    id: "worker-threads",
+    looks_at: "The workers of daemons that run: said of only where one may run elsewhere than on one core",
+};
 const ISOLATION: Check = Check {
     id: "isolation",
     looks_at: "Whether the kernel keeps other tasks off the workers' cores (`isolcpus`, or an isolated cgroup partition)",
@@ -35,6 +39,7 @@ const IDLE: Check = Check {
 
 pub(super) const CHECKS: &[Check] = &[
     WORKER_CORES,
+    WORKER_THREADS,
     ISOLATION,
     TICKLESS,
     SIBLINGS,
@@ -50,6 +55,7 @@ const WAKE_US_MAX: i64 = 20;
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(worker_cores(subject));
+    findings.extend(worker_threads(subject));
     findings.push(isolation(subject));
     if !subject.cores.is_empty() {
         findings.push(tickless(subject));
@@ -101,6 +107,39 @@ fn boot_with(parameter: &str) -> Vec<String> {
         format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{parameter} /' $f"),
         "update-grub    # and start the host again".to_owned(),
     ]
+}
+
+/// Workers of running daemons that are pinned to no core of their own any more.
+fn worker_threads(subject: &Subject<'_>) -> Option<Finding> {
+    let host = subject.host;
+    let is_daemon =
+        |id: &String| host.read(&format!("/proc/{id}/comm")).as_deref() == Some("crosspoint");
+    let daemons = host.processes().into_iter().filter(is_daemon);
+    let threads = daemons.flat_map(|id| {
+        let folder = format!("/proc/{id}/task");
+        let threads = host.list(&folder).into_iter();
+        threads.map(move |thread| format!("{folder}/{thread}"))
+    });
+    let mut astray = Vec::new();
+    for thread in threads {
+        let name = host.read(&format!("{thread}/comm")).unwrap_or_default();
+        let status = host.read(&format!("{thread}/status")).unwrap_or_default();
+        let mut lines = status.lines();
+        let allowed = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let allowed = allowed.map(Cpus::from_list).unwrap_or_default();
+        if name.starts_with("worker-") && allowed.len() > 1 {
+            astray.push(format!("{name} may run on {}", allowed.named()));
+        }
+    }
+    (!astray.is_empty()).then(|| {
+        WORKER_THREADS.finding(
+            Severity::Warning,
+            "host",
+            astray.join(", "),
+            "A worker shares cores with others, and moves between them: lower rate, higher latency.",
+            vec!["crosspoint show workers   # a running daemon pins them again within a second, unless it has lost the core".to_owned()],
+        )
+    })
 }
 
 fn isolation(subject: &Subject<'_>) -> Finding {

@@ -1,6 +1,6 @@
 //! Network interfaces: those that are ports, or are to become such.
 
-use crosspoint_link::Interface;
+use crosspoint_link::{Interface, Reach};
 use crosspoint_xsk::SINGLE_BUFFER_MTU;
 
 use super::host::Nic;
@@ -11,6 +11,10 @@ use crate::config::{Queues, XdpMode, XdpPort};
 const INTERFACE: Check = Check {
     id: "interface",
     looks_at: "Whether the interface is there and up, and its driver",
+};
+const REACH: Check = Check {
+    id: "reach",
+    looks_at: "Whether frames for guests' addresses come in through the interface: said of only where they do not, as with a macvlan, an ipvlan or a tun device",
 };
 const NATIVE: Check = Check {
     id: "native-xdp",
@@ -42,7 +46,7 @@ const BUSY_POLL: Check = Check {
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    INTERFACE, NATIVE, ZERO_COPY, DIRECT, PROGRAM, MTU, QUEUES, BUSY_POLL,
+    INTERFACE, REACH, NATIVE, ZERO_COPY, DIRECT, PROGRAM, MTU, QUEUES, BUSY_POLL,
 ];
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -54,6 +58,7 @@ fn of_interface(subject: &Subject<'_>, nic: &Nic) -> Vec<Finding> {
     let (port, is_port) = subject.port_of(nic);
     let mut findings = vec![state(subject, nic)];
     if let Some(interface) = &nic.interface {
+        findings.extend(reach(nic, interface));
         findings.push(native(nic, &port));
         findings.extend(zero_copy(nic, &port));
         findings.extend(direct(subject, nic));
@@ -109,6 +114,33 @@ fn state(subject: &Subject<'_>, nic: &Nic) -> Finding {
             format!("ethtool {name}    # and look at the cable and its other end"),
         ),
         Some(_) => INTERFACE.ok(name, format!("{driver}, up")),
+    }
+}
+
+fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {
+    let below = vec![
+        format!(
+            "ip -details link show {}    # the name behind @ is the interface below",
+            nic.name
+        ),
+        "# name that one as the port's interface; or make a macvlan with mode passthru".to_owned(),
+    ];
+    match interface.reach {
+        Reach::All => None,
+        Reach::OwnAddress(what) => Some(REACH.finding(
+            Severity::Warning,
+            &nic.name,
+            format!("{what}: the kernel gives it frames for its own address alone"),
+            "No guest with another address gets an answer.",
+            below,
+        )),
+        Reach::Nobody(what) => Some(REACH.finding(
+            Severity::Error,
+            &nic.name,
+            format!("{what}: no frames for guests' addresses come in through it"),
+            "The port does not open.",
+            below,
+        )),
     }
 }
 

@@ -33,6 +33,7 @@ mod interfaces;
 mod interrupts;
 mod kernel;
 mod memory;
+mod own_sockets;
 mod process;
 mod sockets;
 mod subject;
@@ -53,6 +54,7 @@ pub const CHECKS: &[&[Check]] = &[
     interrupts::CHECKS,
     interfaces::CHECKS,
     sockets::CHECKS,
+    own_sockets::CHECKS,
 ];
 
 /// Looks at `host`, as one that `config` is to run on, where there is one. Interfaces are those that the host was asked
@@ -67,6 +69,7 @@ pub fn examine(host: &Host, config: Option<&Config>) -> Report {
         interrupts::check,
         interfaces::check,
         sockets::check,
+        own_sockets::check,
     ];
     Report {
         findings: areas.iter().flat_map(|check| check(&subject)).collect(),

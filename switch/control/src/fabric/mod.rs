@@ -10,12 +10,16 @@ mod announce;
 mod attachment;
 mod balance;
 pub(crate) mod caller;
+mod change;
 mod direct;
 mod health;
+mod kept;
 mod moves;
 mod moving;
 pub(crate) mod numa;
+mod options;
 mod packets;
+mod pinning;
 mod placement;
 mod planner;
 mod ports;
@@ -27,7 +31,6 @@ mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,17 +38,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
-use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::fdb::{Damping, Fdb, Quota};
+use crosspoint_engine::fdb::Fdb;
 use crosspoint_engine::storm::{StormControl, StormLimits};
-use crosspoint_engine::stream::{Source, Stream, StreamId};
 use crosspoint_engine::tap::Tap;
-use crosspoint_engine::tx::NicTx;
 use crosspoint_engine::view::{Egress, PortView, View};
-use crosspoint_engine::vlan::VlanPolicy;
-use crosspoint_engine::worker::{Idle, Shared, Update, WorkerLink};
+use crosspoint_engine::worker::{Idle, Shared, WorkerLink};
 use crosspoint_frame::{Clock, tsc};
-use crosspoint_packet::{FlowHasher, Mac};
+use crosspoint_packet::FlowHasher;
 use crosspoint_vring::{GuestMemory, InflightRegion, RingFault, lost_mappings};
 use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 
@@ -55,125 +54,18 @@ pub(crate) use attachment::Attachment;
 use attachment::Calls;
 use balance::Measured;
 pub use balance::{BalanceOptions, INTERVAL_DEFAULT};
+use change::WorkerChange;
 pub use direct::Uplink;
+use kept::Kept;
 pub use moving::MoveError;
+pub use options::{FabricOptions, NewStream, PortChange, PortOptions, PortState};
 pub use ports::PortSettings;
 use watch::Watch;
 pub use worker::WorkerError;
 
-/// How long a worker may take to come round before the log says so. It is waited for all the
-/// same: what it may still be using cannot be freed.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Why a port is quarantined whose calls block.
 const STUCK_CALL: &str =
     "its front end made a call descriptor block, and a worker had to be freed from it";
-
-/// What the fabric is made of, from the configuration.
-#[derive(Clone, Debug)]
-pub struct FabricOptions {
-    /// One worker for each.
-    pub cores: Vec<usize>,
-    /// Sleep after polling in vain for so long; `None` for never.
-    pub sleep_after: Option<Duration>,
-    /// Entries of the forwarding database.
-    pub fdb_capacity: usize,
-    /// When an address that was not seen is forgotten.
-    pub fdb_ageing: Duration,
-    /// When an address has moved between ports too often, and so stays.
-    pub fdb_damping: Damping,
-    /// NIC queues that there will be: workers share packet memory among so many. More get memory of their own.
-    pub nic_queues: usize,
-    /// Whether streams go to other workers by measured load, and how often that is looked at.
-    pub balance: BalanceOptions,
-}
-
-/// What a port is, from the configuration.
-#[derive(Clone, Debug)]
-pub struct PortOptions {
-    /// Its name.
-    pub name: String,
-    /// "vhost" or "xdp".
-    pub kind: &'static str,
-    /// Its VLANs.
-    pub vlan: VlanPolicy,
-    /// The same, for people.
-    pub vlan_text: String,
-    /// Most addresses learned on it; 0 for no limit.
-    pub mac_limit: u32,
-    /// Most queues (pairs) it will have.
-    pub queues: usize,
-    /// Whether TCP segments that come in here are joined for guests that take large frames.
-    pub joins: bool,
-    /// The worker of all its streams; `None` where the switch chooses.
-    pub worker: Option<usize>,
-    /// Whether the switch is ready only while it is up.
-    pub required: bool,
-    /// Its part of a busy worker's time, beside other ports' weights; at least 1.
-    pub weight: u32,
-    /// Into how many copies its frames may be flooded, per second.
-    pub storm: StormLimits,
-    /// The only source addresses that its frames may have; none: any.
-    pub addresses: Vec<Mac>,
-}
-
-/// How a port is, for `show`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PortState {
-    /// Nobody is there.
-    Down,
-    /// A front end is there, its rings are not.
-    Connected,
-    /// Frames flow.
-    Up,
-    /// The guest broke the rules.
-    Quarantined,
-}
-
-impl PortState {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PortState::Down => "down",
-            PortState::Connected => "connected",
-            PortState::Up => "up",
-            PortState::Quarantined => "quarantined",
-        }
-    }
-}
-
-/// A stream that a port gains, and what wakes its worker.
-pub struct NewStream {
-    /// Queue number.
-    pub queue: u16,
-    /// Where its frames come from.
-    pub source: Source,
-    /// A guest's kicks, if it gave an eventfd for them. Without, a worker that sleeps looks from time to time.
-    pub kick: Option<OwnedFd>,
-    /// The memory node of a guest's ring, if the kernel tells.
-    pub node: Option<u32>,
-}
-
-/// A change to one port.
-#[derive(Default)]
-pub struct PortChange {
-    /// Where its frames go from now on.
-    pub egress: Option<Egress>,
-    /// Queues that are no longer read.
-    pub remove: Vec<u16>,
-    /// Queues that are read from now on.
-    pub add: Vec<NewStream>,
-    /// NIC queues for sending, each with the queue number: from none to some, or, empty and
-    /// `Some`, to none.
-    pub nic: Option<Vec<(u16, XskTx)>>,
-    /// How the port is now.
-    pub state: Option<(PortState, String)>,
-    /// What `show` says of it besides.
-    pub properties: Option<BTreeMap<String, String>>,
-    /// The guest's memory from now on, to be watched: its files can be cut short at any time.
-    pub memory: Option<Option<Arc<GuestMemory>>>,
-    /// Its inflight region, likewise.
-    pub inflight: Option<Option<Arc<InflightRegion>>>,
-}
 
 /// A stream's place: its worker, and the kick that it is registered with there.
 struct Placed {
@@ -207,6 +99,7 @@ struct Port {
     /// The memory node of an uplink's NIC.
     node: Option<u32>,
     calls: Calls,
+    before: kept::Before,
 }
 
 struct State {
@@ -222,6 +115,8 @@ struct State {
     taps: Vec<Arc<Tap>>,
     /// What ports that are gone had counted.
     removed: RemovedStatus,
+    /// The same of ports that are being opened anew, by name.
+    kept: BTreeMap<String, kept::Kept>,
     /// Kept for the status alone.
     config: ConfigStatus,
 }
@@ -287,6 +182,7 @@ impl Fabric {
                 balance,
                 taps: Vec::new(),
                 removed: RemovedStatus::default(),
+                kept: BTreeMap::new(),
                 config: ConfigStatus {
                     last_reload_success_timestamp_s: seconds_since_1970(),
                     ..ConfigStatus::default()
@@ -324,12 +220,15 @@ impl Fabric {
             }
             None => return None,
         };
+        let kept = state.kept.remove(&options.name);
+        let size = (self.links.len(), options.queues);
+        let (counters, quota, before) = Kept::resume(kept, size, options.mac_limit);
         let view = PortView {
             name: options.name.as_str().into(),
             vlan: Arc::new(options.vlan.clone()),
             egress: Egress::Down,
-            counters: Arc::new(PortCounters::new(self.links.len(), options.queues)),
-            quota: Arc::new(Quota::new(options.mac_limit)),
+            counters,
+            quota,
             joins: options.joins,
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
@@ -350,238 +249,11 @@ impl Fabric {
             spare: Vec::new(),
             node: None,
             calls: Calls::new(self.clock.hz()),
+            before,
         });
         drop(self.publish(&mut state, Vec::new()));
         self.forget_forbidden(&state);
         Some(number as u16)
-    }
-
-    /// Applies a change to port `number` and waits until every worker works by it. Returns the
-    /// streams that were removed, with the positions that their rings have come to.
-    ///
-    /// A quarantined port takes no streams and no egress until its state is set anew.
-    pub fn change(&self, number: u16, change: PortChange) -> io::Result<Vec<Stream>> {
-        self.change_if(number, change, || true)
-    }
-
-    /// Does so if `holds`, which is asked under the lock.
-    fn change_if(
-        &self,
-        number: u16,
-        change: PortChange,
-        holds: impl FnOnce() -> bool,
-    ) -> io::Result<Vec<Stream>> {
-        let mut state = self.lock();
-        if !holds() {
-            return Err(io::Error::other("the port has been taken from its thread"));
-        }
-        let leaves = matches!(change.state, Some((PortState::Down, _)));
-        let changed = self.change_locked(&mut state, number, change);
-        if leaves {
-            // The workers have come round, so there is nothing more to come of this guest.
-            self.take_faults(&mut state, Some(number));
-        }
-        // What came of a front end is let go of without the lock: it can last.
-        drop(state);
-        changed.map(|changed| changed.removed)
-    }
-
-    fn change_locked(
-        &self,
-        state: &mut State,
-        number: u16,
-        mut change: PortChange,
-    ) -> io::Result<Changed> {
-        let mut updates: Vec<WorkerChange> =
-            self.links.iter().map(|_| WorkerChange::default()).collect();
-        let mut candidates = match change.add.is_empty() {
-            true => Vec::new(),
-            false => self.candidates(state),
-        };
-        let nic_worker = |port: &Port, queue| self.nic_worker_of(port, number, queue);
-        let busy_max = self.options.balance.busy_permille_max;
-        let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
-            return Err(io::Error::other("no such port"));
-        };
-        let was_quarantined = port.state == PortState::Quarantined;
-        if let Some((state, detail)) = change.state.take() {
-            if state != port.state {
-                port.since = Instant::now();
-            }
-            (port.state, port.detail) = (state, detail);
-        } else if was_quarantined {
-            change.add.clear();
-            change.egress = None;
-        }
-        if let Some(properties) = change.properties {
-            port.properties = properties;
-        }
-        let memory_before = match change.memory {
-            Some(memory) => std::mem::replace(&mut port.memory, memory),
-            None => None,
-        };
-        let inflight_before = match change.inflight {
-            Some(inflight) => std::mem::replace(&mut port.inflight, inflight),
-            None => None,
-        };
-        if let Some(egress) = change.egress {
-            port.view.egress = egress;
-        }
-        let mut released = Vec::new();
-        for queue in change.remove {
-            if let Some(placed) = port.streams.remove(&queue) {
-                let counters = &port.view.counters;
-                state.balance.note_left(counters, queue, &placed);
-                updates[placed.worker].remove.push((number, queue));
-                released.push(placed);
-            }
-        }
-        for new in change.add {
-            let worker = match (&new.source, port.options.worker) {
-                (Source::Nic(_), _) => nic_worker(port, new.queue),
-                (_, Some(worker)) => worker,
-                _ => placement::guest_worker(&candidates, new.node, busy_max),
-            };
-            candidates[worker].streams += 1;
-            candidates[worker].fresh += 1;
-            let queue = new.queue;
-            let placed = self.place(port, number, worker, new, &mut updates[worker]);
-            port.streams.insert(queue, placed);
-        }
-        if let Some(queues) = change.nic {
-            let workers: Vec<usize> = queues.iter().map(|(q, _)| nic_worker(port, *q)).collect();
-            let queues = workers.into_iter().zip(queues).collect();
-            placement::share_out(port, number, queues, &mut updates, &self.links);
-        }
-        let removed = self.publish(state, updates);
-        // Only now: a worker that slept on these descriptors has been woken and told.
-        for placed in &released {
-            worker::unregister(&self.links[placed.worker], placed);
-        }
-        Ok(Changed {
-            removed,
-            _released: released,
-            _memory: memory_before,
-            _inflight: inflight_before,
-        })
-    }
-
-    /// Registers what wakes the worker, and adds the stream to what it will be told.
-    fn place(
-        &self,
-        port: &Port,
-        number: u16,
-        worker: usize,
-        new: NewStream,
-        update: &mut WorkerChange,
-    ) -> Placed {
-        let id: StreamId = (number, new.queue);
-        let waker = &self.links[worker].waker;
-        let socket = match &new.source {
-            Source::Nic(nic) => Some(nic.socket().clone()),
-            Source::Guest(_) | Source::Direct(_) => None,
-        };
-        let direct = match &new.source {
-            Source::Direct(guest) => guest.status().cloned(),
-            _ => None,
-        };
-        // Whoever waits for a socket is looked at with each frame that it has sent or received. A worker that never
-        // sleeps does not wait.
-        let sleeps = self.options.sleep_after.is_some();
-        let registered = match (&socket, &new.kick) {
-            (Some(socket), _) if sleeps => waker.register_nic(id, &**socket),
-            (Some(_), _) => Ok(()),
-            (_, Some(kick)) => waker.register_kick(id, kick),
-            (_, None) => Err(io::Error::other("there is no kick descriptor")),
-        };
-        let has_wakeup = registered.is_ok() || (!sleeps && new.kick.is_none());
-        if let Err(why) = registered
-            && sleeps
-        {
-            tracing::info!(port = %port.view.name, queue = new.queue,
-                "nothing wakes a sleeping worker for it, which looks for frames every millisecond: {why}");
-        }
-        let counters = port.view.counters.clone();
-        let measured = Measured::from_now(&counters, worker, new.queue);
-        let mut stream = Stream::new(id, new.source, counters);
-        stream.has_wakeup = has_wakeup;
-        update.add.push(stream);
-        Placed {
-            worker,
-            kick: new.kick,
-            has_wakeup,
-            node: if socket.is_some() {
-                port.node
-            } else {
-                new.node
-            },
-            socket,
-            direct,
-            measured,
-        }
-    }
-
-    /// Sends every worker the new picture and its own changes, and waits for all of them.
-    /// Returns the streams that they gave up; what else was replaced is freed here.
-    fn publish(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Stream> {
-        let retired = self.exchange(state, changes).into_iter();
-        retired.flat_map(|update| update.removed).collect()
-    }
-
-    /// Does so, and returns what each worker gave back: less than all only when the workers end.
-    fn exchange(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Update> {
-        let last = state
-            .ports
-            .iter()
-            .rposition(Option::is_some)
-            .map_or(0, |n| n + 1);
-        let ports = state
-            .ports
-            .iter()
-            .take(last)
-            .map(|port| port.as_ref().map(|p| p.view.clone()));
-        let view = Arc::new(View::new(
-            ports.collect(),
-            self.fdb.clone(),
-            state.view.flows,
-            state.taps.clone().into(),
-        ));
-        state.view = view.clone();
-        let mut changes = changes.into_iter();
-        for (number, link) in self.links.iter().enumerate() {
-            let change = changes.next().unwrap_or_default();
-            let streams = streams_of(state, number) + change.add.len() + change.remove.len();
-            let mut update = Update::new(view.clone(), streams);
-            update.removed = Vec::with_capacity(change.remove.len());
-            (update.add, update.remove, update.nics) = (change.add, change.remove, change.nics);
-            if change.asks_nic_positions {
-                update.nic_positions = Vec::with_capacity(MAX_PORTS);
-            }
-            // The last one was waited for, so there is room.
-            let _ = link.mailbox.publish(update);
-            link.waker.wake();
-        }
-        let mut all = Vec::with_capacity(self.links.len());
-        for (number, link) in self.links.iter().enumerate() {
-            all.extend(loop {
-                match link.mailbox.wait_retired(PATIENCE, || ()) {
-                    Some(retired) => break Some(retired),
-                    None if self.shared.stop.load(Ordering::SeqCst) => break None,
-                    None => tracing::error!(
-                        worker = number,
-                        "does not come round: it is waited for, and no port can change meanwhile"
-                    ),
-                }
-            });
-        }
-        all
-    }
-
-    /// Waits until every worker has passed a quiescent point: what was taken out of use before
-    /// the call is used by nobody after it.
-    pub fn quiesce(&self) {
-        let mut state = self.lock();
-        drop(self.publish(&mut state, Vec::new()));
     }
 
     /// What must happen from time to time: ageing, quarantine of guests whose rings the workers
@@ -711,30 +383,4 @@ impl Drop for Fabric {
 pub(crate) fn seconds_since_1970() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0.0, |since| since.as_secs_f64())
-}
-
-/// What a change has taken out of use, and no worker uses any more.
-struct Changed {
-    removed: Vec<Stream>,
-    _released: Vec<Placed>,
-    _memory: Option<Arc<GuestMemory>>,
-    _inflight: Option<Arc<InflightRegion>>,
-}
-
-/// What one worker is told besides the picture.
-#[derive(Default)]
-struct WorkerChange {
-    add: Vec<Stream>,
-    remove: Vec<StreamId>,
-    nics: Vec<(u16, Option<Box<NicTx>>)>,
-    /// Whether it is to say how far its ways to NICs have come.
-    asks_nic_positions: bool,
-}
-
-fn streams_of(state: &State, worker: usize) -> usize {
-    let ports = state.ports.iter().flatten();
-    ports
-        .flat_map(|port| port.streams.values())
-        .filter(|placed| placed.worker == worker)
-        .count()
 }

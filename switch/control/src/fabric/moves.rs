@@ -15,13 +15,19 @@ const LINES_MAX: usize = 10;
 /// ...within this time.
 const LINES_WINDOW: Duration = Duration::from_secs(10);
 
+/// So many moves within the window are more than one of a guest that migrates: two ports have the address.
+const SUSPECT_MOVES: u8 = 3;
+/// Between two looks at addresses that move, where none has come to stay.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What the log has said of them.
 #[derive(Default)]
 pub(super) struct Reported {
-    /// How often workers had refused moves when that was last looked at.
-    refused: u64,
-    /// The addresses that stay since they moved too often, and that were spoken of.
-    known: BTreeSet<(Mac, u16)>,
+    /// How often addresses had moved, and workers had refused moves, when that was last looked at.
+    counted: (u64, u64),
+    looked: Option<Instant>,
+    /// The addresses that were spoken of; and whether as ones that stay since they moved too often.
+    known: BTreeSet<(Mac, u16, bool)>,
     /// When the first of the last lines was written, and how many there were.
     lines: Option<(Instant, usize)>,
     /// Whether it has said since then that there are more.
@@ -53,18 +59,22 @@ impl Fabric {
         movers.iter().map(|mover| status(mover, &view)).collect()
     }
 
-    /// Has the log tell of each address that has begun to stay where it was, unless there are too many.
+    /// Has the log tell of each address that two ports have, and again when it has begun to stay where it was, unless there
+    /// are too many.
     pub(super) fn report_moves(&self, state: &mut State) {
-        let refused = self.fdb.moves_refused();
-        if refused == state.moves.refused {
+        let ports = state.ports.iter().flatten();
+        let moved = ports.map(|port| port.view.quota.moved());
+        let counted = (moved.sum(), self.fdb.moves_refused());
+        let now = Instant::now();
+        let is_early = state.moves.looked.is_some_and(|at| now - at < LOOK);
+        if counted == state.moves.counted || is_early {
             return;
         }
-        state.moves.refused = refused;
+        (state.moves.counted, state.moves.looked) = (counted, Some(now));
         let mut movers = self.fdb.movers();
-        movers.retain(|mover| mover.is_damped);
-        let id = |mover: &Mover| (mover.mac, mover.vlan);
+        movers.retain(|mover| mover.is_damped || mover.moves >= SUSPECT_MOVES);
+        let id = |mover: &Mover| (mover.mac, mover.vlan, mover.is_damped);
         let known = std::mem::replace(&mut state.moves.known, movers.iter().map(id).collect());
-        let now = Instant::now();
         let new = movers.iter().filter(|mover| !known.contains(&id(mover)));
         let mut silent = 0;
         for mover in new {
@@ -92,10 +102,15 @@ fn say(mover: &FdbMover) {
         other,
         moves,
         since_s,
+        damped,
         ..
     } = mover;
+    let then = match damped {
+        true => format!("it stays at {home}"),
+        false => "both send with it, so frames for it go to either".to_owned(),
+    };
     tracing::warn!(port = %home, vlan,
-        "address {mac} moves between ports {home} and {other}: {moves} times in {since_s} s; it stays at {home}");
+        "address {mac} moves between ports {home} and {other}: {moves} times in {since_s} s; {then}");
 }
 
 fn status(mover: &Mover, view: &View) -> FdbMover {

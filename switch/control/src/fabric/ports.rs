@@ -39,19 +39,21 @@ impl Fabric {
     /// Its counts go into [`RemovedStatus`]; another port may get its number.
     pub fn remove_port(&self, number: u16) {
         let mut state = self.lock();
-        let Some(slot) = state.ports.get_mut(usize::from(number)) else {
-            return;
-        };
-        let Some(port) = slot.take() else {
-            return;
-        };
-        self.end_taps_of(&mut state, number);
-        drop(self.publish(&mut state, Vec::new()));
+        if let Some(port) = self.take_out(&mut state, number) {
+            add_counts(&mut state.removed, &port.view.counters);
+        }
+    }
+
+    /// Takes it out, and leaves its counts to the caller.
+    pub(super) fn take_out(&self, state: &mut State, number: u16) -> Option<Port> {
+        let port = state.ports.get_mut(usize::from(number))?.take()?;
+        self.end_taps_of(state, number);
+        drop(self.publish(state, Vec::new()));
         // No worker learns on it any more, nor finds its rings broken, nor calls it: whoever gets the number is not blamed.
-        self.take_faults(&mut state, Some(number));
-        self.take_stuck(&mut state, Some(number));
-        self.forget(&state, number);
-        add_counts(&mut state.removed, &port.view.counters);
+        self.take_faults(state, Some(number));
+        self.take_stuck(state, Some(number));
+        self.forget(state, number);
+        Some(port)
     }
 
     /// Changes port `number` in place. Workers go on meanwhile: each burst sees all of it or nothing.
@@ -160,7 +162,7 @@ pub(super) fn source_guard(addresses: &[Mac]) -> Option<Arc<SourceGuard>> {
     (!addresses.is_empty()).then(guard)
 }
 
-fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {
+pub(super) fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {
     let sum = |counter: fn(&QueueCounters) -> &Counter| -> u64 {
         let queues = 0..counters.queues();
         queues.map(|queue| counters.sum(queue, counter)).sum()

@@ -14,8 +14,9 @@ use crosspoint_packet::{DropReason, Mac};
 use crosspoint_xsk::XskSocket;
 
 use super::balance::{Loads, Shares};
+use super::pinning;
 use super::slo::Window;
-use super::{Fabric, Placed, Port, State};
+use super::{Fabric, Placed, Port, PortState, State};
 use crate::status::{
     ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, RemovedStatus,
     Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
@@ -133,7 +134,7 @@ impl Fabric {
             workers,
             window_cycles: loads.cycles,
             config: state.config,
-            removed: state.removed.clone(),
+            removed: state.gone(),
             ageing: state.ageing.times().0,
         }
     }
@@ -216,10 +217,15 @@ impl Fabric {
     fn worker_status(&self, worker: usize, seen: SeenWorker, window_cycles: u64) -> WorkerStatus {
         let counters = &self.links[worker].counters;
         let (stalled, stalls) = self.watch.stalls(worker);
+        let (allowed, last_core) = self.watch.cores(worker);
+        let core = self.options.cores.get(worker).copied().unwrap_or_default();
         let (busy_cycles, idle_cycles) = (counters.busy_cycles.get(), counters.idle_cycles.get());
         WorkerStatus {
             worker,
-            core: self.options.cores.get(worker).copied().unwrap_or_default(),
+            core,
+            allowed_cores: allowed.to_string(),
+            last_core,
+            misplaced: !allowed.is_empty() && !pinning::is_pinned(&allowed, core),
             node: self.nodes[worker],
             window: WindowStatus {
                 ms: (self.clock.ns(window_cycles) / 1e6) as u64,
@@ -252,7 +258,7 @@ fn see_port(port: &Port) -> SeenPort {
             name: port.options.name.clone(),
             kind: port.options.kind.to_owned(),
             state: port.state.as_str().to_owned(),
-            detail: port.detail.clone(),
+            detail: detail(port),
             vlan: port.options.vlan_text.clone(),
             required: port.options.required,
             addresses: quota.used(),
@@ -268,12 +274,25 @@ fn see_port(port: &Port) -> SeenPort {
             addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
             properties: properties(port),
             state_for_s: port.since.elapsed().as_secs(),
-            device: port.device.clone(),
+            device: port
+                .device
+                .as_ref()
+                .map(|device| port.before.device(device)),
             ..PortStatus::default()
         },
         counters: port.view.counters.clone(),
         queues: queues.map(|queue| see_queue(port, queue)).collect(),
         objectives: port.objectives.as_ref().map(|all| all.window()),
+    }
+}
+
+/// Why it is as it is; and why nobody can connect to a guest's, if nobody can.
+fn detail(port: &Port) -> String {
+    let device = port.device.as_ref();
+    match device.and_then(|device| device.socket_problem.as_ref()) {
+        None => port.detail.clone(),
+        Some(problem) if port.state == PortState::Down || port.detail.is_empty() => problem.clone(),
+        Some(problem) => format!("{}; {problem}", port.detail),
     }
 }
 
@@ -302,7 +321,9 @@ fn see_queue(port: &Port, queue: usize) -> SeenQueue {
     };
     SeenQueue {
         worker: placed.map(|placed| placed.worker),
-        xdp: socket.and_then(|socket| xdp_status(socket)),
+        xdp: port
+            .before
+            .xdp(queue as u16, socket.and_then(|socket| xdp_status(socket))),
         ring_entries: ring.map(|ring| ring.size()),
         buffers: ring.and_then(|ring| ring.offered()),
     }
@@ -328,7 +349,7 @@ fn drops(counters: &PortCounters, queue: usize) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn xdp_status(socket: &XskSocket) -> Option<XdpStatus> {
+pub(super) fn xdp_status(socket: &XskSocket) -> Option<XdpStatus> {
     let statistics = socket.statistics().ok()?;
     Some(XdpStatus {
         rx_dropped: statistics.rx_dropped,

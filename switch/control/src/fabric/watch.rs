@@ -1,5 +1,5 @@
-//! Looks at workers from outside: frees them from calls that a front end has made to block, and notices those that do
-//! not come round.
+//! Looks at workers from outside: frees them from calls that a front end has made to block, notices those that do not
+//! come round, and puts back those that are off their cores.
 //!
 //! On a thread of its own, which takes no lock: whoever changes the port table holds its lock
 //! until every worker has come round, and the stuck one never would.
@@ -15,7 +15,10 @@ use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::worker::WorkerLink;
 use rustix::thread::Pid;
 
+use super::pinning::{self, PinWatch};
 use super::stall::{StallWatch, Stalls};
+use crate::doctor::Cpus;
+use crate::progress::Beat;
 use crate::{interrupt, threads};
 
 /// Between two looks. A worker that is in one call at two looks is freed from it.
@@ -42,6 +45,7 @@ struct Watched {
     /// The call that it was in at the last look.
     call: Option<Call>,
     stall: StallWatch,
+    pin: PinWatch,
 }
 
 /// One call of one worker: the turn of its loop, and the port.
@@ -67,6 +71,7 @@ impl Watch {
                 id: *id,
                 call: None,
                 stall: StallWatch::new(worker, *core, link.clone(), *id, stalls.clone()),
+                pin: PinWatch::new(worker, *core, *id),
             })
             .collect();
         let shared = Arc::new(Shared {
@@ -75,10 +80,13 @@ impl Watch {
         });
         let watching = shared.clone();
         let thread = Builder::new().name("cp-watch".to_owned()).spawn(move || {
+            let beat = Beat::new("the thread that looks at workers");
             while !watching.stop.load(Ordering::Relaxed) {
+                beat.begin();
                 for worker in &mut watched {
                     worker.call = look(&worker.link, worker.id, worker.call, &watching.stuck);
                     worker.stall.look();
+                    worker.pin.look();
                 }
                 std::thread::park_timeout(LOOK);
             }
@@ -103,6 +111,15 @@ impl Watch {
         let known = self.workers.get(worker);
         let switches = known.and_then(|(id, _)| threads::involuntary_switches(*id));
         switches.unwrap_or(0)
+    }
+
+    /// Where a worker's thread may run, and where it last did.
+    pub(super) fn cores(&self, worker: usize) -> (Cpus, Option<usize>) {
+        let known = self.workers.get(worker);
+        known.map_or((Cpus::default(), None), |(id, _)| {
+            let allowed = pinning::allowed(*id).unwrap_or_default();
+            (allowed, threads::last_core(*id))
+        })
     }
 
     /// The next port whose calls have blocked, if there is one.

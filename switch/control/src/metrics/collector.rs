@@ -180,14 +180,15 @@ fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
 }
 
 /// What happens to workers.
-fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 5] {
+fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 6] {
     type Read = fn(&WorkerStatus) -> u64;
-    let values: [(Family, Read); 5] = [
+    let values: [(Family, Read); 6] = [
         (f::WORKER_MOVES, |w| w.stream_moves),
         (f::WORKER_PUT_OFF, |w| w.stream_moves_put_off),
         (f::WORKER_STALLS, |w| w.stalls),
         (f::WORKER_STALLED, |w| w.stalled.into()),
         (f::WORKER_PREEMPTED, |w| w.involuntary_switches),
+        (f::WORKER_MISPLACED, |w| w.misplaced.into()),
     ];
     values.map(|(family, read)| {
         let mut samples = Samples::of(family);

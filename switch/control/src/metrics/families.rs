@@ -90,6 +90,7 @@ families! {
     WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no turn for 100 ms while it was awake.";
     WORKER_STALLED = GAUGE "crosspoint_worker_stalled" WORKER, "1 while the worker is awake and makes no turn, else 0.";
     WORKER_PREEMPTED = COUNTER "crosspoint_worker_involuntary_context_switches_total" WORKER, "Times that the worker lost its core without wanting to.";
+    WORKER_MISPLACED = GAUGE "crosspoint_worker_misplaced" WORKER, "1 while the worker may run elsewhere than on its core, or may not run there, else 0.";
     READY = GAUGE "crosspoint_ready" &[], "Whether every worker comes round and every required port is up: 1 if so, else 0.";
     FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";

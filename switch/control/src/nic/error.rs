@@ -17,6 +17,16 @@ pub enum NicPortError {
         /// The interface.
         interface: String,
     },
+    /// No guest's frame can come in through it.
+    #[error(
+        "interface `{interface}` is {what}, through which no frames for guests' addresses come: name the interface below it, or an Ethernet interface of its own"
+    )]
+    NoReach {
+        /// The interface.
+        interface: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// The configuration names a queue that is not there.
     #[error(
         "interface `{interface}` has {count} receive queue(s), so there is no queue {queue}: see `ethtool -l {interface}`"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crosspoint_engine::stream::Source;
 use crosspoint_engine::view::Egress;
-use crosspoint_link::{Ethtool, Interface};
+use crosspoint_link::{Ethtool, Interface, Reach};
 use crosspoint_packet::ETHERNET_LEN;
 use crosspoint_xsk::attach::AttachError;
 use crosspoint_xsk::{
@@ -27,8 +27,8 @@ pub(super) struct NicPort {
     multi_buffer: bool,
     /// How it is, for people, while it is up.
     pub detail: String,
-    /// Why something does not work as it could, if so.
-    pub warning: Option<String>,
+    /// What does not work as it could.
+    pub warnings: Vec<String>,
     properties: BTreeMap<String, String>,
     /// The interface as it was when this port last followed it.
     interface: Interface,
@@ -95,15 +95,20 @@ impl NicPort {
             false => "cut",
         };
         let (name, mode) = (&interface.name, attachment.mode.as_str());
+        let own = own_address_alone(interface);
+        let beside = own.as_ref().map_or(String::new(), |own| format!("; {own}"));
+        let large = opened.err();
+        let large = large.map(|why| format!("large frames to `{name}` are cut: {why}"));
         let mut port = NicPort {
             fabric: fabric.clone(),
             number,
             sockets,
             multi_buffer,
-            detail: format!("{name}, {mode} XDP, {copy}, {} queue(s)", queues.len()),
-            warning: opened
-                .err()
-                .map(|why| format!("large frames to `{name}` are cut: {why}")),
+            detail: format!(
+                "{name}, {mode} XDP, {copy}, {} queue(s){beside}",
+                queues.len()
+            ),
+            warnings: large.into_iter().chain(own).collect(),
             queues,
             properties: [
                 ("interface", name.as_str()),
@@ -272,6 +277,17 @@ fn send_large(
         .iter_mut()
         .filter(|(queue, ..)| u32::from(*queue) < interface.tx_queues);
     senders.try_for_each(|(_, _, tx)| tx.send_large(interface.index))
+}
+
+/// Of an interface that has frames for its own address alone: so.
+fn own_address_alone(interface: &Interface) -> Option<String> {
+    let Reach::OwnAddress(what) = interface.reach else {
+        return None;
+    };
+    let name = &interface.name;
+    Some(format!(
+        "`{name}` is {what}: the kernel gives it frames for its own address alone, so no guest with another one gets an answer: name the interface below it, or make it with mode passthru"
+    ))
 }
 
 /// The longest frame that the interface sends, bytes, a tag not counted.

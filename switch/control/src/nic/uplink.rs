@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::view::Egress;
-use crosspoint_link::{Changes, Interface, LinkError, Links, Settings, Tags, Wanted};
+use crosspoint_link::{Changes, Interface, LinkError, Links, Reach, Settings, Tags, Wanted};
 
 use super::port::{NicPort, queues_of};
 use super::{NicPortError, UplinkOptions};
@@ -134,6 +134,9 @@ impl Uplink {
         if !found.up {
             return Err(NicPortError::Down { interface });
         }
+        if let Reach::Nobody(what) = found.reach {
+            return Err(NicPortError::NoReach { interface, what });
+        }
         let config = &self.options.config;
         let wanted = Wanted {
             mtu: config.mtu.map(u32::from),
@@ -174,7 +177,7 @@ impl Uplink {
                 crosspoint_xsk::FRAME_SIZE
             );
         }
-        if let Some(warning) = &port.warning {
+        for warning in &port.warnings {
             tracing::warn!(port = self.options.name, "{warning}");
         }
         self.port = Some(port);

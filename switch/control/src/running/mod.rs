@@ -188,7 +188,9 @@ impl Running {
     fn apply(&self, changing: &mut Changing, wanted: &Config, plan: &Plan) -> Vec<Failure> {
         let reopened = || plan.change.iter().filter(|diff| diff.how == How::Reopen);
         let gone = reopened().map(|diff| &diff.name).chain(&plan.remove);
-        changing.close_all(&self.fabric, &gone.cloned().collect::<Vec<_>>());
+        let comes_again = |name: &str| reopened().any(|diff| diff.name == name);
+        let gone: Vec<String> = gone.cloned().collect();
+        changing.close_all(&self.fabric, &gone, &comes_again);
         for name in &plan.remove {
             tracing::info!(port = %name, "removed");
         }
@@ -232,7 +234,7 @@ impl Running {
         let mut changing = self.lock();
         drop(changing.metrics.take());
         let all: Vec<String> = changing.ports.keys().cloned().collect();
-        changing.close_all(&self.fabric, &all);
+        changing.close_all(&self.fabric, &all, &|_| false);
     }
 }
 
@@ -272,8 +274,9 @@ impl Changing {
         Ok(())
     }
 
-    /// Guests first: a guest that has a NIC's queue for itself keeps that NIC from being put back as it was.
-    fn close_all(&mut self, fabric: &Fabric, names: &[String]) {
+    /// Guests first: a guest that has a NIC's queue for itself keeps that NIC from being put back as it was. What those have
+    /// counted that come again is kept.
+    fn close_all(&mut self, fabric: &Fabric, names: &[String], comes_again: &dyn Fn(&str) -> bool) {
         for attached in names.iter().filter_map(|name| self.ports.get(name)) {
             attached.begin_end();
         }
@@ -283,7 +286,7 @@ impl Changing {
                 if known.is_some_and(|attached| attached.is_guest() == guests)
                     && let Some(attached) = self.ports.remove(name)
                 {
-                    attached.close(fabric);
+                    attached.close(fabric, comes_again(name));
                 }
             }
         }

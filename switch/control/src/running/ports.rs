@@ -37,7 +37,8 @@ impl Attached {
                 Ok(Attached { number, by })
             }
             Err(why) => {
-                fabric.remove_port(number);
+                // What it has counted before, if it was open before, waits for the next try.
+                fabric.set_aside(number);
                 Err(why)
             }
         }
@@ -55,10 +56,13 @@ impl Attached {
         }
     }
 
-    /// Lets go of guest or interface, and takes the port out of the fabric.
-    pub fn close(self, fabric: &Fabric) {
+    /// Lets go of guest or interface, and takes the port out of the fabric, for good or until it is opened anew.
+    pub fn close(self, fabric: &Fabric, comes_again: bool) {
         drop(self.by);
-        fabric.remove_port(self.number);
+        match comes_again {
+            true => fabric.set_aside(self.number),
+            false => fabric.remove_port(self.number),
+        }
     }
 
     /// Changes what can change while frames flow.

@@ -25,6 +25,7 @@ pub mod rates;
 mod render;
 mod render_port;
 pub mod rows;
+mod shares;
 mod slo;
 mod table;
 mod watch;
@@ -42,7 +43,6 @@ pub use table::printable;
 pub use watch::Watch;
 
 use crate::api::Source;
-use crate::status::Snapshot;
 
 /// What can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,7 +154,7 @@ pub fn write_json(
         Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
         Topic::Switch => {
             let daemon = source.daemon();
-            let mut row = rows::switch(&Snapshot { daemon, status });
+            let mut row = rows::switch(&daemon, &status);
             row.missing = source.missing();
             serde_json::to_writer(out, &row)
         }
@@ -183,7 +183,8 @@ impl UnknownPort {
 pub fn port(name: &str, source: &dyn Source) -> Result<rows::PortDetail, UnknownPort> {
     let status = source.status();
     let found = status.ports.iter().find(|port| port.name == name);
-    found.map(rows::port_detail).ok_or_else(|| UnknownPort {
+    let detail = found.map(|port| rows::port_detail(&status, port));
+    detail.ok_or_else(|| UnknownPort {
         name: name.to_owned(),
         known: status.ports.iter().map(|port| port.name.clone()).collect(),
     })

@@ -7,13 +7,17 @@ use std::collections::HashMap;
 
 use super::render::stream;
 use super::rows::{self, DropRow, LatencyRow, PortRow, QueueRow, WorkerRow};
-use crate::status::{LatencyStatus, PortStatus, QueueStatus, Snapshot, Status, WorkerStatus};
+use super::shares;
+use crate::status::{
+    FdbMover, LatencyStatus, PortStatus, QueueStatus, Snapshot, Status, WorkerStatus,
+};
 
 /// Two snapshots of one daemon.
 #[derive(Clone, Copy, Debug)]
 pub struct Interval<'a> {
     before: Option<&'a Status>,
     now: &'a Status,
+    movers: &'a [FdbMover],
     /// Seconds between them, where there are two; more than 0.
     seconds: f64,
 }
@@ -40,6 +44,18 @@ pub struct PortRates {
     pub row: PortRow,
     /// Its traffic.
     pub traffic: Traffic,
+    /// Its part of the time of one worker, percent: of several, it is the sum, which may be more than 100.
+    pub share_percent: Option<f64>,
+    /// Poll iterations in which one of its queues was not read, since it was ahead of others' shares, per second.
+    pub held_back: Option<f64>,
+    /// Drops there of frames whose senders were over their shares, per second.
+    pub over_share: Option<f64>,
+    /// Floods of its frames that its limits kept back, per second.
+    pub floods_dropped: Option<f64>,
+    /// Addresses that came to it from other ports, per second.
+    pub moves: Option<f64>,
+    /// Addresses that were kept from it since they had moved too often, per second.
+    pub damped: Option<f64>,
 }
 
 /// A queue.
@@ -107,6 +123,7 @@ impl<'a> Interval<'a> {
         Interval {
             before: same.map(|before| &before.status),
             now: &now.status,
+            movers: &now.movers,
             seconds: ns as f64 / 1e9,
         }
     }
@@ -114,6 +131,11 @@ impl<'a> Interval<'a> {
     /// How long it is, seconds; absent where there is only one snapshot.
     pub fn seconds(&self) -> Option<f64> {
         self.before.map(|_| self.seconds)
+    }
+
+    /// Addresses that have moved of late, as the daemon tells them.
+    pub fn movers(&self) -> &'a [FdbMover] {
+        self.movers
     }
 
     /// What a count that was `before` and is `now` does in a second.
@@ -157,14 +179,29 @@ impl<'a> Interval<'a> {
     /// All ports.
     pub fn ports(&self) -> Vec<PortRates> {
         let before = self.ports_before();
+        let mut taken: HashMap<String, f64> = HashMap::new();
+        for stream in self.workers().into_iter().flat_map(|one| one.row.streams) {
+            if let Some(percent) = stream.share_percent {
+                *taken.entry(stream.port).or_default() += percent;
+            }
+        }
         let rates = |port: &PortStatus| {
             let before = before.get(port.name.as_str());
+            let rate = |read: &dyn Fn(&PortStatus) -> u64| {
+                self.rate(before.map(|port| read(port)), read(port))
+            };
             PortRates {
                 row: rows::port(port),
                 traffic: self.traffic(
                     before.map(|port| Counts::sum(&port.queues)),
                     Counts::sum(&port.queues),
                 ),
+                share_percent: taken.get(&port.name).copied(),
+                held_back: rate(&shares::held_back),
+                over_share: rate(&|port| shares::drops_for(port, shares::is_over_share)),
+                floods_dropped: rate(&|port| shares::drops_for(port, shares::is_storm)),
+                moves: rate(&|port| port.addresses_moved),
+                damped: rate(&|port| port.addresses_damped),
             }
         };
         self.now.ports.iter().map(rates).collect()
@@ -389,6 +426,7 @@ mod tests {
                 ports: vec![port],
                 ..Status::default()
             },
+            ..Snapshot::default()
         }
     }
 

@@ -96,6 +96,7 @@ fn ports(rows: &[PortRow]) -> String {
         ("RX", Right),
         ("TX", Right),
         ("DROPS", Right),
+        ("SHARE", Right),
         ("VLAN", Left),
     ]);
     for row in rows {
@@ -108,6 +109,7 @@ fn ports(rows: &[PortRow]) -> String {
             count(row.rx_packets),
             count(row.tx_packets),
             count(row.drops),
+            percent(row.share_percent),
             row.vlan.clone(),
         ];
         table.add_with_note(cells, note(row));
@@ -207,17 +209,24 @@ fn workers(rows: &[WorkerRow]) -> String {
             count(row.stream_moves),
             row.streams.len().to_string(),
         ];
-        table.add_with_note(cells, stalled(row).to_owned());
+        table.add_with_note(cells, worker_note(row));
     }
     table.render() + &streams(rows)
 }
 
 /// What is to be said of a worker in words.
-pub(super) fn stalled(row: &WorkerRow) -> &'static str {
-    match row.stalled {
-        true => "does not come round: it is preempted, or stuck; the log says which",
-        false => "",
-    }
+pub(super) fn worker_note(row: &WorkerRow) -> String {
+    let stalled = row
+        .stalled
+        .then(|| "does not come round: it is preempted, or stuck; the log says which".to_owned());
+    let misplaced = row.misplaced.then(|| {
+        let last = row.last_core;
+        let last = last.map_or(String::new(), |last| format!(", last ran on {last}"));
+        let (core, allowed) = (row.core, &row.allowed_cores);
+        format!("not pinned to core {core}: may run on {allowed}{last}; it is put back as soon as the kernel allows it")
+    });
+    let all: Vec<String> = stalled.into_iter().chain(misplaced).collect();
+    all.join("; ")
 }
 
 /// What each worker polls; nothing if nothing is polled.

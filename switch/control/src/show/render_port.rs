@@ -3,9 +3,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::format::{count, lasting_s, memory_size};
+use super::format::{count, lasting_s, memory_size, percent};
 use super::render::{Misshapen, drops, queues, xdp};
 use super::rows::{PortDetail, XdpRow};
+use super::shares::kept_back;
 use super::slo;
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
@@ -61,6 +62,14 @@ fn summary(detail: &PortDetail) -> String {
     );
     add("weight", port.weight.to_string());
     add("storm", storm(&port.storm));
+    let share = port.share_percent;
+    let share = share.map_or("not polled".to_owned(), |_| {
+        format!("{} of a worker's time", percent(share))
+    });
+    add("share", share);
+    for kept_back in kept_back(port) {
+        add("so far", kept_back);
+    }
     if let Some(one) = &port.slo {
         add("slo", slo::in_full(one));
     }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crosspoint_packet::DropReason;
 use serde::{Deserialize, Serialize};
 
-use super::slo;
 pub use super::slo::SloRow;
+use super::{shares, slo};
 use crate::metrics::Completion;
 use crate::status::{
-    DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Snapshot,
-    Status, StormStatus, XdpStatus,
+    DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus, PortStatus,
+    QueueStatus, Status, StormStatus, XdpStatus,
 };
 
 /// A port; its counts are sums over its queues.
@@ -54,6 +54,27 @@ pub struct PortRow {
     pub tx_bytes: u64,
     /// Drops counted at the port, for all reasons.
     pub drops: u64,
+    /// Its part of the time of one worker in the last seconds, percent: of several, the sum; null before it has run.
+    #[serde(default)]
+    pub share_percent: Option<f64>,
+    /// Poll iterations in which one of its queues was not read, since it was ahead of others' shares.
+    #[serde(default)]
+    pub held_back: u64,
+    /// Drops there of frames whose senders were over their shares (`over_share`).
+    #[serde(default)]
+    pub over_share: u64,
+    /// Floods of its frames that its limits kept back (`storm_broadcast`, `storm_multicast`, `storm_unknown_unicast`).
+    #[serde(default)]
+    pub floods_dropped: u64,
+    /// Times that an address came to it from another port.
+    #[serde(default)]
+    pub addresses_moved: u64,
+    /// Times that an address was not learned on it, because it had as many as it may.
+    #[serde(default)]
+    pub addresses_refused: u64,
+    /// Times that an address was kept from it, because it had moved between ports too often.
+    #[serde(default)]
+    pub addresses_damped: u64,
     /// How it keeps to its service level objectives; null if it has none.
     #[serde(default)]
     pub slo: Option<SloRow>,
@@ -244,6 +265,12 @@ pub struct WorkerRow {
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
+    /// The cores that its thread may run on, as in `0-3,8`: that core alone, if all is well.
+    pub allowed_cores: String,
+    /// The core that it last ran on; null where the kernel does not tell.
+    pub last_core: Option<usize>,
+    /// Whether it may run elsewhere than on its core, or not there.
+    pub misplaced: bool,
     /// The memory node of that core; null where the kernel knows none.
     pub node: Option<u32>,
     /// The time that shares are of, milliseconds.
@@ -324,8 +351,7 @@ pub struct DropRow {
 }
 
 /// The switch as a whole, without what is missing.
-pub fn switch(snapshot: &Snapshot) -> SwitchRow {
-    let Snapshot { daemon, status } = snapshot;
+pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
     let (ports, workers) = (&status.ports, &status.workers);
     let are = |state: &str| ports.iter().filter(|port| port.state == state).count();
     let all = || ports.iter().flat_map(|port| &port.queues);
@@ -423,7 +449,12 @@ pub fn xdp(status: &Status) -> Vec<XdpRow> {
 
 /// All ports.
 pub fn ports(status: &Status) -> Vec<PortRow> {
-    status.ports.iter().map(port).collect()
+    let shares = shares::shares(status);
+    let row = |one: &PortStatus| PortRow {
+        share_percent: shares.get(one.name.as_str()).copied(),
+        ..port(one)
+    };
+    status.ports.iter().map(row).collect()
 }
 
 pub(super) fn port(port: &PortStatus) -> PortRow {
@@ -446,15 +477,25 @@ pub(super) fn port(port: &PortStatus) -> PortRow {
         tx_packets: sum(|q| q.tx_packets),
         tx_bytes: sum(|q| q.tx_bytes),
         drops: sum(all_drops),
+        share_percent: None,
+        held_back: shares::held_back(port),
+        over_share: shares::drops_for(port, shares::is_over_share),
+        floods_dropped: shares::drops_for(port, shares::is_storm),
+        addresses_moved: port.addresses_moved,
+        addresses_refused: port.addresses_refused,
+        addresses_damped: port.addresses_damped,
         slo: port.slo.as_ref().map(slo::row),
     }
 }
 
 /// One port, in full.
-pub fn port_detail(status: &PortStatus) -> PortDetail {
+pub fn port_detail(all: &Status, status: &PortStatus) -> PortDetail {
     let queues = status.queues.iter();
     PortDetail {
-        port: port(status),
+        port: PortRow {
+            share_percent: shares::shares(all).get(status.name.as_str()).copied(),
+            ..port(status)
+        },
         state_for_s: status.state_for_s,
         device: status.device.clone(),
         per_queue: queues.map(|one| queue(&status.name, one)).collect(),
@@ -523,6 +564,9 @@ pub fn workers(status: &Status) -> Vec<WorkerRow> {
         WorkerRow {
             worker: worker.worker,
             core: worker.core,
+            allowed_cores: worker.allowed_cores.clone(),
+            last_core: worker.last_core,
+            misplaced: worker.misplaced,
             node: worker.node,
             window_ms: window.ms,
             busy_percent: percent(window.busy),

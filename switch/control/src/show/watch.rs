@@ -3,7 +3,7 @@
 use super::Topic;
 use super::format::{count, or_dash, percent, rate, time_ns};
 use super::rates::{DropRates, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
-use super::render::{latency_table, note, stalled, stream, streams};
+use super::render::{latency_table, note, stream, streams, worker_note};
 use super::rows::{LatencyRow, WorkerRow};
 use super::table::Align::{Left, Right};
 use super::table::Table;
@@ -54,8 +54,10 @@ fn ports(rates: &[PortRates]) -> String {
         ("TX-PPS", Right),
         ("TX-BIT/S", Right),
         ("DROP/S", Right),
+        ("SHARE", Right),
     ]);
-    for PortRates { row, traffic } in rates {
+    for one in rates {
+        let PortRates { row, traffic, .. } = one;
         let cells = [
             row.name.clone(),
             row.kind.clone(),
@@ -65,6 +67,7 @@ fn ports(rates: &[PortRates]) -> String {
             rate(traffic.tx_pps),
             rate(traffic.tx_bps),
             rate(traffic.drops),
+            percent(one.share_percent),
         ];
         // How it is configured is not what one watches.
         let why = if row.detail.is_empty() {
@@ -136,7 +139,7 @@ fn workers(rates: &[WorkerRates]) -> String {
             rate(one.preempted),
             count(row.stalls),
         ];
-        table.add_with_note(cells, stalled(row).to_owned());
+        table.add_with_note(cells, worker_note(row));
     }
     let rows: Vec<WorkerRow> = rates.iter().map(|one| one.row.clone()).collect();
     table.render() + &streams(&rows)

@@ -3,7 +3,7 @@
 use super::sheet::Subject;
 use crate::show::format::{count, lasting_s, or_dash, percent, rate, time_ns};
 use crate::show::printable;
-use crate::show::rates::{Interval, LatencyRates, QueueRates};
+use crate::show::rates::{Interval, LatencyRates, PortRates, QueueRates};
 use crate::status::Status;
 
 /// The widest bar of a histogram.
@@ -17,6 +17,7 @@ pub(super) fn detail(subject: &Subject, status: &Status, interval: &Interval<'_>
             queue(port, *number, interval)
         }
         Subject::Worker(number) => worker(*number, interval),
+        Subject::Address(mac, vlan) => address(mac, *vlan, interval),
     };
     let lines = lines.unwrap_or_else(|| vec!["It is not there any more.".to_owned()]);
     lines.iter().map(|line| printable(line)).collect()
@@ -30,6 +31,7 @@ pub(super) fn title(subject: &Subject) -> String {
             format!("queue {port}:{queue}")
         }
         Subject::Worker(worker) => format!("worker {worker}"),
+        Subject::Address(mac, vlan) => format!("address {mac} in vlan {vlan}"),
     })
 }
 
@@ -70,6 +72,7 @@ fn port(name: &str, status: &Status, interval: &Interval<'_>) -> Option<Vec<Stri
             count(row.drops)
         ),
     ];
+    lines.extend(shares(&rates));
     if let Some(device) = &port.device {
         lines.push(format!("socket     {} ({})", device.socket, device.role));
         let running = device.vrings.iter().filter(|vring| vring.running).count();
@@ -105,6 +108,70 @@ fn port(name: &str, status: &Status, interval: &Interval<'_>) -> Option<Vec<Stri
     }
     drops(&mut lines, interval, |port, _| port == name);
     Some(lines)
+}
+
+/// What it takes of workers' time, and what kept it back.
+fn shares(rates: &PortRates) -> [String; 5] {
+    let row = &rates.row;
+    let share = percent(rates.share_percent);
+    let line = |name: &str, per_second, what: &str, all| {
+        format!(
+            "{name:<10} {}/s{what}  {} in all",
+            rate(per_second),
+            count(all)
+        )
+    };
+    [
+        format!(
+            "share      {share} of a worker's time, weight {}",
+            row.weight
+        ),
+        line("held back", rates.held_back, " polls", row.held_back),
+        line(
+            "over share",
+            rates.over_share,
+            " frames to it",
+            row.over_share,
+        ),
+        line(
+            "floods",
+            rates.floods_dropped,
+            " over its limits",
+            row.floods_dropped,
+        ),
+        format!(
+            "{}; {}/s kept from it, {} in all",
+            line(
+                "moves",
+                rates.moves,
+                " addresses to it",
+                row.addresses_moved
+            ),
+            rate(rates.damped),
+            count(row.addresses_damped)
+        ),
+    ]
+}
+
+/// An address that moves.
+fn address(mac: &str, vlan: u16, interval: &Interval<'_>) -> Option<Vec<String>> {
+    let mut movers = interval.movers().iter();
+    let one = movers.find(|one| one.mac == mac && one.vlan == vlan)?;
+    let is = match one.damped {
+        true => format!("It has moved too often, and stays at {}.", one.home),
+        false => format!("It is at {} now.", one.port),
+    };
+    Some(vec![
+        format!(
+            "moves      {} between {} and {}, the first {} ago",
+            one.moves,
+            one.home,
+            one.other,
+            lasting_s(one.since_s.into())
+        ),
+        is,
+        "Two ports that both send with it have the same address: one of them is wrong.".to_owned(),
+    ])
 }
 
 /// Adds what was dropped at some queues, if anything was.
@@ -231,6 +298,14 @@ fn worker(number: usize, interval: &Interval<'_>) -> Option<Vec<String>> {
     let node = row.node.map(|node| format!(", memory node {node}"));
     let mut lines = vec![
         format!("core       {}{}", row.core, node.unwrap_or_default()),
+        format!(
+            "may run on {}; last on {}",
+            or_dash(
+                Some(&row.allowed_cores).filter(|cores| !cores.is_empty()),
+                |cores| cores.clone()
+            ),
+            or_dash(row.last_core, |core| core.to_string())
+        ),
         format!(
             "time       {} busy, {} polling in vain, {} asleep (of {} ms)",
             percent(row.busy_percent),

@@ -72,7 +72,7 @@ fn pressed(code: KeyCode) -> Option<Action> {
         KeyCode::Enter => Action::Open,
         KeyCode::Tab => Action::NextView,
         KeyCode::BackTab => Action::PreviousView,
-        KeyCode::Char(digit @ '1'..='5') => {
+        KeyCode::Char(digit @ '1'..='7') => {
             let index = digit.to_digit(10).unwrap_or(1) as usize - 1;
             Action::See(View::ALL.get(index).copied()?)
         }
@@ -95,8 +95,8 @@ fn pressed(code: KeyCode) -> Option<Action> {
 }
 
 /// The keys, for people.
-pub(super) const HELP: [&str; 18] = [
-    "1 2 3 4 5   ports, queues, workers, drops, latency",
+pub(super) const HELP: [&str; 19] = [
+    "1 to 7      ports, queues, workers, drops, latency, shares, moves",
     "Tab         the next of them; Shift-Tab the one before",
     "Up Down     choose a line; also k j, PageUp PageDown, Home End",
     "Enter       that line in full",
@@ -113,5 +113,6 @@ pub(super) const HELP: [&str; 18] = [
     "All is of the interval that has just passed, but totals and workers' STALLS,",
     "which are since the daemon started. RX is from a port into the switch, TX to",
     "it. Times are guests' descriptors', from being read to completion. A dash",
-    "is what is not known (yet).",
+    "is what is not known (yet). SHARE is of one worker's time; HELD, OVER, STORM",
+    "and DAMP are what shares, flood limits and limits of moves kept back.",
 ];

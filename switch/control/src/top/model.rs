@@ -247,7 +247,7 @@ impl Model {
             let waiting = "crosspoint: no answer yet".to_owned();
             return [waiting, String::new()];
         };
-        let Snapshot { daemon, status } = now;
+        let Snapshot { daemon, status, .. } = now;
         let up = status.ports.iter().filter(|port| port.state == "up");
         let first = format!(
             "crosspoint {}  up {}  {}/{} ports up  fdb {}/{}",

@@ -2,9 +2,10 @@
 
 use std::cmp::Ordering;
 
-use crate::show::format::{count, or_dash, percent, rate, time_ns};
+use crate::show::format::{count, lasting_s, or_dash, percent, rate, time_ns};
 use crate::show::printable;
 use crate::show::rates::{DropRates, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
+use crate::status::FdbMover;
 
 /// What can be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub enum View {
     Drops,
     /// Completion times by queue.
     Latency,
+    /// What ports take of workers' time, and which of them limits keep back.
+    Shares,
+    /// Addresses that move between ports.
+    Moves,
 }
 
 /// A column.
@@ -60,6 +65,7 @@ const PORTS: &[Column] = &[
     number("TX-BIT/S", RATE),
     number("DROP/S", RATE),
     number("ADDRS", RATE),
+    number("SHARE", 6),
 ];
 const QUEUES: &[Column] = &[
     words("QUEUE"),
@@ -101,14 +107,38 @@ const LATENCY: &[Column] = &[
     number("MAX", RATE),
 ];
 
+const SHARES: &[Column] = &[
+    words("PORT"),
+    number("WEIGHT", 3),
+    number("SHARE", 6),
+    number("HELD/S", RATE),
+    number("OVER/S", RATE),
+    number("STORM/S", RATE),
+    number("MOVE/S", RATE),
+    number("DAMP/S", RATE),
+    number("ADDRS", RATE),
+];
+const MOVES: &[Column] = &[
+    words("ADDRESS"),
+    number("VLAN", 4),
+    words("HOME"),
+    words("OTHER"),
+    words("PORT"),
+    number("MOVES", 3),
+    number("SINCE", RATE),
+    words("DAMPED"),
+];
+
 impl View {
     /// All of them, in the order of their keys.
-    pub const ALL: [View; 5] = [
+    pub const ALL: [View; 7] = [
         View::Ports,
         View::Queues,
         View::Workers,
         View::Drops,
         View::Latency,
+        View::Shares,
+        View::Moves,
     ];
 
     /// Its name.
@@ -119,6 +149,8 @@ impl View {
             View::Workers => "workers",
             View::Drops => "drops",
             View::Latency => "latency",
+            View::Shares => "shares",
+            View::Moves => "moves",
         }
     }
 
@@ -140,13 +172,16 @@ impl View {
             View::Workers => WORKERS,
             View::Drops => DROPS,
             View::Latency => LATENCY,
+            View::Shares => SHARES,
+            View::Moves => MOVES,
         }
     }
 
     /// The order that one looks for first: the configuration's, but of drops and times the worst.
     pub(super) const fn order(self) -> Order {
         let column = match self {
-            View::Ports | View::Queues | View::Workers => None,
+            View::Ports | View::Queues | View::Workers | View::Moves => None,
+            View::Shares => Some(2),
             View::Drops => Some(2),
             View::Latency => Some(6),
         };
@@ -180,6 +215,8 @@ pub(super) enum Subject {
     Queue(String, u16),
     Worker(usize),
     Drop(String, u16, String),
+    /// An address in its VLAN.
+    Address(String, u16),
 }
 
 /// How a line is to be taken.
@@ -275,6 +312,8 @@ impl Sheet {
                 .iter()
                 .map(latency_line)
                 .collect::<Vec<_>>(),
+            View::Shares => interval.ports().iter().map(shares_line).collect(),
+            View::Moves => interval.movers().iter().map(mover_line).collect(),
         };
         let all = lines.len();
         let filter = filter.to_lowercase();
@@ -348,6 +387,56 @@ fn port_line(one: &PortRates) -> Line {
             per_second(traffic.tx_bps),
             per_second(traffic.drops),
             whole(row.addresses.into()),
+            share(one.share_percent),
+        ],
+    }
+}
+
+/// Something to look at is what is kept back of others, and addresses that move.
+fn shares_line(one: &PortRates) -> Line {
+    let row = &one.row;
+    let all = [
+        one.held_back,
+        one.over_share,
+        one.floods_dropped,
+        one.moves,
+        one.damped,
+    ];
+    Line {
+        subject: Subject::Port(row.name.clone()),
+        mood: match row.state.as_str() {
+            _ if all.into_iter().any(is_dropping) => Mood::Bad,
+            "up" => Mood::Normal,
+            _ => Mood::Dim,
+        },
+        cells: vec![
+            text(&row.name),
+            whole(row.weight.into()),
+            share(one.share_percent),
+            per_second(one.held_back),
+            per_second(one.over_share),
+            per_second(one.floods_dropped),
+            per_second(one.moves),
+            per_second(one.damped),
+            whole(row.addresses.into()),
+        ],
+    }
+}
+
+fn mover_line(one: &FdbMover) -> Line {
+    let since = lasting_s(one.since_s.into());
+    Line {
+        subject: Subject::Address(one.mac.clone(), one.vlan),
+        mood: if one.damped { Mood::Bad } else { Mood::Normal },
+        cells: vec![
+            text(&one.mac),
+            whole(one.vlan.into()),
+            text(&one.home),
+            text(&one.other),
+            text(&one.port),
+            whole(one.moves.into()),
+            numeric(since, Some(one.since_s.into())),
+            text(if one.damped { "yes" } else { "no" }),
         ],
     }
 }
@@ -387,7 +476,10 @@ fn worker_line(one: &WorkerRates) -> Line {
     let streams = streams.collect::<Vec<_>>().join("  ");
     Line {
         subject: Subject::Worker(row.worker),
-        mood: if row.stalled { Mood::Bad } else { Mood::Normal },
+        mood: match row.stalled || row.misplaced {
+            true => Mood::Bad,
+            false => Mood::Normal,
+        },
         cells: vec![
             worker(Some(row.worker)),
             worker(Some(row.core)),
@@ -396,9 +488,10 @@ fn worker_line(one: &WorkerRates) -> Line {
             share(row.sleep_percent),
             per_second(one.bursts),
             per_second(one.preempted),
-            match row.stalled {
-                true => text(&format!("STALLED  {streams}")),
-                false => text(&streams),
+            match (row.stalled, row.misplaced) {
+                (true, _) => text(&format!("STALLED  {streams}")),
+                (_, true) => text(&format!("ON {}  {streams}", row.allowed_cores)),
+                _ => text(&streams),
             },
         ],
     }

@@ -12,8 +12,8 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::{Model, Outcome};
 use super::{Options, TopError, View, batch, draw, keys};
 use crate::status::{
-    DaemonStatus, DeviceStatus, FdbStatus, LatencyStatus, PortStatus, QueueStatus, Snapshot,
-    Status, StreamStatus, VringStatus, WorkerStatus, XdpStatus,
+    DaemonStatus, DeviceStatus, FdbMover, FdbStatus, LatencyStatus, PortStatus, QueueStatus,
+    Snapshot, Status, StreamStatus, VringStatus, WorkerStatus, XdpStatus,
 };
 
 fn options(view: View) -> Options {
@@ -44,7 +44,13 @@ fn queue(number: u16, times: u64) -> QueueStatus {
         calls: 12 * times,
         bursts: 20_000 * times,
         cycles: 90_000_000 * times,
-        drops: BTreeMap::from([("guest_ring_full".to_owned(), 250 * times)]),
+        held_back: 40 * times,
+        drops: BTreeMap::from([
+            ("guest_ring_full".to_owned(), 250 * times),
+            ("over_share".to_owned(), 20 * times),
+            ("storm_broadcast".to_owned(), 30 * times),
+            ("storm_multicast".to_owned(), times),
+        ]),
         completion: LatencyStatus {
             buckets_ns: vec![
                 (1_100, 900 * times),
@@ -93,6 +99,7 @@ fn snapshot(second: u64) -> Snapshot {
         features: vec!["CSUM".to_owned(), "MRG_RXBUF".to_owned()],
         ..DeviceStatus::default()
     });
+    (web.weight, web.addresses_moved, web.addresses_damped) = (2, 3 * second, 7 * second);
     let mut away = port("db-1", "vhost", "down", vec![quiet]);
     away.detail = "no front end is connected".to_owned();
     let stream = |port: &str, queue| StreamStatus {
@@ -129,6 +136,16 @@ fn snapshot(second: u64) -> Snapshot {
             },
             ..Status::default()
         },
+        movers: vec![FdbMover {
+            mac: "52:54:00:12:34:56".to_owned(),
+            vlan: 100,
+            home: "web-1".to_owned(),
+            other: "uplink".to_owned(),
+            port: "web-1".to_owned(),
+            moves: 5,
+            since_s: 12,
+            damped: true,
+        }],
     }
 }
 
@@ -182,7 +199,7 @@ fn every_view_looks_like_this() {
 
 #[test]
 fn one_line_in_full_looks_like_this() {
-    let views = [View::Ports, View::Queues, View::Workers];
+    let views = [View::Ports, View::Queues, View::Workers, View::Moves];
     let pictures = views.map(|view| {
         let mut model = running(view);
         press(&mut model, KeyCode::Enter);
@@ -448,13 +465,14 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
                 workers,
                 ..Status::default()
             },
+            ..Snapshot::default()
         },
     )
 }
 
 fn any_key() -> impl Strategy<Value = KeyCode> {
     prop_oneof![
-        prop::sample::select("12345rp/?+-jkgG<> xq".chars().collect::<Vec<_>>())
+        prop::sample::select("1234567rp/?+-jkgG<> xq".chars().collect::<Vec<_>>())
             .prop_map(KeyCode::Char),
         any::<char>().prop_map(KeyCode::Char),
         prop::sample::select(vec![

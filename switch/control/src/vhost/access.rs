@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -29,7 +29,8 @@ pub(super) enum Refused {
 
 impl Refused {
     /// The same, of the port and its socket.
-    pub(super) fn explain(self, port: String, path: PathBuf) -> VhostPortError {
+    pub(super) fn explain(self, port: &str, path: &Path) -> VhostPortError {
+        let (port, path) = (port.to_owned(), path.to_owned());
         match self {
             Self::NoGroup(group) => VhostPortError::NoGroup { port, group },
             Self::Group(group, why) => VhostPortError::Group {

@@ -5,13 +5,13 @@
 mod access;
 mod device;
 mod handler;
+mod listening;
 mod messages;
 mod wire;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -25,13 +25,14 @@ use rustix::thread::{Pid, gettid};
 use thiserror::Error;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
-use crate::api::connect;
 use crate::config::{self, Role};
 use crate::fabric::caller::{END_PAUSE, END_TIME_MAX};
 use crate::fabric::{Attachment, Fabric};
 use crate::interrupt::interrupt;
+use crate::socket_file::SocketFile;
 use device::Device;
 use handler::Handler;
+use listening::{Listening, Ready};
 
 /// First pause before a client tries to connect again; it doubles up to the last, which is how long a guest that begins to
 /// listen waits for its switch. A try costs some microseconds.
@@ -44,8 +45,6 @@ const SERVER_PAUSE: Duration = Duration::from_millis(10);
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The longest that a message may take from its first byte to its last, and a reply to be read.
 pub const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long a process that listens where a port is to may take to let us connect.
-const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
 const THREAD_STACK: usize = 256 << 10;
 
 /// Why a guest port cannot be opened.
@@ -114,8 +113,6 @@ pub struct VhostPort {
     /// When its threads were told to end.
     ending: OnceLock<Instant>,
     thread: Option<JoinHandle<()>>,
-    /// Removed at the end, when we made it.
-    listening: Option<PathBuf>,
 }
 
 struct Shared {
@@ -125,10 +122,12 @@ struct Shared {
     id: OnceLock<Pid>,
     /// The connection at hand, to be shut down from outside.
     connection: Mutex<Option<UnixStream>>,
+    /// Of the socket that we listen on, if we do: removed at the end.
+    socket_file: Mutex<Option<SocketFile>>,
 }
 
 enum Endpoint {
-    Server(UnixListener),
+    Server(Box<Listening>),
     Client(PathBuf),
 }
 
@@ -146,27 +145,31 @@ impl VhostPort {
             path: socket.to_owned(),
             why,
         };
-        let endpoint = match role {
-            Role::Server => Endpoint::Server(listen(name, config)?),
-            Role::Client => Endpoint::Client(socket.to_owned()),
+        let (mut endpoint, file) = match role {
+            Role::Server => {
+                let (listening, file) = Listening::start(name, config)?;
+                (Endpoint::Server(Box::new(listening)), Some(file))
+            }
+            Role::Client => (Endpoint::Client(socket.to_owned()), None),
         };
         let shared = Arc::new(Shared {
             stop: eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?,
             stopping: false.into(),
             id: OnceLock::new(),
             connection: Mutex::new(None),
+            socket_file: Mutex::new(file),
         });
         let vrings = 2 * usize::from(config.queue_pairs);
         let attachment = fabric.attach(number, vrings).map_err(fail)?;
         let serve = {
-            let (shared, name, config) = (shared.clone(), name.to_owned(), config.clone());
-            let (fabric, attachment) = (fabric.clone(), attachment.clone());
+            let (shared, name) = (shared.clone(), name.to_owned());
+            let device = Device::new(fabric.clone(), attachment.clone(), &name, config.clone());
+            // Who looks at the port from now on finds its device, too.
+            device.describe();
             move || {
                 let _ = shared.id.set(gettid());
-                let device = Device::new(fabric, attachment, &name, config);
-                device.describe();
                 let handler = Arc::new(Handler(Mutex::new(device)));
-                serve(&shared, &name, &endpoint, &handler);
+                serve(&shared, &name, &mut endpoint, &handler);
             }
         };
         let thread = Builder::new()
@@ -179,7 +182,6 @@ impl VhostPort {
             shared,
             ending: OnceLock::new(),
             thread: Some(thread.spawn(serve).map_err(fail)?),
-            listening: (role == Role::Server).then(|| socket.to_owned()),
         })
     }
 }
@@ -187,14 +189,13 @@ impl VhostPort {
 impl Drop for VhostPort {
     fn drop(&mut self) {
         let told = self.begin_end();
+        // While the thread has the socket open: see `SocketFile`. It makes no other one any more.
+        drop(self.shared.socket_file().take());
         // It may wait for the thread of its calls itself.
         let deadline = told + 2 * END_TIME_MAX;
         self.wait_for_thread(deadline);
         self.fabric.detach(&self.attachment);
         self.attachment.caller.end(deadline + END_TIME_MAX);
-        if let Some(path) = &self.listening {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -246,6 +247,20 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn socket_file(&self) -> std::sync::MutexGuard<'_, Option<SocketFile>> {
+        self.socket_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This is the socket's file from now on; unless the port is to stop, which removes it.
+    fn keep_socket_file(&self, file: SocketFile) {
+        let mut kept = self.socket_file();
+        if !self.stopping() {
+            *kept = Some(file);
+        }
+    }
+
     fn shut_down(&self) {
         if let Some(connection) = &*self.connection() {
             let _ = connection.shutdown(std::net::Shutdown::Both);
@@ -266,27 +281,6 @@ impl Shared {
     }
 }
 
-/// Makes the socket, in place of one that a process left behind when it died.
-fn listen(port: &str, config: &config::VhostPort) -> Result<UnixListener, VhostPortError> {
-    let path = config.socket.as_path();
-    let (port, at) = (port.to_owned(), path.to_owned());
-    if let Ok(there) = std::fs::symlink_metadata(path) {
-        if !there.file_type().is_socket() {
-            return Err(VhostPortError::NoSocket { port, path: at });
-        }
-        // Who listens and does not accept must hold nobody up; and only what nobody listens on is removed.
-        match connect(path, ANSWER_TIME_MAX) {
-            Err(Errno::CONNREFUSED) => drop(std::fs::remove_file(path)),
-            Err(Errno::NOENT) => {}
-            Ok(_) | Err(_) => return Err(VhostPortError::InUse { port, path: at }),
-        }
-    }
-    if let Some(folder) = path.parent() {
-        let _ = std::fs::create_dir_all(folder);
-    }
-    access::listen(path, &config.access).map_err(|refused| refused.explain(port, at))
-}
-
 /// Serves one front end on port `number`, on the caller's thread, until `socket` ends: a session as [`VhostPort`] has
 /// it, without the listener and the pause before the next one. For the fuzz target only.
 #[cfg(fuzzing)]
@@ -301,6 +295,7 @@ pub fn converse_once(
         stopping: false.into(),
         id: OnceLock::new(),
         connection: Mutex::new(None),
+        socket_file: Mutex::new(None),
     };
     let vrings = 2 * usize::from(config.queue_pairs);
     let attachment = fabric.attach(number, vrings).expect("a port");
@@ -311,17 +306,17 @@ pub fn converse_once(
     session(
         &shared,
         connection,
-        &Endpoint::Client(PathBuf::new()),
+        &mut Endpoint::Client(PathBuf::new()),
         &handler,
     )
     .ok();
 }
 
-fn serve(shared: &Shared, name: &str, endpoint: &Endpoint, handler: &Arc<Handler>) {
+fn serve(shared: &Shared, name: &str, endpoint: &mut Endpoint, handler: &Arc<Handler>) {
     let (mut pause, mut exhausted) = (RETRY_FIRST, false);
     while !shared.stopping() {
         let connection = match endpoint {
-            Endpoint::Server(listener) => accept(shared, listener),
+            Endpoint::Server(listening) => accept(shared, listening, handler),
             Endpoint::Client(path) => UnixStream::connect(path),
         };
         let connection = match connection.and_then(limit_message_time) {
@@ -343,13 +338,12 @@ fn serve(shared: &Shared, name: &str, endpoint: &Endpoint, handler: &Arc<Handler
     }
 }
 
-fn accept(shared: &Shared, listener: &UnixListener) -> io::Result<UnixStream> {
-    if shared.wait(&[listener.as_fd()], None).is_none() {
-        return Err(io::ErrorKind::Interrupted.into());
+fn accept(shared: &Shared, listening: &mut Listening, handler: &Handler) -> io::Result<UnixStream> {
+    let mut note = |problem: Option<&str>| handler.device().note_socket(problem);
+    match listening.wait(shared, (None, true), None, &mut note) {
+        Some(_) => listening.accept(),
+        None => Err(io::ErrorKind::Interrupted.into()),
     }
-    let (connection, _) = listener.accept()?;
-    connection.set_nonblocking(false)?;
-    Ok(connection)
 }
 
 /// A message that has begun is there in time, or the front end is given up.
@@ -376,25 +370,29 @@ fn note_exhaustion(name: &str, why: &io::Error, exhausted: &mut bool) {
 fn wait_message(
     shared: &Shared,
     connection: &UnixStream,
-    endpoint: &Endpoint,
+    endpoint: &mut Endpoint,
+    handler: &Handler,
     has_spoken: bool,
 ) -> bool {
-    let connection = connection.as_fd();
-    let Endpoint::Server(listener) = endpoint else {
-        return shared.wait(&[connection], None).is_some();
+    let Endpoint::Server(listening) = endpoint else {
+        return shared.wait(&[connection.as_fd()], None).is_some();
+    };
+    let mut note = |problem: Option<&str>| handler.device().note_socket(problem);
+    let mut wait = |others, time| {
+        let ready = listening.wait(shared, (Some(connection), others), time, &mut note);
+        ready == Some(Ready::Message)
     };
     if has_spoken {
-        return shared.wait(&[connection], None).is_some();
+        return wait(false, None);
     }
-    shared.wait(&[connection], Some(SILENCE_MAX)).is_some()
-        || shared.wait(&[connection, listener.as_fd()], None) == Some(0)
+    wait(false, Some(SILENCE_MAX)) || wait(true, None)
 }
 
 /// One front end's session, from its first message until nothing of it is left.
 fn session(
     shared: &Shared,
     connection: UnixStream,
-    endpoint: &Endpoint,
+    endpoint: &mut Endpoint,
     handler: &Arc<Handler>,
 ) -> Result<(), String> {
     handler.device().connect();
@@ -447,7 +445,7 @@ fn close(connection: UnixStream, attachment: &Attachment) {
 fn converse(
     shared: &Shared,
     connection: UnixStream,
-    endpoint: &Endpoint,
+    endpoint: &mut Endpoint,
     handler: &Arc<Handler>,
 ) -> Result<(), String> {
     let clone = |c: &UnixStream| c.try_clone().map_err(|e| e.to_string());
@@ -455,7 +453,7 @@ fn converse(
     let mut crates = BackendReqHandler::from_stream(clone(&connection)?, handler.clone());
     let mut has_spoken = false;
     while !shared.stopping() {
-        if !wait_message(shared, &connection, endpoint, has_spoken) {
+        if !wait_message(shared, &connection, endpoint, handler, has_spoken) {
             return match shared.stopping() {
                 true => Ok(()),
                 false => Err("it said nothing, and another one waited".to_owned()),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crosspoint_control::config::Config;
 use crosspoint_control::doctor::{Host, Nic, Report, Severity};
-use crosspoint_link::{Channels, Interface, XdpSupport};
+use crosspoint_link::{Channels, Interface, Reach, XdpSupport};
 use tempfile::TempDir;
 
 const CONFIG: &str = r#"
@@ -104,6 +104,14 @@ pub const FILES: &[(&str, &str)] = &[
     ("/sys/class/net/up0/gro_flush_timeout", "200000"),
     ("/sys/devices/virtual/workqueue/cpumask", "33"),
 ];
+
+/// What `/proc/net/unix` has of one listener.
+fn unix_listener(path: &str) -> String {
+    format!(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n\
+        0000000000000000: 00000002 00000000 00010000 0001 01 17 {path}\n"
+    )
+}
 
 /// A made-up host, and what is to run on it.
 pub struct Patient {
@@ -239,6 +247,7 @@ fn nic() -> Nic {
             peer: None,
             software: false,
             has_program: false,
+            reach: Reach::All,
         }),
         xdp: Some(XdpSupport {
             native: true,
@@ -378,6 +387,12 @@ pub fn wounds() -> Vec<Wound> {
         wound(&["native-xdp", "zero-copy"], Warning, |p| {
             *p.xdp() = XdpSupport::default()
         }),
+        wound(&["reach"], Warning, |p| {
+            p.interface().reach = Reach::OwnAddress("a macvlan in mode private");
+        }),
+        wound(&["reach"], Error, |p| {
+            p.interface().reach = Reach::Nobody("an ipvlan");
+        }),
         wound(&["native-xdp", "zero-copy"], Error, |p| {
             *p.xdp() = XdpSupport::default();
             p.config = p
@@ -416,6 +431,31 @@ pub fn wounds() -> Vec<Wound> {
         }),
         wound(&["front-end-socket"], Note, |p| {
             p.remove("/run/vm/db-1.sock")
+        }),
+        wound(&["own-sockets"], Error, |p| {
+            p.write("/run/crosspoint/web-1.sock", "")
+        }),
+        wound(&["own-sockets"], Warning, |p| {
+            p.write(
+                "/proc/net/unix",
+                &unix_listener("/run/crosspoint/web-1.sock"),
+            );
+        }),
+        wound(&["own-sockets"], Note, |p| {
+            p.write("/proc/net/unix", "Num RefCount ...");
+            UnixListener::bind(p.path("/run/crosspoint/web-1.sock")).expect("a socket");
+        }),
+        wound(&["own-sockets"], Warning, |p| {
+            let line = unix_listener("/run/crosspoint/web-1.sock");
+            p.write("/proc/net/unix", &format!("{line}{line}"));
+            UnixListener::bind(p.path("/run/crosspoint/web-1.sock")).expect("a socket");
+        }),
+        wound(&["worker-threads"], Warning, |p| {
+            p.write("/proc/80/comm", "crosspoint");
+            p.write("/proc/80/task/81/comm", "worker-0");
+            p.write("/proc/80/task/81/status", "Cpus_allowed_list:\t0-3");
+            p.write("/proc/80/task/82/comm", "worker-1");
+            p.write("/proc/80/task/82/status", "Cpus_allowed_list:\t3");
         }),
         // An address for documentation, which no host has (RFC 5737).
         wound(&["metrics-address"], Warning, |p| {

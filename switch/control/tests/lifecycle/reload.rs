@@ -172,6 +172,53 @@ fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
     }
 }
 
+/// Its counts go on; what it says of itself and of what is gone balances all the while.
+#[test]
+fn a_port_that_is_opened_anew_goes_on_counting() {
+    let host = Host::start(2, "");
+    let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
+    let load = Load::start(&mut c, &mut d, 20, Loss::None);
+    host.write("web", "");
+    host.daemon.reload();
+    let total = |host: &Host| {
+        let port = host.port("web").expect("it is there");
+        let sent: u64 = port.queues.iter().map(|queue| queue.rx_packets).sum();
+        (sent, port.device.expect("a device").connections)
+    };
+    let mut expected = (0, 0);
+    for pairs in [1, 2, 3, 1] {
+        let mut guest = host.guest("web", PLAIN);
+        let mut frame = [0xff; 60];
+        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        assert_eq!(guest.send(0, &[&frame]).ok(), Some(1));
+        expected = (expected.0 + 1, expected.1 + 1);
+        host.wait("it is counted", |host| total(host) == expected);
+        host.write("web", &format!("queue_pairs = {}", pairs + 1));
+        host.daemon.reload();
+        assert_eq!(total(&host), expected);
+        assert_eq!(host.status().removed.ports, 0);
+    }
+    // One that cannot be opened is gone meanwhile, and goes on when it can.
+    let socket = host.folder.path().join("web");
+    host.write("web", "queue_pairs = 8");
+    let text = fs::read_to_string(host.drop_in("web")).expect("the file");
+    let other = host.folder.path().join("other");
+    fs::write(&other, "in the way").expect("nothing is there");
+    let moved = |to: &std::path::Path| text.replace(&format!("{socket:?}"), &format!("{to:?}"));
+    fs::write(host.drop_in("web"), moved(&other)).expect("the file");
+    host.daemon.reload();
+    assert_eq!(total(&host), expected, "it is open again as it was");
+    load.finish().expect_all();
+    assert_balanced(&host.status());
+    host.remove("web");
+    host.daemon.reload();
+    assert_eq!(host.status().removed.ports, 1);
+    assert_balanced(&host.status());
+    host.write("web", "");
+    host.daemon.reload();
+    assert_eq!(total(&host), (0, 0), "it may be another guest's");
+}
+
 #[test]
 fn a_bad_file_changes_nothing_by_a_reload() {
     let host = Host::start(1, "");

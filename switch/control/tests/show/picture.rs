@@ -172,6 +172,7 @@ fn device() -> DeviceStatus {
         socket: "/run/crosspoint/web-1.sock".into(),
         connections: 3,
         last_end: Some("it hung up".into()),
+        socket_problem: None,
         features: words(
             "CSUM GUEST_CSUM MTU MRG_RXBUF STATUS MQ INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES VERSION_1",
         ),
@@ -292,6 +293,9 @@ fn workers() -> Vec<WorkerStatus> {
         stalls: 2,
         stalled: true,
         involuntary_switches: 123_456,
+        allowed_cores: "0-5".into(),
+        last_core: Some(1),
+        misplaced: true,
         streams: vec![
             stream("web-1", 0, 0.5, None),
             stream("db-1", 0, 0.2501, Some("pinned")),

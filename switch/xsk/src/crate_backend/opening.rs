@@ -12,12 +12,12 @@ use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig}
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
 use super::{
-    BindMode, Bound, REBIND_PATIENCE, Registration, SocketError, SocketOptions, TX_BUDGET,
+    BindMode, Bound, REBIND_PATIENCE, Registration, SocketOptions, TX_BUDGET,
     XDP_MAX_TX_SKB_BUDGET, XskSocket, get_option, poll_busily, set_option,
 };
 use crate::crate_backend::source_of;
 use crate::ring::Ring;
-use crate::{RING_SIZE, Umem, XskRx, XskTx};
+use crate::{RING_SIZE, SocketError, Umem, XskRx, XskTx};
 
 /// A socket that is to be bound. The crate makes it only then.
 pub(crate) struct Opening(());
@@ -92,13 +92,10 @@ impl Opening {
 }
 
 fn cannot(what: &'static str) -> SocketError {
-    SocketError {
-        what,
-        why: io::Error::new(
-            io::ErrorKind::Unsupported,
-            "built with the feature xsk-rs, which cannot do this",
-        ),
-    }
+    SocketError::new(what)(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "built with the feature xsk-rs, which cannot do this",
+    ))
 }
 
 /// The crate wants names.

@@ -29,6 +29,8 @@ pub(super) struct Notes {
     pub(super) connections: u64,
     /// Why the last one went.
     pub(super) last_end: Option<String>,
+    /// Why nobody can connect, if nobody can.
+    pub(super) socket_problem: Option<String>,
 }
 
 impl Notes {
@@ -37,12 +39,19 @@ impl Notes {
         Notes {
             connections: self.connections,
             last_end: Some(end.to_owned()),
+            socket_problem: self.socket_problem.take(),
             ..Notes::default()
         }
     }
 }
 
 impl Device {
+    /// Notes why nobody can connect, or that they can.
+    pub(in super::super) fn note_socket(&mut self, problem: Option<&str>) {
+        self.notes.socket_problem = problem.map(str::to_owned);
+        self.describe();
+    }
+
     /// Tells the fabric how the device is now. After every message: it costs no worker anything.
     pub(in super::super) fn describe(&self) {
         self.fabric.describe(&self.attachment, self.picture());
@@ -64,6 +73,7 @@ impl Device {
             socket: self.config.socket.display().to_string(),
             connections: self.notes.connections,
             last_end: self.notes.last_end.clone(),
+            socket_problem: self.notes.socket_problem.clone(),
             features: names(self.features.bits(), feature::NAMES.iter().copied()),
             protocol_features: names(self.protocol_features, protocol_names),
             device_status: protocol(VhostUserProtocolFeatures::STATUS).then(statuses),

@@ -156,7 +156,9 @@ fn explained(why: &SocketError, interface: &str, queue: u32) -> String {
         Some(Errno::BUSY) => {
             "another AF_XDP socket has the queue: leave it out of the uplink's `queues`, or end that process"
         }
-        Some(Errno::NOBUFS | Errno::NOMEM | Errno::PERM) => {
+        // Which limit, and how to raise it, it says itself.
+        Some(Errno::NOBUFS) => "all of the guest's memory is pinned for it",
+        Some(Errno::NOMEM | Errno::PERM) => {
             "all of the guest's memory is pinned for it: raise the limit of locked memory (LimitMEMLOCK), or give CAP_IPC_LOCK"
         }
         _ => "the driver may not do it: remove `direct`",

@@ -1,0 +1,89 @@
+//! Whose frames come in through an interface: a switch needs those for its guests' addresses.
+
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoMacVlan, InfoMacVtap, LinkAttribute, LinkInfo, LinkLayerType,
+    LinkMessage, MacVlanMode,
+};
+
+/// Whose frames come in through an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// All that its wire has, for any address.
+    #[default]
+    All,
+    /// Those for its own address alone, and for groups: the kernel sorts others out before it. What it is.
+    OwnAddress(&'static str),
+    /// None that a switch could tell apart: it has no Ethernet addresses, or one for all. What it is.
+    Nobody(&'static str),
+}
+
+/// As rtnetlink tells of it.
+pub(crate) fn of(message: &LinkMessage) -> Reach {
+    if !matches!(
+        message.header.link_layer_type,
+        LinkLayerType::Ether | LinkLayerType::Loopback
+    ) {
+        return Reach::Nobody("no Ethernet interface");
+    }
+    let infos = message.attributes.iter().filter_map(|one| match one {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let infos: Vec<&LinkInfo> = infos.flatten().collect();
+    let mode = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::MacVlan(all)) => all.iter().find_map(|one| match one {
+            InfoMacVlan::Mode(mode) => Some(mode),
+            _ => None,
+        }),
+        LinkInfo::Data(InfoData::MacVtap(all)) => all.iter().find_map(|one| match one {
+            InfoMacVtap::Mode(mode) => Some(mode),
+            _ => None,
+        }),
+        _ => None,
+    });
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::IpVlan) => return Reach::Nobody("an ipvlan"),
+            LinkInfo::Kind(InfoKind::MacVlan | InfoKind::MacVtap)
+                if mode != Some(&MacVlanMode::Passthrough) =>
+            {
+                return Reach::OwnAddress(match mode {
+                    Some(MacVlanMode::Private) => "a macvlan in mode private",
+                    Some(MacVlanMode::Vepa) => "a macvlan in mode vepa",
+                    Some(MacVlanMode::Bridge) => "a macvlan in mode bridge",
+                    Some(MacVlanMode::Source) => "a macvlan in mode source",
+                    _ => "a macvlan",
+                });
+            }
+            _ => {}
+        }
+    }
+    Reach::All
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(layer: LinkLayerType, infos: Vec<LinkInfo>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.link_layer_type = layer;
+        message.attributes.push(LinkAttribute::LinkInfo(infos));
+        message
+    }
+
+    /// Those that not every kernel has; the others are real ones, in the tests of interfaces.
+    #[test]
+    fn what_has_no_addresses_of_its_own_reaches_nobody() {
+        let ipvlan = message(LinkLayerType::Ether, vec![LinkInfo::Kind(InfoKind::IpVlan)]);
+        assert_eq!(of(&ipvlan), Reach::Nobody("an ipvlan"));
+        let tunnel = message(
+            LinkLayerType::None,
+            vec![LinkInfo::Kind(InfoKind::Wireguard)],
+        );
+        assert_eq!(of(&tunnel), Reach::Nobody("no Ethernet interface"));
+        let veth = message(LinkLayerType::Ether, vec![LinkInfo::Kind(InfoKind::Veth)]);
+        assert_eq!(of(&veth), Reach::All);
+        assert_eq!(of(&message(LinkLayerType::Ether, Vec::new())), Reach::All);
+    }
+}
