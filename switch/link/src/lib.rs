@@ -24,5 +24,5 @@ pub use features::Feature;
 pub use interface::{Interface, Links, Peer};
 pub use request::LinkError;
 pub use rss::IndirectionTable;
-pub use settings::{Settings, Tags, Wanted};
+pub use settings::{Frames, Settings, Wanted};
 pub use xdp::{Netdev, XdpSupport};

@@ -12,6 +12,7 @@ mod balance;
 pub(crate) mod caller;
 mod direct;
 mod health;
+mod loops;
 mod moves;
 mod moving;
 pub(crate) mod numa;
@@ -35,6 +36,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
+use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::counters::PortCounters;
 use crosspoint_engine::fdb::{Damping, Fdb, Quota};
 use crosspoint_engine::storm::{StormControl, StormLimits};
@@ -114,6 +116,8 @@ pub struct PortOptions {
     pub storm: StormLimits,
     /// The only source addresses that its frames may have; none: any.
     pub addresses: Vec<Mac>,
+    /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
+    pub forward_control: ControlAddresses,
 }
 
 /// How a port is, for `show`.
@@ -214,6 +218,7 @@ struct State {
     view: Arc<View>,
     ageing: Ageing,
     moves: moves::Reported,
+    loops: loops::Loops,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     /// When it was last looked at what calls had cost.
@@ -282,6 +287,7 @@ impl Fabric {
                 view,
                 ageing,
                 moves: moves::Reported::default(),
+                loops: loops::Loops::default(),
                 lost_mappings: 0,
                 calls_reviewed: Instant::now(),
                 balance,
@@ -334,6 +340,7 @@ impl Fabric {
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
             sources: ports::source_guard(&options.addresses),
+            control: options.forward_control,
         };
         state.ports[number] = Some(Port {
             view,
@@ -597,6 +604,7 @@ impl Fabric {
         self.fdb.set_time_s(uptime.as_secs());
         let mut state = self.lock();
         self.report_moves(&mut state);
+        Self::report_loops(&mut state, Instant::now());
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
             return;
