@@ -79,7 +79,7 @@ impl Loops {
                 ..Seen::default()
             });
             // A port that has the number of one that is gone counts from zero.
-            let more = changes.checked_sub(seen.changes).unwrap_or(0);
+            let more = changes.saturating_sub(seen.changes);
             let is_many = more >= least;
             many += usize::from(is_many);
             seen.changes = changes;
