@@ -16,8 +16,12 @@ mod dpdk;
 mod extras;
 #[path = "e2e/interfaces.rs"]
 mod interfaces;
+#[path = "e2e/large.rs"]
+mod large;
 #[path = "e2e/linux.rs"]
 mod linux;
+#[path = "e2e/loops.rs"]
+mod loops;
 #[path = "e2e/migration.rs"]
 mod migration;
 #[path = "e2e/namespaces.rs"]
@@ -34,6 +38,8 @@ mod service;
 mod shares;
 #[path = "e2e/top.rs"]
 mod top;
+#[path = "e2e/tunnels.rs"]
+mod tunnels;
 #[path = "e2e/vlan.rs"]
 mod vlan;
 #[path = "e2e/workers.rs"]

@@ -148,6 +148,13 @@ pub struct PortStatus {
     /// The only source addresses that its frames may have; none: any.
     #[serde(default)]
     pub addresses_allowed: Vec<String>,
+    /// Whether a loop seems to go through it: addresses come to it from another port thousands of times a second, and to
+    /// that one from it.
+    #[serde(default)]
+    pub looping: bool,
+    /// Which link-local control frames pass from it to others, and from those to it, as the configuration has them.
+    #[serde(default)]
+    pub forward_control: Vec<String>,
     /// For xdp: "native" or "generic", and "zero-copy" or "copy"; for vhost: role and features.
     pub properties: BTreeMap<String, String>,
     /// Its queues, by number: a queue has both directions.

@@ -310,6 +310,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         weight: 1,
         storm: StormLimits::default(),
         addresses: Vec::new(),
+        forward_control: crosspoint_engine::control::ControlAddresses::NONE,
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

@@ -112,6 +112,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         weight: 1,
         storm: StormLimits::default(),
         addresses: Vec::new(),
+        forward_control: crosspoint_engine::control::ControlAddresses::NONE,
         worker: None,
     };
     fabric.add_port(options).expect("there is room")

@@ -60,6 +60,7 @@ fn add_port(fabric: &Fabric, name: &str, queue_pairs: u16) -> u16 {
         weight: 1,
         storm: StormLimits::default(),
         addresses: Vec::new(),
+        forward_control: crosspoint_engine::control::ControlAddresses::NONE,
         worker: None,
         queues: queue_pairs.into(),
     });

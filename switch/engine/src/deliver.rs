@@ -261,7 +261,8 @@ fn send_cut(
         }
         way.send(burst, picks.get(whole..index).unwrap_or(&[]), tally);
         whole = index + 1;
-        let Ok(plan) = segmenter.begin(burst, frame) else {
+        let limit = way.frame_len_max();
+        let Ok(plan) = segmenter.begin(burst, frame, limit) else {
             from.drop(DropReason::BadOffload, 1);
             tally.dropped += 1;
             continue;

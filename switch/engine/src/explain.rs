@@ -213,7 +213,7 @@ fn look_up(
         Some(Fate::Dropped(reason)) => Verdict::drop(reason),
         _ if learned == Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
         _ if frame.src == frame.dst && is_learned => Verdict::drop(DropReason::Hairpin),
-        _ => destination(view, dst, frame.dst, ingress),
+        _ => destination(view, dst, frame, ingress),
     };
     explained.destination = match frame.verdict.decision() {
         Decision::Port(port) => Some(Destination::Port(port, age(dst).unwrap_or(0))),
@@ -240,7 +240,7 @@ fn decide(frame: &Frame, specimen: Specimen<'_>, view: &View, explained: &mut Ex
             }
         }
         Decision::Flood => {
-            let ports = view.members.of(frame.vlan).iter();
+            let ports = view.members.of_flooded(frame).iter();
             let others = ports.filter_map(|number| Some((*number, view.port(*number)?)));
             let others = others.filter(|(number, _)| *number != specimen.ingress);
             let outlooks = others.map(|port| outlook(frame, specimen, port, view));

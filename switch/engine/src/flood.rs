@@ -93,7 +93,7 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &View, tx: &Tx) {
             continue;
         }
         let kind = FloodKind::of(frame.dst);
-        let copies = view.members.of(frame.vlan).len().saturating_sub(1);
+        let copies = view.members.of_flooded(frame).len().saturating_sub(1);
         let allowed = port
             .storm
             .as_ref()
@@ -119,10 +119,10 @@ pub(crate) fn send(
     let view = to.view;
     let mut is_whole = true;
     'members: for number in 0..tx.flood.frames.len() {
-        let Some(vlan) = vlan_of(burst, &tx.flood.frames, number) else {
+        let Some(frame) = first_of_vlan(burst, &tx.flood.frames, number) else {
             continue;
         };
-        let members = view.members.of(vlan);
+        let members = view.members.of_flooded(frame);
         // From where the last burst that was cut off has ended: if floods are always too many, it is not always the same
         // ports that get none.
         let first = match members.len() {
@@ -164,12 +164,17 @@ fn count(flood: &mut FloodScratch, is_whole: bool, from: &QueueCounters, tally: 
     }
 }
 
-/// The VLAN of flooded frame `number`, unless one before it has the same: its members have been gone through.
-fn vlan_of(burst: &Burst, frames: &[u8], number: usize) -> Option<u16> {
-    let vlan = |index: &u8| Some(burst.frames().get(usize::from(*index))?.vlan);
-    let this = vlan(frames.get(number)?)?;
-    let before = frames.get(..number)?;
-    (!before.iter().any(|index| vlan(index) == Some(this))).then_some(this)
+/// Flooded frame `number`, unless one before it has the same VLAN, or both are control frames: its members have been gone
+/// through.
+fn first_of_vlan<'b>(burst: &'b Burst, frames: &[u8], number: usize) -> Option<&'b Frame> {
+    let frame = |index: &u8| burst.frames().get(usize::from(*index));
+    let members = |frame: &Frame| match frame.dst.is_link_local_control() {
+        true => None,
+        false => Some(frame.vlan),
+    };
+    let this = frame(frames.get(number)?)?;
+    let mut before = frames.get(..number)?.iter().filter_map(frame);
+    (!before.any(|other| members(other) == members(this))).then_some(this)
 }
 
 /// Sends one port's copies. `false` when they cost more than is left of the burst's work: then none was sent.
@@ -251,7 +256,11 @@ fn add(
     let Some(frame) = burst.frames().get(index) else {
         return false;
     };
-    let Some(tag) = port.tag_op(frame) else {
+    let tag = match frame.verdict {
+        Verdict::FLOOD => port.flooded_tag_op(frame),
+        _ => port.tag_op(frame),
+    };
+    let Some(tag) = tag else {
         return false;
     };
     let known = &mut tx.flood.hashes[index % BURST];

@@ -222,6 +222,7 @@ impl Joiner {
             gso_size: run.segment.payload_len as u16,
             csum_start: run.segment.checksum_start() as u16,
             csum_offset: TCP_CHECKSUM,
+            any_size: false,
         };
         let header = head.get(..run.segment.header_len()).unwrap_or(&[]);
         self.parts

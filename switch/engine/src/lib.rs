@@ -15,6 +15,8 @@ mod quota;
 #[cfg(not(loom))]
 pub mod calling;
 #[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
 pub mod counters;
 #[cfg(not(loom))]
 pub mod deliver;

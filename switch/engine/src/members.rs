@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crosspoint_frame::Frame;
+
 use crate::view::{Egress, PortView};
 use crate::vlan::VlanPolicy;
 
@@ -12,16 +14,22 @@ pub struct Members {
     /// Which of the lists is a VLAN's.
     list_of: Box<[u16]>,
     lists: Box<[Box<[u16]>]>,
+    /// Those that take control frames.
+    control: Box<[u16]>,
 }
 
 impl Members {
     /// The lists of these ports, by number.
     pub fn new(ports: &[Option<PortView>]) -> Members {
         let mut everywhere = Vec::new();
+        let mut control = Vec::new();
         let mut named: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         for (number, port) in (0u16..).zip(ports) {
             let Some(port) = port else { continue };
             let is_there = matches!(port.egress, Egress::Guest(_) | Egress::Nic);
+            if is_there && !port.control.is_empty() {
+                control.push(number);
+            }
             let mut join = |vlan: u16| {
                 let members = named.entry(vlan).or_default();
                 members.extend(is_there.then_some(number));
@@ -51,6 +59,15 @@ impl Members {
         Members {
             list_of: list_of.into(),
             lists: lists.into(),
+            control: control.into(),
+        }
+    }
+
+    /// The ports that a flooded frame may go to, ascending; its own among them.
+    pub fn of_flooded(&self, frame: &Frame) -> &[u16] {
+        match frame.dst.is_link_local_control() {
+            true => &self.control,
+            false => self.of(frame.vlan),
         }
     }
 

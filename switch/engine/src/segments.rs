@@ -11,6 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use crosspoint_frame::{
     BURST, Burst, Frame, Gather, Offload, PartCursor, Parts, Pick, Prefix, TagOp,
 };
+use crosspoint_packet::TAG_LEN;
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation, Whole};
 
@@ -38,14 +39,22 @@ impl Default for Segmenter {
 }
 
 impl Segmenter {
-    /// Looks at a large frame: how it is to be cut, or what is wrong with it.
-    pub fn begin(&mut self, burst: &Burst, frame: &Frame) -> Result<Segmentation, SegmentError> {
+    /// Looks at a large frame: how it is to be cut for a receiver of frames up to `frame_len_max`, or what is wrong with it.
+    pub fn begin(
+        &mut self,
+        burst: &Burst,
+        frame: &Frame,
+        frame_len_max: Option<u32>,
+    ) -> Result<Segmentation, SegmentError> {
         let len = burst.read_beginning(frame, &mut self.headers);
         self.cursor = PartCursor::default();
         let offload = &frame.offload;
         let request = GsoRequest {
             gso_type: offload.gso_type,
-            gso_size: offload.gso_size,
+            gso_size: match frame_len_max {
+                Some(limit) if offload.any_size => fitting_size(frame, limit),
+                _ => offload.gso_size,
+            },
             checksum: offload.needs_csum.then_some(Partial {
                 start: offload.csum_start,
                 offset: offload.csum_offset,
@@ -98,6 +107,15 @@ impl Segmenter {
         }
         (self.parts.burst(), &self.picks)
     }
+}
+
+/// The size of segments of a frame whose sender's is not known, for a receiver of frames up to `limit`, tags not counted.
+fn fitting_size(frame: &Frame, limit: u32) -> u16 {
+    let tags = TAG_LEN * usize::from(frame.tags);
+    let room = (limit as usize + tags).saturating_sub(frame.offload.hdr_len.into());
+    let room = u16::try_from(room).unwrap_or(u16::MAX);
+    // A receiver that has no room for a header drops the segments as too long, and counts them.
+    frame.offload.gso_size.min(room.max(1))
 }
 
 /// The checksum that a frame asks for, which the caller has found to lie within it.

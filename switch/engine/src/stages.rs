@@ -3,16 +3,20 @@
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::offload::is_checksum_place;
-use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation, Whole};
+use crosspoint_packet::partial::HEADERS_LEN_MAX;
+use crosspoint_packet::segment::{GsoRequest, Segmentation, Whole};
 use crosspoint_packet::{
-    DropReason, ETHERNET_LEN, ETHERTYPE_VLAN, MAX_FRAME_LEN, Mac, Parsed, TAG_LEN,
+    DropReason, ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, MAX_FRAME_LEN, Mac, Parsed, TAG_LEN,
 };
 
+use crate::control::ControlAddresses;
 use crate::fdb::{Key, Learned};
 use crate::view::{PortView, View};
-use crate::vlan::VlanPolicy;
+use crate::vlan::{NO_VLAN, VlanPolicy};
 
 const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
+/// An 802.1ad tag: payload, but for the frame's length.
+const SERVICE_TAG_TYPE: [u8; 2] = ETHERTYPE_QINQ.to_be_bytes();
 
 /// Reads the link layer of every frame, and weeds out what is no frame.
 #[inline(never)]
@@ -35,7 +39,8 @@ pub fn parse(burst: &mut Burst) {
         frame.tci = before.tci;
         frame.tagged = before.tagged;
         frame.stacked = before.stacked;
-        if len > MAX_FRAME_LEN + TAG_LEN * usize::from(frame.tagged) {
+        frame.tags = before.tags;
+        if len > MAX_FRAME_LEN + TAG_LEN * usize::from(frame.tags) {
             frame.drop_for(DropReason::Oversize);
             continue;
         }
@@ -62,6 +67,7 @@ struct Link {
     tci: u16,
     tagged: bool,
     stacked: bool,
+    tags: u8,
     valid_source: bool,
 }
 
@@ -71,12 +77,13 @@ impl Link {
         let tagged = parsed.tci.is_some();
         Link {
             words,
-            whole: frame.head[12..14] != TAG_TYPE,
+            whole: ![TAG_TYPE, SERVICE_TAG_TYPE].contains(&[frame.head[12], frame.head[13]]),
             dst: parsed.dst,
             src: parsed.src,
             tci: parsed.tci.unwrap_or(0),
             tagged,
             stacked: tagged && frame.head[16..18] == TAG_TYPE,
+            tags: parsed.tags,
             valid_source: parsed.src.is_valid_source(),
         }
     }
@@ -137,7 +144,7 @@ fn checksum_place(frame: &Frame) -> Partial {
 #[cold]
 fn check_headers(burst: &mut Burst) {
     let mut large = false;
-    let mut headers = [0; HEADERS_MAX];
+    let mut headers = [0; HEADERS_LEN_MAX];
     for index in 0..burst.len() {
         let Some(frame) = burst.frames().get(index) else {
             continue;
@@ -204,19 +211,21 @@ pub fn admit(burst: &mut Burst, port: Option<&PortView>) {
 #[inline(always)]
 fn place(burst: &mut Burst, port: Option<&PortView>) {
     let frames = burst.frames_mut().iter_mut();
-    match port.map(|port| &*port.vlan) {
-        Some(VlanPolicy::Unaware) => {
+    match port.map(|port| (&*port.vlan, port.control)) {
+        Some((VlanPolicy::Unaware, _)) => {
             for frame in frames {
                 frame.vlan = VlanPolicy::vid(frame.tci);
             }
         }
-        Some(policy) => frames.for_each(|frame| admit_aware(frame, policy)),
+        Some((policy, control)) => {
+            frames.for_each(|frame| admit_aware(frame, policy, control));
+        }
         // A stream goes before its port does, so this does not happen; if it did, it is counted.
         None => frames.for_each(|frame| frame.drop_for(DropReason::NoDestination)),
     }
 }
 
-fn admit_aware(frame: &mut Frame, policy: &VlanPolicy) {
+fn admit_aware(frame: &mut Frame, policy: &VlanPolicy, control: ControlAddresses) {
     match policy.admit(frame.tagged.then_some(frame.tci)) {
         Ok(admitted) => {
             frame.vlan = admitted.vlan;
@@ -225,6 +234,10 @@ fn admit_aware(frame: &mut Frame, policy: &VlanPolicy) {
             if frame.tagged {
                 frame.head[14..16].copy_from_slice(&admitted.tci.to_be_bytes());
             }
+        }
+        // A control frame is in no VLAN.
+        Err(DropReason::UntaggedOnTrunk) if !frame.tagged && control.has(frame.dst) => {
+            (frame.vlan, frame.tci) = (NO_VLAN, 0);
         }
         Err(reason) => frame.drop_for(reason),
     }
@@ -254,7 +267,7 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
             let is_free = || view.is_free_for(frame.src, frame.vlan, ingress);
             last = match view.fdb.learn_if(*src, ingress, tick, quotas, is_free) {
                 Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
-                _ => destination(view, *dst, frame.dst, ingress),
+                _ => destination(view, *dst, frame, ingress),
             };
             floods |= last == Verdict::FLOOD;
         }
@@ -263,9 +276,10 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
     floods
 }
 
-/// Where a frame for `dst`, whose key is `key`, goes that came in on `ingress`.
+/// Where a frame, whose destination's key is `key`, goes that came in on `ingress`.
 #[inline(always)]
-pub(crate) fn destination(view: &View, key: Key, dst: Mac, ingress: u16) -> Verdict {
+pub(crate) fn destination(view: &View, key: Key, frame: &Frame, ingress: u16) -> Verdict {
+    let dst = frame.dst;
     if !dst.is_group() {
         match view.fdb.lookup(key) {
             Some(port) if port == ingress => Verdict::drop(DropReason::Hairpin),
@@ -273,7 +287,12 @@ pub(crate) fn destination(view: &View, key: Key, dst: Mac, ingress: u16) -> Verd
             None => Verdict::FLOOD,
         }
     } else if dst.is_link_local_control() {
-        Verdict::drop(DropReason::LinkLocal)
+        let control = view.port(ingress).map(|port| port.control);
+        // With a tag it would be in a VLAN, and there is no such thing.
+        match control.is_some_and(|control| control.has(dst) && !frame.tagged) {
+            true => Verdict::FLOOD,
+            false => Verdict::drop(DropReason::LinkLocal),
+        }
     } else {
         Verdict::FLOOD
     }
@@ -314,10 +333,16 @@ mod tests {
         let link_type = prop_oneof![
             Just([0u8, 0]),
             Just([0x81, 0]),
+            Just([0x88, 0xa8]),
             Just([0x08, 0]),
             Just([0x86, 0xdd])
         ];
-        let behind = prop_oneof![Just([0u8; 4]), Just([0, 7, 0x81, 0]), Just([0, 9, 8, 0])];
+        let behind = prop_oneof![
+            Just([0u8; 4]),
+            Just([0, 7, 0x81, 0]),
+            Just([0, 7, 0x88, 0xa8]),
+            Just([0, 9, 8, 0])
+        ];
         let len = prop_oneof![Just(60usize), 12..=20usize];
         (address(), address(), link_type, behind, len).prop_map(|(dst, src, kind, behind, len)| {
             let mut bytes = [&dst[..], &src, &kind, &behind].concat();
@@ -340,7 +365,9 @@ mod tests {
                 let mut alone = Burst::new();
                 prop_assert!(alone.push_short(bytes));
                 parse(&mut alone);
-                let of = |f: &Frame| (f.dst, f.src, f.tci, f.tagged, f.stacked, f.verdict);
+                let of = |f: &Frame| {
+                    (f.dst, f.src, f.tci, f.tagged, f.stacked, f.tags, f.verdict)
+                };
                 // Of a runt nothing is read.
                 if bytes.len() >= ETHERNET_LEN {
                     prop_assert_eq!(of(frame), of(&alone.frames()[0]));

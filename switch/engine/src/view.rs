@@ -6,6 +6,7 @@ use crosspoint_frame::{Frame, TagOp};
 use crosspoint_packet::{FlowHasher, Mac};
 use crosspoint_vring::GuestRx;
 
+use crate::control::ControlAddresses;
 use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
 use crate::guard::{Bindings, SourceGuard};
@@ -48,6 +49,8 @@ pub struct PortView {
     pub storm: Option<Arc<StormControl>>,
     /// The only source addresses that its frames may have; `None` for any.
     pub sources: Option<Arc<SourceGuard>>,
+    /// Which link-local control frames come in here for other ports, and come from those.
+    pub control: ControlAddresses,
 }
 
 impl PortView {
@@ -55,6 +58,14 @@ impl PortView {
     #[inline(always)]
     pub fn spreads(&self) -> bool {
         matches!(&self.egress, Egress::Guest(queues) if queues.len() > 1)
+    }
+
+    /// The same of a copy of a flooded frame, which may be a control frame.
+    pub fn flooded_tag_op(&self, frame: &Frame) -> Option<TagOp> {
+        match frame.dst.is_link_local_control() {
+            true => (self.control.has(frame.dst) && !frame.tagged).then_some(TagOp::Keep),
+            false => self.tag_op(frame),
+        }
     }
 
     /// What becomes of a frame's tag when it leaves through this port; `None` when it may not.

@@ -56,6 +56,18 @@ impl Way<'_> {
             }
     }
 
+    /// The longest frame that goes there, tags not counted, where that is known to be limited.
+    pub(crate) fn frame_len_max(&self) -> Option<u32> {
+        match (
+            &self.port.egress,
+            self.nics.get(usize::from(self.number))?.as_deref()?,
+        ) {
+            (Egress::Nic, NicTx::Own(nic)) => Some(nic.socket().frame_len_max()),
+            (Egress::Nic, NicTx::Remote(way, _)) => Some(way.socket().frame_len_max()),
+            _ => None,
+        }
+    }
+
     /// The worker's own queue of a NIC, if copies go there.
     fn own_nic(&self) -> Option<&XskTx> {
         let leads = |direct: &Direct| direct.leads_to(self.number);

@@ -34,6 +34,8 @@ pub struct Offload {
     pub csum_start: u16,
     /// Bytes from `csum_start`.
     pub csum_offset: u16,
+    /// Whether segments may also be smaller, since nobody knows what size the sender meant. No guest's frame has it.
+    pub any_size: bool,
 }
 
 /// Where a frame goes: what the stages decide, one after the other. One word, so that it is
@@ -117,6 +119,8 @@ pub struct Frame {
     pub tagged: bool,
     /// Whether there is another one behind it.
     pub stacked: bool,
+    /// How many tags, 802.1Q or 802.1ad, do not count in its length (`TAGS_MAX` at most).
+    pub tags: u8,
 }
 
 impl Frame {
@@ -134,12 +138,14 @@ impl Frame {
             gso_size: 0,
             csum_start: 0,
             csum_offset: 0,
+            any_size: false,
         },
         tci: 0,
         verdict: Verdict::PENDING,
         vlan: 0,
         tagged: false,
         stacked: false,
+        tags: 0,
     };
 
     /// All that decides where the frame goes and what becomes of its tag, as one word: verdict, VLAN, tags. Equal for

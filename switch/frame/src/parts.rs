@@ -203,7 +203,7 @@ impl Frame {
     fn be_like(&mut self, other: &Frame) {
         (self.dst, self.src) = (other.dst, other.src);
         (self.vlan, self.tci) = (other.vlan, other.tci);
-        (self.tagged, self.stacked) = (other.tagged, other.stacked);
+        (self.tagged, self.stacked, self.tags) = (other.tagged, other.stacked, other.tags);
         self.verdict = other.verdict;
     }
 }

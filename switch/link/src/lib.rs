@@ -26,5 +26,5 @@ pub use interface::{Interface, Links, Peer};
 pub use reach::Reach;
 pub use request::LinkError;
 pub use rss::IndirectionTable;
-pub use settings::{Settings, Tags, Wanted};
+pub use settings::{Frames, Settings, Wanted};
 pub use xdp::{Netdev, XdpSupport};

@@ -5,10 +5,40 @@ use std::time::{Duration, Instant};
 use crate::namespace::within;
 use crate::{Channels, Ethtool, IndirectionTable, Interface, LinkError, Links, Peer};
 
-/// The NIC takes the VLAN tag out of what it receives, and puts it beside the frame.
-const RX_VLAN: &str = "rx-vlan-hw-parse";
-/// The sender leaves the VLAN tag beside the frame, for the NIC to put in. A veth hands it on beside the frame.
-const TX_VLAN: &str = "tx-vlan-hw-insert";
+/// A feature of a driver that must be off: its name in the kernel, and the one that ethtool is given.
+type Named = (&'static str, &'static str);
+
+/// What a NIC takes out of the frames that it receives, or adds to them: tags of either kind that it puts beside, their
+/// checksums, the tag of a redundant ring.
+const RECEIVED: &[Named] = &[
+    ("rx-vlan-hw-parse", "rxvlan"),
+    ("rx-vlan-stag-hw-parse", "rx-vlan-stag-hw-parse"),
+    ("rx-fcs", "rx-fcs"),
+    ("hsr-tag-rm-offload", "hsr-tag-rm-offload"),
+];
+/// What a sender leaves for its NIC to do, and a veth hands on undone: tags of either kind, and checksums that are no sum
+/// and so cannot be finished here (CRC32c of SCTP, the CRC of Fibre Channel).
+const SENT: &[Named] = &[
+    ("tx-vlan-hw-insert", "txvlan"),
+    ("tx-vlan-stag-hw-insert", "tx-vlan-stag-hw-insert"),
+    ("tx-checksum-sctp", "tx-checksum-sctp"),
+    ("tx-checksum-fcoe-crc", "tx-checksum-fcoe-crc"),
+];
+/// The same of large packets: how they are to be cut is noted beside them. The kernel does this itself where the program
+/// is in the driver.
+const SENT_LARGE: &[Named] = &[
+    ("tx-tcp-segmentation", "tx-tcp-segmentation"),
+    ("tx-tcp-ecn-segmentation", "tx-tcp-ecn-segmentation"),
+    (
+        "tx-tcp-mangleid-segmentation",
+        "tx-tcp-mangleid-segmentation",
+    ),
+    ("tx-tcp6-segmentation", "tx-tcp6-segmentation"),
+    ("tx-tcp-accecn-segmentation", "tx-tcp-accecn-segmentation"),
+    ("tx-udp-segmentation", "tx-udp-segmentation"),
+    ("tx-sctp-segmentation", "tx-sctp-segmentation"),
+    ("tx-gso-list", "tx-gso-list"),
+];
 
 /// How long a queue may stay in use after its last AF_XDP socket was closed: the kernel takes some 20 ms, and does not
 /// take a queue away before.
@@ -24,15 +54,15 @@ pub struct Wanted {
     pub channels: Option<u32>,
 }
 
-/// What becomes of VLAN tags.
+/// Whether frames are whole when XDP sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tags {
-    /// They are where they should be.
-    Kept,
+pub enum Frames {
+    /// They are.
+    Whole,
     /// They are now. In words, what was changed for it.
     Changed(String),
-    /// They are not, and somebody else has to do something. In words, what.
-    Lost(String),
+    /// They may not be, and somebody else has to do something. In words, what.
+    Lacking(String),
 }
 
 /// What was there before, and what we set in its place.
@@ -51,9 +81,10 @@ pub struct Settings {
     mtu: Option<Change<u32>>,
     channels: Option<Change<Channels>>,
     table: Option<Change<IndirectionTable>>,
-    /// [`RX_VLAN`] has been turned off.
-    rx_vlan: bool,
-    /// [`TX_VLAN`] of the veth's other end has been turned off.
+    /// Features that have been turned off,
+    off: Vec<Named>,
+    /// and those of the veth's other end.
+    off_at_peer: Vec<Named>,
     peer: Option<Peer>,
 }
 
@@ -66,7 +97,8 @@ impl Settings {
             mtu: None,
             channels: None,
             table: None,
-            rx_vlan: false,
+            off: Vec::new(),
+            off_at_peer: Vec::new(),
             peer: None,
         }
     }
@@ -126,80 +158,86 @@ impl Settings {
         Ok(())
     }
 
-    /// Sees to it that VLAN tags are in the frames when XDP sees them, and not beside them, where they are lost.
-    pub fn keep_tags(&mut self, interface: &Interface) -> Tags {
+    /// Sees to it that nothing of a frame is beside it, where XDP does not see it and it is lost; and, where the program
+    /// `is_generic`, that frames are no larger than those on a wire.
+    pub fn keep_frames(&mut self, interface: &Interface, is_generic: bool) -> Frames {
         match interface.peer {
-            // What a veth "receives" with a tag beside it was sent so by the other end.
-            Some(peer) => self.keep_tags_of(peer, &interface.name),
-            None => self.keep_tags_in(&interface.name),
+            // What a veth "receives" with something beside it was sent so by the other end.
+            Some(peer) => self.keep_frames_of(peer, &interface.name, is_generic),
+            None => self.keep_frames_in(&interface.name),
         }
     }
 
-    fn keep_tags_of(&mut self, peer: Peer, name: &str) -> Tags {
-        match self.turn_off_at(peer) {
-            Ok(false) => Tags::Kept,
-            Ok(true) => Tags::Changed(format!(
-                "the other end of `{name}` (interface number {} there) puts VLAN tags into its frames now: \
-                 its txvlan offload is turned off until this port ends",
-                peer.index
+    fn keep_frames_of(&mut self, peer: Peer, name: &str, is_generic: bool) -> Frames {
+        let large = if is_generic { SENT_LARGE } else { &[] };
+        let features = [SENT, large].concat();
+        match self.turn_off_at(peer, &features) {
+            Ok(off) if off.is_empty() => Frames::Whole,
+            Ok(off) => Frames::Changed(format!(
+                "the other end of `{name}` (interface number {} there) leaves nothing beside its frames now: \
+                 turned off there until this port ends: {}",
+                peer.index,
+                words(&off)
             )),
-            Err(why) => Tags::Lost(format!(
-                "VLAN tags are lost, if the other end of `{name}` leaves them beside its frames: {why}; \
-                 run `ethtool -K PEER txvlan off` in its network namespace"
-            )),
-        }
-    }
-
-    fn keep_tags_in(&mut self, name: &str) -> Tags {
-        let mut turned_off = false;
-        let mut turn_off = |ethtool: &mut Ethtool| -> Result<(bool, bool), LinkError> {
-            let before = ethtool.feature(self.index, RX_VLAN)?;
-            if before.active && before.changeable {
-                ethtool.set_feature(self.index, RX_VLAN, false)?;
-                turned_off = true;
-            }
-            let after = ethtool.feature(self.index, RX_VLAN)?;
-            Ok((before.active, after.active))
-        };
-        let found = Ethtool::open().and_then(|mut ethtool| turn_off(&mut ethtool));
-        // Also where nothing is known of how it is now.
-        self.rx_vlan |= turned_off;
-        match found {
-            Ok((_, true)) => Tags::Lost(format!(
-                "VLAN tags are lost: `{name}` takes them out of the frames, and its driver cannot do otherwise"
-            )),
-            Ok((true, false)) => {
-                self.rx_vlan = true;
-                Tags::Changed(format!(
-                    "`{name}` leaves VLAN tags in the frames now: its rxvlan offload is turned off until this port ends"
-                ))
-            }
-            Ok((false, false)) => Tags::Kept,
-            // A driver that tells nothing of features has none.
-            Err(why) if why.is_unsupported() || why.is_gone() => Tags::Kept,
-            Err(why) => Tags::Lost(format!(
-                "VLAN tags are lost, if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} rxvlan off`"
+            Err(why) => Frames::Lacking(format!(
+                "what the other end of `{name}` leaves beside its frames is lost, VLAN tags among it: {why}; \
+                 run `ethtool -K PEER {}` in its network namespace",
+                words_off(&features)
             )),
         }
     }
 
-    /// Whether there was something to turn off.
-    fn turn_off_at(&mut self, peer: Peer) -> Result<bool, String> {
-        let job = || -> Result<bool, LinkError> {
-            let mut ethtool = Ethtool::open()?;
-            let is_on = ethtool.feature(peer.index, TX_VLAN)?.active;
-            if is_on {
-                ethtool.set_feature(peer.index, TX_VLAN, false)?;
-            }
-            Ok(is_on)
-        };
-        match at(peer, job) {
-            Some(Ok(was_on)) => {
-                // It may have been moved since it was turned off.
-                if was_on || self.peer.is_some() {
-                    self.peer = Some(peer);
+    fn keep_frames_in(&mut self, name: &str) -> Frames {
+        let turned_off =
+            Ethtool::open().map(|mut ethtool| turn_off(&mut ethtool, self.index, RECEIVED));
+        match turned_off {
+            Ok((off, left)) => {
+                note(&mut self.off, &off);
+                match left {
+                    Err(why) if why.is_unsupported() || why.is_gone() => Frames::Whole,
+                    Err(why) => Frames::Lacking(format!(
+                        "VLAN tags are lost, if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
+                        words_off(RECEIVED)
+                    )),
+                    Ok(left) if !left.is_empty() => Frames::Lacking(format!(
+                        "`{name}` takes parts out of its frames, which are lost, and its driver cannot do otherwise: {}",
+                        words(&left)
+                    )),
+                    Ok(_) if off.is_empty() => Frames::Whole,
+                    Ok(_) => Frames::Changed(format!(
+                        "`{name}` leaves its frames whole now: turned off until this port ends: {}",
+                        words(&off)
+                    )),
                 }
-                Ok(was_on)
+            }
+            // A kernel without the family knows of none.
+            Err(why) if why.is_unsupported() => Frames::Whole,
+            Err(why) => Frames::Lacking(format!(
+                "VLAN tags are lost, if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
+                words_off(RECEIVED)
+            )),
+        }
+    }
+
+    /// What was turned off.
+    fn turn_off_at(&mut self, peer: Peer, features: &[Named]) -> Result<Vec<Named>, String> {
+        // It may have been moved since, and takes along how it was.
+        if self.peer.is_some_and(|before| before != peer) {
+            self.peer = Some(peer);
+        }
+        let job =
+            || Ethtool::open().map(|mut ethtool| turn_off(&mut ethtool, peer.index, features));
+        match at(peer, job) {
+            Some(Ok((off, left))) => {
+                if !off.is_empty() {
+                    self.peer = Some(peer);
+                    note(&mut self.off_at_peer, &off);
+                }
+                match left {
+                    Ok(left) if left.is_empty() => Ok(off),
+                    Ok(left) => Err(format!("it does not let {} be turned off", words(&left))),
+                    Err(why) => Err(why.to_string()),
+                }
             }
             Some(Err(why)) => Err(why.to_string()),
             None => Err("its network namespace is out of reach".to_owned()),
@@ -212,7 +250,7 @@ impl Settings {
             // First: it may name queues that go with the channels.
             self.put_back_table(),
             self.put_back_channels(),
-            self.put_back_tags(),
+            self.put_back_features(),
             self.put_back_mtu(),
         ];
         let errors = results.into_iter().filter_map(Result::err);
@@ -247,16 +285,13 @@ impl Settings {
         }
     }
 
-    fn put_back_tags(&mut self) -> Result<(), LinkError> {
+    fn put_back_features(&mut self) -> Result<(), LinkError> {
         if let Some(peer) = self.peer.take() {
+            let off = std::mem::take(&mut self.off_at_peer);
             // None: its namespace has gone, and it with it.
-            let job = || Ethtool::open()?.set_feature(peer.index, TX_VLAN, true);
-            at(peer, job).unwrap_or(Ok(()))?;
+            at(peer, || turn_on(peer.index, &off)).unwrap_or(Ok(()))?;
         }
-        if std::mem::take(&mut self.rx_vlan) {
-            Ethtool::open()?.set_feature(self.index, RX_VLAN, true)?;
-        }
-        Ok(())
+        turn_on(self.index, &std::mem::take(&mut self.off))
     }
 
     fn put_back_mtu(&mut self) -> Result<(), LinkError> {
@@ -277,6 +312,68 @@ impl Drop for Settings {
         // Who wants to know what could not be put back has asked before.
         let _ = self.put_back();
     }
+}
+
+/// Turns off those of the features that are on. Returns which were, and which are still on, or why that is not known.
+fn turn_off(
+    ethtool: &mut Ethtool,
+    index: u32,
+    features: &[Named],
+) -> (Vec<Named>, Result<Vec<Named>, LinkError>) {
+    let mut off = Vec::new();
+    let mut left = Vec::new();
+    for named in features {
+        let mut change = || {
+            let before = ethtool.feature(index, named.0)?;
+            if !before.active || !before.changeable {
+                return Ok((false, before.active));
+            }
+            ethtool.set_feature(index, named.0, false)?;
+            Ok((true, ethtool.feature(index, named.0)?.active))
+        };
+        match change() {
+            Ok((was_set, is_on)) => {
+                off.extend(was_set.then_some(*named));
+                left.extend(is_on.then_some(*named));
+            }
+            Err(why) => return (off, Err(why)),
+        }
+    }
+    (off, Ok(left))
+}
+
+fn turn_on(index: u32, features: &[Named]) -> Result<(), LinkError> {
+    if features.is_empty() {
+        return Ok(());
+    }
+    let mut ethtool = Ethtool::open()?;
+    features
+        .iter()
+        .try_for_each(|(name, _)| ethtool.set_feature(index, name, true))
+}
+
+/// Adds those that are not noted yet.
+fn note(noted: &mut Vec<Named>, more: &[Named]) {
+    noted.extend(
+        more.iter()
+            .filter(|named| !noted.contains(named))
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// As in "txvlan, tx-checksum-sctp".
+fn words(features: &[Named]) -> String {
+    let words: Vec<&str> = features.iter().map(|(_, word)| *word).collect();
+    words.join(", ")
+}
+
+/// As ethtool wants it.
+fn words_off(features: &[Named]) -> String {
+    let words: Vec<String> = features
+        .iter()
+        .map(|(_, word)| format!("{word} off"))
+        .collect();
+    words.join(" ")
 }
 
 /// Runs `job` in the namespace of a veth's other end.

@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crosspoint_link::{
-    Changes, Ethtool, Events, Links, Netdev, Reach, Settings, Tags, Wake, Wanted, XdpSupport,
+    Changes, Ethtool, Events, Frames, Links, Netdev, Reach, Settings, Wake, Wanted, XdpSupport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -314,16 +314,16 @@ fn what_cannot_be_set_is_said_in_words_and_nothing_changes() {
 }
 
 #[test]
-fn tags_stay_in_the_frames_while_an_interface_is_ours() {
+fn nothing_of_a_frame_is_beside_it_while_an_interface_is_ours() {
     enter_new_namespace();
     // A NIC of its own: the tap.
     run("ip tuntap add dev tap0 mode tap");
     let mut links = Links::open().expect("a socket");
     let tap = links.find("tap0").expect("an answer").expect("it is there");
     assert_eq!(
-        Settings::new(&tap).keep_tags(&tap),
-        Tags::Kept,
-        "it takes no tags out"
+        Settings::new(&tap).keep_frames(&tap, true),
+        Frames::Whole,
+        "it takes nothing out"
     );
     // The other end of a veth, here and elsewhere.
     let elsewhere = Elsewhere::new();
@@ -332,19 +332,44 @@ fn tags_stay_in_the_frames_while_an_interface_is_ours() {
     run(&format!(
         "ip link add up1 type veth peer name far netns {id}"
     ));
+    let beside = [
+        "tx-vlan-offload",
+        "tx-vlan-stag-hw-insert",
+        "tx-checksum-sctp",
+    ];
+    let large = ["tx-tcp-segmentation", "tx-udp-segmentation", "tx-gso-list"];
     for (name, features) in [
         ("up0", &(|| run("ethtool -k far")) as &dyn Fn() -> String),
         ("up1", &|| elsewhere.run("ethtool -k far")),
     ] {
-        assert!(is_on(&features(), "tx-vlan-offload"));
-        let found = links.find(name).expect("an answer").expect("it is there");
-        let mut settings = Settings::new(&found);
-        let changed = settings.keep_tags(&found);
-        assert!(matches!(changed, Tags::Changed(_)), "{changed:?}");
-        assert!(!is_on(&features(), "tx-vlan-offload"), "{name}");
-        assert_eq!(settings.keep_tags(&found), Tags::Kept, "they are already");
-        drop(settings);
-        assert!(is_on(&features(), "tx-vlan-offload"), "{name}");
+        for is_generic in [false, true] {
+            let before = features();
+            assert!(
+                beside
+                    .iter()
+                    .chain(&large)
+                    .all(|feature| is_on(&before, feature))
+            );
+            let found = links.find(name).expect("an answer").expect("it is there");
+            let mut settings = Settings::new(&found);
+            let changed = settings.keep_frames(&found, is_generic);
+            assert!(matches!(changed, Frames::Changed(_)), "{changed:?}");
+            let now = features();
+            assert!(
+                beside.iter().all(|feature| !is_on(&now, feature)),
+                "{name}: {now}"
+            );
+            assert!(
+                large
+                    .iter()
+                    .all(|feature| is_on(&now, feature) != is_generic),
+                "{name}: {now}"
+            );
+            let again = settings.keep_frames(&found, is_generic);
+            assert_eq!(again, Frames::Whole, "they are already");
+            drop(settings);
+            assert_eq!(features(), before, "{name}");
+        }
     }
 }
 

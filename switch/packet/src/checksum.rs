@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071), and the partial ones that virtio and veth peers leave.
 
-use crate::parse::{L4, parse_l4};
+use crate::parse::L4;
 
 /// One's-complement sum of `bytes` added to `sum`, not folded. An odd last byte is padded, so
 /// only the last of several pieces may have an odd length.
@@ -68,28 +68,15 @@ pub struct Partial {
     pub offset: u16,
 }
 
-/// Whether the frame's transport checksum is partial: its field holds the folded sum of the
-/// pseudo-header, which is what a sender leaves there for hardware to finish.
-///
-/// A finished checksum has that value by chance once in 65536 frames; finishing it again gives
-/// the same right value, so the mistake costs time and nothing else.
+/// The checksum of a whole frame that is partial: see [`crate::partial::find`], which needs its beginning only.
 pub fn find_partial(frame: &[u8]) -> Option<Partial> {
-    let l4 = parse_l4(frame)?;
-    let offset = l4.checksum_offset()?;
-    if l4.fragment {
-        return None;
-    }
-    let at = l4.offset + offset;
-    let field = u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]);
-    (field == pseudo_header(frame, &l4)?).then_some(Partial {
-        start: l4.offset as u16,
-        offset: offset as u16,
-    })
+    crate::partial::find(frame, frame.len()).ok().flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parse::parse_l4;
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 

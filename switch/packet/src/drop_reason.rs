@@ -44,7 +44,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The frame is shorter than an Ethernet header (14 bytes).
     Runt = "runt", Ingress;
-    /// The frame is longer than 65550 bytes, a tag not counted.
+    /// The frame is longer than 65550 bytes, up to two tags not counted.
     Oversize = "oversize", Ingress;
     /// The source address is a group address or all zero.
     BadSource = "bad_source", Ingress;
@@ -54,7 +54,7 @@ drop_reasons! {
     UntaggedOnTrunk = "untagged_on_trunk", Ingress;
     /// The guest asked for a checksum whose place lies outside the frame, or for segmentation that contradicts the frame's headers.
     BadOffload = "bad_offload", Ingress;
-    /// A link-local control frame (STP, LLDP, pause), which a bridge does not forward.
+    /// A link-local control frame (STP, LLDP, pause) that the port's `forward_control` does not name: a bridge does not forward it.
     LinkLocal = "link_local", Ingress;
     /// The destination is on the port that the frame came from.
     Hairpin = "hairpin", Ingress;
@@ -86,7 +86,7 @@ drop_reasons! {
     GuestQuarantined = "guest_quarantined", Egress;
     /// The NIC's transmit ring is full.
     NicRingFull = "nic_ring_full", Egress;
-    /// The frame is longer than the MTU of the NIC port's interface allows.
+    /// The frame is longer than the MTU of the NIC port's interface allows, the Ethernet header and up to two tags not counted.
     MtuExceeded = "mtu_exceeded", Egress;
     /// The frame does not fit a UMEM frame of the NIC port.
     NicFrameSmall = "nic_frame_small", Egress;

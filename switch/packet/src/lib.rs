@@ -11,9 +11,13 @@ pub mod gro;
 mod mac;
 pub mod offload;
 mod parse;
+pub mod partial;
 pub mod segment;
 
 pub use drop_reason::{DropReason, Side};
 pub use flow::FlowHasher;
 pub use mac::Mac;
-pub use parse::{ETHERNET_LEN, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, Parsed, TAG_LEN, parse_l4};
+pub use parse::{
+    ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, Parsed, TAG_LEN, TAGS_MAX,
+    parse_l4,
+};

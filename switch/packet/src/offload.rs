@@ -4,11 +4,12 @@
 //! not write for it: a "checksum" in an IP address, or a segmentation of something that is no TCP.
 
 use crate::checksum::Partial;
-use crate::parse::{ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP, network_header};
+use crate::parse::{
+    ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP, network_header,
+};
 use crate::segment::{SegmentError, find_transport};
 
 const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
 /// Bytes of a UDP header (RFC 768).
 const UDP_HEADER: usize = 8;
 
@@ -21,13 +22,15 @@ pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Op
     let l4 = match find_transport(headers, frame_len) {
         Ok(l4) => l4,
         Err(SegmentError::Truncated) if headers.len() < frame_len => return None,
-        // What is no IP may carry it further in (HSR, NSH, PPPoE); but ARP has no checksum, and behind a third tag the
-        // headers are not looked for.
+        // What is no IP may carry it further in (HSR, NSH, PPPoE); but ARP has no checksum.
         Err(SegmentError::OtherProtocol) => {
-            return Some(match network_header(headers) {
-                Some((ETHERTYPE_ARP | ETHERTYPE_VLAN | ETHERTYPE_QINQ, _)) | None => false,
-                Some((_, network)) => start >= network,
-            });
+            return match network_header(headers) {
+                Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ, network)) => {
+                    behind_tags(headers, frame_len, place, network)
+                }
+                Some((ETHERTYPE_ARP, _)) | None => Some(false),
+                Some((_, network)) => Some(start >= network),
+            };
         }
         Err(_) => return Some(false),
     };
@@ -36,6 +39,21 @@ pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Op
         PROTO_UDP => (start == l4.offset && offset == 6) || start >= l4.offset + UDP_HEADER,
         _ => start >= l4.offset,
     })
+}
+
+/// The same behind two tags, of a frame with a third, whose bytes begin at `third`: as of the frame without those two. Each
+/// turn takes eight bytes off, of which there are few.
+fn behind_tags(headers: &[u8], frame_len: usize, place: Partial, third: usize) -> Option<bool> {
+    let taken = third - ETHERNET_LEN;
+    let start = usize::from(place.start).checked_sub(taken);
+    let (Some(start), Some(headers)) = (start, headers.get(taken..)) else {
+        return Some(false);
+    };
+    let place = Partial {
+        start: start as u16,
+        ..place
+    };
+    is_checksum_place(headers, frame_len.saturating_sub(taken), place)
 }
 
 #[cfg(test)]

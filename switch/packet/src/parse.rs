@@ -2,8 +2,12 @@ use crate::Mac;
 
 /// Bytes of an Ethernet header: destination, source, type.
 pub const ETHERNET_LEN: usize = 14;
-/// Type of an 802.1Q tag. Other tag types (802.1ad) are payload to this switch.
+/// Type of an 802.1Q tag, the only one that names a VLAN of this switch.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// Type of an 802.1ad tag: payload to this switch, but a tag in a frame's length.
+pub const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// What some send for it from before there was one.
+pub(crate) const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
 /// The longest frame there is without a tag: the largest IP packet and its Ethernet header, made
 /// even.
 pub const MAX_FRAME_LEN: usize = 65550;
@@ -16,7 +20,10 @@ pub(crate) const PROTO_TCP: u8 = 6;
 pub(crate) const PROTO_UDP: u8 = 17;
 pub(crate) const PROTO_IPV6_FRAGMENT: u8 = 44;
 
-/// The link layer of a frame, from its first 18 bytes.
+/// Most tags that a frame may have above the length that it has without: a provider's and a customer's (802.1ad).
+pub const TAGS_MAX: u8 = 2;
+
+/// The link layer of a frame, from its first 22 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// Destination address.
@@ -25,6 +32,8 @@ pub struct Parsed {
     pub src: Mac,
     /// Tag control information of an 802.1Q tag, if there is one: priority, DEI, VLAN.
     pub tci: Option<u16>,
+    /// How many tags, 802.1Q or 802.1ad, do not count in the frame's length: [`TAGS_MAX`] at most.
+    pub tags: u8,
 }
 
 impl Parsed {
@@ -42,8 +51,20 @@ impl Parsed {
             dst: Mac::from_le_word(word(0)),
             src: Mac::from_le_word(word(6)),
             tci: tagged.then(|| u16::from_be_bytes([head[14], head[15]])),
+            tags: tags(head, frame_len),
         }
     }
+}
+
+/// How many tags a frame begins with that do not count in its length.
+#[inline(always)]
+fn tags(head: &[u8; 64], frame_len: usize) -> u8 {
+    let is_tag = |at: usize| matches!(head[at..at + 2], [0x81, 0x00] | [0x88, 0xa8]);
+    let has = |number: usize| {
+        let at = ETHERNET_LEN - 2 + TAG_LEN * number;
+        is_tag(at) && frame_len >= ETHERNET_LEN + TAG_LEN * (number + 1)
+    };
+    u8::from(has(0)) + u8::from(has(0) && has(1))
 }
 
 /// Where the transport header of a frame lies, and what identifies its flow.
@@ -86,7 +107,7 @@ pub(crate) fn network_header(bytes: &[u8]) -> Option<(u16, usize)> {
     let mut at = 12;
     let mut ethertype = be16(bytes, at)?;
     for _ in 0..2 {
-        if ethertype == ETHERTYPE_VLAN || ethertype == 0x88a8 {
+        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
             at += 4;
             ethertype = be16(bytes, at)?;
         }
@@ -162,6 +183,29 @@ mod tests {
         assert_eq!(parsed.tci, Some(0x6064));
         assert_eq!(parsed.dst, Mac::BROADCAST);
         assert_eq!(Parsed::new(&head(&frame[..16]), 16).tci, None);
+    }
+
+    #[test]
+    fn two_tags_of_either_kind_do_not_count_in_a_length() {
+        let tags = |types: &[u16], len: usize| {
+            let mut frame = vec![2; 12];
+            for ethertype in types {
+                frame.extend(ethertype.to_be_bytes());
+                frame.extend([0, 7]);
+            }
+            frame.extend([8, 0]);
+            Parsed::new(&head(&frame), len).tags
+        };
+        assert_eq!(tags(&[], 60), 0);
+        for one in [0x8100, 0x88a8] {
+            assert_eq!(tags(&[one], 60), 1);
+            assert_eq!(tags(&[one], 17), 0, "no room for it");
+            for other in [0x8100, 0x88a8] {
+                assert_eq!(tags(&[one, other], 60), 2);
+                assert_eq!(tags(&[one, other], 21), 1);
+                assert_eq!(tags(&[one, other, 0x8100], 60), TAGS_MAX);
+            }
+        }
     }
 
     proptest! {

@@ -44,7 +44,7 @@ const UDP_HEADER: usize = 8;
 /// Extension headers of IPv6, by the number that names them (RFC 8200, 4).
 pub(crate) const HOP_BY_HOP: u8 = 0;
 pub(crate) const ROUTING: u8 = 43;
-const DESTINATION_OPTIONS: u8 = 60;
+pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;

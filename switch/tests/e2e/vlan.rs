@@ -136,3 +136,36 @@ fn a_tag_that_a_sender_leaves_beside_its_frame_arrives() {
     let ledger = switch.ledger();
     assert_eq!(ledger.port("a").rx, ledger.port("b").tx, "{ledger}");
 }
+
+/// The kernel of a host that bridges takes the tag out of what it receives, and leaves it beside what it sends.
+#[test]
+fn a_providers_tag_stays_in_the_frame_and_brings_it_into_no_other_vlan() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    a.ip("link add x0 type veth peer name x1");
+    a.ip("link add br0 type bridge");
+    for link in ["x0", "eth0"] {
+        a.ip(&format!("link set {link} master br0"));
+    }
+    for link in ["x0", "x1", "br0"] {
+        a.ip(&format!("link set {link} up"));
+    }
+    let access = "vlan = { access = 100 }\n";
+    let ports = [xdp("a", &a) + access, xdp("b", &b) + access];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let mut seen = b.listen("ether src 02:00:00:00:00:09");
+    let frame = |ethertype: [u8; 2], last: u8| {
+        let link = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &ethertype, &[0, 7]].concat();
+        [&link[..], &[0x88, 0xb5], &[last; 46]].concat()
+    };
+    a.send_frame_on("x1", &frame([0x88, 0xa8], 1));
+    seen.wait_for("802.1Q-QinQ", s(5));
+    assert!(seen.log().contains("vlan 7"), "{}", seen.log());
+    // One of 802.1Q is in a VLAN that this port is not in.
+    a.send_frame_on("x1", &frame([0x81, 0x00], 2));
+    crate::harness::wait_until("the drop", s(5), || {
+        let drops = switch.ledger().port("a").drops.clone();
+        (drops.get("vlan_not_carried") == Some(&1)).then_some(())
+    });
+    switch.ledger();
+}

@@ -127,6 +127,28 @@ impl<'a> Host<'a> {
         process
     }
 
+    /// A second wire, which ends in `inside` here. Returns its end at the switch.
+    pub fn add_wire(&self, inside: &str) -> String {
+        let (interface, id) = (format!("{}-2", self.interface), self.namespace.id());
+        self.lab.ip(&format!(
+            "link add {interface} type veth peer name {inside} netns {id}"
+        ));
+        self.lab.ip(&format!("link set {interface} up"));
+        interface
+    }
+
+    /// Sends these bytes as one frame, as they are.
+    pub fn send_frame(&self, frame: &[u8]) {
+        self.send_frame_on("eth0", frame);
+    }
+
+    /// The same, on another of its interfaces.
+    pub fn send_frame_on(&self, interface: &str, frame: &[u8]) {
+        let index = self.must_run(&format!("cat /sys/class/net/{interface}/ifindex"));
+        let index = index.trim().parse().expect("a number");
+        self.inside(|| send_frame(index, frame).expect("sent"));
+    }
+
     /// Runs `job` on a thread of its own that is in this namespace.
     pub fn inside<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         let namespace = &self.namespace;
@@ -144,8 +166,44 @@ pub fn iperf3(client: &Host<'_>, server: &Host<'_>) {
     iperf3_with(client, server, "-t 1 -R");
 }
 
+/// Sends a frame through interface number `index` of this thread's namespace.
+fn send_frame(index: i32, frame: &[u8]) -> std::io::Result<()> {
+    use rustix::net::{AddressFamily, SocketType};
+    use std::os::fd::AsRawFd;
+    let socket = rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None)?;
+    // SAFETY: plain integers: all zero is a value.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    (to.sll_family, to.sll_ifindex) = (libc::AF_PACKET as u16, index);
+    // SAFETY: `frame` is readable for its length, and `to` is a sockaddr_ll of the length given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            std::ptr::from_ref(&to).cast(),
+            size_of_val(&to) as u32,
+        )
+    };
+    match usize::try_from(sent) {
+        Ok(len) if len == frame.len() => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// One iperf3 run with more options.
 pub fn iperf3_with(client: &Host<'_>, server: &Host<'_>, options: &str) {
+    iperf3_at_least(10.0, client, server, &server.address, options);
+}
+
+/// One iperf3 run to this address of the server, which must come to so many Mb/s.
+pub fn iperf3_at_least(
+    rate_min: f64,
+    client: &Host<'_>,
+    server: &Host<'_>,
+    address: &str,
+    options: &str,
+) {
     let dir = client.lab.dir();
     let mut service = Process::start(
         dir,
@@ -153,10 +211,7 @@ pub fn iperf3_with(client: &Host<'_>, server: &Host<'_>, options: &str) {
         &server.command("iperf3 -s -1 --forceflush"),
     );
     service.wait_for("Server listening", s(10));
-    let line = format!(
-        "iperf3 -J -c {} --connect-timeout 5000 {options}",
-        server.address
-    );
+    let line = format!("iperf3 -J -c {address} --connect-timeout 5000 {options}");
     let (status, text) = run(dir, &client.command(&line), s(20));
     assert!(status.success(), "{line}: {text}");
     let report: serde_json::Value = serde_json::from_str(&text).expect("iperf3 -J prints JSON");
@@ -165,5 +220,5 @@ pub fn iperf3_with(client: &Host<'_>, server: &Host<'_>, options: &str) {
         .unwrap_or_default()
         / 1e6;
     eprintln!("{line}: {rate:.0} Mb/s");
-    assert!(rate > 10.0, "{line}: {rate:.1} Mb/s\n{text}");
+    assert!(rate > rate_min, "{line}: {rate:.1} Mb/s\n{text}");
 }

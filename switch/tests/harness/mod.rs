@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use attacker::Attacker;
 pub use exchange::{Exchange, ping_pong};
 pub use frames::{flow_of, frame, mac, number_of, tagged, udp};
-pub use host::{Host, iperf3, iperf3_with};
+pub use host::{Host, iperf3, iperf3_at_least, iperf3_with};
 pub use lab::{HugePages, Lab};
 pub use ledger::Ledger;
 pub use linux::LinuxGuest;

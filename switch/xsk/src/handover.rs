@@ -36,6 +36,11 @@ impl Handover {
         }
     }
 
+    /// The socket that it leads to.
+    pub fn socket(&self) -> &Arc<XskSocket> {
+        &self.socket
+    }
+
     /// Copies the picked frames into supplied UMEM frames and hands them to the owner.
     pub fn deliver(&self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let (mut outcome, mut pushed) = (NicOutcome::default(), 0);

@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use crosspoint_frame::{BURST, Burst, Offload, Segment, prefetch_read};
-use crosspoint_packet::checksum;
+use crosspoint_packet::checksum::Partial;
+use crosspoint_packet::partial::{self, HEADERS_LEN_MAX};
+use crosspoint_packet::segment::{GSO_ECN, GSO_TCPV4, GSO_TCPV6};
+use crosspoint_packet::{ETHERNET_LEN, parse_l4};
 
 use crate::ring::Ring;
 use crate::umem::Half;
 use crate::{FRAME_SIZE, XskSocket};
 
-/// How far into a frame its transport checksum may lie: two tags, IPv6 and TCP are 102 bytes,
-/// IPv4 with all options 118.
+/// How far into a frame its transport checksum lies that is no tunnel's: two tags, IPv6 and TCP are 102 bytes, IPv4 with
+/// all options 118.
 const HEADERS_LEN: usize = 128;
+
+const PROTO_TCP: u8 = 6;
+const TCP_CWR: u8 = 0x80;
 
 /// The receiving half of a socket. Owned by one worker.
 pub struct XskRx {
@@ -20,6 +26,8 @@ pub struct XskRx {
     fill: Ring<u64>,
     /// Descriptors of the last burst.
     held: u32,
+    /// Whether frames may be larger than those on a wire, and nobody says how they are to be cut.
+    large: bool,
 }
 
 impl XskRx {
@@ -39,7 +47,15 @@ impl XskRx {
             rx,
             fill,
             held: 0,
+            large: false,
         }
+    }
+
+    /// Has frames of TCP that are longer than the interface's MTU allows be large ones, to be cut as it allows, from now
+    /// on: those that the kernel hands to a generic program before it has cut them. Before the socket is handed to its
+    /// worker.
+    pub fn expect_large(&mut self) {
+        self.large = true;
     }
 
     /// The socket, to wait on and to ask for its counters.
@@ -97,10 +113,11 @@ impl XskRx {
     fn push(&self, burst: &mut Burst, pieces: &[Option<Segment>]) {
         match pieces {
             [Some(bytes)] => {
-                burst.push_contiguous(*bytes, self.offload(bytes));
+                burst.push_contiguous(*bytes, self.offload(bytes, bytes.len()));
             }
             [Some(first), ..] if pieces.iter().all(Option::is_some) => {
-                let offload = self.offload(first);
+                let len = pieces.iter().flatten().map(Segment::len).sum();
+                let offload = self.offload(first, len);
                 let mut whole = burst.take_scratch();
                 whole.extend(pieces.iter().flatten());
                 burst.push_segments(&whole, offload);
@@ -115,19 +132,24 @@ impl XskRx {
     /// What the sender left undone. Only a software device (veth, tap) hands over frames whose
     /// checksum nobody has computed; a NIC that writes the UMEM itself took them off a wire.
     #[inline(always)]
-    fn offload(&self, bytes: &Segment) -> Offload {
+    fn offload(&self, bytes: &Segment, frame_len: usize) -> Offload {
         if self.socket.zero_copy() {
             return Offload::default();
         }
-        let mut headers = [0; HEADERS_LEN];
-        let n = bytes.read(&mut headers);
-        match checksum::find_partial(headers.get(..n).unwrap_or(&[])) {
-            Some(partial) => Offload {
-                needs_csum: true,
-                csum_start: partial.start,
-                csum_offset: partial.offset,
-                ..Offload::default()
-            },
+        match find_partial(bytes, frame_len) {
+            Some(partial) => {
+                let offload = Offload {
+                    needs_csum: true,
+                    csum_start: partial.start,
+                    csum_offset: partial.offset,
+                    ..Offload::default()
+                };
+                let limit = self.socket.frame_len_max() as usize;
+                match self.large && frame_len > limit {
+                    true => to_be_cut(bytes, frame_len, offload, limit),
+                    false => offload,
+                }
+            }
             None => Offload::default(),
         }
     }
@@ -145,4 +167,72 @@ impl XskRx {
         self.rx.release(held);
         self.fill.submit(held);
     }
+}
+
+/// The checksum of a frame that begins with `bytes` which is still to be computed.
+#[inline(always)]
+fn find_partial(bytes: &Segment, frame_len: usize) -> Option<Partial> {
+    let mut headers = [0; HEADERS_LEN];
+    let n = bytes.read(&mut headers);
+    match partial::find(headers.get(..n).unwrap_or(&[]), frame_len) {
+        Ok(found) => found,
+        Err(partial::Beyond) => find_far(bytes, frame_len),
+    }
+}
+
+/// The same behind long headers.
+#[cold]
+#[inline(never)]
+fn find_far(bytes: &Segment, frame_len: usize) -> Option<Partial> {
+    let mut headers = [0; HEADERS_LEN_MAX];
+    let n = bytes.read(&mut headers);
+    partial::find(headers.get(..n).unwrap_or(&[]), frame_len)
+        .ok()
+        .flatten()
+}
+
+/// What a frame asks for that is longer than `limit`, tags not counted: to be cut into the longest segments of TCP that
+/// are not. The size that its sender meant is lost.
+#[cold]
+#[inline(never)]
+fn to_be_cut(bytes: &Segment, frame_len: usize, offload: Offload, limit: usize) -> Offload {
+    let mut headers = [0; HEADERS_LEN];
+    let n = bytes.read(&mut headers);
+    let headers = headers.get(..n).unwrap_or(&[]);
+    cut_size(headers, frame_len, &offload, limit).map_or(offload, |(gso_type, gso_size)| Offload {
+        gso_type,
+        gso_size,
+        any_size: true,
+        ..offload
+    })
+}
+
+/// Kind and size of the segments; `None` for what is no TCP, or in a tunnel, or no longer than the limit.
+fn cut_size(
+    headers: &[u8],
+    frame_len: usize,
+    offload: &Offload,
+    limit: usize,
+) -> Option<(u8, u16)> {
+    let l4 = parse_l4(headers)?;
+    let start = usize::from(offload.csum_start);
+    let is_whole = l4.offset + l4.len == frame_len;
+    if l4.protocol != PROTO_TCP || l4.offset != start || l4.fragment || !is_whole {
+        return None;
+    }
+    // Data offset, in words, and the flags (RFC 9293, 3.1; RFC 3168, 6.1).
+    let (words, flags) = (headers.get(start + 12)? >> 4, headers.get(start + 13)?);
+    let limit = limit + (l4.ip_offset - ETHERNET_LEN);
+    let size = limit.checked_sub(start + 4 * usize::from(words))?;
+    let kind = match l4.ip_version {
+        4 => GSO_TCPV4,
+        _ => GSO_TCPV6,
+    };
+    let kind = if flags & TCP_CWR != 0 {
+        kind | GSO_ECN
+    } else {
+        kind
+    };
+    let is_large = frame_len > limit && size > 0;
+    is_large.then_some((kind, u16::try_from(size).ok()?))
 }

@@ -45,7 +45,7 @@ pub struct SocketOptions {
     pub busy_poll: bool,
     /// What kind of pages its packet memory lies in.
     pub pages: Pages,
-    /// The longest frame that it sends, bytes, a tag not counted: the interface's MTU and 14.
+    /// The longest frame that it sends, bytes, up to two tags not counted: the interface's MTU and 14.
     pub frame_len_max: u32,
 }
 

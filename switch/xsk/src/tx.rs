@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crosspoint_frame::{Burst, Frame, Gather, Pick, TagOp};
+use crosspoint_packet::{TAG_LEN, TAGS_MAX};
 
 use crate::fill::{Filled, MAX_PIECES, fill, pieces, rewrite};
 use crate::large::{self, LargeTx, Sent};
@@ -13,8 +14,6 @@ use crate::{FRAME_SIZE, Handover, RING_SIZE, SocketError, XskSocket};
 
 /// Most doorbells in one flush, in copy mode.
 pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
-/// An 802.1Q tag.
-const TAG_LEN: usize = 4;
 
 /// What became of the copies of one `deliver` to a NIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -89,8 +88,8 @@ pub(crate) enum Way {
     Small,
 }
 
-/// Whether the copy that `pick` asks for is longer than an interface takes whose limit is `frame_len_max`, bytes, a tag
-/// not counted.
+/// Whether the copy that `pick` asks for is longer than an interface takes whose limit is `frame_len_max`, bytes, up to
+/// two tags not counted.
 #[inline(always)]
 pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
     is_longer(
@@ -104,12 +103,13 @@ pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
 /// The same, of a part of the copy that has its tag and `len` bytes.
 #[inline(always)]
 pub(crate) fn is_longer(len: usize, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
-    let tagged = match tag {
-        TagOp::Push => true,
-        TagOp::Keep => frame.tagged,
-        TagOp::Pop => frame.stacked,
+    let tags = match tag {
+        TagOp::Push => (frame.tags + 1).min(TAGS_MAX),
+        TagOp::Keep => frame.tags,
+        // What may be behind the second is the receiver's to see.
+        TagOp::Pop => frame.tags.saturating_sub(1),
     };
-    len > frame_len_max as usize + TAG_LEN * usize::from(tagged)
+    len > frame_len_max as usize + TAG_LEN * usize::from(tags)
 }
 
 /// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.

@@ -81,6 +81,7 @@ impl Case {
                 gso_size: (1514 - headers) as u16,
                 csum_start: (headers - 32) as u16,
                 csum_offset: 16,
+                any_size: false,
             },
             tag: TagOp::Keep,
             pieces: 1,
@@ -131,7 +132,7 @@ fn load(burst: &mut Burst, cases: &[Case]) -> Vec<Pick> {
         assert!(burst.push_segments(&pieces, case.offload), "full");
         let frame = &mut burst.frames_mut()[index];
         (frame.tci, frame.tagged) = (wire::TCI, case.tag == TagOp::Pop);
-        frame.stacked = false;
+        (frame.stacked, frame.tags) = (false, u8::from(frame.tagged));
         picks.push(Pick {
             frame: index as u8,
             tag: case.tag,
@@ -259,7 +260,7 @@ fn a_frame_that_changes_or_goes_away_after_it_was_looked_at_is_counted_and_no_ot
     assert!(burst.push_segments(&pieces, cases[5].offload));
     let index = burst.len() - 1;
     let gone = &mut burst.frames_mut()[index];
-    (gone.tagged, gone.stacked) = (false, false);
+    (gone.tagged, gone.stacked, gone.tags) = (false, false, 0);
     picks.insert(
         4,
         Pick {

@@ -116,6 +116,9 @@ pub const STORM_XDP_DEFAULT: StormLimits = StormLimits {
     multicast: 0,
     unknown_unicast: 0,
 };
+/// Most items of `forward_control`: all sixteen addresses but that of pause frames.
+pub const CONTROL_ADDRESSES_MAX: usize = 15;
+
 /// The highest limit in `storm`, copies per second: more than any machine makes.
 pub const STORM_MAX: u32 = 1_000_000_000;
 /// The most addresses in `addresses`.

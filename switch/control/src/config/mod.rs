@@ -4,10 +4,11 @@
 //! column, and how to mend it. The main file may name a folder with files of more ports (`ports_dir`);
 //! [`Config::load_lenient`] does without those that are wrong. The way of a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
 //! (serde, with places), then `sections`, `ports`, `direct`, `slo`, `storm`,
-//! `addresses` and `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
+//! `addresses`, `control` and `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
 mod addresses;
 mod check;
+mod control;
 mod cores;
 mod direct;
 mod duration;
@@ -34,6 +35,7 @@ mod vlan;
 pub mod watch;
 mod written;
 
+pub use control::control_names;
 pub use cores::CoreSpans;
 pub use edit::{PortTable, parse_assignments, parse_port_file};
 pub use error::{ConfigError, Problem};

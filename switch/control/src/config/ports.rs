@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::PathBuf};
 
 use super::addresses::{self, Bound};
 use super::check::{Checker, Place};
+use super::control;
 use super::direct;
 use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
@@ -97,6 +98,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
     let addresses = std::mem::take(&mut raw.addresses);
     let addresses = addresses::addresses(checker, addresses, &vlan, &mut taken.bound);
     let storm = std::mem::take(&mut raw.storm);
+    let forward_control = control::control(checker, std::mem::take(&mut raw.forward_control));
     let worker_span = raw.worker.span();
     let worker = checker.number(
         std::mem::take(&mut raw.worker),
@@ -140,6 +142,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         weight: weight.unwrap_or(WEIGHT_DEFAULT),
         storm,
         addresses,
+        forward_control,
         // Guests come and go.
         required: required.unwrap_or(matches!(kind, PortKind::Xdp(_))),
         slo,

@@ -234,6 +234,11 @@ pub(super) struct RawPort {
     /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
     /// that is not another port's.
     pub addresses: Field<Table<RawAddresses>>,
+    /// Which link-local control frames (01-80-C2-00-00-00 to 0F) pass from this port to others that name them too, and from
+    /// those to this one: "stp", "lacp", "dot1x", "provider-stp", "provider-mvrp", "lldp", or an address. Default: none. Two
+    /// uplinks into one network need "stp" on both, so that its spanning tree sees the loop.
+    #[schemars(length(max = CONTROL_ADDRESSES_MAX), extend("uniqueItems" = true))]
+    pub forward_control: Field<Vec<Field<String>>>,
     /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
     #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
     pub worker: Field<i64>,

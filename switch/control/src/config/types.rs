@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
@@ -241,6 +242,8 @@ pub struct Port {
     /// The only source addresses that its frames may have, none twice; none: any. No other port that shares a VLAN with
     /// this one has one of them.
     pub addresses: Vec<Mac>,
+    /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
+    pub forward_control: ControlAddresses,
     /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has as many.
     pub worker: Option<usize>,
     /// Whether the switch is ready only while it is up.

@@ -280,7 +280,7 @@ impl Checker {
 }
 
 /// Six bytes of two hexadecimal digits each.
-fn parse_mac(text: &str) -> Option<Mac> {
+pub(super) fn parse_mac(text: &str) -> Option<Mac> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {

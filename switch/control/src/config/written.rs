@@ -35,6 +35,7 @@ impl Port {
             weight,
             storm,
             addresses,
+            forward_control,
             worker,
             required,
             slo,
@@ -51,6 +52,10 @@ impl Port {
             ("weight", json!(weight)),
             ("storm", storm_written(storm)),
             ("addresses", addresses_written(addresses)),
+            (
+                "forward_control",
+                json!(super::control_names(*forward_control)),
+            ),
             ("worker", json!(worker)),
             ("required", json!(required)),
             ("slo", slo.as_ref().map_or(Value::Null, Slo::written)),

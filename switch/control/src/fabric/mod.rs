@@ -14,6 +14,7 @@ mod change;
 mod direct;
 mod health;
 mod kept;
+mod loops;
 mod moves;
 mod moving;
 pub(crate) mod numa;
@@ -107,6 +108,7 @@ struct State {
     view: Arc<View>,
     ageing: Ageing,
     moves: moves::Reported,
+    loops: loops::Loops,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     /// When it was last looked at what calls had cost.
@@ -177,6 +179,7 @@ impl Fabric {
                 view,
                 ageing,
                 moves: moves::Reported::default(),
+                loops: loops::Loops::default(),
                 lost_mappings: 0,
                 calls_reviewed: Instant::now(),
                 balance,
@@ -233,6 +236,7 @@ impl Fabric {
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
             sources: ports::source_guard(&options.addresses),
+            control: options.forward_control,
         };
         state.ports[number] = Some(Port {
             view,
@@ -269,6 +273,7 @@ impl Fabric {
         self.fdb.set_time_s(uptime.as_secs());
         let mut state = self.lock();
         self.report_moves(&mut state);
+        Self::report_loops(&mut state, Instant::now());
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
             return;

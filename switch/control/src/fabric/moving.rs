@@ -460,6 +460,7 @@ mod tests {
             weight: 1,
             storm: None,
             sources: None,
+            control: crosspoint_engine::control::ControlAddresses::NONE,
         };
         View::new(
             ports.iter().map(|egress| Some(port(egress))).collect(),

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::fdb::Damping;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::stream::Source;
@@ -62,6 +63,8 @@ pub struct PortOptions {
     pub storm: StormLimits,
     /// The only source addresses that its frames may have; none: any.
     pub addresses: Vec<Mac>,
+    /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
+    pub forward_control: ControlAddresses,
 }
 
 /// How a port is, for `show`.

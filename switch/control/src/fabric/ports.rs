@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
 use crosspoint_engine::guard::SourceGuard;
 use crosspoint_engine::storm::StormLimits;
@@ -27,6 +28,8 @@ pub struct PortSettings {
     /// The only source addresses that its frames may have; none: any. Addresses that are learned where they may not be
     /// any more are forgotten.
     pub addresses: Option<Vec<Mac>>,
+    /// Which link-local control frames pass from it to others, and from those to it.
+    pub forward_control: Option<ControlAddresses>,
     /// The worker of all its streams, or `Some(None)` for any. Only guests' streams go there: a NIC's queues stay with the
     /// worker that has their packet memory.
     pub worker: Option<Option<usize>>,
@@ -75,7 +78,10 @@ impl Fabric {
         }
         let has_other_vlans = settings.vlan.is_some();
         let binds_others = has_other_vlans || settings.addresses.is_some();
-        let has_other_view = binds_others || settings.weight.is_some() || settings.storm.is_some();
+        let has_other_view = binds_others
+            || settings.weight.is_some()
+            || settings.storm.is_some()
+            || settings.forward_control.is_some();
         self.renew_view(port, settings);
         if has_other_view {
             drop(self.publish(&mut state, Vec::new()));
@@ -103,6 +109,10 @@ impl Fabric {
         if let Some(limits) = settings.storm {
             port.options.storm = limits;
             port.view.storm = self.storm_control(limits);
+        }
+        if let Some(control) = settings.forward_control {
+            port.options.forward_control = control;
+            port.view.control = control;
         }
         if let Some(addresses) = settings.addresses {
             port.view.sources = source_guard(&addresses);

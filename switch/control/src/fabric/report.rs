@@ -17,6 +17,7 @@ use super::balance::{Loads, Shares};
 use super::pinning;
 use super::slo::Window;
 use super::{Fabric, Placed, Port, PortState, State};
+use crate::config::control_names;
 use crate::status::{
     ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, RemovedStatus,
     Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
@@ -128,9 +129,14 @@ impl Fabric {
                 workers[placed.worker].streams.push(stream);
             }
         }
-        let ports = state.ports.iter().flatten();
+        let ports = (0..).zip(&state.ports);
+        let ports = ports.filter_map(|(number, port)| {
+            let mut seen = see_port(port.as_ref()?);
+            seen.status.looping = state.loops.has(number);
+            Some(seen)
+        });
         Seen {
-            ports: ports.map(see_port).collect(),
+            ports: ports.collect(),
             workers,
             window_cycles: loads.cycles,
             config: state.config,
@@ -272,6 +278,7 @@ fn see_port(port: &Port) -> SeenPort {
                 unknown_unicast: port.options.storm.unknown_unicast,
             },
             addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
+            forward_control: control_names(port.options.forward_control),
             properties: properties(port),
             state_for_s: port.since.elapsed().as_secs(),
             device: port
@@ -421,6 +428,7 @@ mod tests {
             weight: 1,
             storm: StormLimits::default(),
             addresses: Vec::new(),
+            forward_control: crosspoint_engine::control::ControlAddresses::NONE,
             joins: false,
             worker: None,
             queues: 2,

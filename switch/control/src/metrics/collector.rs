@@ -100,9 +100,10 @@ fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
 }
 
 /// What happens to ports.
-fn port_events(ports: &[PortStatus]) -> [MetricFamily; 4] {
+fn port_events(ports: &[PortStatus]) -> [MetricFamily; 5] {
     let mut connections = Samples::of(f::PORT_CONNECTIONS);
     let mut damped = Samples::of(f::PORT_DAMPED);
+    let mut looping = Samples::of(f::PORT_LOOPING);
     let (mut moved, mut refused) = (Samples::of(f::PORT_MOVED), Samples::of(f::PORT_REFUSED));
     for port in ports {
         if let Some(device) = &port.device {
@@ -111,8 +112,9 @@ fn port_events(ports: &[PortStatus]) -> [MetricFamily; 4] {
         moved.add(&[&port.name], port.addresses_moved);
         refused.add(&[&port.name], port.addresses_refused);
         damped.add(&[&port.name], port.addresses_damped);
+        looping.add(&[&port.name], u64::from(port.looping));
     }
-    [connections, moved, refused, damped].map(Samples::finish)
+    [connections, moved, refused, damped, looping].map(Samples::finish)
 }
 
 /// Service level objectives.

@@ -61,15 +61,25 @@ impl NicPort {
             }
             other => other?,
         };
+        // There the kernel's large packets arrive as they are.
+        let takes_large = attachment.mode == crosspoint_xsk::XdpMode::Generic;
+        if takes_large && !multi_buffer && several_buffers_work() {
+            multi_buffer = true;
+            drop(attachment);
+            attachment = attach(true)?;
+        }
         let options = socket_options(config, interface, multi_buffer);
         // Before the first socket: which worker's memory it gets depends on it.
         fabric.set_node(number, numa::of_interface(&interface.name));
         let mut halves = Vec::with_capacity(queues.len());
         for queue in &queues {
             let opened = fabric.open_socket((number, *queue), interface.index, &options);
-            let (rx, tx) = opened.map_err(|why| {
+            let (mut rx, tx) = opened.map_err(|why| {
                 NicPortError::of_socket(&interface.name, *queue, options.bind, why)
             })?;
+            if takes_large {
+                rx.expect_large();
+            }
             let redirected = attachment.redirect(*queue, &**rx.socket());
             redirected.map_err(|why| NicPortError::Kernel {
                 interface: interface.name.clone(),
@@ -85,7 +95,7 @@ impl NicPort {
             true => "zero-copy",
             false => "copy",
         };
-        let whole = config.tso == Tso::Auto && copy == "copy" && takes_large(interface);
+        let whole = config.tso == Tso::Auto && copy == "copy" && sends_large(interface);
         let opened = match whole {
             true => send_large(&mut halves, interface),
             false => Ok(()),
@@ -252,9 +262,21 @@ fn socket_options(config: &XdpPort, interface: &Interface, multi_buffer: bool) -
     }
 }
 
+/// Whether sockets may receive frames that take several buffers (Linux 6.6).
+fn several_buffers_work() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|word| word.trim().parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
+        _ => false,
+    }
+}
+
 /// Whether large frames of TCP may leave through an interface whole: it takes them, and there is one way through it, so
 /// that they stay in order with others.
-fn takes_large(interface: &Interface) -> bool {
+fn sends_large(interface: &Interface) -> bool {
     let Ok(mut ethtool) = Ethtool::open() else {
         return false;
     };
@@ -290,7 +312,7 @@ fn own_address_alone(interface: &Interface) -> Option<String> {
     ))
 }
 
-/// The longest frame that the interface sends, bytes, a tag not counted.
+/// The longest frame that the interface sends, bytes, up to two tags not counted.
 fn frame_len_max(interface: &Interface) -> u32 {
     interface.mtu + ETHERNET_LEN as u32
 }

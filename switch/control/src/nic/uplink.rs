@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::view::Egress;
-use crosspoint_link::{Changes, Interface, LinkError, Links, Reach, Settings, Tags, Wanted};
+use crosspoint_link::{Changes, Frames, Interface, LinkError, Links, Reach, Settings, Wanted};
 
 use super::port::{NicPort, queues_of};
 use super::{NicPortError, UplinkOptions};
@@ -169,28 +169,22 @@ impl Uplink {
         }
         let (fabric, number) = (&self.fabric, self.options.number);
         let port = NicPort::open(fabric, number, config, &now, queues)?;
-        if port.is_generic() {
-            tracing::warn!(
-                port = self.options.name,
-                "generic XDP: a veth peer or local sender keeps its segmentation offload, and \
-                 segments above {} bytes are dropped: `ethtool -K PEER tso off gso off`",
-                crosspoint_xsk::FRAME_SIZE
-            );
-        }
         for warning in &port.warnings {
             tracing::warn!(port = self.options.name, "{warning}");
         }
         self.port = Some(port);
-        self.keep_tags(&now);
+        self.keep_frames(&now);
         Ok(now)
     }
 
-    fn keep_tags(&mut self, now: &Interface) {
+    /// Has whoever sends through the interface leave nothing beside the frames.
+    fn keep_frames(&mut self, now: &Interface) {
+        let is_generic = self.port.as_ref().is_some_and(NicPort::is_generic);
         let settings = self.settings.get_or_insert_with(|| Settings::new(now));
-        match settings.keep_tags(now) {
-            Tags::Kept => {}
-            Tags::Changed(what) => tracing::info!(port = self.options.name, "{what}"),
-            Tags::Lost(what) => tracing::warn!(port = self.options.name, "{what}"),
+        match settings.keep_frames(now, is_generic) {
+            Frames::Whole => {}
+            Frames::Changed(what) => tracing::info!(port = self.options.name, "{what}"),
+            Frames::Lacking(what) => tracing::warn!(port = self.options.name, "{what}"),
         }
     }
 
@@ -214,7 +208,7 @@ impl Uplink {
             }
         };
         if now.peer != before.peer {
-            self.keep_tags(now);
+            self.keep_frames(now);
         }
         if now.mtu != before.mtu {
             tracing::info!(port = self.options.name, "its MTU is {} now", now.mtu);

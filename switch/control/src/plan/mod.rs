@@ -98,9 +98,8 @@ pub enum When {
 /// What changing a port's key takes. `None`: nobody has said, and then it is [`How::Reopen`].
 pub fn how(key: &str) -> Option<How> {
     match key {
-        "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "worker" | "required" => {
-            Some(How::InPlace)
-        }
+        "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "forward_control"
+        | "worker" | "required" => Some(How::InPlace),
         "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
         | "mtu" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso" | "busy_poll"
         | "huge_pages" | "channels" | "rss" => Some(How::Reopen),

@@ -74,6 +74,8 @@ impl Attached {
             weight: (before.weight != after.weight).then_some(after.weight),
             storm: (before.storm != after.storm).then_some(after.storm),
             addresses: (before.addresses != after.addresses).then(|| after.addresses.clone()),
+            forward_control: (before.forward_control != after.forward_control)
+                .then_some(after.forward_control),
             worker: (before.worker != after.worker).then_some(after.worker),
             required: (before.required != after.required).then_some(after.required),
         };
@@ -127,6 +129,7 @@ fn options(port: &Port) -> PortOptions {
         weight: port.weight,
         storm: port.storm,
         addresses: port.addresses.clone(),
+        forward_control: port.forward_control,
     }
 }
 

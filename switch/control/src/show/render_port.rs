@@ -60,6 +60,15 @@ fn summary(detail: &PortDetail) -> String {
             allowed => allowed.join(" "),
         },
     );
+    if port.looping {
+        add(
+            "loop",
+            "addresses come in here and at another port, over and over".to_owned(),
+        );
+    }
+    if !port.forward_control.is_empty() {
+        add("forwards control", port.forward_control.join(" "));
+    }
     add("weight", port.weight.to_string());
     add("storm", storm(&port.storm));
     let share = port.share_percent;

@@ -34,6 +34,12 @@ pub struct PortRow {
     /// The only source addresses that its frames may have; none: any.
     #[serde(default)]
     pub addresses_allowed: Vec<String>,
+    /// Whether a loop seems to go through it.
+    #[serde(default)]
+    pub looping: bool,
+    /// Which link-local control frames pass from it to others, and from those to it.
+    #[serde(default)]
+    pub forward_control: Vec<String>,
     /// Its part of a busy worker's time, beside other ports' weights.
     #[serde(default)]
     pub weight: u32,
@@ -469,6 +475,8 @@ pub(super) fn port(port: &PortStatus) -> PortRow {
         addresses: port.addresses,
         addresses_allowed: port.addresses_allowed.clone(),
         weight: port.weight,
+        looping: port.looping,
+        forward_control: port.forward_control.clone(),
         storm: port.storm,
         properties: port.properties.clone(),
         queues: port.queues.len(),

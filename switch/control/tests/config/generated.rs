@@ -157,6 +157,7 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 weight: limits.1,
                 storm: limits.2,
                 addresses: limits.3,
+                forward_control: crosspoint_engine::control::ControlAddresses::NONE,
                 worker,
                 required,
                 slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),

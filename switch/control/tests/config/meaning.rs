@@ -99,6 +99,7 @@ fn a_guest_takes_the_defaults() {
                 unknown_unicast: 100_000,
             },
             addresses: Vec::new(),
+            forward_control: crosspoint_engine::control::ControlAddresses::NONE,
             worker: None,
             required: false,
             slo: None,
@@ -131,6 +132,7 @@ fn an_uplink_takes_the_defaults() {
             weight: 1,
             storm: StormLimits::default(),
             addresses: Vec::new(),
+            forward_control: crosspoint_engine::control::ControlAddresses::NONE,
             worker: None,
             required: true,
             slo: None,
@@ -148,6 +150,13 @@ fn limits_that_are_left_out_keep_their_defaults() {
         unknown_unicast: 7,
     };
     assert_eq!((port.weight, port.storm), (1000, storm));
+}
+
+#[test]
+fn control_frames_are_named_or_given_by_address() {
+    let port = vhost("forward_control = [\"lldp\", \"stp\", \"01:80:C2:00:00:05\"]");
+    assert!(port.forward_control.iter().eq([0, 5, 14]));
+    assert!(vhost("").forward_control.is_empty());
 }
 
 #[test]

@@ -81,6 +81,10 @@ mistakes! {
     storm_is_a_number: GUEST, "storm = 1000\n";
     storm_misspelt: GUEST, "storm = { unknown = 1000 }\n";
     storm_with_a_unit: GUEST, "storm = { broadcast = \"100k\" }\n";
+    control_as_a_word: UPLINK, "forward_control = \"stp\"\n";
+    control_misspelt: UPLINK, "forward_control = [\"stpp\", \"01:80:c2:00:00:10\", 7]\n";
+    control_of_one_wire: UPLINK, "forward_control = [\"pause\", \"01:80:c2:00:00:01\"]\n";
+    control_twice: UPLINK, "forward_control = [\"lldp\", \"01:80:c2:00:00:0e\"]\n";
     addresses_as_a_list: GUEST, "addresses = [\"52:54:00:12:34:56\"]\n";
     addresses_of_nothing: GUEST, "addresses = {}\n";
     addresses_that_are_none: GUEST, "addresses = { mac = [] }\n";

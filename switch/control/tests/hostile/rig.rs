@@ -515,6 +515,7 @@ fn add_port(fabric: &Fabric, name: &str, vlan: u16) -> u16 {
         weight: 1,
         storm: StormLimits::default(),
         addresses: Vec::new(),
+        forward_control: crosspoint_engine::control::ControlAddresses::NONE,
         worker: None,
         queues: 2,
     };

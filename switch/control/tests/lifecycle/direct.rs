@@ -82,6 +82,7 @@ impl Wired {
                 weight: 1,
                 storm: StormLimits::default(),
                 addresses: Vec::new(),
+                forward_control: crosspoint_engine::control::ControlAddresses::NONE,
                 worker: None,
             });
             let number = number.expect("a number is free");

@@ -366,6 +366,7 @@ fn wired(
             weight: 1,
             storm: StormLimits::default(),
             addresses: Vec::new(),
+            forward_control: crosspoint_engine::control::ControlAddresses::NONE,
             worker: None,
         });
         let number = number.expect("a number is free");

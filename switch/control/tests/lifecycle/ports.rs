@@ -130,6 +130,7 @@ fn what_changes_in_place_costs_no_frame() {
                 PortSettings {
                     mac_limit: Some(turn),
                     worker: Some(worker),
+                    forward_control: None,
                     required: Some(turn % 2 == 0),
                     weight: Some(1 + turn),
                     // Its frames are not flooded, once its pair is known.

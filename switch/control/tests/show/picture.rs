@@ -127,6 +127,8 @@ fn guest() -> PortStatus {
             unknown_unicast: 0,
         },
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
+        forward_control: Vec::new(),
+        looping: false,
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
         queues: vec![guest_queue(0), guest_queue(1)],
         state_for_s: 3723,

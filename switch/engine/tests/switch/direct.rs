@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::counters::PortCounters;
 use crosspoint_engine::deliver::deliver;
 use crosspoint_engine::direct::{Direct, DirectGuest};
@@ -110,6 +111,7 @@ impl World {
             weight: 1,
             storm: None,
             sources: None,
+            control: ControlAddresses::NONE,
         };
         let uplink_vlan = match tags {
             true => VlanPolicy::trunk(&[7], None),

@@ -50,6 +50,7 @@ fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Speci
             gso_size: header.gso_size,
             csum_start: header.csum_start,
             csum_offset: header.csum_offset,
+            any_size: false,
         },
         fate: None,
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::counters::PortCounters;
 use crosspoint_engine::fdb::Quota;
 use crosspoint_engine::stream::{Source, Stream};
@@ -125,6 +126,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         weight: 1,
         storm: None,
         sources: None,
+        control: ControlAddresses::NONE,
     };
     let stream = Stream::new((number, 0), Source::Guest(Box::new(from)), counters);
     let driver = Driver {

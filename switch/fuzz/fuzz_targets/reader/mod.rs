@@ -95,6 +95,7 @@ impl World {
                     weight: 1,
                     storm: StormLimits::default(),
                     addresses: Vec::new(),
+                    forward_control: crosspoint_engine::control::ControlAddresses::NONE,
                     worker: None,
                     queues: 2,
                 })

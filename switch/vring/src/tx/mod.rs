@@ -231,6 +231,7 @@ fn offload_of(header: &[u8; 12]) -> Offload {
         gso_size: field(4),
         csum_start: field(6),
         csum_offset: field(8),
+        any_size: false,
     }
 }
 

@@ -182,6 +182,7 @@ fn a_header_is_in_pieces() {
         gso_size: 0x0504,
         csum_start: 0x0706,
         csum_offset: 0x0908,
+        any_size: false,
     };
     assert_eq!((frame.len, frame.offload), (60, expected));
 }
@@ -218,6 +219,7 @@ fn absurd_checksum_offsets_write_nothing_beyond_the_buffers() {
                     gso_size: csum_start,
                     csum_start,
                     csum_offset,
+                    any_size: false,
                 };
                 absurd(&mut guest, features, offload);
             }

@@ -1,0 +1,116 @@
+//! Large frames that the kernel hands to a generic program before it has cut them, and frames with two tags.
+
+use crate::harness::{Host, Lab, Switch, iperf3_at_least, s, xdp};
+
+/// What TCP must come to where nothing is cut to pieces that nobody can use: the fault that this is about left 0.2 Mb/s.
+const RATE_MIN_MBITS: f64 = 200.0;
+
+fn generic(port: &str, interface: &str) -> String {
+    format!(
+        "[[port]]\nname = \"{port}\"\ntype = \"xdp\"\ninterface = \"{interface}\"\nmode = \"generic\"\n"
+    )
+}
+
+fn both_ways(a: &Host<'_>, b: &Host<'_>, address: &str) {
+    iperf3_at_least(RATE_MIN_MBITS, a, b, address, "-t 1");
+    iperf3_at_least(RATE_MIN_MBITS, a, b, address, "-t 1 -R");
+}
+
+#[test]
+fn tcp_crosses_generic_ports_whose_peers_are_asked_to_cut() {
+    let lab = Lab::new(s(60));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let ports = [generic("a", "up-a"), generic("b", "up-b")];
+    let switch = Switch::start(&lab, &[1], &ports);
+    both_ways(&a, &b, &b.address);
+    let ledger = switch.ledger();
+    assert_eq!(ledger.port("b").drops.get("mtu_exceeded"), None, "{ledger}");
+    assert!(
+        switch.log().contains("tx-tcp-segmentation"),
+        "{}",
+        switch.log()
+    );
+}
+
+/// Frames of a bridge, a macvlan and a vxlan device come from senders that cannot be asked.
+#[test]
+fn tcp_crosses_generic_ports_whose_senders_cannot_be_asked() {
+    let lab = Lab::new(s(90));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    let c = Host::new(&lab, "c", 3);
+    let d = Host::new(&lab, "d", 4);
+    // Of b: a bridge that its wire ends in. Of c: a macvlan on it. Of d: what is in a tunnel.
+    lab.ip("link add br0 type bridge");
+    lab.ip("link set up-b master br0");
+    lab.ip("link set br0 up");
+    lab.ip("link add mac0 link up-c type macvlan mode passthru");
+    lab.ip("link set mac0 up");
+    lab.ip("addr add 192.168.7.1/24 dev up-d");
+    lab.ip("link add vx0 type vxlan id 7 remote 192.168.7.2 dstport 4789");
+    lab.ip("link set vx0 up");
+    d.ip("addr flush dev eth0");
+    d.ip("addr add 192.168.7.2/24 dev eth0");
+    d.ip("link add vx0 type vxlan id 7 remote 192.168.7.1 dstport 4789");
+    d.ip(&format!("addr add {}/24 dev vx0", d.address));
+    d.ip("link set vx0 up");
+    let ports = [
+        xdp("a", &a),
+        generic("b", "br0"),
+        generic("c", "mac0"),
+        generic("d", "vx0"),
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    for host in [&b, &c, &d] {
+        both_ways(&a, host, &host.address);
+    }
+    both_ways(&b, &d, &d.address);
+    switch.ledger();
+}
+
+/// A provider's and a customer's tag, of 802.1ad and of 802.1Q, on what fills a wire without them.
+#[test]
+fn full_frames_with_two_tags_cross_a_wire_of_the_usual_mtu() {
+    let lab = Lab::new(s(30));
+    let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
+    // What sends and what is behind the wires take two tags; a veth's ends by themselves take one beyond their MTU.
+    a.ip("link set eth0 mtu 1508");
+    b.ip("link set eth0 mtu 1504");
+    lab.ip("link set up-a mtu 1504");
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b)]);
+    let send = |types: &[u16], len: usize| {
+        let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9]].concat();
+        for ethertype in types {
+            frame.extend(ethertype.to_be_bytes());
+            frame.extend([0, 7]);
+        }
+        frame.extend([0x88, 0xb5]);
+        frame.resize(len, 0);
+        a.send_frame(&frame);
+    };
+    let long = |ledger: &crate::harness::Ledger| {
+        let drops = &ledger.port("b").drops;
+        drops.get("mtu_exceeded").copied().unwrap_or(0)
+    };
+    let mut before = switch.ledger();
+    let cases: [&[u16]; 5] = [
+        &[],
+        &[0x88a8],
+        &[0x88a8, 0x8100],
+        &[0x8100, 0x8100],
+        &[0x88a8, 0x88a8],
+    ];
+    for types in cases {
+        let full = 1514 + 4 * types.len();
+        let mut seen = b.listen("ether src 02:00:00:00:00:09");
+        send(types, full);
+        seen.wait_for(&format!("length {full}"), s(5));
+        let now = switch.ledger();
+        assert_eq!(long(&now), long(&before), "{types:x?}: {now}");
+        before = now;
+    }
+    // One byte more is too many.
+    send(&[0x8100], 1519);
+    crate::harness::wait_until("the drop", s(5), || {
+        (long(&switch.ledger()) == long(&before) + 1).then_some(())
+    });
+}
