@@ -6,6 +6,8 @@ mod access;
 mod connections;
 #[path = "vhost/large.rs"]
 mod large;
+#[path = "vhost/leaving.rs"]
+mod leaving;
 #[path = "vhost/messages.rs"]
 mod messages;
 

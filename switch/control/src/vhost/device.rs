@@ -8,6 +8,7 @@ mod describe;
 mod direct;
 mod memory;
 mod messages;
+mod quarantine;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,6 +28,8 @@ use vhost::vhost_user::{Backend, Error, Result};
 use describe::Notes;
 use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
+use quarantine::Pause;
+pub use quarantine::{QUARANTINE_FIRST, QUARANTINE_LAST};
 
 use crate::config;
 use crate::fabric::caller::END_TIME_MAX;
@@ -89,6 +92,7 @@ pub(super) struct Device {
     config: config::VhostPort,
     direct: DirectQueue,
     notes: Notes,
+    pause: Pause,
 }
 
 impl Device {
@@ -115,6 +119,7 @@ impl Device {
             config,
             direct: DirectQueue::default(),
             notes: Notes::default(),
+            pause: Pause::default(),
         }
     }
 
@@ -218,6 +223,7 @@ impl Device {
         vring.kick = None;
         let base = vring.base;
         self.reconcile();
+        self.note_reset();
         Ok(base)
     }
 
@@ -292,16 +298,20 @@ impl Device {
             }
             self.reconcile();
         }
+        if !enabled {
+            self.note_reset();
+        }
         Ok(())
     }
 
     /// The front end is gone, and why: nothing of the guest is used after this.
     pub(super) fn disconnect(&mut self, why: &str) {
-        self.reset();
+        self.forget_rings();
+        self.pause = Pause::default();
         self.vrings.iter_mut().for_each(|v| *v = Vring::default());
         self.protocol_features = 0;
         self.notes = self.notes.after(why);
-        let state = Some((PortState::Down, "no front end is connected".to_owned()));
+        let state = Some((PortState::Down, self.absent()));
         let properties = Some(BTreeMap::new());
         self.change(PortChange {
             egress: Some(Egress::Down),
@@ -326,10 +336,7 @@ impl Device {
     /// A front end has connected: whatever the last one did is forgotten.
     pub(super) fn connect(&mut self) {
         self.notes.connections += 1;
-        let state = Some((
-            PortState::Connected,
-            "the front end is setting up".to_owned(),
-        ));
+        let state = Some((PortState::Connected, self.setting_up()));
         self.change(PortChange {
             state,
             ..PortChange::default()
@@ -419,7 +426,7 @@ impl Device {
                     continue;
                 }
             }
-            started = true;
+            (started, self.notes.has_run) = (true, true);
         }
         // Also when the last ring has stopped: the port is no longer up.
         if started || self.port_state() != self.state().0 {

@@ -184,6 +184,11 @@ impl Target<'_> {
         until(limit, || self.exchange().frames() >= goal)
     }
 
+    /// What is said of its state.
+    pub fn detail(&self) -> String {
+        self.rig.status(TARGET).detail
+    }
+
     fn exchange(&self) -> &Exchange {
         self.exchange.expect("an honest pair")
     }

@@ -20,6 +20,12 @@ impl Device {
     /// GET_VRING_BASE may ask for it yet, and so are call descriptors, which front ends set
     /// once and for all.
     pub(in super::super) fn reset(&mut self) {
+        self.forget_rings();
+        self.note_reset();
+    }
+
+    /// Rings, features and status are as at the beginning.
+    pub(super) fn forget_rings(&mut self) {
         self.stop_all();
         self.features = Features::default();
         for vring in &mut self.vrings {
