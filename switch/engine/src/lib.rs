@@ -35,6 +35,8 @@ mod latency;
 #[cfg(not(loom))]
 pub mod members;
 #[cfg(not(loom))]
+pub mod queues;
+#[cfg(not(loom))]
 mod schedule;
 #[cfg(not(loom))]
 mod segments;

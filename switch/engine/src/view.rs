@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crosspoint_frame::{Frame, TagOp};
 use crosspoint_packet::{FlowHasher, Mac};
-use crosspoint_vring::GuestRx;
 
 use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
 use crate::guard::{Bindings, SourceGuard};
 use crate::members::Members;
+use crate::queues::GuestQueues;
 use crate::storm::StormControl;
 use crate::tap::Tap;
 use crate::vlan::{NO_VLAN, VlanPolicy};
@@ -22,7 +22,7 @@ pub enum Egress {
     /// A guest that broke the rules.
     Quarantined,
     /// A guest's receive queues; at least one.
-    Guest(Arc<[Arc<GuestRx>]>),
+    Guest(Arc<GuestQueues>),
     /// A NIC: each worker has its own way there.
     Nic,
 }
@@ -51,10 +51,13 @@ pub struct PortView {
 }
 
 impl PortView {
-    /// Whether frames for this port spread over several queues, by flow.
+    /// The queues that frames for this port are spread over by flow, if there are several.
     #[inline(always)]
-    pub fn spreads(&self) -> bool {
-        matches!(&self.egress, Egress::Guest(queues) if queues.len() > 1)
+    pub(crate) fn spreads(&self) -> Option<&GuestQueues> {
+        match &self.egress {
+            Egress::Guest(queues) if queues.len() > 1 => Some(queues),
+            _ => None,
+        }
     }
 
     /// What becomes of a frame's tag when it leaves through this port; `None` when it may not.

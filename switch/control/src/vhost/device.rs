@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crosspoint_engine::queues::GuestQueues;
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::view::Egress;
 use crosspoint_vring::{
@@ -28,6 +29,7 @@ use vhost::vhost_user::{Backend, Error, Result};
 use describe::Notes;
 use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
+pub(crate) use messages::offered;
 use quarantine::Pause;
 pub use quarantine::{QUARANTINE_FIRST, QUARANTINE_LAST};
 
@@ -89,6 +91,8 @@ pub(super) struct Device {
     log: Option<Arc<DirtyLog>>,
     inflight: Option<Arc<InflightRegion>>,
     vrings: Vec<Vring>,
+    /// The receive rings that run, as workers have them.
+    queues: Option<Arc<GuestQueues>>,
     config: config::VhostPort,
     direct: DirectQueue,
     notes: Notes,
@@ -116,6 +120,7 @@ impl Device {
             log: None,
             inflight: None,
             vrings: (0..2 * queue_pairs).map(|_| Vring::default()).collect(),
+            queues: None,
             config,
             direct: DirectQueue::default(),
             notes: Notes::default(),
@@ -375,8 +380,9 @@ impl Device {
             stopped.extend(self.vrings[*index].rx.take().map(|rx| (*index, rx)));
         }
         let transmit = which.iter().filter(|index| *index % 2 == 1);
+        let egress = Some(self.egress());
         let streams = self.change(PortChange {
-            egress: Some(self.egress()),
+            egress,
             remove: transmit.map(|index| (index / 2) as u16).collect(),
             ..PortChange::default()
         });
@@ -394,17 +400,20 @@ impl Device {
         }
     }
 
-    fn egress(&self) -> Egress {
-        let rings: Vec<_> = self
-            .vrings
-            .iter()
-            .filter_map(|vring| vring.rx.clone())
+    /// Where frames go, as things stand. Flows go on from where they were.
+    fn egress(&mut self) -> Egress {
+        let rings: Vec<_> = (0..)
+            .zip(self.vrings.iter().step_by(2))
+            .filter_map(|(pair, vring)| Some((pair, vring.rx.clone()?)))
             .collect();
         if rings.is_empty() {
-            Egress::Down
-        } else {
-            Egress::Guest(rings.into())
+            self.queues = None;
+            return Egress::Down;
         }
+        let queues = GuestQueues::new(rings, self.fabric.workers(), self.queues.as_deref());
+        let queues = Arc::new(queues);
+        self.queues = Some(queues.clone());
+        Egress::Guest(queues)
     }
 
     /// Starts every ring that can run and does not.
