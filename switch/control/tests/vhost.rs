@@ -4,12 +4,16 @@
 mod access;
 #[path = "vhost/connections.rs"]
 mod connections;
+#[path = "vhost/dhcp.rs"]
+mod dhcp;
 #[path = "vhost/large.rs"]
 mod large;
 #[path = "vhost/leaving.rs"]
 mod leaving;
 #[path = "vhost/messages.rs"]
 mod messages;
+#[path = "vhost/offloads.rs"]
+mod offloads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +48,7 @@ fn port_config(socket: PathBuf) -> PortConfig {
         queue_pairs: 1,
         mac: None,
         mtu: 1500,
+        offloads: Default::default(),
         direct: None,
     }
 }

@@ -121,8 +121,9 @@ fn check_offload(frame: &mut Frame) -> bool {
     if allowed == Some(false) {
         frame.drop_for(DropReason::BadOffload);
     }
-    frame.offload.finish = is_dhcp(frame.headers(), frame.len as usize, place);
-    allowed.is_none()
+    let finish = is_dhcp(frame.headers(), frame.len as usize, place);
+    frame.offload.finish = finish == Some(true);
+    allowed.is_none() || finish.is_none()
 }
 
 fn checksum_place(frame: &Frame) -> Partial {
@@ -173,7 +174,7 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     let place = checksum_place(frame);
     if offload.gso_type == 0 {
         let allowed = is_checksum_place(headers, len, place) == Some(true);
-        let finish = is_dhcp(headers, len, place);
+        let finish = is_dhcp(headers, len, place) == Some(true);
         return allowed.then_some(Offload { finish, ..offload });
     }
     let request = GsoRequest {

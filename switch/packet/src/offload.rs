@@ -43,17 +43,23 @@ pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Op
 }
 
 /// Whether the checksum at `place` is a UDP header's whose destination port is one of DHCP: its clients read frames as they
-/// are, before there is an address, and many discard those whose checksum is not finished.
-pub fn is_dhcp(headers: &[u8], frame_len: usize, place: Partial) -> bool {
+/// are, before there is an address, and many discard those whose checksum is not finished. `None` when more of the frame
+/// must be seen to tell.
+pub fn is_dhcp(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
+    if place.offset != UDP_CHECKSUM {
+        return Some(false);
+    }
     let start = usize::from(place.start);
     let Some(&[high, low]) = headers.get(start + 2..start + 4) else {
-        return false;
+        return (headers.len() >= frame_len).then_some(false);
     };
     // The ports first: nearly no frame has them.
-    place.offset == UDP_CHECKSUM
-        && DHCP_PORTS.contains(&u16::from_be_bytes([high, low]))
-        && find_transport(headers, frame_len)
-            .is_ok_and(|l4| (l4.protocol, l4.offset) == (PROTO_UDP, start))
+    let is_port = DHCP_PORTS.contains(&u16::from_be_bytes([high, low]));
+    let is_udp = || {
+        let l4 = find_transport(headers, frame_len);
+        l4.is_ok_and(|l4| (l4.protocol, l4.offset) == (PROTO_UDP, start))
+    };
+    Some(is_port && is_udp())
 }
 
 #[cfg(test)]
@@ -108,7 +114,7 @@ mod tests {
                 false => ip.udp(1, port).write(&mut frame, &[0; 9]),
             }
             .unwrap();
-            is_dhcp(&frame, frame.len(), place)
+            is_dhcp(&frame, frame.len(), place) == Some(true)
         };
         for (v6, start) in [(false, 34), (true, 54)] {
             let place = Partial { start, offset: 6 };

@@ -32,6 +32,7 @@ use crate::fabric::caller::{END_PAUSE, END_TIME_MAX};
 use crate::fabric::{Attachment, Fabric};
 use crate::interrupt::interrupt;
 use device::Device;
+pub(crate) use device::offered;
 pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
 use handler::Handler;
 

@@ -39,7 +39,7 @@ fn the_reference_names_the_defaults() {
     let without: Vec<&str> = text.lines().filter(|line| !is_default(line)).collect();
     assert_eq!(
         text.lines().filter(is_default).count(),
-        32,
+        33,
         "a default has come or gone"
     );
     let without = Config::parse("without defaults", &without.join("\n"))
@@ -80,7 +80,7 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 9 + 5 + 4 + 1 + 1 + 3 + 27 + 3 + 2 + 2 + 3 + 1);
+    assert_eq!(keys, 9 + 5 + 4 + 1 + 1 + 3 + 28 + 3 + 2 + 2 + 3 + 1 + 2);
 }
 
 #[test]

@@ -523,6 +523,7 @@ fn serve(fabric: &Arc<Fabric>, number: u16, socket: PathBuf, name: &str) -> Vhos
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        offloads: Default::default(),
         direct: None,
     };
     VhostPort::open(fabric.clone(), number, name, &config).expect("it listens")

@@ -172,6 +172,8 @@ fn device() -> DeviceStatus {
         socket: "/run/crosspoint/web-1.sock".into(),
         connections: 3,
         last_end: Some("it hung up".into()),
+        last_request: Some("GET_VRING_BASE".into()),
+        early_ends: 0,
         features: words(
             "CSUM GUEST_CSUM MTU MRG_RXBUF STATUS MQ INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES VERSION_1",
         ),
