@@ -264,7 +264,7 @@ fn add(
         };
         queue = match tx.spread(number, queues) {
             Some(spread) => spread.queue(hash),
-            None => queues.place(tx.worker, hash),
+            None => queues.place(hash),
         };
     }
     let pick = Pick {

@@ -21,20 +21,9 @@ const BUCKET: u32 = u32::MAX / BUCKETS + 1;
 /// In place of a pair's number: no frame of the bucket has gone anywhere.
 const NOWHERE: u8 = u8::MAX;
 
-/// What one worker knows of where buckets are, by the number of the queue pair. Written by that worker alone, or by the
-/// control thread while workers do not need it.
+/// Where buckets are, by the number of the queue pair. One for all workers, since a stream that goes to another worker takes
+/// its flows with it. Written by workers while they are not settled, or by the control thread while they do not need it.
 type Table = [AtomicU8; BUCKETS as usize];
-
-/// Where each worker sends a guest's flows. Outlives a set of queues.
-#[derive(Clone)]
-struct Tables(Arc<[Table]>);
-
-impl Tables {
-    fn new(workers: usize) -> Tables {
-        let table = |_| std::array::from_fn(|_| AtomicU8::new(NOWHERE));
-        Tables((0..workers).map(table).collect())
-    }
-}
 
 /// How far one worker has come.
 #[derive(Default)]
@@ -56,7 +45,8 @@ pub struct GuestQueues {
     /// Those whose driver has offered buffers, a bit for each. Bits are only added.
     joined: AtomicU32,
     progress: Box<[CachePadded<Progress>]>,
-    tables: Tables,
+    /// Outlives a set of queues.
+    table: Arc<Table>,
 }
 
 /// Queues to spread flows over.
@@ -120,13 +110,13 @@ impl GuestQueues {
             rings.into_iter().take(MAX_QUEUE_PAIRS.into()).unzip();
         let bits = (0..).zip(&rings).filter(|(_, ring)| ring.has_begun());
         let joined = bits.fold(0, |mask, (index, _)| mask | 1 << index);
-        let tables = match before {
-            Some(before) if before.tables.0.len() == workers => before.tables.clone(),
-            _ => Tables::new(workers),
+        let table = match before {
+            Some(before) => before.table.clone(),
+            None => Arc::new(std::array::from_fn(|_| AtomicU8::new(NOWHERE))),
         };
         if let Some([only]) = before.map(|before| &*before.pairs) {
-            // Nobody wrote the tables while there was but one queue.
-            let all = tables.0.iter().flatten();
+            // Nobody wrote it while there was but one queue.
+            let all = table.iter();
             all.for_each(|bucket| bucket.store(*only, Ordering::Relaxed));
         }
         let queues = GuestQueues {
@@ -134,7 +124,7 @@ impl GuestQueues {
             pairs: pairs.into(),
             joined: AtomicU32::new(joined),
             progress: (0..workers).map(|_| CachePadded::default()).collect(),
-            tables,
+            table,
         };
         if before.is_none() {
             queues.settle_all();
@@ -145,12 +135,11 @@ impl GuestQueues {
     /// No frame has gone anywhere, so all buckets are where they belong.
     fn settle_all(&self) {
         let spread = self.spread();
-        for (table, progress) in self.tables.0.iter().zip(&self.progress) {
-            for (number, bucket) in (0..).zip(table) {
-                bucket.store(self.pair(spread.queue_of(number)), Ordering::Relaxed);
-            }
-            progress.settled.store(spread.mask, Ordering::Relaxed);
+        for (number, bucket) in (0..).zip(self.table.iter()) {
+            bucket.store(self.pair(spread.queue_of(number)), Ordering::Relaxed);
         }
+        let settled = self.progress.iter().map(|progress| &progress.settled);
+        settled.for_each(|settled| settled.store(spread.mask, Ordering::Relaxed));
     }
 
     /// How many there are.
@@ -217,12 +206,11 @@ impl GuestQueues {
         new != 0
     }
 
-    /// The queue for a flow with this hash, while not all of a worker's flows are where they belong: where it is.
+    /// The queue for a flow with this hash, while not all flows are where they belong: where it is.
     #[cold]
     #[inline(never)]
-    pub(crate) fn place(&self, worker: usize, hash: u32) -> u16 {
-        let place = self.tables.0.get(worker);
-        let place = place.and_then(|table| table.get((hash / BUCKET) as usize));
+    pub(crate) fn place(&self, hash: u32) -> u16 {
+        let place = self.table.get((hash / BUCKET) as usize);
         let current = place.and_then(|place| self.index_of(place.load(Ordering::Relaxed)));
         let Some(current) = current else {
             // Its queue is gone, and what was in that with it.
@@ -245,8 +233,7 @@ impl GuestQueues {
     #[cold]
     #[inline(never)]
     pub(crate) fn advance(&self, worker: usize, is_pending: impl Fn(u16) -> bool) {
-        let (Some(table), Some(progress)) = (self.tables.0.get(worker), self.progress.get(worker))
-        else {
+        let Some(progress) = self.progress.get(worker) else {
             return;
         };
         let spread = self.spread();
@@ -258,7 +245,7 @@ impl GuestQueues {
         let mut at = progress.at.load(Ordering::Relaxed) % BUCKETS;
         let mut done = progress.done.load(Ordering::Relaxed);
         while done < BUCKETS {
-            let is_there = self.bring(table, at, spread.queue_of(at), &is_pending);
+            let is_there = self.bring(at, spread.queue_of(at), &is_pending);
             at = (at + 1) % BUCKETS;
             // Later buckets are looked at next, and this one again.
             done = if is_there { done + 1 } else { 0 };
@@ -274,14 +261,8 @@ impl GuestQueues {
     }
 
     /// Brings a bucket to the queue that it belongs to; `false` while the driver has not taken all from the one where it is.
-    fn bring(
-        &self,
-        table: &Table,
-        bucket: u32,
-        belongs: u16,
-        is_pending: &impl Fn(u16) -> bool,
-    ) -> bool {
-        let Some(place) = table.get(bucket as usize) else {
+    fn bring(&self, bucket: u32, belongs: u16, is_pending: &impl Fn(u16) -> bool) -> bool {
+        let Some(place) = self.table.get(bucket as usize) else {
             return true;
         };
         let current = self.index_of(place.load(Ordering::Relaxed));

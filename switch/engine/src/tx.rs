@@ -365,7 +365,7 @@ impl Tx {
                     let hash = view.flows.hash(frame.headers());
                     let queue = match spread {
                         Some(spread) => spread.queue(hash),
-                        None => queues.place(self.worker, hash),
+                        None => queues.place(hash),
                     };
                     self.groups.push(number, queue, pick(index));
                 }
