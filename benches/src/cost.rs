@@ -25,6 +25,8 @@ const GSO_TCPV4: u8 = 1;
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const OFFLOAD: Offload = Offload {
     needs_csum: true,
+    finish: false,
+    any_size: false,
     gso_type: 0,
     hdr_len: 0,
     gso_size: 0,

@@ -223,6 +223,12 @@ pub struct DeviceStatus {
     /// where all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_problem: Option<String>,
+    /// The last request of the last front end; absent before one has gone that had said anything.
+    #[serde(default)]
+    pub last_request: Option<String>,
+    /// How many front ends have gone, one after the other, before a ring of theirs ran; 0 if the last one's did.
+    #[serde(default)]
+    pub early_ends: u64,
     /// The features that the driver acknowledged, by name.
     pub features: Vec<String>,
     /// The vhost-user protocol features that the front end acknowledged, by name.

@@ -292,6 +292,7 @@ fn vhost_config(directory: &Path, name: &str, queue_pairs: u16) -> PortConfig {
         queue_pairs,
         mac: None,
         mtu: 1500,
+        offloads: Default::default(),
         direct: None,
     }
 }

@@ -4,10 +4,16 @@
 mod access;
 #[path = "vhost/connections.rs"]
 mod connections;
+#[path = "vhost/dhcp.rs"]
+mod dhcp;
 #[path = "vhost/large.rs"]
 mod large;
+#[path = "vhost/leaving.rs"]
+mod leaving;
 #[path = "vhost/messages.rs"]
 mod messages;
+#[path = "vhost/offloads.rs"]
+mod offloads;
 #[path = "vhost/places.rs"]
 mod places;
 
@@ -44,6 +50,7 @@ fn port_config(socket: PathBuf) -> PortConfig {
         queue_pairs: 1,
         mac: None,
         mtu: 1500,
+        offloads: Default::default(),
         direct: None,
     }
 }

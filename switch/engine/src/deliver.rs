@@ -11,7 +11,7 @@ use crate::segments::Segmenter;
 use crate::shares::Account;
 use crate::tap::{Fate, Origin, Taps};
 use crate::tx::{Groups, Tx};
-use crate::view::{Egress, PortView, View};
+use crate::view::{PortView, View};
 use crate::way::Way;
 
 /// What became of one burst's copies; all came from one queue.
@@ -34,6 +34,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     let (mut flood, mut dropped) = (false, 0);
     (tx.used_nics, tx.flood_cycles) = (false, 0);
     tx.groups.clear();
+    tx.looked = None;
     tx.work = Work::default();
     tx.scratch.begin_burst();
     let is_contended = tx.shares.is_contended();
@@ -123,18 +124,6 @@ pub(crate) fn fate(frame: &Frame, view: &View) -> Fate {
         Decision::Flood => Fate::Flood,
         Decision::Drop(reason) => Fate::Dropped(reason),
         Decision::Pending => Fate::Dropped(DropReason::NoDestination),
-    }
-}
-
-/// A guest's receive queue for a frame whose flow has this hash: the same, whichever worker delivers it.
-#[inline(always)]
-pub(crate) fn queue_for(port: &PortView, hash: impl FnOnce() -> u32) -> u16 {
-    match &port.egress {
-        // The high bits choose, without a division (Lemire 2016).
-        Egress::Guest(queues) if queues.len() > 1 => {
-            ((u64::from(hash()) * queues.len() as u64) >> 32) as u16
-        }
-        _ => 0,
     }
 }
 

@@ -8,7 +8,7 @@ use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation, Whole};
 use crosspoint_packet::{DropReason, Mac};
 
-use crate::deliver::{queue_for, unicast};
+use crate::deliver::unicast;
 use crate::fdb::Learned;
 use crate::stages::{admit, destination, parse};
 use crate::tap::Fate;
@@ -259,7 +259,9 @@ fn outlook(
     view: &View,
 ) -> Outlook {
     let hash = view.flows.hash(frame.headers());
-    let queue = queue_for(port, || hash);
+    let queue = port
+        .spreads()
+        .map_or(0, |queues| queues.spread().queue(hash));
     let queues = match &port.egress {
         Egress::Guest(queues) => queues.len(),
         _ => 1,

@@ -5,7 +5,7 @@ use crosspoint_packet::DropReason;
 
 use crate::MAX_PORTS;
 use crate::counters::QueueCounters;
-use crate::deliver::{Destinations, Tally, queue_for, send_groups};
+use crate::deliver::{Destinations, Tally, send_groups};
 use crate::shares::Account;
 use crate::storm::FloodKind;
 use crate::tx::{Groups, Tx};
@@ -263,12 +263,19 @@ fn add(
     let Some(tag) = tag else {
         return false;
     };
-    let known = &mut tx.flood.hashes[index % BURST];
-    let hash = || view.flows.hash(frame.headers());
-    let queue = queue_for(port, || match frame.verdict {
-        Verdict::FLOOD => *known.get_or_insert_with(hash),
-        _ => hash(),
-    });
+    let mut queue = 0;
+    if let Some(queues) = port.spreads() {
+        let known = &mut tx.flood.hashes[index % BURST];
+        let hash = || view.flows.hash(frame.headers());
+        let hash = match frame.verdict {
+            Verdict::FLOOD => *known.get_or_insert_with(hash),
+            _ => hash(),
+        };
+        queue = match tx.spread(number, queues) {
+            Some(spread) => spread.queue(hash),
+            None => queues.place(hash),
+        };
+    }
     let pick = Pick {
         frame: index as u8,
         tag,

@@ -213,6 +213,7 @@ impl Joiner {
             .write_joined(&mut head, run.payload_len, run.push);
         let offload = Offload {
             needs_csum: true,
+            finish: false,
             gso_type: if run.segment.ip_version() == 4 {
                 GSO_TCPV4
             } else {

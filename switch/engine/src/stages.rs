@@ -2,7 +2,7 @@
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
 use crosspoint_packet::checksum::Partial;
-use crosspoint_packet::offload::is_checksum_place;
+use crosspoint_packet::offload::{is_checksum_place, is_dhcp};
 use crosspoint_packet::partial::HEADERS_LEN_MAX;
 use crosspoint_packet::segment::{GsoRequest, Segmentation, Whole};
 use crosspoint_packet::{
@@ -128,7 +128,9 @@ fn check_offload(frame: &mut Frame) -> bool {
     if allowed == Some(false) {
         frame.drop_for(DropReason::BadOffload);
     }
-    allowed.is_none()
+    let finish = is_dhcp(frame.headers(), frame.len as usize, place);
+    frame.offload.finish = finish == Some(true);
+    allowed.is_none() || finish.is_none()
 }
 
 fn checksum_place(frame: &Frame) -> Partial {
@@ -179,7 +181,8 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     let place = checksum_place(frame);
     if offload.gso_type == 0 {
         let allowed = is_checksum_place(headers, len, place) == Some(true);
-        return allowed.then_some(offload);
+        let finish = is_dhcp(headers, len, place) == Some(true);
+        return allowed.then_some(Offload { finish, ..offload });
     }
     let request = GsoRequest {
         gso_type: offload.gso_type,

@@ -9,10 +9,10 @@ use crosspoint_xsk::{Flushed, Handover, XskTx};
 
 use crate::MAX_PORTS;
 use crate::calling::Calling;
-use crate::deliver::queue_for;
 use crate::direct::Direct;
 use crate::flood::FloodScratch;
 use crate::joins::Joiner;
+use crate::queues::{GuestQueues, Spread};
 use crate::segments::Segmenter;
 use crate::shares::{Account, Shares};
 use crate::sleep::Waker;
@@ -126,6 +126,12 @@ impl Groups {
             .any(|group| group.port == port && !group.picks.is_empty())
     }
 
+    /// Whether there are copies for a queue.
+    fn has_for(&self, port: u16, queue: u16) -> bool {
+        self.iter()
+            .any(|group| (group.port, group.queue) == (port, queue) && !group.picks.is_empty())
+    }
+
     /// Forgets the copies for a port.
     pub(crate) fn discard(&mut self, port: u16) {
         let groups = self.list.iter_mut().take(self.used);
@@ -168,6 +174,10 @@ pub struct Tx {
     pub(crate) used_nics: bool,
     /// The number of the burst's first frame, for taps.
     pub(crate) serial: u64,
+    /// The port whose new queues were looked at in this burst, the last one,
+    pub(crate) looked: Option<u16>,
+    /// and how often that was done.
+    pub(crate) looks: usize,
 }
 
 impl Tx {
@@ -194,6 +204,8 @@ impl Tx {
             direct: None,
             used_nics: false,
             serial: 0,
+            looked: None,
+            looks: 0,
         }
     }
 
@@ -349,10 +361,15 @@ impl Tx {
             frame: index as u8,
             tag,
         };
-        if port.spreads() {
+        if let Some(queues) = port.spreads() {
+            let spread = self.spread(number, queues);
             for index in run {
                 if let Some(frame) = burst.frames().get(index) {
-                    let queue = queue_for(port, || view.flows.hash(frame.headers()));
+                    let hash = view.flows.hash(frame.headers());
+                    let queue = match spread {
+                        Some(spread) => spread.queue(hash),
+                        None => queues.place(hash),
+                    };
                     self.groups.push(number, queue, pick(index));
                 }
             }
@@ -362,5 +379,31 @@ impl Tx {
         if let Some(group) = self.groups.of(number, 0) {
             group.picks.extend(run.map(pick));
         }
+    }
+
+    /// The queues of a guest that this worker spreads flows over; `None` while each is to be [placed](GuestQueues::place) by itself.
+    /// Once for each burst it is looked whether there are others.
+    #[inline(always)]
+    pub(crate) fn spread(&mut self, number: u16, queues: &GuestQueues) -> Option<Spread> {
+        let settled = queues.settled(self.worker);
+        if self.looked == Some(number) {
+            return settled;
+        }
+        self.looked = Some(number);
+        self.looks = self.looks.wrapping_add(1);
+        match settled {
+            Some(spread) if !queues.look(self.looks) => Some(spread),
+            _ => self.respread(number, queues),
+        }
+    }
+
+    #[cold]
+    fn respread(&self, number: u16, queues: &GuestQueues) -> Option<Spread> {
+        queues.look(self.looks);
+        queues.advance(self.worker, |queue| {
+            let all = [&self.groups, &self.flood_groups];
+            all.iter().any(|groups| groups.has_for(number, queue))
+        });
+        queues.settled(self.worker)
     }
 }

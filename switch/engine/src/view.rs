@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crosspoint_frame::{Frame, TagOp};
 use crosspoint_packet::{FlowHasher, Mac};
-use crosspoint_vring::GuestRx;
 
 use crate::control::ControlAddresses;
 use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
 use crate::guard::{Bindings, SourceGuard};
 use crate::members::Members;
+use crate::queues::GuestQueues;
 use crate::storm::StormControl;
 use crate::tap::Tap;
 use crate::vlan::{NO_VLAN, VlanPolicy};
@@ -23,7 +23,7 @@ pub enum Egress {
     /// A guest that broke the rules.
     Quarantined,
     /// A guest's receive queues; at least one.
-    Guest(Arc<[Arc<GuestRx>]>),
+    Guest(Arc<GuestQueues>),
     /// A NIC: each worker has its own way there.
     Nic,
 }
@@ -54,10 +54,13 @@ pub struct PortView {
 }
 
 impl PortView {
-    /// Whether frames for this port spread over several queues, by flow.
+    /// The queues that frames for this port are spread over by flow, if there are several.
     #[inline(always)]
-    pub fn spreads(&self) -> bool {
-        matches!(&self.egress, Egress::Guest(queues) if queues.len() > 1)
+    pub(crate) fn spreads(&self) -> Option<&GuestQueues> {
+        match &self.egress {
+            Egress::Guest(queues) if queues.len() > 1 => Some(queues),
+            _ => None,
+        }
     }
 
     /// The same of a copy of a flooded frame, which may be a control frame.

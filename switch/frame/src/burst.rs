@@ -24,6 +24,8 @@ pub const MAX_BURST_SEGMENTS: usize = 4096;
 pub struct Offload {
     /// The checksum from `csum_start` is to be computed and put at `csum_start + csum_offset`.
     pub needs_csum: bool,
+    /// That, for receivers too who would do it themselves.
+    pub finish: bool,
     /// Segmentation kind: 0 for none.
     pub gso_type: u8,
     /// Header length that segmentation repeats, bytes.
@@ -133,6 +135,7 @@ impl Frame {
         segment_count: 0,
         offload: Offload {
             needs_csum: false,
+            finish: false,
             gso_type: 0,
             hdr_len: 0,
             gso_size: 0,

@@ -12,6 +12,10 @@ use crate::segment::{SegmentError, find_transport};
 const ETHERTYPE_ARP: u16 = 0x0806;
 /// Bytes of a UDP header (RFC 768).
 const UDP_HEADER: usize = 8;
+/// Where its checksum is.
+const UDP_CHECKSUM: u16 = 6;
+/// Ports of DHCP and DHCPv6, both sides (RFC 2131, 4.1; RFC 8415, 7.2).
+const DHCP_PORTS: [u16; 4] = [67, 68, 546, 547];
 
 /// Whether a checksum may be asked for at `place` (virtio 1.2, 5.1.6.2.1, `VIRTIO_NET_HDR_F_NEEDS_CSUM`): that of the
 /// frame's transport header, or one further in, of what it encapsulates; never in the link's or IP's headers. `headers`
@@ -56,6 +60,26 @@ fn behind_tags(headers: &[u8], frame_len: usize, place: Partial, third: usize) -
     is_checksum_place(headers, frame_len.saturating_sub(taken), place)
 }
 
+/// Whether the checksum at `place` is a UDP header's whose destination port is one of DHCP: its clients read frames as they
+/// are, before there is an address, and many discard those whose checksum is not finished. `None` when more of the frame
+/// must be seen to tell.
+pub fn is_dhcp(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
+    if place.offset != UDP_CHECKSUM {
+        return Some(false);
+    }
+    let start = usize::from(place.start);
+    let Some(&[high, low]) = headers.get(start + 2..start + 4) else {
+        return (headers.len() >= frame_len).then_some(false);
+    };
+    // The ports first: nearly no frame has them.
+    let is_port = DHCP_PORTS.contains(&u16::from_be_bytes([high, low]));
+    let is_udp = || {
+        let l4 = find_transport(headers, frame_len);
+        l4.is_ok_and(|l4| (l4.protocol, l4.offset) == (PROTO_UDP, start))
+    };
+    Some(is_port && is_udp())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +114,36 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..200), more in 0usize..100, start: u16, offset: u16,
         ) {
             let _ = is_checksum_place(&bytes, bytes.len() + more, Partial { start, offset });
+        }
+    }
+
+    #[test]
+    fn dhcp_is_udp_to_one_of_its_ports() {
+        let is = |v6: bool, tcp: bool, port: u16, place: Partial| {
+            let eth = PacketBuilder::ethernet2([2; 6], [4; 6]);
+            let ip = if v6 {
+                eth.ipv6([1; 16], [2; 16], 9)
+            } else {
+                eth.ipv4([1; 4], [2; 4], 9)
+            };
+            let mut frame = Vec::new();
+            match tcp {
+                true => ip.tcp(1, port, 3, 4).write(&mut frame, &[0; 9]),
+                false => ip.udp(1, port).write(&mut frame, &[0; 9]),
+            }
+            .unwrap();
+            is_dhcp(&frame, frame.len(), place) == Some(true)
+        };
+        for (v6, start) in [(false, 34), (true, 54)] {
+            let place = Partial { start, offset: 6 };
+            for port in 0..=1000 {
+                let expected = [67, 68, 546, 547].contains(&port);
+                assert_eq!(is(v6, false, port, place), expected, "{port}");
+                assert!(!is(v6, true, port, place));
+            }
+            for (start, offset) in [(start, 16), (start + 2, 6), (start - 1, 6), (u16::MAX, 6)] {
+                assert!(!is(v6, false, 67, Partial { start, offset }));
+            }
         }
     }
 

@@ -58,6 +58,13 @@ pub mod feature {
     /// Buffers are used in the order in which they were made available.
     pub const IN_ORDER: u64 = 1 << 35;
 
+    /// What lets a guest be given frames that are not finished: large, or without a whole checksum.
+    pub const RECEIVE_OFFLOADS: u64 =
+        GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
+    /// What lets a guest send such.
+    pub const TRANSMIT_OFFLOADS: u64 =
+        CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN | HOST_UFO | HOST_USO;
+
     /// The bits that the switch works with, by name, for people.
     pub const NAMES: &[(u64, &str)] = &[
         (CSUM, "CSUM"),

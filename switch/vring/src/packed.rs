@@ -405,6 +405,13 @@ impl PackedRing {
         }
     }
 
+    /// Whether the driver waits for the used position to pass `at`: a driver that does has seen all before it.
+    pub(crate) fn is_seen(&self, at: u64) -> bool {
+        let word = self.event(self.driver_event).load(Ordering::Acquire);
+        let named = (word >> 16) as u16 == EVENT_DESCRIPTOR && word as u16 == self.off_wrap(at);
+        self.event_idx && named
+    }
+
     /// Whether positions `old..new` contain the one that the driver named.
     fn passed(&self, off_wrap: u16, old: u64, new: u64) -> bool {
         if new - old >= u64::from(self.size) {

@@ -1,6 +1,7 @@
 //! A ring of either layout.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::packed::PackedRing;
 use crate::{Features, InflightQueue, MemoryCell, RingAddresses, RingError, SplitRing, feature};
@@ -57,14 +58,21 @@ impl Ring {
     ///
     /// What was told is not always so: after a back end that died, the front end knows of
     /// nothing that it did since. In a split ring the used index is what the guest has really
-    /// seen. A packed ring has marks; they are asked only where the front end believes to be at
+    /// seen, unless the driver's own index is further from it than the ring is long, and not from
+    /// what was told: then it is of an earlier life of that memory, and the driver has not seen
+    /// it. A packed ring has marks; they are asked only where the front end believes to be at
     /// the very beginning, and is not. (At the beginning the wrap counter is 1; User-Mode Linux
     /// says 0 all the same.)
     pub fn resume_at(&self, base: u32, own: bool) -> Result<u32, RingError> {
         match self {
             Ring::Split(ring) => {
-                let used = ring.used_index().load(std::sync::atomic::Ordering::Acquire);
-                Ok(used.into())
+                let used = ring.used_index().load(Ordering::Acquire);
+                let avail = ring.avail_index();
+                let is_within = |index: u16| avail.wrapping_sub(index) <= ring.size();
+                match is_within(base as u16) && !is_within(used) {
+                    true => Ok(u32::from(base as u16)),
+                    false => Ok(used.into()),
+                }
             }
             Ring::Packed(ring) => {
                 let at = ring.position(base).ok_or(RingError::Base { base })?;

@@ -296,6 +296,12 @@ impl SplitRing {
         }
     }
 
+    /// Whether the driver waits for the used index to pass `at`: a driver that does has seen all before it.
+    pub(crate) fn is_seen(&self, at: u16) -> bool {
+        let event = || self.u16_at(self.available, 4 + 2 * usize::from(self.size));
+        self.event_idx && event().load(Ordering::Acquire) == at
+    }
+
     /// Asks the driver for a kick at the next entry after position `at`, or for none
     /// (virtio 1.2, 2.7.10). The caller fences and looks at the ring again before it sleeps.
     pub fn set_kicks(&self, wanted: bool, at: u16) {

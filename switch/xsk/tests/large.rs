@@ -75,6 +75,7 @@ impl Case {
             bytes,
             offload: Offload {
                 needs_csum: true,
+                finish: false,
                 gso_type: if v6 { GSO_TCPV6 } else { GSO_TCPV4 },
                 // A hint, and a wrong one.
                 hdr_len: 7,

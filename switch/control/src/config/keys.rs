@@ -9,8 +9,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
 use super::raw::{
-    RawAddresses, RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawPort, RawSlo, RawStorm,
-    RawSwitch, RawVlan, RawWorkers,
+    RawAddresses, RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawOffloads, RawPort,
+    RawSlo, RawStorm, RawSwitch, RawVlan, RawWorkers,
 };
 use super::suggest::{list, nearest};
 
@@ -61,7 +61,7 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 }
 
 /// The tables of the format: how a message speaks of them, and their keys.
-struct KnownTables([(&'static str, Names); 12]);
+struct KnownTables([(&'static str, Names); 13]);
 
 const TOP: usize = 0;
 const PORT: usize = 6;
@@ -70,6 +70,7 @@ const DIRECT: usize = 8;
 const SLO: usize = 9;
 const STORM: usize = 10;
 const ADDRESSES: usize = 11;
+const OFFLOADS: usize = 12;
 
 impl KnownTables {
     fn new() -> Self {
@@ -86,6 +87,7 @@ impl KnownTables {
             ("in slo", names_of::<RawSlo>()),
             ("in storm", names_of::<RawStorm>()),
             ("in addresses", names_of::<RawAddresses>()),
+            ("in offloads", names_of::<RawOffloads>()),
         ])
     }
 
@@ -186,6 +188,7 @@ fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
             (SLO, "slo"),
             (STORM, "storm"),
             (ADDRESSES, "addresses"),
+            (OFFLOADS, "offloads"),
         ] {
             if let Some(DeValue::Table(table)) = port.get_mut(key).map(|value| value.get_mut()) {
                 known.sift(checker, at, table);

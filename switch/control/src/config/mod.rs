@@ -21,6 +21,7 @@ mod keys;
 mod lenient;
 pub mod limits;
 mod load;
+mod offloads;
 mod patience;
 mod ports;
 mod raw;
@@ -45,7 +46,7 @@ pub use lenient::Loaded;
 pub use raw::schema_json;
 pub use types::{
     Access, Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel,
-    LogTarget, Metrics, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan,
-    Workers, XdpMode, XdpPort,
+    LogTarget, Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso,
+    VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
 pub use written::Written;

@@ -8,6 +8,7 @@ use super::control;
 use super::direct;
 use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
+use super::offloads;
 use super::raw::{PortType, RawPort};
 use super::slo;
 use super::storm;
@@ -297,6 +298,7 @@ fn vhost(
     );
     let mac = checker.mac(raw.mac);
     let mtu = mtu(checker, raw.mtu);
+    let offloads = offloads::offloads(checker, raw.offloads);
     let direct = direct::direct(checker, raw.direct, &mut taken.direct);
     let (socket, span) = checker.socket(raw.socket)?;
     match taken.sockets.get(&socket) {
@@ -328,6 +330,7 @@ fn vhost(
             .unwrap_or(QUEUE_PAIRS_DEFAULT),
         mac,
         mtu: mtu.unwrap_or(MTU_DEFAULT),
+        offloads,
         direct,
     })
 }
@@ -395,6 +398,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     foreign(checker, &raw.socket_group, "socket_group", "vhost", "xdp");
     foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
     foreign(checker, &raw.mac, "mac", "vhost", "xdp");
+    foreign(checker, &raw.offloads, "offloads", "vhost", "xdp");
     foreign(checker, &raw.direct, "direct", "vhost", "xdp");
     foreign(checker, &raw.slo, "slo", "vhost", "xdp");
     require(

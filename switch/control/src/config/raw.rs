@@ -151,7 +151,7 @@ pub(super) enum PortType {
     }},
     "else" = {"required": ["interface"], "properties": {
         "socket": false, "role": false, "socket_mode": false, "socket_group": false, "queue_pairs": false, "mac": false,
-        "direct": false, "slo": false
+        "offloads": false, "direct": false, "slo": false
     }}
 ))]
 pub(super) struct RawPort {
@@ -185,6 +185,9 @@ pub(super) struct RawPort {
     /// interface is set to; default: left as it is.
     #[schemars(range(min = MTU_MIN, max = MTU_MAX))]
     pub mtu: Field<i64>,
+    /// vhost: which work on frames the guest is offered. What is not offered here is not negotiated, whatever the front end
+    /// allows.
+    pub offloads: Field<Table<RawOffloads>>,
     /// vhost: a queue of an uplink's interface that is this guest's own.
     pub direct: Field<Table<RawDirect>>,
     /// xdp: the network interface.
@@ -281,6 +284,21 @@ pub(super) struct RawSlo {
     /// 99 of 100 take no longer; 1us to 10s.
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub completion_p99: Field<String>,
+}
+
+/// Which work on frames a guest is offered.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Offloads")]
+pub(super) struct RawOffloads {
+    /// Whether the guest may be given large frames of TCP and UDP, and frames whose checksum is not finished. `false` for a
+    /// guest that turns such offloads off while it runs (XDP, `ethtool -K ... lro off`, forwarding): the switch does not
+    /// learn of that.
+    #[schemars(extend("default" = true))]
+    pub receive: Field<bool>,
+    /// Whether the guest may send such.
+    #[schemars(extend("default" = true))]
+    pub transmit: Field<bool>,
 }
 
 /// Into how many copies the port's frames may be flooded, per second; 0: no limit. One frame for ten ports is ten copies.

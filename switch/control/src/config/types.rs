@@ -288,8 +288,28 @@ pub struct VhostPort {
     pub mac: Option<Mac>,
     /// The largest payload of a frame, bytes, that the guest is told to send: [`MTU_MIN`] to [`MTU_MAX`].
     pub mtu: u16,
+    /// Which work on frames the guest is offered to leave to the switch, and the switch to it.
+    pub offloads: Offloads,
     /// The NIC queue that is this guest's own; no two guests have the same.
     pub direct: Option<Direct>,
+}
+
+/// Which offloads a guest is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// Whether it may get large frames, and such whose checksum is not finished.
+    pub receive: bool,
+    /// Whether it may send such.
+    pub transmit: bool,
+}
+
+impl Default for Offloads {
+    fn default() -> Offloads {
+        Offloads {
+            receive: true,
+            transmit: true,
+        }
+    }
 }
 
 /// Who may connect to a socket that the switch listens on.

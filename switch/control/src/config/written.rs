@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Access, Config, Control, Cores, Direct, Log, Metrics, Port, PortKind, Queues, Slo, Switch,
-    VhostPort, Vlan, Workers, XdpPort,
+    Access, Config, Control, Cores, Direct, Log, Metrics, Offloads, Port, PortKind, Queues, Slo,
+    Switch, VhostPort, Vlan, Workers, XdpPort,
 };
 
 /// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
@@ -103,6 +103,7 @@ impl VhostPort {
             queue_pairs,
             mac,
             mtu,
+            offloads: Offloads { receive, transmit },
             direct,
         } = self;
         let direct = direct
@@ -116,6 +117,10 @@ impl VhostPort {
             ("queue_pairs", json!(queue_pairs)),
             ("mac", json!(mac.map(|mac| mac.to_string()))),
             ("mtu", json!(mtu)),
+            (
+                "offloads",
+                json!({"receive": receive, "transmit": transmit}),
+            ),
             ("direct", json!(direct)),
         ]);
     }

@@ -162,6 +162,14 @@ impl Fabric {
         drop(before);
     }
 
+    /// Adds to what is said of the port's state.
+    pub(crate) fn add_detail(&self, attachment: &Attachment, text: &str) {
+        self.with_port(attachment, |port| {
+            port.detail.push_str("; ");
+            port.detail.push_str(text);
+        });
+    }
+
     /// Forgets every address learned on the port.
     pub(crate) fn forget_attached(&self, attachment: &Attachment) {
         let state = self.lock();

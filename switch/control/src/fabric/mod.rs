@@ -322,7 +322,7 @@ impl Fabric {
         if !matches!(port.state, PortState::Up | PortState::Connected) {
             return;
         }
-        tracing::warn!(port = %port.view.name, "quarantined until its guest reconnects: {why}");
+        tracing::warn!(port = %port.view.name, "quarantined until its guest resets the device, or its front end connects anew: {why}");
         let change = PortChange {
             egress: Some(Egress::Quarantined),
             remove: port.streams.keys().copied().collect(),
@@ -354,6 +354,11 @@ impl Fabric {
                 self.quarantine_locked(state, port, &fault.to_string());
             }
         }
+    }
+
+    /// Quarantines the ports whose rings workers have found broken so far.
+    pub(crate) fn settle_faults(&self) {
+        self.take_faults(&mut self.lock(), None);
     }
 
     /// How port `number` is.

@@ -50,6 +50,9 @@ pub struct ChangedPort {
     /// The keys that have other values. Of an uplink, `direct_queues` is among them, though it is no key of the file: the
     /// queues that guests have for themselves.
     pub keys: Vec<Key>,
+    /// What it takes from the guest that runs there; only `crosspoint plan` says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What changing a port takes.
@@ -155,6 +158,7 @@ impl From<&PortDiff> for ChangedPort {
                 How::Reopen => HowChanged::Reopen,
             },
             keys: diff.keys.iter().map(Key::from).chain(direct).collect(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! what changes in place, open what reopens or is added.
 
 mod answer;
+mod guests;
 mod render;
 
 use std::collections::{BTreeSet, HashMap};
@@ -101,8 +102,8 @@ pub fn how(key: &str) -> Option<How> {
         "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "forward_control"
         | "worker" | "required" => Some(How::InPlace),
         "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
-        | "mtu" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso" | "busy_poll"
-        | "huge_pages" | "channels" | "rss" => Some(How::Reopen),
+        | "mtu" | "offloads" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso"
+        | "busy_poll" | "huge_pages" | "channels" | "rss" => Some(How::Reopen),
         _ => None,
     }
 }

@@ -16,6 +16,8 @@ const COLUMNS: usize = 80;
 /// - port web-1
 /// ~ port web-2: mac_limit 1024 -> 10 (in place)
 /// ~ port up0: channels none -> 4 (reopens: its traffic stops for a moment)
+/// ~ port web-4: queue_pairs 2 -> 1 (reopens: its traffic stops)
+///     ! its front end has 2 queue pairs, and would not come back: ...
 /// ~ metrics.listen: "off" -> "[::]:9477"
 /// ! workers.cores: "auto" -> [2, 3] (needs a restart)
 /// ```
@@ -64,7 +66,10 @@ fn added(port: &AddedPort) -> String {
 fn changed(port: &ChangedPort) -> String {
     let how = match port.how {
         HowChanged::InPlace => "(in place)",
-        HowChanged::Reopen => "(reopens: its traffic stops for a moment)",
+        HowChanged::Reopen if port.warnings.is_empty() => {
+            "(reopens: its traffic stops for a moment)"
+        }
+        HowChanged::Reopen => "(reopens: its traffic stops)",
     };
     let mut keys: Vec<String> = port.keys.iter().map(|key| key_text(key, " ")).collect();
     if keys.is_empty() {
@@ -72,11 +77,15 @@ fn changed(port: &ChangedPort) -> String {
     }
     let begin = format!("~ port {}:", shown(&port.name));
     let line = format!("{begin} {} {how}", keys.join(", "));
+    let warnings = port.warnings.iter();
+    let warnings: String = warnings
+        .map(|warning| format!("    ! {}\n", shown(warning)))
+        .collect();
     if line.chars().count() <= COLUMNS {
-        return format!("{line}\n");
+        return format!("{line}\n{warnings}");
     }
     let keys: String = keys.iter().map(|key| format!("    {key}\n")).collect();
-    format!("{begin} {how}\n{keys}")
+    format!("{begin} {how}\n{keys}{warnings}")
 }
 
 fn set(setting: &Setting) -> String {

@@ -63,7 +63,9 @@ impl Source for Running {
 
     fn plan(&self, config: Option<&Path>) -> Result<PlanAnswer, ChangeError> {
         let plan = Running::plan(self, config)?;
-        Ok(PlanAnswer::from(&plan))
+        let mut answer = PlanAnswer::from(&plan);
+        answer.warn_of(&plan, &self.fabric.status().ports);
+        Ok(answer)
     }
 
     fn reload(&self) -> Result<ReloadAnswer, ChangeError> {

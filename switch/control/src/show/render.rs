@@ -438,8 +438,10 @@ fn guests(rows: &[GuestRow]) -> String {
             device.connections.to_string(),
         ];
         let last = device.last_end.as_ref();
+        let request = device.last_request.as_ref();
+        let request = request.map_or(String::new(), |name| format!(", after {name}"));
         let last = last.map_or(String::new(), |why| {
-            format!("; the last front end went: {why}")
+            format!("; the last front end went: {why}{request}")
         });
         table.add_with_note(cells, format!("{}{last}", device.socket));
     }

@@ -115,7 +115,11 @@ fn device_lines(device: &DeviceStatus, mut add: impl FnMut(&str, String)) {
     add("socket", device.socket.clone());
     add("role", device.role.clone());
     let last = device.last_end.as_ref();
-    let last = last.map_or(String::new(), |why| format!("; the last one went: {why}"));
+    let request = device.last_request.as_ref();
+    let request = request.map_or(String::new(), |name| format!(", after {name}"));
+    let last = last.map_or(String::new(), |why| {
+        format!("; the last one went: {why}{request}")
+    });
     add(
         "front ends",
         format!("{} connected since the start{last}", device.connections),

@@ -8,6 +8,7 @@ mod describe;
 mod direct;
 mod memory;
 mod messages;
+mod quarantine;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crosspoint_engine::queues::GuestQueues;
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::view::Egress;
 use crosspoint_vring::{
@@ -27,6 +29,9 @@ use vhost::vhost_user::{Backend, Error, Result};
 use describe::Notes;
 use direct::DirectQueue;
 pub(super) use memory::MAX_MEMORY_SLOTS;
+pub(crate) use messages::offered;
+use quarantine::Pause;
+pub use quarantine::{QUARANTINE_FIRST, QUARANTINE_LAST};
 
 use crate::config;
 use crate::fabric::caller::END_TIME_MAX;
@@ -86,9 +91,12 @@ pub(super) struct Device {
     log: Option<Arc<DirtyLog>>,
     inflight: Option<Arc<InflightRegion>>,
     vrings: Vec<Vring>,
+    /// The receive rings that run, as workers have them.
+    queues: Option<Arc<GuestQueues>>,
     config: config::VhostPort,
     direct: DirectQueue,
     notes: Notes,
+    pause: Pause,
 }
 
 impl Device {
@@ -112,9 +120,11 @@ impl Device {
             log: None,
             inflight: None,
             vrings: (0..2 * queue_pairs).map(|_| Vring::default()).collect(),
+            queues: None,
             config,
             direct: DirectQueue::default(),
             notes: Notes::default(),
+            pause: Pause::default(),
         }
     }
 
@@ -218,6 +228,7 @@ impl Device {
         vring.kick = None;
         let base = vring.base;
         self.reconcile();
+        self.note_reset();
         Ok(base)
     }
 
@@ -292,16 +303,20 @@ impl Device {
             }
             self.reconcile();
         }
+        if !enabled {
+            self.note_reset();
+        }
         Ok(())
     }
 
     /// The front end is gone, and why: nothing of the guest is used after this.
     pub(super) fn disconnect(&mut self, why: &str) {
-        self.reset();
+        self.forget_rings();
+        self.pause = Pause::default();
         self.vrings.iter_mut().for_each(|v| *v = Vring::default());
         self.protocol_features = 0;
         self.notes = self.notes.after(why);
-        let state = Some((PortState::Down, "no front end is connected".to_owned()));
+        let state = Some((PortState::Down, self.absent()));
         let properties = Some(BTreeMap::new());
         self.change(PortChange {
             egress: Some(Egress::Down),
@@ -326,10 +341,7 @@ impl Device {
     /// A front end has connected: whatever the last one did is forgotten.
     pub(super) fn connect(&mut self) {
         self.notes.connections += 1;
-        let state = Some((
-            PortState::Connected,
-            "the front end is setting up".to_owned(),
-        ));
+        let state = Some((PortState::Connected, self.setting_up()));
         self.change(PortChange {
             state,
             ..PortChange::default()
@@ -368,8 +380,9 @@ impl Device {
             stopped.extend(self.vrings[*index].rx.take().map(|rx| (*index, rx)));
         }
         let transmit = which.iter().filter(|index| *index % 2 == 1);
+        let egress = Some(self.egress());
         let streams = self.change(PortChange {
-            egress: Some(self.egress()),
+            egress,
             remove: transmit.map(|index| (index / 2) as u16).collect(),
             ..PortChange::default()
         });
@@ -387,17 +400,20 @@ impl Device {
         }
     }
 
-    fn egress(&self) -> Egress {
-        let rings: Vec<_> = self
-            .vrings
-            .iter()
-            .filter_map(|vring| vring.rx.clone())
+    /// Where frames go, as things stand. Flows go on from where they were.
+    fn egress(&mut self) -> Egress {
+        let rings: Vec<_> = (0..)
+            .zip(self.vrings.iter().step_by(2))
+            .filter_map(|(pair, vring)| Some((pair, vring.rx.clone()?)))
             .collect();
         if rings.is_empty() {
-            Egress::Down
-        } else {
-            Egress::Guest(rings.into())
+            self.queues = None;
+            return Egress::Down;
         }
+        let queues = GuestQueues::new(rings, self.fabric.workers(), self.queues.as_deref());
+        let queues = Arc::new(queues);
+        self.queues = Some(queues.clone());
+        Egress::Guest(queues)
     }
 
     /// Starts every ring that can run and does not.
@@ -419,7 +435,7 @@ impl Device {
                     continue;
                 }
             }
-            started = true;
+            (started, self.notes.has_run) = (true, true);
         }
         // Also when the last ring has stopped: the port is no longer up.
         if started || self.port_state() != self.state().0 {

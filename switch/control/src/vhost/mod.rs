@@ -7,6 +7,7 @@ mod device;
 mod handler;
 mod listening;
 mod messages;
+mod request;
 mod wire;
 
 use std::io;
@@ -31,6 +32,8 @@ use crate::fabric::{Attachment, Fabric};
 use crate::interrupt::interrupt;
 use crate::socket_file::SocketFile;
 use device::Device;
+pub(crate) use device::offered;
+pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
 use handler::Handler;
 use listening::{Listening, Ready};
 
@@ -453,6 +456,9 @@ fn converse(
     let mut crates = BackendReqHandler::from_stream(clone(&connection)?, handler.clone());
     let mut has_spoken = false;
     while !shared.stopping() {
+        if is_let_in(shared, &connection, handler) {
+            continue;
+        }
         if !wait_message(shared, &connection, endpoint, handler, has_spoken) {
             return match shared.stopping() {
                 true => Ok(()),
@@ -462,6 +468,7 @@ fn converse(
         let Some(header) = wire::peek(&connection).map_err(|e| e.to_string())? else {
             return Ok(());
         };
+        handler.device().note_request(header.request);
         screen(&connection, header, &handler.device())?;
         if messages::is_ours(header) {
             messages::handle(&connection, header, handler).map_err(|e| e.to_string())?;
@@ -474,7 +481,23 @@ fn converse(
             }
         }
         has_spoken = true;
+        handler.device().end_quarantine();
         handler.device().describe();
     }
     Ok(())
+}
+
+/// Waits while a device that has been reset is in quarantine, and lets it in again when its pause is over: then it is true.
+/// What its front end says meanwhile is answered first.
+fn is_let_in(shared: &Shared, connection: &UnixStream, handler: &Arc<Handler>) -> bool {
+    let Some(left) = handler.device().quarantine_left() else {
+        return false;
+    };
+    if shared.wait(&[connection.as_fd()], Some(left)).is_some() {
+        return false;
+    }
+    let mut device = handler.device();
+    device.end_quarantine();
+    device.describe();
+    true
 }

@@ -1,8 +1,9 @@
 //! Configurations of all kinds, generated.
 
 use crosspoint_control::config::{
-    Access, Balance, Config, Control, Cores, Direct, HugePages, Metrics, Poll, Port, PortKind,
-    Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort, limits::*,
+    Access, Balance, Config, Control, Cores, Direct, HugePages, Metrics, Offloads, Poll, Port,
+    PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    limits::*,
 };
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
@@ -47,15 +48,20 @@ fn vhost() -> impl Strategy<Value = VhostPort> {
         option::of(mac()),
         MTU_MIN..=MTU_MAX,
         option::of(0..8_u32),
+        any::<(bool, bool)>(),
     )
         .prop_map(
-            |(socket, (role, access), queue_pairs, mac, mtu, direct)| VhostPort {
+            |(socket, (role, access), queue_pairs, mac, mtu, direct, offloads)| VhostPort {
                 socket: socket.into(),
                 role,
                 access,
                 queue_pairs,
                 mac,
                 mtu,
+                offloads: Offloads {
+                    receive: offloads.0,
+                    transmit: offloads.1,
+                },
                 direct: direct.map(|queue| Direct {
                     uplink: String::new(),
                     queue,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crosspoint_control::config::{
-    Access, Balance, Config, Cores, Direct, HugePages, Poll, Port, PortKind, Queues, Role, Rss,
-    Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
+    Access, Balance, Config, Cores, Direct, HugePages, Offloads, Poll, Port, PortKind, Queues,
+    Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
@@ -84,6 +84,7 @@ fn a_guest_takes_the_defaults() {
         queue_pairs: 1,
         mac: None,
         mtu: 1500,
+        offloads: Offloads::default(),
         direct: None,
     });
     assert_eq!(
@@ -392,4 +393,23 @@ fn a_port_can_name_its_worker() {
         "workers.cores = [7]\n[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nworker = 0\n",
     );
     assert_eq!(config.ports[0].worker, Some(0));
+}
+
+#[test]
+fn an_offload_that_is_not_named_is_offered() {
+    for (line, receive, transmit) in [
+        ("", true, true),
+        ("offloads = {}", true, true),
+        ("offloads = { receive = false }", false, true),
+        (
+            "offloads = { transmit = false, receive = true }",
+            true,
+            false,
+        ),
+    ] {
+        let PortKind::Vhost(guest) = vhost(line).kind else {
+            panic!("a guest");
+        };
+        assert_eq!(guest.offloads, Offloads { receive, transmit }, "{line}");
+    }
 }

@@ -78,6 +78,10 @@ mistakes! {
     slo_the_wrong_way_round: GUEST, "slo = { completion_p50 = \"20us\", completion_p99 = \"10us\" }\n";
     slo_of_an_uplink: UPLINK, "slo = { completion_p99 = \"20us\" }\n";
     weight_of_nothing: GUEST, "weight = 0\n";
+    offloads_is_a_boolean: GUEST, "offloads = false\n";
+    offloads_misspelt: GUEST, "offloads = { recieve = false }\n";
+    offloads_of_one_kind: GUEST, "offloads = { transmit = \"off\" }\n";
+    offloads_of_an_uplink: UPLINK, "offloads = { receive = false }\n";
     storm_is_a_number: GUEST, "storm = 1000\n";
     storm_misspelt: GUEST, "storm = { unknown = 1000 }\n";
     storm_with_a_unit: GUEST, "storm = { broadcast = \"100k\" }\n";

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crosspoint_control::config::{self, Config, Port};
 use crosspoint_control::plan::{self, How, Plan, PlanAnswer};
+use crosspoint_control::status::{DeviceStatus, PortStatus, VringStatus};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -265,6 +266,118 @@ socket = "/run/crosspoint/web-3.sock"
     );
     assert_eq!(plan.needs_restart().count(), 1);
     assert_eq!(plan::render(&PlanAnswer::default()), "no change\n");
+}
+
+/// A guest as it runs: these features, and vrings of `pairs` queue pairs that its front end knows of.
+fn runs(name: &str, features: &[&str], pairs: u16, vrings: u16) -> PortStatus {
+    let vring = |index| VringStatus {
+        index,
+        has_call: index < 2 * pairs,
+        ..VringStatus::default()
+    };
+    PortStatus {
+        name: name.to_owned(),
+        device: Some(DeviceStatus {
+            features: features.iter().map(|name| (*name).to_owned()).collect(),
+            vrings: (0..vrings).map(vring).collect(),
+            ..DeviceStatus::default()
+        }),
+        ..PortStatus::default()
+    }
+}
+
+/// What the plan says of the guest's port, changed from `before` to `after`.
+fn warnings(before: &str, after: &str, port: PortStatus) -> (Vec<String>, String) {
+    let with = |keys: &str| {
+        format!(
+            "version = 1\n[[port]]\nname = \"web\"\ntype = \"vhost\"\nsocket = \"/run/web\"\n{keys}"
+        )
+    };
+    let plan = between(&with(before), &with(after));
+    let mut answer = PlanAnswer::from(&plan);
+    answer.warn_of(&plan, &[port]);
+    (answer.change[0].warnings.clone(), plan::render(&answer))
+}
+
+#[test]
+fn a_change_that_a_running_guest_does_not_survive_is_told() {
+    let modern = [
+        "CSUM",
+        "GUEST_CSUM",
+        "GUEST_TSO4",
+        "HOST_TSO4",
+        "MAC",
+        "MQ",
+        "VERSION_1",
+    ];
+    let (said, text) = warnings(
+        "queue_pairs = 2",
+        "queue_pairs = 1",
+        runs("web", &modern, 2, 4),
+    );
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("its front end has 2 queue pairs, and would not come back"));
+    assert!(
+        said[1].starts_with("its guest has negotiated MAC, MQ, which"),
+        "{said:?}"
+    );
+    assert!(
+        text.contains("(reopens: its traffic stops)\n    ! its front end has 2"),
+        "{text}"
+    );
+    for (before, after, port, expected) in [
+        // More is offered than before.
+        (
+            "",
+            "queue_pairs = 2\nmac = \"02:00:00:00:00:01\"",
+            runs("web", &["VERSION_1"], 1, 2),
+            "",
+        ),
+        // It uses one of two; what it has not negotiated it does not miss.
+        (
+            "queue_pairs = 2",
+            "",
+            runs("web", &["VERSION_1", "CSUM"], 1, 4),
+            "",
+        ),
+        (
+            "queue_pairs = 2",
+            "offloads = { receive = false }",
+            runs("web", &["CSUM"], 1, 4),
+            "",
+        ),
+        (
+            "",
+            "offloads = { receive = false }",
+            runs("web", &modern[..4], 1, 2),
+            "GUEST_CSUM, GUEST_TSO4,",
+        ),
+        (
+            "",
+            "offloads = { transmit = false }",
+            runs("web", &modern[..4], 1, 2),
+            "CSUM, HOST_TSO4,",
+        ),
+        (
+            "mac = \"02:00:00:00:00:01\"",
+            "",
+            runs("web", &["MAC"], 1, 2),
+            "MAC,",
+        ),
+        // Nobody is there, or nothing is opened anew.
+        ("queue_pairs = 2", "", runs("web", &[], 0, 4), ""),
+        ("queue_pairs = 2", "", runs("other", &modern, 2, 4), ""),
+        ("", "weight = 2", runs("web", &["MQ"], 1, 2), ""),
+    ] {
+        let (said, text) = warnings(before, after, port);
+        assert_eq!(said.is_empty(), expected.is_empty(), "{said:?}");
+        assert!(
+            said.iter()
+                .all(|said| said.contains(&format!("negotiated {expected}"))),
+            "{said:?}"
+        );
+        assert_eq!(text.contains('!'), !expected.is_empty(), "{text}");
+    }
 }
 
 #[test]

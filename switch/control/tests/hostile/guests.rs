@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crosspoint_control::fabric::PortState;
-use crosspoint_guest::GuestOptions;
-use crosspoint_guest::message::request;
+use crosspoint_control::vhost::QUARANTINE_FIRST;
+use crosspoint_guest::message::{protocol, request};
+use crosspoint_guest::{Guest, GuestOptions};
 
-use crate::rig::{PATIENCE, attack, until};
+use crate::rig::{PATIENCE, PROTOCOL, arrives, attack, frame, until};
 
 #[test]
 fn a_guest_never_frees_its_receive_buffers() {
@@ -73,24 +74,18 @@ fn a_guest_is_quarantined_a_hundred_times() {
     attack(|target| {
         for _ in 0..100 {
             let mut guest = target.guest();
-            let queue = guest.transmit_queue(0).unwrap();
-            let runaway = queue.ring().avail_idx().wrapping_add(5000);
-            queue.ring().set_avail_idx(runaway);
-            guest.kick(1).unwrap();
+            break_ring(&mut guest);
             target.wait_state(PortState::Quarantined);
         }
     });
 }
 
-/// A port in quarantine takes no ring back, whatever its front end says; only a new session does.
+/// A port in quarantine takes no ring back, whatever its front end says, while a ring of it has not been stopped.
 #[test]
 fn a_guest_in_quarantine_sets_its_rings_up_again() {
     attack(|target| {
         let mut guest = target.guest();
-        let queue = guest.transmit_queue(0).unwrap();
-        let runaway = queue.ring().avail_idx().wrapping_add(5000);
-        queue.ring().set_avail_idx(runaway);
-        guest.kick(1).unwrap();
+        break_ring(&mut guest);
         target.wait_state(PortState::Quarantined);
         let memory = guest.memory().clone();
         for _ in 0..20 {
@@ -98,9 +93,100 @@ fn a_guest_in_quarantine_sets_its_rings_up_again() {
             let _ = session.set_mem_table(&memory);
             let _ = session.vring_base(1);
             let _ = session.set_vring_fd(request::SET_VRING_KICK, 1, None);
-            let _ = guest.enable(false);
             let _ = guest.enable(true);
             target.wait_state(PortState::Quarantined);
+        }
+        target.others_go_on();
+    });
+}
+
+/// An index that no driver writes.
+fn break_ring(guest: &mut Guest) {
+    let queue = guest.transmit_queue(0).unwrap();
+    let runaway = queue.ring().avail_idx().wrapping_add(5000);
+    queue.ring().set_avail_idx(runaway);
+    guest.kick(1).unwrap();
+}
+
+fn resettable() -> GuestOptions {
+    GuestOptions {
+        protocol_features: PROTOCOL | protocol::RESET_DEVICE | protocol::STATUS,
+        ..GuestOptions::default()
+    }
+}
+
+/// How a front end says that its guest boots again.
+#[derive(Clone, Copy, Debug)]
+enum Reset {
+    Status,
+    Device,
+    Rings,
+    Disabled,
+}
+
+fn reboot(guest: &mut Guest, how: Reset) {
+    let session = guest.session().unwrap();
+    match how {
+        Reset::Status => session.set_status(0).unwrap(),
+        Reset::Device => session.reset_device().unwrap(),
+        Reset::Rings => (0..2).for_each(|index| {
+            session.vring_base(index).unwrap();
+        }),
+        Reset::Disabled => guest.enable(false).unwrap(),
+    }
+    guest.reset(0);
+    let features = guest.negotiated().features;
+    guest.start(features).unwrap();
+    guest.session().unwrap().set_features(features).unwrap();
+    guest.restart().unwrap();
+}
+
+/// A boot loader's driver that was wrong does not cost the system that it loads its network, whichever way the front end
+/// says that the device starts anew.
+#[test]
+fn a_guest_that_boots_again_leaves_quarantine() {
+    for how in [Reset::Status, Reset::Device, Reset::Rings, Reset::Disabled] {
+        attack(|target| {
+            let mut guest = target.guest_with(resettable());
+            break_ring(&mut guest);
+            target.wait_state(PortState::Quarantined);
+            let started = Instant::now();
+            reboot(&mut guest, how);
+            // It is answered meanwhile.
+            let session = guest.session().unwrap();
+            assert!(session.query_u64(request::GET_FEATURES).is_ok(), "{how:?}");
+            target.wait_state(PortState::Up);
+            let took = started.elapsed();
+            assert!(took >= QUARANTINE_FIRST, "{how:?}: up after {took:?}");
+            let (there, back) = (frame(0xff, 22, 1, 500), frame(22, 21, 2, 500));
+            let mut partner = target.partner();
+            assert_eq!(partner.send(0, &[&there]).unwrap(), 1);
+            assert!(arrives(&mut guest, &there), "{how:?}");
+            assert_eq!(guest.send(0, &[&back]).unwrap(), 1);
+            assert!(arrives(&mut partner, &back), "{how:?}");
+        });
+    }
+}
+
+/// Each pause is twice the last one, so that a guest gains nothing by faults.
+#[test]
+fn a_guest_that_breaks_its_rings_after_each_reset_waits_ever_longer() {
+    attack(|target| {
+        let mut guest = target.guest_with(resettable());
+        for pause in [1, 2, 4] {
+            break_ring(&mut guest);
+            target.wait_state(PortState::Quarantined);
+            let started = Instant::now();
+            reboot(&mut guest, Reset::Device);
+            // Once more is not once more.
+            reboot(&mut guest, Reset::Status);
+            let says = format!("; it has been reset since, and is let in again after {pause} s");
+            let detail = target.detail();
+            assert!(detail.ends_with(&says), "{detail}");
+            assert_eq!(detail.matches("reset").count(), 1, "{detail}");
+            target.wait_state(PortState::Up);
+            let took = started.elapsed();
+            assert!(took >= Duration::from_secs(pause), "up after {took:?}");
         }
         target.others_go_on();
     });

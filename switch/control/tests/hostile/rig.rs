@@ -184,6 +184,11 @@ impl Target<'_> {
         until(limit, || self.exchange().frames() >= goal)
     }
 
+    /// What is said of its state.
+    pub fn detail(&self) -> String {
+        self.rig.status(TARGET).detail
+    }
+
     fn exchange(&self) -> &Exchange {
         self.exchange.expect("an honest pair")
     }
@@ -531,6 +536,7 @@ fn serve(fabric: &Arc<Fabric>, number: u16, socket: PathBuf, name: &str) -> Vhos
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        offloads: Default::default(),
         direct: None,
     };
     VhostPort::open(fabric.clone(), number, name, &config).expect("it listens")

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crosspoint_control::vhost::QUARANTINE_FIRST;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestMemory, GuestOptions};
 
@@ -146,6 +147,24 @@ fn memory_that_was_lost_before_the_port_is_up_is_not_forgotten() {
         let session = a.session().expect("a session");
         session.enable_vring(1, true).expect("the ring again");
         switch.wait("a", |port| port.state == "quarantined");
+        drop(load.abort());
+    });
+}
+
+/// A reset does not bring the memory back.
+#[test]
+fn a_guest_whose_memory_is_lost_stays_in_quarantine_after_a_reset() {
+    Case::each(|case| {
+        let switch = Switch::start(case.workers, &PORTS, 1);
+        let mut a = switch.guest("a", scattered(case, protocol::RESET_DEVICE));
+        let mut b = switch.guest("b", case.guest(0));
+        let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
+        cut(a.memory(), AREAS[1], &load);
+        switch.wait("a", |port| port.state == "quarantined");
+        let session = a.session().expect("a session");
+        session.reset_device().expect("a reset");
+        std::thread::sleep(QUARANTINE_FIRST + QUARANTINE_FIRST / 2);
+        assert_eq!(switch.port("a").state, "quarantined");
         drop(load.abort());
     });
 }

@@ -175,6 +175,8 @@ fn device() -> DeviceStatus {
         connections: 3,
         last_end: Some("it hung up".into()),
         socket_problem: None,
+        last_request: Some("GET_VRING_BASE".into()),
+        early_ends: 0,
         features: words(
             "CSUM GUEST_CSUM MTU MRG_RXBUF STATUS MQ INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES VERSION_1",
         ),

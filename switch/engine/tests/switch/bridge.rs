@@ -225,8 +225,8 @@ impl Bridge {
 
     /// Which receive queue of a port a frame goes to: any function of the flow would do, so this one is the switch's.
     fn queue(&self, port: usize, bytes: &[u8]) -> usize {
-        let hash = u64::from(self.flows.hash(&bytes[..bytes.len().min(64)]));
-        ((hash * self.ports[port].rings.len() as u64) >> 32) as usize
+        let bucket = self.flows.hash(&bytes[..bytes.len().min(64)]) >> 24;
+        bucket as usize * self.ports[port].rings.len() / 256
     }
 
     fn decide(&mut self, ingress: usize, sent: &Sent) -> Fate {

@@ -45,6 +45,7 @@ fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Speci
         len: bytes.len() as u32,
         offload: Offload {
             needs_csum: header.flags & 1 != 0,
+            finish: false,
             gso_type: header.gso_type,
             hdr_len: header.hdr_len,
             gso_size: header.gso_size,

@@ -57,6 +57,7 @@ fn options(random: &mut Random, vlan: VlanPolicy) -> PortOptions {
         queues: 1 + random.below(3),
         transmit_size: 128,
         receive_size: pick(random, &[4, 16, 64, 256]),
+        receive_base: 1,
         buffer_len: pick(random, lengths),
         split: pick(random, &[ChainSplit::Single, ChainSplit::HeaderApart]),
         frame_len_max: FRAME_LEN_MAX,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::counters::PortCounters;
 use crosspoint_engine::fdb::Quota;
+use crosspoint_engine::queues::GuestQueues;
 use crosspoint_engine::stream::{Source, Stream};
 use crosspoint_engine::view::{Egress, PortView};
 use crosspoint_engine::vlan::VlanPolicy;
@@ -23,6 +24,8 @@ pub struct PortOptions {
     pub queues: usize,
     pub transmit_size: u16,
     pub receive_size: u16,
+    /// Where receive rings begin. At 0 a ring takes no flow before its driver has offered a buffer.
+    pub receive_base: u16,
     /// Bytes of a receive buffer, header included.
     pub buffer_len: usize,
     pub split: ChainSplit,
@@ -41,6 +44,7 @@ impl Default for PortOptions {
             queues: 1,
             transmit_size: 256,
             receive_size: 256,
+            receive_base: 1,
             buffer_len: 2048,
             split: ChainSplit::Single,
             frame_len_max: 1600,
@@ -68,7 +72,7 @@ impl Driver {
     pub fn post_all(&mut self) {
         for queue in &mut self.receive {
             queue.post(u16::MAX).unwrap();
-            let _ = queue.ring().publish();
+            let _ = queue.virtqueue().publish();
         }
     }
 
@@ -76,7 +80,7 @@ impl Driver {
     pub fn received(&mut self) -> Vec<Vec<Vec<u8>>> {
         let take = |queue: &mut ReceiveQueue| {
             let frames = queue.receive().unwrap();
-            let _ = queue.ring().publish();
+            let _ = queue.virtqueue().publish();
             frames.into_iter().map(|(_, bytes)| bytes).collect()
         };
         self.receive.iter_mut().map(take).collect()
@@ -95,6 +99,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         features,
         transmit_size,
         receive_size,
+        receive_base,
         buffer_len,
         frame_len_max,
         ..
@@ -107,19 +112,19 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
     let mut guest = Guest::new(len.next_multiple_of(4096));
     let (transmit, from) = guest.transmit(transmit_size, 0, features, frame_len_max);
     let (mut receive, mut to) = (Vec::new(), Vec::new());
-    for _ in 0..options.queues {
+    for pair in 0..options.queues {
         let (_event, notifier) = call();
-        let ring = (receive_size, 0);
+        let ring = (receive_size, receive_base);
         let (queue, device) =
             guest.receive(ring, features, buffer_len, options.split, workers, notifier);
         receive.push(queue);
-        to.push(Arc::new(device));
+        to.push((pair as u8, Arc::new(device)));
     }
     let counters = Arc::new(PortCounters::new(workers, options.queues));
     let view = PortView {
         name: format!("guest-{number}").into(),
         vlan: Arc::new(options.vlan.clone()),
-        egress: Egress::Guest(to.into()),
+        egress: Egress::Guest(Arc::new(GuestQueues::new(to, workers, None))),
         counters: counters.clone(),
         quota: Arc::new(Quota::new(options.mac_limit)),
         joins: options.joins,

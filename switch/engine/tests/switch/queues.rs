@@ -1,11 +1,13 @@
 //! Which receive queue of a guest a frame goes to.
 
 use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_vring::feature;
 use proptest::prelude::*;
 
 use crate::frames::{Flow, Ip, host};
 use crate::ports::PortOptions;
 use crate::rig::Rig;
+use crate::world::{LAYOUTS, MODERN};
 
 fn options(vlan: VlanPolicy, queues: usize) -> PortOptions {
     PortOptions {
@@ -85,4 +87,163 @@ fn flows_use_every_queue() {
         count[passed(&mut rig, 0, flow.frame(100, 0, 0, 0)).1] += 1;
     }
     assert!(count.iter().all(|n| (60..140).contains(n)), "{count:?}");
+}
+
+/// A flow of UDP by its ports, from the first guest to the second.
+fn flow(port: u16) -> Flow {
+    let ip = Some(Ip {
+        v6: false,
+        from: (1, port),
+        to: (2, 80),
+        fragment: false,
+    });
+    Flow {
+        ip,
+        ..Flow::plain(host(1), host(2))
+    }
+}
+
+/// One port of a guest with one queue, and one with `queues` of these features.
+fn pair(queues: usize, features: u64, workers: usize) -> Rig {
+    let many = PortOptions {
+        receive_size: 64,
+        receive_base: 0,
+        features,
+        ..options(VlanPolicy::Unaware, queues)
+    };
+    let few = PortOptions {
+        transmit_size: 64,
+        ..options(VlanPolicy::Unaware, 1)
+    };
+    let mut rig = Rig::new(&[few, many], workers, 3);
+    let queues = &mut rig.drivers[1].receive;
+    queues.iter_mut().for_each(|queue| queue.set_repost(false));
+    // Where the second guest is gets known.
+    rig.pass(1, &[flow(0).back().frame(100, 0, 0, 0)]);
+    rig
+}
+
+fn post(rig: &mut Rig, queue: usize, count: u16) {
+    let queue = &mut rig.drivers[1].receive[queue];
+    queue.post(count).unwrap();
+    let _ = queue.virtqueue().publish();
+}
+
+/// Takes what has arrived, by queue, and offers as many buffers again.
+fn take(rig: &mut Rig) -> Vec<Vec<Vec<u8>>> {
+    let arrived = rig.drivers[1].received();
+    for (queue, frames) in arrived.iter().enumerate() {
+        post(rig, queue, frames.len() as u16);
+        let ring = rig.drivers[1].receive[queue].virtqueue();
+        assert!(!ring.enable_calls().unwrap(), "more has arrived");
+    }
+    arrived
+}
+
+/// How many of 64 flows, and of a broadcast of each station, arrive at each queue.
+fn spread(rig: &mut Rig, queues: usize) -> Vec<usize> {
+    let mut count = vec![0; queues];
+    for port in 0..64 {
+        let to_all = Flow {
+            dst: [0xff; 6],
+            src: host(30 + port as u8),
+            ip: None,
+            ..flow(port)
+        };
+        for flow in [flow(port), to_all] {
+            rig.pass(0, &[flow.frame(100, 0, 0, 0)]);
+            for (queue, frames) in take(rig).iter().enumerate() {
+                count[queue] += frames.len();
+            }
+        }
+    }
+    count
+}
+
+/// Cloud Hypervisor enables all queues that it has, and a driver may fill one: no frame goes where nobody looks.
+#[test]
+fn a_queue_without_a_buffer_takes_no_flow_until_it_has_one() {
+    for features in LAYOUTS.map(|layout| MODERN | layout) {
+        let mut rig = pair(4, features, 1);
+        post(&mut rig, 0, 64);
+        assert_eq!(spread(&mut rig, 4), [128, 0, 0, 0]);
+        assert_eq!(spread(&mut rig, 4), [128, 0, 0, 0]);
+        // Two join, and one of them is not the next.
+        post(&mut rig, 1, 64);
+        post(&mut rig, 3, 64);
+        spread(&mut rig, 4);
+        let three = spread(&mut rig, 4);
+        assert_eq!((three[2], three.iter().sum()), (0, 128));
+        assert!(
+            three.iter().all(|n| *n == 0 || (20..70).contains(n)),
+            "{three:?}"
+        );
+        post(&mut rig, 2, 64);
+        spread(&mut rig, 4);
+        let all = spread(&mut rig, 4);
+        assert_eq!(all.iter().sum::<usize>(), 128);
+        assert!(all.iter().all(|n| (15..55).contains(n)), "{all:?}");
+    }
+}
+
+/// While none has a buffer, flows are lost at all, and none stays where it was lost.
+#[test]
+fn a_guest_whose_queues_have_no_buffers_gets_its_flows_where_the_first_ones_are() {
+    let mut rig = pair(2, MODERN, 1);
+    assert_eq!(spread(&mut rig, 2), [0, 0]);
+    post(&mut rig, 1, 64);
+    spread(&mut rig, 2);
+    assert_eq!(spread(&mut rig, 2), [0, 128]);
+}
+
+/// A flow leaves its queue when the driver has taken what it has there, and no sooner; others go at once.
+#[test]
+fn a_flow_that_goes_to_another_queue_keeps_its_order() {
+    let layouts = LAYOUTS.map(|layout| MODERN | layout);
+    // A driver shows it by its wish to be called, or by a ring that is full of buffers.
+    let plain = layouts.map(|layout| (layout, 64));
+    let with_events = layouts.map(|layout| (layout | feature::EVENT_IDX, 40));
+    for (features, buffers) in plain.into_iter().chain(with_events) {
+        let mut rig = pair(2, features, 2);
+        post(&mut rig, 0, buffers);
+        let frames = |count: u16| -> Vec<Vec<u8>> {
+            (0..count)
+                .map(|port| flow(port).frame(100, 0, 0, 0))
+                .collect()
+        };
+        rig.pass(0, &frames(16));
+        post(&mut rig, 1, buffers);
+        // The driver has 16 frames in its first queue, and has taken none of them.
+        rig.pass(0, &frames(16));
+        let taken: Vec<usize> = take(&mut rig).iter().map(Vec::len).collect();
+        assert_eq!(taken, [32, 0], "{features:#x}");
+        // Now it has taken all, and offers its buffers anew.
+        rig.pass(0, &frames(16));
+        let taken: Vec<usize> = take(&mut rig).iter().map(Vec::len).collect();
+        assert_eq!(taken.iter().sum::<usize>(), 16);
+        assert!(taken.iter().all(|n| *n > 3), "{taken:?}");
+    }
+}
+
+/// In one burst: some of a flow's frames are for the queue that it is to leave, and wait to be delivered.
+#[test]
+fn a_flow_does_not_change_its_queue_in_the_middle_of_a_burst() {
+    let mut rig = pair(2, MODERN, 1);
+    post(&mut rig, 0, 64);
+    rig.pass(0, &[flow(0).frame(100, 0, 0, 0)]);
+    post(&mut rig, 1, 64);
+    let frames: Vec<Vec<u8>> = (0..8)
+        .flat_map(|_| (0..8).map(|port| flow(port).frame(60, 0, 0, 0)))
+        .collect();
+    for _ in 0..8 {
+        rig.drivers[0].received();
+        for chunk in frames.chunks(32) {
+            rig.pass(0, chunk);
+            let taken = take(&mut rig);
+            for port in 0..8 {
+                let of = |frames: &Vec<Vec<u8>>| frames.contains(&flow(port).frame(60, 0, 0, 0));
+                assert_eq!(taken.iter().filter(|frames| of(frames)).count(), 1);
+            }
+        }
+    }
 }

@@ -114,7 +114,7 @@ impl Rig {
         for frame in frames {
             self.drivers[ingress].send(frame);
         }
-        let _ = self.drivers[ingress].transmit.ring().publish();
+        let _ = self.drivers[ingress].transmit.virtqueue().publish();
         while self.turn(0, ingress) > 0 {}
     }
 

@@ -60,6 +60,7 @@ fn config() -> VhostPort {
         queue_pairs: 2,
         mac: None,
         mtu: 1500,
+        offloads: Default::default(),
         direct: None,
     }
 }

@@ -85,6 +85,21 @@ impl GuestRx {
         }
     }
 
+    /// Whether the driver has ever offered a buffer here, as far as the ring tells.
+    #[inline(always)]
+    pub fn has_begun(&self) -> bool {
+        either!(self, queue => queue.ring.has_begun(queue.reserve.head()))
+    }
+
+    /// Whether the driver shows that it has taken every frame that was delivered here: it waits for the next one, or offers
+    /// as many buffers as the ring has entries. It cannot do so while a worker has yet to publish one.
+    pub fn is_taken(&self) -> bool {
+        either!(self, queue => {
+            let head = queue.reserve.head();
+            head == queue.begin || queue.ring.is_taken(head)
+        })
+    }
+
     /// Whether the driver takes a frame of this segmentation kind as it is.
     pub fn takes(&self, gso_type: u8) -> bool {
         either!(self, queue => queue.takes(gso_type))

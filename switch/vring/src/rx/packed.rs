@@ -110,6 +110,16 @@ impl RxRing for PackedRing {
     fn wants_call(&self, old: u64, new: u64) -> bool {
         PackedRing::wants_call(self, old, new)
     }
+
+    #[inline(always)]
+    fn has_begun(&self, head: u64) -> bool {
+        head != 0 || self.read(head).is_some()
+    }
+
+    fn is_taken(&self, head: u64) -> bool {
+        let last = head + u64::from(PackedRing::size(self)) - 1;
+        self.is_seen(head) || self.read(last).is_some()
+    }
 }
 
 impl PackedRing {

@@ -167,7 +167,7 @@ impl<R: RxRing> RxQueue<R> {
             let frame: Option<&Frame> = burst.frames().get(usize::from(pick.frame));
             frame.is_some_and(|frame| {
                 pick.tag == TagOp::Keep
-                    && (completes || !frame.offload.needs_csum)
+                    && (!frame.offload.needs_csum || (completes && !frame.offload.finish))
                     && header + frame.len as usize <= room
             })
         };

@@ -30,6 +30,8 @@ pub struct RxQueue<R> {
     pub(super) ring: R,
     pub(super) features: Features,
     pub(super) reserve: Reserve,
+    /// Where it began.
+    pub(super) begin: u64,
     call: Arc<Notifier>,
     /// Per worker: the positions that it has published and owes the driver a call for.
     owed: Box<[CachePadded<Owed>]>,
@@ -144,6 +146,7 @@ impl<R: RxRing> RxQueue<R> {
             ring,
             features,
             reserve,
+            begin: base,
             call,
             owed: (0..workers).map(|_| CachePadded::new(owed())).collect(),
             called: AtomicBool::new(false),
@@ -491,7 +494,8 @@ impl<R: RxRing> RxQueue<R> {
                 continue;
             };
 
-            let complete = frame.offload.needs_csum && !self.features.has(feature::GUEST_CSUM);
+            let completes = self.features.has(feature::GUEST_CSUM) && !frame.offload.finish;
+            let complete = frame.offload.needs_csum && !completes;
             let header = virtio_header::<HEADER>(&frame.offload, pick.tag, plan.buffers, complete);
             let mut left = match to {
                 [one] if pick.tag == TagOp::Keep && !complete => {

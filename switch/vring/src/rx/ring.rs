@@ -51,4 +51,8 @@ pub(crate) trait RxRing {
     ) -> Option<(u64, u64)>;
     fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64);
     fn wants_call(&self, old: u64, new: u64) -> bool;
+    /// Whether the driver has offered a buffer, now or before the ring came to `head`.
+    fn has_begun(&self, head: u64) -> bool;
+    /// Whether the driver shows that it has taken all that was given back before `head`.
+    fn is_taken(&self, head: u64) -> bool;
 }

@@ -103,4 +103,13 @@ impl RxRing for SplitRing {
     fn wants_call(&self, old: u64, new: u64) -> bool {
         SplitRing::wants_call(self, old as u16, new as u16)
     }
+
+    #[inline(always)]
+    fn has_begun(&self, head: u64) -> bool {
+        head != 0 || self.avail_index() != 0
+    }
+
+    fn is_taken(&self, head: u64) -> bool {
+        self.is_seen(head as u16) || self.avail_index().wrapping_sub(head as u16) == self.size()
+    }
 }

@@ -4,6 +4,7 @@ mod packed;
 mod split;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, NEEDS_CSUM, Offload, Segment};
 use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN};
@@ -50,7 +51,12 @@ impl GuestTx {
         base: u32,
     ) -> Result<GuestTx, RingError> {
         Ok(match ring.into() {
-            Ring::Split(ring) => GuestTx::Split(SplitTx::new(ring, features, call, base as u16)),
+            Ring::Split(ring) => {
+                let base = base as u16;
+                // What is there may be of an earlier life of the memory: the driver compares with it.
+                ring.used_index().store(base, Ordering::Release);
+                GuestTx::Split(SplitTx::new(ring, features, call, base))
+            }
             Ring::Packed(ring) => {
                 let at = ring.position(base).ok_or(RingError::Base { base })?;
                 GuestTx::Packed(PackedTx::new(ring, features, call, at))
@@ -226,6 +232,7 @@ fn offload_of(header: &[u8; 12]) -> Offload {
     let field = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     Offload {
         needs_csum: header[0] & NEEDS_CSUM != 0,
+        finish: false,
         gso_type: header[1],
         hdr_len: field(2),
         gso_size: field(4),

@@ -177,6 +177,7 @@ fn a_header_is_in_pieces() {
     let frame = &burst.frames()[0];
     let expected = Offload {
         needs_csum: true,
+        finish: false,
         gso_type: 0,
         hdr_len: 0x0302,
         gso_size: 0x0504,
@@ -214,6 +215,7 @@ fn absurd_checksum_offsets_write_nothing_beyond_the_buffers() {
             for csum_offset in ABSURD {
                 let offload = Offload {
                     needs_csum: true,
+                    finish: false,
                     gso_type: csum_start as u8,
                     hdr_len: csum_offset,
                     gso_size: csum_start,

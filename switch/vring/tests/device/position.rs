@@ -484,3 +484,73 @@ fn the_last_note_is_where_the_ring_stands() {
         });
     });
 }
+
+/// Writes the used index of a split ring, as somebody who had this memory before has left it.
+fn leave_used_index(guest: &Guest, queue: &Virtqueue, index: u16) {
+    let at = queue.layout().used + 2;
+    guest.memory.write(at, &index.to_le_bytes()).unwrap();
+}
+
+/// A driver that began anew in memory of an earlier life, which had got far: what the front end says is right, since the
+/// driver offers from there. And the driver finds no used entries that nobody has written.
+#[test]
+fn a_used_index_of_an_earlier_life_is_not_gone_on_from() {
+    for base in [0, 5, 0xfffe] {
+        for stale in [9u16, 1000, 0x8000] {
+            let mut guest = Guest::for_queues(8, 300, 400);
+            let (mut sender, tx) = guest.transmit(8, base, MODERN, 300);
+            let split = ChainSplit::Single;
+            let (mut receiver, rx) =
+                guest.receive((8, base), MODERN, 400, split, 1, Arc::default());
+            drop((tx, rx));
+            for number in 0..3 {
+                let sent = sender.send(&VirtioNetHdr::default(), &[number; 60]);
+                assert!(sent.unwrap());
+            }
+            receiver.post(3).unwrap();
+            let _ = sender.virtqueue().publish();
+            let _ = receiver.virtqueue().publish();
+            let device = |queue: &Virtqueue, own| {
+                leave_used_index(&guest, queue, base.wrapping_add(stale));
+                let ring = guest.device_side(queue.layout(), MODERN);
+                let at = ring.resume_at(base.into(), own).unwrap();
+                assert_eq!(at, u32::from(base), "stale {stale}");
+                (ring, at)
+            };
+            let negotiated = Features::new(MODERN);
+            let (ring, at) = device(sender.virtqueue(), false);
+            let mut tx = GuestTx::new(ring, negotiated, Arc::default(), at).unwrap();
+            let (ring, at) = device(receiver.virtqueue(), true);
+            let rx = GuestRx::new(ring, negotiated, Arc::default(), at, 1).unwrap();
+            assert_eq!(sender.reap().unwrap(), 0);
+            assert_eq!(receiver.receive().unwrap().len(), 0);
+            let mut burst = Burst::new();
+            assert_eq!(tx.receive(&mut burst), 3);
+            let outcome = rx.deliver(0, &burst, &all(&burst), &mut RxScratch::default());
+            tx.complete();
+            assert_eq!((outcome.frames, sender.reap().unwrap()), (3, 3));
+            let got = receiver.receive().unwrap();
+            assert!(got.iter().map(|(_, bytes)| bytes[0]).eq(0..3));
+        }
+    }
+}
+
+/// Where the used index makes sense it is what the driver has seen, whatever the front end says; and where neither does.
+#[test]
+fn a_used_index_that_the_driver_can_have_seen_is_gone_on_from() {
+    for (base, used, offered) in [(0, 1000, 1003), (1000, 1002, 1003), (7, 900, 300)] {
+        let mut guest = Guest::new(0x1_0000);
+        let (ring, device) = guest.ring(8, 0, MODERN);
+        let layout = ring.layout();
+        for (at, index) in [(layout.used, used), (layout.available, offered)] {
+            guest
+                .memory
+                .write(at + 2, &u16::to_le_bytes(index))
+                .unwrap();
+        }
+        let device = Ring::from(device);
+        for own in [false, true] {
+            assert_eq!(device.resume_at(base, own), Ok(used.into()));
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use crosspoint_vring::{GuestMemory, RegionSpec, feature};
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
+use super::super::request;
 use super::{Device, Vring};
 use crate::config::Role;
 use crate::fabric::PortState;
@@ -31,6 +32,14 @@ pub(super) struct Notes {
     pub(super) last_end: Option<String>,
     /// Why nobody can connect, if nobody can.
     pub(super) socket_problem: Option<String>,
+    /// The last request of the front end at hand,
+    pub(super) request: Option<u32>,
+    /// and of the one before it.
+    pub(super) last_request: Option<String>,
+    /// Whether a ring of the front end at hand has run.
+    pub(super) has_run: bool,
+    /// How many have gone, one after the other, before a ring of theirs ran.
+    pub(super) early_ends: u64,
 }
 
 impl Notes {
@@ -40,7 +49,25 @@ impl Notes {
             connections: self.connections,
             last_end: Some(end.to_owned()),
             socket_problem: self.socket_problem.take(),
+            last_request: self.request.map(request::name),
+            early_ends: match self.has_run {
+                true => 0,
+                false => self.early_ends + 1,
+            },
             ..Notes::default()
+        }
+    }
+
+    /// What is to be said of front ends that do not get as far as to their rings; nothing, if the last one did.
+    fn early_ends_text(&self) -> String {
+        let after = match &self.last_request {
+            Some(request) => format!("after {request}"),
+            None => "and had said nothing".to_owned(),
+        };
+        match self.early_ends {
+            0 => String::new(),
+            1 => format!("; the last one left before its rings ran, {after}"),
+            n => format!("; the last {n} left before their rings ran, {after}"),
         }
     }
 }
@@ -50,6 +77,23 @@ impl Device {
     pub(in super::super) fn note_socket(&mut self, problem: Option<&str>) {
         self.notes.socket_problem = problem.map(str::to_owned);
         self.describe();
+    }
+
+    /// A request comes.
+    pub(in super::super) fn note_request(&mut self, request: u32) {
+        self.notes.request = Some(request);
+    }
+
+    /// What is said of a port whose front end sets up.
+    pub(super) fn setting_up(&self) -> String {
+        let early = self.notes.early_ends_text();
+        format!("the front end is setting up{early}")
+    }
+
+    /// What is said of a port without a front end.
+    pub(super) fn absent(&self) -> String {
+        let early = self.notes.early_ends_text();
+        format!("no front end is connected{early}")
     }
 
     /// Tells the fabric how the device is now. After every message: it costs no worker anything.
@@ -74,6 +118,8 @@ impl Device {
             connections: self.notes.connections,
             last_end: self.notes.last_end.clone(),
             socket_problem: self.notes.socket_problem.clone(),
+            last_request: self.notes.last_request.clone(),
+            early_ends: self.notes.early_ends,
             features: names(self.features.bits(), feature::NAMES.iter().copied()),
             protocol_features: names(self.protocol_features, protocol_names),
             device_status: protocol(VhostUserProtocolFeatures::STATUS).then(statuses),

@@ -20,6 +20,12 @@ impl Device {
     /// GET_VRING_BASE may ask for it yet, and so are call descriptors, which front ends set
     /// once and for all.
     pub(in super::super) fn reset(&mut self) {
+        self.forget_rings();
+        self.note_reset();
+    }
+
+    /// Rings, features and status are as at the beginning.
+    pub(super) fn forget_rings(&mut self) {
         self.stop_all();
         self.features = Features::default();
         for vring in &mut self.vrings {
@@ -93,12 +99,16 @@ impl Device {
     }
 }
 
-/// The features that a port offers: those of its rings, and MAC if the configuration has one.
-pub(super) fn offered(config: &crate::config::VhostPort) -> u64 {
+/// The features that a port offers: those of its rings, less the offloads that the configuration withholds, and MAC if it
+/// has one.
+pub(crate) fn offered(config: &crate::config::VhostPort) -> u64 {
     let mac = if config.mac.is_some() {
         feature::MAC
     } else {
         0
     };
-    Features::offered(config.queue_pairs) | mac
+    let withheld = |is_offered: bool, bits| if is_offered { 0 } else { bits };
+    let withheld = withheld(config.offloads.receive, feature::RECEIVE_OFFLOADS)
+        | withheld(config.offloads.transmit, feature::TRANSMIT_OFFLOADS);
+    (Features::offered(config.queue_pairs) | mac) & !withheld
 }

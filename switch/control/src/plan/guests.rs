@@ -1,0 +1,62 @@
+//! What a plan comes to for guests that run: a front end that has negotiated what its port does not offer any more leaves
+//! when it comes back, and tries again for ever.
+
+use crosspoint_vring::feature;
+
+use super::{How, Plan, PlanAnswer, PortDiff};
+use crate::config::{PortKind, VhostPort};
+use crate::status::{DeviceStatus, PortStatus, VringStatus};
+use crate::vhost::offered;
+
+impl PlanAnswer {
+    /// Adds to each change of a port what it takes from the guest there, as `ports` says that it runs.
+    pub fn warn_of(&mut self, plan: &Plan, ports: &[PortStatus]) {
+        for (diff, changed) in plan.change.iter().zip(&mut self.change) {
+            let port = ports.iter().find(|port| port.name == diff.name);
+            let device = port.and_then(|port| port.device.as_ref());
+            changed.warnings = device.map_or(Vec::new(), |device| warnings(diff, device));
+        }
+    }
+}
+
+fn warnings(diff: &PortDiff, device: &DeviceStatus) -> Vec<String> {
+    let PortKind::Vhost(after) = &diff.after.kind else {
+        return Vec::new();
+    };
+    // Nobody has negotiated anything, or nobody has to again.
+    if diff.how != How::Reopen || device.features.is_empty() {
+        return Vec::new();
+    }
+    let pairs = pairs_in_use(device);
+    let fewer = (pairs > after.queue_pairs).then(|| {
+        format!(
+            "its front end has {pairs} queue pairs, and would not come back: start the guest again with {} first, or after",
+            after.queue_pairs
+        )
+    });
+    let names = withdrawn(after, device);
+    let features = (!names.is_empty()).then(|| {
+        format!(
+            "its guest has negotiated {}, which would be offered no more: its front end would not come back until the guest is started again",
+            names.join(", ")
+        )
+    });
+    fewer.into_iter().chain(features).collect()
+}
+
+/// The queue pairs of which the front end has said anything: a guest may use fewer.
+fn pairs_in_use(device: &DeviceStatus) -> u16 {
+    let is_used = |vring: &&VringStatus| vring.enabled || vring.has_call || vring.size > 0;
+    let used = device.vrings.iter().filter(is_used);
+    used.map(|vring| vring.index / 2 + 1).max().unwrap_or(0)
+}
+
+/// The features that the guest has and the port will not offer.
+fn withdrawn(after: &VhostPort, device: &DeviceStatus) -> Vec<&'static str> {
+    let offered = offered(after);
+    let known = feature::NAMES.iter();
+    let gone = known.filter(|(bit, name)| {
+        offered & bit == 0 && device.features.iter().any(|feature| feature == name)
+    });
+    gone.map(|(_, name)| *name).collect()
+}

@@ -1,0 +1,94 @@
+//! Guests that come back on the same connection, and front ends that leave.
+
+use std::time::Duration;
+
+use crosspoint_guest::GuestOptions;
+use crosspoint_guest::message::{protocol, request};
+
+use super::{PATIENCE, Switch};
+
+/// What the rings before a reset did is over with it, though it is noticed late: the next rings are not quarantined for it.
+#[test]
+fn a_fault_that_is_found_before_a_reset_and_seen_after_it_is_of_the_rings_before() {
+    let switch = Switch::start(&["a", "b"], |_| ());
+    let options = GuestOptions {
+        protocol_features: protocol::REPLY_ACK | protocol::RESET_DEVICE | protocol::STATUS,
+        ..GuestOptions::default()
+    };
+    let mut bad = switch.guest("a", options);
+    let mut b = switch.guest("b", GuestOptions::default());
+    let queue = bad.receive_queue(0).expect("a queue");
+    let runaway = queue.ring().avail_idx().wrapping_add(5000);
+    queue.ring().set_avail_idx(runaway);
+    let mut frame = [0xff; 60];
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    // The worker has it now, and nobody has looked: there is no housekeeping here but this test's.
+    assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
+    let drops = |port: &crosspoint_control::status::PortStatus| -> u64 {
+        let of =
+            |q: &crosspoint_control::status::QueueStatus| q.drops.get("guest_quarantined").copied();
+        port.queues.iter().filter_map(of).sum()
+    };
+    switch.wait("a", |port| drops(port) == 1);
+    assert_eq!(switch.port("a").state, "up");
+    let session = bad.session().expect("a session");
+    session.reset_device().expect("a reset");
+    assert_eq!(switch.port("a").state, "quarantined");
+    bad.reset(0);
+    let features = bad.negotiated().features;
+    bad.start(features).expect("a driver");
+    let session = bad.session().expect("a session");
+    session.set_features(features).expect("they are offered");
+    bad.restart().expect("rings");
+    switch.wait("a", |port| port.state == "up");
+    switch.fabric.housekeep(Duration::from_secs(1));
+    assert_eq!(switch.port("a").state, "up");
+    assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
+    let got = bad.receive_at_least(0, 1, PATIENCE).expect("a ring");
+    assert_eq!(got.len(), 1);
+    switch.check_ledger();
+}
+
+/// A front end that does not get what it needs leaves, and comes again, without a word: what it asked for last, and how
+/// often, is all that there is to be known.
+#[test]
+fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
+    let switch = Switch::start(&["a"], |_| ());
+    for times in 1..=3 {
+        let mut session = switch.session("a");
+        assert!(session.query_u64(request::GET_FEATURES).is_ok());
+        assert!(session.query_u64(request::GET_PROTOCOL_FEATURES).is_ok());
+        drop(session);
+        switch.wait("a", |port| {
+            let device = port.device.as_ref().expect("a device");
+            port.state == "down" && device.early_ends == times
+        });
+        let device = switch.device("a");
+        assert_eq!(
+            device.last_request.as_deref(),
+            Some("GET_PROTOCOL_FEATURES")
+        );
+        assert_eq!(device.last_end.as_deref(), Some("it hung up"));
+    }
+    let says = "the last 3 left before their rings ran, after GET_PROTOCOL_FEATURES";
+    assert_eq!(
+        switch.port("a").detail,
+        format!("no front end is connected; {says}")
+    );
+    let next = switch.session("a");
+    switch.wait("a", |port| port.state == "connected");
+    assert_eq!(
+        switch.port("a").detail,
+        format!("the front end is setting up; {says}")
+    );
+    drop(next);
+    switch.wait("a", |port| {
+        port.detail
+            .contains("4 left before their rings ran, and had said nothing")
+    });
+    // One whose rings have run ends the row.
+    drop(switch.guest("a", GuestOptions::default()));
+    switch.wait("a", |port| port.state == "down");
+    assert_eq!(switch.device("a").early_ends, 0);
+    assert_eq!(switch.port("a").detail, "no front end is connected");
+}
