@@ -39,7 +39,7 @@ fn the_reference_names_the_defaults() {
     let without: Vec<&str> = text.lines().filter(|line| !is_default(line)).collect();
     assert_eq!(
         text.lines().filter(is_default).count(),
-        33,
+        34,
         "a default has come or gone"
     );
     let without = Config::parse("without defaults", &without.join("\n"))
