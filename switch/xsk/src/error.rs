@@ -29,7 +29,7 @@ impl SocketError {
     }
 
     /// Of memory that the kernel is to lock: so many bytes.
-    #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "the crate does it"))]
+    #[cfg_attr(feature = "xsk-rs", allow(dead_code, reason = "the crate does it"))]
     pub(crate) fn locking(bytes: usize) -> impl FnOnce(io::Error) -> SocketError {
         move |why| {
             let advice = match why.raw_os_error() {

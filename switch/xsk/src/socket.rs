@@ -9,6 +9,7 @@ use std::{os::fd::FromRawFd, time::Instant};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+#[cfg(not(feature = "xsk-rs"))]
 use crate::SocketError;
 use crate::ring::Ring;
 use crate::umem::{Pages, Umem};

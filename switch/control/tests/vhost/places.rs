@@ -65,7 +65,9 @@ fn a_socket_that_is_removed_comes_back_as_it_was() {
     fs::rename(&socket, switch.socket("moved")).expect("it is there");
     drop(is_served(&socket));
     assert_eq!(rights(&socket), before);
-    switch.wait("a", |port| port.detail.starts_with("no front end is connected"));
+    switch.wait("a", |port| {
+        port.detail.starts_with("no front end is connected")
+    });
     assert_eq!(switch.device("a").socket_problem, None);
 }
 
@@ -117,7 +119,9 @@ fn what_others_put_in_its_place_is_told_left_alone_and_followed_when_it_goes() {
     // It went without a word: its file is left behind.
     drop(other);
     drop(is_served(&socket));
-    switch.wait("a", |port| port.detail.starts_with("no front end is connected"));
+    switch.wait("a", |port| {
+        port.detail.starts_with("no front end is connected")
+    });
 
     fs::remove_file(&socket).expect("it is there");
     fs::write(&socket, "mine").expect("nothing is in the way");
