@@ -1,10 +1,12 @@
 //! What calls may cost the worker that makes them, and who makes those that cost more.
 //!
 //! A write to an eventfd wakes all that wait for it, in the writer's time: a front end that has a million epoll entries
-//! wait makes one call last 60 ms. So the worker takes the time of each. A call above [`CALL_TIME_MAX`], or too many that
-//! are slow, put the port under observation: from then on it is told apart, call by call, what the call used or slept, and
-//! what the worker lost because its core was taken from it meanwhile. If it is the calls, they are left to the port's
-//! caller thread, for good. So a port can stop a worker twice, and never again.
+//! wait makes one call last 60 ms. So the port's thread makes the first call to each eventfd that it is given: what is
+//! crowded by then, no worker ever writes to. Waiters may come later, so the worker takes the time of each call. A call
+//! above [`CALL_TIME_MAX`], or too many that are slow, put the port under observation: from then on it is told apart, call
+//! by call, what the call used or slept, and what the worker lost because its core was taken from it meanwhile. If it is
+//! the calls, they are left to the port's caller thread, for good. So a port whose waiters come later can stop a worker
+//! twice, and never again.
 //!
 //! The limits are far above what honest calls take, since the other side is not all to blame: 0.3 to 3 us on hosts of their
 //! own, with an interrupt for a guest; in a virtual machine with loaded neighbours some 20 us, one in thousands 60 us.

@@ -1,12 +1,12 @@
 //! Waking the other side: descriptors that the front end gave to be written to (calls).
 //!
 //! A worker writes to true eventfds alone ([`Kind`]), and to those only as long as that is cheap
-//! ([`CallBudget`]). Everything else is written to by the port's caller thread: the worker sets a flag and rings a bell
+//! ([`CallBudget`]): the port's thread makes the first call to each, and takes its time ([`Notifier::prove`]). Everything else is written to by the port's caller thread: the worker sets a flag and rings a bell
 //! of our own.
 
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crosspoint_frame::tsc;
 use rustix::fs::OFlags;
@@ -18,7 +18,7 @@ use crate::pending::Pending;
 /// Where a queue's calls go: a descriptor that the front end may exchange at any time.
 #[derive(Debug)]
 pub struct Notifier {
-    /// The descriptor in the lower half; [`BY_CALLER`] if no worker may write to it; [`NONE`].
+    /// The descriptor in the lower half; [`BY_CALLER`] if no worker may write to it, [`UNPROVEN`] if none may yet; [`NONE`].
     target: AtomicU64,
     pending: Pending,
     budget: Arc<CallBudget>,
@@ -28,6 +28,7 @@ pub struct Notifier {
 
 const NONE: u64 = u64::MAX;
 const BY_CALLER: u64 = 1 << 32;
+const UNPROVEN: u64 = 1 << 33;
 
 impl Default for Notifier {
     fn default() -> Notifier {
@@ -63,7 +64,21 @@ impl Notifier {
     /// [`accepts`](Self::accepts).
     #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
     pub fn swap(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
+        self.exchange(fd.map_or(NONE, |fd| self.prepare(fd)))
+    }
+
+    /// As [`swap`](Self::swap), of a port with a caller thread: no worker writes to an eventfd before
+    /// [`prove`](Self::prove) has. Calls wait meanwhile.
+    #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
+    pub fn swap_unproven(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
         let new = fd.map_or(NONE, |fd| self.prepare(fd));
+        self.exchange(match new & BY_CALLER == 0 && self.bell.is_some() {
+            true => new | UNPROVEN,
+            false => new,
+        })
+    }
+
+    fn exchange(&self, new: u64) -> Option<OwnedFd> {
         let old = self.target.swap(new, Ordering::AcqRel);
         // SAFETY: `old` came from `into_raw_fd`, and the swap took it out: we own it alone.
         raw(old).map(|old| unsafe { OwnedFd::from_raw_fd(old) })
@@ -90,6 +105,48 @@ impl Notifier {
         target != NONE && (target & BY_CALLER != 0 || self.is_over_budget())
     }
 
+    /// Whether there is a descriptor that waits for [`prove`](Self::prove).
+    pub fn is_unproven(&self) -> bool {
+        let target = self.target.load(Ordering::Relaxed);
+        target != NONE && target & UNPROVEN != 0
+    }
+
+    /// The port's thread: makes a first call to `copy`, a copy of an unproven descriptor, which takes its time: it may be
+    /// long. If it is not too long, workers call from then on; else the caller thread does, for good. One call too many does
+    /// no harm: a driver looks at its ring. Not while [`swap`](Self::swap) runs; under no lock. Without a copy nothing is
+    /// tried.
+    pub fn prove(&self, copy: Option<BorrowedFd<'_>>) {
+        if let Some(copy) = copy {
+            self.budget.observe(|| write(copy));
+        }
+        self.target.fetch_and(!UNPROVEN, Ordering::AcqRel);
+        // LOAD-BEARING: between the flag's store and the look at what is pending, as in `call_if_proven` the other way
+        // round: a call that is left meanwhile is seen here or there.
+        fence(Ordering::SeqCst);
+        if let Some(copy) = copy
+            && !self.budget.is_by_caller()
+            && self.pending.take()
+        {
+            self.budget.observe(|| write(copy));
+        }
+    }
+
+    /// A worker has left a call, since the descriptor was unproven when it looked: makes it, if that is over.
+    #[cold]
+    fn call_if_proven(&self) {
+        // LOAD-BEARING: see `prove`.
+        fence(Ordering::SeqCst);
+        let target = self.target.load(Ordering::Acquire);
+        if target & (BY_CALLER | UNPROVEN) == 0
+            && let Some(fd) = raw(target)
+            && !self.budget.is_by_caller()
+            && self.pending.take()
+        {
+            // SAFETY: as in `call`.
+            write(unsafe { BorrowedFd::borrow_raw(fd) });
+        }
+    }
+
     #[inline(always)]
     fn is_over_budget(&self) -> bool {
         self.budget.is_by_caller() && self.bell.is_some()
@@ -103,9 +160,12 @@ impl Notifier {
             return false;
         };
         if let Some(bell) = &self.bell
-            && (target & BY_CALLER != 0 || self.budget.is_by_caller())
+            && (target & (BY_CALLER | UNPROVEN) != 0 || self.budget.is_by_caller())
         {
             self.pending.set(|| bell.ring());
+            if target & UNPROVEN != 0 {
+                self.call_if_proven();
+            }
             return true;
         }
         // SAFETY: the descriptor stays open until after this worker's next quiescent point: the
@@ -208,6 +268,25 @@ mod tests {
         let copy = notifier.duplicate().expect("there is one");
         assert!(write(std::os::fd::AsFd::as_fd(&copy)));
         assert_eq!(count(&event), Some(1));
+    }
+
+    #[test]
+    fn a_call_waits_until_the_ports_thread_has_made_the_first() {
+        let (notifier, budget) = of_port();
+        let event = eventfd();
+        drop(notifier.swap_unproven(Some(event.try_clone().unwrap())));
+        assert!(notifier.is_unproven() && notifier.call());
+        assert_eq!(count(&event), None);
+        let copy = notifier.duplicate().expect("there is one");
+        notifier.prove(Some(std::os::fd::AsFd::as_fd(&copy)));
+        assert!(!notifier.is_unproven() && !notifier.is_by_caller());
+        assert_eq!(count(&event), Some(2), "the first, and the one that waited");
+        assert!(notifier.call() && count(&event) == Some(1));
+        // Of a port whose calls cost too much the one that waits is the caller thread's.
+        drop(notifier.swap_unproven(Some(event.try_clone().unwrap())));
+        assert!(notifier.call() && budget.leave_to_caller());
+        notifier.prove(None);
+        assert_eq!((count(&event), notifier.take_pending()), (None, true));
     }
 
     #[test]

@@ -481,6 +481,8 @@ fn converse(
             }
         }
         has_spoken = true;
+        let caller = handler.device().attachment.caller.clone();
+        caller.prove();
         handler.device().end_quarantine();
         handler.device().describe();
     }
