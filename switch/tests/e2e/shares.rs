@@ -306,7 +306,9 @@ fn attackers_ports(lab: &Lab, row: &Row) -> (Vec<String>, Vec<String>) {
     };
     let sinks = (0..row.sinks).map(|number| format!("sink{number}"));
     let sinks = sinks.collect::<Vec<_>>();
-    let mut ports = vec![port(OWN, row.queue_pairs)];
+    // The default for multicasts is more than a build for development floods in a second on a slow machine.
+    let own = port(OWN, row.queue_pairs) + "storm = { multicast = 100000 }\n";
+    let mut ports = vec![own];
     ports.extend(sinks.iter().map(|name| port(name, row.sink_queue_pairs)));
     (sinks, ports)
 }
