@@ -87,7 +87,9 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
             .contains("4 left before their rings ran, and had said nothing")
     });
     // One whose rings have run ends the row.
-    drop(switch.guest("a", GuestOptions::default()));
+    let guest = switch.guest("a", GuestOptions::default());
+    switch.wait("a", |port| port.state == "up");
+    drop(guest);
     switch.wait("a", |port| port.state == "down");
     assert_eq!(switch.device("a").early_ends, 0);
     assert_eq!(switch.port("a").detail, "no front end is connected");
