@@ -3,11 +3,17 @@
 //! Who listens keeps listening when somebody removes the file, or the folder; but nobody finds the socket any more. So it
 //! is looked at again and again ([`Place::is_there`]) and made anew.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::geteuid;
+
+/// The mode of a folder until it has its owner and group.
+const NEW_FOLDER_MODE: u32 = 0o700;
 /// Bits of a file's mode that chmod() sets.
 const MODE_BITS: u32 = 0o7777;
 
@@ -54,6 +60,30 @@ impl Drop for SocketFile {
     }
 }
 
+/// The file at `path`, which is a socket of ours. Others may be able to write to the folder, and must not get us to give
+/// away what they put there in its place.
+pub(crate) fn own_socket(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let found = rustix::fs::fstat(&file)?;
+    let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+    match is_socket && found.st_uid == geteuid().as_raw() {
+        true => Ok(file),
+        false => Err(replaced()),
+    }
+}
+
+/// Gives a socket's file its mode: the file itself, whatever is at its path by now. fchmod() takes no descriptor without
+/// rights.
+pub(crate) fn set_mode(file: &OwnedFd, mode: u32) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+fn replaced() -> io::Error {
+    io::Error::other("another process has put something else in its place")
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
@@ -80,7 +110,7 @@ impl Folder {
 
     /// Makes it as it was, or not at all: with other rights, those who are to connect could not, or others could.
     fn make(&self) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(&self.path) {
+        match DirBuilder::new().mode(NEW_FOLDER_MODE).create(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             made => made?,
         }
@@ -91,17 +121,28 @@ impl Folder {
         made
     }
 
+    /// Others may be able to write to the folder above, and must not get us to give away what they put there in its place:
+    /// it is opened once, and has to be what was just made.
     fn restore(&self) -> io::Result<()> {
-        let now = fs::symlink_metadata(&self.path)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        let folder = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        let now = folder.metadata()?;
+        let is_new = now.uid() == geteuid().as_raw() && now.mode() & 0o777 == NEW_FOLDER_MODE;
+        if !is_new {
+            return Err(replaced());
+        }
         if (now.uid(), now.gid()) != (self.owner, self.group) {
             let owner = (now.uid() != self.owner).then_some(self.owner);
-            chown(&self.path, owner, Some(self.group))?;
+            fchown(&folder, owner, Some(self.group))?;
         }
-        fs::set_permissions(&self.path, Permissions::from_mode(self.mode))?;
+        folder.set_permissions(Permissions::from_mode(self.mode))?;
         // Where the kernel takes a bit away without a word, as that of the group.
-        match Folder::of(&self.path) {
-            Some(now) if now == *self => Ok(()),
-            _ => Err(io::ErrorKind::PermissionDenied.into()),
+        let now = folder.metadata()?;
+        let is_as_it_was =
+            (now.mode() & MODE_BITS, now.uid(), now.gid()) == (self.mode, self.owner, self.group);
+        match is_as_it_was {
+            true => Ok(()),
+            false => Err(io::ErrorKind::PermissionDenied.into()),
         }
     }
 }
@@ -149,6 +190,7 @@ impl Folders {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{chown, symlink};
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -168,6 +210,31 @@ mod tests {
         let file = SocketFile::of(&path).expect("another's is left alone");
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_others_put_in_a_folders_place_is_not_given_away() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = Folder {
+            path: root.path().join("folder"),
+            mode: 0o777,
+            owner: 61_001,
+            group: 61_001,
+        };
+        let precious = root.path().join("precious");
+        fs::create_dir(&precious).expect("nothing is in the way");
+        let before = Folder::of(&precious);
+        // A link, and a folder that is not as it was made.
+        symlink(&precious, &folder.path).expect("nothing is in the way");
+        assert!(folder.restore().is_err());
+        fs::remove_file(&folder.path).expect("it is there");
+        fs::rename(&precious, &folder.path).expect("nothing is in the way");
+        assert!(folder.restore().is_err());
+        fs::rename(&folder.path, &precious).expect("nothing is in the way");
+        assert_eq!(Folder::of(&precious), before);
+        let socket = root.path().join("socket");
+        symlink(&precious, &socket).expect("nothing is in the way");
+        assert!(own_socket(&socket).is_err());
     }
 
     #[test]

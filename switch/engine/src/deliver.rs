@@ -34,7 +34,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     let (mut flood, mut dropped) = (false, 0);
     (tx.used_nics, tx.flood_cycles) = (false, 0);
     tx.groups.clear();
-    tx.looked = None;
+    tx.spreads.clear();
     tx.work = Work::default();
     tx.scratch.begin_burst();
     let is_contended = tx.shares.is_contended();

@@ -13,7 +13,7 @@ use crate::fdb::Learned;
 use crate::stages::{admit, destination, parse};
 use crate::tap::Fate;
 use crate::view::{Egress, PortView, View};
-use crate::vlan::VlanPolicy;
+use crate::vlan::{NO_VLAN, VlanPolicy};
 use crate::way::is_one_segment;
 
 /// A frame to be explained.
@@ -199,7 +199,9 @@ fn look_up(
         view.fdb.key(frame.dst, frame.vlan),
     );
     let quotas = |port| view.port(port).map(|port| &*port.quota);
+    let is_aware = view.port(ingress).is_some_and(PortView::is_vlan_aware);
     let learned = match view.is_free_for(frame.src, frame.vlan, ingress) {
+        true if is_aware && frame.vlan == NO_VLAN => Learned::Known,
         true => view.fdb.would_learn(src, ingress, quotas),
         false => Learned::NotAllowed,
     };

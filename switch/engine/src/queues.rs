@@ -272,7 +272,9 @@ impl GuestQueues {
                 return false;
             }
         }
-        place.store(self.pair(belongs), Ordering::Relaxed);
+        if current != Some(belongs) {
+            place.store(self.pair(belongs), Ordering::Relaxed);
+        }
         true
     }
 }

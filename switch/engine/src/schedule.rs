@@ -46,8 +46,11 @@ pub(crate) fn charge(
     (before, now): (u64, u64),
     tx: &mut Tx,
 ) {
-    let cycles = tx.shares.plausible(now.wrapping_sub(before), tx.is_plain);
-    stream.note_burst(count, cycles, &tx.shares);
+    let took = now.wrapping_sub(before);
+    // A plain burst that is long after a short one: the core was taken away. One that is long again is long by itself.
+    let is_outlier = tx.is_plain && tx.shares.is_short(stream.burst_cycles());
+    let cycles = tx.shares.plausible(took, is_outlier);
+    stream.note_burst(count, tx.shares.plausible(took, false), &tx.shares);
     let account = Account::From(stream.id.0);
     let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
     if stream.is_nic() {

@@ -182,12 +182,17 @@ impl Shares {
         most
     }
 
-    /// What of the `cycles` that a burst took it can have taken by itself. A core is taken from a worker now and then, for an
-    /// interrupt or by a hypervisor, and that is no port's fault: a plain burst takes no more than a quantum, and any burst
-    /// no more than its budget of work allows.
+    /// Whether a burst of so many cycles takes no more than a quantum.
     #[inline(always)]
-    pub fn plausible(&self, cycles: u64, is_plain: bool) -> u64 {
-        let quanta = if is_plain { 1 } else { BURST_QUANTA_MAX };
+    pub fn is_short(&self, cycles: u64) -> bool {
+        cycles <= self.quantum
+    }
+
+    /// What of the `cycles` that a burst took is its port's to pay. A core is taken from a worker now and then, for an
+    /// interrupt or by a hypervisor: an outlier pays for a quantum, and any burst for no more than its budget of work allows.
+    #[inline(always)]
+    pub fn plausible(&self, cycles: u64, is_outlier: bool) -> u64 {
+        let quanta = if is_outlier { 1 } else { BURST_QUANTA_MAX };
         cycles.min(quanta * self.quantum)
     }
 
@@ -336,13 +341,13 @@ mod tests {
     #[test]
     fn a_burst_is_charged_with_no_more_than_it_can_have_taken() {
         let shares = Shares::new(QUANTUM);
-        for (took, plain, charged) in [
+        for (took, is_outlier, charged) in [
             (10, true, 10),
             (5 * QUANTUM, true, QUANTUM),
             (5 * QUANTUM, false, 5 * QUANTUM),
             (1_000 * QUANTUM, false, BURST_QUANTA_MAX * QUANTUM),
         ] {
-            assert_eq!(shares.plausible(took, plain), charged);
+            assert_eq!(shares.plausible(took, is_outlier), charged);
         }
     }
 

@@ -259,7 +259,7 @@ impl Default for Keys {
 #[inline(never)]
 pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) -> bool {
     prepare(burst, view, keys);
-    let quotas = |port| view.port(port).map(|port| &*port.quota);
+    let is_aware = view.port(ingress).is_some_and(PortView::is_vlan_aware);
     let (mut last, mut floods) = (Verdict::PENDING, false);
     for (frame, keys) in burst.frames_mut().iter_mut().zip(&keys.0) {
         if frame.verdict != Verdict::PENDING {
@@ -268,7 +268,7 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
         // No keys: addresses and VLAN are those of the frame before, and so is the answer.
         if let Some((src, dst)) = keys {
             let is_free = || view.is_free_for(frame.src, frame.vlan, ingress);
-            last = match view.fdb.learn_if(*src, ingress, tick, quotas, is_free) {
+            last = match learn(view, *src, frame, (ingress, is_aware), tick, is_free) {
                 Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
                 _ => destination(view, *dst, frame, ingress),
             };
@@ -277,6 +277,27 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
         frame.verdict = last;
     }
     floods
+}
+
+/// Learns where a frame comes from. A control frame that an aware port takes without a tag is in no VLAN, so nothing is
+/// learned of it: its source would be in the VLAN of ports that are unaware of VLANs.
+#[inline(always)]
+fn learn(
+    view: &View,
+    src: Key,
+    frame: &Frame,
+    (ingress, is_aware): (u16, bool),
+    tick: u8,
+    is_free: impl FnOnce() -> bool,
+) -> Learned {
+    if is_aware && frame.vlan == NO_VLAN {
+        return match is_free() {
+            true => Learned::Known,
+            false => Learned::NotAllowed,
+        };
+    }
+    let quotas = |port| view.port(port).map(|port| &*port.quota);
+    view.fdb.learn_if(src, ingress, tick, quotas, is_free)
 }
 
 /// Where a frame, whose destination's key is `key`, goes that came in on `ingress`.
@@ -310,7 +331,7 @@ fn prepare(burst: &Burst, view: &View, keys: &mut Keys) {
         if frame.verdict != Verdict::PENDING {
             continue;
         }
-        let this = Some((frame.src, frame.dst, frame.vlan));
+        let this = Some((frame.src, frame.dst, frame.vlan, frame.tagged));
         if this == before {
             *slot = None;
             continue;

@@ -174,8 +174,8 @@ pub struct Tx {
     pub(crate) used_nics: bool,
     /// The number of the burst's first frame, for taps.
     pub(crate) serial: u64,
-    /// The port whose new queues were looked at in this burst, the last one,
-    pub(crate) looked: Option<u16>,
+    /// How the burst is spread over the queues of each port, from its first frame on.
+    pub(crate) spreads: Vec<(u16, Option<Spread>)>,
     /// and how often that was done.
     pub(crate) looks: usize,
 }
@@ -204,7 +204,7 @@ impl Tx {
             direct: None,
             used_nics: false,
             serial: 0,
-            looked: None,
+            spreads: Vec::with_capacity(BURST),
             looks: 0,
         }
     }
@@ -385,16 +385,21 @@ impl Tx {
     /// Once for each burst it is looked whether there are others.
     #[inline(always)]
     pub(crate) fn spread(&mut self, number: u16, queues: &GuestQueues) -> Option<Spread> {
-        let settled = queues.settled(self.worker);
-        if self.looked == Some(number) {
-            return settled;
+        let mut known = self.spreads.iter().rev();
+        if let Some((_, spread)) = known.find(|(port, _)| *port == number) {
+            return *spread;
         }
-        self.looked = Some(number);
         self.looks = self.looks.wrapping_add(1);
-        match settled {
+        let spread = match queues.settled(self.worker) {
             Some(spread) if !queues.look(self.looks) => Some(spread),
             _ => self.respread(number, queues),
+        };
+        // Full only where frames are flooded, to one port after the other: no allocation.
+        if self.spreads.len() == BURST {
+            self.spreads.pop();
         }
+        self.spreads.push((number, spread));
+        spread
     }
 
     #[cold]

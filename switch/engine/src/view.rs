@@ -54,6 +54,12 @@ pub struct PortView {
 }
 
 impl PortView {
+    /// Whether its frames are placed in VLANs by its configuration.
+    #[inline(always)]
+    pub(crate) fn is_vlan_aware(&self) -> bool {
+        !matches!(*self.vlan, VlanPolicy::Unaware)
+    }
+
     /// The queues that frames for this port are spread over by flow, if there are several.
     #[inline(always)]
     pub(crate) fn spreads(&self) -> Option<&GuestQueues> {

@@ -1,4 +1,4 @@
-use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN};
+use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN, TAGS_MAX};
 
 use crate::{Lease, Segment};
 
@@ -427,7 +427,7 @@ impl Burst {
     pub fn push_oversize(&mut self) -> bool {
         let pushed = self.push_segments(&[], Offload::default());
         if let (true, Some(frame)) = (pushed, self.frames_mut().last_mut()) {
-            frame.len = (MAX_FRAME_LEN + TAG_LEN) as u32 + 1;
+            frame.len = (MAX_FRAME_LEN + TAG_LEN * usize::from(TAGS_MAX)) as u32 + 1;
         }
         pushed
     }

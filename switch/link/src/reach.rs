@@ -14,7 +14,7 @@ pub enum Reach {
     /// Those for its own address alone, and for groups: the kernel sorts others out before it. What it is.
     OwnAddress(&'static str),
     /// None that a switch could tell apart: it has no Ethernet addresses, or one for all. What it is.
-    Nobody(&'static str),
+    None(&'static str),
 }
 
 /// As rtnetlink tells of it.
@@ -23,7 +23,7 @@ pub(crate) fn of(message: &LinkMessage) -> Reach {
         message.header.link_layer_type,
         LinkLayerType::Ether | LinkLayerType::Loopback
     ) {
-        return Reach::Nobody("no Ethernet interface");
+        return Reach::None("no Ethernet interface");
     }
     let infos = message.attributes.iter().filter_map(|one| match one {
         LinkAttribute::LinkInfo(infos) => Some(infos),
@@ -43,7 +43,7 @@ pub(crate) fn of(message: &LinkMessage) -> Reach {
     });
     for info in infos {
         match info {
-            LinkInfo::Kind(InfoKind::IpVlan) => return Reach::Nobody("an ipvlan"),
+            LinkInfo::Kind(InfoKind::IpVlan) => return Reach::None("an ipvlan"),
             LinkInfo::Kind(InfoKind::MacVlan | InfoKind::MacVtap)
                 if mode != Some(&MacVlanMode::Passthrough) =>
             {
@@ -76,12 +76,12 @@ mod tests {
     #[test]
     fn what_has_no_addresses_of_its_own_reaches_nobody() {
         let ipvlan = message(LinkLayerType::Ether, vec![LinkInfo::Kind(InfoKind::IpVlan)]);
-        assert_eq!(of(&ipvlan), Reach::Nobody("an ipvlan"));
+        assert_eq!(of(&ipvlan), Reach::None("an ipvlan"));
         let tunnel = message(
             LinkLayerType::None,
             vec![LinkInfo::Kind(InfoKind::Wireguard)],
         );
-        assert_eq!(of(&tunnel), Reach::Nobody("no Ethernet interface"));
+        assert_eq!(of(&tunnel), Reach::None("no Ethernet interface"));
         let veth = message(LinkLayerType::Ether, vec![LinkInfo::Kind(InfoKind::Veth)]);
         assert_eq!(of(&veth), Reach::All);
         assert_eq!(of(&message(LinkLayerType::Ether, Vec::new())), Reach::All);

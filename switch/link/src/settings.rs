@@ -286,12 +286,13 @@ impl Settings {
     }
 
     fn put_back_features(&mut self) -> Result<(), LinkError> {
-        if let Some(peer) = self.peer.take() {
-            let off = std::mem::take(&mut self.off_at_peer);
+        let off_at_peer = std::mem::take(&mut self.off_at_peer);
+        let at_peer = self.peer.take().map_or(Ok(()), |peer| {
             // None: its namespace has gone, and it with it.
-            at(peer, || turn_on(peer.index, &off)).unwrap_or(Ok(()))?;
-        }
-        turn_on(self.index, &std::mem::take(&mut self.off))
+            at(peer, || turn_on(peer.index, &off_at_peer)).unwrap_or(Ok(()))
+        });
+        let here = turn_on(self.index, &std::mem::take(&mut self.off));
+        at_peer.and(here)
     }
 
     fn put_back_mtu(&mut self) -> Result<(), LinkError> {
@@ -326,16 +327,15 @@ fn turn_off(
         let mut change = || {
             let before = ethtool.feature(index, named.0)?;
             if !before.active || !before.changeable {
-                return Ok((false, before.active));
+                return Ok(before.active);
             }
             ethtool.set_feature(index, named.0, false)?;
-            Ok((true, ethtool.feature(index, named.0)?.active))
+            // From here on it is to be put back, also where nothing more is known of it.
+            off.push(*named);
+            Ok(ethtool.feature(index, named.0)?.active)
         };
         match change() {
-            Ok((was_set, is_on)) => {
-                off.extend(was_set.then_some(*named));
-                left.extend(is_on.then_some(*named));
-            }
+            Ok(is_on) => left.extend(is_on.then_some(*named)),
             Err(why) => return (off, Err(why)),
         }
     }
@@ -347,9 +347,12 @@ fn turn_on(index: u32, features: &[Named]) -> Result<(), LinkError> {
         return Ok(());
     }
     let mut ethtool = Ethtool::open()?;
-    features
-        .iter()
-        .try_for_each(|(name, _)| ethtool.set_feature(index, name, true))
+    let all = features.iter();
+    // All of them, whatever becomes of one; the first error is told.
+    let results: Vec<_> = all
+        .map(|(name, _)| ethtool.set_feature(index, name, true))
+        .collect();
+    results.into_iter().collect()
 }
 
 /// Adds those that are not noted yet.

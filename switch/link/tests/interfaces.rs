@@ -115,7 +115,7 @@ fn an_interface_that_has_frames_for_its_own_address_alone_is_told_from_others() 
     };
     assert_eq!(reach("low"), Reach::All);
     assert_eq!(reach("tap"), Reach::All);
-    assert_eq!(reach("tun"), Reach::Nobody("no Ethernet interface"));
+    assert_eq!(reach("tun"), Reach::None("no Ethernet interface"));
     for mode in ["private", "vepa", "bridge"] {
         run(&format!(
             "ip link add link low name upper type macvlan mode {mode}"

@@ -6,12 +6,12 @@
 
 use crate::checksum::{fold, pseudo_header, sum};
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_TCP, be16, network_header};
+use crate::segment::IPV6_HEADER;
 
 /// First bytes of a frame that joining looks at: two tags, IPv6, and TCP with all options are 122.
 pub const JOIN_HEADERS: usize = 128;
 
 const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
 const TCP_HEADER_MIN: usize = 20;
 /// What an IP packet's length field can say.
 const IP_LEN_MAX: usize = 65535;

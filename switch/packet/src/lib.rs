@@ -18,6 +18,6 @@ pub use drop_reason::{DropReason, Side};
 pub use flow::FlowHasher;
 pub use mac::Mac;
 pub use parse::{
-    ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, Parsed, TAG_LEN, TAGS_MAX,
-    parse_l4,
+    ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, L4, MAX_FRAME_LEN, PROTO_TCP, Parsed, TAG_LEN,
+    TAGS_MAX, parse_l4,
 };

@@ -5,15 +5,15 @@
 
 use crate::checksum::Partial;
 use crate::parse::{
-    ETHERNET_LEN, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP, network_header,
+    ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP, UDP_HEADER,
+    network_header,
 };
 use crate::segment::{SegmentError, find_transport};
 
-const ETHERTYPE_ARP: u16 = 0x0806;
-/// Bytes of a UDP header (RFC 768).
-const UDP_HEADER: usize = 8;
 /// Where its checksum is.
 const UDP_CHECKSUM: u16 = 6;
+/// So many tags are taken off a frame, two at a time, to find the headers behind them; with more it is refused.
+const TAGS_TAKEN_MAX: usize = 4;
 /// Ports of DHCP and DHCPv6, both sides (RFC 2131, 4.1; RFC 8415, 7.2).
 const DHCP_PORTS: [u16; 4] = [67, 68, 546, 547];
 
@@ -22,6 +22,11 @@ const DHCP_PORTS: [u16; 4] = [67, 68, 546, 547];
 /// is the frame's beginning; `None` when more of it must be seen to tell. That the place lies within the frame is the
 /// caller's to check.
 pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
+    is_place_behind(headers, frame_len, place, TAGS_TAKEN_MAX)
+}
+
+/// The same, of a frame of which `tags` more may be taken off.
+fn is_place_behind(headers: &[u8], frame_len: usize, place: Partial, tags: usize) -> Option<bool> {
     let (start, offset) = (usize::from(place.start), place.offset);
     let l4 = match find_transport(headers, frame_len) {
         Ok(l4) => l4,
@@ -29,10 +34,10 @@ pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Op
         // What is no IP may carry it further in (HSR, NSH, PPPoE); but ARP has no checksum.
         Err(SegmentError::OtherProtocol) => {
             return match network_header(headers) {
-                Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ, network)) => {
-                    behind_tags(headers, frame_len, place, network)
+                Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ, network)) if tags > 0 => {
+                    behind_tags(headers, frame_len, place, network, tags)
                 }
-                Some((ETHERTYPE_ARP, _)) | None => Some(false),
+                Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_ARP, _)) | None => Some(false),
                 Some((_, network)) => Some(start >= network),
             };
         }
@@ -45,9 +50,14 @@ pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Op
     })
 }
 
-/// The same behind two tags, of a frame with a third, whose bytes begin at `third`: as of the frame without those two. Each
-/// turn takes eight bytes off, of which there are few.
-fn behind_tags(headers: &[u8], frame_len: usize, place: Partial, third: usize) -> Option<bool> {
+/// The same behind two tags, of a frame with a third, whose bytes begin at `third`: as of the frame without those two.
+fn behind_tags(
+    headers: &[u8],
+    frame_len: usize,
+    place: Partial,
+    third: usize,
+    tags: usize,
+) -> Option<bool> {
     let taken = third - ETHERNET_LEN;
     let start = usize::from(place.start).checked_sub(taken);
     let (Some(start), Some(headers)) = (start, headers.get(taken..)) else {
@@ -57,7 +67,8 @@ fn behind_tags(headers: &[u8], frame_len: usize, place: Partial, third: usize) -
         start: start as u16,
         ..place
     };
-    is_checksum_place(headers, frame_len.saturating_sub(taken), place)
+    let left = tags.saturating_sub(2);
+    is_place_behind(headers, frame_len.saturating_sub(taken), place, left)
 }
 
 /// Whether the checksum at `place` is a UDP header's whose destination port is one of DHCP: its clients read frames as they
@@ -69,7 +80,9 @@ pub fn is_dhcp(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool>
     }
     let start = usize::from(place.start);
     let Some(&[high, low]) = headers.get(start + 2..start + 4) else {
-        return (headers.len() >= frame_len).then_some(false);
+        // Of a tunnel the outer headers tell: what is further in is not what a client of DHCP reads.
+        let is_further_in = find_transport(headers, frame_len).is_ok_and(|l4| l4.offset != start);
+        return (is_further_in || headers.len() >= frame_len).then_some(false);
     };
     // The ports first: nearly no frame has them.
     let is_port = DHCP_PORTS.contains(&u16::from_be_bytes([high, low]));
@@ -107,6 +120,17 @@ mod tests {
             }
             let right = Partial { start: transport, offset: if tcp { 16 } else { 6 } };
             prop_assert_eq!(is_checksum_place(head, frame.len(), right), Some(true));
+        }
+
+        /// Behind up to six tags a checksum is found; a frame of nothing but tags is refused at once.
+        #[test]
+        fn tags_are_looked_behind_up_to_a_limit(tags in 0usize..120) {
+            let mut frame = Vec::new();
+            let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([1; 4], [2; 4], 9);
+            ip.udp(1, 2).write(&mut frame, &[0; 32]).unwrap();
+            frame.splice(12..12, [0x81, 0, 0, 7].repeat(tags));
+            let place = Partial { start: (34 + 4 * tags) as u16, offset: 6 };
+            prop_assert_eq!(is_checksum_place(&frame, frame.len(), place), Some(tags <= 6));
         }
 
         #[test]

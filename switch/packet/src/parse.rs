@@ -16,8 +16,12 @@ pub const TAG_LEN: usize = 4;
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
-pub(crate) const PROTO_TCP: u8 = 6;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
+/// The protocol number of TCP in IP headers.
+pub const PROTO_TCP: u8 = 6;
 pub(crate) const PROTO_UDP: u8 = 17;
+/// Bytes of a UDP header (RFC 768).
+pub(crate) const UDP_HEADER: usize = 8;
 pub(crate) const PROTO_IPV6_FRAGMENT: u8 = 44;
 
 /// Most tags that a frame may have above the length that it has without: a provider's and a customer's (802.1ad).

@@ -8,7 +8,7 @@
 use crate::checksum::{Partial, fold, sum};
 use crate::parse::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD, ETHERTYPE_VLAN, PROTO_TCP,
-    PROTO_UDP, be16,
+    PROTO_UDP, UDP_HEADER, be16,
 };
 use crate::segment::{DESTINATION_OPTIONS, HOP_BY_HOP, ROUTING, extension};
 
@@ -37,7 +37,6 @@ const GRE_CHECKSUM: u16 = 0x8000;
 const GRE_KEY: u16 = 0x2000;
 const GRE_SEQUENCE: u16 = 0x1000;
 
-const UDP_HEADER: usize = 8;
 /// The port of Geneve (RFC 8926), whose header may also be one of GRE in UDP.
 const PORT_GENEVE: u16 = 6081;
 

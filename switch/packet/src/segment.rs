@@ -11,8 +11,8 @@ use std::fmt;
 use crate::checksum::{Partial, fold, pseudo_header, sum};
 use crate::fragment::Fragments;
 use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, be16,
-    network_header,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, UDP_HEADER,
+    be16, network_header,
 };
 
 /// Most bytes of headers that a segment may have: link, IP and transport. The longest that IPv4
@@ -39,7 +39,6 @@ pub const GSO_ECN: u8 = 0x80;
 const IPV4_HEADER_MIN: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER_MIN: usize = 20;
-const UDP_HEADER: usize = 8;
 
 /// Extension headers of IPv6, by the number that names them (RFC 8200, 4).
 pub(crate) const HOP_BY_HOP: u8 = 0;

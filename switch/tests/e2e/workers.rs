@@ -112,7 +112,7 @@ fn a_worker_that_is_taken_off_its_core_is_put_back_as_soon_as_the_kernel_allows_
     sched_setaffinity(Some(thread), &elsewhere).expect("it is ours");
     wait_until("a line of the log", s(20), || {
         let log = switch.log();
-        log.contains("might run on core 0").then_some(())
+        log.contains("was allowed on core 0").then_some(())
     });
     let shown = wait_allowed(&switch, "1");
     assert!(!shown.contains("not pinned"), "{shown}");

@@ -157,6 +157,17 @@ impl CallBudget {
         done
     }
 
+    /// Port thread: makes the first call to a descriptor. One that is too long is made again: an interrupt may have fallen
+    /// into it. If it is too long again, the port's calls are left to its caller thread.
+    pub(crate) fn try_out(&self, call: impl Fn() -> bool) {
+        let before = Usage::now();
+        call();
+        let (used_ns, has_slept) = Usage::now().since(&before);
+        if has_slept || Duration::from_nanos(used_ns) > CALL_TIME_MAX {
+            self.observe(call);
+        }
+    }
+
     /// Control: looks at what was spent since `before`, a time of `window` ago. A port whose calls took too much is put
     /// under observation, or, if it is that, has its calls left to its caller thread. `cycle_ns` is the length of a cycle.
     pub fn review(&self, before: &mut Spent, window: Duration, cycle_ns: f64) {

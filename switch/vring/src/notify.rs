@@ -1,8 +1,8 @@
 //! Waking the other side: descriptors that the front end gave to be written to (calls).
 //!
 //! A worker writes to true eventfds alone ([`Kind`]), and to those only as long as that is cheap
-//! ([`CallBudget`]): the port's thread makes the first call to each, and takes its time ([`Notifier::prove`]). Everything else is written to by the port's caller thread: the worker sets a flag and rings a bell
-//! of our own.
+//! ([`CallBudget`]): the port's thread makes the first call to each, and times it ([`Notifier::probe`]). Everything else is
+//! written to by the port's caller thread: the worker sets a flag and rings a bell of our own.
 
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::pending::Pending;
 /// Where a queue's calls go: a descriptor that the front end may exchange at any time.
 #[derive(Debug)]
 pub struct Notifier {
-    /// The descriptor in the lower half; [`BY_CALLER`] if no worker may write to it, [`UNPROVEN`] if none may yet; [`NONE`].
+    /// The descriptor in the lower half; [`BY_CALLER`] if no worker may write to it, [`UNPROBED`] if none may yet; [`NONE`].
     target: AtomicU64,
     pending: Pending,
     budget: Arc<CallBudget>,
@@ -28,7 +28,7 @@ pub struct Notifier {
 
 const NONE: u64 = u64::MAX;
 const BY_CALLER: u64 = 1 << 32;
-const UNPROVEN: u64 = 1 << 33;
+const UNPROBED: u64 = 1 << 33;
 
 impl Default for Notifier {
     fn default() -> Notifier {
@@ -68,12 +68,12 @@ impl Notifier {
     }
 
     /// As [`swap`](Self::swap), of a port with a caller thread: no worker writes to an eventfd before
-    /// [`prove`](Self::prove) has. Calls wait meanwhile.
+    /// [`probe`](Self::probe) has. Calls wait meanwhile.
     #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
-    pub fn swap_unproven(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
+    pub fn swap_unprobed(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
         let new = fd.map_or(NONE, |fd| self.prepare(fd));
         self.exchange(match new & BY_CALLER == 0 && self.bell.is_some() {
-            true => new | UNPROVEN,
+            true => new | UNPROBED,
             false => new,
         })
     }
@@ -105,39 +105,40 @@ impl Notifier {
         target != NONE && (target & BY_CALLER != 0 || self.is_over_budget())
     }
 
-    /// Whether there is a descriptor that waits for [`prove`](Self::prove).
-    pub fn is_unproven(&self) -> bool {
+    /// Whether there is a descriptor that waits for [`probe`](Self::probe).
+    pub fn is_unprobed(&self) -> bool {
         let target = self.target.load(Ordering::Relaxed);
-        target != NONE && target & UNPROVEN != 0
+        target != NONE && target & UNPROBED != 0
     }
 
-    /// The port's thread: makes a first call to `copy`, a copy of an unproven descriptor, which takes its time: it may be
-    /// long. If it is not too long, workers call from then on; else the caller thread does, for good. One call too many does
-    /// no harm: a driver looks at its ring. Not while [`swap`](Self::swap) runs; under no lock. Without a copy nothing is
-    /// tried.
-    pub fn prove(&self, copy: Option<BorrowedFd<'_>>) {
-        if let Some(copy) = copy {
-            self.budget.observe(|| write(copy));
-        }
-        self.target.fetch_and(!UNPROVEN, Ordering::AcqRel);
-        // LOAD-BEARING: between the flag's store and the look at what is pending, as in `call_if_proven` the other way
+    /// The port's thread: makes a first call to an unprobed descriptor, and times it: it may be long. If it is not, workers
+    /// call from then on; if it is too long twice, the caller thread does, for good. One call too many does no harm: a driver
+    /// looks at its ring. Under no lock, and on the thread that alone calls [`swap_unprobed`](Self::swap_unprobed).
+    pub fn probe(&self) {
+        let target = self.target.load(Ordering::Acquire);
+        let Some(fd) = raw(target).filter(|_| target & UNPROBED != 0) else {
+            return;
+        };
+        // SAFETY: it is in `target`, so it is open, and stays so: it is taken out by `swap`, which this thread calls, and by
+        // `drop`.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        self.budget.try_out(|| write(fd));
+        self.target.fetch_and(!UNPROBED, Ordering::AcqRel);
+        // LOAD-BEARING: between the flag's store and the look at what is pending, as in `call_if_probed` the other way
         // round: a call that is left meanwhile is seen here or there.
         fence(Ordering::SeqCst);
-        if let Some(copy) = copy
-            && !self.budget.is_by_caller()
-            && self.pending.take()
-        {
-            self.budget.observe(|| write(copy));
+        if !self.budget.is_by_caller() && self.pending.take() {
+            self.budget.observe(|| write(fd));
         }
     }
 
-    /// A worker has left a call, since the descriptor was unproven when it looked: makes it, if that is over.
+    /// A worker has left a call, since the descriptor was unprobed when it looked: makes it, if that is over.
     #[cold]
-    fn call_if_proven(&self) {
-        // LOAD-BEARING: see `prove`.
+    fn call_if_probed(&self) {
+        // LOAD-BEARING: see `probe`.
         fence(Ordering::SeqCst);
         let target = self.target.load(Ordering::Acquire);
-        if target & (BY_CALLER | UNPROVEN) == 0
+        if target & (BY_CALLER | UNPROBED) == 0
             && let Some(fd) = raw(target)
             && !self.budget.is_by_caller()
             && self.pending.take()
@@ -160,11 +161,11 @@ impl Notifier {
             return false;
         };
         if let Some(bell) = &self.bell
-            && (target & (BY_CALLER | UNPROVEN) != 0 || self.budget.is_by_caller())
+            && (target & (BY_CALLER | UNPROBED) != 0 || self.budget.is_by_caller())
         {
             self.pending.set(|| bell.ring());
-            if target & UNPROVEN != 0 {
-                self.call_if_proven();
+            if target & UNPROBED != 0 {
+                self.call_if_probed();
             }
             return true;
         }
@@ -274,19 +275,18 @@ mod tests {
     fn a_call_waits_until_the_ports_thread_has_made_the_first() {
         let (notifier, budget) = of_port();
         let event = eventfd();
-        drop(notifier.swap_unproven(Some(event.try_clone().unwrap())));
-        assert!(notifier.is_unproven() && notifier.call());
+        drop(notifier.swap_unprobed(Some(event.try_clone().unwrap())));
+        assert!(notifier.is_unprobed() && notifier.call());
         assert_eq!(count(&event), None);
-        let copy = notifier.duplicate().expect("there is one");
-        notifier.prove(Some(std::os::fd::AsFd::as_fd(&copy)));
-        assert!(!notifier.is_unproven() && !notifier.is_by_caller());
+        notifier.probe();
+        assert!(!notifier.is_unprobed() && !notifier.is_by_caller());
         assert_eq!(count(&event), Some(2), "the first, and the one that waited");
         assert!(notifier.call() && count(&event) == Some(1));
         // Of a port whose calls cost too much the one that waits is the caller thread's.
-        drop(notifier.swap_unproven(Some(event.try_clone().unwrap())));
+        drop(notifier.swap_unprobed(Some(event.try_clone().unwrap())));
         assert!(notifier.call() && budget.leave_to_caller());
-        notifier.prove(None);
-        assert_eq!((count(&event), notifier.take_pending()), (None, true));
+        notifier.probe();
+        assert_eq!((count(&event), notifier.take_pending()), (Some(1), true));
     }
 
     #[test]

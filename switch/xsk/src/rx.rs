@@ -6,7 +6,7 @@ use crosspoint_frame::{BURST, Burst, Offload, Segment, prefetch_read};
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::partial::{self, HEADERS_LEN_MAX};
 use crosspoint_packet::segment::{GSO_ECN, GSO_TCPV4, GSO_TCPV6};
-use crosspoint_packet::{ETHERNET_LEN, parse_l4};
+use crosspoint_packet::{ETHERNET_LEN, PROTO_TCP, parse_l4};
 
 use crate::ring::Ring;
 use crate::umem::Half;
@@ -16,7 +16,6 @@ use crate::{FRAME_SIZE, XskSocket};
 /// all options 118.
 const HEADERS_LEN: usize = 128;
 
-const PROTO_TCP: u8 = 6;
 const TCP_CWR: u8 = 0x80;
 
 /// The receiving half of a socket. Owned by one worker.

@@ -132,7 +132,7 @@ impl ControlServer {
     /// Listens at `path`, with mode 0660, in a directory that is made if it is missing. The socket of a process that
     /// died is replaced; that of a living one is not, and is an error.
     pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<ControlServer, SocketError> {
-        let (listener, file) = socket::listen(path)?;
+        let (listener, file) = socket::listen(path, socket::LOCK_TIME_MAX)?;
         let (listeners, next) = mpsc::unbounded_channel();
         let serving = move || async move {
             let now = UnixListener::from_std(listener)?;
@@ -185,7 +185,8 @@ impl ControlServer {
             path: path.clone(),
             cause: io::Error::other(lost),
         })?;
-        let (listener, file) = socket::listen(path)?;
+        // The main thread has more to do: it comes again.
+        let (listener, file) = socket::listen(path, Duration::ZERO)?;
         // If its thread has ended, that has been said, and nobody answers in any case.
         let _ = self.listeners.send(listener);
         self.file = file;

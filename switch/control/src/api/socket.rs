@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
-use crate::socket_file::SocketFile;
+use crate::socket_file::{SocketFile, own_socket, set_mode};
 
 /// Who may talk to the daemon: its user and its group.
 const MODE: u32 = 0o660;
@@ -23,7 +23,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 /// Clients that the kernel keeps waiting while the most that are served at once are.
 const BACKLOG: i32 = 1024;
 /// How long another daemon that starts in the same directory may take.
-const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
+pub(super) const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a living daemon may take to let us connect.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -75,8 +75,11 @@ fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> 
 /// Listens at `path`, in a directory that is made if it is missing.
 ///
 /// A socket left by a process that died is replaced. Two daemons that start at once could each take the other's new
-/// socket for such a one, so that all of this happens under a lock on the directory.
-pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+/// socket for such a one, so that all of this happens under a lock on the directory, which is waited for with `patience`.
+pub(super) fn listen(
+    path: &Path,
+    patience: Duration,
+) -> Result<(UnixListener, SocketFile), SocketError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -85,7 +88,7 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketEr
     make.recursive(true).mode(DIRECTORY_MODE);
     make.create(directory)
         .map_err(failed("create the directory", directory))?;
-    let _lock = lock(directory)?;
+    let _lock = lock(directory, patience)?;
     remove_stale(path)?;
 
     let address = SocketAddrUnix::new(path).map_err(failed("use the path", path))?;
@@ -93,16 +96,16 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketEr
     net::bind(&socket, &address).map_err(failed("create", path))?;
     let file = SocketFile::of(path).map_err(failed("look at", path))?;
     // Nobody can connect before `listen`, so nobody does while the mode is still what umask makes it.
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
-        .map_err(failed("set the mode of", path))?;
+    let own = own_socket(path).map_err(failed("look at", path))?;
+    set_mode(&own, MODE).map_err(failed("set the mode of", path))?;
     net::listen(&socket, BACKLOG).map_err(failed("listen on", path))?;
     Ok((UnixListener::from(socket), file))
 }
 
 /// Locks the directory until the file that is returned is closed.
-fn lock(directory: &Path) -> Result<File, SocketError> {
+fn lock(directory: &Path, patience: Duration) -> Result<File, SocketError> {
     let file = File::open(directory).map_err(failed("open", directory))?;
-    let deadline = Instant::now() + LOCK_TIME_MAX;
+    let deadline = Instant::now() + patience;
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),

@@ -134,7 +134,7 @@ fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {
             "No guest with another address gets an answer.",
             below,
         )),
-        Reach::Nobody(what) => Some(REACH.finding(
+        Reach::None(what) => Some(REACH.finding(
             Severity::Error,
             &nic.name,
             format!("{what}: no frames for guests' addresses come in through it"),

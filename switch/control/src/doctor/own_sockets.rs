@@ -95,7 +95,7 @@ impl Wrong {
             Wrong::Removed => (
                 Severity::Warning,
                 format!("{shown}: a process listens there, and somebody has removed the file"),
-                "Nobody finds it. A running daemon makes it again within seconds, unless it may not.",
+                "No front end can connect. A running daemon makes the socket again within seconds, if it has the rights.",
                 vec![
                     "crosspoint show ports   # says why it cannot be made, if it cannot".to_owned(),
                 ],
@@ -103,7 +103,7 @@ impl Wrong {
             Wrong::Replaced => (
                 Severity::Warning,
                 format!("{shown}: two sockets listen under this name"),
-                "Who connects reaches the one that came last, which may not be the switch.",
+                "New connections go to the later one, which may not be the switch.",
                 paths
                     .iter()
                     .map(|path| format!("ss -xlp src {path}"))

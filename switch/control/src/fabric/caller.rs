@@ -9,7 +9,7 @@
 //! workers' cores: it inherits that.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{Builder, JoinHandle};
@@ -126,7 +126,7 @@ impl Caller {
         };
         let (old, copy) = {
             let mut copy = lock(&slot.copy);
-            (slot.notifier.swap_unproven(fd), copy.take())
+            (slot.notifier.swap_unprobed(fd), copy.take())
         };
         if let Some(copy) = copy.and_then(Arc::into_inner) {
             self.retire(copy);
@@ -139,14 +139,9 @@ impl Caller {
 
     /// The port's thread: makes a first call to each eventfd that it was given since, before any worker does. A front end can
     /// make that last; it is held up by it alone, so this is called under no lock.
-    pub(crate) fn prove(&self) {
-        let is_unproven = |slot: &&Slot| slot.notifier.is_unproven();
-        for slot in self.slots.iter().filter(is_unproven) {
-            let copy = {
-                let _no_swap = lock(&slot.copy);
-                slot.notifier.duplicate()
-            };
-            slot.notifier.prove(copy.as_ref().map(OwnedFd::as_fd));
+    pub(crate) fn probe(&self) {
+        for slot in &*self.slots {
+            slot.notifier.probe();
         }
         if self.is_used() {
             self.start();

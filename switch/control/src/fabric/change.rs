@@ -44,6 +44,7 @@ impl Fabric {
         if leaves {
             // The workers have come round, so there is nothing more to come of this guest.
             self.take_faults(&mut state, Some(number));
+            self.take_stuck(&mut state, Some(number));
         }
         // What came of a front end is let go of without the lock: it can last.
         drop(state);

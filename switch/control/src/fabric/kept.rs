@@ -108,6 +108,21 @@ impl Fabric {
     }
 }
 
+impl Fabric {
+    /// Forgets what ports have counted that are not to be opened again: a port of the name is another one.
+    pub fn forget_set_aside(&self, is_wanted: impl Fn(&str) -> bool) {
+        let mut state = self.lock();
+        let State { kept, removed, .. } = &mut *state;
+        kept.retain(|name, kept| {
+            let stays = is_wanted(name);
+            if !stays {
+                add_counts(removed, &kept.counters);
+            }
+            stays
+        });
+    }
+}
+
 impl State {
     /// What ports had counted that are not there: those that were removed, and those that are opened anew.
     pub(super) fn gone(&self) -> RemovedStatus {

@@ -322,7 +322,7 @@ impl Fabric {
         if !matches!(port.state, PortState::Up | PortState::Connected) {
             return;
         }
-        tracing::warn!(port = %port.view.name, "quarantined until its guest resets the device, or its front end connects anew: {why}");
+        tracing::warn!(port = %port.view.name, "quarantined until its guest resets the device, or its front end reconnects: {why}");
         let change = PortChange {
             egress: Some(Egress::Quarantined),
             remove: port.streams.keys().copied().collect(),
@@ -356,9 +356,11 @@ impl Fabric {
         }
     }
 
-    /// Quarantines the ports whose rings workers have found broken so far.
+    /// Quarantines the ports whose rings workers have found broken so far, or whose calls have blocked.
     pub(crate) fn settle_faults(&self) {
-        self.take_faults(&mut self.lock(), None);
+        let mut state = self.lock();
+        self.take_faults(&mut state, None);
+        self.take_stuck(&mut state, None);
     }
 
     /// How port `number` is.

@@ -13,6 +13,8 @@ use crate::threads;
 
 /// Between two looks at one worker.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The log says no more often that a worker was pinned again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Looks at one worker again and again.
 pub(super) struct PinWatch {
@@ -22,6 +24,8 @@ pub(super) struct PinWatch {
     look_at: Instant,
     /// Where it may run, if it may not be put back, and that has been said.
     astray: Option<Cpus>,
+    /// When the log last said that it was pinned again.
+    said_at: Option<Instant>,
 }
 
 impl PinWatch {
@@ -33,6 +37,7 @@ impl PinWatch {
             id,
             look_at: Instant::now() + INTERVAL,
             astray: None,
+            said_at: None,
         }
     }
 
@@ -57,10 +62,16 @@ impl PinWatch {
         match sched_setaffinity(Some(self.id), &own) {
             Ok(()) => {
                 self.astray = None;
+                // Where something moves it again and again, once in a while.
+                let has_said = self.said_at.is_some_and(|at| at.elapsed() < SAY_AGAIN);
+                if has_said {
+                    return;
+                }
+                self.said_at = Some(Instant::now());
                 tracing::warn!(
                     worker,
                     core,
-                    "might run on {} (taskset, a cpuset, or its core was offline): it is pinned to its core again",
+                    "was allowed on {} (taskset, a cpuset, or its core was offline): pinned to its core again",
                     allowed.named()
                 );
             }

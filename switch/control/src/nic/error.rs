@@ -19,7 +19,7 @@ pub enum NicPortError {
     },
     /// No guest's frame can come in through it.
     #[error(
-        "interface `{interface}` is {what}, through which no frames for guests' addresses come: name the interface below it, or an Ethernet interface of its own"
+        "interface `{interface}` is {what}, which receives no frames for guests' addresses: name the interface below it, or an Ethernet interface of its own"
     )]
     NoReach {
         /// The interface.

@@ -64,9 +64,11 @@ impl NicPort {
         // There the kernel's large packets arrive as they are.
         let takes_large = attachment.mode == crosspoint_xsk::XdpMode::Generic;
         if takes_large && !multi_buffer && several_buffers_work() {
-            multi_buffer = true;
             drop(attachment);
-            attachment = attach(true)?;
+            (multi_buffer, attachment) = match attach(true) {
+                Ok(attachment) => (true, attachment),
+                Err(_) => (false, attach(false)?),
+            };
         }
         let options = socket_options(config, interface, multi_buffer);
         // Before the first socket: which worker's memory it gets depends on it.
@@ -109,6 +111,10 @@ impl NicPort {
         let beside = own.as_ref().map_or(String::new(), |own| format!("; {own}"));
         let large = opened.err();
         let large = large.map(|why| format!("large frames to `{name}` are cut: {why}"));
+        let dropped = (takes_large && !multi_buffer).then(|| format!(
+            "generic XDP on `{name}`: this kernel gives frames of at most {} bytes (Linux 6.6 gives longer ones); a TCP packet that its sender leaves longer is dropped: `ethtool -K SENDER tso off gso off`",
+            crosspoint_xsk::FRAME_SIZE
+        ));
         let mut port = NicPort {
             fabric: fabric.clone(),
             number,
@@ -118,7 +124,7 @@ impl NicPort {
                 "{name}, {mode} XDP, {copy}, {} queue(s){beside}",
                 queues.len()
             ),
-            warnings: large.into_iter().chain(own).collect(),
+            warnings: large.into_iter().chain(own).chain(dropped).collect(),
             queues,
             properties: [
                 ("interface", name.as_str()),

@@ -134,7 +134,7 @@ impl Uplink {
         if !found.up {
             return Err(NicPortError::Down { interface });
         }
-        if let Reach::Nobody(what) = found.reach {
+        if let Reach::None(what) = found.reach {
             return Err(NicPortError::NoReach { interface, what });
         }
         let config = &self.options.config;

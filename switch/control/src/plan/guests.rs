@@ -37,7 +37,7 @@ fn warnings(diff: &PortDiff, device: &DeviceStatus) -> Vec<String> {
     let names = withdrawn(after, device);
     let features = (!names.is_empty()).then(|| {
         format!(
-            "its guest has negotiated {}, which would be offered no more: its front end would not come back until the guest is started again",
+            "its guest has negotiated {}, which the port would no longer offer: its front end cannot reconnect until the guest is restarted",
             names.join(", ")
         )
     });

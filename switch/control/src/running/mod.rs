@@ -224,6 +224,8 @@ impl Running {
                 }
             }
         }
+        let is_wanted = |name: &str| wanted.ports.iter().any(|port| port.name == name);
+        self.fabric.forget_set_aside(is_wanted);
         changing.in_order_of(wanted);
         about::note(&mut self.about(), &changing.config);
         failed

@@ -77,7 +77,7 @@ fn summary(detail: &PortDetail) -> String {
     });
     add("share", share);
     for kept_back in kept_back(port) {
-        add("so far", kept_back);
+        add("kept back", kept_back);
     }
     if let Some(one) = &port.slo {
         add("slo", slo::in_full(one));

@@ -1,17 +1,16 @@
 //! A listening socket's file: with the mode and the group of the configuration before anybody can connect.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::VhostPortError;
 use crate::config::Access;
+use crate::socket_file::{own_socket, set_mode};
 
 /// Front ends that wait for the one that is served.
 const BACKLOG: i32 = 128;
@@ -80,32 +79,15 @@ fn set(path: &Path, access: &Access, gid: Option<Gid>) -> Result<(), Refused> {
     if access.mode.is_none() && gid.is_none() {
         return Ok(());
     }
-    let file = our_socket(path)?;
+    let file = own_socket(path)?;
     if let (Some(gid), Some(group)) = (gid, &access.group) {
         rustix::fs::chownat(&file, "", None, Some(gid), AtFlags::EMPTY_PATH)
             .map_err(|why| Refused::Group(group.clone(), why.into()))?;
     }
     if let Some(mode) = access.mode {
-        // The file itself, whatever is at `path` by now: fchmod() does not take a descriptor without rights.
-        let file = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::set_permissions(file, Permissions::from_mode(mode))?;
+        set_mode(&file, mode)?;
     }
     Ok(())
-}
-
-/// The file at `path`, which is a socket of ours. Others may be able to write to the folder, and must not get us to give
-/// away what they put there in its place.
-fn our_socket(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty())?;
-    let found = rustix::fs::fstat(&file)?;
-    let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
-    if is_socket && found.st_uid == rustix::process::geteuid().as_raw() {
-        return Ok(file);
-    }
-    Err(io::Error::other(
-        "another process has put something else in its place",
-    ))
 }
 
 /// The number of a group, by its name in `groups`, lines such as /etc/group has them, or by the number itself. The C

@@ -20,6 +20,8 @@ use crate::socket_file::{Folders, Place, SocketFile};
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two tries to make it again. Who listens in its place is connected to each time.
 const RETRY: Duration = Duration::from_secs(3);
+/// The log says no more often that a socket was made again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// How long a process that listens where a port is to may take to let us connect.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
 /// Bits of a file's mode that say who may do what.
@@ -38,6 +40,8 @@ pub(super) struct Listening {
     folders: Folders,
     look_at: Instant,
     problem: Option<String>,
+    /// When the log last said that the socket was made again.
+    said_at: Option<Instant>,
 }
 
 impl Listening {
@@ -73,6 +77,7 @@ impl Listening {
             folders: Folders::of(path),
             look_at: Instant::now() + LOOK,
             problem: None,
+            said_at: None,
         };
         Ok((listening, file))
     }
@@ -123,14 +128,18 @@ impl Listening {
         }
         match self.make_again() {
             Ok((listener, file)) => {
-                // Only now does nobody who has found the old one get through.
+                // Connections that wait at the old listener are dropped here.
                 (self.listener, self.place) = (listener, file.place().clone());
                 shared.keep_socket_file(file);
-                tracing::warn!(
-                    port = self.port,
-                    "its socket {} had been removed or replaced: it is made again, and front ends can connect",
-                    self.path.display()
-                );
+                // Where somebody removes it again and again, once in a while.
+                if self.said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    self.said_at = Some(Instant::now());
+                    tracing::warn!(
+                        port = self.port,
+                        "its socket {} had been removed or replaced: it is made again, and front ends can connect",
+                        self.path.display()
+                    );
+                }
                 self.note(None)
             }
             Err(why) => {

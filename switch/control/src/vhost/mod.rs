@@ -482,7 +482,7 @@ fn converse(
         }
         has_spoken = true;
         let caller = handler.device().attachment.caller.clone();
-        caller.prove();
+        caller.probe();
         handler.device().end_quarantine();
         handler.device().describe();
     }

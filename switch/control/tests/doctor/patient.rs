@@ -391,7 +391,7 @@ pub fn wounds() -> Vec<Wound> {
             p.interface().reach = Reach::OwnAddress("a macvlan in mode private");
         }),
         wound(&["reach"], Error, |p| {
-            p.interface().reach = Reach::Nobody("an ipvlan");
+            p.interface().reach = Reach::None("an ipvlan");
         }),
         wound(&["native-xdp", "zero-copy"], Error, |p| {
             *p.xdp() = XdpSupport::default();

@@ -104,10 +104,10 @@ impl Pair {
         let header_len = self.bridge.ports[ingress].rings[0].header_len;
         // A chain is not followed to its end when it is too long; of a single buffer the length is known.
         let is_too_long =
-            split != ChainSplit::Single && header_len + bytes.len() > FRAME_LEN_MAX + 4 + 12;
+            split != ChainSplit::Single && header_len + bytes.len() > FRAME_LEN_MAX + 8 + 12;
         Some(Sent {
             known_len: if is_too_long {
-                FRAME_LEN_MAX + 5
+                FRAME_LEN_MAX + 9
             } else {
                 bytes.len()
             },

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::walk::{ETHERTYPE_ARP, Side};
+use super::walk::Side;
 use super::{Family, Filter, FilterError, Operation, Test, Version};
 use crate::Mac;
+use crate::parse::ETHERTYPE_ARP;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTO_TCP, PROTO_UDP};
 
 /// How deep parentheses and `not` may be nested.

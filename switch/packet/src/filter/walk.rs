@@ -2,7 +2,8 @@
 
 use crate::Mac;
 use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, be16,
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD,
+    ETHERTYPE_VLAN, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, be16,
 };
 
 /// The most tags that are looked behind.
@@ -10,10 +11,9 @@ pub const TAGS_MAX: usize = 4;
 /// The most IPv6 extension headers that are looked behind.
 pub const EXTENSIONS_MAX: usize = 8;
 
-pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_RARP: u16 = 0x8035;
 /// Tags of 802.1Q, 802.1ad, and of what was there before the latter.
-const TAG_TYPES: [u16; 3] = [ETHERTYPE_VLAN, 0x88a8, 0x9100];
+const TAG_TYPES: [u16; 3] = [ETHERTYPE_VLAN, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD];
 const PROTO_SCTP: u8 = 132;
 const PROTO_AUTHENTICATION: u8 = 51;
 /// IPv6 extension headers with a length in units of 8 bytes behind the first 8: hop-by-hop options, routing, destination

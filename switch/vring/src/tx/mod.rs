@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, NEEDS_CSUM, Offload, Segment};
-use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN};
+use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN, TAGS_MAX};
 
 use crate::ring::Ring;
 use crate::{Features, Notifier, RingError, RingFault};
@@ -15,9 +15,9 @@ use crate::{Features, Notifier, RingError, RingFault};
 pub use packed::PackedTx;
 pub use split::SplitTx;
 
-/// Longest chain that can be a frame: the longest frame, its tag and the ring's header. What is longer, or has
+/// Longest chain that can be a frame: the longest frame, its tags and the ring's header. What is longer, or has
 /// more pieces than a burst, goes on as a frame without bytes, to be dropped as oversize.
-const MAX_CHAIN_LEN: u64 = (MAX_FRAME_LEN + TAG_LEN) as u64 + 12;
+const MAX_CHAIN_LEN: u64 = (MAX_FRAME_LEN + TAG_LEN * TAGS_MAX as usize) as u64 + 12;
 
 /// The one consumer of a guest's transmit ring. Owned by one worker.
 #[allow(

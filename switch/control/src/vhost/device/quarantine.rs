@@ -69,6 +69,12 @@ impl Device {
         let Some(pause) = self.pause.begin(Instant::now()) else {
             return;
         };
+        if self.has_lost_memory() {
+            let text = "it has been reset since, and is let in again when its front end gives it memory that is there";
+            tracing::info!(port = self.name, "{text}");
+            self.fabric.add_detail(&self.attachment, text);
+            return;
+        }
         let pause_s = pause.as_secs();
         tracing::info!(
             port = self.name,

@@ -1,8 +1,8 @@
 //! What the plain path costs by itself: a worker and the two guests that it serves, by turns in one thread, so that no
 //! cache line crosses between cores.
 //!
-//! `plain [REPEATS]` prints cycles a frame. Under `valgrind --tool=callgrind --collect-atstart=no
-//! --toggle-collect='plain::turn*'`, with `plain 600 counted`, instructions: 256 frames a repeat.
+//! `plain_path [REPEATS]` prints cycles a frame. Under `valgrind --tool=callgrind --collect-atstart=no
+//! --toggle-collect='plain_path::turn*'`, with `plain_path 600 counted`, instructions: 256 frames a repeat.
 #![allow(
     missing_docs,
     dead_code,
