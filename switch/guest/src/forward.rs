@@ -7,7 +7,9 @@ use crate::event::EventFd;
 use crate::memory::Window;
 use crate::net::HEADER_LEN;
 use crate::pump::BATCH_MAX;
-use crate::queue::{QueueError, ReceiveParts, ReceiveQueue, TransmitQueue, stride};
+use crate::queue::{
+    QueueError, ReceiveParts, ReceiveQueue, TransmitQueue, receive_lead, receive_stride,
+};
 use crate::ring::{Buffer, RingError, UsedElement};
 use crate::virtqueue::{DriverRing, Virtqueue};
 use std::collections::VecDeque;
@@ -83,9 +85,10 @@ impl ForwardPump {
         let area = joined(&rx_area, &tx_area)?;
         let base = |part: &Window| (part.guest_address() - area.guest_address()) as u32;
         let size = tx.layout().size;
-        let (first, step) = (base(&tx_area), stride(buffer_len as usize));
+        let (first, step) = (base(&tx_area), receive_stride(buffer_len as usize));
+        let lead = receive_lead(header_len);
         let spare: Vec<u32> = (0..(tx_area.len() / step).min(size.into()))
-            .map(|i| first + (i * step) as u32)
+            .map(|i| first + (i * step + lead) as u32)
             .collect();
         if spare.is_empty() {
             return Err(QueueError::NotPumpable);

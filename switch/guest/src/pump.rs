@@ -20,13 +20,18 @@ pub const FRAME_LEN_MIN: usize = 60;
 pub const SEQUENCE_OFFSET: usize = 42;
 /// Where a frame carries the stamp of [`TxPump::poll_stamped`], little-endian, 8 bytes.
 pub const STAMP_OFFSET: usize = 44;
-/// Bytes of a frame that share a cache line with its header in a receive buffer.
+/// Bytes of a received frame that are shown: most of its first cache line.
 pub const HEAD_LEN: usize = CACHE_LINE_LEN - HEADER_LEN;
 /// Flows that differ in the UDP source port alone; further ones differ in the source address too.
 pub const PORTS: u32 = 60_000;
 const PORT_FIRST: u32 = 1024;
 const SOURCE_ADDRESS: u32 = 0x0a00_0001;
 const ETHERNET_LEN: usize = 14;
+/// From one frame's destination to the next one's, of [`TxPumpOptions::addresses`]: a prime, so that all have their turn
+/// and neighbours in one table are none in the other.
+const DESTINATION_STEP: u32 = 7919;
+/// Of an address, what [`TxPumpOptions::addresses`] numbers.
+const ADDRESS_NUMBER_OFFSET: usize = 2;
 
 /// What is written for each frame sent, besides the available ring. What a driver writes, the device has to fetch from
 /// this core's cache, so this decides a good part of the rate.
@@ -55,6 +60,9 @@ pub struct TxPumpOptions {
     pub destination: [u8; 6],
     /// Different flows, in turn: UDP source ports from 1024 on; from 60000 flows on, IPv4 source addresses too.
     pub flows: u32,
+    /// Addresses on either side, in turn, up to 65536: bytes 2 and 3 of source and destination are a number. The
+    /// destination's takes other steps than the source's, so that no frame is like the one before. 1: both as they are.
+    pub addresses: u32,
     /// Frames in a batch, up to [`BATCH_MAX`].
     pub batch: usize,
     /// What is written for each frame.
@@ -72,6 +80,7 @@ impl Default for TxPumpOptions {
             source: [2, 0, 0, 0, 0, 1],
             destination: [2, 0, 0, 0, 0, 2],
             flows: 1,
+            addresses: 1,
             batch: 32,
             writes: TxWrites::Frame,
             header: VirtioNetHdr::default(),
@@ -150,6 +159,8 @@ struct TxFrames {
     /// Frames made available so far.
     sequence: u64,
     flow: u32,
+    /// Numbers of the next frame's source and destination.
+    addresses: [u32; 2],
 }
 
 impl TxPump {
@@ -164,6 +175,7 @@ impl TxPump {
         let options = TxPumpOptions {
             frame_len: frame_len_max(options),
             flows: options.flows.max(1),
+            addresses: options.addresses.clamp(1, 1 << 16),
             batch: options.batch.clamp(1, BATCH_MAX),
             ..*options
         };
@@ -188,6 +200,7 @@ impl TxPump {
             elements: [UsedElement::default(); BATCH_MAX],
             sequence: 0,
             flow: 0,
+            addresses: [0, 0],
         };
         frames.write_all(count);
         if let Some(ring) = ring.split_mut() {
@@ -316,6 +329,7 @@ impl TxFrames {
     fn write_frames(&mut self, count: usize, stamp: u64) {
         let (view, place) = (self.area.view(), self.place());
         let (mut sequence, mut flow) = (self.sequence as u16, self.flow);
+        let (mut numbers, count_of_addresses) = (self.addresses, self.options.addresses);
         for element in &self.elements[..count] {
             let at = place.frame_at(element.id);
             if self.options.flows > 1 {
@@ -327,11 +341,18 @@ impl TxFrames {
                     flow + 1
                 };
             }
+            if count_of_addresses > 1 {
+                write_addresses(view, at, numbers);
+                let step = DESTINATION_STEP % count_of_addresses;
+                numbers = [(numbers[0], 1), (numbers[1], step)]
+                    .map(|(number, step)| wrapped(number + step, count_of_addresses));
+            }
             view.write_array(at + SEQUENCE_OFFSET, sequence.to_be_bytes());
             view.write_array(at + STAMP_OFFSET, stamp.to_le_bytes());
             sequence = sequence.wrapping_add(1);
         }
         self.flow = flow;
+        self.addresses = numbers;
     }
 
     /// Bytes of the frame in buffer `id`.
@@ -395,6 +416,24 @@ fn write_flow(view: View<'_>, at: usize, flow: u32, flows: u32, frame_len: usize
     }
 }
 
+/// The numbers of source and destination.
+#[inline(always)]
+fn write_addresses(view: View<'_>, at: usize, [source, destination]: [u32; 2]) {
+    let (to, from) = (at + ADDRESS_NUMBER_OFFSET, at + 6 + ADDRESS_NUMBER_OFFSET);
+    view.write_array(to, (destination as u16).to_be_bytes());
+    view.write_array(from, (source as u16).to_be_bytes());
+}
+
+/// A number that is less than twice the count, as one that is less than the count.
+#[inline(always)]
+fn wrapped(number: u32, count: u32) -> u32 {
+    if number >= count {
+        number - count
+    } else {
+        number
+    }
+}
+
 /// Consumes whatever a receive ring brings, and posts the buffers again.
 #[derive(Debug)]
 pub struct RxPump {
@@ -452,7 +491,8 @@ impl RxPump {
         self.buffers.batch = batch.clamp(1, BATCH_MAX);
     }
 
-    /// Takes one batch and posts its buffers again. Of each frame, only the line with the header is touched.
+    /// Takes one batch and posts its buffers again. Of each frame, the line with the header is read and the first one of
+    /// its bytes, as by a driver and the program behind it.
     ///
     /// # Errors
     /// What the device did wrong.
@@ -520,12 +560,13 @@ impl RxBuffers {
         }
         let elements = &self.elements[..count];
         let (view, offsets) = (self.area.view(), self.offsets.as_slice());
-        for element in elements {
-            view.prefetch(offsets[usize::from(element.id)] as usize);
-        }
         let header_len = self.header_len as usize;
         let frame_at =
             |element: &UsedElement| offsets[usize::from(element.id)] as usize + header_len;
+        for element in elements {
+            view.prefetch(offsets[usize::from(element.id)] as usize);
+            view.prefetch(frame_at(element));
+        }
         let frame_len = |element: &UsedElement| element.len.saturating_sub(header_len as u32);
         // The 16 bits before a frame: num_buffers, or the end of a header without it.
         let word = |element: &UsedElement| view.load_u16(frame_at(element) - 2, Relaxed);
@@ -534,6 +575,9 @@ impl RxBuffers {
         let several = elements
             .iter()
             .fold(false, |several, element| several | (word(element) > 1));
+        for element in elements {
+            std::hint::black_box(view.load_u16(frame_at(element), Relaxed));
+        }
         if self.continuation == 0 && !(several && self.mergeable) {
             received.frames = count as u32;
             for element in elements {

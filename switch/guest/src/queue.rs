@@ -94,6 +94,17 @@ pub(crate) fn stride(len: usize) -> usize {
     (len.div_ceil(CACHE_LINE_LEN) | 1) * CACHE_LINE_LEN
 }
 
+/// Bytes from one receive buffer to the next: the frame begins at a cache line, with the header at the end of the line
+/// before, as with DPDK.
+pub(crate) fn receive_stride(buffer_len: usize) -> usize {
+    stride(CACHE_LINE_LEN + buffer_len)
+}
+
+/// Where a receive buffer begins, from the start of its slot.
+pub(crate) fn receive_lead(header_len: usize) -> usize {
+    CACHE_LINE_LEN - header_len
+}
+
 /// Bytes of the indirect table of one slot.
 fn table_len(ring_size: u16) -> usize {
     DESCRIPTOR_LEN * usize::from(ring_size.min(TABLE_SIZE_MAX))
@@ -334,7 +345,10 @@ impl ReceiveQueue {
     #[must_use]
     pub fn memory_len(ring_size: u16, buffer_len: usize) -> (usize, usize) {
         let slots = usize::from(ring_size);
-        (slots * stride(buffer_len), slots * table_len(ring_size))
+        (
+            slots * receive_stride(buffer_len),
+            slots * table_len(ring_size),
+        )
     }
 
     /// A queue on `ring`, with buffers in `area` and indirect tables, if wanted, in `tables`; nothing posted yet.
@@ -350,7 +364,7 @@ impl ReceiveQueue {
         let size = ring.layout().size;
         let slots = Slots {
             area,
-            slot_len: stride(buffer_len),
+            slot_len: receive_stride(buffer_len),
             tables,
             table_len: table_len(size),
         };
@@ -407,7 +421,7 @@ impl ReceiveQueue {
             let Some(&slot) = self.spare.last() else {
                 return Ok(posted);
             };
-            let mut offset = 0;
+            let mut offset = receive_lead(self.header_len);
             let buffers: Vec<_> = pieces
                 .iter()
                 .map(|&len| {
@@ -489,7 +503,7 @@ impl ReceiveQueue {
             });
         }
         let slot = self.slot_of[usize::from(used.id)];
-        let at = self.slots.offset(slot, 0);
+        let at = self.slots.offset(slot, receive_lead(self.header_len));
         let mut bytes = vec![0; len];
         self.slots.area.view().read(at, &mut bytes);
         self.slots.area.view().fill(at, len, POISON);
@@ -530,7 +544,7 @@ impl ReceiveQueue {
         let offsets = self
             .slot_of
             .iter()
-            .map(|&slot| self.slots.offset(slot, 0) as u32)
+            .map(|&slot| self.slots.offset(slot, receive_lead(self.header_len)) as u32)
             .collect();
         Ok(ReceiveParts {
             ring: self.ring,

@@ -707,6 +707,33 @@ fn a_pump_sends_as_many_different_flows_as_asked_with_valid_headers() {
 }
 
 #[test]
+fn a_pump_sends_from_and_to_as_many_addresses_as_asked_and_no_frame_is_like_the_one_before() {
+    let (mut guest, mut device) = started(GuestOptions::default());
+    let options = TxPumpOptions {
+        addresses: 3000,
+        ..TxPumpOptions::default()
+    };
+    let mut tx = guest.take_tx_pump(0, &options).unwrap();
+    let (mut seen, mut before) = ([HashSet::new(), HashSet::new()], Vec::new());
+    let mut pairs = HashSet::new();
+    while tx.sent() < 3000 {
+        tx.poll().unwrap();
+        device.poll();
+        for (_, bytes) in guest.receive(0).unwrap() {
+            assert!(bytes[..6] != before[..] && bytes[..2] == [2, 0] && bytes[4..6] == [0, 2]);
+            seen[0].insert(bytes[..6].to_vec());
+            seen[1].insert(bytes[6..12].to_vec());
+            pairs.insert(bytes[..12].to_vec());
+            before = bytes[..6].to_vec();
+        }
+    }
+    assert_eq!(
+        (seen[0].len(), seen[1].len(), pairs.len()),
+        (3000, 3000, 3000)
+    );
+}
+
+#[test]
 fn a_pump_sends_a_mix_of_lengths_in_turn_with_valid_headers() {
     let (mut guest, mut device) = started(GuestOptions::default());
     let options = TxPumpOptions {

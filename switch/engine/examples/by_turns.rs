@@ -1,0 +1,322 @@
+//! Workers and the guests that each serves, by turns in one thread for each worker, so that no cache line has to cross
+//! between cores: what frames cost with many addresses, beside guests without traffic, and with a second worker.
+//!
+//! `by_turns [REPEATS] [addresses=N] [idle=N] [packed] [inorder] [unmerged]
+//! [workers=N] [counted]` prints cycles a frame.
+//!
+//! | word | is |
+//! |---|---|
+//! | `REPEATS` | how often 256 frames are measured; 5000 |
+//! | `addresses` | so many on either side, in turn, so that no frame is like the one before |
+//! | `idle` | so many other guests that each worker polls in vain |
+//! | `packed`, `inorder`, `unmerged` | what the rings and the receive buffers are like |
+//! | `counted` | bursts are not made shorter, however long they take: under valgrind |
+//! | `workers` | so many on cores 0, 1 and so on, first one by one and then all at once. What one loses by the others are the lines that they share |
+#![allow(
+    missing_docs,
+    dead_code,
+    unreachable_pub,
+    reason = "shares its guests with the tests"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use crosspoint_engine::fdb::Fdb;
+use crosspoint_engine::sleep::Waker;
+use crosspoint_engine::view::View;
+use crosspoint_engine::worker::{Idle, Shared, Times, Update, Worker, WorkerLink};
+use crosspoint_frame::{BURST, tsc};
+use crosspoint_guest::{Buffer, VirtioNetHdr};
+use crosspoint_packet::{FlowHasher, Mac};
+use crosspoint_vring::feature;
+
+#[path = "../tests/switch/ports.rs"]
+mod ports;
+#[path = "../../vring/tests/device/world.rs"]
+mod world;
+
+use ports::{Driver, PortOptions, port};
+
+/// Frames on the ring at the start of a repeat: all of it.
+const FRAMES: usize = 256;
+/// Where a frame's header begins, so that it ends with a cache line, as with DPDK; and from one frame to the next.
+const OFFSET: usize = 52;
+const STRIDE: usize = 128;
+const FRAME_LEN: usize = 60;
+/// Repeats until everything is in the caches.
+const WARMUP: usize = 100;
+/// From one frame's destination to the next one's: a prime, so that destinations take other steps than sources.
+const DESTINATION_STEP: u32 = 7919;
+
+/// What a burst may take of a worker's time.
+const QUANTUM_CYCLES: u64 = 61_000;
+
+/// Between two looks whether all threads are there.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What is asked for.
+struct Options {
+    repeats: usize,
+    workers: u16,
+    quantum_cycles: u64,
+    addresses: u32,
+    idle: u16,
+    features: u64,
+}
+
+impl Options {
+    fn parse() -> Options {
+        let mut options = Options {
+            repeats: 5000,
+            workers: 1,
+            quantum_cycles: QUANTUM_CYCLES,
+            addresses: 1,
+            idle: 0,
+            features: PortOptions::default().features,
+        };
+        for word in std::env::args().skip(1) {
+            match (word.as_str(), word.split_once('=')) {
+                ("counted", _) => options.quantum_cycles = u64::MAX >> 16,
+                ("packed", _) => options.features |= feature::RING_PACKED,
+                ("unmerged", _) => options.features &= !feature::MRG_RXBUF,
+                ("inorder", _) => options.features |= feature::IN_ORDER,
+                (_, Some(("addresses", number))) => options.addresses = number.parse().unwrap(),
+                (_, Some(("workers", number))) => options.workers = number.parse().unwrap(),
+                (_, Some(("idle", number))) => options.idle = number.parse().unwrap(),
+                (number, _) => options.repeats = number.parse().expect("see the top of the source"),
+            }
+        }
+        options
+    }
+
+    fn port(&self) -> PortOptions {
+        PortOptions {
+            features: self.features,
+            ..PortOptions::default()
+        }
+    }
+}
+
+#[inline(never)]
+fn turn(worker: &mut Worker, times: &mut Times) {
+    worker.turn(times);
+}
+
+/// An address of a guest: the one of this number.
+fn address(guest: u16, number: u32) -> [u8; 6] {
+    let [high, low] = (number as u16).to_be_bytes();
+    let [guest_high, guest_low] = guest.to_be_bytes();
+    [2, 0, high, low, guest_high, guest_low]
+}
+
+/// A worker that is still to begin, and all guests that it serves.
+struct Side {
+    /// Its number, and that of its core.
+    number: usize,
+    link: Arc<WorkerLink>,
+    from: Driver,
+    to: Driver,
+    _idle: Vec<Driver>,
+}
+
+/// Writes frames of which the first has this number, whatever `addresses` there are.
+fn write_frames(driver: &Driver, [from, to]: [u16; 2], first: u32, addresses: u32) {
+    let area = driver.transmit.area().view();
+    let mut bytes = [0; 12 + FRAME_LEN];
+    bytes[..12].copy_from_slice(&VirtioNetHdr::default().to_bytes());
+    bytes[24] = 8;
+    for i in 0..FRAMES {
+        let number = (first + i as u32) % addresses;
+        let product = u64::from(number) * u64::from(DESTINATION_STEP);
+        let destination = (product % u64::from(addresses)) as u32;
+        bytes[12..18].copy_from_slice(&address(to, destination));
+        bytes[18..24].copy_from_slice(&address(from, number));
+        area.write(i * STRIDE + OFFSET, &bytes);
+    }
+}
+
+fn send_all(driver: &mut Driver) {
+    let area = driver.transmit.area().guest_address();
+    for i in 0..FRAMES {
+        let buffer = Buffer {
+            address: area + (i * STRIDE + OFFSET) as u64,
+            len: (12 + FRAME_LEN) as u32,
+            device_writes: false,
+        };
+        let added = driver.transmit.virtqueue().add(&[buffer]);
+        assert!(added.is_some(), "the ring is empty");
+    }
+    let _ = driver.transmit.virtqueue().publish();
+}
+
+/// Workers with two ports each, of which all addresses are known, and others without traffic.
+fn start(options: &Options) -> (Arc<Shared>, Arc<View>, Vec<Side>) {
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        tick: AtomicU8::new(0),
+        faults: ArrayQueue::new(8),
+        quantum_cycles: options.quantum_cycles,
+    });
+    let each = 2 + options.idle;
+    let mut drivers = Vec::new();
+    let (mut ports, mut streams) = (Vec::new(), Vec::new());
+    for number in 0..each * options.workers {
+        let (mut driver, port) = port(number, &options.port(), options.workers.into());
+        if number % each > 0 {
+            driver.post_all();
+        }
+        drivers.push(driver);
+        ports.push(Some(port.view));
+        streams.push(port.stream);
+    }
+    let entries = 4 * 2 * options.addresses as usize * usize::from(options.workers);
+    let fdb = Arc::new(Fdb::new(entries, [1, 2]));
+    let flows = FlowHasher::new(3);
+    let view = Arc::new(View::new(ports.into(), fdb.clone(), flows, Box::new([])));
+    let busy = (0..each * options.workers).filter(|number| number % each < 2);
+    for (guest, number) in busy.flat_map(|guest| (0..options.addresses).map(move |n| (guest, n))) {
+        let key = fdb.key(Mac::new(address(guest, number)), 0);
+        fdb.learn(key, guest, 0, |port| {
+            view.port(port).map(|port| &*port.quota)
+        });
+    }
+    let mut sides = Vec::new();
+    for number in 0..options.workers {
+        let link = Arc::new(WorkerLink::new(Waker::new().expect("an eventfd")));
+        let mut update = Update::new(view.clone(), each.into());
+        update.add = streams.drain(..usize::from(each)).collect();
+        assert!(link.mailbox.publish(update).is_ok());
+        let mut own = drivers.drain(..usize::from(each));
+        let mut next = || own.next().expect("as many as streams");
+        sides.push(Side {
+            number: number.into(),
+            link,
+            from: next(),
+            to: next(),
+            _idle: own.collect(),
+        });
+    }
+    (shared, view, sides)
+}
+
+impl Side {
+    /// Has 256 frames sent, delivered and taken. Returns the worker's cycles.
+    fn repeat(&mut self, worker: &mut Worker, options: &Options, repeat: usize) -> u64 {
+        if repeat == 0 || options.addresses > 1 {
+            let first = self.number as u16 * (2 + options.idle);
+            let guests = [first, first + 1];
+            write_frames(
+                &self.from,
+                guests,
+                (repeat * FRAMES) as u32,
+                options.addresses,
+            );
+        }
+        send_all(&mut self.from);
+        let mut times = Times::begin();
+        let began = tsc();
+        for _ in 0..FRAMES / BURST {
+            turn(worker, &mut times);
+        }
+        let cycles = tsc() - began;
+        let mut got = 0;
+        // A burst that was interrupted makes the next ones shorter: frames may be left.
+        while got < FRAMES {
+            turn(worker, &mut times);
+            got += self.to.received()[0].len();
+        }
+        let sent = self.from.transmit.virtqueue();
+        while sent.pop_used().expect("a sound ring").is_some() {}
+        cycles
+    }
+}
+
+/// Cycles a frame: the best hundredth, and the median.
+type Cost = [f64; 2];
+
+/// What all threads have in common.
+#[derive(Default)]
+struct Phase {
+    ready: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Phase {
+    /// Leaves the core to others until all threads are here.
+    fn begin(&self, threads: usize) {
+        self.ready.fetch_add(1, Ordering::Relaxed);
+        while self.ready.load(Ordering::Relaxed) < threads {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// One worker's thread: measures by itself, and with all others at once.
+fn work(mut worker: Worker, mut side: Side, options: &Options, phases: &[Phase]) -> [Cost; 2] {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(core) = cores.get(side.number).filter(|_| options.workers > 1) {
+        core_affinity::set_for_current(*core);
+    }
+    let mut costs = [Cost::default(); 2];
+    let threads = usize::from(options.workers);
+    for (number, phase) in phases.iter().enumerate() {
+        phase.begin(threads);
+        if number == side.number {
+            costs[0] = measure(&mut worker, &mut side, options);
+        } else if number == threads {
+            costs[1] = measure(&mut worker, &mut side, options);
+            phase.done.fetch_add(1, Ordering::Relaxed);
+            // The others are not to be alone at their end.
+            while phase.done.load(Ordering::Relaxed) < threads {
+                side.repeat(&mut worker, options, 1);
+            }
+        }
+    }
+    costs
+}
+
+fn measure(worker: &mut Worker, side: &mut Side, options: &Options) -> Cost {
+    let cycles = |repeat| side.repeat(worker, options, repeat);
+    let mut costs: Vec<u64> = (0..options.repeats).map(cycles).collect();
+    costs.drain(..WARMUP.min(options.repeats - 1));
+    costs.sort_unstable();
+    [1, 50].map(|percent| costs[costs.len() * percent / 100] as f64 / FRAMES as f64)
+}
+
+fn main() {
+    let options = Options::parse();
+    let (shared, view, sides) = start(&options);
+    let count = sides.len();
+    // Each alone, and where there are several, all at once.
+    let all = if count == 1 { 1 } else { count + 1 };
+    let phases: Vec<Phase> = (0..all).map(|_| Phase::default()).collect();
+    let costs: Vec<[Cost; 2]> = std::thread::scope(|scope| {
+        let spawn = |side: Side| {
+            let (shared, view) = (shared.clone(), view.clone());
+            let (options, phases) = (&options, &phases[..]);
+            scope.spawn(move || {
+                let link = side.link.clone();
+                let worker = Worker::new(side.number, shared, link, view, Idle::Spin);
+                work(worker, side, options, phases)
+            })
+        };
+        let threads: Vec<_> = sides.into_iter().map(spawn).collect();
+        let costs = threads.into_iter().map(|thread| thread.join().unwrap());
+        costs.collect()
+    });
+    for (number, [[best, median], [best_beside, median_beside]]) in costs.into_iter().enumerate() {
+        if count == 1 {
+            println!("cycles a frame: {best:.1} (1 %), {median:.1} (median)");
+            return;
+        }
+        println!(
+            "worker {number}, cycles a frame: alone {best:.1} (1 %), {median:.1} (median); \
+             beside the others {best_beside:.1}, {median_beside:.1}; rate kept: {:.1} %, {:.1} %",
+            100.0 * best / best_beside,
+            100.0 * median / median_beside
+        );
+    }
+}
