@@ -7,11 +7,12 @@
 #   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
 #   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
+#   ADDRESSES=N       entries of its table of addresses, where the usual ones do not suffice
 #   COUNT=N           instead of a and b, N ports: p0, p1 and so on
 #   ROOT=DIR          it is installed in DIR, the root of another distribution, such as one that debootstrap made, with proc, sys and dev
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
-RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-}
+RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-} ADDRESSES=${ADDRESSES:-}
 NAMES=${NAMES:-a b}
 VSWITCHD=${VSWITCHD:-/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk}
 export OVS_RUNDIR=$RUN OVS_LOGDIR=$RUN OVS_DBDIR=$RUN OVS_SYSCONFDIR=$RUN
@@ -70,6 +71,7 @@ start() {
   "${where[@]}" taskset -c "$OTHER_CORE" "$VSWITCHD" "unix:$RUN/db.sock" --pidfile="$RUN/vswitchd.pid" \
     --log-file="$RUN/vswitchd.log" -vconsole:off --detach --no-chdir
   vsctl add-br br0 -- set bridge br0 datapath_type=netdev
+  if [ -n "$ADDRESSES" ]; then vsctl set bridge br0 other-config:mac-table-size="$ADDRESSES"; fi
   for port in $(ports); do add_port "$port"; done
 }
 

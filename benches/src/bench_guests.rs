@@ -227,6 +227,7 @@ impl Load for BenchGuests {
             arrived_within: turned.received,
             ring_full: turned.ring_full(),
             latency_ns: self.latency.clone(),
+            first_ns: times(),
             loss_runs,
             turns_ns: times(),
         })

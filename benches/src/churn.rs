@@ -5,6 +5,7 @@ use crate::backend::crosspoint::{Setup, Started, start_as};
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::load::Load;
+use crate::machine::Machine;
 use crate::neighbours::{Interface, Neighbours, run_shell};
 use crate::options::{FCS_LEN, beside_this_one, ring_size};
 use crate::pair::Pair;
@@ -163,14 +164,15 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
         let nothing = || interruptible_sleep(time);
         rows.push(phase.run("nothing", 0, &mut steady, nothing)?);
     }
+    let machine = Machine::here(options.generator_core, options.switch_core[0], clock);
     println!(
-        "{:.3} million frames of {} bytes per second, rings of {}\n",
+        "{machine}.\n\n{:.3} million frames of {} bytes per second, rings of {}\n",
         rate / 1e6,
         options.size,
         options.ring
     );
     print!("{}", table(&rows));
-    write_file(options.json.as_deref(), clock, &rows)
+    write_file(options.json.as_deref(), &machine, &rows)
 }
 
 fn check(options: &ChurnOptions) -> Result<(), BenchError> {

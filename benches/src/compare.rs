@@ -64,8 +64,9 @@ pub fn run(options: &CompareOptions) -> Result<(), BenchError> {
             }
         }
     }
-    print!("{}", tables(&samples, &names));
-    turns::write_json(plan, clock, &samples)
+    let machine = plan.machine(clock);
+    print!("{machine}.\n\n{}", tables(&samples, &names));
+    turns::write_json(plan, &machine, &samples)
 }
 
 fn switches(options: &CompareOptions) -> Result<Vec<Peer>, BenchError> {

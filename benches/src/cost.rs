@@ -2,6 +2,7 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::samples::number;
 use crate::stats::{Spread, median};
 use crate::tcp::{self, CHECKSUM_OFFSET, HEADERS_LEN, MSS, TCP_AT};
@@ -9,7 +10,7 @@ use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
 use clap::Args;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Offload, PartCursor, Parts, Segment, SegmentMut, copy_plain,
+    BURST, Burst, Clock, Frame, Offload, PartCursor, Parts, Segment, SegmentMut, copy_plain,
     copy_plain_finished, tsc,
 };
 use crosspoint_packet::checksum::{self, Partial};
@@ -366,8 +367,9 @@ pub fn run(options: &CostOptions) -> Result<(), BenchError> {
             headers: [0; HEADERS_MAX],
         },
     };
+    let machine = Machine::here(options.core, options.core, Clock::calibrate());
     println!(
-        "| memory | frame | work | cycles/KiB | IQR | over memcpy | IQR over rounds |\n|---|--:|---|--:|---|--:|---|"
+        "{machine}.\n\n| memory | frame | work | cycles/KiB | IQR | over memcpy | IQR over rounds |\n|---|--:|---|--:|---|--:|---|"
     );
     for memory in &options.memory {
         for len in &options.sizes {

@@ -3,6 +3,7 @@
 use crate::backend::crosspoint::{Setup, Started, start_as};
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::options::{FCS_LEN, beside_this_one};
 use crate::pair::Pair;
 use crate::random::Random;
@@ -80,6 +81,12 @@ pub struct IdleOptions {
     pub json: Option<PathBuf>,
 }
 
+impl IdleOptions {
+    fn machine(&self, clock: Clock) -> Machine {
+        Machine::here(self.generator_core, self.switch_core, clock)
+    }
+}
+
 /// Runs `crosspoint-bench idle`.
 pub fn run(options: &IdleOptions) -> Result<(), BenchError> {
     if options.switch_core == options.generator_core {
@@ -97,8 +104,10 @@ pub fn run(options: &IdleOptions) -> Result<(), BenchError> {
         let shares = shares(options, &started, &mut pair)?;
         Ok((shares, time_wakes(options, &mut pair, clock)?))
     })?;
-    print!("{}\n{}", share_table(&shares), wake_table(&wakes));
-    write_file(options.json.as_deref(), clock, &(shares, wakes))
+    let machine = options.machine(clock);
+    let (shares_text, wakes_text) = (share_table(&shares), wake_table(&wakes));
+    print!("{machine}.\n\n{shares_text}\n{wakes_text}");
+    write_file(options.json.as_deref(), &machine, &(shares, wakes))
 }
 
 fn start(options: &IdleOptions, idle_spin_us: u32) -> Result<Started, BenchError> {
@@ -371,8 +380,9 @@ fn count_lost(options: &IdleOptions, sleeps: u64, clock: Clock) -> Result<(), Be
             .map(&mut of_kind)
             .collect::<Result<Vec<_>, _>>()
     })?;
-    print!("{}", lost_table(&rows));
-    write_file(options.json.as_deref(), clock, &rows)?;
+    let machine = options.machine(clock);
+    print!("{machine}.\n\n{}", lost_table(&rows));
+    write_file(options.json.as_deref(), &machine, &rows)?;
     let lost: u64 = rows
         .iter()
         .map(|row| row.lost_wakeups + row.lost_frames)

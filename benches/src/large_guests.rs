@@ -192,6 +192,7 @@ impl Load for LargeGuests {
                 polls_full as f64 / polls as f64
             },
             latency_ns: Histogram::new(3).expect("valid bounds"),
+            first_ns: times(),
             loss_runs: Histogram::new(3).expect("valid bounds"),
             turns_ns: times(),
         })

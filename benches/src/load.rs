@@ -29,6 +29,8 @@ pub struct Offered {
     pub ring_full: f64,
     /// From the generator's stamp to the sink, nanoseconds.
     pub latency_ns: Histogram<u64>,
+    /// The same of the first frame of a quiet guest, where there are such guests.
+    pub first_ns: Histogram<u64>,
     /// Lengths of runs of frames lost in a row, where the load can tell.
     pub loss_runs: Histogram<u64>,
     /// From one turn of the generator to the next, nanoseconds, where the load can tell. A frame's time cannot be known better: it

@@ -27,8 +27,10 @@
 //! | [`tcp`] | TCP frames as Linux sends them |
 //! | [`testpmd`] | DPDK's guests |
 //! | [`watch`] | what is observed around each trial: placement, waiting, the switch's counters |
+//! | [`machine`] | on what machine it was measured |
 //! | [`placement`] | how far apart two cores are |
 //! | [`threads`] | finding, pinning and scheduling threads; their waiting time |
+//! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
 //! | [`scrape`] | the switch's metrics |
 //! | [`scrapes`] | `scrape`: how long reading them takes |
 //! | [`interrupt`] | SIGINT and SIGTERM |
@@ -52,7 +54,9 @@ mod idle;
 mod interrupt;
 mod large_guests;
 mod latency;
+mod lines;
 mod load;
+mod machine;
 mod mask;
 mod maxima;
 mod measure;
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Command::Idle(options) => idle::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Mask(options) => mask::run(&options),
+        Command::Lines(options) => lines::run(&options),
         Command::Scrape(options) => scrapes::run(&options),
     };
     match done {

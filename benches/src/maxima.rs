@@ -4,6 +4,7 @@ use crate::placement::Placement;
 use crate::results::Results;
 use crate::search::SearchTrial;
 use crate::stats::{Spread, median};
+use crate::suite::scenario::Scenario;
 use crate::summary::if_any;
 use crate::trial::Shares;
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ pub fn tables(results: &Results) -> String {
     let rows: Vec<Row> = rows(results).collect();
     let names = results.scenarios();
     let mut text = rates(&rows, &names, &results.switches);
+    text += &if_any(over_plain(&rows, &names, &results.switches));
     for peer in results.switches.iter().skip(1) {
         text += &if_any(ratios(&rows, &names, &results.switches[0], peer));
     }
@@ -85,6 +87,45 @@ fn rates(rows: &[Row], names: &[&str], switches: &[String]) -> String {
                 let _ = write!(text, " {user} | {kernel} | {} |", share(|s| s.softirq));
             }
             text.push('\n');
+        }
+    }
+    text
+}
+
+/// What many addresses, and quiet guests, cost over the same without them.
+fn over_plain(rows: &[Row], names: &[&str], switches: &[String]) -> String {
+    let mut text = String::from(
+        "| scenario | placement | switch | Mpps | of the plain scenario's | busy cycles/frame over it | core cycles/frame over it | \
+         first frame of a quiet guest, p50 µs | p99 µs |\n|---|---|---|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for (scenario, placement) in groups(rows, names) {
+        let parsed: Option<Scenario> = scenario.parse().ok();
+        let Some(plain) = parsed.and_then(|scenario| scenario.plain()) else {
+            continue;
+        };
+        for switch in switches {
+            let these = kept(rows, switch, scenario, placement);
+            let plain = kept(rows, switch, &plain.to_string(), placement);
+            let of = |rows: &[Row], value: fn(&SearchTrial) -> Option<f64>| {
+                median(rows.iter().filter_map(|row| value(row.trial)))
+            };
+            let Some(mpps) = of(&these, |t| Some(t.mpps)) else {
+                continue;
+            };
+            let over = |value: fn(&SearchTrial) -> Option<f64>| {
+                Some(of(&these, value)? - of(&plain, value)?)
+            };
+            let part = of(&plain, |t| Some(t.mpps)).map(|plain| mpps / plain);
+            let _ = writeln!(
+                text,
+                "| {scenario} | {} | {switch} | {mpps:.2} | {} | {} | {} | {} | {} |",
+                placement.name(),
+                percent(part),
+                cell(over(|t| t.observed.busy_cycles), 0),
+                cell(over(|t| t.core_cycles), 0),
+                cell(of(&these, |t| us(t.first_p50_ns)), 1),
+                cell(of(&these, |t| us(t.first_p99_ns)), 1),
+            );
         }
     }
     text
@@ -203,6 +244,21 @@ mod tests {
         let widths: Vec<usize> = text.lines().map(|line| line.matches('|').count()).collect();
         assert_eq!(widths, [16; 3]);
         assert!(text.contains("| - | 300 | 1000 | - |"), "{text}");
+    }
+
+    #[test]
+    fn many_addresses_are_compared_with_one() {
+        let mut results = made_up();
+        results.switches = vec!["crosspoint".into()];
+        results.measurements = vec![
+            measured("pair-64", "crosspoint", 0, &[20.0]),
+            measured("pair-64-4000macs", "crosspoint", 0, &[10.0]),
+        ];
+        let trial = &mut results.measurements[1].maxima[0];
+        trial.observed.busy_cycles = Some(240.0);
+        let row = "| pair-64-4000macs | near | crosspoint | 10.00 | 50.0 % | 140 | 130 | - | - |";
+        let text = tables(&results);
+        assert!(text.lines().any(|line| line == row), "{text}");
     }
 
     #[test]

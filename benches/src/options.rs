@@ -6,6 +6,8 @@ use crate::cost::CostOptions;
 use crate::error::BenchError;
 use crate::fairness::FairnessOptions;
 use crate::idle::IdleOptions;
+use crate::lines::LinesOptions;
+use crate::machine::Machine;
 use crate::mask::MaskOptions;
 use crate::nic::NicOptions;
 use crate::results::ReportOptions;
@@ -14,6 +16,7 @@ use crate::suite::SuiteOptions;
 use crate::trial::Configuration;
 use crate::tso::TsoOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,6 +58,8 @@ pub enum Command {
     Compare(CompareOptions),
     /// Stands between a vhost-user front end and back ends and hides features; until killed
     Mask(MaskOptions),
+    /// Cache lines that cross between a guest's core and the switch's: what one costs, and what part of a frame's cycles they are
+    Lines(Box<LinesOptions>),
     /// How long a scrape of a thousand queues takes, and whether workers notice
     Scrape(ScrapeOptions),
 }
@@ -86,6 +91,13 @@ pub struct PlanOptions {
     /// Where to write every trial, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+impl PlanOptions {
+    /// This machine, with the round trip between the two cores.
+    pub fn machine(&self, clock: Clock) -> Machine {
+        Machine::here(self.generator_core, self.switch_core, clock)
+    }
 }
 
 /// Options of the subcommands whose guests are in this process: their trials, and the switches.

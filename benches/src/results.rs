@@ -2,18 +2,18 @@
 
 use crate::error::BenchError;
 use crate::latency::LatencyPoint;
+use crate::machine::Machine;
 use crate::options::PlanOptions;
 use crate::plot;
 use crate::search::{SearchResult, SearchTrial};
 use crate::summary;
 use clap::Args;
-use crosspoint_frame::Clock;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Of the file's form; another one is not read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The file.
 const RESULTS: &str = "results.json";
@@ -31,6 +31,8 @@ pub struct Results {
     pub settings: String,
     /// Where.
     pub machine: Machine,
+    /// What was near, far and disturbed.
+    pub bounds: Bounds,
     /// In tables, in this order; others are compared with the first.
     pub switches: Vec<String>,
     /// In the order measured.
@@ -65,17 +67,9 @@ pub struct Failure {
     pub why: String,
 }
 
-/// Where a run was, and what it took for near, far and disturbed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    /// The CPU's model, as it calls itself.
-    pub cpu: String,
-    /// Cores.
-    pub cores: usize,
-    /// The kernel's release.
-    pub kernel: String,
-    /// Rate of the time stamp counter.
-    pub tsc_hz: f64,
+/// What a run took for near, far and disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bounds {
     /// Round trips of a cache line below this are near, nanoseconds.
     pub near_ns: f64,
     /// Above this, far.
@@ -84,27 +78,15 @@ pub struct Machine {
     pub wait_max: f64,
 }
 
-impl Machine {
-    /// This one.
-    pub fn here(plan: &PlanOptions, clock: Clock) -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
+impl Bounds {
+    /// Those of a plan.
+    pub fn of(plan: &PlanOptions) -> Self {
         Self {
-            cpu: cpu_model(&read("/proc/cpuinfo")).unwrap_or_else(|| "unknown".into()),
-            cores: std::thread::available_parallelism().map_or(0, Into::into),
-            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
-            tsc_hz: clock.hz(),
             near_ns: plan.near_ns,
             far_ns: plan.far_ns,
             wait_max: plan.wait_max,
         }
     }
-}
-
-fn cpu_model(cpuinfo: &str) -> Option<String> {
-    let line = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().into())
 }
 
 /// What one switch did in one scenario, in one round.
@@ -209,6 +191,7 @@ pub mod tests {
     use super::*;
     use crate::latency::{LatencyPlan, PARTS};
     use crate::latency::{Times, latency};
+    use crate::machine;
     use crate::placement::Placement;
     use crate::search::simulated::{Knows, Simulated};
     use crate::search::{Goal, Judge, Limits, MAXIMUM, PDR, search};
@@ -302,11 +285,8 @@ pub mod tests {
         Results {
             version: VERSION,
             arguments: vec!["crosspoint-bench".into(), "suite".into(), "--search".into()],
-            machine: Machine {
-                cpu: "A CPU".into(),
-                cores: 2,
-                kernel: "6.1.0".into(),
-                tsc_hz: 2.6e9,
+            machine: machine::tests::made_up(),
+            bounds: Bounds {
                 near_ns: 150.0,
                 far_ns: 250.0,
                 wait_max: 2.0,
@@ -363,12 +343,5 @@ pub mod tests {
             let placement = measured.search.as_ref().unwrap().placement;
             assert!(placement != Some(Placement::Mixed));
         }
-    }
-
-    #[test]
-    fn the_cpu_is_found_by_its_name() {
-        let model = cpu_model("processor\t: 0\nmodel name\t: X 1 @ 2: 3\nflags: a\n");
-        assert_eq!(model.as_deref(), Some("X 1 @ 2: 3"));
-        assert_eq!(cpu_model(""), None);
     }
 }

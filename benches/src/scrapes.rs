@@ -3,10 +3,13 @@
 use crate::backend::crosspoint::{Setup, start_as};
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::options::beside_this_one;
 use crate::scrape::{get, sum};
 use crate::threads::Thread;
+use crate::turns;
 use clap::Args;
+use crosspoint_frame::Clock;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -84,10 +87,11 @@ pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
             .unwrap_or_default()
     };
     let measured = measure(options, started.metrics, ran_ns)?;
-    print!("{}", table(&measured));
+    let core = options.switch_cores[0];
+    let machine = Machine::here(core, core, Clock::calibrate());
+    print!("{machine}.\n\n{}", table(&measured));
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&measured).unwrap_or_default();
-        std::fs::write(path, text).map_err(BenchError::io(path.display().to_string()))?;
+        turns::write_file(Some(path.as_path()), &machine, &measured)?;
     }
     match options.max_ms {
         Some(max_ms) if measured.p99_ms > max_ms => Err(BenchError::backend(

@@ -286,6 +286,7 @@ impl Load for Steady {
             arrived_within: flow.arrived_within,
             ring_full: flow.ring_full,
             latency_ns: flow.latency_ns,
+            first_ns: times(),
             loss_runs: flow.loss_runs,
             turns_ns: times(),
         })

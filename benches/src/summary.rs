@@ -133,19 +133,34 @@ fn not_measured(results: &Results) -> String {
 }
 
 fn heading(results: &Results) -> String {
-    let machine = &results.machine;
+    let bounds = &results.bounds;
     format!(
-        "# Rates and latency\n\n`{}`\n\n{}, {} cores, Linux {}, TSC {:.2} GHz; near below {} ns, far above {} ns; a thread may wait for {} %.\n\n{}.\n",
+        "# Rates and latency\n\n`{}`\n\n{}.\n\nNear below {} ns, far above {} ns{}; a thread may wait for {} %.\n\n{}.\n",
         results.arguments.join(" "),
-        machine.cpu,
-        machine.cores,
-        machine.kernel,
-        machine.tsc_hz / 1e9,
-        machine.near_ns,
-        machine.far_ns,
-        machine.wait_max,
+        results.machine,
+        bounds.near_ns,
+        bounds.far_ns,
+        round_trips(results),
+        bounds.wait_max,
         results.settings,
     )
+}
+
+/// Medians of a line's round trips, by placement, of all trials that count.
+fn round_trips(results: &Results) -> String {
+    let trials = results.measurements.iter().flat_map(Measurement::trials);
+    let observed: Vec<_> = trials.filter(|t| t.counts()).map(|t| t.observed).collect();
+    let of = |placement: Placement| {
+        let these = observed.iter().filter(|o| o.placement == placement);
+        let middle = median(these.flat_map(|o| o.round_trips_ns).flatten())?;
+        Some(format!("{} {middle:.0} ns", placement.name()))
+    };
+    let all = [Placement::Near, Placement::Far, Placement::Mixed];
+    let known: Vec<String> = all.into_iter().filter_map(of).collect();
+    match known.is_empty() {
+        true => String::new(),
+        false => format!(" (in the trials that count, medians: {})", known.join(", ")),
+    }
 }
 
 fn images(plots: &[Plot], kind: &str) -> String {

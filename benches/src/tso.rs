@@ -166,9 +166,10 @@ pub fn run(options: &TsoOptions) -> Result<(), BenchError> {
             }
         }
     }
-    println!("{}", heading(options, clock));
+    let machine = plan.machine(clock);
+    println!("{machine}.\n\n{}", heading(options, clock));
     print!("{}", tables(&samples, &names));
-    turns::write_json(plan, clock, &samples)
+    turns::write_json(plan, &machine, &samples)
 }
 
 fn shapes(options: &TsoOptions) -> Vec<Shape> {

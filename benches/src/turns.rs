@@ -2,10 +2,10 @@
 
 use crate::backend::Switch;
 use crate::error::BenchError;
+use crate::machine::Machine;
 use crate::options::{PlanOptions, RunOptions};
 use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
-use crosspoint_frame::Clock;
 use serde::Serialize;
 use std::path::Path;
 
@@ -62,22 +62,23 @@ pub fn on_core<T: Send>(
 struct Run<'a, T: ?Sized> {
     arguments: Vec<String>,
     tsc_hz: f64,
+    machine: &'a Machine,
     trials: &'a T,
 }
 
 /// Writes it, where it is asked for.
 pub fn write_json<T: Serialize>(
     plan: &PlanOptions,
-    clock: Clock,
+    machine: &Machine,
     trials: &[T],
 ) -> Result<(), BenchError> {
-    write_file(plan.json.as_deref(), clock, trials)
+    write_file(plan.json.as_deref(), machine, trials)
 }
 
 /// Writes `trials`, whatever they are, to `path`, if there is one.
 pub fn write_file<T: Serialize + ?Sized>(
     path: Option<&Path>,
-    clock: Clock,
+    machine: &Machine,
     trials: &T,
 ) -> Result<(), BenchError> {
     let Some(path) = path else {
@@ -85,7 +86,8 @@ pub fn write_file<T: Serialize + ?Sized>(
     };
     let run = Run {
         arguments: std::env::args().collect(),
-        tsc_hz: clock.hz(),
+        tsc_hz: machine.tsc_hz,
+        machine,
         trials,
     };
     let written = serde_json::to_string_pretty(&run)

@@ -40,9 +40,10 @@ pub fn run(options: &VmOptions) -> Result<(), BenchError> {
             }
         }
     }
-    println!("{}", heading(options, clock));
+    let machine = plan.machine(clock);
+    println!("{machine}.\n\n{}", heading(options, clock));
     print!("{}", report::tables(&trials, &names));
-    turns::write_json(plan, clock, &trials)
+    turns::write_json(plan, &machine, &trials)
 }
 
 /// The trials of one configuration with one switch in one round.

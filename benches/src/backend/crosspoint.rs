@@ -31,6 +31,8 @@ pub struct Setup {
     pub guest_lines: Vec<String>,
     /// More lines of each interface's port.
     pub interface_lines: String,
+    /// Lines of `[switch]`.
+    pub switch_lines: String,
 }
 
 impl Setup {
@@ -43,6 +45,7 @@ impl Setup {
             interfaces: Vec::new(),
             guest_lines: Vec::new(),
             interface_lines: String::new(),
+            switch_lines: String::new(),
         }
     }
 }
@@ -147,6 +150,9 @@ fn configuration(
         "version = 1\n[workers]\ncores = {cores:?}\n{workers}[metrics]\nlisten = \"{metrics}\"\n\
          [control]\nsocket = {control:?}\n"
     );
+    if !setup.switch_lines.is_empty() {
+        text += &format!("[switch]\n{}", setup.switch_lines);
+    }
     for (number, socket) in sockets.iter().enumerate() {
         let name = guest_name(number);
         text += &format!(

@@ -15,9 +15,10 @@ mod victim;
 
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::machine::Machine;
 use crate::nic::wire;
 use crate::options::{Direction, PlanOptions};
-use crate::results::Machine;
+use crate::results::Bounds;
 use crate::suite::scenario::matches;
 use crate::threads::PRIORITY_MEASURE;
 use crate::turns::on_core;
@@ -194,7 +195,8 @@ pub fn run(options: &FairnessOptions) -> Result<(), BenchError> {
     let mut results = Results {
         arguments: std::env::args().collect(),
         settings: options.settings(),
-        machine: Machine::here(&options.plan(), clock),
+        machine: Machine::here(options.generator_core, options.switch_core, clock),
+        bounds: Bounds::of(&options.plan()),
         rate: options.rate,
         rows: Vec::new(),
     };

@@ -2,8 +2,9 @@
 
 use super::attacker::Done;
 use super::victim::{Phase, Victim};
+use crate::machine::Machine;
 use crate::placement::Placement;
-use crate::results::Machine;
+use crate::results::Bounds;
 use crate::stats::{Spread, median};
 use serde::Serialize;
 use std::fmt::Write;
@@ -47,6 +48,8 @@ pub struct Results {
     pub settings: String,
     /// Where.
     pub machine: Machine,
+    /// What was near and far.
+    pub bounds: Bounds,
     /// Frames per second of the fixed rate.
     pub rate: u64,
     /// In order.
@@ -152,16 +155,13 @@ fn si(value: f64) -> String {
 
 /// The report, in Markdown.
 pub fn report(results: &Results) -> String {
-    let machine = &results.machine;
+    let bounds = &results.bounds;
     let mut text = format!(
-        "# What attacks take from a victim\n\n`{}`\n\n{}, {} cores, Linux {}, TSC {:.2} GHz; near below {} ns, far above {} ns.\n\n{}\n\n",
+        "# What attacks take from a victim\n\n`{}`\n\n{}.\n\nNear below {} ns, far above {} ns.\n\n{}\n\n",
         results.arguments.join(" "),
-        machine.cpu,
-        machine.cores,
-        machine.kernel,
-        machine.tsc_hz / 1e9,
-        machine.near_ns,
-        machine.far_ns,
+        results.machine,
+        bounds.near_ns,
+        bounds.far_ns,
         results.settings,
     );
     let _ = writeln!(

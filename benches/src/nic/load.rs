@@ -274,6 +274,7 @@ impl Load for NicLoad {
             arrived_within: done.arrived_within,
             ring_full: done.ring_full,
             latency_ns,
+            first_ns: times(),
             loss_runs: self.traffic.loss_runs()?,
             turns_ns: times(),
         })

@@ -10,9 +10,10 @@ pub mod wire;
 use crate::error::BenchError;
 use crate::interrupt;
 use crate::load::{Load, Offered};
+use crate::machine::Machine;
 use crate::measure::{Lengths, measure};
 use crate::options::{FCS_LEN, PlanOptions};
-use crate::results::{Machine, Measurement, Results, VERSION};
+use crate::results::{Bounds, Measurement, Results, VERSION};
 use crate::scrape::Counters;
 use crate::search::options::SearchOptions;
 use crate::search::{Judge, Judged};
@@ -177,7 +178,8 @@ pub fn run(options: &NicOptions) -> Result<(), BenchError> {
         version: VERSION,
         arguments: std::env::args().collect(),
         settings: settings(options),
-        machine: Machine::here(&options.plan, clock),
+        machine: Machine::here(options.plan.generator_core, options.plan.switch_core, clock),
+        bounds: Bounds::of(&options.plan),
         switches: options.switches.iter().map(|s| s.name()).collect(),
         measurements: Vec::new(),
         skipped: Vec::new(),
@@ -205,7 +207,7 @@ pub fn run(options: &NicOptions) -> Result<(), BenchError> {
         }
     }
     print!("{}", summary::report(&results, &[]));
-    turns::write_json(&options.plan, clock, &results.measurements)
+    turns::write_json(&options.plan, &results.machine, &results.measurements)
 }
 
 /// How trials are made, in words.
@@ -349,6 +351,7 @@ mod tests {
             arrived_within: 1_000_000,
             ring_full: 0.0,
             latency_ns: Histogram::new(3).unwrap(),
+            first_ns: crate::load::times(),
             loss_runs: Histogram::new(3).unwrap(),
             turns_ns: Histogram::new(3).unwrap(),
         }

@@ -102,6 +102,7 @@ impl Load for Simulated {
             arrived_within: arrived,
             ring_full: 0.0,
             latency_ns: none(),
+            first_ns: none(),
             loss_runs,
             turns_ns: none(),
         })

@@ -5,6 +5,7 @@ use crate::interrupt;
 use crate::load::{Load, Offered};
 use crate::placement::Placement;
 use crate::trial::{Discard, Observed};
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -120,6 +121,10 @@ pub struct SearchTrial {
     pub p50_ns: Option<u64>,
     /// 99 in 100 frames took less, nanoseconds.
     pub p99_ns: Option<u64>,
+    /// Median of the time that the first frame of a quiet guest took, nanoseconds.
+    pub first_p50_ns: Option<u64>,
+    /// 99 in 100 of them took less, nanoseconds.
+    pub first_p99_ns: Option<u64>,
     /// Frames lost in a row, and how often so many.
     pub loss_runs: Vec<(u64, u64)>,
     /// What was observed around it.
@@ -142,7 +147,10 @@ impl SearchTrial {
     pub fn of(purpose: &str, rate: Option<f64>, time: Duration, judged: &Judged) -> Self {
         let offered = &judged.offered;
         let latency = &offered.latency_ns;
-        let at = |part| (!latency.is_empty()).then(|| latency.value_at_quantile(part));
+        let of = |times: &Histogram<u64>, part| {
+            (!times.is_empty()).then(|| times.value_at_quantile(part))
+        };
+        let at = |part| of(latency, part);
         let runs = offered.loss_runs.iter_recorded();
         Self {
             purpose: purpose.into(),
@@ -158,6 +166,8 @@ impl SearchTrial {
             ring_full: offered.ring_full,
             p50_ns: at(0.5),
             p99_ns: at(0.99),
+            first_p50_ns: of(&offered.first_ns, 0.5),
+            first_p99_ns: of(&offered.first_ns, 0.99),
             loss_runs: runs
                 .map(|run| (run.value_iterated_to(), run.count_at_value()))
                 .collect(),

@@ -1,6 +1,7 @@
 //! The guests of a scenario, connected, and the threads that drive them.
 
 use super::addresses;
+use super::quiet::Quiet;
 use super::scenario::{Role, Scenario};
 use super::stations::{self, Job, Outcome, Sender, Sink, Station};
 use crate::error::BenchError;
@@ -23,8 +24,13 @@ const LEARN_RATE: f64 = 2000.0;
 const LEARN_TRIAL: Duration = Duration::from_millis(10);
 /// From the call to the first frame: by then every thread is awake.
 const START_IN: Duration = Duration::from_millis(1);
-/// Longest wait for a switch to take what a receiver sends to be known.
+/// Longest wait for a switch to take what a receiver sends to be known, and so much more for each of its addresses.
 const TEACH_MAX: Duration = Duration::from_millis(200);
+const TEACH_ADDRESS_MAX: Duration = Duration::from_micros(300);
+/// Frames per second of each sender, until one from and to each address has got through.
+const COVER_RATE: f64 = 200_000.0;
+/// How often that is tried.
+const COVERS_MAX: u32 = 20;
 
 /// What guests are like, besides their scenario.
 #[derive(Clone, Debug)]
@@ -65,8 +71,12 @@ pub struct Fleet {
     // First: the threads end before the guests' sessions do.
     generators: Vec<Generator>,
     members: Vec<Member>,
+    /// Guests without traffic: their sessions.
+    _quiet: Vec<Guest>,
     /// By guest, frames sent so far.
     sent: Vec<u64>,
+    /// On each side of a stream.
+    addresses: u32,
     manner: Manner,
     clock: Clock,
 }
@@ -103,16 +113,22 @@ impl Fleet {
                 member, number, &roles, scenario, manner, phase,
             )?);
         }
+        let mut quiet = Vec::new();
+        let visited = Quiet::connect(sockets, scenario, &options, clock, &mut quiet)?;
+        shares[0].extend(visited.map(|quiet| Station::Quiet(Box::new(quiet))));
         let start = |(share, core): (Vec<Station>, &usize)| Generator::start(share, *core, clock);
         let generators: Result<_, _> = shares.into_iter().zip(&manner.cores).map(start).collect();
         let mut fleet = Self {
             generators: generators?,
             sent: vec![0; members.len()],
             members,
+            _quiet: quiet,
+            addresses: scenario.addresses,
             manner: manner.clone(),
             clock,
         };
         fleet.learn(scenario)?;
+        fleet.cover(scenario)?;
         Ok(fleet)
     }
 
@@ -149,12 +165,32 @@ impl Fleet {
         }
     }
 
-    /// Every guest that only receives sends one frame, so that no address is forgotten meanwhile, or flooded; and what came
+    /// Frames from and to every address, until all of them arrive: a switch may take long for the first one between two.
+    fn cover(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
+        if self.addresses == 1 {
+            return Ok(());
+        }
+        let time = Duration::from_secs_f64(f64::from(self.addresses) / COVER_RATE * 1.1);
+        for _ in 0..COVERS_MAX {
+            let outcomes = self.run(Some(COVER_RATE * self.senders() as f64), time)?;
+            let offered = sum(&outcomes, &self.sequences(), self.clock);
+            if offered.arrived == offered.due {
+                return Ok(());
+            }
+        }
+        eprintln!("  {scenario}: some frames are lost also at {COVER_RATE} a second");
+        Ok(())
+    }
+
+    /// Every guest that only receives sends one frame from each of its addresses, so that no address is forgotten meanwhile, or flooded; and what came
     /// of that is taken from those that only send. The stamp of these frames is 0.
     fn teach(&mut self) -> Result<(), BenchError> {
         for greeter in self.members.iter_mut().filter_map(|m| m.greeter.as_mut()) {
-            greeter.poll_stamped(1, 0)?;
-            let deadline = Instant::now() + TEACH_MAX;
+            let deadline = Instant::now() + TEACH_MAX + TEACH_ADDRESS_MAX * self.addresses;
+            let mut left = self.addresses;
+            while left > 0 && Instant::now() < deadline {
+                left -= greeter.poll_stamped(left as usize, 0)?.frames;
+            }
             while greeter.drain()? > 0 && Instant::now() < deadline {
                 std::thread::yield_now();
             }
@@ -246,6 +282,7 @@ fn stations_of(
             source: own,
             destination,
             flows: scenario.flows,
+            addresses: scenario.addresses,
             batch: manner.burst,
             ..TxPumpOptions::default()
         };
@@ -265,6 +302,7 @@ fn stations_of(
         let options = TxPumpOptions {
             source: own,
             destination: addresses::of(to.unwrap_or(0)),
+            addresses: scenario.addresses,
             ..TxPumpOptions::default()
         };
         member.greeter = Some(guest.take_tx_pump(0, &options)?);
@@ -332,6 +370,7 @@ fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
             full as f64 / polls as f64
         },
         latency_ns: nanoseconds(outcomes, |outcome| &outcome.latency, clock),
+        first_ns: nanoseconds(outcomes, |outcome| &outcome.first, clock),
         turns_ns: nanoseconds(outcomes, |outcome| &outcome.turns, clock),
         loss_runs: loss_runs(outcomes, sequences),
     }
@@ -470,6 +509,7 @@ mod tests {
             polls_full: 5,
             latency: histogram(),
             runs,
+            first: histogram(),
             turns: histogram(),
             next: vec![(Some(0), vec![90, 7])],
         };
@@ -588,7 +628,8 @@ mod tests {
                 vec![last, first]
             },
             workers: "poll = \"adaptive\"\n".into(),
-            guests: 5,
+            guests: 6,
+            guest_lines: vec!["mac_limit = 0\n".into(); 6],
             ..Setup::busy(last)
         };
         let Started {
@@ -609,6 +650,7 @@ mod tests {
             "chain5-64",
             "chain3-imix-packed-ring64",
             "many-to-one-3",
+            "pair-64-1500macs-idle4",
         ] {
             let scenario: Scenario = name.parse().unwrap();
             let mut fleet = Fleet::connect(&sockets, &scenario, &manner, clock).unwrap();

@@ -7,12 +7,14 @@
 //! | [`switch`] | the switches, with as many ports as a scenario needs |
 //! | [`fleet`] | a scenario's guests, connected: a [`Load`] |
 //! | [`stations`] | what one generator's thread does |
+//! | [`quiet`] | guests beside the busy ones, and how soon the first frame of one gets through |
 //! | [`addresses`] | of guests |
 //! | [`judge`] | which trials count |
 
 pub mod addresses;
 pub mod fleet;
 mod judge;
+mod quiet;
 pub mod scenario;
 mod stations;
 mod switch;
@@ -21,9 +23,10 @@ use crate::error::BenchError;
 use crate::interrupt;
 use crate::large_guests::LargeGuests;
 use crate::load::Load;
+use crate::machine::Machine;
 use crate::measure::{Lengths, measure};
 use crate::options::{PlanOptions, Ports, Sockets, Toggle};
-use crate::results::{Failure, Machine, Measurement, Results, Skip, VERSION};
+use crate::results::{Bounds, Failure, Measurement, Results, Skip, VERSION};
 use crate::search::options::SearchOptions;
 use crate::summary;
 use crate::threads::Thread;
@@ -299,7 +302,8 @@ impl Suite<'_> {
             version: VERSION,
             arguments: std::env::args().collect(),
             settings: settings(self.options),
-            machine: Machine::here(&self.plan, self.clock),
+            machine: Machine::here(self.plan.generator_core, self.plan.switch_core, self.clock),
+            bounds: Bounds::of(&self.plan),
             switches: self.switches.iter().map(|s| s.name().into()).collect(),
             measurements: Vec::new(),
             skipped: self.skips(),
@@ -326,8 +330,11 @@ impl Suite<'_> {
         let mut groups: Vec<(Need, Vec<Scenario>)> = Vec::new();
         for scenario in &self.scenarios {
             let need = Need::of(scenario);
-            match groups.iter_mut().find(|(other, _)| *other == need) {
-                Some((_, group)) => group.push(*scenario),
+            match groups.iter_mut().find(|(other, _)| other.is_like(&need)) {
+                Some((other, group)) => {
+                    other.addresses = other.addresses.max(need.addresses);
+                    group.push(*scenario);
+                }
                 None => groups.push((need, vec![*scenario])),
             }
         }

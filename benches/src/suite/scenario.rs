@@ -1,5 +1,6 @@
-//! What is measured, each by a name: `TOPOLOGY-FRAMES[-FLOWS][-packed][-unmerged][-ringN]`, such as `pair-64`,
-//! `both-imix-packed`, `pair-64-10000`, `chain8-64`, `many-to-one-7` (of 64 bytes, as none are named), and `tso`.
+//! What is measured, each by a name: `TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]`, such as
+//! `pair-64`, `both-imix-packed`, `pair-64-10000`, `pair-64-4000macs`, `pair-64-idle256`, `chain8-64`, `many-to-one-7` (of
+//! 64 bytes, as none are named), and `tso`.
 
 use crate::options::FCS_LEN;
 use std::fmt;
@@ -16,6 +17,8 @@ const SIZE_MAX: u16 = 2000;
 const RINGS: std::ops::RangeInclusive<u16> = 64..=4096;
 /// Guests of one scenario at most.
 const GUESTS_MAX: usize = 512;
+/// Addresses on each side at most.
+const ADDRESSES_MAX: u32 = 60_000;
 
 /// Who sends to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,10 @@ pub struct Scenario {
     pub frames: Frames,
     /// By UDP source port, and beyond 60 000 by address; of each sender.
     pub flows: u32,
+    /// On each side of every stream, in turn.
+    pub addresses: u32,
+    /// Guests beside the others that are attached, and quiet but for one frame at a time of one of them.
+    pub quiet: usize,
     /// Packed rings.
     pub packed: bool,
     /// Mergeable receive buffers.
@@ -82,6 +89,8 @@ impl Scenario {
             topology,
             frames,
             flows: 1,
+            addresses: 1,
+            quiet: 0,
             packed: false,
             mergeable: true,
             ring: RING,
@@ -90,6 +99,11 @@ impl Scenario {
 
     /// Ports that a switch needs for it.
     pub fn ports(&self) -> usize {
+        self.busy_ports() + self.quiet
+    }
+
+    /// Ports of guests that have traffic: the first ones.
+    pub fn busy_ports(&self) -> usize {
         match self.topology {
             Topology::Pair | Topology::Both | Topology::Tso => 2,
             Topology::Pairs(pairs) => 2 * pairs,
@@ -196,6 +210,12 @@ impl fmt::Display for Scenario {
         if self.flows != 1 {
             write!(f, "-{}", self.flows)?;
         }
+        if self.addresses != 1 {
+            write!(f, "-{}macs", self.addresses)?;
+        }
+        if self.quiet != 0 {
+            write!(f, "-idle{}", self.quiet)?;
+        }
         if self.packed {
             f.write_str("-packed")?;
         }
@@ -213,7 +233,8 @@ impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let why = "is no scenario: TOPOLOGY-FRAMES[-FLOWS][-packed][-unmerged][-ringN]";
+        let why =
+            "is no scenario: TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]";
         parse(name).ok_or_else(|| format!("'{name}' {why}"))
     }
 }
@@ -245,6 +266,12 @@ fn parse(name: &str) -> Option<Scenario> {
     if let Some(flows) = words.next_if(|word| word.parse::<u32>().is_ok()) {
         scenario.flows = flows.parse().ok()?;
     }
+    if let Some(addresses) = words.next_if(|word| word.ends_with("macs")) {
+        scenario.addresses = addresses.strip_suffix("macs")?.parse().ok()?;
+    }
+    if let Some(quiet) = words.next_if(|word| word.starts_with("idle")) {
+        scenario.quiet = quiet.strip_prefix("idle")?.parse().ok()?;
+    }
     scenario.packed = words.next_if_eq(&"packed").is_some();
     scenario.mergeable = words.next_if_eq(&"unmerged").is_none();
     if let Some(ring) = words.next_if(|word| word.starts_with("ring")) {
@@ -266,7 +293,21 @@ impl Scenario {
             Frames::Imix => true,
         };
         let ring = self.ring.is_power_of_two() && RINGS.contains(&self.ring);
-        guests && size && ring && self.flows >= 1 && self.ports() <= GUESTS_MAX
+        let addresses = (1..=ADDRESSES_MAX).contains(&self.addresses);
+        // One sends, another receives.
+        let quiet = self.quiet != 1;
+        let counts = self.flows >= 1 && self.ports() <= GUESTS_MAX;
+        guests && size && ring && addresses && quiet && counts
+    }
+
+    /// The same with one address on each side, and without quiet guests: what it is compared with, unless it is that.
+    pub fn plain(&self) -> Option<Self> {
+        let plain = Self {
+            addresses: 1,
+            quiet: 0,
+            ..*self
+        };
+        (plain != *self).then_some(plain)
     }
 }
 
@@ -285,6 +326,12 @@ pub const ALL: &[&str] = &[
     "pair-64-10000",
     "pair-64-100000",
     "both-64-10000",
+    "pair-64-4000macs",
+    "pair-64-30000macs",
+    "pair-64-4000macs-packed",
+    "pair-64-30000macs-packed",
+    "pair-64-idle64",
+    "pair-64-idle256",
     "pair-64-packed",
     "pair-1518-packed",
     "pair-64-10000-packed",
@@ -384,6 +431,8 @@ mod tests {
                         topology,
                         frames,
                         flows: if bits & 1 == 0 { 1 } else { 100_000 },
+                        addresses: if bits & 3 == 0 { 1 } else { 4000 },
+                        quiet: if bits & 6 == 0 { 0 } else { 64 },
                         packed: bits & 2 != 0,
                         mergeable: bits & 4 == 0,
                         ring: if bits & 8 == 0 { RING } else { 1024 },
@@ -416,6 +465,12 @@ mod tests {
             "chain1-64",
             "pair-64-ring100",
             "pair-64-ring256",
+            "pair-64-1macs",
+            "pair-64-60001macs",
+            "pair-64-idle0",
+            "pair-64-idle1",
+            "pair-64-idle511",
+            "pair-64-idle64-4000macs",
             "pair-64-unmerged-packed",
             "many-to-one-3-64",
             "pair-64-",
@@ -454,9 +509,9 @@ mod tests {
                 let ports: BTreeSet<usize> = roles.iter().map(|role| role.port).collect();
                 assert_eq!(
                     (ports.len(), roles.len()),
-                    (scenario.ports(), scenario.ports())
+                    (scenario.busy_ports(), scenario.busy_ports())
                 );
-                assert_eq!(ports.last(), Some(&(scenario.ports() - 1)));
+                assert_eq!(ports.last(), Some(&(scenario.busy_ports() - 1)));
                 assert!(roles.iter().all(|role| role.generator < generators));
                 assert!(roles[0].sends, "{scenario}: a sender connects first");
                 for (first, role) in roles.iter().enumerate().filter(|(_, role)| role.sends) {

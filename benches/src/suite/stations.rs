@@ -1,5 +1,6 @@
 //! What one generator's thread does: visits its guests in turn, as fast as it can.
 
+use super::quiet::Quiet;
 use crate::error::BenchError;
 use crosspoint_frame::{Clock, tsc};
 use crosspoint_guest::pump::{BATCH_MAX, FrameHead};
@@ -37,6 +38,8 @@ pub enum Station {
     Forward(Box<ForwardPump>),
     /// Counts frames.
     Receive(Sink),
+    /// Guests without traffic, but for a frame now and then.
+    Quiet(Box<Quiet>),
 }
 
 /// A guest's transmit queue.
@@ -110,6 +113,8 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
     /// Frames lost in a row, up to the last one that came.
     pub runs: Histogram<u64>,
+    /// Cycles that the first frame of a quiet guest took.
+    pub first: Histogram<u64>,
     /// Cycles of a turn: from one visit of a guest to the next.
     pub turns: Histogram<u64>,
     /// For each sink: by guest, the sequence number after the last one that came; of trials with a rate.
@@ -331,7 +336,7 @@ impl Pace {
 pub fn run(stations: &mut [Station], job: &Job, clock: Clock) -> Result<Outcome, BenchError> {
     let mut outcome = Outcome::new(clock);
     let mut pace = Pace::new(job, clock);
-    begin(stations, job);
+    begin(stations, job)?;
     while tsc() < job.start {
         discard(stations)?;
     }
@@ -371,14 +376,16 @@ pub fn run(stations: &mut [Station], job: &Job, clock: Clock) -> Result<Outcome,
     Ok(outcome)
 }
 
-fn begin(stations: &mut [Station], job: &Job) {
+fn begin(stations: &mut [Station], job: &Job) -> Result<(), BenchError> {
     for station in stations {
         match station {
             Station::Send(sender) => (sender.sent, sender.due, sender.dropped) = (0, 0, 0),
             Station::Receive(sink) => sink.order.next.clone_from(&job.sequences),
+            Station::Quiet(quiet) => quiet.begin(job.start)?,
             Station::Forward(_) => {}
         }
     }
+    Ok(())
 }
 
 /// Takes what is not of this trial: what receivers sent to be known, where the switch did not know whom they sent it to.
@@ -410,6 +417,7 @@ fn visit_all(
                 pump.poll()?;
             }
             Station::Receive(sink) => arrived += sink.visit(pace, outcome)?,
+            Station::Quiet(quiet) => quiet.visit(tsc(), &mut outcome.first)?,
         }
     }
     Ok(arrived)
@@ -454,6 +462,7 @@ fn drain(
                     frames += arrived;
                     arrived == 0
                 }
+                Station::Quiet(_) => true,
             };
         }
         // Looked at after a poll: this thread may have been off its core meanwhile.
@@ -480,6 +489,7 @@ impl Outcome {
             polls_full: 0,
             latency: Histogram::new_with_bounds(1, longest, 3).expect("valid bounds"),
             runs: Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds"),
+            first: Histogram::new_with_bounds(1, longest, 3).expect("valid bounds"),
             turns: Histogram::new_with_bounds(1, longest, 3).expect("valid bounds"),
             next: Vec::new(),
         }

@@ -19,6 +19,10 @@ const RUN: &str = "/run/crosspoint-bench-suite";
 /// How DPDK names the threads of testpmd that forward, by version.
 const TESTPMD_THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
+/// Entries of crosspoint's table of addresses.
+const TABLE_MIN: u32 = 28_672;
+const TABLE_MAX: u32 = 458_752;
+
 /// `RTE_MAX_ETHPORTS` of DPDK as distributions build it.
 const TESTPMD_PORTS_MAX: usize = 32;
 
@@ -55,6 +59,8 @@ pub struct Need {
     pub ports: usize,
     /// For large frames, which peers take at ports of another kind.
     pub large: bool,
+    /// Addresses on each side of a stream, at most.
+    pub addresses: u32,
 }
 
 impl Need {
@@ -63,7 +69,19 @@ impl Need {
         Self {
             ports: scenario.ports(),
             large: scenario.topology == Topology::Tso,
+            addresses: scenario.addresses,
         }
+    }
+
+    /// One start serves both, though one may have fewer addresses than the other.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.ports, self.large) == (other.ports, other.large)
+    }
+
+    /// Entries of the table of addresses: four times as many as there are addresses, so that hardly any bucket of it is
+    /// full; none where the usual table will do.
+    fn table(&self) -> Option<u32> {
+        (self.addresses > 1).then(|| (8 * self.addresses).clamp(TABLE_MIN, TABLE_MAX))
     }
 }
 
@@ -134,9 +152,15 @@ impl Switch {
 }
 
 fn start_crosspoint(need: Need, place: &Place) -> Result<Running, BenchError> {
+    let table = need.table();
+    let no_limit = table.map(|_| "mac_limit = 0\n".to_owned());
     let setup = Setup {
         cores: place.cores.to_vec(),
         guests: need.ports,
+        guest_lines: no_limit.map_or(Vec::new(), |line| vec![line; need.ports]),
+        switch_lines: table.map_or(String::new(), |entries| {
+            format!("fdb_capacity = {entries}\n")
+        }),
         ..Setup::busy(place.cores[0])
     };
     let Started {
@@ -267,6 +291,9 @@ impl PeerSwitch {
             cores.join(","),
             place.other_core,
         );
+        if let Some(entries) = need.table() {
+            let _ = write!(line, " ADDRESSES={entries}");
+        }
         for (variable, value) in &self.environment {
             let _ = write!(line, " {variable}='{value}'");
         }
@@ -319,6 +346,7 @@ mod tests {
         let need = Need {
             ports: 8,
             large: false,
+            addresses: 4000,
         };
         let place = Place {
             binary: Path::new("crosspoint"),
@@ -335,7 +363,7 @@ mod tests {
         );
         assert_eq!(
             line,
-            "RUN='/run/y' PORTS=vhost COUNT=8 PMD_CORE=1,2 OTHER_CORE=0 MODE=io ROOT='/srv/trixie' '/x/ovs-dpdk.sh' start"
+            "RUN='/run/y' PORTS=vhost COUNT=8 PMD_CORE=1,2 OTHER_CORE=0 MODE=io ADDRESSES=32000 ROOT='/srv/trixie' '/x/ovs-dpdk.sh' start"
         );
         for wrong in [
             "",

@@ -1,0 +1,486 @@
+//! `lines`: cache lines that cross between a guest's core and the switch's, counted by a model, what one costs here,
+//! and what the switch needs beside that. The model is explained in the README.
+
+use crate::backend::crosspoint::{Setup, Started, start_as};
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::machine::Machine;
+use crate::options::{PlanOptions, beside_this_one};
+use crate::placement::{Placement, round_trip_ns};
+use crate::samples::number;
+use crate::stats::median;
+use crate::suite::fleet::{Fleet, Manner};
+use crate::suite::scenario::Scenario;
+use crate::threads::pin;
+use crate::trial::Discard;
+use crate::turns;
+use crate::watch::Crew;
+use clap::Args;
+use crosspoint_frame::{Clock, tsc};
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Lines of one measurement: as many frames as a ring has, and few enough for every core's own cache.
+const LINES: usize = 256;
+/// From one line to the next, in lines, as buffers lie: no prefetcher of the processor's guesses it.
+const STRIDE: usize = 5;
+/// Measurements of each kind in each placement probe.
+const PASSES: usize = 40;
+/// Placement probes.
+const PROBES: usize = 12;
+/// Frames that a sender makes available at once.
+const BURST: f64 = 32.0;
+/// Repeats of the example that measures the switch by itself.
+const REPEATS: &str = "3000";
+
+/// Options of `lines`.
+#[derive(Args, Clone, Debug)]
+pub struct LinesOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "would become the help's heading")]
+    pub plan: PlanOptions,
+    /// Length of a trial
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub trial_ms: u64,
+    /// SCHED_FIFO for generator and worker during trials
+    #[arg(long)]
+    pub realtime: bool,
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// The example by_turns of crosspoint-engine, which says what the switch needs where no line crosses; default: in
+    /// examples beside this binary, if it is there
+    #[arg(long, value_name = "PATH")]
+    pub by_turns: Option<PathBuf>,
+}
+
+/// Lines that the switch's core has to fetch, or to have taken away from the guest's, for 64-byte frames one way.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Crossing {
+    /// For each frame: lines that the guest wrote last, and the switch reads.
+    pub reads: f64,
+    /// For each frame: lines that the guest read last, and the switch writes.
+    pub writes: f64,
+    /// The same for each burst.
+    pub reads_of_burst: f64,
+    /// See `reads_of_burst`.
+    pub writes_of_burst: f64,
+}
+
+impl Crossing {
+    /// By the layouts that the specification of virtio has, and by what drivers write and read.
+    pub fn of(packed: bool, mergeable: bool) -> Self {
+        // Four descriptors are in a line; drivers write those of both rings again and again.
+        let descriptors = 2.0 / 4.0;
+        // The first line of a frame; its header's, a driver only writes where it differs from the one before.
+        let frame_sent = 1.0;
+        // The header's line and the frame's; without mergeable buffers drivers do not look at the header.
+        let frame_received = if mergeable { 2.0 } else { 1.0 };
+        if packed {
+            // The switch writes what it has used into the descriptors.
+            return Self {
+                reads: descriptors + frame_sent,
+                writes: descriptors + frame_received,
+                reads_of_burst: 0.0,
+                writes_of_burst: 0.0,
+            };
+        }
+        // 32 available entries are in a line, and 8 used ones; in both rings. Then each ring has an available and a used index.
+        Self {
+            reads: descriptors + frame_sent + 2.0 / 32.0,
+            writes: frame_received + 2.0 / 8.0,
+            reads_of_burst: 2.0,
+            writes_of_burst: 2.0,
+        }
+    }
+
+    /// Cycles for each frame, where a line read and one written cost so much.
+    fn cycles(&self, [read, write]: [f64; 2]) -> f64 {
+        let reads = self.reads + self.reads_of_burst / BURST;
+        let writes = self.writes + self.writes_of_burst / BURST;
+        reads * read + writes * write
+    }
+}
+
+/// What a line costs the core that wants it, cycles.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Cost {
+    placement: Placement,
+    /// The other core wrote them; many are read that do not depend on each other.
+    read: f64,
+    /// The other core read them; many are written.
+    write: f64,
+    /// The other core wrote them; each says where the next one is.
+    alone: f64,
+}
+
+/// A line, with those behind it that nobody uses.
+#[repr(align(64))]
+#[derive(Default)]
+struct Line(AtomicU64);
+
+/// What both threads see.
+struct Table {
+    lines: Vec<Line>,
+    /// Whose turn it is: even numbers are the generator's.
+    turn: AtomicU32,
+}
+
+impl Table {
+    fn new() -> Self {
+        Self {
+            lines: (0..LINES * STRIDE).map(|_| Line::default()).collect(),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    fn line(&self, number: usize) -> &AtomicU64 {
+        &self.lines[number * STRIDE].0
+    }
+
+    /// Each holds the number of the next, in an order that is not the one in memory.
+    fn write_all(&self) {
+        for number in 0..LINES {
+            let next = (number + 97) % LINES;
+            self.line(number).store(next as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn read_all(&self) -> u64 {
+        (0..LINES).fold(0, |sum, n| sum + self.line(n).load(Ordering::Relaxed))
+    }
+
+    fn follow(&self) -> u64 {
+        (0..LINES).fold(0, |at, _| self.line(at as usize).load(Ordering::Relaxed))
+    }
+
+    /// Waits for a turn; false when that takes too long.
+    fn wait(&self, turn: u32, deadline: u64) -> bool {
+        let mut looks = 0_u32;
+        while self.turn.load(Ordering::Acquire) != turn {
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(1024) && tsc() > deadline {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn pass(&self, turn: u32) {
+        self.turn.store(turn + 1, Ordering::Release);
+    }
+}
+
+/// Longest time for all passes of a probe.
+const PROBE_MAX: Duration = Duration::from_millis(200);
+
+/// What lines cost the switch's core, or nothing when a core was busy or moved. Call on the generator's core.
+fn probe(plan: &PlanOptions, clock: Clock) -> Option<Cost> {
+    let before = round_trip_ns(plan.switch_core, clock);
+    let table = Table::new();
+    let deadline = tsc() + clock.cycles(PROBE_MAX);
+    let cycles = std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            pin(plan.switch_core).ok()?;
+            want(&table, deadline)
+        });
+        give(&table, deadline);
+        there.join().ok().flatten()
+    });
+    let after = round_trip_ns(plan.switch_core, clock);
+    let [read, write, alone] = cycles?;
+    Some(Cost {
+        placement: Placement::classify([before, after], plan.near_ns, plan.far_ns),
+        read,
+        write,
+        alone,
+    })
+}
+
+/// The generator's part: writes, reads, writes.
+fn give(table: &Table, deadline: u64) {
+    for pass in 0..PASSES as u32 {
+        for step in 0..3 {
+            let turn = 2 * (3 * pass + step);
+            if !table.wait(turn, deadline) {
+                return;
+            }
+            match step {
+                1 => _ = std::hint::black_box(table.read_all()),
+                _ => table.write_all(),
+            }
+            table.pass(turn);
+        }
+    }
+}
+
+/// The switch's part, timed: medians of cycles per line.
+fn want(table: &Table, deadline: u64) -> Option<[f64; 3]> {
+    let mut cycles = [const { Vec::new() }; 3];
+    for pass in 0..PASSES as u32 {
+        for step in 0..3 {
+            let turn = 2 * (3 * pass + step) + 1;
+            if !table.wait(turn, deadline) {
+                return None;
+            }
+            let began = tsc();
+            match step {
+                0 => _ = std::hint::black_box(table.read_all()),
+                1 => table.write_all(),
+                _ => _ = std::hint::black_box(table.follow()),
+            }
+            // Until stores are done, too.
+            std::sync::atomic::fence(Ordering::SeqCst);
+            cycles[step as usize].push((tsc() - began) as f64 / LINES as f64);
+            table.pass(turn);
+        }
+    }
+    let [read, write, alone] = cycles.map(median);
+    Some([read?, write?, alone?])
+}
+
+/// One kind of rings, in one placement.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    scenario: &'static str,
+    placement: Placement,
+    crossing: Crossing,
+    /// What the switch needs where no line crosses, cycles per frame.
+    by_itself: Option<f64>,
+    /// Cycles per frame for the lines, if none is waited for, and if each is.
+    predicted: [f64; 2],
+    /// Busy cycles per frame.
+    measured: f64,
+    trials: usize,
+}
+
+/// Runs `crosspoint-bench lines`.
+pub fn run(options: &LinesOptions) -> Result<(), BenchError> {
+    options.plan.check()?;
+    interrupt::catch()?;
+    let clock = Clock::calibrate();
+    let machine = options.plan.machine(clock);
+    let costs = costs(&options.plan, clock)?;
+    let rows = rows(options, clock, &costs)?;
+    print!("{}", report(&machine, &costs, &rows));
+    turns::write_file(options.plan.json.as_deref(), &machine, &(costs, rows))
+}
+
+/// Medians of probes, by placement.
+fn costs(plan: &PlanOptions, clock: Clock) -> Result<Vec<Cost>, BenchError> {
+    let probes = turns::on_generator_core(plan, false, || {
+        Ok((0..PROBES)
+            .filter_map(|_| probe(plan, clock))
+            .collect::<Vec<_>>())
+    })?;
+    let of = |placement: Placement| {
+        let here = || probes.iter().filter(|probe| probe.placement == placement);
+        Some(Cost {
+            placement,
+            read: median(here().map(|probe| probe.read))?,
+            write: median(here().map(|probe| probe.write))?,
+            alone: median(here().map(|probe| probe.alone))?,
+        })
+    };
+    Ok([Placement::Near, Placement::Far, Placement::Mixed]
+        .into_iter()
+        .filter_map(of)
+        .collect())
+}
+
+/// What is measured: a name of the suite's, and what by_turns is told.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("pair-64", &[]),
+    ("pair-64-unmerged", &["unmerged"]),
+    ("pair-64-packed", &["packed"]),
+    ("pair-64-packed-unmerged", &["packed", "unmerged"]),
+];
+
+fn rows(options: &LinesOptions, clock: Clock, costs: &[Cost]) -> Result<Vec<Row>, BenchError> {
+    let setup = Setup::busy(options.plan.switch_core);
+    let started = start_as(&beside_this_one(options.switch.as_ref()), &setup)?;
+    let mut measured = Vec::new();
+    for (name, _) in KINDS {
+        interrupt::check()?;
+        let trials = turns::on_generator_core(&options.plan, options.realtime, || {
+            trials(options, clock, &started, name)
+        })?;
+        measured.push(trials);
+    }
+    drop(started); // the example is to have the core
+    let mut rows = Vec::new();
+    for ((name, words), trials) in KINDS.into_iter().zip(measured) {
+        let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
+        let crossing = Crossing::of(scenario.packed, scenario.mergeable);
+        let by_itself = by_itself(options, words);
+        for cost in costs {
+            let here = || {
+                trials
+                    .iter()
+                    .filter(|(placement, _)| *placement == cost.placement)
+            };
+            let Some(cycles) = median(here().map(|(_, cycles)| *cycles)) else {
+                continue;
+            };
+            rows.push(Row {
+                scenario: name,
+                placement: cost.placement,
+                crossing,
+                by_itself,
+                predicted: [
+                    crossing.cycles([cost.read, cost.write]),
+                    crossing.cycles([cost.alone, cost.alone]),
+                ],
+                measured: cycles,
+                trials: here().count(),
+            });
+        }
+    }
+    Ok(rows)
+}
+
+/// Busy cycles of the trials that count, each with its placement. Call on the generator's core.
+fn trials(
+    options: &LinesOptions,
+    clock: Clock,
+    started: &Started,
+    name: &str,
+) -> Result<Vec<(Placement, f64)>, BenchError> {
+    let plan = &options.plan;
+    let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
+    let manner = Manner {
+        cores: vec![plan.generator_core],
+        burst: BURST as usize,
+        backlog: 1000,
+        rx_buffer: 2048,
+        huge_pages: false,
+    };
+    let mut fleet = Fleet::connect(&started.sockets, &scenario, &manner, clock)?;
+    let crew = Crew {
+        near_ns: plan.near_ns,
+        far_ns: plan.far_ns,
+        realtime: options.realtime,
+        clock,
+        metrics: Some(started.metrics),
+        generators: fleet.threads(),
+        workers: vec![(plan.switch_core, started.backend.worker)],
+    };
+    let mut found = Vec::new();
+    for _ in 0..plan.rounds * plan.trials {
+        interrupt::check()?;
+        let time = Duration::from_millis(options.trial_ms);
+        let offer = || crate::load::Load::offer(&mut fleet, None, time);
+        let (offered, observed) = crew.observe(offer)?;
+        let discarded = Discard::of(offered.arrived, &observed, plan.wait_max);
+        if matches!(discarded, None | Some(Discard::Placement)) {
+            found.extend(
+                observed
+                    .busy_cycles
+                    .map(|cycles| (observed.placement, cycles)),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// What the example says, if it is there.
+fn by_itself(options: &LinesOptions, words: &[&str]) -> Option<f64> {
+    let beside = || {
+        Some(
+            std::env::current_exe()
+                .ok()?
+                .parent()?
+                .join("examples/by_turns"),
+        )
+    };
+    let path = options.by_turns.clone().or_else(beside)?;
+    let output = Command::new(path).arg(REPEATS).args(words).output().ok()?;
+    median_of(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Of a line of the example's: `cycles a frame: 86.4 (1 %), 87.9 (median)`.
+fn median_of(text: &str) -> Option<f64> {
+    let (before, _) = text.split_once(" (median)")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
+fn report(machine: &Machine, costs: &[Cost], rows: &[Row]) -> String {
+    let mut text = format!(
+        "{machine}.\n\n| placement | a line that the other core wrote, read with others | that it read, written with others | that it wrote, \
+         each read alone |\n|---|--:|--:|--:|\n"
+    );
+    for cost in costs {
+        let cells = [cost.read, cost.write, cost.alone].map(number);
+        let _ = writeln!(
+            text,
+            "| {} | {} |",
+            cost.placement.name(),
+            cells.join(" | ")
+        );
+    }
+    text += "\n| scenario | placement | lines read, a frame | written | read, a burst | written | by itself | lines, none waited for | lines, each \
+             waited for | measured | trials |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    for row in rows {
+        let Crossing {
+            reads,
+            writes,
+            reads_of_burst,
+            writes_of_burst,
+        } = row.crossing;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {reads:.2} | {writes:.2} | {reads_of_burst} | {writes_of_burst} | {} | {} | {} | {} | {} |",
+            row.scenario,
+            row.placement.name(),
+            row.by_itself.map_or("-".into(), number),
+            number(row.predicted[0]),
+            number(row.predicted[1]),
+            number(row.measured),
+            row.trials,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_rings_cross_less_than_split_ones_and_no_index() {
+        for mergeable in [false, true] {
+            let (split, packed) = (
+                Crossing::of(false, mergeable),
+                Crossing::of(true, mergeable),
+            );
+            assert!(packed.reads < split.reads);
+            assert_eq!((packed.reads_of_burst, packed.writes_of_burst), (0.0, 0.0));
+        }
+        let (merged, single) = (Crossing::of(false, true), Crossing::of(false, false));
+        assert_eq!(merged.writes - single.writes, 1.0, "the header's line");
+    }
+
+    #[test]
+    fn lines_are_followed_through_all_of_them() {
+        let table = Table::new();
+        table.write_all();
+        let sum: u64 = (0..LINES as u64).sum();
+        assert_eq!(table.read_all(), sum);
+        assert_eq!(
+            table.follow(),
+            0,
+            "a circle of all lines ends where it began"
+        );
+    }
+
+    #[test]
+    fn the_examples_line_is_understood() {
+        let line = "cycles a frame: 86.4 (1 %), 87.9 (median)\n";
+        assert_eq!(median_of(line), Some(87.9));
+        assert_eq!(median_of("error"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! Guests that are attached beside the busy ones, and quiet: one frame at a time, of each of them in turn, to the first.
+
+use super::addresses;
+use super::scenario::Scenario;
+use crate::error::BenchError;
+use crate::guest;
+use crate::random::Random;
+use crosspoint_frame::{Clock, tsc};
+use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
+use hdrhistogram::Histogram;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Mean time between two of these frames. With 64 guests, each is quiet for 64 times as long.
+const PAUSE: Duration = Duration::from_micros(500);
+/// A frame that takes longer is lost.
+const LOST_AFTER: Duration = Duration::from_millis(20);
+
+/// What a generator does for them.
+pub struct Quiet {
+    /// Of all but the first: what sends their frames.
+    senders: Vec<TxPump>,
+    /// Of the first: where frames end, and what makes it known.
+    receiver: RxPump,
+    greeter: TxPump,
+    /// Whose frame is next.
+    next: usize,
+    /// Time stamp at which it is due.
+    due: u64,
+    /// Time stamp of the one that is on its way.
+    sent_at: Option<u64>,
+    random: Random,
+    clock: Clock,
+}
+
+impl Quiet {
+    /// Connects the quiet guests of `scenario`, to the ports behind those that have traffic. They stay in `guests`.
+    pub fn connect(
+        sockets: &[PathBuf],
+        scenario: &Scenario,
+        options: &GuestOptions,
+        clock: Clock,
+        guests: &mut Vec<Guest>,
+    ) -> Result<Option<Self>, BenchError> {
+        if scenario.quiet == 0 {
+            return Ok(None);
+        }
+        let first = scenario.busy_ports();
+        for number in first..scenario.ports() {
+            let socket = sockets.get(number).ok_or_else(|| {
+                BenchError::backend("the switch", format!("has no port {number}"))
+            })?;
+            guests.push(guest::to_listener(socket, options)?);
+        }
+        let pump = |number: usize, to: usize| TxPumpOptions {
+            source: addresses::of(number),
+            destination: addresses::of(to),
+            batch: 1,
+            ..TxPumpOptions::default()
+        };
+        let (receiver, others) = guests.split_first_mut().expect("two at least");
+        let mut senders = Vec::with_capacity(others.len());
+        for (index, guest) in others.iter_mut().enumerate() {
+            senders.push(guest.take_tx_pump(0, &pump(first + 1 + index, first))?);
+        }
+        Ok(Some(Self {
+            senders,
+            greeter: receiver.take_tx_pump(0, &pump(first, first + 1))?,
+            receiver: receiver.take_rx_pump(0, true)?,
+            next: 0,
+            due: 0,
+            sent_at: None,
+            random: Random(first as u64),
+            clock,
+        }))
+    }
+
+    /// Makes the receiver known, and begins with a pause.
+    pub fn begin(&mut self, now: u64) -> Result<(), BenchError> {
+        self.greeter.poll_stamped(1, 0)?;
+        while self.receiver.poll()?.frames > 0 {}
+        self.sent_at = None;
+        self.pause(now);
+        Ok(())
+    }
+
+    /// Sends a frame, if one is due, or looks whether the one that is on its way has come. Its time goes to `times`.
+    #[inline(always)]
+    pub fn visit(&mut self, now: u64, times: &mut Histogram<u64>) -> Result<(), BenchError> {
+        match self.sent_at {
+            None if now < self.due => {}
+            None => self.send()?,
+            Some(sent_at) => self.look(sent_at, times)?,
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), BenchError> {
+        let stamp = tsc();
+        let sent = self.senders[self.next].poll_stamped(1, stamp)?;
+        self.next = (self.next + 1) % self.senders.len();
+        self.sent_at = (sent.frames > 0).then_some(stamp);
+        Ok(())
+    }
+
+    fn look(&mut self, sent_at: u64, times: &mut Histogram<u64>) -> Result<(), BenchError> {
+        let mut has_come = false;
+        self.receiver
+            .poll_each(|head| has_come |= head.stamp() == sent_at)?;
+        let now = tsc();
+        let took = now.saturating_sub(sent_at);
+        if has_come || took > self.clock.cycles(LOST_AFTER) {
+            times.saturating_record(took.max(1));
+            self.sent_at = None;
+            self.pause(now);
+        }
+        Ok(())
+    }
+
+    /// Half of [`PAUSE`], to one and a half.
+    fn pause(&mut self, now: u64) {
+        let part = self.random.between(0.5, 1.5);
+        self.due = now + (self.clock.cycles(PAUSE) as f64 * part) as u64;
+    }
+}
