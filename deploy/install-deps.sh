@@ -1,11 +1,12 @@
 #!/bin/bash
-# install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
+# install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri|instructions...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
 # is missing; when nothing is, it does nothing and asks nobody. --check prints what is missing, and ends with 1 if anything is.
 #   build   a C linker for Rust, and Rust itself
 #   xsk-rs  what building with the cargo feature xsk-rs takes, over and above: it compiles libbpf and libxdp
 #   demo    what deploy/demo.sh and the guests under deploy/guest use
 #   test    what the whole test suite uses, over and above
 #   fuzz    cargo-fuzz, for deploy/fuzz.sh
+#   instructions  what deploy/instructions.sh looks with
 #   miri    miri and the nightly Rust that it belongs to, where there is rustup
 # It adds no package source, and removes no package.
 set -euo pipefail
@@ -17,6 +18,8 @@ BUILD_PACKAGES=(build-essential pkg-config ca-certificates curl)
 XSK_RS_PACKAGES=(clang m4 libelf-dev zlib1g-dev)
 DEMO_PACKAGES=(iproute2 iputils-ping iperf3 ethtool procps util-linux curl gzip zstd xz-utils)
 TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${XSK_RS_PACKAGES[@]}" llvm libbpf-dev dpdk-dev tcpdump tshark jq python3 python3-yaml python3-jsonschema libxml2-utils shellcheck tmux groff-base)
+
+INSTRUCTIONS_PACKAGES=(binutils valgrind qemu-user)
 
 CARGO_BIN=${CARGO_HOME:-$HOME/.cargo}/bin
 # Seconds that a download, or what begins with one, may take.
@@ -190,13 +193,14 @@ install_for() {
     test) ensure_packages "${TEST_PACKAGES[@]}"; ensure_guest_engine yes; ensure_prometheus; ensure_lint_tools; ensure_nextest ;;
     fuzz) ensure_cargo_fuzz ;;
     miri) ensure_miri ;;
-    *) die "unknown purpose '$1': build, xsk-rs, demo, test, fuzz or miri" ;;
+    instructions) ensure_packages "${INSTRUCTIONS_PACKAGES[@]}" ;;
+    *) die "unknown purpose '$1': build, xsk-rs, demo, test, fuzz, miri or instructions" ;;
   esac
 }
 
 CHECK=''
 if [ "${1:-}" = --check ]; then CHECK=1; shift; fi
-[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri..."
+[ $# -gt 0 ] || die "usage: install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri|instructions..."
 command -v apt-get > /dev/null || die "this host has no apt: install by hand what the lists in $0 name"
 for purpose in "$@"; do install_for "$purpose"; done
 [ -z "$CHECK" ] || exit "$MISSING"

@@ -10,8 +10,9 @@
 #   loom   the lock-free parts under every interleaving, within bounds
 #   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
 #   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under address sanitizer where this Rust has one
+#   instructions  what the compiler made of the data path in a build of the release profile: deploy/instructions.sh
 #
-# What loom, miri and fuzz run is built while e2e waits for its guests, with what that leaves of the cores.
+# What loom, miri, fuzz and instructions run is built while e2e waits for its guests, with what that leaves of the cores.
 #
 # A step that fails does not keep the others from running. The last line sums up: what failed, what passed only the second time, and what this host
 # cannot run. Ends with 0 only if nothing failed.
@@ -38,13 +39,13 @@ parse_options() {
   local word
   for word in "$@"; do
     case $word in
-      lint | unit | deploy | e2e | loom | miri | fuzz) PARTS+=("$word") ;;
+      lint | unit | deploy | e2e | loom | miri | fuzz | instructions) PARTS+=("$word") ;;
       --no-install) INSTALL='' ;;
       -h | --help) usage; exit 0 ;;
       *) say "error: '$word' is neither an option nor a part"; usage >&2; exit 2 ;;
     esac
   done
-  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit deploy e2e loom miri fuzz)
+  [ "${#PARTS[@]}" -gt 0 ] || PARTS=(lint unit deploy e2e loom miri fuzz instructions)
 }
 
 wanted() { [[ " ${PARTS[*]} " == *" $1 "* ]]; }
@@ -137,7 +138,7 @@ e2e_tests() { cargo nextest run --locked --workspace --no-fail-fast -E "$2" 2>&1
 # else wants the core has it at once.
 build_ahead() {
   local part parts=()
-  for part in loom miri fuzz; do if wanted "$part"; then parts+=("$part"); fi; done
+  for part in loom miri fuzz instructions; do if wanted "$part"; then parts+=("$part"); fi; done
   if ! wanted e2e || [ "${#parts[@]}" -eq 0 ]; then return; fi
   # A process group of its own, so that all of it can be ended.
   set -m
@@ -190,6 +191,14 @@ fuzz() {
   step fuzz "$REPO/deploy/fuzz.sh" 5
 }
 
+build_instructions() { provided instructions && "$REPO/deploy/instructions.sh" --build; }
+
+instructions() {
+  if [ "$(uname -m)" != x86_64 ]; then not_run "instructions (it knows those of x86-64 alone)"; return; fi
+  if ! provided instructions; then not_run "instructions (no objdump, valgrind or qemu-x86_64, and they could not be installed)"; return; fi
+  step instructions "$REPO/deploy/instructions.sh"
+}
+
 # joined WORD...: with commas.
 joined() { local text; text=$(printf '%s, ' "$@"); printf '%s' "${text%, }"; }
 
@@ -211,7 +220,7 @@ main() {
   build_ahead
   if wanted e2e; then e2e; fi
   end_ahead
-  for part in loom miri fuzz; do if wanted "$part"; then "$part"; fi; done
+  for part in loom miri fuzz instructions; do if wanted "$part"; then "$part"; fi; done
   summary
   [ "${#FAILED[@]}" -eq 0 ]
 }

@@ -1,0 +1,141 @@
+#!/bin/bash
+# instructions.sh [--build] [BINARY]: looks at what the compiler made of the data path, in a build of the release profile. Without BINARY it builds the example
+# by_turns of crosspoint-engine, a worker and its guests in one thread, and counts what that executes too; with it, it looks at that file alone.
+# --build builds the example, and ends.
+#
+#   prefetchw  lines that will be written are asked for as such
+#   vectors    checksums have variants for AVX2 and AVX-512, and no other function of the switch has such instructions: which one runs is chosen
+#              when it runs
+#   lock       the stages of a burst have no locked instruction, and no fence
+#   executed   a lone worker executes one locked instruction for each turn that has frames, the fence before it looks whether guests want to be
+#              called, and none for a frame
+#   old        all of it runs on a processor of 2006 that has nothing beyond SSSE3, and on one of 2003 without even that
+#
+# It needs objdump; valgrind and qemu-x86_64 for the last two: deploy/install-deps.sh instructions. No root.
+set -euo pipefail
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib.sh
+. "$REPO/deploy/lib.sh"
+
+# Stages of a burst, as regular expressions over demangled names: what no locked instruction may be in. Those that several workers may be in at once
+# (deliver_plain, publish_noted) have them for that case; what a lone worker executes is counted.
+STAGES=(
+  'tx::split::SplitTx::receive$' 'tx::split::SplitTx::look_ahead$' 'tx::split::SplitTx::complete$'
+  'tx::packed::PackedTx::look_ahead$'
+  'stages::admit$' 'stages::parse$' 'stages::lookup$' 'deliver::deliver$'
+  'rx::plain::.*::fill_plain$' 'rx::plain::.*::count_plain$' 'rx::plain::.*::look_from$'
+)
+# Those that ask for lines that will be written.
+ASKS=('rx::plain::.*::look_from$')
+# How often the example sends 256 frames, and the turns in which these arrive.
+REPEATS=300 TURNS=$((300 * 4))
+# Locked instructions at the start, when the worker takes over its streams.
+START_MAX=100
+# Without AVX; without SSSE3 and what else came later.
+OLD=(core2duo Opteron_G1)
+
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+FAILED=0
+wrong() { say "wrong: $*"; FAILED=1; }
+
+build() {
+  local dir
+  dir=$(find_cargo_dir) || die "no Rust $(cargo_min) or newer: deploy/install-deps.sh build"
+  (cd "$REPO" && PATH=$dir:$PATH cargo build --locked --quiet --release --package crosspoint-engine --example by_turns)
+  BINARY=${CARGO_TARGET_DIR:-$REPO/target}/release/examples/by_turns
+}
+
+# Per function of the switch: name, and how many instructions of each kind it has. Several may have one name: those of each layout of rings.
+# shellcheck disable=SC2016 # awk's
+functions() {
+  awk '
+    function done() { if (name ~ /crosspoint_(engine|vring|frame|packet)/) printf "%d\t%d\t%d\t%d\t%s\n", locked, prefetchw, ymm, zmm, name }
+    /^[0-9a-f]+ <.*>:$/ { done(); name = $0; sub(/^[0-9a-f]+ </, "", name); sub(/>:$/, "", name); locked = prefetchw = ymm = zmm = 0; next }
+    /^ *[0-9a-f]+:/ {
+      code = $0; sub(/^ *[0-9a-f]+:[ \t]*/, "", code)
+      if (code ~ /^lock / || code ~ /^xchg .*\(/ || code ~ /^mfence/) locked++
+      if (code ~ /^prefetchw/) prefetchw++
+      if (code ~ /%ymm/) ymm++
+      if (code ~ /%zmm/) zmm++
+    }
+    END { done() }
+  ' "$WORK/code"
+}
+
+# of PATTERN: the lines of the functions with such names.
+of() { awk -F '\t' -v pattern="$1" '$5 ~ pattern' "$WORK/functions"; }
+
+# some COLUMN PATTERN: how many instructions of a column's kind the functions with such names have.
+some() { of "$2" | awk -F '\t' -v column="$1" '{ count += $column } END { print count + 0 }'; }
+
+look() {
+  local name
+  objdump --disassemble --no-show-raw-insn --demangle "$BINARY" > "$WORK/code"
+  functions > "$WORK/functions"
+  [ -s "$WORK/functions" ] || die "$BINARY has no symbols of the switch: it is stripped, or something else"
+  for name in "${STAGES[@]}"; do
+    if [ -z "$(of "$name")" ]; then wrong "no function '$name': inlined, or of another name by now; then this script has to know it"; continue; fi
+    [ "$(some 1 "$name")" = 0 ] || wrong "a locked instruction or a fence in '$name'"
+  done
+  for name in "${ASKS[@]}"; do [ "$(some 2 "$name")" -gt 0 ] || wrong "no prefetchw in '$name'"; done
+  [ "$(some 3 'sum::x86::avx2$')" -gt 0 ] || wrong "no ymm register in sum::x86::avx2"
+  [ "$(some 4 'sum::x86::avx512$')" -gt 0 ] || wrong "no zmm register in sum::x86::avx512"
+  while IFS= read -r name; do wrong "vectors that not every processor has, in $name"; done < <(awk -F '\t' '$3 + $4 > 0 && $5 !~ /sum::x86::avx/ { print $5 }' "$WORK/functions")
+  say "compiled: $(wc -l < "$WORK/functions") functions, $(awk -F '\t' '{ count += $2 } END { print count }' "$WORK/functions") times prefetchw; ${#STAGES[@]} stages without a locked instruction"
+}
+
+# count WORD...: locked instructions that the example executes.
+# shellcheck disable=SC2016 # awk's
+count() {
+  local counted
+  valgrind --quiet --tool=callgrind --dump-instr=yes --compress-pos=no --compress-strings=no --collect-atstart=no --toggle-collect='by_turns::turn*' \
+    --callgrind-out-file="$WORK/executed" "$BINARY" "$REPEATS" counted "$@" > /dev/null
+  # Addresses in both files are the file's. A line after "calls=" is the callee's, once more.
+  awk '
+    FNR == NR {
+      if ($0 !~ /^ *[0-9a-f]+:/) next
+      code = $0; sub(/^ *[0-9a-f]+:[ \t]*/, "", code)
+      if (code ~ /^lock / || code ~ /^xchg .*\(/ || code ~ /^mfence/) { address = $1; sub(/:/, "", address); locked[address] = 1 }
+      next
+    }
+    /^ob=/ { own = ($0 ~ /by_turns/) }
+    /^calls=/ { callee = 1; next }
+    /^0x/ { if (callee) { callee = 0; next } address = substr($1, 3); if (own && address in locked) count += $3 }
+    END { print count + 0 }
+  ' "$WORK/code" "$WORK/executed" > "$WORK/count"
+  counted=$(cat "$WORK/count")
+  [ "$counted" -le $((TURNS + START_MAX)) ] || wrong "$counted locked instructions executed in $TURNS turns with $((REPEATS * 256)) frames ($*)"
+  [ "$counted" -ge "$TURNS" ] || wrong "$counted locked instructions executed in $TURNS turns: the fence is missing, or nothing was counted ($*)"
+  say "executed: $counted locked instructions in $TURNS turns with $((REPEATS * 256)) frames${*:+ ($*)}"
+}
+
+old() {
+  local cpu
+  for cpu in "${OLD[@]}"; do
+    # The C library says which levels it finds; QEMU says what of a model it does not emulate, which is nothing that is used here.
+    if qemu-x86_64 -cpu "$cpu" "$BINARY" "$@" > "$WORK/old" 2> "$WORK/old.err"; then say "runs on: $cpu"; continue; fi
+    cat "$WORK/old" "$WORK/old.err" >&2
+    wrong "does not run on $cpu"
+  done
+}
+
+case ${1:-} in -h | --help) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
+need_command objdump
+[ "$(uname -m)" = x86_64 ] || die "it knows the instructions of x86-64 alone"
+if [ "${1:-}" = --build ]; then build; exit; fi
+BINARY=${1:-}
+if [ -n "$BINARY" ]; then
+  look
+  if command -v qemu-x86_64 > /dev/null; then old --version; else say "not run: on old processors (no qemu-x86_64)"; fi
+else
+  need_command valgrind qemu-x86_64
+  build
+  look
+  count
+  count packed
+  count addresses=4000
+  old 10
+  old 10 packed
+fi
+exit "$FAILED"
