@@ -1,8 +1,9 @@
 //! What the plain path costs by itself: a worker and the two guests that it serves, by turns in one thread, so that no
 //! cache line crosses between cores.
 //!
-//! `plain_path [REPEATS]` prints cycles a frame. Under `valgrind --tool=callgrind --collect-atstart=no
-//! --toggle-collect='plain_path::turn*'`, with `plain_path 600 counted`, instructions: 256 frames a repeat.
+//! `plain_path [REPEATS] [ADDRESSES]` prints cycles a frame; with several addresses, of senders and of receivers, they are
+//! taken in turn, so that no frame is like the one before it. Under `valgrind --tool=callgrind --collect-atstart=no
+//! --toggle-collect='plain_path::turn*'`, with `plain_path 600 1 counted`, instructions: 256 frames a repeat.
 #![allow(
     missing_docs,
     dead_code,
@@ -43,15 +44,19 @@ fn turn(worker: &mut Worker, times: &mut Times) {
     worker.turn(times);
 }
 
-fn host(number: u8) -> [u8; 6] {
-    [2, 0, 0, 0, 0, number]
+/// Address `number` of the hosts at `port`.
+fn host(port: u8, number: usize) -> [u8; 6] {
+    let [high, middle, low] = [16, 8, 0].map(|bits| (number >> bits) as u8);
+    [2, 0, port, high, middle, low]
 }
 
-/// Writes the frames that are sent, again and again.
-fn write_frames(driver: &Driver) {
-    let frame = [&host(1)[..], &host(0), &[8, 0], &[0; FRAME_LEN - 14]].concat();
-    let bytes = [&VirtioNetHdr::default().to_bytes()[..], &frame].concat();
+/// Writes the frames that are sent next, `sent` having been: from and to one of so many addresses each.
+fn write_frames(driver: &Driver, sent: usize, addresses: usize) {
     for i in 0..FRAMES {
+        let number = (sent + i) % addresses;
+        let (to, from) = (host(1, number), host(0, number));
+        let frame = [&to[..], &from, &[8, 0], &[0; FRAME_LEN - 14]].concat();
+        let bytes = [&VirtioNetHdr::default().to_bytes()[..], &frame].concat();
         let area = driver.transmit.area().view();
         area.write(i * STRIDE + OFFSET, &bytes);
     }
@@ -71,8 +76,8 @@ fn send_all(driver: &mut Driver) {
     let _ = driver.transmit.ring().publish();
 }
 
-/// A worker with two ports, both known.
-fn start(quantum_cycles: u64) -> (Worker, Driver, Driver) {
+/// A worker with two ports, with so many known addresses at each.
+fn start(quantum_cycles: u64, addresses: usize) -> (Worker, Driver, Driver) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         tick: AtomicU8::new(0),
@@ -81,13 +86,13 @@ fn start(quantum_cycles: u64) -> (Worker, Driver, Driver) {
     });
     let (from, sender) = port(0, &PortOptions::default(), 1);
     let (to, receiver) = port(1, &PortOptions::default(), 1);
-    let fdb = Arc::new(Fdb::new(0, [1, 2]));
+    let fdb = Arc::new(Fdb::new(65_536, [1, 2]));
     let ports = vec![Some(sender.view), Some(receiver.view)];
     let flows = FlowHasher::new(3);
     let view = Arc::new(View::new(ports.into(), fdb.clone(), flows, Box::new([])));
-    for number in 0..2 {
-        let key = fdb.key(Mac::new(host(number as u8)), 0);
-        fdb.learn(key, number, 0, |port| {
+    for (port, number) in (0..2).flat_map(|port| (0..addresses).map(move |n| (port, n))) {
+        let key = fdb.key(Mac::new(host(port as u8, number)), 0);
+        fdb.learn(key, port, 0, |port| {
             view.port(port).map(|port| &*port.quota)
         });
     }
@@ -101,18 +106,22 @@ fn start(quantum_cycles: u64) -> (Worker, Driver, Driver) {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let repeats = args
-        .first()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(5000);
-    let is_counted = args.get(1).is_some();
+    let number = |at: usize, default| {
+        let given = args.get(at).and_then(|text| text.parse().ok());
+        given.unwrap_or(default)
+    };
+    let (repeats, addresses) = (number(0, 5000), number(1, 1));
+    let is_counted = args.get(2).is_some();
     // Under valgrind bursts take a hundred times as long, and would be made shorter.
     let quantum = if is_counted { u64::MAX >> 16 } else { 61_000 };
-    let (mut worker, mut from, mut to) = start(quantum);
+    let (mut worker, mut from, mut to) = start(quantum, addresses);
     to.post_all();
-    write_frames(&from);
+    write_frames(&from, 0, addresses);
     let mut costs = Vec::with_capacity(repeats);
     for repeat in 0..repeats {
+        if addresses > 1 {
+            write_frames(&from, repeat * FRAMES, addresses);
+        }
         send_all(&mut from);
         let mut times = Times::begin();
         let began = tsc();

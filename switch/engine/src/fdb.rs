@@ -25,6 +25,8 @@ pub const WAYS: usize = 7;
 /// Bits of the key that the bucket's number stands for; so this is also the smallest table.
 const IMPLIED_BITS: u32 = 12;
 const KEY_BITS: u32 = 60;
+/// Bits of an entry's tag: the rest of the key.
+const TAG_BITS: u32 = KEY_BITS - IMPLIED_BITS;
 const KEY_MASK: u64 = (1 << KEY_BITS) - 1;
 const EMPTY: u64 = 0;
 
@@ -48,7 +50,7 @@ impl Bucket {
 }
 
 /// A key on its way: hashed once per frame and address, then used for prefetch and probe.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Key(u64);
 
 /// What learning an address came to.
@@ -156,11 +158,33 @@ impl Fdb {
         }
     }
 
+    /// The way that an entry with the tag is in if that is free when it comes: nearly always, and so the first to be
+    /// looked at. Its bits are none of those that choose the bucket.
+    #[inline(always)]
+    fn first_way(tag: u64) -> usize {
+        ((tag >> (TAG_BITS - 8)) as usize * WAYS) >> 8
+    }
+
+    /// All ways, in the order in which the tag is looked for.
+    fn ways(tag: u64) -> impl Iterator<Item = usize> {
+        let first = Fdb::first_way(tag);
+        (first..WAYS).chain(0..first)
+    }
+
     #[inline(always)]
     fn find(bucket: &Bucket, tag: u64) -> Option<(usize, u64)> {
-        let mut entries = bucket.entries.iter().enumerate();
-        entries.find_map(|(way, slot)| {
-            let entry = slot.load(Ordering::Relaxed);
+        let first = Fdb::first_way(tag);
+        let entry = bucket.entries.get(first)?.load(Ordering::Relaxed);
+        if entry != EMPTY && entry >> 16 == tag {
+            return Some((first, entry));
+        }
+        Fdb::find_further(bucket, tag)
+    }
+
+    #[inline(never)]
+    fn find_further(bucket: &Bucket, tag: u64) -> Option<(usize, u64)> {
+        Fdb::ways(tag).find_map(|way| {
+            let entry = bucket.entries.get(way)?.load(Ordering::Relaxed);
             (entry != EMPTY && entry >> 16 == tag).then_some((way, entry))
         })
     }
@@ -170,6 +194,22 @@ impl Fdb {
     pub fn lookup(&self, key: Key) -> Option<u16> {
         let (_, entry) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
         Some(Fdb::port_of(entry))
+    }
+
+    /// The way of nearly all frames: from an address that was seen on `from` in this tick already, to one that is known on
+    /// another port, which is returned. `None` says nothing but that it is another case.
+    #[inline(always)]
+    pub fn known_way(&self, (src, dst): (Key, Key), from: u16, tick: u8) -> Option<u16> {
+        let (bucket, way) = (self.bucket(src)?, Fdb::first_way(src.0 >> IMPLIED_BITS));
+        let is_known = bucket.entries.get(way)?.load(Ordering::Relaxed) == Fdb::entry(src, from)
+            && bucket.ages.get(way)?.load(Ordering::Relaxed) == tick;
+        let (bucket, tag) = (self.bucket(dst)?, dst.0 >> IMPLIED_BITS);
+        let entry = bucket
+            .entries
+            .get(Fdb::first_way(tag))?
+            .load(Ordering::Relaxed);
+        let to = Fdb::port_of(entry);
+        (is_known && entry >> 16 == tag && entry != EMPTY && to != from).then_some(to)
     }
 
     /// The port that the address was last seen on, and how many ticks before `tick`.
@@ -278,11 +318,12 @@ impl Fdb {
                 }
                 Some(found) => found,
                 None => {
-                    let free = bucket
-                        .entries
-                        .iter()
-                        .position(|e| e.load(Ordering::Relaxed) == EMPTY);
-                    let Some(way) = free else { break };
+                    let is_free = |way: &usize| {
+                        let slot = bucket.entries.get(*way);
+                        slot.is_some_and(|slot| slot.load(Ordering::Relaxed) == EMPTY)
+                    };
+                    let mut ways = Fdb::ways(key.0 >> IMPLIED_BITS);
+                    let Some(way) = ways.find(is_free) else { break };
                     (way, EMPTY)
                 }
             };
@@ -336,17 +377,21 @@ impl Fdb {
         });
     }
 
-    /// Two workers that learn one address at once may each fill a free way. The lower way
-    /// counts (`find` looks from below), so the higher ones are dead: take them out.
+    /// Two workers that learn one address at once may each fill a free way. The one that `find` comes to first counts, so
+    /// the others are dead: take them out, those from `way` on.
     fn drop_twins(&self, bucket: &Bucket, way: usize, new: u64, give_back: &impl Fn(u16)) {
-        let mut seen = false;
-        for (other, slot) in bucket.entries.iter().enumerate() {
+        let (mut seen, mut is_reached) = (false, false);
+        for other in Fdb::ways(new >> 16) {
+            let Some(slot) = bucket.entries.get(other) else {
+                continue;
+            };
+            is_reached |= other == way;
             let entry = slot.load(Ordering::Acquire);
             if entry == EMPTY || entry >> 16 != new >> 16 {
                 continue;
             }
             if seen
-                && other >= way
+                && is_reached
                 && slot
                     .compare_exchange(entry, EMPTY, Ordering::AcqRel, Ordering::Relaxed)
                     .is_ok()

@@ -30,9 +30,9 @@ pub fn parse(burst: &mut Burst) {
             frame.drop_for(DropReason::Runt);
             continue;
         }
-        let words = link_words(frame);
-        if words != before.words || !before.whole {
-            before = Link::read(frame, words);
+        let (low, high) = link_words(frame);
+        if low != before.low || high != before.high || !before.whole {
+            before = Link::read(frame, low, high);
         }
         frame.dst = before.dst;
         frame.src = before.src;
@@ -58,8 +58,10 @@ pub fn parse(burst: &mut Burst) {
 /// A link header that has been read.
 #[derive(Default)]
 struct Link {
-    /// Its first 16 bytes.
-    words: [u64; 2],
+    /// Its first 16 bytes. Two words, not an array: stored as two and loaded as one, it would wait until both are in the
+    /// cache.
+    low: u64,
+    high: u64,
     /// Whether they say it all: of a tag they do not, and whether there is room for one is in the frame's length.
     whole: bool,
     dst: Mac,
@@ -72,12 +74,36 @@ struct Link {
 }
 
 impl Link {
-    fn read(frame: &Frame, words: [u64; 2]) -> Link {
+    /// Nearly no frame has a tag: of the others all that there is to read is in the two words.
+    #[inline(always)]
+    fn read(frame: &Frame, low: u64, high: u64) -> Link {
+        let kind = ((high >> 32) as u16).to_le_bytes();
+        if kind == TAG_TYPE || kind == SERVICE_TAG_TYPE {
+            return Link::read_tagged(frame, low, high);
+        }
+        let src = Mac::from_le_word(low >> 48 | high << 16);
+        Link {
+            low,
+            high,
+            whole: true,
+            dst: Mac::from_le_word(low),
+            src,
+            tci: 0,
+            tagged: false,
+            stacked: false,
+            tags: 0,
+            valid_source: src.is_valid_source(),
+        }
+    }
+
+    #[inline(never)]
+    fn read_tagged(frame: &Frame, low: u64, high: u64) -> Link {
         let parsed = Parsed::new(&frame.head, frame.len as usize);
         let tagged = parsed.tci.is_some();
         Link {
-            words,
-            whole: ![TAG_TYPE, SERVICE_TAG_TYPE].contains(&[frame.head[12], frame.head[13]]),
+            low,
+            high,
+            whole: false,
             dst: parsed.dst,
             src: parsed.src,
             tci: parsed.tci.unwrap_or(0),
@@ -91,13 +117,13 @@ impl Link {
 
 /// The first 16 bytes.
 #[inline(always)]
-fn link_words(frame: &Frame) -> [u64; 2] {
+fn link_words(frame: &Frame) -> (u64, u64) {
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&frame.head[at..at + 8]);
         u64::from_le_bytes(bytes)
     };
-    [word(0), word(8)]
+    (word(0), word(8))
 }
 
 /// What a frame asks for must lie within it, and a frame to be cut has a checksum to be finished
@@ -246,12 +272,20 @@ fn admit_aware(frame: &mut Frame, policy: &VlanPolicy, control: ControlAddresses
     }
 }
 
-/// `lookup`'s working memory: each frame's keys, if they differ from those of the one before.
-pub struct Keys([Option<(Key, Key)>; BURST]);
+/// `lookup`'s working memory: the keys of each frame whose addresses or VLAN are not those of the frame before it.
+pub struct Keys {
+    /// Source and destination.
+    pairs: [(Key, Key); BURST],
+    /// Bit `i`: frame `i` has keys of its own.
+    own: u64,
+}
 
 impl Default for Keys {
     fn default() -> Keys {
-        Keys([None; BURST])
+        Keys {
+            pairs: [(Key::default(), Key::default()); BURST],
+            own: 0,
+        }
     }
 }
 
@@ -259,24 +293,38 @@ impl Default for Keys {
 #[inline(never)]
 pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) -> bool {
     prepare(burst, view, keys);
-    let is_aware = view.port(ingress).is_some_and(PortView::is_vlan_aware);
-    let (mut last, mut floods) = (Verdict::PENDING, false);
-    for (frame, keys) in burst.frames_mut().iter_mut().zip(&keys.0) {
+    let (mut last, mut floods, mut own) = (Verdict::PENDING, false, keys.own);
+    for (frame, pair) in burst.frames_mut().iter_mut().zip(&keys.pairs) {
+        let is_own = own & 1 != 0;
+        own >>= 1;
         if frame.verdict != Verdict::PENDING {
             continue;
         }
         // No keys: addresses and VLAN are those of the frame before, and so is the answer.
-        if let Some((src, dst)) = keys {
-            let is_free = || view.is_free_for(frame.src, frame.vlan, ingress);
-            last = match learn(view, *src, frame, (ingress, is_aware), tick, is_free) {
-                Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
-                _ => destination(view, *dst, frame, ingress),
+        if is_own {
+            last = match view.fdb.known_way(*pair, ingress, tick) {
+                Some(port) => Verdict::port(port),
+                None => {
+                    let verdict = decide(frame, *pair, ingress, view, tick);
+                    floods |= verdict == Verdict::FLOOD;
+                    verdict
+                }
             };
-            floods |= last == Verdict::FLOOD;
         }
         frame.verdict = last;
     }
     floods
+}
+
+/// Learns where one frame comes from, and finds where it goes.
+#[inline(never)]
+fn decide(frame: &Frame, (src, dst): (Key, Key), ingress: u16, view: &View, tick: u8) -> Verdict {
+    let is_aware = view.port(ingress).is_some_and(PortView::is_vlan_aware);
+    let is_free = || view.is_free_for(frame.src, frame.vlan, ingress);
+    match learn(view, src, frame, (ingress, is_aware), tick, is_free) {
+        Learned::NotAllowed => Verdict::drop(DropReason::SourceNotAllowed),
+        _ => destination(view, dst, frame, ingress),
+    }
 }
 
 /// Learns where a frame comes from. A control frame that an aware port takes without a tag is in no VLAN, so nothing is
@@ -326,23 +374,23 @@ pub(crate) fn destination(view: &View, key: Key, frame: &Frame, ingress: u16) ->
 /// with the addresses of the one before it needs neither.
 #[inline(always)]
 fn prepare(burst: &Burst, view: &View, keys: &mut Keys) {
-    let mut before = None;
-    for (frame, slot) in burst.frames().iter().zip(&mut keys.0) {
-        if frame.verdict != Verdict::PENDING {
-            continue;
+    let mut before = (Mac::default(), Mac::default(), 0, false);
+    // No frame to be looked up comes from the address that this begins with.
+    let (mut own, mut bit) = (0, 1u64);
+    for (frame, pair) in burst.frames().iter().zip(&mut keys.pairs) {
+        let this = (frame.src, frame.dst, frame.vlan, frame.tagged);
+        if frame.verdict == Verdict::PENDING && this != before {
+            before = this;
+            let src = view.fdb.key(frame.src, frame.vlan);
+            let dst = view.fdb.key(frame.dst, frame.vlan);
+            view.fdb.prefetch(src);
+            view.fdb.prefetch(dst);
+            *pair = (src, dst);
+            own |= bit;
         }
-        let this = Some((frame.src, frame.dst, frame.vlan, frame.tagged));
-        if this == before {
-            *slot = None;
-            continue;
-        }
-        before = this;
-        let src = view.fdb.key(frame.src, frame.vlan);
-        let dst = view.fdb.key(frame.dst, frame.vlan);
-        view.fdb.prefetch(src);
-        view.fdb.prefetch(dst);
-        *slot = Some((src, dst));
+        bit <<= 1;
     }
+    keys.own = own;
 }
 
 #[cfg(test)]
