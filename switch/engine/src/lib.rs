@@ -61,6 +61,8 @@ pub mod view;
 #[cfg(not(loom))]
 pub mod vlan;
 #[cfg(not(loom))]
+pub mod walk;
+#[cfg(not(loom))]
 mod way;
 #[cfg(not(loom))]
 pub mod worker;

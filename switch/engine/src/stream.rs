@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crosspoint_frame::{BURST, Burst, tsc};
-use crosspoint_vring::{Batch, GuestTx, RingFault};
+use crosspoint_vring::{Batch, Glance, GuestTx, RingFault};
 use crosspoint_xsk::XskRx;
 
 use crate::counters::{PortCounters, QueueCounters};
@@ -25,6 +25,8 @@ pub enum Source {
     Nic(XskRx),
 }
 
+/// After so many polls in a row that found nothing a guest's stream is quiet.
+const QUIET_POLLS: u32 = 128;
 /// How long a NIC may go on reading after its queue was closed: the kernel closes it some 20 ms later.
 const CLOSING: Duration = Duration::from_millis(100);
 /// Between two looks whether a NIC has sent everything.
@@ -41,6 +43,8 @@ pub struct Stream {
     /// How many frames the next burst may have, and what bursts take, cycles.
     frames_max: usize,
     burst_cycles: u64,
+    /// How many polls in a row have found nothing.
+    empty_polls: u32,
     reported: bool,
     /// Of a guest with a queue of its own: the worker that it was last served by, and whether something was given back
     /// that the guest has not been called for.
@@ -65,6 +69,7 @@ impl Stream {
             received: 0,
             frames_max: BURST,
             burst_cycles: 0,
+            empty_polls: 0,
             reported: false,
             worker: 0,
             gave_back: false,
@@ -217,15 +222,26 @@ impl Stream {
         self.burst_cycles
     }
 
-    /// Notes that a poll found nothing.
+    /// Notes that a poll found nothing. Returns whether it is time to ask whether the stream is [quiet](crate::walk).
     #[inline(always)]
-    pub fn note_empty(&mut self) {
+    pub fn note_empty(&mut self) -> bool {
         self.burst_cycles -= self.burst_cycles / 8;
+        self.empty_polls = self.empty_polls.wrapping_add(1);
+        self.empty_polls.is_multiple_of(QUIET_POLLS)
+    }
+
+    /// A look at a guest's ring, once that has been empty for long. Others are polled always.
+    pub(crate) fn glance_if_quiet(&self) -> Option<Glance> {
+        match &self.source {
+            Source::Guest(guest) if self.empty_polls >= QUIET_POLLS => guest.glance(),
+            _ => None,
+        }
     }
 
     /// Notes what the last burst, of `count` frames, took, and sizes the next one by it.
     #[inline(always)]
     pub fn note_burst(&mut self, count: usize, cycles: u64, shares: &Shares) {
+        self.empty_polls = 0;
         self.burst_cycles = cycles.max(self.burst_cycles - self.burst_cycles / 8);
         self.frames_max = shares.frames_max(count, cycles, self.frames_max);
     }

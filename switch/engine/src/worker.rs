@@ -22,6 +22,7 @@ use crate::stream::{Stream, StreamId};
 use crate::tap;
 use crate::tx::{NicPosition, NicTx, Tx};
 use crate::view::View;
+use crate::walk::{LOOK, Walk};
 
 /// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.
 const NIC_RETRY: Duration = Duration::from_millis(1);
@@ -48,6 +49,8 @@ pub struct Update {
     /// An empty list with room for all the streams that the worker will have: workers do not
     /// allocate. The old list, empty, on the way back.
     pub streams: Vec<Stream>,
+    /// Which of them are polled, with room for all. The old one on the way back.
+    pub(crate) walk: Walk,
     /// An empty list with room for those to be given up; they are in it on the way back.
     pub removed: Vec<Stream>,
     /// Ways to NIC ports to exchange; the old ones, on the way back.
@@ -64,6 +67,7 @@ impl Update {
             add: Vec::new(),
             remove: Vec::new(),
             streams: Vec::with_capacity(streams),
+            walk: Walk::new(streams),
             removed: Vec::new(),
             nics: Vec::new(),
             nic_positions: Vec::new(),
@@ -156,8 +160,13 @@ pub struct Worker {
     nap: Nap,
     view: Arc<View>,
     streams: Vec<Stream>,
-    /// The stream that a poll iteration begins with.
-    first: usize,
+    walk: Walk,
+    /// Between two looks at quiet streams, cycles.
+    look_cycles: u64,
+    /// Whether the last iteration had no burst.
+    is_idle: bool,
+    /// The stream that a poll iteration begins with, if it is not just any.
+    first: Option<u32>,
     /// The port of the one burst that the last iteration had while ports competed, and what it took, cycles.
     alone: Option<(u16, u64)>,
     /// Whether a stream was held back in the last iteration: there is work, then.
@@ -182,6 +191,8 @@ impl Worker {
         let sleeper = Sleeper::new(link.waker.clone());
         let (streams, burst) = (Vec::new(), Burst::new());
         let tx = Tx::new(index, shared.quantum_cycles);
+        let look_cycles = u128::from(shared.quantum_cycles) * LOOK.as_nanos() / QUANTUM.as_nanos();
+        let look_cycles = look_cycles as u64;
         Worker {
             index,
             shared,
@@ -191,7 +202,10 @@ impl Worker {
             nap: Nap::default(),
             view,
             streams,
-            first: 0,
+            walk: Walk::new(0),
+            look_cycles,
+            is_idle: false,
+            first: None,
             alone: None,
             has_held_back: false,
             directs: 0,
@@ -268,6 +282,9 @@ impl Worker {
             shared,
             view,
             streams,
+            walk,
+            look_cycles,
+            is_idle,
             first,
             alone,
             has_held_back,
@@ -278,11 +295,15 @@ impl Worker {
         } = self;
         let tick = shared.tick.load(Ordering::Relaxed);
         let (mut bursts, mut given_back) = (0, false);
-        let (begin, end) = (std::mem::take(first), streams.len());
-        let (mut put_off, mut is_held_back, mut empty) = (None, false, 0);
+        walk.look(mark, *look_cycles, *is_idle);
+        let (begin, end) = walk.order(first.take());
+        let (mut put_off, mut is_held_back, mut empty, mut is_quiet) = (None, false, 0, false);
         tx.shares.begin(mark);
-        for number in (begin..end).chain(0..begin) {
-            let Some(stream) = streams.get_mut(number) else {
+        for place in (begin..end).chain(0..begin) {
+            let Some(number) = walk.at(place) else {
+                continue;
+            };
+            let Some(stream) = streams.get_mut(number as usize) else {
                 continue;
             };
             match turn_of(stream, &mut tx.shares, mark) {
@@ -304,8 +325,11 @@ impl Worker {
                 {
                     stream.set_reported();
                 }
-                given_back |= stream.has_given_back();
-                stream.note_empty();
+                if stream.has_given_back() {
+                    given_back = true;
+                    walk.note_served(number);
+                }
+                is_quiet |= stream.note_empty();
                 // What looking at idle streams takes is not the next busy one's to pay.
                 empty += 1;
                 if empty % EMPTY_POLLS == 0 {
@@ -314,6 +338,7 @@ impl Worker {
                 continue;
             }
             bursts += 1;
+            walk.note_served(number);
             tx.prefetch(view, stream.destination, count);
             let direct = stream.take_direct();
             let is_direct = direct.is_some();
@@ -330,7 +355,11 @@ impl Worker {
             stream.destination = tx.last_destination();
             stream.has_used_nics |= tx.used_nics();
         }
-        *first = put_off.unwrap_or(0);
+        *first = put_off;
+        *is_idle = bursts == 0;
+        if is_quiet {
+            walk.settle(streams);
+        }
         if bursts != 1 || !tx.shares.is_contended() {
             *alone = None;
         }
@@ -349,7 +378,10 @@ impl Worker {
             before_calls();
             let calling = &self.link.calling;
             let mut before = tsc();
-            for stream in &mut self.streams {
+            while let Some(number) = self.walk.next_served() {
+                let Some(stream) = self.streams.get_mut(number as usize) else {
+                    continue;
+                };
                 calling.enter(stream.id.0);
                 if stream.flush(self.index) {
                     let now = tsc();
@@ -378,6 +410,7 @@ impl Worker {
             link,
             view,
             streams,
+            walk,
             directs,
             tx,
             shared,
@@ -390,7 +423,7 @@ impl Worker {
         }
         let news = link
             .mailbox
-            .quiesce(|update| apply(update, view, streams, tx));
+            .quiesce(|update| apply(update, view, (streams, walk), tx));
         if news {
             *directs = streams.iter().filter(|stream| stream.is_direct()).count();
             return self.take_injected();
@@ -515,7 +548,7 @@ fn report(shared: &Shared, port: u16, fault: RingFault) -> bool {
 fn apply(
     mut update: Update,
     view: &mut Arc<View>,
-    streams: &mut Vec<Stream>,
+    (streams, walk): (&mut Vec<Stream>, &mut Walk),
     tx: &mut Tx,
 ) -> Update {
     std::mem::swap(view, &mut update.view);
@@ -528,6 +561,8 @@ fn apply(
     }
     update.streams.append(&mut update.add);
     std::mem::swap(streams, &mut update.streams);
+    std::mem::swap(walk, &mut update.walk);
+    walk.restart(streams.len());
     for (port, nic) in &mut update.nics {
         tx.swap_nic(*port, nic);
     }

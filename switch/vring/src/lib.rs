@@ -26,6 +26,8 @@ mod fault;
 #[cfg(not(loom))]
 mod features;
 #[cfg(not(loom))]
+mod glance;
+#[cfg(not(loom))]
 mod inflight;
 #[cfg(not(loom))]
 mod mapping;
@@ -51,6 +53,7 @@ pub use self::{
     dirty::{DirtyLog, LOG_PAGE_LEN},
     fault::RingFault,
     features::{Features, MAX_QUEUE_PAIRS, feature},
+    glance::{Glance, Glances},
     inflight::{InflightQueue, InflightRegion},
     mapping::{Contiguous, MAX_MAPPINGS, check_file, lost_mappings},
     memory::{GuestMemory, MAX_GUEST_BYTES, MemoryCell, MemoryError, RegionSpec},

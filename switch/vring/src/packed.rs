@@ -5,13 +5,13 @@
 //! is slot `p` modulo the size, and the wrap counter there is 1 in even laps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crosspoint_frame::{Work, prefetch_read, prefetch_write};
 
 use crate::chain::{self, Direction, MAX_CHAIN};
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, check_size, find_area, need_event};
-use crate::{GuestMemory, InflightQueue, MemoryCell, RingAddresses, RingError, RingFault};
+use crate::{Glance, GuestMemory, InflightQueue, MemoryCell, RingAddresses, RingError, RingFault};
 
 /// Available, when it equals the wrap counter and `F_USED` does not (virtio 1.2, 2.8.1).
 const F_AVAIL: u16 = 1 << 7;
@@ -219,8 +219,7 @@ impl PackedRing {
         // flags were.
         let word = high.load(Ordering::Acquire);
         let flags = (word >> 48) as u16;
-        let marks = if self.wrap(at) { F_AVAIL } else { F_USED };
-        if flags & (F_AVAIL | F_USED) != marks {
+        if flags & (F_AVAIL | F_USED) != self.offered_marks(at) {
             return None;
         }
         Some(PackedDescriptor {
@@ -229,6 +228,24 @@ impl PackedRing {
             id: (word >> 32) as u16,
             flags,
         })
+    }
+
+    /// A look at whether the driver offers something at `at`; `None` if it does now.
+    pub(crate) fn glance(&self, at: u64) -> Option<Glance> {
+        // SAFETY: the flags are the last two of the 16 bytes of a descriptor of the ring, which `new` has checked.
+        let flags = unsafe {
+            let descriptor = self.descriptors.add(16 * self.slot(at));
+            AtomicU16::from_ptr(descriptor.add(14).cast())
+        };
+        let marks = F_AVAIL | F_USED;
+        let value = flags.load(Ordering::Relaxed) & marks;
+        (value != self.offered_marks(at)).then(|| Glance::new(flags, marks, value, &self._areas))
+    }
+
+    /// The marks of a descriptor that the driver has made available at a position.
+    #[inline(always)]
+    fn offered_marks(&self, at: u64) -> u16 {
+        if self.wrap(at) { F_AVAIL } else { F_USED }
     }
 
     /// How many entries the chain has whose first descriptor, at `at`, has these flags. One that

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use crosspoint_frame::{prefetch_read, prefetch_write};
 use thiserror::Error;
 
-use crate::{GuestMemory, InflightQueue, MemoryCell};
+use crate::{Glance, GuestMemory, InflightQueue, MemoryCell};
 
 /// Largest ring (virtio 1.2, 2.7: queue size is a power of two up to 32768).
 pub const MAX_RING_SIZE: u32 = 32768;
@@ -185,6 +185,12 @@ impl SplitRing {
     #[inline(always)]
     pub fn avail_index(&self) -> u16 {
         self.u16_at(self.available, 2).load(Ordering::Acquire)
+    }
+
+    /// A look at whether the driver offers more than up to `at`; `None` if it does now.
+    pub(crate) fn glance(&self, at: u16) -> Option<Glance> {
+        let glance = Glance::new(self.u16_at(self.available, 2), u16::MAX, at, &self._areas);
+        (!glance.has_changed()).then_some(glance)
     }
 
     /// Head descriptor at position `at` (any number: taken modulo the ring's size).

@@ -85,7 +85,7 @@ impl Floor {
         let mut updates: Vec<Update> = self
             .streams
             .iter()
-            .map(|streams| Update::new(self.view.clone(), streams + 1))
+            .map(|streams| Update::new(self.view.clone(), streams + change.add.len()))
             .collect();
         for (worker, stream) in change.add {
             updates[worker].add.push(stream);

@@ -21,6 +21,7 @@ mod ledger;
 mod order;
 mod ports;
 mod queues;
+mod quiet;
 mod reports;
 mod rig;
 mod runs;

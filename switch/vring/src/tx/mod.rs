@@ -10,7 +10,7 @@ use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, NEEDS_CSUM, Offload, Se
 use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN, TAGS_MAX};
 
 use crate::ring::Ring;
-use crate::{Features, Notifier, RingError, RingFault};
+use crate::{Features, Glance, Notifier, RingError, RingFault};
 
 pub use packed::PackedTx;
 pub use split::SplitTx;
@@ -85,6 +85,12 @@ impl GuestTx {
     #[inline(always)]
     pub fn has_backlog(&self) -> bool {
         either!(self, queue => queue.has_backlog())
+    }
+
+    /// A look at whether the driver offers anything, for as long as nothing is taken. `None` if it does now, and of a queue
+    /// at fault.
+    pub fn glance(&self) -> Option<Glance> {
+        either!(self, queue => queue.glance())
     }
 
     /// What the guest did wrong, if it did.

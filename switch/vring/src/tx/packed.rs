@@ -8,7 +8,7 @@ use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
 use crate::chain::{self, Direction};
 use crate::packed::{PackedChain, PackedRing};
-use crate::{Features, Notifier, RingFault, feature};
+use crate::{Features, Glance, Notifier, RingFault, feature};
 
 /// The one consumer of a packed transmit ring.
 pub struct PackedTx {
@@ -153,6 +153,11 @@ impl PackedTx {
     #[inline(always)]
     pub(super) fn has_backlog(&self) -> bool {
         self.is_cut_short && !self.ahead.is_empty()
+    }
+
+    pub(super) fn glance(&self) -> Option<Glance> {
+        let is_idle = self.ahead.is_empty() && self.held == 0 && self.fault.is_none();
+        is_idle.then(|| self.ring.glance(self.next)).flatten()
     }
 
     pub(super) fn fault(&self) -> Option<RingFault> {

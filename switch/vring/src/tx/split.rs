@@ -8,7 +8,7 @@ use crosspoint_frame::{BURST, Burst, Segment, Work, prefetch_read};
 use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
 use crate::chain::{self, Direction};
-use crate::{Features, Notifier, RingFault, SplitRing, feature};
+use crate::{Features, Glance, Notifier, RingFault, SplitRing, feature};
 
 /// The one consumer of a split transmit ring.
 pub struct SplitTx {
@@ -154,6 +154,11 @@ impl SplitTx {
     #[inline(always)]
     pub(super) fn has_backlog(&self) -> bool {
         self.is_cut_short && !self.ahead.is_empty()
+    }
+
+    pub(super) fn glance(&self) -> Option<Glance> {
+        let is_idle = self.ahead.is_empty() && self.held == 0 && self.fault.is_none();
+        is_idle.then(|| self.ring.glance(self.next)).flatten()
     }
 
     pub(super) fn fault(&self) -> Option<RingFault> {

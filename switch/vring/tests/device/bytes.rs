@@ -271,8 +271,8 @@ impl Rig {
         };
         self.scratch.begin_burst();
         let outcome = self.rx.deliver(0, &self.burst, &picks, &mut self.scratch);
-        // Frames of many small buffers may cost more than a burst may: then the last ones are dropped for that.
-        assert!(outcome.costly == 0 || self.case.buffer_len < 400);
+        // Frames of many small pieces may cost more than a burst may: then the last ones are dropped for that.
+        assert!(outcome.costly == 0 || self.case.buffer_len < 400 * self.case.rx_pieces.max(2));
         let afforded = copies.len() - outcome.costly as usize;
         let (arrive, expected) = model.deliver(&copies[..afforded], self.available);
         self.tx.complete();
