@@ -171,6 +171,46 @@ time.sleep(600)\"";
     journal.kill();
 }
 
+/// A journal that starts after the switch: what was said before is on standard error, and says so.
+#[test]
+fn a_journal_that_is_not_there_yet_is_written_to_later() {
+    const JOURNAL: &str = "
+import socket
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.bind('/run/systemd/journal/socket')
+while True:
+    print(journal.recv(65536), flush=True)";
+    let lab = Lab::new(s(120));
+    let mut mount = lab.command("sh");
+    mount.args([
+        "-c",
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal",
+    ]);
+    let (status, text) = run(lab.dir(), &mount, PATIENCE);
+    assert!(status.success(), "{text}");
+    let path = lab.dir().join("stderr");
+    let log = File::create(&path).expect("a file");
+    let daemon = Daemon::start(&lab, "[log]\ntarget = \"journald\"", log.into());
+    daemon.wait_for(&["show", "switch"], "the journal: it cannot be written to");
+    let said = || fs::read_to_string(&path).expect("a file");
+    for text in ["the journal cannot be written to", "ready: 1 port(s)"] {
+        wait_until(text, PATIENCE, || said().contains(text).then_some(()));
+    }
+
+    let mut command = lab.command("python3");
+    command.args(["-c", JOURNAL]);
+    let mut journal = Process::start(lab.dir(), "journal", &command);
+    journal.wait_for("the journal is there", PATIENCE);
+    let before = said();
+    daemon.wait_for(&["port", "set", "web", "mac_limit=5"], "web");
+    journal.wait_for("web: changed in place", PATIENCE);
+    assert_eq!(said(), before, "it is the journal's");
+    let (_, shown) = daemon.ask(&["show", "switch"]);
+    assert!(!shown.contains("missing"), "{shown}");
+    everything_works_and_ends(daemon);
+    journal.kill();
+}
+
 #[test]
 fn metrics_that_cannot_be_served_yet_cost_no_port_and_are_served_later() {
     let lab = Lab::new(s(120));

@@ -32,13 +32,15 @@ use std::io::{self, IsTerminal, stderr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 pub use limit::{BURST, INTERVAL, Limit};
 pub(crate) use queue::lost_lines;
@@ -48,6 +50,10 @@ use crate::config::{Log, LogFormat, LogLevel, LogTarget};
 use journal::Entries;
 use queue::{Item, Lines, Queue};
 
+/// Between two tries to reach the journal.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Whether lines that are for the journal go elsewhere, since it was not there at the start.
+static JOURNAL_MISSING: AtomicBool = AtomicBool::new(false);
 /// Of the lines that say what was not written.
 const TARGET: &str = "crosspoint_control::log";
 /// Where the journal listens (sd_journal_print(3)).
@@ -64,6 +70,7 @@ pub fn start(log: &Log) -> Limit {
     let filter = EnvFilter::try_from_env(FILTER);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(level(log.level).to_string()));
     let (output, warning) = output(log);
+    let (output, later) = reload::Layer::new(output);
     let limit = Limit::default();
     let layers = tracing_subscriber::registry().with(output);
     // The outermost is asked first: what the filter refuses is not counted.
@@ -72,9 +79,45 @@ pub fn start(log: &Log) -> Limit {
         print("warning: there is a log already; [log] is without effect\n");
     }
     if let Some(error) = warning {
-        tracing::warn!(%error, "the journal cannot be written to: lines go to standard error");
+        tracing::warn!(
+            %error,
+            "the journal cannot be written to: lines go to standard error; trying again every few seconds"
+        );
+        wait_for_journal(later);
     }
     limit
+}
+
+/// Tries to reach the journal again and again, on a thread of its own, and has the log go there once it is there.
+fn wait_for_journal(output: reload::Handle<Output, Registry>) {
+    JOURNAL_MISSING.store(true, Ordering::Relaxed);
+    let wait = move || {
+        let journal = loop {
+            std::thread::sleep(RETRY_INTERVAL);
+            if let Ok(journal) = to_journal_if_there() {
+                break journal;
+            }
+        };
+        // It fails only where there is no log any more.
+        if output.reload(journal).is_ok() {
+            JOURNAL_MISSING.store(false, Ordering::Relaxed);
+            tracing::info!("the journal is there: what was logged before went to standard error");
+        }
+    };
+    let started = std::thread::Builder::new()
+        .name("cp-log-retry".to_owned())
+        .spawn(wait);
+    if let Err(error) = started {
+        tracing::warn!(%error, "the journal is not tried again");
+    }
+}
+
+/// What is missing of the log, for people.
+pub(crate) fn missing() -> Option<&'static str> {
+    let is_missing = JOURNAL_MISSING.load(Ordering::Relaxed);
+    is_missing.then_some(
+        "the journal: it cannot be written to, and lines go to standard error; trying again every few seconds",
+    )
 }
 
 /// Has panics told on standard error like all else: without waiting for what reads it for longer than a second.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ const END_TIME_MAX: Duration = Duration::from_secs(1);
 /// Lines lost since the process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
 /// The log's own queue, if the log has begun.
-static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+static QUEUE: Mutex<Option<Arc<Queue>>> = Mutex::new(None);
 
 /// How many lines of the log were lost, since what reads it did not keep up.
 pub(crate) fn lost_lines() -> u64 {
@@ -39,9 +39,15 @@ pub(crate) fn lost_lines() -> u64 {
 
 /// Waits until all that was logged is written, but no longer than a second.
 pub fn drain() {
-    if let Some(queue) = QUEUE.get() {
+    // The lock is not held meanwhile.
+    let queue = published().clone();
+    if let Some(queue) = queue {
         queue.drain(END_TIME_MAX);
     }
+}
+
+fn published() -> MutexGuard<'static, Option<Arc<Queue>>> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes to standard error what belongs to no log, behind what was logged before; `false` where that has taken a second
@@ -90,6 +96,8 @@ struct State {
     items: VecDeque<Item>,
     bytes: usize,
     is_writing: bool,
+    /// What is in it is written, and then its thread ends.
+    is_ending: bool,
 }
 
 impl Queue {
@@ -101,8 +109,7 @@ impl Queue {
         let taking = Arc::clone(&queue);
         let run = move || {
             let mut told = lost_lines();
-            loop {
-                let item = taking.take();
+            while let Some(item) = taking.take() {
                 if write(&item).is_err() {
                     LOST.fetch_add(1, Ordering::Relaxed);
                 }
@@ -124,9 +131,14 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Makes this the queue that [`drain`] waits for.
+    /// Makes this the queue that [`drain`] waits for. The one before it is written to its end.
     pub(super) fn publish(self: &Arc<Self>) {
-        let _ = QUEUE.set(Arc::clone(self));
+        let before = published().replace(Arc::clone(self));
+        if let Some(before) = before {
+            before.drain(END_TIME_MAX);
+            before.lock().is_ending = true;
+            before.changed.notify_all();
+        }
     }
 
     /// Puts an item in, or counts it as lost where there is no room.
@@ -143,17 +155,20 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits for an item; that one is being written then, and those before it are.
-    fn take(&self) -> Item {
+    /// Waits for an item; that one is being written then, and those before it are. `None` when there will be none.
+    fn take(&self) -> Option<Item> {
         let mut state = self.lock();
         state.is_writing = false;
         loop {
             if let Some(item) = state.items.pop_front() {
                 state.bytes -= item.len();
                 state.is_writing = true;
-                return item;
+                return Some(item);
             }
             self.changed.notify_all();
+            if state.is_ending {
+                return None;
+            }
             state = self
                 .changed
                 .wait(state)
