@@ -8,6 +8,9 @@ use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Metrics, Switch, guest, s, wait_until, xdp};
 
+/// The port offers its guest an address (virtio 1.2, 5.1.3).
+const MAC: u64 = 1 << 5;
+
 /// Everything that is counted of a port: each series by its name and labels, but for the worker's.
 fn counted(metrics: &Metrics, port: &str) -> BTreeMap<String, u64> {
     let grows = |name: &str| {
@@ -114,6 +117,51 @@ fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_anew() {
         0
     );
     switch.stop(Signal::TERM);
+}
+
+/// As `plan` warns of it: in what the command prints, and in the log.
+#[test]
+fn a_change_that_takes_from_a_running_guest_what_it_has_negotiated_is_told() {
+    let lab = Lab::new(s(60));
+    let port = guest(&lab, "web") + "queue_pairs = 2\nmac = \"02:00:00:00:00:01\"\n";
+    let switch = Switch::start(&lab, &[1], &[port]);
+    let mut front_ends = Vec::new();
+    let mut connect = || {
+        let defaults = GuestOptions::default();
+        let options = GuestOptions {
+            features: defaults.features | MAC,
+            queue_pairs: 2,
+            ..defaults
+        };
+        let web = Guest::connect(lab.socket("web"), options);
+        front_ends.push(web.expect("the guest connects"));
+        switch.wait_up(&["web"]);
+    };
+    let said = |text: &str, warning: &str, count: usize| {
+        assert!(text.contains(warning), "{text}");
+        let log = switch.log();
+        let lines = log.lines().filter(|line| line.contains(warning));
+        let lines: Vec<&str> = lines.collect();
+        assert!(lines.len() == count && lines[0].contains("WARN"), "{log}");
+    };
+    connect();
+    let (ended, text) = switch.ask(&["port", "set", "web", "mac="]);
+    assert!(ended.success(), "{text}");
+    said(
+        &text,
+        "its guest has negotiated MAC, which the port offers no more",
+        1,
+    );
+
+    connect();
+    let main = switch.config_path();
+    let config = fs::read_to_string(&main).expect("the file");
+    fs::write(&main, config.replace("queue_pairs = 2", "queue_pairs = 1")).expect("the file");
+    let fewer = "its front end has 2 queue pairs, and does not come back to fewer";
+    assert!(switch.ask(&["plan"]).1.contains(fewer));
+    let (ended, text) = switch.ask(&["reload"]);
+    assert!(ended.success(), "{text}");
+    said(&text, fewer, 1);
 }
 
 #[test]

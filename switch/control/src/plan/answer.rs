@@ -50,7 +50,7 @@ pub struct ChangedPort {
     /// The keys that have other values. Of an uplink, `direct_queues` is among them, though it is no key of the file: the
     /// queues that guests have for themselves.
     pub keys: Vec<Key>,
-    /// What it takes from the guest that runs there; only `crosspoint plan` says so.
+    /// What it takes from the guest that runs there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

@@ -9,7 +9,7 @@ use crate::api::{ChangeError, Source};
 use crate::config::{Config, Port, PortTable, port_file, remove_port_file, write_port_file};
 use crate::fabric::{Fabric, MoveError};
 use crate::health::Health;
-use crate::plan::{Failure, Plan, PlanAnswer, ReloadAnswer};
+use crate::plan::{Failure, How, Plan, PlanAnswer, ReloadAnswer};
 use crate::status::{DaemonStatus, FdbEntry, FdbMover, Status};
 
 impl From<ReloadError> for ChangeError {
@@ -70,7 +70,10 @@ impl Source for Running {
 
     fn reload(&self) -> Result<ReloadAnswer, ChangeError> {
         let done = Running::reload(self)?;
-        Ok(answer(&done.plan, done.failed))
+        Ok(ReloadAnswer {
+            plan: done.answer,
+            failed: done.failed,
+        })
     }
 
     fn port_add(&self, table: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {
@@ -174,14 +177,26 @@ impl Running {
 
     fn do_by_hand(&self, changing: &mut Changing, wanted: &Config) -> ReloadAnswer {
         let plan = Plan::between(&changing.config, wanted);
+        let answer = self.warn_of(&plan);
         let failed = self.apply(changing, wanted, &plan);
-        answer(&plan, failed)
+        ReloadAnswer {
+            plan: answer,
+            failed,
+        }
     }
-}
 
-fn answer(plan: &Plan, failed: Vec<Failure>) -> ReloadAnswer {
-    ReloadAnswer {
-        plan: PlanAnswer::from(plan),
-        failed,
+    /// The plan as it is told, with what it takes from guests that run; the log has that, too. Called before it is carried
+    /// out: then these guests are still there.
+    pub(super) fn warn_of(&self, plan: &Plan) -> PlanAnswer {
+        let mut answer = PlanAnswer::from(plan);
+        if plan.change.iter().any(|diff| diff.how == How::Reopen) {
+            answer.warn_of(plan, &self.fabric.status().ports);
+        }
+        for port in &answer.change {
+            for warning in &port.warnings {
+                tracing::warn!(port = %port.name, "{warning}");
+            }
+        }
+        answer
     }
 }

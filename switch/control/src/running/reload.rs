@@ -10,7 +10,7 @@ use crate::config::watch::PortsWatch;
 use crate::config::{Config, ConfigError, Loaded, Port};
 use crate::fabric::seconds_since_1970;
 use crate::notify;
-use crate::plan::{Failure, Plan};
+use crate::plan::{Failure, Plan, PlanAnswer};
 use crate::status::ConfigStatus;
 
 /// How long until a watched folder is looked at again in which something was wrong.
@@ -28,6 +28,8 @@ pub(crate) enum ReloadError {
 /// What came of a configuration that was read again.
 pub(super) struct Reloaded {
     pub plan: Plan,
+    /// The plan as it is told.
+    pub answer: PlanAnswer,
     /// What of the plan was not carried out.
     pub failed: Vec<Failure>,
     /// What is wrong with what was left out of the plan.
@@ -174,10 +176,12 @@ impl Running {
         let in_files = |name: &String| loaded.config.ports.iter().any(|port| port.name == *name);
         changing.by_hand.retain(|name, _| !in_files(name));
         let plan = Plan::between(&changing.config, &wanted);
+        let answer = self.warn_of(&plan);
         let failed = self.apply(changing, &wanted, &plan);
         changing.loaded = Some(loaded);
         Reloaded {
             plan,
+            answer,
             failed,
             left_out: Vec::new(),
         }

@@ -316,7 +316,9 @@ fn a_change_that_a_running_guest_does_not_survive_is_told() {
         runs("web", &modern, 2, 4),
     );
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].starts_with("its front end has 2 queue pairs, and would not come back"));
+    assert!(
+        said[0].starts_with("its front end has 2 queue pairs, and does not come back to fewer")
+    );
     assert!(
         said[1].starts_with("its guest has negotiated MAC, MQ, which"),
         "{said:?}"
