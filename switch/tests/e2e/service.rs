@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
+use crosspoint_guest::{Guest, GuestOptions, Listener};
 use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Process, Switch, guest, run, s, wait_until, xdp};
@@ -112,6 +113,47 @@ fn probes_and_the_service_manager_are_told_which_port_and_which_worker() {
         end.last().map(String::as_str),
         Some("STOPPING=1\nSTATUS=stopping\n")
     );
+}
+
+/// Who starts something after the switch relies on it. Each time the interfaces are new, as at a host's start; and a front
+/// end listens already.
+#[test]
+fn the_first_frame_after_ready_arrives() {
+    for (queues, keys) in [(1, ""), (4, ""), (1, "mode = \"generic\"\n")] {
+        let lab = Lab::new(s(60));
+        let path = lab.dir().join("notify");
+        let notify = UnixDatagram::bind(&path).expect("a socket");
+        notify.set_read_timeout(Some(s(20))).expect("a time");
+        let a = Host::with_queues(&lab, "a", 1, queues);
+        let b = Host::with_queues(&lab, "b", 2, queues);
+        for (host, other) in [(&a, &b), (&b, &a)] {
+            let mac = other.mac();
+            host.ip(&format!(
+                "neigh add {} lladdr {mac} dev eth0",
+                other.address
+            ));
+        }
+        let listener = Listener::bind(lab.socket("web")).expect("a socket");
+        let web = std::thread::spawn(move || {
+            let mut web = Guest::new(GuestOptions::default()).expect("a guest");
+            let session = listener.accept(s(20)).expect("the switch connects");
+            web.attach(session).expect("its rings run");
+            web
+        });
+        let ports = [
+            xdp("a", &a) + keys,
+            xdp("b", &b) + keys,
+            guest(&lab, "web") + "role = \"client\"\n",
+        ];
+        let (switch, told) = Switch::start_until_ready(&lab, &[1], &ports, (&notify, &path));
+        let ping = a.command(&format!("ping -n -c 1 -W 5 {}", b.address));
+        let (status, text) = run(lab.dir(), &ping, s(10));
+        let log = switch.log();
+        assert!(status.success(), "{queues} {keys:?}: {text}\n{log}");
+        assert!(told.contains("STATUS=3 of 3 ports up"), "{told}\n{log}");
+        drop(switch);
+        drop(web.join().expect("a guest"));
+    }
 }
 
 /// A main loop that stands still: nothing else of the switch shows it, and frames go on.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -92,7 +93,42 @@ impl<'a> Switch<'a> {
         switch
     }
 
+    /// Starts the daemon, and returns at the moment in which it tells `notify`, its service manager's socket at `path`, that it
+    /// is ready; with what it says besides.
+    pub fn start_until_ready(
+        lab: &'a Lab,
+        cores: &[usize],
+        ports: &[String],
+        (notify, path): (&UnixDatagram, &Path),
+    ) -> (Self, String) {
+        let path = path.to_str().expect("a plain path");
+        let variables = [("NOTIFY_SOCKET", path)];
+        let switch = Self::spawn(lab, "control", METRICS, cores, ports, &variables);
+        let mut bytes = [0; 4096];
+        loop {
+            let told = notify.recv(&mut bytes);
+            let told = told.unwrap_or_else(|why| panic!("{why}\n{}", switch.process.log()));
+            let text = String::from_utf8_lossy(&bytes[..told]);
+            if text.starts_with("READY=1") {
+                return (switch, text.into_owned());
+            }
+        }
+    }
+
     fn start_in(
+        lab: &'a Lab,
+        name: &str,
+        metrics: &'static str,
+        cores: &[usize],
+        ports: &[String],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut switch = Self::spawn(lab, name, metrics, cores, ports, variables);
+        switch.wait_ready();
+        switch
+    }
+
+    fn spawn(
         lab: &'a Lab,
         name: &str,
         metrics: &'static str,
@@ -106,16 +142,14 @@ impl<'a> Switch<'a> {
         command.arg("run").arg("--config").arg(path);
         command.envs(variables.iter().copied());
         let process = Process::start(lab.dir(), &format!("crosspoint-{name}"), &command);
-        let mut switch = Self {
+        Self {
             lab,
             config,
             control,
             metrics,
             process,
             stopped: false,
-        };
-        switch.wait_ready();
-        switch
+        }
     }
 
     /// `crosspoint` with these words, to its end.

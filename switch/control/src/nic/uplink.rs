@@ -33,6 +33,8 @@ pub(super) struct Uplink {
     settings: Option<Settings>,
     retry: Option<Retry>,
     shown: Option<(PortState, String)>,
+    /// Whether its link went down because the port was opened: some drivers start the NIC anew for an XDP program.
+    pub lost_carrier: bool,
 }
 
 impl Uplink {
@@ -44,6 +46,7 @@ impl Uplink {
             settings: None,
             retry: None,
             shown: None,
+            lost_carrier: false,
         }
     }
 
@@ -174,7 +177,10 @@ impl Uplink {
         }
         self.port = Some(port);
         self.keep_frames(&now);
-        Ok(now)
+        // An event tells when it is back.
+        let then = links.find(&interface).ok().flatten().unwrap_or(now);
+        self.lost_carrier = found.carrier && !then.carrier;
+        Ok(then)
     }
 
     /// Has whoever sends through the interface leave nothing beside the frames.

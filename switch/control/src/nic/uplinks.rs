@@ -32,6 +32,8 @@ pub struct UplinkOptions {
 pub struct Uplinks {
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
+    /// Whether the link of one of them went down because it was opened.
+    pub lost_carrier: bool,
 }
 
 impl Uplinks {
@@ -57,6 +59,7 @@ impl Uplinks {
                 _ => {}
             }
         }
+        let lost_carrier = uplinks.iter().any(|uplink| uplink.lost_carrier);
         let thread = Builder::new().name("uplinks".to_owned());
         let thread = thread.spawn(move || run(events, links, uplinks));
         let thread = thread.map_err(|why| {
@@ -67,6 +70,7 @@ impl Uplinks {
         Ok(Uplinks {
             stopper,
             thread: Some(thread),
+            lost_carrier,
         })
     }
 }

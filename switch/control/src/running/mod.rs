@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::api::Source;
 use crate::config::watch::PortsWatch;
@@ -28,6 +28,14 @@ use crate::plan::{Failure, How, Plan, PortDiff};
 use crate::status::DaemonStatus;
 use crate::{log, progress};
 use ports::Attached;
+
+/// How long a start waits for the rings of guests whose front ends are there. One that has no driver yet is not waited for
+/// any longer.
+const RINGS_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long it waits for links that went down because XDP was attached: NICs take some seconds.
+const LINK_TIME_MAX: Duration = Duration::from_secs(5);
+/// Between two looks.
+const COMING_UP_PAUSE: Duration = Duration::from_millis(5);
 
 /// The switch as it runs.
 pub(crate) struct Running {
@@ -141,7 +149,24 @@ impl Running {
         // Last: who can read the metrics finds every port in them.
         let served = settings::serve_if_missing(&mut changing, self.source()?);
         self.note_missing(METRICS, served.err());
+        Self::wait_for_those_there(&self.fabric, &changing);
         Ok(())
+    }
+
+    /// Waits until frames go to every port whose interface or front end is there, but no longer than a guest's driver or a
+    /// NIC may take: who starts something as soon as the switch is ready has its first frame arrive.
+    fn wait_for_those_there(fabric: &Fabric, changing: &Changing) {
+        let start = Instant::now();
+        let is_waited_for = |attached: &Attached| {
+            let limit = match attached.is_guest() {
+                true => RINGS_TIME_MAX,
+                false => LINK_TIME_MAX,
+            };
+            start.elapsed() < limit && attached.is_coming_up(fabric)
+        };
+        while changing.ports.values().any(is_waited_for) {
+            std::thread::sleep(COMING_UP_PAUSE);
+        }
     }
 
     /// Serves the metrics if they are missing, unless the switch is being changed. Does not wait.
@@ -176,7 +201,8 @@ impl Running {
         let lost = lost.map(|lines| {
             format!("log: {lines} lines were lost, since what reads it did not keep up")
         });
-        missing.chain(lost).collect()
+        let journal = log::missing().map(str::to_owned);
+        missing.chain(journal).chain(lost).collect()
     }
 
     /// Whether it works: workers, ports, and the threads that control them.

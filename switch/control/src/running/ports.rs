@@ -6,7 +6,7 @@ use crosspoint_engine::vlan::VlanPolicy;
 
 use crate::config::{Config, Port, PortKind, Vlan};
 use crate::daemon::StartError;
-use crate::fabric::{Fabric, PortOptions, PortSettings};
+use crate::fabric::{Fabric, PortOptions, PortSettings, PortState};
 use crate::nic::{self, UplinkOptions, Uplinks};
 use crate::plan::PortDiff;
 use crate::vhost::VhostPort;
@@ -19,7 +19,7 @@ pub(super) struct Attached {
 
 enum By {
     Guest { port: VhostPort },
-    Nic { _port: Uplinks },
+    Nic { port: Uplinks },
 }
 
 impl Attached {
@@ -41,6 +41,15 @@ impl Attached {
                 fabric.set_aside(number);
                 Err(why)
             }
+        }
+    }
+
+    /// Whether what it is attached to is there, and frames do not go there yet, but will in a moment.
+    pub fn is_coming_up(&self, fabric: &Fabric) -> bool {
+        let state = fabric.port_state(self.number);
+        match &self.by {
+            By::Guest { port } => state == PortState::Connected || !port.has_asked(),
+            By::Nic { port } => port.lost_carrier && state == PortState::Down,
         }
     }
 
@@ -104,7 +113,7 @@ fn serve(
                 direct: config.direct_queues(&port.name),
             };
             By::Nic {
-                _port: Uplinks::start(fabric, vec![options])?,
+                port: Uplinks::start(fabric, vec![options])?,
             }
         }
     })

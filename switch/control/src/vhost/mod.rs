@@ -121,6 +121,8 @@ pub struct VhostPort {
 struct Shared {
     stop: OwnedFd,
     stopping: std::sync::atomic::AtomicBool,
+    /// Whether a front end that listens was asked for the first time, and answers or does not.
+    asked: std::sync::atomic::AtomicBool,
     /// The port's thread.
     id: OnceLock<Pid>,
     /// The connection at hand, to be shut down from outside.
@@ -158,6 +160,8 @@ impl VhostPort {
         let shared = Arc::new(Shared {
             stop: eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?,
             stopping: false.into(),
+            // One that connects comes by itself.
+            asked: (role == Role::Server).into(),
             id: OnceLock::new(),
             connection: Mutex::new(None),
             socket_file: Mutex::new(file),
@@ -203,6 +207,11 @@ impl Drop for VhostPort {
 }
 
 impl VhostPort {
+    /// Whether it is known yet if a front end that listens is there.
+    pub fn has_asked(&self) -> bool {
+        self.shared.asked.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     /// Tells its threads to end, if that has not been done, and says when it was. Does not wait.
     pub fn begin_end(&self) -> Instant {
         *self.ending.get_or_init(|| {
@@ -242,6 +251,10 @@ impl VhostPort {
 impl Shared {
     fn stopping(&self) -> bool {
         self.stopping.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn note_asked(&self) {
+        self.asked.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
     fn connection(&self) -> std::sync::MutexGuard<'_, Option<UnixStream>> {
@@ -296,6 +309,7 @@ pub fn converse_once(
     let shared = Shared {
         stop: eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"),
         stopping: false.into(),
+        asked: true.into(),
         id: OnceLock::new(),
         connection: Mutex::new(None),
         socket_file: Mutex::new(None),
@@ -325,6 +339,7 @@ fn serve(shared: &Shared, name: &str, endpoint: &mut Endpoint, handler: &Arc<Han
         let connection = match connection.and_then(limit_message_time) {
             Ok(connection) => connection,
             Err(why) => {
+                shared.note_asked();
                 note_exhaustion(name, &why, &mut exhausted);
                 shared.wait(&[], Some(pause));
                 pause = (pause * 2).min(RETRY_LAST);
@@ -399,6 +414,7 @@ fn session(
     handler: &Arc<Handler>,
 ) -> Result<(), String> {
     handler.device().connect();
+    shared.note_asked();
     let end = converse(shared, connection, endpoint, handler);
     let why = end.as_ref().err().map_or("it hung up", String::as_str);
     handler.device().disconnect(why);
