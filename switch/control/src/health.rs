@@ -5,6 +5,7 @@
 //!   before anything is restarted for it. And the threads that control the switch make progress: none is at the same thing
 //!   for 20 s, nor waits so long for the port table.
 //! - *Ready*: live, and every port with `required = true` is up.
+//! - *Warned of*: loops. The switch works, and what is behind a port that is blocked is reached by another.
 //!
 //! `GET /healthz` and `GET /readyz` of the [metrics server](crate::metrics) answer 200 or 503, with [`Health::live_text`]
 //! or [`Health::ready_text`]; `crosspoint health` asks the [control socket](crate::api); the [watchdog](crate::notify)
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Source;
-use crate::status::Status;
+use crate::status::{BLOCKED, Status};
 
 /// The most reasons that are listed.
 const REASONS_MAX: usize = 16;
@@ -47,6 +48,9 @@ pub struct Health {
     pub not_live: Vec<String>,
     /// What keeps it from being ready, besides.
     pub not_ready: Vec<String>,
+    /// What is wrong, and keeps it from neither: loops. At most 17 lines.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Whether a change kept the ports from being looked at; then it is not ready, and nothing is known of ports.
     pub changing: bool,
 }
@@ -71,6 +75,8 @@ pub struct PortLook<'a> {
     pub detail: &'a str,
     /// Whether the switch is ready only while it is up.
     pub required: bool,
+    /// Whether a loop goes through it.
+    pub looping: bool,
 }
 
 impl Health {
@@ -84,6 +90,7 @@ impl Health {
             ..Health::default()
         };
         let (mut not_live, mut not_ready) = (Reasons::default(), Reasons::default());
+        let mut warnings = Reasons::default();
         for WorkerLook {
             worker,
             core,
@@ -100,7 +107,14 @@ impl Health {
             }
         }
         for port in ports.into_iter().flatten() {
-            let up = port.state == "up";
+            // What is behind a blocked port is reached by the loop's other port.
+            let is_blocked = port.state == BLOCKED;
+            let up = port.state == "up" || is_blocked;
+            if is_blocked {
+                warnings.add(|| format!("warning: port {} is blocked: {}", port.name, port.detail));
+            } else if port.looping {
+                warnings.add(|| format!("warning: a loop goes through port {}", port.name));
+            }
             health.ports += 1;
             health.ports_up += usize::from(up);
             health.required += usize::from(port.required);
@@ -122,6 +136,7 @@ impl Health {
             not_ready.add(|| "the ports are being changed, and cannot be looked at".to_owned());
         }
         (health.not_live, health.not_ready) = (not_live.finish(), not_ready.finish());
+        health.warnings = warnings.finish();
         health.live = health.not_live.is_empty();
         health.ready = health.live && health.not_ready.is_empty();
         health
@@ -148,6 +163,7 @@ impl Health {
             state: &port.state,
             detail: &port.detail,
             required: port.required,
+            looping: port.looping,
         });
         Health::new(workers, Some(ports))
     }
@@ -158,7 +174,7 @@ impl Health {
             true => format!("live: {} worker(s)", self.workers),
             false => "not live".to_owned(),
         };
-        lines(head, self.not_live.iter())
+        lines(head, self.not_live.iter().chain(&self.warnings))
     }
 
     /// Whether it is ready, and what keeps it from being: a line, and one for each reason.
@@ -168,7 +184,8 @@ impl Health {
             true => word.to_owned(),
             false => format!("{word}: {}", self.summary()),
         };
-        lines(head, self.not_live.iter().chain(&self.not_ready))
+        let reasons = self.not_live.iter().chain(&self.not_ready);
+        lines(head, reasons.chain(&self.warnings))
     }
 
     /// Ports and workers, in a few words.
@@ -252,6 +269,7 @@ mod tests {
             state,
             detail,
             required,
+            looping: false,
         }
     }
 
@@ -290,6 +308,26 @@ mod tests {
         );
         let json = serde_json::to_string(&health).expect("JSON");
         assert_eq!(serde_json::from_str::<Health>(&json).ok(), Some(health));
+    }
+
+    #[test]
+    fn loops_are_warned_of_and_keep_it_from_nothing() {
+        let ports = [
+            PortLook {
+                looping: true,
+                ..port("up0", "up", "", true)
+            },
+            PortLook {
+                looping: true,
+                ..port("up1", BLOCKED, "a loop through it and port up0", true)
+            },
+        ];
+        let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
+        assert!(health.live && health.ready);
+        let warnings = "warning: a loop goes through port up0\n\
+                        warning: port up1 is blocked: a loop through it and port up0\n";
+        assert_eq!(health.live_text(), format!("live: 1 worker(s)\n{warnings}"));
+        assert!(health.ready_text().ends_with(warnings));
     }
 
     #[test]

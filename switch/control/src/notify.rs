@@ -158,6 +158,7 @@ mod tests {
             name: "up0",
             state: "up",
             detail: "",
+            looping: false,
             required: true,
         };
         Health::new([worker].into_iter(), Some([port].into_iter()))

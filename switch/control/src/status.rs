@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::LoopAction;
+
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -112,6 +114,9 @@ pub struct Snapshot {
     pub movers: Vec<FdbMover>,
 }
 
+/// The `state` of a port that is up and blocked, since a loop goes through it.
+pub const BLOCKED: &str = "blocked";
+
 /// One port.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PortStatus {
@@ -119,7 +124,7 @@ pub struct PortStatus {
     pub name: String,
     /// "vhost" or "xdp".
     pub kind: String,
-    /// "up", "connected" (a front end is there, its rings are not), "down" or "quarantined".
+    /// "up", "connected" (a front end is there, its rings are not), "down", "quarantined" or "blocked" (a loop).
     pub state: String,
     /// Why it is not up, or how it is; for people.
     pub detail: String,
@@ -148,10 +153,16 @@ pub struct PortStatus {
     /// The only source addresses that its frames may have; none: any.
     #[serde(default)]
     pub addresses_allowed: Vec<String>,
-    /// Whether a loop seems to go through it: addresses come to it from another port thousands of times a second, and to
-    /// that one from it.
+    /// Whether a loop goes through it: a probe has gone round one, or addresses come to it from another port thousands of
+    /// times a second, and to that one from it.
     #[serde(default)]
     pub looping: bool,
+    /// The other ends of loops that probes have gone round; its own name, where its own came back to it.
+    #[serde(default)]
+    pub looping_with: Vec<String>,
+    /// What is done about loops that its probes go round; absent where it sends none.
+    #[serde(default)]
+    pub loop_protect: Option<LoopProtectStatus>,
     /// Which link-local control frames pass from it to others, and from those to it, as the configuration has them.
     #[serde(default)]
     pub forward_control: Vec<String>,
@@ -166,6 +177,15 @@ pub struct PortStatus {
     /// Its service level objectives; absent where it has none.
     #[serde(default)]
     pub slo: Option<SloStatus>,
+}
+
+/// What is done about loops that a port's probes go round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoopProtectStatus {
+    /// Whether a port is blocked.
+    pub action: LoopAction,
+    /// How long at least, seconds.
+    pub block_time_s: f64,
 }
 
 /// A port's storm control: flooded copies per second; 0 for no limit.

@@ -312,6 +312,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         storm: StormLimits::default(),
         addresses: Vec::new(),
         forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+        loop_protect: None,
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

@@ -113,6 +113,7 @@ fn add_port(fabric: &Fabric, config: &XdpPort) -> u16 {
         storm: StormLimits::default(),
         addresses: Vec::new(),
         forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+        loop_protect: None,
         worker: None,
     };
     fabric.add_port(options).expect("there is room")

@@ -75,10 +75,13 @@ fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
     Work::COPY + Work::of_bytes(frame.len) + pieces * Work::PIECE
 }
 
-/// Drops what of a burst's frames may not be flooded: their port has used up its storm limits, or, of a NIC, which never
+/// Drops what of a burst's frames may not be flooded: probes for loops that came back; and where their port has used up its storm limits, or, of a NIC, which never
 /// waits, more than its share of a busy worker.
 #[cold]
 pub fn police(burst: &mut Burst, ingress: u16, view: &View, tx: &Tx) {
+    if let Some(probes) = &view.probes {
+        probes.take_flooded(burst, ingress);
+    }
     let shares = &tx.shares;
     let Some(port) = view.port(ingress) else {
         return;

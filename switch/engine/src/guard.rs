@@ -3,17 +3,22 @@
 //! A port with a [`SourceGuard`] sends from the addresses in it and from no other. The other way round, an address that
 //! is in some port's guard is bound to that port, in every VLAN that the port carries: no other port may have it there.
 
+use std::sync::Arc;
+
 use crosspoint_frame::Burst;
 use crosspoint_packet::{DropReason, Mac};
 
+use crate::probe::Probes;
 use crate::view::PortView;
 use crate::vlan::VlanPolicy;
 
-/// The only source addresses that frames of one port may have.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The only source addresses that frames of one port may have; none at all, where the port is blocked.
+#[derive(Clone)]
 pub struct SourceGuard {
     /// Ascending.
     addresses: Box<[Mac]>,
+    /// Where it is blocked: its number, and what looks for probes among the frames that it drops.
+    block: Option<(u16, Arc<Probes>)>,
 }
 
 impl SourceGuard {
@@ -22,12 +27,31 @@ impl SourceGuard {
         addresses.sort_unstable();
         SourceGuard {
             addresses: addresses.into(),
+            block: None,
         }
+    }
+
+    /// A guard of port `port` that lets none pass but probes for loops. `addresses` are bound to the port all the same.
+    pub fn blocked(addresses: Vec<Mac>, port: u16, probes: Arc<Probes>) -> SourceGuard {
+        SourceGuard {
+            block: Some((port, probes)),
+            ..SourceGuard::new(addresses)
+        }
+    }
+
+    /// Whether the port is blocked.
+    pub fn is_blocked(&self) -> bool {
+        self.block.is_some()
     }
 
     /// Whether frames may come from `source`.
     #[inline(always)]
     pub fn allows(&self, source: Mac) -> bool {
+        !self.is_blocked() && self.has(source)
+    }
+
+    #[inline(always)]
+    fn has(&self, source: Mac) -> bool {
         self.addresses.binary_search(&source).is_ok()
     }
 
@@ -38,11 +62,15 @@ impl SourceGuard {
 
     /// Drops the frames that come from other addresses. One that is dropped already keeps its reason.
     pub(crate) fn enforce(&self, burst: &mut Burst) {
+        if let Some((port, probes)) = &self.block {
+            probes.block(burst, *port);
+            return;
+        }
         // Most frames come from the address of the one before.
         let mut before = None;
         for frame in burst.frames_mut() {
             if before != Some(frame.src) {
-                if !self.allows(frame.src) {
+                if !self.has(frame.src) {
                     frame.drop_for(DropReason::SourceNotAllowed);
                     continue;
                 }

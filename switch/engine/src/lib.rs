@@ -37,6 +37,8 @@ mod latency;
 #[cfg(not(loom))]
 pub mod members;
 #[cfg(not(loom))]
+pub mod probe;
+#[cfg(not(loom))]
 pub mod queues;
 #[cfg(not(loom))]
 mod schedule;

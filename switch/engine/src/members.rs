@@ -9,7 +9,7 @@ use crate::vlan::VlanPolicy;
 
 const VLANS: usize = 4096;
 
-/// Ports that carry a VLAN and can take a frame: those that are down or quarantined are no members.
+/// Ports that carry a VLAN and can take a frame: those that are down, quarantined or blocked are no members.
 pub struct Members {
     /// Which of the lists is a VLAN's.
     list_of: Box<[u16]>,
@@ -26,7 +26,8 @@ impl Members {
         let mut named: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         for (number, port) in (0u16..).zip(ports) {
             let Some(port) = port else { continue };
-            let is_there = matches!(port.egress, Egress::Guest(_) | Egress::Nic);
+            let is_there =
+                matches!(port.egress, Egress::Guest(_) | Egress::Nic) && !port.is_blocked();
             if is_there && !port.control.is_empty() {
                 control.push(number);
             }

@@ -10,6 +10,7 @@ use crate::counters::PortCounters;
 use crate::fdb::{Fdb, Quota};
 use crate::guard::{Bindings, SourceGuard};
 use crate::members::Members;
+use crate::probe::Probes;
 use crate::queues::GuestQueues;
 use crate::storm::StormControl;
 use crate::tap::Tap;
@@ -58,6 +59,14 @@ impl PortView {
     #[inline(always)]
     pub(crate) fn is_vlan_aware(&self) -> bool {
         !matches!(*self.vlan, VlanPolicy::Unaware)
+    }
+
+    /// Whether it is blocked, since a loop goes through it: what it sends is dropped, no frame is flooded to it, and no
+    /// address is learned on it.
+    pub fn is_blocked(&self) -> bool {
+        self.sources
+            .as_ref()
+            .is_some_and(|guard| guard.is_blocked())
     }
 
     /// The queues that frames for this port are spread over by flow, if there are several.
@@ -112,6 +121,8 @@ pub struct View {
     pub flows: FlowHasher,
     /// Who looks at frames: at most [`TAPS_MAX`](crate::tap::TAPS_MAX).
     pub taps: Box<[Arc<Tap>]>,
+    /// What finds probes for loops that came back; `None` where no port sends any.
+    pub probes: Option<Arc<Probes>>,
 }
 
 impl View {
@@ -129,6 +140,7 @@ impl View {
             fdb,
             flows,
             taps,
+            probes: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_frame::{Burst, tsc};
+use crosspoint_frame::{Burst, Verdict, tsc};
 use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
 use crosspoint_xsk::Flushed;
@@ -107,6 +107,8 @@ impl WorkerLink {
 pub struct Injected {
     /// The port that it comes in on.
     pub port: u16,
+    /// `Some`: it leaves through that port and no other, in this VLAN (0 for none), whether the port is blocked or not.
+    pub out: Option<u16>,
     /// The shortest Ethernet frame, without its checksum.
     pub bytes: [u8; 60],
 }
@@ -458,7 +460,10 @@ impl Worker {
             burst.push_short(&injected.bytes);
             let counters = port.counters.at(*index, 0);
             let id = (injected.port, 0);
-            forward(burst, id, view, tick, keys, tx, counters);
+            match injected.out {
+                None => forward(burst, id, view, tick, keys, tx, counters),
+                Some(vlan) => send_out(burst, id, vlan, view, tx, counters),
+            }
             bursts += 1;
         }
         bursts
@@ -535,6 +540,28 @@ fn forward(
         tap::received(burst, id, view, tx);
     }
     deliver(burst, ingress, view, tx, counters);
+}
+
+/// Sends a burst of untagged frames out of `id`'s port, in `vlan`.
+#[cold]
+#[inline(never)]
+fn send_out(
+    burst: &mut Burst,
+    id: StreamId,
+    vlan: u16,
+    view: &View,
+    tx: &mut Tx,
+    counters: &QueueCounters,
+) {
+    parse(burst);
+    for frame in burst.frames_mut() {
+        (frame.vlan, frame.tci) = (vlan, vlan);
+        frame.verdict = Verdict::port(id.0);
+    }
+    if !view.taps.is_empty() {
+        tap::received(burst, id, view, tx);
+    }
+    deliver(burst, id.0, view, tx, counters);
 }
 
 /// Tells the control thread; `false` when its list is full.

@@ -68,6 +68,10 @@ drop_reasons! {
     StormMulticast = "storm_multicast", Ingress;
     /// Frames of this port for unknown addresses were flooded into as many copies as its `storm` limit allows.
     StormUnknownUnicast = "storm_unknown_unicast", Ingress;
+    /// A loop goes through the port, and it is blocked for a time (`loop_protect`).
+    LoopBlocked = "loop_blocked", Ingress;
+    /// A probe of this switch for loops came back: it has done its work.
+    LoopProbe = "loop_probe", Ingress;
     /// The frames of one burst asked for more work (segments, pieces, copies, bytes) than one burst may cost.
     BurstBudget = "burst_budget", Ingress;
     /// No guest is attached to the port, or its driver has not enabled the queue.

@@ -1,6 +1,7 @@
-//! Two wires into one network: its spanning tree sees the loop where it is let, and without one the loop is told of.
+//! Two wires into one network: its spanning tree sees the loop where it is let; without one the loop is told of, and broken
+//! by probes where that is wanted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Host, Lab, Switch, s, wait_until, xdp};
 
@@ -91,5 +92,109 @@ fn a_loop_that_nobody_sees_is_told_of_until_it_is_over() {
         (looping("n1") == 0 && looping("n2") == 0).then_some(())
     });
     assert!(switch.log().contains("the loop is over"));
+    switch.ledger();
+}
+
+#[test]
+fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
+    let lab = Lab::new(s(120));
+    let (n, a) = (Host::new(&lab, "n", 1), Host::new(&lab, "a", 2));
+    let second = network(&n, false);
+    // Otherwise it has that of one of its ports, and another when one goes.
+    n.ip("link set br0 address 02:00:00:00:0b:00");
+    n.ip(&format!("addr add {}/24 dev br0", n.address));
+    let keys = "vlan = { access = 7 }\nloop_protect = {}\n";
+    let ports = [
+        uplink("n1", &n.interface, keys),
+        uplink("n2", &second, keys),
+        xdp("a", &a) + "vlan = { trunk = [9], native = 7 }\n",
+    ];
+    let switch = Switch::start(&lab, &[1], &ports);
+    let is = |name: &str, labels: &[(&str, &str)]| switch.metrics().sum(name, labels) == 1;
+    let looping = |port| is("crosspoint_port_looping", &[("port", port)]);
+    let said = |text: &str| {
+        let log = switch.log();
+        assert!(log.contains(text), "no {text:?} in {log}");
+    };
+
+    // Told of: without any traffic but the probes.
+    n.ip("link set br0 up");
+    wait_until("the loop is told of", s(30), || {
+        (looping("n1") && looping("n2")).then_some(())
+    });
+    assert!(!looping("a"));
+    said("a loop: a probe that left through port n");
+    said("no port is blocked");
+    let (ended, text) = switch.ask(&["health", "--ready"]);
+    assert!(
+        ended.success() && text.contains("warning: a loop goes through port n2"),
+        "{text}"
+    );
+
+    // Broken. A broadcast goes round until then.
+    let broadcast = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[0x88, 0xb5], &[0; 46]].concat();
+    a.send_frame(&broadcast);
+    let block = "loop_protect={ action = \"block\", block_time = \"1s\" }";
+    for port in ["n1", "n2"] {
+        let (ended, text) = switch.ask(&["port", "set", port, block]);
+        assert!(ended.success() && text.contains("in place"), "{text}");
+    }
+    let start = Instant::now();
+    let blocked = |port| {
+        let labels = [("port", port), ("state", "blocked")];
+        is("crosspoint_port_state", &labels)
+    };
+    wait_until("a port is blocked", s(30), || {
+        (blocked("n1") || blocked("n2")).then_some(())
+    });
+    // One of the two: that whose name comes later, but where only the first was to be blocked yet.
+    let (other, port) = match blocked("n1") {
+        true => ("n2", "n1"),
+        false => ("n1", "n2"),
+    };
+    let rx = || {
+        let labels = [("port", other), ("direction", "rx")];
+        switch
+            .metrics()
+            .sum("crosspoint_queue_packets_total", &labels)
+    };
+    let mut before = rx();
+    wait_until("nothing goes round any more", s(30), || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = rx();
+        (now - std::mem::replace(&mut before, now) < 20).then_some(())
+    });
+    println!("nothing goes round after {:?}", start.elapsed());
+    said(&format!("port {port} is blocked for 1 s"));
+    let state = format!("blocked: a loop through it and port {other}; it is let in again ");
+    assert!(
+        switch.state(port).starts_with(&state),
+        "{}",
+        switch.state(port)
+    );
+    assert!(switch.state(other).starts_with("up: "));
+    let (status, body) = switch.get("/readyz");
+    let warning = format!("warning: port {port} is blocked: a loop through it and port {other}");
+    assert!(status == 200 && body.contains(&warning), "{body}");
+    assert!(switch.ask(&["health"]).1.contains(&warning));
+    // The network is reached by the other port, and what comes in here is dropped.
+    a.must_ping(&n);
+    n.must_ping(&a);
+    let labels = [("port", port), ("reason", "loop_blocked")];
+    let drops = || switch.metrics().sum("crosspoint_drops_total", &labels);
+    wait_until("frames are dropped at the blocked port", s(20), || {
+        n.send_frame_on("br0", &broadcast);
+        (drops() > 0).then_some(())
+    });
+
+    let wire = if port == "n1" { "eth0" } else { "eth1" };
+    n.ip(&format!("link set {wire} nomaster"));
+    wait_until("the port is let in again", s(30), || {
+        (!blocked(port)).then_some(())
+    });
+    said("the loop is over");
+    said("no longer blocked");
+    assert!(switch.state(port).starts_with("up: "));
+    a.must_ping(&n);
     switch.ledger();
 }

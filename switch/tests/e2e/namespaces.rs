@@ -1,7 +1,8 @@
 //! Hosts on wires: kernel network stacks behind AF_XDP ports.
 
 use crate::harness::{
-    Host, HugePages, Lab, Ledger, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s, xdp,
+    Host, HugePages, Lab, Ledger, Switch, Testpmd, TestpmdPort, iperf3, iperf3_with, run, s,
+    wait_until, xdp,
 };
 
 #[test]
@@ -173,7 +174,9 @@ fn an_address_that_moves_to_another_port_is_followed() {
         Host::new(&lab, "b", 2),
         Host::new(&lab, "c", 3),
     );
-    let switch = Switch::start(&lab, &[1], &[xdp("a", &a), xdp("b", &b), xdp("c", &c)]);
+    let port = |name, host| xdp(name, host) + "vlan = { access = 7 }\n";
+    let ports = [port("a", &a), port("b", &b), port("c", &c)];
+    let switch = Switch::start(&lab, &[1], &ports);
     b.must_ping(&a);
     let mac = a.mac();
 
@@ -192,6 +195,41 @@ fn an_address_that_moves_to_another_port_is_followed() {
         .find(|entry| entry.contains(&mac))
         .expect("an entry of the moved address");
     assert!(entry.contains("\"c\""), "it is at port c now: {entry}");
+    assert!(!switch.log().contains("moves between"), "{}", switch.log());
+
+    // Now both have it, and so the log says: once, however often it moves.
+    let bytes: Vec<u8> = mac
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a byte"))
+        .collect();
+    let frame = [&[0xff; 6][..], &bytes, &[0x88, 0xb5], &[0; 46]].concat();
+    let said = |log: &str| {
+        let line = format!("address {mac} moves between ports a and c: ");
+        let lines = log.lines().filter(|one| one.contains(&line));
+        lines.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let line = wait_until("a line in the log", s(20), || {
+        for host in [&a, &c] {
+            host.send_frame(&frame);
+        }
+        said(&switch.log()).first().cloned()
+    });
+    assert!(
+        line.contains("WARN") && line.contains("vlan=7") && line.contains(" times in "),
+        "{line}"
+    );
+    let shown = switch.ask(&["show", "fdb", "--moves"]).1;
+    assert!(shown.contains(&mac), "{shown}");
+    wait_until("that it stays", s(20), || {
+        for host in [&a, &c] {
+            host.send_frame(&frame);
+        }
+        let all = said(&switch.log());
+        let stays = |line: &String| line.contains("it stays at a");
+        all.iter().any(stays).then_some(())
+    });
+    let lines = said(&switch.log());
+    assert!(lines.len() <= 2, "{lines:?}");
     switch.ledger();
 }
 

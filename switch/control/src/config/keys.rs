@@ -9,8 +9,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
 use super::raw::{
-    RawAddresses, RawConfig, RawControl, RawDirect, RawLog, RawMetrics, RawOffloads, RawPort,
-    RawSlo, RawStorm, RawSwitch, RawVlan, RawWorkers,
+    RawAddresses, RawConfig, RawControl, RawDirect, RawLog, RawLoopProtect, RawMetrics,
+    RawOffloads, RawPort, RawSlo, RawStorm, RawSwitch, RawVlan, RawWorkers,
 };
 use super::suggest::{list, nearest};
 
@@ -61,7 +61,7 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 }
 
 /// The tables of the format: how a message speaks of them, and their keys.
-struct KnownTables([(&'static str, Names); 13]);
+struct KnownTables([(&'static str, Names); 14]);
 
 const TOP: usize = 0;
 const PORT: usize = 6;
@@ -71,6 +71,7 @@ const SLO: usize = 9;
 const STORM: usize = 10;
 const ADDRESSES: usize = 11;
 const OFFLOADS: usize = 12;
+const LOOP_PROTECT: usize = 13;
 
 impl KnownTables {
     fn new() -> Self {
@@ -88,6 +89,7 @@ impl KnownTables {
             ("in storm", names_of::<RawStorm>()),
             ("in addresses", names_of::<RawAddresses>()),
             ("in offloads", names_of::<RawOffloads>()),
+            ("in loop_protect", names_of::<RawLoopProtect>()),
         ])
     }
 
@@ -189,6 +191,7 @@ fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
             (STORM, "storm"),
             (ADDRESSES, "addresses"),
             (OFFLOADS, "offloads"),
+            (LOOP_PROTECT, "loop_protect"),
         ] {
             if let Some(DeValue::Table(table)) = port.get_mut(key).map(|value| value.get_mut()) {
                 known.sift(checker, at, table);

@@ -119,6 +119,13 @@ pub const STORM_XDP_DEFAULT: StormLimits = StormLimits {
 /// Most items of `forward_control`: all sixteen addresses but that of pause frames.
 pub const CONTROL_ADDRESSES_MAX: usize = 15;
 
+/// `block_time` of `loop_protect` where it is not given.
+pub const LOOP_BLOCK_TIME_DEFAULT: Duration = Duration::from_secs(60);
+/// The shortest `block_time`.
+pub const LOOP_BLOCK_TIME_MIN: Duration = Duration::from_secs(1);
+/// The longest `block_time`: a day.
+pub const LOOP_BLOCK_TIME_MAX: Duration = Duration::from_secs(86_400);
+
 /// The highest limit in `storm`, copies per second: more than any machine makes.
 pub const STORM_MAX: u32 = 1_000_000_000;
 /// The most addresses in `addresses`.

@@ -4,7 +4,7 @@
 //! column, and how to mend it. The main file may name a folder with files of more ports (`ports_dir`);
 //! [`Config::load_lenient`] does without those that are wrong. The way of a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
 //! (serde, with places), then `sections`, `ports`, `direct`, `slo`, `storm`,
-//! `addresses`, `control` and `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
+//! `addresses`, `control`, `loop_protect` and `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
 
 mod addresses;
 mod check;
@@ -21,6 +21,7 @@ mod keys;
 mod lenient;
 pub mod limits;
 mod load;
+mod loop_protect;
 mod offloads;
 mod patience;
 mod ports;
@@ -46,7 +47,7 @@ pub use lenient::Loaded;
 pub use raw::schema_json;
 pub use types::{
     Access, Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel,
-    LogTarget, Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso,
-    VhostPort, Vlan, Workers, XdpMode, XdpPort,
+    LogTarget, LoopAction, LoopProtect, Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss,
+    Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
 };
 pub use written::Written;

@@ -8,6 +8,7 @@ use super::control;
 use super::direct;
 use super::field::{Field, Span, Table, WordOrList};
 use super::limits::*;
+use super::loop_protect;
 use super::offloads;
 use super::raw::{PortType, RawPort};
 use super::slo;
@@ -100,6 +101,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
     let addresses = addresses::addresses(checker, addresses, &vlan, &mut taken.bound);
     let storm = std::mem::take(&mut raw.storm);
     let forward_control = control::control(checker, std::mem::take(&mut raw.forward_control));
+    let loop_protect = loop_protect::loop_protect(checker, std::mem::take(&mut raw.loop_protect));
     let worker_span = raw.worker.span();
     let worker = checker.number(
         std::mem::take(&mut raw.worker),
@@ -144,6 +146,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
         storm,
         addresses,
         forward_control,
+        loop_protect,
         // Guests come and go.
         required: required.unwrap_or(matches!(kind, PortKind::Xdp(_))),
         slo,

@@ -6,7 +6,9 @@ use serde::Deserialize;
 
 use super::field::{Field, Table, Word, WordOrList};
 use super::limits::*;
-use super::{Balance, HugePages, LogFormat, LogLevel, LogTarget, Poll, Role, Rss, Tso, XdpMode};
+use super::{
+    Balance, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll, Role, Rss, Tso, XdpMode,
+};
 
 const MODE_PATTERN: &str = "^0?[0-7]{3}$";
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
@@ -242,6 +244,10 @@ pub(super) struct RawPort {
     /// uplinks into one network need "stp" on both, so that its spanning tree sees the loop.
     #[schemars(length(max = CONTROL_ADDRESSES_MAX), extend("uniqueItems" = true))]
     pub forward_control: Field<Vec<Field<String>>>,
+    /// Sends a probe out of the port once a second, in each of its VLANs, and looks whether one comes back at any port: then
+    /// there is a loop. `{}` has it reported. Without it: no probes, and loops are told of only once addresses move between
+    /// two ports thousands of times a second.
+    pub loop_protect: Field<Table<RawLoopProtect>>,
     /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
     #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
     pub worker: Field<i64>,
@@ -315,6 +321,20 @@ pub(super) struct RawStorm {
     /// Of frames for addresses that no port is known for. Default: 100000 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = STORM_MAX))]
     pub unknown_unicast: Field<i64>,
+}
+
+/// What is done when a probe that left through the port comes back.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "LoopProtect")]
+pub(super) struct RawLoopProtect {
+    /// "report": the log, metrics and `show` tell of it. "block": besides, one of the two ports is blocked, of those with
+    /// "block": a guest's rather than an uplink, then the one whose name comes later in the alphabet.
+    #[schemars(extend("default" = "report"))]
+    pub action: Field<Word<LoopAction>>,
+    /// How long the port is blocked, and longer while probes still come back; 1s to 86400s.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "60s"))]
+    pub block_time: Field<String>,
 }
 
 /// The only source addresses that frames from the port may have. In the VLANs that the port carries no other port may

@@ -244,6 +244,8 @@ pub struct Port {
     pub addresses: Vec<Mac>,
     /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
     pub forward_control: ControlAddresses,
+    /// Whether it sends probes for loops, and what is done about one; `None`: it sends none.
+    pub loop_protect: Option<LoopProtect>,
     /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has as many.
     pub worker: Option<usize>,
     /// Whether the switch is ready only while it is up.
@@ -252,6 +254,26 @@ pub struct Port {
     pub slo: Option<Slo>,
     /// What it is attached to.
     pub kind: PortKind,
+}
+
+/// What is done about a loop that a port's probe has gone round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopProtect {
+    /// Whether it is only told of.
+    pub action: LoopAction,
+    /// How long a port is blocked, at least: [`LOOP_BLOCK_TIME_MIN`] to [`LOOP_BLOCK_TIME_MAX`].
+    pub block_time: Duration,
+}
+
+/// What is done about a loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoopAction {
+    /// It is told of: in the log, by metrics and `show`.
+    #[default]
+    Report,
+    /// One of the two ports is blocked, too.
+    Block,
 }
 
 /// A service level objective: how long a guest's descriptors may take from being read to completion. At least one of

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::duration;
 use super::{
-    Access, Config, Control, Cores, Direct, Log, Metrics, Offloads, Port, PortKind, Queues, Slo,
-    Switch, VhostPort, Vlan, Workers, XdpPort,
+    Access, Config, Control, Cores, Direct, Log, LoopProtect, Metrics, Offloads, Port, PortKind,
+    Queues, Slo, Switch, VhostPort, Vlan, Workers, XdpPort,
 };
 
 /// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
@@ -36,6 +36,7 @@ impl Port {
             storm,
             addresses,
             forward_control,
+            loop_protect,
             worker,
             required,
             slo,
@@ -55,6 +56,12 @@ impl Port {
             (
                 "forward_control",
                 json!(super::control_names(*forward_control)),
+            ),
+            (
+                "loop_protect",
+                loop_protect
+                    .as_ref()
+                    .map_or(Value::Null, LoopProtect::written),
             ),
             ("worker", json!(worker)),
             ("required", json!(required)),
@@ -173,6 +180,13 @@ impl Slo {
             .into_iter()
             .filter_map(|(key, time)| Some((key.to_owned(), json!(duration::display((*time)?)))));
         Value::Object(given.collect())
+    }
+}
+
+impl LoopProtect {
+    fn written(&self) -> Value {
+        let LoopProtect { action, block_time } = self;
+        json!({"action": word(action), "block_time": duration::display(*block_time)})
     }
 }
 

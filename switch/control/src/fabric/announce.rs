@@ -31,6 +31,7 @@ impl Fabric {
         let worker = port.streams.get(&0).map_or(0, |placed| placed.worker);
         let injected = Injected {
             port: number,
+            out: None,
             bytes: rarp_request(mac),
         };
         let pushed = self.links.get(worker).map(|l| l.injected.push(injected));

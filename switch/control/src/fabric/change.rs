@@ -206,12 +206,16 @@ impl Fabric {
             .iter()
             .take(last)
             .map(|port| port.as_ref().map(|p| p.view.clone()));
-        let view = Arc::new(View::new(
+        let mut view = View::new(
             ports.collect(),
             self.fdb.clone(),
             state.view.flows,
             state.taps.clone().into(),
-        ));
+        );
+        let mut ports = state.ports.iter().flatten();
+        let probes = ports.any(|port| port.options.loop_protect.is_some());
+        view.probes = probes.then(|| self.probes.clone());
+        let view = Arc::new(view);
         state.view = view.clone();
         let mut changes = changes.into_iter();
         for (number, link) in self.links.iter().enumerate() {
@@ -228,19 +232,25 @@ impl Fabric {
             link.waker.wake();
         }
         let mut all = Vec::with_capacity(self.links.len());
-        for (number, link) in self.links.iter().enumerate() {
-            all.extend(loop {
-                match link.mailbox.wait_retired(PATIENCE, || ()) {
-                    Some(retired) => break Some(retired),
-                    None if self.shared.stop.load(Ordering::SeqCst) => break None,
-                    None => tracing::error!(
-                        worker = number,
-                        "does not come round: it is waited for, and no port can change meanwhile"
-                    ),
-                }
-            });
+        for number in 0..self.links.len() {
+            all.extend(self.await_retired(number));
         }
         all
+    }
+
+    /// Waits until a worker has taken what was published, and returns what that replaced; `None` when the workers end.
+    pub(super) fn await_retired(&self, worker: usize) -> Option<Update> {
+        let link = self.links.get(worker)?;
+        loop {
+            match link.mailbox.wait_retired(PATIENCE, || ()) {
+                Some(retired) => return Some(retired),
+                None if self.shared.stop.load(Ordering::SeqCst) => return None,
+                None => tracing::error!(
+                    worker,
+                    "does not come round: it is waited for, and no port can change meanwhile"
+                ),
+            }
+        }
     }
 
     /// Waits until every worker has passed a quiescent point: what was taken out of use before

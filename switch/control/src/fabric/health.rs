@@ -3,8 +3,9 @@
 
 use std::sync::TryLockError;
 
-use super::Fabric;
+use super::{Fabric, Port, PortState};
 use crate::health::{Health, PortLook, WorkerLook};
+use crate::status::BLOCKED;
 
 impl Fabric {
     /// Whether workers come round, and required ports are up.
@@ -22,12 +23,25 @@ impl Fabric {
                 return Health::new(workers, None::<std::iter::Empty<_>>);
             }
         };
-        let ports = state.ports.iter().flatten().map(|port| PortLook {
+        let ports = (0..).zip(&state.ports);
+        let ports: Vec<(u16, &Port, Option<String>)> = ports
+            .filter_map(|(number, port)| {
+                let port = port.as_ref()?;
+                let is_up = port.state == PortState::Up;
+                Some((
+                    number,
+                    port,
+                    is_up.then(|| port.why_blocked(&state)).flatten(),
+                ))
+            })
+            .collect();
+        let looks = ports.iter().map(|(number, port, blocked)| PortLook {
             name: &port.options.name,
-            state: port.state.as_str(),
-            detail: &port.detail,
+            state: blocked.as_ref().map_or(port.state.as_str(), |_| BLOCKED),
+            detail: blocked.as_ref().unwrap_or(&port.detail),
             required: port.options.required,
+            looping: state.is_looping(*number),
         });
-        Health::new(workers, Some(ports))
+        Health::new(workers, Some(looks))
     }
 }

@@ -24,6 +24,7 @@ mod pinning;
 mod placement;
 mod planner;
 mod ports;
+mod probes;
 mod report;
 mod slo;
 mod stall;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crosspoint_engine::MAX_PORTS;
 use crosspoint_engine::fdb::Fdb;
+use crosspoint_engine::probe::Probes;
 use crosspoint_engine::storm::{StormControl, StormLimits};
 use crosspoint_engine::tap::Tap;
 use crosspoint_engine::view::{Egress, PortView, View};
@@ -101,6 +103,8 @@ struct Port {
     node: Option<u32>,
     calls: Calls,
     before: kept::Before,
+    /// While it is blocked, since a loop goes through it.
+    blocked: Option<probes::Blocked>,
 }
 
 struct State {
@@ -109,6 +113,7 @@ struct State {
     ageing: Ageing,
     moves: moves::Reported,
     loops: loops::Loops,
+    probing: probes::Probing,
     /// How many mappings had been lost when the ports' memories were last looked at.
     lost_mappings: u64,
     /// When it was last looked at what calls had cost.
@@ -137,6 +142,7 @@ pub struct Fabric {
     memories: Vec<Mutex<PacketMemory>>,
     state: Mutex<State>,
     fdb: Arc<Fdb>,
+    probes: Arc<Probes>,
 }
 
 impl Fabric {
@@ -180,6 +186,7 @@ impl Fabric {
                 ageing,
                 moves: moves::Reported::default(),
                 loops: loops::Loops::default(),
+                probing: probes::Probing::default(),
                 lost_mappings: 0,
                 calls_reviewed: Instant::now(),
                 balance,
@@ -192,6 +199,7 @@ impl Fabric {
                 },
             }),
             fdb,
+            probes: Arc::new(Probes::new(placement::random_word())),
         }))
     }
 
@@ -235,7 +243,7 @@ impl Fabric {
             joins: options.joins,
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
-            sources: ports::source_guard(&options.addresses),
+            sources: None,
             control: options.forward_control,
         };
         state.ports[number] = Some(Port {
@@ -254,7 +262,11 @@ impl Fabric {
             node: None,
             calls: Calls::new(self.clock.hz()),
             before,
+            blocked: None,
         });
+        if let Some(Some(port)) = state.ports.get_mut(number) {
+            port.view.sources = port.guard(self, number as u16);
+        }
         drop(self.publish(&mut state, Vec::new()));
         self.forget_forbidden(&state);
         Some(number as u16)
@@ -274,6 +286,7 @@ impl Fabric {
         let mut state = self.lock();
         self.report_moves(&mut state);
         Self::report_loops(&mut state, Instant::now());
+        self.probe_loops(&mut state, Instant::now());
         self.end_lost_directs(&mut state);
         let Some(ticks) = state.ageing.advance(uptime) else {
             return;

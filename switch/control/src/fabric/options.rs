@@ -16,6 +16,7 @@ use crosspoint_vring::{GuestMemory, InflightRegion};
 use crosspoint_xsk::XskTx;
 
 use super::BalanceOptions;
+use crate::config::LoopProtect;
 
 /// What the fabric is made of, from the configuration.
 #[derive(Clone, Debug)]
@@ -65,6 +66,8 @@ pub struct PortOptions {
     pub addresses: Vec<Mac>,
     /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
     pub forward_control: ControlAddresses,
+    /// Whether it sends probes for loops, and what is done about one; `None`: it sends none.
+    pub loop_protect: Option<LoopProtect>,
 }
 
 /// How a port is, for `show`.

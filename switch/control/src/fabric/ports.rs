@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 
 use crosspoint_engine::control::ControlAddresses;
 use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
-use crosspoint_engine::guard::SourceGuard;
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_packet::{DropReason, Mac};
 
 use super::{Fabric, Placed, Port, State};
+use crate::config::LoopProtect;
 use crate::status::RemovedStatus;
 
 /// What of a port can become other without its frames noticing; `None` stays as it is.
@@ -30,6 +30,8 @@ pub struct PortSettings {
     pub addresses: Option<Vec<Mac>>,
     /// Which link-local control frames pass from it to others, and from those to it.
     pub forward_control: Option<ControlAddresses>,
+    /// Whether it sends probes for loops, and what is done about one.
+    pub loop_protect: Option<Option<LoopProtect>>,
     /// The worker of all its streams, or `Some(None)` for any. Only guests' streams go there: a NIC's queues stay with the
     /// worker that has their packet memory.
     pub worker: Option<Option<usize>>,
@@ -50,6 +52,7 @@ impl Fabric {
     /// Takes it out, and leaves its counts to the caller.
     pub(super) fn take_out(&self, state: &mut State, number: u16) -> Option<Port> {
         let port = state.ports.get_mut(usize::from(number))?.take()?;
+        state.probing.forget(number);
         self.end_taps_of(state, number);
         drop(self.publish(state, Vec::new()));
         // No worker learns on it any more, nor finds its rings broken, nor calls it: whoever gets the number is not blamed.
@@ -81,8 +84,9 @@ impl Fabric {
         let has_other_view = binds_others
             || settings.weight.is_some()
             || settings.storm.is_some()
-            || settings.forward_control.is_some();
-        self.renew_view(port, settings);
+            || settings.forward_control.is_some()
+            || settings.loop_protect.is_some();
+        self.renew_view(port, number, settings);
         if has_other_view {
             drop(self.publish(&mut state, Vec::new()));
         }
@@ -97,7 +101,7 @@ impl Fabric {
     }
 
     /// Changes what workers see of a port with the next snapshot.
-    fn renew_view(&self, port: &mut Port, settings: PortSettings) {
+    fn renew_view(&self, port: &mut Port, number: u16, settings: PortSettings) {
         if let Some((policy, text)) = settings.vlan {
             port.view.vlan = Arc::new(policy.clone());
             (port.options.vlan, port.options.vlan_text) = (policy, text);
@@ -115,8 +119,11 @@ impl Fabric {
             port.view.control = control;
         }
         if let Some(addresses) = settings.addresses {
-            port.view.sources = source_guard(&addresses);
             port.options.addresses = addresses;
+            port.view.sources = port.guard(self, number);
+        }
+        if let Some(protect) = settings.loop_protect {
+            port.options.loop_protect = protect;
         }
     }
 
@@ -164,12 +171,6 @@ impl Fabric {
         self.fdb.forget_moves_of(number);
         self.fdb.sweep(tick, quota, |port, _| port == number);
     }
-}
-
-/// What keeps a port to its addresses; `None` where it may have any.
-pub(super) fn source_guard(addresses: &[Mac]) -> Option<Arc<SourceGuard>> {
-    let guard = || Arc::new(SourceGuard::new(addresses.to_vec()));
-    (!addresses.is_empty()).then(guard)
 }
 
 pub(super) fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {

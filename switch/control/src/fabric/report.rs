@@ -19,8 +19,9 @@ use super::slo::Window;
 use super::{Fabric, Placed, Port, PortState, State};
 use crate::config::control_names;
 use crate::status::{
-    ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, PortStatus, QueueStatus, RemovedStatus,
-    Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
+    BLOCKED, ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LoopProtectStatus, PortStatus,
+    QueueStatus, RemovedStatus, Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus,
+    XdpStatus,
 };
 
 /// A port, as it is while the lock is held.
@@ -131,8 +132,14 @@ impl Fabric {
         }
         let ports = (0..).zip(&state.ports);
         let ports = ports.filter_map(|(number, port)| {
-            let mut seen = see_port(port.as_ref()?);
-            seen.status.looping = state.loops.has(number);
+            let port = port.as_ref()?;
+            let mut seen = see_port(port);
+            seen.status.looping_with = looping_with(state, number);
+            seen.status.looping = state.is_looping(number);
+            if let (Some(why), PortState::Up) = (port.why_blocked(state), port.state) {
+                seen.status.state = BLOCKED.to_owned();
+                seen.status.detail = why;
+            }
             Some(seen)
         });
         Seen {
@@ -256,6 +263,12 @@ impl Fabric {
     }
 }
 
+/// The names of the ports that probes have shown a loop to, from this one.
+fn looping_with(state: &State, number: u16) -> Vec<String> {
+    let name = |number| Some(state.view.port(number)?.name.to_string());
+    state.probing.others(number).filter_map(name).collect()
+}
+
 fn see_port(port: &Port) -> SeenPort {
     let quota = &port.view.quota;
     let queues = 0..port.view.counters.queues();
@@ -279,6 +292,10 @@ fn see_port(port: &Port) -> SeenPort {
             },
             addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
             forward_control: control_names(port.options.forward_control),
+            loop_protect: port.options.loop_protect.map(|protect| LoopProtectStatus {
+                action: protect.action,
+                block_time_s: protect.block_time.as_secs_f64(),
+            }),
             properties: properties(port),
             state_for_s: port.since.elapsed().as_secs(),
             device: port
@@ -429,6 +446,7 @@ mod tests {
             storm: StormLimits::default(),
             addresses: Vec::new(),
             forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+            loop_protect: None,
             joins: false,
             worker: None,
             queues: 2,

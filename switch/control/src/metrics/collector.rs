@@ -6,11 +6,11 @@ use super::buckets::{GAP_BOUNDS_NS, cumulative, sum_seconds};
 use super::families::{self as f, Family, Samples};
 use super::server;
 use crate::health::Health;
-use crate::status::{ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus};
+use crate::status::{BLOCKED, ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus};
 use crate::{api, log};
 
 /// The states of `crosspoint_port_state`.
-const STATES: [&str; 4] = ["up", "connected", "down", "quarantined"];
+const STATES: [&str; 5] = ["up", "connected", "down", "quarantined", BLOCKED];
 
 /// All of them; some may have no samples.
 pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {

@@ -50,7 +50,7 @@ families! {
     PORT_MOVED = COUNTER "crosspoint_port_addresses_moved_total" PORT, "Times that an address came to the port from another one.";
     PORT_REFUSED = COUNTER "crosspoint_port_addresses_refused_total" PORT, "Times that an address was not learned, because the port had as many as its mac_limit.";
     PORT_DAMPED = COUNTER "crosspoint_port_addresses_damped_total" PORT, "Times that an address was not learned on the port, because it had moved between ports fdb_moves_max times within fdb_moves_window.";
-    PORT_LOOPING = GAUGE "crosspoint_port_looping" PORT, "Whether a loop seems to go through the port: 1 if addresses come to it from another port 1000 times a second or more, and to that one from it, else 0.";
+    PORT_LOOPING = GAUGE "crosspoint_port_looping" PORT, "Whether a loop goes through the port: 1 if a probe of loop_protect has gone round one in the last 3.5 s, or if addresses come to it from another port 1000 times a second or more, and to that one from it, else 0.";
     SLO_MET = GAUGE "crosspoint_slo_met" &["port", "objective"], "Whether the port's service level objective was met in the last minute: 0 if it was missed, 1 if not, also where there was no traffic.";
     SLO_P50_OBJECTIVE = GAUGE "crosspoint_slo_completion_p50_objective_seconds" PORT, "Objective of the port's slo: half of its guest's descriptors are completed within this.";
     SLO_P50 = GAUGE "crosspoint_slo_completion_p50_seconds" PORT, "Time within which half of the descriptors were completed in the last minute; NaN where there were none.";

@@ -6,21 +6,11 @@
 //! # How many series
 //!
 //! Series that appear only with their first event hide it from `increase()`, so a queue exports from the start, with
-//! value 0, every drop reason that a port of its kind can meet: 14 of a guest's, 12 of an uplink's. A reason met in
-//! spite of that is exported as well. No label's values depend on what guests send: those of `feature` are from a list
-//! of the switch's own.
+//! value 0, every drop reason that a port of its kind can meet. A reason met in spite of that is exported as well. No
+//! label's values depend on what guests send: those of `feature` are from a list of the switch's own. How many there are
+//! of each kind says `METRICS.md`.
 //!
-//! | of each | series |
-//! |---|---|
-//! | queue of a guest | some 65: 18 of its completion times, 20 of its bursts' sizes, 14 drop reasons, 13 others |
-//! | queue of an uplink | some 52: 20 of its bursts' sizes, 12 drop reasons, 6 of AF_XDP, 14 others |
-//! | guest | 10, up to 5 for its objectives, and one for each feature of its device: some 15 |
-//! | uplink | 9 |
-//! | worker | 34, 21 of them its turns |
-//! | switch | 8, and 7 of the process |
-//!
-//! A thousand queues of five hundred guests come to some 80 000 series, in 6 MiB of text. What a worker writes is only
-//! read, once for each scrape, and no lock is held meanwhile that a change of ports waits for.
+//! What a worker writes is only read, once for each scrape, and no lock is held meanwhile that a change of ports waits for.
 
 mod buckets;
 mod collector;

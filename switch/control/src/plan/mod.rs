@@ -100,7 +100,7 @@ pub enum When {
 pub fn how(key: &str) -> Option<How> {
     match key {
         "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "forward_control"
-        | "worker" | "required" => Some(How::InPlace),
+        | "loop_protect" | "worker" | "required" => Some(How::InPlace),
         "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
         | "mtu" | "offloads" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso"
         | "busy_poll" | "huge_pages" | "channels" | "rss" => Some(How::Reopen),

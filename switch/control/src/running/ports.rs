@@ -85,6 +85,7 @@ impl Attached {
             addresses: (before.addresses != after.addresses).then(|| after.addresses.clone()),
             forward_control: (before.forward_control != after.forward_control)
                 .then_some(after.forward_control),
+            loop_protect: (before.loop_protect != after.loop_protect).then_some(after.loop_protect),
             worker: (before.worker != after.worker).then_some(after.worker),
             required: (before.required != after.required).then_some(after.required),
         };
@@ -139,6 +140,7 @@ fn options(port: &Port) -> PortOptions {
         storm: port.storm,
         addresses: port.addresses.clone(),
         forward_control: port.forward_control,
+        loop_protect: port.loop_protect,
     }
 }
 

@@ -10,6 +10,7 @@ use super::shares::kept_back;
 use super::slo;
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
+use crate::config::LoopAction;
 use crate::status::{DeviceStatus, MemoryRegionStatus, StormStatus, VringStatus};
 
 /// Shows what a reply's `ok` holds of one port.
@@ -63,7 +64,19 @@ fn summary(detail: &PortDetail) -> String {
     if port.looping {
         add(
             "loop",
-            "addresses come in here and at another port, over and over".to_owned(),
+            match port.looping_with.as_slice() {
+                [] => "addresses come in here and at another port, over and over".to_owned(),
+                with => format!("a probe went round it, to {}", with.join(" ")),
+            },
+        );
+    }
+    if let Some(protect) = &port.loop_protect {
+        add(
+            "loop protect",
+            match protect.action {
+                LoopAction::Report => "report".to_owned(),
+                LoopAction::Block => format!("block for {} s", protect.block_time_s),
+            },
         );
     }
     if !port.forward_control.is_empty() {

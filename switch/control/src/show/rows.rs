@@ -9,8 +9,8 @@ pub use super::slo::SloRow;
 use super::{shares, slo};
 use crate::metrics::Completion;
 use crate::status::{
-    DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus, PortStatus,
-    QueueStatus, Status, StormStatus, XdpStatus,
+    DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus, LoopProtectStatus,
+    PortStatus, QueueStatus, Status, StormStatus, XdpStatus,
 };
 
 /// A port; its counts are sums over its queues.
@@ -20,7 +20,7 @@ pub struct PortRow {
     pub name: String,
     /// `vhost` or `xdp`.
     pub kind: String,
-    /// `up`, `connected`, `down` or `quarantined`.
+    /// `up`, `connected`, `down`, `quarantined` or `blocked`.
     pub state: String,
     /// Why it is not up, or how it is; may be empty.
     pub detail: String,
@@ -34,9 +34,15 @@ pub struct PortRow {
     /// The only source addresses that its frames may have; none: any.
     #[serde(default)]
     pub addresses_allowed: Vec<String>,
-    /// Whether a loop seems to go through it.
+    /// Whether a loop goes through it.
     #[serde(default)]
     pub looping: bool,
+    /// The other ends of loops that probes have gone round; its own name, where its own came back to it.
+    #[serde(default)]
+    pub looping_with: Vec<String>,
+    /// What is done about loops that its probes go round; absent where it sends none.
+    #[serde(default)]
+    pub loop_protect: Option<LoopProtectStatus>,
     /// Which link-local control frames pass from it to others, and from those to it.
     #[serde(default)]
     pub forward_control: Vec<String>,
@@ -476,6 +482,8 @@ pub(super) fn port(port: &PortStatus) -> PortRow {
         addresses_allowed: port.addresses_allowed.clone(),
         weight: port.weight,
         looping: port.looping,
+        looping_with: port.looping_with.clone(),
+        loop_protect: port.loop_protect,
         forward_control: port.forward_control.clone(),
         storm: port.storm,
         properties: port.properties.clone(),

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::show::format::{count, lasting_s, or_dash, percent, rate, time_ns};
 use crate::show::printable;
 use crate::show::rates::{DropRates, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
-use crate::status::FdbMover;
+use crate::status::{BLOCKED, FdbMover};
 
 /// What can be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,7 +372,7 @@ fn port_line(one: &PortRates) -> Line {
     Line {
         subject: Subject::Port(row.name.clone()),
         mood: match row.state.as_str() {
-            "quarantined" => Mood::Bad,
+            "quarantined" | BLOCKED => Mood::Bad,
             _ if is_dropping(traffic.drops) => Mood::Bad,
             "up" => Mood::Normal,
             _ => Mood::Dim,

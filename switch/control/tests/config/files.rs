@@ -80,7 +80,7 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 9 + 5 + 4 + 1 + 1 + 3 + 29 + 3 + 2 + 2 + 3 + 1 + 2);
+    assert_eq!(keys, 9 + 5 + 4 + 1 + 1 + 3 + 30 + 3 + 2 + 2 + 3 + 1 + 2 + 2);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Configurations of all kinds, generated.
 
 use crosspoint_control::config::{
-    Access, Balance, Config, Control, Cores, Direct, HugePages, Metrics, Offloads, Poll, Port,
-    PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
-    limits::*,
+    Access, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect, Metrics,
+    Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers,
+    XdpMode, XdpPort, limits::*,
 };
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
@@ -129,6 +129,14 @@ fn storm() -> impl Strategy<Value = StormLimits> {
     )
 }
 
+fn loop_protect() -> impl Strategy<Value = LoopProtect> {
+    let action = prop_oneof![Just(LoopAction::Report), Just(LoopAction::Block)];
+    (action, 1..=86_400_u64).prop_map(|(action, seconds)| LoopProtect {
+        action,
+        block_time: Duration::from_secs(seconds),
+    })
+}
+
 /// Few, so that two ports would have some in common.
 fn addresses() -> impl Strategy<Value = Vec<Mac>> {
     let mac = (0..8_u8).prop_map(|last| Mac::new([0x52, 0, 0, 0, 0, last]));
@@ -147,7 +155,13 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
     let port = (
         kind(),
         vlan(),
-        (0..=MAC_LIMIT_MAX, 1..=WEIGHT_MAX, storm(), addresses()),
+        (
+            0..=MAC_LIMIT_MAX,
+            1..=WEIGHT_MAX,
+            storm(),
+            addresses(),
+            option::of(loop_protect()),
+        ),
         option::of(0..3_usize),
         any::<bool>(),
         option::of(slo()),
@@ -164,6 +178,7 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 storm: limits.2,
                 addresses: limits.3,
                 forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+                loop_protect: limits.4,
                 worker,
                 required,
                 slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),

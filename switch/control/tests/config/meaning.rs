@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crosspoint_control::config::{
-    Access, Balance, Config, Cores, Direct, HugePages, Offloads, Poll, Port, PortKind, Queues,
-    Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
+    Access, Balance, Config, Cores, Direct, HugePages, LoopAction, LoopProtect, Offloads, Poll,
+    Port, PortKind, Queues, Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
@@ -101,6 +101,7 @@ fn a_guest_takes_the_defaults() {
             },
             addresses: Vec::new(),
             forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+            loop_protect: None,
             worker: None,
             required: false,
             slo: None,
@@ -134,6 +135,7 @@ fn an_uplink_takes_the_defaults() {
             storm: StormLimits::default(),
             addresses: Vec::new(),
             forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+            loop_protect: None,
             worker: None,
             required: true,
             slo: None,
@@ -158,6 +160,17 @@ fn control_frames_are_named_or_given_by_address() {
     let port = vhost("forward_control = [\"lldp\", \"stp\", \"01:80:C2:00:00:05\"]");
     assert!(port.forward_control.iter().eq([0, 5, 14]));
     assert!(vhost("").forward_control.is_empty());
+    let protect = |action, seconds| {
+        Some(LoopProtect {
+            action,
+            block_time: Duration::from_secs(seconds),
+        })
+    };
+    assert_eq!(vhost("").loop_protect, None);
+    let empty = vhost("loop_protect = {}").loop_protect;
+    assert_eq!(empty, protect(LoopAction::Report, 60));
+    let block = vhost("loop_protect = { action = \"block\", block_time = \"5m\" }");
+    assert_eq!(block.loop_protect, protect(LoopAction::Block, 300));
 }
 
 #[test]

@@ -88,6 +88,8 @@ mistakes! {
     control_as_a_word: UPLINK, "forward_control = \"stp\"\n";
     control_misspelt: UPLINK, "forward_control = [\"stpp\", \"01:80:c2:00:00:10\", 7]\n";
     control_of_one_wire: UPLINK, "forward_control = [\"pause\", \"01:80:c2:00:00:01\"]\n";
+    loop_protect_misspelt: UPLINK, "loop_protect = { action = \"blok\", block_time = \"0s\", interval = \"1s\" }\n";
+    loop_protect_as_a_word: UPLINK, "loop_protect = \"block\"\n";
     control_twice: UPLINK, "forward_control = [\"lldp\", \"01:80:c2:00:00:0e\"]\n";
     addresses_as_a_list: GUEST, "addresses = [\"52:54:00:12:34:56\"]\n";
     addresses_of_nothing: GUEST, "addresses = {}\n";

@@ -521,6 +521,7 @@ fn add_port(fabric: &Fabric, name: &str, vlan: u16) -> u16 {
         storm: StormLimits::default(),
         addresses: Vec::new(),
         forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+        loop_protect: None,
         worker: None,
         queues: 2,
     };

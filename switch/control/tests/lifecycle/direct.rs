@@ -83,6 +83,7 @@ impl Wired {
                 storm: StormLimits::default(),
                 addresses: Vec::new(),
                 forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+                loop_protect: None,
                 worker: None,
             });
             let number = number.expect("a number is free");

@@ -131,6 +131,7 @@ fn what_changes_in_place_costs_no_frame() {
                     mac_limit: Some(turn),
                     worker: Some(worker),
                     forward_control: None,
+                    loop_protect: None,
                     required: Some(turn % 2 == 0),
                     weight: Some(1 + turn),
                     // Its frames are not flooded, once its pair is known.

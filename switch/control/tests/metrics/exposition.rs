@@ -253,6 +253,38 @@ fn a_port_is_in_one_state_and_up_only_in_that_state() {
 }
 
 #[test]
+fn the_documentation_says_how_many_series_there_are() {
+    let text = exposition(picture());
+    let count = |with: &[&str], without: &[&str]| {
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        let series = series.filter(|line| with.iter().all(|label| line.contains(label)));
+        series
+            .filter(|line| !without.iter().any(|label| line.contains(label)))
+            .count()
+    };
+    let (guest, uplink) = (r#"port="web-1""#, r#"port="uplink""#);
+    let (of_guest, of_uplink) = ([guest, r#"queue="0""#], [uplink, r#"queue="3""#]);
+    let drops = |queue: [&str; 2]| count(&[queue[0], queue[1], "crosspoint_drops_total{"], &[]);
+    let apart = ["queue=", "crosspoint_port_feature{", "crosspoint_slo_"];
+    let wanted = format!(
+        "**How many series.** {} for each queue of a guest and {} for each of an uplink, of which {} and {} are its drop \
+         reasons, exported from the start with value 0; {} for each guest, one more for each feature that its driver has \
+         acknowledged (some 20), and up to {} for its objectives; {} for each uplink; {} for each worker.",
+        count(&of_guest, &[]),
+        count(&of_uplink, &[]),
+        drops(of_guest),
+        drops(of_uplink),
+        count(&[guest], &apart),
+        count(&[guest, "crosspoint_slo_"], &[]),
+        count(&[uplink], &apart),
+        count(&[r#"worker="0""#], &["queue="]),
+    );
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
+    let page = std::fs::read_to_string(page).expect("it is there");
+    assert!(page.contains(&wanted), "METRICS.md is to say: {wanted}");
+}
+
+#[test]
 fn a_thousand_queues_are_exported() {
     let exposition = Exposition::new(Arc::new(large(500, 0))).expect("the metrics agree");
     let start = Instant::now();

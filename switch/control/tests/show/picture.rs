@@ -129,6 +129,8 @@ fn guest() -> PortStatus {
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
         forward_control: Vec::new(),
         looping: false,
+        looping_with: Vec::new(),
+        loop_protect: None,
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),
         queues: vec![guest_queue(0), guest_queue(1)],
         state_for_s: 3723,

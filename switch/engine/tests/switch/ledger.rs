@@ -354,6 +354,8 @@ fn random_runs_meet_every_reason() {
         BurstBudget,
         GuestBuffersCostly,
         OverShare,
+        LoopBlocked,
+        LoopProbe,
     ];
     for reason in DropReason::ALL.iter().filter(|r| !others.contains(r)) {
         assert!(met.get(reason) > Some(&20), "{reason:?} in {met:?}");

@@ -97,6 +97,7 @@ impl World {
                     storm: StormLimits::default(),
                     addresses: Vec::new(),
                     forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+                    loop_protect: None,
                     worker: None,
                     queues: 2,
                 })
