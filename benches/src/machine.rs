@@ -1,6 +1,6 @@
 //! On what machine something was measured, in the terms in which machines differ.
 
-use crate::placement::round_trip_ns;
+use crate::placement::{Probe, probe};
 use crate::threads::pin;
 use crosspoint_frame::Clock;
 use serde::{Deserialize, Serialize};
@@ -30,8 +30,10 @@ pub struct Machine {
     pub cores: usize,
     /// Of the switch's core, from the nearest to the farthest.
     pub caches: Vec<Cache>,
-    /// The core's clock as the kernel knows it, MHz: the present one, or the nominal one.
+    /// The core's clock as the kernel knows it, MHz: on virtual machines the nominal one.
     pub clock_mhz: f64,
+    /// Clocks of the two cores at the beginning, measured.
+    pub clocks_ghz: Option<[f64; 2]>,
     /// Rate of the time stamp counter.
     pub tsc_hz: f64,
     /// Wider vector instructions that there are.
@@ -69,10 +71,11 @@ impl Machine {
         let between = |(generator, switch)| {
             let measure = move || {
                 pin(generator).ok()?;
-                round_trip_ns(switch, clock)
+                Some(probe(switch, clock))
             };
             std::thread::spawn(measure).join().ok().flatten()
         };
+        let probed: Option<Probe> = pair.and_then(between);
         Self {
             cpu: field(&info, "model name").unwrap_or("unknown").into(),
             family: number("cpu family").unwrap_or(0.0) as u32,
@@ -84,7 +87,8 @@ impl Machine {
             tsc_hz: clock.hz(),
             vectors: vectors(&info),
             pair,
-            round_trip_ns: pair.and_then(between),
+            round_trip_ns: probed.and_then(|probe| probe.round_trip_ns),
+            clocks_ghz: probed.map(|probe| probe.clocks_ghz),
             kernel: read("/proc/sys/kernel/osrelease").trim().into(),
             hypervisor: hypervisor(),
         }
@@ -114,6 +118,9 @@ impl fmt::Display for Machine {
         }
         if let (Some((a, b)), Some(ns)) = (self.pair, self.round_trip_ns) {
             write!(f, ", line round trip {ns:.0} ns between cores {a} and {b}")?;
+        }
+        if let Some([here, there]) = self.clocks_ghz {
+            write!(f, ", clocks {here:.2} and {there:.2} GHz")?;
         }
         let hypervisor = self.hypervisor.as_deref();
         let below = hypervisor.map_or("no hypervisor".into(), |name| format!("hypervisor {name}"));
@@ -198,6 +205,7 @@ pub mod tests {
             vectors: vec!["avx2".into()],
             pair: Some((0, 1)),
             round_trip_ns: Some(87.4),
+            clocks_ghz: Some([3.7, 1.85]),
             kernel: "6.1.0".into(),
             hypervisor: Some("KVMKVMKVM".into()),
         }

@@ -1,4 +1,4 @@
-//! How far apart two cores are: the round trip of a cache line.
+//! How far apart two cores are, by the round trip of a cache line, and how fast each of them is.
 //!
 //! The virtual cores of a shared host move over physical ones: within seconds they share a cache, or do not, and the
 //! same program runs 1.5 to 2.5 times as fast or as slowly. Trials compare only where the cores were equally far apart.
@@ -18,6 +18,21 @@ const VOLLEY: u32 = 20;
 const LOOKS: u32 = 1024;
 /// Enough for all [`VOLLEYS`] even when other threads have both cores half of the time.
 const TIME_MAX: Duration = Duration::from_millis(30);
+
+/// Chunks of [`clock_ghz`], of which the middle one counts, and steps of each.
+const CHUNKS: usize = 21;
+const STEPS: u64 = 500;
+/// Cycles of a step: a multiplication takes three and an addition one, on every x86-64 of the last ten years.
+const STEP_CYCLES: f64 = 4.0;
+
+/// What two cores are like at a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Median round trip; none when the other thread hardly got to run.
+    pub round_trip_ns: Option<f64>,
+    /// Clocks of this core and of the other one, which the time stamp counter does not tell.
+    pub clocks_ghz: [f64; 2],
+}
 
 /// How far apart two cores were before and after a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,10 +79,14 @@ struct Table {
     over: AtomicBool,
 }
 
-/// Median round trip in nanoseconds between the calling thread's core and `core`; `None` when the other thread hardly
-/// got to run. That thread takes the core from a switch that polls there where the system lets it (`SCHED_FIFO`), and
-/// has to share it otherwise.
+/// Median round trip in nanoseconds between the calling thread's core and `core`: see [`probe`].
 pub fn round_trip_ns(core: usize, clock: Clock) -> Option<f64> {
+    probe(core, clock).round_trip_ns
+}
+
+/// What the calling thread's core and `core` are like. The thread on the latter takes the core from a switch that polls there where the system lets it (`SCHED_FIFO`), and
+/// has to share it otherwise.
+pub fn probe(core: usize, clock: Clock) -> Probe {
     let table = Table {
         ready: Barrier::new(2),
         ball: Line::default(),
@@ -76,16 +95,40 @@ pub fn round_trip_ns(core: usize, clock: Clock) -> Option<f64> {
     };
     let time_max = clock.cycles(TIME_MAX);
     std::thread::scope(|scope| {
-        scope.spawn(|| answer(&table, core, time_max));
+        let there = scope.spawn(|| {
+            answer(&table, core, time_max);
+            clock_ghz(clock)
+        });
         table.ready.wait();
         let mut cycles = serve(&table, tsc() + time_max);
         table.over.store(true, Ordering::Relaxed);
-        if cycles.len() < VOLLEYS_MIN {
-            return None;
-        }
+        let here_ghz = clock_ghz(clock);
         let middle = cycles.len() / 2;
-        Some(clock.ns(*cycles.select_nth_unstable(middle).1))
+        let is_known = cycles.len() >= VOLLEYS_MIN;
+        let round_trip = is_known.then(|| clock.ns(*cycles.select_nth_unstable(middle).1));
+        Probe {
+            round_trip_ns: round_trip,
+            clocks_ghz: [here_ghz, there.join().unwrap_or(0.0)],
+        }
     })
+}
+
+/// How fast this core is: by a chain of instructions that wait for each other, of which each takes a known number of cycles.
+fn clock_ghz(clock: Clock) -> f64 {
+    let mut chunks = [0; CHUNKS];
+    let mut x = std::hint::black_box(1_u64);
+    for chunk in &mut chunks {
+        let began = tsc();
+        for _ in 0..STEPS {
+            x = x
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+        }
+        x = std::hint::black_box(x);
+        *chunk = tsc() - began;
+    }
+    let middle = *chunks.select_nth_unstable(CHUNKS / 2).1;
+    STEPS as f64 * STEP_CYCLES / clock.ns(middle).max(1.0)
 }
 
 /// Cycles per round trip, of volley after volley: the clock is read between them only, so that reading it, 10 to 20 ns,

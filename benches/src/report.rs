@@ -87,7 +87,7 @@ pub fn discards<'a>(
     switches: &[String],
 ) -> String {
     let mut text = format!(
-        "| switch | {counted} | discarded: a thread waited | discarded: placement | discarded: no traffic |\n|---|--:|--:|--:|--:|\n",
+        "| switch | {counted} | discarded: a thread waited | discarded: placement | discarded: a core was slow | discarded: no traffic |\n|---|--:|--:|--:|--:|--:|\n",
     );
     for switch in switches {
         let count = |why: Option<Discard>| {
@@ -98,10 +98,11 @@ pub fn discards<'a>(
         };
         let _ = writeln!(
             text,
-            "| {switch} | {} | {} | {} | {} |",
+            "| {switch} | {} | {} | {} | {} | {} |",
             count(None),
             count(Some(Discard::Waited)),
             count(Some(Discard::Placement)),
+            count(Some(Discard::Clock)),
             count(Some(Discard::NoTraffic)),
         );
     }
@@ -212,7 +213,7 @@ mod tests {
         let of = trials.iter().map(|t| (&*t.switch, t.discarded));
         let text = discards("trials", of, &switches());
         assert!(
-            text.ends_with("| crosspoint | 2 | 0 | 0 | 0 |\n| peer | 4 | 1 | 0 | 0 |\n"),
+            text.ends_with("| crosspoint | 2 | 0 | 0 | 0 | 0 |\n| peer | 4 | 1 | 0 | 0 | 0 |\n"),
             "{text}"
         );
     }

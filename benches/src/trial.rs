@@ -4,6 +4,7 @@ use crate::load::Offered;
 use crate::options::Direction;
 use crate::placement::Placement;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is measured with what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -69,6 +70,9 @@ pub struct Observed {
     pub switch_wait: Option<f64>,
     /// Cycles per frame from a guest in turns of the worker that found work; crosspoint only.
     pub busy_cycles: Option<f64>,
+    /// Clock of the slowest of the cores, before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ghz: Option<f64>,
     /// Who had the switch's core, where NICs are measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
@@ -95,10 +99,25 @@ impl Observed {
             generator_wait: None,
             switch_wait: None,
             busy_cycles: None,
+            clock_ghz: None,
             shares: None,
         }
     }
+
+    /// The slowest core is much slower than the slowest one of some other trial of this run was: they are not to be
+    /// compared.
+    fn is_slow(&self) -> bool {
+        let ghz = self.clock_ghz.unwrap_or(0.0);
+        // As bits the order of positive numbers is the same.
+        let fastest = FASTEST_GHZ.fetch_max(ghz.to_bits(), Ordering::Relaxed);
+        self.clock_ghz.is_some() && ghz < f64::from_bits(fastest) * CLOCK_MIN
+    }
 }
+
+/// Of what [`Observed::clock_ghz`] was in the fastest trial so far, bits of the number.
+static FASTEST_GHZ: AtomicU64 = AtomicU64::new(0);
+/// A trial counts with this part of it.
+pub const CLOCK_MIN: f64 = 0.85;
 
 /// Why a trial does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +127,8 @@ pub enum Discard {
     Waited,
     /// Neither near nor far, before and after.
     Placement,
+    /// A core was slower than in other trials.
+    Clock,
     /// No frame arrived.
     NoTraffic,
 }
@@ -144,11 +165,14 @@ impl Discard {
 
     /// The same, when so many frames arrived.
     pub fn of(arrived: u64, observed: &Observed, wait_max: f64) -> Option<Self> {
+        let is_slow = observed.is_slow();
         let waits = [observed.generator_wait, observed.switch_wait];
         if arrived == 0 {
             Some(Self::NoTraffic)
         } else if waits.into_iter().flatten().any(|wait| wait > wait_max) {
             Some(Self::Waited)
+        } else if is_slow {
+            Some(Self::Clock)
         } else if observed.placement == Placement::Mixed {
             Some(Self::Placement)
         } else {
@@ -182,6 +206,7 @@ pub mod tests {
                 generator_wait: Some(0.0),
                 switch_wait: Some(0.1),
                 busy_cycles: Some(100.0),
+                clock_ghz: None,
                 shares: None,
             },
             core_cycles: 2600.0 / mpps,

@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::error::BenchError;
 use crate::options::PlanOptions;
-use crate::placement::{Placement, round_trip_ns};
+use crate::placement::{Placement, Probe, probe};
 use crate::scrape::Counters;
 use crate::threads::{PRIORITY_POLL, Thread};
 use crate::trial::Observed;
@@ -79,7 +79,7 @@ impl Crew {
         traffic: impl FnOnce() -> Result<T, BenchError>,
     ) -> Result<(T, Observed), BenchError> {
         std::thread::sleep(BREAK);
-        let before = self.round_trips();
+        let before = self.probes();
         let counted = self.counters()?;
         let generators = || self.generators.iter().map(|(_, thread)| *thread);
         let workers = || self.workers.iter().filter_map(|(_, thread)| *thread);
@@ -98,7 +98,12 @@ impl Crew {
             (Some(before), Some(after)) => after.since(before).cycles_per_frame(),
             _ => None,
         };
-        let (round_trips_ns, placement) = self.placement(&before, &self.round_trips());
+        let after = self.probes();
+        let round_trips = |probes: &[Probe]| -> Vec<Option<f64>> {
+            probes.iter().map(|probe| probe.round_trip_ns).collect()
+        };
+        let (round_trips_ns, placement) =
+            self.placement(&round_trips(&before), &round_trips(&after));
         let observed = Observed {
             round_trips_ns,
             placement,
@@ -106,12 +111,13 @@ impl Crew {
             switch_wait,
             busy_cycles,
             shares: None,
+            clock_ghz: slowest_ghz(before.iter().chain(&after)),
         };
         Ok((traffic, observed))
     }
 
     /// Of each worker and a generator, all of both.
-    fn round_trips(&self) -> Vec<Option<f64>> {
+    fn probes(&self) -> Vec<Probe> {
         let (generators, workers) = (&self.generators, &self.workers);
         let pairs = (0..generators.len().max(workers.len())).map(|i| {
             (
@@ -120,15 +126,18 @@ impl Crew {
             )
         });
         let first = generators[0].0;
-        let round_trip = |(generator, worker)| {
-            let probe = || round_trip_ns(worker, self.clock);
+        let of = |(generator, worker)| {
+            let here = || probe(worker, self.clock);
             if generator == first {
-                return probe(); // here
+                return Some(here());
             }
-            let there = || on_core(generator, self.realtime, || Ok(probe()));
-            there().ok().flatten()
+            on_core(generator, self.realtime, || Ok(here())).ok()
         };
-        pairs.map(round_trip).collect()
+        let unknown = Probe {
+            round_trip_ns: None,
+            clocks_ghz: [0.0; 2],
+        };
+        pairs.map(|pair| of(pair).unwrap_or(unknown)).collect()
     }
 
     /// The longest round trips before and after, and what all of them mean: only where all are alike, they are anything.
@@ -162,6 +171,14 @@ impl Crew {
             .map(Some)
             .map_err(BenchError::io(format!("metrics of http://{address}")))
     }
+}
+
+/// The clock of the slowest core.
+fn slowest_ghz<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<f64> {
+    probes
+        .flat_map(|probe| probe.clocks_ghz)
+        .filter(|ghz| *ghz > 0.0)
+        .reduce(f64::min)
 }
 
 /// How long threads wait for their core.
