@@ -9,8 +9,8 @@ use crate::flood;
 use crate::joins::Joiner;
 use crate::segments::Segmenter;
 use crate::shares::Account;
-use crate::tap::{Fate, Origin, Taps};
-use crate::tx::{Groups, Tx};
+use crate::tap::{self, Fate, Origin, Taps};
+use crate::tx::{Asked, Groups, Tx};
 use crate::view::{PortView, View};
 use crate::way::Way;
 
@@ -25,6 +25,8 @@ pub(crate) struct Tally {
     pub(crate) work: u32,
     /// and beyond it.
     pub(crate) excess: u32,
+    /// What flooded copies and segments cost, in the same units, their receivers' buffers not counted.
+    pub(crate) made: u32,
 }
 
 /// Delivers a burst that came in on `ingress`, whose counters are `from`: groups it by queue,
@@ -32,7 +34,7 @@ pub(crate) struct Tally {
 #[inline(never)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    (tx.used_nics, tx.flood_cycles) = (false, 0);
+    (tx.nic_copies, tx.flood_cycles) = (0, 0);
     tx.groups.clear();
     tx.spreads.clear();
     tx.work = Work::default();
@@ -50,10 +52,15 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
         rest.start = run.end;
         let reason = match first.verdict.decision() {
             Decision::Port(number) => match unicast(first, number, view) {
-                Ok((port, _)) if is_contended && tx.shares.is_ahead(Account::To(number)) => {
+                Ok((port, tag)) if is_contended && tx.shares.is_ahead(Account::To(number)) => {
                     let counters = port.counters.at(tx.worker, 0);
                     counters.drop(DropReason::OverShare, len as u32);
                     dropped += len as u64;
+                    if !view.taps.is_empty() {
+                        let frames = run.map(|index| index as u8);
+                        let picks = frames.map(|frame| Pick { frame, tag });
+                        tap::over_share(burst, picks, number, view, tx);
+                    }
                     continue;
                 }
                 Ok((port, tag)) => {
@@ -91,7 +98,11 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     let groups = std::mem::take(&mut tx.groups);
     send_groups(burst, &groups, to, tx, from, &mut tally);
     tx.groups = groups;
-    tx.charged = u64::from(tally.excess);
+    tx.asked = Asked {
+        made: tally.made,
+        own: tally.work,
+        excess: tally.excess,
+    };
     tx.is_plain = !flood && tally.work == 0 && tally.excess == 0 && burst.is_plain();
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
@@ -159,7 +170,7 @@ pub(crate) fn send_groups(
             segmenter,
             joiner,
             direct,
-            used_nics,
+            nic_copies,
             serial,
             work,
             shares,
@@ -179,7 +190,7 @@ pub(crate) fn send_groups(
             touched,
             faults,
             direct,
-            used_nics,
+            nic_copies,
             shares,
             ingress: to.ingress,
             taps: Taps {
@@ -301,6 +312,7 @@ fn send_segments(
             return;
         }
         work.spend(cost);
+        tally.made += cost;
         let (segments, picks) = segmenter.make(cut.plan, (cut.burst, cut.frame), cut.tag, made);
         if picks.is_empty() {
             // A frame in thousands of pieces, of which the rest fits no burst.

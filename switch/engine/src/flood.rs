@@ -8,6 +8,7 @@ use crate::counters::QueueCounters;
 use crate::deliver::{Destinations, Tally, send_groups};
 use crate::shares::Account;
 use crate::storm::FloodKind;
+use crate::tap;
 use crate::tx::{Groups, Tx};
 use crate::view::{PortView, View};
 
@@ -210,23 +211,28 @@ fn send_to(
             }
         }
     }
-    let costs = flooded(burst, &tx.flood_groups).map(|index| tx.flood.costs[index]);
+    let costs = flooded(burst, &tx.flood_groups).map(|pick| tx.flood.costs[index_of(pick)]);
     let cost = Work::PORT + Work::TRIED * tried as u32 + costs.sum::<u32>();
     // What is left may do for frames of one port.
     if tx.work.left() < cost {
         return false;
     }
     tx.work.spend(cost);
+    tally.made += cost;
     if copies == 0 {
         return true;
     }
-    for index in flooded(burst, &tx.flood_groups) {
-        tx.flood.copies[index] += 1;
+    for pick in flooded(burst, &tx.flood_groups) {
+        tx.flood.copies[index_of(pick)] += 1;
     }
     if tx.shares.is_contended() && tx.shares.is_ahead(Account::To(number)) {
         let counters = port.counters.at(tx.worker, 0);
         counters.drop(DropReason::OverShare, copies);
         tally.dropped += u64::from(copies);
+        if !to.view.taps.is_empty() {
+            let picks = flooded(burst, &tx.flood_groups);
+            tap::over_share(burst, picks, number, to.view, tx);
+        }
         return true;
     }
     tx.groups.discard(number);
@@ -238,14 +244,18 @@ fn send_to(
     true
 }
 
-/// The flooded frames among the picks of these groups, by number.
-fn flooded(burst: &Burst, groups: &Groups) -> impl Iterator<Item = usize> {
+/// The picks of flooded frames in these groups.
+fn flooded<'g>(burst: &'g Burst, groups: &'g Groups) -> impl Iterator<Item = Pick> + Clone + 'g {
     let picks = groups.iter().flat_map(|group| &group.picks);
-    let indices = picks.map(|pick| usize::from(pick.frame) % BURST);
-    indices.filter(|index| {
-        let frame = burst.frames().get(*index);
+    picks.copied().filter(|pick| {
+        let frame = burst.frames().get(index_of(*pick));
         frame.is_some_and(|frame| frame.verdict == Verdict::FLOOD)
     })
+}
+
+/// The number of a pick's frame, below [`BURST`].
+fn index_of(pick: Pick) -> usize {
+    usize::from(pick.frame) % BURST
 }
 
 /// Adds a copy of frame `index` for a port; `false` when the port does not carry it.

@@ -1,11 +1,12 @@
 //! Whose turn it is on a worker, and what is charged for it: [`crate::shares`] at work on streams.
 
 use crosspoint_frame::BURST;
+use crosspoint_xsk::Flushed;
 
 use crate::shares::{Account, Shares};
 use crate::stream::Stream;
 use crate::tx::Tx;
-use crate::view::View;
+use crate::view::{Egress, View};
 
 /// When a stream is polled.
 pub(crate) enum Turn {
@@ -60,7 +61,8 @@ pub(crate) fn charge(
         }
         // One whose bursts are not full takes little.
         if count == BURST && tx.shares.is_contended() {
-            let others = cycles.saturating_sub(tx.charged + flooded);
+            let receivers = u64::from(tx.asked.excess);
+            let others = cycles.saturating_sub(receivers + flooded);
             tx.charge_destinations(view, count, others, now);
         }
         return;
@@ -68,5 +70,106 @@ pub(crate) fn charge(
     tx.shares.charge(account, weight, cycles, now);
     if stream.has_backlog() {
         tx.shares.want(account, now);
+    }
+}
+
+/// Notes who is to pay for the doorbells of NICs: the port whose burst was just delivered, by its copies for NICs. Only
+/// while ports compete; then the doorbells are timed.
+#[inline(always)]
+pub(crate) fn note_nic_user(port: u16, tx: &mut Tx) {
+    if tx.nic_copies == 0 || !tx.shares.is_contended() {
+        return;
+    }
+    match tx.nic_users.iter_mut().find(|(user, _)| *user == port) {
+        Some((_, copies)) => *copies += tx.nic_copies,
+        // One entry for each port, so there is room: no allocation.
+        None => tx.nic_users.push((port, tx.nic_copies)),
+    }
+}
+
+/// Charges what the NICs' doorbells took, `cycles`, to the guests whose copies they were rung for, less what was for other
+/// workers. What a NIC's frames have of it is not charged: they are other ports', and those have been charged with full
+/// bursts.
+#[cold]
+#[inline(never)]
+pub(crate) fn charge_doorbells(view: &View, flushed: &Flushed, cycles: u64, tx: &mut Tx) {
+    let own = flushed.rung.saturating_sub(flushed.taken);
+    let cycles = cycles * u64::from(own) / u64::from(flushed.rung.max(flushed.taken)).max(1);
+    let copies = tx.nic_users.iter().map(|(_, copies)| u64::from(*copies));
+    let copies = copies.sum::<u64>().max(1);
+    for (number, of_port) in tx.nic_users.drain(..) {
+        if let Some(port) = view.port(number)
+            && !matches!(port.egress, Egress::Nic)
+        {
+            let part = cycles * u64::from(of_port) / copies;
+            tx.shares.charge_aside(number, port.weight, part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crosspoint_packet::FlowHasher;
+
+    use super::*;
+    use crate::control::ControlAddresses;
+    use crate::counters::PortCounters;
+    use crate::fdb::{Fdb, Quota};
+    use crate::view::PortView;
+    use crate::vlan::VlanPolicy;
+
+    const QUANTUM: u64 = 1000;
+
+    fn port(egress: Egress, weight: u32) -> Option<PortView> {
+        Some(PortView {
+            name: "".into(),
+            vlan: Arc::new(VlanPolicy::Unaware),
+            egress,
+            counters: Arc::new(PortCounters::new(1, 1)),
+            quota: Arc::new(Quota::new(0)),
+            joins: false,
+            weight,
+            storm: None,
+            sources: None,
+            control: ControlAddresses::NONE,
+        })
+    }
+
+    /// Two guests and a NIC send through another NIC; the doorbell took 6000 cycles, a quarter of it for other workers.
+    #[test]
+    fn doorbells_are_paid_for_by_the_guests_that_they_were_rung_for() {
+        let ports = [
+            port(Egress::Down, 1),
+            port(Egress::Down, 2),
+            port(Egress::Nic, 1),
+        ];
+        let fdb = Arc::new(Fdb::new(0, [1, 2]));
+        let view = View::new(ports.into(), fdb, FlowHasher::new(3), Box::new([]));
+        let mut tx = Tx::new(0, QUANTUM);
+        let use_nic = |tx: &mut Tx, port, copies| {
+            tx.nic_copies = copies;
+            note_nic_user(port, tx);
+        };
+        use_nic(&mut tx, 0, 7);
+        assert!(tx.nic_users.is_empty(), "nobody competes");
+        tx.shares.begin(0);
+        tx.shares.charge(Account::From(9), 1, 1, 0);
+        tx.shares.want(Account::From(9), 0);
+        tx.shares.begin(1);
+        for (port, copies) in [(0, 10), (1, 40), (0, 10), (2, 40), (1, 0)] {
+            use_nic(&mut tx, port, copies);
+        }
+        let flushed = Flushed {
+            taken: 25,
+            rung: 100,
+            ..Flushed::default()
+        };
+        charge_doorbells(&view, &flushed, 6000, &mut tx);
+        let debts = [0, 1, 2].map(|port| tx.shares.debt(Account::From(port)));
+        // 4500 in 100 copies: 20 at weight 1, 40 at weight 2, and 40 of the NIC's.
+        assert_eq!(debts, [900, 900, 0]);
+        assert!(tx.nic_users.is_empty());
     }
 }

@@ -330,6 +330,39 @@ pub fn received(burst: &Burst, id: StreamId, view: &View, tx: &mut Tx) {
     }
 }
 
+/// Shows the taps copies for port `number` that are not made, since frames for it have had more than its share: where
+/// they are counted, at its first queue.
+#[cold]
+#[inline(never)]
+pub(crate) fn over_share(
+    burst: &Burst,
+    picks: impl Iterator<Item = Pick> + Clone,
+    number: u16,
+    view: &View,
+    tx: &Tx,
+) {
+    let (worker, id) = (tx.worker, (number, 0));
+    for tap in &view.taps {
+        if !tap.wants(Direction::Sent, id) {
+            continue;
+        }
+        let allowed = tap.allow(worker, picks.clone().count());
+        for pick in picks.clone().take(allowed) {
+            let frame = burst.frames().get(usize::from(pick.frame));
+            let slot = frame.and_then(|frame| tap.take(worker, burst, frame, pick.tag));
+            if let Some(slot) = slot {
+                let seen = Seen {
+                    worker,
+                    serial: Some(tx.serial + u64::from(pick.frame)),
+                    id,
+                    direction: Direction::Sent,
+                };
+                tap.put(slot, seen, Fate::Dropped(DropReason::OverShare));
+            }
+        }
+    }
+}
+
 /// The taps, as the copies for one queue see them.
 #[derive(Clone, Copy)]
 pub(crate) struct Taps<'a> {

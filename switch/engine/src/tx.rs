@@ -85,7 +85,7 @@ impl Groups {
 
     /// Those with copies, and those whose copies went with others.
     #[inline(always)]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> + Clone {
         self.list.iter().take(self.used)
     }
 
@@ -141,6 +141,24 @@ impl Groups {
     }
 }
 
+/// What one burst has asked for after it was read, beyond one copy of each frame into plain buffers: units of [`Work`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    /// Flooded copies and segments.
+    pub made: u32,
+    /// Receive buffers that are not plain: of each copy's own,
+    pub own: u32,
+    /// and beyond it.
+    pub excess: u32,
+}
+
+impl Asked {
+    /// All of it.
+    pub fn sum(self) -> u32 {
+        self.made + self.own + self.excess
+    }
+}
+
 /// A worker's outgoing side.
 pub struct Tx {
     pub(crate) worker: usize,
@@ -149,6 +167,8 @@ pub struct Tx {
     pub(crate) nics: Vec<Option<Box<NicTx>>>,
     /// Ports that have such a way.
     pub(crate) nic_ports: Vec<u16>,
+    /// Ports whose bursts had copies for NICs in this iteration, and how many; noted while ports compete.
+    pub(crate) nic_users: Vec<(u16, u32)>,
     pub(crate) groups: Groups,
     /// Copies of flooded frames, for one port at a time.
     pub(crate) flood_groups: Groups,
@@ -157,8 +177,9 @@ pub struct Tx {
     pub(crate) work: Work,
     /// The worker's time, by port.
     pub(crate) shares: Shares,
-    /// What of the last burst's time receivers were charged with, and what its flooded frames took; cycles.
-    pub(crate) charged: u64,
+    /// What the last burst has asked for.
+    pub(crate) asked: Asked,
+    /// What its flooded frames took, cycles.
     pub(crate) flood_cycles: u64,
     /// Whether the last burst was of frames in one piece, that went as they were to one port each, whose buffers were plain.
     pub(crate) is_plain: bool,
@@ -170,8 +191,8 @@ pub struct Tx {
     pub(crate) joiner: Joiner,
     /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
     pub(crate) direct: Option<Box<Direct>>,
-    /// Whether copies of the last burst went to a NIC.
-    pub(crate) used_nics: bool,
+    /// How many copies of the last burst went to NICs.
+    pub(crate) nic_copies: u32,
     /// The number of the burst's first frame, for taps.
     pub(crate) serial: u64,
     /// How the burst is spread over the queues of each port, from its first frame on.
@@ -189,12 +210,13 @@ impl Tx {
             scratch: RxScratch::default(),
             nics: (0..MAX_PORTS).map(|_| None).collect(),
             nic_ports: Vec::with_capacity(MAX_PORTS),
+            nic_users: Vec::with_capacity(MAX_PORTS),
             groups: Groups::new(),
             flood_groups: Groups::new(),
             flood: FloodScratch::default(),
             work: Work::default(),
             shares: Shares::new(quantum_cycles),
-            charged: 0,
+            asked: Asked::default(),
             flood_cycles: 0,
             is_plain: false,
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
@@ -202,7 +224,7 @@ impl Tx {
             segmenter: Segmenter::default(),
             joiner: Joiner::default(),
             direct: None,
-            used_nics: false,
+            nic_copies: 0,
             serial: 0,
             spreads: Vec::with_capacity(BURST),
             looks: 0,
@@ -335,7 +357,12 @@ impl Tx {
 
     /// Whether copies of the last burst went to a NIC.
     pub fn used_nics(&self) -> bool {
-        self.used_nics
+        self.nic_copies > 0
+    }
+
+    /// What the last burst has asked for beyond what every burst costs.
+    pub fn asked(&self) -> Asked {
+        self.asked
     }
 
     /// Whether other workers have left frames for this one's NIC queues.

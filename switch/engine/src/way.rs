@@ -27,7 +27,7 @@ pub(crate) struct Way<'a> {
     pub(crate) touched: &'a mut Vec<Touched>,
     pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
     pub(crate) direct: &'a mut Option<Box<Direct>>,
-    pub(crate) used_nics: &'a mut bool,
+    pub(crate) nic_copies: &'a mut u32,
     pub(crate) shares: &'a mut Shares,
     /// Where the burst came from.
     pub(crate) ingress: u16,
@@ -167,7 +167,7 @@ impl Way<'_> {
                 }
             },
             Egress::Nic => {
-                *self.used_nics = true;
+                *self.nic_copies += all;
                 let outcome = match self.direct.as_deref() {
                     Some(direct) if direct.leads_to(self.number) => {
                         self.deliver_direct(burst, picks)

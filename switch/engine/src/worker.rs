@@ -15,7 +15,7 @@ use crate::counters::{QueueCounters, WorkerCounters};
 use crate::deliver::deliver;
 use crate::flood;
 use crate::publish::Mailbox;
-use crate::schedule::{Turn, charge, turn_of};
+use crate::schedule::{Turn, charge, charge_doorbells, note_nic_user, turn_of};
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
@@ -353,6 +353,7 @@ impl Worker {
             let before = mark;
             mark = stream.complete(burst, *index, before);
             charge(stream, view, count, (before, mark), tx);
+            note_nic_user(stream.id.0, tx);
             *alone = Some((stream.id.0, mark.wrapping_sub(before)));
             stream.destination = tx.last_destination();
             stream.has_used_nics |= tx.used_nics();
@@ -364,6 +365,9 @@ impl Worker {
         }
         if bursts != 1 || !tx.shares.is_contended() {
             *alone = None;
+        } else {
+            // It pays for the doorbells with the rest of the iteration.
+            tx.nic_users.clear();
         }
         if bursts == 0 && is_held_back {
             tx.shares.waste();
@@ -395,7 +399,12 @@ impl Worker {
             self.tx.call_guests(&self.view, calling);
             calling.leave();
         }
+        let began = (!self.tx.nic_users.is_empty()).then(tsc);
         let mut flushed = self.tx.flush_nics();
+        if let Some(began) = began {
+            let cycles = tsc().wrapping_sub(began);
+            charge_doorbells(&self.view, &flushed, cycles, &mut self.tx);
+        }
         if self.directs > 0 {
             for stream in &mut self.streams {
                 flushed.pending |= stream.flush_direct();

@@ -1,3 +1,7 @@
+use crosspoint_packet::MAX_FRAME_LEN;
+
+use crate::burst::{BURST, BURST_BYTES};
+
 /// What one burst may still cost, beyond what every burst costs: its frames read once, and one copy of each made.
 ///
 /// One unit is about one cycle of the time stamp counter at 2.6 GHz, with the memory in a near cache. Whatever the
@@ -9,6 +13,8 @@ pub struct Work {
 }
 
 impl Work {
+    /// Work that reading the chains of one burst may cost: so many descriptors, and more regions that they span.
+    pub const READ: u32 = 1280 * Work::STEP;
     /// Work of one burst: 50 us, by the costs below. A burst of four TCP frames of 64 KiB that are cut at 536 bytes
     /// costs 114 000.
     pub const BURST: u32 = 130_000;
@@ -17,6 +23,15 @@ impl Work {
     /// Work that any copy may ask for of its receiver's buffers: a chain of 19 descriptors, as Linux makes them for large
     /// frames without mergeable buffers, is 912.
     pub const OWN: u32 = 1024;
+    /// What the buffers of one delivery, of a burst of copies, may ask for by themselves. Of floods and segments it is paid
+    /// from [`Work::BURST`] once it is known: the last delivery may take so much more than there was.
+    pub const DELIVERY: u32 =
+        BURST as u32 * Work::OWN + (BURST_BYTES as u32 + MAX_FRAME_LEN as u32) / Work::BYTES;
+    /// The most that one burst may cost beyond what every burst costs: reading it, floods and segments, receivers'
+    /// buffers, the own ones of frames for one port each, and the last delivery of a flood or of segments.
+    pub const MOST: u32 = Work::READ + Work::BURST + Work::RECEIVERS + 2 * Work::DELIVERY;
+    /// So many bytes are copied for one unit: 64 cycles for a KiB.
+    const BYTES: u32 = 16;
     /// One descriptor read and translated, or one more region that it spans: some lie in the cache line of the one before,
     /// others far away.
     pub const STEP: u32 = 48;
@@ -62,10 +77,10 @@ impl Work {
         self.left == 0
     }
 
-    /// What copying `bytes` costs: 64 cycles for a KiB.
+    /// What copying `bytes` costs.
     #[inline(always)]
     pub fn of_bytes(bytes: u32) -> u32 {
-        bytes / 16
+        bytes / Work::BYTES
     }
 }
 

@@ -62,9 +62,9 @@ pub(crate) const MAX_CHAIN: u16 = 1024;
 const MAX_PIECES: u32 = 16;
 /// Steps that are made to read one burst of frames, all its chains together: descriptors followed, and
 /// more regions that they span. A guest whose chains are long gets shorter bursts.
-pub(crate) const STEPS: u32 = 1280;
+pub(crate) const STEPS: u32 = Work::READ / Work::STEP;
 /// The same, as work. A chain that cannot be read with all of it is a fault.
-pub(crate) const WORK: Work = Work::new(STEPS * Work::STEP);
+pub(crate) const WORK: Work = Work::new(Work::READ);
 
 /// Calls `piece` with every run of host memory of the chain that begins at `head`, in order,
 /// for as many steps as `work` has left; `false` when it ran out. Buffers that span regions come in

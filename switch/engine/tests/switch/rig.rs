@@ -10,7 +10,7 @@ use crosspoint_engine::flood::police;
 use crosspoint_engine::stages::{Keys, admit, lookup, parse};
 use crosspoint_engine::stream::Stream;
 use crosspoint_engine::tap;
-use crosspoint_engine::tx::{NicTx, Tx};
+use crosspoint_engine::tx::{Asked, NicTx, Tx};
 use crosspoint_engine::view::{Egress, View};
 use crosspoint_frame::Burst;
 use crosspoint_packet::FlowHasher;
@@ -116,6 +116,11 @@ impl Rig {
         }
         let _ = self.drivers[ingress].transmit.virtqueue().publish();
         while self.turn(0, ingress) > 0 {}
+    }
+
+    /// What the last burst of the first worker has asked for.
+    pub fn asked(&self) -> Asked {
+        self.workers[0].asked()
     }
 
     /// How many workers take turns.
