@@ -42,6 +42,8 @@ mod top;
 mod tunnels;
 #[path = "e2e/vlan.rs"]
 mod vlan;
+#[path = "e2e/weights.rs"]
+mod weights;
 #[path = "e2e/workers.rs"]
 mod workers;
 #[path = "e2e/zero_copy.rs"]

@@ -6,10 +6,14 @@
 //! | module | what |
 //! |---|---|
 //! | [`attacker`] | the attacker, a program of its own |
+//! | [`burst`] | the longest bursts that attacks make |
+//! | [`dpdk`] | DPDK's guests as the victim |
 //! | [`victim`] | the victims, and how they fare |
 //! | [`table`] | the rows |
 
 mod attacker;
+mod burst;
+mod dpdk;
 mod table;
 mod victim;
 
@@ -42,9 +46,15 @@ pub struct FairnessOptions {
     /// Prints all attacks, and ends
     #[arg(long)]
     pub list: bool,
+    /// Measures no victim's loss, but how long the attacker's bursts hold a worker that serves nobody else
+    #[arg(long)]
+    pub burst: bool,
     /// Whose loss is measured
     #[arg(long, value_enum, default_value = "both")]
     pub victim: Victims,
+    /// Guests of the victim, in pairs: one sends to the other. With more than 2, frames go one way
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=512))]
+    pub guests: u16,
     /// Direction of the traffic between two guests
     #[arg(long, value_enum, default_value = "both")]
     pub direction: Direction,
@@ -93,7 +103,9 @@ pub enum Victims {
     Guest,
     /// An interface.
     Nic,
-    /// Each.
+    /// Two of DPDK's guests, in one testpmd; at full load only.
+    Dpdk,
+    /// Two guests, and an interface.
     Both,
 }
 
@@ -102,6 +114,7 @@ impl Victims {
         match self {
             Self::Guest => &[Victim::Guest],
             Self::Nic => &[Victim::Nic],
+            Self::Dpdk => &[Victim::Dpdk],
             Self::Both => &[Victim::Guest, Victim::Nic],
         }
     }
@@ -123,7 +136,19 @@ impl FairnessOptions {
         if !(0.01..=60.0).contains(&seconds) {
             return Err(BenchError::Usage("--seconds: from 0.01 to 60".into()));
         }
+        if !self.guests.is_multiple_of(2) {
+            let what = format!("--guests {}: they come in pairs", self.guests);
+            return Err(BenchError::Usage(what));
+        }
         self.plan().check()
+    }
+
+    /// Direction of the guests' traffic.
+    pub fn direction(&self) -> Direction {
+        match self.guests {
+            2 => self.direction,
+            _ => Direction::OneWay,
+        }
     }
 
     /// What knows more than it needs to.
@@ -142,10 +167,11 @@ impl FairnessOptions {
 
     fn settings(&self) -> String {
         format!(
-            "Worker on {}, generator and attacker on {}, guests' frames {}, {} rounds of {} s, realtime {}.",
+            "Worker on {}, generator and attacker on {}, {} guests, their frames {}, {} rounds of {} s, realtime {}.",
             self.switch_core,
             self.generator_core,
-            match self.direction {
+            self.guests,
+            match self.direction() {
                 Direction::OneWay => "one way",
                 Direction::Both => "both ways",
             },
@@ -188,7 +214,10 @@ pub fn run(options: &FairnessOptions) -> Result<(), BenchError> {
         return Ok(());
     }
     let attacks = options.choose(&attacks)?;
-    if options.victim != Victims::Guest {
+    if options.burst {
+        return burst::run(options, &program, &attacks);
+    }
+    if options.victim.list().contains(&Victim::Nic) {
         wire::enter_namespace()?;
     }
     let clock = Clock::calibrate();
@@ -242,7 +271,7 @@ fn measure(
         attack: attack.name.clone(),
         about: attack.about.clone(),
         victim,
-        fair_part: victim.fair_part(options.direction),
+        fair_part: victim.fair_part(options),
         rounds: Vec::new(),
         attacker: None,
         attack_seconds: 0.0,
@@ -270,7 +299,7 @@ fn fill(
     // The generator's thread is an ordinary one: `--realtime` is for the measurements.
     on_core(options.generator_core, false, || {
         let mut connected = row.victim.connect(options, &started, clock)?;
-        let sockets = row.victim.attackers_sockets(&started);
+        let sockets = row.victim.attackers_sockets(options, &started);
         // Ahead of the generator, which polls: its looks at the ring are short.
         let priority = PRIORITY_MEASURE;
         let mut attacker = program.start(attack, options.generator_core, priority, sockets)?;
@@ -348,6 +377,7 @@ mod tests {
             (5, Duration::from_secs(1))
         );
         assert!(parse(&["--seconds", "0"]).check().is_err());
+        assert!(parse(&["--guests", "3"]).check().is_err());
         assert!(parse(&["--switch-core", "0"]).check().is_err());
     }
 

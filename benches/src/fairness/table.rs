@@ -84,7 +84,11 @@ impl Row {
 
     fn line(&self) -> String {
         if self.rounds.is_empty() {
-            return format!("| {} | {} | | | | | | | |", self.attack, self.victim.name());
+            return format!(
+                "| {} | {} | | | | | | | | |",
+                self.attack,
+                self.victim.name()
+            );
         }
         let rounds = self.comparable();
         let kept = Spread::of(rounds.iter().filter_map(|round| round.kept()));
@@ -105,13 +109,15 @@ impl Row {
                 middle(|phase| phase.p99_us)
             )
         };
+        let jain = median(rounds.iter().filter_map(|round| round.attacked.jain));
         let lost = median(rounds.iter().map(|round| round.attacked.loss()));
         format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             self.attack,
             self.victim.name(),
             kept.map_or(String::new(), spread),
             share.map_or(String::new(), |(kept, fair)| percent(kept.median / fair)),
+            jain.map_or(String::new(), |index| format!("{index:.4}")),
             times(|round| &round.alone),
             times(|round| &round.attacked),
             lost.map_or(String::new(), |part| format!("{:.2} %", part * 100.0)),
@@ -166,8 +172,8 @@ pub fn report(results: &Results) -> String {
     );
     let _ = writeln!(
         text,
-        "| attack | victim | kept | of fair share | p50/p99 alone, us | p50/p99 attacked, us | lost at {} | placement | attacker's frames |\n\
-         |---|---|--:|--:|--:|--:|--:|---|--:|",
+        "| attack | victim | kept | of fair share | Jain's index | p50/p99 alone, us | p50/p99 attacked, us | lost at {} | placement | attacker's frames |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|---|--:|",
         si(results.rate as f64)
     );
     for row in &results.rows {
@@ -192,6 +198,7 @@ mod tests {
             arrived: 990,
             p50_us: Some(5.0),
             p99_us: None,
+            jain: Some(0.99876),
             placement,
             generator_wait: None,
             switch_wait: None,
@@ -228,7 +235,7 @@ mod tests {
         let line = row.line();
         assert_eq!(
             line,
-            "| plain-60 | guest | 30.0 % (25.0 to 35.0) | 60.0 % | 5.0 / none | 5.0 / none | 1.00 % | near 1, far 1 |  |"
+            "| plain-60 | guest | 30.0 % (25.0 to 35.0) | 60.0 % | 0.9988 | 5.0 / none | 5.0 / none | 1.00 % | near 1, far 1 |  |"
         );
     }
 

@@ -1,7 +1,8 @@
-//! Who suffers: two guests, or an interface, on a switch of which other ports are the attacker's.
+//! Who suffers: pairs of guests, or an interface, on a switch of which other ports are the attacker's.
 
 use super::FairnessOptions;
 use super::attacker::Attack;
+use super::dpdk::DpdkLoad;
 use crate::backend::crosspoint::{Setup, Started, start_as};
 use crate::error::BenchError;
 use crate::load::{Load, Offered};
@@ -9,6 +10,7 @@ use crate::nic::load::{Flow, NicLoad};
 use crate::nic::{Path, wire};
 use crate::options::{Direction, beside_this_one};
 use crate::placement::Placement;
+use crate::scrape::{get, sum};
 use crate::suite::fleet::{Fleet, Manner};
 use crate::suite::scenario::Scenario;
 use crate::threads::Thread;
@@ -16,10 +18,12 @@ use crate::watch::Crew;
 use clap::ValueEnum;
 use crosspoint_frame::Clock;
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Frames of 64 bytes with their check sequence, on the ring.
 const FRAME_LEN: usize = 60;
+const FRAMES: &str = "crosspoint_queue_packets_total";
 /// The VLANs of victims and of attackers: what an attacker floods does not fill a victim's ring.
 const VLANS: [u16; 2] = [8, 7];
 
@@ -27,10 +31,12 @@ const VLANS: [u16; 2] = [8, 7];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Victim {
-    /// Two guests that exchange frames.
+    /// Guests that exchange frames, in pairs.
     Guest,
     /// An interface whose frames go to a guest.
     Nic,
+    /// Two of DPDK's guests that exchange frames.
+    Dpdk,
 }
 
 impl Victim {
@@ -39,25 +45,29 @@ impl Victim {
         match self {
             Self::Guest => "guest",
             Self::Nic => "nic",
+            Self::Dpdk => "dpdk",
         }
     }
 
     /// Guest ports that it has.
-    fn guests(self) -> usize {
+    fn guests(self, options: &FairnessOptions) -> usize {
         match self {
-            Self::Guest => 2,
+            Self::Guest => options.guests.into(),
             Self::Nic => 1,
+            Self::Dpdk => 2,
         }
     }
 
     /// Its part of a worker, while one port attacks and all weights are 1: 0 to 1. An interface at a fixed rate wants
     /// less than its own.
-    pub fn fair_part(self, direction: Direction) -> Option<f64> {
-        match (self, direction) {
-            (Self::Nic, _) => None,
-            (Self::Guest, Direction::OneWay) => Some(1.0 / 2.0),
-            (Self::Guest, Direction::Both) => Some(2.0 / 3.0),
-        }
+    pub fn fair_part(self, options: &FairnessOptions) -> Option<f64> {
+        let guests = self.guests(options);
+        let senders = match (self, options.direction()) {
+            (Self::Nic, _) => return None,
+            (Self::Guest, Direction::OneWay) => guests / 2,
+            (Self::Guest, Direction::Both) | (Self::Dpdk, _) => guests,
+        };
+        Some(senders as f64 / (senders + 1) as f64)
     }
 
     /// A switch with ports for the victim and for `attack`.
@@ -71,11 +81,11 @@ impl Victim {
             false => format!("vlan = {{ access = {id} }}\n"),
         });
         let pairs = |pairs: u16| format!("queue_pairs = {pairs}\n{others}");
-        let mut lines = vec![own.clone(); self.guests()];
+        let mut lines = vec![own.clone(); self.guests(options)];
         lines.push(pairs(attack.queue_pairs));
         lines.extend((0..attack.sinks).map(|_| pairs(attack.sink_queue_pairs)));
         let interfaces = match self {
-            Self::Guest => Vec::new(),
+            Self::Guest | Self::Dpdk => Vec::new(),
             Self::Nic => {
                 wire::lay()?;
                 vec![wire::NEAR[1].to_owned()]
@@ -92,8 +102,12 @@ impl Victim {
     }
 
     /// The ports of `started` that are the attacker's.
-    pub fn attackers_sockets(self, started: &Started) -> &[PathBuf] {
-        &started.sockets[self.guests()..]
+    pub fn attackers_sockets<'s>(
+        self,
+        options: &FairnessOptions,
+        started: &'s Started,
+    ) -> &'s [PathBuf] {
+        &started.sockets[self.guests(options)..]
     }
 
     /// Connects what it is. Call on the generator's core.
@@ -114,11 +128,14 @@ impl Victim {
         };
         match self {
             Self::Guest => {
-                let fleet = connect_guests(options, started, clock)?;
+                let scenario = scenario(options)?;
+                let fleet = connect_guests(options, &scenario, started, clock)?;
                 Ok(Connected {
                     crew: crew(fleet.threads()),
                     load: Box::new(fleet),
                     is_saturating: true,
+                    is_paced: true,
+                    equals: Equals::of(&scenario, started),
                 })
             }
             Self::Nic => {
@@ -131,22 +148,40 @@ impl Victim {
                     load: Box::new(NicLoad::connect(flow, &started.sockets[0])?),
                     crew: crew(vec![(options.generator_core, Thread::current())]),
                     is_saturating: false,
+                    is_paced: true,
+                    equals: Equals::default(),
+                })
+            }
+            Self::Dpdk => {
+                let guests = DpdkLoad::connect(options, started)?;
+                Ok(Connected {
+                    crew: crew(vec![(options.generator_core, guests.thread())]),
+                    load: Box::new(guests),
+                    is_saturating: true,
+                    is_paced: false,
+                    equals: Equals::default(),
                 })
             }
         }
     }
 }
 
+/// What the guests do.
+fn scenario(options: &FairnessOptions) -> Result<Scenario, BenchError> {
+    let name = match (options.guests, options.direction()) {
+        (2, Direction::OneWay) => "pair-64".to_owned(),
+        (2, Direction::Both) => "both-64".to_owned(),
+        (guests, _) => format!("pairs{}-64", guests / 2),
+    };
+    name.parse().map_err(BenchError::Usage)
+}
+
 fn connect_guests(
     options: &FairnessOptions,
+    scenario: &Scenario,
     started: &Started,
     clock: Clock,
 ) -> Result<Fleet, BenchError> {
-    let scenario = match options.direction {
-        Direction::OneWay => "pair-64",
-        Direction::Both => "both-64",
-    };
-    let scenario: Scenario = scenario.parse().map_err(BenchError::Usage)?;
     let manner = Manner {
         cores: vec![options.generator_core],
         burst: 32,
@@ -154,7 +189,7 @@ fn connect_guests(
         rx_buffer: 2048,
         huge_pages: false,
     };
-    Fleet::connect(&started.sockets, &scenario, &manner, clock)
+    Fleet::connect(&started.sockets, scenario, &manner, clock)
 }
 
 /// A victim, connected.
@@ -163,6 +198,48 @@ pub struct Connected {
     crew: Crew,
     /// It can take all that its share gives.
     is_saturating: bool,
+    /// It can be asked for a rate, and tells times.
+    is_paced: bool,
+    equals: Equals,
+}
+
+/// Guests that send alike, and so are to get alike.
+#[derive(Default)]
+struct Equals {
+    /// Names of their ports.
+    ports: Vec<String>,
+    metrics: Option<SocketAddr>,
+}
+
+impl Equals {
+    fn of(scenario: &Scenario, started: &Started) -> Self {
+        let senders = scenario.roles(1).into_iter().filter(|role| role.sends);
+        let name = |socket: &PathBuf| Some(socket.file_stem()?.to_str()?.to_owned());
+        Self {
+            ports: senders
+                .filter_map(|role| started.sockets.get(role.port).and_then(name))
+                .collect(),
+            metrics: Some(started.metrics),
+        }
+    }
+
+    /// Frames of each so far.
+    fn frames(&self) -> Result<Vec<f64>, BenchError> {
+        let Some(metrics) = self.metrics else {
+            return Ok(Vec::new());
+        };
+        let text = get(metrics, "/metrics").map_err(BenchError::io("scrape"))?;
+        let of = |port: &String| sum(&text, FRAMES, &format!("port=\"{port}\""));
+        Ok(self.ports.iter().map(of).collect())
+    }
+}
+
+/// Jain's index of what each got: 1 where all got the same, 1 / n where one got all. `None` of fewer than two, and of nothing.
+fn jain(parts: &[f64]) -> Option<f64> {
+    let (sum, squares) = parts.iter().fold((0.0, 0.0), |(sum, squares), part| {
+        (sum + part, squares + part * part)
+    });
+    (parts.len() > 1 && squares > 0.0).then(|| sum * sum / (parts.len() as f64 * squares))
 }
 
 /// How it fared for a while.
@@ -178,6 +255,8 @@ pub struct Phase {
     pub p50_us: Option<f64>,
     /// 99 in 100 took less.
     pub p99_us: Option<f64>,
+    /// Jain's index of the frames that the guests that send got taken at full load, where those are several.
+    pub jain: Option<f64>,
     /// How far apart the cores were, in all trials of it.
     pub placement: Placement,
     /// Percent of the time that the generator waited for its core, at most.
@@ -198,16 +277,25 @@ impl Connected {
     pub fn observe(&mut self, options: &FairnessOptions) -> Result<Phase, BenchError> {
         let Self { load, crew, .. } = self;
         let time = options.time();
+        let before = self.equals.frames()?;
         let saturated = match self.is_saturating {
             true => Some(crew.observe(|| load.offer(None, time))?),
             false => None,
         };
-        let (offered, observed) = crew.observe(|| load.offer(Some(options.rate as f64), time))?;
-        let us = |part| us(&offered, part);
-        let (mpps, before) = match &saturated {
-            Some((offered, observed)) => (offered.mpps(), *observed),
-            None => (offered.mpps(), observed),
+        let after = self.equals.frames()?;
+        let frames: Vec<f64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+        let paced = match self.is_paced {
+            true => Some(crew.observe(|| load.offer(Some(options.rate as f64), time))?),
+            false => None,
         };
+        let (Some((first, before)), Some((offered, observed))) = (
+            saturated.as_ref().or(paced.as_ref()),
+            paced.as_ref().or(saturated.as_ref()),
+        ) else {
+            return Err(BenchError::backend("the victim", "can do nothing"));
+        };
+        let mpps = first.mpps();
+        let us = |part| us(offered, part);
         let longer = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         Ok(Phase {
             mpps,
@@ -215,6 +303,7 @@ impl Connected {
             arrived: offered.arrived.min(offered.due),
             p50_us: us(0.5),
             p99_us: us(0.99),
+            jain: jain(&frames),
             placement: match before.placement == observed.placement {
                 true => observed.placement,
                 false => Placement::Mixed,
@@ -228,4 +317,16 @@ impl Connected {
 fn us(offered: &Offered, part: f64) -> Option<f64> {
     let latency = &offered.latency_ns;
     (!latency.is_empty()).then(|| latency.value_at_quantile(part) as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_that_get_alike_have_an_index_of_one() {
+        assert_eq!(jain(&[5.0; 7]), Some(1.0));
+        assert_eq!(jain(&[1.0, 0.0, 0.0, 0.0]), Some(0.25));
+        assert_eq!((jain(&[3.0]), jain(&[0.0, 0.0])), (None, None));
+    }
 }

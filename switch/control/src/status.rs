@@ -439,6 +439,9 @@ pub struct WorkerStatus {
     pub sleeps: u64,
     /// Bursts handled.
     pub bursts: u64,
+    /// The most that one burst has asked for, in units of about a cycle (`switch/frame/src/work.rs`).
+    #[serde(default)]
+    pub burst_work_max: u64,
     /// Streams that it got from other workers, by load or by hand.
     #[serde(default)]
     pub stream_moves: u64,

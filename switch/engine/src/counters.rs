@@ -32,6 +32,14 @@ impl Counter {
         );
     }
 
+    /// Makes it `n`, if that is more. For the one writer.
+    #[inline(always)]
+    pub fn raise(&self, n: u64) {
+        if n > self.0.load(Ordering::Relaxed) {
+            self.0.store(n, Ordering::Relaxed);
+        }
+    }
+
     /// The value. For anybody.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -171,6 +179,8 @@ pub struct WorkerCounters {
     pub sleeps: Counter,
     /// Bursts handled.
     pub bursts: Counter,
+    /// The most that one of them has asked for, in units of [`Work`](crosspoint_frame::Work).
+    pub burst_work_max: Counter,
 }
 
 #[cfg(test)]

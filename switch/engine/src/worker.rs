@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_frame::{Burst, Verdict, tsc};
+use crosspoint_frame::{Burst, Verdict, Work, tsc};
 use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
 use crosspoint_xsk::Flushed;
@@ -282,6 +282,7 @@ impl Worker {
         let Worker {
             index,
             shared,
+            link,
             view,
             streams,
             walk,
@@ -354,6 +355,11 @@ impl Worker {
             mark = stream.complete(burst, *index, before);
             charge(stream, view, count, (before, mark), tx);
             note_nic_user(stream.id.0, tx);
+            if !tx.is_plain {
+                let read = (burst.pieces() * Work::STEP).min(Work::READ);
+                let work = read + tx.asked().sum();
+                link.counters.burst_work_max.raise(work.into());
+            }
             *alone = Some((stream.id.0, mark.wrapping_sub(before)));
             stream.destination = tx.last_destination();
             stream.has_used_nics |= tx.used_nics();

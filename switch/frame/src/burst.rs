@@ -289,6 +289,12 @@ impl Burst {
         self.frames_max = frames.clamp(1, BURST);
     }
 
+    /// In how many pieces of memory all frames lie together, besides their heads.
+    #[inline(always)]
+    pub fn pieces(&self) -> u32 {
+        self.segments.len() as u32
+    }
+
     /// In how many pieces of memory the frame lies, besides its head.
     #[inline(always)]
     pub fn piece_count(&self, frame: &Frame) -> usize {

@@ -253,6 +253,7 @@ impl Fabric {
             turns: self.turns(&counters.turns, busy_cycles.wrapping_add(idle_cycles)),
             sleeps: counters.sleeps.get(),
             bursts: counters.bursts.get(),
+            burst_work_max: counters.burst_work_max.get(),
             stream_moves: seen.moves,
             stream_moves_put_off: seen.put_off,
             stalls,

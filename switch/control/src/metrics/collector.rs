@@ -182,9 +182,10 @@ fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
 }
 
 /// What happens to workers.
-fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 6] {
+fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 7] {
     type Read = fn(&WorkerStatus) -> u64;
-    let values: [(Family, Read); 6] = [
+    let values: [(Family, Read); 7] = [
+        (f::WORKER_WORK_MAX, |w| w.burst_work_max),
         (f::WORKER_MOVES, |w| w.stream_moves),
         (f::WORKER_PUT_OFF, |w| w.stream_moves_put_off),
         (f::WORKER_STALLS, |w| w.stalls),

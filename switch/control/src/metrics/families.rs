@@ -86,6 +86,7 @@ families! {
     WORKER_GAP = HISTOGRAM "crosspoint_worker_poll_gap_seconds" WORKER, "Time from one turn of the worker's loop to the next while it is awake: so long a frame waits at most until it is noticed.";
     WORKER_SLEEPS = COUNTER "crosspoint_worker_sleeps_total" WORKER, "Times that the worker slept.";
     WORKER_BURSTS = COUNTER "crosspoint_worker_bursts_total" WORKER, "Bursts that the worker handled.";
+    WORKER_WORK_MAX = GAUGE "crosspoint_worker_burst_work_max" WORKER, "The most that one burst has asked of the worker beyond one plain copy of each frame, in units of about a cycle; its bound is in the threat model.";
     WORKER_MOVES = COUNTER "crosspoint_worker_stream_moves_total" WORKER, "Streams that the worker got from another one, by load or by hand.";
     WORKER_PUT_OFF = COUNTER "crosspoint_worker_stream_moves_put_off_total" WORKER, "Streams that the worker was to give up and got back, because a NIC had not sent what it had given that.";
     WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no turn for 100 ms while it was awake.";

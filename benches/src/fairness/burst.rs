@@ -1,0 +1,237 @@
+//! `fairness --burst`: how long the bursts of each attack hold the worker, and how much work they ask for.
+//!
+//! The attacker's ports are all that the worker has. So a turn of its loop is one burst of the attack, with its calls; turns
+//! that find nothing are short, and left out.
+
+use super::FairnessOptions;
+use super::attacker::{Attack, Program};
+use super::victim::Victim;
+use crate::backend::crosspoint::Started;
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::threads::{PRIORITY_MEASURE, PRIORITY_POLL};
+use crate::turns::on_core;
+use crate::watch::REALTIME;
+use crosspoint_frame::Work;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// A turn that takes no longer has found nothing.
+const IDLE_NS: u64 = 1_000;
+const NAME: &str = "the control socket";
+
+/// How the bursts of one attack were.
+#[derive(Debug, Serialize)]
+struct Bursts {
+    attack: String,
+    /// Turns that were longer than idle ones.
+    turns: u64,
+    /// Half of them took less, microseconds.
+    p50_us: f64,
+    /// 99 in 100 did.
+    p99_us: f64,
+    /// 999 in 1000 did: beyond that, the core was taken away now and then.
+    p999_us: f64,
+    /// The longest, whatever held it up.
+    max_us: f64,
+    /// The most that one burst asked for, units.
+    work: u64,
+    failed: Option<String>,
+}
+
+/// Measures each attack, and prints a table.
+pub fn run(
+    options: &FairnessOptions,
+    program: &Program,
+    attacks: &[Attack],
+) -> Result<(), BenchError> {
+    let mut rows = Vec::new();
+    for attack in attacks {
+        eprintln!("{}", attack.name);
+        let row = match measure(options, program, attack) {
+            Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+            Err(why) => failed(attack, &why),
+            Ok(row) => row,
+        };
+        rows.push(row);
+        if let Some(directory) = &options.out {
+            write(directory, &rows)?;
+        }
+    }
+    print!("{}", table(&rows));
+    match rows.iter().filter(|row| row.failed.is_some()).count() {
+        0 => Ok(()),
+        count => Err(BenchError::Usage(format!("{count} rows failed: see above"))),
+    }
+}
+
+fn failed(attack: &Attack, why: &BenchError) -> Bursts {
+    Bursts {
+        failed: Some(why.to_string()),
+        ..bursts(&attack.name, &BTreeMap::new(), 0)
+    }
+}
+
+fn write(directory: &Path, rows: &[Bursts]) -> Result<(), BenchError> {
+    let io = || BenchError::io(directory.display().to_string());
+    let json = serde_json::to_string_pretty(rows)
+        .map_err(std::io::Error::from)
+        .map_err(io())?;
+    std::fs::create_dir_all(directory).map_err(io())?;
+    std::fs::write(directory.join("results.json"), json + "\n").map_err(io())?;
+    std::fs::write(directory.join("report.md"), table(rows)).map_err(io())
+}
+
+fn measure(
+    options: &FairnessOptions,
+    program: &Program,
+    attack: &Attack,
+) -> Result<Bursts, BenchError> {
+    // The victim's ports are there, and nobody is attached to them.
+    let victim = Victim::Guest;
+    let started = victim.start_switch(options, attack)?;
+    if let (true, Some(worker)) = (options.realtime, started.backend.worker) {
+        let set = worker.set_fifo(PRIORITY_POLL);
+        set.map_err(BenchError::io(REALTIME))?;
+    }
+    on_core(options.generator_core, false, || {
+        let sockets = victim.attackers_sockets(options, &started);
+        let mut attacker =
+            program.start(attack, options.generator_core, PRIORITY_MEASURE, sockets)?;
+        let before = Seen::of(&started)?;
+        attacker.attack()?;
+        for _ in 0..options.rounds() {
+            interrupt::check()?;
+            std::thread::sleep(options.time());
+        }
+        attacker.hold()?;
+        let after = Seen::of(&started)?;
+        attacker.end()?;
+        let mut turns = after.turns;
+        for (ns, count) in before.turns {
+            let left = turns.entry(ns).or_default();
+            *left = left.saturating_sub(count);
+        }
+        Ok(bursts(&attack.name, &turns, after.work))
+    })
+}
+
+/// What the switch says of its worker.
+struct Seen {
+    /// Turns, by their length in nanoseconds.
+    turns: BTreeMap<u64, u64>,
+    work: u64,
+}
+
+impl Seen {
+    fn of(started: &Started) -> Result<Self, BenchError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            ok: Snapshot,
+        }
+        #[derive(Deserialize)]
+        struct Snapshot {
+            status: Status,
+        }
+        #[derive(Deserialize)]
+        struct Status {
+            workers: Vec<Worker>,
+        }
+        #[derive(Deserialize)]
+        struct Worker {
+            turns: Turns,
+            burst_work_max: u64,
+        }
+        #[derive(Deserialize)]
+        struct Turns {
+            buckets_ns: Vec<(u64, u64)>,
+        }
+        let io = || BenchError::io(NAME);
+        let mut socket = UnixStream::connect(&started.control).map_err(io())?;
+        socket.write_all(b"{\"snapshot\":{}}\n").map_err(io())?;
+        let mut line = String::new();
+        BufReader::new(socket).read_line(&mut line).map_err(io())?;
+        let answer: Answer = serde_json::from_str(&line)
+            .map_err(|why| BenchError::backend(NAME, format!("answers {line:.100}: {why}")))?;
+        let workers = answer.ok.status.workers.into_iter();
+        let worker = workers.take(1).next();
+        let worker = worker.ok_or_else(|| BenchError::backend(NAME, "tells of no worker"))?;
+        Ok(Self {
+            turns: worker.turns.buckets_ns.into_iter().collect(),
+            work: worker.burst_work_max,
+        })
+    }
+}
+
+/// Of turns by their length.
+fn bursts(attack: &str, turns: &BTreeMap<u64, u64>, work: u64) -> Bursts {
+    let busy = || turns.range(IDLE_NS..).filter(|(_, count)| **count > 0);
+    let all: u64 = busy().map(|(_, count)| count).sum();
+    let us = |part: f64| {
+        let (wanted, mut so_far) = (all as f64 * part, 0.0);
+        let reached = busy().find(|(_, count)| {
+            so_far += **count as f64;
+            so_far >= wanted
+        });
+        reached.map_or(0.0, |(ns, _)| *ns as f64 / 1e3)
+    };
+    Bursts {
+        attack: attack.into(),
+        turns: all,
+        p50_us: us(0.5),
+        p99_us: us(0.99),
+        p999_us: us(0.999),
+        max_us: us(1.0),
+        work,
+        failed: None,
+    }
+}
+
+fn table(rows: &[Bursts]) -> String {
+    let mut text = String::from(
+        "| attack | turns | p50 us | p99 us | p99.9 us | max us | work, units | of its bound |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for row in rows.iter().filter(|row| row.failed.is_none()) {
+        let Bursts {
+            attack,
+            turns,
+            p50_us,
+            p99_us,
+            p999_us,
+            max_us,
+            work,
+            ..
+        } = row;
+        let part = *work as f64 * 100.0 / f64::from(Work::MOST);
+        let _ = writeln!(
+            text,
+            "| {attack} | {turns} | {p50_us:.0} | {p99_us:.0} | {p999_us:.0} | {max_us:.0} | {work} | {part:.0} % |"
+        );
+    }
+    for row in rows {
+        if let Some(why) = &row.failed {
+            let _ = writeln!(text, "\n{} failed: {why}", row.attack);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_that_found_nothing_are_no_bursts() {
+        let turns = [(100, 1_000_000), (5_000, 998), (90_000, 1), (800_000, 1)];
+        let bursts = bursts("tso-32", &turns.into_iter().collect(), 214_236);
+        assert_eq!(bursts.turns, 1000);
+        let times = (bursts.p50_us, bursts.p999_us, bursts.max_us);
+        assert_eq!(times, (5.0, 90.0, 800.0));
+        let line = "| tso-32 | 1000 | 5 | 5 | 90 | 800 | 214236 | 50 % |";
+        assert!(table(&[bursts]).contains(line));
+    }
+}
