@@ -9,9 +9,9 @@ use netlink_packet_route::link::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::reach;
 use crate::request::Requests;
 use crate::{Ethtool, LinkError, Reach};
+use crate::{below, reach};
 
 /// One interface, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,10 @@ pub struct Interface {
     pub has_program: bool,
     /// Whose frames come in through it.
     pub reach: Reach,
+    /// What it is, if the kernel takes the outer VLAN tag out of each frame before the interface gets it.
+    pub takes_tags: Option<&'static str>,
+    /// The other ends of veths that it is on top of, as a bridge or a macvlan may be.
+    pub peers_below: Vec<Peer>,
 }
 
 /// The other end of a veth.
@@ -63,6 +67,15 @@ impl Links {
 
     /// Interface `name`; `None` where there is none.
     pub fn find(&mut self, name: &str) -> Result<Option<Interface>, LinkError> {
+        let mut found = self.find_alone(name)?;
+        if let Some(interface) = &mut found {
+            interface.peers_below = below::peers(self, interface);
+        }
+        Ok(found)
+    }
+
+    /// The same, without a look at those below it.
+    pub(crate) fn find_alone(&mut self, name: &str) -> Result<Option<Interface>, LinkError> {
         let mut message = LinkMessage::default();
         let name = LinkAttribute::IfName(name.to_owned());
         message.attributes.push(name);
@@ -115,6 +128,8 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         peer: None,
         has_program: false,
         reach: reach::of(&message),
+        takes_tags: below::takes_tags(&message),
+        peers_below: Vec::new(),
     };
     let (mut is_veth, mut other_end, mut namespace) = (false, None, None);
     for attribute in message.attributes {

@@ -6,6 +6,7 @@
 //!
 //! Kernel interface: Documentation/userspace-api/netlink, Documentation/networking/ethtool-netlink.rst.
 
+mod below;
 mod channels;
 mod ethtool;
 mod events;

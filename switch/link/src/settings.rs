@@ -83,8 +83,9 @@ pub struct Settings {
     table: Option<Change<IndirectionTable>>,
     /// Features that have been turned off,
     off: Vec<Named>,
-    /// and those of the veth's other end.
-    off_at_peer: Vec<Named>,
+    /// and those of the veth's other end, or of those of veths below.
+    off_at_peers: Vec<(Peer, Vec<Named>)>,
+    /// The veth's other end.
     peer: Option<Peer>,
 }
 
@@ -98,7 +99,7 @@ impl Settings {
             channels: None,
             table: None,
             off: Vec::new(),
-            off_at_peer: Vec::new(),
+            off_at_peers: Vec::new(),
             peer: None,
         }
     }
@@ -163,25 +164,43 @@ impl Settings {
     pub fn keep_frames(&mut self, interface: &Interface, is_generic: bool) -> Frames {
         match interface.peer {
             // What a veth "receives" with something beside it was sent so by the other end.
-            Some(peer) => self.keep_frames_of(peer, &interface.name, is_generic),
+            Some(peer) => {
+                // It may have been moved since, and takes along how it was.
+                let before = self.peer.replace(peer);
+                let noted = self.off_at_peers.iter_mut();
+                noted
+                    .filter(|(noted, _)| Some(*noted) == before)
+                    .for_each(|(noted, _)| *noted = peer);
+                let whose = format!("the other end of `{}`", interface.name);
+                self.keep_frames_of(peer, &whose, is_generic)
+            }
             None => self.keep_frames_in(&interface.name),
         }
     }
 
-    fn keep_frames_of(&mut self, peer: Peer, name: &str, is_generic: bool) -> Frames {
+    /// The same for the other ends of veths below the interface, whose frames it gets. Of a generic program.
+    pub fn keep_frames_below(&mut self, interface: &Interface) -> Vec<Frames> {
+        let below = interface.peers_below.iter();
+        let whose = format!("the other end of a veth below `{}`", interface.name);
+        let kept = below.map(|peer| self.keep_frames_of(*peer, &whose, true));
+        kept.filter(|frames| *frames != Frames::Whole).collect()
+    }
+
+    fn keep_frames_of(&mut self, peer: Peer, whose: &str, is_generic: bool) -> Frames {
         let large = if is_generic { SENT_LARGE } else { &[] };
         let features = [SENT, large].concat();
         match self.turn_off_at(peer, &features) {
             Ok(off) if off.is_empty() => Frames::Whole,
             Ok(off) => Frames::Changed(format!(
-                "the other end of `{name}` (interface number {} there) leaves nothing beside its frames now: \
+                "{whose} (interface number {} there) leaves nothing beside its frames now: \
                  turned off there until this port ends: {}",
                 peer.index,
                 words(&off)
             )),
             Err(why) => Frames::Lacking(format!(
-                "what the other end of `{name}` leaves beside its frames is lost, VLAN tags among it: {why}; \
-                 run `ethtool -K PEER {}` in its network namespace",
+                "what {whose} (interface number {} there) leaves beside its frames is lost, VLAN tags among \
+                 it: {why}; run `ethtool -K PEER {}` in its network namespace",
+                peer.index,
                 words_off(&features)
             )),
         }
@@ -221,18 +240,11 @@ impl Settings {
 
     /// What was turned off.
     fn turn_off_at(&mut self, peer: Peer, features: &[Named]) -> Result<Vec<Named>, String> {
-        // It may have been moved since, and takes along how it was.
-        if self.peer.is_some_and(|before| before != peer) {
-            self.peer = Some(peer);
-        }
         let job =
             || Ethtool::open().map(|mut ethtool| turn_off(&mut ethtool, peer.index, features));
         match at(peer, job) {
             Some(Ok((off, left))) => {
-                if !off.is_empty() {
-                    self.peer = Some(peer);
-                    note(&mut self.off_at_peer, &off);
-                }
+                self.note_at(peer, &off);
                 match left {
                     Ok(left) if left.is_empty() => Ok(off),
                     Ok(left) => Err(format!("it does not let {} be turned off", words(&left))),
@@ -241,6 +253,16 @@ impl Settings {
             }
             Some(Err(why)) => Err(why.to_string()),
             None => Err("its network namespace is out of reach".to_owned()),
+        }
+    }
+
+    fn note_at(&mut self, peer: Peer, off: &[Named]) {
+        if off.is_empty() {
+            return;
+        }
+        match self.off_at_peers.iter_mut().find(|(is, _)| *is == peer) {
+            Some((_, noted)) => note(noted, off),
+            None => self.off_at_peers.push((peer, off.to_vec())),
         }
     }
 
@@ -286,13 +308,14 @@ impl Settings {
     }
 
     fn put_back_features(&mut self) -> Result<(), LinkError> {
-        let off_at_peer = std::mem::take(&mut self.off_at_peer);
-        let at_peer = self.peer.take().map_or(Ok(()), |peer| {
+        let mut at_peers = Ok(());
+        for (peer, off) in std::mem::take(&mut self.off_at_peers) {
             // None: its namespace has gone, and it with it.
-            at(peer, || turn_on(peer.index, &off_at_peer)).unwrap_or(Ok(()))
-        });
+            let at_peer = at(peer, || turn_on(peer.index, &off)).unwrap_or(Ok(()));
+            at_peers = at_peers.and(at_peer);
+        }
         let here = turn_on(self.index, &std::mem::take(&mut self.off));
-        at_peer.and(here)
+        at_peers.and(here)
     }
 
     fn put_back_mtu(&mut self) -> Result<(), LinkError> {

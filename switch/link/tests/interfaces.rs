@@ -373,6 +373,47 @@ fn nothing_of_a_frame_is_beside_it_while_an_interface_is_ours() {
     }
 }
 
+/// A bridge, and a macvlan on it, get their frames from veths: the other ends of these are asked.
+#[test]
+fn nothing_is_beside_frames_that_come_from_veths_below() {
+    enter_new_namespace();
+    // With a /sys of its own, which tells what is below.
+    // SAFETY: only the mounts of this thread change, and no memory or descriptor.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+        .expect("a mount namespace");
+    run("mount --make-rprivate /");
+    run("mount -t sysfs sysfs /sys");
+    let elsewhere = Elsewhere::new();
+    let id = elsewhere.0.id();
+    run("ip link add br0 type bridge");
+    run(&format!(
+        "ip link add up0 type veth peer name far0 netns {id}"
+    ));
+    run("ip link set up0 master br0");
+    run("ip link add up1 type veth peer name far1");
+    run("ip link set up1 master br0");
+    run("ip link add mac0 link br0 type macvlan mode passthru");
+    let features = || [elsewhere.run("ethtool -k far0"), run("ethtool -k far1")];
+    let before = features();
+    let mut links = Links::open().expect("a socket");
+    for (name, what) in [("br0", "a bridge"), ("mac0", "a macvlan")] {
+        let found = links.find(name).expect("an answer").expect("it is there");
+        assert_eq!(found.takes_tags, Some(what));
+        assert_eq!(found.peers_below.len(), 2, "{found:?}");
+        let mut settings = Settings::new(&found);
+        let kept = settings.keep_frames_below(&found);
+        let all_changed = kept.iter().all(|one| matches!(one, Frames::Changed(_)));
+        assert!(all_changed && kept.len() == 2, "{kept:?}");
+        for now in features() {
+            assert!(!is_on(&now, "tx-udp-segmentation"), "{now}");
+            assert!(!is_on(&now, "tx-checksum-sctp"), "{now}");
+        }
+        assert!(settings.keep_frames_below(&found).is_empty());
+        drop(settings);
+        assert_eq!(features(), before, "{name}");
+    }
+}
+
 #[test]
 fn a_feature_is_turned_off_and_on_where_it_can_be() {
     enter_new_namespace();

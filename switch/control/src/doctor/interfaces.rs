@@ -14,7 +14,7 @@ const INTERFACE: Check = Check {
 };
 const REACH: Check = Check {
     id: "reach",
-    looks_at: "Whether frames for guests' addresses come in through the interface: said of only where they do not, as with a macvlan, an ipvlan or a tun device",
+    looks_at: "Whether frames for guests' addresses come in through the interface, and with their VLAN tags: said of only where they do not, as with a macvlan, an ipvlan or a tun device, or without tags, as with a bridge",
 };
 const NATIVE: Check = Check {
     id: "native-xdp",
@@ -126,7 +126,19 @@ fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {
         "# name that one as the port's interface; or make a macvlan with mode passthru".to_owned(),
     ];
     match interface.reach {
-        Reach::All => None,
+        Reach::All => interface.takes_tags.map(|what| {
+            let name = &nic.name;
+            REACH.finding(
+                Severity::Warning,
+                name,
+                format!("{what}: the kernel takes the outer VLAN tag out of each frame before it gets there"),
+                "Tagged frames count as untagged: VLANs behind it are not kept apart.",
+                vec![
+                    format!("ls -d /sys/class/net/{name}/lower_*    # the interfaces below"),
+                    "# where frames there have tags, make those the ports' interfaces".to_owned(),
+                ],
+            )
+        }),
         Reach::OwnAddress(what) => Some(REACH.finding(
             Severity::Warning,
             &nic.name,

@@ -108,7 +108,9 @@ impl NicPort {
         };
         let (name, mode) = (&interface.name, attachment.mode.as_str());
         let own = own_address_alone(interface);
-        let beside = own.as_ref().map_or(String::new(), |own| format!("; {own}"));
+        let tags = takes_tags(interface);
+        let beside = own.iter().chain(&tags).map(|what| format!("; {what}"));
+        let beside: String = beside.collect();
         let large = opened.err();
         let large = large.map(|why| format!("large frames to `{name}` are cut: {why}"));
         let dropped = (takes_large && !multi_buffer).then(|| format!(
@@ -124,7 +126,12 @@ impl NicPort {
                 "{name}, {mode} XDP, {copy}, {} queue(s){beside}",
                 queues.len()
             ),
-            warnings: large.into_iter().chain(own).chain(dropped).collect(),
+            warnings: large
+                .into_iter()
+                .chain(own)
+                .chain(tags)
+                .chain(dropped)
+                .collect(),
             queues,
             properties: [
                 ("interface", name.as_str()),
@@ -315,6 +322,14 @@ fn own_address_alone(interface: &Interface) -> Option<String> {
     let name = &interface.name;
     Some(format!(
         "`{name}` is {what}: the kernel gives it frames for its own address alone, so no guest with another one gets an answer: name the interface below it, or make it with mode passthru"
+    ))
+}
+
+/// Of an interface that gets frames without their tags: so.
+fn takes_tags(interface: &Interface) -> Option<String> {
+    let (what, name) = (interface.takes_tags?, &interface.name);
+    Some(format!(
+        "`{name}` is {what}: the kernel takes the outer VLAN tag out of each frame before it gets there, so tagged frames count as untagged, and VLANs are not kept apart: where frames have tags, make the interfaces below it ports"
     ))
 }
 

@@ -58,7 +58,10 @@ impl Uplink {
     /// Whether the changes may be about this port's interface.
     pub fn is_concerned(&self, changes: &Changes) -> bool {
         let index = self.settings.as_ref().map(Settings::index);
-        changes.concern(&self.options.config.interface, index)
+        // What comes below it, or goes, may be told of that one alone.
+        let is_on_others = |port: &NicPort| port.interface().takes_tags.is_some();
+        self.port.as_ref().is_some_and(is_on_others)
+            || changes.concern(&self.options.config.interface, index)
     }
 
     /// Brings the port in line with its interface, as that is now.
@@ -187,10 +190,16 @@ impl Uplink {
     fn keep_frames(&mut self, now: &Interface) {
         let is_generic = self.port.as_ref().is_some_and(NicPort::is_generic);
         let settings = self.settings.get_or_insert_with(|| Settings::new(now));
-        match settings.keep_frames(now, is_generic) {
-            Frames::Whole => {}
-            Frames::Changed(what) => tracing::info!(port = self.options.name, "{what}"),
-            Frames::Lacking(what) => tracing::warn!(port = self.options.name, "{what}"),
+        let mut kept = vec![settings.keep_frames(now, is_generic)];
+        if is_generic {
+            kept.extend(settings.keep_frames_below(now));
+        }
+        for frames in kept {
+            match frames {
+                Frames::Whole => {}
+                Frames::Changed(what) => tracing::info!(port = self.options.name, "{what}"),
+                Frames::Lacking(what) => tracing::warn!(port = self.options.name, "{what}"),
+            }
         }
     }
 
@@ -213,7 +222,7 @@ impl Uplink {
                 )
             }
         };
-        if now.peer != before.peer {
+        if now.peer != before.peer || now.peers_below != before.peers_below {
             self.keep_frames(now);
         }
         if now.mtu != before.mtu {

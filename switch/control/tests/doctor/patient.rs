@@ -248,6 +248,8 @@ fn nic() -> Nic {
             software: false,
             has_program: false,
             reach: Reach::All,
+            takes_tags: None,
+            peers_below: Vec::new(),
         }),
         xdp: Some(XdpSupport {
             native: true,
@@ -389,6 +391,9 @@ pub fn wounds() -> Vec<Wound> {
         }),
         wound(&["reach"], Warning, |p| {
             p.interface().reach = Reach::OwnAddress("a macvlan in mode private");
+        }),
+        wound(&["reach"], Warning, |p| {
+            p.interface().takes_tags = Some("a bridge");
         }),
         wound(&["reach"], Error, |p| {
             p.interface().reach = Reach::None("an ipvlan");
