@@ -16,6 +16,9 @@ use crate::segment::{DESTINATION_OPTIONS, HOP_BY_HOP, ROUTING, extension};
 pub const HEADERS_LEN_MAX: usize = 512;
 /// Most headers and tags that are looked at in one frame, those of wrong guesses included.
 const STEPS_MAX: u32 = 64;
+/// Most bytes that are summed, or searched for options, in one frame: those of wrong guesses included. What a sender makes
+/// costs no more than some microseconds; ordinary tunnels have a tenth of it.
+const WORK_MAX: usize = 4096;
 /// Most checksums around each other.
 const FIELDS_MAX: usize = 6;
 
@@ -59,6 +62,7 @@ pub fn find(headers: &[u8], frame_len: usize) -> Result<Option<Partial>, Beyond>
         fields: [Field::default(); FIELDS_MAX],
         count: 0,
         steps: 0,
+        work: 0,
         beyond: false,
     };
     let whole = Place::Link {
@@ -121,6 +125,7 @@ struct Walk<'f> {
     fields: [Field; FIELDS_MAX],
     count: usize,
     steps: u32,
+    work: usize,
     /// Whether something was missing in `bytes`.
     beyond: bool,
 }
@@ -130,6 +135,12 @@ impl Walk<'_> {
         let found = self.bytes.get(at..at.checked_add(len)?);
         self.beyond |= found.is_none();
         found
+    }
+
+    /// Has so many bytes be looked at one by one; `None` if that is too much.
+    fn spend(&mut self, bytes: usize) -> Option<()> {
+        self.work += bytes;
+        (self.work <= WORK_MAX).then_some(())
     }
 
     fn byte(&mut self, at: usize) -> Option<u8> {
@@ -200,6 +211,10 @@ impl Walk<'_> {
         if !is_same(value, field.seed) {
             return None;
         }
+        let around = self.fields.iter().take(self.count);
+        let bytes = around.map(|outer| field.start.saturating_sub(outer.start));
+        let bytes = bytes.sum();
+        self.spend(bytes)?;
         let around = self.fields.get(..self.count)?;
         let bytes = self.bytes;
         let agrees = |outer: &Field| {
@@ -300,6 +315,7 @@ impl Walk<'_> {
             }
             self.get(at, 8)?;
             let (next, behind) = extension(self.bytes, at)?;
+            self.spend(behind.saturating_sub(at))?;
             let header = self.get(at, behind - at)?;
             match protocol {
                 ROUTING => {
