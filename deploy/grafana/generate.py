@@ -200,7 +200,7 @@ DROPS = [
     graph("Guests that are too slow", "pps", (drops("guest_ring_full|guest_ring_contended"), "{{port}} {{reason}}"), about="Larger rings, more queue pairs, more CPU for the guest."),
     graph("NICs and workers that are too slow", "pps", (drops("nic_ring_full|handover_full"), "{{port}} {{reason}}"), about="More queues, more workers."),
     graph("Settings that do not fit together", "pps",
-          (drops("vlan_not_carried|untagged_on_trunk|mtu_exceeded|nic_frame_small|guest_buffer_small|oversize|bad_offload"), "{{port}} {{reason}}"), about="VLANs and MTUs."),
+          (drops("vlan_not_carried|untagged_on_trunk|mtu_exceeded|nic_frame_small|guest_buffer_small|oversize|bad_offload|segment_size_unknown"), "{{port}} {{reason}}"), about="VLANs and MTUs."),
     graph("Ports that are down or quarantined", "pps", (drops("port_down|guest_quarantined"), "{{port}} {{reason}}")),
     graph("Ordinary, and odd frames", "pps", (drops("link_local|hairpin|no_destination|runt|bad_source"), "{{port}} {{reason}}"), about="bad_source and runt: something sends nonsense."),
     graph("Descriptors that the kernel refused", "pps",

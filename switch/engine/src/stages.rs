@@ -147,6 +147,10 @@ fn check_offload(frame: &mut Frame) -> bool {
     if large {
         return true;
     }
+    if offload.any_size {
+        frame.drop_for(DropReason::SegmentSizeUnknown);
+        return false;
+    }
     // Of a frame that is not cut nobody reads these.
     (frame.offload.hdr_len, frame.offload.gso_size) = (0, 0);
     let place = checksum_place(frame);

@@ -36,7 +36,8 @@ pub struct Offload {
     pub csum_start: u16,
     /// Bytes from `csum_start`.
     pub csum_offset: u16,
-    /// Whether segments may also be smaller, since nobody knows what size the sender meant. No guest's frame has it.
+    /// Whether segments may also be smaller, since nobody knows what size the sender meant. Without a kind of
+    /// segmentation: the frame is large, and cannot be cut without that size. No guest's frame has it.
     pub any_size: bool,
 }
 

@@ -54,6 +54,8 @@ drop_reasons! {
     UntaggedOnTrunk = "untagged_on_trunk", Ingress;
     /// The guest asked for a checksum whose place lies outside the frame, or for segmentation that contradicts the frame's headers.
     BadOffload = "bad_offload", Ingress;
+    /// A large packet of UDP, or in a tunnel, that its sender left to a card to cut: generic XDP does not tell into what.
+    SegmentSizeUnknown = "segment_size_unknown", Ingress;
     /// A link-local control frame (STP, LLDP, pause) that the port's `forward_control` does not name: a bridge does not forward it.
     LinkLocal = "link_local", Ingress;
     /// The destination is on the port that the frame came from.

@@ -1,5 +1,7 @@
 //! Large frames that the kernel hands to a generic program before it has cut them, and frames with two tags.
 
+use std::net::UdpSocket;
+
 use crate::harness::{Host, Lab, Switch, iperf3_at_least, s, xdp};
 
 /// What TCP must come to where nothing is cut to pieces that nobody can use: the fault that this is about left 0.2 Mb/s.
@@ -32,9 +34,10 @@ fn tcp_crosses_generic_ports_whose_peers_are_asked_to_cut() {
     );
 }
 
-/// Frames of a bridge, a macvlan and a vxlan device come from senders that cannot be asked.
+/// Frames of a bridge and of a macvlan come from veths below, whose other ends are asked to cut; those of a vxlan device
+/// come from a sender that cannot be asked.
 #[test]
-fn tcp_crosses_generic_ports_whose_senders_cannot_be_asked() {
+fn what_is_large_crosses_generic_ports_on_a_bridge_a_macvlan_and_a_tunnel() {
     let lab = Lab::new(s(90));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
     let c = Host::new(&lab, "c", 3);
@@ -60,11 +63,65 @@ fn tcp_crosses_generic_ports_whose_senders_cannot_be_asked() {
         generic("d", "vx0"),
     ];
     let switch = Switch::start(&lab, &[1], &ports);
-    for host in [&b, &c, &d] {
+    for (name, host, is_asked) in [("b", &b, true), ("c", &c, true), ("d", &d, false)] {
         both_ways(&a, host, &host.address);
+        for (from, to) in [(host, &a), (&a, host)] {
+            // In fragments, which the sender makes itself.
+            assert_eq!(datagrams(from, to, 8000, 1), 1, "{name}");
+        }
+        // In one packet, which a card would make datagrams of.
+        let whole = if is_asked { DATAGRAMS } else { 0 };
+        assert_eq!(datagrams(host, &a, 1000, DATAGRAMS), whole, "{name}");
+        let drops = switch.ledger().port(name).drops.clone();
+        let named = drops.get("segment_size_unknown").copied();
+        assert_eq!(named.is_none(), is_asked, "{name}: {drops:?}");
     }
     both_ways(&b, &d, &d.address);
-    switch.ledger();
+    let ledger = switch.ledger();
+    let long = |name: &str| ledger.port(name).drops.get("mtu_exceeded").copied();
+    assert_eq!(["a", "b", "c", "d"].map(long), [None; 4], "{ledger}");
+    // Their tags are lost, and it is said so.
+    for text in ["`br0` is a bridge", "`mac0` is a macvlan"] {
+        let said = format!("{text}: the kernel takes the outer VLAN tag out");
+        assert!(switch.log().contains(&said), "{}", switch.log());
+    }
+}
+
+/// Most datagrams that one packet is cut into here.
+const DATAGRAMS: usize = 20;
+
+/// `count` datagrams of `len` bytes from one host to another, given to the kernel at once (UDP_SEGMENT): how many arrive.
+fn datagrams(from: &Host<'_>, to: &Host<'_>, len: usize, count: usize) -> usize {
+    use std::os::fd::AsRawFd;
+    let bind = |host: &Host<'_>| {
+        let socket = host.inside(|| UdpSocket::bind((host.address.as_str(), 0)));
+        socket.expect("an address of the host")
+    };
+    let (sender, receiver) = (bind(from), bind(to));
+    receiver.set_read_timeout(Some(s(1))).expect("a time limit");
+    if count > 1 {
+        let size = len as libc::c_int;
+        // SAFETY: `size` is readable for its length, and the kernel takes a copy.
+        let rc = unsafe {
+            libc::setsockopt(
+                sender.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                std::ptr::from_ref(&size).cast(),
+                size_of_val(&size) as u32,
+            )
+        };
+        assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
+    }
+    let address = receiver.local_addr().expect("it is bound");
+    let sent = sender.send_to(&vec![7; len * count], address);
+    assert_eq!(sent.expect("sent"), len * count);
+    let mut bytes = vec![0; len + 1];
+    let arrives = || receiver.recv(&mut bytes).is_ok_and(|got| got == len);
+    std::iter::repeat_with(arrives)
+        .take(count)
+        .take_while(|arrived| *arrived)
+        .count()
 }
 
 /// A provider's and a customer's tag, of 802.1ad and of 802.1Q, on what fills a wire without them.

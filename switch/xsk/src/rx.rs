@@ -6,7 +6,7 @@ use crosspoint_frame::{BURST, Burst, Offload, Segment, prefetch_read};
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::partial::{self, HEADERS_LEN_MAX};
 use crosspoint_packet::segment::{GSO_ECN, GSO_TCPV4, GSO_TCPV6};
-use crosspoint_packet::{ETHERNET_LEN, PROTO_TCP, parse_l4};
+use crosspoint_packet::{ETHERNET_LEN, PROTO_TCP, TAG_LEN, TAGS_MAX, parse_l4};
 
 use crate::ring::Ring;
 use crate::umem::Half;
@@ -191,19 +191,25 @@ fn find_far(bytes: &Segment, frame_len: usize) -> Option<Partial> {
 }
 
 /// What a frame asks for that is longer than `limit`, tags not counted: to be cut into the longest segments of TCP that
-/// are not. The size that its sender meant is lost.
+/// are not. The size that its sender meant is lost. What is no TCP cannot be cut without it: segments of UDP are datagrams.
 #[cold]
 #[inline(never)]
 fn to_be_cut(bytes: &Segment, frame_len: usize, offload: Offload, limit: usize) -> Offload {
     let mut headers = [0; HEADERS_LEN];
     let n = bytes.read(&mut headers);
     let headers = headers.get(..n).unwrap_or(&[]);
-    cut_size(headers, frame_len, &offload, limit).map_or(offload, |(gso_type, gso_size)| Offload {
-        gso_type,
-        gso_size,
-        any_size: true,
-        ..offload
-    })
+    match cut_size(headers, frame_len, &offload, limit) {
+        Some((gso_type, gso_size)) => Offload {
+            gso_type,
+            gso_size,
+            any_size: true,
+            ..offload
+        },
+        None => Offload {
+            any_size: frame_len > limit + TAG_LEN * usize::from(TAGS_MAX),
+            ..offload
+        },
+    }
 }
 
 /// Kind and size of the segments; `None` for what is no TCP, or in a tunnel, or no longer than the limit.

@@ -126,7 +126,7 @@ fn arises(reason: &str, kind: &str) -> bool {
     if reason.starts_with("guest_") || reason == "bad_offload" {
         return kind == "vhost";
     }
-    if reason.starts_with("nic_") || reason == "handover_full" {
+    if reason.starts_with("nic_") || matches!(reason, "handover_full" | "segment_size_unknown") {
         return kind == "xdp";
     }
     true
