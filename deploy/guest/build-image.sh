@@ -19,6 +19,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # What virtio-net needs where it is not built in; found by name, so that each distribution's choice of modules works.
 VIRTIO_MODULES=(failover net_failover dimlib virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_net)
 PROGRAMS=(iperf3 ethtool socat)
+# What a guest that is a whole lab sets up between its network namespaces, with all that these need.
+LAB_MODULES=(veth 8021q bonding macvlan bridge vxlan geneve ip_gre ip6_gre ipip sit ip6_tunnel fou fou6 bareudp mpls_router mpls_iptunnel mpls_gso sctp)
 # The first Linux whose virtio_net sends by AF_XDP zero-copy; from 6.11 on it receives so.
 XSK_KERNEL_MIN=6.13
 
@@ -163,6 +165,22 @@ put_module() {
   echo "$2.ko" >> "$3/lib/modules/order"
 }
 
+# put_lab_module MODULES_DIR NAME ROOT: the same for a lab, behind what the module says that it needs. Hyphens and underlines are one there.
+put_lab_module() {
+  local pattern=${2//[-_]/[-_]} file needed target
+  file=$(find_first "$1" -name "$pattern.ko" -o -name "$pattern.ko.zst" -o -name "$pattern.ko.xz")
+  target=$3/lib/modules/lab/$2.ko
+  if [ -z "$file" ] || [ -e "$target" ]; then return 0; fi
+  case $file in
+    *.zst) zstd -dqc "$file" > "$target" ;;
+    *.xz) xz -dc "$file" > "$target" ;;
+    *) cp "$file" "$target" ;;
+  esac
+  # The section of descriptions is words that end in zero bytes.
+  for needed in $(tr '\0' '\n' < "$target" | sed -n 's/^depends=//p' | tr , ' '); do put_lab_module "$1" "$needed" "$3"; done
+  echo "$2.ko" >> "$3/lib/modules/lab/order"
+}
+
 # put_program NAME ROOT: copies a program of the unpacked packages with the libraries that its own loader finds there.
 put_program() {
   local src=$DIR/src/programs program loader list lib
@@ -213,7 +231,7 @@ pack() {
 modules_dir() { dirname "$(find_first "$DIR/src/$1" -type f -name modules.builtin)"; }
 
 build() {
-  local work=$DIR/work
+  local work=$DIR/work module
   rm -rf "$work"; mkdir -p "$work"
   BUSYBOX=$(find_first "$DIR/src/busybox" -type f -path "*bin/busybox")
   link_applets "$DIR/bin"
@@ -221,7 +239,9 @@ build() {
   pack "$work/root" "$DIR/initrd.gz"
   install -m 644 "$(find_first "$DIR/src/kernel" -type f -name 'vmlinuz*')" "$DIR/vmlinuz"
   if [ -e "$DIR/src/xsk.done" ]; then
-    make_root "$work/xroot" "$(modules_dir xsk)" ethtool
+    make_root "$work/xroot" "$(modules_dir xsk)" ethtool socat
+    mkdir "$work/xroot/lib/modules/lab"
+    for module in "${LAB_MODULES[@]}"; do put_lab_module "$(modules_dir xsk)" "$module" "$work/xroot"; done
     pack "$work/xroot" "$DIR/xinitrd.gz"
     install -m 644 "$(find_first "$DIR/src/xsk" -type f -name 'vmlinuz*')" "$DIR/vmlinuz.xsk"
   fi

@@ -2,6 +2,9 @@
 # qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP...: runs one QEMU guest that is itself the switch: "PROGRAM run --config CONFIG", between the tap
 # interfaces TAP, which are eth0, eth1, ... in the guest. Its kernel's virtio_net has AF_XDP zero-copy, and the cards all that it needs.
 #
+# qemu-switch.sh [--image DIR] --lab PROGRAM FILE...: the same guest without cards, with modules for tunnels, VLANs, bonds and SCTP, and the host's
+# ip. The program is not started; it and the files lie in /switch. For kernels of hosts that lack such modules.
+#
 # KVM where it works, else emulation. The script becomes QEMU: its process id is the guest's, and any signal to it ends the guest. The console is
 # standard input and output. After GUEST-READY, each line typed is a command, and "ENDED 0" says that it has ended, and with which status.
 set -euo pipefail
@@ -13,16 +16,29 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 OPT_IMAGE=${CROSSPOINT_GUEST_IMAGE:-$GUEST_IMAGE_DIR_DEFAULT}
 if [ "${1:-}" = --image ]; then OPT_IMAGE=${2:?--image needs a folder}; shift 2; fi
-[ $# -ge 3 ] || { say "usage: qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP..."; exit 2; }
-program=$1 config=$2; shift 2
+job=switch
+if [ "${1:-}" = --lab ]; then job=lab; shift; fi
+[ $# -ge $([ $job = lab ] && echo 2 || echo 3) ] || { say "usage: qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP... | --lab PROGRAM FILE..."; exit 2; }
+program=$1; shift
+files=()
+case $job in
+  switch) config=$1; shift ;;
+  lab) files=("$@"); set -- ;;
+esac
 
-# add_program ROOT: the program, without what only a debugger wants, and the libraries that it needs.
-add_program() {
+# add_binary ROOT FILE NAME: a program, without what only a debugger wants, and the libraries that it needs.
+add_binary() {
   local library
+  strip -o "$1/switch/$3" "$2"
+  while read -r library; do cp -L --parents "$library" "$1"; done < <(ldd "$2" | grep -o '/[^ ]*')
+}
+
+add_program() { # ROOT
   mkdir -p "$1/switch"
-  strip -o "$1/switch/crosspoint" "$program"
-  cp "$config" "$1/switch/config.toml"
-  while read -r library; do cp -L --parents "$library" "$1"; done < <(ldd "$program" | grep -o '/[^ ]*')
+  add_binary "$1" "$program" crosspoint
+  [ $job = lab ] || { cp "$config" "$1/switch/config.toml"; return; }
+  add_binary "$1" "$(command -v ip)" ip
+  cp "${files[@]}" "$1/switch/"
 }
 
 # make_initrd FILE: the image's RAM disk with the program behind it: the kernel unpacks one archive after the other, if each begins aligned.
@@ -34,7 +50,7 @@ make_initrd() {
   (cd "$root" && find . | "$BUSYBOX" cpio -o -H newc -R 0:0 2> /dev/null) >> "$1"
 }
 
-need_command strip
+need_command strip ip
 QEMU_BIN=$(qemu_binary) || die "qemu-system-x86_64 is missing: run deploy/install-deps.sh demo"
 KERNEL=$(image_file vmlinuz.xsk)
 BUSYBOX=$(image_file bin/busybox)
@@ -49,7 +65,7 @@ exec 9< "$work/initrd"
 rm -rf "$work"
 
 command=("$QEMU_BIN" -accel "$accel" -cpu max -machine q35 -m 256 -smp 2 -nodefaults -display none -serial stdio -no-reboot
-  -kernel "$KERNEL" -initrd /dev/fd/9 -append "console=ttyS0 panic=-1 quiet cp.job=switch")
+  -kernel "$KERNEL" -initrd /dev/fd/9 -append "console=ttyS0 panic=-1 quiet cp.job=$job")
 number=0
 for tap in "$@"; do
   # virtio_net needs a queue that can be reset by itself, and DMA addresses (iommu_platform), of which virtio before 1.0 knows nothing.

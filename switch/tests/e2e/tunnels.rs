@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use crate::harness::{Host, Lab, Switch, s, xdp};
+use crate::harness::{CommandGuest, Host, Lab, Ledger, Metrics, Switch, s, xdp};
 
 /// Bytes that go through each connection: several segments, each with a checksum.
 const BYTES: usize = 100_000;
@@ -148,4 +148,54 @@ fn set_ipv6_option(stream: &TcpStream, name: libc::c_int, value: &[u8]) {
         )
     };
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Most kinds that a kernel with all modules may still lack: bareudp is in no distribution's small kernel.
+const NOT_RUN_MAX: usize = 1;
+/// How many kinds tunnels.sh has.
+const CASES: usize = 35;
+
+/// Between two namespaces of a kernel that has all modules, which this machine's may not: in a guest. One port is native,
+/// one generic, and nobody runs ethtool.
+#[test]
+fn every_kind_of_tunnel_and_sctp_cross_and_no_checksum_is_wrong() {
+    const PORT: &str = "vlan = { trunk = [7], native = 1 }\n[[port]]\ntype = \"xdp\"\n";
+    let lab = Lab::new(s(150));
+    let config = format!(
+        "version = 1\n[workers]\ncores = [1]\n[[port]]\ntype = \"xdp\"\nname = \"a\"\ninterface = \"up-a\"\n{PORT}\
+        name = \"b\"\ninterface = \"up-b\"\nmode = \"generic\"\nvlan = {{ trunk = [7], native = 1 }}\n"
+    );
+    let script = include_str!("tunnels.sh");
+    let files = [("tunnels.toml", config.as_str()), ("tunnels.sh", script)];
+    let mut guest = CommandGuest::lab(&lab, &files);
+    let text = guest.ask("sh /switch/tunnels.sh", s(100));
+    let cases = text.lines().filter_map(|line| line.strip_prefix("CASE "));
+    let cases: Vec<&str> = cases.collect();
+    assert_eq!(cases.len(), CASES, "{text}");
+    let is_not_run =
+        |case: &&&str| case.contains("=not run: ") && case.contains("Unknown device type");
+    let not_run: Vec<_> = cases.iter().filter(is_not_run).collect();
+    not_run.iter().for_each(|case| eprintln!("{case}"));
+    let good = cases.iter().filter(|case| case.ends_with("=ok")).count();
+    assert_eq!(good + not_run.len(), CASES, "{text}");
+    assert!(not_run.len() <= NOT_RUN_MAX, "{not_run:?}");
+    assert!(!text.contains("COUNTER "), "{text}");
+    // SCTP's checksum was left to a card, is not while the switch runs, and is again.
+    let setting = |when: &str| {
+        let of_line = |line: &'_ str| {
+            line.strip_prefix(&format!("SETTING {when} "))
+                .map(str::to_owned)
+        };
+        text.lines().find_map(of_line).expect("a line")
+    };
+    assert!(setting("before").contains("tx-checksum-sctp: on"), "{text}");
+    assert!(
+        setting("during").contains("tx-checksum-sctp: off"),
+        "{text}"
+    );
+    assert_eq!(setting("after"), setting("before"));
+    let ledger = Ledger::new(&Metrics::of_text(&guest.ask("cat /tmp/metrics", s(20))));
+    assert_eq!(ledger.fault(), None, "{ledger}");
+    let drops = ledger.ports.values().all(|port| port.drops.is_empty());
+    assert!(drops, "{ledger}");
 }

@@ -6,7 +6,9 @@ use std::net::UdpSocket;
 
 use serde_json::Value;
 
-use crate::harness::{Host, Lab, Ledger, LinuxGuest, Metrics, Process, s, wait_until};
+use crate::harness::{
+    CommandGuest, Host, Lab, Ledger, LinuxGuest, Metrics, QEMU_SWITCH, s, wait_until,
+};
 
 /// The longest payload of a datagram that takes one frame.
 const PAYLOAD_MAX: usize = 1472;
@@ -72,18 +74,14 @@ fn payload(len: usize) -> Vec<u8> {
 
 /// The switch in a guest, by its console.
 struct GuestSwitch {
-    console: Process,
+    console: CommandGuest,
 }
 
 impl GuestSwitch {
     /// Ports of these names, each on a card that a bridge joins with a host's wire, and of these modes.
     fn start(lab: &Lab, ports: &[(&str, &Host<'_>, &str)]) -> Self {
         let mut config = "version = 1\n[workers]\ncores = [1]\n".to_owned();
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../deploy/guest/qemu-switch.sh"
-        );
-        let mut command = lab.command(script);
+        let mut command = lab.command(QEMU_SWITCH);
         let path = lab.dir().join("guest-switch.toml");
         command.arg(env!("CARGO_BIN_EXE_crosspoint")).arg(&path);
         for (number, (name, host, mode)) in ports.iter().enumerate() {
@@ -100,8 +98,7 @@ impl GuestSwitch {
             );
         }
         fs::write(&path, config).expect("the configuration is written");
-        let mut console = Process::start(lab.dir(), "guest-switch", &command);
-        console.wait_for("GUEST-READY", s(60));
+        let console = CommandGuest::start(lab, &command);
         let mut switch = Self { console };
         wait_until("ports on all cards", s(20), || {
             let rows = switch.ports();
@@ -113,15 +110,7 @@ impl GuestSwitch {
 
     /// Runs a command in the guest, which must succeed: what it prints.
     fn ask(&mut self, line: &str) -> String {
-        let before = self.console.log().len();
-        self.console.type_line(line);
-        let (text, status) = wait_until(line, s(20), || {
-            let log = self.console.log();
-            let (text, status) = log.get(before..)?.rsplit_once("ENDED ")?;
-            Some((text.to_owned(), status.strip_suffix('\n')?.to_owned()))
-        });
-        assert_eq!(status, "0", "{line}: {text}");
-        text
+        self.console.ask(line, s(20))
     }
 
     /// What it shows of its ports.
