@@ -34,12 +34,13 @@ impl Ring {
 
     /// Where a device goes on that has its predecessor's notes, and was told `base` by
     /// SET_VRING_BASE; `None` if they say nothing, or are of an earlier life of that memory: the
-    /// ring's own marks agree with `base`.
+    /// front end says that the ring is at its beginning, and so it looks.
     pub fn resume_noted(&self, inflight: &InflightQueue, base: u32) -> Option<u32> {
         match self {
             Ring::Split(_) => None,
             Ring::Packed(ring) => {
-                if ring.position(base).is_some_and(|at| ring.is_proven(at)) {
+                let is_beginning = base & 0x7fff == 0;
+                if is_beginning && ring.is_new() {
                     return None;
                 }
                 let at = ring.position(inflight.packed_base()?)?;

@@ -6,9 +6,14 @@
 //! all of it before the queue begins (virtio 1.2, 4.1.5.1.3).
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{PackedRing, SlotState};
 use crate::split::F_NEXT;
+
+/// How often a ring is looked at that seems to contradict a base, and how long between.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl PackedRing {
     /// `base` if the ring's marks can mean that, else the one position that they can mean. `None` when there is none or
@@ -31,26 +36,44 @@ impl PackedRing {
         found
     }
 
-    /// Whether the marks prove that the device stands at `at`, a position that some device of this ring has stood at:
-    /// from any other of those they show something given back, or offered, in the wrong lap.
-    pub(crate) fn is_proven(&self, at: u64) -> bool {
-        self.could_be_at(at, &mut u64::from(self.size)) == Some(true)
+    /// Whether the driver has begun this ring anew, and no device has given back anything: from the beginning on, what is
+    /// offered, and then what was never written.
+    pub(crate) fn is_new(&self) -> bool {
+        let mut offered = true;
+        (0..u64::from(self.size)).all(|at| {
+            offered &= self.state(at) == SlotState::Available;
+            let (low, high) = self.words(self.slot(at));
+            offered || (low.load(Ordering::Relaxed), high.load(Ordering::Relaxed)) == (0, 0)
+        })
     }
 
-    /// Whether the marks prove that the device does not stand at `at`, however many entries buffers took. A driver that
-    /// offers more meanwhile does not change the answer.
+    /// Whether the marks prove that the device does not stand at `at`, however many entries buffers took. A driver offers
+    /// the first of a chain last, so what is just being offered is looked at again.
     pub(crate) fn is_refuted(&self, at: u64) -> bool {
-        let (mut is_one_possible, mut is_end_of_chain) = (false, false);
+        (0..LOOKS).all(|look| {
+            if look > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            self.is_refuted_now(at)
+        })
+    }
+
+    fn is_refuted_now(&self, at: u64) -> bool {
+        let (mut offered, mut is_one_possible, mut is_end_of_chain) = (true, false, false);
         for position in at..at + u64::from(self.size) {
             let state = self.state(position);
             match state {
                 // In this lap: so it was behind the device.
                 SlotState::Used => return true,
+                SlotState::Available if offered => is_one_possible = true,
+                // Nothing is offered behind what is not.
+                SlotState::Available => return true,
                 // Not the first of a chain that was given back, and the one before it was a chain's last.
                 SlotState::Other if is_end_of_chain && !self.in_order => return true,
                 SlotState::Other => {}
-                SlotState::Available | SlotState::Before => is_one_possible = true,
+                SlotState::Before => is_one_possible = true,
             }
+            offered &= state == SlotState::Available;
             is_end_of_chain = state == SlotState::Other && !self.goes_on(position);
         }
         !is_one_possible
