@@ -8,10 +8,10 @@ guest_usage() {
 usage: $(basename "$0") --socket PATH [option...]
 
   --socket PATH        vhost-user socket to connect to (or to create, with --server)
-  --job NAME           what the guest does: server, client, ping, sha, fetch, udp, churn, idle, shell, orders, poweroff
-                       (default: idle)
+  --job NAME           what the guest does: server, client, transfer, ping, sha, fetch, udp, churn, idle, shell, orders,
+                       poweroff (default: idle)
   --ip ADDR/LEN        the guest's address; with several network cards, one for each, with commas
-  --peer ADDR          the address that client, ping, sha, fetch, udp and churn talk to; several with commas, one after the other
+  --peer ADDR          the address that client, transfer, ping, sha, fetch, udp and churn talk to; several with commas, one after the other
   --mac MAC            the guest's MAC address (UML: set by the guest's init, since UML has no option for it)
   --queues N           queue pairs (default 1)
   --mem MIB            memory (default 256)

@@ -4,6 +4,7 @@
 #
 #   net-job.sh server                 iperf3 on its usual port, and the checksum services on TCP 5001 and 5002; until killed
 #   net-job.sh client PEER            ping, iperf3 both ways, checksummed transfer both ways
+#   net-job.sh transfer PEER          the same without iperf3
 #   net-job.sh ping|sha|fetch|udp PEER   one part of it
 #   net-job.sh echo                   UDP port 5003 sends every datagram back; until killed
 #   net-job.sh datagrams PEER         UDP datagrams of many sizes to that port and back
@@ -155,6 +156,10 @@ client() { # PEER
   both_sha_checks "$1"
 }
 
+transfer() { # PEER
+  if ping_check "$1"; then both_sha_checks "$1"; else result sha fail; result fetch fail; fi
+}
+
 # churn PEER: through all of it TCP flows both ways over interface eth0, whose address and link come back when the driver does.
 churn() {
   ping_check "$1"
@@ -166,8 +171,8 @@ churn() {
   sleep 1
   case $all in
     '' | 1 | n/a) ;;
-    *) for number in 1 "$all" 2 1 "$all"; do
-        if ethtool -L eth0 combined "$number" && sleep 0.5 && reach "$1"; then result "queues_$number" ok; else result "queues_$number" fail; fi
+    *) for number in 1 "$all" 2 "$all"; do
+        if ethtool -L eth0 combined "$number" && sleep 0.3 && reach "$1"; then result "queues_$number" ok; else result "queues_$number" fail; fi
       done ;;
   esac
   echo "$device" > /sys/bus/virtio/drivers/virtio_net/unbind
@@ -204,11 +209,12 @@ job=${1:-} peers=$(echo "${2:-}" | tr , ' ')
 case $job in
   server) server ;;
   echo) echo_service ;;
-  client | ping | sha | fetch | udp | datagrams | churn)
+  client | transfer | ping | sha | fetch | udp | datagrams | churn)
     for peer in $peers; do
       case $peers in *' '*) echo "PEER $peer" ;; esac
       case $job in
         client) client "$peer" ;;
+        transfer) transfer "$peer" ;;
         ping) ping_check "$peer" ;;
         sha) reach "$peer"; sha_check "$peer" ;;
         fetch) reach "$peer"; fetch_check "$peer" ;;
@@ -217,7 +223,7 @@ case $job in
         churn) churn "$peer" ;;
       esac
     done ;;
-  *) echo "usage: net-job.sh server | echo | client|ping|sha|fetch|udp|datagrams|churn PEER[,PEER...]" >&2; exit 2 ;;
+  *) echo "usage: net-job.sh server | echo | client|transfer|ping|sha|fetch|udp|datagrams|churn PEER[,PEER...]" >&2; exit 2 ;;
 esac
 case $job in server) ;; *) echo "CLIENT-DONE" ;; esac
 exit $failed

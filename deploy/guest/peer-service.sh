@@ -1,5 +1,5 @@
 #!/bin/bash
-# peer-service.sh [--netns NAME] [--image DIR] server | client|ping|sha|fetch|udp PEER: a guest's job, run on the host or in one of its network
+# peer-service.sh [--netns NAME] [--image DIR] server | client|transfer|ping|sha|fetch|udp PEER: a guest's job, run on the host or in one of its network
 # namespaces, so that a guest and a namespace can check each other. Same text, protocol and results as in the guest: see net-job.sh.
 # SECS=, STREAMS=, BLOB_MIB=, WAIT_S= as there. The server prints GUEST-READY, and ends as a whole on SIGTERM or SIGKILL.
 set -euo pipefail
@@ -19,8 +19,8 @@ while [ $# -gt 0 ]; do
 done
 case ${1:-} in
   server) [ $# -eq 1 ] || die "server takes no argument" ;;
-  client | ping | sha | fetch | udp) [ $# -eq 2 ] || die "$1 needs the peer's address" ;;
-  *) say "usage: peer-service.sh [--netns NAME] [--image DIR] server | client|ping|sha|fetch|udp PEER"; exit 2 ;;
+  client | transfer | ping | sha | fetch | udp) [ $# -eq 2 ] || die "$1 needs the peer's address" ;;
+  *) say "usage: peer-service.sh [--netns NAME] [--image DIR] server | client|transfer|ping|sha|fetch|udp PEER"; exit 2 ;;
 esac
 need_command iperf3 setpriv unshare
 image_file bin/busybox > /dev/null

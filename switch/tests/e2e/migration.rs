@@ -60,6 +60,8 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
     host.must_ping_address(ADDRESS);
     first.guest.kill();
 
+    // Before the load begins, which need not last while a machine starts.
+    let mut third = boot("guest-a", "third", &incoming(&lab, "third"));
     let load = Load::start(&lab, &host);
     let carried =
         |switch: &Switch<'_>, port: &str| Ledger::new(&switch.metrics()).port(port).clone();
@@ -69,7 +71,6 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
         // Fewer to the guest: what comes to it is joined.
         (now.rx > before.rx + 1000 && now.tx > before.tx + 300).then_some(())
     });
-    let mut third = boot("guest-a", "third", &incoming(&lab, "third"));
     load.must_be_running();
     let loaded = second.migrate(&mut third, &incoming(&lab, "third"));
     second.guest.kill();
@@ -152,10 +153,10 @@ impl Load {
     fn start(lab: &Lab, host: &Host<'_>) -> Self {
         let run = |name: &str, line: &str| Process::start(lab.dir(), name, &host.command(line));
         let stream =
-            format!("iperf3 -J -u --bidir -b 4M -l 1000 -t 20 -c {ADDRESS} --connect-timeout 5000");
+            format!("iperf3 -J -u --bidir -b 4M -l 1000 -t 10 -c {ADDRESS} --connect-timeout 5000");
         let ping = format!("ping -n -s 400 -i 0.{PING_MS:03} {ADDRESS}");
         Self {
-            transfers: ["sha", "fetch"].map(|job| LinuxGuest::client(lab, host, job, ADDRESS, 48)),
+            transfers: ["sha", "fetch"].map(|job| LinuxGuest::client(lab, host, job, ADDRESS, 24)),
             stream: run("stream", &stream),
             ping: run("ping", &ping),
         }

@@ -145,17 +145,15 @@ fn two_qemu_guests_and_a_host_exchange_every_byte_with_every_combination_of_offl
     let switch = Switch::start(&lab, &[1], &ports);
     let mut bench = Bench::start(&lab, &switch, &host, cards);
     bench.assert_negotiated();
-    for card in 0..bench.cards.len() {
-        if !bench.cards[card].jumbo {
-            bench.exchange(card, 1500);
-        }
-    }
+    let numbers = 0..bench.cards.len();
+    let usual = numbers.clone().filter(|card| !bench.cards[*card].jumbo);
+    let usual = usual.collect::<Vec<_>>();
+    bench.exchange(&usual, 1500);
     host.ip("link set eth0 mtu 9000");
-    for card in 0..bench.cards.len() {
-        if bench.raise_mtu(card) {
-            bench.exchange(card, 9000);
-        }
-    }
+    let able = numbers.filter(|card| bench.cards[*card].takes_jumbo());
+    let able = able.collect::<Vec<_>>();
+    bench.raise_mtu(&able);
+    bench.exchange(&able, 9000);
     bench.assert_nothing_lost();
 }
 
@@ -214,16 +212,21 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// All ways between guests and host, by the cards of one kind.
-    fn exchange(&mut self, card: usize, mtu: u64) {
-        self.with_host(card);
-        self.between_guests(card, 0, mtu);
-        self.between_guests(card, 1, mtu);
-        self.datagrams_with_host(card);
-        // Each takes a second: the cards with nothing and with all, and those that differ in how checksums are left.
-        if [0, 1, 15, 16, 20, 21].contains(&card) {
-            self.datagrams(card);
+    /// All ways between guests and host, by these cards.
+    fn exchange(&mut self, cards: &[usize], mtu: u64) {
+        for card in cards {
+            self.with_host(*card);
         }
+        self.between_guests(cards, 0, mtu);
+        self.between_guests(cards, 1, mtu);
+        for card in cards {
+            self.datagrams_with_host(*card);
+            // Each takes a second: the cards with nothing and with all, and those that differ in how checksums are left.
+            if [0, 1, 15, 16, 20, 21].contains(card) {
+                self.datagrams(*card);
+            }
+        }
+        self.moved();
     }
 
     /// The host sends the blob to one guest, which pipes it into `sink`.
@@ -267,20 +270,38 @@ impl<'a> Bench<'a> {
         moved.assert_way("h", &guest, joined, kind);
     }
 
-    /// From one guest to the other, by the cards of one kind.
-    fn between_guests(&mut self, card: usize, from: usize, mtu: u64) {
+    /// From one guest to the other, by one card after the other: their ports are theirs alone, so that one reading of
+    /// the ledger tells of all.
+    fn between_guests(&mut self, cards: &[usize], from: usize, mtu: u64) {
         let to = 1 - from;
-        let same = self.guests[to].run(&format!("{} | {SAME}", fetch(card, 11 + from)));
-        let kind = self.cards[card];
-        assert_eq!(same, "same\n", "between guests with {kind:?}");
+        for card in cards {
+            let same = self.guests[to].run(&format!("{} | {SAME}", fetch(*card, 11 + from)));
+            assert_eq!(
+                same, "same\n",
+                "between guests with {:?}",
+                self.cards[*card]
+            );
+        }
         let moved = self.moved();
-        let [sender, receiver] = [from, to].map(|guest| format!("{}{card}", NAMES[guest]));
+        for card in cards {
+            let [sender, receiver] = [from, to].map(|guest| format!("{}{card}", NAMES[guest]));
+            self.assert_between(
+                self.cards[*card],
+                &moved.only(&sender, &receiver),
+                [&sender, &receiver],
+                mtu,
+            );
+        }
+        assert_eq!(moved.0.len(), 2 * cards.len(), "{moved:?}");
+    }
+
+    fn assert_between(&self, kind: Card, moved: &Moved, [sender, receiver]: [&str; 2], mtu: u64) {
         let cut = usize::from(kind.sends_large() && !kind.takes_large());
         let changed = [Changed::Nothing, Changed::Cut][cut];
-        moved.assert_way(&sender, &receiver, changed, kind);
-        moved.assert_way(&receiver, &sender, Changed::Nothing, kind);
+        moved.assert_way(sender, receiver, changed, kind);
+        moved.assert_way(receiver, sender, Changed::Nothing, kind);
         // The least that it takes; a few more for the handshake.
-        let (full, frames) = (BLOB as u64 / (mtu - 52), moved.of(&sender).rx as u64);
+        let (full, frames) = (BLOB as u64 / (mtu - 52), moved.of(sender).rx as u64);
         if kind.sends_large() {
             assert!(
                 frames < full * 3 / 4,
@@ -319,16 +340,16 @@ impl<'a> Bench<'a> {
         Moved(moved)
     }
 
-    /// Both cards of one kind get an MTU of 9000, if their drivers have buffers for such frames.
-    fn raise_mtu(&mut self, card: usize) -> bool {
-        let able = self.cards[card].takes_jumbo();
-        if able {
-            for guest in &mut self.guests {
-                let said = guest.run(&format!("ip link set eth{card} mtu 9000"));
-                assert_eq!(said, "", "{:?}", self.cards[card]);
-            }
+    /// These cards of both guests get an MTU of 9000.
+    fn raise_mtu(&mut self, cards: &[usize]) {
+        let numbers = cards.iter().map(usize::to_string).collect::<Vec<_>>();
+        let numbers = numbers.join(" ");
+        for guest in &mut self.guests {
+            let said = guest.run(&format!(
+                "for n in {numbers}; do ip link set eth$n mtu 9000; done"
+            ));
+            assert_eq!(said, "");
         }
-        able
     }
 
     /// UDP between the guests, there and back: also in fragments, whose checksum nobody can leave to a card.
@@ -336,7 +357,6 @@ impl<'a> Bench<'a> {
         let said = self.guests[0].run(&format!("net-job.sh datagrams 10.9.{card}.12"));
         let good = said.matches("=ok\n").count();
         assert_eq!(good, DATAGRAMS.len(), "{:?}: {said}", self.cards[card]);
-        self.moved();
     }
 
     /// The same from the host to a guest. A service that was not fast enough is asked again, by another socket: what
@@ -352,7 +372,6 @@ impl<'a> Bench<'a> {
             });
             assert!(answer == datagram, "{size} bytes to {guest}");
         }
-        self.moved();
     }
 
     fn echoed(&self, guest: &str, datagram: &[u8]) -> Option<Vec<u8>> {
@@ -418,6 +437,12 @@ impl Moved {
             .get(port)
             .copied()
             .unwrap_or_else(|| panic!("nothing at {port}: {self:?}"))
+    }
+
+    /// What moved at these two.
+    fn only(&self, one: &str, other: &str) -> Self {
+        let of_these = |name: &&str| Some(((*name).to_owned(), *self.0.get(*name)?));
+        Self([one, other].iter().filter_map(of_these).collect())
     }
 
     /// The ledger of one way, in frames and bytes: nobody else sent or received meanwhile. A copy more, or less, is

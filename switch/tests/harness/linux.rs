@@ -115,6 +115,11 @@ impl LinuxGuest {
         self.must_have(&goods);
     }
 
+    /// As [`LinuxGuest::must_succeed`], for a client whose job is ping and the file.
+    pub fn must_transfer_both_ways(&mut self) {
+        self.must_have(&["ping=ok", "sha=ok", "fetch=ok"]);
+    }
+
     /// As [`LinuxGuest::must_succeed`], for a client whose job is only the file, one way or the other.
     pub fn must_transfer(&mut self) {
         self.must_have(&[]);

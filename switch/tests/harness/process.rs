@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::wait_until;
-
 /// A process, with its output in a file. Dropped, it is asked to end, then made to.
 pub struct Process {
     name: String,
@@ -80,7 +78,7 @@ impl Process {
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
         while self.ended().is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(2));
         }
         self.ended()
     }
@@ -138,7 +136,7 @@ pub fn run(dir: &Path, command: &Command, limit: Duration) -> (ExitStatus, Strin
         std::thread::current().id()
     );
     let mut process = Process::start(dir, &name, command);
-    let what = format!("{command:?}");
-    let status = wait_until(&what, limit, || process.ended());
+    let status = process.wait(limit);
+    let status = status.unwrap_or_else(|| panic!("{command:?}: not within {limit:?}"));
     (status, process.log())
 }
