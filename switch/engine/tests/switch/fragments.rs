@@ -91,7 +91,7 @@ proptest! {
     /// datagram with its checksum. The ledger has every copy.
     #[test]
     fn each_receiver_gets_a_large_datagram_as_it_needs_it(
-        len in 1500usize..65_000, gso_size in 1300u16..1480, v6: bool, seed: u64,
+        len in 1500usize..65_000, gso_size in 600u16..1480, v6: bool, seed: u64,
     ) {
         let port = |(features, vlan)| PortOptions {
             features, vlan, frame_len_max: 65_600, receive_size: 1024, transmit_size: 16, ..PortOptions::default()
@@ -105,11 +105,15 @@ proptest! {
         rig.drivers.iter_mut().for_each(|driver| driver.post_all());
         let payload = Random(seed).bytes(len);
         let (whole, header, frame) = datagram(&payload, gso_size, v6);
-        for _ in 0..2 {
-            prop_assert!(rig.drivers[0].transmit.send(&header, &frame).unwrap());
+        // One burst, or two: of small fragments for three receivers, two datagrams are more than one may cost.
+        let each = if gso_size < 1300 { 1 } else { 2 };
+        for _ in 0..2 / each {
+            for _ in 0..each {
+                prop_assert!(rig.drivers[0].transmit.send(&header, &frame).unwrap());
+            }
+            let _ = rig.drivers[0].transmit.ring().publish();
+            while rig.turn(0, 0) > 0 {}
         }
-        let _ = rig.drivers[0].transmit.ring().publish();
-        while rig.turn(0, 0) > 0 {}
 
         let arrived = rig.drivers[1].receive[0].receive().unwrap();
         prop_assert_eq!(arrived.len(), 2);

@@ -92,10 +92,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// One flood, three receivers: the one that takes large frames gets it whole, with what is still to be done; the
     /// others get segments, finished for who wants them so, and their payloads are the frame's. Frames before and
-    /// behind it keep their places, and the ledger has every copy.
+    /// behind it keep their places, and the ledger has every copy. (Smaller segments for two receivers may be
+    /// more than one burst may cost, `Work::BURST`: then some are dropped with that name.)
     #[test]
     fn each_receiver_gets_a_large_frame_as_it_needs_it(
-        len in 1usize..65_000, mss in 1300u16..9000, v6: bool, seed: u64,
+        len in 1usize..65_000, mss in 300u16..9000, v6: bool, seed: u64,
     ) {
         let port = |features| PortOptions { features, frame_len_max: 65_600, receive_size: 1024, transmit_size: 16, ..PortOptions::default() };
         let ports = [LARGE | feature::HOST_TSO4 | feature::HOST_TSO6, LARGE, PARTIAL, PLAIN].map(port);
