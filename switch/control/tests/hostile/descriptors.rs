@@ -163,7 +163,7 @@ fn the_call_is_made_to_block_after_it_was_given() {
         rustix::fs::fcntl_setfl(&full, OFlags::empty()).unwrap();
         let sent = target.partner().send(0, &[&frame(0xff, 22, 1, 60)]);
         assert_eq!(sent.unwrap(), 1);
-        let moved = target.others_move_within(Duration::from_secs(2));
+        let moved = target.others_move_within(PATIENCE);
         // Whoever waits is let go, before anything is said of it.
         rustix::fs::fcntl_setfl(&full, OFlags::NONBLOCK).unwrap();
         for _ in 0..100 {

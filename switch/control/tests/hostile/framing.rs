@@ -165,7 +165,7 @@ fn version_and_flags_of_a_memory_table_or_an_enable_are_wrong() {
                 .send(request::SET_MEM_TABLE, flags, &payload, &fds)
                 .unwrap();
             assert!(
-                session.wait_closed(Duration::from_secs(1)).unwrap(),
+                session.wait_closed(PATIENCE).unwrap(),
                 "a table with flags {flags:#x}"
             );
             let mut session = target.negotiated();
@@ -173,7 +173,7 @@ fn version_and_flags_of_a_memory_table_or_an_enable_are_wrong() {
                 .send(request::SET_VRING_ENABLE, flags, &words(&[0, 1]), &[])
                 .unwrap();
             assert!(
-                session.wait_closed(Duration::from_secs(1)).unwrap(),
+                session.wait_closed(PATIENCE).unwrap(),
                 "an enable with flags {flags:#x}"
             );
         }

@@ -58,7 +58,7 @@ fn the_base_is_asked_of_a_vring_that_there_is_not() {
             session
                 .send(request::GET_VRING_BASE, FLAG_VERSION, &payload, &[])
                 .unwrap();
-            let closed = session.wait_closed(std::time::Duration::from_secs(1));
+            let closed = session.wait_closed(crate::rig::PATIENCE);
             assert!(closed.unwrap(), "vring {index}");
         }
     });

@@ -10,7 +10,7 @@ use super::load::{Load, Loss};
 use super::{Case, PORTS, Switch};
 
 /// What the switch promises is a second; the rest is a machine that is busy.
-const NOTICED: Duration = Duration::from_secs(3);
+const NOTICED: Duration = Duration::from_secs(10);
 
 /// Receive ring, its buffers, transmit ring, its buffers: regions of [`scattered`].
 const AREAS: [usize; 4] = [0, 1, 3, 4];
