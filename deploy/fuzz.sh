@@ -61,7 +61,7 @@ pick_toolchain() {
 build() {
   local name=()
   [ "${#TARGETS[@]}" -gt 1 ] || name=("${TARGETS[0]}")
-  (cd "$FUZZ" && CARGO_TARGET_DIR=$TARGET "${CARGO[@]}" fuzz build --fuzz-dir . --sanitizer "$SANITIZER" "${name[@]}")
+  (cd "$FUZZ" && CARGO_TARGET_DIR=$TARGET "${CARGO[@]}" fuzz build --fuzz-dir . --sanitizer "$SANITIZER" --codegen-units 16 "${name[@]}")
   BINARIES=$TARGET/$("${CARGO[@]}" -vV | sed -n 's/^host: //p')/release
 }
 
