@@ -61,6 +61,7 @@ impl Load for DpdkLoad {
             arrived_within: traffic.arrived,
             ring_full: 0.0,
             latency_ns: times(),
+            first_ns: times(),
             loss_runs: times(),
             turns_ns: times(),
         })

@@ -283,6 +283,7 @@ fn workers() -> Vec<WorkerStatus> {
         idle_cycles: 200_000_000_000,
         sleep_cycles: 50_000_000_000,
         iterations: 987_654_321,
+        burst_work_max: 301_978,
         turns: LatencyStatus {
             buckets_ns: vec![
                 (90, 900_000_000),
