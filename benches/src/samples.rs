@@ -157,7 +157,7 @@ mod tests {
             "| Gb/s | near | peer | 2 | 10.0 | 10.0-10.0 |",
             "| Gb/s | far | peer | 1 | 5.00 | 5.00-5.00 |",
             "| Gb/s | near | 2.50 | 2.25-2.75 | 2 |",
-            "| peer | 4 | 1 | 0 | 0 |",
+            "| peer | 4 | 1 | 0 | 0 | 0 |",
         ] {
             assert!(text.lines().any(|line| line == row), "{row}\n{text}");
         }

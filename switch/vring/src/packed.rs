@@ -4,8 +4,6 @@
 //! Positions count ring entries from the ring's start, in 64 bits, and never wrap. Position `p`
 //! is slot `p` modulo the size, and the wrap counter there is 1 in even laps.
 
-mod position;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -86,7 +84,6 @@ pub struct PackedRing {
     mask: u64,
     size: u16,
     event_idx: bool,
-    in_order: bool,
     inflight: Option<InflightQueue>,
     memory: Arc<MemoryCell>,
     _areas: Arc<GuestMemory>,
@@ -119,16 +116,10 @@ impl PackedRing {
             mask: u64::from(size - 1),
             size: size as u16,
             event_idx,
-            in_order: false,
             inflight: None,
             memory,
             _areas: areas.clone(),
         })
-    }
-
-    /// Whether devices may give back several buffers by one used descriptor (VIRTIO_F_IN_ORDER).
-    pub(crate) fn set_in_order(&mut self, in_order: bool) {
-        self.in_order = in_order;
     }
 
     /// Notes where the ring stands, from `at` on.
@@ -544,5 +535,53 @@ impl PackedRing {
             self.publish_used(first, id, 0);
             self.mark_used(self.memory(), first, to);
         }
+    }
+
+    /// Where the device stands, as the ring's own marks tell it: `base` if they can mean that,
+    /// else the one position that they can mean. `None` when there is none or several: they are
+    /// exact where every buffer took one entry.
+    ///
+    /// A back end that died told nobody how far it had come, and the front end may believe that
+    /// it is at the beginning still. A split ring has its used index for that.
+    pub(crate) fn find_position(&self, base: u64) -> Option<u64> {
+        let size = u64::from(self.size);
+        let mut budget = 8 * size;
+        if self.could_be_at(base, &mut budget)? {
+            return Some(base);
+        }
+        let mut found = None;
+        for at in 0..2 * size {
+            if self.begins_something(at) && self.could_be_at(at, &mut budget)? {
+                if found.is_some() {
+                    return None;
+                }
+                found = Some(at);
+            }
+        }
+        found
+    }
+
+    /// Whether the slot before `at` is behind a device that stands there.
+    fn begins_something(&self, at: u64) -> bool {
+        let size = u64::from(self.size);
+        if at.is_multiple_of(size) {
+            return true;
+        }
+        self.state(at - 1) == SlotState::Used || self.state(at - 1 + size) == SlotState::Available
+    }
+
+    /// Whether, from `at` on, the ring is first available and then given back in the lap before.
+    /// `None` when that takes too long to find out.
+    fn could_be_at(&self, at: u64, budget: &mut u64) -> Option<bool> {
+        let mut available = true;
+        for position in at..at + u64::from(self.size) {
+            *budget = budget.checked_sub(1)?;
+            match self.state(position) {
+                SlotState::Available if available => {}
+                SlotState::Before => available = false,
+                _ => return Some(false),
+            }
+        }
+        Some(true)
     }
 }

@@ -24,25 +24,17 @@ impl Ring {
     ) -> Result<Ring, RingError> {
         let event_idx = features.has(feature::EVENT_IDX);
         if features.has(feature::RING_PACKED) {
-            let mut ring = PackedRing::new(memory, size, at, event_idx)?;
-            ring.set_in_order(features.has(feature::IN_ORDER));
-            Ok(Ring::Packed(ring))
+            Ok(Ring::Packed(PackedRing::new(memory, size, at, event_idx)?))
         } else {
             Ok(Ring::Split(SplitRing::new(memory, size, at, event_idx)?))
         }
     }
 
-    /// Where a device goes on that has its predecessor's notes, and was told `base` by
-    /// SET_VRING_BASE; `None` if they say nothing, or are of an earlier life of that memory: the
-    /// front end says that the ring is at its beginning, and so it looks.
-    pub fn resume_noted(&self, inflight: &InflightQueue, base: u32) -> Option<u32> {
+    /// Where a device goes on that has its predecessor's notes; `None` if they say nothing.
+    pub fn resume_noted(&self, inflight: &InflightQueue) -> Option<u32> {
         match self {
             Ring::Split(_) => None,
             Ring::Packed(ring) => {
-                let is_beginning = base & 0x7fff == 0;
-                if is_beginning && ring.is_new() {
-                    return None;
-                }
                 let at = ring.position(inflight.packed_base()?)?;
                 Some(ring.base(ring.resume(at, inflight)))
             }
@@ -68,10 +60,9 @@ impl Ring {
     /// nothing that it did since. In a split ring the used index is what the guest has really
     /// seen, unless the driver's own index is further from it than the ring is long, and not from
     /// what was told: then it is of an earlier life of that memory, and the driver has not seen
-    /// it. A packed ring has marks. They are believed where they prove that what was told cannot
-    /// be, and can mean one position only; and where the front end believes to be at the very
-    /// beginning also if they merely do not look so. (At the beginning the wrap counter is 1;
-    /// User-Mode Linux says 0 all the same.)
+    /// it. A packed ring has marks; they are asked only where the front end believes to be at
+    /// the very beginning, and is not. (At the beginning the wrap counter is 1; User-Mode Linux
+    /// says 0 all the same.)
     pub fn resume_at(&self, base: u32, own: bool) -> Result<u32, RingError> {
         match self {
             Ring::Split(ring) => {
@@ -85,20 +76,10 @@ impl Ring {
             }
             Ring::Packed(ring) => {
                 let at = ring.position(base).ok_or(RingError::Base { base })?;
-                let is_doubtful = at.is_multiple_of(ring.size().into()) || ring.is_refuted(at);
-                let found = (is_doubtful && !own).then(|| ring.find_position(at));
-                let found = found.flatten();
+                let beginning = at.is_multiple_of(ring.size().into()) && !own;
+                let found = beginning.then(|| ring.find_position(at)).flatten();
                 Ok(ring.base(found.unwrap_or(at)))
             }
-        }
-    }
-
-    /// Whether the ring itself shows that no device can stand at `base`: the driver and a device
-    /// that goes on there do not find each other.
-    pub fn refutes(&self, base: u32) -> bool {
-        match self {
-            Ring::Split(ring) => ring.avail_index().wrapping_sub(base as u16) > ring.size(),
-            Ring::Packed(ring) => ring.position(base).is_none_or(|at| ring.is_refuted(at)),
         }
     }
 }

@@ -472,7 +472,7 @@ impl Device {
         let noted = inflight
             .as_ref()
             .filter(|_| inherits)
-            .and_then(|inflight| ring.resume_noted(inflight, vring.base));
+            .and_then(|inflight| ring.resume_noted(inflight));
         let base = match noted {
             Some(base) => base,
             None => ring.resume_at(vring.base, vring.base_is_own)?,
@@ -487,15 +487,6 @@ impl Device {
                 "vring {index}: base {:#x} given, going on at {:#x}, where the ring itself stands",
                 vring.base as u16,
                 base as u16
-            );
-        }
-        if ring.refutes(base) {
-            tracing::warn!(
-                port = self.name,
-                "vring {index}: base {:#x} given, and the ring's own marks say that no device can stand there, and not \
-                 where it does stand: the guest's network may stand still until its driver starts anew (in the guest: \
-                 unbind and bind the device, or reboot)",
-                vring.base as u16
             );
         }
         let call = self.attachment.caller.notifier(index);

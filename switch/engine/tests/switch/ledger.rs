@@ -344,6 +344,7 @@ fn random_runs_meet_every_reason() {
         GuestRingContended,
         NicRingFull,
         MtuExceeded,
+        SegmentSizeUnknown,
         NicFrameSmall,
         HandoverFull,
         // And these a port's settings, a busy worker, or attacks of their own.

@@ -57,7 +57,7 @@ impl Held {
         let mut ring = self.guest.device_side(layout, self.features);
         let packed = self.features & feature::RING_PACKED != 0;
         let part = self.region.queue(0, self.size.into(), packed).unwrap();
-        let noted = ring.resume_noted(&part, told);
+        let noted = ring.resume_noted(&part);
         let base = noted.unwrap_or_else(|| ring.resume_at(told, true).unwrap());
         ring.track(part, base);
         let features = Features::new(self.features);

@@ -213,85 +213,6 @@ fn a_device_that_is_told_the_beginning_finds_where_it_is() {
     }
 }
 
-/// The position in two laps that a packed base names.
-fn lap_position(base: u32, size: u16) -> u16 {
-    let lap = if base & 1 << 15 == 0 { size } else { 0 };
-    lap + (base & 0x7fff) as u16
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// A front end gives back what it was told when the ring last stopped, and a device that died has got further since.
-    /// The marks refute that, and tell the truth where each buffer took one entry; the truth itself they never refute.
-    #[test]
-    fn a_packed_base_of_an_earlier_stop_is_found_out(
-        in_order: bool, size in 1u32..=5, start: u16, pieces in 1usize..=3, seed: u64,
-    ) {
-        let (size, mut random) = (1 << size, Random(seed));
-        let features = PACKED | if in_order { feature::IN_ORDER } else { 0 };
-        let mut guest = Guest::for_queues(size, 300, 64);
-        let (mut queue, mut tx) = guest.transmit(size, start, features, 300);
-        let mut stops = vec![tx.base()];
-        for _ in 0..200 {
-            for _ in 0..random.below(usize::from(size) + 1) {
-                let parts = 1 + random.below(pieces);
-                queue.set_split(ChainSplit::Pieces(200usize.div_ceil(parts)));
-                if !queue.send(&VirtioNetHdr::default(), &[0; 180]).unwrap() {
-                    break;
-                }
-            }
-            let _ = queue.virtqueue().publish();
-            if random.one_in(2) {
-                tx.receive(&mut Burst::new());
-                tx.complete();
-            }
-            if random.one_in(2) {
-                queue.reap().unwrap();
-            }
-            let truth = tx.base();
-            let ring = guest.device_side(queue.virtqueue().layout(), features);
-            prop_assert!(!ring.refutes(truth), "{truth:#x} of {size}");
-            let (is_exact, is_beginning) = (pieces == 1 && !in_order, truth & 0x7fff == 0);
-            if is_exact || !is_beginning {
-                prop_assert_eq!(ring.resume_at(truth, false), Ok(truth));
-            }
-            stops.push(truth);
-            for told in stops.iter().rev().take(8 * usize::from(size)).filter(|_| is_exact) {
-                let ahead = lap_position(*told, size) + 2 * size - lap_position(truth, size);
-                // One ahead: what is offered there may be the end of a chain.
-                if ahead % (2 * size) != 1 {
-                    prop_assert_eq!(ring.resume_at(*told, false), Ok(truth), "{:#x} of {}", told, size);
-                }
-            }
-        }
-    }
-}
-
-/// The front end kept the notes of a ring whose guest has since begun anew, in memory that it zeroed: what it says is
-/// right, and what is noted is not.
-#[test]
-fn notes_of_an_earlier_life_of_a_packed_ring_are_not_gone_on_from() {
-    const SIZE: u16 = 8;
-    for (index, lap) in [(3, 0), (0, 1), (3, 1), (7, 2), (7, 3)] {
-        for offered in 0..=SIZE {
-            let mut guest = Guest::for_queues(SIZE, 300, 64);
-            let (mut queue, _) = guest.transmit(SIZE, 0, PACKED, 300);
-            for _ in 0..offered {
-                assert!(queue.send(&VirtioNetHdr::default(), &[0; 60]).unwrap());
-            }
-            let _ = queue.virtqueue().publish();
-            let notes = Notes::new(SIZE);
-            let mut before = guest.device_side(queue.virtqueue().layout(), PACKED);
-            before.track(notes.queue(), index | u32::from(lap % 2 == 0) << 15);
-            let beginning = start_of(SIZE, 0, PACKED);
-            let ring = guest.device_side(queue.virtqueue().layout(), PACKED);
-            assert_eq!(ring.resume_noted(&notes.queue(), beginning), None);
-            assert_eq!(ring.resume_at(beginning, false), Ok(beginning));
-        }
-    }
-}
-
 /// What a predecessor noted, as bytes that can be put back: the moment before the last note.
 struct Notes {
     file: File,
@@ -329,7 +250,7 @@ impl Notes {
     /// A ring that goes on from the notes, or from `base` if there are none.
     fn resume(&self, guest: &Guest, queue: &Virtqueue, features: u64, base: u32) -> (Ring, u32) {
         let mut ring = guest.device_side(queue.layout(), features);
-        let base = ring.resume_noted(&self.queue(), base).unwrap_or(base);
+        let base = ring.resume_noted(&self.queue()).unwrap_or(base);
         ring.track(self.queue(), base);
         (ring, base)
     }

@@ -232,7 +232,7 @@ fn run(features: u64, tracked: bool) {
         if tracked {
             let queue = inflight.queue(index, SIZE.into(), true).unwrap();
             // Whatever the guest made of it, a successor ends up somewhere in the ring.
-            if let Some(at) = ring.resume_noted(&queue, base) {
+            if let Some(at) = ring.resume_noted(&queue) {
                 assert!(at & 0x7fff < SIZE.into());
             }
             ring.track(queue, base);
