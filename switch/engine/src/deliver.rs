@@ -34,7 +34,7 @@ pub(crate) struct Tally {
 #[inline(never)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    (tx.nic_copies, tx.flood_cycles) = (0, 0);
+    (tx.used_nics, tx.nic_copies, tx.flood_cycles) = (false, 0, 0);
     tx.groups.clear();
     tx.spreads.clear();
     tx.work = Work::default();
@@ -170,6 +170,7 @@ pub(crate) fn send_groups(
             segmenter,
             joiner,
             direct,
+            used_nics,
             nic_copies,
             serial,
             work,
@@ -190,6 +191,7 @@ pub(crate) fn send_groups(
             touched,
             faults,
             direct,
+            used_nics,
             nic_copies,
             shares,
             ingress: to.ingress,

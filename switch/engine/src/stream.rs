@@ -233,7 +233,10 @@ impl Stream {
     /// A look at a guest's ring, once that has been empty for long. Others are polled always.
     pub(crate) fn glance_if_quiet(&self) -> Option<Glance> {
         match &self.source {
-            Source::Guest(guest) if self.empty_polls >= QUIET_POLLS => guest.glance(),
+            // What it gave back it has not been called for yet.
+            Source::Guest(guest) if self.empty_polls >= QUIET_POLLS && !self.gave_back => {
+                guest.glance()
+            }
             _ => None,
         }
     }

@@ -191,7 +191,8 @@ pub struct Tx {
     pub(crate) joiner: Joiner,
     /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
     pub(crate) direct: Option<Box<Direct>>,
-    /// How many copies of the last burst went to NICs.
+    /// Whether copies of the last burst went to a NIC; and how many to those whose doorbells this worker rings.
+    pub(crate) used_nics: bool,
     pub(crate) nic_copies: u32,
     /// The number of the burst's first frame, for taps.
     pub(crate) serial: u64,
@@ -224,6 +225,7 @@ impl Tx {
             segmenter: Segmenter::default(),
             joiner: Joiner::default(),
             direct: None,
+            used_nics: false,
             nic_copies: 0,
             serial: 0,
             spreads: Vec::with_capacity(BURST),
@@ -357,7 +359,7 @@ impl Tx {
 
     /// Whether copies of the last burst went to a NIC.
     pub fn used_nics(&self) -> bool {
-        self.nic_copies > 0
+        self.used_nics
     }
 
     /// What the last burst has asked for beyond what every burst costs.

@@ -59,13 +59,17 @@ impl Walk {
         self.polled.get(place).copied()
     }
 
-    /// Looks at quiet streams at time `now`, if that is due after `interval` cycles or the worker `is_idle`.
+    /// Looks at quiet streams at time `now`, if that is due after `interval` cycles or the worker `is_idle`. Returns whether
+    /// it did.
     #[inline(always)]
-    pub(crate) fn look(&mut self, now: u64, interval: u64, is_idle: bool) {
-        if !self.quiet.is_empty() && (is_idle || now.wrapping_sub(self.looked_at) >= interval) {
-            self.looked_at = now;
-            self.look_at_all();
+    pub(crate) fn look(&mut self, now: u64, interval: u64, is_idle: bool) -> bool {
+        let is_due = is_idle || now.wrapping_sub(self.looked_at) >= interval;
+        if self.quiet.is_empty() || !is_due {
+            return false;
         }
+        self.looked_at = now;
+        self.look_at_all();
+        true
     }
 
     #[inline(never)]

@@ -27,6 +27,7 @@ pub(crate) struct Way<'a> {
     pub(crate) touched: &'a mut Vec<Touched>,
     pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
     pub(crate) direct: &'a mut Option<Box<Direct>>,
+    pub(crate) used_nics: &'a mut bool,
     pub(crate) nic_copies: &'a mut u32,
     pub(crate) shares: &'a mut Shares,
     /// Where the burst came from.
@@ -167,7 +168,7 @@ impl Way<'_> {
                 }
             },
             Egress::Nic => {
-                *self.nic_copies += all;
+                *self.used_nics = true;
                 let outcome = match self.direct.as_deref() {
                     Some(direct) if direct.leads_to(self.number) => {
                         self.deliver_direct(burst, picks)
@@ -207,7 +208,14 @@ impl Way<'_> {
     fn deliver_nic(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let nic = self.nics.get_mut(usize::from(self.number));
         match nic.and_then(Option::as_mut) {
-            Some(nic) => deliver_nic(nic, burst, picks, self.to),
+            Some(nic) => {
+                let outcome = deliver_nic(nic, burst, picks, self.to);
+                // Another worker rings the doorbells of its queues.
+                if let NicTx::Own(_) = &**nic {
+                    *self.nic_copies += outcome.frames;
+                }
+                outcome
+            }
             None => NicOutcome::default(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_frame::{Burst, Verdict, Work, tsc};
+use crosspoint_frame::{Burst, Verdict, tsc};
 use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
 use crosspoint_xsk::Flushed;
@@ -298,7 +298,10 @@ impl Worker {
         } = self;
         let tick = shared.tick.load(Ordering::Relaxed);
         let (mut bursts, mut given_back) = (0, false);
-        walk.look(mark, *look_cycles, *is_idle);
+        if walk.look(mark, *look_cycles, *is_idle) {
+            // That is not the first busy stream's to pay.
+            mark = tsc();
+        }
         let (begin, end) = walk.order(first.take());
         let (mut put_off, mut is_held_back, mut empty, mut is_quiet) = (None, false, 0, false);
         tx.shares.begin(mark);
@@ -356,8 +359,7 @@ impl Worker {
             charge(stream, view, count, (before, mark), tx);
             note_nic_user(stream.id.0, tx);
             if !tx.is_plain {
-                let read = (burst.pieces() * Work::STEP).min(Work::READ);
-                let work = read + tx.asked().sum();
+                let work = burst.reading() + tx.asked().sum();
                 link.counters.burst_work_max.raise(work.into());
             }
             *alone = Some((stream.id.0, mark.wrapping_sub(before)));

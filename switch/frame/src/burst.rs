@@ -227,6 +227,8 @@ pub struct Burst {
     segments: Vec<Segment>,
     /// Whether a frame was put together from the pieces of a chain.
     has_chains: bool,
+    /// What reading the frames' descriptors took.
+    reading: u32,
     /// Lent to whoever puts a frame's pieces together.
     scratch: Vec<Segment>,
     /// Whose memory may be taken instead of copied.
@@ -250,6 +252,7 @@ impl Burst {
             large: false,
             segments: Vec::with_capacity(MAX_BURST_SEGMENTS),
             has_chains: false,
+            reading: 0,
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
             lease: Lease::default(),
         }
@@ -262,6 +265,7 @@ impl Burst {
         self.weight = 0;
         self.large = false;
         self.has_chains = false;
+        self.reading = 0;
         self.segments.clear();
         self.lease.close();
     }
@@ -290,10 +294,16 @@ impl Burst {
         self.frames_max = frames.clamp(1, BURST);
     }
 
-    /// In how many pieces of memory all frames lie together, besides their heads.
+    /// What following the frames' descriptors took beyond one for each frame, in units of [`Work`](crate::Work).
     #[inline(always)]
-    pub fn pieces(&self) -> u32 {
-        self.segments.len() as u32
+    pub fn reading(&self) -> u32 {
+        self.reading
+    }
+
+    /// Notes that, by who receives.
+    #[inline(always)]
+    pub fn note_reading(&mut self, units: u32) {
+        self.reading = units;
     }
 
     /// In how many pieces of memory the frame lies, besides its head.

@@ -87,6 +87,8 @@ pub struct Settings {
     off_at_peers: Vec<(Peer, Vec<Named>)>,
     /// The veth's other end.
     peer: Option<Peer>,
+    /// The other ends of veths below it that have been looked at.
+    below: Vec<Peer>,
 }
 
 impl Settings {
@@ -101,6 +103,7 @@ impl Settings {
             off: Vec::new(),
             off_at_peers: Vec::new(),
             peer: None,
+            below: Vec::new(),
         }
     }
 
@@ -179,11 +182,34 @@ impl Settings {
     }
 
     /// The same for the other ends of veths below the interface, whose frames it gets. Of a generic program.
+    /// Only those that were not there before are looked at: containers come and go below a bridge.
     pub fn keep_frames_below(&mut self, interface: &Interface) -> Vec<Frames> {
+        self.put_back_where_not_below(&interface.peers_below);
         let below = interface.peers_below.iter();
+        let new: Vec<Peer> = below
+            .filter(|peer| !self.below.contains(peer))
+            .copied()
+            .collect();
+        self.below = interface.peers_below.to_vec();
         let whose = format!("the other end of a veth below `{}`", interface.name);
-        let kept = below.map(|peer| self.keep_frames_of(*peer, &whose, true));
+        let kept = new
+            .into_iter()
+            .map(|peer| self.keep_frames_of(peer, &whose, true));
         kept.filter(|frames| *frames != Frames::Whole).collect()
+    }
+
+    /// Puts back what was turned off at the other ends of veths that are below the interface no more, if there are any left
+    /// of those, and forgets them.
+    fn put_back_where_not_below(&mut self, below: &[Peer]) {
+        let own = self.peer;
+        let is_left = |peer: &Peer| Some(*peer) == own || below.contains(peer);
+        let all = std::mem::take(&mut self.off_at_peers);
+        let (left, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(peer, _)| is_left(peer));
+        self.off_at_peers = left;
+        for (peer, off) in gone {
+            // None, or an error: it is gone altogether.
+            let _ = at(peer, || turn_on(peer.index, &off));
+        }
     }
 
     fn keep_frames_of(&mut self, peer: Peer, whose: &str, is_generic: bool) -> Frames {

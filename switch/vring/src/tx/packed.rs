@@ -136,6 +136,7 @@ impl PackedTx {
                 break;
             }
         }
+        burst.note_reading(chain::WORK.left() - work.left());
         self.held = taken;
         self.next = at;
         self.ahead.from = from + taken;

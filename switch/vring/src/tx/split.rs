@@ -137,6 +137,7 @@ impl SplitTx {
                 break;
             }
         }
+        burst.note_reading(chain::WORK.left() - work.left());
         self.held = taken;
         self.next = self.next.wrapping_add(taken as u16);
         self.ahead.from = from + taken;
