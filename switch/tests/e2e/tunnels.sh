@@ -9,32 +9,34 @@
 #   SETTING when words           what ethtool says of a's wire: before the switch, while it runs, after it
 # shellcheck disable=SC3043,SC2086 # the shell is busybox; words are meant
 set -u
+# The host's: busybox's own comes first, whatever PATH says, and knows no namespaces.
+IP=/switch/ip
 PORT=7000 SCTP_PORT=7001 FEATURES='tx-checksum-sctp|tx-vlan-offload|tx-tcp-segmentation'
 
-settings() { ip netns exec a ethtool -k eth0 | grep -E "^[[:space:]]*($FEATURES):" | tr -s '\n\t ' ' ' | sed "s/^/SETTING $1 /"; echo; }
+settings() { $IP netns exec a ethtool -k eth0 | grep -E "^[[:space:]]*($FEATURES):" | tr -s '\n\t ' ' ' | sed "s/^/SETTING $1 /"; echo; }
 
 host() { # NAME NUMBER
-  ip netns add "$1"
-  ip link add "up-$1" type veth peer name eth0 netns "$1"
+  $IP netns add "$1"
+  $IP link add "up-$1" type veth peer name eth0 netns "$1"
   echo 1 > "/proc/sys/net/ipv6/conf/up-$1/disable_ipv6"
-  ip link set "up-$1" up
-  ip -n "$1" -b - << LINES
+  $IP link set "up-$1" up
+  $IP -n "$1" -b - << LINES
 link set lo up
 link set eth0 up
 addr add 10.9.0.$2/24 dev eth0
 addr add fd00::$2/64 dev eth0 nodad
 LINES
-  ip netns exec "$1" sh -c 'echo 1000 > /proc/sys/net/mpls/platform_labels; echo 1 > /proc/sys/net/mpls/conf/eth0/input' 2> /dev/null
+  $IP netns exec "$1" sh -c 'echo 1000 > /proc/sys/net/mpls/platform_labels; echo 1 > /proc/sys/net/mpls/conf/eth0/input' 2> /dev/null
   serve "$1" "UDP6-RECVFROM:$PORT,ipv6only=0,fork" PIPE
   serve "$1" "TCP6-LISTEN:$PORT,ipv6only=0,fork,reuseaddr" OPEN:/tmp/blob,rdonly
   serve "$1" "SCTP4-LISTEN:$SCTP_PORT,fork,reuseaddr" OPEN:/tmp/blob,rdonly
 }
 
-serve() { ip netns exec "$1" socat "$2" "$3" > "/tmp/socat-$1-${2%%:*}" 2>&1 & }
+serve() { $IP netns exec "$1" socat "$2" "$3" > "/tmp/socat-$1-${2%%:*}" 2>&1 & }
 
 # reach NAMESPACE ADDRESS KIND...: what did not get across, or nothing.
 reach() {
-  local in="ip netns exec $1" to=$2 kind at; shift 2
+  local in="$IP netns exec $1" to=$2 kind at; shift 2
   case $to in *:*) at="6:[$to]" ;; *) at=4:$to ;; esac
   for kind in "$@"; do
     case $kind in
@@ -65,7 +67,7 @@ tunnel() {
   NET=$((NET + 1))
   for end in a:1:2 b:2:1; do
     number=${end#*:}; number=${number%:*}
-    why=$(ip -n "${end%%:*}" -b - 2>&1 << LINES
+    why=$($IP -n "${end%%:*}" -b - 2>&1 << LINES
 link add t$NET $(echo "$3" | sed "s/\bL\b/$number/g; s/\bR\b/${end##*:}/g")
 link set t$NET up
 ${V4:+addr add 10.$NET.0.$number/24 dev t$NET}
@@ -74,10 +76,10 @@ LINES
     ) || { echo "CASE $name=not run: $(echo $why | head -c 100)"; return; }
   done
   verdict "$name" $NET
-  for end in a b; do ip -n $end link del t$NET; done
+  for end in a b; do $IP -n $end link del t$NET; done
 }
 
-foreign() { for end in a b; do ip -n $end fou add "$@" 2> /dev/null; done; }
+foreign() { for end in a b; do $IP -n $end fou add "$@" 2> /dev/null; done; }
 
 # Labels 101 and 102 stand for the ends.
 mpls() {
@@ -85,13 +87,13 @@ mpls() {
   NET=$((NET + 1))
   for end in a:1:2 b:2:1; do
     in=${end%%:*} other=${end##*:} number=${end#*:}; number=${number%:*}
-    why=$({ ip -n $in -b - << LINES
+    why=$({ $IP -n $in -b - << LINES
 addr add 10.$NET.0.$number/32 dev lo
 addr add fd01:$NET::$number/128 dev lo nodad
 route add 10.$NET.0.$other/32 encap mpls 10$other via 10.9.0.$other dev eth0 src 10.$NET.0.$number
 route add fd01:$NET::$other/128 encap mpls 10$other via fd00::$other dev eth0 src fd01:$NET::$number
 LINES
-    ip -n $in -f mpls route add 10$number dev lo; } 2>&1) || { echo "CASE mpls=not run: $(echo $why | head -c 100)"; return; }
+    $IP -n $in -f mpls route add 10$number dev lo; } 2>&1) || { echo "CASE mpls=not run: $(echo $why | head -c 100)"; return; }
   done
   verdict mpls $NET
 }
@@ -140,9 +142,9 @@ all() {
 
 counters() {
   for in in a b; do
-    ip netns exec $in cat /proc/net/snmp | awk -v n=$in '{ if ($1 == p) for (i = 2; i <= NF; i++) if (h[i] ~ /CsumErrors/ && $i != 0) print "COUNTER", n, $1 h[i], $i; p = $1; split($0, h) }'
-    ip netns exec $in cat /proc/net/snmp6 | awk -v n=$in '$1 ~ /CsumErrors/ && $2 != 0 { print "COUNTER", n, $1, $2 }'
-    ip netns exec $in cat /proc/net/sctp/snmp 2> /dev/null | awk -v n=$in '$1 == "SctpChecksumErrors" && $2 != 0 { print "COUNTER", n, $1, $2 }'
+    $IP netns exec $in cat /proc/net/snmp | awk -v n=$in '{ if ($1 == p) for (i = 2; i <= NF; i++) if (h[i] ~ /CsumErrors/ && $i != 0) print "COUNTER", n, $1 h[i], $i; p = $1; split($0, h) }'
+    $IP netns exec $in cat /proc/net/snmp6 | awk -v n=$in '$1 ~ /CsumErrors/ && $2 != 0 { print "COUNTER", n, $1, $2 }'
+    $IP netns exec $in cat /proc/net/sctp/snmp 2> /dev/null | awk -v n=$in '$1 == "SctpChecksumErrors" && $2 != 0 { print "COUNTER", n, $1, $2 }'
   done
 }
 
