@@ -51,10 +51,13 @@ reach() {
 # verdict NAME NET: of the addresses of this net that there are.
 verdict() {
   local bad
-  bad=$(for way in a:2 b:1; do
-    [ -z "$V4" ] || reach ${way%:*} "10.$2.0.${way#*:}" ping tcp udp
-    [ -z "$V6" ] || reach ${way%:*} "fd01:$2::${way#*:}" ping tcp udp
-  done | tr '\n' ' ')
+  bad=$({
+    for way in a:2 b:1; do
+      [ -z "$V4" ] || reach ${way%:*} "10.$2.0.${way#*:}" ping tcp udp &
+      [ -z "$V6" ] || reach ${way%:*} "fd01:$2::${way#*:}" ping tcp udp &
+    done
+    wait
+  } | tr '\n' ' ')
   echo "CASE $1=${bad:-ok}"
 }
 
@@ -112,7 +115,7 @@ all() {
   tunnel gre-seq 4 'type gre local 10.9.0.L remote 10.9.0.R ttl 64 key 6 seq'
   tunnel gretap 46 'type gretap local 10.9.0.L remote 10.9.0.R'
   tunnel gretap-key-csum 46 'type gretap local 10.9.0.L remote 10.9.0.R key 7 csum'
-  tunnel erspan-1 4 'type erspan local 10.9.0.L remote 10.9.0.R seq key 8 erspan_ver 0'
+  tunnel erspan-1 4 'type erspan local 10.9.0.L remote 10.9.0.R erspan_ver 0'
   tunnel erspan-2 4 'type erspan local 10.9.0.L remote 10.9.0.R seq key 9 erspan_ver 1 erspan 1'
   tunnel erspan-3 4 'type erspan local 10.9.0.L remote 10.9.0.R seq key 10 erspan_ver 2 erspan_dir ingress erspan_hwid 1'
   tunnel ip6gre 46 'type ip6gre local fd00::L remote fd00::R'
