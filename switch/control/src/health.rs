@@ -4,8 +4,9 @@
 //!   and its ports stand still. The loss of a core for a moment is told as well, so that probes should fail several times
 //!   before anything is restarted for it. And the threads that control the switch make progress: none is at the same thing
 //!   for 20 s, nor waits so long for the port table.
-//! - *Ready*: live, and every port with `required = true` is up.
-//! - *Warned of*: loops. The switch works, and what is behind a port that is blocked is reached by another.
+//! - *Ready*: live, and every port with `required = true` is up. One that is blocked for a loop through another port counts
+//!   as up, since what is behind it is reached by that one. One that is blocked since its own probes came back does not.
+//! - *Warned of*: loops. The switch works.
 //!
 //! `GET /healthz` and `GET /readyz` of the [metrics server](crate::metrics) answer 200 or 503, with [`Health::live_text`]
 //! or [`Health::ready_text`]; `crosspoint health` asks the [control socket](crate::api); the [watchdog](crate::notify)
@@ -75,6 +76,8 @@ pub struct PortLook<'a> {
     pub detail: &'a str,
     /// Whether the switch is ready only while it is up.
     pub required: bool,
+    /// The other end of the loop that it is blocked for; its own name, where its own probe came back to it.
+    pub blocked_with: Option<&'a str>,
     /// Whether a loop goes through it.
     pub looping: bool,
 }
@@ -107,9 +110,10 @@ impl Health {
             }
         }
         for port in ports.into_iter().flatten() {
-            // What is behind a blocked port is reached by the loop's other port.
             let is_blocked = port.state == BLOCKED;
-            let up = port.state == "up" || is_blocked;
+            // What is behind it is reached by the loop's other port, if there is one.
+            let is_reached = is_blocked && port.blocked_with != Some(port.name);
+            let up = port.state == "up" || is_reached;
             if is_blocked {
                 warnings.add(|| format!("warning: port {} is blocked: {}", port.name, port.detail));
             } else if port.looping {
@@ -163,6 +167,7 @@ impl Health {
             state: &port.state,
             detail: &port.detail,
             required: port.required,
+            blocked_with: port.blocked_with.as_deref(),
             looping: port.looping,
         });
         Health::new(workers, Some(ports))
@@ -269,6 +274,7 @@ mod tests {
             state,
             detail,
             required,
+            blocked_with: None,
             looping: false,
         }
     }
@@ -328,6 +334,22 @@ mod tests {
                         warning: port up1 is blocked: a loop through it and port up0\n";
         assert_eq!(health.live_text(), format!("live: 1 worker(s)\n{warnings}"));
         assert!(health.ready_text().ends_with(warnings));
+    }
+
+    #[test]
+    fn a_port_whose_own_probes_came_back_is_not_up() {
+        let ports = [PortLook {
+            blocked_with: Some("up0"),
+            ..port("up0", BLOCKED, "a loop behind it", true)
+        }];
+        let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
+        assert!(health.live && !health.ready);
+        assert_eq!(
+            health.ready_text(),
+            "not ready: 0 of 1 ports up (0 of 1 required), 1 worker(s)\n\
+             port up0 is blocked: a loop behind it\n\
+             warning: port up0 is blocked: a loop behind it\n"
+        );
     }
 
     #[test]

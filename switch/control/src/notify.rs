@@ -158,6 +158,7 @@ mod tests {
             name: "up0",
             state: "up",
             detail: "",
+            blocked_with: None,
             looping: false,
             required: true,
         };

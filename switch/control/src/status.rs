@@ -160,6 +160,9 @@ pub struct PortStatus {
     /// The other ends of loops that probes have gone round; its own name, where its own came back to it.
     #[serde(default)]
     pub looping_with: Vec<String>,
+    /// The other end of the loop that it is blocked for; its own name, where its own probe came back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_with: Option<String>,
     /// What is done about loops that its probes go round; absent where it sends none.
     #[serde(default)]
     pub loop_protect: Option<LoopProtectStatus>,

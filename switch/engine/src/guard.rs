@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::Burst;
+use crosspoint_frame::{Burst, Frame};
 use crosspoint_packet::{DropReason, Mac};
 
 use crate::probe::Probes;
@@ -17,8 +17,9 @@ use crate::vlan::VlanPolicy;
 pub struct SourceGuard {
     /// Ascending.
     addresses: Box<[Mac]>,
-    /// Where it is blocked: its number, and what looks for probes among the frames that it drops.
-    block: Option<(u16, Arc<Probes>)>,
+    is_blocked: bool,
+    /// The port's number, and what looks for probes among the frames that are refused.
+    probes: Option<(u16, Arc<Probes>)>,
 }
 
 impl SourceGuard {
@@ -27,21 +28,30 @@ impl SourceGuard {
         addresses.sort_unstable();
         SourceGuard {
             addresses: addresses.into(),
-            block: None,
+            is_blocked: false,
+            probes: None,
         }
     }
 
-    /// A guard of port `port` that lets none pass but probes for loops. `addresses` are bound to the port all the same.
-    pub fn blocked(addresses: Vec<Mac>, port: u16, probes: Arc<Probes>) -> SourceGuard {
+    /// The same at port `port`, where probes for loops come in from any address.
+    pub fn looking(self, port: u16, probes: Arc<Probes>) -> SourceGuard {
         SourceGuard {
-            block: Some((port, probes)),
-            ..SourceGuard::new(addresses)
+            probes: Some((port, probes)),
+            ..self
+        }
+    }
+
+    /// The same of a port that is blocked: none passes. The addresses are bound to the port all the same.
+    pub fn blocked(self) -> SourceGuard {
+        SourceGuard {
+            is_blocked: true,
+            ..self
         }
     }
 
     /// Whether the port is blocked.
     pub fn is_blocked(&self) -> bool {
-        self.block.is_some()
+        self.is_blocked
     }
 
     /// Whether frames may come from `source`.
@@ -62,8 +72,10 @@ impl SourceGuard {
 
     /// Drops the frames that come from other addresses. One that is dropped already keeps its reason.
     pub(crate) fn enforce(&self, burst: &mut Burst) {
-        if let Some((port, probes)) = &self.block {
-            probes.block(burst, *port);
+        if self.is_blocked {
+            for frame in burst.frames_mut() {
+                self.refuse(frame, DropReason::LoopBlocked);
+            }
             return;
         }
         // Most frames come from the address of the one before.
@@ -71,11 +83,19 @@ impl SourceGuard {
         for frame in burst.frames_mut() {
             if before != Some(frame.src) {
                 if !self.has(frame.src) {
-                    frame.drop_for(DropReason::SourceNotAllowed);
+                    self.refuse(frame, DropReason::SourceNotAllowed);
                     continue;
                 }
                 before = Some(frame.src);
             }
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, frame: &mut Frame, reason: DropReason) {
+        match &self.probes {
+            Some((port, probes)) => probes.refuse(frame, *port, reason),
+            None => frame.drop_for(reason),
         }
     }
 }
@@ -138,6 +158,20 @@ impl Bindings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A port that is kept to its addresses is an end of a loop like any other.
+    #[test]
+    fn a_probe_from_a_foreign_address_is_noted() {
+        let probes = Arc::new(Probes::default());
+        let guard = SourceGuard::new(Vec::new()).looking(5, probes.clone());
+        let mut burst = Burst::new();
+        assert!(burst.push_short(&probes.frame(3, 0, "x")));
+        crate::stages::parse(&mut burst);
+        guard.enforce(&mut burst);
+        let dropped = crosspoint_frame::Verdict::drop(DropReason::LoopProbe);
+        assert_eq!(burst.frames()[0].verdict, dropped);
+        assert_eq!(probes.returned().len(), 1);
+    }
 
     /// Two frames of a foreign address do not open the door for each other.
     #[test]

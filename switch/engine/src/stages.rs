@@ -332,7 +332,8 @@ fn decide(frame: &Frame, (src, dst): (Key, Key), ingress: u16, view: &View, tick
 }
 
 /// Learns where a frame comes from. A control frame that an aware port takes without a tag is in no VLAN, so nothing is
-/// learned of it: its source would be in the VLAN of ports that are unaware of VLANs.
+/// learned of it: its source would be in the VLAN of ports that are unaware of VLANs. Nor is of a probe for loops: it is no
+/// station's, and comes in wherever there is a loop.
 #[inline(always)]
 fn learn(
     view: &View,
@@ -342,7 +343,11 @@ fn learn(
     tick: u8,
     is_free: impl FnOnce() -> bool,
 ) -> Learned {
-    if is_aware && frame.vlan == NO_VLAN {
+    let is_probe = || {
+        let probes = view.probes.as_ref();
+        probes.is_some_and(|probes| frame.dst == Mac::BROADCAST && probes.is_own(frame))
+    };
+    if (is_aware && frame.vlan == NO_VLAN) || is_probe() {
         return match is_free() {
             true => Learned::Known,
             false => Learned::NotAllowed,

@@ -328,8 +328,9 @@ pub(super) struct RawStorm {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "LoopProtect")]
 pub(super) struct RawLoopProtect {
-    /// "report": the log, metrics and `show` tell of it. "block": besides, one of the two ports is blocked, of those with
-    /// "block": a guest's rather than an uplink, then the one whose name comes later in the alphabet.
+    /// "report": the log, metrics and `show` tell of it. "block": the switch blocks one of the two ports, too, and only one
+    /// with `action = "block"`. If both have it: the guest's port rather than the uplink; of two of a kind, the one whose
+    /// name is later in the alphabet.
     #[schemars(extend("default" = "report"))]
     pub action: Field<Word<LoopAction>>,
     /// How long the port is blocked, and longer while probes still come back; 1s to 86400s.

@@ -28,11 +28,7 @@ impl Fabric {
             .filter_map(|(number, port)| {
                 let port = port.as_ref()?;
                 let is_up = port.state == PortState::Up;
-                Some((
-                    number,
-                    port,
-                    is_up.then(|| port.why_blocked(&state)).flatten(),
-                ))
+                Some((number, port, is_up.then(|| port.why_blocked()).flatten()))
             })
             .collect();
         let looks = ports.iter().map(|(number, port, blocked)| PortLook {
@@ -40,6 +36,7 @@ impl Fabric {
             state: blocked.as_ref().map_or(port.state.as_str(), |_| BLOCKED),
             detail: blocked.as_ref().unwrap_or(&port.detail),
             required: port.options.required,
+            blocked_with: port.blocked_with(),
             looping: state.is_looping(*number),
         });
         Health::new(workers, Some(looks))

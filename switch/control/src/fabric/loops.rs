@@ -121,28 +121,22 @@ impl Fabric {
             let port = ports.get(usize::from(number)).and_then(Option::as_ref);
             port.map_or("?", |port| port.options.name.as_str())
         };
-        let names = |is_wanted: fn(&News) -> Option<u16>| {
-            let names: Vec<&str> = news.iter().filter_map(is_wanted).map(name).collect();
-            names.join(", ")
-        };
-        let begun = names(|one| match one {
-            News::Begun(port) => Some(*port),
+        let begun = news.iter().filter_map(|one| match one {
+            News::Begun(port) => Some(name(*port)),
             News::Over(_) => None,
         });
-        let over = names(|one| match one {
-            News::Over(port) => Some(*port),
-            News::Begun(_) => None,
-        });
-        if !begun.is_empty() {
-            tracing::error!(
-                ports = begun,
-                "a loop: the same addresses come in at these ports thousands of times a second; \
-                 take one of the links out, or let the network's spanning tree see it \
-                 (forward_control = [\"stp\"] on both ports)"
-            );
-        }
-        if !over.is_empty() {
-            tracing::info!(ports = over, "the loop is over");
+        let begun = begun.collect::<Vec<&str>>().join(", ");
+        // A line for each port, so that each is found by its own.
+        for one in &news {
+            match one {
+                News::Begun(port) => tracing::error!(
+                    port = name(*port),
+                    "a loop: the same addresses come in at several ports thousands of times a second ({begun}); \
+                     take one of the links out, or let the network's spanning tree see it \
+                     (forward_control = [\"stp\"] on both ports)"
+                ),
+                News::Over(port) => tracing::info!(port = name(*port), "the loop is over"),
+            }
         }
     }
 }

@@ -5,13 +5,15 @@
 //! and one of the two ports is blocked if it may be: the other goes on, so that the network behind them is still reached.
 //! A blocked port goes on sending probes and looking for them. So it is known whether the loop is still there, and the port
 //! comes back only when it is not, and its time is up.
+//!
+//! A station that sees a probe can send it again. So only those of the last seconds count.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_engine::guard::SourceGuard;
-use crosspoint_engine::probe::{RETURNED_MAX, Returned};
+use crosspoint_engine::probe::Returned;
 use crosspoint_engine::vlan::{NO_VLAN, VlanPolicy};
 use crosspoint_engine::worker::{Injected, Update};
 
@@ -27,26 +29,37 @@ const QUIET: Duration = Duration::from_millis(3500);
 const VLANS_MAX: usize = 16;
 /// Probes that are sent at one look, of which there are ten a second. Ports that are still due then wait for the next.
 const PROBES_PER_LOOK: usize = 32;
+/// VLANs with a loop that are probed before all others; more than these take turns with the others.
+const WATCHED_MAX: usize = 64;
 const VLAN_ID_MAX: u16 = 4094;
+/// Probes that are older count no more.
+const AGE_MAX_S: u32 = 5;
 
 /// That a port is blocked.
-#[derive(Clone, Copy)]
 pub(super) struct Blocked {
     /// When it may come back, if the loop is over.
     until: Instant,
     /// The other end of the loop; itself, where its own probe came back to it.
-    with: u16,
+    with: String,
+    /// The VLAN that the loop was seen in.
+    vlan: u16,
 }
 
 /// A loop that was seen.
 struct Seen {
     last: Instant,
+    /// The VLAN that it was seen in last.
+    vlan: u16,
 }
 
 /// What is known of loops, and which probes are to be sent.
 #[derive(Default)]
 pub(super) struct Probing {
+    /// When the first look was: seconds are counted from there.
+    started: Option<Instant>,
     begun: Option<Instant>,
+    /// When the VLANs with a loop were probed last.
+    watched: Option<Instant>,
     /// Ports and VLANs that are due.
     due: VecDeque<(u16, u16)>,
     /// The VLAN that each trunk's next turn begins with.
@@ -71,6 +84,21 @@ impl Probing {
         self.seen.retain(|(a, b), _| *a != number && *b != number);
         self.due.retain(|(port, _)| *port != number);
         self.turns.remove(&number);
+    }
+
+    /// The second that it is.
+    fn second(&mut self, now: Instant) -> u32 {
+        let started = *self.started.get_or_insert(now);
+        now.saturating_duration_since(started).as_secs() as u32
+    }
+
+    /// Puts these ports and VLANs before the others that are due.
+    fn watch(&mut self, watched: &BTreeSet<(u16, u16)>) {
+        self.due.retain(|due| !watched.contains(due));
+        watched
+            .iter()
+            .rev()
+            .for_each(|due| self.due.push_front(*due));
     }
 
     /// The VLANs of a port that are to be probed now.
@@ -112,26 +140,34 @@ impl Port {
     /// What keeps the port to its addresses, and out of the switch while it is blocked.
     pub(super) fn guard(&self, fabric: &Fabric, number: u16) -> Option<Arc<SourceGuard>> {
         let addresses = self.options.addresses.clone();
-        match self.blocked {
-            Some(_) => {
-                let probes = fabric.probes.clone();
-                Some(Arc::new(SourceGuard::blocked(addresses, number, probes)))
-            }
-            None if addresses.is_empty() => None,
-            None => Some(Arc::new(SourceGuard::new(addresses))),
+        if self.blocked.is_none() && addresses.is_empty() {
+            return None;
         }
+        let guard = SourceGuard::new(addresses).looking(number, fabric.probes.clone());
+        Some(Arc::new(match self.blocked {
+            Some(_) => guard.blocked(),
+            None => guard,
+        }))
     }
 
+    fn sends_probes(&self) -> bool {
+        self.options.loop_protect.is_some() && self.state == PortState::Up
+    }
+
+    /// The other end of the loop that it is blocked for, if it is: itself, where its own probes came back to it.
+    pub(super) fn blocked_with(&self) -> Option<&str> {
+        Some(self.blocked.as_ref()?.with.as_str())
+    }
     /// Why it is blocked, for people, if it is.
-    pub(super) fn why_blocked(&self, state: &State) -> Option<String> {
-        let blocked = self.blocked?;
+    pub(super) fn why_blocked(&self) -> Option<String> {
+        let blocked = self.blocked.as_ref()?;
         let left = blocked.until.saturating_duration_since(Instant::now());
         let then = match left.as_secs() {
             0 => "as soon as the loop is over".to_owned(),
             seconds => format!("in {seconds} s, if the loop is over then"),
         };
-        let other = name(state, blocked.with);
-        Some(match other == self.options.name {
+        let other = &blocked.with;
+        Some(match *other == self.options.name {
             true => {
                 format!("a loop behind it: its own probes come back; it is let in again {then}")
             }
@@ -159,10 +195,8 @@ impl Fabric {
     /// Takes note of probes that came back, lets ports in again, and sends the probes that are due. Called about ten times a
     /// second.
     pub(super) fn probe_loops(&self, state: &mut State, now: Instant) {
-        for _ in 0..RETURNED_MAX {
-            let Some(returned) = self.probes.next_returned() else {
-                break;
-            };
+        self.probes.set_second(state.probing.second(now));
+        for returned in self.probes.returned() {
             self.note_returned(state, returned, now);
         }
         self.end_loops(state, now);
@@ -170,33 +204,36 @@ impl Fabric {
     }
 
     fn note_returned(&self, state: &mut State, returned: Returned, now: Instant) {
-        let Returned {
-            from: (from, vlan),
-            at: (at, vlan_there),
-        } = returned;
-        let sends = port(state, from).is_some_and(|port| port.options.loop_protect.is_some());
-        // In another VLAN, frames that went round would not leave through the first port again.
-        if !sends || port(state, at).is_none() || vlan != vlan_there {
+        let Returned { from, at, vlan, .. } = returned;
+        let age = state.probing.second(now).checked_sub(returned.second);
+        let has_sent = port(state, from).is_some_and(|port| port.options.loop_protect.is_some());
+        let carries = |number| port(state, number).is_some_and(|port| port.view.vlan.carries(vlan));
+        let is_fresh = age.is_some_and(|age| age < AGE_MAX_S);
+        if !is_fresh || !has_sent || !carries(from) || !carries(at) {
             return;
         }
-        let seen = Seen { last: now };
+        let seen = Seen { last: now, vlan };
         let is_new = state.probing.seen.insert(key(from, at), seen).is_none();
         let ends = [from, at].map(|number| port(state, number));
-        let is_handled = ends.iter().flatten().any(|port| port.blocked.is_some());
-        let blocked = match is_handled {
-            true => None,
-            false => choose(ends).and_then(|end| [from, at].get(end).copied()),
+        let mut numbers = [from, at].into_iter();
+        let is_blocked = |number: &u16| port(state, *number).is_some_and(|p| p.blocked.is_some());
+        let outcome = match (numbers.find(is_blocked), choose(ends)) {
+            (Some(number), _) => Outcome::Already(number),
+            (None, Some(0)) => Outcome::Block(from),
+            (None, Some(_)) => Outcome::Block(at),
+            (None, None) => Outcome::Nothing,
         };
-        if is_new || blocked.is_some() {
-            report(state, (from, at), vlan, blocked);
+        if is_new || matches!(outcome, Outcome::Block(_)) {
+            report(state, (from, at), vlan, outcome);
         }
-        if let Some(number) = blocked {
+        if let Outcome::Block(number) = outcome {
             let with = if number == from { at } else { from };
-            self.block(state, number, with, now);
+            self.block(state, number, (with, vlan), now);
         }
     }
 
-    fn block(&self, state: &mut State, number: u16, with: u16, now: Instant) {
+    fn block(&self, state: &mut State, number: u16, (with, vlan): (u16, u16), now: Instant) {
+        let with = name(state, with).to_owned();
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
             return;
         };
@@ -204,7 +241,7 @@ impl Fabric {
             return;
         };
         let until = now + block_time;
-        port.blocked = Some(Blocked { until, with });
+        port.blocked = Some(Blocked { until, with, vlan });
         port.view.sources = port.guard(self, number);
         drop(self.publish(state, Vec::new()));
         // Frames for them are flooded, and so go to other ports: no copy is made for a blocked one.
@@ -232,8 +269,10 @@ impl Fabric {
         let over: Vec<(u16, u16)> = over.map(|(ends, _)| *ends).collect();
         for (a, b) in over {
             state.probing.seen.remove(&(a, b));
-            let (a, b) = (name(state, a), name(state, b));
-            tracing::info!(ports = format!("{a}, {b}"), "the loop is over");
+            for port in BTreeSet::from([a, b]) {
+                let (port, others) = (name(state, port), ends_text(state, (a, b)));
+                tracing::info!(port, "the loop is over: {others}");
+            }
         }
         let mut back = Vec::new();
         let State { ports, probing, .. } = &mut *state;
@@ -264,13 +303,33 @@ impl Fabric {
         }
     }
 
-    fn send_probes(&self, state: &mut State, now: Instant) {
+    /// The ports and VLANs in which there is a loop, or was when they were blocked.
+    fn watched(state: &State) -> BTreeSet<(u16, u16)> {
+        let State { ports, probing, .. } = state;
+        let seen = probing.seen.iter();
+        let ends = seen.flat_map(|((a, b), seen)| [(*a, seen.vlan), (*b, seen.vlan)]);
+        let blocked = (0..).zip(ports).filter_map(|(number, port)| {
+            let blocked = port.as_ref()?.blocked.as_ref()?;
+            Some((number, blocked.vlan))
+        });
+        let sends = |(number, vlan): &(u16, u16)| {
+            port(state, *number)
+                .is_some_and(|port| port.sends_probes() && port.view.vlan.carries(*vlan))
+        };
+        ends.chain(blocked)
+            .filter(sends)
+            .take(WATCHED_MAX)
+            .collect()
+    }
+
+    /// The ports and VLANs that are to be probed at this look.
+    fn due(state: &mut State, now: Instant) -> Vec<(u16, u16)> {
         let is_early = |begun| now.saturating_duration_since(begun) < INTERVAL;
         if state.probing.due.is_empty() && !state.probing.begun.is_some_and(is_early) {
             let State { ports, probing, .. } = &mut *state;
             for (number, port) in (0..).zip(ports) {
                 let Some(port) = port else { continue };
-                if port.options.loop_protect.is_some() && port.state == PortState::Up {
+                if port.sends_probes() {
                     let vlans = probing.vlans(number, &port.view.vlan);
                     let due = vlans.into_iter().map(|vlan| (number, vlan));
                     probing.due.extend(due);
@@ -278,10 +337,20 @@ impl Fabric {
                 }
             }
         }
+        if !state.probing.watched.is_some_and(is_early) {
+            let watched = Self::watched(state);
+            if !watched.is_empty() {
+                state.probing.watch(&watched);
+                state.probing.watched = Some(now);
+            }
+        }
         let count = state.probing.due.len().min(PROBES_PER_LOOK);
-        let due: Vec<(u16, u16)> = state.probing.due.drain(..count).collect();
+        state.probing.due.drain(..count).collect()
+    }
+
+    fn send_probes(&self, state: &mut State, now: Instant) {
         let mut workers = BTreeSet::new();
-        for (number, vlan) in due {
+        for (number, vlan) in Self::due(state, now) {
             let Some(port) = port(state, number) else {
                 continue;
             };
@@ -323,33 +392,176 @@ impl Fabric {
     }
 }
 
-/// Has the log tell of a loop.
-fn report(state: &State, (from, at): (u16, u16), vlan: u16, blocked: Option<u16>) {
-    let (from, at) = (name(state, from), name(state, at));
+/// What is done about a loop.
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// This port is blocked.
+    Block(u16),
+    /// This one is blocked already: the loop is broken.
+    Already(u16),
+    Nothing,
+}
+
+/// Both ends of a loop, for people.
+fn ends_text(state: &State, (a, b): (u16, u16)) -> String {
+    match a == b {
+        true => format!("behind port {}", name(state, a)),
+        false => format!("through ports {} and {}", name(state, a), name(state, b)),
+    }
+}
+
+/// Has the log tell of a loop: a line for each end.
+fn report(state: &State, (from, at): (u16, u16), vlan: u16, outcome: Outcome) {
     let vlan = match vlan {
         NO_VLAN => "no VLAN".to_owned(),
         vlan => format!("VLAN {vlan}"),
     };
-    let then = match blocked.and_then(|number| port(state, number)) {
-        Some(port) => {
-            let time = port
-                .options
-                .loop_protect
-                .map_or(0, |p| p.block_time.as_secs());
-            let name = &port.options.name;
-            format!("port {name} is blocked for {time} s, and longer while the loop is there")
+    let (left, back) = (name(state, from), name(state, at));
+    let what =
+        format!("a loop: a probe that left through port {left} in {vlan} came back at port {back}");
+    for number in BTreeSet::from([from, at]) {
+        let port = name(state, number);
+        match outcome {
+            Outcome::Block(blocked) => {
+                let (name, seconds) = (name(state, blocked), block_time(state, blocked).as_secs());
+                tracing::error!(
+                    port,
+                    "{what}; port {name} is blocked for {seconds} s, and longer while the loop is there"
+                );
+            }
+            Outcome::Already(blocked) => {
+                let name = name(state, blocked);
+                tracing::info!(port, "{what}; port {name} is blocked already");
+            }
+            Outcome::Nothing => tracing::error!(
+                port,
+                "{what}; no port is blocked (loop_protect = {{ action = \"block\" }} would)"
+            ),
         }
-        None => "no port is blocked (loop_protect = { action = \"block\" } would)".to_owned(),
-    };
-    tracing::error!(
-        ports = format!("{from}, {at}"),
-        "a loop: a probe that left through port {from} in {vlan} came back at port {at}; {then}"
-    );
+    }
+}
+
+fn block_time(state: &State, number: u16) -> Duration {
+    let protect = port(state, number).and_then(|port| port.options.loop_protect);
+    protect.map_or(Duration::ZERO, |protect| protect.block_time)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fabric::{BalanceOptions, FabricOptions, PortOptions};
+    use crosspoint_engine::control::ControlAddresses;
+    use crosspoint_engine::fdb::Damping;
+    use crosspoint_engine::storm::StormLimits;
+
+    /// A switch with ports of these VLANs, up, that block for a second.
+    fn fabric(ports: &[VlanPolicy]) -> Arc<Fabric> {
+        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
+        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
+        let core = all.find(|core| set.is_set(*core)).expect("a core");
+        let fabric = Fabric::start(FabricOptions {
+            cores: vec![core],
+            sleep_after: Some(Duration::from_micros(1)),
+            fdb_capacity: 1024,
+            fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
+            nic_queues: 0,
+            balance: BalanceOptions::default(),
+        })
+        .expect("workers start");
+        for (number, vlan) in ports.iter().enumerate() {
+            let options = PortOptions {
+                name: format!("up{number}"),
+                kind: "xdp",
+                vlan: vlan.clone(),
+                vlan_text: String::new(),
+                mac_limit: 16,
+                required: true,
+                weight: 1,
+                storm: StormLimits::default(),
+                addresses: Vec::new(),
+                forward_control: ControlAddresses::NONE,
+                loop_protect: Some(LoopProtect {
+                    action: LoopAction::Block,
+                    block_time: Duration::from_secs(1),
+                }),
+                joins: false,
+                worker: None,
+                queues: 1,
+            };
+            fabric.add_port(options).expect("there is room");
+        }
+        for port in fabric.lock().ports.iter_mut().flatten() {
+            port.state = PortState::Up;
+        }
+        fabric
+    }
+
+    fn blocked(state: &State) -> Vec<bool> {
+        let ports = state.ports.iter().flatten();
+        ports.map(|port| port.blocked.is_some()).collect()
+    }
+
+    #[test]
+    fn an_old_probe_and_one_of_a_vlan_that_a_port_does_not_carry_are_ignored() {
+        let fabric = fabric(&[VlanPolicy::Access(7), VlanPolicy::trunk(&[7, 8], None)]);
+        let mut state = fabric.lock();
+        let start = Instant::now();
+        fabric.probe_loops(&mut state, start);
+        let now = start + Duration::from_secs(20);
+        let returned = |vlan, second| Returned {
+            from: 0,
+            at: 1,
+            vlan,
+            second,
+        };
+        // Ten seconds old; of a time to come; of a VLAN that the sender left.
+        for (vlan, second) in [(7, 10), (7, 15), (7, 21), (8, 20)] {
+            fabric.note_returned(&mut state, returned(vlan, second), now);
+            assert!(!state.is_looping(0) && blocked(&state) == [false, false]);
+        }
+        fabric.note_returned(&mut state, returned(7, 16), now);
+        assert!(state.is_looping(0) && blocked(&state) == [false, true]);
+        drop(state);
+        fabric.stop();
+    }
+
+    /// In one of 64 VLANs probes come back, for 20 seconds and no longer.
+    #[test]
+    fn a_loop_in_one_of_many_vlans_keeps_its_port_blocked_and_all_are_probed() {
+        const VLAN: u16 = 60;
+        let ids: Vec<u16> = (1..=64).collect();
+        let trunk = VlanPolicy::trunk(&ids, None);
+        let fabric = fabric(&[trunk.clone(), trunk]);
+        let mut state = fabric.lock();
+        let start = Instant::now();
+        let (mut first, mut probed) = (None, BTreeSet::new());
+        for look in 0..400 {
+            let now = start + Duration::from_millis(100) * look;
+            let second = state.probing.second(now);
+            for (number, vlan) in Fabric::due(&mut state, now) {
+                probed.insert((number, vlan));
+                if vlan == VLAN && look < 200 {
+                    let returned = Returned {
+                        from: number,
+                        at: 1 - number,
+                        vlan,
+                        second,
+                    };
+                    fabric.note_returned(&mut state, returned, now);
+                }
+            }
+            fabric.end_loops(&mut state, now);
+            first = first.or(state.is_looping(0).then_some(look));
+            let is_there = first.is_some() && look < 200;
+            assert!(!is_there || blocked(&state) == [false, true], "{look}");
+        }
+        assert!(first.is_some_and(|look| look < 50), "{first:?}");
+        assert_eq!(probed.len(), 2 * ids.len());
+        assert_eq!(blocked(&state), [false, false]);
+        drop(state);
+        fabric.stop();
+    }
 
     #[test]
     fn a_trunk_of_many_vlans_takes_turns_and_one_of_few_has_all_each_time() {

@@ -136,9 +136,10 @@ impl Fabric {
             let mut seen = see_port(port);
             seen.status.looping_with = looping_with(state, number);
             seen.status.looping = state.is_looping(number);
-            if let (Some(why), PortState::Up) = (port.why_blocked(state), port.state) {
+            if let (Some(why), PortState::Up) = (port.why_blocked(), port.state) {
                 seen.status.state = BLOCKED.to_owned();
                 seen.status.detail = why;
+                seen.status.blocked_with = port.blocked_with().map(str::to_owned);
             }
             Some(seen)
         });

@@ -129,6 +129,7 @@ fn guest() -> PortStatus {
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
         forward_control: Vec::new(),
         looping: false,
+        blocked_with: None,
         looping_with: Vec::new(),
         loop_protect: None,
         properties: strings(&[("role", "server"), ("features", "mrg_rxbuf,csum")]),

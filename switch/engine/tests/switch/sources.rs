@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crosspoint_engine::guard::SourceGuard;
+use crosspoint_engine::probe::Probes;
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_packet::{DropReason, Mac};
 use proptest::prelude::*;
@@ -97,4 +98,19 @@ fn every_frame_of_a_burst_is_refused() {
     assert_eq!(dropped(&rig, 1), 40);
     assert!(rig.drivers[2].received().concat().is_empty());
     assert!(rig.view.fdb.dump(0).is_empty());
+}
+
+/// A probe for loops uses none of the addresses that a port may have, and moves none.
+#[test]
+fn nothing_is_learned_of_a_probe() {
+    let mut rig = rig(&[7, 7], &[None, None]);
+    let probes = Arc::new(Probes::default());
+    rig.view.probes = Some(probes.clone());
+    let probe = probes.frame(1, 7, "x").to_vec();
+    rig.pass(0, std::slice::from_ref(&probe));
+    let learned = |rig: &Rig| rig.view.port(0).unwrap().quota.used();
+    assert_eq!((learned(&rig), probes.returned().len()), (0, 1));
+    // The frame of another process, as any other.
+    rig.pass(0, &[Probes::default().frame(1, 7, "x").to_vec()]);
+    assert_eq!((learned(&rig), probes.returned().len()), (1, 0));
 }
