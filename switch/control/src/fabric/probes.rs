@@ -158,6 +158,7 @@ impl Port {
     pub(super) fn blocked_with(&self) -> Option<&str> {
         Some(self.blocked.as_ref()?.with.as_str())
     }
+
     /// Why it is blocked, for people, if it is.
     pub(super) fn why_blocked(&self) -> Option<String> {
         let blocked = self.blocked.as_ref()?;
@@ -308,9 +309,18 @@ impl Fabric {
         let State { ports, probing, .. } = state;
         let seen = probing.seen.iter();
         let ends = seen.flat_map(|((a, b), seen)| [(*a, seen.vlan), (*b, seen.vlan)]);
-        let blocked = (0..).zip(ports).filter_map(|(number, port)| {
-            let blocked = port.as_ref()?.blocked.as_ref()?;
-            Some((number, blocked.vlan))
+        let blocked = ports.iter().flatten().filter_map(|port| {
+            let Blocked { with, vlan, .. } = port.blocked.as_ref()?;
+            Some(([&port.options.name, with], *vlan))
+        });
+        let number_of = |name: &String| {
+            let is_it =
+                |port: &Option<Port>| port.as_ref().is_some_and(|p| p.options.name == *name);
+            Some(ports.iter().position(is_it)? as u16)
+        };
+        let blocked = blocked.flat_map(|(names, vlan)| {
+            let numbers = names.into_iter().filter_map(number_of);
+            numbers.map(move |number| (number, vlan))
         });
         let sends = |(number, vlan): &(u16, u16)| {
             port(state, *number)
