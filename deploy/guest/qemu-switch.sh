@@ -18,7 +18,9 @@ OPT_IMAGE=${CROSSPOINT_GUEST_IMAGE:-$GUEST_IMAGE_DIR_DEFAULT}
 if [ "${1:-}" = --image ]; then OPT_IMAGE=${2:?--image needs a folder}; shift 2; fi
 job=switch
 if [ "${1:-}" = --lab ]; then job=lab; shift; fi
-[ $# -ge $([ $job = lab ] && echo 2 || echo 3) ] || { say "usage: qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP... | --lab PROGRAM FILE..."; exit 2; }
+words_min=3
+[ "$job" = switch ] || words_min=2
+[ $# -ge "$words_min" ] || { say "usage: qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP... | --lab PROGRAM FILE..."; exit 2; }
 program=$1; shift
 files=()
 case $job in
