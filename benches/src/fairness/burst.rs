@@ -3,9 +3,9 @@
 //! The attacker's ports are all that the worker has. So a turn of its loop is one burst of the attack, with its calls; turns
 //! that find nothing are short, and left out.
 
-use super::FairnessOptions;
 use super::attacker::{Attack, Program};
 use super::victim::Victim;
+use super::{FairnessOptions, write_files};
 use crate::backend::crosspoint::Started;
 use crate::error::BenchError;
 use crate::interrupt;
@@ -77,13 +77,7 @@ fn failed(attack: &Attack, why: &BenchError) -> Bursts {
 }
 
 fn write(directory: &Path, rows: &[Bursts]) -> Result<(), BenchError> {
-    let io = || BenchError::io(directory.display().to_string());
-    let json = serde_json::to_string_pretty(rows)
-        .map_err(std::io::Error::from)
-        .map_err(io())?;
-    std::fs::create_dir_all(directory).map_err(io())?;
-    std::fs::write(directory.join("results.json"), json + "\n").map_err(io())?;
-    std::fs::write(directory.join("report.md"), table(rows)).map_err(io())
+    write_files(directory, rows, &table(rows))
 }
 
 fn measure(

@@ -46,7 +46,7 @@ pub struct FairnessOptions {
     /// Prints all attacks, and ends
     #[arg(long)]
     pub list: bool,
-    /// Measures no victim's loss, but how long the attacker's bursts hold a worker that serves nobody else
+    /// Measures no victim's loss, but how long the attacker's bursts hold a worker that serves the attacker alone
     #[arg(long)]
     pub burst: bool,
     /// Whose loss is measured
@@ -250,13 +250,22 @@ fn write(options: &FairnessOptions, results: &Results) -> Result<(), BenchError>
     let Some(directory) = &options.out else {
         return Ok(());
     };
+    write_files(directory, results, &report(results))
+}
+
+/// Writes what was measured, and the tables made of it.
+fn write_files<T: serde::Serialize + ?Sized>(
+    directory: &std::path::Path,
+    results: &T,
+    report: &str,
+) -> Result<(), BenchError> {
     let io = || BenchError::io(directory.display().to_string());
     let json = serde_json::to_string_pretty(results)
         .map_err(std::io::Error::from)
         .map_err(io())?;
     std::fs::create_dir_all(directory).map_err(io())?;
     std::fs::write(directory.join("results.json"), json + "\n").map_err(io())?;
-    std::fs::write(directory.join("report.md"), report(results)).map_err(io())
+    std::fs::write(directory.join("report.md"), report).map_err(io())
 }
 
 /// One row. What fails is noted in it, but for an interruption.

@@ -22,7 +22,7 @@ struct Look {
     value: u16,
 }
 
-// SAFETY: the pointer is into memory that whoever holds the `Look` holds too; every access is atomic.
+// SAFETY: the pointer is into memory that the owner of the `Look` holds too; every access is atomic.
 unsafe impl Send for Look {}
 
 impl Look {
