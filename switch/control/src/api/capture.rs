@@ -1,4 +1,4 @@
-//! Frames over the control socket, from both sides. What is said there: [`capture`](crate::capture).
+//! Frames over the control socket, both sides. The messages are described in [`capture`](crate::capture).
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -16,13 +16,13 @@ use super::{Request, socket};
 use crate::capture::trace::Trace;
 use crate::capture::{self, Begin, Client, Message, TraceWanted, Wanted, read_message};
 
-/// What has the connection for itself.
+/// A request that takes over the connection.
 pub(super) enum Job {
     Capture(Wanted),
     Trace(TraceWanted),
 }
 
-/// The job that a line asks for, if it asks for one.
+/// The job that a line asks for, if any.
 pub(super) fn wanted(line: &[u8]) -> Option<Job> {
     match serde_json::from_slice(line) {
         Ok(Request::Capture(wanted)) => Some(Job::Capture(wanted)),
@@ -31,7 +31,7 @@ pub(super) fn wanted(line: &[u8]) -> Option<Job> {
     }
 }
 
-/// Tells the threads of all jobs that the server ends, when it does.
+/// Tells the threads of all jobs when the server ends.
 #[derive(Default)]
 pub(super) struct EndOnDrop(pub(super) Arc<AtomicBool>);
 
@@ -41,8 +41,8 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// Shows a client frames, until it has enough or goes away, on a thread of its own. Frames are secrets: only who may change
-/// anything may see them.
+/// Sends frames to a client on a separate thread, until it has enough or disconnects. Frames are confidential: only users
+/// that may change the switch may see them.
 pub(super) async fn show_frames(
     client: tokio::io::BufReader<tokio::net::UnixStream>,
     asked: Asked,
@@ -76,7 +76,7 @@ pub(super) async fn show_frames(
             pid,
             uid,
         };
-        // Its errors are the client's own affair, and it notices them.
+        // Errors are the client's, which notices them.
         let _ = match &job {
             Job::Capture(wanted) => capture::capture(&fabric, wanted, &mut client),
             Job::Trace(wanted) => capture::follow(&fabric, wanted, &mut client),
@@ -85,9 +85,9 @@ pub(super) async fn show_frames(
     let _ = task.await;
 }
 
-/// A capture, as its client has it.
+/// A capture, on the client's side.
 pub struct Frames {
-    /// What it begins with.
+    /// The daemon's first answer.
     pub begin: Begin,
     daemon: BufReader<UnixStream>,
 }
@@ -96,9 +96,9 @@ pub struct Frames {
 pub struct Closer(UnixStream);
 
 impl Closer {
-    /// Asks the daemon to end it: what it has seen so far still comes.
+    /// Asks the daemon to end it. What it has recorded so far still arrives.
     pub fn close(&self) {
-        // Where the daemon has gone, it has ended.
+        // A daemon that has disconnected has ended it already.
         let _ = self.0.shutdown(Shutdown::Write);
     }
 }
@@ -108,18 +108,18 @@ impl Frames {
     pub fn ask(path: &Path, wanted: &Wanted) -> Result<Frames, ClientError> {
         let mut daemon = open(path, &Request::Capture(wanted.clone()))?;
         let begin = answer(path, &mut daemon)?.unwrap_or_default();
-        // From now on it may be silent for as long as nothing goes past.
+        // From now on the daemon may be silent for as long as no frame is captured.
         let waits = daemon.get_ref().set_read_timeout(None);
         waits.map_err(|cause| client::explain(path, cause))?;
         Ok(Frames { begin, daemon })
     }
 
-    /// What ends it.
+    /// Returns a handle that ends the capture.
     pub fn closer(&self) -> io::Result<Closer> {
         Ok(Closer(self.daemon.get_ref().try_clone()?))
     }
 
-    /// Whether the next message has begun to arrive, so that it is not waited for.
+    /// Whether the next message has begun to arrive, so that reading it does not wait.
     pub fn has_more(&self) -> bool {
         !self.daemon.buffer().is_empty()
     }
@@ -128,20 +128,20 @@ impl Frames {
 impl Iterator for Frames {
     type Item = io::Result<Message>;
 
-    /// The next message; the last is [`Message::End`], unless the daemon goes away.
+    /// The next message; the last is [`Message::End`], unless the daemon disconnects.
     fn next(&mut self) -> Option<io::Result<Message>> {
         read_message(&mut self.daemon).transpose()
     }
 }
 
-/// A trace, as its client has it.
+/// A trace, on the client's side.
 pub struct Traces {
     path: std::path::PathBuf,
     daemon: BufReader<UnixStream>,
 }
 
 impl Traces {
-    /// Asks the daemon at `path` what becomes of frames.
+    /// Asks the daemon at `path` what happens to frames.
     pub fn ask(path: &Path, wanted: &TraceWanted) -> Result<Traces, ClientError> {
         let daemon = open(path, &Request::Trace(wanted.clone()))?;
         let waits = daemon.get_ref().set_read_timeout(None);
@@ -150,7 +150,7 @@ impl Traces {
         Ok(Traces { path, daemon })
     }
 
-    /// What ends it.
+    /// Returns a handle that ends the trace.
     pub fn closer(&self) -> io::Result<Closer> {
         Ok(Closer(self.daemon.get_ref().try_clone()?))
     }
@@ -176,7 +176,7 @@ fn open(path: &Path, request: &Request) -> Result<BufReader<UnixStream>, ClientE
     open().map_err(|cause| client::explain(path, cause))
 }
 
-/// A line that answers; `None` at the end.
+/// Reads an answer's line; `None` at the end.
 fn answer<T: DeserializeOwned>(
     path: &Path,
     daemon: &mut BufReader<UnixStream>,

@@ -1,18 +1,19 @@
-//! Requests that change the switch, or ask what a change would be.
+//! Requests that change the switch, or ask what a change would do.
 //!
 //! ```text
-//! {"plan":{"config":"/etc/crosspoint/new.toml"}}   what reading that file (null: its own again) would change
-//! {"reload":{}}                                    reads its configuration again, and does what is to be done
+//! {"plan":{"config":"/etc/crosspoint/new.toml"}}   what reading that file (null: the current one again) would change
+//! {"reload":{}}                                    reads the configuration again, and applies the differences
 //! {"port_add":{"name":"web-1","type":"vhost","socket":"/run/crosspoint/web-1.sock"}}
 //! {"port_set":{"name":"web-1","set":{"mac_limit":10,"vlan":{"access":5}}}}
 //! {"port_remove":"web-1"}                          or {"port_remove":{"name":"web-1","keep":true}}
 //! ```
 //!
 //! The answer's `ok` is a [`PlanAnswer`](crate::plan::PlanAnswer) of `plan`, and a
-//! [`ReloadAnswer`](crate::plan::ReloadAnswer) of the others. A refusal has, beside `error` and
-//! `help`, perhaps a `report`: what is wrong with which lines of a configuration, as text for a person.
+//! [`ReloadAnswer`](crate::plan::ReloadAnswer) of the others. A refusal has `error`, `help` and perhaps a `report`: which
+//! lines of a configuration are wrong and why, as text for a person.
 //!
-//! Only root and the daemon's user may ask for these. One is done at a time; another waits for it, up to [`TURN_TIME_MAX`].
+//! Only root and the daemon's user may send these. They run one at a time; each waits for the one before it, up to
+//! [`TURN_TIME_MAX`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,10 +31,10 @@ use crate::config::{ConfigError, KeepError, PortTable};
 /// The longest that a change waits for the one before it.
 pub const TURN_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// A port that is to be added.
+/// A port to add.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortAdd {
-    /// Write it to `ports_dir` too, so that it is there after a reload or a restart?
+    /// Whether to write it to `ports_dir` too, so that it is still there after a reload or a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
     /// The keys of a `[[port]]` table.
@@ -41,13 +42,13 @@ pub struct PortAdd {
     pub port: PortTable,
 }
 
-/// A port that is to go.
+/// A port to remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "PortRemoveForm")]
 pub struct PortRemove {
     /// Its name.
     pub name: String,
-    /// Remove its file in `ports_dir` too?
+    /// Whether to remove its file in `ports_dir` too.
     pub keep: bool,
 }
 
@@ -73,15 +74,15 @@ impl From<PortRemoveForm> for PortRemove {
     }
 }
 
-/// A port that is to change.
+/// A port to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortSet {
     /// Its name.
     pub name: String,
-    /// The keys that get other values; null: the default.
+    /// New values of keys; null sets the default.
     pub set: PortTable,
-    /// Write it to `ports_dir` too?
+    /// Whether to write it to `ports_dir` too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
 }
@@ -93,13 +94,13 @@ pub struct ChangeError {
     pub error: String,
     /// What to do about it.
     pub help: String,
-    /// What is wrong with which lines of a configuration: [`ConfigError::render`].
+    /// Which lines of a configuration are wrong and why: [`ConfigError::render`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
 }
 
 impl ChangeError {
-    /// One without a report.
+    /// An error without a report.
     pub fn new(error: impl Into<String>, help: impl Into<String>) -> Self {
         ChangeError {
             error: error.into(),
@@ -108,7 +109,7 @@ impl ChangeError {
         }
     }
 
-    /// Of those who are only looked at.
+    /// The error of sources that cannot be changed.
     pub(super) fn unchangeable() -> Self {
         Self::new("this switch cannot be changed", "start it anew")
     }
@@ -131,7 +132,7 @@ impl From<KeepError> for ChangeError {
     }
 }
 
-/// A change, or a look at one.
+/// A change, or a plan of one.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Plan(Option<PathBuf>),
@@ -142,7 +143,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// What the log says of it, and of whom.
+    /// The change's name in the log, and the port's name.
     fn words(&self) -> (&'static str, &str) {
         match self {
             Change::Plan(_) => ("plan", ""),
@@ -156,7 +157,7 @@ impl Change {
         }
     }
 
-    /// Does it; it may take seconds.
+    /// Carries it out; this may take seconds.
     fn run(&self, source: &dyn Source) -> Result<Value, ChangeError> {
         let reloaded = match self {
             Change::Plan(config) => return source.plan(config.as_deref()).map(value_of),
@@ -179,7 +180,7 @@ struct Answer {
     ok: Value,
 }
 
-/// Answers one. It waits for workers, NICs and files, so it has a thread of its own.
+/// Answers a change request. It waits for workers, NICs and files, so it runs on a separate thread.
 pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<Vec<u8>> {
     let uid = asked.peer.map(|peer| peer.uid());
     if !may_change(uid, rustix::process::geteuid().as_raw()) {
@@ -211,7 +212,7 @@ pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<
         .err()
         .map(|refused| refused.error.escape_debug());
     let error = error.map(tracing::field::display);
-    // Not every change is of one port.
+    // Not every change concerns one port.
     let port = (!port.is_empty()).then(|| tracing::field::display(port.escape_debug()));
     tracing::info!(pid, uid, port, error, "was asked to {what}");
     match result {

@@ -17,7 +17,7 @@ use super::{REQUEST_TIME_MAX, Request, socket};
 
 /// The longest that the daemon may be silent.
 pub(super) const TIME_MAX: Duration = Duration::from_secs(10);
-/// The longest that it may be silent while it changes something: with many NICs that takes a while.
+/// The longest that it may be silent during a change, which takes a while with many NICs.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest reply: the largest forwarding database takes 40 MiB.
 const REPLY_BYTES_MAX: u64 = 256 << 20;
@@ -34,7 +34,7 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
-    /// There is one, and nobody listens.
+    /// The socket exists, but no process listens on it.
     #[error("nobody answers on the control socket {}", path.display())]
     #[diagnostic(help(
         "is crosspoint running? a daemon that was killed leaves such a socket behind, and the next one replaces it; another socket is named with --socket"
@@ -43,7 +43,7 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
-    /// The user may not.
+    /// The user has no permission.
     #[error("no permission to talk to the control socket {}", path.display())]
     #[diagnostic(help("run this as root, or as a member of the socket's group"))]
     Denied {
@@ -57,17 +57,17 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
-    /// Anything else that the kernel may say.
+    /// Any other error of the kernel.
     #[error("cannot talk to the control socket {}: {cause}", path.display())]
     #[diagnostic(help("is it crosspoint's? another socket is named with --socket"))]
     Io {
         /// The socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
-    /// What came is no reply.
+    /// The answer is not a reply of crosspoint.
     #[error("what answers on {} is not crosspoint: {cause}", path.display())]
     #[diagnostic(help("name crosspoint's socket with --socket"))]
     NoReply {
@@ -77,7 +77,7 @@ pub enum ClientError {
         #[source]
         cause: serde_json::Error,
     },
-    /// The daemon refuses.
+    /// The daemon refuses the request.
     #[error("crosspoint refuses: {error}")]
     #[diagnostic(help("{help}"))]
     Refused {
@@ -85,7 +85,7 @@ pub enum ClientError {
         error: String,
         /// What to do about it.
         help: String,
-        /// What is wrong with which lines of a configuration, if it is that.
+        /// Which lines of a configuration are wrong and why, if that is the cause.
         report: Option<String>,
     },
 }
@@ -105,12 +105,12 @@ enum Reply<T> {
     },
 }
 
-/// Asks the daemon at `path`, and returns what its reply's `ok` holds.
+/// Sends a request to the daemon at `path`, and returns what its reply's `ok` holds.
 pub fn request(path: &Path, request: &Request) -> Result<Value, ClientError> {
     Client::new(path).request(request)
 }
 
-/// Who asks more than once: the connection stays open from one request to the next, as long as the daemon lets it.
+/// A client of several requests. The connection stays open between requests, as long as the daemon lets it.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -124,7 +124,7 @@ struct Open {
 }
 
 impl Client {
-    /// A client of the daemon at `path`, to which it connects when it has something to ask.
+    /// A client of the daemon at `path`; it connects at its first request.
     pub fn new(path: &Path) -> Client {
         Client {
             path: path.to_owned(),
@@ -132,12 +132,14 @@ impl Client {
         }
     }
 
-    /// Asks, and returns what the reply's `ok` holds. After an error, the next request is made on a new connection.
+    /// Sends a request, and returns what the reply's `ok` holds. After an error, the next request is made on a new
+    /// connection.
     ///
-    /// Nothing is asked twice: a daemon that goes away while it is asked is an error, even where another is there.
+    /// No request is sent twice: a daemon that disconnects during a request is an error, even if another has taken its
+    /// place.
     pub fn request<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let path = &self.path;
-        // Not one that the daemon has closed, or will in a moment.
+        // A connection that the daemon has closed, or is about to close, is not used again.
         let kept = self.open.take().filter(Open::is_usable);
         let connect = || Open::new(path);
         let open = kept.map_or_else(connect, Ok);
@@ -180,8 +182,8 @@ impl Open {
         })
     }
 
-    /// Whether the daemon still listens: it has said nothing that was not asked for, has not hung up, and does not lose
-    /// its patience soon.
+    /// Whether the connection can be used again: the daemon has sent nothing unasked, has not hung up, and will not close an
+    /// idle connection soon.
     fn is_usable(&self) -> bool {
         let daemon = self.daemon.get_ref();
         let quiet = match net::recv(

@@ -9,15 +9,17 @@
 //! {"error":"not a request: unknown variant `prots`, ...","help":"send one line such as {\"show\":\"ports\"}; ..."}
 //! ```
 //!
-//! `{"port":"web-1"}` asks for all that is known of one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` has worker 1
-//! poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`,
-//! `{"reload":{}}`, `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what
-//! would change: see [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. `{"health":{}}` asks whether
-//! the switch works and is ready: the answer is a [`Health`], and never waits long. `{"snapshot":{}}` asks for all counters and
-//! histograms at one moment, as `top` wants them; its keys may change with every version.
-//! `{"capture":{...}}` and `{"trace":{...}}` show frames, on a connection of their own: see [`capture`](crate::capture). What `ok` holds is documented in [`show`](crate::show), topic by topic. A request takes up to
-//! [`REQUEST_BYTES_MAX`] bytes and [`REQUEST_TIME_MAX`] to arrive; one that does not is answered with an error, and
-//! the connection is closed. Whoever may open the socket's file (mode 0660) may ask.
+//! `{"port":"web-1"}` asks for everything known about one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` makes
+//! worker 1 poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`, `{"reload":{}}`,
+//! `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what would change: see
+//! [`PortAdd`] and its neighbours, and [`plan`](crate::plan) for the answers. `{"health":{}}` asks whether the switch works
+//! and is ready; the answer is a [`Health`], and never takes long. `{"snapshot":{}}` asks for all counters and histograms at
+//! one moment, for `top`; its keys may change with every version. `{"capture":{...}}` and `{"trace":{...}}` show frames, and
+//! take over their connection: see [`capture`](crate::capture). What `ok` holds is documented in [`show`](crate::show),
+//! topic by topic.
+//!
+//! A request has up to [`REQUEST_BYTES_MAX`] bytes and must arrive within [`REQUEST_TIME_MAX`]; otherwise it is answered
+//! with an error, and the connection is closed. Every user that may open the socket's file (mode 0660) may ask.
 
 mod capture;
 mod change;
@@ -49,61 +51,61 @@ use crate::plan::{PlanAnswer, ReloadAnswer};
 use crate::show::Topic;
 use crate::status::{DaemonStatus, FdbEntry, FdbMover, Status};
 
-/// Where the picture of the switch comes from: the daemon, or a test.
+/// Source of the switch's state: the daemon, or a test.
 ///
-/// Who looks is on the control socket's or the metrics server's own thread, and holds up all their clients: it must not
-/// wait.
+/// The methods that only look are called on the control socket's or the metrics server's own thread. They must not wait,
+/// since that delays all clients of that thread.
 pub trait Source: Send + Sync + 'static {
     /// Everything but the table of addresses, at this moment.
     fn status(&self) -> Status;
-    /// The daemon itself, at this moment. Who is none has nothing to tell.
+    /// The daemon itself, at this moment. A source that is not a daemon returns the default.
     fn daemon(&self) -> DaemonStatus {
         DaemonStatus::default()
     }
-    /// What is missing that no port needs, such as the metrics server: a line for each, for people. It is tried again.
+    /// What is missing that no port needs, such as the metrics server: a line for each, for people. The daemon keeps trying.
     fn missing(&self) -> Vec<String> {
         Vec::new()
     }
-    /// The addresses that are known, in any order.
+    /// The learned addresses, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
-    /// Those of them that have moved between ports of late, those that moved most first.
+    /// Addresses that have recently moved between ports, most moves first.
     fn movers(&self) -> Vec<FdbMover> {
         Vec::new()
     }
-    /// Whether it works. It does not wait: where ports cannot be looked at just now, it says so.
+    /// Whether the switch works. It does not wait: ports whose state cannot be read at this moment are reported as such.
     fn health(&self) -> Health {
         Health::of(&self.status())
     }
-    /// Has `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a thread of its own.
+    /// Makes `worker` poll queue `queue` of the port named `port`. It may wait: it is called on a separate thread.
     fn move_stream(&self, port: &str, queue: u16, worker: usize) -> Result<(), MoveError>;
-    /// The switch itself, for who looks at its frames; `None` where there is none to look at.
+    /// The switch itself, for captures and traces; `None` if there is none.
     fn fabric(&self) -> Option<Arc<Fabric>> {
         None
     }
 
-    // What follows changes the switch. It may wait, as `move_stream`, and no two of them are called at once. Those who are
-    // only looked at need none of it.
+    // The methods that follow change the switch. They may wait, as `move_stream` may, and are never called at the same time.
+    // A source that cannot be changed need not implement them.
 
-    /// What would change if the configuration were read again, or that of the file `config`; nothing does.
+    /// Returns what would change if the configuration, or the file `config`, were read now. Changes nothing.
     fn plan(&self, config: Option<&Path>) -> Result<PlanAnswer, ChangeError> {
         let _ = config;
         Err(ChangeError::unchangeable())
     }
-    /// Reads the configuration again, and becomes what it says.
+    /// Reads the configuration again, and applies it.
     fn reload(&self) -> Result<ReloadAnswer, ChangeError> {
         Err(ChangeError::unchangeable())
     }
-    /// Adds a port; with `keep`, to `ports_dir` too.
+    /// Adds a port; with `keep`, writes it to `ports_dir` too.
     fn port_add(&self, port: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {
         let _ = (port, keep);
         Err(ChangeError::unchangeable())
     }
-    /// Removes a port; with `keep`, from `ports_dir` too.
+    /// Removes a port; with `keep`, removes it from `ports_dir` too.
     fn port_remove(&self, name: &str, keep: bool) -> Result<ReloadAnswer, ChangeError> {
         let _ = (name, keep);
         Err(ChangeError::unchangeable())
     }
-    /// Gives some keys of a port other values; with `keep`, in `ports_dir` too.
+    /// Sets some keys of a port; with `keep`, in `ports_dir` too.
     fn port_set(
         &self,
         name: &str,
@@ -115,7 +117,7 @@ pub trait Source: Send + Sync + 'static {
     }
 }
 
-/// A stream, and the worker that is to poll it.
+/// A stream, and the worker that shall poll it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
@@ -127,26 +129,27 @@ pub struct Place {
     pub worker: usize,
 }
 
-/// What the daemon can be asked.
+/// A request to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// `{"show":"ports"}`: one topic of the picture.
+    /// `{"show":"ports"}`: one topic of the status.
     Show(Topic),
-    /// `{"port":"web-1"}`: all that is known of one port.
+    /// `{"port":"web-1"}`: everything known about one port.
     Port(String),
-    /// `{"snapshot":{}}`: a [`Snapshot`](crate::status::Snapshot), as it is between one version's daemon and command line.
+    /// `{"snapshot":{}}`: a [`Snapshot`](crate::status::Snapshot). Its form is private to a daemon and a command line of the
+    /// same version.
     Snapshot {},
-    /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: a stream to another worker.
+    /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: moves a stream to another worker.
     Move(Place),
-    /// `{"capture":{"port":"web-1"}}`: frames, and what became of them; see [`capture`](crate::capture). The connection is
-    /// for them alone from then on.
+    /// `{"capture":{"port":"web-1"}}`: frames and their verdicts; see [`capture`](crate::capture). It takes over the
+    /// connection.
     Capture(Wanted),
-    /// `{"trace":{"port":"web-1"}}`: what becomes of frames, stage by stage; likewise.
+    /// `{"trace":{"port":"web-1"}}`: what happens to frames, stage by stage. It takes over the connection too.
     Trace(TraceWanted),
-    /// `{"health":{}}`: whether it works, as a [`Health`].
+    /// `{"health":{}}`: whether the switch works, as a [`Health`].
     Health {},
-    /// `{"plan":{"config":"/abs/path"}}`: what would change; null, or none: with the file that it was started with.
+    /// `{"plan":{"config":"/abs/path"}}`: what would change; null or absent: with the file that the daemon was started with.
     Plan {
         /// The other file, by an absolute path.
         #[serde(default)]

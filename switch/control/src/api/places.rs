@@ -1,10 +1,11 @@
-//! Places for a server's clients: so many for all together, and so many for each.
+//! Places for a server's clients: a limit for all clients together, and one for each client.
 //!
-//! A client that holds connections open, sends half a request, or does not read its answer keeps no other client out.
-//! Where no place is free, the connection that has been longest without a request gives way to the new one; where all have
-//! one, the connection whose answer has waited or been sent for longest. What gives way is closed.
+//! A client that holds connections open, sends half a request, or does not read its answer cannot keep other clients out.
+//! Where no place is free, the connection that has been without a request for longest gives way to the new one. If every
+//! connection has a request, the one whose answer has waited or been sent for longest gives way. The connection that gives
+//! way is closed.
 //!
-//! The same is used for places of which a connection needs one for a while: those of large answers.
+//! The same type also limits large answers, which a connection needs a place for only while it has one.
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,23 +15,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// How often a client that waits looks whether another one must give way by now.
+/// How often a waiting client checks whether another one must give way by now.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a connection does, which decides whether it gives way.
+/// A connection's phase, which decides whether it gives way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Phase {
     /// It has sent no complete request.
     Idle,
-    /// Its answer is not worked on yet.
+    /// It has sent a request; work on the answer has not begun.
     Waiting,
-    /// Its answer is sent, as fast as the client reads it.
+    /// Its answer is being sent, as fast as the client reads it.
     Sending,
-    /// Its answer is worked on.
+    /// Its answer is being worked on.
     Working,
 }
 
-/// How many places there are, and after how long in a phase a connection gives way; `None`: never.
+/// The number of places, and the time in each phase after which a connection gives way; `None`: never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Places of all clients together.
@@ -54,7 +55,7 @@ impl Limits {
     }
 }
 
-/// Connections that a server has closed for want of places, since the process started.
+/// Connections that a server has closed for lack of places, since the process started.
 #[derive(Debug, Default)]
 pub(crate) struct Closed {
     gave_way: AtomicU64,
@@ -69,12 +70,12 @@ impl Closed {
         }
     }
 
-    /// Counts a new connection for which none gave way.
+    /// Counts a new connection that was refused because none gave way.
     pub(crate) fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those that gave way to newer ones, and those that were refused.
+    /// Number of connections that gave way to newer ones, and number refused.
     pub(crate) fn counts(&self) -> [u64; 2] {
         [&self.gave_way, &self.refused].map(|count| count.load(Ordering::Relaxed))
     }
@@ -86,14 +87,14 @@ pub(crate) struct Places<P> {
     limits: Limits,
     closed: &'static Closed,
     table: Mutex<Table<P>>,
-    /// A place is free, or a client that waited has one.
+    /// Notified when a place is free, or a waiting client has got one.
     changed: Notify,
 }
 
 #[derive(Debug)]
 struct Table<P> {
     held: Vec<Held<P>>,
-    /// Clients that wait for a place, and the numbers of their turns.
+    /// Clients that wait for a place, with their sequence numbers.
     waiting: Vec<(u64, P)>,
     number_next: u64,
 }
@@ -121,8 +122,8 @@ impl<P: Copy + Eq> Places<P> {
         })
     }
 
-    /// A place for `peer`, in phase `phase`, if one is free or a connection must give way. `closing` is notified when this
-    /// one must.
+    /// Takes a place for `peer` in phase `phase`, if one is free or a connection must give way. `closing` is notified when
+    /// the new connection must give way later.
     pub(crate) fn try_take(
         self: &Arc<Self>,
         peer: P,
@@ -142,8 +143,8 @@ impl<P: Copy + Eq> Places<P> {
         })
     }
 
-    /// The same, and waits until there is a place. The client that came last is the first to get one: those before it may
-    /// be gone, or belong to one that asks more than it reads.
+    /// Like [`try_take`](Self::try_take), but waits until there is a place. Of one peer's waiting clients, the latest goes
+    /// first: those before it may be gone, or belong to a client that asks more than it reads.
     pub(crate) async fn take(
         self: &Arc<Self>,
         peer: P,
@@ -158,7 +159,7 @@ impl<P: Copy + Eq> Places<P> {
             {
                 return place;
             }
-            // It may also be time that another one gives way.
+            // The timeout is for connections that must give way by then.
             let _ = timeout(LOOK_INTERVAL, changed).await;
         }
     }
@@ -173,7 +174,7 @@ impl<P: Copy + Eq> Table<P> {
         self.held.iter().filter(|held| held.peer == peer).count()
     }
 
-    /// The number of the place, and whether another connection gave way.
+    /// Returns the number of the place, and whether another connection gave way.
     fn take(
         &mut self,
         limits: &Limits,
@@ -186,7 +187,7 @@ impl<P: Copy + Eq> Table<P> {
             () if self.count(peer) >= limits.peer_max => {
                 Some(self.giving_way(limits, now, |held| held.peer == peer)?)
             }
-            // Not one of a client that has no more than this one.
+            // A peer that has no more places than this one keeps its places.
             () if self.held.len() >= limits.total_max => {
                 let own = self.count(peer);
                 let may = |held: &Held<P>| held.peer == peer || self.count(held.peer) > own;
@@ -208,7 +209,8 @@ impl<P: Copy + Eq> Table<P> {
         Some((number, gives_way.is_some()))
     }
 
-    /// Which of those that `may` gives way: of the client that has most places, the one that is longest in its phase.
+    /// Chooses the connection that gives way, among those that `may`: of the peer with the most places, the one that has
+    /// been in its phase for longest.
     fn giving_way(
         &self,
         limits: &Limits,
@@ -234,7 +236,7 @@ impl<P: Copy + Eq> Table<P> {
     }
 }
 
-/// A client's turn while it waits.
+/// A waiting client's position in the queue.
 struct Turn<'a, P: Copy + Eq> {
     places: &'a Places<P>,
     number: u64,
@@ -253,7 +255,7 @@ impl<'a, P: Copy + Eq> Turn<'a, P> {
         }
     }
 
-    /// Whether none of the same client came later.
+    /// Whether no later client of the same peer waits.
     fn is_next(&self) -> bool {
         let table = self.places.lock();
         let mut waiting = table.waiting.iter();
@@ -285,12 +287,12 @@ impl<P: Copy + Eq> Place<P> {
         self.peer
     }
 
-    /// What is notified when the connection must give way.
+    /// Notified when the connection must give way.
     pub(crate) fn closing(&self) -> &Arc<Notify> {
         &self.closing
     }
 
-    /// The connection does something else from now on.
+    /// Sets the connection's phase.
     pub(crate) fn enter(&self, phase: Phase) {
         let mut table = self.places.lock();
         let mut held = table.held.iter_mut();
@@ -303,7 +305,7 @@ impl<P: Copy + Eq> Place<P> {
 impl<P: Copy + Eq> Drop for Place<P> {
     fn drop(&mut self) {
         let mut table = self.places.lock();
-        // One that gave way is no longer there.
+        // A place that gave way is no longer in the table.
         table.held.retain(|held| held.number != self.number);
         drop(table);
         self.places.changed.notify_waiters();
@@ -333,8 +335,8 @@ mod tests {
         places.try_take(peer, phase, &Arc::default())
     }
 
-    /// Over any order of clients and phases: never more places than there are, and a client that has its share takes none
-    /// from others.
+    /// Over any order of clients and phases: there are never more places than the limit, and a client that has its share
+    /// takes none from others.
     #[test]
     fn no_client_has_more_than_its_share_nor_takes_from_others_what_is_theirs() {
         let places = places(ALWAYS, None);
@@ -360,7 +362,7 @@ mod tests {
             let table = places.lock();
             assert!(table.held.len() <= 8);
             assert!((0..4).all(|peer| table.count(peer) <= 4));
-            // Only of a client that had more.
+            // A place is taken only from a client that had more.
             let other = table.count(peer + 1);
             assert!(what == 0 || other >= before || before >= table.count(peer));
         }
@@ -377,7 +379,7 @@ mod tests {
             let numbers: Vec<u64> = places.lock().held.iter().map(|held| held.number).collect();
             let gone = all.iter().map(|place| !numbers.contains(&place.number));
             order.push(gone.collect::<Vec<bool>>());
-            // Of those that are as old, it is the newest: not the next.
+            // A new phase makes it the newest of equal ones, so that it is not the next to give way.
             newer.enter(Phase::Working);
             std::mem::forget(newer);
         }

@@ -26,23 +26,24 @@ use crate::socket_file::{Folders, SocketFile};
 
 /// The longest request, its newline not counted.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// The longest that a client may take to send a request, and to think of the next.
+/// The longest that a client may take to send a request, including the pause before it.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
-/// The longest that an answer is worked on. Below what `crosspoint` waits for, so that it can tell why.
+/// The longest that an answer is worked on. Shorter than `crosspoint` waits, so that the daemon can still report the
+/// timeout.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(8);
-/// Answers that are worked on at once; more wait.
+/// Answers that are worked on at the same time; more wait.
 const LOOKS_MAX: usize = 4;
-/// Answers that are held at once, until the client has read them; more wait. The largest takes tens of megabytes.
+/// Answers that are held at the same time, until the client has read them; more wait. The largest takes tens of megabytes.
 const REPLIES_MAX: usize = 16;
-/// Of those, one user's: two that read nothing leave none to others for no longer than [`REPLY_PATIENCE`].
+/// Of those, one user's. Two users that read nothing block others for no longer than [`REPLY_PATIENCE`].
 const REPLIES_OF_USER_MAX: usize = 8;
 /// The longest that a client may take to read a reply.
 pub const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer while others wait for theirs; where none waits, [`REPLY_TIME_MAX`].
 const REPLY_PATIENCE: Duration = Duration::from_secs(1);
-/// The most clients at once that may change something; more wait. Each takes a file descriptor.
+/// The most clients connected at the same time that may change something; more wait. Each takes a file descriptor.
 pub const CLIENTS_MAX: usize = 256;
-/// The most clients at once that may only look: they cannot keep out those that may change something.
+/// The most clients connected at the same time that may only look. They cannot keep out those that may change something.
 const LOOKERS_MAX: usize = 48;
 /// Of those, one user's.
 const LOOKERS_OF_USER_MAX: usize = 32;
@@ -50,10 +51,10 @@ const LOOKERS_OF_USER_MAX: usize = 32;
 /// [`REQUEST_TIME_MAX`]. `crosspoint` sends its request at once.
 const IDLE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Clients of control sockets that were closed for want of places.
+/// Connections to control sockets that were closed for lack of places.
 pub(crate) static CLOSED: Closed = Closed::new();
 
-/// A user, by its number, if the kernel knows it.
+/// A user ID, if the kernel knows it.
 type User = Option<u32>;
 
 /// Places for clients that may change something, for those that may only look, and for answers.
@@ -83,7 +84,7 @@ impl AllPlaces {
         }
     }
 
-    /// A place for a new client of `user`. Those that may change something wait for one; others are refused.
+    /// A place for a new client of `user`. Users that may change something wait for one; others are refused.
     async fn admit(&self, user: User) -> Option<places::Place<User>> {
         let closing = Arc::new(Notify::new());
         if may_change(user, rustix::process::geteuid().as_raw()) {
@@ -97,21 +98,22 @@ impl AllPlaces {
     }
 }
 
-/// The control socket, served by a thread of its own until this is dropped.
+/// The control socket, served by a separate thread until this is dropped.
 ///
 /// The thread inherits the caller's CPU affinity: start it before pinning the calling thread to anything.
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
     folders: Folders,
-    /// Takes a listener in place of the one before.
+    /// Sends a listener that replaces the current one.
     listeners: mpsc::UnboundedSender<PlainListener>,
-    // In this order: while the socket is open its inode is not used again, so the file that is removed is ours.
+    // Dropped in this order: while the socket is open, its inode is not used again, so the file that is removed is this
+    // socket's.
     file: SocketFile,
     _thread: ServerThread,
 }
 
-/// What clients connect to: a listener, and those that will take its place.
+/// The current listener, and the channel of its replacements.
 struct Listening {
     now: UnixListener,
     next: mpsc::UnboundedReceiver<PlainListener>,
@@ -129,8 +131,8 @@ impl Listening {
 }
 
 impl ControlServer {
-    /// Listens at `path`, with mode 0660, in a directory that is made if it is missing. The socket of a process that
-    /// died is replaced; that of a living one is not, and is an error.
+    /// Listens at `path`, with mode 0660, in a directory that is created if it is missing. The socket of a process that died
+    /// is replaced; the socket of a living process is an error.
     pub fn start(path: &Path, source: Arc<dyn Source>) -> Result<ControlServer, SocketError> {
         let (listener, file) = socket::listen(path, socket::LOCK_TIME_MAX)?;
         let (listeners, next) = mpsc::unbounded_channel();
@@ -173,8 +175,7 @@ impl ControlServer {
         })
     }
 
-    /// Makes the socket again where somebody has removed it, or its folder, or put another file in its place. Clients that
-    /// are connected stay.
+    /// Makes the socket again if it, or its folder, was removed or replaced. Connected clients stay.
     pub fn look_after(&mut self) -> Result<(), SocketError> {
         if self.file.place().is_there() {
             return Ok(());
@@ -185,9 +186,9 @@ impl ControlServer {
             path: path.clone(),
             cause: io::Error::other(lost),
         })?;
-        // The main thread has more to do: it comes again.
+        // The main thread must not wait here; it calls this again later.
         let (listener, file) = socket::listen(path, Duration::ZERO)?;
-        // If its thread has ended, that has been said, and nobody answers in any case.
+        // If the server thread has ended, that has been logged already.
         let _ = self.listeners.send(listener);
         self.file = file;
         tracing::warn!(
@@ -197,31 +198,31 @@ impl ControlServer {
         Ok(())
     }
 
-    /// Removes the socket, ends the thread, whatever its clients do, and waits until it has ended. A move that is under
-    /// way is waited for for a second at most. Dropping it does the same.
+    /// Removes the socket, ends the thread regardless of its clients, and waits until it has ended. It waits for a move in
+    /// progress for a second at most. Dropping the server does the same.
     pub fn stop(self) {
         drop(self);
     }
 }
 
-/// Who is asked, and by whom.
+/// What the requests of one client need.
 pub(super) struct Asked {
     pub source: Arc<dyn Source>,
-    /// Held while a stream moves, or anything else changes.
+    /// Held during a move of a stream, or any other change.
     pub moving: Arc<Mutex<()>>,
-    /// A place is held while something is looked at.
+    /// One permit is held while an answer is worked on.
     looks: Arc<Semaphore>,
-    /// A place is held from then on until the client has its answer.
+    /// A place is held from the end of that work until the client has its answer.
     replies: Arc<Places<User>>,
-    /// The client's own.
+    /// The client's own place.
     place: Arc<places::Place<User>>,
     /// The client's process, as the kernel knows it.
     pub peer: Option<UCred>,
-    /// Whether the server ends. A job that has a thread of its own has to look.
+    /// Whether the server ends. A job on a thread of its own must check it.
     pub ending: Arc<AtomicBool>,
 }
 
-/// Answers one client's requests. Its errors are its own affair, and it notices them.
+/// Answers one client's requests. Connection errors end it; the client notices them.
 async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
     loop {
@@ -249,7 +250,7 @@ async fn converse(client: UnixStream, asked: Asked) {
     }
 }
 
-/// An answer, and its place until the client has read it, if it may be large.
+/// An answer. A large one has a place until the client has read it.
 struct Reply {
     line: Vec<u8>,
     place: Option<Arc<places::Place<User>>>,
@@ -267,7 +268,7 @@ enum Line {
     End,
 }
 
-/// Reads a line, of which it never keeps more than is allowed. The last one need not end in a newline.
+/// Reads a line, and never holds more bytes of it than are allowed. The last line need not end in a newline.
 async fn read(client: &mut BufReader<UnixStream>) -> io::Result<Line> {
     let mut line = Vec::new();
     let limit = REQUEST_BYTES_MAX as u64 + 1;
@@ -335,8 +336,8 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
     line.map(Reply::from)
 }
 
-/// Answers one that only looks. On a thread of its own: it waits for changes of ports, and a change waits for workers. Who
-/// asks whether a worker is stuck must not wait for it.
+/// Answers a request that only looks. It runs on a thread of its own, since it waits for changes of ports, and a change
+/// waits for workers. A request whether a worker is stuck must not wait for it.
 async fn look(
     asked: &Asked,
     write: impl FnOnce(&dyn Source) -> serde_json::Result<Vec<u8>> + Send + 'static,
@@ -372,14 +373,14 @@ async fn look(
     refused.map(Reply::from)
 }
 
-/// Whether a process of user `uid` may change anything, where the daemon's user is `own`. Others that may connect, such as
-/// its group, may look.
+/// Whether a process of user `uid` may change anything, where `own` is the daemon's user. Other users that may connect, such
+/// as the daemon's group, may only look.
 pub(super) fn may_change(uid: Option<u32>, own: u32) -> bool {
     uid.is_some_and(|uid| uid == 0 || uid == own)
 }
 
-/// It waits for workers and NICs, so it has a thread of its own; and it holds up changes of all ports, so there is one at a
-/// time.
+/// Moves a stream. It waits for workers and NICs, so it runs on a separate thread. It blocks changes of all ports, so only
+/// one runs at a time.
 async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>> {
     let uid = asked.peer.map(|peer| peer.uid());
     if !may_change(uid, rustix::process::geteuid().as_raw()) {

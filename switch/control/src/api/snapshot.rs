@@ -1,12 +1,12 @@
-//! `{"snapshot":{}}`.
+//! Answers `{"snapshot":{}}`.
 
 use super::Source;
 use crate::status::Snapshot;
 
-/// What there is to know at this moment.
+/// Everything known at this moment.
 pub(super) fn of(source: &dyn Source) -> Snapshot {
     let status = source.status();
-    // After the counters: they may have had to wait for a port that changes.
+    // Read after the counters, which may have waited for a change of a port.
     Snapshot {
         daemon: source.daemon(),
         status,

@@ -1,4 +1,4 @@
-//! The socket's file: made with the right mode, never taken from a living daemon, and removed when it is no longer
+//! The socket's file: created with the right mode, never taken from a living daemon, and removed when it is no longer
 //! served.
 
 use std::fs::{self, DirBuilder, File};
@@ -16,15 +16,15 @@ use thiserror::Error;
 
 use crate::socket_file::{SocketFile, own_socket, set_mode};
 
-/// Who may talk to the daemon: its user and its group.
+/// The daemon's user and its group may connect.
 const MODE: u32 = 0o660;
-/// The directory need not be secret, since the socket is not for everybody.
+/// The directory may be readable by all: the socket's own mode protects it.
 const DIRECTORY_MODE: u32 = 0o755;
-/// Clients that the kernel keeps waiting while the most that are served at once are.
+/// Connections that the kernel queues while the server has its maximum number of clients.
 const BACKLOG: i32 = 1024;
-/// How long another daemon that starts in the same directory may take.
+/// How long another daemon that starts in the same directory may hold the lock.
 pub(super) const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long a living daemon may take to let us connect.
+/// How long a living daemon may take to accept the connection.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Why the control socket cannot be served.
@@ -39,30 +39,30 @@ pub enum SocketError {
         /// The socket.
         path: PathBuf,
     },
-    /// There is a file of that name, which is not a socket.
+    /// A file of that name exists and is not a socket.
     #[error("{} exists and is not a socket", path.display())]
     #[diagnostic(help("move the file away, or choose another [control] socket"))]
     NotASocket {
         /// The file.
         path: PathBuf,
     },
-    /// Something that the file system refuses.
+    /// The file system refused an operation.
     #[error("cannot {what} {}: {cause}", path.display())]
     #[diagnostic(help(
         "the daemon's user must be able to write the directory of [control] socket"
     ))]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
         /// The socket, or its directory.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
 }
 
-/// Says what was tried, and on which file.
+/// Makes an error of an operation on a file.
 fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> SocketError {
     let path = path.to_owned();
     move |cause| SocketError::Io {
@@ -72,10 +72,10 @@ fn failed<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl Fn(E) -> 
     }
 }
 
-/// Listens at `path`, in a directory that is made if it is missing.
+/// Listens at `path`, in a directory that is created if it is missing.
 ///
-/// A socket left by a process that died is replaced. Two daemons that start at once could each take the other's new
-/// socket for such a one, so that all of this happens under a lock on the directory, which is waited for with `patience`.
+/// A socket left by a process that died is replaced. Two daemons that start at the same time could each take the other's new
+/// socket for a stale one; therefore all of this happens under a lock on the directory, which is waited for with `patience`.
 pub(super) fn listen(
     path: &Path,
     patience: Duration,
@@ -95,7 +95,7 @@ pub(super) fn listen(
     let socket = unconnected(SocketFlags::NONBLOCK).map_err(failed("open a socket for", path))?;
     net::bind(&socket, &address).map_err(failed("create", path))?;
     let file = SocketFile::of(path).map_err(failed("look at", path))?;
-    // Nobody can connect before `listen`, so nobody does while the mode is still what umask makes it.
+    // No client can connect before `listen`, so the mode that umask gave the socket until then does no harm.
     let own = own_socket(path).map_err(failed("look at", path))?;
     set_mode(&own, MODE).map_err(failed("set the mode of", path))?;
     net::listen(&socket, BACKLOG).map_err(failed("listen on", path))?;
@@ -117,7 +117,7 @@ fn lock(directory: &Path, patience: Duration) -> Result<File, SocketError> {
     }
 }
 
-/// Removes the socket of a process that died. Anything else that is there is left alone, and is an error.
+/// Removes the socket of a process that died. Anything else there is left alone and is an error.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
@@ -131,7 +131,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     match connect(path, ANSWER_TIME_MAX) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed("remove the stale", path)),
         Err(Errno::NOENT) => Ok(()),
-        // No room in its queue, or a socket of another type: somebody is there.
+        // The queue is full, or it is a socket of another type: a process is there.
         Ok(_) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
             Err(SocketError::Busy { path: path_owned() })
         }
@@ -139,11 +139,11 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Connects to a daemon, which gets so long to have room for us; then the error is `AGAIN`.
+/// Connects to a daemon. If its queue is still full after `time_max`, the error is `AGAIN`.
 pub(crate) fn connect(path: &Path, time_max: Duration) -> Result<UnixStream, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let socket = unconnected(SocketFlags::empty())?;
-    // For a Unix socket, this bounds `connect` too: it waits for room in the listener's queue.
+    // For a Unix socket this bounds `connect` too, which waits for room in the listener's queue.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(time_max))?;
     net::connect(&socket, &address)?;
     Ok(UnixStream::from(socket))

@@ -1,4 +1,4 @@
-//! What the control socket and the metrics server share: a thread that serves, and ends when it is told to.
+//! The part that the control socket and the metrics server share: a server thread that ends on request.
 
 use std::io;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use tokio::sync::oneshot;
 use super::places::Place;
 use crate::progress::Beat;
 
-/// How long to wait when the kernel gives no connection, because file descriptors ran out for instance.
+/// How long to wait when the kernel cannot give a connection, for instance because file descriptors ran out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// How often the thread says that it comes round.
+/// How often the thread reports that it makes progress.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long what clients have asked for may go on, when the thread is told to end.
+/// How long requests in progress may go on after the thread is asked to end.
 const END_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// A thread with a runtime of its own, on which every client is a task. Nothing on it waits for a client but those
-/// tasks, so it ends as soon as it is told to: with the runtime, they are dropped. What has a thread of its own, as a move
-/// of a stream, is waited for, no longer than [`END_TIME_MAX`]; then it is left behind.
+/// A thread with its own runtime, on which every client is a task. Only those tasks wait for clients, so the thread ends as
+/// soon as it is asked to: they are dropped with the runtime. Work on a thread of its own, such as a move of a stream, is
+/// waited for no longer than [`END_TIME_MAX`], and then left behind.
 #[derive(Debug)]
 pub(crate) struct ServerThread {
     end: Option<oneshot::Sender<()>>,
@@ -29,7 +29,7 @@ pub(crate) struct ServerThread {
 }
 
 impl ServerThread {
-    /// Starts a thread that drives what `serving`, called there, returns.
+    /// Starts a thread that drives the future which `serving`, called on that thread, returns.
     pub(crate) fn start<F, T>(name: &'static str, serving: F) -> io::Result<ServerThread>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -65,7 +65,7 @@ impl ServerThread {
     }
 }
 
-/// Says again and again that the thread comes round.
+/// Reports progress repeatedly.
 async fn beats(beat: &Beat) {
     loop {
         beat.begin();
@@ -78,13 +78,13 @@ impl Drop for ServerThread {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // It can only have panicked, and then has said so.
+            // It can only have panicked, which has been logged already.
             let _ = thread.join();
         }
     }
 }
 
-/// Accepts clients, and converses with each that `admit` has a place for. One that it has none for is hung up on; while it
+/// Accepts clients, and talks to each that `admit` has a place for. A client without a place is disconnected. While `admit`
 /// waits, clients wait in the kernel's queue.
 pub(crate) async fn serve<C, P, T>(
     name: &'static str,
@@ -111,11 +111,11 @@ where
                         }
                     });
                 }
-                // However many come at once, each has its request looked at before it may have to give way.
+                // However many connect at the same time, each has its request read before it may have to give way.
                 tokio::task::yield_now().await;
             }
             Err(error) => {
-                // Said once, however long it lasts.
+                // Logged once, however long it lasts.
                 if std::mem::take(&mut accepted_last) {
                     tracing::warn!(%error, "the {name} server cannot accept clients; trying again");
                 }

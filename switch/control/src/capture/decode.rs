@@ -1,4 +1,4 @@
-//! A frame in one line, as tcpdump would have it.
+//! A frame in one line, in tcpdump's style.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use etherparse::{
     LaxNetSlice, LaxSlicedPacket, LinkSlice, TcpSlice, TransportSlice, icmpv4, icmpv6,
 };
 
-/// What is in a frame of `len` bytes that begins with `bytes`: tags, addresses, protocol. With `link`, its MAC addresses
-/// come first.
+/// Describes a frame of `len` bytes that begins with `bytes`: tags, addresses, protocol. With `link`, the MAC addresses come
+/// first.
 pub fn line(bytes: &[u8], len: u32, link: bool) -> String {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes) else {
         return format!("no Ethernet header, length {len}");
@@ -125,7 +125,7 @@ fn echo(kind: &str, [a, b, c, d]: [u8; 4]) -> String {
     format!("echo {kind}, id {id}, seq {number}")
 }
 
-/// As tcpdump has them: `S`, `.` for an acknowledgment.
+/// TCP flags as tcpdump prints them: `S`, `.` for an acknowledgment.
 fn flags(tcp: &TcpSlice<'_>) -> String {
     let all = [
         (tcp.syn(), 'S'),
@@ -179,7 +179,7 @@ mod tests {
         assert!(text.ends_with(".53: UDP, length 66"), "{text}");
         let ping = built(|out| v4().icmpv4_echo_request(7, 3).write(out, &[0; 8]).unwrap());
         assert!(line(&ping, 50, false).contains("10.0.0.2: ICMP echo request, id 7, seq 3"));
-        // Cut off behind IP's header, as a short capture is.
+        // Cut off behind the IP header, as a short capture is.
         let cut = line(&tcp[..34], 1500, false);
         assert!(
             cut.starts_with("IP 10.0.0.1 > 10.0.0.2: protocol 6"),

@@ -1,24 +1,25 @@
-//! Frames shown to people: `crosspoint capture` and `crosspoint trace`.
+//! Frames for people to read: `crosspoint capture` and `crosspoint trace`.
 //!
-//! The engine's [`Tap`](crosspoint_engine::tap::Tap) copies frames' first bytes, with what became of them; here they go
-//! from its slots to a client of the control socket, on a thread of their own. A client that reads too slowly makes the
-//! tap miss frames, which are counted, and holds up nobody.
+//! The engine's [`Tap`](crosspoint_engine::tap::Tap) copies the first bytes of frames and their verdicts. This module takes
+//! them from its slots and sends them to a client of the control socket, on a separate thread. A client that reads too
+//! slowly makes the tap miss frames; they are counted, and no worker waits.
 //!
 //! # On the control socket
 //!
-//! `{"capture":{...}}`, with the keys of [`Wanted`], is answered with a line, `{"ok":{...}}` with those of [`Begin`] (or with
-//! an error, as ever). Behind it come messages, until the client closes its sending half, or as many frames came as it
-//! asked for. A message is:
+//! `{"capture":{...}}`, with the keys of [`Wanted`], is answered with a line: `{"ok":{...}}` with the keys of [`Begin`], or
+//! an error. Messages follow until the client closes its sending half, or until the number of frames that it asked for has
+//! been sent. A message is:
 //!
 //! | bytes | are |
 //! |---|---|
 //! | 4 | length of the header, little-endian |
 //! | 4 | length of the frame's bytes, little-endian |
-//! | as many | the header, a [`Message`] in JSON: `{"frame":{...}}`, and last of all `{"end":{...}}` |
+//! | as many | the header, a [`Message`] in JSON: `{"frame":{...}}`; the last is `{"end":{...}}` |
 //! | as many | the frame's first bytes |
 //!
 //! `{"trace":{...}}`, with the keys of [`TraceWanted`], is answered with a line `{"ok":{...}}` for each frame, a
-//! [`Trace`](trace::Trace), and the connection's end. Both are for root and the daemon's user: frames are secrets.
+//! [`Trace`](trace::Trace); then the connection ends. Both are for root and the daemon's user only, since frames are
+//! confidential.
 
 mod decode;
 pub mod pcapng;
@@ -37,11 +38,11 @@ use serde::{Deserialize, Serialize};
 pub use decode::line as decode;
 pub(crate) use serve::{Client, capture, trace as follow};
 
-/// Bytes kept of each frame, if nobody says.
+/// Default for the bytes kept of each frame.
 pub const SNAPLEN_DEFAULT: u32 = 2048;
-/// The most that may be kept: the longest frame.
+/// The most bytes kept of a frame: the longest frame.
 pub const SNAPLEN_MAX: u32 = (MAX_FRAME_LEN + TAG_LEN) as u32;
-/// Frames that each worker looks at in a second, if nobody says.
+/// Default for the frames per second that each worker inspects.
 pub const RATE_DEFAULT: u64 = 10_000;
 /// The most frames that one trace follows.
 pub const TRACES_MAX: u64 = 10_000;
@@ -62,13 +63,13 @@ pub struct Wanted {
     pub sent: bool,
     /// Only those that are dropped.
     pub dropped: bool,
-    /// Bytes kept of each, 14 to [`SNAPLEN_MAX`].
+    /// Bytes kept of each frame, 14 to [`SNAPLEN_MAX`].
     pub snaplen: u32,
-    /// How many; `None` for all that come.
+    /// Number of frames; `None` for no limit.
     pub count: Option<u64>,
-    /// How many each worker looks at in a second.
+    /// Frames per second that each worker inspects.
     pub rate: u64,
-    /// Only those that this selects: see [`crosspoint_packet::filter`].
+    /// Only frames that this filter selects: see [`crosspoint_packet::filter`].
     pub filter: String,
 }
 
@@ -94,13 +95,13 @@ impl Default for Wanted {
 pub struct TraceWanted {
     /// The port that they come in on.
     pub port: String,
-    /// How many, of those that come; at most [`TRACES_MAX`].
+    /// Number of received frames to trace; at most [`TRACES_MAX`].
     #[serde(default = "one")]
     pub count: u64,
-    /// Only those that this selects.
+    /// Only frames that this filter selects.
     #[serde(default)]
     pub filter: String,
-    /// Not those that come, but this one, in hexadecimal: what would become of it.
+    /// This frame, in hexadecimal, instead of received ones: explains what would happen to it.
     #[serde(default)]
     pub frame: Option<String>,
 }
@@ -109,16 +110,16 @@ fn one() -> u64 {
     1
 }
 
-/// What a capture begins with.
+/// First answer to a capture request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// The ports whose frames may come. Others may be added meanwhile.
+    /// Ports whose frames may appear. Ports may be added later.
     pub ports: Vec<PortInfo>,
     /// Bytes kept of each frame.
     pub snaplen: u32,
 }
 
-/// A port, for who reads the capture later.
+/// A port, as described to readers of the capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortInfo {
     /// Its name.
@@ -127,46 +128,46 @@ pub struct PortInfo {
     pub description: String,
 }
 
-/// What a capture sends.
+/// A message of a capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// A frame; its bytes are behind the header.
+    /// A frame; its bytes follow the header.
     Frame(Record),
-    /// There are no more.
+    /// The capture has ended.
     End(Totals),
 }
 
-/// A frame that went past.
+/// A captured frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// When: nanoseconds since 1970 (UTC).
+    /// Time of capture: nanoseconds since 1970 (UTC).
     pub time_ns: u64,
     /// The port that it came from or goes to.
     pub port: String,
     /// That port's queue.
     pub queue: u16,
-    /// The worker that had it.
+    /// The worker that handled it.
     pub worker: usize,
-    /// Its number on that worker: copies that were sent have that of the frame that was received. Absent for what was
-    /// joined of several.
+    /// Its number on that worker. Copies that were sent have the number of the received frame. Absent for a frame that was
+    /// joined from several.
     pub serial: Option<u64>,
-    /// Which way it went.
+    /// Its direction.
     pub direction: Direction,
-    /// What became of it.
+    /// What happened to it.
     pub verdict: Verdict,
     /// The whole frame's length, bytes.
     pub len: u32,
-    /// What its sender has left to be done, if anything.
+    /// Offload work that its sender has left to the receiver, if any.
     pub offload: Option<Offload>,
     /// Frames missed so far.
     pub missed: u64,
-    /// Its first bytes: those behind the header.
+    /// Its first bytes, which follow the header.
     #[serde(skip)]
     pub bytes: Vec<u8>,
 }
 
-/// Which way a frame went.
+/// A frame's direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -176,7 +177,7 @@ pub enum Direction {
     Sent,
 }
 
-/// What became of a frame.
+/// What happened to a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -184,9 +185,9 @@ pub enum Verdict {
     Port(String),
     /// Received: it goes to every other port that carries its VLAN.
     Flood,
-    /// Sent: the port has it.
+    /// Sent: the port took it.
     Delivered,
-    /// It was dropped, for the reason of this label.
+    /// It was dropped, for the reason with this label.
     Dropped(String),
 }
 
@@ -202,11 +203,11 @@ impl Verdict {
     }
 }
 
-/// What is left to be done with a frame, in virtio's terms (virtio 1.2, 5.1.6).
+/// Offload work left to the receiver, in virtio's terms (virtio 1.2, 5.1.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offload {
-    /// Where the checksum begins and where it is to be put, if one is to be computed: bytes from the frame's start, and from
-    /// there.
+    /// If a checksum is to be computed: the offset where it begins, in bytes from the frame's start, and the offset from
+    /// there where it is to be stored.
     pub checksum: Option<(u16, u16)>,
     /// Kind of segmentation; 0 for none.
     pub gso_type: u8,
@@ -214,18 +215,18 @@ pub struct Offload {
     pub gso_size: u16,
 }
 
-/// How many frames there were.
+/// Numbers of frames of a capture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Sent to the client.
     pub captured: u64,
-    /// Wanted, and lost since the client read too slowly.
+    /// Selected, but lost because the client read too slowly.
     pub missed: u64,
-    /// Not looked at: there were more than the rate allows.
+    /// Not inspected, because they exceeded the rate limit.
     pub over_rate: u64,
 }
 
-/// Why nothing is captured.
+/// Why a capture or a trace cannot start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct CaptureError {
@@ -251,7 +252,7 @@ impl CaptureError {
     }
 }
 
-/// Reads a filter; where it is wrong, says so with a mark under the place.
+/// Parses a filter. An error shows the filter with a mark under the wrong place.
 pub fn filter(text: &str) -> Result<Filter, CaptureError> {
     Filter::parse(text).map_err(|wrong| {
         let mark = " ".repeat(wrong.column - 1) + &"^".repeat(wrong.width);
@@ -263,7 +264,7 @@ pub fn filter(text: &str) -> Result<Filter, CaptureError> {
 }
 
 impl Wanted {
-    /// Checks what does not depend on the switch.
+    /// Checks everything that does not depend on the switch.
     pub fn check(&self) -> Result<Filter, CaptureError> {
         if self.queue.is_some() && self.port.is_none() {
             return Err(CaptureError::new(
@@ -301,7 +302,7 @@ pub fn time_of_day(ns: u64) -> String {
 }
 
 impl std::fmt::Display for Record {
-    /// One line: when, where, which way, what became of it, and what it is.
+    /// One line: time, place, direction, verdict and contents.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let way = match self.direction {
             Direction::Received => "rx",
@@ -335,7 +336,7 @@ pub(crate) fn write_message(message: &Message, bytes: &[u8], out: &mut Vec<u8>) 
     out.write_all(bytes)
 }
 
-/// Reads a message, the frame's bytes in its record. `None` at the end of the stream.
+/// Reads a message; a frame's bytes are in its record. `None` at the end of the stream.
 pub fn read_message(from: &mut impl Read) -> io::Result<Option<Message>> {
     let mut lengths = [[0; 4]; 2];
     let [header, bytes] = &mut lengths;

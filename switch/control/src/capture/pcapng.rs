@@ -1,10 +1,10 @@
 //! Captures as files: pcapng (draft-ietf-opsawg-pcapng), which Wireshark, tshark and tcpdump read.
 //!
-//! Each port is an interface with nanosecond times. Each frame has the direction and kind of address (`epb_flags`), the
-//! port's queue (`epb_queue`), a number that a frame's copies share (`epb_packetid`), how many frames were missed since
-//! the one before (`epb_dropcount`), and what became of it twice: in a comment, such as `verdict=dropped
-//! reason=guest_ring_full port=web-1 queue=0 worker=1`, and as `epb_verdict`. Of that option's kinds the one that is for
-//! implementations to define is used ("hardware"); what is behind it is the verdict's word, or the reason.
+//! Each port is an interface with nanosecond times. Each frame has its direction and kind of address (`epb_flags`), the
+//! port's queue (`epb_queue`), a number that a frame's copies share (`epb_packetid`), and the number of frames missed since
+//! the one before (`epb_dropcount`). Its verdict is written twice: in a comment, such as `verdict=dropped
+//! reason=guest_ring_full port=web-1 queue=0 worker=1`, and as `epb_verdict`. The latter uses the kind that implementations
+//! define ("hardware"), followed by the verdict's word or the drop reason.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -32,16 +32,16 @@ const VERDICT_HARDWARE: u8 = 0;
 const WORDS_MAX: usize = 1024;
 /// `if_tsresol`: times are in 10^-9 seconds.
 const NANOSECONDS: u8 = 9;
-/// Low bits of `epb_packetid` that are the frame's number on its worker; those above are the worker's.
+/// Low bits of `epb_packetid`, which hold the frame's number on its worker; the bits above hold the worker's number.
 const SERIAL_BITS: u32 = 48;
 
 /// A capture that is being written.
 pub struct Writer<W> {
     out: W,
-    /// Interfaces' numbers, by port.
+    /// Interface numbers, by port.
     interfaces: HashMap<String, u32>,
     snaplen: u32,
-    /// Frames missed when the last one was written.
+    /// Frames missed at the time of the last written frame.
     missed: u64,
     last_ns: u64,
 }
@@ -60,7 +60,7 @@ fn bytes_of(block: &mut impl ToVec) -> io::Result<Vec<u8>> {
         .map_err(|why| io::Error::other(format!("{why:?}")))
 }
 
-/// Words that fit an option, whose length has 16 bits: no more than [`WORDS_MAX`] bytes of them.
+/// Cuts a text to at most [`WORDS_MAX`] bytes: the length field of an option has 16 bits.
 fn words(text: &str) -> &[u8] {
     let mut ends = (0..=text.len().min(WORDS_MAX)).rev();
     let end = ends.find(|end| text.is_char_boundary(*end));
@@ -68,7 +68,7 @@ fn words(text: &str) -> &[u8] {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a file with the ports that are known. `filter` is said in it, if there is one.
+    /// Begins a file with the known ports. A `filter` that is not empty is recorded in it.
     pub fn new(mut out: W, begin: &Begin, filter: &str) -> io::Result<Writer<W>> {
         let software = concat!("crosspoint ", env!("CARGO_PKG_VERSION"));
         let mut options = vec![option(OptionCode::ShbUserAppl.0, software.as_bytes())];
@@ -100,7 +100,7 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// The interface of a port, which is described before its first frame.
+    /// Returns the interface of a port. A new port is described before its first frame.
     fn interface(&mut self, port: &PortInfo) -> io::Result<u32> {
         if let Some(number) = self.interfaces.get(&port.name) {
             return Ok(*number);
@@ -165,13 +165,13 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Hands on what has been written so far.
+    /// Flushes the bytes written so far.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 
-    /// Ends the file, with how many frames were missed. They are not known by port: every interface's statistics have all
-    /// of them.
+    /// Ends the file with the number of missed frames. It is not known per port, so each interface's statistics hold the
+    /// total.
     pub fn finish(mut self, totals: &Totals) -> io::Result<W> {
         let drops = totals.missed.to_le_bytes();
         for number in 0..self.interfaces.len() as u32 {
@@ -191,7 +191,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// The same for a frame and its copies, and for no others.
+/// A number that a frame shares with its copies, and with no other frame.
 fn packet_id(worker: usize, serial: u64) -> u64 {
     (worker as u64) << SERIAL_BITS | serial & ((1 << SERIAL_BITS) - 1)
 }
@@ -262,7 +262,7 @@ mod tests {
         }
     }
 
-    /// What tshark says of each frame, field by field.
+    /// tshark's output for each frame, field by field.
     fn tshark(file: Vec<u8>, fields: &[&str]) -> Vec<Vec<String>> {
         let mut command = Command::new("tshark");
         command.args(["-n", "-r", "-", "-T", "fields", "-E", "separator=|"]);
@@ -374,7 +374,7 @@ mod tests {
                 "13",
             ]
         );
-        // Every interface says how many were missed: isb_ifdrop, of 8 bytes.
+        // Every interface's statistics hold the number missed: isb_ifdrop, of 8 bytes.
         let said = [&[5, 0, 8, 0][..], &9_u64.to_le_bytes()].concat();
         let statistics = file.windows(said.len()).filter(|bytes| *bytes == said);
         assert_eq!(statistics.count(), 2);

@@ -1,4 +1,4 @@
-//! From a tap's slots to records.
+//! Converts a tap's slots to records.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,23 +10,23 @@ use super::watch::Watch;
 use super::{Direction, Offload, Record, Verdict};
 use crate::fabric::Fabric;
 
-/// How long the ports' names are taken to be what they were: ports come and go.
+/// How long the ports' names are cached: ports come and go.
 const NAMES_AGE_MAX: Duration = Duration::from_millis(100);
 
-/// A tap that is taken away when this is dropped.
+/// A tap that is removed when this is dropped.
 pub(super) struct Tapped<'f> {
     fabric: &'f Fabric,
     tap: Arc<Tap>,
 }
 
 impl Tapped<'_> {
-    /// `None` when there are too many already.
+    /// `None` when there are too many taps already.
     pub(super) fn new(fabric: &Fabric, wanted: tap::Wanted, slots: usize) -> Option<Tapped<'_>> {
         let tap = fabric.add_tap(wanted, slots)?;
         Some(Tapped { fabric, tap })
     }
 
-    /// Takes it away; what it has seen can still be read.
+    /// Removes the tap; frames that it has recorded can still be read.
     pub(super) fn end(self) -> Arc<Tap> {
         self.tap.clone()
     }
@@ -42,7 +42,7 @@ impl Drop for Tapped<'_> {
     }
 }
 
-/// Who knows the ports' names and the time.
+/// Knows the ports' names and the time.
 pub(super) struct Scribe<'f> {
     fabric: &'f Fabric,
     names: Vec<Option<String>>,
@@ -60,7 +60,7 @@ impl Scribe<'_> {
         }
     }
 
-    /// Before a batch of slots.
+    /// Updates names and clocks; called before each batch of slots.
     pub(super) fn tend(&mut self) {
         self.watch.tend();
         if self.asked.elapsed() > NAMES_AGE_MAX {
@@ -78,7 +78,7 @@ impl Scribe<'_> {
         self.watch.ns(tsc)
     }
 
-    /// What a slot says, but for its bytes.
+    /// A slot's record, without the frame's bytes.
     pub(super) fn record(&self, slot: &Slot, missed: u64) -> Record {
         Record {
             time_ns: self.time_ns(slot.tsc),

@@ -1,4 +1,4 @@
-//! The daemon's side of captures and traces, each on a thread of its own.
+//! The daemon's side of captures and traces. Each runs on a separate thread.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -20,45 +20,45 @@ use super::{
 use crate::fabric::Fabric;
 use crate::status::Status;
 
-/// Memory of a capture's slots, bytes; and the fewest and most slots, whatever the length of each.
+/// Memory of a capture's slots, bytes; and the limits of the number of slots, whatever the length of each.
 const SLOTS_BYTES: usize = 16 << 20;
 const SLOTS_MIN: usize = 256;
 const SLOTS_MAX: usize = 8192;
-/// How long a capture rests when nothing is there.
+/// Pause of a capture when no frame is there.
 const REST: Duration = Duration::from_millis(5);
-/// How long nothing may be looked at but the client's socket: whoever ends the daemon waits no longer.
+/// Longest wait for the client's socket alone; it bounds the delay when the daemon ends.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a client may take nothing of what is sent.
+/// How long a client may read nothing of what is sent.
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// Bytes that are sent together.
 const BATCH: usize = 64 << 10;
-/// Bytes kept of a frame that is traced: all headers of one that is to be cut.
+/// Bytes kept of a traced frame: enough for all headers of a frame that is to be segmented.
 const TRACE_BYTES: usize = 256;
-/// Frames that each worker looks at in a second for a trace.
+/// Frames per second that each worker inspects for a trace.
 const TRACE_RATE: u64 = 20_000;
 /// Slots of a trace.
 const TRACE_SLOTS: usize = 2048;
-/// How long a trace waits for what becomes of a frame's copies.
+/// How long a trace waits for the verdicts of a frame's copies.
 const COPIES_TIME: Duration = Duration::from_millis(20);
 
-/// Who asked: its socket, and whether the daemon wants it to end.
+/// The client: its socket, and whether the daemon wants the job to end.
 pub(crate) struct Client<'c> {
     pub(crate) socket: UnixStream,
     pub(crate) stop: &'c AtomicBool,
-    /// Its process and its user, if the kernel says.
+    /// The client's process and user, if the kernel knows them.
     pub(crate) pid: Option<i32>,
     pub(crate) uid: Option<u32>,
 }
 
 impl Client<'_> {
-    /// Whether it has closed its sending half, or the daemon ends. Waits for that so long at most.
+    /// Whether the client has closed its sending half, or the daemon ends. Waits for at most `wait`.
     fn has_ended(&mut self, wait: Duration) -> bool {
         let mut byte = [0; 64];
         if self.stop.load(Ordering::Relaxed) || !self.is_ready(PollFlags::IN, wait) {
             return self.stop.load(Ordering::Relaxed);
         }
         match self.socket.read(&mut byte) {
-            // What it says is not asked for.
+            // What the client sends is ignored.
             Ok(n) => n == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
@@ -70,7 +70,7 @@ impl Client<'_> {
         poll(&mut fds, wait.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
-    /// Sends all, however slowly it reads, as long as it reads at all.
+    /// Sends all bytes, however slowly the client reads, as long as it reads at all.
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let mut last = Instant::now();
         while !bytes.is_empty() {
@@ -106,7 +106,7 @@ impl Client<'_> {
     }
 }
 
-/// Shows a client the frames that it wants, until it has enough.
+/// Sends a client the frames that it asked for, until it has enough.
 pub(crate) fn capture(fabric: &Fabric, wanted: &Wanted, client: &mut Client<'_>) -> io::Result<()> {
     let (tapped, info) = match begin(fabric, wanted) {
         Ok(begun) => begun,
@@ -141,7 +141,7 @@ fn show(
         batch: Vec::with_capacity(2 * BATCH),
         captured: 0,
     };
-    // A port that goes away takes its captures with it.
+    // Removal of the port ends its captures.
     while stream.left > 0 && !client.has_ended(Duration::ZERO) && !tapped.tap().has_ended() {
         stream.fill(tapped.tap())?;
         match stream.batch.is_empty() {
@@ -170,18 +170,18 @@ fn show(
     Ok(totals)
 }
 
-/// What a capture has to send.
+/// A running capture.
 struct Stream<'f> {
     scribe: Scribe<'f>,
     snaplen: usize,
-    /// How many more are wanted.
+    /// Number of frames still to be sent.
     left: u64,
     batch: Vec<u8>,
     captured: u64,
 }
 
 impl Stream<'_> {
-    /// Makes messages of the frames that are there, as many as are sent together.
+    /// Makes one batch of messages from the frames that are there.
     fn fill(&mut self, tap: &Tap) -> io::Result<()> {
         self.batch.clear();
         self.scribe.tend();
@@ -210,7 +210,7 @@ fn begin<'f>(fabric: &'f Fabric, wanted: &Wanted) -> Result<(Tapped<'f>, Begin),
     };
     let snaplen = wanted.snaplen as usize;
     let has_filter = filter != Filter::ALL;
-    // The filter reads what is kept.
+    // The filter reads the kept bytes.
     let kept = if has_filter {
         snaplen.max(BYTES_WANTED)
     } else {
@@ -255,7 +255,7 @@ fn port_number(fabric: &Fabric, status: &Status, name: &str) -> Result<u16, Capt
     })
 }
 
-/// Tells a client what becomes of the frames that it wants to know of.
+/// Explains to a client what happens to the frames that it asked for.
 pub(crate) fn trace(
     fabric: &Fabric,
     wanted: &TraceWanted,
@@ -307,7 +307,7 @@ fn begin_trace<'f>(fabric: &'f Fabric, wanted: &TraceWanted) -> Result<Job<'f>, 
         };
         return Ok(Job::MadeUp(Box::new(scene.made_up(port, &bytes, &vlans))));
     }
-    // Copies go to any port, and may look different: a tag is gone, or there.
+    // Copies go to any port, and may differ from the received frame: a tag was added or removed.
     let tap = |received: bool| tap::Wanted {
         port: received.then_some(port),
         queue: None,
@@ -355,7 +355,7 @@ fn bytes_of(hex: &str) -> Result<Vec<u8>, CaptureError> {
         .collect())
 }
 
-/// Frames that are followed on their way.
+/// Frames that are being traced.
 struct Following<'f> {
     fabric: &'f Fabric,
     scribe: Scribe<'f>,
@@ -363,23 +363,23 @@ struct Following<'f> {
     sent: Tapped<'f>,
     vlans: String,
     left: u64,
-    /// Frames whose copies are still on their way, and since when.
+    /// Frames whose copies may still arrive, and since when.
     waiting: VecDeque<(Instant, Box<Slot>)>,
-    /// Copies of frames that are waited for, by worker and number. Slots go back to the tap as they came.
+    /// Copies of these frames, by worker and number. Slots go back to the tap in the same box.
     #[expect(clippy::vec_box)]
     copies: HashMap<(usize, u64), Vec<Box<Slot>>>,
 }
 
 impl Following<'_> {
-    /// Whether its port has gone away, and nothing is left to say.
+    /// Whether the port has been removed and no trace is pending.
     fn has_ended(&self) -> bool {
         self.received.tap().has_ended() && self.waiting.is_empty()
     }
 
-    /// Takes what the taps have seen, and says what became of the frames that have had time enough.
+    /// Takes what the taps have recorded, and explains the frames whose waiting time has passed.
     fn look(&mut self) -> Vec<Trace> {
         self.scribe.tend();
-        // Copies first: the frame of each is there by then, for it was before them.
+        // Copies are taken first: the tap recorded the frame of each before its copies, so that frame is then there.
         let copies: Vec<Box<Slot>> = std::iter::from_fn(|| self.sent.tap().next()).collect();
         let room = self.left.saturating_sub(self.waiting.len() as u64);
         for _ in 0..room {

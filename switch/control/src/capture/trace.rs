@@ -1,4 +1,4 @@
-//! What became of one frame, or would, stage by stage.
+//! What happened, or would happen, to one frame, stage by stage.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -15,42 +15,42 @@ use serde::{Deserialize, Serialize};
 use super::records::offload;
 use super::{Offload, decode};
 
-/// The switch as it is at one moment, to explain frames by.
+/// The switch at one moment, by which frames are explained.
 pub(crate) struct Scene<'v> {
     pub(crate) view: &'v View,
-    /// The forwarding database's clock, and how long a tick of it is.
+    /// The forwarding database's clock, and the length of its tick.
     pub(crate) tick: u8,
     pub(crate) tick_length: Duration,
 }
 
-/// One frame, and what became of it. What it did not come to is absent.
+/// A frame, and what happened to it. Stages that it did not reach are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     /// The port that it came in on.
     pub port: String,
-    /// Where and when it came in; absent where it was made up.
+    /// Where and when it came in; absent for a made-up frame.
     pub seen: Option<Seen>,
     /// The whole frame's length, bytes.
     pub len: u32,
-    /// What is in it, in one line.
+    /// Its contents, in one line.
     pub summary: String,
     /// Its first bytes, in hexadecimal.
     pub bytes: String,
-    /// What its sender has left to be done, if anything.
+    /// Offload work that its sender has left to the receiver, if any.
     pub offload: Option<Offload>,
     /// Its link header.
     pub link: Option<Link>,
     /// The VLANs of the port, as in `show ports`.
     pub vlans: String,
-    /// The VLAN that it was placed in; 0 for none.
+    /// The VLAN that it was assigned to; 0 for none.
     pub vlan: Option<u16>,
-    /// What the forwarding database says of its source.
+    /// The forwarding database's entry for its source.
     pub source: Option<Source>,
-    /// What the forwarding database says of its destination.
+    /// The forwarding database's entry for its destination.
     pub destination: Option<Goal>,
-    /// Why it was dropped as a whole, if it was: the reason's label.
+    /// Label of the reason for which the frame itself was dropped, if it was.
     pub dropped: Option<String>,
-    /// Its copies, and the ports that got none.
+    /// Its copies, and the ports that did not get one.
     pub copies: Vec<Copy>,
 }
 
@@ -61,7 +61,7 @@ pub struct Seen {
     pub time_ns: u64,
     /// The port's queue.
     pub queue: u16,
-    /// The worker that had it.
+    /// The worker that handled it.
     pub worker: usize,
 }
 
@@ -74,23 +74,24 @@ pub struct Link {
     pub source: String,
     /// VLAN and priority of its tag, if it has one.
     pub tag: Option<(u16, u8)>,
-    /// Whether there is another tag behind it.
+    /// Whether another tag follows it.
     pub stacked: bool,
 }
 
-/// What the forwarding database says of a source.
+/// What the forwarding database holds for a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// "known" on this port, "new", "moved" here, "refused" (the port has as many addresses as it may), "full" (there
-    /// is no room for it), "damped" (it has moved too often) or "not_allowed" (it is in another port's `addresses`).
+    /// "known" on this port, "new", "moved" here, "refused" (the port has reached its limit of addresses), "full" (the
+    /// database has no room for it), "damped" (it has moved too often) or "not_allowed" (it is in another port's
+    /// `addresses`).
     pub learned: String,
-    /// The port that it was on before, if it moved; that it stays on, if it has moved too often.
+    /// The port that it moved from; if it has moved too often, the port that it stays on.
     pub from: Option<String>,
     /// Seconds since it was last seen, if it was.
     pub age_s: Option<u64>,
 }
 
-/// Where a frame was to go.
+/// The destination of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
@@ -98,14 +99,14 @@ pub enum Goal {
     Port {
         /// Its name.
         name: String,
-        /// Seconds since that.
+        /// Seconds since it was last seen there.
         age_s: u64,
     },
-    /// To all, as a broadcast or multicast.
+    /// To all ports, as a broadcast or multicast.
     Group,
-    /// To all, since nobody had seen the address in this VLAN.
+    /// To all ports, since the address has not been learned in this VLAN.
     Unknown,
-    /// To nobody: a link-local control frame.
+    /// To no port: a link-local control frame.
     LinkLocal,
 }
 
@@ -114,41 +115,41 @@ pub enum Goal {
 pub struct Copy {
     /// The port.
     pub port: String,
-    /// What became of the tag: "keep", "push" or "pop". Absent where there was no copy, since the port does not carry the
-    /// VLAN (or a tag behind the first one would come to the front).
+    /// What happened to the tag: "keep", "push" or "pop". Absent where there was no copy, since the port does not carry the
+    /// VLAN (or a second tag would become the outer one).
     pub tag: Option<String>,
     /// The port's queue.
     pub queue: u16,
-    /// How many there were to choose from.
+    /// Number of queues to choose from.
     pub queues: u16,
-    /// The flow's hash, whose high bits choose.
+    /// The flow's hash; its high bits choose the queue.
     pub hash: u32,
-    /// What became of a large frame; absent for others.
+    /// How a large frame is handled; absent for others.
     pub large: Option<Cut>,
-    /// Why it was to be dropped before it was made: the reason's label.
+    /// Label of the reason to drop it before a copy is made.
     pub dropped: Option<String>,
-    /// What was seen of it; absent where the frame was made up.
+    /// What the tap recorded of it; absent for a made-up frame.
     pub outcome: Option<Outcome>,
 }
 
-/// What becomes of a large frame.
+/// How a large frame is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cut {
-    /// The guest takes such frames.
+    /// It goes whole: the guest accepts such frames.
     Whole,
-    /// It is cut into so many segments.
+    /// It is cut into this many segments.
     Segments(usize),
-    /// It would have to be cut, and contradicts itself.
+    /// It would have to be cut, but its headers are inconsistent.
     Uncuttable,
     /// The NIC port's interface decides.
     Interface,
 }
 
-/// What was seen of a copy, or of the segments that it was cut into.
+/// What the tap recorded of a copy, or of the segments that it was cut into.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// How many the port has.
+    /// How many the port took.
     pub delivered: u64,
     /// How many were dropped, by reason label.
     pub dropped: BTreeMap<String, u64>,
@@ -164,7 +165,7 @@ impl Scene<'_> {
         u64::from(ticks) * self.tick_length.as_secs()
     }
 
-    /// What would become of a frame that comes in on a port, and is not there.
+    /// Explains what would happen to a made-up frame that comes in on a port.
     pub(crate) fn made_up(&self, ingress: u16, bytes: &[u8], vlans: &str) -> Trace {
         let specimen = Specimen {
             ingress,
@@ -176,7 +177,7 @@ impl Scene<'_> {
         self.trace(specimen, vlans)
     }
 
-    /// What became of a frame that a tap has seen, and of its copies.
+    /// Explains what happened to a frame that a tap recorded, and to its copies.
     pub(crate) fn seen(
         &self,
         slot: &Slot,
@@ -206,7 +207,7 @@ impl Scene<'_> {
         trace
     }
 
-    /// Adds what was seen of a copy. Ports may have changed since: then it is one that nothing else is known of.
+    /// Adds a recorded copy. If the ports have changed since, the copy is listed without further details.
     fn note(&self, copies: &mut Vec<Copy>, slot: &Slot) {
         let name = self.name(slot.port);
         let is_it = |copy: &&mut Copy| copy.port == name && copy.queue == slot.queue;
@@ -325,7 +326,7 @@ fn label(reason: DropReason) -> String {
     reason.label().to_owned()
 }
 
-/// What a reason's label means.
+/// Explanation of a drop reason, by its label.
 fn help(label: &str) -> &'static str {
     let reason = DropReason::ALL
         .iter()
@@ -333,10 +334,10 @@ fn help(label: &str) -> &'static str {
     reason.map_or("", |reason| reason.help())
 }
 
-/// The most ports that are named together.
+/// The most ports listed in one line.
 const NAMES_MAX: usize = 8;
 
-/// For people: a line for each stage.
+/// Text for people: a line for each stage.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.seen {
@@ -398,7 +399,7 @@ fn line(f: &mut fmt::Formatter<'_>, stage: &str, words: &str) -> fmt::Result {
 }
 
 impl Trace {
-    /// What came of the port's VLANs, if the frame has come so far.
+    /// The decision of the port's VLAN settings, if the frame reached them.
     fn placed(&self) -> Option<String> {
         let turned_away = [DropReason::VlanNotCarried, DropReason::UntaggedOnTrunk];
         match (self.vlan, self.dropped.as_deref()) {

@@ -1,13 +1,13 @@
-//! When a frame was seen: from the time-stamp counter to the time of day.
+//! Converts the time-stamp counter to the time of day.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crosspoint_frame::{Clock, tsc};
 
-/// How long one comparison of the two clocks is used: the counter's rate is known to about 10^-5.
+/// How long one comparison of the two clocks is used. The counter's rate is known to about 10^-5.
 const AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Both clocks, compared now and then.
+/// Both clocks, compared from time to time.
 pub(super) struct Watch {
     clock: Clock,
     since: Instant,
@@ -34,14 +34,14 @@ impl Watch {
         self.ns = now.map_or(0, |now| now.as_nanos() as u64);
     }
 
-    /// Compares the clocks again, if it is time. Not between two frames of one batch, which so keep their distance.
+    /// Compares the clocks again when due. Never between two frames of one batch, so that their distance stays exact.
     pub(super) fn tend(&mut self) {
         if self.since.elapsed() > AGE_MAX {
             self.compare();
         }
     }
 
-    /// The time of day at which the counter had this value: nanoseconds since 1970.
+    /// The time of day for a counter value: nanoseconds since 1970.
     pub(super) fn ns(&self, at: u64) -> u64 {
         let passed = at.wrapping_sub(self.tsc) as i64;
         let ns = self.clock.ns(passed.unsigned_abs()) as u64;
@@ -68,7 +68,7 @@ mod tests {
             .as_nanos() as u64;
         let (first, last) = (watch.ns(before), watch.ns(tsc()));
         assert!(first < watch.ns && last > watch.ns);
-        // A machine that is busy with something else may take its time between the two readings.
+        // A busy machine may delay the code between the two readings.
         assert!(now.abs_diff(last) < 1_000_000_000, "{now} {last}");
         assert!((39_000_000..).contains(&(last - first)));
     }
