@@ -1,15 +1,15 @@
-//! The clock that addresses age by: ticks, of which a hundred are the time after which one is forgotten.
+//! The clock for ageing addresses: a hundred ticks make up the ageing time.
 
 use std::time::Duration;
 
 use super::Fabric;
 
-/// How old addresses become, and how far the clock is.
+/// Ageing time, and the state of the clock.
 pub(super) struct Ageing {
     after: Duration,
     tick: Duration,
     ticks: u64,
-    /// Up to when they are counted, since the switch started; `None`: from the next look on.
+    /// Uptime up to which ticks are counted; `None`: counting starts at the next call.
     counted: Option<Duration>,
 }
 
@@ -17,14 +17,14 @@ impl Ageing {
     pub fn new(after: Duration) -> Ageing {
         Ageing {
             after,
-            // An age has 8 bits and is compared to at most half of that.
+            // An age has 8 bits, and is compared with at most half of that range.
             tick: Duration::from_secs(after.as_secs().div_ceil(100).max(1)),
             ticks: 0,
             counted: Some(Duration::ZERO),
         }
     }
 
-    /// The new tick, if there is one, where the switch has run for `uptime`.
+    /// The new tick, if one has begun, when the switch has run for `uptime`.
     pub fn advance(&mut self, uptime: Duration) -> Option<u64> {
         let counted = self.counted.unwrap_or(uptime);
         let passed = uptime.saturating_sub(counted).as_millis() / self.tick.as_millis();
@@ -34,7 +34,8 @@ impl Ageing {
         (passed > 0).then_some(self.ticks)
     }
 
-    /// The same clock with other ticks. What has passed of one is forgotten: in short ticks it could be many.
+    /// The same clock with other ticks. The part of a tick that has passed is dropped: in shorter ticks it could be
+    /// many.
     fn changed_to(&self, after: Duration) -> Ageing {
         Ageing {
             ticks: self.ticks,
@@ -43,20 +44,20 @@ impl Ageing {
         }
     }
 
-    /// How many ticks an address lives on without a frame.
+    /// Number of ticks that an address is kept without a frame.
     pub fn ticks_max(&self) -> u64 {
         self.after.as_secs().div_ceil(self.tick.as_secs())
     }
 
-    /// After how long without a frame an address is forgotten, and a tick's length.
+    /// The ageing time, and the length of a tick.
     pub fn times(&self) -> (Duration, Duration) {
         (self.after, self.tick)
     }
 }
 
 impl Fabric {
-    /// Has addresses be forgotten after `after` from now on. The ages that they have so far are taken to be in the new
-    /// ticks: an address that is as old as it may become stays so.
+    /// Sets the ageing time. Current ages are taken as a number of the new ticks: an address at its maximum age stays
+    /// at it.
     pub fn set_ageing(&self, after: Duration) {
         let ageing = &mut self.lock().ageing;
         *ageing = ageing.changed_to(after);

@@ -1,4 +1,4 @@
-//! Frames that the switch itself sends, as if they had come in on a port.
+//! Frames that the switch itself sends as if they had come in on a port.
 
 use crosspoint_engine::view::View;
 use crosspoint_engine::worker::Injected;
@@ -11,9 +11,9 @@ const RARP_TYPE: [u8; 2] = [0x80, 0x35];
 const REVERSE_REQUEST: u8 = 3;
 
 impl Fabric {
-    /// Broadcasts a RARP request of `mac` that comes in on port `number`, so that this switch and
-    /// those beyond learn where the station is now. Lost, with a line in the log, where too many
-    /// wait already, the port is quarantined, or the address is not the port's to have.
+    /// Broadcasts a RARP request for `mac` that comes in on port `number`, so that this switch and those beyond learn
+    /// where the station is now. The frame is lost, with a line in the log, if too many already wait, the port is
+    /// quarantined, or the port may not use the address.
     pub(super) fn announce_locked(&self, state: &mut State, number: u16, mac: Mac) {
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
@@ -27,7 +27,7 @@ impl Fabric {
             tracing::warn!(port = %name, "{mac} is not announced: it is not in the port's `addresses`, or in another port's");
             return;
         }
-        // The worker that takes the port's own frames, so that they stay in order.
+        // The worker that polls the port's own frames, so that they stay in order.
         let worker = port.streams.get(&0).map_or(0, |placed| placed.worker);
         let injected = Injected {
             port: number,
@@ -40,22 +40,22 @@ impl Fabric {
             return;
         }
         tracing::info!(port = %name, "{mac} is announced");
-        // Workers look for such frames when they have news.
+        // Workers look at injected frames when they get an update.
         drop(self.publish(state, Vec::new()));
     }
 }
 
-/// Whether frames from `mac` may come in on the port: in one of its VLANs at least, without a tag.
+/// Whether untagged frames from `mac` may come in on the port.
 fn is_allowed(view: &View, number: u16, mac: Mac) -> bool {
     let placed = view.port(number).map(|port| port.vlan.admit(None));
-    // Where no frame without a tag comes in at all, the worker counts that.
+    // If the port admits no untagged frame at all, the worker drops and counts the frame.
     let Some(Ok(placed)) = placed else {
         return true;
     };
     view.allows_source(mac, placed.vlan, number)
 }
 
-/// "Who am I?" (RFC 903), from and about `mac`, to everybody: 60 bytes.
+/// "Who am I?" (RFC 903), from and about `mac`, broadcast: 60 bytes.
 fn rarp_request(mac: Mac) -> [u8; 60] {
     let mut frame = [0; 60];
     let fields: [&[u8]; 10] = [

@@ -1,8 +1,8 @@
-//! Who serves a guest port: as long as it is attached, what it says of the port counts.
+//! Attachment of a guest port's thread: while it is valid, the thread may change the port.
 //!
-//! The thread of a port can be held up by its front end (see [`caller`](super::caller)), and is then left behind when the
-//! port goes. Whatever it does when it goes on must change nothing: its number may be another port's by then. So each
-//! change is made under the port table's lock only if the attachment that it is made for still holds.
+//! A front end can hold up the thread of a port (see [`caller`](super::caller)); the thread is then left behind when
+//! the port goes. When it resumes, it must change nothing, since another port may have its number by then. So each
+//! change is made under the port table's lock, and only while its attachment is valid.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use super::caller::Caller;
 use super::{Fabric, Port, PortChange, PortState};
 use crate::status::DeviceStatus;
 
-/// How often it is looked at what calls have cost.
+/// Interval between two reviews of what calls cost.
 const REVIEW: Duration = Duration::from_millis(100);
 
 /// The right of a guest port's thread to change its port.
@@ -31,22 +31,22 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// The port.
+    /// The port's number.
     pub(crate) fn number(&self) -> u16 {
         self.number
     }
 
-    /// Meant only under the port table's lock, which [`Fabric::detach`] has.
+    /// Meaningful only under the port table's lock, which [`Fabric::detach`] takes.
     fn holds(&self) -> bool {
         !self.is_over.load(Ordering::Relaxed)
     }
 }
 
-/// What is known of a port's calls.
+/// State of a port's calls.
 pub(super) struct Calls {
     pub(super) budget: Arc<CallBudget>,
     spent: Spent,
-    /// Whether it has been said that no worker makes them any more.
+    /// Whether the switch to the caller thread has been logged.
     is_said: bool,
     attachment: Option<Arc<Attachment>>,
 }
@@ -61,7 +61,7 @@ impl Calls {
         }
     }
 
-    /// Who makes them, if it is not the workers; for people.
+    /// Text that tells that the caller thread makes the calls, if it does.
     pub(super) fn text(&self) -> Option<String> {
         let is_used = |attachment: &Arc<Attachment>| attachment.caller.is_used();
         match self.budget.longest_ns() / 1000 {
@@ -78,7 +78,7 @@ impl Calls {
         }
     }
 
-    /// Looks at what they have cost in `window`. Returns who is to have a thread for them.
+    /// Reviews what calls cost in `window`. Returns the attachment if it needs a caller thread.
     fn review(&mut self, name: &str, window: Duration, cycle_ns: f64) -> Option<Arc<Attachment>> {
         self.budget.review(&mut self.spent, window, cycle_ns);
         if !self.budget.is_by_caller() {
@@ -97,7 +97,7 @@ impl Calls {
 }
 
 impl Fabric {
-    /// Attaches who serves guest port `number`, with so many vrings. Whoever did before does no longer.
+    /// Attaches a thread to guest port `number`, which has `vrings` vrings. Ends the previous attachment.
     pub(crate) fn attach(&self, number: u16, vrings: usize) -> io::Result<Arc<Attachment>> {
         let mut state = self.lock();
         let port = state.ports.get_mut(usize::from(number));
@@ -119,7 +119,7 @@ impl Fabric {
         Ok(attachment)
     }
 
-    /// Ends an attachment: nothing that is done in its name changes anything any more, and no frame goes there.
+    /// Ends an attachment: it changes nothing from now on, and the port gets no frames.
     pub(crate) fn detach(&self, attachment: &Arc<Attachment>) {
         let mut state = self.lock();
         if !attachment.holds() {
@@ -145,7 +145,7 @@ impl Fabric {
         drop((changed, held));
     }
 
-    /// As [`change`](Fabric::change), for who is attached.
+    /// Like [`change`](Fabric::change), but only while the attachment is valid.
     pub(crate) fn change_attached(
         &self,
         attachment: &Attachment,
@@ -154,7 +154,7 @@ impl Fabric {
         self.change_if(attachment.number, change, || attachment.holds())
     }
 
-    /// Notes how the device of the port is, for `show`.
+    /// Records the status of the port's device, for `show`.
     pub(crate) fn describe(&self, attachment: &Attachment, device: DeviceStatus) {
         let before = self
             .with_port(attachment, |port| port.device.replace(device))
@@ -162,7 +162,7 @@ impl Fabric {
         drop(before);
     }
 
-    /// Adds to what is said of the port's state.
+    /// Appends to the detail of the port's state.
     pub(crate) fn add_detail(&self, attachment: &Attachment, text: &str) {
         self.with_port(attachment, |port| {
             port.detail.push_str("; ");
@@ -195,8 +195,8 @@ impl Fabric {
         port.filter(|_| attachment.holds()).map(f)
     }
 
-    /// Looks at what calls have cost the workers since it last did, and has threads started for ports whose calls they make
-    /// no longer.
+    /// Reviews what calls have cost the workers since the last review, and starts threads for ports whose calls workers
+    /// no longer make.
     pub(super) fn review_calls(&self) {
         let mut state = self.lock();
         let window = state.calls_reviewed.elapsed();

@@ -1,8 +1,8 @@
-//! What workers and streams cost, measured, and streams that go to other workers for it.
+//! Measures what workers and streams cost, and moves streams to other workers accordingly.
 //!
-//! A window is the time between two samples of the counters, [`BalanceOptions::interval`] long. After each, the
-//! [`Planner`] is asked what should move. What is shown goes back to the sample before the last one, so that it is never
-//! about nothing.
+//! A window is the time between two samples of the counters, [`BalanceOptions::interval`] long. After each window the
+//! [`Planner`] decides what to move. What is shown covers the time since the sample before the last one, so that it
+//! always covers at least one window.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use super::placement::{self, Candidate};
 use super::planner::{MARGIN, Move, Permille, Planner, StreamLoad, THRESHOLD, WHOLE, WorkerLoad};
 use super::{Fabric, Placed, Port};
 
-/// How long a window is where nothing else is said.
+/// Default length of a window.
 pub const INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
 
-/// Streams that move in one call of [`Fabric::housekeep`]: it has more to do, and each may have to wait for NICs.
+/// The most streams that move in one call of [`Fabric::housekeep`]: it has other work, and each move may have to wait
+/// for NICs.
 const MOVES_MAX: usize = 4;
-/// How long a worker is left alone at most that a NIC keeps from giving anything up.
+/// The longest time that a worker is left alone after a NIC prevented its moves.
 const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Balancing, from the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BalanceOptions {
-    /// Whether streams go to other workers by measured load.
+    /// Whether streams move to other workers by measured load.
     pub auto: bool,
-    /// How long a window is over which loads are measured; no shorter than the time between two calls of
+    /// Length of the window over which loads are measured; no shorter than the time between two calls of
     /// [`Fabric::housekeep`].
     pub interval: Duration,
     /// A worker that is busy for more than this is relieved, thousandths of the time.
     pub busy_permille_max: u32,
-    /// By how much less busy, thousandths of the time, it must leave the busier of two workers if one gives to the
-    /// other.
+    /// By how much a move must lower the load of the busier of the two workers, thousandths of the time.
     pub gain_permille_min: u32,
 }
 
@@ -52,20 +52,20 @@ impl Default for BalanceOptions {
     }
 }
 
-/// The two last samples: the older one is what is shown against, the newer one begins the window.
+/// Indices of the last two samples: what is shown is measured since the older one, and the newer one begins the window.
 const SHOWN: usize = 0;
 const WINDOW: usize = 1;
 
-/// What a stream had cost its worker at the two last samples, or when the worker got it, cycles.
+/// A stream's cycle count at the last two samples, or when the worker got the stream.
 #[derive(Clone, Copy)]
 pub(super) struct Measured {
     cycles: [u64; 2],
-    /// Its worker has had it for less than a window.
+    /// Whether its worker has had it for less than a window.
     fresh: bool,
 }
 
 impl Measured {
-    /// Of a stream that `worker` gets now.
+    /// For a stream that `worker` gets now.
     pub fn from_now(counters: &PortCounters, worker: usize, queue: u16) -> Measured {
         Measured {
             cycles: [counters.at(worker, queue).cycles.get(); 2],
@@ -77,7 +77,7 @@ impl Measured {
 /// All workers' counters at one moment.
 struct Sample {
     at: u64,
-    /// Busy, idle and sleeping cycles, and those of the busy ones that were for other workers.
+    /// Busy, idle and sleeping cycles, and the busy cycles spent for other workers.
     workers: Vec<[u64; 4]>,
 }
 
@@ -103,13 +103,13 @@ pub(super) struct State {
     samples: [Sample; 2],
     sampled: Instant,
     planner: Planner,
-    /// Of each worker: the cycles, since both samples, of streams that it has no more.
+    /// By worker: the cycles, since both samples, of streams that it no longer has.
     left: Vec<[u64; 2]>,
-    /// What is still to be done after the last plan.
+    /// Moves of the last plan that are still to be made.
     planned: VecDeque<Planned>,
-    /// Streams that each worker got from another.
+    /// By worker: the streams that it got from others.
     pub moves: Vec<u64>,
-    /// Streams that each worker was to give up, and got back.
+    /// By worker: the streams whose move was put off.
     pub put_off: Vec<u64>,
 }
 
@@ -120,7 +120,7 @@ struct Planned {
     to_busy: Permille,
 }
 
-/// It begins with no memory of what it moved.
+/// A new planner that remembers no moves.
 fn planner(options: &BalanceOptions) -> Planner {
     Planner::new(
         options.busy_permille_max,
@@ -145,7 +145,8 @@ impl State {
 }
 
 impl State {
-    /// Keeps what a stream has cost its worker, which gives it up: it was busy with that, and not with the others.
+    /// Keeps the cycles of a stream that its worker gives up, so that they are not attributed to the worker's other
+    /// streams.
     pub fn note_left(&mut self, counters: &PortCounters, queue: u16, placed: &Placed) {
         let now = counters.at(placed.worker, queue).cycles.get();
         let left = self.left[placed.worker].iter_mut();
@@ -155,13 +156,13 @@ impl State {
     }
 }
 
-/// In windows.
+/// [`REST_MAX`] in windows.
 fn rest_max(interval: Duration) -> u32 {
     let windows = REST_MAX.as_millis() / interval.as_millis().max(1);
     windows.max(1) as u32
 }
 
-/// How a worker spent the time since a sample: shares of it, which add up to 1.
+/// How a worker spent the time since a sample, in shares that add up to 1.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Shares {
     pub busy: f64,
@@ -169,26 +170,26 @@ pub(super) struct Shares {
     pub sleep: f64,
 }
 
-/// What was measured since a sample.
+/// Loads measured since a sample.
 pub(super) struct Loads {
     pub cycles: u64,
     pub workers: Vec<Shares>,
-    /// Of each worker: its streams' cycles, summed up, and those of streams that have left it.
+    /// By worker: the summed cycles of its streams, and of streams that have left it.
     sums: Vec<u64>,
-    /// Of each worker: the share of its time that was for other workers, whose frames leave through its NIC queues. No
-    /// stream of its own takes that along.
+    /// By worker: the share of its time that it spent for other workers, whose frames leave through its NIC queues.
+    /// Moving one of its own streams does not change that.
     others: Vec<f64>,
     since: usize,
 }
 
 impl Loads {
-    /// The share of its worker's time that a stream takes. What a worker does for all its streams together, such as
-    /// doorbells and calls, is shared out in proportion: shares add up to what the worker is busy, less what it does for
-    /// other workers.
+    /// The share of its worker's time that a stream takes. Work for all streams of a worker together, such as doorbells
+    /// and calls, is divided in proportion: the shares add up to the worker's busy share, less what it does for other
+    /// workers.
     pub fn of_stream(&self, port: &Port, queue: u16, placed: &Placed) -> f64 {
         let (sum, busy) = (self.sums[placed.worker], self.workers[placed.worker].busy);
         let busy = (busy - self.others[placed.worker]).max(0.0);
-        // Counters go on after they were summed up.
+        // The counter may have advanced since the sum was taken.
         let cycles = cycles_since(self.since, port, queue, placed).min(sum);
         busy * cycles as f64 / sum.max(1) as f64
     }
@@ -204,7 +205,7 @@ fn permille(share: f64) -> Permille {
 }
 
 impl Fabric {
-    /// What workers and streams cost since the sample before the last.
+    /// Loads of workers and streams since the sample before the last.
     pub(super) fn shown_loads(&self, state: &super::State) -> Loads {
         self.loads(state, SHOWN)
     }
@@ -237,7 +238,7 @@ impl Fabric {
         }
     }
 
-    /// The workers, for the place of a new stream.
+    /// The workers as candidates for a new stream.
     pub(super) fn candidates(&self, state: &super::State) -> Vec<Candidate> {
         let loads = self.shown_loads(state);
         let workers = loads.workers.iter().zip(&self.nodes);
@@ -276,14 +277,15 @@ impl Fabric {
         port.options.worker.unwrap_or_else(by_node)
     }
 
-    /// Notes the memory node that the NIC of port `number` is at. While it has no queues: their places depend on it.
+    /// Sets the memory node of the NIC of port `number`. Call it while the port has no queues: their workers depend on
+    /// it.
     pub fn set_node(&self, number: u16, node: Option<u32>) {
         if let Some(Some(port)) = self.lock().ports.get_mut(usize::from(number)) {
             port.node = node;
         }
     }
 
-    /// Balances otherwise from now on. What was planned, but not done yet, is forgotten.
+    /// Changes the balancing options. Moves that were planned but not made are forgotten.
     pub fn set_balance(&self, auto: bool, interval: Duration) {
         let balance = &mut self.lock().balance;
         (balance.options.auto, balance.options.interval) = (auto, interval);
@@ -291,8 +293,8 @@ impl Fabric {
         balance.planned.clear();
     }
 
-    /// At the end of a window: begins the next, and plans what should move, unless the last plan is not carried out yet.
-    /// At any time: moves some of what was planned.
+    /// At the end of a window, begins the next window and plans moves, unless moves of the last plan are left. In every
+    /// call, makes some of the planned moves.
     pub(super) fn balance(&self) {
         let mut state = self.lock();
         if state.balance.sampled.elapsed() >= state.balance.options.interval {
@@ -308,14 +310,14 @@ impl Fabric {
                 state.balance.planned = planned.collect();
             }
             self.begin_window(&mut state);
-            // What a NIC or a stalled worker kept from going where it is pinned to.
+            // Retries streams that a NIC or a stalled worker kept away from their pinned worker.
             for number in 0..state.ports.len() {
                 self.gather(&mut state, number as u16);
             }
         }
         drop(state);
         for _ in 0..MOVES_MAX {
-            // Each by itself: whoever else waits for the port table gets it in between.
+            // One lock per move, so that others who wait for the port table get it in between.
             let mut state = self.lock();
             let Some(planned) = state.balance.planned.pop_front() else {
                 break;
@@ -373,7 +375,7 @@ impl Fabric {
     fn carry_out(&self, state: &mut super::State, planned: &Planned) {
         let one = planned.one;
         if state.worker_of(one.id) != Some(one.from) {
-            return; // somebody else was faster
+            return; // another move was faster
         }
         let name = state.view.port(one.id.0).map(|port| port.name.clone());
         let (name, queue) = (name.unwrap_or_default(), one.id.1);
@@ -385,7 +387,7 @@ impl Fabric {
                     "goes from worker-{} ({from} % busy) to worker-{} ({to} % busy)", one.from, one.to);
             }
             Err(MoveError::PutOff { from: worker }) => {
-                // The same NIC would put the others off.
+                // The same NIC would put the other moves off too.
                 let balance = &mut state.balance;
                 balance.planned.retain(|other| other.one.from != worker);
                 if balance.planner.put_off(worker) {
@@ -409,13 +411,13 @@ impl super::State {
     }
 }
 
-/// Shares of `total` cycles, from what a worker has counted: busy, idle, sleeping. A turn or a sleep that lasts is
-/// counted when it ends.
+/// Shares of `total` cycles, from a worker's counted busy, idle and sleeping cycles. A poll iteration or a sleep is
+/// counted only when it ends.
 fn shares([busy, idle, sleep]: [u64; 3], total: u64, is_asleep: bool) -> Shares {
     let busy = busy.min(total);
     let idle = idle.min(total - busy);
     let rest = total - busy - idle;
-    // What is left is sleep, part of which may lie before, or a turn that does not end.
+    // The rest is sleep, part of which may lie before the sample, or a poll iteration that has not ended.
     let sleep = match is_asleep {
         true => rest,
         false => sleep.min(rest),
@@ -455,7 +457,7 @@ mod tests {
         // It slept a little, and then did not get its core.
         let preempted = shares([100, 200, 50], 1000, false);
         assert_eq!((preempted.busy, preempted.sleep), (0.75, 0.05));
-        // It slept for long before.
+        // A long sleep that began before the sample.
         let woken = shares([100, 200, 50_000], 1000, false);
         assert_eq!((woken.busy, woken.sleep), (0.1, 0.7));
     }

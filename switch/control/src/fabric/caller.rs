@@ -1,12 +1,12 @@
-//! The caller thread of a guest port: does to descriptors of its front end what may last for ever.
+//! The caller thread of a guest port: performs the operations on the front end's descriptors that can block forever.
 //!
-//! It makes the calls that no worker makes (see `crosspoint_vring::notify`), and it closes what may not be closed on
-//! another thread: the last close of a pipe waits for its mutex, and each close of a FUSE file for its server. A front end
-//! can hold it there in uninterruptible sleep. That stops the calls of its own port, and nothing else: the thread has no
-//! lock while it is in such a system call, and it is left behind when the front end or the port goes.
+//! It makes the calls that no worker makes (see `crosspoint_vring::notify`), and closes descriptors whose close can
+//! block: the last close of a pipe waits for its mutex, and each close of a FUSE file waits for its server. A front end
+//! can hold the thread there in uninterruptible sleep. That stops only the calls of its own port: the thread holds no
+//! lock during such a system call, and is left behind when the front end or the port goes.
 //!
-//! It is started when it is first needed, and ends with its front end. It runs where the control threads run, off the
-//! workers' cores: it inherits that.
+//! It is started when it is first needed, and ends with its front end. It inherits the affinity of the control threads,
+//! so it runs off the workers' cores.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,25 +21,25 @@ use rustix::thread::{Pid, gettid};
 
 use crate::interrupt::interrupt;
 
-/// A call that takes longer is followed by a pause of so many times its length, at most [`REST_MAX`]: the thread takes no
-/// more than a twentieth of a core.
+/// A longer call is followed by a pause of [`REST_FACTOR`] times its length, at most [`REST_MAX`]: so the thread takes
+/// no more than a twentieth of a core.
 const CALL_COSTLY: Duration = Duration::from_micros(50);
 const REST_FACTOR: u32 = 19;
 const REST_MAX: Duration = Duration::from_secs(2);
-/// Between two looks, in a pause, whether the thread is to end.
+/// Interval, in a pause, between two checks of the stop flag.
 const REST_STEP: Duration = Duration::from_millis(10);
-/// How long a thread that is to end is waited for. It is left behind after that.
+/// How long to wait for a thread that is to end. It is left behind after that.
 pub(crate) const END_TIME_MAX: Duration = Duration::from_secs(1);
-/// Between two looks whether it has ended.
+/// Interval between two checks of whether it has ended.
 pub(crate) const END_PAUSE: Duration = Duration::from_millis(2);
-/// Descriptors that wait to be closed by a thread that is held up. More are closed by the port's own thread.
+/// The most descriptors that wait for a blocked thread to close them. The port's own thread closes any more.
 const RETIRED_MAX: usize = 64;
 const THREAD_STACK: usize = 64 << 10;
 
-/// Something whose drop may last for ever.
+/// Something whose drop can block forever.
 type Retired = Box<dyn Send>;
 
-/// The calls of one guest port, and the thread that makes them where no worker does.
+/// The calls of one guest port, and the thread that makes those that no worker makes.
 pub(crate) struct Caller {
     port: String,
     bell: Arc<Bell>,
@@ -51,15 +51,16 @@ pub(crate) struct Caller {
 /// One vring's calls.
 struct Slot {
     notifier: Arc<Notifier>,
-    /// The thread's own copy: it writes to that while the notifier gets another descriptor. The lock is held for no system
-    /// call but the one that makes the copy, which waits for nothing.
+    /// The thread's own copy, which it writes to while the notifier's descriptor can be replaced. The lock is held for
+    /// no system call except the one that makes the copy, which never blocks.
     copy: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 #[derive(Default)]
 struct Threads {
     current: Option<CallerThread>,
-    /// One that was left behind. There is at most one: while it lasts, only eventfds are taken, which hold up no thread.
+    /// A thread that was left behind. There is at most one: while it exists, only eventfds are accepted, which block no
+    /// thread.
     stuck: Option<CallerThread>,
 }
 
@@ -76,7 +77,7 @@ struct Shared {
 }
 
 impl Caller {
-    /// The calls of port `port`, whose device has `vrings` vrings.
+    /// For port `port`, whose device has `vrings` vrings.
     pub(crate) fn new(
         port: &str,
         budget: Arc<CallBudget>,
@@ -95,20 +96,20 @@ impl Caller {
         }))
     }
 
-    /// Where the calls of a vring go; of one that there is not, nowhere.
+    /// The notifier of a vring; one that does nothing if there is no such vring.
     pub(crate) fn notifier(&self, vring: usize) -> Arc<Notifier> {
         let slot = self.slots.get(vring);
         slot.map_or_else(Arc::default, |slot| slot.notifier.clone())
     }
 
-    /// Whether a vring has a descriptor to write to that no worker writes to.
+    /// Whether a vring has a descriptor that only the caller thread writes to.
     pub(crate) fn is_used(&self) -> bool {
         self.slots.iter().any(|slot| slot.notifier.is_by_caller())
     }
 
-    /// Exchanges the descriptor of a vring. Workers may use the old one until each has passed a quiescent point: it is to be
-    /// given to [`retire`](Self::retire) after that. The new one is refused, with the reason, if it is not fit to be written
-    /// to; then there is none.
+    /// Replaces the descriptor of a vring and returns the old one. Workers may use the old one until each has passed a
+    /// quiescent point: pass it to [`retire`](Self::retire) after that. An unsuitable new descriptor is refused, with
+    /// the reason, and the vring then has none.
     pub(crate) fn set(
         &self,
         vring: usize,
@@ -137,8 +138,8 @@ impl Caller {
         (old, refused)
     }
 
-    /// The port's thread: makes a first call to each eventfd that it was given since, before any worker does. A front end can
-    /// make that last; it is held up by it alone, so this is called under no lock.
+    /// Called by the port's thread: makes the first call to each new eventfd, before any worker does. A front end can
+    /// make that block; only the port's thread is held up, so call this without any lock.
     pub(crate) fn probe(&self) {
         for slot in &*self.slots {
             slot.notifier.probe();
@@ -163,7 +164,8 @@ impl Caller {
         Ok(fd)
     }
 
-    /// Closes a descriptor of the front end, on a thread where that may last. Not under any lock.
+    /// Closes a descriptor of the front end, on the caller thread if the close can block. Not to be called under any
+    /// lock.
     pub(crate) fn retire(&self, fd: OwnedFd) {
         match Kind::of(&fd) {
             Kind::Eventfd => drop(fd),
@@ -171,10 +173,10 @@ impl Caller {
         }
     }
 
-    /// Drops something of the front end's that may keep who drops it, likewise.
+    /// Drops an object of the front end whose drop can block, on the caller thread. Not to be called under any lock.
     pub(crate) fn retire_any(&self, object: Retired) {
         let mut threads = lock(&self.threads);
-        // One thread that is held up is enough: it gets the rest, too.
+        // If one thread is blocked already, it gets the rest too.
         let thread = match threads.is_held_up() {
             true => threads.stuck.as_ref(),
             false => {
@@ -191,7 +193,7 @@ impl Caller {
         drop(left);
     }
 
-    /// Starts the thread, unless it runs. Does nothing while another thread is at it.
+    /// Starts the thread, unless it runs. Does nothing while another thread holds the lock.
     pub(crate) fn start(&self) {
         match self.threads.try_lock() {
             Ok(mut threads) => self.ensure(&mut threads),
@@ -223,8 +225,8 @@ impl Caller {
         Ok(CallerThread { shared, thread })
     }
 
-    /// The front end is gone, or the port: ends the thread, or leaves it behind at `deadline`. No vring has a descriptor any
-    /// more.
+    /// Called when the front end or the port is gone: ends the thread, or leaves it behind at `deadline`. No vring has
+    /// a descriptor any more.
     pub(crate) fn end(&self, deadline: Instant) {
         let mut threads = lock(&self.threads);
         let Some(thread) = threads.current.take() else {
@@ -269,7 +271,7 @@ impl Threads {
 }
 
 impl Shared {
-    /// Takes on something to drop. Gives it back where too much waits already.
+    /// Queues an object to drop. Returns it if the queue is full.
     fn take_on(&self, object: Retired) -> Option<Retired> {
         let mut retired = lock(&self.retired);
         if retired.len() >= RETIRED_MAX {
@@ -279,8 +281,8 @@ impl Shared {
         None
     }
 
-    /// After a call that took `time`, if that is long: so that a front end that makes calls cost much takes little of a
-    /// core. Calls that are due meanwhile become one.
+    /// Pauses after a long call that took `time`, so that a front end with costly calls takes little of a core. Calls
+    /// that become due meanwhile are merged into one.
     fn rest(&self, time: Duration) {
         if time > CALL_COSTLY {
             let end = Instant::now() + (time * REST_FACTOR).min(REST_MAX);
@@ -292,7 +294,7 @@ impl Shared {
         }
     }
 
-    /// The thread. Calls first, since they are waited for.
+    /// The thread's loop. Calls come first, since guests wait for them.
     fn run(&self, slots: &[Slot], bell: &Bell) {
         let _ = self.id.set(gettid());
         loop {
@@ -329,7 +331,7 @@ impl Slot {
         if is_new && Kind::of(&fd) != Kind::Eventfd {
             let _ = set_nonblocking(&fd);
         }
-        // A descriptor that is full, or closed at its other end, is the front end's own loss.
+        // A full descriptor, or one that is closed at its other end, harms only the front end.
         let _ = rustix::io::write(&fd, &1u64.to_ne_bytes());
     }
 }

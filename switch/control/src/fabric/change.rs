@@ -15,20 +15,20 @@ use crosspoint_vring::{GuestMemory, InflightRegion};
 use super::balance::Measured;
 use super::{Fabric, NewStream, Placed, Port, PortChange, PortState, State, placement, worker};
 
-/// How long a worker may take to come round before the log says so. It is waited for all the
-/// same: what it may still be using cannot be freed.
+/// Time after which a worker that has not reached a quiescent point is logged. The wait goes on: what the worker may
+/// still use cannot be freed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Fabric {
-    /// Applies a change to port `number` and waits until every worker works by it. Returns the
-    /// streams that were removed, with the positions that their rings have come to.
+    /// Applies a change to port `number` and waits until every worker uses it. Returns the removed streams, with their
+    /// ring positions.
     ///
-    /// A quarantined port takes no streams and no egress until its state is set anew.
+    /// A quarantined port gets no streams and no egress until a change sets its state.
     pub fn change(&self, number: u16, change: PortChange) -> io::Result<Vec<Stream>> {
         self.change_if(number, change, || true)
     }
 
-    /// Does so if `holds`, which is asked under the lock.
+    /// Applies the change only if `holds`, which is called under the lock.
     pub(super) fn change_if(
         &self,
         number: u16,
@@ -42,11 +42,11 @@ impl Fabric {
         let leaves = matches!(change.state, Some((PortState::Down, _)));
         let changed = self.change_locked(&mut state, number, change);
         if leaves {
-            // The workers have come round, so there is nothing more to come of this guest.
+            // All workers have reached a quiescent point, so no further faults of this guest can arrive.
             self.take_faults(&mut state, Some(number));
             self.take_stuck(&mut state, Some(number));
         }
-        // What came of a front end is let go of without the lock: it can last.
+        // The front end's objects are dropped without the lock, since a drop can block.
         drop(state);
         changed.map(|changed| changed.removed)
     }
@@ -120,7 +120,7 @@ impl Fabric {
             placement::share_out(port, number, queues, &mut updates, &self.links);
         }
         let removed = self.publish(state, updates);
-        // Only now: a worker that slept on these descriptors has been woken and told.
+        // Only now: a worker that slept on these descriptors has been woken and has applied the change.
         for placed in &released {
             worker::unregister(&self.links[placed.worker], placed);
         }
@@ -132,7 +132,7 @@ impl Fabric {
         })
     }
 
-    /// Registers what wakes the worker, and adds the stream to what it will be told.
+    /// Registers what wakes the worker, and adds the stream to the worker's changes.
     pub(super) fn place(
         &self,
         port: &Port,
@@ -151,8 +151,8 @@ impl Fabric {
             Source::Direct(guest) => guest.status().cloned(),
             _ => None,
         };
-        // Whoever waits for a socket is looked at with each frame that it has sent or received. A worker that never
-        // sleeps does not wait.
+        // A wait on a socket costs time for each frame that it sends or receives. A worker that never sleeps does not
+        // wait, so it needs no registration.
         let sleeps = self.options.sleep_after.is_some();
         let registered = match (&socket, &new.kick) {
             (Some(socket), _) if sleeps => waker.register_nic(id, &**socket),
@@ -187,14 +187,14 @@ impl Fabric {
         }
     }
 
-    /// Sends every worker the new picture and its own changes, and waits for all of them.
-    /// Returns the streams that they gave up; what else was replaced is freed here.
+    /// Sends every worker the new snapshot and its own changes, and waits for all of them. Returns the streams that
+    /// they gave up; everything else that was replaced is freed here.
     pub(super) fn publish(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Stream> {
         let retired = self.exchange(state, changes).into_iter();
         retired.flat_map(|update| update.removed).collect()
     }
 
-    /// Does so, and returns what each worker gave back: less than all only when the workers end.
+    /// Like [`publish`](Self::publish), but returns each worker's update; fewer than the workers only when they stop.
     pub(super) fn exchange(&self, state: &mut State, changes: Vec<WorkerChange>) -> Vec<Update> {
         let last = state
             .ports
@@ -227,7 +227,7 @@ impl Fabric {
             if change.asks_nic_positions {
                 update.nic_positions = Vec::with_capacity(MAX_PORTS);
             }
-            // The last one was waited for, so there is room.
+            // The previous update was waited for, so there is room.
             let _ = link.mailbox.publish(update);
             link.waker.wake();
         }
@@ -238,7 +238,7 @@ impl Fabric {
         all
     }
 
-    /// Waits until a worker has taken what was published, and returns what that replaced; `None` when the workers end.
+    /// Waits until a worker has taken the update, and returns what that replaced; `None` when the workers stop.
     pub(super) fn await_retired(&self, worker: usize) -> Option<Update> {
         let link = self.links.get(worker)?;
         loop {
@@ -253,15 +253,15 @@ impl Fabric {
         }
     }
 
-    /// Waits until every worker has passed a quiescent point: what was taken out of use before
-    /// the call is used by nobody after it.
+    /// Waits until every worker has passed a quiescent point. After that, nothing that was taken out of use before the
+    /// call is still used.
     pub fn quiesce(&self) {
         let mut state = self.lock();
         drop(self.publish(&mut state, Vec::new()));
     }
 }
 
-/// What a change has taken out of use, and no worker uses any more.
+/// What a change has taken out of use; no worker uses it any more.
 pub(super) struct Changed {
     pub(super) removed: Vec<Stream>,
     _released: Vec<Placed>,
@@ -269,13 +269,13 @@ pub(super) struct Changed {
     _inflight: Option<Arc<InflightRegion>>,
 }
 
-/// What one worker is told besides the picture.
+/// What one worker gets besides the snapshot.
 #[derive(Default)]
 pub(super) struct WorkerChange {
     pub(super) add: Vec<Stream>,
     pub(super) remove: Vec<StreamId>,
     pub(super) nics: Vec<(u16, Option<Box<NicTx>>)>,
-    /// Whether it is to say how far its ways to NICs have come.
+    /// Whether to report how far its queues and handoffs to NICs have come.
     pub(super) asks_nic_positions: bool,
 }
 

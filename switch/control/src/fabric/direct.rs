@@ -1,4 +1,4 @@
-//! Guests' own queues: finding the uplink that one is of, and giving up those that send nothing any more.
+//! Guests' own NIC queues: finds the uplink of one, and gives up those that no longer send.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -8,20 +8,20 @@ use crosspoint_engine::stream::Stream;
 
 use super::{Fabric, Placed, State, WorkerChange};
 
-/// An uplink, as far as a queue of its interface needs it.
+/// An uplink, as needed to open a queue of its interface.
 pub struct Uplink {
     /// Its port number.
     pub number: u16,
     /// Its interface.
     pub interface: String,
-    /// Whether the NIC reads and writes packet memory itself.
+    /// Whether the NIC reads and writes packet memory directly.
     pub zero_copy: bool,
-    /// The longest frame that it sends, bytes, a tag not counted; it follows the interface's MTU.
+    /// Longest frame that it sends, bytes, without a tag; it follows the interface's MTU.
     pub frame_len_max: Arc<AtomicU32>,
 }
 
 impl Fabric {
-    /// The port named `name`, if there is one: `Some(None)` when it is no uplink, or is not open.
+    /// The port named `name`, if there is one: `Some(None)` if it is no uplink or is not open.
     pub fn uplink(&self, name: &str) -> Option<Option<Uplink>> {
         let state = self.lock();
         let mut ports = state.ports.iter().enumerate();
@@ -42,12 +42,12 @@ impl Fabric {
         Some(open())
     }
 
-    /// `time` in cycles.
+    /// Converts `time` to cycles.
     pub fn cycles(&self, time: Duration) -> u64 {
         self.clock.cycles(time)
     }
 
-    /// Closes the queues that send nothing any more; their guests go on with copies.
+    /// Closes queues that no longer send; their guests continue with copies.
     pub(super) fn end_lost_directs(&self, state: &mut State) {
         let is_lost = |placed: &Placed| {
             placed
@@ -65,7 +65,7 @@ impl Fabric {
         if lost.is_empty() {
             return;
         }
-        // All at once: nobody else can change a port meanwhile.
+        // All at once, under the lock, so no other port changes meanwhile.
         let mut changes: Vec<_> = self.links.iter().map(|_| WorkerChange::default()).collect();
         for (id, worker) in &lost {
             Fabric::note_lost_direct(state, *id);

@@ -1,5 +1,5 @@
-//! Whether the fabric works. Whoever asks is never held up: the port table's lock may be held by a change that waits for
-//! the very worker that does not come round.
+//! Health of the fabric. The caller never blocks: the port table's lock may be held by a change that waits for the very
+//! worker that is stalled.
 
 use std::sync::TryLockError;
 
@@ -8,7 +8,7 @@ use crate::health::{Health, PortLook, WorkerLook};
 use crate::status::BLOCKED;
 
 impl Fabric {
-    /// Whether workers come round, and required ports are up.
+    /// Whether workers make progress, and required ports are up.
     pub fn health(&self) -> Health {
         let cores = self.options.cores.iter().enumerate();
         let workers = cores.map(|(worker, core)| WorkerLook {

@@ -1,6 +1,6 @@
-//! What a port has counted, kept by its name while a reload opens it anew: its series go on, and do not begin at 0 again.
+//! Counts of a port, kept by name while a reload reopens it: its series continue instead of restarting at 0.
 //!
-//! A port that is removed, and comes again later, begins at 0: it may be another guest's.
+//! A port that is removed and added later starts at 0, since it may be another guest's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +14,18 @@ use super::report::xdp_status;
 use super::{Fabric, Placed, Port, State};
 use crate::status::{DeviceStatus, RemovedStatus, XdpStatus};
 
-/// What was counted before by who counts anew each time: a guest's device and the sockets of a NIC's queues.
+/// Earlier counts of objects that start at 0 when they are reopened: a guest's device and the sockets of a NIC's
+/// queues.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Before {
-    /// Front ends that had connected.
+    /// Connections of earlier front ends.
     connections: u64,
-    /// What the kernel had counted, by queue.
+    /// The kernel's counts for earlier sockets, by queue.
     xdp: BTreeMap<u16, XdpStatus>,
 }
 
 impl Before {
-    /// Adds what the socket of a queue has come to, which is given up.
+    /// Adds the counts of a queue's socket, which is being closed.
     pub(super) fn note_left(&mut self, queue: u16, placed: &Placed) {
         let socket = placed.socket.as_ref();
         if let Some(left) = socket.and_then(|socket| xdp_status(socket)) {
@@ -33,7 +34,7 @@ impl Before {
         }
     }
 
-    /// What all sockets of a queue have come to, with the one that it has now.
+    /// The counts of all sockets of a queue, including the current one.
     pub(super) fn xdp(&self, queue: u16, now: Option<XdpStatus>) -> Option<XdpStatus> {
         match (self.xdp.get(&queue), now) {
             (None, now) => now,
@@ -41,7 +42,7 @@ impl Before {
         }
     }
 
-    /// The device, with all front ends that have connected.
+    /// The device status, with the connections of all front ends.
     pub(super) fn device(&self, device: &DeviceStatus) -> DeviceStatus {
         DeviceStatus {
             connections: device.connections + self.connections,
@@ -50,7 +51,7 @@ impl Before {
     }
 }
 
-/// What a port had counted when it was closed.
+/// Counts of a port when it was closed.
 pub(super) struct Kept {
     counters: Arc<PortCounters>,
     quota: Arc<Quota>,
@@ -68,8 +69,8 @@ impl Kept {
         }
     }
 
-    /// What a port goes on to count in that has so many queues, in a switch with so many workers. Queues that it has no
-    /// longer keep what they have counted.
+    /// The counters for a port with `queues` queues, in a switch with `workers` workers. Queues that it no longer has
+    /// keep their counts.
     pub(super) fn resume(
         kept: Option<Kept>,
         (workers, queues): (usize, usize),
@@ -89,8 +90,8 @@ impl Kept {
 }
 
 impl Fabric {
-    /// Takes port `number` out of the switch, as [`remove_port`](Fabric::remove_port) does, but keeps what it has counted
-    /// for the next port of its name.
+    /// Removes port `number` from the switch like [`remove_port`](Fabric::remove_port), but keeps its counts for the
+    /// next port of its name.
     pub fn set_aside(&self, number: u16) {
         let mut state = self.lock();
         let Some(port) = self.take_out(&mut state, number) else {
@@ -109,7 +110,7 @@ impl Fabric {
 }
 
 impl Fabric {
-    /// Forgets what ports have counted that are not to be opened again: a port of the name is another one.
+    /// Drops the kept counts of ports that are not to be reopened: a later port of that name is another one.
     pub fn forget_set_aside(&self, is_wanted: impl Fn(&str) -> bool) {
         let mut state = self.lock();
         let State { kept, removed, .. } = &mut *state;
@@ -124,7 +125,7 @@ impl Fabric {
 }
 
 impl State {
-    /// What ports had counted that are not there: those that were removed, and those that are opened anew.
+    /// Counts of ports that are not there now: removed ports, and those that are being reopened.
     pub(super) fn gone(&self) -> RemovedStatus {
         let mut gone = self.removed.clone();
         for kept in self.kept.values() {

@@ -1,41 +1,41 @@
-//! Loops through the switch, by what they do: the addresses of a network come in at two ports, over and over.
+//! Loop detection by symptom: addresses move between two ports over and over.
 //!
-//! A frame that is flooded into a loop comes back at the other end, and its source with it, thousands of times a second.
-//! No two stations and no migration do that. A guest that sends with a neighbour's address may do it to itself: it is
-//! told of one port then, and not of two, since the neighbour's address stays where it is.
+//! A frame that is flooded into a loop comes back at the other end, thousands of times a second, and its source address
+//! with it. Neither two stations nor a migration cause that. A guest that sends with a neighbour's address can look
+//! like a loop, but then only one port is affected, not two, since the neighbour's address stays where it is.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Fabric, State};
 
-/// Between two looks.
+/// Interval between two checks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often addresses change ports, or try to, on a port with a loop behind it, per second. A loop in which one frame
-/// goes round makes as many changes as the slower of its links is times the way round long: thousands.
+/// Address changes per second, made or refused, on a port with a loop behind it. A loop with a single frame makes as
+/// many changes as its slower link is times the length of the loop: thousands.
 const CHANGES_MIN_PER_S: u64 = 1000;
-/// For how many looks in a row that must be so, and for how many it must not be so any more.
+/// Checks in a row with so many changes before a loop is reported, and checks without before it is over.
 const LOOKS_BEGIN: u32 = 3;
 const LOOKS_END: u32 = 10;
 
-/// What is known of one port.
+/// State of one port.
 #[derive(Default)]
 struct Seen {
-    /// Its count when it was last looked at.
+    /// Its count at the last check.
     changes: u64,
-    /// For how many looks in a row it is as if there were a loop, or as if there were none.
+    /// Checks in a row that contradict `is_looping`.
     looks: u32,
     is_looping: bool,
 }
 
-/// What is known of all ports.
+/// State of all ports.
 #[derive(Default)]
 pub(super) struct Loops {
     last: Option<Instant>,
     ports: BTreeMap<u16, Seen>,
 }
 
-/// What has become other.
+/// A change of state.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     Begun(u16),
@@ -48,7 +48,7 @@ impl Loops {
         self.ports.get(&port).is_some_and(|seen| seen.is_looping)
     }
 
-    /// Looks at each port's count of address changes, if it is time to.
+    /// Checks each port's count of address changes, if a check is due.
     fn look(&mut self, now: Instant, counts: impl Iterator<Item = (u16, u64)>) -> Vec<News> {
         let Some(last) = self.last else {
             self.ports = counts
@@ -78,7 +78,7 @@ impl Loops {
                 changes,
                 ..Seen::default()
             });
-            // A port that has the number of one that is gone counts from zero.
+            // A port that got the number of a removed one counts from zero.
             let more = changes.saturating_sub(seen.changes);
             let is_many = more >= least;
             many += usize::from(is_many);
@@ -92,7 +92,7 @@ impl Loops {
         }
         let mut news = Vec::new();
         for (port, seen) in &mut self.ports {
-            // One port alone is no loop, though it may stay one for a while after the other was taken out.
+            // One port alone is no loop, but its state may last for a while after the other port was removed.
             if !seen.is_looping && seen.looks >= LOOKS_BEGIN && many >= 2 {
                 (seen.is_looping, seen.looks) = (true, 0);
                 news.push(News::Begun(*port));
@@ -106,7 +106,7 @@ impl Loops {
 }
 
 impl Fabric {
-    /// Looks for loops, once a second, and has the log tell of them.
+    /// Checks for loops once a second, and logs them.
     pub(super) fn report_loops(state: &mut State, now: Instant) {
         let State { ports, loops, .. } = state;
         let counts = (0..).zip(&*ports).filter_map(|(number, port)| {
@@ -126,7 +126,7 @@ impl Fabric {
             News::Over(_) => None,
         });
         let begun = begun.collect::<Vec<&str>>().join(", ");
-        // A line for each port, so that each is found by its own.
+        // A line for each port, so that a search for either port finds it.
         for one in &news {
             match one {
                 News::Begun(port) => tracing::error!(
@@ -145,7 +145,7 @@ impl Fabric {
 mod tests {
     use super::*;
 
-    /// Looks once a second at two ports with so many changes a second; what is new at which look.
+    /// Checks two ports with these changes per second once a second; returns each change of state with its check.
     fn news(
         changes: [u64; 2],
         looks: std::ops::Range<u64>,
@@ -167,7 +167,7 @@ mod tests {
         let begun = news([40_000, 36_000], 0..20, &mut loops, start);
         assert_eq!(begun, [(3, News::Begun(0)), (3, News::Begun(1))]);
         assert!(loops.has(0) && loops.has(1) && !loops.has(2));
-        // The counts stay.
+        // The counts do not change any more.
         let counts = || (0..).zip([40_000 * 19, 36_000 * 19]);
         let over: Vec<Vec<News>> = (20..40)
             .map(|look| loops.look(start + LOOK * look, counts()))

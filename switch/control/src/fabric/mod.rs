@@ -66,20 +66,20 @@ pub use ports::PortSettings;
 use watch::Watch;
 pub use worker::WorkerError;
 
-/// Why a port is quarantined whose calls block.
+/// Reason given when a port is quarantined because one of its calls blocked.
 const STUCK_CALL: &str =
     "its front end made a call descriptor block, and a worker had to be freed from it";
 
-/// A stream's place: its worker, and the kick that it is registered with there.
+/// A stream's worker, and what wakes that worker for it.
 struct Placed {
     worker: usize,
     kick: Option<OwnedFd>,
-    /// Whether that wakes the worker, or something else does; if not, it looks from time to time.
+    /// Whether something wakes the worker for this stream; without it, the worker polls the stream periodically.
     has_wakeup: bool,
     socket: Option<Arc<XskSocket>>,
-    /// How the guest's own queue does, if it has one.
+    /// Status of the guest's own NIC queue, if it has one.
     direct: Option<Arc<DirectStatus>>,
-    /// The memory node that it should be on.
+    /// The preferred memory node.
     node: Option<u32>,
     measured: Measured,
 }
@@ -89,7 +89,7 @@ struct Port {
     options: PortOptions,
     state: PortState,
     detail: String,
-    /// When `state` became what it is.
+    /// When `state` last changed.
     since: Instant,
     device: Option<DeviceStatus>,
     properties: BTreeMap<String, String>,
@@ -97,13 +97,13 @@ struct Port {
     objectives: Option<slo::Objectives>,
     memory: Option<Arc<GuestMemory>>,
     inflight: Option<Arc<InflightRegion>>,
-    /// Transmit halves that no worker needs: there are more queues than workers.
+    /// Transmit halves that no worker needs, when there are more queues than workers.
     spare: Vec<XskTx>,
     /// The memory node of an uplink's NIC.
     node: Option<u32>,
     calls: Calls,
     before: kept::Before,
-    /// While it is blocked, since a loop goes through it.
+    /// Set while the port is blocked because of a loop.
     blocked: Option<probes::Blocked>,
 }
 
@@ -114,21 +114,21 @@ struct State {
     moves: moves::Reported,
     loops: loops::Loops,
     probing: probes::Probing,
-    /// How many mappings had been lost when the ports' memories were last looked at.
+    /// The number of lost mappings when the ports' memories were last checked.
     lost_mappings: u64,
-    /// When it was last looked at what calls had cost.
+    /// When the cost of calls was last reviewed.
     calls_reviewed: Instant,
     balance: balance::State,
     taps: Vec<Arc<Tap>>,
-    /// What ports that are gone had counted.
+    /// Counts of removed ports.
     removed: RemovedStatus,
-    /// The same of ports that are being opened anew, by name.
+    /// Counts of ports that are being reopened, by name.
     kept: BTreeMap<String, kept::Kept>,
-    /// Kept for the status alone.
+    /// Kept only for the status.
     config: ConfigStatus,
 }
 
-/// The switch, as its control threads see it.
+/// The switch, as the control threads see it.
 pub struct Fabric {
     options: FabricOptions,
     clock: Clock,
@@ -208,18 +208,19 @@ impl Fabric {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many workers there are.
+    /// The number of workers.
     pub fn workers(&self) -> usize {
         self.links.len()
     }
 
-    /// The limits at work; `None` where there are none.
+    /// The limits in effect; `None` for no limits.
     fn storm_control(&self, limits: StormLimits) -> Option<Arc<StormControl>> {
         let control = || Arc::new(StormControl::new(limits, self.clock.hz(), tsc()));
         (!limits.is_unlimited()).then(control)
     }
 
-    /// Adds a port, down. A worker that there is not is as good as none. `None` when there are [`MAX_PORTS`] already.
+    /// Adds a port, in state down. An out-of-range worker is ignored. Returns `None` when there are [`MAX_PORTS`]
+    /// already.
     pub fn add_port(&self, mut options: PortOptions) -> Option<u16> {
         options.worker = options.worker.filter(|worker| *worker < self.workers());
         let mut state = self.lock();
@@ -272,10 +273,10 @@ impl Fabric {
         Some(number as u16)
     }
 
-    /// What must happen from time to time: ageing, quarantine of guests whose rings the workers
-    /// found broken, and balancing. Called about ten times a second.
+    /// Periodic work: ageing, quarantine of guests whose rings the workers found broken, and balancing. Called about
+    /// ten times a second.
     pub fn housekeep(&self, uptime: Duration) {
-        // First: a ring of zeroes breaks some rule too.
+        // First, because a ring full of zeroes also breaks a rule.
         self.quarantine_lost_memories();
         self.take_faults(&mut self.lock(), None);
         self.take_stuck(&mut self.lock(), None);
@@ -300,7 +301,7 @@ impl Fabric {
         self.fdb.forget_old_moves();
     }
 
-    /// Quarantines the ports whose guests' memory was taken away under them.
+    /// Quarantines the ports whose guest memory was truncated.
     fn quarantine_lost_memories(&self) {
         let lost = lost_mappings();
         let mut state = self.lock();
@@ -323,7 +324,7 @@ impl Fabric {
         }
     }
 
-    /// Cuts port `number` off, if anybody is there.
+    /// Quarantines port `number` if it is connected or up.
     fn quarantine(&self, number: u16, why: &str) {
         self.quarantine_locked(&mut self.lock(), number, why);
     }
@@ -342,11 +343,12 @@ impl Fabric {
             state: Some((PortState::Quarantined, why.to_owned())),
             ..PortChange::default()
         };
-        // Freed under the lock: the last of nothing. The port's own thread has memory, rings and descriptors, too.
+        // Dropping the result under the lock is safe: the port's own thread also holds memory, rings and descriptors.
         let _ = self.change_locked(state, number, change);
     }
 
-    /// Quarantines the ports whose calls have blocked, but `gone`. No worker calls them again, whoever connects.
+    /// Quarantines the ports whose calls have blocked, except `gone`. No worker makes their calls again, even after a
+    /// reconnect.
     fn take_stuck(&self, state: &mut State, gone: Option<u16>) {
         while let Some(number) = self.watch.next_stuck() {
             if gone == Some(number) {
@@ -359,8 +361,8 @@ impl Fabric {
         }
     }
 
-    /// Quarantines the ports whose rings workers have found broken, but `gone`: its guest is
-    /// not the one that did it any more.
+    /// Quarantines the ports whose rings workers have found broken, except `gone`: the guest that caused that fault has
+    /// left.
     fn take_faults(&self, state: &mut State, gone: Option<u16>) {
         while let Some((port, fault)) = self.shared.faults.pop() {
             if gone != Some(port) {
@@ -369,14 +371,14 @@ impl Fabric {
         }
     }
 
-    /// Quarantines the ports whose rings workers have found broken so far, or whose calls have blocked.
+    /// Quarantines the ports whose rings workers have found broken so far, and those whose calls have blocked.
     pub(crate) fn settle_faults(&self) {
         let mut state = self.lock();
         self.take_faults(&mut state, None);
         self.take_stuck(&mut state, None);
     }
 
-    /// How port `number` is.
+    /// The state of port `number`.
     pub fn port_state(&self, number: u16) -> PortState {
         let state = self.lock();
         match state.ports.get(usize::from(number)) {
@@ -385,7 +387,7 @@ impl Fabric {
         }
     }
 
-    /// Ends the workers and waits for their threads.
+    /// Stops the workers and waits for their threads.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         for link in &self.links {
@@ -404,7 +406,7 @@ impl Drop for Fabric {
     }
 }
 
-/// Now, as Prometheus counts it.
+/// The current time in seconds since 1970, as Prometheus expects it.
 pub(crate) fn seconds_since_1970() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0.0, |since| since.as_secs_f64())

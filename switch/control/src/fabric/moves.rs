@@ -1,4 +1,4 @@
-//! Addresses that move between ports: what the log and `show` say of them.
+//! Addresses that move between ports, for the log and `show`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,32 +10,32 @@ use crosspoint_packet::Mac;
 use super::{Fabric, State};
 use crate::status::FdbMover;
 
-/// At most so many lines about moving addresses...
+/// The most log lines about moving addresses...
 const LINES_MAX: usize = 10;
 /// ...within this time.
 const LINES_WINDOW: Duration = Duration::from_secs(10);
 
-/// So many moves within the window are more than one of a guest that migrates: two ports have the address.
+/// More moves within the window than a migrating guest causes: two ports have the address.
 const SUSPECT_MOVES: u8 = 3;
-/// Between two looks at addresses that move, where none has come to stay.
+/// Shortest time between two checks of moving addresses.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the log has said of them.
+/// What has been logged.
 #[derive(Default)]
 pub(super) struct Reported {
-    /// How often addresses had moved, and workers had refused moves, when that was last looked at.
+    /// Counts of moves and of refused moves at the last check.
     counted: (u64, u64),
     looked: Option<Instant>,
-    /// The addresses that were spoken of; and whether as ones that stay since they moved too often.
+    /// Addresses that have been logged, and whether they were logged as damped.
     known: BTreeSet<(Mac, u16, bool)>,
-    /// When the first of the last lines was written, and how many there were.
+    /// Time of the first line in the current window, and the number of lines.
     lines: Option<(Instant, usize)>,
-    /// Whether it has said since then that there are more.
+    /// Whether a line about further addresses was written in this window.
     told_of_more: bool,
 }
 
 impl Reported {
-    /// Whether one more line may be written at `now`.
+    /// Counts a line, and returns whether it may be written at `now`.
     fn has_room(&mut self, now: Instant) -> bool {
         let lines = self.lines.filter(|(first, _)| now - *first < LINES_WINDOW);
         self.told_of_more &= lines.is_some();
@@ -46,12 +46,12 @@ impl Reported {
 }
 
 impl Fabric {
-    /// From now on, how many moves of an address are too many.
+    /// Sets how many moves of an address are too many.
     pub fn set_damping(&self, damping: Damping) {
         self.fdb.set_damping(damping);
     }
 
-    /// The addresses that have moved of late, those that moved most first.
+    /// Addresses that have moved recently, those with most moves first.
     pub fn movers(&self) -> Vec<FdbMover> {
         let (view, ..) = self.picture();
         let mut movers = self.fdb.movers();
@@ -59,8 +59,7 @@ impl Fabric {
         movers.iter().map(|mover| status(mover, &view)).collect()
     }
 
-    /// Has the log tell of each address that two ports have, and again when it has begun to stay where it was, unless there
-    /// are too many.
+    /// Logs each address that two ports have, and again when it is damped, up to a limit.
     pub(super) fn report_moves(&self, state: &mut State) {
         let ports = state.ports.iter().flatten();
         let moved = ports.map(|port| port.view.quota.moved());
@@ -84,7 +83,7 @@ impl Fabric {
                 silent += 1;
             }
         }
-        // Once in each of these times, too.
+        // Once in each window.
         if silent > 0 && !state.moves.told_of_more {
             state.moves.told_of_more = true;
             tracing::warn!(

@@ -1,18 +1,19 @@
-//! A stream goes from one worker to another: no frame is lost, none overtakes another of its flow, and no other port
-//! notices.
+//! Moves a stream from one worker to another: no frame is lost, no frame overtakes another of its flow, and other ports
+//! are not affected.
 //!
-//! 1. The first worker gives the stream up between two turns. All that it took from the stream is then where it goes:
-//!    in guests' rings, where what is delivered later lies behind it, or on the transmit ring of a NIC's queue, or on
-//!    its way to one through a handover. What the other worker sends through another queue could overtake that.
-//! 2. So what was given to NICs until then is waited for: until it has been taken from handovers, and the kernel is done
-//!    with it. If that takes too long, the first worker gets the stream back. There is nothing to wait for if nothing of
-//!    the stream ever went to a NIC. NICs that are down are not waited for either, since they may be so for days: what
-//!    they hold may come behind what is sent after the outage.
-//! 3. The guest's kick wakes the other worker from now on. Kicks are not missed meanwhile: who takes a stream on polls
-//!    it before it goes to sleep, and asks for kicks only then.
+//! 1. The first worker gives the stream up between two poll iterations. By then each frame that it took from the stream
+//!    is in a guest's ring, on the transmit ring of a NIC's queue, or in a handoff to one. A guest's ring keeps the
+//!    order of later deliveries. On the way to a NIC, a frame that the other worker sends through another queue could
+//!    overtake.
+//! 2. So the move waits for everything that was given to NICs until then: until it has been taken from handoffs and the
+//!    kernel has completed it. If that takes too long, the first worker gets the stream back. There is no wait if no
+//!    frame of the stream ever went to a NIC. The move does not wait for NICs that are down either, since they may be
+//!    down for days: frames that they hold may be sent after later ones when the outage ends.
+//! 3. From now on the guest's kick wakes the other worker. No kick is missed meanwhile: a worker that takes a stream on
+//!    polls it before it sleeps, and only then asks for kicks.
 //! 4. The other worker takes the stream on.
 //!
-//! For the time of this the guest's frames wait in its ring, as they do for a busy worker.
+//! During the move the guest's frames wait in its ring, as they do for a busy worker.
 
 use std::time::{Duration, Instant};
 
@@ -24,20 +25,20 @@ use thiserror::Error;
 use super::balance::Measured;
 use super::{Fabric, Placed, Port, State, WorkerChange};
 
-/// How long NICs may send nothing of what they have. Meanwhile the guest waits, and no port can change.
+/// The longest time that NICs may make no progress. Meanwhile the guest waits, and no port can change.
 const STILL_TIME_MAX: Duration = Duration::from_millis(20);
-/// How long they may take in all.
+/// The longest time that NICs may take in total.
 const SEND_TIME_MAX: Duration = Duration::from_millis(100);
-/// Between two looks whether they have.
+/// Interval between two checks of the NICs' progress.
 const LOOK: Duration = Duration::from_micros(100);
 
-/// Why a stream does not go to another worker.
+/// Why a stream cannot move to another worker.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum MoveError {
     /// There is no such port.
     #[error("no port is named {name:?}")]
     NoPort {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
     },
     /// The port has no such stream now.
@@ -51,12 +52,12 @@ pub enum MoveError {
     /// There is no such worker.
     #[error("there is no worker {worker}: the last one is {last}")]
     NoWorker {
-        /// What was asked for.
+        /// The worker that was asked for.
         worker: usize,
-        /// The highest number.
+        /// The highest worker number.
         last: usize,
     },
-    /// A NIC's queue.
+    /// The stream is a NIC's queue.
     #[error(
         "queue {queue} of port {port} is a NIC's: it stays with the worker that has its packet memory"
     )]
@@ -66,7 +67,7 @@ pub enum MoveError {
         /// The queue.
         queue: u16,
     },
-    /// A guest with a NIC's queue of its own.
+    /// The guest has a NIC's queue of its own.
     #[error(
         "queue {queue} of port {port} has a NIC's queue of its own (`direct`), and stays with it"
     )]
@@ -76,7 +77,7 @@ pub enum MoveError {
         /// The queue.
         queue: u16,
     },
-    /// The configuration says where it is.
+    /// The configuration names the port's worker.
     #[error("port {port} is pinned: its configuration says `worker = {worker}`")]
     Pinned {
         /// The port.
@@ -84,7 +85,7 @@ pub enum MoveError {
         /// Its worker.
         worker: usize,
     },
-    /// A worker does not come round, and would be waited for.
+    /// A worker is stalled, and the move would have to wait for it.
     #[error("worker-{worker} does not come round: nothing moves meanwhile")]
     Stalled {
         /// Its number.
@@ -98,23 +99,23 @@ pub enum MoveError {
         /// The stream's worker.
         from: usize,
     },
-    /// The other worker cannot be woken by it.
+    /// The kick cannot be registered with the other worker.
     #[error("kicks of queue {queue} of port {port} cannot wake another worker: {why}")]
     Kick {
         /// The port.
         port: String,
         /// The queue.
         queue: u16,
-        /// What the kernel said.
+        /// The kernel's error.
         why: String,
     },
-    /// The workers end.
+    /// The workers are stopping.
     #[error("the switch is ending")]
     Ending,
 }
 
 impl MoveError {
-    /// What to do about it.
+    /// What the operator can do about it.
     pub fn help(&self) -> &'static str {
         match self {
             MoveError::NoPort { .. } | MoveError::NoStream { .. } | MoveError::NoWorker { .. } => {
@@ -136,13 +137,13 @@ impl MoveError {
     }
 }
 
-/// Whether a stream may go to another worker by load.
+/// Whether balancing may move a stream to another worker.
 pub(super) fn is_movable(port: &Port, placed: &Placed) -> bool {
     placed.socket.is_none() && placed.direct.is_none() && port.options.worker.is_none()
 }
 
 impl Fabric {
-    /// Has `worker` poll queue `queue` of the guest's port named `name` from now on.
+    /// Makes `worker` poll queue `queue` of the guest port named `name` from now on.
     pub fn move_stream(&self, name: &str, queue: u16, worker: usize) -> Result<(), MoveError> {
         let mut state = self.lock();
         let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|p| p.options.name == name);
@@ -163,7 +164,7 @@ impl Fabric {
         if from == to {
             return Ok(());
         }
-        // All workers must come round for a change, and the port table is locked until they have.
+        // A change waits for every worker, and the port table is locked during the wait.
         let mut workers = 0..self.links.len();
         if let Some(worker) = workers.find(|worker| self.watch.stalls(*worker).0) {
             return Err(MoveError::Stalled { worker });
@@ -203,7 +204,7 @@ impl Fabric {
         self.links.iter().map(|_| WorkerChange::default()).collect()
     }
 
-    /// The worker that has the stream, if it may go to worker `to`.
+    /// Returns the worker that has the stream, if the stream may move to worker `to`.
     fn check_move(&self, state: &State, id: StreamId, to: usize) -> Result<usize, MoveError> {
         let (number, queue) = id;
         let port = state
@@ -241,8 +242,8 @@ impl Fabric {
         }
     }
 
-    /// Notes the stream's new place, and has its kicks wake the worker there. No worker has the stream. After an error all
-    /// is as it was.
+    /// Records the stream's new worker, and makes its kicks wake that worker. No worker has the stream meanwhile. After
+    /// an error nothing has changed.
     fn replace(&self, state: &mut State, id: StreamId, to: usize) -> Result<(), MoveError> {
         let Some(Some(port)) = state.ports.get_mut(usize::from(id.0)) else {
             return Ok(());
@@ -268,8 +269,8 @@ impl Fabric {
         Ok(())
     }
 
-    /// Waits until NICs have sent what worker `from` had given them when it said how far each was: `positions`, of all
-    /// workers. Returns whether they have.
+    /// Waits until NICs have sent what worker `from` had given them at the time of `positions` (of all workers).
+    /// Returns whether they have.
     fn wait_sent(
         &self,
         state: &mut State,
@@ -286,7 +287,8 @@ impl Fabric {
             self.nic_positions(state)
         };
         let handed = handed(from, &positions, &view);
-        // Once more after the last was taken: its taker may have been asked before that.
+        // One more read after the last frame was taken: the worker that took it may have reported its position before
+        // that.
         let mut looks = !handed.is_empty();
         while looks {
             looks = !are_taken(&handed, from, &positions);
@@ -305,7 +307,7 @@ impl Fabric {
         true
     }
 
-    /// How far all workers' ways to NICs have come; `None` when the workers end.
+    /// How far all workers' queues and handoffs to NICs have come; `None` when the workers stop.
     fn nic_positions(&self, state: &mut State) -> Option<Vec<Vec<NicPosition>>> {
         let mut changes = self.changes();
         changes.iter_mut().for_each(|c| c.asks_nic_positions = true);
@@ -320,7 +322,7 @@ impl Fabric {
     }
 }
 
-/// How long NICs are waited for: while they get on with it, and not for ever.
+/// Time limit for waiting on NICs: they must make progress, and the total is bounded.
 struct Patience {
     end: Instant,
     still_end: Instant,
@@ -336,7 +338,7 @@ impl Patience {
         }
     }
 
-    /// `done` gets larger while anything gets done.
+    /// `done` grows with any progress.
     fn is_over(&mut self, now: Instant, done: u64) -> bool {
         if done != self.done {
             (self.done, self.still_end) = (done, now + STILL_TIME_MAX);
@@ -345,7 +347,7 @@ impl Patience {
     }
 }
 
-/// A number that gets larger while NICs get on with what worker `from` may have given them.
+/// A number that grows while NICs make progress with what worker `from` may have given them.
 fn done_by(from: usize, positions: &[Vec<NicPosition>]) -> u64 {
     let of = |(worker, way): (usize, &NicPosition)| match way {
         NicPosition::Own { completed, .. } => *completed,
@@ -358,13 +360,13 @@ fn done_by(from: usize, positions: &[Vec<NicPosition>]) -> u64 {
         .fold(0, u64::wrapping_add)
 }
 
-/// Whether frames for a NIC port leave now.
+/// Whether frames for a NIC port are being sent.
 fn is_up(view: &View, port: u16) -> bool {
     let port = view.port(port);
     port.is_some_and(|port| !matches!(port.egress, Egress::Down))
 }
 
-/// What a worker has handed over to others, ever: the port, and how much.
+/// Port and total number of frames of each handoff that a worker has used.
 fn handed(from: usize, positions: &[Vec<NicPosition>], view: &View) -> Vec<(u16, u64)> {
     let ways = positions.get(from).into_iter().flatten();
     let handed = ways.filter_map(|way| match way {
@@ -376,7 +378,7 @@ fn handed(from: usize, positions: &[Vec<NicPosition>], view: &View) -> Vec<(u16,
     handed.collect()
 }
 
-/// Whether all that was taken, whatever was handed over since.
+/// Whether all of `handed` was taken, regardless of later handoffs.
 fn are_taken(handed: &[(u16, u64)], from: usize, positions: &[Vec<NicPosition>]) -> bool {
     handed.iter().all(|(port, pushed)| {
         let mut ways = positions.get(from).into_iter().flatten();
@@ -386,8 +388,9 @@ fn are_taken(handed: &[(u16, u64)], from: usize, positions: &[Vec<NicPosition>])
     })
 }
 
-/// What a worker's frames may be among: of each port that is up, the worker's own queue, or, where it has handed frames
-/// over, everybody's. Worker, port, and how much was given to that queue.
+/// The queues that may hold the worker's frames: of each port that is up, the worker's own queue, and every worker's
+/// queue if the worker used a handoff for that port. Each entry is the worker, the port, and how much was submitted to
+/// that queue.
 fn given(
     from: usize,
     handed: &[(u16, u64)],
@@ -410,7 +413,7 @@ fn given(
     own.collect()
 }
 
-/// Whether the kernel is done with all that.
+/// Whether the kernel has completed all of `given`.
 fn are_sent(given: &[(usize, u16, u64)], positions: &[Vec<NicPosition>]) -> bool {
     given.iter().all(|(worker, port, submitted)| {
         let mut ways = positions.get(*worker).into_iter().flatten();
@@ -448,7 +451,7 @@ mod tests {
         }
     }
 
-    /// Ports that are up, or down.
+    /// A snapshot whose ports have these egresses.
     fn view(ports: &[Egress]) -> View {
         let port = |egress: &Egress| PortView {
             name: "port".into(),
@@ -493,13 +496,13 @@ mod tests {
         let given = given(0, &handed, &positions, &view);
         assert_eq!(given, [(0, 0, 10), (1, 1, 7)]);
         assert!(!are_sent(&given, &positions));
-        // Others go on meanwhile, and are not waited for.
+        // Other workers go on meanwhile; the move does not wait for them.
         let later = [
             vec![own(0, 12, 10), remote(1, 5, 5)],
             vec![own(0, 200, 3), own(1, 20, 7), own(2, 60, 0)],
         ];
         assert!(are_sent(&given, &later));
-        // A queue that is gone says nothing.
+        // A queue that is gone reports nothing.
         assert!(!are_sent(&given, &[vec![own(0, 12, 10)], vec![]]));
     }
 
@@ -507,7 +510,7 @@ mod tests {
     fn who_floods_the_same_handover_keeps_nobody_waiting() {
         let taken = |pushed, taken| are_taken(&[(1, 40)], 0, &[vec![remote(1, pushed, taken)]]);
         assert!(!taken(40, 0) && !taken(1000, 39));
-        // It is never empty.
+        // The handoff is never empty.
         assert!(taken(1000, 40) && taken(2000, 1872));
     }
 

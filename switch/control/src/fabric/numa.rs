@@ -1,4 +1,4 @@
-//! Memory nodes (NUMA): of cores, of network interfaces, of guests' memory. `None` where the kernel knows none.
+//! Memory nodes (NUMA) of cores, network interfaces and guest memory. `None` if the kernel knows none.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::fs;
@@ -15,15 +15,15 @@ pub(super) fn of_core(core: usize) -> Option<u32> {
     nodes.min()
 }
 
-/// The memory node that an interface's device is at; a software device is at none.
+/// The memory node of an interface's device; a software device has none.
 pub(crate) fn of_interface(name: &str) -> Option<u32> {
     let path = Path::new("/sys/class/net").join(name);
     let text = fs::read_to_string(path.join("device/numa_node")).ok()?;
-    // -1 where the firmware does not say.
+    // -1 if the firmware does not report it.
     text.trim().parse().ok()
 }
 
-/// The memory node of the page at `address` of this process, if it is in memory.
+/// The memory node of the page at `address` of this process, if the page is present.
 pub(crate) fn of_page(address: usize) -> Option<u32> {
     let pages = [address as *mut c_void];
     let mut status: [c_int; 1] = [-1];
@@ -43,7 +43,7 @@ pub(crate) fn of_page(address: usize) -> Option<u32> {
         )
     };
     match (done, status) {
-        // Negative: the page's error, such as that it is not in memory.
+        // Negative: an error for the page, for instance that it is not present.
         (0, [node]) => u32::try_from(node).ok(),
         _ => {
             let error = io::Error::last_os_error();
@@ -57,7 +57,7 @@ pub(crate) fn of_page(address: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Whether the kernel knows memory nodes at all; one that does has a node 0.
+    /// Whether the kernel knows memory nodes at all; if so, there is a node 0.
     fn has_nodes() -> bool {
         Path::new("/sys/devices/system/node/node0").exists()
     }

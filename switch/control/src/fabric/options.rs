@@ -1,4 +1,4 @@
-//! What the fabric, its ports, and changes to them are made of.
+//! Options of the fabric and its ports, and changes to ports.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -18,26 +18,26 @@ use crosspoint_xsk::XskTx;
 use super::BalanceOptions;
 use crate::config::LoopProtect;
 
-/// What the fabric is made of, from the configuration.
+/// Options of the fabric, from the configuration.
 #[derive(Clone, Debug)]
 pub struct FabricOptions {
-    /// One worker for each.
+    /// The workers' cores, one worker for each.
     pub cores: Vec<usize>,
-    /// Sleep after polling in vain for so long; `None` for never.
+    /// Sleep after polling without work for this time; `None` for never.
     pub sleep_after: Option<Duration>,
     /// Entries of the forwarding database.
     pub fdb_capacity: usize,
-    /// When an address that was not seen is forgotten.
+    /// Time after which an address that was not seen is forgotten.
     pub fdb_ageing: Duration,
-    /// When an address has moved between ports too often, and so stays.
+    /// How many moves of an address between ports are too many, so that it stays.
     pub fdb_damping: Damping,
-    /// NIC queues that there will be: workers share packet memory among so many. More get memory of their own.
+    /// Expected number of NIC queues: workers divide packet memory among these. Further queues get memory of their own.
     pub nic_queues: usize,
-    /// Whether streams go to other workers by measured load, and how often that is looked at.
+    /// Whether streams move to other workers by measured load, and how often that is checked.
     pub balance: BalanceOptions,
 }
 
-/// What a port is, from the configuration.
+/// Options of a port, from the configuration.
 #[derive(Clone, Debug)]
 pub struct PortOptions {
     /// Its name.
@@ -46,45 +46,45 @@ pub struct PortOptions {
     pub kind: &'static str,
     /// Its VLANs.
     pub vlan: VlanPolicy,
-    /// The same, for people.
+    /// Its VLANs as text.
     pub vlan_text: String,
-    /// Most addresses learned on it; 0 for no limit.
+    /// Maximum number of addresses learned on it; 0 for no limit.
     pub mac_limit: u32,
-    /// Most queues (pairs) it will have.
+    /// Maximum number of queues (pairs).
     pub queues: usize,
-    /// Whether TCP segments that come in here are joined for guests that take large frames.
+    /// Whether TCP segments that come in here are joined for guests that accept large frames.
     pub joins: bool,
-    /// The worker of all its streams; `None` where the switch chooses.
+    /// The worker of all its streams; `None` if the switch chooses.
     pub worker: Option<usize>,
-    /// Whether the switch is ready only while it is up.
+    /// Whether the switch is ready only while this port is up.
     pub required: bool,
-    /// Its part of a busy worker's time, beside other ports' weights; at least 1.
+    /// Its share of a busy worker's time, relative to other ports' weights; at least 1.
     pub weight: u32,
-    /// Into how many copies its frames may be flooded, per second.
+    /// Limits on the copies per second into which its frames may be flooded.
     pub storm: StormLimits,
-    /// The only source addresses that its frames may have; none: any.
+    /// The only source addresses that its frames may have; empty for any.
     pub addresses: Vec<Mac>,
-    /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
+    /// Which link-local control frames pass between it and other ports that have them too.
     pub forward_control: ControlAddresses,
-    /// Whether it sends probes for loops, and what is done about one; `None`: it sends none.
+    /// Whether it sends loop probes, and the action on a loop; `None`: it sends none.
     pub loop_protect: Option<LoopProtect>,
 }
 
-/// How a port is, for `show`.
+/// State of a port, for `show`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortState {
-    /// Nobody is there.
+    /// Nothing is attached.
     Down,
-    /// A front end is there, its rings are not.
+    /// A front end is connected, but its rings do not run yet.
     Connected,
     /// Frames flow.
     Up,
-    /// The guest broke the rules.
+    /// The guest broke a rule.
     Quarantined,
 }
 
 impl PortState {
-    /// The word for it.
+    /// Its name, as `show` prints it.
     pub fn as_str(self) -> &'static str {
         match self {
             PortState::Down => "down",
@@ -99,32 +99,31 @@ impl PortState {
 pub struct NewStream {
     /// Queue number.
     pub queue: u16,
-    /// Where its frames come from.
+    /// Source of its frames.
     pub source: Source,
-    /// A guest's kicks, if it gave an eventfd for them. Without, a worker that sleeps looks from time to time.
+    /// The guest's kick eventfd, if it gave one. Without it, a sleeping worker polls the stream periodically.
     pub kick: Option<OwnedFd>,
-    /// The memory node of a guest's ring, if the kernel tells.
+    /// The memory node of a guest's ring, if the kernel reports it.
     pub node: Option<u32>,
 }
 
 /// A change to one port.
 #[derive(Default)]
 pub struct PortChange {
-    /// Where its frames go from now on.
+    /// New destination of its frames.
     pub egress: Option<Egress>,
     /// Queues that are no longer read.
     pub remove: Vec<u16>,
     /// Queues that are read from now on.
     pub add: Vec<NewStream>,
-    /// NIC queues for sending, each with the queue number: from none to some, or, empty and
-    /// `Some`, to none.
+    /// NIC transmit queues, each with its queue number: the first ones of the port, or an empty `Some` to remove them.
     pub nic: Option<Vec<(u16, XskTx)>>,
-    /// How the port is now.
+    /// New state and detail.
     pub state: Option<(PortState, String)>,
-    /// What `show` says of it besides.
+    /// New properties for `show`.
     pub properties: Option<BTreeMap<String, String>>,
-    /// The guest's memory from now on, to be watched: its files can be cut short at any time.
+    /// The guest's new memory. It is watched, since its files can be truncated at any time.
     pub memory: Option<Option<Arc<GuestMemory>>>,
-    /// Its inflight region, likewise.
+    /// The guest's new inflight region, watched likewise.
     pub inflight: Option<Option<Arc<InflightRegion>>>,
 }

@@ -1,8 +1,8 @@
-//! Workers that are kept on their cores.
+//! Keeps workers on their cores.
 //!
-//! A worker is pinned when it starts; but `taskset` moves it, and a core that the process loses (its cpuset, or the core
-//! itself goes offline) has the kernel run it elsewhere, where it stays when the core is back. Looked at by the watching
-//! thread, which takes no lock, once a second; and put back as soon as the kernel allows it.
+//! A worker is pinned when it starts. But `taskset` can move it, and if the process loses a core (by its cpuset, or
+//! because the core goes offline), the kernel runs the worker elsewhere and leaves it there when the core is back. The
+//! watch thread checks this once a second, without a lock, and pins the worker again as soon as the kernel allows it.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,25 @@ use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use crate::doctor::Cpus;
 use crate::threads;
 
-/// Between two looks at one worker.
+/// Interval between two checks of a worker.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The log says no more often that a worker was pinned again.
+/// Shortest time between two log lines about a worker that was pinned again.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Looks at one worker again and again.
+/// Checks one worker periodically.
 pub(super) struct PinWatch {
     worker: usize,
     core: usize,
     id: Pid,
     look_at: Instant,
-    /// Where it may run, if it may not be put back, and that has been said.
+    /// The cores where it may run while it cannot be pinned again; set once that is logged.
     astray: Option<Cpus>,
-    /// When the log last said that it was pinned again.
+    /// When it was last logged that it was pinned again.
     said_at: Option<Instant>,
 }
 
 impl PinWatch {
-    /// Of worker number `worker` on `core`, whose thread is `id`.
+    /// For worker number `worker` on `core`, whose thread is `id`.
     pub(super) fn new(worker: usize, core: usize, id: Pid) -> PinWatch {
         PinWatch {
             worker,
@@ -41,7 +41,7 @@ impl PinWatch {
         }
     }
 
-    /// One look, if it is time.
+    /// Checks the worker, if a check is due.
     pub(super) fn look(&mut self) {
         if Instant::now() < self.look_at {
             return;
@@ -62,7 +62,7 @@ impl PinWatch {
         match sched_setaffinity(Some(self.id), &own) {
             Ok(()) => {
                 self.astray = None;
-                // Where something moves it again and again, once in a while.
+                // Limits the log if something moves it again and again.
                 let has_said = self.said_at.is_some_and(|at| at.elapsed() < SAY_AGAIN);
                 if has_said {
                     return;
@@ -92,7 +92,7 @@ impl PinWatch {
     }
 }
 
-/// Where thread `id` may run.
+/// The cores on which thread `id` may run.
 pub(super) fn allowed(id: Pid) -> Option<Cpus> {
     let set = sched_getaffinity(Some(id)).ok()?;
     Some(
@@ -102,7 +102,7 @@ pub(super) fn allowed(id: Pid) -> Option<Cpus> {
     )
 }
 
-/// Whether that is `core` and no other.
+/// Whether `allowed` is `core` alone.
 pub(super) fn is_pinned(allowed: &Cpus, core: usize) -> bool {
     allowed.len() == 1 && allowed.has(core)
 }

@@ -1,4 +1,4 @@
-//! Which worker gets what.
+//! Placement of streams and NIC queues on workers.
 
 use std::sync::Arc;
 
@@ -9,27 +9,27 @@ use crosspoint_xsk::XskTx;
 use super::planner::Permille;
 use super::{Port, WorkerChange};
 
-/// A worker, as far as a new stream's place depends on it.
+/// A worker, as a candidate for a new stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
-    /// How busy it has been.
+    /// Its busy share.
     pub busy: Permille,
-    /// Streams that it has had for less than a window: nobody knows yet what they cost.
+    /// Streams that it has had for less than a window, so their cost is not known yet.
     pub fresh: usize,
-    /// Its streams, these included.
+    /// All its streams, including the fresh ones.
     pub streams: usize,
     /// The memory node of its core.
     pub node: Option<u32>,
-    /// Whether it does not come round.
+    /// Whether it is stalled.
     pub stalled: bool,
 }
 
-/// What a stream is taken to cost before that was measured. Differences of loads that are smaller do not count.
+/// Assumed cost of a stream before it is measured. Smaller differences of load are ignored.
 const STEP: Permille = 100;
 
-/// The worker for a new stream whose memory is on node `node`: one that comes round, then one that is busy for no more than
-/// `busy_max` of the time, then one on that node, then the least loaded, then the one with the fewest streams; the lowest
-/// of several.
+/// The worker for a new stream whose memory is on node `node`. Prefers workers that are not stalled, then those that
+/// are busy for no more than `busy_max`, then those on that node, then the least loaded, then the one with the fewest
+/// streams, then the lowest number.
 pub(super) fn guest_worker(workers: &[Candidate], node: Option<u32>, busy_max: Permille) -> usize {
     let rank = |worker: &Candidate| {
         let load = worker.busy / STEP + worker.fresh as u32;
@@ -41,8 +41,8 @@ pub(super) fn guest_worker(workers: &[Candidate], node: Option<u32>, busy_max: P
     best.map_or(0, |(worker, _)| worker)
 }
 
-/// The worker of a NIC's queue: queues go round among the workers on the NIC's node, or, where there are none, among
-/// all, beginning at a worker that differs from port to port.
+/// The worker of a NIC's queue: queues are distributed in rotation over the workers on the NIC's node, or over all
+/// workers if there are none. The first worker differs from port to port.
 pub(super) fn nic_worker(port: u16, queue: u16, nodes: &[Option<u32>], node: Option<u32>) -> usize {
     let at = |number: usize, of: usize| number % of.max(1);
     let number = usize::from(port) + usize::from(queue);
@@ -51,9 +51,8 @@ pub(super) fn nic_worker(port: u16, queue: u16, nodes: &[Option<u32>], node: Opt
     near_one.unwrap_or_else(|| at(number, nodes.len()))
 }
 
-/// Gives each worker its way to a NIC: a queue of its own, or, where there are fewer queues
-/// than workers, a handover to the owner of one. With no queues, takes every way back. Each queue comes with its
-/// worker.
+/// Gives each worker its way to a NIC: a queue of its own or, if there are fewer queues than workers, a handoff to a
+/// worker that owns one. With no queues, removes all of them. Each queue comes with its worker.
 pub(super) fn share_out(
     port: &mut Port,
     number: u16,
@@ -85,7 +84,7 @@ pub(super) fn share_out(
         };
         updates[worker].nics.push((number, way));
     }
-    // Last: an owner's handovers are all made before it is handed over itself.
+    // Last, since all of an owner's handoffs must be made before its queue is given to it.
     for (worker, tx) in own.into_iter().enumerate() {
         if let (Some(tx), Some((_, way))) = (tx, updates[worker].nics.last_mut()) {
             *way = Some(Box::new(NicTx::Own(tx)));
@@ -93,7 +92,7 @@ pub(super) fn share_out(
     }
 }
 
-/// A word that nobody can foretell: the standard library's hasher is seeded by the kernel.
+/// An unpredictable word: the standard library's hasher is seeded by the kernel.
 pub(super) fn random_word() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0u64)
@@ -121,10 +120,10 @@ mod tests {
     fn a_new_stream_goes_to_the_least_loaded_worker_then_to_the_one_with_the_fewest_streams() {
         let place = |workers: &[Candidate]| place(workers, None);
         assert_eq!(place(&[worker(500, 0, 1, 0), worker(300, 0, 9, 0)]), 1);
-        // As good as equal.
+        // Nearly equal loads.
         assert_eq!(place(&[worker(310, 0, 3, 0), worker(390, 0, 2, 0)]), 1);
         assert_eq!(place(&[worker(0, 0, 0, 0), worker(0, 0, 0, 0)]), 0);
-        // What was placed just now costs something, though it was not measured.
+        // Fresh streams count, although they are not measured yet.
         assert_eq!(place(&[worker(0, 4, 4, 0), worker(300, 0, 1, 0)]), 1);
         assert_eq!(place(&[]), 0);
     }
@@ -138,7 +137,7 @@ mod tests {
         ];
         assert_eq!(place(&workers, Some(1)), 2);
         assert_eq!(place(&workers, Some(0)), 0);
-        // Of no node, or of one without workers.
+        // No node, or a node without workers.
         assert_eq!(place(&workers, None), 0);
         assert_eq!(place(&workers, Some(3)), 0);
         let full = [
@@ -148,7 +147,7 @@ mod tests {
         ];
         assert_eq!(place(&full, Some(1)), 0);
         assert_eq!(guest_worker(&full, Some(1), 900), 1);
-        // One that does not come round is nobody's.
+        // A stalled worker is not chosen.
         let mut stalled = workers;
         stalled[2].stalled = true;
         assert_eq!(place(&stalled, Some(1)), 1);

@@ -1,16 +1,16 @@
-//! Which streams go to another worker, from what was measured. Pure: no clock, no threads; equal measurements make
+//! Plans which streams move to another worker, from measured loads. Pure: no clock, no threads; equal measurements give
 //! equal plans.
 //!
-//! A worker that is busy for more than [`THRESHOLD`] of the time, [`WINDOWS`] windows in a row, gives up streams, to the
-//! worker for which the busier of the two is then the least busy. It does so only where that one is expected to be less
-//! busy by [`MARGIN`] than the giver is now: one large stream may be worth it, or many small ones together. With loads
-//! that do not change, this makes the sum of the squares of all workers' loads smaller by at least 2 [`MARGIN`]², so
-//! moves come to an end, and no load gets larger than the largest was. A load that is measured on a worker that cannot
-//! keep up is less than what its guest would send: the next windows show more of it, and [`WINDOWS`] of them are waited
-//! for.
+//! A worker that is busy for more than [`THRESHOLD`] of the time, [`WINDOWS`] windows in a row, gives streams to one
+//! other worker: the one for which the busier of the two is least busy afterwards. It does so only if the busier of the
+//! two is then expected to be less busy by [`MARGIN`] than the giver is now. This can take one large stream or many
+//! small ones. With constant loads, each such plan lowers the sum of the squares of all workers' loads by at least 2
+//! [`MARGIN`]², so moves come to an end, and the largest load does not grow. The load that is measured on a saturated
+//! worker is less than what its guest would send. The next windows show more of it, and the planner waits for
+//! [`WINDOWS`] of them.
 //!
-//! Whom a NIC keeps from giving anything up is left alone for [`WINDOWS`] windows, then for twice as many, and so on.
-//! A stream that went stays for [`STAY`] windows, whatever its guest does: nobody can have it go to and fro.
+//! A worker that cannot give up streams because of a NIC is left alone for [`WINDOWS`] windows, then for twice as many,
+//! and so on. A moved stream stays for [`STAY`] windows, so that no guest can make it move back and forth.
 
 use std::collections::BTreeMap;
 
@@ -19,44 +19,44 @@ use crosspoint_engine::stream::StreamId;
 /// A share of a worker's time, in thousandths.
 pub(super) type Permille = u32;
 
-/// The whole of a worker's time.
+/// All of a worker's time.
 pub(super) const WHOLE: Permille = 1000;
-/// A worker that is busy for more than this is to be relieved, where nothing else is said.
+/// Default load above which a worker is relieved.
 pub(super) const THRESHOLD: Permille = 800;
-/// By how much less busy than the giver was the busier of the two must be after the move, where nothing else is said.
+/// Default for how much less busy than the giver the busier of the two workers must be after the move.
 pub(super) const MARGIN: Permille = 100;
-/// So many windows in a row a worker is busy before it is relieved: a burst of load is over by then.
+/// Windows in a row that a worker must be busy before it is relieved; a burst of load is over by then.
 const WINDOWS: u32 = 3;
 
-/// For so many windows a stream stays where it went.
+/// Windows for which a stream stays after a move.
 const STAY: u32 = 6;
 
-/// A worker, over the last window.
+/// Load of a worker in the last window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WorkerLoad {
-    /// Its share of time with work.
+    /// Its share of busy time.
     pub busy: Permille,
     /// The memory node of its core.
     pub node: Option<u32>,
-    /// Whether it does not come round: it takes nothing.
+    /// Whether it is stalled; a stalled worker takes nothing.
     pub stalled: bool,
 }
 
-/// A stream, over the last window.
+/// Load of a stream in the last window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct StreamLoad {
     pub id: StreamId,
     pub worker: usize,
-    /// Its share of its worker's time. Those of all streams of a worker add up to what it is busy, less what it does for
-    /// other workers.
+    /// Its share of its worker's time. The shares of a worker's streams add up to the worker's busy share, less what it
+    /// does for other workers.
     pub share: Permille,
-    /// The memory node that it should be on, if any.
+    /// The preferred memory node, if any.
     pub node: Option<u32>,
-    /// Whether it may go to another worker.
+    /// Whether it may move to another worker.
     pub movable: bool,
 }
 
-/// A stream that is to go to another worker.
+/// A planned move of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Move {
     pub id: StreamId,
@@ -64,30 +64,30 @@ pub(super) struct Move {
     pub to: usize,
 }
 
-/// Remembers for how many windows each worker has been busy.
+/// Plans moves; remembers for how many windows each worker has been busy.
 pub(super) struct Planner {
     threshold: Permille,
     margin: Permille,
     busy_windows: Vec<u32>,
-    /// The most windows that a worker is left alone for.
+    /// The most windows for which a worker is left alone.
     rest_max: u32,
     rests: Vec<Rest>,
-    /// Streams that have gone, and for how many windows they still stay.
+    /// Moved streams, and the windows for which they must still stay.
     stays: BTreeMap<StreamId, u32>,
 }
 
-/// For how many windows a worker is left alone.
+/// Windows for which a worker is left alone.
 #[derive(Clone, Copy, Default)]
 struct Rest {
-    /// Still.
+    /// Windows left.
     left: u32,
-    /// The last time.
+    /// Length of the last rest.
     last: u32,
 }
 
 impl Planner {
-    /// With a threshold and a margin. A worker that cannot give anything up is asked again after `rest_max` windows at
-    /// the latest.
+    /// A planner with a threshold and a margin. A worker that cannot give anything up is tried again after at most
+    /// `rest_max` windows.
     pub fn new(threshold: Permille, margin: Permille, rest_max: u32) -> Planner {
         Planner {
             threshold,
@@ -99,7 +99,7 @@ impl Planner {
         }
     }
 
-    /// Notes that a worker could not give up what it was to. Returns whether that is new.
+    /// Records that a worker could not make its move. Returns whether that is new.
     pub fn put_off(&mut self, worker: usize) -> bool {
         let Some(rest) = self.rests.get_mut(worker) else {
             return true;
@@ -110,14 +110,14 @@ impl Planner {
         is_new
     }
 
-    /// Notes that it could.
+    /// Records that a worker made its move.
     pub fn gave_up(&mut self, worker: usize) {
         if let Some(rest) = self.rests.get_mut(worker) {
             *rest = Rest::default();
         }
     }
 
-    /// What to do after another window. A worker gives to one other, or takes from one, or neither.
+    /// Plans the moves after another window. Each worker gives to one other, or takes from one, or neither.
     pub fn plan(&mut self, workers: &[WorkerLoad], streams: &[StreamLoad]) -> Vec<Move> {
         self.busy_windows.resize(workers.len(), 0);
         self.rests.resize(workers.len(), Rest::default());
@@ -148,7 +148,7 @@ impl Planner {
             if let Some((taker, ids)) = self.relief(giver, workers, streams, &takes_part) {
                 for worker in [giver, taker] {
                     takes_part[worker] = true;
-                    // What is measured from now on is another load.
+                    // The load will be different from now on.
                     self.busy_windows[worker] = 0;
                 }
                 self.stays.extend(ids.iter().map(|id| (*id, STAY)));
@@ -159,7 +159,8 @@ impl Planner {
         moves
     }
 
-    /// Who takes what from worker `from`, so that the busier of the two is left least busy, if it is worth it.
+    /// The worker that takes streams from worker `from`, and the streams, such that the busier of the two is least busy
+    /// afterwards; `None` if the gain is too small.
     fn relief(
         &self,
         from: usize,
@@ -183,7 +184,8 @@ impl Planner {
     }
 }
 
-/// Which of `streams`, largest first, go from a worker to another, and how busy the busier of the two is then.
+/// Which of `streams`, sorted largest first, move from the giver to the taker, and how busy the busier of the two is
+/// afterwards.
 fn even_out(
     mut giver: Permille,
     mut taker: Permille,
@@ -191,7 +193,7 @@ fn even_out(
 ) -> (Permille, Vec<StreamId>) {
     let mut ids = Vec::new();
     let mut left = Vec::new();
-    // What leaves the giver the busier one.
+    // First the streams that leave the giver the busier of the two.
     for stream in streams {
         match stream.share > 0 && taker + stream.share <= giver.saturating_sub(stream.share) {
             true => {
@@ -202,7 +204,7 @@ fn even_out(
             false => left.push(stream),
         }
     }
-    // One that does not, but is better than none.
+    // Then one more that makes the taker the busier one, if that is still a gain.
     let with = |stream: &StreamLoad| {
         let giver = giver.saturating_sub(stream.share);
         giver.max(taker + stream.share)
@@ -217,7 +219,7 @@ fn even_out(
     }
 }
 
-/// Whether a stream may go to a worker on memory node `node`: to its own node, if that has any worker.
+/// Whether a stream may move to a worker on memory node `node`: only to its own node, if any worker is there.
 fn may_go(stream: &StreamLoad, node: Option<u32>, workers: &[WorkerLoad]) -> bool {
     let has_home = stream.node.is_some() && workers.iter().any(|worker| worker.node == stream.node);
     !has_home || node == stream.node

@@ -1,4 +1,4 @@
-//! Ports that go while the switch runs, and ports that become other than they were without going.
+//! Removal and reconfiguration of ports while the switch runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,34 +14,35 @@ use super::{Fabric, Placed, Port, State};
 use crate::config::LoopProtect;
 use crate::status::RemovedStatus;
 
-/// What of a port can become other without its frames noticing; `None` stays as it is.
+/// Port settings that can change without loss of frames; `None` keeps the current value.
 #[derive(Clone, Debug, Default)]
 pub struct PortSettings {
-    /// Its VLANs, also for people.
+    /// Its VLANs, and the same as text.
     pub vlan: Option<(VlanPolicy, String)>,
-    /// Most addresses learned on it; 0 for no limit. Those that it has beyond it stay until they age.
+    /// Maximum number of addresses learned on it; 0 for no limit. Addresses beyond a lower limit stay until they age
+    /// out.
     pub mac_limit: Option<u32>,
-    /// Its part of a busy worker's time; at least 1.
+    /// Its share of a busy worker's time; at least 1.
     pub weight: Option<u32>,
-    /// Into how many copies its frames may be flooded. What it has used of the old limits is forgotten.
+    /// Limits on the copies into which its frames may be flooded. A change resets what has been used of the old limits.
     pub storm: Option<StormLimits>,
-    /// The only source addresses that its frames may have; none: any. Addresses that are learned where they may not be
-    /// any more are forgotten.
+    /// The only source addresses that its frames may have; empty for any. Addresses that are learned on a port where
+    /// they are no longer allowed are forgotten.
     pub addresses: Option<Vec<Mac>>,
-    /// Which link-local control frames pass from it to others, and from those to it.
+    /// Which link-local control frames pass between it and others.
     pub forward_control: Option<ControlAddresses>,
-    /// Whether it sends probes for loops, and what is done about one.
+    /// Whether it sends loop probes, and the action on a loop.
     pub loop_protect: Option<Option<LoopProtect>>,
-    /// The worker of all its streams, or `Some(None)` for any. Only guests' streams go there: a NIC's queues stay with the
-    /// worker that has their packet memory.
+    /// The worker of all its streams, or `Some(None)` for any. Only guests' streams move there: a NIC's queue stays
+    /// with the worker that has its packet memory.
     pub worker: Option<Option<usize>>,
-    /// Whether the switch is ready only while it is up.
+    /// Whether the switch is ready only while this port is up.
     pub required: Option<bool>,
 }
 
 impl Fabric {
-    /// Takes port `number` out of the switch. Whoever served it has let go of it: it has no streams, and no frame goes there.
-    /// Its counts go into [`RemovedStatus`]; another port may get its number.
+    /// Removes port `number` from the switch. The port's thread or driver must have let go of it: it has no streams and
+    /// no egress. Its counts are added to [`RemovedStatus`]; another port may get its number.
     pub fn remove_port(&self, number: u16) {
         let mut state = self.lock();
         if let Some(port) = self.take_out(&mut state, number) {
@@ -49,20 +50,22 @@ impl Fabric {
         }
     }
 
-    /// Takes it out, and leaves its counts to the caller.
+    /// Removes the port, and leaves its counts to the caller.
     pub(super) fn take_out(&self, state: &mut State, number: u16) -> Option<Port> {
         let port = state.ports.get_mut(usize::from(number))?.take()?;
         state.probing.forget(number);
         self.end_taps_of(state, number);
         drop(self.publish(state, Vec::new()));
-        // No worker learns on it any more, nor finds its rings broken, nor calls it: whoever gets the number is not blamed.
+        // From now on no worker learns on it, finds its rings broken or calls it, so the next port with this number is
+        // not blamed.
         self.take_faults(state, Some(number));
         self.take_stuck(state, Some(number));
         self.forget(state, number);
         Some(port)
     }
 
-    /// Changes port `number` in place. Workers go on meanwhile: each burst sees all of it or nothing.
+    /// Changes port `number` in place. Workers go on meanwhile: each burst sees either all of the change or nothing of
+    /// it.
     pub fn set_port(&self, number: u16, settings: PortSettings) {
         let mut state = self.lock();
         let workers = self.workers();
@@ -91,7 +94,7 @@ impl Fabric {
             drop(self.publish(&mut state, Vec::new()));
         }
         if has_other_vlans {
-            // It may have left the VLANs that its addresses are known in. Until they are learned again, frames are flooded.
+            // It may have left VLANs in which its addresses are known. Frames are flooded until they are learned again.
             self.forget(&state, number);
         }
         if binds_others {
@@ -100,7 +103,7 @@ impl Fabric {
         self.gather(&mut state, number);
     }
 
-    /// Changes what workers see of a port with the next snapshot.
+    /// Changes what the next snapshot shows workers of a port.
     fn renew_view(&self, port: &mut Port, number: u16, settings: PortSettings) {
         if let Some((policy, text)) = settings.vlan {
             port.view.vlan = Arc::new(policy.clone());
@@ -127,8 +130,8 @@ impl Fabric {
         }
     }
 
-    /// Forgets addresses that are learned on ports that may not have them, by the snapshot that all workers have: where a
-    /// binding is new, one may have been learned elsewhere before.
+    /// Forgets addresses on ports that may not have them. Uses the snapshot that all workers have, since an address of
+    /// a new binding may have been learned elsewhere before.
     pub(super) fn forget_forbidden(&self, state: &State) {
         let view = &state.view;
         if !view.bindings.is_empty() {
@@ -138,8 +141,8 @@ impl Fabric {
         }
     }
 
-    /// Has the streams of a port go to its worker, if it has one. One that a NIC keeps where it is stays there, and a
-    /// line in the log says so.
+    /// Moves the streams of a port to its configured worker, if it has one. A stream that cannot move stays, with a
+    /// line in the log.
     pub(super) fn gather(&self, state: &mut State, number: u16) {
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
@@ -167,7 +170,7 @@ impl Fabric {
     pub(super) fn forget(&self, state: &State, number: u16) {
         let tick = self.shared.tick.load(Ordering::Relaxed);
         let quota = |port| state.view.port(port).map(|p| &*p.quota);
-        // Moves first: an address whose home the port was must not come back to it.
+        // Moves first: an address whose home was this port must not return to it.
         self.fdb.forget_moves_of(number);
         self.fdb.sweep(tick, quota, |port, _| port == number);
     }

@@ -1,12 +1,12 @@
-//! Loops through the switch, by probes: what leaves through one port and comes in at another, or at the same, has gone
-//! round a loop.
+//! Loop detection by probes: a probe that leaves through one port and comes in at another port, or at the same one, has
+//! gone round a loop.
 //!
-//! Ports with `loop_protect` send a probe each second, in each of their VLANs. Where one comes back the log tells of it,
-//! and one of the two ports is blocked if it may be: the other goes on, so that the network behind them is still reached.
-//! A blocked port goes on sending probes and looking for them. So it is known whether the loop is still there, and the port
-//! comes back only when it is not, and its time is up.
+//! Ports with `loop_protect` send a probe each second, in each of their VLANs. When one comes back, this is logged, and
+//! one of the two ports is blocked if its configuration allows that. The other port stays open, so the network behind
+//! them stays reachable. A blocked port goes on sending and receiving probes. So the switch knows whether the loop
+//! still exists; the port is unblocked only when the loop is over and the block time has passed.
 //!
-//! A station that sees a probe can send it again. So only those of the last seconds count.
+//! A station that sees a probe can replay it. So only probes of the last seconds count.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,55 +21,56 @@ use super::change::streams_of;
 use super::{Fabric, Port, PortState, State};
 use crate::config::{LoopAction, LoopProtect};
 
-/// Between two probes of a port in a VLAN.
+/// Interval between two probes of a port in a VLAN.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A loop is over when no probe has come back for so long: three in a row.
+/// A loop is over when no probe has come back for this time: three in a row are missing.
 const QUIET: Duration = Duration::from_millis(3500);
-/// VLANs of one port that are probed in one interval; a trunk with more takes turns.
+/// VLANs of one port that are probed in one interval; a trunk with more probes them in rotation.
 const VLANS_MAX: usize = 16;
-/// Probes that are sent at one look, of which there are ten a second. Ports that are still due then wait for the next.
+/// Probes sent in one call, of which there are ten a second. Ports that are still due wait for the next call.
 const PROBES_PER_LOOK: usize = 32;
-/// VLANs with a loop that are probed before all others; more than these take turns with the others.
+/// VLANs with a loop that are probed before all others; VLANs beyond this number are probed in rotation with the
+/// others.
 const WATCHED_MAX: usize = 64;
 const VLAN_ID_MAX: u16 = 4094;
-/// Probes that are older count no more.
+/// Older probes are ignored, seconds.
 const AGE_MAX_S: u32 = 5;
 
-/// That a port is blocked.
+/// State of a blocked port.
 pub(super) struct Blocked {
-    /// When it may come back, if the loop is over.
+    /// When the port is unblocked, if the loop is over.
     until: Instant,
-    /// The other end of the loop; itself, where its own probe came back to it.
+    /// The other end of the loop; the port itself if its own probe came back to it.
     with: String,
-    /// The VLAN that the loop was seen in.
+    /// The VLAN in which the loop was seen.
     vlan: u16,
 }
 
-/// A loop that was seen.
+/// A detected loop.
 struct Seen {
     last: Instant,
-    /// The VLAN that it was seen in last.
+    /// The VLAN in which it was seen last.
     vlan: u16,
 }
 
-/// What is known of loops, and which probes are to be sent.
+/// The detected loops, and the probes to send.
 #[derive(Default)]
 pub(super) struct Probing {
-    /// When the first look was: seconds are counted from there.
+    /// The time of the first call, from which seconds are counted.
     started: Option<Instant>,
     begun: Option<Instant>,
-    /// When the VLANs with a loop were probed last.
+    /// When the VLANs with a loop were last probed.
     watched: Option<Instant>,
-    /// Ports and VLANs that are due.
+    /// Ports and VLANs whose probe is due.
     due: VecDeque<(u16, u16)>,
-    /// The VLAN that each trunk's next turn begins with.
+    /// The VLAN with which each trunk's next rotation begins.
     turns: BTreeMap<u16, u16>,
     /// Loops by their two ports, the lower number first.
     seen: BTreeMap<(u16, u16), Seen>,
 }
 
 impl Probing {
-    /// The other ends of the loops through port `number`, as probes have shown them.
+    /// The other ends of the loops through port `number` that probes have shown.
     pub(super) fn others(&self, number: u16) -> impl Iterator<Item = u16> {
         let ends = self.seen.keys();
         ends.filter_map(move |(a, b)| match number {
@@ -79,20 +80,20 @@ impl Probing {
         })
     }
 
-    /// Forgets port `number`: it is gone.
+    /// Forgets port `number`, which was removed.
     pub(super) fn forget(&mut self, number: u16) {
         self.seen.retain(|(a, b), _| *a != number && *b != number);
         self.due.retain(|(port, _)| *port != number);
         self.turns.remove(&number);
     }
 
-    /// The second that it is.
+    /// The current second.
     fn second(&mut self, now: Instant) -> u32 {
         let started = *self.started.get_or_insert(now);
         now.saturating_duration_since(started).as_secs() as u32
     }
 
-    /// Puts these ports and VLANs before the others that are due.
+    /// Moves these ports and VLANs before the others that are due.
     fn watch(&mut self, watched: &BTreeSet<(u16, u16)>) {
         self.due.retain(|due| !watched.contains(due));
         watched
@@ -101,7 +102,7 @@ impl Probing {
             .for_each(|due| self.due.push_front(*due));
     }
 
-    /// The VLANs of a port that are to be probed now.
+    /// The VLANs of a port to probe now.
     fn vlans(&mut self, number: u16, policy: &VlanPolicy) -> Vec<u16> {
         match policy {
             VlanPolicy::Unaware => vec![NO_VLAN],
@@ -111,7 +112,7 @@ impl Probing {
                 let round = (from..=VLAN_ID_MAX).chain(1..from);
                 let mut all = round.filter(|vlan| policy.carries(*vlan));
                 let vlans: Vec<u16> = all.by_ref().take(VLANS_MAX).collect();
-                // Where there are no more than fit, it is the same again.
+                // If all fit, the next rotation begins with the same VLAN.
                 self.turns.insert(number, all.next().unwrap_or(from));
                 vlans
             }
@@ -123,13 +124,14 @@ fn key(a: u16, b: u16) -> (u16, u16) {
     (a.min(b), a.max(b))
 }
 
-/// Which of a loop's two ports is blocked, if one may be.
+/// Which of a loop's two ports to block; `None` if neither may be blocked.
 fn choose(ends: [Option<&Port>; 2]) -> Option<usize> {
     let may = |port: &Port| {
         let protect = port.options.loop_protect;
         protect.is_some_and(|protect| protect.action == LoopAction::Block)
     };
-    // A guest's before an uplink, since more depends on those; then by name, so that it is the same after a restart.
+    // A guest port before an uplink, since more depends on an uplink; then by name, so that the choice is the same
+    // after a restart.
     let rank = |port: &Port| (port.options.kind == "vhost", port.options.name.clone());
     let ends = ends.into_iter().enumerate();
     let ends = ends.filter_map(|(end, port)| Some((end, port.filter(|port| may(port))?)));
@@ -137,7 +139,7 @@ fn choose(ends: [Option<&Port>; 2]) -> Option<usize> {
 }
 
 impl Port {
-    /// What keeps the port to its addresses, and out of the switch while it is blocked.
+    /// The guard that limits the port to its addresses, and drops its frames while it is blocked.
     pub(super) fn guard(&self, fabric: &Fabric, number: u16) -> Option<Arc<SourceGuard>> {
         let addresses = self.options.addresses.clone();
         if self.blocked.is_none() && addresses.is_empty() {
@@ -154,12 +156,12 @@ impl Port {
         self.options.loop_protect.is_some() && self.state == PortState::Up
     }
 
-    /// The other end of the loop that it is blocked for, if it is: itself, where its own probes came back to it.
+    /// The other end of the loop that the port is blocked for; the port itself if its own probes came back to it.
     pub(super) fn blocked_with(&self) -> Option<&str> {
         Some(self.blocked.as_ref()?.with.as_str())
     }
 
-    /// Why it is blocked, for people, if it is.
+    /// The reason for the block, as text, if the port is blocked.
     pub(super) fn why_blocked(&self) -> Option<String> {
         let blocked = self.blocked.as_ref()?;
         let left = blocked.until.saturating_duration_since(Instant::now());
@@ -186,14 +188,14 @@ fn name(state: &State, number: u16) -> &str {
 }
 
 impl State {
-    /// Whether a loop goes through port `number`, by probes or by addresses that move.
+    /// Whether probes or moving addresses show a loop through port `number`.
     pub(super) fn is_looping(&self, number: u16) -> bool {
         self.loops.has(number) || self.probing.others(number).next().is_some()
     }
 }
 
 impl Fabric {
-    /// Takes note of probes that came back, lets ports in again, and sends the probes that are due. Called about ten times a
+    /// Processes probes that came back, unblocks ports, and sends the probes that are due. Called about ten times a
     /// second.
     pub(super) fn probe_loops(&self, state: &mut State, now: Instant) {
         self.probes.set_second(state.probing.second(now));
@@ -245,11 +247,12 @@ impl Fabric {
         port.blocked = Some(Blocked { until, with, vlan });
         port.view.sources = port.guard(self, number);
         drop(self.publish(state, Vec::new()));
-        // Frames for them are flooded, and so go to other ports: no copy is made for a blocked one.
+        // Frames for its addresses are flooded from now on and so reach other ports; no copy is made for a blocked
+        // port.
         self.forget(state, number);
     }
 
-    /// Lets a port in again.
+    /// Unblocks a port.
     pub(super) fn unblock(&self, state: &mut State, number: u16) {
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
             return;
@@ -262,7 +265,7 @@ impl Fabric {
         drop(self.publish(state, Vec::new()));
     }
 
-    /// Ends loops that no probe has gone round for a while, and lets in the ports whose time is up.
+    /// Ends loops that no probe has gone round for a while, and unblocks the ports whose time is up.
     fn end_loops(&self, state: &mut State, now: Instant) {
         let is_over = |seen: &Seen| now.saturating_duration_since(seen.last) >= QUIET;
         let seen = state.probing.seen.iter();
@@ -285,7 +288,7 @@ impl Fabric {
             let protect = port.options.loop_protect;
             let block_time = match protect {
                 Some(protect) if protect.action == LoopAction::Block => protect.block_time,
-                // It was told not to.
+                // The configuration no longer allows it to be blocked.
                 _ => {
                     back.push(number);
                     continue;
@@ -304,7 +307,7 @@ impl Fabric {
         }
     }
 
-    /// The ports and VLANs in which there is a loop, or was when they were blocked.
+    /// The ports and VLANs with a loop, and those of ports that are blocked.
     fn watched(state: &State) -> BTreeSet<(u16, u16)> {
         let State { ports, probing, .. } = state;
         let seen = probing.seen.iter();
@@ -332,7 +335,7 @@ impl Fabric {
             .collect()
     }
 
-    /// The ports and VLANs that are to be probed at this look.
+    /// The ports and VLANs to probe in this call.
     fn due(state: &mut State, now: Instant) -> Vec<(u16, u16)> {
         let is_early = |begun| now.saturating_duration_since(begun) < INTERVAL;
         if state.probing.due.is_empty() && !state.probing.begun.is_some_and(is_early) {
@@ -366,7 +369,7 @@ impl Fabric {
             };
             let first = port.streams.values().next();
             let worker = first.map_or(0, |placed| placed.worker);
-            // One that does not come round would be waited for.
+            // The change would have to wait for a stalled worker.
             if self.watch.stalls(worker).0 {
                 continue;
             }
@@ -375,7 +378,7 @@ impl Fabric {
                 out: Some(vlan),
                 bytes: self.probes.frame(number, vlan, &port.options.name),
             };
-            // Where too many wait the next is sent in a second.
+            // If the queue is full, the next probe is sent a second later.
             if let Some(link) = self.links.get(worker)
                 && link.injected.push(injected).is_ok()
             {
@@ -385,14 +388,14 @@ impl Fabric {
         self.nudge(state, workers);
     }
 
-    /// Has these workers look for injected frames, as they do when they have news.
+    /// Makes these workers look at injected frames, which they do when they get an update.
     fn nudge(&self, state: &State, workers: BTreeSet<usize>) {
         for worker in &workers {
             let Some(link) = self.links.get(*worker) else {
                 continue;
             };
             let update = Update::new(state.view.clone(), streams_of(state, *worker));
-            // The last one was waited for, so there is room.
+            // The previous update was waited for, so there is room.
             let _ = link.mailbox.publish(update);
             link.waker.wake();
         }
@@ -402,17 +405,17 @@ impl Fabric {
     }
 }
 
-/// What is done about a loop.
+/// The action on a loop.
 #[derive(Clone, Copy)]
 enum Outcome {
-    /// This port is blocked.
+    /// Block this port.
     Block(u16),
-    /// This one is blocked already: the loop is broken.
+    /// This port is already blocked, which breaks the loop.
     Already(u16),
     Nothing,
 }
 
-/// Both ends of a loop, for people.
+/// Both ends of a loop, as text.
 fn ends_text(state: &State, (a, b): (u16, u16)) -> String {
     match a == b {
         true => format!("behind port {}", name(state, a)),
@@ -420,7 +423,7 @@ fn ends_text(state: &State, (a, b): (u16, u16)) -> String {
     }
 }
 
-/// Has the log tell of a loop: a line for each end.
+/// Logs a loop, one line for each end.
 fn report(state: &State, (from, at): (u16, u16), vlan: u16, outcome: Outcome) {
     let vlan = match vlan {
         NO_VLAN => "no VLAN".to_owned(),
@@ -464,7 +467,7 @@ mod tests {
     use crosspoint_engine::fdb::Damping;
     use crosspoint_engine::storm::StormLimits;
 
-    /// A switch with ports of these VLANs, up, that block for a second.
+    /// A switch whose ports have these VLANs, are up, and block for a second.
     fn fabric(ports: &[VlanPolicy]) -> Arc<Fabric> {
         let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
         let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
@@ -525,7 +528,7 @@ mod tests {
             vlan,
             second,
         };
-        // Ten seconds old; of a time to come; of a VLAN that the sender left.
+        // Ten seconds old; from the future; of a VLAN that the sender left.
         for (vlan, second) in [(7, 10), (7, 15), (7, 21), (8, 20)] {
             fabric.note_returned(&mut state, returned(vlan, second), now);
             assert!(!state.is_looping(0) && blocked(&state) == [false, false]);
@@ -536,7 +539,7 @@ mod tests {
         fabric.stop();
     }
 
-    /// In one of 64 VLANs probes come back, for 20 seconds and no longer.
+    /// Probes come back in one of 64 VLANs, for 20 seconds.
     #[test]
     fn a_loop_in_one_of_many_vlans_keeps_its_port_blocked_and_all_are_probed() {
         const VLAN: u16 = 60;

@@ -1,7 +1,7 @@
-//! What the fabric knows, put together for metrics and `show`.
+//! Builds the status for metrics and `show`.
 //!
-//! A change of ports waits for its lock, and workers for nothing. So the lock is held only while it is noted what there
-//! is; counters and threads are read after that, and counters are read as they are.
+//! A change of ports waits for the port table's lock, and workers never wait. So the lock is held only while the list
+//! of ports and streams is copied; counters and threads are read after that, while workers go on counting.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,25 +24,25 @@ use crate::status::{
     XdpStatus,
 };
 
-/// A port, as it is while the lock is held.
+/// A port, as seen under the lock.
 struct SeenPort {
-    /// What is known of it then: all but queues and objectives.
+    /// Its status, without queues and objectives.
     status: PortStatus,
     counters: Arc<PortCounters>,
     queues: Vec<SeenQueue>,
     objectives: Option<Window>,
 }
 
-/// A queue, likewise.
+/// A queue, as seen under the lock.
 struct SeenQueue {
     worker: Option<usize>,
-    /// Read at once: a socket that somebody still held would be in the way of the next on its queue.
+    /// Read under the lock: a socket that is still referenced would block the next one on its queue.
     xdp: Option<XdpStatus>,
     ring_entries: Option<u16>,
     buffers: Option<usize>,
 }
 
-/// A worker, likewise.
+/// A worker, as seen under the lock.
 struct SeenWorker {
     shares: Shares,
     moves: u64,
@@ -50,7 +50,7 @@ struct SeenWorker {
     streams: Vec<StreamStatus>,
 }
 
-/// Everything, likewise.
+/// All that is seen under the lock.
 struct Seen {
     ports: Vec<SeenPort>,
     workers: Vec<SeenWorker>,
@@ -61,7 +61,7 @@ struct Seen {
 }
 
 impl Fabric {
-    /// Everything, now. Reads the workers' counters as they are.
+    /// The current status. Reads the workers' counters while they go on counting.
     pub fn status(&self) -> Status {
         let seen = self.see(&self.lock());
         let workers = seen.workers.into_iter().enumerate();
@@ -85,17 +85,17 @@ impl Fabric {
         }
     }
 
-    /// Sets what the status tells of the configuration, which is kept for that alone.
+    /// Sets the configuration's part of the status. It is kept only for the status.
     pub fn set_config_status(&self, config: ConfigStatus) {
         self.lock().config = config;
     }
 
-    /// What the status tells of it now.
+    /// The configuration's part of the status.
     pub fn config_status(&self) -> ConfigStatus {
         self.lock().config
     }
 
-    /// Every learned address.
+    /// All learned addresses.
     pub fn fdb(&self) -> Vec<FdbEntry> {
         let (view, tick, tick_length) = self.picture();
         let name = |number: u16| view.port(number).map_or("?".into(), |p| p.name.to_string());
@@ -208,7 +208,8 @@ impl Fabric {
         }
     }
 
-    /// Buckets of cycles, in nanoseconds. Where cycles are shorter than those, neighbours may become one.
+    /// Converts buckets of cycles to nanoseconds. If a cycle is shorter than a nanosecond, adjacent buckets may be
+    /// merged.
     fn in_ns(&self, buckets: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
         let mut all: Vec<(u64, u64)> = Vec::new();
         for (cycles, n) in buckets {
@@ -265,7 +266,7 @@ impl Fabric {
     }
 }
 
-/// The names of the ports that probes have shown a loop to, from this one.
+/// Names of the ports to which probes have shown a loop from this one.
 fn looping_with(state: &State, number: u16) -> Vec<String> {
     let name = |number| Some(state.view.port(number)?.name.to_string());
     state.probing.others(number).filter_map(name).collect()
@@ -312,7 +313,7 @@ fn see_port(port: &Port) -> SeenPort {
     }
 }
 
-/// Why it is as it is; and why nobody can connect to a guest's, if nobody can.
+/// Why the port is in its state, and why no front end can connect, if that is so.
 fn detail(port: &Port) -> String {
     let device = port.device.as_ref();
     match device.and_then(|device| device.socket_problem.as_ref()) {
@@ -322,7 +323,7 @@ fn detail(port: &Port) -> String {
     }
 }
 
-/// What its owner says of it, and what its descriptors come to.
+/// Properties that the port's thread or driver has set, and those derived from its descriptors.
 fn properties(port: &Port) -> BTreeMap<String, String> {
     let polled = port.streams.iter().filter(|(_, placed)| !placed.has_wakeup);
     let polled: Vec<String> = polled.map(|(queue, _)| queue.to_string()).collect();
@@ -355,7 +356,7 @@ fn see_queue(port: &Port, queue: usize) -> SeenQueue {
     }
 }
 
-/// Sums over workers, by size of burst.
+/// Sums over workers, by burst size.
 fn sizes(counters: &PortCounters, queue: usize, read: fn(&QueueCounters) -> [u64; 8]) -> [u64; 8] {
     let mut sum = [0u64; 8];
     for counts in counters.of_queue(queue).map(read) {
@@ -364,7 +365,7 @@ fn sizes(counters: &PortCounters, queue: usize, read: fn(&QueueCounters) -> [u64
     sum
 }
 
-/// Drops by reason; those that were met.
+/// Drops by reason, without zeroes.
 fn drops(counters: &PortCounters, queue: usize) -> BTreeMap<String, u64> {
     let counts = DropReason::ALL.iter().map(|reason| {
         let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, |n| n.get());
@@ -501,7 +502,7 @@ mod tests {
         let held = shortest(|| fabric.see(&fabric.lock()));
         let all = shortest(|| fabric.status());
         println!("1000 queues of {WORKERS} workers: {all:?}, with the lock held {held:?}");
-        // Milliseconds in truth.
+        // Takes milliseconds in practice.
         assert!(held < Duration::from_millis(50), "{held:?}");
         assert!(all < Duration::from_millis(500), "{all:?}");
     }

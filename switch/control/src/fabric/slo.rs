@@ -1,7 +1,7 @@
-//! Whether ports meet their service level objectives.
+//! Checks ports against their service level objectives.
 //!
-//! Completion times are counted since the daemon started. What they were in the last minute is the difference to what
-//! had been counted a minute ago, of which housekeeping keeps a copy every [`STEP`].
+//! Completion times are counted since the daemon started. The last minute is the difference to the counts of a minute
+//! ago, of which housekeeping keeps a copy every [`STEP`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use super::Fabric;
 use crate::config::Slo;
 use crate::status::{ObjectiveStatus, SloStatus};
 
-/// The time over which objectives are to be met. What is looked at is up to a step longer, once so much has passed.
+/// The time over which objectives are measured. The measured time is up to one step longer, once that much has passed.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Between two copies of what was counted.
+/// Interval between two copies of the counts.
 const STEP: Duration = Duration::from_secs(10);
 
-/// A port's objectives, and what its queues had counted at the last steps, the oldest first; at least one.
+/// A port's objectives, and its queues' counts at the last steps, oldest first; at least one step.
 pub(super) struct Objectives {
     slo: Slo,
     steps: VecDeque<Step>,
@@ -39,7 +39,7 @@ pub(super) struct Window {
 }
 
 impl Objectives {
-    /// Of a port that has counted so much by now.
+    /// For a port with these counts at `at`.
     fn new(slo: Slo, at: Instant, counted: Latencies) -> Objectives {
         let counted = Arc::new(counted);
         Objectives {
@@ -53,7 +53,7 @@ impl Objectives {
         last.is_none_or(|step| now.saturating_duration_since(step.at) >= STEP)
     }
 
-    /// Notes what has been counted by now, and forgets what nobody will ask for.
+    /// Adds a step, and forgets steps that are no longer needed.
     fn note(&mut self, now: Instant, counted: Latencies) {
         let counted = Arc::new(counted);
         self.steps.push_back(Step { at: now, counted });
@@ -63,7 +63,7 @@ impl Objectives {
         }
     }
 
-    /// What it is measured against from now on.
+    /// The window that the current measurement covers.
     pub fn window(&self) -> Window {
         Window {
             slo: self.slo,
@@ -73,7 +73,7 @@ impl Objectives {
 }
 
 impl Window {
-    /// How the objectives do, where so much has been counted by now.
+    /// How well the objectives are met, given the counts at this moment.
     pub fn status(&self, counted: &Latencies, clock: &Clock) -> SloStatus {
         let since = counted.since(&self.since.counted);
         let status = |objective: Option<Duration>, share| {
@@ -99,7 +99,7 @@ fn counted(counters: &PortCounters) -> Latencies {
 }
 
 impl Fabric {
-    /// Gives port `number` other objectives, or none. What was measured so far goes on to count.
+    /// Replaces the objectives of port `number`. Measurements so far are kept.
     pub fn set_slo(&self, number: u16, slo: Option<Slo>) {
         let mut state = self.lock();
         let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
@@ -130,7 +130,7 @@ impl Fabric {
         for (number, counters) in due {
             let counted = counted(&counters);
             let mut state = self.lock();
-            // It may be another port by now.
+            // Another port may have the number by now.
             if let Some(Some(port)) = state.ports.get_mut(number)
                 && Arc::ptr_eq(&port.view.counters, &counters)
                 && let Some(objectives) = &mut port.objectives
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(met(&objectives), None, "what was before does not count");
         record(10, 1000);
         assert_eq!(met(&objectives), Some(true));
-        // One in a hundred may take longer, and two may not.
+        // One in a hundred may take longer, but not two.
         record(100, 10);
         assert_eq!(met(&objectives), Some(true));
         record(100, 10);

@@ -1,7 +1,7 @@
-//! Workers that do not come round: preempted, or stuck.
+//! Detects workers that make no progress because they are preempted or stuck.
 //!
-//! Looked for by the watching thread, which takes no lock. A worker that is awake and makes no turn for [`STALL`] is
-//! stalled; all its ports stand still.
+//! The watch thread checks them, and takes no lock. A worker that is awake and begins no poll iteration for [`STALL`]
+//! is stalled; its ports pass no frames.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,12 +13,12 @@ use rustix::thread::Pid;
 use super::watch::LOOK;
 use crate::threads::{self, Activity};
 
-/// How long an awake worker may make no turn.
+/// The longest time that an awake worker may go without a new poll iteration.
 const STALL: Duration = Duration::from_millis(100);
-/// The log has a line about a worker no more often than this.
+/// Shortest time between two log lines about a worker.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is known of one worker. Written by the watching thread.
+/// Stall state of one worker. Written by the watch thread.
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
     count: AtomicU64,
@@ -26,7 +26,7 @@ pub(super) struct Stalls {
 }
 
 impl Stalls {
-    /// How often it has stalled.
+    /// The number of times it has stalled.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -37,7 +37,7 @@ impl Stalls {
     }
 }
 
-/// Looks at one worker again and again.
+/// Checks one worker periodically.
 pub(super) struct StallWatch {
     worker: usize,
     core: usize,
@@ -46,14 +46,14 @@ pub(super) struct StallWatch {
     stalls: Arc<Stalls>,
     still: Still,
     looked: Instant,
-    /// What its thread did when it was first seen to stand still.
+    /// Activity of its thread when it was first seen without progress.
     before: Activity,
     said: Option<Instant>,
     unsaid: u64,
 }
 
 impl StallWatch {
-    /// Of worker number `worker` on `core`, whose thread is `id`.
+    /// For worker number `worker` on `core`, whose thread is `id`.
     pub fn new(
         worker: usize,
         core: usize,
@@ -75,12 +75,12 @@ impl StallWatch {
         }
     }
 
-    /// One look.
+    /// Checks the worker once.
     pub fn look(&mut self) {
         let now = Instant::now();
         let since = now - std::mem::replace(&mut self.looked, now);
         let iterations = self.link.counters.turns.count();
-        // One that was woken and does not get its core says that it sleeps, and its thread does not.
+        // A worker that was woken but does not get its core still has its sleep flag set, while its thread is runnable.
         let sleeps = || self.link.waker.is_asleep() && threads::activity(self.id).may_sleep();
         match self.still.look(iterations, since, sleeps) {
             Found::Moves => self.stalls.now.store(false, Ordering::Relaxed),
@@ -117,7 +117,7 @@ impl StallWatch {
     }
 }
 
-/// For how long a worker has made no turn.
+/// For how long a worker has made no progress.
 #[derive(Default)]
 struct Still {
     iterations: u64,
@@ -127,17 +127,17 @@ struct Still {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Found {
-    /// It makes turns, or sleeps.
+    /// It makes progress, or sleeps.
     Moves,
-    /// It has made none since the last look, which may be chance.
+    /// No progress since the last check, which may be chance.
     Stands,
-    /// It has not for too long.
+    /// No progress for too long.
     Stalls { begins: bool },
 }
 
 impl Still {
-    /// `since` is the time since the last look. A look that comes late was itself kept waiting, perhaps with the whole
-    /// process, so it counts as one.
+    /// `since` is the time since the last check. If a check is late, this thread was itself delayed, perhaps with the
+    /// whole process, so the time is capped.
     fn look(&mut self, iterations: u64, since: Duration, sleeps: impl FnOnce() -> bool) -> Found {
         if iterations != self.iterations || sleeps() {
             *self = Still {
@@ -148,7 +148,7 @@ impl Still {
         }
         let first = self.time.is_zero();
         self.time += since.min(2 * LOOK);
-        // Twice at least, so that there is something to compare.
+        // At least two checks, so that there are two activities to compare.
         if first || self.time < STALL {
             return Found::Stands;
         }
@@ -182,7 +182,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(still.look(7, 50 * MS, || true), Found::Moves);
         }
-        // Woken, and its core is somebody else's.
+        // It was woken, but does not get its core.
         assert_eq!(still.look(7, 50 * MS, || false), Found::Stands);
         assert_eq!(
             still.look(7, 50 * MS, || false),

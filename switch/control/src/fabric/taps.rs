@@ -1,4 +1,4 @@
-//! Who looks at frames.
+//! Taps: observers of frames.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +11,8 @@ use crosspoint_frame::Clock;
 use super::{Fabric, State};
 
 impl Fabric {
-    /// Has every worker show frames to a new tap with `slots` slots, until it is [removed](Self::remove_tap). `None` when
-    /// there are [`TAPS_MAX`] already.
+    /// Makes every worker copy frames to a new tap with `slots` slots, until the tap is [removed](Self::remove_tap).
+    /// `None` when there are [`TAPS_MAX`] already.
     pub fn add_tap(&self, wanted: Wanted, slots: usize) -> Option<Arc<Tap>> {
         let tap = Tap::new(wanted, slots, self.workers(), &self.clock);
         let mut state = self.lock();
@@ -24,14 +24,14 @@ impl Fabric {
         Some(tap)
     }
 
-    /// Ends it: no worker has it any more when this returns, and what it has seen can still be read.
+    /// Removes a tap: no worker uses it when this returns, and the frames in it can still be read.
     pub fn remove_tap(&self, tap: &Arc<Tap>) {
         let mut state = self.lock();
         state.taps.retain(|known| !Arc::ptr_eq(known, tap));
         drop(self.publish(&mut state, Vec::new()));
     }
 
-    /// Ends those that want only a port that goes: another may get its number.
+    /// Ends taps that are limited to port `number`, which is being removed: another port may get its number.
     pub(super) fn end_taps_of(&self, state: &mut State, number: u16) {
         state.taps.retain(|tap| {
             let is_of = tap.port() == Some(number);
@@ -59,14 +59,14 @@ impl Fabric {
         state.ports.iter().map(name).collect()
     }
 
-    /// The picture that workers have, the forwarding database's clock, and how long a tick of that is.
+    /// The workers' snapshot, the forwarding database's clock, and the length of its tick.
     pub fn picture(&self) -> (Arc<View>, u8, Duration) {
         let state = self.lock();
         let tick = self.shared.tick.load(Ordering::Relaxed);
         (state.view.clone(), tick, state.ageing.times().1)
     }
 
-    /// The clock that workers stamp frames with.
+    /// The clock with which workers stamp frames.
     pub fn clock(&self) -> Clock {
         self.clock
     }

@@ -1,8 +1,8 @@
-//! Looks at workers from outside: frees them from calls that a front end has made to block, notices those that do not
-//! come round, and puts back those that are off their cores.
+//! Watches workers from outside: frees them from calls that a front end has made to block, detects those that make no
+//! progress, and puts those back that are off their cores.
 //!
-//! On a thread of its own, which takes no lock: whoever changes the port table holds its lock
-//! until every worker has come round, and the stuck one never would.
+//! It runs on its own thread and takes no lock: a thread that changes the port table holds its lock until every worker
+//! has reached a quiescent point, which a stuck worker never does.
 
 use std::io;
 use std::sync::Arc;
@@ -21,38 +21,38 @@ use crate::doctor::Cpus;
 use crate::progress::Beat;
 use crate::{interrupt, threads};
 
-/// Between two looks. A worker that is in one call at two looks is freed from it.
+/// Interval between two checks. A worker that is in the same call at two checks is freed from it.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 
-/// The thread that looks.
+/// The watch thread.
 pub(super) struct Watch {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// By worker: its thread, and how it has stalled.
+    /// By worker: its thread and its stall state.
     workers: Vec<(Pid, Arc<Stalls>)>,
 }
 
 struct Shared {
     stop: AtomicBool,
-    /// Ports whose calls have blocked, until somebody quarantines them.
+    /// Ports whose calls have blocked, until they are quarantined.
     stuck: ArrayQueue<u16>,
 }
 
-/// One worker, as the thread that looks knows it.
+/// One worker, as the watch thread knows it.
 struct Watched {
     link: Arc<WorkerLink>,
     id: Pid,
-    /// The call that it was in at the last look.
+    /// The call that it was in at the last check.
     call: Option<Call>,
     stall: StallWatch,
     pin: PinWatch,
 }
 
-/// One call of one worker: the turn of its loop, and the port.
+/// A call of a worker: the poll iteration, and the port.
 type Call = (u64, u16);
 
 impl Watch {
-    /// Watches these workers: each has a core and a thread.
+    /// Starts to watch these workers; each has a core and a thread.
     pub(super) fn start(
         cores: &[usize],
         links: &[Arc<WorkerLink>],
@@ -106,14 +106,14 @@ impl Watch {
         })
     }
 
-    /// How often a worker lost its core without wanting to.
+    /// A worker's involuntary context switches.
     pub(super) fn involuntary_switches(&self, worker: usize) -> u64 {
         let known = self.workers.get(worker);
         let switches = known.and_then(|(id, _)| threads::involuntary_switches(*id));
         switches.unwrap_or(0)
     }
 
-    /// Where a worker's thread may run, and where it last did.
+    /// The cores on which a worker's thread may run, and the last one on which it ran.
     pub(super) fn cores(&self, worker: usize) -> (Cpus, Option<usize>) {
         let known = self.workers.get(worker);
         known.map_or((Cpus::default(), None), |(id, _)| {
@@ -122,13 +122,13 @@ impl Watch {
         })
     }
 
-    /// The next port whose calls have blocked, if there is one.
+    /// Removes and returns the next port whose calls have blocked.
     pub(super) fn next_stuck(&self) -> Option<u16> {
         self.shared.stuck.pop()
     }
 }
 
-/// The call that a worker is in. If it was in it before, and sleeps, it is freed.
+/// Returns the call that a worker is in. If it was in that call before, and sleeps, it is interrupted.
 fn look(link: &WorkerLink, id: Pid, before: Option<Call>, stuck: &ArrayQueue<u16>) -> Option<Call> {
     let now = link
         .calling
@@ -136,18 +136,18 @@ fn look(link: &WorkerLink, id: Pid, before: Option<Call>, stuck: &ArrayQueue<u16
         .map(|port| (link.counters.turns.count(), port));
     if let Some((_, port)) = now
         && now == before
-        // One that just does not get its core is nobody's fault.
+        // A worker that only lacks its core is not blocked by the call.
         && threads::activity(id).sleeps()
     {
         interrupt::interrupt(id);
-        // A full list has the port already, or will be told again.
+        // If the list is full, the port is in it already, or is added at a later check.
         let _ = stuck.push(port);
     }
     now
 }
 
 impl Drop for Watch {
-    /// After the workers have ended: one that is stuck cannot.
+    /// Dropped after the workers have ended, since a stuck worker cannot end without the watch.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

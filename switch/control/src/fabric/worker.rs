@@ -1,4 +1,4 @@
-//! Worker threads: started, pinned, named.
+//! Starts, pins and names worker threads.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8};
@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::Placed;
 
-/// Faults that may wait for the control thread. More are dropped: their ports are known.
+/// The most faults that wait for the control thread. Further ones are dropped: their ports are already known.
 const FAULTS: usize = 256;
 
 pub(super) type Links = Vec<Arc<WorkerLink>>;
@@ -29,22 +29,22 @@ pub enum WorkerError {
     /// The kernel refused a thread or a descriptor.
     #[error("worker-{worker} cannot be started: {why}")]
     Start {
-        /// Its number.
+        /// The worker's number.
         worker: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         why: io::Error,
     },
-    /// The core is not there, or not ours.
+    /// The core does not exist, or the process may not use it.
     #[error(
         "worker-{worker} cannot be pinned to core {core}: the process may not run there \
          (see `taskset -cp {pid}`); name other `[workers] cores`"
     )]
     Pin {
-        /// Its number.
+        /// The worker's number.
         worker: usize,
         /// The core.
         core: usize,
-        /// This process.
+        /// This process's id.
         pid: u32,
     },
 }
@@ -101,7 +101,7 @@ pub(super) fn spawn_all(
     Ok((links, threads, ids))
 }
 
-/// Takes out of a worker's waiting set what a stream put in. Before its descriptors are closed.
+/// Removes a stream's descriptors from a worker's epoll set. Call it before they are closed.
 pub(super) fn unregister(link: &WorkerLink, placed: &Placed) {
     if let Some(kick) = placed.kick.as_ref().filter(|_| placed.has_wakeup) {
         let _ = link.waker.unregister(kick);

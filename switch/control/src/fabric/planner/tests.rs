@@ -8,11 +8,11 @@ fn planner() -> Planner {
     Planner::new(THRESHOLD, MARGIN, REST_MAX)
 }
 
-/// Guests that always want the same, and where their streams are.
+/// Guests with constant demand, and the workers of their streams.
 #[derive(Clone, Debug)]
 struct World {
     nodes: Vec<Option<u32>>,
-    /// Of each stream: worker, what it wants (thousandths of a worker), node, whether it may move.
+    /// By stream: worker, demand (thousandths of a worker), node, whether it may move.
     streams: Vec<(usize, Permille, Option<u32>, bool)>,
 }
 
@@ -22,7 +22,7 @@ impl World {
         mine.map(|stream| stream.1).sum()
     }
 
-    /// What is measured: a worker that cannot do it all divides its time in the proportion of what is wanted.
+    /// The measured loads: a saturated worker divides its time in proportion to demand.
     fn measure(&self) -> (Vec<WorkerLoad>, Vec<StreamLoad>) {
         let busy = |worker| self.wanted(worker).min(WHOLE);
         let workers = (0..self.nodes.len()).map(|worker| WorkerLoad {
@@ -58,7 +58,7 @@ impl World {
             .count()
     }
 
-    /// One window, and what is done after it.
+    /// Runs one window, and makes its moves.
     fn step(&mut self, planner: &mut Planner) -> Vec<Move> {
         let (workers, streams) = self.measure();
         let moves = planner.plan(&workers, &streams);
@@ -80,7 +80,7 @@ impl World {
         moves
     }
 
-    /// What is true of every move.
+    /// Checks what must hold for every move.
     fn check(&self, one: &Move) {
         let (worker, _, node, movable) = self.streams[usize::from(one.id.0)];
         assert!(movable && worker == one.from && one.to != one.from);
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    /// Goes on until nothing moves any more. Returns all moves.
+    /// Runs until nothing moves any more. Returns all moves.
     fn settle(&mut self) -> Vec<Move> {
         let mut planner = planner();
         let mut moves = Vec::new();
@@ -106,7 +106,7 @@ impl World {
     }
 }
 
-/// Any world whose streams want up to `wants_max` each.
+/// Any world whose streams demand up to `wants_max` each.
 fn world(wants_max: Permille) -> impl Strategy<Value = World> {
     let node =
         || prop_oneof![4 => Just(Some(0)), 4 => Just(Some(1)), 1 => Just(None), 1 => Just(Some(7))];
@@ -118,7 +118,7 @@ fn world(wants_max: Permille) -> impl Strategy<Value = World> {
     })
 }
 
-/// One of workers that do all that is wanted.
+/// A world whose workers meet all demand.
 fn world_that_keeps_up() -> impl Strategy<Value = World> {
     world(500).prop_map(|mut world| {
         for worker in 0..world.nodes.len() {
@@ -165,7 +165,7 @@ proptest! {
         prop_assert!(world.clone().settle().is_empty());
     }
 
-    /// Who sends more than a worker can take shows what it wants only after it has moved.
+    /// A stream that demands more than a worker can do shows its demand only after it has moved.
     #[test]
     fn moves_end_also_where_workers_cannot_keep_up(mut world in world(2500)) {
         let before = world.streams.len();
@@ -177,7 +177,7 @@ proptest! {
         prop_assert_eq!(world.streams.len(), before);
     }
 
-    /// Guests want what they like, in each window something else.
+    /// Guests change their demand in each window.
     #[test]
     fn no_guests_can_have_streams_go_to_and_fro(
         mut world in world(1000),
@@ -237,7 +237,7 @@ fn a_worker_that_does_not_come_round_takes_nothing() {
 fn who_cannot_give_anything_up_is_asked_less_and_less_often() {
     let mut planner = planner();
     let busy = plain(2, &[(0, 450), (0, 450)]);
-    // Nothing comes of it: the streams are where they were.
+    // The moves are not made: the streams stay where they were.
     let ask = |planner: &mut Planner| (1..100).find(|_| !busy.clone().step(planner).is_empty());
     assert_eq!(ask(&mut planner), Some(WINDOWS));
     let mut waits = Vec::new();
@@ -255,7 +255,7 @@ fn who_cannot_give_anything_up_is_asked_less_and_less_often() {
 fn a_stream_that_has_its_worker_for_itself_stays() {
     assert_eq!(plain(2, &[(0, 1000)]).settle(), []);
     assert_eq!(plain(2, &[(0, 3000), (1, 100)]).settle(), []);
-    // Nearly for itself: to move what is beside it is not worth it.
+    // Almost alone on its worker: to move the small stream beside it is not worth it.
     assert_eq!(plain(2, &[(0, 930), (0, 20), (1, 10)]).settle(), []);
 }
 
@@ -276,10 +276,10 @@ fn a_stream_goes_to_the_node_of_its_memory_only() {
     let mut world = plain(3, &[(0, 450), (0, 450)]);
     world.nodes = vec![Some(0), Some(1), Some(0)];
     world.streams.push((2, 300, Some(0), true));
-    // Worker 1 has nothing to do, and is on the other node.
+    // Worker 1 is idle, but on the other node.
     let moves = world.settle();
     assert_eq!(moves.iter().map(|one| one.to).collect::<Vec<_>>(), [2]);
-    // A stream of a node without workers goes anywhere.
+    // A stream of a node without workers may move anywhere.
     let mut stray = plain(2, &[(0, 450), (0, 450)]);
     stray.nodes = vec![Some(0), Some(1)];
     stray
