@@ -1,4 +1,4 @@
-//! The archive: files in memory, what is missing, and how they are written.
+//! The archive: files in memory, a list of what is missing, and how they are written.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use super::FILE_BYTES_MAX;
 
-/// The most files of one folder.
+/// The most files taken from one folder.
 const FOLDER_FILES_MAX: usize = 1024;
-/// Who has the archive may read it, and nobody else.
+/// Only the archive's owner may read it.
 const MODE: u32 = 0o600;
 
-/// What was gathered, and what could not be.
+/// Files that were gathered, and a list of those that could not be.
 #[derive(Debug, Default)]
 pub struct Archive {
     files: Vec<(Gathered, Vec<u8>)>,
@@ -30,11 +30,11 @@ pub struct Archive {
 pub struct Gathered {
     /// Its path in the archive's folder.
     pub path: String,
-    /// Where it comes from: a file, or who was asked.
+    /// Its source: a file, or the program that was asked.
     pub from: String,
     /// Its size, bytes.
     pub bytes: usize,
-    /// Whether its beginning was too much and is not here.
+    /// Whether the file was too long, so that its beginning is missing.
     pub cut: bool,
 }
 
@@ -43,9 +43,9 @@ pub struct Gathered {
 pub struct Missing {
     /// The path that it would have.
     pub path: String,
-    /// Where it would come from.
+    /// Its source.
     pub from: String,
-    /// Why it is not here.
+    /// Why it is missing.
     pub why: String,
 }
 
@@ -58,17 +58,17 @@ struct Manifest<'a> {
 }
 
 impl Archive {
-    /// What was gathered.
+    /// The files that were gathered.
     pub fn files(&self) -> impl Iterator<Item = &Gathered> {
         self.files.iter().map(|(file, _)| file)
     }
 
-    /// What could not be.
+    /// The files that could not be gathered.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
 
-    /// Adds a file of this content, or its end if it is very long.
+    /// Adds a file with this content; only its end if it is very long.
     pub(super) fn add(&mut self, path: &str, from: &str, content: impl Into<Vec<u8>>) {
         let mut content = content.into();
         let beyond = content.len().saturating_sub(FILE_BYTES_MAX);
@@ -82,7 +82,7 @@ impl Archive {
         self.files.push((file, content));
     }
 
-    /// Notes that a file cannot be had.
+    /// Notes that a file is missing.
     pub(super) fn miss(&mut self, path: &str, from: &str, why: impl Display) {
         self.missing.push(Missing {
             path: path.to_owned(),
@@ -91,7 +91,7 @@ impl Archive {
         });
     }
 
-    /// Adds what there is, or notes why there is none.
+    /// Adds the content, or notes the error.
     pub(super) fn take<E: Display>(
         &mut self,
         path: &str,
@@ -123,7 +123,7 @@ impl Archive {
         for file in files.iter().take(FOLDER_FILES_MAX) {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             let place = format!("{path}/{name}");
-            // Who may write to the folder could have us pack what only root may read.
+            // A user that may write to the folder could link to a file that only root may read.
             match fs::symlink_metadata(file) {
                 Ok(found) if found.is_symlink() => {
                     self.miss(&place, &file.display().to_string(), "it is a link");
@@ -144,7 +144,7 @@ impl Archive {
     ///
     /// # Errors
     ///
-    /// There is such a file already, or it cannot be written; then it is removed.
+    /// The file exists already, or it cannot be written; then it is removed.
     pub fn write(&self, path: &Path, folder: &str) -> io::Result<()> {
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(MODE).open(path)?;
@@ -185,11 +185,11 @@ impl Archive {
     }
 }
 
-/// All of a file, if it is no larger than what is kept of one: those of the kernel tell no size, and may never end.
+/// All of a file, or at most the size that is kept of one: files of the kernel have no known size, and may never end.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let mut options = OpenOptions::new();
-    // A pipe that nobody writes to must not hold us up.
+    // A pipe without a writer must not block us.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = options.read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {

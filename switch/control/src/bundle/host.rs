@@ -1,4 +1,4 @@
-//! What the kernel and systemd tell.
+//! Information from the kernel and systemd.
 
 use std::fs;
 use std::io::{self, Read};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Archive, FILE_BYTES_MAX};
 
-/// Files of every kernel.
+/// Files that every kernel has.
 const FILES: &[&str] = &[
     "/etc/os-release",
     "/proc/cmdline",
@@ -35,7 +35,7 @@ const FILES: &[&str] = &[
     "/sys/devices/system/cpu/smt/active",
     "/sys/kernel/mm/transparent_hugepage/enabled",
 ];
-/// Folders of which each `NAME*` has these files.
+/// Folders, the prefix of their subfolders' names, and the files to take from each subfolder.
 const FAMILIES: &[(&str, &str, &[&str])] = &[
     (
         "/sys/devices/system/node",
@@ -50,7 +50,7 @@ const FAMILIES: &[(&str, &str, &[&str])] = &[
 ];
 /// The longest that systemd's programs may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(15);
-/// Lines of the log.
+/// Lines taken of the log.
 const LOG_LINES: &str = "1000";
 
 /// Copies files of the kernel below `root`.
@@ -128,7 +128,7 @@ fn output_of(program: &str, words: &[&str]) -> Result<Vec<u8>, String> {
 
 type Drained = Option<JoinHandle<Vec<u8>>>;
 
-/// Reads a pipe on a thread of its own: a program that nobody reads from does not end.
+/// Reads a pipe on a separate thread: a program whose output is not read does not end.
 fn drain(pipe: Option<impl Read + Send + 'static>) -> Drained {
     let mut pipe = pipe?;
     let reading = move || {
@@ -137,7 +137,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Drained {
             .by_ref()
             .take(FILE_BYTES_MAX as u64)
             .read_to_end(&mut text);
-        // What is more is of no use, and must be taken all the same.
+        // The rest is discarded, but must be read.
         let _ = io::copy(&mut pipe, &mut io::sink());
         text
     };
@@ -150,7 +150,7 @@ fn text_of(drained: Drained) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Whether it succeeded; nothing if it had to be killed.
+/// Whether the program succeeded; `None` if it had to be killed.
 fn wait(child: &mut Child) -> io::Result<Option<bool>> {
     let deadline = Instant::now() + COMMAND_TIME_MAX;
     loop {

@@ -1,25 +1,25 @@
-//! `crosspoint report`: what support needs to know of a host and its switch, as one archive (tar, gzip).
+//! `crosspoint report`: what support needs to know about a host and its switch, as one archive (tar, gzip).
 //!
-//! [`gather`] asks everybody there is to ask: the running switch, where one runs, the kernel, and the journal. What cannot
-//! be had is left out, and `manifest.json` says why. Nothing is changed.
+//! [`gather`] asks the running switch, if there is one, the kernel, and the journal. What cannot be read is left out, and
+//! `manifest.json` gives the reason. It changes nothing.
 //!
 //! The archive has one folder, and in it:
 //!
 //! | file | is |
 //! |---|---|
-//! | `manifest.json` | what is here and where it comes from, and what is not, and why |
+//! | `manifest.json` | what is here and where it comes from; what is missing, and why |
 //! | `version.txt` | the version of the program that made the report |
-//! | `config/...` | the configuration and its drop-in files, and what `check` says of them |
-//! | `doctor.txt`, `doctor.json` | what `doctor --all` says of the host |
-//! | `health.json`, `show/TOPIC.json`, `show/port/NAME.json` | what the running switch tells of itself |
+//! | `config/...` | the configuration and its drop-in files, and the output of `check` |
+//! | `doctor.txt`, `doctor.json` | the output of `doctor --all` |
+//! | `health.json`, `show/TOPIC.json`, `show/port/NAME.json` | the running switch's answers |
 //! | `metrics.txt` | a scrape |
 //! | `process/...` | the running switch's process: limits, threads, cgroup |
-//! | `host/interfaces.txt` | what the kernel tells of each interface and its driver |
+//! | `host/interfaces.txt` | the kernel's description of each interface and its driver |
 //! | `host/...` | files of the kernel, by their paths: version, command line, processors, memory nodes, interrupts |
 //! | `log.txt`, `unit.txt` | the last lines of the log, and the unit, from systemd |
 //!
-//! There is no frame in it and no guest's memory, and the configuration has no secrets. It does have names and addresses:
-//! of ports, sockets and interfaces, of the host, and of guests (MAC addresses).
+//! It holds no frames, no guest memory, and no secrets (the configuration has none). It does hold names and addresses: of
+//! ports, sockets and interfaces, of the host, and of guests (MAC addresses).
 
 mod archive;
 mod host;
@@ -32,15 +32,15 @@ pub use archive::{Archive, Gathered, Missing};
 use crate::config::{Config, PortKind};
 use crate::doctor::{Host, examine};
 
-/// The largest file that is taken whole; of a longer one the end is kept.
+/// The largest file that is kept whole; of a longer one the end is kept.
 const FILE_BYTES_MAX: usize = 16 << 20;
 
-/// Whom to ask.
+/// What to gather from.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The configuration's file.
     pub config: PathBuf,
-    /// The running switch's control socket; `None`: as the configuration says.
+    /// The running switch's control socket; `None`: the one in the configuration.
     pub socket: Option<PathBuf>,
     /// systemd's name of the service.
     pub unit: String,
@@ -48,7 +48,7 @@ pub struct Wanted {
     pub affinity: Vec<usize>,
 }
 
-/// Asks everybody.
+/// Gathers everything.
 pub fn gather(wanted: &Wanted) -> Archive {
     let mut archive = Archive::default();
     let version = concat!("crosspoint ", env!("CARGO_PKG_VERSION"), "\n");
@@ -64,7 +64,7 @@ pub fn gather(wanted: &Wanted) -> Archive {
     archive
 }
 
-/// The file, what it includes, and what is wrong with it.
+/// The configuration file, the files that it includes, and its errors.
 fn configuration(archive: &mut Archive, path: &Path) -> Option<Config> {
     archive.add_file("config/crosspoint.toml", path);
     if let Some(folder) = ports_folder(path) {
@@ -81,12 +81,12 @@ fn configuration(archive: &mut Archive, path: &Path) -> Option<Config> {
     config
 }
 
-/// The folder of drop-in files that the file names, whatever else is wrong with it.
+/// The folder of drop-in files that the configuration names, whatever else is wrong with it.
 fn ports_folder(path: &Path) -> Option<PathBuf> {
     let text = std::fs::read_to_string(path).ok()?;
     let table: toml::Table = text.parse().ok()?;
     let folder = table.get("ports_dir")?.as_str()?;
-    // An absolute one replaces the folder of the file.
+    // An absolute path replaces the file's folder.
     Some(path.parent()?.join(folder))
 }
 

@@ -1,4 +1,4 @@
-//! What the running switch tells of itself.
+//! Information from the running switch.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -15,10 +15,10 @@ use crate::show::Topic;
 
 /// The longest that the metrics may take.
 const METRICS_TIME_MAX: Duration = Duration::from_secs(10);
-/// Of the running process, by their names in its folder of /proc.
+/// Files of the running process, in its folder of /proc.
 const PROCESS_FILES: [&str; 6] = ["cmdline", "status", "limits", "cgroup", "mountinfo", "stat"];
 
-/// Asks the switch at this control socket, and scrapes the metrics.
+/// Asks the switch at this control socket, and scrapes its metrics.
 pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<SocketAddr>) {
     let mut asked = Asked {
         archive,
@@ -27,7 +27,7 @@ pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<Socke
         silent: false,
     };
     match asked.ask("health.json", &Request::Health {}) {
-        // An older daemon knows nothing of health, and much else.
+        // An older daemon does not know `health`, or some later requests.
         Ok(_) | Err(ClientError::Refused { .. } | ClientError::Silent { .. }) => {}
         Err(why) => {
             let why = format!("no switch is running: {why}");
@@ -57,17 +57,17 @@ pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<Socke
     }
 }
 
-/// Who is asked, on behalf of what.
+/// The daemon that is asked, and the archive for its answers.
 struct Asked<'a> {
     archive: &'a mut Archive,
     socket: &'a Path,
     from: String,
-    /// Whether it has once not answered: then it is not asked again, since each time takes long.
+    /// Whether it has failed to answer in time. Then it is not asked again, since each attempt takes long.
     silent: bool,
 }
 
 impl Asked<'_> {
-    /// Adds the answer, or notes why there is none.
+    /// Adds the answer, or notes the error.
     fn ask(&mut self, path: &str, request: &Request) -> Result<Value, ClientError> {
         let answer = match self.silent {
             true => Err(ClientError::Silent {
@@ -86,14 +86,14 @@ impl Asked<'_> {
     fn ask_ports(&mut self, ports: &Value) {
         let rows = ports.as_array().into_iter().flatten();
         for name in rows.filter_map(|row| row["name"].as_str()) {
-            // A name has no slash.
+            // A port's name has no slash.
             let request = Request::Port(name.to_owned());
             let _ = self.ask(&format!("show/port/{name}.json"), &request);
         }
     }
 }
 
-/// The metrics as text. The address may be that of all interfaces.
+/// The metrics as text. `address` may be the wildcard address.
 fn scrape(address: SocketAddr) -> Result<Vec<u8>, String> {
     let mut target = address;
     if address.ip().is_unspecified() {
@@ -141,7 +141,7 @@ fn gather_process(archive: &mut Archive, process: u32) {
     archive.take("process/threads.txt", &tasks.display().to_string(), threads);
 }
 
-/// Each thread: number, name, state, cores that it may use, context switches.
+/// Each thread: number, name, state, allowed cores, context switches.
 fn threads(tasks: &Path) -> io::Result<String> {
     let wanted = |line: &&str| {
         let keys = [
@@ -156,7 +156,7 @@ fn threads(tasks: &Path) -> io::Result<String> {
     };
     let mut text = String::new();
     for task in fs::read_dir(tasks)? {
-        // One that has ended meanwhile is no loss.
+        // A thread that has ended meanwhile is left out.
         let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
             continue;
         };
@@ -197,7 +197,7 @@ mod tests {
         let mut archive = Archive::default();
         let mut asked = Asked {
             archive: &mut archive,
-            // Whoever asks finds that there is none.
+            // Does not exist, so that a request would fail with another error.
             socket: Path::new("/nowhere/control.sock"),
             from: "a test".to_owned(),
             silent: true,

@@ -1,4 +1,4 @@
-//! The workers' cores: who else is on them, and what slows them.
+//! The workers' cores: what shares them, and what slows them.
 
 use super::subject::Subject;
 use super::{Check, Cpus, Finding, Severity};
@@ -109,7 +109,7 @@ fn boot_with(parameter: &str) -> Vec<String> {
     ]
 }
 
-/// Workers of running daemons that are pinned to no core of their own any more.
+/// Workers of running daemons that are no longer pinned to a core of their own.
 fn worker_threads(subject: &Subject<'_>) -> Option<Finding> {
     let host = subject.host;
     let is_daemon =
@@ -372,7 +372,7 @@ fn idle_states(subject: &Subject<'_>) -> Option<Finding> {
     })
 }
 
-/// The idle state that a core takes longest to leave, of those that it may enter: how long, µs, and its name.
+/// The allowed idle state that a core takes longest to leave: its exit latency in µs, and its name.
 fn deepest(subject: &Subject<'_>, core: usize) -> Option<(i64, String)> {
     let folder = format!("{SYSTEM}/cpu{core}/cpuidle");
     let states = subject.host.list(&folder);

@@ -3,27 +3,27 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// A set of cores. Shown as the kernel's lists are: `0-3,8`.
+/// A set of cores. Displayed as the kernel writes its lists: `0-3,8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cpus(BTreeSet<usize>);
 
-/// No set that is read has a core beyond this: no Linux is built for more.
+/// The highest core number: no Linux is built for more cores. Higher ones are ignored when a set is read.
 const CORE_MAX: usize = 8191;
 
 impl Cpus {
-    /// A list: `0-3,8`. What is not one is left out.
+    /// Reads a list: `0-3,8`. Parts that are not numbers or ranges are ignored.
     pub fn from_list(text: &str) -> Cpus {
         let ranges = text.trim().split(',').filter_map(|part| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let first = first.trim().parse().ok()?;
-            // A stride, as in `0-8:2/4`, is of no kernel file that is read here.
+            // No kernel file that is read here uses a stride, as in `0-8:2/4`.
             let last: usize = last.trim().parse().ok()?;
             Some(first..=last.min(CORE_MAX))
         });
         Cpus(ranges.flatten().collect())
     }
 
-    /// A mask of hexadecimal digits in groups of 32 bits, the highest first: `1,00000000`.
+    /// Reads a mask: hexadecimal digits in groups of 32 bits, the highest first: `1,00000000`.
     pub fn from_mask(text: &str) -> Cpus {
         let digits = text.trim().bytes().rev().filter(|byte| *byte != b',');
         let bits = digits.take(CORE_MAX / 4 + 1).enumerate();
@@ -35,7 +35,7 @@ impl Cpus {
         Cpus(cores.collect())
     }
 
-    /// The mask: what [`from_mask`](Self::from_mask) reads.
+    /// The mask, as [`from_mask`](Self::from_mask) reads it.
     pub fn mask(&self) -> String {
         let groups = self.0.last().map_or(1, |last| last / 32 + 1);
         let group = |group: usize| {
@@ -54,37 +54,37 @@ impl Cpus {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many there are.
+    /// The number of cores.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether `core` is one.
+    /// Whether `core` is in the set.
     pub fn has(&self, core: usize) -> bool {
         self.0.contains(&core)
     }
 
-    /// In ascending order.
+    /// The cores in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         self.0.iter().copied()
     }
 
-    /// Those that are in both.
+    /// The cores that are in both sets.
     pub fn and(&self, other: &Cpus) -> Cpus {
         Cpus(self.0.intersection(&other.0).copied().collect())
     }
 
-    /// Those that are in either.
+    /// The cores that are in either set.
     pub fn or(&self, other: &Cpus) -> Cpus {
         Cpus(self.0.union(&other.0).copied().collect())
     }
 
-    /// These without those of `other`.
+    /// The cores that are not in `other`.
     pub fn without(&self, other: &Cpus) -> Cpus {
         Cpus(self.0.difference(&other.0).copied().collect())
     }

@@ -1,4 +1,4 @@
-//! What was found, and how it is told.
+//! Findings, and how they are displayed.
 
 use serde::Serialize;
 
@@ -11,9 +11,9 @@ const WIDTH: usize = 80;
 pub enum Severity {
     /// As it should be.
     Ok,
-    /// It works, and may be meant so; it could be better.
+    /// It works, and may be intentional; it could be better.
     Note,
-    /// It works, and costs frames, rate or latency.
+    /// It works, but costs frames, rate or latency.
     Warning,
     /// It does not work as configured.
     Error,
@@ -30,7 +30,7 @@ impl Severity {
         }
     }
 
-    /// What the command exits with where nothing is worse. 1 and 2 are for the command's own failures.
+    /// The command's exit status where no finding is worse. 1 and 2 are for the command's own failures.
     pub const fn exit_status(self) -> u8 {
         match self {
             Severity::Ok => 0,
@@ -40,7 +40,7 @@ impl Severity {
         }
     }
 
-    /// How a terminal colours it (SGR).
+    /// Its colour on a terminal (SGR).
     const fn colour(self) -> &'static str {
         match self {
             Severity::Ok => "\x1b[32m",
@@ -51,22 +51,22 @@ impl Severity {
     }
 }
 
-/// Something that is looked at.
+/// A check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Check {
     /// Its name, which never changes.
     pub id: &'static str,
-    /// What it looks at, in a sentence for the documentation.
+    /// What it checks, in a sentence for the documentation.
     pub looks_at: &'static str,
 }
 
 impl Check {
-    /// All is well.
+    /// Finding that all is well.
     pub(super) fn ok(&self, subject: &str, found: impl Into<String>) -> Finding {
         self.finding(Severity::Ok, subject, found.into(), "", Vec::new())
     }
 
-    /// Something is not, or could be better.
+    /// Finding of a problem, or of something that could be better.
     pub(super) fn finding(
         &self,
         severity: Severity,
@@ -93,17 +93,17 @@ pub struct Finding {
     pub id: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// `host`, or the interface or folder that it is about.
+    /// `host`, or the interface or folder concerned.
     pub subject: String,
-    /// What is so.
+    /// The state that was found.
     pub found: String,
-    /// What that costs. Empty where all is well.
+    /// What that costs. Empty for [`Severity::Ok`].
     pub cost: String,
-    /// The commands that mend it, in order. A line that begins with `#` says what no command can do.
+    /// The commands that fix it, in order. A line that begins with `#` describes a step that no command can do.
     pub mend: Vec<String>,
 }
 
-/// All that was found.
+/// All findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// In the order of [`CHECKS`](super::CHECKS).
@@ -122,7 +122,7 @@ impl Report {
         serde_json::json!({ "worst": self.worst(), "findings": self.findings })
     }
 
-    /// For people: 80 columns, but for commands, which are never broken.
+    /// For people: 80 columns, except for commands, which are never broken.
     pub fn text(&self, colour: bool) -> String {
         let widest = self.findings.iter().map(|finding| finding.id.len()).max();
         let id_width = widest.unwrap_or(0);
@@ -180,14 +180,14 @@ impl Finding {
     }
 }
 
-/// A line, with nothing that a terminal takes for a command but our own colours.
+/// Adds a line, without control characters other than those of our own colours.
 fn push(text: &mut String, line: &str) {
     let visible = |c: char| c == '\x1b' || !c.is_control();
     text.extend(line.trim_end().chars().filter(|c| visible(*c)));
     text.push('\n');
 }
 
-/// Lines of at most `width` columns, broken between words; a word that is longer has a line to itself.
+/// Breaks a text into lines of at most `width` columns, between words. A longer word has a line to itself.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

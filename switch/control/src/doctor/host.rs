@@ -1,4 +1,4 @@
-//! What the kernel says of this host.
+//! What the kernel reports about this host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,29 +6,29 @@ use std::path::{Path, PathBuf};
 use crosspoint_link::{Channels, Ethtool, Interface, LinkError, Links, Netdev, XdpSupport};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// A host. Its files are read when a check asks for them; the rest is known from the start.
+/// A host. Its files are read when a check needs them; the rest is read at the start.
 pub struct Host {
     root: PathBuf,
     /// The cores that this process may use.
     pub affinity: Vec<usize>,
-    /// Whether the kernel makes memory files (memfd_create(2)).
+    /// Whether the kernel has memory files (memfd_create(2)).
     pub memfd: bool,
-    /// The interfaces that were asked for.
+    /// The interfaces to examine.
     pub nics: Vec<Nic>,
 }
 
-/// A network interface, as netlink tells of it.
+/// A network interface, as netlink describes it.
 #[derive(Clone, Debug)]
 pub struct Nic {
     /// Its name.
     pub name: String,
-    /// What rtnetlink says; `None`: there is no such interface.
+    /// rtnetlink's description; `None`: there is no such interface.
     pub interface: Option<Interface>,
-    /// What its driver can do; `None`: the kernel does not tell.
+    /// What its driver can do; `None`: the kernel does not report it.
     pub xdp: Option<XdpSupport>,
-    /// How many queues it can have; `None`: the driver does not tell.
+    /// How many queues it can have; `None`: the driver does not report it.
     pub channels: Option<Channels>,
-    /// The number of the XDP program that is attached.
+    /// The ID of the attached XDP program.
     pub program: Option<u32>,
 }
 
@@ -56,7 +56,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// The kernel does not tell of an interface of `interfaces`: that it is not there is no error.
+    /// The kernel does not describe an interface of `interfaces`. An interface that does not exist is no error.
     pub fn here(affinity: &[usize], interfaces: &[String]) -> Result<Host, LinkError> {
         let nics = interfaces.iter().map(|name| Nic::ask(name));
         Ok(Host {
@@ -66,7 +66,7 @@ impl Host {
         })
     }
 
-    /// A host whose files are below `root`, and that has no interfaces.
+    /// A host whose files are below `root`, without interfaces.
     pub fn at(root: &Path, affinity: &[usize]) -> Host {
         Host {
             root: root.to_owned(),
@@ -76,7 +76,7 @@ impl Host {
         }
     }
 
-    /// The names of all interfaces in the thread's network namespace, but the loopback's.
+    /// The names of all interfaces in the thread's network namespace, except the loopback.
     pub fn interfaces() -> Vec<String> {
         let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
         let names = text.lines().filter_map(|line| line.split_once(':'));
@@ -84,23 +84,23 @@ impl Host {
         names.filter(|name| name != "lo").collect()
     }
 
-    /// Where `path`, which is absolute, is.
+    /// The place of the absolute path `path` below the root.
     pub(super) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// A file's text, without what is white around it.
+    /// A file's text, without leading and trailing white space.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         let bytes = fs::read(self.path(path)).ok()?;
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// The number that is a file's text.
+    /// A file's text, as a number.
     pub(super) fn number(&self, path: &str) -> Option<i64> {
         self.read(path)?.parse().ok()
     }
 
-    /// The names in a folder, sorted: numbers by their value. None where there is no such folder.
+    /// The names in a folder, sorted; numbers by their value. Empty where there is no such folder.
     pub(super) fn list(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).into_iter().flatten();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -113,7 +113,7 @@ impl Host {
         names
     }
 
-    /// The last part of what a symbolic link leads to.
+    /// The last component of a symbolic link's target.
     pub(super) fn link(&self, path: &str) -> Option<String> {
         let target = fs::read_link(self.path(path)).ok()?;
         Some(target.file_name()?.to_str()?.to_owned())
@@ -124,7 +124,7 @@ impl Host {
         self.path(path).exists()
     }
 
-    /// The processes there are, by number.
+    /// The numbers of all processes.
     pub(super) fn processes(&self) -> Vec<String> {
         let is_number = |name: &String| name.bytes().all(|byte| byte.is_ascii_digit());
         self.list("/proc").into_iter().filter(is_number).collect()

@@ -1,4 +1,4 @@
-//! Network interfaces: those that are ports, or are to become such.
+//! Network interfaces: those that are ports, and those that may become ports.
 
 use crosspoint_link::{Interface, Reach};
 use crosspoint_xsk::SINGLE_BUFFER_MTU;
@@ -67,7 +67,7 @@ fn of_interface(subject: &Subject<'_>, nic: &Nic) -> Vec<Finding> {
         findings.push(queues(subject, nic, interface, &port));
         findings.extend(busy_poll(subject, &port));
     }
-    // What is no port does no harm as it is.
+    // An interface that is not a port does no harm as it is.
     if !is_port {
         for finding in &mut findings {
             finding.severity = finding.severity.min(Severity::Note);
@@ -76,7 +76,7 @@ fn of_interface(subject: &Subject<'_>, nic: &Nic) -> Vec<Finding> {
     findings
 }
 
-/// The driver's name, or what kind of software device it is.
+/// The driver's name, or the kind of software device.
 fn driver(subject: &Subject<'_>, nic: &Nic) -> String {
     let folder = format!("/sys/class/net/{}", nic.name);
     let is_veth = nic
@@ -237,7 +237,7 @@ fn direct(subject: &Subject<'_>, nic: &Nic) -> Option<Finding> {
     })
 }
 
-/// The process that holds XDP program number `id` by a link: its number and its name.
+/// The process that holds XDP program `id` by a link: its number and its name.
 fn holder(subject: &Subject<'_>, id: u32) -> Option<(String, String)> {
     let host = subject.host;
     let holds = |pid: &String| {

@@ -1,4 +1,4 @@
-//! What the kernel does on the workers' cores besides tasks: interrupts, and packets of others.
+//! Kernel work on the workers' cores other than tasks: interrupts, and packets of other traffic.
 
 use super::subject::{Subject, counted};
 use super::{Check, Cpus, Finding, Severity};
@@ -22,9 +22,9 @@ const WORKQUEUES: Check = Check {
 
 pub(super) const CHECKS: &[Check] = &[INTERRUPTS, IRQBALANCE, RPS, WORKQUEUES];
 
-/// How many interrupts, or folders, one line of a report names.
+/// The most interrupts or folders named in one line of a report.
 const NAMED_MAX: usize = 3;
-/// How many interrupts one command moves.
+/// The most interrupts moved by one command.
 const MOVED_MAX: usize = 8;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -40,11 +40,11 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
 struct Interrupt {
     number: String,
     name: String,
-    /// The cores at which it has fired.
+    /// The cores on which it has fired.
     fired: Cpus,
 }
 
-/// Those of devices: the others have letters for a number.
+/// Interrupts of devices. Others have letters in place of a number.
 fn device_interrupts(text: &str) -> Vec<Interrupt> {
     let mut lines = text.lines();
     let heading = lines.next().unwrap_or_default();
@@ -115,7 +115,7 @@ fn interrupts(subject: &Subject<'_>) -> Finding {
     )
 }
 
-/// The cores that an irqbalance leaves alone because of its environment.
+/// The cores that irqbalance leaves alone because of its environment.
 fn banned(environment: &str) -> Cpus {
     let value = |name: &str| {
         let mut all = environment.split('\0');
@@ -144,7 +144,7 @@ fn irqbalance(subject: &Subject<'_>) -> Finding {
     let tickless = host
         .read("/sys/devices/system/cpu/nohz_full")
         .unwrap_or_default();
-    // It leaves alone what is isolated or tickless, without being told.
+    // irqbalance leaves isolated and tickless cores alone by default.
     let left = subject
         .isolated
         .or(&Cpus::from_list(&tickless))

@@ -1,4 +1,4 @@
-//! The kernel: its version, what was built into it, its clock.
+//! The kernel: its version, its build options, its clock.
 
 use super::subject::Subject;
 use super::{Check, Finding, Severity};
@@ -30,7 +30,7 @@ const CLOCK: Check = Check {
 
 pub(super) const CHECKS: &[Check] = &[KERNEL, AF_XDP, BPF, BPF_JIT, MEMFD, CLOCK];
 
-/// From which version on there is what, and how bad it is without.
+/// Kernel versions, the severity if the kernel is older, and what it then lacks.
 const NEEDS: [((u32, u32), Severity, &str); 6] = [
     (
         (5, 9),
@@ -113,7 +113,7 @@ fn af_xdp(subject: &Subject<'_>) -> Finding {
 }
 
 fn bpf(subject: &Subject<'_>) -> Finding {
-    // The setting is there if the system call is.
+    // This setting exists if the system call does.
     match subject
         .host
         .has("/proc/sys/kernel/unprivileged_bpf_disabled")
@@ -181,7 +181,7 @@ fn clock(subject: &Subject<'_>) -> Option<Finding> {
     let available = available.unwrap_or_default();
     let has_tsc = available.split_whitespace().any(|name| name == "tsc");
     Some(match current.as_str() {
-        // What a hypervisor offers is the counter with a factor, and the kernel prefers it where it knows of it.
+        // A hypervisor's clock is the counter with a scale factor; a kernel that knows of it prefers it.
         "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page" | "arch_sys_counter" => {
             CLOCK.ok("host", format!("the clock is {current}"))
         }

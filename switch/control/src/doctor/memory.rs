@@ -23,7 +23,7 @@ const SWAP: Check = Check {
 
 pub(super) const CHECKS: &[Check] = &[HUGE_PAGES, TRANSPARENT, BALANCING, SWAP];
 
-/// Kilobytes of the huge pages that packet memory is in.
+/// Size of the huge pages that hold packet memory, KiB.
 const PACKET_PAGE_KB: u64 = 2048;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -41,7 +41,7 @@ struct Pool {
     free: u64,
 }
 
-/// The pools in a folder that has one for each size.
+/// The pools in a folder that has a subfolder for each page size.
 fn pools(subject: &Subject<'_>, folder: &str) -> Vec<Pool> {
     let sizes = subject.host.list(folder);
     let pool = |name: &String| {

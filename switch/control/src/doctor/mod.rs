@@ -1,10 +1,10 @@
-//! `crosspoint doctor`: is this host fit for the switch, and for this configuration?
+//! `crosspoint doctor`: checks whether this host is fit for the switch, and for this configuration.
 //!
-//! [`examine`] looks at a [`Host`] and gives a [`Report`]: findings, each with what it costs and what mends it. A check
-//! is a function from a host to findings, and changes nothing. What the kernel says in files is read below a root that
-//! a test can choose; what it says by netlink is asked beforehand.
+//! [`examine`] checks a [`Host`] and returns a [`Report`]: findings, each with its cost and its fix. A check is a function
+//! from a host to findings, and changes nothing. Files of the kernel are read below a root that a test can choose; netlink
+//! is asked beforehand.
 //!
-//! The JSON, whose keys may become more, and of which none is renamed or removed:
+//! The JSON. Keys may be added; none is renamed or removed:
 //!
 //! ```json
 //! {
@@ -22,8 +22,8 @@
 //! }
 //! ```
 //!
-//! `subject` is `host`, the name of an interface, or a folder. Of a finding that is `ok`, `cost` is empty and `mend`
-//! has nothing. A line of `mend` that begins with `#` says what no command can do.
+//! `subject` is `host`, the name of an interface, or a folder. If a finding is `ok`, `cost` and `mend` are empty. A line of
+//! `mend` that begins with `#` describes a step that no command can do.
 
 mod cores;
 mod cpus;
@@ -45,7 +45,7 @@ pub use host::{Host, Nic};
 use crate::config::Config;
 use subject::Subject;
 
-/// All that is looked at, in the order of a report.
+/// All checks, in the order of a report.
 pub const CHECKS: &[&[Check]] = &[
     kernel::CHECKS,
     process::CHECKS,
@@ -57,8 +57,7 @@ pub const CHECKS: &[&[Check]] = &[
     own_sockets::CHECKS,
 ];
 
-/// Looks at `host`, as one that `config` is to run on, where there is one. Interfaces are those that the host was asked
-/// for.
+/// Examines `host`, as one that is to run `config` if there is one. Interfaces are those that the host was asked for.
 pub fn examine(host: &Host, config: Option<&Config>) -> Report {
     let subject = Subject::new(host, config);
     let areas = [

@@ -1,5 +1,5 @@
-//! The sockets that the daemon makes: guests' and its control socket. Whether they are where the daemon listens: what is
-//! removed or replaced under a listener, nobody finds any more.
+//! The daemon's own sockets: the guests' and the control socket. Checks whether each is still where the daemon listens: if a
+//! socket's file is removed or replaced, its listener can no longer be reached.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ const OWN: Check = Check {
 
 pub(super) const CHECKS: &[Check] = &[OWN];
 
-/// The flag of a socket that listens, as `/proc/net/unix` has it.
+/// The flag of a listening socket in `/proc/net/unix`.
 const LISTENS: u32 = 1 << 16;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -45,7 +45,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     found.map(|(wrong, paths)| wrong.finding(&paths)).collect()
 }
 
-/// How many listen at each path.
+/// The number of listeners at each path.
 fn listeners_of(text: &str) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for line in text.lines().skip(1) {
@@ -62,7 +62,7 @@ fn listeners_of(text: &str) -> BTreeMap<String, usize> {
     all
 }
 
-/// What is wrong with a socket's place.
+/// What is wrong with a socket's file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Wrong {
     NoSocket,
@@ -72,7 +72,8 @@ enum Wrong {
 }
 
 impl Wrong {
-    /// `there`: is something there, and is it a socket? `listeners`: how many listen on that path, if that is known.
+    /// `there`: whether the path exists, and whether it is a socket. `listeners`: the number of listeners on that path, if
+    /// known.
     fn of(there: Option<bool>, listeners: Option<usize>) -> Option<Wrong> {
         match (there, listeners) {
             (Some(false), _) => Some(Wrong::NoSocket),

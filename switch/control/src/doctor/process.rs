@@ -1,4 +1,4 @@
-//! What a process like this one may do.
+//! The permissions and limits of a process like this one.
 
 use crosspoint_vring::MAX_MAPPINGS;
 
@@ -44,9 +44,9 @@ const NEEDED: [(u32, &str, &str); 4] = [
 const OWN_MAPPINGS: i64 = 1024;
 /// Open files that the daemon has besides those of ports: sockets, clients, the terminal.
 const OWN_FILES: u64 = 256;
-/// For a ring: kick, call and error.
+/// Open files of a ring: kick, call and error.
 const RING_FILES: u64 = 3;
-/// For a port: its listener, its connection, its log, its inflight region, and what is being exchanged.
+/// Open files of a port: its listener, its connection, its log, its inflight region, and what is being exchanged.
 const PORT_FILES: u64 = 8;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -92,7 +92,7 @@ fn needed(held: u64) -> Finding {
     }
 }
 
-/// The soft and the hard limit of this name; `None` for one that is unlimited.
+/// The soft and the hard limit of this name; `None` if unlimited.
 fn limit(limits: &str, name: &str) -> Option<(Option<u64>, Option<u64>)> {
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     let mut words = line.split_whitespace();

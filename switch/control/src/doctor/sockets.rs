@@ -1,4 +1,4 @@
-//! The folders of the guests' sockets, and who can open what is in them.
+//! The folders of the guests' sockets, and which users can open the sockets in them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,7 +64,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Whether metrics can be served; whether another program has the port is not known of the running daemon's own.
+/// Whether metrics can be served. Whether another program has the port is not checked, since it may be the running daemon.
 fn of_metrics(subject: &Subject<'_>) -> Option<Finding> {
     let address = subject.config?.metrics.listen?;
     let error = TcpListener::bind((address.ip(), 0)).err()?;
@@ -85,7 +85,7 @@ fn is_socket(subject: &Subject<'_>, path: &Path) -> bool {
     found.is_ok_and(|file| file.file_type().is_socket())
 }
 
-/// The name that a file of lines such as /etc/passwd has for a number.
+/// The name of a number in a file such as /etc/passwd.
 fn name_of(subject: &Subject<'_>, file: &str, id: u32) -> String {
     let text = subject.host.read(file).unwrap_or_default();
     let is_it = |line: &&str| line.split(':').nth(2) == Some(id.to_string().as_str());
@@ -96,7 +96,7 @@ fn name_of(subject: &Subject<'_>, file: &str, id: u32) -> String {
     name.map_or_else(|| id.to_string(), str::to_owned)
 }
 
-/// Of a folder with so many ports' sockets; `has_modes`: does one of them have a `socket_mode`?
+/// The finding about a folder that holds `ports` sockets; `has_modes`: whether one of them has a `socket_mode`.
 fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) -> Finding {
     let shown = folder.to_string_lossy();
     let umask = subject.host.read("/proc/self/status").unwrap_or_default();
@@ -132,7 +132,7 @@ fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) 
         mode if mode & GROUP_ENTER != 0 => format!("{owner} and group {group}"),
         _ => owner,
     };
-    // Who is to connect must be able to write to the socket, which is made with what the umask leaves of 777.
+    // Connecting takes permission to write to the socket; its mode is 777 without the bits of the umask.
     let connect = match umask {
         mask if mask & 0o002 == 0 => "everybody",
         mask if mask & 0o020 == 0 => "its owner and group",

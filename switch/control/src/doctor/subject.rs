@@ -1,4 +1,4 @@
-//! What the host is to be fit for.
+//! The host, and what it shall run.
 
 use crosspoint_xsk::{FRAME_SIZE, RING_SIZE};
 
@@ -10,15 +10,15 @@ use crate::config::{
 /// Bytes of packet memory for one NIC queue.
 pub(super) const QUEUE_BYTES: u64 = 2 * RING_SIZE as u64 * FRAME_SIZE as u64;
 
-/// A host, and what is to run on it.
+/// A host, and the configuration that it shall run.
 pub(super) struct Subject<'a> {
     pub host: &'a Host,
     pub config: Option<&'a Config>,
-    /// The cores that there are.
+    /// The cores that are online.
     pub online: Cpus,
     /// The cores that the kernel keeps other tasks off.
     pub isolated: Cpus,
-    /// The cores of the workers that are online; without a configuration, those that are isolated.
+    /// The workers' cores that are online; without a configuration, the isolated cores.
     pub cores: Cpus,
     /// The cores of the configuration that are not online.
     pub absent: Cpus,
@@ -33,7 +33,7 @@ impl<'a> Subject<'a> {
         let cores: Cpus = match config.map(|config| &config.workers.cores) {
             None => isolated.clone(),
             Some(Cores::List(cores)) => cores.iter().copied().collect(),
-            // A core that it may not use is `List`'s business.
+            // Cores that the process may not use matter only to `List`.
             Some(Cores::Auto) => config
                 .and_then(|config| config.resolve_cores(&host.affinity).ok())
                 .into_iter()
@@ -51,7 +51,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The cores that are left to everybody else.
+    /// The cores that are left to other tasks.
     pub fn others(&self) -> Cpus {
         self.online.without(&self.cores)
     }
@@ -74,7 +74,7 @@ impl<'a> Subject<'a> {
         })
     }
 
-    /// How `nic` is configured, and whether it is at all: otherwise, as a port is that says nothing.
+    /// The configuration of `nic`, and whether it is a port; if it is not, the default configuration.
     pub fn port_of(&self, nic: &Nic) -> (XdpPort, bool) {
         let configured = self.uplinks().find(|port| port.interface == nic.name);
         let plain = || XdpPort {
@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
         (port, configured.is_some())
     }
 
-    /// How many queues of an interface guests have for themselves.
+    /// The number of an interface's queues that belong to guests.
     pub fn direct_queues(&self, interface: &str) -> u64 {
         let is_it = |port: &&Port| matches!(&port.kind, PortKind::Xdp(uplink) if uplink.interface == interface);
         let ports = self.config.map_or(&[][..], |config| &config.ports);
@@ -103,7 +103,7 @@ impl<'a> Subject<'a> {
         })
     }
 
-    /// How many queues a port takes, as far as that is known.
+    /// The number of queues that a port takes, as far as it is known.
     pub fn queues_of(&self, port: &XdpPort) -> u64 {
         let nic = self.host.nics.iter().find(|nic| nic.name == port.interface);
         let of_interface = nic
@@ -126,7 +126,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// One, or several: `1 queue`, `2 queues`.
+/// A count in the singular or the plural: `1 queue`, `2 queues`.
 pub(super) fn counted(count: u64, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),

@@ -1,7 +1,7 @@
-//! Buckets as Prometheus wants them: counts of the values that do not exceed each bound.
+//! Buckets in Prometheus' form: counts of the values that do not exceed each bound.
 //!
-//! Bounds never change, whatever the data path's own buckets are: Prometheus cannot add up histograms whose bounds
-//! differ.
+//! The bounds never change, whatever the data path's own buckets are: Prometheus cannot add up histograms with different
+//! bounds.
 
 use crate::status::LatencyStatus;
 
@@ -10,7 +10,7 @@ pub const BOUNDS_NS: [u64; 15] = [
     250, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000,
     2_000_000, 5_000_000, 10_000_000,
 ];
-/// Bounds of the time between two turns of a worker's loop, nanoseconds: from 100 ms on it is a stall.
+/// Bounds of the time between two poll iterations of a worker, nanoseconds: from 100 ms on it is a stall.
 pub const GAP_BOUNDS_NS: [u64; 18] = [
     250,
     500,
@@ -31,11 +31,11 @@ pub const GAP_BOUNDS_NS: [u64; 18] = [
     50_000_000,
     100_000_000,
 ];
-/// Bounds of the sizes of bursts, frames. Those of the data path.
+/// Bounds of the sizes of bursts, frames. The data path has the same.
 pub const BURST_BOUNDS: [u64; 7] = crosspoint_engine::BurstSizes::BOUNDS;
 
-/// For each bound how many values do not exceed it, and how many there are. Nothing real overflows them, and nothing
-/// that is not may panic.
+/// For each bound the number of values that do not exceed it, and the total. Real counts do not overflow; the sums saturate,
+/// so that wrong ones cannot panic.
 pub(super) fn cumulative<const N: usize>(
     values: &[(u64, u64)],
     bounds: &[u64; N],
@@ -49,7 +49,7 @@ pub(super) fn cumulative<const N: usize>(
     add_up(counts, above)
 }
 
-/// The same, of counts by bound.
+/// Like [`cumulative`], for counts by bound.
 pub(super) fn add_up<const N: usize>(mut counts: [u64; N], above: u64) -> ([u64; N], u64) {
     let mut below = 0u64;
     for count in &mut counts {

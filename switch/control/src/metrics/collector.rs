@@ -1,4 +1,4 @@
-//! The families of the switch, its ports and its workers, made of one picture of the switch.
+//! The families of the switch, its ports and its workers, built from one status.
 
 use prometheus::proto::MetricFamily;
 
@@ -12,7 +12,7 @@ use crate::{api, log};
 /// The states of `crosspoint_port_state`.
 const STATES: [&str; 5] = ["up", "connected", "down", "quarantined", BLOCKED];
 
-/// All of them; some may have no samples.
+/// All families; some may have no samples.
 pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
     let mut all = switch(status).to_vec();
     all.extend(ports(&status.ports));
@@ -26,7 +26,7 @@ pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
     all
 }
 
-/// What this process counts, whatever it switches: lines of the log, and connections closed for want of places.
+/// Counters of this process: lost log lines, and connections closed for lack of places.
 fn process() -> [MetricFamily; 2] {
     let mut lost = Samples::of(f::LOG_LOST);
     lost.add(&[], log::lost_lines());
@@ -79,7 +79,7 @@ fn ports(ports: &[PortStatus]) -> [MetricFamily; 4] {
     [up, state, required, addresses].map(Samples::finish)
 }
 
-/// What ports are attached to, and what was agreed on with guests.
+/// What ports are attached to, and the features negotiated with guests.
 fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
     let (mut info, mut feature) = (Samples::of(f::PORT_INFO), Samples::of(f::PORT_FEATURE));
     for port in ports {
@@ -91,7 +91,7 @@ fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
         };
         let labels = [&port.name, &port.kind, attachment, role, rings, xdp, copy];
         info.add(&labels, true);
-        // Their names are a list of the switch's own.
+        // The names come from the switch's own list.
         for name in port.device.iter().flat_map(|device| &device.features) {
             feature.add(&[&port.name, name], true);
         }
@@ -99,7 +99,7 @@ fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
     [info, feature].map(Samples::finish)
 }
 
-/// What happens to ports.
+/// Counters of events of ports.
 fn port_events(ports: &[PortStatus]) -> [MetricFamily; 5] {
     let mut connections = Samples::of(f::PORT_CONNECTIONS);
     let mut damped = Samples::of(f::PORT_DAMPED);
@@ -181,7 +181,7 @@ fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
     samples.finish()
 }
 
-/// What happens to workers.
+/// Counters of events of workers.
 fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 7] {
     type Read = fn(&WorkerStatus) -> u64;
     let values: [(Family, Read); 7] = [

@@ -1,18 +1,18 @@
-//! Completion times as a histogram that can be asked for quantiles.
+//! Completion times as a histogram with quantiles.
 
 use hdrhistogram::Histogram;
 
 use crate::status::LatencyStatus;
 
-/// Longer times count as this one. The data path's last bucket begins at some 20 s.
+/// Longer times are recorded as this. The data path's last bucket begins at about 20 s.
 const LONGEST_NS: u64 = 100_000_000_000;
-/// The data path knows times to within an eighth, so two digits lose nothing, and a histogram takes 30 KiB.
+/// The data path's buckets are an eighth wide, so two digits lose nothing; a histogram takes 30 KiB.
 const DIGITS: u8 = 2;
 
-/// The times of one queue, or of several once they are added up.
+/// The times of one queue, or of several added up.
 #[derive(Debug)]
 pub struct Completion {
-    /// Absent where nothing was measured, which is most queues of a large host.
+    /// Absent if nothing was measured, which holds for most queues of a large host.
     times_ns: Option<Histogram<u64>>,
 }
 
@@ -21,7 +21,7 @@ impl Completion {
     pub fn new(latency: &LatencyStatus) -> Completion {
         let mut times_ns = None;
         for &(middle_ns, count) in latency.buckets_ns.iter().filter(|(_, count)| *count > 0) {
-            // The bounds are constants that hdrhistogram accepts, so that this is never `None`.
+            // hdrhistogram accepts these constant bounds, so this is never `None`.
             if times_ns.is_none() {
                 times_ns = Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).ok();
             }
@@ -32,12 +32,12 @@ impl Completion {
         Completion { times_ns }
     }
 
-    /// How many times were measured.
+    /// The number of measured times.
     pub fn count(&self) -> u64 {
         self.times_ns.as_ref().map_or(0, Histogram::len)
     }
 
-    /// The time that a share of the measurements (0.99, say) does not exceed; absent where there are none.
+    /// The time that this share of the measurements (0.99, say) does not exceed; absent if there are none.
     pub fn quantile_ns(&self, quantile: f64) -> Option<u64> {
         let times_ns = self.times_ns.as_ref()?;
         Some(times_ns.value_at_quantile(quantile))

@@ -1,10 +1,10 @@
-//! Every metric's name, type, labels and help, and the building of families out of values.
+//! Every metric's name, type, labels and help, and the conversion of values to families.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-/// What there is to know of a metric before it has a value.
+/// A metric's description.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
     /// Its name.

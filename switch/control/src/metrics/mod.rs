@@ -1,16 +1,16 @@
 //! Metrics for Prometheus, at `GET /metrics`.
 //!
-//! All of them are read from the [`Source`] at the scrape; [`FAMILIES`] lists them. Those of the process (`process_*`)
-//! are the `prometheus` crate's own.
+//! All of them are read from the [`Source`] at the scrape; [`FAMILIES`] lists them. The `prometheus` crate itself adds those
+//! of the process (`process_*`).
 //!
 //! # How many series
 //!
-//! Series that appear only with their first event hide it from `increase()`, so a queue exports from the start, with
-//! value 0, every drop reason that a port of its kind can meet. A reason met in spite of that is exported as well. No
-//! label's values depend on what guests send: those of `feature` are from a list of the switch's own. How many there are
-//! of each kind says `METRICS.md`.
+//! A series that appears only with its first event hides that event from `increase()`. Therefore a queue exports from the
+//! start, with value 0, every drop reason that a port of its kind can have. Any other reason is exported once it occurs. No
+//! label's values depend on what guests send: those of `feature` come from the switch's own list. `METRICS.md` gives the
+//! number of series of each kind.
 //!
-//! What a worker writes is only read, once for each scrape, and no lock is held meanwhile that a change of ports waits for.
+//! Workers' counters are only read, once per scrape, and without a lock that a change of ports waits for.
 
 mod buckets;
 mod collector;
@@ -37,7 +37,7 @@ use crate::api::Source;
 #[derive(Clone)]
 pub struct Exposition {
     source: Arc<dyn Source>,
-    /// Of the process.
+    /// The process's own metrics.
     process: Registry,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Debug for Exposition {
 }
 
 impl Exposition {
-    /// The media type of what [`render`](Exposition::render) returns.
+    /// The media type of the text that [`render`](Exposition::render) returns.
     pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
 
     /// Metrics of `source`, and of this process.
@@ -58,7 +58,7 @@ impl Exposition {
         Ok(Exposition { source, process })
     }
 
-    /// Reads the source, and writes all of it as text.
+    /// Reads the source, and returns all metrics as text.
     pub fn render(&self) -> prometheus::Result<String> {
         let status = self.source.status();
         let mut families = collector::collect(&status);

@@ -9,12 +9,12 @@ use super::families::{self as f, Family};
 use super::text::{Labels, Text};
 use crate::status::{PortStatus, QueueStatus, XdpStatus};
 
-/// A queue, and its labels, which most of its series begin with.
+/// A queue, and the labels that most of its series begin with.
 struct Queue<'s> {
     port: &'s PortStatus,
     status: &'s QueueStatus,
     labels: Labels,
-    /// The same, and a direction: rx and tx.
+    /// The same labels with a direction: rx and tx.
     directions: [Labels; 2],
 }
 
@@ -102,7 +102,7 @@ fn each<V: Display>(
     }
 }
 
-/// The reasons exported for a queue: those that a port of its kind can meet, be they met or not, and those met.
+/// The reasons exported for a queue: those that a port of its kind can have, and those that occurred.
 fn drops(text: &mut Text, queues: &[Queue]) {
     text.begin(&f::DROPS);
     for queue in queues {
@@ -120,8 +120,8 @@ fn drops(text: &mut Text, queues: &[Queue]) {
     }
 }
 
-/// Whether a port of this kind can drop for this reason. A wrong yes costs a series that stays 0, and a wrong no
-/// costs that the series appears only with the first drop, so new reasons need no entry here.
+/// Whether a port of this kind can drop for this reason. If it wrongly returns true, a series stays 0; if it wrongly returns
+/// false, a series appears only with the first drop. New reasons therefore need no entry here.
 fn arises(reason: &str, kind: &str) -> bool {
     if reason.starts_with("guest_") || reason == "bad_offload" {
         return kind == "vhost";
@@ -158,7 +158,7 @@ fn rings(text: &mut Text, queues: &[Queue]) {
     });
 }
 
-/// Only guests have descriptors to complete, and a histogram is 18 series.
+/// Only guests have descriptors to complete, and one histogram has 18 series.
 fn completions(text: &mut Text, queues: &[Queue]) {
     let bounds = BOUNDS_NS.map(|bound_ns| (bound_ns as f64 / 1e9).to_string());
     text.begin(&f::COMPLETION);

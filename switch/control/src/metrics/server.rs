@@ -1,12 +1,12 @@
 //! The HTTP server of the metrics, and of `/healthz` and `/readyz`: see [`health`](crate::health).
 //!
-//! It is hyper on one thread, one request for each connection. Memory, threads and time are bounded, and no input can make
-//! it panic, which matters in a program that aborts on panic. (tiny_http 0.12 panics if a client resets its connection at
-//! the right moment, keeps header lines of any length, and starts a thread per client.)
+//! hyper on one thread, one request per connection. Memory, threads and time are bounded, and no input can make it panic,
+//! which matters in a program that aborts on panic. (tiny_http 0.12 panics if a client resets its connection at the right
+//! moment, keeps header lines of any length, and starts a thread per client.)
 //!
-//! Clients that hold connections, send half a request, or do not read what they asked for keep no probe waiting, not even
-//! one from their own address: where no place is free, the oldest connection without a request gives way to the new one
-//! (see [`Places`]).
+//! Clients that hold connections, send half a request, or do not read their answers cannot delay a probe, not even one from
+//! their own address: where no place is free, the oldest connection without a request gives way to the new one (see
+//! [`Places`]).
 
 use std::convert::Infallible;
 use std::io;
@@ -30,28 +30,27 @@ use crate::api::places::{Closed, Limits, Phase, Place, Places};
 use crate::api::thread::{ServerThread, serve};
 use crate::health;
 
-/// The most connections at once. Each takes a file descriptor.
+/// The most connections at the same time. Each takes a file descriptor.
 const CLIENTS_MAX: usize = 256;
-/// Of those, one address's, or one /64 network's: three that take all that they can get leave places for others.
+/// Of those, one address's, or one /64 network's. Three that take their maximum leave places for others.
 const CLIENTS_OF_PEER_MAX: usize = 64;
-/// The most texts of the metrics that are held for clients; more wait. One takes megabytes where there are a thousand
-/// queues.
+/// The most metrics texts held for clients; more wait. With a thousand queues, one text takes megabytes.
 const TEXTS_MAX: usize = 16;
 /// Of those, one address's.
 const TEXTS_OF_PEER_MAX: usize = 4;
-/// How long a connection has for its answer while others wait for its place, or for its text. Where none waits, it has
+/// How long a connection may take for its answer while others wait for its place or its text. Where none waits, it has
 /// [`CONNECTION_TIME_MAX`].
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Connections that the kernel keeps until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 /// The longest that a client may take to send its request's header.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(2);
-/// The longest that a connection lasts. Prometheus gives up after 10 s if not told otherwise.
+/// The longest that a connection lasts. Prometheus gives up after 10 s by default.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// The largest header. Bodies are not read.
 const HEADER_BYTES_MAX: usize = 16 << 10;
 
-/// Connections to metrics servers that were closed for want of places.
+/// Connections to metrics servers that were closed for lack of places.
 pub(super) static CLOSED: Closed = Closed::new();
 
 /// The server that Prometheus scrapes. It ends when it is dropped.
@@ -76,7 +75,7 @@ pub enum MetricsError {
         /// The address.
         addr: SocketAddr,
     },
-    /// It cannot be listened on for another reason.
+    /// The address cannot be used for another reason.
     #[error("cannot serve metrics on {addr}: {cause}")]
     #[diagnostic(help(
         "[metrics] listen must be an address of this host, and a port below 1024 needs CAP_NET_BIND_SERVICE"
@@ -84,7 +83,7 @@ pub enum MetricsError {
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What the kernel says.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
@@ -99,7 +98,7 @@ pub enum MetricsError {
 }
 
 impl MetricsServer {
-    /// Listens on `addr`, where port 0 takes any that is free.
+    /// Listens on `addr`; port 0 takes any free port.
     pub fn start(addr: SocketAddr, source: Arc<dyn Source>) -> Result<MetricsServer, MetricsError> {
         let exposition = Exposition::new(Arc::clone(&source))?;
         let listen = |cause: io::Error| match cause.kind() {
@@ -108,7 +107,7 @@ impl MetricsServer {
         };
         let listener = TcpListener::bind(addr).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
-        // It listens already, with a shorter queue.
+        // It listens already, with a shorter queue; this sets the longer one.
         rustix::net::listen(&listener, BACKLOG).map_err(|errno| listen(errno.into()))?;
         let local_addr = listener.local_addr().map_err(listen)?;
         let serving = move || async move {
@@ -144,13 +143,14 @@ impl MetricsServer {
         self.local_addr
     }
 
-    /// Ends it, whatever its clients do, and waits until it has ended. Dropping it does the same.
+    /// Ends the server regardless of its clients, and waits until it has ended. Dropping it does the same.
     pub fn stop(self) {
         drop(self);
     }
 }
 
-/// One without a request gives way at once, and then one that waits for its text. Others have a moment for their answer.
+/// A connection without a request gives way at once, then one that waits for its text. Others have [`PATIENCE`] for their
+/// answer.
 const CONNECTIONS: Limits = Limits {
     total_max: CLIENTS_MAX,
     peer_max: CLIENTS_OF_PEER_MAX,
@@ -160,7 +160,7 @@ const CONNECTIONS: Limits = Limits {
     working: Some(PATIENCE),
 };
 
-/// A text that is being made is waited for: its thread cannot be stopped.
+/// A text that is being rendered is waited for: its thread cannot be stopped.
 const TEXTS: Limits = Limits {
     total_max: TEXTS_MAX,
     peer_max: TEXTS_OF_PEER_MAX,
@@ -170,7 +170,7 @@ const TEXTS: Limits = Limits {
     working: None,
 };
 
-/// What tells clients apart: a host has one address of IPv4, and as many as it likes of a /64 network of IPv6.
+/// The key that tells clients apart. A host has one IPv4 address, but any number of addresses of an IPv6 /64 network.
 fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -181,7 +181,7 @@ fn peer(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What there is to be asked for.
+/// What the server answers from.
 #[derive(Clone)]
 struct Served {
     source: Arc<dyn Source>,
@@ -189,10 +189,10 @@ struct Served {
     texts: Arc<Places<IpAddr>>,
 }
 
-/// The right to have one of the texts: of the connection that it is sent on, and of the thread that makes it.
+/// The right to hold one of the texts. The connection that sends it and the thread that renders it share it.
 type TextPlace = Arc<Place<IpAddr>>;
 
-/// One connection, which is one request.
+/// Serves one connection, which has one request.
 async fn converse(client: TcpStream, place: Arc<Place<IpAddr>>, served: Served) {
     // Held until the client has its text, or the connection ends.
     let text = OnceLock::new();
@@ -211,7 +211,7 @@ async fn converse(client: TcpStream, place: Arc<Place<IpAddr>>, served: Served) 
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(client), service);
-    // Both errors, the client's and lack of time, concern the client alone, and it notices them.
+    // Both errors, the client's and the timeout, concern only the client, which notices them.
     let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
 }
 
@@ -247,7 +247,7 @@ async fn answer(
             let one = texts.take(place.peer(), Phase::Working, place.closing());
             let one = Arc::new(one.await);
             place.enter(Phase::Working);
-            // The connection has no second request.
+            // A connection has no second request, so the place was not set before.
             let _ = text_place.set(Arc::clone(&one));
             let answer = scrape(served.exposition.clone(), Arc::clone(&one)).await;
             one.enter(Phase::Sending);
@@ -267,8 +267,8 @@ fn probe(well: bool, words: String) -> Response<Full<Bytes>> {
     response
 }
 
-/// On a thread of its own, of which there are no more than [`TEXTS_MAX`]: it may have to wait for the port table, and
-/// health is to be told meanwhile.
+/// Runs on a thread of its own, of which there are no more than [`TEXTS_MAX`]: it may wait for the port table, and health
+/// requests must be answered meanwhile.
 async fn scrape(exposition: Exposition, place: TextPlace) -> Response<Full<Bytes>> {
     // The connection may end before the work does.
     let render = move || {

@@ -1,7 +1,7 @@
-//! Prometheus' text format, written at once.
+//! Prometheus' text format, written directly.
 //!
-//! For the families of queues, of which a large host has tens of thousands of series: the `prometheus` crate makes
-//! several strings for each before it writes the first, which takes longer than all the rest of a scrape.
+//! For the families of queues, which have tens of thousands of series on a large host: the `prometheus` crate makes several
+//! strings for each before it writes the first, which takes longer than all the rest of a scrape.
 
 use std::fmt::{Display, Write};
 
@@ -9,12 +9,12 @@ use prometheus::proto::MetricType;
 
 use super::families::Family;
 
-/// Labels as they are written: `port="web-1",queue="0"`.
+/// Labels in their written form: `port="web-1",queue="0"`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Labels(String);
 
 impl Labels {
-    /// Adds one.
+    /// Adds a label.
     pub fn with(mut self, name: &str, value: &str) -> Labels {
         if !self.0.is_empty() {
             self.0.push(',');
@@ -34,17 +34,17 @@ impl Labels {
     }
 }
 
-/// What has been written.
+/// The text written so far.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     text: String,
-    /// Where its first lines begin, if the family that was begun last has no sample yet.
+    /// Where the header lines of the current family begin, if it has no sample yet.
     empty: Option<usize>,
     name: &'static str,
 }
 
 impl Text {
-    /// Goes on after `text`.
+    /// Continues after `text`.
     pub fn after(text: String) -> Text {
         Text {
             text,
@@ -62,7 +62,7 @@ impl Text {
             MetricType::HISTOGRAM => "histogram",
             _ => "gauge",
         };
-        // A string takes all that it is given.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             self.text,
             "# HELP {0} {1}\n# TYPE {0} {kind}",
@@ -75,8 +75,8 @@ impl Text {
         self.line("", labels, "", value);
     }
 
-    /// Writes a histogram of the family: bounds, as text, with the counts of values that do not exceed them, and the
-    /// count and the sum of all.
+    /// Writes a histogram of the family: bounds, as text, with the counts of values that do not exceed them, and the count
+    /// and the sum of all values.
     pub fn add_histogram(
         &mut self,
         labels: &Labels,
@@ -105,14 +105,14 @@ impl Text {
         let _ = writeln!(text, "}} {value}");
     }
 
-    /// Nobody needs to be told of a family without samples.
+    /// Removes the header of a family without samples.
     fn drop_empty(&mut self) {
         if let Some(begin) = self.empty.take() {
             self.text.truncate(begin);
         }
     }
 
-    /// All of it.
+    /// Returns the whole text.
     pub fn finish(mut self) -> String {
         self.drop_empty();
         self.text
