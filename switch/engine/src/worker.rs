@@ -15,7 +15,7 @@ use crate::counters::{QueueCounters, WorkerCounters};
 use crate::deliver::deliver;
 use crate::flood;
 use crate::publish::Mailbox;
-use crate::schedule::{Turn, charge, charge_doorbells, note_nic_user, turn_of};
+use crate::schedule::{Turn, charge, charge_doorbells, charge_empty, note_nic_user, turn_of};
 use crate::sleep::{Sleeper, Waker};
 use crate::stages::{Keys, admit, lookup, parse};
 use crate::stream::{Stream, StreamId};
@@ -336,9 +336,11 @@ impl Worker {
                     walk.note_served(number);
                 }
                 is_quiet |= stream.note_empty();
-                // What looking at idle streams takes is not the next busy one's to pay.
                 empty += 1;
-                if empty % EMPTY_POLLS == 0 {
+                if tx.shares.is_contended() {
+                    mark = charge_empty(stream, view, mark, tx);
+                } else if empty % EMPTY_POLLS == 0 {
+                    // What polling idle streams takes is not the next busy one's to pay.
                     mark = tsc();
                 }
                 continue;

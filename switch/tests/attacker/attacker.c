@@ -22,8 +22,9 @@ enum {
     SINKS_MAX = 32,
     /* Without an entry taken for so long, the switch is not going to take any. The longest burst seen took 4 s. */
     SETTLE_S_MAX = 10,
-    CLOSED_EVERY = 64, /* turns between two looks whether the switch has hung up */
-    KICKS = 64,        /* in a turn of a storm */
+    CLOSED_EVERY = 64,   /* turns between two looks whether the switch has hung up */
+    KICKS = 64,          /* in a turn of a storm */
+    DIRTY_ROUNDS = 2048, /* over all rings, in a turn */
 };
 
 struct settings {
@@ -346,6 +347,16 @@ static void storm(const struct port *port)
             return; /* full: nothing reads it */
 }
 
+/* Offers a frame on each ring, and then writes to the lines of the rings that the switch polls. */
+static void dirty(struct port *port)
+{
+    for (unsigned pair = 0; pair < port->options.pairs; pair++)
+        ring_turn(&port->transmit[pair], port->transmit[pair].taken + 1);
+    for (unsigned i = 0; i < DIRTY_ROUNDS; i++)
+        for (unsigned pair = 0; pair < port->options.pairs; pair++)
+            ring_dirty(&port->transmit[pair]);
+}
+
 /* Whether the switch has hung up on any port. */
 static bool is_closed(const struct attacker *attacker)
 {
@@ -366,6 +377,10 @@ static void turn(struct attacker *attacker)
     if (attack == NULL)
         return;
     port_receive(&attacker->port);
+    if (attacker->attacks && attack->dirties) {
+        dirty(&attacker->port);
+        return;
+    }
     for (unsigned pair = 0; pair < attacker->port.options.pairs; pair++) {
         if (attacker->attacks)
             ring_turn(&attacker->port.transmit[pair], attack->once ? 1 : UINT64_MAX);

@@ -76,6 +76,8 @@ static const struct attack attacks[] = {
      .layout = PIECES_1000, .indirect = true, .sinks = 1, .sink_pairs = 16},
     {.name = "queues-16", .about = "60 bytes from 16 queues at once", .len = 60, .pairs = 16, .sinks = 1},
     {.name = "kick-storm", .about = "kicks without pause", .len = 60, .sinks = 1, .kicks = true},
+    {.name = "dirty-lines", .about = "16 queues with hardly a frame, whose lines are written to all the time", .len = 60,
+     .pairs = 16, .sinks = 1, .dirties = true},
     {.name = "lie-arp-tso", .about = "TCP segmentation of an ARP frame, once", .frame = FRAME_LIE_ARP_TSO,
      .len = 4000, .sinks = 1, .mode = SINK_LARGE, .once = true},
     {.name = "lie-mss", .about = "segments of 65535 of a frame of 60 bytes, once", .frame = FRAME_LIE_MSS, .len = 60,

@@ -51,6 +51,7 @@ struct attack {
     bool steals;  /* the victim's source address */
     bool once;    /* one frame */
     bool kicks;   /* kicks without pause */
+    bool dirties; /* writes to its rings' lines without pause, and offers a frame now and then */
     enum call_kind call;
 };
 

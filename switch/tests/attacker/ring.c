@@ -261,3 +261,14 @@ void ring_turn(struct ring *ring, uint64_t limit)
     }
     signal_switch(ring);
 }
+
+void ring_dirty(struct ring *ring)
+{
+    if (ring->packed) {
+        volatile struct packed_descriptor *next = (volatile struct packed_descriptor *)ring->descriptors + ring->next;
+        next->flags = next->flags;
+    } else {
+        volatile struct split_index *driver = ring->driver;
+        driver->flags = driver->flags;
+    }
+}

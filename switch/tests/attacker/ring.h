@@ -61,6 +61,8 @@ void ring_fill(struct ring *ring, struct memory *memory, const struct chain *cha
                bool writable);
 /* Takes back what was used, and offers as many again, `limit` entries in all at most. */
 void ring_turn(struct ring *ring, uint64_t limit);
+/* Writes to the line that says what is available, and changes nothing: the other core has to fetch it again. */
+void ring_dirty(struct ring *ring);
 /* Takes back what was used. Returns how many are still offered. */
 unsigned ring_settle(struct ring *ring);
 

@@ -226,6 +226,11 @@ const ROWS: &[Row] = &[
         attack: "kick-storm",
         ..PLAIN
     },
+    Row {
+        attack: "dirty-lines",
+        queue_pairs: 16,
+        ..PLAIN
+    },
 ];
 
 /// Tests of rows: how a row is withstood, and for each test its name and its attack's.
@@ -279,6 +284,7 @@ tests! { is_withstood_by_guests:
     frames_in_many_pieces_to_many_queues: "pieces-1000-queues",
     frames_from_many_queues: "queues-16",
     kicks_without_pause: "kick-storm",
+    rings_written_to_without_frames: "dirty-lines",
 }
 
 // The worst of each kind once more: how frames get from an interface is the same for all.
