@@ -1,4 +1,4 @@
-//! Why a NIC port is not open.
+//! Errors of opening a NIC port.
 
 use std::io;
 
@@ -11,42 +11,42 @@ use thiserror::Error;
 /// Why a NIC port cannot be opened; each names the interface and says what to do.
 #[derive(Debug, Error)]
 pub enum NicPortError {
-    /// It is not up.
+    /// The interface is not up.
     #[error("interface `{interface}` is down: `ip link set {interface} up`")]
     Down {
         /// The interface.
         interface: String,
     },
-    /// No guest's frame can come in through it.
+    /// No frame for a guest can come in through it.
     #[error(
         "interface `{interface}` is {what}, which receives no frames for guests' addresses: name the interface below it, or an Ethernet interface of its own"
     )]
     NoReach {
         /// The interface.
         interface: String,
-        /// What it is.
+        /// The kind of interface.
         what: &'static str,
     },
-    /// The configuration names a queue that is not there.
+    /// The configuration names a queue that does not exist.
     #[error(
         "interface `{interface}` has {count} receive queue(s), so there is no queue {queue}: see `ethtool -l {interface}`"
     )]
     NoQueue {
         /// The interface.
         interface: String,
-        /// How many there are.
+        /// The number of queues.
         count: u32,
         /// The one that was asked for.
         queue: u32,
     },
-    /// Guests have all queues there are.
+    /// Guests have all queues.
     #[error(
         "guests have all {count} queue(s) of interface `{interface}`: none is left for the port"
     )]
     AllDirect {
         /// The interface.
         interface: String,
-        /// How many there are.
+        /// The number of queues.
         count: u32,
     },
     /// Another process has the queue.
@@ -59,13 +59,13 @@ pub enum NicPortError {
         /// The queue.
         queue: u32,
     },
-    /// Zero-copy was asked for.
+    /// Zero-copy was configured, but is not possible.
     #[error("interface `{interface}` cannot do zero-copy: set `mode = \"auto\"` or \"copy\"")]
     NoZeroCopy {
         /// The interface.
         interface: String,
     },
-    /// `rss = "queues"` was asked for.
+    /// `rss = "queues"` was configured, but is not possible.
     #[error(
         "interface `{interface}` has no RSS table that could keep frames to the port's queues: \
          set `rss = \"keep\"`, or take all queues"
@@ -74,42 +74,42 @@ pub enum NicPortError {
         /// The interface.
         interface: String,
     },
-    /// The program.
+    /// Attaching the program failed.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// A socket.
+    /// Opening a socket failed.
     #[error("queue {queue} of interface `{interface}`: {why}")]
     Socket {
         /// The interface.
         interface: String,
         /// The queue.
         queue: u32,
-        /// What happened.
+        /// The error.
         why: SocketError,
     },
-    /// Giving a socket to the program.
+    /// Giving a socket to the program failed.
     #[error("interface `{interface}`: {why}")]
     Kernel {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         why: io::Error,
     },
-    /// Hearing of interfaces at all.
+    /// Following network interfaces failed.
     #[error("network interfaces cannot be followed: {0}")]
     Follow(LinkError),
-    /// Asking for it, or setting it as the configuration says.
+    /// Reading the interface or its configured settings failed.
     #[error("interface `{interface}`: {why}")]
     Link {
         /// The interface.
         interface: String,
-        /// What happened.
+        /// The error.
         why: LinkError,
     },
 }
 
 impl NicPortError {
-    /// Why a socket on a queue was refused.
+    /// The error for a refused socket on a queue.
     pub(super) fn of_socket(
         interface: &str,
         queue: u32,
@@ -132,7 +132,7 @@ impl NicPortError {
         }
     }
 
-    /// Whether this process may not do such things at all: then waiting does not help.
+    /// Whether this process lacks the permission, so that waiting does not help.
     pub fn is_permission(&self) -> bool {
         let why = match self {
             NicPortError::Attach(AttachError::Permission { .. }) => return true,

@@ -1,8 +1,8 @@
-//! NIC ports: the XDP program on an interface, and a socket on each of its queues. They follow their interfaces: one
-//! that is not there is waited for, one that goes away or loses its carrier takes its port down, one that comes back
-//! brings it up again.
+//! NIC ports: the XDP program on an interface, and a socket on each of its queues. A port follows its interface: it
+//! waits for a missing interface, goes down when the interface goes away or loses its carrier, and comes up again when
+//! it is back.
 //!
-//! [`Uplinks`] is the thread that does so, `uplink` what it knows of one port, `port` a port that is open.
+//! [`Uplinks`] is the thread that does so, `uplink` the state of one port, `port` an open port.
 
 mod error;
 mod port;
@@ -18,11 +18,11 @@ use crosspoint_link::Links;
 
 use crate::config::{Queues, XdpPort};
 
-/// The most queues of a port.
+/// Maximum number of queues of a port.
 const QUEUES_MAX: u32 = 256;
 
-/// How many queues a port will have, for its counters. Of an interface that is not there, as many as the machine has
-/// cores: most drivers make so many. What has no counters of its own is counted with the last queue.
+/// The number of queues for which a port has counters. For a missing interface it is the number of cores, since most
+/// drivers create that many. Further queues are counted with the last one.
 pub fn queue_count(config: &XdpPort) -> usize {
     let of_interface = || {
         let found = Links::open().and_then(|mut links| links.find(&config.interface));

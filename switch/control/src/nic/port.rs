@@ -1,4 +1,4 @@
-//! A NIC port that is open.
+//! An open NIC port.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use super::NicPortError;
 use crate::config::{HugePages, Queues, Tso, XdpMode, XdpPort};
 use crate::fabric::{Fabric, NewStream, PortChange, numa};
 
-/// A NIC port at work. Dropping it detaches the program and closes the sockets. How the port is shown, up or down, is
-/// for `Uplink` to say.
+/// An open NIC port. Dropping it detaches the program and closes the sockets. `Uplink` sets the state that is shown, up
+/// or down.
 pub(super) struct NicPort {
     fabric: Arc<Fabric>,
     number: u16,
     queues: Vec<u32>,
     sockets: Vec<Arc<XskSocket>>,
     multi_buffer: bool,
-    /// How it is, for people, while it is up.
+    /// Text about its state while it is up.
     pub detail: String,
-    /// What does not work as it could.
+    /// Shortcomings to warn about.
     pub warnings: Vec<String>,
     properties: BTreeMap<String, String>,
-    /// The interface as it was when this port last followed it.
+    /// The interface at the last call of [`follow`](Self::follow).
     interface: Interface,
-    /// Dropped first, so that no frame goes to a socket that closes.
+    /// Dropped first, so that no frame goes to a closed socket.
     attachment: Option<Attachment>,
 }
 
 impl NicPort {
-    /// Opens port `number` of the fabric on an interface that is up, with the `queues` of [`queues_of`]. No frame is
+    /// Opens port `number` of the fabric on an interface that is up, with the `queues` from [`queues_of`]. No frame is
     /// sent before [`follow`](Self::follow).
     pub fn open(
         fabric: &Arc<Fabric>,
@@ -54,14 +54,14 @@ impl NicPort {
         let of_xsk = of_xsk(interface);
         let attach = |multi_buffer| Attachment::new(&of_xsk, generic, fallback, multi_buffer);
         let mut attachment = match attach(multi_buffer) {
-            // The other end of a veth has a large MTU, and this one has not.
+            // The other end of a veth has a large MTU, while this end does not.
             Err(AttachError::Mtu { .. }) if !multi_buffer => {
                 multi_buffer = true;
                 attach(true)?
             }
             other => other?,
         };
-        // There the kernel's large packets arrive as they are.
+        // In generic mode the kernel's large packets arrive unsegmented.
         let takes_large = attachment.mode == crosspoint_xsk::XdpMode::Generic;
         if takes_large && !multi_buffer && several_buffers_work() {
             drop(attachment);
@@ -71,7 +71,7 @@ impl NicPort {
             };
         }
         let options = socket_options(config, interface, multi_buffer);
-        // Before the first socket: which worker's memory it gets depends on it.
+        // Before the first socket, since the node decides which worker's memory it gets.
         fabric.set_node(number, numa::of_interface(&interface.name));
         let mut halves = Vec::with_capacity(queues.len());
         for queue in &queues {
@@ -150,7 +150,7 @@ impl NicPort {
         Ok(port)
     }
 
-    /// Hands the sockets' halves to workers.
+    /// Gives the sockets' halves to workers.
     fn begin(&mut self, halves: Vec<(u16, XskRx, XskTx)>) {
         let (mut add, mut nic) = (Vec::new(), Vec::new());
         for (queue, rx, tx) in halves {
@@ -160,7 +160,7 @@ impl NicPort {
                 kick: None,
                 node: None,
             });
-            // A queue that only receives has a socket, too, which sends nothing.
+            // A receive-only queue has a socket too, which sends nothing.
             if u32::from(queue) < self.interface.tx_queues {
                 nic.push((queue, tx));
             }
@@ -174,8 +174,8 @@ impl NicPort {
         let _ = self.fabric.change(self.number, change);
     }
 
-    /// Whether this port cannot follow its interface to what it is now, but has to be opened anew: its frames have come
-    /// to take more than one buffer, or the port takes all queues, and there are others than before.
+    /// Whether the port must be reopened to match its interface: its frames now take more than one buffer, or the port
+    /// takes all queues and these have changed.
     pub fn must_reopen(&self, config: &XdpPort, now: &Interface) -> bool {
         let has_other_queues =
             config.queues == Queues::All && now.rx_queues != self.interface.rx_queues;
@@ -183,18 +183,18 @@ impl NicPort {
         has_other_queues || sends_elsewhere || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
     }
 
-    /// Whether the program is the kernel's generic one.
+    /// Whether the program runs in the kernel's generic mode.
     pub fn is_generic(&self) -> bool {
         let attachment = self.attachment.as_ref();
         attachment.is_some_and(|attachment| attachment.mode == crosspoint_xsk::XdpMode::Generic)
     }
 
-    /// The interface as it was when this port last followed it.
+    /// The interface at the last call of [`follow`](Self::follow).
     pub fn interface(&self) -> &Interface {
         &self.interface
     }
 
-    /// Does what there is to do where the interface's MTU has changed.
+    /// Adapts the port to a changed MTU of the interface.
     pub fn follow(&mut self, now: &Interface) {
         if now.mtu != self.interface.mtu {
             for socket in &self.sockets {
@@ -229,13 +229,13 @@ impl Drop for NicPort {
     }
 }
 
-/// The queues that a port takes: those that are configured, and of an interface's all those that no guest has.
+/// The queues that a port takes: the configured ones, or all of the interface's that no guest has.
 pub(super) fn queues_of(
     found: &Interface,
     wanted: &Queues,
     direct: &[u32],
 ) -> Result<Vec<u32>, NicPortError> {
-    // A socket sends and receives, so a queue number must have both kinds of queue.
+    // A socket sends and receives, so a queue number must exist in both directions.
     let count = found.rx_queues;
     let interface = found.name.clone();
     let queues: Vec<u32> = match wanted {
@@ -287,8 +287,8 @@ fn several_buffers_work() -> bool {
     }
 }
 
-/// Whether large frames of TCP may leave through an interface whole: it takes them, and there is one way through it, so
-/// that they stay in order with others.
+/// Whether large TCP frames may leave through an interface unsegmented: it must accept them, and have a single transmit
+/// queue, so that they stay in order with other frames.
 fn sends_large(interface: &Interface) -> bool {
     let Ok(mut ethtool) = Ethtool::open() else {
         return false;
@@ -303,7 +303,7 @@ fn sends_large(interface: &Interface) -> bool {
         && has("tx-tcp6-segmentation")
 }
 
-/// Has the sockets that send take large frames; all of them, or none is to be used.
+/// Makes all transmitting sockets accept large frames. After an error none may be used for that.
 fn send_large(
     halves: &mut [(u16, XskRx, XskTx)],
     interface: &Interface,
@@ -314,7 +314,7 @@ fn send_large(
     senders.try_for_each(|(_, _, tx)| tx.send_large(interface.index))
 }
 
-/// Of an interface that has frames for its own address alone: so.
+/// A warning for an interface that gets only frames for its own address.
 fn own_address_alone(interface: &Interface) -> Option<String> {
     let Reach::OwnAddress(what) = interface.reach else {
         return None;
@@ -325,7 +325,7 @@ fn own_address_alone(interface: &Interface) -> Option<String> {
     ))
 }
 
-/// Of an interface that gets frames without their tags: so.
+/// A warning for an interface that gets frames without their tags.
 fn takes_tags(interface: &Interface) -> Option<String> {
     let (what, name) = (interface.takes_tags?, &interface.name);
     Some(format!(
@@ -333,12 +333,12 @@ fn takes_tags(interface: &Interface) -> Option<String> {
     ))
 }
 
-/// The longest frame that the interface sends, bytes, up to two tags not counted.
+/// The longest frame that the interface sends, bytes, without up to two tags.
 fn frame_len_max(interface: &Interface) -> u32 {
     interface.mtu + ETHERNET_LEN as u32
 }
 
-/// What the AF_XDP side needs to know of an interface.
+/// The interface, as the AF_XDP crate needs it.
 fn of_xsk(interface: &Interface) -> crosspoint_xsk::interface::Interface {
     crosspoint_xsk::interface::Interface {
         name: interface.name.clone(),

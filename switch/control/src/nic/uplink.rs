@@ -1,4 +1,4 @@
-//! One NIC port, open or waiting.
+//! A NIC port, open or waiting.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,29 +11,30 @@ use super::{NicPortError, UplinkOptions};
 use crate::config::Rss;
 use crate::fabric::{Fabric, PortChange, PortState};
 
-/// Between the first attempts to open a port, and between the last: each wait is twice as long as the one before.
+/// First and longest wait between attempts to open a port; each wait is twice as long as the one before.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
-/// When to try again, and after which wait once more.
+/// When to try again, and the current wait.
 struct Retry {
     at: Instant,
     wait: Duration,
-    /// The interface when it last failed: nothing is tried before the time where it is still the same, since every
-    /// attempt makes events of its own.
+    /// The interface at the last failure: while it is unchanged, no attempt is made before the time is over, since
+    /// every attempt causes events itself.
     interface: Option<Interface>,
 }
 
-/// One NIC port and its interface.
+/// A NIC port and its interface.
 pub(super) struct Uplink {
     fabric: Arc<Fabric>,
     options: UplinkOptions,
     port: Option<NicPort>,
-    /// What is set on the interface: also between attempts to open the port, so that they do not set it over and over.
+    /// Settings of the interface. They also stay between attempts to open the port, so that they are not set again each
+    /// time.
     settings: Option<Settings>,
     retry: Option<Retry>,
     shown: Option<(PortState, String)>,
-    /// Whether its link went down because the port was opened: some drivers start the NIC anew for an XDP program.
+    /// Whether opening the port took the link down: some drivers restart the NIC for an XDP program.
     pub lost_carrier: bool,
 }
 
@@ -50,21 +51,21 @@ impl Uplink {
         }
     }
 
-    /// When something has to be tried again.
+    /// When the next retry is due.
     pub fn due(&self) -> Option<Instant> {
         self.retry.as_ref().map(|retry| retry.at)
     }
 
-    /// Whether the changes may be about this port's interface.
+    /// Whether the changes may concern this port's interface.
     pub fn is_concerned(&self, changes: &Changes) -> bool {
         let index = self.settings.as_ref().map(Settings::index);
-        // What comes below it, or goes, may be told of that one alone.
+        // An event about an interface below it may name only that one.
         let is_on_others = |port: &NicPort| port.interface().takes_tags.is_some();
         self.port.as_ref().is_some_and(is_on_others)
             || changes.concern(&self.options.config.interface, index)
     }
 
-    /// Brings the port in line with its interface, as that is now.
+    /// Opens, closes or adapts the port to match its interface's current state.
     pub fn reconcile(&mut self, links: &mut Links) -> Result<(), NicPortError> {
         let interface = self.options.config.interface.clone();
         let result = match links.find(&interface) {
@@ -81,13 +82,13 @@ impl Uplink {
         };
         match result {
             Ok(()) => self.retry = None,
-            // An event tells when it is up.
+            // An event reports when it is up.
             Err(ref why @ NicPortError::Down { .. }) => {
                 self.retry = None;
                 self.show(PortState::Down, why.to_string());
             }
             Err(why) => {
-                // A port that is open stays so where only the question failed.
+                // An open port stays open if only the query failed.
                 if self.port.is_none() {
                     self.show(PortState::Down, why.to_string());
                 }
@@ -98,7 +99,7 @@ impl Uplink {
         Ok(())
     }
 
-    /// Whether the last attempt failed on the same interface, and the time for the next has not come.
+    /// Whether the last attempt failed with the same interface, and the next is not due yet.
     fn is_early(&self, found: &Interface) -> bool {
         self.retry.as_ref().is_some_and(|retry| {
             retry.interface.as_ref() == Some(found) && Instant::now() < retry.at
@@ -134,7 +135,7 @@ impl Uplink {
         Ok(())
     }
 
-    /// Sets the interface as is wanted, and opens the port on it. Returns how the interface is then.
+    /// Applies the settings to the interface, and opens the port on it. Returns the interface's state after that.
     fn open(&mut self, links: &mut Links, found: &Interface) -> Result<Interface, NicPortError> {
         let interface = found.name.clone();
         if !found.up {
@@ -149,7 +150,7 @@ impl Uplink {
             channels: config.channels,
         };
         let fail = |why: LinkError| match why.is_gone() {
-            // An event tells, or has told.
+            // An event reports it, or has reported it.
             true => NicPortError::Down {
                 interface: interface.clone(),
             },
@@ -167,7 +168,7 @@ impl Uplink {
         let queues = queues_of(&now, &config.queues, &self.options.direct)?;
         if config.rss == Rss::Queues {
             match settings.spread(&queues) {
-                // Without a table, all that the interface receives is spread over all its queues.
+                // Without an RSS table, the interface spreads its frames over all its queues.
                 Err(why) if why.is_unsupported() && queues.len() == now.rx_queues as usize => {}
                 Err(why) if why.is_unsupported() => return Err(NicPortError::NoRss { interface }),
                 other => other.map_err(fail)?,
@@ -180,13 +181,13 @@ impl Uplink {
         }
         self.port = Some(port);
         self.keep_frames(&now);
-        // An event tells when it is back.
+        // An event reports when it is back.
         let then = links.find(&interface).ok().flatten().unwrap_or(now);
         self.lost_carrier = found.carrier && !then.carrier;
         Ok(then)
     }
 
-    /// Has whoever sends through the interface leave nothing beside the frames.
+    /// Makes senders through the interface keep each frame whole, with nothing passed beside its data.
     fn keep_frames(&mut self, now: &Interface) {
         let is_generic = self.port.as_ref().is_some_and(NicPort::is_generic);
         let settings = self.settings.get_or_insert_with(|| Settings::new(now));
@@ -203,7 +204,7 @@ impl Uplink {
         }
     }
 
-    /// Has the open port follow its interface: other end, MTU, up and down.
+    /// Updates the open port from its interface: peer, MTU, up and down.
     fn follow(&mut self, now: &Interface) {
         let Some(port) = &mut self.port else { return };
         let before = port.interface().clone();
@@ -231,14 +232,14 @@ impl Uplink {
         self.show(state, text);
     }
 
-    /// Closes the port. Its egress is down now, whatever was shown of it.
+    /// Closes the port. Its egress is then down, whatever state was shown before.
     fn drop_port(&mut self) {
         if self.port.take().is_some() {
             self.shown = None;
         }
     }
 
-    /// Closes the port, and puts back what was set.
+    /// Closes the port, and restores the interface's settings.
     fn close(&mut self) {
         self.drop_port();
         let left = self.settings.take().map(|mut settings| settings.put_back());
@@ -251,7 +252,7 @@ impl Uplink {
         }
     }
 
-    /// Says how the port is, once, and has frames go to it or not.
+    /// Shows a new state of the port, and starts or stops frames to it.
     fn show(&mut self, state: PortState, text: String) {
         let shown = Some((state, text));
         if self.shown == shown {

@@ -1,4 +1,4 @@
-//! The thread that has NIC ports follow their interfaces.
+//! The thread that keeps NIC ports in line with their interfaces.
 
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -12,7 +12,7 @@ use crate::config::XdpPort;
 use crate::fabric::Fabric;
 use crate::progress::Beat;
 
-/// Between attempts to hear of changes again, after that failed.
+/// Pause between attempts to follow changes again, after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A NIC port of the fabric.
@@ -22,30 +22,30 @@ pub struct UplinkOptions {
     pub number: u16,
     /// Its name.
     pub name: String,
-    /// What the configuration says of it.
+    /// Its configuration.
     pub config: XdpPort,
-    /// Queues of its interface that guests have for themselves.
+    /// Queues of its interface that guests own.
     pub direct: Vec<u32>,
 }
 
-/// All NIC ports at work. Dropping it closes them and puts back what was set on their interfaces.
+/// All open NIC ports. Dropping it closes them and restores their interfaces' settings.
 pub struct Uplinks {
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
-    /// Whether the link of one of them went down because it was opened.
+    /// Whether opening took the link of one of them down.
     pub lost_carrier: bool,
 }
 
 impl Uplinks {
-    /// Opens the ports whose interfaces are there, and starts the thread that opens the others when theirs come, and
-    /// closes those whose interfaces go. The interfaces are those of the calling thread's network namespace.
+    /// Opens the ports whose interfaces exist, and starts the thread that opens the others when their interfaces appear
+    /// and closes ports whose interfaces go. The interfaces are those of the calling thread's network namespace.
     ///
     /// # Errors
     ///
-    /// Where this process may not open such ports at all, or a thread or socket cannot be made. Everything else is
-    /// shown as the port's state, and tried again.
+    /// If this process may not open such ports at all, or a thread or socket cannot be created. Every other error is
+    /// shown as the port's state, and retried.
     pub fn start(fabric: &Arc<Fabric>, ports: Vec<UplinkOptions>) -> Result<Uplinks, NicPortError> {
-        // Before the first look, so that no change after it is missed.
+        // Before the first query, so that no later change is missed.
         let (events, stopper) = Events::open().map_err(NicPortError::Follow)?;
         let mut links = Links::open().map_err(NicPortError::Follow)?;
         let ports = ports.into_iter();
@@ -55,7 +55,7 @@ impl Uplinks {
         for uplink in &mut uplinks {
             match uplink.reconcile(&mut links) {
                 Err(why) if why.is_permission() => return Err(why),
-                // It has been shown, and will be tried again.
+                // The error is shown and retried.
                 _ => {}
             }
         }
@@ -108,7 +108,7 @@ fn run(mut events: Events, mut links: Links, mut uplinks: Vec<Uplink>) {
             let is_concerned =
                 matches!(&wake, Wake::Changed(changes) if uplink.is_concerned(changes));
             if is_due || is_concerned {
-                // What failed has been shown, and will be tried again.
+                // The error is shown and retried.
                 let _ = uplink.reconcile(&mut links);
             }
         }

@@ -1,4 +1,4 @@
-//! A listening socket's file: with the mode and the group of the configuration before anybody can connect.
+//! Creates a listening socket's file, with its configured mode and group in place before any connection.
 
 use std::fs;
 use std::io;
@@ -12,22 +12,22 @@ use super::VhostPortError;
 use crate::config::Access;
 use crate::socket_file::{own_socket, set_mode};
 
-/// Front ends that wait for the one that is served.
+/// Backlog for front ends that wait until the current one is done.
 const BACKLOG: i32 = 128;
 const GROUPS: &str = "/etc/group";
 
-/// Why there is no socket.
+/// Why the socket was not created.
 pub(super) enum Refused {
-    /// No group is called so.
+    /// The group does not exist.
     NoGroup(String),
-    /// It cannot be that group's.
+    /// The group cannot be set.
     Group(String, io::Error),
-    /// Anything else.
+    /// Any other error.
     Kernel(io::Error),
 }
 
 impl Refused {
-    /// The same, of the port and its socket.
+    /// Converts to a port's error, with the port and its socket.
     pub(super) fn explain(self, port: &str, path: &Path) -> VhostPortError {
         let (port, path) = (port.to_owned(), path.to_owned());
         match self {
@@ -49,7 +49,7 @@ impl<E: Into<io::Error>> From<E> for Refused {
     }
 }
 
-/// Listens at `path`, where nothing is yet, for those that `access` lets in. The listener does not block.
+/// Listens at `path`, where no file exists, with the permissions of `access`. The listener is nonblocking.
 pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, Refused> {
     let gid = access.group.as_deref().map(|group| {
         let groups = fs::read_to_string(GROUPS).unwrap_or_default();
@@ -60,12 +60,12 @@ pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, Refus
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     if access.mode.is_some() {
-        // Linux gives the file that `bind` makes the mode that the socket has. Who is let in is let in later: whoever was, and
-        // lost its core in the middle of `connect`, would come through once there is a listener.
+        // `bind` gives the file the socket's mode. It starts restrictive: a process that passed the permission check of
+        // `connect` early, and then lost its core, would get through once there is a listener.
         rustix::fs::fchmod(&socket, Mode::RWXU)?;
     }
     net::bind(&socket, &address)?;
-    // Nobody can connect before `listen`, so nobody does while mode and group are still others.
+    // No connection is possible before `listen`, so none is made while mode and group are not set yet.
     let done = set(path, access, gid).and_then(|()| Ok(net::listen(&socket, BACKLOG)?));
     if let Err(why) = done {
         let _ = fs::remove_file(path);
@@ -74,7 +74,7 @@ pub(super) fn listen(path: &Path, access: &Access) -> Result<UnixListener, Refus
     Ok(UnixListener::from(socket))
 }
 
-/// Gives the socket at `path` its group and its mode.
+/// Sets the group and mode of the socket at `path`.
 fn set(path: &Path, access: &Access, gid: Option<Gid>) -> Result<(), Refused> {
     if access.mode.is_none() && gid.is_none() {
         return Ok(());
@@ -90,15 +90,15 @@ fn set(path: &Path, access: &Access, gid: Option<Gid>) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The number of a group, by its name in `groups`, lines such as /etc/group has them, or by the number itself. The C
-/// library's way would load plugins, which a static program cannot; groups of system services are local.
+/// A group's number, by its name in `groups` (lines as in /etc/group) or by the number itself. The C library's lookup
+/// would load plugins, which a static program cannot do; groups of system services are local.
 fn gid(groups: &str, group: &str) -> Option<Gid> {
     let named = groups.lines().find_map(|line| {
         let mut words = line.split(':');
         let is_it = words.next() == Some(group);
         is_it.then(|| words.nth(1)?.parse().ok()).flatten()
     });
-    // All ones means "leave it as it is" to chown().
+    // chown() takes all ones for "leave it as it is".
     let number = named.or_else(|| group.parse().ok());
     number.filter(|gid| *gid != u32::MAX).map(Gid::from_raw)
 }

@@ -1,8 +1,7 @@
-//! One guest's device: what its front end has told us, and the rings that follow from it.
+//! One guest's device: what its front end has sent, and the rings that follow from it.
 //!
-//! Messages come in surprising orders, so none of them starts or stops a ring by itself: each
-//! changes what is known, and then the rings are brought in line with that
-//! ([`Device::reconcile`]).
+//! Front ends send messages in various orders, so no message starts or stops a ring by itself: each changes the
+//! device's state, and then [`Device::reconcile`] starts or stops rings to match it.
 
 mod describe;
 mod direct;
@@ -37,29 +36,28 @@ use crate::config;
 use crate::fabric::caller::END_TIME_MAX;
 use crate::fabric::{Attachment, Fabric, NewStream, PortChange, PortState, numa};
 
-/// What is known of one vring.
+/// State of one vring.
 #[derive(Default)]
 struct Vring {
     size: u32,
     addresses: Option<RingAddresses>,
-    /// Where the ring goes on; from SET_VRING_BASE, or where it was stopped.
+    /// The ring's next index, from SET_VRING_BASE or from when the ring was stopped.
     base: u32,
-    /// Whether it was stopped there, by us.
+    /// Whether this side set `base` when it stopped the ring.
     base_is_own: bool,
-    /// The inflight region says where a predecessor stood, and nobody has looked yet.
+    /// Whether the inflight region may hold the index of a previous back end and has not been read yet.
     inherits: bool,
-    /// The front end has given a kick descriptor, or said that there is none.
+    /// Whether the front end has given a kick descriptor, or has declared that there is none.
     started: bool,
     kick: Option<OwnedFd>,
     enabled: bool,
     running: bool,
-    /// A receive ring that runs.
+    /// The receive ring, while it runs.
     rx: Option<Arc<GuestRx>>,
 }
 
-/// A no to a message that makes sense: it is answered where an answer was asked for, and the
-/// session goes on. The reason has been logged. Errors of the `vhost` crate's own, for messages
-/// that make none, end it.
+/// Error reply to a valid message that cannot be done: sent if a reply was asked for, and the session continues. The
+/// reason has been logged. The `vhost` crate's own errors, for invalid messages, end the session.
 pub(super) fn refusal() -> Error {
     Error::ReqHandlerError(io::ErrorKind::InvalidInput.into())
 }
@@ -75,7 +73,7 @@ impl Vring {
     }
 }
 
-/// One guest's device.
+/// A guest's device.
 pub(super) struct Device {
     fabric: Arc<Fabric>,
     pub(super) attachment: Arc<Attachment>,
@@ -84,14 +82,14 @@ pub(super) struct Device {
     offered: u64,
     features: Features,
     pub(super) protocol_features: u64,
-    /// The channel on which we could send requests: kept open, since its end would be noticed.
+    /// The channel for our requests to the front end: unused, but kept open, since the front end would notice its end.
     pub(super) channel: Option<Backend>,
     memory: Option<Arc<MemoryCell>>,
-    /// Where the front end wants writes marked, once it acknowledges LOG_ALL.
+    /// The dirty log, in which writes are marked once the front end acknowledges LOG_ALL.
     log: Option<Arc<DirtyLog>>,
     inflight: Option<Arc<InflightRegion>>,
     vrings: Vec<Vring>,
-    /// The receive rings that run, as workers have them.
+    /// The running receive rings, as workers have them.
     queues: Option<Arc<GuestQueues>>,
     config: config::VhostPort,
     direct: DirectQueue,
@@ -148,13 +146,13 @@ impl Device {
         })
     }
 
-    /// An error for the front end that asked, and a line in the log with the reason.
+    /// Logs the reason, and returns an error for the front end.
     pub(super) fn refused(&self, why: &str) -> Error {
         tracing::warn!(port = self.name, "refused: {why}");
         refusal()
     }
 
-    /// What the driver acknowledged. Bits that were not offered are an error of its own.
+    /// Sets the features that the driver acknowledged. Bits that were not offered are an error.
     pub(super) fn set_features(&mut self, acknowledged: u64) -> Result<()> {
         if acknowledged & !self.offered != 0 {
             tracing::warn!(
@@ -166,7 +164,7 @@ impl Device {
         }
         let new = Features::new(acknowledged);
         let changed = new.bits() ^ self.features.bits();
-        // A migration begins and ends with the log alone: nothing stops for it.
+        // Only LOG_ALL changes when a migration begins or ends: no ring is stopped for it.
         if changed & !feature::LOG_ALL != 0 {
             self.stop_all();
         }
@@ -219,7 +217,7 @@ impl Device {
         Ok(())
     }
 
-    /// Stops the ring and tells where it stands.
+    /// Stops the ring and returns its next index.
     pub(super) fn get_vring_base(&mut self, index: u32) -> Result<u32> {
         self.vring(index)?;
         self.stop(&[index]);
@@ -245,7 +243,7 @@ impl Device {
         Ok(())
     }
 
-    /// A kick descriptor that is fit to be waited for.
+    /// Returns the kick descriptor if it is an eventfd.
     fn eventfd(&self, index: u32, kick: OwnedFd) -> Option<OwnedFd> {
         let kind = Kind::of(&kick);
         if kind == Kind::Eventfd {
@@ -270,10 +268,10 @@ impl Device {
             );
         }
         if running {
-            // Workers may be writing to the old one until each has come round.
+            // Workers may write to the old descriptor until each has reached a quiescent point.
             self.fabric.quiesce();
-            // A call that went to the old descriptor after the front end stopped reading it
-            // would be lost: one too many does no harm.
+            // A call to the old descriptor after the front end stopped reading it would be lost; an extra call does no
+            // harm.
             caller.notifier(index as usize).call();
         }
         if let Some(old) = old {
@@ -282,8 +280,7 @@ impl Device {
         Ok(())
     }
 
-    /// No vring has a descriptor to be called by, and nothing is left of those that they had, but what the front end holds
-    /// up. No worker calls any more.
+    /// Removes and closes all call descriptors, except what the front end holds up. No worker makes a call any more.
     fn end_calls(&self) {
         let caller = &self.attachment.caller;
         for index in 0..self.vrings.len() {
@@ -309,7 +306,7 @@ impl Device {
         Ok(())
     }
 
-    /// The front end is gone, and why: nothing of the guest is used after this.
+    /// The front end has disconnected because of `why`: nothing of the guest is used after this.
     pub(super) fn disconnect(&mut self, why: &str) {
         self.forget_rings();
         self.pause = Pause::default();
@@ -338,7 +335,7 @@ impl Device {
         self.describe();
     }
 
-    /// A front end has connected: whatever the last one did is forgotten.
+    /// A front end has connected: the previous one's state is dropped.
     pub(super) fn connect(&mut self) {
         self.notes.connections += 1;
         let state = Some((PortState::Connected, self.setting_up()));
@@ -363,7 +360,7 @@ impl Device {
         self.stop(&all);
     }
 
-    /// Takes rings out of use, waits until no worker uses them, and notes where they stand.
+    /// Stops rings, waits until no worker uses them, and records their next indices.
     fn stop(&mut self, which: &[u32]) {
         let running = |vring: &Vring| vring.running;
         let which: Vec<usize> = which
@@ -400,7 +397,7 @@ impl Device {
         }
     }
 
-    /// Where frames go, as things stand. Flows go on from where they were.
+    /// The port's current egress. Flows keep their queues.
     fn egress(&mut self) -> Egress {
         let rings: Vec<_> = (0..)
             .zip(self.vrings.iter().step_by(2))
@@ -437,7 +434,7 @@ impl Device {
             }
             (started, self.notes.has_run) = (true, true);
         }
-        // Also when the last ring has stopped: the port is no longer up.
+        // Also when the last ring has stopped, since the port is then no longer up.
         if started || self.port_state() != self.state().0 {
             let egress = Some(self.egress());
             let (state, properties) = (Some(self.state()), Some(self.properties(memory.get())));
@@ -451,7 +448,7 @@ impl Device {
         }
     }
 
-    /// Starts vring `index` if it is ready: `Some` with the stream that a transmit ring makes.
+    /// Starts vring `index` if it is ready. Returns the stream if it is a transmit ring.
     fn start(
         &mut self,
         index: usize,
@@ -480,7 +477,7 @@ impl Device {
         if let Some(inflight) = inflight {
             ring.track(inflight, base);
         }
-        // The lower half says it all: the upper one is a packed ring's used position.
+        // Only the lower half is compared; the upper half is a packed ring's used position.
         if base as u16 != vring.base as u16 {
             tracing::info!(
                 port = self.name,
@@ -499,7 +496,8 @@ impl Device {
         let tx = GuestTx::new(ring, features, call, base)?;
         vring.running = true;
         let kick = vring.kick.as_ref().and_then(|kick| kick.try_clone().ok());
-        // Where the ring is, the guest's driver is. We have just looked at one of the two, so it is in our page table.
+        // The guest's driver runs on the node of its ring. One of the two rings was just read, so its page is in our
+        // page table.
         let of_area = |address| {
             let at = memory.get().translate_user(address, 1)?;
             numa::of_page(at.addr())

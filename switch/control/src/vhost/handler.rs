@@ -1,4 +1,4 @@
-//! The `vhost` crate's requests, handed to the [`Device`].
+//! Passes the `vhost` crate's requests to the [`Device`].
 
 use std::fs::File;
 use std::io;
@@ -10,14 +10,12 @@ use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqH
 
 use super::device::{Device, MAX_MEMORY_SLOTS, refusal};
 
-/// The crate wants a shared handler; there is one thread per port, so the lock is never waited
-/// for.
+/// The crate requires a shared handler. There is one thread per port, so the lock is never contended.
 pub(super) struct Handler(pub(super) Mutex<Device>);
 
-/// What is offered, and works. REPLY_ACK is the crate's own.
+/// The protocol features that are offered. The crate implements REPLY_ACK.
 fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
-    // User-Mode Linux sets up its interrupt only where it can have BACKEND_REQ's channel. We
-    // say nothing on it.
+    // User-Mode Linux sets up its interrupt only if it has BACKEND_REQ's channel. The switch sends nothing on it.
     let always = VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::BACKEND_REQ
@@ -28,8 +26,8 @@ fn protocol_features(queue_pairs: u16) -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::STATUS;
-    // Only where there is a choice: QEMU takes the answer to GET_QUEUE_NUM for pairs, Cloud
-    // Hypervisor for rings, and without MQ neither asks.
+    // Only with several queue pairs: QEMU takes the answer to GET_QUEUE_NUM for pairs, Cloud Hypervisor for rings, and
+    // without MQ neither asks.
     match queue_pairs {
         1 => always,
         _ => always | VhostUserProtocolFeatures::MQ,
@@ -128,7 +126,7 @@ impl VhostUserBackendReqHandler for Handler {
     }
 
     fn set_vring_err(&self, _index: u8, fd: Option<File>) -> Result<()> {
-        // Errors are in the log: nothing is written to it.
+        // Errors are logged; nothing is written to this descriptor.
         if let Some(fd) = fd {
             self.device().attachment.caller.retire(fd.into());
         }
@@ -141,7 +139,7 @@ impl VhostUserBackendReqHandler for Handler {
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {
         let mut device = self.device();
-        // What was not offered means nothing.
+        // Bits that were not offered are ignored.
         device.protocol_features = features & protocol_features(device.queue_pairs()).bits();
         Ok(())
     }
@@ -246,7 +244,7 @@ fn single(region: &VhostUserSingleMemoryRegion) -> RegionSpec {
     }
 }
 
-/// The front end waits for an answer that cannot say no: it is disconnected.
+/// An error where the reply cannot express one: the front end is disconnected.
 fn unanswerable(why: &str) -> Error {
     Error::ReqHandlerError(io::Error::new(io::ErrorKind::ConnectionAborted, why))
 }

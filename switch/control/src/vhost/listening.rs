@@ -1,5 +1,5 @@
-//! A guest port's own socket: made when the port is, and looked after as long as the port is there. Where somebody has
-//! removed it, or its folder, or put another file in its place, it is made again: else no front end would find it.
+//! A guest port's listening socket. It is created with the port and checked while the port exists. If its file or
+//! folder is removed or replaced, the socket is created again, since no front end could connect otherwise.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,36 +16,36 @@ use crate::api::connect;
 use crate::config::{self, Access};
 use crate::socket_file::{Folders, Place, SocketFile};
 
-/// Between two looks at the socket's file.
+/// Interval between two checks of the socket's file.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two tries to make it again. Who listens in its place is connected to each time.
+/// Interval between two attempts to create it again. Each attempt connects to a process that listens in its place.
 const RETRY: Duration = Duration::from_secs(3);
-/// The log says no more often that a socket was made again.
+/// Shortest time between two log lines about a recreated socket.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-/// How long a process that listens where a port is to may take to let us connect.
+/// The longest time that a process listening at the port's path may take to accept our connection.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
-/// Bits of a file's mode that say who may do what.
+/// Permission bits of a file's mode.
 const MODE_BITS: u32 = 0o777;
 
-/// The listening socket of a port, and what is known of its place.
+/// A port's listening socket, and the state of its file.
 pub(super) struct Listening {
     port: String,
     path: PathBuf,
     listener: UnixListener,
     place: Place,
-    /// Who was let in when it was made first.
+    /// The access settings with which it was first created.
     access: Access,
-    /// The configuration's.
+    /// The access settings of the configuration.
     wanted: Access,
     folders: Folders,
     look_at: Instant,
     problem: Option<String>,
-    /// When the log last said that the socket was made again.
+    /// When a recreated socket was last logged.
     said_at: Option<Instant>,
 }
 
 impl Listening {
-    /// Makes the socket. Its file is the caller's to keep.
+    /// Creates the socket. The caller keeps its file.
     pub(super) fn start(
         port: &str,
         config: &config::VhostPort,
@@ -82,8 +82,9 @@ impl Listening {
         Ok((listening, file))
     }
 
-    /// Waits, as [`Shared::wait`] does, for the front end at hand to speak, and, if `others` count, for another one to
-    /// connect; and looks after the socket meanwhile. `noted` hears of what is wrong with it, when that changes.
+    /// Waits like [`Shared::wait`] for a message of the current front end and, if `others` is set, for another front
+    /// end to connect; checks the socket meanwhile. Calls `noted` when a problem of the socket appears, changes or
+    /// ends.
     pub(super) fn wait(
         &mut self,
         shared: &Shared,
@@ -112,17 +113,17 @@ impl Listening {
         }
     }
 
-    /// A front end that has connected.
+    /// Accepts a front end's connection.
     pub(super) fn accept(&self) -> io::Result<UnixStream> {
         let (connection, _) = self.listener.accept()?;
         connection.set_nonblocking(false)?;
         Ok(connection)
     }
 
-    /// Whether the file is still there, and if not, makes it again. Whether another thing is wrong with it than before.
+    /// Checks the file, and creates the socket again if it is gone. Returns whether its problem has changed.
     fn look(&mut self, shared: &Shared) -> bool {
         self.look_at = Instant::now() + LOOK;
-        // The file of a port that ends is gone, and is to be.
+        // When a port ends, its file is removed on purpose.
         if self.place.is_there() || shared.stopping() {
             return self.note(None);
         }
@@ -131,7 +132,7 @@ impl Listening {
                 // Connections that wait at the old listener are dropped here.
                 (self.listener, self.place) = (listener, file.place().clone());
                 shared.keep_socket_file(file);
-                // Where somebody removes it again and again, once in a while.
+                // Limits the log if something removes it again and again.
                 if self.said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
                     self.said_at = Some(Instant::now());
                     tracing::warn!(
@@ -149,13 +150,13 @@ impl Listening {
         }
     }
 
-    /// In a folder that is as it was, for those who were let in before.
+    /// Creates the socket again: in a folder as it was, with the access settings of the first time.
     fn make_again(&self) -> Result<(UnixListener, SocketFile), String> {
         clear(&self.port, &self.path).map_err(|why| why.to_string())?;
         self.folders.make_again().map_err(|why| why.to_string())?;
         let explain = |refused: Refused| refused.explain(&self.port, &self.path).to_string();
         let listener = match access::listen(&self.path, &self.access) {
-            // The folder's group was the socket's, and is another now.
+            // The folder's group was the socket's, and has changed.
             Err(Refused::Group(..)) => access::listen(&self.path, &self.wanted),
             done => done,
         };
@@ -164,7 +165,7 @@ impl Listening {
         Ok((listener, file))
     }
 
-    /// Notes what is wrong; the log has it when that is new.
+    /// Records the current problem, and logs it if it is new. Returns whether it has changed.
     fn note(&mut self, why: Option<String>) -> bool {
         let problem = why.map(|why| format!("no front end can connect: its socket was removed or replaced, and cannot be made again: {why}"));
         if problem == self.problem {
@@ -182,16 +183,16 @@ impl Listening {
     }
 }
 
-/// What was waited for.
+/// What became ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ready {
-    /// The front end at hand has something to say, or is gone.
+    /// The current front end has sent a message or disconnected.
     Message,
-    /// Another one wants to connect.
+    /// Another front end wants to connect.
     Another,
 }
 
-/// Removes the socket that a process left behind when it died. Anything else that is in the way is an error.
+/// Removes a socket that a dead process left behind. Anything else in the way is an error.
 fn clear(port: &str, path: &Path) -> Result<(), VhostPortError> {
     let Ok(there) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -200,7 +201,7 @@ fn clear(port: &str, path: &Path) -> Result<(), VhostPortError> {
     if !there.file_type().is_socket() {
         return Err(VhostPortError::NoSocket { port, path: at });
     }
-    // Who listens and does not accept must hold nobody up; and only what nobody listens on is removed.
+    // A process that listens and does not accept must not block us; and only a socket without a listener is removed.
     match connect(path, ANSWER_TIME_MAX) {
         Err(Errno::CONNREFUSED) => drop(std::fs::remove_file(path)),
         Err(Errno::NOENT) => {}

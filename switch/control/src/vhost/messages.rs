@@ -1,4 +1,4 @@
-//! The messages that are handled beside the `vhost` crate; see [`wire`] for which, and why.
+//! Messages that are handled outside the `vhost` crate; see [`wire`] for which, and why.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,7 +26,7 @@ pub(super) fn is_ours(header: Header) -> bool {
     )
 }
 
-/// Reads the message that was peeked at, does what it says, and answers it if it wants an answer.
+/// Reads the message that was peeked at, executes it, and replies if the front end asked for that.
 pub(super) fn handle(
     connection: &UnixStream,
     header: Header,
@@ -47,15 +47,14 @@ pub(super) fn handle(
         return wire::acknowledge(connection, header, done.is_ok());
     }
     match header.request {
-        // Without a reply the front end would go on in the belief that it worked.
+        // Without a reply the front end would assume that it worked.
         wire::SET_MEM_TABLE | wire::SET_VRING_ENABLE => done.map_err(io::Error::other),
-        // It has been logged, and the device works without.
+        // It has been logged, and the device works without it.
         _ => Ok(()),
     }
 }
 
-/// Does what a message says. The outer error is a message that makes no sense, the inner one a
-/// thing that cannot be done.
+/// Executes a message. The outer error is for an invalid message, the inner one for a valid one that cannot be done.
 fn obey(
     device: &mut Device,
     request: u32,
@@ -69,18 +68,18 @@ fn obey(
             let (index, value) = wire::vring_state(payload)?;
             plain(device.set_vring_enable(index, value != 0))
         }
-        // The address is the first six bytes, as they come on the wire.
+        // The address is the first six bytes, in network order.
         wire::SEND_RARP => {
             let [a, b, c, d, e, f, ..] = wire::word(payload)?.to_ne_bytes();
             plain(device.announce(Mac::new([a, b, c, d, e, f])))
         }
-        // An eventfd for every mark that is made: nobody needs it, and it is closed.
+        // An eventfd to signal each mark in the log: it is not needed, and is closed.
         wire::SET_LOG_FD => {
             device.retire(fds);
             Ok(())
         }
         wire::NET_SET_MTU => plain(device.set_mtu(wire::word(payload)?)),
-        // The status has 8 bits (virtio 1.2, 2.1); the others mean nothing.
+        // The status has 8 bits (virtio 1.2, 2.1); the others are ignored.
         _ => {
             device.set_status(wire::word(payload)? as u8);
             Ok(())

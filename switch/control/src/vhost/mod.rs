@@ -1,6 +1,5 @@
-//! Guest ports: a thread per port that talks vhost-user with one front end after the other.
-//! A front end that says nothing, or nonsense, holds up nobody else: other ports never wait for
-//! it, and on its own port it gives way to the next.
+//! Guest ports: one thread per port that talks vhost-user with one front end after the other. A front end that is
+//! silent or sends nonsense holds up no other port, and on its own port it gives way to the next front end.
 
 mod access;
 mod device;
@@ -37,23 +36,23 @@ pub use device::{QUARANTINE_FIRST, QUARANTINE_LAST};
 use handler::Handler;
 use listening::{Listening, Ready};
 
-/// First pause before a client tries to connect again; it doubles up to the last, which is how long a guest that begins to
-/// listen waits for its switch. A try costs some microseconds.
+/// First pause before a client tries to connect again; it doubles up to [`RETRY_LAST`], which is how long a guest that
+/// begins to listen waits for the switch. A try costs some microseconds.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_millis(200);
-/// Pause after a front end that went away at once, so that one that loops costs little.
+/// Pause after a front end that disconnects at once, so that one that reconnects in a loop costs little.
 const SERVER_PAUSE: Duration = Duration::from_millis(10);
-/// How long a front end that has said nothing keeps its place when another one waits for it.
-/// One that has spoken keeps it as long as it stays.
+/// How long a silent front end keeps the port when another one waits. A front end that has sent a message keeps it
+/// until it disconnects.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// The longest that a message may take from its first byte to its last, and a reply to be read.
+/// The longest time from a message's first byte to its last, and the longest time to read a reply.
 pub const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
 const THREAD_STACK: usize = 256 << 10;
 
 /// Why a guest port cannot be opened.
 #[derive(Debug, Error)]
 pub enum VhostPortError {
-    /// Another process listens there.
+    /// Another process listens on the socket.
     #[error(
         "port `{port}`: another process listens on {path}: give this port a socket of its own, or end that process"
     )]
@@ -63,25 +62,25 @@ pub enum VhostPortError {
         /// The socket.
         path: PathBuf,
     },
-    /// Something that is no socket is in the way.
+    /// A file that is no socket is in the way.
     #[error("port `{port}`: {path} exists and is no socket: remove it, or name another path")]
     NoSocket {
         /// The port's name.
         port: String,
-        /// What is in the way.
+        /// The file in the way.
         path: PathBuf,
     },
-    /// The group of the configuration is not there.
+    /// The configured group does not exist.
     #[error(
         "port `{port}`: there is no group `{group}` (socket_group) in /etc/group: make it (groupadd --system {group}), or name another"
     )]
     NoGroup {
         /// The port's name.
         port: String,
-        /// The group, as it is written.
+        /// The group, as configured.
         group: String,
     },
-    /// The socket cannot be given to its group.
+    /// The socket's group cannot be set.
     #[error(
         "port `{port}`: cannot give {path} to group `{group}`: {why}: only who is in that group may, and root with CAP_CHOWN; with systemd, add SupplementaryGroups={group} to the service, and start it again"
     )]
@@ -90,30 +89,30 @@ pub enum VhostPortError {
         port: String,
         /// The socket.
         path: PathBuf,
-        /// The group, as it is written.
+        /// The group, as configured.
         group: String,
-        /// What the kernel said.
+        /// The kernel's error.
         why: io::Error,
     },
-    /// The kernel refused.
+    /// The kernel refused to listen.
     #[error("port `{port}`: cannot listen on {path}: {why}")]
     Listen {
         /// The port's name.
         port: String,
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         why: io::Error,
     },
 }
 
-/// A guest port at work. Dropping it disconnects the guest.
+/// An open guest port. Dropping it disconnects the guest.
 pub struct VhostPort {
     name: String,
     fabric: Arc<Fabric>,
     attachment: Arc<Attachment>,
     shared: Arc<Shared>,
-    /// When its threads were told to end.
+    /// When its threads were asked to end.
     ending: OnceLock<Instant>,
     thread: Option<JoinHandle<()>>,
 }
@@ -121,13 +120,13 @@ pub struct VhostPort {
 struct Shared {
     stop: OwnedFd,
     stopping: std::sync::atomic::AtomicBool,
-    /// Whether a front end that listens was asked for the first time, and answers or does not.
+    /// Whether the first attempt to connect to a listening front end is over, successful or not.
     asked: std::sync::atomic::AtomicBool,
     /// The port's thread.
     id: OnceLock<Pid>,
-    /// The connection at hand, to be shut down from outside.
+    /// The current connection, so that other threads can shut it down.
     connection: Mutex<Option<UnixStream>>,
-    /// Of the socket that we listen on, if we do: removed at the end.
+    /// The file of our listening socket, if we listen: removed at the end.
     socket_file: Mutex<Option<SocketFile>>,
 }
 
@@ -137,7 +136,7 @@ enum Endpoint {
 }
 
 impl VhostPort {
-    /// Opens port `number` of the fabric and serves it from a thread of its own.
+    /// Opens port `number` of the fabric, and serves it on a thread of its own.
     pub fn open(
         fabric: Arc<Fabric>,
         number: u16,
@@ -160,7 +159,7 @@ impl VhostPort {
         let shared = Arc::new(Shared {
             stop: eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?,
             stopping: false.into(),
-            // One that connects comes by itself.
+            // In the server role the front end connects by itself.
             asked: (role == Role::Server).into(),
             id: OnceLock::new(),
             connection: Mutex::new(None),
@@ -171,7 +170,7 @@ impl VhostPort {
         let serve = {
             let (shared, name) = (shared.clone(), name.to_owned());
             let device = Device::new(fabric.clone(), attachment.clone(), &name, config.clone());
-            // Who looks at the port from now on finds its device, too.
+            // So that the device is visible at once.
             device.describe();
             move || {
                 let _ = shared.id.set(gettid());
@@ -196,9 +195,9 @@ impl VhostPort {
 impl Drop for VhostPort {
     fn drop(&mut self) {
         let told = self.begin_end();
-        // While the thread has the socket open: see `SocketFile`. It makes no other one any more.
+        // While the thread still has the socket open: see `SocketFile`. The thread creates no new socket any more.
         drop(self.shared.socket_file().take());
-        // It may wait for the thread of its calls itself.
+        // The thread may itself wait for its caller thread.
         let deadline = told + 2 * END_TIME_MAX;
         self.wait_for_thread(deadline);
         self.fabric.detach(&self.attachment);
@@ -207,12 +206,12 @@ impl Drop for VhostPort {
 }
 
 impl VhostPort {
-    /// Whether it is known yet if a front end that listens is there.
+    /// Whether it is known whether a listening front end is there.
     pub fn has_asked(&self) -> bool {
         self.shared.asked.load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    /// Tells its threads to end, if that has not been done, and says when it was. Does not wait.
+    /// Asks its threads to end, once, and returns when that was. Does not wait.
     pub fn begin_end(&self) -> Instant {
         *self.ending.get_or_init(|| {
             self.shared
@@ -224,14 +223,14 @@ impl VhostPort {
         })
     }
 
-    /// Waits until the port's thread has ended, or leaves it behind: its front end may hold it up in uninterruptible sleep,
-    /// by descriptors that it gave.
+    /// Waits until the port's thread has ended, or leaves it behind: the front end's descriptors may hold it in
+    /// uninterruptible sleep.
     fn wait_for_thread(&mut self, deadline: Instant) {
         let Some(thread) = self.thread.take() else {
             return;
         };
         while !thread.is_finished() && Instant::now() < deadline {
-            // It calls its guest too, and a call can be made to block (see `fabric::watch`).
+            // This thread makes calls too, and a call can block (see `fabric::watch`).
             if let Some(id) = self.shared.id.get() {
                 interrupt(*id);
             }
@@ -269,7 +268,7 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This is the socket's file from now on; unless the port is to stop, which removes it.
+    /// Keeps the socket's file, which is removed when the port ends. Does nothing if the port is already ending.
     fn keep_socket_file(&self, file: SocketFile) {
         let mut kept = self.socket_file();
         if !self.stopping() {
@@ -283,8 +282,8 @@ impl Shared {
         }
     }
 
-    /// Waits until one of `fds` can be read, and says which: the first, of several. `None` when
-    /// `time` has passed, or the port is to stop.
+    /// Waits until one of `fds` is readable, and returns the index of the first. `None` when `time` has passed, or the
+    /// port is to stop.
     fn wait(&self, fds: &[BorrowedFd<'_>], time: Option<Duration>) -> Option<usize> {
         let all = fds.iter().copied().chain([self.stop.as_fd()]);
         let mut polled: Vec<PollFd<'_>> = all
@@ -297,8 +296,8 @@ impl Shared {
     }
 }
 
-/// Serves one front end on port `number`, on the caller's thread, until `socket` ends: a session as [`VhostPort`] has
-/// it, without the listener and the pause before the next one. For the fuzz target only.
+/// Serves one front end on port `number`, on the caller's thread, until `socket` is closed: a session of [`VhostPort`]
+/// without the listener and the pause before the next session. For the fuzz target only.
 #[cfg(fuzzing)]
 pub fn converse_once(
     fabric: Arc<Fabric>,
@@ -364,14 +363,14 @@ fn accept(shared: &Shared, listening: &mut Listening, handler: &Handler) -> io::
     }
 }
 
-/// A message that has begun is there in time, or the front end is given up.
+/// Sets timeouts: a message that has begun must arrive in time, or the session ends.
 fn limit_message_time(connection: UnixStream) -> io::Result<UnixStream> {
     connection.set_read_timeout(Some(MESSAGE_TIME_MAX))?;
     connection.set_write_timeout(Some(MESSAGE_TIME_MAX))?;
     Ok(connection)
 }
 
-/// Says once that there are no descriptors left to connect by; it is tried again.
+/// Logs once that no descriptor is left for a connection; the caller tries again.
 fn note_exhaustion(name: &str, why: &io::Error, exhausted: &mut bool) {
     let errno = Errno::from_io_error(why);
     if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) && !*exhausted {
@@ -383,8 +382,8 @@ fn note_exhaustion(name: &str, why: &io::Error, exhausted: &mut bool) {
     }
 }
 
-/// Waits for the next message. `false` when there will be none: the port stops, or this front
-/// end has said nothing yet for [`SILENCE_MAX`] and another one waits.
+/// Waits for the next message. `false` when there will be none: the port stops, or this front end has sent nothing for
+/// [`SILENCE_MAX`] and another one waits.
 fn wait_message(
     shared: &Shared,
     connection: &UnixStream,
@@ -406,7 +405,7 @@ fn wait_message(
     wait(false, Some(SILENCE_MAX)) || wait(true, None)
 }
 
-/// One front end's session, from its first message until nothing of it is left.
+/// Runs a front end's session, from its first message until its state is gone.
 fn session(
     shared: &Shared,
     connection: UnixStream,
@@ -425,8 +424,8 @@ fn session(
     end
 }
 
-/// Looks at the descriptors of the next message. One that can hold up who closes it goes no further than here, unless the
-/// handler gets it: both parsers close what they do not like.
+/// Checks the descriptors of the next message. A descriptor whose close can block is stopped here, unless the handler
+/// will receive it: both parsers close descriptors that they reject.
 fn screen(connection: &UnixStream, header: wire::Header, device: &Device) -> Result<(), String> {
     let peeked = wire::peek_descriptors(connection, header);
     let (fds, are_its_own) = peeked.map_err(|e| e.to_string())?;
@@ -446,8 +445,7 @@ fn screen(connection: &UnixStream, header: wire::Header, device: &Device) -> Res
     Err(format!("request {}: {why}", header.request))
 }
 
-/// Closes a connection. What the front end has said and nobody has read goes with it: if that has descriptors, closing
-/// them can last.
+/// Closes a connection. Unread messages are dropped with it: if they have descriptors, closing those can block.
 fn close(connection: UnixStream, attachment: &Attachment) {
     let unread = recv(
         &connection,
@@ -460,7 +458,7 @@ fn close(connection: UnixStream, attachment: &Attachment) {
     }
 }
 
-/// Handles messages until the front end goes, or says something that makes no sense.
+/// Handles messages until the front end disconnects or sends an invalid one.
 fn converse(
     shared: &Shared,
     connection: UnixStream,
@@ -505,8 +503,8 @@ fn converse(
     Ok(())
 }
 
-/// Waits while a device that has been reset is in quarantine, and lets it in again when its pause is over: then it is true.
-/// What its front end says meanwhile is answered first.
+/// Waits while a device that was reset is in quarantine. Returns `true` when the pause is over and the device has been
+/// readmitted. A message that arrives meanwhile is handled first.
 fn is_let_in(shared: &Shared, connection: &UnixStream, handler: &Arc<Handler>) -> bool {
     let Some(left) = handler.device().quarantine_left() else {
         return false;

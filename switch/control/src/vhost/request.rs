@@ -1,4 +1,4 @@
-//! What requests are called.
+//! Names of vhost-user requests.
 
 /// By number, from 1 (vhost-user protocol, "Front-end message types").
 const NAMES: [&str; 44] = [

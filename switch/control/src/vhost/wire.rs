@@ -1,5 +1,5 @@
-//! vhost-user messages that are handled beside the `vhost` crate, which refuses them as real
-//! front ends send them. The header is peeked at; what is not ours is left for the crate.
+//! vhost-user messages that are handled outside the `vhost` crate, because it refuses them in the form that real front
+//! ends send. The header is peeked at; other messages are left for the crate.
 //!
 //! - SET_MEM_TABLE: User-Mode Linux sends a payload larger than its regions need.
 //! - SET_VRING_ENABLE: QEMU sends it before SET_FEATURES.
@@ -21,11 +21,11 @@ use rustix::net::{
 pub(super) const SET_MEM_TABLE: u32 = 5;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_LOG_FD: u32 = 7;
-/// Those that come with a descriptor of a kind that is known only when it is there. The crate handles them.
+/// Requests that may come with a descriptor, whose kind is known only when it arrives. The crate handles them.
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ERR: u32 = 14;
-/// The channel on which a back end could ask: a socket. The crate handles it.
+/// The channel for a back end's requests: a socket. The crate handles it.
 const SET_BACKEND_REQ_FD: u32 = 21;
 /// See [`SET_MEM_TABLE`].
 pub(super) const SET_VRING_ENABLE: u32 = 18;
@@ -42,15 +42,15 @@ const HEADER_LEN: usize = 12;
 const FLAG_REPLY: u32 = 1 << 2;
 const FLAG_NEED_REPLY: u32 = 1 << 3;
 const VERSION: u32 = 1;
-/// Most regions that SET_MEM_TABLE has (vhost-user protocol, "Multiple memory regions").
+/// Maximum number of regions in SET_MEM_TABLE (vhost-user protocol, "Multiple memory regions").
 const MAX_REGIONS: usize = 8;
-/// Most descriptors that come with one message (SCM_MAX_FD of Linux).
+/// Maximum number of descriptors that come with one message (SCM_MAX_FD of Linux).
 const MAX_DESCRIPTORS: usize = 253;
-/// Bytes of a payload that are peeked at: more than any message has.
+/// Payload bytes that are peeked at: more than any message has.
 const MAX_PAYLOAD_PEEKED: usize = 4096;
-/// In the payload of SET_VRING_KICK and the like: there is no descriptor.
+/// Flag in the payload of SET_VRING_KICK and similar messages: there is no descriptor.
 const NO_DESCRIPTOR: u64 = 1 << 8;
-/// Longest payload of the messages handled here.
+/// The longest payload of the messages handled here.
 const MAX_PAYLOAD: usize = 8 + 32 * MAX_REGIONS + 64;
 
 /// A message's header.
@@ -82,7 +82,7 @@ fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
 
-/// The next message's header, left in the socket. `None` when the front end is gone.
+/// Peeks at the next message's header, which stays in the socket. `None` when the front end has disconnected.
 pub(super) fn peek(socket: &UnixStream) -> io::Result<Option<Header>> {
     let mut bytes = [0; HEADER_LEN];
     let flags = RecvFlags::PEEK | RecvFlags::WAITALL;
@@ -101,20 +101,21 @@ pub(super) fn peek(socket: &UnixStream) -> io::Result<Option<Header>> {
     }
 }
 
-/// Copies of the next descriptors in the socket, and whether they come with the next message, whose header that is, which is
-/// left as it is. Where one write of the front end has several messages, its descriptors count as the last one's.
+/// Returns copies of the next descriptors in the socket, and whether they belong to the next message, which has header
+/// `header`. The message stays in the socket. If the front end put several messages into one write, its descriptors
+/// count as the last one's.
 pub(super) fn peek_descriptors(
     socket: &UnixStream,
     header: Header,
 ) -> io::Result<(Vec<OwnedFd>, bool)> {
     let len = HEADER_LEN + (header.size as usize).min(MAX_PAYLOAD_PEEKED);
     let mut bytes = [0; HEADER_LEN + MAX_PAYLOAD_PEEKED + 1];
-    // Linux goes on to the first write with descriptors, and stops behind it.
+    // Linux reads up to and including the first write with descriptors, and stops after it.
     let (got, fds) = receive_descriptors(socket, &mut bytes[..=len], RecvFlags::PEEK)?;
     Ok((fds, got <= len))
 }
 
-/// The descriptors that come with the next message's header, which is read.
+/// Reads the next message's header, and returns the descriptors that come with it.
 pub(super) fn take_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     let taken = receive_descriptors(socket, &mut [0; HEADER_LEN], RecvFlags::empty());
     taken.map(|(_, fds)| fds)
@@ -144,8 +145,8 @@ fn rights(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
     fds
 }
 
-/// Whether the next message, whose header that is, may have these descriptors, whatever may come of closing them: the
-/// handler gets them, and closes them where that may last. The message is left in the socket.
+/// Whether the next message, which has header `header`, may have these descriptors even if closing them can block: the
+/// handler receives them, and closes them on the caller thread. The message stays in the socket.
 pub(super) fn are_for_handler(socket: &UnixStream, header: Header, fds: &[OwnedFd]) -> bool {
     let [fd] = fds else {
         return false;
@@ -171,7 +172,7 @@ pub(super) fn are_for_handler(socket: &UnixStream, header: Header, fds: &[OwnedF
     is_known && header.size == 8 && value & NO_DESCRIPTOR == 0
 }
 
-/// Reads the message that was peeked at: its payload and descriptors.
+/// Reads the message that was peeked at: returns its payload and descriptors.
 pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let size = header.size as usize;
     if header.flags & !FLAG_NEED_REPLY != VERSION {
@@ -208,8 +209,8 @@ pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8
     Ok((payload, fds))
 }
 
-/// Whether a message has the payload and the descriptors that its kind has. SET_MEM_TABLE's are
-/// checked where they are read: its payload may be longer than it need be.
+/// Whether a message has the payload length and the descriptors of its kind. SET_MEM_TABLE is checked where it is read,
+/// since its payload may be longer than necessary.
 pub(super) fn check_shape(request: u32, len: usize, fds: usize) -> io::Result<()> {
     let wanted = match request {
         SET_MEM_TABLE => return Ok(()),
@@ -226,12 +227,12 @@ pub(super) fn check_shape(request: u32, len: usize, fds: usize) -> io::Result<()
     Ok(())
 }
 
-/// Answers a message that wants to know whether it worked (REPLY_ACK): 0 for yes.
+/// Replies to a message that asked for an acknowledgement (REPLY_ACK): 0 for success.
 pub(super) fn acknowledge(socket: &UnixStream, header: Header, ok: bool) -> io::Result<()> {
     reply(socket, header, u64::from(!ok))
 }
 
-/// Answers a message with 64 bits.
+/// Replies to a message with 64 bits.
 pub(super) fn reply(socket: &UnixStream, header: Header, value: u64) -> io::Result<()> {
     let mut reply = Vec::with_capacity(HEADER_LEN + 8);
     reply.extend(header.request.to_ne_bytes());
@@ -241,14 +242,14 @@ pub(super) fn reply(socket: &UnixStream, header: Header, value: u64) -> io::Resu
     (&*socket).write_all(&reply)
 }
 
-/// A payload of 64 bits.
+/// Parses a payload of 64 bits.
 pub(super) fn word(payload: &[u8]) -> io::Result<u64> {
     let bytes = <[u8; 8]>::try_from(payload);
     let bytes = bytes.map_err(|_| invalid(format!("a payload of {} bytes, not 8", payload.len())));
     bytes.map(u64::from_ne_bytes)
 }
 
-/// A vring's index and a value.
+/// Parses a vring's index and a value.
 pub(super) fn vring_state(payload: &[u8]) -> io::Result<(u32, u32)> {
     match payload.first_chunk::<8>() {
         Some([a, b, c, d, e, f, g, h]) => Ok((
@@ -259,7 +260,7 @@ pub(super) fn vring_state(payload: &[u8]) -> io::Result<(u32, u32)> {
     }
 }
 
-/// SET_MEM_TABLE's regions, each with its file. A payload longer than the regions is accepted.
+/// Parses SET_MEM_TABLE's regions, each with its file. A payload longer than the regions is accepted.
 pub(super) fn memory_table(
     payload: &[u8],
     fds: Vec<OwnedFd>,
@@ -270,7 +271,7 @@ pub(super) fn memory_table(
             .map(|b| u64::from_ne_bytes(*b))
             .ok_or_else(|| invalid("a memory table that ends early"))
     };
-    // The count has 32 bits; the other 32 are padding that some leave undefined.
+    // The count has 32 bits; the other 32 are padding that some front ends leave undefined.
     let count = word(0)? as u32 as usize;
     if count == 0 || count > MAX_REGIONS || count != fds.len() {
         return Err(invalid(format!(

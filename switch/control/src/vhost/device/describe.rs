@@ -1,4 +1,4 @@
-//! What `show port` says of a guest's device.
+//! Status of a guest's device for `show port`.
 
 use crosspoint_vring::{GuestMemory, RegionSpec, feature};
 use vhost::vhost_user::VhostUserProtocolFeatures;
@@ -19,31 +19,31 @@ const STATUS_NAMES: &[(u64, &str)] = &[
     (super::messages::FAILED as u64, "FAILED"),
 ];
 
-/// What is known of a device beside its rings.
+/// State of a device other than its rings.
 #[derive(Default)]
 pub(super) struct Notes {
     /// The device status, as the front end last set it.
     pub(super) status: u8,
     /// The MTU that the front end has set.
     pub(super) mtu: Option<u16>,
-    /// How many front ends have connected.
+    /// Number of front ends that have connected.
     pub(super) connections: u64,
-    /// Why the last one went.
+    /// Why the last one disconnected.
     pub(super) last_end: Option<String>,
-    /// Why nobody can connect, if nobody can.
+    /// Why no front end can connect, if that is so.
     pub(super) socket_problem: Option<String>,
-    /// The last request of the front end at hand,
+    /// The last request of the current front end,
     pub(super) request: Option<u32>,
-    /// and of the one before it.
+    /// and of the previous one.
     pub(super) last_request: Option<String>,
-    /// Whether a ring of the front end at hand has run.
+    /// Whether a ring of the current front end has run.
     pub(super) has_run: bool,
-    /// How many have gone, one after the other, before a ring of theirs ran.
+    /// Number of consecutive front ends that left before a ring of theirs ran.
     pub(super) early_ends: u64,
 }
 
 impl Notes {
-    /// What outlives a front end.
+    /// The notes that remain after a front end has disconnected because of `end`.
     pub(super) fn after(&mut self, end: &str) -> Notes {
         Notes {
             connections: self.connections,
@@ -58,7 +58,7 @@ impl Notes {
         }
     }
 
-    /// What is to be said of front ends that do not get as far as to their rings; nothing, if the last one did.
+    /// Text about front ends that left before their rings ran; empty if the last one's ran.
     fn early_ends_text(&self) -> String {
         let after = match &self.last_request {
             Some(request) => format!("after {request}"),
@@ -73,30 +73,30 @@ impl Notes {
 }
 
 impl Device {
-    /// Notes why nobody can connect, or that they can.
+    /// Records why no front end can connect; `None` if one can.
     pub(in super::super) fn note_socket(&mut self, problem: Option<&str>) {
         self.notes.socket_problem = problem.map(str::to_owned);
         self.describe();
     }
 
-    /// A request comes.
+    /// Records a front end's request.
     pub(in super::super) fn note_request(&mut self, request: u32) {
         self.notes.request = Some(request);
     }
 
-    /// What is said of a port whose front end sets up.
+    /// Detail of a port whose front end is setting up.
     pub(super) fn setting_up(&self) -> String {
         let early = self.notes.early_ends_text();
         format!("the front end is setting up{early}")
     }
 
-    /// What is said of a port without a front end.
+    /// Detail of a port without a front end.
     pub(super) fn absent(&self) -> String {
         let early = self.notes.early_ends_text();
         format!("no front end is connected{early}")
     }
 
-    /// Tells the fabric how the device is now. After every message: it costs no worker anything.
+    /// Reports the device's status to the fabric. Called after every message: it costs workers nothing.
     pub(in super::super) fn describe(&self) {
         self.fabric.describe(&self.attachment, self.picture());
     }
@@ -143,7 +143,7 @@ impl Device {
     }
 }
 
-/// The bits' names; a bit without one is shown by its number.
+/// The bits' names; an unnamed bit is shown by its number.
 fn names(bits: u64, known: impl Iterator<Item = (u64, &'static str)>) -> Vec<String> {
     let mut left = bits;
     let mut list = Vec::new();

@@ -15,20 +15,20 @@ use super::Device;
 use crate::config;
 use crate::fabric::Uplink;
 
-/// The vring that may have a queue of its own: the first transmit ring. Others are copied.
+/// The vring that may have a NIC queue of its own: the first transmit ring. Other rings are copied.
 pub(super) const VRING: usize = 1;
-/// How long a ring that stops waits for the NIC to send what it has.
+/// How long a stopping ring waits for the NIC to send what it has.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a NIC may take to send a frame before the queue is given up.
+/// The longest time that a NIC may take to send a frame before the queue is given up.
 const SEND_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long a ring that starts waits for an uplink that is to be opened after the guest's port.
+/// How long a starting ring waits for an uplink that is opened after the guest's port.
 const UPLINK_WAIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What is known of the queue.
+/// State of the queue.
 #[derive(Default)]
 pub(super) struct DirectQueue {
-    /// The files that the guest's memory is mapped from: kept for a guest with such a queue only.
+    /// The files that the guest's memory is mapped from; kept only for a guest with such a queue.
     pub(super) files: Vec<(RegionSpec, File)>,
     state: State,
 }
@@ -50,7 +50,7 @@ impl DirectQueue {
         self.state = State::Closed;
     }
 
-    /// How it is, for `show`; `None` if the guest is to have none.
+    /// Its state as text, for `show`; `None` if the guest has no queue configured.
     pub(super) fn text(&self, config: Option<&config::Direct>) -> Option<String> {
         let config::Direct { uplink, queue } = config?;
         Some(match &self.state {
@@ -72,8 +72,8 @@ impl DirectQueue {
 }
 
 impl Device {
-    /// The files of a memory table once more, if the guest is to have a queue of its own. What cannot be had is left
-    /// out, and missed when the queue is opened.
+    /// Duplicates of a memory table's files, if the guest is to have a queue of its own. A file that cannot be
+    /// duplicated is left out, which fails the opening of the queue.
     pub(super) fn copies_of(&self, table: &[(RegionSpec, File)]) -> Vec<(RegionSpec, File)> {
         if self.config.direct.is_none() {
             return Vec::new();
@@ -82,8 +82,7 @@ impl Device {
         table.iter().filter_map(copy).collect()
     }
 
-    /// The source that vring `index` is, whose ring is `tx`: with a queue of its own, if it is to have one and that is
-    /// possible.
+    /// The source for vring `index` with ring `tx`: with a queue of its own if that is configured and possible.
     pub(super) fn with_direct(
         &mut self,
         index: usize,
@@ -115,7 +114,7 @@ impl Device {
         let uplink = self.wait_uplink(&config.uplink)?;
         let found = Interface::find(&uplink.interface)
             .map_err(|why| format!("interface {}: {why}", uplink.interface))?;
-        // A socket binds to a queue that only receives, too, and then sends nothing.
+        // A socket can also bind to a queue that only receives, and then sends nothing.
         let queues = found.tx_queues;
         if config.queue >= queues {
             return Err(format!(
@@ -136,7 +135,7 @@ impl Device {
         Ok(Direct::new(tx, uplink.number, patience))
     }
 
-    /// The uplink, which may be opened after this port.
+    /// Waits for the uplink, which may be opened after this port.
     fn wait_uplink(&self, name: &str) -> Result<Uplink, String> {
         let started = Instant::now();
         loop {
@@ -150,13 +149,13 @@ impl Device {
     }
 }
 
-/// What the kernel said, and what to do.
+/// The kernel's error with advice.
 fn explained(why: &SocketError, interface: &str, queue: u32) -> String {
     let advice = match why.why.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::BUSY) => {
             "another AF_XDP socket has the queue: leave it out of the uplink's `queues`, or end that process"
         }
-        // Which limit, and how to raise it, it says itself.
+        // The error itself names the limit, and how to raise it.
         Some(Errno::NOBUFS) => "all of the guest's memory is pinned for it",
         Some(Errno::NOMEM | Errno::PERM) => {
             "all of the guest's memory is pinned for it: raise the limit of locked memory (LimitMEMLOCK), or give CAP_IPC_LOCK"

@@ -1,4 +1,4 @@
-//! What a front end says of memory: tables and single regions, the dirty log, the inflight region.
+//! Memory messages: tables and single regions, the dirty log, the inflight region.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -11,11 +11,11 @@ use crosspoint_vring::{
 use super::{Device, Vring};
 use crate::fabric::PortChange;
 
-/// Most memory regions of one guest (vhost-user protocol, GET_MAX_MEM_SLOTS; QEMU's own limit).
+/// Maximum number of memory regions of one guest (vhost-user protocol, GET_MAX_MEM_SLOTS; QEMU's own limit).
 pub(in super::super) const MAX_MEMORY_SLOTS: usize = 509;
 
 impl Device {
-    /// A new memory table. Rings that are where they were go on without a pause.
+    /// Sets a new memory table. Rings whose place does not change go on without a pause.
     pub(in super::super) fn set_memory(
         &mut self,
         table: Vec<(RegionSpec, File)>,
@@ -29,14 +29,14 @@ impl Device {
         Ok(())
     }
 
-    /// Closes descriptors of the front end where that may last.
+    /// Closes descriptors of the front end, on the caller thread if a close can block.
     pub(in super::super) fn retire(&self, fds: impl IntoIterator<Item = OwnedFd>) {
         for fd in fds {
             self.attachment.caller.retire(fd);
         }
     }
 
-    /// One region more; nothing stops for it.
+    /// Adds a region; no ring stops for it.
     pub(in super::super) fn add_region(
         &mut self,
         spec: RegionSpec,
@@ -59,7 +59,7 @@ impl Device {
         Ok(())
     }
 
-    /// One region less. Rings that lie in it stop.
+    /// Removes a region. Rings in it stop.
     pub(in super::super) fn remove_region(&mut self, spec: &RegionSpec) -> Result<(), String> {
         let memory = self.memory.as_ref();
         let without = memory.and_then(|cell| cell.get().without_region(spec));
@@ -77,7 +77,7 @@ impl Device {
         Ok(())
     }
 
-    /// Puts a memory in the place of the one before, under the workers' eyes.
+    /// Replaces the memory while workers use it.
     fn exchange_memory(&mut self, memory: GuestMemory) {
         let memory = Arc::new(match self.effective_log() {
             log if log.is_some() || memory.log().is_some() => memory.with_log(log),
@@ -87,7 +87,7 @@ impl Device {
             None => self.memory = Some(MemoryCell::new(memory.clone())),
             Some(cell) => {
                 if self.direct.is_open() && !memory.is_same_place(cell.get()) {
-                    // The NIC reads the memory as it was: the queue is opened anew on the new one.
+                    // The NIC reads the old mapping: the queue is reopened on the new one.
                     self.stop(&[super::direct::VRING as u32]);
                 }
                 self.stop_moved(cell.get(), &memory);
@@ -97,7 +97,7 @@ impl Device {
                     properties: Some(self.properties(&memory)),
                     ..PortChange::default()
                 });
-                // Every worker has come round: nobody uses it any more.
+                // Every worker has reached a quiescent point, so none uses it any more.
                 drop(old);
             }
         }
@@ -108,7 +108,7 @@ impl Device {
         self.reconcile();
     }
 
-    /// Stops the rings that are not where they were.
+    /// Stops the rings whose place has changed.
     fn stop_moved(&mut self, before: &GuestMemory, after: &GuestMemory) {
         let moved = |vring: &Vring| {
             vring.addresses.is_some_and(|at| {
@@ -123,14 +123,13 @@ impl Device {
         self.stop(&which);
     }
 
-    /// Where writes are to be marked, as things stand.
+    /// The log in which writes must be marked now, if any.
     fn effective_log(&self) -> Option<Arc<DirtyLog>> {
         let wanted = self.features.has(feature::LOG_ALL);
         self.log.clone().filter(|_| wanted)
     }
 
-    /// Begins to mark writes, or ends, while rings run. What is written after this returns is
-    /// marked.
+    /// Begins or ends marking of writes while rings run. Every write after this returns is marked accordingly.
     pub(super) fn apply_log(&mut self) {
         if let Some(cell) = &self.memory {
             let memory = cell.get().clone();
@@ -144,14 +143,13 @@ impl Device {
         }
     }
 
-    /// A log that writes are marked in has a bit for every page: the front end gives a longer one
-    /// before it adds memory.
+    /// Checks that a log in use has a bit for every page: a front end gives a longer log before it adds memory.
     fn check_log(&self, memory: &GuestMemory) -> Result<(), String> {
         self.effective_log()
             .map_or(Ok(()), |log| covers(&log, memory))
     }
 
-    /// Where writes are to be marked once LOG_ALL is acknowledged.
+    /// Sets the log in which writes are marked once LOG_ALL is acknowledged.
     pub(in super::super) fn set_log(
         &mut self,
         file: &File,
@@ -167,8 +165,7 @@ impl Device {
         Ok(())
     }
 
-    /// A new inflight region for `queues` vrings of `ring_size` entries: the file, and its
-    /// length.
+    /// Creates an inflight region for `queues` vrings of `ring_size` entries; returns the file and its length.
     pub(in super::super) fn new_inflight(
         &self,
         queues: u16,
@@ -194,7 +191,7 @@ impl Device {
         Ok(())
     }
 
-    /// Where to note how far the rings have got, and where a predecessor has.
+    /// Sets the region that records the rings' progress, and may hold that of a previous back end.
     pub(in super::super) fn set_inflight(
         &mut self,
         file: &File,

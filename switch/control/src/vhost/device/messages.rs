@@ -1,4 +1,4 @@
-//! What a front end says beside the rings: status, reset, MTU, announcement, configuration space.
+//! Messages about other things than rings: status, reset, MTU, announcement, configuration space.
 
 use crosspoint_packet::Mac;
 use crosspoint_vring::{Features, feature};
@@ -11,20 +11,19 @@ use crate::config::limits::MTU_MIN;
 const CONFIG_SPACE_LEN: usize = 256;
 /// `status` of the configuration space: the link is up (virtio 1.2, 5.1.4).
 const LINK_UP: u16 = 1;
-/// Device status: the driver has given up on the device (virtio 1.2, 2.1).
+/// Device status bit: the driver has given up on the device (virtio 1.2, 2.1).
 pub(super) const FAILED: u8 = 1 << 7;
 
 impl Device {
-    /// The front end stopped the device, and goes on: rings, features and status as they were at
-    /// the beginning, memory and connection kept. Where a ring stood is kept too, since
-    /// GET_VRING_BASE may ask for it yet, and so are call descriptors, which front ends set
-    /// once and for all.
+    /// The front end resets the device, and goes on. Rings, features and status return to their initial state; memory
+    /// and connection stay. Ring indices stay too, since GET_VRING_BASE may still ask for them, and so do call
+    /// descriptors, which front ends set only once.
     pub(in super::super) fn reset(&mut self) {
         self.forget_rings();
         self.note_reset();
     }
 
-    /// Rings, features and status are as at the beginning.
+    /// Returns rings, features and status to their initial state.
     pub(super) fn forget_rings(&mut self) {
         self.stop_all();
         self.features = Features::default();
@@ -38,8 +37,8 @@ impl Device {
         self.reconcile();
     }
 
-    /// SET_STATUS: remembers it. Rings start by their kicks, whatever it is; 0 is a reset
-    /// (virtio 1.2, 2.1.2).
+    /// SET_STATUS: records the status. Rings start by their kicks, regardless of the status; 0 is a reset (virtio 1.2,
+    /// 2.1.2).
     pub(in super::super) fn set_status(&mut self, status: u8) {
         if status & !self.notes.status & FAILED != 0 {
             tracing::warn!(
@@ -58,7 +57,7 @@ impl Device {
         self.notes.status
     }
 
-    /// NET_SET_MTU: what the front end has told the guest. Nothing is dropped for it.
+    /// NET_SET_MTU: the MTU that the front end has announced to the guest. No frame is dropped because of it.
     pub(in super::super) fn set_mtu(&mut self, mtu: u64) -> Result<()> {
         let known = u16::try_from(mtu).ok().filter(|mtu| *mtu >= MTU_MIN);
         let Some(mtu) = known else {
@@ -72,7 +71,7 @@ impl Device {
         Ok(())
     }
 
-    /// SEND_RARP: the guest has come here from another host, and cannot say so itself.
+    /// SEND_RARP: the guest has migrated here, and cannot announce itself.
     pub(in super::super) fn announce(&mut self, mac: Mac) -> Result<()> {
         if !mac.is_valid_source() {
             tracing::warn!(
@@ -85,8 +84,8 @@ impl Device {
         Ok(())
     }
 
-    /// `size` bytes of struct virtio_net_config from `offset` (virtio 1.2, 5.1.4). Fields that we
-    /// do not have read as zero.
+    /// `size` bytes of struct virtio_net_config from `offset` (virtio 1.2, 5.1.4). Fields that the device does not have
+    /// read as zero.
     pub(in super::super) fn config_space(&self, offset: u32, size: u32) -> Result<Vec<u8>> {
         let mac = self.config.mac.unwrap_or_default().bytes();
         let [status, pairs, mtu] =
@@ -99,8 +98,8 @@ impl Device {
     }
 }
 
-/// The features that a port offers: those of its rings, less the offloads that the configuration withholds, and MAC if it
-/// has one.
+/// The features that a port offers: those of its rings, without the offloads that the configuration disables, and MAC
+/// if an address is configured.
 pub(crate) fn offered(config: &crate::config::VhostPort) -> u64 {
     let mac = if config.mac.is_some() {
         feature::MAC

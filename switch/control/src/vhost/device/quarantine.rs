@@ -1,7 +1,7 @@
-//! The way out of quarantine: the guest resets its device, and after a pause its rings may run again.
+//! The end of a quarantine: the guest resets its device, and after a pause its rings may run again.
 //!
-//! A boot loader's driver that makes a mistake must not cost the system that it loads its network. And a guest that means
-//! it must not gain by it: the pause doubles with each time, so that what a fault costs the switch is paid ever more seldom.
+//! A faulty driver in a boot loader must not cost the system that it loads its network. And a malicious guest must not
+//! gain from resets: the pause doubles each time, so that its faults cost the switch less and less.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,26 @@ use crosspoint_engine::view::Egress;
 use super::Device;
 use crate::fabric::{PortChange, PortState};
 
-/// The pause after a device's first reset in quarantine; it doubles with each quarantine, up to the last.
+/// The pause after a device's first reset in quarantine; it doubles with each quarantine, up to [`QUARANTINE_LAST`].
 pub const QUARANTINE_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 pub const QUARANTINE_LAST: Duration = Duration::from_secs(60);
-/// A guest that has been good for so long begins with the first pause again.
+/// After this time without a fault, a guest's next pause is the first one again.
 const FORGIVEN: Duration = Duration::from_secs(600);
 
-/// How often a guest has been let in again, and when it will be next. Of one front end: the next begins anew.
+/// The pauses of a device in quarantine. Each front end starts with none.
 #[derive(Default)]
 pub(super) struct Pause {
-    /// How long the last one was.
+    /// Length of the last pause.
     last: Option<Duration>,
-    /// When the one at hand ends: the device has been reset.
+    /// When the current pause ends; set by the device's reset.
     until: Option<Instant>,
-    /// When the last one ended.
+    /// When the last pause ended.
     let_in: Option<Instant>,
 }
 
 impl Pause {
-    /// The device was reset in quarantine. Returns how long it stays there, unless that was known already.
+    /// Begins a pause, after the device was reset in quarantine. Returns its length, unless a pause has begun already.
     fn begin(&mut self, now: Instant) -> Option<Duration> {
         if self.until.is_some() {
             return None;
@@ -44,7 +44,7 @@ impl Pause {
         Some(length)
     }
 
-    /// How long the device stays where it is; `None` if it was not reset.
+    /// Time left until the pause ends; `None` if the device was not reset.
     fn left(&self, now: Instant) -> Option<Duration> {
         Some(self.until?.saturating_duration_since(now))
     }
@@ -55,13 +55,14 @@ impl Pause {
 }
 
 impl Device {
-    /// The device was reset, or a ring of it stopped: if none runs any more that is a reset too, since QEMU says no more of a
-    /// guest that boots again where it cannot set the device's status.
+    /// Called after a reset of the device or a stop of a ring. If no ring runs any more, that counts as a reset too:
+    /// when a guest reboots and QEMU cannot set the device's status, it sends nothing else.
     pub(super) fn note_reset(&mut self) {
         if self.vrings.iter().any(|vring| vring.running) {
             return;
         }
-        // What workers found of the rings that have just stopped is what this reset ends, and not the next rings' fault.
+        // The reset ends faults that workers found in the rings that have just stopped; they must not count against the
+        // next rings.
         self.fabric.settle_faults();
         if self.port_state() != PortState::Quarantined {
             return;
@@ -85,14 +86,14 @@ impl Device {
         self.fabric.add_detail(&self.attachment, &text);
     }
 
-    /// For how long nothing happens to a device that has been reset in quarantine; `None` if it is not there, or will not be
-    /// let in whatever time passes.
+    /// Time until a device that was reset in quarantine is readmitted; `None` if it is not in quarantine, or waiting
+    /// does not help.
     pub(in super::super) fn quarantine_left(&self) -> Option<Duration> {
         let left = self.pause.left(Instant::now())?;
         (!self.has_lost_memory()).then_some(left)
     }
 
-    /// Lets the device in again, if its pause is over.
+    /// Readmits the device if its pause is over.
     pub(in super::super) fn end_quarantine(&mut self) {
         if self.quarantine_left() != Some(Duration::ZERO) {
             return;
@@ -110,7 +111,7 @@ impl Device {
         self.reconcile();
     }
 
-    /// Whether the memory that the front end gave is not there any more. No reset brings it back; a new table does.
+    /// Whether the memory that the front end gave is lost. A reset does not restore it; a new memory table does.
     fn has_lost_memory(&self) -> bool {
         let memory = self.memory.as_ref();
         memory.is_some_and(|cell| cell.get().is_lost())
@@ -125,7 +126,7 @@ impl Device {
 mod tests {
     use super::*;
 
-    /// The pauses of quarantines that follow each other, each `between` after the last one's end.
+    /// The pauses of consecutive quarantines, each `between` after the previous pause ended.
     fn pauses(count: usize, between: Duration) -> Vec<u64> {
         let (mut pause, mut now) = (Pause::default(), Instant::now());
         let one = |_| {
