@@ -1,31 +1,31 @@
-//! The two places where one side says what it wants to be told, while the other side does it.
+//! The two places where one side writes that it wants a notification while the other side makes work available.
 //!
-//! Both have the shape of Dekker's algorithm: each side stores, and then loads what the other
-//! stores. Without a sequentially consistent fence between the two, on both sides, each can miss
-//! the other: a kick or a call is lost, and somebody sleeps for ever. The driver has its own
-//! fences (virtio 1.2, 2.7.10 and 2.8.21); these are ours, and loom knows them.
+//! Both are instances of Dekker's algorithm: each side stores, and then loads what the other side stores. Without a
+//! sequentially consistent fence between the two, on both sides, each can miss the other's store: a kick or a call is
+//! lost, and a thread sleeps forever. The driver has its own fences (virtio 1.2, 2.7.10 and 2.8.21); these are ours,
+//! tested with loom.
 
 #[cfg(loom)]
 use loom::sync::atomic::{Ordering, fence};
 #[cfg(not(loom))]
 use std::sync::atomic::{Ordering, fence};
 
-/// Before sleep: makes the wish for a kick known, then looks whether there is work already.
+/// Before sleep: asks for a kick, then checks whether there is work already.
 #[inline(always)]
 pub fn arm(wish: impl FnOnce(), has_work: impl FnOnce() -> bool) -> bool {
     wish();
-    // LOAD-BEARING: our wish is visible before we look at the ring; the driver adds an entry
-    // before it looks at our wish. Without it a wakeup is lost.
+    // LOAD-BEARING: our request is visible before we read the ring; the driver adds an entry before it reads our
+    // request. Without it a wakeup is lost.
     fence(Ordering::SeqCst);
     has_work()
 }
 
-/// After used entries have been published, before it is read which of them the driver waits
-/// for. One for all rings of a worker's iteration: it waits for every store.
+/// Fence between publishing used entries and reading which of them the drivers wait for. One for all rings of a
+/// worker's poll iteration, since it waits for every store.
 #[inline(always)]
 pub fn before_calls() {
-    // LOAD-BEARING: the used entries that were published are visible before we read which of
-    // them the drivers wait for; they do the reverse. Without it both can miss the other.
+    // LOAD-BEARING: the published used entries are visible before we read which of them the drivers wait for; drivers
+    // do the reverse. Without it both sides can miss each other.
     fence(Ordering::SeqCst);
 }
 
@@ -35,8 +35,8 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicBool, AtomicU16};
 
-    /// Under every interleaving: a worker that goes to sleep because it found nothing has been
-    /// seen to want a kick by the driver that added something.
+    /// Under every interleaving: if a worker goes to sleep because it found nothing, the driver that added an entry has
+    /// seen its request for a kick.
     #[test]
     fn no_kick_is_lost_when_it_meets_the_wish_for_it() {
         loom::model(|| {
@@ -59,8 +59,7 @@ mod loom_tests {
         });
     }
 
-    /// Two rings that were published before one fence: a driver that goes to sleep because it
-    /// found nothing used is called.
+    /// Two rings are published before one fence: a driver that goes to sleep because it found nothing used is called.
     #[test]
     fn no_call_is_lost_when_it_meets_the_wish_for_it() {
         loom::model(|| {

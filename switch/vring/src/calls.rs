@@ -1,15 +1,16 @@
-//! What calls may cost the worker that makes them, and who makes those that cost more.
+//! Limits what calls may cost a worker, and moves expensive calls to another thread.
 //!
-//! A write to an eventfd wakes all that wait for it, in the writer's time: a front end that has a million epoll entries
-//! wait makes one call last 60 ms. So the port's thread makes the first call to each eventfd that it is given: what is
-//! crowded by then, no worker ever writes to. Waiters may come later, so the worker takes the time of each call. A call
-//! above [`CALL_TIME_MAX`], or too many that are slow, put the port under observation: from then on it is told apart, call
-//! by call, what the call used or slept, and what the worker lost because its core was taken from it meanwhile. If it is
-//! the calls, they are left to the port's caller thread, for good. So a port whose waiters come later can stop a worker
-//! twice, and never again.
+//! A write to an eventfd wakes all its waiters, in the writer's time: a front end with a million waiting epoll entries
+//! makes one call last 60 ms. So the port's thread makes the first call to each new eventfd; if that is too slow, no
+//! worker ever writes to the eventfd. Waiters may be added later, so the worker measures the time of each call. A call
+//! longer than [`CALL_TIME_MAX`], or too many slow ones, put the port under observation: from then on, each call is
+//! measured separately for the processor time that it used, whether it slept, and the time that the worker lost because
+//! its core was taken away. If the calls are the cause, the port's caller thread makes them from then on, permanently.
+//! So a port whose waiters are added later can stop a worker twice at most.
 //!
-//! The limits are far above what honest calls take, since the other side is not all to blame: 0.3 to 3 us on hosts of their
-//! own, with an interrupt for a guest; in a virtual machine with loaded neighbours some 20 us, one in thousands 60 us.
+//! The limits are far above what honest calls take, since a slow call need not be the front end's fault: 0.3 to 3 us on
+//! a dedicated host, with an interrupt for a guest; in a virtual machine with loaded neighbours about 20 us, and one in
+//! thousands 60 us.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,35 +20,35 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The longest that a call may take of a worker.
+/// Maximum time of one call by a worker.
 pub const CALL_TIME_MAX: Duration = Duration::from_micros(250);
-/// From here on a call is slow,
+/// A call longer than this is slow.
 const SLOW_CALL: Duration = Duration::from_micros(50);
-/// and this share of a worker's time, in thousandths, is the most that a port's slow calls may take.
+/// Maximum share of a worker's time, in thousandths, for a port's slow calls.
 const SLOW_PERMILLE_MAX: u64 = 50;
-/// The largest share that all calls of a port may take,
+/// Maximum share of a worker's time, in thousandths, for all calls of a port whose mean time is above [`MEAN_MAX`].
 const SHARE_PERMILLE_MAX: u64 = 500;
-/// if they take more than this on average.
+/// Mean time of a port's calls above which [`SHARE_PERMILLE_MAX`] applies.
 const MEAN_MAX: Duration = Duration::from_micros(20);
 
-/// Rings for a caller thread: an eventfd that no front end has. Ringing never waits.
+/// Wakes a caller thread through an eventfd that no front end has. Ringing never waits.
 #[derive(Debug)]
 pub struct Bell(OwnedFd);
 
 impl Bell {
-    /// A bell that has not rung.
+    /// Creates a bell that has not rung.
     pub fn new() -> std::io::Result<Arc<Bell>> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Arc::new(Bell(event)))
     }
 
-    /// Rings: kept until [`hear`](Self::hear).
+    /// Rings the bell. The ring is kept until [`hear`](Self::hear).
     pub fn ring(&self) {
-        // It fails only when the counter is full, and then it rings.
+        // The write fails only when the counter is full, and then the bell is ringing already.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Waits until it rings, or a signal comes. For one thread.
+    /// Waits until the bell rings or a signal arrives. For one thread.
     pub fn hear(&self) {
         use rustix::event::{PollFd, PollFlags, poll};
         let _ = poll(
@@ -58,8 +59,8 @@ impl Bell {
     }
 }
 
-/// What the calls of one port have cost, and who makes them. It stays with the port while front ends come and go.
-/// Workers write to it; the sums are not exact where several do at once.
+/// Cost of one port's calls, and which thread makes them. It stays with the port across front ends. Workers write to
+/// it; the sums are not exact if several write at once.
 #[derive(Debug)]
 pub struct CallBudget {
     /// [`CALL_TIME_MAX`] and [`SLOW_CALL`] in cycles.
@@ -67,14 +68,14 @@ pub struct CallBudget {
     cycles_slow: u64,
     by_caller: AtomicBool,
     is_observed: AtomicBool,
-    /// Of calls while not observed: cycles that they took.
+    /// Cycles of calls that were not observed.
     took: Sums,
-    /// Of observed calls: processor time, in nanoseconds.
+    /// Processor time of observed calls, in nanoseconds.
     used: Sums,
     longest_ns: AtomicU64,
 }
 
-/// Calls, what they cost, and what the slow ones among them did.
+/// Number of calls, their cost, and the cost of the slow calls among them.
 #[derive(Debug, Default)]
 struct Sums {
     calls: AtomicU64,
@@ -82,7 +83,7 @@ struct Sums {
     slow: AtomicU64,
 }
 
-/// What a port's calls had cost when it was last looked at.
+/// A port's sums at the last review.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Spent {
     took: Sum,
@@ -97,7 +98,7 @@ struct Sum {
 }
 
 impl CallBudget {
-    /// A budget of which nothing is used; `hz` cycles are a second.
+    /// Creates an unused budget; `hz` is the number of cycles per second.
     pub fn new(hz: f64) -> Arc<CallBudget> {
         let cycles = |time: Duration| (time.as_secs_f64() * hz) as u64;
         Arc::new(CallBudget {
@@ -111,18 +112,18 @@ impl CallBudget {
         })
     }
 
-    /// Whether the port's calls are left to its caller thread.
+    /// Whether the port's caller thread makes its calls.
     #[inline(always)]
     pub fn is_by_caller(&self) -> bool {
         self.by_caller.load(Ordering::Relaxed)
     }
 
-    /// Leaves the port's calls to its caller thread, for good. Returns whether that is new.
+    /// Leaves the port's calls to its caller thread permanently. Returns whether that is a change.
     pub fn leave_to_caller(&self) -> bool {
         !self.by_caller.swap(true, Ordering::Relaxed)
     }
 
-    /// The longest call that was too long, in nanoseconds; 0 if none was.
+    /// Duration of the longest call that was too long, in nanoseconds; 0 if none was.
     pub fn longest_ns(&self) -> u64 {
         self.longest_ns.load(Ordering::Relaxed)
     }
@@ -132,7 +133,7 @@ impl CallBudget {
         self.is_observed.load(Ordering::Relaxed)
     }
 
-    /// Worker: a call took so many cycles.
+    /// Records the cycles of a worker's call.
     #[inline(always)]
     pub(crate) fn charge(&self, cycles: u64) {
         self.took.add(cycles, cycles > self.cycles_slow);
@@ -141,7 +142,8 @@ impl CallBudget {
         }
     }
 
-    /// Worker: makes a call of a port that is observed. Two system calls before and after, for such ports alone.
+    /// Makes a worker's call for an observed port. Costs two more system calls before and after the call, for such
+    /// ports only.
     #[cold]
     pub(crate) fn observe<T>(&self, call: impl FnOnce() -> T) -> T {
         let before = Usage::now();
@@ -157,8 +159,8 @@ impl CallBudget {
         done
     }
 
-    /// Port thread: makes the first call to a descriptor. One that is too long is made again: an interrupt may have fallen
-    /// into it. If it is too long again, the port's calls are left to its caller thread.
+    /// Makes the first call to a descriptor, on the port's thread. A call that is too long is repeated, since an
+    /// interrupt may have hit it. If it is too long again, the port's calls are left to its caller thread.
     pub(crate) fn try_out(&self, call: impl Fn() -> bool) {
         let before = Usage::now();
         call();
@@ -168,8 +170,9 @@ impl CallBudget {
         }
     }
 
-    /// Control: looks at what was spent since `before`, a time of `window` ago. A port whose calls took too much is put
-    /// under observation, or, if it is that, has its calls left to its caller thread. `cycle_ns` is the length of a cycle.
+    /// Reviews the costs since `before`, which was taken `window` ago; called by the control thread. A port whose calls
+    /// took too much is put under observation; if it is under observation already, its calls are left to its caller
+    /// thread. `cycle_ns` is the length of a cycle.
     pub fn review(&self, before: &mut Spent, window: Duration, cycle_ns: f64) {
         let now = Spent {
             took: self.took.read(),
@@ -221,7 +224,7 @@ impl Sum {
         }
     }
 
-    /// Whether calls that cost so many nanoseconds cost a worker too much of `window`.
+    /// Whether these nanoseconds are too much of `window`.
     fn is_too_much(&self, window: Duration) -> bool {
         let share = |ns: u64| u128::from(ns) * 1000 / window.as_nanos().max(1);
         let mean_ns = u128::from(self.all) / u128::from(self.calls.max(1));
@@ -230,7 +233,7 @@ impl Sum {
     }
 }
 
-/// Adds without a locked instruction: what two workers add at once may be lost.
+/// Adds without a locked instruction: concurrent additions of two workers may be lost.
 #[inline(always)]
 fn add(sum: &AtomicU64, more: u64) {
     sum.store(
@@ -239,7 +242,7 @@ fn add(sum: &AtomicU64, more: u64) {
     );
 }
 
-/// What this thread has used.
+/// This thread's resource usage.
 struct Usage {
     processor_ns: u64,
     sleeps: i64,
@@ -248,8 +251,8 @@ struct Usage {
 impl Usage {
     fn now() -> Usage {
         let time = clock_gettime(ClockId::ThreadCPUTime);
-        // SAFETY: all zero is a valid `rusage`, plain integers; `getrusage` writes no more than that, to a value that
-        // lives through the call.
+        // SAFETY: all zero is a valid `rusage`, which has plain integers only; `getrusage` writes at most one `rusage`,
+        // to a value that lives through the call.
         let usage = unsafe {
             let mut usage: libc::rusage = std::mem::zeroed();
             libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
@@ -263,7 +266,7 @@ impl Usage {
         }
     }
 
-    /// Processor time since `before`, and whether the thread has slept of its own accord.
+    /// Processor time since `before`, and whether the thread has slept voluntarily.
     fn since(&self, before: &Usage) -> (u64, bool) {
         (
             self.processor_ns.wrapping_sub(before.processor_ns),
@@ -281,7 +284,7 @@ mod tests {
         while u128::from(Usage::now().since(&usage).0) < time.as_nanos() {}
     }
 
-    /// A cycle is a nanosecond here.
+    /// One cycle is one nanosecond here.
     const HZ: f64 = 1e9;
 
     #[test]
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn a_worker_whose_core_is_taken_away_blames_no_port() {
         let (budget, mut spent) = (CallBudget::new(HZ), Spent::default());
-        // As `charge` sees calls in which the core was gone: long, and nothing follows but observation.
+        // As `charge` sees calls that were preempted: they are long, and the only result is observation.
         (0..100).for_each(|_| budget.charge(1_000_000));
         (0..100).for_each(|_| budget.observe(|| ()));
         budget.review(&mut spent, Duration::from_secs(1), 1.0);

@@ -1,16 +1,16 @@
-//! Descriptor chains: followed with every step checked and counted.
+//! Walks descriptor chains; every step is checked and counted.
 
 use crosspoint_frame::Work;
 
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, SplitRing};
 use crate::{GuestMemory, RingFault};
 
-/// What a chain is at fault for that takes more work than a whole burst may.
+/// The fault of a chain that takes more work than a whole burst may.
 pub(crate) fn costly() -> RingFault {
     RingFault::ChainCostly { most: STEPS as u16 }
 }
 
-/// Which way the bytes go.
+/// Direction of a buffer's data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// The driver wrote them: a frame to send.
@@ -29,11 +29,11 @@ impl Direction {
     }
 }
 
-/// The buffer of a chain that is a single plain descriptor, which nearly every chain is; null
-/// when it is anything else, a fault included: [`walk`] finds out which.
+/// The buffer of a chain that is one plain descriptor, as nearly every chain is. Null for anything else, including a
+/// fault: [`walk`] handles it.
 ///
-/// Two registers and no `Result`: what is returned through memory is stored in parts and loaded
-/// whole, which waits for every older store, and those go to lines that the guest's core has.
+/// Returned in two registers, not as a `Result`: a value returned through memory is stored in parts and loaded whole,
+/// and such a load waits for every older store, some of which go to cache lines that the guest's core holds.
 #[inline(always)]
 pub(crate) fn single(
     ring: &SplitRing,
@@ -54,21 +54,20 @@ pub(crate) fn single(
     }
 }
 
-/// Longest chain that is followed. The specification allows as many as the ring has entries;
-/// no driver makes more than a few tens, and a longer one is work without end.
+/// Longest chain that is followed. The specification allows as many descriptors as the ring has entries; no driver uses
+/// more than a few tens, and a longer chain would be unbounded work.
 pub(crate) const MAX_CHAIN: u16 = 1024;
-/// Most pieces that one descriptor may be in: each is another memory region. Drivers' buffers lie in
-/// one region, or over one boundary between two.
+/// Maximum pieces of one descriptor's buffer; each piece is in another memory region. Drivers' buffers are in one
+/// region, or cross one boundary between two.
 const MAX_PIECES: u32 = 16;
-/// Steps that are made to read one burst of frames, all its chains together: descriptors followed, and
-/// more regions that they span. A guest whose chains are long gets shorter bursts.
+/// Steps to read one burst of frames, all chains together: one for each descriptor, and one for each further region
+/// that a descriptor spans. A guest with long chains gets shorter bursts.
 pub(crate) const STEPS: u32 = Work::READ / Work::STEP;
-/// The same, as work. A chain that cannot be read with all of it is a fault.
+/// The same as a work budget. A chain that cannot be read with all of it is a fault.
 pub(crate) const WORK: Work = Work::new(Work::READ);
 
-/// Calls `piece` with every run of host memory of the chain that begins at `head`, in order,
-/// for as many steps as `work` has left; `false` when it ran out. Buffers that span regions come in
-/// several pieces; empty descriptors in none.
+/// Calls `piece` with each contiguous host memory range of the chain that begins at `head`, in order. Returns `false`
+/// when `work` ran out. A buffer that spans regions has several pieces, an empty descriptor none.
 pub(crate) fn walk(
     ring: &SplitRing,
     memory: &GuestMemory,
@@ -80,7 +79,7 @@ pub(crate) fn walk(
 ) -> Result<bool, RingFault> {
     let size = ring.size();
     let mut index = head;
-    // A chain that visits more descriptors than the ring has, loops.
+    // A chain that visits more descriptors than the ring has is a loop.
     for _ in 0..size.min(MAX_CHAIN) {
         let d = ring
             .descriptor(index)
@@ -134,8 +133,8 @@ fn walk_table(
     })
 }
 
-/// Host address of an indirect table, and how many descriptors it has. It may be longer than a
-/// small ring of `ring_size` entries: Linux makes such.
+/// Host address and number of descriptors of an indirect table. It may be longer than a small ring of `ring_size`
+/// entries: Linux makes such tables.
 pub(crate) fn find_table(
     memory: &GuestMemory,
     ring_size: u16,
@@ -153,7 +152,8 @@ pub(crate) fn find_table(
     Ok((host, count))
 }
 
-/// Calls `piece` with every run of host memory of one descriptor's buffer; `false` when `work` ran out.
+/// Calls `piece` with each contiguous host memory range of one descriptor's buffer. Returns `false` when `work` ran
+/// out.
 pub(crate) fn buffer(
     memory: &GuestMemory,
     d: Descriptor,
@@ -176,7 +176,7 @@ pub(crate) fn buffer(
         if left == 0 {
             return Ok(true);
         }
-        // The first one is part of reading the descriptor.
+        // The first piece is included in the cost of the descriptor.
         if number > 0 && !work.spend(Work::STEP) {
             return Ok(false);
         }

@@ -1,24 +1,24 @@
-//! Descriptors that a front end hands over: what the kernel says that they are.
+//! Kinds of descriptors that a front end passes, as the kernel reports them.
 //!
-//! The front end keeps a copy of each descriptor, and what it does with it decides how long a system call on ours
+//! The front end keeps a copy of each descriptor, and what it does with the copy decides how long a system call on ours
 //! takes. What each kind can make a caller wait for (Linux 6.18):
 //!
-//! - An eventfd has a spinlock and no other lock. A write wakes who waits for it, in the caller's time, and sleeps
+//! - An eventfd has a spinlock and no other lock. A write wakes its waiters, in the caller's time. It sleeps
 //!   (interruptibly) only when the counter is full and the front end has cleared O_NONBLOCK.
-//! - A pipe has a mutex. A reader holds it while it copies to its own memory, so a page of that memory that never comes
-//!   (FUSE, userfaultfd) keeps a writer in uninterruptible sleep. Closing the last copy takes the same mutex.
-//! - A socket has a lock that is held in the same way; and one write may go to many receivers.
-//! - An epoll descriptor, when it is added to another, takes its own mutex.
-//! - A file of FUSE asks its server: for its size, for its pages, and at each close.
+//! - A pipe has a mutex. A reader holds it while it copies to its own memory, so a page of that memory that never
+//!   arrives (FUSE, userfaultfd) keeps a writer in uninterruptible sleep. Closing the last copy takes the same mutex.
+//! - A socket has a lock with the same problem, and one write may go to many receivers.
+//! - An epoll descriptor that is added to another one takes its own mutex.
+//! - A FUSE file asks its server: for its size, for its pages, and at each close.
 //!
-//! So workers write to, and wait for, true eventfds alone, and the kind is asked first, in a way that touches none of these: the name of the link in /proc/self/fd. That of an
-//! anonymous object comes from the kernel alone. A path begins with "/", or with "(unreachable)", whatever the file's
-//! name is.
+//! So workers write to, and wait for, true eventfds only. The kind is checked first, by the name of the link in
+//! /proc/self/fd, which involves none of these locks or servers. The name of an anonymous object comes from the kernel
+//! alone. A path begins with "/", or with "(unreachable)", whatever the file's name is.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// What a descriptor is, as far as it matters here.
+/// Kind of a descriptor, as far as the switch needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// An eventfd.
@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What descriptor `fd` is. Makes no system call on what it refers to.
+    /// Returns the kind of `fd`. Makes no system call on the object that it refers to.
     pub fn of(fd: impl AsFd) -> Kind {
         let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
         let name = rustix::fs::readlink(link, Vec::new());
@@ -94,7 +94,8 @@ mod tests {
         }
     }
 
-    /// Whoever may make files gives them any name: as a memory file, in a folder, removed, or as a pipe with a name.
+    /// A process that may create files chooses their names: here a memory file, a file in a folder, a removed file, and
+    /// a named pipe.
     #[test]
     fn a_file_that_is_called_like_an_eventfd_is_none() {
         let name = "anon_inode:[eventfd]";
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(Kind::of(&file), Kind::Path);
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(Kind::of(&file), Kind::Path);
-        // What is outside of the root folder, or has lost its mount.
+        // Paths outside the root folder, or without their mount.
         for name in [
             "(unreachable)/anon_inode:[eventfd]",
             "anon_inode:[eventfd] (deleted)",

@@ -1,5 +1,4 @@
-//! The dirty log of a live migration: one bit per page of guest memory that was written
-//! (vhost-user protocol, "Migration").
+//! The dirty log of a live migration: one bit per page of written guest memory (vhost-user protocol, "Migration").
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,10 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::MemoryError;
 use crate::mapping::Mapping;
 
-/// Bytes of a page, as the log counts them (VHOST_LOG_PAGE).
+/// Page size of the log, in bytes (VHOST_LOG_PAGE).
 pub const LOG_PAGE_LEN: u64 = 4096;
 
-/// The bitmap that the front end shares: bit `p % 8` of byte `p / 8` is page `p`.
+/// The bitmap that the front end shares: page `p` is bit `p % 8` of byte `p / 8`.
 #[derive(Debug)]
 pub struct DirtyLog {
     bits: Mapping,
@@ -27,7 +26,7 @@ impl DirtyLog {
         Ok(DirtyLog { bits, len: size })
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.len
     }
@@ -37,13 +36,13 @@ impl DirtyLog {
         self.len.saturating_mul(8 * LOG_PAGE_LEN)
     }
 
-    /// Whether its file was cut short.
+    /// Whether its file was truncated.
     pub fn is_lost(&self) -> bool {
         self.bits.is_lost()
     }
 
-    /// Marks `len` bytes from guest address `address` on. Pages behind the log's end have no
-    /// bit: whoever set the log was told that it must cover the memory.
+    /// Marks `len` bytes from guest address `address` on. Pages beyond the log's end have no bit: a front end that sets
+    /// a log must make it cover the memory.
     pub fn mark(&self, address: u64, len: u64) {
         let Some(last) = len.checked_sub(1).and_then(|n| address.checked_add(n)) else {
             return;
@@ -52,8 +51,8 @@ impl DirtyLog {
         let (first, last) = (address / LOG_PAGE_LEN, last / LOG_PAGE_LEN);
         for page in first..=last.min(pages.saturating_sub(1)) {
             let at = self.bits.address().wrapping_add((page / 8) as usize);
-            // SAFETY: page < 8 * len, so the byte is one of the `len` that are mapped for as
-            // long as `bits` lives. The front end clears bits meanwhile: atomic.
+            // SAFETY: page < 8 * len, so the byte is one of the `len` bytes that stay mapped as long as `bits` lives.
+            // Atomic, because the front end clears bits concurrently.
             let byte = unsafe { AtomicU8::from_ptr(at) };
             byte.fetch_or(1 << (page % 8), Ordering::Relaxed);
         }
@@ -66,8 +65,7 @@ mod tests {
     use crate::memory::tests::memfd;
     use std::os::unix::fs::FileExt;
 
-    /// Every page that a write touches has its bit, no other page has, and nothing is written
-    /// behind the log's end.
+    /// Every page that a write touches has its bit set, no other page has, and nothing is written beyond the log's end.
     #[test]
     fn pages_that_were_written_have_their_bits_and_no_others() {
         let file = memfd(8);

@@ -1,17 +1,17 @@
 use thiserror::Error;
 
-/// A rule of the ring that the guest broke. Its port is quarantined; the switch goes on.
+/// A rule of the ring that the guest broke. Its port is quarantined; the switch continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum RingFault {
-    /// virtio 1.2, 2.7.6: the driver offers no more than the ring holds.
+    /// virtio 1.2, 2.7.6: the driver makes no more entries available than the ring has.
     #[error("the available index is {ahead} entries ahead of the used ones, in a ring of {size}")]
     AvailJump {
-        /// Entries offered and not taken.
+        /// Entries made available and not taken.
         ahead: u16,
         /// Ring size.
         size: u16,
     },
-    /// A descriptor whose buffer lies in too many memory regions: looking each up takes time.
+    /// A descriptor whose buffer spans too many memory regions: each needs a lookup.
     #[error(
         "the descriptor for {len} bytes at {address:#x} spans more than {most} memory regions: give the guest fewer, larger ones"
     )]
@@ -20,13 +20,13 @@ pub enum RingFault {
         address: u64,
         /// Bytes.
         len: u32,
-        /// Most regions.
+        /// Maximum number of regions.
         most: u16,
     },
-    /// One chain that takes more steps, descriptors and regions, than a whole burst may.
+    /// One chain that takes more steps (descriptors and regions) than a whole burst may.
     #[error("a descriptor chain takes more than {most} steps to read")]
     ChainCostly {
-        /// Most steps.
+        /// Maximum number of steps.
         most: u16,
     },
     /// virtio 1.2, 2.7.5: descriptors are numbered below the ring's size.
@@ -37,7 +37,7 @@ pub enum RingFault {
         /// Entries in the table.
         size: u16,
     },
-    /// A buffer, or an indirect table, that is not in the memory the front end shared.
+    /// A buffer or an indirect table outside the memory that the front end shared.
     #[error("address {address:#x} with length {len} is outside the guest's memory")]
     Address {
         /// Guest physical address.
@@ -45,8 +45,8 @@ pub enum RingFault {
         /// Bytes.
         len: u32,
     },
-    /// virtio 1.2, 2.7.5.1: a chain is no longer than the ring; so a loop ends here too. Chains
-    /// of more than 1024 descriptors are not followed, whatever the ring's size.
+    /// virtio 1.2, 2.7.5.1: a chain is no longer than the ring, so a loop ends here too. Chains of more than 1024
+    /// descriptors are not followed, whatever the ring's size.
     #[error("a descriptor chain is longer than {size} entries, or loops")]
     ChainTooLong {
         /// Entries of the ring or the table, at most 1024.
@@ -58,10 +58,10 @@ pub enum RingFault {
     IndirectLength {
         /// Bytes, as the guest wrote them.
         len: u32,
-        /// Most entries.
+        /// Maximum number of entries.
         size: u16,
     },
-    /// virtio 1.2, 2.7.5.3.1: no table in a table, and none that has a successor.
+    /// virtio 1.2, 2.7.5.3.1: no table inside a table, and no indirect descriptor with F_NEXT.
     #[error(
         "an indirect descriptor where none may be (inside a table, in a chain, or not negotiated)"
     )]
@@ -80,7 +80,7 @@ pub enum RingFault {
         /// Ring size.
         size: u16,
     },
-    /// The front end cut short a file that it had shared as guest memory.
+    /// The front end truncated a file that it had shared as guest memory.
     #[error("a memory file was truncated while it was mapped: the guest's memory is gone")]
     MemoryLost,
 }

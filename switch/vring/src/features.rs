@@ -1,4 +1,4 @@
-/// Most queue pairs a port has.
+/// Maximum queue pairs of a port.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
 
 /// Feature bits by name (virtio 1.2, 5.1.3 and 6; vhost-user's own bit 30).
@@ -13,7 +13,7 @@ pub mod feature {
     pub const GUEST_TSO6: u64 = 1 << 8;
     /// The driver takes large TCP frames with ECN.
     pub const GUEST_ECN: u64 = 1 << 9;
-    /// The driver takes large UDP datagrams, which on a wire would be fragments.
+    /// The driver takes large UDP datagrams, which would be fragments on a wire.
     pub const GUEST_UFO: u64 = 1 << 10;
     /// The device takes large TCP frames over IPv4.
     pub const HOST_TSO4: u64 = 1 << 11;
@@ -21,13 +21,13 @@ pub mod feature {
     pub const HOST_TSO6: u64 = 1 << 12;
     /// The device takes large TCP frames with ECN.
     pub const HOST_ECN: u64 = 1 << 13;
-    /// The device takes large UDP datagrams, to be cut into fragments.
+    /// The device takes large UDP datagrams, to be fragmented.
     pub const HOST_UFO: u64 = 1 << 14;
-    /// The driver takes several UDP datagrams as one, over IPv4.
+    /// The driver takes several UDP datagrams as one frame, over IPv4.
     pub const GUEST_USO4: u64 = 1 << 54;
-    /// The driver takes several UDP datagrams as one, over IPv6.
+    /// The driver takes several UDP datagrams as one frame, over IPv6.
     pub const GUEST_USO6: u64 = 1 << 55;
-    /// The device takes several UDP datagrams as one.
+    /// The device takes several UDP datagrams as one frame.
     pub const HOST_USO: u64 = 1 << 56;
     /// The configuration space has the largest MTU.
     pub const MTU: u64 = 1 << 3;
@@ -37,7 +37,7 @@ pub mod feature {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// The configuration space has the link status.
     pub const STATUS: u64 = 1 << 16;
-    /// The driver announces itself where the device asks it to, after a migration.
+    /// The driver announces itself when the device asks it to, after a migration.
     pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     /// Several queue pairs.
     pub const MQ: u64 = 1 << 22;
@@ -58,14 +58,14 @@ pub mod feature {
     /// Buffers are used in the order in which they were made available.
     pub const IN_ORDER: u64 = 1 << 35;
 
-    /// What lets a guest be given frames that are not finished: large, or without a whole checksum.
+    /// Features that let a guest receive unfinished frames: large ones, or ones with a partial checksum.
     pub const RECEIVE_OFFLOADS: u64 =
         GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
-    /// What lets a guest send such.
+    /// Features that let a guest send such frames.
     pub const TRANSMIT_OFFLOADS: u64 =
         CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN | HOST_UFO | HOST_USO;
 
-    /// The bits that the switch works with, by name, for people.
+    /// Names of the bits that the switch uses, for display.
     pub const NAMES: &[(u64, &str)] = &[
         (CSUM, "CSUM"),
         (GUEST_CSUM, "GUEST_CSUM"),
@@ -103,27 +103,26 @@ mod gso {
     pub(super) const UDP: u8 = 3;
     pub(super) const TCPV6: u8 = 4;
     pub(super) const UDP_L4: u8 = 5;
-    /// TCP in which the congestion window may have been reduced: no other has that bit.
+    /// TCP with the ECN bit: the congestion window may have been reduced. No other type has this bit.
     pub(super) const TCPV4_ECN: u8 = 0x81;
     pub(super) const TCPV6_ECN: u8 = 0x84;
 }
 
-/// What was negotiated, as the data path asks for it.
+/// Negotiated features, as the data path queries them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Features {
     bits: u64,
 }
 
 impl Features {
-    /// From the bits that the driver acknowledged.
+    /// Features from the bits that the driver acknowledged.
     pub fn new(acknowledged: u64) -> Features {
         Features { bits: acknowledged }
     }
 
-    /// What a port with this many queue pairs offers. MQ and GUEST_ANNOUNCE are offered only
-    /// where there is a choice of queues: a front end that hands them to its driver without a
-    /// control queue (User-Mode Linux) would make that driver refuse the device. MAC is the
-    /// port's to add, where it has one to give.
+    /// Features that a port with this many queue pairs offers. MQ and GUEST_ANNOUNCE are offered only with more than
+    /// one pair: a front end that passes them to its driver without a control queue (User-Mode Linux) would make that
+    /// driver refuse the device. The port adds MAC if it has an address.
     pub fn offered(queue_pairs: u16) -> u64 {
         use feature::*;
         let always = CSUM
@@ -167,8 +166,8 @@ impl Features {
         self.bits
     }
 
-    /// Whether the driver takes a frame of this segmentation kind as it is (virtio 1.2, 5.1.6);
-    /// 0 is for frames that need no cutting.
+    /// Whether the driver accepts a frame of this GSO type unchanged (virtio 1.2, 5.1.6); 0 is for frames that need no
+    /// segmentation.
     #[inline(always)]
     pub fn takes(self, gso_type: u8) -> bool {
         gso_type == 0 || self.takes_large(gso_type)
@@ -186,7 +185,7 @@ impl Features {
             gso::UDP_L4 => GUEST_USO4 | GUEST_USO6,
             _ => return false,
         };
-        // Each of them depends on it (virtio 1.2, 5.1.3.1).
+        // Each of them depends on GUEST_CSUM (virtio 1.2, 5.1.3.1).
         let needed = kind | GUEST_CSUM;
         self.bits & needed == needed
     }
@@ -209,7 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// What virtio 1.2, 5.1.3.1, 5.1.6.2 and 5.1.6.4 say of each kind; and no other kind.
+        /// Requirements of virtio 1.2, 5.1.3.1, 5.1.6.2 and 5.1.6.4 for each GSO type; no other type is accepted.
         #[test]
         fn a_large_frame_goes_whole_to_who_acknowledged_its_kind(bits: u64, gso_type: u8) {
             let needed: &[u32] = match gso_type {
@@ -222,7 +221,7 @@ mod tests {
                 0x05 => &[1, 54, 55],
                 _ => &[63],
             };
-            // Exactly these, all but one of them, and any.
+            // Exactly these bits, all bits but one, and any bits.
             let exactly = needed.iter().fold(0, |bits, bit| bits | 1 << bit);
             let known = gso_type == 0 || needed != [63];
             prop_assert_eq!(Features::new(exactly).takes(gso_type), known);

@@ -1,20 +1,20 @@
-//! A look at transmit rings without their queues: whether a driver has written where it would show something new.
+//! Checks transmit rings without their queues: whether a driver has written where it would make a frame available.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::GuestMemory;
 
-/// The 16 bits of a transmit ring that a driver changes when it offers a frame to an empty one: the available index
-/// (virtio 1.2, 2.7.6), or the flags of the next descriptor (2.8.1); and what they were.
+/// The 16 bits of a transmit ring that a driver changes when it makes a frame available in an empty ring, and their
+/// last value: the available index (virtio 1.2, 2.7.6), or the flags of the next descriptor (2.8.1).
 ///
-/// That they have changed says nothing about what the driver offers: ask the queue.
+/// A change does not say what is available: ask the queue.
 pub struct Glance {
     look: Look,
     areas: Arc<GuestMemory>,
 }
 
-/// Small, and apart from what keeps its pointer good: all that a look at a ring reads.
+/// Everything that a check of a ring reads. Small, and separate from the reference that keeps its pointer valid.
 #[derive(Clone, Copy)]
 struct Look {
     at: *const AtomicU16,
@@ -22,45 +22,45 @@ struct Look {
     value: u16,
 }
 
-// SAFETY: the pointer is into memory that the owner of the `Look` holds too; every access is atomic.
+// SAFETY: the pointer points into memory that the owner of the `Look` keeps alive too; every access is atomic.
 unsafe impl Send for Look {}
 
 impl Look {
     /// # Safety
-    /// The memory that `Glance::new` was given must be held.
+    /// The memory that was passed to `Glance::new` must be kept alive.
     #[inline(always)]
     unsafe fn has_changed(self) -> bool {
-        // SAFETY: the caller holds the memory that `new` was given 16 bits of, which keeps them mapped.
+        // SAFETY: the caller keeps the memory alive that contains the 16 bits passed to `new`, so they stay mapped.
         let now = unsafe { &*self.at }.load(Ordering::Relaxed);
         now & self.mask != self.value
     }
 }
 
 impl Glance {
-    /// The bits of `mask` at `at`, which lies in `areas`, while they are `value`.
+    /// Watches the bits of `mask` at `at`, which is in `areas`, for a value other than `value`.
     pub(crate) fn new(at: &AtomicU16, mask: u16, value: u16, areas: &Arc<GuestMemory>) -> Glance {
         let areas = areas.clone();
         let look = Look { at, mask, value };
         Glance { look, areas }
     }
 
-    /// Whether they are something else now.
+    /// Whether the bits have changed.
     pub fn has_changed(&self) -> bool {
-        // SAFETY: `areas` is held.
+        // SAFETY: `areas` keeps the memory alive.
         unsafe { self.look.has_changed() }
     }
 }
 
-/// Looks at many rings at once, so that their cache misses overlap: one load for each ring, and nothing else of its queue.
-/// A worker with hundreds of quiet guests looks at each of them many thousand times a second.
+/// Checks many rings at once, so that their cache misses overlap: one load for each ring, and nothing else of its
+/// queue. A worker with hundreds of idle guests checks each of them many thousand times a second.
 pub struct Glances {
     looks: Vec<Look>,
-    /// What keeps each of them good, at the same place.
+    /// The memory that each look reads, at the same index.
     areas: Vec<Arc<GuestMemory>>,
 }
 
 impl Glances {
-    /// Room for looks at so many rings.
+    /// Creates an empty list with room for this many rings.
     pub fn with_capacity(rings: usize) -> Glances {
         Glances {
             looks: Vec::with_capacity(rings),
@@ -68,24 +68,24 @@ impl Glances {
         }
     }
 
-    /// How many there are.
+    /// Number of rings.
     pub fn len(&self) -> usize {
         self.looks.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rings.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.looks.is_empty()
     }
 
-    /// Adds one behind the others.
+    /// Adds a ring at the end.
     pub fn push(&mut self, glance: Glance) {
         self.looks.push(glance.look);
         self.areas.push(glance.areas);
     }
 
-    /// Takes out the one at `place`, where the last one is from now on.
+    /// Removes the ring at `place`; the last ring takes its place.
     pub fn swap_remove(&mut self, place: usize) {
         if place < self.looks.len() {
             self.looks.swap_remove(place);
@@ -93,21 +93,21 @@ impl Glances {
         }
     }
 
-    /// Takes all out.
+    /// Removes all rings.
     pub fn clear(&mut self) {
         self.looks.clear();
         self.areas.clear();
     }
 
-    /// Whether any ring shows something new. Nearly never: it is found without a branch between the loads.
+    /// Whether any ring has changed. Nearly never true, so there is no branch between the loads.
     #[inline(always)]
     pub fn have_changed(&self) -> bool {
         let looks = self.looks.iter();
-        // SAFETY: `areas` holds the memory of each.
+        // SAFETY: `areas` keeps the memory of each look alive.
         looks.fold(false, |any, look| any | unsafe { look.has_changed() })
     }
 
-    /// Whether the ring at `place` does.
+    /// Whether the ring at `place` has changed.
     pub fn has_changed(&self, place: usize) -> bool {
         let look = self.looks.get(place);
         // SAFETY: as above.

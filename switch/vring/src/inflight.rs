@@ -1,10 +1,9 @@
-//! The inflight region: where a device stands, kept by the front end for its successor
-//! (vhost-user protocol, "Inflight I/O tracking").
+//! The inflight region: a device's position, which the front end keeps for the device's successor (vhost-user protocol,
+//! "Inflight I/O tracking").
 //!
-//! The switch gives a chain back in the burst that took it, and in the ring's order. So nothing
-//! is ever in flight when it stands still, no descriptor is ever marked so, and what a successor
-//! needs to know is one position. In a split ring the used index tells it; in a packed ring
-//! only this region does.
+//! The switch returns a chain in the burst that took it, in ring order. So nothing is in flight while it is stopped, no
+//! descriptor is ever marked as in flight, and a successor needs only one position. In a split ring the used index
+//! gives it; in a packed ring only this region does.
 
 use std::fs::File;
 use std::io;
@@ -14,26 +13,26 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::mapping::Mapping;
 use crate::{MAX_RING_SIZE, MemoryError};
 
-/// The region's layout has this version.
+/// Version of the region's layout.
 const VERSION: u16 = 1;
-/// Queues begin at multiples of this.
+/// Alignment of each queue's part.
 const ALIGN: usize = 64;
-/// Bytes before the descriptors' states, and bytes of each.
+/// Size of the header before the descriptor states, and size of each state.
 const SPLIT: (usize, usize) = (16, 16);
 const PACKED: (usize, usize) = (32, 32);
-/// Offsets in a queue's header, both layouts.
+/// Field offsets in a queue's header, both layouts.
 const AT_VERSION: usize = 8;
 const AT_SIZE: usize = 10;
-/// Of a split ring's used index.
+/// Offset of a split ring's used index.
 const AT_USED: usize = 14;
-/// Of a packed ring's positions: used index and the one before the last batch, 16 bits each,
-/// then their wrap counters, 8 bits each. Behind them is padding, where the lap is.
+/// Offset of a packed ring's positions: used index and the one before the last batch, 16 bits each, then their wrap
+/// counters, 8 bits each. The padding after them holds the lap.
 const AT_POSITIONS: usize = 16;
-/// Of two fields in a packed descriptor's state, 16 bits each: one that is for devices that keep
-/// lists of free states, in which we have the lap, and the number of entries.
+/// Offset of two 16-bit fields in a packed descriptor's state: one for devices that keep lists of free states, used
+/// here for the lap, and the number of entries.
 const AT_ENTRIES: usize = 4;
 
-/// The region of one device, mapped.
+/// The mapped inflight region of one device.
 #[derive(Debug)]
 pub struct InflightRegion {
     mapping: Mapping,
@@ -43,12 +42,12 @@ pub struct InflightRegion {
 }
 
 impl InflightRegion {
-    /// Bytes that such a region takes.
+    /// Size of such a region in bytes.
     pub fn len(queues: usize, ring_size: u16, packed: bool) -> usize {
         queues * queue_len(ring_size, packed)
     }
 
-    /// A new region, and the file to hand out.
+    /// Creates a new region's file, to be passed to the front end.
     pub fn create(queues: usize, ring_size: u16, packed: bool) -> io::Result<File> {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let file = File::from(rustix::fs::memfd_create("crosspoint-inflight", flags)?);
@@ -56,7 +55,7 @@ impl InflightRegion {
         Ok(file)
     }
 
-    /// Maps a region from `offset` on, of which the front end says that it has `len` bytes.
+    /// Maps a region from `offset` on; `len` is its size as given by the front end.
     pub fn map(
         file: &File,
         (offset, len): (u64, u64),
@@ -83,12 +82,12 @@ impl InflightRegion {
         })
     }
 
-    /// Whether its file was cut short.
+    /// Whether its file was truncated.
     pub fn is_lost(&self) -> bool {
         self.mapping.is_lost()
     }
 
-    /// The part of vring `index`, if it has one and the ring is as the region says.
+    /// The part of vring `index`, if it exists and the ring matches the region.
     pub fn queue(
         self: &Arc<InflightRegion>,
         index: usize,
@@ -119,15 +118,15 @@ pub struct InflightQueue {
     _region: Arc<InflightRegion>,
 }
 
-// SAFETY: the pointer is into the region that the value holds; every access is atomic.
+// SAFETY: the pointer points into the region that the value keeps alive; every access is atomic.
 unsafe impl Send for InflightQueue {}
 // SAFETY: as above.
 unsafe impl Sync for InflightQueue {}
 
 impl InflightQueue {
     fn u16_at(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: offsets are even and within the queue's part, which `map` checked to be
-        // there: header fields, and states of slots below the ring's size.
+        // SAFETY: offsets are even and within the queue's part, whose presence `map` checked: header fields, and states
+        // of slots below the ring's size.
         unsafe { AtomicU16::from_ptr(self.at.add(offset).cast()) }
     }
 
@@ -136,7 +135,7 @@ impl InflightQueue {
         unsafe { AtomicU64::from_ptr(self.at.add(AT_POSITIONS).cast()) }
     }
 
-    /// Whether a device has worked with this part before.
+    /// Whether a device has used this part before.
     fn is_in_use(&self) -> bool {
         self.u16_at(AT_VERSION).load(Ordering::Acquire) == VERSION
             && self.u16_at(AT_SIZE).load(Ordering::Relaxed) == self.ring_size
@@ -148,27 +147,27 @@ impl InflightQueue {
         self.u16_at(AT_VERSION).store(VERSION, Ordering::Release);
     }
 
-    /// Begins to note where a split ring stands.
+    /// Starts recording a split ring's position.
     pub(crate) fn begin_split(&self, used: u16) {
         self.note_split(used);
         self.begin();
     }
 
-    /// Notes a split ring's used index.
+    /// Records a split ring's used index.
     #[inline(always)]
     pub(crate) fn note_split(&self, used: u16) {
         self.u16_at(AT_USED).store(used, Ordering::Relaxed);
     }
 
-    /// Where a packed ring's predecessor stood: index in 15 bits, wrap counter in the 16th.
-    /// `None` if there was none, or what it left is no position.
+    /// Recorded position of a packed ring's predecessor: index in the lower 15 bits, wrap counter in bit 15. `None` if
+    /// there was no predecessor, or the value is not a position.
     pub(crate) fn packed_base(&self) -> Option<u32> {
         let [index, _, wraps, _] = split_words(self.positions().load(Ordering::Acquire));
         let known = self.is_in_use() && index < self.ring_size;
         known.then(|| u32::from(index) | u32::from(wraps & 1) << 15)
     }
 
-    /// Begins to note where a packed ring stands, in laps counted anew.
+    /// Starts recording a packed ring's position, with new lap numbers.
     pub(crate) fn begin_packed(&self, off_wrap: u16, lap: u16) {
         self.note_packed(off_wrap, lap);
         for slot in 0..usize::from(self.ring_size) {
@@ -177,8 +176,8 @@ impl InflightQueue {
         self.begin();
     }
 
-    /// Notes a packed ring's position. One store: a successor sees the old one or the new one.
-    /// No batch is ever open, so the position before the batch is the same.
+    /// Records a packed ring's position. One store: a successor sees the old position or the new one. No batch is ever
+    /// open, so the position before the batch is the same.
     #[inline(always)]
     pub(crate) fn note_packed(&self, off_wrap: u16, lap: u16) {
         let (index, wrap) = (u64::from(off_wrap & 0x7fff), u64::from(off_wrap >> 15));
@@ -186,7 +185,7 @@ impl InflightQueue {
         self.positions().store(word, Ordering::Release);
     }
 
-    /// The lap that the position was noted in.
+    /// Lap of the recorded position.
     pub(crate) fn lap(&self) -> u16 {
         let [_, _, _, lap] = split_words(self.positions().load(Ordering::Acquire));
         lap
@@ -198,14 +197,14 @@ impl InflightQueue {
         unsafe { AtomicU32::from_ptr(self.at.add(PACKED.0 + PACKED.1 * slot + AT_ENTRIES).cast()) }
     }
 
-    /// Notes how many entries the used descriptor in a slot is about to stand for, and the lap.
+    /// Records how many entries the used descriptor in a slot will stand for, and the lap.
     #[inline(always)]
     pub(crate) fn note_entries(&self, slot: usize, lap: u16, entries: u16) {
         let word = u32::from(lap) | u32::from(entries) << 16;
         self.entries_at(slot).store(word, Ordering::Relaxed);
     }
 
-    /// The same, read back; 0 if it was not noted in this lap.
+    /// Reads that number of entries; 0 if it was not recorded in this lap.
     pub(crate) fn entries(&self, slot: usize, lap: u16) -> u16 {
         let word = self.entries_at(slot).load(Ordering::Relaxed);
         if word as u16 == lap {
@@ -235,7 +234,7 @@ mod tests {
         Arc::new(InflightRegion::map(&file, (0, len), 4, 256, packed).unwrap())
     }
 
-    /// What is noted of one queue is read back, and changes nothing of the others.
+    /// What is recorded for one queue is read back, and other queues are unchanged.
     #[test]
     fn a_successor_reads_what_was_noted() {
         let region = region(true);
@@ -251,7 +250,7 @@ mod tests {
         for other in [0, 2, 3] {
             assert_eq!(queue(other).packed_base(), None);
         }
-        // What a front end scribbles there is not believed.
+        // A front end may write anything there: invalid positions are ignored.
         queue(1).note_packed(300, 3);
         assert_eq!(queue(1).packed_base(), None);
     }

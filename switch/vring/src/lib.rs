@@ -1,12 +1,11 @@
-//! The device side of virtqueues, and the guest memory they lie in.
+//! The device side of virtqueues, and the guest memory that contains them.
 //!
-//! Everything in that memory is written by an enemy while we read it: each field is read once
-//! into a local, checked against the ring's size and the memory's regions, and every loop is
-//! bounded by the ring's size. `unsafe` is what touches guest memory: [`memory`] and [`split`], the
-//! segments that [`rx`], [`tx`] and `chain` make of translated addresses, [`notify`]'s
-//! descriptors, and one question to the kernel in [`calls`].
+//! A hostile guest may write this memory while the switch reads it. So each field is read once into a local, checked
+//! against the ring's size and the memory regions, and every loop is bounded by the ring's size. `unsafe` code is
+//! limited to guest memory ([`memory`], [`split`], and the segments that [`rx`], [`tx`] and `chain` make of translated
+//! addresses), the descriptors of [`notify`], and one system call in [`calls`].
 
-// Under loom only this is built: it is what loom explores.
+// Under loom only these modules are built: loom tests them.
 pub mod arming;
 #[cfg_attr(loom, allow(dead_code))]
 mod pending;

@@ -1,13 +1,12 @@
-//! Mappings of memory that a front end shares, and the guard that keeps the process alive when
-//! it takes the memory away.
+//! Mappings of memory that a front end shares, and the guard that keeps the process alive when the front end truncates
+//! the file.
 //!
-//! Whoever holds a file can truncate it, and then the next access to a page beyond its end is
-//! SIGBUS, which ends the process. The handler that is installed here puts other memory in the
-//! place of the whole mapping: the access goes on, reads zeroes (or what was written there
-//! lately), and harms no other guest; the mapping is marked, and the control thread quarantines
-//! the port. How, and how much memory that takes: `mapping/guard.rs`.
+//! Every process that holds the file can truncate it. The next access to a page beyond its end then raises SIGBUS,
+//! which ends the process. The handler that is installed here replaces the whole mapping with other memory: the access
+//! continues, reads zeroes (or what was recently written there), and affects no other guest. The mapping is marked, and
+//! the control thread quarantines the port. For the method and its memory use, see `mapping/guard.rs`.
 
-// All that miri cannot run is in one of them, and the other stands in for it.
+// `os.rs` has everything that miri cannot run; `miri.rs` replaces it under miri.
 #[cfg_attr(not(miri), path = "mapping/os.rs")]
 #[cfg_attr(miri, path = "mapping/miri.rs")]
 mod os;
@@ -24,11 +23,11 @@ pub use self::os::check_file;
 pub(crate) use self::os::identify;
 use self::os::{len_and_block, map_shared, release, unmap};
 
-/// Most mappings at a time, of all guests together: 64 with 509 memory slots each, or 4096 with
-/// eight regions. The kernel allows a process 65530 (vm.max_map_count).
+/// Maximum number of mappings at a time, all guests together: 64 guests with 509 memory slots each, or 4096 with eight
+/// regions. The kernel allows a process 65530 (vm.max_map_count).
 pub const MAX_MAPPINGS: usize = 32768;
 
-/// A slot of the table that the signal handler searches. Free when `len` is 0.
+/// A slot of the table that the signal handler searches. Free if `len` is 0.
 struct Slot {
     taken: AtomicBool,
     start: AtomicPtr<u8>,
@@ -44,16 +43,16 @@ static SLOTS: [Slot; MAX_MAPPINGS] = [const {
         lost: AtomicBool::new(false),
     }
 }; MAX_MAPPINGS];
-/// How many mappings have been lost since the process started.
+/// Number of mappings lost since the process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// How many mappings have been lost, of all there were: when it changes, somebody's
-/// [`GuestMemory::is_lost`](crate::GuestMemory::is_lost) has become true.
+/// Number of mappings ever lost. When it changes, [`GuestMemory::is_lost`](crate::GuestMemory::is_lost) has become true
+/// for some guest memory.
 pub fn lost_mappings() -> u64 {
     LOST.load(Ordering::Acquire)
 }
 
-/// Which bytes of which file a mapping shows: two that are equal show the same memory.
+/// File and byte range of a mapping. Two mappings with equal identities show the same memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Identity {
     device: u64,
@@ -63,7 +62,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Where in the file the bytes begin.
+    /// Offset of the first byte in the file.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
@@ -74,35 +73,35 @@ impl Identity {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    /// Where in it the wanted bytes begin.
+    /// Offset of the wanted bytes in the mapping.
     skip: usize,
     slot: usize,
     identity: Identity,
 }
 
-// SAFETY: the mapping belongs to the value, which gives out addresses only; whoever accesses
-// them does so by atomics or byte copies that allow for concurrent writers.
+// SAFETY: the mapping belongs to the value, which gives out addresses only; every accessor uses atomics or byte copies
+// that allow concurrent writers.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; the value itself is immutable.
 unsafe impl Sync for Mapping {}
 
-/// Why a file cannot be mapped; for people.
+/// Reason why a file cannot be mapped, for error messages.
 #[derive(Debug)]
 pub(crate) enum MappingError {
     /// The file ends, at `len` bytes, before `end`.
     TooShort { end: u64, len: u64 },
-    /// The kernel refused, or we do.
+    /// The kernel or the switch refused.
     Refused(String),
 }
 
-/// What of a file is mapped for some bytes of it: whole blocks, as huge-page files need it.
+/// Range of a file to map: whole blocks, as files with huge pages require.
 struct Span {
     start: u64,
     len: usize,
     block: u64,
 }
 
-/// The blocks with `size` bytes from `offset` on; `offset + size` must not overflow.
+/// The blocks that contain `size` bytes from `offset` on; `offset + size` must not overflow.
 fn span_in(file: &File, offset: u64, size: u64) -> Result<Span, MappingError> {
     let refused = |why: &dyn std::fmt::Display| MappingError::Refused(why.to_string());
     let (len, block) = len_and_block(file).map_err(|e| refused(&e))?;
@@ -123,8 +122,8 @@ fn span_in(file: &File, offset: u64, size: u64) -> Result<Span, MappingError> {
 }
 
 impl Mapping {
-    /// Maps `size` bytes of `file` from `offset` on; from the last block boundary before it,
-    /// since huge-page files map only whole pages. `offset + size` must not overflow.
+    /// Maps `size` bytes of `file` from `offset` on. The mapping begins at the block boundary before `offset`, since
+    /// files with huge pages are mapped in whole pages only. `offset + size` must not overflow.
     pub(crate) fn new(file: &File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
         let refused = |why: &dyn std::fmt::Display| MappingError::Refused(why.to_string());
         let identity = identify(file, offset, size)?;
@@ -151,18 +150,17 @@ impl Mapping {
         })
     }
 
-    /// Address of the first wanted byte. `size` bytes from there are mapped for as long as the
-    /// value lives.
+    /// Address of the first wanted byte. `size` bytes from there stay mapped as long as the value lives.
     pub(crate) fn address(&self) -> *mut u8 {
         self.start.as_ptr().wrapping_add(self.skip)
     }
 
-    /// Which bytes it shows.
+    /// File and byte range of the mapping.
     pub(crate) fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Whether its file was cut short under it.
+    /// Whether its file was truncated while mapped.
     pub(crate) fn is_lost(&self) -> bool {
         SLOTS[self.slot].lost.load(Ordering::Acquire)
     }
@@ -172,15 +170,14 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         release_slot(self.slot);
         release(self.start);
-        // SAFETY: the mapping is ours; workers that had its addresses have passed a quiescent
-        // point since they were taken from them (the owner of the value upholds it).
+        // SAFETY: the mapping is ours; workers that had its addresses have passed a quiescent point since they lost
+        // them (the owner of the value upholds it).
         unsafe { unmap(self.start, self.len) };
     }
 }
 
 fn reserve_slot() -> Option<usize> {
-    // From where the last one was found: a table of many regions is not searched from the start
-    // for each of them.
+    // Starts after the last slot found, so that a table of many regions is not searched from the start for each region.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let from = NEXT.load(Ordering::Relaxed);
     let slot = (from..from + MAX_MAPPINGS)
@@ -214,7 +211,7 @@ mod tests {
     use super::*;
     use crate::memory::tests::memfd;
 
-    /// Lines of /proc/self/smaps that begin so, of mappings between these addresses.
+    /// Lines of /proc/self/smaps that begin with `begin`, for mappings in this address range.
     #[cfg(not(miri))]
     fn smaps(range: std::ops::Range<usize>, begin: &str) -> Vec<String> {
         let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
@@ -231,8 +228,8 @@ mod tests {
         found
     }
 
-    /// However the kernel accounts memory (`vm.overcommit_memory` may be 2), and however much a guest had: nothing of what
-    /// stands in its place is accounted, there are few mappings of it, and little memory.
+    /// Whatever the kernel's accounting (`vm.overcommit_memory` may be 2) and the guest's size: the replacement memory
+    /// is not accounted, has few mappings and is small.
     #[cfg(not(miri))]
     #[test]
     fn lost_memory_is_not_accounted_and_takes_little() {
@@ -257,7 +254,8 @@ mod tests {
         assert!((1..=4096).contains(&resident_kib), "{resident_kib} KiB");
     }
 
-    /// The same where the kernel refuses: RLIMIT_DATA is to one process what `vm.overcommit_memory = 2` is to the host.
+    /// The same when the kernel refuses memory: RLIMIT_DATA limits one process as `vm.overcommit_memory = 2` limits the
+    /// host.
     #[cfg(not(miri))]
     #[test]
     fn memory_is_lost_without_harm_where_the_kernel_gives_no_more() {
@@ -283,8 +281,8 @@ mod tests {
         assert!(mapping.is_lost());
     }
 
-    /// A front end may truncate its file at any time: reads give zeroes from then on, writes go
-    /// nowhere, the process lives, and the mapping says what happened to it.
+    /// A front end may truncate its file at any time: from then on reads return zeroes, writes are discarded, the
+    /// process lives, and the mapping reports the loss.
     #[test]
     fn a_file_cut_short_under_its_mapping_kills_nobody() {
         let file = memfd(0x4000);
@@ -300,7 +298,7 @@ mod tests {
         let before = lost_mappings();
         file.set_len(0x1000).unwrap();
         assert!(!mapping.is_lost());
-        // SAFETY: mapped still; the file under it is gone, which is what the guard is for.
+        // SAFETY: still mapped; the file under it is truncated, which the guard handles.
         unsafe {
             assert_eq!(last.read_volatile(), 0);
             last.write_volatile(3);
@@ -322,7 +320,7 @@ mod tests {
         }
     }
 
-    /// A mapping whose file is cut short.
+    /// A mapping whose file is truncated.
     fn lost(len: u64) -> Mapping {
         let file = memfd(len);
         let mapping = Mapping::new(&file, 0, len).unwrap();
@@ -330,7 +328,7 @@ mod tests {
         mapping
     }
 
-    /// No guest's bytes are in another's lost memory, however much of both is used, nor in one that comes later.
+    /// No guest's bytes appear in another guest's lost memory, however much of both is used, nor in a later mapping.
     #[cfg(not(miri))]
     #[test]
     fn lost_memory_shows_no_other_guests_bytes() {
@@ -351,7 +349,7 @@ mod tests {
         }
     }
 
-    /// Workers that copy between lost memory of several guests all come to an end.
+    /// Workers that copy between the lost memory of several guests all finish.
     #[cfg(not(miri))]
     #[test]
     fn many_threads_go_on_in_lost_memory() {
@@ -362,8 +360,7 @@ mod tests {
                 let (from, to) = (&mappings[thread % 2], &mappings[(thread + 1) % 2]);
                 scope.spawn(move || {
                     for at in (0..LEN - 65_536).step_by(65_536 + 123) {
-                        // SAFETY: both are mapped, and as long; that others write there too is
-                        // what these bytes are for.
+                        // SAFETY: both are mapped and have this length; concurrent writes to these bytes are allowed.
                         unsafe {
                             let (from, to) = (from.address().add(at), to.address().add(at + 77));
                             std::ptr::copy(from, to, 65_000);

@@ -1,4 +1,4 @@
-//! Guest memory: the regions that a front end shares, and translation of guest addresses.
+//! Guest memory: the regions that a front end shares, and the translation of guest addresses.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use crate::mapping::{Contiguous, Mapping, MappingError, Part, identify};
 /// One region as SET_MEM_TABLE describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RegionSpec {
-    /// Guest physical address of its first byte.
+    /// Guest physical address of the first byte.
     pub guest_address: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The front end's own address of the first byte: vring addresses are given so.
+    /// Address of the first byte in the front end's address space; vring addresses are given in it.
     pub user_address: u64,
-    /// Where the region begins in the file, bytes.
+    /// Offset of the region in the file, in bytes.
     pub mmap_offset: u64,
 }
 
 /// Why a memory table cannot be used.
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    /// A region without bytes, or whose addresses overflow.
+    /// A region is empty, or its addresses overflow.
     #[error("memory region {index} is empty, or its address and size overflow 64 bits")]
     Size {
         /// Position in the table.
@@ -34,7 +34,7 @@ pub enum MemoryError {
     /// Two regions share guest addresses.
     #[error("memory regions overlap at guest address {guest_address:#x}")]
     Overlap {
-        /// Where the second one begins.
+        /// Start of the second region.
         guest_address: u64,
     },
     /// The file ends before the region does.
@@ -47,28 +47,28 @@ pub enum MemoryError {
         /// The file's length.
         len: u64,
     },
-    /// More than anybody has, and addresses are finite.
+    /// More than the limit: the process has finite address space.
     #[error("guest memory of {size} bytes: at most {MAX_GUEST_BYTES} (4 TiB) are mapped")]
     TooMuch {
-        /// Bytes in all.
+        /// Total size in bytes.
         size: u64,
     },
-    /// The region cannot hold what it is for.
+    /// The inflight region is too small or misaligned.
     #[error(
         "an inflight region of {len} bytes: it must have {needed}, for a ring size that is a power of two, at a multiple of 64"
     )]
     Inflight {
-        /// Bytes that it has.
+        /// Size of the region in bytes.
         len: u64,
-        /// Bytes that its queues take.
+        /// Bytes that its queues need.
         needed: u64,
     },
-    /// The kernel refused.
+    /// The kernel refused the mapping.
     #[error("memory region {index} cannot be mapped: {why}")]
     Map {
         /// Position in the table.
         index: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         why: String,
     },
 }
@@ -79,34 +79,33 @@ struct Region {
     user_address: u64,
     size: u64,
     host: *mut u8,
-    /// Keeps the mapping alive, perhaps in several tables; never touched on the data path.
+    /// Keeps the mapping alive; several tables may share it. Not accessed on the data path.
     mapping: Arc<Mapping>,
 }
 
-/// A guest's memory, mapped. Flat and immutable: a new table is a new value, which shares the
-/// mappings that both have, and the old one is dropped (on the control thread) after every
-/// worker has passed a quiescent point.
+/// A guest's mapped memory. Flat and immutable: a new memory table is a new value, which shares the mappings that both
+/// tables have. The control thread drops the old value after every worker has passed a quiescent point.
 #[derive(Clone)]
 pub struct GuestMemory {
-    /// Ascending by guest address.
+    /// Sorted by guest address.
     regions: Box<[Region]>,
-    /// Numbers of the regions, ascending by host address.
+    /// Indices of the regions, sorted by host address.
     by_host: Box<[u16]>,
-    /// Differs in every value: what was translated by another one may be gone.
+    /// Unique per value: addresses that another value translated may be unmapped.
     generation: u64,
     log: Option<Arc<DirtyLog>>,
 }
 
-// SAFETY: the pointers are into shared mappings that live as long as the value, and are only
-// ever accessed through atomics or byte copies that allow for concurrent writers.
+// SAFETY: the pointers point into shared mappings that live as long as the value, and are accessed only through atomics
+// or byte copies that allow concurrent writers.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above; the value itself is immutable.
 unsafe impl Sync for GuestMemory {}
 
-/// Most memory of one guest, bytes: a sparse file costs nothing, and the process has 128 TiB of
-/// addresses for all.
+/// Maximum memory of one guest, in bytes. A sparse file costs nothing, and the process has 128 TiB of address space for
+/// all guests.
 pub const MAX_GUEST_BYTES: u64 = 4 << 40;
-/// From so many regions on they are searched by halves.
+/// With more regions than this, binary search is used.
 const FEW_REGIONS: usize = 8;
 
 fn next_generation() -> u64 {
@@ -115,13 +114,12 @@ fn next_generation() -> u64 {
 }
 
 impl GuestMemory {
-    /// Maps every region, each from the file beside it.
+    /// Maps every region from the file beside it.
     pub fn map(table: Vec<(RegionSpec, File)>) -> Result<GuestMemory, MemoryError> {
         GuestMemory::map_after(None, table)
     }
 
-    /// Maps every region; those that `before` maps already, the same bytes of the same file,
-    /// keep the addresses that they have there.
+    /// Maps every region. A region that `before` already maps (the same bytes of the same file) keeps its host address.
     pub fn map_after(
         before: Option<&GuestMemory>,
         table: Vec<(RegionSpec, File)>,
@@ -169,7 +167,7 @@ impl GuestMemory {
             .cloned()
     }
 
-    /// This memory and one region more.
+    /// Returns this memory with one more region.
     pub fn with_region(&self, spec: RegionSpec, file: &File) -> Result<GuestMemory, MemoryError> {
         let mut specs: Vec<RegionSpec> = self.regions().collect();
         specs.push(spec);
@@ -186,8 +184,8 @@ impl GuestMemory {
         Ok(GuestMemory::of(regions, self.log.clone()))
     }
 
-    /// This memory less the region with these addresses and this size; `None` when there is
-    /// none such. The offset in its file does not matter (vhost-user protocol, REM_MEM_REG).
+    /// Returns this memory without the region with these addresses and this size; `None` if there is no such region.
+    /// The file offset is not compared (vhost-user protocol, REM_MEM_REG).
     pub fn without_region(&self, spec: &RegionSpec) -> Option<GuestMemory> {
         let is_it = |region: &Region| {
             (region.guest_address, region.user_address, region.size)
@@ -199,8 +197,8 @@ impl GuestMemory {
         Some(GuestMemory::of(regions, self.log.clone()))
     }
 
-    /// This memory once more, behind `own` bytes of ours (whole pages), in one run of addresses. `files` are those that
-    /// its regions were mapped from.
+    /// Maps this memory a second time, in one contiguous address range after `own` bytes of the switch's (whole pages).
+    /// `files` are the files that the regions were mapped from.
     pub fn contiguous(
         &self,
         own: usize,
@@ -225,7 +223,7 @@ impl GuestMemory {
         Contiguous::new(own, &parts).map_err(|error| MemoryError::of(0, error))
     }
 
-    /// Whether all that it shows is what `other` shows, where `other` shows it.
+    /// Whether both values have the same regions with the same mappings at the same addresses.
     pub fn is_same_place(&self, other: &GuestMemory) -> bool {
         let at = |region: &Region| (region.guest_address, region.size, region.host);
         self.regions.len() == other.regions.len()
@@ -236,35 +234,34 @@ impl GuestMemory {
                 .all(|(a, b)| at(a) == at(b) && Arc::ptr_eq(&a.mapping, &b.mapping))
     }
 
-    /// This memory, writes to which are marked in `log`, or in none.
+    /// Returns this memory with writes marked in `log`, or in no log.
     pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> GuestMemory {
         GuestMemory::of(self.regions.to_vec(), log)
     }
 
-    /// Where writes are to be marked, if they are.
+    /// The dirty log, if there is one.
     #[inline(always)]
     pub fn log(&self) -> Option<&DirtyLog> {
         self.log.as_deref()
     }
 
-    /// The same, to be kept.
+    /// A shared reference to the dirty log.
     pub fn shared_log(&self) -> Option<Arc<DirtyLog>> {
         self.log.clone()
     }
 
-    /// A number that no other value has, but its clones.
+    /// A number that only this value and its clones have.
     #[inline(always)]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// How many regions there are.
+    /// Number of regions.
     pub fn region_count(&self) -> usize {
         self.regions.len()
     }
 
-    /// The regions, ascending by guest address; their offsets in files are those of the front
-    /// end, as far as they are known.
+    /// The regions, sorted by guest address. File offsets are those that the front end gave, as far as they are known.
     pub fn regions(&self) -> impl Iterator<Item = RegionSpec> + '_ {
         self.regions.iter().map(|region| RegionSpec {
             guest_address: region.guest_address,
@@ -274,26 +271,25 @@ impl GuestMemory {
         })
     }
 
-    /// Guest physical bytes in all.
+    /// Total guest physical bytes.
     pub fn size_bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.size).sum()
     }
 
-    /// First guest physical address behind all regions.
+    /// First guest physical address after all regions.
     pub fn end(&self) -> u64 {
         self.regions
             .last()
             .map_or(0, |region| region.guest_address + region.size)
     }
 
-    /// Whether the file of any region, or of the log, was cut short: the guest is not what it
-    /// was.
+    /// Whether the file of a region or of the log was truncated: the guest's memory has lost content.
     pub fn is_lost(&self) -> bool {
         self.regions.iter().any(|region| region.mapping.is_lost())
             || self.log.as_ref().is_some_and(|log| log.is_lost())
     }
 
-    /// Host address of `len` bytes at guest physical `address`, if one region holds them all.
+    /// Host address of `len` bytes at guest physical `address`, if one region contains them all.
     #[inline(always)]
     pub fn translate(&self, address: u64, len: u32) -> Option<*mut u8> {
         for region in self.likely(address) {
@@ -305,7 +301,7 @@ impl GuestMemory {
         None
     }
 
-    /// The regions that may hold `address`: all, where they are few.
+    /// The regions that may contain `address`: all regions if there are few.
     #[inline(always)]
     fn likely(&self, address: u64) -> &[Region] {
         if self.regions.len() <= FEW_REGIONS {
@@ -324,7 +320,7 @@ impl GuestMemory {
             .unwrap_or(&[])
     }
 
-    /// Host address of guest physical `address`, and how many bytes its region has from there.
+    /// Host address of guest physical `address`, and the number of bytes from there to the region's end.
     pub(crate) fn translate_some(&self, address: u64) -> Option<(*mut u8, u64)> {
         self.likely(address).iter().find_map(|region| {
             let offset = address.wrapping_sub(region.guest_address);
@@ -337,8 +333,8 @@ impl GuestMemory {
         })
     }
 
-    /// Host address of `len` bytes at the front end's own `address` (how SET_VRING_ADDR names
-    /// rings), if one region holds them all.
+    /// Host address of `len` bytes at `address` in the front end's address space (used by SET_VRING_ADDR), if one
+    /// region contains them all.
     pub fn translate_user(&self, address: u64, len: u64) -> Option<*mut u8> {
         self.regions.iter().find_map(|region| {
             let offset = address.wrapping_sub(region.user_address);
@@ -347,8 +343,8 @@ impl GuestMemory {
         })
     }
 
-    /// Marks `len` bytes at host address `at` as written, if there is a log. After the write: a page
-    /// that is copied between mark and write would go stale.
+    /// Marks `len` bytes at host address `at` as written, if there is a log. Call it after the write: a page that is
+    /// copied between mark and write would be stale.
     #[cold]
     pub(crate) fn mark(&self, at: *mut u8, len: usize) {
         let Some(log) = &self.log else { return };
@@ -369,54 +365,52 @@ impl GuestMemory {
     }
 }
 
-/// The memory that a guest's rings lie in and point into, exchanged as a whole while workers
-/// use it.
+/// The memory of a guest's rings and buffers, exchanged as a whole while workers use it.
 pub struct MemoryCell {
     current: AtomicPtr<GuestMemory>,
 }
 
 impl MemoryCell {
-    /// A cell that shows `memory`.
+    /// Creates a cell with `memory`.
     pub fn new(memory: Arc<GuestMemory>) -> Arc<MemoryCell> {
         Arc::new(MemoryCell {
             current: AtomicPtr::new(Arc::into_raw(memory).cast_mut()),
         })
     }
 
-    /// The memory, as it is now. A worker keeps the reference no longer than to its next
-    /// quiescent point.
+    /// The current memory. A worker keeps the reference at most until its next quiescent point.
     #[inline(always)]
     pub fn get(&self) -> &GuestMemory {
         let current = self.current.load(Ordering::Acquire);
-        // SAFETY: from `Arc::into_raw`. `swap` gives the old value to somebody who keeps it
-        // until every worker has passed a quiescent point, and `drop` has the cell to itself.
+        // SAFETY: from `Arc::into_raw`. The caller of `swap` keeps the old value until every worker has passed a
+        // quiescent point, and `drop` has exclusive access.
         unsafe { &*current }
     }
 
-    /// The memory, to be kept.
+    /// A shared reference to the current memory.
     pub fn shared(&self) -> Arc<GuestMemory> {
         let current = self.current.load(Ordering::Acquire);
-        // SAFETY: as `get`; the count is raised before the second owner is made.
+        // SAFETY: as `get`; the count is increased before the second owner is made.
         unsafe {
             Arc::increment_strong_count(current);
             Arc::from_raw(current)
         }
     }
 
-    /// Exchanges the memory. Workers may be using the one that is returned until each has
-    /// passed a quiescent point: keep it until then.
+    /// Exchanges the memory. Workers may use the returned value until each has passed a quiescent point; keep it until
+    /// then.
     #[must_use = "workers may be using the old memory: drop it after they have passed a quiescent point"]
     pub fn swap(&self, memory: Arc<GuestMemory>) -> Arc<GuestMemory> {
         let new = Arc::into_raw(memory).cast_mut();
         let old = self.current.swap(new, Ordering::AcqRel);
-        // SAFETY: from `Arc::into_raw`, and taken out just now: ours.
+        // SAFETY: from `Arc::into_raw`; the swap has just taken it out, so it is ours.
         unsafe { Arc::from_raw(old) }
     }
 }
 
 impl Drop for MemoryCell {
     fn drop(&mut self) {
-        // SAFETY: from `Arc::into_raw`; nobody else has the cell.
+        // SAFETY: from `Arc::into_raw`; no other reference to the cell exists.
         drop(unsafe { Arc::from_raw(*self.current.get_mut()) });
     }
 }

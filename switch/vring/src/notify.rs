@@ -1,8 +1,8 @@
-//! Waking the other side: descriptors that the front end gave to be written to (calls).
+//! Calls: wakes the driver through descriptors that the front end gave.
 //!
-//! A worker writes to true eventfds alone ([`Kind`]), and to those only as long as that is cheap
-//! ([`CallBudget`]): the port's thread makes the first call to each, and times it ([`Notifier::probe`]). Everything else is
-//! written to by the port's caller thread: the worker sets a flag and rings a bell of our own.
+//! A worker writes only to true eventfds ([`Kind`]), and only as long as that is cheap ([`CallBudget`]): the port's
+//! thread makes and times the first call to each ([`Notifier::probe`]). The port's caller thread writes to all other
+//! descriptors: the worker sets a flag and rings a bell of the switch.
 
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use crate::calls::{Bell, CallBudget};
 use crate::descriptor::Kind;
 use crate::pending::Pending;
 
-/// Where a queue's calls go: a descriptor that the front end may exchange at any time.
+/// Destination of a queue's calls: a descriptor that the front end may exchange at any time.
 #[derive(Debug)]
 pub struct Notifier {
-    /// The descriptor in the lower half; [`BY_CALLER`] if no worker may write to it, [`UNPROBED`] if none may yet; [`NONE`].
+    /// The descriptor in the lower half, with [`BY_CALLER`] if no worker may write to it, or [`UNPROBED`] if no worker
+    /// may write to it yet; or [`NONE`].
     target: AtomicU64,
     pending: Pending,
     budget: Arc<CallBudget>,
-    /// Without one there is no caller thread: calls are made here, or not at all.
+    /// `None` if there is no caller thread: calls are made by the worker, or not at all.
     bell: Option<Arc<Bell>>,
 }
 
@@ -37,7 +38,7 @@ impl Default for Notifier {
 }
 
 impl Notifier {
-    /// A notifier that writes to `fd` if it is an eventfd, or to nothing: there is no caller thread.
+    /// Creates a notifier without a caller thread. It writes to `fd` if that is an eventfd, otherwise nowhere.
     pub fn new(fd: Option<OwnedFd>) -> Notifier {
         let notifier = Notifier {
             target: AtomicU64::new(NONE),
@@ -49,7 +50,7 @@ impl Notifier {
         notifier
     }
 
-    /// A notifier of a port with a caller thread, which `bell` wakes. It writes to nothing yet.
+    /// Creates a notifier for a port with a caller thread, which `bell` wakes. It has no descriptor yet.
     pub fn of_port(budget: Arc<CallBudget>, bell: Arc<Bell>) -> Notifier {
         Notifier {
             target: AtomicU64::new(NONE),
@@ -59,15 +60,14 @@ impl Notifier {
         }
     }
 
-    /// Exchanges the descriptor. Workers may be using the one that is returned until each has
-    /// passed a quiescent point: keep it open until then. One that is not fit to be written to is dropped: see
-    /// [`accepts`](Self::accepts).
+    /// Exchanges the descriptor. Workers may use the returned one until each has passed a quiescent point: keep it open
+    /// until then. An unsuitable new descriptor is dropped: see [`accepts`](Self::accepts).
     #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
     pub fn swap(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
         self.exchange(fd.map_or(NONE, |fd| self.prepare(fd)))
     }
 
-    /// As [`swap`](Self::swap), of a port with a caller thread: no worker writes to an eventfd before
+    /// Like [`swap`](Self::swap), for a port with a caller thread: no worker writes to an eventfd before
     /// [`probe`](Self::probe) has. Calls wait meanwhile.
     #[must_use = "workers may be using the old descriptor: drop it after they have passed a quiescent point"]
     pub fn swap_unprobed(&self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
@@ -80,12 +80,13 @@ impl Notifier {
 
     fn exchange(&self, new: u64) -> Option<OwnedFd> {
         let old = self.target.swap(new, Ordering::AcqRel);
-        // SAFETY: `old` came from `into_raw_fd`, and the swap took it out: we own it alone.
+        // SAFETY: `old` came from `into_raw_fd`, and the swap took it out, so we are its only owner.
         raw(old).map(|old| unsafe { OwnedFd::from_raw_fd(old) })
     }
 
-    /// Whether a descriptor of this kind is written to: an eventfd; with a caller thread a pipe, which User-Mode Linux
-    /// gives, or a socket. Files and devices belong to whoever owns them, and nothing else is there to be written to.
+    /// Whether calls are written to a descriptor of this kind: an eventfd; and with a caller thread a pipe (User-Mode
+    /// Linux gives one) or a socket. Files and devices are never written to, since they belong to others; other kinds
+    /// are not for writing.
     pub fn accepts(&self, kind: Kind) -> bool {
         match kind {
             Kind::Eventfd => true,
@@ -99,40 +100,42 @@ impl Notifier {
         self.target.load(Ordering::Relaxed) != NONE
     }
 
-    /// Whether calls are made by the caller thread.
+    /// Whether the caller thread makes the calls.
     pub fn is_by_caller(&self) -> bool {
         let target = self.target.load(Ordering::Relaxed);
         target != NONE && (target & BY_CALLER != 0 || self.is_over_budget())
     }
 
-    /// Whether there is a descriptor that waits for [`probe`](Self::probe).
+    /// Whether the descriptor still waits for [`probe`](Self::probe).
     pub fn is_unprobed(&self) -> bool {
         let target = self.target.load(Ordering::Relaxed);
         target != NONE && target & UNPROBED != 0
     }
 
-    /// The port's thread: makes a first call to an unprobed descriptor, and times it: it may be long. If it is not, workers
-    /// call from then on; if it is too long twice, the caller thread does, for good. One call too many does no harm: a driver
-    /// looks at its ring. Under no lock, and on the thread that alone calls [`swap_unprobed`](Self::swap_unprobed).
+    /// Makes and times the first call to an unprobed descriptor, on the port's thread, since it may take long. If it
+    /// does not, workers call from then on; if it takes too long twice, the caller thread calls permanently. One call
+    /// too many does no harm: the driver checks its ring. Call it without a lock, on the only thread that calls
+    /// [`swap_unprobed`](Self::swap_unprobed).
     pub fn probe(&self) {
         let target = self.target.load(Ordering::Acquire);
         let Some(fd) = raw(target).filter(|_| target & UNPROBED != 0) else {
             return;
         };
-        // SAFETY: it is in `target`, so it is open, and stays so: it is taken out by `swap`, which this thread calls, and by
-        // `drop`.
+        // SAFETY: it is in `target`, so it is open, and stays open: only `swap`, which this thread calls, and `drop`
+        // take it out.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         self.budget.try_out(|| write(fd));
         self.target.fetch_and(!UNPROBED, Ordering::AcqRel);
-        // LOAD-BEARING: between the flag's store and the look at what is pending, as in `call_if_probed` the other way
-        // round: a call that is left meanwhile is seen here or there.
+        // LOAD-BEARING: between the store of the flag and the load of the pending call; `call_if_probed` does the
+        // reverse. A call that a worker leaves meanwhile is seen here or there.
         fence(Ordering::SeqCst);
         if !self.budget.is_by_caller() && self.pending.take() {
             self.budget.observe(|| write(fd));
         }
     }
 
-    /// A worker has left a call, since the descriptor was unprobed when it looked: makes it, if that is over.
+    /// Called by a worker that has left a call because the descriptor was unprobed: makes the call if the probe is over
+    /// by now.
     #[cold]
     fn call_if_probed(&self) {
         // LOAD-BEARING: see `probe`.
@@ -153,8 +156,8 @@ impl Notifier {
         self.budget.is_by_caller() && self.bell.is_some()
     }
 
-    /// Calls, or leaves it to the caller thread. Returns whether there is a descriptor; an error of the write is the
-    /// front end's own loss (it closed or filled its descriptor).
+    /// Calls the driver, or leaves the call to the caller thread. Returns whether there is a descriptor. A failed write
+    /// is the front end's own loss: it closed or filled its descriptor.
     pub fn call(&self) -> bool {
         let target = self.target.load(Ordering::Acquire);
         let Some(fd) = raw(target) else {
@@ -169,8 +172,8 @@ impl Notifier {
             }
             return true;
         }
-        // SAFETY: the descriptor stays open until after this worker's next quiescent point: the
-        // caller of `swap` upholds it, and `drop` runs only when no worker holds the queue.
+        // SAFETY: the descriptor stays open until after this worker's next quiescent point: the caller of `swap`
+        // upholds it, and `drop` runs only when no worker holds the queue.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         if self.budget.is_observed() {
             return self.budget.observe(|| write(fd));
@@ -181,22 +184,22 @@ impl Notifier {
         done
     }
 
-    /// The caller thread, after it has heard the bell: whether a call is to be made.
+    /// Returns whether a call is to be made, and takes it. For the caller thread, after it has heard the bell.
     pub fn take_pending(&self) -> bool {
         self.pending.take()
     }
 
-    /// One more descriptor of the same, for the caller thread. Not while [`swap`](Self::swap) runs, nor after it on what
-    /// it returned: the caller upholds it with a lock.
+    /// Duplicates the descriptor for the caller thread. Must not run while [`swap`](Self::swap) runs, or after it on
+    /// the descriptor that it returned: the caller upholds this with a lock.
     pub fn duplicate(&self) -> Option<OwnedFd> {
         let fd = raw(self.target.load(Ordering::Acquire))?;
-        // SAFETY: it is in `target`, so it is open, and stays so: it is taken out by `swap` and `drop` alone.
+        // SAFETY: it is in `target`, so it is open, and stays open: only `swap` and `drop` take it out.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         fd.try_clone_to_owned().ok()
     }
 
-    /// Makes a descriptor fit to be written to. A full eventfd must not block a worker; what cannot be made so is not
-    /// used. Pipes and sockets are left as they are: changing their flags may take their locks.
+    /// Prepares a descriptor for writing. A full eventfd must not block a worker; an eventfd that cannot be made
+    /// nonblocking is not used. The flags of pipes and sockets are not changed, since that may take their locks.
     fn prepare(&self, fd: OwnedFd) -> u64 {
         match Kind::of(&fd) {
             Kind::Eventfd => match set_nonblocking(&fd) {
@@ -219,7 +222,7 @@ fn write(fd: BorrowedFd<'_>) -> bool {
     rustix::io::write(fd, &1u64.to_ne_bytes()).is_ok()
 }
 
-/// Has a full descriptor refuse a write instead of waiting. On an eventfd this waits for nothing.
+/// Makes a full descriptor refuse a write instead of waiting. On an eventfd this call itself never waits.
 pub fn set_nonblocking(fd: &OwnedFd) -> rustix::io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)
@@ -282,7 +285,7 @@ mod tests {
         assert!(!notifier.is_unprobed() && !notifier.is_by_caller());
         assert_eq!(count(&event), Some(2), "the first, and the one that waited");
         assert!(notifier.call() && count(&event) == Some(1));
-        // Of a port whose calls cost too much the one that waits is the caller thread's.
+        // If the port's calls cost too much, the caller thread makes the waiting call.
         drop(notifier.swap_unprobed(Some(event.try_clone().unwrap())));
         assert!(notifier.call() && budget.leave_to_caller());
         notifier.probe();
@@ -300,7 +303,7 @@ mod tests {
             assert!(notifier.is_by_caller() && notifier.call());
             assert!(notifier.take_pending());
         }
-        // Both writers are gone, and have left nothing.
+        // Both writers are closed and have written nothing.
         assert_eq!(rustix::io::read(&read, &mut [0; 8]), Ok(0));
     }
 

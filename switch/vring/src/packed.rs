@@ -1,8 +1,8 @@
-//! The packed ring's three areas in guest memory (virtio 1.2, 2.8), each field read or written
-//! once per call, with the memory order the driver's side needs.
+//! The packed ring's three areas in guest memory (virtio 1.2, 2.8). Each call reads or writes a field once, with the
+//! memory order that the driver's side needs.
 //!
-//! Positions count ring entries from the ring's start, in 64 bits, and never wrap. Position `p`
-//! is slot `p` modulo the size, and the wrap counter there is 1 in even laps.
+//! A position counts ring entries from the ring's start in 64 bits and never wraps. Position `p` is slot `p` modulo the
+//! ring's size; the wrap counter there is 1 in even laps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::chain::{self, Direction, MAX_CHAIN};
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, check_size, find_area, need_event};
 use crate::{Glance, GuestMemory, InflightQueue, MemoryCell, RingAddresses, RingError, RingFault};
 
-/// Available, when it equals the wrap counter and `F_USED` does not (virtio 1.2, 2.8.1).
+/// AVAIL flag. A descriptor is available when AVAIL equals the wrap counter and USED does not (virtio 1.2, 2.8.1).
 const F_AVAIL: u16 = 1 << 7;
 const F_USED: u16 = 1 << 15;
 /// Event suppression flags (virtio 1.2, 2.8.10).
@@ -28,14 +28,14 @@ pub(crate) struct PackedDescriptor {
     pub(crate) address: u64,
     /// Bytes.
     pub(crate) len: u32,
-    /// Buffer id; of a chain, the last one's counts.
+    /// Buffer id. In a chain, the last descriptor's id is valid.
     pub(crate) id: u16,
-    /// `F_NEXT`, `F_WRITE`, `F_INDIRECT` and the two marks.
+    /// `F_NEXT`, `F_WRITE`, `F_INDIRECT`, `F_AVAIL` and `F_USED`.
     pub(crate) flags: u16,
 }
 
 impl PackedDescriptor {
-    /// Whether it is the whole of a buffer, and plain.
+    /// Whether this one plain descriptor is a complete buffer of this direction.
     #[inline(always)]
     pub(crate) fn is_single(&self, direction: Direction) -> bool {
         self.flags & (F_NEXT | F_INDIRECT | F_WRITE) == direction.flag()
@@ -51,32 +51,32 @@ impl PackedDescriptor {
     }
 }
 
-/// What a chain is besides its pieces.
+/// Result of walking a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PackedChain {
-    /// Not available.
+    /// No chain is available.
     Nothing,
-    /// To be looked at in the next burst.
+    /// The work budget ran out; the next burst reads the chain.
     OutOfBudget,
-    /// Its buffer id, and how many ring entries it takes.
+    /// The chain's buffer id and the number of ring entries that it takes.
     Whole { id: u16, entries: u16 },
 }
 
-/// How a slot stands to a position in it.
+/// State of a slot, relative to a position in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SlotState {
-    /// Offered by the driver in this lap.
+    /// Made available by the driver in this lap.
     Available,
-    /// Given back by the device in this lap.
+    /// Used by the device in this lap.
     Used,
-    /// Given back in the lap before, or never offered.
+    /// Used in the previous lap, or never made available.
     Before,
-    /// Offered in the lap before and not given back; or in the lap after.
+    /// Made available in the previous lap and not used, or made available in the next lap.
     Other,
 }
 
-/// A packed ring in mapped guest memory. Holds the memory that its areas lie in, so the pointers
-/// stay good; buffers are looked up in the memory as it is now.
+/// A packed ring in mapped guest memory. It holds a reference to the memory that contains its areas, so their pointers
+/// stay valid; buffers are translated with the current memory table.
 pub struct PackedRing {
     descriptors: *mut u8,
     driver_event: *mut u8,
@@ -89,17 +89,16 @@ pub struct PackedRing {
     _areas: Arc<GuestMemory>,
 }
 
-// SAFETY: the pointers are into `_areas`, which the ring holds; every access is atomic.
+// SAFETY: the pointers point into `_areas`, which the ring owns; every access is atomic.
 unsafe impl Send for PackedRing {}
 // SAFETY: as above.
 unsafe impl Sync for PackedRing {}
 
 impl PackedRing {
-    /// Checks size, place and alignment of the three areas, once and for all. vhost-user gives
-    /// the driver's event suppression as the available ring, the device's as the used ring.
+    /// Creates the ring and checks size, location and alignment of the three areas once. vhost-user passes the driver's
+    /// event suppression area as the available ring, and the device's as the used ring.
     ///
-    /// The specification allows sizes that are no power of two; here, as with split rings, only
-    /// powers of two are taken.
+    /// The specification allows sizes that are not powers of two. They are refused here, as with split rings.
     pub fn new(
         memory: Arc<MemoryCell>,
         size: u32,
@@ -122,19 +121,19 @@ impl PackedRing {
         })
     }
 
-    /// Notes where the ring stands, from `at` on.
+    /// Starts recording the ring's position in the inflight region, beginning with `at`.
     pub(crate) fn track(&mut self, inflight: InflightQueue, at: u64) {
         inflight.begin_packed(self.off_wrap(at), self.lap(at));
         self.inflight = Some(inflight);
     }
 
-    /// Whether it is noted where the ring stands.
+    /// Whether the ring's position is recorded in an inflight region.
     #[inline(always)]
     pub(crate) fn is_tracked(&self) -> bool {
         self.inflight.is_some()
     }
 
-    /// Notes that everything before `at` has been given back.
+    /// Records that every entry before `at` has been used.
     #[inline(always)]
     pub(crate) fn note(&self, at: u64) {
         if let Some(inflight) = &self.inflight {
@@ -142,7 +141,7 @@ impl PackedRing {
         }
     }
 
-    /// Notes how many entries the used descriptor at `at` will stand for.
+    /// Records how many entries the used descriptor at `at` will stand for.
     #[inline(always)]
     pub(crate) fn note_entries(&self, at: u64, entries: u16) {
         if let Some(inflight) = &self.inflight {
@@ -150,28 +149,28 @@ impl PackedRing {
         }
     }
 
-    /// Entries.
+    /// Number of entries.
     #[inline(always)]
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// The memory that the ring's buffers lie in.
+    /// The memory that contains the ring's buffers.
     #[inline(always)]
     pub fn memory(&self) -> &GuestMemory {
         self.memory.get()
     }
 
-    /// The position that SET_VRING_BASE's `base` names: index in 15 bits, wrap counter in the
-    /// 16th. `None` outside the ring.
+    /// The position for `base` of SET_VRING_BASE: the index in the lower 15 bits, the wrap counter in bit 15. `None` if
+    /// the index is outside the ring.
     pub(crate) fn position(&self, base: u32) -> Option<u64> {
         let (index, wrap) = (base & 0x7fff, base >> 15 & 1);
         let lap = if wrap == 1 { 0 } else { u64::from(self.size) };
         (index < u32::from(self.size)).then_some(lap + u64::from(index))
     }
 
-    /// The reverse, for GET_VRING_BASE: what is available next in the lower 16 bits, what is
-    /// used next in the upper ones, and that is the same here when a ring stands still.
+    /// Converts a position for GET_VRING_BASE: the next available position in the lower 16 bits, the next used one in
+    /// the upper 16. They are equal here while the ring is stopped.
     pub(crate) fn base(&self, position: u64) -> u32 {
         let half = self.off_wrap(position);
         u32::from(half) << 16 | u32::from(half)
@@ -188,7 +187,7 @@ impl PackedRing {
         at & u64::from(self.size) == 0
     }
 
-    /// Laps from the beginning, as much of the number as is noted.
+    /// The position's lap, truncated to the 16 bits that the inflight region records.
     #[inline(always)]
     fn lap(&self, at: u64) -> u16 {
         (at >> self.size.trailing_zeros()) as u16
@@ -200,8 +199,8 @@ impl PackedRing {
 
     #[inline(always)]
     fn words(&self, slot: usize) -> (&AtomicU64, &AtomicU64) {
-        // SAFETY: slot <= mask < size, so 16 bytes within the ring that `new` checked, which is
-        // 16-aligned and lives as long as `self`; concurrent writers are why it is atomic.
+        // SAFETY: slot <= mask < size, so these are 16 bytes within the ring that `new` checked, which is 16-aligned
+        // and lives as long as `self`. Access is atomic because others write concurrently.
         unsafe {
             let words: *mut u64 = self.descriptors.add(16 * slot).cast();
             (
@@ -215,8 +214,7 @@ impl PackedRing {
     #[inline(always)]
     pub(crate) fn read(&self, at: u64) -> Option<PackedDescriptor> {
         let (low, high) = self.words(self.slot(at));
-        // Acquire: length, id and flags are one word, and the address was written before the
-        // flags were.
+        // Acquire: length, id and flags are in this word, and the driver wrote the address before the flags.
         let word = high.load(Ordering::Acquire);
         let flags = (word >> 48) as u16;
         if flags & (F_AVAIL | F_USED) != self.offered_marks(at) {
@@ -230,9 +228,10 @@ impl PackedRing {
         })
     }
 
-    /// A look at whether the driver offers something at `at`; `None` if it does now.
+    /// Returns a glance at the slot of `at`, to see later whether the driver has made it available; `None` if it is
+    /// available now.
     pub(crate) fn glance(&self, at: u64) -> Option<Glance> {
-        // SAFETY: the flags are the last two of the 16 bytes of a descriptor of the ring, which `new` has checked.
+        // SAFETY: the flags are the last two of the 16 bytes of a ring descriptor; `new` has checked the ring.
         let flags = unsafe {
             let descriptor = self.descriptors.add(16 * self.slot(at));
             AtomicU16::from_ptr(descriptor.add(14).cast())
@@ -242,14 +241,14 @@ impl PackedRing {
         (value != self.offered_marks(at)).then(|| Glance::new(flags, marks, value, &self._areas))
     }
 
-    /// The marks of a descriptor that the driver has made available at a position.
+    /// AVAIL and USED flags of a descriptor that is available at a position.
     #[inline(always)]
     fn offered_marks(&self, at: u64) -> u16 {
         if self.wrap(at) { F_AVAIL } else { F_USED }
     }
 
-    /// How many entries the chain has whose first descriptor, at `at`, has these flags. One that
-    /// goes on where nothing is available, or for too long, ends there: `walk` finds that out.
+    /// Number of entries of the chain that begins at `at` with a descriptor with these flags. A chain that continues
+    /// into entries that are not available, or is too long, is cut there; `walk` reports the fault.
     #[inline(always)]
     pub(crate) fn entries_of(&self, at: u64, flags: u16) -> u16 {
         if flags & F_NEXT == 0 {
@@ -270,49 +269,49 @@ impl PackedRing {
         most
     }
 
-    /// Asks for the line of the entry at `at`.
+    /// Prefetches the cache line of the entry at `at`.
     #[inline(always)]
     pub(crate) fn prefetch(&self, at: u64) {
         prefetch_read(self.descriptors.wrapping_add(16 * self.slot(at)));
     }
 
-    /// Asks for the line of the entry at `at`, to be written.
+    /// Prefetches the cache line of the entry at `at` for writing.
     #[inline(always)]
     pub(crate) fn prefetch_used(&self, at: u64) {
         prefetch_write(self.descriptors.wrapping_add(16 * self.slot(at)));
     }
 
-    /// With WRITE where something was written: else the length is reserved (virtio 1.2, 2.8.4).
+    /// The second word of a used descriptor. F_WRITE is set if data was written; otherwise the length is reserved
+    /// (virtio 1.2, 2.8.4).
     fn used_word(&self, at: u64, id: u16, len: u32) -> u64 {
         let wrap = if self.wrap(at) { F_AVAIL | F_USED } else { 0 };
         let marks = wrap | if len > 0 { F_WRITE } else { 0 };
         u64::from(len) | u64::from(id) << 32 | u64::from(marks) << 48
     }
 
-    /// Writes a used descriptor behind the first of a run: the driver does not look at it before
-    /// that one is published.
+    /// Writes a used descriptor after the first of a run. The driver reads it only after the first one is published.
     #[inline(always)]
     pub(crate) fn set_used(&self, at: u64, id: u16, len: u32) {
         let (_, high) = self.words(self.slot(at));
         high.store(self.used_word(at, id, len), Ordering::Relaxed);
     }
 
-    /// Writes the used descriptor at the beginning of a run, which gives the whole run back.
-    /// Release: the others, and the frames, are visible before it is.
+    /// Writes the first used descriptor of a run, which gives the whole run back. Release: the other descriptors and
+    /// the frames become visible first.
     #[inline(always)]
     pub(crate) fn publish_used(&self, at: u64, id: u16, len: u32) {
         let (_, high) = self.words(self.slot(at));
         high.store(self.used_word(at, id, len), Ordering::Release);
     }
 
-    /// Marks the used descriptors of positions `from..to`, if a log wants to know.
+    /// Marks the used descriptors of positions `from..to` in the dirty log, if there is one.
     #[inline(always)]
     pub(crate) fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64) {
         if memory.log().is_some() {
             let size = usize::from(self.size);
             let count = ((to - from) as usize).min(size);
             let first = self.slot(from);
-            // The descriptors up to the ring's end, and those from its beginning on.
+            // From `first` to the ring's end, then from the ring's start.
             let before = count.min(size - first);
             memory.mark(self.descriptors.wrapping_add(16 * first), 16 * before);
             if count > before {
@@ -321,8 +320,8 @@ impl PackedRing {
         }
     }
 
-    /// Calls `piece` with every run of host memory of the chain at position `at`, in order, for
-    /// as many steps as `work` has left.
+    /// Calls `piece` with each contiguous host memory range of the chain at position `at`, in order, while `work`
+    /// lasts.
     pub(crate) fn walk(
         &self,
         memory: &GuestMemory,
@@ -369,8 +368,8 @@ impl PackedRing {
         }
     }
 
-    /// An indirect table: every entry, in order, with no links (virtio 1.2, 2.8.7). `false` when
-    /// `work` ran out.
+    /// Walks an indirect table: every entry, in order, without links (virtio 1.2, 2.8.7). Returns `false` when `work`
+    /// ran out.
     fn walk_table(
         &self,
         memory: &GuestMemory,
@@ -385,8 +384,8 @@ impl PackedRing {
         }
         for index in 0..usize::from(count) {
             let at: *const [u8; 16] = host.wrapping_add(16 * index).cast();
-            // SAFETY: `find_table` translated 16 * count bytes. A table may have any alignment,
-            // so it is read as bytes: once.
+            // SAFETY: `find_table` translated 16 * count bytes. A table may have any alignment, so each entry is read
+            // once, as bytes.
             let word = u128::from_le_bytes(unsafe { at.read_volatile() });
             let d = Descriptor {
                 address: word as u64,
@@ -409,9 +408,8 @@ impl PackedRing {
         unsafe { AtomicU32::from_ptr(area.cast()) }
     }
 
-    /// Whether the driver wants a call now that the used position went from `old` to `new`
-    /// (virtio 1.2, 2.8.10). Call after the descriptors are stored and a sequentially consistent
-    /// fence.
+    /// Whether the driver wants a call after the used position moved from `old` to `new` (virtio 1.2, 2.8.10). Call it
+    /// after the descriptor stores and a sequentially consistent fence.
     #[inline(always)]
     pub(crate) fn wants_call(&self, old: u64, new: u64) -> bool {
         let word = self.event(self.driver_event).load(Ordering::Relaxed);
@@ -422,20 +420,20 @@ impl PackedRing {
         }
     }
 
-    /// Whether the driver waits for the used position to pass `at`: a driver that does has seen all before it.
+    /// Whether the driver waits for the used position to pass `at`; such a driver has seen everything before `at`.
     pub(crate) fn is_seen(&self, at: u64) -> bool {
         let word = self.event(self.driver_event).load(Ordering::Acquire);
         let named = (word >> 16) as u16 == EVENT_DESCRIPTOR && word as u16 == self.off_wrap(at);
         self.event_idx && named
     }
 
-    /// Whether positions `old..new` contain the one that the driver named.
+    /// Whether the driver's event position is within `old..new`.
     fn passed(&self, off_wrap: u16, old: u64, new: u64) -> bool {
         if new - old >= u64::from(self.size) {
             return true;
         }
         let mut event = off_wrap & 0x7fff;
-        // Of the lap before the one that `new` is in, if the counters differ.
+        // Different wrap counters: the event is in the lap before the one of `new`.
         if (off_wrap >> 15 == 1) != self.wrap(new) {
             event = event.wrapping_sub(self.size);
         }
@@ -443,8 +441,8 @@ impl PackedRing {
         need_event(event, to, to.wrapping_sub((new - old) as u16))
     }
 
-    /// Asks the driver for a kick when it makes the entry at `at` available, or for none. The
-    /// caller fences and looks at the ring again before it sleeps.
+    /// Asks the driver for a kick when it makes the entry at `at` available, or for no kicks. Before it sleeps, the
+    /// caller must fence and check the ring again.
     pub(crate) fn set_kicks(&self, wanted: bool, at: u64) {
         let word = match (wanted, self.event_idx) {
             (false, _) => u32::from(EVENT_DISABLE) << 16,
@@ -470,15 +468,15 @@ impl PackedRing {
         }
     }
 
-    /// Where a device goes on whose predecessor noted `base`, and may have got further before it
-    /// died: behind the last entry that was used.
+    /// Returns the position at which a device continues after a crash. Its predecessor recorded `base` and may have
+    /// progressed further; the position is after the last used entry.
     ///
-    /// Entries that are available between used ones (one worker died in the middle of a
-    /// delivery, another one was further on) are given back empty, and so is what comes behind
-    /// them: the driver waits for the first, and has seen none of the others.
+    /// Available entries between used ones (one worker died during a delivery while another one was further on) are
+    /// returned empty, and so are the entries after them: the driver waits for the first one and has seen none of the
+    /// others.
     pub(crate) fn resume(&self, base: u64, inflight: &InflightQueue) -> u64 {
         let end = base + u64::from(self.size);
-        // The predecessor counted its laps from elsewhere.
+        // The predecessor's lap numbers have a different origin.
         let laps = inflight.lap().wrapping_sub(self.lap(base));
         let noted = |at| inflight.entries(self.slot(at), self.lap(at).wrapping_add(laps));
         let (mut at, mut next) = (base, base);
@@ -488,8 +486,8 @@ impl PackedRing {
                     at += u64::from(noted(at).max(1));
                     next = at;
                 }
-                // Noted before it was given back, and not available: it was given back, and the
-                // driver, which did not die, has offered something else there.
+                // Recorded before use, and no longer available: it was used, and the driver, which did not die, has
+                // made another buffer available there.
                 SlotState::Other if noted(at) > 0 => {
                     at += u64::from(noted(at));
                     next = at;
@@ -506,9 +504,9 @@ impl PackedRing {
         next.min(end)
     }
 
-    /// Gives back what is available in `from..to` with nothing in it, and all that is used
-    /// behind the first such: it may be the rest of a frame whose beginning is lost, which the
-    /// driver would take for a frame. That first one last: it makes the others visible.
+    /// Returns the available entries in `from..to` with length 0, and all used entries after the first such entry too:
+    /// they may be the rest of a frame whose beginning is lost, and the driver would read them as a frame. The first
+    /// one is written last, since it makes the others visible.
     fn give_back_empty(&self, from: u64, to: u64, noted: &dyn Fn(u64) -> u16) {
         let (mut at, mut gap) = (from, None);
         while at < to {
@@ -537,12 +535,12 @@ impl PackedRing {
         }
     }
 
-    /// Where the device stands, as the ring's own marks tell it: `base` if they can mean that,
-    /// else the one position that they can mean. `None` when there is none or several: they are
-    /// exact where every buffer took one entry.
+    /// Finds the device's position from the AVAIL and USED flags in the ring: `base` if the flags are consistent with
+    /// it, otherwise the only position that they are consistent with. `None` if there is no such position or more than
+    /// one. The result is exact if every buffer took one entry.
     ///
-    /// A back end that died told nobody how far it had come, and the front end may believe that
-    /// it is at the beginning still. A split ring has its used index for that.
+    /// After a back end crashed, the front end may still have the start position. A split ring has its used index for
+    /// this.
     pub(crate) fn find_position(&self, base: u64) -> Option<u64> {
         let size = u64::from(self.size);
         let mut budget = 8 * size;
@@ -561,7 +559,7 @@ impl PackedRing {
         found
     }
 
-    /// Whether the slot before `at` is behind a device that stands there.
+    /// Whether the slot before `at` can be behind a device at position `at`.
     fn begins_something(&self, at: u64) -> bool {
         let size = u64::from(self.size);
         if at.is_multiple_of(size) {
@@ -570,8 +568,8 @@ impl PackedRing {
         self.state(at - 1) == SlotState::Used || self.state(at - 1 + size) == SlotState::Available
     }
 
-    /// Whether, from `at` on, the ring is first available and then given back in the lap before.
-    /// `None` when that takes too long to find out.
+    /// Whether the ring from `at` on has available entries first and then entries used in the previous lap. `None` if
+    /// the check exceeds the budget.
     fn could_be_at(&self, at: u64, budget: &mut u64) -> Option<bool> {
         let mut available = true;
         for position in at..at + u64::from(self.size) {

@@ -1,4 +1,4 @@
-//! A call that a worker leaves to another thread: one flag.
+//! A flag for a call that a worker leaves to another thread.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -10,21 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Pending(AtomicBool);
 
 impl Pending {
-    /// Worker: leaves a call. `ring` wakes the thread that makes it, and what it does must be kept until the thread looks
-    /// (as the counter of an eventfd does). A call that waits already costs nothing more.
+    /// Leaves a call, on a worker. `ring` wakes the thread that makes it; its effect must last until that thread checks
+    /// (as an eventfd's counter does). If a call is waiting already, another one costs nothing.
     #[inline(always)]
     pub(crate) fn set(&self, ring: impl FnOnce()) {
-        // LOAD-BEARING: Release, so that the thread that takes the flag makes its call after what the worker has published.
-        // The flag is set before the bell rings: a thread that hears the bell finds the flag.
+        // LOAD-BEARING: Release, so that the thread that takes the flag makes its call after what the worker has
+        // published. The flag is set before the bell rings: a thread that hears the bell finds the flag.
         if !self.0.swap(true, Ordering::AcqRel) {
             ring();
         }
     }
 
-    /// The thread that makes calls, after it has heard the bell: whether there is one to be made. It is made after this, so
-    /// a worker that finds the flag still set may rely on it.
+    /// Returns whether a call is to be made, and takes it; for the thread that makes calls, after it has heard the
+    /// bell. The call is made after this, so a worker that finds the flag still set may rely on it.
     pub(crate) fn take(&self) -> bool {
-        // LOAD-BEARING: a swap and no store: it reads the last of all settings, and orders the call after them.
+        // LOAD-BEARING: a swap, not a store: it reads the last `set` of all workers and orders the call after them.
         self.0.swap(false, Ordering::AcqRel)
     }
 }
@@ -35,8 +35,8 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicU64;
 
-    /// Two workers publish, and each leaves a call, while a thread makes calls. Under every interleaving a call is made
-    /// after each thing that was published. The bell is a counter that the thread takes, as an eventfd is.
+    /// Two workers publish and each leaves a call, while a thread makes calls. Under every interleaving, a call is made
+    /// after each published item. The bell is a counter that the thread takes, like an eventfd.
     #[test]
     fn no_call_that_is_left_to_a_thread_is_lost() {
         loom::model(|| {
@@ -55,7 +55,7 @@ mod loom_tests {
                     })
                 })
                 .collect();
-            // What the last call told of: what a guest finds that it wakes.
+            // What a guest finds when the last call wakes it.
             let told = |last: [u64; 2]| match bell.swap(0, Ordering::AcqRel) > 0 && pending.take() {
                 true => [0, 1].map(|worker| published[worker].load(Ordering::Relaxed)),
                 false => last,
@@ -64,7 +64,7 @@ mod loom_tests {
             for worker in workers {
                 worker.join().unwrap();
             }
-            // The bell is still rung if it is not told of all.
+            // If not everything was seen, the bell is still ringing.
             assert_eq!(told(first), [1, 1]);
         });
     }

@@ -1,22 +1,21 @@
-//! Reserve, fill, publish: how several workers deliver into one guest ring with no lock.
+//! Reserve, fill, publish: several workers deliver into one guest ring without a lock.
 //!
-//! Positions count ring entries from the ring's start, in 64 bits, and never wrap. Position `p`
-//! names available entry `p`, and the used entry that answers it, at slot `p` modulo the size.
+//! A position counts ring entries from the ring's start in 64 bits and never wraps. Position `p` names available entry
+//! `p` and its used entry, both at slot `p` modulo the ring's size.
 //!
-//! 1. *Reserve*: one compare-and-swap moves `head` over the entries a burst needs. They belong
-//!    to this worker alone, used slots included.
-//! 2. *Fill*: the worker copies frames into the buffers. Nobody waits for it yet.
-//! 3. *Publish*: the worker marks its run ready, then moves `published` over every ready run
-//!    that follows it, its own or another's (helping, so that a worker that loses its core
-//!    between marking and publishing holds nobody up).
+//! 1. *Reserve*: one compare-and-swap moves `head` past the entries that a burst needs. These entries and their used
+//!    slots now belong to this worker alone.
+//! 2. *Fill*: the worker copies frames into the buffers. No other worker waits for it yet.
+//! 3. *Publish*: the worker marks its run ready, then moves `published` past every ready run that follows, including
+//!    other workers' runs. This helping means that a worker that loses its core between marking and publishing blocks
+//!    no other worker.
 //!
-//! The used index in guest memory has 16 bits, so a helper that slept while exactly 65536
-//! entries went by would find the value it expects and move it wrongly. It cannot sleep so
-//! long: each worker shows where its reservation begins (`busy`), and whoever reserves across a
-//! multiple of [`LAP`] positions first checks that no shown reservation is more than a `LAP`
-//! behind. So `head` is never more than `2 * LAP` plus one reservation past an unfinished one, a
-//! helper's view is at most one ring (32768) older than its own reservation, and
-//! `2 * 8192 + 1024 + 32768` is less than 65536.
+//! The used index in guest memory has 16 bits. A helper that slept while exactly 65536 entries went by would find the
+//! value it expects and move the index wrongly. This cannot happen: each worker shows where its reservation begins
+//! (`busy`), and a worker whose reservation crosses a multiple of [`LAP`] positions first checks that no shown
+//! reservation is more than a `LAP` behind. So `head` is never more than `2 * LAP` plus one reservation past an
+//! unfinished reservation, the positions that a helper has read are at most one ring (32768) older than its own
+//! reservation, and `2 * 8192 + 1024 + 32768` is less than 65536.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
@@ -27,23 +26,23 @@ use crossbeam::utils::CachePadded;
 
 /// Most entries of one reservation.
 pub const MAX_RESERVATION: usize = 1024;
-/// How often, in positions, a reserver looks for stragglers. See the module's page.
+/// Interval, in positions, at which a reserving worker checks for stragglers. See the module documentation.
 pub const LAP: u64 = 8192;
 const IDLE: u64 = u64::MAX;
 
-/// One worker's corner of a ring. Written by that worker alone.
+/// One worker's state in a ring. Only that worker writes it.
 #[derive(Debug)]
 struct Corner {
-    /// First position of the reservation that it is filling or publishing; IDLE for none.
+    /// First position of the reservation that the worker is filling or publishing; `IDLE` if there is none.
     busy: AtomicU64,
 }
 
-/// Positions of one ring: what is reserved, what is ready, what is published.
+/// Reserved, ready and published positions of one ring.
 #[derive(Debug)]
 pub struct Reserve {
     head: CachePadded<AtomicU64>,
     published: CachePadded<AtomicU64>,
-    /// At the slot of a run's first position: the position after its last, once it is ready.
+    /// Indexed by the slot of a run's first position: the end position of that run, once it is ready.
     ready: Box<[AtomicU64]>,
     corners: Box<[CachePadded<Corner>]>,
 }
@@ -63,20 +62,20 @@ impl Reservation {
         self.start
     }
 
-    /// How many entries.
+    /// Number of entries.
     #[inline(always)]
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// Whether there are none; never so for one that [`Reserve::try_reserve`] gave.
+    /// Whether there are no entries; never true for a reservation from [`Reserve::try_reserve`].
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 }
 
 impl Reserve {
-    /// A ring of `size` entries (a power of two) that begins at `base`, for `workers` workers.
+    /// Creates the state of a ring of `size` entries (a power of two) that begins at `base`, for `workers` workers.
     pub fn new(size: u16, base: u64, workers: usize) -> Reserve {
         let idle = || {
             CachePadded::new(Corner {
@@ -91,29 +90,28 @@ impl Reserve {
         }
     }
 
-    /// Whether there is but one worker: then a reservation is an addition and a publication a
-    /// store. A locked exchange of the used index, in a line that the driver polls, would wait
-    /// for that line each time.
+    /// Whether there is only one worker. Then a reservation is an addition and a publication is a store: a locked
+    /// exchange of the used index would wait each time for a cache line that the driver polls.
     #[inline(always)]
     fn is_alone(&self) -> bool {
         self.corners.len() == 1
     }
 
-    /// The first position that nobody has reserved.
+    /// The first position that is not reserved.
     #[inline(always)]
     pub fn head(&self) -> u64 {
         self.head.load(Ordering::Acquire)
     }
 
-    /// The position up to which the driver has its entries back.
+    /// The position up to which entries have been returned to the driver.
     #[inline(always)]
     pub fn published(&self) -> u64 {
         self.published.load(Ordering::Acquire)
     }
 
-    /// How many of the entries that the driver has offered (up to `avail`, 16 bits) are free
-    /// from `head` on: never more than the ring holds, whatever the driver says. `None` when the
-    /// driver claims to have offered more than it has been given back.
+    /// Number of entries from `head` on that the driver has made available (up to `avail`, 16 bits): never more than
+    /// the ring's size, whatever the driver writes. `None` when the driver claims to have made more entries available
+    /// than were returned to it.
     #[inline(always)]
     pub fn available(&self, head: u64, avail: u16) -> Option<usize> {
         let ahead = u64::from(avail.wrapping_sub(head as u16));
@@ -126,10 +124,10 @@ impl Reserve {
         self.available_while_publishing(head, ahead, published)
     }
 
-    /// The driver seems to offer too much. It may have seen the used index move before
-    /// `published` did: another worker is between the two. What is ready counts as given back,
-    /// then; but no more is taken than `published` allows, since a mark beyond it would hide one
-    /// that it has not passed.
+    /// Called when the driver seems to have made too many entries available. It may have seen the used index move
+    /// before `published` did, since another worker is between the two stores. So ready entries count as returned here.
+    /// No more is taken than `published` allows: a mark beyond it would hide a mark that `published` has not passed
+    /// yet.
     #[cold]
     fn available_while_publishing(&self, head: u64, ahead: u64, published: u64) -> Option<usize> {
         let size = self.ready.len() as u64;
@@ -146,8 +144,8 @@ impl Reserve {
         honest.then(|| size.saturating_sub(head.saturating_sub(published)) as usize)
     }
 
-    /// Takes `count` entries at `head` for `worker`; `None` when another worker was faster, or a
-    /// straggler must first come through.
+    /// Takes `count` entries at `head` for `worker`. `None` if another worker was faster, or a straggler must publish
+    /// first.
     #[inline(always)]
     pub fn try_reserve(&self, worker: usize, head: u64, count: usize) -> Option<Reservation> {
         let end = head + count as u64;
@@ -159,8 +157,8 @@ impl Reserve {
         if head / LAP != end / LAP && self.straggler(worker, head) {
             return None;
         }
-        // Before the exchange: who sees the new head sees this too (its release pairs with the
-        // acquire of `head`).
+        // Before the exchange: a worker that sees the new head also sees this store (the exchange's release pairs with
+        // the acquire of `head`).
         busy.store(head, Ordering::Relaxed);
         let won = self
             .head
@@ -180,9 +178,9 @@ impl Reserve {
         })
     }
 
-    /// Gives the entries back to the driver, and every later run that is ready. Returns the
-    /// positions that *this* call moved the index over, `(old, new)`, for the decision to call
-    /// the driver; each move is returned by exactly one worker.
+    /// Returns the entries to the driver, and every later run that is ready. The result is the positions `(old, new)`
+    /// that *this* call moved the index over, for the decision to call the driver. Each move is returned by exactly one
+    /// worker.
     #[inline(always)]
     pub fn publish(
         &self,
@@ -198,22 +196,22 @@ impl Reserve {
         let mask = self.ready.len() as u64 - 1;
         let slot = |position: u64| self.ready.get((position & mask) as usize);
         slot(run.start)?.store(run.end, Ordering::Release);
-        // LOAD-BEARING: between our mark above and our look at the others' below. Without it two
-        // workers can each miss the other's mark, and a finished run stays unpublished.
+        // LOAD-BEARING: between the store of our mark above and the loads of the other workers' marks below. Without
+        // it, two workers can each miss the other's mark, and a finished run stays unpublished.
         fence(Ordering::SeqCst);
         let mut moved: Option<(u64, u64)> = None;
-        // Every turn either moves over a run or sees that somebody else did: at most one turn
-        // per entry of the ring.
+        // Each iteration either moves past a run or finds that another worker has done so: at most one iteration per
+        // ring entry.
         for _ in 0..=self.ready.len() {
             let from = self.published.load(Ordering::Acquire);
-            // An older lap's mark is at most `from`: not ready.
+            // A mark from an older lap is at most `from`: not ready.
             let to = slot(from)?.load(Ordering::Acquire);
             if to <= from {
                 break;
             }
-            // First guest memory, then `published`: a helper that comes between the two finds
-            // the index moved already, and does no harm by failing. Release: the used entries
-            // and the frames are visible before the index is.
+            // Guest memory first, then `published`: a helper that runs between the two finds the index already moved,
+            // and its failed exchange does no harm. Release: the used entries and the frames become visible before the
+            // index.
             let _ = used_index.compare_exchange(
                 from as u16,
                 to as u16,
@@ -236,8 +234,8 @@ impl Reserve {
 }
 
 impl Reserve {
-    /// Ends a run that needs no publishing in order: in a packed ring each used descriptor says
-    /// of itself that it is used. Returns its positions.
+    /// Ends a run that needs no publishing in order: in a packed ring each used descriptor carries its own state.
+    /// Returns the run's positions.
     #[inline(always)]
     pub fn finish(&self, worker: usize, run: Reservation) -> (u64, u64) {
         if !self.is_alone()
@@ -255,8 +253,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever the order in which runs are finished, the index moves only over finished
-        /// ones, each exactly once, and in the end over all.
+        /// In whatever order the runs are finished, the index moves past finished runs only, past each exactly once,
+        /// and finally past all of them.
         #[test]
         fn runs_are_published_in_order_whatever_order_they_finish_in(
             base: u16, sizes in proptest::collection::vec(1usize..5, 1..8), seed: u64,
@@ -286,20 +284,20 @@ mod tests {
         assert_eq!(ring.available(0, 9), None);
         let run = ring.try_reserve(0, 0, 3).unwrap();
         assert_eq!(ring.available(3, 8), Some(5));
-        // Not given back yet, so offering them again is a lie.
+        // Not returned yet, so making them available again is a fault.
         assert_eq!(ring.available(3, 9), None);
         let index = AtomicU16::new(0);
         assert_eq!(ring.publish(0, run, &index), Some((0, 3)));
         assert_eq!(ring.available(3, 11), Some(8));
     }
 
-    /// The used index has 16 bits: nobody may lap a worker that sleeps in the middle.
+    /// The used index has 16 bits: no worker may lap a worker that sleeps while publishing.
     #[test]
     fn a_sleeping_worker_is_never_lapped() {
         let ring = Reserve::new(1024, 0, 2);
         let index = AtomicU16::new(0);
         let sleeper = ring.try_reserve(1, 0, 1).unwrap();
-        // It marked its run, helped nobody, and sleeps before it takes `busy` back.
+        // It has marked its run ready, has not published anything, and sleeps before it clears `busy`.
         ring.ready[0].store(1, Ordering::Release);
         let mut refused = false;
         for _ in 0..100_000 {
@@ -315,8 +313,7 @@ mod tests {
         assert!(ring.try_reserve(0, ring.head(), 7).is_some());
     }
 
-    /// The same with threads that really run at once: every entry is owned once, and the index
-    /// only ever moves forward.
+    /// The same with concurrent threads: every entry is owned once, and the index only moves forward.
     #[test]
     fn threads_share_a_ring_without_losing_an_entry() {
         const ENTRIES: u64 = 200_000;
@@ -361,13 +358,13 @@ mod loom_tests {
     use super::*;
     use loom::sync::Arc;
 
-    /// Two workers deliver at once; a third looks on as the driver would. Under every
-    /// interleaving: entries are owned once, a used entry is written before the index passes
-    /// it, the index never goes back, and when both are done everything is published.
+    /// Two workers deliver at once; a third thread reads as the driver would. Under every interleaving: each entry is
+    /// owned once, a used entry is written before the index passes it, the index never moves back, and when both
+    /// workers are done everything is published.
     #[test]
     fn two_workers_publish_everything_and_the_index_never_lies() {
-        // Three forced switches in any places: a full search of this model takes hours, and
-        // every bug of this kind that is known needs at most two.
+        // At most three preemptions, at any points: a full search of this model takes hours, and every known bug of
+        // this kind needs at most two.
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(|| {

@@ -15,7 +15,7 @@ pub enum Ring {
 }
 
 impl Ring {
-    /// The ring that the negotiated features ask for.
+    /// Creates the ring with the layout that the negotiated features select.
     pub fn new(
         memory: Arc<MemoryCell>,
         size: u32,
@@ -30,7 +30,7 @@ impl Ring {
         }
     }
 
-    /// Where a device goes on that has its predecessor's notes; `None` if they say nothing.
+    /// The position at which a device continues, from its predecessor's records; `None` if they have no position.
     pub fn resume_noted(&self, inflight: &InflightQueue) -> Option<u32> {
         match self {
             Ring::Split(_) => None,
@@ -41,7 +41,7 @@ impl Ring {
         }
     }
 
-    /// Notes where the ring stands, from `base` on.
+    /// Starts recording the ring's position in the inflight region, beginning with `base`.
     pub fn track(&mut self, inflight: InflightQueue, base: u32) {
         match self {
             Ring::Split(ring) => ring.track(inflight, base as u16),
@@ -53,16 +53,15 @@ impl Ring {
         }
     }
 
-    /// Where a device goes on that was told `base` by SET_VRING_BASE, or that has noted it
-    /// itself (`own`).
+    /// The position at which a device continues after SET_VRING_BASE with `base`, or after recording `base` itself
+    /// (`own`).
     ///
-    /// What was told is not always so: after a back end that died, the front end knows of
-    /// nothing that it did since. In a split ring the used index is what the guest has really
-    /// seen, unless the driver's own index is further from it than the ring is long, and not from
-    /// what was told: then it is of an earlier life of that memory, and the driver has not seen
-    /// it. A packed ring has marks; they are asked only where the front end believes to be at
-    /// the very beginning, and is not. (At the beginning the wrap counter is 1; User-Mode Linux
-    /// says 0 all the same.)
+    /// The front end's base is not always correct: after a back end crashed, the front end does not know what the back
+    /// end had done. In a split ring the used index is what the guest has really seen. The exception: the driver's
+    /// index is more than the ring's size away from the used index, but not from the base. Then the used index is from
+    /// an earlier use of that memory, and the driver has not seen it. A packed ring has AVAIL and USED flags; they are
+    /// used only if the front end's base is the start of the ring and this is not consistent with the flags. (At the
+    /// start the wrap counter is 1; User-Mode Linux sends 0 nevertheless.)
     pub fn resume_at(&self, base: u32, own: bool) -> Result<u32, RingError> {
         match self {
             Ring::Split(ring) => {

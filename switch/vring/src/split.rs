@@ -1,5 +1,5 @@
-//! The split ring's three areas in guest memory (virtio 1.2, 2.7), each field read or written
-//! once per call, with the memory order the driver's side needs.
+//! The split ring's three areas in guest memory (virtio 1.2, 2.7). Each call reads or writes a field once, with the
+//! memory order that the driver's side needs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -14,14 +14,14 @@ pub const MAX_RING_SIZE: u32 = 32768;
 
 /// Descriptor continues in `next`.
 pub(crate) const F_NEXT: u16 = 1;
-/// Descriptor is for the device to write.
+/// Descriptor is device-writable.
 pub(crate) const F_WRITE: u16 = 2;
 /// Descriptor names a table of descriptors.
 pub(crate) const F_INDIRECT: u16 = 4;
 const USED_F_NO_NOTIFY: u16 = 1;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 
-/// Where SET_VRING_ADDR put the three areas: the front end's own addresses.
+/// Addresses of the three areas, as SET_VRING_ADDR gives them: in the front end's address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingAddresses {
     /// Descriptor table.
@@ -47,7 +47,7 @@ pub enum RingError {
         /// As the front end gave it.
         base: u32,
     },
-    /// Not within one memory region.
+    /// An area is not within one memory region.
     #[error("the {area} at {address:#x} is outside the guest's memory")]
     Outside {
         /// Which of the three areas.
@@ -55,14 +55,14 @@ pub enum RingError {
         /// The front end's address.
         address: u64,
     },
-    /// virtio 1.2, 2.7: 16, 2 and 4 bytes.
+    /// An area is not aligned (virtio 1.2, 2.7: 16, 2 and 4 bytes).
     #[error("the {area} at {address:#x} is not aligned to {align} bytes")]
     Alignment {
         /// Which of the three areas.
         area: &'static str,
         /// The front end's address.
         address: u64,
-        /// What the specification asks for.
+        /// Alignment that the specification requires.
         align: usize,
     },
 }
@@ -80,8 +80,8 @@ pub struct Descriptor {
     pub next: u16,
 }
 
-/// A split ring in mapped guest memory. Holds the memory that its areas lie in, so the pointers
-/// stay good; buffers are looked up in the memory as it is now.
+/// A split ring in mapped guest memory. It holds a reference to the memory that contains its areas, so their pointers
+/// stay valid; buffers are translated with the current memory table.
 pub struct SplitRing {
     descriptors: *mut u8,
     available: *mut u8,
@@ -94,13 +94,13 @@ pub struct SplitRing {
     _areas: Arc<GuestMemory>,
 }
 
-// SAFETY: the pointers are into `_areas`, which the ring holds; every access is atomic.
+// SAFETY: the pointers point into `_areas`, which the ring owns; every access is atomic.
 unsafe impl Send for SplitRing {}
 // SAFETY: as above.
 unsafe impl Sync for SplitRing {}
 
 impl SplitRing {
-    /// Checks size, place and alignment of the three areas, once and for all.
+    /// Creates the ring and checks size, location and alignment of the three areas once.
     pub fn new(
         memory: Arc<MemoryCell>,
         size: u32,
@@ -111,7 +111,7 @@ impl SplitRing {
         let n = u64::from(size);
         let areas = memory.shared();
         let area = |name, address, len, align| find_area(&areas, name, address, len, align);
-        // The event fields count even when EVENT_IDX was not negotiated: legacy layouts have them.
+        // The event fields exist only with EVENT_IDX.
         let event = if event_idx { 2 } else { 0 };
         Ok(SplitRing {
             descriptors: area("descriptor table", at.descriptors, 16 * n, 16)?,
@@ -126,13 +126,13 @@ impl SplitRing {
         })
     }
 
-    /// Notes where the ring stands, from `used` on.
+    /// Starts recording the used index in the inflight region, beginning with `used`.
     pub(crate) fn track(&mut self, inflight: InflightQueue, used: u16) {
         inflight.begin_split(used);
         self.inflight = Some(inflight);
     }
 
-    /// Notes the used index for a successor, if anybody wants to know.
+    /// Records the used index for a successor, if there is an inflight region.
     #[inline(always)]
     pub(crate) fn note(&self, used: u16) {
         if let Some(inflight) = &self.inflight {
@@ -140,20 +140,20 @@ impl SplitRing {
         }
     }
 
-    /// Entries.
+    /// Number of entries.
     #[inline(always)]
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// The memory that the ring and its buffers lie in.
+    /// The memory that contains the ring and its buffers.
     #[inline(always)]
     pub fn memory(&self) -> &GuestMemory {
         self.memory.get()
     }
 
-    /// Marks what was written of the used ring, for positions `from..to`, if a log wants to
-    /// know: the entries, the index, and the flags and event beside them.
+    /// Marks in the dirty log, if there is one, what was written to the used ring for positions `from..to`: the
+    /// entries, the index, and the flags and event field beside them.
     #[inline(always)]
     pub(crate) fn mark_used(&self, memory: &GuestMemory, from: u16, to: u16) {
         if memory.log().is_some() {
@@ -166,7 +166,7 @@ impl SplitRing {
         memory.mark(self.used, 4);
         let count = usize::from(to.wrapping_sub(from)).min(self.size.into());
         let first = usize::from(from & self.mask);
-        // The entries up to the ring's end, and those from its beginning on.
+        // From `first` to the ring's end, then from the ring's start.
         let before = count.min(usize::from(self.size) - first);
         memory.mark(self.used.wrapping_add(4 + 8 * first), 8 * before);
         if count > before {
@@ -181,19 +181,20 @@ impl SplitRing {
         unsafe { AtomicU16::from_ptr(area.add(offset).cast()) }
     }
 
-    /// How far the driver has offered. Acquire: what the entries up to it say is visible.
+    /// The driver's available index. Acquire: the entries up to it are visible.
     #[inline(always)]
     pub fn avail_index(&self) -> u16 {
         self.u16_at(self.available, 2).load(Ordering::Acquire)
     }
 
-    /// A look at whether the driver offers more than up to `at`; `None` if it does now.
+    /// Returns a glance at the available index, to see later whether the driver has moved it past `at`; `None` if it
+    /// has now.
     pub(crate) fn glance(&self, at: u16) -> Option<Glance> {
         let glance = Glance::new(self.u16_at(self.available, 2), u16::MAX, at, &self._areas);
         (!glance.has_changed()).then_some(glance)
     }
 
-    /// Head descriptor at position `at` (any number: taken modulo the ring's size).
+    /// Head descriptor index at position `at` (taken modulo the ring's size).
     #[inline(always)]
     pub fn avail_entry(&self, at: u16) -> u16 {
         let slot = usize::from(at & self.mask);
@@ -207,7 +208,7 @@ impl SplitRing {
         if index >= self.size {
             return None;
         }
-        // SAFETY: index < size, so 16 bytes within the table that `new` checked; 16-aligned.
+        // SAFETY: index < size, so these are 16 bytes within the table that `new` checked; 16-aligned.
         Some(unsafe { read_descriptor(self.descriptors.add(16 * usize::from(index))) })
     }
 
@@ -226,8 +227,8 @@ impl SplitRing {
             return None;
         }
         let at: *const [u8; 16] = table.wrapping_add(16 * usize::from(index)).cast();
-        // SAFETY: within 16 * count bytes by the contract. A table may have any alignment, so
-        // it is read as bytes: once.
+        // SAFETY: within 16 * count bytes by the contract. A table may have any alignment, so each entry is read once,
+        // as bytes.
         let raw = unsafe { at.read_volatile() };
         let word = u128::from_le_bytes(raw);
         Some(Descriptor {
@@ -238,7 +239,7 @@ impl SplitRing {
         })
     }
 
-    /// Asks for the line of descriptor `index`.
+    /// Prefetches the cache line of descriptor `index`.
     #[inline(always)]
     pub fn prefetch_descriptor(&self, index: u16) {
         prefetch_read(
@@ -247,31 +248,31 @@ impl SplitRing {
         );
     }
 
-    /// Asks for the line of the driver's index.
+    /// Prefetches the cache line of the driver's index.
     #[inline(always)]
     pub fn prefetch_avail_index(&self) {
         prefetch_read(self.available);
     }
 
-    /// Asks for the line of the used index, to be written.
+    /// Prefetches the cache line of the used index for writing.
     #[inline(always)]
     pub fn prefetch_used_index(&self) {
         prefetch_write(self.used);
     }
 
-    /// Asks for the line of the used entry at `at`, to be written.
+    /// Prefetches the cache line of the used entry at `at` for writing.
     #[inline(always)]
     pub fn prefetch_used(&self, at: u16) {
         prefetch_write(self.used.wrapping_add(4 + 8 * usize::from(at & self.mask)));
     }
 
-    /// Writes the used entry at `at`: not seen by the driver before the index is published.
+    /// Writes the used entry at `at`. The driver reads it only after the index is published.
     #[inline(always)]
     pub fn set_used(&self, at: u16, id: u16, len: u32) {
         let slot = usize::from(at & self.mask);
         let entry = u64::from(id) | u64::from(len) << 32;
-        // The area is 4-aligned and entries begin at 4, so they are 8-aligned only by luck:
-        // two 4-byte stores, in place of one of 8.
+        // The area is 4-aligned and entries begin at offset 4, so an entry may not be 8-aligned: two 4-byte stores
+        // instead of one 8-byte store.
         self.u32_store(4 + 8 * slot, entry as u32);
         self.u32_store(8 + 8 * slot, (entry >> 32) as u32);
     }
@@ -284,14 +285,14 @@ impl SplitRing {
         word.store(value, Ordering::Relaxed);
     }
 
-    /// The used index as it stands in guest memory: ours, but a hostile guest may write it.
+    /// The used index in guest memory. The switch owns it, but a hostile guest may write it.
     #[inline(always)]
     pub fn used_index(&self) -> &AtomicU16 {
         self.u16_at(self.used, 2)
     }
 
-    /// Whether the driver wants a call now that the used index went from `old` to `new`
-    /// (virtio 1.2, 2.7.7.2). Call after the index is stored and a sequentially consistent fence.
+    /// Whether the driver wants a call after the used index moved from `old` to `new` (virtio 1.2, 2.7.7.2). Call it
+    /// after the index store and a sequentially consistent fence.
     #[inline(always)]
     pub fn wants_call(&self, old: u16, new: u16) -> bool {
         if self.event_idx {
@@ -302,18 +303,18 @@ impl SplitRing {
         }
     }
 
-    /// Whether the driver waits for the used index to pass `at`: a driver that does has seen all before it.
+    /// Whether the driver waits for the used index to pass `at`; such a driver has seen everything before `at`.
     pub(crate) fn is_seen(&self, at: u16) -> bool {
         let event = || self.u16_at(self.available, 4 + 2 * usize::from(self.size));
         self.event_idx && event().load(Ordering::Acquire) == at
     }
 
-    /// Asks the driver for a kick at the next entry after position `at`, or for none
-    /// (virtio 1.2, 2.7.10). The caller fences and looks at the ring again before it sleeps.
+    /// Asks the driver for a kick at the next entry after position `at`, or for no kicks (virtio 1.2, 2.7.10). Before
+    /// it sleeps, the caller must fence and check the ring again.
     pub fn set_kicks(&self, wanted: bool, at: u16) {
         if self.event_idx {
-            // Not wanted: leave an index behind us. The driver kicks when it passes it, which
-            // takes 65535 more entries.
+            // Not wanted: set the event index just behind us. The driver kicks when it passes it, which takes 65535
+            // more entries.
             let event = if wanted { at } else { at.wrapping_sub(1) };
             self.u16_at(self.used, 4 + 8 * usize::from(self.size))
                 .store(event, Ordering::Relaxed);
@@ -336,7 +337,7 @@ pub(crate) fn check_size(size: u32) -> Result<(), RingError> {
     }
 }
 
-/// Host address of `len` bytes at the front end's `address`, with this alignment.
+/// Host address of `len` bytes at the front end's `address`, checked for this alignment.
 pub(crate) fn find_area(
     memory: &GuestMemory,
     area: &'static str,
@@ -358,10 +359,10 @@ pub(crate) fn find_area(
 }
 
 /// # Safety
-/// `at` must be 16-aligned and 16 bytes from there must be mapped for as long as the call takes.
+/// `at` must be 16-aligned, and 16 bytes from there must stay mapped during the call.
 #[inline(always)]
 unsafe fn read_descriptor(at: *mut u8) -> Descriptor {
-    // SAFETY: by the caller's contract; 8-aligned, and concurrent writers are why it is atomic.
+    // SAFETY: by the caller's contract; 8-aligned. Access is atomic because others write concurrently.
     let (low, high) = unsafe {
         let words: *mut u64 = at.cast();
         (
@@ -378,7 +379,7 @@ unsafe fn read_descriptor(at: *mut u8) -> Descriptor {
     }
 }
 
-/// `vring_need_event` (virtio 1.2, 2.7.10.1 and appendix): whether `event` lies in `old..new`.
+/// `vring_need_event` (virtio 1.2, 2.7.10.1 and appendix): whether `event` is within `old..new`.
 #[inline(always)]
 pub(crate) fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
@@ -466,7 +467,7 @@ mod tests {
     }
 
     proptest! {
-        /// need_event says whether the event index was passed, across the wrap of 16 bits.
+        /// need_event returns whether the event index was passed, across the wrap of 16 bits.
         #[test]
         fn need_event_is_passing_the_index(old: u16, step in 0u16..1000, event: u16) {
             let passed = (0..step).any(|i| old.wrapping_add(i) == event);

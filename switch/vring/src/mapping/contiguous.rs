@@ -1,4 +1,5 @@
-//! A guest's memory once more, in one run of addresses: what the kernel takes for packet memory.
+//! A second mapping of a guest's memory in one contiguous address range, which the kernel requires for packet memory
+//! (UMEM).
 
 use std::fs::File;
 use std::ptr::NonNull;
@@ -8,31 +9,31 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::{Identity, MappingError, span_in};
 
-/// Smallest page.
+/// Smallest page size.
 const PAGE: usize = 4096;
 
-/// One region to be shown.
+/// One region to map.
 pub(crate) struct Part<'a> {
-    /// Where the guest's own mapping of it begins.
+    /// Start of the region in the first mapping.
     pub(crate) host: *const u8,
     pub(crate) identity: Identity,
     pub(crate) file: &'a File,
 }
 
-/// Own memory, and behind it all of a guest's, at addresses that follow each other. Nobody reads the guest's part but
-/// the kernel, which finds it by offsets in the run: these [`offset_of`](Self::offset_of) gives.
+/// The switch's own memory, followed by all of a guest's memory, in one address range. Only the kernel reads the
+/// guest's part; it finds bytes by their offset in the range, which [`offset_of`](Self::offset_of) returns.
 ///
-/// The kernel holds on to the pages that it was shown; what happens to the files afterwards does not reach them.
+/// The kernel keeps the pages that it was given, whatever happens to the files afterwards.
 #[derive(Debug)]
 pub struct Contiguous {
     base: NonNull<u8>,
     len: usize,
     own: usize,
-    /// Ascending by host address.
+    /// Sorted by host address.
     runs: Box<[Run]>,
 }
 
-/// What of the guest's mappings lies where.
+/// Location of one region in the range.
 #[derive(Debug)]
 struct Run {
     host: u64,
@@ -40,14 +41,14 @@ struct Run {
     offset: u64,
 }
 
-// SAFETY: the mapping belongs to the value. The own part is written through `SegmentMut`s only, by whoever owns the
+// SAFETY: the mapping belongs to the value. The own part is written through `SegmentMut`s only, by the owner of the
 // value, and the rest is not accessed.
 unsafe impl Send for Contiguous {}
 // SAFETY: as above; the value itself is immutable.
 unsafe impl Sync for Contiguous {}
 
 impl Contiguous {
-    /// Maps `own` bytes, a number of pages, and behind them the parts.
+    /// Maps `own` bytes (whole pages) and the parts after them.
     pub(crate) fn new(own: usize, parts: &[Part<'_>]) -> Result<Contiguous, MappingError> {
         let refused = |why: rustix::io::Errno| MappingError::Refused(why.to_string());
         let mut spans = Vec::with_capacity(parts.len());
@@ -55,7 +56,7 @@ impl Contiguous {
             let span = span_in(part.file, part.identity.offset, part.identity.size)?;
             spans.push((part, span));
         }
-        // Large pages first: then there are no gaps before them.
+        // Large pages first: this avoids gaps before them.
         spans.sort_by_key(|(_, span)| std::cmp::Reverse(span.block));
         let block = spans.first().map_or(PAGE, |(_, span)| span.block as usize);
         let room = |len: usize, block: u64| len.next_multiple_of(PAGE) + block as usize;
@@ -81,40 +82,41 @@ impl Contiguous {
         Ok(run)
     }
 
-    /// Address of the first byte; a page begins there.
+    /// Address of the first byte; page-aligned.
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
 
-    /// Bytes in all: whole pages.
+    /// Total size in bytes: whole pages.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is nothing.
+    /// Whether the range is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes that are ours; the guest's memory begins behind them.
+    /// Size of the switch's own part; the guest's memory begins after it.
     #[inline(always)]
     pub fn own(&self) -> usize {
         self.own
     }
 
-    /// `len` bytes of our own part, from offset `at` on, if it has them.
+    /// `len` bytes of the own part from offset `at` on, if they are within it.
     #[inline(always)]
     pub fn own_mut(&self, at: usize, len: usize) -> Option<SegmentMut> {
         if at > self.own || len > self.own - at {
             return None;
         }
-        // SAFETY: within the own part, which is mapped for as long as the value lives: longer than a worker's turn,
-        // since it is dropped on the control thread after the worker has given it back. No reference points into it.
+        // SAFETY: within the own part, which is mapped as long as the value lives: longer than a worker's poll
+        // iteration, since the control thread drops the value after the worker has given it back. No reference points
+        // into it.
         Some(unsafe { SegmentMut::new(self.base.as_ptr().wrapping_add(at), len as u32) })
     }
 
-    /// Where in the run `len` bytes lie that begin at `host` in the guest's own mappings; `None` when they are not, or
-    /// not all, of the guest's memory as it was when this was made.
+    /// Offset in the range of `len` bytes that begin at `host` in the guest's first mapping; `None` if they are not all
+    /// within the guest's memory as it was when this value was made.
     #[inline(always)]
     pub fn offset_of(&self, host: *const u8, len: usize) -> Option<u64> {
         let host = host as u64;
@@ -129,7 +131,7 @@ impl Contiguous {
         if at > self.len || len > self.len - at {
             return Err(rustix::io::Errno::NOMEM);
         }
-        // SAFETY: within the range that is reserved, ours, and unknown to anybody else yet.
+        // SAFETY: within the reserved range, which is ours and not yet known to other code.
         unsafe {
             mmap(
                 self.base.as_ptr().wrapping_add(at).cast(),
@@ -143,17 +145,17 @@ impl Contiguous {
         Ok(())
     }
 
-    /// Gives up what lies behind `len` bytes.
+    /// Unmaps everything after `len` bytes.
     fn truncate(&mut self, len: usize) {
         if len < self.len {
-            // SAFETY: our own mapping's end, which nobody knows yet.
+            // SAFETY: the end of our own mapping, which no other code knows yet.
             let _ = unsafe { munmap(self.base.as_ptr().wrapping_add(len).cast(), self.len - len) };
             self.len = len;
         }
     }
 }
 
-/// Reserves `own` bytes and `more` behind them, which begin at a multiple of `block`.
+/// Reserves `own` bytes and `more` bytes after them, which begin at a multiple of `block`.
 fn reserve(own: usize, more: usize, block: usize) -> rustix::io::Result<Contiguous> {
     let (len, flags) = (own + more + block, MapFlags::PRIVATE | MapFlags::NORESERVE);
     let protection = ProtFlags::READ | ProtFlags::WRITE;
@@ -175,7 +177,8 @@ fn reserve(own: usize, more: usize, block: usize) -> rustix::io::Result<Contiguo
 
 impl Drop for Contiguous {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, and nobody holds the value any more. Pages that the kernel still reads are pinned.
+        // SAFETY: our own mapping, and no other reference to the value exists. Pages that the kernel still reads are
+        // pinned.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
@@ -196,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Whatever the regions are, each byte of the guest is found again by its offset, and nothing else is.
+    /// For any regions, each byte of the guest is found at its offset, and nothing else is found.
     #[test]
     fn every_byte_of_a_guest_lies_where_it_is_said_to() {
         let (a, b) = (memfd(0x9000), memfd(0x3234));

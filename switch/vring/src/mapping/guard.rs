@@ -1,20 +1,21 @@
-//! The handler of SIGBUS: it puts other memory in the place of a mapping whose file was cut short.
+//! The SIGBUS handler: it replaces a mapping whose file was truncated with other memory.
 //!
-//! What it puts there is a shared mapping of a file of our own. The whole mapping shows bytes beyond that file's end, so
-//! that each access faults again; and of those accesses, each gets a *window*, [`WINDOW_BYTES`] of the file, where it
-//! happened. There are [`WINDOWS_MAX`] windows for the process. The one that is taken is the oldest: it is taken out of
-//! where it was, and zeroed.
+//! The replacement is a shared mapping of a file of the switch. The whole mapping shows bytes beyond that file's end,
+//! so each access faults again. Each of these accesses then gets a *window*, [`WINDOW_BYTES`] of the file, at the
+//! faulting address. The process has [`WINDOWS_MAX`] windows. The oldest one is reused: it is removed from its place
+//! and zeroed.
 //!
-//! - *It works however memory is accounted.* The kernel accounts private writable mappings by their whole length
-//!   (`vm.overcommit_memory = 2`, where MAP_NORESERVE means nothing; RLIMIT_DATA), and those of a guest's size can be
-//!   refused. Shared mappings it does not account, and pages of a memfd it accounts when they are allocated (mm/mmap.c,
-//!   mm/shmem.c): here all of them, when the first region is mapped. So nothing is allocated when memory is lost.
-//! - *Memory is bounded*: [`POOL_BYTES`] for the process, whatever guests take away, and two mappings of the kernel
-//!   (`vm.max_map_count`) for each window beside one for each lost region.
-//! - *No byte goes from one guest to another*: a window is at one place at a time. It is gone from there, on all cores,
-//!   before it is zeroed, and zeroed before it is at the next.
-//! - *It goes on*: an instruction touches four windows at the most, and there are four for each of 64 workers, so that
-//!   others do not take away what a worker has before its instruction is done.
+//! - *It works with any memory accounting.* The kernel accounts private writable mappings by their whole length
+//!   (`vm.overcommit_memory = 2`, where MAP_NORESERVE has no effect; RLIMIT_DATA), so mappings of a guest's size can be
+//!   refused. Shared mappings are not accounted, and the pages of a memfd are accounted when they are allocated
+//!   (mm/mmap.c, mm/shmem.c): here all of them, when the first region is mapped. So no memory is allocated when memory
+//!   is lost.
+//! - *Memory is bounded*: [`POOL_BYTES`] for the process, however much guests truncate, and two kernel mappings
+//!   (`vm.max_map_count`) for each window plus one for each lost region.
+//! - *No byte goes from one guest to another*: a window is in one place at a time. It is unmapped there, on all cores,
+//!   before it is zeroed, and zeroed before it is mapped at the next place.
+//! - *It makes progress*: an instruction touches at most four windows, and there are four for each of 64 workers, so
+//!   other workers do not take a worker's windows before its instruction is done.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -27,18 +28,18 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::super::{LOST, SLOTS, Slot};
 
-/// A multiple of a page.
+/// Size of a window; a multiple of the page size.
 pub(super) const WINDOW_BYTES: usize = 16 << 10;
 pub(super) const WINDOWS_MAX: usize = 256;
-/// All memory that stands in the place of lost mappings.
+/// Total memory that replaces lost mappings.
 pub(super) const POOL_BYTES: usize = WINDOWS_MAX * WINDOW_BYTES;
 
-/// Where a window is. Written under [`TURN`].
+/// Location of a window. Written under [`TURN`].
 struct Window {
-    /// Address; 0 where it is nowhere.
+    /// Address; 0 if it is not mapped.
     at: AtomicUsize,
     len: AtomicUsize,
-    /// Where the mapping begins that it is in.
+    /// Start of the mapping that contains it.
     base: AtomicUsize,
 }
 
@@ -49,12 +50,12 @@ static WINDOWS: [Window; WINDOWS_MAX] = [const {
         base: AtomicUsize::new(0),
     }
 }; WINDOWS_MAX];
-/// The window that is taken next.
+/// The next window to use.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
-/// Held while windows change, by handlers and by the thread that unmaps: for some microseconds; once, while they are
-/// allocated, before there is a handler.
+/// Held by handlers and by the unmapping thread while they change windows, for some microseconds; and once before the
+/// handler is installed, while the windows are allocated.
 static TURN: AtomicBool = AtomicBool::new(false);
-/// The file, and a mapping of all of it. Both stay for ever.
+/// The file and a mapping of all of it. Both are kept until the process ends.
 static POOL: AtomicI32 = AtomicI32::new(-1);
 static POOL_AT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -67,13 +68,13 @@ pub(super) fn install() -> rustix::io::Result<()> {
     let (file, address) = pool()?;
     POOL_AT.store(address.as_ptr(), Ordering::Release);
     POOL.store(file.as_raw_fd(), Ordering::Release);
-    // It is open for as long as the process lives.
+    // The file stays open as long as the process lives.
     std::mem::forget(file);
     install_handler();
     Ok(())
 }
 
-/// A file of [`POOL_BYTES`], all of them allocated, and a mapping of it.
+/// Creates a file of [`POOL_BYTES`] with all pages allocated, and maps it.
 fn pool() -> rustix::io::Result<(File, NonNull<u8>)> {
     let file = File::from(memfd()?);
     fallocate(&file, FallocateFlags::empty(), 0, POOL_BYTES as u64)?;
@@ -92,7 +93,7 @@ fn pool() -> rustix::io::Result<(File, NonNull<u8>)> {
     Ok((file, address))
 }
 
-/// With `vm.memfd_noexec = 2` only files that say so are made; before Linux 6.3 none can.
+/// With `vm.memfd_noexec = 2` only files with NOEXEC_SEAL can be created; Linux before 6.3 does not know the flag.
 fn memfd() -> rustix::io::Result<OwnedFd> {
     let name = "crosspoint-lost-memory";
     match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
@@ -102,8 +103,8 @@ fn memfd() -> rustix::io::Result<OwnedFd> {
 }
 
 fn install_handler() {
-    // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask, default action), and the
-    // handler set below only does what is safe in a signal handler.
+    // SAFETY: a zeroed sigaction is valid (no flags, empty mask, default action), and the handler set below does only
+    // what is safe in a signal handler.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_sigbus as *const () as usize;
@@ -113,7 +114,7 @@ fn install_handler() {
     }
 }
 
-/// Async-signal-safe: loads, stores and system calls.
+/// Signal handler. Async-signal-safe: loads, stores and system calls only.
 extern "C" fn on_sigbus(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -124,15 +125,14 @@ extern "C" fn on_sigbus(
     if stand_in(at) {
         return;
     }
-    // Not ours to make good: the access is made again, and ends the process as it would have.
-    // SAFETY: restores the default action; a zeroed sigaction is that.
+    // Not one of our mappings: the access is repeated and ends the process, as it would have without this handler.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGBUS, &default, std::ptr::null_mut());
     }
 }
 
-/// Puts memory at an address that was accessed, if it is of one of our mappings.
+/// Maps memory at the faulting address if it belongs to one of our mappings.
 fn stand_in(at: usize) -> bool {
     let mut slots = SLOTS.iter().map(|slot| {
         let len = slot.len.load(Ordering::Acquire);
@@ -142,7 +142,7 @@ fn stand_in(at: usize) -> bool {
     let Some((slot, start, len)) = ours else {
         return false;
     };
-    // The thread that has just accessed it keeps it mapped.
+    // The thread that has just accessed the mapping keeps it mapped.
     let _turn = Turn::take();
     if WINDOWS.iter().any(|window| window.has(at)) {
         // Another thread was first.
@@ -156,9 +156,9 @@ fn stand_in(at: usize) -> bool {
     open_window(from, window_len, start)
 }
 
-/// Has all of a mapping fault, what is left of its file too: what it showed is gone for the guest as well.
+/// Makes every access to a mapping fault, including the remaining part of its file: the guest has lost that memory too.
 fn lose(slot: &Slot, start: usize, len: usize) -> bool {
-    // SAFETY: exactly the range of a mapping of ours, which the thread that has just accessed it keeps mapped.
+    // SAFETY: exactly the range of one of our mappings, which the thread that has just accessed it keeps mapped.
     let lost = unsafe { show(start, len, POOL_BYTES) };
     if lost {
         slot.lost.store(true, Ordering::Release);
@@ -167,7 +167,7 @@ fn lose(slot: &Slot, start: usize, len: usize) -> bool {
     lost
 }
 
-/// Puts the next window at `at`, in the lost mapping that begins at `base`. To be called in one's turn.
+/// Maps the next window at `at`, in the lost mapping that begins at `base`. The caller holds the [`Turn`].
 fn open_window(at: usize, len: usize, base: usize) -> bool {
     let number = NEXT.fetch_add(1, Ordering::Relaxed) % WINDOWS_MAX;
     let Some(window) = WINDOWS.get(number) else {
@@ -177,13 +177,13 @@ fn open_window(at: usize, len: usize, base: usize) -> bool {
         return false;
     }
     let pool = POOL_AT.load(Ordering::Acquire);
-    // SAFETY: the window's bytes of the pool, of which `number` is below the number of windows; the window is nowhere
-    // else now, and other windows are not touched.
+    // SAFETY: these are the window's bytes of the pool: `number` is below the number of windows. The window is mapped
+    // nowhere else now, and other windows are not touched.
     unsafe {
         pool.wrapping_add(number * WINDOW_BYTES)
             .write_bytes(0, WINDOW_BYTES);
     }
-    // SAFETY: part of a mapping of ours that is lost, and that the thread whose access is handled keeps mapped.
+    // SAFETY: part of one of our mappings that is lost, which the thread whose access is handled keeps mapped.
     let shown = unsafe { show(at, len, number * WINDOW_BYTES) };
     if shown {
         window.base.store(base, Ordering::Relaxed);
@@ -199,15 +199,16 @@ impl Window {
         start != 0 && at.wrapping_sub(start) < self.len.load(Ordering::Relaxed)
     }
 
-    /// Has the place where it is fault again. To be called in one's turn.
+    /// Makes the window's place fault again. The caller holds the [`Turn`].
     fn take_out(&self) -> bool {
         let at = self.at.load(Ordering::Relaxed);
         if at == 0 {
             return true;
         }
-        // As the rest of its mapping, so that the kernel makes one of them again.
+        // The same file offset as the rest of its mapping has, so that the kernel merges them into one mapping.
         let offset = POOL_BYTES + (at - self.base.load(Ordering::Relaxed));
-        // SAFETY: it is in a mapping that is there, since `release` takes it out before that is unmapped.
+        // SAFETY: the window is in an existing mapping, since `release` removes the window before the mapping is
+        // unmapped.
         let out = unsafe { show(at, self.len.load(Ordering::Relaxed), offset) };
         if out {
             self.at.store(0, Ordering::Relaxed);
@@ -216,10 +217,10 @@ impl Window {
     }
 }
 
-/// Maps `len` bytes of the pool's file from `offset` on at `at`, in the place of what is there.
+/// Maps `len` bytes of the pool's file from `offset` on at `at`, replacing what is mapped there.
 ///
 /// # Safety
-/// All of that is of mappings of guests' memory.
+/// The whole range must belong to mappings of guest memory.
 unsafe fn show(at: usize, len: usize, offset: usize) -> bool {
     // SAFETY: the caller's contract.
     let put = unsafe {
@@ -235,12 +236,13 @@ unsafe fn show(at: usize, len: usize, offset: usize) -> bool {
     put != libc::MAP_FAILED
 }
 
-/// The mapping that begins at `base` is about to be unmapped: its windows are free, and none is put there any more.
+/// Frees the windows in the mapping that begins at `base`, which is about to be unmapped. No window is mapped there
+/// afterwards.
 pub(super) fn release(base: usize) {
     let is_there = |window: &&Window| {
         window.at.load(Ordering::Relaxed) != 0 && window.base.load(Ordering::Relaxed) == base
     };
-    // None comes any more, so that mappings which are not lost need no turn.
+    // No new window can appear, so mappings that are not lost need no lock.
     if !WINDOWS.iter().any(|window| is_there(&window)) {
         return;
     }
@@ -250,8 +252,8 @@ pub(super) fn release(base: usize) {
     }
 }
 
-/// The turn to change windows. A handler may wait for it: its holder accesses no guest's memory, so that no
-/// handler interrupts it.
+/// Lock for changing windows. A handler may wait for it: its holder accesses no guest memory, so no handler interrupts
+/// the holder.
 struct Turn;
 
 impl Turn {

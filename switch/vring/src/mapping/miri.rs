@@ -1,5 +1,5 @@
-//! Under miri there are no shared mappings of files, and no fstat: memory of the same length, zeroed as a new file is.
-//! What is written to the file is not seen, so only tests that play both sides through this memory can run.
+//! Replacement for `os.rs` under miri, which has no shared file mappings and no fstat: zeroed memory of the file's
+//! length. Writes to the file are not visible in it, so only tests that play both sides through this memory can run.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::File;
@@ -35,15 +35,15 @@ fn layout(len: usize) -> Layout {
 }
 
 pub(super) fn map_shared(_: &File, _: u64, len: usize) -> Result<NonNull<u8>, &'static str> {
-    // SAFETY: `len` is not zero: a region is not empty.
+    // SAFETY: `len` is not zero, since a region is not empty.
     NonNull::new(unsafe { alloc_zeroed(layout(len)) }).ok_or("no memory")
 }
 
-/// Nothing is taken away here.
+/// Nothing to release: no memory is lost under miri.
 pub(super) fn release(_: NonNull<u8>) {}
 
 /// # Safety
-/// As the real one's.
+/// As for the function in `os.rs`.
 pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
     // SAFETY: `map_shared` allocated it with this layout, and the caller's contract.
     unsafe { dealloc(start.as_ptr(), layout(len)) };

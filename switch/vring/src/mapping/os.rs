@@ -1,4 +1,4 @@
-//! Mapping files: the kernel's part.
+//! System calls for mapping files.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -12,22 +12,22 @@ use crate::descriptor::Kind;
 
 mod guard;
 
-/// File systems whose pages the host's kernel has or makes, as /proc/self/mountinfo names them; tmpfs and hugetlbfs are
-/// known without. On others (FUSE, NFS, 9p, overlays of them and the like) whoever serves them decides when a page comes,
-/// if ever.
+/// File systems whose pages the host's kernel has or makes, as named in /proc/self/mountinfo; tmpfs and hugetlbfs are
+/// recognised without this list. On other file systems (FUSE, NFS, 9p, overlays of them and similar) a server decides
+/// when a page arrives, if ever.
 const LOCAL_FILE_SYSTEMS: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "ramfs"];
 
-/// Whether a file that a front end gave may be looked at, mapped and closed: whether the kernel answers by itself. The
-/// reason if not. What each question can wait for:
+/// Checks that a front end's file can be examined, mapped and closed without waiting for another process. Returns the
+/// reason if it cannot. What each check may wait for:
 ///
 /// - The name of the link in /proc: nothing (see [`Kind`]).
-/// - F_GET_SEALS: nothing. Files of tmpfs (memfd too) and hugetlbfs alone have seals, in whatever mount namespace they
-///   are; for all others the kernel says so without asking their file system.
-/// - statx with AT_STATX_DONT_SYNC: FUSE and NFS answer with what they know. fstat and fstatfs ask their servers, and so does
-///   a close of a FUSE file: such a file is closed where that may last.
+/// - F_GET_SEALS: nothing. Only files of tmpfs (memfd too) and hugetlbfs have seals, in any mount namespace; for all
+///   others the kernel returns an error without asking their file system.
+/// - statx with AT_STATX_DONT_SYNC: nothing; FUSE and NFS answer from their caches. fstat and fstatfs ask their
+///   servers, and so does closing a FUSE file: such a file is closed on a thread that may wait.
 /// - /proc/self/mountinfo: nothing.
 ///
-/// After that, fstat and mmap of the file wait for local memory and disks at most.
+/// After these checks, fstat and mmap of the file wait at most for local memory and disks.
 pub fn check_file(file: impl AsFd) -> Result<(), String> {
     let file = file.as_fd();
     let kind = Kind::of(file);
@@ -63,14 +63,14 @@ pub fn check_file(file: impl AsFd) -> Result<(), String> {
     }
 }
 
-/// The type of the file system of mount `id` in proc_pid_mountinfo(5).
+/// File system type of mount `id` in proc_pid_mountinfo(5).
 fn file_system(mounts: &str, id: u64) -> Option<&str> {
     let is_it = |line: &&str| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(id);
     let (_, rest) = mounts.lines().find(is_it)?.split_once(" - ")?;
     rest.split(' ').next()
 }
 
-/// Which memory `size` bytes from `offset` on are. Refuses files whose pages may never come.
+/// Returns the identity of `size` bytes from `offset` on. Refuses files whose pages may never arrive.
 pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, MappingError> {
     check_file(file).map_err(MappingError::Refused)?;
     let stat = rustix::fs::fstat(file).map_err(|e| MappingError::Refused(e.to_string()))?;
@@ -82,7 +82,7 @@ pub(crate) fn identify(file: &File, offset: u64, size: u64) -> Result<Identity, 
     })
 }
 
-/// Bytes of a file, and of its blocks.
+/// Length of a file and its block size, in bytes.
 pub(super) fn len_and_block(file: &File) -> rustix::io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(file.as_fd())?;
     let block = u64::try_from(stat.st_blksize).unwrap_or(4096).max(4096);
@@ -90,18 +90,18 @@ pub(super) fn len_and_block(file: &File) -> rustix::io::Result<(u64, u64)> {
 }
 
 /// # Safety
-/// Nobody may use the `len` bytes from `start`, which `map_shared` gave, any more.
+/// The `len` bytes from `start`, which `map_shared` returned, must not be used any more.
 pub(super) unsafe fn unmap(start: NonNull<u8>, len: usize) {
     // SAFETY: the caller's contract.
     let _ = unsafe { munmap(start.as_ptr().cast(), len) };
 }
 
-/// To be called before the mapping that begins at `start` is unmapped, when nothing accesses it any more.
+/// Must be called before the mapping that begins at `start` is unmapped, when nothing accesses it any more.
 pub(super) fn release(start: NonNull<u8>) {
     guard::release(start.as_ptr() as usize);
 }
 
-/// Maps `len` bytes of `file`, guarded. `offset` is a multiple of the file's block.
+/// Maps `len` bytes of `file`, guarded. `offset` must be a multiple of the file's block size.
 pub(super) fn map_shared(file: &File, offset: u64, len: usize) -> rustix::io::Result<NonNull<u8>> {
     guard::install()?;
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.

@@ -1,4 +1,4 @@
-//! A guest's receive queue: the ring of buffers that frames are delivered into, by any worker.
+//! A guest's receive queue: a ring of buffers that any worker delivers frames into.
 
 mod packed;
 mod plain;
@@ -20,13 +20,13 @@ use ring::RxRing;
 
 /// A guest's receive queue. Shared by all workers.
 pub enum GuestRx {
-    /// Of a split ring.
+    /// With a split ring.
     Split(RxQueue<SplitRing>),
-    /// Of a packed ring.
+    /// With a packed ring.
     Packed(RxQueue<PackedRing>),
 }
 
-/// One call, whatever the layout.
+/// Calls the same method on either layout.
 macro_rules! either {
     ($queue:expr, $name:ident => $call:expr) => {
         match $queue {
@@ -37,8 +37,8 @@ macro_rules! either {
 }
 
 impl GuestRx {
-    /// The queue, beginning at the ring's position `base`, as SET_VRING_BASE gives it; delivered
-    /// to by `workers` workers. The driver is asked for no kicks: nobody waits for buffers.
+    /// Creates the queue at the ring's position `base`, as SET_VRING_BASE gives it, for `workers` workers. The driver
+    /// is asked for no kicks: no thread waits for buffers.
     pub fn new(
         ring: impl Into<Ring>,
         features: Features,
@@ -50,7 +50,7 @@ impl GuestRx {
             Ring::Split(ring) => {
                 let base = base as u16;
                 ring.set_kicks(false, base);
-                // What a predecessor left there may not be where we go on; helpers compare with it.
+                // A predecessor may have left another value; helpers compare with this index.
                 ring.used_index().store(base, Ordering::Release);
                 GuestRx::Split(RxQueue::new(ring, features, call, base.into(), workers))
             }
@@ -62,19 +62,19 @@ impl GuestRx {
         })
     }
 
-    /// The position from which a successor goes on, when no worker is delivering, as
-    /// GET_VRING_BASE gives it.
+    /// The position from which a successor continues, as GET_VRING_BASE returns it. Valid while no worker is
+    /// delivering.
     pub fn base(&self) -> u32 {
         either!(self, queue => queue.ring.base(queue.reserve.head()))
     }
 
-    /// How many entries the ring has.
+    /// Number of ring entries.
     pub fn size(&self) -> u16 {
         either!(self, queue => queue.ring.size())
     }
 
-    /// How many buffers the driver offers at this moment. For anybody: it only looks. `None` for a packed ring, which
-    /// would have to be read through, and where the driver says nonsense.
+    /// Number of buffers that are available at this moment. Any thread may call it; it only reads. `None` for a packed
+    /// ring, which would have to be scanned, and if the available index is invalid.
     pub fn offered(&self) -> Option<usize> {
         match self {
             GuestRx::Split(queue) => queue
@@ -85,14 +85,14 @@ impl GuestRx {
         }
     }
 
-    /// Whether the driver has ever offered a buffer here, as far as the ring tells.
+    /// Whether the driver has ever made a buffer available here, as far as the ring shows.
     #[inline(always)]
     pub fn has_begun(&self) -> bool {
         either!(self, queue => queue.ring.has_begun(queue.reserve.head()))
     }
 
-    /// Whether the driver shows that it has taken every frame that was delivered here: it waits for the next one, or offers
-    /// as many buffers as the ring has entries. It cannot do so while a worker has yet to publish one.
+    /// Whether the ring shows that the driver has taken every delivered frame: it waits for the next one, or has made
+    /// as many buffers available as the ring has entries. This cannot be true while a worker has a frame to publish.
     pub fn is_taken(&self) -> bool {
         either!(self, queue => {
             let head = queue.reserve.head();
@@ -100,15 +100,15 @@ impl GuestRx {
         })
     }
 
-    /// Whether the driver takes a frame of this segmentation kind as it is.
+    /// Whether the driver accepts a frame of this GSO type unchanged.
     pub fn takes(&self, gso_type: u8) -> bool {
         either!(self, queue => queue.takes(gso_type))
     }
 
-    /// Copies the picked frames into the guest's buffers and publishes them: one reservation,
-    /// one index store, for all of them where the buffers allow. A guest that breaks the rules
-    /// gets `faulty` copies, and what it did is left in the scratch. What it costs to find
-    /// buffers that are not plain is bounded for the burst ([`RxScratch::begin_burst`]).
+    /// Copies the picked frames into the guest's buffers and publishes them: one reservation and one index store for
+    /// all frames, if the buffers allow it. If the guest breaks the ring's rules, copies count as `faulty`, and the
+    /// fault is stored in the scratch. The work to find buffers that are not plain is bounded for the burst
+    /// ([`RxScratch::begin_burst`]).
     #[inline(always)]
     pub fn deliver(
         &self,
@@ -120,50 +120,47 @@ impl GuestRx {
         either!(self, queue => queue.deliver(worker, burst, picks, scratch))
     }
 
-    /// Asks for the lines that lead to the next `count` buffers. After a delivery: the next one
-    /// finds them in the cache.
+    /// Prefetches the descriptors of the next `count` buffers after a delivery, for the next one.
     #[inline(always)]
     pub fn prefetch_descriptors(&self, count: usize) {
         either!(self, queue => queue.ring.prefetch_descriptors(queue.reserve.head(), count));
     }
 
-    /// Reads the entries of the next `count` buffers and asks for the buffers, to be written. While the frames that will
-    /// go there are still on their way to the cache: both waits pass together. The next delivery finds what was read;
-    /// nothing is taken.
+    /// Reads the entries of the next `count` buffers and prefetches the buffers for writing, while the frames for them
+    /// are still on their way to the cache: both waits overlap. Nothing is taken; the next delivery uses what was read.
     #[inline(always)]
     pub fn look(&self, count: usize, scratch: &mut RxScratch) {
         either!(self, queue => queue.look(count, scratch));
     }
 
-    /// Calls the driver if it wants to know of what this worker has published since its last
-    /// flush. Returns whether it did. The worker has passed a sequentially consistent fence
-    /// since it published.
+    /// Calls the driver if it wants to know of what this worker has published since its last flush. Returns whether it
+    /// called. The worker must have passed a sequentially consistent fence since it published.
     #[inline(always)]
     pub fn flush(&self, worker: usize) -> bool {
         either!(self, queue => queue.flush(worker))
     }
 }
-/// What became of the copies of one `deliver`.
+/// Result of one `deliver`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
     /// Copies delivered.
     pub frames: u32,
-    /// Their bytes, headers of the ring not counted.
+    /// Bytes of these copies, without the ring's headers.
     pub bytes: u64,
-    /// Copies dropped because the driver had offered no buffers.
+    /// Copies dropped because no buffers were available.
     pub full: u32,
-    /// Copies dropped because a buffer was too small and could not be joined with the next.
+    /// Copies dropped because a buffer was too small and could not be merged with the next one.
     pub small: u32,
-    /// Copies dropped because other workers were faster, again and again.
+    /// Copies dropped after too many lost races against other workers.
     pub contended: u32,
-    /// Copies dropped because the buffers are in so many pieces that the burst's work was used up.
+    /// Copies dropped because the buffers have so many pieces that the burst's work budget ran out.
     pub costly: u32,
     /// Copies dropped because the ring is broken.
     pub faulty: u32,
-    /// Work that the ring's buffers asked for: of what each copy may ask for by itself,
+    /// Work spent on the ring's buffers, up to the copies' own work.
     pub work: u32,
-    /// and beyond that.
+    /// Work spent on the ring's buffers beyond the copies' own work.
     pub excess: u32,
-    /// Whether the worker must come back and [`flush`](GuestRx::flush).
+    /// Whether the worker must call [`flush`](GuestRx::flush) later.
     pub touched: bool,
 }

@@ -10,12 +10,12 @@ use crate::packed::{PackedChain, PackedRing};
 use crate::reserve::{Reservation, Reserve};
 use crate::{GuestMemory, RingFault};
 
-/// How often a worker notes anew because others were publishing meanwhile.
+/// How often a worker records the position again because other workers published meanwhile.
 const MAX_NOTES: usize = 16;
 
 impl RxRing for PackedRing {
     fn event_range(&self) -> u64 {
-        // `wants_call` knows of whole laps itself; and a driver that wants no calls gets none.
+        // `wants_call` handles whole laps itself, and a driver that wants no calls gets none.
         u64::MAX
     }
 
@@ -40,7 +40,7 @@ impl RxRing for PackedRing {
         }
     }
 
-    /// The descriptors say it themselves; and never more than a ring's worth.
+    /// The descriptors carry their own state. Never more than the ring's size.
     #[inline(always)]
     fn offered(&self, _reserve: &Reserve, _head: u64, _wanted: usize) -> Result<usize, RingFault> {
         Ok(PackedRing::size(self).into())
@@ -78,14 +78,13 @@ impl RxRing for PackedRing {
     #[inline(always)]
     fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32) {
         self.note_entries(at, buffer.entries);
-        // The first one gives the run back: `publish` writes it.
+        // The first used descriptor returns the whole run: `publish` writes it.
         if !first {
             PackedRing::set_used(self, at, buffer.id, len);
         }
     }
 
-    /// Every worker gives back its own run, whoever is behind or before it: the driver takes
-    /// them in the ring's order.
+    /// Each worker returns its own run without regard to runs before or after it: the driver takes them in ring order.
     #[inline(always)]
     fn publish(
         &self,
@@ -123,19 +122,19 @@ impl RxRing for PackedRing {
 }
 
 impl PackedRing {
-    /// Ends a run whose end is to be noted: what is noted is the end of the last run before
-    /// which none is unfinished.
+    /// Ends a run in a ring whose position is recorded. The recorded position is the end of the last run that no
+    /// unfinished run precedes.
     #[cold]
     fn publish_noted(&self, reserve: &Reserve, worker: usize, run: Reservation) -> (u64, u64) {
         let own = (run.start(), run.start() + run.len() as u64);
-        // Nobody reads this index: the order of runs is all that is wanted here.
+        // This index is not read; only the order of the runs is needed here.
         let _ = reserve.publish(worker, run, &AtomicU16::new(0));
-        // Each turn another worker has published meanwhile, and notes that itself.
+        // If another worker has published meanwhile, it records that itself.
         for _ in 0..MAX_NOTES {
             let published = reserve.published();
             self.note(published);
-            // LOAD-BEARING: two workers may note at once. Whose note is overwritten by an older
-            // one comes before this in the order of fences, and its end is seen here.
+            // LOAD-BEARING: two workers may record at once. If an older record overwrites a newer one, the newer one's
+            // fence comes before this fence, so its end is seen here.
             fence(Ordering::SeqCst);
             if reserve.published() == published {
                 break;

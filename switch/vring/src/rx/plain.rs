@@ -1,8 +1,8 @@
-//! The delivery that nearly all are: each frame as it is, into one plain buffer.
+//! The fast path, which nearly all deliveries take: each frame unchanged into one plain buffer.
 //!
-//! One pass reads the ring's entries and asks for the buffers' lines, one copies. The first is made early, when the frames
-//! are still on their way to this core (see [`RxQueue::look`]): both waits pass together. What is not plain is left to
-//! the general way, in `queue`.
+//! One pass reads the ring's entries and prefetches the buffers; a second pass copies. The first pass runs early, while
+//! the frames are still on their way to this core's cache (see [`RxQueue::look`]), so both waits overlap. Everything
+//! that is not plain is left to the general path in `queue`.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -15,10 +15,11 @@ use super::queue::{RxQueue, RxScratch};
 use super::ring::{Buffer, RxRing};
 use crate::feature;
 
-/// How many queues' buffers a worker keeps: those of more push each other out, and are looked at again.
+/// Number of queues whose prefetched buffers a worker keeps. With more queues, entries evict each other and are read
+/// again.
 const QUEUES: usize = 64;
 
-/// Buffers that were looked at and not taken, by queue.
+/// Buffers that were prefetched and not taken, by queue.
 pub(super) struct Aheads(Box<[Ahead; QUEUES]>);
 
 impl Default for Aheads {
@@ -27,19 +28,19 @@ impl Default for Aheads {
     }
 }
 
-/// Those of one queue: positions `from..upto`, each at its place modulo [`BURST`].
+/// Prefetched buffers of one queue: positions `from..upto`, each at its position modulo [`BURST`].
 ///
-/// Kept over the end of a turn, unlike other segments: the pointers are good as long as the queue's memory is that of
-/// `generation`, which is looked at before each use. Positions never come again, and what the driver has offered stays
-/// as it is until it is taken; so an entry is good as long as the ring's head is not beyond it.
+/// Kept across poll iterations, unlike other segments. The pointers are valid as long as the queue's memory has this
+/// `generation`, which is checked before each use. Positions are never reused, and an available entry does not change
+/// until it is taken, so an entry is valid as long as the ring's head has not passed it.
 struct Ahead {
-    /// Whose they are; 0 is nobody's.
+    /// The queue's number; 0 for none.
     queue: u64,
     generation: u64,
     from: u64,
     upto: u64,
-    /// Up to where the driver is known to offer: its index is in a line that its core writes, and is looked at only when
-    /// what is known runs out.
+    /// End of the entries known to be available. The driver's index is in a cache line that the driver's core writes,
+    /// so it is read only when the known entries run out.
     end: u64,
     buffers: [SegmentMut; BURST],
     ids: [u16; BURST],
@@ -47,7 +48,7 @@ struct Ahead {
 
 impl Default for Ahead {
     fn default() -> Ahead {
-        // SAFETY: no bytes at all.
+        // SAFETY: a segment of zero bytes.
         let none = unsafe { SegmentMut::new(std::ptr::null_mut(), 0) };
         Ahead {
             queue: 0,
@@ -61,7 +62,7 @@ impl Default for Ahead {
     }
 }
 
-/// The place of a position.
+/// Index in the arrays for a position.
 #[inline(always)]
 fn place(at: u64) -> usize {
     at as usize % BURST
@@ -69,8 +70,8 @@ fn place(at: u64) -> usize {
 
 #[allow(private_bounds, reason = "there are two layouts, both here")]
 impl<R: RxRing> RxQueue<R> {
-    /// Reads the entries of up to `count` plain buffers from the ring's head on, and asks for their first lines, to be
-    /// written. Nothing is taken. What was looked at already is not looked at again.
+    /// Reads the entries of up to `count` plain buffers from the ring's head on and prefetches the buffers' first cache
+    /// lines for writing. Nothing is taken. Entries that were already read are not read again.
     #[inline(never)]
     pub(super) fn look(&self, count: usize, scratch: &mut RxScratch) {
         self.look_from(self.reserve.head(), count, self.ahead(scratch));
@@ -89,7 +90,7 @@ impl<R: RxRing> RxQueue<R> {
             (ahead.queue, ahead.generation) = this;
             (ahead.from, ahead.upto, ahead.end) = (head, head, head);
         }
-        // Others have taken what was looked at, or this comes late and is before it.
+        // Other workers have taken the prefetched entries, or this thread's head is older than they are.
         if head > ahead.upto || head < ahead.from {
             ahead.upto = head;
         }
@@ -99,7 +100,7 @@ impl<R: RxRing> RxQueue<R> {
             return;
         }
         if ahead.end < wanted {
-            // What is wrong with the ring is found out by the general way.
+            // The general path reports a faulty ring.
             let offered = self.ring.offered(&self.reserve, head, count);
             ahead.end = head + offered.unwrap_or(0) as u64;
         }
@@ -110,15 +111,15 @@ impl<R: RxRing> RxQueue<R> {
             }
             prefetch_buffer(ptr, self.features.header_len());
             // SAFETY: translated for `len` bytes of the memory, which stays mapped until the worker's next quiescent
-            // point, and beyond it as long as it is the queue's: `Ahead` says which it is of. Never borrowed.
+            // point, and beyond it as long as it is the queue's memory: `Ahead` records its generation. Never borrowed.
             ahead.buffers[place(at)] = unsafe { SegmentMut::new(ptr, len) };
             ahead.ids[place(at)] = id;
             ahead.upto = at + 1;
         }
     }
 
-    /// Delivers the first of `picks`, as many as are plain and have a plain buffer that holds them. Returns how many
-    /// that were: of the others nothing was touched.
+    /// Delivers the leading picks that are plain and have a plain buffer that fits. Returns how many were delivered;
+    /// the others are untouched.
     #[inline(never)]
     pub(super) fn deliver_plain(
         &self,
@@ -134,7 +135,7 @@ impl<R: RxRing> RxQueue<R> {
         let (head, ahead) = (self.reserve.head(), self.ahead(scratch));
         self.look_from(head, picks.len(), ahead);
         let count = self.count_plain(burst, picks, ahead);
-        // LOAD-BEARING: before the head is looked at again, as in `deliver`.
+        // LOAD-BEARING: before the head is read again, as in `deliver`.
         fence(Ordering::Acquire);
         if count == 0 || self.reserve.head() != head {
             return 0;
@@ -152,12 +153,12 @@ impl<R: RxRing> RxQueue<R> {
         if let Some(moved) = self.ring.publish(&self.reserve, worker, run, first) {
             outcome.touched |= self.owe(worker, moved);
         }
-        // The next burst is probably as long: its buffers are on their way while it is.
+        // The next burst is probably as long: prefetch its buffers now, while it arrives.
         self.look_from(head + count as u64, count, ahead);
         count
     }
 
-    /// How many of `picks`, from the first on, can go this way.
+    /// Number of leading picks that this path can deliver.
     #[inline(never)]
     fn count_plain(&self, burst: &Burst, picks: &[Pick], ahead: &Ahead) -> usize {
         let completes = self.features.has(feature::GUEST_CSUM);
@@ -175,8 +176,8 @@ impl<R: RxRing> RxQueue<R> {
         pairs.take_while(is_plain).count()
     }
 
-    /// Copies the picked frames and writes their used entries. Returns the bytes of the frames, and what the first used
-    /// entry says.
+    /// Copies the picked frames and writes their used entries. Returns the bytes of the frames and the first used entry
+    /// (id and length).
     #[inline(never)]
     fn fill_plain<const HEADER: usize>(
         &self,

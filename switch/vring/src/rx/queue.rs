@@ -15,68 +15,68 @@ use super::ring::{Buffer, RxRing};
 use crate::reserve::{MAX_RESERVATION, Reserve};
 use crate::{Features, GuestMemory, Notifier, RingFault, feature};
 
-/// How often a worker tries anew when another was faster, before it drops.
+/// How many races a worker may lose against other workers before it drops frames.
 const MAX_RACES: usize = 16;
-/// Most writable pieces that the buffers of one reservation may have together: those of chains,
-/// and the single ones. A buffer with more is used as far as it goes.
+/// Maximum writable pieces of all buffers of one reservation: those of chains, and single ones. A buffer with more is
+/// used as far as its pieces fit.
 const MAX_PIECES: usize = 4096 + MAX_RESERVATION;
-/// How many receive queues there have been.
+/// Number of receive queues ever created.
 static QUEUES: AtomicU64 = AtomicU64::new(0);
 
 /// A receive queue with a ring of one layout.
 pub struct RxQueue<R> {
-    /// A number that no other queue has had.
+    /// Unique number; never reused.
     pub(super) id: u64,
     pub(super) ring: R,
     pub(super) features: Features,
     pub(super) reserve: Reserve,
-    /// Where it began.
+    /// Start position.
     pub(super) begin: u64,
     call: Arc<Notifier>,
-    /// Per worker: the positions that it has published and owes the driver a call for.
+    /// Per worker: positions that the worker has published without calling the driver yet.
     owed: Box<[CachePadded<Owed>]>,
-    /// Whether anybody has called yet. What a predecessor published it may not have called for.
+    /// Whether a call was made yet. A predecessor may have published entries without a call.
     called: AtomicBool,
 }
 
-/// Positions `since..until`; none when `since` is NONE. Written by one worker.
+/// Positions `since..until`; none if `since` is NONE. Written by one worker.
 struct Owed {
     since: AtomicU64,
     until: AtomicU64,
 }
 
 const NONE: u64 = u64::MAX;
-/// Which buffers one copy gets.
+/// Buffers assigned to one copy.
 #[derive(Clone, Copy, Default)]
 struct Plan {
-    /// The copy, as a number among the picks; UNUSABLE for buffers that go back as they came.
+    /// The copy's index in the picks; UNUSABLE for buffers that are returned empty.
     pick: u8,
     buffers: u16,
 }
 
-/// The `pick` of buffers that have no room even for the header before a frame: given back empty.
+/// The `pick` of buffers without room for the header before a frame; they are returned empty.
 const UNUSABLE: u8 = u8::MAX;
 
-/// A worker's working memory for `deliver`: made once.
+/// A worker's scratch memory for `deliver`, allocated once.
 pub struct RxScratch {
     pub(super) aheads: Aheads,
     buffers: Vec<Buffer>,
     pieces: Vec<SegmentMut>,
     plans: Vec<Plan>,
-    /// Ring entries of all buffers.
+    /// Ring entries that all buffers take.
     entries: usize,
-    /// Whether the driver has offered no more.
+    /// Whether no more buffers are available.
     exhausted: bool,
     fault: Option<RingFault>,
-    /// What may still be done for this delivery.
+    /// Work left for this delivery.
     work: Work,
-    /// What may be asked for beyond each copy's own, by all deliveries of the burst together: a guest whose buffers are
-    /// in many pieces takes nothing from those whose are not.
+    /// Work that all deliveries of the burst may use together, beyond each copy's own. So a guest whose buffers have
+    /// many pieces takes nothing from guests whose buffers do not.
     shared: Work,
 }
 
 impl RxScratch {
-    /// Another burst is to be delivered: it has all of [`Work::RECEIVERS`].
+    /// Begins another burst, with a full budget of [`Work::RECEIVERS`].
     #[inline(always)]
     pub fn begin_burst(&mut self) {
         self.shared = Work::new(Work::RECEIVERS);
@@ -86,9 +86,9 @@ impl RxScratch {
         !self.exhausted && self.fault.is_none() && !self.work.is_spent()
     }
 
-    /// Plans to give the last buffer back empty: it has no room even for the header before a frame. A driver must not
-    /// offer such (virtio 1.2, 5.1.6.3.1); left in the ring, each frame would be tried on it. `false` when it is not a
-    /// whole one within the `available` entries.
+    /// Plans to return the last buffer empty, since it has no room for the header before a frame. A driver must not
+    /// make such buffers available (virtio 1.2, 5.1.6.3.1); if it stayed in the ring, each frame would be tried on it
+    /// again. Returns `false` if it is not a complete buffer within the `available` entries.
     #[cold]
     fn set_aside(&mut self, available: usize) -> bool {
         if !self.usable() || self.entries > available || !self.work.spend(Work::GIVEN_BACK) {
@@ -96,7 +96,7 @@ impl RxScratch {
         }
         match self.plans.last_mut() {
             Some(plan) if plan.pick == UNUSABLE => plan.buffers += 1,
-            // One run before each frame, and one behind the last, so there is room: no allocation.
+            // At most one run before each frame and one after the last, so the capacity suffices: no allocation.
             _ => self.plans.push(Plan {
                 pick: UNUSABLE,
                 buffers: 1,
@@ -105,7 +105,7 @@ impl RxScratch {
         true
     }
 
-    /// What was wrong with the ring that the last `deliver` counted faulty copies for.
+    /// Takes the ring fault that made the last `deliver` count faulty copies.
     pub fn take_fault(&mut self) -> Option<RingFault> {
         self.fault.take()
     }
@@ -141,7 +141,7 @@ impl<R: RxRing> RxQueue<R> {
             until: AtomicU64::new(NONE),
         };
         RxQueue {
-            // From 1 on: 0 is nobody's.
+            // From 1 on: 0 means no queue.
             id: QUEUES.fetch_add(1, Ordering::Relaxed) + 1,
             ring,
             features,
@@ -168,14 +168,14 @@ impl<R: RxRing> RxQueue<R> {
         let mut outcome = Outcome::default();
         let mut rest = picks;
         let mut races = 0;
-        // What each copy may ask for by itself; looked up when the first one is not plain.
+        // Each copy's own work; computed at the first copy that is not plain.
         let mut own = None;
-        // Each turn takes at least one pick, or is a lost race, of which there are few, or gives back unusable buffers,
-        // which is paid for.
+        // Each iteration takes at least one pick, or is a lost race (few are allowed), or returns unusable buffers,
+        // which costs work.
         while !rest.is_empty() {
             let plain = self.deliver_plain(worker, burst, rest, scratch, &mut outcome);
             if plain > 0 {
-                // A guest that has mended meanwhile what the last plan stumbled over.
+                // The guest has fixed the fault that the last plan found.
                 scratch.fault = None;
                 rest = rest.get(plain..).unwrap_or(&[]);
                 continue;
@@ -186,9 +186,9 @@ impl<R: RxRing> RxQueue<R> {
             }
             let head = self.reserve.head();
             let planned = self.plan(memory, head, burst, rest, scratch);
-            // LOAD-BEARING: before the head is looked at again. Entries from `head` on hold
-            // still only while nobody takes them: what was read of entries that another worker
-            // has taken since may be half of something new, and no fault of the guest's.
+            // LOAD-BEARING: before the head is read again. Entries from `head` on are stable only while no worker takes
+            // them. Entries that another worker has taken since may have been read half-changed, which is no fault of
+            // the guest's.
             fence(Ordering::Acquire);
             let taken = match (self.reserve.head() == head, scratch.entries) {
                 (false, _) => None,
@@ -266,8 +266,7 @@ impl<R: RxRing> RxQueue<R> {
         (must || self.ring.wants_call(old, new)) && self.call.call()
     }
 
-    /// Finds buffers for as many picks as the driver's offer allows, from position `head` on,
-    /// without taking them.
+    /// Finds buffers for as many picks as the available entries allow, from position `head` on, without taking them.
     #[inline(always)]
     fn plan(
         &self,
@@ -293,7 +292,7 @@ impl<R: RxRing> RxQueue<R> {
         };
         let mergeable = self.features.has(feature::MRG_RXBUF);
         let header = self.features.header_len();
-        // A frame as long as one that the next buffers did not hold is not tried on them again.
+        // A frame that is at least as long as one that did not fit into the next buffers is not tried on them again.
         let mut refused = usize::MAX;
         for (index, pick) in picks.iter().take(BURST).enumerate() {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
@@ -312,7 +311,7 @@ impl<R: RxRing> RxQueue<R> {
                 if !mergeable && scratch.buffers.len() > first {
                     break;
                 }
-                // Another used entry, and another piece to copy to.
+                // One more used entry, and one more piece to copy to.
                 if scratch.buffers.len() > first && !scratch.work.spend(Work::BUFFER) {
                     break;
                 }
@@ -327,7 +326,7 @@ impl<R: RxRing> RxQueue<R> {
             }
             let beyond = scratch.entries > available;
             if beyond {
-                // The last chain reaches beyond what one reservation may have.
+                // The last chain exceeds what one reservation may have.
                 room = 0;
             }
             if room >= need {
@@ -342,9 +341,9 @@ impl<R: RxRing> RxQueue<R> {
                 continue;
             }
             let tried = scratch.entries - first_entry;
-            // It fits no buffer; or not even all that one reservation can have.
+            // It fits no single buffer, or not even all buffers that one reservation can have.
             let most = usize::from(self.ring.size()).min(MAX_RESERVATION);
-            // Beyond, and not the first: the next reservation has it.
+            // Exceeded, but not by the first frame: the next reservation takes it.
             let too_small = scratch.usable()
                 && !(beyond && first_entry > 0)
                 && ((!mergeable && tried > 0) || tried >= most);
@@ -361,8 +360,8 @@ impl<R: RxRing> RxQueue<R> {
         planned
     }
 
-    /// Reads the buffer at position `at` into the scratch; returns its length. A buffer at
-    /// fault has none, and the fault is left in the scratch.
+    /// Reads the buffer at position `at` into the scratch and returns its length. A buffer at fault has length 0, and
+    /// the fault is stored in the scratch.
     #[inline(always)]
     fn take(&self, memory: &GuestMemory, at: u64, scratch: &mut RxScratch) -> usize {
         let (ptr, len, id) = self.ring.single(memory, at);
@@ -378,8 +377,8 @@ impl<R: RxRing> RxQueue<R> {
         }
         prefetch_write(ptr);
         prefetch_write(ptr.wrapping_add(64));
-        // SAFETY: translated for `len` bytes of the memory, which stays mapped until the
-        // worker's next quiescent point; guest memory is never borrowed.
+        // SAFETY: translated for `len` bytes of the memory, which stays mapped until the worker's next quiescent point.
+        // Guest memory is never borrowed.
         scratch.pieces.push(unsafe { SegmentMut::new(ptr, len) });
         scratch.entries += 1;
         scratch.buffers.push(Buffer {
@@ -397,7 +396,7 @@ impl<R: RxRing> RxQueue<R> {
         let (pieces, mut len) = (&mut scratch.pieces, 0u32);
         let (indirect, work) = (self.features.has(feature::INDIRECT_DESC), &mut scratch.work);
         let walked = self.ring.chain(memory, at, indirect, work, &mut |ptr, n| {
-            // A buffer of more pieces, or bytes, than anybody needs is used as far as it goes.
+            // A buffer with more pieces or bytes than any frame needs is used as far as they fit.
             if pieces.len() < MAX_PIECES && len.checked_add(n).is_some() {
                 // SAFETY: the chain's walk translated `n` bytes of the memory.
                 pieces.push(unsafe { SegmentMut::new(ptr, n) });
@@ -407,7 +406,7 @@ impl<R: RxRing> RxQueue<R> {
         let (id, entries) = match walked {
             Ok(Some(whole)) => whole,
             Ok(None) => {
-                // Not to be had in this reservation: what it would need is no longer asked for.
+                // It does not fit into this reservation: no more buffers are read for it.
                 scratch.exhausted = true;
                 scratch.pieces.truncate(first);
                 return 0;
@@ -430,8 +429,7 @@ impl<R: RxRing> RxQueue<R> {
         len as usize
     }
 
-    /// Marks what a delivery wrote, after it was written: a page that is copied between mark and
-    /// write would go stale.
+    /// Marks what a delivery wrote, after the write: a page that is copied between mark and write would be stale.
     #[cold]
     fn mark(
         &self,
@@ -445,7 +443,7 @@ impl<R: RxRing> RxQueue<R> {
         for plan in &scratch.plans {
             let pick = picks.get(usize::from(plan.pick));
             let frame = pick.and_then(|pick| burst.frames().get(usize::from(pick.frame)));
-            // Into unusable buffers nothing was written.
+            // Nothing was written to unusable buffers.
             let mut left = pick.zip(frame).map_or(0, |(pick, frame)| {
                 Gather::len_of(frame, *pick, self.features.header_len())
             });
@@ -524,8 +522,8 @@ impl<R: RxRing> RxQueue<R> {
         }
     }
 
-    /// A copy whose tag is pushed or popped, that spans buffers, or whose checksum the guest
-    /// cannot complete itself.
+    /// Copies a frame whose tag is pushed or popped, that spans several buffers, or whose checksum the guest cannot
+    /// complete.
     #[inline(never)]
     fn copy_with_care<const HEADER: usize>(
         &self,
@@ -546,15 +544,15 @@ impl<R: RxRing> RxQueue<R> {
     }
 }
 
-/// What `fill` has copied.
+/// Result of `fill`.
 struct Filled {
     /// Bytes of the frames.
     bytes: u64,
-    /// What the run's first used entry says: id and length.
+    /// The run's first used entry: id and length.
     first: (u16, u32),
 }
 
-/// What copies of the picked frames may ask for of their receiver's buffers, each by itself.
+/// Own work of the copies of the picked frames, together.
 #[cold]
 fn own_work(burst: &Burst, picks: &[Pick]) -> u32 {
     let frames = picks.iter().take(BURST);
@@ -564,7 +562,7 @@ fn own_work(burst: &Burst, picks: &[Pick]) -> u32 {
         .sum()
 }
 
-/// Nothing more can be delivered: the driver offers no buffers, or nonsense, or such that cost too much to use.
+/// Counts `copies` as dropped: no buffers are available, the ring is at fault, or the buffers cost too much work.
 fn give_up(outcome: &mut Outcome, copies: u32, scratch: &RxScratch) {
     match scratch.fault {
         None if scratch.work.is_spent() => outcome.costly += copies,
@@ -575,10 +573,10 @@ fn give_up(outcome: &mut Outcome, copies: u32, scratch: &RxScratch) {
 
 #[derive(Default)]
 struct Planned {
-    /// How many picks were decided on: they have buffers, or are too big.
+    /// Picks that were decided: they have buffers, or are too big.
     picks: usize,
-    /// How many of them have buffers.
+    /// Picks that have buffers.
     frames: u32,
-    /// How many of them are too big for a buffer.
+    /// Picks that are too big for a buffer.
     small: u32,
 }

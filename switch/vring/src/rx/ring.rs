@@ -1,4 +1,4 @@
-//! What the two layouts do differently on the receive side.
+//! Receive-side interface of the two ring layouts.
 
 use crosspoint_frame::Work;
 
@@ -10,26 +10,25 @@ use crate::{GuestMemory, RingFault};
 pub(crate) struct Buffer {
     pub(crate) id: u16,
     pub(crate) pieces: u16,
-    /// Ring entries that it takes.
+    /// Ring entries that the buffer takes.
     pub(crate) entries: u16,
     pub(crate) len: u32,
 }
-/// What the two layouts do differently on the receive side. Positions count ring entries.
+/// Receive-side operations that differ between the layouts. Positions count ring entries.
 pub(crate) trait RxRing {
-    /// From so many entries on the driver's wish cannot say which of them it waits for.
+    /// Number of published entries from which the event index is ambiguous, so a call is always made.
     fn event_range(&self) -> u64;
-    /// GET_VRING_BASE's answer for a ring that stands at `head`.
+    /// GET_VRING_BASE's answer for a ring at position `head`.
     fn base(&self, head: u64) -> u32;
     fn size(&self) -> u16;
     fn memory(&self) -> &GuestMemory;
     fn prefetch_descriptors(&self, head: u64, count: usize);
-    /// How many entries may be taken from `head` on, as far as that is known before they are
-    /// read; asks for the lines of the first `wanted`.
+    /// Number of entries that may be taken from `head` on, as far as known before they are read. Prefetches the cache
+    /// lines of the first `wanted`.
     fn offered(&self, reserve: &Reserve, head: u64, wanted: usize) -> Result<usize, RingFault>;
-    /// The buffer at a position if it is a single plain descriptor: address, length, id. Null
-    /// for anything else.
+    /// The buffer at a position if it is a single plain descriptor: address, length, id. Null for anything else.
     fn single(&self, memory: &GuestMemory, at: u64) -> (*mut u8, u32, u16);
-    /// Any buffer: its id and entries. `None` when `work` ran out or nothing is available.
+    /// Walks any buffer and returns its id and number of entries. `None` if `work` ran out or no buffer is available.
     fn chain(
         &self,
         memory: &GuestMemory,
@@ -38,10 +37,10 @@ pub(crate) trait RxRing {
         work: &mut Work,
         piece: &mut dyn FnMut(*mut u8, u32),
     ) -> Result<Option<(u16, u16)>, RingFault>;
-    /// Writes a used entry. `first` is the first of its reservation.
+    /// Writes a used entry. `first` marks the first entry of its reservation.
     fn set_used(&self, at: u64, first: bool, buffer: &Buffer, len: u32);
-    /// Gives a run back to the driver; `first` is what its first used entry says. Returns the
-    /// positions that this worker owes the driver a call for.
+    /// Returns a run to the driver; `first` is its first used entry (id and length). The result is the positions that
+    /// this worker must call the driver for.
     fn publish(
         &self,
         reserve: &Reserve,
@@ -51,8 +50,8 @@ pub(crate) trait RxRing {
     ) -> Option<(u64, u64)>;
     fn mark_used(&self, memory: &GuestMemory, from: u64, to: u64);
     fn wants_call(&self, old: u64, new: u64) -> bool;
-    /// Whether the driver has offered a buffer, now or before the ring came to `head`.
+    /// Whether the driver has made a buffer available, now or before the ring reached `head`.
     fn has_begun(&self, head: u64) -> bool;
-    /// Whether the driver shows that it has taken all that was given back before `head`.
+    /// Whether the ring shows that the driver has taken everything that was returned before `head`.
     fn is_taken(&self, head: u64) -> bool;
 }

@@ -30,7 +30,7 @@ impl RxRing for SplitRing {
     #[inline(always)]
     fn prefetch_descriptors(&self, head: u64, count: usize) {
         self.prefetch_avail_index();
-        // Four descriptors to a line, and drivers hand them out in order, mostly.
+        // Four descriptors share a cache line, and drivers mostly use them in order.
         for i in (0..count as u16).step_by(4) {
             let at = (head as u16).wrapping_add(i);
             self.prefetch_descriptor(self.avail_entry(at));

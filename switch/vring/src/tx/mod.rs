@@ -15,23 +15,23 @@ use crate::{Features, Glance, Notifier, RingError, RingFault};
 pub use packed::PackedTx;
 pub use split::SplitTx;
 
-/// Longest chain that can be a frame: the longest frame, its tags and the ring's header. What is longer, or has
-/// more pieces than a burst, goes on as a frame without bytes, to be dropped as oversize.
+/// Longest chain that can be a frame: the longest frame, its tags and the ring's header. A longer chain, or one with
+/// more pieces than a burst, becomes a frame without bytes, which is dropped as oversize.
 const MAX_CHAIN_LEN: u64 = (MAX_FRAME_LEN + TAG_LEN * TAGS_MAX as usize) as u64 + 12;
 
-/// The one consumer of a guest's transmit ring. Owned by one worker.
+/// The only consumer of a guest's transmit ring. Owned by one worker.
 #[allow(
     clippy::large_enum_variant,
     reason = "kept in a box by the stream that owns it"
 )]
 pub enum GuestTx {
-    /// Of a split ring.
+    /// With a split ring.
     Split(SplitTx),
-    /// Of a packed ring.
+    /// With a packed ring.
     Packed(PackedTx),
 }
 
-/// One call, whatever the layout.
+/// Calls the same method on either layout.
 macro_rules! either {
     ($queue:expr, $name:ident => $call:expr) => {
         match $queue {
@@ -42,8 +42,8 @@ macro_rules! either {
 }
 
 impl GuestTx {
-    /// The queue, beginning at the ring's position `base`, as SET_VRING_BASE gives it. Kicks are
-    /// off: the worker polls.
+    /// Creates the queue at the ring's position `base`, as SET_VRING_BASE gives it. Kicks are off, since the worker
+    /// polls.
     pub fn new(
         ring: impl Into<Ring>,
         features: Features,
@@ -53,7 +53,7 @@ impl GuestTx {
         Ok(match ring.into() {
             Ring::Split(ring) => {
                 let base = base as u16;
-                // What is there may be of an earlier life of the memory: the driver compares with it.
+                // The index in memory may be from an earlier use of the memory, and the driver compares with it.
                 ring.used_index().store(base, Ordering::Release);
                 GuestTx::Split(SplitTx::new(ring, features, call, base))
             }
@@ -64,81 +64,79 @@ impl GuestTx {
         })
     }
 
-    /// The position from which a successor goes on, when no burst is being handled and no batch is out, as
-    /// GET_VRING_BASE gives it.
+    /// The position from which a successor continues, as GET_VRING_BASE returns it. Valid while no burst is being
+    /// handled and no batch is outstanding.
     pub fn base(&self) -> u32 {
         either!(self, queue => queue.base())
     }
 
-    /// Takes up to a burst of frames off the ring into `burst`, which is empty. Their
-    /// descriptors are held until [`complete`](Self::complete).
+    /// Takes up to a burst of frames off the ring into `burst`, which must be empty. Their descriptors are held until
+    /// [`complete`](Self::complete).
     ///
-    /// Each burst is looked at one call early, if the driver has offered it by then: its misses
-    /// overlap with the work on the burst before it. A frame that finds the queue empty is
-    /// taken at once.
+    /// Each burst is prefetched one call early, if the driver has made it available by then, so that its cache misses
+    /// overlap with the work on the previous burst. A frame that arrives in an empty queue is taken at once.
     #[inline(always)]
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
         either!(self, queue => queue.receive(burst))
     }
 
-    /// Whether the last burst was full, and more frames wait behind it.
+    /// Whether the last burst was full and more frames wait behind it.
     #[inline(always)]
     pub fn has_backlog(&self) -> bool {
         either!(self, queue => queue.has_backlog())
     }
 
-    /// A look at whether the driver offers anything, for as long as nothing is taken. `None` if it does now, and of a queue
-    /// at fault.
+    /// Returns a glance at the ring, to see later whether the driver has made a frame available, valid while no frame
+    /// is taken. `None` if a frame is available now, or the queue is at fault.
     pub fn glance(&self) -> Option<Glance> {
         either!(self, queue => queue.glance())
     }
 
-    /// What the guest did wrong, if it did.
+    /// The rule that the guest broke, if any.
     pub fn fault(&self) -> Option<RingFault> {
         either!(self, queue => queue.fault())
     }
 
-    /// Gives back every descriptor that the last [`receive`](Self::receive) took: their bytes
-    /// have been copied to where they go.
+    /// Returns every descriptor that the last [`receive`](Self::receive) took: the frames' bytes have been copied.
     #[inline(always)]
     pub fn complete(&mut self) {
         either!(self, queue => queue.complete())
     }
 
-    /// Takes over what [`complete`](Self::complete) would give back, to be given back later: somebody else still reads
-    /// the bytes.
+    /// Takes the descriptors that [`complete`](Self::complete) would return, to return them later: their bytes are
+    /// still being read.
     #[inline(always)]
     pub fn take_batch(&mut self) -> Batch {
         either!(self, queue => queue.take_batch())
     }
 
-    /// Gives back every descriptor of a batch. Batches go back in the order in which they were taken, and while one is
-    /// out, [`complete`](Self::complete) is not called: rings are used in order.
+    /// Returns every descriptor of a batch. Batches must be completed in the order in which they were taken, and
+    /// [`complete`](Self::complete) must not be called while one is outstanding: rings are used in order.
     #[inline(always)]
     pub fn complete_batch(&mut self, batch: &Batch) {
         either!(self, queue => queue.complete_batch(batch))
     }
 
-    /// Calls the driver if it wants to know of the completions since the last time. Returns
-    /// whether it did. The worker has passed a sequentially consistent fence since it completed.
+    /// Calls the driver if it wants to know of the completions since the last flush. Returns whether it called. The
+    /// worker must have passed a sequentially consistent fence since it completed.
     #[inline(always)]
     pub fn flush(&mut self) -> bool {
         either!(self, queue => queue.flush())
     }
 
-    /// Asks the driver for kicks, or for none. Returns whether there is work already: after
-    /// asking, look before you sleep.
+    /// Asks the driver for kicks, or for none. Returns whether there is work already: check this after asking and
+    /// before sleeping.
     pub fn set_kicks(&mut self, wanted: bool) -> bool {
         either!(self, queue => queue.set_kicks(wanted))
     }
 }
 
-/// Descriptors of one burst, held on beyond it.
+/// Descriptors of one burst, held beyond it.
 #[derive(Clone)]
 pub struct Batch {
     chains: [Chain; BURST],
     len: usize,
-    /// The ring's position behind them.
+    /// The ring's position after them.
     end: u64,
 }
 
@@ -153,12 +151,12 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// How many frames they are.
+    /// Number of frames.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no frames.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -168,16 +166,16 @@ impl Batch {
     }
 }
 
-/// What is given back for a chain.
+/// What is returned to the driver for a chain.
 #[derive(Clone, Copy, Default)]
 struct Chain {
-    /// Buffer id, or head.
+    /// Buffer id, or head descriptor index.
     id: u16,
-    /// Of a packed ring, how many it takes there.
+    /// In a packed ring, the number of entries that the chain takes.
     entries: u16,
 }
 
-/// The pieces of one chain, collected.
+/// Collects the pieces of one chain.
 struct Pieces<'p> {
     list: &'p mut Vec<Segment>,
     total: u64,
@@ -188,21 +186,21 @@ impl Pieces<'_> {
         Pieces { list, total: 0 }
     }
 
-    /// Adds `len` bytes at `ptr`, which the caller has just translated: a chain that is too long
-    /// to be a frame is only measured on.
+    /// Adds `len` bytes at `ptr`, which the caller has just translated. Of a chain too long to be a frame, only the
+    /// length is counted.
     fn push(&mut self, ptr: *mut u8, len: u32) {
         self.total += u64::from(len);
         if self.total <= MAX_CHAIN_LEN && self.list.len() < MAX_BURST_SEGMENTS {
-            // SAFETY: translated for `len` bytes of the guest's memory, which stays mapped until
-            // the worker's next quiescent point: the two `walk`s call this for nothing else.
+            // SAFETY: translated for `len` bytes of the guest's memory, which stays mapped until the worker's next
+            // quiescent point: the two `walk` functions call this with nothing else.
             self.list.push(unsafe { Segment::new(ptr, len) });
         } else {
             self.total = MAX_CHAIN_LEN + 1;
         }
     }
 
-    /// Adds the frame that the pieces make, after a header of `header_len` bytes, to the burst;
-    /// `false` when there is no room for it.
+    /// Adds the frame that the pieces form, after a header of `header_len` bytes, to the burst. Returns `false` if
+    /// there is no room for it.
     fn push_frame(self, burst: &mut Burst, header_len: usize) -> bool {
         if self.total > MAX_CHAIN_LEN {
             return burst.push_oversize();
@@ -223,7 +221,7 @@ fn read_offload(whole: &Segment) -> Offload {
     let Some(header) = whole.read_array::<10>(0) else {
         return Offload::default();
     };
-    // Nothing asked: flags and gso_type are both zero, nearly always.
+    // No offload: flags and gso_type are both zero, nearly always.
     if header[0] & NEEDS_CSUM == 0 && header[1] == 0 {
         return Offload::default();
     }
@@ -232,8 +230,8 @@ fn read_offload(whole: &Segment) -> Offload {
     offload_of(&bytes)
 }
 
-/// struct virtio_net_hdr (virtio 1.2, 5.1.6), little-endian; a legacy driver's is the guest's
-/// own order, which is the same on every machine we run on.
+/// Decodes struct virtio_net_hdr (virtio 1.2, 5.1.6), little-endian. A legacy driver uses the guest's byte order, which
+/// is the same on every supported machine.
 fn offload_of(header: &[u8; 12]) -> Offload {
     let field = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     Offload {
@@ -248,8 +246,8 @@ fn offload_of(header: &[u8; 12]) -> Offload {
     }
 }
 
-/// Moves the header's bytes from the beginning of the pieces to `header`; `false`, and nothing
-/// left of the pieces, when they are shorter.
+/// Moves the header's bytes from the beginning of the pieces to `header`. If the pieces are shorter, returns `false`
+/// and consumes them.
 fn take_header(pieces: &mut [Segment], header: &mut [u8]) -> bool {
     let mut got = 0;
     for piece in pieces {

@@ -10,40 +10,40 @@ use crate::chain::{self, Direction};
 use crate::packed::{PackedChain, PackedRing};
 use crate::{Features, Glance, Notifier, RingFault, feature};
 
-/// The one consumer of a packed transmit ring.
+/// The only consumer of a packed transmit ring.
 pub struct PackedTx {
     ring: PackedRing,
     features: Features,
     call: Arc<Notifier>,
     /// Position of the next chain to take.
     next: u64,
-    /// Position of the next used descriptor: `next` less what the current burst and batches hold.
+    /// Position of the next used descriptor: `next` minus the entries of the current burst and batches.
     used: u64,
-    /// Used position at the last decision to call.
+    /// Used position at the last decision whether to call.
     called: u64,
-    /// Whether a decision was made yet. What a predecessor completed it may not have called for,
-    /// so the first one is for calling.
+    /// Whether such a decision was made yet. The first decision is always to call, since a predecessor may have
+    /// completed entries without a call.
     decided: bool,
     /// Chains of the burst being handled: `held` of them from `first` on.
     chains: [Chain; BURST],
     first: usize,
     held: usize,
-    /// Chains from `next` on that have been looked at and asked for, and not taken.
+    /// Chains from `next` on that have been read and prefetched, and not taken.
     ahead: Lookahead,
-    /// Whether the last burst left some of those that had been looked at, or was as long as a burst can be.
+    /// Whether the last burst left chains that had been read, or was a full burst.
     is_cut_short: bool,
-    /// Of the memory that `ahead` has addresses in.
+    /// Generation of the memory that `ahead` has addresses in.
     generation: u64,
-    /// Set when the guest broke a rule: nothing is taken any more.
+    /// Set when the guest broke a rule of the ring: no more frames are taken.
     fault: Option<RingFault>,
 }
 
-/// A burst in waiting: its descriptors have been read, its bytes are on their way to the cache.
+/// The next burst: its descriptors have been read, its bytes prefetched.
 struct Lookahead {
     chains: [Chain; BURST],
-    /// Buffers of single descriptors; null where there is more to a chain.
+    /// Buffers of single descriptors; null for any other chain.
     buffers: [(*mut u8, u32); BURST],
-    /// Those from `from` on have not been taken yet.
+    /// Entries from `from` on have not been taken yet.
     from: usize,
     len: usize,
 }
@@ -54,14 +54,14 @@ impl Lookahead {
         self.from == self.len
     }
 
-    /// Nothing has been looked at.
+    /// Empties the lookahead.
     #[inline(always)]
     fn clear(&mut self) {
         (self.from, self.len) = (0, 0);
     }
 }
 
-// SAFETY: the pointers are addresses in the ring's memory, which the queue holds.
+// SAFETY: the pointers are addresses in the ring's memory, which the queue keeps alive.
 unsafe impl Send for Lookahead {}
 
 impl PackedTx {
@@ -104,7 +104,7 @@ impl PackedTx {
     pub(super) fn receive(&mut self, burst: &mut Burst) -> usize {
         let generation = self.ring.memory().generation();
         if generation != self.generation {
-            // Another memory table: addresses in the one before may be gone.
+            // Another memory table: addresses in the previous one may be unmapped.
             self.generation = generation;
             self.ahead.clear();
         }
@@ -149,8 +149,7 @@ impl PackedTx {
         taken
     }
 
-    /// Whether the last burst ended before what had been offered when it was looked at: the burst was full, and there is
-    /// more.
+    /// Whether the last burst was full and left frames that were available when it was read.
     #[inline(always)]
     pub(super) fn has_backlog(&self) -> bool {
         self.is_cut_short && !self.ahead.is_empty()
@@ -165,8 +164,8 @@ impl PackedTx {
         self.fault
     }
 
-    /// Reads the descriptors of the next burst and asks for its bytes. The descriptors lie side
-    /// by side, four to a line, and say themselves whether they are available.
+    /// Reads the descriptors of the next burst and prefetches its bytes. Descriptors are adjacent, four to a cache
+    /// line, and carry their own availability.
     fn look_ahead(&mut self) {
         let Lookahead {
             chains,
@@ -179,11 +178,11 @@ impl PackedTx {
             return;
         }
         let memory = self.ring.memory();
-        // One burst follows no more descriptors than its work allows: no need to count further.
+        // A burst follows no more descriptors than its work allows: no need to count further.
         let most = u32::from(self.ring.size()).min(chain::STEPS);
         let (mut at, end) = (self.next, self.next + u64::from(most));
         for (chain, buffer) in chains.iter_mut().zip(buffers) {
-            // A driver that offers more than a ring's worth offers what we hold.
+            // Entries beyond the ring's size are entries that we hold.
             let Some(d) = (at < end).then(|| self.ring.read(at)).flatten() else {
                 break;
             };
@@ -201,7 +200,7 @@ impl PackedTx {
             at += u64::from(entries);
             *len += 1;
         }
-        // The next burst's, if this one was full: the driver is ahead of us, then.
+        // If this burst is full, the driver is ahead: prefetch the next burst's descriptors.
         if *len == BURST {
             for i in (0..BURST as u64).step_by(4) {
                 self.ring.prefetch(at + i);
@@ -209,8 +208,8 @@ impl PackedTx {
         }
     }
 
-    /// Adds the frame of one chain to the burst; `false` when it has no room for it, or the
-    /// chain is at fault. An empty burst has room for any.
+    /// Adds the frame of one chain to the burst. Returns `false` if the burst has no room for it or the chain is at
+    /// fault. An empty burst has room for any frame.
     #[inline(always)]
     fn push(
         &mut self,
@@ -222,8 +221,8 @@ impl PackedTx {
         work: &mut Work,
     ) -> bool {
         if !ptr.is_null() && len as usize >= header {
-            // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring shows
-            // still: its generation is the one that was looked at.
+            // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring still has: `receive` has
+            // compared its generation.
             let whole = unsafe { Segment::new(ptr, len) };
             let offload = read_offload(&whole);
             return burst.push_contiguous(whole.skip(header), offload);
@@ -245,7 +244,7 @@ impl PackedTx {
             &mut |ptr, len| pieces.push(ptr, len),
         );
         let pushed = match walked {
-            // What stands behind it was looked for at the place where it ended then.
+            // The following chains were read at the place where this one ended then.
             Ok(PackedChain::Whole { id, entries }) if entries == seen.entries => {
                 let index = self.first + burst.len();
                 let pushed = pieces.push_frame(burst, self.features.header_len());
@@ -255,7 +254,7 @@ impl PackedTx {
                 pushed
             }
             Ok(PackedChain::OutOfBudget) => {
-                // With all the work that a burst may cost, it is the chain's fault.
+                // Not even the whole burst's work was enough: the chain is at fault.
                 self.fault = self.fault.or(is_alone.then(chain::costly));
                 false
             }
@@ -321,14 +320,14 @@ impl PackedTx {
     }
 }
 
-/// Gives back chains, which take the ring's positions `from..to`.
+/// Returns chains to the driver; they take the ring's positions `from..to`.
 #[inline(always)]
 fn give_back(ring: &PackedRing, features: Features, chains: &[Chain], (from, to): (u64, u64)) {
     let Some((first, others)) = chains.split_first() else {
         return;
     };
     if features.has(feature::IN_ORDER) {
-        // One used descriptor, with the last one's id, is for all (virtio 1.2, 2.8.5).
+        // One used descriptor with the last chain's id stands for all (virtio 1.2, 2.8.5).
         let last = others.last().unwrap_or(first);
         ring.note_entries(from, (to - from) as u16);
         ring.publish_used(from, last.id, 0);

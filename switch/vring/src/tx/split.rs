@@ -10,42 +10,42 @@ use crate::arming::arm;
 use crate::chain::{self, Direction};
 use crate::{Features, Glance, Notifier, RingFault, SplitRing, feature};
 
-/// The one consumer of a split transmit ring.
+/// The only consumer of a split transmit ring.
 pub struct SplitTx {
     ring: SplitRing,
     features: Features,
     call: Arc<Notifier>,
-    /// Position of the next entry to take; as much of it as the ring's indices have.
+    /// Position of the next entry to take, in the 16 bits of the ring's indices.
     next: u16,
-    /// Position of the next used entry: `next` less what the current burst and batches hold.
+    /// Position of the next used entry: `next` minus the entries of the current burst and batches.
     used: u16,
-    /// Used position at the last decision to call.
+    /// Used position at the last decision whether to call.
     called: u16,
-    /// Whether a decision was made yet. What a predecessor completed it may not have called for,
-    /// so the first one is for calling.
+    /// Whether such a decision was made yet. The first decision is always to call, since a predecessor may have
+    /// completed entries without a call.
     decided: bool,
-    /// How far the driver had offered when last looked.
+    /// The driver's available index when it was last read.
     avail: u16,
     /// Heads of the burst being handled: `held` of them from `first` on.
     heads: [u16; BURST],
     first: usize,
     held: usize,
-    /// Frames from `next` on that have been looked at and asked for, and not taken.
+    /// Frames from `next` on that have been read and prefetched, and not taken.
     ahead: Lookahead,
-    /// Whether the last burst left some of those that had been looked at, or was as long as a burst can be.
+    /// Whether the last burst left frames that had been read, or was a full burst.
     is_cut_short: bool,
-    /// Of the memory that `ahead` has addresses in.
+    /// Generation of the memory that `ahead` has addresses in.
     generation: u64,
-    /// Set when the guest broke a rule: nothing is taken any more.
+    /// Set when the guest broke a rule of the ring: no more frames are taken.
     fault: Option<RingFault>,
 }
 
-/// A burst in waiting: its descriptors have been read, its bytes are on their way to the cache.
+/// The next burst: its descriptors have been read, its bytes prefetched.
 struct Lookahead {
     heads: [u16; BURST],
-    /// Buffers of single descriptors; null where there is more to a chain.
+    /// Buffers of single descriptors; null for any other chain.
     buffers: [(*mut u8, u32); BURST],
-    /// Those from `from` on have not been taken yet.
+    /// Entries from `from` on have not been taken yet.
     from: usize,
     len: usize,
 }
@@ -56,14 +56,14 @@ impl Lookahead {
         self.from == self.len
     }
 
-    /// Nothing has been looked at.
+    /// Empties the lookahead.
     #[inline(always)]
     fn clear(&mut self) {
         (self.from, self.len) = (0, 0);
     }
 }
 
-// SAFETY: the pointers are addresses in the ring's memory, which the queue holds.
+// SAFETY: the pointers are addresses in the ring's memory, which the queue keeps alive.
 unsafe impl Send for Lookahead {}
 
 impl SplitTx {
@@ -107,7 +107,7 @@ impl SplitTx {
     pub(super) fn receive(&mut self, burst: &mut Burst) -> usize {
         let generation = self.ring.memory().generation();
         if generation != self.generation {
-            // Another memory table: addresses in the one before may be gone.
+            // Another memory table: addresses in the previous one may be unmapped.
             self.generation = generation;
             self.ahead.clear();
         }
@@ -150,8 +150,7 @@ impl SplitTx {
         taken
     }
 
-    /// Whether the last burst ended before what had been offered when it was looked at: the burst was full, and there is
-    /// more.
+    /// Whether the last burst was full and left frames that were available when it was read.
     #[inline(always)]
     pub(super) fn has_backlog(&self) -> bool {
         self.is_cut_short && !self.ahead.is_empty()
@@ -166,8 +165,8 @@ impl SplitTx {
         self.fault
     }
 
-    /// Reads the descriptors of the next burst and asks for its bytes, in passes, so that the
-    /// misses of a whole burst overlap; and asks for the descriptors of the one after it.
+    /// Reads the descriptors of the next burst and prefetches its bytes, in passes, so that the cache misses of the
+    /// whole burst overlap. Also prefetches the descriptors of the burst after it.
     #[inline(never)]
     fn look_ahead(&mut self) {
         let Lookahead {
@@ -177,7 +176,7 @@ impl SplitTx {
             len,
         } = &mut self.ahead;
         (*from, *len) = (0, 0);
-        // The driver's index bounces between the cores: look only when what is known runs out.
+        // The driver's index bounces between the cores: read it only when the known entries run out.
         if usize::from(self.avail.wrapping_sub(self.next)) < BURST {
             self.avail = self.ring.avail_index();
         }
@@ -214,8 +213,8 @@ impl SplitTx {
         }
     }
 
-    /// Adds the frame of one chain to the burst; `false` when it has no room for it, or the
-    /// chain is at fault. An empty burst has room for any.
+    /// Adds the frame of one chain to the burst. Returns `false` if the burst has no room for it or the chain is at
+    /// fault. An empty burst has room for any frame.
     #[inline(always)]
     fn push(
         &mut self,
@@ -226,7 +225,8 @@ impl SplitTx {
         work: &mut Work,
     ) -> bool {
         if !ptr.is_null() && len as usize >= header {
-            // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring holds.
+            // SAFETY: `ptr` was translated for `len` bytes of the memory that the ring still has: `receive` has
+            // compared its generation.
             let whole = unsafe { Segment::new(ptr, len) };
             let offload = read_offload(&whole);
             return burst.push_contiguous(whole.skip(header), offload);
@@ -250,7 +250,7 @@ impl SplitTx {
         );
         let pushed = match walked {
             Ok(true) => pieces.push_frame(burst, self.features.header_len()),
-            // To be looked at in the next burst, with all the work that one may cost.
+            // The next burst reads it, with a whole burst's work.
             Ok(false) if !is_alone => false,
             Ok(false) => {
                 self.fault = Some(chain::costly());
@@ -279,7 +279,7 @@ impl SplitTx {
         self.publish(held);
     }
 
-    /// Shows the driver `count` used entries that have been written.
+    /// Publishes `count` used entries that have been written.
     #[inline(always)]
     fn publish(&mut self, count: usize) {
         let from = self.used;
