@@ -153,7 +153,7 @@ impl Capture {
         }
         if self.write.as_deref() == Some(Path::new("-")) && stdout().is_terminal() {
             eprintln!(
-                "error: a capture file is not for a terminal\nhelp: name a file, or pipe it: crosspoint capture -w - | wireshark -k -i -"
+                "error: a capture file cannot be written to a terminal\nhelp: name a file, or pipe it: crosspoint capture -w - | wireshark -k -i -"
             );
             return ExitCode::FAILURE;
         }
@@ -210,12 +210,12 @@ fn words(totals: &Totals, wanted: &Wanted) -> String {
     } = totals;
     let mut text = format!("{captured} captured, {missed} missed, {over_rate} over the rate");
     if *missed > 0 {
-        text += "\nhelp: frames were missed since they were read too slowly: write to a file, filter, or keep fewer bytes (--snaplen)";
+        text += "\nhelp: frames were missed because they were read too slowly: write to a file, use a filter, or keep fewer bytes (--snaplen)";
     }
     if *over_rate > 0 {
         let rate = wanted.rate;
         text += &format!(
-            "\nhelp: workers looked at no more than {rate} frames a second each: filter does not help, --rate does, or one port"
+            "\nhelp: each worker looked at {rate} frames a second at most: raise --rate, or capture one port; a filter does not help"
         );
     }
     text
@@ -236,7 +236,7 @@ fn each(
             },
         }
     }
-    Err(io::Error::other("the switch has gone away"))
+    Err(io::Error::other("the switch closed the connection"))
 }
 
 fn print(frames: Frames) -> io::Result<Option<Totals>> {

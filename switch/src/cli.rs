@@ -130,7 +130,7 @@ pub(crate) fn ask_as<T: DeserializeOwned>(socket: &Path, request: &Request) -> O
     let value = ask(socket, request)?;
     let answer = T::deserialize(&value);
     let say = |error: &serde_json::Error| {
-        eprintln!("error: this is no answer of this version's crosspoint: {error}");
+        eprintln!("error: this is not an answer of this version of crosspoint: {error}");
         eprintln!("help: restart the daemon after an update, or ask it with its own version");
     };
     answer.inspect_err(say).ok().map(|answer| (value, answer))

@@ -19,7 +19,7 @@ pub(crate) fn doctor(config: Option<&Path>, all: bool, json: bool) -> ExitCode {
     let host = match Host::here(&run::affinity(), &names) {
         Ok(host) => host,
         Err(why) => {
-            eprintln!("error: {why}\nhelp: without --config and --all no interface is looked at");
+            eprintln!("error: {why}\nhelp: without --config or --all no interface is checked");
             return ExitCode::FAILURE;
         }
     };

@@ -29,7 +29,7 @@ impl Health {
         let health = match serde_json::from_value::<health::Health>(value.clone()) {
             Ok(health) => health,
             Err(why) => {
-                eprintln!("error: what answers is another version of crosspoint: {why}");
+                eprintln!("error: the daemon is another version of crosspoint: {why}");
                 return ExitCode::FAILURE;
             }
         };

@@ -100,7 +100,9 @@ impl Action {
                 if let Some(name) = name {
                     let other = port.insert("name".to_owned(), name.clone().into());
                     if other.is_some_and(|other| other != name.as_str()) {
-                        return Err(format!("the port has another name than {name:?} there"));
+                        return Err(format!(
+                            "the file gives the port another name than {name:?}"
+                        ));
                     }
                 }
                 let keep = common.keep;

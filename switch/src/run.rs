@@ -111,7 +111,7 @@ fn raise_open_files() {
     }
     limit.current = limit.maximum;
     if let Err(why) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(error = %why, "the limit of open files stays as it is");
+        tracing::warn!(error = %why, "the limit of open files cannot be raised");
     }
 }
 

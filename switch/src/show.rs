@@ -77,7 +77,7 @@ pub(crate) fn seconds(word: &str) -> Result<Duration, String> {
         .filter(|seconds| (0.1..=3600.0).contains(seconds))
         .map(Duration::from_secs_f64)
         .ok_or_else(|| {
-            "this is to be a number of seconds from 0.1 to 3600; a topic comes before --watch"
+            "this must be a number of seconds from 0.1 to 3600; a topic comes before --watch"
                 .to_owned()
         })
 }

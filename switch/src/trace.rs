@@ -86,7 +86,7 @@ impl Trace {
         match left {
             0 => ExitCode::SUCCESS,
             left => {
-                eprintln!("error: {left} of {} frames did not come", self.count);
+                eprintln!("error: {left} of {} frames were not received", self.count);
                 ExitCode::FAILURE
             }
         }

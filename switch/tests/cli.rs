@@ -176,7 +176,7 @@ fn a_fifo_is_refused_with_what_to_do_and_standard_input_is_read() {
         let output = crosspoint(words);
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{words:?}");
-        assert!(text.contains("it is a FIFO, no regular file"), "{text}");
+        assert!(text.contains("it is a FIFO, not a regular file"), "{text}");
         assert!(text.contains(fifo) && text.contains("help: "), "{text}");
     }
     for (text, succeeds) in [("version = 1\n", true), ("version = 2\n", false)] {

@@ -37,7 +37,7 @@ pub enum StartError {
     #[error(transparent)]
     Control(#[from] SocketError),
     /// The daemon is stopped meanwhile.
-    #[error("the switch is ending")]
+    #[error("the switch is shutting down")]
     Ending,
     /// More ports than there are numbers.
     #[error("port `{0}`: there are too many ports")]

@@ -114,7 +114,7 @@ fn an_interface_that_carries_no_frames_for_guests_is_said_to_be_such() {
     switch.wait_state("tun", "down: interface `tun` is no Ethernet interface");
     switch.wait_state(
         "upper",
-        "a macvlan in mode private: the kernel gives it frames for its own address alone",
+        "a macvlan in mode private: the kernel gives it only frames for its own address",
     );
     for part in ["mode passthru", "name the interface below it"] {
         assert!(switch.log().contains(part), "{}", switch.log());

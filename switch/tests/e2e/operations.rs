@@ -150,7 +150,7 @@ fn doctor_knows_the_program_of_a_running_switch() {
         let of_program = findings.iter().filter(|one| one["id"] == "xdp-program");
         let ours = of_program.filter(|one| {
             let found = one["found"].as_str().unwrap_or_default();
-            found.starts_with("the XDP program is a crosspoint's") && one["severity"] == "ok"
+            found.starts_with("the XDP program belongs to crosspoint") && one["severity"] == "ok"
         });
         assert_eq!(ours.count(), 1, "{text}");
     });

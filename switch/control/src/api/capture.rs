@@ -60,7 +60,7 @@ pub(super) async fn show_frames(
             true => "there are no frames to look at",
             false => "only root and the daemon's user may look at frames",
         };
-        let help = "`show` is for all who may connect".to_owned();
+        let help = "`crosspoint show` works for every user who may connect".to_owned();
         if let Ok(reply) = server::refuse(why.to_owned(), help) {
             let _ = client.write_all(&reply).await;
         }

@@ -111,7 +111,7 @@ impl ChangeError {
 
     /// The error of sources that cannot be changed.
     pub(super) fn unchangeable() -> Self {
-        Self::new("this switch cannot be changed", "start it anew")
+        Self::new("this switch cannot be changed", "start it again")
     }
 }
 
@@ -119,7 +119,7 @@ impl From<ConfigError> for ChangeError {
     fn from(error: ConfigError) -> Self {
         ChangeError {
             error: error.to_string(),
-            help: "nothing was changed: mend it, and try again".to_owned(),
+            help: "nothing was changed: fix the mistakes and try again".to_owned(),
             report: Some(error.render()),
         }
     }
@@ -186,13 +186,13 @@ pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<
     if !may_change(uid, rustix::process::geteuid().as_raw()) {
         return line_of(&ChangeError::new(
             "only root and the daemon's user may change anything, or plan it",
-            "`show` is for all who may connect",
+            "`crosspoint show` works for every user who may connect",
         ));
     }
     let turn = Arc::clone(&asked.moving).lock_owned();
     let Ok(turn) = timeout(TURN_TIME_MAX, turn).await else {
         return line_of(&ChangeError::new(
-            "another change is under way",
+            "another change is in progress",
             "try again",
         ));
     };
@@ -202,7 +202,7 @@ pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<
         wanted.run(&*source)
     });
     let result = task.await.unwrap_or_else(|why| {
-        let error = format!("it did not end as it should: {why}");
+        let error = format!("the change ended unexpectedly: {why}");
         Err(ChangeError::new(error, "see the daemon's log"))
     });
     let pid = asked.peer.and_then(|peer| peer.pid());

@@ -28,16 +28,16 @@ pub enum ClientError {
     /// There is no such socket.
     #[error("there is no control socket {}", path.display())]
     #[diagnostic(help(
-        "is crosspoint running? if its configuration has another [control] socket, name it with --socket"
+        "is crosspoint running? if its configuration has another [control] socket, name that one with --socket"
     ))]
     Missing {
         /// The socket.
         path: PathBuf,
     },
     /// The socket exists, but no process listens on it.
-    #[error("nobody answers on the control socket {}", path.display())]
+    #[error("no process answers on the control socket {}", path.display())]
     #[diagnostic(help(
-        "is crosspoint running? a daemon that was killed leaves such a socket behind, and the next one replaces it; another socket is named with --socket"
+        "is crosspoint running? a daemon that was killed leaves its socket file behind, and the next start replaces it; use --socket to name another socket"
     ))]
     Dead {
         /// The socket.
@@ -52,14 +52,14 @@ pub enum ClientError {
     },
     /// The daemon is overloaded or stopped.
     #[error("crosspoint did not answer on {} in time", path.display())]
-    #[diagnostic(help("too many clients may be connected already, or the process be stopped"))]
+    #[diagnostic(help("too many clients may be connected, or the process may be stopped"))]
     Silent {
         /// The socket.
         path: PathBuf,
     },
     /// Any other error of the kernel.
     #[error("cannot talk to the control socket {}: {cause}", path.display())]
-    #[diagnostic(help("is it crosspoint's? another socket is named with --socket"))]
+    #[diagnostic(help("is this crosspoint's socket? use --socket to name another one"))]
     Io {
         /// The socket.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum ClientError {
         cause: io::Error,
     },
     /// The answer is not a reply of crosspoint.
-    #[error("what answers on {} is not crosspoint: {cause}", path.display())]
+    #[error("the process that answers on {} is not crosspoint: {cause}", path.display())]
     #[diagnostic(help("name crosspoint's socket with --socket"))]
     NoReply {
         /// The socket.

@@ -6,7 +6,7 @@
 //! {"show":"ports"}
 //! {"ok":[{"name":"web-1","kind":"vhost", ...}]}
 //! {"show":"prots"}
-//! {"error":"not a request: unknown variant `prots`, ...","help":"send one line such as {\"show\":\"ports\"}; ..."}
+//! {"error":"invalid request: unknown variant `prots`, ...","help":"send one line such as {\"show\":\"ports\"}; ..."}
 //! ```
 //!
 //! `{"port":"web-1"}` asks for everything known about one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` makes

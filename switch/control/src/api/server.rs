@@ -192,7 +192,7 @@ impl ControlServer {
         let _ = self.listeners.send(listener);
         self.file = file;
         tracing::warn!(
-            "the control socket {} had been removed or replaced: it is made again",
+            "the control socket {} was removed or replaced; it has been created again",
             path.display()
         );
         Ok(())
@@ -328,10 +328,10 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
         Ok(Request::PortRemove(port)) => change::answer(Change::Remove(port), asked).await,
         Ok(Request::PortSet(port)) => change::answer(Change::Set(port), asked).await,
         Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
-            "frames are shown on a connection of their own".to_owned(),
+            "a capture or a trace needs a connection of its own".to_owned(),
             usage(),
         ),
-        Err(error) => refuse(format!("not a request: {error}"), usage()),
+        Err(error) => refuse(format!("invalid request: {error}"), usage()),
     };
     line.map(Reply::from)
 }
@@ -366,8 +366,8 @@ async fn look(
             "see the daemon's log".to_owned(),
         ),
         Err(_) => refuse(
-            "the ports are being changed, and a worker is waited for".to_owned(),
-            "`crosspoint health` says whether one does not come round".to_owned(),
+            "a port change is in progress, and it waits for a worker".to_owned(),
+            "`crosspoint health` shows whether a worker makes no progress".to_owned(),
         ),
     };
     refused.map(Reply::from)
@@ -386,12 +386,12 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
     if !may_change(uid, rustix::process::geteuid().as_raw()) {
         return refuse(
             "only root and the daemon's user may move queues".to_owned(),
-            "`show` is for all who may connect".to_owned(),
+            "`crosspoint show` works for every user who may connect".to_owned(),
         );
     }
     let Ok(turn) = Arc::clone(&asked.moving).try_lock_owned() else {
         return refuse(
-            "another change is under way".to_owned(),
+            "another change is in progress".to_owned(),
             "try again".to_owned(),
         );
     };
@@ -403,7 +403,7 @@ async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>>
     let result = task.await;
     let pid = asked.peer.and_then(|peer| peer.pid());
     tracing::info!(pid, uid, port = %place.port.escape_debug(), queue = place.queue, moved = matches!(result, Ok(Ok(()))),
-        worker = place.worker, "was asked to go to worker-{} by hand", place.worker);
+        worker = place.worker, "a move to worker-{} was requested by hand", place.worker);
     match result {
         Ok(Ok(())) => line_of(&Answer { ok: place }),
         Ok(Err(why)) => refuse(why.to_string(), why.help().to_owned()),

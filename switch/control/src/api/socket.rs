@@ -33,7 +33,7 @@ pub enum SocketError {
     /// A living process serves it.
     #[error("a running process answers on {}", path.display())]
     #[diagnostic(help(
-        "if it is another crosspoint, stop it first, or give this one a socket of its own, as [control] socket"
+        "if it is another crosspoint, stop it first, or give this one another [control] socket"
     ))]
     Busy {
         /// The socket.
@@ -135,7 +135,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         Ok(_) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
             Err(SocketError::Busy { path: path_owned() })
         }
-        Err(cause) => Err(failed("find out who answers on", path)(cause)),
+        Err(cause) => Err(failed("find out whether a process answers on", path)(cause)),
     }
 }
 

@@ -133,7 +133,7 @@ impl Archive {
         }
         if files.len() > FOLDER_FILES_MAX {
             let why = format!(
-                "there are {} files, and {FOLDER_FILES_MAX} are here",
+                "there are {} files; only {FOLDER_FILES_MAX} are included",
                 files.len()
             );
             self.miss(path, &folder.display().to_string(), why);
@@ -193,7 +193,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = options.read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     file.take(FILE_BYTES_MAX as u64 + 1)
         .read_to_end(&mut content)?;

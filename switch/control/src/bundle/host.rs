@@ -91,7 +91,7 @@ pub(super) fn journal(archive: &mut Archive, unit: &str) {
     ] {
         let from = format!("{program} {}", words.join(" "));
         let output = output_of(program, words).and_then(|text| match text.as_slice() {
-            b"" | b"-- No entries --\n" => Err(format!("it has nothing of {unit}")),
+            b"" | b"-- No entries --\n" => Err(format!("it has no entries for {unit}")),
             _ => Ok(text),
         });
         archive.take(path, &from, output);
@@ -107,7 +107,7 @@ fn output_of(program: &str, words: &[&str]) -> Result<Vec<u8>, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|why| match why.kind() {
-        io::ErrorKind::NotFound => format!("there is no {program} here"),
+        io::ErrorKind::NotFound => format!("{program} is not installed"),
         _ => why.to_string(),
     })?;
     let (printed, complained) = (drain(child.stdout.take()), drain(child.stderr.take()));
@@ -174,7 +174,7 @@ mod tests {
     fn a_program_that_is_not_there_or_fails_is_told_of() {
         assert_eq!(
             output_of("no-such-program", &[]),
-            Err("there is no no-such-program here".to_owned())
+            Err("no-such-program is not installed".to_owned())
         );
         let failed = output_of("sh", &["-c", "echo out; echo why >&2; exit 3"]);
         assert_eq!(failed, Err("sh failed: why".to_owned()));

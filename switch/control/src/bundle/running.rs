@@ -104,7 +104,7 @@ fn scrape(address: SocketAddr) -> Result<Vec<u8>, String> {
     }
     let reply = exchange(target).map_err(|error| error.to_string())?;
     let end = reply.windows(4).position(|four| four == b"\r\n\r\n");
-    let end = end.ok_or("what answers does not speak HTTP")?;
+    let end = end.ok_or("the answer is not HTTP")?;
     let head = String::from_utf8_lossy(&reply[..end]);
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {

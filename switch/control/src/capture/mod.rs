@@ -246,8 +246,8 @@ impl CaptureError {
 
     pub(crate) fn too_many() -> CaptureError {
         CaptureError::new(
-            format!("{TAPS_MAX} captures and traces are at it already, which is all there may be"),
-            "end one of them; a trace takes two places",
+            format!("{TAPS_MAX} captures and traces are running, which is the maximum"),
+            "end one of them; a trace counts as two",
         )
     }
 }
@@ -268,26 +268,26 @@ impl Wanted {
     pub fn check(&self) -> Result<Filter, CaptureError> {
         if self.queue.is_some() && self.port.is_none() {
             return Err(CaptureError::new(
-                "a queue without its port",
+                "a queue is named without its port",
                 "name it as PORT:QUEUE",
             ));
         }
         if !self.received && !self.sent {
             return Err(CaptureError::new(
-                "neither received nor sent frames are wanted",
-                "ask for one of them, or both",
+                "neither received nor sent frames are selected",
+                "select one of them, or both",
             ));
         }
         if !(14..=SNAPLEN_MAX).contains(&self.snaplen) {
             return Err(CaptureError::new(
                 format!("frames cannot be cut at {} bytes", self.snaplen),
-                format!("from 14 to {SNAPLEN_MAX} bytes are kept of each"),
+                format!("choose from 14 to {SNAPLEN_MAX} bytes"),
             ));
         }
         if self.rate == 0 || self.count == Some(0) {
             return Err(CaptureError::new(
-                "no frames are wanted",
-                "rate and count are at least 1",
+                "rate or count is 0, so no frame would be captured",
+                "rate and count must be at least 1",
             ));
         }
         filter(&self.filter)

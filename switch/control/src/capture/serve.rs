@@ -114,7 +114,7 @@ pub(crate) fn capture(fabric: &Fabric, wanted: &Wanted, client: &mut Client<'_>)
     };
     let (pid, uid) = (client.pid, client.uid);
     let port = wanted.port.as_deref().unwrap_or("any").escape_debug();
-    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a capture begins");
+    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a capture has started");
     let result = show(fabric, wanted, (tapped, &info), client);
     match &result {
         Ok(Totals {
@@ -122,7 +122,10 @@ pub(crate) fn capture(fabric: &Fabric, wanted: &Wanted, client: &mut Client<'_>)
             missed,
             over_rate,
         }) => tracing::info!(pid, captured, missed, over_rate, "a capture has ended"),
-        Err(why) => tracing::info!(pid, "a capture has ended, as nobody reads it: {why}"),
+        Err(why) => tracing::info!(
+            pid,
+            "a capture has ended, because its client no longer reads it: {why}"
+        ),
     }
     result.map(|_| ())
 }
@@ -267,7 +270,7 @@ pub(crate) fn trace(
         Ok(Job::Follow(following)) => following,
     };
     let (pid, uid, port) = (client.pid, client.uid, wanted.port.escape_debug());
-    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a trace begins");
+    tracing::info!(pid, uid, %port, filter = %wanted.filter.escape_debug(), "a trace has started");
     while following.left > 0 && !following.has_ended() && !client.has_ended(REST) {
         for trace in following.look() {
             client.send_ok(&trace)?;
@@ -336,8 +339,7 @@ fn begin_trace<'f>(fabric: &'f Fabric, wanted: &TraceWanted) -> Result<Job<'f>, 
 /// A frame in hexadecimal, with or without colons and spaces between.
 fn bytes_of(hex: &str) -> Result<Vec<u8>, CaptureError> {
     let wrong = |what: &str| {
-        let help =
-            "two hexadecimal digits for each byte; colons, dashes and spaces may stand between";
+        let help = "write two hexadecimal digits for each byte; colons, dashes and spaces may separate them";
         CaptureError::new(format!("the frame {what}"), help)
     };
     let digits: Option<Vec<u8>> = hex
@@ -347,7 +349,7 @@ fn bytes_of(hex: &str) -> Result<Vec<u8>, CaptureError> {
         .collect();
     let digits = digits.ok_or_else(|| wrong("is not in hexadecimal"))?;
     if digits.is_empty() || digits.len() % 2 != 0 {
-        return Err(wrong("has half a byte, or none"));
+        return Err(wrong("has an odd number of hexadecimal digits, or none"));
     }
     let pairs = digits.chunks_exact(2);
     Ok(pairs

@@ -406,7 +406,7 @@ impl Trace {
             (Some(0), _) => Some("in no VLAN".to_owned()),
             (Some(vlan), _) => Some(format!("placed in VLAN {vlan}")),
             (None, Some(reason)) if turned_away.iter().any(|why| why.label() == reason) => {
-                Some("turned away".to_owned())
+                Some("rejected".to_owned())
             }
             _ => None,
         }
@@ -439,7 +439,7 @@ impl fmt::Display for Offload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((start, offset)) = self.checksum {
             let at = u32::from(start) + u32::from(offset);
-            write!(f, "checksum from byte {start} to be put at byte {at}")?;
+            write!(f, "checksum from byte {start}, to be stored at byte {at}")?;
         }
         if self.gso_type != 0 {
             let (kind, size) = (self.gso_type, self.gso_size);
@@ -502,15 +502,15 @@ impl fmt::Display for Copy {
         }?;
         match self.large {
             None => {}
-            Some(Cut::Whole) => words += ", taken whole",
+            Some(Cut::Whole) => words += ", sent whole",
             Some(Cut::Segments(count)) => write!(words, ", cut into {count} segments")?,
             Some(Cut::Uncuttable) => words += ", cannot be cut",
-            Some(Cut::Interface) => words += ", whole or cut as its interface takes it",
+            Some(Cut::Interface) => words += ", whole or cut, as its interface accepts it",
         }
         match (&self.outcome, &self.dropped) {
             (Some(outcome), _) => write!(words, ": {outcome}")?,
             (None, Some(reason)) => write!(words, ": dropped, {reason}: {}", help(reason))?,
-            (None, None) => words += ": delivered, if there is room",
+            (None, None) => words += ": delivered, if there is room for it",
         }
         f.write_str(&words)
     }
@@ -528,7 +528,7 @@ impl fmt::Display for Outcome {
             more => format!("{more} dropped, {reason}: {}", help(reason)),
         }));
         match words.is_empty() {
-            true => f.write_str("what became of it was not seen"),
+            true => f.write_str("result not recorded"),
             false => f.write_str(&words.join("; ")),
         }
     }
@@ -600,12 +600,12 @@ mod tests {
 01:02:03.000004 received on web-1:0 by worker-1
   frame        IP 10.0.0.1.5 > 10.0.0.2.80: TCP [.], length 1514
   link         52:54:00:00:00:01 > 52:54:00:00:00:02, untagged
-  offload      checksum from byte 34 to be put at byte 50; to be cut into segments of 1448 bytes of payload (gso type 1)
+  offload      checksum from byte 34, to be stored at byte 50; to be cut into segments of 1448 bytes of payload (gso type 1)
   vlan         access 100: placed in VLAN 100
   source       was on web-2: moves to web-1
   destination  not known in VLAN 100: flooded
   to db-1      tag pushed, queue 1 of 4 by flow hash 50000000, cut into 2 segments: delivered; dropped, guest_ring_full: The guest has no free receive buffers.
-  to up0       tag as it is, queue 1 of 4 by flow hash 50000000: what became of it was not seen
+  to up0       tag as it is, queue 1 of 4 by flow hash 50000000: result not recorded
   not to       x: other VLANs
 ";
         assert_eq!(trace.to_string(), expected);
@@ -617,7 +617,7 @@ mod tests {
         let text = trace.to_string();
         assert!(
             text.contains(
-                "  vlan         access 100: turned away\n  dropped      vlan_not_carried: The"
+                "  vlan         access 100: rejected\n  dropped      vlan_not_carried: The"
             ),
             "{text}"
         );

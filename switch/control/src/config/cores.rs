@@ -101,7 +101,7 @@ impl Config {
             Cores::List(cores) => self.check_cores(cores, &allowed).map(|()| cores.clone()),
             Cores::Auto if allowed.is_empty() => {
                 let help = "give the process a core (CPUAffinity=, taskset, cpuset), or list some: cores = [2, 3]";
-                let message = "the process may run on no core".to_owned();
+                let message = "the process may not run on any core".to_owned();
                 Err(ConfigError::one(Problem::unplaced(
                     "[workers]",
                     message,

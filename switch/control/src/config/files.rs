@@ -63,7 +63,7 @@ impl Unread {
     pub(super) fn message(&self, name: &str) -> String {
         match self {
             Self::Io(error) => format!("cannot read {name}: {error}"),
-            Self::NoFile(kind) => format!("cannot read {name}: it is {kind}, no regular file"),
+            Self::NoFile(kind) => format!("cannot read {name}: it is {kind}, not a regular file"),
             Self::Stalled => format!(
                 "cannot read {name}: its file system has not answered for {} s",
                 READ_TIME_MAX.as_secs()
@@ -104,7 +104,7 @@ const FIFO: &str = "a FIFO";
 
 fn help(error: &io::Error) -> &'static str {
     if error.raw_os_error() == Some(libc::ELOOP) {
-        return "this link leads to itself, perhaps by others: `namei PATH` shows them";
+        return "this link leads to itself, perhaps through other links: `namei PATH` shows them";
     }
     match error.kind() {
         io::ErrorKind::NotFound => "check the path; configs/reference.toml is a file to begin with",

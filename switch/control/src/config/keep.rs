@@ -52,7 +52,7 @@ pub enum KeepError {
     },
     /// It is in no file.
     #[error("port {name:?} is in no file of {}", folder.display())]
-    #[diagnostic(help("it was added without --keep, so there is nothing to remove"))]
+    #[diagnostic(help("it was added without --keep, so there is no file to remove"))]
     Nowhere {
         /// The port.
         name: String,

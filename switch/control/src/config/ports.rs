@@ -493,7 +493,7 @@ fn interface(
     } else if name == "." || name == ".." || name.contains(refused) {
         "no interface can be named this"
     } else if let Some(first) = interfaces.get(&name) {
-        let message = format!("two ports take the interface {name:?}");
+        let message = format!("two ports use the interface {name:?}");
         checker.clash(
             span,
             Some(first.clone()),

@@ -28,8 +28,7 @@ pub(super) fn slo(checker: &mut Checker, field: Field<Table<RawSlo>>) -> Option<
         && p50 > p99
     {
         let message = "`completion_p50` is longer than `completion_p99`".to_owned();
-        let help =
-            "half of the descriptors take no longer than the slowest of 99 in 100: exchange them";
+        let help = "p50 cannot be longer than p99: exchange the two values";
         checker.problem(span, message, "the wrong way round", help);
     }
     Some(slo)

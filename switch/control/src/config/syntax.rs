@@ -32,12 +32,12 @@ const EXPLANATIONS: [(&str, Option<&str>, &str); 11] = [
     ),
     (
         "string values must be quoted",
-        Some("text must stand in quotes"),
-        "for example: name = \"web-1\"; only numbers, true, false, lists and tables go without",
+        Some("text must be in quotes"),
+        "for example: name = \"web-1\"; only numbers, true, false, lists and tables need no quotes",
     ),
     (
         "invalid boolean",
-        Some("text must stand in quotes"),
+        Some("text must be in quotes"),
         "for example: poll = \"busy\"",
     ),
     (
@@ -68,7 +68,7 @@ const EXPLANATIONS: [(&str, Option<&str>, &str); 11] = [
     (
         "unexpected key or value",
         Some("there is something after the value"),
-        "write one `key = value` on each line; a list stands in brackets: cores = [2, 3]",
+        "write one `key = value` on each line; a list is in brackets: cores = [2, 3]",
     ),
     (
         "extra assignment",

@@ -238,7 +238,7 @@ impl Checker {
         let label = match parse_mac(&text) {
             None => "not six bytes in hexadecimal, with colons between them",
             Some(mac) if mac.is_group() => "a group address: the first byte is odd",
-            Some(mac) if mac.to_word() == 0 => "the address zero, which is nobody's",
+            Some(mac) if mac.to_word() == 0 => "the address zero, which no station has",
             mac => return mac,
         };
         self.problem(span, format!("{subject} must be {must}"), label, help);

@@ -133,7 +133,7 @@ impl PortsWatch {
         if !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(
                 folder = %self.folder.display(), %error,
-                "cannot watch ports_dir, and try again (for ENOSPC, raise fs.inotify.max_user_watches)"
+                "ports_dir cannot be watched; trying again (for ENOSPC, raise fs.inotify.max_user_watches)"
             );
         }
     }

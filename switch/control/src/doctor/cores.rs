@@ -10,7 +10,7 @@ const WORKER_CORES: Check = Check {
 };
 const WORKER_THREADS: Check = Check {
     id: "worker-threads",
-    looks_at: "The workers of daemons that run: said of only where one may run elsewhere than on one core",
+    looks_at: "Whether each worker of a running daemon is pinned to one core; reported only if one is not",
 };
 const ISOLATION: Check = Check {
     id: "isolation",
@@ -22,11 +22,11 @@ const TICKLESS: Check = Check {
 };
 const SIBLINGS: Check = Check {
     id: "siblings",
-    looks_at: "Whether somebody else runs on the other hyperthread of a worker's core",
+    looks_at: "Whether other tasks may run on the other hyperthread of a worker's core",
 };
 const NUMA: Check = Check {
     id: "numa",
-    looks_at: "Whether workers are on the memory node of the NICs of the configuration, and all on one",
+    looks_at: "Whether workers are on the memory node of the NICs of the configuration, and all on the same node",
 };
 const GOVERNOR: Check = Check {
     id: "governor",
@@ -86,7 +86,7 @@ fn worker_cores(subject: &Subject<'_>) -> Option<Finding> {
         report(Severity::Error, found, does_not_start, mend)
     } else if config.workers.cores == Cores::Auto && allowed.len() < 2 {
         let found = "this process may use one core, which the worker gets".to_owned();
-        let cost = "The worker shares it with everything else, and stalls.";
+        let cost = "The worker shares it with all other threads, and stalls.";
         let mend = "# give the process more cores: CPUAffinity=, taskset, cpuset";
         report(Severity::Warning, found, cost, mend)
     } else if subject.others().is_empty() {
@@ -136,7 +136,7 @@ fn worker_threads(subject: &Subject<'_>) -> Option<Finding> {
             Severity::Warning,
             "host",
             astray.join(", "),
-            "A worker shares cores with others, and moves between them: lower rate, higher latency.",
+            "The worker shares cores with other tasks, and moves between cores: lower rate, higher latency.",
             vec!["crosspoint show workers   # a running daemon pins them again within a second, unless it has lost the core".to_owned()],
         )
     })
@@ -150,8 +150,8 @@ fn isolation(subject: &Subject<'_>) -> Finding {
             Severity::Note,
             "host",
             "no core is isolated",
-            "Other tasks run on whatever cores workers get: a worker that waits for its core \
-             loses frames at NICs, and keeps guests waiting.",
+            "Other tasks run on the workers' cores: a worker that waits for its core loses frames at NICs, and \
+             makes guests wait.",
             boot_with(&format!("isolcpus={last}")),
         );
     }
@@ -164,8 +164,7 @@ fn isolation(subject: &Subject<'_>) -> Finding {
                 "other tasks may run on {}, which workers have",
                 shared.named()
             ),
-            "A worker that waits for its core moves nothing for milliseconds: frames are dropped \
-             at the NIC, and guests wait.",
+            "A worker that waits for its core moves no frames for milliseconds: the NIC drops frames, and guests wait.",
             boot_with(&format!("isolcpus={}", subject.cores)),
         ),
     }
@@ -225,10 +224,10 @@ fn siblings(subject: &Subject<'_>) -> Finding {
             Severity::Warning,
             "host",
             format!(
-                "others run on {}, other hyperthreads of workers' cores",
+                "other tasks may run on {}, the other hyperthreads of workers' cores",
                 busy.named()
             ),
-            "A worker has half a core, whenever the other half is busy.",
+            "A worker has only half a core while the other half is busy.",
             busy.iter().map(turn_off).collect(),
         );
     }
@@ -241,7 +240,7 @@ fn siblings(subject: &Subject<'_>) -> Finding {
                 "{} of workers are hyperthreads of the same cores",
                 twins.named()
             ),
-            "Two of them do far less than two workers with a core each.",
+            "Two such workers forward far less than two workers with a core each.",
             vec!["# give [workers] cores one hyperthread of each core: lscpu -e".to_owned()],
         ),
     }
@@ -283,7 +282,10 @@ fn numa(subject: &Subject<'_>) -> Vec<Finding> {
             false => NUMA.finding(
                 Severity::Warning,
                 &nic.name,
-                format!("on memory node {near}, and {} of workers not", far.named()),
+                format!(
+                    "on memory node {near}, but {} of workers are not",
+                    far.named()
+                ),
                 "Each frame crosses from one processor to another: lower rate, higher latency.",
                 vec![format!(
                     "# choose [workers] cores from node {near}: {local}"
@@ -359,7 +361,7 @@ fn idle_states(subject: &Subject<'_>) -> Option<Finding> {
             Severity::Note,
             "host",
             format!("cores of sleeping workers go to {name}, which takes {latency} µs to leave"),
-            "The first frame after a pause waits for so long.",
+            "The first frame after a pause waits that long.",
             vec![
                 format!("cpupower -c {} idle-set -D {WAKE_US_MAX}", subject.cores),
                 "# or have workers never sleep: [workers] poll = \"busy\"".to_owned(),

@@ -174,7 +174,7 @@ impl Finding {
             push(text, &format!("{:indent$}{label}{line}", ""));
         }
         for (index, line) in self.mend.iter().enumerate() {
-            let label = if index == 0 { "mend   " } else { "       " };
+            let label = if index == 0 { "fix    " } else { "       " };
             push(text, &format!("{:indent$}{label}{line}", ""));
         }
     }

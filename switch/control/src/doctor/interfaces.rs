@@ -14,7 +14,7 @@ const INTERFACE: Check = Check {
 };
 const REACH: Check = Check {
     id: "reach",
-    looks_at: "Whether frames for guests' addresses come in through the interface, and with their VLAN tags: said of only where they do not, as with a macvlan, an ipvlan or a tun device, or without tags, as with a bridge",
+    looks_at: "Whether frames for guests' addresses come in through the interface, and with their VLAN tags; reported only where they do not (a macvlan, an ipvlan or a tun device), or come without tags (a bridge)",
 };
 const NATIVE: Check = Check {
     id: "native-xdp",
@@ -26,15 +26,15 @@ const ZERO_COPY: Check = Check {
 };
 const DIRECT: Check = Check {
     id: "direct",
-    looks_at: "Of an interface whose queues guests have for themselves (`direct`): whether its driver does zero-copy for frames in several pieces, without which they gain nothing",
+    looks_at: "For an interface with queues of guests (`direct`): whether its driver does zero-copy for frames in several pieces, without which `direct` gains nothing",
 };
 const PROGRAM: Check = Check {
     id: "xdp-program",
-    looks_at: "Whether an XDP program is attached to the interface, and who holds it",
+    looks_at: "Whether an XDP program is attached to the interface, and which process holds it",
 };
 const MTU: Check = Check {
     id: "mtu",
-    looks_at: "The MTU of the interface, or the one that the port sets, against what driver and kernel take with XDP",
+    looks_at: "The MTU of the interface, or the one that the port sets, against what driver and kernel accept with XDP",
 };
 const QUEUES: Check = Check {
     id: "queues",
@@ -42,7 +42,7 @@ const QUEUES: Check = Check {
 };
 const BUSY_POLL: Check = Check {
     id: "busy-poll",
-    looks_at: "Of a port with `busy_poll`: whether the interface puts interrupts off (`napi_defer_hard_irqs`, `gro_flush_timeout`), without which there is no busy polling",
+    looks_at: "For a port with `busy_poll`: whether the interface defers interrupts (`napi_defer_hard_irqs`, `gro_flush_timeout`), without which there is no busy polling",
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -104,14 +104,14 @@ fn state(subject: &Subject<'_>, nic: &Nic) -> Finding {
     match &nic.interface {
         None => warn(
             "there is no such interface".to_owned(),
-            "ip -brief link    # those that there are".to_owned(),
+            "ip -brief link    # lists the interfaces".to_owned(),
         ),
         Some(found) if !found.up => {
             warn(format!("{driver}, down"), format!("ip link set {name} up"))
         }
         Some(found) if !found.carrier => warn(
             format!("{driver}, up, without carrier"),
-            format!("ethtool {name}    # and look at the cable and its other end"),
+            format!("ethtool {name}    # then check the cable and its other end"),
         ),
         Some(_) => INTERFACE.ok(name, format!("{driver}, up")),
     }
@@ -142,7 +142,7 @@ fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {
         Reach::OwnAddress(what) => Some(REACH.finding(
             Severity::Warning,
             &nic.name,
-            format!("{what}: the kernel gives it frames for its own address alone"),
+            format!("{what}: the kernel gives it only frames for its own address"),
             "No guest with another address gets an answer.",
             below,
         )),
@@ -157,21 +157,20 @@ fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {
 }
 
 fn native(nic: &Nic, port: &XdpPort) -> Finding {
-    let generic =
-        "Each frame becomes a packet buffer of the kernel's first: a fraction of the rate.";
-    let ask_for_auto = || vec!["# mode = \"auto\" takes the kernel's hook instead".to_owned()];
+    let generic = "The kernel makes a packet buffer for each frame first: a fraction of the rate.";
+    let ask_for_auto = || vec!["# mode = \"auto\" uses the kernel's hook instead".to_owned()];
     match (nic.xdp, port.mode) {
         (None, _) => NATIVE.finding(
             Severity::Note,
             &nic.name,
-            "the kernel does not tell what the driver can do",
-            "Whether XDP runs in the driver shows when the port opens.",
-            vec!["crosspoint show ports    # says native or generic".to_owned()],
+            "the kernel does not report what the driver can do",
+            "Whether XDP runs in the driver is known when the port is open.",
+            vec!["crosspoint show ports    # shows native or generic".to_owned()],
         ),
         (Some(xdp), XdpMode::Generic) if xdp.native => NATIVE.finding(
             Severity::Warning,
             &nic.name,
-            "the driver runs XDP programs, and the port asks for the kernel's hook",
+            "the driver runs XDP programs, but the port's mode selects the kernel's hook",
             generic,
             vec!["# mode = \"auto\"".to_owned()],
         ),
@@ -179,14 +178,14 @@ fn native(nic: &Nic, port: &XdpPort) -> Finding {
         (Some(_), XdpMode::Copy | XdpMode::ZeroCopy) => NATIVE.finding(
             Severity::Error,
             &nic.name,
-            "the driver does not run XDP programs, as the port's mode asks",
+            "the driver does not run XDP programs, which the port's mode needs",
             "The port does not open.",
             ask_for_auto(),
         ),
         (Some(_), XdpMode::Auto | XdpMode::Generic) => NATIVE.finding(
             Severity::Warning,
             &nic.name,
-            "the driver does not run XDP programs; the kernel does, later",
+            "the driver does not run XDP programs; the kernel runs them, later",
             generic,
             vec!["# a newer kernel or driver, or another NIC".to_owned()],
         ),
@@ -199,7 +198,7 @@ fn zero_copy(nic: &Nic, port: &XdpPort) -> Option<Finding> {
         (true, XdpMode::Copy | XdpMode::Generic) => ZERO_COPY.finding(
             Severity::Note,
             &nic.name,
-            "the driver does zero-copy, and the port's mode is another",
+            "the driver does zero-copy, but the port's mode does not use it",
             "The kernel copies each frame.",
             vec!["# mode = \"auto\"".to_owned()],
         ),
@@ -207,7 +206,7 @@ fn zero_copy(nic: &Nic, port: &XdpPort) -> Option<Finding> {
         (false, XdpMode::ZeroCopy) => ZERO_COPY.finding(
             Severity::Error,
             &nic.name,
-            "the driver does no zero-copy, as the port's mode asks",
+            "the driver does no zero-copy, which the port's mode needs",
             "The port does not open.",
             vec!["# mode = \"auto\" or \"copy\"".to_owned()],
         ),
@@ -229,9 +228,8 @@ fn direct(subject: &Subject<'_>, nic: &Nic) -> Option<Finding> {
         false => DIRECT.finding(
             Severity::Warning,
             &nic.name,
-            format!("no zero-copy for frames in several pieces, which {guests} with `direct` would gain by"),
-            "The kernel copies their frames: their memory is pinned, a queue is theirs alone, and \
-             nothing is gained.",
+            format!("no zero-copy for frames in several pieces: `direct` gains nothing for {guests}"),
+            "The kernel copies their frames: their memory is pinned and a queue is reserved, without any gain.",
             vec!["# leave `direct` out, or take another NIC".to_owned()],
         ),
     })
@@ -264,17 +262,17 @@ fn program(subject: &Subject<'_>, nic: &Nic) -> Finding {
     };
     let (found, mend) = match holder(subject, id) {
         Some((pid, process)) if process == "crosspoint" => {
-            let found = format!("the XDP program is a crosspoint's, process {pid}");
+            let found = format!("the XDP program belongs to crosspoint, process {pid}");
             return PROGRAM.ok(name, found);
         }
         Some((pid, process)) => (
             format!("XDP program {id} is attached by process {pid} ({process})"),
             vec![format!(
-                "ps -fp {pid}    # have it leave {name} alone, or end it"
+                "ps -fp {pid}    # make it release {name}, or end it"
             )],
         ),
         None => (
-            format!("XDP program {id} is attached, and no process that is seen here holds it"),
+            format!("XDP program {id} is attached, and no process that is visible here holds it"),
             vec![
                 format!("bpftool prog show id {id}; bpftool link show"),
                 format!("ip link set dev {name} xdp off"),
@@ -304,18 +302,18 @@ fn mtu(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPort) 
     let xdp = nic.xdp.unwrap_or_default();
     Some(match nic.xdp {
         _ if subject.kernel() < (6, 6) => refuse(format!(
-            "an MTU of {mtu} takes frames of several buffers, which AF_XDP has since Linux 6.6"
+            "an MTU of {mtu} needs frames of several buffers, which AF_XDP has since Linux 6.6"
         )),
         Some(_) if xdp.native && !xdp.several_buffers && port.mode != XdpMode::Generic => {
             refuse(format!(
-                "an MTU of {mtu} takes frames of several buffers, and the driver has none with XDP"
+                "an MTU of {mtu} needs frames of several buffers, which the driver lacks with XDP"
             ))
         }
         Some(_)
             if xdp.zero_copy && xdp.zero_copy_buffers_max < 2 && port.mode == XdpMode::ZeroCopy =>
         {
             refuse(format!(
-                "an MTU of {mtu} takes frames of several buffers, and the driver has none in zero-copy"
+                "an MTU of {mtu} needs frames of several buffers, which the driver lacks in zero-copy"
             ))
         }
         Some(_) if xdp.zero_copy && xdp.zero_copy_buffers_max < 2 => MTU.finding(
@@ -348,7 +346,7 @@ fn queues(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPor
         && wanted != interface.rx_queues
     {
         let found = format!(
-            "it can have {}, and `channels` asks for {wanted}",
+            "it can have {}, but `channels` asks for {wanted}",
             counted(max.into(), "queue")
         );
         return refuse(found, format!("# channels = {max}"));
@@ -375,7 +373,7 @@ fn queues(subject: &Subject<'_>, nic: &Nic, interface: &Interface, port: &XdpPor
     let mend = match max {
         Some(max) if u64::from(max) >= workers => format!("# channels = {workers}"),
         Some(max) => format!("# it can have {max} at most: fewer workers, or another NIC"),
-        None => "# its driver does not tell how many it can have".to_owned(),
+        None => "# its driver does not report how many it can have".to_owned(),
     };
     QUEUES.finding(
         Severity::Note,
@@ -400,12 +398,12 @@ fn busy_poll(subject: &Subject<'_>, port: &XdpPort) -> Option<Finding> {
     };
     let is_off = number("napi_defer_hard_irqs") == 0 || number("gro_flush_timeout") == 0;
     Some(match is_off {
-        false => BUSY_POLL.ok(name, "interrupts are put off while workers poll"),
+        false => BUSY_POLL.ok(name, "interrupts are deferred while workers poll"),
         true => BUSY_POLL.finding(
             Severity::Warning,
             name,
-            "interrupts are not put off, though the port has `busy_poll`",
-            "The NIC interrupts all the same: polling by workers comes on top of it.",
+            "interrupts are not deferred, though the port has `busy_poll`",
+            "The NIC still interrupts, and workers poll in addition.",
             vec![
                 format!("echo 2 > {folder}/napi_defer_hard_irqs"),
                 format!("echo 200000 > {folder}/gro_flush_timeout"),

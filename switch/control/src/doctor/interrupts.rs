@@ -107,7 +107,7 @@ fn interrupts(subject: &Subject<'_>) -> Finding {
             "devices interrupt the workers' cores: {}{more}",
             named.join(", ")
         ),
-        "Each takes time from the worker, and what it wakes there takes more.",
+        "Each takes time from the worker, and the tasks that it wakes there take more.",
         match others.is_empty() {
             true => vec!["# leave a core out of [workers] cores, for interrupts".to_owned()],
             false => numbers.chunks(MOVED_MAX).map(command).collect(),
@@ -228,13 +228,13 @@ fn workqueues(subject: &Subject<'_>) -> Option<Finding> {
     Some(match reached.is_empty() {
         true => WORKQUEUES.ok(
             "host",
-            "the kernel's unbound work keeps off the workers' cores",
+            "the kernel's unbound work does not run on the workers' cores",
         ),
         false => WORKQUEUES.finding(
             Severity::Note,
             "host",
             format!("the kernel's unbound work may run on {}", reached.named()),
-            "Now and then a worker waits for some of it, for up to milliseconds.",
+            "A worker sometimes waits for this work, for up to milliseconds.",
             match others.is_empty() {
                 true => vec!["# leave a core out of [workers] cores, for such work".to_owned()],
                 false => vec![format!("echo {} > {file}", others.mask())],

@@ -5,7 +5,7 @@ use super::{Check, Finding, Severity};
 
 const KERNEL: Check = Check {
     id: "kernel",
-    looks_at: "The kernel's version, against what each part of the switch needs: 5.9 for XDP at all, 5.10 for more than one NIC queue per worker, 5.11 for `busy_poll`, 5.18 and 6.6 for frames of several buffers, 6.3 for telling what drivers can do, 6.8 for checksums that the kernel finishes",
+    looks_at: "The kernel's version, against what each part of the switch needs: 5.9 for XDP at all, 5.10 for more than one NIC queue per worker, 5.11 for `busy_poll`, 5.18 and 6.6 for frames of several buffers, 6.3 to report what drivers can do, 6.8 for checksums that the kernel finishes",
 };
 const AF_XDP: Check = Check {
     id: "af-xdp",
@@ -21,7 +21,7 @@ const BPF_JIT: Check = Check {
 };
 const MEMFD: Check = Check {
     id: "memfd",
-    looks_at: "Whether the kernel makes memory files (memfd_create), which front ends share guest memory by, and inflight regions are in",
+    looks_at: "Whether the kernel makes memory files (memfd_create): front ends share guest memory by them, and inflight regions are in them",
 };
 const CLOCK: Check = Check {
     id: "clock",
@@ -50,7 +50,7 @@ const NEEDS: [((u32, u32), Severity, &str); 6] = [
     (
         (6, 3),
         Severity::Note,
-        "Nobody can tell what drivers can do with XDP before it is tried.",
+        "What drivers can do with XDP is not known before a port opens.",
     ),
     (
         (6, 6),
@@ -60,7 +60,7 @@ const NEEDS: [((u32, u32), Severity, &str); 6] = [
     (
         (6, 8),
         Severity::Note,
-        "Checksums are summed by workers, also where the kernel could finish them.",
+        "Workers compute checksums, also where the kernel could finish them.",
     ),
 ];
 
@@ -92,7 +92,7 @@ fn versions(subject: &Subject<'_>) -> Vec<Finding> {
         })
         .collect();
     match lacking.is_empty() {
-        true => vec![KERNEL.ok("host", format!("{found} has all that is used"))],
+        true => vec![KERNEL.ok("host", format!("{found} has all that the switch uses"))],
         false => lacking,
     }
 }
@@ -142,15 +142,15 @@ fn bpf_jit(subject: &Subject<'_>) -> Finding {
         (None, _) => BPF_JIT.finding(
             Severity::Warning,
             "host",
-            "nothing says that the kernel compiles BPF programs",
+            "it is unknown whether the kernel compiles BPF programs",
             "If it interprets them, the XDP program takes several times as long for each frame.",
             vec!["# boot a kernel that is built with CONFIG_BPF_JIT=y".to_owned()],
         ),
         (_, Some(2)) => BPF_JIT.finding(
             Severity::Note,
             "host",
-            "BPF programs of privileged processes are hardened, too",
-            "The XDP program takes a few instructions more for each frame.",
+            "BPF programs of privileged processes are hardened too",
+            "The XDP program needs a few more instructions for each frame.",
             vec!["sysctl -w net.core.bpf_jit_harden=1".to_owned()],
         ),
         _ => BPF_JIT.ok("host", "BPF programs are compiled"),

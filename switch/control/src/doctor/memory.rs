@@ -115,8 +115,8 @@ fn huge_pages(subject: &Subject<'_>) -> Finding {
             Severity::Note,
             "host",
             "none are reserved",
-            "Guests in ordinary pages: copying frames misses the TLB more often. \
-             1024 of 2 MiB hold 2 GiB of guests.",
+            "Guest memory is in ordinary pages: copying frames misses the TLB more often. \
+             1024 pages of 2 MiB hold 2 GiB of guests.",
             mend(1024),
         ),
     }
@@ -134,7 +134,10 @@ fn transparent(subject: &Subject<'_>) -> Option<Finding> {
         (true, _) => Some(TRANSPARENT.finding(
             Severity::Note,
             "host",
-            format!("nobody gets them, and {} would", counted(asking, "port")),
+            format!(
+                "no process gets them, but {} asks for them",
+                counted(asking, "port")
+            ),
             "Packet memory is in ordinary pages: more TLB misses.",
             vec![format!("echo madvise > {file}")],
         )),
@@ -149,7 +152,7 @@ fn balancing(subject: &Subject<'_>) -> Option<Finding> {
             Severity::Note,
             "host",
             "the kernel moves memory between nodes by itself",
-            "It unmaps pages to see who uses them: workers fault on them, again and again.",
+            "It unmaps pages to find out which core uses them: workers take page faults, again and again.",
             vec!["sysctl -w kernel.numa_balancing=0".to_owned()],
         ),
     })

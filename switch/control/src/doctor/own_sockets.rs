@@ -11,7 +11,7 @@ use crate::config::Role;
 
 const OWN: Check = Check {
     id: "own-sockets",
-    looks_at: "The daemon's control socket and guests' sockets with `role = \"server\"`: said of only where something else is in their place, they were removed under a listener, two processes listen, or none does",
+    looks_at: "The daemon's control socket and guests' sockets with `role = \"server\"`; reported only where another file is in their place, the file of a listener was removed, two processes listen, or none does",
 };
 
 pub(super) const CHECKS: &[Check] = &[OWN];
@@ -89,17 +89,15 @@ impl Wrong {
         let (severity, found, cost, mend) = match self {
             Wrong::NoSocket => (
                 Severity::Error,
-                format!("{shown}: there is a file that is no socket"),
-                "The daemon does not start, or nobody can connect there.",
+                format!("{shown}: the file there is not a socket"),
+                "The daemon does not start, or no client can connect there.",
                 paths.iter().map(|path| format!("rm {path}")).collect(),
             ),
             Wrong::Removed => (
                 Severity::Warning,
-                format!("{shown}: a process listens there, and somebody has removed the file"),
+                format!("{shown}: a process listens there, but the file was removed"),
                 "No front end can connect. A running daemon makes the socket again within seconds, if it has the rights.",
-                vec![
-                    "crosspoint show ports   # says why it cannot be made, if it cannot".to_owned(),
-                ],
+                vec!["crosspoint show ports   # shows the reason if it cannot be made".to_owned()],
             ),
             Wrong::Replaced => (
                 Severity::Warning,
@@ -112,7 +110,7 @@ impl Wrong {
             ),
             Wrong::Stale => (
                 Severity::Note,
-                format!("{shown}: nobody listens there, in this network namespace"),
+                format!("{shown}: no process listens there, in this network namespace"),
                 "Front ends are refused until the daemon runs; it replaces the file when it starts.",
                 vec!["systemctl start crosspoint".to_owned()],
             ),

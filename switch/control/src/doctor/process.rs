@@ -139,7 +139,7 @@ fn open_files(subject: &Subject<'_>, limits: &str) -> Finding {
             Severity::Error,
             "host",
             format!("{hard} files may be open, and the ports may need {needed}"),
-            "The guests that come last are not served.",
+            "Guests that connect last are not served.",
             vec![
                 "# in the service's [Service] section:".to_owned(),
                 format!("LimitNOFILE={}", needed.next_power_of_two()),

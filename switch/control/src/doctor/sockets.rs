@@ -12,7 +12,7 @@ use crate::config::Role;
 
 const FOLDER: Check = Check {
     id: "socket-folder",
-    looks_at: "The folders of guests' sockets: whether they are there, and who may enter them and connect",
+    looks_at: "The folders of guests' sockets: whether they exist, and which users may enter them and connect",
 };
 const PEER: Check = Check {
     id: "front-end-socket",
@@ -21,7 +21,7 @@ const PEER: Check = Check {
 
 const METRICS: Check = Check {
     id: "metrics-address",
-    looks_at: "The address of `[metrics] listen`: said of only where it is not this host's",
+    looks_at: "The address of `[metrics] listen`; reported only if this host does not have it",
 };
 
 pub(super) const CHECKS: &[Check] = &[FOLDER, PEER, METRICS];
@@ -72,9 +72,9 @@ fn of_metrics(subject: &Subject<'_>) -> Option<Finding> {
         Severity::Warning,
         "host",
         format!("[metrics] listen is {address}: {error}"),
-        "Nothing answers there until the address comes; ports work without.",
+        "The metrics are not served until the host has the address; ports work without them.",
         vec![format!(
-            "# give an interface the address {}, or name another",
+            "# give an interface the address {}, or configure another address",
             address.ip()
         )],
     ))
@@ -107,7 +107,7 @@ fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) 
         return FOLDER.finding(
             Severity::Note,
             &shown,
-            "not there; the daemon makes it",
+            "it does not exist; the daemon makes it",
             &format!(
                 "Front ends of {} cannot be started before the daemon, unless they try again.",
                 counted(ports, "port")
@@ -122,8 +122,8 @@ fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) 
         return FOLDER.finding(
             Severity::Warning,
             &shown,
-            format!("everybody can write there (mode {:o})", mode & 0o7777),
-            "Anybody can put a socket in a guest's place, and read and forge its frames.",
+            format!("every user can write there (mode {:o})", mode & 0o7777),
+            "Any user can put a socket in a guest's place, and read and forge its frames.",
             vec![format!("chmod o-w {shown}")],
         );
     }

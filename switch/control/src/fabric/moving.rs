@@ -110,7 +110,7 @@ pub enum MoveError {
         why: String,
     },
     /// The workers are stopping.
-    #[error("the switch is ending")]
+    #[error("the switch is shutting down")]
     Ending,
 }
 

@@ -321,7 +321,7 @@ fn own_address_alone(interface: &Interface) -> Option<String> {
     };
     let name = &interface.name;
     Some(format!(
-        "`{name}` is {what}: the kernel gives it frames for its own address alone, so no guest with another one gets an answer: name the interface below it, or make it with mode passthru"
+        "`{name}` is {what}: the kernel gives it only frames for its own address, so no guest with another address gets an answer: name the interface below it, or make it with mode passthru"
     ))
 }
 

@@ -244,7 +244,7 @@ impl Running {
             match settings::apply(self, changing, wanted, setting) {
                 Ok(said) => tracing::info!("{key}: {said}"),
                 Err(error) => {
-                    tracing::error!("{key} stays as it is: {error}");
+                    tracing::error!("{key} is not changed: {error}");
                     let what = key.to_owned();
                     failed.push(Failure { what, error });
                 }

@@ -317,7 +317,9 @@ fn rates_are_of_the_last_interval_and_unknown_where_there_is_none() {
 #[test]
 fn a_daemon_that_is_gone_is_told_until_it_is_back() {
     let mut model = running(View::Ports);
-    model.take(Err("nobody answers on the control socket /run/x".to_owned()));
+    model.take(Err(
+        "no process answers on the control socket /run/x".to_owned()
+    ));
     let text = picture(&model);
     assert!(
         text.contains("nobody answers") && text.contains("trying again"),

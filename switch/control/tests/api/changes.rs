@@ -153,7 +153,7 @@ fn ports_are_added_changed_and_removed() {
         json!({"port_add": "b"}),
     ] {
         let error = ask(wrong)["error"].to_string();
-        assert!(error.starts_with("\"not a request: "), "{error}");
+        assert!(error.starts_with("\"invalid request: "), "{error}");
     }
 }
 
@@ -181,7 +181,9 @@ fn the_client_sends_what_the_server_reads_and_shows_the_report_of_a_refusal() {
     // One that fails in its own way leaves the server as it was.
     let refusal = request(&path, &Request::Reload {}).expect_err("a refusal");
     assert!(
-        refusal.to_string().contains("did not end as it should"),
+        refusal
+            .to_string()
+            .contains("the change ended unexpectedly"),
         "{refusal}"
     );
     request(&path, &Request::Plan { config: None }).expect("an answer");

@@ -189,7 +189,7 @@ fn a_move_that_does_not_end_keeps_out_other_moves_and_neither_looks_nor_the_end(
     let refusal = request(&path, &Request::Move(place(1))).expect_err("a refusal");
     assert_eq!(
         refusal.to_string(),
-        "crosspoint refuses: another change is under way"
+        "crosspoint refuses: another change is in progress"
     );
     request(&path, &Request::Show(Topic::Ports)).expect("an answer");
     let start = Instant::now();
@@ -219,7 +219,7 @@ fn requests_that_are_sent_together_are_answered_in_order() {
         .collect();
     assert_eq!(replies.len(), 3);
     assert!(replies[0].starts_with(r#"{"ok":{"entries":3,"#));
-    assert!(replies[1].starts_with(r#"{"error":"not a request: unknown variant `nonsense`"#));
+    assert!(replies[1].starts_with(r#"{"error":"invalid request: unknown variant `nonsense`"#));
     assert!(replies[2].starts_with(r#"{"ok":[{"worker":0,"#));
 }
 
@@ -240,7 +240,7 @@ fn what_is_no_request_is_answered_with_the_mistake_and_help() {
     ] {
         let reply: Value = serde_json::from_str(&exchange(&mut client, line)).expect("JSON");
         let error = reply["error"].as_str().expect("an error");
-        assert!(error.starts_with("not a request: "), "{error}");
+        assert!(error.starts_with("invalid request: "), "{error}");
         let help = r#"send one line such as {"show":"ports"} (topics are switch, ports, queues, workers, fdb, drops, latency, guests, xdp), {"port":"web-1"}, {"health":{}}, {"plan":{}}, {"reload":{}}, {"port_remove":"web-1"}, or {"move":{"port":"web-1","queue":0,"worker":1}}"#;
         assert_eq!(reply["help"], help);
     }

@@ -28,14 +28,14 @@ fn odd_ones(folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let huge = File::create(at("huge.toml")).expect("a file");
     huge.set_len(1 << 40).expect("a sparse file");
     vec![
-        (at("fifo.toml"), "it is a FIFO, no regular file"),
-        (at("to-fifo.toml"), "it is a FIFO, no regular file"),
-        (at("socket.toml"), "it is a socket, no regular file"),
-        (at("folder.toml"), "it is a directory, no regular file"),
+        (at("fifo.toml"), "it is a FIFO, not a regular file"),
+        (at("to-fifo.toml"), "it is a FIFO, not a regular file"),
+        (at("socket.toml"), "it is a socket, not a regular file"),
+        (at("folder.toml"), "it is a directory, not a regular file"),
         (at("dangling.toml"), "it is a link to nowhere: No such file"),
         (at("loop.toml"), "os error 40"),
-        (at("zero.toml"), "it is a device, no regular file"),
-        (at("tty.toml"), "it is a device, no regular file"),
+        (at("zero.toml"), "it is a device, not a regular file"),
+        (at("tty.toml"), "it is a device, not a regular file"),
         (at("huge.toml"), "is longer than 1048576 bytes"),
     ]
 }
