@@ -1,6 +1,6 @@
-//! Numbers for people.
+//! Numbers formatted for people.
 
-/// Steps of a thousand, from the smallest that is used.
+/// Suffixes for steps of a thousand, smallest first.
 const THOUSANDS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
 /// A count in at most five characters: exact up to 99999, then its first three digits (`123k`, `1.23M`). Digits are
@@ -24,7 +24,7 @@ pub(crate) fn count(count: u64) -> String {
     }
 }
 
-/// A rate in at most five characters: `0`, `0.4`, `9.7`, then as [`count`]. None is a dash.
+/// A rate in at most five characters: `0`, `0.4`, `9.7`, then as [`count`]. A missing one is a dash.
 pub(crate) fn rate(rate: Option<f64>) -> String {
     match rate {
         None => "-".to_owned(),
@@ -61,7 +61,7 @@ pub(crate) fn lasting_s(s: u64) -> String {
     }
 }
 
-/// A number of bytes as people name memory: `64KiB`, `1GiB`; exact.
+/// A number of bytes, exact, in binary units: `64KiB`, `1GiB`.
 pub(crate) fn memory_size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let whole = |(shift, _): &(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
@@ -71,7 +71,7 @@ pub(crate) fn memory_size(bytes: u64) -> String {
     }
 }
 
-/// About so much memory, with one decimal of the unit that it has at least one of: `3.0GiB`.
+/// A number of bytes, rounded to one decimal of the largest unit that it reaches: `3.0GiB`.
 pub(crate) fn memory_about(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {

@@ -1,6 +1,6 @@
-//! What `crosspoint show` shows: as JSON for programs, and as tables for people.
+//! The output of `crosspoint show`: JSON for programs, and tables for people.
 //!
-//! Both are made of the rows in [`rows`], whose fields are the keys of the JSON:
+//! Both are made from the rows in [`rows`], whose fields are the keys of the JSON:
 //!
 //! | topic | JSON |
 //! |---|---|
@@ -8,17 +8,17 @@
 //! | `ports` | array of [`PortRow`](rows::PortRow), in the order of the configuration |
 //! | `queues` | array of [`QueueRow`](rows::QueueRow), by port and number |
 //! | `workers` | array of [`WorkerRow`](rows::WorkerRow), by number |
-//! | `fdb` | one [`Fdb`](rows::Fdb), its addresses by VLAN and address; those that have moved of late once more |
-//! | `drops` | array of [`DropRow`](rows::DropRow), those that are not zero, by port, queue and reason |
+//! | `fdb` | one [`Fdb`](rows::Fdb): addresses by VLAN and address, and a list of those that moved recently |
+//! | `drops` | array of [`DropRow`](rows::DropRow) that are not zero, by port, queue and reason |
 //! | `latency` | array of [`LatencyRow`](rows::LatencyRow), by port and queue; queues of NICs have no such times |
 //! | `guests` | array of [`GuestRow`](rows::GuestRow), in the order of the configuration |
-//! | `xdp` | array of [`XdpRow`](rows::XdpRow), by port and queue, of queues that have a socket |
+//! | `xdp` | array of [`XdpRow`](rows::XdpRow), by port and queue, of queues with a socket |
 //! | `port NAME` | one [`PortDetail`](rows::PortDetail) |
 //!
-//! Counts are since the daemon started; the shares of workers' time are of the last seconds. In JSON all are exact; tables show large ones with three digits (`1.23M`).
-//! Keys may be added, and none is renamed or removed.
+//! Counts are since the daemon started; shares of workers' time are of the last seconds. JSON is exact; tables show large
+//! counts with three digits (`1.23M`). Keys may be added; none is renamed or removed.
 //!
-//! [`Watch`] shows some topics as what happens in a second: differences of two snapshots over the time between, by [`rates`].
+//! [`Watch`] shows some topics as rates per second, the differences of two snapshots: see [`rates`].
 
 pub(crate) mod format;
 pub mod rates;
@@ -44,7 +44,7 @@ pub use watch::Watch;
 
 use crate::api::Source;
 
-/// What can be shown.
+/// A topic of `show`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Topic {
@@ -56,20 +56,20 @@ pub enum Topic {
     Queues,
     /// Workers: how busy they are, and with what.
     Workers,
-    /// The addresses that are known.
+    /// The learned addresses.
     Fdb,
-    /// What was dropped where, and why.
+    /// Drops by place and reason.
     Drops,
     /// How long guests' descriptors take to completion.
     Latency,
     /// Guests: their devices and front ends.
     Guests,
-    /// What the kernel counts at the sockets of NIC queues.
+    /// The kernel's counters of the sockets of NIC queues.
     Xdp,
 }
 
 impl Topic {
-    /// All of them.
+    /// All topics.
     pub const ALL: [Topic; 9] = [
         Topic::Switch,
         Topic::Ports,
@@ -119,7 +119,7 @@ impl fmt::Display for Topic {
     }
 }
 
-/// Not a topic.
+/// There is no such topic.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{0}` is not a topic; there are {topics}", topics = Topic::ALL.map(Topic::name).join(", "))]
 pub struct UnknownTopic(String);
@@ -161,7 +161,7 @@ pub fn write_json(
     }
 }
 
-/// No port has this name.
+/// There is no port of this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("no port is named {name:?}")]
 pub struct UnknownPort {
@@ -170,7 +170,7 @@ pub struct UnknownPort {
 }
 
 impl UnknownPort {
-    /// The names that there are, for people.
+    /// Help for people: the existing names.
     pub fn help(&self) -> String {
         match self.known.as_slice() {
             [] => "there are no ports".to_owned(),
@@ -179,7 +179,7 @@ impl UnknownPort {
     }
 }
 
-/// All that is known of the port `name`.
+/// Everything known about the port `name`.
 pub fn port(name: &str, source: &dyn Source) -> Result<rows::PortDetail, UnknownPort> {
     let status = source.status();
     let found = status.ports.iter().find(|port| port.name == name);

@@ -1,7 +1,7 @@
-//! What happens in a second: differences of two snapshots over the time between them.
+//! Rates per second: differences of two snapshots over the time between them.
 //!
-//! A rate is absent (`None`) where it cannot be known: in the first snapshot, in the first of another daemon, and where
-//! a count has gone back, as that of a port does which was removed and added again.
+//! A rate is absent (`None`) if it is unknown: in the first snapshot, in the first of another daemon, and if a count has
+//! decreased, as when a port was removed and added again.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub struct Interval<'a> {
     before: Option<&'a Status>,
     now: &'a Status,
     movers: &'a [FdbMover],
-    /// Seconds between them, where there are two; more than 0.
+    /// Seconds between them, if there are two; more than 0.
     seconds: f64,
 }
 
@@ -40,28 +40,28 @@ pub struct Traffic {
 /// A port.
 #[derive(Clone, Debug, Default)]
 pub struct PortRates {
-    /// What is known of it since the daemon started.
+    /// Its row, with counts since the daemon started.
     pub row: PortRow,
     /// Its traffic.
     pub traffic: Traffic,
-    /// Its part of the time of one worker, percent: of several, it is the sum, which may be more than 100.
+    /// Its part of the time of one worker, percent. With several workers it is the sum, which may exceed 100.
     pub share_percent: Option<f64>,
-    /// Poll iterations in which one of its queues was not read, since it was ahead of others' shares, per second.
+    /// Poll iterations in which one of its queues was not read, because the port was ahead of its fair share, per second.
     pub held_back: Option<f64>,
-    /// Drops there of frames whose senders were over their shares, per second.
+    /// Drops there of frames whose senders were above their shares, per second.
     pub over_share: Option<f64>,
-    /// Floods of its frames that its limits kept back, per second.
+    /// Floods of its frames that were dropped by its storm limits, per second.
     pub floods_dropped: Option<f64>,
-    /// Addresses that came to it from other ports, per second.
+    /// Addresses that moved to it from other ports, per second.
     pub moves: Option<f64>,
-    /// Addresses that were kept from it since they had moved too often, per second.
+    /// Addresses that were not moved to it because they had moved too often, per second.
     pub damped: Option<f64>,
 }
 
 /// A queue.
 #[derive(Clone, Debug, Default)]
 pub struct QueueRates {
-    /// What is known of it since the daemon started.
+    /// Its row, with counts since the daemon started.
     pub row: QueueRow,
     /// Its traffic.
     pub traffic: Traffic,
@@ -71,47 +71,47 @@ pub struct QueueRates {
     pub calls: Option<f64>,
     /// Bursts, per second.
     pub bursts: Option<f64>,
-    /// Cycles that workers spent on a frame from here; absent where there was none.
+    /// Cycles that workers spent per frame from here; absent if there were no frames.
     pub cycles_per_frame: Option<f64>,
-    /// Completion times since the snapshot before.
+    /// Completion times since the previous snapshot.
     pub latency: LatencyRates,
 }
 
-/// Completion times of a queue since the snapshot before.
+/// Completion times of a queue since the previous snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyRates {
     /// Counts and times of the interval.
     pub row: LatencyRow,
     /// Completions, per second.
     pub completions: Option<f64>,
-    /// How often which time (nanoseconds) was met, ascending.
+    /// Times (nanoseconds, ascending) and how often each occurred.
     pub buckets_ns: Vec<(u64, u64)>,
 }
 
-/// A worker. Shares of time in `row` are of the interval, or where that is not known, as the daemon tells them.
+/// A worker. Shares of time in `row` are of the interval; if that is unknown, they are the daemon's.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerRates {
-    /// What is known of it.
+    /// Its row.
     pub row: WorkerRow,
     /// Bursts, per second.
     pub bursts: Option<f64>,
     /// Times it slept, per second.
     pub sleeps: Option<f64>,
-    /// Times it lost its core without wanting to, per second.
+    /// Involuntary context switches, per second.
     pub preempted: Option<f64>,
 }
 
-/// A reason to drop, at a queue.
+/// A drop reason at a queue.
 #[derive(Clone, Debug, Default)]
 pub struct DropRates {
-    /// How often since the daemon started.
+    /// Its row, with the count since the daemon started.
     pub row: DropRow,
     /// Per second.
     pub rate: Option<f64>,
 }
 
 impl<'a> Interval<'a> {
-    /// From `before`, if there is one and it is of the same daemon, to `now`.
+    /// The interval from `before`, if there is one of the same daemon, to `now`.
     pub fn new(before: Option<&'a Snapshot>, now: &'a Snapshot) -> Interval<'a> {
         let same = before.filter(|before| {
             let (before, now) = (&before.daemon, &now.daemon);
@@ -128,17 +128,17 @@ impl<'a> Interval<'a> {
         }
     }
 
-    /// How long it is, seconds; absent where there is only one snapshot.
+    /// Its length, seconds; absent if there is only one snapshot.
     pub fn seconds(&self) -> Option<f64> {
         self.before.map(|_| self.seconds)
     }
 
-    /// Addresses that have moved of late, as the daemon tells them.
+    /// Addresses that moved recently, as reported by the daemon.
     pub fn movers(&self) -> &'a [FdbMover] {
         self.movers
     }
 
-    /// What a count that was `before` and is `now` does in a second.
+    /// The rate of a count that was `before` and is `now`.
     fn rate(&self, before: Option<u64>, now: u64) -> Option<f64> {
         let difference = now.checked_sub(before?)?;
         Some(difference as f64 / self.seconds)
@@ -152,7 +152,7 @@ impl<'a> Interval<'a> {
             .collect()
     }
 
-    /// Each queue now, with its port, and as it was before.
+    /// Each queue with its port, and its previous status.
     fn queues(
         &self,
     ) -> impl Iterator<Item = (&'a PortStatus, &'a QueueStatus, Option<&'a QueueStatus>)> {
@@ -238,7 +238,7 @@ impl<'a> Interval<'a> {
         self.queues().map(rates).collect()
     }
 
-    /// Completion times of all queues that guests send by.
+    /// Completion times of all queues of guests.
     pub fn latency(&self) -> Vec<LatencyRates> {
         let guests = self
             .queues()
@@ -293,8 +293,8 @@ impl<'a> Interval<'a> {
         .collect()
     }
 
-    /// Puts the interval's shares of time in the place of the daemon's. A worker that is asleep counts its cycles when it
-    /// wakes: where none have passed, the daemon's stay.
+    /// Replaces the daemon's shares of time by the interval's. A sleeping worker counts its cycles when it wakes: if no
+    /// cycles were counted in the interval, the daemon's shares stay.
     fn share(
         &self,
         row: &mut WorkerRow,
@@ -322,14 +322,14 @@ impl<'a> Interval<'a> {
         let of = |port: &str, queue| cycles.get(&stream(port, queue)).copied().unwrap_or(0.0);
         let streams = row.streams.iter().map(|one| of(&one.port, one.queue));
         let streams: f64 = streams.sum();
-        // What a stream has cost may have been counted before the turn that it was a part of.
+        // A stream's cost may have been counted before the poll iteration that it was part of.
         let scale = if streams > busy { busy / streams } else { 1.0 };
         for one in &mut row.streams {
             one.share_percent = Some(percent(of(&one.port, one.queue) * scale));
         }
     }
 
-    /// All reasons that were met since the daemon started.
+    /// All drop reasons that occurred since the daemon started.
     pub fn drops(&self) -> Vec<DropRates> {
         let mut all = Vec::new();
         for (port, queue, before) in self.queues() {
@@ -375,7 +375,7 @@ impl Counts {
     }
 }
 
-/// What a histogram has more than it had; absent where it has less of anything.
+/// The increase of a histogram; absent if any count has decreased.
 fn since(before: &LatencyStatus, now: &LatencyStatus) -> Option<LatencyStatus> {
     let mut left: HashMap<u64, u64> = HashMap::new();
     for &(ns, count) in &before.buckets_ns {

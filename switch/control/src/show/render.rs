@@ -1,4 +1,4 @@
-//! Tables out of JSON, so that what people see is what programs get.
+//! Tables made from JSON, so that people see what programs get.
 
 use miette::Diagnostic;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use super::table::{Table, printable};
 use super::{Topic, slo};
 use crate::status::FdbMover;
 
-/// The JSON is not what the topic has.
+/// The JSON does not have the topic's form.
 #[derive(Debug, Error, Diagnostic)]
 #[error("the daemon's answer about {topic} is not understood: {cause}")]
 #[diagnostic(help(
@@ -26,7 +26,7 @@ pub struct Misshapen {
     pub(super) cause: serde_json::Error,
 }
 
-/// Shows a topic's JSON, which is what a reply's `ok` holds, as a table.
+/// Renders a topic's JSON, which is what a reply's `ok` holds, as a table.
 pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
     let text = match topic {
         Topic::Ports => Vec::deserialize(value).map(|rows| ports(&rows)),
@@ -43,7 +43,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
     text.map_err(|cause| Misshapen { topic, cause })
 }
 
-/// Shows the addresses that have moved of late, out of the JSON of the topic `fdb`.
+/// Renders the addresses that moved recently, from the JSON of the topic `fdb`.
 pub fn render_movers(value: &Value) -> Result<String, Misshapen> {
     let topic = Topic::Fdb.name();
     let table = Fdb::deserialize(value).map_err(|cause| Misshapen { topic, cause })?;
@@ -117,7 +117,7 @@ fn ports(rows: &[PortRow]) -> String {
     table.render()
 }
 
-/// What is to be said of a port in words.
+/// Remarks about a port.
 pub(super) fn note(row: &PortRow) -> String {
     let detail = Some(row.detail.clone()).filter(|detail| !detail.is_empty());
     let properties = row
@@ -130,7 +130,7 @@ pub(super) fn note(row: &PortRow) -> String {
         .slo
         .as_ref()
         .map(|slo| format!("slo {}", slo::in_words(slo)));
-    // A port that is as most are needs no word of it.
+    // The default weight is not mentioned.
     let weight = (row.weight > 1).then(|| format!("weight {}", row.weight));
     let allowed = match row.addresses_allowed.len() {
         0 => None,
@@ -173,7 +173,7 @@ pub(super) fn queues(rows: &[QueueRow]) -> String {
     table.render()
 }
 
-/// How tables name a queue.
+/// A queue's name in tables.
 pub(crate) fn stream(port: &str, queue: u16) -> String {
     format!("{port}:{queue}")
 }
@@ -214,7 +214,7 @@ fn workers(rows: &[WorkerRow]) -> String {
     table.render() + &streams(rows)
 }
 
-/// What is to be said of a worker in words.
+/// Remarks about a worker.
 pub(super) fn worker_note(row: &WorkerRow) -> String {
     let stalled = row
         .stalled
@@ -229,7 +229,7 @@ pub(super) fn worker_note(row: &WorkerRow) -> String {
     all.join("; ")
 }
 
-/// What each worker polls; nothing if nothing is polled.
+/// The streams of each worker; empty if no worker has any.
 pub(super) fn streams(rows: &[WorkerRow]) -> String {
     if rows.iter().all(|row| row.streams.is_empty()) {
         return String::new();
@@ -371,7 +371,7 @@ fn latency(rows: &[LatencyRow]) -> String {
     latency_table("DONE", rows, done)
 }
 
-/// A table of completion times, the first column of which is something else.
+/// A table of completion times; `what` is the heading of its first column.
 pub(super) fn latency_table(
     what: &str,
     rows: &[LatencyRow],

@@ -1,4 +1,4 @@
-//! One port, in full, out of JSON.
+//! One port in full, made from JSON.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::table::{Table, printable};
 use crate::config::LoopAction;
 use crate::status::{DeviceStatus, MemoryRegionStatus, StormStatus, VringStatus};
 
-/// Shows what a reply's `ok` holds of one port.
+/// Renders what a reply's `ok` holds of one port.
 pub fn render_port(value: &Value) -> Result<String, Misshapen> {
     let topic = "a port";
     let port = PortDetail::deserialize(value).map_err(|cause| Misshapen { topic, cause })?;

@@ -1,4 +1,4 @@
-//! The rows that tables and JSON are made of.
+//! The rows from which tables and JSON are made.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub struct PortRow {
     pub kind: String,
     /// `up`, `connected`, `down`, `quarantined` or `blocked`.
     pub state: String,
-    /// Why it is not up, or how it is; may be empty.
+    /// Why it is not up, or further details of its state; may be empty.
     pub detail: String,
     /// Whether the switch is ready only while it is up.
     #[serde(default)]
@@ -31,28 +31,28 @@ pub struct PortRow {
     pub vlan: String,
     /// Addresses learned on it.
     pub addresses: u32,
-    /// The only source addresses that its frames may have; none: any.
+    /// The only source addresses that its frames may have; empty: any.
     #[serde(default)]
     pub addresses_allowed: Vec<String>,
-    /// Whether a loop goes through it.
+    /// Whether it is part of a loop.
     #[serde(default)]
     pub looping: bool,
-    /// The other ends of loops that probes have gone round; its own name, where its own came back to it.
+    /// The other ends of loops that probes have found; its own name, if its own probe came back to it.
     #[serde(default)]
     pub looping_with: Vec<String>,
-    /// What is done about loops that its probes go round; absent where it sends none.
+    /// How loops that its probes find are handled; absent if it sends no probes.
     #[serde(default)]
     pub loop_protect: Option<LoopProtectStatus>,
-    /// Which link-local control frames pass from it to others, and from those to it.
+    /// Kinds of link-local control frames that pass from it to other ports, and from those to it.
     #[serde(default)]
     pub forward_control: Vec<String>,
-    /// Its part of a busy worker's time, beside other ports' weights.
+    /// Its weight for shares of a busy worker's time.
     #[serde(default)]
     pub weight: u32,
-    /// Into how many copies its frames may be flooded, per second; 0 for no limit.
+    /// Limits of flooded copies of its frames, per second; 0 for no limit.
     #[serde(default)]
     pub storm: StormStatus,
-    /// What else there is to know, by name.
+    /// Further properties, by name.
     pub properties: BTreeMap<String, String>,
     /// How many queues it has.
     pub queues: usize,
@@ -66,28 +66,29 @@ pub struct PortRow {
     pub tx_bytes: u64,
     /// Drops counted at the port, for all reasons.
     pub drops: u64,
-    /// Its part of the time of one worker in the last seconds, percent: of several, the sum; null before it has run.
+    /// Its part of the time of one worker in the last seconds, percent; with several workers, the sum. Null before it has
+    /// run.
     #[serde(default)]
     pub share_percent: Option<f64>,
-    /// Poll iterations in which one of its queues was not read, since it was ahead of others' shares.
+    /// Poll iterations in which one of its queues was not read, because the port was ahead of its fair share.
     #[serde(default)]
     pub held_back: u64,
-    /// Drops there of frames whose senders were over their shares (`over_share`).
+    /// Drops there of frames whose senders were above their shares (`over_share`).
     #[serde(default)]
     pub over_share: u64,
-    /// Floods of its frames that its limits kept back (`storm_broadcast`, `storm_multicast`, `storm_unknown_unicast`).
+    /// Floods of its frames that its storm limits dropped (`storm_broadcast`, `storm_multicast`, `storm_unknown_unicast`).
     #[serde(default)]
     pub floods_dropped: u64,
-    /// Times that an address came to it from another port.
+    /// Number of times that an address moved to it from another port.
     #[serde(default)]
     pub addresses_moved: u64,
-    /// Times that an address was not learned on it, because it had as many as it may.
+    /// Number of times that an address was not learned on it, because the port had reached its limit of addresses.
     #[serde(default)]
     pub addresses_refused: u64,
-    /// Times that an address was kept from it, because it had moved between ports too often.
+    /// Number of times that an address was not moved to it, because the address had moved too often.
     #[serde(default)]
     pub addresses_damped: u64,
-    /// How it keeps to its service level objectives; null if it has none.
+    /// The state of its service level objectives; null if it has none.
     #[serde(default)]
     pub slo: Option<SloRow>,
 }
@@ -98,46 +99,46 @@ pub struct PortRow {
 pub struct SwitchRow {
     /// The daemon's version.
     pub version: String,
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
     /// When it was started, in milliseconds since 1970.
     pub started_ms: u64,
     /// Seconds since then.
     pub uptime_s: u64,
-    /// The configuration that it was started with; null where it came from no file.
+    /// The configuration file that it was started with; null without a file.
     pub config: Option<String>,
-    /// The control socket.
+    /// Path of the control socket.
     pub control: String,
-    /// Where metrics are served; null where they are not.
+    /// Address where metrics are served; null if they are not.
     pub metrics: Option<String>,
     /// What idle workers do: `busy` or `adaptive`.
     pub poll: String,
-    /// Whether streams go to other workers by load: `auto` or `off`.
+    /// Whether streams are moved to other workers by load: `auto` or `off`.
     pub balance: String,
-    /// How long loads are measured before that is decided, milliseconds.
+    /// How long loads are measured before such a decision, milliseconds.
     pub balance_interval_ms: u64,
-    /// What is missing that no port needs: a line for each. It is tried again.
+    /// What is missing that no port needs: a line for each. The daemon keeps trying.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
     /// The cores of the workers, by worker.
     pub cores: Vec<usize>,
-    /// How many workers make no turn although they are awake.
+    /// Workers that make no progress although they are awake.
     pub workers_stalled: usize,
-    /// Times that streams went to another worker.
+    /// Number of moves of streams between workers.
     pub stream_moves: u64,
-    /// How many ports there are.
+    /// Number of ports.
     pub ports: usize,
-    /// How many are up.
+    /// Number of ports that are up.
     pub ports_up: usize,
-    /// How many are quarantined, because their guest broke a rule.
+    /// Number of ports that are quarantined because their guest broke a rule.
     pub ports_quarantined: usize,
-    /// How many queues ports have.
+    /// Number of queues of all ports.
     pub queues: usize,
     /// Addresses in the forwarding database.
     pub fdb_entries: usize,
-    /// Addresses that it has room for.
+    /// Addresses that fit in it.
     pub fdb_capacity: usize,
-    /// Seconds after which an address that was not seen is forgotten.
+    /// Seconds after which an address that was not seen is removed.
     pub fdb_ageing_s: u64,
     /// Frames from all ports into the switch.
     pub rx_packets: u64,
@@ -151,21 +152,21 @@ pub struct SwitchRow {
     pub drops: u64,
 }
 
-/// A guest: its device, and the front end that speaks for it.
+/// A guest: its device and its front end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuestRow {
     /// Name of the port.
     pub port: String,
     /// `up`, `connected`, `down` or `quarantined`.
     pub state: String,
-    /// Seconds since its state became what it is.
+    /// Seconds since its state last changed.
     pub state_for_s: u64,
-    /// The device; its keys are this object's own.
+    /// The device; its keys are part of this object.
     #[serde(flatten)]
     pub device: DeviceStatus,
 }
 
-/// How long a queue's guest descriptors took from being read to completion.
+/// Times from reading a queue's guest descriptors to their completion.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyRow {
     /// Name of the port.
@@ -190,31 +191,31 @@ pub struct LatencyRow {
     pub max_ns: Option<u64>,
 }
 
-/// What the kernel counts at a NIC queue's socket.
+/// The kernel's counters of a NIC queue's socket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct XdpRow {
     /// Name of the port.
     pub port: String,
     /// The queue's number.
     pub queue: u16,
-    /// The counters, which are this object's own keys.
+    /// The counters; they are keys of this object.
     #[serde(flatten)]
     pub xdp: XdpStatus,
 }
 
-/// All that is known of one port.
+/// Everything known about one port.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PortDetail {
-    /// What the list of ports says of it; its keys are this object's own.
+    /// Its row in the list of ports; its keys are part of this object.
     #[serde(flatten)]
     pub port: PortRow,
-    /// Seconds since its state became what it is.
+    /// Seconds since its state last changed.
     pub state_for_s: u64,
     /// The guest's device and its front end; null for xdp.
     pub device: Option<DeviceStatus>,
     /// Its queues, by number.
     pub per_queue: Vec<QueueRow>,
-    /// What was dropped at it, by queue and reason; those that are not zero.
+    /// Drops at it, by queue and reason; those that are not zero.
     pub drops_by_reason: Vec<DropRow>,
 }
 
@@ -235,21 +236,21 @@ pub struct QueueRow {
     pub tx_packets: u64,
     /// Their bytes.
     pub tx_bytes: u64,
-    /// Additional copies that flooding made of frames from here.
+    /// Extra copies made by flooding of frames from here.
     pub flood_copies: u64,
-    /// Additional copies that cutting large frames from here made, for ports that do not take such.
+    /// Extra copies made by segmentation of large frames from here, for ports that do not accept large frames.
     pub segment_copies: u64,
-    /// Copies of frames from here that went on within a large frame, joined to the one before them.
+    /// Copies of frames from here that were joined to the one before them in a large frame.
     pub joined_copies: u64,
-    /// Copies of frames from here that were delivered, anywhere.
+    /// Copies of frames from here that were delivered, to any port.
     pub delivered_copies: u64,
-    /// Copies of frames from here that were dropped, anywhere.
+    /// Copies of frames from here that were dropped, at any port.
     pub dropped_copies: u64,
     /// Bursts taken from the port.
     pub bursts: u64,
     /// Kicks that woke a worker.
     pub kicks: u64,
-    /// Poll iterations in which it was not read, since its port was ahead of others that wanted their share.
+    /// Poll iterations in which it was not read, because its port was ahead of its fair share while other ports waited.
     #[serde(default)]
     pub held_back: u64,
     /// Calls to the guest.
@@ -269,7 +270,7 @@ pub struct QueueRow {
     pub xdp: Option<XdpStatus>,
 }
 
-/// A worker. Shares of time are of the last `window_ms` milliseconds, counts since the daemon started.
+/// A worker. Shares of time are of the last `window_ms` milliseconds; counts are since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkerRow {
@@ -277,39 +278,39 @@ pub struct WorkerRow {
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
-    /// The cores that its thread may run on, as in `0-3,8`: that core alone, if all is well.
+    /// The cores that its thread may run on, as in `0-3,8`: normally only that core.
     pub allowed_cores: String,
-    /// The core that it last ran on; null where the kernel does not tell.
+    /// The core that it last ran on; null if the kernel does not report it.
     pub last_core: Option<usize>,
-    /// Whether it may run elsewhere than on its core, or not there.
+    /// Whether it may run on a core other than its own, or may not run on its own.
     pub misplaced: bool,
-    /// The memory node of that core; null where the kernel knows none.
+    /// The memory node of that core; null if the kernel knows none.
     pub node: Option<u32>,
-    /// The time that shares are of, milliseconds.
+    /// Length of the time that shares refer to, milliseconds.
     pub window_ms: u64,
     /// Share of time that it had work, percent; null before it has run.
     pub busy_percent: Option<f64>,
-    /// Share of time that it polled in vain, percent; null before it has run.
+    /// Share of time that it polled without finding work, percent; null before it has run.
     pub idle_percent: Option<f64>,
     /// Share of time that it slept, percent; null before it has run.
     pub sleep_percent: Option<f64>,
-    /// Turns of its loop.
+    /// Poll iterations.
     pub iterations: u64,
-    /// Times it slept.
+    /// Number of times that it slept.
     pub sleeps: u64,
     /// Bursts handled.
     pub bursts: u64,
-    /// Streams that it got from other workers, by load or by hand.
+    /// Streams that it got from other workers, by load or by command.
     pub stream_moves: u64,
-    /// Streams that it was to give up and got back, because a NIC had not sent what it had given that.
+    /// Streams that it was to hand over but got back, because a NIC had not yet sent the frames handed to it.
     pub stream_moves_put_off: u64,
-    /// Times that it made no turn for too long while it was awake.
+    /// Number of times that it made no progress for too long while it was awake.
     pub stalls: u64,
-    /// Whether it makes none now.
+    /// Whether it makes no progress now.
     pub stalled: bool,
-    /// Times that it lost its core without wanting to.
+    /// Involuntary context switches.
     pub involuntary_context_switches: u64,
-    /// What it polls.
+    /// The streams that it polls.
     pub streams: Vec<StreamRow>,
 }
 
@@ -321,33 +322,33 @@ pub struct StreamRow {
     pub port: String,
     /// Its number.
     pub queue: u16,
-    /// Its share of the worker's time, percent; those of all its streams add up to `busy_percent`. Null before the
-    /// worker has run.
+    /// Its share of the worker's time, percent; those of all its streams add up to `busy_percent`. Null before the worker
+    /// has run.
     pub share_percent: Option<f64>,
-    /// `pinned` by the configuration, a `nic` queue, or a guest with a `direct` queue: it stays with its worker. Null if
-    /// it may go to another.
+    /// Why it stays with its worker: `pinned` by the configuration, a `nic` queue, or a guest with a `direct` queue. Null if
+    /// it may move to another.
     pub fixed: Option<String>,
-    /// The memory node of the guest's ring, or the NIC; null where the kernel tells none.
+    /// The memory node of the guest's ring, or the NIC; null if the kernel reports none.
     pub node: Option<u32>,
 }
 
 /// The forwarding database.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fdb {
-    /// Entries in use. They change while this is read, so that it need not be the number of `addresses`.
+    /// Entries in use. They change during reading, so this may differ from the number of `addresses`.
     pub entries: usize,
-    /// Entries there is room for.
+    /// Entries that fit.
     pub capacity: usize,
-    /// Seconds after which an address that was not seen is forgotten.
+    /// Seconds after which an address that was not seen is removed.
     pub ageing_s: u64,
     /// The addresses: `mac`, `vlan` (0 for none), `port` and `age_s`, the seconds since it was seen.
     pub addresses: Vec<FdbEntry>,
-    /// The addresses that have moved between ports of late, those that moved most first.
+    /// The addresses that moved between ports recently, most moves first.
     #[serde(default)]
     pub movers: Vec<FdbMover>,
 }
 
-/// A reason, and how often it was met at a queue.
+/// A drop reason, and its count at a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropRow {
     /// Name of the port.
@@ -356,13 +357,13 @@ pub struct DropRow {
     pub queue: u16,
     /// The reason, as in the metrics.
     pub reason: String,
-    /// How many frames or copies.
+    /// Number of frames or copies.
     pub count: u64,
-    /// What the reason means.
+    /// The reason's meaning.
     pub help: String,
 }
 
-/// The switch as a whole, without what is missing.
+/// The switch as a whole, without `missing`.
 pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
     let (ports, workers) = (&status.ports, &status.workers);
     let are = |state: &str| ports.iter().filter(|port| port.state == state).count();
@@ -411,7 +412,7 @@ pub fn guests(status: &Status) -> Vec<GuestRow> {
     status.ports.iter().filter_map(row).collect()
 }
 
-/// Completion times of all queues that guests send by.
+/// Completion times of all queues of guests.
 pub fn latency(status: &Status) -> Vec<LatencyRow> {
     let queues = status.ports.iter().flat_map(|port| {
         let queues = port.queues.iter();
@@ -519,7 +520,7 @@ pub fn port_detail(all: &Status, status: &PortStatus) -> PortDetail {
     }
 }
 
-/// Adds counts. Nothing real overflows them, and nothing that is not may panic.
+/// Adds counts. Real counts do not overflow; the sum saturates, so that wrong ones cannot panic.
 pub(crate) fn total(sum: u64, count: u64) -> u64 {
     sum.saturating_add(count)
 }
@@ -602,7 +603,7 @@ pub fn workers(status: &Status) -> Vec<WorkerRow> {
     status.workers.iter().map(row).collect()
 }
 
-/// The forwarding database, with `addresses` in it, and those of them that have moved of late.
+/// The forwarding database with its `addresses`, and those that moved recently.
 pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>, movers: Vec<FdbMover>) -> Fdb {
     addresses.sort_unstable_by(|a, b| (a.vlan, &a.mac, &a.port).cmp(&(b.vlan, &b.mac, &b.port)));
     let FdbStatus {
@@ -619,7 +620,7 @@ pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>, movers: Vec<FdbMover>)
     }
 }
 
-/// All reasons that were met, wherever they were.
+/// All drop reasons that occurred, on all ports.
 pub fn drops(status: &Status) -> Vec<DropRow> {
     status.ports.iter().flat_map(drops_of).collect()
 }
@@ -645,7 +646,7 @@ pub(super) fn drops_of_queue<'q>(
     })
 }
 
-/// What a reason means.
+/// A drop reason's meaning.
 pub(crate) fn help(label: &str) -> &'static str {
     let reason = DropReason::ALL.iter().find(|one| one.label() == label);
     reason.map_or("", |reason| reason.help())

@@ -1,4 +1,4 @@
-//! Who has how much of the workers' time, and whom limits kept back.
+//! Ports' shares of the workers' time, and what limits have held back.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use super::format::count;
 use super::rows::{PortRow, total};
 use crate::status::{PortStatus, Status};
 
-/// Each port's part of the time of one worker, percent, where workers have run: of several workers, the sum.
+/// Each port's part of the time of one worker, percent; with several workers, the sum. Without ports whose workers have not
+/// run.
 pub(super) fn shares(status: &Status) -> BTreeMap<&str, f64> {
     let mut shares: BTreeMap<&str, f64> = BTreeMap::new();
     let have_run = status.workers.iter().filter(|worker| worker.window.ms > 0);
@@ -33,7 +34,7 @@ pub(super) fn drops_for(port: &PortStatus, is_one: impl Fn(&str) -> bool) -> u64
     those.map(|(_, count)| *count).fold(0, total)
 }
 
-/// Whether a reason is that a limit of floods was reached.
+/// Whether the reason is a storm limit.
 pub(super) fn is_storm(reason: &str) -> bool {
     let storms = [
         DropReason::StormBroadcast,
@@ -43,12 +44,12 @@ pub(super) fn is_storm(reason: &str) -> bool {
     storms.iter().any(|storm| storm.label() == reason)
 }
 
-/// Whether a reason is that the sender was over its share.
+/// Whether the reason is that the sender was above its share.
 pub(super) fn is_over_share(reason: &str) -> bool {
     DropReason::OverShare.label() == reason
 }
 
-/// What kept a port back so far, in words; nothing of what did not.
+/// What has been held back of a port so far, in words; counts of 0 are left out.
 pub(super) fn kept_back(row: &PortRow) -> Vec<String> {
     let all = [
         (row.held_back, "held back", "times"),

@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use super::format::{count, or_dash, time_ns};
 use crate::status::{ObjectiveStatus, SloStatus};
 
-/// A port's service level objectives, and how it did in the last minute, over all its queues.
+/// A port's service level objectives, and its results of the last minute over all its queues.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SloRow {
-    /// `met`, `missed` (one of them at least), or `no traffic`.
+    /// `met`, `missed` (at least one of them), or `no traffic`.
     pub state: String,
-    /// How long the time is that this is about, seconds.
+    /// Length of the time measured, seconds.
     pub window_s: f64,
-    /// Descriptors that the guest had completed in it.
+    /// Descriptors of the guest that were completed in it.
     pub completions: u64,
     /// The objective for half of them, nanoseconds; null if there is none.
     pub completion_p50_objective_ns: Option<u64>,
@@ -25,7 +25,7 @@ pub struct SloRow {
     pub completion_p99_ns: Option<u64>,
 }
 
-/// What there is to show of a status.
+/// The row of a status.
 pub(super) fn row(status: &SloStatus) -> SloRow {
     let (p50, p99) = (&status.completion_p50, &status.completion_p99);
     let both = [p50, p99];
@@ -71,7 +71,7 @@ pub(super) fn in_words(row: &SloRow) -> String {
     format!("{}: {all}", row.state)
 }
 
-/// The same, and what it is about.
+/// The same, with the time and the number of completions that it is based on.
 pub(super) fn in_full(row: &SloRow) -> String {
     format!(
         "{} ({} completed in the last {:.0} s)",

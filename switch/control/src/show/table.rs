@@ -1,24 +1,24 @@
 //! Aligned tables for a terminal of 80 columns.
 
-/// The width that tables fit if their cells let them.
+/// The width of a table, if its cells allow it.
 const WIDTH: usize = 80;
-/// The last column is wrapped, but never to less than this.
+/// The last column is wrapped, but never narrower than this.
 const LAST_WIDTH_MIN: usize = 16;
-/// Between two columns.
+/// The gap between two columns.
 const GAP: &str = "  ";
-/// How far notes are indented.
+/// Indentation of notes.
 const NOTE_INDENT: usize = 4;
 
-/// On which side a column's cells are flush.
+/// Alignment of a column's cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
-    /// Words.
+    /// For words.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// Rows under a heading. Every column is as wide as its widest cell, except that the last is wrapped between words.
+/// Rows under a heading. Every column is as wide as its widest cell; only the last is wrapped, between words.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     align: [Align; N],
@@ -48,14 +48,14 @@ impl<const N: usize> Table<N> {
         self.add_with_note(cells, String::new());
     }
 
-    /// Adds a row, and a note that goes below it.
+    /// Adds a row with a note below it.
     pub(super) fn add_with_note(&mut self, cells: [String; N], note: String) {
         let cells = cells.map(|cell| printable(&cell));
         let note = printable(&note);
         self.rows.push(Row { cells, note });
     }
 
-    /// The text, which ends in a newline.
+    /// The text; it ends in a newline.
     pub(super) fn render(&self) -> String {
         let mut widths = [0; N];
         for row in &self.rows {
@@ -115,8 +115,8 @@ fn push_line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// The text without what a terminal takes for a command, or for an order to show characters in another order, whoever
-/// chose it.
+/// Replaces control characters, invisible characters and those that change the direction of text, whatever the text's
+/// source.
 pub fn printable(text: &str) -> String {
     let unseen = |c: char| {
         c.is_control()
@@ -126,7 +126,7 @@ pub fn printable(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-/// Lines of at most `width` characters, broken between words; a word that is longer has a line to itself.
+/// Breaks a text into lines of at most `width` characters, between words. A longer word has a line to itself.
 fn wrap(text: &str, width: usize) -> Vec<&str> {
     let mut lines = Vec::new();
     let (mut start, mut end) = (0, 0);

@@ -1,4 +1,4 @@
-//! `show --watch`: tables of what happens in a second.
+//! `show --watch`: tables of rates per second.
 
 use super::Topic;
 use super::format::{count, or_dash, percent, rate, time_ns};
@@ -9,14 +9,14 @@ use super::table::Align::{Left, Right};
 use super::table::Table;
 use crate::status::Snapshot;
 
-/// The snapshot before, which the next one is compared with.
+/// The previous snapshot, which the next one is compared with.
 #[derive(Debug, Default)]
 pub struct Watch {
     before: Option<Snapshot>,
 }
 
 impl Watch {
-    /// Whether a topic is shown by what happens in a second.
+    /// Whether a topic is shown as rates.
     pub const fn has_rates(topic: Topic) -> bool {
         matches!(
             topic,
@@ -24,8 +24,8 @@ impl Watch {
         )
     }
 
-    /// The next snapshot as a table, which ends in a newline. Rates are of the time since the one before; the first has
-    /// none, nor have topics without ([`has_rates`](Self::has_rates)) anything at all.
+    /// Renders the next snapshot as a table that ends in a newline. Rates are over the time since the previous one; the
+    /// first has none. A topic without rates ([`has_rates`](Self::has_rates)) gives an empty text.
     pub fn render(&mut self, topic: Topic, now: Snapshot) -> String {
         let interval = Interval::new(self.before.as_ref(), &now);
         let text = match topic {
@@ -69,7 +69,7 @@ fn ports(rates: &[PortRates]) -> String {
             rate(traffic.drops),
             percent(one.share_percent),
         ];
-        // How it is configured is not what one watches.
+        // The port's configuration is left out here.
         let why = if row.detail.is_empty() {
             String::new()
         } else {

@@ -1,4 +1,4 @@
-//! The sheets as text, for scripts.
+//! The tables as text, for scripts.
 
 use std::io::{self, Write, stdout};
 use std::thread;
@@ -8,13 +8,13 @@ use super::model::Model;
 use super::{Options, TopError};
 use crate::api::{Client, Request};
 
-/// Prints `count` refreshes of the view, or all until nobody reads; the first when one interval has passed, so that each
-/// has rates. Between two there is an empty line. No column is left out, and nothing cut off.
+/// Prints `count` refreshes of the view, or refreshes until the reader closes the pipe. The first comes after one interval,
+/// so that each has rates. An empty line separates two. No column is left out, and no cell is cut off.
 ///
 /// # Errors
 ///
-/// Where the options name no column, or there is no daemon at the beginning. One that goes away later is told in place of
-/// a refresh, and waited for.
+/// The options name a column that does not exist, or there is no daemon at the beginning. If the daemon goes away later, its
+/// error is printed in place of a refresh, and it is waited for.
 pub fn batch(options: Options, count: Option<u64>) -> Result<(), TopError> {
     let mut model = Model::new(&options)?;
     let mut client = Client::new(&options.socket);
@@ -26,7 +26,7 @@ pub fn batch(options: Options, count: Option<u64>) -> Result<(), TopError> {
         model.take(answer.map_err(|why| why.to_string()));
         let gap = if printed > 0 { "\n" } else { "" };
         if print(&format!("{gap}{}", text(&model))).is_err() {
-            // Who reads only the beginning has read enough.
+            // The reader has closed the pipe.
             return Ok(());
         }
         printed += 1;

@@ -9,7 +9,7 @@ use crate::status::Status;
 /// The widest bar of a histogram.
 const BAR: usize = 40;
 
-/// What there is to see of `subject`; a line that says so if it is no longer there.
+/// The details of `subject`, or a line that it no longer exists.
 pub(super) fn detail(subject: &Subject, status: &Status, interval: &Interval<'_>) -> Vec<String> {
     let lines = match subject {
         Subject::Port(name) => port(name, status, interval),
@@ -23,7 +23,7 @@ pub(super) fn detail(subject: &Subject, status: &Status, interval: &Interval<'_>
     lines.iter().map(|line| printable(line)).collect()
 }
 
-/// What the lines are of.
+/// The title of a subject's details.
 pub(super) fn title(subject: &Subject) -> String {
     printable(&match subject {
         Subject::Port(name) => format!("port {name}"),
@@ -110,7 +110,7 @@ fn port(name: &str, status: &Status, interval: &Interval<'_>) -> Option<Vec<Stri
     Some(lines)
 }
 
-/// What it takes of workers' time, and what kept it back.
+/// Its use of workers' time, and what was held back.
 fn shares(rates: &PortRates) -> [String; 5] {
     let row = &rates.row;
     let share = percent(rates.share_percent);
@@ -153,7 +153,7 @@ fn shares(rates: &PortRates) -> [String; 5] {
     ]
 }
 
-/// An address that moves.
+/// Details of an address that moves.
 fn address(mac: &str, vlan: u16, interval: &Interval<'_>) -> Option<Vec<String>> {
     let mut movers = interval.movers().iter();
     let one = movers.find(|one| one.mac == mac && one.vlan == vlan)?;
@@ -174,7 +174,7 @@ fn address(mac: &str, vlan: u16, interval: &Interval<'_>) -> Option<Vec<String>>
     ])
 }
 
-/// Adds what was dropped at some queues, if anything was.
+/// Adds the drops of some queues, if there are any.
 fn drops(lines: &mut Vec<String>, interval: &Interval<'_>, of: impl Fn(&str, u16) -> bool) {
     let drops = interval.drops().into_iter();
     let drops: Vec<_> = drops
@@ -255,7 +255,7 @@ fn queue(port: &str, number: u16, interval: &Interval<'_>) -> Option<Vec<String>
     Some(lines)
 }
 
-/// Adds how often which time of completion was met in the interval: a line for each power of two.
+/// Adds the histogram of completion times in the interval: a line for each power of two.
 fn histogram(lines: &mut Vec<String>, latency: &LatencyRates) {
     let row = &latency.row;
     let Some(max_ns) = row.max_ns else { return };

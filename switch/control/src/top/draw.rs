@@ -1,4 +1,4 @@
-//! The model on a screen of any size.
+//! Draws the model on a screen of any size.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -9,18 +9,18 @@ use ratatui::widgets::Paragraph;
 use super::model::Model;
 use super::sheet::{Mood, Order, Sheet, View};
 
-/// Between two columns.
+/// The gap between two columns.
 const GAP: usize = 2;
-/// A first column is not cut off further, nor a last one that has words.
+/// The least width to which a first column, or a last one with words, is cut.
 const WORDS_MIN: usize = 8;
 
-/// Draws everything. What does not fit is left out from the right and from below.
+/// Draws everything. What does not fit is left out on the right and at the bottom.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, colour: bool) {
     let area = frame.area();
     let theme = Theme { colour };
     let (width, height) = (usize::from(area.width), usize::from(area.height));
     let mut lines = heading(model, &theme);
-    // The last line is the footer's, however low the screen is.
+    // The last line belongs to the footer, however low the screen is.
     let room = height.saturating_sub(lines.len() + 1);
     lines.extend(body(model, &theme, width, room));
     lines.truncate(height.saturating_sub(1));
@@ -39,7 +39,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, colour: bool) {
     }
 }
 
-/// Colours; without them there is bold, dim and reverse.
+/// Colours; without them, bold, dim and reverse are used.
 struct Theme {
     colour: bool,
 }
@@ -78,7 +78,7 @@ fn heading(model: &Model, theme: &Theme) -> Vec<Line<'static>> {
     });
     let tabs: Vec<Span<'static>> = tabs.collect();
     let style = match model.fault() {
-        // What is seen is old.
+        // The values are old.
         Some(_) => theme.of(Mood::Dim),
         None => Style::new(),
     };
@@ -96,7 +96,7 @@ fn body(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'st
     if let Some((title, lines)) = model.detail() {
         let room = room.saturating_sub(1).max(1);
         let scrolled = model.open.as_ref().map_or(0, |(_, scrolled)| *scrolled);
-        // Not beyond the last line.
+        // Scrolling stops at the last line.
         let scrolled = scrolled.min(lines.len().saturating_sub(room));
         let below = lines.len().saturating_sub(scrolled + room);
         let more = if below > 0 {
@@ -121,7 +121,7 @@ fn table(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'s
     )];
     let room = room.saturating_sub(1).max(1);
     let chosen = model.chosen(&sheet);
-    // The chosen line is always seen.
+    // The chosen line stays visible.
     let first = chosen.map_or(0, |chosen| (chosen + 1).saturating_sub(room));
     for (index, line) in sheet.lines.iter().enumerate().skip(first).take(room) {
         let cells = line.cells.iter().map(|cell| cell.text.as_str());
@@ -154,7 +154,7 @@ fn footer(model: &Model, theme: &Theme, width: usize) -> Line<'static> {
     Line::styled(format!("{:<width$}", model.footer()), REVERSED)
 }
 
-/// The headings, with an arrow at the one that is sorted by.
+/// The headings, with an arrow at the sorted column.
 pub(super) fn sheet_heading(sheet: &Sheet, order: Order, widths: &[usize]) -> String {
     let names = sheet.columns.iter().enumerate().map(|(index, column)| {
         match (order.column == Some(index), order.is_down(column)) {
@@ -167,7 +167,7 @@ pub(super) fn sheet_heading(sheet: &Sheet, order: Order, widths: &[usize]) -> St
     row(sheet, names.iter().map(String::as_str), widths)
 }
 
-/// One line of a sheet; the columns without a width are left out.
+/// One line of a sheet; columns without a width are left out.
 pub(super) fn row<'c>(
     sheet: &Sheet,
     cells: impl Iterator<Item = &'c str>,
@@ -188,7 +188,7 @@ pub(super) fn row<'c>(
     line
 }
 
-/// A cell in so many characters; what is cut off shows.
+/// A cell in `width` characters; a cut is marked.
 fn cut(cell: &str, width: usize) -> String {
     if cell.chars().count() <= width {
         return cell.to_owned();
@@ -197,7 +197,8 @@ fn cut(cell: &str, width: usize) -> String {
     kept.chain(['\u{2026}']).take(width).collect()
 }
 
-/// The widths of as many columns as fit: the first and a last one of words give way, then columns go from the right.
+/// The widths of as many columns as fit: first the first column and a last one of words shrink, then columns are dropped
+/// from the right.
 fn fit(sheet: &Sheet, width: usize) -> Vec<usize> {
     let mut widths = sheet.widths();
     let words_last = sheet.columns.len() > 1 && sheet.columns.last().is_some_and(|c| c.words);

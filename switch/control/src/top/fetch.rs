@@ -1,4 +1,4 @@
-//! The thread that waits for the daemon, so that the screen need not.
+//! The thread that waits for the daemon, so that the screen does not have to.
 
 use std::io;
 use std::path::Path;
@@ -8,8 +8,8 @@ use std::thread;
 use crate::api::{Client, Request};
 use crate::status::Snapshot;
 
-/// Asks for one snapshot at a time, over one connection for as long as it lasts. Dropped, it leaves the thread to end by
-/// itself: that may wait for a daemon that does not answer.
+/// Requests one snapshot at a time, over one connection as long as it lasts. When this is dropped, the thread ends by
+/// itself; it may still be waiting for a daemon that does not answer.
 #[derive(Debug)]
 pub(super) struct Fetch {
     questions: Sender<()>,
@@ -18,7 +18,7 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
-    /// Of the daemon at `socket`.
+    /// Starts the thread, for the daemon at `socket`.
     pub(super) fn start(socket: &Path) -> io::Result<Fetch> {
         let (questions, asked) = channel();
         let (answer, answers) = channel();
@@ -44,7 +44,7 @@ impl Fetch {
         })
     }
 
-    /// Asks, unless the last answer is still to come.
+    /// Requests a snapshot, unless the last answer is still to come.
     pub(super) fn ask(&mut self) {
         if !self.asked {
             self.asked = self.questions.send(()).is_ok();

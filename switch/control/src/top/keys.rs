@@ -1,28 +1,28 @@
-//! What keys mean.
+//! The meaning of keys.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::sheet::View;
 
-/// What a person wants.
+/// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
-    /// Out of what was opened last; out of everything, where nothing is.
+    /// Closes what was opened last; quits, if nothing is open.
     Back,
     Open,
     See(View),
     NextView,
     PreviousView,
-    /// The selection, by so many lines.
+    /// Moves the selection by this many lines.
     Move(isize),
     First,
     Last,
-    /// The column that is sorted by, by so many.
+    /// Moves the sorted column by this many.
     SortBy(isize),
     Reverse,
     Filter,
-    /// A character of the filter.
+    /// Adds a character to the filter.
     Type(char),
     Erase,
     EraseAll,
@@ -31,15 +31,15 @@ pub(super) enum Action {
     Faster,
     Slower,
     Help,
-    /// Refresh now, and draw everything again.
+    /// Refreshes now, and draws everything again.
     Refresh,
     Suspend,
 }
 
-/// Lines that a page has, when its height does not matter much.
+/// Lines of a page, for lists whose height does not matter.
 const PAGE: isize = 10;
 
-/// What a key means, while a filter is typed or not.
+/// The action of a key; `typing`: whether a filter is being typed.
 pub(super) fn action(key: KeyEvent, typing: bool) -> Option<Action> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {

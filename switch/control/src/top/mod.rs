@@ -1,10 +1,10 @@
-//! `crosspoint top`: what a running switch does now, on a terminal's whole screen.
+//! `crosspoint top`: the current state of a running switch, on a terminal's whole screen.
 //!
-//! [`model`] is what is known and what is looked at: snapshots and keys go in, lines of text come out of [`sheet`] and
-//! [`detail`]. [`draw`] puts them on a screen, and [`screen`] is the loop around: it reads the terminal, while a thread of
-//! its own ([`fetch`]) waits for the daemon. [`batch`] prints the same sheets for scripts.
+//! [`model`] holds the data and what is displayed: snapshots and keys go in, and [`sheet`] and [`detail`] make lines of
+//! text. [`draw`] puts them on a screen. [`screen`] is the main loop: it reads the terminal, while a separate thread
+//! ([`fetch`]) waits for the daemon. [`batch`] prints the same sheets for scripts.
 //!
-//! All rates are differences of two snapshots over the time between them, as [`rates`](crate::show::rates) has them.
+//! All rates are differences of two snapshots over the time between them: see [`rates`](crate::show::rates).
 
 mod batch;
 mod detail;
@@ -30,44 +30,44 @@ pub use sheet::View;
 
 use crate::api::ClientError;
 
-/// What to begin with; keys change most of it.
+/// Initial settings; keys change most of them.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The control socket.
     pub socket: PathBuf,
-    /// What is seen.
+    /// The view.
     pub view: View,
-    /// The heading of the column to sort that by; without it, the view's own order.
+    /// The heading of the column to sort by; without it, the view's own order.
     pub sort: Option<String>,
-    /// The other way round.
+    /// Whether to reverse the order.
     pub reverse: bool,
-    /// Only lines with this text in them; all if it is empty.
+    /// Only lines that contain this text; all if it is empty.
     pub filter: String,
-    /// From one refresh to the next.
+    /// Time between two refreshes.
     pub interval: Duration,
-    /// Whether anything is coloured.
+    /// Whether to use colours.
     pub colour: bool,
 }
 
-/// Why there is nothing to see.
+/// Why nothing can be displayed.
 #[derive(Debug, Error, Diagnostic)]
 pub enum TopError {
     /// The view has no such column.
     #[error("{view} have no column {column:?}")]
     #[diagnostic(help("the columns are {known}"))]
     NoColumn {
-        /// What is seen.
+        /// The view's name.
         view: &'static str,
-        /// What was asked for.
+        /// The column that was asked for.
         column: String,
-        /// Those that there are.
+        /// The existing columns.
         known: String,
     },
-    /// No daemon.
+    /// The daemon does not answer.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Client(#[from] ClientError),
-    /// The terminal.
+    /// The terminal cannot be used.
     #[error("the terminal cannot be used: {0}")]
     #[diagnostic(help("`crosspoint top --batch` prints text, whatever the terminal is"))]
     Terminal(#[source] io::Error),

@@ -1,4 +1,4 @@
-//! What is known, and what of it is looked at. It knows neither a terminal nor a socket.
+//! The data, and what of it is displayed. It depends on neither a terminal nor a socket.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::show::printable;
 use crate::show::rates::{Interval, Traffic};
 use crate::status::{Snapshot, Status};
 
-/// The intervals that + and - go through, milliseconds.
+/// The intervals that + and - choose from, milliseconds.
 const INTERVALS_MS: [u64; 10] = [
     100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 300_000,
 ];
 /// The longest filter.
 const FILTER_MAX: usize = 64;
 
-/// What a key has changed that is not the model's to do.
+/// What the caller must do after a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Draw it.
+    /// Draw the screen.
     Draw,
-    /// Ask the daemon now, and draw all of the screen.
+    /// Request a snapshot now, and draw the whole screen again.
     Refresh,
-    /// Let go of the terminal until the shell says to go on.
+    /// Give the terminal back until the shell continues the process.
     Suspend,
     /// End.
     Quit,
@@ -36,7 +36,7 @@ pub(super) enum Outcome {
 pub(super) struct Model {
     before: Option<Snapshot>,
     now: Option<Snapshot>,
-    /// Why there is no answer.
+    /// Why the last request failed.
     fault: Option<String>,
     pub(super) view: View,
     orders: [Order; View::ALL.len()],
@@ -45,11 +45,11 @@ pub(super) struct Model {
     pub(super) paused: bool,
     pub(super) help: bool,
     pub(super) interval: Duration,
-    /// The line that was chosen; without one, the first.
+    /// The subject of the chosen line; without one, the first.
     chosen: Option<Subject>,
-    /// Where it was seen last, for when it goes.
+    /// Index of that line when it was last seen, in case it disappears.
     chosen_index: usize,
-    /// What is seen in full, and how far it is scrolled.
+    /// The subject whose details are open, and how far they are scrolled.
     pub(super) open: Option<(Subject, usize)>,
 }
 
@@ -78,7 +78,7 @@ impl Model {
         })
     }
 
-    /// Takes the next answer of the daemon, or why there is none.
+    /// Takes the daemon's next answer, or its error.
     pub(super) fn take(&mut self, answer: Result<Snapshot, String>) {
         match answer {
             Ok(snapshot) => {
@@ -107,7 +107,7 @@ impl Model {
         &mut self.orders[self.view as usize]
     }
 
-    /// The lines of what is looked at.
+    /// The lines of the current view.
     pub(super) fn sheet(&self) -> Sheet {
         match self.seen() {
             Some((interval, _)) => Sheet::new(self.view, &interval, &self.filter, self.order()),
@@ -120,7 +120,7 @@ impl Model {
         }
     }
 
-    /// Which of a sheet's lines is chosen. A line that has gone leaves the place to the next.
+    /// Index of the chosen line. If the line has disappeared, the one that took its place is chosen.
     pub(super) fn chosen(&self, sheet: &Sheet) -> Option<usize> {
         let last = sheet.lines.len().checked_sub(1)?;
         let Some(chosen) = &self.chosen else {
@@ -130,7 +130,7 @@ impl Model {
         Some(found.unwrap_or(self.chosen_index).min(last))
     }
 
-    /// The lines of what is seen in full, with its title.
+    /// The title and lines of the open details.
     pub(super) fn detail(&self) -> Option<(String, Vec<String>)> {
         let (subject, _) = self.open.as_ref()?;
         let (interval, now) = self.seen()?;
@@ -138,7 +138,7 @@ impl Model {
         Some((detail::title(subject), lines))
     }
 
-    /// Does what a key asks for.
+    /// Carries out a key's action.
     pub(super) fn act(&mut self, action: Action) -> Outcome {
         match action {
             Action::Quit => return Outcome::Quit,
@@ -228,11 +228,11 @@ impl Model {
         self.chosen = sheet.lines.get(index).map(|line| line.subject.clone());
     }
 
-    /// From the switch's own order over all columns, and back to it.
+    /// Moves the sorted column; the switch's own order stands before the first column.
     fn sort_by(&mut self, by: isize) {
         let columns = self.view.columns().len();
         let order = self.order_mut();
-        // 0 is no column.
+        // 0 is the switch's own order.
         let place = order.column.map_or(0, |column| column + 1) as isize;
         let place = (place + by).rem_euclid(columns as isize + 1);
         *order = Order {
@@ -241,7 +241,7 @@ impl Model {
         };
     }
 
-    /// What is said above all views: of the daemon, and of the traffic of all ports.
+    /// The lines above all views: the daemon, and the traffic of all ports.
     pub(super) fn summary(&self) -> [String; 2] {
         let Some((interval, now)) = self.seen() else {
             let waiting = "crosspoint: no answer yet".to_owned();
@@ -277,7 +277,7 @@ impl Model {
         [first, second].map(|line| printable(&line))
     }
 
-    /// What is said below all views.
+    /// The line below all views.
     pub(super) fn footer(&self) -> String {
         let order = self.order();
         let by = order
@@ -297,7 +297,7 @@ impl Model {
         )
     }
 
-    /// The keys, where they are asked for.
+    /// The help on keys, if it is open.
     pub(super) fn help_lines(&self) -> Option<&'static [&'static str]> {
         self.help.then_some(&HELP)
     }
@@ -320,7 +320,7 @@ fn busy(interval: &Interval<'_>, status: &Status) -> String {
     format!("  busy {}{stalled}", percent(mean))
 }
 
-/// The number of a view's column, whatever the case of its name.
+/// The number of a view's column; the case of its name does not matter.
 fn column(view: View, name: &str) -> Result<usize, TopError> {
     let columns = view.columns();
     let found = columns

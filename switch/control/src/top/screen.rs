@@ -16,26 +16,27 @@ use super::keys;
 use super::model::{Model, Outcome};
 use super::{Options, TopError};
 
-/// How soon an answer is noticed.
+/// How often the loop checks for an answer.
 const ANSWER: Duration = Duration::from_millis(20);
-/// How soon a signal is.
+/// How often the loop checks for a signal.
 const SIGNAL: Duration = Duration::from_millis(200);
 
-/// Fills the terminal until a key ends it, or `stop` is not zero any more. The terminal is then as it was, and also if
+/// Shows the model on the terminal until a key ends it, or `stop` is no longer zero. The terminal is then restored, also if
 /// this panics.
 ///
 /// # Errors
 ///
-/// Where the options name no column, or the terminal cannot be used. A daemon that is not there is no error: it may come.
+/// The options name a column that does not exist, or the terminal cannot be used. A missing daemon is no error: it may start
+/// later.
 pub fn screen(options: Options, stop: &AtomicUsize) -> Result<(), TopError> {
     let mut model = Model::new(&options)?;
     let mut fetch = Fetch::start(&options.socket).map_err(TopError::Terminal)?;
-    // It has panics restore the terminal too.
+    // This also restores the terminal on a panic.
     let terminal = ratatui::try_init();
     let ended = terminal
         .and_then(|terminal| converse(&mut model, &mut fetch, terminal, options.colour, stop));
     let restored = ratatui::try_restore();
-    // A terminal that has gone cannot be restored, and need not be.
+    // A terminal that was closed cannot be restored, and need not be.
     let gone = stop.load(Ordering::Relaxed) != 0;
     match ended.and(restored) {
         Err(why) if !gone => Err(TopError::Terminal(why)),
@@ -64,7 +65,7 @@ fn converse(
         if std::mem::take(&mut changed) {
             terminal.draw(|frame| draw(frame, model, colour))?;
         }
-        // All keys that have been pressed are obeyed before anything is drawn.
+        // All pressed keys are handled before anything is drawn.
         wait_for_terminal(wait(fetch, next, model.paused))?;
         while event::poll(Duration::ZERO)? {
             let outcome = outcome(model, event::read()?);
@@ -84,8 +85,8 @@ fn converse(
     Ok(())
 }
 
-/// Waits until something was typed, or `time` has passed. A terminal that has gone is an error: crossterm would read its
-/// end over and over, and never come back.
+/// Waits until something was typed, or `time` has passed. A closed terminal is an error: crossterm would read its end again
+/// and again, and never return.
 fn wait_for_terminal(time: Duration) -> io::Result<()> {
     let stdin = io::stdin();
     let mut terminal = [PollFd::new(&stdin, PollFlags::IN)];
@@ -121,10 +122,10 @@ fn outcome(model: &mut Model, event: Event) -> Option<Outcome> {
     }
 }
 
-/// As a shell's other programs do on Ctrl-Z, which a terminal in raw mode does not see to.
+/// Suspends the process, as other programs do on Ctrl-Z; a terminal in raw mode does not do it.
 fn suspend() -> io::Result<DefaultTerminal> {
     ratatui::try_restore()?;
     kill_process(getpid(), Signal::TSTP)?;
-    // From here on the shell has said to go on.
+    // The shell has continued the process.
     ratatui::try_init()
 }

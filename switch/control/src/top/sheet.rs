@@ -7,20 +7,20 @@ use crate::show::printable;
 use crate::show::rates::{DropRates, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
 use crate::status::{BLOCKED, FdbMover};
 
-/// What can be seen.
+/// A view of `top`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// Ports and their traffic.
     Ports,
     /// Queues and their traffic.
     Queues,
-    /// Workers, how they spend their time, and on what.
+    /// Workers, their time, and the streams that it is spent on.
     Workers,
     /// Drops by queue and reason.
     Drops,
     /// Completion times by queue.
     Latency,
-    /// What ports take of workers' time, and which of them limits keep back.
+    /// Ports' use of workers' time, and which of them limits hold back.
     Shares,
     /// Addresses that move between ports.
     Moves,
@@ -30,9 +30,9 @@ pub enum View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: &'static str,
-    /// Words are flush left, and sorted from the first; numbers right, and from the largest.
+    /// Words are flush left, and sorted in ascending order; numbers are flush right, in descending order.
     pub(super) words: bool,
-    /// It is at least so wide, so that columns do not jump with every digit.
+    /// Minimum width, so that columns do not jump with every digit.
     pub(super) width_min: usize,
 }
 
@@ -52,7 +52,7 @@ const fn number(name: &'static str, width_min: usize) -> Column {
     }
 }
 
-/// The widest that a rate or a time is.
+/// The largest width of a rate or a time.
 const RATE: usize = 5;
 
 const PORTS: &[Column] = &[
@@ -130,7 +130,7 @@ const MOVES: &[Column] = &[
 ];
 
 impl View {
-    /// All of them, in the order of their keys.
+    /// All views, in the order of their keys.
     pub const ALL: [View; 7] = [
         View::Ports,
         View::Queues,
@@ -154,11 +154,11 @@ impl View {
         }
     }
 
-    /// The view of a name.
+    /// The view of this name.
     ///
     /// # Errors
     ///
-    /// Names those that there are.
+    /// The error lists the existing views.
     pub fn parse(name: &str) -> Result<View, String> {
         let view = View::ALL.into_iter().find(|view| view.name() == name);
         let known = || View::ALL.map(View::name).join(", ");
@@ -177,7 +177,7 @@ impl View {
         }
     }
 
-    /// The order that one looks for first: the configuration's, but of drops and times the worst.
+    /// The initial order: the configuration's; for drops and times, the worst first.
     pub(super) const fn order(self) -> Order {
         let column = match self {
             View::Ports | View::Queues | View::Workers | View::Moves => None,
@@ -195,20 +195,20 @@ impl View {
 /// How a view is sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
-    /// By which column; without one, as the switch has it.
+    /// The column to sort by; without one, the switch's own order.
     pub(super) column: Option<usize>,
-    /// Against the column's own direction.
+    /// Whether the column's own direction is reversed.
     pub(super) reversed: bool,
 }
 
 impl Order {
-    /// Whether the largest comes first: numbers are more telling from there.
+    /// Whether the largest comes first, which is the default for numbers.
     pub(super) fn is_down(self, column: &Column) -> bool {
         column.words == self.reversed
     }
 }
 
-/// What a line is of.
+/// The subject of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     Port(String),
@@ -219,17 +219,17 @@ pub(super) enum Subject {
     Address(String, u16),
 }
 
-/// How a line is to be taken.
+/// The emphasis of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
     Normal,
-    /// Not there, or nothing to do.
+    /// Absent, or without work.
     Dim,
-    /// Something for an operator.
+    /// Needs an operator's attention.
     Bad,
 }
 
-/// What a cell is sorted by. What is not known is less than anything.
+/// A cell's sort key. Unknown is less than all others.
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Unknown,
@@ -255,9 +255,9 @@ pub(super) struct Line {
 pub(super) struct Sheet {
     pub(super) columns: &'static [Column],
     pub(super) lines: Vec<Line>,
-    /// The column that they are sorted by.
+    /// The sorted column.
     pub(super) sorted: Option<usize>,
-    /// How many the filter keeps out.
+    /// Number of lines that the filter hides.
     pub(super) hidden: usize,
 }
 
@@ -300,7 +300,7 @@ fn queue(port: &str, queue: u16) -> Cell {
 }
 
 impl Sheet {
-    /// What `view` has of an interval: the lines with `filter` in them, in this order.
+    /// The lines of `view` that contain `filter`, in this order.
     pub(super) fn new(view: View, interval: &Interval<'_>, filter: &str, order: Order) -> Sheet {
         let mut lines = match view {
             View::Ports => interval.ports().iter().map(port_line).collect(),
@@ -340,7 +340,7 @@ impl Sheet {
         }
     }
 
-    /// How wide each column must be that nothing is cut off.
+    /// The column widths at which nothing is cut off.
     pub(super) fn widths(&self) -> Vec<usize> {
         let width = |(index, column): (usize, &Column)| {
             let cells = self.lines.iter().filter_map(|line| line.cells.get(index));
@@ -392,7 +392,7 @@ fn port_line(one: &PortRates) -> Line {
     }
 }
 
-/// Something to look at is what is kept back of others, and addresses that move.
+/// Marked bad if shares or limits hold back or drop anything, or if addresses move.
 fn shares_line(one: &PortRates) -> Line {
     let row = &one.row;
     let all = [

@@ -1,4 +1,4 @@
-//! What keys and snapshots make of the screen.
+//! Screens that result from keys and snapshots.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ fn port(name: &str, kind: &str, state: &str, queues: Vec<QueueStatus>) -> PortSt
     }
 }
 
-/// A second with two guests, one of them away, and an uplink; `second` counts from 1.
+/// A second with two guests, one of them disconnected, and an uplink; `second` counts from 1.
 fn snapshot(second: u64) -> Snapshot {
     let quiet = QueueStatus::default();
     let uplink = QueueStatus {
@@ -266,7 +266,7 @@ fn a_column_is_named_by_its_heading_in_any_case_or_not_at_all() {
 fn a_filter_keeps_only_lines_with_its_text_and_goes_with_escape() {
     let mut model = running(View::Queues);
     press(&mut model, KeyCode::Char('/'));
-    // Not a command meanwhile.
+    // Not a command while a filter is typed.
     type_text(&mut model, "WEBq");
     assert!(model.footer().contains("WEBq"));
     press(&mut model, KeyCode::Backspace);
@@ -286,7 +286,7 @@ fn the_chosen_line_stays_chosen_wherever_it_is_sorted_to() {
     assert_eq!(model.chosen(&sheet), Some(0));
     press(&mut model, KeyCode::Enter);
     assert!(picture(&model).contains("no front end is connected"));
-    // The port is removed while it is looked at.
+    // The port is removed while its details are open.
     let mut without = snapshot(3);
     without.status.ports.remove(1);
     model.take(Ok(without));
@@ -303,7 +303,7 @@ fn rates_are_of_the_last_interval_and_unknown_where_there_is_none() {
     assert!(!picture(&model).contains("3.00M"));
     model.take(Ok(snapshot(2)));
     assert!(picture(&model).contains("3.00M"));
-    // Restarted: all counts have gone back.
+    // Restarted: all counts have decreased.
     let mut restarted = snapshot(1);
     restarted.daemon.pid += 1;
     model.take(Ok(restarted.clone()));
@@ -496,7 +496,7 @@ fn any_key() -> impl Strategy<Value = KeyCode> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// And what is drawn fits the screen by itself: ratatui's buffer is just as large as the screen.
+    /// The drawing itself fits the screen too: ratatui's buffer is exactly as large as the screen.
     #[test]
     fn nothing_that_a_daemon_says_and_no_key_and_no_size_makes_it_panic(
         snapshots in prop::collection::vec(any_snapshot(), 0..4),
