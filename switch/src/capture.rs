@@ -1,4 +1,4 @@
-//! `crosspoint capture`: wiring; what is shown is made in `crosspoint_control::capture`.
+//! `crosspoint capture`: wiring; the text is made in `crosspoint_control::capture`.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, IsTerminal, Write, stdout};
@@ -17,19 +17,19 @@ use miette::Diagnostic;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// The exit status of who is interrupted twice: 128 and the signal's number.
+/// The exit status after a second interrupt: 128 plus the signal's number.
 const INTERRUPTED: i32 = 130;
 
-/// What frames go past, and what becomes of them: lines for people, or a file for Wireshark.
+/// Frames and their verdicts: lines for people, or a file for Wireshark.
 #[derive(clap::Args)]
 pub(crate) struct Capture {
     /// The port, and the queue if only one is wanted; `any` or nothing for all ports
     #[arg(value_name = "PORT[:QUEUE]")]
     place: Option<String>,
-    /// Only frames that this selects, in tcpdump's words: `tcp port 80 and host 10.0.0.1`
+    /// Only frames that match this filter, in tcpdump's syntax: `tcp port 80 and host 10.0.0.1`
     #[arg(value_name = "EXPRESSION")]
     expression: Vec<String>,
-    /// The same, for where no port is named
+    /// The same filter, for captures without a named port
     #[arg(long, value_name = "EXPRESSION", conflicts_with = "expression")]
     filter: Option<String>,
     /// Write pcapng to this file; `-` for standard output, as in `capture -w - | wireshark -k -i -`
@@ -44,20 +44,20 @@ pub(crate) struct Capture {
     /// Bytes kept of each frame
     #[arg(short, long, value_name = "BYTES", default_value_t = SNAPLEN_DEFAULT)]
     snaplen: u32,
-    /// End after so many frames
+    /// End after this many frames
     #[arg(short, long, value_name = "N")]
     count: Option<u64>,
-    /// Frames that each worker looks at in a second; the others are counted
+    /// Frames per second that each worker inspects; frames above this rate are only counted
     #[arg(long, value_name = "N", default_value_t = RATE_DEFAULT)]
     rate: u64,
-    /// End after so long: `10s`, `500ms`, `5m`
+    /// End after this time: `10s`, `500ms`, `5m`
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     #[command(flatten)]
     socket: crate::cli::Socket,
 }
 
-/// Which way frames go.
+/// Direction of frames.
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum Way {
     Rx,
@@ -106,7 +106,8 @@ pub(crate) fn refuse(why: &CaptureError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Has the first SIGINT or SIGTERM, or this time, end what `closer` ends in order, and a second signal all at once.
+/// Makes the first SIGINT or SIGTERM, or the end of the time, close the capture in order, and a second signal end the
+/// process at once.
 pub(crate) fn end_by_signal(closer: Closer, after: Option<Duration>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let closer = std::sync::Arc::new(closer);
@@ -176,7 +177,7 @@ impl Capture {
                 eprintln!("{}", words(&totals, &wanted));
                 ExitCode::SUCCESS
             }
-            // Who reads only the beginning has read enough.
+            // The reader has closed the pipe.
             Ok(None) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("error: {why}");
@@ -186,12 +187,12 @@ impl Capture {
     }
 }
 
-/// A file that only its owner may read, also if it was there before: frames are secrets.
+/// Opens a file that only its owner may read, also if it existed before: frames are confidential.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     let file = options.write(true).create(true).mode(0o600).open(path)?;
     let found = file.metadata()?;
-    // What is no file, such as a pipe, keeps nothing.
+    // Only a regular file stores anything; a pipe, for instance, does not.
     if found.is_file() {
         if found.uid() != rustix::process::geteuid().as_raw() {
             return Err(io::Error::other("it is another user's file"));
@@ -221,7 +222,7 @@ fn words(totals: &Totals, wanted: &Wanted) -> String {
     text
 }
 
-/// Hands each frame on, then how many there were; `None` when nobody reads any more.
+/// Passes each frame on, and returns the totals; `None` if the reader has closed the pipe.
 fn each(
     frames: Frames,
     mut hand_on: impl FnMut(&Record, bool) -> io::Result<()>,
@@ -249,7 +250,7 @@ fn print(frames: Frames) -> io::Result<Option<Totals>> {
 
 fn write(frames: Frames, out: impl Write, filter: &str) -> io::Result<Option<Totals>> {
     let mut writer = Writer::new(BufWriter::new(out), &frames.begin, filter)?;
-    // A file that is read while it is written begins with its ports.
+    // Written now, so that a reader of the growing file sees the ports at once.
     writer.flush()?;
     let totals = each(frames, |record, last| {
         writer.write(record)?;

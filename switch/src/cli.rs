@@ -35,31 +35,31 @@ pub(crate) enum Command {
     /// Validate a configuration without starting anything
     #[command(after_long_help = help::CHECK)]
     Check {
-        /// The configuration (TOML); `-` is standard input, of which `ports_dir` is not looked at
+        /// The configuration (TOML); `-` reads standard input, without the files of `ports_dir`
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Look whether this host is fit for the switch, and what would make it so
+    /// Check whether this host is fit for the switch, and how to make it so
     ///
-    /// The exit status says how bad the worst finding is: 0 all is well, 3 a note, 4 a warning, 5 an error. It is 1 if
+    /// The exit status tells the severity of the worst finding: 0 all is well, 3 a note, 4 a warning, 5 an error. It is 1 if
     /// the configuration cannot be read, and 2 if the command line is wrong.
     #[command(after_long_help = help::DOCTOR)]
     Doctor {
-        /// The configuration (TOML) that the host is to run; without it, what does not depend on one is looked at
+        /// The configuration (TOML) that the host shall run; without it, only checks that need none are made
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Look at all interfaces, not only at those that are ports
+        /// Check all interfaces, not only those that are ports
         #[arg(long)]
         all: bool,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say whether a running switch works, for probes: exit status 0 if so, else 1
+    /// Check whether a running switch works, for probes: exit status 0 if so, else 1
     Health(crate::health::Health),
-    /// Gather what support needs to know of this host and the switch into one file
+    /// Gather what support needs to know about this host and the switch into one file
     Report(crate::report::Report),
-    /// Have another worker of a running switch poll a guest's queue
+    /// Move a guest's queue to another worker of a running switch
     #[command(after_long_help = help::MOVE)]
     Move {
         /// The port's name
@@ -77,12 +77,12 @@ pub(crate) enum Command {
         )]
         socket: PathBuf,
     },
-    /// Show the frames that go past, and what becomes of each: lines, or a file for Wireshark
+    /// Show frames and what happens to each: as lines, or as a file for Wireshark
     ///
-    /// A worker never waits for who looks: frames that are read too slowly are missed, and counted. Only root and the
-    /// daemon's user may look. The exit status is 0 if the capture ended in order, by Ctrl-C too, and else 1.
+    /// A worker never waits for a capture: frames that are read too slowly are missed, and counted. Only root and the
+    /// daemon's user may capture. The exit status is 0 if the capture ended in order, also by Ctrl-C, and else 1.
     Capture(crate::capture::Capture),
-    /// Tell what becomes of a frame, stage by stage: VLAN, addresses, ports, queues, verdicts
+    /// Explain what happens to a frame, stage by stage: VLAN, addresses, ports, queues, verdicts
     Trace(crate::trace::Trace),
     Plan(crate::plan::Plan),
     Port(crate::port::Port),
@@ -93,7 +93,7 @@ pub(crate) enum Command {
     Man(ManPages),
 }
 
-/// Where the running switch is asked.
+/// The control socket of the running switch.
 #[derive(clap::Args)]
 pub(crate) struct Socket {
     /// The running switch's control socket
@@ -106,7 +106,7 @@ pub(crate) struct Socket {
     pub(crate) socket: PathBuf,
 }
 
-/// Asks the running switch; says why there is no answer.
+/// Sends a request to the running switch. If there is no answer, prints the reason.
 pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
     let answer = api::request(socket, request);
     let say = |error: &api::ClientError| {
@@ -125,7 +125,7 @@ pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
     answer.inspect_err(say).ok()
 }
 
-/// Asks the running switch; the answer as it is, and as what it should be.
+/// Sends a request to the running switch; returns the answer as JSON and as `T`.
 pub(crate) fn ask_as<T: DeserializeOwned>(socket: &Path, request: &Request) -> Option<(Value, T)> {
     let value = ask(socket, request)?;
     let answer = T::deserialize(&value);
@@ -144,7 +144,7 @@ pub(crate) fn print(json: bool, value: &Value, text: impl FnOnce() -> String) {
     }
 }
 
-/// Asks the running switch to move a stream, and prints where it is.
+/// Asks the running switch to move a stream, and prints the result.
 pub(crate) fn move_stream(place: Place, socket: &Path) -> ExitCode {
     let text = format!(
         "{}:{} is polled by worker-{}",

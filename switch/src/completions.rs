@@ -21,7 +21,7 @@ impl Completions {
     pub(crate) fn run(self) -> ExitCode {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "crosspoint", &mut text);
-        // Who reads only the beginning has read enough.
+        // The reader has closed the pipe.
         let _ = stdout().write_all(&text);
         ExitCode::SUCCESS
     }

@@ -1,4 +1,4 @@
-//! `crosspoint doctor`: wiring; what is looked at is in `crosspoint_control::doctor`.
+//! `crosspoint doctor`: wiring; the checks are in `crosspoint_control::doctor`.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::path::Path;
@@ -9,7 +9,7 @@ use crosspoint_control::doctor::{Host, examine};
 
 use crate::run;
 
-/// Looks at the host, prints what it found, and exits with how bad it is.
+/// Checks the host, prints the findings, and exits with the status of the worst one.
 pub(crate) fn doctor(config: Option<&Path>, all: bool, json: bool) -> ExitCode {
     let config = match config.map(run::load).transpose() {
         Ok(config) => config,
@@ -31,12 +31,12 @@ pub(crate) fn doctor(config: Option<&Path>, all: bool, json: bool) -> ExitCode {
             report.text(stdout().is_terminal() && !plain)
         }
     };
-    // Who reads only the beginning has read enough.
+    // The reader has closed the pipe.
     let _ = stdout().write_all(text.as_bytes());
     ExitCode::from(report.worst().exit_status())
 }
 
-/// Those that the configuration names, or all.
+/// The interfaces that the configuration names, or all.
 fn interfaces(config: Option<&Config>, all: bool) -> Vec<String> {
     let ports = config.map_or(&[][..], |config| &config.ports);
     let configured = ports.iter().filter_map(|port| match &port.kind {

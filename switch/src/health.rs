@@ -1,4 +1,4 @@
-//! `crosspoint health`: wiring; what is told is in `crosspoint_control::health`.
+//! `crosspoint health`: wiring; the text is made in `crosspoint_control::health`.
 
 use std::process::ExitCode;
 
@@ -7,13 +7,13 @@ use crosspoint_control::health;
 
 use crate::cli::ask;
 
-/// The words of the command line.
+/// Arguments of `health`.
 #[derive(clap::Args)]
 pub(crate) struct Health {
-    /// Also whether every required port is up
+    /// Check too whether every required port is up
     #[arg(long)]
     ready: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -21,7 +21,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Asks the running switch, and prints what is wrong with it, if anything is.
+    /// Asks the running switch, and prints its faults, if there are any.
     pub(crate) fn run(self) -> ExitCode {
         let Some(value) = ask(&self.socket.socket, &Request::Health {}) else {
             return ExitCode::FAILURE;

@@ -1,4 +1,4 @@
-//! What `--help`, and the manual pages that are made of it, say after the options: examples and exit statuses.
+//! The end of `--help` and of the manual pages that are made from it: examples and exit statuses.
 
 pub(crate) const ALL: &str = "\
 Exit status:

@@ -12,11 +12,11 @@ use clap_mangen::roff::{Roff, roman};
 use crate::cli::Cli;
 use crate::help;
 
-/// Print the manual page crosspoint(1), or write it and those of all commands
+/// Print the manual page crosspoint(1), or write it and the pages of all commands
 #[derive(Args)]
 #[command(name = "man", after_long_help = help::MAN)]
 pub(crate) struct ManPages {
-    /// Write crosspoint.1 and a page for every command into this directory, which is made if it is missing
+    /// Write crosspoint.1 and a page for every command into this directory, which is created if it is missing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -39,12 +39,12 @@ impl ManPages {
 
 fn print() -> io::Result<()> {
     let text = page(&Man::new(command()), &command())?;
-    // Who reads only the beginning has read enough.
+    // The reader has closed the pipe.
     let _ = stdout().write_all(&text);
     Ok(())
 }
 
-/// Its `help` says what the pages say.
+/// The command line without the `help` command: the pages contain the same text.
 fn command() -> Command {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
@@ -64,7 +64,7 @@ fn write(command: &Command, dir: &Path) -> io::Result<()> {
     fs::write(dir.join(man.get_filename()), page(&man, command)?)
 }
 
-/// A page: what clap knows, but with what is said after the options as sections of their own.
+/// A page: clap's own, with the text after the options as separate sections.
 fn page(man: &Man, command: &Command) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     man.render_title(&mut text)?;
@@ -80,7 +80,7 @@ fn page(man: &Man, command: &Command) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// `Examples:` and the like begin a section, whose lines stay as they are.
+/// A line such as `Examples:` begins a section; the section's lines stay as they are.
 fn sections(text: &str) -> Roff {
     let mut roff = Roff::new();
     for part in text.split("\n\n") {

@@ -8,19 +8,19 @@ use crosspoint_control::plan::{self, PlanAnswer};
 
 use crate::cli;
 
-/// The status that says that there are changes.
+/// The exit status if there are changes.
 const CHANGES: u8 = 2;
 
 /// Show what a changed configuration would change in a running switch, and change nothing
 ///
 /// The running switch reads the file, so its user must be allowed to. The exit status is 0 if nothing would change, 2 if
-/// something would, and 1 if that cannot be said, for a mistake in the configuration for instance.
+/// something would, and 1 if that cannot be determined, for instance because of a mistake in the configuration.
 #[derive(clap::Args)]
 pub(crate) struct Plan {
-    /// The configuration (TOML); without it, the one that the switch was started with, as it is now
+    /// The configuration (TOML); without it, the file that the switch was started with, as it is now
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn run(self) -> ExitCode {
-        // The daemon's working directory is another.
+        // The daemon has another working directory.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or(path.clone());
         let request = Request::Plan {
             config: self.config.as_ref().map(absolute),

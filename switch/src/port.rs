@@ -1,4 +1,4 @@
-//! `crosspoint port`: one port more, less, or changed.
+//! `crosspoint port`: adds, removes or changes one port.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,9 +10,9 @@ use crate::{cli, reload};
 
 /// Add, change or remove a port of a running switch
 ///
-/// The others go on. Without --keep, the configuration's files stay as they are: the next reload makes the ports that are in
-/// them what they say, and a port that was added stays until it is removed, or the switch ends. With --keep, the port's own
-/// file in `ports_dir` is written or removed too.
+/// Other ports are not disturbed. Without --keep, the configuration's files do not change: the next reload sets the ports in
+/// the files to what the files say, and an added port stays until it is removed, or the switch ends. With --keep, the port's
+/// own file in `ports_dir` is written or removed too.
 #[derive(clap::Args)]
 pub(crate) struct Port {
     #[command(subcommand)]
@@ -23,8 +23,8 @@ pub(crate) struct Port {
 enum Action {
     /// Add a port
     ///
-    /// Keys are those of a [[port]] table. A value is TOML's, or else text: type=vhost socket=/run/crosspoint/web-1.sock
-    /// vlan.access=5
+    /// Keys are those of a [[port]] table. A value is read as TOML, or else as text: type=vhost
+    /// socket=/run/crosspoint/web-1.sock vlan.access=5
     Add {
         /// The port's name
         #[arg(required_unless_present = "file")]
@@ -32,7 +32,7 @@ enum Action {
         /// Its other keys, such as type=vhost
         #[arg(value_name = "KEY=VALUE", conflicts_with = "file")]
         keys: Vec<String>,
-        /// Take them from a file with one [[port]] table
+        /// Read them from a file with one [[port]] table
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
         #[command(flatten)]
@@ -62,10 +62,10 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Common {
-    /// Also in the configuration: the port's own file in `ports_dir`
+    /// Change the configuration too: the port's own file in `ports_dir`
     #[arg(long)]
     keep: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -8,13 +8,13 @@ use crosspoint_control::plan::{self, ReloadAnswer};
 
 use crate::cli;
 
-/// Have a running switch read its configuration again, and become what it says
+/// Have a running switch read its configuration again, and apply it
 ///
-/// A configuration with a mistake changes nothing. What needs a restart is said, and the rest is done; `crosspoint plan`
-/// says beforehand what that would be. The exit status is 1 if anything failed.
+/// A configuration with a mistake changes nothing. What needs a restart is reported, and the rest is applied; `crosspoint
+/// plan` shows this beforehand. The exit status is 1 if anything failed.
 #[derive(clap::Args)]
 pub(crate) struct Reload {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -27,7 +27,7 @@ impl Reload {
     }
 }
 
-/// Asks for a change, and prints what became of it.
+/// Requests a change, and prints its result.
 pub(crate) fn change(socket: &Path, request: &Request, json: bool) -> ExitCode {
     let Some((value, answer)) = cli::ask_as::<ReloadAnswer>(socket, request) else {
         return ExitCode::FAILURE;

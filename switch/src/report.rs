@@ -1,4 +1,4 @@
-//! `crosspoint report`: wiring; what is gathered is in `crosspoint_control::bundle`.
+//! `crosspoint report`: wiring; the archive is made in `crosspoint_control::bundle`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,10 +8,10 @@ use crosspoint_control::bundle::{self, Archive, Wanted};
 
 use crate::run;
 
-/// The words of the command line.
+/// Arguments of `report`.
 #[derive(clap::Args)]
 pub(crate) struct Report {
-    /// The archive to write; it must not exist. Default: crosspoint-report-SECONDS.tar.gz, here
+    /// The archive to write; it must not exist. Default: crosspoint-report-SECONDS.tar.gz, in the current directory
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// The configuration (TOML)
@@ -21,7 +21,7 @@ pub(crate) struct Report {
         default_value = "/etc/crosspoint/crosspoint.toml"
     )]
     config: PathBuf,
-    /// The running switch's control socket; default: as the configuration says
+    /// The running switch's control socket; default: the one in the configuration
     #[arg(long, value_name = "PATH", env = "CROSSPOINT_SOCKET")]
     socket: Option<PathBuf>,
     /// The service's name in systemd, for its log
@@ -30,7 +30,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Gathers, writes, and says what is in it.
+    /// Gathers and writes the archive, and lists its contents.
     pub(crate) fn run(self) -> ExitCode {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let folder = format!("crosspoint-report-{}", now.unwrap_or_default().as_secs());

@@ -26,7 +26,7 @@ pub(crate) fn check(path: &Path) -> ExitCode {
     }
 }
 
-/// The configuration at `path`; of standard input where that is `-`.
+/// Loads the configuration at `path`; `-` is standard input.
 pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
     let loaded = match path == Path::new("-") {
         true => Config::load_stdin(),
@@ -40,17 +40,17 @@ fn fail_config(error: &ConfigError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs until SIGTERM or SIGINT; SIGHUP has it read its configuration again.
+/// Runs until SIGTERM or SIGINT; SIGHUP makes it read its configuration again.
 pub(crate) fn run(path: &Path) -> ExitCode {
     log::report_panics();
     let affinity = affinity();
-    // A mistake in one guest's file of `ports_dir` does not keep the others from their network.
+    // A mistake in one guest's file of `ports_dir` must not keep the other guests from the network.
     let loaded = match Config::load_lenient(path, None, &affinity) {
         Ok(loaded) => loaded,
         Err(error) => return fail_config(&error),
     };
     let log_limit = log::start(&loaded.config.log);
-    // Before anything is made that would have to be cleaned up.
+    // Before anything is created that would have to be cleaned up.
     let signals = flag(&[SIGTERM, SIGINT]).and_then(|stop| Ok((stop, flag(&[SIGHUP])?)));
     let (stop, reload) = match signals {
         Ok(flags) => flags,
@@ -76,7 +76,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     tracing::info!("ready: {ports} port(s)");
     let mut service = Service::ready(&daemon.health());
     while !stop.load(Ordering::Relaxed) {
-        // Before the files are read: a signal that comes meanwhile is another.
+        // Cleared before the files are read: a signal that comes meanwhile asks for another reload.
         if reload.swap(false, Ordering::Relaxed) && !daemon.try_reload() {
             reload.store(true, Ordering::Relaxed);
         }
@@ -94,7 +94,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is set when one of these signals comes.
+/// A flag that is set when one of these signals comes.
 fn flag(signals: &[c_int]) -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in signals {
@@ -103,7 +103,7 @@ fn flag(signals: &[c_int]) -> io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// Raises the soft limit of open files to the hard one: every ring of every guest has two.
+/// Raises the soft limit of open files to the hard one: every ring of every guest has two files.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
@@ -125,8 +125,8 @@ pub(crate) fn affinity() -> Vec<usize> {
         .collect()
 }
 
-/// Has this thread, and all that it starts but the workers, run on the cores that no worker is
-/// pinned to: a worker that shares its core stalls its ports.
+/// Restricts this thread, and all that it starts except the workers, to cores without a pinned worker: a worker that shares
+/// its core stalls its ports.
 fn keep_off_worker_cores(config: &Config, affinity: &[usize]) {
     let Ok(workers) = config.resolve_cores(affinity) else {
         return;

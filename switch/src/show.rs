@@ -1,4 +1,4 @@
-//! `crosspoint show`: wiring; what is shown is in `crosspoint_control::show`.
+//! `crosspoint show`: wiring; the text is made in `crosspoint_control::show`.
 
 use std::io::{self, IsTerminal, Write, stdout};
 use std::process::ExitCode;
@@ -13,26 +13,26 @@ use serde_json::Value;
 
 use crate::help;
 
-/// Show what a running switch knows
+/// Show the state of a running switch
 ///
 /// Counts are since the daemon started; shares of workers' time are of the last seconds. With --watch, traffic, drops and
-/// workers are shown per second instead, and times of completion are those since the refresh before.
+/// workers are shown per second instead, and completion times are those since the previous refresh.
 #[derive(Args)]
 #[command(after_long_help = help::SHOW)]
 pub(crate) struct Show {
     /// What to show
     #[arg(value_name = "TOPIC")]
     what: Subject,
-    /// With `port`: which one
+    /// With `port`: the port's name
     #[arg(required_if_eq("what", "port"))]
     name: Option<String>,
-    /// As JSON, whose keys stay as they are; with --watch, a line for each refresh
+    /// Print JSON, whose keys are stable; with --watch, a line for each refresh
     #[arg(long)]
     json: bool,
-    /// Again and again, every so many seconds (1 if it is not said, 0.1 to 3600)
+    /// Repeat after this many seconds (1 if no number is given, 0.1 to 3600)
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
     watch: Option<Duration>,
-    /// With `fdb`: the addresses that have moved between ports of late, and where they stay for now
+    /// With `fdb`: the addresses that moved between ports recently, and where they stay for now
     #[arg(long)]
     moves: bool,
     #[command(flatten)]
@@ -70,7 +70,7 @@ impl ValueEnum for Subject {
     }
 }
 
-/// An interval, of which a person may say the word.
+/// Reads an interval in seconds.
 pub(crate) fn seconds(word: &str) -> Result<Duration, String> {
     let seconds = word.parse::<f64>().ok();
     seconds
@@ -83,7 +83,7 @@ pub(crate) fn seconds(word: &str) -> Result<Duration, String> {
 }
 
 impl Show {
-    /// Asks the running switch, and prints what it says.
+    /// Asks the running switch, and prints the answer.
     pub(crate) fn run(self) -> ExitCode {
         if let (Subject::Topic(topic), Some(name)) = (self.what, &self.name) {
             eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
@@ -126,7 +126,8 @@ impl Show {
         }
     }
 
-    /// Until nobody reads, or a signal comes. Only at the beginning there must be a daemon: later one may be restarted.
+    /// Repeats until the reader closes the pipe, or a signal comes. A daemon must be there only at the beginning: later it
+    /// may be restarted.
     fn again_and_again(&self, client: &mut Client, every: Duration) -> ExitCode {
         let in_place = stdout().is_terminal() && !self.json;
         let mut watch = Watch::default();
@@ -149,7 +150,7 @@ impl Show {
                 (false, false) => print(&format!("\n{text}")),
             };
             if printed.is_err() {
-                // Who reads only the beginning has read enough.
+                // The reader has closed the pipe.
                 return ExitCode::SUCCESS;
             }
             first = false;
@@ -185,7 +186,7 @@ impl Show {
     }
 }
 
-/// Why there is nothing to show.
+/// Why nothing can be shown.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]
@@ -214,10 +215,10 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Over what was printed before. What does not fit the screen is left out, since it would scroll.
+/// Prints over the previous output. Lines that do not fit the screen are left out, since they would scroll it.
 fn print_in_place(heading: &str, text: &str, first: bool) -> io::Result<()> {
     let height = rustix::termios::tcgetwinsize(stdout()).map_or(24, |size| size.ws_row);
-    // One for the heading, and one for the cursor.
+    // One line for the heading, and one for the cursor.
     let room = usize::from(height).saturating_sub(2).max(1);
     let lines = text.trim_end().lines().count();
     let shown = if lines > room { room - 1 } else { lines };

@@ -14,24 +14,24 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use crate::help;
 use crate::show::seconds;
 
-/// Watch a running switch: traffic, drops and completion times as they are now
+/// Watch a running switch: its current traffic, drops and completion times
 ///
-/// All is per second, and of the time since the refresh before. Keys: 1 to 7 or Tab choose what is seen, left and right
-/// the column that it is sorted by, r turns the order round, / filters, Enter shows one line in full, p pauses,
-/// + and - change the interval, ? explains the keys, q ends.
+/// All values are per second, over the time since the previous refresh. Keys: 1 to 7 or Tab choose the view, left and right
+/// the column to sort by, r reverses the order, / filters, Enter shows one line in full, p pauses, + and - change the
+/// interval, ? explains the keys, q ends.
 #[derive(Args)]
 #[command(after_long_help = help::TOP)]
 pub(crate) struct Top {
-    /// What to see first
+    /// The first view
     #[arg(long, value_name = "VIEW", default_value = "ports", value_parser = View::parse)]
     view: View,
     /// The column to sort by, by its heading, such as RX-PPS
     #[arg(long, value_name = "COLUMN")]
     sort: Option<String>,
-    /// The other way round
+    /// Reverse the order
     #[arg(long)]
     reverse: bool,
-    /// Only lines with this text in them
+    /// Only lines that contain this text
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
     /// Seconds from one refresh to the next, 0.1 to 3600
@@ -40,7 +40,7 @@ pub(crate) struct Top {
     /// Print text, for scripts, instead of filling the screen
     #[arg(long, short)]
     batch: bool,
-    /// With --batch: end after so many refreshes
+    /// With --batch: end after this many refreshes
     #[arg(long, short = 'n', value_name = "N", requires = "batch")]
     count: Option<u64>,
     #[command(flatten)]
@@ -70,7 +70,7 @@ impl Top {
         let stop = Arc::new(AtomicUsize::new(0));
         for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
             let value = usize::try_from(signal).unwrap_or_default();
-            // In batches there is nothing to restore, and the default is the right end.
+            // A batch has nothing to restore, and a signal's default action ends it properly.
             if self.batch {
                 break;
             }
@@ -85,7 +85,7 @@ impl Top {
         };
         match (ended, stop.load(Ordering::Relaxed)) {
             (Ok(()), 0) => ExitCode::SUCCESS,
-            // As shells tell it.
+            // The exit status that shells use.
             (Ok(()), signal) => ExitCode::from(128 + u8::try_from(signal).unwrap_or_default()),
             (Err(why), _) => {
                 eprintln!("error: {why}");

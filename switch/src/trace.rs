@@ -1,4 +1,4 @@
-//! `crosspoint trace`: wiring; what is said is made in `crosspoint_control::capture::trace`.
+//! `crosspoint trace`: wiring; the text is made in `crosspoint_control::capture::trace`.
 
 use std::io::{self, Write, stdout};
 use std::process::ExitCode;
@@ -8,34 +8,34 @@ use crosspoint_control::capture::{self, TraceWanted};
 
 use crate::capture::{complain, end_by_signal, refuse};
 
-/// What becomes of the next frames that come in on a port, stage by stage; or of one that is not sent.
+/// What happens to the next frames that come in on a port, stage by stage; or to a made-up frame.
 #[derive(clap::Args)]
 pub(crate) struct Trace {
-    /// The port that they come in on
+    /// The port on which the frames come in
     port: String,
-    /// Follow so many frames
+    /// Trace this many frames
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     count: u64,
-    /// Only frames that this selects, in tcpdump's words: `icmp and host 10.0.0.1`
+    /// Only frames that match this filter, in tcpdump's syntax: `icmp and host 10.0.0.1`
     #[arg(long, value_name = "EXPRESSION", default_value = "")]
     filter: String,
-    /// Not a frame that comes, but this one, in hexadecimal: what would become of it
+    /// Explain this frame, given in hexadecimal, instead of frames that come in
     #[arg(long, value_name = "HEX", conflicts_with_all = ["filter", "count"])]
     frame: Option<String>,
-    /// With --frame: put a tag of this VLAN into it
+    /// With --frame: insert a tag of this VLAN
     #[arg(long, value_name = "ID", requires = "frame", value_parser = clap::value_parser!(u16).range(0..4096))]
     vlan: Option<u16>,
-    /// As JSON, a line for each frame
+    /// Print JSON, a line for each frame
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     socket: crate::cli::Socket,
 }
 
-/// Where a tag goes: behind both addresses, two digits for each byte.
+/// Position of a tag: after both addresses, two digits per byte.
 const TAG_AT: usize = 24;
 
-/// The frame's digits, with a tag of `vlan` put in.
+/// The frame's digits, with a tag of `vlan` inserted.
 fn tagged(frame: &str, vlan: u16) -> String {
     let mut digits: String = frame.chars().filter(char::is_ascii_hexdigit).collect();
     if digits.len() >= TAG_AT {
@@ -45,7 +45,7 @@ fn tagged(frame: &str, vlan: u16) -> String {
 }
 
 impl Trace {
-    /// Prints what becomes of each; exits with 0 if that was said of as many as were asked for.
+    /// Prints the traces; exits with 0 if as many frames as requested were traced.
     pub(crate) fn run(self) -> ExitCode {
         if let Err(why) = capture::filter(&self.filter) {
             return refuse(&why);
@@ -78,7 +78,7 @@ impl Trace {
                 Err(error) => return complain(&error),
             };
             if print(&trace, self.json).is_err() {
-                // Who reads only the beginning has read enough.
+                // The reader has closed the pipe.
                 return ExitCode::SUCCESS;
             }
             left = left.saturating_sub(1);

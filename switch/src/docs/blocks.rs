@@ -1,4 +1,4 @@
-//! Blocks of code in the documents: commands are understood by the command line, configurations are right.
+//! Blocks of code in the documents: the command line accepts each command, and each configuration is valid.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn blocks(path: &Path) -> Vec<Block> {
     blocks
 }
 
-/// The simple commands in a shell's text, each as its words. Expansions stay as they are.
+/// The simple commands in a shell script, each as its words. Expansions are not expanded.
 fn shell_commands(text: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];
     let mut word: Option<String> = None;
@@ -61,7 +61,7 @@ fn shell_commands(text: &str) -> Vec<Vec<String>> {
                 last.extend(word.take());
                 commands.push(Vec::new());
             }
-            // A redirection and its file, and the descriptor before it, are no words of the command.
+            // A redirection, its file and the descriptor before it are not words of the command.
             '<' | '>' => {
                 let descriptor = |word: &String| word.bytes().all(|b| b.is_ascii_digit());
                 last.extend(word.take().filter(|word| !descriptor(word)));
@@ -76,10 +76,10 @@ fn shell_commands(text: &str) -> Vec<Vec<String>> {
     commands
 }
 
-/// Words that other words are put behind, and that run these.
+/// Words that may stand before a command.
 const BEFORE: [&str; 7] = ["sudo", "exec", "if", "then", "while", "!", "$"];
 
-/// The words that `crosspoint` gets, if the command runs it.
+/// The arguments of `crosspoint`, if the command runs it.
 fn crosspoint_words(words: &[String]) -> Option<&[String]> {
     let assignment = |word: &String| {
         let name = word.split_once('=').map_or("", |(name, _)| name);

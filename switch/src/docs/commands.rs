@@ -1,4 +1,4 @@
-//! `COMMANDS.md`: what `--help` says of every command.
+//! `COMMANDS.md`: the `--help` text of every command.
 
 use std::fmt::Write as _;
 
@@ -56,7 +56,7 @@ fn describe(command: &Command, text: &mut String) {
     }
 }
 
-/// A row: how it is written, and what it means.
+/// A row: the argument's form, and its meaning.
 fn argument(arg: &Arg) -> String {
     let help = arg.get_long_help().or(arg.get_help());
     let mut help = help.map(ToString::to_string).unwrap_or_default();

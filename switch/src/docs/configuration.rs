@@ -1,4 +1,4 @@
-//! `CONFIGURATION.md`: every key of the configuration, of its JSON schema.
+//! `CONFIGURATION.md`: every key of the configuration, from its JSON schema.
 
 use std::fmt::Write as _;
 
@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 
 use super::{cell, check_generated};
 
-/// A table of the file: its keys are described one below the other.
+/// A table of the file; its keys are listed below it.
 struct Table<'a> {
     schema: &'a Value,
     root: &'a Value,
-    /// The table's key in the file; none at the top.
+    /// The table's path in the file; empty at the top level.
     path: &'a str,
 }
 
@@ -59,7 +59,7 @@ impl Table<'_> {
         }
     }
 
-    /// The definition that a schema stands for.
+    /// The definition that a schema refers to.
     fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let name = schema["$ref"].as_str();
         let path = name.and_then(|name| name.strip_prefix('#'));
@@ -67,7 +67,7 @@ impl Table<'_> {
             .unwrap_or(schema)
     }
 
-    /// The table that a key holds, or each element of its list.
+    /// The table that a key holds, or that each element of its list is.
     fn table_in<'a>(&'a self, schema: &'a Value) -> Option<&'a Value> {
         let inner = match schema["type"] == "array" {
             true => &schema["items"],
@@ -101,7 +101,7 @@ impl Table<'_> {
         )
     }
 
-    /// Always, or for one type of port.
+    /// Always required, or for one type of port.
     fn is_required(&self, key: &str) -> bool {
         let lists = [
             &self.schema["required"],
@@ -112,7 +112,7 @@ impl Table<'_> {
         all.any(|one| one == key)
     }
 
-    /// What a reload makes of another value.
+    /// How a reload applies a new value.
     fn change(&self, key: &str) -> &'static str {
         let setting = match self.path {
             "" => key.to_owned(),
@@ -125,7 +125,7 @@ impl Table<'_> {
             ("", "version", ..) => "",
             (_, _, Some(When::AtOnce), _) => "at once",
             (_, _, Some(When::NeedsRestart), _) => "restart",
-            // Of a table in a port's table: what is said of that.
+            // A key of a table inside a port's table is applied as that table is.
             _ => match how(self.path) {
                 Some(How::InPlace) => "in place",
                 Some(How::Reopen) => "reopens",
@@ -168,7 +168,7 @@ fn range(schema: &Value, min: &str, max: &str, unit: &str) -> Option<String> {
     }
 }
 
-/// The words that it may be, and what they mean.
+/// The allowed values and their meanings.
 fn words(schema: &Value) -> Vec<(&str, &str)> {
     let choices = schema["oneOf"].as_array().into_iter().flatten();
     let told = |choice: &'_ Map<String, Value>| choice.contains_key("description");

@@ -1,4 +1,4 @@
-//! `DROPS.md`: every reason for which a frame is dropped. What to do about each is written by hand, below the table.
+//! `DROPS.md`: every drop reason. The remedies below the table are written by hand.
 
 use std::fmt::Write as _;
 

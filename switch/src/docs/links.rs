@@ -1,11 +1,11 @@
-//! Links of the documents lead somewhere: to a file of the repository, and to a heading that is there.
+//! Checks that the documents' links lead to a file of the repository and to an existing heading.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::{documents, read};
 
-/// Lines that are not in blocks of code.
+/// Lines outside blocks of code.
 fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut inside = false;
     (1..).zip(text.lines()).filter(move |(_, line)| {
@@ -15,7 +15,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What GitHub makes of headings, for links to them.
+/// The anchors that GitHub makes of headings.
 fn anchors(text: &str) -> Vec<String> {
     let mut times: HashMap<String, usize> = HashMap::new();
     let headings = prose(text).filter_map(|(_, line)| {
@@ -46,7 +46,7 @@ fn targets(line: &str) -> impl Iterator<Item = &str> {
     after.filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
 }
 
-/// Why a link leads nowhere.
+/// What is wrong with a link that leads nowhere.
 fn dead(from: &Path, target: &str) -> Option<String> {
     if target.contains("://") || target.starts_with("mailto:") {
         return None;

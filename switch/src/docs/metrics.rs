@@ -6,7 +6,7 @@ use crosspoint_control::metrics::FAMILIES;
 
 use super::{cell, check_generated};
 
-/// What names end with, and what that says of the unit. The first that fits.
+/// Endings of names, and the unit that each implies. The first match counts.
 const UNITS: [(&str, &str); 6] = [
     ("_seconds", "seconds"),
     ("_bytes_total", "bytes"),

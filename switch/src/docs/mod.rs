@@ -1,7 +1,6 @@
-//! The documentation is checked against what it documents: references are generated, commands are understood, links
-//! lead somewhere.
+//! Checks of the documentation against the program: references are generated, commands are parsed, links are followed.
 //!
-//! `UPDATE_DOCS=1 cargo nextest run -p crosspoint docs` writes what is generated; without it, it is compared.
+//! `UPDATE_DOCS=1 cargo nextest run -p crosspoint docs` writes the generated parts; without it, they are compared.
 
 mod blocks;
 mod commands;
@@ -14,7 +13,7 @@ mod promises;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is generated lies between these.
+/// The generated part lies between these.
 const BEGIN: &str = "<!-- generated -->\n";
 const END: &str = "<!-- end -->";
 
@@ -28,7 +27,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
-/// All documents, except in folders that are nobody's, such as build outputs.
+/// All documents, except in folders such as build outputs.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![repository()];

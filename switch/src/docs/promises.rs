@@ -1,4 +1,4 @@
-//! The tests that `SPECIFICATION.md` names are there.
+//! Checks that the tests named in `SPECIFICATION.md` exist.
 
 use super::{read, repository};
 
@@ -10,7 +10,7 @@ fn every_test_that_the_specification_names_is_there() {
         .filter_map(|word| word.split_once(".rs::"))
         .collect();
     let is_there = |(file, name): &(&str, &str)| {
-        // Some are made by macros, so this looks for the name alone.
+        // Some tests are made by macros, so this searches for the name alone.
         let path = repository().join(format!("{file}.rs"));
         path.exists() && read(&path).contains(name.rsplit("::").next().unwrap_or(name))
     };
