@@ -1,5 +1,5 @@
-//! The daemon put together from a configuration: workers, ports, metrics, control socket; and made anew, while it runs, from
-//! another.
+//! The daemon: built from a configuration (workers, ports, metrics, control socket), and changed to another one while
+//! it runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,53 +18,53 @@ use crate::running::Running;
 use crate::status::Status;
 use crate::vhost::VhostPortError;
 
-/// Why the daemon does not start. Each message says what, where, and how to mend it.
+/// Why the daemon does not start. Each message names the error, its place, and how to fix it.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A core that is not there.
+    /// A core does not exist.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A thread.
+    /// A worker cannot be started.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// A guest port.
+    /// A guest port cannot be opened.
     #[error(transparent)]
     Vhost(#[from] VhostPortError),
-    /// The NIC ports.
+    /// The NIC ports cannot be opened.
     #[error(transparent)]
     Nic(#[from] NicPortError),
-    /// The control socket.
+    /// The control socket cannot be opened.
     #[error(transparent)]
     Control(#[from] SocketError),
-    /// The daemon is stopped meanwhile.
+    /// The daemon is being stopped.
     #[error("the switch is shutting down")]
     Ending,
-    /// More ports than there are numbers.
+    /// There are more ports than port numbers.
     #[error("port `{0}`: there are too many ports")]
     TooManyPorts(String),
 }
 
-/// The running daemon. Dropping it stops everything in order: nobody asks any more, guests and
-/// NICs are let go of, workers end.
+/// The running daemon. Dropping it stops everything in order: the control socket, then guest and NIC ports, then
+/// workers.
 pub struct Daemon {
     control: Mutex<Option<ControlServer>>,
     socket: PathBuf,
     running: Arc<Running>,
     started: Instant,
-    /// When what is missing is tried again, and looked for.
+    /// When missing parts are next retried.
     retry_at: Mutex<Instant>,
-    /// Of the main loop.
+    /// The main loop's beat.
     beat: Arc<Beat>,
 }
 
-/// What the control socket is called where it is missing.
+/// Name of the control socket when it is missing.
 const CONTROL: &str = "the control socket";
-/// Between two tries to have what is missing.
+/// Time between two attempts to start missing parts.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Daemon {
-    /// Starts it from what [`Config::load_lenient`] has read at `path`, which is read again at each reload. `affinity` lists
-    /// the cores that the process may use.
+    /// Starts it with what [`Config::load_lenient`] has read from `path`, which each reload reads again. `affinity`
+    /// lists the cores that the process may use.
     pub fn start_from(
         path: &Path,
         loaded: Loaded,
@@ -75,7 +75,7 @@ impl Daemon {
         Daemon::start_with(Some((path, loaded)), &config, affinity)
     }
 
-    /// Starts one that has no file, and so is never another than it is but by what is asked of its control socket.
+    /// Starts a daemon without a file: it changes only through its control socket.
     pub fn start(config: &Config, affinity: &[usize]) -> Result<Daemon, StartError> {
         Daemon::start_with(None, config, affinity)
     }
@@ -103,7 +103,7 @@ impl Daemon {
             },
         })?;
         let running = Running::new(fabric, config, file, affinity);
-        // First what can be in another daemon's hands: a second instance stops here.
+        // First what another daemon may hold: a second instance stops here.
         let socket = config.control.socket.clone();
         let control = match ControlServer::start(&socket, running.clone()) {
             Ok(control) => Some(control),
@@ -127,7 +127,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// What must happen about ten times a second.
+    /// Periodic work. Call it about ten times a second.
     pub fn housekeep(&self) {
         self.beat.begin();
         self.running.fabric.housekeep(self.started.elapsed());
@@ -135,7 +135,7 @@ impl Daemon {
         self.retry_missing();
     }
 
-    /// Tries again to have what the switch was started without, or has been taken from it, every few seconds.
+    /// Retries, every few seconds, parts that are missing since the start or were lost later.
     fn retry_missing(&self) {
         let mut retry_at = self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
         if Instant::now() < *retry_at {
@@ -153,43 +153,44 @@ impl Daemon {
             .note_missing(CONTROL, done.as_ref().err().map(told));
     }
 
-    /// Reads the configuration again, and makes the switch what it says; what comes of it is in the log.
+    /// Reads the configuration again and applies it; the result is logged.
     pub fn reload(&self) {
         self.running.reload_and_say();
     }
 
-    /// Everything that is known, now.
+    /// The current status.
     pub fn status(&self) -> Status {
         self.running.fabric.status()
     }
 
-    /// Whether it works. Does not wait.
+    /// The current health. Does not wait.
     pub fn health(&self) -> Health {
         self.running.health()
     }
 
-    /// The same, unless the switch is being changed: then `false`, and it is to be tried again. It does not wait for that.
+    /// Like [`reload`](Self::reload), but returns `false` while the switch is being changed, and must then be called
+    /// again. It does not wait for that.
     pub fn try_reload(&self) -> bool {
         self.running.try_reload_and_say()
     }
 
-    /// How often [`housekeep`](Self::housekeep) is to be called.
+    /// How often to call [`housekeep`](Self::housekeep).
     pub const HOUSEKEEPING: Duration = Duration::from_millis(100);
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // The rest may take as long as ports take.
+        // The rest may take as long as closing ports takes.
         self.beat.rest();
         let control = self.control.get_mut();
         drop(control.unwrap_or_else(PoisonError::into_inner).take());
         self.running.close();
-        // Not left to the last who has the fabric: a port's thread that was left behind has it, too.
+        // Explicitly, since a port's thread that was left behind also holds the fabric.
         self.running.fabric.stop();
     }
 }
 
-/// Why there is no control socket, for people.
+/// Text that tells why there is no control socket.
 fn told(error: &SocketError) -> String {
     let help = error
         .help()
@@ -197,7 +198,7 @@ fn told(error: &SocketError) -> String {
     format!("{error}; trying again every few seconds{help}")
 }
 
-/// NIC queues that the configured ports have.
+/// Number of NIC queues of the configured ports.
 fn nic_queues(config: &Config) -> usize {
     let of_port = |port: &Port| match &port.kind {
         PortKind::Vhost(_) => 0,

@@ -1,16 +1,17 @@
-//! Whether the switch works, and whether it is ready: for orchestrators, service managers and operators.
+//! Health and readiness of the switch, for orchestrators, service managers and operators.
 //!
-//! - *Live*: every worker comes round, or sleeps because there is nothing to do. One that does not for 100 ms is stalled,
-//!   and its ports stand still. The loss of a core for a moment is told as well, so that probes should fail several times
-//!   before anything is restarted for it. And the threads that control the switch make progress: none is at the same thing
-//!   for 20 s, nor waits so long for the port table.
-//! - *Ready*: live, and every port with `required = true` is up. One that is blocked for a loop through another port counts
-//!   as up, since what is behind it is reached by that one. One that is blocked since its own probes came back does not.
-//! - *Warned of*: loops. The switch works.
+//! - *Live*: every worker makes progress, or sleeps because there is no work. A worker without progress for 100 ms is
+//!   stalled, and its ports pass no frames. A short loss of a core is reported too, so a probe should fail several
+//!   times before it causes a restart. The threads that control the switch also make progress: none is busy with the
+//!   same thing, or waits for the port table, for 20 s.
+//! - *Ready*: live, and every port with `required = true` is up. A port that is blocked because of a loop through
+//!   another port counts as up, since what is behind it is reached through that port. A port that is blocked because
+//!   its own probes came back does not.
+//! - *Warnings*: loops. The switch works.
 //!
-//! `GET /healthz` and `GET /readyz` of the [metrics server](crate::metrics) answer 200 or 503, with [`Health::live_text`]
-//! or [`Health::ready_text`]; `crosspoint health` asks the [control socket](crate::api); the [watchdog](crate::notify)
-//! is told only while the switch is live.
+//! `GET /healthz` and `GET /readyz` of the [metrics server](crate::metrics) answer 200 or 503, with
+//! [`Health::live_text`] or [`Health::ready_text`]; `crosspoint health` asks the [control socket](crate::api); the
+//! [watchdog](crate::notify) is notified only while the switch is live.
 
 use std::time::{Duration, Instant};
 
@@ -23,67 +24,67 @@ use crate::status::{BLOCKED, Status};
 const REASONS_MAX: usize = 16;
 /// The longest reason, characters.
 const REASON_CHARS_MAX: usize = 300;
-/// How long a change of the port table may keep others from looking at it.
+/// How long to wait for a change of the port table before the ports are reported as unknown.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(1);
-/// Between two tries to look at it.
+/// Pause between two attempts.
 const CHANGE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether the switch works. Keys of its JSON may become more; none is renamed or removed.
+/// Health of the switch. JSON keys may be added; none is renamed or removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether every worker comes round.
+    /// Whether every worker makes progress.
     pub live: bool,
     /// Whether it is live, and every required port is up.
     pub ready: bool,
-    /// How many workers there are.
+    /// Number of workers.
     pub workers: usize,
-    /// How many ports there are.
+    /// Number of ports.
     pub ports: usize,
-    /// How many of them are up.
+    /// Number of ports that are up.
     pub ports_up: usize,
-    /// How many are required.
+    /// Number of required ports.
     pub required: usize,
-    /// How many of those are up.
+    /// Number of required ports that are up.
     pub required_up: usize,
-    /// What keeps it from being live, for people: at most 17 lines.
+    /// Why it is not live, as text: at most 17 lines.
     pub not_live: Vec<String>,
-    /// What keeps it from being ready, besides.
+    /// Why it is not ready, besides the reasons in `not_live`.
     pub not_ready: Vec<String>,
-    /// What is wrong, and keeps it from neither: loops. At most 17 lines.
+    /// Problems that affect neither: loops. At most 17 lines.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Whether a change kept the ports from being looked at; then it is not ready, and nothing is known of ports.
+    /// Whether the ports could not be read because of a change; then it is not ready, and nothing is known about ports.
     pub changing: bool,
 }
 
-/// What matters of a worker.
+/// The part of a worker's state that matters for health.
 pub struct WorkerLook {
     /// Its number.
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
-    /// Whether it does not come round.
+    /// Whether it is stalled.
     pub stalled: bool,
 }
 
-/// What matters of a port.
+/// The part of a port's state that matters for health.
 pub struct PortLook<'a> {
     /// Its name.
     pub name: &'a str,
-    /// "up", or another word.
+    /// Its state, such as "up".
     pub state: &'a str,
-    /// Why it is not up; for people.
+    /// Why it is not up, as text.
     pub detail: &'a str,
     /// Whether the switch is ready only while it is up.
     pub required: bool,
-    /// The other end of the loop that it is blocked for; its own name, where its own probe came back to it.
+    /// The other end of the loop that it is blocked for; its own name if its own probe came back to it.
     pub blocked_with: Option<&'a str>,
     /// Whether a loop goes through it.
     pub looping: bool,
 }
 
 impl Health {
-    /// Of these workers and ports; without ports where they could not be looked at.
+    /// Health of these workers and ports; `None` if the ports could not be read.
     pub fn new<'a>(
         workers: impl Iterator<Item = WorkerLook>,
         ports: Option<impl Iterator<Item = PortLook<'a>>>,
@@ -111,7 +112,7 @@ impl Health {
         }
         for port in ports.into_iter().flatten() {
             let is_blocked = port.state == BLOCKED;
-            // What is behind it is reached by the loop's other port, if there is one.
+            // What is behind it is reached through the loop's other port, if there is one.
             let is_reached = is_blocked && port.blocked_with != Some(port.name);
             let up = port.state == "up" || is_reached;
             if is_blocked {
@@ -146,7 +147,7 @@ impl Health {
         health
     }
 
-    /// The same, where this besides keeps it from being live.
+    /// Adds reasons for which it is not live.
     pub(crate) fn but(mut self, stuck: Vec<String>) -> Health {
         if !stuck.is_empty() {
             (self.live, self.ready) = (false, false);
@@ -155,7 +156,7 @@ impl Health {
         self
     }
 
-    /// Of a picture.
+    /// Health according to a status.
     pub fn of(status: &Status) -> Health {
         let workers = status.workers.iter().map(|worker| WorkerLook {
             worker: worker.worker,
@@ -173,7 +174,7 @@ impl Health {
         Health::new(workers, Some(ports))
     }
 
-    /// Whether it is live, and what keeps it from being: a line, and one for each reason.
+    /// Whether it is live and why not: a line, and one for each reason.
     pub fn live_text(&self) -> String {
         let head = match self.live {
             true => format!("live: {} worker(s)", self.workers),
@@ -182,7 +183,7 @@ impl Health {
         lines(head, self.not_live.iter().chain(&self.warnings))
     }
 
-    /// Whether it is ready, and what keeps it from being: a line, and one for each reason.
+    /// Whether it is ready and why not: a line, and one for each reason.
     pub fn ready_text(&self) -> String {
         let word = if self.ready { "ready" } else { "not ready" };
         let head = match self.changing {
@@ -193,7 +194,7 @@ impl Health {
         lines(head, reasons.chain(&self.warnings))
     }
 
-    /// Ports and workers, in a few words.
+    /// A summary of ports and workers in a few words.
     pub fn summary(&self) -> String {
         let Health {
             workers,
@@ -215,7 +216,7 @@ fn lines<'a>(head: String, reasons: impl Iterator<Item = &'a String>) -> String 
     reasons.fold(head + "\n", |text, reason| text + reason + "\n")
 }
 
-/// Reasons, no more and no longer than anybody reads.
+/// A list of reasons, limited in number and length.
 #[derive(Default)]
 struct Reasons {
     listed: Vec<String>,
@@ -228,7 +229,7 @@ impl Reasons {
             self.unlisted += 1;
             return;
         }
-        // Some of it is a guest's or the kernel's words.
+        // Some of the text comes from a guest or the kernel.
         let shown = |c: char| if c.is_control() { ' ' } else { c };
         let text = reason();
         let text = text.chars().map(shown).take(REASON_CHARS_MAX);
@@ -243,12 +244,12 @@ impl Reasons {
     }
 }
 
-/// Looks, and again for a while if a change of the ports is under way.
+/// Reads the health; while the ports are being changed, retries for a limited time.
 pub(crate) async fn look(source: &dyn Source) -> Health {
     let deadline = Instant::now() + CHANGE_TIME_MAX;
     loop {
         let health = source.health();
-        // One that is not live already says why, and the change waits for that.
+        // A switch that is not live already reports its reason, and the change waits for that.
         if !health.changing || !health.live || Instant::now() >= deadline {
             return health;
         }

@@ -1,17 +1,17 @@
-//! Gets a thread out of a system call that it sleeps in.
+//! Interrupts a thread's blocking system call.
 
 use std::io;
 
 use rustix::thread::Pid;
 
-/// A signal that nothing here uses, and whose default is to be ignored.
+/// A signal that nothing here uses, and that is ignored by default.
 const SIGNAL: libc::c_int = libc::SIGURG;
 
-/// Ending the system call is all that is wanted of the signal.
+/// The signal only has to end the system call.
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// From here on [`interrupt`] ends system calls (EINTR). Without a handler the signal is ignored,
-/// and with the flag SA_RESTART the call would begin anew.
+/// Makes [`interrupt`] end system calls (EINTR) from now on. Without a handler the signal is ignored, and with
+/// SA_RESTART the call would restart.
 pub(crate) fn prepare() -> io::Result<()> {
     // SAFETY: all zero is a valid `sigaction`: no handler, an empty mask, no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -24,7 +24,7 @@ pub(crate) fn prepare() -> io::Result<()> {
     }
 }
 
-/// Sends the signal to thread `id` of this process. One that does not sleep takes no notice.
+/// Sends the signal to thread `id` of this process. A thread that is not in a system call is not affected.
 pub(crate) fn interrupt(id: Pid) {
     let process = std::process::id().cast_signed();
     // SAFETY: tgkill has no pointers. A thread that has ended, or a number that another thread

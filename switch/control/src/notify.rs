@@ -1,5 +1,5 @@
-//! What the service manager is told (sd_notify(3)): that the switch is ready, that it reads its configuration anew, how
-//! it is, and that it is alive. Without a service manager, in whose environment NOTIFY_SOCKET is, all of it does nothing.
+//! Notifications to the service manager (sd_notify(3)): ready, reloading, status and watchdog. Without a service
+//! manager, which sets NOTIFY_SOCKET in the environment, all functions do nothing.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,23 +12,23 @@ use sd_notify::NotifyState;
 
 use crate::health::Health;
 
-/// The status is told no more often than this.
+/// Shortest time between two status messages.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// So many signs of life for each time after which the service manager takes us for dead.
+/// Watchdog messages per watchdog timeout.
 const SIGNS: u32 = 3;
-/// How long the service manager may take to have room for what it is told.
+/// How long to wait for the service manager to have room for a message.
 const SEND_TIME_MAX: Duration = Duration::from_millis(200);
-/// Between two tries to tell it.
+/// Pause between two attempts to send.
 const SEND_PAUSE: Duration = Duration::from_millis(10);
 
-/// Every port is open, or waits for what it needs; or a reload is done. `status` is for people.
+/// Reports that every port is open or waits for what it needs, or that a reload is done. `status` is shown to people.
 pub fn ready(status: &str) {
-    // A line of the protocol is one statement.
+    // A line of the protocol is one assignment.
     let status = status.replace(char::is_control, " ");
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// A reload begins. It must end with [`ready`], whatever comes of it.
+/// Reports that a reload begins. It must end with [`ready`], whatever its result.
 pub fn reloading() {
     let status = NotifyState::Status("reading the configuration anew");
     match NotifyState::monotonic_usec_now() {
@@ -38,7 +38,7 @@ pub fn reloading() {
     }
 }
 
-/// The switch ends.
+/// Reports that the switch is stopping.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
@@ -53,8 +53,7 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// As sd_notify(3), but for one thing: a service manager that does not read is not waited for longer than
-/// [`SEND_TIME_MAX`].
+/// Like sd_notify(3), but waits no longer than [`SEND_TIME_MAX`] for a service manager that does not read.
 fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
@@ -75,18 +74,18 @@ fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
     }
 }
 
-/// What is told again and again, by the thread that calls [`tick`](Service::tick): if that does not come round, neither do
-/// signs of life.
+/// Periodic notifications by the thread that calls [`tick`](Service::tick): if that thread makes no progress, no
+/// watchdog message is sent.
 #[derive(Debug)]
 pub struct Service {
     status: String,
     status_next: Instant,
-    /// How often the service manager wants a sign of life, and when the next sign is due; `None` where nobody wants any.
+    /// The watchdog interval, and when the next message is due; `None` if the watchdog is off.
     signs: Option<(Duration, Instant)>,
 }
 
 impl Service {
-    /// Says that the switch is ready, and how it is.
+    /// Reports that the switch is ready, and its status.
     pub fn ready(health: &Health) -> Service {
         let now = Instant::now();
         let status = health.summary();
@@ -99,9 +98,9 @@ impl Service {
         }
     }
 
-    /// Says what has changed, and that the switch is alive, if either is due. `health` is asked for only then.
+    /// Sends a changed status and the watchdog message, if they are due. `health` is called only then.
     ///
-    /// No sign is given while a worker does not come round. It is given as soon as it does.
+    /// No watchdog message is sent while a worker is stalled. One is sent as soon as it makes progress again.
     pub fn tick(&mut self, health: impl FnOnce() -> Health) {
         let now = Instant::now();
         let sign_due = self.signs.is_some_and(|(_, next)| now >= next);
@@ -143,7 +142,7 @@ mod tests {
     use super::*;
     use crate::health::{PortLook, WorkerLook};
 
-    /// Set where this test runs as the service.
+    /// Set when this test runs as the service.
     const SERVICE: &str = "CROSSPOINT_TEST_SERVICE";
     const MS: Duration = Duration::from_millis(1);
     const PATIENCE: Duration = Duration::from_millis(300);
@@ -165,7 +164,7 @@ mod tests {
         Health::new([worker].into_iter(), Some([port].into_iter()))
     }
 
-    /// A main loop, for so long.
+    /// Runs a main loop for `time`.
     fn run(service: &mut Service, stalled: bool, time: Duration) {
         let start = Instant::now();
         while start.elapsed() < time {
@@ -179,7 +178,7 @@ mod tests {
         run(&mut service, false, 4 * PATIENCE);
         reloading();
         ready("done\nREADY=no");
-        // Long enough for a status, too.
+        // Long enough for a status message too.
         run(&mut service, true, 4 * PATIENCE);
         run(&mut service, false, 4 * PATIENCE);
         stopping();
@@ -199,7 +198,7 @@ mod tests {
         assert!(sent().is_ok());
     }
 
-    /// What a service manager is told, by a process of its own: what it needs to know is in the environment.
+    /// Notifications of a separate process, which gets its settings in the environment.
     #[test]
     fn the_service_manager_is_told_how_the_switch_is_and_of_life_only_while_workers_come_round() {
         if std::env::var_os(SERVICE).is_some() {
@@ -232,7 +231,7 @@ mod tests {
         let sign = "WATCHDOG=1\n";
         assert_eq!(told[0], format!("READY=1\n{up}"));
         let alive = told[1..].iter().take_while(|one| *one == sign).count();
-        // One at once, and one for each third: fewer on a machine that is busy with other things.
+        // One at once, and one per third of the timeout: fewer on a busy machine.
         assert!((4..=13).contains(&alive), "{told:#?}");
         let [reload, done, rest @ ..] = &told[1 + alive..] else {
             panic!("{told:#?}")
@@ -241,7 +240,7 @@ mod tests {
         let time = time.and_then(|rest| rest.split_once("\nSTATUS="));
         assert!(time.is_some_and(|(time, _)| time.parse::<u64>().is_ok_and(|time| time > 0)));
         assert_eq!(done, "READY=1\nSTATUS=done READY=no\n");
-        // The worker stalls, and comes round again.
+        // The worker stalls, and makes progress again.
         let [stalled, alive @ .., stopping] = rest else {
             panic!("{told:#?}")
         };

@@ -1,33 +1,34 @@
-//! Whether the threads that control the switch come round: the main loop, the servers, those that follow interfaces.
+//! Progress of the threads that control the switch: the main loop, the servers, the threads that follow interfaces.
 //!
-//! Each says when it begins something and when it rests. One that has been at the same thing for [`STUCK`] is stuck: what
-//! it looks after is looked after no more, though frames go on. The main loop takes the port table's lock ten times a
-//! second, so a lock that is never given back shows there.
+//! Each marks when it begins a piece of work and when it rests. A thread that is busy with the same piece for [`STUCK`]
+//! is stuck: its duties are not done any more, though frames go on. The main loop takes the port table's lock ten times
+//! a second, so a lock that is never released shows there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// How long one thing may take: longer than a reload with many NICs, and less than a service manager's usual patience.
+/// The longest time for one piece of work: longer than a reload with many NICs, and shorter than a service manager's
+/// usual timeout.
 pub(crate) const STUCK: Duration = Duration::from_secs(20);
-/// In place of a time: it rests.
+/// Value instead of a time: the thread rests.
 const RESTS: u64 = u64::MAX;
 
-/// What the times are counted from.
+/// Origin of the times.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-/// All that there are.
+/// All beats.
 static BEATS: Mutex<Vec<Weak<Beat>>> = Mutex::new(Vec::new());
 
-/// A thread's signs of life.
+/// Progress marks of a thread.
 #[derive(Debug)]
 pub(crate) struct Beat {
     name: &'static str,
-    /// When it has begun what it does, milliseconds.
+    /// When its current piece of work began, milliseconds.
     since_ms: AtomicU64,
 }
 
 impl Beat {
-    /// Of a thread that messages call `name`, as in "the metrics server". It rests.
+    /// For a thread that messages call `name`, as in "the metrics server". It rests at first.
     pub(crate) fn new(name: &'static str) -> Arc<Beat> {
         let beat = Arc::new(Beat {
             name,
@@ -39,17 +40,17 @@ impl Beat {
         beat
     }
 
-    /// It begins something.
+    /// Marks the begin of a piece of work.
     pub(crate) fn begin(&self) {
         self.since_ms.store(now_ms(), Ordering::Relaxed);
     }
 
-    /// It waits, for as long as it likes.
+    /// Marks that the thread waits, for any time.
     pub(crate) fn rest(&self) {
         self.since_ms.store(RESTS, Ordering::Relaxed);
     }
 
-    /// How long it has been at one thing.
+    /// How long it has been busy with its current piece of work.
     fn busy(&self, now_ms: u64) -> Duration {
         match self.since_ms.load(Ordering::Relaxed) {
             RESTS => Duration::ZERO,
@@ -62,7 +63,7 @@ fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(RESTS - 1)
 }
 
-/// What is stuck, for people: a line for each.
+/// The stuck threads, one line of text each.
 pub(crate) fn stuck() -> Vec<String> {
     stuck_at(now_ms())
 }

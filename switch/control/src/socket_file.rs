@@ -1,7 +1,7 @@
-//! A listening socket's file, and the folders that it is in: whether it is still there, and how they were.
+//! A listening socket's file and the folders that contain it: whether they still exist, and their original attributes.
 //!
-//! Who listens keeps listening when somebody removes the file, or the folder; but nobody finds the socket any more. So it
-//! is looked at again and again ([`Place::is_there`]) and made anew.
+//! A process keeps listening when the file or the folder is removed, but clients no longer find the socket. So the file
+//! is checked periodically ([`Place::is_there`]) and created again.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -12,32 +12,32 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::geteuid;
 
-/// The mode of a folder until it has its owner and group.
+/// Mode of a new folder until it has its owner and group.
 const NEW_FOLDER_MODE: u32 = 0o700;
-/// Bits of a file's mode that chmod() sets.
+/// Mode bits that chmod() sets.
 const MODE_BITS: u32 = 0o7777;
 
-/// Where a socket's file is, and which file it is.
+/// Path and identity of a socket's file.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     path: PathBuf,
-    /// Device and inode number, which tell this file from another of its name.
+    /// Device and inode number, which distinguish this file from another with the same name.
     identity: (u64, u64),
 }
 
 impl Place {
-    /// Whether the file is still what stands at its path.
+    /// Whether the file is still the one at its path.
     pub(crate) fn is_there(&self) -> bool {
         identity(&self.path).is_ok_and(|now| now == self.identity)
     }
 }
 
-/// A listening socket's file. It is removed on drop, unless somebody has put another file in its place.
+/// A listening socket's file. It is removed on drop, unless another file has taken its place.
 #[derive(Debug)]
 pub(crate) struct SocketFile(Place);
 
 impl SocketFile {
-    /// The file at `path`. Its socket must stay open as long as this is there: until then its inode is not used again.
+    /// The file at `path`. Its socket must stay open as long as this exists, so that the inode is not reused.
     pub(crate) fn of(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile(Place {
             path: path.to_owned(),
@@ -45,7 +45,7 @@ impl SocketFile {
         }))
     }
 
-    /// Where it is.
+    /// Its place.
     pub(crate) fn place(&self) -> &Place {
         &self.0
     }
@@ -54,14 +54,14 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.0.is_there() {
-            // If it stays, the next daemon finds it stale and replaces it.
+            // If removing fails, the next daemon finds it stale and replaces it.
             let _ = fs::remove_file(&self.0.path);
         }
     }
 }
 
-/// The file at `path`, which is a socket of ours. Others may be able to write to the folder, and must not get us to give
-/// away what they put there in its place.
+/// Opens the file at `path`, which must be a socket of ours. Other users may be able to write to the folder, and must
+/// not make us give away a file that they put in its place.
 pub(crate) fn own_socket(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty())?;
@@ -73,8 +73,8 @@ pub(crate) fn own_socket(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// Gives a socket's file its mode: the file itself, whatever is at its path by now. fchmod() takes no descriptor without
-/// rights.
+/// Sets the mode of the socket's file itself, whatever is at its path by now. fchmod() does not accept an O_PATH
+/// descriptor.
 pub(crate) fn set_mode(file: &OwnedFd, mode: u32) -> io::Result<()> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::set_permissions(path, Permissions::from_mode(mode))
@@ -88,7 +88,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// A folder, and whose it was.
+/// A folder, its owner and its mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Folder {
     path: PathBuf,
@@ -108,7 +108,7 @@ impl Folder {
         })
     }
 
-    /// Makes it as it was, or not at all: with other rights, those who are to connect could not, or others could.
+    /// Creates it as it was, or not at all: with other permissions, clients could be locked out or others let in.
     fn make(&self) -> io::Result<()> {
         match DirBuilder::new().mode(NEW_FOLDER_MODE).create(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -121,8 +121,8 @@ impl Folder {
         made
     }
 
-    /// Others may be able to write to the folder above, and must not get us to give away what they put there in its place:
-    /// it is opened once, and has to be what was just made.
+    /// Restores owner, group and mode. Other users may be able to write to the parent folder, and must not make us give
+    /// away a folder that they put in its place: so it is opened once, and must be the one that was just created.
     fn restore(&self) -> io::Result<()> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let folder = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
@@ -136,7 +136,7 @@ impl Folder {
             fchown(&folder, owner, Some(self.group))?;
         }
         folder.set_permissions(Permissions::from_mode(self.mode))?;
-        // Where the kernel takes a bit away without a word, as that of the group.
+        // Because the kernel may silently drop a bit, such as setgid.
         let now = folder.metadata()?;
         let is_as_it_was =
             (now.mode() & MODE_BITS, now.uid(), now.gid()) == (self.mode, self.owner, self.group);
@@ -147,11 +147,11 @@ impl Folder {
     }
 }
 
-/// The folders that a file is in, from the outermost on, as they were when it was made.
+/// The folders that contain a file, outermost first, as they were when the file was created.
 #[derive(Debug, Default)]
 pub(crate) struct Folders(Vec<Folder>);
 
-/// Why a folder cannot be made again: it says how to.
+/// Why a folder cannot be created again, with the command to do it.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "its folder {path} is gone and cannot be made as it was: {why}; make it: install -d -m {mode:o} -o {owner} -g {group} {path}"
@@ -165,7 +165,7 @@ pub(crate) struct Lost {
 }
 
 impl Folders {
-    /// Those of the file at `path`.
+    /// The folders of the file at `path`.
     pub(crate) fn of(path: &Path) -> Folders {
         let above = path.ancestors().skip(1);
         let mut all: Vec<Folder> = above.filter_map(Folder::of).collect();
@@ -173,7 +173,7 @@ impl Folders {
         Folders(all)
     }
 
-    /// Makes those that are no longer there.
+    /// Creates the folders that are missing.
     pub(crate) fn make_again(&self) -> Result<(), Lost> {
         for folder in &self.0 {
             folder.make().map_err(|why| Lost {
@@ -224,7 +224,7 @@ mod tests {
         let precious = root.path().join("precious");
         fs::create_dir(&precious).expect("nothing is in the way");
         let before = Folder::of(&precious);
-        // A link, and a folder that is not as it was made.
+        // A link, and a folder with other attributes.
         symlink(&precious, &folder.path).expect("nothing is in the way");
         assert!(folder.restore().is_err());
         fs::remove_file(&folder.path).expect("it is there");
@@ -254,7 +254,7 @@ mod tests {
         fs::remove_dir_all(&outer).expect("it is there");
         folders.make_again().expect("root may");
         assert_eq!([Folder::of(&outer), Folder::of(&inner)], before);
-        // Those that are there stay as somebody has made them since.
+        // Existing folders keep the attributes that they have been given since.
         mode(&outer, 0o700);
         folders.make_again().expect("root may");
         assert_eq!(Folder::of(&outer).map(|folder| folder.mode), Some(0o700));

@@ -1,27 +1,27 @@
-//! What the kernel tells of a thread of this process.
+//! Thread state as the kernel reports it.
 
 use std::fmt;
 use std::fs;
 
 use rustix::thread::Pid;
 
-/// What a thread does, and has done.
+/// State and CPU time of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Activity {
-    /// As in proc_pid_stat(5): `R` runs or waits for its core, `S` sleeps. Nothing of a thread that has ended.
+    /// As in proc_pid_stat(5): `R` runs or waits for its core, `S` sleeps. `None` if the thread has ended.
     state: Option<char>,
-    /// Clock ticks on a core, in itself and in the kernel.
+    /// CPU time in clock ticks, user and system.
     ticks: u64,
 }
 
-/// What thread `id` does now.
+/// The current activity of thread `id`.
 pub(crate) fn activity(id: Pid) -> Activity {
     let stat = fs::read_to_string(path(id, "stat")).unwrap_or_default();
     activity_of(&stat).unwrap_or_default()
 }
 
 fn activity_of(stat: &str) -> Option<Activity> {
-    // The name before it, in brackets, may have anything in it.
+    // The name before it, in brackets, may contain any character.
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     // Fields 3, 14 and 15, counted from one.
@@ -32,7 +32,7 @@ fn activity_of(stat: &str) -> Option<Activity> {
     })
 }
 
-/// How often thread `id` lost its core without wanting to.
+/// Involuntary context switches of thread `id`.
 pub(crate) fn involuntary_switches(id: Pid) -> Option<u64> {
     let status = fs::read_to_string(path(id, "status")).ok()?;
     let line = status
@@ -41,7 +41,7 @@ pub(crate) fn involuntary_switches(id: Pid) -> Option<u64> {
     line?.trim().parse().ok()
 }
 
-/// The core that thread `id` runs on, or last ran on.
+/// The core on which thread `id` runs or last ran.
 pub(crate) fn last_core(id: Pid) -> Option<usize> {
     let stat = fs::read_to_string(path(id, "stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -54,17 +54,17 @@ fn path(id: Pid, file: &str) -> String {
 }
 
 impl Activity {
-    /// Whether it sleeps in the kernel, rather than runs or waits for its core.
+    /// Whether it sleeps in the kernel. A thread that runs or waits for its core does not.
     pub(crate) fn sleeps(&self) -> bool {
         self.state == Some('S')
     }
 
-    /// Whether it may sleep in the kernel: what cannot be read says nothing.
+    /// Whether it may sleep in the kernel: `true` also if its state is unknown.
     pub(crate) fn may_sleep(&self) -> bool {
         self.state.is_none() || self.sleeps()
     }
 
-    /// What it has done since `before`, for people: as one who waits for a thread sees it.
+    /// What it has done since `before`, as text. Meant for a thread that has made no progress.
     pub(crate) fn since(&self, before: &Activity) -> impl fmt::Display {
         match self.state {
             Some('R') if self.ticks == before.ticks => "preempted, it waits for its core",
@@ -90,7 +90,7 @@ mod tests {
         assert!(activity.may_sleep());
         let runs = activity_of(&stat.replace(" S ", " R ")).expect("all fields");
         assert!(!runs.may_sleep());
-        // Of a thread that nothing is known of, nothing is held to be true.
+        // Nothing is assumed about a thread whose state is unknown.
         let unknown = Activity::default();
         assert!(!unknown.sleeps() && unknown.may_sleep());
     }

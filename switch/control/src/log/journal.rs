@@ -1,5 +1,5 @@
-//! The journal's layer. Its fields are there for those who filter; most people read the message alone, as `journalctl`
-//! shows it, so that it must say which port it is of, and what the error is.
+//! The journal's layer. Its fields are for filters; most readers see only the message, as `journalctl` shows it. So the
+//! message must include the port and the error.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tracing_subscriber::layer::Context;
 
 use super::queue::{Item, Queue};
 
-/// The most fields of an event; those beyond are left out.
+/// The most fields of an event; further ones are left out.
 const FIELDS_MAX: usize = 16;
 
-/// A layer that has events written by a queue's thread, as [`Entry`].
+/// A layer that passes events to a queue's thread as [`Entry`].
 pub(super) struct Entries(pub Arc<Queue>);
 
 impl<S: Subscriber> Layer<S> for Entries {
@@ -23,7 +23,7 @@ impl<S: Subscriber> Layer<S> for Entries {
     }
 }
 
-/// An event to be written later: its message begins with the port (or the worker) and ends with the error.
+/// An event to be written later. Its message begins with the port (or the worker) and ends with the error.
 #[derive(Debug)]
 pub(super) struct Entry {
     metadata: &'static Metadata<'static>,
@@ -45,7 +45,7 @@ impl Entry {
         }
     }
 
-    /// About so many bytes.
+    /// Approximate size in bytes.
     pub(super) fn len(&self) -> usize {
         let texts = self.texts.0.iter();
         texts
@@ -53,13 +53,13 @@ impl Entry {
             .sum()
     }
 
-    /// Gives the event to `output`.
+    /// Sends the event to `output`.
     pub(super) fn give(&self, output: &Dispatch) {
         let names = self.metadata.fields();
         let Some(first) = names.iter().next() else {
             return;
         };
-        // Those that there are not have no value, whatever their name is.
+        // Absent fields have no value, so their name does not matter.
         let mut fields = vec![(first, None); FIELDS_MAX];
         for (place, (field, text)) in fields.iter_mut().zip(&self.texts.0) {
             *place = (field.clone(), Some(text));
@@ -95,7 +95,7 @@ impl Texts {
         }
         text.push_str(self.of("message").unwrap_or_default());
         if let Some(error) = self.of("error") {
-            // A text grows without fail.
+            // Writing to a string does not fail.
             let _ = write!(text, ": {error}");
         }
         text

@@ -1,5 +1,4 @@
-//! No more than so many lines about the same thing: a guest that reconnects in a loop must not fill the log, nor hide in it
-//! what others do.
+//! Rate limit for log lines: a guest that reconnects in a loop must not fill the log or hide other events in it.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -14,19 +13,19 @@ use tracing_subscriber::layer::Context;
 
 use super::TARGET;
 
-/// So many events of one kind about one port (or one worker) are written in [`INTERVAL`].
+/// The most events of one kind about one port (or worker) that are written in [`INTERVAL`].
 pub const BURST: u32 = 20;
-/// How long events are counted before counting begins anew.
+/// The time after which counting starts again.
 pub const INTERVAL: Duration = Duration::from_secs(60);
-/// The most kinds and ports that are counted; those beyond are counted by kind alone.
+/// The most pairs of kind and port that are counted; further ones are counted by kind alone.
 const COUNTS_MAX: usize = 8192;
-/// The longest name, and the longest message kept for telling what was not written, characters.
+/// The longest kept name or message, characters.
 const TEXT_CHARS_MAX: usize = 120;
 
-/// Counts events, and stops those that are too many. It is a layer of the log; its clones are one.
+/// Counts events, and suppresses those beyond the limit. It is a layer of the log; clones share their state.
 ///
-/// An event's kind is the place in the program that it comes from. DEBUG and TRACE are not counted: who asks for them wants
-/// them all.
+/// An event's kind is its place in the source. DEBUG and TRACE are not limited, since they are enabled to see
+/// everything.
 #[derive(Clone, Debug, Default)]
 pub struct Limit {
     counts: Arc<Mutex<Counts>>,
@@ -40,11 +39,11 @@ struct Count {
     since: Instant,
     written: u32,
     suppressed: u64,
-    /// The first message that was not written.
+    /// The first suppressed message.
     message: String,
 }
 
-/// What was not written, of one kind about one port or worker.
+/// Suppressed events of one kind about one port or worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Suppressed {
     about: String,
@@ -53,17 +52,17 @@ struct Suppressed {
 }
 
 impl Limit {
-    /// Says what was not written, of kinds and ports whose time is over.
+    /// Logs what was suppressed, for kinds and ports whose interval is over.
     pub fn tick(&self) {
         say(self.take(Instant::now(), INTERVAL));
     }
 
-    /// Says what was not written so far, whatever the time: at the end.
+    /// Logs everything that was suppressed so far; for the end of the process.
     pub fn finish(&self) {
         say(self.take(Instant::now(), Duration::ZERO));
     }
 
-    /// Forgets counts that are so old, and gives those of which something was not written.
+    /// Removes counts older than `age`, and returns those with suppressed events.
     fn take(&self, now: Instant, age: Duration) -> Vec<Suppressed> {
         let mut counts = self.lock();
         let over = |count: &Count| now.saturating_duration_since(count.since) >= age;
@@ -77,7 +76,7 @@ impl Limit {
         told.collect()
     }
 
-    /// Counts an event; may it be written?
+    /// Counts an event. Returns whether it may be written.
     fn admit(&self, kind: &Identifier, about: About, now: Instant) -> bool {
         let mut counts = self.lock();
         let mut key = (kind.clone(), about.of);
@@ -90,7 +89,7 @@ impl Limit {
             suppressed: 0,
             message: String::new(),
         });
-        // What was not written is told by `tick`, which is late now; then it is told of both intervals together.
+        // If events were suppressed, `tick` reports them later, for both intervals together.
         if now.saturating_duration_since(count.since) >= INTERVAL && count.suppressed == 0 {
             (count.since, count.written) = (now, 0);
         }
@@ -110,7 +109,7 @@ impl Limit {
     }
 }
 
-/// One line for each, which is not counted itself.
+/// Writes one line for each; these lines are not counted.
 fn say(all: Vec<Suppressed>) {
     for Suppressed {
         about,
@@ -143,7 +142,7 @@ impl<S: Subscriber> Layer<S> for Limit {
     }
 }
 
-/// What an event is about, and what it says.
+/// Subject and message of an event.
 #[derive(Debug, Default)]
 struct About {
     /// "port web-1", "worker 2"; empty if it is about neither.
@@ -164,12 +163,12 @@ impl Visit for About {
         };
         let separator = if text.is_empty() { "" } else { ", " };
         let space = if name.is_empty() { "" } else { " " };
-        // It is cut, so that it cannot be refused.
+        // The value is truncated, so that it always fits.
         let _ = write!(Short(text), "{separator}{name}{space}{value:?}");
     }
 }
 
-/// A text that grows no longer than anybody reads.
+/// A text of limited length.
 struct Short<'a>(&'a mut String);
 
 impl Write for Short<'_> {
@@ -188,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    /// What a test's log has come to: lines.
+    /// Lines written by a test's log.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -272,7 +271,7 @@ mod tests {
         }
     }
 
-    /// Over any times: no interval has more than a burst, and what was written and what is told add up.
+    /// At arbitrary times: no interval has more than a burst, and written and suppressed events add up.
     #[test]
     fn every_event_is_written_or_counted() {
         let (limit, start) = (Limit::default(), Instant::now());

@@ -1,7 +1,7 @@
-//! The log: one line, or one entry of the journal, for each event. Workers never log.
+//! The log: one line, or one journal entry, per event. Workers never log.
 //!
-//! As text, for people; as JSON, one object for each line with the keys below; or in systemd's journal, with the fields
-//! below. Keys may be added, and none is renamed or removed. An event has those that it has a value for.
+//! It is written as text, as JSON with one object per line and the keys below, or to systemd's journal with the fields
+//! below. Keys may be added; none is renamed or removed. An event has the keys for which it has a value.
 //!
 //! | JSON | journal | is |
 //! |---|---|---|
@@ -16,12 +16,12 @@
 //! | `pid`, `uid` | `PID`, `UID` | the process that asked for it |
 //! | `suppressed` | `SUPPRESSED` | how many lines were not written (below) |
 //!
-//! What happens to a port may be done to it by a guest, again and again; so of the same event of the same port [`BURST`]
-//! are written in [`INTERVAL`], and then how many were not: see [`Limit`].
+//! A guest can cause the same event over and over. So at most [`BURST`] events of one kind about one port are written
+//! in [`INTERVAL`], and then the number of those that were not: see [`Limit`].
 
 //!
-//! What logs never waits: a thread of its own writes, and what it cannot write in time is lost and counted, see
-//! [`drain`].
+//! A thread that logs never waits. A separate thread writes; lines that it cannot write in time are lost and counted,
+//! see [`drain`].
 
 mod journal;
 mod limit;
@@ -50,22 +50,22 @@ use crate::config::{Log, LogFormat, LogLevel, LogTarget};
 use journal::Entries;
 use queue::{Item, Lines, Queue};
 
-/// Between two tries to reach the journal.
+/// Time between two attempts to reach the journal.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Whether lines that are for the journal go elsewhere, since it was not there at the start.
+/// Whether lines for the journal go elsewhere, since the journal was not available at the start.
 static JOURNAL_MISSING: AtomicBool = AtomicBool::new(false);
-/// Of the lines that say what was not written.
+/// Target of the lines that report suppressed events.
 const TARGET: &str = "crosspoint_control::log";
-/// Where the journal listens (sd_journal_print(3)).
+/// The journal's socket (sd_journal_print(3)).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// The variable whose filter comes before the configuration's level.
+/// The environment variable whose filter overrides the configuration's level.
 const FILTER: &str = "CROSSPOINT_LOG";
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Has all of the process log as `log` says, from now on. [`Limit::tick`] of what it returns must be called about once a
-/// second.
+/// Starts logging for the whole process, as `log` configures it. Call [`Limit::tick`] of the returned value about once
+/// a second.
 pub fn start(log: &Log) -> Limit {
     let filter = EnvFilter::try_from_env(FILTER);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(level(log.level).to_string()));
@@ -73,7 +73,7 @@ pub fn start(log: &Log) -> Limit {
     let (output, later) = reload::Layer::new(output);
     let limit = Limit::default();
     let layers = tracing_subscriber::registry().with(output);
-    // The outermost is asked first: what the filter refuses is not counted.
+    // The outermost layer is asked first, so the limit does not count what the filter rejects.
     let set = layers.with(limit.clone()).with(filter).try_init();
     if set.is_err() {
         print("warning: there is a log already; [log] is without effect\n");
@@ -88,7 +88,7 @@ pub fn start(log: &Log) -> Limit {
     limit
 }
 
-/// Tries to reach the journal again and again, on a thread of its own, and has the log go there once it is there.
+/// Tries periodically to reach the journal, on its own thread, and switches the log to it once it is there.
 fn wait_for_journal(output: reload::Handle<Output, Registry>) {
     JOURNAL_MISSING.store(true, Ordering::Relaxed);
     let wait = move || {
@@ -98,7 +98,7 @@ fn wait_for_journal(output: reload::Handle<Output, Registry>) {
                 break journal;
             }
         };
-        // It fails only where there is no log any more.
+        // This fails only if there is no log any more.
         if output.reload(journal).is_ok() {
             JOURNAL_MISSING.store(false, Ordering::Relaxed);
             tracing::info!("the journal is there: what was logged before went to standard error");
@@ -112,7 +112,7 @@ fn wait_for_journal(output: reload::Handle<Output, Registry>) {
     }
 }
 
-/// What is missing of the log, for people.
+/// The missing part of the log, as text.
 pub(crate) fn missing() -> Option<&'static str> {
     let is_missing = JOURNAL_MISSING.load(Ordering::Relaxed);
     is_missing.then_some(
@@ -120,12 +120,12 @@ pub(crate) fn missing() -> Option<&'static str> {
     )
 }
 
-/// Has panics told on standard error like all else: without waiting for what reads it for longer than a second.
+/// Makes panics print to standard error through [`print`], which waits for its reader no longer than a second.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("<unnamed>");
-        // As RUST_BACKTRACE says.
+        // If RUST_BACKTRACE asks for it.
         let backtrace = Backtrace::capture();
         let backtrace = match backtrace.status() {
             BacktraceStatus::Captured => format!("stack backtrace:\n{backtrace}"),
@@ -145,7 +145,7 @@ fn level(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Where lines go; and why not to the journal, where they were to.
+/// The log's output, and why it is not the journal, if it should be.
 fn output(log: &Log) -> (Output, Option<io::Error>) {
     let to_journal = match log.target {
         LogTarget::Stderr => false,
@@ -161,11 +161,12 @@ fn output(log: &Log) -> (Output, Option<io::Error>) {
     }
 }
 
-/// Entries are given to the journal by the queue's thread: the journal may hang from the first one on.
+/// Opens the journal's output, if there is a journal. The queue's thread writes the entries, since the journal may hang
+/// from the first one on.
 fn to_journal_if_there() -> io::Result<Output> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    // The journal takes no notice of what is empty.
+    // The journal ignores an empty datagram.
     match socket.send_to(&[], JOURNAL) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
         _ => {}
@@ -187,7 +188,7 @@ fn to_journal_if_there() -> io::Result<Output> {
 }
 
 fn journal() -> io::Result<Dispatch> {
-    // Levels as others use them: tracing-journald takes "info" for a notice otherwise.
+    // Standard levels: tracing-journald's default maps "info" to notice.
     let priorities = PriorityMappings {
         info: Priority::Informational,
         debug: Priority::Debug,
@@ -196,7 +197,8 @@ fn journal() -> io::Result<Dispatch> {
     let layer = tracing_journald::layer()?;
     let layer = layer.with_field_prefix(None);
     let layer = layer.with_priority_mappings(priorities);
-    // What is not for the log has been sorted out. Another limit would have all events of the process looked at.
+    // No filter here: events are already filtered, and a second filter would be evaluated for all events of the
+    // process.
     Ok(Dispatch::new(
         tracing_subscriber::registry()
             .with(layer)
@@ -226,8 +228,8 @@ fn to_stderr(format: LogFormat) -> Output {
     }
 }
 
-/// Whether JOURNAL_STREAM, `DEVICE:INODE` of the journal's end, names standard error: a process that was started with
-/// another one has inherited the variable all the same.
+/// Whether JOURNAL_STREAM, `DEVICE:INODE` of the journal's end, names standard error. A process whose standard error
+/// was redirected still inherits the variable.
 fn is_stderr(journal_stream: &str) -> bool {
     let Ok(stat) = rustix::fs::fstat(stderr().as_fd()) else {
         return false;

@@ -1,8 +1,8 @@
-//! What is to be logged, and the thread that writes it.
+//! The queue of log lines, and the thread that writes them.
 //!
-//! What reads the log may stop: a pipe that is full, a journal that hangs. Then lines are kept, up to [`LINES_MAX`] and
-//! [`BYTES_MAX`], and those beyond are lost and counted; but nothing that logs waits. What was lost is told in the log as
-//! soon as it is read again.
+//! The log's reader may stop: a full pipe, a hanging journal. Then up to [`LINES_MAX`] lines and [`BYTES_MAX`] are
+//! kept, and further lines are lost and counted; but no thread that logs ever waits. The loss is logged as soon as the
+//! log is read again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,26 +20,26 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::TARGET;
 use super::journal::Entry;
 
-/// The most lines that are kept until they are written: what a start with a thousand ports says, several times.
+/// The most lines that are kept until they are written: several times what a start with a thousand ports logs.
 const LINES_MAX: usize = 8192;
 /// The most bytes of those lines.
 const BYTES_MAX: usize = 4 << 20;
-/// How long the end of the process, or a message that belongs to no log, waits until it is written.
+/// How long the end of the process, or a message outside the log, waits for earlier lines to be written.
 const END_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Lines lost since the process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// The log's own queue, if the log has begun.
+/// The log's queue, once the log has started.
 static QUEUE: Mutex<Option<Arc<Queue>>> = Mutex::new(None);
 
-/// How many lines of the log were lost, since what reads it did not keep up.
+/// Number of log lines that were lost because the reader did not keep up.
 pub(crate) fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Waits until all that was logged is written, but no longer than a second.
+/// Waits until everything logged so far is written, but no longer than a second.
 pub fn drain() {
-    // The lock is not held meanwhile.
+    // The lock is not held during the wait.
     let queue = published().clone();
     if let Some(queue) = queue {
         queue.drain(END_TIME_MAX);
@@ -50,8 +50,8 @@ fn published() -> MutexGuard<'static, Option<Arc<Queue>>> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes to standard error what belongs to no log, behind what was logged before; `false` where that has taken a second
-/// and is not done.
+/// Writes text that is not part of the log to standard error, after earlier log lines; `false` if that is not done
+/// within a second.
 pub fn print(text: &str) -> bool {
     drain();
     let (sender, receiver) = mpsc::sync_channel(1);
@@ -68,7 +68,7 @@ pub fn print(text: &str) -> bool {
             .is_ok_and(|written| written)
 }
 
-/// One line, or one entry of the journal.
+/// One line, or one journal entry.
 #[derive(Debug)]
 pub(super) enum Item {
     Line(Vec<u8>),
@@ -87,7 +87,7 @@ impl Item {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// There is an item; or there is none any more, and none is being written.
+    /// Signals that there is an item, or that there is none and none is being written.
     changed: Condvar,
 }
 
@@ -96,12 +96,12 @@ struct State {
     items: VecDeque<Item>,
     bytes: usize,
     is_writing: bool,
-    /// What is in it is written, and then its thread ends.
+    /// Set when the queue is to be written to its end, and its thread is then to end.
     is_ending: bool,
 }
 
 impl Queue {
-    /// A queue, and the thread that gives its items to `write`, one after another. `write` may take as long as it likes.
+    /// A queue, and a thread that passes its items to `write`, one after another. `write` may block.
     pub(super) fn start(
         mut write: impl FnMut(&Item) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Arc<Queue>> {
@@ -131,7 +131,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Makes this the queue that [`drain`] waits for. The one before it is written to its end.
+    /// Makes this the queue that [`drain`] waits for. The previous queue is written to its end.
     pub(super) fn publish(self: &Arc<Self>) {
         let before = published().replace(Arc::clone(self));
         if let Some(before) = before {
@@ -141,7 +141,7 @@ impl Queue {
         }
     }
 
-    /// Puts an item in, or counts it as lost where there is no room.
+    /// Adds an item, or counts it as lost if there is no room.
     pub(super) fn push(&self, item: Item) {
         let mut state = self.lock();
         let len = item.len();
@@ -155,7 +155,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits for an item; that one is being written then, and those before it are. `None` when there will be none.
+    /// Waits for an item, which then counts as being written; earlier ones are written by then. `None` when the queue
+    /// ends.
     fn take(&self) -> Option<Item> {
         let mut state = self.lock();
         state.is_writing = false;
@@ -176,7 +177,7 @@ impl Queue {
         }
     }
 
-    /// Waits until nothing is to be written, for so long.
+    /// Waits until the queue is empty, at most `time_max`.
     pub(super) fn drain(&self, time_max: Duration) {
         let deadline = Instant::now() + time_max;
         let mut state = self.lock();
@@ -195,7 +196,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it, and waits as long as that takes, also where the file does not wait by itself.
+/// Writes all bytes, and waits as long as necessary, also if the file is nonblocking.
 pub(super) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(&file, bytes) {
@@ -215,11 +216,11 @@ pub(super) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Has lines written by the queue's thread.
+/// Passes lines to the queue's thread.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(pub Arc<Queue>);
 
-/// A line that is being put together.
+/// A line that is being composed.
 pub(super) struct Line<'a> {
     queue: &'a Queue,
     bytes: Vec<u8>,
@@ -263,7 +264,7 @@ mod tests {
         Item::Line(format!("{number}\n").into_bytes())
     }
 
-    /// Whatever reads the log, what logs goes on, memory is bounded, and each line is written or counted.
+    /// Whatever the reader does, threads that log go on, memory is bounded, and each line is written or counted.
     #[test]
     fn a_log_that_is_not_read_holds_up_nothing_and_every_line_is_written_or_counted() {
         const ALL: usize = 3 * LINES_MAX;
@@ -286,7 +287,7 @@ mod tests {
         queue.drain(Duration::from_secs(60));
         assert_eq!(lines.try_iter().count() + lost_lines() as usize, ALL);
         assert!(lost_lines() >= (ALL - LINES_MAX - 1) as u64);
-        // Nor is it longer than it may be.
+        // The queue's size in bytes is limited too.
         let huge = || Item::Line(vec![b'x'; BYTES_MAX / 4]);
         let lost = lost_lines();
         let stuck = Queue::start(|_| {

@@ -1,4 +1,4 @@
-//! A plan as the control socket tells it, and what became of it. The shapes are stable: keys may come, and none goes.
+//! A plan and its result, as the control socket sends them. The format is stable: keys may be added, none is removed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,17 +18,17 @@ use crate::config::Port;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanAnswer {
-    /// Ports that come.
+    /// Ports that are added.
     pub add: Vec<AddedPort>,
-    /// Names of the ports that go.
+    /// Names of the ports that are removed.
     pub remove: Vec<String>,
     /// Ports that change.
     pub change: Vec<ChangedPort>,
-    /// What is no port's and changes.
+    /// Settings outside of ports that change.
     pub settings: Vec<Setting>,
 }
 
-/// A port that comes.
+/// A port that is added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddedPort {
     /// Its name.
@@ -36,7 +36,7 @@ pub struct AddedPort {
     /// "vhost" or "xdp".
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its table, every default spelt out.
+    /// Its table, with every default.
     pub keys: Map<String, Value>,
 }
 
@@ -45,17 +45,17 @@ pub struct AddedPort {
 pub struct ChangedPort {
     /// Its name.
     pub name: String,
-    /// Whether its traffic goes on.
+    /// Whether its traffic goes on during the change.
     pub how: HowChanged,
-    /// The keys that have other values. Of an uplink, `direct_queues` is among them, though it is no key of the file: the
-    /// queues that guests have for themselves.
+    /// The keys whose values differ. For an uplink this can include `direct_queues`, which is not a key of the file:
+    /// the queues that guests own.
     pub keys: Vec<Key>,
-    /// What it takes from the guest that runs there.
+    /// What the change takes from the running guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// What changing a port takes.
+/// How a port is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HowChanged {
@@ -65,21 +65,21 @@ pub enum HowChanged {
     Reopen,
 }
 
-/// A key that has another value.
+/// A key with different values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// The key.
     pub key: String,
-    /// Its value before; null: it had none.
+    /// Its old value; null for none.
     pub before: Value,
-    /// Its value after; null: it has none.
+    /// Its new value; null for none.
     pub after: Value,
 }
 
-/// A setting that has another value.
+/// A setting with different values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// The key with its section, as in "workers.cores", and its values.
+    /// The key with its section, as in "workers.cores", and both values.
     #[serde(flatten)]
     pub key: Key,
     /// When it takes effect.
@@ -92,17 +92,17 @@ pub struct Setting {
 pub enum Applied {
     /// "at_once".
     AtOnce,
-    /// "restart": when the switch is started again.
+    /// "restart": at the next start of the switch.
     Restart,
 }
 
-/// What `crosspoint reload --json` prints, and the commands that change ports: the plan, and what of it failed.
+/// Output of `crosspoint reload --json` and of the commands that change ports: the plan, and the parts that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadAnswer {
-    /// What was to be done. What needs a restart was not done.
+    /// The planned changes. Those that need a restart were not made.
     #[serde(flatten)]
     pub plan: PlanAnswer,
-    /// What was not done of the rest.
+    /// The other changes that were not made.
     pub failed: Vec<Failure>,
 }
 
@@ -111,12 +111,12 @@ pub struct ReloadAnswer {
 pub struct Failure {
     /// The port's name, or a setting's key.
     pub what: String,
-    /// Why not.
+    /// The reason.
     pub error: String,
 }
 
 impl PlanAnswer {
-    /// Is there nothing to do?
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         let none = self.add.is_empty() && self.remove.is_empty();
         none && self.change.is_empty() && self.settings.is_empty()

@@ -1,5 +1,5 @@
-//! What a plan comes to for guests that run: a front end that has negotiated what its port does not offer any more leaves
-//! when it comes back, and tries again for ever.
+//! Effects of a plan on running guests: when a front end has negotiated something that its port no longer offers, it
+//! disconnects after each reconnect, and retries forever.
 
 use crosspoint_vring::feature;
 
@@ -9,7 +9,8 @@ use crate::status::{DeviceStatus, PortStatus, VringStatus};
 use crate::vhost::offered;
 
 impl PlanAnswer {
-    /// Adds to each change of a port what it takes from the guest there, as `ports` says that it runs.
+    /// Adds a warning to each port change that takes something from the running guest; `ports` is the status of the
+    /// ports.
     pub fn warn_of(&mut self, plan: &Plan, ports: &[PortStatus]) {
         for (diff, changed) in plan.change.iter().zip(&mut self.change) {
             let port = ports.iter().find(|port| port.name == diff.name);
@@ -23,7 +24,7 @@ fn warnings(diff: &PortDiff, device: &DeviceStatus) -> Vec<String> {
     let PortKind::Vhost(after) = &diff.after.kind else {
         return Vec::new();
     };
-    // Nobody has negotiated anything, or nobody has to again.
+    // Nothing is negotiated yet, or no renegotiation is needed.
     if diff.how != How::Reopen || device.features.is_empty() {
         return Vec::new();
     }
@@ -44,14 +45,14 @@ fn warnings(diff: &PortDiff, device: &DeviceStatus) -> Vec<String> {
     fewer.into_iter().chain(features).collect()
 }
 
-/// The queue pairs of which the front end has said anything: a guest may use fewer.
+/// The number of queue pairs that the front end has set up; the guest may use fewer.
 fn pairs_in_use(device: &DeviceStatus) -> u16 {
     let is_used = |vring: &&VringStatus| vring.enabled || vring.has_call || vring.size > 0;
     let used = device.vrings.iter().filter(is_used);
     used.map(|vring| vring.index / 2 + 1).max().unwrap_or(0)
 }
 
-/// The features that the guest has and the port will not offer.
+/// Features that the guest has negotiated, but the port will not offer.
 fn withdrawn(after: &VhostPort, device: &DeviceStatus) -> Vec<&'static str> {
     let offered = offered(after);
     let known = feature::NAMES.iter();

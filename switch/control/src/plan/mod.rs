@@ -1,7 +1,7 @@
-//! What changes, when a running switch is to be another: the difference of two configurations.
+//! The difference of two configurations: what must change in a running switch.
 //!
-//! [`Plan::between`] is pure: it knows of nothing but the two. Who carries it out does so in this order, since a new
-//! port may have the socket, the interface or the queue that another gives up: close what is removed or reopens, change
+//! [`Plan::between`] is pure: it uses nothing but the two configurations. A plan is carried out in this order, since a
+//! new port may need the socket, interface or queue that another gives up: close what is removed or reopens, change
 //! what changes in place, open what reopens or is added.
 
 mod answer;
@@ -19,69 +19,69 @@ pub use answer::{
 };
 pub use render::{render, render_reload};
 
-/// What is to be done to a switch that runs one configuration, so that it runs another.
+/// The changes that turn a switch with one configuration into one with another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// New ports, in the order of the wanted configuration.
     pub add: Vec<Port>,
-    /// The names of ports that go, in the order of the running configuration.
+    /// The names of removed ports, in the order of the running configuration.
     pub remove: Vec<String>,
-    /// Ports that are in both, and different; in the order of the wanted configuration.
+    /// Ports that exist in both and differ, in the order of the wanted configuration.
     pub change: Vec<PortDiff>,
-    /// What is no port's and changes.
+    /// Changed settings outside of ports.
     pub settings: Vec<SettingDiff>,
 }
 
 /// A port that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortDiff {
-    /// Its name, which cannot change: a port of another name is another port.
+    /// Its name, which cannot change: a different name means a different port.
     pub name: String,
-    /// As it runs.
+    /// The running configuration.
     pub before: Port,
-    /// As it is wanted.
+    /// The wanted configuration.
     pub after: Port,
-    /// The keys that have other values. There is none where `direct`, or that its uplink reopens, is the only reason.
+    /// The keys whose values differ. Empty if the only reason is `direct`, or that its uplink reopens.
     pub keys: Vec<KeyDiff>,
-    /// An uplink whose guests have other queues of it for themselves, so that its own are others.
+    /// For an uplink: a change of the queues that guests own, which changes its own queues too.
     pub direct: Option<DirectDiff>,
-    /// What it takes.
+    /// How it is changed.
     pub how: How,
 }
 
-/// The queues of an uplink that guests have for themselves ([`Config::direct_queues`]), sorted.
+/// The queues of an uplink that guests own ([`Config::direct_queues`]), sorted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectDiff {
-    /// As it runs.
+    /// In the running configuration.
     pub before: Vec<u32>,
-    /// As it is wanted.
+    /// In the wanted configuration.
     pub after: Vec<u32>,
 }
 
-/// A key that has another value.
+/// A key with different values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyDiff {
     /// The key.
     pub key: &'static str,
-    /// Its value as it runs, in JSON as it would be in TOML; `None`: it has none.
+    /// Its running value, in JSON as it would be in TOML; `None` for no value.
     pub before: Option<Value>,
-    /// Its value as it is wanted.
+    /// Its wanted value.
     pub after: Option<Value>,
 }
 
-/// What changing a port takes.
+/// How a port is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
     /// Its traffic goes on.
     InPlace,
-    /// It is closed and opened again: a guest's front end reconnects, an interface's sockets are made anew.
+    /// It is closed and opened again: a guest's front end reconnects, an interface's sockets are recreated.
     Reopen,
 }
 
-/// A setting that has another value.
+/// A setting with different values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingDiff {
-    /// The key with its section, as in "workers.cores", and its values.
+    /// The key with its section, as in "workers.cores", and both values.
     pub diff: KeyDiff,
     /// When it takes effect.
     pub when: When,
@@ -90,13 +90,13 @@ pub struct SettingDiff {
 /// When a setting takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// As soon as the configuration is read again.
+    /// At the reload.
     AtOnce,
-    /// When the switch is started again.
+    /// At the next start of the switch.
     NeedsRestart,
 }
 
-/// What changing a port's key takes. `None`: nobody has said, and then it is [`How::Reopen`].
+/// How a port's key can change. `None` for an unlisted key, which counts as [`How::Reopen`].
 pub fn how(key: &str) -> Option<How> {
     match key {
         "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "forward_control"
@@ -108,7 +108,7 @@ pub fn how(key: &str) -> Option<How> {
     }
 }
 
-/// When another value of a setting takes effect. `None`: nobody has said, and then it is [`When::NeedsRestart`].
+/// When a new value of a setting takes effect. `None` for an unlisted key, which counts as [`When::NeedsRestart`].
 pub fn when(key: &str) -> Option<When> {
     match key {
         "ports_dir"
@@ -132,7 +132,7 @@ pub fn when(key: &str) -> Option<When> {
 }
 
 impl Plan {
-    /// What turns `running` into `wanted`.
+    /// The changes that turn `running` into `wanted`.
     pub fn between(running: &Config, wanted: &Config) -> Plan {
         let (before, after) = (by_name(running), by_name(wanted));
         let is_new = |port: &&Port| !before.contains_key(&*port.name);
@@ -153,7 +153,7 @@ impl Plan {
         }
     }
 
-    /// Is there nothing to do?
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         let Plan {
             add,
@@ -164,14 +164,14 @@ impl Plan {
         add.is_empty() && remove.is_empty() && change.is_empty() && settings.is_empty()
     }
 
-    /// The settings that do not change until the switch is started again.
+    /// The settings that change only at the next start.
     pub fn needs_restart(&self) -> impl Iterator<Item = &SettingDiff> {
         let settings = self.settings.iter();
         settings.filter(|setting| setting.when == When::NeedsRestart)
     }
 }
 
-/// A guest with a queue of an uplink's for itself is bound to the uplink as it was opened, so it reopens with it.
+/// Makes guests with a queue of an uplink reopen with that uplink, since they are bound to it as it was opened.
 fn reopen_with_uplinks(change: &mut Vec<PortDiff>, running: &Config, wanted: &Config) {
     let reopens = |diff: &&PortDiff| diff.how == How::Reopen;
     let uplinks: BTreeSet<String> = change
@@ -212,7 +212,7 @@ fn by_name(config: &Config) -> HashMap<&str, &Port> {
     ports.map(|port| (&*port.name, port)).collect()
 }
 
-/// The difference of two ports of one name, if there is one.
+/// The difference of two ports of the same name, if any.
 fn port_diff(before: &Port, after: &Port, direct: Option<DirectDiff>) -> Option<PortDiff> {
     let keys = key_diffs(before.written(), after.written());
     let of_keys = keys.iter().map(|diff| how(diff.key).unwrap_or(How::Reopen));
@@ -227,7 +227,7 @@ fn port_diff(before: &Port, after: &Port, direct: Option<DirectDiff>) -> Option<
     })
 }
 
-/// The queues of `name` that guests have, where they are others. A guest's port has none.
+/// The change of the queues of `name` that guests own, if any. `None` for a guest's port.
 fn direct_diff(name: &str, running: &Config, wanted: &Config) -> Option<DirectDiff> {
     let sorted = |config: &Config| {
         let queues: BTreeSet<u32> = config.direct_queues(name).into_iter().collect();
@@ -237,7 +237,7 @@ fn direct_diff(name: &str, running: &Config, wanted: &Config) -> Option<DirectDi
     (before != after).then_some(DirectDiff { before, after })
 }
 
-/// The keys that differ, those of `after` first.
+/// The keys that differ, with those of `after` first.
 fn key_diffs(before: Vec<Written>, after: Vec<Written>) -> Vec<KeyDiff> {
     let value_in = |all: &[Written], key: &str| {
         let mut all = all.iter();

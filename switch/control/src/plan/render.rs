@@ -1,4 +1,4 @@
-//! A plan for people: a line for each change, of up to 80 columns where values allow.
+//! Renders a plan as text: one line per change, up to 80 columns if values allow.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::{AddedPort, Applied, ChangedPort, HowChanged, Key, PlanAnswer, Reload
 /// The longest line that is made of several keys.
 const COLUMNS: usize = 80;
 
-/// What would be done:
+/// Renders the planned changes:
 ///
 /// ```text
 /// + port web-3 (vhost, /run/crosspoint/web-3.sock)
@@ -42,7 +42,7 @@ pub fn render(plan: &PlanAnswer) -> String {
     text
 }
 
-/// What was done: the plan, and what of it failed.
+/// Renders the result: the plan, and what of it failed.
 pub fn render_reload(answer: &ReloadAnswer) -> String {
     let mut text = render(&answer.plan);
     for failure in &answer.failed {
@@ -101,7 +101,7 @@ fn key_text(key: &Key, between: &str) -> String {
     format!("{}{between}{before} -> {after}", shown(&key.key))
 }
 
-/// The value as the file would have it.
+/// The value in TOML.
 fn value_text(value: &Value) -> String {
     match toml::Value::try_from(value) {
         Ok(value) => shown(&value.to_string()),
@@ -109,7 +109,7 @@ fn value_text(value: &Value) -> String {
     }
 }
 
-/// A daemon's words cannot control the terminal.
+/// Replaces control characters, so that the daemon's text cannot control the terminal.
 fn shown(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '?' } else { c })

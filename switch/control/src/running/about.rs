@@ -1,4 +1,4 @@
-//! The daemon itself, as `show switch` tells of it.
+//! Data about the daemon itself, for `show switch`.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::config::{Balance, Config, Poll};
 use crate::status::DaemonStatus;
 
-/// What is known when it starts with `config`, from `file`.
+/// The status at the start with `config`, read from `file`.
 pub(super) fn at_start(file: Option<&Path>, config: &Config) -> DaemonStatus {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     let mut about = DaemonStatus {
@@ -20,7 +20,7 @@ pub(super) fn at_start(file: Option<&Path>, config: &Config) -> DaemonStatus {
     about
 }
 
-/// Notes what runs now.
+/// Updates the settings that are in use.
 pub(super) fn note(about: &mut DaemonStatus, config: &Config) {
     about.control = config.control.socket.display().to_string();
     about.metrics = config.metrics.listen.map(|address| address.to_string());

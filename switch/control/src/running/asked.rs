@@ -1,4 +1,4 @@
-//! What the control socket asks for.
+//! Requests from the control socket.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -141,14 +141,15 @@ impl Running {
         self.path.as_deref().ok_or(ReloadError::NoFile.into())
     }
 
-    /// Whether the port has, or can have, a file of its own; before anything is done.
+    /// Checks, before any change, that the port has or can have a file of its own.
     fn own_file(&self, changing: &Changing, name: &str) -> Result<(), ChangeError> {
         let ports_dir = changing.config.ports_dir.as_deref();
         port_file(self.main_file()?, ports_dir, name)?;
         Ok(())
     }
 
-    /// A configuration whose cores are "auto" does not say how many workers there are.
+    /// Checks that the port's worker exists; with "auto" cores the configuration does not tell how many workers there
+    /// are.
     fn check_worker(&self, port: &Port) -> Result<(), ChangeError> {
         match port.worker {
             Some(worker) if worker >= self.fabric.workers() => Err(ChangeError::new(
@@ -159,7 +160,7 @@ impl Running {
         }
     }
 
-    /// Writes the port to its own file: from then on it is the files'. Where that fails, it runs all the same.
+    /// Writes the port to its own file; from then on it belongs to the files. If that fails, the port still runs.
     fn keep(&self, changing: &mut Changing, port: &Port, done: &mut ReloadAnswer) {
         let ports_dir = changing.config.ports_dir.clone();
         let kept = self.main_file().and_then(|main| {
@@ -185,8 +186,8 @@ impl Running {
         }
     }
 
-    /// The plan as it is told, with what it takes from guests that run; the log has that, too. Called before it is carried
-    /// out: then these guests are still there.
+    /// The plan's answer, with warnings about what it takes from running guests; the warnings are also logged. Call it
+    /// before the plan is carried out, while these guests are still there.
     pub(super) fn warn_of(&self, plan: &Plan) -> PlanAnswer {
         let mut answer = PlanAnswer::from(plan);
         if plan.change.iter().any(|diff| diff.how == How::Reopen) {

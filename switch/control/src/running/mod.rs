@@ -1,9 +1,10 @@
-//! What runs, and how it becomes what is wanted: ports opened and closed, settings changed, one change at a time.
+//! The running configuration, and how it is changed to the wanted one: ports are opened and closed, settings changed,
+//! one change at a time.
 //!
-//! A change is a [`Plan`]: the difference of what runs and what is wanted, carried out in an order in which no new port
-//! finds its socket, interface or queue in the hands of one that goes. What it does not name is not touched. A port that
-//! cannot be opened is a [`Failure`]; it costs the others nothing, and is not part of what runs, so the next reload tries it
-//! again.
+//! A change is a [`Plan`]: the difference between the running and the wanted configuration. It is carried out in an
+//! order in which no new port finds its socket, interface or queue still used by one that goes. Ports and settings that
+//! it does not name are not touched. A port that cannot be opened is a [`Failure`]; the others are not affected. It is
+//! not part of the running configuration, so the next reload tries it again.
 
 mod about;
 mod asked;
@@ -29,62 +30,64 @@ use crate::status::DaemonStatus;
 use crate::{log, progress};
 use ports::Attached;
 
-/// How long a start waits for the rings of guests whose front ends are there. One that has no driver yet is not waited for
-/// any longer.
+/// How long a start waits for the rings of guests whose front ends are connected. The start does not wait longer for a
+/// guest that has no driver yet.
 const RINGS_TIME_MAX: Duration = Duration::from_secs(1);
-/// How long it waits for links that went down because XDP was attached: NICs take some seconds.
+/// How long a start waits for links that went down because XDP was attached: NICs need some seconds.
 const LINK_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two looks.
+/// Interval between two checks.
 const COMING_UP_PAUSE: Duration = Duration::from_millis(5);
 
-/// The switch as it runs.
+/// The running switch.
 pub(crate) struct Running {
     pub fabric: Arc<Fabric>,
-    /// The file that it was started with, if it was.
+    /// The file that it was started with, if any.
     path: Option<PathBuf>,
     /// The cores that the process may use.
     affinity: Vec<usize>,
-    /// Itself, for those who ask it.
+    /// A reference to itself, for its servers.
     me: Weak<Running>,
     started: Instant,
-    /// Who asks for it does not wait for a change.
+    /// Separate from `changing`, so that a query does not wait for a change.
     about: Mutex<DaemonStatus>,
-    /// Held from when the files are read until the switch is what they say, so that what was read first is not carried out
-    /// last. It is taken before `changing`: a file system that does not answer holds up no other change.
+    /// Held from reading the files until they are applied, so that an older reading is never applied after a newer one.
+    /// It is taken before `changing`, so a file system that does not answer delays no other change.
     reading: Mutex<()>,
-    /// What no port needs and is missing, and why.
+    /// Parts that no port needs and that are missing, and why.
     missing: Mutex<BTreeMap<&'static str, String>>,
-    /// The folder has to be looked at again: it was read, and then something else changed the switch.
+    /// Set when the folder was read but the switch was being changed, so it must be read again.
     folder_again: AtomicBool,
     changing: Mutex<Changing>,
 }
 
-/// What a change changes.
+/// State that a change modifies.
 struct Changing {
-    /// What runs: settings that wait for a restart have their old values, and ports that could not be opened are not in it.
+    /// The running configuration: settings that wait for a restart have their old values, and ports that could not be
+    /// opened are left out.
     config: Config,
-    /// What was last read of the file and its folder.
+    /// The last result of reading the file and its folder.
     loaded: Option<Loaded>,
-    /// Ports that were asked for by the control socket and are in no file.
+    /// Ports that were added by the control socket and are in no file.
     by_hand: BTreeMap<String, Port>,
-    /// When the folder is looked at again though nothing in it has changed: something was wrong.
+    /// When to read the folder again without a change in it, because something was wrong.
     again_at: Option<Instant>,
-    /// What was last said to be wrong with it.
+    /// The last logged problems of the folder.
     said: Option<String>,
-    /// The folder that is watched, if one is.
+    /// The watched folder, if any.
     watch: Option<Watched>,
     ports: BTreeMap<String, Attached>,
     metrics: Option<MetricsServer>,
 }
 
-/// What the metrics server is called where it is missing.
+/// Name of the metrics server when it is missing.
 const METRICS: &str = "the metrics server";
 
-/// A folder, and the watch on it where the kernel has one for us.
+/// A folder, and its watch, if the kernel could provide one.
 type Watched = (PathBuf, Option<PortsWatch>);
 
 impl Running {
-    /// A switch that runs `config`'s settings, and none of its ports yet. `file` is what that was read from, if it was.
+    /// A switch that runs `config`'s settings, but none of its ports yet. `file` is where the configuration was read
+    /// from, if any.
     pub fn new(
         fabric: Arc<Fabric>,
         config: &Config,
@@ -120,7 +123,7 @@ impl Running {
         })
     }
 
-    /// Who is asked for the metrics.
+    /// The source of the metrics.
     fn source(&self) -> Result<Arc<dyn Source>, StartError> {
         match self.me.upgrade() {
             Some(me) => Ok(me),
@@ -132,13 +135,14 @@ impl Running {
         self.about.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for other changes.
+    /// Waits for other changes to finish.
     fn lock(&self) -> MutexGuard<'_, Changing> {
         // The daemon aborts on panic, so a poisoned lock is only ever seen by tests.
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens all ports of a switch that starts, or says why the first that fails does; and serves its metrics, if it can.
+    /// Opens all ports of a starting switch, and serves its metrics if possible. Returns the error of the first port
+    /// that fails.
     pub fn open_all(&self, wanted: &Config) -> Result<(), StartError> {
         let mut changing = self.lock();
         for port in &wanted.ports {
@@ -146,15 +150,15 @@ impl Running {
             changing.ports.insert(port.name.clone(), attached);
             changing.config.ports.push(port.clone());
         }
-        // Last: who can read the metrics finds every port in them.
+        // Last, so that the metrics contain every port.
         let served = settings::serve_if_missing(&mut changing, self.source()?);
         self.note_missing(METRICS, served.err());
         Self::wait_for_those_there(&self.fabric, &changing);
         Ok(())
     }
 
-    /// Waits until frames go to every port whose interface or front end is there, but no longer than a guest's driver or a
-    /// NIC may take: who starts something as soon as the switch is ready has its first frame arrive.
+    /// Waits until frames flow to every port whose interface or front end is there, within time limits for a guest's
+    /// driver and a NIC: so the first frame that is sent after the switch is ready arrives.
     fn wait_for_those_there(fabric: &Fabric, changing: &Changing) {
         let start = Instant::now();
         let is_waited_for = |attached: &Attached| {
@@ -169,7 +173,7 @@ impl Running {
         }
     }
 
-    /// Serves the metrics if they are missing, unless the switch is being changed. Does not wait.
+    /// Tries to serve the metrics if they are missing, unless the switch is being changed. Does not wait.
     pub fn retry_metrics(&self) {
         let (Ok(mut changing), Ok(source)) = (self.changing.try_lock(), self.source()) else {
             return;
@@ -178,7 +182,7 @@ impl Running {
         self.note_missing(METRICS, served.err());
     }
 
-    /// Notes that `what` is missing, or is there; the log has it when that is new.
+    /// Records whether `what` is missing; logs it if that is new.
     pub fn note_missing(&self, what: &'static str, why: Option<String>) {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing.get(what) == why.as_ref() {
@@ -193,7 +197,7 @@ impl Running {
         }
     }
 
-    /// What is missing, for people.
+    /// The missing parts, as text.
     fn missing(&self) -> Vec<String> {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = missing.iter().map(|(what, why)| format!("{what}: {why}"));
@@ -205,12 +209,13 @@ impl Running {
         missing.chain(journal).chain(lost).collect()
     }
 
-    /// Whether it works: workers, ports, and the threads that control them.
+    /// Health of workers, ports, and the threads that control them.
     pub fn health(&self) -> Health {
         self.fabric.health().but(progress::stuck())
     }
 
-    /// Carries out `plan`, which turns what runs into `wanted`, but for what needs a restart. Returns what failed.
+    /// Carries out `plan`, which turns the running configuration into `wanted`, except for what needs a restart.
+    /// Returns what failed.
     fn apply(&self, changing: &mut Changing, wanted: &Config, plan: &Plan) -> Vec<Failure> {
         let reopened = || plan.change.iter().filter(|diff| diff.how == How::Reopen);
         let gone = reopened().map(|diff| &diff.name).chain(&plan.remove);
@@ -234,7 +239,7 @@ impl Running {
             let is_open = opened.is_ok();
             let what = format!("reopened: {}", keys(diff));
             note(&diff.name, opened, &what, &mut failed);
-            // As it was, rather than not at all.
+            // It reopens with its old configuration rather than not at all.
             if !is_open && changing.open(&self.fabric, wanted, &diff.before).is_ok() {
                 tracing::warn!(port = %diff.name, "is open again as it was");
             }
@@ -257,7 +262,7 @@ impl Running {
         failed
     }
 
-    /// Closes everything.
+    /// Closes all ports and the metrics server.
     pub fn close(&self) {
         let mut changing = self.lock();
         drop(changing.metrics.take());
@@ -302,8 +307,8 @@ impl Changing {
         Ok(())
     }
 
-    /// Guests first: a guest that has a NIC's queue for itself keeps that NIC from being put back as it was. What those have
-    /// counted that come again is kept.
+    /// Closes guests first: while a guest has a NIC's queue of its own, the NIC's settings cannot be restored. The
+    /// counts of ports that come again are kept.
     fn close_all(&mut self, fabric: &Fabric, names: &[String], comes_again: &dyn Fn(&str) -> bool) {
         for attached in names.iter().filter_map(|name| self.ports.get(name)) {
             attached.begin_end();
@@ -331,7 +336,7 @@ impl Changing {
         }
     }
 
-    /// Ports are shown and compared in the order of the files.
+    /// Puts ports into the order of the files, in which they are shown and compared.
     fn in_order_of(&mut self, wanted: &Config) {
         let place = |name: &str| wanted.ports.iter().position(|port| port.name == name);
         self.config.ports.sort_by_key(|port| place(&port.name));

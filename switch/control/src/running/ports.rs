@@ -1,4 +1,4 @@
-//! A port of the configuration, attached to the switch.
+//! An open port of the configuration.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::nic::{self, UplinkOptions, Uplinks};
 use crate::plan::PortDiff;
 use crate::vhost::VhostPort;
 
-/// A port that is open: its number, and who serves it.
+/// An open port: its number, and what serves it.
 pub(super) struct Attached {
     number: u16,
     by: By,
@@ -23,7 +23,7 @@ enum By {
 }
 
 impl Attached {
-    /// Adds `port`, which is one of `config`'s, to the fabric, and serves it.
+    /// Adds `port`, which is part of `config`, to the fabric, and serves it.
     pub fn open(
         fabric: &Arc<Fabric>,
         config: &Config,
@@ -37,14 +37,14 @@ impl Attached {
                 Ok(Attached { number, by })
             }
             Err(why) => {
-                // What it has counted before, if it was open before, waits for the next try.
+                // Its earlier counts, if it was open before, are kept for the next attempt.
                 fabric.set_aside(number);
                 Err(why)
             }
         }
     }
 
-    /// Whether what it is attached to is there, and frames do not go there yet, but will in a moment.
+    /// Whether its peer is there, but frames will flow only in a moment.
     pub fn is_coming_up(&self, fabric: &Fabric) -> bool {
         let state = fabric.port_state(self.number);
         match &self.by {
@@ -53,19 +53,19 @@ impl Attached {
         }
     }
 
-    /// Whether it is a guest's.
+    /// Whether it is a guest port.
     pub fn is_guest(&self) -> bool {
         matches!(self.by, By::Guest { .. })
     }
 
-    /// Tells a guest's threads to end, without waiting: of several ports that go, each is waited for no longer than of one.
+    /// Asks a guest port's threads to end, without waiting: so closing several ports takes no longer than closing one.
     pub fn begin_end(&self) {
         if let By::Guest { port } = &self.by {
             port.begin_end();
         }
     }
 
-    /// Lets go of guest or interface, and takes the port out of the fabric, for good or until it is opened anew.
+    /// Releases the guest or interface, and takes the port out of the fabric, permanently or until it is reopened.
     pub fn close(self, fabric: &Fabric, comes_again: bool) {
         drop(self.by);
         match comes_again {
@@ -74,7 +74,7 @@ impl Attached {
         }
     }
 
-    /// Changes what can change while frames flow.
+    /// Changes the settings that can change while frames flow.
     pub fn set(&self, fabric: &Fabric, diff: &PortDiff) {
         let (before, after) = (&diff.before, &diff.after);
         let settings = PortSettings {

@@ -1,4 +1,4 @@
-//! The configuration read again.
+//! Reloading of the configuration.
 
 use std::path::Path;
 use std::sync::PoisonError;
@@ -13,53 +13,52 @@ use crate::notify;
 use crate::plan::{Failure, Plan, PlanAnswer};
 use crate::status::ConfigStatus;
 
-/// How long until a watched folder is looked at again in which something was wrong.
+/// Time until a watched folder that had problems is read again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Why a reload, or the plan of one, comes to nothing. What runs is as it was.
+/// Why a reload, or its plan, was refused. The running switch is unchanged.
 #[derive(Debug)]
 pub(crate) enum ReloadError {
-    /// There is no file to read.
+    /// The switch was started without a file.
     NoFile,
-    /// The files are no configuration.
+    /// The files are not a valid configuration.
     Config(ConfigError),
 }
 
-/// What came of a configuration that was read again.
+/// Result of reading the configuration again.
 pub(super) struct Reloaded {
     pub plan: Plan,
-    /// The plan as it is told.
+    /// The plan's answer.
     pub answer: PlanAnswer,
-    /// What of the plan was not carried out.
+    /// Parts of the plan that failed.
     pub failed: Vec<Failure>,
-    /// What is wrong with what was left out of the plan.
+    /// Problems of files that were left out of the plan.
     left_out: Vec<ConfigError>,
 }
 
 impl Running {
-    /// What a reload would do, if the file were the one at `path`, or is as it is.
+    /// The plan of a reload, if the file were the one at `path`, or with the current file.
     pub(super) fn plan(&self, path: Option<&Path>) -> Result<Plan, ReloadError> {
         let path = self.file(path)?;
-        // Not while others wait: a name that a client chose may be slow.
+        // Without the lock: the path comes from a client, and its file system may be slow.
         let loaded = self.read_strictly(path)?;
         let changing = self.lock();
         let wanted = changing.with_those_by_hand(loaded.config)?;
         Ok(Plan::between(&changing.config, &wanted))
     }
 
-    /// Reads the file again, and makes the switch what it says. Nothing changes where it, or any file of the folder that it
-    /// names, is wrong.
+    /// Reads the file again and applies it. Nothing changes if the file, or any file of its folder, has a mistake.
     pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
         let reading = self.reading.lock();
         let _reading = reading.unwrap_or_else(PoisonError::into_inner);
         self.reload_in_turn()
     }
 
-    /// The same, for a caller that holds `reading`.
+    /// Like [`reload`](Self::reload), for a caller that holds `reading`.
     fn reload_in_turn(&self) -> Result<Reloaded, ReloadError> {
         let path = self.file(None)?;
         notify::reloading();
-        // Not while others wait: a file system may be slow.
+        // Without the lock: a file system may be slow.
         let done = self.read_strictly(path).and_then(|loaded| {
             let mut changing = self.lock();
             let wanted = changing.with_those_by_hand(loaded.config.clone())?;
@@ -70,12 +69,13 @@ impl Running {
         done
     }
 
-    /// The same, and has the log tell what comes of it.
+    /// Like [`reload`](Self::reload), and logs the result.
     pub fn reload_and_say(&self) {
         say(&self.reload());
     }
 
-    /// The same, unless the switch is being changed: then `false`, and nothing is done. It does not wait.
+    /// Like [`reload_and_say`](Self::reload_and_say), but returns `false` and does nothing while the switch is being
+    /// changed. It does not wait for that.
     pub fn try_reload_and_say(&self) -> bool {
         let Ok(_reading) = self.reading.try_lock() else {
             return false;
@@ -87,7 +87,7 @@ impl Running {
         true
     }
 
-    /// Has the log tell which files are not part of what was started.
+    /// Logs which files were left out at the start.
     pub fn say_what_was_left_out(&self) {
         let changing = self.lock();
         let problems = changing.loaded.as_ref();
@@ -101,8 +101,8 @@ impl Running {
         }
     }
 
-    /// Where the folder of ports is watched and has changed: makes the switch what it says, but for files that are wrong.
-    /// Does not wait: while something else changes the switch, the folder's turn is later.
+    /// Applies the watched folder of ports if it has changed, without the files that have mistakes. Does not wait:
+    /// while another change is under way, the folder is read at a later call.
     pub fn look_at_folder(&self) {
         let (Some(path), Ok(_reading)) = (self.path.as_deref(), self.reading.try_lock()) else {
             return;
@@ -136,7 +136,7 @@ impl Running {
         changing.say_if_new(&done);
     }
 
-    /// Notes for the status what came of reading the files: all of it taken over, or not.
+    /// Records for the status whether the files were applied completely.
     fn note_outcome(&self, done: &Result<Reloaded, ReloadError>) {
         let count = |error: &ConfigError| error.problems().count();
         let (is_whole, problems) = match done {
@@ -189,7 +189,8 @@ impl Running {
 }
 
 impl Changing {
-    /// Adds the ports that were added by hand and are in no file: they stay until they are removed so, or the switch ends.
+    /// Adds the ports that were added by the control socket and are in no file: they stay until they are removed that
+    /// way, or the switch ends.
     fn with_those_by_hand(&self, mut wanted: Config) -> Result<Config, ReloadError> {
         for port in self.by_hand.values() {
             if wanted.ports.iter().all(|other| other.name != port.name) {
@@ -200,8 +201,8 @@ impl Changing {
         Ok(wanted)
     }
 
-    /// The same; but where a port that is new in the files clashes with one that runs, the new one is left out, and the
-    /// others are not.
+    /// Like [`with_those_by_hand`](Self::with_those_by_hand), but if a new port of the files clashes with a running
+    /// one, only the new one is left out.
     fn with_those_by_hand_first(
         &self,
         wanted: Config,
@@ -223,7 +224,7 @@ impl Changing {
             };
             self.with_those_by_hand(known)
         };
-        // A known one may have come to clash, too: then all of them are as they run.
+        // A running port may now clash too; then all running ports stay as they are.
         let is_wanted = |port: &&Port| known.iter().any(|other| other.name == port.name);
         let as_it_runs = || {
             self.config
@@ -251,7 +252,7 @@ impl Changing {
         Ok((wanted, left_out))
     }
 
-    /// Whether there is a folder to watch, and something in it is other than it was. One that was not watched before may
+    /// Whether there is a watched folder, and something in it has changed. A folder that was not watched before may
     /// have changed since it was read.
     fn folder_has_changed(&mut self) -> bool {
         let wanted = match self.config.watch_ports {
@@ -264,11 +265,11 @@ impl Changing {
         }
         let watch = self.watch.as_mut().and_then(|(_, watch)| watch.as_mut());
         let has_changed = watch.is_some_and(PortsWatch::has_changed);
-        // What was wrong may have been mended elsewhere: in the main file, or by hand.
+        // The problem may have been fixed elsewhere: in the main file, or by the control socket.
         has_changed || self.again_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Has the log tell what came of it, unless nothing did, or the same as the last time.
+    /// Logs the result if something changed, unless it is the same as the last time.
     fn say_if_new(&mut self, done: &Result<Reloaded, ReloadError>) {
         let wrong = match done {
             Ok(done) if done.left_out.is_empty() => None,
@@ -294,7 +295,7 @@ fn watch(folder: &Path) -> Option<PortsWatch> {
     watch.inspect_err(say).ok()
 }
 
-/// Has the log tell what came of it.
+/// Logs the result.
 fn say(done: &Result<Reloaded, ReloadError>) {
     match done {
         Ok(done) => {

@@ -1,4 +1,4 @@
-//! Settings of the switch as a whole, changed while it runs.
+//! Changes to settings of the whole switch while it runs.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::config::{Balance, Config};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::plan::{SettingDiff, When};
 
-/// Serves the metrics, if the configuration wants that.
+/// Serves the metrics, if the configuration asks for that.
 pub(super) fn serve(
     config: &Config,
     source: Arc<dyn Source>,
@@ -21,9 +21,9 @@ pub(super) fn serve(
         .transpose()
 }
 
-/// Serves the metrics, if they are wanted and are not served yet: at the start, and again and again after that. An address
-/// may come later, and another program may give it back; no guest's network waits for that. `Err` has what is missing, for
-/// people.
+/// Serves the metrics if they are configured and not served yet: at the start, and periodically after that. An address
+/// may appear later, or another program may release it; no guest's network waits for that. `Err` has the missing part
+/// and the reason, as text.
 pub(super) fn serve_if_missing(
     changing: &mut Changing,
     source: Arc<dyn Source>,
@@ -42,7 +42,8 @@ pub(super) fn serve_if_missing(
     Ok(())
 }
 
-/// Changes one setting to what is `wanted`, or notes that it has to wait. Returns what to tell.
+/// Changes one setting to its value in `wanted`, or records that it has to wait. Returns how it was applied, or the
+/// error.
 pub(super) fn apply(
     running: &Running,
     changing: &mut Changing,
@@ -75,7 +76,7 @@ pub(super) fn apply(
             serve_elsewhere(changing, wanted, &source).map_err(|why| why.to_string())?;
             changing.config.metrics.listen = wanted.metrics.listen;
         }
-        // Whoever looks at the folder reads them.
+        // The next check of the folder reads them.
         "ports_dir" => config.ports_dir.clone_from(&wanted.ports_dir),
         "watch_ports" => config.watch_ports = wanted.watch_ports,
         key => return Err(format!("nothing knows how to change {key} now")),
@@ -83,16 +84,16 @@ pub(super) fn apply(
     Ok("changed")
 }
 
-/// Serves the metrics where they are wanted now; where that fails, they are served as before.
+/// Serves the metrics at the new address; if that fails, at the old one as before.
 fn serve_elsewhere(
     changing: &mut Changing,
     wanted: &Config,
     source: &Arc<dyn Source>,
 ) -> Result<(), MetricsError> {
-    // The new one first: who asks at the old address gets an answer until there is another.
+    // The new server first, so that the old address answers until there is another.
     let mut server = serve(wanted, source.clone());
     if server.is_err() && changing.metrics.is_some() {
-        // The old one may be in its way: one of them may be for all addresses of the host.
+        // The old server may be in its way, since one of the two may listen on all addresses of the host.
         drop(changing.metrics.take());
         server = serve(wanted, source.clone());
     }
