@@ -1,6 +1,7 @@
-//! Whether a worker sleeps: it says so before it looks for work once more, and whoever leaves it something looks after.
+//! Sleep flag of a worker. The worker sets it and then checks for work once more; another thread leaves work and then
+//! checks the flag.
 //!
-//! Each side stores, and then loads what the other stores: the shape of Dekker's algorithm, as in vring's `arming.rs`.
+//! Each side stores, then loads what the other side stores: the pattern of Dekker's algorithm, as in vring's `arming.rs`.
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -13,27 +14,27 @@ use loom::sync::atomic::{AtomicBool, Ordering, fence};
 pub(crate) struct Asleep(AtomicBool);
 
 impl Asleep {
-    /// Worker: says that it is about to sleep. To be followed by a look for work.
+    /// Worker: announces that it is about to sleep. Must be followed by a check for work.
     pub(crate) fn announce(&self) {
         self.0.store(true, Ordering::Relaxed);
-        // LOAD-BEARING: that it sleeps is visible before it looks for what was left.
+        // LOAD-BEARING: the flag is visible before the worker checks for work.
         fence(Ordering::SeqCst);
     }
 
-    /// Worker: says that it is awake.
+    /// Worker: announces that it is awake.
     pub(crate) fn retract(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Others, after they have left the worker something: whether it has to be woken.
+    /// Other threads, after they have left work: returns whether the worker must be woken.
     #[inline(always)]
     pub(crate) fn must_be_woken(&self) -> bool {
-        // LOAD-BEARING: what was left is visible before we look whether it sleeps.
+        // LOAD-BEARING: the work is visible before the flag is read.
         fence(Ordering::SeqCst);
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Whether the worker has said so. Orders nothing: whoever looks, looks again later.
+    /// Returns the flag. Orders nothing: the caller checks again later.
     #[cfg(not(loom))]
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -46,8 +47,8 @@ mod tests {
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicU8;
 
-    /// A worker goes to sleep, wakes and goes to sleep again, while another leaves it something. Under every interleaving
-    /// that is found by a look, or the other has seen that the worker is to be woken.
+    /// A worker goes to sleep, wakes and goes to sleep again, while another thread leaves work for it. In every
+    /// interleaving, either a check finds the work, or the other thread sees that the worker must be woken.
     #[test]
     fn who_leaves_something_and_who_goes_to_sleep_do_not_miss_each_other() {
         loom::model(|| {
@@ -65,7 +66,7 @@ mod tests {
             let first = look();
             asleep.retract();
             asleep.announce();
-            // It sleeps from here on, if neither look found anything.
+            // It sleeps from here on if neither check found work.
             let found = first || look();
             let woken = other.join().unwrap();
             assert!(found || woken, "asleep, with work, and nobody wakes it");

@@ -1,8 +1,8 @@
-//! Whom a worker is calling.
+//! Call guard: the port that a worker is calling.
 //!
-//! A call is a write to an eventfd whose open file description the front end shares: it can make
-//! it block (clear O_NONBLOCK) and fill it, and the worker would wait for ever. So the worker
-//! notes which port it may be calling, and the control side looks whether it comes back.
+//! A call is a write to an eventfd whose open file description the front end shares. The front end can make the write
+//! block forever: it clears O_NONBLOCK and fills the counter. So the worker notes which port it may be calling, and the
+//! control side checks whether the call returns.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,25 +10,25 @@ use crossbeam::utils::CachePadded;
 
 const NOBODY: u32 = 0;
 
-/// A note with one writer, the worker: the port that it is calling. Two plain stores, to a line
-/// of its own, that order nothing: whoever looks, looks again later.
+/// The port that a worker is calling; only the worker writes it. Two plain stores, to a cache line of its own, that order
+/// nothing: the reader checks again later.
 #[derive(Debug, Default)]
 pub struct Calling(CachePadded<AtomicU32>);
 
 impl Calling {
-    /// Worker: it may call port `port` now.
+    /// Worker: begins a possible call of port `port`.
     #[inline(always)]
     pub fn enter(&self, port: u16) {
         self.0.store(u32::from(port) + 1, Ordering::Relaxed);
     }
 
-    /// Worker: its calls are over.
+    /// Worker: ends its calls.
     #[inline(always)]
     pub fn leave(&self) {
         self.0.store(NOBODY, Ordering::Relaxed);
     }
 
-    /// Control: the port that the worker is calling, if it is.
+    /// Control: returns the port that the worker is calling, if any.
     pub fn port(&self) -> Option<u16> {
         let noted = self.0.load(Ordering::Relaxed).checked_sub(1)?;
         u16::try_from(noted).ok()

@@ -1,15 +1,16 @@
-//! Link-local control frames, and which of them pass.
+//! Link-local control frames, and which of them pass between ports.
 //!
-//! A bridge keeps what is for 01-80-C2-00-00-00 to 0F to the link that it came from (IEEE 802.1Q-2018, table 8-1): spanning
-//! tree, link aggregation, discovery. A switch that takes no part in these hides its ports from each other's: a spanning
-//! tree does not see a loop that goes through it. So ports may pass such frames on, to ports that take them. They are of
-//! the link and in no VLAN: they pass as they are, without a tag, whatever VLANs the two ports carry.
+//! A bridge does not forward frames for 01-80-C2-00-00-00 to 0F (IEEE 802.1Q-2018, table 8-1): spanning tree, link
+//! aggregation, discovery. A switch that drops them without running these protocols hides the networks behind its ports
+//! from each other: a spanning tree does not see a loop through the switch. So ports can be configured to pass such
+//! frames to other ports that take them. The frames belong to the link and are in no VLAN: they pass unchanged and
+//! untagged, whatever VLANs the two ports carry.
 
 use crosspoint_packet::Mac;
 
-/// How many such addresses there are.
+/// Number of such addresses.
 const ADDRESSES: u8 = 16;
-/// The pause frame of IEEE 802.3: what a MAC says to the one at the other end of the wire, and to nobody else.
+/// The pause frame of IEEE 802.3: it is only for the MAC at the other end of the wire.
 pub const PAUSE: u8 = 1;
 
 /// The names of the addresses that have one, by their last byte.
@@ -22,30 +23,30 @@ pub const NAMES: &[(&str, u8)] = &[
     ("lldp", 0x0e),
 ];
 
-/// Some of these addresses.
+/// A set of these addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ControlAddresses(u16);
 
 impl ControlAddresses {
-    /// None of them.
+    /// The empty set.
     pub const NONE: ControlAddresses = ControlAddresses(0);
 
-    /// These, and the one whose last byte is `last`, which is less than 16.
+    /// Adds the address whose last byte is `last`, which is less than 16.
     pub const fn with(self, last: u8) -> ControlAddresses {
         ControlAddresses(self.0 | 1 << (last % ADDRESSES))
     }
 
-    /// Whether there are none.
+    /// Returns whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether `address` is one of them.
+    /// Returns whether `address` is in the set.
     pub const fn has(self, address: Mac) -> bool {
         address.is_link_local_control() && self.0 >> (address.bytes()[5] % ADDRESSES) & 1 != 0
     }
 
-    /// The addresses' last bytes, ascending.
+    /// Returns the addresses' last bytes, ascending.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..ADDRESSES).filter(move |last| self.0 >> last & 1 != 0)
     }

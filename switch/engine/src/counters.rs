@@ -1,5 +1,5 @@
-//! What is counted. Each counter has one writer, a worker, so counting is a plain add with no
-//! lock; the control thread reads whenever it likes and sums over workers.
+//! Counters. Each counter has one writer, a worker, so counting is a plain add without a lock; the control thread can
+//! read at any time, and sums over workers.
 //!
 //! The ledger, exact whenever nothing is in flight:
 //! for every port, `rx_frames + flood_copies + segment_copies = delivered_copies + dropped_copies`; and in all,
@@ -15,7 +15,7 @@ use crate::{BurstSizes, Latency, Turns};
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
-/// As it is at this moment.
+/// Copies the current value.
 impl Clone for Counter {
     fn clone(&self) -> Counter {
         Counter(AtomicU64::new(self.get()))
@@ -23,7 +23,7 @@ impl Clone for Counter {
 }
 
 impl Counter {
-    /// Adds `n`. For the one writer: this is no atomic addition.
+    /// Adds `n`. For the single writer only: this is not an atomic addition.
     #[inline(always)]
     pub fn add(&self, n: u64) {
         self.0.store(
@@ -32,7 +32,7 @@ impl Counter {
         );
     }
 
-    /// Makes it `n`, if that is more. For the one writer.
+    /// Sets it to `n` if that is more. For the single writer only.
     #[inline(always)]
     pub fn raise(&self, n: u64) {
         if n > self.0.load(Ordering::Relaxed) {
@@ -40,13 +40,13 @@ impl Counter {
         }
     }
 
-    /// The value. For anybody.
+    /// Returns the value. Any thread may call it.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// One queue of one port, as one worker sees it.
+/// One worker's counters of one queue of one port.
 #[derive(Clone, Debug, Default)]
 #[repr(align(128))]
 pub struct QueueCounters {
@@ -60,11 +60,10 @@ pub struct QueueCounters {
     pub tx_bytes: Counter,
     /// Copies that flooding made of frames taken from here, less one for each frame.
     pub flood_copies: Counter,
-    /// Segments that large frames taken from here were cut into, for ports that do not take
-    /// such, less one for each copy.
+    /// Segments that large frames taken from here were cut into, for ports that do not take large frames, less one for
+    /// each copy.
     pub segment_copies: Counter,
-    /// Copies of frames taken from here that went on within a large frame, joined to the one
-    /// before them, for ports that take such.
+    /// Copies of frames taken from here that were joined to the frame before them, for ports that take large frames.
     pub joined_copies: Counter,
     /// Copies of frames taken from here that were delivered, to any port.
     pub delivered_copies: Counter,
@@ -74,16 +73,16 @@ pub struct QueueCounters {
     pub rx_bursts: BurstSizes,
     /// Bursts delivered to the port; their copies are `tx_frames`.
     pub tx_bursts: BurstSizes,
-    /// Cycles that its worker spent on these bursts, looking for the next one included.
+    /// Cycles that the worker spent on these bursts, including polling for the next one.
     pub cycles: Counter,
-    /// Poll iterations in which the queue was not read, since its port was ahead of others that wanted their share.
+    /// Poll iterations in which the queue was not read because its port was ahead of other ports that wanted their share.
     pub held_back: Counter,
     /// Times that the guest's kick woke the worker.
     pub kicks: Counter,
     /// Times that the guest was called.
     pub calls: Counter,
-    /// Drops, by reason: those of [`Side::Ingress`](crosspoint_packet::Side) of frames taken
-    /// from here, those of `Egress` of copies that were going here.
+    /// Drops by reason: reasons of [`Side::Ingress`](crosspoint_packet::Side) count frames taken from here, those of
+    /// `Egress` count copies for this queue.
     pub drops: [Counter; DropReason::COUNT],
     /// Time from reading a guest's descriptor to completing it, cycles.
     pub completion: Latency,
@@ -101,7 +100,7 @@ impl QueueCounters {
     }
 }
 
-/// All queues of one port. Outlives the guests that come and go.
+/// Counters of all queues of one port. Kept while guests come and go.
 #[derive(Debug)]
 pub struct PortCounters {
     queues: usize,
@@ -109,7 +108,7 @@ pub struct PortCounters {
 }
 
 impl PortCounters {
-    /// Counters of a port with `queues` queues, in a switch with `workers` workers.
+    /// Creates counters of a port with `queues` queues, in a switch with `workers` workers.
     pub fn new(workers: usize, queues: usize) -> PortCounters {
         let queues = queues.max(1);
         let by_worker = (0..workers * queues)
@@ -118,7 +117,7 @@ impl PortCounters {
         PortCounters { queues, by_worker }
     }
 
-    /// The same counts, with room for `queues` queues, if those are more. Nobody may count in these any more.
+    /// Returns a copy with room for `queues` queues, if these are more. The original must not be written any more.
     pub fn with_queues(&self, workers: usize, queues: usize) -> PortCounters {
         let queues = queues.max(self.queues);
         let known = self.by_worker.chunks(self.queues);
@@ -134,12 +133,12 @@ impl PortCounters {
         }
     }
 
-    /// How many queues are counted.
+    /// Returns the number of queues.
     pub fn queues(&self) -> usize {
         self.queues
     }
 
-    /// What `worker` counts of `queue`. A queue there is none of counts as the last.
+    /// Returns the counters of `worker` for `queue`. An out-of-range queue counts as the last one.
     #[inline(always)]
     pub fn at(&self, worker: usize, queue: u16) -> &QueueCounters {
         let queue = usize::from(queue).min(self.queues - 1);
@@ -147,12 +146,12 @@ impl PortCounters {
         &self.by_worker[index]
     }
 
-    /// What every worker has counted of `queue`.
+    /// Returns every worker's counters of `queue`.
     pub fn of_queue(&self, queue: usize) -> impl Iterator<Item = &QueueCounters> {
         self.by_worker.iter().skip(queue).step_by(self.queues)
     }
 
-    /// Sum over workers of one counter of `queue`.
+    /// Returns the sum over workers of one counter of `queue`.
     pub fn sum(&self, queue: usize, counter: impl Fn(&QueueCounters) -> &Counter) -> u64 {
         self.of_queue(queue)
             .map(|of_worker| counter(of_worker).get())
@@ -160,26 +159,26 @@ impl PortCounters {
     }
 }
 
-/// What a worker counts of itself.
+/// A worker's own counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerCounters {
     /// Cycles of iterations that found work.
     pub busy_cycles: Counter,
-    /// Of those: for other workers, whose frames leave through its NIC queues.
+    /// The part of `busy_cycles` spent on frames of other workers that leave through its NIC queues.
     pub others_cycles: Counter,
-    /// Cycles of iterations that found none.
+    /// Cycles of iterations that found no work.
     pub idle_cycles: Counter,
     /// Cycles asleep.
     pub sleep_cycles: Counter,
-    /// Turns of the loop, and how long each took: so long a frame waited at most until it was noticed. All of them
-    /// together took `busy_cycles` and `idle_cycles`.
+    /// Number and length of poll iterations. A frame waits at most one iteration until it is noticed. All of them
+    /// together took `busy_cycles` plus `idle_cycles`.
     pub turns: Turns,
-    /// Times it went to sleep.
+    /// Number of times that it went to sleep.
     pub sleeps: Counter,
-    /// Bursts handled.
+    /// Bursts processed.
     pub bursts: Counter,
-    /// The most that one of them has asked for, in units of [`Work`](crosspoint_frame::Work).
+    /// The largest cost of one burst, in units of [`Work`](crosspoint_frame::Work).
     pub burst_work_max: Counter,
 }
 
@@ -208,7 +207,7 @@ mod tests {
         }
         assert_eq!(after.sum(4, |c| &c.rx_frames), 0);
         assert_eq!(after.sum(0, |c| &c.rx_frames), 12);
-        // Never fewer.
+        // The number of queues never shrinks.
         assert_eq!(before.with_queues(2, 1).sum(1, |c| &c.rx_frames), 14);
     }
 }

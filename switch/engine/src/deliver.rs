@@ -1,4 +1,4 @@
-//! The last stage: every copy goes to its port, or is counted as dropped.
+//! The last stage: every copy is delivered to its port or counted as dropped.
 
 use crosspoint_frame::{BURST, Burst, Decision, Frame, Pick, TagOp, Work, tsc};
 use crosspoint_packet::DropReason;
@@ -14,23 +14,23 @@ use crate::tx::{Asked, Groups, Tx};
 use crate::view::{PortView, View};
 use crate::way::Way;
 
-/// What became of one burst's copies; all came from one queue.
+/// Result of one burst's copies; all came from one queue.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Tally {
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
-    /// Of those: large frames that a NIC port's interface does not take, as they were when it had them.
+    /// The part of `dropped` that is large frames which a NIC port's interface refused.
     pub(crate) refused: u32,
-    /// What the receivers' buffers cost beyond plain ones, in units of [`Work`]: of each copy's own,
+    /// Cost of the receivers' buffers beyond plain ones, in units of [`Work`]: the part within each copy's allowance,
     pub(crate) work: u32,
     /// and beyond it.
     pub(crate) excess: u32,
-    /// What flooded copies and segments cost, in the same units, their receivers' buffers not counted.
+    /// Cost of flooded copies and segments, in the same units, without their receivers' buffers.
     pub(crate) made: u32,
 }
 
-/// Delivers a burst that came in on `ingress`, whose counters are `from`: groups it by queue,
-/// then makes one reservation, one run of copies and one publication per queue.
+/// Delivers a burst received on port `ingress`, whose counters are `from`: groups it by queue, then makes one
+/// reservation, one run of copies and one publication per queue.
 #[inline(never)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
@@ -43,7 +43,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     let frames = burst.frames();
     let bytes: u64 = frames.iter().map(|frame| u64::from(frame.len)).sum();
     let mut rest = 0..frames.len();
-    // Run by run: frames that follow each other and are the same in all that decides are decided on once.
+    // Run by run: consecutive frames with the same route are decided on once.
     while let Some(first) = frames.get(rest.start) {
         let route = first.route();
         let same = frames.iter().skip(rest.start + 1);
@@ -74,7 +74,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
                 continue;
             }
             Decision::Drop(reason) => reason,
-            // Nobody decided: `lookup` leaves none so.
+            // Does not happen: `lookup` leaves no frame pending.
             Decision::Pending => DropReason::NoDestination,
         };
         from.drop(reason, len as u32);
@@ -112,20 +112,20 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &View, tx: &mut Tx, from: &Que
     from.dropped_copies.add(tally.dropped);
 }
 
-/// The port that a frame goes to, and what becomes of its tag.
+/// Returns the port that a frame goes to, and its tag operation.
 #[inline(always)]
 pub(crate) fn unicast<'v>(
     frame: &Frame,
     number: u16,
     view: &'v View,
 ) -> Result<(&'v PortView, TagOp), DropReason> {
-    // Learned on a port that is gone since; ageing takes the entry.
+    // The port was removed after the address was learned; the entry ages out.
     let port = view.port(number).ok_or(DropReason::NoDestination)?;
     let tag = port.tag_op(frame).ok_or(DropReason::VlanNotCarried)?;
     Ok((port, tag))
 }
 
-/// What becomes of a frame that has been looked up, as far as that is known before copies are made.
+/// Returns the result of a frame that has been looked up, as far as it is known before copies are made.
 pub(crate) fn fate(frame: &Frame, view: &View) -> Fate {
     match frame.verdict.decision() {
         Decision::Port(number) => match unicast(frame, number, view) {
@@ -157,7 +157,7 @@ pub(crate) fn send_groups(
     tally: &mut Tally,
 ) {
     for group in groups.iter() {
-        // Its copies went with those of flooded frames.
+        // Its copies were sent together with those of flooded frames.
         if group.picks.is_empty() {
             continue;
         }
@@ -219,7 +219,7 @@ pub(crate) fn send_groups(
     }
 }
 
-/// Sends copies of segments that came off a wire, joined where the receiver takes that.
+/// Sends copies of TCP segments from a wire, joined if the receiver takes large frames.
 fn send_joined(
     way: &mut Way,
     joiner: &mut Joiner,
@@ -243,7 +243,7 @@ fn send_joined(
     }
 }
 
-/// Sends copies of which some may have to be cut, in the order they came.
+/// Sends copies in order; some may have to be cut into segments.
 #[cold]
 fn send_cut(
     way: &mut Way,
@@ -283,7 +283,7 @@ fn send_cut(
     way.send(burst, picks.get(whole..).unwrap_or(&[]), tally);
 }
 
-/// A large frame that is cut.
+/// A large frame that is cut into segments.
 struct Cut<'c> {
     plan: &'c Segmentation,
     burst: &'c Burst,
@@ -291,8 +291,8 @@ struct Cut<'c> {
     tag: TagOp,
 }
 
-/// Makes and sends the segments of one large frame, as many as the burst may still cost, and as the receiver has room for:
-/// where its ring was full for one, it gets none of those behind it.
+/// Makes and sends the segments of one large frame, as many as the burst's budget and the receiver's ring allow: when the
+/// ring was full for one segment, the receiver gets none of the later ones.
 fn send_segments(
     way: &mut Way,
     (segmenter, work): (&mut Segmenter, &mut Work),
@@ -307,7 +307,7 @@ fn send_segments(
         let full = way.full_copies();
         let cost = each * (count - made).min(BURST) as u32;
         if work.left() < cost {
-            // The rest of a frame in very many segments, or one of many such frames.
+            // The frame has very many segments, or the burst has many such frames.
             let rest = (count - made) as u32;
             from.drop(DropReason::BurstBudget, rest);
             tally.dropped += u64::from(rest);
@@ -317,7 +317,7 @@ fn send_segments(
         tally.made += cost;
         let (segments, picks) = segmenter.make(cut.plan, (cut.burst, cut.frame), cut.tag, made);
         if picks.is_empty() {
-            // A frame in thousands of pieces, of which the rest fits no burst.
+            // The frame is in thousands of pieces, and the next segment fits in no burst.
             let rest = (count - made) as u32;
             from.drop(DropReason::BadOffload, rest);
             tally.dropped += u64::from(rest);

@@ -1,5 +1,5 @@
-//! A guest's own queue of a NIC: what it sends there leaves from where it lies, and is given back when the NIC has sent
-//! it.
+//! A guest's own NIC queue: frames leave from the guest's memory without a copy, and their buffers are given back when
+//! the NIC has sent them.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use crosspoint_frame::{BURST, Burst, Pick, tsc};
 use crosspoint_vring::{Batch, GuestTx};
 use crosspoint_xsk::{DirectStatus, DirectTx, NicOutcome};
 
-/// Bursts that may be held while the NIC reads them. With more, the guest waits.
+/// Most bursts held while the NIC reads them. When the limit is reached, the guest waits.
 const HELD_MAX: usize = 256;
 
-/// One burst that is held.
+/// One held burst.
 #[derive(Clone, Default)]
 struct Held {
     batch: Batch,
-    /// Frames of it that the NIC has not sent yet.
+    /// Its frames that the NIC has not sent yet.
     outstanding: u32,
     received_at: u64,
 }
 
-/// The queue, and the bursts that it has frames of.
+/// The queue, and the bursts whose frames are in it.
 pub struct Direct {
     tx: DirectTx,
     uplink: u16,
@@ -27,17 +27,17 @@ pub struct Direct {
     held: Box<[Held]>,
     first: usize,
     len: usize,
-    /// Frames of the burst at hand that were sent so.
+    /// Frames of the current burst that were sent through this queue.
     sending: u32,
-    /// What of one delivery is to be copied.
+    /// Frames of one delivery that must be copied.
     rest: Vec<Pick>,
-    /// How long a NIC may take to send a frame before it is given up, cycles.
+    /// How long a NIC may take to send a frame before the queue is given up, cycles.
     patience: u64,
 }
 
 impl Direct {
-    /// The way through `tx` to the wire of port `uplink`. It is given up when a frame takes longer than `patience`
-    /// cycles.
+    /// Creates the queue that sends through `tx` to the wire of port `uplink`. It is given up when a frame takes longer
+    /// than `patience` cycles.
     pub fn new(tx: DirectTx, uplink: u16, patience: u64) -> Direct {
         Direct {
             tx,
@@ -51,18 +51,18 @@ impl Direct {
         }
     }
 
-    /// How it does.
+    /// Returns the queue's status.
     pub fn status(&self) -> &Arc<DirectStatus> {
         self.tx.status()
     }
 
-    /// Whether frames for port `port` go this way.
+    /// Returns whether frames for port `port` go through this queue.
     #[inline(always)]
     pub(crate) fn leads_to(&self, port: u16) -> bool {
         port == self.uplink && !self.tx.status().is_lost()
     }
 
-    /// Sends the picked frames of the burst at hand; and what has to be copied instead.
+    /// Sends the picked frames of the current burst. Also returns those that must be copied instead.
     pub(crate) fn deliver(&mut self, burst: &Burst, picks: &[Pick]) -> (NicOutcome, &[Pick]) {
         self.rest.clear();
         let batch = self.place(self.len) as u16;
@@ -71,26 +71,26 @@ impl Direct {
         (outcome, &self.rest)
     }
 
-    /// Where in the ring burst number `i` of those that are held is.
+    /// Returns the ring index of held burst number `i`.
     fn place(&self, i: usize) -> usize {
         (self.first + i) % HELD_MAX
     }
 
-    /// Whether a burst may be taken from the guest.
+    /// Returns whether another burst may be taken from the guest.
     fn has_room(&self) -> bool {
         self.len < HELD_MAX && self.tx.has_room()
     }
 }
 
-/// A guest with a queue of its own.
+/// A guest with its own NIC queue.
 pub struct DirectGuest {
     guest: Box<GuestTx>,
-    /// Lent out while a burst is delivered.
+    /// Taken out while a burst is delivered.
     direct: Option<Box<Direct>>,
 }
 
 impl DirectGuest {
-    /// A guest's transmit ring, and its queue.
+    /// Combines a guest's transmit ring and its NIC queue.
     pub fn new(guest: Box<GuestTx>, direct: Box<Direct>) -> DirectGuest {
         DirectGuest {
             guest,
@@ -98,12 +98,12 @@ impl DirectGuest {
         }
     }
 
-    /// The ring.
+    /// Returns the transmit ring.
     pub fn guest(&self) -> &GuestTx {
         &self.guest
     }
 
-    /// How the queue does.
+    /// Returns the NIC queue's status.
     pub fn status(&self) -> Option<&Arc<DirectStatus>> {
         self.direct.as_ref().map(|direct| direct.status())
     }
@@ -116,12 +116,12 @@ impl DirectGuest {
         &mut self.direct
     }
 
-    /// Whether a burst would be taken.
+    /// Returns whether another burst would be taken.
     pub(crate) fn has_room(&self) -> bool {
         self.direct.as_ref().is_some_and(|direct| direct.has_room())
     }
 
-    /// Takes a burst, unless too many are held.
+    /// Receives a burst, unless too many are held.
     pub(crate) fn receive(&mut self, burst: &mut Burst) -> usize {
         match &self.direct {
             Some(direct) if direct.has_room() => self.guest.receive(burst),
@@ -129,8 +129,8 @@ impl DirectGuest {
         }
     }
 
-    /// Holds the burst at hand, which came at `received_at`, if the NIC reads it, or one before it; else gives it back
-    /// and returns `true`.
+    /// Holds the current burst, received at `received_at`, if the NIC still reads it or an earlier one; otherwise gives
+    /// it back and returns `true`.
     pub(crate) fn complete(&mut self, received_at: u64) -> bool {
         let Some(direct) = &mut self.direct else {
             self.guest.complete();
@@ -151,8 +151,8 @@ impl DirectGuest {
         false
     }
 
-    /// Looks what the NIC has sent, and gives back the bursts of which it has sent everything, and those before which
-    /// there is no other. Calls `given_back` with when each had come, and how many frames it had.
+    /// Checks what the NIC has sent, and gives back, in order, the bursts that are sent completely. Calls `given_back`
+    /// with the receive time and the number of frames of each.
     pub(crate) fn settle(&mut self, mut given_back: impl FnMut(u64, usize)) {
         let Some(direct) = &mut self.direct else {
             return;
@@ -181,7 +181,7 @@ impl DirectGuest {
         }
     }
 
-    /// The doorbell. Returns whether the NIC still has frames to send, or to be told of.
+    /// Rings the doorbell. Returns whether frames are still unsent or held.
     pub(crate) fn flush(&mut self) -> bool {
         match &mut self.direct {
             Some(direct) => direct.tx.flush() || direct.len > 0,
@@ -189,7 +189,7 @@ impl DirectGuest {
         }
     }
 
-    /// Whether the NIC has nothing of the guest's, or never will again.
+    /// Returns whether the NIC holds no buffers of the guest, or the queue is lost.
     pub(crate) fn is_settled(&self) -> bool {
         self.direct
             .as_ref()

@@ -1,7 +1,7 @@
-//! What the switch does with a frame, and why: for people who ask. Nothing is sent or learned.
+//! Explains what the switch does with a frame, and why. Nothing is sent or learned.
 //!
 //! The frame goes through the same stages as one on the data path, and the same functions choose its ports, queues and
-//! tags. What only the sending itself finds out is left open: whether a ring has room, and what a NIC's interface takes.
+//! tags. What is only known when a frame is sent stays open: whether a ring has room, and what a NIC's interface takes.
 
 use crosspoint_frame::{Burst, Decision, Frame, Offload, Parts, TagOp, Verdict};
 use crosspoint_packet::checksum::Partial;
@@ -19,32 +19,32 @@ use crate::way::is_one_segment;
 /// A frame to be explained.
 #[derive(Clone, Copy, Debug)]
 pub struct Specimen<'b> {
-    /// The port that it comes in on.
+    /// The ingress port.
     pub ingress: u16,
     /// Its first bytes. For a large frame, those of all its headers.
     pub bytes: &'b [u8],
     /// Its length, bytes.
     pub len: u32,
-    /// What is still to be done with it.
+    /// Offloads still to be done.
     pub offload: Offload,
-    /// What became of it, if a tap has seen that: it has been learned from since, and the tables may be others by now.
+    /// Its result, if a tap captured it. Its source has been learned since then, and the tables may have changed.
     pub fate: Option<Fate>,
 }
 
-/// What becomes of a frame, stage by stage; what a frame does not come to is `None`, or empty.
+/// Result of a frame, stage by stage. Stages that it does not reach are `None` or empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explained {
-    /// What is read of its link header.
+    /// Its parsed link header.
     pub link: Option<Link>,
     /// The VLAN that it is placed in; 0 for none.
     pub vlan: Option<u16>,
-    /// What learning its source comes to, and how many ticks ago that was seen, if it was.
+    /// Result of learning its source, and how many ticks ago the source was last seen, if ever.
     pub source: Option<(Learned, Option<u8>)>,
-    /// Where it is to go.
+    /// Its destination.
     pub destination: Option<Destination>,
     /// Why it is dropped as a whole.
     pub dropped: Option<DropReason>,
-    /// Its copies, and the ports that get none.
+    /// Its copies, with an entry also for each port that gets none.
     pub copies: Vec<Outlook>,
 }
 
@@ -55,22 +55,22 @@ pub struct Link {
     pub dst: Mac,
     /// Source address.
     pub src: Mac,
-    /// Tag control information as it came, if there is a tag.
+    /// Tag control information as received, if there is a tag.
     pub tci: Option<u16>,
     /// Whether there is another tag behind it.
     pub stacked: bool,
 }
 
-/// Where a frame is to go.
+/// Destination of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// To the port where its destination was last seen, so many ticks ago.
+    /// The port where its destination was last seen, and how many ticks ago.
     Port(u16, u8),
-    /// To all, as a broadcast or multicast.
+    /// All ports of the VLAN: a broadcast or multicast.
     Group,
-    /// To all, since nobody has seen the address in this VLAN.
+    /// All ports of the VLAN: the address was not seen in this VLAN.
     Unknown,
-    /// To nobody: a link-local control frame.
+    /// None: a link-local control frame.
     LinkLocal,
 }
 
@@ -79,37 +79,36 @@ pub enum Destination {
 pub struct Outlook {
     /// The port.
     pub port: u16,
-    /// What becomes of the tag; `None` where the port does not carry the VLAN, or the tag cannot be taken out, and so
-    /// there is no copy.
+    /// Tag operation. `None` if the port does not carry the VLAN or the tag cannot be removed, so that there is no copy.
     pub tag: Option<TagOp>,
     /// The port's queue.
     pub queue: u16,
-    /// How many there are to choose from.
+    /// Number of queues to choose from.
     pub queues: u16,
-    /// The flow's hash, whose high bits choose.
+    /// The flow's hash. Its high bits choose the queue.
     pub hash: u32,
-    /// What becomes of a large frame.
+    /// How a large frame is handled.
     pub large: Large,
-    /// Why the copy is dropped, as far as that is known before it is made.
+    /// Why the copy is dropped, if that is known before it is made.
     pub dropped: Option<DropReason>,
 }
 
-/// What becomes of a large frame on its way to a port.
+/// How a large frame is handled for one port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Large {
-    /// It is none.
+    /// Not a large frame.
     No,
     /// The guest takes such frames.
     Whole,
-    /// It is cut into so many segments.
+    /// It is cut into this many segments.
     Cut(usize),
-    /// It would have to be cut, and contradicts itself.
+    /// It would have to be cut, but its headers and its request contradict each other.
     Uncuttable,
     /// The NIC port's interface decides.
     Interface,
 }
 
-/// What becomes of a frame in the switch as `view` has it, at `tick`.
+/// Explains a frame in the switch described by `view`, at `tick`.
 pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
     let mut explained = Explained {
         link: None,
@@ -131,7 +130,7 @@ pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
             stacked: frame.stacked,
         });
     }
-    // An unaware port places a frame whether it is dropped or not, so what `parse` said comes first.
+    // On an unaware port `admit` also places dropped frames, so check first that `parse` has not dropped it.
     if pending(burst) {
         admit(burst, view.port(specimen.ingress));
     }
@@ -148,10 +147,10 @@ pub fn explain(specimen: Specimen<'_>, view: &View, tick: u8) -> Explained {
     explained
 }
 
-/// The frame by itself, without what is behind its headers: no stage reads that.
+/// Returns a burst with this frame alone, without its payload: no stage reads that.
 fn burst_of<'p>(specimen: Specimen<'_>, view: &View, parts: &'p mut Parts) -> &'p mut Burst {
     let headers = specimen.bytes.len().min(HEADERS_MAX);
-    // What a frame that went its way asks for was checked then, by all of its headers.
+    // The offload request of a frame that was forwarded was already checked with all of its headers.
     let was_checked = specimen
         .fate
         .is_some_and(|fate| fate != Fate::Dropped(DropReason::BadOffload));
@@ -168,7 +167,8 @@ fn burst_of<'p>(specimen: Specimen<'_>, view: &View, parts: &'p mut Parts) -> &'
     burst
 }
 
-/// A priority tag names the VLAN that the frame was placed in, once it was: on an access port no other tag comes in.
+/// Restores a priority tag. Once a frame is placed, its priority tag carries its VLAN; an access port admits no other
+/// tag.
 fn take_back_placement(frame: &mut Frame, specimen: Specimen<'_>, view: &View) {
     let turned_away = Some(Fate::Dropped(DropReason::VlanNotCarried));
     let is_in = specimen.fate.is_some() && specimen.fate != turned_away;
@@ -184,7 +184,7 @@ fn pending(burst: &Burst) -> bool {
     frame.is_some_and(|frame| frame.verdict == Verdict::PENDING)
 }
 
-/// As the stage does it, but nothing is learned.
+/// Like the lookup stage, but nothing is learned.
 fn look_up(
     frame: &mut Frame,
     specimen: Specimen<'_>,
@@ -207,7 +207,7 @@ fn look_up(
     };
     let age = |key| view.fdb.last_seen(key, tick).map(|(_, age)| age);
     explained.source = Some((learned, age(src)));
-    // The source is learned first, and a frame may be for where it comes from.
+    // The source is learned before the destination is looked up, and they may be equal.
     let is_learned = matches!(learned, Learned::Known | Learned::New | Learned::Moved(_));
     frame.verdict = match specimen.fate {
         Some(Fate::Port(port)) => Verdict::port(port),
@@ -229,7 +229,7 @@ fn look_up(
     };
 }
 
-/// As `deliver` does it.
+/// Like `deliver`.
 fn decide(frame: &Frame, specimen: Specimen<'_>, view: &View, explained: &mut Explained) {
     match frame.verdict.decision() {
         Decision::Drop(reason) => explained.dropped = Some(reason),
@@ -314,7 +314,7 @@ fn cut(offload: Offload, specimen: Specimen<'_>) -> Large {
             offset: offload.csum_offset,
         }),
     };
-    // What is written into the segments has no bearing on how many there are.
+    // The values written into the segments do not affect their number.
     let whole = || Whole {
         checksum: 0,
         identification: 0,

@@ -1,11 +1,10 @@
-//! The forwarding database: which port a MAC address was last seen on, per VLAN. Shared by all
-//! workers, with no lock.
+//! Forwarding database (FDB): the port on which each MAC address was last seen, per VLAN. All workers share it, without a
+//! lock.
 //!
-//! Fixed size, set-associative: a bucket is one cache line with seven entries and an age for
-//! each. An entry is one 64-bit word, so it is read and replaced as a whole. It has 48 bits of
-//! tag and 16 of port; the key has 60 bits (MAC and VLAN). The 12 bits that are missing from the
-//! tag are the bucket's number: the key goes through a secret *bijection* of 60 bits first, so
-//! tag and bucket together are the whole key, and a match is never a coincidence.
+//! Fixed size, set-associative: a bucket is one cache line with seven entries and an age for each. An entry is one 64-bit
+//! word, so it is read and replaced as a whole. It has 48 bits of tag and 16 of port; the key has 60 bits (MAC and VLAN).
+//! The 12 bits that the tag lacks are given by the bucket's number: the key is first mapped by a secret *bijection* of 60
+//! bits, so tag and bucket together are the whole key, and two addresses never match by chance.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -20,9 +19,9 @@ use crate::moves::Moves;
 pub use crate::moves::{Damping, Mover, WINDOW_S_MAX};
 pub use crate::quota::Quota;
 
-/// Entries of a bucket: with their ages, one cache line.
+/// Entries per bucket. With their ages they fill one cache line.
 pub const WAYS: usize = 7;
-/// Bits of the key that the bucket's number stands for; so this is also the smallest table.
+/// Bits of the key that the bucket's number gives. This also sets the smallest number of buckets.
 const IMPLIED_BITS: u32 = 12;
 const KEY_BITS: u32 = 60;
 /// Bits of an entry's tag: the rest of the key.
@@ -36,7 +35,7 @@ pub const MIN_CAPACITY: usize = WAYS << IMPLIED_BITS;
 #[repr(C, align(64))]
 struct Bucket {
     entries: [AtomicU64; WAYS],
-    /// Tick at which each entry was last seen.
+    /// Tick at which each address was last seen.
     ages: [AtomicU8; WAYS],
 }
 
@@ -49,40 +48,40 @@ impl Bucket {
     }
 }
 
-/// A key on its way: hashed once per frame and address, then used for prefetch and probe.
+/// Hashed key of an address: computed once per frame and address, then used for prefetch and lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Key(u64);
 
-/// What learning an address came to.
+/// Result of learning an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Learned {
-    /// It was known, on this port.
+    /// Already known on this port.
     Known,
-    /// It is new.
+    /// New.
     New,
-    /// It was on the port named here before.
+    /// It moved here from this port.
     Moved(u16),
-    /// The port has as many addresses as it may.
+    /// The port has reached its address limit.
     Refused,
-    /// The bucket is full of others. The frame goes its way, and the answer will be flooded.
+    /// The bucket is full of other addresses. The frame is forwarded, and replies to it are flooded.
     Full,
-    /// It has moved too often, and stays on the port named here.
+    /// It has moved too often and stays on this port.
     Damped(u16),
     /// The caller does not allow it on this port.
     NotAllowed,
 }
 
-/// The table.
+/// The forwarding database.
 pub struct Fdb {
     buckets: Box<[Bucket]>,
     seed: [u64; 2],
-    /// Which bits of the permuted key choose the bucket.
+    /// Bits of the permuted key that choose the bucket.
     bucket_mask: u64,
     moves: Moves,
 }
 
 impl Fdb {
-    /// A table of at least `capacity` entries, whose placement follows from the secret `seed`.
+    /// Creates a table of at least `capacity` entries. The secret `seed` decides where entries are placed.
     pub fn new(capacity: usize, seed: [u64; 2]) -> Fdb {
         let buckets = capacity
             .div_ceil(WAYS)
@@ -100,12 +99,12 @@ impl Fdb {
         }
     }
 
-    /// How many entries there is room for.
+    /// Returns the number of entries that the table can hold.
     pub fn capacity(&self) -> usize {
         self.buckets.len() * WAYS
     }
 
-    /// How many entries there are, counted.
+    /// Counts the entries.
     pub fn entries(&self) -> usize {
         let slots = self.buckets.iter().flat_map(|bucket| &bucket.entries);
         slots
@@ -113,7 +112,7 @@ impl Fdb {
             .count()
     }
 
-    /// The key of `mac` in `vlan` (below 4096).
+    /// Returns the key of `mac` in `vlan` (below 4096).
     #[inline(always)]
     pub fn key(&self, mac: Mac, vlan: u16) -> Key {
         let [a, b] = self.seed;
@@ -134,12 +133,12 @@ impl Fdb {
         (key.0 & self.bucket_mask) as usize
     }
 
-    /// Where the moves of the entry in `way` of the key's bucket are noted.
+    /// Returns the index, in the move table, of the entry in `way` of the key's bucket.
     fn place(&self, key: Key, way: usize) -> usize {
         self.bucket_number(key) * WAYS + way
     }
 
-    /// Tag and port in one word. A port is stored as its number plus one, so no entry is EMPTY.
+    /// Packs tag and port into one word. A port is stored as its number plus one, so no entry equals EMPTY.
     #[inline(always)]
     fn entry(key: Key, port: u16) -> u64 {
         (key.0 >> IMPLIED_BITS) << 16 | (u64::from(port) + 1)
@@ -150,7 +149,7 @@ impl Fdb {
         (entry as u16).wrapping_sub(1)
     }
 
-    /// Asks for the key's cache line.
+    /// Prefetches the key's cache line.
     #[inline(always)]
     pub fn prefetch(&self, key: Key) {
         if let Some(bucket) = self.bucket(key) {
@@ -158,14 +157,14 @@ impl Fdb {
         }
     }
 
-    /// The way that an entry with the tag is in if that is free when it comes: nearly always, and so the first to be
-    /// looked at. Its bits are none of those that choose the bucket.
+    /// Returns the way that an entry with this tag takes if it is free at insertion. Nearly all entries are in it, so a
+    /// lookup begins there. The tag bits used here do not choose the bucket.
     #[inline(always)]
     fn first_way(tag: u64) -> usize {
         ((tag >> (TAG_BITS - 8)) as usize * WAYS) >> 8
     }
 
-    /// All ways, in the order in which the tag is looked for.
+    /// All ways, in the order in which a lookup of the tag visits them.
     fn ways(tag: u64) -> impl Iterator<Item = usize> {
         let first = Fdb::first_way(tag);
         (first..WAYS).chain(0..first)
@@ -196,8 +195,8 @@ impl Fdb {
         Some(Fdb::port_of(entry))
     }
 
-    /// The way of nearly all frames: from an address that was seen on `from` in this tick already, to one that is known on
-    /// another port, which is returned. `None` says nothing but that it is another case.
+    /// Fast path for nearly all frames: the source was already seen on `from` in this tick, and the destination is known
+    /// on another port, which is returned. `None` only means that the fast path does not apply.
     #[inline(always)]
     pub fn known_way(&self, (src, dst): (Key, Key), from: u16, tick: u8) -> Option<u16> {
         let (bucket, way) = (self.bucket(src)?, Fdb::first_way(src.0 >> IMPLIED_BITS));
@@ -212,7 +211,7 @@ impl Fdb {
         (is_known && entry >> 16 == tag && entry != EMPTY && to != from).then_some(to)
     }
 
-    /// The port that the address was last seen on, and how many ticks before `tick`.
+    /// Returns the port that the address was last seen on, and how many ticks before `tick` that was.
     pub fn last_seen(&self, key: Key, tick: u8) -> Option<(u16, u8)> {
         let bucket = self.bucket(key)?;
         let (way, entry) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
@@ -220,7 +219,7 @@ impl Fdb {
         Some((Fdb::port_of(entry), tick.wrapping_sub(age)))
     }
 
-    /// What [`learn`](Self::learn) would come to, by itself.
+    /// Returns what [`learn`](Self::learn) would return, and changes nothing.
     pub fn would_learn<'q>(
         &self,
         key: Key,
@@ -244,7 +243,7 @@ impl Fdb {
         }
     }
 
-    /// Notes that the address was seen on `port` at `tick`. `quotas(port)` is a port's quota.
+    /// Records that the address was seen on `port` at `tick`. `quotas(port)` is a port's quota.
     #[inline(always)]
     pub fn learn<'q>(
         &self,
@@ -256,8 +255,8 @@ impl Fdb {
         self.learn_if(key, port, tick, quotas, || true)
     }
 
-    /// The same, where `is_allowed` says whether an address that is new on the port may be learned there. It is not
-    /// asked about one that is known there already.
+    /// Like [`learn`](Self::learn), but an address that is new on the port is learned only if `is_allowed` returns
+    /// `true`. It is not called for an address that is already known there.
     #[inline(always)]
     pub fn learn_if<'q>(
         &self,
@@ -286,7 +285,7 @@ impl Fdb {
         }
     }
 
-    /// A new address, or one that moved.
+    /// Learns a new address, or one that moved.
     #[cold]
     fn learn_slowly<'q>(
         &self,
@@ -309,7 +308,7 @@ impl Fdb {
                 quota.give_back();
             }
         };
-        // A lost exchange means that the bucket changed under us: look again, a few times.
+        // A failed exchange means that another thread changed the bucket: search again, a few times.
         for _ in 0..WAYS {
             let (way, old) = match Fdb::find(bucket, key.0 >> IMPLIED_BITS) {
                 Some((_, entry)) if entry == new => {
@@ -330,14 +329,13 @@ impl Fdb {
             let (Some(slot), Some(age)) = (bucket.entries.get(way), bucket.ages.get(way)) else {
                 break;
             };
-            // Before the entry: the sweeper must not take a new entry for an old one.
+            // Before the entry: the sweeper must not see a new entry with an old age.
             age.store(tick, Ordering::Relaxed);
             let place = self.place(key, way);
             if old == EMPTY {
                 self.moves.forget(place);
             }
-            // Acquire too: the old owner took its quota before it left the entry, and we give
-            // it back after.
+            // Acquire too: the old owner took its quota before it wrote the entry, and we give it back after.
             let won = slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
             if won.is_err() {
                 continue;
@@ -358,14 +356,14 @@ impl Fdb {
         Learned::Full
     }
 
-    /// The key of an entry of bucket `number`.
+    /// Returns the key of an entry of bucket `number`.
     fn key_of(number: usize, entry: u64) -> Key {
         let low = number as u64 & ((1 << IMPLIED_BITS) - 1);
         Key((entry >> 16) << IMPLIED_BITS | low)
     }
 
-    /// Takes an address out wherever `is_doomed(address, VLAN, port)` says to, and gives its quota back. For the control
-    /// thread: it looks at every entry.
+    /// Removes every address for which `is_doomed(address, VLAN, port)` returns `true`, and gives its quota back. For the
+    /// control thread: it visits every entry.
     pub fn remove_if<'q>(
         &self,
         quotas: impl Fn(u16) -> Option<&'q Quota>,
@@ -377,8 +375,8 @@ impl Fdb {
         });
     }
 
-    /// Two workers that learn one address at once may each fill a free way. The one that `find` comes to first counts, so
-    /// the others are dead: take them out, those from `way` on.
+    /// Removes duplicate entries. Two workers that learn one address at once may each fill a free way. The one that
+    /// `find` reaches first counts; the others, from `way` on, are never found and are removed.
     fn drop_twins(&self, bucket: &Bucket, way: usize, new: u64, give_back: &impl Fn(u16)) {
         let (mut seen, mut is_reached) = (false, false);
         for other in Fdb::ways(new >> 16) {
@@ -402,8 +400,8 @@ impl Fdb {
         }
     }
 
-    /// Takes out every entry that `doomed(port, age in ticks)` says to, and gives its quota
-    /// back. Returns how many entries are left. For the control thread, at most once per tick.
+    /// Removes every entry for which `doomed(port, age in ticks)` returns `true`, and gives its quota back. Returns how
+    /// many entries are left. For the control thread, at most once per tick.
     pub fn sweep<'q>(
         &self,
         tick: u8,
@@ -416,7 +414,7 @@ impl Fdb {
         })
     }
 
-    /// Takes out every entry of which `is_doomed(its bucket's number, itself, its age)`. Returns how many are left.
+    /// Removes every entry for which `is_doomed(bucket number, entry, age)` returns `true`. Returns how many are left.
     fn take_out<'q>(
         &self,
         quotas: impl Fn(u16) -> Option<&'q Quota>,
@@ -443,7 +441,7 @@ impl Fdb {
         left
     }
 
-    /// Every entry: address, VLAN, port, age in ticks.
+    /// Lists all entries: address, VLAN, port, age in ticks.
     pub fn dump(&self, tick: u8) -> Vec<(Mac, u16, u16, u8)> {
         let mut out = Vec::new();
         for (number, bucket) in self.buckets.iter().enumerate() {
@@ -459,7 +457,7 @@ impl Fdb {
         out
     }
 
-    /// The bijection backwards.
+    /// Inverts the bijection: returns a key's address and VLAN.
     fn unkey(&self, key: Key) -> (Mac, u16) {
         let [a, b] = self.seed;
         let unshift = |x: u64, by: u32| x ^ (x >> by) ^ (x.checked_shr(2 * by).unwrap_or(0));
@@ -472,7 +470,7 @@ impl Fdb {
     }
 }
 
-/// Inverse of an odd number modulo 2^64, by Newton's iteration: each turn doubles the bits.
+/// Inverse of an odd number modulo 2^64, by Newton's iteration: each step doubles the number of correct bits.
 fn inverse(odd: u64) -> u64 {
     (0..6).fold(odd, |x, _| {
         x.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(x)))
@@ -500,7 +498,7 @@ mod tests {
     }
 
     proptest! {
-        /// The key is the address: nothing of it is lost, so no two are ever confused.
+        /// A key contains the whole address and VLAN, so two addresses are never confused.
         #[test]
         fn keys_are_a_bijection(mac in 0u64..1 << 48, vlan in 0u16..4096, seed: [u64; 2]) {
             let fdb = Fdb::with_buckets(1 << IMPLIED_BITS, seed);
@@ -508,7 +506,7 @@ mod tests {
             prop_assert_eq!(fdb.unkey(fdb.key(mac, vlan)), (mac, vlan));
         }
 
-        /// Against a map: what was learned is found, where it was last seen, in its own VLAN.
+        /// Compared with a map: each learned address is found on the port where it was last seen, in its own VLAN.
         #[test]
         fn finds_what_it_learned(steps in proptest::collection::vec((0u8..40, 0u16..3, 0u16..5), 1..300), seed: [u64; 2]) {
             let fdb = Fdb::new(0, seed);
@@ -537,7 +535,7 @@ mod tests {
     #[test]
     fn a_full_bucket_keeps_what_it_has() {
         let fdb = Fdb::with_buckets(1, [3, 5]);
-        // One bucket: tags are not whole keys, so pick addresses whose tags differ.
+        // With one bucket the tag is not the whole key, so pick keys whose tags differ.
         let key = |i: u64| Key(i << IMPLIED_BITS);
         for i in 1..=7 {
             assert_eq!(fdb.learn(key(i), i as u16, 0, no_quota), Learned::New);
@@ -578,9 +576,9 @@ mod loom_tests {
         builder.check(check);
     }
 
-    /// Two workers learn one address on different ports while a third looks it up and the
-    /// sweeper ages: a lookup finds one of the ports or nothing, never a mixture; quotas come
-    /// out even; when all is still there is at most one entry.
+    /// Two workers learn one address on different ports while a third looks it up and the sweeper ages: a lookup finds
+    /// one of the ports or nothing, never a mixture; quotas match the entries; when all threads are done there is at most
+    /// one entry.
     #[test]
     fn insertion_lookup_and_ageing_at_once_never_show_a_wrong_port() {
         bounded(|| {
@@ -611,8 +609,8 @@ mod loom_tests {
         });
     }
 
-    /// An address that may move once is claimed by two ports at once, one of them its home: whatever comes first, it
-    /// has one entry, and quotas come out even.
+    /// An address that may move once is claimed by two ports at once, one of them its home. In any order it has one entry
+    /// at the end, and quotas match.
     #[test]
     fn damped_moves_leave_quotas_even() {
         bounded(|| {

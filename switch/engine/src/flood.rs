@@ -1,4 +1,4 @@
-//! Frames for several ports: what of them is let through, and the copies.
+//! Flooded frames: policing them, and sending their copies.
 
 use crosspoint_frame::{BURST, Burst, Frame, Pick, Verdict, Work, tsc};
 use crosspoint_packet::DropReason;
@@ -12,17 +12,17 @@ use crate::tap;
 use crate::tx::{Groups, Tx};
 use crate::view::{PortView, View};
 
-/// A worker's working memory for flooding: made once.
+/// A worker's working memory for flooding, allocated once.
 pub(crate) struct FloodScratch {
-    /// The burst's frames that are flooded, ascending.
+    /// Indices of the burst's flooded frames, ascending.
     frames: Vec<u8>,
-    /// By frame: its copies, what one costs, and its flow's hash where that was asked for.
+    /// By frame: its number of copies, the cost of one, and its flow's hash if it was needed.
     copies: [u32; BURST],
     costs: [u32; BURST],
     hashes: [Option<u32>; BURST],
-    /// Ports that have had their copies: a bit for each.
+    /// Ports that already have their copies: a bit for each.
     done: [u64; MAX_PORTS / 64],
-    /// The member that the next flood begins with.
+    /// The VLAN member that the next flood begins with.
     first: usize,
 }
 
@@ -40,14 +40,14 @@ impl Default for FloodScratch {
 }
 
 impl FloodScratch {
-    /// Begins with the frames of a burst that are flooded. Returns whether there are any.
+    /// Collects the flooded frames of a burst.
     fn begin(&mut self, burst: &Burst) {
         self.frames.clear();
         self.done = [0; MAX_PORTS / 64];
         let floods = |frame: &Frame| frame.verdict == Verdict::FLOOD;
         for (index, frame) in burst.frames().iter().enumerate() {
             if floods(frame) {
-                // A burst has no more frames than the list has room for: no allocation.
+                // The list has room for all frames of a burst: no allocation.
                 self.frames.push(index as u8);
                 self.copies[index] = 0;
                 self.costs[index] = cost_of(burst, frame);
@@ -57,7 +57,7 @@ impl FloodScratch {
         }
     }
 
-    /// Notes that a port has its copies; `false` when it had them before.
+    /// Marks a port as having its copies; `false` if it already had them.
     fn take(&mut self, port: u16) -> bool {
         let bit = 1 << (port % 64);
         match self.done.get_mut(usize::from(port) / 64) {
@@ -70,14 +70,14 @@ impl FloodScratch {
     }
 }
 
-/// What one copy of a frame costs.
+/// Returns the cost of one copy of a frame.
 fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
     let pieces = burst.piece_count(frame) as u32;
     Work::COPY + Work::of_bytes(frame.len) + pieces * Work::PIECE
 }
 
-/// Drops what of a burst's frames may not be flooded: probes for loops that came back; and where their port has used up its storm limits, or, of a NIC, which never
-/// waits, more than its share of a busy worker.
+/// Drops frames of a burst that may not be flooded: returned loop probes; frames of a port that has used up its storm
+/// limits; and frames of a NIC, which never waits, that has used more than its share of a busy worker.
 #[cold]
 pub fn police(burst: &mut Burst, ingress: u16, view: &View, tx: &Tx) {
     if let Some(probes) = &view.probes {
@@ -108,9 +108,9 @@ pub fn police(burst: &mut Burst, ingress: u16, view: &View, tx: &Tx) {
     }
 }
 
-/// Sends copies of a burst's flooded frames to every member of their VLAN, port by port. Frames for one of these ports
-/// alone go in between, in the order in which they came: a flow whose destination becomes known in mid-burst keeps its
-/// order. Copies beyond what a burst may cost are not made: of each frame they are counted as one that was dropped.
+/// Sends copies of a burst's flooded frames to every member of their VLAN, port by port. Unicast frames for the same port
+/// are sent between them in arrival order, so that a flow whose destination becomes known in mid-burst keeps its order.
+/// Copies beyond the burst's cost budget are not made; they count as one dropped copy per frame.
 #[cold]
 pub(crate) fn send(
     burst: &Burst,
@@ -127,8 +127,8 @@ pub(crate) fn send(
             continue;
         };
         let members = view.members.of_flooded(frame);
-        // From where the last burst that was cut off has ended: if floods are always too many, it is not always the same
-        // ports that get none.
+        // Begin where the last burst that exceeded its budget ended, so that under constant overload it is not always the
+        // same ports that get no copies.
         let first = match members.len() {
             0 => 0,
             len => tx.flood.first % len,
@@ -150,7 +150,7 @@ pub(crate) fn send(
     count(&mut tx.flood, is_whole, from, tally);
 }
 
-/// Counts each frame's copies, and the one that stands for those that were not made.
+/// Counts each frame's copies, and one dropped copy for all those that were not made.
 fn count(flood: &mut FloodScratch, is_whole: bool, from: &QueueCounters, tally: &mut Tally) {
     for index in &flood.frames {
         let mut copies = u64::from(flood.copies[usize::from(*index) % BURST]);
@@ -168,8 +168,8 @@ fn count(flood: &mut FloodScratch, is_whole: bool, from: &QueueCounters, tally: 
     }
 }
 
-/// Flooded frame `number`, unless one before it has the same VLAN, or both are control frames: its members have been gone
-/// through.
+/// Returns flooded frame `number`; `None` if an earlier one has the same VLAN, or both are control frames: then the
+/// members have already been visited.
 fn first_of_vlan<'b>(burst: &'b Burst, frames: &[u8], number: usize) -> Option<&'b Frame> {
     let frame = |index: &u8| burst.frames().get(usize::from(*index));
     let members = |frame: &Frame| match frame.dst.is_link_local_control() {
@@ -181,7 +181,7 @@ fn first_of_vlan<'b>(burst: &'b Burst, frames: &[u8], number: usize) -> Option<&
     (!before.any(|other| members(other) == members(this))).then_some(this)
 }
 
-/// Sends one port's copies. `false` when they cost more than is left of the burst's work: then none was sent.
+/// Sends one port's copies. Returns `false`, and sends none, if they cost more than is left of the burst's budget.
 fn send_to(
     burst: &Burst,
     (number, port): (u16, &PortView),
@@ -213,7 +213,7 @@ fn send_to(
     }
     let costs = flooded(burst, &tx.flood_groups).map(|pick| tx.flood.costs[index_of(pick)]);
     let cost = Work::PORT + Work::TRIED * tried as u32 + costs.sum::<u32>();
-    // What is left may do for frames of one port.
+    // The rest of the budget stays for unicast frames.
     if tx.work.left() < cost {
         return false;
     }
@@ -244,7 +244,7 @@ fn send_to(
     true
 }
 
-/// The picks of flooded frames in these groups.
+/// Returns the picks of flooded frames in these groups.
 fn flooded<'g>(burst: &'g Burst, groups: &'g Groups) -> impl Iterator<Item = Pick> + Clone + 'g {
     let picks = groups.iter().flat_map(|group| &group.picks);
     picks.copied().filter(|pick| {
@@ -253,12 +253,12 @@ fn flooded<'g>(burst: &'g Burst, groups: &'g Groups) -> impl Iterator<Item = Pic
     })
 }
 
-/// The number of a pick's frame, below [`BURST`].
+/// Returns the index of a pick's frame, below [`BURST`].
 fn index_of(pick: Pick) -> usize {
     usize::from(pick.frame) % BURST
 }
 
-/// Adds a copy of frame `index` for a port; `false` when the port does not carry it.
+/// Adds a copy of frame `index` for a port; `false` if the port does not carry its VLAN.
 fn add(
     burst: &Burst,
     index: usize,

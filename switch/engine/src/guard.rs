@@ -1,7 +1,7 @@
-//! Which source addresses the frames of a port may have, and which port an address is bound to.
+//! Source guards: which source addresses the frames of a port may have, and which port an address is bound to.
 //!
-//! A port with a [`SourceGuard`] sends from the addresses in it and from no other. The other way round, an address that
-//! is in some port's guard is bound to that port, in every VLAN that the port carries: no other port may have it there.
+//! A port with a [`SourceGuard`] may send only from the addresses in it. An address in a port's guard is also bound to
+//! that port, in every VLAN that the port carries: no other port may use it there.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::probe::Probes;
 use crate::view::PortView;
 use crate::vlan::VlanPolicy;
 
-/// The only source addresses that frames of one port may have; none at all, where the port is blocked.
+/// The source addresses that frames of one port may have; none while the port is blocked.
 #[derive(Clone)]
 pub struct SourceGuard {
     /// Ascending.
     addresses: Box<[Mac]>,
     is_blocked: bool,
-    /// The port's number, and what looks for probes among the frames that are refused.
+    /// The port's number, and the probes to recognize among refused frames.
     probes: Option<(u16, Arc<Probes>)>,
 }
 
 impl SourceGuard {
-    /// A guard that lets these addresses pass.
+    /// Creates a guard that allows these addresses.
     pub fn new(mut addresses: Vec<Mac>) -> SourceGuard {
         addresses.sort_unstable();
         SourceGuard {
@@ -33,7 +33,7 @@ impl SourceGuard {
         }
     }
 
-    /// The same at port `port`, where probes for loops come in from any address.
+    /// Returns the same guard for port `port`, which also recognizes loop probes, from any address.
     pub fn looking(self, port: u16, probes: Arc<Probes>) -> SourceGuard {
         SourceGuard {
             probes: Some((port, probes)),
@@ -41,7 +41,7 @@ impl SourceGuard {
         }
     }
 
-    /// The same of a port that is blocked: none passes. The addresses are bound to the port all the same.
+    /// Returns the same guard for a blocked port: no frame passes. The addresses stay bound to the port.
     pub fn blocked(self) -> SourceGuard {
         SourceGuard {
             is_blocked: true,
@@ -49,12 +49,12 @@ impl SourceGuard {
         }
     }
 
-    /// Whether the port is blocked.
+    /// Returns whether the port is blocked.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
-    /// Whether frames may come from `source`.
+    /// Returns whether frames may come from `source`.
     #[inline(always)]
     pub fn allows(&self, source: Mac) -> bool {
         !self.is_blocked() && self.has(source)
@@ -65,12 +65,12 @@ impl SourceGuard {
         self.addresses.binary_search(&source).is_ok()
     }
 
-    /// The addresses, ascending.
+    /// Returns the addresses, ascending.
     pub fn addresses(&self) -> &[Mac] {
         &self.addresses
     }
 
-    /// Drops the frames that come from other addresses. One that is dropped already keeps its reason.
+    /// Drops the frames from other addresses. A frame that is already dropped keeps its reason.
     pub(crate) fn enforce(&self, burst: &mut Burst) {
         if self.is_blocked {
             for frame in burst.frames_mut() {
@@ -78,7 +78,7 @@ impl SourceGuard {
             }
             return;
         }
-        // Most frames come from the address of the one before.
+        // Most frames have the source of the frame before.
         let mut before = None;
         for frame in burst.frames_mut() {
             if before != Some(frame.src) {
@@ -100,14 +100,14 @@ impl SourceGuard {
     }
 }
 
-/// The addresses of all guards, and the ports that they are bound to: made with the snapshot.
+/// The addresses of all guards and the ports that they are bound to; created with the snapshot.
 pub struct Bindings {
-    /// By address, ascending. One address may be bound to several ports, in VLANs of their own.
+    /// By address, ascending. One address may be bound to several ports, in different VLANs.
     bound: Box<[(Mac, u16)]>,
 }
 
 impl Bindings {
-    /// The bindings of these ports, by number.
+    /// Returns the bindings of these ports, by number.
     pub fn new(ports: &[Option<PortView>]) -> Bindings {
         let mut bound = Vec::new();
         for (number, port) in (0u16..).zip(ports) {
@@ -121,13 +121,13 @@ impl Bindings {
         }
     }
 
-    /// Whether no port has a guard.
+    /// Returns whether no port has a guard.
     pub fn is_empty(&self) -> bool {
         self.bound.is_empty()
     }
 
-    /// Whether the address may be on port `port` in `vlan`: it is bound to that port there, or to none. `policy` tells a
-    /// port's VLANs. The loop ends after as many ports as the address is bound to.
+    /// Returns whether the address may be on port `port` in `vlan`: it is bound to that port there, or to none. `policy`
+    /// returns a port's VLANs. The loop visits at most as many ports as the address is bound to.
     pub fn allows<'p>(
         &self,
         mac: Mac,
@@ -144,7 +144,7 @@ impl Bindings {
         let mut is_free = true;
         for (_, owner) in owners {
             if policy(*owner).is_some_and(|policy| policy.carries(vlan)) {
-                // Two ports may both have it for a moment, while the configuration goes from one to the other.
+                // Two ports may both have it for a moment, while the configuration changes.
                 if *owner == port {
                     return true;
                 }
@@ -159,7 +159,7 @@ impl Bindings {
 mod tests {
     use super::*;
 
-    /// A port that is kept to its addresses is an end of a loop like any other.
+    /// A port with a guard can be an end of a loop too.
     #[test]
     fn a_probe_from_a_foreign_address_is_noted() {
         let probes = Arc::new(Probes::default());
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(probes.returned().len(), 1);
     }
 
-    /// Two frames of a foreign address do not open the door for each other.
+    /// Two consecutive frames from a foreign address are both dropped.
     #[test]
     fn only_frames_from_the_addresses_pass() {
         let mac = |last| Mac::new([2, 0, 0, 0, 0, last]);

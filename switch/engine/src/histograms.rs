@@ -1,50 +1,51 @@
-//! Histograms that cost a burst, or a turn of a worker's loop, no more than the plain counter whose place they take: one
-//! bucket is counted up, and the count of all is the sum of the buckets. The sum of the values is counted anyway: a
+//! Histograms that cost a burst or a poll iteration no more than the plain counter that they replace: recording
+//! increments one bucket, and the total count is the sum of the buckets. The sum of the values is counted anyway: a
 //! queue's frames, a worker's cycles.
 
 use crate::counters::Counter;
 
-/// Buckets of [`BurstSizes`]: up to 1, 2, 4, 8, 16, 32 and 64 frames, and more.
+/// Number of buckets of [`BurstSizes`]: up to 1, 2, 4, 8, 16, 32 and 64 frames, and more.
 const SIZES: usize = 8;
 
-/// How many bursts had how many frames.
+/// Histogram of burst sizes in frames.
 #[derive(Clone, Debug, Default)]
 pub struct BurstSizes {
     buckets: [Counter; SIZES],
 }
 
 impl BurstSizes {
-    /// The most frames of a bucket's bursts; the last bucket has no bound.
+    /// Upper bounds of the buckets, in frames; the last bucket has none.
     pub const BOUNDS: [u64; SIZES - 1] = [1, 2, 4, 8, 16, 32, 64];
 
-    /// Counts a burst of `frames`, which are not none.
+    /// Counts a burst of `frames` frames, at least one.
     #[inline(always)]
     pub fn record(&self, frames: u32) {
-        // Of 2^n + 1 to 2^(n + 1) frames, twice as many less one have n + 2 binary digits. It is odd, so never zero.
+        // For 2^n + 1 to 2^(n + 1) frames, twice the number minus one has n + 2 binary digits. It is odd, so never zero.
         let log2 = (frames.wrapping_mul(2).wrapping_sub(1) | 1).ilog2();
         self.buckets[(log2 as usize).min(SIZES - 1)].add(1);
     }
 
-    /// How many bursts each bucket has.
+    /// Returns the number of bursts per bucket.
     pub fn counts(&self) -> [u64; SIZES] {
         self.buckets.each_ref().map(Counter::get)
     }
 
-    /// How many bursts there were.
+    /// Returns the total number of bursts.
     pub fn count(&self) -> u64 {
         self.counts().into_iter().sum()
     }
 }
 
-/// Buckets of [`Turns`] per power of two: values are known to within an eighth.
+/// Buckets of [`Turns`] per power of two, as a logarithm: values are accurate to within an eighth.
 const STEPS_LOG2: u32 = 2;
-/// Turns of fewer than 2^6 cycles are told from each other less well. Hardly any are: the clock alone takes half of that.
+/// Below 2^6 cycles the resolution is lower. Hardly any iteration is that short: reading the clock alone takes half of
+/// that.
 const MIN_LOG2: u32 = 3;
-/// Turns of 2^36 cycles (some 20 s) and more share the last bucket.
+/// Iterations of 2^36 cycles (some 20 s) and more share the last bucket.
 const MAX_LOG2: u32 = 36;
 const TURNS: usize = ((MAX_LOG2 - MIN_LOG2) << STEPS_LOG2) as usize;
 
-/// How many turns of a worker's loop took how long.
+/// Histogram of the duration of a worker's poll iterations.
 #[derive(Debug)]
 pub struct Turns {
     buckets: [Counter; TURNS],
@@ -59,18 +60,18 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Counts a turn that took `cycles`.
+    /// Counts an iteration that took `cycles`.
     #[inline(always)]
     pub fn record(&self, cycles: u64) {
-        // Of a floating point number, the exponent and the first digits after it are the bucket: fewer instructions
-        // than counting digits. From 2^6 on the bit that keeps the exponent from being too small changes none of them.
+        // The bucket is the exponent and the first mantissa bits of a floating point number: fewer instructions than
+        // counting digits. From 2^6 on, the bit that keeps the exponent from being too small does not change them.
         let number = (cycles | 1 << MIN_LOG2) as i64 as f64;
         let digits = (number.to_bits() >> (f64::MANTISSA_DIGITS - 1 - STEPS_LOG2)) as usize;
         const FIRST: usize = ((f64::MAX_EXP as u32 - 1 + MIN_LOG2) << STEPS_LOG2) as usize;
         self.buckets[(digits - FIRST).min(TURNS - 1)].add(1);
     }
 
-    /// Every bucket that has turns: its middle, in cycles, and how many.
+    /// Returns each non-empty bucket: its middle, in cycles, and its number of iterations.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let counts = (0u64..).zip(&self.buckets).map(|(i, n)| (i, n.get()));
         counts.filter(|(_, n)| *n > 0).map(|(i, n)| {
@@ -81,7 +82,7 @@ impl Turns {
         })
     }
 
-    /// How many turns there were. It grows with every turn, also while others are counted.
+    /// Returns the number of iterations. Safe to call while iterations are counted: it never decreases.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(Counter::get).sum()
     }

@@ -1,9 +1,9 @@
-//! TCP segments from a wire for a guest that takes large frames: joined, for that guest alone.
+//! Joins TCP segments from a wire for a guest that takes large frames (GRO), for that guest only.
 //!
-//! A guest pays for each frame that it receives, and for its checksum. Segments of one flow that came in one burst are
-//! made one large frame: the header of the first, and behind it everybody's payload, where it lies. Nothing waits for
-//! segments to come, so what a burst holds is all that is joined, and nothing is later for it. A checksum that is
-//! vouched for by the large frame's header was verified here.
+//! Each frame that a guest receives, and its checksum, costs the guest time. Segments of one flow in one burst become one
+//! large frame: the header of the first, followed by the payload of all, not moved in memory. Only segments of the same
+//! burst are joined: nothing waits for further segments, so joining adds no delay. The large frame's header marks the
+//! checksums as valid; they are verified here.
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Parts, Pick};
 use crosspoint_packet::gro::{JOIN_HEADERS, Joinable, TcpSegment, inspect};
@@ -12,11 +12,11 @@ use crosspoint_packet::segment::{GSO_TCPV4, GSO_TCPV6};
 /// Offset of the checksum in a TCP header (RFC 793, 3.1).
 const TCP_CHECKSUM: u16 = 16;
 
-/// Segments that go on where each other end.
+/// A run of consecutive segments of one flow.
 #[derive(Clone, Copy)]
 struct Run {
     segment: TcpSegment,
-    /// Its first segment, as a number among the picks.
+    /// Index of its first segment among the picks.
     first: usize,
     count: usize,
     payload_len: usize,
@@ -25,15 +25,15 @@ struct Run {
     open: bool,
 }
 
-/// A worker's working memory for joining: made once.
+/// A worker's working memory for joining, allocated once.
 pub struct Joiner {
     parts: Parts,
     picks: Vec<Pick>,
     heads: Vec<[u8; JOIN_HEADERS]>,
     runs: Vec<Run>,
-    /// Which run a pick is in.
+    /// The run of each pick.
     run_of: [Option<u8>; BURST],
-    /// Frames of one run, and where their payload begins.
+    /// Frames of one run, and the offset of their payload.
     members: Vec<(u8, usize)>,
 }
 
@@ -50,7 +50,7 @@ impl Default for Joiner {
     }
 }
 
-/// What a receiver takes: large frames of TCP over IPv4, and over IPv6.
+/// Which large TCP frames a receiver takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Takes {
     /// Over IPv4.
@@ -60,8 +60,8 @@ pub struct Takes {
 }
 
 impl Joiner {
-    /// Joins what of the picked frames belongs together: the burst and the picks to be sent instead, fewer of them.
-    /// `None` when nothing does. The order within each flow stays.
+    /// Joins the picked frames that belong together. Returns the burst and the picks, fewer than before, to be sent
+    /// instead; `None` if nothing can be joined. The order within each flow is kept.
     pub fn join(
         &mut self,
         burst: &Burst,
@@ -134,7 +134,7 @@ impl Joiner {
         }
     }
 
-    /// Adds a segment to a run; whether it belongs there and both are as their senders sent them.
+    /// Adds a segment to a run if it belongs there and the checksums of both are valid. Returns whether it was added.
     fn append(
         &mut self,
         burst: &Burst,
@@ -168,12 +168,12 @@ impl Joiner {
         run.count += 1;
         run.payload_len += segment.payload_len;
         run.push |= segment.push;
-        // A shorter one ends it: cut again, all but the last are of one size.
+        // A shorter segment ends the run: when the frame is cut again, all segments but the last have one size.
         run.open = !segment.push && segment.payload_len == run.segment.payload_len;
         true
     }
 
-    /// Makes the frames to be sent: each run where its first segment was, and the others where they were.
+    /// Makes the frames to be sent: each run at the position of its first segment, the other frames at their own.
     fn make(&mut self, burst: &Burst, picks: &[Pick]) {
         self.parts.clear();
         self.picks.clear();
@@ -189,7 +189,7 @@ impl Joiner {
                 Some(run) if run.count > 1 => continue,
                 _ => self.parts.push_same(burst, frame),
             };
-            // There are no more frames than there were, and each has room.
+            // There are no more frames than before, so there is room.
             debug_assert!(made);
             self.picks.push(Pick {
                 frame: self.picks.len() as u8,
@@ -231,7 +231,8 @@ impl Joiner {
     }
 }
 
-/// Whether a segment's checksum is right, or its sender, a software device, has left it open and vouches for it.
+/// Returns whether a segment's checksum is right, or was left open by a software device as the sender, which vouches for
+/// the data.
 fn is_whole(burst: &Burst, frame: &Frame, segment: &TcpSegment, head: &[u8; JOIN_HEADERS]) -> bool {
     frame.offload.needs_csum || {
         let pseudo = segment.pseudo_header(head, segment.payload_len);

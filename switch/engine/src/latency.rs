@@ -1,14 +1,14 @@
 use crate::counters::Counter;
 
-/// Buckets per power of two: values are known to within an eighth.
+/// Buckets per power of two, as a logarithm: values are accurate to within an eighth.
 const STEPS_LOG2: u32 = 3;
 const STEPS: u64 = 1 << STEPS_LOG2;
 /// Values from 2^36 cycles (some 20 s) on share the last bucket.
 const MAX_LOG2: u32 = 36;
 const BUCKETS: usize = ((MAX_LOG2 - STEPS_LOG2 + 1) as usize) << STEPS_LOG2;
 
-/// A histogram with one writer, log-linear as HDR histograms are, but fixed in size and made of
-/// plain counters, so that recording is one add and the reader needs no agreement.
+/// A histogram with one writer: log-linear like HDR histograms, but of fixed size and made of plain counters, so that
+/// recording is one add and the reader needs no synchronization.
 #[derive(Clone, Debug)]
 pub struct Latency {
     buckets: [Counter; BUCKETS],
@@ -43,7 +43,7 @@ impl Latency {
         index.min(BUCKETS - 1)
     }
 
-    /// Every bucket that has values: its middle, in cycles, and how many.
+    /// Returns each non-empty bucket: its middle, in cycles, and its number of values.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let counts = (0..).zip(&self.buckets).map(|(i, n)| (i, n.get()));
         counts.filter(|(_, n)| *n > 0).map(|(i, n)| (middle(i), n))
@@ -55,7 +55,7 @@ impl Latency {
     }
 }
 
-/// The middle of bucket `index`, cycles.
+/// Returns the middle of bucket `index`, cycles.
 fn middle(index: u64) -> u64 {
     let (octave, step) = (index >> STEPS_LOG2, index & (STEPS - 1));
     match octave {
@@ -64,7 +64,7 @@ fn middle(index: u64) -> u64 {
     }
 }
 
-/// What several of them have counted, added up: plain numbers, of one moment.
+/// Sum of several histograms at one moment, as plain numbers.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     buckets: [u64; BUCKETS],
@@ -81,10 +81,10 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// The sum of all these.
+    /// Returns the sum of `all`.
     pub fn of<'l>(all: impl IntoIterator<Item = &'l Latency>) -> Latencies {
         let mut sum = Latencies::default();
-        // Most workers have never seen most queues, and two kilobytes are a lot to read for that.
+        // Most workers never see most queues; this avoids reading two kilobytes for each of those.
         for one in all.into_iter().filter(|one| one.sum() > 0) {
             for (bucket, counter) in sum.buckets.iter_mut().zip(&one.buckets) {
                 *bucket = bucket.wrapping_add(counter.get());
@@ -94,7 +94,7 @@ impl Latencies {
         sum
     }
 
-    /// Adds others.
+    /// Adds `others`.
     pub fn add(&mut self, others: &Latencies) {
         for (bucket, n) in self.buckets.iter_mut().zip(&others.buckets) {
             *bucket = bucket.wrapping_add(*n);
@@ -102,7 +102,7 @@ impl Latencies {
         self.sum = self.sum.wrapping_add(others.sum);
     }
 
-    /// What has been counted since `earlier`.
+    /// Returns the values counted since `earlier`.
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         let pairs = self.buckets.iter().zip(&earlier.buckets);
         let mut difference = Latencies {
@@ -115,23 +115,24 @@ impl Latencies {
         difference
     }
 
-    /// Every bucket that has values: its middle, in cycles, and how many.
+    /// Returns each non-empty bucket: its middle, in cycles, and its number of values.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let counts = (0..).zip(self.buckets);
         counts.filter(|(_, n)| *n > 0).map(|(i, n)| (middle(i), n))
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// Their sum, cycles.
+    /// Returns their sum, cycles.
     pub fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// The value that a share of them, 0 to 1, does not exceed, to within an eighth, cycles; `None` where there are none.
+    /// Returns the value, in cycles, that a share of 0 to 1 of the values does not exceed, accurate to within an eighth;
+    /// `None` if there are no values.
     pub fn quantile(&self, share: f64) -> Option<u64> {
         let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;

@@ -1,9 +1,9 @@
-//! The switch itself: workers, the stages that a burst goes through, the forwarding database,
-//! the drop ledger. No `unsafe`.
+//! The switch engine: workers, the stages that a burst goes through, the forwarding database, the drop counters. No
+//! `unsafe`.
 //!
-//! The packet's path, by file: [`worker`] walks its [`stream`]s; a burst is received, then
-//! parsed, admitted and looked up ([`stages`]), then delivered ([`deliver`]). What they read of
-//! the configuration is a [`view`], published by [`publish`]. What they count is in [`counters`].
+//! The path of a packet, by file: [`worker`] polls its [`stream`]s; a burst is received, then parsed, admitted and looked
+//! up ([`stages`]), then delivered ([`deliver`]). The configuration that they read is a snapshot ([`view`]), published by
+//! [`publish`]. Their counters are in [`counters`].
 #![forbid(unsafe_code)]
 
 mod asleep;
@@ -74,5 +74,5 @@ pub use histograms::{BurstSizes, Turns};
 #[cfg(not(loom))]
 pub use latency::{Latencies, Latency};
 
-/// Most ports of a switch.
+/// Largest number of ports of a switch.
 pub const MAX_PORTS: usize = 1024;

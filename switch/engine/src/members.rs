@@ -1,4 +1,4 @@
-//! Which ports a frame is flooded to: a list for each VLAN, made with the snapshot.
+//! Member lists for flooding: one list per VLAN, created with the snapshot.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,17 @@ use crate::vlan::VlanPolicy;
 
 const VLANS: usize = 4096;
 
-/// Ports that carry a VLAN and can take a frame: those that are down, quarantined or blocked are no members.
+/// Ports that carry a VLAN and can take frames. Ports that are down, quarantined or blocked are not members.
 pub struct Members {
-    /// Which of the lists is a VLAN's.
+    /// Index of each VLAN's list.
     list_of: Box<[u16]>,
     lists: Box<[Box<[u16]>]>,
-    /// Those that take control frames.
+    /// Ports that take control frames.
     control: Box<[u16]>,
 }
 
 impl Members {
-    /// The lists of these ports, by number.
+    /// Builds the lists of these ports, by number.
     pub fn new(ports: &[Option<PortView>]) -> Members {
         let mut everywhere = Vec::new();
         let mut control = Vec::new();
@@ -45,14 +45,14 @@ impl Members {
                 }
             }
         }
-        // List 0 is that of every VLAN that no port names.
+        // List 0 is for all VLANs that no port names.
         let mut list_of = vec![0; VLANS];
         let mut lists = vec![everywhere.clone().into_boxed_slice()];
         for (vlan, mut members) in named {
             members.extend(&everywhere);
             members.sort_unstable();
             if let Some(list) = list_of.get_mut(usize::from(vlan)) {
-                // At most one list for each VLAN, and one more.
+                // At most one list per VLAN, plus one, so the number fits.
                 *list = lists.len() as u16;
                 lists.push(members.into());
             }
@@ -64,7 +64,7 @@ impl Members {
         }
     }
 
-    /// The ports that a flooded frame may go to, ascending; its own among them.
+    /// Returns the ports that a flooded frame may go to, ascending, including its ingress port.
     pub fn of_flooded(&self, frame: &Frame) -> &[u16] {
         match frame.dst.is_link_local_control() {
             true => &self.control,
@@ -72,7 +72,7 @@ impl Members {
         }
     }
 
-    /// The ports that carry `vlan`, ascending.
+    /// Returns the ports that carry `vlan`, ascending.
     #[inline(always)]
     pub fn of(&self, vlan: u16) -> &[u16] {
         let list = self.list_of.get(usize::from(vlan));

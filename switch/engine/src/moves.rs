@@ -1,11 +1,11 @@
-//! How often addresses move between ports, and where those stay that move too often.
+//! Damping of addresses that move between ports too often.
 //!
-//! One word for each place of the forwarding database. Only moves touch it: an address that stays costs nothing here.
+//! One word per slot of the forwarding database. Only moves access it: an address that does not move costs nothing here.
 //!
-//! The rule is that of EVPN for duplicate addresses (RFC 7432, 15.1): a first move starts a window, and after so many
-//! moves within it the address stays until the window ends. It stays on the port that it was on before the first of them,
-//! its home, and not where the last one took it. So a guest that sends with a neighbour's address has it for a moment,
-//! and a guest that migrates, which is one move, is not held up.
+//! The rule is that of EVPN for duplicate addresses (RFC 7432, 15.1): a first move starts a window, and after a number of
+//! moves within it the address stays until the window ends. It stays on its home, the port that it was on before the
+//! first move, not on the port of the last move. So a guest that sends with a neighbour's address gets its traffic only
+//! for a moment, and a guest that migrates, which is one move, is not delayed.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -16,36 +16,37 @@ use crosspoint_packet::Mac;
 
 use crate::quota::Count;
 
-/// No move: one that is noted has a count of at least one.
+/// No moves recorded: a recorded entry has a count of at least one.
 const NONE: u64 = 0;
-/// Exchanges that a worker tries until it leaves a move uncounted. Another worker wins each that is lost, and counts one.
+/// Exchanges that a worker tries before it leaves a move uncounted. Each failed exchange means that another worker has
+/// counted a move.
 const TRIES: usize = 8;
-/// A port's number takes so many bits.
+/// Bits of a port's number.
 const PORT_BITS: u32 = 12;
 const PORT_MASK: u64 = (1 << PORT_BITS) - 1;
 const _: () = assert!(crate::MAX_PORTS <= 1 << PORT_BITS);
 
-/// The longest window, seconds. Times have 16 bits, and old notes are taken out within an hour.
+/// The longest window, seconds. Times have 16 bits, and old records are removed within an hour.
 pub const WINDOW_S_MAX: u16 = 3600;
 
-/// How many moves of one address are too many.
+/// Limit on the moves of one address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damping {
-    /// Moves within the window; after them the address stays. 0 for any number.
+    /// Moves within the window after which the address stays on its home. 0 for no limit.
     pub moves_max: u8,
     /// The window's length, seconds: at most [`WINDOW_S_MAX`].
     pub window_s: u16,
 }
 
 impl Damping {
-    /// Addresses may move as often as they like.
+    /// No limit: addresses may move at any rate.
     pub const OFF: Damping = Damping {
         moves_max: 0,
         window_s: 180,
     };
 }
 
-/// An address that has moved of late.
+/// An address that has moved recently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mover {
     /// The address.
@@ -54,22 +55,22 @@ pub struct Mover {
     pub vlan: u16,
     /// The port that it was on before the first move.
     pub home: u16,
-    /// The port that it was last on besides.
+    /// The last other port that it was on.
     pub other: u16,
-    /// The port that it is on.
+    /// The port that it is on now.
     pub port: u16,
-    /// How often it moved; 255 stands for all above.
+    /// Number of moves; 255 means 255 or more.
     pub moves: u8,
-    /// How long ago it moved first, seconds.
+    /// Seconds since the first move.
     pub since_s: u16,
-    /// Whether it has moved too often, and so stays at home.
+    /// Whether it has moved too often and so stays on its home.
     pub is_damped: bool,
 }
 
-/// What is noted of one address.
+/// Move record of one address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Noted {
-    /// Of the address: part of its key.
+    /// Part of the address's key.
     pub(crate) mark: u16,
     first_s: u16,
     count: u8,
@@ -96,7 +97,7 @@ impl Noted {
         })
     }
 
-    /// One more move.
+    /// Returns the record with one more move.
     fn with(self, from: u16, to: u16) -> Noted {
         Noted {
             count: self.count.saturating_add(1),
@@ -106,10 +107,10 @@ impl Noted {
     }
 }
 
-/// The notes on all places.
+/// Move records of all slots.
 pub(crate) struct Moves {
     words: Box<[AtomicU64]>,
-    /// Of [`Damping`], which loom need not look at, and the clock, seconds.
+    /// [`Damping`], packed, and the clock in seconds. loom does not need to model them.
     damping: std::sync::atomic::AtomicU32,
     time_s: std::sync::atomic::AtomicU64,
     refused: Count,
@@ -168,7 +169,7 @@ impl Moves {
         moves_max != 0 && noted.count >= moves_max && self.is_recent(noted)
     }
 
-    /// The home of the address `mark` at `place`, where it has moved too often.
+    /// Returns the home of the address `mark` at `place`, if the address has moved too often.
     pub(crate) fn home_if_damped(&self, place: usize, mark: u16) -> Option<u16> {
         if self.damping().moves_max == 0 {
             return None;
@@ -177,7 +178,7 @@ impl Moves {
         (noted.mark == mark && self.is_damped(&noted)).then_some(noted.home)
     }
 
-    /// Notes a move. The first within a window makes `from` the home.
+    /// Records a move. The first within a window makes `from` the home.
     pub(crate) fn note(&self, place: usize, mark: u16, from: u16, to: u16) {
         let Some(word) = self.words.get(place) else {
             return;
@@ -202,7 +203,7 @@ impl Moves {
         }
     }
 
-    /// Forgets what is noted of `place`: another address has it.
+    /// Clears the record of `place`: another address has the slot.
     pub(crate) fn forget(&self, place: usize) {
         if let Some(word) = self.words.get(place)
             && word.load(Ordering::Relaxed) != NONE
@@ -223,13 +224,13 @@ impl Moves {
         for word in &self.words {
             let before = word.load(Ordering::Relaxed);
             if Noted::unpack(before).is_some_and(|noted| is_doomed(&noted)) {
-                // Where another move was noted meanwhile, that stays.
+                // If another move was recorded meanwhile, it stays.
                 let _ = word.compare_exchange(before, NONE, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
     }
 
-    /// The places with moves within the window.
+    /// Returns the slots with moves within the window.
     pub(crate) fn recent(&self) -> impl Iterator<Item = (usize, Noted)> {
         let words = self.words.iter().enumerate();
         words.filter_map(|(place, word)| {

@@ -1,11 +1,11 @@
-//! Probes for loops: short broadcasts that the switch sends out of a port, and that no port of the same switch should
-//! ever see again. One that comes in again has gone round a loop.
+//! Loop probes: short broadcasts that the switch sends out of a port. No port of the same switch should receive them; one
+//! that comes back has passed through a loop.
 //!
 //! A probe is a broadcast, since any bridge forwards that. Its Ethernet type is the one for local experiments (IEEE
-//! 802-2014, 9.2.4). It says its port, its VLAN and when it was made, and has a hash of these with a key that only this
-//! process has. So a station that sees probes can send these again, for a few seconds, but makes none for another port,
-//! VLAN or time. Probes are looked for among flooded frames, while any port sends some, and among the frames that a port's guard
-//! refuses: what is forwarded on its way costs no look.
+//! 802-2014, 9.2.4). It contains its port, its VLAN and the time when it was made, and a hash of these with a key that
+//! only this process has. So a station that receives probes can repeat them, for a few seconds, but cannot forge one for
+//! another port, VLAN or time. While any port sends probes, they are searched for among flooded frames and among the
+//! frames that a port's guard refuses; other forwarded frames are not checked.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,17 +18,17 @@ use crate::MAX_PORTS;
 
 /// The Ethernet type of a probe: "local experimental Ethertype 1".
 pub const PROBE_TYPE: [u8; 2] = [0x88, 0xb5];
-/// Probes that came back and were not taken note of yet: those beyond it are lost, and the next come a second later.
+/// Most returned probes that wait for the control thread. Further ones are lost; the next are sent a second later.
 pub const RETURNED_MAX: usize = 64;
-/// What people read who see one.
+/// Readable text, for a person who captures a probe.
 const TEXT: &[u8] = b"crosspoint loop probe ";
 /// A probe's length: the shortest Ethernet frame, without its checksum.
 const LEN: usize = 60;
-/// Behind the Ethernet type: the hash, then what it is of, then the text.
+/// Layout after the Ethernet type: the hash, the hashed fields, the text.
 const HASH_LEN: usize = 8;
 const ORIGIN_LEN: usize = 8;
 
-/// What a probe says of itself.
+/// The hashed fields of a probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Origin {
     port: u16,
@@ -53,27 +53,27 @@ impl Origin {
     }
 }
 
-/// A probe that came back, in the VLAN that it left in.
+/// A probe that came back in the VLAN in which it was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Returned {
-    /// The port that it left through.
+    /// The port that it was sent through.
     pub from: u16,
-    /// The port that it came in on.
+    /// The port that received it.
     pub at: u16,
     /// The VLAN; 0 for none.
     pub vlan: u16,
-    /// The second that it was made in.
+    /// The second in which it was made.
     pub second: u32,
 }
 
-/// The probes of this process.
+/// Makes and recognizes the probes of this process.
 pub struct Probes {
     secret: RandomState,
-    /// The second that probes are made in now.
+    /// The current second, for new probes.
     second: AtomicU32,
     returned: ArrayQueue<Returned>,
-    /// By the port that probes came in on: bit `n` is set while one from port `n`, `n + 64` and so on waits in `returned`. So
-    /// a sender that repeats a probe does not fill the list.
+    /// By receiving port: bit `n` is set while a probe from port `n`, `n + 64` and so on waits in `returned`. So a sender
+    /// that repeats a probe does not fill the list.
     noted: Box<[AtomicU64]>,
 }
 
@@ -89,15 +89,15 @@ impl Default for Probes {
 }
 
 impl Probes {
-    /// Says which second it is, for the probes that are made from now on.
+    /// Sets the current second, for new probes.
     pub fn set_second(&self, second: u32) {
         self.second.store(second, Ordering::Relaxed);
     }
 
-    /// A port's address as the source of its probes: locally administered, another for each port, since switches in between
-    /// would see one address move, and for each process.
+    /// Returns the source address of a port's probes: locally administered, and different for each process and each port,
+    /// since switches on the path would otherwise see one address move.
     fn source(&self, port: u16) -> Mac {
-        // The hash of no probe, so it says nothing of theirs.
+        // No probe has this hash, so it reveals nothing about theirs.
         let [a, b, c, ..] = self.secret.hash_one(()).to_be_bytes();
         let [high, low] = port.to_be_bytes();
         Mac::new([0x02, a, b, c, high, low])
@@ -108,7 +108,7 @@ impl Probes {
         self.secret.hash_one((port, vlan, second)).to_be_bytes()
     }
 
-    /// The probe for port `port`, which people call `name`, in `vlan`.
+    /// Makes the probe for port `port`, named `name`, in `vlan`.
     pub fn frame(&self, port: u16, vlan: u16, name: &str) -> [u8; LEN] {
         let second = self.second.load(Ordering::Relaxed);
         let origin = Origin { port, vlan, second };
@@ -130,9 +130,9 @@ impl Probes {
         frame
     }
 
-    /// The probes that came back since the last call: at most [`RETURNED_MAX`].
+    /// Returns the probes that came back since the last call: at most [`RETURNED_MAX`].
     pub fn returned(&self) -> Vec<Returned> {
-        // First: one that comes meanwhile is noted, if not now then the next time.
+        // First, so that a probe that comes meanwhile is returned now or by the next call.
         for noted in &self.noted {
             noted.store(0, Ordering::Relaxed);
         }
@@ -140,7 +140,7 @@ impl Probes {
         next.take(RETURNED_MAX).collect()
     }
 
-    /// What a probe of this process says of itself; `None` for other frames.
+    /// Returns the fields of a probe of this process; `None` for other frames.
     fn origin(&self, frame: &Frame) -> Option<Origin> {
         if frame.dst != Mac::BROADCAST {
             return None;
@@ -154,21 +154,21 @@ impl Probes {
         is_own.then_some(origin)
     }
 
-    /// Whether this is a probe of this process, however old.
+    /// Returns whether this is a probe of this process, however old.
     #[cold]
     #[inline(never)]
     pub(crate) fn is_own(&self, frame: &Frame) -> bool {
         self.origin(frame).is_some()
     }
 
-    /// Drops a frame that came in on port `at`, if it is a probe of this process, and notes that it came back. Returns
-    /// whether it is one.
+    /// If a frame received on port `at` is a probe of this process, drops it and records its return. Returns whether it
+    /// is one.
     fn take(&self, frame: &mut Frame, at: u16) -> bool {
         let Some(Origin { port, vlan, second }) = self.origin(frame) else {
             return false;
         };
         frame.verdict = Verdict::drop(DropReason::LoopProbe);
-        // In another VLAN, frames that went round would not leave through the first port again.
+        // If the VLAN changed on the way, looping frames would not leave through the first port again.
         if vlan == frame.vlan
             && let Some(noted) = self.noted.get(usize::from(at))
         {
@@ -185,7 +185,7 @@ impl Probes {
         true
     }
 
-    /// Takes the probes out of a burst's flooded frames.
+    /// Removes the probes from a burst's flooded frames.
     #[cold]
     #[inline(never)]
     pub(crate) fn take_flooded(&self, burst: &mut Burst, at: u16) {
@@ -196,7 +196,7 @@ impl Probes {
         }
     }
 
-    /// Drops a frame for this reason, or as a probe if it is one. One that is dropped already keeps its reason.
+    /// Drops a frame for `reason`, or as a probe if it is one. A frame that is already dropped keeps its reason.
     #[cold]
     #[inline(never)]
     pub(crate) fn refuse(&self, frame: &mut Frame, at: u16, reason: DropReason) {
@@ -213,7 +213,7 @@ mod tests {
 
     const PROBE: Verdict = Verdict::drop(DropReason::LoopProbe);
 
-    /// These frames, parsed, in VLAN 7.
+    /// Returns a burst of these frames, parsed, in VLAN 7.
     fn burst(frames: &[Vec<u8>], verdict: Verdict) -> Burst {
         let mut burst = Burst::new();
         for bytes in frames {
@@ -230,7 +230,7 @@ mod tests {
         [&bytes[..12], &[0x81, 0, 0, 7], &bytes[12..]].concat()
     }
 
-    /// Which of these frames are taken out as probes, on port 5 in VLAN 7.
+    /// Returns which of these frames are recognized as probes, on port 5 in VLAN 7.
     fn taken(probes: &Probes, frames: &[Vec<u8>]) -> Vec<bool> {
         let mut burst = burst(frames, Verdict::FLOOD);
         probes.take_flooded(&mut burst, 5);
@@ -258,27 +258,27 @@ mod tests {
             vlan: 7,
             second: 9,
         };
-        // The same a second time is noted only when the first was looked at.
+        // A repeated probe is recorded only after the first was read.
         assert_eq!(own.returned(), [returned]);
         assert_eq!(taken(&own, &frames[..1]), [true]);
         assert_eq!(own.returned(), [returned]);
         assert_eq!(own.returned(), []);
     }
 
-    /// Whatever bit a station turns of what a probe says, its source, or its hash: it is none any more.
+    /// A probe with any bit changed in its fields, its source or its hash is not recognized.
     #[test]
     fn a_probe_is_forged_for_no_other_port_vlan_or_time() {
         let own = Probes::default();
         own.set_second(1000);
         let probe = own.frame(3, 7, "x").to_vec();
         let bits = (6..30).flat_map(|at| (0..8).map(move |bit| (at, bit)));
-        // A source that is a group's is none.
+        // Not the group bit: a group address is no valid source.
         for (at, bit) in bits.filter(|at| *at != (6, 0)) {
             let mut forged = probe.clone();
             forged[at] ^= 1 << bit;
             assert_eq!(taken(&own, &[forged]), [false], "bit {bit} of byte {at}");
         }
-        // With another port's own source, too.
+        // The same with another port's source.
         let mut forged = own.frame(4, 7, "x").to_vec();
         forged[14..22].copy_from_slice(&probe[14..22]);
         assert_eq!(taken(&own, &[forged]), [false]);

@@ -1,11 +1,10 @@
-//! Publication to one worker, and the proof that it let go of what it had: a mailbox and two
-//! version numbers (QSBR, quiescent-state-based reclamation: McKenney, Slingwine 1998).
+//! Publication of a value to one worker, and proof that the worker has released the old one: a mailbox and two version
+//! numbers (QSBR, quiescent-state-based reclamation: McKenney, Slingwine 1998).
 //!
-//! The control thread puts a value in and raises `published`. The worker looks at `published`
-//! once per iteration, between bursts, when it holds no reference to anything; if it changed,
-//! it takes the value, puts the one it had back, and raises `seen` as far. That look is its
-//! quiescent point. The control thread frees nothing that a worker may use before that worker's
-//! `seen` has caught up; the worker itself frees nothing, ever.
+//! The control thread puts a value in and raises `published`. The worker reads `published` once per iteration, between
+//! bursts, when it holds no references; if it changed, the worker takes the value, returns its old one, and sets `seen`
+//! to `published`. This read is its quiescent point. The control thread frees nothing that a worker may use until that
+//! worker's `seen` has reached `published`; the worker itself never frees anything.
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +18,8 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(loom)]
 use tests::ArrayQueue;
 
-/// Values on their way to a worker. The control thread waits for each to be taken before the
-/// next, so one is enough; the way back has the same bound.
+/// Capacity for values to a worker. The control thread waits for each to be taken before the next, so one is enough; the
+/// return path has the same bound.
 const DEPTH: usize = 1;
 
 /// The mailbox of one worker. One control thread at a time publishes; one worker takes.
@@ -43,8 +42,8 @@ impl<T> Default for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// Control: puts `value` in, to be taken at the worker's next quiescent point. Hands it
-    /// back when the last one was not taken yet, or what it replaced was not fetched.
+    /// Control: publishes `value`, to be taken at the worker's next quiescent point. Returns it as an error if the last
+    /// value was not taken yet, or the value that it replaced was not fetched.
     pub fn publish(&self, value: T) -> Result<(), T> {
         if !self.back.is_empty() {
             return Err(value);
@@ -55,8 +54,7 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
-    /// Control: whether the worker has passed a quiescent point since the last `publish`; if
-    /// so, what it gave back.
+    /// Control: returns the old value if the worker has passed a quiescent point since the last `publish`.
     pub fn retired(&self) -> Option<T> {
         // LOAD-BEARING: Acquire, pairing with the worker's Release of `seen`: what the worker
         // did with the old value happened before we free it.
@@ -66,8 +64,8 @@ impl<T> Mailbox<T> {
         self.back.pop()
     }
 
-    /// Control: waits for [`retired`](Self::retired), calling `nudge` (a worker may sleep) each
-    /// time it looks in vain. `None` when the worker is not there within `patience`.
+    /// Control: waits for [`retired`](Self::retired), calling `nudge` (a worker may sleep) after each unsuccessful check.
+    /// `None` if the worker reaches no quiescent point within `patience`.
     #[cfg(not(loom))]
     pub fn wait_retired(&self, patience: Duration, nudge: impl Fn()) -> Option<T> {
         let start = std::time::Instant::now();
@@ -85,18 +83,18 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Worker, between iterations: its quiescent point. `apply` is given a new value, if there
-    /// is one, and returns what it replaces. Returns whether there was one.
+    /// Worker, between iterations: its quiescent point. Passes a new value, if there is one, to `apply`, which returns
+    /// the one it replaces. Returns whether there was a new value.
     #[inline(always)]
     pub fn quiesce(&self, apply: impl FnOnce(T) -> T) -> bool {
-        // LOAD-BEARING: the one Acquire load of an iteration that nothing is published in.
+        // LOAD-BEARING: the only Acquire load of an iteration without a new value.
         let version = self.published.load(Ordering::Acquire);
         if version == self.seen.load(Ordering::Relaxed) {
             return false;
         }
         if let Some(new) = self.there.pop() {
             let old = apply(new);
-            // `publish` made sure that there is room.
+            // `publish` has checked that there is room.
             let _ = self.back.push(old);
         }
         // LOAD-BEARING: Release, and last: from here on the old value is the control thread's.
@@ -104,7 +102,7 @@ impl<T> Mailbox<T> {
         true
     }
 
-    /// Worker: whether a value waits. Before going to sleep.
+    /// Worker: returns whether a value waits. Checked before going to sleep.
     pub fn has_news(&self) -> bool {
         self.published.load(Ordering::SeqCst) != self.seen.load(Ordering::Relaxed)
     }
@@ -142,7 +140,7 @@ mod tests {
     use loom::cell::UnsafeCell;
     use loom::sync::{Arc, Mutex};
 
-    /// Stands in for crossbeam's queue, which loom cannot see into.
+    /// Replaces crossbeam's queue, which loom cannot model.
     pub struct ArrayQueue<T>(Mutex<Vec<T>>);
 
     impl<T> ArrayQueue<T> {

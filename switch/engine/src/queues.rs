@@ -1,12 +1,12 @@
-//! A guest's receive queues, and which of them a flow goes to.
+//! A guest's receive queues, and the choice of the queue for a flow.
 //!
-//! Not every queue that a front end enables has a driver: Cloud Hypervisor enables all, and a driver of one queue fills one.
-//! So frames are spread over those that have *joined*: where the driver has offered a buffer. A queue that joins takes flows
-//! from others. Each of these goes over at a moment when the driver has taken all that was delivered to the queue it comes
-//! from, so that it keeps its order.
+//! Not every queue that a front end enables is used by a driver: Cloud Hypervisor enables all, and a driver of one queue
+//! fills one. So frames are spread over queues that have *joined*: those where the driver has offered a buffer. A queue
+//! that joins takes over flows from other queues. Each flow moves when the driver has taken all frames delivered to its
+//! old queue, so that it keeps its order.
 //!
-//! Flows go by the upper bits of their hash: a [bucket](BUCKETS) each. Where all buckets of a worker are where they belong
-//! it is *settled*, and a choice is a multiplication; until then there is a table of where its buckets are.
+//! The upper bits of a flow's hash give its [bucket](BUCKETS). A worker is *settled* when all its buckets are at their
+//! target queues; then choosing a queue is one multiplication. Until then a table gives each bucket's queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -14,38 +14,38 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use crossbeam::utils::CachePadded;
 use crosspoint_vring::{GuestRx, MAX_QUEUE_PAIRS};
 
-/// Flows go together by so many values of their hash: a power of two.
+/// Number of buckets that flows are grouped into by their hash: a power of two.
 const BUCKETS: u32 = 256;
-/// So many values are one bucket's.
+/// Number of hash values per bucket.
 const BUCKET: u32 = u32::MAX / BUCKETS + 1;
-/// In place of a pair's number: no frame of the bucket has gone anywhere.
+/// Instead of a pair's number: no frame of the bucket has been sent yet.
 const NOWHERE: u8 = u8::MAX;
 
-/// Where buckets are, by the number of the queue pair. One for all workers, since a stream that goes to another worker takes
-/// its flows with it. Written by workers while they are not settled, or by the control thread while they do not need it.
+/// Queue pair number of each bucket. Shared by all workers, since a stream that moves to another worker takes its flows
+/// with it. Workers write it while they are not settled; the control thread writes it while they do not use it.
 type Table = [AtomicU8; BUCKETS as usize];
 
-/// How far one worker has come.
+/// One worker's progress in moving buckets.
 #[derive(Default)]
 struct Progress {
-    /// The queues that all its buckets are spread over, a bit for each; 0 for none.
+    /// The queues that all its buckets are spread over, a bit for each; 0 while it is not settled.
     settled: AtomicU32,
-    /// Those that it is spreading them over,
+    /// The queues that it is moving them to,
     goal: AtomicU32,
-    /// the next bucket to look at for that, and how many before it are where they belong.
+    /// the next bucket to check, and how many buckets before it are at their target.
     at: AtomicU32,
     done: AtomicU32,
 }
 
-/// A guest's receive queues; at least one.
+/// A guest's receive queues, at least one.
 pub struct GuestQueues {
     rings: Box<[Arc<GuestRx>]>,
-    /// The queue pair that each is of.
+    /// Queue pair number of each ring.
     pairs: Box<[u8]>,
-    /// Those whose driver has offered buffers, a bit for each. Bits are only added.
+    /// Queues where the driver has offered buffers, a bit for each. Bits are only added.
     joined: AtomicU32,
     progress: Box<[CachePadded<Progress>]>,
-    /// Outlives a set of queues.
+    /// Kept when the set of queues is replaced.
     table: Arc<Table>,
 }
 
@@ -54,7 +54,7 @@ pub struct GuestQueues {
 pub(crate) struct Spread {
     mask: u32,
     count: u32,
-    /// Whether they are the first ones.
+    /// Whether the mask consists of the lowest bits.
     dense: bool,
 }
 
@@ -69,7 +69,7 @@ impl Spread {
         }
     }
 
-    /// The queue for a flow with this hash.
+    /// Returns the queue for a flow with this hash.
     #[inline(always)]
     pub(crate) fn queue(self, hash: u32) -> u16 {
         self.queue_of(hash / BUCKET)
@@ -97,8 +97,8 @@ fn nth_bit(mask: u32, nth: u32) -> u16 {
 }
 
 impl GuestQueues {
-    /// These rings, each with the number of its queue pair, for `workers` workers. Where `before` was there, flows are taken
-    /// to be where that had them; else nowhere.
+    /// Creates the queues from these rings, each with its queue pair number, for `workers` workers. With `before`, flows
+    /// are taken to be on the queues that it had them on; otherwise on none.
     ///
     /// Rings beyond [`MAX_QUEUE_PAIRS`] get no frames.
     pub fn new(
@@ -115,7 +115,7 @@ impl GuestQueues {
             None => Arc::new(std::array::from_fn(|_| AtomicU8::new(NOWHERE))),
         };
         if let Some([only]) = before.map(|before| &*before.pairs) {
-            // Nobody wrote it while there was but one queue.
+            // With only one queue, no worker wrote the table.
             let all = table.iter();
             all.for_each(|bucket| bucket.store(*only, Ordering::Relaxed));
         }
@@ -132,7 +132,7 @@ impl GuestQueues {
         queues
     }
 
-    /// No frame has gone anywhere, so all buckets are where they belong.
+    /// Settles all workers: no frame has been sent, so every bucket can be put at its target.
     fn settle_all(&self) {
         let spread = self.spread();
         for (number, bucket) in (0..).zip(self.table.iter()) {
@@ -142,18 +142,18 @@ impl GuestQueues {
         settled.for_each(|settled| settled.store(spread.mask, Ordering::Relaxed));
     }
 
-    /// How many there are.
+    /// Returns the number of queues.
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.rings.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no queues.
     pub fn is_empty(&self) -> bool {
         self.rings.is_empty()
     }
 
-    /// Queue number `queue`.
+    /// Returns queue number `queue`.
     #[inline(always)]
     pub fn get(&self, queue: usize) -> Option<&Arc<GuestRx>> {
         self.rings.get(queue)
@@ -164,7 +164,7 @@ impl GuestQueues {
         pair.copied().unwrap_or(NOWHERE)
     }
 
-    /// The queues that flows belong to: those that have joined, and while there are none, all.
+    /// Returns the target queues of flows: those that have joined, or all while none has.
     #[inline(always)]
     pub(crate) fn spread(&self) -> Spread {
         let all = (1 << self.rings.len()) - 1;
@@ -174,7 +174,8 @@ impl GuestQueues {
         }
     }
 
-    /// The same, if all flows of a worker are there; else each is [placed](Self::place) by itself.
+    /// Returns the same if all flows of a worker are at their targets; otherwise each flow is [placed](Self::place)
+    /// individually.
     #[inline(always)]
     pub(crate) fn settled(&self, worker: usize) -> Option<Spread> {
         let spread = self.spread();
@@ -182,9 +183,9 @@ impl GuestQueues {
         (progress.settled.load(Ordering::Relaxed) == spread.mask).then_some(spread)
     }
 
-    /// Looks whether a queue has its first buffer, of which that is not known yet: the first such queue, since drivers use
-    /// them in order, and one more in turn. Not all: their lines are the guest's to write, and each may be a miss. Returns
-    /// whether there is a new one.
+    /// Checks whether a queue that has not joined has its first buffer now. Only two queues are checked: the first one,
+    /// since drivers use them in order, and one other in rotation. The guest writes their cache lines, so each check may
+    /// miss. Returns whether a queue joined.
     #[inline(always)]
     pub(crate) fn look(&self, turn: usize) -> bool {
         let joined = self.joined.load(Ordering::Relaxed);
@@ -206,14 +207,14 @@ impl GuestQueues {
         new != 0
     }
 
-    /// The queue for a flow with this hash, while not all flows are where they belong: where it is.
+    /// Returns the current queue of a flow with this hash, while not all flows are at their targets.
     #[cold]
     #[inline(never)]
     pub(crate) fn place(&self, hash: u32) -> u16 {
         let place = self.table.get((hash / BUCKET) as usize);
         let current = place.and_then(|place| self.index_of(place.load(Ordering::Relaxed)));
         let Some(current) = current else {
-            // Its queue is gone, and what was in that with it.
+            // Its queue was removed, with all frames in it.
             let belongs = self.spread().queue(hash);
             if let Some(place) = place {
                 place.store(self.pair(belongs), Ordering::Relaxed);
@@ -228,8 +229,8 @@ impl GuestQueues {
         index.map(|index| index as u16)
     }
 
-    /// Brings buckets of a worker to where they belong, up to the first that has to wait: for its driver, or since frames of
-    /// the burst are for the queue where it is, and were not delivered yet, which `is_pending` says.
+    /// Moves a worker's buckets to their targets, up to the first one that must wait: for the driver, or because the
+    /// burst has undelivered frames for its current queue, for which `is_pending` returns `true`.
     #[cold]
     #[inline(never)]
     pub(crate) fn advance(&self, worker: usize, is_pending: impl Fn(u16) -> bool) {
@@ -238,7 +239,7 @@ impl GuestQueues {
         };
         let spread = self.spread();
         if progress.goal.swap(spread.mask, Ordering::Relaxed) != spread.mask {
-            // What was settled before is not what the table will say.
+            // The table will differ from what was settled before.
             progress.settled.store(0, Ordering::Relaxed);
             progress.done.store(0, Ordering::Relaxed);
         }
@@ -247,7 +248,7 @@ impl GuestQueues {
         while done < BUCKETS {
             let is_there = self.bring(at, spread.queue_of(at), &is_pending);
             at = (at + 1) % BUCKETS;
-            // Later buckets are looked at next, and this one again.
+            // The next call continues with later buckets, and checks this one again.
             done = if is_there { done + 1 } else { 0 };
             if !is_there {
                 break;
@@ -260,7 +261,7 @@ impl GuestQueues {
         }
     }
 
-    /// Brings a bucket to the queue that it belongs to; `false` while the driver has not taken all from the one where it is.
+    /// Moves a bucket to its target queue; `false` while the driver has not taken all frames from its current queue.
     fn bring(&self, bucket: u32, belongs: u16, is_pending: &impl Fn(u16) -> bool) -> bool {
         let Some(place) = self.table.get(bucket as usize) else {
             return true;

@@ -1,11 +1,11 @@
-//! How many addresses one port has in the forwarding database, and may have.
+//! Limit on the addresses of one port in the forwarding database.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many addresses a port has, and may have.
+/// A port's address count and limit.
 #[derive(Debug)]
 pub struct Quota {
     used: AtomicU32,
@@ -16,7 +16,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota of `limit` addresses; 0 for no limit.
+    /// Creates a quota of `limit` addresses; 0 for no limit.
     pub fn new(limit: u32) -> Quota {
         Quota {
             used: AtomicU32::new(0),
@@ -27,7 +27,7 @@ impl Quota {
         }
     }
 
-    /// A quota of `limit` addresses, of which none is used yet, which goes on counting from here.
+    /// Returns a quota of `limit` addresses, none used, with this quota's counters.
     pub fn anew(&self, limit: u32) -> Quota {
         Quota {
             moved: self.moved.clone(),
@@ -37,33 +37,33 @@ impl Quota {
         }
     }
 
-    /// Addresses learned on the port and not aged out.
+    /// Returns the number of addresses learned on the port and not aged out.
     pub fn used(&self) -> u32 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether one more may be learned.
+    /// Returns whether one more address may be learned.
     pub fn has_room(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         limit == 0 || self.used() < limit
     }
 
-    /// Changes the limit. Addresses beyond it stay until they age.
+    /// Changes the limit. Addresses beyond it stay until they age out.
     pub fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// How often an address came here from another port.
+    /// Returns how often an address moved here from another port.
     pub fn moved(&self) -> u64 {
         self.moved.get()
     }
 
-    /// How often an address was not learned, because the port had as many as it may.
+    /// Returns how often an address was not learned because the port had reached its limit.
     pub fn refused(&self) -> u64 {
         self.refused.get()
     }
 
-    /// How often an address was not learned, because it had moved between ports too often.
+    /// Returns how often an address was not learned because it had moved between ports too often.
     pub fn damped(&self) -> u64 {
         self.damped.get()
     }
@@ -88,8 +88,8 @@ impl Quota {
     }
 
     pub(crate) fn give_back(&self) {
-        // Never below zero: a port that comes anew has a new quota, and entries of the old one
-        // may still be there to be swept.
+        // Never below zero: a port that is created again has a new quota, while entries counted by the old one may not be
+        // swept yet.
         let less = |used: u32| used.checked_sub(1);
         let _ = self
             .used
@@ -97,7 +97,7 @@ impl Quota {
     }
 }
 
-/// Counts what is rare and what nothing depends on, so loom does not look at it.
+/// Counter of rare events that nothing depends on, so loom does not model it.
 #[derive(Debug, Default)]
 pub(crate) struct Count(std::sync::atomic::AtomicU64);
 

@@ -1,4 +1,4 @@
-//! Whose turn it is on a worker, and what is charged for it: [`crate::shares`] at work on streams.
+//! Decides which streams a worker polls and what their bursts are charged: applies [`crate::shares`] to streams.
 
 use crosspoint_frame::{BURST, tsc};
 use crosspoint_xsk::Flushed;
@@ -11,14 +11,14 @@ use crate::view::{Egress, View};
 /// When a stream is polled.
 pub(crate) enum Turn {
     Now,
-    /// Not before other ports have had as much.
+    /// When other ports have had as much time.
     Ahead,
     /// In the next iteration.
     PutOff,
 }
 
-/// Whether it is a stream's turn, at `now`. A NIC's queue never waits: its frames are other ports', and the NIC drops
-/// those that do not fit it.
+/// Decides whether a stream is polled at `now`. A NIC's queue never waits: its frames are for other ports, and the NIC
+/// drops frames that do not fit its ring.
 #[inline(always)]
 pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
     let account = Account::From(stream.id.0);
@@ -35,10 +35,10 @@ pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
     Turn::Now
 }
 
-/// Charges a burst of `count` frames that took the cycles from `before` to `now`: those of a guest to its port, those of
-/// a NIC to the ports that its frames were for. What receivers' buffers cost they have been charged with already; a guest
-/// that sends to such a receiver pays for it too, so that two ports that work together have no more than one. It does so
-/// for a quantum only: then the receiver is ahead, and its frames are dropped after the lookup.
+/// Charges a burst of `count` frames that took the cycles from `before` to `now`: a guest's burst to its port, a NIC's
+/// burst to the destination ports. Receivers have already been charged for the cost of their buffers. A guest that sends
+/// to such a receiver pays for that cost too, so that two cooperating ports get no more than one. This lasts for one
+/// quantum only: then the receiver is ahead, and its frames are dropped after the lookup.
 #[inline(always)]
 pub(crate) fn charge(
     stream: &mut Stream,
@@ -48,7 +48,8 @@ pub(crate) fn charge(
     tx: &mut Tx,
 ) {
     let took = now.wrapping_sub(before);
-    // A plain burst that is long after a short one: the core was taken away. One that is long again is long by itself.
+    // A plain burst that is long after a short one: the worker lost its core. If the next one is long too, the bursts are
+    // really long.
     let is_outlier = tx.is_plain && tx.shares.is_short(stream.burst_cycles());
     let cycles = tx.shares.plausible(took, is_outlier);
     stream.note_burst(count, tx.shares.plausible(took, false), &tx.shares);
@@ -59,7 +60,7 @@ pub(crate) fn charge(
         if flooded > 0 {
             tx.shares.charge(account, weight, flooded, now);
         }
-        // One whose bursts are not full takes little.
+        // A NIC stream with bursts that are not full uses little time.
         if count == BURST && tx.shares.is_contended() {
             let receivers = u64::from(tx.asked.excess);
             let others = cycles.saturating_sub(receivers + flooded);
@@ -73,9 +74,9 @@ pub(crate) fn charge(
     }
 }
 
-/// Charges a guest's port with a poll since `mark` that found nothing; only while ports compete. A driver that keeps
-/// writing to the lines of its ring makes each such poll a cache miss, 100 to 500 ns, and keeps its stream polled with a
-/// frame now and then. Returns the time now.
+/// Charges a guest's port with an empty poll since `mark`; only while ports compete. A driver that keeps writing to its
+/// ring's cache lines makes each empty poll a cache miss, 100 to 500 ns, and an occasional frame keeps its stream polled.
+/// Returns the time now.
 #[cold]
 #[inline(never)]
 pub(crate) fn charge_empty(stream: &Stream, view: &View, mark: u64, tx: &mut Tx) -> u64 {
@@ -88,7 +89,7 @@ pub(crate) fn charge_empty(stream: &Stream, view: &View, mark: u64, tx: &mut Tx)
     now
 }
 
-/// Notes who is to pay for the doorbells of NICs: the port whose burst was just delivered, by its copies for NICs. Only
+/// Notes the port whose burst was just delivered as a payer for NIC doorbells, by its number of copies for NICs. Only
 /// while ports compete; then the doorbells are timed.
 #[inline(always)]
 pub(crate) fn note_nic_user(port: u16, tx: &mut Tx) {
@@ -102,9 +103,9 @@ pub(crate) fn note_nic_user(port: u16, tx: &mut Tx) {
     }
 }
 
-/// Charges what the NICs' doorbells took, `cycles`, to the guests whose copies they were rung for, less what was for other
-/// workers. What a NIC's frames have of it is not charged: they are other ports', and those have been charged with full
-/// bursts.
+/// Charges the time of NIC doorbells, `cycles`, to the guests whose copies they were rung for, without the part for other
+/// workers. The part for frames from a NIC is not charged: these frames belong to other ports, which have been charged
+/// for full bursts.
 #[cold]
 #[inline(never)]
 pub(crate) fn charge_doorbells(view: &View, flushed: &Flushed, cycles: u64, tx: &mut Tx) {

@@ -1,10 +1,9 @@
-//! Large frames for receivers that do not take them: cut into segments, for that receiver alone.
+//! Cuts large frames into segments (GSO) for receivers that do not take them, for that receiver only.
 //!
-//! A guest may send a frame of up to 64 KiB and leave it to the device to cut it (virtio 1.2,
-//! 5.1.6). To a guest that takes such frames it goes as it is, in one copy. For everybody else it
-//! is made into a burst of segments: headers made here, payload where it lies, and each segment
-//! takes the way that any frame takes. One UDP datagram becomes fragments: these have nothing left
-//! to be done, since the checksum of the whole was computed first.
+//! A guest may send a frame of up to 64 KiB and leave it to the device to cut it (virtio 1.2, 5.1.6). A guest that takes
+//! such frames gets it unchanged, in one copy. For every other receiver it becomes a burst of segments: the headers are
+//! made here, the payload stays where it is, and each segment is sent like any frame. A UDP datagram becomes fragments:
+//! these have no offloads left, since the checksum of the whole datagram is computed first.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -15,13 +14,13 @@ use crosspoint_packet::TAG_LEN;
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation, Whole};
 
-/// A worker's working memory for cutting: made once.
+/// A worker's working memory for segmentation, allocated once.
 pub struct Segmenter {
     parts: Parts,
     picks: Vec<Pick>,
     /// The large frame's headers, read once.
     headers: [u8; HEADERS_MAX],
-    /// Where in it the last segment ended.
+    /// Position in the frame where the last segment ended.
     cursor: PartCursor,
     identifications: Identifications,
 }
@@ -39,7 +38,7 @@ impl Default for Segmenter {
 }
 
 impl Segmenter {
-    /// Looks at a large frame: how it is to be cut for a receiver of frames up to `frame_len_max`, or what is wrong with it.
+    /// Plans how a large frame is cut for a receiver of frames up to `frame_len_max`, or returns what is wrong with it.
     pub fn begin(
         &mut self,
         burst: &Burst,
@@ -68,8 +67,8 @@ impl Segmenter {
         })
     }
 
-    /// Makes segments from number `from` on, as many as a burst has room for, each to be sent
-    /// with `tag`. Returns the burst and a pick of each; none when there are no more.
+    /// Makes segments from number `from` on, as many as fit in a burst, each to be sent with `tag`. Returns the burst and
+    /// a pick for each; no picks when there are no more.
     pub fn make(
         &mut self,
         plan: &Segmentation,
@@ -109,7 +108,8 @@ impl Segmenter {
     }
 }
 
-/// The size of segments of a frame whose sender's is not known, for a receiver of frames up to `limit`, tags not counted.
+/// Returns the segment size for a frame whose original segment size is unknown, for a receiver of frames up to `limit`,
+/// without tags.
 fn fitting_size(frame: &Frame, limit: u32) -> u16 {
     let tags = TAG_LEN * usize::from(frame.tags);
     let room = (limit as usize + tags).saturating_sub(frame.offload.hdr_len.into());
@@ -118,17 +118,16 @@ fn fitting_size(frame: &Frame, limit: u32) -> u16 {
     frame.offload.gso_size.min(room.max(1))
 }
 
-/// The checksum that a frame asks for, which the caller has found to lie within it.
+/// Returns the checksum that a frame asks for. The caller has checked that it lies within the frame.
 fn checksum_of(burst: &Burst, frame: &Frame) -> u16 {
     let head = Prefix::new(&[], frame, TagOp::Keep);
     let checksum = Gather::new(&head, burst, frame).checksum(&frame.offload, TagOp::Keep);
     checksum.map_or(0, |(_, value)| value)
 }
 
-/// Identifications of fragmented datagrams, for IPv6: random numbers, as in Linux. A counter would
-/// tell each receiver how much the others get, and let it foretell what would spoil a datagram of
-/// theirs (RFC 7739, 4). Two datagrams between the same hosts have the same number once in 2^32,
-/// and it matters only while one of the two is not whole.
+/// Identifications of fragmented IPv6 datagrams: random numbers, as in Linux. A counter would show each receiver how much
+/// traffic the others get, and let it predict an identification to corrupt their datagrams (RFC 7739, 4). Two datagrams
+/// between the same hosts have the same number once in 2^32, and this matters only while one of them is incomplete.
 #[derive(Default)]
 struct Identifications {
     secret: RandomState,

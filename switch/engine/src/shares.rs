@@ -1,37 +1,39 @@
-//! A worker's time, shared out among ports when there is not enough of it for all.
+//! Shares a worker's time among ports when there is not enough for all.
 //!
-//! Streams take turns, a burst each. What a burst costs differs a thousandfold: a plain frame takes some hundred cycles, a
-//! large one that is cut into small segments, or is flooded, a hundred thousand. So each port has an account of the time
-//! that it was served for, in cycles over its weight ("virtual time", as in start-time fair queueing; Goyal et al.,
-//! SIGCOMM '96). A port that wants more than it got, since its last burst was full and left frames behind, competes; the one among
-//! them that was served least is the *horizon*. A port that is more than a quantum ahead of the horizon waits.
+//! Streams are served in turn, one burst each. The cost of a burst varies by a factor of a thousand: a plain frame takes
+//! some hundred cycles; a large one that is cut into small segments, or is flooded, takes a hundred thousand. So each
+//! port has an account of the time that it was served for, in cycles over its weight ("virtual time", as in start-time
+//! fair queueing; Goyal et al., SIGCOMM '96). A port competes if it wants more than it got: its last burst was full and
+//! left frames behind. The least account among competing ports is the *horizon*. A port that is more than a quantum ahead
+//! of the horizon waits.
 //!
-//! - Nothing competes: nothing is compared, and nobody waits. Debts are forgotten.
-//! - A port that comes after a pause starts level with the horizon: time that it did not use is not saved up.
-//! - A port that waits is served at once when no port competes with it any more. What the worker idles meanwhile is
-//!   charged to those that compete: to hold others up takes time of one's own share.
+//! - While no port competes, nothing is compared and no port waits. Debts are forgotten.
+//! - A port that returns after a pause starts level with the horizon: unused time is not saved up.
+//! - A port that waits is served at once when no port competes with it any more. Time that the worker idles meanwhile is
+//!   charged to the competing ports: holding up other ports uses a port's own share.
 //!
-//! A port has two accounts: of its own streams, and of what frames *for* it cost. The second one is charged with what
-//! its receive buffers cost beyond what any may, and with the frames that a NIC has for it: a NIC's stream is of all ports,
-//! so it never waits. That account waits for others, and none waits for it. Frames for a port whose second account is ahead are dropped after the lookup.
+//! A port has two accounts: one for its own streams, and one for the cost of frames *for* it. The second is charged with
+//! the cost of its receive buffers beyond the allowance, and with the frames that a NIC has for it: a NIC's stream
+//! carries frames of all ports, so it never waits. The second account waits for other accounts, and no account waits for
+//! it. Frames for a port whose second account is ahead are dropped after the lookup.
 
 use crate::MAX_PORTS;
 
-/// So many quanta after its last full burst a port no longer competes.
+/// A port stops competing this many quanta after its last full burst.
 const CLAIM_QUANTA: u64 = 8;
-/// Nor when its streams were empty for the time of a quantum divided by this.
+/// It also stops when its streams were empty for a quantum divided by this.
 const IDLE_DIVISOR: u64 = 2;
-/// A burst is heavy that takes more than a quantum divided by this.
+/// A burst is heavy if it takes more than a quantum divided by this.
 const HEAVY_DIVISOR: u64 = 4;
-/// A burst is charged with no more than so many quanta: by what it may cost it takes some four and a half.
+/// A burst is charged with at most this many quanta. Its cost budget allows about four and a half.
 const BURST_QUANTA_MAX: u64 = 8;
-/// Frames for a port are dropped when the account that they are charged to is ahead by so many quanta: more than any burst,
-/// so that no frame is dropped for the one burst before it.
+/// Frames for a port are dropped when the account that they are charged to is ahead by this many quanta: more than any
+/// burst, so that a single earlier burst causes no drop.
 const TO_QUANTA: u64 = 16;
-/// The horizon while nothing competes.
+/// The horizon while no port competes.
 const NOBODY: u64 = u64::MAX;
 
-/// What an account is of.
+/// Key of an account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Account {
     /// Bursts that were received from a port.
@@ -54,23 +56,23 @@ impl Account {
 struct Served {
     /// Virtual time: cycles over the weight.
     time: u64,
-    /// When it last had a burst that left frames behind, and when it last had any; cycles.
+    /// When it last had a burst that left frames behind, and when it last had any burst; cycles.
     wanted_at: u64,
     seen_at: u64,
     is_listed: bool,
 }
 
-/// The accounts of one worker. Written by it alone.
+/// The accounts of one worker. Only this worker writes them.
 pub struct Shares {
     quantum: u64,
     served: Box<[Served]>,
     /// Accounts that compete.
     competing: Vec<u16>,
-    /// The least time among those.
+    /// The least time among the competing accounts.
     horizon: u64,
-    /// Where an account starts that comes after a pause.
+    /// Where an account starts after a pause.
     floor: u64,
-    /// The most time of any account.
+    /// The largest time of any account.
     ceiling: u64,
     /// When the poll iteration began.
     begun: u64,
@@ -79,7 +81,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Accounts with nothing on them; `quantum` is in cycles.
+    /// Creates empty accounts; `quantum` is in cycles.
     pub fn new(quantum: u64) -> Shares {
         Shares {
             quantum: quantum.max(1),
@@ -93,7 +95,7 @@ impl Shares {
         }
     }
 
-    /// A poll iteration begins at `now`.
+    /// Begins a poll iteration at `now`.
     #[inline(always)]
     pub fn begin(&mut self, now: u64) {
         if self.competing.is_empty() {
@@ -105,14 +107,15 @@ impl Shares {
         self.begun = now;
     }
 
-    /// A poll iteration ends in which no port was served, although one waited: what it took is the competing ports' to pay,
-    /// for whose sake that one waits.
+    /// Notes that no port was served in this poll iteration although one waited. The iteration's time is charged to the
+    /// competing ports, for which that port waits.
     #[inline(always)]
     pub fn waste(&mut self) {
         self.is_wasted = true;
     }
 
-    /// Every port has been polled since the last iteration began: one that competes has had its chance to say so again.
+    /// Recomputes the horizon. Every port has been polled since the last iteration began, so each competing port could
+    /// renew its claim.
     fn find_horizon(&mut self, now: u64) {
         let wasted = match std::mem::take(&mut self.is_wasted) {
             true => now.wrapping_sub(self.begun),
@@ -146,13 +149,13 @@ impl Shares {
         };
     }
 
-    /// Whether any port wants more than it got.
+    /// Returns whether any port wants more than it got.
     #[inline(always)]
     pub fn is_contended(&self) -> bool {
         self.horizon != NOBODY
     }
 
-    /// Whether an account is so far ahead that it waits for the others.
+    /// Returns whether an account is so far ahead that it waits for the others.
     #[inline(always)]
     pub fn is_ahead(&self, account: Account) -> bool {
         let time = self.served.get(account.index()).map_or(0, |of| of.time);
@@ -163,14 +166,14 @@ impl Shares {
         time > self.horizon.saturating_add(slack)
     }
 
-    /// Whether the poll iteration, at `now`, has taken so long that a burst of `cycles` waits for the next one.
+    /// Returns whether the poll iteration, at `now`, has taken so long that a burst of `cycles` waits for the next one.
     #[inline(always)]
     pub fn puts_off(&self, cycles: u64, now: u64) -> bool {
         cycles > self.quantum / HEAVY_DIVISOR && now.wrapping_sub(self.begun) > self.quantum
     }
 
-    /// How many frames the next burst of a stream may have, whose last one had `frames`, at most `most`, and took
-    /// `cycles`: so many as take a quantum, and one in any case.
+    /// Returns how many frames a stream's next burst may have: as many as take a quantum, at least one. Its last burst
+    /// had `frames` frames of at most `most`, and took `cycles`.
     #[inline(always)]
     pub fn frames_max(&self, frames: usize, cycles: u64, most: usize) -> usize {
         if cycles > self.quantum {
@@ -182,21 +185,22 @@ impl Shares {
         most
     }
 
-    /// Whether a burst of so many cycles takes no more than a quantum.
+    /// Returns whether a burst of `cycles` takes no more than a quantum.
     #[inline(always)]
     pub fn is_short(&self, cycles: u64) -> bool {
         cycles <= self.quantum
     }
 
-    /// What of the `cycles` that a burst took is its port's to pay. A core is taken from a worker now and then, for an
-    /// interrupt or by a hypervisor: an outlier pays for a quantum, and any burst for no more than its budget of work allows.
+    /// Returns the part of a burst's `cycles` that is charged to its port. A worker sometimes loses its core to an
+    /// interrupt or a hypervisor, so an outlier is charged with one quantum, and any burst with no more than its cost
+    /// budget allows.
     #[inline(always)]
     pub fn plausible(&self, cycles: u64, is_outlier: bool) -> u64 {
         let quanta = if is_outlier { 1 } else { BURST_QUANTA_MAX };
         cycles.min(quanta * self.quantum)
     }
 
-    /// Charges an account of a port of this weight with `cycles`, at `now`.
+    /// Charges an account of a port of weight `weight` with `cycles`, at `now`.
     #[inline(always)]
     pub fn charge(&mut self, account: Account, weight: u32, cycles: u64, now: u64) {
         let floor = self.floor;
@@ -205,7 +209,7 @@ impl Shares {
         };
         let time = match weight {
             0 | 1 => cycles,
-            // Never nothing: the account would stand still, and hold up all others.
+            // Never 0: the account would not advance, and would hold up all others.
             weight => (cycles / u64::from(weight)).max(1),
         };
         served.time = served.time.max(floor) + time;
@@ -213,8 +217,8 @@ impl Shares {
         self.ceiling = self.ceiling.max(served.time);
     }
 
-    /// Charges a port with what is done for it besides its bursts: calls, and the rest of an iteration that had no burst but
-    /// one of its own. It does not count as a burst.
+    /// Charges a port with work besides its bursts: calls, and the rest of an iteration whose only burst was its own.
+    /// This does not count as a burst.
     #[inline(always)]
     pub fn charge_aside(&mut self, port: u16, weight: u32, cycles: u64) {
         let account = Account::From(port);
@@ -223,7 +227,7 @@ impl Shares {
         self.charge(account, weight, cycles, seen_at);
     }
 
-    /// A port is not polled in this iteration, at `now`: its claim, if it has one, does not end meanwhile.
+    /// Notes that a port is not polled in this iteration, at `now`, so that its claim, if it has one, does not expire.
     #[inline(always)]
     pub fn skip(&mut self, account: Account, now: u64) {
         if let Some(served) = self.served.get_mut(account.index())
@@ -233,7 +237,7 @@ impl Shares {
         }
     }
 
-    /// An account that was just charged wants more, at `now`.
+    /// Notes that an account that was just charged wants more, at `now`.
     #[inline(always)]
     pub fn want(&mut self, account: Account, now: u64) {
         let index = account.index();
@@ -247,7 +251,7 @@ impl Shares {
         }
     }
 
-    /// By how much an account is ahead of the horizon, cycles over the weight; 0 while nothing competes.
+    /// Returns how far an account is ahead of the horizon, in cycles over the weight; 0 while no port competes.
     pub fn debt(&self, account: Account) -> u64 {
         let time = self.served.get(account.index()).map_or(0, |of| of.time);
         time.saturating_sub(self.horizon)
@@ -261,7 +265,8 @@ mod tests {
 
     const QUANTUM: u64 = 1000;
 
-    /// Ports with endless frames of a certain cost each, served as a worker does it. Returns the time of each.
+    /// Serves ports, given as cost per frame and weight, that always have frames, as a worker does. Returns the time used
+    /// by each.
     fn run(ports: &[(u64, u32)], until: u64) -> Vec<u64> {
         let mut shares = Shares::new(QUANTUM);
         let mut streams = vec![(64usize, 0u64); ports.len()];
@@ -284,7 +289,7 @@ mod tests {
                     put_off.get_or_insert(index);
                     continue;
                 }
-                // The first burst of all, whose cost is not known: a burst has a bound.
+                // The cost of the first burst is not known, but a burst has a bound.
                 let cycles = (*most as u64 * cost).min(QUANTUM * BURST_QUANTA_MAX);
                 now += cycles;
                 used[index] += cycles;
@@ -301,8 +306,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
-        /// Ports that always want more get time by their weights, whatever a frame of each costs: to within 3 % and some of
-        /// the longest bursts.
+        /// Ports that always want more get time in proportion to their weights, whatever their frames cost, to within 3 %
+        /// and a few of the longest bursts.
         #[test]
         fn time_goes_by_weight_whatever_frames_cost(
             ports in prop::collection::vec((1u64..8_000, 1u32..5), 1..20),
@@ -360,7 +365,7 @@ mod tests {
         shares.begin(10);
         shares.charge(Account::From(1), 1, 5_000, 10);
         shares.begin(6_000);
-        // It has not been polled since the long burst.
+        // Port 2 has not been polled since the long burst.
         assert!(shares.is_ahead(Account::From(1)));
         shares.begin(6_010);
         assert!(!shares.is_contended());

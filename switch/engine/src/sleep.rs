@@ -1,4 +1,4 @@
-//! How an idle worker sleeps, and how others wake it.
+//! Sleep of an idle worker, and waking it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,12 +12,12 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use crate::asleep::Asleep;
 use crate::stream::StreamId;
 
-/// Events taken from one wakeup. What is left over is found by polling.
+/// Most events read per wakeup. Polling finds the rest.
 const MAX_EVENTS: usize = 64;
 const WAKER: u64 = u64::MAX;
 const NIC: u64 = 1 << 32;
 
-/// Wakes one worker. Shared by everybody who may have something for it.
+/// Wakes one worker. Shared by all threads that may have work for it.
 #[derive(Debug)]
 pub struct Waker {
     event: OwnedFd,
@@ -26,11 +26,11 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// A waker and the set of things its worker waits for.
+    /// Creates a waker and the epoll set that its worker waits on.
     pub fn new() -> io::Result<Arc<Waker>> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let poll = epoll::create(CreateFlags::CLOEXEC)?;
-        // Edge-triggered, so that nobody has to read the eventfds: each write is an edge.
+        // Edge-triggered, so that the eventfds need not be read: each write is an edge.
         epoll::add(
             &poll,
             &event,
@@ -44,13 +44,13 @@ impl Waker {
         }))
     }
 
-    /// Wakes the worker, whatever it does. For the control thread.
+    /// Wakes the worker in any state. For the control thread.
     pub fn wake(&self) {
-        // It fails only when the counter is full, and then the worker has been woken.
+        // It fails only when the counter is full, and then the worker has already been woken.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    /// Wakes the worker if it sleeps. For other workers, after they have left it something.
+    /// Wakes the worker if it sleeps. For other workers, after they have left work for it.
     #[inline(always)]
     pub fn wake_if_asleep(&self) {
         if self.asleep.must_be_woken() {
@@ -58,16 +58,16 @@ impl Waker {
         }
     }
 
-    /// Whether the worker sleeps, or is about to. For the control thread, which looks again later.
+    /// Returns whether the worker sleeps or is about to. For the control thread, which checks again later.
     pub fn is_asleep(&self) -> bool {
         self.asleep.is_set()
     }
 
-    /// Has a guest's kick wake the worker. The descriptor must be unregistered before it is
-    /// closed: the front end has it too, so closing ours does not take it out.
+    /// Makes a guest's kick wake the worker. The descriptor must be unregistered before it is closed: the front end holds
+    /// it too, so closing ours does not remove it from the epoll set.
     ///
-    /// Nothing but an eventfd: to add it, and each wait after that, asks the object whether it is ready, and others answer
-    /// under locks that a front end can hold (another epoll's mutex, a socket's lock).
+    /// Only an eventfd is accepted: adding a descriptor, and each later wait, asks the object whether it is ready, and
+    /// other kinds of objects answer under locks that a front end can hold (another epoll's mutex, a socket's lock).
     pub fn register_kick(&self, id: StreamId, kick: impl AsFd) -> io::Result<()> {
         let kind = Kind::of(&kick);
         if kind != Kind::Eventfd {
@@ -83,26 +83,26 @@ impl Waker {
         )?)
     }
 
-    /// Has frames that arrive at a NIC's socket wake the worker.
+    /// Makes frames that arrive at a NIC's socket wake the worker.
     pub fn register_nic(&self, id: StreamId, socket: impl AsFd) -> io::Result<()> {
         let data = EventData::new_u64(NIC | u64::from(id.0) << 16 | u64::from(id.1));
         Ok(epoll::add(&self.poll, socket, data, EventFlags::IN)?)
     }
 
-    /// Takes a descriptor out again.
+    /// Unregisters a descriptor.
     pub fn unregister(&self, fd: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.poll, fd)?)
     }
 }
 
-/// The worker's own end.
+/// The worker's side of a waker.
 pub struct Sleeper {
     waker: Arc<Waker>,
     events: Vec<Event>,
 }
 
 impl Sleeper {
-    /// The end that `waker` wakes.
+    /// Creates the side that `waker` wakes.
     pub fn new(waker: Arc<Waker>) -> Sleeper {
         Sleeper {
             waker,
@@ -110,24 +110,23 @@ impl Sleeper {
         }
     }
 
-    /// Says that the worker is about to sleep, so that others wake it. Look for work after
+    /// Announces that the worker is about to sleep, so that other threads wake it. The worker must check for work after
     /// this, and sleep only if there is none.
     pub fn announce(&self) {
         self.waker.asleep.announce();
     }
 
-    /// Says that the worker is awake.
+    /// Announces that the worker is awake.
     pub fn retract(&self) {
         self.waker.asleep.retract();
     }
 
-    /// Sleeps until something happens, or for `at_most`. Calls `kicked` for each guest queue
-    /// whose kick woke it.
+    /// Sleeps until an event, at most for `at_most`. Calls `kicked` for each guest queue whose kick woke it.
     pub fn sleep(&mut self, at_most: Option<Duration>, mut kicked: impl FnMut(StreamId)) {
         let timeout = at_most.and_then(|time| Timespec::try_from(time).ok());
         self.events.clear();
         let room = rustix::buffer::spare_capacity(&mut self.events);
-        // EINTR is as good as a wakeup.
+        // EINTR is treated as a wakeup.
         let _ = epoll::wait(&self.waker.poll, room, timeout.as_ref());
         for event in &self.events {
             let data = event.data.u64();

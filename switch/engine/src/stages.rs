@@ -1,4 +1,4 @@
-//! The stages between receiving and delivering: each a loop over a burst.
+//! The stages between receiving and delivering. Each is a loop over a burst.
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
 use crosspoint_packet::checksum::Partial;
@@ -15,14 +15,14 @@ use crate::view::{PortView, View};
 use crate::vlan::{NO_VLAN, VlanPolicy};
 
 const TAG_TYPE: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
-/// An 802.1ad tag: payload, but for the frame's length.
+/// An 802.1ad tag. It is treated as payload, except in the check of the frame's length.
 const SERVICE_TAG_TYPE: [u8; 2] = ETHERTYPE_QINQ.to_be_bytes();
 
-/// Reads the link layer of every frame, and weeds out what is no frame.
+/// Parses the link header of every frame, and drops invalid frames.
 #[inline(never)]
 pub fn parse(burst: &mut Burst) {
     let mut large = false;
-    // A header like that of the frame before, and no tag: what was read of that one is true of this one.
+    // A frame without a tag and with the same header as the one before has the same parse result.
     let mut before = Link::default();
     for frame in burst.frames_mut() {
         let len = frame.len as usize;
@@ -55,14 +55,15 @@ pub fn parse(burst: &mut Burst) {
     }
 }
 
-/// A link header that has been read.
+/// A parsed link header.
 #[derive(Default)]
 struct Link {
-    /// Its first 16 bytes. Two words, not an array: stored as two and loaded as one, it would wait until both are in the
-    /// cache.
+    /// Its first 16 bytes. Two words, not an array: an array would be stored as two words and loaded as one, and the load
+    /// would wait until both stores are in the cache.
     low: u64,
     high: u64,
-    /// Whether they say it all: of a tag they do not, and whether there is room for one is in the frame's length.
+    /// Whether these bytes decide the result. With a tag they do not: the frame's length decides whether there is room
+    /// for one.
     whole: bool,
     dst: Mac,
     src: Mac,
@@ -74,7 +75,7 @@ struct Link {
 }
 
 impl Link {
-    /// Nearly no frame has a tag: of the others all that there is to read is in the two words.
+    /// Nearly all frames are untagged, and the two words hold all that is read of these.
     #[inline(always)]
     fn read(frame: &Frame, low: u64, high: u64) -> Link {
         let kind = ((high >> 32) as u16).to_le_bytes();
@@ -115,7 +116,7 @@ impl Link {
     }
 }
 
-/// The first 16 bytes.
+/// Returns the first 16 bytes.
 #[inline(always)]
 fn link_words(frame: &Frame) -> (u64, u64) {
     let word = |at: usize| {
@@ -126,16 +127,16 @@ fn link_words(frame: &Frame) -> (u64, u64) {
     (word(0), word(8))
 }
 
-/// What a frame asks for must lie within it, and a frame to be cut has a checksum to be finished
-/// (virtio 1.2, 5.1.6.2.1). Returns whether more than its first bytes must be looked at: it is to be
-/// cut, or its headers are long.
+/// Checks the frame's offload request: it must lie within the frame, and a frame to be segmented must have a checksum to
+/// be finished (virtio 1.2, 5.1.6.2.1). Returns whether more than its first bytes must be checked: it is to be segmented,
+/// or its headers are long.
 #[cold]
 fn check_offload(frame: &mut Frame) -> bool {
     let offload = &frame.offload;
     let end = u32::from(offload.csum_start) + u32::from(offload.csum_offset) + 2;
-    // Before the end of the link header there is nothing to sum, and a tag may be moved there.
+    // The sum must not begin within the link header, where a tag may be inserted or removed.
     let link_len = ETHERNET_LEN + TAG_LEN * usize::from(frame.tagged);
-    // Pushing a tag moves it, and the field has 16 bits.
+    // Pushing a tag increases it, and the field has 16 bits.
     let start_ok =
         (link_len..=usize::from(u16::MAX) - TAG_LEN).contains(&usize::from(offload.csum_start));
     let large = offload.gso_type != 0;
@@ -151,7 +152,7 @@ fn check_offload(frame: &mut Frame) -> bool {
         frame.drop_for(DropReason::SegmentSizeUnknown);
         return false;
     }
-    // Of a frame that is not cut nobody reads these.
+    // Not used for a frame that is not segmented.
     (frame.offload.hdr_len, frame.offload.gso_size) = (0, 0);
     let place = checksum_place(frame);
     let allowed = is_checksum_place(frame.headers(), frame.len as usize, place);
@@ -170,9 +171,9 @@ fn checksum_place(frame: &Frame) -> Partial {
     }
 }
 
-/// Looks at the headers of every frame that asks for something, as far as they were not seen yet. What contradicts them
-/// is dropped, for every receiver: one that takes such frames would do what they ask for. What follows from the headers
-/// is written anew.
+/// Checks the full headers of every frame with an offload request. A request that contradicts the headers drops the frame
+/// for every receiver, because a receiver that takes such frames would follow it. Fields that follow from the headers are
+/// set from them.
 #[cold]
 fn check_headers(burst: &mut Burst) {
     let mut large = false;
@@ -205,7 +206,7 @@ fn check_headers(burst: &mut Burst) {
     }
 }
 
-/// What a frame that begins with `headers` asks for, as far as it may.
+/// Returns the checked offload request of a frame that begins with `headers`; `None` if it is not allowed.
 fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     let (offload, len) = (frame.offload, frame.len as usize);
     let place = checksum_place(frame);
@@ -219,7 +220,7 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
         gso_size: offload.gso_size,
         checksum: Some(place),
     };
-    // What is written into fragments has no bearing on whether there can be any.
+    // The values written into fragments do not affect whether the frame can be fragmented.
     let whole = || Whole {
         checksum: 0,
         identification: 0,
@@ -231,8 +232,8 @@ fn checked_offload(frame: &Frame, headers: &[u8]) -> Option<Offload> {
     })
 }
 
-/// Places every frame in its VLAN, or turns it away; and turns away those that the port's guard does not let pass. The
-/// port's kind is looked at once, not per frame.
+/// Places every frame in its VLAN or drops it, and drops frames that the port's source guard does not allow. The port's
+/// VLAN policy is checked once per burst, not per frame.
 #[inline(never)]
 pub fn admit(burst: &mut Burst, port: Option<&PortView>) {
     place(burst, port);
@@ -253,7 +254,7 @@ fn place(burst: &mut Burst, port: Option<&PortView>) {
         Some((policy, control)) => {
             frames.for_each(|frame| admit_aware(frame, policy, control));
         }
-        // A stream goes before its port does, so this does not happen; if it did, it is counted.
+        // A stream is removed before its port, so this does not happen; if it does, it is counted.
         None => frames.for_each(|frame| frame.drop_for(DropReason::NoDestination)),
     }
 }
@@ -263,7 +264,7 @@ fn admit_aware(frame: &mut Frame, policy: &VlanPolicy, control: ControlAddresses
         Ok(admitted) => {
             frame.vlan = admitted.vlan;
             frame.tci = admitted.tci;
-            // A priority tag now names the VLAN that the frame was placed in.
+            // A priority tag now carries the VLAN that the frame was placed in.
             if frame.tagged {
                 frame.head[14..16].copy_from_slice(&admitted.tci.to_be_bytes());
             }
@@ -276,7 +277,7 @@ fn admit_aware(frame: &mut Frame, policy: &VlanPolicy, control: ControlAddresses
     }
 }
 
-/// `lookup`'s working memory: the keys of each frame whose addresses or VLAN are not those of the frame before it.
+/// Working memory of `lookup`: the keys of each frame whose addresses or VLAN differ from those of the frame before it.
 pub struct Keys {
     /// Source and destination.
     pairs: [(Key, Key); BURST],
@@ -293,7 +294,7 @@ impl Default for Keys {
     }
 }
 
-/// Learns where frames come from, and finds where they go. Returns whether any is to be flooded.
+/// Learns the frames' sources and looks up their destinations. Returns whether any frame is to be flooded.
 #[inline(never)]
 pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut Keys) -> bool {
     prepare(burst, view, keys);
@@ -304,7 +305,7 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
         if frame.verdict != Verdict::PENDING {
             continue;
         }
-        // No keys: addresses and VLAN are those of the frame before, and so is the answer.
+        // A frame without keys has the addresses and VLAN of the one before, and so the same verdict.
         if is_own {
             last = match view.fdb.known_way(*pair, ingress, tick) {
                 Some(port) => Verdict::port(port),
@@ -320,7 +321,7 @@ pub fn lookup(burst: &mut Burst, ingress: u16, view: &View, tick: u8, keys: &mut
     floods
 }
 
-/// Learns where one frame comes from, and finds where it goes.
+/// Learns one frame's source and looks up its destination.
 #[inline(never)]
 fn decide(frame: &Frame, (src, dst): (Key, Key), ingress: u16, view: &View, tick: u8) -> Verdict {
     let is_aware = view.port(ingress).is_some_and(PortView::is_vlan_aware);
@@ -331,9 +332,9 @@ fn decide(frame: &Frame, (src, dst): (Key, Key), ingress: u16, view: &View, tick
     }
 }
 
-/// Learns where a frame comes from. A control frame that an aware port takes without a tag is in no VLAN, so nothing is
-/// learned of it: its source would be in the VLAN of ports that are unaware of VLANs. Nor is of a probe for loops: it is no
-/// station's, and comes in wherever there is a loop.
+/// Learns a frame's source. Two kinds of frames are not learned from. A control frame that a VLAN-aware port takes
+/// without a tag is in no VLAN: its source would be learned in the VLAN of ports that are unaware of VLANs. A loop
+/// probe's source is no station, and it arrives wherever there is a loop.
 #[inline(always)]
 fn learn(
     view: &View,
@@ -357,7 +358,7 @@ fn learn(
     view.fdb.learn_if(src, ingress, tick, quotas, is_free)
 }
 
-/// Where a frame, whose destination's key is `key`, goes that came in on `ingress`.
+/// Returns the verdict for a frame received on `ingress` whose destination has the key `key`.
 #[inline(always)]
 pub(crate) fn destination(view: &View, key: Key, frame: &Frame, ingress: u16) -> Verdict {
     let dst = frame.dst;
@@ -369,7 +370,7 @@ pub(crate) fn destination(view: &View, key: Key, frame: &Frame, ingress: u16) ->
         }
     } else if dst.is_link_local_control() {
         let control = view.port(ingress).map(|port| port.control);
-        // With a tag it would be in a VLAN, and there is no such thing.
+        // A link-local control frame is in no VLAN, so a tagged one is dropped.
         match control.is_some_and(|control| control.has(dst) && !frame.tagged) {
             true => Verdict::FLOOD,
             false => Verdict::drop(DropReason::LinkLocal),
@@ -379,12 +380,12 @@ pub(crate) fn destination(view: &View, key: Key, frame: &Frame, ingress: u16) ->
     }
 }
 
-/// Hashes addresses and asks for their cache lines: a whole burst's misses overlap. A frame
-/// with the addresses of the one before it needs neither.
+/// Hashes addresses and prefetches their cache lines, so that the misses of a whole burst overlap. A frame with the
+/// addresses of the one before it needs neither.
 #[inline(always)]
 fn prepare(burst: &Burst, view: &View, keys: &mut Keys) {
     let mut before = (Mac::default(), Mac::default(), 0, false);
-    // No frame to be looked up comes from the address that this begins with.
+    // The initial value matches no frame: `parse` drops frames with an all-zero source.
     let (mut own, mut bit) = (0, 1u64);
     for (frame, pair) in burst.frames().iter().zip(&mut keys.pairs) {
         let this = (frame.src, frame.dst, frame.vlan, frame.tagged);
@@ -407,8 +408,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Headers of few kinds, so that many follow their like: to and from few addresses, tagged, tagged twice, all zero,
-    /// and cut off before or behind the tag.
+    /// Headers of few kinds, so that equal ones often follow each other: few addresses, tagged, double tagged, all zero,
+    /// and cut off before or after the tag.
     fn frame() -> impl Strategy<Value = Vec<u8>> {
         let address = || prop_oneof![Just([0u8; 6]), Just([2, 0, 0, 0, 0, 1]), Just([0xff; 6])];
         let link_type = prop_oneof![
@@ -434,7 +435,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is read of a frame does not depend on those before it.
+        /// The parse result of a frame does not depend on the frames before it.
         #[test]
         fn a_frame_is_parsed_as_if_it_were_alone(frames in prop::collection::vec(frame(), 1..=BURST)) {
             let mut together = Burst::new();
@@ -449,7 +450,7 @@ mod tests {
                 let of = |f: &Frame| {
                     (f.dst, f.src, f.tci, f.tagged, f.stacked, f.tags, f.verdict)
                 };
-                // Of a runt nothing is read.
+                // A runt's fields are not parsed.
                 if bytes.len() >= ETHERNET_LEN {
                     prop_assert_eq!(of(frame), of(&alone.frames()[0]));
                 } else {

@@ -1,32 +1,32 @@
-//! Storm control: into how many copies the frames of one port may be flooded, per second.
+//! Storm control: limits the flooded copies of one port's frames, per second.
 //!
-//! One frame that is flooded costs a worker as many copies as the VLAN has members. So the limit counts copies, not
-//! frames: a port with a limit of 100 000 may send 10 000 broadcasts a second to ten members, or 100 to a thousand.
+//! A flooded frame costs a worker one copy per member of the VLAN. So the limit counts copies, not frames: a port with a
+//! limit of 100 000 may send 10 000 broadcasts a second to ten members, or 100 to a thousand.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crosspoint_packet::{DropReason, Mac};
 
-/// Copies that may follow each other at once, however low the limit: one frame for every port that a switch can have.
+/// Smallest burst of copies, however low the limit: one frame to every port that a switch can have.
 const BURST_COPIES_MIN: u64 = crate::MAX_PORTS as u64;
-/// A bucket holds the copies of one part in so many of a second.
+/// A bucket holds the copies of a second divided by this.
 const BURSTS_PER_SECOND: u64 = 10;
-/// A bucket is refilled this many times a second at most: refilling is a locked operation.
+/// Most refills of a bucket per second: a refill is a locked operation.
 const REFILLS_PER_SECOND: u64 = 10_000;
 
 /// Why a frame is flooded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FloodKind {
-    /// Its destination is the broadcast address.
+    /// The destination is the broadcast address.
     Broadcast,
-    /// Its destination is another group address.
+    /// The destination is another group address.
     Multicast,
-    /// No port is known for its destination.
+    /// No port is known for the destination.
     UnknownUnicast,
 }
 
 impl FloodKind {
-    /// Why a frame for `dst` is flooded.
+    /// Returns why a frame for `dst` is flooded.
     pub fn of(dst: Mac) -> FloodKind {
         match dst {
             Mac::BROADCAST => FloodKind::Broadcast,
@@ -35,7 +35,7 @@ impl FloodKind {
         }
     }
 
-    /// The reason under which frames beyond the limit are dropped.
+    /// Returns the drop reason of frames beyond the limit.
     pub fn drop_reason(self) -> DropReason {
         match self {
             FloodKind::Broadcast => DropReason::StormBroadcast,
@@ -57,13 +57,13 @@ pub struct StormLimits {
 }
 
 impl StormLimits {
-    /// Whether nothing is limited.
+    /// Returns whether nothing is limited.
     pub fn is_unlimited(&self) -> bool {
         *self == StormLimits::default()
     }
 }
 
-/// The limits of one port at work: three token buckets, shared by all workers.
+/// Policer of one port: three token buckets, shared by all workers.
 #[derive(Debug)]
 pub struct StormControl {
     limits: StormLimits,
@@ -74,18 +74,18 @@ pub struct StormControl {
 struct Bucket {
     /// Copies per second; 0 for no limit.
     rate: u64,
-    /// Most copies that it holds.
+    /// Most tokens that it holds.
     capacity: i64,
     /// Cycles of the time stamp counter in a second.
     hz: u64,
-    /// Copies that may be made now; less than none where the last frame had more copies than were left.
+    /// Copies that may be made now; negative if the last frame had more copies than were left.
     tokens: AtomicI64,
     /// When it was last refilled, cycles.
     refilled_at: AtomicU64,
 }
 
 impl StormControl {
-    /// Buckets for these limits, full; `hz` is the time stamp counter's frequency and `now` its value.
+    /// Creates full buckets for these limits; `hz` is the time stamp counter's frequency and `now` its value.
     pub fn new(limits: StormLimits, hz: f64, now: u64) -> StormControl {
         let bucket = |rate: u32| Bucket::new(rate.into(), hz.max(1.0) as u64, now);
         StormControl {
@@ -98,13 +98,14 @@ impl StormControl {
         }
     }
 
-    /// The limits.
+    /// Returns the limits.
     pub fn limits(&self) -> StormLimits {
         self.limits
     }
 
-    /// Whether a frame may be flooded into `copies` at `now`, cycles. If so they are taken off. A frame with more copies
-    /// than are left passes, and the next ones wait until the debt is paid: so any frame passes some time.
+    /// Returns whether a frame may be flooded into `copies` copies at `now`, cycles, and if so takes the tokens. A frame
+    /// with more copies than tokens left passes too, and later frames are refused until the debt is refilled: so a frame
+    /// with any number of copies can pass.
     pub fn allows(&self, kind: FloodKind, copies: usize, now: u64) -> bool {
         self.buckets[kind as usize].take(copies as i64, now)
     }
@@ -134,21 +135,21 @@ impl Bucket {
         true
     }
 
-    /// Adds what has come since the last time. One of the workers that come at once does it.
+    /// Adds the tokens earned since the last refill. If several workers refill at once, one of them does it.
     fn refill(&self, now: u64) {
         let before = self.refilled_at.load(Ordering::Relaxed);
         let elapsed = now.wrapping_sub(before);
-        // A worker that read its clock before another one refilled sees a time that is long, not short.
+        // A worker that read its clock before another one refilled sees a huge time, not a negative one.
         if elapsed < self.hz / REFILLS_PER_SECOND || elapsed > u64::MAX / 2 {
             return;
         }
-        // No more than fills the bucket from any debt that one frame can make.
+        // Two seconds fill the bucket from the largest debt that one frame can make, at rates from 1024 on.
         let elapsed = elapsed.min(self.hz.saturating_mul(2));
         let fresh = (u128::from(elapsed) * u128::from(self.rate) / u128::from(self.hz)) as u64;
         if fresh == 0 {
             return;
         }
-        // Only the time that whole copies took: the rest counts for the next one.
+        // Only the time of whole copies is used up: the rest counts for the next refill.
         let used = (u128::from(fresh) * u128::from(self.hz) / u128::from(self.rate)) as u64;
         let at = match now.wrapping_sub(before) == elapsed {
             true => before.wrapping_add(used),
@@ -159,7 +160,7 @@ impl Bucket {
                 .compare_exchange(before, at, Ordering::Relaxed, Ordering::Relaxed);
         if won.is_ok() {
             let filled = |tokens: i64| Some(tokens.saturating_add(fresh as i64).min(self.capacity));
-            // The function never answers `None`, so this cannot fail.
+            // The function never returns `None`, so this cannot fail.
             let _ = self
                 .tokens
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, filled);
@@ -175,8 +176,8 @@ mod tests {
     const HZ: u64 = 1_000_000_000;
 
     proptest! {
-        /// Over any time, whatever comes when, no more copies pass than the bucket holds, the rate allows, and one frame
-        /// has; and one that asks without pause gets no less than the rate.
+        /// Over any time and pattern, at most as many copies pass as the bucket holds, plus what the rate allows, plus
+        /// one frame; a sender that asks without pause gets no less than the rate.
         #[test]
         fn copies_keep_to_the_rate(
             rate in 1_000u32..10_000_000,

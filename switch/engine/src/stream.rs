@@ -1,4 +1,4 @@
-//! A stream: one receive queue of one port, owned by one worker.
+//! Stream: one receive queue of one port, owned by one worker.
 
 use std::sync::Arc;
 use std::thread::sleep;
@@ -12,27 +12,27 @@ use crate::counters::{PortCounters, QueueCounters};
 use crate::direct::{Direct, DirectGuest};
 use crate::shares::Shares;
 
-/// Which stream: port number and queue number.
+/// Identifies a stream: port number and queue number.
 pub type StreamId = (u16, u16);
 
-/// Where the frames come from.
+/// Source of a stream's frames.
 pub enum Source {
     /// A guest's transmit ring.
     Guest(Box<GuestTx>),
-    /// A guest's transmit ring, and a NIC's queue that is this guest's own.
+    /// A guest's transmit ring, and a NIC queue that only this guest uses.
     Direct(Box<DirectGuest>),
     /// A NIC's receive ring.
     Nic(XskRx),
 }
 
-/// After so many polls in a row that found nothing a guest's stream is quiet.
+/// A guest's stream is quiet after this many empty polls in a row.
 const QUIET_POLLS: u32 = 128;
-/// How long a NIC may go on reading after its queue was closed: the kernel closes it some 20 ms later.
+/// How long a NIC may continue to read after its queue was closed: the kernel closes it some 20 ms later.
 const CLOSING: Duration = Duration::from_millis(100);
-/// Between two looks whether a NIC has sent everything.
+/// Interval between two checks whether a NIC has sent everything.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// A receive queue and what its worker keeps of it.
+/// A receive queue and its worker's state for it.
 pub struct Stream {
     /// Port and queue.
     pub id: StreamId,
@@ -40,26 +40,26 @@ pub struct Stream {
     counters: Arc<PortCounters>,
     received_at: u64,
     received: usize,
-    /// How many frames the next burst may have, and what bursts take, cycles.
+    /// How many frames the next burst may have, and the cost of bursts in cycles.
     frames_max: usize,
     burst_cycles: u64,
-    /// How many polls in a row have found nothing.
+    /// Number of empty polls in a row.
     empty_polls: u32,
     reported: bool,
-    /// Of a guest with a queue of its own: the worker that it was last served by, and whether something was given back
-    /// that the guest has not been called for.
+    /// For a guest with its own NIC queue: the worker that last served it, and whether buffers were given back for which
+    /// the guest has not been called yet.
     worker: usize,
     gave_back: bool,
-    /// Where its last burst went, port and queue: the next one probably goes there too.
+    /// Port and queue that its last burst went to: the next one probably goes there too.
     pub destination: Option<(u16, u16)>,
-    /// Whether anything of it ever went to a NIC: then it may be on its way still.
+    /// Whether any of its frames went to a NIC: they may still be in transmission.
     pub has_used_nics: bool,
-    /// Whether anything wakes a worker that sleeps when there is work: if not, the worker looks from time to time.
+    /// Whether new work wakes a sleeping worker. If not, the worker polls from time to time.
     pub has_wakeup: bool,
 }
 
 impl Stream {
-    /// The stream of queue `id.1` of port `id.0`.
+    /// Creates the stream of queue `id.1` of port `id.0`.
     pub fn new(id: StreamId, source: Source, counters: Arc<PortCounters>) -> Stream {
         Stream {
             id,
@@ -79,18 +79,18 @@ impl Stream {
         }
     }
 
-    /// What `worker` counts of this queue.
+    /// Returns the counters of `worker` for this queue.
     #[inline(always)]
     pub fn counters(&self, worker: usize) -> &QueueCounters {
         self.counters.at(worker, self.id.1)
     }
 
-    /// What it reads from.
+    /// Returns the source.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// The guest's ring that it reads from, if it does.
+    /// Returns the guest's ring, if the source is a guest.
     pub fn guest(&self) -> Option<&GuestTx> {
         match &self.source {
             Source::Guest(guest) => Some(guest),
@@ -99,12 +99,12 @@ impl Stream {
         }
     }
 
-    /// Whether its guest has a NIC's queue of its own.
+    /// Returns whether its guest has its own NIC queue.
     pub fn is_direct(&self) -> bool {
         matches!(self.source, Source::Direct(_))
     }
 
-    /// The guest's own queue, to be lent to who delivers the burst; `None` if it has none.
+    /// Takes out the guest's own NIC queue, for the delivery of a burst; `None` if it has none.
     #[inline(always)]
     pub fn take_direct(&mut self) -> Option<Box<Direct>> {
         match &mut self.source {
@@ -113,14 +113,14 @@ impl Stream {
         }
     }
 
-    /// Takes it back.
+    /// Puts that queue back.
     pub fn put_direct(&mut self, lent: Option<Box<Direct>>) {
         if let Source::Direct(direct) = &mut self.source {
             *direct.direct_mut() = lent;
         }
     }
 
-    /// Gives back what the guest's own queue has sent.
+    /// Gives back the buffers that the guest's own queue has sent.
     #[cold]
     fn settle(&mut self) {
         let counters = self.counters.at(self.worker, self.id.1);
@@ -133,13 +133,13 @@ impl Stream {
         }
     }
 
-    /// Whether something was given back besides whole bursts at hand, and the guest has not been called for it.
+    /// Returns whether buffers were given back outside a burst, and the guest has not been called for them.
     #[inline(always)]
     pub fn has_given_back(&self) -> bool {
         self.gave_back
     }
 
-    /// The doorbell of the guest's own queue. Returns whether the NIC has frames still to send.
+    /// Rings the doorbell of the guest's own queue. Returns whether the NIC still has frames to send.
     pub fn flush_direct(&mut self) -> bool {
         match &mut self.source {
             Source::Direct(direct) => direct.flush(),
@@ -147,9 +147,8 @@ impl Stream {
         }
     }
 
-    /// Ends the guest's own queue: waits until the NIC has sent what it has, no longer than `patience`, and gives
-    /// everything back. What the guest sends from now on is copied. For the control thread, when no worker has the
-    /// stream.
+    /// Ends the guest's own queue: waits until the NIC has sent all its frames, at most `patience`, and gives all buffers
+    /// back. Later frames of the guest are copied. For the control thread, while no worker has the stream.
     #[must_use = "the stream goes on without the queue"]
     pub fn end_direct(mut self, patience: Duration) -> Stream {
         let deadline = Instant::now() + patience;
@@ -168,8 +167,8 @@ impl Stream {
         stream.give_back(&left)
     }
 
-    /// Ends the own queues of several guests as [`end_direct`](Self::end_direct) does, all at once and without waiting
-    /// for what they have sent.
+    /// Ends the own queues of several guests, like [`end_direct`](Self::end_direct), but all at once and without waiting
+    /// for frames that are being sent.
     #[must_use = "the streams go on without the queues"]
     pub fn end_directs(streams: Vec<Stream>) -> Vec<Stream> {
         let closed: Vec<_> = streams.into_iter().map(Stream::close).collect();
@@ -180,7 +179,8 @@ impl Stream {
         all.map(|(stream, left)| stream.give_back(&left)).collect()
     }
 
-    /// Closes a guest's own queue. Returns the bursts that it holds: to be given back when nobody reads them any more.
+    /// Closes a guest's own queue. Returns the bursts that it holds, to be given back when the NIC does not read them any
+    /// more.
     fn close(self) -> (Stream, Vec<Batch>) {
         match self.source {
             Source::Direct(direct) => {
@@ -192,8 +192,8 @@ impl Stream {
         }
     }
 
-    /// Gives bursts back. The guest is called by the worker that has the stream next: calling can last for ever, and
-    /// workers are freed from that.
+    /// Gives bursts back. The next worker of the stream calls the guest: a call can block forever, and there is a way to
+    /// free a worker from that.
     fn give_back(mut self, left: &[Batch]) -> Stream {
         if let Source::Guest(guest) = &mut self.source {
             for batch in left {
@@ -204,25 +204,26 @@ impl Stream {
         self
     }
 
-    /// Whether it is a NIC's queue.
+    /// Returns whether the source is a NIC.
     #[inline(always)]
     pub fn is_nic(&self) -> bool {
         matches!(self.source, Source::Nic(_))
     }
 
-    /// Whether the last burst of a guest was full, and more frames wait behind it.
+    /// Returns whether a guest's last burst was full and more frames wait behind it.
     #[inline(always)]
     pub fn has_backlog(&self) -> bool {
         self.guest().is_some_and(GuestTx::has_backlog)
     }
 
-    /// What its bursts take, cycles: the last one, or an eighth less than was known before it.
+    /// Returns the cost of its bursts, cycles: that of the last one, or an eighth less than the previous value, whichever
+    /// is more.
     #[inline(always)]
     pub fn burst_cycles(&self) -> u64 {
         self.burst_cycles
     }
 
-    /// Notes that a poll found nothing. Returns whether it is time to ask whether the stream is [quiet](crate::walk).
+    /// Notes an empty poll. Returns whether it is time to check if the stream is [quiet](crate::walk).
     #[inline(always)]
     pub fn note_empty(&mut self) -> bool {
         self.burst_cycles -= self.burst_cycles / 8;
@@ -230,10 +231,10 @@ impl Stream {
         self.empty_polls.is_multiple_of(QUIET_POLLS)
     }
 
-    /// A look at a guest's ring, once that has been empty for long. Others are polled always.
+    /// Returns a glance of a guest's ring if the ring has been empty for long. Other sources are always polled.
     pub(crate) fn glance_if_quiet(&self) -> Option<Glance> {
         match &self.source {
-            // What it gave back it has not been called for yet.
+            // Not while a call for given back buffers is due.
             Source::Guest(guest) if self.empty_polls >= QUIET_POLLS && !self.gave_back => {
                 guest.glance()
             }
@@ -241,7 +242,7 @@ impl Stream {
         }
     }
 
-    /// Notes what the last burst, of `count` frames, took, and sizes the next one by it.
+    /// Notes the cost of the last burst, of `count` frames, and sizes the next one by it.
     #[inline(always)]
     pub fn note_burst(&mut self, count: usize, cycles: u64, shares: &Shares) {
         self.empty_polls = 0;
@@ -249,13 +250,13 @@ impl Stream {
         self.frames_max = shares.frames_max(count, cycles, self.frames_max);
     }
 
-    /// Takes a burst; returns how many frames it has.
+    /// Receives a burst; returns its number of frames.
     #[inline(always)]
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
         burst.clear();
         burst.set_frames_max(self.frames_max);
         self.received = match &mut self.source {
-            // Nobody asks when.
+            // NIC streams record no completion latency.
             Source::Nic(nic) => return nic.receive(burst),
             Source::Guest(guest) => guest.receive(burst),
             Source::Direct(_) => self.receive_direct(burst),
@@ -275,8 +276,8 @@ impl Stream {
         }
     }
 
-    /// What the guest did wrong, until somebody has been told. Asked for when a burst is empty:
-    /// a guest at fault gives no frames any more.
+    /// Returns the guest's fault until it has been reported. Checked when a burst is empty: a guest at fault gives no
+    /// more frames.
     #[inline(always)]
     pub fn unreported_fault(&self) -> Option<RingFault> {
         match &self.source {
@@ -286,13 +287,13 @@ impl Stream {
         }
     }
 
-    /// Somebody has been told.
+    /// Marks the fault as reported.
     pub fn set_reported(&mut self) {
         self.reported = true;
     }
 
-    /// Gives back what `burst`, the last, was read from: its bytes are where they go. Counts the time since `mark`,
-    /// when the worker was done with what it did before, and returns the time now.
+    /// Gives back the buffers of `burst`, the last one: its bytes have been copied. Counts the time since `mark`, when
+    /// the worker ended its previous work, and returns the time now.
     #[inline(always)]
     pub fn complete(&mut self, burst: &Burst, worker: usize, mark: u64) -> u64 {
         let is_back = match &mut self.source {
@@ -318,7 +319,7 @@ impl Stream {
         now
     }
 
-    /// Calls the guest, if it waits for completions. Returns whether it did.
+    /// Calls the guest if it waits for completions. Returns whether it was called.
     #[inline(always)]
     pub fn flush(&mut self, worker: usize) -> bool {
         self.gave_back = false;
@@ -333,7 +334,7 @@ impl Stream {
         called
     }
 
-    /// Asks to be woken when there is work, or not to be. Returns whether there is work now.
+    /// Enables or disables the wakeup for new work. Returns whether there is work now.
     pub fn set_wakeups(&mut self, wanted: bool) -> bool {
         match &mut self.source {
             Source::Nic(nic) => nic.has_work(),

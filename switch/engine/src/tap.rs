@@ -1,8 +1,8 @@
-//! Taps: copies of frames that go past, with what became of them, for people who look.
+//! Taps: copies of passing frames, with the result of each, for packet capture.
 //!
-//! A worker never waits for who looks: a frame for which no [`Slot`] is free, or that is beyond the tap's rate, goes on
-//! unseen and is counted. Without taps it costs a look at an empty list for each burst. With some, the copies for a
-//! queue of a tapped port are sent one by one, to know what became of each.
+//! A worker never waits for the reader of a tap: a frame for which no [`Slot`] is free, or which exceeds the tap's rate,
+//! is not captured, and is counted. Without taps the cost is one check of an empty list per burst. With taps, the copies
+//! for a queue of a tapped port are sent one by one, so that the result of each is known.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,12 +17,12 @@ use crate::stream::StreamId;
 use crate::tx::Tx;
 use crate::view::View;
 
-/// Most taps at once.
+/// Most taps at the same time.
 pub const TAPS_MAX: usize = 4;
-/// A worker that was idle looks at so many thousandths of a second's frames at once.
+/// A worker that was idle may capture this many milliseconds' worth of frames at once.
 const SAVED_MS: u64 = 10;
 
-/// Which way a frame went.
+/// Direction of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     /// From the port into the switch.
@@ -31,93 +31,93 @@ pub enum Direction {
     Sent,
 }
 
-/// What became of a frame.
+/// Result of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// Received: it goes to one port, by number.
+    /// Received: it goes to this port.
     Port(u16),
     /// Received: it goes to every other port that carries its VLAN.
     Flood,
-    /// Sent: the port has it.
+    /// Sent: it was delivered to the port.
     Delivered,
     /// It was dropped.
     Dropped(DropReason),
 }
 
-/// Says of a frame, by its first bytes and its length, whether it is wanted. It is called by workers: it must neither
-/// allocate nor wait.
+/// Returns whether a frame is wanted, given its first bytes and its length. Workers call it, so it must neither allocate
+/// nor wait.
 pub type Filter = Box<dyn Fn(&[u8], usize) -> bool + Send + Sync>;
 
-/// What a tap wants.
+/// What a tap captures.
 pub struct Wanted {
-    /// Of this port only.
+    /// Only frames of this port.
     pub port: Option<u16>,
-    /// Of this queue only.
+    /// Only frames of this queue.
     pub queue: Option<u16>,
     /// Frames from ports.
     pub received: bool,
     /// Copies for ports.
     pub sent: bool,
-    /// Only those that are dropped.
+    /// Only dropped frames.
     pub dropped_only: bool,
-    /// Bytes kept of each.
+    /// Bytes kept of each frame.
     pub snap_len: usize,
-    /// Frames that each worker looks at in a second.
+    /// Most frames per second and worker that are considered.
     pub rate_max: u64,
-    /// Only those that this says yes to.
+    /// Only frames for which this filter returns `true`.
     pub filter: Option<Filter>,
 }
 
-/// One frame that was seen.
+/// One captured frame.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    /// When: the time-stamp counter.
+    /// Time-stamp counter at capture.
     pub tsc: u64,
-    /// The worker that had it.
+    /// The worker that processed it.
     pub worker: usize,
-    /// Its number on that worker: copies that were sent have that of the frame that was received. `None` for what was
-    /// joined of several.
+    /// Its number on that worker. Sent copies have the number of the received frame. `None` for a frame joined from
+    /// several.
     pub serial: Option<u64>,
-    /// The port that it came from or goes to.
+    /// The port that it was received on or sent to.
     pub port: u16,
     /// That port's queue.
     pub queue: u16,
-    /// Which way it went.
+    /// Direction.
     pub direction: Direction,
-    /// What became of it.
+    /// Result.
     pub fate: Fate,
-    /// Its length, bytes.
+    /// Length, bytes.
     pub len: u32,
-    /// What was still to be done with it.
+    /// Offloads that were still to be done.
     pub offload: Offload,
     /// Its first bytes.
     pub bytes: Vec<u8>,
 }
 
-/// What a tap has counted, over all workers.
+/// A tap's counters, summed over all workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TapCounts {
-    /// Frames that were kept.
+    /// Frames captured.
     pub kept: u64,
-    /// Frames that were wanted, and for which no slot was free: who looks is too slow.
+    /// Frames for which no slot was free: the reader is too slow.
     pub missed: u64,
-    /// Frames that were not looked at: there were more than `rate_max`.
+    /// Frames not considered because they exceeded `rate_max`.
     pub over_rate: u64,
 }
 
-/// What one worker counts and saves.
+/// One worker's counters and rate budget.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct ByWorker {
     kept: Counter,
     missed: Counter,
     over_rate: Counter,
-    /// Cycles that it may still spend, at `cycles_per_frame` for each frame; and when that was reckoned.
+    /// Budget in cycles, `cycles_per_frame` for each frame; and when it was last updated.
     saved: AtomicU64,
     since: AtomicU64,
 }
 
-/// A tap: what is wanted, and the slots, some free, some filled.
+/// A tap: what it captures, and its free and filled slots.
 pub struct Tap {
     wanted: Wanted,
     cycles_per_frame: u64,
@@ -129,7 +129,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap with `slots` slots (at least one) for a switch with so many workers.
+    /// Creates a tap with `slots` slots (at least one) for a switch with `workers` workers.
     pub fn new(wanted: Wanted, slots: usize, workers: usize, clock: &Clock) -> Arc<Tap> {
         let slots = slots.max(1);
         let (free, filled) = (ArrayQueue::new(slots), ArrayQueue::new(slots));
@@ -150,7 +150,7 @@ impl Tap {
         let cycles_per_frame = (clock.hz() as u64 / wanted.rate_max.max(1)).max(1);
         let saved = clock.hz() as u64 / 1000 * SAVED_MS;
         Arc::new(Tap {
-            // At a low rate there is more between two frames than may be saved.
+            // At a low rate, the time between two frames is longer than the usual limit.
             saved_max: saved.max(cycles_per_frame * BURST as u64),
             cycles_per_frame,
             wanted,
@@ -161,32 +161,32 @@ impl Tap {
         })
     }
 
-    /// The next frame that was seen, of any worker, if there is one. Each worker's are in order.
+    /// Returns the next captured frame of any worker, if there is one. Each worker's frames are in order.
     pub fn next(&self) -> Option<Box<Slot>> {
         self.filled.pop()
     }
 
-    /// Gives a slot back, to be filled again.
+    /// Returns a slot so that it can be filled again.
     pub fn give_back(&self, slot: Box<Slot>) {
         let _ = self.free.push(slot);
     }
 
-    /// The one port that it wants, if it wants one only.
+    /// Returns the port that it captures, if it is limited to one.
     pub fn port(&self) -> Option<u16> {
         self.wanted.port
     }
 
-    /// Notes that there is nothing more to come: its port has gone.
+    /// Marks the tap as ended: its port was removed.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Whether there is nothing more to come than what [`next`](Self::next) still has.
+    /// Whether the tap has ended: no frames follow those that [`next`](Self::next) still returns.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// What was kept, and what was not.
+    /// Returns the counters.
     pub fn counts(&self) -> TapCounts {
         let sum = |of: fn(&ByWorker) -> &Counter| self.workers.iter().map(|w| of(w).get()).sum();
         TapCounts {
@@ -205,7 +205,7 @@ impl Tap {
             && self.wanted.queue.is_none_or(|wanted| wanted == queue)
     }
 
-    /// How many of `count` frames `worker` may look at now; the rest is counted.
+    /// Returns how many of `count` frames `worker` may consider now; the rest is counted as over the rate.
     fn allow(&self, worker: usize, count: usize) -> usize {
         let Some(of) = self.workers.get(worker) else {
             return 0;
@@ -225,10 +225,11 @@ impl Tap {
         allowed as usize
     }
 
-    /// A slot with the frame's first bytes, as they are behind `tag`; `None` where it is not wanted, or missed.
+    /// Returns a slot with the frame's first bytes after `tag` is applied; `None` if the frame is not wanted or was
+    /// missed.
     fn take(&self, worker: usize, burst: &Burst, frame: &Frame, tag: TagOp) -> Option<Box<Slot>> {
         let Some(mut slot) = self.free.pop() else {
-            // Whether the filter would have said yes is not known.
+            // It is not known whether the filter would have accepted the frame.
             self.count(worker, |of| &of.missed);
             return None;
         };
@@ -247,7 +248,7 @@ impl Tap {
         Some(slot)
     }
 
-    /// Fills in the rest, and lets go of it.
+    /// Fills in the rest of the slot and hands it to the reader.
     fn put(&self, mut slot: Box<Slot>, seen: Seen, fate: Fate) {
         if self.wanted.dropped_only && !matches!(fate, Fate::Dropped(_)) {
             self.give_back(slot);
@@ -258,7 +259,7 @@ impl Tap {
         (slot.port, slot.queue) = seen.id;
         (slot.direction, slot.fate) = (seen.direction, fate);
         self.count(seen.worker, |of| &of.kept);
-        // There are as many places as slots.
+        // The queue has room for all slots.
         let _ = self.filled.push(slot);
     }
 
@@ -290,18 +291,18 @@ fn read(burst: &Burst, frame: &Frame, tag: TagOp, out: &mut [u8]) {
     }
 }
 
-/// What the frames of a burst that is being sent are.
+/// Origin of the frames of a burst that is being sent.
 #[derive(Clone, Copy)]
 pub(crate) enum Origin {
     /// As they were received.
     Received,
-    /// Cut out of the frame of this index.
+    /// Segments of the frame with this index.
     CutFrom(usize),
-    /// Joined of several.
+    /// Joined from several frames.
     Joined,
 }
 
-/// Shows the taps a burst that came in on `id`, and has been looked up.
+/// Captures the frames of a burst that was received on `id` and has been looked up.
 #[cold]
 #[inline(never)]
 pub fn received(burst: &Burst, id: StreamId, view: &View, tx: &mut Tx) {
@@ -330,8 +331,8 @@ pub fn received(burst: &Burst, id: StreamId, view: &View, tx: &mut Tx) {
     }
 }
 
-/// Shows the taps copies for port `number` that are not made, since frames for it have had more than its share: where
-/// they are counted, at its first queue.
+/// Captures copies for port `number` that are not made because frames for it exceed its share. They count as frames of
+/// its first queue.
 #[cold]
 #[inline(never)]
 pub(crate) fn over_share(
@@ -363,7 +364,7 @@ pub(crate) fn over_share(
     }
 }
 
-/// The taps, as the copies for one queue see them.
+/// The taps, for the copies to one queue.
 #[derive(Clone, Copy)]
 pub(crate) struct Taps<'a> {
     pub(crate) taps: &'a [Arc<Tap>],
@@ -372,25 +373,25 @@ pub(crate) struct Taps<'a> {
     pub(crate) origin: Origin,
 }
 
-/// How many of the next copies each tap looks at.
+/// How many of the next copies each tap considers.
 #[derive(Default)]
 pub(crate) struct Allowed([usize; TAPS_MAX]);
 
 impl Allowed {
-    /// How many some tap looks at.
+    /// Returns the largest number that any tap considers.
     pub(crate) fn most(&self) -> usize {
         self.0.into_iter().max().unwrap_or(0)
     }
 }
 
-/// What the taps keep of one copy until it is known what becomes of it.
+/// Slots that the taps hold for one copy until its result is known.
 pub(crate) struct Held {
     slots: [Option<Box<Slot>>; TAPS_MAX],
     drops: [u64; DropReason::COUNT],
 }
 
 impl Taps<'_> {
-    /// How many of the next `count` copies each tap looks at.
+    /// Returns how many of the next `count` copies each tap considers.
     pub(crate) fn allow(&self, worker: usize, id: StreamId, count: usize) -> Allowed {
         let mut allowed = Allowed::default();
         for (allowed, tap) in allowed.0.iter_mut().zip(self.taps) {
@@ -401,7 +402,7 @@ impl Taps<'_> {
         allowed
     }
 
-    /// Takes of copy `number` of those allowed, which is about to be sent, what the taps want.
+    /// Fills the taps' slots from a copy that is about to be sent: copy `number` of those allowed.
     pub(crate) fn hold(
         &self,
         worker: usize,
@@ -425,7 +426,7 @@ impl Taps<'_> {
         held
     }
 
-    /// Has the taps keep it, now that it is known what became of it: delivered, or dropped for the reason that `to` has
+    /// Passes the held slots to the readers with the copy's result: delivered, or dropped for the reason that `to` has
     /// counted since.
     pub(crate) fn release(
         &self,
@@ -440,7 +441,7 @@ impl Taps<'_> {
         };
         let fate = match delivered {
             true => Fate::Delivered,
-            // What a NIC's interface refuses is counted where it came from.
+            // Frames that a NIC's interface refuses are counted at the source port.
             false => Fate::Dropped(
                 *DropReason::ALL
                     .iter()

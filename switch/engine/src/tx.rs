@@ -1,4 +1,4 @@
-//! A worker's outgoing side: its ways to ports, and the copies of a burst, by queue.
+//! A worker's egress side: its egress queues to ports, and the copies of a burst, grouped by queue.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,52 +18,53 @@ use crate::shares::{Account, Shares};
 use crate::sleep::Waker;
 use crate::view::{Egress, PortView, View};
 
-/// A worker's way to a NIC port.
+/// A worker's egress queue to a NIC port.
 pub enum NicTx {
-    /// A queue of its own.
+    /// The worker's own queue of the NIC.
     Own(XskTx),
-    /// Through another worker's queue, and how to wake it.
+    /// Handoff to another worker's queue, and that worker's waker.
     Remote(Arc<Handover>, Arc<Waker>),
 }
 
-/// How far a worker's way to a NIC port has come.
+/// Position of a worker's egress queue to a NIC port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NicPosition {
-    /// A queue of its own: how many descriptors the kernel was given, and how many of those it is done with.
+    /// Own queue: how many descriptors the kernel was given, and how many of those it has completed.
     Own {
         /// The port.
         port: u16,
-        /// Given, since the queue was opened.
+        /// Descriptors submitted since the queue was opened.
         submitted: u64,
-        /// Done.
+        /// Descriptors completed.
         completed: u64,
     },
-    /// Another worker's queue.
+    /// Handoff to another worker's queue.
     Remote {
         /// The port.
         port: u16,
-        /// Descriptors handed over to that worker, since the way was made.
+        /// Descriptors handed off to that worker since the handoff was created.
         pushed: u64,
-        /// Taken by it.
+        /// Descriptors that it has taken.
         taken: u64,
     },
 }
 
-/// A guest's queue that was delivered to in this iteration, and the port that the first of these frames came from.
+/// A guest queue that got frames in this iteration, and the source port of the first of these frames.
 pub(crate) struct Touched {
     pub(crate) port: u16,
     pub(crate) queue: u16,
     pub(crate) by: u16,
 }
 
-/// Copies of one burst that go to one queue of one port.
+/// Copies of one burst for one queue of one port.
 pub(crate) struct Group {
     pub(crate) port: u16,
     pub(crate) queue: u16,
     pub(crate) picks: Vec<Pick>,
 }
 
-/// Copies of one burst, by queue. Made once, with room for a burst of which each frame goes elsewhere.
+/// Copies of one burst, grouped by queue. Allocated once, with room for a burst in which each frame goes to another
+/// queue.
 #[derive(Default)]
 pub(crate) struct Groups {
     list: Vec<Group>,
@@ -83,19 +84,19 @@ impl Groups {
         }
     }
 
-    /// Those with copies, and those whose copies went with others.
+    /// Returns the groups in use. A group is empty if its copies were sent together with flooded frames.
     #[inline(always)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> + Clone {
         self.list.iter().take(self.used)
     }
 
-    /// Forgets all copies.
+    /// Removes all copies.
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
         self.used = 0;
     }
 
-    /// The group of copies for a queue, made if there is none.
+    /// Returns the group of copies for a queue, and begins one if there is none.
     #[inline(always)]
     fn of(&mut self, port: u16, queue: u16) -> Option<&mut Group> {
         let is_it = |group: &Group| (group.port, group.queue) == (port, queue);
@@ -103,7 +104,7 @@ impl Groups {
         if let Some(index) = known {
             return self.list.get_mut(index);
         }
-        // A burst has no more frames than there are groups.
+        // There are as many groups as a burst has frames.
         let group = self.list.get_mut(self.used)?;
         (group.port, group.queue) = (port, queue);
         group.picks.clear();
@@ -120,19 +121,19 @@ impl Groups {
         }
     }
 
-    /// Whether there are copies for a port.
+    /// Returns whether there are copies for a port.
     pub(crate) fn has(&self, port: u16) -> bool {
         self.iter()
             .any(|group| group.port == port && !group.picks.is_empty())
     }
 
-    /// Whether there are copies for a queue.
+    /// Returns whether there are copies for a queue.
     fn has_for(&self, port: u16, queue: u16) -> bool {
         self.iter()
             .any(|group| (group.port, group.queue) == (port, queue) && !group.picks.is_empty())
     }
 
-    /// Forgets the copies for a port.
+    /// Removes the copies for a port.
     pub(crate) fn discard(&mut self, port: u16) {
         let groups = self.list.iter_mut().take(self.used);
         groups
@@ -141,69 +142,69 @@ impl Groups {
     }
 }
 
-/// What one burst has asked for after it was read, beyond one copy of each frame into plain buffers: units of [`Work`].
+/// Cost of one burst beyond reading it and one copy of each frame into plain buffers: units of [`Work`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Asked {
     /// Flooded copies and segments.
     pub made: u32,
-    /// Receive buffers that are not plain: of each copy's own,
+    /// Cost of receive buffers that are not plain: the part within each copy's allowance,
     pub own: u32,
     /// and beyond it.
     pub excess: u32,
 }
 
 impl Asked {
-    /// All of it.
+    /// Returns the sum.
     pub fn sum(self) -> u32 {
         self.made + self.own + self.excess
     }
 }
 
-/// A worker's outgoing side.
+/// A worker's egress side.
 pub struct Tx {
     pub(crate) worker: usize,
     pub(crate) scratch: RxScratch,
-    /// Ways to NIC ports, by port number.
+    /// Egress queues to NIC ports, by port number.
     pub(crate) nics: Vec<Option<Box<NicTx>>>,
-    /// Ports that have such a way.
+    /// Ports that have such an egress queue.
     pub(crate) nic_ports: Vec<u16>,
-    /// Ports whose bursts had copies for NICs in this iteration, and how many; noted while ports compete.
+    /// Ports whose bursts had copies for NICs in this iteration, and how many; recorded only while ports compete.
     pub(crate) nic_users: Vec<(u16, u32)>,
     pub(crate) groups: Groups,
     /// Copies of flooded frames, for one port at a time.
     pub(crate) flood_groups: Groups,
     pub(crate) flood: FloodScratch,
-    /// What the burst may still cost.
+    /// Remaining cost budget of the burst.
     pub(crate) work: Work,
-    /// The worker's time, by port.
+    /// Accounts of the worker's time, by port.
     pub(crate) shares: Shares,
-    /// What the last burst has asked for.
+    /// Cost of the last burst.
     pub(crate) asked: Asked,
-    /// What its flooded frames took, cycles.
+    /// Cycles that its flooded frames took.
     pub(crate) flood_cycles: u64,
-    /// Whether the last burst was of frames in one piece, that went as they were to one port each, whose buffers were plain.
+    /// Whether the last burst was plain: frames in one piece, each sent unchanged to one port with plain buffers.
     pub(crate) is_plain: bool,
-    /// Guest queues delivered to in this iteration: they may want a call.
+    /// Guest queues that got frames in this iteration: they may need a call.
     pub(crate) touched: Vec<Touched>,
-    /// Rings found broken since the control thread last looked.
+    /// Rings found broken since the last report to the control thread.
     pub(crate) faults: Vec<(u16, RingFault)>,
     pub(crate) segmenter: Segmenter,
     pub(crate) joiner: Joiner,
-    /// Of the guest whose burst is delivered, if it has a NIC's queue of its own.
+    /// The NIC queue of the guest whose burst is being delivered, if it has its own.
     pub(crate) direct: Option<Box<Direct>>,
-    /// Whether copies of the last burst went to a NIC; and how many to those whose doorbells this worker rings.
+    /// Whether copies of the last burst went to a NIC; and how many went to NIC queues whose doorbells this worker rings.
     pub(crate) used_nics: bool,
     pub(crate) nic_copies: u32,
-    /// The number of the burst's first frame, for taps.
+    /// Serial number of the burst's first frame, for taps.
     pub(crate) serial: u64,
-    /// How the burst is spread over the queues of each port, from its first frame on.
+    /// How the burst is spread over the queues of each port, fixed with its first frame,
     pub(crate) spreads: Vec<(u16, Option<Spread>)>,
-    /// and how often that was done.
+    /// and how often that was determined.
     pub(crate) looks: usize,
 }
 
 impl Tx {
-    /// The outgoing side of `worker`, with all the memory that it will ever need. A port may have the worker for
+    /// Creates the egress side of `worker`, with all the memory that it will ever need. A port may use the worker for
     /// `quantum_cycles` while others want it too.
     pub fn new(worker: usize, quantum_cycles: u64) -> Tx {
         Tx {
@@ -233,7 +234,7 @@ impl Tx {
         }
     }
 
-    /// Exchanges the way to NIC port `port`.
+    /// Exchanges the egress queue to NIC port `port`.
     pub fn swap_nic(&mut self, port: u16, nic: &mut Option<Box<NicTx>>) {
         if let Some(slot) = self.nics.get_mut(usize::from(port)) {
             std::mem::swap(slot, nic);
@@ -244,7 +245,7 @@ impl Tx {
         }
     }
 
-    /// Notes how far each way has come, as far as there is room.
+    /// Appends the position of each egress queue to a NIC, as far as there is room.
     pub fn note_positions(&mut self, positions: &mut Vec<NicPosition>) {
         let room = positions.capacity() - positions.len();
         for port in self.nic_ports.iter().take(room) {
@@ -270,24 +271,24 @@ impl Tx {
         }
     }
 
-    /// Lends the queue that is the own one of the guest whose burst is delivered next, or none.
+    /// Takes the own NIC queue, if any, of the guest whose burst is delivered next.
     #[inline(always)]
     pub fn lend_direct(&mut self, direct: Option<Box<Direct>>) {
         self.direct = direct;
     }
 
-    /// Gives it back.
+    /// Returns that queue.
     #[inline(always)]
     pub fn return_direct(&mut self) -> Option<Box<Direct>> {
         self.direct.take()
     }
 
-    /// The next ring that was found broken, if any: its port, and what the guest did.
+    /// Returns the next ring that was found broken, if any: its port and the fault.
     pub fn take_fault(&mut self) -> Option<(u16, RingFault)> {
         self.faults.pop()
     }
 
-    /// Calls the guests that were delivered to, once per iteration.
+    /// Calls the guests that got frames, once per iteration.
     pub fn call_guests(&mut self, view: &View, calling: &Calling) {
         let mut before = tsc();
         for Touched { port, queue, by } in self.touched.drain(..) {
@@ -309,7 +310,7 @@ impl Tx {
         }
     }
 
-    /// NIC doorbells, and what other workers have handed over, once per iteration.
+    /// Rings NIC doorbells and sends what other workers have handed off, once per iteration.
     pub fn flush_nics(&mut self) -> Flushed {
         let mut flushed = Flushed::default();
         for port in &self.nic_ports {
@@ -326,8 +327,8 @@ impl Tx {
         flushed
     }
 
-    /// Asks for the receive buffers that the next `count` frames will go to, if they go where
-    /// the last burst of this stream went.
+    /// Prefetches the receive buffers for the next `count` frames, assuming that they go where the last burst of this
+    /// stream went.
     #[inline(always)]
     pub fn prefetch(&mut self, view: &View, last: Option<(u16, u16)>, count: usize) {
         if let Some((port, queue)) = last
@@ -339,14 +340,14 @@ impl Tx {
         }
     }
 
-    /// Where the first copies of the last burst went.
+    /// Returns the port and queue that the first copies of the last burst went to.
     pub fn last_destination(&self) -> Option<(u16, u16)> {
         let group = self.groups.iter().next()?;
         Some((group.port, group.queue))
     }
 
-    /// Charges the ports that the last burst, of `count` frames and from a NIC, was for with its cycles. They do not
-    /// compete for that: what a NIC has more is not known to be theirs.
+    /// Charges the destination ports of the last burst, of `count` frames from a NIC, with its cycles. This does not make
+    /// them compete: it is not known whether further frames of the NIC are for them.
     pub(crate) fn charge_destinations(&mut self, view: &View, count: usize, cycles: u64, now: u64) {
         let Tx { groups, shares, .. } = self;
         let each = cycles / (count as u64).max(1);
@@ -357,17 +358,17 @@ impl Tx {
         }
     }
 
-    /// Whether copies of the last burst went to a NIC.
+    /// Returns whether copies of the last burst went to a NIC.
     pub fn used_nics(&self) -> bool {
         self.used_nics
     }
 
-    /// What the last burst has asked for beyond what every burst costs.
+    /// Returns the cost of the last burst beyond what every burst costs.
     pub fn asked(&self) -> Asked {
         self.asked
     }
 
-    /// Whether other workers have left frames for this one's NIC queues.
+    /// Returns whether other workers have handed off frames for this worker's NIC queues.
     pub fn has_handovers(&self) -> bool {
         self.nics
             .iter()
@@ -375,7 +376,7 @@ impl Tx {
             .any(|nic| matches!(&**nic, NicTx::Own(nic) if nic.has_handovers()))
     }
 
-    /// Adds copies of frames that follow each other in the burst, for one port.
+    /// Adds copies of consecutive frames of the burst, for one port.
     #[inline(always)]
     pub(crate) fn push_run(
         &mut self,
@@ -410,8 +411,8 @@ impl Tx {
         }
     }
 
-    /// The queues of a guest that this worker spreads flows over; `None` while each is to be [placed](GuestQueues::place) by itself.
-    /// Once for each burst it is looked whether there are others.
+    /// Returns the queues of a guest that this worker spreads flows over; `None` while each flow must be
+    /// [placed](GuestQueues::place) individually. Checks for newly used queues once per burst.
     #[inline(always)]
     pub(crate) fn spread(&mut self, number: u16, queues: &GuestQueues) -> Option<Spread> {
         let mut known = self.spreads.iter().rev();
@@ -423,7 +424,7 @@ impl Tx {
             Some(spread) if !queues.look(self.looks) => Some(spread),
             _ => self.respread(number, queues),
         };
-        // Full only where frames are flooded, to one port after the other: no allocation.
+        // Full only if frames are flooded, which goes port by port, so the last entry can be replaced: no allocation.
         if self.spreads.len() == BURST {
             self.spreads.pop();
         }

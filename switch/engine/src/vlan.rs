@@ -1,38 +1,38 @@
-//! Which VLANs a port carries, and how frames look on it.
+//! A port's VLANs, and the tags of frames on it.
 
 use crosspoint_packet::DropReason;
 
-/// VLAN of frames without a tag between ports that know of no VLANs.
+/// VLAN of untagged frames between ports that are unaware of VLANs.
 pub const NO_VLAN: u16 = 0;
 const VID_MASK: u16 = 0x0fff;
 
 /// A port's VLAN membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VlanPolicy {
-    /// Carries every VLAN; tags pass through as they are.
+    /// Carries every VLAN; tags pass unchanged.
     Unaware,
-    /// Untagged member of one VLAN.
+    /// Carries one VLAN, untagged.
     Access(u16),
-    /// Tagged member of several, untagged of one.
+    /// Carries several VLANs tagged, and optionally one untagged.
     Trunk {
-        /// Bit per VLAN, the native one's included.
+        /// A bit per VLAN, including the native one.
         carried: Box<[u64; 64]>,
         /// VLAN of untagged frames.
         native: Option<u16>,
     },
 }
 
-/// Where `admit` places a frame.
+/// Result of `admit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Admitted {
-    /// The VLAN that the frame travels in.
+    /// The frame's VLAN.
     pub vlan: u16,
-    /// Its tag control information in that VLAN, priority kept.
+    /// Its tag control information in that VLAN; the priority is kept.
     pub tci: u16,
 }
 
 impl VlanPolicy {
-    /// A trunk of the VLANs `ids`, with `native` untagged.
+    /// Creates a trunk of the VLANs `ids`, with `native` untagged.
     pub fn trunk(ids: &[u16], native: Option<u16>) -> VlanPolicy {
         let mut carried = Box::new([0u64; 64]);
         for id in ids.iter().chain(native.as_ref()) {
@@ -41,7 +41,7 @@ impl VlanPolicy {
         VlanPolicy::Trunk { carried, native }
     }
 
-    /// Whether frames of `vlan` may leave through the port.
+    /// Returns whether frames of `vlan` may leave through the port.
     #[inline(always)]
     pub fn carries(&self, vlan: u16) -> bool {
         match self {
@@ -53,12 +53,12 @@ impl VlanPolicy {
         }
     }
 
-    /// Whether the port carries several VLANs, told apart by tags.
+    /// Returns whether the port is a trunk: it carries several VLANs, distinguished by tags.
     pub fn is_trunk(&self) -> bool {
         matches!(self, VlanPolicy::Trunk { .. })
     }
 
-    /// Whether frames of `vlan` have a tag on this port.
+    /// Returns whether frames of `vlan` have a tag on this port.
     #[inline(always)]
     pub fn sends_tagged(&self, vlan: u16) -> bool {
         match self {
@@ -68,14 +68,13 @@ impl VlanPolicy {
         }
     }
 
-    /// The VLAN that tag control information names; 0 for none.
+    /// Returns the VLAN in tag control information; 0 for none.
     #[inline(always)]
     pub fn vid(tci: u16) -> u16 {
         tci & VID_MASK
     }
 
-    /// Places a frame that came in on this port, with this tag or none, in its VLAN; or says
-    /// why it may not come in.
+    /// Places a frame received on this port, with tag `tag` if any, in its VLAN; or returns why it is dropped.
     pub fn admit(&self, tag: Option<u16>) -> Result<Admitted, DropReason> {
         let tci = tag.unwrap_or(0);
         let vid = VlanPolicy::vid(tci);

@@ -1,9 +1,9 @@
-//! Which of its streams a worker polls.
+//! Chooses which of its streams a worker polls.
 //!
 //! Most guests send nothing most of the time. A stream that was empty for many polls in a row is *quiet*: it is not
-//! polled, the worker only looks at the 16 bits of its ring that the driver changes first ([`Glances`]). All quiet
-//! streams are looked at in one go, so that their cache misses overlap: in each iteration while there is nothing else to
-//! do, and every [`LOOK`] otherwise. So a quiet guest's first frame waits no longer than that and the bursts before it.
+//! polled; the worker only reads the 16 bits of its ring that the driver changes first ([`Glances`]). All quiet streams
+//! are checked together, so that their cache misses overlap: in each iteration while there is nothing else to do, and
+//! every [`LOOK`] otherwise. So a quiet guest's first frame waits at most that long, plus the bursts before it.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use crosspoint_vring::Glances;
 
 use crate::stream::Stream;
 
-/// Between two looks at quiet streams, while others have frames.
+/// Interval between two checks of quiet streams while other streams have frames.
 pub const LOOK: Duration = Duration::from_micros(16);
 
-/// The streams of one worker, by their numbers: those that are polled and those that are looked at.
+/// The streams of one worker, by number: polled ones and quiet ones.
 pub(crate) struct Walk {
     polled: Vec<u32>,
     quiet: Vec<u32>,
-    /// Looks at the rings of the quiet ones, each at its place in the list.
+    /// Glances of the quiet streams' rings, in the same order.
     glances: Glances,
-    /// Streams that have had a burst, or given something back, since guests were last called.
+    /// Streams that had a burst, or gave buffers back, since guests were last called.
     served: Vec<u32>,
     looked_at: u64,
 }
 
 impl Walk {
-    /// A walk over no streams, with room for so many.
+    /// Creates a walk over no streams, with room for `streams`.
     pub(crate) fn new(streams: usize) -> Walk {
         Walk {
             polled: Vec::with_capacity(streams),
@@ -37,7 +37,7 @@ impl Walk {
         }
     }
 
-    /// Polls all of so many streams from now on: there is room for as many.
+    /// Restarts with `streams` streams, all polled. There must be room for them.
     pub(crate) fn restart(&mut self, streams: usize) {
         self.quiet.clear();
         self.glances.clear();
@@ -46,20 +46,21 @@ impl Walk {
         self.polled.extend(0..streams as u32);
     }
 
-    /// The streams that are polled, from number `first` on if it is one of them.
+    /// Returns the place of stream `first` in the order of polled streams, 0 if it is not polled, and the number of
+    /// polled streams.
     #[inline(always)]
     pub(crate) fn order(&self, first: Option<u32>) -> (usize, usize) {
         let place = |first| self.polled.iter().position(|number| *number == first);
         (first.and_then(place).unwrap_or(0), self.polled.len())
     }
 
-    /// The stream at a place in that order.
+    /// Returns the stream at a place in that order.
     #[inline(always)]
     pub(crate) fn at(&self, place: usize) -> Option<u32> {
         self.polled.get(place).copied()
     }
 
-    /// Looks at quiet streams at time `now`, if that is due after `interval` cycles or the worker `is_idle`. Returns whether
+    /// Checks the quiet streams at time `now`, if `interval` cycles have passed or the worker `is_idle`. Returns whether
     /// it did.
     #[inline(always)]
     pub(crate) fn look(&mut self, now: u64, interval: u64, is_idle: bool) -> bool {
@@ -81,7 +82,7 @@ impl Walk {
 
     #[cold]
     fn wake(&mut self) {
-        // From the last on: what takes the place of one that is taken out has been looked at.
+        // Backwards: the stream that replaces a removed one has already been checked.
         for place in (0..self.quiet.len()).rev() {
             if self.glances.has_changed(place) {
                 self.glances.swap_remove(place);
@@ -91,7 +92,7 @@ impl Walk {
         }
     }
 
-    /// Takes streams that have become quiet from those that are polled.
+    /// Moves streams that have become quiet out of the polled ones.
     #[cold]
     pub(crate) fn settle(&mut self, streams: &[Stream]) {
         let Walk {
@@ -112,14 +113,14 @@ impl Walk {
         });
     }
 
-    /// Notes that a stream has had a burst, or has given something back: once in an iteration.
+    /// Notes that a stream had a burst or gave buffers back: once per iteration.
     #[inline(always)]
     pub(crate) fn note_served(&mut self, number: u32) {
-        // Each stream at most once, so there is room: no allocation.
+        // Each stream is added at most once, so there is room: no allocation.
         self.served.push(number);
     }
 
-    /// The next of those, which is forgotten.
+    /// Removes and returns the next such stream.
     #[inline(always)]
     pub(crate) fn next_served(&mut self) -> Option<u32> {
         self.served.pop()

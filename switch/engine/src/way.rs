@@ -1,4 +1,4 @@
-//! The way of copies to one queue of one port.
+//! Egress queue: delivery of copies to one queue of one port.
 
 use crosspoint_frame::{Burst, Frame, Pick, TagOp, tsc};
 use crosspoint_packet::DropReason;
@@ -15,7 +15,7 @@ use crate::tap::Taps;
 use crate::tx::{NicTx, Touched};
 use crate::view::{Egress, PortView};
 
-/// The way to one queue of one port.
+/// Egress queue of one port, for one burst.
 pub(crate) struct Way<'a> {
     pub(crate) worker: usize,
     pub(crate) port: &'a PortView,
@@ -30,16 +30,16 @@ pub(crate) struct Way<'a> {
     pub(crate) used_nics: &'a mut bool,
     pub(crate) nic_copies: &'a mut u32,
     pub(crate) shares: &'a mut Shares,
-    /// Where the burst came from.
+    /// The port that the burst came from.
     pub(crate) ingress: u16,
     pub(crate) taps: Taps<'a>,
-    /// Whether, with taps, the guest's ring was full for a copy of this burst.
+    /// With taps: whether the guest's ring was full for a copy of this burst.
     pub(crate) is_full: bool,
 }
 
 impl Way<'_> {
-    /// Whether a frame can go there as it is; where nobody takes it, it need not be cut either. One that has no more payload
-    /// than a segment is not for receivers of large frames: it is made the one segment that it is.
+    /// Returns whether a frame can be sent as it is; if the port is down, it need not be cut either. A large frame with
+    /// no more payload than one segment is never sent as a large frame: it is made into one segment.
     pub(crate) fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
         let gso_type = frame.offload.gso_type;
         if gso_type != 0 && is_one_segment(frame) {
@@ -57,7 +57,7 @@ impl Way<'_> {
             }
     }
 
-    /// The longest frame that goes there, tags not counted, where that is known to be limited.
+    /// Returns the longest frame that can be sent, without tags, if there is a known limit.
     pub(crate) fn frame_len_max(&self) -> Option<u32> {
         match (
             &self.port.egress,
@@ -69,7 +69,7 @@ impl Way<'_> {
         }
     }
 
-    /// The worker's own queue of a NIC, if copies go there.
+    /// Returns the worker's own NIC queue, if copies go there.
     fn own_nic(&self) -> Option<&XskTx> {
         let leads = |direct: &Direct| direct.leads_to(self.number);
         let nic = self.nics.get(usize::from(self.number))?;
@@ -79,7 +79,7 @@ impl Way<'_> {
         }
     }
 
-    /// Which large frames of TCP are taken there.
+    /// Returns which large TCP frames are taken.
     pub(crate) fn takes_large(&self) -> Takes {
         if let Egress::Nic = &self.port.egress {
             let whole = self.own_nic().is_some_and(XskTx::sends_large);
@@ -99,12 +99,12 @@ impl Way<'_> {
         }
     }
 
-    /// How many copies have found the guest's ring full.
+    /// Returns how many copies have found the guest's ring full.
     pub(crate) fn full_copies(&self) -> u64 {
         self.to.drops[DropReason::GuestRingFull as usize].get()
     }
 
-    /// Counts copies that were not made, since the guest's ring is full.
+    /// Counts copies that were not made because the guest's ring is full.
     pub(crate) fn drop_as_full(&mut self, copies: u32, tally: &mut Tally) {
         self.to.drop(DropReason::GuestRingFull, copies);
         tally.dropped += u64::from(copies);
@@ -119,7 +119,7 @@ impl Way<'_> {
         }
     }
 
-    /// One by one, to know what becomes of each; as many as taps look at, and the rest together.
+    /// Sends the copies that taps consider one by one, so that the result of each is known, and the rest together.
     #[cold]
     #[inline(never)]
     fn send_tapped(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
@@ -136,8 +136,8 @@ impl Way<'_> {
         self.send_next(burst, unseen, tally);
     }
 
-    /// Sends more copies of a burst. Where a guest's ring was full for one, it is so for the later ones too, as it would be
-    /// had they been sent together: a short frame does not overtake a long one.
+    /// Sends more copies of a burst. Once a guest's ring was full for one copy, the later ones are dropped too, as if all
+    /// had been sent together: a short frame does not overtake a long one.
     fn send_next(&mut self, burst: &Burst, picks: &[Pick], tally: &mut Tally) {
         if self.is_full {
             self.drop_as_full(picks.len() as u32, tally);
@@ -196,7 +196,7 @@ impl Way<'_> {
         tally.dropped += u64::from(all - delivered);
     }
 
-    /// Charges the port with what its receive buffers have cost.
+    /// Charges the port with the cost of its receive buffers.
     #[cold]
     fn charge(&mut self, work: u32) {
         let account = Account::To(self.number);
@@ -210,7 +210,7 @@ impl Way<'_> {
         match nic.and_then(Option::as_mut) {
             Some(nic) => {
                 let outcome = deliver_nic(nic, burst, picks, self.to);
-                // Another worker rings the doorbells of its queues.
+                // For handed-off frames another worker rings the doorbell.
                 if let NicTx::Own(_) = &**nic {
                     *self.nic_copies += outcome.frames;
                 }
@@ -220,7 +220,7 @@ impl Way<'_> {
         }
     }
 
-    /// Through the guest's own queue; what cannot go there, as everybody's.
+    /// Sends through the guest's own queue; frames that it cannot take go through the shared queue.
     #[inline(never)]
     fn deliver_direct(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let Some(mut direct) = self.direct.take() else {
@@ -248,7 +248,7 @@ impl Way<'_> {
                 by: self.ingress,
             });
         }
-        // A full list means that the control thread has enough to read already.
+        // If the list is full, the control thread has enough faults to handle already.
         if outcome.faulty > 0
             && let Some(fault) = self.scratch.take_fault()
             && self.faults.len() < self.faults.capacity()
@@ -259,7 +259,7 @@ impl Way<'_> {
     }
 }
 
-/// Whether a large frame, of which it is known how long its headers are, has no more payload than one segment.
+/// Returns whether a large frame with known header length has no more payload than one segment.
 pub(crate) fn is_one_segment(frame: &Frame) -> bool {
     let offload = &frame.offload;
     frame.len <= u32::from(offload.hdr_len) + u32::from(offload.gso_size)

@@ -1,4 +1,4 @@
-//! A worker: one pinned thread that walks its streams, from receiving to completion.
+//! A worker: one pinned thread that polls its streams and takes each burst from receiving to completion.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -24,43 +24,43 @@ use crate::tx::{NicPosition, NicTx, Tx};
 use crate::view::View;
 use crate::walk::{LOOK, Walk};
 
-/// How long a worker sleeps at most while a NIC holds frames that the kernel did not take.
+/// Longest sleep of a worker while a NIC queue holds frames that the kernel did not take.
 const NIC_RETRY: Duration = Duration::from_millis(1);
-/// How long a worker sleeps that has a stream without a wakeup source: from the shortest, doubled while nothing comes, to
-/// the longest.
+/// Sleep time of a worker that has a stream without a wakeup source: it starts with the minimum and doubles up to the
+/// maximum while no frames come.
 const NAP_MIN: Duration = Duration::from_micros(50);
 const NAP_MAX: Duration = Duration::from_millis(1);
-/// After so many polls that found nothing the clock is read: a burst is charged with no more of them.
+/// The clock is read after this many empty polls, so that a burst is charged with no more of them.
 const EMPTY_POLLS: usize = 16;
-/// Injected frames that may wait for one worker.
+/// Most injected frames that can wait for one worker.
 const INJECTED: usize = 64;
-/// How long a port may have a worker while others want it too, by all its bursts since it was level with them. So long a
-/// frame waits because of one other port, and one burst more.
+/// How long a port may use a worker while other ports want it too, over all its bursts since it was level with them. A
+/// frame waits at most this long, plus one burst, because of one other port.
 pub const QUANTUM: Duration = Duration::from_micros(25);
 
-/// A change that a worker applies between two iterations. It comes back with what was replaced.
+/// A change that a worker applies between two poll iterations. The worker returns it with the replaced objects.
 pub struct Update {
-    /// The new picture; the old one, on the way back.
+    /// The new snapshot; the old one when returned.
     pub view: Arc<View>,
-    /// Streams to take on.
+    /// Streams to add.
     pub add: Vec<Stream>,
-    /// Streams to give up.
+    /// Streams to remove.
     pub remove: Vec<StreamId>,
-    /// An empty list with room for all the streams that the worker will have: workers do not
-    /// allocate. The old list, empty, on the way back.
+    /// An empty list with room for all the streams that the worker will have: workers do not allocate. The old list,
+    /// empty, when returned.
     pub streams: Vec<Stream>,
-    /// Which of them are polled, with room for all. The old one on the way back.
+    /// Which streams are polled, with room for all. The old one when returned.
     pub(crate) walk: Walk,
-    /// An empty list with room for those to be given up; they are in it on the way back.
+    /// An empty list with room for the removed streams; it holds them when returned.
     pub removed: Vec<Stream>,
-    /// Ways to NIC ports to exchange; the old ones, on the way back.
+    /// Egress queues of NIC ports to exchange; the old ones when returned.
     pub nics: Vec<(u16, Option<Box<NicTx>>)>,
-    /// On the way back: how far each way to a NIC has come, as far as there is room in the list.
+    /// When returned: the position of each egress queue to a NIC, as many as the list has room for.
     pub nic_positions: Vec<NicPosition>,
 }
 
 impl Update {
-    /// An update that changes nothing but the picture, for a worker that will have `streams`.
+    /// Creates an update that changes only the snapshot, for a worker that will have `streams` streams.
     pub fn new(view: Arc<View>, streams: usize) -> Update {
         Update {
             view,
@@ -77,20 +77,20 @@ impl Update {
 
 /// What the control thread and a worker share.
 pub struct WorkerLink {
-    /// Updates, and the worker's quiescent points.
+    /// Carries updates, and the worker's quiescent points.
     pub mailbox: Mailbox<Update>,
-    /// Wakes it.
+    /// Wakes the worker.
     pub waker: Arc<Waker>,
-    /// What it counts of itself.
+    /// The worker's own counters.
     pub counters: WorkerCounters,
-    /// Whom it is calling: a front end can make that last for ever.
+    /// Port whose call eventfd is being written. A front end can make this write block forever.
     pub calling: Calling,
-    /// Frames to be taken as if they had come in on a port. Looked at when the mailbox has news.
+    /// Frames to process as if a port had received them. Read when the mailbox has an update.
     pub injected: ArrayQueue<Injected>,
 }
 
 impl WorkerLink {
-    /// A link to a worker that `waker` wakes.
+    /// Creates the link to the worker that `waker` wakes.
     pub fn new(waker: Arc<Waker>) -> WorkerLink {
         WorkerLink {
             mailbox: Mailbox::default(),
@@ -107,9 +107,9 @@ impl WorkerLink {
 pub struct Injected {
     /// The port that it comes in on.
     pub port: u16,
-    /// `Some`: it leaves through that port and no other, in this VLAN (0 for none), whether the port is blocked or not.
+    /// `Some`: the frame leaves through `port` only, in this VLAN (0 for none), even if the port is blocked.
     pub out: Option<u16>,
-    /// The shortest Ethernet frame, without its checksum.
+    /// A frame of the smallest Ethernet size, without its checksum.
     pub bytes: [u8; 60],
 }
 
@@ -119,22 +119,22 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// The FDB's clock.
     pub tick: AtomicU8,
-    /// Rings that guests broke: port, and how. The control thread quarantines the port.
+    /// Rings in which a guest broke the rules: port and fault. The control thread quarantines the port.
     pub faults: ArrayQueue<(u16, RingFault)>,
-    /// How long a port may have a worker while others want it too, cycles: [`QUANTUM`].
+    /// [`QUANTUM`], in cycles.
     pub quantum_cycles: u64,
 }
 
-/// What a worker does when there is nothing to do.
+/// What an idle worker does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Idle {
-    /// Polls on.
+    /// Keeps polling.
     Spin,
-    /// Polls for so many cycles, then sleeps.
+    /// Polls for this many cycles, then sleeps.
     SleepAfter(u64),
 }
 
-/// When a worker's last turn ended, and when it last had something to do; cycles.
+/// When a worker's last poll iteration ended, and when it last had work; cycles.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     then: u64,
@@ -142,7 +142,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Before the first turn.
+    /// Returns the times before the first iteration.
     pub fn begin() -> Times {
         let now = tsc();
         Times {
@@ -163,17 +163,17 @@ pub struct Worker {
     view: Arc<View>,
     streams: Vec<Stream>,
     walk: Walk,
-    /// Between two looks at quiet streams, cycles.
+    /// Interval between two checks of quiet streams, cycles.
     look_cycles: u64,
     /// Whether the last iteration had no burst.
     is_idle: bool,
-    /// The stream that a poll iteration begins with, if it is not just any.
+    /// The stream that the next poll iteration begins with, if one was put off.
     first: Option<u32>,
-    /// The port of the one burst that the last iteration had while ports competed, and what it took, cycles.
+    /// Set if the iteration had exactly one burst while ports competed: its port and its cost in cycles.
     alone: Option<(u16, u64)>,
-    /// Whether a stream was held back in the last iteration: there is work, then.
+    /// Whether a stream was held back in the last iteration, so that there is work.
     has_held_back: bool,
-    /// How many of them are of guests with a NIC's queue of their own.
+    /// Number of streams of guests that have a NIC queue of their own.
     directs: usize,
     burst: Burst,
     keys: Keys,
@@ -181,8 +181,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Worker number `index`, with all the memory that it will ever need. Call on its thread:
-    /// memory that is touched first there is on its node.
+    /// Creates worker number `index` with all the memory that it will ever need. Call it on the worker's thread: memory
+    /// that this thread touches first is on its NUMA node.
     pub fn new(
         index: usize,
         shared: Arc<Shared>,
@@ -217,7 +217,7 @@ impl Worker {
         }
     }
 
-    /// The loop.
+    /// Runs poll iterations until the workers are stopped.
     pub fn run(mut self) {
         let mut times = Times::begin();
         while !self.shared.stop.load(Ordering::Relaxed) {
@@ -225,7 +225,7 @@ impl Worker {
         }
     }
 
-    /// One turn of the loop: news, a walk over all streams, doorbells and calls, and sleep when there is nothing to do.
+    /// One poll iteration: updates, a walk over all streams, doorbells and calls, and sleep when there is nothing to do.
     #[inline(always)]
     pub fn turn(&mut self, times: &mut Times) {
         let injected = self.quiesce();
@@ -238,7 +238,7 @@ impl Worker {
         times.then = now;
         self.link.counters.turns.record(cycles);
         if let Some((port, burst)) = alone {
-            // No other port had anything of this iteration.
+            // No other port had work in this iteration.
             let weight = self.view.port(port).map_or(1, |port| port.weight);
             let rest = cycles.saturating_sub(burst);
             self.tx.shares.charge_aside(port, weight, rest);
@@ -264,19 +264,19 @@ impl Worker {
         }
     }
 
-    /// Counts what of a turn's end, `cycles` long, was for other workers: their share of what the doorbells were rung
-    /// for, since the doorbells are most of it.
+    /// Counts the part of an iteration's end, `cycles` long, that was for other workers: their share of the frames for
+    /// which doorbells were rung, since the doorbells take most of that time.
     fn charge_others(&self, flushed: &Flushed, cycles: u64) {
         let (taken, rung) = (u64::from(flushed.taken), u64::from(flushed.rung));
-        // What the kernel takes by itself may be gone already.
+        // The kernel may have taken some of them before the doorbell, so `rung` can be less than `taken`.
         let share = cycles * taken / rung.max(taken).max(1);
         self.link.counters.others_cycles.add(share);
     }
 
-    /// One walk over all streams, each burst to completion; `mark` is when the turn began. Streams whose ports have had
-    /// more than their share wait while others want their own; heavy bursts, once the walk has taken a quantum, wait for
-    /// the next one. Returns how many bursts there were, whether a guest got something back without one, and when the
-    /// last burst was done.
+    /// One walk over all streams, each burst to completion; `mark` is when the iteration began. Streams whose ports had
+    /// more than their share wait while other ports want theirs; once the walk has taken a quantum, heavy bursts wait for
+    /// the next one. Returns the number of bursts, whether a guest got buffers back without a burst, and when the last
+    /// burst was done.
     #[inline(always)]
     fn iterate(&mut self, mut mark: u64) -> (u64, bool, u64) {
         let Worker {
@@ -299,7 +299,7 @@ impl Worker {
         let tick = shared.tick.load(Ordering::Relaxed);
         let (mut bursts, mut given_back) = (0, false);
         if walk.look(mark, *look_cycles, *is_idle) {
-            // That is not the first busy stream's to pay.
+            // The first busy stream must not be charged for this check.
             mark = tsc();
         }
         let (begin, end) = walk.order(first.take());
@@ -340,7 +340,7 @@ impl Worker {
                 if tx.shares.is_contended() {
                     mark = charge_empty(stream, view, mark, tx);
                 } else if empty % EMPTY_POLLS == 0 {
-                    // What polling idle streams takes is not the next busy one's to pay.
+                    // The next busy stream must not be charged for polling idle ones.
                     mark = tsc();
                 }
                 continue;
@@ -376,7 +376,7 @@ impl Worker {
         if bursts != 1 || !tx.shares.is_contended() {
             *alone = None;
         } else {
-            // It pays for the doorbells with the rest of the iteration.
+            // This port pays for the doorbells with the rest of the iteration.
             tx.nic_users.clear();
         }
         if bursts == 0 && is_held_back {
@@ -386,8 +386,8 @@ impl Worker {
         (bursts, given_back, mark)
     }
 
-    /// NIC doorbells and guest calls, once per iteration. Pending is what a NIC did not take, or has not sent from a
-    /// guest's own memory.
+    /// Rings NIC doorbells and calls guests, once per iteration. The result is pending while a NIC has not taken all
+    /// frames, or has not sent all frames that lie in a guest's own memory.
     #[inline(always)]
     fn flush(&mut self, calls: bool) -> Flushed {
         if calls {
@@ -423,8 +423,8 @@ impl Worker {
         flushed
     }
 
-    /// The quiescent point: no reference into any mapping is held here. Returns how many bursts
-    /// of injected frames there were: none, unless there was news.
+    /// The quiescent point: no reference into any mapping is held here. Returns the number of bursts of injected frames:
+    /// 0 unless there was an update.
     #[inline(always)]
     fn quiesce(&mut self) -> u64 {
         let Worker {
@@ -437,9 +437,9 @@ impl Worker {
             shared,
             ..
         } = self;
-        // Before the mailbox: who waits for us to come round knows then of every fault so far.
+        // Before the mailbox: when the control thread sees this quiescent point, it has every fault so far.
         while let Some((port, fault)) = tx.take_fault() {
-            // A full list loses it: the ring is found broken again by the next burst for it.
+            // If the list is full the fault is lost: the next burst for the ring finds it broken again.
             report(shared, port, fault);
         }
         let news = link
@@ -452,7 +452,7 @@ impl Worker {
         0
     }
 
-    /// Takes the injected frames through all stages. Returns how many bursts they made.
+    /// Takes the injected frames through all stages. Returns the number of bursts.
     #[cold]
     fn take_injected(&mut self) -> u64 {
         let Worker {
@@ -471,7 +471,7 @@ impl Worker {
             let Some(injected) = link.injected.pop() else {
                 break;
             };
-            // A port that has gone meanwhile receives nothing any more.
+            // The port was removed meanwhile.
             let Some(port) = view.port(injected.port) else {
                 continue;
             };
@@ -488,7 +488,7 @@ impl Worker {
         bursts
     }
 
-    /// Sleeps, unless there turns out to be work.
+    /// Sleeps, unless there is work.
     #[cold]
     fn sleep(&mut self, nic_pending: bool) {
         self.sleeper.announce();
@@ -518,16 +518,16 @@ impl Worker {
     }
 }
 
-/// The length of the next nap.
+/// Computes the length of the next nap.
 #[derive(Default)]
 struct Nap {
     last: Duration,
-    /// Bursts that the worker had had before the last.
+    /// The worker's burst count before the last nap.
     bursts: u64,
 }
 
 impl Nap {
-    /// The shortest after work, twice the last otherwise. `bursts` grows with work.
+    /// Returns the shortest length after work, else twice the last one. `bursts` is the worker's burst count.
     fn next(&mut self, bursts: u64) -> Duration {
         let has_worked = std::mem::replace(&mut self.bursts, bursts) != bursts;
         self.last = match has_worked {
@@ -538,7 +538,7 @@ impl Nap {
     }
 }
 
-/// Takes a burst that came in on `id`'s queue through all stages.
+/// Takes a burst received on queue `id` through all stages.
 #[inline(always)]
 fn forward(
     burst: &mut Burst,
@@ -583,14 +583,13 @@ fn send_out(
     deliver(burst, id.0, view, tx, counters);
 }
 
-/// Tells the control thread; `false` when its list is full.
+/// Reports a fault to the control thread; `false` when its list is full.
 #[cold]
 fn report(shared: &Shared, port: u16, fault: RingFault) -> bool {
     shared.faults.push((port, fault)).is_ok()
 }
 
-/// Moves everything that an update brings in, and everything that it replaces out. Nothing is
-/// allocated, and nothing is freed.
+/// Applies an update and moves what it replaces into it. Nothing is allocated and nothing is freed.
 fn apply(
     mut update: Update,
     view: &mut Arc<View>,

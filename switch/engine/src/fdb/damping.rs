@@ -1,4 +1,4 @@
-//! The forwarding database's side of damped moves.
+//! Damping of moves, in the forwarding database.
 
 #[cfg(loom)]
 use loom::sync::atomic::Ordering;
@@ -9,20 +9,20 @@ use super::{Bucket, Damping, EMPTY, Fdb, IMPLIED_BITS, Key, Mover, Quota, WAYS};
 use crate::moves::Noted;
 
 impl Fdb {
-    /// What tells the notes on the moves of one address from those on another that had its place.
+    /// Mark that tells an address's move record from that of another address that had the same slot.
     pub(super) fn mark(key: Key) -> u16 {
         (key.0 >> IMPLIED_BITS) as u16
     }
 
-    /// The port that the address stays on, where it has moved too often.
+    /// Returns the port that the address stays on, if it has moved too often.
     fn home_if_damped(&self, key: Key) -> Option<u16> {
         let (way, _) = Fdb::find(self.bucket(key)?, key.0 >> IMPLIED_BITS)?;
         let place = self.place(key, way);
         self.moves.home_if_damped(place, Fdb::mark(key))
     }
 
-    /// The port that the address stays on although it was seen on `port`, where it has moved too often. A home that is
-    /// no port any more (it has no quota) holds nothing.
+    /// Returns the port that the address stays on although it was seen on `port`, if it has moved too often. A home that
+    /// was removed (it has no quota) keeps no address.
     pub(super) fn home_against<'q>(
         &self,
         key: Key,
@@ -33,7 +33,7 @@ impl Fdb {
         (home != port && quotas(home).is_some()).then_some(home)
     }
 
-    /// Refuses the address to `port`, where it has moved too often, and brings it back to its home. Returns that port.
+    /// If the address has moved too often, refuses it to `port` and moves it back to its home. Returns the home.
     pub(super) fn damp<'q>(
         &self,
         bucket: &Bucket,
@@ -49,7 +49,7 @@ impl Fdb {
         let (way, old) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
         let (away, slot) = (Fdb::port_of(old), bucket.entries.get(way)?);
         let quota = quotas(home)?;
-        // Where the home has no room for it any more, it stays where it is.
+        // If the home's quota is used up, the address stays where it is.
         if away != home && quota.take() {
             let back = Fdb::entry(key, home);
             let won = slot.compare_exchange(old, back, Ordering::AcqRel, Ordering::Relaxed);
@@ -62,7 +62,7 @@ impl Fdb {
         Some(home)
     }
 
-    /// How many moves are too many, from now on.
+    /// Sets the limit on moves.
     pub fn set_damping(&self, damping: Damping) {
         self.moves.set_damping(damping);
     }
@@ -72,17 +72,17 @@ impl Fdb {
         self.moves.set_time_s(time_s);
     }
 
-    /// How often an address was refused to a port since it had moved too often, in all.
+    /// Returns how often, in total, an address was refused to a port because it had moved too often.
     pub fn moves_refused(&self) -> u64 {
         self.moves.refused()
     }
 
-    /// Forgets moves from so long ago that they count no more. For the control thread, at least every hour.
+    /// Removes move records older than the window. For the control thread, at least every hour.
     pub fn forget_old_moves(&self) {
         self.moves.forget_old();
     }
 
-    /// The addresses that have moved of late.
+    /// Lists the addresses that have moved within the window.
     pub fn movers(&self) -> Vec<Mover> {
         let recent = self.moves.recent();
         let mover = |(place, noted): (usize, Noted)| {
@@ -90,7 +90,7 @@ impl Fdb {
             let entry = self.buckets.get(number)?.entries.get(way)?;
             let entry = entry.load(Ordering::Acquire);
             let key = Fdb::key_of(number, entry);
-            // Another address has its place by now.
+            // Another address has the slot now.
             if entry == EMPTY || Fdb::mark(key) != noted.mark {
                 return None;
             }
@@ -100,7 +100,8 @@ impl Fdb {
         recent.filter_map(mover).collect()
     }
 
-    /// Forgets the moves of every address whose home is `port`: it is not the port that it was.
+    /// Removes the move records of every address whose home is `port`: addresses must not be moved back to it. For a port
+    /// that is removed.
     pub fn forget_moves_of(&self, port: u16) {
         self.moves.forget_home(port);
     }
@@ -131,8 +132,8 @@ mod tests {
     }
 
     proptest! {
-        /// In the window that a first move starts, an address moves five times and then at most once more: to where it
-        /// was before the first. This holds whichever ports claim it, and however often.
+        /// In the window that a first move starts, an address moves five times and then at most once more: back to where
+        /// it was before the first. This holds for any ports and any number of claims.
         #[test]
         fn an_address_moves_no_more_often_than_it_may(
             claims in prop::collection::vec((0..PORTS, 0u64..40), 1..400),
@@ -140,7 +141,7 @@ mod tests {
             let (fdb, key) = damped_table();
             let quotas: Vec<Quota> = (0..PORTS).map(|_| Quota::new(0)).collect();
             let quota = |port: u16| quotas.get(usize::from(port));
-            // The port before the first move, when that was, and how many there were.
+            // The port before the first move, the time of that move, and the number of moves.
             let (mut now, mut window) = (0, None::<(u16, u64, u32)>);
             for (port, wait) in claims {
                 now += wait;
@@ -160,7 +161,7 @@ mod tests {
             }
         }
 
-        /// One that moves rarely is always where it was last seen.
+        /// An address that moves rarely is always where it was last seen.
         #[test]
         fn a_guest_that_migrates_is_not_held_up(moves in prop::collection::vec((0..PORTS, 45u64..10_000), 1..100)) {
             let (fdb, key) = damped_table();
@@ -180,7 +181,7 @@ mod tests {
         let (owner, thief) = (Quota::new(0), Quota::new(0));
         let quota = |port| Some(if port == 0 { &owner } else { &thief });
         fdb.learn(key, 0, 0, quota);
-        // The owner is silent for once, so the thief has the last move.
+        // The owner does not answer the last claim, so the thief has the last move.
         for claim in 0..5 {
             fdb.learn(key, u16::from(claim % 2 == 0), 0, quota);
         }
@@ -197,7 +198,7 @@ mod tests {
             panic!("one address has moved")
         };
         assert!(mover.is_damped && (mover.home, mover.other, mover.port) == (0, 1, 0));
-        // The home is no port any more; and then it is another one.
+        // The home port is removed; then its number is reused.
         let without_home = |port| (port != 0).then_some(&thief);
         assert_eq!(fdb.would_learn(key, 1, without_home), Learned::Moved(0));
         fdb.forget_moves_of(0);
