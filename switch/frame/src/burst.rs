@@ -2,51 +2,51 @@ use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN, TAGS_MAX};
 
 use crate::{Lease, Segment};
 
-/// Most frames handled together.
+/// Maximum number of frames in a burst.
 pub const BURST: usize = 64;
-/// Bytes of each frame that are read once and kept aside: every header the switch decides on.
+/// Bytes of each frame that are read once and copied: every header that the switch decides on.
 pub const HEAD_LEN: usize = 64;
-/// What a segment of a large frame counts for in a burst's length, bytes, if it has fewer: one
-/// burst is cut into no more than 256 segments, and those of its last frame: so the frames that a driver
-/// makes stay below what a burst may cost ([`crate::Work`]).
+/// Minimum weight, in bytes, of a large frame's segment in a burst's length. So one burst is cut into at most 256
+/// segments plus those of its last frame, and the frames that a driver makes stay within the cost limit of a burst
+/// ([`crate::Work`]).
 const SEGMENT_WEIGHT: u64 = 1024;
-/// `gso_type` of a datagram that is to become fragments (virtio 1.2, 5.1.6).
+/// `gso_type` of a UDP datagram to be fragmented (virtio 1.2, 5.1.6).
 const GSO_UDP: u8 = 3;
-/// A burst with so many bytes takes no more frames: with 64 of the largest it would hold a worker,
-/// and whoever waits for it, a millisecond. A burst of 64 frames of ordinary size has 97 kB.
+/// A burst with this many bytes takes no more frames: 64 frames of the largest size would occupy a worker, and
+/// everything that waits for it, for a millisecond. A burst of 64 frames of ordinary size has 97 kB.
 pub const BURST_BYTES: u64 = 256 << 10;
-/// Most segments that the frames of one burst may have together. A ring gives up its turn when
-/// the next frame would not fit; a single chain may have as many.
+/// Maximum segments of all frames of one burst. A poll of a ring ends when the next frame would not fit; a single chain
+/// may have as many.
 pub const MAX_BURST_SEGMENTS: usize = 4096;
 
-/// What a frame still needs done, in virtio's terms (virtio 1.2, 5.1.6): all zero for nothing.
+/// Offloads that a frame still needs, in virtio's terms (virtio 1.2, 5.1.6); all zero for none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload {
-    /// The checksum from `csum_start` is to be computed and put at `csum_start + csum_offset`.
+    /// The checksum from `csum_start` on must be computed and stored at `csum_start + csum_offset`.
     pub needs_csum: bool,
-    /// That, for receivers too who would do it themselves.
+    /// The switch must complete the checksum, even for receivers that could do it themselves.
     pub finish: bool,
-    /// Segmentation kind: 0 for none.
+    /// GSO type; 0 for none.
     pub gso_type: u8,
-    /// Header length that segmentation repeats, bytes.
+    /// Length of the headers that each segment repeats, in bytes.
     pub hdr_len: u16,
     /// Payload bytes per segment.
     pub gso_size: u16,
-    /// Bytes from the frame's start.
+    /// Offset from the frame's start, in bytes.
     pub csum_start: u16,
-    /// Bytes from `csum_start`.
+    /// Offset from `csum_start`, in bytes.
     pub csum_offset: u16,
-    /// Whether segments may also be smaller, since nobody knows what size the sender meant. Without a kind of
-    /// segmentation: the frame is large, and cannot be cut without that size. No guest's frame has it.
+    /// Whether segments may be smaller too, since the sender's segment size is unknown. With `gso_type` 0: the frame is
+    /// too large, and cannot be cut without that size. Never set for guests' frames.
     pub any_size: bool,
 }
 
-/// Where a frame goes: what the stages decide, one after the other. One word, so that it is
-/// written and read as one: an `enum` is stored in parts and loaded whole, which stalls.
+/// Where a frame goes, decided by the stages in turn. Packed into one word, which is stored and loaded whole: an `enum`
+/// is stored in parts and loaded whole, which stalls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict(u32);
 
-/// A [`Verdict`], to be matched on.
+/// A [`Verdict`] as an enum, for matching.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// Not decided yet.
@@ -55,7 +55,7 @@ pub enum Decision {
     Port(u16),
     /// To every other port that carries the VLAN.
     Flood,
-    /// Nowhere; counted by `deliver`.
+    /// Dropped; counted by `deliver`.
     Drop(DropReason),
 }
 
@@ -73,13 +73,13 @@ impl Verdict {
         Verdict(Verdict::PORT | port as u32)
     }
 
-    /// Nowhere, for `reason`.
+    /// Dropped for `reason`.
     #[inline(always)]
     pub const fn drop(reason: DropReason) -> Verdict {
         Verdict(Verdict::DROP | reason as u32)
     }
 
-    /// The verdict, to be matched on.
+    /// Returns the verdict as an enum, for matching.
     #[inline(always)]
     pub fn decision(self) -> Decision {
         let low = self.0 as u16;
@@ -99,30 +99,30 @@ impl Verdict {
 #[repr(C, align(64))]
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// The first bytes; those after `head_len` are no part of the frame.
+    /// The frame's first bytes; bytes after `head_len` are not part of the frame.
     pub head: [u8; HEAD_LEN],
     /// Destination address (set by `parse`).
     pub dst: Mac,
     /// Source address (set by `parse`).
     pub src: Mac,
-    /// Length of the whole frame, bytes.
+    /// Length of the whole frame in bytes.
     pub len: u32,
-    /// First of this frame's segments within the burst's list: the bytes after `head`.
+    /// Index of this frame's first segment in the burst's list; the segments hold the bytes after `head`.
     pub(crate) segment_first: u16,
     pub(crate) segment_count: u16,
-    /// What is still to be done.
+    /// Offloads that are still needed.
     pub offload: Offload,
     /// Tag control information to push: priority and VLAN. Meaningful when a tag is pushed.
     pub tci: u16,
-    /// Where it goes.
+    /// Where the frame goes.
     pub verdict: Verdict,
-    /// The VLAN the frame travels in; 0 for frames that belong to none.
+    /// The frame's VLAN; 0 for frames that belong to none.
     pub vlan: u16,
-    /// Whether the bytes carry an 802.1Q tag.
+    /// Whether the frame has an 802.1Q tag.
     pub tagged: bool,
-    /// Whether there is another one behind it.
+    /// Whether another tag follows it.
     pub stacked: bool,
-    /// How many tags, 802.1Q or 802.1ad, do not count in its length (`TAGS_MAX` at most).
+    /// Number of 802.1Q or 802.1ad tags that are not counted in its length (`TAGS_MAX` at most).
     pub tags: u8,
 }
 
@@ -152,27 +152,27 @@ impl Frame {
         tags: 0,
     };
 
-    /// All that decides where the frame goes and what becomes of its tag, as one word: verdict, VLAN, tags. Equal for
-    /// frames with the same fate.
+    /// Everything that decides where the frame goes and what happens to its tag, as one word: verdict, VLAN, tags.
+    /// Frames with equal words are handled the same.
     #[inline(always)]
     pub fn route(&self) -> u64 {
         let tags = u64::from(self.tagged) | u64::from(self.stacked) << 8;
         u64::from(self.verdict.0) | u64::from(self.vlan) << 32 | tags << 48
     }
 
-    /// How many bytes of `head` are the frame's.
+    /// Number of bytes of `head` that belong to the frame.
     #[inline(always)]
     pub fn head_len(&self) -> usize {
         (self.len as usize).min(HEAD_LEN)
     }
 
-    /// The frame's first bytes, as many as it has.
+    /// The frame's first bytes, at most [`HEAD_LEN`].
     #[inline(always)]
     pub fn headers(&self) -> &[u8] {
         self.head.get(..self.head_len()).unwrap_or(&[])
     }
 
-    /// Drops the frame, unless it is dropped already: the first reason stands.
+    /// Drops the frame, unless it is dropped already: the first reason is kept.
     #[inline(always)]
     pub fn drop_for(&mut self, reason: DropReason) {
         if !matches!(self.verdict.decision(), Decision::Drop(_)) {
@@ -184,16 +184,16 @@ impl Frame {
 /// What to do with a frame's 802.1Q tag in one copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TagOp {
-    /// Leave the bytes as they are.
+    /// Keep the bytes unchanged.
     Keep,
     /// Insert a tag with the frame's `tci`.
     Push,
-    /// Take the tag out.
+    /// Remove the tag.
     Pop,
 }
 
 impl TagOp {
-    /// By how many bytes the copy is longer than the frame.
+    /// Number of bytes by which the copy is longer than the frame.
     #[inline(always)]
     pub fn growth(self) -> isize {
         match self {
@@ -213,25 +213,25 @@ pub struct Pick {
     pub tag: TagOp,
 }
 
-/// Up to [`BURST`] frames, received together from one queue. Made once per worker and reused:
-/// nothing is allocated after start.
+/// Up to [`BURST`] frames, received together from one queue. Created once per worker and reused: nothing is allocated
+/// after start.
 pub struct Burst {
     frames: Box<[Frame; BURST]>,
     len: usize,
-    /// With so many frames it is full, at most [`BURST`].
+    /// Number of frames at which the burst is full, at most [`BURST`].
     frames_max: usize,
-    /// Bytes of all frames, or what they count for.
+    /// Total weight of all frames: their bytes, or more for large frames.
     weight: u64,
-    /// Whether a frame is to be cut into segments, for those who do not take it whole.
+    /// Whether a frame must be segmented for receivers that do not accept it whole.
     large: bool,
     segments: Vec<Segment>,
-    /// Whether a frame was put together from the pieces of a chain.
+    /// Whether a frame was assembled from the pieces of a chain.
     has_chains: bool,
-    /// What reading the frames' descriptors took.
+    /// Work spent on reading the frames' descriptors.
     reading: u32,
-    /// Lent to whoever puts a frame's pieces together.
+    /// Scratch list, lent to code that assembles a frame's pieces.
     scratch: Vec<Segment>,
-    /// Whose memory may be taken instead of copied.
+    /// UMEM memory of the frames that may be taken instead of copied.
     lease: Lease,
 }
 
@@ -242,7 +242,7 @@ impl Default for Burst {
 }
 
 impl Burst {
-    /// An empty burst with all its memory.
+    /// Creates an empty burst and allocates all its memory.
     pub fn new() -> Burst {
         Burst {
             frames: Box::new([const { Frame::EMPTY }; BURST]),
@@ -258,7 +258,7 @@ impl Burst {
         }
     }
 
-    /// Forgets every frame.
+    /// Removes every frame.
     #[inline(always)]
     pub fn clear(&mut self) {
         self.len = 0;
@@ -270,79 +270,79 @@ impl Burst {
         self.lease.close();
     }
 
-    /// Where its frames lie, if they may be taken instead of copied.
+    /// UMEM addresses of the frames, if they may be taken instead of copied.
     #[inline(always)]
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// The same, to be filled by who receives.
+    /// The same, for the receiving code to fill.
     #[inline(always)]
     pub fn lease_mut(&mut self) -> &mut Lease {
         &mut self.lease
     }
 
-    /// Whether the burst is as long as one may be: [`BURST_BYTES`], or the frames' number.
+    /// Whether the burst has reached [`BURST_BYTES`] or its maximum number of frames.
     #[inline(always)]
     pub fn is_full(&self) -> bool {
         self.len >= self.frames_max || self.weight >= BURST_BYTES
     }
 
-    /// From now on the burst is full with so many frames: at least one, at most [`BURST`].
+    /// Sets the number of frames at which the burst is full: at least one, at most [`BURST`].
     #[inline(always)]
     pub fn set_frames_max(&mut self, frames: usize) {
         self.frames_max = frames.clamp(1, BURST);
     }
 
-    /// What following the frames' descriptors took beyond one for each frame, in units of [`Work`](crate::Work).
+    /// Work spent on reading the frames' descriptors beyond one for each frame, in units of [`Work`](crate::Work).
     #[inline(always)]
     pub fn reading(&self) -> u32 {
         self.reading
     }
 
-    /// Notes that, by who receives.
+    /// Records the work that reading the descriptors took.
     #[inline(always)]
     pub fn note_reading(&mut self, units: u32) {
         self.reading = units;
     }
 
-    /// In how many pieces of memory the frame lies, besides its head.
+    /// Number of memory pieces of the frame besides its head.
     #[inline(always)]
     pub fn piece_count(&self, frame: &Frame) -> usize {
         frame.segment_count.into()
     }
 
-    /// Whether a frame is to be cut into segments, for those who do not take it whole.
+    /// Whether a frame must be segmented for receivers that do not accept it whole.
     #[inline(always)]
     pub fn has_large(&self) -> bool {
         self.large
     }
 
-    /// Says so.
+    /// Marks the burst as holding a frame that must be segmented for some receivers.
     #[inline(always)]
     pub fn set_large(&mut self) {
         self.large = true;
     }
 
-    /// Whether each frame is in one piece, and none is to be cut.
+    /// Whether each frame is in one piece and none needs segmentation.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
         !self.large && !self.has_chains
     }
 
-    /// How many frames there are.
+    /// Number of frames.
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no frames.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many more segments the burst can hold.
+    /// Number of segments that the burst can still take.
     #[inline(always)]
     pub fn segment_room(&self) -> usize {
         MAX_BURST_SEGMENTS - self.segments.len()
@@ -354,7 +354,7 @@ impl Burst {
         self.frames.get(..self.len).unwrap_or(&[])
     }
 
-    /// The frames, to be decided on.
+    /// The frames, for the stages to change.
     #[inline(always)]
     pub fn frames_mut(&mut self) -> &mut [Frame] {
         self.frames.get_mut(..self.len).unwrap_or(&mut [])
@@ -369,20 +369,19 @@ impl Burst {
             .unwrap_or(&[])
     }
 
-    /// Lends an empty list with room for [`MAX_BURST_SEGMENTS`]; give it back with
-    /// [`put_scratch`](Self::put_scratch).
+    /// Lends an empty list with room for [`MAX_BURST_SEGMENTS`]; return it with [`put_scratch`](Self::put_scratch).
     pub fn take_scratch(&mut self) -> Vec<Segment> {
         self.has_chains = true;
         std::mem::take(&mut self.scratch)
     }
 
-    /// Takes the list back.
+    /// Returns the list.
     pub fn put_scratch(&mut self, mut scratch: Vec<Segment>) {
         scratch.clear();
         self.scratch = scratch;
     }
 
-    /// Adds a frame that lies in one segment. A full burst refuses (`false`).
+    /// Adds a frame that is in one segment. Returns `false` if the burst is full.
     #[inline(always)]
     pub fn push_contiguous(&mut self, bytes: Segment, offload: Offload) -> bool {
         if self.len == BURST || self.segments.len() == MAX_BURST_SEGMENTS {
@@ -404,8 +403,8 @@ impl Burst {
         true
     }
 
-    /// Adds a frame of at most [`HEAD_LEN`] bytes, which are copied: nobody need keep them. A
-    /// longer one, or a full burst, is refused (`false`).
+    /// Copies a frame of at most [`HEAD_LEN`] bytes into the burst; the bytes need not stay valid. Returns `false` if
+    /// the frame is longer or the burst is full.
     pub fn push_short(&mut self, bytes: &[u8]) -> bool {
         if self.len == BURST || bytes.len() > HEAD_LEN {
             return false;
@@ -422,8 +421,7 @@ impl Burst {
         true
     }
 
-    /// Adds a frame that is the same as `frame` of `from`, with what was found out about it. A burst without room for
-    /// it refuses (`false`).
+    /// Adds a copy of `frame` of `from`, with all its metadata. Returns `false` if there is no room.
     pub fn push_same(&mut self, from: &Burst, frame: &Frame) -> bool {
         let segments = from.segments(frame);
         if self.len == BURST || segments.len() > self.segment_room() {
@@ -439,8 +437,8 @@ impl Burst {
         true
     }
 
-    /// Adds a frame that is too long to refer to: it has a length and no bytes, and the length
-    /// gets it dropped. A full burst refuses (`false`).
+    /// Adds a frame that is too long to refer to. It has a length and no bytes; the length gets it dropped. Returns
+    /// `false` if the burst is full.
     pub fn push_oversize(&mut self) -> bool {
         let pushed = self.push_segments(&[], Offload::default());
         if let (true, Some(frame)) = (pushed, self.frames_mut().last_mut()) {
@@ -449,8 +447,8 @@ impl Burst {
         pushed
     }
 
-    /// Adds a frame that lies in several segments, in order. A burst without room for it, or a
-    /// frame of over 4 GiB, is refused (`false`).
+    /// Adds a frame that is in several segments, in order. Returns `false` if there is no room or the frame is longer
+    /// than 4 GiB.
     pub fn push_segments(&mut self, pieces: &[Segment], offload: Offload) -> bool {
         if self.len == BURST || pieces.len() > self.segment_room() {
             return false;
@@ -479,7 +477,7 @@ impl Burst {
     }
 }
 
-/// What a frame counts for in a burst's length, bytes.
+/// Weight of a frame in a burst's length, in bytes.
 #[inline(always)]
 fn weight(len: u32, offload: &Offload) -> u64 {
     match offload.gso_type {

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
-/// The time-stamp counter: cycles of a clock that runs at a constant rate on every core
-/// (`constant_tsc`, `nonstop_tsc`). On other architectures: nanoseconds.
+/// The time-stamp counter: cycles of a clock that runs at a constant rate on every core (`constant_tsc`,
+/// `nonstop_tsc`). On other architectures, nanoseconds.
 #[inline(always)]
 pub fn tsc() -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -18,7 +18,7 @@ fn monotonic_ns() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// Turns cycles into time: the counter's rate, measured once at start.
+/// Converts cycles to time with the counter's rate, measured once at start.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     hz: f64,
@@ -40,12 +40,12 @@ impl Clock {
         self.hz
     }
 
-    /// How many cycles pass in `time`.
+    /// Number of cycles in `time`.
     pub fn cycles(&self, time: Duration) -> u64 {
         (time.as_secs_f64() * self.hz) as u64
     }
 
-    /// How many nanoseconds `cycles` take.
+    /// Nanoseconds that `cycles` take.
     pub fn ns(&self, cycles: u64) -> f64 {
         cycles as f64 * 1e9 / self.hz
     }

@@ -3,13 +3,13 @@ use crosspoint_packet::checksum;
 use crate::sum::Summer;
 use crate::{Burst, Frame, HEAD_LEN, Offload, Pick, Segment, SegmentMut, TagOp};
 
-/// Most bytes that stand before a frame in a receive buffer: the virtio-net header.
+/// Maximum bytes before a frame in a receive buffer: the virtio-net header.
 const MAX_HEADER: usize = 12;
 /// Header, frame head, and a pushed tag.
 const PREFIX_LEN: usize = MAX_HEADER + HEAD_LEN + 4;
 
-/// The first bytes of one copy, put together on the stack: the destination's own header (none
-/// for a NIC), then the frame's head with its tag pushed or popped.
+/// The first bytes of one copy, assembled on the stack: the destination's header (none for a NIC), then the frame's
+/// head with its tag pushed or popped.
 pub struct Prefix {
     bytes: [u8; PREFIX_LEN],
     header: usize,
@@ -17,7 +17,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The head of `frame` with `tag` applied, after `HEADER` (at most 12) bytes of `header`.
+    /// Creates the prefix: `header` (at most 12 bytes), then the head of `frame` with `tag` applied.
     #[inline(always)]
     pub fn new<const HEADER: usize>(header: &[u8; HEADER], frame: &Frame, tag: TagOp) -> Prefix {
         const { assert!(HEADER <= MAX_HEADER) };
@@ -37,7 +37,7 @@ impl Prefix {
                 body[16..HEAD_LEN + 4].copy_from_slice(&frame.head[12..]);
                 prefix.len += 4;
             }
-            // The tag's presence was established by `parse`, so the head has 18 bytes.
+            // `parse` has checked that the tag is present, so the head has 18 bytes.
             TagOp::Pop => {
                 body[..12].copy_from_slice(&frame.head[..12]);
                 body[12..HEAD_LEN - 4].copy_from_slice(&frame.head[16..]);
@@ -53,7 +53,7 @@ impl Prefix {
     }
 }
 
-/// One copy to be made: prefix, then the frame's segments.
+/// One copy: the prefix, then the frame's segments.
 pub struct Gather<'a> {
     prefix: &'a Prefix,
     segments: &'a [Segment],
@@ -61,7 +61,7 @@ pub struct Gather<'a> {
 }
 
 impl<'a> Gather<'a> {
-    /// The copy of `burst`'s `frame` that begins with `prefix`.
+    /// Creates the copy of `burst`'s `frame` that begins with `prefix`.
     #[inline(always)]
     pub fn new(prefix: &'a Prefix, burst: &'a Burst, frame: &Frame) -> Gather<'a> {
         let tail = (frame.len as usize).saturating_sub(HEAD_LEN);
@@ -72,12 +72,12 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// Where the copy's bytes are: the prefix, and the segments behind it.
+    /// The copy's bytes: the prefix, and the segments after it.
     pub fn pieces(&self) -> (&[u8], &[Segment]) {
         (self.prefix.bytes(), self.segments)
     }
 
-    /// Length of the copy, the destination's header included, bytes.
+    /// Length of the copy in bytes, including the destination's header.
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.frame_len
@@ -89,7 +89,7 @@ impl<'a> Gather<'a> {
         self.frame_len == 0
     }
 
-    /// Length of a copy of `pick`'s frame behind `header` bytes.
+    /// Length of a copy of `pick`'s frame after `header` bytes.
     #[inline(always)]
     pub fn len_of(frame: &Frame, pick: Pick, header: usize) -> usize {
         (header + frame.len as usize).saturating_add_signed(pick.tag.growth())
@@ -115,7 +115,8 @@ impl<'a> Gather<'a> {
         cursor.total
     }
 
-    /// The same, and finishes the checksum that `offload` asks for: each byte is loaded once, to be copied and summed.
+    /// Like `scatter`, and completes the checksum that `offload` requests: each byte is loaded once for both the copy
+    /// and the sum.
     pub fn copy_finished(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) -> usize {
         let start = self.checksum_start(offload, tag);
         let (mut cursor, mut sum) = (Cursor::new(to), Summer::default());
@@ -124,7 +125,7 @@ impl<'a> Gather<'a> {
         sum.add(head.get(start..).unwrap_or(&[]));
         let mut skip = start.saturating_sub(head.len());
         for segment in self.segments {
-            // Headers longer than the kept head: they are no part of what is summed.
+            // Headers longer than the copied head are not part of the sum.
             if skip > 0 {
                 cursor.write_segment(&segment.first(skip), None);
             }
@@ -137,20 +138,20 @@ impl<'a> Gather<'a> {
         cursor.total
     }
 
-    /// Writes the copy's first bytes, as far as they were kept, over what is there.
+    /// Writes the prefix to `to`, overwriting what is there.
     pub fn write_head(&self, to: SegmentMut) {
         to.write(self.prefix.bytes());
     }
 
-    /// Where the sum begins that `offload` asks for, bytes from the copy's start (the destination's header included).
+    /// Start of the sum that `offload` requests, in bytes from the copy's start (including the destination's header).
     fn checksum_start(&self, offload: &Offload, tag: TagOp) -> usize {
         let start = self.prefix.header + usize::from(offload.csum_start);
         start.saturating_add_signed(tag.growth())
     }
 
-    /// Value of the checksum that `offload` asks for, over the copy's bytes; with the place to
-    /// put it, bytes from the copy's start (the destination's header included). `None` when
-    /// nothing is asked. The offsets were checked against the frame's length by `parse`.
+    /// Position and value of the checksum that `offload` requests, computed over the copy's bytes. The position is in
+    /// bytes from the copy's start (including the destination's header). `None` if no checksum is requested. `parse`
+    /// has checked the offsets against the frame's length.
     pub fn checksum(&self, offload: &Offload, tag: TagOp) -> Option<(usize, u16)> {
         if !offload.needs_csum {
             return None;
@@ -169,7 +170,7 @@ impl<'a> Gather<'a> {
         Some((at, checksum::finish(sum.total())))
     }
 
-    /// Finishes the checksum of a frame that lies in `to` already.
+    /// Completes the checksum of a frame that was already copied to `to`.
     pub fn complete_checksum(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) {
         if let Some((at, value)) = self.checksum(offload, tag) {
             write_at(to, at, &value.to_be_bytes());
@@ -177,7 +178,7 @@ impl<'a> Gather<'a> {
     }
 }
 
-/// Where the next bytes go: buffers are filled one after the other.
+/// Write position in a list of buffers, which are filled one after the other.
 struct Cursor<'a> {
     to: &'a [SegmentMut],
     index: usize,
@@ -195,7 +196,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Room at the current place; none when the buffers are full.
+    /// Room at the current position; `None` when the buffers are full.
     #[inline(always)]
     fn room(&mut self) -> Option<SegmentMut> {
         loop {
@@ -245,9 +246,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The copy that nearly all are: `header`, then the frame as it is, into one buffer. Returns how
-/// many bytes fitted. Header and head go from where they are to where they belong: put together
-/// on the stack first, they would be loaded across the stores that put them there.
+/// The most frequent copy: `header`, then the unchanged frame, into one buffer. Returns how many bytes fitted. Header
+/// and head are copied directly from their sources: if they were first assembled on the stack, they would be loaded
+/// across the stores that had written them.
 #[inline(always)]
 pub fn copy_plain<const HEADER: usize>(
     header: &[u8; HEADER],
@@ -268,8 +269,8 @@ pub fn copy_plain<const HEADER: usize>(
     at
 }
 
-/// As [`copy_plain`], and finishes the checksum that the frame asks for: each byte is loaded once, to be copied and
-/// summed.
+/// Like [`copy_plain`], and completes the checksum that the frame requests: each byte is loaded once for both the copy
+/// and the sum.
 #[inline(always)]
 pub fn copy_plain_finished<const HEADER: usize>(
     header: &[u8; HEADER],
@@ -285,7 +286,7 @@ pub fn copy_plain_finished<const HEADER: usize>(
     let mut sum = Summer::default();
     sum.add(kept.get(start..).unwrap_or(&[]));
     let mut at = HEADER + to.skip(HEADER).write(kept);
-    // Headers longer than the kept head: they are no part of what is summed.
+    // Headers longer than the copied head are not part of the sum.
     let mut skip = start.saturating_sub(kept.len());
     for segment in burst.segments(frame) {
         at += to.skip(at).write_segment(&segment.first(skip));
@@ -300,7 +301,7 @@ pub fn copy_plain_finished<const HEADER: usize>(
     at
 }
 
-/// Writes `bytes` at `at` bytes into the buffers, over what is there.
+/// Writes `bytes` at offset `at` of the buffers, overwriting what is there.
 pub(crate) fn write_at(to: &[SegmentMut], mut at: usize, bytes: &[u8]) {
     let mut rest = bytes;
     for buffer in to {
@@ -337,7 +338,7 @@ mod tests {
 
     fn room(buffers: &mut [Vec<u8>]) -> Vec<SegmentMut> {
         let of = |b: &mut Vec<u8>| {
-            // SAFETY: the vector is as long and outlives the copy; no reference is used meanwhile.
+            // SAFETY: the vector has this length and outlives the copy; no reference to it is used meanwhile.
             unsafe { SegmentMut::new(b.as_mut_ptr(), b.len() as u32) }
         };
         buffers.iter_mut().map(of).collect()
@@ -357,8 +358,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the frame lies in the sender's memory and whatever the receiver's buffers
-        /// are, the same bytes arrive, with the tag pushed or popped.
+        /// For any layout of the frame in the sender's memory and any receive buffers, the same bytes arrive, with the
+        /// tag pushed or popped.
         #[test]
         fn bytes_arrive_identical(
             bytes in proptest::collection::vec(any::<u8>(), 18..3000),
@@ -398,8 +399,8 @@ mod tests {
             prop_assert_eq!(a.frames()[0].len, b.frames()[0].len);
         }
 
-        /// The checksum that a receiver gets is the one the sender would have computed, however
-        /// the frame is cut and whatever happens to its tag.
+        /// The receiver's checksum is the one that the sender would have computed, for any layout of the frame and any
+        /// change of its tag.
         #[test]
         fn a_partial_checksum_is_completed_in_the_copy(
             payload in proptest::collection::vec(any::<u8>(), 0..600),
@@ -413,9 +414,9 @@ mod tests {
             let mut bytes = whole.clone();
             let l4 = parse_l4(&bytes).unwrap();
             let at = l4.offset + 16;
-            // As a driver leaves it: only the pseudo-header's sum in the field.
+            // As a driver leaves the field: with the pseudo-header's sum only.
             let real = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-            // The same number as all ones, which is what is made.
+            // Zero equals all ones in one's complement, and the code generates all ones.
             prop_assume!(real != 0);
             bytes[at..at + 2].fill(0);
             let body = checksum::fold(checksum::sum(&bytes[l4.offset..], 0));

@@ -1,16 +1,16 @@
-//! What virtio says of a frame that is not finished.
+//! The virtio-net header of unfinished frames.
 
 use crate::{Offload, TagOp};
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM (virtio 1.2, 5.1.6).
 pub const NEEDS_CSUM: u8 = 1;
 
-/// struct virtio_net_hdr before a frame for whoever understands it (virtio 1.2, 5.1.6.4; packet(7), PACKET_VNET_HDR): with
-/// 10 bytes, the one without `num_buffers`. It asks for what `offload` does, of a copy whose tag is changed as `tag` says;
-/// for nothing where that is `completed`.
+/// Makes the struct virtio_net_hdr before a frame (virtio 1.2, 5.1.6.4; packet(7), PACKET_VNET_HDR); with 10 bytes, the
+/// one without `num_buffers`. It requests what `offload` does, for a copy whose tag is changed by `tag`; nothing if the
+/// copy is `completed`.
 ///
-/// Put together in two words, not field by field: a load of more bytes than one store wrote cannot be forwarded from the
-/// store buffer, but waits until every store before it is in the cache, those to the guest's lines included. It took a
+/// Assembled from two words, not field by field. A load that is wider than one store cannot be forwarded from the store
+/// buffer; it waits until every earlier store is in the cache, including those to the guest's cache lines. This took a
 /// third of the time of a 64-byte frame.
 #[inline(always)]
 pub fn virtio_header<const HEADER: usize>(
@@ -35,7 +35,7 @@ pub fn virtio_header<const HEADER: usize>(
     header
 }
 
-/// flags, gso_type, hdr_len, gso_size and csum_start of a frame that asks for something.
+/// flags, gso_type, hdr_len, gso_size and csum_start of a frame that needs an offload.
 #[inline(never)]
 fn asked(offload: &Offload, tag: TagOp) -> u64 {
     let start = usize::from(offload.csum_start).saturating_add_signed(tag.growth()) as u16;

@@ -2,16 +2,16 @@ use std::cell::Cell;
 
 use crate::BURST;
 
-/// Where the frames of a burst lie, if they lie in a UMEM: who sends one on through the same UMEM may take its memory,
-/// and leaves other memory in its place. Then nothing is copied.
+/// UMEM addresses of a burst's frames. If a frame is sent through the same UMEM, the sender may take its memory and
+/// leave other memory in its place; then nothing is copied.
 ///
 /// A *place* is the UMEM address of a run of bytes, one for each descriptor that the burst was received in.
 pub struct Lease {
-    /// Which UMEM, by a number that is its own; 0 for none, or when nobody may take anything.
+    /// Identity of the UMEM; 0 if there is none or no memory may be taken.
     umem: Cell<usize>,
     places: [Cell<u64>; BURST],
     lens: [u32; BURST],
-    /// Per frame: its first place, and how many it has.
+    /// Per frame: index of its first place, and number of places.
     spans: [Cell<(u8, u8)>; BURST],
     frames: usize,
 }
@@ -29,20 +29,20 @@ impl Default for Lease {
 }
 
 impl Lease {
-    /// The frames of this burst lie in `umem`; none is noted yet.
+    /// Begins a burst in `umem`, with no frames yet.
     #[inline(always)]
     pub fn open(&mut self, umem: usize) {
         self.umem.set(umem);
         self.frames = 0;
     }
 
-    /// Nobody may take anything: the frames lie elsewhere, or more than one copy of some is made.
+    /// Forbids taking memory: the frames are elsewhere, or some frames are copied more than once.
     #[inline(always)]
     pub fn close(&self) {
         self.umem.set(0);
     }
 
-    /// Nobody may take the memory of frame `frame`: several copies of it are made.
+    /// Forbids taking the memory of frame `frame`, since it is copied more than once.
     #[inline(always)]
     pub fn close_frame(&self, frame: usize) {
         if let Some(span) = self.spans.get(frame) {
@@ -50,7 +50,7 @@ impl Lease {
         }
     }
 
-    /// Notes that `len` bytes lie at `place`, number `index` of the burst's places. Beyond [`BURST`] it is ignored.
+    /// Sets place `index` of the burst to `len` bytes at `place`. Ignored if `index` is [`BURST`] or more.
     #[inline(always)]
     pub fn set_place(&mut self, index: usize, place: u64, len: u32) {
         if let (Some(slot), Some(of)) = (self.places.get(index), self.lens.get_mut(index)) {
@@ -59,7 +59,7 @@ impl Lease {
         }
     }
 
-    /// Notes that the next frame has `count` places from number `first` on. Returns its number.
+    /// Adds the next frame, with `count` places from index `first` on. Returns its index.
     #[inline(always)]
     pub fn end_frame(&mut self, first: usize, count: usize) -> usize {
         let frame = self.frames;
@@ -70,13 +70,13 @@ impl Lease {
         frame
     }
 
-    /// How many frames were noted.
+    /// Number of frames added.
     #[inline(always)]
     pub fn frames(&self) -> usize {
         self.frames
     }
 
-    /// The places of frame `frame`, by number, if they may be taken by who sends through `umem`: none otherwise.
+    /// Indices of the places of frame `frame` if a sender through `umem` may take them; otherwise empty.
     #[inline(always)]
     pub fn span(&self, frame: usize, umem: usize) -> std::ops::Range<usize> {
         match self.spans.get(frame).map(Cell::get) {
@@ -87,7 +87,7 @@ impl Lease {
         }
     }
 
-    /// Place number `index`, or what was left there; and its length.
+    /// Address and length of place `index`; the address is that of the other memory if it was exchanged.
     #[inline(always)]
     pub fn place(&self, index: usize) -> (u64, u32) {
         match (self.places.get(index), self.lens.get(index)) {
@@ -96,7 +96,7 @@ impl Lease {
         }
     }
 
-    /// Takes the memory at place number `index`, and leaves `other` there.
+    /// Takes the memory at place `index`, and leaves `other` there.
     #[inline(always)]
     pub fn exchange(&self, index: usize, other: u64) {
         if let Some(place) = self.places.get(index) {

@@ -1,9 +1,8 @@
-//! A frame as the switch handles it: a *reference* to bytes that lie in a guest's memory or in
-//! a UMEM, plus the first 64 bytes copied aside; and the one copy that delivers it.
+//! A frame in the switch: a *reference* to bytes in a guest's memory or in a UMEM, with the first 64 bytes copied; and
+//! the one copy that delivers it.
 //!
-//! The first 64 bytes are read once, when the frame is received. Every decision is made on that
-//! copy and that copy is what is delivered, so a guest that rewrites a header after it was
-//! checked changes nothing.
+//! The first 64 bytes are read once, when the frame is received. Every decision uses this copy, and it is what is
+//! delivered, so a guest that rewrites a header after the check changes nothing.
 
 mod burst;
 mod clock;

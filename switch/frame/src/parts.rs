@@ -4,24 +4,24 @@ use crosspoint_packet::segment::HEADERS_MAX;
 use crate::sum::Summer;
 use crate::{BURST, Burst, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Segment};
 
-/// Own bytes of one frame: its headers, and what of the original's kept head belongs to it.
+/// Maximum own bytes of one frame: its headers, and the part of the original's copied head that belongs to it.
 const OWN_MAX: usize = HEADERS_MAX + HEAD_LEN;
 
-/// A burst of frames that are made of another one: headers of their own, and behind them a part
-/// of the other's payload, where it lies.
+/// A burst of frames derived from other frames: each has its own headers, followed by references to payload in the
+/// original frame.
 pub struct Parts {
     burst: Burst,
-    /// The own bytes of all frames, one after the other: never beyond its first capacity.
+    /// The own bytes of all frames, concatenated; never grows beyond its initial capacity.
     own: Vec<u8>,
 }
 
-/// Where in a frame the last part ended: parts that follow each other are found without looking at the pieces before
-/// them again. Good for one frame; a new one is at its beginning.
+/// End of the last part of a frame, so that consecutive parts are found without scanning the preceding segments again.
+/// For one frame; a new cursor is at the frame's beginning.
 #[derive(Clone, Copy, Debug)]
 pub struct PartCursor {
-    /// Number of a segment.
+    /// Index of a segment.
     index: usize,
-    /// Where it begins, bytes from the frame's start.
+    /// Offset of that segment from the frame's start, in bytes.
     at: usize,
 }
 
@@ -44,21 +44,20 @@ impl Default for Parts {
 }
 
 impl Parts {
-    /// Forgets every frame.
+    /// Removes every frame.
     pub fn clear(&mut self) {
         self.burst.clear();
         self.own.clear();
     }
 
-    /// The frames, to be delivered before the next [`clear`](Self::clear).
+    /// The frames; they must be delivered before the next [`clear`](Self::clear).
     pub fn burst(&self) -> &Burst {
         &self.burst
     }
 
-    /// Adds a frame: `header`, and behind it the bytes `offset..offset + len` of `frame`, which is
-    /// one of `from`'s. It has the addresses, VLAN and verdict of `frame`. `cursor` goes from part to
-    /// part of one frame. `false` when there is no room for it, the header is longer than
-    /// [`HEADERS_MAX`], or the frame has no such bytes.
+    /// Adds a frame: `header`, followed by the bytes `offset..offset + len` of `frame` in `from`. It gets the
+    /// addresses, VLAN and verdict of `frame`. `cursor` is shared by all parts of one frame. Returns `false` if there
+    /// is no room, the header is longer than [`HEADERS_MAX`], or the frame does not have these bytes.
     pub fn push(
         &mut self,
         header: &[u8],
@@ -81,8 +80,8 @@ impl Parts {
         self.own.extend_from_slice(kept.unwrap_or(&[]));
         let mut pieces = self.burst.take_scratch();
         let own = self.own.get(start..).unwrap_or(&[]);
-        // SAFETY: `own` lies in a vector that stays where it is, since it never grows beyond its
-        // capacity (checked above), and as it is until `clear`, which forgets the frame too.
+        // SAFETY: `own` is in a vector that is not moved, since it never grows beyond its capacity (checked above), and
+        // is not changed until `clear`, which removes the frame too.
         pieces.push(unsafe { Segment::new(own.as_ptr(), own.len() as u32) });
         let whole = add_range(&mut pieces, from.segments(frame), (offset, end), cursor);
         let pushed = whole && self.burst.push_segments(&pieces, offload);
@@ -93,8 +92,7 @@ impl Parts {
         pushed
     }
 
-    /// Adds a frame of at most [`HEADERS_MAX`] bytes, which are copied. `false` when there is no room for it, or it is
-    /// longer.
+    /// Copies a frame of at most [`HEADERS_MAX`] bytes. Returns `false` if there is no room or the frame is longer.
     pub fn push_own(&mut self, bytes: &[u8], offload: Offload) -> bool {
         if bytes.len() > HEADERS_MAX || self.own.capacity() - self.own.len() < OWN_MAX {
             return false;
@@ -107,18 +105,19 @@ impl Parts {
         self.burst.push_contiguous(piece, offload)
     }
 
-    /// The frames, to be decided on.
+    /// The frames, for the stages to change.
     pub fn burst_mut(&mut self) -> &mut Burst {
         &mut self.burst
     }
 
-    /// Adds a frame that is the same as `frame` of `from`.
+    /// Adds a copy of `frame` of `from`.
     pub fn push_same(&mut self, from: &Burst, frame: &Frame) -> bool {
         self.burst.push_same(from, frame)
     }
 
-    /// Adds a frame: `header`, and behind it what each of `members` has from an offset on. They are frames of `from`, by
-    /// number; the first one's addresses, VLAN and verdict are the new frame's. `false` as for [`push`](Self::push).
+    /// Adds a frame: `header`, followed by the bytes of each of `members` from an offset on. Members are indices of
+    /// frames in `from`; the new frame gets the first one's addresses, VLAN and verdict. Returns `false` in the same
+    /// cases as [`push`](Self::push).
     pub fn push_joined(
         &mut self,
         header: &[u8],
@@ -165,9 +164,9 @@ impl Parts {
     }
 }
 
-/// Adds what of a frame's bytes `start..end` lies in its segments, which begin behind its head;
-/// `false` when they are more than a burst has room for. Looks at the segments from `cursor` on, and
-/// leaves it at the last one that it has taken something of.
+/// Adds the part of a frame's bytes `start..end` that is in its segments, which begin after its head. Returns `false`
+/// if this exceeds the segments of a burst. Scans the segments from `cursor` on and leaves it at the segment where the
+/// range ends.
 fn add_range(
     pieces: &mut Vec<Segment>,
     segments: &[Segment],
@@ -186,7 +185,7 @@ fn add_range(
             }
             pieces.push(segment.skip(from - cursor.at).first(to - from));
         }
-        // The next part may begin in this one.
+        // The next part may begin in this segment.
         if end < behind {
             break;
         }
@@ -199,7 +198,7 @@ fn add_range(
 }
 
 impl Frame {
-    /// Takes over what the stages found out of `other`.
+    /// Copies the stages' results from `other`.
     fn be_like(&mut self, other: &Frame) {
         (self.dst, self.src) = (other.dst, other.src);
         (self.vlan, self.tci) = (other.vlan, other.tci);
@@ -220,7 +219,7 @@ impl Burst {
         at
     }
 
-    /// One's-complement sum of a frame's bytes from `start` on, `sum` added, folded (RFC 1071).
+    /// Folded one's-complement sum of `sum` and a frame's bytes from `start` on (RFC 1071).
     pub fn folded_sum(&self, frame: &Frame, start: usize, sum: u16) -> u16 {
         let mut summer = Summer::default();
         let kept = frame.headers();
@@ -241,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// A frame cut into parts and put together again is the frame, wherever its bytes lie.
+        /// A frame that is cut into parts and reassembled is unchanged, for any layout of its bytes.
         #[test]
         fn parts_have_the_bytes_that_they_name(
             bytes in proptest::collection::vec(any::<u8>(), 18..2000),

@@ -1,20 +1,21 @@
 use crate::HEAD_LEN;
 use crate::sum::sum_copy;
 
-/// A run of readable bytes in memory that somebody else may be writing: a guest's, or a UMEM.
+/// A run of readable bytes in memory that others may write concurrently: a guest's memory or a UMEM.
 ///
-/// A segment is an address, not a borrow: its lifetime is the burst's. It is valid from the
-/// `receive` that made it to the end of the same loop iteration, because the mapping it points
-/// into is unmapped only after every worker has passed a quiescent point, and a worker passes
-/// one only between iterations. Segments leave a [`Burst`](crate::Burst) only by being copied.
+/// A segment is an address, not a borrow; it lives as long as its burst. It is valid from the `receive` that made it to
+/// the end of the same poll iteration, because the mapping it points into is unmapped only after every worker has
+/// passed a quiescent point, and a worker passes one only between iterations. Segments leave a [`Burst`](crate::Burst)
+/// only by being copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     ptr: *const u8,
     len: u32,
 }
 
-/// A run of writable bytes: a guest's receive buffer, or a free UMEM frame. Lifetime as [`Segment`]'s; who keeps one longer
-/// must know before each use that the memory is still what it was (a guest's receive queue compares its generation).
+/// A run of writable bytes: a guest's receive buffer, or a free UMEM frame. It lives as long as a [`Segment`]. Code
+/// that keeps one longer must check before each use that the memory is still the same (a guest's receive queue compares
+/// its generation).
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentMut {
     ptr: *mut u8,
@@ -23,8 +24,8 @@ pub struct SegmentMut {
 
 impl Segment {
     /// # Safety
-    /// `ptr..ptr + len` must lie within one mapping that stays mapped and readable until the end
-    /// of the worker's iteration. Its bytes may change at any time.
+    /// `ptr..ptr + len` must be within one mapping that stays mapped and readable until the end of the worker's poll
+    /// iteration. Its bytes may change at any time.
     #[inline(always)]
     pub unsafe fn new(ptr: *const u8, len: u32) -> Segment {
         Segment { ptr, len }
@@ -52,15 +53,15 @@ impl Segment {
     #[inline(always)]
     pub fn skip(&self, n: usize) -> Segment {
         let n = n.min(self.len());
-        // SAFETY: n <= len, so the rest lies within the run that `new`'s caller vouched for.
+        // SAFETY: n <= len, so the rest lies within the run that `new`'s caller guarantees.
         unsafe { Segment::new(self.ptr.add(n), self.len - n as u32) }
     }
 
-    /// Its first `n` bytes (all of them, when it has fewer).
+    /// The segment's first `n` bytes (all of them if it has fewer).
     #[inline(always)]
     pub fn first(&self, n: usize) -> Segment {
         let n = n.min(self.len());
-        // SAFETY: n <= len, so they lie within the run that `new`'s caller vouched for.
+        // SAFETY: n <= len, so they lie within the run that `new`'s caller guarantees.
         unsafe { Segment::new(self.ptr, n as u32) }
     }
 
@@ -73,15 +74,14 @@ impl Segment {
         n
     }
 
-    /// Sum of its bytes, as [`checksum::sum`](crosspoint_packet::checksum::sum)'s.
+    /// Sum of the bytes, in the form of [`checksum::sum`](crosspoint_packet::checksum::sum).
     #[inline(always)]
     pub fn sum(&self) -> u64 {
         // SAFETY: len bytes are readable by `new`'s contract; nothing is written.
         unsafe { sum_copy::<false>(self.ptr, std::ptr::null_mut(), self.len()) }
     }
 
-    /// Copies `N` bytes from `at` if the segment has them: a fixed size compiles to a few
-    /// vector moves.
+    /// Copies `N` bytes from `at` if the segment has them. A fixed size compiles to a few vector moves.
     #[inline(always)]
     pub fn read_array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         if self.len() < at + N {
@@ -94,8 +94,8 @@ impl Segment {
 
 impl SegmentMut {
     /// # Safety
-    /// `ptr..ptr + len` must lie within one mapping that stays mapped and writable until the end
-    /// of the worker's iteration, and be no memory that Rust references point into.
+    /// `ptr..ptr + len` must be within one mapping that stays mapped and writable until the end of the worker's poll
+    /// iteration, and no Rust reference may point into it.
     #[inline(always)]
     pub unsafe fn new(ptr: *mut u8, len: u32) -> SegmentMut {
         SegmentMut { ptr, len }
@@ -123,7 +123,7 @@ impl SegmentMut {
     #[inline(always)]
     pub fn skip(&self, n: usize) -> SegmentMut {
         let n = n.min(self.len());
-        // SAFETY: n <= len, so the rest lies within the run that `new`'s caller vouched for.
+        // SAFETY: n <= len, so the rest lies within the run that `new`'s caller guarantees.
         unsafe { SegmentMut::new(self.ptr.add(n), self.len - n as u32) }
     }
 
@@ -136,7 +136,7 @@ impl SegmentMut {
         n
     }
 
-    /// Writes `N` bytes at the start if they fit: a few vector moves. Returns whether they did.
+    /// Writes `N` bytes at the start if they fit, with a few vector moves. Returns whether they fit.
     #[inline(always)]
     pub fn write_array<const N: usize>(&self, from: &[u8; N]) -> bool {
         if self.len() < N {
@@ -147,13 +147,14 @@ impl SegmentMut {
         true
     }
 
-    /// Writes `header` and, behind it, the first `n` bytes of `head`. Where there is no room for both arrays whole, nothing
-    /// is written (`false`).
+    /// Writes `header` and then the first `n` bytes of `head`. If there is no room for both whole arrays, writes
+    /// nothing and returns `false`.
     ///
-    /// A header that ends where a cache line does, as DPDK lays it ([`has_own_line`]), has no line in common with the frame.
-    /// It is nearly always there already, since a driver uses its buffers again: then it is not written, and the line stays
-    /// with the driver's core, which reads the number of buffers in it, instead of crossing twice for each frame. A guest
-    /// that changes it between the look and the driver's own has changed what it reads itself.
+    /// A header that ends at a cache line boundary, as DPDK places it ([`has_own_line`]), shares no line with the
+    /// frame. The buffer nearly always has this header already, since drivers reuse buffers. Then it is not written,
+    /// and the line stays with the driver's core, which reads the number of buffers in it, instead of moving between
+    /// the cores twice for each frame. A guest that changes the header between this check and its driver's read only
+    /// changes what it reads itself.
     #[inline(always)]
     pub fn write_head<const N: usize>(
         &self,
@@ -180,9 +181,9 @@ impl SegmentMut {
     #[inline(always)]
     pub fn write_segment(&self, from: &Segment) -> usize {
         let n = from.len().min(self.len());
-        // SAFETY: n bytes are readable and writable by the two contracts. A guest may have made
-        // the two overlap (its own transmit and receive buffers, reached through two mappings or
-        // one): `copy` allows that, and what such a guest then receives is its own affair.
+        // SAFETY: n bytes are readable and writable by the two contracts. A guest may have made the two overlap (its
+        // own transmit and receive buffers, reached through one mapping or two): `copy` allows that, and only this
+        // guest receives the result.
         unsafe { copy(from.ptr, self.ptr, n) };
         n
     }
@@ -191,13 +192,13 @@ impl SegmentMut {
     #[inline(always)]
     pub fn write_summed(&self, from: &Segment) -> (usize, u64) {
         let n = from.len().min(self.len());
-        // SAFETY: as `write_segment`'s.
+        // SAFETY: as in `write_segment`.
         (n, unsafe { sum_copy::<true>(from.ptr, self.ptr, n) })
     }
 }
 
-/// Copies `n` bytes, which may overlap. Up to 64 bytes, which is every header and every small
-/// frame, by two moves that overlap in the middle: a call costs more than that.
+/// Copies `n` bytes, which may overlap. Up to 64 bytes (every header and every small frame) are copied by two moves
+/// that overlap in the middle, since a call costs more.
 ///
 /// # Safety
 /// `n` bytes must be readable at `from` and writable at `to`.
@@ -207,8 +208,8 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     /// As `copy`, with `N <= n <= 2 * N`.
     #[inline(always)]
     unsafe fn ends<const N: usize>(from: *const u8, to: *mut u8, n: usize) {
-        // SAFETY: N <= n, so both ends lie within the n bytes. Both are read before either is
-        // written, so overlap does no harm.
+        // SAFETY: N <= n, so both ends are within the n bytes. Both are read before either is written, so overlap does
+        // no harm.
         unsafe {
             let head = from.cast::<[u8; N]>().read_unaligned();
             let tail = from.add(n - N).cast::<[u8; N]>().read_unaligned();
@@ -216,7 +217,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
             to.add(n - N).cast::<[u8; N]>().write_unaligned(tail);
         }
     }
-    // SAFETY: each arm's sizes are what it asks for; the rest is the caller's contract.
+    // SAFETY: each arm's sizes satisfy the function that it calls; the rest is the caller's contract.
     unsafe {
         match n {
             32..=64 => copy_head(from, to, n),
@@ -230,14 +231,14 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     }
 }
 
-/// As `copy`, 32 to 64 bytes: four moves of 16, which stay in registers where two of 32 go over the stack.
+/// Like `copy`, for 32 to 64 bytes: four moves of 16 bytes stay in registers; two of 32 would go through the stack.
 ///
 /// # Safety
 /// As `copy`, with `32 <= n <= 64`.
 #[inline(always)]
 unsafe fn copy_head(from: *const u8, to: *mut u8, n: usize) {
     type Word = u128;
-    // SAFETY: 32 <= n <= 64, so all four lie within the n bytes, and together cover them. All are read before any is
+    // SAFETY: 32 <= n <= 64, so all four are within the n bytes, and together cover them. All are read before any is
     // written, so overlap does no harm.
     unsafe {
         let word = |at: usize| from.add(at).cast::<Word>().read_unaligned();
@@ -250,7 +251,7 @@ unsafe fn copy_head(from: *const u8, to: *mut u8, n: usize) {
     }
 }
 
-/// Asks the core to fetch the line at `ptr`, soon to be read. Any address will do.
+/// Prefetches the cache line at `ptr` for reading. Any address is allowed.
 #[inline(always)]
 pub fn prefetch_read(ptr: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -262,17 +263,17 @@ pub fn prefetch_read(ptr: *const u8) {
     let _ = ptr;
 }
 
-/// Bytes of a cache line, on every x86-64.
+/// Size of a cache line on every x86-64, in bytes.
 const LINE_LEN: usize = 64;
 
-/// Whether the `header` bytes at `ptr` end where a cache line does.
+/// Whether the `header` bytes at `ptr` end at a cache line boundary.
 #[inline(always)]
 fn has_own_line(ptr: *const u8, header: usize) -> bool {
     (ptr as usize).wrapping_add(header).is_multiple_of(LINE_LEN)
 }
 
-/// Asks for the first two lines of a receive buffer at `ptr`, whose first `header` bytes are the ring's own: to be written,
-/// but for a header in a line of its own, which is read, and seldom written.
+/// Prefetches the first two cache lines of a receive buffer at `ptr`, which begins with `header` bytes of the ring's
+/// header. They are prefetched for writing, except for a header in a line of its own, which is read and seldom written.
 #[inline(always)]
 pub fn prefetch_buffer(ptr: *const u8, header: usize) {
     match has_own_line(ptr, header) {
@@ -282,18 +283,18 @@ pub fn prefetch_buffer(ptr: *const u8, header: usize) {
     prefetch_write(ptr.wrapping_add(LINE_LEN));
 }
 
-/// Asks the core to fetch the line at `ptr` for writing (PREFETCHW), so that the store does not
-/// wait for the other core to give it up. Any address will do.
+/// Prefetches the cache line at `ptr` for writing (PREFETCHW), so that the store does not wait for another core to
+/// release it. Any address is allowed.
 ///
-/// The instruction itself: the intrinsic for it compiles to a prefetch for reading unless the whole program is built
-/// for processors that announce it (target feature `prfchw`), and then the line crosses twice. Every x86-64 processor
-/// since 2014 (Intel Broadwell; AMD from the first) announces it, and older ones of Intel take it for no operation.
+/// This uses the instruction itself. The intrinsic compiles to a prefetch for reading unless the whole program is built
+/// for processors with the target feature `prfchw`, and then the line is transferred twice. Every x86-64 processor
+/// since 2014 (Intel Broadwell; AMD from the first) has it, and older Intel processors execute it as a no-op.
 #[inline(always)]
 pub fn prefetch_write(ptr: *const u8) {
-    // Miri knows no assembly.
+    // Miri does not support inline assembly.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch of any address, mapped or not, has no architectural effect; it reads and writes no memory that
-    // the compiler knows of, and leaves flags and stack alone.
+    // SAFETY: a prefetch of any address, mapped or not, has no architectural effect; it accesses no memory that the
+    // compiler knows of, and changes neither flags nor stack.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) ptr.addr(), options(nomem, nostack, preserves_flags));
     }
@@ -310,8 +311,8 @@ mod tests {
     struct Lines([u8; 256]);
 
     proptest! {
-        /// Header and frame are what is there afterwards, wherever in a line the buffer begins and whatever was there
-        /// before, the same header included; nothing beyond them is changed.
+        /// Header and frame are in the buffer afterwards, wherever in a cache line the buffer begins and whatever it
+        /// held before, including the same header; nothing beyond them is changed.
         #[test]
         fn header_and_head_replace_what_was_there(
             at in 0usize..128,
@@ -331,15 +332,15 @@ mod tests {
             let mut want = memory.0;
             want[at..at + 12].copy_from_slice(&header);
             want[at + 12..at + 12 + n].copy_from_slice(&whole[..n]);
-            // SAFETY: 128 bytes from `at` < 128 on are within the 256, which are ours.
+            // SAFETY: 128 bytes from `at` < 128 on are within the 256 bytes, which are ours.
             let to = unsafe { SegmentMut::new(memory.0.as_mut_ptr().add(at), 128) };
             prop_assert!(to.write_head(&header, &whole, n));
             prop_assert!(memory.0 == want);
         }
     }
 
-    /// The instruction that is meant is the one that is there: opcode 0F 0D /1. A prefetch for reading (0F 18) would have
-    /// each line cross twice.
+    /// The compiled instruction is PREFETCHW: opcode 0F 0D /1. With a prefetch for reading (0F 18) each line would be
+    /// transferred twice.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[test]
     fn a_write_prefetch_is_compiled_to_prefetchw() {
@@ -348,8 +349,8 @@ mod tests {
             prefetch_write(ptr);
         }
         let code = prefetch as fn(*const u8) as *const u8;
-        // SAFETY: the function is at least this instruction and a return, and its code, as that of the test behind it, is
-        // mapped readable.
+        // SAFETY: the function has at least this instruction and a return, and its code, like that of the test after
+        // it, is mapped readable.
         let code = unsafe { std::slice::from_raw_parts(code, 16) };
         let is_prefetchw = |w: &[u8]| w[0] == 0x0f && w[1] == 0x0d && (w[2] >> 3) & 7 == 1;
         assert!(code.windows(3).any(is_prefetchw), "{code:02x?}");

@@ -1,11 +1,11 @@
-//! The Internet checksum's sum (RFC 1071), taken while bytes are copied or by itself, with the widest vectors that the
+//! The Internet checksum's sum (RFC 1071), computed while copying or separately, with the widest vectors that the
 //! processor has.
 //!
-//! Each byte is loaded once: what is summed is what is copied, whatever a guest writes there meanwhile.
+//! Each byte is loaded once: the summed bytes are the copied bytes, even if a guest writes there concurrently.
 //!
-//! With vectors the 16-bit words are taken as signed numbers, 32768 less than they are, because adding signed words in
-//! pairs is one instruction (PMADDWD by ones); what was taken off is added again at the end. The copy is bound by its
-//! stores, one vector a cycle, and three vector instructions beside each fit into that cycle.
+//! With vectors, the 16-bit words are treated as signed numbers, each 32768 too low, because adding pairs of signed
+//! words is one instruction (PMADDWD by ones); the difference is added at the end. The copy is limited by its stores,
+//! one vector a cycle, and three vector instructions beside each store fit into that cycle.
 
 use crosspoint_packet::checksum;
 
@@ -13,7 +13,7 @@ use crosspoint_packet::checksum;
 /// well below 2^31.
 const BLOCK: usize = 64 << 10;
 
-/// Sums pieces of any length: a piece that begins at an odd byte counts swapped (RFC 1071, 2B).
+/// Sums pieces of any length. A piece that begins at an odd byte is added byte-swapped (RFC 1071, 2B).
 #[derive(Default)]
 pub(crate) struct Summer {
     total: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Summer {
 }
 
 impl Summer {
-    /// Adds bytes of our own.
+    /// Adds bytes in the switch's own memory.
     #[inline(always)]
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         self.add_sum(checksum::sum(bytes, 0), bytes.len());
@@ -40,23 +40,24 @@ impl Summer {
         self.odd ^= len % 2 == 1;
     }
 
-    /// The sum, as [`checksum::finish`] wants it.
+    /// The sum, in the form that [`checksum::finish`] takes.
     #[inline(always)]
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 }
 
-/// Sums `n` bytes from `from`, and copies them to `to` if `COPY`. Native order, not folded; an odd last byte is padded.
+/// Sums `n` bytes from `from`, and copies them to `to` if `COPY`. Native byte order, not folded; an odd last byte is
+/// padded.
 ///
 /// # Safety
-/// `n` bytes must be readable at `from` and, if `COPY`, writable at `to`. They may overlap: then what arrives is not
-/// what was there, but what is summed is what arrives.
+/// `n` bytes must be readable at `from` and, if `COPY`, writable at `to`. They may overlap: then the copied bytes
+/// differ from the original ones, but the sum is that of the copied bytes.
 #[inline(always)]
 pub(crate) unsafe fn sum_copy<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
     let (mut sum, mut at) = (0, 0);
     while n - at > BLOCK {
-        // SAFETY: at + BLOCK < n, so it is within what the caller vouched for.
+        // SAFETY: at + BLOCK < n, so it is within the range that the caller guarantees.
         sum += unsafe { block::<COPY>(from.add(at), to.wrapping_add(at), BLOCK) };
         at += BLOCK;
     }
@@ -64,10 +65,10 @@ pub(crate) unsafe fn sum_copy<const COPY: bool>(from: *const u8, to: *mut u8, n:
     sum + unsafe { block::<COPY>(from.add(at), to.wrapping_add(at), n - at) }
 }
 
-/// Below so many bytes a call costs more than vectors save.
+/// Below this many bytes a call costs more than vectors save.
 const VECTOR_MIN: usize = 32;
 
-/// At most [`BLOCK`] bytes, the fastest way that there is here.
+/// Sums at most [`BLOCK`] bytes with the fastest available method.
 ///
 /// # Safety
 /// As [`sum_copy`]'s.
@@ -75,7 +76,7 @@ const VECTOR_MIN: usize = 32;
 unsafe fn block<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if n >= VECTOR_MIN {
-        // Each is a load and a test: the standard library remembers what the processor said.
+        // Each test is a load and a branch: the standard library caches the processor's features.
         if std::arch::is_x86_feature_detected!("avx512bw") {
             // SAFETY: the processor has it; the rest is the caller's contract.
             return unsafe { x86::avx512::<COPY>(from, to, n) };
@@ -93,7 +94,7 @@ unsafe fn block<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64
     unsafe { words::<COPY>(from, to, n) }
 }
 
-/// The portable way, eight bytes at a time, and what is left by halves.
+/// The portable method: eight bytes at a time, then the remaining 4, 2 and 1.
 ///
 /// # Safety
 /// As [`sum_copy`]'s.
@@ -111,9 +112,9 @@ unsafe fn words<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64
         }
         bytes
     }
-    // Halves apart: neither overflows before 2^32 words.
+    // The halves are summed separately: neither overflows before 2^32 words.
     let (mut low, mut high, mut at) = (0, 0, 0);
-    // SAFETY: each step stays below n, and `at` is even before all of them.
+    // SAFETY: each step stays within n, and `at` is even before each step.
     unsafe {
         while n - at >= 8 {
             let word = u64::from_ne_bytes(take::<COPY, 8>(from.add(at), to.wrapping_add(at)));
@@ -143,7 +144,7 @@ unsafe fn words<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64
 mod x86 {
     use std::arch::x86_64::*;
 
-    /// What the words of `n` bytes were taken too low by.
+    /// Total amount by which the words of `n` bytes were taken too low.
     const fn bias(n: usize) -> i64 {
         (n / 2) as i64 * 32768
     }
@@ -154,7 +155,7 @@ mod x86 {
     pub(super) unsafe fn avx2<const COPY: bool>(from: *const u8, to: *mut u8, n: usize) -> u64 {
         let (flip, ones) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(1));
         let step = |at: usize, sum: __m256i| {
-            // SAFETY: at + 32 <= n wherever this is called; unaligned by name.
+            // SAFETY: at + 32 <= n at every call; the load is unaligned.
             let bytes = unsafe { _mm256_loadu_si256(from.add(at).cast()) };
             if COPY {
                 // SAFETY: likewise.
@@ -194,7 +195,7 @@ mod x86 {
             _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_xor_si512(bytes, flip), ones))
         };
         let step = |at: usize, sum: __m512i| {
-            // SAFETY: at + 64 <= n wherever this is called; unaligned by name.
+            // SAFETY: at + 64 <= n at every call; the load is unaligned.
             let bytes = unsafe { _mm512_loadu_si512(from.add(at).cast()) };
             if COPY {
                 // SAFETY: likewise.
@@ -209,7 +210,7 @@ mod x86 {
             sums[1] = step(at + 64, sums[1]);
             at += 128;
         }
-        // What is left, by masks: bytes beyond it are neither touched nor anything but zero.
+        // The remaining bytes with masks: bytes beyond them are not accessed and count as zero.
         while at < n {
             let mask = u64::MAX >> (64 - (n - at).min(64));
             // SAFETY: the mask has the bytes below n only; others are not accessed.
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// More than a block; an interpreter takes minutes for that.
+    /// More than a block; miri would take minutes for that.
     const LONG: usize = if cfg!(miri) { 300 } else { 70_000 };
 
     fn same(a: u64, b: u64) -> bool {
@@ -241,7 +242,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every way gives the sum of RFC 1071 and the bytes, for every length and alignment.
+        /// Every method gives the sum of RFC 1071 and the copied bytes, for every length and alignment.
         #[test]
         fn what_is_copied_is_what_is_summed(
             bytes in prop_oneof![
@@ -254,7 +255,7 @@ mod tests {
             let from = bytes.get(skip..).unwrap_or(&[]);
             let want = checksum::sum(from, 0);
             let mut to = vec![0u8; from.len() + 1];
-            // SAFETY: both are as long as `from`, and apart.
+            // SAFETY: both have the length of `from` and do not overlap.
             let sums = unsafe {[
                 sum_copy::<true>(from.as_ptr(), to.as_mut_ptr(), from.len()),
                 sum_copy::<false>(from.as_ptr(), std::ptr::null_mut(), from.len()),
