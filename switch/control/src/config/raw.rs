@@ -31,12 +31,12 @@ pub(super) struct RawConfig {
     pub metrics: Field<Table<RawMetrics>>,
     /// The socket that the command line tools talk to.
     pub control: Field<Table<RawControl>>,
-    /// What the daemon says, and where.
+    /// The log: its target, format and level.
     pub log: Field<Table<RawLog>>,
     /// A folder of files with more ports: every *.toml in it. Absolute, or relative to the folder of this file.
     #[schemars(length(min = 1, max = PATH_BYTES_MAX))]
     pub ports_dir: Field<String>,
-    /// Whether changes in that folder take effect by themselves.
+    /// Whether changes in the folder `ports_dir` take effect automatically.
     #[schemars(extend("default" = false))]
     pub watch_ports: Field<bool>,
     /// The guests and the uplinks.
@@ -49,7 +49,7 @@ pub(super) struct RawConfig {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Workers")]
 pub(super) struct RawWorkers {
-    /// The cores, or "auto": all that the process may run on, but the first.
+    /// The cores, or "auto": all on which the process may run, except the first.
     #[schemars(with = "serde_json::Value", extend("default" = "auto", "oneOf" = [
         {"const": "auto"},
         {
@@ -58,16 +58,16 @@ pub(super) struct RawWorkers {
         }
     ]))]
     pub cores: Field<WordOrList>,
-    /// What a worker does when there is nothing to do.
+    /// What an idle worker does.
     #[schemars(extend("default" = "adaptive"))]
     pub poll: Field<Word<Poll>>,
-    /// With adaptive polling: how long a worker polls in vain before it sleeps; 1us to 1s.
+    /// With adaptive polling: how long a worker polls without work before it sleeps; 1us to 1s.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "50us"))]
     pub idle_spin: Field<String>,
-    /// Whether queues go from workers that are overloaded to others.
+    /// Whether queues move from overloaded workers to others.
     #[schemars(extend("default" = "auto"))]
     pub balance: Field<Word<Balance>>,
-    /// How long loads are measured before that is decided; 100ms to 1h.
+    /// How long loads are measured before a move is decided; 100ms to 1h.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "5s"))]
     pub balance_interval: Field<String>,
 }
@@ -77,17 +77,17 @@ pub(super) struct RawWorkers {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Switch")]
 pub(super) struct RawSwitch {
-    /// After how long without a frame from it an address is forgotten; 2s to 86400s.
+    /// Time without a frame after which an address is forgotten; 2s to 86400s.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "300s"))]
     pub fdb_ageing: Field<String>,
-    /// How often an address may move between ports within `fdb_moves_window`; after that it stays on the port that it was
-    /// on before, until the window ends. 0: as often as it likes.
+    /// How often an address may move between ports within `fdb_moves_window`; after that it stays on the port that it
+    /// was on before, until the window ends. 0: no limit.
     #[schemars(range(min = 0, max = FDB_MOVES_MAX_MAX), extend("default" = FDB_MOVES_MAX_DEFAULT))]
     pub fdb_moves_max: Field<i64>,
-    /// How long after an address's first move its moves are counted together; 2s to 1h.
+    /// Time from an address's first move in which its moves are counted; 2s to 1h.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "180s"))]
     pub fdb_moves_window: Field<String>,
-    /// Addresses that the switch can know; rounded up to 7 times a power of two.
+    /// Number of addresses that the switch can learn; rounded up to 7 times a power of two.
     #[schemars(
         range(min = FDB_CAPACITY_MIN, max = FDB_CAPACITY_MAX),
         extend("default" = FDB_CAPACITY_DEFAULT)
@@ -115,7 +115,7 @@ pub(super) struct RawControl {
     pub socket: Field<String>,
 }
 
-/// What the daemon says, and where. Changes take a restart.
+/// The log: its target, format and level. Changes take effect after a restart.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Log")]
@@ -123,10 +123,10 @@ pub(super) struct RawLog {
     /// Where lines go.
     #[schemars(extend("default" = "auto"))]
     pub target: Field<Word<LogTarget>>,
-    /// What a line on standard error looks like. The journal has fields of its own.
+    /// The format of a line on standard error. The journal has its own fields.
     #[schemars(extend("default" = "text"))]
     pub format: Field<Word<LogFormat>>,
-    /// The least serious lines that are written. CROSSPOINT_LOG in the environment comes first.
+    /// The least serious level that is logged. CROSSPOINT_LOG in the environment overrides it.
     #[schemars(extend("default" = "info"))]
     pub level: Field<Word<LogLevel>>,
 }
@@ -166,29 +166,29 @@ pub(super) struct RawPort {
     /// vhost: absolute path of the vhost-user socket.
     #[schemars(regex(pattern = "^/"), length(max = SOCKET_BYTES_MAX))]
     pub socket: Field<String>,
-    /// vhost: who listens on the socket.
+    /// vhost: which side listens on the socket.
     #[schemars(extend("default" = "server"))]
     pub role: Field<Word<Role>>,
-    /// vhost: who may connect, as a mode in octal, for example "0660": where role = "server". Without it: what the
-    /// daemon's umask leaves of 0777. To connect, one must be able to write.
+    /// vhost: with role = "server", the socket's mode in octal, for example "0660". A front end needs write permission
+    /// to connect. Without it: 0777 less the daemon's umask.
     #[schemars(regex(pattern = MODE_PATTERN))]
     pub socket_mode: Field<String>,
-    /// vhost: the group that the socket belongs to, by its name in /etc/group or its number: where role = "server".
-    /// The daemon's user is in it, or root. Without it: the daemon's, or that of a setgid folder.
+    /// vhost: with role = "server", the socket's group, by its name in /etc/group or its number. The daemon's user must
+    /// be in it, or be root. Without it: the daemon's group, or that of a setgid folder.
     #[schemars(length(min = 1, max = GROUP_BYTES_MAX))]
     pub socket_group: Field<String>,
-    /// vhost: the most queue pairs that the guest may use.
+    /// vhost: the maximum number of queue pairs that the guest may use.
     #[schemars(range(min = 1, max = QUEUE_PAIRS_MAX), extend("default" = QUEUE_PAIRS_DEFAULT))]
     pub queue_pairs: Field<i64>,
-    /// vhost: the address that the guest is told to take. Without it, the guest or its front end chooses.
+    /// vhost: the MAC address that the switch gives the guest. Without it, the guest or its front end chooses.
     #[schemars(regex(pattern = MAC_PATTERN))]
     pub mac: Field<String>,
-    /// The largest payload of a frame, bytes. vhost: that the guest is told to send; default: 1500. xdp: that the
-    /// interface is set to; default: left as it is.
+    /// The largest payload of a frame, bytes. vhost: announced to the guest; default: 1500. xdp: set on the interface;
+    /// default: left as it is.
     #[schemars(range(min = MTU_MIN, max = MTU_MAX))]
     pub mtu: Field<i64>,
-    /// vhost: which work on frames the guest is offered. What is not offered here is not negotiated, whatever the front end
-    /// allows.
+    /// vhost: which offloads the guest is offered. An offload that is not offered is not negotiated, whatever the front
+    /// end allows.
     pub offloads: Field<Table<RawOffloads>>,
     /// vhost: a queue of an uplink's interface that is this guest's own.
     pub direct: Field<Table<RawDirect>>,
@@ -207,57 +207,58 @@ pub(super) struct RawPort {
     /// xdp: how frames reach the switch.
     #[schemars(extend("default" = "auto"))]
     pub mode: Field<Word<XdpMode>>,
-    /// xdp: join TCP segments received in one burst, for ports that take large frames.
+    /// xdp: join TCP segments received in one burst, for ports that accept large frames.
     #[schemars(extend("default" = true))]
     pub gro: Field<bool>,
-    /// xdp: whether large frames of TCP leave whole.
+    /// xdp: whether large TCP frames leave unsegmented.
     #[schemars(extend("default" = "auto"))]
     pub tso: Field<Word<Tso>>,
     /// xdp: let the switch's polling drive the NIC, instead of interrupts, where it can (SO_PREFER_BUSY_POLL).
     #[schemars(extend("default" = false))]
     pub busy_poll: Field<bool>,
-    /// xdp: what pages the memory for frames is in.
+    /// xdp: the kind of pages for the memory of frames.
     #[schemars(extend("default" = "transparent"))]
     pub huge_pages: Field<Word<HugePages>>,
     /// xdp: the number of queues that the interface is set to. Without it: left as it is.
     #[schemars(range(min = 1, max = XDP_CHANNELS_MAX))]
     pub channels: Field<i64>,
-    /// xdp: over which queues the NIC spreads what it receives.
+    /// xdp: over which queues the NIC spreads received frames.
     #[schemars(extend("default" = "keep"))]
     pub rss: Field<Word<Rss>>,
     /// The VLANs that the port carries. Without it: every VLAN, and tags pass through.
     pub vlan: Field<Table<RawVlan>>,
-    /// The most addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
+    /// Maximum number of addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = MAC_LIMIT_MAX))]
     pub mac_limit: Field<i64>,
-    /// The port's part of a busy worker's time, beside those of the other ports there: a port with 2 has twice the time of
-    /// one with 1.
+    /// The port's share of a busy worker's time, relative to the other ports there: a port with weight 2 gets twice the
+    /// time of one with weight 1.
     #[schemars(range(min = 1, max = WEIGHT_MAX), extend("default" = WEIGHT_DEFAULT))]
     pub weight: Field<i64>,
-    /// Into how many copies the port's frames may be flooded, per second.
+    /// Limits on the copies per second into which the port's frames may be flooded.
     pub storm: Field<Table<RawStorm>>,
     /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
-    /// that is not another port's.
+    /// address that is not bound to another port.
     pub addresses: Field<Table<RawAddresses>>,
-    /// Which link-local control frames (01-80-C2-00-00-00 to 0F) pass from this port to others that name them too, and from
-    /// those to this one: "stp", "lacp", "dot1x", "provider-stp", "provider-mvrp", "lldp", or an address. Default: none. Two
-    /// uplinks into one network need "stp" on both, so that its spanning tree sees the loop.
+    /// Which link-local control frames (01-80-C2-00-00-00 to 0F) pass between this port and others that list them too:
+    /// "stp", "lacp", "dot1x", "provider-stp", "provider-mvrp", "lldp", or an address. Default: none. Two uplinks into
+    /// one network need "stp" on both, so that its spanning tree sees the loop.
     #[schemars(length(max = CONTROL_ADDRESSES_MAX), extend("uniqueItems" = true))]
     pub forward_control: Field<Vec<Field<String>>>,
-    /// Sends a probe out of the port once a second, in each of its VLANs, and looks whether one comes back at any port: then
-    /// there is a loop. `{}` has it reported. Without it: no probes, and loops are told of only once addresses move between
-    /// two ports thousands of times a second.
+    /// Sends a probe out of the port once a second, in each of its VLANs. A probe that comes back at any port shows a
+    /// loop. With `{}` a loop is reported. Without it: no probes, and a loop is reported only when addresses move
+    /// between two ports thousands of times a second.
     pub loop_protect: Field<Table<RawLoopProtect>>,
     /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
     #[schemars(range(min = 0, max = WORKERS_MAX - 1))]
     pub worker: Field<i64>,
     /// Whether the switch is ready only while this port is up. Default: false for vhost, true for xdp.
     pub required: Field<bool>,
-    /// vhost: how fast the guest's descriptors are to be completed. Whether they are is shown, exported and alerted on.
+    /// vhost: objectives for how fast the guest's descriptors are completed. The result is shown, exported and alerted
+    /// on.
     pub slo: Field<Table<RawSlo>>,
 }
 
-/// The VLANs that a port carries: `access`, or `trunk` and perhaps `native`.
+/// The VLANs that a port carries: `access`, or `trunk` with an optional `native`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Vlan", extend(
@@ -292,59 +293,60 @@ pub(super) struct RawSlo {
     pub completion_p99: Field<String>,
 }
 
-/// Which work on frames a guest is offered.
+/// Which offloads a guest is offered.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Offloads")]
 pub(super) struct RawOffloads {
-    /// Whether the guest may be given large frames of TCP and UDP, and frames whose checksum is not finished. `false` for a
-    /// guest that turns such offloads off while it runs (XDP, `ethtool -K ... lro off`, forwarding): the switch does not
-    /// learn of that.
+    /// Whether the guest may receive large TCP and UDP frames, and frames with an unfinished checksum. Set `false` for
+    /// a guest that turns such offloads off while it runs (XDP, `ethtool -K ... lro off`, forwarding): the switch
+    /// cannot detect that.
     #[schemars(extend("default" = true))]
     pub receive: Field<bool>,
-    /// Whether the guest may send such.
+    /// Whether the guest may send such frames.
     #[schemars(extend("default" = true))]
     pub transmit: Field<bool>,
 }
 
-/// Into how many copies the port's frames may be flooded, per second; 0: no limit. One frame for ten ports is ten copies.
+/// Limits on the copies per second into which the port's frames may be flooded; 0: no limit. One frame for ten ports
+/// makes ten copies.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Storm")]
 pub(super) struct RawStorm {
-    /// Of broadcasts. Default: 100000 for vhost, 0 for xdp.
+    /// Copies of broadcasts. Default: 100000 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = STORM_MAX))]
     pub broadcast: Field<i64>,
-    /// Of frames for other group addresses. Default: 1000000 for vhost, 0 for xdp.
+    /// Copies of frames for other group addresses. Default: 1000000 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = STORM_MAX))]
     pub multicast: Field<i64>,
-    /// Of frames for addresses that no port is known for. Default: 100000 for vhost, 0 for xdp.
+    /// Copies of frames for addresses that are known on no port. Default: 100000 for vhost, 0 for xdp.
     #[schemars(range(min = 0, max = STORM_MAX))]
     pub unknown_unicast: Field<i64>,
 }
 
-/// What is done when a probe that left through the port comes back.
+/// The action when a probe that left through the port comes back.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "LoopProtect")]
 pub(super) struct RawLoopProtect {
-    /// "report": the log, metrics and `show` tell of it. "block": the switch blocks one of the two ports, too, and only one
-    /// with `action = "block"`. If both have it: the guest's port rather than the uplink; of two of a kind, the one whose
-    /// name is later in the alphabet.
+    /// "report": a loop is reported in the log, in metrics and by `show`. "block": in addition, the switch blocks one
+    /// of the two ports, and only a port with `action = "block"`. If both have it: the guest's port rather than the
+    /// uplink; of two of a kind, the one whose name is later in the alphabet.
     #[schemars(extend("default" = "report"))]
     pub action: Field<Word<LoopAction>>,
-    /// How long the port is blocked, and longer while probes still come back; 1s to 86400s.
+    /// Shortest time that the port is blocked; it stays blocked while probes still come back; 1s to 86400s.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = "60s"))]
     pub block_time: Field<String>,
 }
 
-/// The only source addresses that frames from the port may have. In the VLANs that the port carries no other port may
-/// have them.
+/// The only source addresses that frames from the port may have. No other port may have them in the VLANs that this
+/// port carries.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Addresses", extend("required" = ["mac"]))]
 pub(super) struct RawAddresses {
-    /// MAC addresses of stations. Two ports that share a VLAN have none in common.
+    /// MAC addresses of stations. Two ports that share a VLAN must not have one in common.
     #[schemars(
         length(min = 1, max = ADDRESSES_MAX), extend("uniqueItems" = true), inner(regex(pattern = MAC_PATTERN))
     )]
@@ -358,7 +360,7 @@ pub(super) struct RawAddresses {
 pub(super) struct RawDirect {
     /// The name of an xdp port of this configuration.
     pub uplink: Field<String>,
-    /// The number of one of its interface's queues, which is not among its `queues`.
+    /// The number of a queue of that port's interface, which is not among the port's `queues`.
     #[schemars(range(min = 0, max = XDP_QUEUE_MAX))]
     pub queue: Field<i64>,
 }

@@ -24,7 +24,7 @@ pub struct Config {
     pub metrics: Metrics,
     /// The socket that the command line tools talk to.
     pub control: Control,
-    /// What the daemon says, and where.
+    /// The log: its target, format and level.
     pub log: Log,
     /// The folder of the files with more ports: absolute, or relative to the working directory.
     pub ports_dir: Option<PathBuf>,
@@ -55,11 +55,11 @@ impl Config {
 pub struct Workers {
     /// The cores that get a worker.
     pub cores: Cores,
-    /// What a worker does when there is nothing to do.
+    /// What an idle worker does.
     pub poll: Poll,
     /// With [`Poll::Adaptive`]: how long a worker polls in vain before it sleeps.
     pub idle_spin: Duration,
-    /// Whether streams go to other workers by load.
+    /// Whether streams move to other workers by load.
     pub balance: Balance,
     /// How long loads are measured before that is decided, and what `show workers` shows is of.
     pub balance_interval: Duration,
@@ -87,7 +87,7 @@ pub enum Cores {
     List(Vec<usize>),
 }
 
-/// What a worker does when there is nothing to do.
+/// What an idle worker does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Poll {
@@ -98,11 +98,11 @@ pub enum Poll {
     Adaptive,
 }
 
-/// Whether streams go to other workers by load.
+/// Whether streams move to other workers by load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
-    /// From a worker that is overloaded to one that has time.
+    /// Streams move from an overloaded worker to one with free time.
     #[default]
     Auto,
     /// A stream stays with its first worker.
@@ -174,12 +174,12 @@ impl Default for Control {
     }
 }
 
-/// What the daemon says, and where.
+/// The log: its target, format and level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     /// Where lines go.
     pub target: LogTarget,
-    /// What a line on standard error looks like.
+    /// The format of a line on standard error.
     pub format: LogFormat,
     /// The least serious lines that are written.
     pub level: LogLevel,
@@ -198,18 +198,18 @@ pub enum LogTarget {
     Journald,
 }
 
-/// What a line on standard error looks like.
+/// The format of a line on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object for each line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How serious a line is at least. Each has those before it.
+/// The least serious level that is logged. Each level includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
@@ -217,10 +217,10 @@ pub enum LogLevel {
     Error,
     /// Something does not work as it should.
     Warn,
-    /// What changes.
+    /// Something changes.
     #[default]
     Info,
-    /// Why.
+    /// Reasons and details.
     Debug,
     /// Everything.
     Trace,
@@ -265,14 +265,14 @@ pub struct LoopProtect {
     pub block_time: Duration,
 }
 
-/// What is done about a loop.
+/// The action on a loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoopAction {
-    /// It is told of: in the log, by metrics and `show`.
+    /// The loop is reported in the log, in metrics and by `show`.
     #[default]
     Report,
-    /// One of the two ports is blocked, too.
+    /// The loop is reported, and one of the two ports is blocked.
     Block,
 }
 
@@ -352,7 +352,7 @@ pub struct Direct {
     pub queue: u32,
 }
 
-/// Who listens on a vhost-user socket.
+/// Which side listens on a vhost-user socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -388,38 +388,38 @@ pub struct XdpPort {
     pub rss: Rss,
 }
 
-/// Whether large frames of TCP leave a NIC port whole.
+/// Whether large TCP frames leave a NIC port unsegmented.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tso {
-    /// Where the interface is a software one that takes them.
+    /// If the interface is a software interface that accepts them.
     #[default]
     Auto,
-    /// Never: the switch cuts them.
+    /// Never: the switch segments them.
     Off,
 }
 
-/// What pages the memory of a NIC port's frames is in.
+/// The kind of pages for the memory of a NIC port's frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HugePages {
-    /// Huge ones where the kernel has some at hand.
+    /// Huge pages if the kernel has some available.
     #[default]
     Transparent,
-    /// Huge ones that the administrator has reserved; without them the port does not open.
+    /// Huge pages that the administrator has reserved; without them the port does not open.
     Reserved,
-    /// Ordinary ones.
+    /// Ordinary pages.
     Never,
 }
 
-/// Over which queues a NIC spreads what it receives (its RSS indirection table).
+/// Over which queues a NIC spreads received frames (its RSS indirection table).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rss {
     /// As the interface is set.
     #[default]
     Keep,
-    /// Evenly over the port's own queues, and no other.
+    /// Evenly over the port's own queues only.
     Queues,
 }
 
