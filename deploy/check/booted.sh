@@ -124,7 +124,7 @@ inside_systemd() {
   grep -q web-2 /etc/crosspoint/ports.d/*.toml
   crosspoint port remove web-2 --keep
   python3 /run/hold.py "$(worker)" 6 &
-  until_so "the status tells of the worker" eval 'property StatusText | grep -q "^worker-0 .* does not come round"'
+  until_so "the status tells of the worker" eval 'property StatusText | grep -q "^worker-0 .* makes no progress"'
   until_so "it is started again" has_restarted
   logged _PID=1 | grep -q 'Watchdog timeout'
   until_so "it is as before" says "$up"

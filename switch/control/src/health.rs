@@ -105,7 +105,7 @@ impl Health {
             if stalled {
                 not_live.add(|| {
                     format!(
-                        "worker-{worker} (core {core}) does not come round, and its ports stand still"
+                        "worker-{worker} (core {core}) makes no progress, so its ports forward nothing"
                     )
                 });
             }
@@ -138,7 +138,8 @@ impl Health {
             }
         }
         if health.changing {
-            not_ready.add(|| "the ports are being changed, and cannot be looked at".to_owned());
+            not_ready
+                .add(|| "the ports are being changed, so their states cannot be read".to_owned());
         }
         (health.not_live, health.not_ready) = (not_live.finish(), not_ready.finish());
         health.warnings = warnings.finish();
@@ -305,12 +306,12 @@ mod tests {
         let health = Health::new(workers.into_iter(), Some(ports.into_iter()));
         assert_eq!(
             health.live_text(),
-            "not live\nworker-1 (core 3) does not come round, and its ports stand still\n"
+            "not live\nworker-1 (core 3) makes no progress, so its ports forward nothing\n"
         );
         assert_eq!(
             health.ready_text(),
             "not ready: 0 of 2 ports up (0 of 2 required), 2 worker(s)\n\
-             worker-1 (core 3) does not come round, and its ports stand still\n\
+             worker-1 (core 3) makes no progress, so its ports forward nothing\n\
              port up0 is down: waiting for interface `x`\nport web is connected\n"
         );
         let json = serde_json::to_string(&health).expect("JSON");

@@ -30,11 +30,13 @@ pub fn ready(status: &str) {
 
 /// Reports that a reload begins. It must end with [`ready`], whatever its result.
 pub fn reloading() {
-    let status = NotifyState::Status("reading the configuration anew");
+    let status = NotifyState::Status("reading the configuration again");
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now, status]),
         // Without the time, systemd would wait for it.
-        Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+        Err(error) => {
+            tracing::warn!(%error, "the service manager cannot be notified of the reload")
+        }
     }
 }
 
@@ -49,7 +51,7 @@ fn tell(states: &[NotifyState<'_>]) {
     };
     let lines = states.iter().map(|state| format!("{state}\n"));
     if let Err(error) = send(&address, lines.collect::<String>().as_bytes()) {
-        tracing::warn!(%error, "the service manager cannot be told how the switch is");
+        tracing::warn!(%error, "the service manager cannot be notified of the switch's status");
     }
 }
 
@@ -245,7 +247,7 @@ mod tests {
             panic!("{told:#?}")
         };
         assert!(
-            stalled.starts_with("STATUS=worker-0 (core 1) does not come round"),
+            stalled.starts_with("STATUS=worker-0 (core 1) makes no progress"),
             "{told:#?}"
         );
         assert_eq!(alive[0], sign, "{told:#?}");

@@ -68,7 +68,7 @@ impl Activity {
     pub(crate) fn since(&self, before: &Activity) -> impl fmt::Display {
         match self.state {
             Some('R') if self.ticks == before.ticks => "preempted, it waits for its core",
-            Some('R') => "busy, it runs without an end",
+            Some('R') => "busy, in one poll iteration that does not end",
             Some('S' | 'D') => "stuck in a system call",
             Some(_) => "stopped",
             None => "its thread is gone",

@@ -48,13 +48,13 @@ drop_reasons! {
     Oversize = "oversize", Ingress;
     /// The source address is a group address or all zero.
     BadSource = "bad_source", Ingress;
-    /// The frame's VLAN is one that this port does not carry, or that its destination's port carries no longer.
+    /// This port does not carry the frame's VLAN, or the destination's port no longer carries it.
     VlanNotCarried = "vlan_not_carried", Ingress;
     /// The frame is untagged, and this trunk port has no native VLAN.
     UntaggedOnTrunk = "untagged_on_trunk", Ingress;
     /// The guest asked for a checksum whose place lies outside the frame, or for segmentation that contradicts the frame's headers.
     BadOffload = "bad_offload", Ingress;
-    /// A large packet of UDP, or in a tunnel, that its sender left to a card to cut: generic XDP does not tell into what.
+    /// A large packet, of UDP or in a tunnel, that its sender left uncut: generic XDP does not report the segment size.
     SegmentSizeUnknown = "segment_size_unknown", Ingress;
     /// A link-local control frame (STP, LLDP, pause) that the port's `forward_control` does not name: a bridge does not forward it.
     LinkLocal = "link_local", Ingress;
@@ -72,7 +72,7 @@ drop_reasons! {
     StormUnknownUnicast = "storm_unknown_unicast", Ingress;
     /// A loop goes through the port, and it is blocked for a time (`loop_protect`).
     LoopBlocked = "loop_blocked", Ingress;
-    /// A probe of this switch for loops came back: it has done its work.
+    /// A loop probe of this switch came back: it is not forwarded.
     LoopProbe = "loop_probe", Ingress;
     /// The frames of one burst asked for more work (segments, pieces, copies, bytes) than one burst may cost.
     BurstBudget = "burst_budget", Ingress;
@@ -86,7 +86,7 @@ drop_reasons! {
     GuestRingContended = "guest_ring_contended", Egress;
     /// The guest's receive buffers are in so many pieces that delivering to them would hold up the worker.
     GuestBuffersCostly = "guest_buffers_costly", Egress;
-    /// The worker is busy, and frames for this port have had more than the port's share of its time.
+    /// The worker is busy, and frames for this port have used more than the port's share of its time.
     OverShare = "over_share", Egress;
     /// The guest broke the rules of its ring and its port is quarantined.
     GuestQuarantined = "guest_quarantined", Egress;

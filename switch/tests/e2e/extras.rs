@@ -200,7 +200,7 @@ while True:
     let mut command = lab.command("python3");
     command.args(["-c", JOURNAL]);
     let mut journal = Process::start(lab.dir(), "journal", &command);
-    journal.wait_for("the journal is there", PATIENCE);
+    journal.wait_for("the journal can be written to again", PATIENCE);
     let before = said();
     daemon.wait_for(&["port", "set", "web", "mac_limit=5"], "web");
     journal.wait_for("web: changed in place", PATIENCE);
@@ -305,7 +305,10 @@ fn sockets_that_somebody_removes_are_made_again() {
     assert_eq!(&answer, b"{\"ok\":");
     let said = fs::read_to_string(&log).expect("a file");
     for what in ["its socket", "the control socket"] {
-        assert!(said.contains(what) && said.contains("made again"), "{said}");
+        assert!(
+            said.contains(what) && said.contains("created again"),
+            "{said}"
+        );
     }
 
     // Another file in the control socket's place is left alone, and told of to who asks for health or the metrics.

@@ -166,7 +166,7 @@ fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
     });
     println!("nothing goes round after {:?}", start.elapsed());
     said(&format!("port {port} is blocked for 1 s"));
-    let state = format!("blocked: a loop through it and port {other}; it is let in again ");
+    let state = format!("blocked: a loop through it and port {other}; it is unblocked ");
     assert!(
         switch.state(port).starts_with(&state),
         "{}",

@@ -149,7 +149,7 @@ fn a_change_that_takes_from_a_running_guest_what_it_has_negotiated_is_told() {
     assert!(ended.success(), "{text}");
     said(
         &text,
-        "its guest has negotiated MAC, which the port offers no more",
+        "its guest has negotiated MAC, which the port will no longer offer",
         1,
     );
 
@@ -157,7 +157,7 @@ fn a_change_that_takes_from_a_running_guest_what_it_has_negotiated_is_told() {
     let main = switch.config_path();
     let config = fs::read_to_string(&main).expect("the file");
     fs::write(&main, config.replace("queue_pairs = 2", "queue_pairs = 1")).expect("the file");
-    let fewer = "its front end has 2 queue pairs, and does not come back to fewer";
+    let fewer = "its front end has 2 queue pairs, and cannot reconnect with fewer";
     assert!(switch.ask(&["plan"]).1.contains(fewer));
     let (ended, text) = switch.ask(&["reload"]);
     assert!(ended.success(), "{text}");

@@ -87,7 +87,7 @@ fn probes_and_the_service_manager_are_told_which_port_and_which_worker() {
         &switch,
         "/healthz",
         503,
-        "worker-0 (core 1) does not come round",
+        "worker-0 (core 1) makes no progress",
     );
     let (ended, text) = switch.ask(&["health"]);
     assert!(
@@ -292,7 +292,7 @@ fn a_guest_that_reconnects_in_a_loop_does_not_fill_the_log() {
     assert_eq!(count, 20, "{}", switch.log());
     let log = switch.stop_and_tell(Signal::TERM);
     let not_written = format!(
-        "port loop: {} more like this were not written: ",
+        "port loop: {} more lines like this were not written: ",
         TIMES - count
     );
     assert!(

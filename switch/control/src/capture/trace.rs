@@ -617,7 +617,7 @@ mod tests {
         let text = trace.to_string();
         assert!(
             text.contains(
-                "  vlan         access 100: rejected\n  dropped      vlan_not_carried: The"
+                "  vlan         access 100: rejected\n  dropped      vlan_not_carried: This"
             ),
             "{text}"
         );

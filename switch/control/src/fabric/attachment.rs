@@ -72,7 +72,7 @@ impl Calls {
                 Some(format!("made by a thread of the port, until it is removed: one took {us} us of a worker"))
             }
             _ if self.attachment.as_ref().is_some_and(is_used) => {
-                Some("made by a thread of the port: a call descriptor is no eventfd".to_owned())
+                Some("made by a thread of the port: a call descriptor is not an eventfd".to_owned())
             }
             _ => None,
         }

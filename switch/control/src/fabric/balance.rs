@@ -384,7 +384,7 @@ impl Fabric {
             Ok(()) => {
                 state.balance.planner.gave_up(one.from);
                 tracing::info!(port = %name, queue,
-                    "goes from worker-{} ({from} % busy) to worker-{} ({to} % busy)", one.from, one.to);
+                    "moves from worker-{} ({from} % busy) to worker-{} ({to} % busy)", one.from, one.to);
             }
             Err(MoveError::PutOff { from: worker }) => {
                 // The same NIC would put the other moves off too.
@@ -392,8 +392,8 @@ impl Fabric {
                 balance.planned.retain(|other| other.one.from != worker);
                 if balance.planner.put_off(worker) {
                     tracing::info!(port = %name, queue,
-                        "stays with worker-{worker} ({from} % busy): a NIC does not send what it has; \
-                         tried again, and counted as put off");
+                        "stays with worker-{worker} ({from} % busy): a NIC has not sent the frames that it holds; \
+                         the move is counted as put off, and is tried again");
                 }
             }
             Err(why) => {

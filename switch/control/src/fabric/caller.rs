@@ -157,7 +157,7 @@ impl Caller {
         }
         if kind != Kind::Eventfd && lock(&self.threads).is_held_up() {
             let why = format!(
-                "the call descriptor is {kind}, and a thread of this port is held up by another: give an eventfd"
+                "the call descriptor is {kind}, and another descriptor blocks a thread of this port already: give an eventfd"
             );
             return Err((fd, why));
         }
@@ -246,7 +246,7 @@ impl Caller {
         }
         tracing::warn!(
             port = self.port,
-            "its front end holds up the thread of its calls (it reads the pipe or socket that it gave, or serves the file, and does not go on): the thread is left behind, and ends when the front end does"
+            "its front end blocks the thread that makes its calls (it does not read the pipe or socket that it gave for calls, or does not serve the file): the thread is left running, and ends when the front end ends"
         );
         threads.stuck = Some(thread);
     }

@@ -165,7 +165,7 @@ impl Fabric {
             && sleeps
         {
             tracing::info!(port = %port.view.name, queue = new.queue,
-                "nothing wakes a sleeping worker for it, which looks for frames every millisecond: {why}");
+                "a kick cannot wake a sleeping worker, which polls the queue every millisecond instead: {why}");
         }
         let counters = port.view.counters.clone();
         let measured = Measured::from_now(&counters, worker, new.queue);
@@ -247,7 +247,7 @@ impl Fabric {
                 None if self.shared.stop.load(Ordering::SeqCst) => return None,
                 None => tracing::error!(
                     worker,
-                    "does not come round: it is waited for, and no port can change meanwhile"
+                    "has not reached a quiescent point: no port can change until it does"
                 ),
             }
         }

@@ -132,7 +132,7 @@ impl Fabric {
                 News::Begun(port) => tracing::error!(
                     port = name(*port),
                     "a loop: the same addresses come in at several ports thousands of times a second ({begun}); \
-                     take one of the links out, or let the network's spanning tree see it \
+                     remove one of the links, or let the network's spanning tree see the loop \
                      (forward_control = [\"stp\"] on both ports)"
                 ),
                 News::Over(port) => tracing::info!(port = name(*port), "the loop is over"),

@@ -78,7 +78,7 @@ pub enum MoveError {
         queue: u16,
     },
     /// The configuration names the port's worker.
-    #[error("port {port} is pinned: its configuration says `worker = {worker}`")]
+    #[error("port {port} is pinned: its configuration has `worker = {worker}`")]
     Pinned {
         /// The port.
         port: String,
@@ -86,14 +86,14 @@ pub enum MoveError {
         worker: usize,
     },
     /// A worker is stalled, and the move would have to wait for it.
-    #[error("worker-{worker} does not come round: nothing moves meanwhile")]
+    #[error("worker-{worker} makes no progress: no queue can move until it does")]
     Stalled {
         /// Its number.
         worker: usize,
     },
     /// A NIC has not sent in time what the stream's worker gave it.
     #[error(
-        "a NIC has not sent in time what worker-{from} gave it, which would be overtaken: the stream stays there"
+        "a NIC has not sent in time the frames that worker-{from} gave it, and later frames would overtake them: the queue stays there"
     )]
     PutOff {
         /// The stream's worker.
@@ -122,17 +122,17 @@ impl MoveError {
                 "`crosspoint show workers` lists the workers, and the queues that each polls"
             }
             MoveError::Nic { .. } | MoveError::Direct { .. } => {
-                "`worker = N` in the port's configuration says which worker it begins with"
+                "`worker = N` in the port's configuration sets the worker that it starts with"
             }
             MoveError::Pinned { .. } => {
                 "remove `worker` from the port's configuration, or change it"
             }
-            MoveError::Stalled { .. } => "the daemon's log says what keeps it",
+            MoveError::Stalled { .. } => "the daemon's log shows the reason",
             MoveError::PutOff { .. } => "try again when that NIC sends again, or has less to send",
             MoveError::Kick { .. } => {
                 "the user's epoll watches may be used up: see fs.epoll.max_user_watches"
             }
-            MoveError::Ending => "ask the next one",
+            MoveError::Ending => "repeat the command when the switch has started again",
         }
     }
 }

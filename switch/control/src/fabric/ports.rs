@@ -157,7 +157,7 @@ impl Fabric {
         let name = port.view.name.clone();
         for queue in queues {
             if let Err(why) = self.move_locked(state, (number, queue), worker) {
-                tracing::warn!(port = %name, queue, "stays where it is: {why}");
+                tracing::warn!(port = %name, queue, "is not moved to the port's worker: {why}");
             }
         }
     }

@@ -172,9 +172,9 @@ impl Port {
         let other = &blocked.with;
         Some(match *other == self.options.name {
             true => {
-                format!("a loop behind it: its own probes come back; it is let in again {then}")
+                format!("a loop behind it: its own probes come back; it is unblocked {then}")
             }
-            false => format!("a loop through it and port {other}; it is let in again {then}"),
+            false => format!("a loop through it and port {other}; it is unblocked {then}"),
         })
     }
 }

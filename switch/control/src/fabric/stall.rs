@@ -109,7 +109,7 @@ impl StallWatch {
         tracing::warn!(
             worker = self.worker,
             core = self.core,
-            "has not come round for {} ms{times}, and its ports stand still: {}; {} involuntary context switches so far",
+            "has made no progress for {} ms{times}, so its ports forward nothing: {}; {} involuntary context switches so far",
             self.still.time.as_millis(),
             activity.since(&self.before),
             threads::involuntary_switches(self.id).unwrap_or(0)

@@ -80,7 +80,7 @@ impl Watch {
         });
         let watching = shared.clone();
         let thread = Builder::new().name("cp-watch".to_owned()).spawn(move || {
-            let beat = Beat::new("the thread that looks at workers");
+            let beat = Beat::new("the thread that monitors workers");
             while !watching.stop.load(Ordering::Relaxed) {
                 beat.begin();
                 for worker in &mut watched {

@@ -125,7 +125,7 @@ fn say(all: Vec<Suppressed>) {
         tracing::warn!(
             target: TARGET,
             suppressed,
-            "{about}: {suppressed} more like this were not written: \"{message}\"",
+            "{about}: {suppressed} more lines like this were not written: \"{message}\"",
         );
     }
 }
@@ -236,7 +236,7 @@ mod tests {
             [
                 "port web-2|front end connected",
                 "port web-1|refused: it lies",
-                "|port web-1: 980 more like this were not written: \"front end connected\"",
+                "|port web-1: 980 more lines like this were not written: \"front end connected\"",
                 of_loop,
             ]
         );

@@ -76,7 +76,7 @@ pub fn start(log: &Log) -> Limit {
     // The outermost layer is asked first, so the limit does not count what the filter rejects.
     let set = layers.with(limit.clone()).with(filter).try_init();
     if set.is_err() {
-        print("warning: there is a log already; [log] is without effect\n");
+        print("warning: there is a log already; [log] has no effect\n");
     }
     if let Some(error) = warning {
         tracing::warn!(
@@ -101,7 +101,9 @@ fn wait_for_journal(output: reload::Handle<Output, Registry>) {
         // This fails only if there is no log any more.
         if output.reload(journal).is_ok() {
             JOURNAL_MISSING.store(false, Ordering::Relaxed);
-            tracing::info!("the journal is there: what was logged before went to standard error");
+            tracing::info!(
+                "the journal can be written to again: earlier lines went to standard error"
+            );
         }
     };
     let started = std::thread::Builder::new()

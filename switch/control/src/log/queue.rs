@@ -118,7 +118,7 @@ impl Queue {
                     tracing::warn!(
                         target: TARGET,
                         suppressed = lost - told,
-                        "{} lines of the log were lost here: what reads it did not keep up",
+                        "{} log lines were lost here: the reader of the log did not keep up",
                         lost - told
                     );
                     told = lost;

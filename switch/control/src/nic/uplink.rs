@@ -247,7 +247,7 @@ impl Uplink {
             let interface = &self.options.config.interface;
             tracing::warn!(
                 port = self.options.name,
-                "not put back on interface `{interface}`: {why}"
+                "not restored on interface `{interface}`: {why}"
             );
         }
     }

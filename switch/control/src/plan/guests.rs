@@ -31,14 +31,14 @@ fn warnings(diff: &PortDiff, device: &DeviceStatus) -> Vec<String> {
     let pairs = pairs_in_use(device);
     let fewer = (pairs > after.queue_pairs).then(|| {
         format!(
-            "its front end has {pairs} queue pairs, and does not come back to fewer: start the guest again with {}",
+            "its front end has {pairs} queue pairs, and cannot reconnect with fewer: restart the guest with {}",
             after.queue_pairs
         )
     });
     let names = withdrawn(after, device);
     let features = (!names.is_empty()).then(|| {
         format!(
-            "its guest has negotiated {}, which the port offers no more then: its front end cannot reconnect until the guest is restarted",
+            "its guest has negotiated {}, which the port will no longer offer: its front end cannot reconnect until the guest is restarted",
             names.join(", ")
         )
     });

@@ -17,7 +17,7 @@ const COLUMNS: usize = 80;
 /// ~ port web-2: mac_limit 1024 -> 10 (in place)
 /// ~ port up0: channels none -> 4 (reopens: its traffic stops for a moment)
 /// ~ port web-4: queue_pairs 2 -> 1 (reopens: its traffic stops)
-///     ! its front end has 2 queue pairs, and does not come back to fewer: ...
+///     ! its front end has 2 queue pairs, and cannot reconnect with fewer: ...
 /// ~ metrics.listen: "off" -> "[::]:9477"
 /// ! workers.cores: "auto" -> [2, 3] (needs a restart)
 /// ```
@@ -73,7 +73,7 @@ fn changed(port: &ChangedPort) -> String {
     };
     let mut keys: Vec<String> = port.keys.iter().map(|key| key_text(key, " ")).collect();
     if keys.is_empty() {
-        keys.push("its uplink is another".to_owned());
+        keys.push("its uplink changes".to_owned());
     }
     let begin = format!("~ port {}:", shown(&port.name));
     let line = format!("{begin} {} {how}", keys.join(", "));

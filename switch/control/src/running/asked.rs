@@ -171,7 +171,7 @@ impl Running {
             Ok(()) => drop(changing.by_hand.remove(&port.name)),
             Err(why) => done.failed.push(Failure {
                 what: port.name.clone(),
-                error: format!("it runs, but is not kept: {}", why.error),
+                error: format!("the port runs, but was not saved: {}", why.error),
             }),
         }
     }

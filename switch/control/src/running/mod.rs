@@ -190,7 +190,7 @@ impl Running {
         }
         match why {
             Some(why) => {
-                tracing::error!("{what} is missing, and the switch goes on without: {why}");
+                tracing::error!("{what} is not available, and the switch runs without it: {why}");
                 missing.insert(what, why);
             }
             None => drop(missing.remove(what)),
@@ -203,7 +203,7 @@ impl Running {
         let missing = missing.iter().map(|(what, why)| format!("{what}: {why}"));
         let lost = Some(log::lost_lines()).filter(|lines| *lines > 0);
         let lost = lost.map(|lines| {
-            format!("log: {lines} lines were lost, since what reads it did not keep up")
+            format!("log: {lines} lines were lost, because the reader of the log did not keep up")
         });
         let journal = log::missing().map(str::to_owned);
         missing.chain(journal).chain(lost).collect()
@@ -241,7 +241,7 @@ impl Running {
             note(&diff.name, opened, &what, &mut failed);
             // It reopens with its old configuration rather than not at all.
             if !is_open && changing.open(&self.fabric, wanted, &diff.before).is_ok() {
-                tracing::warn!(port = %diff.name, "is open again as it was");
+                tracing::warn!(port = %diff.name, "is open again with its former settings");
             }
         }
         for setting in &plan.settings {

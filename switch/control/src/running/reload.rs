@@ -290,7 +290,9 @@ fn watch(folder: &Path) -> Option<PortsWatch> {
     let watch = PortsWatch::new(folder);
     let say = |why: &std::io::Error| {
         let folder = folder.display();
-        tracing::error!("{folder} cannot be watched, `crosspoint reload` reads it: {why}");
+        tracing::error!(
+            "{folder} cannot be watched; changes there take effect with `crosspoint reload`: {why}"
+        );
     };
     watch.inspect_err(say).ok()
 }
@@ -301,7 +303,10 @@ fn say(done: &Result<Reloaded, ReloadError>) {
         Ok(done) => {
             say_done(&done.plan, &done.failed);
             for problems in &done.left_out {
-                say_problems(problems, "what is wrong is left out, or stays as it was");
+                say_problems(
+                    problems,
+                    "wrong parts are left out, or keep their former settings",
+                );
             }
         }
         Err(ReloadError::NoFile) => tracing::error!("there is no file to read again"),

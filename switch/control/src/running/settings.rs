@@ -51,7 +51,7 @@ pub(super) fn apply(
     setting: &SettingDiff,
 ) -> Result<&'static str, String> {
     if setting.when == When::NeedsRestart {
-        return Ok("changes when the switch is started again");
+        return Ok("takes effect when the switch is restarted");
     }
     let config = &mut changing.config;
     match setting.diff.key {
@@ -79,7 +79,7 @@ pub(super) fn apply(
         // The next check of the folder reads them.
         "ports_dir" => config.ports_dir.clone_from(&wanted.ports_dir),
         "watch_ports" => config.watch_ports = wanted.watch_ports,
-        key => return Err(format!("nothing knows how to change {key} now")),
+        key => return Err(format!("{key} cannot be changed while the switch runs")),
     }
     Ok("changed")
 }

@@ -52,7 +52,7 @@ pub fn render_movers(value: &Value) -> Result<String, Misshapen> {
 
 fn movers(movers: &[FdbMover]) -> String {
     if movers.is_empty() {
-        return "No address has moved between ports of late.\n".to_owned();
+        return "No address has moved between ports recently.\n".to_owned();
     }
     let mut table = Table::new([
         ("ADDRESS", Left),
@@ -218,7 +218,7 @@ fn workers(rows: &[WorkerRow]) -> String {
 pub(super) fn worker_note(row: &WorkerRow) -> String {
     let stalled = row
         .stalled
-        .then(|| "does not come round: it is preempted, or stuck; the log says which".to_owned());
+        .then(|| "makes no progress: it is preempted or stuck; the log shows which".to_owned());
     let misplaced = row.misplaced.then(|| {
         let last = row.last_core;
         let last = last.map_or(String::new(), |last| format!(", last ran on {last}"));
@@ -441,7 +441,7 @@ fn guests(rows: &[GuestRow]) -> String {
         let request = device.last_request.as_ref();
         let request = request.map_or(String::new(), |name| format!(", after {name}"));
         let last = last.map_or(String::new(), |why| {
-            format!("; the last front end went: {why}{request}")
+            format!("; the last front end left: {why}{request}")
         });
         table.add_with_note(cells, format!("{}{last}", device.socket));
     }

@@ -65,8 +65,8 @@ fn summary(detail: &PortDetail) -> String {
         add(
             "loop",
             match port.looping_with.as_slice() {
-                [] => "addresses come in here and at another port, over and over".to_owned(),
-                with => format!("a probe went round it, to {}", with.join(" ")),
+                [] => "addresses come in here and at another port, repeatedly".to_owned(),
+                with => format!("a probe went round the loop, to {}", with.join(" ")),
             },
         );
     }
@@ -131,7 +131,7 @@ fn device_lines(device: &DeviceStatus, mut add: impl FnMut(&str, String)) {
     let request = device.last_request.as_ref();
     let request = request.map_or(String::new(), |name| format!(", after {name}"));
     let last = last.map_or(String::new(), |why| {
-        format!("; the last one went: {why}{request}")
+        format!("; the last one left: {why}{request}")
     });
     add(
         "front ends",

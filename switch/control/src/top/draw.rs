@@ -137,7 +137,7 @@ fn table(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'s
             (false, ..) => "",
             (_, 0, View::Drops) => "Nothing was dropped.",
             (_, 0, View::Latency) => "There are no guests.",
-            (_, 0, View::Moves) => "No address has moved of late.",
+            (_, 0, View::Moves) => "No address has moved recently.",
             (_, 0, _) => "There are none.",
             _ => "No line has the text.",
         };

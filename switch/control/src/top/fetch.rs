@@ -64,7 +64,9 @@ impl Fetch {
                 Some(answer)
             }
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Err("nobody asks any more".to_owned())),
+            Err(TryRecvError::Disconnected) => {
+                Some(Err("no client asks for it any more".to_owned()))
+            }
         }
     }
 }

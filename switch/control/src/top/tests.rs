@@ -322,7 +322,7 @@ fn a_daemon_that_is_gone_is_told_until_it_is_back() {
     ));
     let text = picture(&model);
     assert!(
-        text.contains("nobody answers") && text.contains("trying again"),
+        text.contains("no process answers") && text.contains("trying again"),
         "{text}"
     );
     assert!(
@@ -330,7 +330,7 @@ fn a_daemon_that_is_gone_is_told_until_it_is_back() {
         "what was known is still seen: {text}"
     );
     model.take(Ok(snapshot(3)));
-    assert!(!picture(&model).contains("nobody answers"));
+    assert!(!picture(&model).contains("no process answers"));
 }
 
 #[test]

@@ -264,7 +264,7 @@ impl Device {
         if let Err(why) = accepted {
             tracing::warn!(
                 port = self.name,
-                "vring {index}: {why}: its driver is not called"
+                "vring {index}: {why}: its driver gets no calls (interrupts)"
             );
         }
         if running {
@@ -481,7 +481,7 @@ impl Device {
         if base as u16 != vring.base as u16 {
             tracing::info!(
                 port = self.name,
-                "vring {index}: base {:#x} given, going on at {:#x}, where the ring itself stands",
+                "vring {index}: the front end gave base {:#x}, but the ring itself is at {:#x}, which is used",
                 vring.base as u16,
                 base as u16
             );

@@ -137,7 +137,7 @@ impl Listening {
                     self.said_at = Some(Instant::now());
                     tracing::warn!(
                         port = self.port,
-                        "its socket {} had been removed or replaced: it is made again, and front ends can connect",
+                        "its socket {} was removed or replaced; it has been created again, and front ends can connect",
                         self.path.display()
                     );
                 }

@@ -63,7 +63,7 @@ pub enum VhostPortError {
         path: PathBuf,
     },
     /// A file that is no socket is in the way.
-    #[error("port `{port}`: {path} exists and is no socket: remove it, or name another path")]
+    #[error("port `{port}`: {path} exists and is not a socket: remove it, or name another path")]
     NoSocket {
         /// The port's name.
         port: String,
@@ -82,7 +82,7 @@ pub enum VhostPortError {
     },
     /// The socket's group cannot be set.
     #[error(
-        "port `{port}`: cannot give {path} to group `{group}`: {why}: only who is in that group may, and root with CAP_CHOWN; with systemd, add SupplementaryGroups={group} to the service, and start it again"
+        "port `{port}`: cannot give {path} to group `{group}`: {why}: only a member of that group may do this, and root with CAP_CHOWN; with systemd, add SupplementaryGroups={group} to the service, and restart it"
     )]
     Group {
         /// The port's name.
@@ -242,7 +242,7 @@ impl VhostPort {
         }
         tracing::warn!(
             port = self.name,
-            "its thread does not end: its front end holds it up by a descriptor that it gave. It is left behind, and what it does when it goes on changes nothing"
+            "its thread does not end: its front end blocks it through a descriptor that it gave. The thread is left running, and nothing that it does later has an effect"
         );
     }
 }
@@ -415,7 +415,10 @@ fn session(
     handler.device().connect();
     shared.note_asked();
     let end = converse(shared, connection, endpoint, handler);
-    let why = end.as_ref().err().map_or("it hung up", String::as_str);
+    let why = end
+        .as_ref()
+        .err()
+        .map_or("it closed the connection", String::as_str);
     handler.device().disconnect(why);
     let last = shared.connection().take();
     if let Some(last) = last {
@@ -476,7 +479,7 @@ fn converse(
         if !wait_message(shared, &connection, endpoint, handler, has_spoken) {
             return match shared.stopping() {
                 true => Ok(()),
-                false => Err("it said nothing, and another one waited".to_owned()),
+                false => Err("it sent no request, and another front end waited".to_owned()),
             };
         }
         let Some(header) = wire::peek(&connection).map_err(|e| e.to_string())? else {

@@ -177,7 +177,7 @@ pub(super) fn receive(socket: &UnixStream, header: Header) -> io::Result<(Vec<u8
     let size = header.size as usize;
     if header.flags & !FLAG_NEED_REPLY != VERSION {
         return Err(invalid(format!(
-            "request {} with flags {:#x}: version 1 is spoken here, and this is no reply",
+            "request {} with flags {:#x}: only version 1 is supported, and this must not be a reply",
             header.request, header.flags
         )));
     }

@@ -242,7 +242,7 @@ fn what_is_no_file_of_text_is_told_of() {
     for (message, part) in
         messages
             .iter()
-            .zip(["no regular", "no regular", "No such file", "longer"])
+            .zip(["not a regular", "not a regular", "No such file", "longer"])
     {
         assert!(message.contains(part), "{message}");
     }

@@ -317,7 +317,7 @@ fn a_change_that_a_running_guest_does_not_survive_is_told() {
     );
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(
-        said[0].starts_with("its front end has 2 queue pairs, and does not come back to fewer")
+        said[0].starts_with("its front end has 2 queue pairs, and cannot reconnect with fewer")
     );
     assert!(
         said[1].starts_with("its guest has negotiated MAC, MQ, which"),
@@ -413,7 +413,7 @@ fn a_guest_with_a_queue_of_an_uplink_that_reopens_reopens_with_it() {
     assert_eq!(how, [("up0", How::Reopen, 1), ("web-2", How::Reopen, 0)]);
     let text = plan::render(&PlanAnswer::from(&plan));
     assert!(
-        text.contains("~ port web-2: its uplink is another (reopens: "),
+        text.contains("~ port web-2: its uplink changes (reopens: "),
         "{text}"
     );
 }

@@ -305,6 +305,6 @@ fn a_pipe_is_called() {
             let _ = guest.receive(0).unwrap();
         }
         let calls = target.property("calls").expect("it is shown");
-        assert!(calls.contains("no eventfd"), "{calls}");
+        assert!(calls.contains("not an eventfd"), "{calls}");
     });
 }

@@ -180,7 +180,8 @@ fn a_guest_that_breaks_its_rings_after_each_reset_waits_ever_longer() {
             reboot(&mut guest, Reset::Device);
             // Once more is not once more.
             reboot(&mut guest, Reset::Status);
-            let says = format!("; it has been reset since, and is let in again after {pause} s");
+            let says =
+                format!("; it has been reset since, and its traffic resumes after {pause} s");
             let detail = target.detail();
             assert!(detail.ends_with(&says), "{detail}");
             assert_eq!(detail.matches("reset").count(), 1, "{detail}");

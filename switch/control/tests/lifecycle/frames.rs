@@ -236,7 +236,7 @@ fn what_cannot_be_captured_is_refused_with_help() {
         filter: String::new(),
         frame: Some(hex.to_owned()),
     };
-    for (hex, what) in [("0g", "hexadecimal"), ("012", "half a byte"), ("", "none")] {
+    for (hex, what) in [("0g", "hexadecimal"), ("012", "odd number"), ("", "none")] {
         let mut traces = Traces::ask(&path, &frame(hex)).expect("it listens");
         let error = traces.next().expect("an answer").expect_err("a refusal");
         assert!(error.to_string().contains(what), "{error}");

@@ -214,7 +214,7 @@ fn what_cannot_move_is_refused_with_a_reason() {
     let why = refused(PINNED.0, 0, 0);
     assert_eq!(
         why.to_string(),
-        "port pinned is pinned: its configuration says `worker = 1`"
+        "port pinned is pinned: its configuration has `worker = 1`"
     );
     assert_eq!(place(&switch, PINNED.0, 0), Some(1));
     // Where it is already.

@@ -207,7 +207,11 @@ fn a_port_that_is_opened_anew_goes_on_counting() {
     let moved = |to: &std::path::Path| text.replace(&format!("{socket:?}"), &format!("{to:?}"));
     fs::write(host.drop_in("web"), moved(&other)).expect("the file");
     host.daemon.reload();
-    assert_eq!(total(&host), expected, "it is open again as it was");
+    assert_eq!(
+        total(&host),
+        expected,
+        "it is open again with its former settings"
+    );
     load.finish().expect_all();
     assert_balanced(&host.status());
     host.remove("web");

@@ -372,7 +372,7 @@ fn probes_are_answered_while_scrapes_wait_for_the_port_table() {
     let (status, body) = probe(&server, "/healthz");
     assert_eq!(status, "503");
     assert!(
-        body.contains("\nworker-1 (core 3) does not come round"),
+        body.contains("\nworker-1 (core 3) makes no progress"),
         "{body}"
     );
     drop(held);

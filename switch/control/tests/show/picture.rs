@@ -176,7 +176,7 @@ fn device() -> DeviceStatus {
         role: "server".into(),
         socket: "/run/crosspoint/web-1.sock".into(),
         connections: 3,
-        last_end: Some("it hung up".into()),
+        last_end: Some("it closed the connection".into()),
         socket_problem: None,
         last_request: Some("GET_VRING_BASE".into()),
         early_ends: 0,

@@ -68,7 +68,7 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
             device.last_request.as_deref(),
             Some("GET_PROTOCOL_FEATURES")
         );
-        assert_eq!(device.last_end.as_deref(), Some("it hung up"));
+        assert_eq!(device.last_end.as_deref(), Some("it closed the connection"));
     }
     let says = "the last 3 left before their rings ran, after GET_PROTOCOL_FEATURES";
     assert_eq!(
@@ -84,7 +84,7 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
     drop(next);
     switch.wait("a", |port| {
         port.detail
-            .contains("4 left before their rings ran, and had said nothing")
+            .contains("4 left before their rings ran, without a request")
     });
     // One whose rings have run ends the row.
     let guest = switch.guest("a", GuestOptions::default());

@@ -125,7 +125,7 @@ fn what_others_put_in_its_place_is_told_left_alone_and_followed_when_it_goes() {
 
     fs::remove_file(&socket).expect("it is there");
     fs::write(&socket, "mine").expect("nothing is in the way");
-    switch.wait("a", |port| port.detail.contains("is no socket"));
+    switch.wait("a", |port| port.detail.contains("is not a socket"));
     assert_eq!(fs::read(&socket).expect("it is there"), b"mine");
     fs::remove_file(&socket).expect("it is there");
     drop(is_served(&socket));

@@ -62,7 +62,7 @@ impl Notes {
     fn early_ends_text(&self) -> String {
         let after = match &self.last_request {
             Some(request) => format!("after {request}"),
-            None => "and had said nothing".to_owned(),
+            None => "without a request".to_owned(),
         };
         match self.early_ends {
             0 => String::new(),

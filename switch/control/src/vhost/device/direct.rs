@@ -160,7 +160,7 @@ fn explained(why: &SocketError, interface: &str, queue: u32) -> String {
         Some(Errno::NOMEM | Errno::PERM) => {
             "all of the guest's memory is pinned for it: raise the limit of locked memory (LimitMEMLOCK), or give CAP_IPC_LOCK"
         }
-        _ => "the driver may not do it: remove `direct`",
+        _ => "the driver may not support this: remove `direct`",
     };
     format!("queue {queue} of interface {interface}: {why}; {advice}")
 }

@@ -71,7 +71,7 @@ impl Device {
             return;
         };
         if self.has_lost_memory() {
-            let text = "it has been reset since, and is let in again when its front end gives it memory that is there";
+            let text = "it has been reset since, and its traffic resumes when its front end provides memory that exists";
             tracing::info!(port = self.name, "{text}");
             self.fabric.add_detail(&self.attachment, text);
             return;
@@ -80,9 +80,9 @@ impl Device {
         tracing::info!(
             port = self.name,
             pause_s,
-            "the device has been reset: it is let in again after a pause"
+            "the device has been reset: its traffic resumes after a pause"
         );
-        let text = format!("it has been reset since, and is let in again after {pause_s} s");
+        let text = format!("it has been reset since, and its traffic resumes after {pause_s} s");
         self.fabric.add_detail(&self.attachment, &text);
     }
 
@@ -102,7 +102,7 @@ impl Device {
         if self.port_state() != PortState::Quarantined {
             return;
         }
-        tracing::info!(port = self.name, "let in again");
+        tracing::info!(port = self.name, "its traffic resumes");
         self.change(PortChange {
             egress: Some(Egress::Down),
             state: Some((PortState::Connected, self.setting_up())),
