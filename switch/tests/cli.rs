@@ -1,4 +1,4 @@
-//! The command line itself: what needs no daemon, and neither root nor a core of its own.
+//! Tests of the command line that need neither a daemon, nor root, nor a core of their own.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn printed(words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// What bash makes of TAB behind the last of `words`, with the completions loaded.
+/// The completions that bash offers after the last of `words`.
 fn completed(dir: &Path, words: &[&str]) -> String {
     let file = dir.join("crosspoint.bash");
     fs::write(&file, printed(&["completions", "bash"])).expect("written");
@@ -126,7 +126,7 @@ fn a_topic_that_there_is_not_is_told_with_those_that_there_are() {
     assert!(text.contains("ports") && text.contains("latency"), "{text}");
 }
 
-/// A session that is closed, or a connection that is lost, must not leave a program behind that turns without end.
+/// A closed session or a lost connection must not leave a program behind that loops without end.
 #[test]
 fn top_ends_with_its_terminal() {
     const CLOSE: &str = "
@@ -152,7 +152,7 @@ sys.exit('it goes on without a terminal')
     assert!(ended.status.success(), "{said}");
 }
 
-/// A FIFO that nothing writes to would be waited for without end.
+/// Reading a FIFO without a writer would block without end.
 #[test]
 fn a_fifo_is_refused_with_what_to_do_and_standard_input_is_read() {
     let dir = tempfile::tempdir().expect("a directory");

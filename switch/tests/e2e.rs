@@ -1,9 +1,9 @@
-//! End to end: the daemon as it is installed, with real network stacks, drivers and guests around it.
+//! End to end: the daemon as installed, with real network stacks, drivers and guests around it.
 //!
-//! Run as root. Each test lives in network namespaces that no name holds, and all its processes die with it, so that
-//! nothing is left behind whatever ends it. After each test the ledger must balance; see `harness/ledger.rs`.
+//! Run as root. Each test lives in unnamed network namespaces, and all its processes die with it, so that nothing is left
+//! behind however it ends. After each test the ledger must balance; see `harness/ledger.rs`.
 
-// Integration tests are crates of their own: this is the only one that starts the daemon, so that it links once.
+// Each integration test is a separate crate. This is the only one that starts the daemon, so it is linked once.
 mod harness;
 
 #[path = "e2e/capture.rs"]

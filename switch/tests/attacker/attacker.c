@@ -1,6 +1,6 @@
-/* An attacker of a vhost-user switch, which shares no code with it: a front end and a driver that do one thing to it,
- * cheaply. It fills its rings once, and from then on only offers the same entries again, so that it takes little of
- * the core that it shares with others. */
+/* An attacker of a vhost-user switch, which shares no code with it: a front end and a driver that perform one attack
+ * at low cost. It fills its rings once, and then only offers the same entries again, so that it uses little of the
+ * core that it shares with others. */
 #include <err.h>
 #include <errno.h>
 #include <getopt.h>
@@ -20,15 +20,15 @@
 
 enum {
     SINKS_MAX = 32,
-    /* Without an entry taken for so long, the switch is not going to take any. The longest burst seen took 4 s. */
+    /* If no entry is taken for this long, the switch will not take any. The longest burst seen took 4 s. */
     SETTLE_S_MAX = 10,
-    CLOSED_EVERY = 64,   /* turns between two looks whether the switch has hung up */
-    KICKS = 64,          /* in a turn of a storm */
-    DIRTY_ROUNDS = 2048, /* over all rings, in a turn */
+    CLOSED_EVERY = 64,   /* iterations between two checks whether the switch has hung up */
+    KICKS = 64,          /* in an iteration of a storm */
+    DIRTY_ROUNDS = 2048, /* over all rings, in an iteration */
 };
 
 struct settings {
-    const struct attack *attack; /* none: sinks only */
+    const struct attack *attack; /* NULL: sinks only */
     struct attack changed;
     const char *socket;
     const char *sinks[SINKS_MAX];
@@ -85,7 +85,7 @@ static void pin(const char *core)
         err(1, "core %s", core);
 }
 
-/* Ahead of ordinary threads, where the system lets it: a look every 100 us is one every 100 us then. */
+/* Runs before ordinary threads, if the system allows it: only then is a ring checked every 100 us on time. */
 static void favour(const char *priority)
 {
     struct sched_param parameters = {.sched_priority = atoi(priority)};
@@ -152,7 +152,7 @@ static void add_sink(struct settings *settings, const char *path)
     settings->sinks[settings->sink_count++] = path;
 }
 
-/* What changes the attack. */
+/* Options that change the attack. */
 static void change(struct attack *attack, int id, const char *value)
 {
     switch (id) {
@@ -257,7 +257,7 @@ static void read_options(struct settings *settings, int argc, char **argv)
         .victim = {0x02, 0, 0, 0, 0, 0x01},
         .to = {0x02, 0xaa, 0, 0, 0x01, 0},
     };
-    /* The attack first, wherever it is named: other options change it. */
+    /* Read the attack first, wherever it stands: other options change it. */
     for (int id; (id = getopt_long(argc, argv, "", options, NULL)) != -1;)
         if (id == OPT_ATTACK)
             settings->changed = *attack_named(optarg);
@@ -344,10 +344,10 @@ static void storm(const struct port *port)
 
     for (unsigned i = 0; i < KICKS; i++)
         if (write(port->kick, &one, sizeof one) != sizeof one)
-            return; /* full: nothing reads it */
+            return; /* full: the switch does not read it */
 }
 
-/* Offers a frame on each ring, and then writes to the lines of the rings that the switch polls. */
+/* Offers a frame on each ring, and then writes to the cache lines of the rings that the switch polls. */
 static void dirty(struct port *port)
 {
     for (unsigned pair = 0; pair < port->options.pairs; pair++)
@@ -391,7 +391,7 @@ static void turn(struct attacker *attacker)
         storm(&attacker->port);
 }
 
-/* Stops offering, and waits until the switch has taken what is offered, or will not. */
+/* Stops offering, and waits until the switch has taken what is offered, or takes nothing any more. */
 static void quiet(struct attacker *attacker)
 {
     double deadline = now() + SETTLE_S_MAX;
@@ -410,7 +410,7 @@ static void quiet(struct attacker *attacker)
     }
 }
 
-/* An order from standard input, if there is one. Returns whether to go on. */
+/* Handles an order from standard input, if there is one. Returns whether to continue. */
 static bool obey(struct attacker *attacker)
 {
     static char line[64];

@@ -165,7 +165,7 @@ static unsigned lay_out(enum layout layout, const struct memory *memory, uint64_
     return count;
 }
 
-/* A frame that lies in the small regions is written there, which are backwards in the file. */
+/* Writes a frame to the small regions, whose order in the file is reversed. */
 static void copy_to_small(struct memory *memory, const uint8_t *bytes, size_t len)
 {
     for (unsigned i = 1; i < memory->count; i++) {

@@ -16,13 +16,13 @@
 
 enum {
     UDP_PORT = 7777,
-    /* Descriptors that are left for everything else. */
+    /* Descriptors left for all other purposes. */
     SPARE_DESCRIPTORS = 1024,
     COPIES_MAX = 1000,
     RECEIVE_BUFFER_LEN = 1 << 20,
 };
 
-/* As many descriptors as this process may have: how many that is. */
+/* Raises the limit of descriptors to the maximum, and returns it. */
 static unsigned long raise_descriptors(void)
 {
     struct rlimit limit;

@@ -1,10 +1,10 @@
 /*
- * A vhost-user front end that turns its descriptors against the switch. It shares no code with it.
+ * A vhost-user front end that uses its descriptors against the switch. It shares no code with it.
  *
- * descriptors SOCKET ATTACK: connects, drops to an unprivileged user, makes user and mount namespaces of its own with a
- * file system of its own (FUSE) whose server never answers a READ, and attacks. A page of that file system never comes, so
- * whoever copies to it keeps the locks that it has: of a pipe, a socket, an epoll descriptor. Says "ready" when the attack
- * is on; at each line on its input it does the next thing: it hangs up, and then ends.
+ * descriptors SOCKET ATTACK: connects, drops to an unprivileged user, makes its own user and mount namespaces with a FUSE
+ * file system whose server never answers a READ, and attacks. A page of that file system never arrives, so a thread that
+ * copies to it holds its locks: of a pipe, a socket, an epoll descriptor. Prints "ready" when the attack is on. Each line on
+ * its input starts the next step: it hangs up, and then ends.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -41,7 +41,7 @@
 
 static int vhost;
 
-/* ---- A file system that answers until it is asked for data. ---- */
+/* ---- A file system that answers all requests but those for data. ---- */
 
 static void answer(int fuse, uint64_t unique, const void *body, size_t len)
 {
@@ -69,7 +69,7 @@ static void serve(int fuse)
 			struct fuse_init_out init = { .major = 7, .minor = 31, .max_write = 4096 };
 			answer(fuse, head->unique, &init, sizeof init);
 		} else if (head->opcode == FUSE_LOOKUP) {
-			/* Its attributes are not valid for a moment: every look at it asks again. */
+			/* The attributes are not valid for any time: each access asks for them again. */
 			struct fuse_entry_out entry = { .nodeid = FILE_NODE, .entry_valid = 1000, .attr = file };
 			answer(fuse, head->unique, &entry, sizeof entry);
 		} else if (head->opcode == FUSE_OPEN || head->opcode == FUSE_OPENDIR) {
@@ -92,7 +92,7 @@ static void put(const char *path, const char *text)
 	close(fd);
 }
 
-/* Descriptor of a file that is served by a process which never answers. */
+/* Descriptor of a file whose server never answers. */
 static int silent_file(void)
 {
 	char folder[] = "/tmp/silent-XXXXXX", options[128], path[64];
@@ -115,13 +115,13 @@ static int silent_file(void)
 	snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
 	if (mount("silent", folder, "fuse.silent", MS_NOSUID | MS_NODEV, options))
 		err(1, "mount");
-	/* A process of its own: its descriptor of the server's end goes when it is killed, and then all requests fail. */
+	/* A separate process: when it is killed, its descriptor of the server's end is closed, and all requests fail. */
 	switch (fork()) {
 	case -1:
 		err(1, "fork");
 	case 0:
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* It keeps nothing that is the attacker's: not the last end of a pipe. */
+		/* It keeps no descriptor of the attacker's, such as the last end of a pipe. */
 		close_range(3, fuse - 1, 0);
 		close_range(fuse + 1, ~0U, 0);
 		serve(fuse);
@@ -190,7 +190,7 @@ static void introduce(void)
 	say_word(SET_PROTOCOL_FEATURES, 1ull << 1 | 1ull << 12, -1);
 }
 
-/* A guest with a receive ring full of buffers and an empty transmit ring. Each burst for it is worth a call. */
+/* A guest with a receive ring full of buffers and an empty transmit ring. Each burst for it causes a call. */
 static void attach(int call, int kick)
 {
 	int memory = memfd_create("guest", 0), plain = eventfd(0, EFD_NONBLOCK);
@@ -282,7 +282,7 @@ static int held_epoll(void)
 	return poll;
 }
 
-/* An eventfd that hundreds of thousands of entries wait for: each write walks all of them. */
+/* An eventfd with hundreds of thousands of waiting entries: each write walks all of them. */
 static int crowded(void)
 {
 	enum { COPIES = 900, POLLS = 500 };
@@ -303,7 +303,7 @@ static int crowded(void)
 	return call;
 }
 
-/* A UDP socket that every write of goes to a thousand others. */
+/* A UDP socket; each write to it goes to a thousand other sockets. */
 static int broadcast(void)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(40404) };
@@ -324,7 +324,7 @@ static int broadcast(void)
 	return sender;
 }
 
-/* One that blocks when it is full, and is full. */
+/* Keeps an eventfd full, and in blocking mode. */
 static void *fill(void *fd)
 {
 	for (;;) {
@@ -333,7 +333,7 @@ static void *fill(void *fd)
 		struct pollfd room = { .fd = call, .events = POLLOUT };
 
 		fcntl(call, F_SETFL, O_NONBLOCK);
-		/* A write that would exceed the most adds nothing: one call that came before must be taken out first. */
+		/* A write beyond the maximum adds nothing: an earlier call must be taken out first. */
 		if (poll(&room, 1, 0) == 1 && room.revents & POLLOUT) {
 			if (read(call, &before, sizeof before) < 0)
 				before = 0;
@@ -388,14 +388,15 @@ static void attack(const char *what)
 		for (int i = 0; i < 8; i++)
 			say_word(CALL, 1, file);
 	} else if (!strcmp(what, "last_pipe")) {
-		/* The last copies of a pipe's end are those that are given: to close them takes the mutex. */
+		/* The switch gets the last copies of a pipe's end: closing them takes the mutex. */
 		held_pipe(ends);
 		introduce();
 		say_word(ERR, 0, ends[1]);
 		say_word(KICK, 0, ends[1]);
 		close(ends[1]);
 	} else if (!strcmp(what, "hidden_file")) {
-		/* Two messages that take no descriptor in one write: it comes with the first, and seems to be the second's. */
+		/* One write with two messages that take no descriptor: the descriptor comes with the first, but seems to belong to
+		 * the second. */
 		uint32_t twice[6] = { SET_OWNER, 1, 0, SET_OWNER, 1, 0 };
 		int file = silent_file();
 		say_parts(&(struct iovec){ twice, sizeof twice }, 1, file);

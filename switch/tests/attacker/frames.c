@@ -45,14 +45,14 @@ static void write_ipv4(uint8_t *ip, size_t len, uint8_t protocol)
     memset(ip, 0, IPV4_LEN);
     ip[0] = 0x45;
     put16(ip + 2, len);
-    put16(ip + 6, 0x4000); /* not to be fragmented */
+    put16(ip + 6, 0x4000); /* do not fragment */
     ip[8] = 64;
     ip[9] = protocol;
     memcpy(ip + 12, (uint8_t[]){10, 66, 0, 1, 10, 66, 0, 2}, 8);
     put16(ip + 10, (uint16_t)~fold(sum_words(ip, IPV4_LEN)));
 }
 
-/* The sum of the pseudo header: what stands in the place of a partial checksum. */
+/* The sum of the pseudo header, which stands in place of a partial checksum. */
 static uint16_t pseudo_sum(const uint8_t *ip, size_t len, uint8_t protocol)
 {
     return fold(sum_words(ip + IPV4_SOURCE_AT, 8) + protocol + (uint32_t)len);
@@ -61,7 +61,7 @@ static uint16_t pseudo_sum(const uint8_t *ip, size_t len, uint8_t protocol)
 static void put_header(uint8_t *header, uint8_t flags, uint8_t gso, size_t hdr_len, size_t gso_size, size_t start,
                        size_t offset)
 {
-    /* Little-endian, as its fields are. */
+    /* Little-endian, like the fields. */
     uint16_t fields[4] = {(uint16_t)hdr_len, (uint16_t)gso_size, (uint16_t)start, (uint16_t)offset};
 
     memset(header, 0, HEADER_LEN);

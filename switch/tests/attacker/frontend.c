@@ -129,7 +129,7 @@ static uint64_t ask(int socket, uint32_t request)
     return receive_word(socket, request);
 }
 
-/* With an acknowledgement, where REPLY_ACK is in force. */
+/* Sends a message, and waits for its acknowledgement if REPLY_ACK is negotiated. */
 static void tell(struct frontend *frontend, uint32_t request, const void *payload, size_t len, const int *fds,
                  size_t fd_count)
 {

@@ -1,4 +1,4 @@
-/* The front end's side of the vhost-user protocol, as far as an attack needs it. */
+/* The front end's side of the vhost-user protocol, as far as the attacks need it. */
 #ifndef ATTACKER_FRONTEND_H
 #define ATTACKER_FRONTEND_H
 
@@ -31,19 +31,19 @@
 
 struct frontend {
     int socket;
-    uint64_t features; /* in force */
-    uint64_t protocol; /* in force */
+    uint64_t features; /* negotiated */
+    uint64_t protocol; /* negotiated */
 };
 
-/* Where a ring is, in guest addresses. Packed: descriptors, driver area, device area. */
+/* A ring's place, in guest addresses. Packed: descriptors, driver area, device area. */
 struct ring_place {
     uint64_t descriptors;
     uint64_t driver;
     uint64_t device;
 };
 
-/* Connects to `path`, or listens there and waits for the switch; agrees on those of `wanted` that are offered. All
- * of these exit on failure. */
+/* Connects to `path`, or listens there and waits for the switch; negotiates those of the `wanted` features that are
+ * offered. All of these functions exit on failure. */
 void frontend_open(struct frontend *frontend, const char *path, bool listens, uint64_t wanted);
 /* Shares all regions: eight in a table, or more one by one. */
 void frontend_share(struct frontend *frontend, const struct memory *memory);

@@ -7,7 +7,7 @@
 
 #define GUEST_BASE UINT64_C(0x10000)
 #define USER_BASE (UINT64_C(1) << 40)
-/* Sparse: only what rings and frames touch is there. Enough for 32 rings of 32768 entries. */
+/* Sparse: only pages that rings and frames touch exist. Enough for 32 rings of 32768 entries. */
 #define LARGE_LEN ((size_t)96 << 20)
 
 void memory_make(struct memory *memory, unsigned count)
@@ -25,8 +25,8 @@ void memory_make(struct memory *memory, unsigned count)
     memory->count = count;
     memory->regions[0] = (struct region){GUEST_BASE, LARGE_LEN, 0};
     for (size_t i = 0; i < small; i++) {
-        /* From the file's end backwards: neighbours in guest memory are none in the file, so no back end joins
-         * them. */
+        /* From the file's end backwards: neighbours in guest memory are not neighbours in the file, so no back end
+         * can join them. */
         memory->regions[1 + i] = (struct region){
             .guest = GUEST_BASE + LARGE_LEN + i * SMALL_REGION_LEN,
             .len = SMALL_REGION_LEN,

@@ -1,5 +1,5 @@
-/* The memory that a port shares with the switch: one large region for rings and frames, and, where an attack wants
- * them, many small ones behind it, each a region of its own at the next guest address. */
+/* The memory that a port shares with the switch: one large region for rings and frames. If an attack needs them, many
+ * small regions follow it, each at the next guest address. */
 #ifndef ATTACKER_MEMORY_H
 #define ATTACKER_MEMORY_H
 
@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    /* Most regions that a back end takes (vhost-user protocol, ADD_MEM_REG; what QEMU and the switch allow). */
+    /* Most regions that a back end accepts (vhost-user protocol, ADD_MEM_REG; what QEMU and the switch allow). */
     REGIONS_MAX = 509,
     /* Bytes of a small region: 508 of them hold the longest frame. */
     SMALL_REGION_LEN = 128,
@@ -21,7 +21,7 @@ struct region {
 
 struct memory {
     int file;      /* a memfd with all regions */
-    uint8_t *host; /* where this process has it */
+    uint8_t *host; /* its address in this process */
     size_t taken;  /* bytes of the large region that are in use */
     unsigned count;
     struct region regions[REGIONS_MAX];
@@ -29,14 +29,14 @@ struct memory {
 
 /* Makes `count` regions, at least one. Exits on failure. */
 void memory_make(struct memory *memory, unsigned count);
-/* `len` zeroed bytes of the large region, at a multiple of `align`; its guest address in `guest`. Exits when it is
+/* Returns `len` zeroed bytes of the large region, aligned to `align`; `guest` is their guest address. Exits if it is
  * full. */
 void *memory_take(struct memory *memory, size_t len, size_t align, uint64_t *guest);
 /* Guest address of the first small region. */
 uint64_t memory_small(const struct memory *memory);
-/* First guest address behind all regions. */
+/* First guest address after all regions. */
 uint64_t memory_end(const struct memory *memory);
-/* The front end's address that SET_VRING_ADDR has for a guest address. */
+/* The front end's address for a guest address, as in SET_VRING_ADDR. */
 uint64_t memory_user(uint64_t guest);
 
 #endif

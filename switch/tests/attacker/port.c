@@ -46,7 +46,7 @@ static uint64_t features_of(const struct port_options *options)
     return features;
 }
 
-/* A byte for piece `i`, each in another region than its neighbours, as long as there are several. */
+/* The address of a byte for piece `i`, in another region than its neighbours if there are several. */
 static uint64_t spread(const struct memory *memory, unsigned i)
 {
     unsigned small = memory->count - 1;

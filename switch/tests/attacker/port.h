@@ -1,4 +1,4 @@
-/* One port of the switch, attached to. */
+/* An attached port of the switch. */
 #ifndef ATTACKER_PORT_H
 #define ATTACKER_PORT_H
 
@@ -11,10 +11,10 @@
 
 enum { QUEUE_PAIRS_MAX = 16 };
 
-/* What a port receives into. */
+/* The receive buffers of a port. */
 enum sink_mode {
     SINK_PLAIN,   /* buffers of 2 KiB, mergeable, nothing large */
-    SINK_LARGE,   /* the same, and takes large frames of every kind */
+    SINK_LARGE,   /* the same, and accepts large frames of every kind */
     SINK_ONEBYTE, /* chains of 1024 descriptors of one byte */
     SINK_ZERO,    /* single descriptors of no bytes */
     SINK_TINY,    /* single descriptors of one byte */
@@ -28,9 +28,9 @@ struct port_options {
     unsigned ring_size;
     unsigned regions;
     bool packed;
-    bool indirect; /* receive chains of many descriptors are tables */
-    bool calls; /* wants to be called */
-    int call;   /* the descriptor for it; -1: one of its own */
+    bool indirect; /* receive chains of many descriptors are indirect tables */
+    bool calls; /* asks for calls */
+    int call;   /* the call descriptor; -1: an eventfd of its own */
     enum sink_mode receives;
     uint8_t mac[6];
 };
@@ -46,13 +46,13 @@ struct port {
 
 /* The mode of this name; exits if there is none. */
 enum sink_mode sink_mode_named(const char *name);
-/* Attaches, with receive rings filled and transmit rings empty. Exits on failure. */
+/* Attaches to the port, with receive rings filled and transmit rings empty. Exits on failure. */
 void port_open(struct port *port, const struct port_options *options);
-/* Has the port send one frame to all from its own address, so that the switch knows where that is. */
+/* Sends one broadcast frame from the port's own address, so that the switch learns it. */
 void port_announce(struct port *port);
 /* Offers receive buffers again. */
 void port_receive(struct port *port);
-/* Entries that came back filled, of all receive rings. */
+/* Returns the number of filled entries that came back, of all receive rings. */
 uint64_t port_received(const struct port *port);
 
 #endif

@@ -14,7 +14,7 @@ enum {
     NO_INTERRUPT = 1,  /* split: in the available ring's flags */
     NO_NOTIFY = 1,     /* split: in the used ring's flags */
     EVENT_DISABLE = 1, /* packed: in an event suppression area's flags */
-    /* Packed: as many chains, whatever their length; fewer would be taken in one burst. */
+    /* Packed: number of chains, whatever their length; fewer would be taken in one burst. */
     BACKLOG_MIN = 128,
 };
 
@@ -62,7 +62,7 @@ static uint16_t direction(const struct ring *ring)
     return ring->writable ? F_WRITE : 0;
 }
 
-/* Writes an indirect table. Split and packed ones differ in their last fields only (virtio 1.2, 2.7.5.3, 2.8.8). */
+/* Writes an indirect table. Split and packed tables differ only in their last fields (virtio 1.2, 2.7.5.3, 2.8.8). */
 static void write_table(struct ring *ring, struct memory *memory, const struct chain *chain, unsigned number)
 {
     struct split_descriptor *table =
@@ -99,8 +99,8 @@ static void write_split(struct ring *ring, unsigned number, unsigned at)
     }
 }
 
-/* Where there are fewer chains than entries, several entries offer the same chain: nothing of it changes, so that
- * costs the attacker nothing. */
+/* If there are fewer chains than entries, several entries offer the same chain. Entries never change, so this costs
+ * the attacker nothing. */
 static void fill_split(struct ring *ring)
 {
     uint16_t *entries = (uint16_t *)((char *)ring->driver + sizeof(struct split_index));
@@ -153,7 +153,7 @@ static void signal_switch(const struct ring *ring)
         warn("kick");
 }
 
-/* The marks of a descriptor that is available in a turn of this wrap counter. */
+/* The flags of a descriptor that is available under this wrap counter. */
 static uint16_t marks(bool wrap)
 {
     return wrap ? F_AVAILABLE : F_USED;
@@ -225,8 +225,8 @@ unsigned ring_settle(struct ring *ring)
     return (unsigned)(ring->offered - ring->taken);
 }
 
-/* Enough that the switch does not run dry between two looks, and not so much more that it has work for long after the
- * last one. */
+/* Keeps enough entries offered that the switch does not run dry between two checks, but not so many that it has work
+ * for long after the last one. */
 static void follow_pace(struct ring *ring, unsigned left)
 {
     ring->looks++;

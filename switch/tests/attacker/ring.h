@@ -1,4 +1,4 @@
-/* One virtqueue, split or packed, whose entries are written once and then only offered again. */
+/* A virtqueue, split or packed, whose entries are written once and then only offered again. */
 #ifndef ATTACKER_RING_H
 #define ATTACKER_RING_H
 
@@ -14,7 +14,7 @@ struct piece {
     uint32_t len;
 };
 
-/* One buffer: a frame to send, or room for one. */
+/* A buffer: a frame to send, or room for one. */
 struct chain {
     const struct piece *pieces;
     unsigned count;
@@ -32,15 +32,15 @@ struct ring {
     void *driver;
     void *device;
 
-    const struct chain *chains; /* entry i is chain i % chain_count; all of one length */
+    const struct chain *chains; /* entry i is chain i % chain_count; all of the same length */
     unsigned chain_count;
-    uint64_t *tables;     /* indirect: guest address of each chain's */
+    uint64_t *tables;     /* indirect: guest address of each chain's table */
     uint32_t *table_lens; /* bytes */
     unsigned slots;       /* ring entries that one chain takes */
     unsigned in_flight_max;
-    unsigned backlog; /* entries that are kept offered; follows the switch's pace */
+    unsigned backlog; /* number of entries kept offered; follows the switch's pace */
 
-    /* Split: free running. Packed: positions with their wrap counters. */
+    /* Split: free-running. Packed: positions with their wrap counters. */
     uint16_t available;
     uint16_t used;
     unsigned next;
@@ -51,19 +51,19 @@ struct ring {
     uint64_t offered; /* entries since the beginning */
     uint64_t taken;   /* of these, those that came back */
     uint64_t looks;
-    uint64_t dry; /* looks that found nothing left to take */
+    uint64_t dry; /* checks that found nothing left to take */
 };
 
-/* Lays a ring of `size` entries out in `memory`. `calls`: the switch is to call when it has used entries. */
+/* Lays out a ring of `size` entries in `memory`. `calls`: the switch is to call when it has used entries. */
 void ring_make(struct ring *ring, struct memory *memory, unsigned index, unsigned size, bool packed, bool calls);
-/* Says what its entries are, and writes them where they stay. The arrays must live as long as the ring. */
+/* Sets the ring's entries and writes them once. The arrays must live as long as the ring. */
 void ring_fill(struct ring *ring, struct memory *memory, const struct chain *chains, unsigned count, bool indirect,
                bool writable);
-/* Takes back what was used, and offers as many again, `limit` entries in all at most. */
+/* Takes back used entries, and offers as many again, at most `limit` entries in total. */
 void ring_turn(struct ring *ring, uint64_t limit);
-/* Writes to the line that says what is available, and changes nothing: the other core has to fetch it again. */
+/* Writes an unchanged value to the cache line that says what is available: the other core must fetch it again. */
 void ring_dirty(struct ring *ring);
-/* Takes back what was used. Returns how many are still offered. */
+/* Takes back used entries. Returns the number still offered. */
 unsigned ring_settle(struct ring *ring);
 
 #endif

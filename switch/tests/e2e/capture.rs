@@ -1,4 +1,4 @@
-//! Frames that go past, as an operator sees them.
+//! Captures and traces, as an operator sees them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Ledger, Process, Switch, run, s, xdp};
 
-/// What a capture file says, frame by frame: the port, the direction, and the verdict's word or the drop's reason.
+/// Number of frames of a capture file by port, direction, and the verdict's word or the drop reason.
 type Counts = BTreeMap<(String, &'static str, String), u64>;
 
 fn tshark(lab: &Lab, file: &str) -> Counts {
@@ -39,7 +39,7 @@ fn tshark(lab: &Lab, file: &str) -> Counts {
     counts
 }
 
-/// Begins a capture or a trace, which has begun when this returns.
+/// Starts a capture or a trace; it is running when this returns.
 fn begin(switch: &Switch<'_>, name: &str, words: &[&str]) -> Process {
     let begun = |log: String| log.matches("begins pid").count();
     let before = begun(switch.log());
@@ -65,7 +65,7 @@ fn a_capture_has_what_the_ledger_counts_and_a_trace_says_where_a_ping_goes() {
     );
     let before = switch.ledger();
     a.must_ping(&b);
-    // Whoever sends it is told by nobody that the other wire is narrower.
+    // The sender is not informed that the other wire is narrower.
     let long = a.command(&format!(
         "ping -M do -c 3 -i 0.01 -W 1 -s 3000 {}",
         b.address
@@ -122,7 +122,7 @@ fn a_capture_has_what_the_ledger_counts_and_a_trace_says_where_a_ping_goes() {
     assert_eq!(said["link"]["source"], a.mac().as_str());
     assert_eq!(said["destination"]["port"]["name"], "b", "{said}");
     assert_eq!(said["copies"][0]["outcome"]["delivered"], 1, "{said}");
-    // As for a frame that nobody has sent.
+    // The same for a frame that was not sent.
     let frame = format!("{} {} 0800", b.mac(), a.mac());
     let mut made_up = switch.start_command("made-up", &["trace", "a", "--frame", &frame]);
     assert!(made_up.wait(s(10)).is_some_and(|status| status.success()));

@@ -1,4 +1,4 @@
-//! Guests that come, go, crash and reboot while others work: the others lose nothing.
+//! Guests that connect, disconnect, crash and reboot while others work: the others lose nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,9 +9,9 @@ use crate::harness::{
     ping_pong, s, wait_until, xdp,
 };
 
-/// What two guests exchange before, during and after a disturbance.
+/// Number of frames that two guests exchange before, during and after a disturbance.
 const FRAMES: u64 = 5_000;
-/// The guests that nothing may happen to.
+/// The guests that must not be disturbed.
 const CALM: [&str; 2] = ["calm0", "calm1"];
 
 /// Copies of frames of the calm guests that were dropped.
@@ -21,7 +21,7 @@ fn lost(ledger: &Ledger) -> u64 {
         .sum()
 }
 
-/// Runs `disturb` while the calm guests exchange frames: each must arrive, and the ledger must say so, too.
+/// Runs `disturb` while the calm guests exchange frames: each frame must arrive, and the ledger must show it.
 fn while_others_work(switch: &Switch<'_>, lab: &Lab, disturb: impl FnOnce(&Exchange)) {
     let exchange = Exchange::start(lab, switch, CALM);
     exchange.run(FRAMES);
@@ -45,7 +45,7 @@ fn a_dpdk_guest_with_packed_rings_killed_under_load_costs_others_nothing_and_com
 
 fn killed_under_load(options: &str, times: u64) {
     let lab = Lab::new(s(150));
-    // In two VLANs: what is flooded while the victim is away would fill everybody's rings.
+    // Two VLANs: otherwise frames flooded while the victim is away would fill all rings.
     let port = |name, vlan: u16| guest(&lab, name) + &format!("vlan = {{ access = {vlan} }}\n");
     let ports = [
         port(CALM[0], 8),
@@ -70,7 +70,7 @@ fn killed_under_load(options: &str, times: u64) {
             for number in 1..=times {
                 let before = reflected();
                 let mut victim = reflector(&lab, &switch, options);
-                // Now early, now late: in the middle of the first burst, or after several rounds of the rings.
+                // The time of the kill varies: during the first burst, or after several rounds of the rings.
                 wait_until("load on the victim", s(5), || {
                     (reflected() > before + 20 * number).then_some(())
                 });
@@ -78,13 +78,13 @@ fn killed_under_load(options: &str, times: u64) {
                 switch.wait_down(&["victim"]);
                 exchange.run(FRAMES / 50);
             }
-            // The ledger is read when nothing is in flight.
+            // The ledger is read when no frame is in flight.
             over.store(true, Ordering::Relaxed);
         });
     });
 }
 
-/// Ends a thread when this scope ends, by a panic as well.
+/// Ends a thread when this scope ends, also by a panic.
 struct EndOfScope<'a>(&'a AtomicBool);
 
 impl Drop for EndOfScope<'_> {
@@ -93,7 +93,7 @@ impl Drop for EndOfScope<'_> {
     }
 }
 
-/// Sends to the victim whatever the ring takes, and receives what it sends.
+/// Sends to the victim as much as the ring takes, and receives what it sends.
 fn load(mut guest: Guest, over: &AtomicBool) {
     let to_victim = frame(mac(3), mac(4), 0, 200);
     while !over.load(Ordering::Relaxed) {
@@ -101,12 +101,12 @@ fn load(mut guest: Guest, over: &AtomicBool) {
             .send(0, &[&to_victim[..]; 32])
             .expect("the device follows the rules");
         guest.receive(0).expect("the device follows the rules");
-        // Two cores are few for four guests.
+        // Four guests share two cores.
         std::thread::sleep(std::time::Duration::from_micros(200));
     }
 }
 
-/// A testpmd on port "victim" that sends back whatever it receives.
+/// A testpmd on port "victim" that sends back all that it receives.
 fn reflector(lab: &Lab, switch: &Switch<'_>, options: &str) -> Testpmd {
     let port = TestpmdPort::virtio(lab, 0, "victim", options);
     let options = "--forward-mode=macswap --total-num-mbufs=2048";
@@ -157,7 +157,7 @@ fn a_guest_that_reboots_starts_over() {
             switch.wait_up(&["rebooting", "peer"]);
             ping_pong(&mut rebooting, &mut peer, number);
             exchange.run(FRAMES / 5);
-            // Rings stopped, and forgotten, as the firmware of the next boot does; then the driver starts them anew.
+            // Rings are stopped and reset, as the firmware of the next boot does; then the driver starts them again.
             rebooting.stop().expect("the rings stop");
             rebooting.reset(0);
             rebooting.disconnect();
@@ -167,8 +167,8 @@ fn a_guest_that_reboots_starts_over() {
     });
 }
 
-/// An available index that runs away (virtio 1.2, 2.7.6), the simplest of lies: in which ways a ring can lie, and that
-/// each is found out, is tested in the package vring.
+/// An available index that jumps too far (virtio 1.2, 2.7.6) is the simplest violation. The package vring tests all kinds of
+/// invalid rings, and that each is detected.
 #[test]
 fn a_guest_that_breaks_the_rules_is_quarantined_until_it_reconnects() {
     let lab = Lab::new(s(60));
@@ -191,7 +191,7 @@ fn a_guest_that_breaks_the_rules_is_quarantined_until_it_reconnects() {
             };
             wait_until("the liar's quarantine", s(10), quarantined);
             exchange.run(FRAMES / 5);
-            // What goes to it meanwhile is counted.
+            // Frames sent to it meanwhile are counted.
             let lost = frame(mac(21), mac(22), number, 60);
             assert_eq!(peer.send(0, &[&lost]).expect("a ring"), 1);
             assert!(peer.drain_transmit(0, s(5)).expect("a ring"));
@@ -219,7 +219,7 @@ fn a_switch_that_restarts_finds_its_guests_again() {
     ping_pong(&mut left, &mut right, 1);
     switch.kill();
 
-    // The guests run on: their rings go on where they were.
+    // The guests keep running: their rings continue at the same indices.
     let switch = Switch::start(&lab, &[1], &ports);
     for guest in [&mut left, &mut right] {
         guest.disconnect();
@@ -240,11 +240,11 @@ fn a_qemu_guest_with_packed_rings_that_changes_queues_and_driver_and_reboots_goe
     churn("packed=on");
 }
 
-/// What the guest does is in deploy/guest/net-job.sh: `churn`.
+/// The guest's steps are in deploy/guest/net-job.sh: `churn`.
 fn churn(props: &str) {
     let lab = Lab::new(s(170));
     let host = Host::new(&lab, "a", 1);
-    // In two VLANs: what is flooded while the guest has no driver would fill everybody's rings.
+    // Two VLANs: otherwise frames flooded while the guest has no driver would fill all rings.
     let vlan = |port: String, id: u16| port + &format!("vlan = {{ access = {id} }}\n");
     let ports = [
         vlan(guest(&lab, CALM[0]), 8),
@@ -279,13 +279,13 @@ fn churn(props: &str) {
             assert!(log.contains(&format!("RESULT {good}")), "no {good}:\n{log}");
         }
         exchange.run(FRAMES);
-        // Its second life.
+        // After its reboot.
         guest.wait_for_times("RESULT ping=ok", 2, s(60));
         exchange.run(FRAMES);
     });
 }
 
-/// By cards with split and with packed rings: QEMU connects to the switch, again and again, or listens for it.
+/// With split and packed rings: QEMU connects to the switch repeatedly, or listens for it.
 #[test]
 fn a_switch_killed_under_transfers_of_a_qemu_guest_restarts_and_the_transfers_go_on() {
     let lab = Lab::new(s(150));
@@ -342,8 +342,8 @@ fn a_switch_killed_under_transfers_of_a_qemu_guest_restarts_and_the_transfers_go
     switch.ledger();
 }
 
-/// DPDK's driver listens, and starts its rings anew when the switch is there again, which it notices as often as its
-/// application asks for the state of the link.
+/// DPDK's driver listens. It resets its rings when the switch is there again, which it notices only when its application
+/// asks for the link state.
 #[test]
 fn a_switch_killed_under_a_dpdk_guest_that_listens_finds_it_again() {
     killed_under_a_dpdk_guest("queues=1,queue_size=256,server=1");
@@ -379,7 +379,7 @@ fn killed_under_a_dpdk_guest(options: &str) {
         switch.wait_up(&["victim", "partner"]);
         let sent = frame(mac(3), mac(4), number, 1000);
         let back = [&sent[6..12], &sent[..6], &sent[12..]].concat();
-        // What is on its way when the switch dies, or while DPDK resets its rings, is lost.
+        // Frames in flight when the switch dies, or while DPDK resets its rings, are lost.
         wait_until("a frame that comes back", s(10), || {
             partner
                 .send(0, &[&sent])

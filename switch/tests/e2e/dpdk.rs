@@ -1,13 +1,13 @@
-//! DPDK's virtio-user driver as the guest, by testpmd: every byte of every frame, over the rings it knows.
+//! DPDK's virtio-user driver as the guest, by testpmd: every byte of every frame, over all kinds of rings that it supports.
 //!
-//! One testpmd has a port for each case of a group, with rings of its own kind, and sends back what it receives with the
-//! addresses swapped. To each belongs a guest of this test's own, in a VLAN with it. That one sends windows of frames,
-//! fewer than any ring has entries so that no pace of any side loses one, until each ring of the case has wrapped
-//! several times; each frame must come back with every byte, in the order of its flow.
+//! One testpmd has a port for each case of a group, with that case's kind of rings. It sends back what it receives, with the
+//! addresses swapped. For each port there is a guest of this test in the same VLAN. That guest sends windows of frames until
+//! each ring of the case has wrapped several times. A window has fewer frames than any ring has entries, so that no frame is
+//! lost at any speed. Each frame must come back with every byte, in the order of its flow.
 //!
-//! Which receive and transmit functions DPDK takes for a kind of ring is its own choice: the vectorised ones of packed
-//! rings need a processor with AVX-512, in-order rings and plain buffers, those of split rings plain buffers and no
-//! in-order rings. The combinations that have none run all the same.
+//! DPDK chooses its receive and transmit functions by the kind of ring. The vectorised ones of packed rings need a processor
+//! with AVX-512, in-order rings and plain buffers; those of split rings need plain buffers and no in-order rings.
+//! Combinations without a vectorised function run too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -74,7 +74,7 @@ enum Listener {
     Guest,
 }
 
-/// What all ports of one testpmd have in common.
+/// Options that all ports of one testpmd share.
 #[derive(Clone, Copy)]
 struct Group {
     kind: Kind,
@@ -82,7 +82,7 @@ struct Group {
     listener: Listener,
 }
 
-/// One port of it.
+/// One port of the testpmd.
 #[derive(Clone, Copy)]
 struct Case {
     group: Group,
@@ -133,8 +133,8 @@ impl Case {
         )
     }
 
-    /// Frames that are on their way at once: two windows are fewer than a ring has entries, and no number of them is a
-    /// ring.
+    /// Frames in flight at the same time: two windows are fewer than a ring has entries, and no number of windows is exactly
+    /// a ring.
     fn window(&self) -> u32 {
         self.ring * 9 / 20
     }
@@ -143,7 +143,7 @@ impl Case {
         WINDOWS * self.group.pairs
     }
 
-    /// The frames of window `number`, of all lengths that Ethernet has.
+    /// The frames of window `number`, of all lengths that Ethernet allows.
     fn frames(&self, number: u32) -> Vec<Vec<u8>> {
         let one = |n: u32| {
             let len = 60 + (n as usize * 677) % 1455;
@@ -208,11 +208,11 @@ fn every_byte_comes_back(group: &Group) {
     assert_ledger(&switch, &cases);
 }
 
-/// A testpmd with a port for each case, all of whose rings the switch knows.
+/// Starts a testpmd with a port for each case, and waits until the switch has all its rings.
 fn start(lab: &Lab, group: &Group, cases: &[Case]) -> Testpmd {
     let port = |case: &Case| TestpmdPort::virtio(lab, case.index, &case.name(), &case.options());
     let ports = cases.iter().map(port).collect::<Vec<_>>();
-    // For every entry of every ring, and some on their way.
+    // For every entry of every ring, and some in flight.
     let entries = cases.iter().map(|case| 2 * case.ring * group.pairs);
     let mbufs = 4096 + entries.sum::<u32>();
     let queues = format!(
@@ -224,7 +224,7 @@ fn start(lab: &Lab, group: &Group, cases: &[Case]) -> Testpmd {
     testpmd
 }
 
-/// The rings are those that the case is about.
+/// Checks that the negotiated rings are those of the case.
 fn assert_negotiated(switch: &Switch<'_>, testpmd: &Testpmd, case: &Case) {
     let features = switch.property(&case.name(), "features");
     let kind = case.group.kind;
@@ -265,7 +265,7 @@ fn send(case: &Case, guest: &mut Guest, number: u32) {
     });
 }
 
-/// Receives a window, and compares.
+/// Receives a window, and compares it.
 fn receive(switch: &Switch<'_>, case: &Case, guest: &mut Guest, number: u32) {
     let mut expected = case.frames(number);
     for frame in &mut expected {
@@ -293,7 +293,7 @@ fn receive(switch: &Switch<'_>, case: &Case, guest: &mut Guest, number: u32) {
     );
 }
 
-/// What each flow carried, in order.
+/// The frames of each flow, in order.
 fn flows(frames: &[Vec<u8>]) -> BTreeMap<u16, Vec<&Vec<u8>>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     for frame in frames {
@@ -302,7 +302,7 @@ fn flows(frames: &[Vec<u8>]) -> BTreeMap<u16, Vec<&Vec<u8>>> {
     flows
 }
 
-/// Each frame was received twice and delivered twice, and every queue pair had its part.
+/// Each frame was received twice and delivered twice, and every queue pair carried some.
 fn assert_ledger(switch: &Switch<'_>, cases: &[Case]) {
     let ledger = switch.ledger();
     let metrics = switch.metrics();
@@ -323,7 +323,7 @@ fn assert_ledger(switch: &Switch<'_>, cases: &[Case]) {
             .map(|(key, value)| (key, value.to_owned()));
             let labels = labels.each_ref().map(|(key, value)| (*key, value.as_str()));
             let carried = metrics.sum("crosspoint_queue_packets_total", &labels);
-            // More than two rings full, so that its indices have wrapped.
+            // More than two rings' worth, so that its indices have wrapped.
             assert!(
                 carried > 2 * u64::from(case.ring) || case.group.pairs > 1 && carried > 0,
                 "queue {queue} carried {carried} frames: {}",

@@ -1,5 +1,5 @@
-//! What is no port must not decide about ports: a log that is not read, a metrics address that is not there, a control
-//! socket that cannot be made, a configuration that cannot be read.
+//! Faults outside the ports must not affect ports: a log that is not read, a metrics address that does not exist, a control
+//! socket that cannot be created, a configuration that cannot be read.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -16,10 +16,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{Host, Lab, Process, guest, run, s, wait_until};
 
 const METRICS: &str = "127.0.0.1:9477";
-/// What each answer may take: far more than it does, and less than for ever.
+/// Limit for each answer: far more than it takes.
 const PATIENCE: Duration = s(20);
 
-/// A daemon whose standard error is what a test wants.
+/// A daemon whose standard error is chosen by the test.
 struct Daemon<'a> {
     lab: &'a Lab,
     child: Child,
@@ -27,12 +27,12 @@ struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    /// With one guest's port, "web", and these tables besides.
+    /// Starts it with one guest port, "web", and these tables.
     fn start(lab: &'a Lab, tables: &str, stderr: Stdio) -> Self {
         Self::start_by(lab, &[], tables, stderr)
     }
 
-    /// The same, started by a command that becomes the one after it.
+    /// The same, started through a command that becomes the daemon.
     fn start_by(lab: &'a Lab, by: &[&str], tables: &str, stderr: Stdio) -> Self {
         let control = lab.socket("control");
         let config = format!(
@@ -59,7 +59,7 @@ impl<'a> Daemon<'a> {
         run(self.lab.dir(), &command, PATIENCE)
     }
 
-    /// Waits until it is asked with success.
+    /// Waits until a command succeeds and prints `text`.
     fn wait_for(&self, words: &[&str], text: &str) {
         wait_until(&format!("{words:?}: {text:?}"), PATIENCE, || {
             let (ended, said) = self.ask(words);
@@ -87,7 +87,7 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// All that a metrics address answers, if it does.
+/// The whole answer of a metrics address, if there is one.
 fn get(address: &str, path: &str) -> Option<String> {
     let mut client = TcpStream::connect(address).ok()?;
     client.set_read_timeout(Some(PATIENCE)).expect("a time");
@@ -112,7 +112,7 @@ fn front_end_is_answered(socket: &Path) {
     assert_eq!(answer[..4], request[..4]);
 }
 
-/// All that controls the switch works, many times over, since each makes lines of the log; and it ends.
+/// All means of control work, many times over, since each writes lines of the log; and the daemon ends.
 fn everything_works_and_ends(daemon: Daemon<'_>) {
     let web = daemon.lab.socket("web");
     for _ in 0..30 {
@@ -139,7 +139,7 @@ fn a_standard_error_that_is_not_read_holds_up_nothing() {
     stderr.write_all(&vec![b'.'; size]).expect("there is room");
     let daemon = Daemon::start(&lab, "", stderr.try_clone().expect("its end").into());
     everything_works_and_ends(daemon);
-    // A daemon that does not start, for a mistake in its configuration, ends all the same.
+    // A daemon that cannot start because of a mistake in its configuration ends too.
     let mut daemon = Daemon::start(&lab, "[nothing]", stderr.into());
     let ended = wait_until("its end", PATIENCE, || {
         daemon.child.try_wait().expect("a child")
@@ -171,7 +171,7 @@ time.sleep(600)\"";
     journal.kill();
 }
 
-/// A journal that starts after the switch: what was said before is on standard error, and says so.
+/// A journal that starts after the switch: earlier lines go to standard error, with the reason.
 #[test]
 fn a_journal_that_is_not_there_yet_is_written_to_later() {
     const JOURNAL: &str = "
@@ -253,7 +253,7 @@ fn a_control_socket_that_cannot_be_made_yet_costs_no_port_and_is_made_later() {
     assert!(daemon.end().success());
 }
 
-/// The kernel says "No buffer space available", which nobody takes for a limit of the service.
+/// The kernel's "No buffer space available" does not suggest a limit of the service.
 #[test]
 fn a_limit_of_locked_memory_is_named_with_what_was_asked_for() {
     let lab = Lab::new(s(60));
@@ -278,7 +278,7 @@ fn a_limit_of_locked_memory_is_named_with_what_was_asked_for() {
     assert!(daemon.end().success());
 }
 
-/// Whoever asks meanwhile stays connected, and keeps what was asked for.
+/// Connected clients stay connected, and keep their answers.
 #[test]
 fn sockets_that_somebody_removes_are_made_again() {
     let lab = Lab::new(s(120));
@@ -311,7 +311,7 @@ fn sockets_that_somebody_removes_are_made_again() {
         );
     }
 
-    // Another file in the control socket's place is left alone, and told of to who asks for health or the metrics.
+    // Another file in the control socket's place is left alone, and reported by health and the metrics.
     fs::remove_file(&control).expect("it is there");
     fs::write(&control, "mine").expect("nothing is in the way");
     wait_until("a line of the log", PATIENCE, || {
@@ -324,7 +324,7 @@ fn sockets_that_somebody_removes_are_made_again() {
     assert!(!control.exists() && !web.exists());
 }
 
-/// A FIFO that nothing writes, and a file system that does not answer, where the configuration is.
+/// A FIFO without a writer, and a file system that does not answer, in the configuration's place.
 #[test]
 fn a_configuration_that_cannot_be_read_holds_up_no_other_request() {
     const STALLED: &str = "exec 0<>/dev/fuse && mkdir -p \"$1\" && \

@@ -1,4 +1,5 @@
-//! Ports follow their interfaces: missing ones, those of others, those that come and go. And what is left to the kernel.
+//! Ports follow their interfaces: missing ones, those used by another program, those that are removed and added. Also the
+//! frames that are left to the kernel.
 
 use std::net::UdpSocket;
 
@@ -6,12 +7,12 @@ use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Switch, run, s, wait_until, xdp};
 
-/// A port of an interface that need not be there.
+/// A port of an interface that may be missing.
 fn port(name: &str, interface: &str) -> String {
     format!("[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"{interface}\"\n")
 }
 
-/// What a program prints in the switch's namespace; it must succeed.
+/// The output of a program in the switch's namespace; it must succeed.
 fn output(lab: &Lab, line: &str) -> String {
     let mut words = line.split_whitespace();
     let mut command = lab.command(words.next().expect("a program"));
@@ -32,25 +33,25 @@ fn a_port_comes_and_goes_with_its_interface_and_the_others_lose_nothing() {
     assert_eq!(switch.state("a"), waiting);
     let mut others = c.ping_in_background(&b, 100);
 
-    // It comes.
+    // The interface appears.
     let a = Host::new(&lab, "a", 1);
     switch.wait_up(&["a"]);
     a.must_ping(&b);
     assert_eq!(switch.port_of(&a.mac()).as_deref(), Some("a"));
 
-    // Nobody is at the other end; then somebody is.
+    // The other end is down; then it is up.
     a.ip("link set eth0 down");
     switch.wait_state("a", "no carrier");
     assert_eq!(switch.port_of(&a.mac()), None);
     b.must_not_ping(&a.address);
-    // It is no member of any flood, so it counts no drops.
+    // The port takes part in no flood, so it counts no drops.
     let dropped = [("port", "a"), ("reason", "port_down")];
     assert_eq!(switch.metrics().sum("crosspoint_drops_total", &dropped), 0);
     a.ip("link set eth0 up");
     switch.wait_up(&["a"]);
     b.must_ping(&a);
 
-    // It is turned off, and on.
+    // The interface is set down, and up.
     lab.ip("link set up-a down");
     switch.wait_state("a", "is down: `ip link set up-a up`");
     lab.ip("link set up-a up");
@@ -64,7 +65,7 @@ fn a_port_comes_and_goes_with_its_interface_and_the_others_lose_nothing() {
     });
     a.must_ping(&b);
 
-    // It goes, and another of its name comes.
+    // The interface is removed, and another of its name appears.
     lab.ip("link del up-a");
     switch.wait_state("a", waiting);
     drop(a);
@@ -99,7 +100,7 @@ fn an_interface_that_is_down_is_named_and_taken_once_it_is_up() {
     switch.wait_up(&["sleepy"]);
 }
 
-/// A macvlan, to which the kernel gives frames for its own address alone; and a tun device, which has no addresses at all.
+/// A macvlan, to which the kernel gives only frames for its own address; and a tun device, which has no addresses at all.
 #[test]
 fn an_interface_that_carries_no_frames_for_guests_is_said_to_be_such() {
     let lab = Lab::new(s(60));
@@ -143,7 +144,7 @@ fn an_interface_of_another_switch_is_left_alone_and_taken_once_it_is_free() {
 fn an_interface_with_another_xdp_program_is_left_alone_and_taken_once_it_is_free() {
     let lab = Lab::new(s(30));
     let a = Host::new(&lab, "a", 1);
-    // Any program will do: this one, attached by somebody who is not the switch.
+    // Any program will do: this one, attached by another program than the switch.
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/crosspoint_xdp.bpf.o");
     lab.ip(&format!("link set up-a xdp object {program} section xdp"));
     let before = lab.ip("link show up-a");
@@ -208,7 +209,7 @@ fn what_is_set_on_an_interface_is_put_back_at_the_end() {
 fn a_port_takes_frames_for_every_address_until_the_switch_ends_however_it_ends() {
     let lab = Lab::new(s(30));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
-    // A veth pair has no filter of addresses; what the kernel would tell a NIC's can be seen all the same.
+    // A veth pair does not filter by address, but the setting that the kernel would give a NIC can be read.
     let promiscuous = || {
         ["up-a", "up-b"].map(|link| {
             let text = lab.ip(&format!("-d link show {link}"));
@@ -235,7 +236,7 @@ fn queues_that_the_switch_does_not_take_stay_with_the_kernel() {
     let lab = Lab::new(s(30));
     let a = Host::with_queues(&lab, "a", 1, 2);
     let b = Host::new(&lab, "b", 2);
-    // The kernel of the switch's own machine listens on the wire's end, too.
+    // The kernel of the switch's own host has an address on the wire's end, too.
     lab.ip("addr add 10.9.0.100/24 dev up-a");
     let link = lab.ip("-o link show up-a");
     let mac = link

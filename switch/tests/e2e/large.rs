@@ -1,10 +1,10 @@
-//! Large frames that the kernel hands to a generic program before it has cut them, and frames with two tags.
+//! Large frames that the kernel hands to a generic XDP program before it segments them, and frames with two tags.
 
 use std::net::UdpSocket;
 
 use crate::harness::{Host, Lab, Switch, iperf3_at_least, s, xdp};
 
-/// What TCP must come to where nothing is cut to pieces that nobody can use: the fault that this is about left 0.2 Mb/s.
+/// The least TCP rate if no frame is segmented into useless pieces: the fault that this tests left 0.2 Mb/s.
 const RATE_MIN_MBITS: f64 = 200.0;
 
 fn generic(port: &str, interface: &str) -> String {
@@ -34,15 +34,15 @@ fn tcp_crosses_generic_ports_whose_peers_are_asked_to_cut() {
     );
 }
 
-/// Frames of a bridge and of a macvlan come from veths below, whose other ends are asked to cut; those of a vxlan device
-/// come from a sender that cannot be asked.
+/// Frames of a bridge and of a macvlan come from veths below, whose other ends can be told to segment. Those of a vxlan
+/// device come from a sender that cannot be told.
 #[test]
 fn what_is_large_crosses_generic_ports_on_a_bridge_a_macvlan_and_a_tunnel() {
     let lab = Lab::new(s(90));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
     let c = Host::new(&lab, "c", 3);
     let d = Host::new(&lab, "d", 4);
-    // Of b: a bridge that its wire ends in. Of c: a macvlan on it. Of d: what is in a tunnel.
+    // For b: a bridge that its wire ends in. For c: a macvlan on its wire. For d: the inside of a tunnel.
     lab.ip("link add br0 type bridge");
     lab.ip("link set up-b master br0");
     lab.ip("link set br0 up");
@@ -69,7 +69,7 @@ fn what_is_large_crosses_generic_ports_on_a_bridge_a_macvlan_and_a_tunnel() {
             // In fragments, which the sender makes itself.
             assert_eq!(datagrams(from, to, 8000, 1), 1, "{name}");
         }
-        // In one packet, which a card would make datagrams of.
+        // In one packet, which a card would segment into datagrams.
         let whole = if is_asked { DATAGRAMS } else { 0 };
         assert_eq!(datagrams(host, &a, 1000, DATAGRAMS), whole, "{name}");
         let drops = switch.ledger().port(name).drops.clone();
@@ -80,17 +80,18 @@ fn what_is_large_crosses_generic_ports_on_a_bridge_a_macvlan_and_a_tunnel() {
     let ledger = switch.ledger();
     let long = |name: &str| ledger.port(name).drops.get("mtu_exceeded").copied();
     assert_eq!(["a", "b", "c", "d"].map(long), [None; 4], "{ledger}");
-    // Their tags are lost, and it is said so.
+    // Their tags are lost, and this is logged.
     for text in ["`br0` is a bridge", "`mac0` is a macvlan"] {
         let said = format!("{text}: the kernel takes the outer VLAN tag out");
         assert!(switch.log().contains(&said), "{}", switch.log());
     }
 }
 
-/// Most datagrams that one packet is cut into here.
+/// Most datagrams that one packet is segmented into here.
 const DATAGRAMS: usize = 20;
 
-/// `count` datagrams of `len` bytes from one host to another, given to the kernel at once (UDP_SEGMENT): how many arrive.
+/// Sends `count` datagrams of `len` bytes from one host to another, given to the kernel at once (UDP_SEGMENT). Returns how
+/// many arrive.
 fn datagrams(from: &Host<'_>, to: &Host<'_>, len: usize, count: usize) -> usize {
     use std::os::fd::AsRawFd;
     let bind = |host: &Host<'_>| {
@@ -124,12 +125,12 @@ fn datagrams(from: &Host<'_>, to: &Host<'_>, len: usize, count: usize) -> usize 
         .count()
 }
 
-/// A provider's and a customer's tag, of 802.1ad and of 802.1Q, on what fills a wire without them.
+/// A provider's and a customer's tag, of 802.1ad and of 802.1Q, on frames of full length.
 #[test]
 fn full_frames_with_two_tags_cross_a_wire_of_the_usual_mtu() {
     let lab = Lab::new(s(30));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
-    // What sends and what is behind the wires take two tags; a veth's ends by themselves take one beyond their MTU.
+    // The sender and the links behind the wires accept two tags; the end of a veth accepts one beyond its MTU.
     a.ip("link set eth0 mtu 1508");
     b.ip("link set eth0 mtu 1504");
     lab.ip("link set up-a mtu 1504");
@@ -165,7 +166,7 @@ fn full_frames_with_two_tags_cross_a_wire_of_the_usual_mtu() {
         assert_eq!(long(&now), long(&before), "{types:x?}: {now}");
         before = now;
     }
-    // One byte more is too many.
+    // One byte too many.
     send(&[0x8100], 1519);
     crate::harness::wait_until("the drop", s(5), || {
         (long(&switch.ledger()) == long(&before) + 1).then_some(())

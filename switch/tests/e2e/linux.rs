@@ -1,5 +1,5 @@
-//! Real Linux guests: the virtio-net driver that most guests run, as new as Linux 6.1 and as old as a guest that knows
-//! nothing of virtio 1.0.
+//! Real Linux guests: the virtio-net driver that most guests run, in versions from Linux 6.1 back to a guest that does not
+//! know virtio 1.0.
 
 use crate::harness::{Host, HugePages, Lab, LinuxGuest, Switch, guest, run, s, xdp};
 
@@ -24,7 +24,7 @@ fn two_uml_guests_reach_each_other() {
     ] {
         assert!(switch.negotiated("g1", offload), "no {offload}");
     }
-    // Both take large frames: they cross whole.
+    // Both accept large frames, which cross whole.
     let received = [("port", "g0"), ("direction", "rx")];
     let of_g0 = |name| switch.metrics().sum(name, &received);
     let (bytes, frames) = (
@@ -43,13 +43,13 @@ fn a_uml_guest_reaches_a_host() {
     let switch = Switch::start(&lab, &[1], &[guest(&lab, "g0"), uplink]);
     let _service = LinuxGuest::service(&lab, &host);
     LinuxGuest::uml(&lab, "g0", &format!("{CLIENT} {}", host.address)).must_succeed();
-    // The host's port takes none whole: they are cut on the way there.
+    // The host's port accepts none whole: they are segmented on the way there.
     assert!(switch.ledger().port("g0").segment_copies > 1000);
-    // And what the host sends is joined for the guest, which takes large ones.
+    // Frames from the host are joined for the guest, which accepts large ones.
     assert!(switch.ledger().port("a").joined_copies > 1000);
 }
 
-/// The uplink takes one queue of its interface, and the guest has the other, which only sends.
+/// The uplink takes one queue of its interface, and the guest has the other, which it uses only to send.
 #[test]
 fn a_uml_guest_with_a_queue_of_its_own_reaches_a_host() {
     let lab = Lab::new(s(120));
@@ -70,13 +70,13 @@ fn a_uml_guest_with_a_queue_of_its_own_reaches_a_host() {
     assert!(switch.ledger().port("g0").segment_copies > 1000);
 }
 
-/// A network card of a guest, and what is negotiated for it.
+/// A network card of a guest, and the features negotiated for it.
 struct Card {
     /// Keys of the switch's port.
     port: &'static str,
-    /// As in `--nic` of deploy/guest/qemu.sh.
+    /// Options as in `--nic` of deploy/guest/qemu.sh.
     options: &'static str,
-    /// Features, by name, that it has and has not.
+    /// Features, by name, that it must have, and must not have.
     with: &'static [&'static str],
     without: &'static [&'static str],
     ring_sizes: &'static [&'static str],
@@ -90,7 +90,7 @@ const CARD: Card = Card {
     ring_sizes: &["256", "256"],
 };
 
-/// Those of all kinds of rings.
+/// Cards with all kinds of rings.
 const CARDS: [Card; 7] = [
     CARD,
     Card {
@@ -108,8 +108,8 @@ const CARDS: [Card; 7] = [
         ring_sizes: &["1024", "1024"],
         ..CARD
     },
-    // The host's frames have partial checksums, and this card's driver can neither take nor leave one: the switch
-    // completes them for it.
+    // The host's frames have partial checksums. This card's driver can neither receive nor send such frames, so the switch
+    // completes the checksums.
     Card {
         options: "mrg_rxbuf=off,csum=off,guest_csum=off",
         without: &["MRG_RXBUF", "CSUM", "GUEST_CSUM"],
@@ -130,7 +130,7 @@ const CARDS: [Card; 7] = [
     },
 ];
 
-/// Drivers that know nothing of virtio 1.0: the header has 10 bytes where buffers are not mergeable.
+/// Drivers that do not know virtio 1.0: the header has 10 bytes if buffers are not mergeable.
 const LEGACY_CARDS: [Card; 2] = [
     Card {
         options: "disable-modern=on,disable-legacy=off",
@@ -159,7 +159,7 @@ fn a_qemu_guest_reaches_a_host_by_seven_kinds_of_cards_with_packed_rings() {
     qemu_reaches_a_host(&cards, "packed=on", "");
 }
 
-/// One guest with all `cards`, each on a network of its own, which checks one after the other.
+/// One guest with all `cards`, each on its own network; the guest tests them one after the other.
 fn qemu_reaches_a_host(cards: &[&Card], props: &str, options: &str) {
     let lab = Lab::new(s(170));
     let host = Host::new(&lab, "a", 1);

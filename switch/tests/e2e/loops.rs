@@ -1,16 +1,16 @@
-//! Two wires into one network: its spanning tree sees the loop where it is let; without one the loop is told of, and broken
-//! by probes where that is wanted.
+//! Two wires into one network. Its spanning tree sees the loop if control frames are forwarded. Without a spanning tree, the
+//! loop is reported, and broken by probes if configured.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::{Host, Lab, Switch, s, wait_until, xdp};
 
-/// A network behind two wires: a bridge of the kernel's. Returns the second wire's end at the switch.
+/// A network behind two wires: a bridge of the kernel. Returns the second wire's end at the switch.
 fn network(host: &Host<'_>, stp: bool) -> String {
     let second = host.add_wire("eth1");
     let stp = u8::from(stp);
     host.ip("addr flush dev eth0");
-    // The shortest delay that there is, two seconds.
+    // The shortest possible delay, two seconds.
     host.ip(&format!(
         "link add br0 type bridge stp_state {stp} forward_delay 200 hello_time 100"
     ));
@@ -25,7 +25,7 @@ fn uplink(name: &str, interface: &str, keys: &str) -> String {
     format!("[[port]]\nname = \"{name}\"\ntype = \"xdp\"\ninterface = \"{interface}\"\n{keys}")
 }
 
-/// What the kernel's bridge does with a port (`BR_STATE_*`): 3 forwards, 4 is blocked.
+/// The states of the kernel bridge's ports (`BR_STATE_*`): 3 forwards, 4 is blocked.
 fn states(network: &Host<'_>) -> Vec<u32> {
     let text =
         network.must_run("cat /sys/class/net/eth0/brport/state /sys/class/net/eth1/brport/state");
@@ -38,7 +38,7 @@ fn a_spanning_tree_sees_a_loop_through_ports_that_forward_it() {
     let (n, a) = (Host::new(&lab, "n", 1), Host::new(&lab, "a", 2));
     let second = network(&n, true);
     let keys = "forward_control = [\"stp\"]\n";
-    // Whatever VLANs the ports are in: control frames are in none.
+    // The ports may be in any VLANs: control frames belong to none.
     let trunk = format!("{keys}vlan = {{ trunk = [100] }}\n");
     let ports = [
         uplink("n1", &n.interface, keys),
@@ -79,7 +79,7 @@ fn a_loop_that_nobody_sees_is_told_of_until_it_is_over() {
     };
     assert_eq!((looping("n1"), looping("n2"), looping("a")), (0, 0, 0));
     wait_until("the loop is told of", s(30), || {
-        // A broadcast, which goes round from now on.
+        // A broadcast, which circulates from now on.
         a.send_frame(&[&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[0x88, 0xb5], &[0; 46]].concat());
         std::thread::sleep(Duration::from_millis(100));
         (looping("n1") == 1 && looping("n2") == 1).then_some(())
@@ -100,7 +100,7 @@ fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
     let lab = Lab::new(s(120));
     let (n, a) = (Host::new(&lab, "n", 1), Host::new(&lab, "a", 2));
     let second = network(&n, false);
-    // Otherwise it has that of one of its ports, and another when one goes.
+    // Otherwise the bridge has the address of one of its ports, and another when that port goes away.
     n.ip("link set br0 address 02:00:00:00:0b:00");
     n.ip(&format!("addr add {}/24 dev br0", n.address));
     let keys = "vlan = { access = 7 }\nloop_protect = {}\n";
@@ -117,7 +117,7 @@ fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
         assert!(log.contains(text), "no {text:?} in {log}");
     };
 
-    // Told of: without any traffic but the probes.
+    // Reported without any traffic except the probes.
     n.ip("link set br0 up");
     wait_until("the loop is told of", s(30), || {
         (looping("n1") && looping("n2")).then_some(())
@@ -131,7 +131,7 @@ fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
         "{text}"
     );
 
-    // Broken. A broadcast goes round until then.
+    // Broken. Until then a broadcast circulates.
     let broadcast = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[0x88, 0xb5], &[0; 46]].concat();
     a.send_frame(&broadcast);
     let block = "loop_protect={ action = \"block\", block_time = \"1s\" }";
@@ -147,7 +147,7 @@ fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
     wait_until("a port is blocked", s(30), || {
         (blocked("n1") || blocked("n2")).then_some(())
     });
-    // One of the two: that whose name comes later, but where only the first was to be blocked yet.
+    // One of the two is blocked: the one whose name comes later, unless only the first was due to be blocked yet.
     let (other, port) = match blocked("n1") {
         true => ("n2", "n1"),
         false => ("n1", "n2"),
@@ -177,7 +177,7 @@ fn a_loop_that_a_probe_goes_round_is_broken_until_it_is_over() {
     let warning = format!("warning: port {port} is blocked: a loop through it and port {other}");
     assert!(status == 200 && body.contains(&warning), "{body}");
     assert!(switch.ask(&["health"]).1.contains(&warning));
-    // The network is reached by the other port, and what comes in here is dropped.
+    // The network is reached by the other port, and frames that come in here are dropped.
     a.must_ping(&n);
     n.must_ping(&a);
     let labels = [("port", port), ("reason", "loop_blocked")];

@@ -1,4 +1,4 @@
-//! Live migration: a guest moves from one host's switch to another's while it works.
+//! Live migration: a working guest moves from one host's switch to another's.
 //!
 //! ```text
 //! host a -- switch A -- wire -- switch B
@@ -18,7 +18,7 @@ use crate::harness::{
 
 const MAC: &str = "52:54:00:09:00:01";
 const ADDRESS: &str = "10.9.0.11";
-/// Between two pings.
+/// Time between two pings.
 const PING_MS: u64 = 5;
 
 #[test]
@@ -31,7 +31,7 @@ fn a_guest_with_packed_rings_migrates_live_and_back_under_load_without_a_wrong_b
     there_and_back("packed", "packed=on", 2);
 }
 
-/// The first way while the guest is silent, so that only its announcement can tell where it is; back under load.
+/// The first migration is of a silent guest, so that only its announcement can show where it is; the way back is under load.
 fn there_and_back(kind: &str, props: &str, pairs: u32) {
     let lab = Lab::new(s(170));
     let host = Host::new(&lab, "a", 1);
@@ -52,7 +52,7 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
     assert_eq!(a.negotiated("guest-a", "RING_PACKED"), props == "packed=on");
     let mut second = boot("guest-b", "second", &incoming(&lab, "second"));
     let silent = first.migrate(&mut second, &incoming(&lab, "second"));
-    // Nobody has asked the guest for anything since.
+    // Nothing has been sent to the guest since.
     let places = || [a.port_of(MAC), b.port_of(MAC)];
     wait_until("the guest's announcement", s(5), || {
         (places() == [Some("wire".to_owned()), Some("guest-b".to_owned())]).then_some(())
@@ -60,7 +60,7 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
     host.must_ping_address(ADDRESS);
     first.guest.kill();
 
-    // Before the load begins, which need not last while a machine starts.
+    // Booted before the load begins, so that the load need not last while a machine starts.
     let mut third = boot("guest-a", "third", &incoming(&lab, "third"));
     let load = Load::start(&lab, &host);
     let carried =
@@ -68,7 +68,7 @@ fn there_and_back(kind: &str, props: &str, pairs: u32) {
     let before = carried(&b, "guest-b");
     wait_until("load on the guest", s(30), || {
         let now = carried(&b, "guest-b");
-        // Fewer to the guest: what comes to it is joined.
+        // Fewer to the guest, since frames for it are joined.
         (now.rx > before.rx + 1000 && now.tx > before.tx + 300).then_some(())
     });
     load.must_be_running();
@@ -119,7 +119,7 @@ impl Machine {
         }
     }
 
-    /// Moves the guest to `target`, which waits at `uri`: how long that took, in words.
+    /// Migrates the guest to `target`, which waits at `uri`. Returns how long that took, in words.
     fn migrate(&mut self, target: &mut Machine, uri: &str) -> String {
         let limits = json!({ "max-bandwidth": 1_u64 << 30, "downtime-limit": 300 });
         self.qmp.must("migrate-set-parameters", limits);
@@ -142,7 +142,7 @@ impl Machine {
     }
 }
 
-/// What the guest and the host do meanwhile: TCP both ways with checksums, UDP both ways and pings with numbers.
+/// Traffic between the guest and the host meanwhile: TCP both ways with checksums, UDP both ways, and numbered pings.
 struct Load {
     transfers: [LinuxGuest; 2],
     stream: Process,
@@ -162,7 +162,7 @@ impl Load {
         }
     }
 
-    /// The migration is to meet all of it.
+    /// The whole load must still be running when the migration begins.
     fn must_be_running(&self) {
         for transfer in &self.transfers {
             let log = transfer.log();
@@ -170,7 +170,7 @@ impl Load {
         }
     }
 
-    /// Waits for its end: what got lost, in words. Nothing may have arrived with other bytes.
+    /// Waits for the load's end. Returns the losses, in words. No wrong byte may have arrived.
     fn end(mut self) -> String {
         self.transfers
             .iter_mut()
@@ -206,7 +206,7 @@ impl Load {
     }
 }
 
-/// The longest run of numbers without a reply, and how many there are in all.
+/// The longest run of numbers without a reply, and the number of all missing replies.
 fn gaps(log: &str) -> (u64, u64) {
     assert!(
         !log.contains("wrong data"),
@@ -225,7 +225,7 @@ fn gaps(log: &str) -> (u64, u64) {
     (missing.clone().max().unwrap_or_default(), missing.sum())
 }
 
-/// Leaves the numbers where documentation can find them: `live-migration-KIND.txt` in cargo's folder for tests.
+/// Writes the numbers for the documentation: `live-migration-KIND.txt` in cargo's folder for tests.
 fn report(kind: &str, text: &str) {
     let path: PathBuf =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("live-migration-{kind}.txt"));

@@ -37,7 +37,7 @@ fn frames_arrive_by_the_drivers_hook_or_by_the_kernels() {
     switch.ledger();
 }
 
-/// Of the mode that the driver has, and of the kernel's.
+/// In the driver's mode and in the kernel's.
 #[test]
 fn frames_of_9000_bytes_cross_and_where_they_do_not_fit_they_are_counted() {
     let lab = Lab::new(s(60));
@@ -67,7 +67,7 @@ fn frames_of_9000_bytes_cross_and_where_they_do_not_fit_they_are_counted() {
         }
     }
     iperf3(a, b);
-    // The frame is for a host whose wire is narrower: whose business that is, is not the switch's.
+    // The frame is for a host with a narrower wire, which is not the switch's concern.
     a.must_ping(c);
     let long = |ledger: &Ledger| {
         ledger
@@ -123,7 +123,7 @@ fn a_third_port_sees_broadcasts_and_unknown_addresses_but_not_learned_ones() {
     a.must_ping(&b);
     arp.wait_for("Request who-has 10.9.0.2", s(5));
 
-    // Nobody has this address: every other port gets a copy.
+    // No host has this address: every other port gets a copy.
     let mut unknown = c.listen("ether dst 02:00:00:00:ff:ff");
     a.ip("neigh add 10.9.0.99 lladdr 02:00:00:00:ff:ff dev eth0");
     a.must_not_ping("10.9.0.99");
@@ -180,7 +180,7 @@ fn an_address_that_moves_to_another_port_is_followed() {
     b.must_ping(&a);
     let mac = a.mac();
 
-    // As a virtual machine that migrates: same addresses, another wire.
+    // Like a virtual machine that migrates: the same addresses on another wire.
     a.ip("addr flush dev eth0");
     a.ip("link set eth0 address 02:00:00:00:0a:0a");
     c.ip("addr flush dev eth0");
@@ -197,7 +197,7 @@ fn an_address_that_moves_to_another_port_is_followed() {
     assert!(entry.contains("\"c\""), "it is at port c now: {entry}");
     assert!(!switch.log().contains("moves between"), "{}", switch.log());
 
-    // Now both have it, and so the log says: once, however often it moves.
+    // Now both have it, which is logged: once, however often the address moves.
     let bytes: Vec<u8> = mac
         .split(':')
         .map(|byte| u8::from_str_radix(byte, 16).expect("a byte"))

@@ -1,5 +1,5 @@
-//! What a guest's card leaves to the device, and takes from it, in every combination: the bytes are the same, nothing is
-//! lost, and what was negotiated is what happens.
+//! Every combination of offloads that a guest's card leaves to the device or accepts from it: the bytes are the same,
+//! nothing is lost, and the switch does what was negotiated.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -9,29 +9,28 @@ use serde_json::Value;
 
 use crate::harness::{Host, Lab, Ledger, LinuxGuest, Process, Switch, guest, s, xdp};
 
-/// How much is sent in one go.
+/// Number of bytes sent in one transfer.
 const BLOB: usize = 1 << 20;
-/// Where everybody has it to give.
+/// TCP port on which all hosts and guests serve it.
 const BLOB_PORT: u16 = 6001;
-/// Sizes of datagrams: the least, what just fits a frame, and what takes fragments.
+/// Sizes of datagrams: the smallest, the largest that fits a frame, and those that need fragments.
 const DATAGRAMS: [usize; 4] = [1, 1472, 8000, 65000];
-/// Where guests send every datagram back.
+/// UDP port on which guests send every datagram back.
 const ECHO_PORT: u16 = 5003;
-/// How often a service is asked: each time it is given three seconds.
+/// Attempts to ask a service, each with three seconds to answer.
 const ASKED_MAX: usize = 10;
-/// A guest's service that gives it, and a pipe's end that compares with it.
+/// A guest's service for the blob, and the end of a pipe that compares with it.
 const SERVE: &str = "socat -U -b 131072 TCP4-LISTEN:6001,fork,reuseaddr OPEN:/tmp/blob,rdonly";
 const SAME: &str = "cmp - /tmp/blob && echo same";
-/// An Ethernet header, and IPv4's and TCP's with a timestamp, which Linux puts into every segment.
+/// The headers of Ethernet, IPv4 and TCP with a timestamp, which Linux puts into every segment.
 const HEADERS: i64 = 14 + 20 + 32;
-/// What a TCP receiver takes at once: in full frames, less than a ring of 256 buffers holds, so that none is ever full.
-/// And no probe for a lost tail, which a guest without a core of its own would send too soon; nor one for a neighbour
-/// that is known.
+/// A TCP receive window that is smaller, in full frames, than a ring of 256 buffers, so that no ring is ever full. Also no
+/// probe for a lost tail, which a guest without a core of its own would send too soon; and none for a known neighbour.
 const TUNING: &str = "sysctl -q -w net.ipv4.tcp_rmem='4096 131072 131072' net.ipv4.tcp_early_retrans=0; \
     for time in /proc/sys/net/ipv4/neigh/*/delay_first_probe_time; do echo 300 > $time; done";
 const COUNTERS: &str = "cat /proc/net/dev /proc/net/snmp /proc/net/netstat";
 
-/// What one card has of each of QEMU's options.
+/// Which of QEMU's options a card has.
 #[derive(Clone, Copy, Debug)]
 struct Card {
     csum: bool,
@@ -39,8 +38,8 @@ struct Card {
     guest_csum: bool,
     guest_tso4: bool,
     mrg_rxbuf: bool,
-    /// The MTU is in the configuration space: a driver with neither mergeable buffers nor GUEST_TSO has large ones
-    /// only for this.
+    /// The MTU is in the configuration space. A driver with neither mergeable buffers nor GUEST_TSO has large buffers only
+    /// because of this.
     jumbo: bool,
 }
 
@@ -58,8 +57,8 @@ impl Card {
         }
     }
 
-    /// Every combination; then, for MTU 9000, those whose driver would have no buffers for it; then those for which
-    /// the switch finishes every checksum.
+    /// Every combination; then, for MTU 9000, those whose driver would otherwise have no buffers for it; then those for
+    /// which the switch completes every checksum.
     fn all() -> Vec<Self> {
         let matrix = (0..16).map(Self::new);
         let small = matrix.clone().filter(|card| !card.takes_jumbo());
@@ -90,7 +89,7 @@ impl Card {
         text
     }
 
-    /// By the names that the switch has for them.
+    /// The features by the switch's names.
     fn features(self) -> [(&'static str, bool); 6] {
         [
             ("CSUM", self.csum),
@@ -102,7 +101,7 @@ impl Card {
         ]
     }
 
-    /// Linux sends none large where it must finish the checksum itself.
+    /// Linux sends no large frames if it must compute the checksum itself.
     fn sends_large(self) -> bool {
         self.csum && self.host_tso4
     }
@@ -116,7 +115,7 @@ impl Card {
     }
 }
 
-/// Two guests, each with all the cards, and a host that is on the network of each card.
+/// Two guests, each with all the cards, and a host on each card's network.
 struct Bench<'a> {
     switch: &'a Switch<'a>,
     host: &'a Host<'a>,
@@ -132,7 +131,7 @@ const NAMES: [&str; 2] = ["a", "b"];
 fn two_qemu_guests_and_a_host_exchange_every_byte_with_every_combination_of_offloads() {
     let lab = Lab::new(s(170));
     let host = Host::new(&lab, "h", 1);
-    // The switch's end takes long frames from the start; the host sends none for now.
+    // The switch's end accepts long frames from the start; the host sends none yet.
     lab.ip(&format!("link set {} mtu 9000", host.interface));
     let cards = Card::all();
     let names = NAMES
@@ -177,7 +176,7 @@ impl<'a> Bench<'a> {
         bench
     }
 
-    /// Everybody gets the blob and serves it, and knows everybody else's address: from here on nothing is flooded.
+    /// All hosts and guests get the blob, serve it, and learn each other's addresses: from here on nothing is flooded.
     fn introduce(&mut self) {
         let last = self.cards.len() - 1;
         for guest in 0..2 {
@@ -212,7 +211,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// All ways between guests and host, by these cards.
+    /// All directions between guests and host, with these cards.
     fn exchange(&mut self, cards: &[usize], mtu: u64) {
         for card in cards {
             self.with_host(*card);
@@ -221,7 +220,8 @@ impl<'a> Bench<'a> {
         self.between_guests(cards, 1, mtu);
         for card in cards {
             self.datagrams_with_host(*card);
-            // Each takes a second: the cards with nothing and with all, and those that differ in how checksums are left.
+            // Each takes a second, so only some: the cards with nothing and with all, and those that differ in how checksums
+            // are handled.
             if [0, 1, 15, 16, 20, 21].contains(card) {
                 self.datagrams(*card);
             }
@@ -244,7 +244,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Both ways between the first guest and the host.
+    /// Both directions between the first guest and the host.
     fn with_host(&mut self, card: usize) {
         let same = self.fetch_from_host(0, card, SAME);
         assert_eq!(same, "same\n", "from the host to {:?}", self.cards[card]);
@@ -263,15 +263,15 @@ impl<'a> Bench<'a> {
         let moved = self.moved();
         let guest = format!("a{card}");
         let kind = self.cards[card];
-        // A host takes all whole: so few frames are what it says in the end that it got. And what comes from one is joined
-        // for those guests that take them large.
+        // The host accepts whole frames, so its own counters show these few frames. Frames from the host are joined for
+        // guests that accept large ones.
         let joined = [Changed::Nothing, Changed::Joined][usize::from(kind.takes_large())];
         moved.assert_way(&guest, "h", Changed::Nothing, kind);
         moved.assert_way("h", &guest, joined, kind);
     }
 
-    /// From one guest to the other, by one card after the other: their ports are theirs alone, so that one reading of
-    /// the ledger tells of all.
+    /// From one guest to the other, with one card after the other. Each card has its own ports, so one reading of the ledger
+    /// covers all.
     fn between_guests(&mut self, cards: &[usize], from: usize, mtu: u64) {
         let to = 1 - from;
         for card in cards {
@@ -300,7 +300,7 @@ impl<'a> Bench<'a> {
         let changed = [Changed::Nothing, Changed::Cut][cut];
         moved.assert_way(sender, receiver, changed, kind);
         moved.assert_way(receiver, sender, Changed::Nothing, kind);
-        // The least that it takes; a few more for the handshake.
+        // The least number of frames; a few more for the handshake.
         let (full, frames) = (BLOB as u64 / (mtu - 52), moved.of(sender).rx as u64);
         if kind.sends_large() {
             assert!(
@@ -316,7 +316,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// What has moved since this was asked for the last time. Nothing may be lost or flooded.
+    /// What was moved since the last call. Nothing may be lost or flooded.
     fn moved(&mut self) -> Moved {
         let after = self.switch.ledger();
         let mut moved = BTreeMap::new();
@@ -340,7 +340,7 @@ impl<'a> Bench<'a> {
         Moved(moved)
     }
 
-    /// These cards of both guests get an MTU of 9000.
+    /// Sets an MTU of 9000 for these cards of both guests.
     fn raise_mtu(&mut self, cards: &[usize]) {
         let numbers = cards.iter().map(usize::to_string).collect::<Vec<_>>();
         let numbers = numbers.join(" ");
@@ -352,15 +352,15 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// UDP between the guests, there and back: also in fragments, whose checksum nobody can leave to a card.
+    /// UDP between the guests, in both directions; also in fragments, whose checksum cannot be left to a card.
     fn datagrams(&mut self, card: usize) {
         let said = self.guests[0].run(&format!("net-job.sh datagrams 10.9.{card}.12"));
         let good = said.matches("=ok\n").count();
         assert_eq!(good, DATAGRAMS.len(), "{:?}: {said}", self.cards[card]);
     }
 
-    /// The same from the host to a guest. A service that was not fast enough is asked again, by another socket: what
-    /// is lost on the way is found in the counters.
+    /// The same from the host to a guest. If the service was not fast enough, it is asked again from another socket: frames
+    /// lost on the way would show in the counters.
     fn datagrams_with_host(&mut self, card: usize) {
         let guest = format!("10.9.{card}.11");
         for size in DATAGRAMS {
@@ -386,8 +386,8 @@ impl<'a> Bench<'a> {
         Some(answer)
     }
 
-    /// Everybody's own counters: what guests and host have sent and received is what the switch says it was, in frames
-    /// and in bytes, and their TCP has missed nothing.
+    /// The counters of guests and host: what they have sent and received must equal the switch's counts, in frames and in
+    /// bytes, and their TCP must have lost nothing.
     fn assert_nothing_lost(&mut self) {
         let ledger = self.switch.ledger();
         let mut seen = 0;
@@ -427,7 +427,7 @@ struct Way {
     joined: i64,
 }
 
-/// By port, those where anything moved.
+/// By port; only ports where anything moved.
 #[derive(Debug)]
 struct Moved(BTreeMap<String, Way>);
 
@@ -439,14 +439,14 @@ impl Moved {
             .unwrap_or_else(|| panic!("nothing at {port}: {self:?}"))
     }
 
-    /// What moved at these two.
+    /// Only these two ports.
     fn only(&self, one: &str, other: &str) -> Self {
         let of_these = |name: &&str| Some(((*name).to_owned(), *self.0.get(*name)?));
         Self([one, other].iter().filter_map(of_these).collect())
     }
 
-    /// The ledger of one way, in frames and bytes: nobody else sent or received meanwhile. A copy more, or less, is
-    /// headers more or less.
+    /// Checks the ledger of one direction, in frames and bytes; no other port may have sent or received. Each additional or
+    /// missing copy adds or removes headers.
     fn assert_way(&self, from: &str, to: &str, changed: Changed, kind: Card) {
         let what = format!("from {from} to {to}, {kind:?}: {self:?}");
         assert_eq!(self.0.len(), 2, "{what}");
@@ -460,7 +460,7 @@ impl Moved {
     }
 }
 
-/// What the switch must have done to frames on their way.
+/// What the switch must have done to the frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Changed {
     Nothing,
@@ -480,13 +480,13 @@ fn blob() -> Vec<u8> {
     std::iter::repeat_with(next).take(BLOB).collect()
 }
 
-/// A shell's words that fetch the blob from host number `host` of a card's network. Read and written in large pieces,
-/// so that TCP has something to make large frames of.
+/// A shell command that fetches the blob from host number `host` of a card's network. It reads and writes large pieces, so
+/// that TCP can make large frames of them.
 fn fetch(card: usize, host: usize) -> String {
     format!("socat -u -b 131072 TCP4:10.9.{card}.{host}:{BLOB_PORT},connect-timeout=5 -")
 }
 
-/// Interfaces `ethN`: bytes and frames received, then sent, from what /proc/net/dev says.
+/// Interfaces `ethN`: bytes and frames received, then sent, read from /proc/net/dev.
 fn interfaces(text: &str) -> Vec<(usize, [u64; 4])> {
     let of_line = |line: &str| {
         let (name, numbers) = line.trim().strip_prefix("eth")?.split_once(':')?;
@@ -498,7 +498,7 @@ fn interfaces(text: &str) -> Vec<(usize, [u64; 4])> {
     text.lines().filter_map(of_line).collect()
 }
 
-/// What the kernel counts of protocols: pairs of lines, names and then numbers, in /proc/net/snmp and netstat.
+/// The kernel's protocol counters: pairs of lines, names and then numbers, in /proc/net/snmp and netstat.
 fn protocols(text: &str) -> BTreeMap<String, u64> {
     let lines = text.lines().collect::<Vec<_>>();
     let mut counts = BTreeMap::new();
@@ -520,8 +520,8 @@ fn protocols(text: &str) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Nothing arrived broken, and nothing was sent twice because it had not arrived. (A sender that got no answer for a
-/// fifth of a second, since somebody had no core, may send again what has long arrived: it is told so.)
+/// Nothing arrived damaged, and nothing was sent again because it was lost. (A sender that got no answer for a fifth of a
+/// second, because the receiver had no core, may send again what has arrived; the receiver then reports it.)
 fn assert_clean(who: &str, text: &str) {
     let counts = protocols(text);
     let of = |name: &str| {
@@ -543,7 +543,7 @@ fn assert_clean(who: &str, text: &str) {
     assert!(again <= needless, "{who} lost {again} segments\n{text}");
 }
 
-/// Who takes part in a run of iperf3.
+/// A participant of an iperf3 run.
 enum Peer<'a, 'b> {
     Guest(&'a mut LinuxGuest),
     Host(&'a Host<'b>),
@@ -557,10 +557,10 @@ impl Peer<'_, '_> {
         }
     }
 
-    /// There and back, to a server that listens at `address`: how many datagrams got lost, with UDP.
+    /// Both directions, to a server that listens at `address`. Returns the number of lost datagrams, with UDP.
     fn iperf3(&mut self, what: &str, address: &str, options: &str) -> u64 {
         let runs = ["", "-R"].map(|way| {
-            // The warning that datagrams may be too long goes nowhere: they are not.
+            // Standard error is closed because of a warning that datagrams may be too long, which they are not.
             let line = format!("iperf3 -J -i 0 -c {address} {options} {way} 2>&-");
             let text = self.run(&line);
             let report: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -622,12 +622,12 @@ fn two_uml_guests_and_two_hosts_lose_nothing_of_tcp_and_no_datagram_without_a_na
     let ledger = switch.ledger();
     let drops = ledger.ports.values().all(|port| port.drops.is_empty());
     assert!(drops, "{ledger}");
-    // Nobody needs anything cut; and one host gets joined what the other, to whom alone it talks, has sent.
+    // No port needs segmented frames; and host x gets frames joined that the other host has sent, its only peer.
     let cut = ledger.ports.values().map(|port| port.segment_copies);
     assert_eq!(cut.sum::<u64>(), 0, "{ledger}");
     assert!(ledger.port("x").joined_copies > 0, "{ledger}");
 
-    // A receiver that has no core for a tenth of a second loses some: in its ring, or in its socket, and nowhere else.
+    // A receiver that has no core for a tenth of a second loses some: in its ring or in its socket, and nowhere else.
     let lost = everywhere(&mut guests, "-u -b 20M -l 1472 -k 800");
     let ledger = switch.ledger();
     let mut counters = guests.each_mut().map(|guest| guest.run(COUNTERS)).to_vec();
@@ -657,7 +657,7 @@ fn boot(lab: &Lab, number: usize, cards: &[Card]) -> LinuxGuest {
     let name = NAMES[number];
     let mac = |card: usize| format!("mac=52:54:00:09:{number:02x}:{card:02x}");
     let first = cards[0].options();
-    // No IPv6, so that nothing moves but what the test moves.
+    // No IPv6, so that only the test's own frames move.
     let mut line = format!(
         "--job orders --mem 384 --append ipv6.disable=1 --device {first},{}",
         mac(0)

@@ -1,4 +1,4 @@
-//! What operators see and do: metrics, `show`, `check`, signals.
+//! What operators see and use: metrics, `show`, `check`, signals.
 
 use std::fs;
 
@@ -8,7 +8,8 @@ use crosspoint_guest::{Guest, GuestOptions};
 
 use crate::harness::{Host, Lab, Switch, frame, guest, mac, run, s, xdp};
 
-/// A switch with a wire and two guests, one of which is absent; some frames have gone each way, and some were dropped.
+/// A switch with a wire and two guests, one of which is not connected. Some frames were sent in each direction, and some
+/// were dropped.
 fn with_a_busy_switch(test: impl FnOnce(&Lab, Switch<'_>)) {
     let lab = Lab::new(s(60));
     let host = Host::new(&lab, "a", 1);
@@ -125,7 +126,7 @@ fn doctor_exits_with_how_bad_the_worst_finding_is() {
         !text.contains('\x1b'),
         "colour, though it is piped: {text:?}"
     );
-    // The machine itself may have worse.
+    // The machine itself may have worse findings.
     assert!(matches!(status.code(), Some(4 | 5)), "{status}: {text}");
 
     let (status, text) = Switch::command(&lab, &["doctor", "--config", file, "--json"]);
@@ -188,7 +189,7 @@ fn sigint_ends_the_daemon_with_success_and_nothing_left_behind() {
 fn a_daemon_that_was_killed_can_be_started_again() {
     with_a_busy_switch(|lab, switch| {
         switch.kill();
-        // The sockets are still there, and the interface may be busy for a moment.
+        // The sockets still exist, and the interface may be busy for a moment.
         assert!(lab.socket("g0").exists());
         let switch = Switch::start(lab, &[1], &[guest(lab, "g0"), guest(lab, "absent")]);
         let mut g0 =

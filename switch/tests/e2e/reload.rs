@@ -1,4 +1,4 @@
-//! A running switch is made another by its files and by commands, as an operator does it.
+//! A running switch is changed by its files and by commands, as an operator does it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::harness::{Host, Lab, Metrics, Switch, guest, s, wait_until, xdp};
 /// The port offers its guest an address (virtio 1.2, 5.1.3).
 const MAC: u64 = 1 << 5;
 
-/// Everything that is counted of a port: each series by its name and labels, but for the worker's.
+/// All counters of a port: each series by its name and labels, except the worker's.
 fn counted(metrics: &Metrics, port: &str) -> BTreeMap<String, u64> {
     let grows = |name: &str| {
         ["_total", "_count", "_bucket", "_sum"]
@@ -32,7 +32,7 @@ fn counted(metrics: &Metrics, port: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Of every kind of change that opens ports anew: a guest's with more queues and with fewer, and an uplink's.
+/// For every kind of change that reopens ports: a guest's with more queues and with fewer, and an uplink's.
 #[test]
 fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_anew() {
     let lab = Lab::new(s(120));
@@ -105,7 +105,7 @@ fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_anew() {
     );
     switch.ledger();
 
-    // What is removed and added again is another port, and nothing of the old one is counted twice.
+    // A port that is removed and added again is another port, and nothing of the old one is counted twice.
     let socket = format!("socket={}", lab.socket("web").display());
     assert!(switch.ask(&["port", "remove", "web"]).0.success());
     let (ended, said) = switch.ask(&["port", "add", "web", "type=vhost", &socket]);
@@ -119,7 +119,7 @@ fn what_a_port_has_counted_goes_on_when_a_reload_opens_it_anew() {
     switch.stop(Signal::TERM);
 }
 
-/// As `plan` warns of it: in what the command prints, and in the log.
+/// Reported by `plan`: in the command's output, and in the log.
 #[test]
 fn a_change_that_takes_from_a_running_guest_what_it_has_negotiated_is_told() {
     let lab = Lab::new(s(60));
@@ -180,7 +180,7 @@ fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
     let file = ports_d.join("web-1.toml");
     fs::write(&file, guest(&lab, "web-1")).expect("the file");
 
-    // Plan, and nothing happens; reload, and it does; plan, and there is nothing left.
+    // `plan` changes nothing; `reload` does; then `plan` finds nothing left.
     let (ended, text) = switch.ask(&["plan"]);
     assert!(
         ended.code() == Some(2) && text.contains("+ port web-1"),
@@ -192,7 +192,7 @@ fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
     assert!(switch.show("ports").contains("web-1"));
     assert_eq!(switch.ask(&["plan"]).0.code(), Some(0));
 
-    // A mistake changes nothing, and says where it is and how to mend it.
+    // A mistake changes nothing; the error tells its place and how to fix it.
     fs::write(&file, guest(&lab, "web-1") + "mac_limit = -1\n").expect("the file");
     let (ended, text) = switch.ask(&["reload"]);
     let said = ["web-1.toml:5:", "mac_limit", "help:"];
@@ -206,7 +206,7 @@ fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
         (switch.ask(&["plan"]).0.code() == Some(0)).then_some(())
     });
 
-    // By commands, for now and for good.
+    // By commands, with --keep.
     let socket = format!("socket={}", lab.socket("web-2").display());
     let add = ["port", "add", "web-2", "type=vhost", &socket, "--keep"];
     let (ended, text) = switch.ask(&add);

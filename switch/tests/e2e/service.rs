@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Process, Switch, guest, run, s, wait_until, xdp};
 
-/// Stops one thread of another process for good: until this program ends.
+/// Stops one thread of another process until this program ends.
 const HOLD: &str = "
 import ctypes, sys, time
 ptrace = ctypes.CDLL(None).ptrace
@@ -22,7 +22,7 @@ print('HELD', flush=True)
 time.sleep(60)
 ";
 
-/// What the switch has told the service manager since it was last asked.
+/// The switch's messages to the service manager since the last call.
 fn told(socket: &UnixDatagram) -> Vec<String> {
     let mut all = Vec::new();
     let mut bytes = [0; 4096];
@@ -32,7 +32,7 @@ fn told(socket: &UnixDatagram) -> Vec<String> {
     all
 }
 
-/// Waits until `path` answers with this status and a body that has `text` in it.
+/// Waits until `path` answers with this status and a body that contains `text`.
 fn wait_for(switch: &Switch<'_>, path: &str, status: u16, text: &str) {
     wait_until(&format!("{path}: {status}, {text:?}"), s(20), || {
         let (now, body) = switch.get(path);
@@ -51,7 +51,7 @@ fn probes_and_the_service_manager_are_told_which_port_and_which_worker() {
     let ports = [xdp("a", &host), guest(&lab, "absent")];
     let switch = Switch::start_as_service(&lab, &[1], &ports, &notify, WATCHDOG);
 
-    // A guest that is not there is no reason.
+    // A guest that is not connected is no reason.
     wait_for(
         &switch,
         "/readyz",
@@ -77,7 +77,7 @@ fn probes_and_the_service_manager_are_told_which_port_and_which_worker() {
     host.ip("link set eth0 up");
     wait_for(&switch, "/readyz", 200, "ready: ");
 
-    // The thread of a worker stops, and nothing else does.
+    // Only the thread of a worker stops.
     let mut hold = lab.command("python3");
     let thread = switch.worker_thread(0).to_string();
     hold.args(["-c", HOLD, &thread]);
@@ -115,8 +115,8 @@ fn probes_and_the_service_manager_are_told_which_port_and_which_worker() {
     );
 }
 
-/// Who starts something after the switch relies on it. Each time the interfaces are new, as at a host's start; and a front
-/// end listens already.
+/// Programs started after the switch rely on it. Each time the interfaces are new, as when a host starts; and a front end
+/// listens already.
 #[test]
 fn the_first_frame_after_ready_arrives() {
     for (queues, keys) in [(1, ""), (4, ""), (1, "mode = \"generic\"\n")] {
@@ -156,7 +156,7 @@ fn the_first_frame_after_ready_arrives() {
     }
 }
 
-/// A main loop that stands still: nothing else of the switch shows it, and frames go on.
+/// A main loop that makes no progress: nothing else of the switch is affected, and frames are still switched.
 #[test]
 fn a_main_loop_that_makes_no_progress_is_told_and_gives_no_signs_of_life() {
     let lab = Lab::new(s(120));
@@ -206,7 +206,7 @@ fn a_report_has_what_it_says_with_and_without_a_daemon() {
         assert!(status.success(), "{text}");
         let mode = std::fs::metadata(&out).expect("it is there").permissions();
         assert_eq!(mode.mode() & 0o7777, 0o600);
-        // It is not written over.
+        // An existing archive is not overwritten.
         assert!(!Switch::command(&lab, &words).0.success());
         let folder = unpack(&lab, name);
         let manifest = std::fs::read_to_string(folder.join("manifest.json")).expect("a manifest");
@@ -249,7 +249,7 @@ fn a_report_has_what_it_says_with_and_without_a_daemon() {
     assert!(text.contains("not in it:\n"), "{text}");
 }
 
-/// A front end that comes and goes in a loop fills no log, and hides nobody else's lines; as JSON, each line is an object.
+/// A front end that reconnects in a loop fills no log, and hides no lines of other ports; as JSON, each line is an object.
 #[test]
 fn a_guest_that_reconnects_in_a_loop_does_not_fill_the_log() {
     const TIMES: usize = 60;

@@ -1,22 +1,22 @@
-//! No guest, and no front end, takes more of a worker than its share: whatever one does, two honest guests of the same
-//! worker exchange their frames, and hosts on wires theirs, and all of it is accounted for.
+//! No guest and no front end takes more of a worker than its share: whatever one does, two honest guests of the same worker
+//! exchange their frames, hosts on wires do so too, and all frames are accounted for.
 //!
-//! Nothing is timed here; how much is left to the honest ones, `crosspoint-bench fairness` measures.
+//! Nothing is timed here; `crosspoint-bench fairness` measures how much is left to the honest ones.
 
 use crosspoint_guest::net::features;
 use crosspoint_guest::{Guest, GuestOptions, VirtioNetHdr};
 
 use crate::harness::{Attacker, Exchange, Host, Lab, Switch, guest, ping_pong, s, wait_until, xdp};
 
-/// The guests that nothing may happen to, and the attacker.
+/// The guests that must not be disturbed, and the attacker.
 const CALM: [&str; 2] = ["calm0", "calm1"];
 const OWN: &str = "attacker";
-/// What the honest guests exchange while they are attacked: sixteen times there and back, in lock-step.
+/// Frames that the honest guests exchange during the attack: sixteen at a time in each direction, in lock-step.
 const FRAMES: u64 = 4096;
 /// The address of the first of [`CALM`]: see [`Exchange::start`].
 const CALM_ADDRESS: &str = "02:00:00:00:09:65";
 
-/// One attack, and what the switch says of it.
+/// An attack, and the switch's counts of it.
 struct Row {
     attack: &'static str,
     /// Queue pairs of the attacker's port.
@@ -25,15 +25,15 @@ struct Row {
     sinks: usize,
     /// Queue pairs of each.
     sink_queue_pairs: u16,
-    /// Names of drops, one of which has to be counted: frames of the attacker, or to its sinks.
+    /// Names of drops, one of which must be counted: frames of the attacker, or to its sinks.
     drops: &'static [&'static str],
-    /// Whether it breaks a rule, so that the attacker's port is quarantined for it.
+    /// Whether it breaks a rule, so that the attacker's port is quarantined.
     is_quarantined: bool,
-    /// More words of the attacker's command line.
+    /// Further options of the attacker's command line.
     options: &'static [&'static str],
 }
 
-/// An attack with one port that receives, and without a name.
+/// An attack without a name and with one port that receives.
 const PLAIN: Row = Row {
     attack: "",
     queue_pairs: 1,
@@ -44,7 +44,7 @@ const PLAIN: Row = Row {
     options: &[],
 };
 
-/// All attacks that go on, each with the names that the switch has for what it refuses.
+/// All continuous attacks, each with the switch's names for what it refuses.
 const ROWS: &[Row] = &[
     Row {
         attack: "plain-60",
@@ -233,7 +233,7 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// Tests of rows: how a row is withstood, and for each test its name and its attack's.
+/// Makes tests of rows: the function that runs a row, and for each test its name and its attack's name.
 macro_rules! tests {
     ($withstood:ident: $($test:ident: $attack:literal,)*) => {
         $(
@@ -287,7 +287,7 @@ tests! { is_withstood_by_guests:
     rings_written_to_without_frames: "dirty-lines",
 }
 
-// The worst of each kind once more: how frames get from an interface is the same for all.
+// The worst of each kind again, beside interfaces: one kind of interface port stands for all.
 tests! { is_withstood_by_interfaces:
     small_broadcasts_beside_interfaces: "broadcast-60",
     long_chains_beside_interfaces: "chains-1024",
@@ -297,7 +297,7 @@ tests! { is_withstood_by_interfaces:
     calls_that_wake_many_beside_interfaces: "call-epoll",
 }
 
-/// The VLANs of the honest and of the attacker: what the attacker floods would fill everybody's rings.
+/// The VLANs of the honest guests and of the attacker: otherwise what the attacker floods would fill all rings.
 const VLANS: [u16; 2] = [8, 7];
 
 /// A port in a VLAN. More keys may be appended.
@@ -305,21 +305,21 @@ fn within(port: String, vlan: u16) -> String {
     port + &format!("vlan = {{ access = {vlan} }}\n")
 }
 
-/// The names of the ports that receive, and the ports of the attacker and of these.
+/// The names of the ports that receive, and the configuration of the attacker's port and these.
 fn attackers_ports(lab: &Lab, row: &Row) -> (Vec<String>, Vec<String>) {
     let port = |name: &str, pairs: u16| {
         within(guest(lab, name), VLANS[1]) + &format!("queue_pairs = {pairs}\n")
     };
     let sinks = (0..row.sinks).map(|number| format!("sink{number}"));
     let sinks = sinks.collect::<Vec<_>>();
-    // The default for multicasts is more than a build for development floods in a second on a slow machine.
+    // A development build on a slow machine floods fewer multicasts per second than the default limit allows.
     let own = port(OWN, row.queue_pairs) + "storm = { multicast = 100000 }\n";
     let mut ports = vec![own];
     ports.extend(sinks.iter().map(|name| port(name, row.sink_queue_pairs)));
     (sinks, ports)
 }
 
-/// Two honest guests exchange frames under the attack of `row`, and afterwards all is as it was.
+/// Two honest guests exchange frames under the attack of `row`; afterwards all works as before.
 fn is_withstood_by_guests(row: &Row) {
     let lab = Lab::new(s(60));
     let (sinks, mut ports) = attackers_ports(&lab, row);
@@ -335,7 +335,7 @@ fn is_withstood_by_guests(row: &Row) {
     assert_as_before(&lab, &switch, &sinks[0]);
 }
 
-/// Two hosts on wires ping each other under the attack of `row`, and afterwards all is as it was.
+/// Two hosts on wires ping each other under the attack of `row`; afterwards all works as before.
 fn is_withstood_by_interfaces(row: &Row) {
     let lab = Lab::new(s(60));
     let hosts = [("a", 1), ("b", 2)].map(|(name, number)| Host::new(&lab, name, number));
@@ -353,7 +353,7 @@ fn is_withstood_by_interfaces(row: &Row) {
     assert_as_before(&lab, &switch, &sinks[0]);
 }
 
-/// Ends the attacker, which has offered something.
+/// Ends the attacker, which must have offered something.
 fn end(attacker: Attacker) {
     let report = attacker.end();
     assert!(report["offered"].as_u64() > Some(0), "{report}");
@@ -366,7 +366,7 @@ fn received_of(switch: &Switch<'_>, port: &str) -> u64 {
         .sum("crosspoint_queue_packets_total", &labels)
 }
 
-/// Frames of the attacker come in, and one of the names that its attack has is counted, sooner or later; or its port is
+/// Waits until frames of the attacker have come in, and one of the attack's drop names is counted, or its port is
 /// quarantined.
 fn assert_attacked(switch: &Switch<'_>, row: &Row) {
     if row.is_quarantined {
@@ -382,8 +382,8 @@ fn assert_attacked(switch: &Switch<'_>, row: &Row) {
     });
 }
 
-/// The ledger balances, the attacker's port serves the next guest, and the daemon is well. That it ends in time,
-/// [`Switch`] checks.
+/// The ledger balances, the attacker's port serves the next guest, and the daemon is healthy. [`Switch`] checks that it ends
+/// in time.
 fn assert_as_before(lab: &Lab, switch: &Switch<'_>, sink: &str) {
     switch.wait_down(&[OWN, sink]);
     switch.ledger();
@@ -393,13 +393,13 @@ fn assert_as_before(lab: &Lab, switch: &Switch<'_>, sink: &str) {
     let (mut own, mut sink_guest) = (connect(OWN), connect(sink));
     switch.wait_up(&[OWN, sink]);
     ping_pong(&mut own, &mut sink_guest, 1);
-    // Sooner or later: something else may just have had the worker's core.
+    // Waits, since another process may just have had the worker's core.
     wait_until("a daemon that is well", s(10), || {
         (switch.get("/healthz").0 == 200).then_some(())
     });
 }
 
-/// An address that is one port's, by its configuration, is not another's to send from.
+/// Frames may not be sent from an address that the configuration assigns to another port.
 #[test]
 fn frames_from_the_address_of_another_port() {
     let lab = Lab::new(s(60));
@@ -428,7 +428,7 @@ fn frames_from_the_address_of_another_port() {
     assert_as_before(&lab, &switch, &sinks[0]);
 }
 
-/// Sends the one frame of `lie` to a guest that takes large frames of every kind: what arrives there.
+/// Sends the one frame of `lie` to a guest that accepts large frames of every kind. Returns what arrives there.
 fn what_arrives_of(lie: &str, refused: Option<u64>) -> Vec<(VirtioNetHdr, Vec<u8>)> {
     let lab = Lab::new(s(60));
     let ports = [OWN, "honest", "sink0"].map(|name| guest(&lab, name));
@@ -438,7 +438,7 @@ fn what_arrives_of(lie: &str, refused: Option<u64>) -> Vec<(VirtioNetHdr, Vec<u8
     let mut honest = Guest::connect(lab.socket("honest"), options).expect("the guest connects");
     switch.wait_up(&["honest"]);
     assert!(switch.negotiated("honest", "GUEST_TSO4"), "{lie}");
-    // To all, so that the honest guest gets what anybody gets.
+    // A broadcast, so that the honest guest gets it like all others.
     let to_all = ["--dst", "ff:ff:ff:ff:ff:ff"];
     let mut attacker = Attacker::start(&lab, lie, OWN, &["sink0".to_owned()], &to_all);
     attacker.attack();
@@ -452,7 +452,7 @@ fn what_arrives_of(lie: &str, refused: Option<u64>) -> Vec<(VirtioNetHdr, Vec<u8
     honest.receive(0).expect("the device follows the rules")
 }
 
-/// Whether a frame is the attacker's own: its sink announced itself before.
+/// Whether a frame is the attacker's own; its sink has sent an announcement before.
 fn is_attackers((_, bytes): &(VirtioNetHdr, Vec<u8>)) -> bool {
     bytes[6..12] == [0x02, 0xaa, 0, 0, 0, 0x01]
 }
@@ -467,7 +467,7 @@ fn tcp_segmentation_of_an_arp_frame_is_refused() {
     assert_nothing_arrives_of("lie-arp-tso");
 }
 
-/// It has no more payload than one segment, so it arrives as that: not to be cut, whatever was asked for.
+/// Its payload fits one segment, so it arrives as a plain frame, whatever segmentation was asked for.
 #[test]
 fn segments_longer_than_the_frame_are_none() {
     let arrived = what_arrives_of("lie-mss", None);

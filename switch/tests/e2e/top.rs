@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Host, Lab, Process, Switch, guest, run, s, wait_until, xdp};
 
-/// A tmux server of its own, with one window in which a shell runs.
+/// A private tmux server, with one window in which a shell runs.
 struct Tmux<'a> {
     lab: &'a Lab,
     _server: Process,
@@ -16,7 +16,7 @@ struct Tmux<'a> {
 impl<'a> Tmux<'a> {
     fn start(lab: &'a Lab) -> Self {
         let mut server = lab.command("tmux");
-        // Not a daemon: it ends with the test, and the shell with it.
+        // Not daemonized: it ends with the test, and so does the shell.
         server
             .args(["-D", "-f", "/dev/null", "-S"])
             .arg(lab.dir().join("tmux"));
@@ -43,7 +43,7 @@ impl<'a> Tmux<'a> {
         text
     }
 
-    /// Types keys, by tmux's names.
+    /// Types keys, given by tmux's names.
     fn keys(&self, keys: &[&str]) {
         self.run(&[&["send-keys"], keys].concat());
     }
@@ -52,13 +52,13 @@ impl<'a> Tmux<'a> {
         self.run(&["capture-pane", "-p"])
     }
 
-    /// Waits until the screen is as `is` wants it.
+    /// Waits until `is` accepts the screen.
     fn wait(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
         let mut last = String::new();
         wait_until(what, s(10), || {
             last = self.screen();
             let found = is(&last);
-            // The last picture is what a failure needs.
+            // A failure needs the last screen.
             fs::write(self.lab.dir().join("screen"), &last).expect("written");
             found.then(|| last.clone())
         })
@@ -85,7 +85,7 @@ fn cells<'t>(screen: &'t str, name: &str) -> Vec<&'t str> {
         .collect()
 }
 
-/// Two hosts that ping each other through the switch, a guest, and one that is not there.
+/// Two hosts that ping each other through the switch, a guest, and a guest port without a guest.
 #[test]
 fn top_shows_what_happens_obeys_keys_and_leaves_the_terminal_as_it_was() {
     let lab = Lab::new(s(60));
@@ -145,7 +145,7 @@ fn looks_and_obeys(lab: &Lab, tmux: &Tmux<'_>) {
     tmux.keys(&["Escape"]);
     tmux.wait("the list again", |screen| screen.contains("ADDRS"));
     tmux.keys(&["Escape"]);
-    // Before the next key: right behind an escape it would be one with Alt.
+    // Wait before the next key: directly after an escape it would be a key with Alt.
     tmux.wait("all ports again", |screen| screen.contains("absent"));
     tmux.keys(&["3"]);
     tmux.wait("the worker's streams", |screen| {
@@ -174,7 +174,7 @@ fn batches(lab: &Lab, _pings: &Process) {
     assert!(!text.contains('\x1b'), "{text:?}");
 }
 
-/// The daemon is killed, and another started: the screen says so, and goes on by itself.
+/// The daemon is killed, and another started: the screen shows this, and continues by itself.
 fn restarts(lab: &Lab, tmux: &Tmux<'_>, switch: Switch<'_>, ports: &[String]) {
     switch.kill();
     tmux.wait("that nobody answers", |screen| {
@@ -192,7 +192,7 @@ fn ends(tmux: &Tmux<'_>) {
     tmux.wait("the shell's screen", |screen| {
         !screen.contains("trying again")
     });
-    // As before: echo, line by line, with a cursor.
+    // As before: echo, line mode, with a cursor.
     tmux.keys(&[
         "stty -a | tr ';' '\\n' | grep -c -w -e '-echo' -e '-icanon'; echo done",
         "Enter",

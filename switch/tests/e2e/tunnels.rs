@@ -1,15 +1,16 @@
-//! Hosts that send through tunnels and with extension headers: what their kernels leave undone further in is done.
+//! Hosts that send through tunnels and with extension headers: the work that their kernels leave undone in inner headers is
+//! completed.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use crate::harness::{CommandGuest, Host, Lab, Ledger, Metrics, Switch, s, xdp};
 
-/// Bytes that go through each connection: several segments, each with a checksum.
+/// Bytes sent through each connection: several segments, each with a checksum.
 const BYTES: usize = 100_000;
 const PORT: u16 = 7000;
 
-/// Two hosts with addresses of the second kind of IP, too, and a switch between them.
+/// Two hosts with IPv6 addresses as well, and a switch between them.
 fn with_two_hosts(test: impl FnOnce(&Lab, &Host<'_>, &Host<'_>)) {
     let lab = Lab::new(s(60));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));
@@ -71,8 +72,8 @@ fn exchange_with(a: &Host<'_>, b: &Host<'_>, address: &str, prepare: fn(&TcpStre
     });
 }
 
-/// Devices `name` of both hosts, of a type with these options, and addresses 10.`net`.0.1 and 2. "LOCAL" and "REMOTE" in
-/// the options are the hosts' numbers.
+/// Creates devices `name` on both hosts, of a type with these options, and addresses 10.`net`.0.1 and 2. "LOCAL" and
+/// "REMOTE" in the options are the hosts' numbers.
 fn tunnel(a: &Host<'_>, b: &Host<'_>, name: &str, options: &str, net: u8) {
     for (host, local, remote) in [(a, "1", "2"), (b, "2", "1")] {
         let options = options.replace("LOCAL", local).replace("REMOTE", remote);
@@ -93,7 +94,7 @@ fn tcp_and_datagrams_cross_in_vxlan_with_and_without_a_checksum_around_them() {
             tunnel(a, b, &format!("t{net}"), options, net);
             exchange(a, b, &format!("10.{net}.0.2"));
         }
-        // One in the other, with and without.
+        // One tunnel in another, with checksums and without.
         let inner = "vxlan id 5 remote 10.21.0.REMOTE dstport 4789 udpcsum";
         tunnel(a, b, "t24", inner, 24);
         exchange(a, b, "10.24.0.2");
@@ -103,7 +104,7 @@ fn tcp_and_datagrams_cross_in_vxlan_with_and_without_a_checksum_around_them() {
 #[test]
 fn tcp_and_datagrams_cross_behind_segment_routing_headers() {
     with_two_hosts(|_, a, b| {
-        // Each host has an address that is reached by way of a segment, in both modes.
+        // Each host has an address that is reached through a segment, in both modes.
         for (host, own, other) in [(a, 1, 2), (b, 2, 1)] {
             host.must_run("echo 1 > /proc/sys/net/ipv6/conf/all/seg6_enabled");
             host.must_run("echo 1 > /proc/sys/net/ipv6/conf/eth0/seg6_enabled");
@@ -150,13 +151,13 @@ fn set_ipv6_option(stream: &TcpStream, name: libc::c_int, value: &[u8]) {
     assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Most kinds that a kernel with all modules may still lack: bareudp is in no distribution's small kernel.
+/// Most kinds that a kernel with all modules may lack: no distribution's small kernel has bareudp.
 const NOT_RUN_MAX: usize = 1;
-/// How many kinds tunnels.sh has.
+/// Number of kinds in tunnels.sh.
 const CASES: usize = 35;
 
-/// Between two namespaces of a kernel that has all modules, which this machine's may not: in a guest. One port is native,
-/// one generic, and nobody runs ethtool.
+/// Runs in a guest, between two namespaces of a kernel that has all modules, which this machine's kernel may lack. One port
+/// is native, one generic, and ethtool is not run.
 #[test]
 fn every_kind_of_tunnel_and_sctp_cross_and_no_checksum_is_wrong() {
     const PORT: &str = "vlan = { trunk = [7], native = 1 }\n[[port]]\ntype = \"xdp\"\n";
@@ -180,7 +181,7 @@ fn every_kind_of_tunnel_and_sctp_cross_and_no_checksum_is_wrong() {
     assert_eq!(good + not_run.len(), CASES, "{text}");
     assert!(not_run.len() <= NOT_RUN_MAX, "{not_run:?}");
     assert!(!text.contains("COUNTER "), "{text}");
-    // SCTP's checksum was left to a card, is not while the switch runs, and is again.
+    // SCTP's checksum was left to a card before; it is not while the switch runs; and it is again afterwards.
     let setting = |when: &str| {
         let of_line = |line: &'_ str| {
             line.strip_prefix(&format!("SETTING {when} "))
@@ -196,7 +197,7 @@ fn every_kind_of_tunnel_and_sctp_cross_and_no_checksum_is_wrong() {
     assert_eq!(setting("after"), setting("before"));
     let ledger = Ledger::new(&Metrics::of_text(&guest.ask("cat /tmp/metrics", s(20))));
     assert_eq!(ledger.fault(), None, "{ledger}");
-    // What a host says to all when its wire comes up, before the other port is.
+    // Frames that a host broadcasts when its wire comes up, before the other port is up.
     let mut drops = ledger.ports.values().flat_map(|port| port.drops.keys());
     let drops = drops.all(|reason| reason == "no_destination");
     assert!(drops, "{ledger}");

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Two hosts of one kernel, namespaces a and b, with a switch between their wires: every kind of packet in a packet. Runs in the guest of
-# qemu-switch.sh --lab, as /switch/tunnels.sh; tunnels.rs reads what it prints:
+# Two hosts of one kernel, namespaces a and b, with a switch between their wires: every kind of packet in a packet. Runs in
+# the guest of qemu-switch.sh --lab, as /switch/tunnels.sh; tunnels.rs reads its output:
 #
 #   CASE name=ok                 ping, a file by TCP and a datagram crossed, both ways
 #   CASE name=not run: WHY       this kernel, or this ip, has no such device
 #   CASE name=WHAT failed
 #   COUNTER namespace name value for each of the kernel's counters of wrong checksums that is not zero
-#   SETTING when words           what ethtool says of a's wire: before the switch, while it runs, after it
+#   SETTING when words           ethtool's output for a's wire: before the switch, while it runs, after it
 # shellcheck disable=SC3043,SC2086 # the shell is busybox; words are meant
 set -u
-# The host's: busybox's own comes first, whatever PATH says, and knows no namespaces.
+# The host's ip: busybox's own comes first, whatever PATH is, and does not support namespaces.
 IP=/switch/ip
 PORT=7000 SCTP_PORT=7001 FEATURES='tx-checksum-sctp|tx-vlan-offload|tx-tcp-segmentation'
 
@@ -34,7 +34,7 @@ LINES
 
 serve() { $IP netns exec "$1" socat "$2" "$3" > "/tmp/socat-$1-${2%%:*}" 2>&1 & }
 
-# reach NAMESPACE ADDRESS KIND...: what did not get across, or nothing.
+# reach NAMESPACE ADDRESS KIND...: prints what did not get across.
 reach() {
   local in="$IP netns exec $1" to=$2 kind at; shift 2
   case $to in *:*) at="6:[$to]" ;; *) at=4:$to ;; esac
@@ -48,7 +48,7 @@ reach() {
   done
 }
 
-# verdict NAME NET: of the addresses of this net that there are.
+# verdict NAME NET: tests the existing addresses of this net.
 verdict() {
   local bad
   bad=$({
@@ -62,7 +62,8 @@ verdict() {
 }
 
 NET=20
-# tunnel NAME INNER-FAMILIES LINK: LINK is what "ip link add t" has after the name; L and R are the numbers of the two ends.
+# tunnel NAME INNER-FAMILIES LINK: LINK is the rest of "ip link add t" after the name; L and R are the numbers of the two
+# ends.
 tunnel() {
   local name=$1 number end why='' V4='' V6=''
   case $2 in *4*) V4=1 ;; esac
@@ -84,7 +85,7 @@ LINES
 
 foreign() { for end in a b; do $IP -n $end fou add "$@" 2> /dev/null; done; }
 
-# Labels 101 and 102 stand for the ends.
+# Labels 101 and 102 identify the ends.
 mpls() {
   local V4=1 V6=1 end in number other
   NET=$((NET + 1))

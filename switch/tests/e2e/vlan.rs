@@ -1,4 +1,4 @@
-//! VLANs: who reaches whom, and who sees tags.
+//! VLANs: which ports reach each other, and which see tags.
 
 use crosspoint_guest::{Guest, GuestOptions};
 
@@ -64,7 +64,7 @@ fn a_trunk_sees_the_tags_that_access_ports_do_not() {
         "and taken away towards an access port"
     );
 
-    // VLAN 300 is not on this trunk: a drop with a name.
+    // This trunk does not carry VLAN 300: a drop with a name.
     assert_eq!(trunk.send(0, &[&tagged(&to_blue, 300)]).expect("a ring"), 1);
     assert!(
         red.receive(0).expect("a ring").is_empty(),
@@ -85,8 +85,8 @@ fn one(guest: &mut Guest) -> Vec<u8> {
     frames.remove(0).1
 }
 
-/// As a VLAN interface would: the kernel puts the tag beside the frame, and it stays there as long as the driver says
-/// that it can take it from there.
+/// Does what a VLAN interface does: the kernel puts the tag beside the frame, and it stays there as long as the driver
+/// offers to take it from there.
 const TAGGER: &str = r#"
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -137,7 +137,7 @@ fn a_tag_that_a_sender_leaves_beside_its_frame_arrives() {
     assert_eq!(ledger.port("a").rx, ledger.port("b").tx, "{ledger}");
 }
 
-/// The kernel of a host that bridges takes the tag out of what it receives, and leaves it beside what it sends.
+/// The kernel of a host with a bridge takes the tag out of what it receives, and leaves it beside what it sends.
 #[test]
 fn a_providers_tag_stays_in_the_frame_and_brings_it_into_no_other_vlan() {
     let lab = Lab::new(s(30));
@@ -161,7 +161,7 @@ fn a_providers_tag_stays_in_the_frame_and_brings_it_into_no_other_vlan() {
     a.send_frame_on("x1", &frame([0x88, 0xa8], 1));
     seen.wait_for("802.1Q-QinQ", s(5));
     assert!(seen.log().contains("vlan 7"), "{}", seen.log());
-    // One of 802.1Q is in a VLAN that this port is not in.
+    // A frame with an 802.1Q tag is in a VLAN that this port does not carry.
     a.send_frame_on("x1", &frame([0x81, 0x00], 2));
     crate::harness::wait_until("the drop", s(5), || {
         let drops = switch.ledger().port("a").drops.clone();

@@ -1,8 +1,8 @@
-//! A busy worker's time goes to guests by their ports' weights, and so do frames that cost the same.
+//! A busy worker's time is divided among guests by their ports' weights, and so are frames that cost the same.
 //!
-//! The guests are DPDK's: three virtio-user ports of one testpmd, which sends on all of them without pause. What they send
-//! is flooded to many idle guests, whose rings are full: so a frame costs the worker several times what it costs
-//! testpmd, and the worker is what there is not enough of.
+//! The guests are DPDK's: three virtio-user ports of one testpmd, which sends on all of them without pause. Their frames are
+//! flooded to many idle guests with full rings. A frame thus costs the worker several times what it costs testpmd, so that
+//! the worker is the bottleneck.
 
 use crosspoint_guest::{Guest, GuestOptions};
 
@@ -12,10 +12,10 @@ use crate::harness::{Lab, Switch, Testpmd, TestpmdPort, guest, s, wait_until};
 const SINKS: usize = 24;
 const WEIGHTS: [u64; 3] = [1, 2, 4];
 const RING: u32 = 1024;
-/// How far from its due part a guest's may be.
+/// Allowed deviation of a guest's part from its due part.
 const TOLERANCE: f64 = 0.1;
 
-/// What the switch has counted of each guest's queue: cycles of the worker, and frames.
+/// The switch's counts of each guest's queue: cycles of the worker, and frames.
 fn served(switch: &Switch<'_>) -> [[u64; 2]; 3] {
     let metrics = switch.metrics();
     std::array::from_fn(|number| {
@@ -31,7 +31,7 @@ fn served(switch: &Switch<'_>) -> [[u64; 2]; 3] {
     })
 }
 
-/// Whether each guest's part is the one that its weight gives it.
+/// Whether each guest's part corresponds to its weight.
 fn is_by_weight(counts: [u64; 3]) -> bool {
     let (all, weights) = (counts.iter().sum::<u64>(), WEIGHTS.iter().sum::<u64>());
     let mut parts = counts.into_iter().zip(WEIGHTS);
@@ -67,8 +67,7 @@ fn dpdk_guests_that_saturate_a_worker_get_its_time_by_weight() {
     switch.wait_up(&["dpdk0", "dpdk1", "dpdk2"]);
     testpmd.command("start");
 
-    // A core that is taken from testpmd leaves rings empty for a while, and the worker with time for all: another window
-    // tells.
+    // If testpmd loses its core for a while, rings are empty and the worker has time for all: then the next window is tried.
     let mut last = served(&switch);
     wait_until("time and frames by weight", s(40), || {
         std::thread::sleep(std::time::Duration::from_millis(300));

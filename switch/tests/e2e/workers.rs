@@ -14,7 +14,7 @@ use crate::harness::{Lab, Switch, flow_of, guest, mac, number_of, s, udp, wait_u
 
 const FRAMES: u32 = 40_000;
 const FLOWS: u32 = 8;
-/// Frames of one sender that are on their way: of both together, fewer than the receiver's ring has.
+/// Frames in flight of one sender: both senders together have fewer than the receiver's ring has entries.
 const WINDOW: u64 = 100;
 
 #[test]
@@ -34,7 +34,7 @@ fn two_workers_deliver_to_one_guest_and_every_flow_keeps_its_order() {
         2,
         "the two senders are polled by two workers: {workers:?}"
     );
-    // From now on it is known where the sink is.
+    // From now on the sink's address is learned.
     sink.send(0, &[&udp(mac(9), mac(3), 0, 0, 60)])
         .expect("a ring");
     assert!(sink.drain_transmit(0, s(5)).expect("a ring"));
@@ -57,13 +57,14 @@ fn two_workers_deliver_to_one_guest_and_every_flow_keeps_its_order() {
     }
 }
 
-/// A folder of the kernel's cpuset controller, whose processes go back when it goes.
+/// A folder of the kernel's cpuset controller. When it is dropped, its processes return to the root.
 struct Cpuset(PathBuf);
 
 impl Cpuset {
     const ROOT: &str = "/sys/fs/cgroup/cpuset";
 
-    /// One with process `id` in it and all cores; `None` where there is no such controller that may be changed.
+    /// Makes a folder with process `id` in it and all cores; `None` if there is no such controller, or it may not be
+    /// changed.
     fn around(id: u32) -> Option<Cpuset> {
         let folder = Path::new(Self::ROOT).join(format!("crosspoint-test-{id}"));
         fs::create_dir(&folder).ok()?;
@@ -91,7 +92,7 @@ impl Drop for Cpuset {
     }
 }
 
-/// Waits until the only worker may run on these cores, and says what `show workers` has of it.
+/// Waits until the only worker may run on these cores. Returns its output of `show workers`.
 fn wait_allowed(switch: &Switch<'_>, cores: &str) -> String {
     wait_until(&format!("a worker on {cores}"), s(20), || {
         let workers = switch.show_json("workers");
@@ -145,7 +146,7 @@ fn a_worker_that_is_taken_off_its_core_is_put_back_as_soon_as_the_kernel_allows_
     switch.stop(Signal::TERM);
 }
 
-/// The workers that poll the senders.
+/// The workers that poll the senders' streams.
 fn busy_workers(switch: &Switch<'_>) -> BTreeSet<u64> {
     let workers = switch.show_json("workers");
     let workers = workers.as_array().expect("a list of workers");
@@ -162,7 +163,7 @@ fn busy_workers(switch: &Switch<'_>) -> BTreeSet<u64> {
         .collect()
 }
 
-/// Sends `FRAMES` frames, never more ahead of the receiver than the window.
+/// Sends `FRAMES` frames, at most a window ahead of the receiver.
 fn send(mut guest: Guest, sender: u16, received: &AtomicU64) {
     let mut number = 0;
     while number < FRAMES {
@@ -189,7 +190,7 @@ fn send(mut guest: Guest, sender: u16, received: &AtomicU64) {
     );
 }
 
-/// Receives all, and checks the order within each flow, and every byte.
+/// Receives all frames, and checks the order within each flow, and every byte.
 fn receive(sink: &mut Guest, received: &[AtomicU64; 2]) {
     let mut last = BTreeMap::new();
     let mut count = 0;

@@ -1,5 +1,5 @@
-//! A driver that writes into the switch's memory and sends from it: the switch is in a guest, between two network
-//! cards. No software device of this machine does that; Linux's virtio_net does, since 6.13.
+//! A driver that writes into the switch's memory and sends from it: the switch runs in a guest, between two network cards.
+//! No software device of this machine does that; Linux's virtio_net does, since 6.13.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -10,9 +10,9 @@ use crate::harness::{
     CommandGuest, Host, Lab, Ledger, LinuxGuest, Metrics, QEMU_SWITCH, s, wait_until,
 };
 
-/// The longest payload of a datagram that takes one frame.
+/// The longest payload of a datagram that fits one frame.
 const PAYLOAD_MAX: usize = 1472;
-/// Datagrams on their way: less than a card's ring of 256.
+/// Datagrams in flight: fewer than a card's ring of 256 entries.
 const WINDOW: usize = 32;
 const BLOB_MIB: u64 = 4;
 
@@ -42,7 +42,7 @@ fn two_cards_in_zero_copy_carry_every_byte() {
     }
 }
 
-/// Each way, each frame in a window of others of about its length.
+/// In each direction, a frame of each length, in a window of others of similar length.
 fn datagrams_of_every_length(a: &Host<'_>, b: &Host<'_>) {
     let [a, b] = [a, b].map(|host| {
         let socket = host.inside(|| UdpSocket::bind((host.address.as_str(), 7777)));
@@ -72,13 +72,13 @@ fn payload(len: usize) -> Vec<u8> {
     (0..len).map(byte).collect()
 }
 
-/// The switch in a guest, by its console.
+/// A switch in a guest, controlled by the console.
 struct GuestSwitch {
     console: CommandGuest,
 }
 
 impl GuestSwitch {
-    /// Ports of these names, each on a card that a bridge joins with a host's wire, and of these modes.
+    /// Starts it with ports of these names and modes, each on a card that is bridged with a host's wire.
     fn start(lab: &Lab, ports: &[(&str, &Host<'_>, &str)]) -> Self {
         let mut config = "version = 1\n[workers]\ncores = [1]\n".to_owned();
         let mut command = lab.command(QEMU_SWITCH);
@@ -108,12 +108,12 @@ impl GuestSwitch {
         switch
     }
 
-    /// Runs a command in the guest, which must succeed: what it prints.
+    /// Runs a command in the guest, which must succeed. Returns its output.
     fn ask(&mut self, line: &str) -> String {
         self.console.ask(line, s(20))
     }
 
-    /// What it shows of its ports.
+    /// The rows of `show ports`.
     fn ports(&mut self) -> Vec<Value> {
         let text = self.ask("crosspoint show ports --json");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -129,7 +129,7 @@ impl GuestSwitch {
         }
     }
 
-    /// The metrics, and the ledger, once it balances and two readings are the same: nothing is in flight.
+    /// The metrics and the ledger, once it balances and two readings are equal: nothing is in flight.
     fn ledger(&mut self) -> (Metrics, Ledger) {
         let mut before = None;
         wait_until("a ledger at rest, which balances", s(20), || {

@@ -1,4 +1,4 @@
-//! The attacker of tests/attacker: a front end that shares no code with the switch, and does one thing to it.
+//! The attacker of tests/attacker: a front end that shares no code with the switch, and performs one attack on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use super::{Lab, Process, run, s};
 
 /// Its sources.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/attacker");
-/// Entries of its rings: few enough that the switch is not busy for long when it has gone.
+/// Entries of its rings: few, so that the switch is not busy for long after it has gone.
 const RING: &str = "4096";
 
-/// A running attacker, attached and quiet.
+/// A running attacker, attached and not yet attacking.
 pub struct Attacker {
     process: Process,
 }
 
 impl Attacker {
-    /// Starts `attack` from port `own` to the ports `sinks`, and waits until it is attached to all. `options` are more
-    /// words of its command line.
+    /// Starts `attack` from port `own` to the ports `sinks`, and waits until it is attached to all. `options` are further
+    /// options of its command line.
     pub fn start(lab: &Lab, attack: &str, own: &str, sinks: &[String], options: &[&str]) -> Self {
         let mut command = Command::new(program(lab.dir()));
         command.args([
@@ -43,13 +43,13 @@ impl Attacker {
         Self { process }
     }
 
-    /// Attacks from now on.
+    /// Starts the attack.
     pub fn attack(&mut self) {
         self.process.type_line("attack");
         self.process.wait_for("attack\n", s(10));
     }
 
-    /// Ends it: what it says of itself.
+    /// Ends it. Returns its own report.
     pub fn end(mut self) -> serde_json::Value {
         self.process.type_line("end");
         let status = self.process.wait(s(10));
@@ -63,7 +63,7 @@ impl Attacker {
     }
 }
 
-/// The attacker's program, built if its sources are younger.
+/// The attacker's program, rebuilt if its sources are newer.
 fn program(dir: &Path) -> PathBuf {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attacker");
     let age = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
@@ -73,7 +73,7 @@ fn program(dir: &Path) -> PathBuf {
         .map(|entry| age(&entry.expect("a source").path()).expect("its time"))
         .any(|source| source > built);
     if is_younger {
-        // Beside it first: another test may be running the old one.
+        // Built under another name first: another test may be running the old program.
         let new = program.with_extension(std::process::id().to_string());
         let mut command = Command::new("sh");
         command.arg(format!("{SOURCE}/build.sh")).arg(&new);

@@ -1,4 +1,4 @@
-//! Two guests that send each other frames as fast as the other takes them.
+//! Two guests that send frames to each other, as fast as the other receives them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,10 +8,10 @@ use crosspoint_guest::{Guest, GuestOptions};
 
 use super::{Lab, Ledger, Switch, frame, mac, s, wait_until};
 
-/// Frames that are on their way in one direction: less than a ring, so that no ring is ever full.
+/// Frames in flight in one direction: fewer than a ring's entries, so that no ring is ever full.
 const WINDOW: usize = 128;
 
-/// The exchange, on a thread of its own. Each frame must arrive within seconds, with every byte, in order.
+/// The exchange, on a separate thread. Each frame must arrive within seconds, with every byte, in order.
 pub struct Exchange<'a> {
     switch: &'a Switch<'a>,
     over: Arc<AtomicBool>,
@@ -20,8 +20,8 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Guests on ports `names`, with the addresses `mac(101)` and `mac(102)`, which the switch knows by then: nothing
-    /// of the exchange is flooded.
+    /// Connects guests to ports `names`, with the addresses `mac(101)` and `mac(102)`. The switch has learned these when
+    /// this returns, so nothing of the exchange is flooded.
     pub fn start(lab: &Lab, switch: &'a Switch<'a>, names: [&str; 2]) -> Self {
         let connect = |name| {
             Guest::connect(lab.socket(name), GuestOptions::default()).expect("the guest connects")
@@ -72,7 +72,7 @@ impl<'a> Exchange<'a> {
         )
     }
 
-    /// Ends it: how many frames were exchanged, none of them lost.
+    /// Ends the exchange. Returns the number of frames, none of which was lost.
     pub fn stop(mut self) -> u64 {
         self.over.store(true, Ordering::Relaxed);
         let ended = self.thread.take().expect("a thread").join();
@@ -90,7 +90,7 @@ impl Drop for Exchange<'_> {
     }
 }
 
-/// The switch learns where both guests are.
+/// Lets the switch learn the addresses of both guests.
 fn introduce(guests: &mut [Guest; 2]) {
     for (from, to) in [(0, 1), (1, 0)] {
         let hello = frame([0xff; 6], mac(101 + from as u8), 0, 60);
@@ -99,7 +99,7 @@ fn introduce(guests: &mut [Guest; 2]) {
     }
 }
 
-/// A window of frames in both directions.
+/// Exchanges a window of frames in both directions.
 fn round(guests: &mut [Guest; 2], number: u32) {
     let frames = |to, from| {
         let one = move |n: u32| {
@@ -127,7 +127,7 @@ fn round(guests: &mut [Guest; 2], number: u32) {
     }
 }
 
-/// Receives until all of `expected` are there; floods of others' frames do not count.
+/// Receives until all of `expected` have arrived; flooded frames of others are ignored.
 fn receive(guest: &mut Guest, expected: &[Vec<u8>]) {
     let from = &expected[0][6..12];
     let mut arrived = Vec::new();
@@ -150,7 +150,7 @@ fn receive(guest: &mut Guest, expected: &[Vec<u8>]) {
     );
 }
 
-/// A frame there and a frame back.
+/// Sends a frame there, and one back.
 pub fn ping_pong(a: &mut Guest, b: &mut Guest, number: u32) {
     let guests = [a, b];
     for (from, to) in [(0, 1), (1, 0)] {

@@ -5,7 +5,7 @@ pub const fn mac(number: u8) -> [u8; 6] {
     [2, 0, 0, 0, 9, number]
 }
 
-/// A frame of `len` bytes whose payload tells `number`, and differs in every byte from its neighbours'.
+/// A frame of `len` bytes whose payload holds `number`, and differs in every byte from those of adjacent numbers.
 pub fn frame(to: [u8; 6], from: [u8; 6], number: u32, len: usize) -> Vec<u8> {
     let head = [&to[..], &from[..], &[0x88, 0xb5], &number.to_be_bytes()].concat();
     let fill = (head.len()..len).map(|at| (at as u32).wrapping_mul(31).wrapping_add(number) as u8);
@@ -17,7 +17,7 @@ pub fn tagged(frame: &[u8], id: u16) -> Vec<u8> {
     [&frame[..12], &[0x81, 0x00], &id.to_be_bytes(), &frame[12..]].concat()
 }
 
-/// As [`frame`], in UDP over IPv4, so that `flow` makes it one of a flow: its source port, at [`FLOW_AT`].
+/// Like [`frame`], in UDP over IPv4; `flow` is its source port, at [`FLOW_AT`].
 pub fn udp(to: [u8; 6], from: [u8; 6], flow: u16, number: u32, len: usize) -> Vec<u8> {
     let mut bytes = frame(to, from, number, len);
     let ip_len = (len - 14) as u16;
@@ -41,9 +41,9 @@ pub fn udp(to: [u8; 6], from: [u8; 6], flow: u16, number: u32, len: usize) -> Ve
     bytes
 }
 
-/// Where [`udp`] puts the flow.
+/// Offset of the flow in a frame of [`udp`].
 pub const FLOW_AT: usize = 34;
-/// Where [`udp`] puts the number.
+/// Offset of the number in a frame of [`udp`].
 pub const NUMBER_AT: usize = 42;
 
 /// The flow of a frame of [`udp`].

@@ -1,11 +1,11 @@
-//! A machine on a wire: a network namespace with a kernel's own network stack, and a veth pair to the switch.
+//! A host on a wire: a network namespace with the kernel's network stack, and a veth pair to the switch.
 
 use std::process::Command;
 
 use super::lab::Namespace;
 use super::{Lab, Process, run, s};
 
-/// Interface `eth0` in a namespace of its own; the other end of the wire is `interface` in the lab.
+/// Interface `eth0` in its own namespace; the other end of the wire is `interface` in the lab.
 pub struct Host<'a> {
     lab: &'a Lab,
     namespace: Namespace,
@@ -21,7 +21,7 @@ impl<'a> Host<'a> {
         Self::with_queues(lab, name, number, 1)
     }
 
-    /// As [`Host::new`], with so many queues. Nothing is tuned: offloads are as the kernel sets them.
+    /// Like [`Host::new`], with this many queues. Nothing is tuned: offloads are as the kernel sets them.
     pub fn with_queues(lab: &'a Lab, name: &str, number: u8, queues: u32) -> Self {
         let namespace = Namespace::new(lab.dir(), name);
         let interface = format!("up-{name}");
@@ -57,7 +57,7 @@ impl<'a> Host<'a> {
         text
     }
 
-    /// Runs a shell's `line`, which must succeed: what it printed.
+    /// Runs a shell command, which must succeed. Returns its output.
     pub fn must_run(&self, line: &str) -> String {
         let mut command = self.namespace.command("sh");
         command.args(["-c", line]);
@@ -80,7 +80,7 @@ impl<'a> Host<'a> {
         self.must_ping_address(&other.address);
     }
 
-    /// As [`Host::must_ping`], for an address that no other host here has.
+    /// Like [`Host::must_ping`], for an address that no other host here has.
     pub fn must_ping_address(&self, address: &str) {
         let text = self.ping(address, 3);
         assert!(
@@ -90,7 +90,7 @@ impl<'a> Host<'a> {
         );
     }
 
-    /// Pings an address for a second: nothing must answer.
+    /// Pings an address for a second; there must be no answer.
     pub fn must_not_ping(&self, address: &str) {
         let text = self.ping(address, 1);
         assert!(
@@ -100,7 +100,8 @@ impl<'a> Host<'a> {
         );
     }
 
-    /// Pings `other` so many times, fifty times a second, while other things happen. Its last lines tell the losses.
+    /// Pings `other` this many times, fifty times a second, in the background. The last lines of its output contain the
+    /// losses.
     pub fn ping_in_background(&self, other: &Host<'_>, times: u32) -> Process {
         let line = format!("ping -n -q -i 0.02 -c {times} {}", other.address);
         let name = format!("ping-{}", self.interface);
@@ -112,7 +113,7 @@ impl<'a> Host<'a> {
         run(self.lab.dir(), &command, s(10)).1
     }
 
-    /// What arrives here from now on, of what `filter` selects, as tcpdump's lines.
+    /// Starts to listen: prints frames that `filter` selects, as tcpdump's lines.
     pub fn listen(&self, filter: &str) -> Process {
         let name = format!(
             "tcpdump-{}-{}",
@@ -127,7 +128,7 @@ impl<'a> Host<'a> {
         process
     }
 
-    /// A second wire, which ends in `inside` here. Returns its end at the switch.
+    /// Adds a second wire, which ends in `inside` here. Returns its end at the switch.
     pub fn add_wire(&self, inside: &str) -> String {
         let (interface, id) = (format!("{}-2", self.interface), self.namespace.id());
         self.lab.ip(&format!(
@@ -137,19 +138,19 @@ impl<'a> Host<'a> {
         interface
     }
 
-    /// Sends these bytes as one frame, as they are.
+    /// Sends these bytes as one frame, unchanged.
     pub fn send_frame(&self, frame: &[u8]) {
         self.send_frame_on("eth0", frame);
     }
 
-    /// The same, on another of its interfaces.
+    /// The same, on another interface of the host.
     pub fn send_frame_on(&self, interface: &str, frame: &[u8]) {
         let index = self.must_run(&format!("cat /sys/class/net/{interface}/ifindex"));
         let index = index.trim().parse().expect("a number");
         self.inside(|| send_frame(index, frame).expect("sent"));
     }
 
-    /// Runs `job` on a thread of its own that is in this namespace.
+    /// Runs `job` on a separate thread in this namespace.
     pub fn inside<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         let namespace = &self.namespace;
         let thread = move || {
@@ -160,7 +161,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// TCP from `client` to `server`, and back: both must get across at more than 10 Mb/s, whatever the machine.
+/// TCP from `client` to `server`, and back: both must exceed 10 Mb/s, whatever the machine.
 pub fn iperf3(client: &Host<'_>, server: &Host<'_>) {
     iperf3_with(client, server, "-t 1");
     iperf3_with(client, server, "-t 1 -R");
@@ -191,12 +192,12 @@ fn send_frame(index: i32, frame: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// One iperf3 run with more options.
+/// An iperf3 run with more options.
 pub fn iperf3_with(client: &Host<'_>, server: &Host<'_>, options: &str) {
     iperf3_at_least(10.0, client, server, &server.address, options);
 }
 
-/// One iperf3 run to this address of the server, which must come to so many Mb/s.
+/// An iperf3 run to this address of the server, which must reach this rate in Mb/s.
 pub fn iperf3_at_least(
     rate_min: f64,
     client: &Host<'_>,

@@ -1,4 +1,4 @@
-//! The place a test happens in.
+//! The environment of a test.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,13 +13,13 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{Process, run, s};
 
-/// A network and mount namespace that a process holds: it goes when the process does, and no name is left anywhere.
+/// A network and mount namespace that a process holds. It ends with the process, and has no name that could be left behind.
 pub struct Namespace {
     holder: Process,
 }
 
 impl Namespace {
-    /// Inside: loopback, its own /sys, and no IPv6, so that every frame on a wire is one that a test sent.
+    /// It has a loopback, its own /sys, and no IPv6, so that every frame on a wire was sent by a test.
     pub fn new(dir: &Path, name: &str) -> Self {
         let script = "mount -t sysfs sysfs /sys && ip link set lo up && \
             for v in all default; do echo 1 > /proc/sys/net/ipv6/conf/$v/disable_ipv6; done; \
@@ -31,7 +31,7 @@ impl Namespace {
         Self { holder }
     }
 
-    /// The id of a process in it, by which `ip link` names it.
+    /// The ID of a process in it, by which `ip link` refers to it.
     pub fn id(&self) -> u32 {
         self.holder.id()
     }
@@ -45,17 +45,17 @@ impl Namespace {
         command
     }
 
-    /// Moves this thread inside, as far as the network goes.
+    /// Moves this thread into the network namespace.
     pub fn enter(&self) {
         let file = File::open(format!("/proc/{}/ns/net", self.id())).expect("the holder lives");
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root");
     }
 }
 
-/// One test at a time, also where they are threads of one process (`cargo test`): they need the machine's cores.
+/// One test at a time, also if they are threads of one process (`cargo test`): they need the machine's cores.
 static MACHINE: Mutex<()> = Mutex::new(());
 
-/// A network namespace in which the switch runs and this thread is, a directory, and a time limit.
+/// A network namespace in which the switch runs and this thread is, with a directory and a time limit.
 pub struct Lab {
     over: Arc<AtomicBool>,
     namespace: Namespace,
@@ -64,8 +64,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A lab for a test that takes at most `limit`. Longer, and all ends at once: processes and namespaces go with
-    /// this process, and the directory stays as evidence.
+    /// A lab for a test that takes at most `limit`. After that everything ends at once: processes and namespaces end with
+    /// this process, and the directory stays for examination.
     pub fn new(limit: Duration) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
@@ -113,7 +113,7 @@ impl Lab {
     }
 }
 
-/// Huge pages of 2 MiB that are free now, and of which those added go back when this does, whatever ends the test.
+/// Free huge pages of 2 MiB. Those that were added are removed when this is dropped, however the test ends.
 pub struct HugePages {
     keeper: Child,
 }
@@ -121,7 +121,7 @@ pub struct HugePages {
 impl HugePages {
     /// Adds to the machine's huge pages until `count` are free.
     pub fn new(count: u64) -> Self {
-        // It lives until its standard input ends, as it also does where this process is aborted.
+        // The keeper lives until its standard input ends, which also happens if this process is aborted.
         let script = "pool=/proc/sys/vm/nr_hugepages; trap '' TERM INT HUP; \
             free=$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo); \
             more=$(($1 > free ? $1 - free : 0)); echo $(($(cat $pool) + more)) > $pool; echo; \

@@ -1,4 +1,4 @@
-//! A guest that is a whole lab, for what this machine's kernel lacks; and guests whose console takes commands.
+//! A guest that is a whole lab, for features that this machine's kernel lacks; and guests whose console takes commands.
 
 use std::fs;
 use std::path::Path;
@@ -12,20 +12,20 @@ pub const QEMU_SWITCH: &str = concat!(
     "/../deploy/guest/qemu-switch.sh"
 );
 
-/// A guest whose console runs each line typed, and says how that ended.
+/// A guest whose console runs each typed line, and prints how it ended.
 pub struct CommandGuest {
     console: Process,
 }
 
 impl CommandGuest {
-    /// Boots it by `command`, which is [`QEMU_SWITCH`] with words.
+    /// Boots it by `command`, which is [`QEMU_SWITCH`] with arguments.
     pub fn start(lab: &Lab, command: &std::process::Command) -> Self {
         let mut console = Process::start(lab.dir(), "guest-switch", command);
         console.wait_for("GUEST-READY", s(60));
         Self { console }
     }
 
-    /// One with namespaces to be made, modules for them, this switch, and the files in /switch.
+    /// A guest with tools and modules for namespaces, this switch, and the files in /switch.
     pub fn lab(lab: &Lab, files: &[(&str, &str)]) -> Self {
         let mut command = lab.command(QEMU_SWITCH);
         command.arg("--lab").arg(env!("CARGO_BIN_EXE_crosspoint"));
@@ -37,7 +37,7 @@ impl CommandGuest {
         Self::start(lab, &command)
     }
 
-    /// Runs a command, which must succeed within the limit: what it prints.
+    /// Runs a command, which must succeed within the limit. Returns its output.
     pub fn ask(&mut self, line: &str, limit: Duration) -> String {
         let before = self.console.log().len();
         self.console.type_line(line);

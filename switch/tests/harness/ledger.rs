@@ -1,14 +1,14 @@
-//! The ledger: no frame is lost without a name.
+//! The ledger: no frame is lost without a drop reason.
 //!
-//! For every port, frames received and copies that flooding added are copies delivered and copies dropped; in all,
-//! copies delivered are the frames that ports transmitted, and copies dropped the drops of all reasons.
+//! For every port, received frames plus copies added by flooding equal copies delivered plus copies dropped. In total,
+//! copies delivered equal the frames that ports transmitted, and copies dropped equal the drops of all reasons.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Metrics;
 
-/// What the metrics say of one port, all its queues together.
+/// The counters of one port, summed over all its queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Port {
     pub rx: u64,
@@ -20,7 +20,7 @@ pub struct Port {
     pub joined_copies: u64,
     pub delivered_copies: u64,
     pub dropped_copies: u64,
-    /// By reason; those that never happened are absent.
+    /// Drops by reason; reasons that never occurred are absent.
     pub drops: BTreeMap<String, u64>,
 }
 
@@ -31,7 +31,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads it off a scrape.
+    /// Reads it from a scrape.
     pub fn new(metrics: &Metrics) -> Self {
         let mut ledger = Self::default();
         for sample in &metrics.samples {
@@ -77,7 +77,7 @@ impl Ledger {
         ledger
     }
 
-    /// What is wrong with it, if anything.
+    /// What does not balance, if anything.
     pub fn fault(&self) -> Option<String> {
         let sum = |of: fn(&Port) -> u64| self.ports.values().map(of).sum::<u64>();
         for (name, port) in &self.ports {

@@ -1,4 +1,4 @@
-//! Real Linux guests, by the scripts of deploy/guest, and the same jobs on a host.
+//! Real Linux guests, booted by the scripts of deploy/guest, and the same jobs on a host.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::{Host, Lab, Process, s, wait_until};
 
-/// A guest (or a host's job), by its console.
+/// A guest (or a host's job), controlled by its console.
 pub struct LinuxGuest {
     console: Process,
-    /// How many lines were typed.
+    /// Number of typed lines.
     orders: u32,
 }
 
@@ -40,7 +40,7 @@ impl LinuxGuest {
         }
     }
 
-    /// The server of ping, iperf3 and the checksum service, on a host.
+    /// The server for ping, iperf3 and the checksum service, on a host.
     pub fn service(lab: &Lab, host: &Host<'_>) -> Self {
         let command = host.command(&format!("{} server", script("peer-service.sh").display()));
         let mut service = Self {
@@ -51,7 +51,7 @@ impl LinuxGuest {
         service
     }
 
-    /// A client on a host: `job` of deploy/guest/net-job.sh with these peers, which move `blob_mib` each way.
+    /// A client on a host: `job` of deploy/guest/net-job.sh with these peers, which transfers `blob_mib` in each direction.
     pub fn client(lab: &Lab, host: &Host<'_>, job: &str, peers: &str, blob_mib: u32) -> Self {
         let script = script("peer-service.sh");
         let mut command = host.command(&format!("{} {job} {peers}", script.display()));
@@ -63,12 +63,12 @@ impl LinuxGuest {
         }
     }
 
-    /// Waits until a server can be used.
+    /// Waits until a server is ready.
     pub fn wait_ready(&mut self) {
         self.console.wait_for("GUEST-READY", s(60));
     }
 
-    /// Has a guest with `--job orders` run a shell's `line`: what that printed.
+    /// Runs a shell command in a guest with `--job orders`. Returns its output.
     pub fn run(&mut self, line: &str) -> String {
         self.orders += 1;
         let (begin, end) = (
@@ -85,25 +85,25 @@ impl LinuxGuest {
         answer.split_once(&end).expect("it ended").0.to_owned()
     }
 
-    /// Waits until the console has shown `text` so many times.
+    /// Waits until the console has shown `text` this many times.
     pub fn wait_for_times(&mut self, text: &str, times: usize, limit: Duration) {
         let shown = || self.console.log().matches(text).count() >= times;
         let what = format!("{times} times {text:?} on the console");
         wait_until(&what, limit, || shown().then_some(()));
     }
 
-    /// Waits for what the console shows.
+    /// Waits until the console has shown `text`.
     pub fn wait_for(&mut self, text: &str) {
         self.console.wait_for(text, s(60));
     }
 
-    /// What the console showed.
+    /// The console's output.
     pub fn log(&self) -> String {
         self.console.log()
     }
 
-    /// Waits for a client's end: ping, TCP both ways and every byte of a file both ways must have got across, to each
-    /// of its peers.
+    /// Waits for a client's end: ping, TCP in both directions and every byte of a file in both directions must have got
+    /// across, to each of its peers.
     pub fn must_succeed(&mut self) {
         let goods = [
             "ping=ok",
@@ -115,12 +115,12 @@ impl LinuxGuest {
         self.must_have(&goods);
     }
 
-    /// As [`LinuxGuest::must_succeed`], for a client whose job is ping and the file.
+    /// Like [`LinuxGuest::must_succeed`], for a client whose job is ping and the file.
     pub fn must_transfer_both_ways(&mut self) {
         self.must_have(&["ping=ok", "sha=ok", "fetch=ok"]);
     }
 
-    /// As [`LinuxGuest::must_succeed`], for a client whose job is only the file, one way or the other.
+    /// Like [`LinuxGuest::must_succeed`], for a client whose job is only the file, in one direction or the other.
     pub fn must_transfer(&mut self) {
         self.must_have(&[]);
         let log = self.console.log();
@@ -135,7 +135,7 @@ impl LinuxGuest {
             let of_line = |line: &str| line.strip_prefix("RESULT ").map(str::to_owned);
             part.lines().filter_map(of_line).collect::<Vec<_>>()
         };
-        // Before the first peer's line, if there are such lines, nothing has been tried.
+        // If there are lines of peers, nothing was tested before the first of them.
         let parts = log.split("PEER ").collect::<Vec<_>>();
         for part in &parts[usize::from(parts.len() > 1)..] {
             for good in goods {

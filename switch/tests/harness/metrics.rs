@@ -14,7 +14,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The value of a label; empty when there is no such label.
+    /// The value of a label; empty if there is no such label.
     pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
@@ -27,14 +27,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Scrapes `http://ADDRESS/metrics`; nothing when nobody answers.
+    /// Scrapes `http://ADDRESS/metrics`; `None` if there is no answer.
     pub fn scrape(address: SocketAddr) -> Option<Self> {
         let (status, body) = get(address, "/metrics")?;
         assert_eq!(status, 200, "{body}");
         Some(Self::of_text(&body))
     }
 
-    /// Metrics that were fetched in another way.
+    /// Metrics that were obtained in another way.
     pub fn of_text(text: &str) -> Self {
         Self {
             text: text.to_owned(),
@@ -63,7 +63,7 @@ impl Metrics {
     }
 }
 
-/// `GET http://ADDRESS/PATH`: the status, and the body; nothing when nobody answers.
+/// `GET http://ADDRESS/PATH`: the status and the body; `None` if there is no answer.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -1,4 +1,4 @@
-//! What the end-to-end tests are made of.
+//! The parts of the end-to-end tests.
 
 mod attacker;
 mod exchange;
@@ -30,7 +30,7 @@ pub use qmp::Qmp;
 pub use switch::{Switch, guest, xdp};
 pub use testpmd::{Testpmd, TestpmdPort};
 
-/// Waits until `condition` gives something, asking again and again.
+/// Polls `condition` until it returns a value.
 pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -42,7 +42,7 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() ->
     }
 }
 
-/// So many seconds.
+/// A number of seconds.
 pub const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }

@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process, with its output in a file. Dropped, it is asked to end, then made to.
+/// A process with its output in a file. When dropped, it is asked to end, then killed.
 pub struct Process {
     name: String,
     log: PathBuf,
     child: Child,
     stdin: ChildStdin,
-    /// As `run` keeps it: a process may be waited for once.
+    /// The exit status, once known: a process can be waited for only once.
     ended: Option<ExitStatus>,
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to `NAME.log` in `dir`. It dies with this thread, however that ends.
+    /// Starts `command`; its output goes to `NAME.log` in `dir`. It dies with this thread, however that ends.
     pub fn start(dir: &Path, name: &str, command: &Command) -> Self {
         let log = dir.join(format!("{name}.log"));
         let output = File::create(&log).expect("a log file");
@@ -51,7 +51,7 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).replace('\r', "")
     }
 
-    /// Its id, which is that of the command: setpriv becomes it.
+    /// Its process ID, which is that of the command: setpriv becomes the command.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -66,7 +66,7 @@ impl Process {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
-    /// Whether it has ended, and how.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().expect("a child to wait for");
@@ -88,7 +88,7 @@ impl Process {
         let deadline = Instant::now() + limit;
         while !self.log().contains(text) {
             let over = self.ended().is_some() || Instant::now() >= deadline;
-            // Once more: it may have printed the text and ended since.
+            // One more check: it may have printed the text and ended since.
             assert!(
                 !over || self.log().contains(text),
                 "{}: no {text:?}\n{}",
@@ -99,7 +99,7 @@ impl Process {
         }
     }
 
-    /// Kills it outright, as a crash would, and waits until it is gone.
+    /// Kills it, as a crash would, and waits until it has ended.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         assert!(
@@ -125,7 +125,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs `command` to its end: how it ended, and all that it printed.
+/// Runs `command` to its end. Returns its exit status and all its output.
 pub fn run(dir: &Path, command: &Command, limit: Duration) -> (ExitStatus, String) {
     let name = Path::new(command.get_program())
         .file_name()

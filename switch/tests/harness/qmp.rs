@@ -1,4 +1,4 @@
-//! QEMU's control socket, as far as a migration needs it (QEMU Machine Protocol: a JSON object a line).
+//! QEMU's control socket, as far as a migration needs it (QEMU Machine Protocol: one JSON object per line).
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -35,10 +35,10 @@ impl Qmp {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
     }
 
-    /// Executes a command: what it returns, or QEMU's reason why not. Events in between are nothing to us.
+    /// Executes a command. Returns its result, or QEMU's error. Events in between are ignored.
     ///
     /// # Errors
-    /// QEMU refuses it.
+    /// QEMU refuses the command.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{request}").expect("QEMU listens");
@@ -53,7 +53,7 @@ impl Qmp {
         }
     }
 
-    /// As [`Qmp::execute`], of a command that must succeed.
+    /// Like [`Qmp::execute`], for a command that must succeed.
     pub fn must(&mut self, command: &str, arguments: Value) -> Value {
         let answer = self.execute(command, arguments);
         answer.unwrap_or_else(|reason| panic!("{command}: {reason}"))

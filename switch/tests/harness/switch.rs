@@ -11,9 +11,9 @@ use rustix::process::Signal;
 
 use super::{Host, Lab, Ledger, Metrics, Process, run, s, wait_until};
 
-/// The address of the metrics: every lab has a loopback interface of its own.
+/// The address of the metrics. Every lab has its own loopback interface.
 const METRICS: &str = "127.0.0.1:9477";
-/// That of a second switch in the same lab.
+/// The address of a second switch in the same lab.
 const METRICS_OF_SECOND: &str = "127.0.0.1:9478";
 
 /// A `[[port]]` for a wire's end. More keys may be appended.
@@ -32,7 +32,7 @@ pub fn guest(lab: &Lab, name: &str) -> String {
     )
 }
 
-/// A running `crosspoint run`. Dropped, it must stop as it should: see [`Switch::stop`].
+/// A running `crosspoint run`. When dropped, it must stop properly: see [`Switch::stop`].
 pub struct Switch<'a> {
     lab: &'a Lab,
     config: String,
@@ -43,26 +43,26 @@ pub struct Switch<'a> {
 }
 
 impl<'a> Switch<'a> {
-    /// Starts the daemon with workers on `cores` and these ports, and waits until it is ready, and its uplinks up.
+    /// Starts the daemon with workers on `cores` and these ports. Waits until it is ready, and its uplinks are up.
     pub fn start(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
         let switch = Self::start_early(lab, cores, ports);
         switch.wait_uplinks();
         switch
     }
 
-    /// As [`Switch::start`], a second one beside it.
+    /// Like [`Switch::start`], for a second one beside it.
     pub fn start_second(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
         let switch = Self::start_second_early(lab, cores, ports);
         switch.wait_uplinks();
         switch
     }
 
-    /// As [`Switch::start`], for interfaces that may not be there yet, or may be another's: no port is waited for.
+    /// Like [`Switch::start`], for interfaces that may be missing or in use: it does not wait for ports.
     pub fn start_early(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
         Self::start_as(lab, "control", METRICS, cores, ports)
     }
 
-    /// As [`Switch::start_early`], a second one.
+    /// Like [`Switch::start_early`], for a second one.
     pub fn start_second_early(lab: &'a Lab, cores: &[usize], ports: &[String]) -> Self {
         Self::start_as(lab, "second", METRICS_OF_SECOND, cores, ports)
     }
@@ -77,7 +77,7 @@ impl<'a> Switch<'a> {
         Self::start_in(lab, name, metrics, cores, ports, &[])
     }
 
-    /// As [`Switch::start`], as systemd does: `notify` is its socket, and it wants a sign of life in each `watchdog`.
+    /// Like [`Switch::start`], as systemd does it: `notify` is its socket, and it expects a sign of life in each `watchdog`.
     pub fn start_as_service(
         lab: &'a Lab,
         cores: &[usize],
@@ -93,8 +93,8 @@ impl<'a> Switch<'a> {
         switch
     }
 
-    /// Starts the daemon, and returns at the moment in which it tells `notify`, its service manager's socket at `path`, that it
-    /// is ready; with what it says besides.
+    /// Starts the daemon, and returns at the moment when it reports to `notify`, its service manager's socket at `path`,
+    /// that it is ready. Also returns the other messages.
     pub fn start_until_ready(
         lab: &'a Lab,
         cores: &[usize],
@@ -152,14 +152,14 @@ impl<'a> Switch<'a> {
         }
     }
 
-    /// `crosspoint` with these words, to its end.
+    /// Runs `crosspoint` with these arguments to its end.
     pub fn command(lab: &Lab, words: &[&str]) -> (ExitStatus, String) {
         let mut command = lab.command(binary());
         command.args(words);
         run(lab.dir(), &command, s(10))
     }
 
-    /// The control socket and the metrics answer before the ports are there, so the log has the last word.
+    /// The control socket and the metrics answer before the ports exist, so the log decides.
     fn wait_ready(&mut self) {
         let deadline = Instant::now() + s(10);
         let ready = |switch: &Self| switch.process.log().contains("ready");
@@ -179,7 +179,7 @@ impl<'a> Switch<'a> {
         }
     }
 
-    /// Guests come and go, but wires are there from the start (but see [`Switch::start_early`]).
+    /// Waits for uplinks. Guests may be missing, but wires are there from the start (except with [`Switch::start_early`]).
     fn wait_uplinks(&self) {
         let name = |port: &'_ str| {
             port.lines()
@@ -202,7 +202,7 @@ impl<'a> Switch<'a> {
         self.scrape().expect("the metrics answer")
     }
 
-    /// `crosspoint show TOPIC`: what it prints.
+    /// The output of `crosspoint show TOPIC`.
     pub fn show(&self, topic: &str) -> String {
         self.show_with(topic, &[])
     }
@@ -214,7 +214,7 @@ impl<'a> Switch<'a> {
             .unwrap_or_else(|error| panic!("show {topic} --json: {error}\n{text}"))
     }
 
-    /// What `show ports` says of `port` under `key` of its properties, as words: "features", "ring_sizes".
+    /// A port's property `key` in `show ports`, as words: "features", "ring_sizes".
     pub fn property(&self, port: &str, key: &str) -> Vec<String> {
         let ports = self.show_json("ports");
         let rows = ports.as_array().expect("a list of ports");
@@ -224,14 +224,14 @@ impl<'a> Switch<'a> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Whether feature `name`, as in "RING_PACKED", was negotiated with the guest at `port`.
+    /// Whether a feature, such as "RING_PACKED", was negotiated with the guest at `port`.
     pub fn negotiated(&self, port: &str, name: &str) -> bool {
         self.property(port, "features")
             .iter()
             .any(|has| has == name)
     }
 
-    /// The port that the address is at, in text as in "52:54:00:09:00:01", as far as the switch knows.
+    /// The port on which the switch has learned the address, given as "52:54:00:09:00:01".
     pub fn port_of(&self, address: &str) -> Option<String> {
         let fdb = self.show_json("fdb");
         let mut addresses = fdb["addresses"].as_array().expect("a list").iter();
@@ -252,14 +252,14 @@ impl<'a> Switch<'a> {
         text
     }
 
-    /// Starts `crosspoint` with these words, and this switch's socket.
+    /// Starts `crosspoint` with these arguments and this switch's socket.
     pub fn start_command(&self, name: &str, words: &[&str]) -> Process {
         let mut command = self.lab.command(binary());
         command.args(words).arg("--socket").arg(&self.control);
         Process::start(self.lab.dir(), name, &command)
     }
 
-    /// How port `name` is, and why, as `show ports` has it: "down: waiting for interface `up0`".
+    /// The state and detail of port `name`, as in `show ports`: "down: waiting for interface `up0`".
     pub fn state(&self, name: &str) -> String {
         let ports = self.show_json("ports");
         let mut rows = ports.as_array().expect("a list of ports").iter();
@@ -268,7 +268,7 @@ impl<'a> Switch<'a> {
         format!("{}: {}", word("state"), word("detail"))
     }
 
-    /// Waits until [`Switch::state`] of port `name` has `text` in it.
+    /// Waits until [`Switch::state`] of port `name` contains `text`.
     pub fn wait_state(&self, name: &str, text: &str) {
         let what = format!("{name} with {text:?}");
         wait_until(&what, s(20), || {
@@ -276,29 +276,29 @@ impl<'a> Switch<'a> {
         });
     }
 
-    /// `GET path` of the metrics' address: the status, and the body.
+    /// `GET path` of the metrics' address: the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let address = self.metrics.parse().expect("an address");
         super::metrics::get(address, path).expect("it answers")
     }
 
-    /// `crosspoint WORDS --socket` its own: how it ends, and what it prints.
+    /// Runs `crosspoint WORDS --socket` with its socket. Returns the exit status and the output.
     pub fn ask(&self, words: &[&str]) -> (ExitStatus, String) {
         let socket = self.control.to_str().expect("a plain path");
         Self::command(self.lab, &[words, &["--socket", socket]].concat())
     }
 
-    /// Its configuration's file.
+    /// The path of its configuration file.
     pub fn config_path(&self) -> PathBuf {
         self.control.with_extension("toml")
     }
 
-    /// Its process, which is also its main thread.
+    /// Its process ID, which is also its main thread's.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// The thread of a worker.
+    /// The thread ID of a worker.
     pub fn worker_thread(&self, worker: usize) -> u32 {
         let name = format!("worker-{worker}\n");
         let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id()));
@@ -312,7 +312,7 @@ impl<'a> Switch<'a> {
         id.expect("a number")
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
@@ -339,7 +339,7 @@ impl<'a> Switch<'a> {
         );
     }
 
-    /// The ledger, which must balance once nothing is in flight: when two readings are the same.
+    /// The ledger, which must balance once nothing is in flight: when two readings are equal.
     pub fn ledger(&self) -> Ledger {
         let deadline = Instant::now() + s(10);
         let mut before = Ledger::new(&self.metrics());
@@ -365,24 +365,24 @@ impl<'a> Switch<'a> {
         self.process.signal(signal);
     }
 
-    /// Kills the daemon with `signal`, which must end it with success, and leave neither socket nor XDP program.
+    /// Ends the daemon with `signal`. It must exit with success, and leave neither a socket nor an XDP program.
     pub fn stop(mut self, signal: Signal) {
         self.stop_by(signal);
     }
 
-    /// As [`Switch::stop`]: all that it has logged.
+    /// Like [`Switch::stop`]. Returns its whole log.
     pub fn stop_and_tell(mut self, signal: Signal) -> String {
         self.stop_by(signal);
         self.process.log()
     }
 
-    /// SIGKILL, so that the daemon cannot tidy up.
+    /// SIGKILL: the daemon cannot clean up.
     pub fn kill(mut self) {
         self.stopped = true;
         self.process.kill();
     }
 
-    /// As [`Switch::stop`], where another switch waits for its interfaces: it may have them already.
+    /// Like [`Switch::stop`], if another switch waits for its interfaces and may have taken them already.
     pub fn stop_for_another(mut self, signal: Signal) {
         self.end_by(signal);
     }
@@ -406,7 +406,8 @@ impl<'a> Switch<'a> {
         assert!(!self.control.exists(), "the control socket is left behind");
     }
 
-    /// The socket that the switch made (a client's belongs to the other side), or the program on the interface.
+    /// Checks that the socket which the switch created (a client's belongs to the other side), or the program on the
+    /// interface, is gone.
     fn assert_gone(&self, port: &str) {
         let value = |key| {
             port.lines()

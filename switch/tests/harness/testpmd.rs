@@ -1,10 +1,10 @@
-//! DPDK's testpmd with virtio-user ports: a guest's poll-mode driver without the guest.
+//! DPDK's testpmd with virtio-user ports: a guest's poll-mode driver without a guest.
 
 use std::process::Command;
 
 use super::{Lab, Process, s};
 
-/// One port of a testpmd: a DPDK virtual device, as in `--vdev`.
+/// A port of a testpmd: a DPDK virtual device, as in `--vdev`.
 pub struct TestpmdPort(pub String);
 
 impl TestpmdPort {
@@ -23,8 +23,8 @@ pub struct Testpmd {
 }
 
 impl Testpmd {
-    /// Starts it on core 0 with `ports`; `options` are testpmd's own. It works without huge pages, and in one memory
-    /// region of `memory_mib`, which it clears first: the less, the sooner it is ready.
+    /// Starts it on core 0 with `ports`; `options` are testpmd's own. It uses no huge pages, and one memory region of
+    /// `memory_mib`, which it clears first: the smaller, the sooner it is ready.
     pub fn start(
         lab: &Lab,
         name: &str,
@@ -36,7 +36,7 @@ impl Testpmd {
         let eal = "--lcores 0@0,1@0 --no-pci --no-huge --no-shconf --single-file-segments";
         command.args(eal.split(' '));
         command.args(["-m", &memory_mib.to_string()]);
-        // Vectors as wide as the processor has, and a line on which path each port takes.
+        // The widest vectors of the processor, and a log line about each port's path.
         command.args([
             "--force-max-simd-bitwidth=512",
             "--log-level=pmd.net.virtio.init:info",
