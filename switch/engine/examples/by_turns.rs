@@ -1,17 +1,17 @@
-//! Workers and the guests that each serves, by turns in one thread for each worker, so that no cache line has to cross
-//! between cores: what frames cost with many addresses, beside guests without traffic, and with a second worker.
+//! Measures the cost of frames with many addresses, beside guests without traffic, and with a second worker. Each worker
+//! and its guests run alternately in one thread, so that no cache line moves between cores.
 //!
-//! `by_turns [REPEATS] [addresses=N] [idle=N] [packed] [inorder] [unmerged]
-//! [workers=N] [counted]` prints cycles a frame.
+//! `by_turns [REPEATS] [addresses=N] [idle=N] [packed] [inorder] [unmerged] [workers=N] [counted]` prints cycles per
+//! frame.
 //!
-//! | word | is |
+//! | word | meaning |
 //! |---|---|
-//! | `REPEATS` | how often 256 frames are measured; 5000 |
-//! | `addresses` | so many on either side, in turn, so that no frame is like the one before |
-//! | `idle` | so many other guests that each worker polls in vain |
-//! | `packed`, `inorder`, `unmerged` | what the rings and the receive buffers are like |
-//! | `counted` | bursts are not made shorter, however long they take: under valgrind |
-//! | `workers` | so many on cores 0, 1 and so on, first one by one and then all at once. What one loses by the others are the lines that they share |
+//! | `REPEATS` | how often 256 frames are measured; default 5000 |
+//! | `addresses` | number of addresses on each side, used in rotation, so that consecutive frames differ |
+//! | `idle` | number of other guests, without traffic, that each worker polls |
+//! | `packed`, `inorder`, `unmerged` | kind of rings and receive buffers |
+//! | `counted` | bursts are not made shorter when they take long: for valgrind |
+//! | `workers` | number of workers, on cores 0, 1 and so on, first one by one and then all at once. The loss with all at once comes from shared cache lines |
 #![allow(
     missing_docs,
     dead_code,
@@ -40,24 +40,24 @@ mod world;
 
 use ports::{Driver, PortOptions, port};
 
-/// Frames on the ring at the start of a repeat: all of it.
+/// Frames on the ring at the start of a repeat: a full ring.
 const FRAMES: usize = 256;
-/// Where a frame's header begins, so that it ends with a cache line, as with DPDK; and from one frame to the next.
+/// Offset of a frame's header, so that it ends with a cache line, as with DPDK; and distance between frames.
 const OFFSET: usize = 52;
 const STRIDE: usize = 128;
 const FRAME_LEN: usize = 60;
-/// Repeats until everything is in the caches.
+/// Repeats until all data is in the caches.
 const WARMUP: usize = 100;
-/// From one frame's destination to the next one's: a prime, so that destinations take other steps than sources.
+/// Step between the destinations of consecutive frames: a prime, so that it differs from the step of sources.
 const DESTINATION_STEP: u32 = 7919;
 
-/// What a burst may take of a worker's time.
+/// A worker's quantum, cycles.
 const QUANTUM_CYCLES: u64 = 61_000;
 
-/// Between two looks whether all threads are there.
+/// Interval between two checks whether all threads have arrived.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What is asked for.
+/// Command line options.
 struct Options {
     repeats: usize,
     workers: u16,
@@ -105,16 +105,16 @@ fn turn(worker: &mut Worker, times: &mut Times) {
     worker.turn(times);
 }
 
-/// An address of a guest: the one of this number.
+/// Returns a guest's address number `number`.
 fn address(guest: u16, number: u32) -> [u8; 6] {
     let [high, low] = (number as u16).to_be_bytes();
     let [guest_high, guest_low] = guest.to_be_bytes();
     [2, 0, high, low, guest_high, guest_low]
 }
 
-/// A worker that is still to begin, and all guests that it serves.
+/// A worker that has not started, and all guests that it serves.
 struct Side {
-    /// Its number, and that of its core.
+    /// Number of the worker and of its core.
     number: usize,
     link: Arc<WorkerLink>,
     from: Driver,
@@ -122,7 +122,7 @@ struct Side {
     _idle: Vec<Driver>,
 }
 
-/// Writes frames of which the first has this number, whatever `addresses` there are.
+/// Writes frames numbered from `first` on, with `addresses` addresses.
 fn write_frames(driver: &Driver, [from, to]: [u16; 2], first: u32, addresses: u32) {
     let area = driver.transmit.area().view();
     let mut bytes = [0; 12 + FRAME_LEN];
@@ -152,7 +152,7 @@ fn send_all(driver: &mut Driver) {
     let _ = driver.transmit.virtqueue().publish();
 }
 
-/// Workers with two ports each, of which all addresses are known, and others without traffic.
+/// Creates workers with two ports each, whose addresses are all known, and further ports without traffic.
 fn start(options: &Options) -> (Arc<Shared>, Arc<View>, Vec<Side>) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
@@ -203,7 +203,7 @@ fn start(options: &Options) -> (Arc<Shared>, Arc<View>, Vec<Side>) {
 }
 
 impl Side {
-    /// Has 256 frames sent, delivered and taken. Returns the worker's cycles.
+    /// Sends, delivers and receives 256 frames. Returns the worker's cycles.
     fn repeat(&mut self, worker: &mut Worker, options: &Options, repeat: usize) -> u64 {
         if repeat == 0 || options.addresses > 1 {
             let first = self.number as u16 * (2 + options.idle);
@@ -223,7 +223,7 @@ impl Side {
         }
         let cycles = tsc() - began;
         let mut got = 0;
-        // A burst that was interrupted makes the next ones shorter: frames may be left.
+        // A burst that was interrupted makes the next ones shorter, so frames may be left.
         while got < FRAMES {
             turn(worker, &mut times);
             got += self.to.received()[0].len();
@@ -234,10 +234,10 @@ impl Side {
     }
 }
 
-/// Cycles a frame: the best hundredth, and the median.
+/// Cycles per frame: the best hundredth, and the median.
 type Cost = [f64; 2];
 
-/// What all threads have in common.
+/// Shared by all threads.
 #[derive(Default)]
 struct Phase {
     ready: AtomicUsize,
@@ -245,7 +245,7 @@ struct Phase {
 }
 
 impl Phase {
-    /// Leaves the core to others until all threads are here.
+    /// Yields the core until all threads have arrived.
     fn begin(&self, threads: usize) {
         self.ready.fetch_add(1, Ordering::Relaxed);
         while self.ready.load(Ordering::Relaxed) < threads {
@@ -254,7 +254,7 @@ impl Phase {
     }
 }
 
-/// One worker's thread: measures by itself, and with all others at once.
+/// One worker's thread: measures alone, and with all others at the same time.
 fn work(mut worker: Worker, mut side: Side, options: &Options, phases: &[Phase]) -> [Cost; 2] {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     if let Some(core) = cores.get(side.number).filter(|_| options.workers > 1) {
@@ -269,7 +269,7 @@ fn work(mut worker: Worker, mut side: Side, options: &Options, phases: &[Phase])
         } else if number == threads {
             costs[1] = measure(&mut worker, &mut side, options);
             phase.done.fetch_add(1, Ordering::Relaxed);
-            // The others are not to be alone at their end.
+            // Keeps running so that the others do not finish alone.
             while phase.done.load(Ordering::Relaxed) < threads {
                 side.repeat(&mut worker, options, 1);
             }
@@ -290,7 +290,7 @@ fn main() {
     let options = Options::parse();
     let (shared, view, sides) = start(&options);
     let count = sides.len();
-    // Each alone, and where there are several, all at once.
+    // Each alone, then, if there are several, all at once.
     let all = if count == 1 { 1 } else { count + 1 };
     let phases: Vec<Phase> = (0..all).map(|_| Phase::default()).collect();
     let costs: Vec<[Cost; 2]> = std::thread::scope(|scope| {

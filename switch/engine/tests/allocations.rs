@@ -1,4 +1,4 @@
-//! Workers neither allocate nor free, from their first turn to their last: counted on their threads.
+//! Workers neither allocate nor free memory, from their first poll iteration to the last. Counted on their threads.
 #![allow(missing_docs)]
 #![cfg(not(loom))]
 
@@ -27,7 +27,7 @@ use ports::{Driver, PortOptions, port};
 use world::Random;
 
 const FRAMES: u64 = 1_000_000;
-/// Sent to have as many taken: the last ones may be on their way.
+/// Frames sent so that `FRAMES` are taken: the last ones may still be in queues.
 const SENT: u64 = FRAMES + 10_000;
 const GUESTS: u16 = 4;
 
@@ -40,14 +40,14 @@ thread_local! {
 struct Counting;
 
 fn count() {
-    // Not there any more while a thread ends.
+    // The thread-local no longer exists while a thread ends.
     if IS_COUNTED.try_with(Cell::get).unwrap_or(false) {
         COUNT.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-// SAFETY: everything is handed on to the system's allocator; the thread-local is const-initialised and has no destructor,
-// so looking at it allocates nothing.
+// SAFETY: all calls are passed to the system's allocator; the thread-local is const-initialised and has no destructor, so
+// reading it allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -77,7 +77,7 @@ fn counted(run: &mut dyn FnMut()) {
     IS_COUNTED.set(false);
 }
 
-/// A frame of one guest: mostly to another's queues, sometimes from a new address, to everybody, or to be dropped.
+/// A frame of one guest: mostly for another guest, sometimes from a new address, a broadcast, or one to be dropped.
 fn frame(random: &mut Random, me: u16, number: u64) -> Vec<u8> {
     let ip = Ip {
         v6: random.one_in(2),
@@ -153,7 +153,7 @@ fn a_million_frames_and_many_updates_allocate_and_free_nothing() {
         })
         .collect();
     let (mut random, mut number, mut received) = (Random(1), 0, 0);
-    // Made before, since it is the switch that is to be busy.
+    // Made in advance, so that the switch is the busy part.
     let made: Vec<Vec<Vec<u8>>> = (0..GUESTS)
         .map(|me| (0..20_000).map(|i| frame(&mut random, me, i)).collect())
         .collect();

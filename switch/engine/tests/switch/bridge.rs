@@ -1,21 +1,21 @@
-//! A learning bridge with VLANs, written from IEEE 802.1Q and the README's words, not from the engine: maps, sets and
-//! vectors. It says which bytes must come out where, and what must be counted.
+//! Reference model: a learning bridge with VLANs, written from IEEE 802.1Q and the README, not from the engine, with
+//! maps, sets and vectors. It gives the expected bytes at each port and the expected counters.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crosspoint_packet::{DropReason, FlowHasher};
 
-/// The longest frame that the switch forwards, as it came in, if it has no tag; one with a tag may be 4 bytes longer.
+/// The longest untagged frame that the switch accepts; a tagged one may be 4 bytes longer.
 pub const FRAME_LEN_MAX: usize = 65550;
 
 /// A port's VLANs.
 #[derive(Clone, Debug)]
 pub enum Membership {
-    /// All, and tags stay as they are.
+    /// All VLANs; tags stay unchanged.
     All,
-    /// One, without tags.
+    /// One VLAN, untagged.
     Access(u16),
-    /// These with tags; and perhaps one without.
+    /// These VLANs tagged, and optionally one untagged.
     Trunk(BTreeSet<u16>, Option<u16>),
 }
 
@@ -36,7 +36,7 @@ impl Membership {
         }
     }
 
-    /// Whether taking the tag out would have a second one name another VLAN on a trunk.
+    /// Whether popping the tag would expose a second one that names another VLAN on a trunk.
     fn would_uncover(&self, vlan: u16, bytes: &[u8]) -> bool {
         matches!(self, Membership::Trunk(..))
             && vlan != 0
@@ -58,7 +58,7 @@ impl Membership {
     }
 }
 
-/// One receive queue's ring: who runs out of buffers loses the rest of the burst.
+/// One receive queue's ring: when it runs out of buffers, the rest of the burst is lost.
 #[derive(Clone, Debug)]
 pub struct Ring {
     pub size: usize,
@@ -80,7 +80,7 @@ impl Ring {
             self.free -= 1;
             return Ok(());
         }
-        // It would not fit however many buffers were posted.
+        // It would not fit with any number of buffers.
         let hopeless = if self.mergeable {
             self.free == self.size
         } else {
@@ -100,20 +100,20 @@ pub enum Condition {
     Up,
     Down,
     Quarantined,
-    /// The switch does not have the port (any more).
+    /// The switch does not have the port, or no longer.
     Gone,
 }
 
-/// What was counted at one port.
+/// One port's counters.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Ledger {
     pub rx: (u64, u64),
     /// Frames and bytes, by queue.
     pub tx: Vec<(u64, u64)>,
     pub flood_copies: u64,
-    /// Of large frames that were cut.
+    /// Segments of large frames that were cut.
     pub segment_copies: u64,
-    /// Of segments that were joined.
+    /// Segments that were joined.
     pub joined_copies: u64,
     pub delivered: u64,
     pub dropped: u64,
@@ -130,10 +130,10 @@ pub struct BridgePort {
     pub vlans: Membership,
     pub condition: Condition,
     pub rings: Vec<Ring>,
-    /// Addresses it may learn; 0 for any number.
+    /// Address limit; 0 for none.
     pub mac_limit: usize,
     pub ledger: Ledger,
-    /// What must have come out of each queue since last looked, in order.
+    /// Expected output of each queue since the last comparison, in order.
     pub out: Vec<Vec<Copy>>,
 }
 
@@ -141,16 +141,16 @@ pub struct BridgePort {
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub bytes: Vec<u8>,
-    /// Length that the switch can know of: of a chain that is too long, only that it is.
+    /// Length that the switch knows: of a chain that is too long, only that it is too long.
     pub known_len: usize,
     /// Partial checksum: start and offset.
     pub csum: Option<(u16, u16)>,
     pub gso: bool,
-    /// Source port, flow and number, if the bytes say so.
+    /// Source port, flow and number, if the bytes contain them.
     pub identity: Option<(u32, u32, u64)>,
 }
 
-/// A frame as it comes out.
+/// A frame as it arrives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Copy {
     pub bytes: Vec<u8>,
@@ -158,12 +158,12 @@ pub struct Copy {
     pub identity: Option<(u32, u32, u64)>,
 }
 
-/// Whether a checksum's place is that of the UDP header behind a link header of `link` bytes, or one further in.
+/// Whether a checksum's place is that of the UDP header after a link header of `link` bytes, or of one further inside.
 fn is_udps(bytes: &[u8], link: usize, (start, offset): (u16, u16)) -> bool {
     let transport = match bytes.get(link - 2..link) {
         Some([0x08, 0]) if bytes.len() >= link + 20 && bytes[link + 7] == 0 => link + 20,
         Some([0x86, 0xdd]) if bytes.len() >= link + 40 && bytes[link + 6] == 17 => link + 40,
-        // Something else may carry it further in; what is cut off within IP's header does not.
+        // Another protocol may carry it further inside; a frame that ends within the IP header does not.
         Some([0x88, 0xb5]) => return usize::from(start) >= link,
         _ => return false,
     };
@@ -171,7 +171,7 @@ fn is_udps(bytes: &[u8], link: usize, (start, offset): (u16, u16)) -> bool {
     start == transport && offset == 6 || start >= transport + 8
 }
 
-/// Where the bridge wants to send a frame.
+/// The bridge's decision on a frame.
 enum Fate {
     Drop(DropReason),
     To { vlan: u16, ports: Vec<usize> },
@@ -193,7 +193,7 @@ fn is_group(mac: &[u8]) -> bool {
 }
 
 impl Bridge {
-    /// All of a burst that came in on `ingress`.
+    /// Processes a burst received on `ingress`.
     pub fn burst(&mut self, ingress: usize, burst: &[Sent]) {
         let mut queued: BTreeMap<(usize, usize), Vec<(u16, &Sent)>> = BTreeMap::new();
         for sent in burst {
@@ -223,7 +223,7 @@ impl Bridge {
         }
     }
 
-    /// Which receive queue of a port a frame goes to: any function of the flow would do, so this one is the switch's.
+    /// The receive queue of a frame: any function of the flow would do, so the switch's is used.
     fn queue(&self, port: usize, bytes: &[u8]) -> usize {
         let bucket = self.flows.hash(&bytes[..bytes.len().min(64)]) >> 24;
         bucket as usize * self.ports[port].rings.len() / 256
@@ -234,7 +234,7 @@ impl Bridge {
         if len < 14 {
             return Fate::Drop(DropReason::Runt);
         }
-        // What is too long to be followed has no bytes here.
+        // A chain that is too long to be followed has no bytes here.
         if len > FRAME_LEN_MAX + 4 * usize::from(tag_of(&sent.bytes).is_some()) {
             return Fate::Drop(DropReason::Oversize);
         }
@@ -298,7 +298,7 @@ impl Bridge {
         Fate::To { vlan, ports }
     }
 
-    /// How many stations are known to be on `port`.
+    /// Number of stations known on `port`.
     pub fn stations_on(&self, port: usize) -> usize {
         self.stations.values().filter(|on| **on == port).count()
     }
@@ -313,7 +313,7 @@ impl Bridge {
 }
 
 impl BridgePort {
-    /// Copies that go out on one queue, in order; returns how many did.
+    /// Sends copies to one queue, in order; returns how many were delivered.
     fn take(&mut self, queue: usize, copies: &[(u16, &Sent)]) -> u64 {
         let mut full = false;
         let mut delivered = 0;
@@ -341,10 +341,10 @@ impl BridgePort {
         delivered
     }
 
-    /// The frame as it looks on this port in `vlan`.
+    /// Returns the frame as sent on this port in `vlan`.
     fn copy(&self, vlan: u16, sent: &Sent) -> Copy {
         let tag = tag_of(&sent.bytes);
-        // In no VLAN: between ports that know of none, where nothing is touched.
+        // In no VLAN: between unaware ports the tag stays unchanged.
         let out_tag = match vlan {
             0 => tag,
             _ if self.vlans.is_untagged(vlan) => None,

@@ -1,4 +1,4 @@
-//! What one burst may cost, and what becomes of frames that ask for more.
+//! The cost budget of one burst, and frames that exceed it.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn rig(ports: &[PortOptions]) -> Rig {
     rig
 }
 
-/// How many frames each port was delivered, and what was dropped of port 0's.
+/// Returns how many frames were delivered to each port, and the drops of port 0's frames.
 fn outcome(rig: &Rig) -> (Vec<u64>, impl Fn(DropReason) -> u64 + use<>) {
     let ports = rig.view.ports.iter().flatten();
     let ledgers: Vec<_> = ports.map(|port| ledger_of(&port.counters)).collect();
@@ -40,8 +40,8 @@ fn outcome(rig: &Rig) -> (Vec<u64>, impl Fn(DropReason) -> u64 + use<>) {
     })
 }
 
-/// Large frames that ask for very many segments for very many ports: no more are made than a burst may cost, and of every
-/// frame all copies are accounted for.
+/// Large frames with very many segments for very many ports: no more segments are made than the budget allows, and all
+/// copies of every frame are counted.
 #[test]
 fn a_burst_makes_no_more_segments_than_it_may_cost() {
     let port = PortOptions {
@@ -68,8 +68,8 @@ fn a_burst_makes_no_more_segments_than_it_may_cost() {
     }
 }
 
-/// A burst of broadcasts for many ports: the copies that are made cost no more than a burst may, and whole ports are left
-/// out rather than single frames of a flow.
+/// A burst of broadcasts for many ports: the copies cost no more than the budget, and whole ports are left out rather
+/// than single frames of a flow.
 #[test]
 fn a_burst_is_flooded_no_further_than_it_may_cost() {
     let port = PortOptions {
@@ -113,7 +113,7 @@ fn one_broadcast_reaches_all_of_a_thousand_ports() {
     assert!(delivered.iter().skip(1).all(|frames| *frames == 1));
 }
 
-/// Ports that are down are no members of their VLANs: they get no copies, and count no drops.
+/// Ports that are down are not members of their VLANs: they get no copies and count no drops.
 #[test]
 fn ports_that_are_down_cost_a_flood_nothing() {
     let mut rig = rig(&vec![PortOptions::default(); 4]);
@@ -126,14 +126,14 @@ fn ports_that_are_down_cost_a_flood_nothing() {
     assert_eq!(delivered, [0, 0, 0, 1]);
     let ledger = |number: usize| ledger_of(&rig.view.ports[number].as_ref().unwrap().counters);
     assert!((1..3).all(|number| ledger(number).drops.is_empty()));
-    // With nobody left, that is what is said.
+    // Without any member, the drop reason is `NoDestination`.
     rig.view.ports[3].as_mut().unwrap().egress = Egress::Down;
     rig.view.renew_members();
     rig.pass(0, &[Flow::plain(host(1), BROADCAST).frame(60, 0, 0, 2)]);
     assert_eq!(outcome(&rig).1(DropReason::NoDestination), 1);
 }
 
-/// Each kind of flood has a limit of its own, and frames for known addresses have none.
+/// Each kind of flood has its own limit, and frames for known addresses have none.
 #[test]
 fn floods_keep_to_their_ports_limits() {
     let mut rig = rig(&vec![PortOptions::default(); 3]);
@@ -163,7 +163,7 @@ fn floods_keep_to_their_ports_limits() {
         }
     };
     for (dst, reason) in kinds {
-        // Two copies each: a bucket holds 1024.
+        // Two copies per frame: a bucket holds 1024.
         send(&mut rig, dst);
         let (_, dropped) = outcome(&rig);
         assert_eq!(dropped(reason), 1000 - 512, "{reason:?}");
@@ -177,8 +177,8 @@ fn floods_keep_to_their_ports_limits() {
     assert_eq!(dropped(DropReason::NoDestination), 0);
 }
 
-/// One receiver's buffers are in a thousand pieces each. Frames for it are dropped for that beyond what a burst may cost,
-/// and those of the same burst for others, also for guests whose buffers are chains as drivers make them, all arrive.
+/// One receiver's buffers are in a thousand pieces each. Frames for it beyond the budget are dropped for that reason.
+/// Frames of the same burst for other guests all arrive, also if their buffers are chains as real drivers make them.
 #[test]
 fn a_guest_with_costly_buffers_takes_nothing_from_others() {
     let port = |split, buffer_len, features| PortOptions {

@@ -1,4 +1,4 @@
-//! The switch beside the bridge of `bridge`: the same ports, the same frames, and what came of them compared.
+//! Runs the switch beside the model in `bridge`, with the same ports and frames, and compares the results.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use crosspoint_packet::DropReason;
 use crate::bridge::{Bridge, Condition, Copy, FRAME_LEN_MAX, Ledger, Sent};
 use crate::rig::Rig;
 
-/// What is read from the switch's counters of one port, over all workers.
+/// Reads the switch's counters of one port, summed over all workers.
 pub fn ledger_of(counters: &PortCounters) -> Ledger {
     let queues = 0..counters.queues();
     let all = |pick: fn(&QueueCounters) -> &Counter| -> u64 {
@@ -37,13 +37,13 @@ pub fn ledger_of(counters: &PortCounters) -> Ledger {
     }
 }
 
-/// Fails unless the sizes of bursts, as counted, come to the frames that were.
+/// Fails unless the counted burst sizes fit the number of frames.
 pub fn assert_bursts_fit(counters: &PortCounters) {
     let check = |what, sizes: &BurstSizes, frames: u64| {
         let bursts = sizes.counts();
         let most = BurstSizes::BOUNDS.iter().zip(bursts);
         let most: u64 = most.map(|(bound, n)| bound * n).sum();
-        // Each has more than the bound before its own.
+        // Each burst has more frames than the bound before its own.
         let least = [0].iter().chain(&BurstSizes::BOUNDS).zip(bursts);
         let least: u64 = least.map(|(bound, n)| (bound + 1) * n).sum();
         assert!(
@@ -57,7 +57,7 @@ pub fn assert_bursts_fit(counters: &PortCounters) {
     }
 }
 
-/// What the switch promises of its counters, whatever happened: each port's frames are accounted for, and all copies.
+/// Checks what always holds for the switch's counters: each port's frames and all copies are accounted for.
 pub fn assert_balanced(ledgers: &[Ledger]) {
     for (port, ledger) in ledgers.iter().enumerate() {
         let (taken, given) = (
@@ -75,19 +75,19 @@ pub fn assert_balanced(ledgers: &[Ledger]) {
     );
 }
 
-/// A frame that arrived, and the partial checksum that it has: start and offset.
+/// A frame that arrived, and its partial checksum: start and offset.
 type Arrived = (Vec<u8>, Option<(u16, u16)>);
 
-/// Both, side by side.
+/// The switch and the bridge, side by side.
 pub struct Pair {
     pub rig: Rig,
     pub bridge: Bridge,
-    /// What the switch knows of each port, whether it is there now or not.
+    /// The view of each port, whether or not the switch has the port now.
     pub ports: Vec<PortView>,
 }
 
 impl Pair {
-    /// Adds a frame to the ring of port `ingress`, split as said. `None` when the ring has no room.
+    /// Adds a frame to the ring of port `ingress`, split as requested. `None` if the ring has no room.
     pub fn send(
         &mut self,
         ingress: usize,
@@ -102,7 +102,7 @@ impl Pair {
             return None;
         }
         let header_len = self.bridge.ports[ingress].rings[0].header_len;
-        // A chain is not followed to its end when it is too long; of a single buffer the length is known.
+        // A chain that is too long is not followed to its end; the length of a single buffer is known.
         let is_too_long =
             split != ChainSplit::Single && header_len + bytes.len() > FRAME_LEN_MAX + 8 + 12;
         Some(Sent {
@@ -118,7 +118,7 @@ impl Pair {
         })
     }
 
-    /// Handles what port `ingress` has sent, in as many bursts as the switch makes of it.
+    /// Processes what port `ingress` has sent, in as many bursts as the switch makes of it.
     pub fn handle(&mut self, ingress: usize, sent: &[Sent], mut worker: impl FnMut() -> usize) {
         let _ = self.rig.drivers[ingress].transmit.ring().publish();
         let mut rest = sent;
@@ -136,7 +136,7 @@ impl Pair {
         assert_eq!(transmit.reap().unwrap(), sent.len(), "not completed");
     }
 
-    /// Takes what has arrived everywhere, and compares.
+    /// Takes the arrived frames of all ports, and compares.
     pub fn compare_arrivals(&mut self) {
         let both = self.rig.drivers.iter_mut().zip(&mut self.bridge.ports);
         for (number, (driver, port)) in both.enumerate() {
@@ -172,7 +172,7 @@ impl Pair {
             "stations known"
         );
         for (number, port) in self.ports.iter().enumerate() {
-            // What a port that is gone had is not accounted for any more.
+            // The counters of a removed port are not compared.
             if self.bridge.ports[number].condition != Condition::Gone {
                 let stations = self.bridge.stations_on(number);
                 assert_eq!(port.quota.used() as usize, stations, "port {number}");
@@ -181,7 +181,7 @@ impl Pair {
     }
 }
 
-/// The same frames, as often; and those of each flow in the order in which they were sent.
+/// Checks for the same frames, equally often, with each flow's frames in the order in which they were sent.
 fn assert_same(arrived: &[Arrived], expected: &[Copy], at: (usize, usize)) {
     let mut count: HashMap<(&[u8], _), i64> = HashMap::new();
     for (bytes, csum) in arrived {

@@ -1,4 +1,4 @@
-//! A guest that sends out of its own memory: over a real veth pair, with the kernel in between.
+//! A guest that sends from its own memory, over a real veth pair with the kernel in between.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -42,7 +42,7 @@ pub fn run(line: &str) {
     assert!(status.expect("iproute2 and ethtool").success(), "{line}");
 }
 
-/// `near` and `wire`, the two ends of a wire with two queues. The thread is in namespaces of its own from here on.
+/// Makes `near` and `wire`, the two ends of a wire with two queues. The thread gets its own namespaces.
 fn wire() {
     assert!(
         rustix::process::geteuid().is_root(),
@@ -60,14 +60,14 @@ fn wire() {
     run(&format!(
         "ip link add near {queues} type veth peer name wire {queues}"
     ));
-    // Whoever takes frames off the wire by AF_XDP gets checksums as they are.
+    // An AF_XDP socket at the far end gets checksums unfinished unless the sender computes them.
     run("ethtool -K near tx off");
     for end in ["near", "wire"] {
         run(&format!("ip link set {end} mtu {MTU} up"));
     }
 }
 
-/// A guest whose frames all go out at `near`, and somebody at `wire` who looks at them.
+/// A guest whose frames all leave through `near`, and a receiver at `wire`.
 struct World {
     view: View,
     stream: Stream,
@@ -82,7 +82,7 @@ struct World {
 }
 
 impl World {
-    /// The guest is in one VLAN; at `near` frames have tags, if `tags`.
+    /// The guest is in one VLAN; frames at `near` are tagged if `tags`.
     fn new(features: u64, tags: bool) -> World {
         wire();
         let (far, attachment) = far_end();
@@ -148,7 +148,7 @@ impl World {
         sent
     }
 
-    /// A worker's turn, up to the doorbell. Returns how many frames were taken.
+    /// One poll of a worker, without the doorbell. Returns how many frames were taken.
     fn take(&mut self) -> usize {
         let World {
             view,
@@ -185,7 +185,7 @@ impl World {
         }
     }
 
-    /// Turns until so many frames have arrived and the guest has got everything back.
+    /// Polls until `arrived` frames have arrived and the guest has got all buffers back.
     fn settle(&mut self, arrived: usize) {
         let start = Instant::now();
         loop {
@@ -236,7 +236,7 @@ fn plain(random: &mut Random, len: usize) -> Vec<u8> {
     [&addresses[..], &random.bytes(len - 14)].concat()
 }
 
-/// Every length, anywhere in pages, in one piece and in several: what arrives is what was sent, in that order.
+/// Frames of every length, at any place in pages, in one piece or several, arrive unchanged and in order.
 #[test]
 fn frames_leave_a_guests_memory_as_they_are() {
     let mut random = Random(5);
@@ -277,7 +277,7 @@ fn frames_leave_a_guests_memory_as_they_are() {
     }
 }
 
-/// Checksums that the guest left to be done are right, of whole frames and of each segment of those that are cut.
+/// Checksums that the guest left to the device are right, for whole frames and for each segment of a cut frame.
 #[test]
 fn checksums_are_finished_and_large_frames_are_cut() {
     let features = MODERN | feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
@@ -320,8 +320,8 @@ fn checksums_are_finished_and_large_frames_are_cut() {
     world.check_ledger();
 }
 
-/// What was looked at is what leaves, whatever the guest does to its buffers afterwards; and they are not given back
-/// before the kernel has read them.
+/// A frame leaves with the header that was checked, whatever the guest writes to its buffers afterwards; the buffers are
+/// not given back before the kernel has read them.
 #[test]
 fn a_header_that_is_rewritten_after_the_check_changes_nothing() {
     let mut world = World::new(MODERN, false);
@@ -337,7 +337,7 @@ fn a_header_that_is_rewritten_after_the_check_changes_nothing() {
         0,
         "the kernel has not seen them yet"
     );
-    // All that the guest has sent.
+    // Overwrites all that the guest has sent.
     let area = world.driver.area().clone();
     area.view().fill(0, area.len(), 0xee);
     world.settle(frames.len());
@@ -348,7 +348,7 @@ fn a_header_that_is_rewritten_after_the_check_changes_nothing() {
     world.check_ledger();
 }
 
-/// A frame in more pieces than the kernel takes goes the way of all others: here there is none.
+/// A frame in more pieces than the kernel takes goes through the shared queue, which does not exist here.
 #[test]
 fn a_frame_in_too_many_pieces_is_copied() {
     let mut world = World::new(MODERN | feature::INDIRECT_DESC, false);
@@ -363,7 +363,7 @@ fn a_frame_in_too_many_pieces_is_copied() {
     world.check_ledger();
 }
 
-/// A queue that ends gives everything back and leaves the ring where it stands, sent or not; the guest goes on.
+/// A queue that ends gives all buffers back, sent or not, and keeps the ring's position; the guest continues.
 #[test]
 fn a_queue_that_ends_gives_everything_back() {
     let mut random = Random(9);
@@ -379,7 +379,7 @@ fn a_queue_that_ends_gives_everything_back() {
         let World { stream, .. } = world;
         let mut stream = stream.end_direct(Duration::from_secs(1));
         assert!(!stream.is_direct());
-        // The guest is called by the worker that has it next, and not here: a call can last for ever.
+        // The guest's next worker calls it, not this thread: a call can block forever.
         assert!(stream.has_given_back());
         stream.flush(0);
         assert!(!stream.has_given_back());

@@ -1,4 +1,4 @@
-//! Ways to slip through that were open once.
+//! Regression tests: frames that earlier versions let through.
 
 use crosspoint_engine::fdb::{Fdb, Learned, Quota};
 use crosspoint_engine::vlan::VlanPolicy;
@@ -21,8 +21,8 @@ fn rig(vlans: [VlanPolicy; 2], frame_len_max: usize) -> Rig {
     rig
 }
 
-/// The address's owner has moved to a port that may learn no more. What is learned of it is wrong, so it must age; it
-/// must not be kept alive by the owner's own frames.
+/// An address's owner has moved to a port that has reached its address limit. The old entry is wrong now, so it must age
+/// out; the owner's own frames must not refresh it.
 #[test]
 fn an_address_that_moved_to_a_full_port_ages_out_at_the_old_one() {
     let fdb = Fdb::new(0, [1, 2]);
@@ -38,8 +38,8 @@ fn an_address_that_moved_to_a_full_port_ages_out_at_the_old_one() {
     assert_eq!(fdb.lookup(key), None, "still on the port that it left");
 }
 
-/// An access port is in one VLAN. A priority tag is let in, and taken out where that VLAN is untagged; a second tag
-/// behind it must not come to the front there and name another VLAN.
+/// An access port is in one VLAN. A priority tag is accepted, and popped where that VLAN is untagged; a second tag behind
+/// it must not be exposed there and name another VLAN.
 #[test]
 fn a_guest_cannot_leave_its_vlan_with_two_tags() {
     let trunk = VlanPolicy::trunk(&[200], Some(100));
@@ -54,7 +54,7 @@ fn a_guest_cannot_leave_its_vlan_with_two_tags() {
     }
 }
 
-/// Pushing a tag moves the checksum by four bytes; the field that says where it is has 16 bits.
+/// Pushing a tag moves the checksum by four bytes; its offset field has 16 bits.
 #[test]
 fn a_checksum_never_moves_into_the_ethernet_header() {
     let mut rig = rig(
@@ -81,7 +81,7 @@ fn a_checksum_never_moves_into_the_ethernet_header() {
     }
 }
 
-/// The largest IP packet goes from an access port to a trunk; the other way it must go too.
+/// The largest IP packet passes from an access port to a trunk; it must also pass in the other direction.
 #[test]
 fn the_largest_packet_passes_in_both_directions() {
     let mut rig = rig(

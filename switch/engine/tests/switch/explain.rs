@@ -1,4 +1,4 @@
-//! What is said of a frame before it is sent is what becomes of it.
+//! The explanation of a frame before it is sent matches its result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::ports::PortOptions;
 use crate::rig::Rig;
 use crate::world::MODERN;
 
-/// Why a copy may be dropped that nothing spoke against before it was made.
+/// Drop reasons of copies that are only found when a copy is made.
 const FOUND_OUT_LATER: [DropReason; 2] = [DropReason::GuestRingFull, DropReason::GuestBufferSmall];
 
 fn tap(rig: &mut Rig) -> Arc<Tap> {
@@ -57,7 +57,7 @@ fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Speci
     }
 }
 
-/// What is said of a frame that has been seen.
+/// Returns the explanation of a captured frame.
 fn afterwards(slot: &Slot, rig: &Rig) -> Explained {
     let specimen = Specimen {
         ingress: slot.port,
@@ -69,7 +69,7 @@ fn afterwards(slot: &Slot, rig: &Rig) -> Explained {
     explain(specimen, &rig.view, 0)
 }
 
-/// Explains a frame, sends it, and explains what was seen of it. What was said at first, and what was seen.
+/// Explains a frame, sends it, and explains it again from its capture. Returns the first explanation and the capture.
 fn both(
     rig: &mut Rig,
     tap: &Tap,
@@ -109,7 +109,7 @@ fn compare(said: &Explained, seen: &[Slot]) {
     };
     match (received.fate, said.dropped) {
         (Fate::Dropped(reason), said) => assert_eq!(Some(reason), said),
-        // That nobody wants it shows when copies are made.
+        // That no port takes it is found when copies are made.
         (Fate::Flood, said) => assert!(matches!(said, None | Some(DropReason::NoDestination))),
         (fate, said) => assert_eq!(said, None, "{fate:?}"),
     }
@@ -154,8 +154,8 @@ fn compare(said: &Explained, seen: &[Slot]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
 
-    /// Whatever ports there are, whatever is known and whatever comes: verdict, ports, queues, tags and reasons are those
-    /// that were said, and of what is learned of the source too.
+    /// For any ports, known addresses and frames: verdict, ports, queues, tags and reasons match the explanation, and so
+    /// does the result of learning the source.
     #[test]
     fn what_is_said_of_a_frame_becomes_of_it(seed: u64, steps in 0usize..20) {
         let mut run = Run::new(seed);
@@ -177,7 +177,7 @@ proptest! {
         }
     }
 
-    /// Large frames go whole to who takes them, and in as many pieces as was said to the others.
+    /// Large frames go whole to receivers that take them, and in as many segments as explained to the others.
     #[test]
     fn large_frames_are_cut_as_was_said(len in 1usize..20_000, mss in 200u16..9000, v6: bool, wrong: bool) {
         let csum = MODERN | feature::CSUM | feature::GUEST_CSUM;
@@ -190,7 +190,7 @@ proptest! {
         if wrong {
             header.gso_type = 5 - header.gso_type;
         }
-        // From a host that is not known to one that is not: a flood.
+        // Source and destination are unknown: a flood.
         let frame = [&host(9)[..], &host(0), &frame[12..]].concat();
         let (said, _) = both(&mut rig, &tap, 0, &header, &frame).unwrap();
         let expected = match len.div_ceil(mss.into()) {

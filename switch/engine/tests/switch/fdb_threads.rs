@@ -1,4 +1,4 @@
-//! The forwarding database with threads that really run at once.
+//! The forwarding database with real threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,7 +9,7 @@ use crate::world::Random;
 
 const PORTS: usize = 8;
 const OPERATIONS: usize = 1_000_000;
-/// More addresses than there is room for, so that buckets fill up and empty again.
+/// More addresses than the table can hold, so that buckets fill up and empty again.
 const ADDRESSES: usize = 40_000;
 
 /// An address and its VLAN; it is only ever learned on ports `n % 8` and the next.
@@ -36,11 +36,11 @@ impl Table {
         self.quotas.get(usize::from(port))
     }
 
-    /// What workers do.
+    /// Learns and looks up, as workers do.
     fn learn_and_look_up(&self, seed: u64, tick: u8) {
         let mut random = Random(seed);
         for _ in 0..OPERATIONS / 2 {
-            // Some addresses are everybody's favourites: there the threads meet.
+            // Half of the accesses go to a few addresses, so that threads conflict there.
             let range = if random.one_in(2) { 16 } else { ADDRESSES };
             let n = random.below(range);
             let (mac, vlan) = address(n);
@@ -55,7 +55,7 @@ impl Table {
         }
     }
 
-    /// What the control thread does.
+    /// Sweeps, as the control thread does.
     fn sweep(&self, tick: u8) {
         let mut random = Random(99);
         while !self.stop.load(Ordering::Relaxed) {
@@ -69,7 +69,7 @@ impl Table {
 
 #[test]
 fn lookups_find_only_where_an_address_was_learned_and_quotas_end_exact() {
-    // Without limit, with one that is met at times, and with one that always is.
+    // Ports without a limit, with one that is reached sometimes, and with one that is always reached.
     let limits = [0, 0, 0, 1500, 1500, 1500, 10, 1];
     let table = Table {
         fdb: Fdb::new(0, [5, 6]),

@@ -1,4 +1,4 @@
-//! Real workers, and the little control that tests need over them.
+//! Real workers, and the minimal control that tests need.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -16,10 +16,10 @@ use crosspoint_packet::{FlowHasher, Mac};
 
 use crate::ports::Driver;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than any step takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Workers and their view.
+/// Workers and their snapshot.
 pub struct Floor {
     pub shared: Arc<Shared>,
     pub links: Vec<Arc<WorkerLink>>,
@@ -28,7 +28,7 @@ pub struct Floor {
     streams: Vec<usize>,
 }
 
-/// A change: a port as it is from now on, and streams, each with its worker.
+/// A change: new ports, and streams, each with its worker.
 #[derive(Default)]
 pub struct Change {
     pub port: Option<(u16, PortView)>,
@@ -40,7 +40,7 @@ pub struct Change {
 pub const QUANTUM_CYCLES: u64 = 65_000;
 
 impl Floor {
-    /// `around` runs on each worker's thread and is to call what it is given: the worker's loop.
+    /// Starts the workers. `around` runs on each worker's thread and must call its argument: the worker's loop.
     pub fn start(workers: usize, idle: Idle, faults: usize, around: fn(&mut dyn FnMut())) -> Floor {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -72,8 +72,8 @@ impl Floor {
         }
     }
 
-    /// Makes a change, as the control thread does, and waits until all work by it. Returns what came back, by worker,
-    /// and the view that was replaced.
+    /// Makes a change, as the control thread does, and waits until all workers use it. Returns the returned update of
+    /// each worker, and the replaced snapshot.
     pub fn change(&mut self, change: Change) -> (Vec<Update>, Arc<View>) {
         let mut ports = self.view.ports.clone();
         if let Some((number, port)) = change.port {
@@ -107,7 +107,7 @@ impl Floor {
         (back.collect(), replaced)
     }
 
-    /// Says that `mac` was seen on `port`, outside every VLAN.
+    /// Learns `mac` on `port`, outside every VLAN.
     pub fn learn(&self, mac: [u8; 6], port: u16) {
         let key = self.view.fdb.key(Mac::new(mac), 0);
         self.view.fdb.learn(key, port, 0, |port| {
@@ -115,7 +115,7 @@ impl Floor {
         });
     }
 
-    /// Ends the workers; says how long that took.
+    /// Stops the workers; returns how long that took.
     pub fn stop(mut self) -> Duration {
         let start = Instant::now();
         self.end();
@@ -139,14 +139,14 @@ impl Drop for Floor {
     }
 }
 
-/// Has the switch see what was sent, with a kick if it asks for one.
+/// Publishes what was sent to the switch, with a kick if it asks for one.
 pub fn publish(driver: &mut Driver, kick: &EventFd) {
     if driver.transmit.ring().publish() {
         kick.signal().unwrap();
     }
 }
 
-/// Tries until it works, or for too long.
+/// Waits until `done` returns `true`; panics after too long.
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {

@@ -1,4 +1,4 @@
-//! Large datagrams: whole to those who take them, in fragments to the others.
+//! Large datagrams: whole for receivers that take them, in fragments for the others.
 
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::VirtioNetHdr;
@@ -17,11 +17,12 @@ use crate::world::{MODERN, Random};
 
 const VLAN: u16 = 5;
 const PLAIN: u64 = MODERN | feature::CSUM;
-/// Takes partial checksums and everything large but datagrams.
+/// Takes partial checksums and all large frames except datagrams.
 const PARTIAL: u64 = PLAIN | feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_USO4;
 const LARGE: u64 = PARTIAL | feature::GUEST_UFO;
 
-/// A datagram with its checksum; and what a sender's stack leaves of it, with the header for the device.
+/// Returns a datagram with its checksum; the same without a finished checksum, as a sender's stack leaves it; and the
+/// header for the device.
 fn datagram(payload: &[u8], gso_size: u16, v6: bool) -> (Vec<u8>, VirtioNetHdr, Vec<u8>) {
     let link = PacketBuilder::ethernet2(host(9), host(0));
     let mut whole = Vec::new();
@@ -41,7 +42,7 @@ fn datagram(payload: &[u8], gso_size: u16, v6: bool) -> (Vec<u8>, VirtioNetHdr, 
     let value = u16::from_be_bytes([whole[at], whole[at + 1]]);
     frame[at..at + 2].fill(0);
     let body = checksum::fold(checksum::sum(&frame[l4.offset..], 0));
-    // Of one's-complement sums: pseudo-header = not checksum - body.
+    // In one's-complement sums: pseudo-header = not checksum - body.
     let parts = [(!value).to_be_bytes(), (!body).to_be_bytes()].concat();
     let pseudo = checksum::fold(checksum::sum(&parts, 0));
     frame[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
@@ -57,7 +58,7 @@ fn datagram(payload: &[u8], gso_size: u16, v6: bool) -> (Vec<u8>, VirtioNetHdr, 
     (whole, header, frame)
 }
 
-/// What a receiver's IP makes of fragments that are all there, and their identification.
+/// Reassembles a complete set of fragments as a receiver's IP does; returns also their identification.
 fn put_together(fragments: &[Vec<u8>], tags: usize) -> (Vec<u8>, Option<u32>) {
     let mut pool = IpDefragPool::<(), ()>::new();
     let (mut whole, mut identification) = (None, None);
@@ -71,7 +72,7 @@ fn put_together(fragments: &[Vec<u8>], tags: usize) -> (Vec<u8>, Option<u32>) {
                 assert_eq!(header.header_checksum, header.calc_header_checksum());
             }
             InternetSlice::Ipv6(_) => {
-                // The fragment header is the only one between IPv6's and UDP's.
+                // The fragment header is the only header between IPv6 and UDP.
                 let at = 14 + 4 * tags + 40 + 4;
                 identification = fragment
                     .get(at..at + 4)
@@ -86,9 +87,9 @@ fn put_together(fragments: &[Vec<u8>], tags: usize) -> (Vec<u8>, Option<u32>) {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// One flood, four receivers: the one that takes large datagrams gets it whole, with what is still to be done; the
-    /// others get fragments, with nothing left to do, tagged where the port has tags; put together, they are the
-    /// datagram with its checksum. The ledger has every copy.
+    /// One flood, four receivers: the one that takes large datagrams gets it whole, with its offload request; the others
+    /// get fragments without offloads, tagged if the port is tagged; reassembled, they are the datagram with its
+    /// checksum. Every copy is counted.
     #[test]
     fn each_receiver_gets_a_large_datagram_as_it_needs_it(
         len in 1500usize..65_000, gso_size in 600u16..1480, v6: bool, seed: u64,
@@ -105,7 +106,7 @@ proptest! {
         rig.drivers.iter_mut().for_each(|driver| driver.post_all());
         let payload = Random(seed).bytes(len);
         let (whole, header, frame) = datagram(&payload, gso_size, v6);
-        // One burst, or two: of small fragments for three receivers, two datagrams are more than one may cost.
+        // One burst or two: two datagrams in small fragments for three receivers exceed one burst's budget.
         let each = if gso_size < 1300 { 1 } else { 2 };
         for _ in 0..2 / each {
             for _ in 0..each {
@@ -144,7 +145,7 @@ proptest! {
     }
 }
 
-/// A size that leaves no room for a fragment's unit, or a frame that is no UDP: dropped with a name.
+/// A size without room for a fragment's unit, or a frame that is not UDP, is dropped with a reason.
 #[test]
 fn a_datagram_that_cannot_be_fragmented_is_dropped_with_a_name() {
     let port = |features| PortOptions {

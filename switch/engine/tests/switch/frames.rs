@@ -1,11 +1,11 @@
-//! Frames that say what they are.
+//! Frames that identify themselves.
 
 use crate::world::Random;
 
 /// Source, flow and number, at the end of every frame that has room for them.
 pub const TRAILER: usize = 16;
 
-/// What a frame's headers say.
+/// Header fields of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Flow {
     pub dst: [u8; 6],
@@ -15,7 +15,7 @@ pub struct Flow {
     pub ip: Option<Ip>,
 }
 
-/// UDP, or with `fragment` a later piece of it.
+/// UDP; with `fragment`, a later fragment of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ip {
     pub v6: bool,
@@ -25,13 +25,13 @@ pub struct Ip {
 }
 
 impl Flow {
-    /// From `src` to `dst`, no tag, no IP.
+    /// A flow from `src` to `dst` without tag and IP.
     pub fn plain(src: [u8; 6], dst: [u8; 6]) -> Flow {
         let (tag, ip) = (None, None);
         Flow { dst, src, tag, ip }
     }
 
-    /// The other direction.
+    /// Returns the opposite direction.
     pub fn back(self) -> Flow {
         let ip = self.ip.map(|ip| Ip {
             from: ip.to,
@@ -75,7 +75,7 @@ impl Flow {
         out
     }
 
-    /// The frame: `len` bytes, with a trailer if there is room for one.
+    /// Returns a frame of `len` bytes, with a trailer if there is room for one.
     pub fn frame(&self, len: usize, source: u32, flow: u32, number: u64) -> Vec<u8> {
         let mut out = self.headers(len);
         let room = len.saturating_sub(out.len());
@@ -91,7 +91,7 @@ impl Flow {
     }
 }
 
-/// Source, flow and number of a frame that was made with room for them.
+/// Returns source, flow and number of a frame that has a trailer.
 pub fn trailer(frame: &[u8]) -> (u32, u32, u64) {
     let at = frame.len() - TRAILER;
     let word = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().unwrap());
@@ -99,7 +99,7 @@ pub fn trailer(frame: &[u8]) -> (u32, u32, u64) {
     (word(at), word(at + 4), number)
 }
 
-/// The address of host `n`.
+/// Returns the address of host `n`.
 pub fn host(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, n]
 }

@@ -1,4 +1,4 @@
-//! The bound of what one burst costs, under bursts that are made to exceed it.
+//! The bound on the cost of one burst, under bursts that are made to exceed it.
 
 use crosspoint_frame::Work;
 use crosspoint_guest::VirtioNetHdr;
@@ -16,30 +16,30 @@ use crate::world::MODERN;
 const BROADCAST: [u8; 6] = [0xff; 6];
 const RING: u16 = 4096;
 const BUFFERS: u16 = 1024;
-/// Bytes of a chain of receive buffers.
+/// Length of a chain of receive buffers, bytes.
 const CHAIN_LEN: usize = 1540;
 
-/// A frame that is sent, and how often.
+/// A frame to send, and how often.
 #[derive(Clone, Debug)]
 struct Sent {
-    /// A receiver, or all.
+    /// One receiver, or all.
     to: Option<usize>,
     len: usize,
-    /// To be cut at so many bytes.
+    /// Segment size, if it is to be cut.
     mss: Option<u16>,
     pieces: usize,
     times: usize,
 }
 
-/// What receive buffers are like.
+/// Kind of receive buffers.
 #[derive(Clone, Copy, Debug)]
 enum Buffers {
     Plain,
-    /// Chains of pieces of so many bytes.
+    /// Chains of pieces of this many bytes.
     Pieces(usize),
-    /// Of so few bytes each, to be merged.
+    /// Mergeable buffers of this few bytes each.
     Tiny(usize),
-    /// For large frames, and with room for those.
+    /// Buffers with room for large frames, which the guest takes.
     Large,
 }
 
@@ -70,7 +70,7 @@ impl Buffers {
     }
 }
 
-/// Offers all receive buffers that there is room for.
+/// Offers as many receive buffers as there is room for.
 fn offer(driver: &mut Driver, buffers: Buffers) {
     let (len, count) = match buffers {
         Buffers::Plain | Buffers::Large => return driver.post_all(),
@@ -111,7 +111,7 @@ fn buffers() -> impl Strategy<Value = Buffers> {
     ]
 }
 
-/// Puts the frame on the ring, as often as it fits, each time as a chain of its pieces.
+/// Puts the frame on the ring as often as it fits, each time as a chain of its pieces.
 fn send(driver: &mut Driver, sent: &Sent, receivers: usize, at: usize) -> usize {
     let dst = match sent.to {
         None => BROADCAST,
@@ -142,7 +142,7 @@ fn send(driver: &mut Driver, sent: &Sent, receivers: usize, at: usize) -> usize 
     bytes.len()
 }
 
-/// Of all ports but the sender's: copies delivered, their bytes, and ring entries used.
+/// Returns for all ports but the sender's: copies delivered, their bytes, and ring entries used.
 fn arrived(rig: &mut Rig) -> (u64, u64, u64) {
     let counters = rig.view.ports.iter().flatten().skip(1);
     let ledgers: Vec<_> = counters.map(|port| ledger_of(&port.counters)).collect();
@@ -163,8 +163,8 @@ fn cost(copies: u64, bytes: u64) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever a burst is of and whoever receives it, it asks for no more work than the bound; and what is seen from
-    /// outside, copies that arrive and ring entries that are used, comes to no more than what was asked for.
+    /// For any burst and any receivers, its cost stays within the bound; and the cost of what is visible from outside,
+    /// arrived copies and used ring entries, is no more than the counted cost.
     #[test]
     fn no_burst_costs_more_than_its_bound(
         all in prop::collection::vec(sent(), 1..6),

@@ -1,4 +1,4 @@
-//! TCP segments off a wire: joined for those who take large frames, untouched for the others.
+//! TCP segments from a wire: joined for receivers of large frames, unchanged for the others.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::world::{MODERN, Random};
 const PARTIAL: u64 = MODERN | feature::CSUM | feature::GUEST_CSUM;
 const LARGE: u64 = PARTIAL | feature::GUEST_TSO4 | feature::GUEST_TSO6;
 
-/// What a flow sends next.
+/// The next frame of a flow.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     Full,
@@ -31,9 +31,9 @@ enum Next {
     Push,
     Ack,
     Fin,
-    /// Its checksum is wrong.
+    /// Wrong checksum.
     Broken,
-    /// No TCP.
+    /// Not TCP.
     Other,
 }
 
@@ -98,7 +98,7 @@ impl Flow {
     }
 }
 
-/// What the frame would have been on a wire: itself, or its segments.
+/// Returns the frame as on a wire: itself, or its segments.
 fn cut(header: &VirtioNetHdr, frame: &[u8]) -> Vec<Vec<u8>> {
     if header.gso_type == 0 {
         return vec![frame.to_vec()];
@@ -127,7 +127,7 @@ fn cut(header: &VirtioNetHdr, frame: &[u8]) -> Vec<Vec<u8>> {
     (0..plan.count()).map(make).collect()
 }
 
-/// The frames of each flow, in their order: by protocol and source port.
+/// Groups frames by flow (protocol and source port), in order.
 fn by_flow(
     frames: impl IntoIterator<Item = Vec<u8>>,
 ) -> BTreeMap<(bool, u8, [u8; 2]), Vec<Vec<u8>>> {
@@ -135,7 +135,7 @@ fn by_flow(
     for mut frame in frames {
         let v6 = frame[12] == 0x86;
         let (protocol, ports) = if v6 { (frame[20], 54) } else { (frame[23], 34) };
-        // Zero and all ones are the same number there (RFC 1071), and a checksum that is made anew is never zero.
+        // Zero and all ones are the same number there (RFC 1071), and a recomputed checksum is never zero.
         if let [0, 0] = frame[ports + 16..ports + 18] {
             frame[ports + 16..ports + 18].fill(0xff);
         }
@@ -181,8 +181,8 @@ fn ledgers(rig: &Rig) -> Vec<crate::bridge::Ledger> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever comes in which order: who takes no large frames gets each frame as it was; who does gets, after cutting
-    /// what was joined, every byte of every frame of every flow in its order. The ledger has every frame.
+    /// For any frames in any order: a receiver without large frames gets each frame unchanged; a receiver with large
+    /// frames gets, after cutting the joined ones, every byte of each flow's frames in order. Every frame is counted.
     #[test]
     fn joining_changes_nothing_but_the_number_of_frames(
         sent in proptest::collection::vec((0usize..4, next()), 1..200), mss in 60usize..1400, seed: u64,
@@ -207,7 +207,7 @@ proptest! {
     }
 }
 
-/// One flow's segments in one burst are one frame, marked as the driver needs it, and its checksum is not computed.
+/// One flow's segments in one burst become one frame, marked as the driver needs it, without a computed checksum.
 #[test]
 fn a_burst_of_one_flow_is_one_large_frame() {
     for v6 in [false, true] {
@@ -237,7 +237,7 @@ fn a_burst_of_one_flow_is_one_large_frame() {
     }
 }
 
-/// A queue of a veth that takes large frames, and its other end, in namespaces of their own.
+/// A queue of a veth that takes large frames, and its other end, in separate namespaces.
 fn wire() -> (XskTx, Far) {
     // SAFETY: no file descriptors are unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("run as root");
@@ -261,7 +261,7 @@ fn wire() -> (XskTx, Far) {
     (tx, Far::new(index("wire")))
 }
 
-/// The kernel in between takes what was joined for what it was; and every frame is in the ledger.
+/// The kernel on the path treats a joined frame like the original segments; every frame is counted.
 #[test]
 fn what_is_joined_for_a_wire_is_cut_again_what_was_sent() {
     let mut random = Random(11);

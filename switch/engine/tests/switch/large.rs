@@ -1,4 +1,4 @@
-//! Large frames: whole to those who take them, cut for the others, in a flood for each as it needs.
+//! Large frames: whole for receivers that take them, cut for the others; a flood does each as needed.
 
 use crosspoint_guest::VirtioNetHdr;
 use crosspoint_packet::{DropReason, checksum, parse_l4};
@@ -18,7 +18,7 @@ const PLAIN: u64 = MODERN | feature::CSUM;
 const PARTIAL: u64 = PLAIN | feature::GUEST_CSUM;
 const LARGE: u64 = PARTIAL | feature::GUEST_TSO4 | feature::GUEST_TSO6;
 
-/// What a sender's stack leaves: a TCP frame with the pseudo-header's sum in its checksum, and the header for the device.
+/// Returns a sender's large TCP frame, with the pseudo-header's sum in its checksum, and the header for the device.
 pub fn large(payload: &[u8], mss: u16, v6: bool) -> (VirtioNetHdr, Vec<u8>) {
     let link = PacketBuilder::ethernet2(host(0), host(9));
     let mut frame = Vec::new();
@@ -40,7 +40,7 @@ pub fn large(payload: &[u8], mss: u16, v6: bool) -> (VirtioNetHdr, Vec<u8>) {
     let whole = u16::from_be_bytes([frame[at], frame[at + 1]]);
     frame[at..at + 2].fill(0);
     let body = checksum::fold(checksum::sum(&frame[l4.offset..], 0));
-    // Of one's-complement sums: pseudo-header = not checksum - body.
+    // In one's-complement sums: pseudo-header = not checksum - body.
     let parts = [(!whole).to_be_bytes(), (!body).to_be_bytes()].concat();
     let pseudo = checksum::fold(checksum::sum(&parts, 0));
     frame[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
@@ -56,7 +56,7 @@ pub fn large(payload: &[u8], mss: u16, v6: bool) -> (VirtioNetHdr, Vec<u8>) {
     (header, frame)
 }
 
-/// A segment with its checksum finished: strict about everything. Returns sequence number and payload.
+/// Parses, strictly, a segment with a finished checksum. Returns sequence number and payload.
 pub fn read(frame: &[u8]) -> (u32, Vec<u8>) {
     let packet = PacketHeaders::from_ethernet_slice(frame).expect("a sound frame");
     let (net, Some(TransportHeader::Tcp(tcp))) = (packet.net.unwrap(), packet.transport) else {
@@ -71,7 +71,7 @@ pub fn read(frame: &[u8]) -> (u32, Vec<u8>) {
         etherparse::NetHeaders::Ipv6(ip, _) => tcp.calc_checksum_ipv6(ip, &payload).unwrap(),
         _ => panic!("no IP"),
     };
-    // Both are zero (RFC 1624, 3); a sum that was finished is all ones.
+    // Zero and all ones are the same value (RFC 1624, 3); a finished sum is all ones.
     let same = |sum: u16| if sum == 0 { 0xffff } else { sum };
     assert_eq!(same(tcp.checksum), same(expected));
     (tcp.sequence_number, payload)
@@ -90,10 +90,10 @@ fn finish(header: &VirtioNetHdr, frame: &mut [u8]) {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// One flood, three receivers: the one that takes large frames gets it whole, with what is still to be done; the
-    /// others get segments, finished for who wants them so, and their payloads are the frame's. Frames before and
-    /// behind it keep their places, and the ledger has every copy. (Smaller segments for two receivers may be
-    /// more than one burst may cost, `Work::BURST`: then some are dropped with that name.)
+    /// One flood, three receivers: the one that takes large frames gets it whole, with its offload request; the others
+    /// get segments, with finished checksums if they need them, and the payloads together are the frame's. Frames before
+    /// and after it keep their order, and every copy is counted. (Small segments for two receivers may exceed one burst's
+    /// budget, `Work::BURST`: then some are dropped for that reason.)
     #[test]
     fn each_receiver_gets_a_large_frame_as_it_needs_it(
         len in 1usize..65_000, mss in 300u16..9000, v6: bool, seed: u64,
@@ -107,7 +107,7 @@ proptest! {
         let hdr_len = std::mem::replace(&mut header.hdr_len, seed as u16);
         let small = |number: u8| [&host(0)[..], &host(9), &[0x88, 0xb5, number], &[number; 60]].concat();
         for (header, frame) in [(VirtioNetHdr::default(), small(1)), (header, frame.clone()), (VirtioNetHdr::default(), small(2))] {
-            // From a host that is not known to one that is not: a flood.
+            // Source and destination are unknown: a flood.
             let frame = [&host(9)[..], &host(0), &frame[12..]].concat();
             prop_assert!(rig.drivers[0].transmit.send(&header, &frame).unwrap());
         }
@@ -116,7 +116,7 @@ proptest! {
 
         let segments = len.div_ceil(usize::from(mss));
         header.hdr_len = hdr_len;
-        // One that fits a segment is not to be cut.
+        // A frame that fits in one segment is not cut.
         let whole = if segments > 1 { (header.gso_type, mss, header.hdr_len, 1) } else { (0, 0, 0, 1) };
         for (port, count) in [(1, 1), (2, segments), (3, segments)] {
             let arrived = rig.drivers[port].receive[0].receive().unwrap();
@@ -144,7 +144,8 @@ proptest! {
     }
 }
 
-/// What cannot be cut is dropped with a name, also for those who take large frames: they would do what it asks for.
+/// A frame that cannot be cut is dropped with a reason, also for receivers of large frames: they would follow its
+/// request.
 #[test]
 fn a_frame_that_cannot_be_cut_is_dropped_with_a_name() {
     let port = |features| PortOptions {
@@ -174,8 +175,8 @@ fn a_frame_that_cannot_be_cut_is_dropped_with_a_name() {
     assert_balanced(&ledgers);
 }
 
-/// Segments cost work however few bytes they have: a guest that asks for very many gets shorter bursts, so that it holds
-/// up nobody, and loses nothing by it.
+/// Segments cost work even if they are short: a guest that asks for very many gets shorter bursts, so that it does not
+/// delay other guests, and it loses no frames by that.
 #[test]
 fn frames_that_ask_for_thousands_of_segments_come_few_at_a_time() {
     let port = |features| PortOptions {

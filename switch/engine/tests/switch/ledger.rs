@@ -1,4 +1,4 @@
-//! Whatever ports there are and whatever frames come: what the bridge of `bridge` says arrives, and is counted.
+//! For any ports and frames: exactly the frames that the model in `bridge` expects arrive, and the counters match.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -187,7 +187,7 @@ impl Run {
                 header.csum_start = random.below(len.clamp(1, 60_000) + 2) as u16;
                 header.csum_offset = random.below(20) as u16;
             }
-            // Where UDP's checksum may be, with a tag or without, over either IP.
+            // Possible places of UDP's checksum, with a tag or without, over IPv4 or IPv6.
             3..6 => {
                 header.flags = 1;
                 header.csum_start = pick(random, &[34, 38, 54, 58]);
@@ -198,17 +198,17 @@ impl Run {
         header
     }
 
-    /// A batch of frames from one port, through the switch and the bridge.
+    /// Sends a batch of frames from one port through the switch and the bridge.
     fn frames(&mut self) {
         let ingress = self.random.below(self.pair.ports.len());
         let mut batch: Vec<Sent> = Vec::new();
         let mut flow = self.flow(ingress);
         for _ in 0..1 + self.random.below(100) {
-            // Runs of one flow are what the fast paths are for.
+            // Fast paths are for runs of one flow.
             if self.random.one_in(3) {
                 flow = self.flow(ingress);
             } else if self.random.one_in(4) {
-                // The same, but for one thing.
+                // The same except for one field.
                 let other = self.flow(ingress);
                 match self.random.below(3) {
                     0 => flow.tag = other.tag,
@@ -241,7 +241,7 @@ impl Run {
         self.pair.compare_arrivals();
     }
 
-    /// Gives some buffers, or all, or none, back to the switch.
+    /// Posts some buffers, or all, or none.
     fn post(&mut self, port: usize) {
         let driver = &mut self.pair.rig.drivers[port];
         let rings = &mut self.pair.bridge.ports[port].rings;
@@ -257,13 +257,13 @@ impl Run {
         }
     }
 
-    /// A port goes down, up, or away.
+    /// A port goes down, comes up, or is removed.
     fn change(&mut self, port: usize) {
         use Condition::*;
         let condition = pick(&mut self.random, &[Up, Up, Down, Quarantined, Gone]);
         let before = self.pair.bridge.ports[port].condition;
         if before == Gone && condition != Gone {
-            // Another port by the same number: nobody has been seen there.
+            // Another port with the same number: no address was seen there.
             self.forget(port);
             let limit = self.pair.bridge.ports[port].mac_limit as u32;
             self.pair.ports[port].quota = Arc::new(Quota::new(limit));
@@ -278,7 +278,7 @@ impl Run {
         self.pair.rig.view.ports[port] = (condition != Gone).then_some(view);
     }
 
-    /// The switch forgets who was on a port.
+    /// The switch forgets the addresses of a port.
     fn forget(&mut self, port: usize) {
         let ports = &self.pair.ports;
         let quotas = |port: u16| Some(&*ports[usize::from(port)].quota);
@@ -302,8 +302,8 @@ impl Run {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Exactly the copies that a bridge makes arrive, each flow's in order; every frame and byte is counted where it
-    /// belongs; and what did not arrive was dropped for the reason that the bridge has.
+    /// Exactly the bridge's copies arrive, each flow's in order; every frame and byte is counted at the right place; and
+    /// frames that did not arrive were dropped for the bridge's reason.
     #[test]
     fn every_frame_is_delivered_or_counted(seed: u64, steps in 1usize..60) {
         let mut run = Run::new(seed);
@@ -314,7 +314,7 @@ proptest! {
     }
 }
 
-/// The property above is not about nothing: these runs meet every reason for a drop that guests can cause alone.
+/// Checks that the property above covers drops: these runs meet every drop reason that guests alone can cause.
 #[test]
 fn random_runs_meet_every_reason() {
     let mut met: BTreeMap<DropReason, u64> = BTreeMap::new();
@@ -338,7 +338,7 @@ fn random_runs_meet_every_reason() {
         "{delivered} {flooded}"
     );
     use DropReason::*;
-    // Those need a NIC, or workers that race, or a guard (`sources`).
+    // These need a NIC, or racing workers, or a guard (`sources`).
     let others = [
         SourceNotAllowed,
         GuestRingContended,
@@ -347,7 +347,7 @@ fn random_runs_meet_every_reason() {
         SegmentSizeUnknown,
         NicFrameSmall,
         HandoverFull,
-        // And these a port's settings, a busy worker, or attacks of their own.
+        // And these need a port's settings, a busy worker, or specific attacks.
         SourceNotAllowed,
         StormBroadcast,
         StormMulticast,

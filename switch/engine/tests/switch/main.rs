@@ -1,4 +1,4 @@
-//! The engine against guests that exist only as rings in a memfd: the stages one by one, and real workers.
+//! Tests of the engine with guests that exist only as rings in a memfd: single stages, and real workers.
 #![allow(missing_docs)]
 #![cfg(not(loom))]
 
@@ -8,7 +8,7 @@ mod checks;
 mod direct;
 mod escapes;
 mod explain;
-/// Who reads a wire's other end.
+/// Receiver at a wire's other end.
 #[path = "../../../xsk/tests/far/mod.rs"]
 mod far;
 mod fdb_threads;
@@ -32,6 +32,6 @@ mod sleep;
 mod sources;
 mod taps;
 mod threads;
-/// Guests for the rings' own tests: memory, both sides of a ring, random numbers.
+/// Guests shared with the rings' tests: memory, both sides of a ring, random numbers.
 #[path = "../../../vring/tests/device/world.rs"]
 mod world;

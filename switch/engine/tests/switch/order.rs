@@ -1,4 +1,4 @@
-//! Frames of one flow arrive in the order in which they were sent, whatever becomes of their destination meanwhile.
+//! Frames of one flow arrive in the order in which they were sent, whatever happens to their destination meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +16,7 @@ use crate::world::Random;
 const SENDER: usize = 0;
 const STATION: u8 = 9;
 
-/// A sender, and three ports that the station may be on, the second with several queues.
+/// A sender, and three possible ports of the station, the second with several queues.
 fn rig(seed: u64) -> Rig {
     let several = PortOptions {
         queues: 3,
@@ -28,7 +28,7 @@ fn rig(seed: u64) -> Rig {
     rig
 }
 
-/// Flows to the station, which differ in what the hash looks at.
+/// Returns a flow to the station; flows differ in fields that the hash uses.
 fn flow(number: u32) -> Flow {
     let ip = Ip {
         v6: number.is_multiple_of(2),
@@ -42,7 +42,7 @@ fn flow(number: u32) -> Flow {
     }
 }
 
-/// Where each flow's frames have arrived: port and queue, numbers in order.
+/// Port and queue at which each flow's frames arrived, with their numbers in order.
 #[derive(Default)]
 struct Seen(std::collections::BTreeMap<(usize, usize, u32), Vec<u64>>);
 
@@ -69,7 +69,7 @@ impl Seen {
     }
 }
 
-/// What the switch knows of the station: its port, or nothing.
+/// Sets the station's port in the switch's forwarding database, or none.
 fn place(view: &View, port: Option<u16>) {
     let key = view.fdb.key(Mac::new(host(STATION)), 0);
     let quotas = |port| view.port(port).map(|port| &*port.quota);
@@ -80,8 +80,8 @@ fn place(view: &View, port: Option<u16>) {
 }
 
 proptest! {
-    /// The station is learned, moves or is forgotten between two frames of a burst; between bursts its port goes down
-    /// and up. Nobody gets a flow's frames in another order, or twice, or on two queues.
+    /// The station is learned, moves or is forgotten between two frames of a burst; between bursts its port goes down and
+    /// up. No receiver gets a flow's frames out of order, or twice, or on two queues.
     #[test]
     fn a_flow_keeps_its_order_while_its_destination_changes_in_mid_burst(
         steps in proptest::collection::vec((0..=BURST, proptest::option::of(0u16..4), 0u8..8), 1..20),
@@ -117,7 +117,7 @@ proptest! {
     }
 }
 
-/// The same while another thread really moves the station about, as another worker would.
+/// The same while another thread moves the station concurrently, as another worker would.
 #[test]
 fn a_flow_keeps_its_order_while_another_worker_moves_its_destination() {
     let mut rig = rig(1);
@@ -145,7 +145,7 @@ fn a_flow_keeps_its_order_while_another_worker_moves_its_destination() {
         stop.store(true, Ordering::Relaxed);
     });
     seen.assert_in_order();
-    // Otherwise nothing was tried.
+    // Otherwise the test has tested nothing.
     for port in 1..4 {
         let frames = seen.0.iter().filter(|(key, _)| key.0 == port);
         assert!(frames.map(|(_, numbers)| numbers.len()).sum::<usize>() > 1000);

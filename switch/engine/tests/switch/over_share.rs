@@ -1,5 +1,5 @@
-//! Frames for a port that has had more than its share of a busy worker: dropped before they are copied, counted where they
-//! were going, and seen so by taps.
+//! Frames for a port that exceeds its share of a busy worker: dropped before they are copied, counted at their
+//! destination, and captured so by taps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
@@ -25,8 +25,8 @@ const COSTLY: u16 = 1;
 const OTHER: u16 = 2;
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// A worker, to be turned by the test, with a sender of great weight that competes, a receiver whose buffers are in a
-/// hundred pieces each, and one whose are plain.
+/// A worker that the test runs, with a competing sender of large weight, a receiver whose buffers are in a hundred pieces
+/// each, and a receiver with plain buffers.
 fn start(tap: Arc<Tap>) -> (Worker, Arc<View>, Vec<Driver>) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
@@ -49,7 +49,7 @@ fn start(tap: Arc<Tap>) -> (Worker, Arc<View>, Vec<Driver>) {
     let (mut drivers, mut views, mut streams) = (Vec::new(), Vec::new(), Vec::new());
     for (mut driver, mut made) in made {
         driver.post_all();
-        // Its own time passes slowly, so that the receiver gets ahead of it, however slow the machine is.
+        // The sender's virtual time grows slowly, so that the receiver gets ahead of it also on a slow machine.
         made.view.weight = if views.is_empty() { 10_000 } else { 1 };
         drivers.push(driver);
         views.push(Some(made.view));
@@ -75,8 +75,8 @@ fn start(tap: Arc<Tap>) -> (Worker, Arc<View>, Vec<Driver>) {
     (worker, view, drivers)
 }
 
-/// A capture shows what was dropped for a port over its share, be it for that port alone or flooded, as dropped there, with
-/// the reason; and as often as it is counted.
+/// A capture shows frames dropped for a port over its share, unicast or flooded, as dropped there with that reason, and
+/// as often as counted.
 #[test]
 fn taps_see_frames_for_a_port_that_is_over_its_share_as_dropped() {
     let wanted = Wanted {
@@ -100,7 +100,7 @@ fn taps_see_frames_for_a_port_that_is_over_its_share_as_dropped() {
             drivers[0].send(frame);
         }
         let _ = drivers[0].transmit.ring().publish();
-        // A burst that took long makes the next ones shorter.
+        // A long burst makes the next ones shorter.
         while drivers[0].transmit.reap().unwrap() > 0
             || drivers[0].transmit.ring().outstanding() > 0
         {

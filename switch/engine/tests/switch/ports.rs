@@ -15,7 +15,7 @@ use crosspoint_vring::feature;
 
 use crate::world::{Guest, MODERN, call};
 
-/// What a port and its guest are like.
+/// Properties of a port and its guest.
 #[derive(Clone, Debug)]
 pub struct PortOptions {
     pub vlan: VlanPolicy,
@@ -24,13 +24,13 @@ pub struct PortOptions {
     pub queues: usize,
     pub transmit_size: u16,
     pub receive_size: u16,
-    /// Where receive rings begin. At 0 a ring takes no flow before its driver has offered a buffer.
+    /// First index of the receive rings. With 0, a ring gets no flow before its driver has offered a buffer.
     pub receive_base: u16,
-    /// Bytes of a receive buffer, header included.
+    /// Length of a receive buffer including the header, bytes.
     pub buffer_len: usize,
     pub split: ChainSplit,
     pub frame_len_max: usize,
-    /// Addresses it may learn; 0 for any number.
+    /// Address limit; 0 for none.
     pub mac_limit: u32,
     /// Whether its TCP segments are joined for guests that take large frames, as a NIC port's are.
     pub joins: bool,
@@ -62,13 +62,13 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Adds a frame for which nothing is to be done; the ring must have room.
+    /// Adds a frame without offloads; the ring must have room.
     pub fn send(&mut self, frame: &[u8]) {
         let sent = self.transmit.send(&VirtioNetHdr::default(), frame);
         assert!(sent.unwrap(), "no room");
     }
 
-    /// Posts all buffers, to be seen by the switch.
+    /// Posts all buffers and publishes them to the switch.
     pub fn post_all(&mut self) {
         for queue in &mut self.receive {
             queue.post(u16::MAX).unwrap();
@@ -76,7 +76,7 @@ impl Driver {
         }
     }
 
-    /// The frames that are there, by queue. Their buffers are posted again, unless that was turned off.
+    /// Returns the received frames, by queue. Their buffers are posted again, unless that was turned off.
     pub fn received(&mut self) -> Vec<Vec<Vec<u8>>> {
         let take = |queue: &mut ReceiveQueue| {
             let frames = queue.receive().unwrap();
@@ -93,7 +93,7 @@ pub struct Port {
     pub stream: Stream,
 }
 
-/// Port `number` of a switch with `workers` workers, and its guest; no buffers are posted yet.
+/// Creates port `number` of a switch with `workers` workers, and its guest; no buffers are posted yet.
 pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port) {
     let PortOptions {
         features,

@@ -1,4 +1,4 @@
-//! Which receive queue of a guest a frame goes to.
+//! Choice of a guest's receive queue.
 
 use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_vring::feature;
@@ -19,7 +19,7 @@ fn options(vlan: VlanPolicy, queues: usize) -> PortOptions {
     }
 }
 
-/// Where the frame arrived: port and queue. Nothing else may arrive.
+/// Returns the port and queue at which the frame arrived. Nothing else may arrive.
 fn passed(rig: &mut Rig, ingress: usize, frame: Vec<u8>) -> (usize, usize) {
     rig.pass(ingress, &[frame]);
     let mut arrived = Vec::new();
@@ -39,8 +39,8 @@ fn end() -> impl Strategy<Value = (u8, u16)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// A request and its answer meet on one queue index, at guests with as many queues each; whether the link layer
-    /// on the way has a tag or not.
+    /// A request and its answer use the same queue index if both guests have as many queues, with or without a tag on the
+    /// way.
     #[test]
     fn both_directions_of_a_flow_have_the_same_queue(
         queues in 1usize..=16,
@@ -63,7 +63,7 @@ proptest! {
     }
 }
 
-/// Many flows use all the queues that there are.
+/// Many flows use all queues.
 #[test]
 fn flows_use_every_queue() {
     let ports = [
@@ -89,7 +89,7 @@ fn flows_use_every_queue() {
     assert!(count.iter().all(|n| (60..140).contains(n)), "{count:?}");
 }
 
-/// A flow of UDP by its ports, from the first guest to the second.
+/// Returns a UDP flow with this port, from the first guest to the second.
 fn flow(port: u16) -> Flow {
     let ip = Some(Ip {
         v6: false,
@@ -103,7 +103,7 @@ fn flow(port: u16) -> Flow {
     }
 }
 
-/// One port of a guest with one queue, and one with `queues` of these features.
+/// A port of a guest with one queue, and one of a guest with `queues` queues and these features.
 fn pair(queues: usize, features: u64, workers: usize) -> Rig {
     let many = PortOptions {
         receive_size: 64,
@@ -118,7 +118,7 @@ fn pair(queues: usize, features: u64, workers: usize) -> Rig {
     let mut rig = Rig::new(&[few, many], workers, 3);
     let queues = &mut rig.drivers[1].receive;
     queues.iter_mut().for_each(|queue| queue.set_repost(false));
-    // Where the second guest is gets known.
+    // The switch learns the second guest's address.
     rig.pass(1, &[flow(0).back().frame(100, 0, 0, 0)]);
     rig
 }
@@ -129,7 +129,7 @@ fn post(rig: &mut Rig, queue: usize, count: u16) {
     let _ = queue.virtqueue().publish();
 }
 
-/// Takes what has arrived, by queue, and offers as many buffers again.
+/// Takes the arrived frames, by queue, and offers the same number of buffers again.
 fn take(rig: &mut Rig) -> Vec<Vec<Vec<u8>>> {
     let arrived = rig.drivers[1].received();
     for (queue, frames) in arrived.iter().enumerate() {
@@ -140,7 +140,7 @@ fn take(rig: &mut Rig) -> Vec<Vec<Vec<u8>>> {
     arrived
 }
 
-/// How many of 64 flows, and of a broadcast of each station, arrive at each queue.
+/// Counts how many of 64 flows, and of a broadcast from each station, arrive at each queue.
 fn spread(rig: &mut Rig, queues: usize) -> Vec<usize> {
     let mut count = vec![0; queues];
     for port in 0..64 {
@@ -160,7 +160,7 @@ fn spread(rig: &mut Rig, queues: usize) -> Vec<usize> {
     count
 }
 
-/// Cloud Hypervisor enables all queues that it has, and a driver may fill one: no frame goes where nobody looks.
+/// Cloud Hypervisor enables all its queues, and a driver may use one: no frame goes to an unused queue.
 #[test]
 fn a_queue_without_a_buffer_takes_no_flow_until_it_has_one() {
     for features in LAYOUTS.map(|layout| MODERN | layout) {
@@ -168,7 +168,7 @@ fn a_queue_without_a_buffer_takes_no_flow_until_it_has_one() {
         post(&mut rig, 0, 64);
         assert_eq!(spread(&mut rig, 4), [128, 0, 0, 0]);
         assert_eq!(spread(&mut rig, 4), [128, 0, 0, 0]);
-        // Two join, and one of them is not the next.
+        // Two queues join, and one of them is not the next.
         post(&mut rig, 1, 64);
         post(&mut rig, 3, 64);
         spread(&mut rig, 4);
@@ -186,7 +186,7 @@ fn a_queue_without_a_buffer_takes_no_flow_until_it_has_one() {
     }
 }
 
-/// While none has a buffer, flows are lost at all, and none stays where it was lost.
+/// While no queue has a buffer, frames to all queues are lost; later no flow stays on an unused queue.
 #[test]
 fn a_guest_whose_queues_have_no_buffers_gets_its_flows_where_the_first_ones_are() {
     let mut rig = pair(2, MODERN, 1);
@@ -196,11 +196,11 @@ fn a_guest_whose_queues_have_no_buffers_gets_its_flows_where_the_first_ones_are(
     assert_eq!(spread(&mut rig, 2), [0, 128]);
 }
 
-/// A flow leaves its queue when the driver has taken what it has there, and no sooner; others go at once.
+/// A flow leaves its queue only when the driver has taken all its frames there; other flows move at once.
 #[test]
 fn a_flow_that_goes_to_another_queue_keeps_its_order() {
     let layouts = LAYOUTS.map(|layout| MODERN | layout);
-    // A driver shows it by its wish to be called, or by a ring that is full of buffers.
+    // A driver shows this by asking for a call, or by a ring full of buffers.
     let plain = layouts.map(|layout| (layout, 64));
     let with_events = layouts.map(|layout| (layout | feature::EVENT_IDX, 40));
     for (features, buffers) in plain.into_iter().chain(with_events) {
@@ -217,7 +217,7 @@ fn a_flow_that_goes_to_another_queue_keeps_its_order() {
         rig.pass(0, &frames(16));
         let taken: Vec<usize> = take(&mut rig).iter().map(Vec::len).collect();
         assert_eq!(taken, [32, 0], "{features:#x}");
-        // Now it has taken all, and offers its buffers anew.
+        // Now it has taken all, and offers its buffers again.
         rig.pass(0, &frames(16));
         let taken: Vec<usize> = take(&mut rig).iter().map(Vec::len).collect();
         assert_eq!(taken.iter().sum::<usize>(), 16);
@@ -225,7 +225,7 @@ fn a_flow_that_goes_to_another_queue_keeps_its_order() {
     }
 }
 
-/// In one burst: some of a flow's frames are for the queue that it is to leave, and wait to be delivered.
+/// Within one burst: frames of a flow wait for delivery to the queue that the flow is about to leave.
 #[test]
 fn a_flow_does_not_change_its_queue_in_the_middle_of_a_burst() {
     let mut rig = pair(2, MODERN, 1);

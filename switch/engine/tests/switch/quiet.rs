@@ -1,4 +1,4 @@
-//! Guests that send nothing for long are looked at, not polled: what they send then is not missed.
+//! Guests that send nothing for long are checked by a glance, not polled: their next frames are not missed.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::ports::{PortOptions, port};
 use crate::world::Random;
 
 const SENDERS: u16 = 6;
-/// Longer than a stream takes to become quiet on a worker that has nothing to do, nearly always.
+/// Nearly always longer than an idle worker needs to make a stream quiet.
 const QUIET: Duration = Duration::from_micros(300);
 
-/// Frames from guests that were quiet or were not, to one that never sends; at times the worker is given news, and one
-/// guest has always something to send.
+/// Sends frames from quiet and other guests to one that never sends. At times the worker gets an update; if `is_busy`,
+/// one guest always has frames to send.
 fn frames_after_a_pause(features: u64, is_busy: bool) {
     let mut floor = Floor::start(1, Idle::Spin, 16, |run| run());
     let options = PortOptions {
@@ -42,7 +42,7 @@ fn frames_after_a_pause(features: u64, is_busy: bool) {
         let until = Instant::now() + QUIET;
         while random.one_in(2) && Instant::now() < until {
             if is_busy {
-                // To itself: dropped after the lookup.
+                // For itself: dropped after the lookup.
                 let _ = drivers[0].transmit.virtqueue().publish();
                 let hairpin = Flow::plain(host(0), host(0)).frame(60, 0, 0, 0);
                 let _ = drivers[0].transmit.send(&Default::default(), &hairpin);

@@ -1,4 +1,4 @@
-//! A guest that breaks the rules of its rings is reported, whatever else happens.
+//! A guest that breaks the rules of its rings is reported in every case.
 
 use crosspoint_engine::worker::Idle;
 use crosspoint_packet::DropReason;
@@ -46,7 +46,7 @@ fn a_broken_transmit_ring_is_reported_once() {
     assert!(floor.shared.faults.pop().is_none());
 }
 
-/// Another guest has filled the list (each burst that goes to a broken receive ring makes an entry).
+/// The fault is reported even if another guest has filled the list (each burst for a broken receive ring makes an entry).
 #[test]
 fn a_broken_transmit_ring_is_reported_though_the_list_was_full() {
     let (floor, mut driver) = floor(1);
@@ -67,7 +67,7 @@ fn a_broken_transmit_ring_is_reported_though_the_list_was_full() {
     assert_eq!(floor.shared.faults.pop().map(|(port, _)| port), Some(0));
 }
 
-/// Copies for a guest whose receive ring is nonsense are counted at its port, and those for others arrive.
+/// Copies for a guest with an invalid receive ring are counted at its port, and copies for others arrive.
 #[test]
 fn a_broken_receive_ring_costs_the_others_nothing() {
     let options = PortOptions::default();

@@ -1,4 +1,4 @@
-//! A switch without threads: the stages are called one after the other, as a worker calls them.
+//! A switch without threads: calls the stages one after the other, as a worker does.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -28,7 +28,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A switch with these ports, and as many workers to take turns.
+    /// Creates a switch with these ports and `workers` workers.
     pub fn new(options: &[PortOptions], workers: usize, seed: u64) -> Rig {
         let mut rig = Rig {
             view: View::new(
@@ -55,7 +55,7 @@ impl Rig {
         rig
     }
 
-    /// Has frames for a port leave through a NIC's queue, by the first worker.
+    /// Makes the first worker send frames for a port through a NIC's queue.
     pub fn lead_out(&mut self, number: u16, nic: XskTx) {
         if let Some(Some(port)) = self.view.ports.get_mut(usize::from(number)) {
             port.egress = Egress::Nic;
@@ -65,12 +65,12 @@ impl Rig {
         self.workers[0].swap_nic(number, &mut nic);
     }
 
-    /// One burst from port `ingress`, all the way, on worker `worker`. Returns how many frames it had.
+    /// Processes one burst from port `ingress` on worker `worker`. Returns its number of frames.
     pub fn turn(&mut self, worker: usize, ingress: usize) -> usize {
         self.turn_with(worker, ingress, |_, _, _| ())
     }
 
-    /// The same, with something that happens after all frames have been looked up.
+    /// The same, with a function called after all frames have been looked up.
     pub fn turn_with(
         &mut self,
         worker: usize,
@@ -109,7 +109,7 @@ impl Rig {
         count
     }
 
-    /// Sends these frames from port `ingress` and handles them, as many bursts as that takes.
+    /// Sends these frames from port `ingress` and processes them, in as many bursts as needed.
     pub fn pass(&mut self, ingress: usize, frames: &[Vec<u8>]) {
         for frame in frames {
             self.drivers[ingress].send(frame);
@@ -118,12 +118,12 @@ impl Rig {
         while self.turn(0, ingress) > 0 {}
     }
 
-    /// What the last burst of the first worker has asked for.
+    /// Returns the cost of the first worker's last burst.
     pub fn asked(&self) -> Asked {
         self.workers[0].asked()
     }
 
-    /// How many workers take turns.
+    /// Returns the number of workers.
     pub fn workers(&self) -> usize {
         self.workers.len()
     }

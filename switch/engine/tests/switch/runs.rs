@@ -1,4 +1,4 @@
-//! What was decided for one frame is used for the next only if that is the same in all that matters.
+//! The decision on one frame is reused for the next only if all relevant fields are equal.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ fn frames_that_differ_in_their_vlan_alone_are_tagged_each_as_its_vlan_says() {
     assert_eq!(untagged, tags.map(|tag| tag == 100));
 }
 
-/// The station's port has left the VLAN since the station was seen there.
+/// The station's port left the VLAN after the station was seen there.
 #[test]
 fn a_port_gets_no_frame_of_a_vlan_that_it_has_left() {
     let mut rig = rig();

@@ -1,4 +1,4 @@
-//! A worker's time, shared out among ports that all want it.
+//! Sharing of a worker's time among ports that all want it.
 
 use crosspoint_engine::counters::{Counter, QueueCounters};
 use crosspoint_engine::worker::Idle;
@@ -12,12 +12,12 @@ use crate::large::large;
 use crate::ports::{Driver, Port, PortOptions, port};
 use crate::world::MODERN;
 
-/// Frames that wait in the rings before the worker sees them: it competes with no guest for a core.
+/// Frames that wait in the rings before the worker starts: no guest competes with it for a core.
 const PLAIN: usize = 8192;
 const COSTLY: usize = 24;
-/// Runs, of which one must show the shares.
+/// Runs. One of them must show the shares.
 const TRIES: usize = 5;
-/// Segments of a costly frame, each for the sink.
+/// Segments of a costly frame. The sink gets them all.
 const SEGMENTS: usize = 1000;
 
 /// Fills a transmit ring: all its entries refer to the one frame.
@@ -42,7 +42,7 @@ fn sum(floor: &Floor, number: usize, counter: fn(&QueueCounters) -> &Counter) ->
 }
 
 /// Two guests have frames waiting; a costly frame takes as long as hundreds of plain ones. Returns how many plain frames
-/// were taken for each costly one, while both waited.
+/// were taken per costly one while both guests had frames waiting.
 fn plain_per_costly(weight: u32) -> f64 {
     let mut floor = Floor::start(1, Idle::Spin, 16, |run| run());
     let options = |transmit_size, frame_len_max| PortOptions {
@@ -53,7 +53,7 @@ fn plain_per_costly(weight: u32) -> f64 {
         buffer_len: 256,
         ..PortOptions::default()
     };
-    // No address is known: frames are flooded, and the sink alone has buffers for them.
+    // No address is known: frames are flooded, and only the sink has buffers for them.
     let (mut sink, receiver) = port(2, &options(8, 1600), 1);
     sink.post_all();
     let (header, segments) = large(&[7; 40 * SEGMENTS], 40, false);
@@ -93,8 +93,8 @@ fn plain_per_costly(weight: u32) -> f64 {
     last.0 as f64 / last.1.max(1) as f64
 }
 
-/// By turns, a costly frame would be taken for each burst of 64 plain ones. A core that is taken from the worker in the
-/// middle of a run of milliseconds spoils that run: one of several shows the shares.
+/// With simple alternation, one costly frame would be taken for each burst of 64 plain ones. A run takes milliseconds and
+/// is spoiled if the worker loses its core in it, so one of several runs must show the shares.
 #[test]
 fn costly_frames_wait_for_plain_ones() {
     let runs: Vec<(f64, f64)> = (0..TRIES)

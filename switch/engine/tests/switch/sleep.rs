@@ -1,4 +1,4 @@
-//! Workers that sleep when there is nothing to do: nothing that happens is missed.
+//! Workers that sleep when idle: no event is missed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::ports::{Driver, PortOptions, port};
 use crate::world::Random;
 
 const ROUNDS: u64 = 100_000;
-/// So short that a worker is about to sleep, or about to wake, at nearly any time.
+/// So short that a worker is falling asleep or waking up nearly all the time.
 const SPIN: u64 = 3_000;
 
 /// A worker that sleeps, and two guests, the first with a kick.
@@ -51,7 +51,7 @@ fn pause(random: &mut Random) {
     (0..turns).for_each(|_| std::hint::spin_loop());
 }
 
-/// One frame at a time, now and then a pause, and the next frame only when the last has arrived.
+/// Sends one frame at a time, with occasional pauses, and the next one only when the last has arrived.
 fn frames_one_by_one(features: u64) {
     let (floor, mut a, mut b, kick) = floor(features);
     let mut random = Random(features);
@@ -66,11 +66,11 @@ fn frames_one_by_one(features: u64) {
     }
     let counters = &floor.links[0].counters;
     let kicks = floor.view.port(0).unwrap().counters.sum(0, |c| &c.kicks);
-    // Counted when the iteration ends, after the frame has arrived.
+    // Bursts are counted when the iteration ends, after the frame has arrived.
     wait_for("the count", || counters.bursts.get() >= ROUNDS / 2);
     let (sleeps, bursts) = (counters.sleeps.get(), counters.bursts.get());
     assert_eq!(bursts, ROUNDS / 2);
-    // Otherwise nothing was tried.
+    // Otherwise the test has tested nothing.
     assert!(
         sleeps > 1000 && kicks > 1000,
         "{sleeps} sleeps, {kicks} kicks"
@@ -88,7 +88,7 @@ fn a_kick_is_never_missed_with_the_event_index() {
     frames_one_by_one(feature::EVENT_IDX);
 }
 
-/// A guest that has no kick, or wants to be polled: a worker that sleeps looks from time to time.
+/// A guest without a kick, or one that wants to be polled: a sleeping worker polls it from time to time.
 #[test]
 fn a_stream_that_nothing_wakes_a_worker_for_is_served_by_one_that_sleeps() {
     let mut floor = Floor::start(1, Idle::SleepAfter(SPIN), 16, |run| run());
@@ -109,11 +109,11 @@ fn a_stream_that_nothing_wakes_a_worker_for_is_served_by_one_that_sleeps() {
     let unheard = EventFd::new().unwrap();
     let sleeps = &floor.links[0].counters.sleeps;
     for round in 0..50 {
-        // It naps, again and again.
+        // It naps repeatedly.
         let before = sleeps.get();
         wait_for("naps", || sleeps.get() > before + 3);
         a.send(&frame);
-        // Nobody hears of it.
+        // No kick reaches the worker.
         publish(&mut a, &unheard);
         wait_for(&format!("frame {round}"), || {
             !b.received().concat().is_empty()
@@ -138,7 +138,7 @@ fn a_wake_for_an_update_is_never_missed() {
     floor.stop();
 }
 
-/// What a worker leaves another is found, by looking before going to sleep or by being woken.
+/// Work that one worker leaves for another is found: by the check before sleeping, or by a wakeup.
 #[test]
 fn a_wake_if_asleep_is_never_missed() {
     let waker = Waker::new().unwrap();
@@ -175,12 +175,12 @@ fn a_wake_if_asleep_is_never_missed() {
     assert!(sleeps.load(Ordering::Relaxed) > 1000);
 }
 
-/// The two meet at the same moment, again and again: one leaves something and looks whether the other sleeps, the other
-/// says that it sleeps and looks for what was left. One of them must see the other.
+/// Repeated race of two threads: one leaves work and checks whether the other sleeps; the other announces its sleep and
+/// checks for work. One of them must see the other.
 #[test]
 fn who_leaves_something_and_who_goes_to_sleep_do_not_miss_each_other() {
     const MEETINGS: u64 = 250_000;
-    /// A thread that is ready may wait for its core for seconds, on a machine that others use.
+    /// On a busy machine a ready thread may wait for its core for seconds.
     const TOO_LONG: Duration = Duration::from_secs(20);
     let waker = Waker::new().unwrap();
     let [left, here, there] = [0, 0, 0].map(AtomicU64::new);
@@ -207,7 +207,7 @@ fn who_leaves_something_and_who_goes_to_sleep_do_not_miss_each_other() {
         for round in 1..=MEETINGS {
             meet(&there, &here, round);
             sleeper.announce();
-            // A wake that is left from an earlier round ends a sleep at once.
+            // A leftover wakeup of an earlier round ends a sleep at once.
             while missed == 0 && left.load(Ordering::Relaxed) < round {
                 let start = std::time::Instant::now();
                 sleeper.sleep(Some(TOO_LONG), |_| ());
@@ -219,7 +219,7 @@ fn who_leaves_something_and_who_goes_to_sleep_do_not_miss_each_other() {
     });
 }
 
-/// Asleep for good, and asked to end.
+/// Workers that sleep without a timeout are asked to end.
 #[test]
 fn a_worker_that_sleeps_stops_at_once() {
     for _ in 0..20 {
@@ -227,7 +227,7 @@ fn a_worker_that_sleeps_stops_at_once() {
         let counters = &floor.links[0].counters;
         let (sleeps, turns) = (&counters.sleeps, &counters.turns);
         wait_for("sleep", || sleeps.get() > 0);
-        // It turns no more: it is asleep.
+        // Its iteration count stays the same: it is asleep.
         wait_for("quiet", || {
             let before = turns.count();
             std::thread::sleep(Duration::from_millis(2));

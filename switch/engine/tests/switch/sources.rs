@@ -1,4 +1,4 @@
-//! A guest sends from its own addresses and no others.
+//! A guest can send only from its own addresses.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::rig::Rig;
 const PORTS: usize = 4;
 const HOSTS: u8 = 6;
 
-/// Each port's addresses, if it has a guard. No address is in two.
+/// Each port's addresses, if it has a guard. No address is in two guards.
 fn guards() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
     let owners = prop::collection::vec(prop::option::of(0..PORTS), usize::from(HOSTS));
     owners.prop_map(|owners| {
@@ -54,8 +54,8 @@ fn dropped(rig: &Rig, port: usize) -> u64 {
 }
 
 proptest! {
-    /// A frame from an address that is not the sender's own, or that is another's, is seen by no
-    /// port and learned by nothing, and is counted at its sender. Every other frame is delivered.
+    /// A frame from an address that is not the sender's own, or that belongs to another port, reaches no port, is not
+    /// learned, and is counted at its sender. Every other frame is delivered.
     #[test]
     fn no_frame_from_a_foreign_address_gets_through(
         guards in guards(),
@@ -89,7 +89,7 @@ proptest! {
     }
 }
 
-/// A thief's frames that are all alike cost it all of them, not the first of each burst alone.
+/// All equal frames from a stolen address are dropped, not only the first of each burst.
 #[test]
 fn every_frame_of_a_burst_is_refused() {
     let mut rig = rig(&[1, 1, 1], &[Some(vec![0]), None, None]);
@@ -100,7 +100,7 @@ fn every_frame_of_a_burst_is_refused() {
     assert!(rig.view.fdb.dump(0).is_empty());
 }
 
-/// A probe for loops uses none of the addresses that a port may have, and moves none.
+/// A loop probe uses none of the addresses that a port may have, and moves none.
 #[test]
 fn nothing_is_learned_of_a_probe() {
     let mut rig = rig(&[7, 7], &[None, None]);
@@ -110,7 +110,7 @@ fn nothing_is_learned_of_a_probe() {
     rig.pass(0, std::slice::from_ref(&probe));
     let learned = |rig: &Rig| rig.view.port(0).unwrap().quota.used();
     assert_eq!((learned(&rig), probes.returned().len()), (0, 1));
-    // The frame of another process, as any other.
+    // Another process's probe is treated like any frame.
     rig.pass(0, &[Probes::default().frame(1, 7, "x").to_vec()]);
     assert_eq!((learned(&rig), probes.returned().len()), (1, 0));
 }

@@ -1,4 +1,4 @@
-//! Whoever looks at frames sees each once, with what became of it, and changes nothing.
+//! A tap sees each frame once, with its result, and does not change forwarding.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn drain(tap: &Tap) -> Vec<Slot> {
     seen.collect()
 }
 
-/// What the slots say of one port.
+/// Contents of the slots for one port.
 #[derive(Default, PartialEq, Debug)]
 struct Seen {
     received: u64,
@@ -48,7 +48,7 @@ struct Seen {
     drops: BTreeMap<DropReason, u64>,
 }
 
-/// Of these the frame itself does not tell: a flood finds nobody, a frame turns out not to be cuttable.
+/// Reasons found after a frame was captured: a flood without members, a frame that cannot be cut.
 const UNSEEN: [DropReason; 2] = [DropReason::NoDestination, DropReason::BadOffload];
 
 fn count(seen: &mut Seen, slot: &Slot) {
@@ -68,8 +68,8 @@ fn count(seen: &mut Seen, slot: &Slot) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// With a tap as without, exactly the copies that a bridge makes arrive; and the tap has seen each frame that came
-    /// and each copy that went, with the verdicts and reasons that the ledger has.
+    /// With or without a tap, exactly the bridge's copies arrive; and the tap has seen each received frame and each sent
+    /// copy, with the verdicts and reasons that were counted.
     #[test]
     fn a_tap_sees_what_the_ledger_counts_and_changes_nothing(seed: u64, steps in 1usize..40) {
         let mut run = Run::new(seed);
@@ -98,7 +98,7 @@ proptest! {
         }
     }
 
-    /// However few slots there are, however low the rate and whatever is wanted, forwarding is the same.
+    /// Forwarding is the same with any number of slots, any rate and any selection.
     #[test]
     fn a_tap_that_cannot_keep_up_costs_no_frame(
         seed: u64, slots in 1usize..20, rate in prop_oneof![Just(1), Just(1000), Just(u64::MAX)], dropped_only: bool, even: bool,
@@ -127,7 +127,7 @@ proptest! {
     }
 }
 
-/// Copies that were sent are known by the number of the frame that was received.
+/// Sent copies have the number of the received frame.
 #[test]
 fn what_was_sent_names_what_was_received() {
     let mut linked = 0;
@@ -159,7 +159,7 @@ fn what_was_sent_names_what_was_received() {
     assert!(linked > 1000, "{linked}");
 }
 
-/// A worker looks at no more frames in a second than it may, but for a burst that it may have saved.
+/// A worker considers no more frames per second than the rate allows, plus one saved-up burst.
 #[test]
 fn a_rate_is_kept() {
     let mut run = Run::new(7);

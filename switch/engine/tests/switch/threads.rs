@@ -1,4 +1,4 @@
-//! Real workers: guests come and go, and the others do not notice.
+//! Real workers: guests come and go without effect on the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::frames::{Flow, host, trailer};
 use crate::ports::{Driver, PortOptions, port};
 
 const ROUNDS: usize = 500;
-/// Frames that one of the two may have on the way: fewer than the other has buffers.
+/// Frames that one guest may have in flight: fewer than the other guest has buffers.
 const WINDOW: u64 = 32;
 const COMER: u8 = 2;
 
@@ -49,7 +49,7 @@ fn detach(floor: &mut Floor, number: u16, kick: &EventFd) {
     floor.links[worker].waker.unregister(kick).unwrap();
 }
 
-/// Each worker has given back the view that it had, the streams that it was to give up, and nothing else.
+/// Each worker has returned its old snapshot, the streams to remove, and nothing else.
 fn assert_came_back((back, replaced): (Vec<Update>, Arc<View>), removed: &[(usize, (u16, u16))]) {
     for (worker, update) in back.into_iter().enumerate() {
         assert!(Arc::ptr_eq(&update.view, &replaced));
@@ -61,7 +61,7 @@ fn assert_came_back((back, replaced): (Vec<Update>, Arc<View>), removed: &[(usiz
     assert!(Arc::try_unwrap(replaced).is_ok(), "somebody has kept it");
 }
 
-/// Two guests that send each other as much as the window allows, and miss nothing.
+/// Two guests that send each other as much as the window allows, and lose nothing.
 struct Talkers {
     drivers: [Driver; 2],
     kicks: [Arc<EventFd>; 2],
@@ -134,7 +134,7 @@ fn five_hundred_comings_and_goings_cost_the_others_no_frame() {
         });
         let _stop = StopOnDrop(&stop);
         for _ in 0..ROUNDS {
-            // So that the newcomer's broadcasts never fill the two rings.
+            // Keeps the new guest's broadcasts from filling the two rings.
             wait_for("the two", || {
                 let sent = |c: &PortCounters| c.sum(0, |c| &c.tx_frames);
                 let seen = all.each_ref().map(|n| n.load(Ordering::Relaxed));
@@ -148,7 +148,7 @@ fn five_hundred_comings_and_goings_cost_the_others_no_frame() {
                 number += 1;
             }
             publish(&mut comer, &kicks[2]);
-            // Somebody sends to it all the time, when it is there and when it is not.
+            // Another guest sends to it all the time, whether it is attached or not.
             caller.transmit.reap().unwrap();
             let flow = Flow::plain(host(3), host(COMER)).frame(1000, 3, 0, number);
             for _ in 0..32.min(caller.transmit.ring().free_descriptors()) {
@@ -161,7 +161,7 @@ fn five_hundred_comings_and_goings_cost_the_others_no_frame() {
             let memory = Arc::strong_count(&comer.guest.shared);
             assert_eq!(memory, 1, "something of a guest that left is still held");
             met += comer.received().concat().len();
-            // Read in the end: until the next one comes, what is sent to it is counted as dropped here.
+            // Read at the end: until the next guest comes, frames for it are counted as dropped here.
             comers.push(counters);
         }
         stop.store(true, Ordering::Relaxed);
@@ -188,7 +188,7 @@ fn five_hundred_comings_and_goings_cost_the_others_no_frame() {
     assert_balanced(&ledgers);
 }
 
-/// A test that fails stops its threads.
+/// Stops the threads also when the test fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
