@@ -12,10 +12,10 @@ use super::raw::RawAddresses;
 
 const HELP: &str = "for example: addresses = { mac = [\"52:54:00:12:34:56\"] }";
 
-/// The addresses of the ports so far, each with the VLANs that its port carries and where it was written.
+/// The addresses of the ports so far, each with its port's VLANs and its place.
 pub(super) type Bound = HashMap<Mac, Vec<(Vlan, Place)>>;
 
-/// The addresses that a port's frames may come from; none where there is no `addresses`, and then any may.
+/// The source addresses that a port's frames may have; empty without `addresses`, and then any is allowed.
 pub(super) fn addresses(
     checker: &mut Checker,
     field: Field<Table<RawAddresses>>,
@@ -26,7 +26,7 @@ pub(super) fn addresses(
     else {
         return Vec::new();
     };
-    // A misspelt key has been noted already.
+    // A misspelt key has been reported already.
     if raw.mac.span().is_none() && !checker.has_problem_in(&span) {
         let message = "`addresses` has no `mac`".to_owned();
         checker.problem(span, message, "allows no address", HELP);
@@ -75,7 +75,7 @@ pub(super) fn addresses(
     addresses
 }
 
-/// Notes where a guest is told to take an address, `mac`, from which its frames would be dropped.
+/// Reports a guest's configured `mac` whose frames would be dropped.
 pub(super) fn with_own(checker: &mut Checker, mac: Option<Mac>, span: Span, addresses: &[Mac]) {
     if let Some(mac) = mac
         && !addresses.is_empty()
@@ -92,14 +92,14 @@ pub(super) fn with_own(checker: &mut Checker, mac: Option<Mac>, span: Span, addr
     }
 }
 
-/// Where the address is bound to a port that shares a VLAN with one of `vlan`: another port, or this one.
+/// The place where the address is already bound, to this port or to one that shares a VLAN with `vlan`.
 fn first_use(bound: &Bound, mac: Mac, vlan: &Vlan) -> Option<Place> {
     let mut uses = bound.get(&mac)?.iter();
     uses.find(|(other, _)| share(other, vlan))
         .map(|(_, place)| place.clone())
 }
 
-/// Do two ports carry a VLAN in common? One that knows of no VLANs carries all, and frames without.
+/// Whether two ports share a VLAN. A VLAN-unaware port carries all VLANs, and untagged frames.
 fn share(one: &Vlan, other: &Vlan) -> bool {
     let has = |id: &u16| match other {
         Vlan::Unaware => true,

@@ -1,4 +1,4 @@
-//! Collects the problems of a configuration: of its main file, and of the files of its `ports_dir`.
+//! Collects the problems of a configuration: of its main file and of the files of its `ports_dir`.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::error::{ConfigError, Elsewhere, Problem, SourceFile};
 use super::field::{Field, Span};
 use super::limits::PROBLEMS_MAX;
 
-/// A stretch of one of the files.
+/// A range of text in one of the files.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub file: SourceFile,
@@ -14,8 +14,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A span that can be underlined: within the text, and not empty unless the text ends there. TOML's own spans
-    /// may point behind the last byte.
+    /// A span that can be underlined: within the text, and not empty unless it is at the end. TOML's own spans may end
+    /// behind the last byte.
     fn visible(&self) -> Span {
         let (text, span) = (&*self.file.text, &self.span);
         let last_start = text
@@ -34,7 +34,7 @@ impl Place {
     }
 }
 
-/// The problems found so far. One file after the other is entered; a bare [`Span`] is of the one entered last.
+/// The problems found so far. Files are entered one after the other; a bare [`Span`] refers to the last one entered.
 pub(super) struct Checker {
     pub file: SourceFile,
     /// The name of the main file.
@@ -43,7 +43,7 @@ pub(super) struct Checker {
     unlisted: usize,
     /// The files that are to blame for a problem, listed or not, by their [`SourceFile::order`].
     bad: BTreeSet<usize>,
-    /// `problems`, `unlisted` when the file was entered.
+    /// `problems` and `unlisted` when the current file was entered.
     entered: (usize, usize),
 }
 
@@ -59,13 +59,13 @@ impl Checker {
         }
     }
 
-    /// Goes on to another file.
+    /// Enters another file.
     pub(super) fn enter(&mut self, file: SourceFile) {
         self.file = file;
         self.entered = (self.problems.len(), self.unlisted);
     }
 
-    /// Where `span` of the file entered last is.
+    /// The place of `span` in the current file.
     pub(super) fn place(&self, span: Span) -> Place {
         Place {
             file: self.file.clone(),
@@ -78,7 +78,7 @@ impl Checker {
         &self.bad
     }
 
-    /// Notes a problem.
+    /// Records a problem in the current file.
     pub(super) fn problem(
         &mut self,
         span: Span,
@@ -89,7 +89,7 @@ impl Checker {
         self.problem_at(self.place(span), message, label, help);
     }
 
-    /// Notes a problem in any file.
+    /// Records a problem in any file.
     pub(super) fn problem_at(
         &mut self,
         place: Place,
@@ -101,7 +101,7 @@ impl Checker {
         self.note(place, None, message, label, help.into());
     }
 
-    /// [`Self::problem_at`] a place for which another file may be to blame.
+    /// Like [`Self::problem_at`], but another file may be to blame.
     pub(super) fn problem_by(
         &mut self,
         blamed: &SourceFile,
@@ -114,7 +114,7 @@ impl Checker {
         self.note(place, None, message, label, help.to_owned());
     }
 
-    /// Notes a problem of a file whose text cannot be read, or that has no place in a text.
+    /// Records a problem of a file whose text cannot be read, or that has no place in the text.
     pub(super) fn unplaced(&mut self, message: String, help: &str) {
         self.bad.insert(self.file.order);
         if self.is_full() {
@@ -127,12 +127,12 @@ impl Checker {
         });
     }
 
-    /// Notes a clash with a value given before.
+    /// Records a clash with an earlier value.
     pub(super) fn clash(&mut self, span: Span, first: Option<Place>, message: String, help: &str) {
         self.clash_at(self.place(span), first, message, help);
     }
 
-    /// [`Self::clash`] in any file.
+    /// Like [`Self::clash`], in any file.
     pub(super) fn clash_at(
         &mut self,
         place: Place,
@@ -144,25 +144,25 @@ impl Checker {
         self.note(place, first, message, "used again here", help.to_owned());
     }
 
-    /// Are there as many problems as a report lists?
+    /// Whether the list of problems is full.
     pub(super) fn is_full(&self) -> bool {
         self.problems.len() == PROBLEMS_MAX
     }
 
-    /// Counts a problem that is not listed any more.
+    /// Counts a problem that is no longer listed.
     pub(super) fn count_unlisted(&mut self) {
         self.bad.insert(self.file.order);
         self.unlisted += 1;
     }
 
-    /// Forgets what was noted of this file, where a later finding makes it moot.
+    /// Forgets this file's problems, which a later finding makes irrelevant.
     pub(super) fn forget(&mut self) {
         let (listed, unlisted) = self.entered;
         self.problems.truncate(listed);
         self.unlisted = unlisted;
     }
 
-    /// Has a problem been noted in this stretch of the file?
+    /// Whether a problem was recorded in this range of the current file.
     pub(super) fn has_problem_in(&self, stretch: &Span) -> bool {
         let of_file = &self.problems[self.entered.0..];
         let mut spans = of_file.iter().filter_map(|problem| problem.span);
@@ -201,7 +201,7 @@ impl Checker {
         });
     }
 
-    /// The error, if there was any problem.
+    /// The error, if there is any problem.
     pub(super) fn finish(&mut self) -> Result<(), ConfigError> {
         let problems = std::mem::take(&mut self.problems);
         match ConfigError::from_problems(&self.name, problems, self.unlisted) {
@@ -210,7 +210,7 @@ impl Checker {
         }
     }
 
-    /// The error, where a problem has just been noted.
+    /// The error, when a problem has just been recorded.
     pub(super) fn into_error(self) -> ConfigError {
         let name = self.name;
         ConfigError::from_problems(&name, self.problems, self.unlisted).unwrap_or_else(|| {
@@ -222,14 +222,14 @@ impl Checker {
         })
     }
 
-    /// What kind of TOML value stands at `span`, for the label under it.
+    /// The kind of TOML value at `span`, for its label.
     pub(super) fn kind_at(&self, span: &Span) -> &'static str {
         let text = &*self.file.text;
         let (before, value) = (
             text.get(..span.start).unwrap_or_default(),
             text.get(span.clone()).unwrap_or_default(),
         );
-        // The place of a section is its header, which begins as a list does.
+        // A section's place is its header, which begins like a list.
         let begins_line = before.trim_end_matches([' ', '\t']).ends_with('\n');
         let named = value
             .trim_start_matches('[')
@@ -247,7 +247,7 @@ impl Checker {
         }
     }
 
-    /// The value and its place; a value of the wrong type is a problem.
+    /// The value and its place; records a problem for a value of the wrong type.
     pub(super) fn value<T>(
         &mut self,
         field: Field<T>,
@@ -258,7 +258,7 @@ impl Checker {
         self.typed(field, &format!("`{key}`"), must, help)
     }
 
-    /// [`Self::value`] of what has no key, such as an item of a list.
+    /// Like [`Self::value`], for a value without a key, such as a list item.
     pub(super) fn typed<T>(
         &mut self,
         field: Field<T>,

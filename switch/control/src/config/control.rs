@@ -10,7 +10,7 @@ use super::values::parse_mac;
 
 const HELP: &str = "for example: forward_control = [\"stp\", \"lldp\"], or an address such as \"01:80:c2:00:00:0e\"";
 
-/// The control frames that a port passes on.
+/// The control frames that a port forwards.
 pub(super) fn control(checker: &mut Checker, field: Field<Vec<Field<String>>>) -> ControlAddresses {
     let none = ControlAddresses::NONE;
     let must = "a list of names and addresses";
@@ -30,7 +30,7 @@ pub(super) fn control(checker: &mut Checker, field: Field<Vec<Field<String>>>) -
     })
 }
 
-/// The last byte of the address that an item stands for.
+/// The last byte of an item's address.
 fn address(checker: &mut Checker, item: Field<String>, before: ControlAddresses) -> Option<u8> {
     let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
     let subject = "an item of `forward_control`";
@@ -67,7 +67,7 @@ fn address(checker: &mut Checker, item: Field<String>, before: ControlAddresses)
     }
 }
 
-/// As it is written in a file, in the order of the addresses.
+/// The names as written in a file, in the order of the addresses.
 pub fn control_names(addresses: ControlAddresses) -> Vec<String> {
     let text = |last: u8| match NAMES.iter().find(|(_, named)| *named == last) {
         Some((name, _)) => (*name).to_owned(),

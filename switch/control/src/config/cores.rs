@@ -1,4 +1,4 @@
-//! From `[workers] cores` to the cores of this machine, and whether there are as many as ports' `worker` keys name.
+//! Resolves `[workers] cores` to cores of this machine, and checks ports' `worker` keys against their number.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use super::error::{ConfigError, Problem};
 use super::limits::WORKERS_MAX;
 use super::{Config, Cores, Port};
 
-/// Where each of `cores`, and each port's `worker`, was written. No part of a configuration's value: all `CoreSpans` are equal, so that a
-/// comment that moves a line does not make another configuration of it.
+/// Places of `cores` and of each port's `worker` in the files. They are not part of a configuration's value: all
+/// `CoreSpans` are equal, so that a comment that shifts a line does not make the configuration different.
 #[derive(Clone, Debug, Default)]
 pub struct CoreSpans {
     cores: Vec<Place>,
@@ -29,7 +29,7 @@ impl CoreSpans {
     }
 }
 
-/// The cores that "auto" stands for, of these, which are sorted.
+/// The cores that "auto" means, out of the sorted `allowed` ones.
 pub(super) fn auto(allowed: &[usize]) -> Vec<usize> {
     match allowed {
         [_, others @ ..] if !others.is_empty() => {
@@ -39,7 +39,7 @@ pub(super) fn auto(allowed: &[usize]) -> Vec<usize> {
     }
 }
 
-/// Notes each port whose `worker` there is not, where there are so many.
+/// Records each port whose `worker` does not exist among this number of workers.
 pub(super) fn check_workers(
     checker: &mut Checker,
     ports: &[Port],
@@ -73,15 +73,14 @@ impl PartialEq for CoreSpans {
 impl Eq for CoreSpans {}
 
 impl Config {
-    /// The cores that get a worker, given the cores that the process may run on (its affinity mask).
+    /// The cores that get a worker, given the cores on which the process may run (its affinity mask).
     ///
-    /// "auto" is all of them but the lowest, which is left to everything else, and never more than
-    /// [`WORKERS_MAX`]; where there is one only, that one.
+    /// "auto" means all of them except the lowest, which is left for everything else, and at most [`WORKERS_MAX`]; if
+    /// there is only one, that one.
     ///
     /// # Errors
     ///
-    /// Names each core of the list that is not in `affinity`, and each port's worker that has no core, where it was
-    /// written.
+    /// Names each listed core that is not in `affinity`, and each port's worker that has no core, with its place.
     pub fn resolve_cores(&self, affinity: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let cores = self.cores(affinity)?;
         let places = &self.core_spans.workers;
@@ -144,7 +143,7 @@ impl Config {
     }
 }
 
-/// Sorted numbers as the kernel writes them: "0-3,8".
+/// Formats sorted numbers like the kernel: "0-3,8".
 fn ranges(sorted: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &core in sorted {

@@ -1,4 +1,4 @@
-//! Checks the ports' `direct = { ... }`: each by itself, and then all of them against the uplinks that they name.
+//! Checks the ports' `direct = { ... }`: each by itself, then against the uplinks that they name.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use super::{Direct, Port, PortKind, Queues};
 
 const HELP: &str = "for example: direct = { uplink = \"up0\", queue = 3 }";
 
-/// A `direct` that is right by itself, with the places of its parts.
+/// A `direct` that is valid by itself, with the places of its parts.
 pub(super) struct Placed {
     direct: Direct,
     uplink: Place,
     queue: Place,
 }
 
-/// The queue that a guest has for itself, if it has one. It is noted in `placed` for [`against_uplinks`].
+/// The queue that a guest owns, if any. It is added to `placed` for [`against_uplinks`].
 pub(super) fn direct(
     checker: &mut Checker,
     field: Field<Table<RawDirect>>,
@@ -28,7 +28,7 @@ pub(super) fn direct(
     let must = "a table with `uplink` and `queue`";
     let (Table(raw), span) = checker.value(field, "direct", must, HELP)?;
     let is_whole = raw.uplink.span().is_some() && raw.queue.span().is_some();
-    // A misspelt key has been noted already.
+    // A misspelt key has been reported already.
     if !is_whole && !checker.has_problem_in(&span) {
         let message = "`direct` must have `uplink` and `queue`".to_owned();
         checker.problem(span, message, "not both", HELP);
@@ -55,11 +55,12 @@ pub(super) fn direct(
     Some(direct)
 }
 
-/// Checks each `direct` against the port that it names, and against the others. `names` has every port's name, also
-/// of those that are wrong in themselves and so not in `ports`: of these nothing can be said. Nor can anything be said of
-/// a name that is nobody's, where not all files could be read (`are_all`).
+/// Checks each `direct` against its uplink and against the others. `names` contains every port's name, including ports
+/// with mistakes, which are not in `ports` and cannot be checked against. An unknown name is not reported if some files
+/// could not be read (`are_all`).
 ///
-/// What a guest and its uplink say has its place with the guest; of their files, the one of the higher rank is to blame.
+/// A conflict between a guest and its uplink is reported at the guest; of their files, the one with the higher rank is
+/// to blame.
 pub(super) fn against_uplinks(
     checker: &mut Checker,
     placed: Vec<Placed>,
@@ -106,7 +107,7 @@ pub(super) fn against_uplinks(
     }
 }
 
-/// A guest's queue against the queues of the uplink's own.
+/// Checks a guest's queue against the uplink's own queues.
 fn of_uplink(
     checker: &mut Checker,
     place: &Placed,

@@ -11,7 +11,7 @@ const UNITS: [(&str, u64); 5] = [
     ("us", 1),
 ];
 
-/// Reads a whole number and a unit, or says what is wrong.
+/// Parses a whole number and a unit, or returns what is wrong.
 pub(super) fn parse(text: &str) -> Result<Duration, &'static str> {
     let digits_end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -33,7 +33,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, &'static str> {
         .ok_or("too long")
 }
 
-/// The duration in the longest unit that divides it, as [`parse`] reads it.
+/// The duration in the longest unit that divides it, in the format of [`parse`].
 pub(super) fn display(duration: Duration) -> String {
     let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let (name, unit_us) = UNITS

@@ -1,4 +1,4 @@
-//! A configuration with one port more, less, or changed: what the control socket asks for.
+//! Edits of a configuration for the control socket: one port added, removed or changed.
 
 use serde_json::{Map, Value};
 
@@ -6,28 +6,28 @@ use super::error::{ConfigError, Problem};
 use super::load::{DropIn, Main};
 use super::{Config, Port, PortKind};
 
-/// A port's keys and their values, in JSON as they would be in TOML. Null is the same as no key.
+/// A port's keys and values, in JSON as they would be in TOML. Null means the key is absent.
 pub type PortTable = Map<String, Value>;
 
 const RUNNING: &str = "the running ports";
 
 impl Config {
-    /// With one port more, after all others; `table` is what a `[[port]]` table would be.
+    /// Adds a port after all others; `table` is like a `[[port]]` table.
     ///
     /// # Errors
     ///
-    /// As [`Config::load`]: whatever is wrong with it in itself or against the rest. The places are in the table as it would
-    /// be written in a file, and in one of the ports that there are.
+    /// As [`Config::load`], for mistakes in the port itself and conflicts with the rest. Places refer to the table as
+    /// it would be written in a file, and to existing ports.
     pub fn with_port(&self, table: &PortTable) -> Result<Config, ConfigError> {
         self.with("the new port", table)
     }
 
-    /// With other values for some keys of a port, in its place. A key that is null is put back to its default; a table,
-    /// such as `vlan`, is replaced as a whole.
+    /// Changes some keys of a port, in its place. A null key is reset to its default; a table, such as `vlan`, is
+    /// replaced as a whole.
     ///
     /// # Errors
     ///
-    /// As [`with_port`](Self::with_port); and where there is no such port, or `name` would be another.
+    /// As [`with_port`](Self::with_port); and if there is no such port, or `set` changes the name.
     pub fn with_port_set(&self, name: &str, set: &PortTable) -> Result<Config, ConfigError> {
         let at = self.port_index(name)?;
         if set.get("name").is_some_and(|new| new != name) {
@@ -44,11 +44,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Without a port.
+    /// Removes a port.
     ///
     /// # Errors
     ///
-    /// Where there is no such port, or another names it in its `direct`.
+    /// If there is no such port, or another port names it in its `direct`.
     pub fn without_port(&self, name: &str) -> Result<Config, ConfigError> {
         let at = self.port_index(name)?;
         let names_it = |port: &&Port| match &port.kind {
@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-/// The table as a file would have it, or what is wrong and help.
+/// The table as in a file, or the error and help.
 fn text_of(table: &PortTable) -> Result<String, (String, &'static str)> {
     let mut text = "[[port]]\n".to_owned();
     for (key, value) in table.iter().filter(|(_, value)| !value.is_null()) {
@@ -103,17 +103,17 @@ fn text_of(table: &PortTable) -> Result<String, (String, &'static str)> {
     Ok(text)
 }
 
-/// May this stand in a key without quotes?
+/// Whether this byte may be in a bare key.
 fn is_bare(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
 
-/// Reads `KEY=VALUE` words of a command line as a table. A value is TOML's, or else text: `mac_limit=10`,
-/// `socket=/run/web-1.sock`, `vlan.access=5`, `queues=[0, 1]`. One that is empty is null: the key's default.
+/// Parses a command line's `KEY=VALUE` words into a table. A value is in TOML, or otherwise text: `mac_limit=10`,
+/// `socket=/run/web-1.sock`, `vlan.access=5`, `queues=[0, 1]`. An empty value is null: the key's default.
 ///
 /// # Errors
 ///
-/// What is wrong with which word.
+/// The word and what is wrong with it.
 pub fn parse_assignments(words: &[String]) -> Result<PortTable, String> {
     let mut table = PortTable::new();
     for word in words {
@@ -131,7 +131,7 @@ fn parse_value(text: &str) -> Value {
         return Value::Null;
     }
     let is_plain = |value: &toml::Value| match value {
-        // A word such as inf is no number to anybody, nor is 52:54:00 a time.
+        // A word such as inf is not meant as a number, nor 52:54:00 as a time.
         toml::Value::Datetime(_) => false,
         toml::Value::Float(float) => float.is_finite(),
         _ => true,
@@ -165,11 +165,11 @@ fn insert(table: &mut PortTable, key: &str, value: Value) -> Result<(), String> 
     }
 }
 
-/// Reads the one `[[port]]` table of a file such as those of `ports_dir`.
+/// Parses the single `[[port]]` table of a file such as those of `ports_dir`.
 ///
 /// # Errors
 ///
-/// What is wrong with the text; of the port itself, only the switch that takes it can say that.
+/// What is wrong with the text. The port's values are checked only by the switch that receives them.
 pub fn parse_port_file(text: &str) -> Result<PortTable, String> {
     let file: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
     let others = file.keys().find(|key| *key != "port" && *key != "version");

@@ -1,4 +1,4 @@
-//! What is wrong with a file, where, and how to mend it.
+//! Configuration errors: what is wrong, where, and how to fix it.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -10,26 +10,25 @@ use thiserror::Error;
 
 use super::limits::PROBLEMS_MAX;
 
-/// The most text shown around a mistake. A file may consist of one line of a million bytes.
+/// The longest excerpt around a mistake. A file may be a single line of a million bytes.
 const EXCERPT_BYTES_MAX: usize = 4096;
 
-/// A file's name and text, shared by all that points into it.
+/// A file's name and text, shared by everything that points into it.
 #[derive(Clone, Debug)]
 pub(super) struct SourceFile {
     pub name: Arc<str>,
     pub text: Arc<str>,
-    /// The text before it was made [`printable`].
+    /// The original text, before it was made [`printable`].
     pub raw: Arc<str>,
-    /// 0 for the main file, and then as the files of `ports_dir` are sorted: problems are listed, and ports kept, in this
-    /// order. No two files have the same.
+    /// 0 for the main file, then the sorted position in `ports_dir`; unique. Problems and ports are kept in this order.
     pub order: usize,
-    /// When it is checked: of two files whose values clash, the one of the higher rank is to blame.
+    /// The position in the order of checks: if values of two files clash, the file with the higher rank is to blame.
     pub rank: usize,
 }
 
 impl SourceFile {
     pub(super) fn new(name: &str, text: &str) -> Self {
-        // Nothing can be pointed at in an empty text, not even its beginning.
+        // No position can be marked in an empty text, not even its beginning.
         let shown = if text.is_empty() { "\n" } else { text };
         Self {
             name: one_line(name).into(),
@@ -48,7 +47,7 @@ impl SourceFile {
         }
     }
 
-    /// Is what miette would show of a span, its lines and one more on either side, more than a person reads?
+    /// Whether miette's excerpt of a span (its lines and one on either side) is too long for a reader.
     fn is_long(&self, span: SourceSpan) -> bool {
         let text = self.text.as_bytes();
         let (start, end) = (
@@ -69,7 +68,7 @@ impl SourceFile {
         before + (end - start) + after > EXCERPT_BYTES_MAX
     }
 
-    /// Line and column, counted from one, the column in characters.
+    /// Line and column, both counted from one, the column in characters.
     fn line_and_column(&self, offset: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line_start = before
@@ -86,8 +85,8 @@ impl SourceFile {
     }
 }
 
-/// Shows what a terminal would obey as '?': one byte for one byte, so that places stay right. (miette would also begin a
-/// line at a carriage return, and then count other lines than we do.)
+/// Replaces control characters by '?', byte for byte, so that positions stay valid. (miette would also start a line at
+/// a carriage return, and so count lines differently.)
 fn printable(text: &str) -> String {
     let mut chars = text.chars().peekable();
     let mut shown = String::with_capacity(text.len());
@@ -102,7 +101,7 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// [`printable`] of what is in a line: a file's name is its maker's, too.
+/// [`printable`] for a single line, such as a file's name, which can be chosen by anyone who can create the file.
 pub(super) fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), "?")
 }
@@ -133,7 +132,7 @@ impl SourceCode for SourceFile {
     }
 }
 
-/// One mistake in a configuration.
+/// A mistake in a configuration.
 #[derive(Clone, Debug, Error, Diagnostic)]
 #[error("{message}")]
 pub struct Problem {
@@ -145,19 +144,19 @@ pub struct Problem {
     pub(super) file: Option<SourceFile>,
     #[label(primary, "{label}")]
     pub(super) span: Option<SourceSpan>,
-    /// The other place, where two values clash.
+    /// The other place, if two values clash.
     #[label("first used here")]
     pub(super) first: Option<SourceSpan>,
-    /// The other place, where it is in another file: no more than one.
+    /// The other place if it is in another file; at most one.
     #[related]
     pub(super) elsewhere: Vec<Elsewhere>,
-    /// The file's name, also where there is no text.
+    /// The file's name, even if it has no text.
     pub(super) name: Arc<str>,
     /// [`SourceFile::order`] of the file.
     pub(super) order: usize,
 }
 
-/// The first of two places in different files, where two values clash.
+/// The first of two clashing values, in another file.
 #[derive(Clone, Debug, Error, Diagnostic)]
 #[error("first used in {}", file.name)]
 #[diagnostic(severity(Advice))]
@@ -169,7 +168,7 @@ pub(super) struct Elsewhere {
 }
 
 impl Problem {
-    /// A mistake that has no place in a file.
+    /// A problem without a place in a file.
     pub(super) fn unplaced(name: &str, message: String, help: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -184,30 +183,29 @@ impl Problem {
         }
     }
 
-    /// What is wrong.
+    /// The problem.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// How to mend it.
+    /// How to fix it.
     pub fn help_text(&self) -> &str {
         &self.help
     }
 
-    /// The name of the file that it is in.
+    /// The name of its file.
     pub fn file_name(&self) -> &str {
         &self.name
     }
 
-    /// Where a value clashes with one of another file: that file's name, line and column.
+    /// File name, line and column of the other value, if it clashes with a value in another file.
     pub fn first_elsewhere(&self) -> Option<(&str, usize, usize)> {
         let first = self.elsewhere.first()?;
         let (line, column) = first.file.line_and_column(first.span.offset());
         Some((&first.file.name, line, column))
     }
 
-    /// Line and column of the mistake, counted from one (columns in characters); none for a file that cannot
-    /// be read.
+    /// Line and column of the mistake, counted from one (columns in characters); `None` for a file that cannot be read.
     pub fn line_and_column(&self) -> Option<(usize, usize)> {
         Some(self.file.as_ref()?.line_and_column(self.span?.offset()))
     }
@@ -238,15 +236,15 @@ impl Problem {
     }
 }
 
-/// Why a file is no configuration: one [`Problem`] or more.
+/// Why files are not a valid configuration: at least one [`Problem`].
 ///
-/// As a [`Diagnostic`] it is the problem itself if there is one, and otherwise a heading over them.
+/// As a [`Diagnostic`] a single problem stands for itself; several get a heading.
 #[derive(Clone, Debug)]
 pub struct ConfigError {
     name: String,
     first: Box<Problem>,
     rest: Vec<Problem>,
-    /// Problems beyond [`super::limits::PROBLEMS_MAX`], which are only counted.
+    /// Number of problems beyond [`super::limits::PROBLEMS_MAX`], which are not listed.
     unlisted: usize,
 }
 
@@ -260,7 +258,7 @@ impl ConfigError {
         }
     }
 
-    /// An error if there is a problem; they are listed in the order of the files. `name` is that of the main file.
+    /// An error if there are problems; they are listed in the order of the files. `name` is the main file's.
     pub(super) fn from_problems(
         name: &str,
         mut problems: Vec<Problem>,
@@ -277,7 +275,7 @@ impl ConfigError {
         })
     }
 
-    /// Both of them.
+    /// Combines both errors.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.unlisted += other.unlisted;
         for problem in std::iter::once(*other.first).chain(other.rest) {
@@ -295,13 +293,13 @@ impl ConfigError {
         &self.name
     }
 
-    /// The problems, in the order of the files. There is always one.
+    /// The problems, at least one, in the order of the files.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         std::iter::once(&*self.first).chain(&self.rest)
     }
 
-    /// The problems as a person reads them: each with file, line, column, the text itself and a way to mend it.
-    /// No colour, and the same on every terminal.
+    /// The problems as text for people: each with file, line, column, excerpt and how to fix it. Without colour, and
+    /// the same on every terminal.
     pub fn render(&self) -> String {
         let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
             .with_links(false)
@@ -309,7 +307,7 @@ impl ConfigError {
             .without_syntax_highlighting();
         let mut report = String::new();
         for problem in self.problems() {
-            // Writing to a string does not fail; if miette itself did, the bare message still says it.
+            // Writing to a string does not fail; if miette failed, the plain message is used.
             if problem.is_long() || handler.render_report(&mut report, problem).is_err() {
                 report.push_str(&problem.without_excerpt());
             }

@@ -1,7 +1,7 @@
-//! Serde building blocks that keep going after a mistake.
+//! Serde building blocks that continue after a mistake.
 //!
-//! Serde stops at the first value of a wrong type. Here a wrong value becomes a *value* ([`Field::Wrong`]) that
-//! remembers where it was written, so that one pass over a file finds every mistake in it.
+//! Serde stops at the first value of a wrong type. Here a wrong value becomes a *value* ([`Field::Wrong`]) with its
+//! place, so that one pass over a file finds every mistake.
 
 use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
 
@@ -12,10 +12,10 @@ use serde::de::{
 };
 use toml::Spanned;
 
-/// Bytes of the file that a value, a key or a table's header takes up.
+/// Byte range in the file of a value, a key or a table's header.
 pub(super) type Span = Range<usize>;
 
-/// One key's value as the file has it.
+/// A key's value in the file.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Field<T> {
     /// The key does not occur.
@@ -28,7 +28,7 @@ pub(super) enum Field<T> {
 }
 
 impl<T> Field<T> {
-    /// Where the value was written, be it right or wrong.
+    /// The place of the value, right or wrong.
     pub(super) fn span(&self) -> Option<Span> {
         match self {
             Self::Missing => None,
@@ -48,7 +48,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     }
 }
 
-/// Turns "not a `T`" from an error, which would end the pass, into `None`.
+/// Turns a type error, which would end the pass, into `None`.
 struct Attempt<T>(Option<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
@@ -57,8 +57,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
     }
 }
 
-/// A struct that is written as a table and in no other way. (Serde's derive also reads a struct from a list,
-/// by position: `vlan = [100]` would quietly mean `vlan = { access = 100 }`.)
+/// A struct that can only be written as a table. (Serde's derive also reads a struct from a list by position: `vlan =
+/// [100]` would silently mean `vlan = { access = 100 }`.)
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table<T>(pub(super) T);
 
@@ -82,8 +82,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
     }
 }
 
-/// An enum that is written as a string and in no other way. (Serde also reads a unit variant from
-/// `{ busy = {} }`.)
+/// An enum that can only be written as a string. (Serde also reads a unit variant from `{ busy = {} }`.)
 #[derive(Clone, Debug)]
 pub(super) struct Word<T>(pub(super) T);
 
@@ -130,7 +129,7 @@ impl<'de> Deserialize<'de> for WordOrList {
     }
 }
 
-/// In the schema a wrapper is what it wraps.
+/// Gives a wrapper the schema of its content.
 macro_rules! transparent_schema {
     ($($wrapper:ident),*) => {$(
         impl<T: JsonSchema> JsonSchema for $wrapper<T> {

@@ -1,7 +1,7 @@
 //! Reads the files of a configuration: the main one, and those of `ports_dir`.
 //!
-//! Only regular files are read, and none is waited for without end: a FIFO, a terminal or a device that an operator names
-//! must not hold up the switch, nor must a file system that does not answer.
+//! Only regular files are read, and no read may block forever: the switch must not hang on a FIFO, a terminal or a
+//! device that an operator names, nor on a file system that does not answer.
 
 use std::ffi::OsString;
 use std::fs::{self, File, FileType, OpenOptions};
@@ -15,28 +15,28 @@ use super::error::one_line;
 use super::limits::{FILE_BYTES_MAX, PORTS_DIR_BYTES_MAX, PORTS_DIR_FILES_MAX};
 use super::patience::{self, READ_TIME_MAX};
 
-/// A file's text, or why there is none.
+/// A file's text, or why it cannot be read.
 pub(super) type Text = Result<String, Unread>;
 
-/// Why a file has no text.
+/// Why a file cannot be read.
 #[derive(Debug)]
 pub(super) enum Unread {
-    /// The kernel refuses.
+    /// The kernel refused.
     Io(io::Error),
-    /// It is this, where only regular files are read.
+    /// It is not a regular file, but this.
     NoFile(&'static str),
-    /// The file system has not answered in [`READ_TIME_MAX`].
+    /// The file system has not answered within [`READ_TIME_MAX`].
     Stalled,
     /// It is longer than [`FILE_BYTES_MAX`].
     TooLong,
-    /// The files before it and it are longer than [`PORTS_DIR_BYTES_MAX`].
+    /// Together with the files before it, it is longer than [`PORTS_DIR_BYTES_MAX`].
     TooMuch,
-    /// What is valid of it is as it was: the first replacement character, which is at `at`, stands where `byte` did.
+    /// It is not UTF-8. Valid parts of the text are kept; the first replacement character, at `at`, stands for `byte`.
     NotUtf8 { lossy: String, at: usize, byte: u8 },
 }
 
 impl Unread {
-    /// What can be shown of the file.
+    /// The part of the file that can be shown.
     pub(super) fn text(&self) -> &str {
         match self {
             Self::NotUtf8 { lossy, .. } => lossy,
@@ -44,7 +44,7 @@ impl Unread {
         }
     }
 
-    /// Notes it as a problem of the file that the checker has entered last.
+    /// Records it as a problem of the file that the checker entered last.
     pub(super) fn note(&self, checker: &mut Checker) {
         if let Self::NotUtf8 { at, byte, .. } = self {
             return checker.problem(
@@ -59,7 +59,7 @@ impl Unread {
         checker.unplaced(message, self.help(in_folder));
     }
 
-    /// What is wrong with the file that is called `name`.
+    /// The message for the file named `name`.
     pub(super) fn message(&self, name: &str) -> String {
         match self {
             Self::Io(error) => format!("cannot read {name}: {error}"),
@@ -76,7 +76,7 @@ impl Unread {
         }
     }
 
-    /// What to do about it, where the file is one of `ports_dir`, or another.
+    /// How to fix it, for a file of `ports_dir` or another one.
     pub(super) fn help(&self, in_folder: bool) -> &'static str {
         match self {
             Self::Io(error) => help(error),
@@ -115,7 +115,7 @@ fn help(error: &io::Error) -> &'static str {
     }
 }
 
-/// What a file is that is no regular one.
+/// The kind of a file that is not regular.
 fn kind(found: FileType) -> Option<&'static str> {
     match found {
         found if found.is_file() => None,
@@ -126,22 +126,22 @@ fn kind(found: FileType) -> Option<&'static str> {
     }
 }
 
-/// Opens a regular file; nothing else, and without waiting for anything but the file system.
+/// Opens a regular file, and nothing else. Waits only for the file system.
 fn open(path: &Path) -> Result<File, Unread> {
     let refuse =
         |found: fs::Metadata| kind(found.file_type()).map_or(Ok(()), |k| Err(Unread::NoFile(k)));
-    // Before it is opened: some devices begin to do something then.
+    // Before opening it, since opening some devices has effects.
     refuse(fs::metadata(path).map_err(|error| Unread::Io(explain(path, error)))?)?;
     let mut options = OpenOptions::new();
     options.read(true);
     options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = options.open(path).map_err(Unread::Io)?;
-    // It may be another one by now.
+    // It may be another file by now.
     refuse(file.metadata().map_err(Unread::Io)?)?;
     Ok(file)
 }
 
-/// Tells a link that leads nowhere from a file that is not there.
+/// Distinguishes a dangling link from a missing file.
 fn explain(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {
@@ -152,17 +152,17 @@ fn explain(path: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// The text of the regular file at `path`.
+/// Reads the regular file at `path`.
 pub(super) fn read(path: &Path) -> Text {
     let read = patience::within(path, READ_TIME_MAX, |path| text(open(path)?));
     read.unwrap_or(Err(Unread::Stalled))
 }
 
-/// The text of a file that an operator has named, for what is no whole configuration; `-` is standard input.
+/// Reads a file that an operator has named and that is not a whole configuration; `-` is standard input.
 ///
 /// # Errors
 ///
-/// Why it cannot be read, and what to do about it.
+/// Why it cannot be read, and how to fix it.
 pub fn read_named(path: &Path) -> Result<String, String> {
     let (name, text) = match is_stdin(path) {
         true => ("standard input".to_owned(), text(io::stdin())),
@@ -171,15 +171,15 @@ pub fn read_named(path: &Path) -> Result<String, String> {
     text.map_err(|unread| format!("{}\nhelp: {}", unread.message(&name), unread.help(false)))
 }
 
-/// Whether this stands for standard input.
+/// Whether the path means standard input.
 pub(super) fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// All of a text that is no longer than it may be.
+/// Reads a text up to the maximum length.
 pub(super) fn text(file: impl Read) -> Text {
     let mut bytes = Vec::new();
-    // One byte more than the limit, to tell a file that has just the limit from a longer one.
+    // One byte more than the limit, to detect a longer file.
     file.take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(Unread::Io)?;
@@ -204,14 +204,14 @@ pub(super) struct InFolder {
     pub text: Text,
 }
 
-/// Why the files of a folder are not read.
+/// Why a folder's files cannot be read.
 pub(super) struct FolderProblem {
     pub message: String,
     pub label: &'static str,
     pub help: String,
 }
 
-/// The files of `folder` that have ports, in the order of their names.
+/// The files of `folder` with ports, in the order of their names.
 pub(super) fn read_folder(folder: &Path) -> Result<Vec<InFolder>, FolderProblem> {
     let read = patience::within(folder, READ_TIME_MAX, read_folder_now);
     read.unwrap_or_else(|| Err(folder_problem(folder, &io::ErrorKind::TimedOut.into())))
@@ -243,7 +243,7 @@ fn read_folder_now(folder: &Path) -> Result<Vec<InFolder>, FolderProblem> {
     Ok(read.collect())
 }
 
-/// The names of the files to read, sorted, or at least one more than [`PORTS_DIR_FILES_MAX`].
+/// The sorted names of the files to read; if there are too many, at least one more than [`PORTS_DIR_FILES_MAX`].
 fn names(folder: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -260,11 +260,11 @@ fn names(folder: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// `None`: it is gone again.
+/// `None` if it was removed meanwhile.
 fn read_in_folder(path: &Path) -> Option<Text> {
     match open(path) {
         Ok(file) => Some(text(file)),
-        // But a link to nowhere is a mistake.
+        // A dangling link is a mistake, however.
         Err(Unread::Io(_)) if fs::symlink_metadata(path).is_err() => None,
         Err(unread) => Some(Err(unread)),
     }

@@ -1,4 +1,4 @@
-//! Ports in files of `ports_dir` that the switch itself writes and removes.
+//! Ports in files of `ports_dir` that the switch writes and removes itself.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -11,19 +11,19 @@ use thiserror::Error;
 use super::Port;
 use super::files;
 
-/// Everybody may read it, as they may other files of the configuration.
+/// World-readable, as other files of the configuration may be.
 const MODE: u32 = 0o644;
 
 /// Why a port's file cannot be written or removed.
 #[derive(Debug, Error, Diagnostic)]
 pub enum KeepError {
-    /// The configuration has no folder.
+    /// The configuration has no `ports_dir`.
     #[error("the configuration has no `ports_dir`, so there is no place to keep a port")]
     #[diagnostic(help(
         "write in the main file, for example: ports_dir = \"/etc/crosspoint/ports.d\", and make that folder; or leave out --keep"
     ))]
     NoFolder,
-    /// It is the administrator's.
+    /// The port is in the main file, which belongs to the administrator.
     #[error("port {name:?} is in the main file, {}", path.display())]
     #[diagnostic(help("change that file by hand, and then: crosspoint reload"))]
     InMain {
@@ -32,7 +32,7 @@ pub enum KeepError {
         /// The main file.
         path: PathBuf,
     },
-    /// Its file has others.
+    /// The port's file contains other ports too.
     #[error("port {name:?} is in a file with other ports, {}", path.display())]
     #[diagnostic(help("change that file by hand, and then: crosspoint reload"))]
     WithOthers {
@@ -41,7 +41,7 @@ pub enum KeepError {
         /// That file.
         path: PathBuf,
     },
-    /// The file that would be its own is another's.
+    /// The port's file name is taken by another file.
     #[error("{} is there already, and is not of port {name:?} alone", path.display())]
     #[diagnostic(help("move that file to another name"))]
     InTheWay {
@@ -50,7 +50,7 @@ pub enum KeepError {
         /// That file.
         path: PathBuf,
     },
-    /// It is in no file.
+    /// The port is in no file.
     #[error("port {name:?} is in no file of {}", folder.display())]
     #[diagnostic(help("it was added without --keep, so there is no file to remove"))]
     Nowhere {
@@ -59,36 +59,36 @@ pub enum KeepError {
         /// The folder.
         folder: PathBuf,
     },
-    /// The file system refuses.
+    /// The file system refused.
     #[error("cannot {what} {}: {cause}", path.display())]
     #[diagnostic(help("the switch's user must be able to write the folder `ports_dir`"))]
     Io {
-        /// What was tried.
+        /// The attempted action.
         what: &'static str,
         /// The file, or the folder.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
 }
 
-/// Where a port is written.
+/// The file that contains a port.
 enum Home {
     Nowhere,
     Main,
-    /// In a file of the folder, which has this many ports.
+    /// A file of the folder, and its number of ports.
     InFolder(PathBuf, usize),
 }
 
-/// Where the port can be kept, or is: its own file. It changes nothing; [`write_port_file`] and [`remove_port_file`] begin
-/// with it.
+/// The port's own file, existing or possible. Changes nothing; [`write_port_file`] and [`remove_port_file`] begin with
+/// it.
 ///
 /// `main` is the main file, `ports_dir` the folder that it names.
 ///
 /// # Errors
 ///
-/// Where the port is in the main file or in a file with other ports, or another file is in the way.
+/// If the port is in the main file or in a file with other ports, or another file is in the way.
 pub fn port_file(main: &Path, ports_dir: Option<&Path>, name: &str) -> Result<PathBuf, KeepError> {
     let folder = ports_dir.ok_or(KeepError::NoFolder)?;
     let port = name.to_owned();
@@ -107,12 +107,12 @@ pub fn port_file(main: &Path, ports_dir: Option<&Path>, name: &str) -> Result<Pa
     }
 }
 
-/// Writes the port to a file of its own, in place of the one that it has, if it has one (with its comments). The file is
-/// there as a whole or not at all, also after a power cut. Returns its path.
+/// Writes the port to its own file. Replaces an existing file, including its comments. The file is written completely
+/// or not at all, even after a power cut. Returns its path.
 ///
 /// # Errors
 ///
-/// As [`port_file`]; and where the file system refuses.
+/// Those of [`port_file`], and errors of the file system.
 pub fn write_port_file(
     main: &Path,
     ports_dir: Option<&Path>,
@@ -132,11 +132,11 @@ pub fn write_port_file(
     Ok(path)
 }
 
-/// Removes the port's own file. Returns the path that it had.
+/// Removes the port's own file. Returns its former path.
 ///
 /// # Errors
 ///
-/// As [`port_file`]; where there is none; and where the file system refuses.
+/// Those of [`port_file`]; if there is no such file; and errors of the file system.
 pub fn remove_port_file(
     main: &Path,
     ports_dir: Option<&Path>,
@@ -157,7 +157,7 @@ pub fn remove_port_file(
     }
 }
 
-/// Finds the port by its name alone: its other keys may be wrong. A file that is not TOML has no ports.
+/// Finds the port by its name alone, so its other keys may be wrong. A file that is not TOML has no ports.
 fn home(main: &Path, folder: &Path, name: &str) -> Result<Home, KeepError> {
     if let Ok(text) = files::read(main)
         && names(&text).iter().any(|other| other == name)
@@ -178,7 +178,7 @@ fn home(main: &Path, folder: &Path, name: &str) -> Result<Home, KeepError> {
     Ok(Home::Nowhere)
 }
 
-/// The names of a text's ports; empty for those that have none.
+/// The names of a text's ports, empty for a port without one.
 fn names(text: &str) -> Vec<String> {
     let file: toml::Table = text.parse().unwrap_or_default();
     let ports = file.get("port").and_then(toml::Value::as_array);
@@ -189,12 +189,12 @@ fn names(text: &str) -> Vec<String> {
     ports.into_iter().flatten().map(name).collect()
 }
 
-/// The folder's readers take no notice of a file that begins with a dot.
+/// Replaces the file by a temporary one, whose name begins with a dot so that readers of the folder ignore it.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     file.write_all(text.as_bytes())?;
-    // Not when it is made, since the umask would have a say then.
+    // Not at its creation, where the umask would apply.
     file.as_file()
         .set_permissions(Permissions::from_mode(MODE))?;
     file.as_file().sync_all()?;
@@ -202,7 +202,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Makes a new, or a missing, name survive a power cut.
+/// Makes a new or removed name survive a power cut.
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

@@ -1,4 +1,4 @@
-//! Keys that no table has: found in the whole file before serde sees it, since serde stops at the first.
+//! Finds unknown keys in the whole file before serde reads it, since serde stops at the first one.
 
 use std::mem;
 
@@ -24,7 +24,7 @@ pub(super) fn names_of<T: DeserializeOwned>() -> Names {
     names
 }
 
-/// A deserializer that is asked for a value, and only notes which names the asker knows.
+/// A deserializer that only records the names that the requested type knows.
 struct NameProbe<'a>(&'a mut Names);
 
 impl<'de> Deserializer<'de> for NameProbe<'_> {
@@ -60,7 +60,7 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
     }
 }
 
-/// The tables of the format: how a message speaks of them, and their keys.
+/// The tables of the format: their names in messages, and their keys.
 struct KnownTables([(&'static str, Names); 14]);
 
 const TOP: usize = 0;
@@ -103,13 +103,13 @@ impl KnownTables {
         known
     }
 
-    /// How to mend a key that table `at` does not have.
+    /// How to fix a key that table `at` does not have.
     fn help(&self, at: usize, key: &str) -> String {
         let (place, names) = self.0[at];
         if let Some((place, _)) = self.0.iter().find(|(_, names)| names.contains(&key)) {
             return format!("`{key}` belongs {place}");
         }
-        // Only a file of `ports_dir` has less at its top level.
+        // Only a file of `ports_dir` has fewer keys at its top level.
         if names_of::<RawConfig>().contains(&key) {
             return format!("`{key}` belongs in the main file; here are only [[port]] tables");
         }
@@ -134,7 +134,7 @@ impl KnownTables {
         unknown.sort_by_key(|(span, _)| span.start);
         for (span, key) in unknown {
             if checker.is_full() {
-                // Suggestions for a million keys, that nobody will see, would take a second.
+                // Suggestions for a million keys would take a second, and are not shown.
                 checker.count_unlisted();
                 continue;
             }
@@ -144,7 +144,7 @@ impl KnownTables {
     }
 }
 
-/// A key as messages show it: a file may have one of a million bytes.
+/// A key as messages show it: a key in a file may have a million bytes.
 fn shorten(key: &str) -> String {
     match key.char_indices().nth(40) {
         Some((end, _)) => format!("{}...", key[..end].escape_debug()),
@@ -152,12 +152,12 @@ fn shorten(key: &str) -> String {
     }
 }
 
-/// Reports every unknown key of the main file and removes it, so that it hides no other mistake.
+/// Reports and removes every unknown key of the main file, so that it hides no other mistake.
 pub(super) fn sift_unknown(checker: &mut Checker, document: &mut DeTable<'_>) {
     sift(KnownTables::new(), checker, document);
 }
 
-/// [`sift_unknown`] of a file of `ports_dir`, which has a `version` and ports.
+/// Like [`sift_unknown`], for a file of `ports_dir`, which has a `version` and ports.
 pub(super) fn sift_unknown_of_drop_in(checker: &mut Checker, document: &mut DeTable<'_>) {
     sift(KnownTables::of_drop_in(), checker, document);
 }

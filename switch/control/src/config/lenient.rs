@@ -1,4 +1,4 @@
-//! Loading that lets no bad file of `ports_dir` cost the ports of another.
+//! Partial load: a bad file of `ports_dir` does not affect the ports of other files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,32 +10,34 @@ use super::error::{ConfigError, SourceFile};
 use super::files::{InFolder, Text};
 use super::load::{DropIn, Main, main_file};
 
-/// A configuration from which mistakes in `ports_dir` have been left out: see [`Config::load_lenient`].
+/// A configuration without the mistakes in `ports_dir`: see [`Config::load_lenient`].
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What is to run.
+    /// The configuration to run.
     pub config: Config,
-    /// What is wrong with files of `ports_dir`. Such a file is left out, or stands as it was when it was last good.
+    /// The mistakes in files of `ports_dir`. Such a file is left out, or its last good text is used.
     pub problems: Option<ConfigError>,
     folder: Option<PathBuf>,
-    /// The text of each file of the folder that is in `config`.
+    /// By file of the folder: its text that `config` contains.
     good: BTreeMap<OsString, Arc<str>>,
 }
 
 impl Config {
-    /// [`Config::load`], but for a mistake in a file of `ports_dir` that file pays alone: in its place stands its text as it
-    /// was in `previous`, if that goes with the others; or else it is left out. A file that is gone from the folder is gone.
+    /// Like [`Config::load`], but a mistake in a file of `ports_dir` affects only that file: its text in `previous` is
+    /// used if it does not conflict with the other files; otherwise the file is left out. A file that is removed from
+    /// the folder is not used any more.
     ///
-    /// Where values of two files clash, the one later in the order of names is the bad one, unless it is as it was in
-    /// `previous` and the other is not: what runs stays. (For a guest's `direct` and the uplink that it names that is so,
-    /// too; but a guest whose uplink is no more is left out.) The main file is right against all others; so what a guest in the main file names as `direct` belongs there too.
+    /// If values of two files clash, the file with the later name is the bad one, unless it is unchanged since
+    /// `previous` and the other is not: what runs stays. (The same holds for a guest's `direct` and its uplink; but a
+    /// guest whose uplink is gone is left out.) The main file takes precedence over all others; so an uplink that a
+    /// guest in the main file names in `direct` must also be in the main file.
     ///
-    /// `affinity` lists the cores that the process may use, by which a `worker` that there is not is found also where
-    /// `cores` is "auto"; it may be empty, and then that is left to [`Config::resolve_cores`].
+    /// `affinity` lists the cores that the process may use. With it, a nonexistent `worker` is detected also if `cores`
+    /// is "auto"; if it is empty, [`Config::resolve_cores`] does that later.
     ///
     /// # Errors
     ///
-    /// Where the main file is wrong, cannot be read, or names a `ports_dir` that cannot be read.
+    /// If the main file is wrong, cannot be read, or names a `ports_dir` that cannot be read.
     pub fn load_lenient(
         path: &Path,
         previous: Option<&Loaded>,
@@ -70,20 +72,20 @@ impl Config {
 }
 
 impl Loaded {
-    /// The names of the files of `ports_dir` that are in the configuration, as they are now or as they were.
+    /// The names of the files of `ports_dir` that are part of the configuration, with their current or last good text.
     pub fn files(&self) -> impl Iterator<Item = &OsString> {
         self.good.keys()
     }
 }
 
-/// Which text of a file is tried.
+/// The text of a file that is tried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The one that it has.
+    /// The current one.
     Now,
-    /// The one that it had when it was last good.
+    /// The last good one.
     Before,
-    /// None.
+    /// None: the file is left out.
     Out,
 }
 
@@ -114,19 +116,19 @@ impl Candidate {
         }
     }
 
-    /// Does it stand for what runs?
+    /// Whether it stands for what already runs.
     fn is_old(&self) -> bool {
         self.is_unchanged || self.stage == Stage::Before
     }
 
-    /// What is to be checked now.
+    /// The file to check in this round.
     fn drop_in(&mut self, order: usize, rank: usize) -> Option<DropIn> {
         let name = self.path.display().to_string();
         match (self.stage, &self.before) {
             (Stage::Now, _) => {
                 let text = match &self.now {
                     Some(Ok(text)) => Ok(text.clone()),
-                    // It is checked once: it is not good.
+                    // It is checked only once, since it is bad.
                     _ => self.now.take()?,
                 };
                 Some(DropIn::new(&name, text, order, rank))
@@ -139,7 +141,7 @@ impl Candidate {
         }
     }
 
-    /// The text that was tried last is bad.
+    /// The text that was tried last is bad: try the next one.
     fn step_down(&mut self) {
         self.stage = match self.stage {
             Stage::Now if self.before.is_some() && !self.is_unchanged => Stage::Before,
@@ -157,7 +159,7 @@ impl Candidate {
     }
 }
 
-/// What is the same in every round.
+/// Parameters that are the same in every round.
 struct Round<'a> {
     main: &'a SourceFile,
     folder: &'a Path,
@@ -167,8 +169,8 @@ struct Round<'a> {
 type Settled = (Config, Vec<Candidate>, Option<ConfigError>);
 
 impl Round<'_> {
-    /// Checks all, takes the files that are to blame a step down, and again. Each round takes one down at least, and a file
-    /// has two steps; after [`ROUNDS_MAX`] it is one.
+    /// Checks all files, moves those that are to blame to their next stage, and repeats. Each round moves at least one
+    /// file, and a file has two stages to go; after [`ROUNDS_MAX`] only one.
     fn settle(&self, mut candidates: Vec<Candidate>) -> Result<Settled, ConfigError> {
         let mut problems: Option<ConfigError> = None;
         let mut round = 0;
@@ -197,11 +199,11 @@ impl Round<'_> {
     }
 }
 
-/// After so many rounds, files that are to blame are left out at once: those who change files in turns must not hold up
-/// the switch for long.
+/// After this many rounds, bad files are left out at once: files that are changed in turn must not delay the switch for
+/// long.
 const ROUNDS_MAX: usize = 8;
 
-/// What is to be checked: first what runs, and then what is new, each in the order of names.
+/// The files to check: first what already runs, then what is new, each in the order of names.
 fn drop_ins(candidates: &mut [Candidate]) -> Vec<DropIn> {
     let mut ranked: Vec<(usize, &mut Candidate)> = candidates.iter_mut().enumerate().collect();
     ranked.sort_by_key(|(index, candidate)| (!candidate.is_old(), *index));

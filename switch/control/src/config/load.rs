@@ -1,4 +1,4 @@
-//! From files to a [`Config`], or to a list of everything that is wrong with them.
+//! Loads files into a [`Config`], or into a list of all their mistakes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,16 @@ use super::{Config, CoreSpans, Cores, Port, cores, keys, ports, sections, syntax
 
 type RawPorts = Field<Vec<Field<Table<RawPort>>>>;
 
-/// What is wrong, and the files that are to blame, by their [`SourceFile::order`].
+/// An error, and the files that are to blame, by their [`SourceFile::order`].
 pub(super) type Blamed = (ConfigError, BTreeSet<usize>);
 
 impl Config {
-    /// Reads and checks the file at `path`, and those of the folder that it names as `ports_dir`: every *.toml in it, in the
-    /// order of their names.
+    /// Reads and checks the file at `path` and those of its `ports_dir`: every *.toml, in the order of their names.
     ///
     /// # Errors
     ///
-    /// Where a file cannot be read, is no regular file, is longer than [`FILE_BYTES_MAX`](super::limits::FILE_BYTES_MAX), is not UTF-8, or
-    /// is no configuration.
+    /// If a file cannot be read, is not a regular file, is longer than
+    /// [`FILE_BYTES_MAX`](super::limits::FILE_BYTES_MAX), is not UTF-8, or is not a valid configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let (file, folder) = main_file(path)?;
         let mut main = Main::read(&file, &folder)?;
@@ -45,7 +44,7 @@ impl Config {
             .map_err(|(error, _)| error)
     }
 
-    /// Reads and checks standard input, as [`parse`](Self::parse) does a text.
+    /// Reads and checks standard input, like [`parse`](Self::parse).
     ///
     /// # Errors
     ///
@@ -58,11 +57,11 @@ impl Config {
         }
     }
 
-    /// Checks one text; `name` is what messages call it. The folder `ports_dir`, if the text has one, is not looked at.
+    /// Checks a text; `name` is its name in messages. Its `ports_dir`, if any, is not read.
     ///
     /// # Errors
     ///
-    /// The first mistake in the syntax; or else everything else that is wrong, in the order of the file.
+    /// The first syntax error, or all other mistakes in the order of the file.
     pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
         let folder = Path::new(name).parent().unwrap_or(Path::new(""));
         let main = Main::read(&SourceFile::new(name, text), folder)?;
@@ -70,7 +69,7 @@ impl Config {
     }
 }
 
-/// The main file's text, and the folder that it is in, by an absolute path.
+/// The main file's text, and the absolute path of its folder.
 pub(super) fn main_file(path: &Path) -> Result<(SourceFile, PathBuf), ConfigError> {
     let name = path.display().to_string();
     let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -87,7 +86,7 @@ fn unread_main(name: &str, unread: &Unread) -> ConfigError {
     checker.into_error()
 }
 
-/// A file of `ports_dir` as it is to be checked.
+/// A file of `ports_dir` to be checked.
 pub(super) struct DropIn {
     file: SourceFile,
     text: Text,
@@ -104,7 +103,7 @@ impl DropIn {
         Self { file, text }
     }
 
-    /// The ports, not yet checked; `None` where the file's syntax is wrong, or its version.
+    /// The unchecked ports; `None` if the file's syntax or version is wrong.
     fn read(&self, checker: &mut Checker) -> Option<RawPorts> {
         checker.enter(self.file.clone());
         let text = match &self.text {
@@ -119,7 +118,7 @@ impl DropIn {
     }
 }
 
-/// A text's keys and values, unknown ones sifted out; `None` where its syntax is wrong.
+/// A text's keys and values, without unknown ones; `None` if its syntax is wrong.
 fn read(
     checker: &mut Checker,
     text: &str,
@@ -142,10 +141,10 @@ fn read(
     }
 }
 
-/// A configuration of which all but the ports is checked.
+/// A configuration whose parts other than ports are checked.
 pub(super) struct Main {
     checker: Checker,
-    /// It has no ports yet.
+    /// Has no ports yet.
     config: Config,
     taken: ports::Taken,
     ports: RawPorts,
@@ -154,7 +153,7 @@ pub(super) struct Main {
 }
 
 impl Main {
-    /// The main file, which is in `folder`.
+    /// Reads the main file, which is in `folder`.
     pub(super) fn read(file: &SourceFile, folder: &Path) -> Result<Self, ConfigError> {
         let mut checker = Checker::new(file.clone());
         let Some(raw) = read(&mut checker, &file.raw, keys::sift_unknown) else {
@@ -198,7 +197,7 @@ impl Main {
         })
     }
 
-    /// A configuration that has been checked before, with other ports: those of `text`, which messages call `name`.
+    /// A configuration that was checked before, with the ports of `text` instead, which messages call `name`.
     pub(super) fn again(config: &Config, name: &str, text: &str) -> Self {
         let ports = DropIn::new(name, Ok(text.to_owned()), 0, 0);
         let mut checker = Checker::new(ports.file.clone());
@@ -217,8 +216,8 @@ impl Main {
         }
     }
 
-    /// The number of workers, where it is known: `cores` may be "auto", and then it is known to whom knows `affinity`, the
-    /// cores that the process may use.
+    /// The number of workers, if known. With `cores` "auto" it is derived from `affinity`, the cores that the process
+    /// may use.
     pub(super) fn workers(&self, affinity: &[usize]) -> Option<usize> {
         match &self.config.workers.cores {
             Cores::List(cores) => Some(cores.len()),
@@ -232,12 +231,12 @@ impl Main {
         self.config.ports_dir.as_deref()
     }
 
-    /// The files of `ports_dir`; none where there is no such key.
+    /// The files of `ports_dir`; none without that key.
     pub(super) fn drop_ins(&self) -> Result<Vec<files::InFolder>, files::FolderProblem> {
         self.ports_dir().map_or(Ok(Vec::new()), files::read_folder)
     }
 
-    /// Notes that the folder cannot be read.
+    /// Records that the folder cannot be read.
     pub(super) fn note_folder(&mut self, problem: files::FolderProblem) {
         self.are_all = false;
         let place = self.ports_dir.clone();
@@ -246,15 +245,15 @@ impl Main {
             .problem_at(place, problem.message, problem.label, problem.help);
     }
 
-    /// The error where the folder cannot be read: its own, and what else is wrong with this file.
+    /// The error if the folder cannot be read, together with the other mistakes of this file.
     pub(super) fn without_folder(mut self, problem: files::FolderProblem) -> ConfigError {
         self.note_folder(problem);
         ports::ports(&mut self.checker, self.ports, &mut self.taken);
         self.checker.into_error()
     }
 
-    /// Checks all ports: those of the main file first, and then those of `drop_ins`, in the order of their ranks. The ports
-    /// are returned in the order of the files.
+    /// Checks all ports: first those of the main file, then those of `drop_ins`, in the order of their ranks. Returns
+    /// the ports in the order of the files.
     pub(super) fn finish(
         mut self,
         drop_ins: Vec<DropIn>,

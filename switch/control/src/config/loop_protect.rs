@@ -9,7 +9,7 @@ use super::raw::RawLoopProtect;
 const HELP: &str =
     "for example: loop_protect = { action = \"block\" }, or {} to have loops reported";
 
-/// What the port does about loops; `None` where nothing is said, and so it sends no probes.
+/// A port's loop protection; `None` without the key, so that the port sends no probes.
 pub(super) fn loop_protect(
     checker: &mut Checker,
     field: Field<Table<RawLoopProtect>>,

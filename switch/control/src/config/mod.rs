@@ -1,10 +1,11 @@
 //! The switch's configuration: a TOML file, checked as a whole before anything is started or changed.
 //!
-//! [`Config::load`] gives plain data, or a [`ConfigError`] that lists every mistake with its file, its line, its
-//! column, and how to mend it. The main file may name a folder with files of more ports (`ports_dir`);
-//! [`Config::load_lenient`] does without those that are wrong. The way of a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `raw` and `field`
-//! (serde, with places), then `sections`, `ports`, `direct`, `slo`, `storm`,
-//! `addresses`, `control`, `loop_protect` and `vlan` (what the values mean), with the checks in `values`; `check` collects what is wrong.
+//! [`Config::load`] returns plain data, or a [`ConfigError`] that lists every mistake with its file, line, column, and
+//! how to fix it. The main file may name a folder with files of more ports (`ports_dir`); [`Config::load_lenient`]
+//! leaves out those that are wrong. The steps for a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown
+//! keys), `raw` and `field` (serde, with places), then `sections`, `ports`, `direct`, `slo`, `storm`, `addresses`,
+//! `control`, `loop_protect` and `vlan` (the values' meaning), with the checks in `values`; `check` collects the
+//! problems.
 
 mod addresses;
 mod check;

@@ -7,7 +7,7 @@ use super::raw::RawOffloads;
 
 const HELP: &str = "for example: offloads = { receive = false }";
 
-/// What a guest is offered; what is not written is.
+/// The offloads that a guest is offered; missing keys mean that it is.
 pub(super) fn offloads(checker: &mut Checker, field: Field<Table<RawOffloads>>) -> Offloads {
     let must = "a table with `receive` or `transmit`";
     let Some((Table(raw), _)) = checker.value(field, "offloads", must, HELP) else {

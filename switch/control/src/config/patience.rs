@@ -1,4 +1,4 @@
-//! Reading from file systems that may never answer: FUSE, NFS and the like, when their server is gone.
+//! Reads from file systems that may never answer: FUSE, NFS and the like, when their server is gone.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// The longest that one file, or a folder, is waited for.
+/// The longest wait for a file or a folder.
 pub(super) const READ_TIME_MAX: Duration = Duration::from_secs(5);
-/// The most reads that are left behind without an answer, each with its thread; beyond them nothing is read.
+/// The most unanswered reads that are left behind, each with its thread; with more, no read is started.
 const STALLED_MAX: usize = 16;
 
-/// Paths of which a read is left behind.
+/// Paths with an unanswered read.
 static STALLED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn stalled() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     STALLED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `read`, which looks at `path`, on a thread of its own, and gives up after so long: then `None`, and the thread
-/// stays until the kernel lets it go. The same while it stays, where too many others do, and where no thread can be
-/// started.
+/// Runs `read` for `path` on a separate thread, and gives up after `time_max`: then it returns `None`, and the thread
+/// stays until the kernel releases it. Also returns `None` while such a thread for the path remains, while too many
+/// others do, and if no thread can be started.
 pub(super) fn within<T: Send + 'static>(
     path: &Path,
     time_max: Duration,
@@ -33,12 +33,12 @@ pub(super) fn within<T: Send + 'static>(
         }
     }
     let (sender, receiver) = mpsc::sync_channel(1);
-    // Whether the read is through. Whichever of the two is last sees to the list.
+    // Whether the read has finished. The later of the two threads updates the list.
     let is_over = Arc::new(Mutex::new(false));
     let over = Arc::clone(&is_over);
     let owned = path.to_owned();
     let reading = move || {
-        // What waits may have given up.
+        // The receiver may have given up.
         let _ = sender.send(read(&owned));
         *over.lock().unwrap_or_else(PoisonError::into_inner) = true;
         stalled().remove(&owned);
@@ -73,13 +73,13 @@ mod tests {
             assert!(wait("/stalled").is_none());
             assert_eq!(stalled().len(), 1);
         }
-        // Others are read all the same, until too many stay.
+        // Other paths are still read, until too many reads are left behind.
         let read = || within(Path::new("/other"), READ_TIME_MAX, |_| 5);
         assert_eq!(read(), Some(5));
         for number in 0..2 * STALLED_MAX {
             assert!(wait(&format!("/stalled-{number}")).is_none());
         }
-        // Not in one expression: the list would stay locked while it is read.
+        // Not in one expression: the list would stay locked during the read.
         let count = stalled().len();
         assert_eq!((count, read()), (STALLED_MAX, None));
         drop(release);

@@ -17,17 +17,17 @@ use super::values::{Number, NumberList};
 use super::vlan;
 use super::{Access, Port, PortKind, Queues, Role, VhostPort, XdpPort};
 
-/// What no two ports may share, with where it was first used. The control socket has no place if the file does
-/// not name it.
+/// Values that must be unique among ports, with their first use. The control socket has no place if the file does not
+/// name it.
 pub(super) struct Taken {
     names: HashMap<String, Place>,
     sockets: HashMap<PathBuf, Option<Place>>,
     interfaces: HashMap<String, Place>,
     direct: Vec<direct::Placed>,
     bound: Bound,
-    /// Where each port's `worker` was written, by the port's name.
+    /// The place of each port's `worker`, by the port's name.
     pub(super) workers: HashMap<String, Place>,
-    /// The `[[port]]` tables so far.
+    /// Number of `[[port]]` tables so far.
     count: usize,
 }
 
@@ -44,7 +44,8 @@ impl Taken {
         }
     }
 
-    /// Checks what ports say of each other, when all are there: every `direct`. `are_all`: could every file be read?
+    /// Checks references between ports, once all are known: every `direct`. `are_all`: whether every file could be
+    /// read.
     pub(super) fn against_each_other(
         &mut self,
         checker: &mut Checker,
@@ -56,7 +57,7 @@ impl Taken {
     }
 }
 
-/// All ports of the file that the checker has entered last.
+/// All ports of the file that the checker entered last.
 pub(super) fn ports(
     checker: &mut Checker,
     field: Field<Vec<Field<Table<RawPort>>>>,
@@ -154,7 +155,7 @@ fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken
     })
 }
 
-/// `mac_limit` and `weight`, where they are given.
+/// `mac_limit` and `weight`, if given.
 fn limits(checker: &mut Checker, raw: &mut RawPort) -> (Option<u32>, Option<u32>) {
     let mac_limit = number_of(
         checker,
@@ -182,7 +183,7 @@ fn number_of(checker: &mut Checker, field: Field<i64>, number: &Number<'_>) -> O
     u32::try_from(value).ok()
 }
 
-/// Notes a key that every port of this type must have, if the file does not have it.
+/// Records a key that is required for this type of port and missing.
 fn require<T>(checker: &mut Checker, field: &Field<T>, header: &Span, key: &str, example: &str) {
     if matches!(field, Field::Missing) {
         let message = format!("this port has no `{key}`");
@@ -195,7 +196,7 @@ fn require<T>(checker: &mut Checker, field: &Field<T>, header: &Span, key: &str,
     }
 }
 
-/// Notes a key that ports of another type have.
+/// Records a key that belongs to another type of port.
 fn foreign<T>(checker: &mut Checker, field: &Field<T>, key: &str, owner: &str, this: &str) {
     if let Some(span) = field.span() {
         let message = format!("`{key}` belongs to ports of type {owner:?}");
@@ -243,7 +244,7 @@ fn port_name(
     None
 }
 
-/// The type, and a hint from the other keys where it is missing.
+/// The type; if it is missing, a hint is derived from the other keys.
 fn port_type(checker: &mut Checker, raw: &mut RawPort, header: &Span) -> Option<PortType> {
     let xdp = raw.interface.span().is_some();
     require(
@@ -338,7 +339,7 @@ fn vhost(
     })
 }
 
-/// Notes a key that says something of a socket which the front end makes.
+/// Records a key that applies to a listening socket, if the front end listens.
 fn of_listener<T>(checker: &mut Checker, field: &Field<T>, key: &str) {
     if let Some(span) = field.span() {
         let message = format!("`{key}` goes with `role = \"server\"`");
@@ -413,7 +414,7 @@ fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) ->
     );
     let channels = channels(checker, raw.channels);
     let queues = queues(checker, raw.queues, channels);
-    // Each is checked, whatever becomes of the others.
+    // All values are checked, even if one is wrong.
     let (mode, mtu) = (checker.word(raw.mode, "mode"), mtu(checker, raw.mtu));
     let gro = checker.switch(raw.gro, "gro");
     let tso = checker.word(raw.tso, "tso");
@@ -445,7 +446,7 @@ fn channels(checker: &mut Checker, field: Field<i64>) -> Option<u32> {
     channels.and_then(|channels| u32::try_from(channels).ok())
 }
 
-/// The queues of the uplink's own, which must be among the `channels`.
+/// The uplink's own queues, which must be among the `channels`.
 fn queues(checker: &mut Checker, field: Field<WordOrList>, channels: Option<u32>) -> Queues {
     let list = checker.word_or_numbers(
         field,
@@ -476,7 +477,7 @@ fn queues(checker: &mut Checker, field: Field<WordOrList>, channels: Option<u32>
     Queues::List(queues)
 }
 
-/// An interface name as the kernel takes it (`dev_valid_name()`).
+/// An interface name that the kernel accepts (`dev_valid_name()`).
 fn interface(
     checker: &mut Checker,
     field: Field<String>,

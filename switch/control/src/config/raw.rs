@@ -1,5 +1,5 @@
 //! The file as written: every key optional, every value with its place. The JSON schema is generated from these
-//! structs, so the comments on their fields are what an editor shows to the person who writes the file.
+//! structs, so editors show the comments on their fields.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use super::{
 
 const MODE_PATTERN: &str = "^0?[0-7]{3}$";
 const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
-/// Six bytes, the first even: no group address.
+/// Six bytes, the first one even: not a group address.
 const MAC_PATTERN: &str = "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$";
 
 /// The configuration of the crosspoint switch.

@@ -1,5 +1,5 @@
-//! Checks what occurs once: `version`, `ports_dir`, `watch_ports`, and the sections `[workers]`, `[switch]`, `[metrics]`,
-//! `[control]`, `[log]`.
+//! Checks keys that occur once: `version`, `ports_dir`, `watch_ports`, and the sections `[workers]`, `[switch]`,
+//! `[metrics]`, `[control]`, `[log]`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::raw::{RawControl, RawLog, RawMetrics, RawSwitch, RawWorkers};
 use super::values::{Number, NumberList};
 use super::{Control, Cores, Log, Metrics, Poll, Switch, Workers};
 
-/// Notes a version that is missing though it is `required`, or that this switch does not know; is the file of this version?
+/// Records a `required` version that is missing, or an unknown version. Returns whether the file has this version.
 pub(super) fn version(checker: &mut Checker, field: Field<i64>, required: bool) -> bool {
     if matches!(field, Field::Missing) {
         if !required {
@@ -31,7 +31,7 @@ pub(super) fn version(checker: &mut Checker, field: Field<i64>, required: bool) 
     match checker.value(field, "version", &must, &help) {
         Some((VERSION, _)) => true,
         Some((other, span)) => {
-            // Keys unknown to this version may be the other version's.
+            // Unknown keys may belong to the other version.
             checker.forget();
             let message = format!("version {other} of the configuration is not known");
             let help = format!(
@@ -44,7 +44,7 @@ pub(super) fn version(checker: &mut Checker, field: Field<i64>, required: bool) 
     }
 }
 
-/// `[workers]`, and where its cores were written.
+/// `[workers]`, and the places of its cores.
 pub(super) fn workers(checker: &mut Checker, raw: RawWorkers) -> (Workers, CoreSpans) {
     let cores = checker.word_or_numbers(
         raw.cores,
@@ -136,7 +136,7 @@ pub(super) fn switch(checker: &mut Checker, raw: RawSwitch) -> Switch {
     }
 }
 
-/// The FDB finds a bucket by masking a hash, so there is a power of two of them.
+/// The FDB finds a bucket by masking a hash, so the number of buckets is a power of two.
 fn whole_buckets(entries: u32) -> u32 {
     FDB_BUCKET_ENTRIES * entries.div_ceil(FDB_BUCKET_ENTRIES).next_power_of_two()
 }
@@ -155,7 +155,7 @@ pub(super) fn metrics(checker: &mut Checker, raw: RawMetrics) -> Metrics {
     }
     let listen: Option<SocketAddr> = text.parse().ok();
     if listen.is_none() {
-        // A name would have to be looked up, and the switch must start without a network.
+        // A host name would need a lookup, and the switch must start without a network.
         let label = if text.contains(':') {
             "not an IP address and a port"
         } else {
@@ -166,7 +166,7 @@ pub(super) fn metrics(checker: &mut Checker, raw: RawMetrics) -> Metrics {
     Metrics { listen }
 }
 
-/// `[control]`, and where its socket was written.
+/// `[control]`, and the place of its socket.
 pub(super) fn control(checker: &mut Checker, raw: RawControl) -> (Control, Option<Place>) {
     match checker.socket(raw.socket) {
         Some((socket, span)) => (Control { socket }, Some(checker.place(span))),
@@ -191,7 +191,7 @@ pub(super) fn log(checker: &mut Checker, raw: RawLog) -> Log {
     }
 }
 
-/// `ports_dir`, joined to `folder`, which the main file is in; and where it was written.
+/// `ports_dir`, joined to `folder`, the main file's folder; and its place.
 pub(super) fn ports_dir(
     checker: &mut Checker,
     field: Field<String>,
@@ -214,7 +214,7 @@ pub(super) fn ports_dir(
     None
 }
 
-/// `watch_ports`, which goes with `ports_dir` (`has_dir`: it is there, right or wrong).
+/// `watch_ports`, which requires `ports_dir` (`has_dir`: whether that key is present, right or wrong).
 pub(super) fn watch_ports(checker: &mut Checker, field: Field<bool>, has_dir: bool) -> bool {
     let span = field.span().unwrap_or_default();
     let watch = checker.switch(field, "watch_ports").unwrap_or(false);

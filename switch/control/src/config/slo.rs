@@ -13,7 +13,7 @@ pub(super) fn slo(checker: &mut Checker, field: Field<Table<RawSlo>>) -> Option<
     let must = "a table with `completion_p50` or `completion_p99`";
     let (Table(raw), span) = checker.value(field, "slo", must, HELP)?;
     let is_empty = raw.completion_p50.span().is_none() && raw.completion_p99.span().is_none();
-    // A misspelt key has been noted already.
+    // A misspelt key has been reported already.
     if is_empty && !checker.has_problem_in(&span) {
         let message = "`slo` has neither `completion_p50` nor `completion_p99`".to_owned();
         checker.problem(span, message, "nothing in it", HELP);

@@ -10,7 +10,7 @@ use super::values::Number;
 
 const HELP: &str = "for example: storm = { broadcast = 100000, unknown_unicast = 0 }";
 
-/// The limits of a port; those that are not written are as in `default`.
+/// A port's limits; missing ones are taken from `default`.
 pub(super) fn storm(
     checker: &mut Checker,
     field: Field<Table<RawStorm>>,

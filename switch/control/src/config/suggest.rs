@@ -1,9 +1,9 @@
-//! "Did you mean": the known name nearest to a mistyped one.
+//! "Did you mean": the known name nearest to a misspelt one.
 
-/// Names longer than this are no typing mistakes, and the distance costs their length squared.
+/// Longer names are not typing mistakes, and the distance costs their length squared.
 const NAME_CHARS_MAX: usize = 40;
 
-/// The nearest of `names`, if it is near enough to have been meant.
+/// The nearest of `names`, if it is near enough.
 pub(super) fn nearest<'a>(mistyped: &str, names: &[&'a str]) -> Option<&'a str> {
     if mistyped.len() > NAME_CHARS_MAX {
         return None;
@@ -18,7 +18,7 @@ pub(super) fn nearest<'a>(mistyped: &str, names: &[&'a str]) -> Option<&'a str> 
         .min_by_key(|name| distance(&mistyped, name))
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b`.
+/// The number of insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];

@@ -1,8 +1,8 @@
-//! What the TOML parser says, and how to mend it.
+//! Explains messages of the TOML parser.
 
 use super::check::Checker;
 
-/// Notes that a text is not TOML.
+/// Records that a text is not TOML.
 pub(super) fn problem(checker: &mut Checker, error: &toml::de::Error) {
     let said = error.message().trim();
     let (message, help) = explain(said);
@@ -10,7 +10,7 @@ pub(super) fn problem(checker: &mut Checker, error: &toml::de::Error) {
         .strip_prefix(message)
         .and_then(|rest| rest.strip_prefix(", expected "))
     {
-        // What the parser expected goes with the parser's own words.
+        // What the parser expected is shown with the parser's own message.
         Some(expected) if expected != "nothing" => format!("expected {expected}"),
         _ => "here".to_owned(),
     };
@@ -22,8 +22,8 @@ pub(super) fn problem(checker: &mut Checker, error: &toml::de::Error) {
     );
 }
 
-/// The parser's messages as they begin; what to say instead, if anything; and how to mend it. A message that is not
-/// here, perhaps of a newer parser, is shown as it is, with help that always holds.
+/// Beginnings of the parser's messages, a replacement if needed, and how to fix the mistake. A message that is not
+/// listed, perhaps of a newer parser, is shown unchanged, with general help.
 const EXPLANATIONS: [(&str, Option<&str>, &str); 11] = [
     (
         "duplicate key",

@@ -1,4 +1,4 @@
-//! A configuration that has been checked: plain data, with every default filled in.
+//! A checked configuration: plain data with all defaults filled in.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -26,18 +26,18 @@ pub struct Config {
     pub control: Control,
     /// The log: its target, format and level.
     pub log: Log,
-    /// The folder of the files with more ports: absolute, or relative to the working directory.
+    /// The folder with files of more ports: absolute, or relative to the working directory.
     pub ports_dir: Option<PathBuf>,
-    /// Do changes in that folder take effect by themselves? Only where there is one.
+    /// Whether changes in that folder take effect automatically. Only with `ports_dir`.
     pub watch_ports: bool,
-    /// The guests and the uplinks, in the order of the main file, and then of the files of `ports_dir`.
+    /// The guests and the uplinks, in the order of the main file, then of the files of `ports_dir`.
     pub ports: Vec<Port>,
-    /// Where cores and ports' workers were written, for [`Config::resolve_cores`]; the default is "nowhere".
+    /// The places in the files of cores and ports' workers, for [`Config::resolve_cores`]; by default none.
     pub core_spans: CoreSpans,
 }
 
 impl Config {
-    /// The queues of the interface of port `uplink` that guests have for themselves, in the order of the file.
+    /// The queues of uplink `uplink`'s interface that guests own, in the order of the file.
     pub fn direct_queues(&self, uplink: &str) -> Vec<u32> {
         let of_guest = |port: &Port| match &port.kind {
             PortKind::Vhost(guest) => guest.direct.clone(),
@@ -57,11 +57,11 @@ pub struct Workers {
     pub cores: Cores,
     /// What an idle worker does.
     pub poll: Poll,
-    /// With [`Poll::Adaptive`]: how long a worker polls in vain before it sleeps.
+    /// With [`Poll::Adaptive`]: how long a worker polls without work before it sleeps.
     pub idle_spin: Duration,
     /// Whether streams move to other workers by load.
     pub balance: Balance,
-    /// How long loads are measured before that is decided, and what `show workers` shows is of.
+    /// How long loads are measured before a move is decided; `show workers` shows the same window.
     pub balance_interval: Duration,
 }
 
@@ -80,10 +80,10 @@ impl Default for Workers {
 /// The cores that get a worker; [`Config::resolve_cores`] turns them into numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cores {
-    /// All that the process may run on, but the first.
+    /// All on which the process may run, except the first.
     #[default]
     Auto,
-    /// These: at least one, no more than [`WORKERS_MAX`], none twice. The machine may have fewer.
+    /// These: at least one, at most [`WORKERS_MAX`], no duplicates. The machine may have fewer.
     List(Vec<usize>),
 }
 
@@ -112,13 +112,13 @@ pub enum Balance {
 /// The switch as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switch {
-    /// After how long without a frame from it an address is forgotten.
+    /// Time without a frame after which an address is forgotten.
     pub fdb_ageing: Duration,
-    /// How often an address may move within `fdb_moves_window`: 0 to [`FDB_MOVES_MAX_MAX`]; 0: as often as it likes.
+    /// How often an address may move within `fdb_moves_window`: 0 to [`FDB_MOVES_MAX_MAX`]; 0: no limit.
     pub fdb_moves_max: u8,
-    /// How long after an address's first move its moves are counted together, whole seconds.
+    /// Time from an address's first move in which its moves are counted, whole seconds.
     pub fdb_moves_window: Duration,
-    /// Addresses that the switch can know: [`FDB_BUCKET_ENTRIES`] times a power of two.
+    /// Number of addresses that the switch can learn: [`FDB_BUCKET_ENTRIES`] times a power of two.
     pub fdb_capacity: u32,
 }
 
@@ -134,11 +134,11 @@ impl Default for Switch {
 }
 
 impl Switch {
-    /// When an address has moved too often.
+    /// The limit on moves of an address.
     pub fn damping(&self) -> Damping {
         Damping {
             moves_max: self.fdb_moves_max,
-            // At most an hour.
+            // It is at most an hour.
             window_s: self.fdb_moves_window.as_secs() as u16,
         }
     }
@@ -147,7 +147,7 @@ impl Switch {
 /// The Prometheus endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics {
-    /// Where to listen; `None`: nowhere.
+    /// Address to listen on; `None` for no endpoint.
     pub listen: Option<SocketAddr>,
 }
 
@@ -177,11 +177,11 @@ impl Default for Control {
 /// The log: its target, format and level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// Where lines go.
+    /// Where log lines go.
     pub target: LogTarget,
     /// The format of a line on standard error.
     pub format: LogFormat,
-    /// The least serious lines that are written.
+    /// The least serious level that is logged.
     pub level: LogLevel,
 }
 
@@ -233,35 +233,36 @@ pub struct Port {
     pub name: String,
     /// The VLANs that the port carries.
     pub vlan: Vlan,
-    /// The most addresses learned from this port; 0: no limit.
+    /// Maximum number of addresses learned from this port; 0: no limit.
     pub mac_limit: u32,
-    /// Its part of a busy worker's time, beside other ports' weights: 1 to [`WEIGHT_MAX`].
+    /// Its share of a busy worker's time, relative to other ports' weights: 1 to [`WEIGHT_MAX`].
     pub weight: u32,
-    /// Into how many copies its frames may be flooded.
+    /// Limits on the copies into which its frames may be flooded.
     pub storm: StormLimits,
-    /// The only source addresses that its frames may have, none twice; none: any. No other port that shares a VLAN with
-    /// this one has one of them.
+    /// The only source addresses that its frames may have, without duplicates; empty for any. A port that shares a VLAN
+    /// with this one has none of them.
     pub addresses: Vec<Mac>,
-    /// Which link-local control frames pass from it to other ports that have them too, and from those to it.
+    /// Which link-local control frames pass between it and other ports that have them too.
     pub forward_control: ControlAddresses,
-    /// Whether it sends probes for loops, and what is done about one; `None`: it sends none.
+    /// Whether it sends loop probes, and the action on a loop; `None`: it sends none.
     pub loop_protect: Option<LoopProtect>,
-    /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has as many.
+    /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has that many
+    /// workers.
     pub worker: Option<usize>,
     /// Whether the switch is ready only while it is up.
     pub required: bool,
-    /// How fast a guest's descriptors are to be completed; `None` for an uplink, and where nothing is asked for.
+    /// Objectives for the completion of a guest's descriptors; `None` for an uplink, and without objectives.
     pub slo: Option<Slo>,
     /// What it is attached to.
     pub kind: PortKind,
 }
 
-/// What is done about a loop that a port's probe has gone round.
+/// The action on a loop that a port's probe has gone round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoopProtect {
-    /// Whether it is only told of.
+    /// Whether a loop is only reported, or also blocked.
     pub action: LoopAction,
-    /// How long a port is blocked, at least: [`LOOP_BLOCK_TIME_MIN`] to [`LOOP_BLOCK_TIME_MAX`].
+    /// The shortest time that a port is blocked: [`LOOP_BLOCK_TIME_MIN`] to [`LOOP_BLOCK_TIME_MAX`].
     pub block_time: Duration,
 }
 
@@ -277,7 +278,7 @@ pub enum LoopAction {
 }
 
 /// A service level objective: how long a guest's descriptors may take from being read to completion. At least one of
-/// them is there, and each is [`SLO_MIN`] to [`SLO_MAX`].
+/// the two is set, and each is [`SLO_MIN`] to [`SLO_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slo {
     /// Half of them take no longer.
@@ -300,28 +301,28 @@ pub enum PortKind {
 pub struct VhostPort {
     /// Its absolute path, unique among the ports.
     pub socket: PathBuf,
-    /// Who listens on it.
+    /// Which side listens on it.
     pub role: Role,
-    /// Who may connect, where the switch listens.
+    /// Who may connect if the switch listens: the socket's mode and group.
     pub access: Access,
-    /// The most queue pairs that the guest may use: 1 to [`QUEUE_PAIRS_MAX`].
+    /// Maximum number of queue pairs that the guest may use: 1 to [`QUEUE_PAIRS_MAX`].
     pub queue_pairs: u16,
-    /// The address that the guest is told to take: unicast, not zero.
+    /// The MAC address that the switch gives the guest: unicast, not zero.
     pub mac: Option<Mac>,
-    /// The largest payload of a frame, bytes, that the guest is told to send: [`MTU_MIN`] to [`MTU_MAX`].
+    /// The largest payload of a frame, bytes, that is announced to the guest: [`MTU_MIN`] to [`MTU_MAX`].
     pub mtu: u16,
-    /// Which work on frames the guest is offered to leave to the switch, and the switch to it.
+    /// The offloads that the guest is offered.
     pub offloads: Offloads,
-    /// The NIC queue that is this guest's own; no two guests have the same.
+    /// The NIC queue that this guest owns; no two guests have the same.
     pub direct: Option<Direct>,
 }
 
 /// Which offloads a guest is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offloads {
-    /// Whether it may get large frames, and such whose checksum is not finished.
+    /// Whether it may receive large frames, and frames with an unfinished checksum.
     pub receive: bool,
-    /// Whether it may send such.
+    /// Whether it may send such frames.
     pub transmit: bool,
 }
 
@@ -334,12 +335,13 @@ impl Default for Offloads {
     }
 }
 
-/// Who may connect to a socket that the switch listens on.
+/// The mode and group of a socket that the switch listens on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// The socket's mode: 0 to 0o777. `None`: what the umask leaves.
     pub mode: Option<u32>,
-    /// The socket's group: a name or a number, which need not exist. `None`: the daemon's, or that of a setgid folder.
+    /// The socket's group: a name or a number, which may not exist. `None`: the daemon's group, or that of a setgid
+    /// folder.
     pub group: Option<String>,
 }
 
@@ -348,7 +350,7 @@ pub struct Access {
 pub struct Direct {
     /// The name of a port of this configuration, which is an [`XdpPort`].
     pub uplink: String,
-    /// The number of a queue of its interface, which that port does not list. The interface may have fewer.
+    /// The number of a queue of its interface, which is not among that port's queues. The interface may have fewer.
     pub queue: u32,
 }
 
@@ -374,17 +376,17 @@ pub struct XdpPort {
     pub mode: XdpMode,
     /// The MTU that the interface is set to, bytes: [`MTU_MIN`] to [`MTU_MAX`]. `None`: left as it is.
     pub mtu: Option<u16>,
-    /// Join TCP segments received in one burst, for guests that take large frames?
+    /// Whether to join TCP segments received in one burst, for guests that accept large frames.
     pub gro: bool,
-    /// Which large frames of TCP leave whole.
+    /// Which large TCP frames leave unsegmented.
     pub tso: Tso,
-    /// Let the switch's polling drive the NIC, instead of interrupts, where it can?
+    /// Whether the switch's polling drives the NIC instead of interrupts, if possible.
     pub busy_poll: bool,
-    /// What pages the memory for frames is in.
+    /// The kind of pages for the memory of frames.
     pub huge_pages: HugePages,
     /// The number of queues that the interface is set to: 1 to [`XDP_CHANNELS_MAX`]. `None`: left as it is.
     pub channels: Option<u32>,
-    /// Over which queues the NIC spreads what it receives.
+    /// Over which queues the NIC spreads received frames.
     pub rss: Rss,
 }
 
@@ -429,7 +431,7 @@ pub enum Queues {
     /// All that the interface has.
     #[default]
     All,
-    /// These: at least one, none twice. The interface may have fewer.
+    /// These: at least one, no duplicates. The interface may have fewer.
     List(Vec<u32>),
 }
 
@@ -458,9 +460,9 @@ pub enum Vlan {
     Access(u16),
     /// Several VLANs, with tags.
     Trunk {
-        /// The tagged VLANs, as listed: at least one, none twice.
+        /// The tagged VLANs, as listed: at least one, no duplicates.
         ids: Vec<u16>,
-        /// The VLAN of untagged frames, which the port carries whether it is in `ids` or not.
+        /// The VLAN of untagged frames, which the port carries even if it is not in `ids`.
         native: Option<u16>,
     },
 }

@@ -1,7 +1,7 @@
-//! The checks that several keys share.
+//! Checks shared by several keys.
 //!
-//! A check returns the value, or `None` where the key is missing or wrong; what is wrong has then been noted. The
-//! caller goes on with a default: where a problem was noted, what it builds is thrown away in the end.
+//! A check returns the value, or `None` if the key is missing or wrong; a wrong value has then been recorded. The
+//! caller goes on with a default; after a problem, the result is dropped in the end.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -15,17 +15,17 @@ use super::keys::names_of;
 use super::limits::SOCKET_BYTES_MAX;
 use super::suggest::{alternatives, nearest};
 
-/// What a message calls a number, its range, and how it is written.
+/// A number's name in messages, its range, and how to write it.
 pub(super) struct Number<'a> {
     pub subject: &'a str,
     pub range: RangeInclusive<i64>,
     pub example: &'a str,
 }
 
-/// The key of a value that is a word or a list of numbers.
+/// The key of a value that is either a word or a list of numbers.
 pub(super) struct NumberList<'a> {
     pub key: &'a str,
-    /// The word, where there is one: "auto", "all".
+    /// The word, if there is one: "auto", "all".
     pub word: &'a str,
     pub items: &'a str,
     pub range: RangeInclusive<i64>,
@@ -34,7 +34,7 @@ pub(super) struct NumberList<'a> {
 }
 
 impl Checker {
-    /// A section's keys; none of them where the section is missing.
+    /// A section's keys; the defaults if the section is missing.
     pub(super) fn section<T: Default>(&mut self, field: Field<Table<T>>, key: &str) -> T {
         let help = format!("write [{key}] on a line of its own, and the section's keys below it");
         self.value(field, key, "a table", &help)
@@ -72,7 +72,7 @@ impl Checker {
         value.map(|(value, _)| value)
     }
 
-    /// One of an enum's words.
+    /// A word of an enum.
     pub(super) fn word<T: DeserializeOwned>(
         &mut self,
         field: Field<Word<T>>,
@@ -93,7 +93,7 @@ impl Checker {
             ),
         };
         match field {
-            // "This is a string" would not help where a string is right, but not this one.
+            // "This is a string" would not help if a string is expected, but not this one.
             Field::Wrong(span) if written.starts_with(['"', '\'']) => {
                 let message = format!("`{key}` must be {must}");
                 self.problem(span, message, "none of these", help);
@@ -106,7 +106,7 @@ impl Checker {
         }
     }
 
-    /// A duration in a range. The example's unit is what a bare number probably meant.
+    /// A duration in a range. The example's unit is what a bare number probably means.
     pub(super) fn duration(
         &mut self,
         field: Field<String>,
@@ -133,7 +133,7 @@ impl Checker {
         None
     }
 
-    /// A list of distinct numbers, each with its place.
+    /// A list of distinct numbers with their places.
     pub(super) fn numbers(
         &mut self,
         list: Vec<Field<i64>>,
@@ -193,7 +193,7 @@ impl Checker {
         numbers
     }
 
-    /// The one known word, or a list. `None`: the word, or nothing, was given (or a mistake, now noted).
+    /// The known word, or a list. `None` for the word, a missing key, or a mistake that is now recorded.
     pub(super) fn word_or_numbers(
         &mut self,
         field: Field<WordOrList>,
@@ -219,14 +219,14 @@ impl Checker {
         }
     }
 
-    /// The address of one station.
+    /// A unicast MAC address.
     pub(super) fn mac(&mut self, field: Field<String>) -> Option<Mac> {
         let help =
             "six bytes in hexadecimal, the first even, for example: mac = \"52:54:00:12:34:56\"";
         self.station(field, "`mac`", help)
     }
 
-    /// [`Self::mac`] of what has no key: an item of a list, which messages call `subject`.
+    /// Like [`Self::mac`], for a value without a key: a list item, which messages call `subject`.
     pub(super) fn station(
         &mut self,
         field: Field<String>,
@@ -245,7 +245,7 @@ impl Checker {
         None
     }
 
-    /// The path of a socket.
+    /// A socket's path.
     pub(super) fn socket(&mut self, field: Field<String>) -> Option<(PathBuf, Span)> {
         let help = "for example: socket = \"/run/crosspoint/web-1.sock\"";
         let (path, span) = self.value(field, "socket", "an absolute path", help)?;
@@ -279,7 +279,7 @@ impl Checker {
     }
 }
 
-/// Six bytes of two hexadecimal digits each.
+/// Parses six bytes of two hexadecimal digits each.
 pub(super) fn parse_mac(text: &str) -> Option<Mac> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');

@@ -10,7 +10,7 @@ use super::values::{Number, NumberList};
 const HELP: &str =
     "for example: vlan = { access = 100 }, or vlan = { trunk = [100, 200], native = 1 }";
 
-/// What the port carries: everything, where there is no `vlan`.
+/// The VLANs that a port carries: all of them without `vlan`.
 pub(super) fn vlan(checker: &mut Checker, field: Field<Table<RawVlan>>) -> Vlan {
     let Some((Table(raw), span)) =
         checker.value(field, "vlan", "a table with `access` or `trunk`", HELP)
@@ -36,7 +36,7 @@ pub(super) fn vlan(checker: &mut Checker, field: Field<Table<RawVlan>>) -> Vlan 
                 "for example: vlan = { trunk = [100, 200], native = 1 }",
             );
         }
-        // A misspelt key has been noted already.
+        // A misspelt key has been reported already.
         (None, None, None) if !checker.has_problem_in(&span) => {
             checker.problem(
                 span,

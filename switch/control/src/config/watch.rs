@@ -11,15 +11,16 @@ use rustix::io::Errno;
 
 use super::patience;
 
-/// How long nothing must have changed: who writes a file in several steps takes no longer for one of them.
+/// Time without changes before a change is reported; a process that writes a file in several steps takes no longer than
+/// this for one of them.
 const QUIET: Duration = Duration::from_millis(200);
-/// The longest that a change is kept back, while others follow it.
+/// The longest delay of a change while others follow it.
 const KEPT_BACK_MAX: Duration = Duration::from_secs(1);
 
-/// How long the folder's file system may take to say whether it is there.
+/// The longest time to wait for the folder's file system in a check whether the folder exists.
 const STAT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// What may change what a file of the folder means, or which files there are.
+/// Events that may change the meaning of a file in the folder, or the set of files.
 const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MODIFY)
@@ -28,21 +29,21 @@ const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::MOVED_TO);
 
-/// A folder that is watched, whether it is there or not.
+/// A watched folder, which may not exist.
 ///
-/// What a file in it is a link to is not watched, unless the link itself changes.
+/// The target of a link in it is not watched, only the link itself.
 #[derive(Debug)]
 pub struct PortsWatch {
     folder: PathBuf,
     inotify: OwnedFd,
     watched: Option<Watched>,
-    /// When the first and the last of the changes happened that have not been told.
+    /// Times of the first and the last change that have not been reported yet.
     changes: Option<(Instant, Instant)>,
-    /// Has it been said that the folder cannot be watched?
+    /// Whether it was logged that the folder cannot be watched.
     has_warned: bool,
 }
 
-/// The folder that stands at the path.
+/// The folder currently at the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Watched {
     device: u64,
@@ -51,11 +52,11 @@ struct Watched {
 }
 
 impl PortsWatch {
-    /// Watches from now on. The folder may come later.
+    /// Watches from now on. The folder may be created later.
     ///
     /// # Errors
     ///
-    /// Where the kernel gives no inotify instance: a user has a limited number of them.
+    /// If the kernel gives no inotify instance: their number per user is limited.
     pub fn new(folder: &Path) -> io::Result<PortsWatch> {
         let mut watch = PortsWatch {
             folder: folder.to_owned(),
@@ -73,9 +74,10 @@ impl PortsWatch {
         &self.folder
     }
 
-    /// Has anything changed since this was last true? It is true once the folder has been quiet for [`QUIET`], so that a
-    /// file is not read while it is being written, and at the latest [`KEPT_BACK_MAX`] after the first change. That the
-    /// folder goes or comes is a change. To be called about ten times a second; it does not wait.
+    /// Whether anything has changed since this last returned true. It returns true once the folder has been quiet for
+    /// [`QUIET`], so that a file is not read while it is being written, and at the latest [`KEPT_BACK_MAX`] after the
+    /// first change. Removal and creation of the folder count as changes. Call it about ten times a second; it does not
+    /// wait.
     pub fn has_changed(&mut self) -> bool {
         self.has_changed_at(Instant::now())
     }
@@ -96,11 +98,11 @@ impl PortsWatch {
         is_due
     }
 
-    /// Watches the folder that stands at the path now. Is it another than before?
+    /// Watches the folder that is at the path now. Returns whether it is another one than before.
     fn follow(&mut self) -> bool {
-        // The path's own folders may be moved, which the kernel does not tell.
+        // The kernel does not report a move of the path's parent folders.
         let stat = |path: &Path| rustix::fs::stat(path).ok();
-        // A file system that does not answer is not waited for; nothing is known to have changed then.
+        // No wait for a file system that does not answer; then no change is assumed.
         let Some(found) = patience::within(&self.folder, STAT_TIME_MAX, stat) else {
             return false;
         };
@@ -110,7 +112,7 @@ impl PortsWatch {
         }
         let old = self.watched.take();
         if let Some(old) = old {
-            // It fails where the folder is gone, and the watch with it.
+            // This fails if the folder is gone, and its watch with it.
             let _ = inotify::remove_watch(&self.inotify, old.watch);
         }
         if let Some((device, inode)) = found {
@@ -138,7 +140,7 @@ impl PortsWatch {
         }
     }
 
-    /// Takes all that the kernel has to say. Was there anything of the folder?
+    /// Reads all pending events. Returns whether one concerned the folder.
     fn read_events(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -147,7 +149,7 @@ impl PortsWatch {
             let is_end = event.events().contains(ReadFlags::IGNORED);
             let watched = self.watched.as_mut().filter(|w| w.watch == event.wd());
             match watched {
-                // It was removed, and made again before this was asked: it may even have the same inode.
+                // The folder was removed and recreated before this check; it may even have the same inode.
                 Some(watched) if is_end => {
                     watched.inode = 0;
                     any = true;
@@ -168,7 +170,7 @@ mod tests {
 
     const TURN: Duration = Duration::from_millis(100);
 
-    /// A watch of a folder that is there, and its own time.
+    /// A watch of an existing folder, with its own time.
     struct Fixture {
         directory: tempfile::TempDir,
         watch: PortsWatch,
@@ -191,7 +193,7 @@ mod tests {
             fs::write(self.watch.folder().join("a.toml"), "[[port]]").expect("the folder is there");
         }
 
-        /// The turns, from the next, in which it is true.
+        /// The next poll iterations in which it returns true.
         fn turns(&mut self, turns: usize, mut before_each: impl FnMut(&Self)) -> Vec<usize> {
             let changed = (0..turns).filter(|_| {
                 before_each(self);
@@ -233,7 +235,7 @@ mod tests {
             assert_eq!(fixture.quiet(), [2]);
             fixture.write();
             assert_eq!(fixture.quiet(), [2]);
-            // Between two looks.
+            // Between two checks.
             fs::remove_dir_all(&folder).expect("it is there");
             fs::create_dir(&folder).expect("it is gone");
             assert_eq!(fixture.quiet().len(), 1);

@@ -1,4 +1,4 @@
-//! A checked configuration as a file would have it: keys and their values, and text.
+//! Serializes a checked configuration: keys with their values, and text.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -14,18 +14,17 @@ use super::{
     Queues, Slo, Switch, VhostPort, Vlan, Workers, XdpPort,
 };
 
-/// A key, and its value in JSON as it would be in TOML. Null: the key is not there, and that is no value that it could
-/// have.
+/// A key, and its value in JSON as it would be in TOML. Null means that the key is absent; no key has null as a value.
 pub type Written = (&'static str, Value);
 
-/// The words of an enum, as serde writes them.
+/// An enum's word, as serde writes it.
 fn word(word: impl Serialize) -> Value {
-    // They are strings, which serde_json cannot fail to make.
+    // These are strings, for which serde_json does not fail.
     serde_json::to_value(word).unwrap_or_default()
 }
 
 impl Port {
-    /// Every key of the port and of ports of its type, defaults too, in the order of the format's description.
+    /// All keys for ports of its type, including defaults, in the order of the format's description.
     pub fn written(&self) -> Vec<Written> {
         // Without `..`, so that no key is forgotten.
         let Port {
@@ -70,7 +69,7 @@ impl Port {
         keys
     }
 
-    /// The port's table: every key that it has a value for.
+    /// The port's table: every key with a value.
     pub fn table(&self) -> Map<String, Value> {
         let given = self
             .written()
@@ -87,11 +86,11 @@ impl Port {
         }
     }
 
-    /// The port as text: a `[[port]]` table.
+    /// The port as a `[[port]]` table in TOML.
     pub fn to_toml(&self) -> String {
         let mut text = "[[port]]\n".to_owned();
         for (key, value) in self.written() {
-            // What is null is not there.
+            // Null keys are absent.
             if let Ok(value) = toml::Value::try_from(&value) {
                 // Writing to a string does not fail.
                 let _ = writeln!(text, "{key} = {value}");
@@ -219,7 +218,7 @@ impl Vlan {
 }
 
 impl Config {
-    /// Every key that is no port's, defaults too: at the top level, or in a section, as in "workers.cores".
+    /// All keys outside of ports, including defaults: at the top level, or in a section, as in "workers.cores".
     pub fn written_settings(&self) -> Vec<Written> {
         // Without `..`, so that no key is forgotten.
         let Config {

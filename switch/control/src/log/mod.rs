@@ -122,7 +122,7 @@ pub(crate) fn missing() -> Option<&'static str> {
     )
 }
 
-/// Makes panics print to standard error through [`print`], which waits for its reader no longer than a second.
+/// Makes panics print to standard error through `print`, which waits for its reader no longer than a second.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
