@@ -1,5 +1,4 @@
-//! What the daemon knows, as plain data: the metrics, `crosspoint show` and its JSON are all made
-//! from this one picture, so that they agree.
+//! The daemon's status as plain data. The metrics, `crosspoint show` and its JSON are all made from it, so they agree.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::LoopAction;
 
-/// Everything, at one moment.
+/// The complete status at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// Ports, in the order of the configuration.
@@ -22,19 +21,19 @@ pub struct Status {
     /// Cycles per second of the time-stamp counter.
     #[serde(default)]
     pub tsc_hz: f64,
-    /// What ports counted that are no more.
+    /// Counts of removed ports.
     #[serde(default)]
     pub removed: RemovedStatus,
 }
 
-/// How the configuration came to be what it is.
+/// State of the configuration's last reload.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// Whether it was taken over as it was written when it was last read: at the start, or by a reload.
+    /// Whether the files were applied completely when they were last read, at the start or by a reload.
     pub last_reload_successful: bool,
-    /// When it last was, seconds since 1970.
+    /// When that last succeeded, seconds since 1970.
     pub last_reload_success_timestamp_s: f64,
-    /// What is wrong with the files now: mistakes, and changes that wait for a restart.
+    /// Number of problems in the files now: mistakes, and changes that wait for a restart.
     pub problems: u64,
 }
 
@@ -48,11 +47,11 @@ impl Default for ConfigStatus {
     }
 }
 
-/// Sums over the ports that were removed since the daemon started. With them the ledger balances: what was sent to a port
-/// that is gone was still delivered.
+/// Sums over the ports that were removed since the daemon started. They make the totals balance: copies that were
+/// delivered to a removed port stay counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemovedStatus {
-    /// How many.
+    /// Number of removed ports.
     pub ports: u64,
     /// As in [`QueueStatus`].
     pub rx_packets: u64,
@@ -76,45 +75,45 @@ pub struct RemovedStatus {
     pub drops: BTreeMap<String, u64>,
 }
 
-/// The daemon itself, and what its configuration says of the switch as a whole.
+/// The daemon itself, and switch-wide settings of its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DaemonStatus {
-    /// Of the program.
+    /// The program's version.
     pub version: String,
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
-    /// When it was started, in milliseconds since 1970. With `pid` it tells one daemon from the next.
+    /// Start time, milliseconds since 1970. Together with `pid` it identifies a run of the daemon.
     pub started_ms: u64,
-    /// How long ago that was, in nanoseconds, by a clock that nobody sets.
+    /// Time since the start, nanoseconds, by a clock that is never set.
     pub uptime_ns: u64,
-    /// The file that it was started with; absent where there was none.
+    /// The file that it was started with; absent if none.
     pub config: Option<String>,
     /// The control socket.
     pub control: String,
-    /// Where metrics are served; absent where they are not.
+    /// Address of the metrics; absent if they are not served.
     pub metrics: Option<String>,
     /// What idle workers do: "busy" or "adaptive".
     pub poll: String,
-    /// Whether streams go to other workers by load: "auto" or "off".
+    /// Whether streams move to other workers by load: "auto" or "off".
     pub balance: String,
-    /// How long loads are measured before that is decided, milliseconds.
+    /// How long loads are measured before a move is decided, milliseconds.
     pub balance_interval_ms: u64,
 }
 
-/// The daemon, and all that it knows but the table of addresses, at one moment.
+/// The daemon and the status, without the table of addresses, at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Whose it is, and the moment: its `uptime_ns`.
+    /// The daemon, and the moment: its `uptime_ns`.
     pub daemon: DaemonStatus,
-    /// What it knows.
+    /// The status.
     pub status: Status,
-    /// The addresses that have moved between ports of late, those that moved most first.
+    /// Addresses that have moved between ports recently, those with most moves first.
     #[serde(default)]
     pub movers: Vec<FdbMover>,
 }
 
-/// The `state` of a port that is up and blocked, since a loop goes through it.
+/// The `state` of a port that is up, but blocked because of a loop.
 pub const BLOCKED: &str = "blocked";
 
 /// One port.
@@ -124,70 +123,71 @@ pub struct PortStatus {
     pub name: String,
     /// "vhost" or "xdp".
     pub kind: String,
-    /// "up", "connected" (a front end is there, its rings are not), "down", "quarantined" or "blocked" (a loop).
+    /// "up", "connected" (a front end is connected, but its rings do not run), "down", "quarantined" or "blocked" (a
+    /// loop).
     pub state: String,
-    /// Why it is not up, or how it is; for people.
+    /// The reason for its state, or details about it, as text.
     pub detail: String,
-    /// Whether the switch is ready only while it is up.
+    /// Whether the switch is ready only while this port is up.
     #[serde(default)]
     pub required: bool,
     /// "unaware", "access 100" or "trunk 100,200 native 1".
     pub vlan: String,
     /// Addresses learned on it.
     pub addresses: u32,
-    /// Times that an address came here from another port.
+    /// Times that an address moved here from another port.
     #[serde(default)]
     pub addresses_moved: u64,
-    /// Times that an address was not learned, because the port had as many as it may.
+    /// Times that an address was not learned because of the port's `mac_limit`.
     #[serde(default)]
     pub addresses_refused: u64,
-    /// Times that an address was not learned here, because it had moved between ports too often.
+    /// Times that an address was not learned here because it had moved between ports too often.
     #[serde(default)]
     pub addresses_damped: u64,
-    /// Its part of a busy worker's time, beside other ports' weights.
+    /// Its share of a busy worker's time, relative to other ports' weights.
     #[serde(default)]
     pub weight: u32,
-    /// Into how many copies its frames may be flooded.
+    /// Limits on the copies into which its frames may be flooded.
     #[serde(default)]
     pub storm: StormStatus,
-    /// The only source addresses that its frames may have; none: any.
+    /// The only source addresses that its frames may have; empty for any.
     #[serde(default)]
     pub addresses_allowed: Vec<String>,
-    /// Whether a loop goes through it: a probe has gone round one, or addresses come to it from another port thousands of
-    /// times a second, and to that one from it.
+    /// Whether a loop goes through it: a probe has gone round one, or addresses move between it and another port
+    /// thousands of times a second.
     #[serde(default)]
     pub looping: bool,
-    /// The other ends of loops that probes have gone round; its own name, where its own came back to it.
+    /// The other ends of loops that probes have gone round; its own name if its own probe came back to it.
     #[serde(default)]
     pub looping_with: Vec<String>,
-    /// The other end of the loop that it is blocked for; its own name, where its own probe came back to it.
+    /// The other end of the loop that it is blocked for; its own name if its own probe came back to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_with: Option<String>,
-    /// What is done about loops that its probes go round; absent where it sends none.
+    /// The action on loops that its probes go round; absent if it sends none.
     #[serde(default)]
     pub loop_protect: Option<LoopProtectStatus>,
-    /// Which link-local control frames pass from it to others, and from those to it, as the configuration has them.
+    /// Which link-local control frames pass between it and others, as configured.
     #[serde(default)]
     pub forward_control: Vec<String>,
     /// For xdp: "native" or "generic", and "zero-copy" or "copy"; for vhost: role and features.
     pub properties: BTreeMap<String, String>,
-    /// Its queues, by number: a queue has both directions.
+    /// Its queues, by number. Each has both directions.
     pub queues: Vec<QueueStatus>,
-    /// Seconds since its state became what it is.
+    /// Seconds since its state last changed.
     pub state_for_s: u64,
-    /// What is known of a guest's device; absent for xdp.
+    /// Status of a guest's device; absent for xdp.
     pub device: Option<DeviceStatus>,
-    /// Its service level objectives; absent where it has none.
+    /// Its service level objectives; absent if it has none.
     #[serde(default)]
     pub slo: Option<SloStatus>,
 }
 
-/// What is done about loops that a port's probes go round.
+/// The action on loops that a port's probes go round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoopProtectStatus {
     /// Whether a port is blocked.
     pub action: LoopAction,
-    /// How long at least, seconds.
+    /// Shortest time that it is blocked, seconds.
     pub block_time_s: f64,
 }
 
@@ -198,74 +198,74 @@ pub struct StormStatus {
     pub broadcast: u32,
     /// Of frames for other group addresses.
     pub multicast: u32,
-    /// Of frames for addresses that no port is known for.
+    /// Of frames for addresses that are known on no port.
     pub unknown_unicast: u32,
 }
 
 /// A port's service level objectives, and whether they were met in the last minute, over all its queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SloStatus {
-    /// How long the time is that this is about: a minute, and less before one has passed. Seconds.
+    /// Length of the measured time, seconds: a minute, or less until one has passed.
     pub window_s: f64,
-    /// Descriptors that the guest had completed in that time.
+    /// Descriptors completed for the guest in that time.
     pub completions: u64,
-    /// The objective for half of them, if there is one.
+    /// The objective for the median, if any.
     pub completion_p50: Option<ObjectiveStatus>,
-    /// The objective for 99 of 100, if there is one.
+    /// The objective for the 99th percentile, if any.
     pub completion_p99: Option<ObjectiveStatus>,
 }
 
-/// A time that is to be kept to.
+/// An objective and the measured time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObjectiveStatus {
     /// The objective, nanoseconds.
     pub objective_ns: u64,
-    /// The time that was measured, to within an eighth, nanoseconds; absent where nothing was completed.
+    /// The measured time, accurate to an eighth, nanoseconds; absent if nothing was completed.
     pub measured_ns: Option<u64>,
 }
 
 impl ObjectiveStatus {
-    /// Whether it was met; `None` where nothing was completed.
+    /// Whether it was met; `None` if nothing was completed.
     pub fn is_met(&self) -> Option<bool> {
         Some(self.measured_ns? <= self.objective_ns)
     }
 }
 
-/// A guest's device, and the front end that speaks for it.
+/// A guest's device, and its front end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
-    /// Who listens on the socket: "server" (the switch) or "client" (the front end).
+    /// The switch's role on the socket: "server" (the switch listens) or "client" (the front end listens).
     pub role: String,
     /// The vhost-user socket.
     pub socket: String,
-    /// Front ends that have connected since the daemon started, the present one included.
+    /// Front ends that have connected since the daemon started, including the current one.
     pub connections: u64,
-    /// Why the last front end went; absent before one has.
+    /// Why the last front end disconnected; absent before the first has.
     pub last_end: Option<String>,
-    /// Why no front end can connect: somebody has removed or replaced the socket, and it cannot be made again; absent
-    /// where all is well.
+    /// Why no front end can connect: the socket was removed or replaced, and cannot be created again; absent without a
+    /// problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_problem: Option<String>,
-    /// The last request of the last front end; absent before one has gone that had said anything.
+    /// The last request of the previous front end; absent if there is none.
     #[serde(default)]
     pub last_request: Option<String>,
-    /// How many front ends have gone, one after the other, before a ring of theirs ran; 0 if the last one's did.
+    /// Number of consecutive front ends that left before a ring of theirs ran; 0 if the last one's ran.
     #[serde(default)]
     pub early_ends: u64,
     /// The features that the driver acknowledged, by name.
     pub features: Vec<String>,
     /// The vhost-user protocol features that the front end acknowledged, by name.
     pub protocol_features: Vec<String>,
-    /// The device status that the front end has set, its bits by name; absent where it does not
-    /// tell (no protocol feature STATUS).
+    /// The device status that the front end has set, its bits by name; absent if it does not report it (no protocol
+    /// feature STATUS).
     pub device_status: Option<Vec<String>>,
     /// "split" or "packed".
     pub ring_type: String,
-    /// The MAC address that the configuration gives the guest, if it does.
+    /// The guest's MAC address in the configuration, if any.
     pub mac: Option<String>,
-    /// The MTU that the guest is told, bytes.
+    /// The MTU announced to the guest, bytes.
     pub mtu: u16,
-    /// The MTU that the front end has set (NET_SET_MTU), if it has.
+    /// The MTU that the front end has set (NET_SET_MTU), if any.
     pub mtu_set: Option<u16>,
     /// The guest's memory.
     pub memory: Vec<MemoryRegionStatus>,
@@ -276,7 +276,7 @@ pub struct DeviceStatus {
 /// A region of a guest's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRegionStatus {
-    /// Where the guest has it.
+    /// The guest's address of it.
     pub guest_address: u64,
     /// Bytes.
     pub size: u64,
@@ -285,18 +285,18 @@ pub struct MemoryRegionStatus {
 /// One of a guest's rings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VringStatus {
-    /// Its number: queue pair n has 2n and 2n + 1.
+    /// Its number: queue pair n has vrings 2n and 2n + 1.
     pub index: u16,
-    /// "receive" or "transmit", in the guest's words.
+    /// "receive" or "transmit", as seen by the guest.
     pub direction: String,
-    /// Entries; 0 before the front end has said.
+    /// Number of entries; 0 before the front end has set it.
     pub size: u32,
     /// Whether the front end has enabled it.
     pub enabled: bool,
     /// Whether workers use it.
     pub running: bool,
-    /// The available index that it was last set to, or stopped at; one that runs has gone on
-    /// from there, or from its used index. Of a packed ring: 15 bits, and the wrap counter.
+    /// The available index at which it was last set or stopped; a running ring has advanced from there, or from its
+    /// used index. For a packed ring: 15 bits, and the wrap counter.
     pub base: u16,
     /// Whether the front end has given a descriptor for kicks.
     pub has_kick: bool,
@@ -304,12 +304,12 @@ pub struct VringStatus {
     pub has_call: bool,
 }
 
-/// One queue (pair) of a port. Counts are since the daemon started, whatever guests came and went.
+/// A queue (pair) of a port. Counts begin at the daemon's start, and continue when guests come and go.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct QueueStatus {
     /// Its number.
     pub queue: u16,
-    /// The worker that polls it, if any does.
+    /// The worker that polls it, if any.
     pub worker: Option<usize>,
     /// Frames from the port into the switch.
     pub rx_packets: u64,
@@ -319,12 +319,12 @@ pub struct QueueStatus {
     pub tx_packets: u64,
     /// Their bytes.
     pub tx_bytes: u64,
-    /// Additional copies that flooding made of frames from here.
+    /// Additional copies of frames from here, made by flooding.
     pub flood_copies: u64,
-    /// Additional copies that cutting large frames from here made, for ports that do not take such.
+    /// Additional copies of large frames from here, made by segmentation for ports that do not accept them.
     #[serde(default)]
     pub segment_copies: u64,
-    /// Copies of frames from here that went on within a large frame, joined to the one before them.
+    /// Copies of frames from here that were joined to the frame before them, and left within a large frame.
     #[serde(default)]
     pub joined_copies: u64,
     /// Copies of frames from here that were delivered, anywhere.
@@ -333,21 +333,22 @@ pub struct QueueStatus {
     pub dropped_copies: u64,
     /// Bursts taken from the port.
     pub bursts: u64,
-    /// The same by size: up to 1, 2, 4, 8, 16, 32 and 64 frames, and more.
+    /// Those bursts by size: up to 1, 2, 4, 8, 16, 32 and 64 frames, and more.
     #[serde(default)]
     pub rx_burst_sizes: [u64; 8],
     /// Bursts delivered to the port, by size.
     #[serde(default)]
     pub tx_burst_sizes: [u64; 8],
-    /// Entries of the guest's receive ring; absent where none is in use.
+    /// Entries of the guest's receive ring; absent if none is in use.
     #[serde(default)]
     pub receive_ring_entries: Option<u16>,
-    /// Receive buffers that the guest offers at this moment; absent where none are in use, and for packed rings.
+    /// Receive buffers that the guest offers at this moment; absent if no receive ring is in use, and for packed rings.
     #[serde(default)]
     pub receive_buffers: Option<usize>,
     /// Kicks that woke a worker.
     pub kicks: u64,
-    /// Poll iterations in which it was not read, since its port was ahead of others that wanted their share.
+    /// Poll iterations in which it was skipped, because its port had used more than its share while others wanted
+    /// theirs.
     #[serde(default)]
     pub held_back: u64,
     /// Calls to the guest.
@@ -357,7 +358,7 @@ pub struct QueueStatus {
     pub cycles: u64,
     /// Drops counted at this queue, by reason label; reasons never met are absent.
     pub drops: BTreeMap<String, u64>,
-    /// Guest descriptors' time from being read to completion.
+    /// Time of the guest's descriptors from being read to completion.
     pub completion: LatencyStatus,
     /// The kernel's counters of an AF_XDP socket; absent for guests.
     pub xdp: Option<XdpStatus>,
@@ -366,7 +367,7 @@ pub struct QueueStatus {
 /// A histogram: buckets of (middle in nanoseconds, count), ascending.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LatencyStatus {
-    /// Values to within an eighth, and how often.
+    /// Values accurate to an eighth, and their counts.
     pub buckets_ns: Vec<(u64, u64)>,
     /// Sum of all values, nanoseconds.
     pub sum_ns: f64,
@@ -411,69 +412,69 @@ pub struct WorkerStatus {
     pub worker: usize,
     /// The core that it is pinned to.
     pub core: usize,
-    /// The cores that its thread may run on, as in `0-3,8`: that core alone, unless somebody has changed it or the process
-    /// has lost the core.
+    /// The cores on which its thread may run, as in `0-3,8`: normally its own core alone, unless its affinity was
+    /// changed or the process has lost the core.
     #[serde(default)]
     pub allowed_cores: String,
-    /// The core that it last ran on; absent where the kernel does not tell.
+    /// The core on which it last ran; absent if the kernel does not report it.
     #[serde(default)]
     pub last_core: Option<usize>,
-    /// Whether it may run elsewhere than on its core, or not there.
+    /// Whether its affinity is not exactly its core.
     #[serde(default)]
     pub misplaced: bool,
-    /// The memory node of that core; absent where the kernel knows none.
+    /// The memory node of that core; absent if the kernel knows none.
     #[serde(default)]
     pub node: Option<u32>,
     /// How it spent the last seconds.
     #[serde(default)]
     pub window: WindowStatus,
-    /// Time-stamp counter cycles of iterations that found work.
+    /// Time-stamp counter cycles of poll iterations that found work.
     pub busy_cycles: u64,
-    /// Cycles of iterations that found none.
+    /// Cycles of poll iterations that found none.
     pub idle_cycles: u64,
     /// Cycles asleep.
     pub sleep_cycles: u64,
-    /// Turns of the loop.
+    /// Number of poll iterations.
     pub iterations: u64,
-    /// How long its turns took: as long as a frame waited at most until it was noticed.
+    /// Durations of its poll iterations: a frame waited at most that long until it was noticed.
     #[serde(default)]
     pub turns: LatencyStatus,
     /// Times it slept.
     pub sleeps: u64,
     /// Bursts handled.
     pub bursts: u64,
-    /// The most that one burst has asked for, in units of about a cycle (`switch/frame/src/work.rs`).
+    /// The highest cost of a burst, in units of about a cycle (`switch/frame/src/work.rs`).
     #[serde(default)]
     pub burst_work_max: u64,
-    /// Streams that it got from other workers, by load or by hand.
+    /// Streams that it got from other workers, by load or by command.
     #[serde(default)]
     pub stream_moves: u64,
-    /// Streams that it was to give up and got back, because a NIC had not sent what it had given that.
+    /// Streams whose move was put off because a NIC had not sent in time what this worker had given it.
     #[serde(default)]
     pub stream_moves_put_off: u64,
-    /// Times that it made no turn for too long while it was awake.
+    /// Times that it was awake but made no progress for too long.
     #[serde(default)]
     pub stalls: u64,
-    /// Whether it makes none now.
+    /// Whether that is so now.
     #[serde(default)]
     pub stalled: bool,
-    /// Times that it lost its core without wanting to.
+    /// Involuntary context switches.
     #[serde(default)]
     pub involuntary_switches: u64,
     /// Its streams.
     pub streams: Vec<StreamStatus>,
 }
 
-/// How a worker spent a time that has just passed: shares of it, which add up to 1.
+/// How a worker spent a recent time window, in shares that add up to 1.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct WindowStatus {
-    /// How long it is, milliseconds.
+    /// Length of the window, milliseconds.
     pub ms: u64,
-    /// Turns that found work.
+    /// Share of poll iterations that found work.
     pub busy: f64,
-    /// Turns that found none.
+    /// Share of poll iterations that found none.
     pub idle: f64,
-    /// Asleep.
+    /// Share of sleep.
     pub sleep: f64,
 }
 
@@ -484,12 +485,12 @@ pub struct StreamStatus {
     pub port: String,
     /// Its number.
     pub queue: u16,
-    /// Its share of the worker's time, in the worker's window. Those of all streams add up to `busy`.
+    /// Its share of the worker's time, in the worker's window. The shares of all streams add up to `busy`.
     pub share: f64,
-    /// Why it stays with its worker: "pinned" by the configuration, "nic" queue, or guest with a "direct" queue; absent
-    /// if it may go to another.
+    /// Why it stays with its worker: "pinned" by the configuration, a "nic" queue, or a guest with a "direct" queue;
+    /// absent if it may move.
     pub fixed: Option<String>,
-    /// The memory node of the guest's ring, or the NIC; absent where the kernel tells none.
+    /// The memory node of the guest's ring, or of the NIC; absent if the kernel reports none.
     pub node: Option<u32>,
 }
 
@@ -504,7 +505,7 @@ pub struct FdbStatus {
     pub ageing_s: u64,
 }
 
-/// An address that has moved between ports of late.
+/// An address that has moved between ports recently.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdbMover {
     /// The address.
@@ -513,13 +514,13 @@ pub struct FdbMover {
     pub vlan: u16,
     /// Name of the port that it was on before its first move.
     pub home: String,
-    /// Name of the port that it was last on besides.
+    /// Name of the other port that it was on last.
     pub other: String,
     /// Name of the port that it is on.
     pub port: String,
-    /// How often it moved; 255 stands for all above.
+    /// Number of moves; 255 means 255 or more.
     pub moves: u8,
-    /// How long ago it moved first, seconds.
+    /// Seconds since its first move.
     pub since_s: u16,
     /// Whether it has moved too often, and so stays on `home` for now.
     pub damped: bool,
