@@ -1,4 +1,4 @@
-//! The data path allocates nothing after start: counted on the thread that runs it.
+//! The data path allocates nothing after start: allocations are counted on the thread that runs it.
 #![allow(missing_docs)]
 #![cfg(not(loom))]
 
@@ -19,8 +19,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: everything is handed on to the system's allocator; the counter is const-initialised and has no destructor, so
-// touching it allocates nothing.
+// SAFETY: every call is forwarded to the system's allocator; the counter is const-initialised and has no destructor, so
+// accessing it allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
@@ -84,7 +84,7 @@ impl Rig {
         outcome.frames as usize
     }
 
-    /// The driver: everything that was used is offered again. Allocates nothing either.
+    /// The driver's part: makes every used buffer available again. Allocates nothing either.
     fn drive(&mut self) {
         for ring in [&mut self.sender, &mut self.receiver] {
             loop {
@@ -111,7 +111,7 @@ impl Rig {
     }
 }
 
-/// Two rings, nothing on them.
+/// Two empty rings.
 fn rig() -> (Rig, Guest, Guest) {
     let (mut from, mut to) = (Guest::new(0x100_0000), Guest::new(0x100_0000));
     let ((sender, tx), (receiver, rx)) = (
@@ -141,14 +141,14 @@ fn a_million_frames_allocate_nothing() {
         for i in 0..64u16 {
             let head = 4 * i;
             match i % 4 {
-                // Header apart, two pieces.
+                // Header in its own descriptor: two pieces.
                 1 => {
                     rig.sender.write_desc(head, area, 12, NEXT, head + 1);
                     rig.sender
                         .write_desc(head + 1, area + 100, 60, NEXT, head + 2);
                     rig.sender.write_desc(head + 2, area + 300, 1400, 0, 0);
                 }
-                // Through a table.
+                // In an indirect table.
                 2 => {
                     let table = from.window(32);
                     let entry = |at: u64, len: u32, flags: u16| {
@@ -200,7 +200,7 @@ fn a_million_frames_allocate_nothing() {
     .unwrap();
 }
 
-/// Buffers and frames in as many pieces as there can be: the working memory suffices.
+/// Buffers and frames with the maximum number of pieces: the scratch memory suffices.
 #[test]
 fn chains_of_thousands_of_pieces_allocate_nothing() {
     std::thread::spawn(|| {
@@ -209,7 +209,7 @@ fn chains_of_thousands_of_pieces_allocate_nothing() {
         for i in 0..8u16 {
             rig.sender.write_desc(i, area, 112, 0, 0);
         }
-        // One buffer of 1023 pieces, which one frame gets, as no driver would have it; then plain ones.
+        // One buffer of 1023 pieces, unlike any real driver's, for one frame; then plain buffers.
         for i in 0..1023u16 {
             let flags = WRITE | if i < 1022 { NEXT } else { 0 };
             rig.receiver
@@ -228,7 +228,7 @@ fn chains_of_thousands_of_pieces_allocate_nothing() {
     .unwrap();
 }
 
-/// A driver of either layout that offers buffers of all shapes, one after the other, and allocates nothing.
+/// A driver of either layout that makes buffers of all shapes available in turn and allocates nothing.
 struct Driver {
     ring: Virtqueue,
     area: u64,
@@ -251,7 +251,7 @@ impl Driver {
         }
     }
 
-    /// Takes back what was used, and offers as much as the ring holds.
+    /// Takes back used buffers, and fills the ring with available ones.
     fn turn(&mut self) {
         while self.ring.pop_used().unwrap().is_some() {}
         let piece = |at: u64, len: u32| Buffer {
@@ -266,7 +266,7 @@ impl Driver {
                 1 => self
                     .ring
                     .add(&[piece(0, 12), piece(100, head), piece(10_000, rest)]),
-                // A frame that the receiver needs several buffers for.
+                // A frame that needs several of the receiver's buffers.
                 2 if i == 2 => self.ring.add(&[piece(0, 4000)]),
                 2 => self
                     .ring

@@ -1,6 +1,6 @@
-//! The ring code without a file shared by two processes, so that miri can run it: the test writes what the driver
-//! would, through the same memory. `cargo +nightly miri test -p crosspoint-vring --test miri` with
-//! `MIRIFLAGS=-Zmiri-disable-isolation`; without miri it is a test like others.
+//! Runs the ring code without a file shared by two processes, so that miri can execute it: the test writes what the
+//! driver would, through the same memory. `cargo +nightly miri test -p crosspoint-vring --test miri` with
+//! `MIRIFLAGS=-Zmiri-disable-isolation`; without miri it is an ordinary test.
 #![allow(missing_docs)]
 #![cfg(not(loom))]
 
@@ -26,7 +26,7 @@ const AVAIL: u16 = 1 << 7;
 const MODERN: u64 =
     feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC | feature::EVENT_IDX;
 
-/// A file of `LEN` bytes, without a name.
+/// An unnamed file of `LEN` bytes.
 fn file() -> File {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -80,14 +80,14 @@ impl Guest {
         Ring::new(self.memory.clone(), SIZE.into(), at, self.features()).unwrap()
     }
 
-    /// Where SET_VRING_BASE has a new ring begin.
+    /// SET_VRING_BASE's value for a new ring.
     fn base(&self) -> u32 {
         if self.packed { 0x8000 } else { 0 }
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {
         let to = self.memory.get().translate(at, bytes.len() as u32).unwrap();
-        // SAFETY: translated for so many bytes just now; no reference to them exists.
+        // SAFETY: translated for this many bytes just now; no reference to them exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
@@ -97,7 +97,7 @@ impl Guest {
         unsafe { from.cast::<[u8; N]>().read_unaligned() }
     }
 
-    /// Descriptor `i` of the table at `table`: in a packed ring the next one follows, and it is available.
+    /// Writes descriptor `i` of the table at `table`. In a packed ring the next one follows it, and it is available.
     fn descriptor(&self, table: u64, i: u16, (address, len, flags): (u64, u32, u16)) {
         let (third, fourth) = match self.packed {
             true => (i, flags | AVAIL),
@@ -121,8 +121,8 @@ impl Guest {
     }
 }
 
-/// A plain frame, one in three pieces, and one through a table, each of 100 bytes, into chains of buffers, plain ones
-/// and a table's.
+/// Sends a plain frame, one in three pieces, and one in a table, each of 100 bytes, into chains of plain buffers and of
+/// a table's buffers.
 fn exchange(packed: bool) {
     let (sender, receiver) = (Guest::new(packed), Guest::new(packed));
     for i in 0..0x400 {
@@ -183,9 +183,9 @@ fn exchange(packed: bool) {
     tx.flush();
     rx.flush(0);
     let sent: Vec<u8> = (12..112).map(|i| i as u8).collect();
-    // The last frame lies whole in the last buffer.
+    // The last frame is complete in the last buffer.
     assert_eq!(receiver.read::<100>(BUFFERS + 0xa00 + 12)[..], sent[..]);
-    // The first in three buffers of forty bytes.
+    // The first frame is in three buffers of forty bytes.
     assert_eq!(receiver.read::<28>(BUFFERS + 12)[..], sent[..28]);
     assert_eq!(receiver.read::<40>(BUFFERS + 0x100)[..], sent[28..68]);
 }

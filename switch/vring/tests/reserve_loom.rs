@@ -1,5 +1,5 @@
-//! What loom explores of reserve, fill, publish beside the crate's own models. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p crosspoint-vring --release --target-dir target/loom --test reserve_loom`.
+//! Loom test of reserve, fill, publish in addition to the crate's own models. Run with `RUSTFLAGS="--cfg loom" cargo
+//! test -p crosspoint-vring --release --target-dir target/loom --test reserve_loom`.
 #![allow(missing_docs)]
 #![cfg(loom)]
 
@@ -8,8 +8,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU16, Ordering, fence};
 use loom::thread;
 
-/// One worker publishes; the driver offers again what the used index gives back to it; another worker looks. Under no
-/// interleaving does it find the driver to have offered more than the ring holds.
+/// One worker publishes; the driver makes the returned entries available again; another worker reads. Under no
+/// interleaving does that worker find more entries available than the ring holds.
 #[test]
 fn a_driver_that_keeps_the_rules_is_never_at_fault() {
     const SIZE: u16 = 2;

@@ -1,4 +1,5 @@
-//! Arithmetic that a guest chooses the operands of: every case, or every edge, against numbers that cannot overflow.
+//! Arithmetic on operands that a guest chooses: every case, or every edge, is compared with arithmetic that cannot
+//! overflow.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -16,7 +17,7 @@ fn file(len: u64) -> File {
     file
 }
 
-/// Regions at the lowest and the highest addresses there are, two that touch, and one alone.
+/// Regions at the lowest and highest addresses, two adjacent ones, and a separate one.
 #[test]
 fn an_address_is_translated_if_and_only_if_one_region_holds_it_all() {
     let starts = [0, 3 * PAGE, 4 * PAGE, 1 << 63, u64::MAX - PAGE];
@@ -67,7 +68,7 @@ fn an_address_is_translated_if_and_only_if_one_region_holds_it_all() {
     }
 }
 
-/// All 65536 indices that a driver can write, from positions at which sixteen bits wrap, or do not.
+/// All 65536 indices that a driver can write, from positions where 16 bits wrap and where they do not.
 #[test]
 fn the_available_index_is_believed_up_to_the_rings_size_and_no_further() {
     for size in [1, 2, 8, 256, 32_768] {

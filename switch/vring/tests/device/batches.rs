@@ -1,4 +1,4 @@
-//! Descriptors that are held on beyond their burst, and given back later, in order.
+//! Descriptors that are held beyond their burst and returned later, in order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::world::{Guest, LAYOUTS, MODERN, Random, device_base};
 
-/// A driver, a device, and what the two have to agree on.
+/// A driver, a device, and their expected state.
 struct Held {
     guest: Guest,
     features: u64,
@@ -20,7 +20,7 @@ struct Held {
     device: GuestTx,
     region: Arc<InflightRegion>,
     random: Random,
-    /// Frames that are sent and not given back yet, and how many of them the device has taken.
+    /// Frames that are sent and not returned yet, and how many of them the device has taken.
     underway: VecDeque<Vec<u8>>,
     taken: usize,
     batches: VecDeque<Batch>,
@@ -51,7 +51,7 @@ impl Held {
         held
     }
 
-    /// A new device in place of the one before, which left only what it has noted.
+    /// Replaces the device by a new one, which knows only what the previous one recorded.
     fn succeed(&mut self, told: u32) {
         let layout = self.driver.virtqueue().layout();
         let mut ring = self.guest.device_side(layout, self.features);
@@ -96,7 +96,7 @@ impl Held {
             let batch = self.device.take_batch();
             assert_eq!(batch.len(), n);
             self.batches.push_back(batch);
-            // There is nothing left for it.
+            // Nothing is left to take.
             self.device.complete();
             self.given_back(0);
         }
@@ -109,7 +109,7 @@ impl Held {
         }
     }
 
-    /// The driver gets back so many frames, and no other.
+    /// Checks that the driver gets back this many frames and no more.
     fn given_back(&mut self, frames: usize) {
         assert_eq!(self.driver.reap().unwrap(), frames);
         self.underway.drain(..frames);
@@ -124,8 +124,8 @@ impl Held {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However long batches are held: what the driver gets back is what the device has completed, in order, and after a
-    /// device that dies with batches out nothing is lost.
+    /// However long batches are held, the driver gets back what the device has completed, in order; and when a device
+    /// dies with outstanding batches, nothing is lost.
     #[test]
     fn batches_are_given_back_in_order_and_no_sooner(
         layout in 0..LAYOUTS.len(), indirect: bool, size in 2u32..9, base: u16, seed: u64,

@@ -1,4 +1,4 @@
-//! Frames arrive as they were sent, and every copy is accounted for.
+//! Frames arrive unchanged, and every copy is counted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ struct Case {
     tx: Side,
     rx: Side,
     buffer_len: usize,
-    /// Pieces of each receive buffer; the header apart for 0.
+    /// Pieces of each receive buffer; 0 for a header in its own descriptor.
     rx_pieces: usize,
     lens: Vec<usize>,
     seed: u64,
@@ -76,7 +76,7 @@ fn case() -> impl Strategy<Value = Case> {
             tx,
             rx,
             buffer_len,
-            // One burst follows 4096 descriptors: what all buffers together need stays below.
+            // The buffers together need fewer than the 4096 descriptors that one burst follows.
             rx_pieces: rx_pieces.min(4096 / usize::from(rx.size) - 1),
             lens,
             seed,
@@ -84,17 +84,17 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// What `deliver` must do, from the specification: all receive buffers have one length.
+/// Expected result of `deliver` by the specification, for receive buffers of one length.
 struct Model {
     mergeable: bool,
     header: usize,
     buffer_len: usize,
-    /// Most buffers that the ring can hold, if they fill it.
+    /// Maximum number of buffers in the ring, if they fill it.
     whole_ring: Option<usize>,
 }
 
 impl Model {
-    /// The copies that arrive, with the buffers of each; and what is to be reported.
+    /// The copies that arrive, with their numbers of buffers, and the expected counters.
     fn deliver(
         &self,
         copies: &[Vec<u8>],
@@ -103,7 +103,7 @@ impl Model {
         let (mut arrive, mut outcome) = (Vec::new(), Outcome::default());
         for (i, copy) in copies.iter().enumerate() {
             let buffers = (self.header + copy.len()).div_ceil(self.buffer_len);
-            // Not even the whole ring would hold it.
+            // It would not fit even into the whole ring.
             if self.mergeable && buffers > available && self.whole_ring == Some(available) {
                 outcome.small += 1;
                 continue;
@@ -134,11 +134,11 @@ struct Rig {
     rx: GuestRx,
     burst: Burst,
     scratch: RxScratch,
-    /// Sent, not yet received by the switch.
+    /// Sent, and not yet received by the switch.
     underway: VecDeque<Vec<u8>>,
-    /// Buffers that the device has and has not used.
+    /// Buffers that the device has not used yet.
     available: usize,
-    /// Ring entries of each.
+    /// Ring entries of each buffer.
     rx_entries: usize,
 }
 
@@ -191,7 +191,7 @@ impl Rig {
         }
     }
 
-    /// Sends one frame over a chain of some shape; false when the ring is full.
+    /// Sends one frame in a chain of some shape; false if the ring is full.
     fn send(&mut self, len: usize) -> bool {
         let bytes = self.random.bytes(len);
         let split = match self.random.below(4) {
@@ -247,7 +247,7 @@ impl Rig {
         (picks, copies)
     }
 
-    /// One turn of the switch's loop; then the receiver looks.
+    /// Runs one poll iteration of the switch, then checks the receiver.
     fn turn(&mut self) {
         let posted = self
             .receiver
@@ -271,7 +271,7 @@ impl Rig {
         };
         self.scratch.begin_burst();
         let outcome = self.rx.deliver(0, &self.burst, &picks, &mut self.scratch);
-        // Frames of many small pieces may cost more than a burst may: then the last ones are dropped for that.
+        // Frames of many small pieces may cost more than a burst may: then the last ones are dropped as costly.
         assert!(outcome.costly == 0 || self.case.buffer_len < 400 * self.case.rx_pieces.max(2));
         let afforded = copies.len() - outcome.costly as usize;
         let (arrive, expected) = model.deliver(&copies[..afforded], self.available);
@@ -305,7 +305,7 @@ impl Rig {
         self.look(arrive);
     }
 
-    /// The receiver takes what there is: exactly these frames, over exactly so many buffers.
+    /// The receiver takes everything: exactly these frames, in exactly this many buffers.
     fn look(&mut self, arrive: Vec<(Vec<u8>, usize)>) {
         self.receiver.set_repost(false);
         let got = self
@@ -338,8 +338,8 @@ impl Rig {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However a frame lies in the sender's memory and whatever the receiver's buffers are: the same bytes, in order, in
-    /// as many buffers as the header says; every copy delivered or counted; a dropped one takes no buffer.
+    /// For any layout of a frame in the sender's memory and any receive buffers: the same bytes arrive, in order, in as
+    /// many buffers as the header says; every copy is delivered or counted; a dropped one takes no buffer.
     #[test]
     fn bytes_arrive_identical(case in case()) {
         let mut rig = Rig::new(&case);
@@ -361,7 +361,8 @@ proptest! {
     }
 }
 
-/// Regions that lie one after the other in guest addresses are not so in ours: a buffer over their border is two.
+/// Regions that are adjacent in guest addresses are not adjacent in the switch's: a buffer across their border has two
+/// pieces.
 #[test]
 fn a_buffer_across_two_regions_arrives_whole() {
     LAYOUTS.into_iter().for_each(across_two_regions);
@@ -424,7 +425,7 @@ fn across_two_regions(layout: u64) {
     }
 }
 
-/// A burst whose buffers take more entries of a packed ring than one reservation may have, takes several.
+/// A burst whose buffers take more entries of a packed ring than one reservation may have uses several reservations.
 #[test]
 fn a_burst_of_long_chains_is_delivered_whole() {
     let features = feature::VERSION_1 | feature::RING_PACKED;
@@ -446,8 +447,8 @@ fn a_burst_of_long_chains_is_delivered_whole() {
     assert_eq!(receiver.receive().unwrap().len(), BURST);
 }
 
-/// Virtio 1.2, 2.8.3 and 2.8.4: WRITE in a used descriptor says that something was written there, and without it the
-/// length means nothing.
+/// Virtio 1.2, 2.8.3 and 2.8.4: WRITE in a used descriptor means that data was written, and without it the length is
+/// undefined.
 #[test]
 fn a_used_descriptor_of_a_packed_ring_says_that_it_was_written() {
     const SIZE: u16 = 8;

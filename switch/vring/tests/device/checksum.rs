@@ -1,4 +1,4 @@
-//! Partial checksums: finished for a guest that cannot, described to one that can.
+//! Partial checksums: completed for a guest that cannot complete them, described to a guest that can.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::world::{Guest, LAYOUTS, MODERN, tagged};
 
-/// One's-complement sum of big-endian words, as RFC 1071 writes it.
+/// One's-complement sum of big-endian words, written as in RFC 1071.
 fn ones_sum(bytes: &[u8]) -> u16 {
     let mut sum = 0u64;
     for pair in bytes.chunks(2) {
@@ -30,7 +30,7 @@ struct Kind {
     vlan: bool,
 }
 
-/// A frame with its checksum right, and where the transport header is.
+/// A frame with a correct checksum, and the offset of its transport header.
 fn packet(kind: Kind, payload: &[u8]) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
     let ip = if kind.v6 { 40 } else { 20 };
@@ -66,7 +66,7 @@ fn packet(kind: Kind, payload: &[u8]) -> (Vec<u8>, usize) {
     (bytes, if kind.vlan { 18 } else { 14 } + ip)
 }
 
-/// As a sender with an offload leaves it: the field holds the sum of the pseudo-header.
+/// As a sender with checksum offload leaves it: the field holds the sum of the pseudo-header.
 fn partial(whole: &[u8], l4: usize, kind: Kind) -> Vec<u8> {
     let at = l4 + if kind.tcp { 16 } else { 6 };
     let (from, to) = if kind.v6 { (l4 - 32, l4) } else { (l4 - 8, l4) };
@@ -80,10 +80,10 @@ fn partial(whole: &[u8], l4: usize, kind: Kind) -> Vec<u8> {
     bytes
 }
 
-/// Whether etherparse finds the checksum right.
+/// Whether etherparse accepts the checksum.
 fn is_right(frame: &[u8]) -> bool {
     let sliced = SlicedPacket::from_ethernet(frame).unwrap();
-    // Both spellings of zero are right.
+    // Both representations of zero are correct.
     let same = |a: u16, b: u16| a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff));
     let (header, payload) = match sliced.transport.as_ref().unwrap() {
         TransportSlice::Tcp(tcp) => (
@@ -125,8 +125,8 @@ fn is_right(frame: &[u8]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// For a receiver without GUEST_CSUM the bytes are right and the header asks nothing; for one with it the bytes are
-    /// the sender's, and the header says where the checksum goes in the copy, tag pushed or popped.
+    /// A receiver without GUEST_CSUM gets correct bytes and a header that requests nothing. A receiver with it gets the
+    /// sender's bytes, and the header gives the position of the checksum in the copy, with the tag pushed or popped.
     #[test]
     fn a_partial_checksum_is_finished_or_described(
         v6: bool, tcp: bool, vlan: bool, guest_csum: bool, mergeable: bool,
@@ -176,7 +176,7 @@ proptest! {
         } else {
             prop_assert_eq!(got_header, VirtioNetHdr { num_buffers: buffers, ..Default::default() });
             prop_assert!(is_right(&got));
-            // And nothing else was touched.
+            // Nothing else was changed.
             let (expected, at) = (tagged(&whole, tag, 0x6123), l4.wrapping_add_signed(moved.into()) + usize::from(csum_offset));
             prop_assert_eq!(&got[..at], &expected[..at]);
             prop_assert_eq!(&got[at + 2..], &expected[at + 2..]);

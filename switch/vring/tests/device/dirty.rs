@@ -15,12 +15,12 @@ use proptest::prelude::*;
 use crate::world::{BASE, Guest, LAYOUTS, MODERN, Random, all, bounded, start_of};
 
 const REGION_LEN: usize = 0x10_0000;
-/// Where buffers lie: across the border of the two regions.
+/// Address of the buffers: across the border of the two regions.
 const SENT_AT: u64 = BASE + 0x3_0000;
 const RECEIVED_AT: u64 = BASE + 0x8_0000;
 const SLOT_LEN: u64 = 0x2340;
 
-/// Two regions side by side.
+/// Two adjacent regions.
 fn guest() -> Guest {
     Guest::with(
         &[(BASE, REGION_LEN), (BASE + REGION_LEN as u64, REGION_LEN)],
@@ -28,7 +28,7 @@ fn guest() -> Guest {
     )
 }
 
-/// The guest's log, and the device's view of it.
+/// The guest's log, and the device's mapping of it.
 fn log_of(guest: &Guest) -> (driver::DirtyLog, Arc<DirtyLog>) {
     let end = guest.shared.get().end();
     let log = driver::DirtyLog::new(end).unwrap();
@@ -63,7 +63,7 @@ fn pages(address: u64, len: u64) -> impl Iterator<Item = u64> {
         .take(if len == 0 { 0 } else { usize::MAX })
 }
 
-/// What the device writes of a ring besides buffers.
+/// The parts of a ring that the device writes, besides buffers.
 fn ring_pages(queue: &Virtqueue) -> BTreeSet<u64> {
     let at = queue.layout();
     let size = u64::from(at.size);
@@ -75,7 +75,7 @@ fn ring_pages(queue: &Virtqueue) -> BTreeSet<u64> {
     }
 }
 
-/// The driver of one ring, and where its buffers are.
+/// The driver of one ring, and the addresses of its buffers.
 struct Side {
     ring: Virtqueue,
     at: u64,
@@ -96,7 +96,7 @@ impl Side {
         }
     }
 
-    /// Offers `len` bytes in so many pieces, perhaps through a table; false when there is no room.
+    /// Makes `len` bytes available in this many pieces, possibly in a table; false if there is no room.
     fn add(&mut self, guest: &Guest, len: u32, pieces: u32, table: bool, write: bool) -> bool {
         let Some(slot) = self.free.pop() else {
             return false;
@@ -126,7 +126,7 @@ impl Side {
         added.is_some()
     }
 
-    /// Takes back what was used: the pages of what was written there.
+    /// Takes back used buffers, and returns the pages that were written.
     fn take(&mut self) -> BTreeSet<u64> {
         let mut touched = BTreeSet::new();
         while let Some(used) = self.ring.pop_used().unwrap() {
@@ -215,7 +215,7 @@ fn run(case: &Case) {
         for (_, buffers) in sender.held.values() {
             for buffer in buffers {
                 let bytes = random.bytes(buffer.len as usize);
-                // The header asks for nothing.
+                // The header requests nothing.
                 let bytes = if buffer.address == buffers[0].address {
                     [&[0; 12], bytes.get(12..).unwrap_or(&[])].concat()
                 } else {
@@ -270,14 +270,14 @@ fn run(case: &Case) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Every layout of rings and buffers, deliveries by two workers, completions, wishes for kicks.
+    /// Every layout of rings and buffers, with deliveries by two workers, completions, and requests for kicks.
     #[test]
     fn the_log_has_every_page_that_was_written_and_no_other(case in case()) {
         run(&case);
     }
 }
 
-/// Two workers that deliver all the time, and how many times each has come round.
+/// Two workers that deliver continuously, and how many quiescent points each has passed.
 struct Workers {
     rx: GuestRx,
     turns: [AtomicU64; 2],
@@ -293,7 +293,7 @@ impl Workers {
             burst.clear();
             for _ in 0..1 + random.below(BURST / 8) {
                 let len = 60 + random.below(1400) as u32;
-                // SAFETY: within `bytes`, which outlives what the burst is used for.
+                // SAFETY: within `bytes`, which outlives the burst.
                 let segment = unsafe { Segment::new(bytes.as_ptr(), len) };
                 assert!(burst.push_contiguous(segment, Offload::default()));
             }
@@ -319,8 +319,8 @@ impl Workers {
     }
 }
 
-/// The log comes and goes as migrations do, while two workers deliver: from the moment that each has seen it on, every
-/// page is in it; from the moment that each has seen it off, none is.
+/// The log is set and removed, as by migrations, while two workers deliver. From the moment when each has seen it on,
+/// every page is in it; from the moment when each has seen it off, none is.
 fn exchange(features: u64) {
     let mut guest = guest();
     let (ring, device) = guest.virtqueue(64, 60, features);

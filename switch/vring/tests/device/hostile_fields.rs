@@ -1,4 +1,4 @@
-//! Headers and buffers whose fields are absurd: nothing is written but what was offered, and nothing is believed.
+//! Headers and buffers with absurd fields: the switch writes only to available buffers, and trusts no field.
 
 use std::sync::Arc;
 
@@ -135,7 +135,7 @@ fn a_receive_buffer_lies_over_a_gap_between_regions() {
     );
 }
 
-/// One buffer offered twice, or over the ring itself: the guest's own loss.
+/// One buffer made available twice, or one that overlaps the ring: only this guest loses.
 #[test]
 fn receive_buffers_lie_over_each_other_and_over_the_ring() {
     let mut guest = Guest::new(LEN);
@@ -148,13 +148,13 @@ fn receive_buffers_lie_over_each_other_and_over_the_ring() {
     assert!(got.is_ok(), "{got:?}");
 }
 
-/// The header in as many descriptors as it has bytes, empty ones between them.
+/// The header in one descriptor per byte, with empty ones between them.
 #[test]
 fn a_header_is_in_pieces() {
     let mut guest = Guest::new(LEN);
     let (mut ring, device) = guest.ring(32, 0, MODERN);
     let area = guest.take(0x1000);
-    // NEEDS_CSUM, and fields that differ in each byte.
+    // NEEDS_CSUM, and fields whose bytes all differ.
     guest
         .memory
         .write(area, &[1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
@@ -202,11 +202,11 @@ fn a_header_is_for_the_device_to_write() {
     assert_eq!(tx.fault(), Some(RingFault::Direction));
 }
 
-/// Values at every edge, and sums of them that overflow sixteen bits.
+/// Values at every edge, and values whose sums overflow 16 bits.
 const ABSURD: [u16; 12] = [0, 1, 13, 33, 34, 63, 64, 99, 100, 0x7fff, 0xfffe, 0xffff];
 
-/// `parse` drops frames whose offsets are not within them; should one come through, its receiver's memory around the
-/// buffer stays as it was.
+/// `parse` drops frames whose offsets are outside the frame. If one reached delivery, the receiver's memory around the
+/// buffer would stay unchanged.
 #[test]
 fn absurd_checksum_offsets_write_nothing_beyond_the_buffers() {
     for features in [MODERN, MODERN | feature::GUEST_CSUM, feature::VERSION_1, 0] {

@@ -1,5 +1,5 @@
-//! A guest that breaks the rules of its packed rings: a fault, or a frame that gets dropped; never a panic, never a
-//! loop without end, and never a byte written that it has not shared.
+//! A guest that breaks the rules of its packed rings: the result is a fault or a dropped frame, never a panic, an
+//! endless loop, or a write outside the shared memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ const LEN: usize = 0x40_0000;
 const END: u64 = BASE + LEN as u64;
 const FEATURES: u64 = MODERN | feature::RING_PACKED;
 const TABLES: u64 = FEATURES | feature::INDIRECT_DESC;
-/// Far more than it takes, far less than a worker that is held up.
+/// Far more time than needed, and far less than a blocked worker would take.
 const LONG: Duration = Duration::from_millis(2);
 
-/// `AVAIL` and `USED` of what is available in the first lap.
+/// `AVAIL` and `USED` flags of an available descriptor in the first lap.
 const FIRST_LAP: u16 = DESC_F_AVAIL;
 
-/// One ring, its memory, and 256 KiB of it to put buffers in.
+/// One ring, its memory, and 256 KiB of that for buffers.
 struct Rig {
     guest: Guest,
     ring: crosspoint_guest::PackedRing,
@@ -41,7 +41,7 @@ impl Rig {
         (Rig { guest, ring, area }, device)
     }
 
-    /// Writes a descriptor, flags as given.
+    /// Writes a descriptor with these flags.
     fn raw(&self, slot: u16, (address, len, id, flags): (u64, u32, u16, u16)) {
         let descriptor = PackedDescriptor {
             address,
@@ -73,7 +73,7 @@ impl Rig {
         self.area + at
     }
 
-    /// Whether a slot says that it was used in the first lap.
+    /// Whether a slot is marked used in the first lap.
     fn is_used(&self, slot: u16) -> bool {
         self.ring.read_desc(slot).flags & BOTH == BOTH
     }
@@ -101,7 +101,7 @@ impl Tx {
         }
     }
 
-    /// Lengths of the frames that are there, and their descriptors given back; or the fault.
+    /// Lengths of the received frames, whose descriptors are returned; or the fault.
     fn receive(&mut self) -> Result<Vec<usize>, RingFault> {
         self.burst.clear();
         let n = self.tx.receive(&mut self.burst);
@@ -116,7 +116,7 @@ impl Tx {
     }
 }
 
-/// What becomes of what is written to a transmit ring of 8, with everything negotiated.
+/// Result of what `write` puts into a transmit ring of 8, with all features negotiated.
 fn sent(write: impl FnOnce(&Rig) + Send + 'static) -> Result<Vec<usize>, RingFault> {
     bounded(10, || {
         let mut tx = Tx::new(8, TABLES);
@@ -129,7 +129,7 @@ struct Rx {
     rig: Rig,
     rx: GuestRx,
     scratch: RxScratch,
-    /// Whether the ring has buffers that go back empty.
+    /// Whether the ring has buffers that are returned empty.
     has_unusable: bool,
 }
 
@@ -146,7 +146,7 @@ impl Rx {
         }
     }
 
-    /// Delivers `count` frames of `len` bytes; all are accounted for.
+    /// Delivers `count` frames of `len` bytes; all are counted.
     fn deliver(&mut self, count: usize, len: usize) -> Result<Outcome, RingFault> {
         let bytes = Random(len as u64).bytes(len);
         let mut burst = Burst::new();
@@ -179,7 +179,7 @@ impl Rx {
     }
 }
 
-/// What becomes of one frame of 100 bytes and what is written to a receive ring of 8.
+/// Result of delivering one frame of 100 bytes to what `write` puts into a receive ring of 8.
 fn delivered(write: impl FnOnce(&Rig) + Send + 'static) -> Result<Outcome, RingFault> {
     bounded(10, || {
         let mut rx = Rx::new(8, TABLES);
@@ -188,14 +188,14 @@ fn delivered(write: impl FnOnce(&Rig) + Send + 'static) -> Result<Outcome, RingF
     })
 }
 
-/// The same fault on both sides. `write` is given the flags that the ring's buffers have.
+/// The same fault in both directions. `write` gets the flags of the ring's buffers.
 fn both(write: impl Fn(&Rig, u16) + Send + Clone + 'static, fault: RingFault) {
     let (to_send, to_receive) = (write.clone(), write);
     assert_eq!(sent(move |rig| to_send(rig, 0)), Err(fault));
     assert_eq!(delivered(move |rig| to_receive(rig, WRITE)), Err(fault));
 }
 
-/// The frame does not exist as long as the counter is wrong, and does as soon as it is right.
+/// The frame is invisible while its wrap counter is wrong, and visible as soon as it is right.
 #[test]
 fn a_descriptor_lies_about_the_wrap_counter() {
     for flags in [0, DESC_F_USED, BOTH] {
@@ -230,7 +230,7 @@ fn descriptors_become_available_before_their_turn() {
     assert_eq!(rx.deliver(3, 60).unwrap().frames, 2);
 }
 
-/// What the device has given back it does not take again in this lap, whatever the driver makes of the flags.
+/// The device does not take again, in this lap, what it has returned, whatever flags the driver writes.
 #[test]
 fn used_descriptors_are_flipped_back() {
     let mut tx = Tx::new(8, FEATURES);
@@ -241,12 +241,13 @@ fn used_descriptors_are_flipped_back() {
             tx.rig.put(back, (tx.rig.area, 100, back, 0));
         }
         let more = tx.receive();
-        // Slot 0 comes again, with the counter of the second lap; these are of the first.
+        // Slot 0 follows again, with the counter of the second lap; these flags are of the first lap.
         assert_eq!(more, Ok(vec![]), "slot {slot}");
     }
 }
 
-/// A ring whose descriptors are offered for the next lap before they are given back has no more than a ring's worth.
+/// A ring whose descriptors are made available for the next lap before they are returned has at most a ring's worth of
+/// entries.
 #[test]
 fn more_is_offered_than_the_ring_holds() {
     let mut tx = Tx::new(8, FEATURES);
@@ -259,7 +260,7 @@ fn more_is_offered_than_the_ring_holds() {
         tx.rig.raw(slot, (tx.rig.area, 200, slot, DESC_F_USED));
     }
     tx.tx.complete();
-    // They were overwritten by what was given back.
+    // They were overwritten by the used descriptors.
     assert!((0..8).all(|slot| tx.rig.is_used(slot)));
     assert!((0..100).all(|_| tx.receive().is_ok_and(|lens| lens.len() <= 8)));
 }
@@ -289,7 +290,7 @@ fn a_buffer_id_is_out_of_range() {
     }
 }
 
-/// The same id for everything: the device gives back what it was given.
+/// The same id for all buffers: the device returns the ids that it was given.
 #[test]
 fn buffers_share_an_id() {
     let mut tx = Tx::new(8, FEATURES);
@@ -298,7 +299,7 @@ fn buffers_share_an_id() {
     assert!((0..8).all(|slot| tx.rig.is_used(slot) && tx.rig.ring.read_desc(slot).id == 5));
 }
 
-/// A chain may begin in one lap and end in the next: each descriptor has the counter of its own.
+/// A chain may begin in one lap and end in the next: each descriptor has its own lap's counter.
 #[test]
 fn a_chain_lies_across_the_end_of_the_ring() {
     let base = Position {
@@ -419,7 +420,7 @@ fn a_table_has_a_table_in_it() {
     );
 }
 
-/// virtio 1.2, 2.8.19: "A driver MUST NOT set both INDIRECT and NEXT"; nor is a table part of a chain.
+/// virtio 1.2, 2.8.19: "A driver MUST NOT set both INDIRECT and NEXT"; and a table is not part of a chain.
 #[test]
 fn a_table_is_part_of_a_chain() {
     both(
@@ -451,7 +452,7 @@ fn a_table_was_not_negotiated() {
     assert_eq!(rx.deliver(1, 60), Err(RingFault::IndirectPlace));
 }
 
-/// virtio 1.2, 2.8.7: in a table only WRITE counts; the flag of the descriptor that names it does not.
+/// virtio 1.2, 2.8.7: in a table only WRITE counts; that flag is ignored in the descriptor that refers to the table.
 #[test]
 fn a_table_has_flags_that_mean_nothing() {
     let got = sent(|rig| {
@@ -568,7 +569,7 @@ fn descriptors_are_empty() {
     assert_eq!(sent(move |rig| fill(rig, 0, [0; 8])), Ok(vec![0]));
     let got = delivered(move |rig| fill(rig, WRITE, some));
     assert_eq!(got.map(|outcome| outcome.frames), Ok(1));
-    // A whole ring without a byte goes back as it came.
+    // A whole ring of empty buffers is returned unchanged.
     let mut rx = Rx::new(8, FEATURES);
     rx.has_unusable = true;
     fill(&rx.rig, WRITE, [0; 8]);
@@ -579,12 +580,12 @@ fn descriptors_are_empty() {
 fn a_buffer_is_shorter_than_the_header() {
     for len in 0..12 {
         let mut tx = Tx::new(8, FEATURES);
-        // What it says is not believed.
+        // Its contents are not trusted.
         tx.rig.guest.memory.write(tx.rig.area, &[0xff; 12]).unwrap();
         tx.rig.put(0, (tx.rig.area, len, 0, 0));
         assert_eq!(tx.receive(), Ok(vec![0]), "{len} bytes");
         assert_eq!(tx.burst.frames()[0].offload, Offload::default());
-        // Mergeable buffers must have room for the header: others go back empty.
+        // Mergeable buffers must have room for the header: others are returned empty.
         let mut rx = Rx::new(64, FEATURES);
         rx.has_unusable = true;
         for slot in (0..64).rev() {
@@ -628,7 +629,7 @@ fn frames_are_too_short_or_too_long() {
                     }
                 }
             });
-            // A length that `parse` drops for is enough; a good one must be right.
+            // A length for which `parse` drops the frame suffices; a valid length must be right.
             let got = got.expect("no fault")[0];
             let good = ETHERNET_LEN..=MAX_FRAME_LEN;
             assert_eq!(good.contains(&got), good.contains(&(len as usize)), "{len}");
@@ -637,7 +638,7 @@ fn frames_are_too_short_or_too_long() {
     }
 }
 
-/// What came before the fault goes on its way, and is given back; behind it nothing is taken.
+/// Frames before the fault are forwarded and returned; after it nothing is taken.
 #[test]
 fn what_comes_before_a_fault_is_no_worse_for_it() {
     let mut tx = Tx::new(8, FEATURES);
@@ -659,7 +660,7 @@ fn what_comes_before_a_fault_is_no_worse_for_it() {
     assert!((3..6).all(|slot| !rx.rig.is_used(slot)));
 }
 
-/// The driver's event area says anything at all.
+/// Any value in the driver's event area.
 #[test]
 fn the_event_area_is_nonsense() {
     bounded(20, || {
@@ -686,7 +687,7 @@ fn the_event_area_is_nonsense() {
     });
 }
 
-/// Every other port waits while a worker walks: a burst of the longest chains there are must not take long.
+/// Every other port waits while a worker walks chains: a burst of the longest possible chains must not take long.
 #[test]
 fn the_longest_chains_do_not_hold_a_worker() {
     for (pieces, features) in [

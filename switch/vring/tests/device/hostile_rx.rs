@@ -1,5 +1,5 @@
-//! A guest that breaks the rules of its receive ring: a fault, or a dropped frame; never a panic, never a loop without
-//! end, and always all copies accounted for.
+//! A guest that breaks the rules of its receive ring: the result is a fault or a dropped frame, never a panic or an
+//! endless loop, and all copies are counted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 const LEN: usize = 0x100_0000;
-/// Far more than it takes, far less than a worker that is held up.
+/// Far more time than needed, and far less than a blocked worker would take.
 const LONG: Duration = Duration::from_millis(2);
 const END: u64 = BASE + LEN as u64;
 
@@ -22,7 +22,7 @@ struct Rx {
     ring: crosspoint_guest::SplitRing,
     rx: GuestRx,
     scratch: RxScratch,
-    /// Whether the ring has buffers that go back empty.
+    /// Whether the ring has buffers that are returned empty.
     has_unusable: bool,
     area: u64,
     avail: u16,
@@ -53,7 +53,7 @@ impl Rx {
         self
     }
 
-    /// Delivers `count` frames of `len` bytes; all are accounted for.
+    /// Delivers `count` frames of `len` bytes; all are counted.
     fn deliver(&mut self, count: usize, len: usize) -> Result<Outcome, RingFault> {
         let bytes = Random(len as u64).bytes(len);
         let mut burst = Burst::new();
@@ -97,7 +97,7 @@ fn full(outcome: Result<Outcome, RingFault>) -> u32 {
     outcome.expect("no fault").full
 }
 
-/// One frame of 100 bytes into the chain at head 0 of a ring of 8, with everything negotiated.
+/// Delivers one frame of 100 bytes into the chain at head 0 of a ring of 8, with all features negotiated.
 fn chain(write: impl FnOnce(&mut Rx) + Send + 'static) -> Result<Outcome, RingFault> {
     bounded(10, || {
         let mut rx = Rx::new(8, MODERN | feature::INDIRECT_DESC);
@@ -122,7 +122,7 @@ fn the_available_index_jumps_by_more_than_the_ring() {
     }
 }
 
-/// The driver does not look at the used ring: it may offer what was given back, and no more.
+/// The driver ignores the used ring: it may make returned buffers available again, and no more.
 #[test]
 fn more_is_offered_than_was_given_back() {
     let mut rx = Rx::new(8, MODERN);
@@ -224,7 +224,7 @@ fn a_receive_buffer_is_read_only() {
     }
 }
 
-/// One bad buffer among good ones: what comes before it may be delivered or not, but is counted once.
+/// One bad buffer among good ones: frames before it may be delivered or not, but each is counted once.
 #[test]
 fn the_last_buffer_of_many_is_broken() {
     let mut rx = Rx::new(64, MODERN);
@@ -236,7 +236,7 @@ fn the_last_buffer_of_many_is_broken() {
         size: 64,
     });
     assert_eq!(rx.deliver(30, 60).unwrap().frames, 30);
-    // Ten good ones, and nothing behind the broken one.
+    // Ten good ones, and nothing after the broken one.
     assert_eq!(rx.deliver(20, 60), broken);
     assert_eq!(rx.ring.used_idx(), 40);
     assert_eq!(rx.deliver(1, 60), broken);
@@ -244,7 +244,7 @@ fn the_last_buffer_of_many_is_broken() {
 
 #[test]
 fn descriptors_are_empty() {
-    // As if they were not there.
+    // They are ignored.
     assert!(delivered(chain(|rx| {
         for (i, len) in [0, 12, 0, 0, 60, 0, 40, 0].into_iter().enumerate() {
             let address = if len == 0 {
@@ -261,7 +261,7 @@ fn descriptors_are_empty() {
             );
         }
     })));
-    // Nothing else.
+    // The ring has only empty buffers.
     for features in [MODERN, feature::VERSION_1, 0] {
         let mut rx = Rx::new(8, features);
         rx.has_unusable = true;
@@ -269,7 +269,7 @@ fn descriptors_are_empty() {
         (0..8).for_each(|_| _ = rx.offer(0));
         let outcome = rx.deliver(5, 60).expect("no fault");
         assert_eq!(outcome.full, 5);
-        // The driver has its buffers back, with nothing in them.
+        // The driver gets its buffers back, empty.
         assert_eq!(rx.ring.used_idx(), 8);
         assert!((0..8).all(|slot| rx.ring.used_element(slot) == (0, 0)));
     }
@@ -288,7 +288,7 @@ fn buffers_are_shorter_than_the_header() {
             let expected = if len < header { (5, 0) } else { (0, 5) };
             assert_eq!((outcome.full, outcome.small), expected, "{len}");
         }
-        // Mergeable: they go back empty, and the frame gets the one behind them.
+        // Mergeable: they are returned empty, and the frame gets the next buffer.
         let mut rx = Rx::new(64, MODERN);
         for i in 0..64 {
             let (at, len) = match i {
@@ -313,7 +313,7 @@ fn buffers_are_shorter_than_the_header() {
 
 #[test]
 fn frames_are_too_short_or_too_long() {
-    // `parse` drops these; should one come through, nothing happens but that.
+    // `parse` drops these; if one reached delivery, nothing else would happen.
     let mut rx = Rx::new(8, feature::VERSION_1);
     rx.ring.write_desc(0, rx.area, 0x4_0000, WRITE, 0);
     for len in [0, 1, 13, 65_551, 200_000] {
@@ -355,7 +355,7 @@ fn a_pick_names_no_frame() {
     );
 }
 
-/// A buffer of very many pieces is used, whatever stands beside it; one of too many is a fault.
+/// A buffer of very many pieces is used, whatever is next to it; one of too many is a fault.
 #[test]
 fn a_buffer_has_thousands_of_pieces() {
     for (features, pieces) in [MODERN, feature::VERSION_1]
@@ -381,7 +381,7 @@ fn a_buffer_has_thousands_of_pieces() {
             let outcome = got.expect("no fault");
             let all = BURST.min(32) as u32;
             assert_eq!((outcome.frames + outcome.costly, outcome.small), (all, 0));
-            // Beyond what a burst may cost they are dropped for that.
+            // Beyond the burst's work they are dropped as costly.
             assert_eq!(outcome.costly == 0, pieces == 19, "{outcome:?}");
             assert!(
                 outcome.frames > 0 && outcome.work + outcome.excess <= 150_000,
@@ -393,7 +393,7 @@ fn a_buffer_has_thousands_of_pieces() {
     }
 }
 
-/// The head of the burst does not fit the buffers that there are. It is dropped: the small ones behind it need not be.
+/// The burst's first frame does not fit the available buffers. It is dropped; the small ones after it need not be.
 #[test]
 fn a_frame_that_never_fits_does_not_take_others_with_it() {
     let mut rx = Rx::new(8, MODERN);
@@ -410,7 +410,8 @@ fn a_frame_that_never_fits_does_not_take_others_with_it() {
     assert_eq!(outcome.frames, 2, "eight buffers were free: {outcome:?}");
 }
 
-/// Every other port waits while a worker walks: the most, and longest, chains there are must not take long.
+/// Every other port waits while a worker walks chains: the greatest number of the longest possible chains must not take
+/// long.
 #[test]
 fn the_longest_chains_do_not_hold_a_worker() {
     let cases = [MODERN, feature::VERSION_1].into_iter();

@@ -1,5 +1,5 @@
-//! A guest that breaks the rules of its transmit ring: a fault, or a frame that gets dropped; never a panic, never a
-//! loop without end.
+//! A guest that breaks the rules of its transmit ring: the result is a fault or a dropped frame, never a panic or an
+//! endless loop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use crate::world::{BASE, Guest, MODERN, bounded};
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-/// Bytes of the guest's memory: fewer than it has addresses to name.
+/// Size of the guest's memory in bytes, smaller than its address space.
 const LEN: usize = 0x40_0000;
-/// Far more than it takes, far less than a worker that is held up.
+/// Far more time than needed, and far less than a blocked worker would take.
 const LONG: Duration = Duration::from_millis(1);
 const END: u64 = BASE + LEN as u64;
 
@@ -24,7 +24,7 @@ struct Tx {
     ring: crosspoint_guest::SplitRing,
     tx: GuestTx,
     burst: Burst,
-    /// Guest address of 256 KiB to put frames in.
+    /// Guest address of 256 KiB for frames.
     area: u64,
     avail: u16,
 }
@@ -79,7 +79,7 @@ impl Tx {
         }
     }
 
-    /// Lengths of the frames that are there; their descriptors given back.
+    /// Lengths of the received frames; returns their descriptors.
     fn lens(&mut self) -> Vec<usize> {
         let n = self.receive().expect("no fault");
         self.tx.complete();
@@ -95,7 +95,7 @@ impl Tx {
     }
 }
 
-/// Runs one chain of a ring of 8, head 0, with everything negotiated.
+/// Runs one chain of a ring of 8, head 0, with all features negotiated.
 fn chain(write: impl FnOnce(&mut Tx) + Send + 'static) -> Result<Vec<usize>, RingFault> {
     bounded(10, || {
         let mut tx = Tx::new(8, MODERN | feature::INDIRECT_DESC);
@@ -381,10 +381,10 @@ fn a_frame_to_send_is_for_the_device_to_write() {
 
 #[test]
 fn descriptors_are_empty() {
-    // Everywhere in a good frame: as if they were not there. Alone: a runt, to be dropped.
+    // Anywhere in a good frame they are ignored. Alone they are a runt, to be dropped.
     let got = chain(|tx| {
         for (i, len) in [0, 12, 0, 0, 60, 0, 28, 0].into_iter().enumerate() {
-            // What is empty may be anywhere.
+            // An empty descriptor may have any address.
             let address = if len == 0 {
                 u64::MAX - i as u64
             } else {
@@ -422,7 +422,7 @@ fn a_buffer_is_shorter_than_the_header() {
             Ok(vec![0]),
             "{len} bytes"
         );
-        // And what it says is not believed.
+        // Its contents are not trusted.
         let mut tx = Tx::new(8, MODERN);
         tx.guest.memory.write(tx.area, &[0xff; 12]).unwrap();
         tx.ring.write_desc(0, tx.area, len, 0, 0);
@@ -446,7 +446,7 @@ fn frames_are_too_short_or_too_long() {
                 );
                 tx.ring.write_desc(1, tx.area, len, 0, 0);
             });
-            // A length that `parse` drops for is enough; a good one must be right.
+            // A length for which `parse` drops the frame suffices; a valid length must be right.
             let got = got.expect("no fault")[0];
             if (ETHERNET_LEN..=MAX_FRAME_LEN).contains(&(len as usize)) {
                 assert_eq!(got, len as usize);
@@ -460,7 +460,7 @@ fn frames_are_too_short_or_too_long() {
     }
 }
 
-/// Followed up to the switch's own limit; beyond, no driver is hurt: a fault, or an oversize frame.
+/// Chains are followed up to the switch's own limit, which no driver reaches; beyond it: a fault, or an oversize frame.
 #[test]
 fn a_chain_has_thousands_of_pieces() {
     for pieces in [19, 100, 1024, 1025, 4096, 5000, 8190] {
@@ -472,7 +472,7 @@ fn a_chain_has_thousands_of_pieces() {
                     .write_desc(i, tx.area + u64::from(i), 1, flags, i + 1);
             }
             tx.ring.write_desc(8191, tx.area, 112, 0, 0);
-            // Many at once, and a plain frame on each side of each.
+            // Many at once, each between two plain frames.
             for _ in 0..20 {
                 tx.offer(8191).offer(0).offer(8191);
             }
@@ -523,7 +523,7 @@ fn the_used_index_is_overwritten() {
     }
 }
 
-/// Every other port waits while a worker walks: a burst of the longest chains there are must not take long.
+/// Every other port waits while a worker walks chains: a burst of the longest possible chains must not take long.
 #[test]
 fn the_longest_chains_do_not_hold_a_worker() {
     for len in [1000, 1024, 32_768] {

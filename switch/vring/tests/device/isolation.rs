@@ -1,4 +1,4 @@
-//! What lies in one guest's memory reaches another only as a frame that was sent.
+//! One guest's memory contents reach another guest only in sent frames.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 
 use crate::world::{Guest, MODERN, tagged};
 
-/// Every byte of the sender's memory, and of the frames of a third guest that went before: none that a frame of the
-/// sender's has.
+/// Value of every byte of the sender's memory, and of the frames that a third guest sent before. No frame of the sender
+/// contains it.
 const MARKER: u8 = 0xa5;
-/// Every byte of the receiver's memory before.
+/// Initial value of every byte of the receiver's memory.
 const CLEAN: u8 = 0x3c;
 const RING: u16 = 64;
 const FRAME_MAX: usize = 2000;
@@ -22,7 +22,7 @@ struct Case {
     lens: Vec<usize>,
     features: u64,
     buffer_len: usize,
-    /// Of the sender's chains, and the receiver's.
+    /// Pieces of the sender's chains and of the receiver's.
     splits: (usize, usize),
     tags: Vec<u8>,
 }
@@ -56,7 +56,7 @@ fn case() -> impl Strategy<Value = Case> {
         })
 }
 
-/// A frame without a byte of the marker.
+/// A frame that does not contain the marker.
 fn frame(number: usize, len: usize, tagged: bool) -> Vec<u8> {
     let byte = |at: usize| 1 + ((at * 7 + number) % 100) as u8;
     let mut bytes: Vec<u8> = (0..len).map(byte).collect();
@@ -89,7 +89,7 @@ fn run(case: &Case) {
     let _ = rx.ring().publish();
     let mut expected = Vec::new();
     for (number, len) in case.lens.iter().enumerate() {
-        // What a third guest sent has gone through the same worker just before.
+        // A third guest's frames have just passed through the same worker.
         assert!(marked.send(&Default::default(), &[MARKER; 1500]).unwrap());
         let _ = marked.ring().publish();
         burst.clear();
@@ -114,7 +114,7 @@ fn run(case: &Case) {
             expected.push(tagged(&bytes, tag, 5));
         }
     }
-    // Everywhere in what the receiver has shared for frames, used or not.
+    // Everywhere in the memory that the receiver has shared for frames, used or not.
     let mut memory = vec![0; rx.area().len()];
     rx.area().view().read(0, &mut memory);
     let found = memory.iter().position(|byte| *byte == MARKER);
@@ -132,7 +132,7 @@ fn run(case: &Case) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Not in the header, not behind a short frame, not in a buffer's rest, nor where nothing was delivered.
+    /// The marker is not in the header, after a short frame, in a buffer's rest, or where nothing was delivered.
     #[test]
     fn memory_of_one_guest_reaches_no_other(case in case()) {
         run(&case);

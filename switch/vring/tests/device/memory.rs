@@ -1,4 +1,4 @@
-//! The memory of a guest changes while its rings are in use: nothing is lost, and nothing stale is read.
+//! A guest's memory changes while its rings are in use: nothing is lost, and nothing stale is read.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ use crosspoint_vring::{
 use crate::world::{BASE, Guest, LAYOUTS, MODERN, all, bounded, start_of};
 
 const PAGE: u64 = 0x1000;
-/// A region that comes and goes: guest address, and the front end's own.
+/// A region that is added and removed: its guest address, and the front end's own.
 const EXTRA: RegionSpec = RegionSpec {
     guest_address: 0x4000_0000,
     size: 0x10_0000,
@@ -32,13 +32,13 @@ fn memfd(len: u64, fill: u8) -> File {
         file.write_all_at(&[fill; PAGE as usize], page * PAGE)
             .unwrap();
     }
-    // The header asks for nothing.
+    // The header requests nothing.
     file.write_all_at(&[0; 12], 0).unwrap();
     file
 }
 
-/// Frames in a region that is exchanged for another file before they are taken: what the switch looked at early it
-/// looks at again.
+/// Frames in a region that is replaced by another file before they are taken: the switch reads again what it had
+/// prefetched.
 #[test]
 fn no_byte_is_read_from_a_region_that_was_exchanged() {
     for layout in LAYOUTS {
@@ -68,7 +68,7 @@ fn exchanged(features: u64, pieces: u32) {
         .collect();
     let mut burst = Burst::new();
     for fill in 1..100u8 {
-        // Two bursts and more: behind the first there is always something that was looked at early.
+        // More than two bursts: after the first one, some frames have always been prefetched.
         while ring.add(&buffers).is_some() {}
         let _ = ring.publish();
         burst.clear();
@@ -80,13 +80,13 @@ fn exchanged(features: u64, pieces: u32) {
         tx.complete();
         memory = memory.without_region(&EXTRA).unwrap();
         memory = memory.with_region(EXTRA, &memfd(EXTRA.size, fill)).unwrap();
-        // Nobody uses the old one: it is unmapped here and now.
+        // No worker uses the old memory: it is unmapped at once.
         drop(shared.swap(Arc::new(memory.clone())));
         while ring.pop_used().unwrap().is_some() {}
     }
 }
 
-/// Receive buffers are looked at a burst early, too, and what was looked at is kept: not over a change of the memory.
+/// Receive buffers are prefetched one burst early too, and kept, but not across a change of the memory.
 #[test]
 fn no_byte_is_written_to_a_region_that_was_exchanged() {
     for layout in LAYOUTS {
@@ -116,14 +116,14 @@ fn exchanged_for_writing(features: u64) {
         for _ in 0..8 {
             assert!(burst.push_short(&[fill; 60]));
         }
-        // The delivery looks at as many buffers again, for the next one.
+        // The delivery prefetches as many buffers again, for the next one.
         let outcome = rx.deliver(0, &burst, &all(&burst), &mut scratch);
         assert_eq!(outcome.frames, 8, "{outcome:?}");
         rx.look(64, &mut scratch);
         memory = memory.without_region(&EXTRA).unwrap();
         let now = memfd(EXTRA.size, 0);
         memory = memory.with_region(EXTRA, &now).unwrap();
-        // Nobody uses the old one: it is unmapped here and now.
+        // No worker uses the old memory: it is unmapped at once.
         drop(shared.swap(Arc::new(memory.clone())));
         let outcome = rx.deliver(0, &burst, &all(&burst), &mut scratch);
         assert_eq!(outcome.frames, 8, "{outcome:?}");
@@ -137,7 +137,7 @@ fn exchanged_for_writing(features: u64) {
     }
 }
 
-/// Sends and receives all the time, on its own thread.
+/// Sends and receives continuously, on its own thread.
 fn forward(
     (mut tx, rx): (GuestTx, GuestRx),
     turns: &AtomicU64,
@@ -171,8 +171,8 @@ fn forward(
     (tx, rx)
 }
 
-/// Adds regions, removes them, and gives the whole table anew, as often as it can, until told to stop; an old memory
-/// is dropped when the worker has come round.
+/// Adds regions, removes them, and sets the whole table again, as often as possible until stopped. An old memory is
+/// dropped when the worker has passed a quiescent point.
 fn replug(
     cell: &MemoryCell,
     table: &[(RegionSpec, File)],
@@ -204,7 +204,7 @@ fn replug(
         exchanges += 1;
         count.store(exchanges, Ordering::Relaxed);
     }
-    // The worker may be in the middle of its last turn.
+    // The worker may be in its last poll iteration.
     (exchanges, old)
 }
 
@@ -241,7 +241,7 @@ fn frames_pass(sender: &mut TransmitQueue, receiver: &mut ReceiveQueue, total: u
     }
 }
 
-/// As a hypervisor hot-plugs memory, while a worker forwards: every frame arrives, once, in order.
+/// Memory hotplug while a worker forwards: every frame arrives, once, in order.
 fn regions_come_and_go(features: u64) {
     let mut guest = Guest::for_queues(64, 600, 600);
     let (mut sender, tx) = guest.transmit(64, 60, features, 600);
@@ -265,7 +265,7 @@ fn regions_come_and_go(features: u64) {
         let end = StopAtEnd(&stop);
         let worker = scope.spawn(|| forward((tx, rx), &turns, &stop));
         let control = scope.spawn(|| replug(&guest.shared, &table, &turns, &stop, &count));
-        // On a busy machine the frames may be through before anything was exchanged.
+        // On a busy machine all frames may pass before anything was exchanged.
         while count.load(Ordering::Relaxed) <= 10 {
             frames_pass(&mut sender, &mut receiver, 10_000);
         }
@@ -288,7 +288,7 @@ fn no_frame_is_lost_while_regions_come_and_go() {
     });
 }
 
-/// As many memory slots as a front end may have, in no order, with gaps: each address is found in its own region.
+/// The maximum number of memory slots, unsorted and with gaps: each address is found in its own region.
 #[test]
 fn addresses_in_five_hundred_regions_are_translated() {
     const REGIONS: u64 = 509;
@@ -299,7 +299,7 @@ fn addresses_in_five_hundred_regions_are_translated() {
         user_address: 0x7000_0000_0000 + 5 * PAGE * i,
         mmap_offset: i * PAGE,
     };
-    // 509 is a prime: every number comes once.
+    // 509 is a prime: every number occurs once.
     let order = (0..REGIONS).map(|i| i * 100 % REGIONS);
     let table = order.clone().map(|i| (spec(i), file.try_clone().unwrap()));
     let whole = GuestMemory::map(table.collect()).unwrap();

@@ -1,4 +1,4 @@
-//! Calls and kicks: made when they were asked for, and only then.
+//! Calls and kicks are made when requested, and only then.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use proptest::prelude::*;
 
 use crate::world::{Guest, LAYOUTS, MODERN, Random, all, bounded, call, start_of};
 
-/// The specification's words: a call is wanted when the used index passed `event` since the last decision.
+/// The specification: a call is wanted when the used index passed `event` since the last decision.
 fn passed(event: u16, old: u16, count: usize) -> bool {
     (0..count).any(|i| old.wrapping_add(i as u16) == event)
 }
 
-/// What the driver asks for before a turn: nothing, everything, or (event index) at some distance from the used index.
+/// What the driver requests before an iteration: nothing, everything, or (event index) a call at some distance from the
+/// used index.
 #[derive(Clone, Copy, Debug)]
 enum Wish {
     Off,
@@ -37,7 +38,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     ]
 }
 
-/// Sets the wish; returns whether `count` more used entries deserve a call.
+/// Writes the request; returns whether `count` more used entries require a call.
 fn ask(queue: &mut Virtqueue, event_idx: bool, wish: Wish, count: usize) -> bool {
     match queue {
         Virtqueue::Split(ring) => ask_split(ring, event_idx, wish, count),
@@ -65,7 +66,7 @@ fn ask_split(ring: &SplitRing, event_idx: bool, wish: Wish, count: usize) -> boo
     }
 }
 
-/// Enable, disable, or a position, its wrap counter included: the same one comes again after two laps.
+/// Enable, disable, or a position with its wrap counter: the same position is reached again after two laps.
 fn ask_packed(ring: &PackedRing, event_idx: bool, wish: Wish, count: usize) -> bool {
     let (used, size) = (ring.device_position(), ring.layout().size);
     let ask = |flags, position: Position| {
@@ -90,7 +91,7 @@ fn ask_packed(ring: &PackedRing, event_idx: bool, wish: Wish, count: usize) -> b
                 at = at.advance(1, size);
                 here
             };
-            // After a whole lap the device need not look.
+            // After a whole lap the device need not compare positions.
             count >= usize::from(size) || (0..count).any(|_| passes())
         }
         _ => {
@@ -103,8 +104,8 @@ fn ask_packed(ring: &PackedRing, event_idx: bool, wish: Wish, count: usize) -> b
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Both queues, several turns: exactly one write to the eventfd for each flush that the driver wanted to hear of,
-    /// and none otherwise.
+    /// Both queues, several iterations: exactly one write to the eventfd for each flush that the driver requested a
+    /// call for, and none otherwise.
     #[test]
     fn a_call_is_made_if_and_only_if_the_driver_asked(
         event_idx: bool,
@@ -133,11 +134,11 @@ proptest! {
             prop_assert!(free <= 64 && posted <= 64);
             let tx_wanted = ask(sender.virtqueue(), event_idx, tx_wish, frames);
             let rx_wanted = ask(receiver.virtqueue(), event_idx, rx_wish, free);
-            // The first call is always made: a predecessor may have owed it.
+            // The first call is always made: a predecessor may have published without it.
             let tx_wanted = tx_wanted || (frames > 0 && !tx_called);
             let rx_wanted = rx_wanted || (free > 0 && !rx_called);
             (tx_called, rx_called) = (tx_called || frames > 0, rx_called || free > 0);
-            // In two deliveries: one decision.
+            // Two deliveries, one decision.
             let picks = all(&burst);
             let (first, second) = picks.split_at(frames / 2);
             let a = rx.deliver(0, &burst, first, &mut scratch);
@@ -151,7 +152,7 @@ proptest! {
             prop_assert_eq!(tx.flush(), tx_wanted);
             prop_assert_eq!(received.take().unwrap(), u64::from(rx_wanted));
             prop_assert_eq!(sent.take().unwrap(), u64::from(tx_wanted));
-            // Nothing new, no call.
+            // Nothing new: no call.
             prop_assert!(!rx.flush(0) && !tx.flush());
             receiver.set_repost(false);
             receiver.receive().unwrap();
@@ -160,7 +161,8 @@ proptest! {
     }
 }
 
-/// A device that sleeps when there is nothing, and a driver that sends at every moment, also while it falls asleep.
+/// A device that sleeps when the ring is empty, and a driver that sends at any moment, also while the device goes to
+/// sleep.
 fn kicks(features: u64) {
     const ROUNDS: u32 = 50_000;
     let mut guest = Guest::for_queues(8, 64, 64);
@@ -220,7 +222,7 @@ fn no_kick_is_lost_on_the_way_to_sleep() {
     });
 }
 
-/// The same without system calls, so that the two sides meet far more often in the few nanoseconds that matter.
+/// The same without system calls, so that the two sides meet far more often in the critical nanoseconds.
 fn kicks_by_memory(features: u64) {
     const ROUNDS: u32 = 40_000;
     let mut guest = Guest::for_queues(8, 64, 64);
@@ -283,7 +285,7 @@ fn no_kick_is_lost_when_it_meets_the_wish_for_it() {
     });
 }
 
-/// A driver that sleeps when its ring is full, and a device that completes at every moment.
+/// A driver that sleeps when its ring is full, and a device that completes at any moment.
 fn completions(features: u64) {
     const FRAMES: u64 = 50_000;
     let mut guest = Guest::for_queues(8, 64, 64);
@@ -366,8 +368,8 @@ fn a_polling_device_is_not_kicked() {
     }
 }
 
-/// One worker is away between publishing and flushing, while another fills and the driver empties the ring for a whole
-/// turn of the 16-bit index. It comes back, delivers once more, and must wake the driver that sleeps since.
+/// One worker pauses between publishing and flushing, while another fills and the driver empties the ring for a whole
+/// cycle of the 16-bit index. Then it continues, delivers once more, and must wake the driver, which has slept since.
 #[test]
 fn a_call_is_not_lost_when_the_index_has_gone_round_since_the_last_flush() {
     LAYOUTS.into_iter().for_each(gone_round);
@@ -421,7 +423,7 @@ fn guest_sender() -> (TransmitQueue, GuestTx) {
     Guest::for_queues(64, 64, 64).transmit(64, 0, MODERN, 64)
 }
 
-/// The front end chooses the eventfd: one that blocks, and is full.
+/// The front end chooses the eventfd: here a blocking one that is full.
 #[test]
 fn a_call_never_blocks_the_worker() {
     use rustix::event::{EventfdFlags, eventfd};
@@ -433,8 +435,8 @@ fn a_call_never_blocks_the_worker() {
     });
 }
 
-/// A worker, or the whole switch, ends between giving entries back and calling. The driver sleeps; whoever goes on from
-/// there owes it the call (Linux's vhost and DPDK make the first call after a start unconditionally).
+/// A worker or the whole switch ends between returning entries and calling. The driver sleeps; the successor must call
+/// it (Linux's vhost and DPDK make the first call after a start unconditionally).
 #[test]
 fn a_call_that_a_predecessor_owed_is_made() {
     LAYOUTS.into_iter().for_each(predecessor_owed);

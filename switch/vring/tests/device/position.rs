@@ -1,4 +1,4 @@
-//! Where a device stands, told to its successor: by GET_VRING_BASE, by the ring's own marks, by the inflight region.
+//! A device's position, passed to its successor by GET_VRING_BASE, by the ring's flags, or by the inflight region.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -34,7 +34,7 @@ fn deliver(rx: &GuestRx, worker: usize, frames: &[Vec<u8>]) -> u32 {
         .frames
 }
 
-/// A driver that does not stop, and devices that come and go: sender and receiver.
+/// A driver that does not stop, and a sequence of devices: sender and receiver.
 struct Relay {
     guest: Guest,
     features: u64,
@@ -107,7 +107,7 @@ impl Relay {
         assert!(self.arriving.is_empty(), "delivered, and not arrived");
     }
 
-    /// Ends both devices and starts their successors where they are told to.
+    /// Ends both devices and starts their successors at the returned positions.
     fn exchange(&mut self) {
         let bases = [self.tx.base(), self.rx.base()];
         assert_eq!(bases[0], device_base(self.sender.virtqueue()));
@@ -118,7 +118,7 @@ impl Relay {
         ];
         let [tx, rx] = layouts.map(|layout| self.guest.device_side(layout, self.features));
         for (ring, base) in [(&tx, bases[0]), (&rx, bases[1])] {
-            // In a packed ring only the lower half is looked at, as some front ends have it.
+            // In a packed ring only the lower half is used, as by some front ends.
             let half = base & 0xffff;
             assert_eq!(ring.resume_at(half, true).unwrap() & 0xffff, half);
         }
@@ -132,7 +132,7 @@ impl Relay {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// At any point, wraps included: a successor goes on, with nothing lost and nothing done twice.
+    /// At any point, wraps included: a successor continues, with nothing lost or repeated.
     #[test]
     fn a_successor_goes_on_where_its_predecessor_stood(
         layout in proptest::sample::select(&LAYOUTS[..]),
@@ -161,8 +161,8 @@ proptest! {
     }
 }
 
-/// A front end that knows of nothing says "the beginning". Every position of small rings, every fill level, used
-/// buffers taken by the driver or not: the device finds where it stands, and a right base is not changed.
+/// A front end without any state gives the start position. For every position of small rings, every fill level, and
+/// used buffers taken by the driver or not: the device finds its position, and a correct base is not changed.
 #[test]
 fn a_device_that_is_told_the_beginning_finds_where_it_is() {
     for (size, features) in [1u16, 2, 4, 8]
@@ -170,7 +170,7 @@ fn a_device_that_is_told_the_beginning_finds_where_it_is() {
         .flat_map(|n| LAYOUTS.map(|f| (n, f)))
     {
         let features = MODERN | features;
-        // One used descriptor may stand for many, in a packed ring: then its marks say nothing.
+        // One used descriptor may stand for many: then a packed ring's flags do not give the position.
         let one_by_one = !is_packed(features) || features & feature::IN_ORDER == 0;
         for behind in 0..4 * size {
             for (offered, used) in (0..=size).flat_map(|n| (0..=n).map(move |used| (n, used))) {
@@ -188,7 +188,7 @@ fn a_device_that_is_told_the_beginning_finds_where_it_is() {
                 queue.reap().unwrap();
                 forward(&mut queue, used);
                 for _ in used..offered {
-                    // Not through `send`, which would take back what was used.
+                    // Without `send`, which would take back used descriptors.
                     let buffer = Buffer {
                         address: queue.area().guest_address(),
                         len: 72,
@@ -205,7 +205,7 @@ fn a_device_that_is_told_the_beginning_finds_where_it_is() {
                 if one_by_one {
                     assert_eq!(ring.resume_at(told, false), Ok(truth), "{why}");
                 }
-                // The truth is never overridden; nor what the device has noted itself.
+                // A correct base is never changed; nor is one that the device has recorded itself.
                 assert_eq!(ring.resume_at(truth, false), Ok(truth), "{why}");
                 assert_eq!(ring.resume_at(truth, true), Ok(truth), "{why}");
             }
@@ -213,7 +213,7 @@ fn a_device_that_is_told_the_beginning_finds_where_it_is() {
     }
 }
 
-/// What a predecessor noted, as bytes that can be put back: the moment before the last note.
+/// A predecessor's record as bytes that can be restored: the state before the last record.
 struct Notes {
     file: File,
     region: Arc<InflightRegion>,
@@ -236,7 +236,7 @@ impl Notes {
         self.region.queue(0, self.size.into(), true).unwrap()
     }
 
-    /// The queue's header: its position is there.
+    /// The queue's header contains its position.
     fn header(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
         self.file.read_exact_at(&mut bytes, 0).unwrap();
@@ -247,7 +247,7 @@ impl Notes {
         self.file.write_all_at(&header, 0).unwrap();
     }
 
-    /// A ring that goes on from the notes, or from `base` if there are none.
+    /// A ring that continues from the record, or from `base` if there is none.
     fn resume(&self, guest: &Guest, queue: &Virtqueue, features: u64, base: u32) -> (Ring, u32) {
         let mut ring = guest.device_side(queue.layout(), features);
         let base = ring.resume_noted(&self.queue()).unwrap_or(base);
@@ -308,7 +308,7 @@ fn dies_between_publishing_and_noting(features: u64, seed: u64, offers_on: bool)
     assert!(received > 100);
 }
 
-/// The driver sees more than was noted. The successor finds it out, whatever has been noted of the burst.
+/// The driver has seen more than was recorded. The successor finds this out, whatever part of the burst was recorded.
 #[test]
 fn a_sender_goes_on_after_a_device_that_died_before_it_noted_its_last_burst() {
     for seed in 0..40 {
@@ -319,7 +319,7 @@ fn a_sender_goes_on_after_a_device_that_died_before_it_noted_its_last_burst() {
     }
 }
 
-/// As above; and the driver, which does not stop, has offered what it got back for the next lap.
+/// As above, and the driver, which does not stop, has made the returned buffers available for the next lap.
 #[test]
 fn a_sender_goes_on_though_its_driver_has_offered_more_meanwhile() {
     for seed in 0..40 {
@@ -332,7 +332,7 @@ fn a_sender_goes_on_though_its_driver_has_offered_more_meanwhile() {
 
 const BUFFER_LEN: u32 = 80;
 
-/// Offers as many buffers of `pieces` descriptors as there is room for.
+/// Makes as many buffers of `pieces` descriptors available as there is room for.
 fn offer(ring: &mut Virtqueue, area: u64, pieces: u32) {
     let len = BUFFER_LEN / pieces;
     let buffers: Vec<Buffer> = (0..pieces)
@@ -346,7 +346,7 @@ fn offer(ring: &mut Virtqueue, area: u64, pieces: u32) {
     let _ = ring.publish();
 }
 
-/// One worker dies before it gives its first buffer back, another one has given back what comes behind.
+/// One worker dies before it returns its first buffer; another one has returned the following ones.
 fn dies_with_a_gap(features: u64, pieces: u32, seed: u64) {
     let (size, mut random) = (32, Random(seed));
     let start = random.below(200) as u16;
@@ -393,7 +393,7 @@ fn dies_with_a_gap(features: u64, pieces: u32, seed: u64) {
         for number in 0..all {
             let used = ring.pop_used().unwrap().unwrap();
             if number < in_gap {
-                // Half of a frame would be taken for a frame.
+                // Half of a frame would be read as a frame.
                 assert_eq!(used.len, 0, "buffer {number} of {in_gap}");
             }
         }
@@ -413,7 +413,7 @@ fn what_a_dead_worker_had_in_hand_comes_back_empty() {
     }
 }
 
-/// What a successor gives back is written, too: a migration must see it.
+/// What a successor returns is a write too: a migration must see it.
 #[test]
 fn what_comes_back_empty_is_in_the_dirty_log() {
     let (mut guest, notes) = (Guest::new(0x10_0000), Notes::new(8));
@@ -442,7 +442,7 @@ fn what_comes_back_empty_is_in_the_dirty_log() {
     assert!(log.is_dirty(ring.layout().descriptors));
 }
 
-/// Whoever of two workers notes last, what is noted in the end is where the ring stands.
+/// Whichever of two workers records last, the final record is the ring's position.
 #[test]
 fn the_last_note_is_where_the_ring_stands() {
     const ROUNDS: usize = 10_000;
@@ -453,7 +453,7 @@ fn the_last_note_is_where_the_ring_stands() {
         let (device, base) = notes.resume(&guest, &ring, PACKED, start_of(16, 0, PACKED));
         let rx = GuestRx::new(device, Features::new(PACKED), Arc::default(), base, 2).unwrap();
         let here = AtomicUsize::new(0);
-        // The two wait for each other.
+        // The two workers wait for each other.
         let meet = |time: usize| {
             here.fetch_add(1, Ordering::AcqRel);
             while here.load(Ordering::Acquire) < 2 * time {
@@ -485,14 +485,14 @@ fn the_last_note_is_where_the_ring_stands() {
     });
 }
 
-/// Writes the used index of a split ring, as somebody who had this memory before has left it.
+/// Writes the used index of a split ring as an earlier owner of this memory has left it.
 fn leave_used_index(guest: &Guest, queue: &Virtqueue, index: u16) {
     let at = queue.layout().used + 2;
     guest.memory.write(at, &index.to_le_bytes()).unwrap();
 }
 
-/// A driver that began anew in memory of an earlier life, which had got far: what the front end says is right, since the
-/// driver offers from there. And the driver finds no used entries that nobody has written.
+/// A driver that started again in memory of an earlier use with a high used index: the front end's base is right, since
+/// the driver makes buffers available from there. And the driver finds no used entries that were not written.
 #[test]
 fn a_used_index_of_an_earlier_life_is_not_gone_on_from() {
     for base in [0, 5, 0xfffe] {
@@ -535,7 +535,8 @@ fn a_used_index_of_an_earlier_life_is_not_gone_on_from() {
     }
 }
 
-/// Where the used index makes sense it is what the driver has seen, whatever the front end says; and where neither does.
+/// If the used index is valid, it is what the driver has seen, whatever the front end says; and the case where neither
+/// is valid.
 #[test]
 fn a_used_index_that_the_driver_can_have_seen_is_gone_on_from() {
     for (base, used, offered) in [(0, 1000, 1003), (1000, 1002, 1003), (7, 900, 300)] {

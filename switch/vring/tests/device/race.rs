@@ -1,4 +1,4 @@
-//! A guest that rewrites its rings while they are read, without pause. Whatever happens, happens within its own memory.
+//! A guest that rewrites its rings continuously while they are read. All effects stay within its own memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::world::{BASE, Guest, MODERN, Random, all, bounded};
 
 const SIZE: u16 = 64;
 const LEN: usize = 0x20_0000;
-/// Bytes at both ends of the guest's memory that are mapped by neighbourhood, and not the switch's to touch.
+/// Bytes at both ends of the guest's memory that are mapped but not shared: the switch must not touch them.
 const MARGIN: u64 = 0x840;
 const CANARY: u8 = 0xc5;
 const SHORT: Duration = Duration::from_secs(2);
@@ -27,7 +27,7 @@ fn canaries(memory: &GuestMemory) -> Vec<u8> {
     bytes
 }
 
-/// An address in, across or near the ends of the shared memory, or absurd.
+/// An address in, across or near the ends of the shared memory, or an absurd one.
 fn bad_address(random: &mut Random) -> u64 {
     let (start, end) = (BASE + MARGIN, BASE + LEN as u64 - MARGIN);
     match random.below(4) {
@@ -52,7 +52,7 @@ struct Scribbler {
     memory: Arc<GuestMemory>,
     layout: RingLayout,
     table: u64,
-    /// The direction that descriptors of this ring have.
+    /// Direction of this ring's descriptors.
     flags: u8,
     random: Random,
 }
@@ -85,12 +85,12 @@ impl Scribbler {
         bytes
     }
 
-    /// Makes everything right, and half a ring of it available: so that after a fault there is something to race for.
+    /// Makes the ring valid, and half of it available, so that after a fault there is work again.
     fn heal(&mut self) {
         for slot in 0..u64::from(SIZE) {
             for at in [self.table, self.layout.descriptors] {
                 let mut bytes = self.descriptor(false);
-                // A table ends where its last entry does.
+                // A table ends with its last entry.
                 if at == self.table {
                     bytes[12] = self.flags;
                 }
@@ -107,7 +107,7 @@ impl Scribbler {
         self.memory.write(at, &avail.to_le_bytes()).unwrap();
     }
 
-    /// Writes nonsense, of which more or less is right, into the ring and its table until told to stop.
+    /// Writes values, some of them valid, into the ring and its table until stopped.
     fn run(mut self, stop: &AtomicBool) {
         let layout = self.layout;
         let mut odds = 4;
@@ -122,7 +122,7 @@ impl Scribbler {
             );
             let (at, value) = match self.random.below(16) {
                 0..=3 if bad => (layout.available + 2, number),
-                // A little ahead of where the device is, so that it goes on.
+                // A little ahead of the device, so that it continues.
                 0..=3 => {
                     let mut used = [0; 2];
                     self.memory.read(layout.used + 2, &mut used).unwrap();
@@ -143,7 +143,7 @@ impl Scribbler {
                     } else {
                         layout.descriptors
                     } + 16 * slot;
-                    // Whole, or one field of it.
+                    // The whole descriptor, or one field of it.
                     let part =
                         [0..16, 0..16, 0..8, 8..12, 12..14, 14..16][self.random.below(6)].clone();
                     self.memory
@@ -232,13 +232,13 @@ fn run() -> Seen {
     let (mut burst, mut scratch, mut seen) = (Burst::new(), RxScratch::default(), Seen::default());
     let bytes = Random(9).bytes(1500);
     let start = Instant::now();
-    // On a loaded machine the writers may hardly run: then it takes longer to see enough.
+    // On a loaded machine the writers may hardly run: then it takes longer to see enough cases.
     while start.elapsed() < SHORT || (!seen.enough() && start.elapsed() < LONG) {
-        // The enemy sends: to the victim, whose ring must stay perfect, and to itself.
+        // The hostile guest sends to the victim, whose ring must stay valid, and to itself.
         burst.clear();
         from_enemy.receive(&mut burst);
         if burst.is_empty() && from_enemy.fault().is_some() {
-            // Quarantine, and a new session where the enemy says.
+            // Quarantine, and a new session at the position that the hostile guest gives.
             seen.faults += 1;
             tx_healer.heal();
             from_enemy = tx(tx_ring.used_idx().into());
@@ -266,7 +266,7 @@ fn run() -> Seen {
         from_enemy.complete();
         from_enemy.flush();
 
-        // The victim sends to the enemy.
+        // The victim sends to the hostile guest.
         assert!(sender.send(&Default::default(), &bytes).unwrap());
         let _ = sender.ring().publish();
         burst.clear();
@@ -297,7 +297,7 @@ fn run() -> Seen {
     seen
 }
 
-/// Whether it was a fault; every copy is accounted for.
+/// Whether there was a fault; every copy is counted.
 fn account(outcome: Outcome, picks: usize, seen: &mut Seen) -> bool {
     let Outcome {
         frames,

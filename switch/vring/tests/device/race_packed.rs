@@ -1,5 +1,5 @@
-//! A guest that rewrites its packed rings while they are read, without pause, and two workers that deliver to one of
-//! them. Whatever happens, happens within its own memory.
+//! A guest that rewrites its packed rings continuously while they are read, and two workers that deliver to one of
+//! them. All effects stay within its own memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::world::{BASE, Guest, MODERN, Random, all, base_at, bounded};
 
 const SIZE: u16 = 64;
 const LEN: usize = 0x20_0000;
-/// Bytes at both ends of the guest's memory that are mapped by neighbourhood, and not the switch's to touch.
+/// Bytes at both ends of the guest's memory that are mapped but not shared: the switch must not touch them.
 const MARGIN: u64 = 0x840;
 const CANARY: u8 = 0xc5;
 const SHORT: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ struct Scribbler {
     memory: Arc<GuestMemory>,
     layout: RingLayout,
     table: u64,
-    /// The direction that descriptors of this ring have.
+    /// Direction of this ring's descriptors.
     flags: u16,
     random: Random,
 }
@@ -51,7 +51,7 @@ impl Scribbler {
         }
     }
 
-    /// A descriptor with these marks, more or less right.
+    /// A descriptor with these flags, more or less valid.
     fn descriptor(&mut self, marks: u16, bad: bool) -> [u8; 16] {
         let room = LEN - 2 * MARGIN as usize - 300;
         let mut address = BASE + MARGIN + self.random.below(room) as u64;
@@ -77,7 +77,7 @@ impl Scribbler {
         bytes
     }
 
-    /// Makes everything right, and the whole ring available from its beginning on.
+    /// Makes the ring valid, and all of it available from its start.
     fn heal(&mut self) {
         for slot in (0..u64::from(SIZE)).rev() {
             let mut entry = self.descriptor(0, false);
@@ -89,7 +89,7 @@ impl Scribbler {
         }
     }
 
-    /// Writes nonsense, of which more or less is right, into the ring and its table until told to stop.
+    /// Writes values, some of them valid, into the ring and its table until stopped.
     fn run(mut self, stop: &AtomicBool) {
         let mut odds = 4;
         while !stop.load(Ordering::Relaxed) {
@@ -104,14 +104,14 @@ impl Scribbler {
             let at = match self.random.below(16) {
                 0 => self.table,
                 1 => {
-                    // What it wants to be called for.
+                    // Its event suppression area.
                     let at = self.layout.available;
                     self.memory.write(at, &bytes[8..12]).unwrap();
                     continue;
                 }
                 _ => self.layout.descriptors,
             } + 16 * slot;
-            // Whole, or one field of it.
+            // The whole descriptor, or one field of it.
             let part = [0..16, 0..16, 0..8, 8..12, 12..14, 14..16][self.random.below(6)].clone();
             let to = at + part.start as u64;
             self.memory.write(to, &bytes[part]).unwrap();
@@ -141,7 +141,7 @@ fn add(count: &AtomicU64, n: u64) {
     count.fetch_add(n, Ordering::Relaxed);
 }
 
-/// Receives until there is a fault, or for a while; every byte of every frame is looked at.
+/// Receives until there is a fault, or for a while; every byte of every frame is read.
 fn receive(tx: &mut GuestTx, seen: &Seen) {
     let mut burst = Burst::new();
     for _ in 0..500 {
@@ -163,7 +163,7 @@ fn receive(tx: &mut GuestTx, seen: &Seen) {
     }
 }
 
-/// Delivers until there is a fault, or for a while; every copy is accounted for.
+/// Delivers until there is a fault, or for a while; every copy is counted.
 fn deliver(rx: &GuestRx, worker: usize, stop: &AtomicBool, seen: &Seen) {
     let (bytes, mut burst, mut scratch) = ([7u8; 1500], Burst::new(), RxScratch::default());
     let mut random = Random(worker as u64);
@@ -231,7 +231,7 @@ fn run(features: u64, tracked: bool) {
         let mut ring = enemy.device_side(layout, features);
         if tracked {
             let queue = inflight.queue(index, SIZE.into(), true).unwrap();
-            // Whatever the guest made of it, a successor ends up somewhere in the ring.
+            // Whatever the guest wrote, a successor's position is in the ring.
             if let Some(at) = ring.resume_noted(&queue) {
                 assert!(at & 0x7fff < SIZE.into());
             }
@@ -247,7 +247,7 @@ fn run(features: u64, tracked: bool) {
         }
         let (mut tx_healer, mut rx_healer) = (scribbler(tx_at, 0), scribbler(rx_at, 2));
         let start = Instant::now();
-        // On a loaded machine the writers may hardly run: then it takes longer to see enough.
+        // On a loaded machine the writers may hardly run: then it takes longer to see enough cases.
         while start.elapsed() < SHORT || (!seen.enough() && start.elapsed() < LONG) {
             tx_healer.heal();
             rx_healer.heal();

@@ -1,4 +1,4 @@
-//! Reserve, fill, publish without the filling: the index arithmetic at its fastest.
+//! Reserve and publish without filling, to run the index arithmetic at its fastest.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -7,8 +7,8 @@ use crosspoint_vring::reserve::Reserve;
 
 use crate::world::bounded;
 
-/// A driver that offers each entry again as soon as the used index says that it may is at no moment found out to have
-/// offered too many; whatever worker is halfway through whatever.
+/// A driver makes each entry available again as soon as the used index allows it. It is never found to have made too
+/// many available, whatever the workers are doing.
 #[test]
 fn a_driver_that_keeps_the_rules_is_never_at_fault() {
     const SIZE: u16 = 4;
@@ -25,7 +25,7 @@ fn a_driver_that_keeps_the_rules_is_never_at_fault() {
                 let head = ring.head();
                 let offered = avail.load(Ordering::Acquire);
                 let available = ring.available(head, offered);
-                // As `GuestRx::deliver` does: what was computed from an old head says nothing.
+                // As in `GuestRx::deliver`: results from an old head are discarded.
                 fence(Ordering::Acquire);
                 if ring.head() != head {
                     continue;

@@ -1,4 +1,4 @@
-//! Several workers deliver into one ring at once: nothing is lost, mixed up or made twice.
+//! Several workers deliver into one ring at once: nothing is lost, mixed up or duplicated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -13,7 +13,7 @@ use crate::world::{Guest, LAYOUTS, MODERN, Random, all, bounded, call, device_ba
 
 const HEADER: usize = 32;
 
-/// A frame that says what it must be: source, number, length, and bytes that follow from these.
+/// A frame that describes itself: source, number, length, and bytes that follow from these.
 fn write_frame(frame: &mut [u8], source: u64, number: u64) {
     let mut random = Random(source << 48 | number);
     for chunk in frame.chunks_mut(8) {
@@ -24,7 +24,7 @@ fn write_frame(frame: &mut [u8], source: u64, number: u64) {
     }
 }
 
-/// Checks every byte; source and number.
+/// Checks every byte; returns source and number.
 fn check_frame(frame: &[u8]) -> (u64, u64) {
     let field = |at: usize| u64::from_le_bytes(frame[at..at + 8].try_into().unwrap());
     let (source, number) = (field(0), field(8));
@@ -50,7 +50,7 @@ struct Shared {
     sums: [Sum; 4],
 }
 
-/// Stops everybody when its owner panics: a test fails at once, and not by its watchdog.
+/// Stops all threads when its owner panics, so that a test fails at once and not by its watchdog.
 struct StopOnPanic<'a>(&'a Shared);
 
 impl Drop for StopOnPanic<'_> {
@@ -61,7 +61,7 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-/// One worker: bursts of its own frames, until told to stop.
+/// One worker: delivers bursts of its own frames until stopped.
 fn work(shared: &Shared, worker: usize, burst_max: usize, len_max: usize) {
     let _guard = StopOnPanic(shared);
     let mut random = Random(worker as u64);
@@ -109,7 +109,8 @@ fn work(shared: &Shared, worker: usize, burst_max: usize, len_max: usize) {
     }
 }
 
-/// The driver: takes and posts, checks each byte, and that numbers of each source only rise. Frames of each source.
+/// The driver: takes and posts buffers, checks each byte, and checks that the numbers of each source only increase.
+/// Returns the frames of each source.
 fn consume(queue: &mut ReceiveQueue, total: u64, shared: &Shared) -> [u64; 4] {
     let (mut counts, mut last) = ([0; 4], [None::<u64>; 4]);
     loop {
@@ -188,7 +189,7 @@ fn several_workers(load: Load) {
     threads
         .into_iter()
         .for_each(|thread| thread.join().unwrap());
-    // What was delivered after the driver had seen enough.
+    // Frames delivered after the driver had seen enough.
     for (_, frame) in queue.receive().expect("a device that keeps the rules") {
         counts[check_frame(&frame).0 as usize] += 1;
     }
@@ -232,7 +233,7 @@ const LOAD: Load = Load {
     split: ChainSplit::Single,
 };
 
-/// The same in every layout.
+/// The same for every layout.
 fn in_every_layout(load: &Load) {
     for layout in LAYOUTS {
         several_workers(Load {
@@ -268,7 +269,7 @@ fn several_workers_deliver_to_one_ring_of_mergeable_buffers() {
     });
 }
 
-/// Few entries, each often reused: a worker's view of the ring is often old.
+/// Few entries, each often reused: the positions that a worker has read are often outdated.
 #[test]
 fn several_workers_deliver_to_a_small_ring() {
     bounded(120, || {
@@ -282,7 +283,7 @@ fn several_workers_deliver_to_a_small_ring() {
     });
 }
 
-/// Buffers of several ring entries, in a packed ring side by side, or in tables.
+/// Buffers of several ring entries: adjacent in a packed ring, or in tables.
 #[test]
 fn several_workers_deliver_to_one_ring_of_chains() {
     for indirect in [0, feature::INDIRECT_DESC] {
@@ -299,7 +300,7 @@ fn several_workers_deliver_to_one_ring_of_chains() {
     }
 }
 
-/// As above, with a driver that sleeps when there is nothing: it is always woken.
+/// As above, with a driver that sleeps when the ring is empty: it is always woken.
 fn sleeping_driver(features: u64) {
     const FRAMES: u64 = 50_000;
     let mut guest = Guest::for_queues(64, 64, 2048);
@@ -334,7 +335,7 @@ fn sleeping_driver(features: u64) {
             .len() as u64;
         let _ = queue.virtqueue().publish();
         if !queue.virtqueue().enable_calls().unwrap() {
-            // Two workers never stop delivering, so nothing for 5 seconds is a call that was lost.
+            // Two workers never stop delivering, so 5 seconds without frames means a lost call.
             assert!(
                 event.wait(Duration::from_secs(5)).unwrap() > 0,
                 "asleep for ever after {received} frames"

@@ -1,5 +1,5 @@
-//! Guests to connect the device side to: the driver of `crosspoint-guest` on one side, `crosspoint-vring` on the other,
-//! the same memfd mapped by both.
+//! Guests for tests of the device side: the driver of `crosspoint-guest` on one side, `crosspoint-vring` on the other,
+//! both with the same memfd mapped.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs::File;
@@ -19,9 +19,9 @@ use crosspoint_vring::{
 
 /// Guest physical address of the first region.
 pub const BASE: u64 = 0x10_0000;
-/// A ring of an ordinary driver.
+/// Ring size of an ordinary driver.
 pub const MODERN: u64 = feature::VERSION_1 | feature::MRG_RXBUF;
-/// The layouts that rings have, with what a driver may promise in either.
+/// The ring layouts, with the features that a driver may negotiate in either.
 pub const LAYOUTS: [u64; 4] = [
     0,
     feature::IN_ORDER,
@@ -29,12 +29,12 @@ pub const LAYOUTS: [u64; 4] = [
     feature::RING_PACKED | feature::IN_ORDER,
 ];
 
-/// A guest's memory, as both sides see it, and how much of it is given out.
+/// A guest's memory, as both sides see it, and how much of it is allocated.
 pub struct Guest {
     pub memory: Arc<guest::GuestMemory>,
     pub shared: Arc<MemoryCell>,
     next: u64,
-    /// The switch is shown no byte beyond.
+    /// Shared with the switch up to this address.
     pub end: u64,
 }
 
@@ -44,8 +44,8 @@ impl Guest {
         Guest::with(&[(BASE, len)], 0)
     }
 
-    /// Regions at these guest addresses, of which the first and last `margin` bytes are not shared with the switch.
-    /// Everything is given out of the first one.
+    /// Regions at these guest addresses. The first and last `margin` bytes of each are not shared with the switch. All
+    /// allocations are from the first one.
     pub fn with(regions: &[(u64, usize)], margin: u64) -> Guest {
         let layout = |&(guest_base, len)| RegionLayout {
             guest_base,
@@ -87,7 +87,7 @@ impl Guest {
         Guest::new(a + b + c + d + 2 * RingLayout::contiguous_len(ring_size) + 0x1000)
     }
 
-    /// `len` bytes that nobody else has.
+    /// Allocates `len` bytes.
     pub fn take(&mut self, len: usize) -> u64 {
         let address = self.next.next_multiple_of(64);
         self.next = address + len as u64;
@@ -100,7 +100,7 @@ impl Guest {
         self.memory.window(address, len).unwrap()
     }
 
-    /// A new ring: its driver's side, and its device's.
+    /// A new split ring: its driver's side and its device's.
     pub fn ring(&mut self, size: u16, base: u16, features: u64) -> (guest::SplitRing, SplitRing) {
         let layout = RingLayout::contiguous(size, self.take(RingLayout::contiguous_len(size)));
         let event_idx = features & feature::EVENT_IDX != 0;
@@ -108,7 +108,7 @@ impl Guest {
         (driver, self.device_ring(layout, features))
     }
 
-    /// A new packed ring: its driver's side, and its device's.
+    /// A new packed ring: its driver's side and its device's.
     pub fn packed_ring(
         &mut self,
         size: u16,
@@ -124,7 +124,7 @@ impl Guest {
         (driver, device)
     }
 
-    /// A new ring of the layout that `features` ask for, which begins after `base` descriptors.
+    /// A new ring of the layout that `features` select, which begins after `base` descriptors.
     pub fn virtqueue(&mut self, size: u16, base: u16, features: u64) -> (Virtqueue, Ring) {
         if features & feature::RING_PACKED == 0 {
             let (mut driver, device) = self.ring(size, base, features);
@@ -144,14 +144,14 @@ impl Guest {
         }
     }
 
-    /// The device's side of a split ring, made anew.
+    /// Creates the device's side of a split ring again.
     pub fn device_ring(&self, layout: RingLayout, features: u64) -> SplitRing {
         let event_idx = features & feature::EVENT_IDX != 0;
         let at = self.addresses(layout);
         SplitRing::new(self.shared.clone(), layout.size.into(), at, event_idx).unwrap()
     }
 
-    /// The device's side of a ring of either layout, made anew.
+    /// Creates the device's side of a ring of either layout again.
     pub fn device_side(&self, layout: RingLayout, features: u64) -> Ring {
         Ring::new(
             self.shared.clone(),
@@ -214,7 +214,7 @@ impl Guest {
     }
 }
 
-/// What SET_VRING_BASE says of a ring that begins after `base` descriptors.
+/// SET_VRING_BASE's value for a ring that begins after `base` descriptors.
 pub fn start_of(size: u16, base: u16, features: u64) -> u32 {
     if features & feature::RING_PACKED == 0 {
         return base.into();
@@ -222,13 +222,13 @@ pub fn start_of(size: u16, base: u16, features: u64) -> u32 {
     base_at(Position::after(base, size))
 }
 
-/// A packed position as GET_VRING_BASE gives it, of a ring that stands still.
+/// GET_VRING_BASE's value for a stopped packed ring.
 pub fn base_at(position: Position) -> u32 {
     let half = u32::from(position.to_bits());
     half << 16 | half
 }
 
-/// Where the device stands, as the driver can see it.
+/// The device's position, as the driver can see it.
 pub fn device_base(queue: &mut Virtqueue) -> u32 {
     match queue {
         Virtqueue::Split(ring) => ring.used_idx().into(),
@@ -236,7 +236,7 @@ pub fn device_base(queue: &mut Virtqueue) -> u32 {
     }
 }
 
-/// As the specification has it, not as the code under test does.
+/// By the specification, not by the code under test.
 pub fn header_len(features: u64) -> usize {
     if features & (feature::VERSION_1 | feature::MRG_RXBUF) == 0 {
         10
@@ -253,7 +253,7 @@ pub fn call() -> (EventFd, Arc<Notifier>) {
     (event, Arc::new(notifier))
 }
 
-/// A copy of every frame of the burst, as it is.
+/// A copy of every frame of the burst, unchanged.
 pub fn all(burst: &Burst) -> Vec<Pick> {
     (0..burst.len())
         .map(|i| Pick {
@@ -263,7 +263,7 @@ pub fn all(burst: &Burst) -> Vec<Pick> {
         .collect()
 }
 
-/// The copy of a frame that a receiver is to get.
+/// The expected copy of a frame at a receiver.
 pub fn tagged(frame: &[u8], tag: TagOp, tci: u16) -> Vec<u8> {
     match tag {
         TagOp::Keep => frame.to_vec(),
@@ -272,7 +272,7 @@ pub fn tagged(frame: &[u8], tag: TagOp, tci: u16) -> Vec<u8> {
     }
 }
 
-/// Numbers that look random and are the same each time (SplitMix64).
+/// Reproducible pseudo-random numbers (SplitMix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -283,7 +283,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `n`.
+    /// Returns a number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -301,7 +301,7 @@ impl Random {
     }
 }
 
-/// Runs `body`, which must come to an end within `seconds`: a loop without bound is a failure, not a hang.
+/// Runs `body`, which must finish within `seconds`: an endless loop is a failure, not a hang.
 pub fn bounded<T: Send + 'static>(seconds: u64, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || done.send(body()));
