@@ -3,18 +3,18 @@
 pub(crate) const ALL: &str = "\
 Exit status:
   0  success
-  1  an error, which is told with what to do about it
-  2  a command line that is not understood
-  Some commands have more, which their own help tells.
+  1  an error; the message says how to fix it
+  2  the command line is wrong
+  Some commands have more exit statuses; see their own help.
 
 Environment:
-  CROSSPOINT_SOCKET  the control socket, where --socket does not name one
+  CROSSPOINT_SOCKET  the control socket, if --socket does not name one
   CROSSPOINT_LOG     what `run` logs: error, warn, info (default), debug, trace
-  NO_COLOR           if it is not empty, nothing is coloured
+  NO_COLOR           if it is not empty, output has no colours
 
 Files:
   /etc/crosspoint/crosspoint.toml  the packaged service's configuration
-  /run/crosspoint/control.sock     the control socket, unless it has another";
+  /run/crosspoint/control.sock     the control socket, unless it names another";
 
 pub(crate) const RUN: &str = "\
 Examples:
@@ -23,8 +23,8 @@ Examples:
 
 Exit status:
   0  it was ended by SIGTERM or SIGINT
-  1  it could not start, and says why
-  2  the command line is not understood";
+  1  it could not start; the message gives the reason
+  2  the command line is wrong";
 
 pub(crate) const CHECK: &str = "\
 Examples:
@@ -32,8 +32,8 @@ Examples:
 
 Exit status:
   0  the configuration is fine
-  1  it is not, and every mistake is told with its place
-  2  the command line is not understood";
+  1  it has mistakes; each is reported with its place
+  2  the command line is wrong";
 
 pub(crate) const DOCTOR: &str = "\
 Examples:
@@ -47,7 +47,7 @@ Exit status:
   4  a warning
   5  an error
   1  the configuration cannot be read
-  2  the command line is not understood";
+  2  the command line is wrong";
 
 pub(crate) const MOVE: &str = "\
 Examples:
@@ -56,8 +56,8 @@ Examples:
 
 Exit status:
   0  the worker polls the queue
-  1  it does not, and the reason is told
-  2  the command line is not understood";
+  1  it does not; the message gives the reason
+  2  the command line is wrong";
 
 pub(crate) const SHOW: &str = "\
 Examples:
@@ -70,8 +70,8 @@ Examples:
 
 Exit status:
   0  it was shown
-  1  there is no answer, and the reason is told
-  2  the command line is not understood";
+  1  there is no answer; the message gives the reason
+  2  the command line is wrong";
 
 pub(crate) const TOP: &str = "\
 Examples:
@@ -81,9 +81,9 @@ Examples:
 
 Exit status:
   0  it was ended by a key, or all refreshes are printed
-  1  there is no terminal, or with --batch no daemon
-  2  the command line is not understood
-  128 and a signal's number, where that ended it";
+  1  there is no terminal, or, with --batch, no daemon
+  2  the command line is wrong
+  128 plus the signal's number, if a signal ended it";
 
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
@@ -94,7 +94,7 @@ Examples:
 
 Exit status:
   0  always
-  2  the command line is not understood";
+  2  the command line is wrong";
 
 pub(crate) const MAN: &str = "\
 Examples:
@@ -103,5 +103,5 @@ Examples:
 
 Exit status:
   0  the pages are written
-  1  they cannot be
-  2  the command line is not understood";
+  1  they cannot be written
+  2  the command line is wrong";

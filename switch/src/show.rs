@@ -65,7 +65,7 @@ impl ValueEnum for Subject {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
             Subject::Topic(topic) => PossibleValue::new(topic.name()).help(topic.help()),
-            Subject::Port => PossibleValue::new("port").help("all that is known of port NAME"),
+            Subject::Port => PossibleValue::new("port").help("everything about port NAME"),
         })
     }
 }

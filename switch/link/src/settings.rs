@@ -218,14 +218,12 @@ impl Settings {
         match self.turn_off_at(peer, &features) {
             Ok(off) if off.is_empty() => Frames::Whole,
             Ok(off) => Frames::Changed(format!(
-                "{whose} (interface number {} there) leaves nothing beside its frames now: \
-                 turned off there until this port ends: {}",
+                "{whose} (interface number {} there) now sends complete frames: turned off there until this port ends: {}",
                 peer.index,
                 words(&off)
             )),
             Err(why) => Frames::Lacking(format!(
-                "what {whose} (interface number {} there) leaves beside its frames is lost, VLAN tags among \
-                 it: {why}; run `ethtool -K PEER {}` in its network namespace",
+                "{whose} (interface number {} there) does not send complete frames, and what is missing (VLAN tags, for example) is lost: {why}; run `ethtool -K PEER {}` in its network namespace",
                 peer.index,
                 words_off(&features)
             )),
@@ -241,16 +239,16 @@ impl Settings {
                 match left {
                     Err(why) if why.is_unsupported() || why.is_gone() => Frames::Whole,
                     Err(why) => Frames::Lacking(format!(
-                        "VLAN tags are lost, if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
+                        "VLAN tags are lost if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
                         words_off(RECEIVED)
                     )),
                     Ok(left) if !left.is_empty() => Frames::Lacking(format!(
-                        "`{name}` takes parts out of its frames, which are lost, and its driver cannot do otherwise: {}",
+                        "`{name}` delivers incomplete frames, whose missing parts are lost, and its driver cannot turn that off: {}",
                         words(&left)
                     )),
                     Ok(_) if off.is_empty() => Frames::Whole,
                     Ok(_) => Frames::Changed(format!(
-                        "`{name}` leaves its frames whole now: turned off until this port ends: {}",
+                        "`{name}` now delivers complete frames: turned off until this port ends: {}",
                         words(&off)
                     )),
                 }
@@ -258,7 +256,7 @@ impl Settings {
             // A kernel without the family knows of none.
             Err(why) if why.is_unsupported() => Frames::Whole,
             Err(why) => Frames::Lacking(format!(
-                "VLAN tags are lost, if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
+                "VLAN tags are lost if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
                 words_off(RECEIVED)
             )),
         }

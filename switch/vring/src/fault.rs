@@ -63,14 +63,14 @@ pub enum RingFault {
     },
     /// virtio 1.2, 2.7.5.3.1: no table inside a table, and no indirect descriptor with F_NEXT.
     #[error(
-        "an indirect descriptor where none may be (inside a table, in a chain, or not negotiated)"
+        "an indirect descriptor where none is allowed (inside a table, in a chain, or not negotiated)"
     )]
     IndirectPlace,
     /// A device-writable descriptor in a frame to send, or a read-only one in a receive buffer.
     #[error("a descriptor of the wrong direction")]
     Direction,
     /// virtio 1.2, 2.8.6: a chain is made available as a whole, and is not changed after.
-    #[error("a descriptor chain goes on where the driver has made nothing available")]
+    #[error("a descriptor chain continues beyond the descriptors that the driver made available")]
     ChainCut,
     /// virtio 1.2, 2.8.6: buffer ids are numbered below the ring's size.
     #[error("buffer id {id} in a ring of {size}")]

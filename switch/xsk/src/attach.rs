@@ -35,7 +35,7 @@ impl XdpMode {
 pub enum AttachError {
     /// Somebody else's program is there.
     #[error(
-        "interface `{interface}` already has an XDP program attached by somebody else: \
+        "interface `{interface}` already has an XDP program, attached by another process: \
          find it with `bpftool net show dev {interface}` and remove it (`ip link set dev {interface} xdp off`)"
     )]
     InUse {

@@ -35,23 +35,23 @@ macro_rules! families {
 }
 
 families! {
-    BUILD_INFO = GAUGE "crosspoint_build_info" &["version"], "Always 1; the label tells the version.";
-    TSC_HERTZ = GAUGE "crosspoint_tsc_hertz" &[], "Rate of the time stamp counter, which cycles are counted by.";
-    CONFIG_SUCCESSFUL = GAUGE "crosspoint_config_last_reload_successful" &[], "Whether the configuration was taken over when it was last read, at the start or by a reload: 1 if so, else 0.";
-    CONFIG_TIMESTAMP = GAUGE "crosspoint_config_last_reload_success_timestamp_seconds" &[], "When the configuration was last taken over, seconds since 1970.";
-    CONFIG_PROBLEMS = GAUGE "crosspoint_config_problems" &[], "What is wrong with the configuration as it is written now: mistakes, and changes that wait for a restart.";
+    BUILD_INFO = GAUGE "crosspoint_build_info" &["version"], "Always 1; the label has the version.";
+    TSC_HERTZ = GAUGE "crosspoint_tsc_hertz" &[], "Rate of the time stamp counter, in which cycles are counted.";
+    CONFIG_SUCCESSFUL = GAUGE "crosspoint_config_last_reload_successful" &[], "Whether the configuration was applied when it was last read, at the start or by a reload: 1 if so, else 0.";
+    CONFIG_TIMESTAMP = GAUGE "crosspoint_config_last_reload_success_timestamp_seconds" &[], "When the configuration was last applied, seconds since 1970.";
+    CONFIG_PROBLEMS = GAUGE "crosspoint_config_problems" &[], "Problems of the configuration files as they are now: mistakes, and changes that wait for a restart.";
     PORT_UP = GAUGE "crosspoint_port_up" PORT, "Whether the port forwards frames: 1 if its state is up, else 0.";
     PORT_STATE = GAUGE "crosspoint_port_state" &["port", "state"], "1 for the state that the port is in, 0 for the others.";
     PORT_REQUIRED = GAUGE "crosspoint_port_required" PORT, "Whether the switch is ready only while the port is up: 1 if so, else 0.";
-    PORT_INFO = GAUGE "crosspoint_port_info" &["port", "kind", "attachment", "role", "rings", "xdp", "copy"], "Always 1; labels tell what the port is: vhost or xdp; its socket or interface; who listens on the socket and the layout of the rings; XDP's mode, and whether frames are copied.";
+    PORT_INFO = GAUGE "crosspoint_port_info" &["port", "kind", "attachment", "role", "rings", "xdp", "copy"], "Always 1; labels describe the port: vhost or xdp; its socket or interface; its role at the socket and the layout of the rings; XDP's mode, and whether frames are copied.";
     PORT_FEATURE = GAUGE "crosspoint_port_feature" &["port", "feature"], "1 for each virtio feature that the guest's driver has acknowledged.";
     PORT_CONNECTIONS = COUNTER "crosspoint_port_connections_total" PORT, "Front ends that have connected to the port's socket.";
     PORT_ADDRESSES = GAUGE "crosspoint_port_addresses" PORT, "Addresses learned on the port.";
     PORT_MOVED = COUNTER "crosspoint_port_addresses_moved_total" PORT, "Times that an address came to the port from another one.";
     PORT_REFUSED = COUNTER "crosspoint_port_addresses_refused_total" PORT, "Times that an address was not learned, because the port had as many as its mac_limit.";
     PORT_DAMPED = COUNTER "crosspoint_port_addresses_damped_total" PORT, "Times that an address was not learned on the port, because it had moved between ports fdb_moves_max times within fdb_moves_window.";
-    PORT_LOOPING = GAUGE "crosspoint_port_looping" PORT, "Whether a loop goes through the port: 1 if a probe of loop_protect has gone round one in the last 3.5 s, or if addresses come to it from another port 1000 times a second or more, and to that one from it, else 0.";
-    SLO_MET = GAUGE "crosspoint_slo_met" &["port", "objective"], "Whether the port's service level objective was met in the last minute: 0 if it was missed, 1 if not, also where there was no traffic.";
+    PORT_LOOPING = GAUGE "crosspoint_port_looping" PORT, "Whether a loop goes through the port: 1 if a probe of loop_protect came back in the last 3.5 s, or if addresses move between it and another port 1000 times a second or more in each direction, else 0.";
+    SLO_MET = GAUGE "crosspoint_slo_met" &["port", "objective"], "Whether the port's service level objective was met in the last minute: 0 if it was missed, else 1, also without traffic.";
     SLO_P50_OBJECTIVE = GAUGE "crosspoint_slo_completion_p50_objective_seconds" PORT, "Objective of the port's slo: half of its guest's descriptors are completed within this.";
     SLO_P50 = GAUGE "crosspoint_slo_completion_p50_seconds" PORT, "Time within which half of the descriptors were completed in the last minute; NaN where there were none.";
     SLO_P99_OBJECTIVE = GAUGE "crosspoint_slo_completion_p99_objective_seconds" PORT, "Objective of the port's slo: 99 of 100 of its guest's descriptors are completed within this.";
@@ -61,15 +61,15 @@ families! {
     BYTES = COUNTER "crosspoint_queue_bytes_total" &["port", "queue", "direction"], "Bytes of the frames in crosspoint_queue_packets_total.";
     DROPS = COUNTER "crosspoint_drops_total" &["port", "queue", "reason"], "Frames and copies dropped, by reason; crosspoint show drops explains each.";
     FLOOD_COPIES = COUNTER "crosspoint_queue_flood_copies_total" QUEUE, "Additional copies that flooding made of frames from here.";
-    SEGMENT_COPIES = COUNTER "crosspoint_queue_segment_copies_total" QUEUE, "Additional copies that cutting large frames from here made, for ports that do not take such.";
-    JOINED_COPIES = COUNTER "crosspoint_queue_joined_copies_total" QUEUE, "Copies of frames from here that went on within a large frame, joined to the one before them, for ports that take such.";
+    SEGMENT_COPIES = COUNTER "crosspoint_queue_segment_copies_total" QUEUE, "Additional copies from cutting large frames from here into segments, for ports that do not accept large frames.";
+    JOINED_COPIES = COUNTER "crosspoint_queue_joined_copies_total" QUEUE, "Copies of frames from here that were joined to the frame before them into a large frame, for ports that accept large frames.";
     DELIVERED = COUNTER "crosspoint_queue_delivered_copies_total" QUEUE, "Copies of frames from here that were delivered, at any port.";
     DROPPED = COUNTER "crosspoint_queue_dropped_copies_total" QUEUE, "Copies of frames from here that were dropped, at any port.";
     BURSTS = COUNTER "crosspoint_queue_bursts_total" QUEUE, "Bursts of up to 64 frames taken from the queue.";
     BURST_FRAMES = HISTOGRAM "crosspoint_queue_burst_frames" &["port", "queue", "direction"], "Frames of each burst: rx taken from the queue, tx delivered to it at once.";
     RING_ENTRIES = GAUGE "crosspoint_queue_receive_ring_entries" QUEUE, "Entries of the guest's receive ring.";
-    RING_BUFFERS = GAUGE "crosspoint_queue_receive_buffers" QUEUE, "Receive buffers that the guest offers at this moment; not told of packed rings.";
-    HELD_BACK = COUNTER "crosspoint_queue_held_back_total" QUEUE, "Poll iterations in which the queue was not read, since its port was ahead of others that wanted their share of the worker.";
+    RING_BUFFERS = GAUGE "crosspoint_queue_receive_buffers" QUEUE, "Receive buffers that the guest offers at this moment; not known for packed rings.";
+    HELD_BACK = COUNTER "crosspoint_queue_held_back_total" QUEUE, "Poll iterations in which the queue was not read, because its port had used more than its share of the worker and others waited.";
     KICKS = COUNTER "crosspoint_queue_kicks_total" QUEUE, "Kicks from the guest that woke a worker.";
     CALLS = COUNTER "crosspoint_queue_calls_total" QUEUE, "Calls (interrupts) to the guest.";
     QUEUE_CYCLES = COUNTER "crosspoint_queue_cycles_total" QUEUE, "Time stamp counter cycles that workers spent on bursts from the queue.";
@@ -80,25 +80,25 @@ families! {
     XDP_RX_RING_FULL = COUNTER "crosspoint_xdp_rx_ring_full_total" QUEUE, "Frames that the kernel dropped because the receive ring was full.";
     XDP_FILL_EMPTY = COUNTER "crosspoint_xdp_rx_fill_ring_empty_total" QUEUE, "Times that the kernel found the fill ring empty.";
     XDP_TX_EMPTY = COUNTER "crosspoint_xdp_tx_ring_empty_total" QUEUE, "Times that the kernel found the transmit ring empty.";
-    WORKER_INFO = GAUGE "crosspoint_worker_info" &["worker", "core", "node"], "Always 1; labels tell the core that the worker is pinned to, and its memory node where there is one.";
-    WORKER_CYCLES = COUNTER "crosspoint_worker_cycles_total" &["worker", "state"], "Time stamp counter cycles: busy in turns that found work, idle in turns that found none, sleep asleep.";
-    WORKER_ITERATIONS = COUNTER "crosspoint_worker_iterations_total" WORKER, "Turns of the worker's loop.";
-    WORKER_GAP = HISTOGRAM "crosspoint_worker_poll_gap_seconds" WORKER, "Time from one turn of the worker's loop to the next while it is awake: so long a frame waits at most until it is noticed.";
+    WORKER_INFO = GAUGE "crosspoint_worker_info" &["worker", "core", "node"], "Always 1; labels have the core that the worker is pinned to, and its memory node if there is one.";
+    WORKER_CYCLES = COUNTER "crosspoint_worker_cycles_total" &["worker", "state"], "Time stamp counter cycles: busy in poll iterations that found work, idle in those that found none, sleep while the worker slept.";
+    WORKER_ITERATIONS = COUNTER "crosspoint_worker_iterations_total" WORKER, "Poll iterations of the worker.";
+    WORKER_GAP = HISTOGRAM "crosspoint_worker_poll_gap_seconds" WORKER, "Time from one poll iteration of the worker to the next while it is awake; a frame waits at most this long until it is noticed.";
     WORKER_SLEEPS = COUNTER "crosspoint_worker_sleeps_total" WORKER, "Times that the worker slept.";
     WORKER_BURSTS = COUNTER "crosspoint_worker_bursts_total" WORKER, "Bursts that the worker handled.";
-    WORKER_WORK_MAX = GAUGE "crosspoint_worker_burst_work_max" WORKER, "The most that one burst has asked of the worker beyond one plain copy of each frame, in units of about a cycle; its bound is in the threat model.";
-    WORKER_MOVES = COUNTER "crosspoint_worker_stream_moves_total" WORKER, "Streams that the worker got from another one, by load or by hand.";
-    WORKER_PUT_OFF = COUNTER "crosspoint_worker_stream_moves_put_off_total" WORKER, "Streams that the worker was to give up and got back, because a NIC had not sent what it had given that.";
-    WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no turn for 100 ms while it was awake.";
-    WORKER_STALLED = GAUGE "crosspoint_worker_stalled" WORKER, "1 while the worker is awake and makes no turn, else 0.";
-    WORKER_PREEMPTED = COUNTER "crosspoint_worker_involuntary_context_switches_total" WORKER, "Times that the worker lost its core without wanting to.";
-    WORKER_MISPLACED = GAUGE "crosspoint_worker_misplaced" WORKER, "1 while the worker may run elsewhere than on its core, or may not run there, else 0.";
-    READY = GAUGE "crosspoint_ready" &[], "Whether every worker comes round and every required port is up: 1 if so, else 0.";
+    WORKER_WORK_MAX = GAUGE "crosspoint_worker_burst_work_max" WORKER, "Largest work of one burst beyond one plain copy of each frame, in units of about a cycle; its bound is in the threat model.";
+    WORKER_MOVES = COUNTER "crosspoint_worker_stream_moves_total" WORKER, "Streams that moved to this worker from another one, by load or by command.";
+    WORKER_PUT_OFF = COUNTER "crosspoint_worker_stream_moves_put_off_total" WORKER, "Moves of streams away from this worker that were put off, because a NIC had not sent the frames that the worker had given it.";
+    WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no poll iteration for 100 ms while it was awake.";
+    WORKER_STALLED = GAUGE "crosspoint_worker_stalled" WORKER, "1 while the worker is awake and makes no poll iteration, else 0.";
+    WORKER_PREEMPTED = COUNTER "crosspoint_worker_involuntary_context_switches_total" WORKER, "Involuntary context switches of the worker.";
+    WORKER_MISPLACED = GAUGE "crosspoint_worker_misplaced" WORKER, "1 while the worker may run on another core than its own, or may not run on its own, else 0.";
+    READY = GAUGE "crosspoint_ready" &[], "Whether every worker makes progress and every required port is up: 1 if so, else 0.";
     FDB_ENTRIES = GAUGE "crosspoint_fdb_entries" &[], "Addresses in the forwarding database.";
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
     FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
-    LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Lines of the log that were lost, since what reads it did not keep up.";
-    CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed for want of places: gave_way to a newer one, or refused since none gave way.";
+    LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Log lines that were lost, because the reader of the log did not keep up.";
+    CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed because all places were taken: gave_way to a newer one, or refused because none gave way.";
 }
 
 /// A family that is being filled.

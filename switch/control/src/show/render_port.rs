@@ -142,7 +142,7 @@ fn device_lines(device: &DeviceStatus, mut add: impl FnMut(&str, String)) {
     let status = device.device_status.as_ref();
     add(
         "status",
-        status.map_or("not told".to_owned(), |names| or_none(names)),
+        status.map_or("not reported".to_owned(), |names| or_none(names)),
     );
     add("rings", device.ring_type.clone());
     add("mac", device.mac.clone().unwrap_or_else(|| "-".to_owned()));

@@ -19,7 +19,7 @@ pub(super) fn detail(subject: &Subject, status: &Status, interval: &Interval<'_>
         Subject::Worker(number) => worker(*number, interval),
         Subject::Address(mac, vlan) => address(mac, *vlan, interval),
     };
-    let lines = lines.unwrap_or_else(|| vec!["It is not there any more.".to_owned()]);
+    let lines = lines.unwrap_or_else(|| vec!["It does not exist any more.".to_owned()]);
     lines.iter().map(|line| printable(line)).collect()
 }
 
@@ -307,7 +307,7 @@ fn worker(number: usize, interval: &Interval<'_>) -> Option<Vec<String>> {
             or_dash(row.last_core, |core| core.to_string())
         ),
         format!(
-            "time       {} busy, {} polling in vain, {} asleep (of {} ms)",
+            "time       {} busy, {} polling without work, {} asleep (of {} ms)",
             percent(row.busy_percent),
             percent(row.idle_percent),
             percent(row.sleep_percent),
@@ -334,7 +334,7 @@ fn worker(number: usize, interval: &Interval<'_>) -> Option<Vec<String>> {
             if row.stalled { ", and now" } else { "" }
         ),
         format!(
-            "moves      {} streams got from others, {} put off",
+            "moves      {} streams taken from others, {} put off",
             count(row.stream_moves),
             count(row.stream_moves_put_off)
         ),

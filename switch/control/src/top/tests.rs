@@ -290,7 +290,7 @@ fn the_chosen_line_stays_chosen_wherever_it_is_sorted_to() {
     let mut without = snapshot(3);
     without.status.ports.remove(1);
     model.take(Ok(without));
-    assert!(picture(&model).contains("not there any more"));
+    assert!(picture(&model).contains("does not exist any more"));
     press(&mut model, KeyCode::Esc);
     assert_eq!(model.chosen(&model.sheet()), Some(1));
 }

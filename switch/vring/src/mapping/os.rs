@@ -41,7 +41,7 @@ pub fn check_file(file: impl AsFd) -> Result<(), String> {
     }
     let unknown = |why: &dyn std::fmt::Display| {
         format!(
-            "the kernel does not tell which file system the file is on ({why}): use memfd, hugetlbfs or tmpfs"
+            "the kernel does not report the file system of the file ({why}): use memfd, hugetlbfs or tmpfs"
         )
     };
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -57,7 +57,7 @@ pub fn check_file(file: impl AsFd) -> Result<(), String> {
     match file_system(&mounts, stat.stx_mnt_id) {
         Some(name) if LOCAL_FILE_SYSTEMS.contains(&name) => Ok(()),
         Some(name) => Err(format!(
-            "the file is on a file system ({name}) that could hold up the switch for ever: use memfd, hugetlbfs or tmpfs"
+            "the file is on a file system ({name}) that could block the switch: use memfd, hugetlbfs or tmpfs"
         )),
         None => Err(unknown(&"it is not mounted here")),
     }
