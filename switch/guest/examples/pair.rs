@@ -1,8 +1,8 @@
-//! Two guests on two sockets of a running switch that connects them (two queue pairs): checks bytes, or measures.
+//! Two guests on two sockets of a running switch that connects them (two queue pairs): compares bytes, or measures.
 //!
 //! `pair check SOCKET0 SOCKET1` sends frames of all sizes both ways, through chains, indirect tables, event index and
-//! odd bases, split and packed rings, and compares every byte; what the switch does not offer is left out.
-//! `pair rate SOCKET0 SOCKET1 [FRAME_LEN [FLOWS [TRIALS [packed]]]]` pumps from the first to the second and prints
+//! odd bases, split and packed rings, and compares every byte; features that the switch does not offer are skipped.
+//! `pair rate SOCKET0 SOCKET1 [FRAME_LEN [FLOWS [TRIALS [packed]]]]` sends from the first to the second and prints
 //! Mpps, for each choice of what the transmitter writes. Pin it: `taskset -c 0`.
 
 use crosspoint_guest::net::features::{EVENT_IDX, IN_ORDER, INDIRECT_DESC, MQ, MRG_RXBUF};
@@ -138,7 +138,7 @@ fn check(path0: &str, path1: &str) -> Result<()> {
         println!("{name}: {:x?}", guests.each_ref().map(Guest::negotiated));
         std::thread::sleep(Duration::from_millis(300));
         (0..queues).try_for_each(|queue| exchange(&mut guests, queue, 2000))?;
-        // Stop, go away, come back: nothing may be lost or repeated.
+        // Stop, disconnect, reconnect: nothing may be lost or repeated.
         for guest in &mut guests {
             let bases = guest.stop()?;
             guest.disconnect();
@@ -195,8 +195,8 @@ fn frame(number: usize) -> Vec<u8> {
     frame
 }
 
-/// Windows of a millisecond: on a shared machine most trials have an interruption somewhere, and the upper tenth of the
-/// windows says what the pumps and the switch do when nobody takes their cores.
+/// Windows of a millisecond: on a shared machine most trials have an interruption somewhere. The upper tenth of the
+/// windows shows the rate of the pumps and the switch without interruptions.
 const WINDOW: Duration = Duration::from_millis(1);
 
 fn rate(

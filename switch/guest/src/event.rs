@@ -13,26 +13,26 @@ pub struct EventFd {
 }
 
 impl EventFd {
-    /// A new eventfd with a count of 0.
+    /// Creates an eventfd with a count of 0.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             fd: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
         })
     }
 
-    /// Takes an eventfd that came with a message.
+    /// Wraps an eventfd that came with a message.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
-    /// Adds one to the count. A count that is full already wakes its reader, so that is no error.
+    /// Adds one to the count. A full count is not an error, since it wakes its reader already.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn signal(&self) -> io::Result<()> {
         match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
@@ -40,10 +40,10 @@ impl EventFd {
         }
     }
 
-    /// Takes the count, leaving 0; 0 when there was nothing.
+    /// Takes the count and resets it to 0; returns 0 if there was none.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn take(&self) -> io::Result<u64> {
         let mut count = [0; 8];
         match rustix::io::read(&self.fd, &mut count) {
@@ -56,7 +56,7 @@ impl EventFd {
     /// Waits until the count is not 0 or `timeout` has passed, and takes the count.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn wait(&self, timeout: Duration) -> io::Result<u64> {
         wait_readable(&self.fd, timeout)?;
         self.take()
@@ -69,7 +69,7 @@ impl AsFd for EventFd {
     }
 }
 
-/// Waits until `fd` can be read (or its peer is gone): true, or `timeout` has passed: false.
+/// Waits until `fd` can be read or its peer is closed. Returns false if `timeout` passed first.
 pub(crate) fn wait_readable<Fd: AsFd>(fd: &Fd, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + timeout;
     loop {

@@ -1,7 +1,7 @@
-//! A guest that forwards: what a router's driver does with a frame, and no more.
+//! A guest that forwards: does the work of a router's driver per frame, and no more.
 //!
-//! Nothing is copied. The buffer that a frame came in becomes the one that it goes out of, and the receive ring gets a
-//! spare one in its place, as DPDK's drivers do it.
+//! Nothing is copied. The buffer that a frame came in is also sent, and the receive ring gets a spare one in its place,
+//! as in DPDK's drivers.
 
 use crate::event::EventFd;
 use crate::memory::Window;
@@ -19,18 +19,18 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Destination and source address, at the start of a frame.
 const ADDRESSES_LEN: usize = 12;
 
-/// What one poll of a [`ForwardPump`] did.
+/// Result of one poll of a [`ForwardPump`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forwarded {
-    /// Frames that came and went.
+    /// Frames received and sent.
     pub frames: u32,
-    /// Frames that came and were dropped: longer than one buffer, or shorter than two addresses.
+    /// Frames received and dropped: longer than one buffer, or shorter than two addresses.
     pub dropped: u32,
-    /// There was no room to send, so nothing was taken.
+    /// The transmit ring was full, so nothing was received.
     pub full: bool,
 }
 
-/// Sends what a receive ring brings out of a transmit ring, with other addresses.
+/// Sends the frames of a receive ring through a transmit ring, with other addresses.
 #[derive(Debug)]
 pub struct ForwardPump {
     rx: Virtqueue,
@@ -40,14 +40,14 @@ pub struct ForwardPump {
     buffers: ForwardBuffers,
 }
 
-/// All of a forwarding pump but its rings. Buffers go by their offset in `area`.
+/// A forwarding pump without its rings. Buffers are identified by their offset in `area`.
 #[derive(Debug)]
 struct ForwardBuffers {
     area: Window,
     buffer_len: u32,
     header_len: usize,
     mergeable: bool,
-    /// Destination and source that frames leave with.
+    /// Destination and source of forwarded frames.
     addresses: [u8; ADDRESSES_LEN],
     /// By receive descriptor: its buffer.
     rx_buffers: Vec<u32>,
@@ -55,17 +55,17 @@ struct ForwardBuffers {
     tx_buffers: Vec<(u32, u32)>,
     /// Transmit descriptors that are not in flight; in the order of the table, as long as the device uses them in order.
     tx_idle: VecDeque<u16>,
-    /// Buffers that neither ring has.
+    /// Buffers in neither ring.
     spare: Vec<u32>,
     received: [UsedElement; BATCH_MAX],
     sent: [UsedElement; BATCH_MAX],
-    /// Buffers of the present frame that are still to come.
+    /// Buffers of the current frame that have not arrived yet.
     continuation: u16,
 }
 
 impl ForwardPump {
-    /// A pump on two queues of one guest, the first with its buffers posted, the second idle. The second one's memory is
-    /// the spare buffers.
+    /// Creates a pump on two queues of one guest: the first has its buffers posted, the second is idle. The second
+    /// queue's memory becomes the spare buffers.
     pub(crate) fn new(
         receive: ReceiveQueue,
         transmit: TransmitQueue,
@@ -121,10 +121,10 @@ impl ForwardPump {
         })
     }
 
-    /// Forwards one batch, at most. Frames for which there is no room to send stay in the receive ring.
+    /// Forwards at most one batch. Frames stay in the receive ring while there is no room to send.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     #[inline]
     pub fn poll(&mut self) -> Result<Forwarded, RingError> {
         let buffers = &mut self.buffers;
@@ -144,17 +144,17 @@ impl ForwardPump {
         Ok(forwarded)
     }
 
-    /// Frames sent that the device has not read so far.
+    /// Frames sent that the device has not read yet.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     pub fn in_flight(&mut self) -> Result<u16, RingError> {
         Ok(self.tx.outstanding() - self.tx.pending_used()?)
     }
 }
 
 impl ForwardBuffers {
-    /// Forwards one batch. True where the device is to be kicked, of receive and transmit ring.
+    /// Forwards one batch. Returns whether the device must be kicked, for the receive ring and the transmit ring.
     #[inline(always)]
     fn forward(
         &mut self,
@@ -183,7 +183,7 @@ impl ForwardBuffers {
                 forwarded.dropped += 1;
                 continue;
             }
-            // There are `room` of both.
+            // Both have at least `room`.
             let (Some(id), Some(spare)) = (self.tx_idle.pop_front(), self.spare.pop()) else {
                 break;
             };
@@ -198,7 +198,7 @@ impl ForwardBuffers {
         Ok((forwarded, [rx.publish(), tx.publish()]))
     }
 
-    /// Takes back what the device has sent.
+    /// Takes back buffers that the device has sent.
     #[inline(always)]
     fn reclaim(&mut self, tx: &mut impl DriverRing) -> Result<(), RingError> {
         let count = tx.take_used(&mut self.sent)?;
@@ -209,7 +209,7 @@ impl ForwardBuffers {
         Ok(())
     }
 
-    /// The buffer has a frame to itself, with both addresses.
+    /// Whether the buffer contains a whole frame with both addresses.
     #[inline(always)]
     fn is_whole(&mut self, element: UsedElement) -> bool {
         if self.continuation > 0 {
@@ -224,7 +224,7 @@ impl ForwardBuffers {
         self.continuation == 0 && element.len as usize >= self.header_len + ADDRESSES_LEN
     }
 
-    /// An empty virtio-net header, as nothing is left to be done, and the next hop's addresses.
+    /// Writes an empty virtio-net header, since no offload is left, and the next hop's addresses.
     #[inline(always)]
     fn readdress(&self, buffer: u32) {
         let (view, at) = (self.area.view(), buffer as usize);
@@ -260,7 +260,7 @@ impl ForwardBuffers {
     }
 }
 
-/// One window on both, and on what lies between them.
+/// A window on both and on the range between them.
 fn joined(a: &Window, b: &Window) -> Result<Window, QueueError> {
     let first = a.guest_address().min(b.guest_address());
     let end = |window: &Window| window.guest_address() + window.len() as u64;

@@ -1,8 +1,8 @@
-//! A vhost-user session, seen from the front end.
+//! A vhost-user session, as a front end.
 //!
-//! Written on [`crate::message`] and not on `vhost::vhost_user::Frontend`, which waits for ever for a back end that
-//! does not answer, cannot set a ring without a kick eventfd, and takes the answer of GET_QUEUE_NUM (for a net device:
-//! queue *pairs*) for a number of rings.
+//! Uses [`crate::message`] and not `vhost::vhost_user::Frontend`, which waits forever for a back end that does not
+//! answer, cannot set a ring without a kick eventfd, and treats the answer of GET_QUEUE_NUM (for a net device: queue
+//! *pairs*) as a number of rings.
 
 use crate::event::{EventFd, wait_readable};
 use crate::inflight::Inflight;
@@ -22,18 +22,18 @@ use std::time::{Duration, Instant};
 
 /// `VIRTIO_CONFIG_S_ACKNOWLEDGE | DRIVER | FEATURES_OK` (virtio 1.2, 2.1).
 pub const STATUS_FEATURES_OK: u64 = 1 | 2 | 8;
-/// As before, and `DRIVER_OK`.
+/// [`STATUS_FEATURES_OK`] and `DRIVER_OK`.
 pub const STATUS_DRIVER_OK: u64 = STATUS_FEATURES_OK | 4;
 
-/// Why a session failed.
+/// Session errors.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The socket, or a reply that did not come in time.
+    /// A socket error, or a reply that did not arrive in time.
     #[error("vhost-user request {request}: {source}")]
     Io {
         /// Request number, 0 when connecting.
         request: u32,
-        /// What happened.
+        /// The socket's error.
         source: io::Error,
     },
     /// The back end acknowledged with a failure (REPLY_ACK).
@@ -49,7 +49,7 @@ pub enum SessionError {
     Reply {
         /// Request number.
         request: u32,
-        /// What came instead.
+        /// The message that was received.
         reply: Message,
     },
     /// An address that is not in guest memory.
@@ -57,7 +57,7 @@ pub enum SessionError {
     Memory(#[from] MemoryError),
 }
 
-/// What was offered and what was taken.
+/// Offered and negotiated features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Negotiated {
     /// Device features that the back end offers.
@@ -79,15 +79,15 @@ pub struct Vring<'a> {
     pub index: u32,
     /// Size and guest addresses.
     pub layout: RingLayout,
-    /// Where the device goes on. Split: the index of the available ring. Packed: the position in the ring of the next
+    /// Position at which the device continues. Split: the index of the available ring. Packed: the position of the next
     /// available descriptor ([`crate::Position::to_bits`]), and in the upper half that of the next used one.
     pub base: u32,
-    /// Log writes to the used ring, under its guest physical address. Of a packed ring that is the address of the
-    /// device event suppression area, as QEMU has it; the descriptor ring has none of its own.
+    /// Log writes to the used ring under its guest physical address. For a packed ring this is the address of the
+    /// device event suppression area, as in QEMU; the descriptor ring has no log address.
     pub log: bool,
-    /// Driver to device; without, the device polls.
+    /// Driver to device; without it, the device polls.
     pub kick: Option<&'a EventFd>,
-    /// Device to driver; without, the driver polls.
+    /// Device to driver; without it, the driver polls.
     pub call: Option<&'a EventFd>,
 }
 
@@ -99,10 +99,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `path`, in place of a socket that is there already.
+    /// Binds `path` and replaces an existing socket.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_path_buf();
         match std::fs::remove_file(&path) {
@@ -115,10 +115,10 @@ impl Listener {
         })
     }
 
-    /// Waits up to `timeout` for a back end to connect; `timeout` is the session's too.
+    /// Waits up to `timeout` for a back end to connect; the session also uses this `timeout`.
     ///
     /// # Errors
-    /// The system's; `TimedOut`.
+    /// System errors; `TimedOut`.
     pub fn accept(&self, timeout: Duration) -> Result<Session, SessionError> {
         let accept = || {
             if !wait_readable(&self.listener, timeout)? {
@@ -145,10 +145,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects to the socket `path`, trying again until `timeout` has passed; no later request waits longer either.
+    /// Connects to the socket `path`, retrying until `timeout` has passed. Later requests wait at most this long too.
     ///
     /// # Errors
-    /// The system's, from the last try.
+    /// System errors, from the last try.
     pub fn connect(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, SessionError> {
         let deadline = Instant::now() + timeout;
         let error = |source| SessionError::Io { request: 0, source };
@@ -169,10 +169,10 @@ impl Session {
         }
     }
 
-    /// A session on a connected socket.
+    /// Creates a session on a connected socket.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn from_stream(stream: UnixStream, timeout: Duration) -> io::Result<Self> {
         stream.set_write_timeout(Some(timeout))?;
         Ok(Self {
@@ -182,17 +182,17 @@ impl Session {
         })
     }
 
-    /// What [`Session::negotiate`] agreed on.
+    /// Features that [`Session::negotiate`] agreed on.
     #[must_use]
     pub fn negotiated(&self) -> Negotiated {
         self.negotiated
     }
 
-    /// Agrees on features: of those offered, the ones in the two masks. Without `features::PROTOCOL_FEATURES` in the
+    /// Negotiates features: the offered ones that are in the two masks. Without `features::PROTOCOL_FEATURES` in the
     /// mask (or in the offer) there are no protocol features, and rings need not be enabled.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn negotiate(
         &mut self,
         features: u64,
@@ -224,7 +224,7 @@ impl Session {
     /// SET_MEM_TABLE with all regions of `memory`.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_mem_table(&mut self, memory: &GuestMemory) -> Result<(), SessionError> {
         let regions: Vec<_> = memory.regions().iter().collect();
         self.set_mem_regions(&regions)
@@ -233,7 +233,7 @@ impl Session {
     /// SET_MEM_TABLE with `regions`.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_mem_regions(&mut self, regions: &[&Region]) -> Result<(), SessionError> {
         let mut payload = Vec::from((regions.len() as u32).to_ne_bytes());
         payload.extend_from_slice(&0u32.to_ne_bytes());
@@ -244,10 +244,10 @@ impl Session {
         self.request(request::SET_MEM_TABLE, &payload, &fds)
     }
 
-    /// GET_MAX_MEM_SLOTS: regions that the back end can have at one time.
+    /// GET_MAX_MEM_SLOTS: maximum number of regions in the back end.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn max_mem_slots(&mut self) -> Result<u64, SessionError> {
         self.query_u64(request::GET_MAX_MEM_SLOTS)
     }
@@ -255,7 +255,7 @@ impl Session {
     /// ADD_MEM_REG.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn add_mem_region(&mut self, region: &Region) -> Result<(), SessionError> {
         let payload = message::single_memory_region(region_fields(region));
         self.request(request::ADD_MEM_REG, &payload, &[region.file()])
@@ -264,26 +264,26 @@ impl Session {
     /// REM_MEM_REG.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn remove_mem_region(&mut self, region: &Region) -> Result<(), SessionError> {
         let payload = message::single_memory_region(region_fields(region));
         self.request(request::REM_MEM_REG, &payload, &[])
     }
 
-    /// SET_FEATURES later than [`Session::negotiate`], with `LOG_ALL` in a migration. What [`Session::negotiated`]
-    /// says stays.
+    /// SET_FEATURES after [`Session::negotiate`], with `LOG_ALL` in a migration. [`Session::negotiated`] is not
+    /// changed.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_features(&mut self, features: u64) -> Result<(), SessionError> {
         self.request_u64(request::SET_FEATURES, features)
     }
 
-    /// SET_LOG_BASE with the log's file, and waits for the reply that it has with LOG_SHMFD, whatever its payload
-    /// (back ends differ).
+    /// SET_LOG_BASE with the log's file; waits for the reply that it has with LOG_SHMFD, and ignores its payload (back
+    /// ends differ).
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_log_base(&mut self, log: &DirtyLog) -> Result<(), SessionError> {
         let payload = message::log_base(log.len() as u64, 0);
         let fds = [log.region().file()];
@@ -291,18 +291,18 @@ impl Session {
             .map(|_| ())
     }
 
-    /// SET_LOG_FD: what the back end signals when it has logged.
+    /// SET_LOG_FD: the eventfd that the back end signals when it has logged.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_log_fd(&mut self, event: &EventFd) -> Result<(), SessionError> {
         self.request(request::SET_LOG_FD, &[], &[event.as_fd()])
     }
 
-    /// GET_INFLIGHT_FD for `queues` rings of `queue_size` entries; maps the region that comes.
+    /// GET_INFLIGHT_FD for `queues` rings of `queue_size` entries; maps the returned region.
     ///
     /// # Errors
-    /// The session's; a reply without a file, or whose file is too short.
+    /// Session errors; a reply without a file, or whose file is too short.
     pub fn inflight(&mut self, queues: u16, queue_size: u16) -> Result<Inflight, SessionError> {
         let payload = message::inflight(0, 0, queues, queue_size);
         let mut reply = self.query(request::GET_INFLIGHT_FD, &payload, &[])?;
@@ -326,16 +326,16 @@ impl Session {
     /// SET_INFLIGHT_FD.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_inflight(&mut self, inflight: &Inflight) -> Result<(), SessionError> {
         let fds = [inflight.region().file()];
         self.request(request::SET_INFLIGHT_FD, &inflight.payload(), &fds)
     }
 
-    /// SEND_RARP: the back end is to announce the guest's MAC address after a migration.
+    /// SEND_RARP: asks the back end to announce the guest's MAC address after a migration.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn send_rarp(&mut self, mac: [u8; 6]) -> Result<(), SessionError> {
         let mut payload = [0; 8];
         payload[..6].copy_from_slice(&mac);
@@ -345,7 +345,7 @@ impl Session {
     /// NET_SET_MTU, in bytes.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_mtu(&mut self, mtu: u64) -> Result<(), SessionError> {
         self.request_u64(request::NET_SET_MTU, mtu)
     }
@@ -353,7 +353,7 @@ impl Session {
     /// RESET_DEVICE: all rings stop.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn reset_device(&mut self) -> Result<(), SessionError> {
         self.request(request::RESET_DEVICE, &[], &[])
     }
@@ -361,7 +361,7 @@ impl Session {
     /// SET_STATUS, the device status field (virtio 1.2, 2.1).
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_status(&mut self, status: u64) -> Result<(), SessionError> {
         self.request_u64(request::SET_STATUS, status)
     }
@@ -369,15 +369,15 @@ impl Session {
     /// GET_STATUS.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn status(&mut self) -> Result<u64, SessionError> {
         self.query_u64(request::GET_STATUS)
     }
 
-    /// Sets up a ring: NUM, BASE, ADDR, CALL, KICK. It is still to be enabled when protocol features are in force.
+    /// Sets up a ring: NUM, BASE, ADDR, CALL, KICK. If protocol features are in force, it must still be enabled.
     ///
     /// # Errors
-    /// The session's; a layout outside `memory`.
+    /// Session errors; a layout outside `memory`.
     pub fn start_vring(
         &mut self,
         memory: &GuestMemory,
@@ -394,10 +394,10 @@ impl Session {
         self.set_vring_fd(request::SET_VRING_KICK, vring.index, vring.kick)
     }
 
-    /// SET_VRING_ADDR with the addresses of `vring`; also while it runs, to begin and to end logging.
+    /// SET_VRING_ADDR with the addresses of `vring`; also used while the ring runs, to begin and end logging.
     ///
     /// # Errors
-    /// The session's; a layout outside `memory`.
+    /// Session errors; a layout outside `memory`.
     pub fn set_vring_layout(
         &mut self,
         memory: &GuestMemory,
@@ -419,11 +419,11 @@ impl Session {
         self.request(request::SET_VRING_ADDR, &payload, &[])
     }
 
-    /// SET_VRING_ADDR with user addresses of descriptors, used ring, available ring, and the log's, which does not
-    /// count.
+    /// SET_VRING_ADDR with user addresses of descriptors, used ring, available ring, and the log address, which is
+    /// ignored.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_vring_addr(&mut self, index: u32, addresses: [u64; 4]) -> Result<(), SessionError> {
         let payload = message::vring_addr(index, 0, addresses);
         self.request(request::SET_VRING_ADDR, &payload, &[])
@@ -432,7 +432,7 @@ impl Session {
     /// SET_VRING_KICK, `_CALL` or `_ERR`.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_vring_fd(
         &mut self,
         number: u32,
@@ -447,15 +447,16 @@ impl Session {
     /// SET_VRING_ENABLE.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn enable_vring(&mut self, index: u32, enable: bool) -> Result<(), SessionError> {
         self.set_vring_state(request::SET_VRING_ENABLE, index, enable.into())
     }
 
-    /// GET_VRING_BASE: stops the ring, and says where the device goes on, as [`Vring::base`] has it.
+    /// GET_VRING_BASE: stops the ring and returns the position at which the device continues, in the form of
+    /// [`Vring::base`].
     ///
     /// # Errors
-    /// The session's; of a split ring, a base beyond 65535.
+    /// Session errors; of a split ring, a base beyond 65535.
     pub fn vring_base(&mut self, index: u32) -> Result<u32, SessionError> {
         let packed = self.negotiated.features & features::RING_PACKED != 0;
         let fits = |base: &u32| packed || *base <= u32::from(u16::MAX);
@@ -472,7 +473,7 @@ impl Session {
     /// A request whose payload is `struct vhost_vring_state`: SET_VRING_NUM, `_BASE`, `_ENABLE`.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn set_vring_state(
         &mut self,
         number: u32,
@@ -485,7 +486,7 @@ impl Session {
     /// GET_CONFIG: `len` bytes of the device configuration space from byte `offset`.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn config(&mut self, offset: u32, len: u32) -> Result<Vec<u8>, SessionError> {
         let mut payload = Vec::new();
         [offset, len, 0]
@@ -502,10 +503,10 @@ impl Session {
         Ok(reply.payload.split_off(12))
     }
 
-    /// A request without a reply of its own; with REPLY_ACK in force, waits for the acknowledgement.
+    /// A request without its own reply; with REPLY_ACK in force, waits for the acknowledgement.
     ///
     /// # Errors
-    /// The session's; [`SessionError::Refused`].
+    /// Session errors; [`SessionError::Refused`].
     pub fn request(
         &mut self,
         number: u32,
@@ -539,15 +540,15 @@ impl Session {
     /// A request with a 64-bit payload.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn request_u64(&mut self, number: u32, value: u64) -> Result<(), SessionError> {
         self.request(number, &value.to_ne_bytes(), &[])
     }
 
-    /// A request that has a reply of its own.
+    /// A request that has its own reply.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn query(
         &mut self,
         number: u32,
@@ -561,7 +562,7 @@ impl Session {
     /// A request that is answered with 64 bits.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn query_u64(&mut self, number: u32) -> Result<u64, SessionError> {
         let reply = self.query(number, &[], &[])?;
         reply.u64_at(0).ok_or(SessionError::Reply {
@@ -570,10 +571,10 @@ impl Session {
         })
     }
 
-    /// Sends a message as it is, and does not wait for anything.
+    /// Sends a message unchanged, and does not wait.
     ///
     /// # Errors
-    /// The socket's.
+    /// Socket errors.
     pub fn send(
         &mut self,
         number: u32,
@@ -588,26 +589,27 @@ impl Session {
             })
     }
 
-    /// Sends bytes as they are: half a header, a length that lies, anything.
+    /// Sends bytes unchanged: half a header, a wrong length, anything.
     ///
     /// # Errors
-    /// The socket's.
+    /// Socket errors.
     pub fn send_bytes(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         message::send_bytes(&self.stream, bytes, fds)
     }
 
-    /// Receives one message, whatever it is.
+    /// Receives one message of any kind.
     ///
     /// # Errors
-    /// The socket's.
+    /// Socket errors.
     pub fn receive(&mut self) -> io::Result<Message> {
         message::receive(&self.stream, self.timeout)
     }
 
-    /// Waits until the back end has hung up: true, or `timeout` has passed: false. Replies on the way are dropped.
+    /// Waits until the back end has closed the connection; returns false if `timeout` passed first. Pending replies are
+    /// discarded.
     ///
     /// # Errors
-    /// The socket's.
+    /// Socket errors.
     pub fn wait_closed(&mut self, timeout: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + timeout;
         loop {

@@ -19,23 +19,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Guest physical bytes that a dirty log covers behind the memory there is: for what is added while it is kept, since a
-/// back end refuses memory that it cannot log.
+/// Guest physical bytes that a dirty log covers beyond the existing memory, for regions added later: a back end refuses
+/// memory that it cannot log.
 const LOG_ROOM: u64 = 1 << 30;
 
-/// Why a guest failed.
+/// Errors of a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// The memory's.
+    /// A memory error.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The session's.
+    /// A session error.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// A queue's.
+    /// A queue error.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// An eventfd's.
+    /// An eventfd error.
     #[error("guest: {0}")]
     Io(#[from] io::Error),
     /// No such queue pair, or a pump has taken the queue.
@@ -44,7 +44,7 @@ pub enum GuestError {
     /// There is no session, or the guest was not connected by path.
     #[error("guest: not connected")]
     NotConnected,
-    /// The back end does not offer what this takes.
+    /// The back end does not offer a required feature.
     #[error("guest: the back end does not offer {0}")]
     NotOffered(&'static str),
     /// No such memory was added.
@@ -53,15 +53,15 @@ pub enum GuestError {
     /// After a reconnect the back end offers less than the driver was started with.
     #[error("guest: started with features {started:#x}, offered {offered:#x}")]
     FeaturesLost {
-        /// In force until now.
+        /// Features until now.
         started: u64,
-        /// Negotiated now.
+        /// Features negotiated now.
         offered: u64,
     },
-    /// Packed rings are wanted, and the back end does not offer them.
+    /// Packed rings were requested, and the back end does not offer them.
     #[error("guest: no packed rings among the features {offered:#x}")]
     NotPacked {
-        /// What it offers.
+        /// Features that it offers.
         offered: u64,
     },
 }
@@ -72,7 +72,7 @@ impl From<RingError> for GuestError {
     }
 }
 
-/// How a guest is made.
+/// Options of a guest.
 #[derive(Clone, Debug)]
 pub struct GuestOptions {
     /// Queue pairs.
@@ -85,9 +85,9 @@ pub struct GuestOptions {
     pub features: u64,
     /// Protocol features to take when offered.
     pub protocol_features: u64,
-    /// Guest physical bases of the regions that rings and buffers are spread over, in turn.
+    /// Guest physical bases of the regions; rings and buffers are spread over them in turn.
     pub region_bases: Vec<u64>,
-    /// Regions that nothing is put in: the test's own.
+    /// Empty regions, for the test's own use.
     pub extra_regions: Vec<RegionLayout>,
     /// Back the memory with 2 MiB pages.
     pub huge_pages: bool,
@@ -95,15 +95,15 @@ pub struct GuestOptions {
     pub rx_buffer_len: usize,
     /// Receive buffers posted at the start.
     pub rx_posted: u16,
-    /// How a receive buffer is split over descriptors.
+    /// Split of a receive buffer over descriptors.
     pub rx_split: ChainSplit,
-    /// How a transmitted frame is split over descriptors.
+    /// Split of a transmitted frame over descriptors.
     pub tx_split: ChainSplit,
     /// Chains go through indirect tables, when `INDIRECT_DESC` is negotiated.
     pub indirect: bool,
-    /// Bytes of the longest frame to transmit.
+    /// Length of the longest frame to transmit, in bytes.
     pub frame_len_max: usize,
-    /// Where the rings start: [`Virtqueue::reset`].
+    /// Start of the rings: see [`Virtqueue::reset`].
     pub base: u16,
     /// No call and kick eventfds: both sides poll.
     pub polling: bool,
@@ -136,11 +136,11 @@ impl Default for GuestOptions {
     }
 }
 
-/// One ring as the session sees it.
+/// One ring, as the session uses it.
 #[derive(Debug)]
 struct Attachment {
     layout: RingLayout,
-    /// Of a packed ring.
+    /// For a packed ring only.
     progress: Option<Progress>,
     kick: Arc<EventFd>,
     call: Arc<EventFd>,
@@ -164,23 +164,23 @@ pub struct Guest {
     started: Option<u64>,
     session: Option<Session>,
     path: Option<PathBuf>,
-    /// What the back end said at [`Guest::stop`].
+    /// The back end's positions at [`Guest::stop`].
     bases: Option<Vec<u32>>,
-    /// What [`Guest::add_memory`] added, one region each.
+    /// Memory that [`Guest::add_memory`] added, one region each.
     added: Vec<Arc<GuestMemory>>,
-    /// Of the running migration.
+    /// The log of the running migration.
     log: Option<DirtyLog>,
     /// Kept from one session to the next.
     inflight: Option<Inflight>,
     kicks: u64,
 }
 
-/// Making and connecting.
+/// Creation and connection.
 impl Guest {
-    /// A guest that is connected to nothing. Its rings are laid out; [`Guest::start`] posts the receive buffers.
+    /// Creates a guest without a connection. Its rings are laid out; [`Guest::start`] posts the receive buffers.
     ///
     /// # Errors
-    /// Options that make no sense, the system's.
+    /// Invalid options; system errors.
     pub fn new(options: GuestOptions) -> Result<Self, GuestError> {
         let plan = Plan::new(&options);
         let memory = GuestMemory::new(&plan.regions(&options))?;
@@ -251,10 +251,10 @@ impl Guest {
         Ok(())
     }
 
-    /// A guest connected to the switch that listens on `path`.
+    /// Creates a guest and connects it to the switch that listens on `path`.
     ///
     /// # Errors
-    /// Those of [`Guest::new`] and [`Guest::attach`].
+    /// Errors of [`Guest::new`] and [`Guest::attach`].
     pub fn connect(path: impl AsRef<Path>, options: GuestOptions) -> Result<Self, GuestError> {
         let mut guest = Self::new(options)?;
         guest.path = Some(path.as_ref().to_path_buf());
@@ -265,20 +265,20 @@ impl Guest {
     /// Connects again to the path of [`Guest::connect`]; see [`Guest::attach`].
     ///
     /// # Errors
-    /// Those of [`Guest::attach`].
+    /// Errors of [`Guest::attach`].
     pub fn reconnect(&mut self) -> Result<(), GuestError> {
         let path = self.path.as_ref().ok_or(GuestError::NotConnected)?;
         let session = Session::connect(path, self.options.timeout)?;
         self.attach(session)
     }
 
-    /// Starts the device over `session`. The first time also starts the driver; again, the rings go on where the back
-    /// end said that it stopped ([`Guest::stop`]), or, when it went away, at the used index, as QEMU does. A packed
-    /// ring has no such index in memory: there it is what the driver has taken, and the used descriptors behind that.
-    /// A pump on a packed ring that is used in order has to have taken all of them.
+    /// Starts the device over `session`. The first call also starts the driver. Later, the rings continue where the
+    /// back end stopped ([`Guest::stop`]), or, if it disappeared, at the used index, as in QEMU. A packed ring has no
+    /// such index in memory: its position is what the driver has taken plus the used descriptors after that. A pump on
+    /// a packed ring that is used in order must have taken all of them.
     ///
     /// # Errors
-    /// The session's; no packed rings.
+    /// Session errors; no packed rings.
     pub fn attach(&mut self, mut session: Session) -> Result<(), GuestError> {
         let negotiated = session.negotiate(self.wanted(), self.options.protocol_features)?;
         if self.options.packed && negotiated.features & features::RING_PACKED == 0 {
@@ -305,7 +305,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Inflight region, memory and log of the guest, to a new session.
+    /// Passes inflight region, memory and log of the guest to a new session.
     fn share_memory(&mut self, session: &mut Session) -> Result<(), GuestError> {
         let protocol_features = session.negotiated().protocol_features;
         if protocol_features & protocol::INFLIGHT_SHMFD != 0 {
@@ -318,7 +318,7 @@ impl Guest {
             self.inflight = Some(inflight);
         }
         if protocol_features & protocol::CONFIGURE_MEM_SLOTS != 0 {
-            // As QEMU: no SET_MEM_TABLE at all.
+            // As in QEMU: no SET_MEM_TABLE at all.
             session.max_mem_slots()?;
             for region in self.regions() {
                 session.add_mem_region(region)?;
@@ -387,7 +387,7 @@ impl Guest {
         Ok(u16::from_le_bytes(used_index).into())
     }
 
-    /// Where the device that went away had come to, if the ring is packed.
+    /// Position of the device that disappeared, if the ring is packed.
     fn packed_position(&mut self, index: usize) -> Option<Position> {
         let progress = self.attachments[index].progress.as_ref()?;
         let pair = &mut self.pairs[index / 2];
@@ -405,7 +405,7 @@ impl Guest {
         }
     }
 
-    /// Starts the driver with `features`: posts the receive buffers. [`Guest::attach`] does this by itself.
+    /// Starts the driver with `features`: posts the receive buffers. [`Guest::attach`] calls it.
     ///
     /// # Errors
     /// Buffers in more pieces than there are ring entries.
@@ -433,7 +433,7 @@ impl Guest {
     /// Enables or disables all rings, when protocol features are in force.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn enable(&mut self, enable: bool) -> Result<(), GuestError> {
         let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
         let result = self.enable_on(&mut session, enable);
@@ -450,11 +450,11 @@ impl Guest {
         Ok(())
     }
 
-    /// Stops all rings (GET_VRING_BASE), and returns where each goes on, by vring index, as [`Vring::base`] has it. The
-    /// session stays.
+    /// Stops all rings (GET_VRING_BASE) and returns the position at which each continues, by vring index, in the form
+    /// of [`Vring::base`]. The session stays.
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn stop(&mut self) -> Result<Vec<u32>, GuestError> {
         self.enable(false)?;
         let count = self.attachments.len();
@@ -466,11 +466,11 @@ impl Guest {
         Ok(bases)
     }
 
-    /// Starts the rings again on the same session, after [`Guest::stop`] where the back end said, or after
+    /// Starts the rings again on the same session: after [`Guest::stop`] at the back end's positions, or after
     /// [`Guest::reset_device`].
     ///
     /// # Errors
-    /// The session's; there is none.
+    /// Session errors; there is none.
     pub fn restart(&mut self) -> Result<(), GuestError> {
         let mut session = self.session.take().ok_or(GuestError::NotConnected)?;
         let result = self.start_rings(&mut session);
@@ -478,22 +478,22 @@ impl Guest {
         result
     }
 
-    /// Stops all rings, and has the back end forget them (RESET_DEVICE). The driver keeps its buffers: it goes on with
+    /// Stops all rings and resets the back end's device (RESET_DEVICE). The driver keeps its buffers and continues with
     /// [`Guest::restart`].
     ///
     /// # Errors
-    /// The session's; the back end does not offer this.
+    /// Session errors; the back end does not offer this.
     pub fn reset_device(&mut self) -> Result<(), GuestError> {
         self.require(protocol::RESET_DEVICE, "RESET_DEVICE")?;
         self.stop()?;
         let session = self.session()?;
         session.reset_device()?;
-        // The device has forgotten them.
+        // The reset has cleared them.
         let features = session.negotiated().features;
         Ok(session.set_features(features)?)
     }
 
-    /// An error when a protocol feature is not in force.
+    /// Returns an error if a protocol feature is not in force.
     fn require(&self, feature: u64, name: &'static str) -> Result<(), GuestError> {
         match &self.session {
             None => Err(GuestError::NotConnected),
@@ -504,13 +504,14 @@ impl Guest {
         }
     }
 
-    /// Hangs up without a word, as a killed guest does. Memory and rings stay.
+    /// Closes the connection without a message, as a killed guest does. Memory and rings stay.
     pub fn disconnect(&mut self) {
         self.session = None;
     }
 
-    /// What a reboot does to the rings: nothing outstanding, rings at `base` ([`Virtqueue::reset`]). The driver is to be
-    /// started again, which [`Guest::attach`] does. Call with the rings stopped, or disconnected.
+    /// Resets the rings as a reboot does: nothing outstanding, rings at `base` ([`Virtqueue::reset`]). The driver must
+    /// then be started again, which [`Guest::attach`] does. Call it while the rings are stopped or the guest is
+    /// disconnected.
     pub fn reset(&mut self, base: u16) {
         for pair in &mut self.pairs {
             if let Some(queue) = &mut pair.receive {
@@ -526,19 +527,19 @@ impl Guest {
     }
 }
 
-/// Memory that comes and goes, migration.
+/// Memory hotplug and migration.
 impl Guest {
-    /// All regions that the back end is to know.
+    /// All regions that the back end must have.
     fn regions(&self) -> Vec<&Region> {
         let memories = std::iter::once(&self.memory).chain(&self.added);
         memories.flat_map(|memory| memory.regions()).collect()
     }
 
-    /// Adds a region, as memory hotplug does: with ADD_MEM_REG, or, without CONFIGURE_MEM_SLOTS, in a new
-    /// SET_MEM_TABLE. Nothing is put in it; the memory returned is that region alone.
+    /// Adds a region, as memory hotplug does: with ADD_MEM_REG, or without CONFIGURE_MEM_SLOTS in a new SET_MEM_TABLE.
+    /// The region is not used; the returned memory is that region alone.
     ///
     /// # Errors
-    /// A region that overlaps another; the session's, the region is not added then.
+    /// A region that overlaps another; session errors: the region is not added then.
     pub fn add_memory(&mut self, layout: RegionLayout) -> Result<Arc<GuestMemory>, GuestError> {
         let memory = GuestMemory::new(&[layout])?;
         let added = &memory.regions()[0];
@@ -556,11 +557,11 @@ impl Guest {
         result.map(|()| memory)
     }
 
-    /// Takes away the region that [`Guest::add_memory`] added at `guest_base`. The driver may still have buffers there,
-    /// which no real one would.
+    /// Removes the region that [`Guest::add_memory`] added at `guest_base`. The driver may still have buffers there,
+    /// unlike a real driver.
     ///
     /// # Errors
-    /// No such region; the session's, the region stays then.
+    /// No such region; session errors: the region stays then.
     pub fn remove_memory(&mut self, guest_base: u64) -> Result<(), GuestError> {
         let at = |memory: &Arc<GuestMemory>| memory.regions()[0].guest_base() == guest_base;
         let index = self.added.iter().position(at);
@@ -574,7 +575,7 @@ impl Guest {
         result
     }
 
-    /// Tells the back end, if there is one, of a change of the regions.
+    /// Sends a change of the regions to the back end, if there is one.
     fn tell_memory(
         &mut self,
         change: impl FnOnce(&mut Session) -> Result<(), SessionError>,
@@ -592,12 +593,12 @@ impl Guest {
         Ok(result?)
     }
 
-    /// Begins to log which pages the back end writes, as QEMU does at the start of a migration: SET_LOG_BASE,
-    /// SET_FEATURES with `LOG_ALL`, SET_VRING_ADDR of each ring. The log covers the memory that there is now. It goes
-    /// on over reconnects, until [`Guest::stop_dirty_log`].
+    /// Begins to log the pages that the back end writes, as QEMU does at the start of a migration: SET_LOG_BASE,
+    /// SET_FEATURES with `LOG_ALL`, SET_VRING_ADDR of each ring. The log covers the current memory. It continues across
+    /// reconnects until [`Guest::stop_dirty_log`].
     ///
     /// # Errors
-    /// The session's; the back end does not offer this.
+    /// Session errors; the back end does not offer this.
     pub fn start_dirty_log(&mut self) -> Result<DirtyLog, GuestError> {
         self.require(protocol::LOG_SHMFD, "LOG_SHMFD")?;
         if self.negotiated().offered & features::LOG_ALL == 0 {
@@ -611,10 +612,10 @@ impl Guest {
         Ok(log)
     }
 
-    /// Ends what [`Guest::start_dirty_log`] began.
+    /// Ends the log of [`Guest::start_dirty_log`].
     ///
     /// # Errors
-    /// The session's.
+    /// Session errors.
     pub fn stop_dirty_log(&mut self) -> Result<(), GuestError> {
         self.log = None;
         self.set_logging(0)
@@ -632,7 +633,8 @@ impl Guest {
         Ok(result?)
     }
 
-    /// The inflight region, when INFLIGHT_SHMFD is in force. It stays over reconnects, and goes at [`Guest::reset`].
+    /// The inflight region, if INFLIGHT_SHMFD is in force. It is kept across reconnects and dropped by
+    /// [`Guest::reset`].
     #[must_use]
     pub fn inflight(&self) -> Option<&Inflight> {
         self.inflight.as_ref()
@@ -645,7 +647,7 @@ impl Guest {
     /// the ring took.
     ///
     /// # Errors
-    /// No such queue; what the device did wrong.
+    /// No such queue; faults of the device.
     pub fn send(&mut self, queue: usize, frames: &[&[u8]]) -> Result<usize, GuestError> {
         let transmit = self.transmit_queue(queue)?;
         let mut sent = 0;
@@ -659,7 +661,7 @@ impl Guest {
     /// Sends one frame with `header`. False when the ring is full.
     ///
     /// # Errors
-    /// No such queue; what the device did wrong.
+    /// No such queue; faults of the device.
     pub fn send_with_header(
         &mut self,
         queue: usize,
@@ -678,10 +680,11 @@ impl Guest {
         Ok(())
     }
 
-    /// All frames that queue pair `queue` has received, put together from their buffers, which go back to the device.
+    /// Returns all frames that queue pair `queue` has received, assembled from their buffers, which are returned to the
+    /// device.
     ///
     /// # Errors
-    /// No such queue; what the device did wrong.
+    /// No such queue; faults of the device.
     pub fn receive(&mut self, queue: usize) -> Result<Vec<(VirtioNetHdr, Vec<u8>)>, GuestError> {
         let receive = self.receive_queue(queue)?;
         let frames = receive.receive()?;
@@ -691,11 +694,11 @@ impl Guest {
         Ok(frames)
     }
 
-    /// Receives until there are `count` frames or `timeout` has passed, asleep on the call eventfd in between (or
-    /// yielding the core, when there is none).
+    /// Receives until there are `count` frames or `timeout` has passed. In between it sleeps on the call eventfd (or
+    /// yields the core if there is none).
     ///
     /// # Errors
-    /// Those of [`Guest::receive`].
+    /// Errors of [`Guest::receive`].
     pub fn receive_at_least(
         &mut self,
         queue: usize,
@@ -716,10 +719,10 @@ impl Guest {
         Ok(frames)
     }
 
-    /// Waits until all frames sent on queue pair `queue` have been used: true, or `timeout` has passed: false.
+    /// Waits until all frames sent on queue pair `queue` have been used; returns false if `timeout` passed first.
     ///
     /// # Errors
-    /// No such queue; what the device did wrong.
+    /// No such queue; faults of the device.
     pub fn drain_transmit(&mut self, queue: usize, timeout: Duration) -> Result<bool, GuestError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -735,10 +738,10 @@ impl Guest {
         }
     }
 
-    /// Kicks vring `index` (2n receives, 2n + 1 transmits), wanted or not.
+    /// Kicks vring `index` (2n receives, 2n + 1 transmits), requested or not.
     ///
     /// # Errors
-    /// No such ring; the system's.
+    /// No such ring; system errors.
     pub fn kick(&mut self, index: usize) -> Result<(), GuestError> {
         self.attachments
             .get(index)
@@ -750,7 +753,7 @@ impl Guest {
     }
 }
 
-/// Parts.
+/// Access to parts.
 impl Guest {
     /// The receive queue of pair `queue`.
     ///
@@ -774,7 +777,7 @@ impl Guest {
             .ok_or(GuestError::NoQueue(queue))
     }
 
-    /// Turns the transmit queue of pair `queue` into a pump, for good.
+    /// Turns the transmit queue of pair `queue` into a pump permanently.
     ///
     /// # Errors
     /// No such queue; frames in flight.
@@ -795,8 +798,8 @@ impl Guest {
         )?)
     }
 
-    /// Turns the receive queue of pair `queue` into a pump, for good. `write_descriptors`: write each descriptor
-    /// again when its buffer is posted, as real drivers do because theirs is a new buffer.
+    /// Turns the receive queue of pair `queue` into a pump permanently. `write_descriptors`: write each descriptor
+    /// again when its buffer is posted, as real drivers do because they post a new buffer.
     ///
     /// # Errors
     /// No such queue; buffers that are chains.
@@ -817,10 +820,11 @@ impl Guest {
         )?)
     }
 
-    /// Turns pair `queue` into a pump that sends what it receives, for good, with other addresses.
+    /// Turns pair `queue` permanently into a pump that sends what it receives, with other addresses.
     ///
     /// # Errors
-    /// No such queue; frames in flight; buffers that are chains, or lie in another region than what is sent.
+    /// No such queue; frames in flight; receive buffers that are chains or in another region than the transmitted
+    /// frames.
     pub fn take_forward_pump(
         &mut self,
         queue: usize,
@@ -873,7 +877,7 @@ impl Guest {
         self.session.as_mut().ok_or(GuestError::NotConnected)
     }
 
-    /// What was negotiated with the present session.
+    /// Features negotiated with the current session.
     #[must_use]
     pub fn negotiated(&self) -> Negotiated {
         self.session

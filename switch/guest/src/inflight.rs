@@ -1,5 +1,5 @@
-//! The inflight region: where the back end keeps what it has in hand, so that its successor can go on after a crash.
-//! The front end keeps it from one session to the next, and does not look inside.
+//! The inflight region: the back end's record of its work in progress, so that its successor can continue after a
+//! crash. The front end keeps the region from one session to the next and does not read it.
 
 use crate::memory::{GuestMemory, MemoryError, Region};
 use crate::message::{self, INFLIGHT_LEN};
@@ -9,13 +9,13 @@ use std::sync::Arc;
 /// An inflight region, as GET_INFLIGHT_FD returned it.
 #[derive(Clone, Debug)]
 pub struct Inflight {
-    /// Bytes.
+    /// Size in bytes.
     pub len: u64,
-    /// Where it begins in its file, bytes.
+    /// Offset in its file, in bytes.
     pub offset: u64,
-    /// Rings.
+    /// Number of rings.
     pub queues: u16,
-    /// Entries of each.
+    /// Entries of each ring.
     pub queue_size: u16,
     memory: Arc<GuestMemory>,
 }
@@ -24,7 +24,7 @@ impl Inflight {
     /// Maps the region that `file` and the numbers describe.
     ///
     /// # Errors
-    /// A file that is shorter than that; an offset that is not of whole pages; the system's.
+    /// A shorter file; an offset that is not page-aligned; system errors.
     pub fn map(
         file: OwnedFd,
         (len, offset): (u64, u64),

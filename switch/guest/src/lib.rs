@@ -1,8 +1,8 @@
 //! A guest without a virtual machine: the driver side of virtio-net rings, and a vhost-user front end.
 //!
-//! The benches use it because it is fast (`TxPump`, `RxPump`), the tests because it does on demand what real guests
-//! do not: odd descriptor chains, indices that start anywhere, memory that goes away, hostile messages. It depends on
-//! no other crate of the workspace, and not on the `vhost` crate either, so that a mistake in how the switch reads
+//! The benches use it because it is fast (`TxPump`, `RxPump`), the tests because it does on demand what real guests do
+//! not: unusual descriptor chains, indices that start anywhere, memory that is removed, hostile messages. It depends on
+//! no other crate of the workspace, and not on the `vhost` crate either, so that an error in how the switch implements
 //! the specification is not repeated here.
 //!
 //! | module | what |

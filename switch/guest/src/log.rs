@@ -1,9 +1,10 @@
-//! The dirty log of a live migration: a bitmap, shared with the back end, of the guest pages that it has written.
+//! The dirty log of a live migration: a bitmap, shared with the back end, of the guest pages that the back end has
+//! written.
 
 use crate::memory::{GuestMemory, MemoryError, Region, RegionLayout, Window};
 use std::sync::atomic::Ordering::AcqRel;
 
-/// Bytes of guest memory for which one bit stands (vhost-user, "Migration").
+/// Bytes of guest memory per bit (vhost-user, "Migration").
 pub const PAGE_LEN: u64 = 4096;
 const WORD_LEN: usize = 8;
 const WORD_PAGES: u64 = 64;
@@ -15,10 +16,10 @@ pub struct DirtyLog {
 }
 
 impl DirtyLog {
-    /// A log, all clean, for guest physical addresses below `end`.
+    /// Creates a log for guest physical addresses below `end`, with all pages clean.
     ///
     /// # Errors
-    /// The system's.
+    /// System errors.
     pub fn new(end: u64) -> Result<Self, MemoryError> {
         let words = end.div_ceil(PAGE_LEN).div_ceil(WORD_PAGES).max(1);
         let len = usize::try_from(words).map_err(|_| MemoryError::BadLayout)? * WORD_LEN;
@@ -31,14 +32,14 @@ impl DirtyLog {
         Ok(Self { bitmap })
     }
 
-    /// Bytes of the bitmap; the file is longer, up to a whole page.
+    /// Size of the bitmap in bytes; the file is rounded up to a whole page.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a log is never empty")]
     pub fn len(&self) -> usize {
         self.bitmap.len()
     }
 
-    /// The file of the bitmap, and where this process has mapped it. To cut the file: [`GuestMemory::truncate`] of
+    /// The file of the bitmap, and its address in this process. To truncate the file, use [`GuestMemory::truncate`] of
     /// [`DirtyLog::memory`].
     #[must_use]
     pub fn region(&self) -> &Region {
@@ -51,7 +52,7 @@ impl DirtyLog {
         self.bitmap.memory()
     }
 
-    /// Whether the page at guest physical address `address` is dirty. Beyond the log nothing is.
+    /// Whether the page at guest physical address `address` is dirty. Pages beyond the log are clean.
     #[must_use]
     pub fn is_dirty(&self, address: u64) -> bool {
         let page = address / PAGE_LEN;
@@ -60,13 +61,13 @@ impl DirtyLog {
             && self.bitmap.view().read_array::<1>(byte)[0] >> (page % 8) & 1 != 0
     }
 
-    /// Takes the guest physical addresses of all dirty pages, lowest first, and leaves them clean. A page that the
-    /// back end writes meanwhile is in this result or in the next one.
+    /// Takes the guest physical addresses of all dirty pages, lowest first, and marks them clean. A page that the back
+    /// end writes concurrently is in this result or in the next one.
     #[must_use]
     pub fn take(&self) -> Vec<u64> {
         let mut dirty = Vec::new();
         for word in 0..self.bitmap.len() / WORD_LEN {
-            // Little-endian, so that bit 8 * byte + bit of the word is that of the byte.
+            // Little-endian, so bit 8 * byte + bit of the word is bit `bit` of that byte.
             let mut bits = self.bitmap.view().swap_u64(WORD_LEN * word, 0, AcqRel);
             while bits != 0 {
                 let page = word as u64 * WORD_PAGES + u64::from(bits.trailing_zeros());

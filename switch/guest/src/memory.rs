@@ -1,7 +1,7 @@
 //! Guest memory: memfd-backed shared mappings at chosen guest physical addresses.
 //!
-//! All of the crate's `unsafe` is here. The device may write any of this memory at any time, so nothing hands out a
-//! reference to it: fields of rings go through atomics, bytes through copies.
+//! All of the crate's `unsafe` is here. The device may write this memory at any time, so no function returns a
+//! reference to it: ring fields are accessed with atomics, bytes are copied.
 #![allow(unsafe_code)]
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,13 +12,13 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// Bytes of a huge page: sizes of huge-page regions are rounded up to it.
+/// Size of a huge page in bytes: huge-page regions are rounded up to it.
 pub const HUGE_PAGE_LEN: usize = 2 << 20;
 const PAGE_LEN: usize = 4096;
-/// Bytes of a cache line.
+/// Size of a cache line in bytes.
 pub const CACHE_LINE_LEN: usize = 64;
 
-/// What can go wrong with guest memory.
+/// Errors of guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// A range that is not wholly inside one region.
@@ -26,29 +26,29 @@ pub enum MemoryError {
     OutOfBounds {
         /// Guest physical address of the range.
         address: u64,
-        /// Bytes.
+        /// Size in bytes.
         len: usize,
     },
     /// Two regions overlap, or one is empty or wraps around the address space.
     #[error("guest memory regions are empty, overlap or wrap")]
     BadLayout,
-    /// The system refused.
+    /// The system refused the request.
     #[error("guest memory: {0}")]
     System(#[from] rustix::io::Errno),
 }
 
-/// Where one region is, and how large.
+/// Address and size of one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionLayout {
     /// Guest physical address of the first byte.
     pub guest_base: u64,
-    /// Bytes; rounded up to whole pages.
+    /// Size in bytes; rounded up to whole pages.
     pub len: usize,
     /// Back it with 2 MiB pages.
     pub huge_pages: bool,
 }
 
-/// One memfd, mapped once.
+/// One mapped memfd.
 #[derive(Debug)]
 pub struct Region {
     guest_base: u64,
@@ -88,7 +88,7 @@ impl Region {
         })
     }
 
-    /// `len` bytes from `offset` of a file that somebody else has made, at guest address 0.
+    /// `len` bytes from `offset` of a file from elsewhere, at guest address 0.
     fn of_file(file: OwnedFd, offset: u64, len: u64) -> Result<Self, MemoryError> {
         let file_len = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);
         let end = offset.checked_add(len).filter(|&end| end <= file_len);
@@ -111,14 +111,14 @@ impl Region {
         self.guest_base
     }
 
-    /// Bytes.
+    /// Size in bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a region is never empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Where this process has mapped it: vhost-user's "user address".
+    /// Its address in this process: vhost-user's "user address".
     #[must_use]
     pub fn user_address(&self) -> u64 {
         self.host.as_ptr() as u64
@@ -130,7 +130,7 @@ impl Region {
         self.file.as_fd()
     }
 
-    /// Guest physical address behind the last byte.
+    /// Guest physical address after the last byte.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.guest_base + self.len as u64 // `new` has checked that it does not wrap
@@ -140,7 +140,7 @@ impl Region {
 /// Maps `len` bytes of `file`, shared.
 fn map(file: &OwnedFd, offset: u64, len: usize) -> Result<NonNull<u8>, MemoryError> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: no address is asked for, so no existing mapping can be replaced; the callers have checked that the file
+    // SAFETY: no address is requested, so no existing mapping can be replaced; the callers have checked that the file
     // has `len` bytes from `offset`.
     let host = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, file, offset)? };
     NonNull::new(host.cast()).ok_or(MemoryError::BadLayout)
@@ -159,8 +159,8 @@ pub struct GuestMemory {
     regions: Vec<Region>,
 }
 
-// SAFETY: the pointers are to shared mappings that live as long as the regions. Access is by atomics and by copies of
-// bytes whose value is not relied upon when the device writes them at the same time.
+// SAFETY: the pointers point to shared mappings that live as long as the regions. Access is by atomics, or by copies of
+// bytes whose value does not matter if the device writes them at the same time.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as for Send.
 unsafe impl Sync for GuestMemory {}
@@ -169,7 +169,7 @@ impl GuestMemory {
     /// Creates and maps the regions, zeroed.
     ///
     /// # Errors
-    /// Regions that overlap, wrap or are empty; the system's.
+    /// Regions that overlap, wrap or are empty; system errors.
     pub fn new(layout: &[RegionLayout]) -> Result<Arc<Self>, MemoryError> {
         let regions = layout
             .iter()
@@ -190,17 +190,17 @@ impl GuestMemory {
         Ok(Arc::new(Self { regions }))
     }
 
-    /// Maps `len` bytes from `offset` of a file that came with a message, at address 0. If its maker cuts the file
-    /// afterwards, an access beyond its end kills this process.
+    /// Maps `len` bytes from `offset` of a file that came with a message, at address 0. If the file's owner truncates
+    /// it afterwards, an access beyond its end kills this process.
     ///
     /// # Errors
-    /// A file that is shorter; the system's.
+    /// A file that is shorter; system errors.
     pub fn map_file(file: OwnedFd, offset: u64, len: u64) -> Result<Arc<Self>, MemoryError> {
         let regions = vec![Region::of_file(file, offset, len)?];
         Ok(Arc::new(Self { regions }))
     }
 
-    /// The regions, in the order in which they were given.
+    /// The regions, in the given order.
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         &self.regions
@@ -266,14 +266,14 @@ impl GuestMemory {
             .map(|(_, host)| host.as_ptr() as u64)
     }
 
-    /// Fault injection: cuts region number `region`'s memfd to `len` bytes (rounded up to whole pages), as a hostile
-    /// front end would, so that everybody else who has mapped it gets SIGBUS beyond `len`.
+    /// Fault injection: truncates the memfd of region number `region` to `len` bytes (rounded up to whole pages), as a
+    /// hostile front end would, so that every other process that has mapped it gets SIGBUS beyond `len`.
     ///
-    /// This guest itself keeps a private copy of the tail in the same place, so that its own rings and windows go on
-    /// working; what it writes there nobody else sees.
+    /// This guest keeps a private copy of the tail at the same address, so that its own rings and windows continue to
+    /// work; other processes do not see what it writes there.
     ///
     /// # Errors
-    /// A region number or length that does not exist; the system's.
+    /// A region number or length that does not exist; system errors.
     pub fn truncate(&self, region: usize, len: usize) -> Result<(), MemoryError> {
         let region = self.regions.get(region).ok_or(MemoryError::BadLayout)?;
         let len = len.next_multiple_of(region.page_len);
@@ -281,8 +281,8 @@ impl GuestMemory {
         if tail_len > 0 {
             let mut tail = vec![0u8; tail_len];
             // SAFETY: len + tail_len = region.len, the length of the mapping, so both the copies and the new mapping
-            // stay inside what this region owns; the new mapping replaces pages that stay readable and writable, and
-            // goes in before the file shrinks, so that no access of ours can fault.
+            // stay inside what this region owns. The new mapping replaces pages that stay readable and writable, and is
+            // in place before the file shrinks, so our own accesses cannot fault.
             unsafe {
                 let host = region.host.add(len).as_ptr();
                 ptr::copy_nonoverlapping(host, tail.as_mut_ptr(), tail_len);
@@ -322,20 +322,20 @@ impl Window {
         self.guest_address
     }
 
-    /// Bytes.
+    /// Size in bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The memory that it is a window on.
+    /// The memory that contains the window.
     #[must_use]
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
-    /// A window on `len` bytes from `offset`.
+    /// A sub-window of `len` bytes from `offset`.
     ///
     /// # Errors
     /// A range that is not inside this window.
@@ -347,8 +347,8 @@ impl Window {
         self.memory.window(address, len)
     }
 
-    /// The bytes. A loop takes the view once, so that pointer and length stay in registers: through the window, they
-    /// would have to be loaded again after each write to guest memory.
+    /// Access to the bytes. A loop should take the view once, so that pointer and length stay in registers: through the
+    /// window, they would be loaded again after each write to guest memory.
     #[inline(always)]
     #[must_use]
     pub fn view(&self) -> View<'_> {
@@ -360,10 +360,10 @@ impl Window {
     }
 }
 
-/// Access to a [`Window`]. Offsets are bytes from its start; one that is out of range panics, as with a slice.
+/// Access to a [`Window`]. Offsets are bytes from its start; an offset out of range panics, as with a slice.
 ///
-/// Ring indices and flags are atomic. Everything else is plain, and ordered by them: a well-behaved device does not
-/// write what it has published, and of a badly behaved one any value is as good as any other.
+/// Ring indices and flags are atomic. Everything else is plain and ordered by them: a correct device does not write
+/// what it has published, and for an incorrect one any value is acceptable.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     host: NonNull<u8>,
@@ -383,7 +383,7 @@ impl View<'_> {
         unsafe { self.host.add(offset).as_ptr() }
     }
 
-    /// Where a field of `T` is that both sides access atomically.
+    /// Address of a field of `T` that both sides access atomically.
     #[inline(always)]
     fn atomic<T>(self, offset: usize) -> *mut T {
         let at = self.at(offset, size_of::<T>()).cast::<T>();
@@ -459,7 +459,7 @@ impl View<'_> {
         bytes
     }
 
-    /// Copies out `count` elements of `N` bytes each, one after the other, checking the bounds once.
+    /// Copies out `count` consecutive elements of `N` bytes each, with one bounds check.
     #[inline(always)]
     pub fn read_each<const N: usize>(
         self,
@@ -481,7 +481,7 @@ impl View<'_> {
         unsafe { ptr::write_bytes(at, value, len) };
     }
 
-    /// Asks for the cache line at `offset`.
+    /// Prefetches the cache line at `offset`.
     #[inline(always)]
     pub fn prefetch(self, offset: usize) {
         let at = self.at(offset, 1);

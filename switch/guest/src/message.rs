@@ -1,6 +1,6 @@
 //! vhost-user messages: a header of three 32-bit fields in host byte order, a payload, file descriptors.
 //!
-//! Nothing here checks what is sent, so that hostile messages are as easy as good ones.
+//! Messages are not checked before they are sent, so that hostile messages are as easy as valid ones.
 
 use crate::event::wait_readable;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -73,18 +73,18 @@ pub const FLAG_REPLY: u32 = 1 << 2;
 pub const FLAG_NEED_REPLY: u32 = 1 << 3;
 /// In the payload of `SET_VRING_KICK`, `_CALL` and `_ERR`: no file descriptor comes with the message.
 pub const VRING_NO_FD: u64 = 1 << 8;
-/// File descriptors that one message can carry here.
+/// Maximum file descriptors of one message here.
 pub const FDS_MAX: usize = 64;
-/// Bytes of the header.
+/// Size of the header in bytes.
 pub const HEADER_LEN: usize = 12;
-/// Payload bytes beyond which a received header is taken for garbage.
+/// Payload length above which a received header is treated as garbage.
 pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
 
-/// In the flags of `SET_VRING_ADDR`: writes to the used ring are to be logged (`VHOST_VRING_F_LOG`).
+/// In the flags of `SET_VRING_ADDR`: log writes to the used ring (`VHOST_VRING_F_LOG`).
 pub const VRING_LOG: u32 = 1;
-/// Bytes of a memory region in `SET_MEM_TABLE`.
+/// Size of a memory region in `SET_MEM_TABLE`, in bytes.
 pub const MEMORY_REGION_LEN: usize = 32;
-/// Bytes of the payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`, padding included.
+/// Size of the payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD` in bytes, including padding.
 pub const INFLIGHT_LEN: usize = 24;
 
 const FDS_SPACE: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
@@ -98,7 +98,7 @@ pub struct Message {
     pub flags: u32,
     /// Bytes after the header.
     pub payload: Vec<u8>,
-    /// What came with it.
+    /// File descriptors that came with it.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -144,7 +144,7 @@ pub fn memory_region(fields: [u64; 4]) -> [u8; MEMORY_REGION_LEN] {
     bytes
 }
 
-/// The payload of `ADD_MEM_REG` and `REM_MEM_REG`: padding, and a region as of [`memory_region`].
+/// The payload of `ADD_MEM_REG` and `REM_MEM_REG`: padding, and a region in the form of [`memory_region`].
 #[must_use]
 pub fn single_memory_region(fields: [u64; 4]) -> [u8; 8 + MEMORY_REGION_LEN] {
     let mut bytes = [0; 8 + MEMORY_REGION_LEN];
@@ -152,7 +152,7 @@ pub fn single_memory_region(fields: [u64; 4]) -> [u8; 8 + MEMORY_REGION_LEN] {
     bytes
 }
 
-/// The payload of `SET_LOG_BASE`: bytes of the log, and where it begins in its file.
+/// The payload of `SET_LOG_BASE`: size of the log in bytes, and its offset in its file.
 #[must_use]
 pub fn log_base(len: u64, offset: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -161,8 +161,8 @@ pub fn log_base(len: u64, offset: u64) -> [u8; 16] {
     bytes
 }
 
-/// The payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`: bytes of the region, where it begins in its file, rings,
-/// entries of each.
+/// The payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`: size of the region in bytes, its offset in its file, number
+/// of rings, entries of each.
 #[must_use]
 pub fn inflight(len: u64, offset: u64, queues: u16, queue_size: u16) -> [u8; INFLIGHT_LEN] {
     let mut bytes = [0; INFLIGHT_LEN];
@@ -194,10 +194,10 @@ pub fn encode(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Sends `bytes` as they are, with `fds` attached to the first.
+/// Sends `bytes` unchanged, with `fds` attached to the first byte.
 ///
 /// # Errors
-/// The socket's; more than [`FDS_MAX`] file descriptors.
+/// Socket errors; more than [`FDS_MAX`] file descriptors.
 pub fn send_bytes(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut sent = 0;
     while sent < bytes.len() {
@@ -219,7 +219,7 @@ pub fn send_bytes(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> 
 /// Receives one message, waiting up to `timeout` for all of it.
 ///
 /// # Errors
-/// The socket's; `UnexpectedEof` when the peer is gone; `TimedOut`; `InvalidData` for an absurd payload length.
+/// Socket errors; `UnexpectedEof` when the peer is gone; `TimedOut`; `InvalidData` for an absurd payload length.
 pub fn receive(stream: &UnixStream, timeout: Duration) -> io::Result<Message> {
     let deadline = Instant::now() + timeout;
     let mut fds = Vec::new();

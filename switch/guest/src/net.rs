@@ -51,11 +51,11 @@ pub mod features {
     pub const IN_ORDER: u64 = 1 << 35;
 }
 
-/// Bytes of the header when `VERSION_1` or `MRG_RXBUF` is negotiated (virtio 1.2, 5.1.6).
+/// Length of the header if `VERSION_1` or `MRG_RXBUF` is negotiated (virtio 1.2, 5.1.6).
 pub const HEADER_LEN: usize = 12;
-/// Bytes of the header of a legacy device without `MRG_RXBUF`: no `num_buffers` (virtio 1.2, 5.1.6.1).
+/// Length of the header of a legacy device without `MRG_RXBUF`: no `num_buffers` (virtio 1.2, 5.1.6.1).
 pub const HEADER_LEN_LEGACY: usize = 10;
-/// `flags`: the checksum from `csum_start` on is the receiver's, or the device's, to complete.
+/// `flags`: the receiver or the device must complete the checksum from `csum_start` on.
 pub const HDR_F_NEEDS_CSUM: u8 = 1;
 /// `flags`: the checksum has been verified.
 pub const HDR_F_DATA_VALID: u8 = 2;
@@ -63,12 +63,12 @@ pub const HDR_F_DATA_VALID: u8 = 2;
 pub const GSO_NONE: u8 = 0;
 /// `gso_type`: TCP over IPv4.
 pub const GSO_TCPV4: u8 = 1;
-/// `gso_type`: one UDP datagram, to become fragments.
+/// `gso_type`: one UDP datagram, to be fragmented.
 pub const GSO_UDP: u8 = 3;
 /// `gso_type`: TCP over IPv6.
 pub const GSO_TCPV6: u8 = 4;
 
-/// Bytes of the header under `features`.
+/// Length of the header with `features`.
 #[must_use]
 pub fn header_len(features: u64) -> usize {
     if features & (features::VERSION_1 | features::MRG_RXBUF) != 0 {
@@ -89,16 +89,16 @@ pub struct VirtioNetHdr {
     pub hdr_len: u16,
     /// Payload bytes of each segment.
     pub gso_size: u16,
-    /// Where checksumming starts, from the start of the frame.
+    /// Start of the checksummed bytes, from the start of the frame.
     pub csum_start: u16,
-    /// Where the checksum goes, from `csum_start`.
+    /// Position of the checksum, from `csum_start`.
     pub csum_offset: u16,
     /// Buffers that this frame fills; only with `MRG_RXBUF`, else 0 or 1.
     pub num_buffers: u16,
 }
 
 impl VirtioNetHdr {
-    /// The header as it lies in guest memory, little-endian. Legacy guests use the first 10 bytes.
+    /// The header as stored in guest memory, little-endian. Legacy guests use the first 10 bytes.
     #[must_use]
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];

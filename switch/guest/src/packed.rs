@@ -1,9 +1,8 @@
 //! The driver side of a packed virtqueue (virtio 1.2, section 2.8).
 //!
-//! Used as [`crate::ring::SplitRing`] is: [`PackedRing::add`] chooses a buffer id and frees it when the device has used
-//! it; [`PackedRing::offer`] makes buffers available under ids that the caller chooses, which is what a fast loop
-//! wants. Nothing is seen by the device before [`PackedRing::publish`], which stores the flags of the first new
-//! descriptor last.
+//! Used like [`crate::ring::SplitRing`]: [`PackedRing::add`] chooses a buffer id and frees it when the device has used
+//! it; [`PackedRing::offer`] makes buffers available with ids that the caller chooses, for fast loops. The device sees
+//! nothing before [`PackedRing::publish`], which stores the flags of the first new descriptor last.
 
 use crate::memory::{CACHE_LINE_LEN, GuestMemory, View, Window};
 use crate::ring::{
@@ -25,18 +24,18 @@ pub const EVENT_ENABLE: u16 = 0;
 pub const EVENT_DISABLE: u16 = 1;
 /// Event flags: notify when a certain descriptor is reached; with `EVENT_IDX` only (2.8.10).
 pub const EVENT_DESCRIPTOR: u16 = 2;
-/// Bytes of an event suppression area (2.8.14).
+/// Size of an event suppression area in bytes (2.8.14).
 pub const EVENT_LEN: usize = 4;
 const WRAP_BITS: u16 = DESC_F_AVAIL | DESC_F_USED;
 const POSITION_WRAP: u16 = 1 << 15;
-/// Where a descriptor has its flags, and in front of them length and id (2.8.13).
+/// Offset of a descriptor's flags; length and id precede them (2.8.13).
 const FLAGS_AT: usize = 14;
 const LEN_AT: usize = 8;
 const DESCRIPTORS_PER_LINE: usize = CACHE_LINE_LEN / DESCRIPTOR_LEN;
 /// In `chain_len`: the caller owns the id; one descriptor.
 const OFFERED: u16 = u16::MAX;
 
-/// A place in a packed ring: a slot and the wrap counter there (2.8.1).
+/// A position in a packed ring: a slot and the wrap counter there (2.8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// From 0 to the ring size, exclusive.
@@ -46,13 +45,13 @@ pub struct Position {
 }
 
 impl Position {
-    /// Where both sides start (2.8.1).
+    /// Start of both sides (2.8.1).
     pub const START: Self = Self {
         slot: 0,
         wrap: true,
     };
 
-    /// As vhost-user's `SET_VRING_BASE` and the event areas have it: the slot, and the wrap counter in bit 15.
+    /// The form used by vhost-user's `SET_VRING_BASE` and the event areas: the slot, and the wrap counter in bit 15.
     #[must_use]
     pub fn from_bits(bits: u16) -> Self {
         Self {
@@ -67,7 +66,7 @@ impl Position {
         self.slot | if self.wrap { POSITION_WRAP } else { 0 }
     }
 
-    /// Where a ring of `size` slots is after `descriptors` from the start.
+    /// Position of a ring of `size` slots after `descriptors` from the start.
     #[must_use]
     pub fn after(descriptors: u16, size: u16) -> Self {
         let size = size.max(1);
@@ -77,7 +76,7 @@ impl Position {
         }
     }
 
-    /// `descriptors` further on, at most one lap, in a ring of `size` slots.
+    /// The position `descriptors` further on (at most one lap) in a ring of `size` slots.
     #[inline(always)]
     #[must_use]
     pub fn advance(self, descriptors: u16, size: u16) -> Self {
@@ -107,12 +106,12 @@ impl Position {
     }
 }
 
-/// A descriptor as it lies in memory (2.8.13): what the driver makes available, and what the device writes back.
+/// A descriptor as stored in memory (2.8.13): written by the driver when available, and by the device when used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedDescriptor {
     /// Guest physical address.
     pub address: u64,
-    /// Bytes; in a used descriptor those that the device wrote.
+    /// Length in bytes; in a used descriptor, the bytes that the device wrote.
     pub len: u32,
     /// Buffer id.
     pub id: u16,
@@ -164,10 +163,10 @@ impl PackedDescriptor {
     }
 }
 
-/// An event suppression area (2.8.14): what one side wishes to be told.
+/// An event suppression area (2.8.14): the notifications that one side requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventArea {
-    /// Slot, and wrap counter in bit 15; counts with `EVENT_DESCRIPTOR` only.
+    /// Slot, and wrap counter in bit 15; valid with `EVENT_DESCRIPTOR` only.
     pub position: u16,
     /// `EVENT_*` in the low two bits.
     pub flags: u16,
@@ -187,24 +186,25 @@ pub struct PackedRing {
     available: Position,
     /// The next slot that the device uses.
     used: Position,
-    /// Slot and flags of the first descriptor that the device has not been shown.
+    /// Slot and flags of the first unpublished descriptor.
     first_unpublished: Option<(u16, u16)>,
-    /// Descriptors that the device has not been shown.
+    /// Unpublished descriptors.
     unpublished: u16,
-    /// Buffers, unpublished ones too.
+    /// Outstanding buffers, including unpublished ones.
     outstanding: u16,
     free_slots: u16,
-    /// The next id last.
+    /// Free ids; the next one to use is last.
     free_ids: VecDeque<u16>,
-    /// By id: descriptors of the outstanding buffer, 0 when there is none, or `OFFERED`.
+    /// By id: descriptors of the outstanding buffer, 0 if there is none, or `OFFERED`.
     chain_len: Vec<u16>,
     /// By id: bytes that the device may write. With `in_order` only.
     writable_len: Vec<u32>,
     /// By slot: id of the buffer that starts there. With `in_order` only.
     id_at: Vec<u16>,
-    /// The last one of a batch that the device has used in order, while others of the batch are still to be taken.
+    /// Last buffer of a batch that the device has used in order, while other buffers of the batch are still to be
+    /// taken.
     batch: Option<UsedElement>,
-    /// `used`, for those who do not own the ring.
+    /// `used`, for code that does not own the ring.
     progress: Progress,
 }
 
@@ -258,13 +258,14 @@ impl PackedRing {
         Ok(ring)
     }
 
-    /// Forgets all that is outstanding, zeroes the ring's memory and starts both sides at `base`, as a driver that
-    /// resets its device.
+    /// Drops all outstanding buffers, zeroes the ring's memory and starts both sides at `base`, as a driver that resets
+    /// its device.
     pub fn reset(&mut self, base: Position) {
         for part in [&self.driver_event, &self.device_event] {
             part.view().fill(0, part.len(), 0);
         }
-        // In a lap with the wrap counter at 0, zeroes would be used descriptors: write what the lap before left.
+        // In a lap with the wrap counter at 0, zeroed descriptors would count as used: write what the previous lap
+        // left.
         for slot in 0..self.layout.size {
             let wrap = if slot < base.slot {
                 base.wrap
@@ -314,7 +315,7 @@ impl PackedRing {
         self.in_order = in_order;
     }
 
-    /// Descriptors that [`PackedRing::add`] can still take.
+    /// Number of descriptors that [`PackedRing::add`] can still take.
     #[must_use]
     pub fn free_descriptors(&self) -> usize {
         self.free_slots.into()
@@ -327,33 +328,33 @@ impl PackedRing {
         self.outstanding
     }
 
-    /// Where the driver makes the next buffer available.
+    /// Position of the next buffer that the driver makes available.
     #[must_use]
     pub fn available_position(&self) -> Position {
         self.available
     }
 
-    /// Where the driver looks for the next used descriptor.
+    /// Position where the driver expects the next used descriptor.
     #[must_use]
     pub fn used_position(&self) -> Position {
         self.used
     }
 
-    /// Where the device stands in the ring, used descriptors counted that the driver has not taken yet. This is where
-    /// a device goes on that keeps the order.
+    /// The device's position, including used descriptors that the driver has not taken yet. A device that keeps the
+    /// order continues there.
     #[must_use]
     pub fn device_position(&self) -> Position {
         self.walk_used().0
     }
 
-    /// How far the ring has come, to be looked at while a pump has it.
+    /// The ring's progress, readable while a pump owns the ring.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Writes a chain of descriptors, one for each buffer, and makes it available at the next
-    /// [`PackedRing::publish`]. Returns its buffer id, or nothing when there are too few free descriptors.
+    /// Writes a chain of descriptors, one for each buffer, and makes it available at the next [`PackedRing::publish`].
+    /// Returns its buffer id, or `None` if there are too few free descriptors.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
         if buffers.is_empty() || buffers.len() > usize::from(self.free_slots) {
             return None;
@@ -371,8 +372,8 @@ impl PackedRing {
         Some(id)
     }
 
-    /// Writes the chain into `table` and makes one indirect descriptor available (2.8.7). `table` holds 16 bytes for
-    /// each buffer, and is the caller's to leave alone until the id is used.
+    /// Writes the chain into `table` and makes one indirect descriptor available (2.8.7). `table` has 16 bytes for each
+    /// buffer; the caller must not change it until the id is used.
     pub fn add_indirect(&mut self, table: &Window, buffers: &[Buffer]) -> Option<u16> {
         let len = DESCRIPTOR_LEN * buffers.len();
         if buffers.is_empty() || len > table.len() || self.free_slots == 0 {
@@ -380,7 +381,7 @@ impl PackedRing {
         }
         let id = self.free_ids.pop_back()?;
         for (i, buffer) in buffers.iter().enumerate() {
-            // Id, and all flags but WRITE, are reserved there.
+            // Id and all flags except WRITE are reserved there.
             PackedDescriptor::of(buffer, 0).store(table.view(), i);
         }
         let start = self.available.slot;
@@ -394,12 +395,12 @@ impl PackedRing {
         Some(id)
     }
 
-    /// Makes buffers of one descriptor each available at the next [`PackedRing::publish`], under ids that the caller
-    /// chooses below the ring size and goes on owning; there must be as many free descriptors. Not to be mixed with
+    /// Makes buffers of one descriptor each available at the next [`PackedRing::publish`], with ids below the ring size
+    /// that the caller chooses and owns. There must be enough free descriptors. Must not be mixed with
     /// [`PackedRing::add`] on one ring.
     #[inline(always)]
     pub fn offer(&mut self, buffers: impl Iterator<Item = (u16, Buffer)>) {
-        // Values, so that the loop keeps them in registers: through `self`, each would have to be loaded again after
+        // Copied to locals, so that the loop keeps them in registers: through `self`, each would be loaded again after
         // each write to guest memory.
         let (table, size, in_order) = (self.descriptors.view(), self.layout.size, self.in_order);
         let chain_len = self.chain_len.as_mut_slice();
@@ -444,7 +445,7 @@ impl PackedRing {
         self.free_slots -= 1;
     }
 
-    /// Keeps in mind a buffer that was added from slot `start` on.
+    /// Records a buffer that was added from slot `start` on.
     fn note(&mut self, id: u16, start: u16, descriptors: u16, writable_len: u32) {
         self.chain_len[usize::from(id)] = descriptors;
         self.writable_len[usize::from(id)] = writable_len;
@@ -452,7 +453,7 @@ impl PackedRing {
         self.outstanding += 1;
     }
 
-    /// Shows the device what was added. True when the device asks to be kicked (2.8.21).
+    /// Publishes what was added. Returns true if the device asks to be kicked (2.8.21).
     #[inline(always)]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -462,8 +463,8 @@ impl PackedRing {
         let at = DESCRIPTOR_LEN * usize::from(slot) + FLAGS_AT;
         self.descriptors.view().store_u16(at, flags, Release);
         let count = std::mem::take(&mut self.unpublished);
-        // The device stores its wish and then looks at the flags; we store the flags and then look at its wish.
-        // Without this fence both may miss the other.
+        // The device stores its event request and then reads the flags; we store the flags and then read its request.
+        // Without this fence, each side may miss the other's store.
         fence(SeqCst);
         let wish = self.device_event();
         match wish.flags & 3 {
@@ -487,13 +488,13 @@ impl PackedRing {
         self.walk_used().1
     }
 
-    /// Descriptors that the device has been shown, and that were not taken back.
+    /// Published descriptors that were not taken back.
     #[inline(always)]
     fn published(&self) -> u16 {
         self.layout.size - self.free_slots - self.unpublished
     }
 
-    /// Follows the used descriptors that are not taken yet: where they end, and how many buffers.
+    /// Walks the used descriptors that are not taken yet: returns their end and the number of buffers.
     fn walk_used(&self) -> (Position, u16) {
         let (mut at, mut count) = (self.used, 0);
         let mut last = self.batch.map(|batch| batch.id);
@@ -531,19 +532,19 @@ impl PackedRing {
         }
     }
 
-    /// Takes one used buffer that was added, and its descriptors back.
+    /// Takes one used buffer from `add` and frees its descriptors.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
         let (at, mut element) = (self.used, [UsedElement::default()]);
         let count = self.take_used(&mut element)?;
         Ok((count > 0).then(|| self.without_reserved_len(at, element[0])))
     }
 
-    /// `used`, of the used descriptor at `at`, with no length if none of the buffer is the device's to write and it does
-    /// not say that it has: the length is reserved then (2.8.4), and DPDK leaves the driver's there. Of buffers that it
-    /// may write, a length counts without that flag too, as all drivers have it.
+    /// Returns `used` of the used descriptor at `at`, with length 0 if no part of the buffer is device-writable and the
+    /// descriptor does not say that it was written: the length is reserved then (2.8.4), and DPDK leaves the driver's
+    /// length there. For device-writable buffers, the length is valid without that flag too, as for all drivers.
     fn without_reserved_len(&self, at: Position, mut used: UsedElement) -> UsedElement {
         let says_written = self.read_desc(at.slot).flags & DESC_F_WRITE != 0;
         let is_writable = self.writable_len.get(usize::from(used.id)) != Some(&0);
@@ -554,13 +555,13 @@ impl PackedRing {
     }
 
     /// Takes used buffers into `elements`, as many as are ready and fit; returns how many. A large batch of single
-    /// descriptors ends where a cache line of the ring ends, so that the next one does not begin in the middle.
+    /// descriptors ends at the end of a cache line of the ring, so that the next one does not begin inside a line.
     ///
-    /// Of a batch that the device used in order with one descriptor, those without a length of their own are taken for
-    /// written up to their end (2.8.8).
+    /// In a batch that the device used in order with one descriptor, buffers without their own length count as
+    /// completely written (2.8.8).
     ///
     /// # Errors
-    /// What [`RingError`] says of devices. What was used before the fault is returned first.
+    /// The device faults in [`RingError`]. Buffers used before the fault are returned first.
     #[inline(always)]
     pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
         if self.in_order {
@@ -631,7 +632,7 @@ impl PackedRing {
         Ok(room)
     }
 
-    /// Takes the oldest outstanding buffer, of a batch that ends with `last`.
+    /// Takes the oldest outstanding buffer of a batch that ends with `last`.
     fn take_oldest(&mut self, last: UsedElement) -> UsedElement {
         let id = self.id_at[usize::from(self.used.slot)];
         let used = if id == last.id {
@@ -672,7 +673,7 @@ impl PackedRing {
         }
     }
 
-    /// Asks for a call at the next used buffer (2.8.10). True when there is one already, for which no call may come.
+    /// Asks for a call at the next used buffer (2.8.10). Returns true if one is ready already; then no call may come.
     pub fn enable_calls(&mut self) -> bool {
         let flags = if self.event_index {
             EVENT_DESCRIPTOR
@@ -708,10 +709,10 @@ fn load_used(table: View<'_>, at: Position) -> Option<UsedElement> {
     })
 }
 
-/// Raw access to the ring's memory. These leave the driver's own bookkeeping alone, so that a test can write what no
+/// Raw access to the ring's memory. These functions do not change the driver's own state, so a test can write what no
 /// driver would.
 impl PackedRing {
-    /// Writes the descriptor in `slot`, flags last and after all that was written before.
+    /// Writes the descriptor in `slot`, flags last and after all earlier writes.
     pub fn write_desc(&self, slot: u16, descriptor: PackedDescriptor) {
         let table = self.descriptors.view();
         descriptor.store_body(table, slot.into());
@@ -736,7 +737,7 @@ impl PackedRing {
         load_event(&self.driver_event)
     }
 
-    /// Writes the device's event suppression area, which is the device's to write.
+    /// Writes the device's event suppression area, which normally only the device writes.
     pub fn set_device_event(&self, event: EventArea) {
         store_event(&self.device_event, event);
     }
@@ -749,7 +750,7 @@ impl PackedRing {
     }
 }
 
-/// Position and flags in one store: a reader never finds the one without the other.
+/// Position and flags in one store: a reader never sees one without the other.
 fn store_event(area: &Window, event: EventArea) {
     let bits = u32::from(event.position) | (u32::from(event.flags) << 16);
     area.view().store_u32(0, bits, Release);
@@ -764,8 +765,8 @@ fn load_event(area: &Window) -> EventArea {
     }
 }
 
-/// How far a packed ring has come, for the one who reconnects it while a pump has it. In a split ring the used index
-/// says as much; in a packed one nothing in memory does.
+/// Progress of a packed ring, for code that reconnects it while a pump owns it. A split ring has its used index for
+/// this; a packed ring has nothing in memory.
 #[derive(Clone, Debug)]
 pub struct Progress {
     descriptors: Window,
@@ -774,14 +775,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Where the driver looks for the next used descriptor.
+    /// Position where the driver expects the next used descriptor.
     #[must_use]
     pub fn used_position(&self) -> Position {
         Position::from_bits(self.used.load(Acquire))
     }
 
-    /// Where the device has stopped, if all buffers are of one descriptor, and it wrote a used descriptor for each.
-    /// With a device that runs on, the answer is old when it comes.
+    /// Position where the device has stopped, if all buffers have one descriptor and it wrote a used descriptor for
+    /// each. If the device is running, the answer may be outdated.
     #[must_use]
     pub fn device_position(&self) -> Position {
         loop {
@@ -793,7 +794,7 @@ impl Progress {
                 }
                 at = at.advance(1, self.size);
             }
-            // A pump that has taken more meanwhile may have overwritten what we looked at.
+            // A pump that has taken more meanwhile may have overwritten the descriptors that were read here.
             if self.used_position() == taken {
                 return at;
             }

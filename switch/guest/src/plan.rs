@@ -1,14 +1,14 @@
-//! Where everything of a guest goes in its memory.
+//! Memory layout of a guest.
 
 use crate::guest::GuestOptions;
 use crate::memory::{CACHE_LINE_LEN, RegionLayout};
 use crate::queue::{ReceiveQueue, TransmitQueue};
 use crate::ring::RingLayout;
 
-/// Bytes at the start of each region that nothing is put in: guest address 0 is nobody's buffer.
+/// Unused bytes at the start of each region: no buffer has guest address 0.
 const RESERVED_LEN: usize = 4096;
 
-/// Address and bytes.
+/// Address and length in bytes.
 pub(crate) type Range = (u64, usize);
 
 #[derive(Debug)]
@@ -24,10 +24,10 @@ pub(crate) struct PairPlan {
     pub(crate) transmit: QueuePlan,
 }
 
-/// Where everything goes.
+/// Addresses of all parts of a guest.
 pub(crate) struct Plan {
     pub(crate) pairs: Vec<PairPlan>,
-    /// By region: base, and bytes taken.
+    /// By region: base, and allocated bytes.
     regions: Vec<Range>,
 }
 

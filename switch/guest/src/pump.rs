@@ -1,6 +1,6 @@
-//! A generator and a sink, tight enough that the switch between them is what is measured.
+//! A generator and a sink that are fast enough for the switch between them to be the bottleneck.
 //!
-//! Both do per frame what a real driver does and no more: see [`TxWrites`]. Neither allocates after it was made.
+//! Both do per frame what a real driver does and no more: see [`TxWrites`]. Neither allocates after creation.
 
 use crate::event::EventFd;
 use crate::memory::{CACHE_LINE_LEN, View, Window};
@@ -12,62 +12,65 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Frames handled by one poll at most.
+/// Maximum frames of one poll.
 pub const BATCH_MAX: usize = 64;
-/// Bytes of the shortest frame a pump makes, without the frame check sequence: a "64-byte frame".
+/// Length in bytes of the shortest frame that a pump makes, without the frame check sequence: a "64-byte frame".
 pub const FRAME_LEN_MIN: usize = 60;
-/// Where a frame carries the low 16 bits of its sequence number, big-endian.
+/// Offset of the low 16 bits of a frame's sequence number, big-endian.
 pub const SEQUENCE_OFFSET: usize = 42;
-/// Where a frame carries the stamp of [`TxPump::poll_stamped`], little-endian, 8 bytes.
+/// Offset of the stamp of [`TxPump::poll_stamped`] in a frame, little-endian, 8 bytes.
 pub const STAMP_OFFSET: usize = 44;
-/// Bytes of a received frame that are shown: most of its first cache line.
+/// Visible bytes of a received frame: most of its first cache line.
 pub const HEAD_LEN: usize = CACHE_LINE_LEN - HEADER_LEN;
-/// Flows that differ in the UDP source port alone; further ones differ in the source address too.
+/// Number of flows that differ in the UDP source port only; further ones differ in the source address too.
 pub const PORTS: u32 = 60_000;
 const PORT_FIRST: u32 = 1024;
 const SOURCE_ADDRESS: u32 = 0x0a00_0001;
 const ETHERNET_LEN: usize = 14;
-/// From one frame's destination to the next one's, of [`TxPumpOptions::addresses`]: a prime, so that all have their turn
-/// and neighbours in one table are none in the other.
+/// Step from one frame's destination to the next one's, for [`TxPumpOptions::addresses`]: a prime, so that all numbers
+/// occur, and neighbours among the sources are not neighbours among the destinations.
 const DESTINATION_STEP: u32 = 7919;
-/// Of an address, what [`TxPumpOptions::addresses`] numbers.
+/// Offset in an address of the bytes that [`TxPumpOptions::addresses`] numbers.
 const ADDRESS_NUMBER_OFFSET: usize = 2;
 
-/// What is written for each frame sent, besides the available ring. What a driver writes, the device has to fetch from
-/// this core's cache, so this decides a good part of the rate.
+/// What is written for each sent frame, besides the available ring. The device has to fetch what a driver writes from
+/// this core's cache, so this strongly affects the rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TxWrites {
-    /// Nothing: the same descriptors and bytes again and again. Flatters the switch.
+    /// Nothing: the same descriptors and bytes repeat. Favours the switch.
     Nothing,
     /// The descriptor.
     Descriptor,
-    /// The descriptor, and the first line of the frame: flow, sequence number, stamp. What real guests do at least.
+    /// The descriptor and the first line of the frame: flow, sequence number, stamp. The minimum that real guests
+    /// write.
     #[default]
     Frame,
 }
 
-/// How a [`TxPump`] is made.
+/// Options of a [`TxPump`].
 #[derive(Clone, Copy, Debug)]
 pub struct TxPumpOptions {
-    /// Bytes of each frame, without frame check sequence: 60 for a "64-byte frame".
+    /// Length of each frame in bytes, without frame check sequence: 60 for a "64-byte frame".
     pub frame_len: usize,
-    /// Unless empty, in place of `frame_len`: lengths that buffers have in turn, and so frames, where buffers are used in
-    /// order. A ring that is no multiple of them has a few more of the first.
+    /// If not empty, replaces `frame_len`: buffers get these lengths in turn, and so do frames if buffers are used in
+    /// order. If the ring's size is not a multiple of their number, the first lengths occur more often.
     pub mix: &'static [u16],
     /// Source MAC address.
     pub source: [u8; 6],
     /// Destination MAC address.
     pub destination: [u8; 6],
-    /// Different flows, in turn: UDP source ports from 1024 on; from 60000 flows on, IPv4 source addresses too.
+    /// Number of different flows, in turn: UDP source ports from 1024 on; from 60000 flows on, IPv4 source addresses
+    /// too.
     pub flows: u32,
-    /// Addresses on either side, in turn, up to 65536: bytes 2 and 3 of source and destination are a number. The
-    /// destination's takes other steps than the source's, so that no frame is like the one before. 1: both as they are.
+    /// Number of addresses on either side, in turn, up to 65536: bytes 2 and 3 of source and destination are a number.
+    /// The destination's steps differ from the source's, so no frame equals the previous one. 1: both addresses
+    /// unchanged.
     pub addresses: u32,
     /// Frames in a batch, up to [`BATCH_MAX`].
     pub batch: usize,
     /// What is written for each frame.
     pub writes: TxWrites,
-    /// In front of each frame.
+    /// Header before each frame.
     pub header: VirtioNetHdr,
 }
 
@@ -88,45 +91,45 @@ impl Default for TxPumpOptions {
     }
 }
 
-/// What one poll of a [`TxPump`] did.
+/// Result of one poll of a [`TxPump`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Frames made available.
     pub frames: u32,
-    /// The device had given back nothing.
+    /// The device had returned no buffer.
     pub full: bool,
     /// The device asked to be kicked, and was.
     pub kicked: bool,
 }
 
-/// What one poll of an [`RxPump`] did.
+/// Result of one poll of an [`RxPump`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     /// Frames.
     pub frames: u32,
     /// Bytes of these frames, headers not counted.
     pub bytes: u64,
-    /// There was nothing.
+    /// There were no frames.
     pub empty: bool,
 }
 
 /// The start of a received frame, for [`RxPump::poll_each`].
 #[derive(Clone, Copy, Debug)]
 pub struct FrameHead {
-    /// The first bytes of the frame. Beyond the frame's end, whatever the buffer held.
+    /// The first bytes of the frame; after the frame's end, the buffer's previous contents.
     pub bytes: [u8; HEAD_LEN],
     /// Bytes of the frame in its first buffer.
     pub len: u32,
 }
 
 impl FrameHead {
-    /// Low 16 bits of the sequence number that the [`TxPump`] gave.
+    /// Low 16 bits of the sequence number that the [`TxPump`] wrote.
     #[must_use]
     pub fn sequence(&self) -> u16 {
         u16::from_be_bytes([self.bytes[SEQUENCE_OFFSET], self.bytes[SEQUENCE_OFFSET + 1]])
     }
 
-    /// The stamp that the [`TxPump`] gave.
+    /// The stamp that the [`TxPump`] wrote.
     #[must_use]
     pub fn stamp(&self) -> u64 {
         let mut stamp = [0; 8];
@@ -143,17 +146,17 @@ pub struct TxPump {
     frames: TxFrames,
 }
 
-/// All of a transmit pump but its ring.
+/// A transmit pump without its ring.
 #[derive(Debug)]
 struct TxFrames {
     area: Window,
     options: TxPumpOptions,
-    /// By buffer, the frame's length; empty where all are alike.
+    /// By buffer, the frame's length; empty if all are equal.
     lens: Vec<u16>,
     header_len: usize,
     /// Bytes from one frame to the next.
     stride: usize,
-    /// Descriptors that are not in flight, the next one last.
+    /// Descriptors that are not in flight; the next one to use is last.
     idle: VecDeque<u16>,
     elements: [UsedElement; BATCH_MAX],
     /// Frames made available so far.
@@ -164,8 +167,8 @@ struct TxFrames {
 }
 
 impl TxPump {
-    /// A pump on an idle queue. Descriptor i is for buffer i from now on; the frames lie at the start of a cache line,
-    /// with the header at the end of the line before, as with DPDK.
+    /// Creates a pump on an idle queue. Descriptor i is for buffer i from now on. Frames begin at a cache line, with
+    /// the header at the end of the previous line, as with DPDK.
     pub(crate) fn new(
         queue: TransmitQueue,
         kick: Arc<EventFd>,
@@ -179,7 +182,7 @@ impl TxPump {
             batch: options.batch.clamp(1, BATCH_MAX),
             ..*options
         };
-        // An odd number of lines, so that frames spread over all sets of a cache.
+        // An odd number of cache lines, so that frames spread over all sets of a cache.
         let stride = ((1 + options.frame_len.div_ceil(CACHE_LINE_LEN)) | 1) * CACHE_LINE_LEN;
         let count = (area.len() / stride).min(ring.layout().size.into()) as u16;
         if count == 0 {
@@ -211,20 +214,20 @@ impl TxPump {
         Ok(Self { ring, kick, frames })
     }
 
-    /// Reclaims and sends again one batch, at most.
+    /// Reclaims and resends at most one batch.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     #[inline]
     pub fn poll(&mut self) -> Result<Sent, RingError> {
         self.poll_stamped(self.frames.options.batch, 0)
     }
 
-    /// As [`TxPump::poll`], but sends no more than `limit` frames, for a rate below the maximum, and with `stamp` in
-    /// each frame (when it writes frames).
+    /// Like [`TxPump::poll`], but sends at most `limit` frames, for a rate below the maximum, and writes `stamp` into
+    /// each frame (if it writes frames).
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     #[inline]
     pub fn poll_stamped(&mut self, limit: usize, stamp: u64) -> Result<Sent, RingError> {
         let sent = match &mut self.ring {
@@ -239,14 +242,14 @@ impl TxPump {
         Ok(sent)
     }
 
-    /// Takes back what the device has used without sending it again, and returns how many frames are still in flight:
-    /// at 0, the device has read all that was sent.
+    /// Takes back used buffers without resending them, and returns the number of frames still in flight: at 0, the
+    /// device has read everything.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     pub fn drain(&mut self) -> Result<u16, RingError> {
         while let Some(used) = self.ring.pop_used()? {
-            // Behind the others: a ring that is used in order goes on in the order of its table.
+            // Behind the others: a ring that is used in order continues in table order.
             self.frames.idle.push_front(used.id);
         }
         Ok(self.ring.outstanding())
@@ -286,7 +289,7 @@ impl TxFrames {
         }
     }
 
-    /// Reclaims and sends again up to `limit` frames. True when the device is to be kicked.
+    /// Reclaims and resends up to `limit` frames. Returns true if the device must be kicked.
     #[inline(always)]
     fn send(
         &mut self,
@@ -355,7 +358,7 @@ impl TxFrames {
         self.addresses = numbers;
     }
 
-    /// Bytes of the frame in buffer `id`.
+    /// Length of the frame in buffer `id`.
     #[inline(always)]
     fn frame_len(&self, id: u16) -> usize {
         match self.lens.get(usize::from(id)) {
@@ -375,7 +378,7 @@ impl TxFrames {
     }
 }
 
-/// Where the frames of a transmit pump are; a value, so that a loop can keep it in registers.
+/// Location of a transmit pump's frames; a value, so that a loop can keep it in registers.
 #[derive(Clone, Copy)]
 struct Place {
     guest_address: u64,
@@ -405,7 +408,7 @@ impl Place {
     }
 }
 
-/// UDP source port, and where ports do not suffice, the source address with the header checksum.
+/// UDP source port, and if there are not enough ports, the source address with the header checksum.
 #[inline(always)]
 fn write_flow(view: View<'_>, at: usize, flow: u32, flows: u32, frame_len: usize) {
     let port = (PORT_FIRST + flow % PORTS) as u16;
@@ -416,7 +419,7 @@ fn write_flow(view: View<'_>, at: usize, flow: u32, flows: u32, frame_len: usize
     }
 }
 
-/// The numbers of source and destination.
+/// Numbers of source and destination.
 #[inline(always)]
 fn write_addresses(view: View<'_>, at: usize, [source, destination]: [u32; 2]) {
     let (to, from) = (at + ADDRESS_NUMBER_OFFSET, at + 6 + ADDRESS_NUMBER_OFFSET);
@@ -424,7 +427,7 @@ fn write_addresses(view: View<'_>, at: usize, [source, destination]: [u32; 2]) {
     view.write_array(from, (source as u16).to_be_bytes());
 }
 
-/// A number that is less than twice the count, as one that is less than the count.
+/// Reduces a number below twice `count` to one below `count`.
 #[inline(always)]
 fn wrapped(number: u32, count: u32) -> u32 {
     if number >= count {
@@ -434,7 +437,7 @@ fn wrapped(number: u32, count: u32) -> u32 {
     }
 }
 
-/// Consumes whatever a receive ring brings, and posts the buffers again.
+/// Consumes all frames of a receive ring and posts the buffers again.
 #[derive(Debug)]
 pub struct RxPump {
     ring: Virtqueue,
@@ -442,11 +445,11 @@ pub struct RxPump {
     buffers: RxBuffers,
 }
 
-/// All of a receive pump but its ring.
+/// A receive pump without its ring.
 #[derive(Debug)]
 struct RxBuffers {
     area: Window,
-    /// By descriptor: where its buffer starts, bytes.
+    /// By descriptor: offset of its buffer in bytes.
     offsets: Vec<u32>,
     buffer_len: u32,
     header_len: u32,
@@ -454,13 +457,13 @@ struct RxBuffers {
     write_descriptors: bool,
     batch: usize,
     elements: [UsedElement; BATCH_MAX],
-    /// Buffers of the present frame that are still to come.
+    /// Buffers of the current frame that have not arrived yet.
     continuation: u16,
 }
 
 impl RxPump {
-    /// A pump on a queue with its buffers posted. `write_descriptors`: write each descriptor again when its buffer is
-    /// posted, as real drivers do because theirs is a new buffer.
+    /// Creates a pump on a queue with its buffers posted. `write_descriptors`: write each descriptor again when its
+    /// buffer is posted, as real drivers do because they post a new buffer.
     pub(crate) fn new(
         queue: ReceiveQueue,
         kick: Arc<EventFd>,
@@ -486,25 +489,25 @@ impl RxPump {
         })
     }
 
-    /// Sets how many buffers one poll takes at most, up to [`BATCH_MAX`], which it is at first.
+    /// Sets the maximum number of buffers per poll, up to [`BATCH_MAX`], the default.
     pub fn set_batch(&mut self, batch: usize) {
         self.buffers.batch = batch.clamp(1, BATCH_MAX);
     }
 
-    /// Takes one batch and posts its buffers again. Of each frame, the line with the header is read and the first one of
-    /// its bytes, as by a driver and the program behind it.
+    /// Takes one batch and posts its buffers again. Of each frame, the cache line with the header and the first one
+    /// with its bytes are read, as a driver and the receiving program would.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     #[inline]
     pub fn poll(&mut self) -> Result<Received, RingError> {
         self.poll_inner(|_, _, _| {})
     }
 
-    /// As [`RxPump::poll`], showing the start of each frame to `see`.
+    /// Like [`RxPump::poll`], and passes the start of each frame to `see`.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     #[inline]
     pub fn poll_each(&mut self, mut see: impl FnMut(&FrameHead)) -> Result<Received, RingError> {
         self.poll_inner(|view, at, frame_len| {
@@ -543,7 +546,7 @@ impl RxPump {
 }
 
 impl RxBuffers {
-    /// Takes one batch and posts its buffers again. True when the device is to be kicked.
+    /// Takes one batch and posts its buffers again. Returns true if the device must be kicked.
     #[inline(always)]
     fn receive(
         &mut self,
@@ -571,7 +574,7 @@ impl RxBuffers {
         // The 16 bits before a frame: num_buffers, or the end of a header without it.
         let word = |element: &UsedElement| view.load_u16(frame_at(element) - 2, Relaxed);
         let mut received = Received::default();
-        // All headers first: in one loop with the rest, the address of each would depend on the one before.
+        // All headers first: in one loop with the rest, each address would depend on the previous one.
         let several = elements
             .iter()
             .fold(false, |several, element| several | (word(element) > 1));
@@ -607,7 +610,7 @@ impl RxBuffers {
     }
 }
 
-/// Of the longest frame.
+/// Length of the longest frame.
 fn frame_len_max(options: &TxPumpOptions) -> usize {
     let longest = match options.mix.iter().max() {
         Some(longest) => usize::from(*longest),

@@ -1,52 +1,53 @@
-//! Frames in and out of one ring, byte for byte. Made for tests: it allocates, and poisons every buffer it gets back,
-//! so that a device that touches a buffer after having used it is found out.
+//! Sends and receives frames on one ring, byte for byte. Made for tests: it allocates, and poisons every returned
+//! buffer, so that a device that touches a buffer after having used it is detected.
 
 use crate::memory::{CACHE_LINE_LEN, Window};
 use crate::net::{HEADER_LEN, VirtioNetHdr};
 use crate::ring::{Buffer, DESCRIPTOR_LEN, RingError, SplitRing, UsedElement};
 use crate::virtqueue::Virtqueue;
 
-/// What buffers hold after the device has used them.
+/// Contents of buffers after the device has used them.
 pub const POISON: u8 = 0xDB;
-/// Unused bytes between the pieces of a transmitted chain, so that a device that runs from one into the next by
-/// address, and not by `next`, is found out.
+/// Unused bytes between the pieces of a transmitted chain, to detect a device that continues from one piece to the next
+/// by address and not by `next`.
 pub const PIECE_GAP_LEN: usize = 16;
-/// Frames of one transmit queue that are in flight at most, whatever the ring's size.
+/// Maximum frames in flight of one transmit queue, whatever the ring's size.
 const TX_SLOTS_MAX: u16 = 256;
 /// Entries of the largest indirect table.
 const TABLE_SIZE_MAX: u16 = 1024;
 
-/// What the caller asked, or the device did, that virtio 1.2, 5.1.6 does not allow.
+/// A request of the caller, or an action of the device, that virtio 1.2, 5.1.6 does not allow.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The ring's.
+    /// A ring error.
     #[error(transparent)]
     Ring(#[from] RingError),
     /// A frame that needs more room or more descriptors than the queue has.
     #[error("a frame of {len} bytes in {pieces} pieces does not fit this queue")]
     FrameTooLong {
-        /// Bytes.
+        /// Length in bytes.
         len: usize,
-        /// Descriptors.
+        /// Number of descriptors.
         pieces: usize,
     },
-    /// The device says that it wrote more than the buffer has, or less than a header; or anything when transmitting.
+    /// The device claims to have written more than the buffer has, or less than a header; or anything when
+    /// transmitting.
     #[error("device: used length {len} of a buffer of {buffer_len} bytes")]
     UsedLen {
-        /// Bytes, according to the device.
+        /// Length in bytes, according to the device.
         len: u32,
-        /// Bytes.
+        /// Length in bytes.
         buffer_len: usize,
     },
-    /// `num_buffers` says more than was used at the same time, or 0 (5.1.6.4).
+    /// `num_buffers` is greater than the number of buffers used at the same time, or 0 (5.1.6.4).
     #[error("device: num_buffers is {num_buffers}, but {used} buffers were used")]
     NumBuffers {
-        /// From the header.
+        /// `num_buffers` from the header.
         num_buffers: u16,
-        /// Buffers that there were.
+        /// Buffers that were used.
         used: u16,
     },
-    /// A pump wants a queue with nothing in flight, or with one descriptor for each receive buffer.
+    /// A pump needs a queue with nothing in flight, or with one descriptor for each receive buffer.
     #[error("the queue is busy, or its buffers are chains")]
     NotPumpable,
 }
@@ -54,12 +55,12 @@ pub enum QueueError {
 /// How the bytes of a frame and its header are spread over descriptors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChainSplit {
-    /// Header and frame in one.
+    /// Header and frame in one descriptor.
     #[default]
     Single,
-    /// One for the header, one for the frame.
+    /// One descriptor for the header, one for the frame.
     HeaderApart,
-    /// Pieces of so many bytes each, header first; the last one may be shorter.
+    /// Pieces of this many bytes each, header first; the last one may be shorter.
     Pieces(usize),
 }
 
@@ -80,7 +81,7 @@ impl ChainSplit {
     }
 }
 
-/// Equal parts of guest memory, each with an indirect table when chains are to be indirect.
+/// Equal parts of guest memory, each with an indirect table if chains are indirect.
 #[derive(Debug)]
 struct Slots {
     area: Window,
@@ -94,18 +95,18 @@ pub(crate) fn stride(len: usize) -> usize {
     (len.div_ceil(CACHE_LINE_LEN) | 1) * CACHE_LINE_LEN
 }
 
-/// Bytes from one receive buffer to the next: the frame begins at a cache line, with the header at the end of the line
-/// before, as with DPDK.
+/// Bytes from one receive buffer to the next: the frame begins at a cache line, with the header at the end of the
+/// previous line, as with DPDK.
 pub(crate) fn receive_stride(buffer_len: usize) -> usize {
     stride(CACHE_LINE_LEN + buffer_len)
 }
 
-/// Where a receive buffer begins, from the start of its slot.
+/// Offset of a receive buffer from the start of its slot.
 pub(crate) fn receive_lead(header_len: usize) -> usize {
     CACHE_LINE_LEN - header_len
 }
 
-/// Bytes of the indirect table of one slot.
+/// Size of the indirect table of one slot, in bytes.
 fn table_len(ring_size: u16) -> usize {
     DESCRIPTOR_LEN * usize::from(ring_size.min(TABLE_SIZE_MAX))
 }
@@ -149,7 +150,7 @@ pub struct TransmitQueue {
     split: ChainSplit,
     header_len: usize,
     free: Vec<u16>,
-    /// By head: slot, and bytes of it that are in use.
+    /// By head: slot, and its bytes in use.
     in_flight: Vec<(u16, usize)>,
     completed: u64,
 }
@@ -169,7 +170,7 @@ impl TransmitQueue {
         stride(HEADER_LEN + frame_len_max + frame_len_max / 4 + 4 * PIECE_GAP_LEN)
     }
 
-    /// A queue on `ring`, with frames in `area` and indirect tables, if wanted, in `tables`.
+    /// Creates a queue on `ring`, with frames in `area` and indirect tables, if any, in `tables`.
     #[must_use]
     pub fn new(
         ring: impl Into<Virtqueue>,
@@ -198,13 +199,13 @@ impl TransmitQueue {
         }
     }
 
-    /// Sets what was negotiated: header bytes and event index.
+    /// Sets the negotiated header length and event index.
     pub fn start(&mut self, header_len: usize, event_index: bool) {
         self.header_len = header_len;
         self.ring.set_event_index(event_index);
     }
 
-    /// Forgets all frames in flight, and starts the ring at `base`; see [`Virtqueue::reset`].
+    /// Drops all frames in flight and starts the ring at `base`; see [`Virtqueue::reset`].
     pub fn reset(&mut self, base: u16) {
         self.ring.reset(base);
         self.free = (0..self
@@ -217,15 +218,15 @@ impl TransmitQueue {
             .collect();
     }
 
-    /// Changes how the following frames are split.
+    /// Changes the split of the following frames.
     pub fn set_split(&mut self, split: ChainSplit) {
         self.split = split;
     }
 
-    /// Adds a frame, to be seen at the next [`Virtqueue::publish`]. False when the ring is full.
+    /// Adds a frame, which the device sees at the next [`Virtqueue::publish`]. Returns false if the ring is full.
     ///
     /// # Errors
-    /// A frame that can never fit; what the device did wrong.
+    /// A frame that can never fit; faults of the device.
     pub fn send(&mut self, header: &VirtioNetHdr, frame: &[u8]) -> Result<bool, QueueError> {
         self.reap()?;
         let bytes = [&header.to_bytes()[..self.header_len], frame].concat();
@@ -264,10 +265,10 @@ impl TransmitQueue {
         Ok(true)
     }
 
-    /// Takes back the frames that the device has used, and says how many.
+    /// Takes back the frames that the device has used; returns how many.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     pub fn reap(&mut self) -> Result<usize, QueueError> {
         let mut count = 0;
         while let Some(used) = self.ring.pop_used()? {
@@ -308,7 +309,7 @@ impl TransmitQueue {
         self.ring.expect_split()
     }
 
-    /// The memory that frames lie in.
+    /// The memory that contains the frames.
     #[must_use]
     pub fn area(&self) -> &Window {
         &self.slots.area
@@ -336,7 +337,7 @@ pub struct ReceiveQueue {
     repost: bool,
     /// By head: slot.
     slot_of: Vec<u16>,
-    /// Slots that the device does not have, the next one last.
+    /// Slots that the device does not have; the next one to use is last.
     spare: Vec<u16>,
 }
 
@@ -351,7 +352,8 @@ impl ReceiveQueue {
         )
     }
 
-    /// A queue on `ring`, with buffers in `area` and indirect tables, if wanted, in `tables`; nothing posted yet.
+    /// Creates a queue on `ring`, with buffers in `area` and indirect tables, if any, in `tables`. No buffers are
+    /// posted yet.
     #[must_use]
     pub fn new(
         ring: impl Into<Virtqueue>,
@@ -381,7 +383,7 @@ impl ReceiveQueue {
         }
     }
 
-    /// Sets what was negotiated: header bytes, event index, mergeable buffers.
+    /// Sets the negotiated header length, event index and mergeable buffers.
     pub fn start(&mut self, header_len: usize, event_index: bool, mergeable: bool) {
         self.header_len = header_len;
         self.mergeable = mergeable;
@@ -396,14 +398,14 @@ impl ReceiveQueue {
             .collect();
     }
 
-    /// Sets whether [`ReceiveQueue::receive`] posts buffers again (as at first), or leaves that to
+    /// Sets whether [`ReceiveQueue::receive`] posts buffers again (the default), or leaves this to
     /// [`ReceiveQueue::post`].
     pub fn set_repost(&mut self, repost: bool) {
         self.repost = repost;
     }
 
-    /// Posts up to `count` buffers that the device does not have, to be seen at the next [`Virtqueue::publish`], and
-    /// says how many.
+    /// Posts up to `count` buffers that the device does not have; the device sees them at the next
+    /// [`Virtqueue::publish`]. Returns how many.
     ///
     /// # Errors
     /// Buffers in more pieces than there are ring entries.
@@ -443,11 +445,11 @@ impl ReceiveQueue {
         Ok(count)
     }
 
-    /// Takes all frames that are there, mergeable buffers put together, and posts the buffers again if so set; the
-    /// caller publishes.
+    /// Takes all received frames, with mergeable buffers assembled, and posts the buffers again if so set; the caller
+    /// publishes.
     ///
     /// # Errors
-    /// What the device did wrong.
+    /// Faults of the device.
     pub fn receive(&mut self) -> Result<Vec<(VirtioNetHdr, Vec<u8>)>, QueueError> {
         let mut frames = Vec::new();
         while let Some(used) = self.ring.pop_used()? {
@@ -530,7 +532,7 @@ impl ReceiveQueue {
         self.ring.expect_split()
     }
 
-    /// The memory that buffers lie in.
+    /// The memory that contains the buffers.
     #[must_use]
     pub fn area(&self) -> &Window {
         &self.slots.area
@@ -557,11 +559,11 @@ impl ReceiveQueue {
     }
 }
 
-/// What a receive pump is made of.
+/// Parts of a receive pump.
 pub(crate) struct ReceiveParts {
     pub(crate) ring: Virtqueue,
     pub(crate) area: Window,
-    /// By descriptor: where its buffer starts in `area`, bytes.
+    /// By descriptor: offset of its buffer in `area`, in bytes.
     pub(crate) offsets: Vec<u32>,
     pub(crate) buffer_len: u32,
     pub(crate) header_len: usize,

@@ -1,9 +1,9 @@
 //! The driver side of a split virtqueue (virtio 1.2, section 2.7).
 //!
-//! Two ways to use it, per descriptor: [`SplitRing::add`] allocates descriptors and frees them when the device has
-//! used them; [`SplitRing::offer`] makes a descriptor available that the caller has written and goes on owning, which
-//! is what a fast loop wants. Both check all that a driver can check of a device: the used index never runs past what
-//! was made available, and each used id was outstanding.
+//! Two ways to use it, per descriptor: [`SplitRing::add`] allocates descriptors and frees them when the device has used
+//! them; [`SplitRing::offer`] makes a descriptor available that the caller has written and still owns, for fast loops.
+//! Both check everything that a driver can check of a device: the used index never passes what was made available, and
+//! each used id was outstanding.
 
 use crate::memory::{CACHE_LINE_LEN, GuestMemory, MemoryError, View, Window};
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
-/// Descriptor flag: the chain goes on at `next` (2.7.5).
+/// Descriptor flag: the chain continues at `next` (2.7.5).
 pub const DESC_F_NEXT: u16 = 1;
 /// Descriptor flag: the device writes this buffer (2.7.5).
 pub const DESC_F_WRITE: u16 = 2;
@@ -19,19 +19,19 @@ pub const DESC_F_WRITE: u16 = 2;
 pub const DESC_F_INDIRECT: u16 = 4;
 /// Entries of the largest ring (2.7).
 pub const RING_SIZE_MAX: u16 = 32768;
-/// Bytes of a descriptor (2.7.5).
+/// Size of a descriptor in bytes (2.7.5).
 pub const DESCRIPTOR_LEN: usize = 16;
 const USED_ELEMENT_LEN: usize = 8;
-/// `flags` and `idx`, in front of both rings (2.7.6, 2.7.8).
+/// Size of `flags` and `idx` before the entries of both rings (2.7.6, 2.7.8).
 const RING_HEADER_LEN: usize = 4;
 /// `flags` of the available ring: do not call (2.7.6); of the used ring: do not kick (2.7.8).
 const F_NO_NOTIFICATION: u16 = 1;
 /// In `chain_len`: the caller owns the descriptor.
 const OFFERED: u16 = u16::MAX;
-/// In `entries`: nothing written yet. No id is that large.
+/// In `entries`: not written yet. No id is this large.
 const NEVER_WRITTEN: u16 = u16::MAX;
 
-/// What the device did, or the caller asked, that section 2.7 does not allow.
+/// An action of the device, or a request of the caller, that section 2.7 does not allow.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     /// A ring size that is not a power of two up to 32768.
@@ -46,7 +46,7 @@ pub enum RingError {
     /// A part of the ring is not aligned (2.7: 16, 2 and 4 bytes; 2.8: 16, 4 and 4 bytes).
     #[error("a ring address is misaligned: {0:x?}")]
     Misaligned(RingLayout),
-    /// The device moved the used index past what is outstanding, or back.
+    /// The device moved the used index past the outstanding buffers, or back.
     #[error("device: used index went from {from} to {to} with {outstanding} buffers outstanding")]
     UsedIndex {
         /// The index up to which used entries were taken.
@@ -71,13 +71,14 @@ pub enum RingError {
         id: u16,
         /// Index of the used entry.
         index: u16,
-        /// Buffers that the used index says were used.
+        /// Number of used buffers by the used index.
         batch: u16,
     },
 }
 
-/// Size and guest physical addresses of a ring. Those of the split ring; a packed one has its descriptor ring, driver
-/// and device event suppression area in the same places, aligned to 16, 4 and 4 bytes, and is of any size up to 32768.
+/// Size and guest physical addresses of a ring. The fields are named for the split ring; a packed one has its
+/// descriptor ring, driver and device event suppression area in the same places, aligned to 16, 4 and 4 bytes, and any
+/// size up to 32768.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
     /// Entries, a power of two up to 32768.
@@ -91,7 +92,7 @@ pub struct RingLayout {
 }
 
 impl RingLayout {
-    /// The three parts one after the other from `address`, each on a cache line of its own.
+    /// The three consecutive parts from `address`, each beginning at a cache line.
     #[must_use]
     pub fn contiguous(size: u16, address: u64) -> Self {
         let descriptors = address.next_multiple_of(CACHE_LINE_LEN as u64);
@@ -113,25 +114,25 @@ impl RingLayout {
     }
 }
 
-/// Bytes of the descriptor table (2.7).
+/// Size of the descriptor table in bytes (2.7).
 #[must_use]
 pub fn descriptors_len(size: u16) -> usize {
     DESCRIPTOR_LEN * usize::from(size)
 }
 
-/// Bytes of the available ring, with `used_event` (2.7).
+/// Size of the available ring in bytes, with `used_event` (2.7).
 #[must_use]
 pub fn available_len(size: u16) -> usize {
     RING_HEADER_LEN + 2 * usize::from(size) + 2
 }
 
-/// Bytes of the used ring, with `avail_event` (2.7).
+/// Size of the used ring in bytes, with `avail_event` (2.7).
 #[must_use]
 pub fn used_len(size: u16) -> usize {
     RING_HEADER_LEN + USED_ELEMENT_LEN * usize::from(size) + 2
 }
 
-/// True when an index going from `old` to `new` passes `event` (2.7.10).
+/// Whether an index that moves from `old` to `new` passes `event` (2.7.10).
 #[inline(always)]
 #[must_use]
 pub fn passes_event(event: u16, new: u16, old: u16) -> bool {
@@ -143,18 +144,18 @@ pub fn passes_event(event: u16, new: u16, old: u16) -> bool {
 pub struct Buffer {
     /// Guest physical address.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
     /// The device writes it (a receive buffer).
     pub device_writes: bool,
 }
 
-/// A descriptor as it lies in memory (2.7.5).
+/// A descriptor as stored in memory (2.7.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// Guest physical address.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
     /// `DESC_F_*`.
     pub flags: u16,
@@ -217,24 +218,25 @@ pub struct SplitRing {
     in_order: bool,
     /// Next index of the available ring to fill.
     next_available: u16,
-    /// Index of the available ring that the device has been shown.
+    /// Published index of the available ring.
     published: u16,
     /// Next index of the used ring to take.
     next_used: u16,
-    /// The used index when last looked at.
+    /// The used index when last read.
     seen_used: u16,
-    /// Free descriptors, the next one last.
+    /// Free descriptors; the next one to use is last.
     free: VecDeque<u16>,
-    /// By head: descriptors of the outstanding chain, 0 when there is none, or `OFFERED`.
+    /// By head: descriptors of the outstanding chain, 0 if there is none, or `OFFERED`.
     chain_len: Vec<u16>,
-    /// By descriptor: the next of its chain. Private, so that nobody can lead us astray by writing the shared one.
+    /// By descriptor: the next one of its chain. A private copy, since the device can write the shared one.
     next: Vec<u16>,
     /// What the available ring's entries hold, so that an unchanged one is not written, and its cache line stays
     /// shared with the device (as DPDK's driver does).
     entries: Vec<u16>,
-    /// By head: bytes that the device may write. Not of offered descriptors.
+    /// By head: bytes that the device may write. Not for offered descriptors.
     writable_len: Vec<u32>,
-    /// The last one of a batch that the device has used in order, while others of the batch are still to be taken.
+    /// Last buffer of a batch that the device has used in order, while other buffers of the batch are still to be
+    /// taken.
     batch: Option<UsedElement>,
 }
 
@@ -281,7 +283,7 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Forgets all that is outstanding, zeroes the ring's memory and starts both indices at `base`, as a driver that
+    /// Drops all outstanding buffers, zeroes the ring's memory and starts both indices at `base`, as a driver that
     /// resets its device.
     pub fn reset(&mut self, base: u16) {
         for part in [&self.descriptors, &self.available, &self.used] {
@@ -317,16 +319,16 @@ impl SplitRing {
         self.event_index = event_index;
     }
 
-    /// Sets whether `VIRTIO_F_IN_ORDER` is in force: descriptors are made available in the order of the table, and a
-    /// used element may stand for all buffers made available before its own (2.7.9). Before the device starts, with
-    /// nothing outstanding. A caller of [`SplitRing::offer`] has to keep to the order of the table itself.
+    /// Sets whether `VIRTIO_F_IN_ORDER` is in force: descriptors are made available in table order, and a used element
+    /// may stand for all buffers made available before its own (2.7.9). Call it before the device starts, with nothing
+    /// outstanding. A caller of [`SplitRing::offer`] must keep to table order itself.
     pub fn set_in_order(&mut self, in_order: bool) {
         self.in_order = in_order;
         self.free.clear();
         self.free.extend((0..self.layout.size).rev());
     }
 
-    /// Descriptors that [`SplitRing::add`] can still take.
+    /// Number of descriptors that [`SplitRing::add`] can still take.
     #[must_use]
     pub fn free_descriptors(&self) -> usize {
         self.free.len()
@@ -339,8 +341,8 @@ impl SplitRing {
         self.next_available.wrapping_sub(self.next_used)
     }
 
-    /// Writes a chain of descriptors, one for each buffer, and makes it available at the next
-    /// [`SplitRing::publish`]. Returns its head, or nothing when there are too few free descriptors.
+    /// Writes a chain of descriptors, one for each buffer, and makes it available at the next [`SplitRing::publish`].
+    /// Returns its head, or `None` if there are too few free descriptors.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
         let first = self.free.len().checked_sub(buffers.len())?;
         let head = self.free.back().copied().filter(|_| !buffers.is_empty())?;
@@ -355,8 +357,8 @@ impl SplitRing {
         Some(head)
     }
 
-    /// Writes the chain into `table` and makes one indirect descriptor available (2.7.5.3). `table` holds 16 bytes for
-    /// each buffer, and is the caller's to leave alone until the head is used.
+    /// Writes the chain into `table` and makes one indirect descriptor available (2.7.5.3). `table` has 16 bytes for
+    /// each buffer; the caller must not change it until the head is used.
     pub fn add_indirect(&mut self, table: &Window, buffers: &[Buffer]) -> Option<u16> {
         if buffers.is_empty() || DESCRIPTOR_LEN * buffers.len() > table.len() {
             return None;
@@ -380,8 +382,8 @@ impl SplitRing {
         Some(head)
     }
 
-    /// Makes descriptors, written before by the caller, available at the next [`SplitRing::publish`]; of each element
-    /// only the id is looked at. Not to be mixed with [`SplitRing::add`] on one ring.
+    /// Makes descriptors that the caller has written available at the next [`SplitRing::publish`]; only the id of each
+    /// element is used. Must not be mixed with [`SplitRing::add`] on one ring.
     #[inline(always)]
     pub fn offer(&mut self, elements: &[UsedElement]) {
         debug_assert!(
@@ -408,7 +410,7 @@ impl SplitRing {
         self.chain_len[usize::from(head)] = chain_len;
     }
 
-    /// Shows the device what was added (2.7.13). True when the device asks to be kicked (2.7.13.4.1).
+    /// Publishes what was added (2.7.13). Returns true if the device asks to be kicked (2.7.13.4.1).
     #[inline(always)]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -418,8 +420,8 @@ impl SplitRing {
         }
         self.available.view().store_u16(2, new, Release);
         self.published = new;
-        // The device stores its wish and then looks at the index; we store the index and then look at its wish.
-        // Without this fence both may miss the other.
+        // The device stores its event request and then reads the index; we store the index and then read its request.
+        // Without this fence, each side may miss the other's store.
         fence(SeqCst);
         if self.event_index {
             passes_event(self.avail_event(), new, old)
@@ -431,7 +433,7 @@ impl SplitRing {
     /// Used entries that are ready to be taken.
     ///
     /// # Errors
-    /// A used index that runs past what was published, or back.
+    /// A used index that passes the published one, or moves back.
     #[inline(always)]
     pub fn pending_used(&mut self) -> Result<u16, RingError> {
         let used = self.used_idx();
@@ -447,22 +449,22 @@ impl SplitRing {
         Ok(used.wrapping_sub(self.next_used))
     }
 
-    /// Takes one used entry, and its descriptors back.
+    /// Takes one used entry and frees its descriptors.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
         let mut element = [UsedElement::default()];
         let count = self.take_used(&mut element)?;
         Ok((count > 0).then_some(element[0]))
     }
 
-    /// Takes used entries into `elements`, as many as are ready and fit, with one look at the used index; returns how
-    /// many. A large batch ends where a cache line of the used ring ends, so that no line is fetched twice while the
+    /// Takes used entries into `elements`, as many as are ready and fit, with one read of the used index; returns how
+    /// many. A large batch ends at the end of a cache line of the used ring, so that no line is fetched twice while the
     /// device is writing it.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     #[inline(always)]
     pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
         if self.in_order {
@@ -520,8 +522,8 @@ impl SplitRing {
         Ok(())
     }
 
-    /// As [`SplitRing::take_used`], of a device that may write one used element for a batch: that of the batch's last
-    /// buffer, where the first one's would be. Those without an element were written up to their end (2.7.9).
+    /// Like [`SplitRing::take_used`], for a device that may write one used element for a batch: that of the batch's
+    /// last buffer, at the first one's place. Buffers without an element count as completely written (2.7.9).
     fn take_in_order(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
         let ready = self.pending_used()?;
         for count in 0..elements.len().min(ready.into()) {
@@ -540,7 +542,7 @@ impl SplitRing {
         Ok(elements.len().min(ready.into()))
     }
 
-    /// The used element at `next_used`, which is to be that of one of the next `ready` buffers.
+    /// The used element at `next_used`, which must be that of one of the next `ready` buffers.
     fn batch_end(&self, ready: u16) -> Result<UsedElement, RingError> {
         let (id, len) = self.used_element(self.next_used);
         let index = self.next_used;
@@ -563,7 +565,7 @@ impl SplitRing {
         self.entries[usize::from(index & (self.layout.size - 1))]
     }
 
-    /// Gives back the oldest outstanding buffer, of a batch that ends with `last`.
+    /// Takes back the oldest outstanding buffer of a batch that ends with `last`.
     fn take_oldest(&mut self, last: UsedElement) -> UsedElement {
         let id = self.made_available(self.next_used);
         let mut len = self.writable_len[usize::from(id)];
@@ -576,7 +578,7 @@ impl SplitRing {
             descriptors => {
                 let mut freed = id;
                 for _ in 0..descriptors {
-                    // Behind all that are free, so that they come again in the order of the table.
+                    // Behind all free ones, so that they are reused in table order.
                     self.free.push_front(freed);
                     freed = self.next[usize::from(freed)];
                 }
@@ -589,11 +591,11 @@ impl SplitRing {
         }
     }
 
-    /// Asks for a call at the next used buffer (2.7.7, 2.7.10). True when there is one already, for which no call may
+    /// Asks for a call at the next used buffer (2.7.7, 2.7.10). Returns true if one is ready already; then no call may
     /// come.
     ///
     /// # Errors
-    /// A used index that runs past what was published, or back.
+    /// A used index that passes the published one, or moves back.
     pub fn enable_calls(&mut self) -> Result<bool, RingError> {
         if self.event_index {
             self.set_used_event(self.next_used);
@@ -604,8 +606,8 @@ impl SplitRing {
         Ok(self.pending_used()? > 0)
     }
 
-    /// Asks for no calls. With the event index that is a wish for the call that is furthest away: one may come after
-    /// 65535 used buffers.
+    /// Asks for no calls. With the event index this requests the most distant call: one may come after 65535 used
+    /// buffers.
     pub fn disable_calls(&mut self) {
         if self.event_index {
             self.set_used_event(self.next_used.wrapping_sub(1));
@@ -630,7 +632,7 @@ fn free_chain(free: &mut VecDeque<u16>, next: &[u16], head: u16, descriptors: u1
     }
 }
 
-/// Raw access to the ring's memory. These leave the driver's own bookkeeping alone, so that a test can write what no
+/// Raw access to the ring's memory. These functions do not change the driver's own state, so a test can write what no
 /// driver would.
 impl SplitRing {
     /// Writes descriptor `index`.
@@ -680,7 +682,7 @@ impl SplitRing {
             .load_u16(RING_HEADER_LEN + 2 * usize::from(slot), Relaxed)
     }
 
-    /// Writes the available index, after all that was written before.
+    /// Writes the available index, after all earlier writes.
     pub fn set_avail_idx(&self, index: u16) {
         self.available.view().store_u16(2, index, Release);
     }

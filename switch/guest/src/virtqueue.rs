@@ -5,13 +5,13 @@ use crate::ring::{Buffer, Descriptor, RingError, RingLayout, SplitRing, UsedElem
 use crate::{GuestMemory, Window};
 use std::sync::Arc;
 
-/// What a fast loop does with a ring, so that it is compiled once for each format.
+/// Ring operations of a fast loop, compiled once for each format.
 pub(crate) trait DriverRing {
     /// Takes used buffers.
     fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError>;
 
-    /// Makes the buffers of `elements` available, by their ids. `write`: each descriptor has changed, or is to be
-    /// written as if it had. In a packed ring it has to be in any case.
+    /// Makes the buffers of `elements` available, by their ids. `write`: each descriptor has changed, or must be
+    /// written as if it had. A packed ring always writes it.
     fn offer_buffers(
         &mut self,
         elements: &[UsedElement],
@@ -19,7 +19,7 @@ pub(crate) trait DriverRing {
         buffer: impl Fn(u16) -> Buffer,
     );
 
-    /// Shows the device what was added. True when it is to be kicked.
+    /// Publishes what was added. Returns true if the device must be kicked.
     fn publish(&mut self) -> bool;
 }
 
@@ -95,7 +95,7 @@ impl From<PackedRing> for Virtqueue {
     }
 }
 
-/// The same expression for either ring.
+/// Evaluates the same expression for either ring.
 macro_rules! either {
     ($queue:expr, $ring:ident => $result:expr) => {
         match $queue {
@@ -106,10 +106,10 @@ macro_rules! either {
 }
 
 impl Virtqueue {
-    /// A ring of the format asked for, with `base` as for [`Virtqueue::reset`].
+    /// Creates a ring of the requested format, with `base` as for [`Virtqueue::reset`].
     ///
     /// # Errors
-    /// Those of [`SplitRing::new`] and [`PackedRing::new`].
+    /// Errors of [`SplitRing::new`] and [`PackedRing::new`].
     pub fn new(
         memory: &Arc<GuestMemory>,
         layout: RingLayout,
@@ -124,7 +124,7 @@ impl Virtqueue {
         })
     }
 
-    /// Forgets all that is outstanding, and starts over: a split ring at index `base`, a packed one where it is after
+    /// Drops all outstanding buffers and starts over: a split ring at index `base`, a packed one at its position after
     /// `base` descriptors, so that 0 is the usual start of either.
     pub fn reset(&mut self, base: u16) {
         match self {
@@ -151,7 +151,7 @@ impl Virtqueue {
         }
     }
 
-    /// The split ring, for tests that know that it is one.
+    /// The split ring; panics if the ring is packed.
     pub(crate) fn expect_split(&mut self) -> &mut SplitRing {
         self.split_mut().expect("the ring is packed")
     }
@@ -162,17 +162,17 @@ impl Virtqueue {
         either!(self, ring => ring.layout())
     }
 
-    /// Sets what was negotiated: `VIRTIO_F_EVENT_IDX`. Before the device starts.
+    /// Sets whether `VIRTIO_F_EVENT_IDX` was negotiated. Call it before the device starts.
     pub fn set_event_index(&mut self, event_index: bool) {
         either!(self, ring => ring.set_event_index(event_index));
     }
 
-    /// Sets what was negotiated: `VIRTIO_F_IN_ORDER`. Before the device starts, with nothing outstanding.
+    /// Sets whether `VIRTIO_F_IN_ORDER` was negotiated. Call it before the device starts, with nothing outstanding.
     pub fn set_in_order(&mut self, in_order: bool) {
         either!(self, ring => ring.set_in_order(in_order));
     }
 
-    /// Descriptors that [`Virtqueue::add`] can still take.
+    /// Number of descriptors that [`Virtqueue::add`] can still take.
     #[must_use]
     pub fn free_descriptors(&self) -> usize {
         either!(self, ring => ring.free_descriptors())
@@ -184,35 +184,35 @@ impl Virtqueue {
         either!(self, ring => ring.outstanding())
     }
 
-    /// Writes a chain of descriptors, one for each buffer, to be seen at the next [`Virtqueue::publish`]. Returns its
-    /// id (the head, in a split ring), or nothing when there are too few free descriptors.
+    /// Writes a chain of descriptors, one for each buffer, which the device sees at the next [`Virtqueue::publish`].
+    /// Returns its id (the head, in a split ring), or `None` if there are too few free descriptors.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
         either!(self, ring => ring.add(buffers))
     }
 
-    /// As [`Virtqueue::add`], through the indirect table `table` of 16 bytes for each buffer.
+    /// Like [`Virtqueue::add`], through the indirect table `table` of 16 bytes for each buffer.
     pub fn add_indirect(&mut self, table: &Window, buffers: &[Buffer]) -> Option<u16> {
         either!(self, ring => ring.add_indirect(table, buffers))
     }
 
-    /// Shows the device what was added. True when the device asks to be kicked.
+    /// Publishes what was added. Returns true if the device asks to be kicked.
     #[must_use]
     pub fn publish(&mut self) -> bool {
         either!(self, ring => ring.publish())
     }
 
-    /// Takes one used buffer, and its descriptors back.
+    /// Takes one used buffer and frees its descriptors.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     pub fn pop_used(&mut self) -> Result<Option<UsedElement>, RingError> {
         either!(self, ring => ring.pop_used())
     }
 
-    /// Takes used buffers into `elements`, as many as are ready and fit, and says how many.
+    /// Takes used buffers into `elements`, as many as are ready and fit; returns how many.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     pub fn take_used(&mut self, elements: &mut [UsedElement]) -> Result<usize, RingError> {
         either!(self, ring => ring.take_used(elements))
     }
@@ -220,7 +220,7 @@ impl Virtqueue {
     /// Used buffers that are ready to be taken.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     pub fn pending_used(&mut self) -> Result<u16, RingError> {
         match self {
             Self::Split(ring) => ring.pending_used(),
@@ -228,10 +228,10 @@ impl Virtqueue {
         }
     }
 
-    /// Asks for a call at the next used buffer. True when there is one already, for which no call may come.
+    /// Asks for a call at the next used buffer. Returns true if one is ready already; then no call may come.
     ///
     /// # Errors
-    /// What [`RingError`] says of devices.
+    /// The device faults in [`RingError`].
     pub fn enable_calls(&mut self) -> Result<bool, RingError> {
         match self {
             Self::Split(ring) => ring.enable_calls(),

@@ -1,4 +1,4 @@
-//! What the driver promises, against a device on the same memory.
+//! Tests of the driver against a device on the same memory.
 
 mod device;
 
@@ -41,7 +41,7 @@ fn frame(seed: usize, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Sends each frame, whatever it takes, and expects each back in order.
+/// Sends each frame, with as many polls as needed, and expects each back in order.
 fn assert_all_return(guest: &mut Guest, device: &mut Loopback, frames: &[(VirtioNetHdr, Vec<u8>)]) {
     let mut received = Vec::new();
     let (mut sent, mut idle) = (0, 0);
@@ -529,7 +529,7 @@ fn ring_layouts_that_the_specification_forbids_are_refused() {
     }
 }
 
-/// A chain as the driver of an in-order ring should give it back: head, bytes that the device may write.
+/// A chain as the driver of an in-order ring should return it: head, bytes that the device may write.
 type Chain = (u16, u32);
 
 proptest! {
@@ -561,7 +561,7 @@ proptest! {
             let first = device.next;
             for i in 0..batch as u16 {
                 let (head, _) = device.chain(0);
-                // The last one's element is where the first one's would be, when it stands for all.
+                // The last buffer's element is at the first one's place if it stands for all.
                 let at = if each { first.wrapping_add(i) } else { first };
                 device.write_used(at, head.into(), 42);
                 device.next = device.next.wrapping_add(1);

@@ -1,4 +1,4 @@
-//! What a forwarding guest promises, with a device on the memory of two guests.
+//! Tests of a forwarding guest, with a device on the memory of two guests.
 
 mod device;
 

@@ -1,4 +1,4 @@
-//! What the front end promises, against a back end that records what it is told.
+//! Tests of the front end against a back end that records its messages.
 
 mod device;
 
@@ -19,14 +19,14 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a recording back end offers and answers.
+/// Features and answers of a recording back end.
 #[derive(Clone, Copy)]
 struct Backend {
     features: u64,
     protocol_features: u64,
     /// Answer to GET_VRING_BASE, plus the ring's index.
     base: u32,
-    /// A request that is refused.
+    /// Request that is refused.
     refuse: u32,
 }
 
@@ -37,7 +37,7 @@ const BACKEND: Backend = Backend {
     refuse: 0,
 };
 
-/// Answers GET_INFLIGHT_FD with a file of 8192 bytes, of which the region is the second half.
+/// Answers GET_INFLIGHT_FD with a file of 8192 bytes, whose second half is the region.
 fn send_inflight(stream: &UnixStream, request: &Message) {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let file = rustix::fs::memfd_create("inflight", flags).unwrap();
@@ -92,7 +92,7 @@ impl Backend {
         messages
     }
 
-    /// Serves one session after the other on a socket in a directory that lives as long as the result.
+    /// Serves consecutive sessions on a socket in a directory that lives as long as the result.
     fn listen(
         self,
         sessions: usize,

@@ -1,4 +1,4 @@
-//! What guest memory promises.
+//! Tests of guest memory.
 
 use crosspoint_guest::{Guest, GuestMemory, GuestOptions, MemoryError, RegionLayout};
 use std::sync::atomic::Ordering::Relaxed;

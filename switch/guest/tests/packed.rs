@@ -1,4 +1,4 @@
-//! What the driver of packed rings promises, against a device on the same memory.
+//! Tests of the packed-ring driver against a device on the same memory.
 
 mod device;
 
@@ -60,7 +60,7 @@ fn receive_ring(guest: &mut Guest) -> &mut PackedRing {
     queue.virtqueue().packed_mut().unwrap()
 }
 
-/// Sends each frame, whatever it takes, and expects each back in order.
+/// Sends each frame, with as many polls as needed, and expects each back in order.
 fn assert_all_return(guest: &mut Guest, device: &mut PackedLoopback, frames: &[Vec<u8>]) {
     let (mut sent, mut idle, mut received) = (0, 0, Vec::new());
     while received.len() < frames.len() {

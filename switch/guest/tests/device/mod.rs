@@ -1,5 +1,5 @@
-//! A trivial device on the guest's own memory: what one queue transmits, another receives. Written from the
-//! specification with plain memory reads, sharing nothing with the driver under test.
+//! A trivial device on the guest's own memory: one queue receives what another transmits. Written from the
+//! specification with plain memory reads; shares no code with the driver under test.
 #![allow(
     dead_code,
     reason = "each test binary uses its own part of this module"
@@ -109,7 +109,7 @@ impl DeviceRing {
     }
 }
 
-/// Transmit ring to receive ring.
+/// Moves frames from a transmit ring to a receive ring.
 pub struct Loopback {
     pub transmit: DeviceRing,
     pub receive: DeviceRing,

@@ -23,7 +23,7 @@ pub struct Chain {
 pub enum Order {
     /// One by one, in order.
     Sequence,
-    /// One by one, as the seed has it.
+    /// One by one, in an order chosen by the seed.
     Shuffled(u64),
     /// One used descriptor for several buffers (`VIRTIO_F_IN_ORDER`).
     Batches,
@@ -104,12 +104,12 @@ impl PackedDevice {
         }
     }
 
-    /// Writes a used descriptor, and skips the `slots` that the used buffers took. It does not say that something was written.
+    /// Writes a used descriptor without WRITE, and skips the `slots` that the used buffers took.
     pub fn put(&mut self, id: u16, len: u32, slots: u16) {
         self.put_as(id, len, slots, 0);
     }
 
-    /// The same, and says that something was written (2.8.3).
+    /// The same with WRITE, since data was written (2.8.3).
     pub fn put_written(&mut self, id: u16, len: u32, slots: u16) {
         self.put_as(id, len, slots, WRITE);
     }
@@ -128,7 +128,7 @@ impl PackedDevice {
         self.used = self.step(self.used, slots);
     }
 
-    /// Uses `buffers`, given with the bytes written to each. For batches, all but the last must be full.
+    /// Uses `buffers`, each given with its number of written bytes. For batches, all but the last must be full.
     pub fn put_all(&mut self, mut buffers: Vec<(Chain, u32)>, order: Order) {
         match order {
             Order::Sequence => {}
@@ -172,7 +172,7 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
     }
 }
 
-/// Transmit ring to receive ring, frames in the order in which they were sent.
+/// Moves frames from a transmit ring to a receive ring, in the order in which they were sent.
 pub struct PackedLoopback {
     pub transmit: PackedDevice,
     pub receive: PackedDevice,
