@@ -1,4 +1,4 @@
-//! Headers and checksums of any bytes: read without a panic, and as etherparse reads them.
+//! Headers and checksums of arbitrary bytes: parsed without a panic, and with etherparse's results.
 #![no_main]
 
 use crosspoint_frame::{Burst, Gather, Offload, Prefix, Segment, SegmentMut, TagOp};
@@ -6,7 +6,7 @@ use crosspoint_packet::{Parsed, checksum, parse_l4};
 use etherparse::{EtherType, NetSlice, SlicedPacket};
 use libfuzzer_sys::fuzz_target;
 
-/// Bytes that say how the frame is cut and what is asked of it; the rest is the frame.
+/// Bytes that choose how the frame is cut and which checksum is requested; the rest is the frame.
 const ORDERS: usize = 8;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -35,7 +35,7 @@ fn link_layer(frame: &[u8]) {
     assert_eq!(parsed.tci, tag);
 }
 
-/// Where both see a transport header that is not a fragment's, they see it in the same place.
+/// If both find a transport header that is not a fragment's, they find it in the same place.
 fn transport_layer(frame: &[u8]) {
     let Some(ours) = parse_l4(frame) else {
         return;
@@ -66,8 +66,8 @@ fn transport_layer(frame: &[u8]) {
     }
 }
 
-/// A checksum that is found to be partial is one that can be finished: its place is in the frame, and the sum that is
-/// put there makes the packet's right.
+/// A checksum that is detected as partial can be completed: its place is in the frame, and the sum written there makes
+/// the packet's checksum correct.
 fn found_partials_finish_right(frame: &[u8]) {
     let Some(partial) = checksum::find_partial(frame) else {
         return;
@@ -80,7 +80,7 @@ fn found_partials_finish_right(frame: &[u8]) {
     let mut whole = frame.to_vec();
     whole[at..at + 2]
         .copy_from_slice(&checksum::finish(checksum::sum(&frame[start..], 0)).to_be_bytes());
-    // With the pseudo-header's sum, which was in the field, everything adds up to zero.
+    // Together with the pseudo-header's sum, which was in the field, the sum is zero.
     let field = u16::from_be_bytes([frame[at], frame[at + 1]]);
     let total = checksum::fold(checksum::sum(
         &field.to_be_bytes(),
@@ -90,7 +90,7 @@ fn found_partials_finish_right(frame: &[u8]) {
     assert!(!even || total == 0xffff || total == 0, "{total:#x}");
 }
 
-/// However the frame is cut and whatever checksum is asked for, the copy is the frame but for that checksum.
+/// However the frame is cut and whatever checksum is requested, the copy equals the frame except for that checksum.
 fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
     let tag = [TagOp::Keep, TagOp::Push][usize::from(orders[0] & 1)];
     let offload = Offload {
@@ -102,7 +102,7 @@ fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
     let size = usize::from(orders[5]).max(1);
     let pieces: Vec<Segment> = frame
         .chunks(size)
-        // SAFETY: the pieces are of `frame`, which is not written and outlives the burst.
+        // SAFETY: the pieces are within `frame`, which is not written and outlives the burst.
         .map(|piece| unsafe { Segment::new(piece.as_ptr(), piece.len() as u32) })
         .collect();
     let mut burst = Burst::new();
@@ -113,12 +113,12 @@ fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
     let copied = &burst.frames()[0];
     let prefix = Prefix::new(&[7; 12], copied, tag);
     let gather = Gather::new(&prefix, &burst, copied);
-    // Room in small buffers, between walls of bytes that nothing may touch.
+    // Room in small buffers, between canary bytes that must not change.
     let room = size + 40;
     let mut memory = vec![0x5a_u8; (frame.len() / room + 3) * 2 * room];
     let base = memory.as_mut_ptr();
     let to: Vec<SegmentMut> = (0..memory.len() / (2 * room))
-        // SAFETY: each run is within `memory`, which is used through these alone until they are gone.
+        // SAFETY: each run is within `memory`, which is accessed only through these as long as they exist.
         .map(|i| unsafe { SegmentMut::new(base.add(2 * i * room), room as u32) })
         .collect();
     let n = gather.scatter(&to);
@@ -144,7 +144,7 @@ fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
                 .all(|i| offload.needs_csum && (i == at || i == at + 1))
         );
     }
-    // What lies after the copy is as it was, but where a checksum was asked for there: `parse` forbids that.
+    // Bytes after the copy are unchanged, except if a checksum was requested there: `parse` forbids that.
     if !offload.needs_csum {
         assert!(
             got[n..].iter().all(|byte| *byte == 0x5a),

@@ -1,5 +1,5 @@
-//! Writes the seeds of the fuzz targets, `seeds/TARGET/NAME`: rings, frames and sessions that tests are made of, and the hostile
-//! ones among them. Run it in this folder after a change of what a target reads; the files are committed.
+//! Writes the seeds of the fuzz targets, `seeds/TARGET/NAME`: the rings, frames and sessions of tests, including the
+//! hostile ones. Run it in this folder after a change of a target's input format; the files are committed.
 
 mod sessions;
 
@@ -64,7 +64,7 @@ fn image(descriptors: &[Descriptor], offered: u16, table: &[Descriptor]) -> Vec<
     bytes
 }
 
-/// What both sides are told: features, sizes, bases, tag.
+/// The parameters of both sides: features, sizes, bases, tag.
 fn ring(features: u8, tag: u8, sender: &[u8], receiver: &[u8]) -> Vec<u8> {
     // Size 2 of 4 for both rings.
     [
@@ -184,11 +184,11 @@ fn rings() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// A packed descriptor's mark of being available, in the first lap.
+/// AVAIL flag of a packed descriptor, in the first lap.
 const AVAIL: u16 = 1 << 7;
 
-/// The same for packed rings, where the field that is next in a split ring's descriptor is the flags', and the flags'
-/// the buffer id.
+/// The same for packed rings: their descriptors have the buffer id where a split ring's have the flags, and the flags
+/// where a split ring's have `next`.
 fn packed_rings() -> Vec<(&'static str, Vec<u8>)> {
     let frame = BASE + FRAME;
     let packed = |(i, (address, len, flags)): (usize, (u64, u32, u16))| {
@@ -199,7 +199,7 @@ fn packed_rings() -> Vec<(&'static str, Vec<u8>)> {
             list.iter().copied().enumerate().map(packed).collect()
         };
         let mut bytes = image(&of(list), 0, &of(table));
-        // No event is wanted; the split ring's heads are not there.
+        // No event is requested; the split ring's heads are removed.
         bytes[16 * SIZE..16 * SIZE + 4 + 2 * SIZE].fill(0);
         bytes
     };

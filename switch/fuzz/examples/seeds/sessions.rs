@@ -1,4 +1,4 @@
-//! Sessions of a front end, as the target `message_reader` reads them.
+//! Sessions of a front end, in the format of the target `message_reader`.
 
 #[allow(dead_code, reason = "some is for the target alone")]
 #[path = "../../fuzz_targets/reader/record.rs"]
@@ -14,7 +14,7 @@ use record::*;
 
 /// The front end's own address of guest address 0.
 const USER: u64 = 0x7000_0000;
-/// Entries of every ring, and where ring `n` begins: at `n * RING`, its other areas behind that.
+/// Entries of every ring, and its address: ring `n` begins at `n * RING`, followed by its other areas.
 const SIZE: u16 = 16;
 const RING: u64 = 0x800;
 const AVAILABLE: u64 = 0x200;
@@ -42,7 +42,7 @@ const PROTOCOL: u64 = protocol::MQ
     | protocol::STATUS;
 const STATUS_DRIVER_OK: u64 = 15;
 
-/// An input under way.
+/// An input under construction.
 #[derive(Default)]
 struct Session(Vec<u8>);
 
@@ -56,7 +56,7 @@ impl Session {
         self
     }
 
-    /// A message that is not acknowledged.
+    /// Adds a message without a requested acknowledgement.
     fn say(self, number: u32, payload: &[u8], kinds: &[u8]) -> Session {
         self.record(MESSAGE, &[number as u8], payload, kinds)
     }
@@ -87,7 +87,7 @@ impl Session {
             .word(request::SET_FEATURES, features)
     }
 
-    /// SET_MEM_TABLE: the memory's first half from this file, its second from the next.
+    /// SET_MEM_TABLE: the memory's first half from the first file, its second half from the next.
     fn table(self, kinds: [u8; 2]) -> Session {
         let half = MEMORY_LEN / 2;
         let mut payload = 2u64.to_ne_bytes().to_vec();
@@ -130,7 +130,7 @@ impl Session {
         self
     }
 
-    /// Rings with frames to take and buffers to fill.
+    /// Rings with frames to send and buffers to fill.
     fn memory(mut self, packed: bool) -> Session {
         for index in 0..u64::from(RINGS) {
             self = self.fill(RING * index, &descriptors(index, packed));
@@ -146,7 +146,7 @@ impl Session {
         self.fill(FRAME, &frame)
     }
 
-    /// What every session begins with, up to its running rings.
+    /// The start of every session, up to its running rings.
     fn running(packed: bool) -> Session {
         let (layout, base) = match packed {
             true => (features::RING_PACKED, 0x8000_8000),
@@ -160,7 +160,7 @@ impl Session {
     }
 }
 
-/// A ring's descriptors: of an even one buffers, of an odd one the same frame again and again.
+/// A ring's descriptors: buffers in an even ring, the same frame repeated in an odd one.
 fn descriptors(index: u64, packed: bool) -> Vec<u8> {
     let (write, avail) = (2u16, 1u16 << 7);
     let mut bytes = Vec::new();
@@ -242,7 +242,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         .collect()
 }
 
-/// What front ends do.
+/// Sessions of ordinary front ends.
 fn ordinary() -> Vec<(&'static str, Session)> {
     let half = MEMORY_LEN / 2;
     let one = |at: u64| single_memory_region([at, half, USER + at, at]);

@@ -1,4 +1,4 @@
-//! The descriptors that a front end of this target has.
+//! The descriptors of this target's front end.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,8 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::record::*;
 
-/// Descriptors of one session, made when they are wanted. What a kind needs besides (a pipe's other end) is kept open
-/// beside it.
+/// Descriptors of one session, created on demand. What a kind also needs (a pipe's other end) is kept open beside it.
 #[derive(Default)]
 pub struct Descriptors {
     made: [Option<OwnedFd>; KINDS as usize],
@@ -20,7 +19,7 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Makes the descriptor of this kind, unless it is there.
+    /// Creates the descriptor of this kind, unless it exists.
     pub fn make(&mut self, kind: u8) {
         let kind = kind % KINDS;
         if self.made[usize::from(kind)].is_some() {
@@ -62,7 +61,7 @@ impl Descriptors {
         self.made[usize::from(kind)] = Some(made);
     }
 
-    /// The descriptor of this kind, which has been made.
+    /// The descriptor of this kind, which must exist.
     pub fn get(&self, kind: u8) -> BorrowedFd<'_> {
         let made = self.made[usize::from(kind % KINDS)].as_ref();
         made.expect("it has been made").as_fd()
@@ -81,7 +80,7 @@ fn memory(len: u64) -> OwnedFd {
     fd
 }
 
-/// A file with a file system under it, and no name.
+/// An unnamed file on a file system.
 fn regular() -> OwnedFd {
     let path = std::env::temp_dir().join(format!("crosspoint-fuzz-{}", std::process::id()));
     let mut options = File::options();

@@ -1,4 +1,4 @@
-//! One session from bytes, and what must hold after it.
+//! Runs one session from bytes, and checks what must hold after it.
 
 mod descriptors;
 #[allow(dead_code, reason = "some is for the seeds alone")]
@@ -22,16 +22,16 @@ use crosspoint_guest::{Guest, GuestOptions, Session};
 use descriptors::Descriptors;
 use record::{ACKED, FILL, MANY, RAW, Record};
 
-/// Messages of one input, and raw bytes: all of them, and their answers, fit into a socket's buffer, so that nobody has
-/// to read what the session answers while it goes on.
+/// Maximum messages of one input, and maximum raw bytes: all of them and their answers fit into a socket's buffer, so
+/// the answers need not be read during the session.
 const MESSAGES_MAX: usize = 64;
 const RAW_MAX: usize = 1024;
-/// Sessions between two looks at what is slow to look at.
+/// Sessions between two of the slow checks.
 const LOOK_EVERY: u64 = 64;
-/// Longest wait for what other threads do.
+/// Longest wait for other threads.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is made once: starting workers for each input would be most of the work.
+/// State that is created once: starting workers for each input would be most of the work.
 struct World {
     fabric: Arc<Fabric>,
     target: u16,
@@ -65,13 +65,13 @@ fn config() -> VhostPort {
     }
 }
 
-/// Rings of the two honest guests.
+/// Number of rings of the two honest guests.
 const COPIES_MAX: isize = 8;
 
 impl World {
     fn new() -> World {
-        // As in every Rust program; the program here is libFuzzer's.
-        // SAFETY: sets a signal's disposition, before there is another thread of ours.
+        // As in every Rust program; here the main program is libFuzzer's. SAFETY: sets a signal's disposition before
+        // another thread of ours exists.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         let fabric = Fabric::start(FabricOptions {
             cores: vec![core()],
@@ -114,13 +114,13 @@ impl World {
             sessions: 0,
             fabric,
         };
-        // Also waits until both are up.
+        // This also waits until both ports are up.
         world.exchange();
         (world.descriptors, world.mappings) = (descriptors_open(), memory_mappings());
         world
     }
 
-    /// Says everything, says that it was all, and lets the switch read it.
+    /// Sends everything, closes its sending side, and lets the switch read it.
     fn session(&mut self, mut bytes: &[u8]) {
         let (front, back) = UnixStream::pair().expect("descriptors");
         // What does not fit is not sent.
@@ -149,11 +149,11 @@ impl World {
         converse_once(self.fabric.clone(), self.target, &self.config, back);
     }
 
-    /// What holds between sessions, whatever was said.
+    /// Checks what must hold between sessions, whatever was sent.
     fn check(&mut self) {
         assert_eq!(self.fabric.port_state(self.target), PortState::Down);
-        // On a loaded machine calls may cost the honest guests' ports so much that threads of their own make them, each with
-        // a copy of its descriptor: that is once for each ring, not once for each session.
+        // On a loaded machine calls may cost the honest guests' ports so much that the ports' caller threads make them,
+        // each with a duplicate of its descriptor: once for each ring, not once for each session.
         let more = descriptors_open() as isize - self.descriptors as isize;
         assert!(
             (0..=COPIES_MAX).contains(&more),
@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// A frame each way between the honest guests.
+    /// Sends a frame each way between the honest guests.
     fn exchange(&mut self) {
         let [left, right] = &mut self.pair;
         carry(left, right, 1, self.sessions);
@@ -175,7 +175,7 @@ impl World {
     }
 }
 
-/// Sends a message as its record says.
+/// Sends a message as described by its record.
 fn send(
     front: &UnixStream,
     record: &Record<'_>,
@@ -205,7 +205,7 @@ fn send(
     send_bytes(front, &message, &fds)
 }
 
-/// A guest that behaves, at work on port `number`.
+/// Starts an honest guest on port `number`.
 fn honest(fabric: &Arc<Fabric>, number: u16) -> Guest {
     let (front, back) = UnixStream::pair().expect("descriptors");
     let fabric = fabric.clone();
@@ -216,7 +216,7 @@ fn honest(fabric: &Arc<Fabric>, number: u16) -> Guest {
     guest
 }
 
-/// A frame to all from one honest guest arrives at the other, whatever others have sent it besides.
+/// A broadcast frame from one honest guest arrives at the other, whatever other ports have sent it besides.
 fn carry(from: &mut Guest, to: &mut Guest, station: u8, number: u64) {
     let mut frame = [[0xff; 6], [2, 0, 0, 0, 9, station]].concat();
     frame.extend([0x88, 0xb5]);
@@ -247,8 +247,8 @@ fn core() -> usize {
         .expect("it runs somewhere")
 }
 
-/// Descriptors of the process, but pipes: the sanitizers' symbolizer is at the other end of some, from when it is first
-/// wanted.
+/// Number of the process's descriptors except pipes: the sanitizers' symbolizer is at the other end of some pipes after
+/// its first use.
 fn descriptors_open() -> usize {
     let all = std::fs::read_dir("/proc/self/fd").expect("it is there");
     let is_pipe = |path: PathBuf| {
@@ -257,7 +257,7 @@ fn descriptors_open() -> usize {
     all.flatten().filter(|entry| !is_pipe(entry.path())).count()
 }
 
-/// Mappings of memory files and of files that are deleted.
+/// Number of mappings of memory files and deleted files.
 fn memory_mappings() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("it is there");
     maps.lines()

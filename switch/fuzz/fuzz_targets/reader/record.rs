@@ -1,19 +1,19 @@
-//! How an input is read: records, one after the other, each of which is a message of a front end, or bytes that its
-//! memory has when the session begins. The target reads them, the seeds are made of them.
+//! Format of an input: a sequence of records, each of which is a message of a front end, or bytes that its memory has
+//! when the session begins. The target reads them; the seeds are made of them.
 //!
-//! A record is: an order (one byte), of a message its request number (one byte), of memory bytes their place (two), a
-//! length (two), that many bytes, and of messages one byte for each descriptor. Numbers are little-endian. What ends
-//! early is as long as it is.
+//! A record is: an order (one byte); for a message its request number (one byte), for memory bytes their offset (two);
+//! a length (two); that many bytes; and for messages one byte for each descriptor. Numbers are little-endian. A record
+//! that is cut off is used as far as it goes.
 
-/// The order's upper two bits: a message whose header is made for the payload.
+/// The order's upper two bits: a message with a header that matches the payload.
 pub const MESSAGE: u8 = 0x00;
-/// The same, to be acknowledged.
+/// The same, with an acknowledgement requested.
 pub const ACKED: u8 = 0x40;
-/// Bytes sent as they are.
+/// Bytes sent unchanged.
 pub const RAW: u8 = 0x80;
 /// Bytes written into [`MEMORY`], at an offset.
 pub const FILL: u8 = 0xc0;
-/// In the order: 40 descriptors of the first kind, which are more than the session takes.
+/// In the order: 40 descriptors of the first kind, more than the session accepts.
 pub const MANY: u8 = 0x20;
 
 /// Kinds of descriptors, by number: memory of [`MEMORY_LEN`] bytes.
@@ -22,15 +22,15 @@ pub const MEMORY: u8 = 0;
 pub const OTHER: u8 = 1;
 /// A memory file of one page.
 pub const PAGE: u8 = 2;
-/// A memory file of no bytes.
+/// An empty memory file.
 pub const EMPTY: u8 = 3;
-/// Memory that may not be written.
+/// Read-only memory.
 pub const READ_ONLY: u8 = 4;
 /// An eventfd.
 pub const EVENT: u8 = 5;
-/// A pipe's end for writing.
+/// A pipe's writing end.
 pub const PIPE_WRITE: u8 = 6;
-/// A pipe's end for reading.
+/// A pipe's reading end.
 pub const PIPE_READ: u8 = 7;
 /// A file on a disk.
 pub const REGULAR: u8 = 8;
@@ -38,10 +38,10 @@ pub const REGULAR: u8 = 8;
 pub const NULL: u8 = 9;
 /// A connected socket.
 pub const SOCKET: u8 = 10;
-/// How many kinds there are.
+/// Number of kinds.
 pub const KINDS: u8 = 11;
 
-/// Bytes of [`MEMORY`] and [`OTHER`].
+/// Size of [`MEMORY`] and [`OTHER`] in bytes.
 pub const MEMORY_LEN: u64 = 0x4_0000;
 
 /// One record.
@@ -60,7 +60,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The next record, taken off `input`; `None` at its end.
+    /// Takes the next record off `input`; `None` at its end.
     pub fn take(input: &mut &'a [u8]) -> Option<Record<'a>> {
         let order = byte(input)?;
         let (mut request, mut at) = (0, 0);

@@ -1,5 +1,5 @@
-//! A ring and the memory it lies in, from bytes: whatever the driver writes, bytes beyond the shared memory are not
-//! touched, every copy is accounted for, and a broken ring is a fault and not a panic.
+//! A ring and its memory, from bytes: whatever the driver writes, bytes outside the shared memory are not touched,
+//! every copy is counted, and a broken ring is a fault and not a panic.
 
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use crosspoint_vring::{
     RxScratch, feature,
 };
 
-/// Guest address of the shared memory, and its bytes in two regions that touch; a third lies elsewhere.
+/// Guest address of the shared memory, and its size in two adjacent regions; a third region is elsewhere.
 const BASE: u64 = 0x1_0000;
 const REGION: usize = 0x8000;
 /// Bytes at both ends of each region that are mapped and not shared.
@@ -19,7 +19,7 @@ const MARGIN: usize = 0x1000;
 const CANARY: u8 = 0xc5;
 /// Entries of the rings, by the input's first byte.
 const SIZES: [u16; 4] = [1, 4, 16, 64];
-/// Bytes of the input that say what is negotiated and where the rings begin.
+/// Bytes of the input that choose the features and where the rings begin.
 const ORDERS: usize = 8;
 
 /// The front end's own address of BASE.
@@ -31,7 +31,7 @@ struct World {
     shared: Arc<MemoryCell>,
 }
 
-/// A sender's and a receiver's: made once, since mappings for each input would be most of the work.
+/// The sender's and the receiver's memory, created once, since mappings for each input would be most of the work.
 fn worlds() -> &'static [World; 2] {
     static WORLDS: OnceLock<[World; 2]> = OnceLock::new();
     WORLDS.get_or_init(|| [World::new(), World::new()])
@@ -53,7 +53,7 @@ impl World {
                     .expect("a descriptor"),
             )
         };
-        // One file, two regions that touch in guest addresses, and the first again far away.
+        // One file: two regions that are adjacent in guest addresses, and the first one again far away.
         let spec = |guest_address, at: usize| RegionSpec {
             guest_address,
             size: REGION as u64,
@@ -69,7 +69,7 @@ impl World {
         World { driver, shared }
     }
 
-    /// Fills the memory with the image, and what lies around it with canaries.
+    /// Fills the memory with the image, and its surroundings with canaries.
     fn fill(&self, image: &[u8]) {
         let mut memory = vec![CANARY; 2 * REGION + 2 * MARGIN];
         memory[MARGIN..MARGIN + 2 * REGION].fill(0);
@@ -143,7 +143,7 @@ fn run(sender: &World, receiver: &World, orders: &[u8; ORDERS], packed: bool) {
     let size = |byte: u8| SIZES[usize::from(byte & 3)];
     let tx = sender.ring(size(orders[1]), features);
     let rx = receiver.ring(size(orders[1] >> 2), features);
-    // Of a packed ring: a place in it, and the wrap counter.
+    // For a packed ring: a position in it, and the wrap counter.
     let base = |at: usize, size: u16| {
         let raw = u16::from_le_bytes([orders[at], orders[at + 1]]);
         u32::from(if packed {
@@ -168,7 +168,7 @@ fn run(sender: &World, receiver: &World, orders: &[u8; ORDERS], packed: bool) {
         if taken == 0 {
             break;
         }
-        // As the stages do: what is no frame goes nowhere, and a tag is taken out where there is one.
+        // As in the stages: invalid frames are dropped, and a tag is popped only if there is one.
         let good = |len: u32| (14..=65_554).contains(&len);
         let picks: Vec<Pick> = burst
             .frames()
