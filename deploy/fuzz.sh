@@ -33,7 +33,7 @@ parse_options() {
     esac
     shift
   done
-  [[ $SECS =~ ^[0-9]+$ ]] || die "'$SECS' is no number of seconds"
+  [[ $SECS =~ ^[0-9]+$ ]] || die "'$SECS' is not a number of seconds"
   case $SANITIZER in '' | address | none) ;; *) die "--sanitizer address, or none" ;; esac
   [ "${#TARGETS[@]}" -gt 0 ] || TARGETS=("${known[@]}")
 }

@@ -178,7 +178,7 @@ ensure_miri() {
   local PATH=$PATH:$CARGO_BIN
   if has_miri; then return; fi
   if absent "miri, with a nightly Rust"; then return; fi
-  command -v rustup > /dev/null || die "miri comes with rustup alone, which is not here"
+  command -v rustup > /dev/null || die "miri needs rustup, which is not installed"
   say "installing: a nightly Rust with miri, by rustup"
   timeout "$DOWNLOAD_MAX" rustup toolchain install nightly --profile minimal --component miri,rust-src --no-self-update > /dev/null ||
     die "rustup could not install a nightly Rust with miri within $DOWNLOAD_MAX s"

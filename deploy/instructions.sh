@@ -73,7 +73,7 @@ look() {
   local name
   objdump --disassemble --no-show-raw-insn --demangle "$BINARY" > "$WORK/code"
   functions > "$WORK/functions"
-  [ -s "$WORK/functions" ] || die "$BINARY has no symbols of the switch: it is stripped, or something else"
+  [ -s "$WORK/functions" ] || die "$BINARY has no symbols of the switch: it is stripped, or not crosspoint"
   for name in "${STAGES[@]}"; do
     if [ -z "$(of "$name")" ]; then wrong "no function '$name': inlined, or of another name by now; then this script has to know it"; continue; fi
     [ "$(some 1 "$name")" = 0 ] || wrong "a locked instruction or a fence in '$name'"
@@ -122,7 +122,7 @@ old() {
 
 case ${1:-} in -h | --help) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
 need_command objdump
-[ "$(uname -m)" = x86_64 ] || die "it knows the instructions of x86-64 alone"
+[ "$(uname -m)" = x86_64 ] || die "only the instructions of x86-64 are known"
 if [ "${1:-}" = --build ]; then build; exit; fi
 BINARY=${1:-}
 if [ -n "$BINARY" ]; then

@@ -77,7 +77,8 @@ fn switches(options: &CompareOptions) -> Result<Vec<Peer>, BenchError> {
         options.thread.len(),
     ];
     if counts.iter().any(|other| *other != count) {
-        let what = "--name, --start, --stop and --thread go together: each as often as the others";
+        let what =
+            "--name, --start, --stop and --thread go together: give each of them equally often";
         return Err(BenchError::Usage(what.into()));
     }
     let switch = |i: usize| Peer {

@@ -296,7 +296,7 @@ impl RunOptions {
         ];
         if counts.iter().any(|other| *other != count) {
             let what = "--peer-name, --peer-start, --peer-stop, --peer-sockets and --peer-thread \
-                        go together: each as often as the others";
+                        go together: give each of them equally often";
             return Err(BenchError::Usage(what.into()));
         }
         let peer = |i: usize| Peer {

@@ -15,7 +15,7 @@ use std::fmt::Write;
 /// The report, with its plots after the tables that they show.
 pub fn report(results: &Results, plots: &[Plot]) -> String {
     let mut text = heading(results);
-    text += "\n## Maximum receive rates\n\nMpps that arrived of all that the switch took; over trials, ratios over rounds.\n\n";
+    text += "\n## Maximum receive rates\n\nMpps that arrived, of all frames that the switch accepted; over trials, ratios over rounds.\n\n";
     text += &maxima::tables(results);
     text += &images(plots, "rates");
     text += &images(plots, "cycles");
@@ -23,8 +23,7 @@ pub fn report(results: &Results, plots: &[Plot]) -> String {
         text += &searched(results, plots);
     }
     if results.measurements.iter().any(|m| !m.latency.is_empty()) {
-        text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. The generator's turns are \
-                 what it cannot tell: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
+        text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. The generator's turns limit the precision: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
         text += &latency(results);
         text += &images(plots, "latency");
     }

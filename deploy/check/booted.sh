@@ -107,7 +107,7 @@ inside_systemd() {
   [ "$(stat -c '%U %G %a' /run/crosspoint/guests/web-1.sock)" = 'crosspoint crosspoint-guests 770' ]
   # Here it is shorter.
   [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
-  until_so "the status tells of the ports" says "$up"
+  until_so "the status shows the ports" says "$up"
   until_so "the journal has the port's name as a field, and in the message" eval 'logged PORT=up0 | grep -q "^up0: up"'
   if crosspoint reload --help > /dev/null 2>&1; then
     systemctl reload crosspoint
@@ -124,7 +124,7 @@ inside_systemd() {
   grep -q web-2 /etc/crosspoint/ports.d/*.toml
   crosspoint port remove web-2 --keep
   python3 /run/hold.py "$(worker)" 6 &
-  until_so "the status tells of the worker" eval 'property StatusText | grep -q "^worker-0 .* makes no progress"'
+  until_so "the status names the worker" eval 'property StatusText | grep -q "^worker-0 .* makes no progress"'
   until_so "it is started again" has_restarted
   logged _PID=1 | grep -q 'Watchdog timeout'
   until_so "it is as before" says "$up"

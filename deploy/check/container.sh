@@ -45,4 +45,4 @@ done
 kill -"$(config StopSignal)" "$(pgrep -x crosspoint | head -n 1)"
 wait "$pid"
 [ ! -e "$WORK/sockets/control.sock" ] || { echo "it leaves its socket behind"; exit 1; }
-echo "$(du -sm "$WORK/store/vfs/dir" | cut -f 1) MiB are all of the image"
+echo "$(du -sm "$WORK/store/vfs/dir" | cut -f 1) MiB is the size of the whole image"

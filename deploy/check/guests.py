@@ -71,7 +71,7 @@ def check_libvirt(tests):
         "memory": (at("memory", ""), tests["m"][""]),
         "machine": (at("os/type", "machine"), tests["machine"][""]),
         "socket": (at(card + "source", "path"), tests["chardev"]["path"]),
-        "who listens": (at(card + "source", "mode"), "server" if "server" in tests["chardev"] else "client"),
+        "which side listens": (at(card + "source", "mode"), "server" if "server" in tests["chardev"] else "client"),
         "reconnect": (f"{at(card + 'source/reconnect', 'timeout')}000", tests["chardev"]["reconnect-ms"]),
         "queue pairs": (at(card + "driver", "queues"), tests["netdev"]["queues"]),
         "mac": (at(card + "mac", "address"), tests["device"]["mac"]),
@@ -120,7 +120,7 @@ def main():
         wrong += check_made_by_libvirt(pathlib.Path(sys.argv[1]).read_text().splitlines(), tests)
     if wrong:
         sys.exit("\n".join(f"error: {why}" for why in wrong))
-    print("the examples for QEMU, libvirt and Cloud Hypervisor say what the tests' QEMU is told")
+    print("the examples for QEMU, libvirt and Cloud Hypervisor match the options of the tests' QEMU")
 
 
 main()

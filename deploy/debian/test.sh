@@ -80,7 +80,7 @@ expect "the daemon keeps a port there" as crosspoint crosspoint /bin/sh -c 'umas
   "socket = \"/run/crosspoint/guests/web-1.sock\"" > /etc/crosspoint/ports.d/web-1.toml'
 expect "the configuration is valid with it" as crosspoint crosspoint crosspoint check --config /etc/crosspoint/crosspoint.toml
 refuse "others can add ports" as nobody nogroup /bin/sh -c 'echo > /etc/crosspoint/ports.d/mine.toml' 2> /dev/null
-refuse "who may connect guests can add ports" as nobody crosspoint-guests /bin/sh -c 'echo > /etc/crosspoint/ports.d/mine.toml' 2> /dev/null
+refuse "a user who may only connect guests can add ports" as nobody crosspoint-guests /bin/sh -c 'echo > /etc/crosspoint/ports.d/mine.toml' 2> /dev/null
 expect "there is a manual page" test -s "$ROOT/usr/share/man/man1/crosspoint-run.1.gz"
 expect "each command has a manual page" test -z "$(comm -23 <(commands) <(pages))"
 # shellcheck disable=SC2016 # for the inner shell

@@ -25,7 +25,7 @@ sweep() {
 parse_guest_options "$@"
 UML=$(image_file linux.uml)
 INITRD=$(image_file uinitrd.gz)
-[ "$OPT_QUEUES" -le 1 ] || say "note: User-Mode Linux takes what queues the switch offers; --queues only sets how many it uses"
+[ "$OPT_QUEUES" -le 1 ] || say "note: User-Mode Linux takes all queues that the switch offers; --queues only sets how many it uses"
 [ -z "$OPT_MAC" ] || OPT_APPEND="$OPT_APPEND cp.mac=$OPT_MAC"
 mapfile -t words < <(guest_cmdline)
 

@@ -153,7 +153,7 @@ impl Seen {
             .map_err(|why| BenchError::backend(NAME, format!("answers {line:.100}: {why}")))?;
         let workers = answer.ok.status.workers.into_iter();
         let worker = workers.take(1).next();
-        let worker = worker.ok_or_else(|| BenchError::backend(NAME, "tells of no worker"))?;
+        let worker = worker.ok_or_else(|| BenchError::backend(NAME, "shows no worker"))?;
         Ok(Self {
             turns: worker.turns.buckets_ns.into_iter().collect(),
             work: worker.burst_work_max,

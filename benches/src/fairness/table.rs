@@ -133,7 +133,7 @@ impl Row {
         };
         let per_s = done.taken as f64 / self.attack_seconds.max(1e-9);
         let dry = done.dry as f64 * 100.0 / done.looks.max(1) as f64;
-        let closed = if done.closed { ", hung up on" } else { "" };
+        let closed = if done.closed { ", disconnected" } else { "" };
         format!("{}, dry {dry:.0} %{closed}", si(per_s))
     }
 }

@@ -233,8 +233,7 @@ impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let why =
-            "is no scenario: TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]";
+        let why = "is not a scenario: TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]";
         parse(name).ok_or_else(|| format!("'{name}' {why}"))
     }
 }

@@ -141,7 +141,7 @@ static unsigned number(const char *text, unsigned long least, unsigned long most
     unsigned long value = strtoul(text, &end, 10);
 
     if (*end != '\0' || value < least || value > most)
-        errx(2, "%s is no number from %lu to %lu", text, least, most);
+        errx(2, "%s is not a number from %lu to %lu", text, least, most);
     return (unsigned)value;
 }
 

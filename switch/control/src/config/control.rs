@@ -56,7 +56,8 @@ fn address(checker: &mut Checker, item: Field<String>, before: ControlAddresses)
         }
         Some(last) => Some(last),
         None => {
-            let message = format!("{text:?} is no link-local control address, and no name of one");
+            let message =
+                format!("{text:?} is neither a link-local control address nor the name of one");
             let help = match nearest(&text, &names) {
                 Some(name) => format!("did you mean {name:?}?"),
                 None => format!("the names are {}; {HELP}", names.join(", ")),

@@ -148,7 +148,7 @@ fn insert(table: &mut PortTable, key: &str, value: Value) -> Result<(), String> 
         None => (key, None),
     };
     if first.is_empty() || !first.bytes().all(is_bare) {
-        return Err(format!("{key:?} is no key"));
+        return Err(format!("{key:?} is not a key"));
     }
     let Some(rest) = rest else {
         return match table.insert(first.to_owned(), value) {
@@ -180,7 +180,7 @@ pub fn parse_port_file(text: &str) -> Result<PortTable, String> {
     match ports.map(Vec::as_slice) {
         Some([port]) => match serde_json::to_value(port) {
             Ok(Value::Object(table)) => Ok(table),
-            _ => Err("`port` is no table".to_owned()),
+            _ => Err("`port` is not a table".to_owned()),
         },
         _ => Err("there is not one [[port]] table in it".to_owned()),
     }

@@ -42,7 +42,7 @@ pub enum KeepError {
         path: PathBuf,
     },
     /// The port's file name is taken by another file.
-    #[error("{} is there already, and is not of port {name:?} alone", path.display())]
+    #[error("{} exists already, and does not hold port {name:?} alone", path.display())]
     #[diagnostic(help("move that file to another name"))]
     InTheWay {
         /// The port.

@@ -206,7 +206,7 @@ pub(super) fn ports_dir(
     } else if path.contains('\0') {
         "no path has a zero byte in it"
     } else if path.len() > PATH_BYTES_MAX {
-        "longer than the kernel takes"
+        "longer than the kernel accepts"
     } else {
         return Some((folder.join(path), checker.place(span)));
     };

@@ -262,7 +262,7 @@ impl Checker {
             )
         } else if path.len() > SOCKET_BYTES_MAX {
             let message = format!(
-                "`socket` has {} bytes, and the kernel takes {SOCKET_BYTES_MAX} in a socket's path",
+                "`socket` has {} bytes, and the kernel accepts {SOCKET_BYTES_MAX} in a socket's path",
                 path.len()
             );
             (message, "too long")

@@ -16,8 +16,8 @@ const PROTO_ICMP6: u8 = 58;
 const PRIMITIVE: &str =
     "a condition such as `host 10.0.0.1`, `tcp port 80`, `ether host MAC`, `vlan 100` or `arp`";
 const ADDRESS: &str = "an IPv4 or IPv6 address";
-const ADDRESS4: &str = "an IPv4 address, as there is no other with that word";
-const ADDRESS6: &str = "an IPv6 address, as there is no other with that word";
+const ADDRESS4: &str = "an IPv4 address, which the words before it need";
+const ADDRESS6: &str = "an IPv6 address, which the words before it need";
 const NET: &str = "a network such as 10.0.0.0/8 or fd00::/8, with no bits set behind its length";
 const PORT: &str = "a port, 0 to 65535";
 const RANGE: &str = "two ports with the first not above the second, such as 8000-8080";

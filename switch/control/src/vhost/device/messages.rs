@@ -76,7 +76,7 @@ impl Device {
         if !mac.is_valid_source() {
             tracing::warn!(
                 port = self.name,
-                "the front end announces {mac}, which is no station's address"
+                "the front end announces {mac}, which is not a station's address"
             );
             return Err(refusal());
         }
