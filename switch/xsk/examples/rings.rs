@@ -1,13 +1,13 @@
-//! What receiving and sending cost in ring calls, the kernel's part left out: nanoseconds per frame of 64 bytes for
-//! each call of `XskTx` and `XskRx`, medians over bursts of 64 that go over a veth pair in copy mode. The copy of the
-//! 64 bytes is in `deliver`, and it is the same whoever made the rings.
+//! Measures the cost of ring calls for receiving and sending, without the kernel's part: nanoseconds per frame of 64
+//! bytes for each call of `XskTx` and `XskRx`, medians over bursts of 64 that go over a veth pair in copy mode. The copy
+//! of the 64 bytes is in `deliver`, and it is the same for both implementations of the rings.
 //!
 //! ```sh
 //! cargo run --release -p crosspoint-xsk --example rings [-- BURSTS]
 //! cargo run --release -p crosspoint-xsk --example rings --features xsk-rs [-- BURSTS]
 //! ```
 //!
-//! As root. On a core that nobody else uses: `taskset -c 1`.
+//! Run as root, on a core without other load: `taskset -c 1`.
 
 #[path = "../tests/wire/mod.rs"]
 mod wire;
@@ -16,16 +16,16 @@ use crosspoint_frame::{BURST, Burst, Clock, tsc};
 use wire::{End, frame, load};
 
 const MTU: u32 = 1500;
-/// Bursts before those that count.
+/// Bursts before the measured ones.
 const WARMUP: usize = 100;
 
-/// Ticks of one burst, by call.
+/// Clock ticks of one burst, by call.
 #[derive(Clone, Copy)]
 struct Ticks {
     deliver: u64,
     receive: u64,
     complete: u64,
-    /// What telling the time takes, which is in each of them.
+    /// Ticks of reading the clock, which are included in each of the others.
     nothing: u64,
 }
 
@@ -52,7 +52,7 @@ fn main() {
             nothing: 0,
         };
         let mut received = 0;
-        // Nearly always one burst, which the kernel has brought in `flush`.
+        // Nearly always one burst, which the kernel has delivered during `flush`.
         while received < BURST {
             here.clear();
             let start = tsc();

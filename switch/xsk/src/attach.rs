@@ -1,4 +1,4 @@
-//! Attaching the XDP program to an interface, by link: it goes away with the process.
+//! Attaches the XDP program to an interface by a BPF link, so that it is detached when the process ends.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,12 +16,12 @@ use crate::interface::{Interface, Promiscuous};
 pub enum XdpMode {
     /// In the driver, before the kernel makes a packet buffer.
     Native,
-    /// After it: any driver, slower.
+    /// After the packet buffer is made: works with any driver, slower.
     Generic,
 }
 
 impl XdpMode {
-    /// The word for it.
+    /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {
             XdpMode::Native => "native",
@@ -30,10 +30,10 @@ impl XdpMode {
     }
 }
 
-/// Why the program could not be attached; each says what to do.
+/// Why the program could not be attached; each message says what to do.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// Somebody else's program is there.
+    /// Another process's program is attached.
     #[error(
         "interface `{interface}` already has an XDP program, attached by another process: \
          find it with `bpftool net show dev {interface}` and remove it (`ip link set dev {interface} xdp off`)"
@@ -42,7 +42,7 @@ pub enum AttachError {
         /// Its name.
         interface: String,
     },
-    /// veth: every peer TX queue needs an RX queue here.
+    /// A veth needs a receive queue for every transmit queue of its peer.
     #[error(
         "interface `{interface}` has {rx_queues} receive queue(s), fewer than its veth peer has transmit \
          queues, so it refuses native XDP: `ethtool -L {interface} rx N` with as many as the peer has, or \
@@ -51,10 +51,10 @@ pub enum AttachError {
     PeerQueues {
         /// Its name.
         interface: String,
-        /// How many it has.
+        /// Its number of receive queues.
         rx_queues: u32,
     },
-    /// Frames that do not fit one page.
+    /// Frames of this MTU do not fit in one page.
     #[error(
         "interface `{interface}` has an MTU of {mtu} (or its veth peer has a large one), too large for native XDP: \
          set the MTU to 3498 or less on both ends, or set `mode = \"generic\"`"
@@ -65,7 +65,7 @@ pub enum AttachError {
         /// Its MTU, bytes.
         mtu: u32,
     },
-    /// The driver has no XDP.
+    /// The driver has no native XDP.
     #[error(
         "interface `{interface}`: its driver has no native XDP; set `mode = \"auto\"` or \"generic\""
     )]
@@ -73,7 +73,7 @@ pub enum AttachError {
         /// Its name.
         interface: String,
     },
-    /// Not allowed.
+    /// Permission denied.
     #[error(
         "attaching to interface `{interface}` is not permitted: run as root, or with CAP_NET_ADMIN and CAP_BPF"
     )]
@@ -86,12 +86,12 @@ pub enum AttachError {
     Other {
         /// Its name.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's error.
         why: String,
     },
 }
 
-/// The program, attached, and the interface promiscuous. Dropping it ends both.
+/// The attached program, and the interface's promiscuous mode. Dropping it ends both.
 pub struct Attachment {
     /// Where it runs.
     pub mode: XdpMode,
@@ -101,9 +101,8 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Loads the program and attaches it: natively, or generically where `generic` asks for it,
-    /// or where the driver has no native XDP and `fallback` allows it. With `multi_buffer`, the program for frames that
-    /// take several buffers.
+    /// Loads the program and attaches it: in native mode, or in generic mode if `generic` is set, or if the driver has no
+    /// native XDP and `fallback` is set. With `multi_buffer`, it is the program for frames that take several buffers.
     pub fn new(
         interface: &Interface,
         generic: bool,
@@ -123,8 +122,7 @@ impl Attachment {
         }
     }
 
-    /// Sends the frames of receive queue `queue` to `socket` from now on. Queues that no socket
-    /// was given for go on to the kernel.
+    /// Redirects the frames of receive queue `queue` to `socket`. Frames of queues without a socket go to the kernel.
     pub fn redirect(&mut self, queue: u32, socket: &impl AsFd) -> io::Result<()> {
         self.sockets
             .set(queue, socket.as_fd(), 0)
@@ -160,7 +158,7 @@ fn attach(
         .attach_to_if_index(interface.index, how)
         .map_err(|e| attach_error(interface, e))?;
     let link = program.take_link(id).map_err(|e| other(e.to_string()))?;
-    // A program attached in the old way, by netlink, would outlive us.
+    // A program attached by netlink, the older interface, would outlive the process.
     let link: FdLink = link
         .try_into()
         .map_err(|_| other("the kernel gave no BPF link (it needs 5.9)".into()))?;
@@ -215,7 +213,7 @@ fn attach_error(of: &Interface, error: ProgramError) -> AttachError {
     }
 }
 
-/// The kernel's error number, wherever aya put it.
+/// Finds the kernel's error number in aya's error types.
 fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
@@ -224,7 +222,7 @@ fn errno(error: &ProgramError) -> Option<i32> {
     }
 }
 
-/// An error with all that it came from.
+/// Formats an error with all its sources.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

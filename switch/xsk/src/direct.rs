@@ -1,12 +1,12 @@
-//! Sending out of a guest's own memory: a socket whose packet memory is all that the guest has.
+//! Sending from a guest's own memory: a socket whose packet memory is the guest's whole memory.
 //!
-//! A frame leaves as several descriptors. The first is of ours: the frame's first bytes as they were read once and
-//! checked, so that a guest that rewrites them changes nothing. Then come the guest's bytes where they lie. The last is
-//! of ours again, a copy of the frame's last few bytes: whoever sends descriptor by descriptor gives them back in their
-//! order, so when that one comes back, all the others have been sent.
+//! A frame leaves as several descriptors. The first is in our memory: the frame's first bytes as they were read once and
+//! checked, so that a guest that rewrites them changes nothing. Then come the guest's bytes in place. The last is in our
+//! memory again, a copy of the frame's last few bytes: kernel and driver complete descriptors in order, so when this one
+//! completes, all the others have been sent.
 //!
-//! Kernel interface: Documentation/networking/af_xdp.rst (unaligned chunks, multi-buffer), and `xp_unaligned_validate_desc`
-//! of net/xdp/xsk_queue.h for what a descriptor may be.
+//! Kernel interface: Documentation/networking/af_xdp.rst (unaligned chunks, multi-buffer), and
+//! `xp_unaligned_validate_desc` of net/xdp/xsk_queue.h for the descriptors that are valid.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -22,29 +22,30 @@ use crate::socket::{Bound, Opening, Registration, Woken, wake_tx};
 use crate::tx::{MAX_WAKEUPS, is_long, ring_doorbell};
 use crate::{BindMode, FRAME_SIZE, NicOutcome, RING_SIZE, SocketError, SocketOptions};
 
-/// Most frames that are on their way at a time.
+/// Most frames in flight at a time.
 pub const DIRECT_FRAMES: usize = RING_SIZE as usize / 2;
 
-/// Bytes of ours for each frame: a page, since no descriptor may cross one.
+/// Bytes of our memory per frame: a page, since no descriptor may cross a page boundary.
 const SLOT_LEN: usize = FRAME_SIZE as usize;
-/// Where in a slot a frame's first bytes lie, and how many there may be: room for a request before them.
+/// Offset in a slot of a frame's first bytes, with room for a checksum request before them; and the most bytes there.
 const HEAD_AT: usize = 64;
 const HEAD_ROOM: usize = 1024 - HEAD_AT;
-/// Where bytes from the frame's middle lie that are not the guest's.
+/// Offset in a slot of bytes from the frame's middle that are not in the guest's memory.
 const MIDDLE_AT: usize = 1024;
 const MIDDLE_ROOM: usize = 1024;
-/// Where the last bytes lie, or a whole frame that is short. A descriptor from here on is the last of its frame.
+/// Offset in a slot of the last bytes, or of a short frame as a whole. A descriptor at or after this offset is the last
+/// of its frame.
 const TAIL_AT: usize = 2048 + 64;
 const TAIL_ROOM: usize = SLOT_LEN - TAIL_AT;
-/// Last bytes of a frame that are copied.
+/// Number of last bytes of a frame that are copied.
 const TAIL_LEN: usize = 64;
-/// Frames of up to so many bytes are copied whole: one descriptor costs less than three.
+/// Frames up to this many bytes are copied whole: one descriptor costs less than three.
 const WHOLE_MAX: usize = 256;
-/// Most descriptors of one frame where the NIC fetches them: what the least of those drivers takes that take several
-/// (`xdp_zc_max_segs`; 8 in i40e and ice). One too many, and the kernel would swallow the frame and its completion.
+/// Most descriptors of one frame in zero-copy: the smallest limit of the drivers that take several (`xdp_zc_max_segs`; 8
+/// in i40e and ice). With more, the kernel would lose the frame and its completion.
 const ZERO_COPY_PIECES: usize = 8;
 
-/// What the worker that sends, and the control thread, share.
+/// State shared by the sending worker and the control thread.
 #[derive(Debug)]
 pub struct DirectStatus {
     zero_copy: bool,
@@ -52,47 +53,46 @@ pub struct DirectStatus {
 }
 
 impl DirectStatus {
-    /// Whether the NIC reads the guest's memory itself.
+    /// Returns whether the NIC reads the guest's memory itself.
     pub fn zero_copy(&self) -> bool {
         self.zero_copy
     }
 
-    /// Whether nothing is sent this way any more: the interface has gone, or sends nothing.
+    /// Returns whether the queue was given up: the interface is gone, or does not send.
     #[inline(always)]
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Gives it up.
+    /// Gives the queue up.
     pub fn give_up(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
 }
 
-/// The sending half of a socket on a guest's memory. Owned by one worker; dropped on the control thread.
+/// Sending half of a socket on a guest's memory. Owned by one worker; dropped on the control thread.
 pub struct DirectTx {
-    // In this order: the kernel lets go of the memory before it is unmapped.
+    // In this order: the kernel releases the memory before it is unmapped.
     tx: Ring<libc::xdp_desc>,
     completion: Ring<u64>,
     fd: OwnedFd,
     slots: Slots,
     status: Arc<DirectStatus>,
-    /// The longest frame, bytes, a tag not counted.
+    /// The longest frame, bytes, without tags.
     frame_len_max: Arc<AtomicU32>,
-    /// Slots that no frame is in.
+    /// Free slots.
     free: Vec<u16>,
-    /// Per slot: what the sender calls the frames that it sent together.
+    /// Per slot: the sender's batch number of the frame.
     batches: Box<[u16]>,
 }
 
 impl DirectTx {
-    /// Bytes of ours that stand before the guest's memory.
+    /// Bytes of our own memory, before the guest's.
     pub const OWN_LEN: usize = DIRECT_FRAMES * SLOT_LEN;
 
-    /// Opens a socket on queue `queue` of interface number `ifindex`, in the way of `bind`; with [`BindMode::Auto`],
-    /// zero-copy if the driver does that for frames in several pieces. `memory` has [`OWN_LEN`](Self::OWN_LEN) bytes of
-    /// ours. All of it is pinned while the socket is open. Frames are sent up to the length that `frame_len_max` says
-    /// at the time.
+    /// Opens a socket on queue `queue` of interface number `ifindex` in mode `bind`; with [`BindMode::Auto`], zero-copy
+    /// if the driver does that for frames in several pieces. `memory` begins with [`OWN_LEN`](Self::OWN_LEN) bytes of our
+    /// own. All of it is pinned while the socket is open. The longest frame is the current value of `frame_len_max`.
     pub fn open(
         (ifindex, queue): (u32, u32),
         bind: BindMode,
@@ -112,7 +112,7 @@ impl DirectTx {
                 bind: BindMode::ZeroCopy,
                 ..options
             };
-            // The driver may still refuse memory that is so large, or chunks that begin anywhere.
+            // The driver may still refuse such large memory, or unaligned chunks.
             if let Ok(bound) = open_in_way(to, &way, &memory) {
                 return Ok(DirectTx::new(bound, memory, frame_len_max));
             }
@@ -148,20 +148,20 @@ impl DirectTx {
         }
     }
 
-    /// How it does.
+    /// Returns the queue's status.
     pub fn status(&self) -> &Arc<DirectStatus> {
         &self.status
     }
 
-    /// Whether there is room for a burst, even for one of large frames that are cut into segments of ordinary size: some
-    /// 230, of 4 or 5 descriptors.
+    /// Returns whether there is room for a burst, even one of large frames that are cut into segments of ordinary size:
+    /// some 230, of 4 or 5 descriptors each.
     #[inline(always)]
     pub fn has_room(&self) -> bool {
         self.free.len() >= DIRECT_FRAMES * 3 / 4 && self.tx.room() >= RING_SIZE * 3 / 4
     }
 
-    /// Sends the picked frames, which belong to `batch`. Those that cannot be sent so are added to `rest`, which has
-    /// room for as many as there are picks; they are not in what is returned.
+    /// Sends the picked frames, as part of `batch`. Those that must be copied instead are added to `rest`, which has room
+    /// for all picks; the result does not count them.
     pub fn deliver(
         &mut self,
         burst: &Burst,
@@ -209,7 +209,7 @@ impl DirectTx {
         outcome
     }
 
-    /// Calls `sent` with the batch of each frame whose bytes nobody reads any more.
+    /// Calls `sent` with the batch of each frame that has been sent completely.
     #[inline(always)]
     pub fn reap(&mut self, mut sent: impl FnMut(u16)) {
         let done = self.completion.filled();
@@ -222,7 +222,7 @@ impl DirectTx {
             if within >= TAIL_AT
                 && let Some(batch) = self.batches.get(slot)
             {
-                // As many as were taken from there, so there is room: no allocation.
+                // As many as were taken from `free`, so there is room: no allocation.
                 self.free.push(slot as u16);
                 sent(*batch);
             }
@@ -230,7 +230,7 @@ impl DirectTx {
         self.completion.release(done);
     }
 
-    /// Wakes the kernel if it wants to be woken. Returns whether frames still wait to be taken by it.
+    /// Wakes the kernel if it asks for that. Returns whether the kernel has not taken all frames yet.
     pub fn flush(&mut self) -> bool {
         // As in `XskTx::flush`.
         let most = if self.status.zero_copy {
@@ -250,14 +250,14 @@ impl DirectTx {
     }
 }
 
-/// Opens a socket on `memory`, in one way.
+/// Opens a socket on `memory` in one mode.
 fn open_in_way(
     to: (u32, u32),
     options: &SocketOptions,
     memory: &Contiguous,
 ) -> Result<Bound, SocketError> {
-    // A request for a checksum would lie in the page before, where a piece begins with its page: pages are in no
-    // order, and the kernel refuses that where the NIC reads them.
+    // Checksum requests only in copy mode. If a piece begins at a page's start, its request would be in the page before;
+    // pages have no order, so in zero-copy the kernel refuses that.
     let ask = options.bind == BindMode::Copy;
     let asking = Registration::Guest(memory, ask);
     let plain = Registration::Guest(memory, false);
@@ -269,17 +269,17 @@ fn open_in_way(
     }
 }
 
-/// The memory that frames are sent from.
+/// Memory that frames are sent from.
 struct Slots {
     memory: Contiguous,
-    /// Whether the NIC reads it itself.
+    /// Whether the NIC reads the memory itself.
     zero_copy: bool,
     finishes_checksums: bool,
 }
 
 impl Slots {
-    /// Descriptors of a frame that is put into `slot`, as far as it is not sent from where it lies. `None` when it
-    /// would need too many, or its headers reach too far.
+    /// Makes the descriptors of a frame; `slot` takes the bytes that are not sent in place. `None` if it needs too many
+    /// descriptors, or its headers are too long.
     #[inline(always)]
     fn fill(&self, slot: u16, burst: &Burst, frame: &Frame, tag: TagOp) -> Option<Filled> {
         let prefix = Prefix::new(&[], frame, tag);
@@ -287,7 +287,7 @@ impl Slots {
         let kept = frame.head_len().saturating_add_signed(tag.growth());
         let mut head_len = kept;
         if frame.offload.needs_csum {
-            // The kernel looks for the place of a checksum in the first descriptor only.
+            // The kernel supports a checksum only within the first descriptor.
             let end =
                 usize::from(frame.offload.csum_start) + usize::from(frame.offload.csum_offset) + 2;
             head_len = head_len.max(end.saturating_add_signed(tag.growth()));
@@ -303,12 +303,12 @@ impl Slots {
             return self.fill_whole(&whole, len);
         }
         let rest = Rest::new(burst.segments(frame));
-        // Copied, if it must be: by another queue it might overtake others of its flow.
+        // If it must be copied, it still uses this queue: through another queue it could overtake frames of its flow.
         self.fill_pieces(&whole, (kept, head_len, len), rest)
             .or_else(|| self.fill_whole(&whole, len))
     }
 
-    /// A frame that is copied whole.
+    /// Copies a frame whole.
     fn fill_whole(&self, whole: &Whole<'_>, len: usize) -> Option<Filled> {
         if len > TAIL_ROOM {
             return None;
@@ -327,8 +327,7 @@ impl Slots {
         Some(filled)
     }
 
-    /// A frame of which only the beginning and the end are copied. `kept` bytes of the beginning were read when it was
-    /// received.
+    /// Copies only the beginning and the end of a frame. The first `kept` bytes were already read when it was received.
     fn fill_pieces(
         &self,
         whole: &Whole<'_>,
@@ -342,8 +341,8 @@ impl Slots {
         let head = self.memory.own_mut(at, HEAD_ROOM)?;
         whole.gather.write_head(head);
         rest.copy(head_len - kept, head.skip(kept))?;
-        // What is not the guest's and stands right behind, as the end of a long header that was made here, takes no
-        // descriptor of its own.
+        // Bytes that follow and are not in the guest's memory, such as the end of a long header made here, need no
+        // descriptor of their own.
         while let Some(run) = rest.peek()
             && head_len + run.len() <= HEAD_ROOM
             && head_len + run.len() + TAIL_LEN < len
@@ -368,8 +367,8 @@ impl Slots {
         Some(filled)
     }
 
-    /// Adds the next `len` bytes, from where they lie if the kernel knows that place. `None` when they take too many
-    /// descriptors, or too many of them are copied.
+    /// Adds the next `len` bytes, in place if they are in the registered memory. `None` if they take too many
+    /// descriptors, or too many bytes must be copied.
     fn push_middle(
         &self,
         slot: usize,
@@ -409,8 +408,8 @@ impl Slots {
         Some(())
     }
 
-    /// Leaves the checksum of a frame whose data begins at `at` to the kernel, if it takes such requests: the options
-    /// that say so, or 0.
+    /// Requests the checksum of a frame whose data begins at `at` from the kernel, if it takes such requests. Returns the
+    /// descriptor options for that, or 0.
     #[inline(always)]
     fn request(&self, whole: &Whole<'_>, at: usize) -> Option<u32> {
         if !whole.frame.offload.needs_csum || !self.finishes_checksums {
@@ -423,7 +422,7 @@ impl Slots {
     }
 }
 
-/// A frame to be sent, and where its slot begins.
+/// A frame to be sent, and the offset of its slot.
 struct Whole<'a> {
     slot: usize,
     frame: &'a Frame,
@@ -431,15 +430,15 @@ struct Whole<'a> {
     gather: &'a Gather<'a>,
 }
 
-/// The longest piece that may begin at `at`: within one page, since the next one may be anywhere where the NIC reads it;
-/// and some drivers are given a fragment for each page in copy mode, too (IFF_TX_SKB_NO_LINEAR). What has more of them
-/// than a packet buffer takes the kernel would cut in two, and the second would have a head that nobody has checked.
+/// Returns the longest piece that may begin at `at`. It ends with the page: in zero-copy the next page may be at any
+/// address, and in copy mode some drivers get a fragment per page too (IFF_TX_SKB_NO_LINEAR). The kernel would cut a
+/// frame with more fragments than a packet buffer takes into two, and the second would begin with unchecked bytes.
 #[inline(always)]
 fn piece_max(at: u64, zero_copy: bool) -> usize {
     let page = SLOT_LEN - at as usize % SLOT_LEN;
     match zero_copy {
         true => page,
-        // A chunk, less what may lie before a frame.
+        // A chunk, less the room for a request before a frame.
         false => page.min(SLOT_LEN - METADATA_LEN as usize),
     }
 }
@@ -453,7 +452,7 @@ fn desc(addr: u64, len: usize) -> libc::xdp_desc {
     }
 }
 
-/// What of a frame's segments is still to be sent.
+/// The rest of a frame's segments that is still to be sent.
 struct Rest<'a> {
     segments: &'a [Segment],
     used: usize,
@@ -464,7 +463,7 @@ impl Rest<'_> {
         Rest { segments, used: 0 }
     }
 
-    /// The next bytes that lie side by side, at most `most` and at least one; `None` at the end.
+    /// Takes the next contiguous bytes, at least one and at most `most`; `None` at the end.
     #[inline(always)]
     fn next(&mut self, most: usize) -> Option<Segment> {
         loop {
@@ -478,7 +477,7 @@ impl Rest<'_> {
         }
     }
 
-    /// The same, without taking them.
+    /// Returns the next contiguous bytes without taking them.
     #[inline(always)]
     fn peek(&self) -> Option<Segment> {
         let mut used = self.used;
@@ -492,7 +491,7 @@ impl Rest<'_> {
         None
     }
 
-    /// Copies the next `len` bytes; `None` if there are fewer, or no room for them.
+    /// Copies the next `len` bytes; `None` if there are fewer, or no room.
     #[inline(always)]
     fn copy(&mut self, mut len: usize, mut to: SegmentMut) -> Option<()> {
         while len > 0 {
@@ -519,7 +518,7 @@ mod tests {
 
     const SIZE: usize = 1 << 20;
 
-    /// A guest's memory with two regions, of which one lies askew in its file, filled with bytes that differ.
+    /// A guest's memory with two regions, one of them at an unaligned offset in its file.
     fn memory() -> (GuestMemory, Contiguous) {
         let table = || {
             let region = |(guest_address, mmap_offset): (u64, u64)| {
@@ -543,7 +542,7 @@ mod tests {
         (memory, run.expect("it is mapped again"))
     }
 
-    /// Small numbers that look random (Marsaglia's xorshift).
+    /// Pseudo-random small numbers (Marsaglia's xorshift).
     fn next(state: &mut u64, below: usize) -> usize {
         *state ^= *state << 13;
         *state ^= *state >> 7;
@@ -560,8 +559,8 @@ mod tests {
             .collect()
     }
 
-    /// Wherever the pieces of a frame lie: each descriptor is one that the kernel takes, in order they are the frame,
-    /// and the last one is known by its place.
+    /// Wherever the pieces of a frame are: the kernel accepts each descriptor, together they are the frame, and the last
+    /// one is recognized by its address.
     #[test]
     fn descriptors_are_what_the_kernel_takes_and_make_the_frame() {
         let (memory, run) = memory();
@@ -586,8 +585,8 @@ mod tests {
                 let address = region + next(&mut state, SIZE - n) as u64;
                 let host = memory.translate(address, n as u32).expect("the guest's");
                 let bytes: Vec<u8> = (0..n).map(|_| next(&mut state, 256) as u8).collect();
-                // SAFETY: translated for so many bytes, which nobody else uses; pieces may lie over each other, and then
-                // the frame is made of what is there at last.
+                // SAFETY: translated for this many bytes, which no other code uses; pieces may overlap, and then the
+                // frame consists of the bytes written last.
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, n) };
                 // SAFETY: as above, for as long as the burst.
                 pieces.push(unsafe { Segment::new(host, n as u32) });

@@ -1,4 +1,4 @@
-//! Why a socket could not be opened, and what to do about it.
+//! Errors of opening a socket, with advice.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use crate::Pages;
 #[derive(Debug, Error)]
 #[error("{what}: {why}{advice}")]
 pub struct SocketError {
-    /// What was being done.
+    /// The operation that failed.
     pub what: &'static str,
-    /// What the kernel said.
+    /// The kernel's error.
     #[source]
     pub why: io::Error,
-    /// What it means and what to do, for people; empty where nothing is known.
+    /// What it means and what to do, for the operator; empty if not known.
     pub advice: String,
 }
 
@@ -28,12 +28,12 @@ impl SocketError {
         }
     }
 
-    /// Of memory that the kernel is to lock: so many bytes.
+    /// Error of locking `bytes` bytes of memory.
     #[cfg_attr(feature = "xsk-rs", allow(dead_code, reason = "the crate does it"))]
     pub(crate) fn locking(bytes: usize) -> impl FnOnce(io::Error) -> SocketError {
         move |why| {
             let advice = match why.raw_os_error() {
-                // Its word for this limit, and for no other.
+                // The kernel uses this error only for this limit.
                 Some(libc::ENOBUFS) => too_little_may_be_locked(bytes),
                 _ => String::new(),
             };
@@ -44,7 +44,7 @@ impl SocketError {
         }
     }
 
-    /// Of memory that is to lie in these pages: so many bytes.
+    /// Error of allocating `bytes` bytes in `pages`.
     pub(crate) fn allocating(bytes: usize, pages: Pages) -> impl FnOnce(io::Error) -> SocketError {
         move |why| {
             let advice = match (why.raw_os_error(), pages) {

@@ -1,4 +1,4 @@
-//! Making what the kernel sends: a frame copied into UMEM frames, or the memory that it arrived in.
+//! Makes the descriptors of a frame to be sent: a copy in UMEM frames, or the memory that it arrived in.
 
 use crosspoint_frame::{
     Burst, Frame, Gather, Prefix, SegmentMut, TagOp, copy_plain, copy_plain_finished,
@@ -11,16 +11,16 @@ use crate::umem::{TX_HEADROOM, TX_ROOM};
 /// (MAX_SKB_FRAGS), and a frame of 64 KiB needs 17.
 pub(crate) const MAX_PIECES: usize = 17;
 
-/// What is asked of whoever sends a frame: `struct xsk_tx_metadata` of linux/if_xdp.h, as far as it concerns checksums.
-/// It lies right before the frame's data (Documentation/networking/xsk-tx-metadata.rst).
+/// Length of a checksum request: `struct xsk_tx_metadata` of linux/if_xdp.h, as far as it concerns checksums. It is
+/// placed directly before the frame's data (Documentation/networking/xsk-tx-metadata.rst).
 pub(crate) const METADATA_LEN: u32 = 24;
 /// Since Linux 6.8.
 const TXMD_FLAGS_CHECKSUM: u64 = 1 << 1;
 
-/// How many UMEM frames a copy of `len` bytes takes; at least one.
+/// Returns how many UMEM frames a copy of `len` bytes takes; at least one.
 #[inline(always)]
 pub(crate) fn pieces(len: usize) -> usize {
-    // Nearly always, and without a division.
+    // The usual case, without a division.
     if len <= TX_ROOM as usize {
         1
     } else {
@@ -64,7 +64,8 @@ impl Filled {
         }
     }
 
-    /// The first descriptor bears what concerns the whole frame; all but the last say that more follows.
+    /// Sets the descriptors' options: `options`, for the whole frame, on the first, and on all but the last that more
+    /// follow.
     pub(crate) fn finish(&mut self, options: u32) {
         let Some((last, rest)) = self
             .descriptors
@@ -80,21 +81,21 @@ impl Filled {
         self.descriptors[0].options |= options;
     }
 
-    /// The descriptors.
+    /// Returns the descriptors.
     #[inline(always)]
     pub(crate) fn descriptors(&self) -> &[libc::xdp_desc] {
         self.descriptors.get(..self.count).unwrap_or(&[])
     }
 
-    /// The frame's length.
+    /// Returns the frame's length.
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.descriptors().iter().map(|desc| desc.len).sum()
     }
 }
 
-/// Copies a frame to the UMEM frames `to`, as many as [`pieces`] said. Its checksum is left to the kernel where that
-/// takes it, and completed here where not.
+/// Copies a frame to the UMEM frames `to`, as many as [`pieces`] returns. Its checksum is left to the kernel if possible,
+/// otherwise completed here.
 #[inline(always)]
 pub(crate) fn fill(
     socket: &XskSocket,
@@ -170,7 +171,7 @@ fn fill_pieces(socket: &XskSocket, burst: &Burst, frame: &Frame, tag: TagOp, to:
     filled
 }
 
-/// The buffers, if all are there; those beyond them are empty.
+/// Returns the buffers if all are present, followed by empty ones.
 fn whole(buffers: &[Option<SegmentMut>]) -> Option<[SegmentMut; MAX_PIECES]> {
     let first = (*buffers.first()?)?;
     let mut all = [first.skip(first.len()); MAX_PIECES];
@@ -180,9 +181,9 @@ fn whole(buffers: &[Option<SegmentMut>]) -> Option<[SegmentMut; MAX_PIECES]> {
     Some(all)
 }
 
-/// Leaves the checksum of a frame whose first `room` bytes begin at `addr` to the kernel, if it takes such requests: the
-/// field holds the sum of the pseudo-header, as it would for hardware. The kernel looks for it in the first descriptor,
-/// and stops there, for everybody, if it is not: where it is, is what a guest says.
+/// Requests the checksum of a frame whose first `room` bytes begin at `addr` from the kernel, if it takes such requests.
+/// The field holds the sum of the pseudo-header, as for hardware. A guest chooses the field's place, so it is checked: if
+/// it were not in the first descriptor, the kernel would stop sending, for all ports.
 #[inline(always)]
 fn ask_checksum(
     socket: &XskSocket,
@@ -204,7 +205,7 @@ fn ask_checksum(
     to.write_array(&checksum_request(frame, tag))
 }
 
-/// What lies before a frame whose checksum is left to the kernel.
+/// Returns the request that is placed before a frame whose checksum is left to the kernel.
 #[inline(always)]
 pub(crate) fn checksum_request(frame: &Frame, tag: TagOp) -> [u8; METADATA_LEN as usize] {
     let start = usize::from(frame.offload.csum_start).saturating_add_signed(tag.growth()) as u16;
@@ -215,14 +216,14 @@ pub(crate) fn checksum_request(frame: &Frame, tag: TagOp) -> [u8; METADATA_LEN a
     metadata
 }
 
-/// Sending a frame in the memory that it arrived in.
+/// Sends a frame in the memory that it arrived in.
 pub(crate) mod rewrite {
     use super::*;
     use std::ops::Range;
 
     use crate::FRAME_SIZE;
 
-    /// Whether the frame can be changed where it lies: its head, a tag and a request for a checksum have room.
+    /// Returns whether the frame can be changed in place: there is room for its head, a tag and a checksum request.
     #[inline(always)]
     pub(crate) fn is_possible(burst: &Burst, frame: &Frame, places: &Range<usize>) -> bool {
         let (place, len) = burst.lease().place(places.start);
@@ -232,7 +233,7 @@ pub(crate) mod rewrite {
             && places.len() <= MAX_PIECES
     }
 
-    /// Makes descriptors of the memory at `places`, and leaves the UMEM frames `instead`, as many, in their place.
+    /// Makes descriptors of the memory at `places`, and exchanges it for the same number of UMEM frames, `instead`.
     #[inline(always)]
     pub(crate) fn send_in_place(
         socket: &XskSocket,

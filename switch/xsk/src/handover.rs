@@ -1,5 +1,5 @@
-//! Sending through a queue that another worker owns, with no second copy: the sender copies
-//! into UMEM frames that the owner supplied, and hands over their descriptors.
+//! Handoff: sends through a queue that another worker owns, without a second copy. The sender copies into UMEM frames
+//! that the owner supplied, and hands their descriptors off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,15 +11,15 @@ use crate::XskSocket;
 use crate::fill::{MAX_PIECES, fill};
 use crate::tx::{NicOutcome, Way, way};
 
-/// UMEM frames that one worker may have on their way to another.
+/// Most UMEM frames in a handoff from one worker to another.
 const DEPTH: usize = 128;
 
-/// One direction between two workers. The queues are used by one producer and one consumer.
+/// A handoff from one worker to another. Each queue has one producer and one consumer.
 pub struct Handover {
     socket: Arc<XskSocket>,
     free: ArrayQueue<u64>,
     full: ArrayQueue<libc::xdp_desc>,
-    /// Descriptors put in since it was made, by the sender, and taken out, by the owner; each counted by one of them.
+    /// Descriptors pushed, counted by the sender, and taken, counted by the owner, since the handoff was made.
     pushed: AtomicU64,
     taken: AtomicU64,
 }
@@ -29,26 +29,26 @@ impl Handover {
         Handover {
             socket,
             free: ArrayQueue::new(DEPTH),
-            // And the frames that the sender was filling while the owner counted.
+            // Plus the frames that the sender was filling while the owner counted.
             full: ArrayQueue::new(DEPTH + MAX_PIECES),
             pushed: AtomicU64::new(0),
             taken: AtomicU64::new(0),
         }
     }
 
-    /// The socket that it leads to.
+    /// Returns the owner's socket.
     pub fn socket(&self) -> &Arc<XskSocket> {
         &self.socket
     }
 
-    /// Copies the picked frames into supplied UMEM frames and hands them to the owner.
+    /// Copies the picked frames into supplied UMEM frames and hands them off to the owner.
     pub fn deliver(&self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let (mut outcome, mut pushed) = (NicOutcome::default(), 0);
         for pick in picks {
             let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
                 continue;
             };
-            // What lies in this UMEM is another worker's to exchange.
+            // Only the owner may exchange memory of this UMEM.
             let needed = match way(&self.socket, burst, frame, *pick, false) {
                 Way::Copy(pieces) => pieces,
                 Way::Exchange(_) | Way::Small => {
@@ -60,7 +60,7 @@ impl Handover {
                     continue;
                 }
             };
-            // Only the owner adds to `free`, so what is there now stays there.
+            // Only this thread takes from `free`, so these frames stay there.
             if self.free.len() < needed {
                 outcome.full += 1;
                 continue;
@@ -72,43 +72,43 @@ impl Handover {
             }
             let filled = fill(&self.socket, burst, frame, pick.tag, frames);
             for desc in filled.descriptors() {
-                // It has room for all that `supply` gives out: it cannot be full.
+                // It has room for all frames that `supply` gives out, so it cannot be full.
                 let _ = self.full.push(*desc);
             }
             pushed += filled.descriptors().len() as u64;
             outcome.frames += 1;
             outcome.bytes += u64::from(filled.len());
         }
-        // The one writer: no atomic addition.
+        // Single writer: no atomic addition.
         let before = self.pushed.load(Ordering::Relaxed);
         self.pushed.store(before + pushed, Ordering::Relaxed);
         outcome
     }
 
-    /// How many descriptors the sender has put in since this was made, and how many of them the owner has taken. For the
-    /// sender; what was taken is with the kernel when the owner next has come round.
+    /// Returns how many descriptors the sender has pushed since the handoff was made, and how many of them the owner has
+    /// taken. For the sender; the kernel has the taken ones at the owner's next quiescent point.
     pub fn position(&self) -> (u64, u64) {
         let taken = self.taken.load(Ordering::Acquire);
         (self.pushed.load(Ordering::Relaxed), taken)
     }
 
-    /// Whether frames wait for the owner.
+    /// Returns whether frames wait for the owner.
     pub fn has_work(&self) -> bool {
         !self.full.is_empty()
     }
 
-    /// The next descriptor; one that says so is followed by another of the same frame.
+    /// Takes the next descriptor. With `XDP_PKT_CONTD`, the next one belongs to the same frame.
     pub(crate) fn take(&self) -> Option<libc::xdp_desc> {
         self.full.pop()
     }
 
-    /// Counts what was taken. For the owner.
+    /// Counts taken descriptors. For the owner.
     pub(crate) fn count_taken(&self, count: u64) {
         let before = self.taken.load(Ordering::Relaxed);
         self.taken.store(before + count, Ordering::Release);
     }
 
-    /// Tops the sender's frames up, as far as `free` goes.
+    /// Refills the sender's frames from `free`, as far as possible.
     pub(crate) fn supply(&self, free: &mut Vec<u64>) {
         let out = self.free.len() + self.full.len();
         for _ in out..DEPTH {

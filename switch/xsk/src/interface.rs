@@ -1,4 +1,4 @@
-//! What the kernel says of a network interface.
+//! A network interface as the kernel reports it.
 
 use std::fs;
 use std::io;
@@ -27,7 +27,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Asks the kernel about `name`. `NotFound` when there is no such interface.
+    /// Reads the interface `name` from the kernel. `NotFound` if there is no such interface.
     pub fn find(name: &str) -> io::Result<Interface> {
         let socket = rustix::net::socket(
             rustix::net::AddressFamily::INET,
@@ -61,17 +61,17 @@ impl Interface {
     }
 }
 
-/// Has an interface take frames for every address, and not its own alone, as long as this lives (packet(7),
-/// PACKET_MR_PROMISC): a NIC would drop what is for guests. The kernel counts who asked, so it ends with the process
-/// and leaves alone what others have asked for.
+/// Keeps an interface promiscuous while this value lives (packet(7), PACKET_MR_PROMISC): otherwise a NIC would drop
+/// frames for guests. The kernel counts the requests, so this one ends with the process, and requests of other processes
+/// stay.
 pub(crate) struct Promiscuous {
     _socket: OwnedFd,
 }
 
 impl Promiscuous {
-    /// Asks for it. `PermissionDenied` without CAP_NET_RAW.
+    /// Requests promiscuous mode. `PermissionDenied` without CAP_NET_RAW.
     pub(crate) fn new(index: u32) -> io::Result<Promiscuous> {
-        // Without a protocol: no frame comes to this socket.
+        // Without a protocol, so that this socket receives no frames.
         let (family, kind) = (AddressFamily::PACKET, SocketType::RAW);
         let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
         let request = libc::packet_mreq {

@@ -1,9 +1,9 @@
-//! Large frames of TCP out of a software interface, whole: by a packet socket, beside the AF_XDP one.
+//! Sends large TCP frames whole through a software interface: by a packet socket, beside the AF_XDP one.
 //!
 //! In copy mode the kernel makes a packet buffer of each frame, and behind a veth it runs the other end's whole stack on
-//! it before the next. AF_XDP cannot say that a frame is to be cut, so all that is cut before, or came in pieces, pays that
-//! once for each piece. A packet socket can (packet(7), PACKET_VNET_HDR): one call, one packet buffer of up to 64 KiB, and
-//! nobody cuts it unless somebody behind must.
+//! it before the next. AF_XDP has no request for segmentation, so each segment has this cost, whether it was cut by the
+//! switch or received so. A packet socket has one (packet(7), PACKET_VNET_HDR): one call, one packet buffer of up to 64
+//! KiB, which is cut only if a later interface needs it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -22,17 +22,18 @@ use crate::tx::is_longer;
 
 /// packet(7); not in libc yet.
 const PACKET_VNET_HDR: libc::c_int = 15;
-/// Most pieces that a frame may lie in. One of 64 KiB that a guest keeps in pages has 18, and one that was joined of a
-/// burst's segments no more than four for each.
+/// Most pieces of a frame. A frame of 64 KiB in a guest's pages has 18, and a frame joined from a burst's segments has at
+/// most four per segment.
 const PIECES_MAX: usize = 256;
-/// The least payload of a segment: the smallest that TCP must be able to send (RFC 9293, 3.7.1). A guest that asks for
-/// smaller ones is cut for here, where it costs itself a part of its turn, and not whoever is behind the interface.
+/// The smallest segment payload that is left to the kernel: the smallest that TCP must be able to send (RFC 9293, 3.7.1).
+/// Frames with smaller segments are cut by the switch: there the cost is charged to the guest, not to the receiver behind
+/// the interface.
 const GSO_SIZE_MIN: u16 = 536;
 
-/// What became of a frame.
+/// Result of sending a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sent {
-    /// It is with the interface, of this length in bytes.
+    /// The interface has it; its length in bytes.
     Whole(usize),
     /// There is no room for it now.
     Full,
@@ -42,15 +43,15 @@ pub(crate) enum Sent {
     Down,
 }
 
-/// A packet socket that sends and receives nothing.
+/// A packet socket that only sends.
 pub(crate) struct LargeTx {
     socket: OwnedFd,
 }
 
 impl LargeTx {
-    /// A socket of interface number `ifindex`. `PermissionDenied` without CAP_NET_RAW.
+    /// Opens a socket on interface number `ifindex`. `PermissionDenied` without CAP_NET_RAW.
     pub(crate) fn new(ifindex: u32) -> Result<LargeTx, SocketError> {
-        // Without a protocol: no frame comes to it, its own neither.
+        // Without a protocol, so that it receives no frames, not even its own.
         let (family, kind) = (AddressFamily::PACKET, SocketType::RAW);
         let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None);
         let socket =
@@ -58,22 +59,21 @@ impl LargeTx {
         let at = socket.as_fd();
         set_option(at, libc::SOL_PACKET, PACKET_VNET_HDR, &1)
             .map_err(SocketError::new("asking for large frames"))?;
-        // Without the right to, it stays as it is: twenty of the largest.
+        // Without the permission, the default stays: twenty of the largest frames.
         let _ = set_option(at, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER);
         bind(at, ifindex).map_err(SocketError::new("binding a packet socket"))?;
         Ok(LargeTx { socket })
     }
 
-    /// Sends the copy of a frame that `pick` asks for. It has left when this returns: the kernel has copied it, from
-    /// where it lies.
+    /// Sends the copy of a frame with `tag`. When this returns, the kernel has copied it from its place.
     ///
-    /// The way is that of any packet, and not past the interface's queueing discipline (PACKET_QDISC_BYPASS): there the
-    /// kernel drops what it must cut itself, as it must once somebody turns the interface's offloads off.
+    /// It passes the interface's queueing discipline like any packet. With PACKET_QDISC_BYPASS the kernel would drop
+    /// frames that it must cut itself, which happens when the interface's offloads are turned off.
     pub(crate) fn send(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> Sent {
         let Some(header_len) = header_len(burst, frame) else {
             return Sent::Refused;
         };
-        // What the guest says of this is a hint, and may be wrong.
+        // The guest's value is a hint, and may be wrong.
         let offload = Offload {
             hdr_len: header_len as u16,
             ..frame.offload
@@ -94,7 +94,7 @@ impl LargeTx {
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) => Sent::Full,
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Sent::Down,
-                // Of these, EFAULT: a guest's memory is not there any more.
+                // For instance EFAULT: the guest's memory is gone.
                 _ => Sent::Refused,
             },
         }
@@ -105,8 +105,8 @@ impl LargeTx {
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = pieces.as_mut_ptr();
         message.msg_iovlen = pieces.len();
-        // SAFETY: the message names `pieces`, as many as there are, which live through the call. What they name is the
-        // kernel's to read: the prefix, and segments, which are readable by `Segment::new`'s contract.
+        // SAFETY: the message names `pieces`, as many as there are, which live through the call. The kernel only reads
+        // what they point to: the prefix, and segments, which are readable by `Segment::new`'s contract.
         let rc = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &message, libc::MSG_DONTWAIT) };
         match rc {
             0.. => Ok(()),
@@ -141,14 +141,14 @@ fn bind(socket: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
     }
 }
 
-/// Whether frames of this kind can go whole: TCP, with ECN or not.
+/// Returns whether frames of this kind can be sent whole: TCP, with or without ECN.
 fn is_tcp(gso_type: u8) -> bool {
     matches!(gso_type & !GSO_ECN, GSO_TCPV4 | GSO_TCPV6)
 }
 
-/// Whether the copy of a large frame with `tag` can go whole through an interface whose limit is `frame_len_max`: its
-/// headers are what they must be to be cut, and say so as they stand, and its segments fit. Headers beyond the 64 bytes that
-/// are kept may change until they are sent: then the kernel drops what makes no sense to it.
+/// Returns whether the copy of a large frame with `tag` can be sent whole through an interface with limit
+/// `frame_len_max`: its headers allow segmentation and are complete, and its segments fit. Headers beyond the 64 bytes
+/// that are kept may still change before they are sent: then the kernel drops an invalid frame.
 pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
     let offload = &frame.offload;
     if !is_tcp(offload.gso_type)
@@ -167,21 +167,21 @@ pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max
             offset: offload.csum_offset,
         }),
     };
-    // Asked for datagrams only.
+    // Used for datagrams only.
     let whole = || Whole {
         checksum: 0,
         identification: 0,
     };
     let headers = headers.get(..len).unwrap_or(&[]);
-    // What is one segment needs no call of its own.
+    // A frame of one segment needs no separate call.
     let plan = Segmentation::new(headers, frame.len as usize, request, whole);
     plan.is_ok_and(|plan| plan.count() > 1)
         && says_its_length(headers, frame.len as usize)
         && !is_long(burst, frame, tag, frame_len_max)
 }
 
-/// Whether the IP header is as it must be on a wire: its length is the frame's, and IPv4's sum is right. Who cuts a frame
-/// writes both anew; a large frame may come without.
+/// Returns whether the IP header is complete: its length is the frame's, and IPv4's checksum is right. Segmentation
+/// writes both again, so a large frame may come without them.
 fn says_its_length(headers: &[u8], frame_len: usize) -> bool {
     let Some(l4) = parse_l4(headers) else {
         return false;
@@ -189,12 +189,11 @@ fn says_its_length(headers: &[u8], frame_len: usize) -> bool {
     let header = headers.get(l4.ip_offset..l4.offset);
     let is_summed =
         l4.ip_version == 6 || header.is_some_and(|header| fold(sum(header, 0)) == 0xffff);
-    // IPv6's length counts from behind its header, which is where this `offset` lies.
+    // IPv6's length counts from the end of its header, which is at this `offset`.
     is_summed && l4.offset + l4.len == frame_len
 }
 
-/// Whether the segments of a large frame's copy with `tag` are longer than an interface takes whose limit is
-/// `frame_len_max`.
+/// Returns whether the segments of a large frame's copy with `tag` exceed the interface's limit `frame_len_max`.
 pub(crate) fn is_long(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
     let whole = Gather::len_of(frame, Pick { frame: 0, tag }, 0);
     let segment = header_len(burst, frame).unwrap_or(0) + usize::from(frame.offload.gso_size);
@@ -202,7 +201,7 @@ pub(crate) fn is_long(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u
     is_longer(segment.min(whole), frame, tag, frame_len_max)
 }
 
-/// Length of the headers that each segment of a frame of TCP will have; `None` if the frame ends before they do.
+/// Returns the length of the headers of each segment of a TCP frame; `None` if the frame ends within them.
 fn header_len(burst: &Burst, frame: &Frame) -> Option<usize> {
     let mut headers = [0; HEADERS_MAX];
     let len = burst.read_beginning(frame, &mut headers);

@@ -1,6 +1,5 @@
-//! AF_XDP: UMEM, rings, sockets, and the XDP program that fills them. `unsafe` is confined to
-//! [`umem`], [`ring`], [`socket`] and [`large`]. With the feature `xsk-rs` the crate of that name is beneath
-//! these three: see `crate_backend`.
+//! AF_XDP: UMEM, rings, sockets, and the XDP program that fills them. `unsafe` is confined to [`umem`], [`ring`],
+//! [`socket`] and [`large`]. With the feature `xsk-rs` the first three use the crate of that name: see `crate_backend`.
 //!
 //! Kernel interface: Documentation/networking/af_xdp.rst.
 
@@ -33,15 +32,15 @@ pub use socket::{BindMode, SocketOptions, Statistics, XskSocket};
 pub use tx::{Flushed, NicOutcome, XskTx};
 pub use umem::{FRAME_SIZE, Pages, Umem};
 
-/// Whose rings and sockets these are: "own", or "xsk-rs", the crate of that name.
+/// Implementation of rings and sockets: "own", or "xsk-rs", the crate of that name.
 pub const BACKEND: &str = if cfg!(feature = "xsk-rs") {
     "xsk-rs"
 } else {
     "own"
 };
 
-/// Entries of each of a socket's four rings, and frames of each of its halves.
+/// Number of entries of each of a socket's four rings, and of frames of each of its halves.
 pub const RING_SIZE: u32 = 2048;
-/// The largest MTU whose frames fit one UMEM frame together with what the kernel keeps there: 4096 bytes, less its 256
-/// before the packet and `struct skb_shared_info` behind it. Beyond it, frames need sockets and a program for several.
+/// The largest MTU whose frames fit in one UMEM frame together with the kernel's data: 4096 bytes, less 256 before the
+/// packet and `struct skb_shared_info` after it. Larger frames need sockets and a program for several UMEM frames.
 pub const SINGLE_BUFFER_MTU: u32 = 3498;

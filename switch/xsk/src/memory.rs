@@ -1,5 +1,5 @@
-//! Which packet memory a socket uses: one for all sockets of a worker that are alike, so that a frame goes from one NIC
-//! to another without a copy.
+//! Assigns packet memory to sockets: sockets of one worker with the same properties share it, so that a frame goes from
+//! one NIC to another without a copy.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use crate::socket::{Opening, Registration};
 use crate::{BindMode, Pages, SocketError, SocketOptions, Umem, XskRx, XskSocket, XskTx};
 
-/// Whether sockets share memory. The crate keeps the first socket of a UMEM bound until the last is closed, and whoever
-/// opens a port anew finds its queue busy.
+/// Whether sockets share memory. The crate keeps the first socket of a UMEM bound until the last is closed, so a port
+/// that is opened again would find its queue busy.
 const SHARES: bool = cfg!(not(feature = "xsk-rs"));
 
 /// A worker's packet memory.
 pub struct PacketMemory {
-    /// How many sockets it is made for. More get memory of their own.
+    /// Number of sockets that a memory is made for. Further sockets get another memory.
     sockets: u16,
     node: Option<u32>,
     groups: Vec<Group>,
 }
 
-/// What sockets must have in common to share memory: the kernel binds all of them in the way of the first.
+/// Properties that sockets must have in common to share memory: the kernel binds all of them like the first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Kind {
     zero_copy: bool,
@@ -30,12 +30,12 @@ struct Kind {
 struct Group {
     kind: Kind,
     umem: Arc<Umem>,
-    /// Whether requests for checksums lie before what is sent.
+    /// Whether checksum requests are placed before sent data.
     metadata: bool,
     slots: Vec<Slot>,
 }
 
-/// A socket's share of the memory. One that is gone leaves it to the next.
+/// A socket's share of the memory. A later socket can reuse it after this one was closed.
 #[derive(Default)]
 struct Slot {
     socket: Weak<XskSocket>,
@@ -49,12 +49,12 @@ impl Slot {
     }
 }
 
-/// How long a NIC may go on using a socket's memory after it was closed: the kernel lets go of it some 20 ms later.
-/// Who opens the same queue again is kept waiting by the kernel.
+/// How long a NIC may use a socket's memory after the socket was closed: the kernel releases it some 20 ms later. For the
+/// same queue the kernel itself makes the next socket wait.
 const CLOSING: Duration = Duration::from_millis(100);
 
 impl Group {
-    /// A slot that no socket has, best one that nobody else's NIC may still be using; and whether one may be.
+    /// Returns a free slot, preferably one that no other queue may still use; and whether one may.
     fn free_slot(&self, to: (u32, u32)) -> Option<(u16, bool)> {
         let own = |slot: &Slot| slot.last.is_none_or(|last| last == to);
         let find = |wanted: &dyn Fn(&Slot) -> bool| {
@@ -70,7 +70,8 @@ impl Group {
 }
 
 impl PacketMemory {
-    /// Memory for `sockets` sockets, at least one, on memory node `node`. Nothing is allocated before the first.
+    /// Creates memory for `sockets` sockets, at least one, on memory node `node`. Nothing is allocated before the first
+    /// socket.
     pub fn new(sockets: u16, node: Option<u32>) -> PacketMemory {
         PacketMemory {
             sockets: if SHARES { sockets.max(1) } else { 1 },
@@ -79,7 +80,7 @@ impl PacketMemory {
         }
     }
 
-    /// Opens a socket on queue `queue` of interface number `ifindex`, as `options` says.
+    /// Opens a socket on queue `queue` of interface number `ifindex`, with `options`.
     pub fn open(
         &mut self,
         ifindex: u32,
@@ -87,7 +88,7 @@ impl PacketMemory {
         options: &SocketOptions,
     ) -> Result<(XskRx, XskTx), SocketError> {
         let to = (ifindex, queue);
-        // A socket that shares memory cannot say how it wants to be bound, so it is found out before.
+        // A socket that shares memory cannot choose its bind mode, so the mode is determined first.
         let zero_copy = match options.bind {
             BindMode::Copy => false,
             BindMode::ZeroCopy => true,
@@ -103,7 +104,7 @@ impl PacketMemory {
             multi_buffer: options.multi_buffer,
             pages: options.pages,
         };
-        // Memory that no socket has any more goes.
+        // Drop memory without sockets.
         self.groups
             .retain(|group| !group.slots.iter().all(Slot::is_free));
         let with_room = |group: &&mut Group| group.kind == kind && group.free_slot(to).is_some();
@@ -127,7 +128,7 @@ fn join(
         std::thread::sleep(CLOSING);
     }
     let first = group.slots.iter().find_map(|slot| slot.socket.upgrade());
-    // It is there: groups without a socket are dropped, by the one thread that opens them.
+    // There is one: groups without a socket are dropped, by the one thread that opens sockets.
     let memory = match &first {
         Some(socket) => Registration::Of(socket),
         None => Registration::Own(&group.umem, group.metadata),
@@ -150,7 +151,7 @@ fn found(
     let umem = Umem::new(sockets, kind.pages, node);
     let umem = umem.map_err(SocketError::allocating(Umem::len_of(sockets), kind.pages));
     let umem = Arc::new(umem?);
-    // Linux before 6.8 does not know the requests, and refuses them.
+    // Linux before 6.8 does not know checksum requests, and refuses them.
     let ask = Registration::Own(&umem, true);
     let (opening, memory) = match Opening::new(&ask) {
         Ok(opening) => (opening, ask),
@@ -175,7 +176,7 @@ fn found(
     Ok((group, halves))
 }
 
-/// Whether the driver does zero-copy on this queue: tries, with memory of its own.
+/// Returns whether the driver does zero-copy on this queue. Tries it, with separate memory.
 pub(crate) fn does_zero_copy(to: (u32, u32), options: &SocketOptions) -> bool {
     let Ok(umem) = Umem::new(1, Pages::Small, None).map(Arc::new) else {
         return false;

@@ -1,5 +1,5 @@
-//! The four rings between a socket and the kernel: single producer, single consumer, 32-bit
-//! indices that wrap, entries of `T`.
+//! The four rings between a socket and the kernel: single producer, single consumer, wrapping 32-bit indices, entries of
+//! type `T`.
 
 use std::io;
 use std::marker::PhantomData;
@@ -25,7 +25,7 @@ pub(crate) struct Ring<T> {
 unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T: Copy> Ring<T> {
-    /// Maps the ring of `entries` entries that lies at page offset `at` of the socket.
+    /// Maps the ring of `entries` entries at page offset `at` of the socket.
     pub(crate) fn map(
         socket: BorrowedFd<'_>,
         at: u64,
@@ -70,13 +70,13 @@ impl<T: Copy> Ring<T> {
         self.entries.wrapping_add((index & self.mask) as usize)
     }
 
-    /// Whether the kernel asks for a system call to go on (XDP_RING_NEED_WAKEUP).
+    /// Returns whether the kernel needs a system call to continue (XDP_RING_NEED_WAKEUP).
     #[inline(always)]
     pub(crate) fn needs_wakeup(&self) -> bool {
         self.word(self.flags).load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP != 0
     }
 
-    /// Entries that the kernel has produced and we have not consumed.
+    /// Returns the number of entries that the kernel has produced and we have not consumed.
     #[inline(always)]
     pub(crate) fn filled(&self) -> u32 {
         let consumer = self.word(self.consumer).load(Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl<T: Copy> Ring<T> {
         filled.min(self.mask + 1)
     }
 
-    /// Entry `i` of those that [`filled`](Self::filled) counted.
+    /// Returns entry `i` of those that [`filled`](Self::filled) counted.
     #[inline(always)]
     pub(crate) fn get(&self, i: u32) -> T {
         let consumer = self.word(self.consumer).load(Ordering::Relaxed);
@@ -96,7 +96,7 @@ impl<T: Copy> Ring<T> {
         unsafe { self.slot(consumer.wrapping_add(i)).read() }
     }
 
-    /// Gives `n` consumed entries back.
+    /// Releases `n` consumed entries.
     #[inline(always)]
     pub(crate) fn release(&mut self, n: u32) {
         let consumer = self.word(self.consumer);
@@ -106,7 +106,7 @@ impl<T: Copy> Ring<T> {
         );
     }
 
-    /// Entries that we have produced and the kernel has not consumed.
+    /// Returns the number of entries that we have produced and the kernel has not consumed.
     #[inline(always)]
     pub(crate) fn pending(&self) -> u32 {
         let producer = self.word(self.producer).load(Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl<T: Copy> Ring<T> {
             .min(self.mask + 1)
     }
 
-    /// Entries that we may produce.
+    /// Returns the number of entries that we may produce.
     #[inline(always)]
     pub(crate) fn room(&self) -> u32 {
         self.mask + 1 - self.pending()
@@ -143,7 +143,7 @@ impl<T: Copy> Ring<T> {
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        // SAFETY: our own mapping. A ring left mapped would keep the NIC's queue busy for ever.
+        // SAFETY: our own mapping. A ring left mapped would keep the NIC's queue busy forever.
         let _ = unsafe { rustix::mm::munmap(self.map.cast(), self.map_len) };
     }
 }

@@ -1,4 +1,4 @@
-//! Receiving: the fill and receive rings of one NIC queue.
+//! Receives frames: the fill and receive rings of one NIC queue.
 
 use std::sync::Arc;
 
@@ -12,20 +12,20 @@ use crate::ring::Ring;
 use crate::umem::Half;
 use crate::{FRAME_SIZE, XskSocket};
 
-/// How far into a frame its transport checksum lies that is no tunnel's: two tags, IPv6 and TCP are 102 bytes, IPv4 with
-/// all options 118.
+/// Bytes of a frame that contain its transport checksum, unless it is in a tunnel: two tags, IPv6 and TCP are 102 bytes,
+/// IPv4 with all options 118.
 const HEADERS_LEN: usize = 128;
 
 const TCP_CWR: u8 = 0x80;
 
-/// The receiving half of a socket. Owned by one worker.
+/// Receiving half of a socket. Owned by one worker.
 pub struct XskRx {
     socket: Arc<XskSocket>,
     rx: Ring<libc::xdp_desc>,
     fill: Ring<u64>,
     /// Descriptors of the last burst.
     held: u32,
-    /// Whether frames may be larger than those on a wire, and nobody says how they are to be cut.
+    /// Whether frames may be larger than those on a wire, with an unknown segment size.
     large: bool,
 }
 
@@ -35,7 +35,7 @@ impl XskRx {
         rx: Ring<libc::xdp_desc>,
         mut fill: Ring<u64>,
     ) -> XskRx {
-        // This half's frames are the kernel's to fill, from the start.
+        // All frames of this half are given to the kernel at the start.
         let frames = socket.umem().frames_of(Half::rx(socket.slot()));
         for (i, frame) in frames.iter().enumerate() {
             fill.set(i as u32, *frame);
@@ -50,24 +50,23 @@ impl XskRx {
         }
     }
 
-    /// Has frames of TCP that are longer than the interface's MTU allows be large ones, to be cut as it allows, from now
-    /// on: those that the kernel hands to a generic program before it has cut them. Before the socket is handed to its
-    /// worker.
+    /// Makes TCP frames that exceed the interface's MTU large frames, to be cut to that MTU: the kernel passes such
+    /// frames to a generic program before it has cut them. Call before the socket is passed to its worker.
     pub fn expect_large(&mut self) {
         self.large = true;
     }
 
-    /// The socket, to wait on and to ask for its counters.
+    /// Returns the socket, to wait on and to read its counters.
     pub fn socket(&self) -> &Arc<XskSocket> {
         &self.socket
     }
 
-    /// Whether a frame waits.
+    /// Returns whether a frame waits.
     pub fn has_work(&self) -> bool {
         self.rx.filled() > 0
     }
 
-    /// Takes up to a burst of frames into `burst`, which is empty. Their memory is held until
+    /// Receives up to a burst of frames into `burst`, which is empty. Their memory is held until
     /// [`complete`](Self::complete).
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
         let count = self.rx.filled().min(BURST as u32) as usize;
@@ -88,7 +87,7 @@ impl XskRx {
                 prefetch_read(piece.ptr());
             }
             burst.lease_mut().set_place(i, desc.addr, desc.len);
-            // A frame that takes several descriptors; each says whether another follows (af_xdp.rst, XDP_PKT_CONTD).
+            // A frame may take several descriptors; each says whether another one follows (af_xdp.rst, XDP_PKT_CONTD).
             if desc.options & libc::XDP_PKT_CONTD == 0 {
                 let frame = burst.lease_mut().end_frame(first, i + 1 - first);
                 debug_assert!(frame < BURST);
@@ -101,13 +100,13 @@ impl XskRx {
             let span = burst.lease().span(frame, umem.identity());
             self.push(burst, pieces.get(span).unwrap_or(&[]));
         }
-        // The beginning of a frame whose rest is not there yet waits for it.
+        // The beginning of an incomplete frame stays in the ring until the rest arrives.
         self.held = held as u32;
         frames
     }
 
-    /// Adds the frame that lies in `pieces`. The kernel does not give addresses outside the UMEM; if it did, an empty
-    /// frame is dropped as a runt, and counted.
+    /// Adds the frame in `pieces`. The kernel never gives addresses outside the UMEM; if it did, an empty frame would be
+    /// dropped as a runt and counted.
     #[inline(always)]
     fn push(&self, burst: &mut Burst, pieces: &[Option<Segment>]) {
         match pieces {
@@ -128,8 +127,8 @@ impl XskRx {
         }
     }
 
-    /// What the sender left undone. Only a software device (veth, tap) hands over frames whose
-    /// checksum nobody has computed; a NIC that writes the UMEM itself took them off a wire.
+    /// Returns the offloads that the sender left to be done. Only a software device (veth, tap) delivers frames without a
+    /// computed checksum; a NIC that writes the UMEM itself received them from a wire.
     #[inline(always)]
     fn offload(&self, bytes: &Segment, frame_len: usize) -> Offload {
         if self.socket.zero_copy() {
@@ -153,14 +152,14 @@ impl XskRx {
         }
     }
 
-    /// Gives the frames of the last [`receive`](Self::receive), which filled `burst`, back to the kernel: what was to
-    /// be copied has been, and where memory was taken, other memory was left. The fill ring has an entry for each frame
-    /// of this half, so it has room.
+    /// Gives the frames of the last [`receive`](Self::receive), which filled `burst`, back to the kernel: their data has
+    /// been copied, or their memory exchanged for other frames. The fill ring has an entry for each frame of this half,
+    /// so it has room.
     pub fn complete(&mut self, burst: &Burst) {
         let held = std::mem::take(&mut self.held);
         for i in 0..held {
             let (place, _) = burst.lease().place(i as usize);
-            // Back to the frame's beginning: the packet began somewhere behind it.
+            // The UMEM frame's start: the packet began at an offset in it.
             self.fill.set(i, place - place % u64::from(FRAME_SIZE));
         }
         self.rx.release(held);
@@ -168,7 +167,7 @@ impl XskRx {
     }
 }
 
-/// The checksum of a frame that begins with `bytes` which is still to be computed.
+/// Finds the checksum that is still to be computed, in a frame that begins with `bytes`.
 #[inline(always)]
 fn find_partial(bytes: &Segment, frame_len: usize) -> Option<Partial> {
     let mut headers = [0; HEADERS_LEN];
@@ -179,7 +178,7 @@ fn find_partial(bytes: &Segment, frame_len: usize) -> Option<Partial> {
     }
 }
 
-/// The same behind long headers.
+/// The same for long headers.
 #[cold]
 #[inline(never)]
 fn find_far(bytes: &Segment, frame_len: usize) -> Option<Partial> {
@@ -190,8 +189,9 @@ fn find_far(bytes: &Segment, frame_len: usize) -> Option<Partial> {
         .flatten()
 }
 
-/// What a frame asks for that is longer than `limit`, tags not counted: to be cut into the longest segments of TCP that
-/// are not. The size that its sender meant is lost. What is no TCP cannot be cut without it: segments of UDP are datagrams.
+/// Returns the offload request of a frame longer than `limit`, without tags: to be cut into the longest TCP segments
+/// within the limit. The sender's segment size is lost. A frame that is not TCP cannot be cut without it: UDP segments
+/// are datagrams.
 #[cold]
 #[inline(never)]
 fn to_be_cut(bytes: &Segment, frame_len: usize, offload: Offload, limit: usize) -> Offload {
@@ -212,7 +212,7 @@ fn to_be_cut(bytes: &Segment, frame_len: usize, offload: Offload, limit: usize) 
     }
 }
 
-/// Kind and size of the segments; `None` for what is no TCP, or in a tunnel, or no longer than the limit.
+/// Returns kind and size of the segments; `None` if the frame is not TCP, is in a tunnel, or does not exceed the limit.
 fn cut_size(
     headers: &[u8],
     frame_len: usize,

@@ -25,39 +25,39 @@ pub(crate) use opening::Opening;
 /// How a socket moves frames between the NIC and its UMEM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BindMode {
-    /// Zero-copy where the driver does it, else copy.
+    /// Zero-copy if the driver supports it, else copy.
     Auto,
-    /// The NIC reads and writes the UMEM itself; an error where the driver cannot.
+    /// The NIC reads and writes the UMEM itself; an error if the driver cannot.
     ZeroCopy,
     /// The kernel copies.
     Copy,
 }
 
-/// What a socket is to be.
+/// Options of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketOptions {
     /// How frames move.
     pub bind: BindMode,
-    /// Whether it receives and sends frames that take several UMEM frames (XDP_USE_SG, Linux 6.6). The program must be
-    /// the one for such frames.
+    /// Whether it receives and sends frames that take several UMEM frames (XDP_USE_SG, Linux 6.6). The XDP program must
+    /// be the one for such frames.
     pub multi_buffer: bool,
-    /// Whether the kernel polls the NIC when the worker asks for frames, instead of in its own time
-    /// (SO_PREFER_BUSY_POLL, Linux 5.11).
+    /// Whether the kernel polls the NIC when the worker asks for frames, instead of on interrupts (SO_PREFER_BUSY_POLL,
+    /// Linux 5.11).
     pub busy_poll: bool,
-    /// What kind of pages its packet memory lies in.
+    /// Kind of pages of its packet memory.
     pub pages: Pages,
-    /// The longest frame that it sends, bytes, up to two tags not counted: the interface's MTU and 14.
+    /// The longest frame that it sends, bytes, without up to two tags: the interface's MTU plus 14.
     pub frame_len_max: u32,
 }
 
 /// The kernel's counters of one socket (XDP_STATISTICS).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Statistics {
-    /// Frames dropped for other reasons than those below.
+    /// Frames dropped for reasons other than those below.
     pub rx_dropped: u64,
-    /// Descriptors of ours on the receive side that were invalid.
+    /// Invalid descriptors from us on the receive side.
     pub rx_invalid_descs: u64,
-    /// Descriptors of ours on the transmit side that were invalid.
+    /// Invalid descriptors from us on the transmit side.
     pub tx_invalid_descs: u64,
     /// Frames dropped because the receive ring was full.
     pub rx_ring_full: u64,
@@ -67,7 +67,7 @@ pub struct Statistics {
     pub tx_ring_empty_descs: u64,
 }
 
-/// What the two halves of a socket, and the control thread, share.
+/// State shared by the two halves of a socket and the control thread.
 pub struct XskSocket {
     fd: OwnedFd,
     umem: Arc<Umem>,
@@ -80,57 +80,57 @@ pub struct XskSocket {
 }
 
 impl XskSocket {
-    /// The memory that its frames lie in.
+    /// Returns its packet memory.
     #[inline(always)]
     pub(crate) fn umem(&self) -> &Umem {
         &self.umem
     }
 
-    /// Its number among the sockets that share the memory.
+    /// Returns its number among the sockets that share the memory.
     pub(crate) fn slot(&self) -> u16 {
         self.slot
     }
 
-    /// Whether the NIC reads and writes the UMEM itself.
+    /// Returns whether the NIC reads and writes the UMEM itself.
     pub fn zero_copy(&self) -> bool {
         self.zero_copy
     }
 
-    /// Whether it receives and sends frames that take several UMEM frames.
+    /// Returns whether it receives and sends frames that take several UMEM frames.
     #[inline(always)]
     pub fn multi_buffer(&self) -> bool {
         self.multi_buffer
     }
 
-    /// Whether the kernel, or the NIC, finishes the checksums of what is sent.
+    /// Returns whether the kernel, or the NIC, finishes the checksums of sent frames.
     #[inline(always)]
     pub fn finishes_checksums(&self) -> bool {
         self.finishes_checksums
     }
 
-    /// Whether it polls the NIC when it is asked for frames.
+    /// Returns whether the kernel polls the NIC when this socket is asked for frames.
     #[inline(always)]
     pub fn polls_busily(&self) -> bool {
         self.busy_poll
     }
 
-    /// The longest frame that it sends, bytes, a tag not counted.
+    /// Returns the longest frame that it sends, bytes, without tags.
     #[inline(always)]
     pub fn frame_len_max(&self) -> u32 {
         self.frame_len_max.load(Ordering::Relaxed)
     }
 
-    /// The same, for others who send through the interface, as it is from now on.
+    /// Returns the same as a shared value that is kept up to date, for other senders on the interface.
     pub fn frame_limit(&self) -> Arc<AtomicU32> {
         self.frame_len_max.clone()
     }
 
-    /// Sends frames of up to `len` bytes from now on: the interface's MTU has changed.
+    /// Sets the longest frame that it sends, bytes: the interface's MTU has changed.
     pub fn set_frame_len_max(&self, len: u32) {
         self.frame_len_max.store(len, Ordering::Relaxed);
     }
 
-    /// The kernel's counters.
+    /// Reads the kernel's counters.
     pub fn statistics(&self) -> io::Result<Statistics> {
         // SAFETY: six u64: all zero is a value.
         let mut raw: libc::xdp_statistics = unsafe { std::mem::zeroed() };
@@ -145,12 +145,12 @@ impl XskSocket {
         })
     }
 
-    /// Has the kernel look at the transmit ring. Returns whether it is worth calling again.
+    /// Makes the kernel process the transmit ring. Returns whether it is worth calling again.
     pub(crate) fn wake_tx(&self) -> bool {
         matches!(wake_tx(self.fd.as_fd()), Woken::GoOn)
     }
 
-    /// Has the kernel look at the fill ring.
+    /// Makes the kernel process the fill ring.
     pub(crate) fn wake_rx(&self) {
         // SAFETY: no buffer, no address: a doorbell only.
         unsafe {
@@ -166,17 +166,17 @@ impl XskSocket {
     }
 }
 
-/// What the kernel said to a transmit doorbell.
+/// The kernel's answer to a transmit doorbell.
 pub(crate) enum Woken {
-    /// It has sent some, and there may be more.
+    /// It has sent some frames, and there may be more.
     GoOn,
     /// Not now.
     Later,
-    /// Never: the interface is down, or is not there any more.
+    /// Never: the interface is down or was removed.
     Gone,
 }
 
-/// Has the kernel look at a socket's transmit ring.
+/// Makes the kernel process a socket's transmit ring.
 pub(crate) fn wake_tx(socket: BorrowedFd<'_>) -> Woken {
     // SAFETY: no buffer, no address: a doorbell only (af_xdp.rst, XDP_USE_NEED_WAKEUP).
     let rc = unsafe {
@@ -193,10 +193,10 @@ pub(crate) fn wake_tx(socket: BorrowedFd<'_>) -> Woken {
         return Woken::GoOn;
     }
     match io::Error::last_os_error().raw_os_error() {
-        // Its budget is used up and there is more; or the driver has dropped one, and the next may fare better.
+        // Its budget is used up and there are more frames; or the driver has dropped one, and the next may succeed.
         Some(libc::EAGAIN | libc::EBUSY) => Woken::GoOn,
         Some(libc::ENETDOWN | libc::ENXIO) => Woken::Gone,
-        // The rest (ENOBUFS) is for a later iteration.
+        // Other errors (ENOBUFS): try again in a later iteration.
         _ => Woken::Later,
     }
 }
@@ -211,19 +211,19 @@ impl AsFd for XskSocket {
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// Frames that one doorbell sends in copy mode. The kernel's default is 32.
 const TX_BUDGET: u32 = 256;
-/// How long a queue may stay busy after its last socket was closed.
+/// How long to wait for a queue that stays busy after its last socket was closed.
 const REBIND_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long busy polling goes on in one call, microseconds, and how many frames it takes: what
-/// Documentation/networking/af_xdp.rst and the kernel's samples use.
+/// Duration of busy polling in one call, microseconds, and the most frames that it takes: the values of
+/// Documentation/networking/af_xdp.rst and the kernel's samples.
 const BUSY_POLL_US: libc::c_int = 20;
 const BUSY_POLL_BUDGET: libc::c_int = 64;
 
-/// Bytes that a socket may have in the kernel's hands at a time, where the kernel copies them: for frames of several
-/// pages the default is enough for twenty.
+/// Most bytes of a socket that the kernel holds at a time in copy mode. The default is enough for only twenty frames of
+/// several pages.
 pub(crate) const SEND_BUFFER: libc::c_int = 16 << 20;
 
-/// A socket that is bound, with its rings.
+/// A bound socket with its rings.
 #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "the crate gives none"))]
 pub(crate) struct Bound {
     pub(crate) fd: OwnedFd,
@@ -232,11 +232,11 @@ pub(crate) struct Bound {
     rx: Ring<libc::xdp_desc>,
     pub(crate) tx: Ring<libc::xdp_desc>,
     pub(crate) zero_copy: bool,
-    /// In copy mode the kernel makes a packet buffer of the frame, and finishes what the driver cannot.
+    /// In copy mode the kernel makes a packet buffer of the frame, and finishes checksums that the driver cannot.
     pub(crate) finishes_checksums: bool,
 }
 
-/// A socket that is not bound yet, with its rings.
+/// A socket with its rings that is not bound yet.
 #[cfg(not(feature = "xsk-rs"))]
 pub(crate) struct Opening {
     fd: OwnedFd,
@@ -246,13 +246,14 @@ pub(crate) struct Opening {
     tx: Ring<libc::xdp_desc>,
 }
 
-/// Whose packet memory a socket uses.
+/// The packet memory that a socket uses.
 pub(crate) enum Registration<'a> {
-    /// Its own: the first of those that will share it. Whether requests for checksums lie before what is sent.
+    /// Its own: it is the first of the sockets that will share it. The flag: whether checksum requests are placed before
+    /// sent data.
     Own(&'a Umem, bool),
-    /// That of a socket that is bound.
+    /// That of a bound socket.
     Of(&'a XskSocket),
-    /// A guest's memory, with frames anywhere in it. Whether requests for checksums lie before what is sent.
+    /// A guest's memory, with frames anywhere in it. The flag: as above.
     #[cfg(not(loom))]
     #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "it is refused"))]
     Guest(&'a crosspoint_vring::Contiguous, bool),
@@ -260,7 +261,7 @@ pub(crate) enum Registration<'a> {
 
 #[cfg(not(feature = "xsk-rs"))]
 impl Opening {
-    /// A new socket. Whether it knows requests for checksums can be seen only here.
+    /// Creates a socket. Fails if the kernel does not know checksum requests and they are asked for.
     pub(crate) fn new(memory: &Registration<'_>) -> Result<Opening, SocketError> {
         // SAFETY: plain system call; the descriptor is owned from here on.
         let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -317,7 +318,7 @@ impl Opening {
         })
     }
 
-    /// Binds it to a queue.
+    /// Binds it to a queue, and makes its two halves.
     pub(crate) fn bind(
         self,
         to: (u32, u32),
@@ -342,7 +343,7 @@ impl Opening {
         ))
     }
 
-    /// The same, without the two halves.
+    /// Binds it to a queue, without making the two halves.
     pub(crate) fn bind_plain(
         self,
         (ifindex, queue): (u32, u32),
@@ -354,13 +355,13 @@ impl Opening {
             poll_busily(at).map_err(SocketError::new("asking for busy polling"))?;
         }
         let (flags, shared) = match memory {
-            // What they have in common is said once, by the first.
+            // Flags of shared memory are given once, by the first socket.
             Registration::Of(socket) => (libc::XDP_SHARED_UMEM, Some(socket.as_fd())),
             _ => (flags_of(options), None),
         };
         bind(at, ifindex, queue, flags, shared)
             .map_err(SocketError::new("binding to the queue"))?;
-        // Older kernels do not know it and send 32 frames a call: slower, not wrong.
+        // Older kernels do not know it and send 32 frames per call: slower, but correct.
         let _ = set_option(at, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET);
         let mut how = libc::xdp_options { flags: 0 };
         get_option(at, libc::XDP_OPTIONS, &mut how)
@@ -371,7 +372,7 @@ impl Opening {
             Registration::Of(socket) => socket.finishes_checksums,
             #[cfg(not(loom))]
             Registration::Guest(_, metadata) => {
-                // Without the right to, it stays as it is: slower, not wrong.
+                // Without the permission, the default stays: slower, but correct.
                 let _ = set_option(at, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER);
                 *metadata
             }
@@ -463,7 +464,7 @@ fn bind(
         if rc == 0 {
             return Ok(());
         }
-        // The kernel lets go of a queue some 20 ms after its last socket was closed.
+        // The kernel releases a queue some 20 ms after its last socket was closed.
         if error.raw_os_error() != Some(libc::EBUSY) || started.elapsed() > REBIND_PATIENCE {
             return Err(error);
         }

@@ -12,10 +12,10 @@ use crate::ring::Ring;
 use crate::umem::Half;
 use crate::{FRAME_SIZE, Handover, RING_SIZE, SocketError, XskSocket};
 
-/// Most doorbells in one flush, in copy mode.
+/// Most doorbells per flush in copy mode.
 pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
 
-/// What became of the copies of one `deliver` to a NIC.
+/// Result of one `deliver` to a NIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NicOutcome {
     /// Copies delivered.
@@ -24,7 +24,7 @@ pub struct NicOutcome {
     pub bytes: u64,
     /// Copies dropped because no transmit frame was free.
     pub full: u32,
-    /// Copies dropped because they need more than one UMEM frame, and the socket sends no such ones.
+    /// Copies dropped because they need more than one UMEM frame, and the socket does not support that.
     pub small: u32,
     /// Copies dropped because they are longer than the interface's MTU allows.
     pub long: u32,
@@ -33,7 +33,7 @@ pub struct NicOutcome {
 }
 
 impl NicOutcome {
-    /// Adds what became of others.
+    /// Adds another result.
     pub fn add(&mut self, other: NicOutcome) {
         self.frames += other.frames;
         self.bytes += other.bytes;
@@ -43,27 +43,27 @@ impl NicOutcome {
         self.refused += other.refused;
     }
 
-    /// How many copies were dropped.
+    /// Returns the number of dropped copies.
     pub fn dropped(&self) -> u32 {
         self.full + self.small + self.long + self.refused
     }
 }
 
-/// What one [`XskTx::flush`] came to, or several together.
+/// Result of one [`XskTx::flush`], or the sum of several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flushed {
     /// Whether frames still wait to be sent.
     pub pending: bool,
-    /// Whether there was anything to do: something was handed over, or the kernel took what it had left before.
+    /// Whether there was work: frames were handed off, or the kernel took frames that it had left before.
     pub worked: bool,
-    /// Descriptors that other workers had handed over.
+    /// Descriptors that other workers had handed off.
     pub taken: u32,
-    /// Descriptors in the ring when the doorbell's turn came, those among them.
+    /// Descriptors in the ring before the doorbell, including the handed off ones.
     pub rung: u32,
 }
 
 impl Flushed {
-    /// Adds what another queue's came to.
+    /// Adds the result of another queue.
     pub fn add(&mut self, other: Flushed) {
         self.pending |= other.pending;
         self.worked |= other.worked;
@@ -72,24 +72,24 @@ impl Flushed {
     }
 }
 
-/// Whether memory that a frame arrived in can be sent. The crate has every frame begin at the same place of its memory,
-/// and one that arrived may begin elsewhere.
+/// Whether the memory that a frame arrived in can be sent. With the crate `xsk-rs` every sent frame begins at the same
+/// offset of its memory, and a received one may begin elsewhere.
 const EXCHANGES: bool = cfg!(not(feature = "xsk-rs"));
 
-/// How a copy of a frame is to be made, or why it is not.
+/// How a copy of a frame is sent, or why it is not.
 pub(crate) enum Way {
-    /// By copying it to so many UMEM frames.
+    /// It is copied to this many UMEM frames.
     Copy(usize),
-    /// By sending the memory that it lies in, at these places of the burst's lease.
+    /// The memory that it is in is sent: these places of the burst's lease.
     Exchange(Range<usize>),
     /// It is longer than the MTU allows.
     Long,
-    /// It does not fit what the socket sends.
+    /// It needs more UMEM frames than the socket can send.
     Small,
 }
 
-/// Whether the copy that `pick` asks for is longer than an interface takes whose limit is `frame_len_max`, bytes, up to
-/// two tags not counted.
+/// Returns whether the copy that `pick` asks for is longer than the interface's limit `frame_len_max`, bytes, without up
+/// to two tags.
 #[inline(always)]
 pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
     is_longer(
@@ -100,19 +100,19 @@ pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
     )
 }
 
-/// The same, of a part of the copy that has its tag and `len` bytes.
+/// The same for a part of the copy that has the copy's tag and `len` bytes.
 #[inline(always)]
 pub(crate) fn is_longer(len: usize, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
     let tags = match tag {
         TagOp::Push => (frame.tags + 1).min(TAGS_MAX),
         TagOp::Keep => frame.tags,
-        // What may be behind the second is the receiver's to see.
+        // Any tag behind the second is part of the payload.
         TagOp::Pop => frame.tags.saturating_sub(1),
     };
     len > frame_len_max as usize + TAG_LEN * usize::from(tags)
 }
 
-/// How the copy that `pick` asks for leaves through `socket`; memory may be taken if `may_exchange`.
+/// Returns how the copy that `pick` asks for leaves through `socket`. With `may_exchange` the frame's memory may be sent.
 #[inline(always)]
 pub(crate) fn way(
     socket: &XskSocket,
@@ -140,9 +140,10 @@ pub(crate) fn way(
     }
 }
 
-/// Rings the doorbell up to `most` times, while the kernel wants it, `wake` says that it is worth it, and the ring gets
-/// emptier. Twice without that may be chance: some kernels tell late how far they are. More often it is a full queue
-/// behind it, and others wait for this worker. Returns how many descriptors were in the ring before and how many are now.
+/// Rings the doorbell up to `most` times, while the kernel asks for it, `wake` returns `true`, and the ring gets emptier.
+/// The ring may stay the same twice, since some kernels report their progress late. After that the queue behind it is
+/// probably full, and other work waits for this worker. Returns how many descriptors were in the ring before, and how
+/// many are in it now.
 #[inline(always)]
 pub(crate) fn ring_doorbell(
     tx: &Ring<libc::xdp_desc>,
@@ -162,20 +163,20 @@ pub(crate) fn ring_doorbell(
     (before, pending)
 }
 
-/// The sending half of a socket. Owned by one worker.
+/// Sending half of a socket. Owned by one worker.
 pub struct XskTx {
     socket: Arc<XskSocket>,
     tx: Ring<libc::xdp_desc>,
     completion: Ring<u64>,
-    /// This half's frames, less what is on its way.
+    /// This half's frames that are not in flight.
     free: Vec<u64>,
-    /// Where workers without a queue of their own put frames for this one, and what was taken from there of a frame
-    /// whose rest is still to come.
+    /// Handoffs from workers without a queue of their own, each with the descriptors taken from it of a frame that is not
+    /// complete yet.
     handovers: Vec<(Arc<Handover>, Vec<libc::xdp_desc>)>,
-    /// Descriptors that the kernel was given, and those that it has given back.
+    /// Descriptors given to the kernel, and those that it has completed.
     submitted: u64,
     completed: u64,
-    /// How large frames of TCP leave whole, where they do.
+    /// Sends large TCP frames whole, if enabled.
     large: Option<LargeTx>,
 }
 
@@ -198,32 +199,31 @@ impl XskTx {
         }
     }
 
-    /// Has large frames of TCP leave whole from now on, through interface number `ifindex`, which is the socket's. It
-    /// must be a software one, that takes such frames, with a single transmit queue: the kernel chooses theirs. Before
-    /// the socket is handed to its worker. Needs CAP_NET_RAW, and copy mode.
+    /// Enables sending large TCP frames whole, through interface number `ifindex`, which is the socket's. It must be a
+    /// software interface that takes such frames, with a single transmit queue, since the kernel chooses the queue of
+    /// such frames. Call before the socket is passed to its worker. Needs CAP_NET_RAW and copy mode.
     pub fn send_large(&mut self, ifindex: u32) -> Result<(), SocketError> {
         self.large = Some(LargeTx::new(ifindex)?);
         Ok(())
     }
 
-    /// Whether large frames of TCP leave whole.
+    /// Returns whether large TCP frames are sent whole.
     pub fn sends_large(&self) -> bool {
         self.large.is_some()
     }
 
-    /// Whether the copy of this large frame with `tag` leaves whole; if not, it is to be cut.
+    /// Returns whether the copy of this large frame with `tag` is sent whole; otherwise it must be cut.
     pub fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
         let limit = self.socket.frame_len_max();
         self.sends_large() && large::goes_whole(burst, frame, tag, limit)
     }
 
-    /// The socket that it sends through.
+    /// Returns the socket.
     pub fn socket(&self) -> &Arc<XskSocket> {
         &self.socket
     }
 
-    /// Makes a way for another worker to send through this queue. Before the socket is handed
-    /// to its worker.
+    /// Makes a handoff for another worker to send through this queue. Call before the socket is passed to its worker.
     pub fn make_handover(&mut self) -> Arc<Handover> {
         let handover = Arc::new(Handover::new(self.socket.clone()));
         let partial = Vec::with_capacity(MAX_PIECES);
@@ -231,8 +231,8 @@ impl XskTx {
         handover
     }
 
-    /// Sends the picked frames: from where they are if they lie in this socket's UMEM and nobody else wants them, else
-    /// as copies in UMEM frames; large ones whole, where they can.
+    /// Sends the picked frames: in place if they are in this socket's UMEM and no other receiver needs them, else as
+    /// copies in UMEM frames; large ones whole if possible.
     pub fn deliver(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         match self.large {
             None => self.deliver_plain(burst, picks),
@@ -240,7 +240,7 @@ impl XskTx {
         }
     }
 
-    /// In the order they came: each way takes those that follow each other.
+    /// Keeps the order: consecutive frames of one kind are sent together.
     #[inline(never)]
     fn deliver_mixed(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
@@ -257,7 +257,7 @@ impl XskTx {
         outcome
     }
 
-    /// Large frames go by themselves, so all that waits in the ring goes before.
+    /// Sends large frames. They do not use the ring, so all frames in the ring are sent first.
     fn deliver_large(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
         ring_doorbell(&self.tx, MAX_WAKEUPS, || self.socket.wake_tx());
@@ -282,14 +282,14 @@ impl XskTx {
                 }
                 Sent::Full => outcome.full += 1,
                 Sent::Refused => outcome.refused += 1,
-                // Which is what becomes of copies that nobody counts.
+                // The caller counts copies without a result as `PortDown`.
                 Sent::Down => {}
             }
         }
         outcome
     }
 
-    /// Frames of which nothing is to be cut.
+    /// Sends frames that need no segmentation.
     #[inline(always)]
     fn deliver_plain(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
@@ -330,7 +330,7 @@ impl XskTx {
                 }
                 _ => fill(&self.socket, burst, frame, pick.tag, frames),
             };
-            // All of them, or, if an address of ours were wrong, none: then nothing is sent.
+            // All or, if one of our addresses were wrong, none: then nothing is sent.
             let made = filled.descriptors().len();
             if made < needed {
                 self.free.extend_from_slice(frames);
@@ -351,8 +351,8 @@ impl XskTx {
         self.tx.submit(descs as u32);
     }
 
-    /// How many descriptors the kernel was given since the socket was opened, and how many of them it has given back:
-    /// the frames are sent, or lie where no later one overtakes them.
+    /// Returns how many descriptors the kernel was given since the socket was opened, and how many of them it has
+    /// completed: their frames are sent, or are queued where no later frame overtakes them.
     pub fn position(&mut self) -> (u64, u64) {
         self.reap();
         (self.submitted, self.completed)
@@ -364,15 +364,15 @@ impl XskTx {
         }
     }
 
-    /// Takes what other workers have handed over, and wakes the kernel if it wants to be woken.
+    /// Takes what other workers have handed off, and wakes the kernel if it asks for that.
     pub fn flush(&mut self) -> Flushed {
         let taken = match self.handovers.is_empty() {
             true => 0,
             false => self.take_handovers(),
         };
-        // In copy mode the kernel takes a number of frames per call and then stops: go on until it has them all. What it
-        // has taken may complete much later (a receiving socket holds the buffer), so completions say nothing here. In
-        // zero-copy the driver takes all in its own time, maybe on another core: a second call would say nothing new.
+        // In copy mode the kernel takes a number of frames per call and then stops: continue until it has them all. They
+        // may complete much later (a receiving socket holds the buffer), so completions do not show this. In zero-copy
+        // the driver takes them asynchronously, maybe on another core: a second call would be useless.
         let most = if self.socket.zero_copy() {
             1
         } else {
@@ -387,21 +387,21 @@ impl XskTx {
         }
     }
 
-    /// Whether other workers have left frames for this queue.
+    /// Returns whether other workers have handed off frames for this queue.
     pub fn has_handovers(&self) -> bool {
         self.handovers
             .iter()
             .any(|(handover, _)| handover.has_work())
     }
 
-    /// Returns how many descriptors were taken.
+    /// Takes handed-off descriptors. Returns how many.
     fn take_handovers(&mut self) -> u32 {
         self.reap();
         let room = self.tx.room() as usize;
         let mut sent = 0;
         for (handover, partial) in &mut self.handovers {
             let mut taken = 0;
-            // Frame by frame: the descriptors of one follow each other.
+            // Frame by frame: the descriptors of a frame must be consecutive.
             while room - sent >= MAX_PIECES
                 && let Some(desc) = handover.take()
             {
@@ -423,7 +423,7 @@ impl XskTx {
         sent as u32
     }
 
-    /// Takes back the frames that the kernel has sent.
+    /// Takes back the UMEM frames that the kernel has sent.
     fn reap(&mut self) {
         let done = self.completion.filled();
         for i in 0..done {

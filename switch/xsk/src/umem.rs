@@ -1,8 +1,8 @@
-//! Packet memory: fixed-size frames, which the sockets of one worker share.
+//! Packet memory: fixed-size frames, shared by the sockets of one worker.
 //!
-//! Each half of a socket, the receiving and the sending one, has [`RING_SIZE`] frames at any time. Which ones changes:
-//! a frame that arrives at one socket and leaves by another is not copied, but exchanged for one that the sending half
-//! has free. So a socket's fill ring is fed whatever happens to the frames that it received.
+//! Each half of a socket, the receiving and the sending one, always has [`RING_SIZE`] frames, but not always the same
+//! ones: a frame that arrives at one socket and leaves by another is not copied, but exchanged for a free one of the
+//! sending half. So a socket's fill ring is always supplied, whatever happens to the frames that it received.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -16,45 +16,45 @@ use crate::RING_SIZE;
 #[cfg(feature = "xsk-rs")]
 use crate::crate_backend::{self, Frames};
 
-/// Bytes of one UMEM frame. A page: the kernel keeps 256 of them before the packet
-/// (XDP_PACKET_HEADROOM), and what is left holds frames of an MTU of about 3500. Longer ones take several.
+/// Bytes of one UMEM frame. A page: the kernel reserves 256 bytes before the packet (XDP_PACKET_HEADROOM), and the rest
+/// holds frames of an MTU of about 3500. Longer frames take several.
 pub const FRAME_SIZE: u32 = 4096;
-/// Bytes before a frame that is sent: room for what is asked of the NIC, and its data begins on a cache line.
+/// Bytes before a frame that is sent: room for a request to the NIC, and the data begins on a cache line.
 #[cfg(not(feature = "xsk-rs"))]
 pub const TX_HEADROOM: u32 = 64;
-/// Bytes before a frame that is sent: where the crate has it begin.
+/// Bytes before a frame that is sent, as the crate requires.
 #[cfg(feature = "xsk-rs")]
 pub use crate::crate_backend::TX_HEADROOM;
-/// Bytes of packet data that one UMEM frame takes for sending.
+/// Bytes of packet data that one UMEM frame holds for sending.
 pub const TX_ROOM: u32 = FRAME_SIZE - TX_HEADROOM;
 
-/// What kind of pages packet memory lies in.
+/// Kind of pages of packet memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Pages {
-    /// Large ones if the kernel finds some (madvise(2), MADV_HUGEPAGE).
+    /// Huge pages if the kernel finds some (madvise(2), MADV_HUGEPAGE).
     #[default]
     Transparent,
-    /// Those that the operator has reserved (vm.nr_hugepages), or none at all.
+    /// Huge pages that the operator has reserved (vm.nr_hugepages); an error if there are none.
     Reserved,
-    /// Ordinary ones.
+    /// Ordinary pages.
     Small,
 }
 
-/// The memory: mapped, never moved, unmapped when the last user is gone.
+/// The memory: mapped, never moved, unmapped when the last user releases it.
 pub struct Umem {
     base: *mut u8,
     len: usize,
-    /// Which half of which socket a frame belongs to, by frame number. Written by the worker that both halves belong
-    /// to, and read by whoever opens a socket in place of one that is gone.
+    /// The socket half that each frame belongs to, by frame number. Written by the worker that owns both halves, and read
+    /// by the thread that opens a socket in place of a closed one.
     owners: Box<[AtomicU16]>,
-    /// The crate's, who maps and unmaps it.
+    /// The crate's handle, which maps and unmaps the memory.
     #[cfg(feature = "xsk-rs")]
     pub(crate) inner: Frames,
 }
 
-// SAFETY: plain mapped memory; who may touch which frame follows from which ring it is in.
+// SAFETY: plain mapped memory; the ring that a frame is in decides which thread may access it.
 unsafe impl Send for Umem {}
-// SAFETY: as above; what changes of the value itself is atomic.
+// SAFETY: as above; the fields that change are atomic.
 unsafe impl Sync for Umem {}
 
 /// Half of a socket, as an owner of frames.
@@ -74,8 +74,8 @@ impl Half {
 }
 
 impl Umem {
-    /// Memory for `sockets` sockets, present from the start: no page faults later.
-    /// On memory node `node` if there is room, where one is given.
+    /// Allocates memory for `sockets` sockets, populated at once: no page faults later. If `node` is given, it is on that
+    /// memory node if there is room.
     pub fn new(sockets: u16, pages: Pages, node: Option<u32>) -> io::Result<Umem> {
         let frames = frames_of(sockets);
         let len = Umem::len_of(sockets);
@@ -93,7 +93,7 @@ impl Umem {
         })
     }
 
-    /// Bytes of the memory for so many sockets.
+    /// Returns the length in bytes of the memory for `sockets` sockets.
     pub(crate) fn len_of(sockets: u16) -> usize {
         const HUGE: usize = 2 << 20;
         (frames_of(sockets) * FRAME_SIZE as usize).next_multiple_of(HUGE)
@@ -109,13 +109,13 @@ impl Umem {
         self.len
     }
 
-    /// What tells this memory from every other: see [`Lease`](crosspoint_frame::Lease).
+    /// Returns a unique identity of this memory: see [`Lease`](crosspoint_frame::Lease).
     #[inline(always)]
     pub(crate) fn identity(&self) -> usize {
         self.base as usize
     }
 
-    /// The frames of a half: [`RING_SIZE`] of them, by the addresses that they begin at.
+    /// Returns the start addresses of a half's [`RING_SIZE`] frames.
     pub(crate) fn frames_of(&self, half: Half) -> Vec<u64> {
         let of_half = |(_, owner): &(usize, &AtomicU16)| owner.load(Ordering::Acquire) == half.0;
         let owners = self.owners.iter().enumerate();
@@ -125,7 +125,7 @@ impl Umem {
             .collect()
     }
 
-    /// Exchanges the owners of two frames, by addresses within them.
+    /// Exchanges the owners of two frames, given by addresses within them.
     #[inline(always)]
     pub(crate) fn exchange(&self, a: u64, b: u64) {
         let at = |address: u64| self.owners.get((address / u64::from(FRAME_SIZE)) as usize);
@@ -136,7 +136,7 @@ impl Umem {
         }
     }
 
-    /// `len` bytes at offset `at`, if the memory has them.
+    /// Returns `len` bytes at offset `at`, if the memory has them.
     #[inline(always)]
     pub(crate) fn segment(&self, at: u64, len: u32) -> Option<Segment> {
         let end = at.checked_add(u64::from(len))?;
@@ -148,7 +148,7 @@ impl Umem {
         Some(unsafe { Segment::new(self.base.wrapping_add(at as usize), len) })
     }
 
-    /// `len` bytes at offset `at`, to be written, if the memory has them.
+    /// Returns `len` bytes at offset `at` for writing, if the memory has them.
     #[inline(always)]
     pub(crate) fn segment_mut(&self, at: u64, len: u32) -> Option<SegmentMut> {
         let end = at.checked_add(u64::from(len))?;
@@ -160,12 +160,12 @@ impl Umem {
     }
 }
 
-/// Frames of the memory for so many sockets.
+/// Returns the number of frames for `sockets` sockets.
 fn frames_of(sockets: u16) -> usize {
     2 * usize::from(sockets) * RING_SIZE as usize
 }
 
-/// Maps `len` bytes of `pages`, all present.
+/// Maps `len` bytes of `pages`, all populated.
 #[cfg(not(feature = "xsk-rs"))]
 fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
     let flags = match pages {
@@ -175,7 +175,7 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new private anonymous mapping at an address of the kernel's choice.
     let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?;
-    // All of it before the first touch, and all of it advice: a kernel that knows no nodes or no large pages goes on.
+    // All before the first access, and all only advice: it works too on a kernel without nodes or huge pages.
     if let Some(node) = node.filter(|node| *node < u64::BITS) {
         prefer_node(base.cast(), len, node);
     }
@@ -187,7 +187,7 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
     if unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateWrite) }.is_err() {
         // Before Linux 5.14.
         for at in (0..len).step_by(FRAME_SIZE as usize) {
-            // SAFETY: within our own mapping, which nobody else knows yet.
+            // SAFETY: within our own mapping, which no other code knows yet.
             unsafe { base.cast::<u8>().add(at).write_volatile(0) };
         }
     }
@@ -199,7 +199,7 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
 fn prefer_node(base: *mut u8, len: usize, node: u32) {
     let nodes = 1u64 << node;
     // SAFETY: our own mapping, whole; the mask is 64 bits long and read during the call only. libc has no function for
-    // it. The last bit counts for the kernel only if the number of bits is one more.
+    // it. The kernel ignores the last bit unless the number of bits is one more.
     unsafe {
         libc::syscall(
             libc::SYS_mbind,
@@ -216,7 +216,7 @@ fn prefer_node(base: *mut u8, len: usize, node: u32) {
 #[cfg(not(feature = "xsk-rs"))]
 impl Drop for Umem {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, and nobody holds the Umem any more.
+        // SAFETY: our own mapping, and no reference to the Umem is left.
         let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.len) };
     }
 }

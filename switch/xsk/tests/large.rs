@@ -1,5 +1,5 @@
-//! Large frames of TCP through a software interface, whole: what a socket promises, on a real veth and a real tap, whose
-//! other ends are read with what the kernel says of each frame.
+//! Large TCP frames sent whole through a software interface: tests on a real veth and a real tap, whose other ends are
+//! read with the kernel's metadata of each frame.
 
 mod far;
 mod wire;
@@ -18,11 +18,11 @@ use far::{Far, HEADER};
 use wire::{End, frame, index_of, ip, open, options};
 
 const MTU: u32 = 1500;
-/// Headers of a frame of TCP over IPv4, and over IPv6, without a tag, with timestamps.
+/// Header lengths of a TCP frame over IPv4 and over IPv6, without a tag, with timestamps.
 const HEADERS: [usize; 2] = [14 + 20 + 32, 14 + 40 + 32];
 const TAG: [u8; 4] = [0x81, 0, 0x61, 0x23];
 
-/// Numbers that look random (Marsaglia 2003).
+/// Pseudo-random numbers (Marsaglia 2003).
 struct Random(u64);
 
 impl Random {
@@ -34,7 +34,7 @@ impl Random {
     }
 }
 
-/// A frame, what is to be done with it, and where it is cut into pieces.
+/// A frame, its offload request, and where it is split into pieces.
 #[derive(Clone)]
 struct Case {
     bytes: Vec<u8>,
@@ -53,7 +53,7 @@ impl Case {
         }
     }
 
-    /// A frame of TCP to be cut: over IPv4 or IPv6, with so many bytes of payload.
+    /// A large TCP frame over IPv4 or IPv6, with `payload` bytes of payload.
     fn large(v6: bool, payload: usize, number: u32) -> Case {
         let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         let ip = match v6 {
@@ -77,7 +77,7 @@ impl Case {
                 needs_csum: true,
                 finish: false,
                 gso_type: if v6 { GSO_TCPV6 } else { GSO_TCPV4 },
-                // A hint, and a wrong one.
+                // Only a hint, and wrong here.
                 hdr_len: 7,
                 gso_size: (1514 - headers) as u16,
                 csum_start: (headers - 32) as u16,
@@ -106,7 +106,7 @@ impl Case {
         case
     }
 
-    /// What arrives.
+    /// Returns the frame as it arrives.
     fn after(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         match self.tag {
@@ -118,15 +118,15 @@ impl Case {
     }
 }
 
-/// Puts the cases into a burst, as the stages before would, and picks them all.
+/// Puts the cases into a burst, as the earlier stages would, and picks them all.
 fn load(burst: &mut Burst, cases: &[Case]) -> Vec<Pick> {
     burst.clear();
     let mut picks = Vec::new();
     for (index, case) in cases.iter().enumerate() {
         let len = case.bytes.len().div_ceil(case.pieces);
         let piece = |bytes: &[u8]| {
-            // SAFETY: read while `cases` is borrowed by whoever called, who delivers the burst before it lets go of
-            // them, and nobody else reads it.
+            // SAFETY: read while the caller borrows `cases`; the caller delivers the burst before it releases them, and
+            // no other code reads it.
             unsafe { Segment::new(bytes.as_ptr(), bytes.len() as u32) }
         };
         let pieces: Vec<Segment> = case.bytes.chunks(len).map(piece).collect();
@@ -142,7 +142,7 @@ fn load(burst: &mut Burst, cases: &[Case]) -> Vec<Pick> {
     picks
 }
 
-/// Which of the cases would go whole.
+/// Returns which of the cases would be sent whole.
 fn taken(tx: &XskTx, cases: &[Case]) -> Vec<bool> {
     let mut burst = Burst::new();
     load(&mut burst, cases);
@@ -152,7 +152,7 @@ fn taken(tx: &XskTx, cases: &[Case]) -> Vec<bool> {
         .collect()
 }
 
-/// An end of the wire with a switch's socket, and the other end as whoever is there sees it.
+/// One end of the wire with a switch's socket, and the receiver at the other end.
 fn ends() -> (End, Far) {
     wire::make(1, MTU);
     let far = Far::new(index_of("right"));
@@ -163,7 +163,7 @@ fn ends() -> (End, Far) {
     (left, far)
 }
 
-/// Takes what has been sent, and nothing else; large frames came whole.
+/// Checks that exactly the sent frames arrive, large ones whole.
 fn assert_arrive(far: &Far, cases: &[Case], what: &str) {
     for (index, case) in cases.iter().enumerate() {
         let (header, bytes) = far
@@ -205,7 +205,7 @@ fn large_frames_arrive_whole_and_in_order_with_others_however_they_lie_and_are_t
     }
 }
 
-/// What is refused is cut by the caller, or dropped there with a name.
+/// Refused frames are cut by the caller, or dropped there with a reason.
 #[test]
 fn what_the_kernel_would_refuse_or_cut_into_thousands_is_not_taken() {
     let (left, _far) = ends();
@@ -229,7 +229,7 @@ fn what_the_kernel_would_refuse_or_cut_into_thousands_is_not_taken() {
     cases[11].pieces = 5000;
     let wanted = (0..cases.len()).map(|index| index == 0);
     assert_eq!(taken(&left.tx[0], &cases), wanted.collect::<Vec<_>>());
-    // A tag of its own has room beside the MTU.
+    // A tag does not count against the MTU.
     let push = Case {
         tag: TagOp::Push,
         ..good
@@ -251,12 +251,13 @@ fn a_frame_that_changes_or_goes_away_after_it_was_looked_at_is_counted_and_no_ot
         Case::large(false, 20_000, 5),
     ];
     let mut picks = load(&mut burst, &cases);
-    // As if it had been rewritten since; and one whose memory is gone.
+    // One frame as if rewritten after the check, and one whose memory is gone.
     burst.frames_mut()[1].offload.csum_offset = 30_000;
     let hole = Hole::new();
     let bytes = &cases[5].bytes;
     let pieces = [(bytes.as_ptr(), 300), (hole.0, (bytes.len() - 300) as u32)];
-    // SAFETY: the first lives through the test. The second cannot be read, so nobody here does: the kernel says so.
+    // SAFETY: the first lives through the test. The second cannot be read, and no code here reads it: the kernel reports
+    // that.
     let pieces = pieces.map(|(ptr, len)| unsafe { Segment::new(ptr, len) });
     assert!(burst.push_segments(&pieces, cases[5].offload));
     let index = burst.len() - 1;
@@ -303,7 +304,7 @@ impl Hole {
     fn new() -> Hole {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let none = std::ptr::null_mut();
-        // SAFETY: a new mapping, wherever the kernel likes.
+        // SAFETY: a new mapping at an address of the kernel's choice.
         let at = unsafe { libc::mmap(none, Hole::LEN, libc::PROT_NONE, flags, -1, 0) };
         assert_ne!(at, libc::MAP_FAILED, "{}", Error::last_os_error());
         Hole(at.cast())
@@ -312,12 +313,12 @@ impl Hole {
 
 impl Drop for Hole {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, of that length, and nobody keeps its address.
+        // SAFETY: made by `new`, of that length, and its address is not kept.
         unsafe { libc::munmap(self.0.cast(), Hole::LEN) };
     }
 }
 
-/// A tap, as who is behind it has it: each read is a frame with its virtio-net header.
+/// Opens a tap as its user: each read returns a frame with its virtio-net header.
 fn tap(name: &str) -> File {
     let mut file = OpenOptions::new();
     let file = file

@@ -1,5 +1,5 @@
-//! What a socket promises, on real ones, whoever made their rings: the same tests pass with the
-//! feature `xsk-rs` and without.
+//! Tests of real sockets, for both implementations of the rings: the same tests pass with and without the feature
+//! `xsk-rs`.
 
 mod wire;
 
@@ -11,7 +11,7 @@ use crosspoint_packet::checksum::{finish, sum};
 use crosspoint_xsk::{BACKEND, BindMode, RING_SIZE, SINGLE_BUFFER_MTU, SocketOptions};
 use wire::{End, HEADER_LEN, frame, load, open, options};
 
-/// What most tests have.
+/// MTU of most tests.
 const MTU: u32 = 1500;
 
 #[test]
@@ -21,11 +21,12 @@ fn frames_of_every_size_arrive_byte_for_byte_and_in_order_both_ways() {
 
 #[test]
 fn frames_that_take_several_umem_frames_arrive_byte_for_byte_and_in_order_both_ways() {
-    // Of 3840 or 4032 bytes each, by whoever made the rings. Some sizes, with all that is near a multiple.
+    // UMEM frames hold 3840 or 4032 bytes, depending on the implementation. Tries some sizes, including all near a
+    // multiple.
     cross_both_ways(9000, 3);
 }
 
-/// Sends frames of the sizes from 14 on, `step` apart, and those that the MTU allows at most.
+/// Sends frames of sizes from 14 on, `step` apart, and of the largest sizes that the MTU allows.
 fn cross_both_ways(mtu: u32, step: usize) {
     wire::make(1, mtu);
     let (mut left, mut right) = (End::open("left", 1, mtu), End::open("right", 1, mtu));
@@ -34,7 +35,7 @@ fn cross_both_ways(mtu: u32, step: usize) {
         .step_by(step)
         .chain([longest]);
     let frames: Vec<_> = sizes.map(|len| frame(len, len as u32)).collect();
-    // So every UMEM frame is used anew.
+    // So every UMEM frame is used again.
     assert!(frames.len() > RING_SIZE as usize);
     for burst in frames.chunks(BURST / 2) {
         for way in 0..2 {
@@ -51,7 +52,7 @@ fn cross_both_ways(mtu: u32, step: usize) {
     }
 }
 
-/// Neither by the socket that it arrived at nor by the other, tagged or not; and neither runs out of memory by it.
+/// Frames are not copied through the same socket or the other one, tagged or not; and no socket runs out of memory.
 #[test]
 fn frames_that_go_on_through_the_same_memory_are_not_copied() {
     for mtu in [MTU, 9000] {
@@ -65,7 +66,7 @@ fn frames_that_go_on_through_the_same_memory_are_not_copied() {
             let (mut left, tag) = (burst.len(), [TagOp::Keep, TagOp::Push][turn % 2]);
             while left > 0 {
                 let (count, taken) = near.forward(0, 1, tag);
-                // Another backend cannot, and copies.
+                // The other backend copies.
                 assert!(taken >= count || BACKEND != "own", "{taken} of {count}");
                 left -= count;
             }
@@ -81,7 +82,8 @@ fn frames_that_go_on_through_the_same_memory_are_not_copied() {
     }
 }
 
-/// A guest says where its checksum goes, and the kernel stops for everybody at a place beyond a frame's first piece.
+/// A guest chooses the place of its checksum. For a place beyond a frame's first piece, the kernel would stop sending for
+/// all ports.
 #[test]
 fn a_checksum_beyond_the_first_piece_of_a_frame_is_finished_and_stops_nobody() {
     wire::make(1, 9000);
@@ -98,7 +100,7 @@ fn a_checksum_beyond_the_first_piece_of_a_frame_is_finished_and_stops_nobody() {
         let arrived = right.expect(0, 1).remove(0);
         let (start, at) = (usize::from(start), usize::from(start) + 4);
         assert!(arrived[..at] == bytes[..at] && arrived[at + 2..] == bytes[at + 2..]);
-        // The other end of a veth is told that it is still to be done, where the kernel was asked.
+        // If the kernel was asked, the other end of a veth gets the checksum unfinished, and marked so.
         let sum = finish(sum(&bytes[start..], 0)).to_be_bytes();
         let field = &arrived[at..at + 2];
         assert!(field == sum || field == &bytes[at..at + 2], "at {at}");
@@ -149,7 +151,7 @@ fn what_is_not_received_in_time_is_dropped_by_the_kernel_and_counted() {
         "{counted:?}"
     );
     assert_eq!(counted.rx_invalid_descs + counted.tx_invalid_descs, 0);
-    // And none of the memory is lost for that.
+    // And no memory is lost by that.
     for n in 0..2 * RING_SIZE {
         let next = [frame(100, n)];
         left.send(0, &next);
@@ -172,7 +174,7 @@ fn frames_that_the_kernel_does_not_take_fill_the_ring_and_no_more() {
     let outcome = left.tx[0].deliver(&burst, &picks);
     assert_eq!((outcome.frames, outcome.full as usize), (0, BURST));
     left.flush(0);
-    // Sent, or dropped by the other end; either way the memory is back.
+    // Sent, or dropped by the other end: in both cases the memory is returned.
     assert_eq!(left.send(0, &frames).frames as usize, BURST);
 }
 
@@ -200,7 +202,7 @@ fn a_queue_that_was_closed_opens_again_at_once_and_leaves_no_ring_mapped() {
         for queue in 0..2 {
             left.send(queue, &frames);
             assert_eq!(right.expect(queue, 10), frames);
-            // Left on its way.
+            // Stays in flight.
             right.send(queue, &frames);
         }
         drop((left, right));
@@ -208,7 +210,7 @@ fn a_queue_that_was_closed_opens_again_at_once_and_leaves_no_ring_mapped() {
     }
 }
 
-/// Mappings of sockets, which only rings are.
+/// Counts mappings of sockets. Only rings are such mappings.
 fn sockets_mapped() -> usize {
     let maps = fs::read_to_string("/proc/self/maps").expect("/proc");
     maps.lines()
@@ -261,10 +263,10 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
                 let picks = load(&mut burst, &next);
                 match handover.deliver(&burst, &picks).frames {
                     1 => n += 1,
-                    // The owner has not supplied any memory yet.
+                    // The owner has not supplied memory yet.
                     _ => std::thread::yield_now(),
                 }
-                // One descriptor for each.
+                // One descriptor per frame.
                 let (pushed, taken) = handover.position();
                 assert!(pushed == u64::from(n) && taken <= pushed);
             }

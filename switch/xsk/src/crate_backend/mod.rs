@@ -1,14 +1,14 @@
-//! AF_XDP by the crate `xsk-rs`, where the feature of that name is on. What is here is what differs: packet memory
-//! (this file), the rings (`ring.rs`), and opening a socket (`opening.rs`). Who receives, sends and hands over is the
-//! same code.
+//! AF_XDP by the crate `xsk-rs`, with the feature of that name. Only the parts that differ are here: packet memory (this
+//! file), the rings (`ring.rs`), and opening a socket (`opening.rs`). The code that receives, sends and hands off is the
+//! same.
 //!
-//! The crate maps the memory, and makes a descriptor of each frame once, whose address nobody can change. So:
+//! The crate maps the memory, and makes a descriptor of each frame once; its address cannot be changed. So:
 //!
-//! - a frame that is sent begins behind the kernel's headroom, and has that much less room;
+//! - a sent frame begins after the kernel's headroom, and has that much less room;
 //! - a frame is copied from one NIC to the other, and no memory is exchanged;
 //! - each socket has a UMEM of its own;
-//! - checksums are summed here, since the crate registers no UMEM with room for requests;
-//! - a memory node is not asked for, and transparent huge pages neither.
+//! - checksums are computed here, since the crate registers no UMEM with room for requests;
+//! - neither a memory node nor transparent huge pages are requested.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
 
 use crate::{FRAME_SIZE, Pages, RING_SIZE};
 
-/// Where in a UMEM frame packet data begins, bytes: XDP_PACKET_HEADROOM.
+/// Offset of packet data in a UMEM frame, bytes: XDP_PACKET_HEADROOM.
 pub const TX_HEADROOM: u32 = 256;
 
 /// The crate's packet memory.
@@ -30,7 +30,8 @@ pub(crate) struct Frames {
     descs: Arc<[FrameDesc]>,
 }
 
-/// Maps `len` bytes, all present; they are unmapped with the last clone of what is returned beside their address.
+/// Maps `len` bytes, all populated, and returns their address. They are unmapped with the last clone of the returned
+/// `Frames`.
 pub(crate) fn map(len: usize, pages: Pages, _: Option<u32>) -> io::Result<(*mut u8, Frames)> {
     let queue = QueueSize::new(RING_SIZE).map_err(io::Error::other)?;
     let config = UmemConfig::builder()
@@ -54,20 +55,20 @@ pub(crate) fn map(len: usize, pages: Pages, _: Option<u32>) -> io::Result<(*mut 
     let mut first = descs.first().copied().unwrap_or_default();
     // SAFETY: a frame of this UMEM, of which nothing has been given to the kernel yet.
     let data = unsafe { umem.data_mut(&mut first) }.contents_mut().as_ptr();
-    // The crate hands out slices of single frames. It has given the address of the whole to the kernel, so that is
-    // exposed, and a pointer to the whole can be made of it.
+    // The crate returns slices of single frames. It has given the address of the whole to the kernel, so that address is
+    // exposed, and a pointer to the whole can be made from it.
     let base = std::ptr::with_exposed_provenance_mut(data.addr() - TX_HEADROOM as usize);
     let descs = descs.into();
     Ok((base, Frames { umem, descs }))
 }
 
 impl Frames {
-    /// The crate's handle, to make sockets with.
+    /// Returns the crate's handle, for making sockets.
     pub(crate) fn umem(&self) -> &xsk_rs::Umem {
         &self.umem
     }
 
-    /// The descriptor of the frame that `address` lies in; an empty one if there is none.
+    /// Returns the descriptor of the frame that contains `address`; an empty one if there is none.
     #[inline]
     pub(crate) fn at(&self, address: u64) -> FrameDesc {
         let number = address / u64::from(FRAME_SIZE);
@@ -75,8 +76,8 @@ impl Frames {
         desc.copied().unwrap_or_default()
     }
 
-    /// The crate's form of `desc`, which begins [`TX_HEADROOM`] into its frame. Any other beginning cannot be
-    /// expressed: an empty frame is sent in its place, which the kernel refuses and counts (`tx_invalid_descs`).
+    /// Converts `desc`, which begins [`TX_HEADROOM`] into its frame, to the crate's form. Any other offset cannot be
+    /// expressed: an empty frame is sent instead, which the kernel refuses and counts (`tx_invalid_descs`).
     #[inline]
     pub(crate) fn describe(&self, desc: &libc::xdp_desc) -> FrameDesc {
         let mut known = self.at(desc.addr);
@@ -84,8 +85,8 @@ impl Frames {
         if known.addr() as u64 != desc.addr {
             return FrameDesc::default();
         }
-        // SAFETY: a frame of this UMEM, which is the caller's until it is submitted. The slice is made for its length
-        // alone: no byte is touched, and it is gone with this statement.
+        // SAFETY: a frame of this UMEM, which the caller owns until it is submitted. The slice is used for its length
+        // only: no byte is accessed, and it ends with this statement.
         unsafe { self.umem.data_mut(&mut known) }
             .cursor()
             .set_pos(desc.len as usize);
@@ -94,7 +95,7 @@ impl Frames {
     }
 }
 
-/// What the kernel said, for those who look at its number; else what the crate says.
+/// Returns the kernel's error, with its number; otherwise the crate's message.
 pub(crate) fn source_of(error: &(dyn error::Error + 'static)) -> io::Error {
     let source = error.source().and_then(|e| e.downcast_ref::<io::Error>());
     match source.and_then(io::Error::raw_os_error) {

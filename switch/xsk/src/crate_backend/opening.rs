@@ -1,5 +1,5 @@
-//! Opening a socket by the crate `xsk-rs`. What comes after, doorbells, counters and options, is system calls on the
-//! descriptor, as with sockets of our own: the crate tells nobody how its doorbell went.
+//! Opens a socket by the crate `xsk-rs`. Doorbells, counters and options are system calls on the descriptor, as with our
+//! own sockets: the crate does not return the result of its doorbell.
 
 use std::ffi::CString;
 use std::io;
@@ -19,11 +19,11 @@ use crate::crate_backend::source_of;
 use crate::ring::Ring;
 use crate::{RING_SIZE, SocketError, Umem, XskRx, XskTx};
 
-/// A socket that is to be bound. The crate makes it only then.
+/// A socket to be bound. The crate creates it only when it is bound.
 pub(crate) struct Opening(());
 
 impl Opening {
-    /// Requests for checksums are refused.
+    /// Prepares a socket. Checksum requests and guests' memory are refused.
     pub(crate) fn new(memory: &Registration<'_>) -> Result<Opening, SocketError> {
         match memory {
             Registration::Own(_, true) => Err(cannot("leaving checksums to the kernel")),
@@ -56,7 +56,7 @@ impl Opening {
         if options.busy_poll {
             poll_busily(fd.as_fd()).map_err(SocketError::new("asking for busy polling"))?;
         }
-        // Older kernels do not know it and send 32 frames a call: slower, not wrong.
+        // Older kernels do not know it and send 32 frames per call: slower, but correct.
         let _ = set_option(fd.as_fd(), libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &TX_BUDGET);
         let mut how = libc::xdp_options { flags: 0 };
         get_option(fd.as_fd(), libc::XDP_OPTIONS, &mut how)
@@ -79,7 +79,7 @@ impl Opening {
         Ok((rx, XskTx::new(socket, tx, completion)))
     }
 
-    /// Never comes so far: the memory is refused before.
+    /// Never reached: `new` refuses a guest's memory.
     #[cfg(not(loom))]
     pub(crate) fn bind_plain(
         self,
@@ -98,7 +98,7 @@ fn cannot(what: &'static str) -> SocketError {
     ))
 }
 
-/// The crate wants names.
+/// Returns the interface's name, which the crate needs.
 fn interface(index: u32) -> io::Result<Interface> {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
@@ -136,14 +136,14 @@ fn bind(
 ) -> io::Result<(TxQueue, RxQueue, FillQueue, CompQueue)> {
     let started = Instant::now();
     loop {
-        // SAFETY: asks only that the crate load no program where a UMEM is bound to one queue twice. It loads none.
+        // SAFETY: required is only that the crate loads no program if a UMEM is bound to one queue twice. It loads none.
         let error = match unsafe { Socket::new(config, umem.inner.umem(), interface, queue) } {
             Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
-            // Only for a UMEM that is bound to this queue already.
+            // Only if the UMEM is already bound to this queue.
             Ok((_, _, None)) => return Err(io::ErrorKind::AlreadyExists.into()),
             Err(error) => source_of(&error),
         };
-        // The kernel lets go of a queue some 20 ms after its last socket was closed.
+        // The kernel releases a queue some 20 ms after its last socket was closed.
         if error.raw_os_error() != Some(libc::EBUSY) || started.elapsed() > REBIND_PATIENCE {
             return Err(error);
         }
@@ -151,8 +151,8 @@ fn bind(
     }
 }
 
-/// The socket's descriptor once more. The crate closes its own with the last of its queues; the socket is also the
-/// control thread's, and whoever hands over.
+/// Duplicates the socket's descriptor. The crate closes its own with the last of its queues; the control thread and
+/// workers that hand frames off use the socket too.
 fn descriptor(rx: &RxQueue) -> io::Result<OwnedFd> {
     // SAFETY: open as long as `rx` lives, which is longer than the borrow.
     unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) }.try_clone_to_owned()

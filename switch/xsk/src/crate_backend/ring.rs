@@ -1,8 +1,8 @@
-//! The four rings by the crate `xsk-rs`, in the form that `ring.rs` gives them.
+//! The four rings by the crate `xsk-rs`, with the interface of `ring.rs`.
 //!
-//! Its queues take and give whole batches of descriptors, copied, and a consumer's entries go
-//! back to the kernel as they are read. So a ring here has a batch of its own beside the
-//! kernel's: what was read and is not released, or what was written and is not submitted.
+//! The crate's queues copy whole batches of descriptors, and return a consumer's entries to the kernel as they are read.
+//! So a ring here has its own batch beside the kernel's ring: entries read and not released, or written and not
+//! submitted.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -13,16 +13,14 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 use crate::RING_SIZE;
 use crate::crate_backend::Frames;
 
-/// Received frames that are read ahead at most. The kernel can use their entries meanwhile, but
-/// not their memory.
+/// Most received frames that are read ahead. The kernel can reuse their entries meanwhile, but not their memory.
 const RX_BATCH: usize = 4 * BURST;
 
 /// One of the four. An entry is a `u64`, the address of a frame (fill and completion ring), or
 /// an `xdp_desc` (receive and transmit ring).
 pub(crate) struct Ring<T> {
-    // The crate's queues want `&mut` even to be asked how full they are. A ring has one owner and
-    // no borrow of it leaves a method here, so none is ever refused.
-    // Boxed, since the crate's queues are large.
+    // The crate's queues need `&mut` even to return how full they are. A ring has one owner and no borrow of it leaves a
+    // method here, so no borrow ever fails. Boxed, since the crate's queues are large.
     state: Box<RefCell<State>>,
     _entries: PhantomData<T>,
 }
@@ -30,7 +28,7 @@ pub(crate) struct Ring<T> {
 struct State {
     queue: Queue,
     frames: Frames,
-    /// Consumers: the entries `first..end` were read and not released. Producers: what is written.
+    /// Consumers: the entries `first..end` were read and not released. Producers: entries written.
     batch: Box<[FrameDesc]>,
     first: usize,
     end: usize,
@@ -77,7 +75,7 @@ impl<T: Entry> Ring<T> {
         }
     }
 
-    /// Whether the kernel asks for a system call to go on (XDP_RING_NEED_WAKEUP).
+    /// Returns whether the kernel needs a system call to continue (XDP_RING_NEED_WAKEUP).
     #[inline]
     pub(crate) fn needs_wakeup(&self) -> bool {
         match &self.state.borrow().queue {
@@ -87,7 +85,8 @@ impl<T: Entry> Ring<T> {
         }
     }
 
-    /// Entries that the kernel has produced and we have not consumed, as far as the batch goes.
+    /// Returns the number of entries that the kernel has produced and we have not consumed, as far as they fit in the
+    /// batch.
     #[inline]
     pub(crate) fn filled(&self) -> u32 {
         let mut state = self.state.borrow_mut();
@@ -97,7 +96,7 @@ impl<T: Entry> Ring<T> {
         (state.end - state.first) as u32
     }
 
-    /// Entry `i` of those that [`filled`](Self::filled) counted.
+    /// Returns entry `i` of those that [`filled`](Self::filled) counted.
     #[inline]
     pub(crate) fn get(&self, i: u32) -> T {
         let state = self.state.borrow();
@@ -105,20 +104,20 @@ impl<T: Entry> Ring<T> {
         T::of(&state.batch.get(at).copied().unwrap_or_default())
     }
 
-    /// Gives `n` consumed entries back.
+    /// Releases `n` consumed entries.
     #[inline]
     pub(crate) fn release(&mut self, n: u32) {
         let state = self.state.get_mut();
         state.first = state.end.min(state.first + n as usize);
     }
 
-    /// Entries that we have produced and the kernel has not consumed.
+    /// Returns the number of entries that we have produced and the kernel has not consumed.
     #[inline]
     pub(crate) fn pending(&self) -> u32 {
         RING_SIZE - self.room()
     }
 
-    /// Entries that we may produce.
+    /// Returns the number of entries that we may produce.
     #[inline]
     pub(crate) fn room(&self) -> u32 {
         match &mut self.state.borrow_mut().queue {
@@ -142,9 +141,8 @@ impl<T: Entry> Ring<T> {
     pub(crate) fn submit(&mut self, n: u32) {
         let state = self.state.get_mut();
         let descs = state.batch.get(..n as usize).unwrap_or(&[]);
-        // SAFETY: frames of this queue's own UMEM, made by `describe`. That none is in two places
-        // is for the ring's owner to see to, as with rings of our own: an address that came out
-        // of one ring goes into the next.
+        // SAFETY: frames of this queue's own UMEM, made by `describe`. The ring's owner makes sure that none is in two
+        // places, as with our own rings: an address that came out of one ring goes into the next.
         let taken = unsafe {
             match &mut state.queue {
                 Queue::Fill(queue) => queue.produce(descs),
@@ -163,7 +161,7 @@ impl State {
         self.end -= self.first;
         self.first = 0;
         let free = self.batch.get_mut(self.end..).unwrap_or_default();
-        // SAFETY: only writes to `free`. What is read are frames of this queue's own UMEM.
+        // SAFETY: only writes to `free`. The entries read are frames of this queue's own UMEM.
         self.end += unsafe {
             match &mut self.queue {
                 Queue::Completion(queue) => queue.consume(free),
@@ -174,7 +172,7 @@ impl State {
     }
 }
 
-/// What a ring holds, to and from the crate's descriptor.
+/// Conversion between a ring's entry and the crate's descriptor.
 pub(crate) trait Entry: Copy {
     fn of(desc: &FrameDesc) -> Self;
     fn describe(self, frames: &Frames) -> FrameDesc;
@@ -186,7 +184,7 @@ impl Entry for u64 {
         desc.addr() as u64
     }
 
-    /// The kernel takes any address within a frame for that frame.
+    /// The kernel accepts any address within a frame for that frame.
     #[inline]
     fn describe(self, frames: &Frames) -> FrameDesc {
         frames.at(self)

@@ -1,4 +1,4 @@
-//! The other end of a wire, as whoever is there sees it: frames, and what the kernel says of them.
+//! Receiver at the other end of a wire: frames, with the kernel's metadata.
 
 use std::io::Error;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// struct virtio_net_hdr.
 pub const HEADER: usize = 10;
 
-/// A packet socket that receives what arrives at an interface, with its virtio-net header.
+/// A packet socket that receives the frames of an interface, with their virtio-net headers.
 pub struct Far(OwnedFd);
 
 impl Far {
-    /// Receives what arrives at interface number `index` from now on.
+    /// Receives the frames that arrive at interface number `index`.
     pub fn new(index: u32) -> Far {
         let all = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: plain system call.
@@ -45,7 +45,7 @@ impl Far {
         assert_eq!(rc, 0, "option {option}: {}", Error::last_os_error());
     }
 
-    /// The next frame, and what the kernel says of it; `None` when none comes.
+    /// Returns the next frame and the kernel's header of it; `None` if none comes.
     pub fn take(&self) -> Option<([u8; HEADER], Vec<u8>)> {
         let (mut bytes, mut control) = (vec![0u8; 70_000], [0u64; 32]);
         let mut iov = libc::iovec {
@@ -71,7 +71,7 @@ impl Far {
                 .cast::<libc::tpacket_auxdata>()
                 .read()
         };
-        // The kernel has taken the tag out.
+        // The kernel has removed the tag.
         if aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
             let [high, low] = aux.tp_vlan_tci.to_be_bytes();
             bytes.splice(12..12, [0x81, 0, high, low]);

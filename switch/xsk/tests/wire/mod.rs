@@ -1,7 +1,6 @@
-//! A wire to test on: a veth pair in a network namespace of its own, with a socket on every
-//! queue of both ends.
+//! A wire for tests: a veth pair in its own network namespace, with a socket on every queue of both ends.
 //!
-//! Each of those who include this uses its part of it.
+//! Each test that includes this module uses a part of it.
 #![allow(dead_code)]
 
 use std::io::Error;
@@ -15,21 +14,21 @@ use crosspoint_xsk::{
     SocketOptions, XskRx, XskTx,
 };
 
-/// An Ethernet header.
+/// Length of an Ethernet header.
 pub const HEADER_LEN: u32 = 14;
-/// The tag that forwarded frames get, where they get one.
+/// The tag pushed on forwarded frames.
 pub const TCI: u16 = 0x6123;
-/// How long frames may be on their way.
+/// How long frames may be in flight.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Moves this thread into a new network namespace, which goes with it, and makes the pair `left`
-/// and `right` there, with so many queues each way.
+/// Moves this thread into a new network namespace, which ends with the thread, and makes the pair `left` and `right`
+/// there, with `queues` queues in each direction.
 pub fn make(queues: u32, mtu: u32) {
     // SAFETY: unshare takes flags only; CLONE_NEWNET changes the thread's namespace and no memory.
     let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     let error = Error::last_os_error();
     assert_eq!(rc, 0, "a new network namespace (run as root): {error}");
-    // Nobody sends but the tests. Absent where the kernel has no IPv6.
+    // Only the tests send. The file is absent if the kernel has no IPv6.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     let end = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
     ip(&format!("link add left {end} type veth peer right {end}"));
@@ -47,7 +46,7 @@ pub fn ip(words: &str) {
     assert!(output.status.success(), "ip {words}: {said}");
 }
 
-/// The number of an interface in this namespace.
+/// Returns the number of an interface in this namespace.
 pub fn index_of(name: &str) -> u32 {
     let name = std::ffi::CString::new(name).expect("a name");
     // SAFETY: `name` is a NUL-terminated string that outlives the call.
@@ -56,7 +55,7 @@ pub fn index_of(name: &str) -> u32 {
     index
 }
 
-/// A socket in copy mode, of frames of up to `mtu` and a header, which take several UMEM frames where they must.
+/// Options of a socket in copy mode for frames of up to `mtu` plus a header, which may take several UMEM frames.
 pub fn options(mtu: u32) -> SocketOptions {
     SocketOptions {
         bind: BindMode::Copy,
@@ -67,7 +66,7 @@ pub fn options(mtu: u32) -> SocketOptions {
     }
 }
 
-/// A socket on a queue of an interface, with memory of its own.
+/// Opens a socket on a queue of an interface, with its own memory.
 pub fn open(
     name: &str,
     queue: u32,
@@ -76,9 +75,9 @@ pub fn open(
     PacketMemory::new(1, None).open(index_of(name), queue, options)
 }
 
-/// One end of the wire: the program, and a socket on each queue.
+/// One end of the wire: the XDP program, and a socket on each queue.
 pub struct End {
-    /// Dropped first, so that no frame goes to a socket that closes.
+    /// Dropped first, so that no frame is redirected to a closing socket.
     _attachment: Attachment,
     pub rx: Vec<XskRx>,
     pub tx: Vec<XskTx>,
@@ -86,7 +85,7 @@ pub struct End {
 }
 
 impl End {
-    /// Opens all queues of `left` or `right`, as [`make`] made them.
+    /// Opens all queues of `left` or `right`, which [`make`] has made.
     pub fn open(name: &str, queues: u32, mtu: u32) -> End {
         let interface = Interface {
             name: name.to_owned(),
@@ -118,7 +117,7 @@ impl End {
         }
     }
 
-    /// Sends up to a burst of frames on a queue, and has the kernel take them all.
+    /// Sends up to a burst of frames on a queue, and makes the kernel take them all.
     pub fn send(&mut self, queue: usize, frames: &[Vec<u8>]) -> NicOutcome {
         let picks = load(&mut self.burst, frames);
         let outcome = self.tx[queue].deliver(&self.burst, &picks);
@@ -126,7 +125,7 @@ impl End {
         outcome
     }
 
-    /// Sends one frame with something left to do.
+    /// Sends one frame with an offload request.
     pub fn send_unfinished(
         &mut self,
         queue: usize,
@@ -140,8 +139,8 @@ impl End {
         outcome
     }
 
-    /// Sends a burst of what has arrived on one queue on by another. Returns how many frames it had, and how many UMEM
-    /// frames were taken instead of copied.
+    /// Forwards a burst from one queue to another. Returns how many frames it had, and how many UMEM frames were
+    /// exchanged instead of copied.
     pub fn forward(&mut self, from: usize, to: usize, tag: TagOp) -> (usize, usize) {
         self.burst.clear();
         let count = self.rx[from].receive(&mut self.burst);
@@ -162,7 +161,7 @@ impl End {
         (count, taken)
     }
 
-    /// Has the kernel take what waits on a queue.
+    /// Makes the kernel take all frames that wait on a queue.
     pub fn flush(&mut self, queue: usize) {
         let started = Instant::now();
         while self.tx[queue].flush().pending {
@@ -170,7 +169,7 @@ impl End {
         }
     }
 
-    /// Takes all that has arrived on a queue.
+    /// Takes all frames that have arrived on a queue.
     pub fn take_all(&mut self, queue: usize) -> Vec<Vec<u8>> {
         let bursts = std::iter::repeat_with(|| self.take(queue));
         bursts
@@ -179,7 +178,7 @@ impl End {
             .collect()
     }
 
-    /// Takes a burst of what has arrived on a queue.
+    /// Takes a burst of frames that have arrived on a queue.
     fn take(&mut self, queue: usize) -> Vec<Vec<u8>> {
         self.burst.clear();
         let rx = &mut self.rx[queue];
@@ -206,8 +205,8 @@ impl End {
 pub fn load(burst: &mut Burst, frames: &[Vec<u8>]) -> Vec<Pick> {
     burst.clear();
     for frame in frames {
-        // SAFETY: read while `frames` is borrowed by whoever called: each caller delivers the
-        // burst before it lets go of them, and nobody else reads it.
+        // SAFETY: read while the caller borrows `frames`: each caller delivers the burst before it releases them, and no
+        // other code reads it.
         let bytes = unsafe { Segment::new(frame.as_ptr(), frame.len() as u32) };
         assert!(burst.push_contiguous(bytes, Offload::default()), "full");
     }
@@ -221,7 +220,7 @@ pub fn load(burst: &mut Burst, frames: &[Vec<u8>]) -> Vec<Pick> {
 fn bytes_of(burst: &Burst, at: usize) -> Vec<u8> {
     let frame = &burst.frames()[at];
     let mut bytes = vec![0; frame.len as usize];
-    // SAFETY: our own vector, which is only looked at after the copy.
+    // SAFETY: our own vector, which is only read after the copy.
     let to = unsafe { SegmentMut::new(bytes.as_mut_ptr(), frame.len) };
     let prefix = Prefix::new(&[], frame, TagOp::Keep);
     let copied = Gather::new(&prefix, burst, frame).copy_to(to);
@@ -229,9 +228,9 @@ fn bytes_of(burst: &Burst, at: usize) -> Vec<u8> {
     bytes
 }
 
-/// A frame of `len` bytes, 14 or more, whose bytes are unlike those of others.
+/// Returns a frame of `len` bytes, 14 or more, whose bytes differ from those of other frames.
 pub fn frame(len: usize, number: u32) -> Vec<u8> {
-    // Addresses and a type (IEEE 802 local experiments) that no stack answers.
+    // Addresses and a type (IEEE 802 local experiments) that no network stack answers.
     let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
     bytes.extend(number.to_be_bytes());
     let mut next = number.wrapping_mul(2_654_435_761) ^ len as u32;
