@@ -23,7 +23,8 @@ pub fn report(results: &Results, plots: &[Plot]) -> String {
         text += &searched(results, plots);
     }
     if results.measurements.iter().any(|m| !m.latency.is_empty()) {
-        text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. The generator's turns limit the precision: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
+        text += "\n## Latency\n\nMicroseconds, from when a frame was due until the sink saw it; medians over rounds. \
+                 The generator's turns limit the precision: a frame waits for up to one turn before it is sent, and for up to one before it is seen.\n\n";
         text += &latency(results);
         text += &images(plots, "latency");
     }

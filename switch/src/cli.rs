@@ -41,7 +41,7 @@ pub(crate) enum Command {
     },
     /// Check whether this host is fit for the switch, and how to make it so
     ///
-    /// The exit status tells the severity of the worst finding: 0 all is well, 3 a note, 4 a warning, 5 an error. It is 1 if
+    /// The exit status gives the severity of the worst finding: 0 all is well, 3 a note, 4 a warning, 5 an error. It is 1 if
     /// the configuration cannot be read, and 2 if the command line is wrong.
     #[command(after_long_help = help::DOCTOR)]
     Doctor {
