@@ -1,4 +1,4 @@
-//! Two guests in this process: generator and sink on one thread, as tight as they can be.
+//! Two guests in this process: generator and sink in one tight loop on one thread.
 
 mod lane;
 mod pace;
@@ -22,17 +22,17 @@ const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const LEARN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the last frames of a trial.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
-/// Without a frame for so long, there is none on its way.
+/// After this long without a frame, none is in flight.
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
-/// Without a rate: of so many turns, one takes the time of a frame.
+/// Without a rate: the time of a frame is taken in one of this many iterations.
 const SAMPLE_EVERY: u64 = 8;
-/// A turn that takes longer than half a ring of frames, and than the one and at most the other of these, is one in which this thread did
-/// not run.
+/// An iteration during which this thread did not run: it takes longer than half a ring of frames. That limit is at least the
+/// first and at most the second of these.
 const STALL: [Duration; 2] = [Duration::from_micros(10), Duration::from_micros(200)];
 /// Two guests, connected.
 pub struct BenchGuests {
     lanes: [Lane; 2],
-    /// Of these, so many carry traffic.
+    /// Number of lanes that carry traffic.
     active: usize,
     burst: usize,
     ring: u16,
@@ -79,12 +79,12 @@ impl BenchGuests {
         Ok(this)
     }
 
-    /// How many directions carry traffic.
+    /// Number of directions that carry traffic.
     pub fn directions(&self) -> usize {
         self.active
     }
 
-    /// Single frames in both directions, until one has arrived in each.
+    /// Sends single frames in both directions, until one has arrived in each.
     fn learn(&mut self, socket: &Path) -> Result<(), BenchError> {
         let deadline = Instant::now() + LEARN_MAX;
         let mut arrived = [0, 0];
@@ -101,8 +101,8 @@ impl BenchGuests {
         Ok(())
     }
 
-    /// As much as the switch takes. Sequence numbers are not looked at, and few frames' times: what the sink does for each frame is part
-    /// of the rate.
+    /// Sends as much as the switch takes. Sequence numbers are not checked, and few frames' times are taken: what the sink
+    /// does for each frame is part of the rate.
     fn flood(&mut self, end: u64) -> Result<Turned, BenchError> {
         let mut turned = Turned::at(tsc());
         while turned.now < end {
@@ -121,13 +121,13 @@ impl BenchGuests {
         Ok(turned)
     }
 
-    /// At the rates of `paces`, each frame when it is due. While this thread was off its core, nothing is due.
+    /// Sends at the rates of `paces`, each frame when it is due. While this thread was off its core, nothing is due.
     fn paced(&mut self, end: u64, paces: &mut [Pace; 2]) -> Result<Turned, BenchError> {
         let [least, most] = STALL.map(|time| self.clock.cycles(time));
         let half_ring = paces[0].cycles_per_frame() * f64::from(self.ring) / 2.0;
         let stall = (half_ring as u64).clamp(least, most);
         let mut turned = Turned::at(tsc());
-        // Where the thread hardly runs, a trial ends all the same.
+        // A trial ends even if the thread hardly runs.
         let stalled_max = end.saturating_sub(turned.now);
         while turned.now < end + turned.stalled.min(stalled_max) {
             for (lane, pace) in self.lanes[..self.active].iter_mut().zip(&mut *paces) {
@@ -146,13 +146,13 @@ impl BenchGuests {
                 paces.iter_mut().for_each(|pace| pace.put_off(turn));
             }
         }
-        // Else a rate beyond what the generator can do would be sent afterwards, without loss.
+        // Otherwise a rate beyond the generator's ability would be sent afterwards, without loss.
         paces.iter_mut().for_each(Pace::turn_away);
         Ok(turned)
     }
 
-    /// Sends what is due still, as long as the ring is not full, and receives until nothing is on its way. Returns how many frames still
-    /// came.
+    /// Sends what is still due, as long as the ring is not full, and receives until nothing is in flight. Returns the number
+    /// of frames that arrived meanwhile.
     fn drain(&mut self, paces: &mut [Pace; 2]) -> Result<u64, BenchError> {
         let deadline = Instant::now() + DRAIN_MAX;
         let (mut frames, mut quiet_since) = (0, Instant::now());
@@ -169,7 +169,7 @@ impl BenchGuests {
                 frames += arrived;
                 quiet &= arrived == 0 && (pace.left() > 0 || lane.reclaim()? == 0);
             }
-            // Looked at after a poll: this thread may have been off its core meanwhile.
+            // Read after a poll: this thread may have been off its core meanwhile.
             let now = Instant::now();
             if !quiet {
                 quiet_since = now;
@@ -181,7 +181,7 @@ impl BenchGuests {
         Ok(frames)
     }
 
-    /// Paces from `start` on, for as many lanes as there are.
+    /// Paces from `start` on, for each lane.
     fn paces(&self, start: u64, rate: Option<f64>) -> [Pace; 2] {
         let Some(rate) = rate else {
             return [Pace::unpaced(), Pace::unpaced()];
@@ -196,7 +196,7 @@ impl BenchGuests {
 
 impl Load for BenchGuests {
     fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
-        // What a switch held back for longer than the last trial waited would be taken for this one's.
+        // Otherwise frames that a switch held back longer than the last trial waited would be counted in this one.
         self.drain(&mut [Pace::unpaced(), Pace::unpaced()])?;
         self.latency.reset();
         let start = tsc();
@@ -234,15 +234,15 @@ impl Load for BenchGuests {
     }
 }
 
-/// Turns of the generator.
+/// Iterations of the generator.
 struct Turned {
     now: u64,
     count: u64,
     received: u64,
-    /// Polls with frames to send, and those of them that found the ring full.
+    /// Number of polls with frames to send, and of those that found the ring full.
     tried: u64,
     full: u64,
-    /// Cycles of turns in which this thread did not run.
+    /// Cycles of iterations during which this thread did not run.
     stalled: u64,
 }
 
@@ -264,7 +264,7 @@ impl Turned {
         self.full += u64::from(sent.full);
     }
 
-    /// The cycles that this turn took.
+    /// Returns the cycles of this iteration, and starts the next one.
     #[inline(always)]
     fn next(&mut self) -> u64 {
         let now = tsc();

@@ -1,4 +1,4 @@
-//! `churn`: what guests and interfaces that come and go cost those that stay.
+//! `churn`: the cost of guests and interfaces that come and go to those that stay.
 
 use crate::backend::Backend;
 use crate::backend::crosspoint::{Setup, Started, start_as};
@@ -26,9 +26,9 @@ use std::time::{Duration, Instant};
 /// Trials of the maximum; the first does not count.
 const MAXIMUM_TRIALS: usize = 9;
 const MAXIMUM_TRIAL: Duration = Duration::from_millis(200);
-/// Guests: two that are measured, two that come and go.
+/// Guests: two measured ones, and two that come and go.
 const GUESTS: usize = 4;
-/// The receiver's has twice as many entries, and no ring more than 32768.
+/// The receiver's ring has twice as many entries, and no ring may have more than 32768.
 const RING_MAX: u16 = 16384;
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -38,19 +38,19 @@ pub struct ChurnOptions {
     /// The crosspoint binary; default: beside this one
     #[arg(long, value_name = "PATH")]
     pub switch: Option<PathBuf>,
-    /// Instead of crosspoint: a switch that is running already, by four sockets that it listens on
+    /// Measure a switch that is running already, not crosspoint: four sockets that it listens on
     #[arg(long, value_name = "SOCK,SOCK,SOCK,SOCK", value_delimiter = ',')]
     pub against: Vec<PathBuf>,
-    /// How the name of its polling thread starts, to see whether that waited
+    /// Start of the name of its polling thread, to measure whether it waited for its core
     #[arg(long, value_name = "PREFIX", requires = "against")]
     pub against_thread: Option<String>,
-    /// Cores of crosspoint's workers, one each; further ones may share the generator's, where there are only two
+    /// Cores of crosspoint's workers, one each; all but the first may share the generator's core, if there are only two
     #[arg(long, value_delimiter = ',', default_value = "1")]
     pub switch_core: Vec<usize>,
     /// The core of generator and sink
     #[arg(long, default_value_t = 0)]
     pub generator_core: usize,
-    /// Frames per second; without this: --part of the least of several maxima
+    /// Frames per second; default: --part of the lowest of several maxima
     #[arg(long)]
     pub rate: Option<u64>,
     /// Part of the maximum, percent
@@ -62,40 +62,41 @@ pub struct ChurnOptions {
     /// Entries of the rings of the sender; the receiver's have twice as many
     #[arg(long, default_value_t = 1024, value_parser = ring_size)]
     pub ring: u16,
-    /// Times that a third and a fourth guest are attached, get frames, and are shut down
+    /// Number of times that a third and a fourth guest are attached, get frames, and are shut down
     #[arg(long, default_value_t = 100)]
     pub attach: u32,
-    /// Times that they are attached, and killed with frames on their way
+    /// Number of times that they are attached, and killed with frames in flight
     #[arg(long, default_value_t = 100)]
     pub kill: u32,
-    /// Times that their rings are stopped and started
+    /// Number of times that their rings are stopped and started
     #[arg(long, default_value_t = 100)]
     pub pause: u32,
-    /// Times that they reboot
+    /// Number of times that they reboot
     #[arg(long, default_value_t = 100)]
     pub reboot: u32,
-    /// Times that a veth interface that is a port is made and taken away
+    /// Number of times that a veth interface that is a port is created and removed
     #[arg(long, default_value_t = 20)]
     pub interface: u32,
     /// A shell command that changes something; $CROSSPOINT_SOCKET is the switch's control socket, $CROSSPOINT_CONFIG its
     /// configuration. May be repeated
     #[arg(long, value_name = "COMMAND")]
     pub event_command: Vec<String>,
-    /// Times that each is run
+    /// Number of times that each command is run
     #[arg(long, default_value_t = 100)]
     pub events: u32,
     /// Pause before each event of any kind, milliseconds
     #[arg(long, default_value_t = 20)]
     pub pause_ms: u64,
-    /// Nice values of -20 for the switch's worker and -10 for the generator: other programs do not have their cores for long
+    /// Nice values of -20 for the switch's worker and -10 for the generator, so that other programs do not keep their cores
+    /// for long
     #[arg(long)]
     pub favour: bool,
-    /// Where to write every value, as JSON
+    /// Write every value to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-/// What happens beside the measured guests.
+/// An event beside the measured guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Attach,
@@ -119,7 +120,7 @@ impl Event {
     }
 }
 
-/// What is to happen, and how often.
+/// The events, and how often each happens.
 fn plan(options: &ChurnOptions) -> Vec<(Event, u32)> {
     let mut plan = vec![
         (Event::Attach, options.attach),
@@ -201,7 +202,7 @@ fn interruptible_sleep(time: Duration) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// The least of several maxima: the cores may be nearer to each other now than later.
+/// The lowest of several maxima: the cores may be closer to each other now than later.
 fn maximum(steady: &mut Steady, options: &ChurnOptions) -> Result<f64, BenchError> {
     on_core(options, || {
         let mut least = f64::INFINITY;
@@ -224,7 +225,7 @@ fn maximum(steady: &mut Steady, options: &ChurnOptions) -> Result<f64, BenchErro
     })
 }
 
-/// Runs `work` on a thread of its own, which alone is bound to the generator's core.
+/// Runs `work` on a separate thread; only that thread is bound to the generator's core.
 fn on_core<T: Send>(
     options: &ChurnOptions,
     work: impl FnOnce() -> Result<T, BenchError> + Send,
@@ -242,7 +243,7 @@ fn on_core<T: Send>(
     })
 }
 
-/// The switch that is measured.
+/// The measured switch.
 enum Switch {
     Crosspoint(Box<Started>),
     Running {
@@ -302,7 +303,7 @@ impl Switch {
             ring_size,
             ..GuestOptions::default()
         };
-        // All that is on its way has room at the receiver: what is lost, the switch has lost.
+        // The receiver has room for all frames in flight, so a lost frame was lost by the switch.
         let (sender, receiver) = (guest(options.ring), guest(2 * options.ring));
         let [a, b, ..] = self.sockets();
         let frame_len = usize::from(options.size - FCS_LEN);
@@ -313,7 +314,7 @@ impl Switch {
         })
     }
 
-    /// Has `event` happen `count` times.
+    /// Repeats `event` `count` times.
     fn repeat(
         &self,
         event: &Event,
@@ -354,7 +355,7 @@ impl Switch {
     }
 }
 
-/// What one kind of event did to the measured guests; or nothing, for as long.
+/// The effect of one kind of event on the measured guests; or of nothing, for the same time.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     event: String,
@@ -372,7 +373,7 @@ struct Phase<'a> {
 }
 
 impl Phase<'_> {
-    /// Traffic while `work` is done.
+    /// Runs traffic while `work` is done.
     fn run(
         &self,
         event: &str,
@@ -406,7 +407,7 @@ impl Phase<'_> {
     }
 }
 
-/// Ahead of all ordinary threads until dropped.
+/// A thread with higher priority than all ordinary ones, until this is dropped.
 struct Favoured(Option<Thread>);
 
 impl Favoured {
@@ -422,7 +423,7 @@ impl Favoured {
 impl Drop for Favoured {
     fn drop(&mut self) {
         if let Some(worker) = self.0 {
-            let _ = worker.set_ordinary(); // it ended meanwhile
+            let _ = worker.set_ordinary(); // it has ended meanwhile
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Any switches, any measuring command: starts each switch in turn, runs the command, and tables the lines
-//! `RESULT name=number` that it prints.
+//! Compares any switches with any measuring command: starts each switch in turn, runs the command, and makes tables of the
+//! lines `RESULT name=number` that it prints.
 
 use crate::backend::peer::{self, shell};
 use crate::backend::process::Process;
@@ -17,7 +17,7 @@ use crosspoint_frame::Clock;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// From one look at the measuring command to the next.
+/// Time between two checks of the measuring command.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Options of `compare`.
@@ -26,7 +26,7 @@ pub struct CompareOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "would become the help's heading")]
     pub plan: PlanOptions,
-    /// A switch; ratios are those of the first to each other one. Repeat all four options for each
+    /// Name of a switch; ratios are the first switch's to each other one. Repeat all four options for each switch
     #[arg(long, required = true)]
     pub name: Vec<String>,
     /// Shell command that starts it, and ends when it is ready
@@ -35,11 +35,11 @@ pub struct CompareOptions {
     /// Shell command that stops it
     #[arg(long, value_name = "COMMAND", required = true)]
     pub stop: Vec<String>,
-    /// How the name of its polling thread starts, to see whether that waited; "" where it has none
+    /// Start of the name of its polling thread, to measure whether it waited for its core; "" if it has none
     #[arg(long, value_name = "PREFIX", required = true)]
     pub thread: Vec<String>,
-    /// Shell command that measures: prints lines "RESULT name=number". $SWITCH is the switch's name. Repeat for more: each
-    /// has its own probes of how far apart the cores are
+    /// Shell command that measures: prints lines "RESULT name=number". $SWITCH is the switch's name. Repeat for more: the
+    /// distance between the cores is probed for each
     #[arg(long, value_name = "COMMAND", required = true)]
     pub measure: Vec<String>,
 }
@@ -105,7 +105,7 @@ fn trial(
     let results = measure(command, switch)?;
     let waited = wait.percent();
     let placement = Placement::classify([before, probe()?], plan.near_ns, plan.far_ns);
-    // Trials are long here, and cores move in them: what is mixed has rows of its own.
+    // Trials are long here, and cores move during them: mixed placements get rows of their own.
     let waited = waited.is_some_and(|percent| percent > plan.wait_max);
     let discarded = waited.then_some(Discard::Waited);
     let sample = |(what, value)| Sample {
@@ -119,7 +119,7 @@ fn trial(
     Ok(results.into_iter().map(sample).collect())
 }
 
-/// What the measuring command says.
+/// The output of the measuring command.
 fn measure(line: &str, switch: &Peer) -> Result<Vec<(String, f64)>, BenchError> {
     let directory = TempDir::new().map_err(BenchError::io("temporary directory"))?;
     let log = directory.path().join("measure.log");

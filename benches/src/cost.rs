@@ -1,4 +1,4 @@
-//! `cost`: cycles per KiB of what the switch does to bytes, without a switch: copy, checksum, cutting.
+//! `cost`: cycles per KiB of the switch's work on bytes, without a switch: copy, checksum, segmentation.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::ptr;
 
-/// Bytes of the buffers that segments are cut into.
+/// Bytes of the buffers for segments.
 const SEGMENT_ROOM: usize = 1536;
 /// `gso_type` of TCP over IPv4.
 const GSO_TCPV4: u8 = 1;
@@ -42,36 +42,36 @@ pub struct CostOptions {
     #[arg(long, value_delimiter = ',', default_value = "64,128,256,512,1024,1514,4096,9014,16384,32768,65226",
           value_parser = clap::value_parser!(u32).range(60..=65226))]
     pub sizes: Vec<u32>,
-    /// MiB of frames and buffers that are gone through in turn; 0: one pair, again and again
+    /// MiB of frames and buffers that are used in turn; 0: one pair, repeatedly
     #[arg(long, value_delimiter = ',', default_value = "0,16",
           value_parser = clap::value_parser!(u32).range(0..=1024))]
     pub memory: Vec<u32>,
-    /// Rounds: in each, everything in turn
+    /// Rounds: each contains every measurement
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-    /// KiB that one measurement handles, at least
+    /// Least number of KiB in one measurement
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub kib: u32,
-    /// The core to measure on
+    /// Core to measure on
     #[arg(long, default_value_t = 0)]
     pub core: usize,
-    /// SCHED_FIFO while it measures
+    /// SCHED_FIFO during measurements
     #[arg(long)]
     pub realtime: bool,
 }
 
-/// What is measured.
+/// A kind of work that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
-    /// `memcpy`, what all else is compared with.
+    /// `memcpy`, the reference for all others.
     Memcpy,
-    /// The switch's copy, from guest to guest: virtio-net header, and the frame as it is.
+    /// The switch's copy from guest to guest: virtio-net header and the unchanged frame.
     Copy,
     /// The switch's copy to a network interface that computes no checksums.
     CopyAndChecksum,
-    /// The switch's checksum over bytes that lie together, without a copy.
+    /// The switch's checksum over contiguous bytes, without a copy.
     Checksum,
-    /// A large frame into segments of 1448 bytes with checksums.
+    /// Segmentation of a large frame into segments of 1448 bytes with checksums.
     Cut,
     /// `memcpy` of the same bytes into the same buffers.
     MemcpyCut,
@@ -98,7 +98,7 @@ impl Work {
         }
     }
 
-    /// What its cost is divided by in the table.
+    /// The work by whose cost its own is divided in the table.
     fn reference(self) -> Self {
         match self {
             Self::Cut => Self::MemcpyCut,
@@ -110,12 +110,12 @@ impl Work {
         !matches!(self, Self::Cut | Self::MemcpyCut) || len > HEADERS_LEN + MSS
     }
 
-    /// Whether the result has a finished checksum.
+    /// Whether the result has a complete checksum.
     fn finishes_checksum(self) -> bool {
         matches!(self, Self::CopyAndChecksum | Self::Cut)
     }
 
-    /// Does it to `frame`, whose bytes are `from`.
+    /// Does this work on `frame`, whose bytes are `from`.
     #[inline(always)]
     fn run(self, cutter: &mut Cutter, burst: &Burst, frame: &Frame, pair: &Pair) -> usize {
         match self {
@@ -129,7 +129,7 @@ impl Work {
     }
 }
 
-/// As `crosspoint_xsk` does it for a NIC that finishes no checksums.
+/// The copy that `crosspoint_xsk` makes for a NIC that computes no checksums.
 #[inline(always)]
 fn copy_and_checksum(frame: &Frame, burst: &Burst, to: SegmentMut) -> usize {
     copy_plain_finished(&[], frame, burst, to)
@@ -138,7 +138,8 @@ fn copy_and_checksum(frame: &Frame, burst: &Burst, to: SegmentMut) -> usize {
 #[inline(always)]
 fn memcpy(from: Segment, to: SegmentMut) -> usize {
     let len = from.len().min(to.len());
-    // SAFETY: both runs are as long, by the contracts of their makers, and parts of one `Pair` that do not overlap.
+    // SAFETY: both segments have the same length, by the contracts of their makers, and are parts of one `Pair` that do not
+    // overlap.
     unsafe { ptr::copy_nonoverlapping(from.ptr(), to.ptr(), len) };
     len
 }
@@ -160,7 +161,7 @@ fn memcpy_cut(pair: &Pair) -> usize {
     total
 }
 
-/// Cuts frames as the switch does (`crosspoint_engine::segments`).
+/// Segments frames as the switch does (`crosspoint_engine::segments`).
 struct Cutter {
     parts: Parts,
     cursor: PartCursor,
@@ -219,14 +220,14 @@ impl Cutter {
     }
 }
 
-/// A frame, and where it goes.
+/// A frame, and its destination.
 struct Pair {
     from: Segment,
     to: [SegmentMut; 1],
     segments: Vec<SegmentMut>,
 }
 
-/// Frames and buffers in one piece of memory. Only pointers into it are used while it is measured with.
+/// Frames and buffers in one piece of memory. During measurements only pointers into it are used.
 struct Arena {
     pairs: Vec<Pair>,
     next: usize,
@@ -235,7 +236,7 @@ struct Arena {
 
 impl Arena {
     fn new(len: usize, memory: usize) -> Self {
-        // Both behind each other, and an odd number of lines, so that pairs spread over all sets of a cache.
+        // The buffer follows the frame, and the number of lines is odd, so that pairs spread over all sets of a cache.
         let lines = |bytes: usize| bytes.div_ceil(64) | 1;
         let segments = (len.saturating_sub(HEADERS_LEN)).div_ceil(MSS).max(1);
         let cut = Work::Cut.applies(len);
@@ -270,7 +271,7 @@ impl Arena {
         }
     }
 
-    /// The next pairs in turn, as many as go into a burst of `count`.
+    /// The next pairs in turn, as many as fit a burst of `count`.
     fn take(&mut self, count: usize) -> std::ops::Range<usize> {
         let first = if self.next >= self.pairs.len() {
             0
@@ -289,11 +290,11 @@ struct Bench {
 }
 
 impl Bench {
-    /// Cycles per KiB of `work` over at least `bytes` bytes. Frames are received in bursts, which is not measured and
-    /// reads the first line of each, as with every switch; then the work is done to each.
+    /// Cycles per KiB of `work` over at least `bytes` bytes. Frames are received in bursts; this is not measured, and reads
+    /// the first line of each frame, as in every switch. Then the work is done on each.
     fn measure(&mut self, work: Work, arena: &mut Arena, bytes: usize) -> f64 {
         let len = arena.pairs[0].from.len();
-        // Of a single pair, a burst is the same frame many times.
+        // With a single pair, a burst is the same frame many times.
         let per_burst = (64 * 1024 / len).clamp(1, BURST);
         let (mut cycles, mut done) = (0, 0);
         while done < bytes {
@@ -318,7 +319,7 @@ impl Bench {
         cycles as f64 / (done as f64 / 1024.0)
     }
 
-    /// Whether each work leaves what it should, once.
+    /// Checks once that each work has the right result.
     fn check(&mut self, len: usize) -> Result<(), BenchError> {
         let arena = Arena::new(len, 0);
         let pair = &arena.pairs[0];
@@ -339,7 +340,7 @@ impl Bench {
                     _ => len,
                 };
                 left = left.saturating_sub(MSS);
-                // SAFETY: n bytes lie within the run, and nobody writes them meanwhile.
+                // SAFETY: n bytes lie within the segment, and nothing writes to them meanwhile.
                 let bytes = unsafe { std::slice::from_raw_parts(to.ptr(), n) };
                 if total < len || !tcp::checksum_is_right(bytes) {
                     let what = format!("{}, {len} bytes: wrong result", work.name());
@@ -387,7 +388,7 @@ pub fn run(options: &CostOptions) -> Result<(), BenchError> {
 /// Cycles per KiB by work, one value per round.
 type Cycles = BTreeMap<Work, Vec<f64>>;
 
-/// Everything in turn, beginning with another work in each round.
+/// Does every work in turn, beginning with a different one in each round.
 fn rounds(
     bench: &mut Bench,
     arena: &mut Arena,
@@ -403,10 +404,10 @@ fn rounds(
             let work = works[(round + i) % works.len()];
             let value = bench.measure(work, arena, bytes);
             if round > 0 {
-                cycles.entry(work).or_default().push(value); // the first warms up
+                cycles.entry(work).or_default().push(value); // the first round warms up
             }
         }
-        // Ordinary threads get the core here, and not in the middle of something.
+        // Ordinary threads get the core here, and not during a measurement.
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     Ok(cycles)

@@ -6,38 +6,38 @@ use std::io;
 /// Why a run fails.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// By a signal.
+    /// It was interrupted by a signal.
     #[error("interrupted")]
     Interrupted,
-    /// Options that do not go together.
+    /// Options that cannot be combined.
     #[error("{0}")]
     Usage(String),
-    /// The system's.
+    /// A system error.
     #[error("{what}: {why}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// The system's answer.
+        /// The system's error.
         why: io::Error,
     },
-    /// A guest's.
+    /// An error of a guest.
     #[error(transparent)]
     Guest(#[from] GuestError),
     /// A switch that broke a ring's rules.
     #[error("the switch broke a ring's rules: {0}")]
     Ring(#[from] RingError),
-    /// A switch, or testpmd, that did not do what it has to.
+    /// A switch, or testpmd, did not do what it must.
     #[error("{name}: {what}")]
     Backend {
-        /// Which.
+        /// Its name.
         name: String,
-        /// What it did, or did not.
+        /// What it did, or failed to do.
         what: String,
     },
 }
 
 impl BenchError {
-    /// What [`Result::map_err`] takes after a system call.
+    /// Makes the closure for [`Result::map_err`] after a system call.
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         |why| Self::Io {
             what: what.into(),

@@ -1,4 +1,4 @@
-//! Connecting this process's guests to a switch.
+//! Connects this process's guests to a switch.
 
 use crate::error::BenchError;
 use crate::options::Ports;
@@ -15,7 +15,7 @@ pub fn connect(ports: &Ports, options: &GuestOptions) -> Result<[Guest; 2], Benc
     if !ports.guests_listen {
         return Ok([to_listener(a, options)?, to_listener(b, options)?]);
     }
-    // Both before either: a switch that finds one missing comes back after a second or more.
+    // Both listen before either connects: a switch that finds one socket missing retries only after a second or more.
     let bind =
         |path: &Path| Listener::bind(path).map_err(BenchError::io(path.display().to_string()));
     let (listener_a, listener_b) = (bind(a)?, bind(b)?);
@@ -27,7 +27,7 @@ pub fn connect(ports: &Ports, options: &GuestOptions) -> Result<[Guest; 2], Benc
     Ok([accept(&listener_a)?, accept(&listener_b)?])
 }
 
-/// A guest on `socket`, as soon as somebody listens there.
+/// Connects a guest to `socket`, as soon as a process listens there.
 pub fn to_listener(socket: &Path, options: &GuestOptions) -> Result<Guest, BenchError> {
     let deadline = Instant::now() + CONNECT_MAX;
     loop {

@@ -1,4 +1,4 @@
-//! `idle`: what a worker with little to do costs, how soon it wakes, and whether a wakeup is ever lost.
+//! `idle`: the cost of a worker with little to do, how soon it wakes, and whether a wakeup is ever lost.
 
 use crate::backend::crosspoint::{Setup, Started, start_as};
 use crate::error::BenchError;
@@ -21,17 +21,18 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// `idle_spin` for `--wakeups`: the shortest that crosspoint takes.
+/// `idle_spin` for `--wakeups`: the shortest that crosspoint accepts.
 const SPIN_SHORTEST_US: u32 = 1;
-/// Wakes of the worker, and then as many of the floor.
+/// Wakes of the worker in a block; as many of the floor follow.
 const BLOCK: u64 = 100;
-/// Wakes between two looks at the switch's counters.
+/// Wakes between two readings of the switch's counters.
 const CHUNK: u64 = 20_000;
-/// A worker that slept does not show sooner: this one had said that it would sleep, and did not yet.
+/// A sleeping worker does not respond sooner than this. One that does had announced that it would sleep, but did not sleep
+/// yet.
 const FOUND: Duration = Duration::from_micros(5);
-/// So many lost wakeups, and there is no use in going on.
+/// After this many lost wakeups, the run stops.
 const LOST_MAX: u64 = 10;
-/// Before the first second counts.
+/// Time before the first measured second.
 const SETTLE: Duration = Duration::from_secs(1);
 const SLEEPS: &str = "crosspoint_worker_sleeps_total";
 const WORKER: &str = "worker=\"0\"";
@@ -45,38 +46,38 @@ pub struct IdleOptions {
     /// The core of crosspoint's worker
     #[arg(long, default_value_t = 1)]
     pub switch_core: usize,
-    /// The core of generator and sink
+    /// Core of generator and sink
     #[arg(long, default_value_t = 0)]
     pub generator_core: usize,
-    /// How long the worker polls in vain before it sleeps, microseconds
+    /// How long the worker polls without work before it sleeps, microseconds
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub idle_spin_us: u32,
-    /// Frames per second while the worker's time is taken
+    /// Frames per second at which the worker's time is measured
     #[arg(long, value_delimiter = ',', default_value = "0,10,100,1000")]
     pub rates: Vec<u32>,
-    /// Seconds for each of them
+    /// Seconds at each of these rates
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
-    /// Wakes to be timed; and as many of the floor
+    /// Number of wakes to time; the same number for the floor
     #[arg(long, default_value_t = 5000)]
     pub wakes: u64,
     /// The longest pause before a wake, milliseconds
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub pause_ms: u32,
-    /// Instead of all that: so many sleeps, as fast as they come, with pauses that meet the worker while it goes to
+    /// Only test for lost wakeups: this many sleeps, as fast as possible, with pauses that end while the worker goes to
     /// sleep. Fails if a wakeup is lost
     #[arg(long, value_name = "SLEEPS")]
     pub wakeups: Option<u64>,
-    /// An interface to be a port too; may be repeated
+    /// An interface that is a port too; may be repeated
     #[arg(long, value_name = "NAME")]
     pub interface: Vec<String>,
     /// SCHED_FIFO for worker, floor and generator
     #[arg(long)]
     pub realtime: bool,
-    /// Where the random pauses begin
+    /// Seed of the random pauses
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Where to write every value, as JSON
+    /// Write every value to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -124,7 +125,7 @@ fn start(options: &IdleOptions, idle_spin_us: u32) -> Result<Started, BenchError
     Ok(started)
 }
 
-/// Runs `work` on a thread of its own, which alone is bound to the generator's core.
+/// Runs `work` on a separate thread; only that thread is bound to the generator's core.
 fn on_generator_core<T: Send>(
     options: &IdleOptions,
     work: impl FnOnce() -> Result<T, BenchError> + Send,
@@ -138,7 +139,7 @@ fn on_generator_core<T: Send>(
     })
 }
 
-/// Layout of the rings, and how they say who is to be kicked.
+/// Layout of the rings, and how they ask for kicks.
 #[derive(Clone, Copy, Debug)]
 struct RingKind {
     name: &'static str,
@@ -175,17 +176,17 @@ fn connect(started: &Started, kind: RingKind) -> Result<Pair, BenchError> {
     Pair::connect([a, b], [&guest, &guest], usize::from(64 - FCS_LEN))
 }
 
-/// What of its core a worker used at one rate.
+/// A worker's use of its core at one rate.
 #[derive(Clone, Debug, Serialize)]
 struct Share {
     /// Frames per second.
     rate: u32,
     seconds: f64,
-    /// Frames that were sent.
+    /// Frames sent.
     frames: u64,
-    /// Nanoseconds that the worker's thread had its core.
+    /// Nanoseconds that the worker's thread ran.
     ran_ns: u64,
-    /// Times that it slept.
+    /// Number of times that it slept.
     sleeps: f64,
 }
 
@@ -223,7 +224,7 @@ fn no_worker() -> BenchError {
     BenchError::backend("crosspoint", "its worker has ended, or has no schedstat")
 }
 
-/// Sends single frames, asleep in between. Returns how many.
+/// Sends single frames, and sleeps in between. Returns the number of frames.
 fn trickle(pair: &mut Pair, rate: u32, time: Duration) -> Result<u64, BenchError> {
     let start = Instant::now();
     if rate == 0 {
@@ -270,10 +271,10 @@ fn share_table(shares: &[Share]) -> String {
     text
 }
 
-/// How long wakes took, of one kind.
+/// Times of wakes of one kind.
 #[derive(Clone, Debug, Serialize)]
 struct WakeRow {
-    /// How the worker was met.
+    /// The worker's state at the wake.
     met: &'static str,
     /// "crosspoint", or "floor".
     who: &'static str,
@@ -348,15 +349,15 @@ fn wake_table(rows: &[WakeRow]) -> String {
 struct LostRow {
     rings: &'static str,
     frames: u64,
-    /// Of these, so many were asked to kick.
+    /// Of these, the number that had to kick.
     asked: u64,
-    /// Of these, so many met the worker between its wish to be kicked and its sleep.
+    /// Of these, the number that found the worker between its request to be kicked and its sleep.
     found: u64,
-    /// As the switch counts them.
+    /// The switch's count of sleeps.
     sleeps: u64,
-    /// Frames that came only when the worker was kicked once more.
+    /// Frames that arrived only after the worker was kicked once more.
     lost_wakeups: u64,
-    /// Frames that did not even come then.
+    /// Frames that did not arrive even then.
     lost_frames: u64,
     seconds: f64,
     p50_us: f64,
@@ -416,7 +417,7 @@ fn sleep_often(
         p50_us: 0.0,
         max_us: 0.0,
     };
-    // The switch counts more: a kick that came before it slept ends its next sleep at once.
+    // The switch counts more sleeps: a kick before the worker sleeps ends its next sleep at once.
     while row.asked - row.found < target && row.lost_wakeups + row.lost_frames < LOST_MAX {
         for _ in 0..CHUNK {
             meet(&mut pair, &mut row, &mut times, edge, clock)?;
@@ -432,9 +433,9 @@ fn sleep_often(
     Ok(row)
 }
 
-/// When a worker says that it will sleep, after its last frame: found by trying.
+/// The time after its last frame at which a worker announces that it will sleep, found by trial.
 struct Edge {
-    /// Seconds: it has said so by then half of the time.
+    /// Seconds: by then it has announced it in half of the cases.
     estimate: f64,
     random: Random,
 }
@@ -442,12 +443,12 @@ struct Edge {
 impl Edge {
     /// How far one trial moves the estimate, seconds.
     const STEP: f64 = 20e-9;
-    /// From saying so until it sleeps it takes no longer, seconds.
+    /// Time from the announcement until it sleeps: at most this, seconds.
     const WINDOW: f64 = 800e-9;
-    /// Asleep for long, seconds.
+    /// A pause after which it sleeps certainly, seconds.
     const LONG: f64 = 40e-6;
 
-    /// The pause before a frame, seconds, and whether it is a trial of the estimate.
+    /// Returns the pause before a frame, seconds, and whether it is a trial of the estimate.
     fn next(&mut self) -> (f64, bool) {
         match self.random.part() {
             ..0.2 => (self.estimate, true),
@@ -459,14 +460,14 @@ impl Edge {
         }
     }
 
-    /// Whether the worker had said so, in a trial.
+    /// Adjusts the estimate after a trial; `asked`: whether the worker had announced its sleep.
     fn learn(&mut self, asked: bool) {
         let step = if asked { -Self::STEP } else { Self::STEP };
         self.estimate = (self.estimate + step).clamp(0.0, Self::LONG);
     }
 }
 
-/// One frame, after a pause that ends about when the worker goes to sleep.
+/// Sends one frame, after a pause that ends at about the time when the worker goes to sleep.
 fn meet(
     pair: &mut Pair,
     row: &mut LostRow,

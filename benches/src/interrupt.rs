@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a run between two trials, so that no switch is left polling. The second one ends it at once.
+//! SIGINT and SIGTERM end a run between two trials, so that no switch is left polling. The second signal ends it at once.
 
 use crate::error::BenchError;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// What a shell says of a program that a signal ended, less the signal's number.
+/// A shell's exit status for a program that a signal ended, minus the signal's number.
 const EXIT_BY_SIGNAL: i32 = 128;
 
-/// From here on signals are only noted.
+/// From here on signals are only recorded.
 pub fn catch() -> Result<(), BenchError> {
     let flag = INTERRUPTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM] {
@@ -22,7 +22,7 @@ pub fn catch() -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Fails once there was a signal.
+/// Fails after a signal.
 pub fn check() -> Result<(), BenchError> {
     let noted = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
     match INTERRUPTED.get().is_some_and(noted) {

@@ -1,8 +1,8 @@
-//! Two guests in this process, one of which sends large TCP frames laid out as Linux lays them: one piece with
-//! virtio-net header, Ethernet, IPv4 and TCP, and pages for the payload; indirect where that is negotiated.
+//! Two guests in this process, one of which sends large TCP frames with Linux's layout: one piece with virtio-net header,
+//! Ethernet, IPv4 and TCP, and pages for the payload; indirect if negotiated.
 //!
-//! No more frames are on their way than `--in-flight` says, as TCP's window would have it: a switch that takes larger
-//! bursts than the receiver has buffers for is not made to drop.
+//! At most `--in-flight` frames are in flight, as with TCP's window: a switch that takes larger bursts than the receiver has
+//! buffers for is not forced to drop.
 
 use crate::error::BenchError;
 use crate::guest;
@@ -19,12 +19,12 @@ use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
-/// Where the frames lie: far from all that [`Guest`] lays out by itself.
+/// Address of the frames: far from everything that [`Guest`] places itself.
 const FRAMES_BASE: u64 = 1 << 32;
-/// Room for the first piece of a frame: header and headers, with the headers at the start of a cache line.
+/// Room for the first piece of a frame: the virtio-net header and the protocol headers, which begin at a cache line.
 const HEAD_ROOM: usize = 256;
 const HEAD_AT: usize = 128;
-/// What a Linux guest takes besides, and some switches ask for before they pass large frames on whole.
+/// Features that a Linux guest accepts as well, and that some switches require before they pass on large frames whole.
 const WANTED: u64 = features::HOST_TSO6 | features::GUEST_TSO6;
 /// Without any of these there is nothing to measure here.
 const NEEDED: [(u64, &str); 5] = [
@@ -38,32 +38,32 @@ const NEEDED: [(u64, &str); 5] = [
 const CHECKED: usize = 64;
 /// Longest wait for these.
 const CHECK_MAX: Duration = Duration::from_secs(10);
-/// Without a frame for so long, what is on its way is lost.
+/// After this long without a frame, the frames in flight are lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);
 /// Longest wait for the last frames of a trial.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// Frames made available at once.
 const BURST: usize = 32;
 
-/// One frame's place.
+/// A frame's place.
 struct Slot {
     table: Window,
     buffers: Vec<Buffer>,
-    /// Of the frame's first byte, from the start of the area.
+    /// Offset of the frame's first byte from the start of the area.
     at: usize,
 }
 
-/// The guest that sends.
+/// The sending guest.
 struct Sender {
     guest: Guest,
     area: Window,
     slots: Vec<Slot>,
-    /// Slots that are not in flight: taken in turn, so that the frames of the whole area are sent again and again.
+    /// Slots that are not in flight. They are taken in turn, so that all frames of the area are sent again and again.
     idle: std::collections::VecDeque<u16>,
-    /// By descriptor: the slot.
+    /// The slot of each descriptor.
     slot_of: Vec<u16>,
     indirect: bool,
-    /// Written over the payload of each frame, if it is.
+    /// Written over the payload of each frame, if present.
     payload: Option<Vec<u8>>,
     piece: usize,
     sent: u64,
@@ -81,7 +81,7 @@ pub struct LargeGuests {
 }
 
 impl LargeGuests {
-    /// Connects, and checks that large frames arrive whole, with the bytes and the header that they were sent with.
+    /// Connects, and checks that large frames arrive whole, with the bytes and the header with which they were sent.
     pub fn connect(
         ports: &Ports,
         shape: Shape,
@@ -112,7 +112,7 @@ impl LargeGuests {
         })
     }
 
-    /// Traffic for `time`, and then until nothing is on its way.
+    /// Runs traffic for `time`, and then until nothing is in flight.
     pub fn run(&mut self, time: Duration) -> Result<Traffic, BenchError> {
         let offered = self.offer(None, time)?;
         Ok(Traffic {
@@ -125,7 +125,7 @@ impl LargeGuests {
         })
     }
 
-    /// Counts frames. Some may have been given up: a thread was off its core for long.
+    /// Counts frames. Some may have been counted as lost, if a thread was off its core for long.
     fn arrive(&mut self, frames: u64) {
         self.arrived += frames;
         self.lost = self.lost.min(self.sender.sent.saturating_sub(self.arrived));
@@ -147,7 +147,7 @@ impl LargeGuests {
 }
 
 impl Load for LargeGuests {
-    /// Nobody stamps these frames, so there is no latency; frames lost in a row are not told apart.
+    /// These frames have no stamps, so there is no latency; runs of lost frames are not measured.
     fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
         let (sent_before, lost_before) = (self.sender.sent, self.lost);
         let (start, mut arrived_within) = (tsc(), 0);
@@ -254,7 +254,7 @@ impl Sender {
         })
     }
 
-    /// Takes back what the switch has read, and sends up to `limit` frames; says how many.
+    /// Takes back what the switch has read, and sends up to `limit` frames. Returns their number.
     fn poll(&mut self, limit: usize) -> Result<usize, BenchError> {
         let queue = self.guest.transmit_queue(0)?.virtqueue();
         queue.disable_calls();
@@ -266,7 +266,8 @@ impl Sender {
             && let Some(number) = self.idle.front().copied()
         {
             let slot = &self.slots[usize::from(number)];
-            // What TCP writes of every frame; the checksum's field has the pseudo-header, which is the same.
+            // The fields that TCP writes in every frame. The checksum field holds the sum of the pseudo-header, which is the
+            // same.
             view.write_array(slot.at + SEQUENCE_AT, (self.sent as u32).to_be_bytes());
             if let Some(payload) = &self.payload {
                 for (buffer, piece) in slot.buffers[1..].iter().zip(payload.chunks(self.piece)) {
@@ -307,7 +308,7 @@ impl Sender {
     }
 }
 
-/// In front of each frame.
+/// The header of each frame.
 fn header() -> VirtioNetHdr {
     VirtioNetHdr {
         flags: net::HDR_F_NEEDS_CSUM,
@@ -336,7 +337,7 @@ fn guest_options(shape: Shape, options: &LargeOptions) -> GuestOptions {
         features |= features::INDIRECT_DESC;
     }
     if options.rx_buffer >= net::HEADER_LEN + shape.frame_len() {
-        features &= !features::MRG_RXBUF; // each takes a whole frame
+        features &= !features::MRG_RXBUF; // each buffer holds a whole frame
     }
     let len = usize::from(options.frames) * (stride(shape) + table_room(shape));
     GuestOptions {
@@ -353,7 +354,7 @@ fn guest_options(shape: Shape, options: &LargeOptions) -> GuestOptions {
     }
 }
 
-/// Shows the switch where the receiver is.
+/// Lets the switch learn the receiver's address.
 fn learn(sender: &mut Sender, receiver: &mut Guest, name: &str) -> Result<(), BenchError> {
     let hello = tcp::frame(60, MACS[1], MACS[0], 0);
     let deadline = Instant::now() + CHECK_MAX;
@@ -374,7 +375,7 @@ fn learn(sender: &mut Sender, receiver: &mut Guest, name: &str) -> Result<(), Be
     }
 }
 
-/// Every byte of some frames, and their headers.
+/// Checks every byte of some frames, and their headers.
 fn check(sender: &mut Sender, receiver: &mut Guest, name: &str) -> Result<(), BenchError> {
     let deadline = Instant::now() + CHECK_MAX;
     let mut checked = 0;
@@ -400,7 +401,7 @@ fn check(sender: &mut Sender, receiver: &mut Guest, name: &str) -> Result<(), Be
 
 fn compare(header: &VirtioNetHdr, frame: &[u8], sent: &[u8], number: u32) -> Result<(), String> {
     let expected = self::header();
-    // `hdr_len` is a hint, and `num_buffers` the device's.
+    // `hdr_len` is a hint, and `num_buffers` is set by the device.
     let got = VirtioNetHdr {
         hdr_len: expected.hdr_len,
         num_buffers: 0,
@@ -419,7 +420,7 @@ fn compare(header: &VirtioNetHdr, frame: &[u8], sent: &[u8], number: u32) -> Res
             frame.len()
         ));
     }
-    // A switch may put another pseudo-header's sum in the field, and a receiver does not look at it.
+    // A switch may put a different pseudo-header sum in the field; a receiver does not read it.
     let checksum = TCP_AT + CHECKSUM_OFFSET..TCP_AT + CHECKSUM_OFFSET + 2;
     let differs = |i: &usize| frame[*i] != sent[*i] && !checksum.contains(i);
     if let Some(at) = (0..frame.len()).find(differs) {

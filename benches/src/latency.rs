@@ -1,4 +1,4 @@
-//! How long frames take at parts of a rate.
+//! Times of frames at parts of a rate.
 
 use crate::error::BenchError;
 use crate::load::{Load, times};
@@ -8,12 +8,12 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// "0 %" of any rate: frames per second, over all directions.
+/// The rate for "0 %": frames per second, over all directions.
 pub const IDLE_RATE: f64 = 10_000.0;
 /// Parts of the partial-drop rate.
 pub const PARTS: [f64; 4] = [0.0, 0.1, 0.5, 0.9];
 
-/// Percentiles that a curve goes through.
+/// Percentiles of a curve.
 const CURVE: [f64; 15] = [
     0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.995, 99.999, 100.0,
 ];
@@ -21,22 +21,22 @@ const CURVE: [f64; 15] = [
 /// Percentiles of a time, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
-    /// Times taken.
+    /// Number of times.
     pub count: u64,
     /// The median.
     pub p50: u64,
-    /// 90 in 100 were no more.
+    /// 90 in 100 took no longer.
     pub p90: u64,
-    /// 99 in 100.
+    /// 99 in 100 took no longer.
     pub p99: u64,
-    /// 999 in 1000.
+    /// 999 in 1000 took no longer.
     pub p99_9: u64,
     /// The longest.
     pub max: u64,
 }
 
 impl Times {
-    /// Of a histogram in nanoseconds; `None` when it is empty.
+    /// The percentiles of a histogram in nanoseconds; `None` if it is empty.
     pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         let at = |part| histogram.value_at_quantile(part);
         (!histogram.is_empty()).then(|| Self {
@@ -50,31 +50,31 @@ impl Times {
     }
 }
 
-/// How long frames took at one load.
+/// Times of frames at one load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyPoint {
-    /// Of the partial-drop rate: 0 to 1; 0 is [`IDLE_RATE`].
+    /// Part of the partial-drop rate: 0 to 1; 0 stands for [`IDLE_RATE`].
     pub part: f64,
     /// Frames per second, over all directions.
     pub rate: f64,
-    /// Of the trials that count.
+    /// Placement of the trials that count.
     pub placement: Option<Placement>,
     /// How the series of trials ended.
     pub ended: Ended,
-    /// From when a frame was due until the sink saw it, all trials together.
+    /// Time from when a frame was due until the sink saw it, over all trials.
     pub times: Option<Times>,
-    /// The generator's turns in these trials: what the times cannot tell.
+    /// The generator's iterations in these trials: times cannot be known more exactly than this.
     pub turns: Option<Times>,
-    /// Percentile, and nanoseconds.
+    /// Percentiles, and nanoseconds.
     pub curve: Vec<(f64, u64)>,
     /// Every trial, in order.
     pub trials: Vec<SearchTrial>,
 }
 
-/// Which loads, and how long.
+/// The loads, and how long each is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct LatencyPlan {
-    /// The rate that loads are parts of; without one, only that of 0.
+    /// The rate of which loads are parts; without one, only the load 0.
     pub of: Option<f64>,
     /// Length of a trial.
     pub trial: Duration,
@@ -82,10 +82,10 @@ pub struct LatencyPlan {
     pub trials: u32,
 }
 
-/// Times at [`PARTS`] of a rate, in the placement that `limits` name.
+/// Measures times at [`PARTS`] of a rate, in the placement that `limits` name.
 ///
 /// # Errors
-/// What load or judge could not do.
+/// An error of load or judge.
 pub fn latency(
     load: &mut dyn Load,
     judge: &mut dyn Judge,

@@ -1,5 +1,5 @@
-//! `lines`: cache lines that cross between a guest's core and the switch's, counted by a model, what one costs here,
-//! and what the switch needs beside that. The model is explained in the README.
+//! `lines`: cache lines that cross between a guest's core and the switch's, counted by a model; what one costs on this
+//! machine; and what the switch needs besides. The README explains the model.
 
 use crate::backend::crosspoint::{Setup, Started, start_as};
 use crate::error::BenchError;
@@ -24,9 +24,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Lines of one measurement: as many frames as a ring has, and few enough for every core's own cache.
+/// Lines of one measurement: as many as a ring has frames, and few enough for every core's own cache.
 const LINES: usize = 256;
-/// From one line to the next, in lines, as buffers lie: no prefetcher of the processor's guesses it.
+/// Distance between two lines, in lines, like that of buffers: the processor's prefetchers do not predict it.
 const STRIDE: usize = 5;
 /// Measurements of each kind in each placement probe.
 const PASSES: usize = 40;
@@ -34,10 +34,10 @@ const PASSES: usize = 40;
 const PROBES: usize = 12;
 /// Frames that a sender makes available at once.
 const BURST: f64 = 32.0;
-/// Repeats of the example that measures the switch by itself.
+/// Repeats of the example that measures the switch alone.
 const REPEATS: &str = "3000";
 
-/// How often it is asked.
+/// Number of runs of the example.
 const TIMES: u32 = 4;
 
 /// Options of `lines`.
@@ -46,7 +46,7 @@ pub struct LinesOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "would become the help's heading")]
     pub plan: PlanOptions,
-    /// Length of a trial
+    /// Length of a trial, milliseconds
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub trial_ms: u64,
     /// SCHED_FIFO for generator and worker during trials
@@ -55,36 +55,36 @@ pub struct LinesOptions {
     /// The crosspoint binary; default: beside this one
     #[arg(long, value_name = "PATH")]
     pub switch: Option<PathBuf>,
-    /// The example by_turns of crosspoint-engine, which says what the switch needs where no line crosses; default: in
-    /// examples beside this binary, if it is there
+    /// The example by_turns of crosspoint-engine, which measures what the switch needs if no line crosses; default: in
+    /// examples next to this binary, if it exists
     #[arg(long, value_name = "PATH")]
     pub by_turns: Option<PathBuf>,
 }
 
-/// Lines that the switch's core has to fetch, or to have taken away from the guest's, for 64-byte frames one way.
+/// Cache lines that the switch's core must fetch, or take away from the guest's core, for 64-byte frames in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Crossing {
-    /// For each frame: lines that the guest wrote last, and the switch reads.
+    /// Per frame: lines that the guest wrote last, and the switch reads.
     pub reads: f64,
-    /// For each frame: lines that the guest read last, and the switch writes.
+    /// Per frame: lines that the guest read last, and the switch writes.
     pub writes: f64,
-    /// The same for each burst.
+    /// The same per burst.
     pub reads_of_burst: f64,
     /// See `reads_of_burst`.
     pub writes_of_burst: f64,
 }
 
 impl Crossing {
-    /// By the layouts that the specification of virtio has, and by what drivers write and read.
+    /// The counts, by virtio's ring layouts and by what drivers write and read.
     pub fn of(packed: bool, mergeable: bool) -> Self {
-        // Four descriptors are in a line; drivers write those of both rings again and again.
+        // A line holds four descriptors; drivers write those of both rings again and again.
         let descriptors = 2.0 / 4.0;
-        // The first line of a frame; its header's, a driver only writes where it differs from the one before.
+        // The first line of a frame. A driver writes the header's line only if it differs from the one before.
         let frame_sent = 1.0;
-        // The header's line and the frame's; without mergeable buffers drivers do not look at the header.
+        // The header's line and the frame's. Without mergeable buffers, drivers do not read the header.
         let frame_received = if mergeable { 2.0 } else { 1.0 };
         if packed {
-            // The switch writes what it has used into the descriptors.
+            // The switch writes used entries into the descriptors.
             return Self {
                 reads: descriptors + frame_sent,
                 writes: descriptors + frame_received,
@@ -92,7 +92,8 @@ impl Crossing {
                 writes_of_burst: 0.0,
             };
         }
-        // 32 available entries are in a line, and 8 used ones; in both rings. Then each ring has an available and a used index.
+        // A line holds 32 available entries or 8 used ones, in both rings. In addition, each ring has an available and a
+        // used index.
         Self {
             reads: descriptors + frame_sent + 2.0 / 32.0,
             writes: frame_received + 2.0 / 8.0,
@@ -101,7 +102,7 @@ impl Crossing {
         }
     }
 
-    /// Cycles for each frame, where a line read and one written cost so much.
+    /// Cycles per frame, if a line read and a line written have these costs.
     fn cycles(&self, [read, write]: [f64; 2]) -> f64 {
         let reads = self.reads + self.reads_of_burst / BURST;
         let writes = self.writes + self.writes_of_burst / BURST;
@@ -109,29 +110,29 @@ impl Crossing {
     }
 }
 
-/// What a line costs the core that wants it, cycles.
+/// The cost of a line to the core that needs it, cycles.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Cost {
     placement: Placement,
     /// Clock of the slower core.
     ghz: f64,
-    /// The other core wrote them; many are read that do not depend on each other.
+    /// Lines written by the other core; many independent reads.
     read: f64,
-    /// The other core read them; many are written.
+    /// Lines read by the other core; many writes.
     write: f64,
-    /// The other core wrote them; each says where the next one is.
+    /// Lines written by the other core; each holds the number of the next one.
     alone: f64,
 }
 
-/// A line, with those behind it that nobody uses.
+/// A cache line.
 #[repr(align(64))]
 #[derive(Default)]
 struct Line(AtomicU64);
 
-/// What both threads see.
+/// The data that both threads use.
 struct Table {
     lines: Vec<Line>,
-    /// Whose turn it is: even numbers are the generator's.
+    /// Whose step it is: even numbers are the generator's.
     turn: AtomicU32,
 }
 
@@ -147,7 +148,7 @@ impl Table {
         &self.lines[number * STRIDE].0
     }
 
-    /// Each holds the number of the next, in an order that is not the one in memory.
+    /// Each line holds the number of the next, in an order different from that in memory.
     fn write_all(&self) {
         for number in 0..LINES {
             let next = (number + 97) % LINES;
@@ -163,7 +164,7 @@ impl Table {
         (0..LINES).fold(0, |at, _| self.line(at as usize).load(Ordering::Relaxed))
     }
 
-    /// Waits for a turn; false when that takes too long.
+    /// Waits for a step; false after the deadline.
     fn wait(&self, turn: u32, deadline: u64) -> bool {
         let mut looks = 0_u32;
         while self.turn.load(Ordering::Acquire) != turn {
@@ -180,10 +181,10 @@ impl Table {
     }
 }
 
-/// Longest time for all passes of a probe.
+/// Time limit for all passes of a probe.
 const PROBE_MAX: Duration = Duration::from_millis(200);
 
-/// What lines cost the switch's core, or nothing when a core was busy or moved. Call on the generator's core.
+/// The cost of lines to the switch's core, or `None` if a core was busy or moved. Call on the generator's core.
 fn probe(plan: &PlanOptions, clock: Clock) -> Option<Cost> {
     let before = placement::probe(plan.switch_core, clock);
     let table = Table::new();
@@ -241,7 +242,7 @@ fn want(table: &Table, deadline: u64) -> Option<[f64; 3]> {
                 1 => table.write_all(),
                 _ => _ = std::hint::black_box(table.follow()),
             }
-            // Until stores are done, too.
+            // Until the stores are done too.
             std::sync::atomic::fence(Ordering::SeqCst);
             cycles[step as usize].push((tsc() - began) as f64 / LINES as f64);
             table.pass(turn);
@@ -257,7 +258,7 @@ struct Row {
     scenario: &'static str,
     placement: Placement,
     crossing: Crossing,
-    /// What the switch needs where no line crosses, cycles per frame.
+    /// The switch's cost if no line crosses, cycles per frame.
     by_itself: Option<f64>,
     /// Cycles per frame for the lines, if none is waited for, and if each is.
     predicted: [f64; 2],
@@ -304,7 +305,7 @@ fn costs(plan: &PlanOptions, clock: Clock) -> Result<Vec<Cost>, BenchError> {
         .collect())
 }
 
-/// What is measured: a name of the suite's, and what by_turns is told.
+/// The measurements: a scenario of the suite, and arguments for by_turns.
 const KINDS: [(&str, &[&str]); 4] = [
     ("pair-64", &[]),
     ("pair-64-unmerged", &["unmerged"]),
@@ -323,7 +324,7 @@ fn rows(options: &LinesOptions, clock: Clock, costs: &[Cost]) -> Result<Vec<Row>
         })?;
         measured.push(trials);
     }
-    drop(started); // the example is to have the core
+    drop(started); // the example needs the core
     let mut rows = Vec::new();
     for ((name, words), trials) in KINDS.into_iter().zip(measured) {
         let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
@@ -399,7 +400,7 @@ fn trials(
     Ok(found)
 }
 
-/// What the example says, if it is there.
+/// The output of the example, if it exists.
 fn by_itself(options: &LinesOptions, words: &[&str]) -> Option<f64> {
     let beside = || {
         Some(
@@ -414,11 +415,11 @@ fn by_itself(options: &LinesOptions, words: &[&str]) -> Option<f64> {
         let output = Command::new(&path).arg(REPEATS).args(words).output().ok()?;
         median_of(&String::from_utf8_lossy(&output.stdout))
     };
-    // The core may be slow at times: the least is that of a fast one.
+    // The core may be slow at times: the lowest value is that of a fast one.
     (0..TIMES).filter_map(once).reduce(f64::min)
 }
 
-/// Of a line of the example's: `cycles a frame: 86.4 (1 %), 87.9 (median)`.
+/// The median in a line of the example: `cycles a frame: 86.4 (1 %), 87.9 (median)`.
 fn median_of(text: &str) -> Option<f64> {
     let (before, _) = text.split_once(" (median)")?;
     before.rsplit(' ').next()?.parse().ok()

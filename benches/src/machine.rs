@@ -1,4 +1,4 @@
-//! On what machine something was measured, in the terms in which machines differ.
+//! The machine on which something was measured, described by the properties in which machines differ.
 
 use crate::placement::{Probe, probe};
 use crate::threads::pin;
@@ -8,19 +8,19 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Where the kernel says what caches a core has.
+/// Where the kernel describes a core's caches.
 const CACHES: &str = "/sys/devices/system/cpu/cpu{}/cache";
-/// Of CPUID: the hypervisor's name.
+/// CPUID leaf: the hypervisor's name.
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
-/// Of CPUID leaf 1, register ECX: there is a hypervisor.
+/// CPUID leaf 1, register ECX: there is a hypervisor.
 const HAS_HYPERVISOR: u32 = 1 << 31;
 
 /// A machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// The processor's name, as it calls itself.
+    /// The processor's name, as it reports it.
     pub cpu: String,
-    /// Its family, model and stepping: two processors of one name may differ in these.
+    /// The processor's family, model and stepping: two processors of one name may differ in these.
     pub family: u32,
     /// See `family`.
     pub model: u32,
@@ -28,15 +28,15 @@ pub struct Machine {
     pub stepping: u32,
     /// Cores that this process may use.
     pub cores: usize,
-    /// Of the switch's core, from the nearest to the farthest.
+    /// Caches of the switch's core, nearest first.
     pub caches: Vec<Cache>,
-    /// The core's clock as the kernel knows it, MHz: on virtual machines the nominal one.
+    /// The core's clock as the kernel knows it, MHz: on virtual machines the nominal clock.
     pub clock_mhz: f64,
-    /// Clocks of the two cores at the beginning, measured.
+    /// Measured clocks of the two cores at the beginning.
     pub clocks_ghz: Option<[f64; 2]>,
     /// Rate of the time stamp counter.
     pub tsc_hz: f64,
-    /// Wider vector instructions that there are.
+    /// Available wider vector instructions.
     pub vectors: Vec<String>,
     /// The cores between which a line's round trip was measured: the generator's and the switch's.
     pub pair: Option<(usize, usize)>,
@@ -44,11 +44,11 @@ pub struct Machine {
     pub round_trip_ns: Option<f64>,
     /// The kernel's release.
     pub kernel: String,
-    /// The hypervisor's name, where the machine is a virtual one.
+    /// The hypervisor's name, on a virtual machine.
     pub hypervisor: Option<String>,
 }
 
-/// One of a core's caches.
+/// A cache of a core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cache {
     /// 1 for the nearest.
@@ -57,12 +57,12 @@ pub struct Cache {
     pub kind: String,
     /// KiB.
     pub size_kib: u32,
-    /// Cores that share it, as the kernel writes such lists.
+    /// Cores that share it, in the kernel's list format.
     pub cores: String,
 }
 
 impl Machine {
-    /// This one, with the round trip between two cores, unless they are one.
+    /// This machine, with the round trip between two cores, unless they are the same.
     pub fn here(generator: usize, switch: usize, clock: Clock) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let info = read("/proc/cpuinfo");
@@ -136,7 +136,7 @@ fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// Of the vector instructions that the switch chooses between, those that the processor has.
+/// The vector instructions that the processor has, of those among which the switch chooses.
 fn vectors(info: &str) -> Vec<String> {
     let flags: Vec<&str> = field(info, "flags").map_or(Vec::new(), |f| f.split(' ').collect());
     let known = ["avx2", "avx512bw", "avx512_vnni"];
@@ -163,12 +163,12 @@ fn caches(directory: &Path) -> Vec<Cache> {
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_unsafe, reason = "newer compilers know that CPUID is safe")]
 fn hypervisor() -> Option<String> {
-    // SAFETY: every x86-64 processor has CPUID, and leaf 1 of it.
+    // SAFETY: every x86-64 processor has CPUID, and its leaf 1.
     let features = unsafe { std::arch::x86_64::__cpuid(1) };
     if features.ecx & HAS_HYPERVISOR == 0 {
         return None;
     }
-    // SAFETY: as above; a leaf that is not there reads as some other one.
+    // SAFETY: as above; a missing leaf reads as some other one.
     let name = unsafe { std::arch::x86_64::__cpuid(HYPERVISOR_LEAF) };
     let bytes = [name.ebx, name.ecx, name.edx]
         .map(u32::to_le_bytes)
@@ -186,7 +186,7 @@ fn hypervisor() -> Option<String> {
 pub mod tests {
     use super::*;
 
-    /// One that there is not.
+    /// A machine that does not exist.
     pub fn made_up() -> Machine {
         Machine {
             cpu: "A CPU".into(),

@@ -1,4 +1,4 @@
-//! `crosspoint-bench`: what crosspoint does in a second and what it costs, and other switches beside it.
+//! `crosspoint-bench`: measures crosspoint's rates and costs, and those of other switches beside it.
 //!
 //! | module | what |
 //! |---|---|
@@ -9,36 +9,36 @@
 //! | [`suite`] | `suite`: scenarios of two guests and of many |
 //! | [`compare`] | `compare`: the same for any switches and any measuring command |
 //! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
-//! | [`idle`] | `idle`: what an idle worker costs, how soon it wakes, and whether a wakeup is ever lost |
-//! | [`wakes`] | waking what sleeps, and timing it |
-//! | [`churn`] | `churn`: what guests and interfaces that come and go cost those that stay |
-//! | [`fairness`] | `fairness`: what hostile guests take from the others of their worker |
-//! | [`neighbours`] | those that come and go |
-//! | [`load`] | traffic that can be asked for |
-//! | [`steady`] | frames at a steady rate, and what does not get through |
-//! | [`pair`] | two guests whose frames are told from all others |
-//! | [`random`] | pauses that nobody can foresee |
+//! | [`idle`] | `idle`: the cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost |
+//! | [`wakes`] | wakes of a sleeping thread, and their times |
+//! | [`churn`] | `churn`: the cost of guests and interfaces that come and go to those that stay |
+//! | [`fairness`] | `fairness`: how much hostile guests take from other guests of their worker |
+//! | [`neighbours`] | guests and interfaces that come and go |
+//! | [`load`] | traffic at a given rate |
+//! | [`steady`] | frames at a steady rate, and their losses |
+//! | [`pair`] | two guests whose frames are distinguished from all others |
+//! | [`random`] | unpredictable pauses |
 //! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
-//! | [`turns`] | what these plans have in common |
-//! | [`backend`] | what is measured: the crosspoint binary, or a peer that commands start and stop |
+//! | [`turns`] | parts common to the plans of several subcommands |
+//! | [`backend`] | the measured switches: the crosspoint binary, or a peer that commands start and stop |
 //! | [`bench_guests`] | generator and sink in this process |
 //! | [`large_guests`] | the same for large frames |
 //! | [`guest`] | connecting guests to a switch |
 //! | [`tcp`] | TCP frames as Linux sends them |
 //! | [`testpmd`] | DPDK's guests |
-//! | [`watch`] | what is observed around each trial: placement, waiting, the switch's counters |
-//! | [`machine`] | on what machine it was measured |
+//! | [`watch`] | observations around each trial: placement, waiting, the switch's counters |
+//! | [`machine`] | the machine on which it was measured |
 //! | [`placement`] | how far apart two cores are |
 //! | [`threads`] | finding, pinning and scheduling threads; their waiting time |
 //! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
 //! | [`scrape`] | the switch's metrics |
-//! | [`scrapes`] | `scrape`: how long reading them takes |
+//! | [`scrapes`] | `scrape`: how long a scrape takes |
 //! | [`interrupt`] | SIGINT and SIGTERM |
-//! | [`trial`] | what one trial measured, and why it is discarded |
-//! | [`measure`] | what is done with a load: maximum, search, latency |
+//! | [`trial`] | results of one trial, and why it is discarded |
+//! | [`measure`] | the measurements of a load: maximum, search, latency |
 //! | [`search`] | several loss ratios' throughputs in one search |
 //! | [`latency`] | times at parts of a rate |
-//! | [`results`], [`summary`], [`maxima`], [`plot`] | the file of the suite, its report and plots; `report`: these again |
+//! | [`results`], [`summary`], [`maxima`], [`plot`] | the results file of the suite, its report and plots; `report`: renders them again |
 //! | [`stats`] | medians and quartiles |
 //! | [`report`], [`samples`] | the tables |
 

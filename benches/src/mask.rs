@@ -1,5 +1,5 @@
-//! A vhost-user go-between that hides features: for front ends that refuse what a back end offers. Messages and their
-//! descriptors pass through it; rings and frames do not, so it costs nothing once a guest runs.
+//! A vhost-user proxy that hides features, for front ends that refuse what a back end offers. Messages and their descriptors
+//! pass through it; rings and frames do not, so it costs nothing once a guest runs.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -54,12 +54,12 @@ pub fn run(options: &MaskOptions) -> Result<(), BenchError> {
     }
 }
 
-/// Until one side hangs up.
+/// Forwards until one side hangs up.
 fn between(front: &UnixStream, back: &UnixStream, hidden: u64) -> io::Result<()> {
     std::thread::scope(|scope| {
         let forth = scope.spawn(|| forward(front, back, 0));
         let ended = forward(back, front, hidden);
-        // The other thread is in the middle of a receive.
+        // The other thread is blocked in a receive.
         let _ = (
             front.shutdown(Shutdown::Both),
             back.shutdown(Shutdown::Both),
@@ -69,7 +69,7 @@ fn between(front: &UnixStream, back: &UnixStream, hidden: u64) -> io::Result<()>
     })
 }
 
-/// Passes messages on; of features in a reply, all but `hidden`.
+/// Forwards messages; removes the `hidden` features from replies.
 fn forward(from: &UnixStream, to: &UnixStream, hidden: u64) -> io::Result<()> {
     let end = || {
         let _ = to.shutdown(Shutdown::Both); // ended already
@@ -78,7 +78,7 @@ fn forward(from: &UnixStream, to: &UnixStream, hidden: u64) -> io::Result<()> {
         let mut message = match message::receive(from, SILENCE_MAX) {
             Ok(message) => message,
             Err(_) => {
-                end(); // the usual end: somebody hung up
+                end(); // the usual end: one side hung up
                 return Ok(());
             }
         };

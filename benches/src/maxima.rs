@@ -1,4 +1,4 @@
-//! The tables of maximum receive rates: how much arrives of all that a switch takes, and what that costs.
+//! The tables of maximum receive rates: the rate that arrives at full load, and its cost.
 
 use crate::placement::Placement;
 use crate::results::Results;
@@ -10,7 +10,7 @@ use crate::trial::Shares;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// A trial, and whose it is.
+/// A trial, with its scenario and switch.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     scenario: &'a str,
@@ -19,7 +19,7 @@ struct Row<'a> {
     trial: &'a SearchTrial,
 }
 
-/// All of them, in Markdown. Scenarios stand in the order in which they were measured first.
+/// All tables, in Markdown. Scenarios stand in the order in which they were first measured.
 pub fn tables(results: &Results) -> String {
     let rows: Vec<Row> = rows(results).collect();
     let names = results.scenarios();
@@ -92,7 +92,7 @@ fn rates(rows: &[Row], names: &[&str], switches: &[String]) -> String {
     text
 }
 
-/// What many addresses, and quiet guests, cost over the same without them.
+/// The cost of many addresses, and of quiet guests, relative to the same scenario without them.
 fn over_plain(rows: &[Row], names: &[&str], switches: &[String]) -> String {
     let mut text = String::from(
         "| scenario | placement | switch | Mpps | of the plain scenario's | busy cycles/frame over it | core cycles/frame over it | \

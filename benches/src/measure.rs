@@ -1,4 +1,4 @@
-//! What is done with a load, however it is made: trials at its maximum, a search where one is asked for, latency below what that found.
+//! The measurements of any load: trials at its maximum, a search if one is asked for, and latency below the rate found.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -9,21 +9,21 @@ use crate::search::options::SearchOptions;
 use crate::search::{Judge, Limits, MAXIMUM, PDR, SearchTrial, search};
 use std::time::Duration;
 
-/// How long, and how often.
+/// Lengths and numbers of trials.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths {
-    /// Of the traffic before the first trial.
+    /// Length of the traffic before the first trial.
     pub warmup: Duration,
-    /// Of a trial.
+    /// Length of a trial.
     pub trial: Duration,
-    /// Trials at the maximum, and at each load of which latency is taken.
+    /// Trials at the maximum, and at each load at which latency is measured.
     pub trials: u32,
 }
 
-/// Measures `load`. What and whose it is, the caller fills in.
+/// Measures `load`. The caller fills in the names of scenario and switch.
 ///
 /// # Errors
-/// What load or judge could not do.
+/// An error of load or judge.
 pub fn measure(
     load: &mut dyn Load,
     judge: &mut dyn Judge,
@@ -57,7 +57,7 @@ pub fn measure(
     Ok(measured)
 }
 
-/// Trials at the rate that the switch takes, of any placement.
+/// Trials at the rate that the switch takes, in any placement.
 fn maxima(
     load: &mut dyn Load,
     judge: &mut dyn Judge,

@@ -1,4 +1,4 @@
-//! Guests and interfaces that come and go beside those that are measured.
+//! Guests and interfaces that come and go beside the measured ones.
 
 use crate::backend::peer::shell;
 use crate::error::BenchError;
@@ -12,24 +12,24 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]];
-/// Frames that each has to get from the other.
+/// Frames that each guest must get from the other.
 const FRAMES: usize = 32;
 /// Longest wait for them.
 const EXCHANGE_MAX: Duration = Duration::from_secs(5);
-/// And for some of them, before more are sent.
+/// Longest wait for some of them, before more are sent.
 const AGAIN: Duration = Duration::from_millis(5);
-/// Longest wait for a session, or for an interface to be a port.
+/// Longest wait for a session, or for an interface to become a port.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Between two looks at it.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(20);
-/// Frames that are on their way when a guest is killed.
+/// Frames in flight when a guest is killed.
 const LEFT_BEHIND: usize = 64;
 
-/// Two guests beside those that are measured.
+/// Two guests beside the measured ones.
 pub struct Neighbours([Guest; 2]);
 
 impl Neighbours {
-    /// Connects both, and has each get frames from the other.
+    /// Connects both, and waits until each has got frames from the other.
     pub fn attach(sockets: [&Path; 2]) -> Result<Self, BenchError> {
         let options = GuestOptions::default();
         let [a, b] = sockets.map(|socket| guest::to_listener(socket, &options));
@@ -38,7 +38,7 @@ impl Neighbours {
         Ok(this)
     }
 
-    /// Stops the rings and hangs up, as a guest does that is shut down.
+    /// Stops the rings and hangs up, like a guest that is shut down.
     pub fn detach(mut self) -> Result<(), BenchError> {
         for guest in &mut self.0 {
             guest.stop()?;
@@ -46,7 +46,7 @@ impl Neighbours {
         Ok(())
     }
 
-    /// Hangs up with frames on their way in both directions, as a guest does that is killed.
+    /// Hangs up with frames in flight in both directions, like a guest that is killed.
     pub fn kill(mut self) -> Result<(), BenchError> {
         for from in [0, 1] {
             self.send(from, LEFT_BEHIND)?;
@@ -55,7 +55,7 @@ impl Neighbours {
         Ok(())
     }
 
-    /// Stops the rings of both, and starts them again where they were.
+    /// Stops the rings of both, and starts them again at the same indices.
     pub fn pause(&mut self) -> Result<(), BenchError> {
         for guest in &mut self.0 {
             guest.stop()?;
@@ -64,7 +64,7 @@ impl Neighbours {
         self.exchange()
     }
 
-    /// Stops the rings, forgets all that was in them, connects again and begins anew.
+    /// Stops the rings, resets them, connects again and starts from the beginning.
     pub fn reboot(&mut self) -> Result<(), BenchError> {
         for guest in &mut self.0 {
             guest.stop()?;
@@ -81,7 +81,7 @@ impl Neighbours {
         self.exchange()
     }
 
-    /// Sends both ways until each guest has got enough.
+    /// Sends in both directions until each guest has got enough.
     fn exchange(&mut self) -> Result<(), BenchError> {
         let deadline = Instant::now() + EXCHANGE_MAX;
         for to in [0, 1] {
@@ -112,11 +112,11 @@ impl Neighbours {
     }
 }
 
-/// A veth pair, one end of which is a port while it is there. Dropped, it goes.
+/// A veth pair, one end of which is a port while it exists. It is removed when dropped.
 pub struct Interface<'a>(&'a str);
 
 impl<'a> Interface<'a> {
-    /// Makes it, and waits until the switch with metrics at `metrics` has it as a port.
+    /// Creates it, and waits until the switch with metrics at `metrics` has it as a port.
     pub fn add(name: &'a str, metrics: SocketAddr) -> Result<Self, BenchError> {
         let peer = format!("{name}p");
         ip(&["link", "add", name, "type", "veth", "peer", "name", &peer])?;
@@ -128,7 +128,7 @@ impl<'a> Interface<'a> {
         Ok(this)
     }
 
-    /// Takes it away, and waits until the switch has noticed.
+    /// Removes it, and waits until the switch has noticed.
     pub fn remove(self, metrics: SocketAddr) -> Result<(), BenchError> {
         let name = self.0;
         drop(self);
@@ -148,7 +148,7 @@ fn ip(arguments: &[&str]) -> Result<(), BenchError> {
     run(Command::new("ip").args(arguments), "ip")
 }
 
-/// Runs a shell command that has to succeed, with `variables` in its environment.
+/// Runs a shell command that must succeed, with `variables` in its environment.
 pub fn run_shell(line: &str, variables: &[(&str, &Path)]) -> Result<(), BenchError> {
     run(shell(line).envs(variables.iter().copied()), line)
 }

@@ -38,7 +38,7 @@ pub struct Cli {
 pub enum Command {
     /// Frames between two guests over one worker: Mpps, cycles per frame, latency
     Vm(Box<VmOptions>),
-    /// Renders a file of results again; nothing is measured
+    /// Render a results file again; nothing is measured
     Report(ReportOptions),
     /// Large TCP frames between two guests over one worker: Gb/s, cycles per KiB
     Tso(Box<TsoOptions>),
@@ -48,17 +48,17 @@ pub enum Command {
     Suite(Box<SuiteOptions>),
     /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
     Cost(CostOptions),
-    /// What an idle worker costs, how soon it wakes, and whether a wakeup is ever lost
+    /// The cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost
     Idle(Box<IdleOptions>),
-    /// What guests and interfaces that come and go cost those that stay
+    /// The cost of guests and interfaces that come and go to those that stay
     Churn(Box<ChurnOptions>),
-    /// What hostile guests take from the others of their worker
+    /// How much hostile guests take from other guests of their worker
     Fairness(Box<FairnessOptions>),
-    /// Any switches by any measuring command, in turn: see uml.sh and veth.sh
+    /// Any switches with any measuring command, in turn: see uml.sh and veth.sh
     Compare(CompareOptions),
-    /// Stands between a vhost-user front end and back ends and hides features; until killed
+    /// Proxy between a vhost-user front end and back ends that hides features; runs until killed
     Mask(MaskOptions),
-    /// Cache lines that cross between a guest's core and the switch's: what one costs, and what part of a frame's cycles they are
+    /// Cache lines that cross between a guest's core and the switch's: the cost of one, and their part of a frame's cycles
     Lines(Box<LinesOptions>),
     /// How long a scrape of a thousand queues takes, and whether workers notice
     Scrape(ScrapeOptions),
@@ -73,10 +73,10 @@ pub struct PlanOptions {
     /// Trials of each configuration in each round
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub trials: u32,
-    /// The core of crosspoint's worker; peers have to poll on the same one
+    /// The core of crosspoint's worker; peers must poll on the same one
     #[arg(long, default_value_t = 1)]
     pub switch_core: usize,
-    /// The core of generator and sink
+    /// Core of generator and sink
     #[arg(long, default_value_t = 0)]
     pub generator_core: usize,
     /// A line's round trip below this is `near`
@@ -88,7 +88,7 @@ pub struct PlanOptions {
     /// Discard trials in which a thread waited for its core for more than this part of the time
     #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
     pub wait_max: f64,
-    /// Where to write every trial, as JSON
+    /// Write every trial to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -103,10 +103,10 @@ impl PlanOptions {
 /// Options of the subcommands whose guests are in this process: their trials, and the switches.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// Length of a trial
+    /// Length of a trial, milliseconds
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub trial_ms: u64,
-    /// Traffic before the first trial of a configuration, not measured
+    /// Traffic before the first trial of a configuration, milliseconds; not measured
     #[arg(long, default_value_t = 200)]
     pub warmup_ms: u64,
     /// SCHED_FIFO for generator and worker during trials
@@ -115,13 +115,13 @@ pub struct RunOptions {
     /// The crosspoint binary; default: beside this one
     #[arg(long, value_name = "PATH")]
     pub switch: Option<PathBuf>,
-    /// Do not measure crosspoint, only the others
+    /// Measure only the other switches, not crosspoint
     #[arg(long)]
     pub skip_crosspoint: bool,
     /// A switch that is running already, by its two sockets; not started or stopped
     #[arg(long, value_name = "SOCK_A,SOCK_B", value_parser = socket_pair)]
     pub against: Vec<Sockets>,
-    /// A switch that is started and stopped in turn with crosspoint; repeat all --peer options for more
+    /// A switch that is started and stopped in turn with crosspoint; repeat all --peer options for each further one
     #[arg(long, value_name = "NAME")]
     pub peer_name: Vec<String>,
     /// Shell command that starts it; may stay in the foreground, unless the guests listen
@@ -133,7 +133,7 @@ pub struct RunOptions {
     /// Its two sockets; with "listen:" before them, the guests listen there and the switch connects
     #[arg(long, value_name = "[listen:]SOCK_A,SOCK_B", value_parser = ports)]
     pub peer_sockets: Vec<Ports>,
-    /// How the name of its polling thread starts, to see whether that waited
+    /// Start of the name of its polling thread, to measure whether it waited for its core
     #[arg(long, value_name = "PREFIX")]
     pub peer_thread: Vec<String>,
 }
@@ -158,7 +158,7 @@ pub struct VmOptions {
     pub guests: Guests,
 }
 
-/// Options of two guests with a switch between, and of their traffic.
+/// Options of two guests with a switch between them, and of their traffic.
 #[derive(Args, Clone, Debug)]
 pub struct PairOptions {
     /// Frame sizes with the 4-byte FCS: 64 is 60 bytes on the ring, 1518 is 1514
@@ -187,7 +187,7 @@ pub struct PairOptions {
 }
 
 impl PairOptions {
-    /// Every size with every number of flows.
+    /// Every size combined with every number of flows.
     pub fn configurations(&self) -> Vec<Configuration> {
         let of_size = |size: &u16| {
             let size = *size;
@@ -207,7 +207,7 @@ impl PairOptions {
 pub enum Direction {
     /// From the first guest to the second.
     OneWay,
-    /// Both ways at once.
+    /// In both directions at the same time.
     Both,
 }
 
@@ -227,7 +227,7 @@ impl Toggle {
     }
 }
 
-/// Who drives the virtqueues.
+/// The driver of the virtqueues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Guests {
     /// `crosspoint-guest`, in this process.
@@ -240,17 +240,17 @@ pub enum Guests {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sockets(pub [PathBuf; 2]);
 
-/// Where guests and a switch meet.
+/// The sockets between guests and a switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// One per guest.
+    /// One socket per guest.
     pub sockets: Sockets,
     /// The guests listen, and the switch connects.
     pub guests_listen: bool,
 }
 
 impl Ports {
-    /// The switch listens.
+    /// For a switch that listens.
     pub fn of_switch(sockets: Sockets) -> Self {
         Self {
             sockets,
@@ -259,18 +259,18 @@ impl Ports {
     }
 }
 
-/// A switch that commands start and stop.
+/// A switch that is started and stopped by commands.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// In tables.
+    /// Its name in tables.
     pub name: String,
-    /// Shell command.
+    /// Shell command that starts it.
     pub start: String,
-    /// Shell command.
+    /// Shell command that stops it.
     pub stop: String,
     /// Its ports; without any, it is ready when the start command has ended.
     pub ports: Option<Ports>,
-    /// How its polling thread's name starts; empty: it has none.
+    /// Start of its polling thread's name; empty: it has none.
     pub thread: String,
 }
 
@@ -285,7 +285,7 @@ impl RunOptions {
         beside_this_one(self.switch.as_ref())
     }
 
-    /// The peers, once every `--peer` option is there as often as the others.
+    /// The peers. Fails unless every `--peer` option is given equally often.
     pub fn peers(&self) -> Result<Vec<Peer>, BenchError> {
         let count = self.peer_name.len();
         let counts = [
@@ -309,7 +309,7 @@ impl RunOptions {
         Ok((0..count).map(peer).collect())
     }
 
-    /// Checks what no single option can tell.
+    /// Checks combinations of options.
     pub fn check(&self) -> Result<(), BenchError> {
         if self.skip_crosspoint && self.against.is_empty() && self.peer_name.is_empty() {
             return usage("--skip-crosspoint leaves nothing to measure");
@@ -319,7 +319,7 @@ impl RunOptions {
 }
 
 impl PlanOptions {
-    /// Checks what no single option can tell.
+    /// Checks combinations of options.
     pub fn check(&self) -> Result<(), BenchError> {
         if self.switch_core == self.generator_core {
             return usage("--switch-core and --generator-core have to differ");
@@ -332,7 +332,7 @@ impl PlanOptions {
 }
 
 impl VmOptions {
-    /// Checks what no single option can tell.
+    /// Checks combinations of options.
     pub fn check(&self) -> Result<(), BenchError> {
         self.plan.check()?;
         self.run.check()?;
@@ -370,7 +370,7 @@ fn usage(what: &str) -> Result<(), BenchError> {
     Err(BenchError::Usage(what.into()))
 }
 
-/// The size of a virtqueue.
+/// Parses the size of a virtqueue.
 pub fn ring_size(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(size) if size.is_power_of_two() && (2..=32768).contains(&size) => Ok(size),
@@ -378,7 +378,7 @@ pub fn ring_size(text: &str) -> Result<u16, String> {
     }
 }
 
-/// Two paths with a comma between.
+/// Parses two paths with a comma between them.
 pub fn socket_pair(text: &str) -> Result<Sockets, String> {
     match text.split_once(',') {
         Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(',') => {

@@ -1,4 +1,4 @@
-//! Two guests in this process, and frames from the first to the second that are told from all others.
+//! Two guests in this process, and frames from the first to the second that are distinguished from all others.
 
 use crate::error::BenchError;
 use crate::guest;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 /// Longest wait for a path in both directions.
 const LEARN_MAX: Duration = Duration::from_secs(10);
-/// Without a frame for so long, there is none on its way.
+/// After this long without a frame, none is in flight.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// What one guest does.
+/// One guest with its pumps.
 struct End {
     tx: TxPump,
     rx: RxPump,
@@ -26,8 +26,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Connects guests with these options, and waits until the switch has learned both addresses. Frames have
-    /// `frame_len` bytes, without frame check sequence, and go in bursts of up to 64.
+    /// Connects guests with these options, and waits until the switch has learned both addresses. Frames have `frame_len`
+    /// bytes, without frame check sequence, and are sent in bursts of up to 64.
     pub fn connect(
         sockets: [&Path; 2],
         options: [&GuestOptions; 2],
@@ -75,19 +75,19 @@ impl Pair {
         Ok(self.ends[0].tx.poll_stamped(limit, stamp)?)
     }
 
-    /// Shows what has arrived from the first guest at the second to `see`: up to 64 frames. Returns how many.
+    /// Passes up to 64 frames that have arrived from the first guest at the second to `see`. Returns their number.
     pub fn receive(&mut self, see: impl FnMut(&FrameHead)) -> Result<u64, BenchError> {
         self.receive_at(1, see)
     }
 
-    /// One frame back, so that the switch goes on knowing where the second guest is; and takes what the first has got.
+    /// Sends one frame back, so that the switch keeps the second guest's address; and takes what the first guest has got.
     pub fn answer(&mut self) -> Result<(), BenchError> {
         self.ends[1].tx.poll_stamped(1, 0)?;
         while self.ends[0].rx.poll()?.frames > 0 {}
         Ok(())
     }
 
-    /// Receives until nothing is on its way. Returns how many frames still came.
+    /// Receives until nothing is in flight. Returns the number of frames that arrived meanwhile.
     pub fn settle(&mut self, see: &mut impl FnMut(&FrameHead)) -> Result<u64, BenchError> {
         let (mut frames, mut quiet_since) = (0, Instant::now());
         while quiet_since.elapsed() < QUIET {
@@ -101,7 +101,7 @@ impl Pair {
         Ok(frames)
     }
 
-    /// Kicks the first guest's transmit ring, asked for or not.
+    /// Kicks the first guest's transmit ring, whether a kick is asked for or not.
     pub fn kick(&mut self) -> Result<(), BenchError> {
         Ok(self.ends[0].guest.kick(1)?)
     }
@@ -113,7 +113,7 @@ impl Pair {
     ) -> Result<u64, BenchError> {
         let mut frames = 0;
         self.ends[number].rx.poll_each(|head| {
-            // Others' frames are flooded while the switch does not know where they go.
+            // Other frames are flooded as long as the switch has not learned their destination.
             if head.bytes[6..12] == MACS[1 - number] {
                 frames += 1;
                 see(head);

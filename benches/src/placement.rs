@@ -1,7 +1,8 @@
-//! How far apart two cores are, by the round trip of a cache line, and how fast each of them is.
+//! The distance between two cores, by the round trip of a cache line, and the speed of each.
 //!
-//! The virtual cores of a shared host move over physical ones: within seconds they share a cache, or do not, and the
-//! same program runs 1.5 to 2.5 times as fast or as slowly. Trials compare only where the cores were equally far apart.
+//! The virtual cores of a shared host move between physical ones: within seconds they may share a cache, or no longer share
+//! one, and the same program becomes 1.5 to 2.5 times faster or slower. Trials can be compared only if the cores were
+//! equally far apart.
 
 use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crosspoint_frame::{Clock, tsc};
@@ -14,40 +15,40 @@ const VOLLEYS: usize = 400;
 const VOLLEYS_MIN: usize = 40;
 /// Round trips in a volley.
 const VOLLEY: u32 = 20;
-/// So often in vain, and it is time to look at the clock.
+/// Number of unsuccessful checks before the clock is read.
 const LOOKS: u32 = 1024;
-/// Enough for all [`VOLLEYS`] even when other threads have both cores half of the time.
+/// Enough for all [`VOLLEYS`], even if other threads have both cores half of the time.
 const TIME_MAX: Duration = Duration::from_millis(30);
 
-/// Chunks of [`clock_ghz`], of which the middle one counts, and steps of each.
+/// Chunks of [`clock_ghz`], of which the median counts, and the steps in each.
 const CHUNKS: usize = 21;
 const STEPS: u64 = 500;
 /// Cycles of a step: a multiplication takes three, a shift and an exclusive or one each, on every x86-64 of the last ten years.
 const STEP_CYCLES: f64 = 5.0;
 
-/// What two cores are like at a moment.
+/// The state of two cores at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    /// Median round trip; none when the other thread hardly got to run.
+    /// Median round trip; none if the other thread hardly ran.
     pub round_trip_ns: Option<f64>,
-    /// Clocks of this core and of the other one, which the time stamp counter does not tell.
+    /// Clocks of this core and of the other one, which the time stamp counter does not show.
     pub clocks_ghz: [f64; 2],
 }
 
-/// How far apart two cores were before and after a trial.
+/// Distance of two cores before and after a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// They share a cache.
     Near,
-    /// They do not.
+    /// They do not share a cache.
     Far,
-    /// Between the bounds, not the same before and after, or not known.
+    /// Between the bounds, different before and after, or unknown.
     Mixed,
 }
 
 impl Placement {
-    /// By the round trips before and after, in nanoseconds.
+    /// Classifies the round trips before and after, in nanoseconds.
     pub fn classify(round_trips_ns: [Option<f64>; 2], near_ns: f64, far_ns: f64) -> Self {
         match round_trips_ns {
             [Some(before), Some(after)] if before.max(after) < near_ns => Self::Near,
@@ -56,7 +57,7 @@ impl Placement {
         }
     }
 
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Near => "near",
@@ -66,13 +67,13 @@ impl Placement {
     }
 }
 
-/// A value that has its cache line, and the one that the CPU fetches with it, for itself.
+/// A value with a cache line of its own, including the neighbouring line that the CPU fetches with it.
 #[repr(align(128))]
 #[derive(Default)]
 struct Line(AtomicU32);
 
 struct Table {
-    /// Both threads are on their cores. They sleep until then: one that polled could keep the other from its core.
+    /// Both threads are on their cores. They sleep until then: a polling thread could keep the other from its core.
     ready: Barrier,
     ball: Line,
     answer: Line,
@@ -84,8 +85,8 @@ pub fn round_trip_ns(core: usize, clock: Clock) -> Option<f64> {
     probe(core, clock).round_trip_ns
 }
 
-/// What the calling thread's core and `core` are like. The thread on the latter takes the core from a switch that polls there where the system lets it (`SCHED_FIFO`), and
-/// has to share it otherwise.
+/// Probes the calling thread's core and `core`. The thread on the latter takes the core from a switch that polls there, if
+/// the system allows it (`SCHED_FIFO`); otherwise it shares the core.
 pub fn probe(core: usize, clock: Clock) -> Probe {
     let table = Table {
         ready: Barrier::new(2),
@@ -113,14 +114,14 @@ pub fn probe(core: usize, clock: Clock) -> Probe {
     })
 }
 
-/// How fast this core is: by a chain of instructions that wait for each other, of which each takes a known number of cycles.
+/// This core's clock rate, measured by a chain of dependent instructions with known numbers of cycles.
 fn clock_ghz(clock: Clock) -> f64 {
     let mut chunks = [0; CHUNKS];
     let mut x = std::hint::black_box(1_u64);
     for chunk in &mut chunks {
         let began = tsc();
         for _ in 0..STEPS {
-            // Not linear: a compiler makes one step of several of those that are.
+            // Not linear: a compiler can merge several linear steps into one.
             x = (x ^ (x >> 32)).wrapping_mul(0x5851_f42d_4c95_7f2d);
         }
         x = std::hint::black_box(x);
@@ -130,8 +131,8 @@ fn clock_ghz(clock: Clock) -> f64 {
     STEPS as f64 * STEP_CYCLES / clock.ns(middle).max(1.0)
 }
 
-/// Cycles per round trip, of volley after volley: the clock is read between them only, so that reading it, 10 to 20 ns,
-/// does not blur what is 20 ns between two threads of one core.
+/// Cycles per round trip, one value per volley. The clock is read only between volleys: reading it takes 10 to 20 ns, which
+/// would blur the 20 ns between two threads of one core.
 fn serve(table: &Table, deadline: u64) -> Vec<u64> {
     let mut cycles = Vec::with_capacity(VOLLEYS);
     let mut number = 0;
@@ -155,7 +156,7 @@ fn serve(table: &Table, deadline: u64) -> Vec<u64> {
 
 fn answer(table: &Table, core: usize, time_max: u64) {
     let pinned = pin(core);
-    let _ = Thread::current().set_fifo(PRIORITY_MEASURE); // without the right to: shares the core
+    let _ = Thread::current().set_fifo(PRIORITY_MEASURE); // without permission it shares the core
     table.ready.wait();
     if pinned.is_err() {
         return;

@@ -1,4 +1,4 @@
-//! The plots of a report: SVG without scripts or fonts of its own, on white, for light and dark viewers.
+//! The plots of a report: SVG without scripts or its own fonts, on white, for light and dark viewers.
 
 use crate::latency::LatencyPoint;
 use crate::placement::Placement;
@@ -10,22 +10,22 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::error::Error;
 
-/// One file.
+/// A plot's file.
 pub struct Plot {
-    /// Which table it belongs to.
+    /// The table to which it belongs.
     pub kind: &'static str,
-    /// Its name.
+    /// The file's name.
     pub file: String,
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// Its text.
+    /// The file's text.
     pub svg: String,
 }
 
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// By switch. Told apart by people who do not see all colours too (Okabe and Ito).
+/// Colours of switches, distinguishable by people with colour blindness (Okabe and Ito).
 const COLORS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -38,13 +38,13 @@ const COLORS: [RGBColor; 6] = [
 const GRID: RGBColor = RGBColor(200, 200, 200);
 const WIDTH: u32 = 900;
 const FONT: &str = "sans-serif";
-/// Above the plot: title and legend.
+/// Height above the plot, for title and legend.
 const HEAD: i32 = 60;
 /// Height of a row of bars.
 const ROW: u32 = 22;
-/// Where no frame was lost, on an axis that has no zero.
+/// Position of loss 0, on an axis without zero.
 const NO_LOSS: f64 = 1e-7;
-/// Where the longest time is, on an axis of nines.
+/// Position of the longest time, on an axis of nines.
 const LONGEST: f64 = 6.0;
 
 /// All plots of a run.
@@ -109,13 +109,13 @@ fn color(switch: usize) -> RGBColor {
     COLORS[switch % COLORS.len()]
 }
 
-/// One row of bars: what, or a switch's of the row above.
+/// A row of bars: a group's heading, or a switch in the group above.
 enum Row {
     Group(String),
     Bar(usize, Spread),
 }
 
-/// Rows of scenarios in the order in which they were measured first, and of each what it has, near and far.
+/// Rows of scenarios in the order in which they were first measured, each with its values, near and far.
 fn rows(samples: &[Sample], switches: &[String]) -> Vec<Row> {
     let mut groups: Vec<(&str, Placement)> = Vec::new();
     for sample in samples {
@@ -124,7 +124,7 @@ fn rows(samples: &[Sample], switches: &[String]) -> Vec<Row> {
             groups.push(group);
         }
     }
-    // Stable: those of one scenario come together.
+    // The sort is stable: rows of one scenario stay together.
     let scenario = |what: &str| what.split(':').next().map(str::to_owned);
     let firsts: Vec<_> = groups.iter().map(|(what, _)| scenario(what)).collect();
     groups.sort_by_key(|(what, _)| firsts.iter().position(|first| *first == scenario(what)));
@@ -141,7 +141,7 @@ fn rows(samples: &[Sample], switches: &[String]) -> Vec<Row> {
     rows
 }
 
-/// Medians as bars, quartiles as lines across their ends.
+/// Bars for medians, with lines across their ends for quartiles.
 fn bars(kind: &'static str, what: &str, samples: &[Sample], results: &Results) -> Plot {
     let switches = &results.switches;
     let rows = rows(samples, switches);
@@ -195,7 +195,7 @@ fn is(sample: &Sample, what: &str, placement: Placement, switch: &str) -> bool {
     sample.what == what && sample.placement == placement && sample.switch == switch
 }
 
-/// Every trial that counted: what was offered, and which part of it was lost.
+/// Every trial that counted: offered rate and loss.
 fn loss(results: &Results, scenario: &str, placement: Placement) -> Plot {
     let title = format!("{scenario} ({}): loss over Mpps offered", placement.name());
     let file = format!("loss-{}-{}.svg", slug(scenario), placement.name());
@@ -236,7 +236,7 @@ fn loss(results: &Results, scenario: &str, placement: Placement) -> Plot {
     })
 }
 
-/// A panel for each load: time over percentile, a line for each round.
+/// A panel for each load: time over percentile, with a line for each round.
 fn latency(results: &Results, scenario: &str, placement: Placement) -> Option<Plot> {
     let groups = latency_groups(results).into_iter();
     let groups = groups.filter(|(what, where_, _)| what == scenario && *where_ == placement);
@@ -286,7 +286,7 @@ fn latency(results: &Results, scenario: &str, placement: Placement) -> Option<Pl
     Some(plot)
 }
 
-/// Nines of the percentile, and microseconds.
+/// The percentile's nines, and microseconds.
 fn times_of(point: &LatencyPoint) -> Vec<(f64, f64)> {
     let nines = |percent: f64| (-(1.0 - percent / 100.0).log10()).min(LONGEST);
     let curve = point.curve.iter();
@@ -305,7 +305,7 @@ fn percentile(nines: &f64) -> String {
     }
 }
 
-/// Least and greatest of `values`; something to draw axes for when there are none.
+/// The least and greatest of `values`; a default range if there are none.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let range = values.fold(None, |range: Option<(f64, f64)>, value| {
         let (least, top) = range.unwrap_or((value, value));
@@ -314,7 +314,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     range.unwrap_or((0.1, 1.0))
 }
 
-/// For the name of a file.
+/// A text for the name of a file.
 fn slug(text: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     let text: String = text.to_lowercase().chars().map(plain).collect();

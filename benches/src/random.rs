@@ -1,11 +1,11 @@
-//! Numbers that look random: splitmix64 (Steele, Lea, Flood 2014).
+//! Pseudo-random numbers: splitmix64 (Steele, Lea, Flood 2014).
 
-/// A sequence that its seed determines.
+/// A sequence determined by its seed.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next number, any of 64 bits.
+    /// The next number, 64 bits.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -14,17 +14,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From 0 to 1, without 1.
+    /// A number from 0 to 1, without 1.
     pub fn part(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Between two values, each as probable as any other.
+    /// A number between two values, uniformly distributed.
     pub fn between(&mut self, low: f64, high: f64) -> f64 {
         low + self.part() * (high - low)
     }
 
-    /// Between two values, each order of magnitude as probable as any other.
+    /// A number between two values, whose logarithm is uniformly distributed.
     pub fn between_log(&mut self, low: f64, high: f64) -> f64 {
         self.between(low.ln(), high.ln()).exp()
     }

@@ -80,7 +80,8 @@ fn ratios(trials: &[Trial], first: &str, peer: &str) -> String {
     text
 }
 
-/// How many of each switch's `counted` were discarded, and why: `of` says whose each is.
+/// Table of each switch's `counted` things, and of those discarded, by reason. `of` yields each one's switch, and why it was
+/// discarded.
 pub fn discards<'a>(
     counted: &str,
     of: impl Iterator<Item = (&'a str, Option<Discard>)> + Clone,
@@ -109,10 +110,10 @@ pub fn discards<'a>(
     text
 }
 
-/// How much faster one switch is than another.
+/// Ratio of two switches' rates.
 struct Ratio {
     of_medians: f64,
-    /// Of the rounds in which both have trials.
+    /// Ratios of the rounds in which both have trials.
     by_round: Vec<f64>,
 }
 

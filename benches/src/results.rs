@@ -1,4 +1,4 @@
-//! The file of results, and the directory of a report.
+//! The results file, and the directory of a report.
 
 use crate::error::BenchError;
 use crate::latency::LatencyPoint;
@@ -12,49 +12,49 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Of the file's form; another one is not read.
+/// Version of the file's format; files of other versions are refused.
 pub const VERSION: u32 = 3;
 
-/// The file.
+/// Name of the results file.
 const RESULTS: &str = "results.json";
-/// The report beside it.
+/// Name of the report beside it.
 const REPORT: &str = "report.md";
 
-/// All that a run measured.
+/// All results of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// [`VERSION`].
     pub version: u32,
     /// The command line.
     pub arguments: Vec<String>,
-    /// How trials were made, in words.
+    /// The settings of trials, as text.
     pub settings: String,
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// What was near, far and disturbed.
+    /// The bounds of near, far and disturbed.
     pub bounds: Bounds,
-    /// In tables, in this order; others are compared with the first.
+    /// Switches in the order of the tables; the others are compared with the first.
     pub switches: Vec<String>,
-    /// In the order measured.
+    /// Measurements in the order in which they were made.
     pub measurements: Vec<Measurement>,
-    /// What was not tried.
+    /// Scenarios that were skipped.
     pub skipped: Vec<Skip>,
-    /// What did not work.
+    /// Scenarios that failed.
     pub failed: Vec<Failure>,
 }
 
-/// A scenario that a switch cannot do.
+/// A scenario that a switch does not support.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip {
     /// Name of the scenario.
     pub scenario: String,
     /// Name of the switch.
     pub switch: String,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 
-/// A scenario that did not work.
+/// A scenario that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Name of the scenario.
@@ -63,23 +63,23 @@ pub struct Failure {
     pub switch: String,
     /// From 0.
     pub round: u32,
-    /// What went wrong.
+    /// The error.
     pub why: String,
 }
 
-/// What a run took for near, far and disturbed.
+/// The bounds of near, far and disturbed in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bounds {
     /// Round trips of a cache line below this are near, nanoseconds.
     pub near_ns: f64,
     /// Above this, far.
     pub far_ns: f64,
-    /// Trials in which a thread waited longer do not count, percent.
+    /// Trials in which a thread waited longer than this do not count, percent.
     pub wait_max: f64,
 }
 
 impl Bounds {
-    /// Those of a plan.
+    /// The bounds of a plan.
     pub fn of(plan: &PlanOptions) -> Self {
         Self {
             near_ns: plan.near_ns,
@@ -89,7 +89,7 @@ impl Bounds {
     }
 }
 
-/// What one switch did in one scenario, in one round.
+/// The results of one switch in one scenario, in one round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// What was measured.
@@ -98,11 +98,11 @@ pub struct Measurement {
     pub switch: String,
     /// From 0.
     pub round: u32,
-    /// At the rate that the switch takes.
+    /// Trials at the rate that the switch takes.
     pub maxima: Vec<SearchTrial>,
-    /// Of the rates with no loss and with little, where one was asked for.
+    /// The rates with no loss and with little, if a search was asked for.
     pub search: Option<SearchResult>,
-    /// At parts of the partial-drop rate.
+    /// Latency at parts of the partial-drop rate.
     pub latency: Vec<LatencyPoint>,
 }
 
@@ -118,10 +118,10 @@ impl Measurement {
 /// Options of `report`.
 #[derive(Args, Clone, Debug)]
 pub struct ReportOptions {
-    /// What `--out` has written
+    /// A file written by `--out`
     #[arg(value_name = "results.json")]
     pub results: PathBuf,
-    /// Where to write report.md, results.json and plots
+    /// Write report.md, results.json and plots to this directory
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 }
@@ -132,7 +132,7 @@ pub fn report(options: &ReportOptions) -> Result<(), BenchError> {
 }
 
 impl Results {
-    /// The names of what was measured, in the order of first measurements.
+    /// The names of scenarios, in the order of first measurements.
     pub fn scenarios(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for measured in &self.measurements {
@@ -143,10 +143,10 @@ impl Results {
         names
     }
 
-    /// Writes the file, the report and its plots into `directory`, which is made where it is not there.
+    /// Writes the file, the report and its plots into `directory`, which is created if it is missing.
     ///
     /// # Errors
-    /// The system's.
+    /// A system error.
     pub fn write(&self, directory: &Path) -> Result<(), BenchError> {
         fs::create_dir_all(directory).map_err(BenchError::io(directory.display().to_string()))?;
         let write = |name: &str, text: &str| {
@@ -165,7 +165,7 @@ impl Results {
     /// Reads a file that [`Results::write`] has written.
     ///
     /// # Errors
-    /// The system's, or that it is not such a file.
+    /// A system error, or an error that it is not such a file.
     pub fn read(path: &Path) -> Result<Self, BenchError> {
         let name = || path.display().to_string();
         let text = fs::read_to_string(path).map_err(BenchError::io(name()))?;
@@ -253,7 +253,7 @@ pub mod tests {
         }
     }
 
-    /// A small run that nobody measured.
+    /// A small run with made-up values.
     pub fn made_up() -> Results {
         let mut measurements = Vec::new();
         for round in 0..2 {

@@ -17,9 +17,9 @@ pub struct Sample {
     pub round: u32,
     /// What was measured, with its unit.
     pub what: String,
-    /// How much.
+    /// The value.
     pub value: f64,
-    /// How far apart the cores were before and after.
+    /// Distance of the cores before and after.
     pub placement: Placement,
     /// Why it does not count.
     pub discarded: Option<Discard>,
@@ -36,7 +36,7 @@ pub fn tables(samples: &[Sample], switches: &[String]) -> String {
     text + "\n" + &discards("values", of, switches)
 }
 
-/// Medians and quartiles, by what, placement and switch.
+/// Medians and quartiles, by measurement, placement and switch.
 pub fn medians(samples: &[Sample], switches: &[String]) -> String {
     let mut text = String::from(
         "| what | placement | switch | trials | median | IQR |\n|---|---|---|--:|--:|---|\n",
@@ -59,7 +59,7 @@ pub fn medians(samples: &[Sample], switches: &[String]) -> String {
     text
 }
 
-/// How much more `first` has than `peer`, by what and placement.
+/// Ratios of `first` to `peer`, by measurement and placement.
 pub fn ratios(samples: &[Sample], first: &str, peer: &str) -> String {
     let mut text = format!(
         "| what | placement | {first} / {peer} | IQR over rounds | rounds |\n|---|---|--:|---|--:|\n"
@@ -77,7 +77,7 @@ pub fn ratios(samples: &[Sample], first: &str, peer: &str) -> String {
             Some(of(&ours)? / of(&theirs)?)
         };
         let Some(of_medians) = ratio(None).filter(|ratio| ratio.is_finite()) else {
-            continue; // nothing to divide by
+            continue; // no divisor
         };
         let rounds: BTreeSet<u32> = ours.iter().map(|s| s.round).collect();
         let by_round: Vec<f64> = rounds.into_iter().filter_map(|r| ratio(Some(r))).collect();
@@ -113,7 +113,7 @@ fn kept<'a>(
         .collect()
 }
 
-/// Three digits, or what stands before the point.
+/// A number with three digits, or with all digits before the point.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         ..1.0 => 3,

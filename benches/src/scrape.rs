@@ -1,4 +1,4 @@
-//! The switch's metrics, read as Prometheus reads them.
+//! The switch's metrics, read like Prometheus does.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the bench wants to know of a switch.
+/// The switch's counters that the bench needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counters {
-    /// Cycles that workers spent in turns that found work.
+    /// Cycles that workers spent in poll iterations with work.
     pub busy_cycles: f64,
     /// Frames from guests.
     pub rx_frames: f64,
@@ -33,7 +33,7 @@ impl Counters {
         }
     }
 
-    /// What was counted since `earlier`.
+    /// The difference from `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             busy_cycles: self.busy_cycles - earlier.busy_cycles,
@@ -42,19 +42,19 @@ impl Counters {
         }
     }
 
-    /// Busy cycles per frame from a guest; `None` when there was none.
+    /// Busy cycles per frame from a guest; `None` if there was no frame.
     pub fn cycles_per_frame(self) -> Option<f64> {
         (self.rx_frames > 0.0).then(|| self.busy_cycles / self.rx_frames)
     }
 }
 
-/// The sum of metric `name` over all series with `label`, now.
+/// The current sum of metric `name` over all series with `label`.
 pub fn read_sum(address: SocketAddr, name: &str, label: &str) -> io::Result<f64> {
     Ok(sum(&get(address, "/metrics")?, name, label))
 }
 
-/// The sum of metric `name` over all series with `label`, as in `direction="rx"`, or over all where that is empty. No label value that the switch uses
-/// here has a comma or a brace in it.
+/// The sum of metric `name` over all series with `label`, such as `direction="rx"`, or over all series if it is empty. No
+/// label value that the switch uses here contains a comma or a brace.
 pub fn sum(exposition: &str, name: &str, label: &str) -> f64 {
     let value = |line: &str| {
         let rest = line.strip_prefix(name)?.strip_prefix('{')?;
@@ -67,7 +67,7 @@ pub fn sum(exposition: &str, name: &str, label: &str) -> f64 {
     exposition.lines().filter_map(value).sum()
 }
 
-/// The body that `GET path` answers. HTTP 1.0, so that the server sends it in one piece and hangs up.
+/// The body of the answer to `GET path`. HTTP 1.0, so that the server sends it in one piece and hangs up.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -20,7 +20,7 @@ const GAP_BUCKET: &str = "crosspoint_worker_poll_gap_seconds_bucket";
 const GAP_COUNT: &str = "crosspoint_worker_poll_gap_seconds_count";
 /// The daemon's thread that answers scrapes.
 const THREAD: &str = "cp-metrics";
-/// A turn that takes longer than this was disturbed. One of the histogram's bounds.
+/// A poll iteration that takes longer than this was disturbed. It is one of the histogram's bounds.
 const DISTURBED: &str = "le=\"0.00005\"";
 
 /// Options of `scrape`.
@@ -35,24 +35,24 @@ pub struct ScrapeOptions {
     /// A core for each of crosspoint's workers
     #[arg(long, value_delimiter = ',', default_value = "1")]
     pub switch_cores: Vec<usize>,
-    /// Workers sleep when they are idle, and leave their cores to the scrape
+    /// Workers sleep when they are idle, so that the scrape can use their cores
     #[arg(long)]
     pub adaptive: bool,
-    /// Scrapes to be timed
+    /// Number of scrapes to time
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub scrapes: u32,
-    /// The pause before each, milliseconds
+    /// Pause before each scrape, milliseconds
     #[arg(long, default_value_t = 20)]
     pub pause_ms: u64,
-    /// Fails if a scrape of a hundred takes longer than this
+    /// Fail if the 99th percentile of scrape times exceeds this
     #[arg(long, value_name = "MS")]
     pub max_ms: Option<f64>,
-    /// Where to write the values, as JSON
+    /// Write the values to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-/// What was measured.
+/// The results.
 #[derive(Clone, Debug, Serialize)]
 struct Measured {
     queues: u16,
@@ -63,14 +63,13 @@ struct Measured {
     p50_ms: f64,
     p99_ms: f64,
     max_ms: f64,
-    /// Time on a core that the daemon's thread took for each.
+    /// CPU time of the daemon's thread per scrape.
     cpu_ms: f64,
-    /// Turns of workers' loops in a million that took longer than 50 us, while there were no scrapes and while there
-    /// were.
+    /// Poll iterations per million that took longer than 50 us, without scrapes and during scrapes.
     disturbed_ppm: [f64; 2],
 }
 
-/// Runs it.
+/// Runs `crosspoint-bench scrape`.
 pub fn run(options: &ScrapeOptions) -> Result<(), BenchError> {
     let poll = if options.adaptive { "adaptive" } else { "busy" };
     let setup = Setup {
@@ -109,7 +108,7 @@ fn measure(
 ) -> Result<Measured, BenchError> {
     let scrape = || get(address, "/metrics").map_err(BenchError::io("scrape"));
     let pause = Duration::from_millis(options.pause_ms);
-    // As long as the scrapes will take, about.
+    // About as long as the scrapes will take.
     let quiet = Turns::of(&scrape()?);
     for _ in 0..options.scrapes {
         interrupt::check()?;
@@ -117,7 +116,7 @@ fn measure(
     }
     let (mut last, before) = (scrape()?, Turns::of(&scrape()?));
     let ran_before = ran_ns();
-    // Bounds that the histogram takes: 1 us to a minute, to a thousandth.
+    // Bounds that the histogram accepts: 1 us to a minute, to a thousandth.
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("these bounds");
     for _ in 0..options.scrapes {
         interrupt::check()?;
@@ -143,7 +142,7 @@ fn measure(
     })
 }
 
-/// Turns of all workers' loops so far.
+/// Poll iterations of all workers so far.
 #[derive(Clone, Copy, Debug)]
 struct Turns {
     all: f64,
@@ -158,7 +157,7 @@ impl Turns {
         }
     }
 
-    /// Of a million turns since `earlier`.
+    /// Disturbed iterations per million since `earlier`.
     fn disturbed_ppm(&self, earlier: &Turns) -> f64 {
         let all = self.all - earlier.all;
         let disturbed = all - (self.undisturbed - earlier.undisturbed);

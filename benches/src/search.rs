@@ -1,8 +1,9 @@
 //! Several loss ratios' throughputs in one search, after MLRsearch (draft-ietf-bmwg-mlrsearch).
 //!
-//! A load, in frames per second, is a *lower bound* of a goal when no more than the goal's exceed ratio of its trials, by duration,
-//! lost more than the goal allows, whatever trials still to come would show; an *upper bound* when more did. Each goal is approached in
-//! phases: short trials and wide intervals first, then the goal's own. What one goal's trials say counts for all.
+//! A load, in frames per second, is a *lower bound* of a goal if, whatever further trials would show, at most the goal's
+//! exceed ratio of its trials, by duration, lost more than the goal allows. It is an *upper bound* if more of them did. Each
+//! goal is approached in phases: short trials and wide intervals first, then the goal's own. Trials for one goal count for
+//! all goals.
 
 mod bounds;
 mod next;
@@ -30,22 +31,22 @@ pub const NDR: &str = "NDR";
 /// Name of the goal of little loss.
 pub const PDR: &str = "PDR";
 
-/// What a search looks for: the highest load at which so much is lost at most.
+/// A goal of a search: the highest load at which at most this much is lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Goal {
-    /// In tables.
+    /// Its name in tables.
     pub name: String,
     /// Part of the frames that a trial may lose: 0 to 1.
     pub loss_ratio: f64,
     /// Part of the trials, by duration, that may lose more: 0 to below 1.
     pub exceed_ratio: f64,
-    /// Reached when (upper bound - lower bound) / upper bound is no more.
+    /// The goal is reached if (upper bound - lower bound) / upper bound is at most this.
     pub width: f64,
     /// Length of the first phase's trials, seconds.
     pub initial_trial: f64,
     /// Length of the last phase's trials, seconds.
     pub final_trial: f64,
-    /// Seconds of such trials at one load, when these do not decide earlier.
+    /// Total length of such trials at one load, seconds, if they do not decide earlier.
     pub duration_sum: f64,
 }
 
@@ -65,14 +66,14 @@ impl Goal {
     }
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchResult {
-    /// Of all trials that count.
+    /// Placement of all trials that count.
     pub placement: Option<Placement>,
-    /// Frames per second that arrived when as many were offered as the switch took; the median of some trials.
+    /// Frames per second that arrived at full load; the median of some trials.
     pub maximum_receive_rate: Option<f64>,
-    /// In the order asked for.
+    /// Results of goals, in the order of the request.
     pub goals: Vec<GoalResult>,
     /// How the search ended.
     pub ended: Ended,
@@ -81,43 +82,43 @@ pub struct SearchResult {
 }
 
 impl SearchResult {
-    /// What was found for the goal of this name.
+    /// The result of the goal with this name.
     pub fn goal(&self, name: &str) -> Option<&GoalResult> {
         self.goals.iter().find(|result| result.goal.name == name)
     }
 }
 
-/// What a search found for one goal. Rates are frames per second.
+/// The result of a search for one goal. Rates are frames per second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GoalResult {
-    /// What was looked for.
+    /// The goal.
     pub goal: Goal,
-    /// What arrives at the lower bound, in all but the worst trials that the exceed ratio leaves out.
+    /// Rate that arrives at the lower bound, in all but the worst trials, which the exceed ratio leaves out.
     pub conditional_throughput: Option<f64>,
     /// The highest lower bound below the upper one.
     pub lower: Option<f64>,
     /// The lowest upper bound.
     pub upper: Option<f64>,
-    /// Trials that counted and were for this goal.
+    /// Trials that counted and were made for this goal.
     pub trials: usize,
-    /// Why this is not what was asked for.
+    /// Why the result does not meet the request.
     pub irregular: Option<Irregular>,
 }
 
-/// Why a goal's result is not what was asked for.
+/// Reason why a goal's result does not meet the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Irregular {
-    /// The least load loses too much.
+    /// The lowest load loses too much.
     NoLowerBound,
-    /// The highest load does not lose enough.
+    /// The highest load loses too little.
     NoUpperBound,
-    /// The search ended before the bounds were as near as asked for.
+    /// The search ended before the bounds were close enough.
     NotReached,
 }
 
 impl Irregular {
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoLowerBound => "no lower bound",
@@ -127,15 +128,15 @@ impl Irregular {
     }
 }
 
-/// Trials without a rate; the first trial of all, before them, does not count.
+/// Trials without a rate. The very first trial, before them, does not count.
 const MAXIMUM_TRIALS: usize = 3;
-/// Without a limit: no load beyond so many times the maximum receive rate.
+/// Without a limit: the highest load, as a multiple of the maximum receive rate.
 const BEYOND_MAXIMUM: f64 = 4.0;
 
-/// Searches for `goals` in the traffic of `load`, as `judge` sees it.
+/// Searches for `goals` in the traffic of `load`, judged by `judge`.
 ///
 /// # Errors
-/// What load or judge could not do. That trials do not count is no error: see [`SearchResult::ended`].
+/// An error of load or judge. Trials that do not count are no error: see [`SearchResult::ended`].
 pub fn search(
     load: &mut dyn Load,
     judge: &mut dyn Judge,
@@ -193,15 +194,15 @@ fn maximum_receive_rate(trials: &mut Trials, goals: &[Goal]) -> Result<Option<f6
     Ok(median(rates))
 }
 
-/// A goal on its way.
+/// The state of the search for one goal.
 struct Seeker<'a> {
     goal: &'a Goal,
     targets: Vec<Target>,
     phase: usize,
-    /// What the last phase left.
+    /// The bounds of the last phase.
     hint: Hint,
     trials: usize,
-    /// What the last of all phases came to, once it did.
+    /// The result of the last phase, once it has ended.
     stopped: Option<Next>,
 }
 
@@ -224,7 +225,7 @@ impl<'a> Seeker<'a> {
         }
     }
 
-    /// The next trial of phase `phase`; none when that is over, and this goal is in the next one.
+    /// The next trial of phase `phase`; none if that phase is over, and this goal is in the next one.
     fn wanted(&mut self, phase: usize, known: &Known, range: next::Range) -> Option<Wanted> {
         if self.phase != phase {
             return None;
@@ -240,7 +241,7 @@ impl<'a> Seeker<'a> {
                 self.hint = Hint::of(known.bounds(target));
                 let last = self.targets.len() - 1;
                 self.stopped = (phase == last).then_some(stopped);
-                // The last phase may come back: another goal's trials can change what is known of a load.
+                // The last phase may be repeated: another goal's trials can change the class of a load.
                 self.phase = (phase + 1).min(last);
                 None
             }
@@ -267,7 +268,7 @@ impl<'a> Seeker<'a> {
     }
 }
 
-/// The next trial, and whose: all goals go through a phase before any goes through the next.
+/// The next trial and its goal: all goals complete a phase before any goal begins the next.
 fn wanted(seekers: &mut [Seeker], known: &Known, range: next::Range) -> Option<(usize, Wanted)> {
     (0..bounds::PHASES).find_map(|phase| {
         let mut each = seekers.iter_mut().enumerate();

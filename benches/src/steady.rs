@@ -1,7 +1,7 @@
-//! Frames at a steady rate from one guest to another, and what does not get through.
+//! Frames at a steady rate from one guest to another, and their losses.
 //!
-//! Nothing is made up for: a frame whose time has come while the transmit ring is full is refused, for good. What was due
-//! while the generator did not run itself is not offered at all, as if its clock had stood still.
+//! Missed frames are not sent later: a frame that becomes due while the transmit ring is full is refused permanently. Frames
+//! that become due while the generator itself does not run are not offered at all, as if its clock had stopped.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -14,69 +14,69 @@ use std::time::Duration;
 
 /// Frames in a burst.
 const BURST: u64 = 64;
-/// Of so many polls, one takes the time of a frame.
+/// The time of a frame is taken in one of this many polls.
 const SAMPLE_EVERY: u64 = 8;
-/// Polls between two looks whether to end.
+/// Polls between two checks whether to end.
 const LOOK_EVERY: u64 = 64;
-/// At the maximum rate: the generator did not run if its polls are further apart than this.
+/// At the maximum rate: if its polls are further apart than this, the generator did not run.
 const STALL: Duration = Duration::from_micros(100);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What became of a stream of frames.
+/// The results of a stream of frames.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flow {
-    /// How long it went on, what the generator missed included.
+    /// Its length, including times at which the generator did not run.
     pub seconds: f64,
-    /// How long the generator did not run: nothing was offered.
+    /// Time during which the generator did not run: nothing was offered.
     pub away_seconds: f64,
-    /// Frames whose time came.
+    /// Frames that became due.
     pub offered: u64,
-    /// Of these, those that the transmit ring had no room for.
+    /// Of these, those for which the transmit ring had no room.
     pub refused: u64,
-    /// Frames that the switch was given.
+    /// Frames that were given to the switch.
     pub sent: u64,
-    /// Frames that arrived, in the end.
+    /// Frames that arrived, in total.
     pub arrived: u64,
-    /// Frames that arrived while others were sent.
+    /// Frames that arrived while others were still sent.
     pub arrived_within: u64,
-    /// The longest time without a frame, microseconds, not counting when the generator did not run.
+    /// The longest time without a frame, microseconds, excluding times at which the generator did not run.
     pub longest_gap_us: f64,
     /// Part of the polls that found the transmit ring full.
     pub ring_full: f64,
-    /// From the generator's stamp to the sink, nanoseconds.
+    /// Time from the generator's stamp to the sink, nanoseconds.
     #[serde(skip)]
     pub latency_ns: Histogram<u64>,
-    /// Lengths of runs of frames that were sent and did not arrive.
+    /// Lengths of runs of frames that were sent but did not arrive.
     #[serde(skip)]
     pub loss_runs: Histogram<u64>,
 }
 
 impl Flow {
-    /// Frames that the switch was given and did not deliver.
+    /// Frames that were given to the switch but not delivered.
     pub fn lost(&self) -> u64 {
         self.sent.saturating_sub(self.arrived)
     }
 
-    /// For how long frames of this rate would have had to be blocked for as many not to get through, seconds.
+    /// How long a flow at this rate would have to be blocked to lose the same number of frames, seconds.
     pub fn blocked_seconds(&self) -> f64 {
         let rate = self.offered as f64 / (self.seconds - self.away_seconds);
         (self.lost() + self.refused) as f64 / rate.max(1.0)
     }
 }
 
-/// When frames are due.
+/// Times at which frames are due.
 #[derive(Clone, Debug)]
 struct Schedule {
-    /// `None`: always a burst.
+    /// `None`: a burst is always due.
     frames_per_cycle: Option<f64>,
     /// The longest step that counts.
     step_max: u64,
-    /// Part of a frame that is due.
+    /// Fraction of a frame that is due.
     rest: f64,
 }
 
 impl Schedule {
-    /// `rate` in frames per second. Steps count as long as they do not fill more than a quarter of a ring.
+    /// `rate` in frames per second. Steps count if their frames fill at most a quarter of a ring.
     fn new(rate: Option<f64>, ring: u16, clock: Clock) -> Self {
         let step_max = match rate {
             Some(rate) => (f64::from(ring / 4) / rate * clock.hz()) as u64,
@@ -110,7 +110,7 @@ struct Gap {
 }
 
 impl Gap {
-    /// `cycles` more have passed; was there a frame?
+    /// Records that `cycles` more have passed, and whether a frame arrived.
     fn pass(&mut self, cycles: u64, arrived: bool) {
         // Before the first frame there is no gap.
         let present = self.present.map(|gap| gap + cycles);
@@ -119,7 +119,7 @@ impl Gap {
     }
 }
 
-/// Runs of frames that are missing, by the low 16 bits of their numbers.
+/// Runs of missing frames, by the low 16 bits of their numbers.
 struct Missing {
     next: Option<u16>,
     runs: Histogram<u64>,
@@ -146,8 +146,8 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Offers `rate` frames per second (`None`: as many as the switch takes) until `over` says so of the time that has passed, and
-    /// then waits until nothing is on its way.
+    /// Offers `rate` frames per second (`None`: as many as the switch takes) until `over` returns true for the time that has
+    /// passed, and then waits until nothing is in flight.
     pub fn run(
         &mut self,
         rate: Option<f64>,
@@ -165,7 +165,8 @@ impl Steady {
             then = now;
             let (due, counted) = schedule.due(step);
             away += step - counted;
-            // Before more is sent: what is then on its way fits the receiver's ring, wherever this thread loses its core.
+            // Received before more is sent: the frames then in flight fit the receiver's ring, wherever this thread loses
+            // its core.
             let sample = polls.is_multiple_of(SAMPLE_EVERY);
             let arrived = self.take(&mut tally, sample)?;
             tally.gap.pass(counted, arrived > 0);
@@ -208,14 +209,15 @@ impl Steady {
         })
     }
 
-    /// Sends `due` frames, or as many as there is room for.
+    /// Sends `due` frames, or as many as fit.
     fn offer_now(&mut self, due: u64, stamp: u64) -> Result<u64, BenchError> {
         let mut sent = 0;
         while sent < due {
             let limit = (due - sent).min(BURST);
             let frames = u64::from(self.pair.send(limit as usize, stamp)?.frames);
             sent += frames;
-            // Fewer than asked for are no sign: a pump takes back whole lines of the used ring.
+            // Only zero means a full ring: a pump takes back whole lines of the used ring, so it may send fewer than asked
+            // for.
             if frames == 0 {
                 break;
             }
@@ -223,7 +225,7 @@ impl Steady {
         Ok(sent)
     }
 
-    /// Takes all that has arrived.
+    /// Receives all frames that have arrived.
     fn take(&mut self, tally: &mut Tally, mut sample: bool) -> Result<u64, BenchError> {
         let clock = self.clock;
         let Tally {

@@ -12,7 +12,7 @@ use crate::stats::median;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// The report, with its plots after the tables that they show.
+/// The report. Plots follow the tables that they show.
 pub fn report(results: &Results, plots: &[Plot]) -> String {
     let mut text = heading(results);
     text += "\n## Maximum receive rates\n\nMpps that arrived, of all frames that the switch accepted; over trials, ratios over rounds.\n\n";
@@ -36,7 +36,7 @@ pub fn report(results: &Results, plots: &[Plot]) -> String {
     text + &not_measured(results)
 }
 
-/// A table after others, if it has rows.
+/// The table, if it has rows, to be placed after others.
 pub fn if_any(table: String) -> String {
     match table.lines().nth(2) {
         Some(_) => format!("\n{table}"),
@@ -59,7 +59,7 @@ fn searched(results: &Results, plots: &[Plot]) -> String {
     text + &loss_runs(results)
 }
 
-/// Every rate that was reached, as samples: one a round.
+/// Every rate that was reached, as samples: one per round.
 pub fn samples(results: &Results) -> Vec<Sample> {
     let mut samples = of_maxima(results, MAXIMUM, |trial| Some(trial.mpps));
     for measured in &results.measurements {
@@ -78,7 +78,7 @@ pub fn samples(results: &Results) -> Vec<Sample> {
     samples
 }
 
-/// Medians of trials at the rate that the switch takes, of each round and placement.
+/// Medians of trials at the rate that the switch takes, for each round and placement.
 pub fn of_maxima(
     results: &Results,
     what: &str,
@@ -146,7 +146,7 @@ fn heading(results: &Results) -> String {
     )
 }
 
-/// Medians of a line's round trips, by placement, of all trials that count.
+/// Medians of a line's round trips in all trials that count, by placement.
 fn round_trips(results: &Results) -> String {
     let trials = results.measurements.iter().flat_map(Measurement::trials);
     let observed: Vec<_> = trials.filter(|t| t.counts()).map(|t| t.observed).collect();
@@ -215,7 +215,7 @@ fn searches(results: &Results) -> String {
     text
 }
 
-/// Trials that count and are for `purpose` (any, if that is empty), at a rate.
+/// Trials that count and are for `purpose` (for any, if it is empty), at a rate.
 fn at<'a>(search: &'a SearchResult, purpose: &str, rate: Option<f64>) -> Vec<&'a SearchTrial> {
     let trials = search.trials.iter();
     let counted = trials.filter(|trial| trial.counts() && trial.rate == rate);
@@ -278,7 +278,7 @@ fn latency(results: &Results) -> String {
     text
 }
 
-/// Scenario, placement and load in percent of everything whose latency was measured.
+/// Scenario, placement and load in percent of each measurement of latency.
 pub fn latency_groups(results: &Results) -> BTreeSet<(String, Placement, u32)> {
     let each = results.measurements.iter();
     each.flat_map(|measured| {
@@ -291,7 +291,7 @@ pub fn latency_groups(results: &Results) -> BTreeSet<(String, Placement, u32)> {
     .collect()
 }
 
-/// The points of a switch in such a group, one a round.
+/// The points of a switch in such a group, one per round.
 pub fn latency_of<'a>(
     results: &'a Results,
     scenario: &str,

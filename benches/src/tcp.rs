@@ -1,4 +1,4 @@
-//! TCP frames as Linux sends them: checksum left to the device, time stamps, a payload that no two frames share.
+//! TCP frames like Linux's: checksum left to the device, time stamps, and a different payload in each frame.
 
 use crosspoint_packet::checksum::{fold, sum};
 
@@ -6,19 +6,19 @@ use crosspoint_packet::checksum::{fold, sum};
 pub const HEADERS_LEN: usize = 66;
 /// Payload of a segment that fills an Ethernet frame of 1514 bytes.
 pub const MSS: usize = 1448;
-/// Where the TCP header begins: `csum_start`.
+/// Offset of the TCP header: `csum_start`.
 pub const TCP_AT: usize = 34;
-/// Where its checksum is, from there: `csum_offset`.
+/// Offset of its checksum, relative to the header: `csum_offset`.
 pub const CHECKSUM_OFFSET: usize = 16;
-/// Where IPv4's identification is: here, the number that the frame was made with.
+/// Offset of IPv4's identification, which holds the frame's number here.
 pub const ID_AT: usize = 18;
-/// Where the sequence number is.
+/// Offset of the sequence number.
 pub const SEQUENCE_AT: usize = 38;
-/// Without time stamps, for frames shorter than [`HEADERS_LEN`].
+/// Length without time stamps, for frames shorter than [`HEADERS_LEN`].
 const HEADERS_LEN_MIN: usize = 54;
 const IP_AT: usize = 14;
 
-/// A frame of `len` bytes, at least 54. Its checksum field has the pseudo-header's sum, as with `NEEDS_CSUM`.
+/// A frame of `len` bytes, at least 54. Its checksum field holds the pseudo-header's sum, as with `NEEDS_CSUM`.
 pub fn frame(len: usize, source: [u8; 6], destination: [u8; 6], id: u16) -> Vec<u8> {
     let mut frame = [&destination[..], &source, &[0x08, 0x00]].concat();
     frame.extend(ipv4((len - IP_AT) as u16, id));
@@ -39,7 +39,7 @@ pub fn frame(len: usize, source: [u8; 6], destination: [u8; 6], id: u16) -> Vec<
     }
     let mut state = u64::from(id) + 1;
     while frame.len() < len {
-        // xorshift: bytes that differ from frame to frame and from place to place.
+        // xorshift: bytes that differ between frames and positions.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

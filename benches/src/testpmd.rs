@@ -1,8 +1,8 @@
 //! DPDK's guests: `dpdk-testpmd` with two `net_virtio_user` devices, on one core.
 //!
-//! Frames that testpmd sends once (`tx_first`) go round: guest, switch, other guest, and testpmd's io mode gives them
-//! back to the first. They are fewer than a ring has entries, so none is dropped; and the rate is the loop's, of which
-//! the slower half, generator or switch, decides.
+//! Frames that testpmd sends once (`tx_first`) circulate: guest, switch, other guest, and testpmd's io mode returns them to
+//! the first. They are fewer than a ring has entries, so none is dropped. The rate is that of the loop, limited by the
+//! slower of generator and switch.
 
 use crate::error::BenchError;
 use crate::options::{FCS_LEN, Sockets, VmOptions};
@@ -15,34 +15,34 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const NAME: &str = "dpdk-testpmd";
-/// What testpmd sends in one go.
+/// Frames that testpmd sends together.
 const BURST: u16 = 32;
-/// From the start of the devices to the first frame.
+/// Time from the start of the devices to the first frame.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Lines of complaints in an error message: the first, for a page of usage follows.
+/// Lines of testpmd's errors in an error message: the first ones, since a page of usage follows.
 const COMPLAINTS: usize = 6;
-/// How DPDK names the thread that forwards, by version.
+/// Names of the forwarding thread, by DPDK version.
 const THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
-/// A running testpmd, forwarding. Dropped, it ends.
+/// A running testpmd that forwards. It ends when dropped.
 pub struct Testpmd {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
-    /// What it complained about.
+    /// Its error output.
     log: File,
     /// The thread that forwards.
     pub worker: Thread,
 }
 
 impl Testpmd {
-    /// Connects, and starts the frames on their round.
+    /// Connects it, and starts the circulating frames.
     pub fn connect(
         sockets: &Sockets,
         configuration: &Configuration,
         options: &VmOptions,
     ) -> Result<Self, BenchError> {
-        // Into a pipe, testpmd's answers would wait for a full buffer.
+        // Into a pipe, testpmd's answers would be delayed until a buffer is full.
         let mut command = Command::new("stdbuf");
         command
             .arg("-oL")
@@ -59,7 +59,7 @@ impl Testpmd {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(BenchError::backend(NAME, "has no standard streams"));
         };
-        let worker = Thread::current(); // until there is one
+        let worker = Thread::current(); // until the forwarding thread exists
         let mut this = Self {
             child,
             input,
@@ -78,14 +78,14 @@ impl Testpmd {
             .ok_or_else(|| BenchError::backend(NAME, "has no worker thread"))?;
         this.statistics()?; // answered once it forwards
         if options.run.realtime {
-            // The thread that answers shares its core with the one that forwards.
+            // The thread that answers shares its core with the forwarding thread.
             let set = Thread::main_of(id).set_fifo(PRIORITY_MEASURE);
             set.map_err(BenchError::io(REALTIME))?;
         }
         Ok(this)
     }
 
-    /// Counts for `time` what arrives, by testpmd's own clock.
+    /// Counts the frames that arrive during `time`, by testpmd's own clock.
     pub fn run(&mut self, time: Duration) -> Result<Traffic, BenchError> {
         let before = self.statistics()?;
         let start = Instant::now();
@@ -95,7 +95,7 @@ impl Testpmd {
         let arrived = after.received - before.received;
         Ok(Traffic {
             seconds,
-            sent: arrived, // a closed loop: what is lost is never sent again
+            sent: arrived, // a closed loop: a lost frame is never sent again
             arrived,
             mpps: after.rate as f64 / 1e6,
             p50_us: None,
@@ -107,11 +107,11 @@ impl Testpmd {
         writeln!(self.input, "{line}").map_err(|_| self.ended())
     }
 
-    /// The error that says why it ended.
+    /// The error with which it ended.
     fn ended(&mut self) -> BenchError {
         let mut text = String::new();
         let read = self.log.rewind();
-        let _ = read.and_then(|()| self.log.read_to_string(&mut text)); // then there is nothing to say
+        let _ = read.and_then(|()| self.log.read_to_string(&mut text)); // on failure the text stays empty
         let complaints: Vec<&str> = text
             .lines()
             .filter(|line| !line.trim().is_empty())
@@ -137,14 +137,14 @@ impl Testpmd {
 
 impl Drop for Testpmd {
     fn drop(&mut self) {
-        // It waits for the thread that forwards by polling, which must not keep that one from the core.
+        // It waits for the forwarding thread by polling, which must not keep that thread from the core.
         let _ = Thread::main_of(self.child.id()).set_normal(); // it ended
         let _ = self.command("quit");
         let deadline = Instant::now() + Duration::from_secs(5);
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.child.kill(); // gone already, unless it hangs
+        let _ = self.child.kill(); // it has ended, unless it hangs
         let _ = self.child.wait();
     }
 }
@@ -159,7 +159,7 @@ fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptio
         "-m".into(),
         "512".into(),
     ];
-    // Without huge pages there is no --in-memory.
+    // --in-memory requires huge pages.
     list.extend(match options.pair.huge_pages.is_on() {
         true => vec!["--in-memory".into()],
         false => vec!["--no-huge".into(), "--no-shconf".into()],
@@ -191,17 +191,17 @@ fn arguments(sockets: &Sockets, configuration: &Configuration, options: &VmOptio
     list
 }
 
-/// What `show port stats` says of several ports.
+/// The output of `show port stats` for several ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Statistics {
     /// Frames.
     received: u64,
-    /// Frames per second since it was last asked.
+    /// Frames per second since the last query.
     rate: u64,
 }
 
 impl Statistics {
-    /// Adds what is on `line`. True with the last line that matters of a port.
+    /// Adds the values on `line`. Returns true for the last relevant line of a port.
     fn add(&mut self, line: &str) -> bool {
         let number = |key: &str| {
             let rest = line.split_once(key)?.1.trim_start();

@@ -1,4 +1,4 @@
-//! Threads: finding them, putting them on a core, scheduling them, and how long they waited for a core.
+//! Threads: finding them, pinning them, scheduling them, and their waiting time for a core.
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs;
@@ -6,10 +6,10 @@ use std::io;
 
 /// Priority under `--realtime` of the threads that poll: the switch's worker, testpmd's.
 pub const PRIORITY_POLL: i32 = 1;
-/// Priority of the threads that measure, where they share a core with one that polls.
+/// Priority of the threads that measure, if they share a core with one that polls.
 pub const PRIORITY_MEASURE: i32 = 2;
 
-/// What fails without the right to.
+/// Error text if the permission is missing.
 pub const FAVOUR: &str = "--favour needs CAP_SYS_NICE";
 
 /// One thread of any process.
@@ -42,8 +42,8 @@ impl Thread {
         Self::all(process.cast_signed()).find(|thread| thread.has_name(prefix))
     }
 
-    /// The youngest thread of any process whose name starts with `prefix`, and that is bound to `core`: other runs of
-    /// the same peer may be about.
+    /// The youngest thread of any process whose name starts with `prefix` and that is bound to `core`: other runs of the
+    /// same peer may exist.
     pub fn named_on_core(prefix: &str, core: usize) -> Option<Self> {
         numbers("/proc")
             .flat_map(Self::all)
@@ -71,35 +71,35 @@ impl Thread {
             .is_ok_and(|status| allowed_cores(&status) == Some(&core.to_string()))
     }
 
-    /// Nanoseconds that the thread was ready to run, and did not.
+    /// Nanoseconds that the thread was ready to run, but did not run.
     pub fn waited_ns(self) -> Option<u64> {
         parse_schedstat(&self.read("schedstat").ok()?)
     }
 
-    /// Its line of times and much else (proc(5)).
+    /// Its line in /proc with times and other values (proc(5)).
     pub fn stat(self) -> io::Result<String> {
         self.read("stat")
     }
 
-    /// Nanoseconds that the thread had a core.
+    /// Nanoseconds that the thread ran on a core.
     pub fn ran_ns(self) -> Option<u64> {
         let line = self.read("schedstat").ok()?;
         line.split_whitespace().next()?.parse().ok()
     }
 
-    /// `SCHED_FIFO`: nothing but threads of a higher priority takes the core. Threads that it starts are ordinary.
+    /// `SCHED_FIFO`: only threads of a higher priority take the core. Threads that it starts have ordinary scheduling.
     pub fn set_fifo(self, priority: i32) -> io::Result<()> {
         let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
         set_scheduler(self.thread, policy, priority)
     }
 
-    /// Ahead of all ordinary threads, and still one of them: starved ones do not get its core for 50 ms of each second, as
-    /// they do from a real-time one.
+    /// Nice value -20: before all other ordinary threads. Unlike a real-time thread, it does not lose its core to starved
+    /// threads for 50 ms of each second.
     pub fn set_favoured(self) -> io::Result<()> {
         self.set_nice(-20)
     }
 
-    /// The same, and still leaves a tenth of its core to an ordinary thread.
+    /// Nice value -10: the same, but leaves a tenth of its core to an ordinary thread.
     pub fn set_somewhat_favoured(self) -> io::Result<()> {
         self.set_nice(-10)
     }
@@ -109,19 +109,19 @@ impl Thread {
         self.set_nice(0)
     }
 
-    /// Linux has a nice value for each thread.
+    /// On Linux each thread has its own nice value.
     fn set_nice(self, nice: i32) -> io::Result<()> {
         let id = rustix::process::Pid::from_raw(self.thread);
         Ok(rustix::process::setpriority_process(id, nice)?)
     }
 
-    /// The scheduler's default.
+    /// Sets the scheduler's default.
     pub fn set_normal(self) -> io::Result<()> {
         set_scheduler(self.thread, libc::SCHED_OTHER, 0)
     }
 }
 
-/// Puts the calling thread on `core`.
+/// Pins the calling thread to `core`.
 pub fn pin(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
@@ -132,7 +132,7 @@ fn set_scheduler(thread: i32, policy: i32, priority: i32) -> io::Result<()> {
     let parameters = libc::sched_param {
         sched_priority: priority,
     };
-    // SAFETY: the kernel reads one `sched_param` behind the pointer, which lives across the call; it checks the rest.
+    // SAFETY: the kernel reads one `sched_param` at the pointer, which lives across the call; it checks the rest.
     match unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -145,7 +145,7 @@ fn numbers(directory: &str) -> impl Iterator<Item = i32> + use<> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Waiting time out of a schedstat line: time on a core, time waiting for one (both in ns), time slices.
+/// The waiting time in a schedstat line: time on a core, time waiting for one (both in ns), time slices.
 fn parse_schedstat(line: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }

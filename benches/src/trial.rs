@@ -1,4 +1,4 @@
-//! What one trial measured, and why it is discarded.
+//! The results of one trial, and why it is discarded.
 
 use crate::load::Offered;
 use crate::options::Direction;
@@ -6,7 +6,7 @@ use crate::placement::Placement;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is measured with what.
+/// A configuration of frames.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Configuration {
     /// Frame size with FCS.
@@ -15,14 +15,14 @@ pub struct Configuration {
     pub flows: u32,
 }
 
-/// What the guests saw.
+/// The guests' measurements.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Traffic {
     /// Length of the trial.
     pub seconds: f64,
-    /// Frames that the switch was offered.
+    /// Frames that were offered to the switch.
     pub sent: u64,
-    /// Frames that arrived, those after the end of the trial included.
+    /// Frames that arrived, including those after the end of the trial.
     pub arrived: u64,
     /// Millions of frames per second that arrived within the trial.
     pub mpps: f64,
@@ -33,7 +33,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// What became of an offer. What the rate asked for and a full ring kept from the switch counts as sent here, and is lost.
+    /// The traffic of an offer. Frames that a full ring kept from the switch count as sent here, and are lost.
     pub fn of(offered: &Offered) -> Self {
         let latency = &offered.latency_ns;
         let us =
@@ -57,23 +57,23 @@ impl Traffic {
     }
 }
 
-/// What was observed around the traffic.
+/// Observations around the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// A line's round trip between the two cores, before and after.
     pub round_trips_ns: [Option<f64>; 2],
-    /// What that means.
+    /// The placement that follows from them.
     pub placement: Placement,
     /// Percent of the time that the generator's thread waited for its core.
     pub generator_wait: Option<f64>,
     /// Percent of the time that the switch's worker waited for its core.
     pub switch_wait: Option<f64>,
-    /// Cycles per frame from a guest in turns of the worker that found work; crosspoint only.
+    /// Cycles per frame from a guest in poll iterations with work; crosspoint only.
     pub busy_cycles: Option<f64>,
     /// Clock of the slowest of the cores, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_ghz: Option<f64>,
-    /// Who had the switch's core, where NICs are measured.
+    /// Shares of the switch's core, in measurements of NICs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
 }
@@ -81,16 +81,16 @@ pub struct Observed {
 /// Cycles of the switch's core, by the time stamp counter, per frame that arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
-    /// In the switch's program: with crosspoint, in turns that found work.
+    /// In the switch's program: with crosspoint, in poll iterations with work.
     pub user: Option<f64>,
-    /// In the kernel on behalf of the switch's thread, or, without one, on its core.
+    /// In the kernel for the switch's thread; without a thread, on its core.
     pub kernel: Option<f64>,
     /// In softirq on that core.
     pub softirq: Option<f64>,
 }
 
 impl Observed {
-    /// Where nobody looked.
+    /// Without observations.
     #[cfg(test)]
     pub fn nothing() -> Self {
         Self {
@@ -104,19 +104,19 @@ impl Observed {
         }
     }
 
-    /// The slowest core is much slower than the slowest one of some other trial of this run was: they are not to be
+    /// Whether the slowest core is much slower than the slowest one of another trial of this run: such trials cannot be
     /// compared.
     fn is_slow(&self) -> bool {
         let ghz = self.clock_ghz.unwrap_or(0.0);
-        // As bits the order of positive numbers is the same.
+        // The bits of positive numbers have the same order as the numbers.
         let fastest = FASTEST_GHZ.fetch_max(ghz.to_bits(), Ordering::Relaxed);
         self.clock_ghz.is_some() && ghz < f64::from_bits(fastest) * CLOCK_MIN
     }
 }
 
-/// Of what [`Observed::clock_ghz`] was in the fastest trial so far, bits of the number.
+/// The highest [`Observed::clock_ghz`] of all trials so far, as bits.
 static FASTEST_GHZ: AtomicU64 = AtomicU64::new(0);
-/// A trial counts with this part of it.
+/// A trial counts if its clock reaches this part of the highest.
 pub const CLOCK_MIN: f64 = 0.85;
 
 /// Why a trial does not count.
@@ -140,30 +140,30 @@ pub struct Trial {
     pub switch: String,
     /// From 0.
     pub round: u32,
-    /// What was measured.
+    /// The configuration.
     #[serde(flatten)]
     pub configuration: Configuration,
     /// Direction of the traffic.
     pub direction: Direction,
-    /// What the guests saw.
+    /// The guests' measurements.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// What was observed around it.
+    /// Observations around it.
     #[serde(flatten)]
     pub observed: Observed,
-    /// TSC cycles of the switch's core per frame that arrived, idle turns included.
+    /// TSC cycles of the switch's core per frame that arrived, idle iterations included.
     pub core_cycles: f64,
     /// Why the trial does not count.
     pub discarded: Option<Discard>,
 }
 
 impl Discard {
-    /// Why a trial does not count, when a thread may wait for `wait_max` percent of it.
+    /// Why a trial does not count; `wait_max` is the allowed waiting time of a thread, in percent.
     pub fn judge(traffic: &Traffic, observed: &Observed, wait_max: f64) -> Option<Self> {
         Self::of(traffic.arrived, observed, wait_max)
     }
 
-    /// The same, when so many frames arrived.
+    /// The same for `arrived` frames.
     pub fn of(arrived: u64, observed: &Observed, wait_max: f64) -> Option<Self> {
         let is_slow = observed.is_slow();
         let waits = [observed.generator_wait, observed.switch_wait];

@@ -30,7 +30,7 @@ pub struct TsoOptions {
     #[arg(long, value_delimiter = ',', default_value = "45",
           value_parser = clap::value_parser!(u16).range(2..=45))]
     pub segments: Vec<u16>,
-    /// Bytes of the pieces that the payload lies in: 4096 as with sendfile, 32768 as with write
+    /// Size of the payload's pieces in bytes: 4096 as with sendfile, 32768 as with write
     #[arg(long, value_delimiter = ',', default_value = "4096,32768",
           value_parser = clap::value_parser!(u32).range(64..=65536))]
     pub pieces: Vec<u32>,
@@ -39,22 +39,22 @@ pub struct TsoOptions {
     pub guests: LargeOptions,
 }
 
-/// What guests of large frames are like.
+/// Properties of guests with large frames.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct LargeOptions {
     /// Bytes of a receive buffer: Linux posts up to 4096 each; from 65238 on, one for each frame and not mergeable
     #[arg(long, default_value_t = 4096, value_parser = rx_buffer)]
     pub rx_buffer: usize,
-    /// Frames on their way at most
+    /// Most frames in flight
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub in_flight: u16,
-    /// Frames that are sent in turn: 128 of the largest are 8 MiB
+    /// Number of different frames, sent in turn: 128 of the largest are 8 MiB
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(64..=4096))]
     pub frames: u16,
-    /// The sender writes the payload of each frame, as a program's write does
+    /// The sender writes the payload of each frame, like a program that calls write
     #[arg(long)]
     pub write_payload: bool,
-    /// Indirect descriptors, where the switch has them
+    /// Indirect descriptors, if the switch supports them
     #[arg(long, value_enum, default_value = "on")]
     pub indirect: Toggle,
     /// Entries of each virtqueue, a power of two
@@ -66,7 +66,7 @@ pub struct LargeOptions {
 }
 
 impl Default for LargeOptions {
-    /// As without options.
+    /// The options' defaults.
     fn default() -> Self {
         Self {
             rx_buffer: 4096,
@@ -87,28 +87,28 @@ fn rx_buffer(text: &str) -> Result<usize, String> {
     }
 }
 
-/// What the frames are like.
+/// The shape of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Payload, in units of 1448 bytes.
     pub segments: u16,
-    /// Bytes of the pieces that the payload lies in.
+    /// Size of the payload's pieces in bytes.
     pub piece: usize,
 }
 
 impl Shape {
-    /// The largest that Linux sends, in pages.
+    /// The largest frame that Linux sends, in pages.
     pub const LARGEST: Self = Self {
         segments: 45,
         piece: 4096,
     };
 
-    /// Bytes, headers included.
+    /// Length in bytes, headers included.
     pub fn frame_len(self) -> usize {
         HEADERS_LEN + usize::from(self.segments) * MSS
     }
 
-    /// Pieces of the payload.
+    /// Number of the payload's pieces.
     pub fn pieces(self) -> usize {
         (self.frame_len() - HEADERS_LEN).div_ceil(self.piece)
     }
@@ -206,7 +206,7 @@ fn trials(
     (0..options.plan.trials).map(trial).collect()
 }
 
-/// One line that says what the tables are of.
+/// A line above the tables with the settings.
 fn heading(options: &TsoOptions, clock: Clock) -> String {
     format!(
         "ring {}, receive buffers of {}, {} frames in flight at most, payload written: {}, indirect {:?}, \

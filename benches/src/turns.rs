@@ -1,4 +1,4 @@
-//! What all plans have in common: switches in turn, the generator's thread, the file of `--json`.
+//! Parts common to all plans: switches in turn, the generator's thread, the file of `--json`.
 
 use crate::backend::Switch;
 use crate::error::BenchError;
@@ -9,7 +9,7 @@ use crate::watch::REALTIME;
 use serde::Serialize;
 use std::path::Path;
 
-/// The switches that the command line names, crosspoint first.
+/// The switches named on the command line, crosspoint first.
 pub fn switches(run: &RunOptions) -> Result<Vec<Switch>, BenchError> {
     let mut list = Vec::new();
     if !run.skip_crosspoint {
@@ -20,7 +20,7 @@ pub fn switches(run: &RunOptions) -> Result<Vec<Switch>, BenchError> {
     Ok(list)
 }
 
-/// Forth in even rounds, back in odd ones, so that drift of the machine favours nobody.
+/// In order in even rounds, in reverse order in odd ones, so that drift of the machine favours no switch.
 pub fn in_turn<T>(switches: &[T], round: u32) -> Box<dyn Iterator<Item = &T> + '_> {
     if round.is_multiple_of(2) {
         Box::new(switches.iter())
@@ -29,7 +29,7 @@ pub fn in_turn<T>(switches: &[T], round: u32) -> Box<dyn Iterator<Item = &T> + '
     }
 }
 
-/// Runs `work` on the generator's core, on a thread of its own: what is started later must not inherit its core.
+/// Runs `work` on the generator's core, on a separate thread: processes that are started later must not inherit the core.
 pub fn on_generator_core<T: Send>(
     plan: &PlanOptions,
     realtime: bool,
@@ -66,7 +66,7 @@ struct Run<'a, T: ?Sized> {
     trials: &'a T,
 }
 
-/// Writes it, where it is asked for.
+/// Writes the file, if it is asked for.
 pub fn write_json<T: Serialize>(
     plan: &PlanOptions,
     machine: &Machine,
@@ -75,7 +75,7 @@ pub fn write_json<T: Serialize>(
     write_file(plan.json.as_deref(), machine, trials)
 }
 
-/// Writes `trials`, whatever they are, to `path`, if there is one.
+/// Writes `trials` of any type to `path`, if there is one.
 pub fn write_file<T: Serialize + ?Sized>(
     path: Option<&Path>,
     machine: &Machine,

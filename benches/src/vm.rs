@@ -1,4 +1,4 @@
-//! The plan of a run: rounds, in each every switch in turn, with each every configuration, of each some trials.
+//! The plan of a run: rounds; in each, every switch in turn; with each, every configuration; of each, some trials.
 
 use crate::backend::{Backend, Switch};
 use crate::bench_guests::BenchGuests;
@@ -70,7 +70,7 @@ impl Series<'_> {
         let (options, configuration) = (self.options, &self.configuration);
         let mut guests =
             BenchGuests::connect(&backend.ports, configuration, &options.pair, self.clock)?;
-        // Of each direction on the command line, of all together here.
+        // The rate on the command line is per direction; here it is the total.
         let directions = guests.directions() as f64;
         let rate = options.rate.map(|rate| rate as f64 * directions);
         let traffic = |time| {
@@ -120,7 +120,7 @@ impl Series<'_> {
     }
 }
 
-/// One line that says what the tables are of.
+/// A line above the tables with the settings.
 fn heading(options: &VmOptions, clock: Clock) -> String {
     format!(
         "{:?} guests, {:?}, ring {}, mergeable {:?}, 2 MiB pages {:?}, {} x {} trials of {} ms, \

@@ -1,4 +1,4 @@
-//! Waking a worker that sleeps: how long it takes, and whether it ever fails.
+//! Wakes of a sleeping worker: how long they take, and whether they ever fail.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -15,25 +15,25 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What has not come by then does not come.
+/// A frame or an answer that takes longer is lost.
 const LOST_AFTER: Duration = Duration::from_secs(1);
-/// Sleeping is no more exact than this; the rest of a pause is polled away.
+/// Sleeping is only this exact; the rest of a pause is spent polling.
 const SLEEP_EXACT: Duration = Duration::from_micros(200);
-/// So often in vain, and it is time to look at the clock.
+/// Number of unsuccessful checks before the clock is read.
 const LOOKS: u32 = 256;
 
-/// Something on another core that sleeps, and can be woken.
+/// A thread on another core that sleeps, and can be woken.
 pub trait Wakeable {
     /// Wakes it, and waits until it shows that it is awake.
     fn wake(&mut self) -> Result<Wake, BenchError>;
 }
 
-/// What became of one attempt to wake somebody.
+/// The result of one wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
-    /// It asked to be woken: it slept, or was about to.
+    /// Whether it had asked to be woken: it slept, or was about to sleep.
     pub asked: bool,
-    /// Cycles from the beginning of the attempt until it showed; `None` if it never did.
+    /// Cycles from the beginning of the attempt until it showed that it was awake; `None` if it never did.
     pub cycles: Option<u64>,
 }
 
@@ -55,8 +55,8 @@ impl Wakeable for Frames<'_> {
     }
 }
 
-/// The machine's own floor: a thread that sleeps in epoll, as the worker does, and when an eventfd wakes it writes a
-/// number, and nothing else.
+/// The machine's own minimum: a thread that sleeps in epoll, as the worker does, and only writes a number when an eventfd
+/// wakes it.
 pub struct Floor {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -71,7 +71,7 @@ struct Shared {
 }
 
 impl Floor {
-    /// A thread on `core`.
+    /// Starts the thread on `core`.
     pub fn start(core: usize, realtime: bool, clock: Clock) -> Result<Self, BenchError> {
         let io = || BenchError::io("floor");
         let shared = Arc::new(Shared {
@@ -136,7 +136,7 @@ impl Drop for Floor {
     }
 }
 
-/// Polls `there` until it is: cycles since `start`. `None` after [`LOST_AFTER`].
+/// Polls until `there` returns true. Returns the cycles since `start`; `None` after [`LOST_AFTER`].
 fn wait(
     start: u64,
     clock: Clock,
@@ -153,7 +153,7 @@ fn wait(
     Ok(Some(tsc().saturating_sub(start)))
 }
 
-/// Lets `seconds` pass: asleep, but for the end, which is polled away.
+/// Waits for `seconds`: sleeps, except for the end, which is spent polling.
 pub fn pause(seconds: f64, clock: Clock) {
     let start = tsc();
     let time = Duration::from_secs_f64(seconds);
@@ -168,7 +168,7 @@ pub fn pause(seconds: f64, clock: Clock) {
     }
 }
 
-/// Puts the calling thread where it measures.
+/// Pins the calling thread for measurements.
 pub fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
     pin(core).map_err(BenchError::io("--generator-core"))?;
     if realtime {
@@ -181,14 +181,15 @@ pub fn measure_on(core: usize, realtime: bool) -> Result<(), BenchError> {
 /// Pauses before a wake.
 #[derive(Clone, Copy, Debug)]
 pub struct Gaps {
-    /// How long a worker polls in vain before it sleeps, seconds.
+    /// How long a worker polls without work before it sleeps, seconds.
     pub spin: f64,
-    /// The longest.
+    /// The longest pause.
     pub longest: f64,
 }
 
 impl Gaps {
-    /// Half of them around the time at which the worker goes to sleep, half longer, of any order of magnitude.
+    /// Half of the pauses end at about the time when the worker goes to sleep; the other half are longer, of any order of
+    /// magnitude.
     pub fn next(self, random: &mut Random) -> f64 {
         let near = self.near().min(self.longest);
         if random.part() < 0.5 {
@@ -203,25 +204,25 @@ impl Gaps {
     }
 }
 
-/// In which state the worker was met.
+/// The worker's state at a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Met {
     /// Polling: it asked for no kick.
     Polling,
-    /// About to sleep, or just asleep: no longer ago than it polls in vain.
+    /// About to sleep, or asleep for no longer than it polls without work.
     Near,
     /// Asleep for up to a millisecond.
     Millisecond,
-    /// Asleep for up to ten.
+    /// Asleep for up to ten milliseconds.
     Ten,
     /// Asleep for longer.
     Longer,
-    /// Any of those in which it asked to be woken.
+    /// Any state in which it had asked to be woken.
     Asked,
 }
 
 impl Met {
-    /// All, in order.
+    /// All states, in order.
     pub const ALL: [Self; 6] = [
         Self::Polling,
         Self::Near,
@@ -231,7 +232,7 @@ impl Met {
         Self::Asked,
     ];
 
-    /// By what the worker asked for, and the pause before.
+    /// The state, from whether the worker had asked, and the pause before.
     pub fn of(asked: bool, gap: f64, gaps: Gaps) -> Self {
         match gap {
             _ if !asked => Self::Polling,
@@ -242,7 +243,7 @@ impl Met {
         }
     }
 
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Polling => "polling still",
@@ -255,16 +256,16 @@ impl Met {
     }
 }
 
-/// Times of wakes in cycles, by how the worker was met; and how many failed.
+/// Times of wakes in cycles, by the worker's state, and the number of failures.
 pub struct Times {
     clock: Clock,
     by_state: Vec<Histogram<u64>>,
-    /// Attempts that nothing came of.
+    /// Wakes that failed.
     pub lost: u64,
 }
 
 impl Times {
-    /// None yet.
+    /// No times yet.
     pub fn new(clock: Clock) -> Self {
         let longest = clock.cycles(2 * LOST_AFTER);
         let empty = || Histogram::new_with_bounds(1, longest, 3).expect("valid bounds");
@@ -275,7 +276,7 @@ impl Times {
         }
     }
 
-    /// Notes one.
+    /// Records one wake.
     pub fn note(&mut self, met: Met, wake: Wake) {
         let Some(cycles) = wake.cycles else {
             self.lost += 1;
@@ -288,7 +289,7 @@ impl Times {
         }
     }
 
-    /// How many, and microseconds at the median, 99 %, 99.9 % and the longest; `None` when there were none.
+    /// The number of wakes, and microseconds: median, 99 %, 99.9 % and the longest; `None` if there were none.
     pub fn figures(&self, met: Met) -> Option<(u64, [f64; 4])> {
         let times = &self.by_state[met as usize];
         let us = |cycles: u64| self.clock.ns(cycles) / 1000.0;
@@ -297,7 +298,7 @@ impl Times {
         (!times.is_empty()).then_some((times.len(), figures))
     }
 
-    /// How many asked to be woken, and showed within `time`.
+    /// The number of wakes that were asked for and succeeded within `time`.
     pub fn asked_within(&self, time: Duration) -> u64 {
         let times = &self.by_state[Met::Asked as usize];
         times.count_between(0, self.clock.cycles(time))

@@ -1,4 +1,4 @@
-//! What is observed around each trial.
+//! Observations around each trial.
 
 use crate::backend::Backend;
 use crate::error::BenchError;
@@ -12,13 +12,13 @@ use crosspoint_frame::Clock;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// By then the worker has ended the turn that it counts cycles for.
+/// After this time the worker has ended the poll iteration whose cycles it is counting.
 const SETTLE: Duration = Duration::from_millis(2);
 
-/// Before each trial, for threads that real-time ones have kept off their cores.
+/// Pause before each trial, for threads that real-time ones have kept off their cores.
 const BREAK: Duration = Duration::from_millis(10);
 
-/// What fails without the right to.
+/// Error text if the permission is missing.
 pub const REALTIME: &str = "--realtime needs CAP_SYS_NICE";
 
 /// Observes the trials of one switch.
@@ -36,7 +36,7 @@ pub struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Runs `traffic` and says what happened around it. Call on the generator's core.
+    /// Runs `traffic` and returns the observations around it. Call on the generator's core.
     pub fn observe<T>(
         &self,
         traffic: impl FnOnce() -> Result<T, BenchError>,
@@ -54,7 +54,7 @@ impl Watch<'_> {
     }
 }
 
-/// All threads of a trial that poll, each with its core, and what is to be known about them.
+/// All polling threads of a trial, each with its core, and how to observe them.
 pub struct Crew {
     /// A line's round trip below this is `near`.
     pub near_ns: f64,
@@ -68,12 +68,12 @@ pub struct Crew {
     pub metrics: Option<SocketAddr>,
     /// The threads that generate.
     pub generators: Vec<(usize, Thread)>,
-    /// The switch's threads, where they are known.
+    /// The switch's threads, as far as known.
     pub workers: Vec<(usize, Option<Thread>)>,
 }
 
 impl Crew {
-    /// Runs `traffic` and says what happened around it. Call on the first generator's core.
+    /// Runs `traffic` and returns the observations around it. Call on the first generator's core.
     pub fn observe<T>(
         &self,
         traffic: impl FnOnce() -> Result<T, BenchError>,
@@ -116,7 +116,7 @@ impl Crew {
         Ok((traffic, observed))
     }
 
-    /// Of each worker and a generator, all of both.
+    /// Probes between generators and workers, in pairs that include all of both.
     fn probes(&self) -> Vec<Probe> {
         let (generators, workers) = (&self.generators, &self.workers);
         let pairs = (0..generators.len().max(workers.len())).map(|i| {
@@ -140,7 +140,7 @@ impl Crew {
         pairs.map(|pair| of(pair).unwrap_or(unknown)).collect()
     }
 
-    /// The longest round trips before and after, and what all of them mean: only where all are alike, they are anything.
+    /// The longest round trips before and after, and the placement: known only if all probes agree.
     fn placement(
         &self,
         before: &[Option<f64>],
@@ -181,15 +181,15 @@ fn slowest_ghz<'a>(probes: impl Iterator<Item = &'a Probe>) -> Option<f64> {
         .reduce(f64::min)
 }
 
-/// How long threads wait for their core.
+/// Measures how long threads wait for their core.
 pub struct Wait {
     start: Instant,
-    /// Each with what it had waited before, nanoseconds.
+    /// The threads, each with its waiting time so far, nanoseconds.
     threads: Vec<(Thread, Option<u64>)>,
 }
 
 impl Wait {
-    /// From now on.
+    /// Measures from now on.
     pub fn start(threads: impl IntoIterator<Item = Thread>) -> Self {
         let threads = threads.into_iter();
         Self {
@@ -198,7 +198,8 @@ impl Wait {
         }
     }
 
-    /// Of the time since then, of the thread that waited most; `None` where there is none, or all have ended.
+    /// Percent of the time since then that the longest-waiting thread waited; `None` if there is no thread, or all have
+    /// ended.
     pub fn percent(&self) -> Option<f64> {
         let elapsed_ns = self.start.elapsed().as_nanos() as f64;
         let of_thread = |(thread, before_ns): &(Thread, Option<u64>)| {
@@ -209,12 +210,12 @@ impl Wait {
     }
 }
 
-/// `SCHED_FIFO` for threads that poll, until dropped. The thread that measures has it all the time.
+/// `SCHED_FIFO` for polling threads, until dropped. The thread that measures always has it.
 struct Realtime(Vec<Thread>);
 
 impl Realtime {
     fn start(threads: Vec<Thread>) -> Result<Self, BenchError> {
-        let guard = Self(threads); // from here on, whatever was set is undone
+        let guard = Self(threads); // from here on, every change is undone
         for thread in &guard.0 {
             let set = thread.set_fifo(PRIORITY_POLL);
             set.map_err(BenchError::io(REALTIME))?;
@@ -226,7 +227,7 @@ impl Realtime {
 impl Drop for Realtime {
     fn drop(&mut self) {
         for thread in &self.0 {
-            let _ = thread.set_normal(); // it ended meanwhile
+            let _ = thread.set_normal(); // it has ended meanwhile
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The crosspoint binary: with one busy worker and two guest ports, or as a [`Setup`] has it.
+//! The crosspoint binary: with one busy worker and two guest ports, or configured by a [`Setup`].
 
 use super::process::Process as Child;
 use super::{Backend, Running, START_MAX, is_socket, wait_until};
@@ -12,24 +12,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// In tables.
+/// Its name in tables.
 pub const NAME: &str = "crosspoint";
 const WORKER: &str = "worker-0";
 
-/// How crosspoint is set up.
+/// Configuration of crosspoint.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// A core for each worker.
     pub cores: Vec<usize>,
-    /// The other lines of `[workers]`.
+    /// Further lines of `[workers]`.
     pub workers: String,
-    /// Guest ports.
+    /// Number of guest ports.
     pub guests: usize,
-    /// Interfaces that are ports, there or not.
+    /// Interfaces that are ports, whether they exist or not.
     pub interfaces: Vec<String>,
-    /// More lines of each guest port, in order; none for those beyond.
+    /// Further lines of each guest port, in order; guest ports beyond the list have none.
     pub guest_lines: Vec<String>,
-    /// More lines of each interface's port.
+    /// Further lines of each interface's port.
     pub interface_lines: String,
     /// Lines of `[switch]`.
     pub switch_lines: String,
@@ -52,17 +52,17 @@ impl Setup {
 
 /// A running crosspoint.
 pub struct Started {
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
     /// Its first two ports and its first worker.
     pub backend: Backend,
-    /// Where its guests connect.
+    /// Sockets for its guests.
     pub sockets: Vec<PathBuf>,
-    /// Where its metrics are.
+    /// Address of its metrics.
     pub metrics: SocketAddr,
-    /// What `crosspoint run` was given.
+    /// The configuration file given to `crosspoint run`.
     pub file: PathBuf,
-    /// The socket of its commands.
+    /// Its control socket.
     pub control: PathBuf,
 }
 
@@ -77,7 +77,7 @@ pub fn start(binary: &Path, core: usize) -> Result<Backend, BenchError> {
     Ok(start_as(binary, &Setup::busy(core))?.backend)
 }
 
-/// Starts `binary`, set up as `setup` says.
+/// Starts `binary`, configured by `setup`.
 pub fn start_as(binary: &Path, setup: &Setup) -> Result<Started, BenchError> {
     let io = |what: &'static str| BenchError::io(what);
     let directory = tempfile::Builder::new()
@@ -131,7 +131,7 @@ pub fn start_as(binary: &Path, setup: &Setup) -> Result<Started, BenchError> {
     })
 }
 
-/// "a", "b", and so on.
+/// Names guests "a", "b", and so on.
 fn guest_name(number: usize) -> String {
     match u8::try_from(number) {
         Ok(number) if number < 26 => char::from(b'a' + number).into(),

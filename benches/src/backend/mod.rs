@@ -1,4 +1,4 @@
-//! What is measured: a switch with two vhost-user sockets.
+//! The measured switches: each has two vhost-user sockets.
 
 pub mod crosspoint;
 pub mod peer;
@@ -15,21 +15,21 @@ use std::time::{Duration, Instant};
 const START_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a switch to stop.
 const STOP_MAX: Duration = Duration::from_secs(20);
-/// From one look to the next, while waiting.
+/// Time between two checks, while waiting.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A switch that can be measured.
 pub enum Switch {
     /// The crosspoint binary.
     Crosspoint,
-    /// One that commands start and stop.
+    /// A switch that is started and stopped by commands.
     Peer(Peer),
-    /// One that runs anyway.
+    /// A switch that is running already.
     Running(Sockets),
 }
 
 impl Switch {
-    /// In tables.
+    /// Its name in tables.
     pub fn name(&self) -> String {
         match self {
             Self::Crosspoint => crosspoint::NAME.into(),
@@ -38,7 +38,7 @@ impl Switch {
         }
     }
 
-    /// Starts it, where it does not run anyway.
+    /// Starts it, unless it is running already.
     pub fn start(&self, plan: &PlanOptions, run: &RunOptions) -> Result<Backend, BenchError> {
         match self {
             Self::Crosspoint => crosspoint::start(&run.switch_binary(), plan.switch_core),
@@ -63,11 +63,11 @@ impl Switch {
     }
 }
 
-/// A running switch. Dropped, it stops.
+/// A running switch. It stops when dropped.
 pub struct Backend {
     /// Its ports.
     pub ports: Ports,
-    /// The thread that moves frames, where it is known.
+    /// The thread that moves frames, if it is known.
     pub worker: Option<Thread>,
     /// Its metrics, if it is crosspoint.
     pub metrics: Option<SocketAddr>,
@@ -81,7 +81,7 @@ enum Running {
     Elsewhere,
 }
 
-/// Asks `ready` again and again, until it has something or `longest` has passed.
+/// Calls `ready` repeatedly, until it returns a value or `longest` has passed.
 fn wait_until<T>(
     longest: Duration,
     mut ready: impl FnMut() -> Result<Option<T>, BenchError>,

@@ -1,4 +1,4 @@
-//! Another switch, that commands start and stop.
+//! Another switch, started and stopped by commands.
 
 use super::process::Process as Child;
 use super::{START_MAX, STOP_MAX, is_socket, wait_until};
@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// The running switch. Dropped, it stops: first by its command, then, if the start command is still there, by signals.
+/// The running switch. When dropped, it is stopped: first by its command, then, if the start command is still running, by
+/// signals.
 pub struct Process {
     peer: Peer,
     child: Child,
@@ -44,7 +45,7 @@ pub fn start(peer: &Peer, core: usize) -> Result<(Option<Thread>, Process), Benc
 }
 
 impl Process {
-    /// The start command has not failed, and what it is to make is there.
+    /// Whether the switch is ready: its sockets exist, or the start command has ended. Fails if that command has failed.
     fn is_ready(&mut self) -> Result<bool, BenchError> {
         interrupt::check()?;
         let ended = self.child.ended();
@@ -55,7 +56,7 @@ impl Process {
             Some(ports) if !ports.guests_listen => {
                 ports.sockets.0.iter().all(|path| is_socket(path))
             }
-            _ => ended.is_some(), // nothing else says that it is ready
+            _ => ended.is_some(), // nothing else shows that it is ready
         })
     }
 

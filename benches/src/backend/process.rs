@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 /// Lines of a log that an error message shows.
 const LOG_LINES: usize = 8;
 
-/// A child, the leader of a process group of its own. Dropped, the group gets SIGTERM, and SIGKILL if need be.
+/// A child, the leader of its own process group. When dropped, the group gets SIGTERM, and then SIGKILL if necessary.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -37,12 +37,12 @@ impl Process {
         self.child.id()
     }
 
-    /// How it ended, if it did.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// The end of what it printed.
+    /// The end of its output.
     pub fn log_tail(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -58,7 +58,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_some() {
-            return; // its id may be another's by now
+            return; // its ID may belong to another process by now
         }
         self.signal(Signal::TERM);
         if !matches!(wait_until(STOP_MAX, || Ok(self.ended())), Ok(Some(_))) {

@@ -1,4 +1,4 @@
-//! One direction: a transmit pump of one guest, a receive pump of the other.
+//! One direction: a transmit pump of one guest and a receive pump of the other.
 
 use crate::error::BenchError;
 use crate::options::{FCS_LEN, PairOptions};
@@ -9,11 +9,12 @@ use crosspoint_guest::{RingError, RxPump, Sent, TxPump, TxPumpOptions};
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// Low bits of a stamp: when the first frame of a batch was due, cycles since the trial's start. Above: its sequence number.
+/// Low bits of a stamp: the time at which the first frame of a batch was due, in cycles since the trial's start. The bits
+/// above are its sequence number.
 const DUE_BITS: u32 = 48;
-/// Below this rate, every frame's time is taken; above, that of every eighth.
+/// Below this rate, every frame's time is taken; above it, every eighth frame's.
 const EVERY_FRAME: f64 = 1e6;
-/// Sequence numbers have 16 bits: a step of more than this is one back.
+/// Sequence numbers have 16 bits: a step of more than this is a step back.
 const AHEAD_MAX: u16 = u16::MAX / 2;
 
 /// One direction.
@@ -25,7 +26,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// From a guest's transmit ring to the other's receive ring. Frames are those with this source address.
+    /// From a guest's transmit ring to the other guest's receive ring. Only frames with this source address count.
     pub fn new(tx: TxPump, rx: RxPump, source: [u8; 6]) -> Self {
         Self {
             tx,
@@ -35,14 +36,14 @@ impl Lane {
         }
     }
 
-    /// A trial begins at `start`, with `rate` frames per second in this direction.
+    /// Begins a trial at `start`, with `rate` frames per second in this direction.
     pub fn begin(&mut self, start: u64, rate: Option<f64>) {
         self.sent_before = self.tx.sent();
         let every_frame = rate.is_some_and(|rate| rate < EVERY_FRAME);
         self.sink.begin(start, self.tx.sent() as u16, every_frame);
     }
 
-    /// The trial is over, and nothing is on its way: how many frames were lost in a row.
+    /// Ends a trial, when nothing is in flight. Returns the lengths of runs of lost frames.
     pub fn end(&mut self) -> &Histogram<u64> {
         self.sink.end(self.tx.sent() as u16);
         &self.sink.loss_runs
@@ -53,7 +54,7 @@ impl Lane {
         self.tx.sent() - self.sent_before
     }
 
-    /// Up to `limit` frames, the first due at time `due`, the others each `cycles` later.
+    /// Sends up to `limit` frames; the first is due at time `due`, each further one `cycles` later.
     #[inline(always)]
     pub fn send(&mut self, limit: usize, due: u64, cycles: f64) -> Result<Sent, RingError> {
         self.sink.cycles = cycles;
@@ -62,7 +63,7 @@ impl Lane {
         self.tx.poll_stamped(limit, stamp)
     }
 
-    /// Takes back what the device has used; returns how many frames it still has.
+    /// Takes back what the device has used. Returns how many frames it still has.
     pub fn reclaim(&mut self) -> Result<u16, RingError> {
         self.tx.drain()
     }
@@ -91,7 +92,7 @@ impl Lane {
         Ok(received.frames.into())
     }
 
-    /// Receives one batch, takes the times of every frame or every eighth, and sees which are missing.
+    /// Receives one batch, takes the times of every frame or every eighth, and records which are missing.
     #[inline(always)]
     pub fn receive_tracked(
         &mut self,
@@ -110,7 +111,7 @@ impl Lane {
         Ok(received.frames.into())
     }
 
-    /// Sends a single frame and receives what comes within a millisecond.
+    /// Sends a single frame, and receives a batch a millisecond later.
     pub fn try_one(&mut self) -> Result<u64, BenchError> {
         self.send(1, 0, 0.0)?;
         std::thread::sleep(Duration::from_millis(1));
@@ -118,7 +119,7 @@ impl Lane {
     }
 }
 
-/// What a lane knows of the frames that are to come.
+/// A lane's record of the frames that it expects.
 struct Sink {
     source: [u8; 6],
     start: u64,
@@ -147,7 +148,7 @@ impl Sink {
         self.loss_runs.reset();
     }
 
-    /// Before `next`, no frame comes any more.
+    /// All frames before `next` that have not arrived are lost.
     fn end(&mut self, next: u16) {
         let lost = next.wrapping_sub(self.expected);
         if lost > 0 {
@@ -160,12 +161,12 @@ impl Sink {
         head.bytes[6..12] == self.source
     }
 
-    /// Frame `sequence` came: what is missing before it was lost.
+    /// Records frame `sequence`; the missing frames before it are lost.
     #[inline(always)]
     fn see(&mut self, sequence: u16) {
         let lost = sequence.wrapping_sub(self.expected);
         if lost > AHEAD_MAX {
-            return; // overtaken: was counted as lost
+            return; // overtaken: already counted as lost
         }
         if lost > 0 {
             self.loss_runs.saturating_record(lost.into());
@@ -173,7 +174,7 @@ impl Sink {
         self.expected = sequence.wrapping_add(1);
     }
 
-    /// From when the frame was due until `now`, at least 1.
+    /// Time from when the frame was due until `now`, at least 1.
     #[inline(always)]
     fn time_ns(&self, head: &FrameHead, now: u64, clock: Clock) -> u64 {
         let stamp = head.stamp();
@@ -184,7 +185,7 @@ impl Sink {
     }
 }
 
-/// How a lane's frames are made.
+/// Settings of a lane's frames.
 pub fn pump(
     configuration: &Configuration,
     options: &PairOptions,

@@ -1,17 +1,17 @@
-//! When frames are due.
+//! Times at which frames are due.
 
-/// Frames of one direction at a steady rate, from a start on; or none ever.
+/// Frames of one direction at a steady rate from a start on; or none at all.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Time stamp of frame 0, moved on by what was put off.
+    /// Time stamp of frame 0, moved by postponements.
     start: f64,
-    /// From one frame to the next.
+    /// Cycles between two frames.
     cycles: f64,
-    /// Frames that may wait for a place in a full ring; the oldest beyond are lost.
+    /// Frames that may wait for room in a full ring; the oldest beyond these are lost.
     backlog: u64,
     /// Frames due so far.
     due: u64,
-    /// Of these, sent or lost.
+    /// Of these, those sent or lost.
     gone: u64,
 }
 
@@ -48,30 +48,30 @@ impl Pace {
         (self.due - self.gone) as usize
     }
 
-    /// So many were sent.
+    /// Records this many frames as sent.
     #[inline(always)]
     pub fn sent(&mut self, frames: u32) {
         self.gone += u64::from(frames);
     }
 
-    /// The ring is full, or the trial over: what exceeds the backlog is lost, as at a full queue of an interface.
+    /// The ring is full, or the trial is over: frames beyond the backlog are lost, as at a full queue of an interface.
     #[inline(always)]
     pub fn turn_away(&mut self) {
         self.gone = self.gone.max(self.due.saturating_sub(self.backlog));
     }
 
-    /// When the next frame to send is due.
+    /// The time at which the next frame to send is due.
     #[inline(always)]
     pub fn first_due(&self) -> u64 {
         (self.start + self.gone as f64 * self.cycles) as u64
     }
 
-    /// All that is not sent yet is due so much later.
+    /// Postpones all frames that are not sent yet by this many cycles.
     pub fn put_off(&mut self, cycles: u64) {
         self.start += cycles as f64;
     }
 
-    /// From one frame to the next.
+    /// Cycles between two frames.
     pub fn cycles_per_frame(&self) -> f64 {
         self.cycles
     }

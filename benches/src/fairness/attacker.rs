@@ -1,4 +1,4 @@
-//! The attacker of switch/tests/attacker: built, asked what it can do, and given orders.
+//! Builds the attacker of switch/tests/attacker, lists its attacks, and controls it.
 
 use crate::error::BenchError;
 use serde::{Deserialize, Serialize};
@@ -9,17 +9,17 @@ use tempfile::TempDir;
 
 const NAME: &str = "the attacker";
 
-/// The program, built.
+/// The attacker's program.
 pub struct Program {
     path: PathBuf,
-    /// Holds it.
+    /// Holds the program.
     _directory: TempDir,
 }
 
 /// One of its attacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attack {
-    /// By which it is asked for.
+    /// The name by which it is started.
     pub name: String,
     /// Queue pairs of the port that attacks.
     pub queue_pairs: u16,
@@ -27,32 +27,32 @@ pub struct Attack {
     pub sinks: usize,
     /// Queue pairs of each.
     pub sink_queue_pairs: u16,
-    /// It is about frames that the victim could get: both are in one VLAN.
+    /// Whether its frames could reach the victim: both are in one VLAN.
     pub is_beside_victim: bool,
-    /// A single frame, which costs nobody anything.
+    /// Whether it is a single frame, which takes nothing from others.
     pub is_once: bool,
-    /// In words.
+    /// A description.
     pub about: String,
 }
 
-/// What it did, all attacks of one process together.
+/// The attacker's report, over all attacks of one process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// Frames that the switch was offered.
     pub offered: u64,
     /// Frames that the switch took.
     pub taken: u64,
-    /// Looks at the ring, while it attacked.
+    /// Checks of the ring during the attack.
     pub looks: u64,
-    /// Looks that found nothing left to take: the switch was faster than the attacker.
+    /// Checks that found nothing left to take: the switch was faster than the attacker.
     pub dry: u64,
     /// Entries of the sinks' receive rings that were used.
     pub received: u64,
-    /// The switch hung up.
+    /// Whether the switch hung up.
     pub closed: bool,
 }
 
-/// A running attacker, quiet until it is told to attack. Dropped, it is killed.
+/// A running attacker. It does nothing until ordered to attack. When dropped, it is killed.
 pub struct Attacker {
     child: Child,
     orders: ChildStdin,
@@ -60,7 +60,7 @@ pub struct Attacker {
 }
 
 impl Program {
-    /// Builds what is in `source`, by its build.sh.
+    /// Builds the program in `source` with its build.sh.
     pub fn build(source: &Path) -> Result<Self, BenchError> {
         let directory = TempDir::with_prefix("crosspoint-bench-")
             .map_err(BenchError::io("temporary directory"))?;
@@ -81,7 +81,7 @@ impl Program {
         })
     }
 
-    /// All attacks that it has.
+    /// All attacks of the program.
     pub fn attacks(&self) -> Result<Vec<Attack>, BenchError> {
         let output = Command::new(&self.path).arg("--list").output();
         let output = output.map_err(BenchError::io(NAME))?;
@@ -93,8 +93,8 @@ impl Program {
         text.lines().map(attack).collect()
     }
 
-    /// Starts `attack` on `core`, from the port of the first of `sockets` to those behind it, and waits until all are
-    /// attached. It is quiet.
+    /// Starts `attack` on `core`, from the port of the first of `sockets` to the ports of the others, and waits until all
+    /// are attached. It does not attack yet.
     pub fn start(
         &self,
         attack: &Attack,
@@ -149,17 +149,17 @@ impl Attack {
 }
 
 impl Attacker {
-    /// Attacks from now on.
+    /// Starts the attack.
     pub fn attack(&mut self) -> Result<(), BenchError> {
         self.order("attack")
     }
 
-    /// Is quiet, and has waited until the switch had taken what it was offered, or had stopped taking any.
+    /// Pauses the attack, and waits until the switch has taken what it was offered, or has stopped taking any.
     pub fn hold(&mut self) -> Result<(), BenchError> {
         self.order("hold")
     }
 
-    /// Ends it.
+    /// Ends the attacker. Returns its report.
     pub fn end(mut self) -> Result<Done, BenchError> {
         self.say("end")?;
         let line = self.line()?;
@@ -197,7 +197,7 @@ impl Attacker {
 
 impl Drop for Attacker {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it has ended
+        let _ = self.child.kill(); // it has ended already
         let _ = self.child.wait();
     }
 }
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(Attack::parse("plain-60 1 1"), None);
     }
 
-    /// That the program builds, and that every attack has what a row needs.
+    /// The program builds, and every attack has what a row needs.
     #[test]
     fn the_program_lists_its_attacks() {
         let source = super::super::attacker_source(None);

@@ -1,7 +1,7 @@
-//! `fairness --burst`: how long the bursts of each attack hold the worker, and how much work they ask for.
+//! `fairness --burst`: how long the bursts of each attack hold the worker, and how much work they cause.
 //!
-//! The attacker's ports are all that the worker has. So a turn of its loop is one burst of the attack, with its calls; turns
-//! that find nothing are short, and left out.
+//! The worker has only the attacker's ports. So a poll iteration is one burst of the attack, with its calls. Iterations that
+//! find nothing are short, and left out.
 
 use super::attacker::{Attack, Program};
 use super::victim::Victim;
@@ -20,25 +20,25 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// A turn that takes no longer has found nothing.
+/// A poll iteration that takes no longer has found nothing.
 const IDLE_NS: u64 = 1_000;
 const NAME: &str = "the control socket";
 
-/// How the bursts of one attack were.
+/// The bursts of one attack.
 #[derive(Debug, Serialize)]
 struct Bursts {
     attack: String,
-    /// Turns that were longer than idle ones.
+    /// Poll iterations that were longer than idle ones.
     turns: u64,
     /// Half of them took less, microseconds.
     p50_us: f64,
-    /// 99 in 100 did.
+    /// 99 in 100 took less.
     p99_us: f64,
-    /// 999 in 1000 did: beyond that, the core was taken away now and then.
+    /// 999 in 1000 took less. Beyond that, the core was sometimes taken away.
     p999_us: f64,
-    /// The longest, whatever held it up.
+    /// The longest, whatever its cause.
     max_us: f64,
-    /// The most that one burst asked for, units.
+    /// The most work of one burst, units.
     work: u64,
     failed: Option<String>,
 }
@@ -85,7 +85,7 @@ fn measure(
     program: &Program,
     attack: &Attack,
 ) -> Result<Bursts, BenchError> {
-    // The victim's ports are there, and nobody is attached to them.
+    // The victim's ports exist, but no guest is attached to them.
     let victim = Victim::Guest;
     let started = victim.start_switch(options, attack)?;
     if let (true, Some(worker)) = (options.realtime, started.backend.worker) {
@@ -114,9 +114,9 @@ fn measure(
     })
 }
 
-/// What the switch says of its worker.
+/// Readings of the switch's worker.
 struct Seen {
-    /// Turns, by their length in nanoseconds.
+    /// Number of poll iterations, by their length in nanoseconds.
     turns: BTreeMap<u64, u64>,
     work: u64,
 }
@@ -161,7 +161,7 @@ impl Seen {
     }
 }
 
-/// Of turns by their length.
+/// The bursts, from poll iterations by their length.
 fn bursts(attack: &str, turns: &BTreeMap<u64, u64>, work: u64) -> Bursts {
     let busy = || turns.range(IDLE_NS..).filter(|(_, count)| **count > 0);
     let all: u64 = busy().map(|(_, count)| count).sum();

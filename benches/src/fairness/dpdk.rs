@@ -1,4 +1,4 @@
-//! DPDK's guests as the victim: two virtio-user devices of one testpmd, which hands on between them what it once sent.
+//! DPDK's guests as the victim: two virtio-user devices of one testpmd, which forwards a fixed set of frames between them.
 
 use super::FairnessOptions;
 use crate::backend::crosspoint::Started;
@@ -10,7 +10,7 @@ use crate::threads::Thread;
 use clap::Parser;
 use std::time::Duration;
 
-/// A testpmd between two ports of the switch. Its frames go round, so it knows no rate but the highest, and no times.
+/// A testpmd between two ports of the switch. Its frames circulate, so it has only the maximum rate, and measures no times.
 pub struct DpdkLoad(Testpmd);
 
 impl DpdkLoad {
@@ -30,7 +30,7 @@ impl DpdkLoad {
     }
 }
 
-/// What `vm` would be asked for.
+/// The corresponding options of `vm`.
 fn vm_options(options: &FairnessOptions) -> Result<VmOptions, BenchError> {
     let core = options.generator_core.to_string();
     let words = [

@@ -1,14 +1,14 @@
-//! `fairness`: what hostile guests take from the others of their worker.
+//! `fairness`: how much hostile guests take from other guests of their worker.
 //!
-//! One worker on one core. The victim's generator and the attacker share the other: the attacker offers its rings'
-//! entries again and again, which takes little of it. Rounds of "alone" and of "under attack" alternate.
+//! One worker on one core. The victim's generator and the attacker share the other core. The attacker offers its rings'
+//! entries again and again, which takes little of it. Rounds "alone" and "under attack" alternate.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`attacker`] | the attacker, a program of its own |
+//! | [`attacker`] | the attacker, a separate program |
 //! | [`burst`] | the longest bursts that attacks make |
 //! | [`dpdk`] | DPDK's guests as the victim |
-//! | [`victim`] | the victims, and how they fare |
+//! | [`victim`] | the victims, and their results |
 //! | [`table`] | the rows |
 
 mod attacker;
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use table::{Results, Round, Row, report};
 use victim::{Connected, Victim};
 
-/// After each change, until rates are what they will be.
+/// Time after each change until rates are stable.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Options of `fairness`.
@@ -43,13 +43,13 @@ pub struct FairnessOptions {
     /// Names of attacks, or globs over the list: see --list
     #[arg(long, value_delimiter = ',', default_value = "*", value_name = "GLOB")]
     pub rows: Vec<String>,
-    /// Prints all attacks, and ends
+    /// Print all attacks, and exit
     #[arg(long)]
     pub list: bool,
-    /// Measures no victim's loss, but how long the attacker's bursts hold a worker that serves the attacker alone
+    /// Measure how long the attacker's bursts hold a worker that serves only the attacker; no victim is measured
     #[arg(long)]
     pub burst: bool,
-    /// Whose loss is measured
+    /// The victim whose loss is measured
     #[arg(long, value_enum, default_value = "both")]
     pub victim: Victims,
     /// Guests of the victim, in pairs: one sends to the other. With more than 2, frames go one way
@@ -64,7 +64,7 @@ pub struct FairnessOptions {
     /// Length of each measurement, of which a round has up to four; 1 without --quick
     #[arg(long)]
     pub seconds: Option<f64>,
-    /// 2 rounds of 0.3 s, unless others are asked for: for a look, not for figures
+    /// 2 rounds of 0.3 s, unless other values are given: for a first impression, not for figures
     #[arg(long)]
     pub quick: bool,
     /// Frames per second at which times and losses are measured
@@ -91,12 +91,12 @@ pub struct FairnessOptions {
     /// The folder of the attacker's sources; default: switch/tests/attacker of the repository that this was built in
     #[arg(long, value_name = "DIR")]
     pub attacker: Option<PathBuf>,
-    /// Where to write report.md and results.json, after each row
+    /// Write report.md and results.json to this directory, after each row
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 
-/// Whose loss is measured.
+/// Victims whose loss is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Victims {
     /// Two guests.
@@ -151,7 +151,7 @@ impl FairnessOptions {
         }
     }
 
-    /// What knows more than it needs to.
+    /// Options for callers that need a whole plan.
     fn plan(&self) -> PlanOptions {
         PlanOptions {
             rounds: self.rounds(),
@@ -181,7 +181,7 @@ impl FairnessOptions {
         )
     }
 
-    /// Those of `all` that are asked for, in order.
+    /// The wanted attacks among `all`, in order.
     fn choose(&self, all: &[Attack]) -> Result<Vec<Attack>, BenchError> {
         let is_wanted = |attack: &&Attack| {
             !attack.is_once && self.rows.iter().any(|row| matches(row, &attack.name))
@@ -253,7 +253,7 @@ fn write(options: &FairnessOptions, results: &Results) -> Result<(), BenchError>
     write_files(directory, results, &report(results))
 }
 
-/// Writes what was measured, and the tables made of it.
+/// Writes the results, and the tables made of them.
 fn write_files<T: serde::Serialize + ?Sized>(
     directory: &std::path::Path,
     results: &T,
@@ -268,7 +268,7 @@ fn write_files<T: serde::Serialize + ?Sized>(
     std::fs::write(directory.join("report.md"), report).map_err(io())
 }
 
-/// One row. What fails is noted in it, but for an interruption.
+/// Measures one row. A failure is noted in it, except for an interruption.
 fn measure(
     options: &FairnessOptions,
     program: &Program,
@@ -305,11 +305,11 @@ fn fill(
     row: &mut Row,
 ) -> Result<(), BenchError> {
     let started = row.victim.start_switch(options, attack)?;
-    // The generator's thread is an ordinary one: `--realtime` is for the measurements.
+    // The generator's thread has ordinary priority: `--realtime` is for the measurements.
     on_core(options.generator_core, false, || {
         let mut connected = row.victim.connect(options, &started, clock)?;
         let sockets = row.victim.attackers_sockets(options, &started);
-        // Ahead of the generator, which polls: its looks at the ring are short.
+        // With higher priority than the generator, which polls: the attacker's checks of the ring are short.
         let priority = PRIORITY_MEASURE;
         let mut attacker = program.start(attack, options.generator_core, priority, sockets)?;
         for number in 0..options.rounds() {
@@ -321,7 +321,7 @@ fn fill(
     })
 }
 
-/// Alone and under attack, the one first in even rounds and the other in odd ones.
+/// Measures alone and under attack: alone first in even rounds, last in odd ones.
 fn round(
     options: &FairnessOptions,
     number: u32,

@@ -9,12 +9,12 @@ use crate::stats::{Spread, median};
 use serde::Serialize;
 use std::fmt::Write;
 
-/// How a victim fared alone, and under attack.
+/// A victim's results alone and under attack.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Round {
-    /// With the attacker attached, and quiet.
+    /// With the attacker attached, but not attacking.
     pub alone: Phase,
-    /// Meanwhile.
+    /// During the attack.
     pub attacked: Phase,
 }
 
@@ -23,15 +23,15 @@ pub struct Round {
 pub struct Row {
     /// Its name.
     pub attack: String,
-    /// In words.
+    /// A description.
     pub about: String,
-    /// Who suffers.
+    /// The victim.
     pub victim: Victim,
     /// The victim's fair part of the worker, 0 to 1.
     pub fair_part: Option<f64>,
-    /// In order.
+    /// The rounds, in order.
     pub rounds: Vec<Round>,
-    /// What the attacker did.
+    /// The attacker's report.
     pub attacker: Option<Done>,
     /// How long it attacked, seconds.
     pub attack_seconds: f64,
@@ -44,25 +44,25 @@ pub struct Row {
 pub struct Results {
     /// The command line.
     pub arguments: Vec<String>,
-    /// How it was measured, in words.
+    /// How it was measured, as text.
     pub settings: String,
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// What was near and far.
+    /// The bounds of near and far.
     pub bounds: Bounds,
     /// Frames per second of the fixed rate.
     pub rate: u64,
-    /// In order.
+    /// The rows, in order.
     pub rows: Vec<Row>,
 }
 
 impl Round {
-    /// Part of the rate alone that is kept; none of nothing.
+    /// Part of the rate alone that is kept under attack; `None` if that rate is 0.
     fn kept(&self) -> Option<f64> {
         (self.alone.mpps > 0.0).then(|| self.attacked.mpps / self.alone.mpps)
     }
 
-    /// Where both were measured, if that was the same.
+    /// The placement of both measurements, if it was the same.
     fn placement(&self) -> Placement {
         match self.alone.placement == self.attacked.placement {
             true => self.alone.placement,
@@ -72,7 +72,7 @@ impl Round {
 }
 
 impl Row {
-    /// Rounds that compare like with like; all of them, where none does.
+    /// Rounds whose two placements are equal; all rounds, if there are none.
     fn comparable(&self) -> Vec<&Round> {
         let clear = |round: &&Round| round.placement() != Placement::Mixed;
         let rounds: Vec<&Round> = self.rounds.iter().filter(clear).collect();
@@ -126,7 +126,7 @@ impl Row {
         )
     }
 
-    /// Frames per second that the attacker got taken, and whether it had more.
+    /// The attacker's rate of frames taken by the switch, and whether it had more.
     fn attackers_rate(&self) -> String {
         let Some(done) = &self.attacker else {
             return String::new();
@@ -138,7 +138,7 @@ impl Row {
     }
 }
 
-/// How often each.
+/// The number of rounds in each placement.
 fn placements(rounds: &[&Round]) -> String {
     let all = [Placement::Near, Placement::Far, Placement::Mixed];
     let count = |placement: &Placement| {

@@ -1,4 +1,4 @@
-//! Who suffers: pairs of guests, or an interface, on a switch of which other ports are the attacker's.
+//! The victims: pairs of guests, or an interface, on a switch whose other ports belong to the attacker.
 
 use super::FairnessOptions;
 use super::attacker::Attack;
@@ -21,13 +21,13 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Frames of 64 bytes with their check sequence, on the ring.
+/// Length on the ring of frames of 64 bytes with their check sequence.
 const FRAME_LEN: usize = 60;
 const FRAMES: &str = "crosspoint_queue_packets_total";
-/// The VLANs of victims and of attackers: what an attacker floods does not fill a victim's ring.
+/// The VLANs of victims and of attackers: frames that an attacker floods do not fill a victim's ring.
 const VLANS: [u16; 2] = [8, 7];
 
-/// What is attacked.
+/// A kind of victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Victim {
@@ -40,7 +40,7 @@ pub enum Victim {
 }
 
 impl Victim {
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Guest => "guest",
@@ -49,7 +49,7 @@ impl Victim {
         }
     }
 
-    /// Guest ports that it has.
+    /// Number of its guest ports.
     fn guests(self, options: &FairnessOptions) -> usize {
         match self {
             Self::Guest => options.guests.into(),
@@ -58,8 +58,8 @@ impl Victim {
         }
     }
 
-    /// Its part of a worker, while one port attacks and all weights are 1: 0 to 1. An interface at a fixed rate wants
-    /// less than its own.
+    /// Its fair part of a worker, while one port attacks and all weights are 1: 0 to 1. An interface at a fixed rate needs
+    /// less than its part.
     pub fn fair_part(self, options: &FairnessOptions) -> Option<f64> {
         let guests = self.guests(options);
         let senders = match (self, options.direction()) {
@@ -101,7 +101,7 @@ impl Victim {
         start_as(&beside_this_one(options.switch.as_ref()), &setup)
     }
 
-    /// The ports of `started` that are the attacker's.
+    /// The sockets of `started` that belong to the attacker.
     pub fn attackers_sockets<'s>(
         self,
         options: &FairnessOptions,
@@ -110,7 +110,7 @@ impl Victim {
         &started.sockets[self.guests(options)..]
     }
 
-    /// Connects what it is. Call on the generator's core.
+    /// Connects the victim. Call on the generator's core.
     pub fn connect(
         self,
         options: &FairnessOptions,
@@ -166,7 +166,7 @@ impl Victim {
     }
 }
 
-/// What the guests do.
+/// The guests' scenario.
 fn scenario(options: &FairnessOptions) -> Result<Scenario, BenchError> {
     let name = match (options.guests, options.direction()) {
         (2, Direction::OneWay) => "pair-64".to_owned(),
@@ -192,18 +192,18 @@ fn connect_guests(
     Fleet::connect(&started.sockets, scenario, &manner, clock)
 }
 
-/// A victim, connected.
+/// A connected victim.
 pub struct Connected {
     load: Box<dyn Load>,
     crew: Crew,
-    /// It can take all that its share gives.
+    /// Whether it can use all of its share.
     is_saturating: bool,
-    /// It can be asked for a rate, and tells times.
+    /// Whether it can send at a given rate, and measures times.
     is_paced: bool,
     equals: Equals,
 }
 
-/// Guests that send alike, and so are to get alike.
+/// Guests that send the same amount, and so should get the same.
 #[derive(Default)]
 struct Equals {
     /// Names of their ports.
@@ -223,7 +223,7 @@ impl Equals {
         }
     }
 
-    /// Frames of each so far.
+    /// Number of frames of each so far.
     fn frames(&self) -> Result<Vec<f64>, BenchError> {
         let Some(metrics) = self.metrics else {
             return Ok(Vec::new());
@@ -234,7 +234,8 @@ impl Equals {
     }
 }
 
-/// Jain's index of what each got: 1 where all got the same, 1 / n where one got all. `None` of fewer than two, and of nothing.
+/// Jain's index of what each got: 1 if all got the same, 1 / n if one got all. `None` for fewer than two, and if all got
+/// nothing.
 fn jain(parts: &[f64]) -> Option<f64> {
     let (sum, squares) = parts.iter().fold((0.0, 0.0), |(sum, squares), part| {
         (sum + part, squares + part * part)
@@ -242,26 +243,26 @@ fn jain(parts: &[f64]) -> Option<f64> {
     (parts.len() > 1 && squares > 0.0).then(|| sum * sum / (parts.len() as f64 * squares))
 }
 
-/// How it fared for a while.
+/// A victim's results over some time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Phase {
-    /// Millions of frames per second that arrived: of as many as the switch took, or of those at the fixed rate.
+    /// Millions of frames per second that arrived, at full load or at the fixed rate.
     pub mpps: f64,
     /// At the fixed rate: frames that were due.
     pub due: u64,
     /// Of these, those that arrived.
     pub arrived: u64,
-    /// At the fixed rate: half of those that arrived took less, microseconds; none where none arrived.
+    /// At the fixed rate: the median time of those that arrived, microseconds; none if none arrived.
     pub p50_us: Option<f64>,
     /// 99 in 100 took less.
     pub p99_us: Option<f64>,
-    /// Jain's index of the frames that the guests that send got taken at full load, where those are several.
+    /// Jain's index of the sending guests' frames at full load, if there are several.
     pub jain: Option<f64>,
-    /// How far apart the cores were, in all trials of it.
+    /// Distance of the cores, in all its trials.
     pub placement: Placement,
-    /// Percent of the time that the generator waited for its core, at most.
+    /// Percent of the time that the generator waited for its core, the maximum.
     pub generator_wait: Option<f64>,
-    /// The same of the worker.
+    /// The same for the worker.
     pub switch_wait: Option<f64>,
 }
 
@@ -273,7 +274,7 @@ impl Phase {
 }
 
 impl Connected {
-    /// Watches it for a while.
+    /// Measures the victim for some time.
     pub fn observe(&mut self, options: &FairnessOptions) -> Result<Phase, BenchError> {
         let Self { load, crew, .. } = self;
         let time = options.time();

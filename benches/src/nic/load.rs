@@ -1,4 +1,4 @@
-//! Traffic between far ends of interfaces, or a guest and a far end: a [`Load`].
+//! Traffic between far ends of interfaces, or between a guest and a far end: a [`Load`].
 
 use super::Path;
 use super::traffic::{End, Sending, Traffic, new_histogram, now_ns};
@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 /// Frames that a guest makes available at once.
 const GUEST_BURST: u16 = 32;
-/// Runs of the generator in one call where nothing else has to be done: about 10 ms, and the call costs some 20 µs.
+/// Runs of the generator in one call if the thread has nothing else to do: about 10 ms; the call itself costs some 20 µs.
 const LONG_CALL: u32 = 16_384;
-/// Where the same thread receives: half a guest's ring.
+/// The same if the thread also receives: half a guest's ring.
 const SHORT_CALL: u32 = 128;
-/// Of so many polls, one takes the time of a frame.
+/// The time of a frame is taken in one of this many polls.
 const SAMPLE_EVERY: u64 = 8;
 /// Longest wait for a path in both directions.
 const LEARN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the last frames of a trial.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
-/// Without a frame for so long, there is none on its way.
+/// After this long without a frame, none is in flight.
 const DRAIN_QUIET: Duration = Duration::from_millis(5);
 
-/// What flows.
+/// The traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    /// From where to where.
+    /// Source and destination.
     pub path: Path,
     /// Bytes of each frame, without FCS; `None`: IMIX, which guests do not send.
     pub len: Option<usize>,
@@ -38,11 +38,11 @@ pub struct Flow {
     pub flows: u32,
 }
 
-/// Generator and sink, ready. Belongs to the thread that made it.
+/// A connected generator and sink. Belongs to the thread that made it.
 pub struct NicLoad {
     traffic: Traffic,
     flow: Flow,
-    /// What the generator sends, where it does.
+    /// What the generator sends.
     sending: Sending,
     guest: Option<GuestEnd>,
 }
@@ -50,12 +50,12 @@ pub struct NicLoad {
 struct GuestEnd {
     tx: TxPump,
     rx: RxPump,
-    /// Stamps that were seen, ns.
+    /// Times of stamped frames, ns.
     latency: Histogram<u64>,
     _guest: Guest,
 }
 
-/// What one kind of generator did.
+/// The results of one kind of generator.
 #[derive(Default)]
 struct Done {
     sent: u64,
@@ -67,8 +67,8 @@ struct Done {
 }
 
 impl NicLoad {
-    /// Attaches sinks to the interfaces' far ends, connects the guest to `socket` where there is one, and waits until the switch has
-    /// learned both addresses.
+    /// Attaches sinks to the interfaces' far ends, connects the guest to `socket` if there is one, and waits until the
+    /// switch has learned both addresses.
     pub fn connect(flow: Flow, socket: &path::Path) -> Result<Self, BenchError> {
         let mut traffic = Traffic::load()?;
         match flow.path {
@@ -92,7 +92,7 @@ impl NicLoad {
         Ok(this)
     }
 
-    /// The same without a switch: what the generator sends is counted where a switch's program would be.
+    /// The same without a switch: the generator's frames are counted where a switch's program would be.
     pub fn without_switch(flow: Flow) -> Result<Self, BenchError> {
         let mut traffic = Traffic::load()?;
         wire::take_bursts(NEAR[0])?;
@@ -105,7 +105,7 @@ impl NicLoad {
         })
     }
 
-    /// Single frames in both directions, until one has come the way that is measured.
+    /// Sends single frames in both directions, until one has arrived in the measured direction.
     fn learn(&mut self) -> Result<(), BenchError> {
         let back = sending(&self.flow, 1)?;
         let deadline = Instant::now() + LEARN_MAX;
@@ -146,7 +146,7 @@ impl NicLoad {
         Ok(())
     }
 
-    /// The generator, with nothing to receive on this thread.
+    /// Runs the generator; this thread has nothing to receive.
     fn offer_from_nic(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
         self.traffic.plan(&self.sending, rate, time)?;
         let start = now_ns();
@@ -155,7 +155,7 @@ impl NicLoad {
         self.done(rate, time, start, arrived_within)
     }
 
-    /// The generator and the guest's driver in turn.
+    /// Runs the generator and the guest's driver in turn.
     fn offer_to_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
         let Some(guest) = &mut self.guest else {
             return Ok(Done::default());
@@ -168,7 +168,7 @@ impl NicLoad {
         self.done(rate, time, start, arrived_within)
     }
 
-    /// What the generator has done since `start`, nanoseconds.
+    /// The generator's results since `start`, nanoseconds.
     fn done(
         &self,
         rate: Option<f64>,
@@ -185,7 +185,7 @@ impl NicLoad {
         })
     }
 
-    /// The guest's driver alone.
+    /// Runs only the guest's driver.
     fn offer_from_guest(&mut self, rate: Option<f64>, time: Duration) -> Result<Done, BenchError> {
         let Some(guest) = &mut self.guest else {
             return Ok(Done::default());
@@ -217,7 +217,8 @@ impl NicLoad {
         })
     }
 
-    /// Waits until nothing is on its way. Returns how many frames arrived, `received` by the guest before.
+    /// Waits until nothing is in flight. Returns the number of frames that arrived, including `received` by the guest
+    /// before.
     fn drain(&mut self, received: u64) -> Result<u64, BenchError> {
         let deadline = Instant::now() + DRAIN_MAX;
         let (mut at_guest, mut at_sink) = (received, self.traffic.arrived()?);
@@ -252,7 +253,7 @@ impl Load for NicLoad {
         if let Some(guest) = &mut self.guest {
             guest.latency.reset();
             if self.flow.path == Path::NicToGuest {
-                // So that its address is not forgotten meanwhile, nor another's: it sends nothing else.
+                // Keeps its address learned, and the other's: it sends nothing else.
                 guest.tx.poll_stamped(1, 0)?;
             }
         }
@@ -326,7 +327,7 @@ impl GuestEnd {
     }
 }
 
-/// From the far end of the interface `from` to the other port.
+/// Frames from the far end of the interface `from` to the other port.
 fn sending(flow: &Flow, from: usize) -> Result<Sending, BenchError> {
     Ok(Sending {
         interface: wire::index(FAR[from])?,

@@ -1,5 +1,5 @@
-//! `nic`: frames from NIC to NIC, and between a guest and a NIC, through a switch and its peers in turn; what the kernel
-//! has of the cost.
+//! `nic`: frames from NIC to NIC, and between a guest and a NIC, through a switch and its peers in turn; and the kernel's
+//! part of the cost.
 
 pub mod load;
 pub mod switches;
@@ -44,7 +44,7 @@ pub struct NicOptions {
         default_value = "crosspoint,ovs,testpmd,bridge,bridge-rps,none"
     )]
     pub switches: Vec<Switch>,
-    /// Where frames go
+    /// Paths of frames
     #[arg(
         long,
         value_enum,
@@ -59,7 +59,7 @@ pub struct NicOptions {
     #[arg(long, value_delimiter = ',', default_value = "1,1000",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub flows: Vec<u32>,
-    /// Length of a trial; times of /proc are in steps of 10 ms
+    /// Length of a trial, milliseconds; times of /proc are in steps of 10 ms
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub trial_ms: u64,
     /// Traffic before the first trial of a configuration, not measured
@@ -74,27 +74,27 @@ pub struct NicOptions {
     /// The folder of ovs-dpdk.sh and testpmd.sh
     #[arg(long, value_name = "DIR", default_value = "benches/peers")]
     pub peers: PathBuf,
-    /// How the name of testpmd's polling thread starts (DPDK 24 and later: dpdk-worker)
+    /// Start of the name of testpmd's polling thread (DPDK 24 and later: dpdk-worker)
     #[arg(long, value_name = "PREFIX", default_value = "rte-worker")]
     pub testpmd_thread: String,
     #[command(flatten)]
     #[allow(missing_docs, reason = "would become the help's heading")]
     pub search: SearchOptions,
-    /// Where to write report.md, results.json and plots, after each round
+    /// Write report.md, results.json and plots to this directory, after each round
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 
-/// Where frames go.
+/// A path of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Path {
-    /// In at one interface, out at the other.
+    /// From one interface to the other.
     NicToNic,
-    /// From a guest, out at an interface.
+    /// From a guest to an interface.
     GuestToNic,
-    /// In at an interface, to a guest.
+    /// From an interface to a guest.
     NicToGuest,
-    /// From a guest, out at an interface, back in there, to the guest.
+    /// From a guest to an interface, reflected there, and back to the guest.
     GuestNicGuest,
 }
 
@@ -113,7 +113,7 @@ impl Path {
         matches!(self, Self::GuestToNic | Self::GuestNicGuest)
     }
 
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::NicToNic => "nic-to-nic",
@@ -143,7 +143,7 @@ impl NicOptions {
         }
     }
 
-    /// What is measured on `path`, with what it is called.
+    /// The measurements on `path`, with their names.
     fn flows_on(&self, path: Path) -> Vec<(String, Flow)> {
         let of_size = |size: &Size| {
             let Size(size) = *size;
@@ -210,7 +210,7 @@ pub fn run(options: &NicOptions) -> Result<(), BenchError> {
     turns::write_json(&options.plan, &results.machine, &results.measurements)
 }
 
-/// How trials are made, in words.
+/// The settings of trials, as text.
 fn settings(options: &NicOptions) -> String {
     let plan = &options.plan;
     format!(
@@ -224,7 +224,7 @@ fn settings(options: &NicOptions) -> String {
     )
 }
 
-/// One flow through one switch in one round.
+/// Measures one flow through one switch in one round.
 fn measure_flow(
     options: &NicOptions,
     clock: Clock,
@@ -248,7 +248,7 @@ fn measure_flow(
                 generators: vec![(plan.generator_core, Thread::current())],
                 workers: vec![(plan.switch_core, running.worker)],
             },
-            // Without a switch, nobody has anything to do on its core.
+            // Without a switch, its core has nothing to do.
             has_switch: switch != Switch::None,
             wait_max: plan.wait_max,
         };
@@ -261,7 +261,7 @@ fn measure_flow(
     })
 }
 
-/// What watches the trials of one switch.
+/// Judges the trials of one switch.
 struct Jury {
     crew: Crew,
     has_switch: bool,
@@ -311,22 +311,22 @@ impl Jury {
     }
 }
 
-/// What a trial cost the switch's core.
+/// The cost of a trial to the switch's core.
 struct Costs {
     spent: Option<Times>,
     /// crosspoint's own counters.
     busy: Option<Counters>,
-    /// Of the time stamp counter.
+    /// Rate of the time stamp counter.
     hz: f64,
 }
 
-/// Who had how much of it.
+/// The shares of that cost.
 fn shares(offered: &Offered, costs: &Costs) -> Shares {
     let arrived = offered.arrived.max(1) as f64;
     let cycles = |of: fn(Times) -> Option<f64>| Some(of(costs.spent?)? * costs.hz / arrived);
     let kernel = cycles(|spent| Some(spent.kernel));
     let user = match costs.busy {
-        // Turns that found work, less what of them was spent in the kernel: polls in vain are left out.
+        // Poll iterations with work, minus their time in the kernel: empty polls are left out.
         Some(busy) => kernel.map(|kernel| (busy.busy_cycles / arrived - kernel).max(0.0)),
         None => cycles(|spent| spent.user),
     };
@@ -388,10 +388,10 @@ mod tests {
         assert!(size("63").is_err() && size("1519").is_err());
     }
 
-    /// Trials on a machine that is busy with something else, until one is left alone.
+    /// Most trials on a busy machine, until one is undisturbed.
     const TRIALS_MAX: usize = 20;
 
-    /// A kernel's bridge, or nothing, between two far ends: needs root, takes a second.
+    /// The kernel's bridge, or no switch, between two far ends: needs root, takes a second.
     #[test]
     fn frames_that_are_sent_at_a_low_rate_all_arrive_in_order() {
         wire::enter_namespace().expect("run as root");
@@ -422,13 +422,13 @@ mod tests {
                     Switch::None => NicLoad::without_switch(flow).unwrap(),
                     _ => NicLoad::connect(flow, &running.socket).unwrap(),
                 };
-                // A generator that has lost its core catches up in one burst, which may be more than an interface's
-                // ring holds: what is lost in one trial of many is that.
+                // A generator that has lost its core catches up in one burst, which may exceed an interface's ring. One
+                // trial of many may lose frames for this reason.
                 let mut trial = || {
                     let time = Duration::from_millis(100);
                     let offered = load.offer(Some(20_000.0), time).unwrap();
                     assert_eq!(offered.due, 2000, "{switch:?}");
-                    // Fewer, where another thread had the core at the end.
+                    // Fewer, if another thread had the core at the end.
                     assert!((1..=2000).contains(&offered.sent), "{switch:?}");
                     offered
                 };

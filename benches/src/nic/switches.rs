@@ -1,4 +1,4 @@
-//! What is measured, between the interfaces of [`wire`] or between a guest and one of them.
+//! The measured switches, between the interfaces of [`wire`] or between a guest and one of them.
 
 use super::Path;
 use super::wire::{self, NEAR};
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// Longest wait for crosspoint to start.
 const START_MAX: Duration = Duration::from_secs(20);
-/// Where peers put their files.
+/// The peers' directory for files.
 const PEER_FILES: &str = "/run/crosspoint-bench-nic";
 
 /// A switch.
@@ -32,30 +32,30 @@ pub enum Switch {
     Testpmd,
     /// The kernel's bridge, in the sender's softirq.
     Bridge,
-    /// The same, on the switch's core by receive packet steering.
+    /// The same, moved to the switch's core by receive packet steering.
     BridgeRps,
-    /// None: what the generator makes is counted at the near end.
+    /// No switch: the generator's frames are counted at the near end.
     None,
 }
 
-/// Where to find switches.
+/// Paths to the switches.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The crosspoint binary.
     pub crosspoint: PathBuf,
     /// The folder of the peers' scripts.
     pub peers: PathBuf,
-    /// How the name of testpmd's polling thread starts.
+    /// Start of the name of testpmd's polling thread.
     pub testpmd_thread: String,
 }
 
-/// A running switch. Dropped, it stops.
+/// A running switch. It stops when dropped.
 pub struct Running {
-    /// The thread that moves frames, where it has one.
+    /// The thread that moves frames, if there is one.
     pub worker: Option<Thread>,
     /// Its metrics, if it is crosspoint.
     pub metrics: Option<SocketAddr>,
-    /// Where a guest connects.
+    /// Socket for a guest.
     pub socket: PathBuf,
     _stop: Stop,
 }
@@ -77,18 +77,18 @@ impl Drop for Stop {
 }
 
 impl Switch {
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or(String::new(), |value| value.get_name().to_owned())
     }
 
-    /// Whether frames can take `path` through it.
+    /// Whether it supports `path`.
     pub fn has(self, path: Path) -> bool {
         !path.has_guest() || matches!(self, Self::Crosspoint | Self::Ovs | Self::Testpmd)
     }
 
-    /// Lays the wires anew, and starts it.
+    /// Creates new wires, and starts the switch.
     pub fn start(
         self,
         path: Path,

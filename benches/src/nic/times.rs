@@ -1,25 +1,25 @@
-//! What the kernel and the program have of a core's time.
+//! The parts of a core's time spent in the kernel and in the program.
 
 use crate::threads::Thread;
 use std::fs;
 
-/// Per second, in /proc (USER_HZ, the same on all machines that Linux runs on today).
+/// Ticks per second in /proc (USER_HZ, the same on all machines that Linux runs on today).
 const TICKS_HZ: f64 = 100.0;
 
 /// Times since some moment, seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Times {
-    /// Of the thread, in its program; none without a thread.
+    /// The thread's time in its program; none without a thread.
     pub user: Option<f64>,
-    /// Of the thread, in the kernel, softirq that it was interrupted for included; without a thread, of the core: system, irq and
-    /// softirq.
+    /// The thread's time in the kernel, including softirqs that interrupted it. Without a thread, the core's system, irq and
+    /// softirq time.
     pub kernel: f64,
-    /// Of the core, softirq.
+    /// The core's softirq time.
     pub softirq: f64,
 }
 
 impl Times {
-    /// Of `thread`, if there is one, and of `core`, until now.
+    /// Times until now, of `thread`, if there is one, and of `core`.
     pub fn now(thread: Option<Thread>, core: usize) -> Option<Self> {
         let of_core = core_times(&fs::read_to_string("/proc/stat").ok()?, core)?;
         let Some(thread) = thread else {
@@ -33,7 +33,7 @@ impl Times {
         })
     }
 
-    /// Since `earlier`.
+    /// The difference from `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             user: self.user.zip(earlier.user).map(|(now, then)| now - then),
@@ -43,7 +43,7 @@ impl Times {
     }
 }
 
-/// Of a core, but for programs' time. In /proc/stat: user, nice, system, idle, iowait, irq, softirq.
+/// The times of a core, without those of programs. /proc/stat has: user, nice, system, idle, iowait, irq, softirq.
 fn core_times(stat: &str, core: usize) -> Option<Times> {
     let name = format!("cpu{core} ");
     let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
@@ -61,7 +61,7 @@ fn core_times(stat: &str, core: usize) -> Option<Times> {
     })
 }
 
-/// utime and stime of /proc/PID/task/TID/stat: its fields 14 and 15. The name, field 2, may have anything in it.
+/// utime and stime of /proc/PID/task/TID/stat: fields 14 and 15. The name, field 2, may contain any character.
 fn thread_times(stat: &str) -> Option<[f64; 2]> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

@@ -1,4 +1,4 @@
-//! Frames made and taken inside the kernel: the programs of [`crosspoint_ebpf::traffic`], loaded.
+//! Frames generated and counted in the kernel, by the loaded programs of [`crosspoint_ebpf::traffic`].
 
 use super::wire::SPARE;
 use crate::error::BenchError;
@@ -17,11 +17,11 @@ use hdrhistogram::Histogram;
 use std::io;
 use std::time::Duration;
 
-/// Frames that the kernel passes on at once: what its own batches are.
+/// Frames that the kernel passes on together, as in its own batches.
 const BATCH: u32 = 64;
-/// Bytes of a frame of IMIX at most, without FCS.
+/// Longest frame of IMIX, bytes without FCS.
 const IMIX_LEN_MAX: usize = 1514;
-/// Until the XDP program's IPv4 header: Ethernet.
+/// Length of the Ethernet header before the IPv4 header.
 const ETHERNET_LEN: usize = 14;
 const IPV4_LEN: usize = 20;
 /// 10.0.0.1 to 10.0.0.2, time to live 64, UDP; no length, no checksum.
@@ -29,31 +29,31 @@ const IPV4: [u8; IPV4_LEN] = [
     0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
 ];
 
-/// What happens to frames at an interface.
+/// Handling of frames at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// They are counted and dropped when the kernel has made packet buffers of them.
+    /// Counted and dropped after the kernel has made packet buffers of them.
     Sink,
-    /// They go back to their sender.
+    /// Returned to their sender.
     Reflect,
-    /// They are counted and dropped in the driver.
+    /// Counted and dropped in the driver.
     SinkXdp,
 }
 
-/// What to send.
+/// Frames to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending {
-    /// The interface that frames leave by.
+    /// The interface on which they are sent.
     pub interface: u32,
-    /// From this address to that one.
+    /// Source and destination address.
     pub addresses: [[u8; 6]; 2],
     /// Bytes of each frame, without FCS; `None`: IMIX.
     pub len: Option<usize>,
-    /// Different UDP ports.
+    /// Number of different UDP ports.
     pub flows: u32,
 }
 
-/// The programs and their maps. Dropped, sinks are gone.
+/// The programs and their maps. Sinks are removed when it is dropped.
 pub struct Traffic {
     ebpf: Ebpf,
     plans: Array<MapData, PlanValue>,
@@ -65,14 +65,14 @@ pub struct Traffic {
     frame: Vec<u8>,
 }
 
-/// CLOCK_MONOTONIC, ns: the programs' clock.
+/// CLOCK_MONOTONIC, ns: the clock that the programs use.
 pub fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl Traffic {
-    /// Loads them.
+    /// Loads the programs.
     pub fn load() -> Result<Self, BenchError> {
         let mut ebpf = Ebpf::load(OBJECT).map_err(failed("loading eBPF programs"))?;
         let map = |ebpf: &mut Ebpf, name| {
@@ -89,8 +89,8 @@ impl Traffic {
         let loss_runs = map!(PerCpuArray, LOSS_RUNS);
         let generate: &mut Xdp = program(&mut ebpf, GENERATE)?;
         generate.load().map_err(failed("loading the generator"))?;
-        // A program that is attached somewhere is ready to be called. Else each run would make it so, and wait twice for
-        // all cores to see it (bpf_dispatcher_change_prog): 40 ms.
+        // An attached program is ready to be called. Otherwise each run would prepare it, and wait twice for all cores to
+        // see it (bpf_dispatcher_change_prog): 40 ms.
         let attached = generate.attach(SPARE, XdpMode::Skb);
         attached.map_err(failed("attaching the generator"))?;
         Ok(Self {
@@ -105,7 +105,7 @@ impl Traffic {
         })
     }
 
-    /// Has frames that arrive at `interface` treated so.
+    /// Sets how frames that arrive at `interface` are handled.
     pub fn attach(&mut self, interface: &str, end: End) -> Result<(), BenchError> {
         let failed = |why: ProgramError| failed("attaching to an interface")(why);
         match end {
@@ -125,7 +125,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// Forgets what arrived before.
+    /// Resets the counts of earlier arrivals.
     pub fn clear(&mut self) -> Result<(), BenchError> {
         let failed = failed("clearing eBPF maps");
         let arrived = PerCpuValues::try_from(vec![[0, 0, NEXT_UNKNOWN]; self.cores])
@@ -138,7 +138,7 @@ impl Traffic {
         arrived.and(latencies).and(loss_runs).map_err(failed)
     }
 
-    /// Makes ready to send for `time` from now on, `rate` frames per second or as many as [`Self::generate`] makes.
+    /// Prepares sending for `time` from now on, `rate` frames per second or as many as [`Self::generate`] makes.
     pub fn plan(
         &mut self,
         sending: &Sending,
@@ -162,7 +162,7 @@ impl Traffic {
             .map_err(failed("the generator's plan"))
     }
 
-    /// Runs the generator `times`. Returns whether the end of the plan has not come yet.
+    /// Runs the generator `times` times. Returns whether the plan has not ended yet.
     pub fn generate(&mut self, times: u32) -> Result<bool, BenchError> {
         let generate: &mut Xdp = program(&mut self.ebpf, GENERATE)?;
         let run = generate.test_run(TestRunOptions {
@@ -195,18 +195,18 @@ impl Traffic {
         Ok(arrived.iter().map(|of_core| of_core[0]).sum())
     }
 
-    /// From stamp to sink, ns.
+    /// Times from stamp to sink, ns.
     pub fn latencies(&self) -> Result<Histogram<u64>, BenchError> {
         histogram(&self.latencies)
     }
 
-    /// Runs of frames that did not come.
+    /// Lengths of runs of missing frames.
     pub fn loss_runs(&self) -> Result<Histogram<u64>, BenchError> {
         histogram(&self.loss_runs)
     }
 }
 
-/// An empty histogram of what is counted here.
+/// An empty histogram with the bounds used here.
 pub fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("valid bounds")
 }
@@ -232,7 +232,7 @@ where
     found.try_into().map_err(failed("eBPF programs"))
 }
 
-/// An error of aya's, with all that it came from.
+/// An error of aya, with all its causes.
 fn failed<E: std::error::Error>(what: &str) -> impl Fn(E) -> BenchError + '_ {
     move |why| {
         let mut text = why.to_string();
@@ -245,12 +245,12 @@ fn failed<E: std::error::Error>(what: &str) -> impl Fn(E) -> BenchError + '_ {
     }
 }
 
-/// The frame that the generator's are made of.
+/// The template of the generator's frames.
 fn frame(sending: &Sending) -> Vec<u8> {
     let [source, destination] = sending.addresses;
     let mut frame = [&destination[..], &source, &[8, 0], &IPV4].concat();
     frame.resize(sending.len.unwrap_or(IMIX_LEN_MAX), 0);
-    // In case nothing writes it: a datagram that ends with the frame.
+    // In case the program does not write it: a datagram that ends with the frame.
     let len = (frame.len() - ETHERNET_LEN) as u16;
     frame[ETHERNET_LEN + 2..ETHERNET_LEN + 4].copy_from_slice(&len.to_be_bytes());
     frame

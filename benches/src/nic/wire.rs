@@ -1,18 +1,18 @@
-//! Where the switches' interfaces are: a network namespace of this process, with two veth pairs in it. The switch has the
-//! ends `sa` and `sb`; frames come in and go out at the far ends `a0` and `b0`.
+//! The switches' interfaces: a network namespace of this process, with two veth pairs in it. The switch has the ends `sa`
+//! and `sb`; frames are sent and received at the far ends `a0` and `b0`.
 
 use crate::error::BenchError;
 use std::io;
 use std::process::Command;
 
-/// The ends that a switch has.
+/// The switch's ends.
 pub const NEAR: [&str; 2] = ["sa", "sb"];
 /// The other ends.
 pub const FAR: [&str; 2] = ["a0", "b0"];
-/// An interface that nothing goes through.
+/// An interface without traffic.
 pub const SPARE: &str = "spare";
 
-/// Moves the calling thread, and all that it starts from now on, into a network namespace that goes when they have gone.
+/// Moves the calling thread, and all that it starts from now on, into a network namespace that ends with them.
 pub fn enter_namespace() -> Result<(), BenchError> {
     // SAFETY: takes flags only, and changes the calling thread's namespaces and no memory.
     let left = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
@@ -20,22 +20,22 @@ pub fn enter_namespace() -> Result<(), BenchError> {
         let why = io::Error::last_os_error();
         return Err(BenchError::io("a network namespace (needs root)")(why));
     }
-    // What /sys shows of interfaces is the namespace's in which it was mounted.
+    // /sys shows the interfaces of the namespace in which it was mounted.
     command("mount --make-rslave /")?;
     command("mount -t sysfs sysfs /sys")?;
-    // Nothing but the bench's frames is on the wires.
+    // Only the bench's frames are on the wires.
     let ipv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-    let _ = std::fs::write(ipv6, "1"); // not there without IPv6
+    let _ = std::fs::write(ipv6, "1"); // missing without IPv6
     command(&format!(
         "ip link add {SPARE} type veth peer name {SPARE}-far"
     ))?;
     command("ip link set lo up")
 }
 
-/// Both veth pairs, new and up, with one queue.
+/// Creates both veth pairs with one queue, and sets them up.
 pub fn lay() -> Result<(), BenchError> {
     for (near, far) in NEAR.iter().zip(FAR) {
-        let _ = command(&format!("ip link del {near}")); // a bridge is gone, too, by then
+        let _ = command(&format!("ip link del {near}")); // a bridge has been removed by then, too
         command(&format!(
             "ip link add {far} numrxqueues 1 numtxqueues 1 type veth peer name {near} numrxqueues 1 numtxqueues 1"
         ))?;
@@ -46,7 +46,7 @@ pub fn lay() -> Result<(), BenchError> {
     Ok(())
 }
 
-/// A kernel's bridge between the near ends, its work done on `core`, or on the sender's.
+/// Creates a kernel bridge between the near ends, which works on `core`, or on the sender's core.
 pub fn bridge(core: Option<usize>) -> Result<(), BenchError> {
     command("ip link add bench-br type bridge")?;
     let mask = core.map_or(0, |core| 1_u128 << core);
@@ -59,12 +59,12 @@ pub fn bridge(core: Option<usize>) -> Result<(), BenchError> {
     command("ip link set bench-br up")
 }
 
-/// Removes it.
+/// Removes the bridge.
 pub fn remove_bridge() {
-    let _ = command("ip link del bench-br"); // gone with the namespace otherwise
+    let _ = command("ip link del bench-br"); // otherwise it ends with the namespace
 }
 
-/// Has an interface without a program take what a program redirects to its other end: for that, it polls.
+/// Lets an interface without a program receive frames that a program redirects to its other end; for this it must poll.
 pub fn take_bursts(interface: &str) -> Result<(), BenchError> {
     command(&format!("ethtool -K {interface} gro on"))
 }

@@ -1,11 +1,11 @@
-//! What trials at a load say of it.
+//! Classification of loads by their trials.
 
 use super::Goal;
 
-/// Phases of a search. Each has intervals twice as wide as the next.
+/// Phases of a search. Each phase's intervals are twice as wide as the next one's.
 pub const PHASES: usize = 3;
 
-/// So much more than a bound is rounding.
+/// A value may exceed a bound by this much, because of rounding.
 const ROUNDING: f64 = 1e-9;
 
 /// A goal in one phase.
@@ -15,16 +15,16 @@ pub struct Target {
     pub loss_ratio: f64,
     /// Part of the trials that may lose more.
     pub exceed_ratio: f64,
-    /// Relative, of the upper bound.
+    /// Width of the interval, relative to the upper bound.
     pub width: f64,
     /// Length of a full-length trial, seconds.
     pub trial: f64,
-    /// Of full-length trials that decide, seconds.
+    /// Total length of the full-length trials that decide, seconds.
     pub sum: f64,
 }
 
 impl Target {
-    /// From single short trials to what `goal` asks for: lengths and sums grow in equal steps of their ratio.
+    /// The phases from single short trials to the values of `goal`: lengths and sums grow by a constant ratio.
     pub fn phases(goal: &Goal) -> Vec<Self> {
         let last = PHASES - 1;
         let at = |phase: usize, first: f64, end: f64| match first {
@@ -42,21 +42,21 @@ impl Target {
     }
 }
 
-/// What a load is to a target.
+/// Class of a load with respect to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// It loses no more than allowed.
     Lower,
     /// It loses more.
     Upper,
-    /// More trials have to tell.
+    /// More trials are needed.
     Undecided,
 }
 
 /// All trials that count, by load.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// The least first.
+    /// The loads, lowest first.
     loads: Vec<At>,
 }
 
@@ -73,7 +73,7 @@ struct Trial {
 }
 
 impl Known {
-    /// A trial at `rate` of `seconds` lost so much.
+    /// Adds a trial at `rate` of `seconds` that lost this part.
     pub fn add(&mut self, rate: f64, seconds: f64, loss: f64) {
         let place = self
             .loads
@@ -86,13 +86,13 @@ impl Known {
         self.loads[place].trials.push(Trial { seconds, loss });
     }
 
-    /// What the load `rate` is to `target`.
+    /// The class of the load `rate` with respect to `target`.
     pub fn class(&self, rate: f64, target: &Target) -> Class {
         let load = self.loads.iter().find(|load| load.rate == rate);
         load.map_or(Class::Undecided, |load| load.class(target))
     }
 
-    /// The highest lower bound below the lowest upper bound, and that.
+    /// The highest lower bound below the lowest upper bound, and the latter.
     pub fn bounds(&self, target: &Target) -> (Option<f64>, Option<f64>) {
         let (mut lower, mut upper) = (None, None);
         for load in &self.loads {
@@ -108,14 +108,14 @@ impl Known {
         (lower, upper)
     }
 
-    /// How many loads are of this class.
+    /// The number of loads of this class.
     pub fn count(&self, class: Class, target: &Target) -> usize {
         let of_class = self.loads.iter().filter(|load| load.class(target) == class);
         of_class.count()
     }
 
-    /// Conditional throughput of the load `rate`: `rate` less the loss ratio that the exceed ratio's part of the full-length trials
-    /// exceeds.
+    /// Conditional throughput of the load `rate`: `rate` reduced by the loss ratio that only the exceed ratio's part of the
+    /// full-length trials exceeds.
     pub fn throughput(&self, rate: f64, target: &Target) -> Option<f64> {
         let load = self.loads.iter().find(|load| load.rate == rate)?;
         let mut trials: Vec<Trial> = load.full_length(target).collect();
@@ -141,7 +141,8 @@ impl At {
         trials.filter(move |trial| trial.seconds >= length)
     }
 
-    /// Short trials that lose too much count: a longer one would have lost it too. Those that do not, only make up for such.
+    /// Short trials that lose too much count: a longer one would have lost too much as well. Short trials that do not lose
+    /// too much only compensate for such.
     fn class(&self, target: &Target) -> Class {
         let length = target.trial * (1.0 - ROUNDING);
         let sum = |full: bool, high: bool| -> f64 {

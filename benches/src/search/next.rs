@@ -1,8 +1,8 @@
-//! Which load to try next.
+//! The choice of the next load.
 
 use super::bounds::{Class, Known, Target};
 
-/// What an earlier phase took for the bounds: taken for granted until the interval is narrow, then measured.
+/// The bounds of an earlier phase: assumed until the interval is narrow, then measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Hint {
     lower: Option<f64>,
@@ -10,7 +10,7 @@ pub struct Hint {
 }
 
 impl Hint {
-    /// Lower and upper bound.
+    /// A hint of a lower and an upper bound.
     pub fn of((lower, upper): (Option<f64>, Option<f64>)) -> Self {
         Self { lower, upper }
     }
@@ -19,31 +19,31 @@ impl Hint {
 /// The loads that a search may offer.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
-    /// Tried first.
+    /// The first load.
     pub first: f64,
-    /// No less.
+    /// The lowest load.
     pub min: f64,
-    /// No more.
+    /// The highest load.
     pub max: f64,
 }
 
-/// How a phase goes on.
+/// The next step of a phase.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Next {
-    /// With a trial at this load.
+    /// A trial at this load.
     Measure(f64),
-    /// Not: the bounds are near enough.
+    /// None: the bounds are close enough.
     Reached,
-    /// Not: the least load is an upper bound.
+    /// None: the lowest load is an upper bound.
     NoLowerBound,
-    /// Not: the highest load is a lower bound.
+    /// None: the highest load is a lower bound.
     NoUpperBound,
 }
 
-/// A search outside of what is bounded goes no further in one step, as a part of the load.
+/// Largest step of a search outside the bounds, as a part of the load.
 const STEP_MAX: f64 = 0.5;
 
-/// How the phase `target` goes on.
+/// The next step of the phase `target`.
 pub fn next(known: &Known, target: &Target, hint: Hint, range: Range) -> Next {
     let (proven_lower, proven_upper) = known.bounds(target);
     let open = |rate: &f64| known.class(*rate, target) == Class::Undecided;
@@ -74,7 +74,7 @@ pub fn next(known: &Known, target: &Target, hint: Hint, range: Range) -> Next {
     }
 }
 
-/// Twice as far with each load that was on the same side, beginning with the target's width.
+/// The step doubles with each load on the same side, beginning with the target's width.
 fn step(same_side: usize, target: &Target) -> f64 {
     let doublings = same_side.saturating_sub(1).min(16) as i32;
     (target.width * 2.0_f64.powi(doublings)).min(STEP_MAX)

@@ -1,4 +1,4 @@
-//! What a search may be asked for.
+//! The options of a search.
 
 use super::{Goal, Limits};
 use crate::placement::Placement;
@@ -11,13 +11,13 @@ pub struct SearchOptions {
     /// Search for the non-drop rate and the partial-drop rate
     #[arg(long)]
     pub search: bool,
-    /// Take latency at 0, 10, 50 and 90 % of the partial-drop rate
+    /// Measure latency at 0, 10, 50 and 90 % of the partial-drop rate
     #[arg(long, requires = "search")]
     pub latency: bool,
-    /// Length of a search's first trials
+    /// Length of a search's first trials, milliseconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub initial_trial_ms: u64,
-    /// Length of all trials at one load together, when they do not decide earlier; default: five trials
+    /// Total length of the trials at one load, milliseconds, if they do not decide earlier; default: five trials
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub duration_sum_ms: Option<u64>,
     /// Partial-drop rate: percent of the frames that may be lost
@@ -26,16 +26,16 @@ pub struct SearchOptions {
     /// Percent of the trials at a load that may lose more
     #[arg(long, default_value_t = 50.0, value_name = "PERCENT", value_parser = percent)]
     pub exceed: f64,
-    /// Bounds are near enough when they differ by so much
+    /// Bounds are close enough if they differ by at most this
     #[arg(long, default_value_t = 1.0, value_name = "PERCENT", value_parser = width)]
     pub width: f64,
-    /// Trials of a search at most
+    /// Most trials of a search
     #[arg(long, default_value_t = 400)]
     pub trials_max: usize,
-    /// A trial that is disturbed is repeated so often
+    /// Number of times that a disturbed trial is repeated
     #[arg(long, default_value_t = 20)]
     pub repeats: usize,
-    /// So many trials in a row of the other placement are set aside
+    /// Number of trials in a row of the other placement that are set aside before the search ends
     #[arg(long, default_value_t = 200)]
     pub patience: usize,
     /// The placement to search in; default: that of a search's first trial that counts
@@ -43,17 +43,17 @@ pub struct SearchOptions {
     pub placement: Option<AskedPlacement>,
 }
 
-/// A placement that a search can be asked for.
+/// A placement in which to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AskedPlacement {
     /// Cores that share a cache.
     Near,
-    /// Cores that do not.
+    /// Cores that do not share one.
     Far,
 }
 
 impl SearchOptions {
-    /// Non-drop and partial-drop rate, by last trials of this length.
+    /// Goals of non-drop and partial-drop rate, with last trials of this length.
     pub fn goals(&self, trial: Duration) -> Vec<Goal> {
         let initial = Duration::from_millis(self.initial_trial_ms);
         let mut goals = Goal::usual(initial.as_secs_f64(), trial.as_secs_f64());
@@ -70,7 +70,7 @@ impl SearchOptions {
         goals
     }
 
-    /// How long a search goes on.
+    /// The limits of a search.
     pub fn limits(&self) -> Limits {
         Limits {
             trials_max: self.trials_max,
@@ -92,7 +92,7 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Nearer than a thousandth, trials that long cannot tell.
+/// Trials of usual length cannot distinguish less than a thousandth.
 fn width(text: &str) -> Result<f64, String> {
     match percent(text) {
         Ok(width) if (0.1..=50.0).contains(&width) => Ok(width),

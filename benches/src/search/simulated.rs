@@ -1,4 +1,4 @@
-//! Switches that a formula stands for, so that what a search finds can be compared with what is there.
+//! Switches simulated by a formula, so that a search's result can be compared with the truth.
 
 use super::{Judge, Judged};
 use crate::error::BenchError;
@@ -8,25 +8,25 @@ use crate::trial::{Discard, Observed};
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-/// Frames lost in a row.
+/// Number of frames lost in a row.
 const RUN: u64 = 32;
 
-/// A switch with a capacity, and its troubles.
+/// A switch with a capacity and disturbances.
 #[derive(Clone, Debug)]
 pub struct Simulated {
     /// Frames per second.
     pub capacity: f64,
-    /// By so much the capacity of single trials differs, as a part.
+    /// Variation of the capacity between trials, as a part.
     pub noise: f64,
     /// Part of the trials in which there is a burst of loss.
     pub bursts: f64,
-    /// Part of the frames that it costs.
+    /// Part of the frames that such a burst loses.
     pub burst_loss: f64,
-    /// Loads from here to there lose a tenth, though below the capacity.
+    /// Loads between these lose a tenth, although they are below the capacity.
     pub hole: Option<(f64, f64)>,
     /// Part of the trials that are disturbed: all their frames are lost.
     pub disturbed: f64,
-    /// Trials from one change of the placement to the next; far, the capacity is half.
+    /// Trials between two changes of the placement; if the placement is far, the capacity is half.
     pub placement_lasts: Option<usize>,
     /// State of the noise.
     pub seed: u64,
@@ -35,7 +35,7 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// One without troubles.
+    /// A switch without disturbances.
     pub fn of_capacity(capacity: f64) -> Self {
         Self {
             capacity,
@@ -50,7 +50,7 @@ impl Simulated {
         }
     }
 
-    /// 0 to 1 (splitmix64).
+    /// A number from 0 to 1 (splitmix64).
     fn random(&mut self) -> f64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -109,7 +109,7 @@ impl Load for Simulated {
     }
 }
 
-/// Knows when the simulated switch was disturbed.
+/// A judge that knows when the simulated switch was disturbed.
 #[derive(Debug)]
 pub struct Knows(pub Simulated);
 

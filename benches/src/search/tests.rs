@@ -1,10 +1,10 @@
-//! Properties of a search, whatever the switch.
+//! Properties of a search that hold for every switch.
 
 use super::simulated::{Knows, Simulated};
 use super::*;
 use proptest::prelude::*;
 
-/// A search that reached all its goals takes no more trials that count.
+/// A search that reaches all its goals needs at most this many trials that count.
 const TRIALS_ENOUGH: usize = 60;
 
 fn goals() -> Vec<Goal> {
@@ -16,7 +16,7 @@ fn find(switch: &Simulated, limits: &Limits) -> SearchResult {
     search(&mut switch.clone(), &mut judge, &goals(), limits).unwrap()
 }
 
-/// What holds whatever was found.
+/// Checks that hold for every result.
 fn check(result: &SearchResult, limits: &Limits) -> Result<(), TestCaseError> {
     let counting = result.trials.iter().filter(|trial| !trial.other_placement);
     prop_assert!(counting.count() <= limits.trials_max);
@@ -46,7 +46,7 @@ proptest! {
         prop_assert!(result.trials.len() <= TRIALS_ENOUGH);
         for found in &result.goals {
             prop_assert_eq!(found.irregular, None, "{:?}", found);
-            // So much may be offered that only what is allowed is lost; a frame is the least that can be.
+            // The highest rate at which only the allowed part is lost. The smallest possible loss is one frame.
             let allowed = capacity / (1.0 - found.goal.loss_ratio);
             prop_assert!(found.lower.unwrap() <= allowed * 1.0005, "{found:?} {allowed}");
             prop_assert!(found.upper.unwrap() >= allowed * 0.9995, "{found:?} {allowed}");

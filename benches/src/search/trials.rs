@@ -1,4 +1,4 @@
-//! Trials that count, and those that do not.
+//! Trials, those that count and those that do not.
 
 use crate::error::BenchError;
 use crate::interrupt;
@@ -9,12 +9,12 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Makes a load offer, and says whether that counts.
+/// Runs trials of a load, and decides whether they count.
 pub trait Judge {
     /// One trial of `load`: see [`Load::offer`].
     ///
     /// # Errors
-    /// What could not be done. That a trial does not count is none.
+    /// An error of the trial itself. A trial that does not count is no error.
     fn trial(
         &mut self,
         load: &mut dyn Load,
@@ -23,31 +23,31 @@ pub trait Judge {
     ) -> Result<Judged, BenchError>;
 }
 
-/// A trial and what is to be thought of it.
+/// A trial and its judgement.
 pub struct Judged {
-    /// What became of the frames.
+    /// The result of the offer.
     pub offered: Offered,
     /// What was observed around it.
     pub observed: Observed,
-    /// TSC cycles of all the switch's cores for each time that it handled a frame that arrived, idle turns included; none
-    /// when nothing arrived within the trial.
+    /// TSC cycles of all the switch's cores for each time that it handled a frame that arrived, idle iterations included;
+    /// none if nothing arrived within the trial.
     pub core_cycles: Option<f64>,
     /// Why it does not count.
     pub discarded: Option<Discard>,
 }
 
-/// How long a search goes on.
+/// The limits of a search.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Trials, those that do not count too, but for those of the other placement.
+    /// Most trials, including those that do not count, but not those of the other placement.
     pub trials_max: usize,
-    /// Trials in a row that were disturbed.
+    /// Most disturbed trials in a row.
     pub repeats_max: usize,
-    /// Trials in a row of the other placement.
+    /// Most trials in a row of the other placement.
     pub patience: usize,
-    /// No load below, frames per second.
+    /// The lowest load, frames per second.
     pub rate_min: f64,
-    /// No load above, frames per second.
+    /// The highest load, frames per second.
     pub rate_max: Option<f64>,
     /// The placement to search in; without one, that of the first trial that counts.
     pub placement: Option<Placement>,
@@ -70,18 +70,18 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
-    /// By itself.
+    /// It was completed.
     Done,
-    /// By [`Limits::trials_max`].
+    /// [`Limits::trials_max`] was reached.
     TrialsMax,
-    /// By [`Limits::repeats_max`].
+    /// [`Limits::repeats_max`] was reached.
     Disturbed,
-    /// By [`Limits::patience`].
+    /// [`Limits::patience`] was reached.
     OtherPlacement,
 }
 
 impl Ended {
-    /// In tables.
+    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -92,12 +92,12 @@ impl Ended {
     }
 }
 
-/// One trial, in the file.
+/// A trial, as in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchTrial {
-    /// The goal, or what else it was for.
+    /// The goal, or another purpose.
     pub purpose: String,
-    /// Frames per second asked for; none: as many as the switch took.
+    /// Frames per second asked for; none: full load.
     pub rate: Option<f64>,
     /// Length asked for, seconds.
     pub asked_seconds: f64,
@@ -105,7 +105,7 @@ pub struct SearchTrial {
     pub seconds: f64,
     /// Frames that the rate asked for.
     pub due: u64,
-    /// Frames that the switch was given.
+    /// Frames that were given to the switch.
     pub sent: u64,
     /// Frames that arrived.
     pub arrived: u64,
@@ -125,25 +125,25 @@ pub struct SearchTrial {
     pub first_p50_ns: Option<u64>,
     /// 99 in 100 of them took less, nanoseconds.
     pub first_p99_ns: Option<u64>,
-    /// Frames lost in a row, and how often so many.
+    /// Lengths of runs of lost frames, and the number of such runs.
     pub loss_runs: Vec<(u64, u64)>,
     /// What was observed around it.
     pub observed: Observed,
-    /// As in [`Judged`].
+    /// See [`Judged`].
     pub core_cycles: Option<f64>,
     /// Why it does not count.
     pub discarded: Option<Discard>,
-    /// It would count, but is of the other placement.
+    /// Whether it would count, but is of the other placement.
     pub other_placement: bool,
 }
 
 impl SearchTrial {
-    /// It counts.
+    /// Whether it counts.
     pub fn counts(&self) -> bool {
         self.discarded.is_none() && !self.other_placement && self.purpose != super::WARM_UP
     }
 
-    /// Of a trial that was asked for.
+    /// The record of a trial.
     pub fn of(purpose: &str, rate: Option<f64>, time: Duration, judged: &Judged) -> Self {
         let offered = &judged.offered;
         let latency = &offered.latency_ns;
@@ -190,7 +190,7 @@ pub struct Trials<'a> {
 }
 
 impl<'a> Trials<'a> {
-    /// None yet.
+    /// No trials yet.
     pub fn new(load: &'a mut dyn Load, judge: &'a mut dyn Judge, limits: &'a Limits) -> Self {
         Self {
             load,
@@ -202,18 +202,18 @@ impl<'a> Trials<'a> {
         }
     }
 
-    /// One trial that does not count, whatever it is.
+    /// Runs one trial that never counts.
     ///
     /// # Errors
-    /// What could not be done.
+    /// An error of load or judge.
     pub fn warm_up(&mut self, time: Duration) -> Result<(), BenchError> {
         self.once(super::WARM_UP, None, time).map(|_| ())
     }
 
-    /// A trial that counts, or none when a limit was reached before there was one; then there will be no other.
+    /// Runs a trial that counts; none if a limit was reached first, after which there are no further trials.
     ///
     /// # Errors
-    /// What could not be done.
+    /// An error of load or judge.
     pub fn run(
         &mut self,
         purpose: &str,
@@ -260,12 +260,12 @@ impl<'a> Trials<'a> {
         Ok(judged)
     }
 
-    /// Of the trials that count.
+    /// The placement of the trials that count.
     pub fn placement(&self) -> Option<Placement> {
         self.placement
     }
 
-    /// How it ended, so far.
+    /// How the series ended, so far.
     pub fn ended(&self) -> Ended {
         self.ended
     }

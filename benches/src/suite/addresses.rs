@@ -1,12 +1,12 @@
-//! Addresses of guests by number.
+//! MAC addresses of guests, by number.
 
-/// Of guest `number`.
+/// The address of guest `number`.
 pub fn of(number: usize) -> [u8; 6] {
     let [high, low] = (number as u16 + 1).to_be_bytes();
     [2, 0, 0, 0, high, low]
 }
 
-/// The guest whose address it is, if it is any's here.
+/// The number of the guest with this address; beyond all guests for other addresses.
 #[inline(always)]
 pub fn number(address: &[u8]) -> usize {
     usize::from(u16::from_be_bytes([address[4], address[5]]).wrapping_sub(1))

@@ -1,4 +1,4 @@
-//! The guests of a scenario, connected, and the threads that drive them.
+//! The connected guests of a scenario, and the threads that drive them.
 
 use super::addresses;
 use super::quiet::Quiet;
@@ -19,27 +19,27 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for a path from every sender to its receiver.
 const LEARN_MAX: Duration = Duration::from_secs(10);
-/// Of each sender, while the switch learns.
+/// Frames per second of each sender, while the switch learns.
 const LEARN_RATE: f64 = 2000.0;
 const LEARN_TRIAL: Duration = Duration::from_millis(10);
-/// From the call to the first frame: by then every thread is awake.
+/// Time from the call to the first frame: by then every thread is awake.
 const START_IN: Duration = Duration::from_millis(1);
-/// Longest wait for a switch to take what a receiver sends to be known, and so much more for each of its addresses.
+/// Longest wait until a switch has taken a receiver's announcements, and the time added for each of its addresses.
 const TEACH_MAX: Duration = Duration::from_millis(200);
 const TEACH_ADDRESS_MAX: Duration = Duration::from_micros(300);
 /// Frames per second of each sender, until one from and to each address has got through.
 const COVER_RATE: f64 = 200_000.0;
-/// How often that is tried.
+/// Number of such attempts.
 const COVERS_MAX: u32 = 20;
 
-/// What guests are like, besides their scenario.
+/// Properties of guests that do not depend on the scenario.
 #[derive(Clone, Debug)]
 pub struct Manner {
     /// A core for each thread that drives guests.
     pub cores: Vec<usize>,
     /// Frames that a sender makes available at once.
     pub burst: usize,
-    /// Frames that a sender keeps while its ring is full, at a given rate.
+    /// At a given rate: frames that a sender keeps while its ring is full.
     pub backlog: u64,
     /// Bytes of a receive buffer.
     pub rx_buffer: usize,
@@ -47,17 +47,17 @@ pub struct Manner {
     pub huge_pages: bool,
 }
 
-/// A guest's part that is not with a generator.
+/// A guest, with those queues that no generator has.
 struct Member {
     role: Role,
-    /// Of a guest that only receives: by which it makes itself known.
+    /// For a guest that only receives: sends its announcements.
     greeter: Option<TxPump>,
-    /// Of a guest that only sends: what comes of that.
+    /// For a guest that only sends: receives the announcements.
     greeted: Option<RxPump>,
     guest: Guest,
 }
 
-/// A thread that drives guests. Dropped, it ends.
+/// A thread that drives guests. It ends when dropped.
 struct Generator {
     core: usize,
     thread: Thread,
@@ -68,14 +68,14 @@ struct Generator {
 
 /// All guests of a scenario.
 pub struct Fleet {
-    // First: the threads end before the guests' sessions do.
+    // First: the threads must end before the guests' sessions.
     generators: Vec<Generator>,
     members: Vec<Member>,
-    /// Guests without traffic: their sessions.
+    /// Sessions of guests without traffic.
     _quiet: Vec<Guest>,
-    /// By guest, frames sent so far.
+    /// Frames sent so far, by guest.
     sent: Vec<u64>,
-    /// On each side of a stream.
+    /// Number of addresses on each side of a stream.
     addresses: u32,
     manner: Manner,
     clock: Clock,
@@ -142,7 +142,7 @@ impl Fleet {
         self.members.iter().filter(|m| m.role.sends).count()
     }
 
-    /// A few frames from every sender at a time, until of each of them some have arrived.
+    /// Sends a few frames from every sender at a time, until some frames of each have arrived.
     fn learn(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
         let deadline = Instant::now() + LEARN_MAX;
         let mut deaf: Vec<usize>;
@@ -165,7 +165,8 @@ impl Fleet {
         }
     }
 
-    /// Frames from and to every address, until all of them arrive: a switch may take long for the first one between two.
+    /// Sends frames from and to every address, until all arrive: a switch may take long for the first one between two
+    /// addresses.
     fn cover(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
         if self.addresses == 1 {
             return Ok(());
@@ -182,8 +183,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Every guest that only receives sends one frame from each of its addresses, so that no address is forgotten meanwhile, or flooded; and what came
-    /// of that is taken from those that only send. The stamp of these frames is 0.
+    /// Each guest that only receives sends one frame from each of its addresses, so that no address is aged out meanwhile,
+    /// or flooded. The resulting frames are taken from those that only send. The stamp of these frames is 0.
     fn teach(&mut self) -> Result<(), BenchError> {
         for greeter in self.members.iter_mut().filter_map(|m| m.greeter.as_mut()) {
             let deadline = Instant::now() + TEACH_MAX + TEACH_ADDRESS_MAX * self.addresses;
@@ -201,12 +202,12 @@ impl Fleet {
         Ok(())
     }
 
-    /// The sequence numbers that frames will have, by guest.
+    /// The sequence numbers of the next frames, by guest.
     fn sequences(&self) -> Vec<u16> {
         self.sent.iter().map(|sent| *sent as u16).collect()
     }
 
-    /// All generators at once.
+    /// Runs all generators at the same time.
     fn run(&mut self, rate: Option<f64>, time: Duration) -> Result<Vec<Outcome>, BenchError> {
         let senders = self.senders() as f64;
         let job = Job {
@@ -221,7 +222,7 @@ impl Fleet {
         for generator in &self.generators {
             generator.ask(&job);
         }
-        // All have to end, also when one fails.
+        // All must end, also if one fails.
         let outcomes: Vec<_> = self.generators.iter().map(Generator::answer).collect();
         let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
         for (number, sent) in outcomes.iter().flat_map(|outcome| &outcome.sent) {
@@ -239,8 +240,7 @@ impl Load for Fleet {
     }
 }
 
-/// What a sender and its receiver have to be visited for, one after the other: each sender is followed by those that its
-/// frames go through.
+/// The order in which guests are visited: each sender is followed by the guests that its frames pass through.
 fn visits(roles: &[Role]) -> Vec<usize> {
     let mut order = Vec::new();
     for (number, role) in roles.iter().enumerate().filter(|(_, role)| role.sends) {
@@ -248,7 +248,7 @@ fn visits(roles: &[Role]) -> Vec<usize> {
         let mut next = role.to;
         while let Some(number) = next.filter(|next| !order.contains(next)) {
             if roles[number].sends {
-                break; // its turn comes
+                break; // visited later
             }
             order.push(number);
             next = roles[number].to;
@@ -257,7 +257,7 @@ fn visits(roles: &[Role]) -> Vec<usize> {
     order
 }
 
-/// What guest `number` does.
+/// The stations of guest `number`.
 fn stations_of(
     member: &mut Member,
     number: usize,
@@ -310,7 +310,7 @@ fn stations_of(
     Ok(list)
 }
 
-/// The guest whose frames end at `sink`, if it is one only.
+/// The guest whose frames end at `sink`, if there is only one.
 fn only_sender(roles: &[Role], sink: usize) -> Option<usize> {
     let ends_here = |first: &usize| {
         let mut at = roles[*first].to;
@@ -339,13 +339,13 @@ fn guest_options(scenario: &Scenario, manner: &Manner) -> GuestOptions {
     options
 }
 
-/// Some frame of guest `number` has come since it was at sequence number `before`.
+/// Whether a frame of guest `number` has arrived since its sequence number `before`.
 fn heard(outcomes: &[Outcome], number: usize, before: u16) -> bool {
     let mut sinks = outcomes.iter().flat_map(|outcome| &outcome.next);
     sinks.any(|(only, next)| only.is_none_or(|only| only == number) && next[number] != before)
 }
 
-/// All generators' outcomes as one; `sequences`: those after the last frame sent, by guest.
+/// The sum of all generators' outcomes; `sequences`: the numbers after the last frame sent, by guest.
 fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
     let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
     let longest = outcomes
@@ -376,7 +376,7 @@ fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
     }
 }
 
-/// Cycles of all outcomes.
+/// A histogram of all outcomes, in nanoseconds.
 fn nanoseconds(
     outcomes: &[Outcome],
     cycles: fn(&Outcome) -> &Histogram<u64>,
@@ -393,7 +393,7 @@ fn nanoseconds(
     all
 }
 
-/// With those at the end, after which nothing came.
+/// All runs of lost frames, including those at the end, after which no frame arrived.
 fn loss_runs(outcomes: &[Outcome], sequences: &[u16]) -> Histogram<u64> {
     let mut all = Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds");
     for outcome in outcomes {
@@ -413,7 +413,7 @@ fn loss_runs(outcomes: &[Outcome], sequences: &[u16]) -> Histogram<u64> {
 }
 
 impl Generator {
-    /// A thread on `core`, with its share of all guests.
+    /// Starts a thread on `core`, with its share of all guests.
     fn start(mut share: Vec<Station>, core: usize, clock: Clock) -> Result<Self, BenchError> {
         let (jobs, to_do) = mpsc::channel::<Job>();
         let (done, outcomes) = mpsc::channel();
@@ -442,7 +442,7 @@ impl Generator {
 
     fn ask(&self, job: &Job) {
         let jobs = self.jobs.as_ref().expect("there until it is dropped");
-        let _ = jobs.send(job.clone()); // had it ended, there would be no answer
+        let _ = jobs.send(job.clone()); // if it has ended, its answer is missing
     }
 
     fn answer(&self) -> Result<Outcome, BenchError> {
@@ -455,7 +455,7 @@ impl Drop for Generator {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(handle) = self.handle.take() {
-            let _ = handle.join(); // it was said already
+            let _ = handle.join(); // the error was reported already
         }
     }
 }
@@ -531,7 +531,7 @@ mod tests {
         binary.is_file().then_some(binary)
     }
 
-    /// Lets every trial count.
+    /// A judge for which every trial counts.
     struct All;
 
     impl Judge for All {
@@ -550,7 +550,7 @@ mod tests {
         }
     }
 
-    /// A short search, and latency below what it found, whatever that is on a machine that others use.
+    /// A short search, and latency below its result, whatever the result is on a shared machine.
     fn is_searched(fleet: &mut Fleet, name: &str) {
         let options = SearchOptions {
             search: true,
@@ -585,21 +585,21 @@ mod tests {
         }
     }
 
-    /// Cores that this process may use, the same one for both where there is but one.
+    /// Two cores that this process may use; the same one twice if there is only one.
     fn cores() -> (usize, usize) {
         let set = rustix::thread::sched_getaffinity(None).unwrap();
         let all: Vec<usize> = (0..1024).filter(|core| set.is_set(*core)).collect();
         (all[0], *all.last().unwrap())
     }
 
-    /// Frames that are lost in the trial, as the sinks saw it.
+    /// Frames lost in the trial, as counted by the sinks.
     fn lost(offered: &Offered) -> u64 {
         let runs = offered.loss_runs.iter_recorded();
         runs.map(|run| run.value_iterated_to() * run.count_at_value())
             .sum()
     }
 
-    /// Offers until something arrives, as this thread or the switch's may be kept from their cores.
+    /// Offers until something arrives, since this thread or the switch's may lose their cores.
     fn offers(fleet: &mut Fleet, rate: Option<f64>, name: &str, check: impl Fn(&Offered)) {
         for _ in 0..100 {
             let offered = fleet.offer(rate, Duration::from_millis(40)).unwrap();

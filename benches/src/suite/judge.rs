@@ -1,4 +1,4 @@
-//! Trials as they are watched: whether they count is seen from outside.
+//! Watches trials from outside, and decides whether they count.
 
 use crate::error::BenchError;
 use crate::load::{Load, Offered};
@@ -7,7 +7,7 @@ use crate::trial::Discard;
 use crate::watch::Crew;
 use std::time::Duration;
 
-/// What watches the trials of one scenario on one switch.
+/// Judges the trials of one scenario on one switch.
 pub struct Jury {
     /// The threads.
     pub crew: Crew,
@@ -15,7 +15,7 @@ pub struct Jury {
     pub passes: usize,
     /// A trial in which a thread waited longer for its core does not count, percent.
     pub wait_max: f64,
-    /// Those that are neither near nor far count.
+    /// Whether trials count that are neither near nor far.
     pub any_placement: bool,
 }
 

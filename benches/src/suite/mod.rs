@@ -1,14 +1,14 @@
-//! `suite`: scenarios with two guests and with many, of crosspoint and its peers, alternating round by round: maximum receive
+//! `suite`: scenarios with two guests and with many, on crosspoint and its peers, alternating by rounds: maximum receive
 //! rates, searches for rates with no loss and with little, and latency below these.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`scenario`] | what is measured, by name |
+//! | [`scenario`] | the measured scenarios, by name |
 //! | [`switch`] | the switches, with as many ports as a scenario needs |
-//! | [`fleet`] | a scenario's guests, connected: a [`Load`] |
-//! | [`stations`] | what one generator's thread does |
-//! | [`quiet`] | guests beside the busy ones, and how soon the first frame of one gets through |
-//! | [`addresses`] | of guests |
+//! | [`fleet`] | a scenario's connected guests: a [`Load`] |
+//! | [`stations`] | the work of one generator's thread |
+//! | [`quiet`] | quiet guests beside the busy ones, and how soon the first frame of one gets through |
+//! | [`addresses`] | addresses of guests |
 //! | [`judge`] | which trials count |
 
 pub mod addresses;
@@ -49,10 +49,10 @@ pub struct SuiteOptions {
     /// Names of scenarios, or globs over the list: see --list
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub scenarios: Vec<String>,
-    /// Prints the names of all scenarios, those that --quick has with a star, and ends
+    /// Print the names of all scenarios, with a star at those of --quick, and exit
     #[arg(long)]
     pub list: bool,
-    /// Few scenarios, unless others are named, 2 rounds of 3 trials of 200 ms, unless others are asked for
+    /// Few scenarios, unless others are named; 2 rounds of 3 trials of 200 ms, unless other values are given
     #[arg(long)]
     pub quick: bool,
     /// Rounds: in each, every switch is started, measured and stopped; 5 without --quick
@@ -61,10 +61,10 @@ pub struct SuiteOptions {
     /// Trials of each scenario on each switch in each round; 6 without --quick
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub trials: Option<u32>,
-    /// Length of a trial; 300 without --quick
+    /// Length of a trial, milliseconds; 300 without --quick
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub trial_ms: Option<u64>,
-    /// Traffic before the first trial of a scenario, not measured
+    /// Traffic before the first trial of a scenario, milliseconds; not measured
     #[arg(long, default_value_t = 200)]
     pub warmup_ms: u64,
     /// A core for each worker of the switches
@@ -73,7 +73,7 @@ pub struct SuiteOptions {
     /// A core for each thread that drives guests
     #[arg(long, value_delimiter = ',', default_value = "0", value_name = "CORES")]
     pub generator_cores: Vec<usize>,
-    /// Generators and workers may share cores: to see that a scenario works, not how fast
+    /// Generators and workers may share cores: shows whether a scenario works, not how fast
     #[arg(long)]
     pub share_cores: bool,
     /// A line's round trip below this is `near`
@@ -82,7 +82,7 @@ pub struct SuiteOptions {
     /// A line's round trip above this is `far`
     #[arg(long, default_value_t = 250.0, value_name = "NS")]
     pub far_ns: f64,
-    /// Trials that are neither near nor far count too, in rows of their own
+    /// Trials that are neither near nor far count too, in separate rows
     #[arg(long)]
     pub any_placement: bool,
     /// Discard trials in which a thread waited for its core for more than this part of the time
@@ -94,7 +94,7 @@ pub struct SuiteOptions {
     /// Frames that a sender makes available at once
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub burst: u16,
-    /// At a given rate: frames that a sender keeps while its ring is full, as a guest's own queue does
+    /// At a given rate: frames that a sender keeps while its ring is full, like a guest's own queue
     #[arg(long, default_value_t = 1000)]
     pub backlog: u64,
     /// Bytes of a receive buffer
@@ -106,20 +106,20 @@ pub struct SuiteOptions {
     /// The crosspoint binary; default: beside this one
     #[arg(long, value_name = "PATH")]
     pub switch: Option<PathBuf>,
-    /// Do not measure crosspoint, only the others
+    /// Measure only the other switches, not crosspoint
     #[arg(long)]
     pub skip_crosspoint: bool,
-    /// Another switch: ovs-dpdk, testpmd-io or testpmd-mac, with its name in tables if it is to be another, and what its
-    /// script in benches/peers takes, as in ovs-dpdk,name=ovs35,ROOT=/srv/trixie. Repeat for more
+    /// Another switch: ovs-dpdk, testpmd-io or testpmd-mac; optionally its name in tables, and variables of its script in
+    /// benches/peers, as in ovs-dpdk,name=ovs35,ROOT=/srv/trixie. Repeat for more
     #[arg(long, value_name = "KIND[,name=NAME][,VARIABLE=VALUE]")]
     pub peer: Vec<PeerSwitch>,
-    /// Where the peers' scripts are; default: benches/peers in a directory above this binary
+    /// Directory of the peers' scripts; default: benches/peers in a directory above this binary
     #[arg(long, value_name = "DIR")]
     pub peers_dir: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "would become the help's heading")]
     pub search: SearchOptions,
-    /// Where to write report.md, results.json and plots, after each round
+    /// Write report.md, results.json and plots to this directory, after each round
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -151,7 +151,7 @@ impl SuiteOptions {
         chosen.map_err(BenchError::Usage)
     }
 
-    /// In the order of the tables: ratios are those of the first.
+    /// The switches in the order of the tables: ratios are the first one's.
     fn switches(&self) -> Vec<Switch> {
         let own = (!self.skip_crosspoint).then_some(Switch::Crosspoint);
         let peers = self.peer.iter().cloned().map(Switch::Peer);
@@ -168,7 +168,7 @@ impl SuiteOptions {
         }
     }
 
-    /// Of the first worker and the first generator, for what knows one of each.
+    /// A plan with the first worker and the first generator, for callers that need one of each.
     fn plan(&self) -> PlanOptions {
         PlanOptions {
             rounds: self.rounds(),
@@ -252,14 +252,14 @@ fn binary(options: &SuiteOptions) -> PathBuf {
     given.unwrap_or_else(|| "crosspoint".into())
 }
 
-/// Raises the soft limit of open files to the hard one: a guest has six here, and peers inherit the limit.
+/// Raises the soft limit of open files to the hard one: each guest has six files here, and peers inherit the limit.
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit); // then guests say what they miss
+    let _ = setrlimit(Resource::Nofile, limit); // on failure the guests report what they lack
 }
 
-/// How trials are made, in words.
+/// The settings of trials, as text.
 fn settings(options: &SuiteOptions) -> String {
     format!(
         "Workers on {:?}, generators on {:?}, bursts of {}, receive buffers of {}, 2 MiB pages {:?}, {} x {} trials of {} ms, \
@@ -276,7 +276,7 @@ fn settings(options: &SuiteOptions) -> String {
     )
 }
 
-/// What a run has all the time.
+/// The fixed data of a run.
 struct Suite<'a> {
     options: &'a SuiteOptions,
     plan: PlanOptions,
@@ -289,14 +289,14 @@ struct Suite<'a> {
 
 /// A scenario's guests, connected to a switch.
 pub struct Connected {
-    /// What makes traffic.
+    /// Generates the traffic.
     pub load: Box<dyn Load>,
     /// The threads that drive guests, each with its core.
     pub generators: Vec<(usize, Thread)>,
 }
 
 impl Suite<'_> {
-    /// Round by round, and in each, of all scenarios that need the same ports, every switch in turn.
+    /// Runs all rounds. In each round, for all scenarios that need the same ports, every switch in turn.
     fn run(&self) -> Result<Results, BenchError> {
         let mut results = Results {
             version: VERSION,
@@ -317,7 +317,7 @@ impl Suite<'_> {
                     self.group(switch, round, need, &able, &mut results)?;
                 }
             }
-            // After each round: a run takes long, and what it has found so far is of use.
+            // After each round: a run takes long, and its results so far are useful.
             if let Some(directory) = &self.options.out {
                 results.write(directory)?;
             }
@@ -325,7 +325,7 @@ impl Suite<'_> {
         Ok(results)
     }
 
-    /// Scenarios that one start of a switch serves, in the order of the first of each.
+    /// Groups of scenarios that share one start of a switch, ordered by the first of each.
     fn groups(&self) -> Vec<(Need, Vec<Scenario>)> {
         let mut groups: Vec<(Need, Vec<Scenario>)> = Vec::new();
         for scenario in &self.scenarios {
@@ -355,7 +355,7 @@ impl Suite<'_> {
         self.scenarios.iter().flat_map(of).collect()
     }
 
-    /// One switch in one round. A scenario that fails is noted, and the switch starts anew for the next one.
+    /// Runs one switch in one round. A scenario that fails is noted, and the switch is started again for the next one.
     fn group(
         &self,
         switch: &Switch,
@@ -411,7 +411,7 @@ impl Suite<'_> {
         })
     }
 
-    /// One scenario on one switch in one round; whose it is, the caller fills in.
+    /// Measures one scenario on one switch in one round. The caller fills in the switch's name.
     fn measure(&self, scenario: &Scenario, running: &Running) -> Result<Measurement, BenchError> {
         let options = self.options;
         turns::on_generator_core(&self.plan, options.realtime, || {

@@ -1,4 +1,4 @@
-//! Guests that are attached beside the busy ones, and quiet: one frame at a time, of each of them in turn, to the first.
+//! Guests attached beside the busy ones, and quiet: each in turn sends one frame to the first of them.
 
 use super::addresses;
 use super::scenario::Scenario;
@@ -16,25 +16,25 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// A frame that takes longer is lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);
 
-/// What a generator does for them.
+/// A generator's work for the quiet guests.
 pub struct Quiet {
-    /// Of all but the first: what sends their frames.
+    /// Transmit pumps of all but the first.
     senders: Vec<TxPump>,
-    /// Of the first: where frames end, and what makes it known.
+    /// Pumps of the first: receives the frames, and announces itself.
     receiver: RxPump,
     greeter: TxPump,
-    /// Whose frame is next.
+    /// The guest whose frame is next.
     next: usize,
     /// Time stamp at which it is due.
     due: u64,
-    /// Time stamp of the one that is on its way.
+    /// Time stamp of the frame in flight.
     sent_at: Option<u64>,
     random: Random,
     clock: Clock,
 }
 
 impl Quiet {
-    /// Connects the quiet guests of `scenario`, to the ports behind those that have traffic. They stay in `guests`.
+    /// Connects the quiet guests of `scenario` to the ports after those with traffic. `guests` keeps them connected.
     pub fn connect(
         sockets: &[PathBuf],
         scenario: &Scenario,
@@ -75,7 +75,7 @@ impl Quiet {
         }))
     }
 
-    /// Makes the receiver known, and begins with a pause.
+    /// Announces the receiver, and begins with a pause.
     pub fn begin(&mut self, now: u64) -> Result<(), BenchError> {
         self.greeter.poll_stamped(1, 0)?;
         while self.receiver.poll()?.frames > 0 {}
@@ -84,7 +84,7 @@ impl Quiet {
         Ok(())
     }
 
-    /// Sends a frame, if one is due, or looks whether the one that is on its way has come. Its time goes to `times`.
+    /// Sends a frame if one is due, or checks whether the frame in flight has arrived. Its time is added to `times`.
     #[inline(always)]
     pub fn visit(&mut self, now: u64, times: &mut Histogram<u64>) -> Result<(), BenchError> {
         match self.sent_at {
@@ -117,7 +117,7 @@ impl Quiet {
         Ok(())
     }
 
-    /// Half of [`PAUSE`], to one and a half.
+    /// A pause of 0.5 to 1.5 times [`PAUSE`].
     fn pause(&mut self, now: u64) {
         let part = self.random.between(0.5, 1.5);
         self.due = now + (self.clock.cycles(PAUSE) as f64 * part) as u64;

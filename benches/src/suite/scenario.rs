@@ -1,63 +1,63 @@
-//! What is measured, each by a name: `TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]`, such as
-//! `pair-64`, `both-imix-packed`, `pair-64-10000`, `pair-64-4000macs`, `pair-64-idle256`, `chain8-64`, `many-to-one-7` (of
-//! 64 bytes, as none are named), and `tso`.
+//! The measured scenarios, each identified by its name:
+//! `TOPOLOGY-FRAMES[-FLOWS][-Nmacs][-idleN][-packed][-unmerged][-ringN]`, such as `pair-64`, `both-imix-packed`,
+//! `pair-64-10000`, `pair-64-4000macs`, `pair-64-idle256`, `chain8-64`, `many-to-one-7` (64 bytes, the default), and `tso`.
 
 use crate::options::FCS_LEN;
 use std::fmt;
 use std::str::FromStr;
 
-/// Entries of a ring whose size is not named.
+/// Entries of a ring if the name does not contain them.
 pub const RING: u16 = 256;
-/// 7 : 4 : 1, bytes on the ring of frames of 64, 570 and 1518; mixed well, so that a ring that is no multiple of them has
-/// about as many of each. The mean is 354, FCS included.
+/// 7 : 4 : 1, bytes on the ring of frames of 64, 570 and 1518; mixed well, so that any ring has about that share of each.
+/// The mean is 354, FCS included.
 static IMIX: [u16; 12] = [60, 566, 60, 60, 566, 60, 1514, 60, 566, 60, 566, 60];
 /// Larger frames would not fit a receive buffer.
 const SIZE_MAX: u16 = 2000;
-/// What a ring may have.
+/// Allowed ring sizes.
 const RINGS: std::ops::RangeInclusive<u16> = 64..=4096;
-/// Guests of one scenario at most.
+/// Most guests of one scenario.
 const GUESTS_MAX: usize = 512;
-/// Addresses on each side at most.
+/// Most addresses on each side.
 const ADDRESSES_MAX: u32 = 60_000;
 
-/// Who sends to whom.
+/// The senders and receivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
     /// From one guest to another.
     Pair,
-    /// Both ways at once.
+    /// In both directions at the same time.
     Both,
-    /// So many pairs, one way.
+    /// This many pairs, in one direction.
     Pairs(usize),
-    /// From the first of so many guests through all others to the last, back into the switch each time.
+    /// From the first of this many guests through all others to the last, through the switch each time.
     Chain(usize),
-    /// From so many guests to one.
+    /// From this many guests to one.
     ManyToOne(usize),
     /// Large TCP frames from one guest to another.
     Tso,
 }
 
-/// What the frames are like.
+/// The kind of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {
     /// All of one size, FCS included.
     Size(u16),
-    /// A mix of three.
+    /// A mix of three sizes.
     Imix,
 }
 
-/// One thing to measure.
+/// A scenario to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
-    /// Who sends to whom.
+    /// The senders and receivers.
     pub topology: Topology,
-    /// What the frames are like.
+    /// The kind of frames.
     pub frames: Frames,
-    /// By UDP source port, and beyond 60 000 by address; of each sender.
+    /// Flows of each sender, by UDP source port, and beyond 60 000 by address.
     pub flows: u32,
-    /// On each side of every stream, in turn.
+    /// Addresses on each side of every stream, used in turn.
     pub addresses: u32,
-    /// Guests beside the others that are attached, and quiet but for one frame at a time of one of them.
+    /// Additional guests that are attached and quiet; one of them at a time sends a single frame.
     pub quiet: usize,
     /// Packed rings.
     pub packed: bool,
@@ -67,23 +67,23 @@ pub struct Scenario {
     pub ring: u16,
 }
 
-/// What one guest does.
+/// The role of one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Role {
     /// Number of the switch's port.
     pub port: usize,
-    /// Whom it sends to, if it makes frames or forwards them: the number of a guest.
+    /// The guest to which it sends or forwards frames, by number.
     pub to: Option<usize>,
-    /// It makes frames.
+    /// Whether it generates frames.
     pub sends: bool,
-    /// It takes frames, to count or to forward them.
+    /// Whether it receives frames, to count or to forward them.
     pub receives: bool,
-    /// Which generator's work it is.
+    /// The number of its generator.
     pub generator: usize,
 }
 
 impl Scenario {
-    /// Of this topology and these frames; everything else as usual.
+    /// A scenario with this topology and these frames, and defaults otherwise.
     fn new(topology: Topology, frames: Frames) -> Self {
         Self {
             topology,
@@ -97,12 +97,12 @@ impl Scenario {
         }
     }
 
-    /// Ports that a switch needs for it.
+    /// Ports that a switch needs.
     pub fn ports(&self) -> usize {
         self.busy_ports() + self.quiet
     }
 
-    /// Ports of guests that have traffic: the first ones.
+    /// Ports of guests with traffic: the first ones.
     pub fn busy_ports(&self) -> usize {
         match self.topology {
             Topology::Pair | Topology::Both | Topology::Tso => 2,
@@ -120,7 +120,7 @@ impl Scenario {
         }
     }
 
-    /// Each stream goes to the other port of its pair, as with testpmd: 0 to 1, 2 to 3, and so on.
+    /// Whether each stream goes to the other port of its pair, as in testpmd: 0 to 1, 2 to 3, and so on.
     pub fn is_of_pairs(&self) -> bool {
         !matches!(
             self.topology,
@@ -128,8 +128,8 @@ impl Scenario {
         )
     }
 
-    /// What the guests do, in the order in which they connect: a switch that gives each new stream to the worker that has
-    /// fewest then gives the senders to the workers in turn.
+    /// The guests' roles, in the order in which they connect. A switch that gives each new stream to the worker with the
+    /// fewest thus distributes the senders over the workers.
     pub fn roles(&self, generators: usize) -> Vec<Role> {
         match self.topology {
             Topology::Pair | Topology::Tso => pairs(1, generators),
@@ -164,7 +164,7 @@ impl Role {
     }
 }
 
-/// The senders, on every other port, and then the receivers; a pair is one generator's.
+/// The senders, on every other port, and then the receivers; each pair belongs to one generator.
 fn pairs(count: usize, generators: usize) -> Vec<Role> {
     let sender = |i| Role::new(2 * i, Some(count + i), true, false, i % generators);
     let receiver = |i| Role::new(2 * i + 1, None, false, true, i % generators);
@@ -180,7 +180,7 @@ fn chain(guests: usize, generators: usize) -> Vec<Role> {
     (0..guests).map(guest).collect()
 }
 
-/// The receiver is the first generator's, and has it to itself where there are others.
+/// The receiver belongs to the first generator, which has nothing else if there are others.
 fn many_to_one(senders: usize, generators: usize) -> Vec<Role> {
     let generator = |i| match generators {
         1 => 0,
@@ -238,7 +238,7 @@ impl FromStr for Scenario {
     }
 }
 
-/// Nothing where `name` is not the name of a scenario, in its one way to be written.
+/// `None` if `name` is not the exact name of a scenario.
 fn parse(name: &str) -> Option<Scenario> {
     if name == "tso" {
         return Some(Scenario::new(Topology::Tso, Frames::Size(64)));
@@ -293,13 +293,14 @@ impl Scenario {
         };
         let ring = self.ring.is_power_of_two() && RINGS.contains(&self.ring);
         let addresses = (1..=ADDRESSES_MAX).contains(&self.addresses);
-        // One sends, another receives.
+        // One quiet guest sends and another receives, so there cannot be only one.
         let quiet = self.quiet != 1;
         let counts = self.flows >= 1 && self.ports() <= GUESTS_MAX;
         guests && size && ring && addresses && quiet && counts
     }
 
-    /// The same with one address on each side, and without quiet guests: what it is compared with, unless it is that.
+    /// The same scenario with one address on each side and without quiet guests, for comparison; `None` if it is that
+    /// already.
     pub fn plain(&self) -> Option<Self> {
         let plain = Self {
             addresses: 1,
@@ -310,7 +311,7 @@ impl Scenario {
     }
 }
 
-/// The names of all scenarios that are measured unless others are asked for.
+/// The names of the scenarios that are measured by default.
 pub const ALL: &[&str] = &[
     "pair-64",
     "pair-128",
@@ -360,7 +361,7 @@ pub const ALL: &[&str] = &[
     "many-to-one-7",
 ];
 
-/// What `--quick` measures.
+/// The scenarios of `--quick`.
 pub const QUICK: &[&str] = &[
     "pair-64",
     "pair-1518",
@@ -371,7 +372,7 @@ pub const QUICK: &[&str] = &[
     "many-to-one-4",
 ];
 
-/// The scenarios that `patterns` are the names of, in the order of these: globs over [`ALL`], or any name.
+/// The scenarios named by `patterns`, in that order: globs over [`ALL`], or any name.
 pub fn select(patterns: &[String]) -> Result<Vec<Scenario>, String> {
     let mut chosen: Vec<Scenario> = Vec::new();
     for pattern in patterns {
@@ -393,7 +394,7 @@ pub fn select(patterns: &[String]) -> Result<Vec<Scenario>, String> {
     Ok(chosen)
 }
 
-/// A glob of which only `*` and `?` are special.
+/// Matches a glob in which only `*` and `?` are special.
 pub fn matches(pattern: &str, name: &str) -> bool {
     match (pattern.chars().next(), name.chars().next()) {
         (None, None) => true,
@@ -413,7 +414,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Every kind of scenario, also those that nobody lists.
+    /// Scenarios of every kind, also those that are not in a list.
     fn many() -> Vec<Scenario> {
         let topologies = [
             Topology::Pair,

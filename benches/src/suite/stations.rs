@@ -1,4 +1,4 @@
-//! What one generator's thread does: visits its guests in turn, as fast as it can.
+//! The work of one generator's thread: it visits its guests in turn, as fast as possible.
 
 use super::quiet::Quiet;
 use crate::error::BenchError;
@@ -10,50 +10,51 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for the last frames of a trial.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
-/// Without a frame for so long, there is none on its way.
+/// After this long without a frame, none is in flight.
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
-/// At full rate: of so many polls, one takes the time of a frame.
+/// At full rate: the time of a frame is taken in one of this many polls.
 const SAMPLE_EVERY: u64 = 8;
-/// At a given rate, above [`SAMPLE_ALL_BELOW`]: of so many frames, one's time is taken, whatever its place in a burst.
+/// At a given rate above [`SAMPLE_ALL_BELOW`]: one of this many frames' times is taken, whatever its place in a burst.
 const SAMPLE_MASK: u16 = 7;
 /// Frames per second.
 const SAMPLE_ALL_BELOW: f64 = 2e6;
-/// A generator that was away for longer makes no frames for the time beyond: the switch is not to pay for it.
+/// If a generator was away for longer, it makes no frames for the time beyond: the switch must not suffer for it.
 const AWAY: Duration = Duration::from_micros(100);
-/// Visits after the end, for what was due by then.
+/// Visits after the end, for frames that were due by then.
 const LAST_VISITS: u32 = 64;
-/// Low bits of a stamp: cycles from the trial's start until the first frame of a burst was due, and one more. Above: its sequence
-/// number, by which the others were due later. Without a rate, all of a burst are due when it is made.
+/// Low bits of a stamp: cycles from the trial's start until the first frame of a burst was due, plus one. The bits above are
+/// its sequence number, from which the later due times of the others follow. Without a rate, all frames of a burst are due
+/// when it is made.
 const DUE_BITS: u32 = 48;
-/// Of so many turns, one's length is taken.
+/// The length of one of this many iterations is recorded.
 const TURN_EVERY: u64 = 8;
-/// Batches that one visit receives at most: there may be several senders to one receiver.
+/// Most batches that one visit receives: one receiver may have several senders.
 const BATCHES_MAX: u32 = 4;
 
-/// One guest's part, as it is visited.
+/// One queue of a guest, as it is visited.
 pub enum Station {
-    /// Makes frames.
+    /// Generates frames.
     Send(Sender),
-    /// Sends on what it receives.
+    /// Forwards received frames.
     Forward(Box<ForwardPump>),
     /// Counts frames.
     Receive(Sink),
-    /// Guests without traffic, but for a frame now and then.
+    /// Guests without traffic, except for single frames.
     Quiet(Box<Quiet>),
 }
 
 /// A guest's transmit queue.
 pub struct Sender {
-    /// The guest's number, which is in its address.
+    /// The guest's number, which is part of its address.
     pub number: usize,
     /// The queue.
     pub tx: TxPump,
-    /// Part of a frame's time by which it is ahead, so that not all senders send at once: 0 to 1.
+    /// Offset of its frames, as a part of a frame's time, so that senders do not all send at the same time: 0 to 1.
     pub phase: f64,
-    /// Of the present trial.
+    /// Frames sent in the current trial.
     pub sent: u64,
     due: u64,
-    /// Due, and given up.
+    /// Frames that were due, and have been given up.
     dropped: u64,
 }
 
@@ -65,41 +66,41 @@ pub struct Sink {
     order: Order,
 }
 
-/// In which order frames come.
+/// Checks the order in which frames arrive.
 struct Order {
-    /// Where all frames come from, if it is one guest.
+    /// The only sender, if there is only one.
     only: Option<usize>,
-    /// By guest: the low bits of the next frame's sequence number.
+    /// Low bits of the next frame's sequence number, by guest.
     next: Vec<u16>,
 }
 
-/// What is asked of a generator.
+/// A job of a generator.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Time stamp at which to begin.
     pub start: u64,
-    /// For how long.
+    /// Its length.
     pub time: Duration,
-    /// Frames per second of each sender; without it, as many as possible.
+    /// Frames per second of each sender; if absent, as many as possible.
     pub rate: Option<f64>,
     /// Frames of all senders per second.
     pub rate_of_all: Option<f64>,
-    /// Frames that one poll sends at most.
+    /// Most frames that one poll sends.
     pub burst: usize,
     /// Frames that a sender keeps while its ring is full.
     pub backlog: u64,
-    /// By guest: the sequence number of its first frame.
+    /// Sequence number of the first frame, by guest.
     pub sequences: Vec<u16>,
 }
 
-/// What came of it.
+/// A job's results.
 #[derive(Debug)]
 pub struct Outcome {
     /// Length of the trial.
     pub seconds: f64,
     /// Frames that were to be sent.
     pub due: u64,
-    /// By sender: its guest's number, and the frames it sent.
+    /// Each sender's guest number, and the frames that it sent.
     pub sent: Vec<(usize, u64)>,
     /// Frames that arrived before the end.
     pub arrived_within: u64,
@@ -111,18 +112,18 @@ pub struct Outcome {
     pub polls_full: u64,
     /// Cycles from stamp to sink.
     pub latency: Histogram<u64>,
-    /// Frames lost in a row, up to the last one that came.
+    /// Lengths of runs of lost frames, up to the last frame that arrived.
     pub runs: Histogram<u64>,
     /// Cycles that the first frame of a quiet guest took.
     pub first: Histogram<u64>,
-    /// Cycles of a turn: from one visit of a guest to the next.
+    /// Cycles of an iteration: from one visit of a guest to the next.
     pub turns: Histogram<u64>,
-    /// For each sink: by guest, the sequence number after the last one that came; of trials with a rate.
+    /// For each sink of trials with a rate: sequence numbers after the last frame that arrived, by guest.
     pub next: Vec<(Option<usize>, Vec<u16>)>,
 }
 
 impl Sender {
-    /// Of guest `number`.
+    /// The sender of guest `number`.
     pub fn new(number: usize, tx: TxPump, phase: f64) -> Self {
         Self {
             number,
@@ -134,7 +135,7 @@ impl Sender {
         }
     }
 
-    /// Sends what is due, or a burst. With no time, nothing more becomes due.
+    /// Sends frames that are due, or a burst. If the time is over, nothing more becomes due.
     #[inline(always)]
     fn visit(
         &mut self,
@@ -170,18 +171,18 @@ impl Sender {
         Ok(())
     }
 
-    /// Something of what was due is still to be sent.
+    /// Whether frames that were due are still to be sent.
     fn is_behind(&self) -> bool {
         self.due > self.sent + self.dropped
     }
 }
 
 impl Order {
-    /// Notes a frame, and says how many were lost before it; nothing of a frame that is not of this trial.
+    /// Records a frame, and returns the number of frames lost before it; `None` for a frame that is not of this trial.
     #[inline(always)]
     fn note(&mut self, head: &FrameHead) -> Option<u16> {
         if head.stamp() == 0 {
-            return None; // what a receiver sent to be known
+            return None; // an announcement of a receiver
         }
         let source = || super::addresses::number(&head.bytes[6..12]);
         let next = self.next.get_mut(self.only.unwrap_or_else(source))?;
@@ -196,7 +197,7 @@ impl Order {
 }
 
 impl Sink {
-    /// On `rx`; all frames come from guest `only`, if there is but one sender.
+    /// A sink on `rx`; `only` is the guest that sends all frames, if there is only one sender.
     pub fn new(rx: RxPump, only: Option<usize>) -> Self {
         let order = Order {
             only,
@@ -209,7 +210,7 @@ impl Sink {
         }
     }
 
-    /// Takes what is there, within bounds.
+    /// Receives frames that are there, within bounds.
     #[inline(always)]
     fn visit(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
         let mut frames = 0;
@@ -223,7 +224,7 @@ impl Sink {
         Ok(frames)
     }
 
-    /// Takes one batch; looks at frames as far as the pace lets it.
+    /// Receives one batch, and inspects as many frames as the pace allows.
     #[inline(always)]
     fn receive(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
         self.polls += 1;
@@ -244,7 +245,7 @@ impl Sink {
         Ok(u64::from(received.frames))
     }
 
-    /// The same, and looks at each frame.
+    /// The same, and inspects each frame.
     #[inline(always)]
     fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
         let (order, mut frames) = (&mut self.order, 0);
@@ -262,7 +263,7 @@ impl Sink {
     }
 }
 
-/// How fast frames become due.
+/// The rate at which frames become due.
 struct Pace {
     cycles_per_frame: Option<f64>,
     burst: usize,
@@ -270,7 +271,7 @@ struct Pace {
     sample_mask: u16,
     start: u64,
     now: u64,
-    /// Cycles that the thread was away, and made no frames for.
+    /// Cycles that the thread was away, for which it made no frames.
     skipped: u64,
     away: u64,
 }
@@ -290,8 +291,8 @@ impl Pace {
         }
     }
 
-    /// Of a burst of a sender that has sent or given up `gone` frames, and whose next one has this sequence number: when that was
-    /// due.
+    /// The stamp of a burst: when its next frame was due. The sender has sent or given up `gone` frames, and that frame has
+    /// this sequence number.
     #[inline(always)]
     fn stamp(&self, gone: u64, phase: f64, sequence: u16) -> u64 {
         let since = match self.cycles_per_frame {
@@ -305,7 +306,8 @@ impl Pace {
         u64::from(sequence) << DUE_BITS | since
     }
 
-    /// Takes the time of a frame. One of an earlier trial that comes so late may seem to come before it was due, and has none.
+    /// Records the time of a frame. A late frame of an earlier trial may seem to arrive before it was due; then nothing is
+    /// recorded.
     #[inline(always)]
     fn record(&self, head: &FrameHead, latency: &mut Histogram<u64>) {
         if let Some(since_due) = tsc().checked_sub(self.due(head)) {
@@ -313,7 +315,7 @@ impl Pace {
         }
     }
 
-    /// When a frame was due, by its stamp and its sequence number.
+    /// The time when a frame was due, from its stamp and its sequence number.
     #[inline(always)]
     fn due(&self, head: &FrameHead) -> u64 {
         let stamp = head.stamp();
@@ -322,7 +324,7 @@ impl Pace {
         self.start + (stamp & ((1 << DUE_BITS) - 1)) + later as u64 - 1
     }
 
-    /// Looks at the clock. Returns the time for which frames are made, cycles.
+    /// Reads the clock. Returns the time for which frames are made, cycles.
     #[inline(always)]
     fn tick(&mut self, now: u64) -> u64 {
         let step = now.saturating_sub(self.now);
@@ -332,7 +334,7 @@ impl Pace {
     }
 }
 
-/// Does `job`, and then receives until nothing is on its way.
+/// Runs `job`, and then receives until nothing is in flight.
 pub fn run(stations: &mut [Station], job: &Job, clock: Clock) -> Result<Outcome, BenchError> {
     let mut outcome = Outcome::new(clock);
     let mut pace = Pace::new(job, clock);
@@ -388,7 +390,7 @@ fn begin(stations: &mut [Station], job: &Job) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Takes what is not of this trial: what receivers sent to be known, where the switch did not know whom they sent it to.
+/// Discards frames that are not of this trial: receivers' announcements, if the switch had not learned their destination.
 fn discard(stations: &mut [Station]) -> Result<(), BenchError> {
     for station in stations {
         if let Station::Receive(sink) = station {
@@ -398,7 +400,7 @@ fn discard(stations: &mut [Station]) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Visits every guest once; says how many frames arrived. `makes`: more frames become due.
+/// Visits every guest once. Returns the number of frames that arrived. `makes`: whether more frames become due.
 #[inline(always)]
 fn visit_all(
     stations: &mut [Station],
@@ -423,7 +425,7 @@ fn visit_all(
     Ok(arrived)
 }
 
-/// Sends what was due at the end, unless the rings are full: a burst is not lost because the trial ended in it.
+/// Sends frames that were due at the end, unless the rings are full: the end of a trial within a burst must not lose frames.
 fn finish(
     stations: &mut [Station],
     pace: &mut Pace,
@@ -443,7 +445,7 @@ fn finish(
     Ok(())
 }
 
-/// Receives until nothing is on its way. Returns how many frames still came.
+/// Receives until nothing is in flight. Returns the number of frames that arrived meanwhile.
 fn drain(
     stations: &mut [Station],
     pace: &mut Pace,
@@ -465,7 +467,7 @@ fn drain(
                 Station::Quiet(_) => true,
             };
         }
-        // Looked at after a poll: this thread may have been off its core meanwhile.
+        // Read after a poll: this thread may have been off its core meanwhile.
         let now = Instant::now();
         if !quiet {
             quiet_since = now;

@@ -1,4 +1,4 @@
-//! What is measured: crosspoint, and the peers that the scripts under `benches/peers` start, with as many ports as a
+//! The measured switches: crosspoint, and the peers that the scripts in `benches/peers` start, with as many ports as a
 //! scenario needs.
 
 use super::scenario::{Scenario, Topology};
@@ -14,34 +14,34 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where peers keep what they have: their names follow.
+/// Start of the paths of the peers' files; the names follow.
 const RUN: &str = "/run/crosspoint-bench-suite";
-/// How DPDK names the threads of testpmd that forward, by version.
+/// Names of testpmd's forwarding threads, by DPDK version.
 const TESTPMD_THREADS: [&str; 2] = ["rte-worker", "dpdk-worker"];
 
-/// Entries of crosspoint's table of addresses.
+/// Limits of the size of crosspoint's address table.
 const TABLE_MIN: u32 = 28_672;
 const TABLE_MAX: u32 = 458_752;
 
 /// `RTE_MAX_ETHPORTS` of DPDK as distributions build it.
 const TESTPMD_PORTS_MAX: usize = 32;
 
-/// A switch, not started.
+/// A switch that has not been started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switch {
     /// The crosspoint binary.
     Crosspoint,
-    /// Another one.
+    /// Another switch.
     Peer(PeerSwitch),
 }
 
-/// One that a script starts.
+/// A switch that a script starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSwitch {
-    /// In tables.
+    /// Its name in tables.
     pub name: String,
     kind: Kind,
-    /// What the script is to find in its environment.
+    /// Variables in the script's environment.
     environment: Vec<(String, String)>,
 }
 
@@ -52,19 +52,19 @@ enum Kind {
     TestpmdMac,
 }
 
-/// The ports that some scenarios need: one start of a switch serves all that need the same.
+/// Ports that scenarios need: one start of a switch serves all scenarios with the same need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// How many.
+    /// Number of ports.
     pub ports: usize,
-    /// For large frames, which peers take at ports of another kind.
+    /// Whether frames are large; peers take them at ports of another kind.
     pub large: bool,
-    /// Addresses on each side of a stream, at most.
+    /// Most addresses on each side of a stream.
     pub addresses: u32,
 }
 
 impl Need {
-    /// Of `scenario`.
+    /// The need of `scenario`.
     pub fn of(scenario: &Scenario) -> Self {
         Self {
             ports: scenario.ports(),
@@ -73,19 +73,19 @@ impl Need {
         }
     }
 
-    /// One start serves both, though one may have fewer addresses than the other.
+    /// Whether one start serves both, although their numbers of addresses may differ.
     pub fn is_like(&self, other: &Self) -> bool {
         (self.ports, self.large) == (other.ports, other.large)
     }
 
-    /// Entries of the table of addresses: four times as many as there are addresses, so that hardly any bucket of it is
-    /// full; none where the usual table will do.
+    /// Entries of the address table: four times the number of addresses, so that hardly any bucket is full; none if the
+    /// default table is large enough.
     fn table(&self) -> Option<u32> {
         (self.addresses > 1).then(|| (8 * self.addresses).clamp(TABLE_MIN, TABLE_MAX))
     }
 }
 
-/// Where a switch finds what it needs.
+/// Paths and cores for starting a switch.
 pub struct Place<'a> {
     /// The crosspoint binary.
     pub binary: &'a Path,
@@ -93,17 +93,17 @@ pub struct Place<'a> {
     pub peers_dir: &'a Path,
     /// A core for each worker.
     pub cores: &'a [usize],
-    /// A core for what peers do besides.
+    /// A core for the peers' other threads.
     pub other_core: usize,
 }
 
-/// A running switch. Dropped, it stops.
+/// A running switch. It stops when dropped.
 pub struct Running {
-    /// One for each port.
+    /// Sockets of its ports.
     pub sockets: Vec<PathBuf>,
-    /// The guests listen at the sockets, and the switch connects.
+    /// Whether the guests listen at the sockets, and the switch connects.
     pub guests_listen: bool,
-    /// The threads that move frames, as far as they are known, each with its core.
+    /// The threads that move frames, as far as known, each with its core.
     pub workers: Vec<(usize, Option<Thread>)>,
     /// Its metrics, if it is crosspoint.
     pub metrics: Option<SocketAddr>,
@@ -117,7 +117,7 @@ enum Kept {
 }
 
 impl Switch {
-    /// In tables.
+    /// Its name in tables.
     pub fn name(&self) -> &str {
         match self {
             Self::Crosspoint => crosspoint::NAME,
@@ -125,7 +125,7 @@ impl Switch {
         }
     }
 
-    /// Why it cannot do `scenario`, if it cannot.
+    /// Why it does not support `scenario`, if it does not.
     pub fn lacks(&self, scenario: &Scenario) -> Option<&'static str> {
         let kind = match self {
             Self::Peer(peer) => peer.kind,
@@ -240,7 +240,7 @@ impl PeerSwitch {
             name: self.name.clone(),
             start: line("start"),
             stop: line("stop"),
-            ports: None, // the scripts end when all are there
+            ports: None, // the scripts end when all ports are there
             thread: String::new(),
         };
         let (_, process) = peer::start(&peer, place.cores[0])?;
@@ -311,7 +311,7 @@ impl PeerSwitch {
     }
 }
 
-/// What keeps two runs from stopping each other's peers; held until the file is closed.
+/// A lock that prevents two runs from stopping each other's peers; held until the file is closed.
 pub fn lock_peers() -> Result<File, BenchError> {
     let path = format!("{RUN}.lock");
     let file = File::create(&path).map_err(BenchError::io(&path))?;
@@ -322,7 +322,7 @@ pub fn lock_peers() -> Result<File, BenchError> {
     }
 }
 
-/// Where the scripts are: as given, or beside the source that this binary was built of, if it is built in its place.
+/// Directory of the scripts: as given, or in the source tree from which this binary was built, if it is still there.
 pub fn peers_dir(given: Option<&Path>) -> PathBuf {
     let above = || {
         let binary = std::env::current_exe().ok()?;
