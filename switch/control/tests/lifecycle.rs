@@ -1,6 +1,6 @@
-//! What happens to a guest between its first frame and its last: memory that comes and goes, migration, switches that
-//! die, rings that stop and start. Real front ends, real workers, and frames that flow all the while: each has a number,
-//! each byte is checked, and a pair of guests that nothing happens to loses nothing.
+//! A guest's life between its first frame and its last: memory that comes and goes, migration, switches that die, rings
+//! that stop and start. Front ends and workers are real, and frames flow all the time. Each frame has a number, each
+//! byte is checked, and a pair of guests that is not touched loses nothing.
 
 #[path = "lifecycle/direct.rs"]
 mod direct;
@@ -50,15 +50,16 @@ use crosspoint_guest::{Guest, GuestOptions};
 use load::{Load, Loss};
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The pair that things happen to (its first guest), and the pair that nothing happens to.
+/// The tested pair (its first guest is manipulated), and the pair of bystanders.
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// A port with a worker of its own choice.
+/// A port with a configured worker.
 const PINNED: (&str, usize) = ("pinned", 1);
 
-/// One run of a test: every promise holds for both kinds of ring, used in order or not, and for one worker and for two.
+/// Parameters of a test run: every guarantee holds for both kinds of ring, used in order or not, and for one and two
+/// workers.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     packed: bool,
@@ -82,7 +83,7 @@ impl Case {
         }
     }
 
-    /// A guest with nothing unusual, and these protocol features beside REPLY_ACK.
+    /// An ordinary guest with these protocol features in addition to REPLY_ACK.
     fn guest(self, protocol_features: u64) -> GuestOptions {
         let mut features = GuestOptions::default().features;
         if self.in_order {
@@ -98,7 +99,7 @@ impl Case {
     }
 }
 
-/// What the daemon's main thread does.
+/// Stands in for the daemon's main thread.
 struct Housekeeper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -130,7 +131,7 @@ impl Drop for Housekeeper {
 
 /// A switch with workers that sleep at once, and guest ports.
 struct Switch {
-    // In this order: ports and housekeeper let go of the fabric before it ends.
+    // In this order: ports and housekeeper release the fabric before it ends.
     _ports: Vec<VhostPort>,
     _housekeeper: Housekeeper,
     fabric: Arc<Fabric>,
@@ -153,7 +154,7 @@ impl Switch {
         Switch::of(fabric, ports, directory)
     }
 
-    /// One with anything unusual about its workers.
+    /// Starts a switch with special worker options.
     fn start_with(options: FabricOptions, names: &[&str], queue_pairs: u16) -> Switch {
         let directory = Arc::new(tempfile::tempdir().expect("a directory can be made"));
         let (fabric, ports) = start_at(directory.path(), options, names, queue_pairs);
@@ -202,7 +203,7 @@ impl Switch {
         queues.iter().filter_map(|q| q.drops.get(reason)).sum()
     }
 
-    /// Waits until the port is as `is` wants it, and says how long that took.
+    /// Waits until `is` holds for the port, and returns how long that took.
     fn wait(&self, name: &str, is: impl Fn(&PortStatus) -> bool) -> Duration {
         let start = Instant::now();
         while !is(&self.port(name)) {
@@ -224,7 +225,7 @@ impl Switch {
         }
     }
 
-    /// No frame is lost without a name. Nothing may be on its way.
+    /// Checks that every lost frame is counted with a reason. No frame may be in flight.
     fn check_ledger(&self) {
         let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
         for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {
@@ -239,7 +240,7 @@ impl Switch {
     }
 }
 
-/// What was dropped, and why, of a test that fails.
+/// Prints drops with their reasons if a test fails.
 impl Drop for Switch {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -301,7 +302,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
     PortOptions {
         name: name.to_owned(),
         kind: "vhost",
-        // What floods between the first guests does not reach the bystanders.
+        // Floods between the first pair do not reach the bystanders.
         vlan: VlanPolicy::Access(if ["c", "d"].contains(&name) { 20 } else { 10 }),
         vlan_text: String::new(),
         mac_limit: 0,
@@ -317,14 +318,14 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
     }
 }
 
-/// The pair that nothing happens to.
+/// The pair that is not touched.
 struct Bystanders {
     guests: [Guest; 2],
     load: Load,
 }
 
 impl Bystanders {
-    /// They have gone on all the time, and have lost nothing.
+    /// Checks that they have exchanged frames all the time, without loss.
     fn check(self, switch: &Switch) {
         self.load.flow(200);
         let pair = self.load.finish();

@@ -1,4 +1,4 @@
-//! Front ends that come and go.
+//! Front ends that connect and disconnect.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ fn a_thousand_connect_and_close() {
     attack(|target| {
         let before = Census::now();
         for _ in 0..1000 {
-            // The queue of those that wait has an end; then one tries again.
+            // The listener's backlog is limited; when it is full, the attacker tries again.
             assert!(until(PATIENCE, || UnixStream::connect(target.path()).is_ok()));
         }
         before.assert_same();
     });
 }
 
-/// One after the other: each is served, says nothing, and stays for a moment.
+/// One after the other: each is served, sends nothing, and stays for a moment.
 #[test]
 fn a_thousand_connect_and_say_nothing() {
     attack(|target| {
@@ -44,13 +44,13 @@ fn a_thousand_connect_and_say_nothing() {
     });
 }
 
-/// A front end that asks and never reads: replies fill its socket.
+/// A front end that sends requests and never reads: replies fill its socket.
 #[test]
 fn a_client_reads_no_replies() {
     attack(|target| {
         let mut session = target.connect();
         for _ in 0..500 {
-            // Once its own side is full, too, it would wait.
+            // Once its own send buffer is full, a send would block.
             if session
                 .send(request::GET_FEATURES, FLAG_VERSION, &[], &[])
                 .is_err()

@@ -1,4 +1,4 @@
-//! Kick and call descriptors that are no eventfds, or are turned against whoever writes to them.
+//! Kick and call descriptors that are not eventfds, or are made to block or harm their writer.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,10 +14,10 @@ use crosspoint_guest::{Guest, GuestOptions};
 
 use crate::rig::{Census, PATIENCE, Target, arrives, attack, attack_alone, frame, memfd, until};
 
-/// A descriptor, and what must live as long; with a name.
+/// A descriptor with a name, and another one that must live as long.
 type Odd = (&'static str, OwnedFd, Option<OwnedFd>);
 
-/// Everything that is no eventfd.
+/// All kinds of descriptors other than eventfds.
 fn odd_ones() -> Vec<Odd> {
     let open = |path: &str| {
         let both = File::options().read(true).write(true).open(path);
@@ -58,7 +58,7 @@ fn odd_ones() -> Vec<Odd> {
     ]
 }
 
-/// A blocking pipe without room.
+/// A full pipe in blocking mode.
 fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (read, write) = rustix::pipe::pipe().unwrap();
     rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK).unwrap();
@@ -67,7 +67,7 @@ fn full_pipe() -> (OwnedFd, OwnedFd) {
     (write, read)
 }
 
-/// A guest whose vring `index` has the descriptor works, or its port does not; all others do.
+/// For each odd descriptor on vring `index`: either the attacked port works or it does not; all other ports work.
 fn with(target: &Target<'_>, number: u32, index: u32) {
     for (what, fd, _partner) in odd_ones() {
         println!("{what}");
@@ -103,8 +103,8 @@ fn errors_go_to_no_eventfd() {
     attack(|target| with(target, request::SET_VRING_ERR, 0));
 }
 
-/// What is written to is the front end's to choose, and may be a file of somebody else that it may write to and the
-/// switch has no business with.
+/// The front end chooses the file that is written to. It may be another process's file that the front end may write to
+/// and the switch must not.
 #[test]
 fn a_call_writes_to_a_file() {
     attack(|target| {
@@ -135,7 +135,7 @@ fn the_call_is_full() {
     attack(|target| {
         let mut guest = target.guest();
         let full = full_eventfd();
-        // Blocking, as it comes: the switch makes it so that it does not.
+        // It arrives in blocking mode; the switch makes it nonblocking.
         rustix::fs::fcntl_setfl(&full, OFlags::empty()).unwrap();
         let call = EventFd::from_fd(full);
         guest
@@ -148,7 +148,7 @@ fn the_call_is_full() {
     });
 }
 
-/// O_NONBLOCK belongs to the open file, which both sides share: the front end can take it away again.
+/// O_NONBLOCK belongs to the open file description, which both sides share: the front end can clear it again.
 #[test]
 fn the_call_is_made_to_block_after_it_was_given() {
     attack(|target| {
@@ -164,7 +164,7 @@ fn the_call_is_made_to_block_after_it_was_given() {
         let sent = target.partner().send(0, &[&frame(0xff, 22, 1, 60)]);
         assert_eq!(sent.unwrap(), 1);
         let moved = target.others_move_within(PATIENCE);
-        // Whoever waits is let go, before anything is said of it.
+        // The blocked writer is released before any assertion.
         rustix::fs::fcntl_setfl(&full, OFlags::NONBLOCK).unwrap();
         for _ in 0..100 {
             let _ = rustix::io::read(&full, &mut [0; 8]);
@@ -207,7 +207,7 @@ fn descriptors_are_exchanged_without_pause() {
     });
 }
 
-/// One eventfd for everything: each wakes all, and none is lost.
+/// The same eventfd for everything: each event wakes all rings, and none is lost.
 #[test]
 fn all_descriptors_are_the_same() {
     attack(|target| {
@@ -228,7 +228,7 @@ fn all_descriptors_are_the_same() {
     });
 }
 
-/// Each frame of a guest arrives while the worker sleeps before it, though nothing wakes it.
+/// Each frame of a guest arrives although the worker sleeps before it and nothing wakes it.
 fn is_polled(target: &Target<'_>, guest: &mut Guest) {
     assert_eq!(target.property("polled_queues").as_deref(), Some("0"));
     for number in 0..5 {
@@ -239,7 +239,7 @@ fn is_polled(target: &Target<'_>, guest: &mut Guest) {
     }
 }
 
-/// The bit "no descriptor": the front end wants its rings to be polled.
+/// The bit "no descriptor": the front end asks for its rings to be polled.
 #[test]
 fn a_guest_without_a_kick_is_served_by_a_worker_that_sleeps() {
     attack_alone(|target| {
@@ -251,7 +251,7 @@ fn a_guest_without_a_kick_is_served_by_a_worker_that_sleeps() {
     });
 }
 
-/// What is no eventfd wakes nobody, and costs its queue no frame.
+/// A kick that is not an eventfd wakes no worker, and its queue loses no frame.
 #[test]
 fn a_guest_whose_kick_is_no_eventfd_is_served_by_a_worker_that_sleeps() {
     attack_alone(|target| {
@@ -268,7 +268,7 @@ fn a_guest_whose_kick_is_no_eventfd_is_served_by_a_worker_that_sleeps() {
     });
 }
 
-/// A semaphore adds as any eventfd does.
+/// A semaphore eventfd adds like any other.
 #[test]
 fn the_call_is_a_semaphore() {
     attack(|target| {

@@ -1,4 +1,4 @@
-//! Messages whose form is wrong: headers, sizes, versions, numbers, descriptors attached.
+//! Malformed messages: headers, sizes, versions, numbers, attached descriptors.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::rig::{
     Census, Fate, PATIENCE, attack, hear, memfd, must_fail, say, table, vring_fd, words,
 };
 
-/// Every request of the specification that has a fixed size, and its size.
+/// All requests of the specification with a fixed size, and their sizes.
 const SIZES: &[(u32, usize)] = &[
     (request::GET_FEATURES, 0),
     (request::SET_FEATURES, 8),
@@ -44,7 +44,7 @@ fn a_header_is_cut_off() {
     attack(|target| {
         let whole = encode(request::GET_FEATURES, FLAG_VERSION, &[]);
         for len in 1..whole.len() {
-            // Said no more; then gone.
+            // Incomplete at first, then disconnected.
             let mut session = target.connect();
             session.send_bytes(&whole[..len], &[]).unwrap();
             target.others_go_on();
@@ -79,7 +79,7 @@ fn a_payload_has_the_wrong_size() {
     attack(|target| {
         for (number, size) in SIZES {
             for wrong in [0, 1, size.saturating_sub(1), size + 1, size + 8, 4096] {
-                // A longer SET_VRING_ENABLE is read as far as it goes.
+                // Excess bytes of SET_VRING_ENABLE are ignored.
                 let lenient = *number == request::SET_VRING_ENABLE && wrong > *size;
                 if wrong != *size && !lenient {
                     must_fail(&mut target.negotiated(), *number, &vec![0; wrong], &[]);
@@ -125,7 +125,7 @@ fn a_size_is_absurd() {
     });
 }
 
-/// Flags that no request has: other versions, the mark of a reply, reserved bits.
+/// Flags that no request may have: other versions, the reply bit, reserved bits.
 const WRONG_FLAGS: [u32; 6] = [
     0,
     2,
@@ -218,7 +218,7 @@ fn bytes_are_random() {
                 (state >> 33) as u32
             };
             let mut session = target.connect();
-            // A number that there is, so that more than the header is looked at.
+            // An existing request number, so that more than the header is parsed.
             let mut message = words(&[
                 next() % 46,
                 FLAG_VERSION | (next() % 2 * FLAG_NEED_REPLY),
@@ -254,7 +254,7 @@ fn descriptors_come_with_requests_that_have_none() {
                     &vec![0; *size],
                     &vec![file.as_fd(); count],
                 );
-                // Enabling is handled beside the crate, which closes what comes with it.
+                // SET_VRING_ENABLE is handled outside the crate, and attached descriptors are closed.
                 let lenient = *number == request::SET_VRING_ENABLE;
                 assert!(
                     lenient || fate == Fate::Closed,
@@ -303,7 +303,7 @@ fn descriptors_are_too_many() {
             (request::SET_VRING_KICK, vring_fd(0, true).to_vec()),
             (request::SET_VRING_CALL, vring_fd(0, true).to_vec()),
             (request::SET_VRING_ERR, vring_fd(0, true).to_vec()),
-            // One, though none was announced.
+            // One descriptor, though none was announced.
             (request::SET_BACKEND_REQ_FD, vec![]),
         ];
         for (number, payload) in &requests {
@@ -311,7 +311,7 @@ fn descriptors_are_too_many() {
                 let fds = vec![file.as_fd(); count];
                 must_fail(&mut target.negotiated(), *number, payload, &fds);
             }
-            // More than the crate has room for: it may wait for what it takes for the next message.
+            // More than the crate accepts: it may wait for what it takes for the next message.
             for count in [33, 34, 64] {
                 let mut session = target.negotiated();
                 let fds = vec![file.as_fd(); count];
@@ -331,7 +331,7 @@ fn descriptors_are_too_many() {
     });
 }
 
-/// Descriptors that come with the payload, after the header, are nobody's.
+/// Descriptors that come with the payload, after the header, belong to no message.
 #[test]
 fn descriptors_come_late() {
     attack(|target| {
@@ -346,7 +346,7 @@ fn descriptors_come_late() {
             for _ in 0..20 {
                 let mut session = target.negotiated();
                 session.send_bytes(&whole[..cut], &[]).unwrap();
-                // Where the switch has hung up there is nobody to send to.
+                // The send fails if the switch has already closed the connection.
                 let _ = session.send_bytes(&whole[cut..], &[file.as_fd(); 8]);
                 assert!(session.wait_closed(PATIENCE).unwrap());
             }
@@ -355,7 +355,7 @@ fn descriptors_come_late() {
     });
 }
 
-/// The other end of the channel for our own requests is anything but a socket.
+/// The descriptor for the channel of our own requests is not a socket.
 #[test]
 fn the_channel_back_is_no_socket() {
     attack(|target| {

@@ -1,4 +1,4 @@
-//! Guests that follow the protocol, and use what it gives them to hold up others.
+//! Guests that follow the protocol, but use it to hold up others.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn a_guest_never_frees_its_receive_buffers() {
         let _guest = target.guest();
         target.send_to_it(1000);
         let full = || target.drops().get("guest_ring_full").copied();
-        // A ring of 256 is filled once.
+        // A ring of 256 entries is filled once.
         assert!(
             until(PATIENCE, || full() == Some(1000 - 256)),
             "{:?}",
@@ -68,7 +68,7 @@ fn a_guest_sends_as_fast_as_it_can() {
     });
 }
 
-/// Every fault of a ring is followed by a new session, and that by the next fault.
+/// Every ring fault is followed by a new session, and that by the next fault.
 #[test]
 fn a_guest_is_quarantined_a_hundred_times() {
     attack(|target| {
@@ -80,7 +80,7 @@ fn a_guest_is_quarantined_a_hundred_times() {
     });
 }
 
-/// A port in quarantine takes no ring back, whatever its front end says, while a ring of it has not been stopped.
+/// A quarantined port restarts no ring, whatever its front end sends, until all its rings have been stopped.
 #[test]
 fn a_guest_in_quarantine_sets_its_rings_up_again() {
     attack(|target| {
@@ -115,7 +115,7 @@ fn resettable() -> GuestOptions {
     }
 }
 
-/// How a front end says that its guest boots again.
+/// The messages with which a front end reports its guest's reboot.
 #[derive(Clone, Copy, Debug)]
 enum Reset {
     Status,
@@ -141,8 +141,8 @@ fn reboot(guest: &mut Guest, how: Reset) {
     guest.restart().unwrap();
 }
 
-/// A boot loader's driver that was wrong does not cost the system that it loads its network, whichever way the front end
-/// says that the device starts anew.
+/// A faulty driver in a boot loader does not cost the system that it loads its network, however the front end reports
+/// the device's restart.
 #[test]
 fn a_guest_that_boots_again_leaves_quarantine() {
     for how in [Reset::Status, Reset::Device, Reset::Rings, Reset::Disabled] {
@@ -152,7 +152,7 @@ fn a_guest_that_boots_again_leaves_quarantine() {
             target.wait_state(PortState::Quarantined);
             let started = Instant::now();
             reboot(&mut guest, how);
-            // It is answered meanwhile.
+            // Messages are answered during the pause.
             let session = guest.session().unwrap();
             assert!(session.query_u64(request::GET_FEATURES).is_ok(), "{how:?}");
             target.wait_state(PortState::Up);
@@ -168,7 +168,7 @@ fn a_guest_that_boots_again_leaves_quarantine() {
     }
 }
 
-/// Each pause is twice the last one, so that a guest gains nothing by faults.
+/// Each pause is twice the previous one, so that a guest gains nothing from faults.
 #[test]
 fn a_guest_that_breaks_its_rings_after_each_reset_waits_ever_longer() {
     attack(|target| {
@@ -178,7 +178,7 @@ fn a_guest_that_breaks_its_rings_after_each_reset_waits_ever_longer() {
             target.wait_state(PortState::Quarantined);
             let started = Instant::now();
             reboot(&mut guest, Reset::Device);
-            // Once more is not once more.
+            // A second reset does not count again.
             reboot(&mut guest, Reset::Status);
             let says =
                 format!("; it has been reset since, and its traffic resumes after {pause} s");

@@ -1,6 +1,6 @@
-//! Descriptors whose locks the front end holds for as long as it likes, and those that cost whoever writes to them: an
-//! attacker of its own process, user and mount namespace (tests/attacker/descriptors.c), with a file system whose pages
-//! never come.
+//! Descriptors whose locks the front end holds as long as it likes, and descriptors that are costly to write to. The
+//! attacker runs in its own process, user and mount namespace (tests/attacker/descriptors.c), with a file system whose
+//! pages never arrive.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -18,7 +18,7 @@ const SOURCE: &str = concat!(
     "/../tests/attacker/descriptors.c"
 );
 
-/// The attacker at work. It holds on to everything until this is dropped.
+/// The running attacker. It holds everything until this is dropped.
 struct Attacker {
     child: Child,
     input: ChildStdin,
@@ -52,7 +52,7 @@ impl Attacker {
         assert_eq!(line.trim(), word, "see what it says above");
     }
 
-    /// It closes its connection, and nothing else.
+    /// Closes its connection, and nothing else.
     fn hang_up(&mut self) {
         self.input.write_all(b"on\n").expect("it listens");
         self.wait_for("gone");
@@ -61,7 +61,7 @@ impl Attacker {
 
 impl Drop for Attacker {
     fn drop(&mut self) {
-        // With the server of its file system: it waits for that.
+        // Together with the server of its file system, for which it waits.
         let group = Pid::from_child(&self.child);
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
@@ -79,8 +79,8 @@ fn built() -> PathBuf {
     path
 }
 
-/// While the attacker holds what it holds: the honest pair goes on, another port comes and goes, an honest front end uses
-/// the port as soon as the attacker has hung up, and the switch ends.
+/// While the attacker holds its descriptors, the honest pair goes on, and another port comes and goes. An honest front
+/// end uses the port as soon as the attacker has hung up, and the switch ends.
 fn held(what: &str) {
     let mut attacker = None;
     attack_held(|target| {
@@ -140,7 +140,7 @@ fn a_call_goes_to_a_thousand_receivers() {
     held("broadcast_call");
 }
 
-/// The calls of the port are made by a thread of its own from then on, whoever connects, and are not lost.
+/// From then on a thread of the port makes its calls, even after a reconnect, and no call is lost.
 #[test]
 fn hundreds_of_thousands_wait_for_a_call() {
     attack(|target| {
@@ -160,7 +160,7 @@ fn is_called_by_thread(target: &Target<'_>) -> bool {
     calls.is_some_and(|text| text.contains("until it is removed"))
 }
 
-/// A worker that waited in a call once does not so for the next front end.
+/// A worker that was once blocked in a call is not blocked by the next front end.
 #[test]
 fn a_port_whose_call_blocked_has_no_worker_call_it_again() {
     attack(|target| {
@@ -175,8 +175,8 @@ fn a_port_whose_call_blocked_has_no_worker_call_it_again() {
     });
 }
 
-/// A descriptor where none is looked for is closed by the port's thread, which waits for the file's server. The port is
-/// removed all the same, and when the thread goes on it does nothing to the port that has its number by then.
+/// An unexpected descriptor is closed by the port's thread, which waits for the file's server. The port can still be
+/// removed, and when the thread resumes it does not affect the port that has its number by then.
 #[test]
 fn a_port_thread_that_is_held_up_is_left_behind() {
     attack(|target| {

@@ -1,5 +1,5 @@
-//! Front ends and guests that mean harm, against the real sessions and a real worker. Beside each of them two honest
-//! guests exchange frames and lose none, and afterwards an honest front end attaches to the port that was attacked.
+//! Malicious front ends and guests against real sessions and a real worker. Meanwhile two honest guests exchange frames
+//! without loss, and afterwards an honest front end attaches to the attacked port.
 #![allow(missing_docs)]
 
 mod clients;

@@ -1,4 +1,4 @@
-//! Memory tables that make no sense, or would take what is not the guest's.
+//! Memory tables that are invalid, or claim what does not belong to the guest.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -60,7 +60,7 @@ fn regions_are_none_or_too_many() {
         for count in [0, 9, 32, 33] {
             refuse(target, &regions[..count], &file);
         }
-        // More, or fewer, than descriptors.
+        // More or fewer regions than descriptors.
         for (regions, fds) in [(2, 1), (1, 2), (8, 7)] {
             let (payload, fds) = (table(&regions_of(regions)), vec![file.as_fd(); fds]);
             must_fail(
@@ -104,7 +104,7 @@ fn memory_is_no_memory() {
         let open = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
         let (read, write) = rustix::pipe::pipe().unwrap();
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        // Opened for reading alone, the last one.
+        // The last one is opened read-only.
         for file in [
             open("/dev/zero"),
             open("/dev/null"),
@@ -133,7 +133,7 @@ fn memory_may_not_be_written() {
     });
 }
 
-/// One good region does not let the bad one in, and leaves nothing behind.
+/// One valid region does not let the invalid one in, and leaves nothing behind.
 #[test]
 fn the_last_of_eight_regions_is_wrong() {
     attack(|target| {
@@ -164,7 +164,7 @@ fn the_same_table_is_sent_a_thousand_times() {
         send(1);
         let before = Census::now();
         send(1000);
-        // Regions that show the same bytes share a mapping from the second time on.
+        // Regions with the same bytes share a mapping from the second time on.
         before.assert_no_more();
     });
 }
@@ -184,7 +184,7 @@ fn the_table_of_a_guest_that_runs_is_sent_a_thousand_times() {
     });
 }
 
-/// A table without the memory that the rings lie in: they stop, and nothing else does.
+/// A table without the rings' memory: the rings stop, and nothing else does.
 #[test]
 fn memory_goes_from_under_the_rings() {
     attack(|target| {
@@ -202,7 +202,7 @@ fn memory_goes_from_under_the_rings() {
     });
 }
 
-/// A sparse file costs nothing, and eight mappings of the largest leave the process no addresses for anybody else.
+/// A sparse file costs nothing, and eight of the largest mappings leave the process no addresses for others.
 #[test]
 fn a_table_takes_all_addresses() {
     attack(|target| {
@@ -233,7 +233,7 @@ fn ring_addresses_are_outside_the_memory() {
                 ][at];
                 let mut addresses = [start, start + 0x4000, start + 0x8000, 0];
                 addresses[area] = at;
-                // Refused, or kept, since its memory may come later: the ring does not run.
+                // Refused, or kept because its memory may come later: the ring does not run.
                 let session = guest.session().unwrap();
                 if session.set_vring_addr(0, addresses).is_ok() {
                     let _ = session.set_vring_addr(1, addresses);
@@ -265,7 +265,7 @@ fn ring_areas_lie_over_each_other() {
                 .set_vring_addr(index, [start, start, start, 0])
                 .unwrap();
         }
-        // The used ring is written over what the guest offers, which is its own affair.
+        // The used ring overwrites the guest's own buffers, which harms only the guest.
         target.send_to_it(10);
         target.others_go_on();
     });

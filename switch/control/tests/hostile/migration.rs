@@ -1,4 +1,4 @@
-//! Memory slots, dirty logs and inflight regions that make no sense.
+//! Invalid memory slots, dirty logs and inflight regions.
 
 use std::os::fd::AsFd;
 
@@ -9,7 +9,7 @@ use crate::rig::{Census, FEATURES, Fate, PROTOCOL, Target, attack, memfd, must_f
 
 const LEN: u64 = 0x10_0000;
 
-/// A session with all that migration uses.
+/// A session with all protocol features for migration.
 fn session(target: &Target<'_>) -> Session {
     let more = protocol::CONFIGURE_MEM_SLOTS | protocol::LOG_SHMFD | protocol::INFLIGHT_SHMFD;
     let mut session = target.connect();
@@ -19,13 +19,13 @@ fn session(target: &Target<'_>) -> Session {
     session
 }
 
-/// ADD_MEM_REG's and REM_MEM_REG's payload: guest address, size, user address, offset.
+/// Payload of ADD_MEM_REG and REM_MEM_REG: guest address, size, user address, offset.
 fn slot(region: [u64; 4]) -> Vec<u8> {
     let words = std::iter::once(0).chain(region);
     words.flat_map(u64::to_ne_bytes).collect()
 }
 
-/// SET_LOG_BASE's payload.
+/// Payload of SET_LOG_BASE.
 fn log(size: u64, offset: u64) -> Vec<u8> {
     [size, offset]
         .into_iter()
@@ -33,7 +33,7 @@ fn log(size: u64, offset: u64) -> Vec<u8> {
         .collect()
 }
 
-/// GET_INFLIGHT_FD's and SET_INFLIGHT_FD's payload.
+/// Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
 fn inflight(size: u64, offset: u64, queues: u16, ring_size: u16) -> Vec<u8> {
     let mut payload = log(size, offset);
     payload.extend(queues.to_ne_bytes());
@@ -137,7 +137,7 @@ fn a_dirty_log_is_empty_too_short_or_out_of_its_file() {
             (1 << 60, 0),
         ] {
             let mut session = session(target);
-            // Once without memory, and once with more than one byte of a log has bits for.
+            // Once without memory, and once with more memory than one byte of a log covers.
             must_fail(
                 &mut session,
                 request::SET_LOG_BASE,
@@ -215,7 +215,7 @@ fn an_inflight_region_has_impossible_numbers() {
     });
 }
 
-/// Inflight notes are the front end's to write: what they say is no more than a hint.
+/// The front end can write the inflight region: its contents are only hints.
 #[test]
 fn an_inflight_region_is_full_of_nonsense() {
     attack(|target| {

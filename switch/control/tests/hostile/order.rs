@@ -1,4 +1,4 @@
-//! Messages in an order, or with values, that no front end of good will sends.
+//! Messages in an order, or with values, that no well-behaved front end sends.
 
 use std::os::fd::AsFd;
 
@@ -9,7 +9,7 @@ use crosspoint_guest::{EventFd, Guest, GuestOptions};
 
 use crate::rig::{Census, Fate, attack, must_fail, resident_kib, say, vring_fd, words};
 
-/// Rings of two queue pairs: none has a higher number.
+/// Vring numbers beyond those of two queue pairs.
 const BEYOND: [u32; 6] = [4, 5, 127, 255, 0x8000_0000, u32::MAX];
 
 #[test]
@@ -33,7 +33,7 @@ fn vrings_are_named_that_there_are_not() {
                 &[],
             );
         }
-        // These have eight bits for the number.
+        // These messages have eight bits for the number.
         let event = EventFd::new().unwrap();
         for index in 4..=255 {
             for number in [request::SET_VRING_KICK, request::SET_VRING_CALL] {
@@ -101,7 +101,7 @@ fn a_kick_comes_before_size_and_address() {
         }
         target.others_go_on();
         target.wait_state(PortState::Connected);
-        // Addresses, and still no size.
+        // Addresses, but still no size.
         let at = guest.memory().user_address(0).unwrap();
         for index in 0..4 {
             session
@@ -160,8 +160,7 @@ fn protocol_features_are_acknowledged_that_were_not_offered() {
             session
                 .send(request::SET_PROTOCOL_FEATURES, FLAG_VERSION, &payload, &[])
                 .unwrap();
-            // What they stand for is not there all the same.
-            // GET_SHMEM_CONFIG.
+            // What the bits stand for still does not exist. 44 is GET_SHMEM_CONFIG.
             must_fail(&mut session, 44, &[], &[]);
             target.others_go_on();
         }
@@ -207,7 +206,7 @@ fn a_rings_size_changes_while_it_runs() {
             );
             assert_eq!(fate, Fate::Refused);
         }
-        // And it goes on as it was.
+        // The guest goes on as before.
         assert_eq!(guest.send(0, &[&[0xff; 60]]).unwrap(), 1);
         assert!(guest.drain_transmit(0, crate::rig::PATIENCE).unwrap());
     });
@@ -253,7 +252,7 @@ fn a_base_is_set_while_the_ring_runs_or_is_out_of_range() {
                 &words(&[0, base]),
                 &[],
             );
-            // Bits beyond the ring's sixteen: taken or refused, nothing comes of them.
+            // Bits beyond the ring's sixteen: accepted or refused, they have no effect.
             assert_ne!(fate, Fate::Closed);
         }
     });
@@ -286,7 +285,7 @@ fn the_configuration_is_read_at_absurd_places() {
             }
         }
         drop(session);
-        // A size that the payload does not have.
+        // A size that differs from the payload's.
         for size in [1, 100, 4096, u32::MAX] {
             must_fail(
                 &mut target.negotiated(),
@@ -343,7 +342,7 @@ fn the_device_is_reset_without_pause() {
                 .request(request::RESET_OWNER, &[], &[])
                 .unwrap();
         }
-        // The rings' descriptors go with the rings.
+        // The rings' descriptors are closed with the rings.
         before.assert_no_more();
     });
 }

@@ -1,4 +1,4 @@
-//! What would harm the whole process: a daemon of its own for each test, as a child.
+//! Attacks that could harm the whole process: each test starts its own daemon as a child.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,7 @@ use crate::rig::{Exchange, FRAMES, PATIENCE, frame, until};
 const CONFIG: &str = "CROSSPOINT_HOSTILE_CONFIG";
 const DESCRIPTORS: &str = "CROSSPOINT_HOSTILE_DESCRIPTORS";
 
-/// The child: a daemon, until its configuration is gone.
+/// The child: a daemon that runs until its configuration is removed.
 #[test]
 #[ignore = "the other tests start it, as a process of its own"]
 fn daemon() {
@@ -45,7 +45,7 @@ fn daemon() {
     }
 }
 
-/// A daemon in a process of its own, with ports `calm0`, `calm1` and a number to attack.
+/// A daemon in its own process, with ports `calm0`, `calm1` and a number of ports to attack.
 struct Switch {
     child: Child,
     directory: TempDir,
@@ -103,7 +103,7 @@ impl Switch {
             });
             assert!(reached, "a frame between honest guests");
         }
-        // Greetings that came late.
+        // Drops greetings that came late.
         std::thread::sleep(Duration::from_millis(50));
         guests
             .iter_mut()
@@ -148,8 +148,8 @@ fn attack(targets: usize, descriptors: Option<u64>, body: impl FnOnce(&Switch)) 
     switch.assert_alive();
 }
 
-/// Front ends take what descriptors the process may have. Guests that are attached do not notice; those that are not
-/// wait until there are some again.
+/// Front ends use up the process's descriptors. Attached guests do not notice; others wait until descriptors are free
+/// again.
 #[test]
 fn descriptors_are_exhausted() {
     attack(8, Some(64), |switch| {
@@ -183,7 +183,7 @@ fn memory_is_truncated_under_a_ring() {
     });
 }
 
-/// Buffers in memory that goes away, in a ring that stays.
+/// Buffers in memory that is truncated, in a ring that stays.
 #[test]
 fn memory_is_truncated_under_a_buffer() {
     attack(1, None, |switch| {
@@ -192,7 +192,7 @@ fn memory_is_truncated_under_a_buffer() {
             ..GuestOptions::default()
         };
         let mut guest = Guest::connect(switch.path("target0"), options).expect("it connects");
-        // Rings, buffers and tables are put into the regions in turn: the buffers are in the second.
+        // Rings, buffers and tables are placed in the regions alternately: the buffers are in the second.
         guest.memory().truncate(1, 0).expect("it can be cut");
         let _ = guest.send(0, &[&frame(0xff, 21, 0, 1000)]);
         std::thread::sleep(Duration::from_millis(200));

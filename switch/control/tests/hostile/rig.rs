@@ -1,4 +1,5 @@
-//! A switch with one worker and four guest ports: two for the honest pair, one to attack, one for a partner of it.
+//! A switch with one worker and four guest ports: two for the honest pair, one to attack, one for the attacked port's
+//! partner.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,18 +22,18 @@ use crosspoint_guest::net::features;
 use crosspoint_guest::{Guest, GuestOptions, Session, SessionError};
 use tempfile::TempDir;
 
-/// Frames on their way in one direction: fewer than a ring has entries.
+/// Frames in flight in one direction: fewer than a ring has entries.
 const WINDOW: usize = 32;
-/// Frames that the honest pair exchanges before and after an attack, at least.
+/// Minimum number of frames that the honest pair exchanges before and after an attack.
 pub const FRAMES: u64 = 2000;
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Names, and the VLAN that each is in: what is flooded to an attacked port is none of the pair's business.
+/// Port names with their VLANs: floods to the attacked port do not reach the pair.
 const PORTS: [(&str, u16); 4] = [("calm0", 8), ("calm1", 8), ("target", 7), ("partner", 7)];
 const TARGET: u16 = 2;
 const PARTNER: u16 = 3;
 
-/// One switch at a time: descriptors and mappings are counted for the process.
+/// One switch at a time, since descriptors and mappings are counted for the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Runs `body` while the honest pair exchanges frames, then attaches an honest front end to the port attacked.
@@ -51,8 +52,8 @@ pub fn attack(body: impl FnOnce(&Target<'_>)) {
     rig.assert_target_works();
 }
 
-/// The same of an attacker that holds on to what it has until all is over: the port works meanwhile, another one is opened,
-/// and the switch ends in time. `body` is to leave the port to an honest front end.
+/// Like [`attack`], for an attacker that holds its resources until the end: meanwhile the port works, another one is
+/// opened, and the switch ends in time. `body` must leave the port to an honest front end.
 pub fn attack_held(body: impl FnOnce(&Target<'_>)) {
     let rig = Rig::start();
     let exchange = Exchange::start(rig.calm_guests());
@@ -73,7 +74,7 @@ pub fn attack_held(body: impl FnOnce(&Target<'_>)) {
     assert!(took < PATIENCE, "the switch ends after {took:?}");
 }
 
-/// The same without the honest pair: the worker sleeps.
+/// Like [`attack`], without the honest pair, so that the worker sleeps.
 pub fn attack_alone(body: impl FnOnce(&Target<'_>)) {
     let rig = Rig::start();
     body(&Target {
@@ -94,19 +95,19 @@ impl Target<'_> {
         self.rig.path(TARGET)
     }
 
-    /// Connected, and nothing said.
+    /// A connection on which nothing has been sent.
     pub fn connect(&self) -> Session {
         Session::connect(self.path(), PATIENCE).expect("it connects")
     }
 
-    /// Features and owner are set, every message is acknowledged.
+    /// A session with features and owner set, in which every message is acknowledged.
     pub fn negotiated(&self) -> Session {
         let mut session = self.connect();
         session.negotiate(FEATURES, PROTOCOL).expect("it agrees");
         session
     }
 
-    /// A guest that works, with its port up.
+    /// A working guest with its port up.
     pub fn guest(&self) -> Guest {
         self.guest_with(GuestOptions::default())
     }
@@ -126,7 +127,7 @@ impl Target<'_> {
         self.rig.partner()
     }
 
-    /// The partner sends `count` frames to all in its VLAN: to the attacked port.
+    /// The partner broadcasts `count` frames in its VLAN, which reach the attacked port.
     pub fn send_to_it(&self, count: u32) {
         let mut partner = self.partner();
         for number in 0..count {
@@ -138,17 +139,17 @@ impl Target<'_> {
         }
     }
 
-    /// The honest pair exchanges some more frames, now.
+    /// The honest pair exchanges more frames now.
     pub fn others_go_on(&self) {
         self.exchange().run(4 * WINDOW as u64);
     }
 
-    /// A front end attaches to a port that is opened now.
+    /// A front end attaches to a newly opened port.
     pub fn another_port_works(&self) {
         self.rig.another_port_works();
     }
 
-    /// The attacked port is removed, and another gets its name and its number.
+    /// The attacked port is removed, and another one gets its name and number.
     pub fn replace(&self) {
         let (rig, started) = (self.rig, Instant::now());
         let (name, vlan) = PORTS[usize::from(TARGET)];
@@ -161,7 +162,7 @@ impl Target<'_> {
         ports.insert(TARGET.into(), port);
     }
 
-    /// Threads that serve the attacked port, or did.
+    /// Number of threads that serve or have served the attacked port.
     pub fn threads(&self) -> usize {
         let tasks = std::fs::read_dir("/proc/self/task").expect("it is there");
         let names = tasks.filter_map(|task| {
@@ -173,18 +174,18 @@ impl Target<'_> {
             .count()
     }
 
-    /// What `show port` says of the attacked port.
+    /// A property of the attacked port in `show port`.
     pub fn property(&self, key: &str) -> Option<String> {
         self.rig.status(TARGET).properties.remove(key)
     }
 
-    /// Whether the honest pair gets anywhere within `limit`.
+    /// Whether the honest pair makes progress within `limit`.
     pub fn others_move_within(&self, limit: Duration) -> bool {
         let goal = self.exchange().frames() + 4 * WINDOW as u64;
         until(limit, || self.exchange().frames() >= goal)
     }
 
-    /// What is said of its state.
+    /// The detail of its state.
     pub fn detail(&self) -> String {
         self.rig.status(TARGET).detail
     }
@@ -205,24 +206,24 @@ impl Target<'_> {
     }
 }
 
-/// What honest front ends ask for.
+/// Features that honest front ends request.
 pub const FEATURES: u64 =
     features::VERSION_1 | features::MRG_RXBUF | features::EVENT_IDX | features::PROTOCOL_FEATURES;
-/// Everything that the session may offer.
+/// All protocol features that a session may offer.
 pub const PROTOCOL: u64 =
     protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::BACKEND_REQ;
 
-/// What became of a message.
+/// The result of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     Accepted,
-    /// Acknowledged with a failure.
+    /// A failure was acknowledged.
     Refused,
-    /// The switch hung up.
+    /// The switch closed the connection.
     Closed,
 }
 
-/// Sends a message that is to be acknowledged, or answered.
+/// Sends a message with an acknowledgement or a reply, and returns its result.
 pub fn say(session: &mut Session, number: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Fate {
     if let Err(SessionError::Io { .. }) =
         session.send(number, FLAG_VERSION | FLAG_NEED_REPLY, payload, fds)
@@ -232,7 +233,7 @@ pub fn say(session: &mut Session, number: u32, payload: &[u8], fds: &[BorrowedFd
     hear(session)
 }
 
-/// What the switch answers.
+/// Reads the switch's answer.
 pub fn hear(session: &mut Session) -> Fate {
     match session.receive() {
         Ok(reply) if reply.payload.len() == 8 && reply.u64_at(0) == Some(1) => Fate::Refused,
@@ -246,7 +247,7 @@ pub fn hear(session: &mut Session) -> Fate {
     }
 }
 
-/// The message must not be accepted.
+/// Checks that the message is not accepted.
 pub fn must_fail(session: &mut Session, number: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) {
     let fate = say(session, number, payload, fds);
     assert_ne!(
@@ -262,14 +263,14 @@ pub fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// SET_MEM_TABLE's payload: guest address, size, user address, offset of each region.
+/// Payload of SET_MEM_TABLE: guest address, size, user address, offset of each region.
 pub fn table(regions: &[[u64; 4]]) -> Vec<u8> {
     let mut payload = words(&[regions.len() as u32, 0]);
     payload.extend(regions.iter().flatten().flat_map(|word| word.to_ne_bytes()));
     payload
 }
 
-/// SET_VRING_KICK's and SET_VRING_CALL's payload.
+/// Payload of SET_VRING_KICK and SET_VRING_CALL.
 pub fn vring_fd(index: u64, present: bool) -> [u8; 8] {
     (index | if present { 0 } else { VRING_NO_FD }).to_ne_bytes()
 }
@@ -281,7 +282,7 @@ pub fn memfd(len: u64) -> OwnedFd {
     fd
 }
 
-/// Tries until `done` or `limit` has passed.
+/// Retries until `done` returns true or `limit` has passed. Returns whether it did.
 pub fn until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     loop {
@@ -295,16 +296,16 @@ pub fn until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Descriptors that the process has, and mappings of guest memory.
+/// The process's descriptors and its mappings of guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Census {
-    /// Eventfds, and all others.
+    /// Eventfds, then all others.
     events: usize,
     descriptors: usize,
     mappings: usize,
 }
 
-/// Copies of call descriptors, all eventfds, that the two honest guests' ports may have.
+/// The most copies of call descriptors, all eventfds, in the two honest guests' ports.
 const CALLS_MAX: usize = 8;
 
 impl Census {
@@ -326,7 +327,7 @@ impl Census {
         }
     }
 
-    /// No more is held than at this census, as soon as what ends has ended.
+    /// Checks that no more is held than in this census, once pending work has ended.
     pub fn assert_no_more(self) {
         let mut now = Census::now();
         let no_more = until(PATIENCE, || {
@@ -338,8 +339,8 @@ impl Census {
         assert!(no_more, "before {self:?}, after {now:?}");
     }
 
-    /// As much is held as at this census, as soon as what ends has ended. On a loaded machine calls may cost an honest port
-    /// so much that its own thread makes them, with copies of its descriptors.
+    /// Checks that exactly as much is held as in this census, once pending work has ended. On a loaded machine calls
+    /// may become so costly that an honest port's own thread makes them, with copies of its descriptors.
     pub fn assert_same(self) {
         let mut now = Census::now();
         let same = until(PATIENCE, || {
@@ -354,7 +355,7 @@ impl Census {
     }
 }
 
-/// KiB that the process has in memory.
+/// Resident memory of the process, KiB.
 pub fn resident_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("it is there");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -437,7 +438,7 @@ impl Rig {
         );
     }
 
-    /// The ledger of the honest pair: exactly what was sent was taken and delivered.
+    /// Checks the honest pair's counters: exactly what was sent was received and delivered.
     fn assert_nothing_lost(&self, sent: u64) {
         for port in 0..2 {
             let queues = self.status(port).queues;
@@ -456,7 +457,7 @@ impl Rig {
         }
     }
 
-    /// A port more is opened, a guest attaches to it, and both go again.
+    /// Opens another port, attaches a guest to it, and removes both.
     fn another_port_works(&self) {
         let path = self.directory.path().join("another");
         let number = add_port(&self.fabric, "another", 9);
@@ -468,9 +469,9 @@ impl Rig {
         self.fabric.remove_port(number);
     }
 
-    /// An honest guest attaches where the attack was, and frames go both ways.
+    /// Checks that an honest guest can attach to the attacked port, and that frames go both ways.
     fn assert_target_works(&self) {
-        // It waits its turn behind whoever has connected, and gone, before it.
+        // It waits for earlier connections in the backlog to be served.
         let options = GuestOptions {
             timeout: 6 * PATIENCE,
             ..GuestOptions::default()
@@ -479,7 +480,7 @@ impl Rig {
             Guest::connect(self.path(TARGET), options).expect("an honest front end connects");
         self.wait_state(TARGET, PortState::Up);
         let mut partner = self.partner();
-        // What the attack has left in its ring makes room.
+        // Clears its ring of frames from the attack.
         while !partner.receive(0).expect("a ring").is_empty() {}
         let (there, back) = (frame(0xff, 21, 1, 500), frame(21, 22, 2, 500));
         assert_eq!(partner.send(0, &[&there]).expect("a ring"), 1);
@@ -496,7 +497,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         self.ports().clear();
-        // A thread that was left behind has the fabric, too.
+        // A thread that was left behind also holds the fabric.
         self.fabric.stop();
         if let Some(thread) = self.housekeeper.take() {
             let _ = thread.join();
@@ -529,7 +530,7 @@ fn add_port(fabric: &Fabric, name: &str, vlan: u16) -> u16 {
 }
 
 fn serve(fabric: &Arc<Fabric>, number: u16, socket: PathBuf, name: &str) -> VhostPort {
-    // Two pairs, so that MQ and GET_QUEUE_NUM are there to be attacked.
+    // Two pairs, so that MQ and GET_QUEUE_NUM can be attacked.
     let config = config::VhostPort {
         socket,
         role: Role::Server,
@@ -571,7 +572,7 @@ pub fn frame(to: u8, from: u8, number: u32, len: usize) -> Vec<u8> {
     head.iter().copied().chain(fill).collect()
 }
 
-/// Whether `guest` receives `expected`, among whatever else.
+/// Whether `guest` receives `expected`, possibly among other frames.
 pub fn arrives(guest: &mut Guest, expected: &[u8]) -> bool {
     until(PATIENCE, || {
         let frames = guest.receive(0).expect("the device follows the rules");
@@ -579,7 +580,7 @@ pub fn arrives(guest: &mut Guest, expected: &[u8]) -> bool {
     })
 }
 
-/// The honest pair, on a thread of its own. Every frame must arrive, in order, with every byte.
+/// The honest pair, on its own thread. Every frame must arrive, in order and unchanged.
 pub struct Exchange {
     over: Arc<AtomicBool>,
     frames: Arc<AtomicU64>,
@@ -599,7 +600,7 @@ impl Exchange {
                 round(&mut guests, number);
                 number += WINDOW as u32;
                 counted.store(u64::from(number), Ordering::Relaxed);
-                // The machine is for the others, too.
+                // Leaves the machine some time for the others.
                 std::thread::sleep(Duration::from_micros(300));
             }
             u64::from(number)
@@ -642,7 +643,7 @@ impl Drop for Exchange {
     }
 }
 
-/// A window of frames in both directions.
+/// Exchanges a window of frames in both directions.
 fn round(guests: &mut [Guest; 2], number: u32) {
     let len = |n: u32| 60 + n as usize * 7 % 1455;
     let frames = |to, from| -> Vec<Vec<u8>> {

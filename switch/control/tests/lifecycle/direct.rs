@@ -1,5 +1,5 @@
-//! A guest with a NIC's queue of its own, on a real wire: the first guest's frames leave at one end of it and come in
-//! again at the other, where the second guest is.
+//! A guest with its own NIC queue on a real wire: the first guest's frames leave at one end of the wire and come in
+//! again at the other end, where the second guest is.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) fn run(line: &str) {
     assert!(status.expect("iproute2").success(), "{line}");
 }
 
-/// The thread is in namespaces of its own from here on.
+/// Moves the thread into its own namespaces.
 pub(super) fn leave_for_a_wire() {
     assert!(
         rustix::process::geteuid().is_root(),
@@ -43,7 +43,7 @@ pub(super) fn leave_for_a_wire() {
     lay_wire();
 }
 
-/// `near` and `wire`, the two ends of a wire with two queues.
+/// Creates `near` and `wire`, the two ends of a wire with two queues.
 fn lay_wire() {
     let queues = "numrxqueues 2 numtxqueues 2";
     run(&format!(
@@ -67,7 +67,7 @@ impl Wired {
         let fabric = fabric(workers, 3);
         let (mut ports, mut uplinks) = (Vec::new(), Vec::new());
         let config = config(&directory);
-        // The uplink comes after the guest that has a queue of it.
+        // The uplink is opened after the guest that owns a queue of it.
         for port in &config.ports {
             let first = ["a", "near"].contains(&port.name.as_str());
             let number = fabric.add_port(PortOptions {
@@ -121,7 +121,7 @@ impl Wired {
         });
     }
 
-    /// Frames that came off the wire from the first guest's own queue.
+    /// Number of frames that arrived over the wire from the first guest's own queue.
     fn came_by_own_queue(&self) -> u64 {
         self.switch.port("wire").queues[1].rx_packets
     }
@@ -156,7 +156,7 @@ fn config(directory: &TempDir) -> Config {
     Config::parse("test", &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A namespace and a wire take their time, so not every case that there is.
+/// A selection of cases, since namespaces and wires take time.
 fn each(test: impl Fn(Case)) {
     for (workers, packed, in_order) in [(1, false, false), (2, true, true), (1, true, false)] {
         let case = Case {
@@ -171,8 +171,8 @@ fn each(test: impl Fn(Case)) {
 
 const OPEN: &str = "near queue 1, copy";
 
-/// Rings that stop, memory that comes and goes: the queue is closed and opened anew, and of what the guest sends nothing
-/// is lost, doubled or late.
+/// Rings stop, and memory comes and goes: the queue is closed and reopened, and no frame of the guest is lost, doubled
+/// or late.
 #[test]
 fn a_queue_of_ones_own_loses_nothing() {
     each(|case| {
@@ -194,8 +194,8 @@ fn a_queue_of_ones_own_loses_nothing() {
             assert!(wired.came_by_own_queue() > came);
         }
         let pair = load.finish();
-        // What was for it while its rings were stopped, and, on either side, more than fits when frames that were given
-        // up arrive after all: all of it has a name.
+        // Frames for the guest while its rings were stopped, and on either side frames that did not fit when given-up
+        // frames arrived after all: all of them are counted with a reason.
         let full = |name| switch.drops(name, "guest_ring_full");
         let dropped = switch.drops("a", "port_down") + full("a");
         let lost = (pair.lost(0), pair.lost(1), pair.doubled(), pair.late());
@@ -211,7 +211,7 @@ fn a_queue_of_ones_own_loses_nothing() {
     });
 }
 
-/// A guest that goes in the middle of it, and comes again.
+/// A guest that disconnects in the middle of the load, and reconnects.
 #[test]
 fn a_guest_with_a_queue_of_its_own_comes_and_goes() {
     each(|case| {
@@ -236,7 +236,7 @@ fn a_guest_with_a_queue_of_its_own_comes_and_goes() {
     });
 }
 
-/// An interface that goes, and another one that comes: the queue is given up, and the guest goes on like any other.
+/// The interface is removed and another one appears: the queue is given up, and the guest goes on with copies.
 #[test]
 fn a_queue_whose_interface_goes_is_given_up() {
     let case = Case {

@@ -1,4 +1,4 @@
-//! Who looks at the frames of guests by the control socket, and how: no guest notices.
+//! Captures and traces of guests' frames through the control socket: no guest notices them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn control(switch: &Switch) -> (ControlServer, PathBuf) {
     (server.expect("nothing is in the way"), path)
 }
 
-/// All frames that there still are, and the totals.
+/// All remaining frames, and the totals.
 fn read(frames: Frames) -> (Vec<Record>, Totals) {
     let mut records = Vec::new();
     for message in frames {
@@ -73,7 +73,7 @@ fn a_capture_whose_reader_sleeps_costs_no_frame_and_is_told_how_many_it_missed()
     let switch = Switch::start(CASE.workers, &PORTS, 1);
     let (_control, path) = control(&switch);
     let others = switch.bystanders(CASE);
-    // Large slots are few.
+    // There are few large slots.
     let asleep = Frames::ask(&path, &wanted(|w| w.snaplen = SNAPLEN_MAX)).expect("a capture");
     let awake = Frames::ask(
         &path,
@@ -150,7 +150,7 @@ fn a_frame_and_its_copy_are_told_with_what_became_of_them() {
             "{trace}"
         );
     }
-    // The same frame, not sent.
+    // The same frame, but not sent.
     let again = TraceWanted {
         frame: Some(traces[0].bytes.clone()),
         count: 1,
@@ -172,7 +172,7 @@ fn captures_are_few_and_end_with_their_client_or_the_server() {
     let mut open: Vec<Frames> = (0..TAPS_MAX).map(|_| ask().expect("a place")).collect();
     let refusal = ask().err().expect("no place").to_string();
     assert!(refusal.contains("4 captures and traces"), "{refusal}");
-    // One goes away without a word.
+    // One client disconnects without notice.
     drop(open.pop());
     let start = Instant::now();
     let another = loop {
@@ -182,7 +182,7 @@ fn captures_are_few_and_end_with_their_client_or_the_server() {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    // Frames come on in those that are left.
+    // The remaining ones still receive frames.
     assert!(
         open.iter_mut()
             .chain([&mut { another }])

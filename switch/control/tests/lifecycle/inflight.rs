@@ -1,4 +1,4 @@
-//! Switches that die, and their successors.
+//! Switches that are killed, and their successors.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,14 +14,14 @@ use super::load::{Load, Loss, Pair};
 use super::{Case, Housekeeper, PATIENCE, PORTS, Switch, options, start_at};
 
 const INFLIGHT: u64 = protocol::INFLIGHT_SHMFD;
-/// Frames that a worker has in hand.
+/// The most frames that a worker has taken but not completed.
 const BURST: u64 = 64;
 const RING: u64 = 256;
-/// Where the switch of [`a_switch_to_be_killed`] is to be, and how many workers it is to have.
+/// Directory and number of workers for the switch of [`a_switch_to_be_killed`].
 const DIRECTORY: &str = "LIFECYCLE_DIRECTORY";
 const WORKERS: &str = "LIFECYCLE_WORKERS";
 
-/// A switch in a process of its own.
+/// A switch in its own process.
 struct Victim {
     child: Child,
 }
@@ -43,7 +43,7 @@ impl Victim {
         }
     }
 
-    /// SIGKILL: it cannot say a word.
+    /// SIGKILL: it cannot clean up.
     fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
@@ -71,7 +71,7 @@ fn directory() -> Arc<TempDir> {
     Arc::new(tempfile::tempdir().expect("a directory can be made"))
 }
 
-/// Both guests' next connection, to the next switch.
+/// Connects both guests to the next switch.
 fn reconnect(pair: &mut Pair, guests: &mut [Guest; 2]) {
     for (end, guest) in guests.iter_mut().enumerate() {
         pair.lend(end, guest, |guest| {
@@ -80,7 +80,7 @@ fn reconnect(pair: &mut Pair, guests: &mut [Guest; 2]) {
     }
 }
 
-/// What may be lost and doubled when a switch dies `times` times.
+/// Checks what may be lost and doubled when a switch dies `times` times.
 fn check_deaths(pair: &Pair, case: Case, times: u64) {
     let burst = BURST * case.workers as u64 * times;
     for end in [0, 1] {
@@ -149,13 +149,13 @@ fn guests_go_on_at_a_switch_that_was_started_anew() {
             others.check(&switch);
         }
         let pair = load.finish();
-        // It closes one port after the other: what was for the first one is dropped by name.
+        // It closes one port after the other: frames for the first one are dropped and counted.
         assert_eq!(pair.doubled(), 0);
         switch.check_ledger();
     });
 }
 
-/// Without the inflight region, and with a front end that knows no more than where a packed ring begins.
+/// Without the inflight region, with a front end that knows only the initial index of a packed ring.
 #[test]
 fn a_packed_ring_that_is_told_its_beginning_goes_on_at_its_marks() {
     for workers in [1, 2] {
@@ -219,7 +219,7 @@ fn an_inflight_region_that_cannot_be_is_refused() {
     Case::each(|case| {
         let switch = Switch::start(case.workers, &PORTS, 1);
         let others = switch.bystanders(case);
-        // The question cannot be answered with no.
+        // The reply cannot express a refusal.
         for (queues, size, reason) in [
             (3, 256, "for 3 vrings of 2"),
             (0, 256, "invalid message"),
@@ -236,7 +236,7 @@ fn an_inflight_region_that_cannot_be_is_refused() {
             let end = switch.last_end("a");
             assert!(end.contains("request 31") && end.contains(reason), "{end}");
         }
-        // This one can.
+        // This reply can.
         let mut a = switch.guest("a", case.guest(INFLIGHT));
         let mut b = switch.guest("b", case.guest(0));
         let known = a.inflight().expect("a region").clone();

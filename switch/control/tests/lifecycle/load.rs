@@ -1,7 +1,6 @@
-//! Two guests that exchange numbered frames, on a thread of their own while the test does things to one of them.
+//! Two guests that exchange numbered frames on their own thread, while the test manipulates one of them.
 //!
-//! The rings are borrowed from the guests, so that buffers can be put anywhere, and the guests are left with their
-//! sessions.
+//! The rings are borrowed from the guests, so that buffers can be placed anywhere; the guests keep their sessions.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,12 +11,12 @@ use crosspoint_guest::{Buffer, EventFd, Guest, GuestMemory, RegionLayout, RingLa
 
 use super::PATIENCE;
 
-/// Bytes of a buffer, and from one to the next.
+/// Size of a buffer, and distance to the next, bytes.
 const SLOT: usize = 2048;
 const HEADER: usize = 12;
-/// Frames of one queue that are on their way at most: they fit the receiving ring, with a flood beside them.
+/// The most frames of one queue in flight: they fit into the receiving ring, together with a flood.
 const WINDOW: u64 = 48;
-/// After so long without one, frames on their way count as lost where they may be.
+/// Without an arrival for this time, frames in flight count as lost, if loss is allowed.
 const WRITE_OFF: Duration = Duration::from_millis(30);
 const MAGIC: [u8; 2] = [0x88, 0xb5];
 const BODY: usize = 14 + 12;
@@ -25,12 +24,12 @@ const BODY: usize = 14 + 12;
 /// Whether frames may be lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Loss {
-    /// Not one.
+    /// No frame may be lost.
     None,
-    /// The test counts them.
+    /// The test counts lost frames.
     Counted,
-    /// The test counts them, and buffers may come back empty: so a switch gives back what its predecessor, which was
-    /// killed, had in hand.
+    /// The test counts lost frames, and buffers may come back empty: that is how a switch returns what its killed
+    /// predecessor had taken.
     OfDeaths,
 }
 
@@ -41,7 +40,7 @@ pub struct Lane {
     memory: Arc<GuestMemory>,
     base: u64,
     free: Vec<u64>,
-    /// By id: slot, and the memory and base that it was taken from.
+    /// By id: slot, and the memory and base from which it was taken.
     busy: Vec<Option<(u64, Arc<GuestMemory>, u64)>>,
     kick: Arc<EventFd>,
 }
@@ -73,12 +72,12 @@ impl Lane {
         }
     }
 
-    /// Where new buffers lie from now on.
+    /// Places new buffers here from now on.
     pub fn move_to(&mut self, memory: &Arc<GuestMemory>, base: u64) {
         (self.memory, self.base) = (memory.clone(), base);
     }
 
-    /// Whether no buffer lies elsewhere any more.
+    /// Whether all buffers are at the current place.
     pub fn has_moved(&self) -> bool {
         let here = |busy: &(u64, Arc<GuestMemory>, u64)| {
             Arc::ptr_eq(&busy.1, &self.memory) && busy.2 == self.base
@@ -94,7 +93,7 @@ impl Lane {
         &self.memory
     }
 
-    /// Where buffers lie: first guest address, and bytes.
+    /// The place of the buffers: first guest address, and bytes.
     pub fn area(&self) -> (u64, usize) {
         (self.base, self.busy.len() * SLOT)
     }
@@ -136,8 +135,8 @@ impl Lane {
         self.publish();
     }
 
-    /// What the device has used. A guest that is `blind` has spoilt its own ring: what it reads there is nobody's fault
-    /// but its own, and it takes nothing more from it.
+    /// Returns what the device has used. A guest that is `blind` has destroyed its own ring: errors in reading it do
+    /// not count, and nothing more is taken from it.
     pub fn take(&mut self, blind: bool) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
         loop {
@@ -161,13 +160,13 @@ impl Lane {
         taken
     }
 
-    /// Buffers that the device has.
+    /// Number of buffers that the device has.
     pub fn outstanding(&mut self) -> u16 {
         self.ring.outstanding()
     }
 }
 
-/// A ring that nobody uses, to leave in the place of one that is borrowed.
+/// An unused ring that replaces a borrowed one.
 fn idle_ring() -> Virtqueue {
     let layout = RegionLayout {
         guest_base: 0,
@@ -183,9 +182,9 @@ pub struct End {
     pub number: u8,
     /// By vring index.
     pub lanes: Vec<Lane>,
-    /// Frames received that were for somebody else.
+    /// Received frames that were for another address.
     pub foreign: u64,
-    /// Buffers that came back with nothing in them.
+    /// Number of buffers that came back empty.
     pub empty: u64,
 }
 
@@ -199,14 +198,14 @@ impl End {
     }
 }
 
-/// What went one way, from one transmit queue.
+/// Frames in one direction, from one transmit queue.
 #[derive(Default, Debug)]
 pub struct Channel {
     pub sent: u64,
     pub received: u64,
-    /// Frames that came a second time.
+    /// Frames that arrived a second time.
     pub doubled: u64,
-    /// Frames that came after a later one.
+    /// Frames that arrived after a later one.
     pub late: u64,
     seen: Vec<bool>,
     last: u64,
@@ -248,17 +247,17 @@ impl Channel {
     }
 }
 
-/// Two guests' rings, and what has gone between them.
+/// Two guests' rings, and the frames between them.
 pub struct Pair {
     pub ends: [End; 2],
     /// By sending end, by transmit queue.
     pub channels: [Vec<Channel>; 2],
     pub loss: Loss,
-    /// What comes may be nonsense: one of the guests lies.
+    /// Whether received frames may be garbage, since one of the guests lies.
     pub blind: bool,
-    /// Nobody sends.
+    /// Whether sending is stopped.
     pub quiet: bool,
-    /// Nobody does anything.
+    /// Whether everything is stopped.
     pub held: bool,
 }
 
@@ -310,7 +309,7 @@ impl Pair {
         pair
     }
 
-    /// Gives a guest its rings back, for a reconnect, and takes them again after it.
+    /// Returns a guest's rings for a reconnect, and borrows them again after it.
     pub fn lend(&mut self, end: usize, guest: &mut Guest, then: impl FnOnce(&mut Guest)) {
         let exchange = |pair: &mut Pair, guest: &mut Guest| {
             for (index, lane) in pair.ends[end].lanes.iter_mut().enumerate() {
@@ -326,7 +325,7 @@ impl Pair {
         exchange(self, guest);
     }
 
-    /// Receives at one end; whether there was anything.
+    /// Receives at one end. Returns whether there was anything.
     fn receive(&mut self, end: usize) -> bool {
         let mut any = false;
         for queue in 0..self.ends[end].queues() {
@@ -363,7 +362,7 @@ impl Pair {
         self.channels[1 - end][usize::from(queue)].note(number);
     }
 
-    /// Sends at one end what the window allows; whether there was anything.
+    /// Sends at one end what the window allows. Returns whether that was anything.
     pub fn send(&mut self, end: usize) -> bool {
         let to = self.ends[1 - end].mac(0);
         let mut any = false;
@@ -391,7 +390,7 @@ impl Pair {
         any
     }
 
-    /// Both ends' turn; whether there was anything to do.
+    /// One step of both ends. Returns whether there was anything to do.
     pub fn step(&mut self) -> bool {
         if self.held {
             return false;
@@ -404,7 +403,7 @@ impl Pair {
         any
     }
 
-    /// Stops sending, and waits until all that was sent has come; where frames may be lost, until nothing comes.
+    /// Stops sending, and waits until everything sent has arrived; if loss is allowed, until nothing more arrives.
     pub fn drain(&mut self) {
         self.quiet = true;
         let (mut last, start) = (Instant::now(), Instant::now());
@@ -421,7 +420,7 @@ impl Pair {
         }
     }
 
-    /// Where everything stands, for a test that fails.
+    /// The state of everything, for a failed test.
     fn state(&self) -> String {
         let mut text = format!("quiet {}, held {}\n", self.quiet, self.held);
         for (end, channels) in self.ends.iter().zip(&self.channels) {
@@ -465,7 +464,7 @@ impl Pair {
         self.channels.iter().flatten().map(|c| c.late).sum()
     }
 
-    /// Nothing was lost, nothing came twice, nothing out of turn.
+    /// Checks that no frame was lost, doubled or out of order.
     pub fn expect_all(&self) {
         for (end, channels) in self.channels.iter().enumerate() {
             for (queue, channel) in channels.iter().enumerate() {
@@ -487,19 +486,19 @@ impl Pair {
 
 type Order = Box<dyn FnOnce(&mut Pair) + Send>;
 
-/// A pair at work on a thread of its own.
+/// A pair that runs on its own thread.
 pub struct Load {
     orders: Sender<Order>,
     thread: JoinHandle<Pair>,
 }
 
 impl Load {
-    /// Borrows the rings of two guests that are connected; `number` and the next one are theirs in addresses.
+    /// Borrows the rings of two connected guests; their addresses use `number` and the next one.
     pub fn start(a: &mut Guest, b: &mut Guest, number: u8, loss: Loss) -> Load {
         Load::of(Pair::borrow([a, b], number, loss))
     }
 
-    /// The same, of a pair that has been at work before.
+    /// Like [`start`](Self::start), for a pair that has run before.
     pub fn of(mut pair: Pair) -> Load {
         (pair.quiet, pair.held) = (false, false);
         let (orders, taken) = channel();
@@ -509,7 +508,7 @@ impl Load {
         load
     }
 
-    /// Does something between two turns.
+    /// Runs `what` between two steps.
     pub fn with<T: Send + 'static>(&self, what: impl FnOnce(&mut Pair) -> T + Send + 'static) -> T {
         let (answer, answered) = channel();
         let order = Box::new(move |pair: &mut Pair| {
@@ -519,7 +518,7 @@ impl Load {
         answered.recv().expect("the pair is at work")
     }
 
-    /// Waits until something is so between two turns.
+    /// Waits until `what` holds between two steps.
     #[track_caller]
     pub fn wait(&self, what: impl Fn(&mut Pair) -> bool + Send + Sync + 'static) {
         let (start, what) = (Instant::now(), Arc::new(what));
@@ -538,7 +537,7 @@ impl Load {
         }
     }
 
-    /// Waits until `count` frames more have come over every channel.
+    /// Waits until `count` more frames have arrived on every channel.
     #[track_caller]
     pub fn flow(&self, count: u64) {
         let before = self.with(|pair| pair.received());
@@ -548,13 +547,13 @@ impl Load {
         });
     }
 
-    /// Ends the load when what was sent has come.
+    /// Ends the load after everything sent has arrived.
     pub fn finish(self) -> Pair {
         self.with(Pair::drain);
         self.abort()
     }
 
-    /// Ends the load as it is.
+    /// Ends the load at once.
     pub fn abort(self) -> Pair {
         drop(self.orders);
         self.thread.join().expect("nothing was wrong with a frame")

@@ -1,4 +1,4 @@
-//! The dirty log, and migration by it, under load.
+//! The dirty log, and migration with it, under load.
 
 use std::sync::Arc;
 
@@ -11,22 +11,21 @@ use super::{Case, PATIENCE, PORTS, Switch};
 
 const PAGE: usize = 4096;
 
-/// All of a guest's memory, which is one region from 0 on.
+/// All of a guest's memory, which is one region starting at 0.
 fn snapshot(memory: &GuestMemory) -> Vec<u8> {
     let mut bytes = vec![0; memory.regions()[0].len()];
     memory.read(0, &mut bytes).expect("guest memory");
     bytes
 }
 
-/// Pages, by number, that hold `len` bytes from `address` on.
+/// The numbers of the pages that hold `len` bytes from `address`.
 fn pages(address: u64, len: usize) -> std::ops::RangeInclusive<usize> {
     let first = address as usize;
     first / PAGE..=(first + len - 1) / PAGE
 }
 
-/// What only the device writes: the buffers of the receive ring, but for pages that they share with what is before them,
-/// the driver's part of the ring. And what it writes in the rings: with hundreds of frames all of it, so that each of
-/// these pages is dirty.
+/// Pages that only the device writes: the buffers of the receive ring, without pages shared with the driver's part of
+/// the ring before them. And pages of the rings that the device writes: after hundreds of frames each of them is dirty.
 fn of_the_device(pair: &mut Pair, packed: bool) -> (Vec<usize>, Vec<usize>) {
     let (base, len) = pair.ends[0].lanes[0].area();
     let (base, end) = (base as usize, base as usize + len);
@@ -55,7 +54,7 @@ fn every_page_that_is_written_while_the_log_runs_has_its_bit() {
         let mut b = switch.guest("b", case.guest(0));
         let load = Load::start(&mut a, &mut b, 1, Loss::None);
         let (buffers, rings) = load.with(move |pair| of_the_device(pair, case.packed));
-        // More than a ring, and those that were on their way before.
+        // More frames than a ring has entries, plus those in flight before.
         for count in [400, 1, 40, 600] {
             let log = a.start_dirty_log().expect("a log");
             let before = snapshot(a.memory());
@@ -87,8 +86,7 @@ fn every_page_that_is_written_while_the_log_runs_has_its_bit() {
     });
 }
 
-/// A log in the place of another, without an end between them, and memory that comes and goes meanwhile: each write is in
-/// one of the logs.
+/// One log replaces another without an end between them, while memory comes and goes: each write is in one of the logs.
 #[test]
 fn a_log_that_is_replaced_while_memory_changes_misses_nothing() {
     Case::each(|case| {
@@ -128,7 +126,7 @@ fn a_log_that_is_replaced_while_memory_changes_misses_nothing() {
     });
 }
 
-/// Memory of the size of the guest's, elsewhere: the host that it goes to.
+/// Memory of the same size on the destination host.
 fn elsewhere(memory: &GuestMemory) -> Arc<GuestMemory> {
     let layout = RegionLayout {
         guest_base: 0,
@@ -150,7 +148,7 @@ fn copy_dirty(from: &GuestMemory, to: &GuestMemory, log: &DirtyLog) {
     }
 }
 
-/// What the driver writes, of which the hypervisor knows by other means than the device's log.
+/// Copies what the driver wrote, which the hypervisor learns by other means than the device's log.
 fn copy_what_the_driver_wrote(from: &GuestMemory, to: &GuestMemory, pair: &Pair, packed: bool) {
     for lane in &pair.ends[0].lanes {
         let layout = lane.layout();
@@ -167,8 +165,8 @@ fn copy_what_the_driver_wrote(from: &GuestMemory, to: &GuestMemory, pair: &Pair,
     copy(from, to, base, len);
 }
 
-/// A moment at which each ring has something in it: frames that the guest has not looked at, and frames that nobody has
-/// taken yet. None is on its way to the guest, which could not take it.
+/// Stops when each ring holds something: frames that the guest has not read yet, and frames that the switch has not
+/// taken yet. No frame is on its way to the guest, which could not receive it.
 fn stop_in_the_middle(load: &Load) {
     load.with(|pair| pair.quiet = true);
     load.wait(|pair| pair.ends[1].lanes[1].outstanding() == 0);
@@ -210,14 +208,14 @@ fn migrate(load: &Load, a: &mut Guest, switch: &Switch, case: Case, [left, to]: 
         "pages that were written unnoticed: {stale:?}"
     );
     a.disconnect();
-    // What goes on is what has arrived, and nothing else.
+    // The guest goes on with what has arrived, and nothing else.
     home.write(0, &vec![0xee; here.len()])
         .expect("guest memory");
     copy(&away, &home, 0, there.len());
     let session = Session::connect(switch.socket(to), PATIENCE).expect("the switch listens");
     a.attach(session).expect("it goes on");
     switch.wait(to, |port| port.state == "up");
-    // Until the switch has seen that nobody is at the old port any more, frames for the guest go there.
+    // Until the switch has seen the disconnect at the old port, frames for the guest go there.
     let is_left = |port: &PortStatus| port.state == "down" && port.addresses == 0;
     switch.wait(left, is_left);
     load.with(|pair| pair.held = false);

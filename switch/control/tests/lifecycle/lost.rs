@@ -1,4 +1,4 @@
-//! Guests that take their memory away.
+//! Guests that truncate their memory.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crosspoint_guest::{Guest, GuestMemory, GuestOptions};
 use super::load::{Load, Loss};
 use super::{Case, PORTS, Switch};
 
-/// What the switch promises is a second; the rest is a machine that is busy.
+/// The switch guarantees one second; the rest allows for a busy machine.
 const NOTICED: Duration = Duration::from_secs(10);
 
 /// Receive ring, its buffers, transmit ring, its buffers: regions of [`scattered`].
@@ -22,7 +22,7 @@ fn scattered(case: Case, protocol_features: u64) -> GuestOptions {
     }
 }
 
-/// The port is quarantined soon, for this, and serves the next guest as if nothing had been.
+/// Checks that the port is quarantined soon for this reason, and then serves the next guest normally.
 fn is_quarantined_and_heals(
     switch: &Switch,
     case: Case,
@@ -46,7 +46,7 @@ fn is_quarantined_and_heals(
     load.finish().expect_all();
 }
 
-/// Cuts a file to nothing. What the guest receives from now on may be nonsense.
+/// Truncates a file to nothing. What the guest receives from now on may be garbage.
 fn cut(memory: &GuestMemory, region: usize, load: &Load) {
     load.with(|pair| pair.blind = true);
     memory.truncate(region, 0).expect("a cut");
@@ -68,7 +68,7 @@ fn lose(protocol_features: u64, reason: &str, take_away: impl Fn(&mut Guest, &Lo
 
 const TRUNCATED: &str = "truncated";
 
-/// A ring of zeroes breaks other rules too, and what is seen first is what the port shows.
+/// A ring of zeroes breaks other rules too; the port shows the first one found.
 #[test]
 fn a_guest_that_cuts_off_a_ring_is_quarantined() {
     for region in [AREAS[0], AREAS[2]] {
@@ -111,7 +111,7 @@ fn a_guest_that_cuts_off_its_inflight_region_is_quarantined_for_that() {
     lose(protocol::INFLIGHT_SHMFD, TRUNCATED, cut_inflight);
 }
 
-/// Neither log nor inflight region is anything that frames depend on.
+/// Frames do not depend on the log or the inflight region.
 #[test]
 fn a_guest_that_cuts_off_log_and_inflight_region_harms_nobody() {
     Case::each(|case| {
@@ -131,7 +131,7 @@ fn a_guest_that_cuts_off_log_and_inflight_region_harms_nobody() {
     });
 }
 
-/// The loss is found out while the port is not up, when there is nothing to quarantine yet.
+/// The loss is detected while the port is not up, when there is nothing to quarantine yet.
 #[test]
 fn memory_that_was_lost_before_the_port_is_up_is_not_forgotten() {
     Case::each(|case| {
@@ -151,7 +151,7 @@ fn memory_that_was_lost_before_the_port_is_up_is_not_forgotten() {
     });
 }
 
-/// A reset does not bring the memory back.
+/// A reset does not restore the memory.
 #[test]
 fn a_guest_whose_memory_is_lost_stays_in_quarantine_after_a_reset() {
     Case::each(|case| {

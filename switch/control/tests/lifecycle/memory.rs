@@ -1,4 +1,4 @@
-//! Memory that comes and goes under load.
+//! Memory regions that come and go under load.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ fn layout(number: u64, len: usize) -> RegionLayout {
     }
 }
 
-/// Moves the buffers of the first guest's rings, receive and transmit, each to its place.
+/// Moves the buffers of the first guest's receive and transmit rings to new places.
 fn move_buffers(load: &Load, places: [(Arc<GuestMemory>, u64); 2]) {
     load.with(move |pair| {
         let lanes = pair.ends[0].lanes.iter_mut().zip(places);
@@ -38,7 +38,7 @@ fn places(load: &Load) -> [(Arc<GuestMemory>, u64); 2] {
     })
 }
 
-/// A new region, into which all buffers go and out of which they come again.
+/// Adds a region, moves all buffers into it, and back.
 pub fn visit_new_memory(load: &Load, guest: &mut Guest, number: u64) {
     let home = places(load);
     let new = guest.add_memory(layout(number, 2 << 20)).expect("a region");
@@ -69,7 +69,7 @@ fn hundreds_of_regions_come_and_go_under_load_one_by_one() {
             a.add_memory(layout(number, 4096)).expect("a region");
         }
         wait_regions(count + 1);
-        // No more than 509: refused, and nothing else happens.
+        // More than 509 regions are refused, without other effects.
         let refused = a.add_memory(layout(509, 4096)).is_err();
         assert_eq!(refused, count == 508);
         a.remove_memory(layout(100, 0).guest_base)
@@ -122,7 +122,7 @@ fn tables_that_grow_shrink_and_stay_the_same_lose_nothing() {
     });
 }
 
-/// A guest whose rings lie in regions of their own: 0 has the receive ring, 1 its buffers, 3 the transmit ring, 4 its
+/// A guest whose rings lie in separate regions: 0 has the receive ring, 1 its buffers, 3 the transmit ring, 4 its
 /// buffers.
 fn scattered(case: Case, protocol_features: u64) -> GuestOptions {
     GuestOptions {
@@ -131,7 +131,7 @@ fn scattered(case: Case, protocol_features: u64) -> GuestOptions {
     }
 }
 
-/// Takes away the main memory's region `number`, or gives it back.
+/// Removes the main memory's region `number`, or adds it again.
 fn tell(a: &mut Guest, number: usize, there: bool) -> Result<(), SessionError> {
     let memory = a.memory().clone();
     let slots = a.negotiated().protocol_features & SLOTS != 0;
@@ -174,7 +174,7 @@ fn a_ring_stops_with_its_memory_and_goes_on_with_it() {
             }
             let pair = load.finish();
             let lost = (pair.lost(0), pair.lost(1), pair.doubled());
-            // What the guest sent waited in its ring; what was for it had nowhere to go.
+            // Frames of the guest waited in its ring; frames for it were dropped.
             assert_eq!(lost, (0, switch.drops("a", "port_down") - before, 0));
             others.check(&switch);
             switch.check_ledger();

@@ -1,4 +1,4 @@
-//! Streams that go from worker to worker while frames flow.
+//! Streams that move between workers while frames flow.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::direct::{leave_for_a_wire, run};
 use super::load::{Load, Loss};
 use super::{Case, Housekeeper, PATIENCE, PINNED, PORTS, Switch, fabric, options};
 
-/// Two workers; nothing moves by itself.
+/// Two workers, without automatic moves.
 fn two_workers(sleep_after: Option<Duration>) -> FabricOptions {
     FabricOptions {
         sleep_after,
@@ -63,7 +63,7 @@ fn move_now(switch: &Switch, port: &str, to: usize) {
     }
 }
 
-/// Moves streams to and fro, until told to stop.
+/// Moves streams back and forth until stopped.
 struct Mover {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<[u64; 2]>,
@@ -78,11 +78,11 @@ impl Mover {
             let mut turn = 0;
             while !seen.load(Ordering::Relaxed) {
                 for (port, queue) in streams {
-                    // Each goes at every turn, not always with the others.
+                    // Streams move in different combinations each time.
                     match fabric.move_stream(port, *queue, (turn + usize::from(*queue)) % 2) {
                         Ok(()) => moved += 1,
                         Err(MoveError::PutOff { .. }) => put_off += 1,
-                        // It comes and goes; a worker loses its core.
+                        // The guest comes and goes, or a worker loses its core.
                         Err(MoveError::NoStream { .. } | MoveError::Stalled { .. }) => {}
                         Err(other) => panic!("{other}"),
                     }
@@ -95,7 +95,7 @@ impl Mover {
         Mover { stop, thread }
     }
 
-    /// How many were moved, and how many put off.
+    /// Numbers of moves made and put off.
     fn finish(self) -> [u64; 2] {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("streams can be moved")
@@ -122,7 +122,7 @@ fn streams_that_move_hundreds_of_times_under_load_lose_nothing_and_keep_their_or
         let load = Load::start(a, b, 1, Loss::None);
         let mover = Mover::start(&switch.fabric, &[("a", 0), ("a", 1), ("b", 0), ("b", 1)]);
         let start = Instant::now();
-        // Where workers that poll on share their cores with others, a turn may take its time.
+        // If busy-polling workers share their cores with others, a step may take long.
         while moves(&switch.fabric) < 200 && start.elapsed() < PATIENCE / 2 {
             load.flow(20);
         }
@@ -136,7 +136,7 @@ fn streams_that_move_hundreds_of_times_under_load_lose_nothing_and_keep_their_or
     }
 }
 
-/// Both workers sleep when it moves, and its next frame must wake the right one.
+/// Both workers sleep at the move, and the next frame must wake the right one.
 #[test]
 fn a_stream_that_moved_while_all_slept_wakes_its_new_worker() {
     let switch = Switch::start_with(two_workers(ADAPTIVE), &["a", "b"], 1);
@@ -161,7 +161,7 @@ fn a_stream_that_moved_while_all_slept_wakes_its_new_worker() {
     switch.check_ledger();
 }
 
-/// It reconnects, or breaks the rules of its ring and is quarantined, in the middle of it.
+/// The guest reconnects, or breaks its ring's rules and is quarantined, during the moves.
 #[test]
 fn guests_that_go_or_lie_while_their_streams_move_cost_others_nothing() {
     let switch = Switch::start_with(two_workers(ADAPTIVE), &PORTS, 1);
@@ -217,12 +217,12 @@ fn what_cannot_move_is_refused_with_a_reason() {
         "port pinned is pinned: its configuration has `worker = 1`"
     );
     assert_eq!(place(&switch, PINNED.0, 0), Some(1));
-    // Where it is already.
+    // It is there already.
     assert_eq!(ask(PINNED.0, 0, 1), Ok(()));
     assert_eq!(moves(&switch.fabric), 0);
 }
 
-/// Of two streams one goes.
+/// One of two streams moves.
 #[test]
 fn what_a_stream_cost_before_it_went_is_not_charged_to_those_that_stay() {
     let switch = Switch::start_with(two_workers(ADAPTIVE), &["a", "b"], 1);
@@ -250,7 +250,7 @@ fn what_a_stream_cost_before_it_went_is_not_charged_to_those_that_stay() {
     load.finish().expect_all();
 }
 
-/// All load is put on one worker, whose threshold is low: it is relieved, a pinned stream stays, and `show` has all of it.
+/// All load is on one worker with a low threshold: it is relieved, a pinned stream stays, and `show` reports it all.
 #[test]
 fn a_worker_with_too_much_to_do_is_relieved() {
     let balance = BalanceOptions {
@@ -290,7 +290,7 @@ fn a_worker_with_too_much_to_do_is_relieved() {
             "{worker:?}"
         );
         let shares: f64 = worker.streams.iter().map(|stream| stream.share).sum();
-        // Read one after the other.
+        // They are read one after the other.
         assert!(shares <= window.busy + 1e-3, "{worker:?}");
     }
     let streams = workers.iter().flat_map(|worker| &worker.streams);
@@ -388,7 +388,7 @@ fn wired(
     (config, fabric, ports, uplinks)
 }
 
-/// Reads numbers until there were `count`, or none came for long. They must come in their order.
+/// Reads numbers until there were `count`, or none arrived for long. They must be in order.
 fn read(socket: &UdpSocket, count: u32, seen: &AtomicU64) {
     let mut bytes = [0; 64];
     for expected in 0..count {
@@ -419,7 +419,7 @@ fn send_all(guest: &mut Guest, count: u32, to: [u8; 6], seen: &AtomicU64) {
     }
 }
 
-/// A host at one end of a wire in a namespace of its own: its address there.
+/// A host at one end of a wire in its own namespace; returns its address.
 fn wire_to_a_host() -> [u8; 6] {
     leave_for_a_wire();
     run("ip addr add 10.9.0.1/24 dev wire");
@@ -432,7 +432,7 @@ fn wire_to_a_host() -> [u8; 6] {
     bytes.try_into().expect("six bytes")
 }
 
-/// Moves the guest's stream as soon as that can be.
+/// Moves the guest's stream as soon as possible.
 fn move_stream_now(fabric: &Fabric, to: usize) {
     let start = Instant::now();
     while let Err(why) = fabric.move_stream("a", 0, to) {
@@ -449,7 +449,7 @@ fn wait_up(fabric: &Fabric) {
     }
 }
 
-/// A worker that only sends what others hand over works, and that is the load of none of its own streams.
+/// A worker that only sends what others hand off is busy, and that is not the load of its own streams.
 #[test]
 fn a_worker_that_sends_for_others_is_busy_and_its_own_streams_are_not() {
     let to = wire_to_a_host();
@@ -484,7 +484,7 @@ fn a_worker_that_sends_for_others_is_busy_and_its_own_streams_are_not() {
     assert!(own < after.window.busy / 2.0, "{after:?}");
 }
 
-/// An interface that is down has what it was given, and sends it when it is up again.
+/// An interface that is down keeps what it was given, and sends it when it is up again.
 #[test]
 fn a_stream_stays_while_a_nic_holds_what_its_worker_gave_it() {
     let datagrams = Datagrams {
@@ -509,16 +509,16 @@ fn a_stream_stays_while_a_nic_holds_what_its_worker_gave_it() {
     wait_up(&fabric);
     send();
     std::thread::scope(|scope| {
-        // In the namespace of this thread.
+        // In this thread's namespace.
         scope.spawn(|| run("ip link set near down"));
         while fabric.status().ports[1].state == "up" {
             send();
         }
     });
-    // It may be down for days: nobody waits for it.
+    // It may be down for days: no move waits for it.
     move_stream_now(&fabric, 1 - place());
     let other = 1 - place();
-    // The switch has not heard of it yet.
+    // The switch has not noticed yet.
     let up = PortChange {
         egress: Some(Egress::Nic),
         ..PortChange::default()
@@ -534,7 +534,7 @@ fn a_stream_stays_while_a_nic_holds_what_its_worker_gave_it() {
     assert_eq!(place(), other);
 }
 
-/// Each worker sends through a queue of its own, or one through the other's; and the stream goes to and fro.
+/// Each worker sends through its own queue, or one through the other's, while the stream moves back and forth.
 #[test]
 fn a_flow_to_a_wire_keeps_its_order_while_its_stream_moves() {
     const COUNT: u32 = 10_000;

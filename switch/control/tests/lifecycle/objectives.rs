@@ -1,4 +1,4 @@
-//! Whether a guest's descriptors are completed in time, and what else is told of its queues.
+//! Objectives for the completion of a guest's descriptors, and other status of its queues.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn p99(port: &PortStatus) -> ObjectiveStatus {
     slo.completion_p99.expect("it has this one")
 }
 
-/// Much of what the guest sent has been completed.
+/// Whether many of the guest's descriptors have been completed.
 fn has_completions(port: &PortStatus) -> bool {
     port.slo.is_some_and(|slo| slo.completions > 100)
 }
@@ -30,7 +30,7 @@ fn objectives_are_met_or_missed_by_the_guests_own_descriptors() {
     Case::each(|case| {
         let switch = Switch::start(case.workers, &["a", "b"], 1);
         switch.fabric.set_slo(0, slo(Duration::from_secs(100)));
-        // No burst is that quick.
+        // No burst is that fast.
         switch.fabric.set_slo(1, slo(Duration::from_nanos(1)));
         for port in ["a", "b"] {
             assert_eq!(
@@ -56,7 +56,7 @@ fn objectives_are_met_or_missed_by_the_guests_own_descriptors() {
             (Some(true), Some(false))
         );
 
-        // What is asked for may change, and what was measured stays.
+        // Objectives may change, and measurements stay.
         switch.fabric.set_slo(0, slo(Duration::from_nanos(1)));
         switch.fabric.set_slo(1, None);
         let (now, none) = (switch.port("a"), switch.port("b"));

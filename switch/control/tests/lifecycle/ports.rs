@@ -12,11 +12,11 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Case, Load, Loss, PORTS, Switch, port_options, vhost_config};
 
-/// Guests that come and go in one round.
+/// Number of guests that come and go in one round.
 const ROUND: usize = 20;
 
 impl Switch {
-    /// A port that was not there at the start.
+    /// Opens a port that did not exist at the start.
     fn open(&self, name: &str) -> (u16, VhostPort) {
         let number = self.fabric.add_port(port_options(name, 1));
         let number = number.expect("a number is free");
@@ -26,8 +26,7 @@ impl Switch {
     }
 }
 
-/// Every frame that came in and every copy that went out is in the counts of a port that is there, or of those that are
-/// gone.
+/// Checks that every received frame and every delivered copy is counted at a present port or among the removed ones.
 pub fn assert_balanced(status: &Status) {
     let gone = &status.removed;
     let (mut taken, mut ended) = (
@@ -59,7 +58,7 @@ fn ports_that_come_and_go_cost_the_others_nothing() {
         for round in 0..3 {
             let names: Vec<String> = (0..ROUND).map(|n| format!("guest-{round}-{n}")).collect();
             let opened: Vec<_> = names.iter().map(|name| switch.open(name)).collect();
-            // Two of them are at it when they are taken away.
+            // Two of them are busy when they are removed.
             let mut a = switch.guest(&names[0], case.guest(0));
             let mut b = switch.guest(&names[1], case.guest(0));
             let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
@@ -134,7 +133,7 @@ fn what_changes_in_place_costs_no_frame() {
                     loop_protect: None,
                     required: Some(turn % 2 == 0),
                     weight: Some(1 + turn),
-                    // Its frames are not flooded, once its pair is known.
+                    // Frames of a known pair are not flooded.
                     storm: Some(StormLimits {
                         broadcast: turn,
                         ..StormLimits::default()
@@ -143,7 +142,7 @@ fn what_changes_in_place_costs_no_frame() {
                         0 => Vec::new(),
                         _ => vec![Mac::new([0x52, 0x54, 0, 0, 1, 0])],
                     }),
-                    // Both ways it carries the VLAN of its pair.
+                    // In both cases it carries its pair's VLAN.
                     vlan: Some(match turn % 2 {
                         0 => (VlanPolicy::Access(10), "access 10".to_owned()),
                         _ => (VlanPolicy::trunk(&[20], Some(10)), "trunk 20".to_owned()),
@@ -178,7 +177,7 @@ fn the_ageing_time_can_change() {
     switch.wait("a", |port| port.addresses == 0);
 }
 
-/// Who may write to the folder of guests' sockets can listen there and never accept.
+/// A process that may write to the folder of guests' sockets can listen there and never accept.
 #[test]
 fn a_socket_on_which_nobody_accepts_holds_nobody_up() {
     let switch = Switch::start(1, &PORTS, 1);
@@ -189,7 +188,7 @@ fn a_socket_on_which_nobody_accepts_holds_nobody_up() {
     net::bind(&listener, &address).expect("a free path");
     net::listen(&listener, 0).expect("a socket");
     let mut waiting = Vec::new();
-    // Until its queue is full.
+    // Until its backlog is full.
     loop {
         let client = unix(SocketFlags::NONBLOCK).expect("a socket");
         match net::connect(&client, &address) {

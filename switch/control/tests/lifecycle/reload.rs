@@ -1,4 +1,4 @@
-//! A switch that becomes what its files say, while guests that they do not change are at it.
+//! Reloads of a switch while guests that are not changed are busy.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use tempfile::TempDir;
 
 use super::{Case, Load, Loss, PATIENCE, ports::assert_balanced};
 
-/// Ports that come and go at once.
+/// Number of ports that come and go at once.
 const MANY: usize = 200;
-/// Where the rings make no difference.
+/// A case for tests in which the kind of ring does not matter.
 pub(super) const PLAIN: Case = Case {
     packed: false,
     in_order: false,
     workers: 1,
 };
 
-/// A daemon with its files in a folder of its own, looked after as by the program's main thread.
+/// A daemon with its files in a temporary folder, and housekeeping like the program's main thread.
 pub(super) struct Host {
     pub(super) daemon: Arc<Daemon>,
     over: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// With guests' ports c and d, and a folder for more.
+    /// Starts with guest ports c and d, and a folder for more.
     pub(super) fn start(workers: usize, settings: &str) -> Host {
         let folder = tempfile::tempdir().expect("a directory can be made");
         fs::create_dir(folder.path().join("ports.d")).expect("a directory can be made");
@@ -149,7 +149,7 @@ fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
             names().iter().for_each(|name| host.write(name, ""));
             host.daemon.reload();
             assert_eq!(host.status().ports.len(), MANY + 2);
-            // Those that came are at it when the rest goes and becomes other than it was.
+            // New ports are busy while the others are removed and changed.
             let (mut a, mut b) = (host.guest("vm-0", case), host.guest("vm-1", case));
             let new = Load::start(&mut a, &mut b, 1, Loss::None);
             new.flow(50);
@@ -172,7 +172,7 @@ fn hundreds_of_ports_come_go_and_change_by_reloads_under_load() {
     }
 }
 
-/// Its counts go on; what it says of itself and of what is gone balances all the while.
+/// Its counts continue; its own counts and those of removed ports balance all the time.
 #[test]
 fn a_port_that_is_opened_anew_goes_on_counting() {
     let host = Host::start(2, "");
@@ -198,7 +198,7 @@ fn a_port_that_is_opened_anew_goes_on_counting() {
         assert_eq!(total(&host), expected);
         assert_eq!(host.status().removed.ports, 0);
     }
-    // One that cannot be opened is gone meanwhile, and goes on when it can.
+    // A port that cannot be opened is missing meanwhile, and continues its counts when it can be opened.
     let socket = host.folder.path().join("web");
     host.write("web", "queue_pairs = 8");
     let text = fs::read_to_string(host.drop_in("web")).expect("the file");
@@ -274,12 +274,12 @@ fn a_port_added_by_hand_stays_and_whose_file_clashes_with_it_is_alone_to_blame()
     .expect("it is added");
     ask(r#"{"reload":{}}"#.to_owned()).expect("nothing is wrong");
     assert!(host.port("hand").is_some());
-    // A file for another port wants its socket, and comes together with one that wants nothing of others.
+    // A file for another port claims its socket, and appears together with a file without conflicts.
     host.write("taken", "");
     host.write("fine", "");
     host.wait("the other comes", |host| host.port("fine").is_some());
     assert!(host.port("hand").is_some() && host.port("taken").is_none());
-    // Told once all of it is done.
+    // Reported after everything is done.
     host.wait("it is told", |host| {
         !host.status().config.last_reload_successful
     });

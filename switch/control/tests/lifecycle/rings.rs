@@ -8,7 +8,8 @@ use crosspoint_guest::{Guest, GuestOptions};
 use super::load::{Load, Loss, Pair};
 use super::{Case, PORTS, Switch};
 
-/// What was for the guest while its rings were stopped is counted there; all else has come, once.
+/// Checks that frames for the guest while its rings were stopped are counted as dropped, and all others have arrived
+/// once.
 fn check(switch: &Switch, pair: &Pair, dropped_before: u64) {
     let dropped = switch.drops("a", "port_down") - dropped_before;
     let lost = (pair.lost(0), pair.lost(1), pair.doubled(), pair.late());
@@ -16,7 +17,7 @@ fn check(switch: &Switch, pair: &Pair, dropped_before: u64) {
     switch.check_ledger();
 }
 
-/// `again` is done to a guest under load, several times; it leaves the guest at work.
+/// Runs `again` on a guest under load several times; it must leave the guest running.
 fn again_and_again(protocol_features: u64, again: impl Fn(&mut Guest, Load) -> Load) {
     Case::each(|case| {
         let switch = Switch::start(case.workers, &PORTS, 1);
@@ -62,7 +63,7 @@ fn a_device_that_is_stopped_and_reset_goes_on() {
     });
 }
 
-/// Without a word before it: where the rings stood the driver finds out by itself.
+/// Without preceding messages: the driver itself determines the rings' indices.
 #[test]
 fn a_device_that_is_reset_under_load_goes_on() {
     for status in [false, true] {
@@ -93,7 +94,7 @@ fn rings_that_are_disabled_keep_what_they_have() {
     });
 }
 
-/// Four queue pairs, of which some are in use: as long as there is one, nothing is lost.
+/// Four queue pairs, of which some are in use: while at least one is, nothing is lost.
 #[test]
 fn queue_pairs_come_and_go_and_lose_nothing() {
     Case::each(|case| {
@@ -107,7 +108,7 @@ fn queue_pairs_come_and_go_and_lose_nothing() {
         let mut b = switch.guest("b", many(case));
         let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
         let mut use_pairs = |pairs: &[u32]| {
-            // The new ones first, so that there is always one.
+            // New pairs first, so that at least one is always enabled.
             for enable in [true, false] {
                 for pair in (0..4).filter(|pair| pairs.contains(pair) == enable) {
                     let session = a.session().expect("a session");

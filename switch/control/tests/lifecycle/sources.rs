@@ -13,8 +13,8 @@ const PEER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 2];
 const OTHER: [u8; 6] = [0x52, 0x54, 0, 9, 9, 3];
 const BOUND: &str = "addresses = { mac = [\"52:54:00:09:09:01\"] }";
 
-/// Three guests of one VLAN, with all their buffers posted: the disputed address's owner, another that sends with it, and
-/// one that looks on.
+/// Three guests of one VLAN, with all their buffers posted: the owner of the disputed address, another guest that sends
+/// with it, and an observer.
 fn guests(host: &Host) -> [Guest; 3] {
     let names = ["owner", "thief", "peer"];
     names.iter().for_each(|name| host.write(name, ""));
@@ -34,7 +34,7 @@ fn send(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) {
     assert_eq!(guest.send(0, &[&frame]).expect("a ring"), 1);
 }
 
-/// Whether a frame from `src` to `dst` comes to this guest.
+/// Whether this guest receives a frame from `src` to `dst`.
 fn receives(guest: &mut Guest, src: [u8; 6], dst: [u8; 6]) -> bool {
     let frames = guest.receive_at_least(0, 1, PATIENCE).expect("a ring");
     frames
@@ -74,7 +74,7 @@ fn an_address_is_bound_and_freed_by_reloads_while_others_lose_nothing() {
     let (mut c, mut d) = (host.guest("c", PLAIN), host.guest("d", PLAIN));
     let load = Load::start(&mut c, &mut d, 20, Loss::None);
     let [mut owner, mut thief, mut peer] = guests(&host);
-    // While nothing is bound, the first sender has it.
+    // Without a binding, the first sender has the address.
     send(&mut thief, DISPUTED, ALL);
     assert!(receives(&mut peer, DISPUTED, ALL) && receives(&mut owner, DISPUTED, ALL));
     assert_eq!(place(&host).as_deref(), Some("thief"));

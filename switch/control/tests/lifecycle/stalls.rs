@@ -6,7 +6,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::{FabricOptions, PATIENCE, Switch, options};
 
-/// Long enough to be noticed, and shorter than what the kernel leaves to such threads of every second.
+/// Long enough to be noticed, and shorter than the kernel's limit for real-time threads per second.
 const HOG: Duration = Duration::from_millis(500);
 
 fn run_on(cores: &[usize]) {
@@ -15,7 +15,7 @@ fn run_on(cores: &[usize]) {
     sched_setaffinity(None, &set).expect("our own cores");
 }
 
-/// Takes a core away from everybody else for a while.
+/// Occupies a core for a while, so that no other thread runs there.
 fn hog(core: usize) {
     run_on(&[core]);
     let first = libc::sched_param { sched_priority: 1 };
@@ -41,9 +41,9 @@ fn a_worker_whose_core_is_taken_is_noticed_and_so_is_its_return() {
         return;
     };
     if others.is_empty() {
-        return; // nobody could look
+        return; // no core for the watch thread
     }
-    // What watches is started by this thread, and inherits its cores.
+    // The watch thread is started by this thread, and inherits its cores.
     run_on(others);
     let options = FabricOptions {
         cores: vec![*core],
