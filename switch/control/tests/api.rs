@@ -1,4 +1,4 @@
-//! The control socket, from both sides.
+//! The control socket, from the server's and the client's side.
 
 #[path = "api/changes.rs"]
 mod changes;
@@ -21,7 +21,7 @@ use crosspoint_control::api::ControlServer;
 use picture::Picture;
 use tempfile::TempDir;
 
-/// A server, and the directory that its socket is in.
+/// A server, and the directory of its socket.
 struct Fixture {
     server: ControlServer,
     directory: TempDir,
@@ -53,7 +53,7 @@ fn socket(directory: &Path) -> PathBuf {
     directory.join("control.sock")
 }
 
-/// Sends bytes, and reads a line; empty if the server hung up instead.
+/// Sends bytes and reads a line, which is empty if the server closed the connection instead.
 fn exchange(client: &mut UnixStream, request: &[u8]) -> String {
     client.write_all(request).expect("the server reads");
     let mut reply = String::new();

@@ -1,6 +1,6 @@
-//! The configuration, from the outside: what files mean, what messages say, and what `configs/` promises.
+//! The configuration, from outside: the meaning of files, the messages, and what `configs/` promises.
 
-// Integration tests are crates of their own: this is the only one of the configuration, so that it links once.
+// Each integration test is a crate; a single one for the configuration links only once.
 #[path = "config/arbitrary.rs"]
 mod arbitrary;
 #[path = "config/files.rs"]

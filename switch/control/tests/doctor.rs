@@ -1,4 +1,4 @@
-//! What `crosspoint doctor` finds, on hosts that are made up and on the one that runs the tests.
+//! Findings of `crosspoint doctor` on simulated hosts, and on the host that runs the tests.
 
 #[path = "doctor/patient.rs"]
 mod patient;
@@ -27,7 +27,7 @@ fn worse_than_ok(findings: &[Finding]) -> Vec<&Finding> {
     bad.collect()
 }
 
-/// The lines of a report without those of findings that are ok, and without the last.
+/// The lines of a report without findings that are ok, and without the last line.
 fn without_what_is_well<'a>(lines: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     let mut is_well = false;
     lines.filter(move |line| {
@@ -45,7 +45,7 @@ fn a_host_that_is_fit_is_found_fit() {
     insta::assert_snapshot!("fit", report.text(false));
 }
 
-/// Each wound is found by the check that looks for it, and by no other; and each check has a wound that it finds.
+/// Each fault is found only by its check, and each check has a fault that it finds.
 #[test]
 fn each_check_finds_what_it_looks_for_and_no_other_does() {
     let mut met = BTreeSet::new();
@@ -81,7 +81,7 @@ fn each_check_finds_what_it_looks_for_and_no_other_does() {
     insta::assert_snapshot!("wounds", told_all.join("\n"));
 }
 
-/// Eighty columns, but for commands, which are never broken; and colour only if it is asked for.
+/// Eighty columns, except for commands, which are never broken; and colour only on request.
 fn must_be_legible(report: &Report) {
     let text = report.text(false);
     let mends: Vec<&String> = report.findings.iter().flat_map(|one| &one.mend).collect();
@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-/// What a file of the kernel's has come to say is none of the doctor's business to die of.
+/// Unexpected content of a kernel file must not make the doctor fail.
 #[test]
 fn whatever_a_file_says_is_read() {
     let patient = Patient::fit();
@@ -213,7 +213,7 @@ fn whatever_a_file_says_is_read() {
     }
 }
 
-/// The real host, and a real interface: whatever it is like, nothing fails, and what is known for sure is told.
+/// The real host and a real interface: nothing fails, whatever their state, and what is certain is reported.
 #[test]
 fn this_host_is_examined_as_it_is() {
     // SAFETY: only the network namespace of this thread changes, and no memory or descriptor.

@@ -1,4 +1,4 @@
-//! What `crosspoint show` shows, as tables and as JSON.
+//! Output of `crosspoint show`, as tables and as JSON.
 
 #[path = "show/picture.rs"]
 mod picture;
@@ -120,7 +120,7 @@ fn text_from_elsewhere_cannot_control_the_terminal() {
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
 }
 
-/// The picture, and what it is two and a half seconds later.
+/// A snapshot, and the same two and a half seconds later.
 fn two_snapshots() -> [Snapshot; 2] {
     let picture = picture();
     let (daemon, status) = (picture.daemon(), picture.status());

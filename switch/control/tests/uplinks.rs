@@ -1,4 +1,4 @@
-//! NIC ports, with a real worker and real interfaces, in network namespaces that go when the test's threads do.
+//! NIC ports with a real worker and real interfaces, in network namespaces that end with the test's threads.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -15,10 +15,10 @@ use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_link::{Events, Links, Wake};
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions};
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Moves this thread into a new network namespace. Commands and threads it starts are there too.
+/// Moves this thread into a new network namespace, with the commands and threads that it starts.
 fn enter_new_namespace() {
     // SAFETY: only the network namespace of this thread changes, and no memory or descriptor.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
@@ -35,7 +35,7 @@ fn run(line: &str) {
     assert!(output.status.success(), "{line}: {error}");
 }
 
-/// A veth with so many queues at each end, both up.
+/// A veth with `queues` queues at each end, both ends up.
 fn wire(name: &str, queues: u32) {
     let count = format!("numrxqueues {queues} numtxqueues {queues}");
     run(&format!(
@@ -47,7 +47,7 @@ fn wire(name: &str, queues: u32) {
 
 /// A switch with one worker, which sleeps at once, and a NIC port for each configuration.
 struct Switch {
-    // In this order: ports let go of the fabric before it ends.
+    // In this order: ports release the fabric before it ends.
     _uplinks: Uplinks,
     fabric: Arc<Fabric>,
 }
@@ -84,7 +84,7 @@ impl Switch {
         port.expect("the port")
     }
 
-    /// Waits until the port's state and detail are these, at least in part.
+    /// Waits until the port has this state, and its detail contains this text.
     fn wait(&self, name: &str, state: &str, detail: &str) -> PortStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -134,7 +134,7 @@ fn config(interface: &str) -> XdpPort {
     }
 }
 
-/// The numbers of the queues that a worker polls.
+/// The numbers of the queues that workers poll.
 fn polled(port: &PortStatus) -> Vec<u16> {
     let polled = port.queues.iter().filter(|queue| queue.worker.is_some());
     polled.map(|queue| queue.queue).collect()
@@ -183,7 +183,7 @@ fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
             assert!(Instant::now() < deadline, "{:?}", switch.port("up0"));
             std::thread::sleep(Duration::from_millis(10));
         }
-        // An ARP request for somebody who is not there is flooded.
+        // An ARP request for an address without a host is flooded.
         let before = sent();
         let socket = UdpSocket::bind("10.9.0.1:0").expect("an address of this namespace");
         while sent() == before {
@@ -198,7 +198,7 @@ fn an_mtu_beyond_one_buffer_opens_the_port_anew_and_frames_go_on() {
     }
 }
 
-/// The kernel chooses the queue of those that leave whole, so they stay in order where there is one.
+/// The kernel chooses the queue of unsegmented frames, so they stay in order only with a single queue.
 #[test]
 fn large_frames_leave_whole_where_the_interface_takes_them_and_has_one_way() {
     enter_new_namespace();
@@ -216,7 +216,7 @@ fn large_frames_leave_whole_where_the_interface_takes_them_and_has_one_way() {
     assert_eq!(tso, ["whole", "cut", "cut", "cut"]);
 }
 
-/// The kernel takes no program for frames of one buffer there.
+/// The kernel rejects a program for single-buffer frames there.
 #[test]
 fn a_wire_whose_other_end_alone_is_wide_is_a_port() {
     enter_new_namespace();
@@ -267,7 +267,7 @@ fn frames_cannot_be_kept_to_some_queues_without_a_table() {
     };
     let switch = Switch::start(&[with("up0", vec![1]), with("up1", vec![1, 0])], &[]);
     switch.wait("up0", "down", "interface `up0` has no RSS table");
-    // All queues need none.
+    // With all queues, no table is needed.
     switch.wait("up1", "up", "2 queue(s)");
 }
 
@@ -284,7 +284,7 @@ fn a_setting_that_is_refused_is_said() {
     assert!(port.detail.contains("1 at most"), "{port:?}");
 }
 
-/// Each attempt makes events of its own, which must not lead to the next.
+/// Each attempt causes events itself, which must not trigger the next attempt.
 #[test]
 fn what_cannot_work_is_not_tried_all_the_time() {
     enter_new_namespace();
@@ -303,6 +303,6 @@ fn what_cannot_work_is_not_tried_all_the_time() {
             other => drop(other.expect("a wait")),
         }
     }
-    // At once, after 0.2 s and 0.6 s, and a few events each time.
+    // At once, after 0.2 s and 0.6 s, with a few events each time.
     assert!((1..30).contains(&wakes), "{wakes} changes in a second");
 }

@@ -1,4 +1,4 @@
-//! Guest ports, with real front ends on real sockets and a real worker behind them.
+//! Guest ports, with real front ends on real sockets and a real worker.
 
 #[path = "vhost/access.rs"]
 mod access;
@@ -31,12 +31,12 @@ use crosspoint_engine::vlan::VlanPolicy;
 use crosspoint_guest::{Guest, GuestOptions, Session};
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A switch with one worker, which sleeps at once, and guest ports.
 struct Switch {
-    // In this order: ports let go of the fabric before it ends.
+    // In this order: ports release the fabric before it ends.
     _ports: Vec<VhostPort>,
     fabric: Arc<Fabric>,
     directory: TempDir,
@@ -76,7 +76,7 @@ fn add_port(fabric: &Fabric, name: &str, queue_pairs: u16) -> u16 {
 }
 
 impl Switch {
-    /// Ports of these names; `change` may change their configuration.
+    /// Opens ports with these names; `change` may change their configuration.
     fn start(names: &[&str], change: impl Fn(&mut PortConfig)) -> Switch {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let core = core_affinity::get_core_ids().expect("cores")[0].id;
@@ -126,7 +126,7 @@ impl Switch {
         self.port(name).device.expect("a device")
     }
 
-    /// Waits until the port is as `is` wants it.
+    /// Waits until `is` holds for the port.
     fn wait(&self, name: &str, is: impl Fn(&PortStatus) -> bool) {
         let start = Instant::now();
         while !is(&self.port(name)) {
@@ -135,7 +135,7 @@ impl Switch {
         }
     }
 
-    /// No frame is lost without a name.
+    /// Checks that every lost frame is counted with a reason.
     fn check_ledger(&self) {
         let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
         for queue in self.fabric.status().ports.iter().flat_map(|p| &p.queues) {

@@ -20,11 +20,11 @@ use tempfile::TempDir;
 use crate::picture::picture;
 use crate::{exchange, socket};
 
-/// A switch that has a configuration and nothing else.
+/// A switch with nothing but a configuration.
 #[derive(Default)]
 struct Configured {
     config: Mutex<Config>,
-    /// The last that was asked for.
+    /// The last request.
     asked: Mutex<String>,
     is_busy: AtomicBool,
 }
@@ -168,7 +168,7 @@ fn the_client_sends_what_the_server_reads_and_shows_the_report_of_a_refusal() {
     let Err(ClientError::Refused { error, report, .. }) = request(&path, &add) else {
         panic!("it is there already");
     };
-    // Its name, and its socket.
+    // Its name and its socket.
     assert_eq!(error, "2 problems in the new port");
     assert!(report.expect("a report").contains("[the new port:"));
     let set = table(json!({"mtu": 9000}));
@@ -178,7 +178,7 @@ fn the_client_sends_what_the_server_reads_and_shows_the_report_of_a_refusal() {
     let name = "b".to_owned();
     let remove = Request::PortRemove(PortRemove { name, keep });
     assert!(request(&path, &remove).is_err());
-    // One that fails in its own way leaves the server as it was.
+    // A request that fails by itself does not affect the server.
     let refusal = request(&path, &Request::Reload {}).expect_err("a refusal");
     assert!(
         refusal
@@ -214,7 +214,7 @@ fn others_than_root_and_the_daemons_user_may_change_nothing() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
     }
     let somebody = std::thread::spawn(move || {
-        // Of this thread alone.
+        // Only for this thread.
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).expect("root may");
         let (name, keep) = ("a".to_owned(), false);
         for wanted in [

@@ -1,4 +1,4 @@
-//! Many clients, and bad ones.
+//! Many clients, and malicious ones.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -46,7 +46,7 @@ fn a_client_that_trickles_is_told_so_and_others_do_not_wait_for_it() {
     let fixture = Fixture::new(picture());
     let mut slow = fixture.connect();
     let start = Instant::now();
-    // A byte every now and then buys no more time.
+    // A byte from time to time does not extend the time limit.
     while start.elapsed() < REQUEST_TIME_MAX - Duration::from_millis(500) {
         slow.write_all(b" ").expect("the server reads");
         let begin = Instant::now();
@@ -67,7 +67,8 @@ fn a_client_that_trickles_is_told_so_and_others_do_not_wait_for_it() {
     assert!(start.elapsed() < REQUEST_TIME_MAX + Duration::from_secs(3));
 }
 
-/// Clients of root, as those that are answered: far more than are served at once, with nothing sent, or half a request.
+/// Clients of the same user, root, as the ones that are answered: far more than are served at once, with no request or
+/// half a request.
 #[test]
 fn held_connections_and_half_requests_keep_no_other_from_an_answer() {
     raise_open_files();
@@ -76,7 +77,7 @@ fn held_connections_and_half_requests_keep_no_other_from_an_answer() {
         let held: Vec<UnixStream> = (0..2 * CLIENTS_MAX)
             .map(|_| {
                 let mut client = fixture.connect();
-                // It may have had to give way already.
+                // It may have been disconnected already.
                 let _ = client.write_all(half.as_bytes());
                 client
             })
@@ -86,7 +87,7 @@ fn held_connections_and_half_requests_keep_no_other_from_an_answer() {
             request(&fixture.path(), &ask).expect("an answer");
             let took = start.elapsed();
             println!("beside {} clients, answered in {took:?}", held.len());
-            // No held one lasts that long of itself.
+            // Shorter than a held connection lasts by itself.
             assert!(
                 took < REQUEST_TIME_MAX - Duration::from_millis(500),
                 "{took:?}"
@@ -95,7 +96,7 @@ fn held_connections_and_half_requests_keep_no_other_from_an_answer() {
     }
 }
 
-/// Their answers are larger than what a socket holds.
+/// Their answers are larger than a socket's buffer.
 #[test]
 fn clients_that_read_no_answer_keep_no_other_from_one() {
     let fixture = Fixture::new(large(10, 10_000));
@@ -150,7 +151,7 @@ fn a_client_that_reads_nothing_holds_up_neither_others_nor_the_end() {
 
 #[test]
 fn a_client_that_hangs_up_does_no_harm() {
-    // More than a socket holds; each of the replies is made before the one that is waited for.
+    // Larger than a socket's buffer; each of the replies is made before the awaited one.
     let fixture = Fixture::new(large(10, 10_000));
     for _ in 0..50 {
         let mut gone = fixture.connect();

@@ -72,7 +72,7 @@ fn a_living_process_that_does_not_answer_is_not_taken_for_dead() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = socket(directory.path());
     let listener = UnixListener::bind(&path).expect("nothing is in the way");
-    // A queue of length 0 has room for one.
+    // A backlog of 0 has room for one connection.
     rustix::net::listen(&listener, 0).expect("it listens");
     let _in_queue = std::os::unix::net::UnixStream::connect(&path).expect("there is room");
     let error = start(&path).expect_err("somebody is there");

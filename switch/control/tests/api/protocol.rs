@@ -75,7 +75,7 @@ fn a_client_keeps_its_connection_while_it_asks_and_makes_another_when_that_is_go
     let mut client = Client::new(&path);
     let ask = |client: &mut Client| client.request::<Value>(&Request::Show(Topic::Fdb)).is_ok();
     assert!(ask(&mut client) && ask(&mut client));
-    // The socket's file is gone, and only the connection is left to ask by.
+    // The socket's file is gone; only the open connection can be used.
     fs::rename(&path, path.with_extension("away")).expect("it is ours");
     assert!(ask(&mut client));
     fs::rename(path.with_extension("away"), &path).expect("it is ours");
@@ -85,7 +85,7 @@ fn a_client_keeps_its_connection_while_it_asks_and_makes_another_when_that_is_go
     fixture.server =
         ControlServer::start(&path, Arc::new(picture())).expect("nothing is in the way");
     assert!(ask(&mut client));
-    // It has lost its patience meanwhile, and said so.
+    // The server has timed out and reported that meanwhile.
     std::thread::sleep(REQUEST_TIME_MAX + Duration::from_millis(200));
     assert!(ask(&mut client));
 }
@@ -116,7 +116,7 @@ fn a_stream_is_moved_or_the_answer_says_why_not() {
     assert!(help.contains("show workers"), "{help}");
 }
 
-/// Who may only look, such as the group of the daemon.
+/// A user with read access only, such as a member of the daemon's group.
 #[test]
 fn others_than_root_and_the_daemons_user_may_look_and_not_move() {
     if !rustix::process::geteuid().is_root() {
@@ -128,7 +128,7 @@ fn others_than_root_and_the_daemons_user_may_look_and_not_move() {
     }
     let path = fixture.path();
     let somebody = std::thread::spawn(move || {
-        // Of this thread alone.
+        // Only for this thread.
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).expect("root may");
         request(&path, &Request::Show(Topic::Ports)).expect("an answer");
         request(&path, &Request::Move(place(0))).expect_err("a refusal")
@@ -141,7 +141,7 @@ fn others_than_root_and_the_daemons_user_may_look_and_not_move() {
     request(&fixture.path(), &Request::Move(place(0))).expect("root may");
 }
 
-/// One whose moves do not end before `end` is dropped.
+/// A source whose moves do not finish before `end` is dropped.
 struct Slow {
     begun: Sender<()>,
     end: Mutex<Receiver<()>>,
@@ -265,7 +265,7 @@ fn a_request_at_the_limit_is_read_and_a_longer_one_is_not() {
     );
 }
 
-/// One server for all cases, since it is the server that is to survive them.
+/// One server for all cases, since it must survive all of them.
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| Fixture::new(picture()));
 
 proptest! {
@@ -312,7 +312,7 @@ fn a_socket_that_is_missing_or_dead_raises_the_question_whether_crosspoint_runs(
     }
 }
 
-/// What the client makes of a server that says `reply` and hangs up.
+/// The client's result for a server that sends `reply` and closes the connection.
 fn answer_to(reply: &'static [u8]) -> Result<Value, ClientError> {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = socket(directory.path());

@@ -1,4 +1,4 @@
-//! No text makes the parser panic or leaves it without words.
+//! No text makes the parser panic or return an empty message.
 
 use crosspoint_control::config::Config;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 const REFERENCE: &str = include_str!("../../../../configs/reference.toml");
 const EXAMPLE: &str = include_str!("../../../../configs/example-server.toml");
 
-/// Pieces that a mistake could put into a file: the grammar's own marks, and values of every kind and size.
+/// Pieces that a mistake could put into a file: syntax marks, and values of every type and size.
 const PIECES: [&str; 30] = [
     "\"",
     "'",
@@ -40,7 +40,7 @@ const PIECES: [&str; 30] = [
     "type = \"xdp\"\n",
 ];
 
-/// A configuration, or an error that says something, points into the text and can be shown.
+/// Checks that the result is a configuration, or an error with a message and a place in the text that can be rendered.
 fn check(text: &str) -> Result<(), TestCaseError> {
     let Err(error) = Config::parse("switch.toml", text) else {
         return Ok(());
@@ -70,7 +70,7 @@ fn check(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Replaces a stretch of a text, at character boundaries, by a piece.
+/// Replaces a range of a text, at character boundaries, by a piece.
 fn mutate(text: &mut String, at: usize, len: usize, piece: &str) {
     let starts: Vec<usize> = text
         .char_indices()

@@ -1,4 +1,4 @@
-//! The files in `configs/` hold what they promise.
+//! The files in `configs/` are correct.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ fn the_schema_is_what_the_code_generates() {
     if std::env::var_os("UPDATE_SCHEMA").is_some() {
         std::fs::write(configs().join("schema.json"), &generated).expect("configs/ can be written");
     }
-    // As values, not as text: the order of keys depends on how the rest of the workspace builds serde_json.
+    // Compared as values, not as text: the order of keys depends on how the rest of the workspace builds serde_json.
     let value = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     assert!(
         value(&generated) == value(&read("schema.json")),
@@ -31,7 +31,7 @@ fn the_schema_is_what_the_code_generates() {
     );
 }
 
-/// The lines of the reference that say "default" must say nothing new.
+/// The lines of the reference with "default" must equal the defaults.
 #[test]
 fn the_reference_names_the_defaults() {
     let text = read("reference.toml");

@@ -1,4 +1,4 @@
-//! A configuration in several files: the main one, and those of its `ports_dir`.
+//! A configuration in several files: the main file, and those of its `ports_dir`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,7 +66,7 @@ impl Files {
             .unwrap_or_else(|error| panic!("{}", error.render()))
     }
 
-    /// The report, without the name of the directory.
+    /// The report, without the directory's name.
     fn report(&self, error: &ConfigError) -> String {
         let directory = format!("{}/", self.0.path().display());
         error.render().replace(&directory, "")
@@ -77,7 +77,7 @@ fn names(config: &Config) -> Vec<&str> {
     config.ports.iter().map(|port| &*port.name).collect()
 }
 
-/// The names of the ports, and of the files with problems.
+/// The names of the ports, and the files with problems.
 fn outcome(loaded: &Loaded) -> (Vec<&str>, BTreeSet<&str>) {
     let problems = loaded.problems.iter().flat_map(ConfigError::problems);
     let files = problems.map(|problem| {
@@ -106,7 +106,7 @@ fn ports_come_from_all_files_in_the_order_of_names() {
     let config = files.load().expect("all is right");
     assert_eq!(names(&config), ["up0", "z", "y", "b"]);
     assert_eq!(config.ports_dir, Some(files.folder()));
-    // By an absolute path, too; and a guest in one file may name an uplink in another.
+    // Also with an absolute path; and a guest in one file may name an uplink in another.
     let direct = format!(
         "{}direct = {{ uplink = \"up1\", queue = 1 }}\n",
         guest("a", "a")
@@ -303,7 +303,7 @@ fn a_bad_file_costs_no_other_files_ports() {
     );
     let first = files.lenient(None);
     assert_eq!(outcome(&first), (vec!["up0", "a", "c"], ["b.toml"].into()));
-    // What was good stays as it was while its file is bad, and goes when the file goes.
+    // A good port stays unchanged while its file is bad, and is removed with its file.
     files.write("b.toml", &guest("b", "b"));
     files.write("c.toml", "nonsense");
     let second = files.lenient(Some(&first));
@@ -320,7 +320,7 @@ fn a_bad_file_costs_no_other_files_ports() {
     let fourth = files.lenient(Some(&third));
     assert_eq!(outcome(&fourth), (vec!["up0", "a", "b"], BTreeSet::new()));
     assert_eq!(Some(fourth.config), files.load().ok());
-    // The main file is another matter.
+    // The main file must be correct.
     fs::write(files.main(), [MAIN, "colour = 1\n"].concat()).expect("it is ours");
     assert!(Config::load_lenient(&files.main(), Some(&third), &[]).is_err());
 }
@@ -333,15 +333,15 @@ fn of_two_files_that_clash_what_runs_stays_and_else_the_first() {
     );
     let first = files.lenient(None);
     assert_eq!(outcome(&first), (vec!["b"], ["c.toml"].into()));
-    // A new file of an earlier name does not displace it.
+    // A new file with an earlier name does not displace it.
     files.write("a.toml", &guest("a", "1"));
     let second = files.lenient(Some(&first));
     assert_eq!(outcome(&second), (vec!["b"], ["a.toml", "c.toml"].into()));
-    // Of two that are new, the first has it.
+    // Of two new files, the first wins.
     files.write("b.toml", &guest("b", "2"));
     let third = files.lenient(Some(&second));
     assert_eq!(outcome(&third), (vec!["a", "b"], ["c.toml"].into()));
-    // The main file has what it wants.
+    // The main file takes precedence.
     fs::write(files.main(), [MAIN, &guest("b", "3")].concat()).expect("it is ours");
     let fourth = files.lenient(Some(&third));
     assert_eq!(
@@ -369,7 +369,7 @@ fn an_uplink_that_takes_a_guests_queue_is_the_bad_one() {
     let second = files.lenient(Some(&first));
     assert_eq!(second.config, first.config);
     assert!(second.problems.is_some());
-    // But where nothing runs, the guest is the later one.
+    // If nothing runs yet, the guest is the later one.
     assert_eq!(
         outcome(&files.lenient(None)),
         (vec!["up0"], ["b.toml"].into())
@@ -459,7 +459,7 @@ fn ports_are_kept_in_files_of_their_own() {
     );
 }
 
-/// What files may be made of, so that they clash in every way.
+/// Possible contents of files, which clash in every way.
 fn text() -> impl Strategy<Value = String> {
     let pieces = vec![
         "version = 1\n",
@@ -507,7 +507,7 @@ fn text() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However files change, what is loaded is right, and is all of it where all of it is right.
+    /// However files change, the loaded configuration is valid, and complete if all files are.
     #[test]
     fn any_files_are_read_or_refused(
         mains in proptest::collection::vec(prop_oneof![
@@ -540,7 +540,7 @@ proptest! {
             if let Ok(strict) = strict {
                 prop_assert_eq!(&strict, &loaded.config);
             }
-            // As one text, it is a configuration.
+            // Its text as a single file is a valid configuration.
             let ports: String = loaded.config.ports.iter().map(|port| port.to_toml()).collect();
             let alone = Config::parse("all", &format!("version = 1\n{ports}")).map(|config| config.ports);
             prop_assert_eq!(alone.map_err(|error| error.render()), Ok(loaded.config.ports.clone()));

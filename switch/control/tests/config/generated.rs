@@ -1,4 +1,4 @@
-//! Configurations of all kinds, generated.
+//! Generated configurations of all kinds.
 
 use crosspoint_control::config::{
     Access, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect, Metrics,
@@ -31,17 +31,17 @@ fn mac() -> impl Strategy<Value = Mac> {
     any::<[u8; 5]>().prop_map(|[a, b, c, d, e]| Mac::new([0x52, a, b, c, d, e]))
 }
 
-/// Who listens, and, where that is the switch, who may connect.
+/// Which side listens; if the switch does, the socket's permissions.
 fn role() -> impl Strategy<Value = (Role, Access)> {
     let access = (option::of(0..=0o777_u32), option::of("[a-z0-9_-]{1,32}"));
     let server = access.prop_map(|(mode, group)| (Role::Server, Access { mode, group }));
     prop_oneof![server, Just((Role::Client, Access::default()))]
 }
 
-/// A guest, whose `direct` is given its uplink later.
+/// A guest, whose `direct` gets its uplink later.
 fn vhost() -> impl Strategy<Value = VhostPort> {
     (
-        // What a path may have in it, and a TOML string must not as it is.
+        // Characters that a path may contain, and a TOML string only when escaped.
         "/run/[ -~äπ\n\t\u{1}\u{7f}]{0,8}x",
         role(),
         1..=QUEUE_PAIRS_MAX,
@@ -137,7 +137,7 @@ fn loop_protect() -> impl Strategy<Value = LoopProtect> {
     })
 }
 
-/// Few, so that two ports would have some in common.
+/// A small range, so that two ports would share some.
 fn addresses() -> impl Strategy<Value = Vec<Mac>> {
     let mac = (0..8_u8).prop_map(|last| Mac::new([0x52, 0, 0, 0, 0, last]));
     hash_set(mac, 0..3).prop_map(Vec::from_iter)
@@ -150,7 +150,7 @@ fn kind() -> impl Strategy<Value = PortKind> {
     ]
 }
 
-/// Ports of which each is right in itself, made right against each other.
+/// Ports that are valid by themselves, and then made consistent with each other.
 fn ports() -> impl Strategy<Value = Vec<Port>> {
     let port = (
         kind(),
@@ -166,7 +166,7 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
         any::<bool>(),
         option::of(slo()),
     );
-    // Few names, so that two configurations have some in common.
+    // Few names, so that two configurations share some.
     let ports = btree_map(0..8_usize, port, 0..6).prop_map(|ports| {
         let ports = ports.into_iter();
         let ports = ports.map(
@@ -190,7 +190,7 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
     ports.prop_shuffle()
 }
 
-/// Gives each port an interface or a socket and addresses of its own, and each `direct` an uplink.
+/// Gives each port its own interface or socket and its own addresses, and each `direct` an uplink.
 fn agree(mut ports: Vec<Port>) -> Vec<Port> {
     let is_uplink = |port: &&Port| matches!(port.kind, PortKind::Xdp(_));
     let uplink = ports.iter().find(is_uplink).map(|port| port.name.clone());
@@ -199,7 +199,7 @@ fn agree(mut ports: Vec<Port>) -> Vec<Port> {
         port.addresses.retain(|mac| bound.insert(*mac));
         match &mut port.kind {
             PortKind::Vhost(guest) => {
-                // A guest is told to take one of its own.
+                // A guest's `mac` must be one of its own addresses.
                 let own = port.addresses.first().copied();
                 guest.mac = own.filter(|_| guest.mac.is_some()).or(guest.mac);
                 guest.socket.as_mut_os_string().push(&port.name);
@@ -237,7 +237,7 @@ fn workers() -> impl Strategy<Value = Workers> {
         })
 }
 
-/// Whole configurations, as [`Config::parse`] could give them.
+/// Complete configurations, as [`Config::parse`] could return them.
 pub fn config() -> impl Strategy<Value = Config> {
     let switch = (
         2..=86_400_u64,

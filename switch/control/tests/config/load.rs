@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crosspoint_control::config::{Config, limits};
 
-/// A file of this content, in a directory that cargo keeps for this test.
+/// A file with this content, in a directory that cargo provides for this test.
 fn file(name: &str, content: &[u8]) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("config-{}-{name}", std::process::id()));
@@ -12,7 +12,7 @@ fn file(name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-/// The report on a file that cannot be loaded, with the path's directory left out.
+/// The report for a file that cannot be loaded, without the path's directory.
 fn report(path: &Path) -> String {
     let error = Config::load(path).expect_err("not a configuration");
     assert!(

@@ -1,4 +1,4 @@
-//! What a correct file means.
+//! The meaning of valid files.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crosspoint_control::config::{
 use crosspoint_engine::storm::StormLimits;
 use crosspoint_packet::Mac;
 
-/// A file of version 1 with these lines.
+/// Parses a file of version 1 with these lines.
 fn parse(lines: &str) -> Config {
     match Config::parse("switch.toml", &format!("version = 1\n{lines}")) {
         Ok(config) => config,
@@ -236,7 +236,7 @@ fn who_may_connect_is_read() {
             group: Some("libvirt-qemu".to_owned()),
         };
         assert_eq!(guest.access, access);
-        // As it is kept, it is read again.
+        // The written form is read back unchanged.
         let again = parse(&port.to_toml());
         assert_eq!(again.ports, [port]);
     }
@@ -327,7 +327,7 @@ fn vlans_are_read() {
             native: None
         }
     );
-    // A native VLAN may be listed in the trunk, and need not be.
+    // A native VLAN may be listed in the trunk, but need not be.
     for ids in [vec![1, 2], vec![2]] {
         let vlan = vhost(&format!("vlan = {{ trunk = {ids:?}, native = 1 }}")).vlan;
         assert_eq!(

@@ -1,10 +1,10 @@
-//! What a person reads who has made a mistake. Each case is one; its snapshot is the whole report.
+//! Reports of mistakes. Each case is one mistake; its snapshot is the whole report.
 //!
-//! After a change: `INSTA_UPDATE=always cargo nextest run -p crosspoint-control`, and read the difference.
+//! After a change: `INSTA_UPDATE=always cargo nextest run -p crosspoint-control`, and review the difference.
 
 use crosspoint_control::config::{Config, ConfigError, limits};
 
-/// Begins a port that is right up to here.
+/// The beginning of a port without mistakes.
 const GUEST: &str =
     "version = 1\n\n[[port]]\nname = \"web-1\"\ntype = \"vhost\"\nsocket = \"/run/web-1.sock\"\n";
 const UPLINK: &str =
@@ -26,7 +26,7 @@ fn snapshot(case: &str, error: &ConfigError) {
     settings.bind(|| insta::assert_snapshot!(format!("config_{case}"), error.render()));
 }
 
-/// One test for each case: the mistake's name, and the file that makes it.
+/// One test per case: the mistake's name, and a file with it.
 macro_rules! mistakes {
     ($($case:ident: $($text:expr),+;)*) => {$(
         #[test]
@@ -129,7 +129,7 @@ mistakes! {
     interface_name_too_long: "version = 1\n[[port]]\nname = \"up0\"\ntype = \"xdp\"\ninterface = \"enp1s0f0np0.2000x\"\n";
     queue_listed_twice: UPLINK, "queues = [0, 1, 0]\n";
 
-    // Queues of a guest's own.
+    // Guests' own queues.
     direct_without_queue: GUEST, "direct = { uplink = \"up0\" }\n";
     direct_misspelt: GUEST, "direct = { uplnk = \"up0\", queue = 3 }\n";
     direct_to_nobody: GUEST, "direct = { uplink = \"up0\", queue = 3 }\n";
@@ -149,7 +149,7 @@ mistakes! {
     vlan_listed_twice: GUEST, "vlan = { trunk = [100, 200, 100] }\n";
     vlan_native_without_trunk: GUEST, "vlan = { native = 1 }\n";
 
-    // Several at once, in the order of the file; characters, not bytes, are counted.
+    // Several at once, in the order of the file; columns count characters, not bytes.
     everything_at_once: "version = 1\ncolour = 1\n[workers]\npoll = \"lazy\"\n[[port]]\nname = \"äöü\"\nvlan = { \"ä\" = 1 }\n";
 }
 
@@ -165,7 +165,7 @@ fn cores_that_the_process_may_not_use() {
     );
 }
 
-/// How many workers "auto" makes is known where the switch starts.
+/// The number of workers from "auto" is known only when the switch starts.
 #[test]
 fn a_worker_that_the_cores_do_not_make() {
     let config = Config::parse("switch.toml", &[GUEST, "worker = 1\n"].concat());

@@ -1,4 +1,4 @@
-//! Paths that lead to anything but a regular file: refused by name and kind, and never waited for.
+//! Paths to anything but a regular file: refused by name and kind, without waiting.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -11,10 +11,10 @@ use crosspoint_control::config::{self, Config};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::{TempDir, tempdir};
 
-/// Far more than any of them takes: none waits for a writer, a reader, or an end.
+/// Far longer than any of them takes: none waits for a writer, a reader, or an end of file.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One of each kind, and what is said of it.
+/// One path of each kind, and the expected message.
 fn odd_ones(folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let at = |name: &str| folder.join(name);
     mknodat(CWD, at("fifo.toml"), FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
@@ -79,12 +79,12 @@ fn in_a_folder_of_ports_each_is_a_problem_of_its_own() {
 /// A file system whose server never answers.
 struct Stalled {
     folder: TempDir,
-    /// Without it, all that wait are let go.
+    /// Dropping it releases all waiting reads.
     _server: File,
 }
 
 impl Stalled {
-    /// `None` where it cannot be mounted: without root, or in a container.
+    /// `None` if it cannot be mounted: without root, or in a container.
     fn mount() -> Option<Stalled> {
         let folder = tempdir().expect("a folder");
         let mut options = File::options();

@@ -1,4 +1,4 @@
-//! What a change of configuration is.
+//! Plans for changes of configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,7 +89,7 @@ proptest! {
         }
     }
 
-    /// An uplink that stays open has the same queues for itself as before.
+    /// An uplink that stays open keeps the same queues of its own.
     #[test]
     fn what_changes_in_place_has_the_same_queues_and_place(running in config(), wanted in config()) {
         let plan = Plan::between(&running, &wanted);
@@ -109,7 +109,7 @@ proptest! {
         }
     }
 
-    /// What the socket tells is whole, and no line is a surprise to a terminal.
+    /// The socket's answer is complete, and no line contains control characters.
     #[test]
     fn an_answer_is_read_back_and_shown(running in config(), wanted in config()) {
         let answer = PlanAnswer::from(&Plan::between(&running, &wanted));
@@ -192,7 +192,7 @@ fn every_setting_is_told_and_somebody_has_said_when_it_takes_effect() {
     }
 }
 
-/// An uplink, two guests of which one has a queue of it, and settings.
+/// An uplink, two guests of which one owns a queue of it, and settings.
 const RUNNING: &str = r#"
 version = 1
 [[port]]
@@ -268,7 +268,7 @@ socket = "/run/crosspoint/web-3.sock"
     assert_eq!(plan::render(&PlanAnswer::default()), "no change\n");
 }
 
-/// A guest as it runs: these features, and vrings of `pairs` queue pairs that its front end knows of.
+/// A running guest with these features and `vrings` vrings, whose front end has set up `pairs` queue pairs.
 fn runs(name: &str, features: &[&str], pairs: u16, vrings: u16) -> PortStatus {
     let vring = |index| VringStatus {
         index,
@@ -286,7 +286,7 @@ fn runs(name: &str, features: &[&str], pairs: u16, vrings: u16) -> PortStatus {
     }
 }
 
-/// What the plan says of the guest's port, changed from `before` to `after`.
+/// The plan's warnings about the guest's port when its keys change from `before` to `after`.
 fn warnings(before: &str, after: &str, port: PortStatus) -> (Vec<String>, String) {
     let with = |keys: &str| {
         format!(
@@ -335,7 +335,7 @@ fn a_change_that_a_running_guest_does_not_survive_is_told() {
             runs("web", &["VERSION_1"], 1, 2),
             "",
         ),
-        // It uses one of two; what it has not negotiated it does not miss.
+        // It uses one of two pairs; it does not miss features that it has not negotiated.
         (
             "queue_pairs = 2",
             "",
@@ -366,7 +366,7 @@ fn a_change_that_a_running_guest_does_not_survive_is_told() {
             runs("web", &["MAC"], 1, 2),
             "MAC,",
         ),
-        // Nobody is there, or nothing is opened anew.
+        // There is no front end, or nothing is reopened.
         ("queue_pairs = 2", "", runs("web", &[], 0, 4), ""),
         ("queue_pairs = 2", "", runs("other", &modern, 2, 4), ""),
         ("", "weight = 2", runs("web", &["MQ"], 1, 2), ""),

@@ -1,4 +1,4 @@
-//! A host that is made up: files in a folder, and an interface.
+//! A simulated host: files in a folder, and an interface.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -44,7 +44,7 @@ const INTERRUPTS: &str = "           CPU0  CPU1  CPU2  CPU3  CPU4  CPU5\n\
     25:    0    9    0    0    0    0  PCI-MSIX-0000:00:01.0 1-edge  nvme0q1\n\
     LOC:  1    2    3    4    5    6  Local timer interrupts";
 
-/// Files, of six cores: two on memory node 0, four on node 1. The workers have two of those.
+/// Files of a host with six cores: two on memory node 0, four on node 1. Two of the latter belong to workers.
 pub const FILES: &[(&str, &str)] = &[
     ("/proc/sys/kernel/osrelease", "6.12.9-generic"),
     (
@@ -105,7 +105,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("/sys/devices/virtual/workqueue/cpumask", "33"),
 ];
 
-/// What `/proc/net/unix` has of one listener.
+/// A listener's line in `/proc/net/unix`.
 fn unix_listener(path: &str) -> String {
     format!(
         "Num       RefCount Protocol Flags    Type St Inode Path\n\
@@ -113,7 +113,7 @@ fn unix_listener(path: &str) -> String {
     )
 }
 
-/// A made-up host, and what is to run on it.
+/// A simulated host, and the configuration to run on it.
 pub struct Patient {
     root: TempDir,
     pub config: String,
@@ -123,7 +123,7 @@ pub struct Patient {
 }
 
 impl Patient {
-    /// One that nothing is wrong with.
+    /// A host without faults.
     pub fn fit() -> Patient {
         let patient = Patient {
             root: folder(),
@@ -200,7 +200,7 @@ impl Patient {
         self.nic().xdp.as_mut().expect("the kernel tells")
     }
 
-    /// Has a process of this name hold an XDP program on the interface.
+    /// Makes a process of this name hold an XDP program on the interface.
     pub fn attach_program(&mut self, process: &str) {
         self.nic().program = Some(77);
         self.write("/proc/88/comm", process);
@@ -224,7 +224,7 @@ impl Patient {
     }
 }
 
-/// In memory where that can be: a patient is a hundred files, and there are many patients.
+/// In memory if possible: each host has a hundred files, and there are many hosts.
 fn folder() -> TempDir {
     let in_memory = tempfile::tempdir_in("/dev/shm");
     in_memory
@@ -232,7 +232,7 @@ fn folder() -> TempDir {
         .expect("a folder")
 }
 
-/// An interface that can do all.
+/// An interface with all capabilities.
 fn nic() -> Nic {
     Nic {
         name: "up0".to_owned(),
@@ -267,7 +267,7 @@ fn nic() -> Nic {
     }
 }
 
-/// Something that is wrong with a host.
+/// A fault of a host.
 pub struct Wound {
     /// The checks that find it, in order.
     pub ids: &'static [&'static str],
@@ -283,7 +283,7 @@ const fn wound(ids: &'static [&'static str], worst: Severity, inflict: fn(&mut P
     }
 }
 
-/// At least one for each check.
+/// At least one fault per check.
 pub fn wounds() -> Vec<Wound> {
     use Severity::{Error, Note, Warning};
     vec![
@@ -372,7 +372,7 @@ pub fn wounds() -> Vec<Wound> {
         wound(&["interrupts"], Warning, |p| {
             p.write("/proc/irq/24/effective_affinity_list", "2")
         }),
-        // What is isolated it leaves alone without being told.
+        // irqbalance leaves isolated cores alone by default.
         wound(&["isolation", "irqbalance"], Warning, |p| {
             p.write("/sys/devices/system/cpu/isolated", "");
             p.write("/proc/71/environ", "IRQBALANCE_BANNED_CPUS=4\0");
@@ -462,7 +462,7 @@ pub fn wounds() -> Vec<Wound> {
             p.write("/proc/80/task/82/comm", "worker-1");
             p.write("/proc/80/task/82/status", "Cpus_allowed_list:\t3");
         }),
-        // An address for documentation, which no host has (RFC 5737).
+        // A documentation address, which no host has (RFC 5737).
         wound(&["metrics-address"], Warning, |p| {
             p.config
                 .push_str("[metrics]\nlisten = \"192.0.2.1:9477\"\n");

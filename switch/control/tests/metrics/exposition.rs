@@ -1,4 +1,4 @@
-//! What is exported.
+//! The exported metrics.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn render(picture: Picture) -> String {
     exposition.render().expect("the metrics are text")
 }
 
-/// What is exported of the switch: without the process that these tests run in.
+/// The switch's metrics, without those of the test process.
 fn exposition(picture: Picture) -> String {
     of_the_switch(&render(picture))
 }
@@ -31,7 +31,7 @@ pub fn of_the_switch(text: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The value of one series.
+/// The value of a series.
 fn value(text: &str, series: &str) -> Option<String> {
     let after = |line: &str| {
         line.strip_prefix(series)?
@@ -41,7 +41,7 @@ fn value(text: &str, series: &str) -> Option<String> {
     text.lines().find_map(after)
 }
 
-/// Fails if `promtool` has anything to say.
+/// Fails if `promtool` reports anything.
 fn check_with_promtool(text: &str) {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]);
@@ -87,7 +87,7 @@ fn names_with_any_characters_are_escaped() {
     picture.status.ports[0].name = "a\"b\\c\nd{e} é".into();
     let text = exposition(picture);
     check_with_promtool(&text);
-    // By the crate, as below, and beside it.
+    // One series is written by the crate, the other one without it.
     assert!(text.contains(r#"crosspoint_queue_kicks_total{port="a\"b\\c\nd{e} é","#));
     assert_eq!(
         value(&text, r#"crosspoint_port_up{port="a\"b\\c\nd{e} é"}"#).as_deref(),
@@ -124,7 +124,7 @@ fn every_metric_of_the_list_is_exported_and_no_other() {
     assert_eq!(exported, listed);
     listed.dedup();
     assert_eq!(listed.len(), FAMILIES.len(), "a name is there twice");
-    // They are written as they are.
+    // Help texts are written without escapes.
     let plain = |text: &str| !text.contains(['\\', '\n', '"']);
     assert!(FAMILIES.iter().all(|family| plain(family.help)));
 }

@@ -1,4 +1,4 @@
-//! How the server behaves towards clients, good and bad.
+//! The server's behaviour towards good and bad clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,7 +24,7 @@ fn connect(server: &MetricsServer) -> TcpStream {
     client
 }
 
-/// Everything that the server says until it hangs up.
+/// Everything that the server sends until it closes the connection.
 fn rest(mut client: TcpStream) -> String {
     let mut reply = Vec::new();
     match client.read_to_end(&mut reply) {
@@ -148,9 +148,9 @@ fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
     );
 }
 
-/// Far more than are served at once, of one address or of all.
+/// Far more than are served at once, per address or in total.
 const HELD: usize = 400;
-/// Below what a held connection may last, so that a probe that waited for one to end has failed.
+/// Shorter than a held connection may last, so a probe that waits for one to end fails.
 const PROMPT: Duration = Duration::from_millis(1900);
 
 /// Connects from `source`, an address of this host.
@@ -171,7 +171,7 @@ fn connect_from(source: [u8; 4], server: &MetricsServer) -> TcpStream {
     client
 }
 
-/// From another address, and from the one that holds connections: both probes and the metrics are answered.
+/// Both probes and the metrics are answered, from another address and from the one with held connections.
 fn all_are_answered_beside(server: &MetricsServer, held: &str) {
     for source in [[127, 0, 0, 2], [127, 0, 0, 1]] {
         for path in ["/healthz", "/readyz", "/metrics"] {
@@ -196,7 +196,7 @@ fn held_connections_and_half_requests_keep_no_other_from_health_and_metrics() {
         let held: Vec<TcpStream> = (0..HELD)
             .map(|_| {
                 let mut client = connect(&server);
-                // It may have had to give way already.
+                // It may have been disconnected already.
                 let _ = client.write_all(half.as_bytes());
                 client
             })
@@ -223,13 +223,13 @@ fn clients_that_do_not_read_the_metrics_keep_no_other_from_health_and_metrics() 
         })
         .collect();
     for path in ["/healthz", "/readyz", "/metrics"] {
-        // Two texts are made meanwhile, and one of megabytes is sent.
+        // Two texts are made meanwhile, and one of several megabytes is sent.
         let start = Instant::now();
         let reply = ask(&server, &format!("GET {path}"));
         let took = start.elapsed();
         println!("{path}: {} bytes in {took:?}", reply.len());
         assert!(reply.starts_with("HTTP/1.1 "), "{path}: {reply:?}");
-        // A text that is not read is kept for ten seconds, and there were 400.
+        // An unread text is kept for ten seconds, and there were 400.
         assert!(took < Duration::from_secs(8), "{path}: {took:?}");
     }
     drop(deaf);
@@ -247,7 +247,7 @@ fn headers_without_end_are_cut_off() {
     assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
 }
 
-/// A connection that is reset between its request and its acceptance kills a server that asks who it was.
+/// A connection that is reset before it is accepted kills a server that asks for its peer.
 #[test]
 fn clients_that_reset_their_connections_do_no_harm() {
     let server = start();
@@ -262,7 +262,7 @@ fn clients_that_reset_their_connections_do_no_harm() {
     assert!(ask(&server, "GET /metrics").starts_with("HTTP/1.1 200 "));
 }
 
-/// The status and the body of an answer, which is for people.
+/// The status and the body (text for people) of an answer.
 fn probe(server: &MetricsServer, path: &str) -> (String, String) {
     let reply = ask(server, &format!("GET {path}"));
     let (header, body) = reply.split_once("\r\n\r\n").expect("a header and a body");
@@ -324,7 +324,7 @@ fn probes_tell_which_worker_and_which_port() {
     assert!(probe(&server, "/readyz").1.contains("\nworker-0 (core "));
 }
 
-/// A switch whose port table somebody holds, and does not let go of.
+/// A switch whose port table is locked permanently.
 struct Held(std::sync::Mutex<()>);
 
 impl crosspoint_control::api::Source for Held {

@@ -1,4 +1,4 @@
-//! A switch that the tests of `show`, of the metrics and of the control socket look at.
+//! A switch status for the tests of `show`, of the metrics and of the control socket.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crosspoint_control::status::{
     StreamStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 
-/// A source that never changes.
+/// A source with constant data.
 pub struct Picture {
     pub status: Status,
     pub fdb: Vec<FdbEntry>,
@@ -140,7 +140,7 @@ fn guest() -> PortStatus {
     }
 }
 
-/// One objective that is met, and one that is not.
+/// One objective that is met, and one that is missed.
 fn slo() -> SloStatus {
     SloStatus {
         window_s: 64.2,
@@ -160,7 +160,7 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// A guest of two queue pairs, of which the driver uses one.
+/// A guest with two queue pairs, of which the driver uses one.
 fn device() -> DeviceStatus {
     let vring = |index: u16, size, enabled| VringStatus {
         index,
@@ -369,7 +369,7 @@ pub fn picture() -> Picture {
     }
 }
 
-/// Nothing at all.
+/// An empty status.
 #[allow(dead_code, reason = "not every test looks at it")]
 pub fn nothing() -> Picture {
     Picture {
@@ -379,7 +379,7 @@ pub fn nothing() -> Picture {
     }
 }
 
-/// A large host: so many guests of two queues, and so many addresses.
+/// A large host: `guests` guests with two queues each, and `addresses` addresses.
 #[allow(dead_code, reason = "not every test looks at it")]
 pub fn large(guests: usize, addresses: usize) -> Picture {
     let guest = |n| PortStatus {

@@ -1,4 +1,4 @@
-//! Who may connect to a guest port's socket.
+//! Permissions to connect to a guest port's socket.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,7 +11,7 @@ use crosspoint_control::vhost::{VhostPort, VhostPortError};
 
 use super::{Switch, add_port, port_config};
 
-/// An ordinary user, and two groups: any numbers do.
+/// An ordinary user and two groups with arbitrary numbers.
 const USER: u32 = 61_001;
 const GROUP: u32 = 61_002;
 const OTHERS: u32 = 61_003;
@@ -23,7 +23,7 @@ fn access(mode: &str, group: u32) -> Access {
     }
 }
 
-/// Whether a process of the ordinary user and this group can connect.
+/// Whether a process of the ordinary user with this group can connect.
 fn connects(socket: &Path, group: u32) -> bool {
     let program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
     let mut client = Command::new("/usr/bin/python3");
@@ -62,7 +62,7 @@ fn without_a_word_the_umask_decides() {
     assert_eq!(look(&socket).ok(), look(&plain).ok());
 }
 
-/// While ports open and close, an ordinary process that may enter the folder tries without end.
+/// While ports open and close, an ordinary process that may enter the folder keeps trying.
 #[test]
 fn nobody_gets_in_before_the_mode_is_set() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -84,7 +84,7 @@ while True:
         .uid(USER)
         .gid(OTHERS);
     let mut client = client.stderr(Stdio::null()).spawn().expect("python3 runs");
-    // A umask that lets everybody in, so that only the key keeps them out.
+    // A umask that lets all users in, so that only the key keeps them out.
     let switch = Switch::start(&[], |_| {});
     let before = rustix::process::umask(rustix::fs::Mode::empty());
     let number = add_port(&switch.fabric, "a", 1);

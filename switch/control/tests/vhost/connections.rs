@@ -1,4 +1,4 @@
-//! Front ends that misbehave before they have said a word.
+//! Front ends that misbehave before their first message.
 
 use std::fs::File;
 use std::io::Write;
@@ -23,7 +23,7 @@ fn a_front_end_that_says_nothing_gives_way_to_the_next() {
     let mut silent = switch.session("a");
     let start = Instant::now();
     assert!(speaks(&mut switch.session("a")));
-    // Not at once: it may just be slow.
+    // Not at once, since it may just be slow.
     assert!(start.elapsed() > SILENCE_MAX / 2);
     assert!(silent.wait_closed(PATIENCE).expect("a socket"));
     switch.wait("a", |port| port.state == "down");
@@ -46,7 +46,7 @@ fn a_front_end_that_has_spoken_keeps_its_place() {
     let mut second = switch.session("a");
     let closed = first.wait_closed(SILENCE_MAX + SILENCE_MAX / 2);
     assert!(!closed.expect("a socket") && speaks(&mut first));
-    // The second one's turn comes when the first goes.
+    // The second one is served when the first disconnects.
     drop(first);
     assert!(speaks(&mut second));
 }
@@ -68,7 +68,7 @@ fn half_a_message_holds_the_port_for_no_longer_than_the_limit() {
     }
 }
 
-/// The process is at its limit of open files: the port waits, and goes on when there is room.
+/// The process is at its limit of open files: the port waits, and goes on when descriptors are free.
 #[test]
 fn a_port_without_descriptors_waits_for_some() {
     let switch = Switch::start(&["a"], |_| ());
@@ -85,7 +85,7 @@ fn a_port_without_descriptors_waits_for_some() {
     assert!(speaks(&mut session));
 }
 
-/// The front end has the other end of the open file description that a call is a write to.
+/// The front end shares the open file description to which a call is written.
 #[test]
 fn a_call_descriptor_that_blocks_costs_its_own_port_and_no_worker() {
     let switch = Switch::start(&["a", "b", "c"], |_| ());
@@ -98,7 +98,7 @@ fn a_call_descriptor_that_blocks_costs_its_own_port_and_no_worker() {
         rustix::io::write(&*call, &full).expect("an empty eventfd takes all but the last");
         rustix::fs::fcntl_setfl(&*call, OFlags::empty()).expect("it is ours");
     }
-    // To everybody: the worker calls the bad one, and does not come back by itself.
+    // A broadcast: the worker calls the bad port, and would not return without help.
     let mut frame = [0xff; 60];
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
     let start = Instant::now();
@@ -114,7 +114,7 @@ fn a_call_descriptor_that_blocks_costs_its_own_port_and_no_worker() {
     assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
     let got = c.receive_at_least(0, 1, PATIENCE).expect("a ring");
     assert!(!got.is_empty());
-    // It may try again.
+    // The front end may try again.
     bad.disconnect();
     switch.wait("a", |port| port.state == "down");
     switch.check_ledger();

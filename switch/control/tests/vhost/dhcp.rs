@@ -1,4 +1,4 @@
-//! DHCP: clients read frames as they are, before there is an address.
+//! DHCP: clients read raw frames before they have an address.
 
 use crosspoint_guest::net::{HDR_F_NEEDS_CSUM, VirtioNetHdr, features};
 use crosspoint_guest::{Guest, GuestOptions};
@@ -6,8 +6,8 @@ use crosspoint_packet::checksum::{finish, fold, sum};
 
 use super::{PATIENCE, Switch};
 
-/// A datagram to `port`, from a sender that leaves its checksum to others: the frame, where its UDP header begins, and the
-/// same with the checksum that it should have.
+/// A datagram to `port` whose sender leaves the checksum unfinished: the frame, the offset of its UDP header, and the
+/// same frame with a finished checksum.
 fn datagram(tags: &[u8], v6: bool, port: u16, len: usize) -> (Vec<u8>, u16, Vec<u8>) {
     let udp_len = len as u16 + 8;
     let mut udp = [500, port, udp_len, 0].map(u16::to_be_bytes).concat();
@@ -46,8 +46,8 @@ fn guest(switch: &Switch, name: &str, packed: bool) -> Guest {
     switch.guest(name, options)
 }
 
-/// Old clients, and FreeBSD's, read raw frames and discard those with a checksum that is not finished, though their driver
-/// has said that it takes such.
+/// Old clients, and FreeBSD's, read raw frames and discard those with an unfinished checksum, although their driver has
+/// accepted such frames.
 #[test]
 fn a_dhcp_message_has_its_checksum_finished_for_every_receiver() {
     let switch = Switch::start(&["a", "b", "c"], |_| ());
@@ -58,7 +58,7 @@ fn a_dhcp_message_has_its_checksum_finished_for_every_receiver() {
         .into_iter()
         .flat_map(|tags| [(tags, false), (tags, true)])
     {
-        // The last ones are those beside; and a length at which the checksum comes out as any other.
+        // The last two ports are not DHCP's; at these lengths the checksum is an ordinary one.
         for (port, is_dhcp) in [
             (67, true),
             (68, true),

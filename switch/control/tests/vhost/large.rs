@@ -1,4 +1,4 @@
-//! What a guest has acknowledged decides how large frames come to it.
+//! A guest's acknowledged features decide in which form it gets large frames.
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use crosspoint_packet::checksum::{finish, fold, sum};
 
 use super::{PATIENCE, Switch};
 
-/// Bytes of Ethernet's and IPv4's headers.
+/// Length of the Ethernet and IPv4 headers.
 const HEADERS: usize = 34;
 const SIZE: u16 = 1480;
 
-/// A large datagram to everybody, with the sum of the pseudo-header in its checksum; and the datagram with its checksum.
+/// A large broadcast datagram with the pseudo-header's sum in its checksum field, and the datagram with its finished
+/// checksum.
 fn datagram(len: usize) -> (Vec<u8>, Vec<u8>) {
     let udp_len = len as u16 + 8;
     let mut udp = [5u16, 6, udp_len, 0].map(u16::to_be_bytes).concat();
@@ -37,7 +38,7 @@ fn datagram(len: usize) -> (Vec<u8>, Vec<u8>) {
 fn receive(guest: &mut Guest, count: usize) -> Vec<(VirtioNetHdr, Vec<u8>)> {
     let frames = guest.receive_at_least(0, count, PATIENCE).expect("frames");
     assert_eq!(frames.len(), count);
-    // And none too many.
+    // And no more than that.
     let more = guest.receive_at_least(0, 1, Duration::from_millis(20));
     assert_eq!(more.expect("nothing"), []);
     frames

@@ -1,4 +1,4 @@
-//! Guests that come back on the same connection, and front ends that leave.
+//! Guests that return on the same connection, and front ends that leave.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crosspoint_guest::message::{protocol, request};
 
 use super::{PATIENCE, Switch};
 
-/// What the rings before a reset did is over with it, though it is noticed late: the next rings are not quarantined for it.
+/// A reset ends the faults of the rings before it, even if they are noticed late: the next rings are not quarantined.
 #[test]
 fn a_fault_that_is_found_before_a_reset_and_seen_after_it_is_of_the_rings_before() {
     let switch = Switch::start(&["a", "b"], |_| ());
@@ -22,7 +22,7 @@ fn a_fault_that_is_found_before_a_reset_and_seen_after_it_is_of_the_rings_before
     queue.ring().set_avail_idx(runaway);
     let mut frame = [0xff; 60];
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
-    // The worker has it now, and nobody has looked: there is no housekeeping here but this test's.
+    // The worker has the fault now, and it is not processed yet: this test does its own housekeeping.
     assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
     let drops = |port: &crosspoint_control::status::PortStatus| -> u64 {
         let of =
@@ -49,8 +49,8 @@ fn a_fault_that_is_found_before_a_reset_and_seen_after_it_is_of_the_rings_before
     switch.check_ledger();
 }
 
-/// A front end that does not get what it needs leaves, and comes again, without a word: what it asked for last, and how
-/// often, is all that there is to be known.
+/// A front end that lacks something leaves and reconnects without a message: only its last request, and how often it
+/// left, can be known.
 #[test]
 fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
     let switch = Switch::start(&["a"], |_| ());
@@ -86,7 +86,7 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
         port.detail
             .contains("4 left before their rings ran, without a request")
     });
-    // One whose rings have run ends the row.
+    // A front end whose rings have run resets the count.
     let guest = switch.guest("a", GuestOptions::default());
     switch.wait("a", |port| port.state == "up");
     drop(guest);

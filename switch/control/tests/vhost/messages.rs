@@ -1,4 +1,4 @@
-//! The messages that the `vhost` crate does not know, as a front end sends them.
+//! Messages that the `vhost` crate does not know, in the form that front ends send.
 
 use crosspoint_control::fabric::PortSettings;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, protocol, request};
@@ -91,14 +91,14 @@ fn the_device_status_is_remembered_and_shown() {
     switch.wait("a", |port| {
         port.device.as_ref().expect("a device").device_status == names(&["FAILED"])
     });
-    // Without being asked there is no answer but to GET_STATUS.
+    // Without a request for it there is no reply, except to GET_STATUS.
     let word = 3u64.to_ne_bytes();
     let sent = session.send(request::SET_STATUS, FLAG_VERSION, &word, &[]);
     sent.expect("the switch reads");
     assert_eq!(session.query_u64(request::GET_STATUS).ok(), Some(3));
 }
 
-/// As QEMU does at a guest's reset, and DPDK's virtio-user before it starts.
+/// As QEMU does when a guest resets, and DPDK's virtio-user before it starts.
 #[test]
 fn a_reset_stops_the_rings_and_keeps_memory_and_connection() {
     let switch = Switch::start(&["a"], |_| ());
@@ -128,7 +128,7 @@ fn a_reset_stops_the_rings_and_keeps_memory_and_connection() {
         assert_eq!((device.features, device.memory.len()), (Vec::new(), 1));
         let session = guest.session().expect("a session");
         assert_eq!(session.query_u64(request::GET_STATUS).ok(), Some(0));
-        // Where the rings stood is still known, and the device starts again.
+        // The rings' indices are still known, and the device starts again.
         assert_eq!(guest.stop().expect("the bases"), [0, 1]);
         let again = guest.session().expect("a session");
         assert!(again.request_u64(request::SET_FEATURES, FEATURES).is_ok());
@@ -163,7 +163,7 @@ fn who_refuses_reply_ack_gets_no_reply_and_keeps_its_connection() {
         let sent = session.send(number, flags, &word.to_ne_bytes(), &[]);
         sent.expect("the switch reads");
     }
-    // What comes next is no late acknowledgement: those have the numbers of their requests.
+    // The next message is not a late acknowledgement: those have the numbers of their requests.
     assert_eq!(session.query_u64(request::GET_STATUS).ok(), Some(11));
 }
 
@@ -199,7 +199,7 @@ fn an_announcement_reaches_the_other_guests_and_is_learned() {
     let mac = [0x52, 0x54, 0, 1, 2, 3];
     let mut payload = [0; 8];
     payload[..6].copy_from_slice(&mac);
-    // It came from port c, and is at a now.
+    // It was learned at port c, and is at port a now.
     for guest in [&mut *c, &mut *a] {
         let session = guest.session().expect("a session");
         session
@@ -261,7 +261,7 @@ fn an_address_that_is_not_the_ports_is_not_announced() {
     assert_eq!(known[0].mac, own.to_string());
 }
 
-/// More than a worker can have waiting; none is lost without a name.
+/// More than can wait for a worker; each lost one is counted with a reason.
 #[test]
 fn many_announcements_are_all_counted() {
     let switch = Switch::start(&["a", "b"], |_| ());
@@ -271,7 +271,7 @@ fn many_announcements_are_all_counted() {
         let done = session.request_u64(request::SEND_RARP, address);
         done.expect("it is a station's address");
     }
-    // Each was published, so that only the last may still be on its way.
+    // Each one was published, so only the last may still be on its way.
     switch.wait("a", |port| port.queues[0].rx_packets == 200);
     switch.wait("a", |port| port.queues[0].dropped_copies == 200);
     switch.check_ledger();

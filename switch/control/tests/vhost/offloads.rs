@@ -1,4 +1,4 @@
-//! Offloads that a port withholds.
+//! Offloads that a port does not offer.
 
 use crosspoint_control::config::Offloads;
 use crosspoint_guest::GuestOptions;
@@ -9,7 +9,7 @@ use crosspoint_vring::Features;
 
 use super::{PATIENCE, Switch};
 
-/// What virtio 1.2, 5.1.3, calls what a driver takes, and what a device does.
+/// Feature bits of offloads that a driver accepts, and that a device accepts (virtio 1.2, 5.1.3).
 const RECEIVE: u64 = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 54 | 1 << 55;
 const TRANSMIT: u64 = 1 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 56;
 
@@ -29,8 +29,8 @@ fn a_port_offers_no_offload_that_its_configuration_withholds() {
     }
 }
 
-/// A guest that will turn its offloads off, as XDP does, and of which the switch would not learn: from the beginning it
-/// gets frames that are finished, of the length that a wire has.
+/// A guest that will turn its offloads off, as XDP does, without the switch noticing: from the beginning it gets
+/// finished frames of at most wire length.
 #[test]
 fn a_guest_that_is_offered_no_receive_offloads_gets_segments_with_their_checksums() {
     let switch = Switch::start(&["a", "b"], |config| {

@@ -1,4 +1,4 @@
-//! Sockets that somebody removes, moves or replaces while the switch listens.
+//! Sockets that are removed, moved or replaced while the switch listens.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -14,7 +14,7 @@ use super::{PATIENCE, Switch};
 
 const GROUP: u32 = 61_002;
 
-/// Waits until a front end connects and is answered.
+/// Waits until a front end can connect and gets an answer.
 fn is_served(socket: &Path) -> Session {
     let start = Instant::now();
     loop {
@@ -29,13 +29,13 @@ fn is_served(socket: &Path) -> Session {
     }
 }
 
-/// Who may do what with it, and whose it is.
+/// Mode, owner and group.
 fn rights(path: &Path) -> (u32, u32, u32) {
     let found = fs::symlink_metadata(path).expect("it is there");
     (found.mode(), found.uid(), found.gid())
 }
 
-/// The socket in a folder of its own, whose group is that of the sockets in it: as the packaged unit has it.
+/// Puts the socket into its own folder, which gives sockets its group, as with the packaged unit.
 fn in_folder(config: &mut PortConfig) {
     let name = config.socket.file_name().expect("a name").to_owned();
     config.socket.pop();
@@ -61,7 +61,7 @@ fn a_socket_that_is_removed_comes_back_as_it_was() {
     drop(is_served(&socket));
     assert_eq!(rights(&socket), before);
     assert_eq!(before.2, GROUP);
-    // As often as it takes, and also where it was moved away.
+    // Repeatedly, and also if the socket was moved away.
     fs::rename(&socket, switch.socket("moved")).expect("it is there");
     drop(is_served(&socket));
     assert_eq!(rights(&socket), before);
@@ -116,7 +116,7 @@ fn what_others_put_in_its_place_is_told_left_alone_and_followed_when_it_goes() {
         port.detail.contains("another process listens on")
             && port.detail.contains("no front end can connect")
     });
-    // It went without a word: its file is left behind.
+    // It ends without removing its file.
     drop(other);
     drop(is_served(&socket));
     switch.wait("a", |port| {
