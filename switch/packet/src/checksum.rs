@@ -1,4 +1,4 @@
-//! The Internet checksum (RFC 1071), and the partial ones that virtio and veth peers leave.
+//! The Internet checksum (RFC 1071), and the partial checksums that virtio and veth peers leave.
 
 use crate::parse::L4;
 
@@ -6,8 +6,8 @@ use crate::parse::L4;
 /// only the last of several pieces may have an odd length.
 #[inline]
 pub fn sum(bytes: &[u8], sum: u64) -> u64 {
-    // Summing in native order is right up to a byte swap, which `fold` does (RFC 1071, 2B). Halves apart: neither
-    // overflows before 2^32 words.
+    // Summing in native byte order is right up to a byte swap, which `fold` does (RFC 1071, 2B). The two halves are
+    // summed separately: neither overflows before 2^32 words.
     let (mut low, mut high) = (sum & 0xffff_ffff, sum >> 32);
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
@@ -15,7 +15,7 @@ pub fn sum(bytes: &[u8], sum: u64) -> u64 {
         low += word & 0xffff_ffff;
         high += word >> 32;
     }
-    // What is left by halves: a loop over bytes takes longer than all of a header.
+    // The rest is summed in halves: a loop over bytes takes longer than a whole header.
     let (words, rest) = rest.as_chunks::<4>();
     for word in words {
         low += u64::from(u32::from_ne_bytes(*word));
@@ -39,8 +39,8 @@ pub fn fold(sum: u64) -> u16 {
     u16::from_be((((s & 0xffff) + (s >> 16)) & 0xffff) as u16)
 }
 
-/// What a checksum field gets for `sum`: complement, with 0 sent as 0xffff where zero would
-/// mean "no checksum" (UDP, RFC 768; harmless for TCP, where both are zero).
+/// Returns the checksum field's value for `sum`: its complement, with 0 replaced by 0xffff, since zero would mean "no
+/// checksum" (UDP, RFC 768; harmless for TCP, where both are zero).
 pub fn finish(sum: u64) -> u16 {
     match !fold(sum) {
         0 => 0xffff,
@@ -48,7 +48,7 @@ pub fn finish(sum: u64) -> u16 {
     }
 }
 
-/// Folded sum of the pseudo-header of a TCP or UDP packet (RFC 793, 3.1; RFC 8200, 8.1).
+/// Returns the folded sum of the pseudo-header of a TCP or UDP packet (RFC 793, 3.1; RFC 8200, 8.1).
 pub(crate) fn pseudo_header(frame: &[u8], l4: &L4) -> Option<u16> {
     let (first, width) = if l4.ip_version == 4 { (12, 8) } else { (8, 32) };
     let at = l4.ip_offset + first;
@@ -62,13 +62,13 @@ pub(crate) fn pseudo_header(frame: &[u8], l4: &L4) -> Option<u16> {
 /// A checksum that is still to be computed, in virtio's terms (virtio 1.2, 5.1.6.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Partial {
-    /// Where the sum begins, bytes from the frame's start.
+    /// Start of the sum, bytes from the frame's start.
     pub start: u16,
-    /// Where it goes, bytes from `start`.
+    /// Place of the checksum, bytes from `start`.
     pub offset: u16,
 }
 
-/// The checksum of a whole frame that is partial: see [`crate::partial::find`], which needs its beginning only.
+/// Finds the partial checksum of a whole frame: see [`crate::partial::find`], which needs only its beginning.
 pub fn find_partial(frame: &[u8]) -> Option<Partial> {
     crate::partial::find(frame, frame.len()).ok().flatten()
 }
@@ -99,8 +99,7 @@ mod tests {
             prop_assert!(same(fold(sum(&bytes[cut..], sum(&bytes[..cut], 0))), reference(&bytes)));
         }
 
-        /// Leave the pseudo-header sum in the field, finish it as virtio says, and the packet is
-        /// what etherparse would have sent.
+        /// With the pseudo-header sum in the field, finished as virtio specifies, the packet is equal to etherparse's.
         #[test]
         fn a_partial_checksum_is_found_and_finished_right(
             v6: bool, tcp: bool, payload in proptest::collection::vec(any::<u8>(), 0..200),

@@ -1,4 +1,4 @@
-/// On which side of the switch a reason arises, and so which port's counter it goes to.
+/// Side of the switch where a reason arises: it decides which port counts the drop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     /// Counted at the port and queue that the frame came from.
@@ -9,31 +9,31 @@ pub enum Side {
 
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $label:literal, $side:ident;)+) => {
-        /// Why a frame, or one copy of a flooded frame, went no further.
+        /// Why a frame, or one copy of a flooded frame, was dropped.
         ///
-        /// This list is the only one: it makes the metric label, the help text, the table in
-        /// the docs and the verdict in a capture.
+        /// The only list of reasons: the metric label, the help text, the table in the docs and the verdict in a capture
+        /// are made from it.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
 
         impl DropReason {
-            /// Every reason, in declaration order; `ALL[r as usize] == r`.
+            /// All reasons, in declaration order; `ALL[r as usize] == r`.
             pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)+];
-            /// How many reasons there are.
+            /// Number of reasons.
             pub const COUNT: usize = DropReason::ALL.len();
 
-            /// The value of the `reason` label.
+            /// Returns the value of the `reason` label.
             pub const fn label(self) -> &'static str {
                 match self { $(DropReason::$name => $label,)+ }
             }
 
-            /// One sentence for operators.
+            /// Returns one sentence for operators.
             pub const fn help(self) -> &'static str {
                 match self { $(DropReason::$name => concat!($($doc),+).trim_ascii(),)+ }
             }
 
-            /// Which port it is counted at.
+            /// Returns the port that counts it.
             pub const fn side(self) -> Side {
                 match self { $(DropReason::$name => Side::$side,)+ }
             }

@@ -1,5 +1,5 @@
-//! Which frames are wanted: a small program, made from text in the part of tcpdump's language (pcap-filter(7)) that
-//! operators use, and run on a frame's first bytes.
+//! Packet filters: small programs, compiled from the part of tcpdump's language (pcap-filter(7)) that operators use, and
+//! run on a frame's first bytes.
 //!
 //! ```text
 //! ether [host|src|dst] MAC   broadcast   multicast   vlan [ID]
@@ -10,17 +10,17 @@
 //! and && or || not ! ( )
 //! ```
 //!
-//! As in libpcap, `and` and `or` bind equally and from the left, `not` binds closest, `host` may be left out behind `src`
-//! and `dst`, and a value alone has the words of the one before it: `port 80 or 443`. `less` and `greater` include their
-//! number, which is compared with the whole frame's length. Other than there:
+//! As in libpcap, `and` and `or` have equal precedence and associate to the left, `not` binds closest, `host` may be
+//! omitted after `src` and `dst`, and a value alone uses the words of the previous one: `port 80 or 443`. `less` and
+//! `greater` include their number, which is compared with the whole frame's length. Differences from libpcap:
 //!
 //! - Protocols, addresses and ports match under any tags (802.1Q, 802.1ad), up to [`TAGS_MAX`] of them. `vlan` does not
-//!   change what the words behind it mean: `vlan 100` is true where any of the frame's tags names VLAN 100, and nowhere
-//!   that a frame without a tag belongs to that VLAN.
-//! - TCP, UDP and ICMPv6 are found behind IPv6 extension headers, up to [`EXTENSIONS_MAX`] of them, and ports in first
+//!   change the meaning of later words: `vlan 100` is true if any of the frame's tags names VLAN 100. It is never true
+//!   for a frame without a tag, even one that belongs to that VLAN.
+//! - TCP, UDP and ICMPv6 are found after IPv6 extension headers, up to [`EXTENSIONS_MAX`] of them, and ports in first
 //!   fragments of IPv6 too.
-//! - `syn` and its like stand for `tcp[tcpflags] & tcp-syn != 0`, and match over IPv6 too.
-//! - What would have to be read beyond the bytes that there are is not true; so its `not` is.
+//! - `syn` and the other flags mean `tcp[tcpflags] & tcp-syn != 0`, and match over IPv6 too.
+//! - A test that would read beyond the available bytes is false, so its `not` is true.
 
 mod language;
 #[cfg(test)]
@@ -33,10 +33,10 @@ use crate::Mac;
 pub use walk::{EXTENSIONS_MAX, TAGS_MAX};
 use walk::{Headers, Side, either};
 
-/// The most operations that a filter may have: each test, `and`, `or` and `not` is one.
+/// Most operations of a filter: each test, `and`, `or` and `not` is one.
 pub const OPERATIONS_MAX: usize = 64;
-/// How many of a frame's first bytes a filter should get: the link header, two tags, the longest IPv4 header or IPv6 with
-/// some extensions, and TCP's.
+/// Number of first bytes that a filter should get of a frame: the link header, two tags, the longest IPv4 header or IPv6
+/// with some extensions, and the TCP header.
 pub const BYTES_WANTED: usize = 128;
 
 /// A condition on one frame.
@@ -45,26 +45,26 @@ pub(crate) enum Test {
     Ether(Side, Mac),
     Broadcast,
     Multicast,
-    /// Any tag, or one that names this VLAN.
+    /// Any tag, or a tag of this VLAN.
     Vlan(Option<u16>),
-    /// The type behind the tags.
+    /// The type after the tags.
     EtherType(u16),
-    /// A protocol of IPv4, of IPv6, or of either.
+    /// A protocol over IPv4, IPv6, or either.
     Protocol(Version, u8),
-    /// An address's leading bits: those of `mask`. Of ARP too, where no version is asked for.
+    /// Leading bits of an address, those of `mask`. Includes ARP if no version is named.
     Net4(Family, Side, u32, u32),
     Net6(Side, u128, u128),
-    /// Ports from one to another, of one protocol or of any that has ports.
+    /// A range of ports, of one protocol or of any with ports.
     Ports(Option<u8>, Side, u16, u16),
-    /// Any of these flags of TCP.
+    /// Any of these TCP flags.
     Flags(u8),
     /// The frame's length is at most this.
     Less(u32),
-    /// At least this.
+    /// The frame's length is at least this.
     Greater(u32),
 }
 
-/// Which IP.
+/// IP version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Version {
     Any,
@@ -72,7 +72,7 @@ pub(crate) enum Version {
     V6,
 }
 
-/// Whose IPv4 addresses.
+/// Protocol of the IPv4 addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Family {
     Any,
@@ -80,7 +80,7 @@ pub(crate) enum Family {
     Arp,
 }
 
-/// An operation on a stack of answers.
+/// An operation on a stack of results.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     Test(Test),
@@ -89,21 +89,21 @@ pub(crate) enum Operation {
     Not,
 }
 
-/// A filter. It holds no memory of its own, and neither running nor making it allocates any.
+/// A filter. It owns no heap memory, and neither parsing nor running allocates.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Filter {
     operations: [Operation; OPERATIONS_MAX],
     len: usize,
 }
 
-/// What is wrong with a filter's text.
+/// Error in a filter's text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FilterError {
-    /// Where: the character's number, from 1.
+    /// Number of the character, from 1.
     pub column: usize,
-    /// How many characters it is about; at least 1.
+    /// Number of characters concerned; at least 1.
     pub width: usize,
-    /// What would be right there.
+    /// What was expected there.
     pub expected: &'static str,
 }
 
@@ -122,30 +122,30 @@ impl fmt::Debug for Filter {
 }
 
 impl Filter {
-    /// The filter that takes every frame.
+    /// The filter that matches every frame.
     pub const ALL: Filter = Filter {
         operations: [Operation::Not; OPERATIONS_MAX],
         len: 0,
     };
 
-    /// Reads a filter; see [the module](self) for the language. No words at all take every frame.
+    /// Parses a filter; see [the module](self) for the language. An empty text matches every frame.
     pub fn parse(text: &str) -> Result<Filter, FilterError> {
         language::parse(text)
     }
 
-    /// Whether a whole frame is wanted.
+    /// Returns whether a whole frame matches.
     pub fn matches(&self, frame: &[u8]) -> bool {
         self.matches_beginning(frame, frame.len())
     }
 
-    /// Whether a frame of `len` bytes that begins with `bytes` is wanted. [`BYTES_WANTED`] of them are enough for nearly all
-    /// frames.
+    /// Returns whether a frame of `len` bytes that begins with `bytes` matches. [`BYTES_WANTED`] bytes are enough for
+    /// nearly all frames.
     pub fn matches_beginning(&self, bytes: &[u8], len: usize) -> bool {
         if self.len == 0 {
             return true;
         }
         let headers = Headers::new(bytes, len);
-        // The answers, the last one lowest. There are at most as many as operations.
+        // Results, the last one in the lowest bit. There are at most as many as operations.
         let mut stack = 0u64;
         for operation in self.operations() {
             let top = stack & 1;

@@ -1,17 +1,17 @@
 use crate::parse::parse_l4;
 
-/// Symmetric flow hash: both directions of a flow get the same value, so that both meet on the
-/// same guest queue. Seeded, because guests choose the fields.
+/// Symmetric flow hash: both directions of a flow get the same value, so that both use the same guest queue. Seeded,
+/// because guests choose the fields.
 ///
-/// The hash covers addresses and ports of TCP and UDP, addresses alone of other IP and of
-/// fragments, and the two MAC addresses of everything else: frames of one flow always agree.
+/// The hash covers addresses and ports of TCP and UDP, only the addresses of other IP packets and of fragments, and the
+/// two MAC addresses of all other frames: frames of one flow always have the same hash.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowHasher {
     seed: u64,
 }
 
 impl FlowHasher {
-    /// A hasher whose values cannot be foretold without `seed`.
+    /// Creates a hasher whose values cannot be predicted without `seed`.
     pub fn new(seed: u64) -> FlowHasher {
         FlowHasher { seed }
     }
@@ -34,7 +34,7 @@ impl FlowHasher {
         hash
     }
 
-    /// Hash of the frame that begins with `head` (its first 64 bytes are enough).
+    /// Returns the hash of the frame that begins with `head` (its first 64 bytes are enough).
     pub fn hash(&self, head: &[u8]) -> u32 {
         let sum = self.ip_flow(head).unwrap_or_else(|| {
             let side = |range| self.endpoint(head.get(range).unwrap_or(&[]), &[]);

@@ -1,8 +1,8 @@
-//! Fragmentation in software (UFO): one UDP datagram becomes IP fragments (RFC 791, 2.3; RFC 8200,
-//! 4.5), which the receiver's IP puts together again before its UDP sees anything.
+//! Fragmentation in software (UFO): one UDP datagram becomes IP fragments (RFC 791, 2.3; RFC 8200, 4.5), which the
+//! receiver's IP reassembles before UDP gets them.
 //!
-//! The UDP header lies in the first fragment only, and its checksum covers the payload of all. So
-//! nobody can finish it later, as that of a segment: it is computed over the whole frame first.
+//! The UDP header is in the first fragment only, and its checksum covers the payload of all. So, unlike a segment's
+//! checksum, it cannot be finished later: it is computed over the whole frame first.
 
 use crate::parse::{L4, PROTO_IPV6_FRAGMENT, PROTO_UDP};
 use crate::segment::{
@@ -10,20 +10,20 @@ use crate::segment::{
     extension, finish_ipv4, put16, write_ipv6,
 };
 
-/// Offsets of fragments are counted in so many bytes: all but the last have a multiple of them.
+/// Unit of fragment offsets, bytes: the length of each fragment but the last is a multiple of it.
 const UNIT: u16 = 8;
 /// Bytes of IPv6's fragment header.
 const FRAGMENT_HEADER: usize = 8;
-/// In IPv4's field of flags and offset: more fragments follow.
+/// Flag in IPv4's flags and offset field: more fragments follow.
 const IPV4_MORE: u16 = 0x2000;
-/// The same in IPv6's.
+/// The same in IPv6.
 const IPV6_MORE: u16 = 1;
 
-/// Where an IPv4 header's options begin.
+/// Offset of an IPv4 header's options.
 const IPV4_OPTIONS: usize = 20;
 const OPTION_END: u8 = 0;
 const OPTION_NOTHING: u8 = 1;
-/// In an option's type: it belongs to every fragment (RFC 791, 3.1).
+/// Bit in an option's type: it is copied to every fragment (RFC 791, 3.1).
 const OPTION_COPIED: u8 = 0x80;
 
 /// How a datagram is cut into two or more fragments.
@@ -31,23 +31,23 @@ const OPTION_COPIED: u8 = 0x80;
 pub(crate) struct Fragments {
     ip_version: u8,
     ip_offset: u16,
-    /// Where the part that is cut begins: the headers before it are repeated.
+    /// Offset of the part that is cut: the headers before it are repeated.
     start: u16,
-    /// With IPv6, where these name what follows them.
+    /// For IPv6, offset of the next-header field of these headers.
     next_header: u16,
-    /// Where UDP's checksum goes.
+    /// Offset of UDP's checksum.
     checksum_at: u16,
-    /// Bytes of the part that is cut; at most what an IP header can count.
+    /// Bytes of the part that is cut; it fits in an IP header's length field.
     len: u32,
-    /// Bytes of it in each fragment but the last.
+    /// Bytes of this part in each fragment but the last.
     size: u16,
     count: u16,
     whole: Whole,
 }
 
 impl Fragments {
-    /// The plan for a datagram whose headers, UDP's included, are the first `header_len` bytes of
-    /// `headers`; `None` if it need not be cut. The caller has looked at the checksum's place.
+    /// Plans the fragments of a datagram whose headers, including UDP's, are the first `header_len` bytes of `headers`;
+    /// `None` if it need not be cut. The caller has checked the checksum's place.
     pub(crate) fn new(
         headers: &[u8],
         l4: &L4,
@@ -71,7 +71,7 @@ impl Fragments {
             return Err(SegmentError::SmallSize);
         }
         Ok(Some(Fragments {
-            // All at most HEADERS_MAX, or a length that an IP header can hold.
+            // Each is at most HEADERS_MAX, or a length that fits in an IP header.
             ip_version: l4.ip_version,
             ip_offset: l4.ip_offset as u16,
             start: start as u16,
@@ -88,9 +88,8 @@ impl Fragments {
         self.count
     }
 
-    /// Fragment `index`, which is less than the count, as
-    /// [`Segmentation::segment`](crate::segment::Segmentation::segment) says; `headers` ends with
-    /// the UDP header.
+    /// Makes fragment `index`, less than the count, as described for
+    /// [`Segmentation::segment`](crate::segment::Segmentation::segment); `headers` ends with the UDP header.
     pub(crate) fn fragment(
         &self,
         index: usize,
@@ -122,8 +121,8 @@ impl Fragments {
         })
     }
 
-    /// Writes link and IPv4 header of a fragment with `len` bytes; returns how long they are. That
-    /// the guest forbids fragments (DF) is overridden by its asking for them, as in Linux.
+    /// Writes link and IPv4 header of a fragment with `len` bytes; returns their length. The guest's request for
+    /// fragments overrides its DF flag, as in Linux.
     fn write_ipv4(
         &self,
         index: usize,
@@ -134,7 +133,7 @@ impl Fragments {
         let header = out.get_mut(..repeated.len())?;
         header.copy_from_slice(repeated);
         let ip = header.get_mut(usize::from(self.ip_offset)..)?;
-        // Neither is more than an IP packet's length.
+        // Both fit in 16 bits, like an IP packet's length.
         let units = (index * usize::from(self.size)) as u16 / UNIT;
         put16(ip, 6, units | self.more(index, IPV4_MORE))?;
         if index > 0 {
@@ -144,8 +143,7 @@ impl Fragments {
         Some(repeated.len())
     }
 
-    /// Writes all headers of a fragment with `len` bytes up to the fragment header; returns how
-    /// long they are.
+    /// Writes all headers of a fragment with `len` bytes, including the fragment header; returns their length.
     fn write_ipv6(
         &self,
         index: usize,
@@ -160,8 +158,8 @@ impl Fragments {
         let follows = std::mem::replace(next_header, PROTO_IPV6_FRAGMENT);
         fragment.fill(0);
         *fragment.first_mut()? = follows;
-        // A multiple of 8, and no more than an IP packet's length: the unit is 8 bytes, and the
-        // three bits below it are others.
+        // A multiple of 8, and at most an IP packet's length: the unit is 8 bytes, and the field's three low bits have
+        // other meanings.
         let offset = (index * usize::from(self.size)) as u16;
         put16(fragment, 2, offset | self.more(index, IPV6_MORE))?;
         fragment
@@ -172,7 +170,7 @@ impl Fragments {
         Some(repeated.len() + FRAGMENT_HEADER)
     }
 
-    /// `flag`, unless it is the last fragment.
+    /// Returns `flag`, or 0 for the last fragment.
     fn more(&self, index: usize, flag: u16) -> u16 {
         if index + 1 < usize::from(self.count) {
             flag
@@ -182,15 +180,15 @@ impl Fragments {
     }
 }
 
-/// The headers that every fragment has, of an IPv6 header at `ip` and its extensions: those that
-/// nodes on the way look at, hop-by-hop options and routing, and what is before them (RFC 8200,
-/// 4.5). Returns where they name what follows them, and where they end.
+/// Finds the headers that every fragment repeats, in an IPv6 header at `ip` and its extensions: those that nodes on the
+/// path use, hop-by-hop options and routing, and all before them (RFC 8200, 4.5). Returns the offset of their last
+/// next-header field, and of their end.
 fn unfragmentable(headers: &[u8], ip: usize) -> Option<(usize, usize)> {
     let mut named = ip + 6;
     let mut at = ip + IPV6_HEADER;
     let mut protocol = *headers.get(named)?;
     let mut end = (named, at);
-    // `headers` was walked before, and ends with the UDP header.
+    // `headers` has been parsed before, and ends with the UDP header.
     while protocol != PROTO_UDP {
         let kind = protocol;
         named = at;
@@ -202,8 +200,8 @@ fn unfragmentable(headers: &[u8], ip: usize) -> Option<(usize, usize)> {
     Some(end)
 }
 
-/// Overwrites the IPv4 options that only the first fragment has, as Linux does: the header keeps
-/// its length. Behind one that contradicts itself all stay as they are.
+/// Overwrites the IPv4 options that only the first fragment has, as Linux does: the header keeps its length. Options
+/// after an invalid one stay unchanged.
 fn blank_options(mut options: &mut [u8]) {
     while let [kind, rest @ ..] = options {
         let len = match *kind {

@@ -1,46 +1,46 @@
-//! Which TCP segments can be joined to a large frame: the reverse of [`segment`](crate::segment).
+//! Joins TCP segments to a large frame: the reverse of [`segment`](crate::segment).
 //!
-//! The rules are those of Linux's `tcp_gro_receive` and `inet_gro_receive`, and stricter where a segment could not be
-//! had back: a joined frame, cut again, is byte for byte what came in. Everything else passes as it is. Joining looks
-//! only at frames that are there already; nothing waits for another to come.
+//! The rules are those of Linux's `tcp_gro_receive` and `inet_gro_receive`, and stricter if a segment could not be
+//! restored: a joined frame, cut again, gives byte for byte the received segments. Everything else passes unchanged. Only
+//! frames that are already there are joined; nothing waits for further frames.
 
 use crate::checksum::{fold, pseudo_header, sum};
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_TCP, be16, network_header};
 use crate::segment::IPV6_HEADER;
 
-/// First bytes of a frame that joining looks at: two tags, IPv6, and TCP with all options are 122.
+/// Number of first bytes of a frame that joining reads: two tags, IPv6, and TCP with all options are 122.
 pub const JOIN_HEADERS: usize = 128;
 
 const IPV4_HEADER: usize = 20;
 const TCP_HEADER_MIN: usize = 20;
-/// What an IP packet's length field can say.
+/// Largest value of an IP packet's length field.
 const IP_LEN_MAX: usize = 65535;
 
 const TCP_FLAGS_AT: usize = 13;
 const TCP_PSH: u8 = 0x08;
 const TCP_ACK: u8 = 0x10;
 
-/// A frame, as joining sees it.
+/// Classification of a frame for joining.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Joinable {
-    /// Payload of a TCP connection, in a segment with nothing special about it.
+    /// A plain TCP segment with payload.
     Data(TcpSegment),
-    /// A segment of the flow with this key that goes by itself: what follows it does not join what came before.
+    /// A segment of the flow with this key that is not joined: later segments do not join earlier ones.
     Single(u64),
-    /// No TCP, or none that was understood: nothing joins across it, since its flow is not known.
+    /// Possibly TCP, but not understood: nothing joins across it, since its flow is not known.
     Opaque,
-    /// Another protocol: of no flow that is joined.
+    /// Another protocol: it belongs to no flow that is joined.
     Foreign,
 }
 
-/// A TCP segment with payload, and no flags but ACK and PSH.
+/// A TCP segment with payload, and no flags other than ACK and PSH.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TcpSegment {
-    /// The same for all segments of a flow, and rarely for those of two.
+    /// Equal for all segments of a flow, and rarely equal for two flows.
     pub key: u64,
-    /// Payload, bytes: at least one.
+    /// Payload bytes, at least one.
     pub payload_len: usize,
-    /// Whether what comes after belongs to another push.
+    /// Whether the PSH flag is set: later data belongs to another push.
     pub push: bool,
     seq: u32,
     ip_offset: usize,
@@ -49,7 +49,7 @@ pub struct TcpSegment {
     ip_version: u8,
 }
 
-/// Looks at a frame of `frame_len` bytes that begins with `head`: all of it, or [`JOIN_HEADERS`] bytes.
+/// Classifies a frame of `frame_len` bytes that begins with `head`: the whole frame, or [`JOIN_HEADERS`] bytes.
 pub fn inspect(head: &[u8], frame_len: usize) -> Joinable {
     match network_header(head) {
         Some((ETHERTYPE_IPV4, ip)) => ipv4(head, ip, frame_len),
@@ -66,7 +66,7 @@ fn ipv4(head: &[u8], ip: usize, frame_len: usize) -> Joinable {
         return Joinable::Foreign;
     }
     let total = be16(header, 2).map_or(0, usize::from);
-    // No options, no fragment, the header as sent, and not a byte behind the packet: padding would be lost.
+    // No options, no fragment, a correct checksum, and no byte after the packet: padding would be lost.
     let plain = header[0] == 0x45
         && be16(header, 6).is_some_and(|fragment| fragment & !0x4000 == 0)
         && ip + total == frame_len
@@ -123,7 +123,7 @@ fn tcp(head: &[u8], (ip_offset, ip_version): (usize, u8), at: usize, frame_len: 
     })
 }
 
-/// Not a hash that withstands an attacker: two flows with one key only keep each other from being joined.
+/// Not resistant to attackers: two flows with the same key only prevent each other's joining.
 fn flow_key(addresses: &[u8], ports: &[u8]) -> u64 {
     let mut key = 0u64;
     for chunk in addresses.chunks(4).chain([ports]) {
@@ -137,22 +137,22 @@ fn flow_key(addresses: &[u8], ports: &[u8]) -> u64 {
 }
 
 impl TcpSegment {
-    /// Bytes before the payload.
+    /// Returns the bytes before the payload.
     pub fn header_len(&self) -> usize {
         self.header_len
     }
 
-    /// Where the TCP header begins, and with it what its checksum covers.
+    /// Returns the offset of the TCP header, where its checksum begins.
     pub fn checksum_start(&self) -> usize {
         self.tcp_offset
     }
 
-    /// 4 or 6.
+    /// Returns 4 or 6.
     pub fn ip_version(&self) -> u8 {
         self.ip_version
     }
 
-    /// Folded sum of the pseudo-header of a segment with `payload_len` bytes of payload.
+    /// Returns the folded sum of the pseudo-header of a segment with `payload_len` bytes of payload.
     pub fn pseudo_header(&self, head: &[u8], payload_len: usize) -> u16 {
         let l4 = L4 {
             protocol: PROTO_TCP,
@@ -165,8 +165,8 @@ impl TcpSegment {
         pseudo_header(head, &l4).unwrap_or(0)
     }
 
-    /// Whether `next` goes on where this segment and those joined to it end: `count` segments with `payload_len` bytes
-    /// together. The heads are those that [`inspect`] saw; checksums are not looked at.
+    /// Returns whether `next` continues this segment and those joined to it: `count` segments with `payload_len` bytes
+    /// together. The heads are those given to [`inspect`]; checksums are not checked.
     pub fn is_followed_by(
         &self,
         head: &[u8],
@@ -183,7 +183,8 @@ impl TcpSegment {
             && self.same_but_position(head, next_head, count)
     }
 
-    /// Whether two headers are the same in all but lengths, checksums, sequence number, PSH, and what counts up.
+    /// Returns whether two headers are equal except for lengths, checksums, sequence number, PSH, and the IPv4
+    /// identification, which must count up.
     fn same_but_position(&self, head: &[u8], next: &[u8], count: usize) -> bool {
         let (ip, tcp) = (self.ip_offset, self.tcp_offset);
         let same = |from: usize, to: usize| head.get(from..to) == next.get(from..to);
@@ -207,8 +208,8 @@ impl TcpSegment {
             && same(tcp + 18, self.header_len)
     }
 
-    /// Makes `head`, this segment's, the header of a large frame with `payload_len` bytes of payload. Its checksum
-    /// field gets the sum of the pseudo-header: what a receiver of large frames expects there.
+    /// Turns `head`, this segment's, into the header of a large frame with `payload_len` bytes of payload. Its checksum
+    /// field gets the sum of the pseudo-header, which a receiver of large frames expects there.
     pub fn write_joined(&self, head: &mut [u8], payload_len: usize, push: bool) {
         let ip = self.ip_offset;
         let len = self.header_len - ip + payload_len;
@@ -280,7 +281,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is joined and cut again is what came in, byte for byte.
+        /// Segments that are joined and cut again are equal byte for byte.
         #[test]
         fn joined_segments_cut_again_are_the_same(
             v6: bool, options: bool, seq: u32, id: u16, push: bool,
@@ -320,12 +321,12 @@ mod tests {
                 let mut made = [&header[..headers], body].concat();
                 let check = finish(sum(&made[start..], 0));
                 made[start + 16..start + 18].copy_from_slice(&check.to_be_bytes());
-                // Zero is sent as zero by TCP, and as all ones by whoever finishes it: both mean the same.
+                // TCP sends zero as zero, and `finish` as all ones: both mean the same.
                 prop_assert!(made == *frame || frame[start + 16..start + 18] == [0, 0]);
             }
         }
 
-        /// One changed bit of any header byte but those that count up keeps a segment apart.
+        /// A changed bit in any header byte that must be equal prevents joining.
         #[test]
         fn a_segment_that_differs_is_not_joined(v6: bool, options: bool, at in 0usize..90, bit in 0u32..8) {
             let frames = [0u32, 100].map(|seq| segment(v6, options, seq, (seq / 100) as u16, &[3; 100], false));

@@ -1,5 +1,5 @@
-//! What a frame's bytes mean: headers, VLAN tags, checksums, flow hash, segmentation, and the one
-//! list of reasons a frame can be dropped for. No `unsafe`, no allocation, no C library.
+//! Parses and changes frames: headers, VLAN tags, checksums, flow hash, segmentation, and the list of drop reasons. No
+//! `unsafe`, no allocation, no C library.
 #![forbid(unsafe_code)]
 
 pub mod checksum;

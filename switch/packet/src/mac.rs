@@ -11,44 +11,44 @@ impl Mac {
     pub const BROADCAST: Mac = Mac(0xffff_ffff_ffff);
     const MASK: u64 = 0xffff_ffff_ffff;
 
-    /// The address whose six bytes, in wire order, are `bytes`.
+    /// Makes an address from its six bytes, in wire order.
     pub const fn new(bytes: [u8; 6]) -> Mac {
         let [a, b, c, d, e, f] = bytes;
         Mac(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
-    /// The address in the low 48 bits of `word`; the rest is ignored.
+    /// Makes an address from the low 48 bits of `word`; the rest is ignored.
     #[inline(always)]
     pub const fn from_le_word(word: u64) -> Mac {
         Mac(word & Mac::MASK)
     }
 
-    /// The address as the low 48 bits of a word.
+    /// Returns the address as the low 48 bits of a word.
     #[inline(always)]
     pub const fn to_word(self) -> u64 {
         self.0
     }
 
-    /// The six bytes in wire order.
+    /// Returns the six bytes in wire order.
     pub const fn bytes(self) -> [u8; 6] {
         let [a, b, c, d, e, f, _, _] = self.0.to_le_bytes();
         [a, b, c, d, e, f]
     }
 
-    /// Whether the group bit is set: broadcast or multicast (IEEE 802-2014, 8.4).
+    /// Returns whether the group bit is set: broadcast or multicast (IEEE 802-2014, 8.4).
     #[inline(always)]
     pub const fn is_group(self) -> bool {
         self.0 & 1 != 0
     }
 
-    /// Whether the address may stand as a frame's source: not a group address, not all zero.
+    /// Returns whether the address is valid as a frame's source: not a group address, not all zero.
     #[inline(always)]
     pub const fn is_valid_source(self) -> bool {
         !self.is_group() && self.0 != 0
     }
 
-    /// 01:80:c2:00:00:00 to 0f: link-local control (STP, LLDP, pause), which a bridge keeps
-    /// to the link it came from (IEEE 802.1Q-2018, table 8-1).
+    /// Returns whether it is 01:80:c2:00:00:00 to 0f: link-local control (STP, LLDP, pause), which a bridge does not
+    /// forward (IEEE 802.1Q-2018, table 8-1).
     #[inline(always)]
     pub const fn is_link_local_control(self) -> bool {
         self.0 & 0xf0ff_ffff_ffff == 0x0000_00c2_8001

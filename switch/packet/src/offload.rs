@@ -1,7 +1,7 @@
-//! Whether what a sender leaves to be done fits the frame that it is asked for.
+//! Checks whether a sender's offload request fits its frame.
 //!
-//! A receiver that takes such requests acts on them, so what a guest may not write itself, another guest's kernel must
-//! not write for it: a "checksum" in an IP address, or a segmentation of something that is no TCP.
+//! A receiver that takes such requests executes them, so a guest must not be able to make another guest's kernel write
+//! what it could not send itself: a "checksum" in an IP address, or segments of a frame that is not TCP.
 
 use crate::checksum::Partial;
 use crate::parse::{
@@ -10,28 +10,27 @@ use crate::parse::{
 };
 use crate::segment::{SegmentError, find_transport};
 
-/// Where its checksum is.
+/// Offset of the checksum in a UDP header.
 const UDP_CHECKSUM: u16 = 6;
-/// So many tags are taken off a frame, two at a time, to find the headers behind them; with more it is refused.
+/// Most tags that are skipped, two at a time, to find the headers after them; a frame with more is refused.
 const TAGS_TAKEN_MAX: usize = 4;
 /// Ports of DHCP and DHCPv6, both sides (RFC 2131, 4.1; RFC 8415, 7.2).
 const DHCP_PORTS: [u16; 4] = [67, 68, 546, 547];
 
-/// Whether a checksum may be asked for at `place` (virtio 1.2, 5.1.6.2.1, `VIRTIO_NET_HDR_F_NEEDS_CSUM`): that of the
-/// frame's transport header, or one further in, of what it encapsulates; never in the link's or IP's headers. `headers`
-/// is the frame's beginning; `None` when more of it must be seen to tell. That the place lies within the frame is the
-/// caller's to check.
+/// Returns whether a checksum may be requested at `place` (virtio 1.2, 5.1.6.2.1, `VIRTIO_NET_HDR_F_NEEDS_CSUM`): at the
+/// frame's transport header, or further inside, in an encapsulated packet; never in the link or IP headers. `headers` is
+/// the frame's beginning; `None` if more of it is needed. The caller checks that the place is within the frame.
 pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
     is_place_behind(headers, frame_len, place, TAGS_TAKEN_MAX)
 }
 
-/// The same, of a frame of which `tags` more may be taken off.
+/// The same for a frame of which up to `tags` more tags may be skipped.
 fn is_place_behind(headers: &[u8], frame_len: usize, place: Partial, tags: usize) -> Option<bool> {
     let (start, offset) = (usize::from(place.start), place.offset);
     let l4 = match find_transport(headers, frame_len) {
         Ok(l4) => l4,
         Err(SegmentError::Truncated) if headers.len() < frame_len => return None,
-        // What is no IP may carry it further in (HSR, NSH, PPPoE); but ARP has no checksum.
+        // Other protocols may carry it further inside (HSR, NSH, PPPoE); but ARP has no checksum.
         Err(SegmentError::OtherProtocol) => {
             return match network_header(headers) {
                 Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ, network)) if tags > 0 => {
@@ -50,7 +49,7 @@ fn is_place_behind(headers: &[u8], frame_len: usize, place: Partial, tags: usize
     })
 }
 
-/// The same behind two tags, of a frame with a third, whose bytes begin at `third`: as of the frame without those two.
+/// The same for a frame with a third tag, which begins at `third`: checks the frame without the first two.
 fn behind_tags(
     headers: &[u8],
     frame_len: usize,
@@ -71,20 +70,20 @@ fn behind_tags(
     is_place_behind(headers, frame_len.saturating_sub(taken), place, left)
 }
 
-/// Whether the checksum at `place` is a UDP header's whose destination port is one of DHCP: its clients read frames as they
-/// are, before there is an address, and many discard those whose checksum is not finished. `None` when more of the frame
-/// must be seen to tell.
+/// Returns whether the checksum at `place` is that of a UDP header with a destination port of DHCP. DHCP clients read raw
+/// frames, before they have an address, and many discard those with an unfinished checksum. `None` if more of the frame
+/// is needed.
 pub fn is_dhcp(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool> {
     if place.offset != UDP_CHECKSUM {
         return Some(false);
     }
     let start = usize::from(place.start);
     let Some(&[high, low]) = headers.get(start + 2..start + 4) else {
-        // Of a tunnel the outer headers tell: what is further in is not what a client of DHCP reads.
+        // For a tunnel the outer headers decide: a DHCP client does not read inner packets.
         let is_further_in = find_transport(headers, frame_len).is_ok_and(|l4| l4.offset != start);
         return (is_further_in || headers.len() >= frame_len).then_some(false);
     };
-    // The ports first: nearly no frame has them.
+    // Ports first: hardly any frame has them.
     let is_port = DHCP_PORTS.contains(&u16::from_be_bytes([high, low]));
     let is_udp = || {
         let l4 = find_transport(headers, frame_len);
@@ -100,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// No place in link or IP headers is allowed, whatever the frame; of TCP and UDP, the checksum's own is.
+        /// In any frame, no place in link or IP headers is allowed; for TCP and UDP, the checksum's own place is.
         #[test]
         fn only_a_transports_checksum_may_be_asked_for(
             v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..100), start in 0u16..120, offset in 0u16..64,
@@ -122,7 +121,7 @@ mod tests {
             prop_assert_eq!(is_checksum_place(head, frame.len(), right), Some(true));
         }
 
-        /// Behind up to six tags a checksum is found; a frame of nothing but tags is refused at once.
+        /// A checksum is found after up to six tags; a frame that consists only of tags is refused at once.
         #[test]
         fn tags_are_looked_behind_up_to_a_limit(tags in 0usize..120) {
             let mut frame = Vec::new();

@@ -2,14 +2,13 @@ use crate::Mac;
 
 /// Bytes of an Ethernet header: destination, source, type.
 pub const ETHERNET_LEN: usize = 14;
-/// Type of an 802.1Q tag, the only one that names a VLAN of this switch.
+/// Type of an 802.1Q tag, the only tag that selects a VLAN of this switch.
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
-/// Type of an 802.1ad tag: payload to this switch, but a tag in a frame's length.
+/// Type of an 802.1ad tag: payload for this switch, except that it counts as a tag in the frame's length.
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
-/// What some send for it from before there was one.
+/// Type that some devices send instead, from before 802.1ad.
 pub(crate) const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
-/// The longest frame there is without a tag: the largest IP packet and its Ethernet header, made
-/// even.
+/// The longest frame without tags: the largest IP packet and its Ethernet header, rounded up to an even number.
 pub const MAX_FRAME_LEN: usize = 65550;
 /// Bytes of an 802.1Q tag.
 pub const TAG_LEN: usize = 4;
@@ -24,10 +23,10 @@ pub(crate) const PROTO_UDP: u8 = 17;
 pub(crate) const UDP_HEADER: usize = 8;
 pub(crate) const PROTO_IPV6_FRAGMENT: u8 = 44;
 
-/// Most tags that a frame may have above the length that it has without: a provider's and a customer's (802.1ad).
+/// Most tags that are allowed in addition to a frame's length limit: a provider's and a customer's (802.1ad).
 pub const TAGS_MAX: u8 = 2;
 
-/// The link layer of a frame, from its first 22 bytes.
+/// A frame's parsed link header, from its first 22 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// Destination address.
@@ -36,13 +35,13 @@ pub struct Parsed {
     pub src: Mac,
     /// Tag control information of an 802.1Q tag, if there is one: priority, DEI, VLAN.
     pub tci: Option<u16>,
-    /// How many tags, 802.1Q or 802.1ad, do not count in the frame's length: [`TAGS_MAX`] at most.
+    /// Number of tags, 802.1Q or 802.1ad, that do not count in the frame's length: at most [`TAGS_MAX`].
     pub tags: u8,
 }
 
 impl Parsed {
-    /// Reads the link layer. `head` is the frame's first 64 bytes, zero-padded; a tag that the
-    /// frame is too short to hold (`frame_len` < 18) is not a tag.
+    /// Parses the link header. `head` is the frame's first 64 bytes, zero-padded. If the frame is too short for a tag
+    /// (`frame_len` < 18), it has none.
     #[inline(always)]
     pub fn new(head: &[u8; 64], frame_len: usize) -> Parsed {
         let word = |at: usize| {
@@ -60,7 +59,7 @@ impl Parsed {
     }
 }
 
-/// How many tags a frame begins with that do not count in its length.
+/// Returns the number of leading tags that do not count in the frame's length.
 #[inline(always)]
 fn tags(head: &[u8; 64], frame_len: usize) -> u8 {
     let is_tag = |at: usize| matches!(head[at..at + 2], [0x81, 0x00] | [0x88, 0xa8]);
@@ -71,7 +70,7 @@ fn tags(head: &[u8; 64], frame_len: usize) -> u8 {
     u8::from(has(0)) + u8::from(has(0) && has(1))
 }
 
-/// Where the transport header of a frame lies, and what identifies its flow.
+/// Position of a frame's transport header, and fields of its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct L4 {
     /// IP protocol: 6 TCP, 17 UDP, others.
@@ -82,16 +81,16 @@ pub struct L4 {
     pub ip_offset: usize,
     /// 4 or 6.
     pub ip_version: u8,
-    /// Length of transport header and payload by the IP header's word, bytes.
+    /// Length of transport header and payload according to the IP header, bytes.
     pub len: usize,
-    /// A fragment has no port numbers of its own (only the first does, and the flow's other
-    /// fragments must go where it goes).
+    /// Whether it is a fragment. Port numbers are not used then: only the first fragment has them, and all fragments must
+    /// go to the same queue.
     pub fragment: bool,
 }
 
 impl L4 {
-    /// Offset of the checksum field within the transport header, for protocols that have one
-    /// that a NIC or virtio may be asked to fill.
+    /// Returns the offset of the checksum field within the transport header, for protocols whose checksum a NIC or virtio
+    /// may be asked to fill.
     pub fn checksum_offset(&self) -> Option<usize> {
         match self.protocol {
             PROTO_TCP => Some(16),
@@ -106,7 +105,7 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*pair.first()?, *pair.get(1)?]))
 }
 
-/// The type of what lies behind up to two 802.1Q/802.1ad tags, and where it begins.
+/// Returns type and offset of the network header after up to two 802.1Q/802.1ad tags.
 pub(crate) fn network_header(bytes: &[u8]) -> Option<(u16, usize)> {
     let mut at = 12;
     let mut ethertype = be16(bytes, at)?;
@@ -119,9 +118,9 @@ pub(crate) fn network_header(bytes: &[u8]) -> Option<(u16, usize)> {
     Some((ethertype, at + 2))
 }
 
-/// Finds the transport header of an IPv4 or IPv6 frame within `bytes` (the frame or its
-/// beginning): through up to two 802.1Q/802.1ad tags, IPv4 options and IPv6 fragment headers.
-/// Other IPv6 extension headers make it "no transport header": their flow is the address pair.
+/// Finds the transport header of an IPv4 or IPv6 frame within `bytes` (the frame or its beginning): through up to two
+/// 802.1Q/802.1ad tags, IPv4 options and IPv6 fragment headers. With other IPv6 extension headers there is no known
+/// transport header: the flow is the address pair.
 pub fn parse_l4(bytes: &[u8]) -> Option<L4> {
     let (ethertype, ip) = network_header(bytes)?;
     match ethertype {
@@ -213,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        /// What etherparse says of a frame that it built itself, we say too.
+        /// Our results are equal to etherparse's for a frame that it has built.
         #[test]
         fn agrees_with_etherparse(
             dst: [u8; 6], src: [u8; 6], vlan in proptest::option::of(0u16..4096),

@@ -1,9 +1,10 @@
-//! Which checksum of a frame nobody has computed yet, for frames whose sender notes that beside them.
+//! Finds the checksum of a frame that is still to be computed, if the sender's note about it is lost.
 //!
-//! Linux leaves the *innermost* checksum of a packet to the last device, and a veth has no last device: the note ends at
-//! XDP. So the headers are walked to the innermost TCP or UDP header: through tags, extension headers and the tunnels
-//! whose devices leave checksums (Documentation/networking/checksum-offloads.rst in Linux). What is found is believed
-//! only if every checksum around it is right once it has been finished, as Linux's own are (its "local checksum offload").
+//! Linux leaves the *innermost* checksum of a packet to the last device. It notes this in the packet buffer, and XDP, for
+//! instance behind a veth, does not pass the note on. So the headers are walked to the innermost TCP or UDP header:
+//! through tags, extension headers and the tunnels whose devices leave checksums
+//! (Documentation/networking/checksum-offloads.rst in Linux). A result is accepted only if every outer checksum is right
+//! once the inner one has been finished, as with Linux's "local checksum offload".
 
 use crate::checksum::{Partial, fold, sum};
 use crate::parse::{
@@ -12,14 +13,14 @@ use crate::parse::{
 };
 use crate::segment::{DESTINATION_OPTIONS, HOP_BY_HOP, ROUTING, extension};
 
-/// Within so many bytes of a frame its innermost headers are looked for.
+/// The innermost headers are searched within this many bytes of a frame.
 pub const HEADERS_LEN_MAX: usize = 512;
-/// Most headers and tags that are looked at in one frame, those of wrong guesses included.
+/// Most headers and tags that are parsed in one frame, including those of wrong guesses.
 const STEPS_MAX: u32 = 64;
-/// Most bytes that are summed, or searched for options, in one frame: those of wrong guesses included. What a sender makes
-/// costs no more than some microseconds; ordinary tunnels have a tenth of it.
+/// Most bytes that are summed, or searched for options, in one frame, including those of wrong guesses. So no frame costs
+/// more than some microseconds; ordinary tunnels need a tenth of this.
 const WORK_MAX: usize = 4096;
-/// Most checksums around each other.
+/// Most nested checksums.
 const FIELDS_MAX: usize = 6;
 
 const ETHERTYPE_TEB: u16 = 0x6558;
@@ -40,18 +41,19 @@ const GRE_CHECKSUM: u16 = 0x8000;
 const GRE_KEY: u16 = 0x2000;
 const GRE_SEQUENCE: u16 = 0x1000;
 
-/// The port of Geneve (RFC 8926), whose header may also be one of GRE in UDP.
+/// The port of Geneve (RFC 8926). Its header can also be a valid one of GRE in UDP.
 const PORT_GENEVE: u16 = 6081;
 
-/// More of the frame must be seen to tell.
+/// More of the frame is needed for a decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Beyond;
 
-/// The checksum that is still to be computed: its field holds the folded sum of the pseudo-header, which is what a sender
-/// leaves there for hardware to finish. `headers` is the frame's beginning, of which [`HEADERS_LEN_MAX`] bytes are enough.
+/// Finds the checksum that is still to be computed: its field holds the folded sum of the pseudo-header, which a sender
+/// leaves there for hardware to finish. `headers` is the frame's beginning, of which [`HEADERS_LEN_MAX`] bytes are
+/// enough.
 ///
-/// A finished checksum has that value by chance once in 65536 frames; finishing it again gives the same right value, so the
-/// mistake costs time and nothing else.
+/// A finished checksum has that value by chance once in 65536 frames; finishing it again gives the same right value, so
+/// this mistake costs only time.
 #[inline]
 pub fn find(headers: &[u8], frame_len: usize) -> Result<Option<Partial>, Beyond> {
     let headers = headers
@@ -77,20 +79,20 @@ pub fn find(headers: &[u8], frame_len: usize) -> Result<Option<Partial>, Beyond>
     }
 }
 
-/// A checksum on the way.
+/// An outer checksum that was passed.
 #[derive(Clone, Copy, Default)]
 struct Field {
-    /// Where its sum begins.
+    /// Offset where its sum begins.
     start: usize,
-    /// Where it lies, from there.
+    /// Offset of the field from there.
     offset: usize,
-    /// What the field holds while the checksum is partial.
+    /// Value of the field while the checksum is partial.
     seed: u16,
-    /// Whether zero stands for "no checksum".
+    /// Whether zero means "no checksum".
     may_lack: bool,
 }
 
-/// What is looked at next, and where that which it is part of ends.
+/// The next header to parse, and the end of its packet.
 #[derive(Clone, Copy)]
 enum Place {
     Link {
@@ -111,7 +113,7 @@ enum Place {
         at: usize,
         end: usize,
     },
-    /// What an IP header says comes next; `addresses` is the sum of those in the pseudo-header.
+    /// The protocol after an IP header; `addresses` is the sum of the addresses in the pseudo-header.
     Protocol {
         protocol: u8,
         at: usize,
@@ -126,7 +128,7 @@ struct Walk<'f> {
     count: usize,
     steps: u32,
     work: usize,
-    /// Whether something was missing in `bytes`.
+    /// Whether `bytes` was too short.
     beyond: bool,
 }
 
@@ -137,7 +139,7 @@ impl Walk<'_> {
         found
     }
 
-    /// Has so many bytes be looked at one by one; `None` if that is too much.
+    /// Accounts for `bytes` bytes that are processed one by one; `None` if that exceeds the limit.
     fn spend(&mut self, bytes: usize) -> Option<()> {
         self.work += bytes;
         (self.work <= WORK_MAX).then_some(())
@@ -151,7 +153,7 @@ impl Walk<'_> {
         be16(self.get(at, 2)?, 0)
     }
 
-    /// The innermost partial checksum from `place` on.
+    /// Finds the innermost partial checksum from `place` on.
     fn find(&mut self, mut place: Place) -> Option<Partial> {
         loop {
             self.steps += 1;
@@ -196,7 +198,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The partial checksum in one of the places inside of what `field` is the checksum of, or that one.
+    /// Finds a partial checksum at one of the places that `field` covers; otherwise checks `field` itself.
     fn find_around(&mut self, field: Field, inside: &[Option<Place>]) -> Option<Partial> {
         *self.fields.get_mut(self.count)? = field;
         self.count += 1;
@@ -205,7 +207,7 @@ impl Walk<'_> {
         found.or_else(|| self.check(field))
     }
 
-    /// `field`, if it is partial, and all around it are right once it has been finished.
+    /// Returns `field` if it is partial, and all outer checksums are right once it has been finished.
     fn check(&mut self, field: Field) -> Option<Partial> {
         let value = self.be16(field.start + field.offset)?;
         if !is_same(value, field.seed) {
@@ -221,7 +223,7 @@ impl Walk<'_> {
             if outer.may_lack && be16(bytes, outer.start + outer.offset) == Some(0) {
                 return true;
             }
-            // What is summed from `field.start` on comes to the complement of what is in the field now.
+            // Once finished, the bytes from `field.start` on sum to the complement of the field's current value.
             let between = bytes.get(outer.start..field.start).unwrap_or(&[]);
             let inside = u64::from((!value).to_be()) + u64::from(outer.seed.to_be());
             between.len().is_multiple_of(2) && is_same(fold(sum(between, inside)), 0)
@@ -249,7 +251,7 @@ impl Walk<'_> {
                 let behind = at + 4 * usize::from(self.be16(at)? & 0x3f);
                 behind_next_protocol(self.byte(at + 3)?, behind, end)?
             }
-            // Behind GRE's header (draft-foschiano-erspan): of the third kind, with a part more if its last bit says so.
+            // After GRE's header (draft-foschiano-erspan). The third kind has an additional part if its last bit is set.
             ETHERTYPE_ERSPAN => Place::Link { at: at + 8, end },
             ETHERTYPE_ERSPAN_III => {
                 let more = usize::from(self.byte(at + 11)? & 1) * 8;
@@ -267,7 +269,7 @@ impl Walk<'_> {
         let at = at + 4;
         Some(match is_last {
             false => Place::Mpls { at, end },
-            // A control word begins with zero, and Ethernet is behind it (RFC 4385).
+            // A control word begins with zero and is followed by Ethernet (RFC 4385).
             true if self.byte(at)? >> 4 == 0 => Place::Link { at: at + 4, end },
             true => Place::Ip { at, end },
         })
@@ -279,7 +281,8 @@ impl Walk<'_> {
         let header = self.get(at, header_len.max(20))?;
         let total = usize::from(be16(header, 2)?);
         let is_fragment = be16(header, 6)? & 0x3fff != 0;
-        // Of the outermost header the sum is the receiver's to check. Further in it tells a header from chance.
+        // The receiver checks the outermost header's checksum. For inner headers it distinguishes a header from random
+        // data.
         let is_header = !is_inside || is_same(fold(sum(header, 0)), 0);
         if header_len < 20 || total < header_len || total > end - at.min(end) || is_fragment {
             return None;
@@ -325,7 +328,7 @@ impl Walk<'_> {
                 }
                 DESTINATION_OPTIONS => {
                     if let Some(home) = home_address(header) {
-                        // The destination stays; with a mobile node's home address no route header comes.
+                        // The destination stays; a packet with a mobile node's home address has no routing header.
                         addresses = sum(home, destination);
                     }
                 }
@@ -341,7 +344,7 @@ impl Walk<'_> {
         })
     }
 
-    /// GRE (RFC 2784, RFC 2890): it may have a checksum of its own, without a pseudo-header.
+    /// GRE (RFC 2784, RFC 2890). It may have its own checksum, without a pseudo-header.
     fn find_in_gre(&mut self, at: usize, end: usize) -> Option<Partial> {
         let (flags, ethertype) = (self.be16(at)?, self.be16(at + 2)?);
         if flags & !(GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE) != 0 {
@@ -349,7 +352,7 @@ impl Walk<'_> {
         }
         let has = |flag: u16| usize::from(flags & flag != 0) * 4;
         let behind = at + 4 + has(GRE_CHECKSUM) + has(GRE_KEY) + has(GRE_SEQUENCE);
-        // The first kind of ERSPAN has no header, and is told by having no sequence numbers.
+        // The first kind of ERSPAN has no header, and is recognized by the absence of sequence numbers.
         let inside = match ethertype == ETHERTYPE_ERSPAN && flags & GRE_SEQUENCE == 0 {
             true => Place::Link { at: behind, end },
             false => Place::Type {
@@ -370,8 +373,8 @@ impl Walk<'_> {
         self.find_around(field, &[Some(inside)])
     }
 
-    /// What may be inside of UDP, the likeliest first. Its ports are chosen by whoever sets up a tunnel, so they tell
-    /// little; the headers do.
+    /// Returns what may be inside UDP, the likeliest first. Operators choose the ports of tunnels, so the headers are
+    /// more reliable than the ports.
     fn inside_udp(&mut self, at: usize, end: usize) -> [Option<Place>; 5] {
         let port = self.be16(at + 2);
         let head = self.get(at + UDP_HEADER, 8);
@@ -395,7 +398,7 @@ fn is_same(a: u16, b: u16) -> bool {
     a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff))
 }
 
-/// TCP's or UDP's checksum.
+/// Returns the checksum field of TCP or UDP.
 fn transport(
     protocol: u8,
     offset: usize,
@@ -415,7 +418,7 @@ fn transport(
     })
 }
 
-/// By the number that NSH (RFC 8300, 2.2) and VXLAN-GPE have for it.
+/// Maps the next protocol's number of NSH (RFC 8300, 2.2) and VXLAN-GPE.
 fn behind_next_protocol(next: u8, at: usize, end: usize) -> Option<Place> {
     Some(match next {
         1 | 2 => Place::Ip { at, end },
@@ -430,7 +433,8 @@ fn behind_next_protocol(next: u8, at: usize, end: usize) -> Option<Place> {
     })
 }
 
-/// VXLAN (RFC 7348), with a group policy (draft-smith-vxlan-group-policy), or of other protocols (draft-ietf-nvo3-vxlan-gpe).
+/// VXLAN (RFC 7348), also with a group policy (draft-smith-vxlan-group-policy) or other protocols
+/// (draft-ietf-nvo3-vxlan-gpe).
 fn inside_vxlan(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     let inside = at + 8;
     match head {
@@ -456,13 +460,12 @@ fn inside_geneve(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     })
 }
 
-/// Generic UDP encapsulation (draft-ietf-intarea-gue), and IP without more, which is its version 1 and what FOU and bareudp
-/// make.
+/// Generic UDP encapsulation (draft-ietf-intarea-gue), and bare IP, which is its version 1 and used by FOU and bareudp.
 fn inside_gue(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     let [first, protocol, ..] = head;
     match first >> 4 {
         4 | 6 => Some(Place::Ip { at, end }),
-        // A data message of version 0. No transport follows without an IP header: it would have no addresses.
+        // A data message of version 0. TCP or UDP cannot follow without an IP header: there would be no addresses.
         0 | 1 if !matches!(protocol, 0 | PROTO_TCP | PROTO_UDP) => Some(Place::Protocol {
             protocol,
             at: at + 4 + usize::from(first & 0x1f) * 4,
@@ -473,12 +476,12 @@ fn inside_gue(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     }
 }
 
-/// Labels (RFC 7510), the first with a time to live.
+/// MPLS labels (RFC 7510); the first has a time to live.
 fn inside_mpls(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     (head[3] != 0).then_some(Place::Mpls { at, end })
 }
 
-/// GRE in UDP (RFC 8086), as FOU makes.
+/// GRE in UDP (RFC 8086), as made by FOU.
 fn inside_gre(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     let flags = u16::from_be_bytes([head[0], head[1]]);
     let is_gre = flags & !(GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE) == 0;
@@ -490,7 +493,7 @@ fn inside_gre(head: [u8; 8], at: usize, end: usize) -> Option<Place> {
     })
 }
 
-/// Where a source route in IPv4's options (RFC 791, 3.1) ends, while it is on its way.
+/// Returns the last hop of a source route in IPv4's options (RFC 791, 3.1) that is not reached yet.
 fn last_hop_ipv4(mut options: &[u8]) -> Option<&[u8]> {
     loop {
         match *options.first()? {
@@ -509,17 +512,17 @@ fn last_hop_ipv4(mut options: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The last address of an IPv6 routing header, which is the one in the pseudo-header (RFC 8200, 8.1); `None` where the
-/// packet has its last part before it, or the kind is not known. `prefix` is the IPv6 header's destination.
+/// Returns the last address of an IPv6 routing header, which is used in the pseudo-header (RFC 8200, 8.1); `None` if no
+/// segments are left, or the kind is not known. `prefix` is the IPv6 header's destination.
 fn last_segment(header: &[u8], prefix: &[u8; 16]) -> Option<[u8; 16]> {
     const SEGMENTS_LEFT: usize = 3;
     if *header.get(SEGMENTS_LEFT)? == 0 {
         return None;
     }
     match *header.get(2)? {
-        // Source route, and a mobile node's (RFC 6275, 6.4): in the order that they are visited in.
+        // Source route, and a mobile node's (RFC 6275, 6.4): in the order of the visits.
         0 | 2 => header.last_chunk::<16>().copied(),
-        // Without the prefix that it shares with the others, and padded (RFC 6554, 3).
+        // Without the shared prefix, and padded (RFC 6554, 3).
         3 => {
             let elided = usize::from(*header.get(4)? & 0xf);
             let padding = usize::from(*header.get(5)? >> 4);
@@ -529,13 +532,13 @@ fn last_segment(header: &[u8], prefix: &[u8; 16]) -> Option<[u8; 16]> {
             address.get_mut(elided..)?.copy_from_slice(last);
             Some(address)
         }
-        // Segments: the last first (RFC 8754, 2).
+        // Segment routing: the last segment first (RFC 8754, 2).
         4 => header.get(8..24)?.first_chunk::<16>().copied(),
         _ => None,
     }
 }
 
-/// The source that the pseudo-header has, where a mobile node sends from elsewhere (RFC 6275, 6.3).
+/// Returns a mobile node's home address, which is the source in the pseudo-header (RFC 6275, 6.3).
 fn home_address(header: &[u8]) -> Option<&[u8]> {
     let mut options = header.get(2..)?;
     loop {

@@ -1,10 +1,9 @@
-//! Segmentation in software: what a network card would make of a large frame, for a receiver that
-//! does not take large frames (virtio 1.2, 5.1.6).
+//! Segmentation in software: cuts a large frame as a network card would, for a receiver that does not take large frames
+//! (virtio 1.2, 5.1.6).
 //!
-//! Headers only. The caller puts each segment together: the header made here, and behind it the
-//! segment's part of the original frame's payload. Where Linux cuts a frame, the result is byte
-//! for byte what it makes (`tests/segmentation/kernel_gso.rs` asks it). What becomes of one UDP
-//! datagram is in `fragment.rs`.
+//! Only headers are made here. The caller puts each segment together: this header, followed by the segment's part of the
+//! original payload. For frames that Linux cuts, the result is byte for byte the same (`tests/segmentation/kernel_gso.rs`
+//! compares them). Fragmentation of a UDP datagram is in `fragment.rs`.
 
 use std::fmt;
 
@@ -15,14 +14,13 @@ use crate::parse::{
     be16, network_header,
 };
 
-/// Most bytes of headers that a segment may have: link, IP and transport. The longest that IPv4
-/// and TCP have behind two tags are 142; the rest is for IPv6 extension headers.
+/// Most bytes of a segment's headers: link, IP and transport. IPv4 and TCP with two tags have at most 142; the rest is
+/// for IPv6 extension headers.
 pub const HEADERS_MAX: usize = 256;
 
-/// Most segments that one frame may ask for, so that a guest cannot make one frame cost as much
-/// as 65 thousand. Linux sends no fewer than 36 payload bytes per segment with time stamps
-/// (`TCP_MIN_SND_MSS` is 48 with 12 bytes of options), which makes 1819 of the largest frame;
-/// datagrams it sends 128 at most.
+/// Most segments that one frame may ask for, so that one frame cannot cost as much as 65 thousand. Linux sends at least
+/// 36 payload bytes per segment with time stamps (`TCP_MIN_SND_MSS` is 48 with 12 bytes of options), which gives 1819
+/// segments of the largest frame, and at most 128 datagrams.
 pub const SEGMENTS_MAX: usize = 2048;
 
 /// `gso_type`: TCP over IPv4 (virtio 1.2, 5.1.6).
@@ -40,7 +38,7 @@ const IPV4_HEADER_MIN: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER_MIN: usize = 20;
 
-/// Extension headers of IPv6, by the number that names them (RFC 8200, 4).
+/// Numbers of IPv6 extension headers (RFC 8200, 4).
 pub(crate) const HOP_BY_HOP: u8 = 0;
 pub(crate) const ROUTING: u8 = 43;
 pub(crate) const DESTINATION_OPTIONS: u8 = 60;
@@ -49,43 +47,42 @@ const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 
-/// What a guest asks for in the header before its frame (`struct virtio_net_hdr`; virtio 1.2,
-/// 5.1.6). Every value may be anything. `hdr_len` is not among them: it is a hint, some drivers
-/// give a wrong one, and the frame's bytes say the same.
+/// A guest's request in the header before its frame (`struct virtio_net_hdr`; virtio 1.2, 5.1.6). No value is trusted.
+/// `hdr_len` is not included: it is a hint, some drivers give a wrong one, and it follows from the frame's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GsoRequest {
     /// Kind of the large frame.
     pub gso_type: u8,
-    /// Payload bytes of each segment but the last; of fragments, what IP carries in each, which is
-    /// rounded down to a multiple of 8.
+    /// Payload bytes of each segment but the last; for fragments, the bytes that IP carries in each, rounded down to a
+    /// multiple of 8.
     pub gso_size: u16,
-    /// The checksum's place, where `VIRTIO_NET_HDR_F_NEEDS_CSUM` is set: its field then holds the
-    /// folded sum of the pseudo-header.
+    /// The checksum's place, if `VIRTIO_NET_HDR_F_NEEDS_CSUM` is set: its field then holds the folded sum of the
+    /// pseudo-header.
     pub checksum: Option<Partial>,
 }
 
-/// What the fragments of a datagram need, and its headers do not say.
+/// Values that the fragments of a datagram need and that are not in its headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Whole {
-    /// Value of the checksum that the guest has left to be computed: over the whole frame, from
-    /// `csum_start` on. It lies in the first fragment and covers the payload of all.
+    /// Checksum that the guest has left to be computed: over the whole frame, from `csum_start` on. It is in the first
+    /// fragment and covers the payload of all.
     pub checksum: u16,
-    /// What the fragments of this datagram have in common, and none of another between the same
-    /// hosts has (RFC 8200, 4.5). For IPv6; in IPv4 it is the guest's.
+    /// Identification shared by the fragments of this datagram, and different from those of other datagrams between the
+    /// same hosts (RFC 8200, 4.5). For IPv6; in IPv4 the guest's is used.
     pub identification: u32,
 }
 
-/// Why a frame cannot be segmented as its guest asks: the guest's header and the frame contradict
-/// each other or go beyond a limit. No driver that keeps to the specification sends such a frame.
+/// Why a frame cannot be segmented as its guest asks: the guest's header and the frame contradict each other or exceed a
+/// limit. No driver that follows the specification sends such a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SegmentError {
     /// `gso_type` is none of TCPv4, TCPv6 (each with or without ECN), UDP and UDP_L4.
     UnknownType(u8),
-    /// `gso_size` is 0. Of fragments: it is less than 8, or than the headers that must all lie in
-    /// the first (RFC 8200, 4.5).
+    /// `gso_size` is 0. For fragments: it is less than 8, or less than the headers that must all be in the first fragment
+    /// (RFC 8200, 4.5).
     SmallSize,
-    /// The frame, its contiguous beginning, or its first [`HEADERS_MAX`] bytes end before its
-    /// headers do; or these have no room for the header of an IPv6 fragment.
+    /// The frame, its contiguous beginning, or its first [`HEADERS_MAX`] bytes end within its headers; or there is no
+    /// room for the header of an IPv6 fragment.
     Truncated,
     /// The frame is not of the network or transport protocol that `gso_type` names.
     OtherProtocol,
@@ -96,8 +93,7 @@ pub enum SegmentError {
     /// `csum_start` and `csum_offset` are not the place of the transport header's checksum, or
     /// `NEEDS_CSUM` is not set for UDP.
     ChecksumPlace,
-    /// The frame is longer than an IP packet can be (65535 bytes; with IPv6 its first header does
-    /// not count).
+    /// The frame is longer than the largest IP packet (65535 bytes; for IPv6 without its first header).
     FrameTooLong,
     /// More than [`SEGMENTS_MAX`] segments.
     TooManySegments(usize),
@@ -125,7 +121,7 @@ impl fmt::Display for SegmentError {
 
 impl std::error::Error for SegmentError {}
 
-/// How one large frame is cut.
+/// Plan for cutting one large frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segmentation {
     header_len: u16,
@@ -133,54 +129,51 @@ pub struct Segmentation {
     cut: Cut,
 }
 
-/// Into what.
+/// Kind of pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cut {
     Segments(Segments),
     Fragments(Fragments),
 }
 
-/// Packets of the frame's own kind.
+/// Packets of the same kind as the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Segments {
     ip_offset: u16,
-    /// Of the transport header.
+    /// Offset of the transport header.
     offset: u16,
     header_len: u16,
     ip_version: u8,
     protocol: u8,
     size: u16,
     count: u16,
-    /// Of the whole frame: at most an IP packet's, 65535 bytes.
+    /// Payload of the whole frame: at most that of an IP packet, 65535 bytes.
     payload_len: u32,
     /// Folded sum of the pseudo-header without its length.
     pseudo: u16,
 }
 
-/// One segment or fragment: what it is made of, and what is left to do.
+/// One segment or fragment: its parts, and what is left to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentInfo {
-    /// Bytes of its header; at most [`HEADERS_MAX`]. All segments of a frame have as many, its
-    /// fragments have not.
+    /// Bytes of its header; at most [`HEADERS_MAX`]. Equal for all segments of a frame, but not for all fragments.
     pub header_len: usize,
-    /// Bytes from the original frame's start.
+    /// Offset of its payload in the original frame, bytes.
     pub payload_offset: usize,
-    /// Bytes; 0 only if the original frame has no payload, or for a fragment that the headers fill.
+    /// Bytes of payload; 0 only if the original frame has no payload, or for a fragment that the headers fill.
     pub payload_len: usize,
-    /// The transport checksum's place in the segment. The field holds the folded sum of the
-    /// pseudo-header for the segment's own length, not complemented, as `NEEDS_CSUM` wants it;
-    /// [`crate::checksum::finish`] of the sum from `start` on completes it. `None`: a fragment,
-    /// with nothing left to do.
+    /// The transport checksum's place in the segment. The field holds the folded sum of the pseudo-header for the
+    /// segment's own length, not complemented, as `NEEDS_CSUM` requires; [`crate::checksum::finish`] of the sum from
+    /// `start` on completes it. `None` for a fragment, which needs no completion.
     pub checksum: Option<Partial>,
 }
 
 impl Segmentation {
-    /// Looks at the headers and says how the frame is cut.
+    /// Plans from the headers how the frame is cut.
     ///
-    /// `headers` is the frame's beginning, as much of it as lies together; no more than
-    /// [`HEADERS_MAX`] bytes are looked at. `frame_len` is the length of the whole frame, bytes.
-    /// It is what counts: the lengths in IP's headers are not looked at (a large frame may have 0
-    /// there) but written anew. `whole` is asked if the frame is to be fragmented, and can be.
+    /// `headers` is the frame's contiguous beginning, of which at most [`HEADERS_MAX`] bytes are read. `frame_len` is the
+    /// length of the whole frame, bytes. The lengths in the IP headers are ignored (a large frame may have 0 there) and
+    /// written again. `whole` is called only if the frame is to be fragmented, and can be.
     ///
     /// # Errors
     /// See [`SegmentError`].
@@ -223,23 +216,22 @@ impl Segmentation {
         })
     }
 
-    /// Bytes of headers before the frame's payload; at most [`HEADERS_MAX`].
+    /// Returns the bytes of headers before the frame's payload; at most [`HEADERS_MAX`].
     pub fn header_len(&self) -> usize {
         self.header_len.into()
     }
 
-    /// How many segments there are: 1 to [`SEGMENTS_MAX`]. 1 also for a frame that need not have
-    /// been cut, or that has no payload.
+    /// Returns the number of segments, 1 to [`SEGMENTS_MAX`]. It is 1 also for a frame that need not be cut, or has no
+    /// payload.
     pub fn count(&self) -> usize {
         self.count.into()
     }
 
-    /// Writes the header of segment `index` (from 0) to the first [`SegmentInfo::header_len`]
-    /// bytes of `out`. `headers` are the same that [`Segmentation::new`] was given; if they have
-    /// changed since, the header is worth as much as they are, and nothing else happens.
+    /// Writes the header of segment `index` (from 0) to the first [`SegmentInfo::header_len`] bytes of `out`. `headers`
+    /// must be those given to [`Segmentation::new`]; if they have changed since, only the header's contents are affected.
     ///
-    /// `None`: there is no such segment, or `headers` is shorter than it was. Nothing is promised
-    /// of `out` then.
+    /// Returns `None` if there is no such segment, or `headers` is shorter than it was; then the contents of `out` are
+    /// unspecified.
     pub fn segment(
         &self,
         index: usize,
@@ -264,7 +256,7 @@ impl Segments {
         }
         let payload_len = l4.len - (header_len - l4.offset);
         Ok(Segments {
-            // All at most HEADERS_MAX, SEGMENTS_MAX, or a length that an IP header can hold.
+            // Each is at most HEADERS_MAX, SEGMENTS_MAX, or a length that fits in an IP header.
             ip_offset: l4.ip_offset as u16,
             offset: l4.offset as u16,
             header_len: header_len as u16,
@@ -290,7 +282,7 @@ impl Segments {
         let header = out.get_mut(..headers.len())?;
         header.copy_from_slice(headers);
         let (link_and_ip, transport) = header.split_at_mut_checked(self.offset.into())?;
-        // No longer than the frame's, of which `new` made sure that it fits in 16 bits.
+        // Not longer than the frame's, and `new` has checked that this fits in 16 bits.
         let l4_len = (transport.len() + payload_len) as u16;
         let ip = link_and_ip.get_mut(usize::from(self.ip_offset)..)?;
         match self.ip_version {
@@ -320,7 +312,7 @@ impl Segments {
     }
 }
 
-/// How many pieces of `size` bytes `len` bytes are.
+/// Returns the number of pieces of `size` bytes for `len` bytes.
 pub(crate) fn count(len: usize, size: u16) -> Result<u16, SegmentError> {
     match len.div_ceil(size.into()).max(1) {
         count @ ..=SEGMENTS_MAX => Ok(count as u16),
@@ -328,7 +320,7 @@ pub(crate) fn count(len: usize, size: u16) -> Result<u16, SegmentError> {
     }
 }
 
-/// Which IP version and transport protocol a `gso_type` stands for.
+/// Returns the IP version and transport protocol of a `gso_type`.
 fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
     match gso_type {
         GSO_UDP | GSO_UDP_L4 => Ok((None, PROTO_UDP)),
@@ -340,8 +332,8 @@ fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
     }
 }
 
-/// Finds the transport header by the structure of the headers before it: their lengths are
-/// believed, those of the packet are not.
+/// Finds the transport header from the headers before it: their header lengths are used, the packet lengths in them are
+/// not.
 pub(crate) fn find_transport(headers: &[u8], frame_len: usize) -> Result<L4, SegmentError> {
     let (ethertype, ip) = network_header(headers).ok_or(SegmentError::Truncated)?;
     let (ip_version, (protocol, offset)) = match ethertype {
@@ -361,7 +353,7 @@ pub(crate) fn find_transport(headers: &[u8], frame_len: usize) -> Result<L4, Seg
     })
 }
 
-/// Protocol and offset of what an IPv4 header at `ip` is followed by.
+/// Returns protocol and offset of the header after the IPv4 header at `ip`.
 fn find_behind_ipv4(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
     let header = headers
         .get(ip..ip + IPV4_HEADER_MIN)
@@ -377,15 +369,15 @@ fn find_behind_ipv4(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentErr
     Ok((header[9], ip + len))
 }
 
-/// Protocol and offset of what follows the IPv6 extension header at `at`.
+/// Returns protocol and offset of the header after the IPv6 extension header at `at`.
 pub(crate) fn extension(headers: &[u8], at: usize) -> Option<(u8, usize)> {
     let header = headers.get(at..at + 2)?;
     Some((header[0], at + (usize::from(header[1]) + 1) * 8))
 }
 
-/// Protocol and offset of what an IPv6 header at `ip` and its extension headers are followed by:
-/// those that every segment can repeat (RFC 8200, 4). An authentication header cannot be repeated
-/// and stays what it is: not TCP and not UDP.
+/// Returns protocol and offset of the header after the IPv6 header at `ip` and its extension headers, as far as every
+/// segment can repeat them (RFC 8200, 4). An authentication header cannot be repeated, so it is returned as the protocol:
+/// neither TCP nor UDP.
 fn find_behind_ipv6(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
     let header = headers
         .get(ip..ip + IPV6_HEADER)
@@ -404,7 +396,7 @@ fn find_behind_ipv6(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentErr
     Ok((protocol, at))
 }
 
-/// Bytes of the transport header, all of which lie within `headers`.
+/// Returns the bytes of the transport header, which is completely within `headers`.
 fn transport_header_len(headers: &[u8], l4: &L4) -> Result<usize, SegmentError> {
     let transport = headers.get(l4.offset..).ok_or(SegmentError::Truncated)?;
     let len = if l4.protocol == PROTO_TCP {
@@ -422,16 +414,16 @@ fn transport_header_len(headers: &[u8], l4: &L4) -> Result<usize, SegmentError> 
     Ok(len)
 }
 
-/// Bytes of an IP header that its length field does not count.
+/// Returns the bytes of an IP header that its length field does not count.
 fn uncounted(ip_version: u8) -> usize {
     if ip_version == 4 { 0 } else { IPV6_HEADER }
 }
 
-/// Folded sum of the pseudo-header with its length left out.
+/// Returns the folded sum of the pseudo-header without its length.
 ///
-/// Where the guest has left the sum, that is what is used, less the length in it: the addresses in
-/// it need not be those in the IP header (a source route's last hop, a mobile node's home
-/// address). A TCP frame whose checksum is whole has none; Linux takes such frames too.
+/// If the guest has left the sum in the field, that value is used, less the length in it: its addresses may differ from
+/// those in the IP header (a source route's last hop, a mobile node's home address). A TCP frame with a finished checksum
+/// has no such sum; Linux accepts such frames too.
 fn pseudo_without_length(
     headers: &[u8],
     l4: &L4,
@@ -451,13 +443,13 @@ fn pseudo_without_length(
     let len = if l4.protocol == PROTO_TCP {
         l4.len as u16
     } else {
-        // UDP has a length of its own, and it is the one in the pseudo-header (RFC 768).
+        // UDP has its own length field, and the pseudo-header contains that value (RFC 768).
         be16(headers, l4.offset + 4).ok_or(SegmentError::Truncated)?
     };
     Ok(add(field, !len))
 }
 
-/// One's-complement sum.
+/// Returns the one's-complement sum.
 fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + u16::from(carry)
@@ -470,15 +462,15 @@ pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
     Some(())
 }
 
-/// Writes what is a segment's own in an IPv4 header. Linux numbers the segments whether or not
-/// they may be fragmented, so does this.
+/// Writes the fields of an IPv4 header that differ per segment. Like Linux, it numbers the segments whether or not they
+/// may be fragmented.
 fn write_ipv4(ip: &mut [u8], index: u16, l4_len: u16) -> Option<()> {
     let id = be16(ip, 4)?.wrapping_add(index);
     put16(ip, 4, id)?;
     finish_ipv4(ip, l4_len)
 }
 
-/// Length and checksum of an IPv4 header.
+/// Writes length and checksum of an IPv4 header.
 pub(crate) fn finish_ipv4(ip: &mut [u8], payload_len: u16) -> Option<()> {
     put16(ip, 2, payload_len.wrapping_add(ip.len() as u16))?;
     put16(ip, 10, 0)?;
@@ -486,14 +478,13 @@ pub(crate) fn finish_ipv4(ip: &mut [u8], payload_len: u16) -> Option<()> {
     put16(ip, 10, checksum)
 }
 
-/// Payload length of an IPv6 header, which is followed by its extension headers.
+/// Writes the payload length of an IPv6 header, which is followed by its extension headers.
 pub(crate) fn write_ipv6(ip: &mut [u8], l4_len: u16) -> Option<()> {
     let extensions = ip.len().checked_sub(IPV6_HEADER)?;
     put16(ip, 4, l4_len.wrapping_add(extensions as u16))
 }
 
-/// Sequence number and flags. What ends or pushes the data belongs to its last segment; that the
-/// congestion window was reduced is said once, by the first (RFC 3168, 6.1.2).
+/// Writes sequence number and flags. FIN and PSH belong to the last segment; CWR is only in the first (RFC 3168, 6.1.2).
 fn write_tcp(tcp: &mut [u8], before: u32, index: usize, count: usize) -> Option<()> {
     let field: &mut [u8; 4] = tcp.get_mut(4..8)?.try_into().ok()?;
     *field = u32::from_be_bytes(*field)

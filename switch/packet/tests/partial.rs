@@ -1,7 +1,8 @@
-//! The innermost checksum of what Linux's tunnels make is found, and finished as the sender would have; no other is.
+//! The innermost checksum in packets of Linux's tunnels is found, and finished as the sender would have done; no other
+//! checksum is changed.
 //!
-//! Frames are built whole, from the inside out, with every checksum right. Linux's "local checksum offload" leaves them so,
-//! but for the innermost, which holds its pseudo-header's sum.
+//! Frames are built from the inside out, with every checksum right. Linux's "local checksum offload" produces the same,
+//! except for the innermost checksum, which holds its pseudo-header's sum.
 
 use crosspoint_packet::checksum::{Partial, find_partial, finish, fold, sum};
 use crosspoint_packet::partial::{self, Beyond, HEADERS_LEN_MAX};
@@ -10,16 +11,16 @@ use proptest::prelude::*;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// A packet with what its checksums look like.
+/// A packet and its innermost checksum.
 #[derive(Clone, Debug)]
 struct Packet {
     bytes: Vec<u8>,
-    /// Where the innermost checksum begins, and where its field is from there.
+    /// Start of the innermost checksum, and the offset of its field from there.
     start: usize,
     offset: usize,
-    /// What its sender leaves in the field.
+    /// Value that its sender leaves in the field.
     seed: u16,
-    /// What the packet is, as an Ethernet type, and as an IP protocol.
+    /// The packet's Ethernet type and IP protocol.
     ethertype: u16,
     protocol: u8,
 }
@@ -35,7 +36,7 @@ impl Packet {
         }
     }
 
-    /// As a veth hands it over.
+    /// Returns the packet as a veth delivers it.
     fn partial(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let at = self.start + self.offset;
@@ -60,7 +61,7 @@ fn v6() -> ([u8; 16], [u8; 16]) {
     (address(1), address(2))
 }
 
-/// The innermost: TCP or UDP, whose pseudo-header has these addresses.
+/// The innermost packet: TCP or UDP, whose pseudo-header has these addresses.
 fn transport(protocol: u8, source: &[u8], destination: &[u8], payload: &[u8]) -> Packet {
     let (mut bytes, offset) = match protocol {
         TCP => {
@@ -101,7 +102,7 @@ fn ipv4(inner: Packet, options: &[u8]) -> Packet {
     inner.behind(&header, 0x0800, 4)
 }
 
-/// With extension headers that begin with a header of the kind `first`.
+/// IPv6 with extension headers, the first of kind `first`.
 fn ipv6(inner: Packet, first: u8, extensions: &[u8]) -> Packet {
     let len = (extensions.len() + inner.bytes.len()) as u16;
     let mut header = vec![0x60, 0, 0, 0];
@@ -124,7 +125,7 @@ fn tag(inner: Packet, ethertype: u16) -> Packet {
     inner.behind(&header, ethertype, 0)
 }
 
-/// UDP between the addresses of the IP header that comes before, with a checksum or without.
+/// UDP between the addresses of the outer IP header, with or without a checksum.
 fn udp(inner: Packet, port: u16, summed: Option<u8>) -> Packet {
     let len = (8 + inner.bytes.len() as u16).to_be_bytes();
     let to = port.to_be_bytes();
@@ -159,7 +160,7 @@ fn gre(inner: Packet, flags: u16) -> Packet {
     packet
 }
 
-/// Ways to carry a packet in another, by which a stack of them is chosen.
+/// Encapsulates a packet in a tunnel of kind `kind`.
 fn wrap(inner: Packet, kind: u8, summed: bool) -> Packet {
     let sum4 = summed.then_some(4);
     let sum6 = summed.then_some(6);
@@ -177,7 +178,7 @@ fn wrap(inner: Packet, kind: u8, summed: bool) -> Packet {
             let vxlan = ethernet(inner).behind(&[[8, 0, 0, 0], vni].concat(), 0, 0);
             ipv6(udp(vxlan, 8472, sum6), UDP, &[])
         }
-        // With a group policy, to a port of somebody's choice.
+        // VXLAN with a group policy, to an arbitrary port.
         2 => ipv4(
             udp(
                 ethernet(inner).behind(&[[0x88, 0, 0, 5], vni].concat(), 0, 0),
@@ -186,7 +187,7 @@ fn wrap(inner: Packet, kind: u8, summed: bool) -> Packet {
             ),
             &[],
         ),
-        // Of other protocols.
+        // VXLAN-GPE.
         3 => {
             let next = if inner.protocol == 41 { 2 } else { 1 };
             ipv4(
@@ -231,14 +232,14 @@ fn wrap(inner: Packet, kind: u8, summed: bool) -> Packet {
             let header = [0, inner.protocol, 0, 0];
             ipv4(udp(inner.behind(&header, 0, 0), 6080, sum4), &[])
         }
-        // Labels in GRE, in UDP, and in IP.
+        // MPLS in GRE, in UDP, and in IP.
         13 => {
             let labels = inner.behind(&[0, 1, 0, 64, 0, 2, 1, 64], 0x8847, 137);
             ipv4(gre(labels, 0), &[])
         }
         14 => ipv4(udp(inner.behind(&[0x20, 1, 1, 64], 0, 0), 6635, sum4), &[]),
         15 => ipv4(inner.behind(&[0, 1, 1, 64], 0, 137), &[]),
-        // ERSPAN of the first three kinds.
+        // The three kinds of ERSPAN.
         16 => ipv4(
             gre(
                 Packet {
@@ -258,7 +259,7 @@ fn wrap(inner: Packet, kind: u8, summed: bool) -> Packet {
                 ethernet(inner).behind(&[0x20, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], 0x22eb, 0);
             ipv4(gre(mirrored, 0x1000), &[])
         }
-        // NSH, in VXLAN of other protocols.
+        // NSH in VXLAN-GPE.
         19 => {
             let nsh = ethernet(inner).behind(&[0x0f, 0xc2, 2, 3, 0, 0, 1, 255], 0, 0);
             ipv4(
@@ -270,7 +271,7 @@ fn wrap(inner: Packet, kind: u8, summed: bool) -> Packet {
                 &[],
             )
         }
-        // Segment routing: of Ethernet, and of IP, on its way to the last of two.
+        // Segment routing of Ethernet and of IP, before the last of two segments.
         _ => {
             let inner = if kind == 20 { ethernet(inner) } else { inner };
             let mut routing = vec![inner.protocol, 4, 4, 1, 1, 0, 0, 0];
@@ -313,7 +314,7 @@ fn check(packet: &Packet) {
 }
 
 proptest! {
-    /// Of every tunnel, with and without a checksum of its own, in up to two others and behind tags.
+    /// In every tunnel, with and without its own checksum, within up to two others and after tags.
     #[test]
     fn the_innermost_checksum_of_tunnels_in_tunnels_is_found(
         tcp: bool, v6: bool, payload in prop::collection::vec(any::<u8>(), 0..100),
@@ -328,13 +329,13 @@ proptest! {
         }
         let packet = ethernet(packet);
         prop_assume!(packet.start + packet.offset + 2 <= HEADERS_LEN_MAX);
-        // Once in 65536 a checksum is what it would be if it were partial.
+        // Once in 65536 frames a finished checksum is equal to the partial one.
         let at = packet.start + packet.offset;
         prop_assume!(packet.bytes[at..at + 2] != packet.seed.to_be_bytes());
         check(&packet);
     }
 
-    /// From any part of the frame the answer is the same, or that more must be seen.
+    /// For any beginning of the frame the result is the same, or that more is needed.
     #[test]
     fn a_beginning_says_the_same_or_asks_for_more(
         kind in 0..KINDS, summed: bool, tcp: bool, len in 0usize..300,
@@ -370,7 +371,7 @@ proptest! {
     }
 }
 
-/// With a routing header the last segment is the destination; with a home address that is the source.
+/// In the pseudo-header, a routing header's last segment is the destination, and a home address is the source.
 #[test]
 fn addresses_of_extension_headers_and_options_are_those_of_the_pseudo_header() {
     let (source, destination) = v6();
@@ -387,7 +388,7 @@ fn addresses_of_extension_headers_and_options_are_those_of_the_pseudo_header() {
         0,
         &[options(60), options(TCP)].concat(),
     );
-    // Segments, the last first; a source route, the last last; a mobile node's.
+    // Segment routing with the last segment first; a source route with the last one last; a mobile node's.
     let segments = |next, left| [&[next, 4, 4, left, 1, 0, 0, 0], &last[..], &[7; 16]].concat();
     let route = |kind, left| [&[TCP, 4, kind, left, 0, 0, 0, 0][..], &[7; 16], &last[..]].concat();
     let mobile = |left| [&[TCP, 2, 2, left, 0, 0, 0, 0], &last[..]].concat();
@@ -404,7 +405,7 @@ fn addresses_of_extension_headers_and_options_are_those_of_the_pseudo_header() {
     compressed[8..].copy_from_slice(&[5; 8]);
     let rpl = [&[TCP, 2, 3, 2, 0x88, 0, 0, 0][..], &[4; 8], &[5; 8]].concat();
     check_behind(of(&source, &compressed), 43, &rpl);
-    // At its end the packet has its last destination itself.
+    // At the end of the route the IPv6 header has the last destination.
     check_behind(of(&source, &destination), 43, &segments(TCP, 0));
     check_behind(of(&source, &destination), 43, &route(0, 0));
     let home = [&[TCP, 2, 1, 2, 0, 0, 0xc9, 16][..], &last].concat();
@@ -417,7 +418,7 @@ fn addresses_of_extension_headers_and_options_are_those_of_the_pseudo_header() {
     }
 }
 
-/// A checksum of GRE may be the partial one, where nothing in it has any.
+/// GRE's checksum may be the partial one if the inner packet has no checksum.
 #[test]
 fn the_checksum_of_gre_itself_may_be_partial() {
     let echo = Packet {
@@ -438,7 +439,8 @@ fn the_checksum_of_gre_itself_may_be_partial() {
     check(&ethernet(ipv4(packet, &[])));
 }
 
-/// What is mirrored, or left to the other end (remote checksum offload), is covered as it stands by a checksum around it.
+/// A packet that is mirrored, or left to the other end (remote checksum offload), is covered unchanged by an outer
+/// checksum.
 #[test]
 fn what_a_checksum_around_it_covers_as_it_stands_is_left_alone() {
     let mirrored = innermost(false, TCP, b"bytes");
@@ -450,7 +452,7 @@ fn what_a_checksum_around_it_covers_as_it_stands_is_left_alone() {
         let frame = ethernet(wrap(mirrored.clone(), kind, true)).bytes;
         assert_eq!(find_partial(&frame), None, "{kind}");
     }
-    // And the datagram around it may itself be the partial one.
+    // And the outer datagram's checksum may itself be partial.
     let outer = ethernet(wrap(mirrored, 0, true));
     let outer = Packet {
         start: 34,

@@ -1,4 +1,4 @@
-//! From a filter's text to its operations: a parser by recursive descent, one word ahead.
+//! Parses a filter's text to operations: by recursive descent, with one word of lookahead.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use crate::Mac;
 use crate::parse::ETHERTYPE_ARP;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTO_TCP, PROTO_UDP};
 
-/// How deep parentheses and `not` may be nested.
+/// Greatest nesting of parentheses and `not`.
 const NESTING_MAX: usize = 32;
 const PROTO_ICMP: u8 = 1;
 const PROTO_ICMP6: u8 = 58;
@@ -33,7 +33,7 @@ const CLOSING: &str = "`and`, `or` or `)`";
 const SHALLOWER: &str = "at most 32 parentheses and `not` within each other";
 const SHORTER: &str = "a shorter filter: it may have 64 conditions, `and`, `or` and `not` together";
 
-/// What a bare value means: the words before it, or those of the value before it.
+/// Meaning of a value: from the words before it, or from those of the previous value.
 #[derive(Clone, Copy)]
 struct Words {
     protocol: Option<Protocol>,
@@ -59,17 +59,17 @@ enum Protocol {
     Transport(u8),
 }
 
-/// A word, or a sign, of the text.
+/// A word or operator of the text.
 #[derive(Clone, Copy)]
 struct Word<'t> {
     text: &'t str,
-    /// Byte at which it begins.
+    /// Byte offset of its start.
     at: usize,
 }
 
 struct Parser<'t> {
     text: &'t str,
-    /// Where the rest begins.
+    /// Byte offset of the rest.
     at: usize,
     /// The next word; empty at the end.
     next: Word<'t>,
@@ -101,7 +101,7 @@ pub(super) fn parse(text: &str) -> Result<Filter> {
 }
 
 impl<'t> Parser<'t> {
-    /// Takes the next word off the text, and returns the one before.
+    /// Reads the next word, and returns the current one.
     fn advance(&mut self) -> Word<'t> {
         let rest = self.text.get(self.at..).unwrap_or("");
         let trimmed = rest.trim_start();
@@ -131,7 +131,7 @@ impl<'t> Parser<'t> {
         found
     }
 
-    /// The next word is not what it should be.
+    /// Returns the error that the next word is not the expected one.
     fn wrong(&self, expected: &'static str) -> FilterError {
         self.wrong_at(self.next, expected)
     }
@@ -215,7 +215,7 @@ impl<'t> Parser<'t> {
         if protocol.is_some() {
             self.advance();
         }
-        // The same as without `tcp`.
+        // Flags mean the same without `tcp`.
         if protocol == Some(Protocol::Transport(PROTO_TCP))
             && let Some(flags) = flag(self.next.text)
         {
@@ -234,7 +234,7 @@ impl<'t> Parser<'t> {
                 self.value(words)
             }
             (None, Some(protocol)) => self.push(Operation::Test(of_protocol(protocol))),
-            // Neither a protocol nor a direction nor a kind: a value, whose words are those of the one before.
+            // No protocol, direction or kind: a value with the words of the previous one.
             (None, None) => match self.words {
                 Some(words) if is_value(first.text) => self.value(words),
                 _ => Err(self.wrong(PRIMITIVE)),
@@ -242,7 +242,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    /// A condition of one word.
+    /// Parses a condition of one word.
     fn lone_word(&mut self) -> Option<Test> {
         let test = match self.next.text {
             "broadcast" => Test::Broadcast,
@@ -265,7 +265,7 @@ impl<'t> Parser<'t> {
         Some(side)
     }
 
-    /// The kind of value that comes next, if one is named, or meant by a direction before it.
+    /// Parses the kind of the next value, if it is named or implied by a direction before it.
     fn kind(&mut self, protocol: Option<Protocol>, side: Option<Side>) -> Result<Option<Kind>> {
         let kind = match self.next.text {
             "host" => Kind::Host,
@@ -342,7 +342,7 @@ impl<'t> Parser<'t> {
         self.push(Operation::Test(test(len)))
     }
 
-    /// The value that the words before it want.
+    /// Parses the value that the words before it need.
     fn value(&mut self, words: Words) -> Result<()> {
         let word = self.next;
         let test = test(words, word.text).map_err(|expected| self.wrong_at(word, expected))?;
@@ -363,7 +363,7 @@ fn flag(word: &str) -> Option<u8> {
     })
 }
 
-/// Whether a word can be a number or an address: no word of the language begins with a digit or has a colon.
+/// Returns whether a word can be a number or an address: no keyword begins with a digit or contains a colon.
 fn is_value(word: &str) -> bool {
     word.contains(':') || word.starts_with(|c: char| c.is_ascii_digit())
 }
@@ -377,7 +377,7 @@ fn of_protocol(protocol: Protocol) -> Test {
     }
 }
 
-/// Decimal, or hexadecimal behind `0x`.
+/// Parses a decimal number, or a hexadecimal one after `0x`.
 fn number(word: &str) -> Option<u32> {
     match word.strip_prefix("0x") {
         Some(digits) if !digits.starts_with('+') => u32::from_str_radix(digits, 16).ok(),
@@ -390,7 +390,7 @@ fn small(word: &str, max: u16) -> Option<u16> {
     u16::try_from(number(word)?).ok().filter(|n| *n <= max)
 }
 
-/// The condition that a value makes with the words before it; else, what it should be.
+/// Returns the condition of a value with the words before it, or what was expected.
 fn test(words: Words, value: &str) -> std::result::Result<Test, &'static str> {
     let side = words.side;
     match words.kind {
@@ -463,7 +463,7 @@ fn net(
     }
 }
 
-/// A mask of `len` ones in the leading bits of `width`.
+/// Returns a mask of `len` leading ones in `width` bits.
 fn leading(len: u32, width: u32) -> Option<u128> {
     let behind = width.checked_sub(len)?;
     let all = u128::MAX >> (128 - width);

@@ -1,4 +1,4 @@
-//! What the language promises; libpcap's own compiler, in tcpdump, is asked whether it agrees.
+//! Tests of the filter language, with libpcap's compiler, in tcpdump, as the reference.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ const PORTS: [u16; 5] = [53, 80, 443, 8080, 65535];
 /// The longest payload of a frame here.
 const PAYLOAD_MAX: usize = 100;
 
-/// A frame, and how many tags it has.
+/// A frame's number of tags, and the frame.
 type Tagged = (usize, Vec<u8>);
 
 fn v4() -> impl Strategy<Value = [u8; 4]> {
@@ -74,7 +74,7 @@ fn ipv4() -> impl Strategy<Value = (u16, Vec<u8>)> {
     )
 }
 
-/// Without extension headers: what is behind those libpcap does not look for.
+/// Without extension headers: libpcap does not parse what follows them.
 fn ipv6() -> impl Strategy<Value = (u16, Vec<u8>)> {
     (v6(), v6(), transport()).prop_map(|(from, to, (protocol, transport))| {
         let mut bytes = vec![0x60, 0, 0, 0];
@@ -115,7 +115,7 @@ fn frame() -> impl Strategy<Value = Tagged> {
     })
 }
 
-/// A condition in the words that libpcap shares.
+/// A condition in the part of the language shared with libpcap.
 fn condition() -> impl Strategy<Value = String> {
     let words = |all: &[&'static str]| select(all.to_vec());
     let side = || words(&["", "src ", "dst "]);
@@ -161,7 +161,7 @@ fn condition() -> impl Strategy<Value = String> {
             .prop_map(|(a, b, port)| format!("{a}{b}port {port}")),
         (transport(), side(), range).prop_map(|(a, b, range)| format!("{a}{b}portrange {range}")),
         (words(&["less", "greater"]), 30..200_u32).prop_map(|(a, len)| format!("{a} {len}")),
-        // Values with the words of the one before.
+        // Values with the words of the previous value.
         (side(), select(&PORTS[..])).prop_map(|(side, port)| format!("({side}port 80 or {port})")),
         (side(), address())
             .prop_map(|(side, address)| format!("(not {side}host 10.0.0.1 and {address})")),
@@ -181,7 +181,7 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
-/// Which of the frames tcpdump selects, by their places.
+/// Returns the indices of the frames that tcpdump selects.
 fn tcpdump(expression: &str, frames: &[&[u8]]) -> BTreeSet<usize> {
     let mut child = Command::new("tcpdump")
         // -O: without its optimizer, which loses conditions (1.10.3 selects port 443 by
@@ -196,7 +196,7 @@ fn tcpdump(expression: &str, frames: &[&[u8]]) -> BTreeSet<usize> {
     let mut output = Vec::new();
     let mut complaint = String::new();
     std::thread::scope(|scope| {
-        // It stops reading where the expression is wrong.
+        // tcpdump stops reading if the expression is wrong.
         scope.spawn(move || input.write_all(&savefile(frames)));
         let _ = child
             .stdout
@@ -214,7 +214,7 @@ fn tcpdump(expression: &str, frames: &[&[u8]]) -> BTreeSet<usize> {
     times(&output).collect()
 }
 
-/// The frames as pcap-savefile(5) has them, their places as times.
+/// Returns the frames as a pcap-savefile(5), with their indices as times.
 fn savefile(frames: &[&[u8]]) -> Vec<u8> {
     let header = [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 0xffff, 1];
     let mut file: Vec<u8> = header.map(u32::to_le_bytes).concat();
@@ -241,7 +241,7 @@ fn times(mut file: &[u8]) -> impl Iterator<Item = usize> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// libpcap counts tags as it comes to the word `vlan`, and we look behind all there are.
+    /// libpcap skips one tag per word `vlan`; our filters skip all tags.
     #[test]
     fn frames_are_selected_as_libpcap_selects_them(
         expression in expression(),
@@ -265,7 +265,7 @@ fn vlans_and_flags_are_selected_as_libpcap_selects_them() {
     let mut runner = TestRunner::deterministic();
     let strategy = prop::collection::vec(frame(), 600);
     let frames = strategy.new_tree(&mut runner).unwrap().current();
-    // libpcap's `vlan` moves its idea of where a tag is, so that it cannot be asked about any of several.
+    // In libpcap `vlan` moves the offset of the next tag, so it has no test for any of several tags.
     let few = frames.iter().filter(|(tags, _)| *tags < 2);
     let frames: Vec<&[u8]> = few.map(|(_, frame)| &frame[..]).collect();
     let cases = [
@@ -291,7 +291,7 @@ fn vlans_and_flags_are_selected_as_libpcap_selects_them() {
     }
 }
 
-/// TCP from port 80 behind extension headers.
+/// TCP from port 80 after extension headers.
 fn extended(extensions: &[(u8, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; 12];
     bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0]);
@@ -384,7 +384,7 @@ fn a_filter_has_bounds_and_says_so() {
     let nested = |n: usize| "(".repeat(n) + "ip" + &")".repeat(n);
     assert!(Filter::parse(&nested(32)).is_ok());
     assert!(Filter::parse(&nested(33)).is_err() && Filter::parse(&"!".repeat(100_000)).is_err());
-    // The deepest stack of answers.
+    // The deepest stack of results.
     let right = (1..32).fold("ip".to_owned(), |inner, _| format!("arp or ({inner})"));
     assert!(
         Filter::parse(&right)

@@ -1,4 +1,4 @@
-//! What a filter looks at: a frame's headers, found in one walk of bounded length.
+//! A frame's headers for filters, found in one walk of bounded length.
 
 use crate::Mac;
 use crate::parse::{
@@ -6,21 +6,21 @@ use crate::parse::{
     ETHERTYPE_VLAN, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, be16,
 };
 
-/// The most tags that are looked behind.
+/// Most tags that are parsed.
 pub const TAGS_MAX: usize = 4;
-/// The most IPv6 extension headers that are looked behind.
+/// Most IPv6 extension headers that are parsed.
 pub const EXTENSIONS_MAX: usize = 8;
 
 const ETHERTYPE_RARP: u16 = 0x8035;
-/// Tags of 802.1Q, 802.1ad, and of what was there before the latter.
+/// Tags of 802.1Q, 802.1ad, and the type used before 802.1ad.
 const TAG_TYPES: [u16; 3] = [ETHERTYPE_VLAN, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD];
 const PROTO_SCTP: u8 = 132;
 const PROTO_AUTHENTICATION: u8 = 51;
-/// IPv6 extension headers with a length in units of 8 bytes behind the first 8: hop-by-hop options, routing, destination
+/// IPv6 extension headers with a length in units of 8 bytes after the first 8: hop-by-hop options, routing, destination
 /// options, mobility, HIP, shim6 (RFC 8200, 4; the IANA registry of them).
 const PROTO_EXTENSIONS: [u8; 6] = [0, 43, 60, 135, 139, 140];
 
-/// Which end of a frame, a packet or a connection.
+/// An end of a frame, packet or connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Side {
     Source,
@@ -28,7 +28,7 @@ pub(crate) enum Side {
     Either,
 }
 
-/// Asks for the ends that `side` names: of the source, `true`.
+/// Returns whether `holds` is true for an end in `side`. Its argument is `true` for the source.
 pub(super) fn either(side: Side, holds: impl Fn(bool) -> bool) -> bool {
     (side != Side::Destination && holds(true)) || (side != Side::Source && holds(false))
 }
@@ -40,13 +40,13 @@ pub(super) struct Headers<'b> {
     pub(super) len: usize,
     vlans: [u16; TAGS_MAX],
     tags: usize,
-    /// What is behind the tags.
+    /// Type after the tags.
     pub(super) ethertype: Option<u16>,
-    /// Where that begins.
+    /// Offset of the network header.
     network: usize,
-    /// IP's protocol, behind extension headers.
+    /// IP protocol, after extension headers.
     pub(super) protocol: Option<u8>,
-    /// Where the transport header begins; of a fragment, only the first has one.
+    /// Offset of the transport header; only the first fragment has one.
     transport: Option<usize>,
 }
 
@@ -144,13 +144,13 @@ impl<'b> Headers<'b> {
             .map(u32::from_be_bytes)
     }
 
-    /// The IPv4 address of an ARP message's sender, or target (RFC 826).
+    /// Returns the IPv4 address of an ARP message's sender or target (RFC 826).
     pub(super) fn arp(&self, source: bool) -> Option<u32> {
         let is_arp = self.ethertype == Some(ETHERTYPE_ARP);
         self.resolved(source).filter(|_| is_arp)
     }
 
-    /// Of a RARP message likewise (RFC 903).
+    /// The same for a RARP message (RFC 903).
     pub(super) fn rarp(&self, source: bool) -> Option<u32> {
         let is_rarp = self.ethertype == Some(ETHERTYPE_RARP);
         self.resolved(source).filter(|_| is_rarp)

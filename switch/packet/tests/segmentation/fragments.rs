@@ -1,4 +1,4 @@
-//! One datagram cut into fragments: as etherparse writes them, and as it puts them together.
+//! One datagram cut into fragments: compared with etherparse's, and reassembled by it.
 
 use etherparse::defrag::IpDefragPool;
 use etherparse::{SlicedPacket, ip_number};
@@ -21,8 +21,8 @@ proptest! {
         }
     }
 
-    /// In any order, and some of them twice. (Etherparse takes what begins a later fragment for an
-    /// extension header, where the first has one behind its fragment header.)
+    /// In any order, and some of them twice. (Etherparse takes the beginning of a later fragment for an extension header,
+    /// if the first has one after its fragment header.)
     #[test]
     fn fragments_are_put_together_to_what_the_guest_has_sent(
         (large, order) in datagram().prop_flat_map(|large| {
@@ -54,7 +54,7 @@ proptest! {
         }
     }
 
-    /// A size that is no multiple of 8 is taken for the next that is smaller: offsets are counted so.
+    /// A size that is not a multiple of 8 is rounded down: that is the unit of offsets.
     #[test]
     fn a_size_is_rounded_down_to_the_unit_of_offsets(large in datagram(), more in 0usize..8) {
         let exact = Large { gso_size: large.fragment_size(), ..large };

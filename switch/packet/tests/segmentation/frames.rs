@@ -1,4 +1,4 @@
-//! Large frames of every kind, and what their segments must be, both written by etherparse.
+//! Large frames of every kind, and their expected segments, both written by etherparse.
 
 use crosspoint_packet::checksum::{Partial, finish, sum};
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SegmentError, Segmentation, Whole};
@@ -12,17 +12,17 @@ use proptest::prelude::*;
 
 pub const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 pub const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
-/// What the fragments of a test have in common.
+/// Identification of the fragments in all tests.
 pub const IDENTIFICATION: u32 = 0x89ab_cdef;
 
-/// An IP header, without what depends on the payload.
+/// An IP header without the fields that depend on the payload.
 #[derive(Clone, Debug)]
 pub enum Ip {
     V4(Ipv4Header),
     V6(Ipv6Header, Vec<Ipv6RawExtHeader>),
 }
 
-/// A transport header, without what depends on the payload.
+/// A transport header without the fields that depend on the payload.
 #[derive(Clone, Debug)]
 pub enum Transport {
     Tcp(TcpHeader),
@@ -32,7 +32,7 @@ pub enum Transport {
 /// A large frame, and how it is to be cut.
 #[derive(Clone, Debug)]
 pub struct Large {
-    /// VLAN and whether its tag is an 802.1ad one, from the outermost on.
+    /// Tags from the outermost on: VLAN, and whether it is an 802.1ad tag.
     pub tags: Vec<(u16, bool)>,
     pub ip: Ip,
     pub transport: Transport,
@@ -40,9 +40,9 @@ pub struct Large {
     pub gso_size: usize,
     /// The guest sets the ECN bit in `gso_type`.
     pub ecn: bool,
-    /// What the guest leaves in IP's length field.
+    /// Value that the guest leaves in IP's length field.
     pub ip_len: Option<u16>,
-    /// One datagram, to become fragments; and the IPv4 options of those behind the first.
+    /// For a datagram to be cut into fragments: the IPv4 options of all fragments but the first.
     pub fragments: Option<Vec<u8>>,
 }
 
@@ -58,12 +58,12 @@ impl Large {
         self.payload.len().div_ceil(self.gso_size).max(1)
     }
 
-    /// What IP carries in each fragment but the last.
+    /// Returns the bytes that IP carries in each fragment but the last.
     pub fn fragment_size(&self) -> usize {
         self.gso_size / 8 * 8
     }
 
-    /// Where the part begins that fragments divide: behind all that nodes on the way look at.
+    /// Returns the offset of the part that is cut into fragments: after all headers that nodes on the path use.
     pub fn fragmented_from(&self) -> usize {
         match &self.ip {
             Ip::V4(_) => self.transport_offset(),
@@ -74,7 +74,7 @@ impl Large {
         }
     }
 
-    /// How many of IPv6's extension headers every fragment has.
+    /// Returns how many IPv6 extension headers every fragment repeats.
     fn repeated_extensions(&self) -> usize {
         let Ip::V6(header, extensions) = &self.ip else {
             return 0;
@@ -141,7 +141,7 @@ impl Large {
         }
     }
 
-    /// The frame as the guest sends it: the sum of the pseudo-header in the checksum's place.
+    /// Returns the frame as the guest sends it: with the sum of the pseudo-header in the checksum field.
     pub fn frame(&self) -> Vec<u8> {
         let mut frame = self.written(&self.ip, &self.transport, &self.payload);
         let at = self.transport_offset() + if self.is_tcp() { 16 } else { 6 };
@@ -159,7 +159,7 @@ impl Large {
         frame
     }
 
-    /// Segment `index` as a sender that knows nothing of segmentation would send it.
+    /// Returns segment `index` as a sender without segmentation offload would send it.
     pub fn expected(&self, index: usize) -> Vec<u8> {
         if self.fragments.is_some() && self.count() > 1 {
             return self.expected_fragment(index);
@@ -179,7 +179,7 @@ impl Large {
         self.written(&ip, &transport, &self.payload[first..last])
     }
 
-    /// The whole frame, as a sender without any offload would send it.
+    /// Returns the whole frame as a sender without any offload would send it.
     pub fn whole(&self) -> Vec<u8> {
         self.written(&self.ip, &self.transport, &self.payload)
     }
@@ -225,7 +225,7 @@ impl Large {
         frame
     }
 
-    /// A whole frame, with all lengths and checksums as etherparse computes them.
+    /// Returns a whole frame with all lengths and checksums computed by etherparse.
     fn written(&self, ip: &Ip, transport: &Transport, payload: &[u8]) -> Vec<u8> {
         let mut frame = self.link();
         let header = checked(ip, transport, payload);
@@ -281,7 +281,7 @@ impl Large {
         bytes
     }
 
-    /// What a guest leaves in a checksum's place (virtio 1.2, 5.1.6.2).
+    /// Returns the value that a guest leaves in the checksum field (virtio 1.2, 5.1.6.2).
     fn pseudo_header_sum(&self, len: usize) -> u16 {
         let sum = match &self.ip {
             Ip::V4(v4) => Sum16BitWords::new()
@@ -299,7 +299,7 @@ impl Large {
     }
 }
 
-/// The transport header with its length and checksum.
+/// Returns the transport header with its length and checksum.
 fn checked(ip: &Ip, transport: &Transport, payload: &[u8]) -> Vec<u8> {
     match transport {
         Transport::Tcp(header) => {
@@ -324,7 +324,7 @@ fn checked(ip: &Ip, transport: &Transport, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The plan for a frame of which only the beginning is known.
+/// Plans the cut of a frame of which only the beginning is known.
 pub fn plan(
     headers: &[u8],
     frame_len: usize,
@@ -336,7 +336,7 @@ pub fn plan(
     })
 }
 
-/// Our segments of `frame`, put together; their checksums still partial. With each, where it is.
+/// Returns our segments of `frame`, each with the place of its checksum, which is still partial.
 pub fn cut(frame: &[u8], request: GsoRequest) -> Vec<(Vec<u8>, Option<Partial>)> {
     let headers = &frame[..frame.len().min(HEADERS_MAX)];
     let whole = || Whole {
@@ -356,7 +356,7 @@ pub fn cut(frame: &[u8], request: GsoRequest) -> Vec<(Vec<u8>, Option<Partial>)>
         .collect()
 }
 
-/// The segment with its checksum completed, as whoever takes it for a link without offload does.
+/// Returns the segment with its checksum completed, as for a link without offload.
 pub fn finished((mut segment, place): (Vec<u8>, Option<Partial>)) -> Vec<u8> {
     let Some(place) = place else {
         return segment;
@@ -367,7 +367,7 @@ pub fn finished((mut segment, place): (Vec<u8>, Option<Partial>)) -> Vec<u8> {
     segment
 }
 
-/// Whether two frames are the same; in the 16 bits at `checksum`, 0 and 0xffff are the same number.
+/// Returns whether two frames are equal; in the 16 bits at `checksum`, 0 and 0xffff are the same number.
 pub fn same(a: &[u8], b: &[u8], checksum: Option<Partial>) -> bool {
     let Some(place) = checksum else {
         return a == b;
@@ -404,7 +404,7 @@ fn ipv4_with(
     )
 }
 
-/// IPv6 with any of the extension headers that segments repeat, in the order of RFC 8200, 4.1.
+/// IPv6 with any of the extension headers that segments repeat, ordered as in RFC 8200, 4.1.
 fn ipv6(protocol: IpNumber) -> impl Strategy<Value = Ip> {
     let kinds = [
         ip_number::IPV6_HEADER_HOP_BY_HOP,
@@ -428,8 +428,8 @@ fn ipv6(protocol: IpNumber) -> impl Strategy<Value = Ip> {
                 source,
                 destination,
             };
-            // For experiments (RFC 4727): an option that whoever does not know it skips, and a
-            // routing header that leads nowhere else.
+            // For experiments (RFC 4727): an option that is skipped if unknown, and a routing header without further
+            // destinations.
             let mut body = vec![0; 6 + 8 * words];
             let mut extensions = vec![];
             for kind in kinds.into_iter().rev() {
@@ -489,7 +489,7 @@ fn headers() -> impl Strategy<Value = (Ip, Transport)> {
     ]
 }
 
-/// Frames of every kind, cut into 1 to 128 segments, TCP now and then into more.
+/// Frames of every kind, cut into 1 to 128 segments, TCP sometimes into more.
 pub fn large() -> impl Strategy<Value = Large> {
     let count = prop_oneof![1 => Just(1usize), 8 => 1usize..=128, 1 => 129usize..=2048];
     let tags = proptest::collection::vec((0u16..4096, any::<bool>()), 0..=2);
@@ -499,7 +499,7 @@ pub fn large() -> impl Strategy<Value = Large> {
         |(tags, (ip, transport), (count, gso_size, last), (ecn, seed), ip_len)| {
             let tcp = matches!(transport, Transport::Tcp(_));
             let count = if tcp { count } else { count.min(128) };
-            // With the largest headers there are, an IP packet is still possible.
+            // Fits in an IP packet even with the largest headers.
             let most = 65_000 / count;
             let gso_size = gso_size.min(most);
             let len = (count - 1) * gso_size + 1 + last.index(gso_size);
@@ -518,8 +518,7 @@ pub fn large() -> impl Strategy<Value = Large> {
     )
 }
 
-/// IPv4 options that are what they say, in words of 4 bytes; and what is left of them behind the
-/// first fragment.
+/// Valid IPv4 options, in words of 4 bytes; and the options of the fragments after the first.
 fn options() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     // For experiments (RFC 4727), of both classes: those with the highest bit are copied.
     let kind = proptest::sample::select(vec![1u8, 0x1e, 0x5e, 0x9e, 0xde]);
@@ -547,7 +546,7 @@ fn options() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     })
 }
 
-/// Datagrams of every length, to be cut into fragments: 1 to 2048.
+/// Datagrams of every length, to be cut into 1 to 2048 fragments.
 pub fn datagram() -> impl Strategy<Value = Large> {
     let v4 = options()
         .prop_flat_map(|(first, later)| (ipv4_with(ip_number::UDP, Just(first)), Just(later)));

@@ -1,4 +1,4 @@
-//! Whatever a guest writes: an error or sound segments, never a panic.
+//! For any bytes of a guest: an error or valid segments, never a panic.
 
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, SEGMENTS_MAX, SegmentError};
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::frames::{Ip, Large, Transport, any_large, plan};
 
-/// What holds of every segmentation there is, wherever it comes from.
+/// Checks the invariants of every segmentation.
 fn check(headers: &[u8], frame_len: usize, request: GsoRequest) -> Result<(), TestCaseError> {
     let Ok(segmentation) = plan(headers, frame_len, request) else {
         return Ok(());
@@ -65,7 +65,7 @@ proptest! {
         check(&headers, frame_len, request)?;
     }
 
-    /// Nearly sound frames come further than noise does.
+    /// Nearly valid frames are processed further than random bytes.
     #[test]
     fn spoilt_frames_are_segmented_without_panic(
         large in any_large(),
@@ -84,7 +84,7 @@ proptest! {
         check(headers, other_len.unwrap_or(frame.len()), other.unwrap_or(large.request()))?;
     }
 
-    /// The guest's own place for the checksum is the right one, or none is taken.
+    /// The guest's place of the checksum is the right one, or the frame is refused.
     #[test]
     fn a_checksum_elsewhere_is_an_error(large in any_large(), start: u16, offset: u16) {
         let mut request = large.request();
@@ -106,7 +106,7 @@ proptest! {
             && (gso_type & 0x80 == 0 || large.is_tcp());
         let error = match gso_type {
             _ if of_it => None,
-            // The others of UDP: the same frame, to be cut in another way.
+            // The other types of UDP: the same frame, to be cut differently.
             3 | 5 if !large.is_tcp() => return Ok(()),
             1 | 3 | 4 | 5 | 0x81 | 0x84 => Some(SegmentError::OtherProtocol),
             other => Some(SegmentError::UnknownType(other)),
@@ -115,7 +115,7 @@ proptest! {
     }
 }
 
-/// Changes `change` makes to a sound frame of the kind that `kind` wants, and the error they make.
+/// Applies `change` to a valid frame of kind `kind`, and checks for the expected error.
 fn spoil(
     kind: impl Fn(&Large) -> bool,
     change: impl Fn(&Large, &mut Vec<u8>, &mut GsoRequest),
@@ -230,7 +230,7 @@ fn a_fragment_too_small_for_the_headers_of_the_first_is_an_error() {
 }
 
 proptest! {
-    /// One more extension header, as long as there is room for, or the next longer.
+    /// One more extension header: the longest that fits, or the next longer one.
     #[test]
     fn headers_longer_than_the_limit_are_an_error(
         large in any_large().prop_filter("IPv6", Large::is_v6),

@@ -1,6 +1,5 @@
-//! Linux as the judge: a large frame goes into a tap device with its virtio header, over a bridge,
-//! and out of a tap device that takes no large frames. What the kernel makes of it on the way is
-//! what this code must make of it.
+//! Linux as the reference: a large frame goes into a tap device with its virtio header, over a bridge, and out of a tap
+//! device that takes no large frames. This code must make the same segments as the kernel.
 
 use crosspoint_packet::checksum::Partial;
 use crosspoint_packet::segment::GsoRequest;
@@ -12,25 +11,25 @@ use crate::frames::{
 };
 use crate::tap::{Tap, ip, namespace};
 
-/// Segmented datagrams over IPv4 and IPv6, of which Linux knows since 6.2.
+/// Segmented datagrams over IPv4 and IPv6, supported since Linux 6.2.
 const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
-/// Most datagrams that every such Linux cuts a frame into (`UDP_MAX_SEGMENTS`; since 6.9 it is 128).
+/// Most datagrams that all these versions cut a frame into (`UDP_MAX_SEGMENTS`; since 6.9 it is 128).
 const DATAGRAMS_MAX: usize = 64;
 
-/// Two tap devices on a bridge. The thread is in a network namespace of its own from here on.
+/// Makes two tap devices on a bridge. The thread gets its own network namespace.
 fn bridge(offload: libc::c_uint) -> (Tap, Tap) {
     namespace();
     let taps = (Tap::new("in", 0), Tap::new("out", offload));
-    // Snooping looks at IP's lengths, too.
+    // Snooping also checks IP's lengths.
     ip("link add bridge type bridge mcast_snooping 0");
     for name in ["in", "out"] {
-        // Room for all segments of a frame, and for a frame that is not to be segmented.
+        // Room for all segments of a frame, and for a frame that is not segmented.
         ip(&format!(
             "link set {name} master bridge mtu 65500 txqueuelen 5000 up"
         ));
     }
     ip("link set bridge up");
-    // Where netfilter's bridge module is loaded, it drops what has wrong lengths in its IP header.
+    // If netfilter's bridge module is loaded, it drops frames with wrong lengths in their IP headers.
     for tables in ["iptables", "ip6tables"] {
         let call = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
         if std::path::Path::new(&call).exists() {
@@ -40,13 +39,13 @@ fn bridge(offload: libc::c_uint) -> (Tap, Tap) {
     taps
 }
 
-/// What the kernel makes of a large frame.
+/// Returns the frames that the kernel makes of a large frame.
 fn kernel_cut(
     taps: &mut (Tap, Tap),
     frame: &[u8],
     request: GsoRequest,
 ) -> Vec<(Vec<u8>, Option<Partial>)> {
-    // A type for experiments (IEEE 802), behind the frame: then all of it has come.
+    // A last frame with a type for experiments (IEEE 802): after it, all segments have arrived.
     let mut end = [DESTINATION, SOURCE].concat();
     end.extend([0x88, 0xb5]);
     end.resize(60, 0x55);
@@ -67,11 +66,11 @@ fn kernel_cut(
     }
 }
 
-/// Whether our segments are the kernel's. `partial`: the kernel leaves the checksums.
+/// Compares our segments with the kernel's. `partial`: the kernel leaves the checksums.
 fn compare(taps: &mut (Tap, Tap), mut large: Large, partial: bool) -> Result<(), TestCaseError> {
     if large.count() == 1 {
-        // The kernel lets such a frame pass as it is; but it takes TCP's options for payload when it
-        // asks whether there is more of it than `gso_size`, and drops what it then cannot cut.
+        // The kernel passes such a frame unchanged; but it counts TCP's options as payload when it compares that with
+        // `gso_size`, and drops frames that it then cannot cut.
         large.ip_len = None;
         if large.is_tcp() {
             large.gso_size += 40;
@@ -102,7 +101,7 @@ fn compare(taps: &mut (Tap, Tap), mut large: Large, partial: bool) -> Result<(),
     Ok(())
 }
 
-/// Fragments that have one identification at `at` get that of ours: it is any number.
+/// Replaces the fragments' common identification at `at` by ours, since it is arbitrary.
 fn identify(fragments: &mut [(Vec<u8>, Option<Partial>)], at: usize) -> Result<(), TestCaseError> {
     let common = fragments[0].0[at..at + 4].to_vec();
     for (fragment, _) in fragments {
@@ -112,9 +111,8 @@ fn identify(fragments: &mut [(Vec<u8>, Option<Partial>)], at: usize) -> Result<(
     Ok(())
 }
 
-/// Datagrams whose fragments are right when Linux makes them: it leaves sizes that are no multiple
-/// of 8, repeats IPv4 options that only the first fragment should have, and counts IPv6 extension
-/// headers into the offsets.
+/// Datagrams that Linux fragments correctly: it does not round sizes that are not a multiple of 8, repeats IPv4 options
+/// that only the first fragment should have, and counts IPv6 extension headers in the offsets.
 fn linux_datagram() -> impl Strategy<Value = Large> {
     datagram().prop_filter_map("fragments as Linux makes them", |mut large| {
         large.gso_size = large.fragment_size();
@@ -127,7 +125,7 @@ fn linux_datagram() -> impl Strategy<Value = Large> {
 }
 
 fn kernel_agrees(offload: libc::c_uint) {
-    // A thread of its own, since the namespace stays with it.
+    // A separate thread, since the namespace stays with it.
     let judged = std::thread::spawn(move || {
         let taps = std::cell::RefCell::new(bridge(offload));
         let datagrams = taps.borrow().0.take(libc::TUN_F_CSUM | TUN_F_USO).is_ok();

@@ -1,4 +1,4 @@
-//! Linux as the receiver: its IP puts our fragments together, and a socket gets the datagram.
+//! Linux as the receiver: its IP reassembles our fragments, and a socket gets the datagram.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -11,41 +11,41 @@ use crate::frames::{Ip, Large, Transport, cut, datagram, finished};
 use crate::tap::{Tap, ip, namespace};
 
 const PORT: u16 = 4567;
-/// Tags that a receiver without VLANs takes: they have a priority, and name none.
+/// Tags that a receiver without VLANs accepts: priority tags.
 const TAGS: [&[(u16, bool)]; 3] = [&[], &[(0, false)], &[(0, true), (0, false)]];
 
-/// A host behind a tap device, in a namespace of its own.
+/// A host behind a tap device, in its own namespace.
 fn host() -> (Tap, UdpSocket) {
     namespace();
     let tap = Tap::new("tap", 0);
     for all in ["all", "default"] {
-        // Its routes are of no interest here.
+        // Accept packets regardless of routes.
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{all}/rp_filter"), "0").expect("root");
     }
     ip("link set lo up");
     ip("link set tap address 02:00:00:00:00:22 mtu 65500 up");
     ip("address add 10.0.0.2/24 dev tap");
     ip("address add fd00::2/64 dev tap nodad");
-    // Of both IP versions.
+    // For both IP versions.
     let socket = UdpSocket::bind(("::", PORT)).expect("a socket");
     let limit = Some(Duration::from_secs(2));
     socket.set_read_timeout(limit).expect("a timeout");
     // Each small fragment counts for a whole buffer.
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20).expect("root");
-    // The kernel takes up an IPv6 address in its own time: until then it looks for it elsewhere.
+    // The kernel needs some time to activate an IPv6 address: until then it does not deliver locally.
     let own = UdpSocket::bind(("::", 0)).expect("a socket");
     let soon = Some(Duration::from_millis(10));
     socket.set_read_timeout(soon).expect("a timeout");
     while socket.recv(&mut [0]).is_err() {
         let _ = own.send_to(b"?", ("fd00::2", PORT));
     }
-    // And what found its way late.
+    // Discard late packets.
     while socket.recv(&mut [0]).is_ok() {}
     socket.set_read_timeout(limit).expect("a timeout");
     (tap, socket)
 }
 
-/// The same datagram, to the host.
+/// Readdresses the datagram to the host.
 fn addressed(mut large: Large, tags: usize) -> Large {
     large.tags = TAGS[tags].to_vec();
     match &mut large.ip {
@@ -87,12 +87,12 @@ fn sent_in_fragments_arrives_whole(
 
 #[test]
 fn linux_puts_fragments_together_to_the_datagram() {
-    // A thread of its own, since the namespace stays with it.
+    // A separate thread, since the namespace stays with it.
     let judged = std::thread::spawn(|| {
         let (tap, socket) = host();
         let tap = std::cell::RefCell::new(tap);
         let frames = (datagram(), 0..TAGS.len()).prop_map(|(large, tags)| addressed(large, tags));
-        // A datagram that does not come costs the whole wait, each time it is made smaller.
+        // A lost datagram costs the whole timeout, each time it is shrunk.
         let config = ProptestConfig {
             max_shrink_time: 10_000,
             ..ProptestConfig::default()

@@ -1,4 +1,4 @@
-//! Segmentation in software: against etherparse, against Linux, and against anything at all.
+//! Tests of software segmentation: against etherparse, against Linux, and with arbitrary input.
 
 mod fragments;
 mod frames;

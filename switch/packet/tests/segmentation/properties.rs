@@ -1,4 +1,4 @@
-//! Every segment is what a sender without segmentation would have sent.
+//! Every segment is equal to the one that a sender without segmentation offload would send.
 
 use crosspoint_packet::segment::HEADERS_MAX;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -25,7 +25,7 @@ proptest! {
         prop_assert!(payload == large.payload, "the payload is another");
     }
 
-    /// A parser that goes by the lengths in the headers finds a sound packet, and none too many.
+    /// A parser that uses the lengths in the headers finds a valid packet, and no extra bytes.
     #[test]
     fn a_strict_parser_takes_every_segment(large in large()) {
         for segment in cut(&large.frame(), large.request()) {
@@ -50,7 +50,7 @@ proptest! {
         }
     }
 
-    /// A TCP frame whose checksum is whole, with nothing asked for it.
+    /// A TCP frame with a finished checksum and no request for it.
     #[test]
     fn a_whole_checksum_is_made_anew_for_every_segment(
         large in large().prop_filter("TCP", Large::is_tcp),
@@ -68,7 +68,7 @@ proptest! {
         }
     }
 
-    /// What lies together may end right behind the headers, and not before.
+    /// The contiguous beginning may end directly after the headers, but not earlier.
     #[test]
     fn the_headers_are_enough(large in any_large()) {
         let (frame, len) = (large.frame(), large.header_len());

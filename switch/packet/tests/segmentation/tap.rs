@@ -1,4 +1,4 @@
-//! Tap devices of a network namespace, with virtio headers before the frames.
+//! Tap devices in a network namespace, with virtio headers before the frames.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,14 +21,14 @@ const HEADER_LEN: usize = 10;
 pub struct Tap(File);
 
 impl Tap {
-    /// Makes the device. `offload`: what its user takes, `TUN_F_*`.
+    /// Makes the device. `offload`: the offloads that its user takes, `TUN_F_*`.
     pub fn new(name: &str, offload: libc::c_uint) -> Tap {
         let file = File::options()
             .read(true)
             .write(true)
             .open("/dev/net/tun")
             .expect("the tun driver");
-        // `struct ifreq`: the name, flags, and what is left of a union of 24 bytes.
+        // `struct ifreq`: the name, flags, and the rest of a union of 24 bytes.
         let mut request = [0u8; 40];
         request[..name.len()].copy_from_slice(name.as_bytes());
         let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as u16;
@@ -42,7 +42,7 @@ impl Tap {
         tap
     }
 
-    /// Tells the kernel what the tap's user takes.
+    /// Sets the offloads that the tap's user takes.
     pub fn take(&self, offload: libc::c_uint) -> std::io::Result<()> {
         let offload = libc::c_ulong::from(offload);
         // SAFETY: TUNSETOFFLOAD takes a number, and touches no memory of ours.
@@ -66,7 +66,7 @@ impl Tap {
             },
             request.gso_type,
         ];
-        // The second is `hdr_len`, which is a hint.
+        // The first is `hdr_len`, which is only a hint.
         for field in [0, request.gso_size, place.start, place.offset] {
             bytes.extend(field.to_ne_bytes());
         }
@@ -76,7 +76,7 @@ impl Tap {
             .expect("the kernel takes the frame");
     }
 
-    /// The next frame that this test has sent, and its checksum if it is partial.
+    /// Returns the next frame of this test, and its checksum's place if it is partial.
     pub fn receive(&mut self) -> (Vec<u8>, Option<Partial>) {
         let mut bytes = vec![0; 70_000];
         loop {
@@ -85,7 +85,7 @@ impl Tap {
             assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no frame comes");
             let n = self.0.read(&mut bytes).unwrap();
             let (header, frame) = bytes[..n].split_at(HEADER_LEN);
-            // Others are the kernel's own (neighbour and multicast discovery).
+            // Other frames are from the kernel (neighbour and multicast discovery).
             if frame[..6] == DESTINATION && frame[6..12] == SOURCE {
                 assert_eq!(header[1], 0, "the kernel has not segmented");
                 let field = |at| u16::from_ne_bytes([header[at], header[at + 1]]);
@@ -106,7 +106,7 @@ pub fn ip(arguments: &str) {
     assert!(status.expect("iproute2").success(), "ip {arguments}");
 }
 
-/// Gives the thread a network namespace of its own, from here on.
+/// Moves the thread to its own network namespace.
 pub fn namespace() {
     assert!(
         rustix::process::geteuid().is_root(),
