@@ -1,14 +1,14 @@
 #!/bin/bash
-# scaling.sh [run]: how crosspoint scales over workers: as many pairs as workers, each with guests of their own, against one; and 1 to 7 guests
-# that send to one. For a machine with a core for each worker, as many for generators, and one or two for everything else: 16 for 7 workers.
-# Nothing needs to be installed there but what it runs: two static binaries, found beside this script or in BIN:
+# scaling.sh [run]: how crosspoint scales with workers: as many pairs as workers, each with its own guests, compared with one
+# pair; and 1 to 7 guests that send to one. For a machine with a core for each worker, as many for generators, and one or two
+# for everything else: 16 for 7 workers. It needs nothing installed but two static binaries, beside this script or in BIN:
 #   RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu -p crosspoint -p crosspoint-bench
 #   BIN=DIR            where crosspoint and crosspoint-bench are
 #   WORKERS="1 2 4 7"  numbers of workers; ratios are to the first of these
-#   CORES="..."        cores to use: for W workers the first W are generators', the next ones workers'; default: all but the first that this
-#                      process may use. Say siblings of one core only if they are meant
+#   CORES="..."        cores to use: for W workers the first W are for generators, the next W for workers; default: all that this process may
+#                      use, except the first. Do not name siblings of one core unless that is intended
 #   SENDERS="1 .. 7"   numbers of senders to one receiver, with the largest number of workers
-#   SIZE=64            of frames; a number of the suite's names, or imix
+#   SIZE=64            frame size, as in the names of the suite's scenarios, or imix
 #   ROUNDS=3 TRIALS=5 TRIAL_MS=500
 #   OUT=DIR            where to write the report of every run; default: a new directory
 #   OPTIONS="..."      more options of `crosspoint-bench suite`, such as --realtime or --huge-pages on
@@ -19,7 +19,7 @@ OPTIONS=${OPTIONS:-}
 
 die() { echo "error: $*" >&2; exit 1; }
 
-# binaries: where both are.
+# binaries: the folder that contains both.
 binaries() {
   local dir
   for dir in ${BIN:+"$BIN"} "$HERE" "$HERE/../target/x86_64-unknown-linux-musl/release" "$HERE/../target/x86_64-unknown-linux-gnu/release" \
@@ -29,14 +29,14 @@ binaries() {
   die "no crosspoint and crosspoint-bench: set BIN"
 }
 
-# cores: those of CORES, or all that this process may use but the first, one a line.
+# cores: those of CORES, or all that this process may use except the first, one per line.
 cores() {
   local part
   if [ -n "${CORES:-}" ]; then tr -s ' ,' '\n' <<< "$CORES"; return; fi
   for part in $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | tr ',' ' '); do seq "${part%-*}" "${part#*-}"; done | sed 1d
 }
 
-# pick FROM COUNT: so many cores of the list, with commas between.
+# pick FROM COUNT: this many cores of the list, separated by commas.
 pick() { printf '%s\n' "${ALL[@]:$1:$2}" | paste -sd, -; }
 
 # suite WORKERS SCENARIOS DIR: one run of the suite.
@@ -47,7 +47,7 @@ suite() {
     --rounds "$ROUNDS" --trials "$TRIALS" --trial-ms "$TRIAL_MS" --any-placement --out "$3" $OPTIONS > /dev/null
 }
 
-# mpps DIR SCENARIO: median of the trials that count. They are one value a line, as serde_json prints them.
+# mpps DIR SCENARIO: the median of the trials that count. serde_json prints one value per line.
 mpps() {
   awk -v scenario="$2" '
     $1 == "\"scenario\":" { name = $2; gsub(/[",]/, "", name) }

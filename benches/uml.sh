@@ -1,7 +1,7 @@
 #!/bin/bash
 # uml.sh [run]: TCP by iperf3 between two User-Mode Linux guests, over crosspoint and over dpdk-testpmd with large frames, in turn. As root; the
 # guests' image is made by deploy/guest/build-image.sh, testpmd needs dpdk-dev and huge pages (peers/testpmd.sh).
-#   ROUNDS=5 TRIALS=2     rounds, and pairs of guests that are booted on each switch in each
+#   ROUNDS=5 TRIALS=2     rounds, and pairs of guests booted on each switch in each round
 #   SECS=5                of each iperf3 run; there are two in a trial, one in each direction
 #   SWITCHES="crosspoint testpmd"
 #   JSON=FILE             where to write every trial
@@ -13,8 +13,8 @@ SWITCHES=${SWITCHES:-crosspoint testpmd} SECS=${SECS:-5}
 export BENCH=${BENCH:-$REPO/target/release/crosspoint-bench} CROSSPOINT=${CROSSPOINT:-$REPO/target/release/crosspoint}
 export RUN=/run/crosspoint-bench-uml SECS
 MASKED=/run/crosspoint-bench-uml-mask
-# virtio_uml refuses MTU, CTRL_VQ, CTRL_RX, GUEST_ANNOUNCE and MQ of a back end without the protocol feature CONFIG; packed rings are hidden so
-# that all switches have the same.
+# virtio_uml refuses MTU, CTRL_VQ, CTRL_RX, GUEST_ANNOUNCE and MQ of a back end without the protocol feature CONFIG. Packed
+# rings are hidden so that all switches have the same rings.
 HIDE=3,17,18,21,22,34
 
 die() { echo "error: $*" >&2; exit 1; }
@@ -36,7 +36,7 @@ all() {
       *) die "SWITCHES: $switch is not known" ;;
     esac
   done
-  # Guests share a core, so their waiting is part of it; the worker has its own.
+  # Guests share a core, so their waiting is expected; the worker has its own core.
   exec "$BENCH" compare --rounds "${ROUNDS:-5}" --trials "${TRIALS:-2}" --wait-max 5 ${JSON:+--json "$JSON"} "${arguments[@]}" --measure "$HERE/uml.sh measure"
 }
 

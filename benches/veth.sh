@@ -1,14 +1,14 @@
 #!/bin/bash
-# veth.sh [run]: iperf3 from one network namespace to another through a switch in a third, by veth: TCP with one stream, UDP in frames of 64
-# and of 1518 bytes. As root, with iperf3, jq, ethtool; peers as their scripts under peers/ say.
+# veth.sh [run]: iperf3 from one network namespace to another through a switch in a third, over veth: TCP with one stream,
+# UDP in frames of 64 and of 1518 bytes. As root, with iperf3, jq, ethtool; the scripts in peers/ list what the peers need.
 #   ROUNDS=5 TRIALS=2     rounds, and trials on each switch in each
 #   SECS=3                of each iperf3 run; there are three in a trial
 #   SWITCHES="..."        crosspoint, crosspoint-tx-off, bridge, bridge-rps, ovs, testpmd; ratios are those of the first. The kernel's bridge
 #                         does its work on the sender's core, with rps on the switch's; ovs and testpmd are DPDK's net_af_xdp
 #   JSON=FILE             where to write every trial
 #   BENCH, CROSSPOINT     the binaries, by default those of target/release
-# The ends' interfaces leave checksums to the device, as interfaces do. DPDK's do not complete them, so for these switches and
-# crosspoint-tx-off that is turned off (`ethtool -K tx off`).
+# The ends' interfaces leave checksums to the device, as usual. DPDK does not complete them, so for DPDK's switches and
+# crosspoint-tx-off this is turned off (`ethtool -K tx off`).
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$HERE/..
@@ -63,7 +63,7 @@ bridge() { # MASK of cores that do its work; 0: the sender's
   ip -n "$NETNS" link set br0 up
 }
 
-# A namespace each time: nothing is left of the switch before.
+# New namespaces each time, so that nothing is left of the switch before.
 start() { # SWITCH
   up
   case $1 in
@@ -139,7 +139,7 @@ all() {
   for switch in $SWITCHES; do
     arguments+=(--name "$switch" --thread "$(thread "$switch")" --start "$HERE/veth.sh start $switch" --stop "$HERE/veth.sh stop $switch")
   done
-  # The kernel's own threads share the switch's core and do a part of the work, so nothing is discarded for waiting.
+  # The kernel's own threads share the switch's core and do part of the work, so no trial is discarded for waiting.
   exec "$BENCH" compare --rounds "${ROUNDS:-5}" --trials "${TRIALS:-2}" --wait-max 100 ${JSON:+--json "$JSON"} "${arguments[@]}" \
     --measure "$HERE/veth.sh measure tcp" --measure "$HERE/veth.sh measure 64" --measure "$HERE/veth.sh measure 1518"
 }

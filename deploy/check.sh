@@ -1,11 +1,12 @@
 #!/bin/bash
-# check.sh [--full] [BINARY]: checks what deploy/ has for operators against the daemon BINARY (default: the debug build): rules, dashboards, systemd
-# unit, the Debian package's service, Kubernetes, guests. As root. What this host cannot check is said, as "not run", and is no failure.
+# check.sh [--full] [BINARY]: checks the files in deploy/ for operators against the daemon BINARY (default: the debug build):
+# rules, dashboards, systemd unit, the Debian package's service, Kubernetes, guests. As root. Checks that this host cannot do
+# are listed as "not run", and are no failure.
 #
-#   --full   also the package installed, upgraded and purged in a clean chroot; that each capability of the unit is needed; what it allows of system
-#            calls; libvirt, which runs its example; a static binary of the debug build, in an empty root folder and in the container image
+#   --full   also: the package is installed, upgraded and purged in a clean chroot; each capability of the unit is needed; the unit's system call
+#            filter; libvirt, which runs its example; a static binary of the debug build, in an empty root folder and in the container image
 #
-# What it downloads once is kept in /var/cache/crosspoint/check.
+# Downloads are kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
 set -euo pipefail
 DEPLOY=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,7 +22,7 @@ UNIT=$DEPLOY/systemd/crosspoint.service
 SCHEMAS=kubernetes_validate-1.37.0-py3-none-any.whl
 SCHEMAS_URL=https://files.pythonhosted.org/packages/b0/50/104f3b5a41aba6737c5f2ffe76270398f3a7320dc4a4f3f88dfd5bc9af63/$SCHEMAS
 SCHEMAS_SHA256=85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9
-# Tenths. systemd 252 says 2.4; other versions weigh a little otherwise.
+# In tenths. systemd 252 computes 2.4; other versions weight slightly differently.
 EXPOSURE_MAX=30
 # A group that the daemon under check is not in.
 GUESTS=4343
@@ -37,7 +38,7 @@ done
 BINARY=${BINARY:-${CARGO_TARGET_DIR:-$REPO/target}/debug/crosspoint}
 FAILED=0
 
-# check NAME COMMAND...: its output is shown only when it fails.
+# check NAME COMMAND...: the output is shown only if the command fails.
 check() {
   local name=$1 start=$SECONDS status; shift
   # Not after ||, where -e has no effect.
@@ -52,7 +53,7 @@ check() {
   esac
 }
 
-# unable WHY: ends a check that this host cannot do.
+# unable REASON: ends a check that this host cannot do.
 unable() { say "$*"; exit 77; }
 have() { command -v "$1" > /dev/null || unable "there is no $1"; }
 have_python() { "$PYTHON" -c 'import jsonschema, yaml' 2> /dev/null || unable "$PYTHON has no yaml or no jsonschema: deploy/install-deps.sh test"; }
@@ -81,7 +82,7 @@ check_prometheus() {
 
 check_unit() {
   have systemd-analyze
-  # Where the program is, for once: verify looks for it.
+  # With the program's actual path, which systemd-analyze verify looks for.
   sed "s,/usr/bin/crosspoint,$WORK/crosspoint," "$UNIT" > "$WORK/crosspoint.service"
   local said
   said=$(systemd-analyze verify --man=no "$WORK/crosspoint.service" 2>&1) || { echo "$said"; return 1; }
@@ -93,12 +94,12 @@ check_unit() {
 # unit_capabilities: as words, without CAP_.
 unit_capabilities() { sed -n 's/^CapabilityBoundingSet=//p' "$UNIT" | sed 's/CAP_//g' | tr '[:upper:]' '[:lower:]'; }
 
-# runs_with FOLDER USER CAPABILITY...: the daemon has its uplink up as this user with these capabilities and no other.
+# runs_with FOLDER USER CAPABILITY...: checks that the daemon's uplink comes up as this user with only these capabilities.
 runs_with() {
   local folder=$1 user=$2 set='-all' one; shift 2
   for one in "$@"; do set+=,+$one; done
   mkdir -m 777 "$folder"
-  # As the unit makes it: a group of its own.
+  # As the unit creates it: with its own group.
   install -d -m 2770 -o "$user" -g "$GUESTS" "$folder/guests"
   umask "$(sed -n 's/^UMask=//p' "$UNIT")"
   "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$folder" setpriv --no-new-privs --reuid "$user" --regid "$user" --clear-groups \
@@ -108,21 +109,21 @@ runs_with() {
 check_capabilities() {
   # shellcheck disable=SC2046 # words
   runs_with "$WORK/ordinary" 4242 $(unit_capabilities)
-  # All it may complain of is the interface that is missing.
+  # It may complain only of the missing interface.
   if grep -E ' (WARN|ERROR) ' "$WORK/ordinary/log" | grep -v missing0; then return 1; fi
-  # The control socket is for the daemon's group, the guest's for the other.
+  # The control socket is for the daemon's group, the guest's socket for the other group.
   diff - "$WORK/ordinary/sockets" <<SOCKETS || return 1
 660 4242 4242 $WORK/ordinary/control.sock
 770 4242 $GUESTS $WORK/ordinary/guests/web-1.sock
 SOCKETS
-  # As the container does: root without root's rights.
+  # As in the container: root without root's capabilities.
   # shellcheck disable=SC2046
   runs_with "$WORK/root" 0 $(unit_capabilities)
 }
 
 check_each_capability() {
   local without
-  # So that locked memory is not allowed by the limit.
+  # So that the limit does not allow locked memory.
   ulimit -l 64
   for without in $(unit_capabilities); do
     # shellcheck disable=SC2046
@@ -135,12 +136,12 @@ check_each_capability() {
 check_sandbox() {
   have systemd-analyze; have strace
   mkdir "$WORK/traced"
-  # -D: the daemon stays this script's child, and hears its signals.
+  # -D: the daemon stays this script's child, and gets its signals.
   "$DEPLOY/check/scrape.sh" "$WORK/crosspoint" "$WORK/traced" strace -D -f -qq -o "$WORK/trace"
   "$PYTHON" "$DEPLOY/check/sandbox.py" "$UNIT" "$WORK/trace"
 }
 
-# fetch FILE URL SHA256: prints where it lies.
+# fetch FILE URL SHA256: prints the file's path.
 fetch() {
   if ! echo "$3  $CACHE/$1" | sha256sum --check --status 2> /dev/null; then
     mkdir -p "$CACHE"
@@ -169,7 +170,7 @@ until_so() {
   done
 }
 
-# The example's words as they are, but for the folder; QEMU connects before it would start its guest.
+# The example's arguments unchanged, except for the folder. QEMU connects before it would start its guest.
 check_qemu_runs() {
   local folder=$WORK/qemu qemu daemon words=() status=0
   qemu=$(qemu_binary) || unable "there is no QEMU"
@@ -177,12 +178,12 @@ check_qemu_runs() {
   printf '%s\n' 'version = 1' 'metrics.listen = "off"' "control.socket = \"$folder/control.sock\"" '[[port]]' 'name = "web-1"' 'type = "vhost"' \
     "socket = \"$folder/web-1.sock\"" 'socket_mode = "0600"' 'queue_pairs = 4' > "$folder/crosspoint.toml"
   mapfile -t words < <(grep -v '^#' "$DEPLOY/qemu/web-1.args" | sed "s,/run/crosspoint/guests,$folder," | tr ' ' '\n')
-  # The name that it has since 9.2.
+  # The option's name since QEMU 9.2.
   "$qemu" --version | grep -qE 'version (9\.[2-9]|[1-9][0-9])' || mapfile -t words < <(printf '%s\n' "${words[@]}" | sed 's/reconnect-ms=1000/reconnect=1/')
   "$WORK/crosspoint" run --config "$folder/crosspoint.toml" > "$folder/log" 2>&1 &
   daemon=$!
   until_so test -S "$folder/web-1.sock" || status=1
-  # As long as it has not connected, it does not listen to this either.
+  # QEMU reads these commands only after it has connected.
   printf '%s\n' '{"execute":"qmp_capabilities"}' '{"execute":"quit"}' |
     timeout 30 "$qemu" "${words[@]}" -accel tcg -nodefaults -display none -S -qmp stdio > "$folder/qmp" 2>&1 || status=1
   until_so grep -q 'front end connected' "$folder/log" || status=1
@@ -196,7 +197,7 @@ check_guests() {
   "$PYTHON" "$DEPLOY/check/guests.py"
 }
 
-# What is installed is what the package has; its other tests are those of --full.
+# Checks that the installed files are those of the package; its other tests belong to --full.
 check_package() {
   have dpkg-deb
   local root=$WORK/package/root
@@ -208,7 +209,7 @@ check_package() {
   dpkg-deb --extract "$(cat "$WORK/package/newest")" "$root"
   zcat "$root/usr/share/man/man1/crosspoint-run.1.gz" | grep -q '^\.TH crosspoint-run 1'
   bash -n "$root/usr/share/bash-completion/completions/crosspoint"
-  # Nothing can be written by others, and nothing is anybody's but root's.
+  # No file may be writable by others, and all belong to root.
   dpkg-deb --contents "$(cat "$WORK/package/newest")" > "$WORK/package/contents"
   if grep -v ' root/root ' "$WORK/package/contents" || grep '^........w' "$WORK/package/contents"; then return 1; fi
 }
@@ -218,7 +219,7 @@ check_booted() {
   "$DEPLOY/check/booted.sh" "$(cat "$WORK/package/older")" "$(cat "$WORK/package/newest")"
 }
 
-# Of the profile of the debug build: what was compiled for that serves here too.
+# In the profile of the debug build, whose compiled parts are used again.
 check_static() { "$DEPLOY/static.sh" --profile dev --check; }
 
 check_container() {
@@ -228,7 +229,7 @@ check_container() {
   "$DEPLOY/check/container.sh" "$binary"
 }
 
-# libvirt_schemas: prints the folder of libvirt's schemas: installed, or out of its package, without installing that.
+# libvirt_schemas: prints the folder of libvirt's schemas: installed, or from its package, without installing that.
 libvirt_schemas() {
   local folder=/usr/share/libvirt/schemas
   if [ -e "$folder/domain.rng" ]; then echo "$folder"; return; fi
@@ -248,7 +249,7 @@ libvirt_schemas() {
   [ -e "$folder/domain.rng" ] && echo "$folder"
 }
 
-# A libvirt that runs its example.
+# A real libvirt runs the example.
 check_libvirt_runs() {
   local status=0
   qemu_binary > /dev/null || unable "there is no QEMU"
@@ -269,7 +270,7 @@ check_libvirt() {
 need_command ip curl setpriv unshare
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
-# An ordinary user must reach the program.
+# An ordinary user must be able to reach the program.
 chmod 755 "$WORK"
 install -m 755 -s "$BINARY" "$WORK/crosspoint"
 

@@ -1,14 +1,15 @@
 #!/bin/bash
-# demo.sh [option...]: one command, as root, on a fresh Debian 12 or Ubuntu 24.04: installs what is missing, builds crosspoint, makes two network
-# namespaces and boots one small Linux guest, joins the three by crosspoint, and shows ping, iperf3 and a checksummed transfer between
-# them, then the switch's own counters. It removes everything it made, also when interrupted. Ends with 0 only if every check passed.
+# demo.sh [option...]: as root, on a fresh Debian 12 or Ubuntu 24.04: installs what is missing, builds crosspoint, makes two
+# network namespaces and boots one small Linux guest, joins the three by crosspoint, and shows ping, iperf3 and a checksummed
+# transfer between them, then the switch's own counters. It removes everything that it made, also if interrupted. Ends with 0
+# only if every check passed.
 #
-#   --guest qemu|uml|none   instead of what is fastest here (KVM, else User-Mode Linux, else QEMU's emulation)
+#   --guest qemu|uml|none   the kind of guest; default: the fastest on this host (KVM, else User-Mode Linux, else QEMU's emulation)
 #   --secs N                length of each iperf3 run (default 3)
 #   --no-install            do not install packages
 #   --no-build              use target/release/crosspoint as it is
 #   --switch COMMAND        run this instead of "crosspoint run --config configs/demo.toml", to try the script against another switch
-# shellcheck disable=SC2317 # much of this is called by the trap alone
+# shellcheck disable=SC2317 # much of this is called only by the trap
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -45,15 +46,16 @@ parse_options() {
   case $GUEST in auto | qemu | uml | none) ;; *) die "--guest is qemu, uml or none" ;; esac
 }
 
-# spawn LOG COMMAND...: starts a process and leaves its id in SPAWNED. In its own session: a Ctrl-C at the terminal is for this script,
-# which then stops things in order. It dies with this script, should that be killed outright, and does not hold the script's lock.
+# spawn LOG COMMAND...: starts a process and puts its ID into SPAWNED. It has its own session: a Ctrl-C at the terminal goes
+# to this script, which then stops everything in order. The process dies with this script, even if that is killed, and does
+# not hold the script's lock.
 spawn() {
   local log=$1; shift
   setsid setpriv --pdeathsig KILL -- "$@" > "$log" 2>&1 < /dev/null 8>&- &
   SPAWNED=$!
 }
 
-# stop PID: asks, waits two seconds, insists.
+# stop PID: asks the process to end, waits two seconds, then kills it.
 stop() {
   local tries=20
   [ -n "$1" ] || return 0
@@ -63,8 +65,8 @@ stop() {
   wait "$1" 2>/dev/null || true
 }
 
-# remove_network: both namespaces and both veth pairs; quiet where there is nothing. Deleting one end of a pair deletes the other at once,
-# while the end inside a deleted namespace may linger for a moment.
+# remove_network: both namespaces and both veth pairs; prints nothing if there are none. Deleting one end of a pair deletes
+# the other at once, but the end inside a deleted namespace may remain for a moment.
 remove_network() {
   local n
   for n in 0 1; do ip link del "cpdemo$n" 2>/dev/null || true; done
@@ -77,7 +79,7 @@ cleanup() {
   trap '' INT TERM HUP
   if [ -n "$OWNED" ]; then
     step "cleaning up"
-    # The guest first: a switch that goes away under a guest is another demonstration.
+    # The guest first: removing the switch under a running guest is not part of this demonstration.
     stop "$JOB_PID"; stop "$GUEST_PID"; stop "$SERVICE_PID"; stop "$SWITCH_PID"
     remove_network
     rm -f "$GUEST_SOCKET" "$CONTROL_SOCKET"
@@ -131,7 +133,7 @@ make_network() {
 
 make_namespace() { # NAMESPACE HOST-END ADDRESS
   ip netns add "$1"
-  # Made inside the namespace and moved out by name, so that "eth0" never exists on the host.
+  # Created inside the namespace and moved out by name, so that "eth0" never exists on the host.
   ip link add "$2" numrxqueues 1 numtxqueues 1 type veth peer name eth0 netns "$1" numrxqueues 1 numtxqueues 1
   ip -n "$1" link set lo up
   ip -n "$1" addr add "$3/24" dev eth0
@@ -139,7 +141,7 @@ make_namespace() { # NAMESPACE HOST-END ADDRESS
   ip link set "$2" up
 }
 
-# wait_for WHAT SECONDS PID COMMAND...: until COMMAND succeeds; fails early when process PID is gone.
+# wait_for WHAT SECONDS PID COMMAND...: waits until COMMAND succeeds; fails early if process PID has ended.
 wait_for() {
   local what=$1 deadline=$((SECONDS + $2)) pid=$3; shift 3
   until "$@" > /dev/null 2>&1; do
@@ -180,7 +182,7 @@ start_service() {
   wait_for "the service in cpdemo-b" 15 "$SERVICE_PID" grep -q GUEST-READY "$WORK/service.log" || { cat "$WORK/service.log" >&2; exit 1; }
 }
 
-# print_results: turns a job's output into lines for people.
+# print_results: converts a job's output to lines for people.
 print_results() {
   local line
   while IFS= read -r line; do
@@ -197,7 +199,7 @@ print_results() {
   done
 }
 
-# check LABEL NAMESPACE PEER: pings PEER from a namespace, and so on, and prints the results as they come.
+# check LABEL NAMESPACE PEER: runs the checks from a namespace to PEER, and prints the results as they arrive.
 check() {
   local status=0 printer
   step "$1"
@@ -228,7 +230,7 @@ main() {
   [ "$(id -u)" -eq 0 ] || die "needs root: it makes network namespaces and attaches XDP programs"
   prepare
   need_command ip iperf3 curl flock setsid
-  # One demonstration at a time; the lock also says that what a killed one left behind is ours to remove.
+  # One demonstration at a time. While the lock is held, remains of a killed demonstration can be removed safely.
   exec 8> /run/lock/crosspoint-demo.lock
   flock -n 8 || die "another demonstration is running"
   trap cleanup EXIT

@@ -1,11 +1,13 @@
 #!/bin/bash
-# fuzz.sh [--stable] [--sanitizer address|none] [--build] [SECONDS] [TARGET...]: runs the fuzz targets of switch/fuzz, each for SECONDS (default 60), all of
-# them without a TARGET, as many at a time as there are cores. Begins with the committed seeds and what earlier runs found interesting
-# (target/fuzz/corpus). Prints one line for each target, and where its log is. An input that crashes a target is left in target/fuzz/artifacts and
-# named; keep it as a test. Ends with 0 only if none was found.
+# fuzz.sh [--stable] [--sanitizer address|none] [--build] [SECONDS] [TARGET...]: runs the fuzz targets of switch/fuzz, each
+# for SECONDS (default 60); all of them without a TARGET; as many at the same time as there are cores. Begins with the
+# committed seeds and the interesting inputs of earlier runs (target/fuzz/corpus). Prints one line for each target with the
+# path of its log. An input that crashes a target is kept in target/fuzz/artifacts, and its path is printed; add it as a
+# test. Ends with 0 only if there was none.
 #
-# With a nightly Rust, or one that has the sanitizers' runtimes, under address sanitizer; else without, where only what the targets assert, and
-# the kernel's own protection, finds mistakes. --stable does without the nightly one; --build builds, and runs nothing.
+# With a nightly Rust, or one that has the sanitizers' runtimes, it uses the address sanitizer; otherwise only the targets'
+# own assertions and the kernel's memory protection find faults. --stable does not use the nightly Rust; --build builds, and
+# runs nothing.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -38,7 +40,7 @@ parse_options() {
   [ "${#TARGETS[@]}" -gt 0 ] || TARGETS=("${known[@]}")
 }
 
-# pick_toolchain: instrumentation needs options that stable Rust has and hides: RUSTC_BOOTSTRAP shows them.
+# pick_toolchain: instrumentation needs options that stable Rust has but hides; RUSTC_BOOTSTRAP enables them.
 pick_toolchain() {
   local dir sysroot
   dir=$(find_cargo_dir) || die "no Rust $(cargo_min) or newer: run deploy/install-deps.sh build"
@@ -57,7 +59,7 @@ pick_toolchain() {
   : "${SANITIZER:=address}"
 }
 
-# build: all targets wanted, with one compilation of what they share.
+# build: all wanted targets; their common dependencies are compiled once.
 build() {
   local name=()
   [ "${#TARGETS[@]}" -gt 1 ] || name=("${TARGETS[0]}")
@@ -65,11 +67,11 @@ build() {
   BINARIES=$TARGET/$("${CARGO[@]}" -vV | sed -n 's/^host: //p')/release
 }
 
-# fuzz TARGET: to the end of its time, or to its first crash; then its line.
+# fuzz TARGET: runs to the end of its time, or to its first crash, and then prints its line.
 fuzz() {
   local corpus=$TARGET/corpus/$1 artifacts=$TARGET/artifacts/$1 log=$TARGET/$1.log status=0 runs details
   mkdir -p "$corpus" "$artifacts"
-  # libFuzzer writes into the first folder only.
+  # libFuzzer writes only into the first folder.
   ASAN_OPTIONS=detect_odr_violation=0 "$BINARIES/$1" -max_total_time="$SECS" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
     -artifact_prefix="$artifacts/" -print_final_stats=1 "$corpus" "$FUZZ/seeds/$1" > "$log" 2>&1 || status=$?
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
@@ -77,7 +79,7 @@ fuzz() {
     printf '%s: nothing found in %s inputs, %d s; %s\n' "$1" "${runs:-?}" "$SECS" "$log"
     return
   fi
-  # In one piece: others print too.
+  # Printed in one piece, since other targets print at the same time.
   details=$(grep -m 3 -A 3 -E 'panicked at|ERROR: |SUMMARY: ' "$log" || tail -n 20 "$log")
   printf '%s: FOUND, status %d, after %s inputs: %s; %s\n%s\n' "$1" "$status" "${runs:-?}" "$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)" \
     "$log" "$details"

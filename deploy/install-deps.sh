@@ -1,13 +1,14 @@
 #!/bin/bash
-# install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri|instructions...: installs what each purpose needs from the distribution (Debian 12, Ubuntu 24.04), and only what
-# is missing; when nothing is, it does nothing and asks nobody. --check prints what is missing, and ends with 1 if anything is.
+# install-deps.sh [--check] build|xsk-rs|demo|test|fuzz|miri|instructions...: installs what each purpose needs from the
+# distribution (Debian 12, Ubuntu 24.04), and only what is missing; if nothing is, it does nothing and asks no questions.
+# --check prints what is missing, and ends with 1 if anything is.
 #   build   a C linker for Rust, and Rust itself
-#   xsk-rs  what building with the cargo feature xsk-rs takes, over and above: it compiles libbpf and libxdp
+#   xsk-rs  what building with the cargo feature xsk-rs needs in addition: it compiles libbpf and libxdp
 #   demo    what deploy/demo.sh and the guests under deploy/guest use
-#   test    what the whole test suite uses, over and above
+#   test    what the whole test suite needs in addition
 #   fuzz    cargo-fuzz, for deploy/fuzz.sh
-#   instructions  what deploy/instructions.sh looks with
-#   miri    miri and the nightly Rust that it belongs to, where there is rustup
+#   instructions  the tools of deploy/instructions.sh
+#   miri    miri and its nightly Rust, if there is rustup
 # It adds no package source, and removes no package.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,7 +23,7 @@ TEST_PACKAGES=("${DEMO_PACKAGES[@]}" "${XSK_RS_PACKAGES[@]}" llvm libbpf-dev dpd
 INSTRUCTIONS_PACKAGES=(binutils valgrind qemu-user)
 
 CARGO_BIN=${CARGO_HOME:-$HOME/.cargo}/bin
-# Seconds that a download, or what begins with one, may take.
+# Longest time of a download, or of a command that begins with one, in seconds.
 DOWNLOAD_MAX=300
 
 missing_packages() {
@@ -51,11 +52,11 @@ ensure_packages() {
 APT_UPDATED=''
 apt_update_once() { [ -n "$APT_UPDATED" ] || apt-get update -qq || say "warning: apt-get update failed; trying with the lists at hand"; APT_UPDATED=1; }
 
-# absent WHAT: notes that something is missing; true when that is all there is to do.
+# absent WHAT: records that something is missing; returns true if nothing else is to be done.
 MISSING=0
 absent() { MISSING=1; [ -n "$CHECK" ] || return 1; printf 'missing: %s\n' "$*"; }
 
-# ensure_rust: a Rust that is new enough, whoever keeps it; else Ubuntu's newest versioned package, else rustup.
+# ensure_rust: a Rust that is new enough, however it was installed; else Ubuntu's newest versioned package, else rustup.
 ensure_rust() {
   local min newest
   min=$(cargo_min)
@@ -79,8 +80,8 @@ ensure_rust() {
   find_cargo_dir > /dev/null || die "there is still no Rust $min or newer"
 }
 
-# qemu_from_backports: on a Debian whose other QEMU packages are from its backports, while apt knows no source for these: by lists of its own, so
-# that the host's sources stay as they are.
+# qemu_from_backports: for a Debian whose other QEMU packages are from its backports, while apt has no source for these: uses
+# separate package lists, so that the host's sources stay as they are.
 qemu_from_backports() {
   local release lists source
   # shellcheck disable=SC1091
@@ -98,8 +99,9 @@ qemu_from_backports() {
   return "$status"
 }
 
-# ensure_guest_engine: something to run a guest. User-Mode Linux is fetched with the guest image where the archive has it, and is ten times
-# faster than QEMU's emulation, so QEMU is only worth its size where there is KVM, or no User-Mode Linux, or when tests ask for it.
+# ensure_guest_engine: a program that can run a guest. User-Mode Linux is downloaded with the guest image if the archive has
+# it, and is ten times faster than QEMU's emulation. So QEMU is installed only if there is KVM, or no User-Mode Linux, or if
+# tests ask for it.
 ensure_guest_engine() { # WANTED: yes|if-useful
   if qemu_binary > /dev/null; then return; fi
   if [ "$1" = if-useful ] && [ ! -e /dev/kvm ] && in_archive user-mode-linux; then return; fi
@@ -107,14 +109,14 @@ ensure_guest_engine() { # WANTED: yes|if-useful
   need_root qemu-system-x86
   apt_update_once
   local -a from=()
-  # Debian 12's own QEMU 7.2 works too, with a workaround that qemu.sh knows.
+  # Debian 12's own QEMU 7.2 works too; qemu.sh has a workaround for it.
   if [[ $(apt-cache madison qemu-system-x86) == *bookworm-backports* ]]; then from=(-t bookworm-backports); fi
   say "installing: qemu-system-x86 ${from[*]}"
   apt_install "${from[@]}" qemu-system-x86 || qemu_from_backports \
     || say "warning: QEMU could not be installed without removing other packages; left alone"
 }
 
-# ensure_prometheus: it and promtool from the package prometheus, without the service that installing it would start.
+# ensure_prometheus: prometheus and promtool from the package prometheus, without the service that installing it would start.
 ensure_prometheus() {
   if command -v promtool > /dev/null && command -v prometheus > /dev/null; then return; fi
   if absent "prometheus and promtool"; then return; fi
@@ -141,7 +143,7 @@ ensure_lint_tools() {
   else
     need_root "rustfmt and clippy"
     apt_update_once
-    # Ubuntu's are named after the compiler's version, /usr/lib/rust-1.89 for instance, and lie beside it.
+    # Ubuntu's are named after the compiler's version, for instance /usr/lib/rust-1.89, and are beside it.
     version=''
     if [[ $dir =~ /rust-([0-9.]+)/ ]]; then version=-${BASH_REMATCH[1]}; fi
     mapfile -t packages < <(apt-cache search --names-only "^(rustfmt$version|rust$version-clippy)\$" | awk '{ print $1 }')
@@ -163,7 +165,7 @@ ensure_nextest() {
   PATH=$dir:$PATH cargo install --quiet cargo-nextest --locked
 }
 
-# ensure_cargo_fuzz: built by the same cargo that builds the project; any other would do.
+# ensure_cargo_fuzz: built by the same cargo that builds the project; any other version works too.
 ensure_cargo_fuzz() {
   local dir
   dir=$(find_cargo_dir) || { absent cargo-fuzz || true; return 0; }
@@ -173,7 +175,7 @@ ensure_cargo_fuzz() {
   PATH=$dir:$PATH timeout "$DOWNLOAD_MAX" cargo install --quiet --locked cargo-fuzz
 }
 
-# ensure_miri: rustup's, of its nightly Rust: there is no other. Nothing is made nightly that was not.
+# ensure_miri: from rustup's nightly Rust, the only source. The default toolchain does not change.
 ensure_miri() {
   local PATH=$PATH:$CARGO_BIN
   if has_miri; then return; fi

@@ -1,37 +1,37 @@
 #!/bin/bash
-# instructions.sh [--build] [BINARY]: looks at what the compiler made of the data path, in a build of the release profile. Without BINARY it builds the example
-# by_turns of crosspoint-engine, a worker and its guests in one thread, and counts what that executes too; with it, it looks at that file alone.
-# --build builds the example, and ends.
+# instructions.sh [--build] [BINARY]: checks the machine code of the data path, in a build of the release profile. Without
+# BINARY it builds the example by_turns of crosspoint-engine, a worker and its guests in one thread, and also counts the
+# instructions that it executes; with BINARY, it checks only that file. --build builds the example, and ends.
 #
-#   prefetchw  lines that will be written are asked for as such
-#   vectors    checksums have variants for AVX2 and AVX-512, and no other function of the switch has such instructions: which one runs is chosen
-#              when it runs
-#   lock       the stages of a burst have no locked instruction, and no fence
-#   executed   a lone worker executes one locked instruction for each turn that has frames, the fence before it looks whether guests want to be
-#              called, and none for a frame
-#   old        all of it runs on a processor of 2006 that has nothing beyond SSSE3, and on one of 2003 without even that
+#   prefetchw  lines that will be written are prefetched for writing
+#   vectors    checksums have variants for AVX2 and AVX-512, chosen at run time, and no other function of the switch has such instructions
+#   lock       the stages of a burst have no locked instruction and no fence
+#   executed   a lone worker executes one locked instruction for each poll iteration that has frames, the fence before it checks whether guests
+#              want to be called, and none for a frame
+#   old        everything runs on a processor of 2006 that has nothing beyond SSSE3, and on one of 2003 without SSSE3
 #
-# It needs objdump; valgrind and qemu-x86_64 for the last two: deploy/install-deps.sh instructions. No root.
+# Needs objdump; valgrind and qemu-x86_64 for the last two: deploy/install-deps.sh instructions. No root.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
 . "$REPO/deploy/lib.sh"
 
-# Stages of a burst, as regular expressions over demangled names: what no locked instruction may be in. Those that several workers may be in at once
-# (deliver_plain, publish_noted) have them for that case; what a lone worker executes is counted.
+# Stages of a burst, as regular expressions over demangled names: these may contain no locked instruction. Functions that
+# several workers may run at the same time (deliver_plain, publish_noted) contain some for that case; for a lone worker, the
+# executed ones are counted.
 STAGES=(
   'tx::split::SplitTx::receive$' 'tx::split::SplitTx::look_ahead$' 'tx::split::SplitTx::complete$'
   'tx::packed::PackedTx::look_ahead$'
   'stages::admit$' 'stages::parse$' 'stages::lookup$' 'deliver::deliver$'
   'rx::plain::.*::fill_plain$' 'rx::plain::.*::count_plain$' 'rx::plain::.*::look_from$'
 )
-# Those that ask for lines that will be written.
+# Functions that prefetch lines for writing.
 ASKS=('rx::plain::.*::look_from$')
-# How often the example sends 256 frames, and the turns in which these arrive.
+# Number of times that the example sends 256 frames, and the poll iterations in which they arrive.
 REPEATS=300 TURNS=$((300 * 4))
-# Locked instructions at the start, when the worker takes over its streams.
+# Locked instructions at the start, when the worker takes its streams.
 START_MAX=100
-# Without AVX; without SSSE3 and what else came later.
+# Without AVX; without SSSE3 and all later extensions.
 OLD=(core2duo Opteron_G1)
 
 WORK=$(mktemp -d)
@@ -46,7 +46,8 @@ build() {
   BINARY=${CARGO_TARGET_DIR:-$REPO/target}/release/examples/by_turns
 }
 
-# Per function of the switch: name, and how many instructions of each kind it has. Several may have one name: those of each layout of rings.
+# For each function of the switch: its name, and its number of instructions of each kind. Several may have the same name: one
+# for each ring layout.
 # shellcheck disable=SC2016 # awk's
 functions() {
   awk '
@@ -63,10 +64,10 @@ functions() {
   ' "$WORK/code"
 }
 
-# of PATTERN: the lines of the functions with such names.
+# of PATTERN: the lines of the functions whose names match.
 of() { awk -F '\t' -v pattern="$1" '$5 ~ pattern' "$WORK/functions"; }
 
-# some COLUMN PATTERN: how many instructions of a column's kind the functions with such names have.
+# some COLUMN PATTERN: the number of instructions of a column's kind in the functions whose names match.
 some() { of "$2" | awk -F '\t' -v column="$1" '{ count += $column } END { print count + 0 }'; }
 
 look() {
@@ -91,7 +92,8 @@ count() {
   local counted
   valgrind --quiet --tool=callgrind --dump-instr=yes --compress-pos=no --compress-strings=no --collect-atstart=no --toggle-collect='by_turns::turn*' \
     --callgrind-out-file="$WORK/executed" "$BINARY" "$REPEATS" counted "$@" > /dev/null
-  # Addresses in both files are the file's. A line after "calls=" is the callee's, once more.
+  # Addresses in both files are those in the binary. A line after "calls=" belongs to the callee, and is counted there
+  # already.
   awk '
     FNR == NR {
       if ($0 !~ /^ *[0-9a-f]+:/) next
@@ -113,7 +115,8 @@ count() {
 old() {
   local cpu
   for cpu in "${OLD[@]}"; do
-    # The C library says which levels it finds; QEMU says what of a model it does not emulate, which is nothing that is used here.
+    # The C library lists the levels that it finds; QEMU lists features of a model that it does not emulate, none of which is
+    # used here.
     if qemu-x86_64 -cpu "$cpu" "$BINARY" "$@" > "$WORK/old" 2> "$WORK/old.err"; then say "runs on: $cpu"; continue; fi
     cat "$WORK/old" "$WORK/old.err" >&2
     wrong "does not run on $cpu"

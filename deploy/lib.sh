@@ -12,14 +12,15 @@ need_command() {
   for c in "$@"; do command -v "$c" >/dev/null || die "'$c' is missing: run deploy/install-deps.sh demo"; done
 }
 
-# in_archive PACKAGE: the archive can deliver it. "apt-cache show" also succeeds for packages that others merely mention.
+# in_archive PACKAGE: whether the archive can deliver it. "apt-cache show" also succeeds for packages that others only
+# mention.
 in_archive() {
   local policy
   policy=$(apt-cache policy "$1" 2>/dev/null)
   [[ $policy == *"  Candidate: "[^\(]* ]]
 }
 
-# apt_lists_ready PACKAGE: fetches the package lists when PACKAGE is unknown, as on a fresh container whose lists are empty.
+# apt_lists_ready PACKAGE: fetches the package lists if PACKAGE is unknown, as in a fresh container whose lists are empty.
 apt_lists_ready() {
   if in_archive "$1"; then return; fi
   [ "$(id -u)" -eq 0 ] || return 0
@@ -40,8 +41,8 @@ kvm_probe_rom() {
   head -c 14 /dev/zero
 }
 
-# kvm_usable: nested hosts may have a /dev/kvm that opens, makes machines, and then interprets them instruction by instruction, so slowly
-# that Linux never boots. So run some instructions and see: it takes 0.1 s where KVM is real. CROSSPOINT_KVM=yes|no skips the test.
+# kvm_usable: on nested hosts, /dev/kvm may open and make machines, but interpret every instruction, so slowly that Linux
+# never boots. So this runs some instructions: with real KVM they take 0.1 s. CROSSPOINT_KVM=yes|no skips the test.
 kvm_usable() {
   local qemu rom status=0
   case ${CROSSPOINT_KVM:-} in yes) return 0 ;; no) return 1 ;; esac
@@ -55,7 +56,7 @@ kvm_usable() {
   [ "$status" -eq 33 ]
 }
 
-# cargo_min: the oldest Rust that builds this workspace, from Cargo.toml, its only home.
+# cargo_min: the oldest Rust that builds this workspace, read from Cargo.toml.
 cargo_min() { sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$REPO/Cargo.toml" | head -n 1; }
 
 # find_cargo_dir: prints the directory of the first cargo that is new enough. Ubuntu keeps newer versions in /usr/lib/rust-*,
@@ -78,5 +79,5 @@ find_cargo_dir() {
 # has_nightly: rustup has a nightly Rust.
 has_nightly() { command -v rustup > /dev/null && rustup run nightly cargo --version > /dev/null 2>&1; }
 
-# has_miri: with which the nightly Rust can run tests under miri.
+# has_miri: whether the nightly Rust can run tests under miri.
 has_miri() { has_nightly && rustup run nightly cargo miri --version > /dev/null 2>&1 && [ -d "$(rustup run nightly rustc --print sysroot)/lib/rustlib/src/rust/library" ]; }

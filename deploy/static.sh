@@ -1,11 +1,11 @@
 #!/bin/bash
-# static.sh [--profile NAME] [--check] [BINARY]: builds crosspoint as one static file, target/static/crosspoint, that needs no library and no
-# loader: for container images, and hosts of any distribution. --check then runs it in a root folder that has nothing else. With BINARY: nothing is
-# built; that one is checked.
+# static.sh [--profile NAME] [--check] [BINARY]: builds crosspoint as one static file, target/static/crosspoint, that needs
+# no library and no loader: for container images, and hosts of any distribution. --check then runs it in a root folder that
+# contains nothing else. With BINARY nothing is built; that file is checked.
 #
-# It is the C library of glibc, linked in: only the last step differs, so that a build of the same profile at hand is used. What a static glibc
-# cannot do, load plugins for names of hosts and users, crosspoint never asks for: it resolves no names, and reads /etc/group itself. A compiler and
-# glibc's libc.a do: apt-get install build-essential. --check needs root.
+# glibc is linked in. Only the last step differs, so an existing build of the same profile is used. A static glibc cannot
+# load plugins for host and user names; crosspoint does not need them: it resolves no names, and reads /etc/group itself.
+# Building needs a compiler and glibc's libc.a: apt-get install build-essential. --check needs root.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(dirname "$HERE")
@@ -28,15 +28,15 @@ build() {
   local dir folder=$PROFILE
   [ "$PROFILE" != dev ] || folder=debug
   dir=$(find_cargo_dir) || die "no Rust $(cargo_min) or newer: deploy/install-deps.sh build"
-  # The flag of the last crate alone: the others are the same either way, and macros of the compiler could not be static.
+  # The flag applies only to the last crate: the others are the same either way, and procedural macros cannot be static.
   (cd "$REPO" && PATH=$dir:$PATH cargo rustc --locked --quiet --profile "$PROFILE" --package crosspoint --bin crosspoint -- -C target-feature=+crt-static)
   mkdir -p "$TARGET/static"
   BINARY=$TARGET/static/crosspoint
-  # So that an ordinary build does not take it for its own.
+  # So that an ordinary build does not use it.
   mv "$TARGET/$folder/crosspoint" "$BINARY"
 }
 
-# is_static: neither a loader nor a library; and nothing that would load one.
+# is_static: checks that it needs neither a loader nor a library, and loads none.
 is_static() {
   if readelf --program-headers "$BINARY" | grep -q INTERP; then die "$BINARY asks for a loader"; fi
   if readelf --dynamic "$BINARY" | grep -q NEEDED; then die "$BINARY asks for libraries"; fi
@@ -46,7 +46,7 @@ is_static() {
   done
 }
 
-# inside COMMAND...: in a root folder with this program alone, and a network of its own.
+# inside COMMAND...: runs it in a root folder with only this program, and a private network.
 # shellcheck disable=SC2016 # for the inner shell
 inside() { unshare --net --mount --pid --fork --kill-child --propagation private -- /bin/sh -ec 'mount -t proc proc "$0/proc"; exec chroot "$0" "$@"' "$ROOT" "$@"; }
 
@@ -82,7 +82,7 @@ TOML
   done
   grep -q web-1 "$ROOT/ports" || die "the port is not there"
   [ "$(stat -c '%a %g' "$ROOT/run/web-1.sock")" = '666 4343' ] || die "the socket has another mode or group"
-  # A shell of ours waits for unshare, and that for the daemon.
+  # Our shell waits for unshare, which waits for the daemon.
   kill "$(pgrep -P "$(pgrep -P "$pid")")"
   wait "$pid" || { cat "$ROOT/log" >&2; die "it does not end well"; }
   [ ! -e "$ROOT/run/web-1.sock" ] || die "it leaves its socket behind"

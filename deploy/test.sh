@@ -1,37 +1,37 @@
 #!/bin/bash
-# test.sh [--no-install] [PART...]: installs what the tests need (Debian 12, Ubuntu 24.04), and only what is missing; makes the test guests; then
-# runs the tests. As root, without a terminal, from any folder. Without a part: all of them.
+# test.sh [--no-install] [PART...]: installs what the tests need (Debian 12, Ubuntu 24.04), and only what is missing; makes
+# the test guests; then runs the tests. As root, from any folder; needs no terminal. Without a part: all of them.
 #
 #   lint   rustfmt; clippy, with warnings as errors; shellcheck
-#   unit   everything builds, and every test but those of e2e passes; root, since some load XDP programs
-#   deploy what deploy/ has for operators, against a running daemon: deploy/check.sh
-#   e2e    the daemon among network namespaces, DPDK, User-Mode Linux and QEMU guests; takes cores 0 and 1. A test that fails has a second
-#          try, and is named at the end if that passes: on a busy machine a guest may be too slow once
+#   unit   builds everything, and runs every test except those of e2e; root, since some load XDP programs
+#   deploy the files in deploy/ for operators, against a running daemon: deploy/check.sh
+#   e2e    the daemon with network namespaces, DPDK, User-Mode Linux and QEMU guests; uses cores 0 and 1. A test that fails is run a second
+#          time, and is listed at the end if it then passes: on a busy machine a guest may once be too slow
 #   loom   the lock-free parts under every interleaving, within bounds
-#   miri   the rings under an interpreter that sees undefined behaviour; needs a nightly Rust, by rustup
-#   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under address sanitizer where this Rust has one
-#   instructions  what the compiler made of the data path in a build of the release profile: deploy/instructions.sh
+#   miri   the rings under an interpreter that detects undefined behaviour; needs a nightly Rust, from rustup
+#   fuzz   every fuzz target for five seconds: deploy/fuzz.sh; under the address sanitizer if this Rust has one
+#   instructions  the machine code of the data path in a build of the release profile: deploy/instructions.sh
 #
-# What loom, miri, fuzz and instructions run is built while e2e waits for its guests, with what that leaves of the cores.
+# loom, miri, fuzz and instructions are built while e2e waits for its guests, on otherwise idle cores.
 #
-# A step that fails does not keep the others from running. The last line sums up: what failed, what passed only the second time, and what this host
-# cannot run. Ends with 0 only if nothing failed.
+# If a step fails, the others still run. The last line lists what failed, what passed only the second time, and what this
+# host cannot run. Ends with 0 only if nothing failed.
 set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
 . "$REPO/deploy/lib.sh"
 
-# Closed or not: nothing here asks anybody.
+# Standard input may be closed or not: nothing here asks questions.
 exec < /dev/null
 export HOME=${HOME:-/root}
-# Snapshots are compared, and never written.
+# Snapshots are compared, never written.
 export INSTA_UPDATE=no
 
 E2E='package(crosspoint) & binary(e2e)'
 IMAGE=${CROSSPOINT_GUEST_IMAGE:-/var/cache/crosspoint/guest}
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 AHEAD=''
-# Built from nothing, as in CI: what a second build would start from is not kept, here or later.
+# A build from scratch, as in CI: data for incremental builds is not kept, here or later.
 [ -e "$TARGET/debug/incremental" ] || export CARGO_INCREMENTAL=0
 INSTALL=1 PARTS=() PASSED=() FAILED=() FLAKY=() NOT_RUN=()
 
@@ -52,7 +52,7 @@ parse_options() {
 
 wanted() { [[ " ${PARTS[*]} " == *" $1 "* ]]; }
 
-# step NAME COMMAND...: runs a command, and notes how it ended.
+# step NAME COMMAND...: runs a command, and records how it ended.
 step() {
   local name=$1 start=$SECONDS status=0; shift
   printf '\n== %s  [%d s]\n   %s\n' "$name" "$SECONDS" "$*"
@@ -66,7 +66,7 @@ step() {
   fi
 }
 
-# not_run WHAT: says at once, and again at the end, what this host cannot run.
+# not_run WHAT: reports at once, and again at the end, what this host cannot run.
 not_run() { NOT_RUN+=("$1"); say "warning: not run: $1"; }
 
 prepare() {
@@ -77,13 +77,13 @@ prepare() {
   export PATH
   if wanted e2e; then
     check_host
-    # Asked once: where KVM does not work, that takes two seconds, for each guest.
+    # Tested once: if KVM does not work, the test takes two seconds for each guest.
     if kvm_usable; then export CROSSPOINT_KVM=yes; else export CROSSPOINT_KVM=no; fi
     "$REPO/deploy/guest/build-image.sh"
   fi
 }
 
-# check_host: what no package brings.
+# check_host: what no package can provide.
 check_host() {
   local core
   for core in 0 1; do taskset -c "$core" true 2> /dev/null || die "e2e pins workers to cores 0 and 1, and this process may not use core $core"; done
@@ -102,9 +102,9 @@ lint() {
 
 unit() {
   step build cargo build --locked --workspace
-  # Two for each core: many wait for most of their time.
+  # Two per core: many tests wait most of the time.
   step unit cargo nextest run --locked --workspace --no-fail-fast --test-threads "$((2 * $(nproc)))" -E "not ($E2E)"
-  # The tests of AF_XDP once more, on the crate of that name.
+  # The tests of AF_XDP again, with the crate xsk-rs.
   step unit-xsk-rs cargo nextest run --locked -p crosspoint-xsk --features xsk-rs --no-fail-fast
 }
 
@@ -138,13 +138,13 @@ e2e() {
 # e2e_tests LOG WHICH
 e2e_tests() { cargo nextest run --locked --workspace --no-fail-fast -E "$2" 2>&1 | tee "$1"; }
 
-# build_ahead: builds what the parts after e2e run, as long as that takes; what goes wrong is said there. Of the scheduling policy for idle cores: whoever
-# else wants the core has it at once.
+# build_ahead: builds what the parts after e2e run, however long that takes; errors are reported by those parts. It uses the
+# scheduling policy for idle cores: any other thread gets the core at once.
 build_ahead() {
   local part parts=()
   for part in loom miri fuzz instructions; do if wanted "$part"; then parts+=("$part"); fi; done
   if ! wanted e2e || [ "${#parts[@]}" -eq 0 ]; then return; fi
-  # A process group of its own, so that all of it can be ended.
+  # A separate process group, so that all of it can be ended.
   set -m
   (chrt --idle --pid 0 "$BASHPID" && ionice -c 3 -p "$BASHPID" && for part in "${parts[@]}"; do "build_$part"; done) > /dev/null 2>&1 &
   AHEAD=$!
@@ -152,7 +152,7 @@ build_ahead() {
   trap 'kill -- -$AHEAD 2> /dev/null || true' EXIT
 }
 
-# end_ahead: with nobody else there, it has all cores.
+# end_ahead: waits for the rest, which now has all cores.
 end_ahead() {
   local start=$SECONDS
   [ -n "$AHEAD" ] || return 0
@@ -162,14 +162,14 @@ end_ahead() {
   printf '\n== built ahead: another %d s\n' $((SECONDS - start))
 }
 
-# A folder of its own, since the flag changes every package.
+# A separate folder, since the flag changes every package.
 LOOM=(env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR="$TARGET/loom" cargo test --locked --profile loom -p crosspoint-vring -p crosspoint-engine --lib --test reserve_loom)
 
 build_loom() { "${LOOM[@]}" --no-run; }
 
 loom() { step loom "${LOOM[@]}"; }
 
-# provided TOOL: installs what deploy/install-deps.sh TOOL installs. A host without it still runs the rest.
+# provided TOOL: installs what deploy/install-deps.sh TOOL installs. A host without it still runs the other parts.
 provided() {
   if [ -n "$INSTALL" ]; then "$REPO/deploy/install-deps.sh" "$1"; else "$REPO/deploy/install-deps.sh" --check "$1" >&2; fi
 }
@@ -183,7 +183,7 @@ build_miri() { provided miri && "${MIRI_RINGS[@]}" --no-run && "${MIRI_FRAMES[@]
 miri() {
   if ! provided miri; then not_run "miri (no nightly Rust with miri and rust-src, and none could be installed)"; return; fi
   step miri-rings "${MIRI_RINGS[@]}"
-  # But the one test that takes minutes.
+  # All except the one test that takes minutes.
   step miri-frames "${MIRI_FRAMES[@]}" -- --skip bytes_arrive_identical
 }
 
@@ -202,7 +202,7 @@ instructions() {
   step instructions "$REPO/deploy/instructions.sh"
 }
 
-# joined WORD...: with commas.
+# joined WORD...: separated by commas.
 joined() { local text; text=$(printf '%s, ' "$@"); printf '%s' "${text%, }"; }
 
 summary() {

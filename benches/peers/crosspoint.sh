@@ -1,6 +1,6 @@
 #!/bin/bash
-# crosspoint.sh start|stop: crosspoint as `crosspoint-bench compare` starts it: one busy worker on core 1 (PMD_CORE), two ports, all else default.
-# The binary is CROSSPOINT, by default that of target/release.
+# crosspoint.sh start|stop: crosspoint for `crosspoint-bench compare`: one busy worker on core 1 (PMD_CORE), two ports,
+# defaults otherwise. CROSSPOINT is the binary; default: that of target/release.
 #   PORTS=vhost   (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-crosspoint)
 #   PORTS=xdp     interfaces sa and sb, in the network namespace NETNS
 set -euo pipefail

@@ -1,15 +1,16 @@
 #!/bin/bash
-# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE; 1,2 for two), an L2 bridge, two
-# ports. As root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package openvswitch-switch-dpdk: Debian 12 has 3.1, Debian
-# 13 has 3.5. It runs beside an Open vSwitch of the host's, with a database of its own.
+# ovs-dpdk.sh start|stop: Open vSwitch with DPDK as a peer of the bench: one PMD thread on core 1 (PMD_CORE; 1,2 for two), an
+# L2 bridge, two ports. As root, with 2 MiB huge pages reserved (`sysctl vm.nr_hugepages=1024`). Needs the package
+# openvswitch-switch-dpdk: Debian 12 has 3.1, Debian 13 has 3.5. It runs beside the host's own Open vSwitch, with a separate
+# database.
 #   NAMES="a b"       (default) the ports' names
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-ovs)
 #   PORTS=vhost-tso   the same with userspace TSO (its documentation, "Userspace Datapath - TSO"); it connects, and the guests listen
 #   PORTS=af_xdp      interfaces sa and sb by DPDK's net_af_xdp, in the network namespace NETNS
 #   PORTS=mixed       a vhost-user socket $RUN/a that it listens on, and interface sb
-#   ADDRESSES=N       entries of its table of addresses, where the usual ones do not suffice
+#   ADDRESSES=N       entries of its address table, if the default is too small
 #   COUNT=N           instead of a and b, N ports: p0, p1 and so on
-#   ROOT=DIR          it is installed in DIR, the root of another distribution, such as one that debootstrap made, with proc, sys and dev
+#   ROOT=DIR          it is installed in DIR, the root of another distribution, for instance one made by debootstrap, with proc, sys and dev
 #                     mounted there; DIR$RUN then becomes the same folder as $RUN
 set -euo pipefail
 RUN=${RUN:-/run/crosspoint-bench-ovs} PMD_CORE=${PMD_CORE:-1} OTHER_CORE=${OTHER_CORE:-0} PORTS=${PORTS:-vhost} ROOT=${ROOT:-} NETNS=${NETNS:-} COUNT=${COUNT:-} ADDRESSES=${ADDRESSES:-}
@@ -75,7 +76,7 @@ start() {
   for port in $(ports); do add_port "$port"; done
 }
 
-# end PID: by SIGTERM, and SIGKILL if need be.
+# end PID: by SIGTERM, then by SIGKILL if necessary.
 end() {
   kill "$1" 2> /dev/null || return 0
   for _ in $(seq 150); do

@@ -1,8 +1,8 @@
 #!/bin/bash
-# testpmd.sh start|stop: dpdk-testpmd as a peer of the bench. It does no switching: what comes in at one port goes out at the other (MODE=io,
-# the default; MODE=mac writes both addresses of each frame). Its thread is on core 1 (PMD_CORE; 1,2 for two threads) and is named rte-worker-1
-# (dpdk-worker1 from DPDK 24 on). As root, with 2 MiB huge pages reserved
-# (`sysctl vm.nr_hugepages=1024`). Needs the package dpdk or dpdk-dev.
+# testpmd.sh start|stop: dpdk-testpmd as a peer of the bench. It does no switching: frames from one port go out at the other
+# (MODE=io, the default; MODE=mac writes both addresses of each frame). Its thread is on core 1 (PMD_CORE; 1,2 for two
+# threads) and is named rte-worker-1 (dpdk-worker1 from DPDK 24 on). As root, with 2 MiB huge pages reserved (`sysctl
+# vm.nr_hugepages=1024`). Needs the package dpdk or dpdk-dev.
 #   PORTS=vhost       (default) vhost-user sockets that it listens on, $RUN/a and $RUN/b (RUN, default /run/crosspoint-bench-testpmd)
 #   PORTS=vhost-tso   the same, with large frames; legacy-ol-flags, or mode io would pass them on without their virtio-net header's fields
 #   COUNT=N           instead of a and b, N ports, an even number: p0 and p1 are a pair, p2 and p3, and so on
@@ -29,7 +29,7 @@ vdev() { # NUMBER NAME
   esac
 }
 
-# mbufs PORTS: enough for their rings, of up to 1024 entries, and for testpmd's own caches.
+# mbufs PORTS: enough for the ports' rings, of up to 1024 entries, and for testpmd's own caches.
 mbufs() { echo $((32768 + ($1 - 2) * 1024)); }
 
 start() {
@@ -44,7 +44,8 @@ start() {
   for ((number = 0; number < ${#names[@]}; number++)); do vdevs+=(--vdev "$(vdev $number "${names[number]}")"); done
   IFS=, read -r -a cores <<< "$PMD_CORE"
   for ((number = 0; number < ${#cores[@]}; number++)); do lcores+=",$((number + 1))@${cores[number]}"; done
-  # Both ends of the pipe, so that it never ends: testpmd would. Lines at once: they say that it has started.
+  # This script holds both ends of the pipe, so that it never ends: otherwise testpmd would end. Output is line-buffered: a
+  # line shows that testpmd has started.
   "${where[@]}" stdbuf -oL dpdk-testpmd --lcores "$lcores" --no-pci --in-memory --single-file-segments -m 512 "${vdevs[@]}" \
     -- -i --forward-mode="$MODE" --auto-start --nb-cores="${#cores[@]}" --total-num-mbufs="$(mbufs ${#names[@]})" <> "$RUN/input" > "$RUN/log" 2>&1 &
   echo $! > "$RUN/pid"

@@ -1,7 +1,9 @@
 #!/bin/bash
-# booted.sh OLDER PACKAGE: boots this host's systemd in namespaces of its own, over a copy of the root folder that goes away with it, and has it run the
-# service of the Debian package, upgraded from an older one whose configuration was changed by hand: it is started when ports are open, tells how many are up, logs to the journal with fields, is reloaded, keeps ports, is started again when a worker stands still,
-# and is stopped as the package is purged. As root. Exits with 77 if this host cannot do that. Nothing outside is touched, but for a cgroup that is removed in the end.
+# booted.sh OLDER PACKAGE: boots this host's systemd in private namespaces, over a temporary copy of the root folder, and
+# lets it run the service of the Debian package, upgraded from an older one whose configuration was changed by hand. Checks
+# that it counts as started when its ports are open, reports how many are up, logs to the journal with fields, is reloaded,
+# keeps ports, is restarted when a worker is stuck, and is stopped when the package is purged. As root. Exits with 77 if this
+# host cannot do that. Outside, only a cgroup is created, and removed in the end.
 set -euo pipefail
 OLDER=$(realpath "$1") PACKAGE=$(realpath "$2") SELF=$(realpath "$0")
 unable() { echo "$*"; exit 77; }
@@ -32,7 +34,7 @@ inside_all() {
   exec env -i container=check PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=check.target --log-target=journal < /dev/null > /dev/null 2>&1
 }
 
-# prepare ROOT: the package installed, and what is run there.
+# prepare ROOT: installs the package, and the scripts that run there.
 prepare() {
   install -m 755 "$SELF" "$1/run/check.sh"
   install -m 644 "$OLDER" "$1/run/older.deb"
@@ -101,11 +103,11 @@ inside_systemd() {
   local up='1 of 2 ports up (1 of 1 required), 1 worker(s)'
   systemctl --version | head -n 1
   systemctl start crosspoint
-  # Started is ready: at once.
+  # "Started" means ready, so all of this holds at once.
   [ -S /run/crosspoint/guests/web-1.sock ]
   [ "$(property Type)" = notify ]
   [ "$(stat -c '%U %G %a' /run/crosspoint/guests/web-1.sock)" = 'crosspoint crosspoint-guests 770' ]
-  # Here it is shorter.
+  # It is shorter in this test.
   [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
   until_so "the status shows the ports" says "$up"
   until_so "the journal has the port's name as a field, and in the message" eval 'logged PORT=up0 | grep -q "^up0: up"'
@@ -118,7 +120,7 @@ inside_systemd() {
     cp /run/good.toml /etc/crosspoint/crosspoint.toml
     [ "$(property ActiveState) $(property NRestarts)" = "active 0" ]
   fi
-  # The unit lets the daemon write there, and give a socket to its own group.
+  # The unit allows the daemon to write there, and to give a socket to its own group.
   crosspoint port add web-2 type=vhost socket=/run/crosspoint/web-2.sock socket_mode=0660 socket_group=crosspoint --keep
   [ "$(stat -c '%U %G %a' /run/crosspoint/web-2.sock)" = 'crosspoint crosspoint 660' ]
   grep -q web-2 /etc/crosspoint/ports.d/*.toml
@@ -148,7 +150,7 @@ case ${CROSSPOINT_BOOTED:-} in
   all) inside_all ;;
   mounts)
     mount -t cgroup2 none "$WORK/cgroup"
-    # Where systemd finds itself is its root.
+    # systemd takes the cgroup in which it is as its root.
     cgroup=$WORK/cgroup/crosspoint-check-$$
     mkdir "$cgroup"
     (echo "$BASHPID" > "$cgroup/cgroup.procs"
@@ -156,7 +158,7 @@ case ${CROSSPOINT_BOOTED:-} in
     booted=$!
     tries=600
     until [ -s "$WORK/result/status" ] || [ "$tries" -eq 0 ] || ! kill -0 "$booted" 2> /dev/null; do sleep 0.1; tries=$((tries - 1)); done
-    # Its first process goes with it, and everything else with that.
+    # This kills the namespaces' first process, and everything else with it.
     kill -KILL "$booted" 2> /dev/null || true
     wait "$booted" 2> /dev/null || true
     for _ in $(seq 50); do

@@ -1,9 +1,10 @@
 #!/bin/bash
-# container.sh BINARY: makes the image (../container) of the static BINARY with buildah, in a store of its own that goes away, and runs what the image
-# says as the recipe says: the host's network (here a namespace of its own), the four capabilities, /run/crosspoint of the host. As root; nothing is fetched.
+# container.sh BINARY: makes the image (../container) of the static BINARY with buildah, in a temporary store, and runs the
+# image's command as the recipe says: with the host's network (here a private namespace), the four capabilities, and the
+# host's /run/crosspoint. As root; nothing is downloaded.
 set -euo pipefail
 BINARY=$(realpath "$1") HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# Network and mounts go away with the process.
+# Network and mounts end with the process.
 if [ -z "${CROSSPOINT_CONTAINER_INSIDE:-}" ]; then
   CROSSPOINT_CONTAINER_INSIDE=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" "$BINARY"
 fi
@@ -39,9 +40,9 @@ until inside "${health[@]}" > "$WORK/health" 2>&1; do
   if [ "$tries" -eq 0 ] || ! kill -0 "$pid" 2> /dev/null; then cat "$WORK/log" "$WORK/health"; exit 1; fi
   sleep 0.1
 done
-# From the host, as the node's own tools would.
+# From the host, like the node's own tools.
 "$BINARY" show --socket "$WORK/sockets/control.sock" workers > /dev/null
-# The daemon itself; in a container it is the first process, which the runtime tells.
+# Signals the daemon itself; in a container it is the first process, which the runtime signals.
 kill -"$(config StopSignal)" "$(pgrep -x crosspoint | head -n 1)"
 wait "$pid"
 [ ! -e "$WORK/sockets/control.sock" ] || { echo "it leaves its socket behind"; exit 1; }

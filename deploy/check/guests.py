@@ -17,7 +17,7 @@ import xml.etree.ElementTree as ET
 
 DEPLOY = pathlib.Path(__file__).resolve().parent.parent
 SOCKET, MAC, PAIRS = "/run/crosspoint/guests/web-1.sock", "52:54:00:00:01:01", 4
-# What the tests' command line spells out and the example leaves to QEMU.
+# Options that the tests' command line contains and the example leaves to QEMU's defaults.
 DEFAULTS = {"mrg_rxbuf": "on", "packed": "off"}
 
 

@@ -30,7 +30,7 @@ def versions(wheel):
 def schema_errors(wheel, version, documents):
     with zipfile.ZipFile(wheel) as files:
         read = lambda name: json.loads(files.read(f"{SETS}{version}/{name}"))
-        # They refer to each other by address; the names are those of the files.
+        # The schemas refer to each other by address; the last part is the file's name.
         handlers = dict.fromkeys(("https", "file", ""), lambda address: read(address.rsplit("/", 1)[-1]))
         for document in documents:
             schema = read(f"{document['kind'].lower()}-{document['apiVersion'].replace('/', '-')}.json")

@@ -1,7 +1,8 @@
 #!/bin/bash
-# libvirt.sh BINARY: has a real libvirt start ../libvirt/web-1.xml (without its disk, and emulated), as its own user, at a port of the daemon BINARY whose
-# socket is that user's group's; and prints QEMU's command line as libvirt made it. All of it in namespaces, over a copy of the root folder that goes
-# away with it, where libvirt is installed if the host has none. As root. Exits with 77 if this host cannot do that.
+# libvirt.sh BINARY: lets a real libvirt start ../libvirt/web-1.xml (without its disk, and emulated), as libvirt's own user,
+# at a port of the daemon BINARY whose socket belongs to that user's group; prints the QEMU command line that libvirt made.
+# Everything runs in namespaces, over a temporary copy of the root folder, in which libvirt is installed if the host has
+# none. As root. Exits with 77 if this host cannot do that.
 set -euo pipefail
 BINARY=$(realpath "$1") SELF=$(realpath "$0") HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 unable() { echo "$*"; exit 77; }
@@ -23,7 +24,7 @@ until_so() {
   done
 }
 
-# In the copy, without a network.
+# Runs in the copy, without a network.
 inside() {
   cat > /tmp/crosspoint.toml <<'TOML'
 version = 1
@@ -37,11 +38,11 @@ socket_mode = "0660"
 socket_group = "libvirt-qemu"
 queue_pairs = 4
 TOML
-  # As the example has them, but for what this host does not have: KVM, and a disk.
+  # As in the examples, without what this host lacks: KVM, and a disk.
   sed "s/type='kvm'/type='qemu'/; /<cpu /d; /<disk /,/<\\/disk>/d" /tmp/example.xml > /tmp/web-1.xml
   printf '%s\n' 'security_driver = "none"' 'cgroup_controllers = []' 'namespaces = []' 'seccomp_sandbox = 0' 'stdio_handler = "file"' \
     'remember_owner = 0' > /etc/libvirt/qemu.conf
-  # The daemon's own user is in the group, as SupplementaryGroups= would have it.
+  # The daemon's user is in the group, as with SupplementaryGroups=.
   install -d -m 755 /run/crosspoint /run/crosspoint/guests
   useradd --system --groups libvirt-qemu crosspoint-check
   chown crosspoint-check /run/crosspoint /run/crosspoint/guests

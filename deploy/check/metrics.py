@@ -16,7 +16,7 @@ import tempfile
 import yaml
 
 DEPLOY = pathlib.Path(__file__).resolve().parent.parent
-# What Prometheus adds: labels of every series, and the bound of a histogram's bucket.
+# Labels that Prometheus adds to every series, and the bound of a histogram's bucket.
 ADDED = {"job", "instance", "le"}
 # Labels whose values the daemon sets, whatever the configuration.
 CLOSED = {"reason", "state", "direction"}
@@ -161,7 +161,7 @@ def check_dashboards(known):
 def main():
     known = exported(pathlib.Path(sys.argv[1]).read_text())
     families = {name for name in known if not name.endswith(("_bucket", "_sum"))}
-    # What takes a guest is not there.
+    # Metrics that need a guest are absent.
     for name, _, labels in listed():
         known.setdefault(name, {label: set() for label in labels})
     known.update({name: {label: set() for label in labels} for name, labels in NOT_OURS.items()})

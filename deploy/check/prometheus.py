@@ -21,7 +21,7 @@ import yaml
 from metrics import DEPLOY, listed, targets
 
 LISTEN = "127.0.0.1:9490"
-# Seconds that Prometheus has to get there.
+# Seconds that Prometheus may take.
 PATIENCE = 30
 
 
@@ -95,7 +95,7 @@ def run(folder, address):
     server = ["prometheus", f"--config.file={configure(folder, address)}", f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address={LISTEN}"]
     started = []
     try:
-        # A pipe for its input: testpmd ends when there is none.
+        # With a pipe as its input: testpmd ends without one.
         started.append(subprocess.Popen(guest, stdin=subprocess.PIPE, stdout=log, stderr=log))
         started.append(subprocess.Popen(server, stdout=log, stderr=log, env={**os.environ, "GOMAXPROCS": "1"}))
         wrong = wait(started[-1]) or list(wrong_expressions())

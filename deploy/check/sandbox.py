@@ -34,7 +34,7 @@ def main():
         else:
             allowed |= expanded(line.split(), known)
     families = set(re.search(r"^RestrictAddressFamilies=(.*)$", unit, re.MULTILINE)[1].split())
-    # The first call is strace's own, to become the daemon.
+    # The first call is strace's own, which becomes the daemon.
     called = set(re.findall(r"^\d+ +(\w+)\(", trace, re.MULTILINE)) - {"execve"}
     opened = {{"0x2c": "AF_XDP"}.get(one, one) for one in re.findall(r"\bsocket\((\w+)", trace)}
     if "AF_XDP" not in opened or len(called) < 30:

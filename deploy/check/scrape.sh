@@ -1,14 +1,16 @@
 #!/bin/bash
-# scrape.sh BINARY DIR [WRAPPER...]: runs the daemon for a second, in a network namespace that goes away with it, with an uplink that works (a veth),
-# an uplink whose interface is missing, and a guest port; writes DIR/metrics.txt, DIR/ports.json, DIR/sockets (mode, user and group) and DIR/log. WRAPPER goes before the daemon's
-# command line, as in "setpriv --reuid 1000". CROSSPOINT_SCRAPE_THEN is a command to run meanwhile: DIR and the address of the metrics go after it. The daemon must end with 0 when it is told to.
+# scrape.sh BINARY DIR [WRAPPER...]: runs the daemon for a second, in a temporary network namespace, with a working uplink (a
+# veth), an uplink whose interface is missing, and a guest port. Writes DIR/metrics.txt, DIR/ports.json, DIR/sockets (mode,
+# user and group) and DIR/log. WRAPPER is put before the daemon's command line, as in "setpriv --reuid 1000".
+# CROSSPOINT_SCRAPE_THEN is a command to run meanwhile, with DIR and the address of the metrics as arguments. The daemon must
+# end with 0 on SIGTERM.
 set -euo pipefail
 BINARY=$(realpath "$1") DIR=$(realpath "$2"); shift 2
 if [ -z "${CROSSPOINT_SCRAPE_INSIDE:-}" ]; then
   CROSSPOINT_SCRAPE_INSIDE=1 exec unshare --net --mount -- "$0" "$BINARY" "$DIR" "$@"
 fi
 
-# Of this network namespace, so that the daemon finds the veth there.
+# /sys of this network namespace, so that the daemon finds the veth there.
 mount -t sysfs sysfs /sys
 ip link set lo up
 ip link add check0 numrxqueues 1 numtxqueues 1 type veth peer name check1 numrxqueues 1 numtxqueues 1

@@ -1,6 +1,6 @@
 #!/bin/bash
-# build.sh BINARY TAG [OPTION...]: makes the image TAG of a static crosspoint (deploy/static.sh), with podman, buildah or docker, whichever is there, or
-# the one that BUILDER names. OPTIONs are for it. Nothing is fetched.
+# build.sh BINARY TAG [OPTION...]: makes the image TAG of a static crosspoint (deploy/static.sh), with podman, buildah or
+# docker, whichever is installed, or with BUILDER. OPTIONs are passed to it. Nothing is downloaded.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../lib.sh
@@ -14,6 +14,6 @@ CONTEXT=$(mktemp -d)
 trap 'rm -rf "$CONTEXT"' EXIT
 install -m 755 -s "$BINARY" "$CONTEXT/crosspoint"
 install -m 644 "$HERE/../debian/crosspoint.toml" "$CONTEXT/crosspoint.toml"
-# The same input makes the same image, where the builder can.
+# The same input makes the same image, if the builder supports it.
 [ "$BUILDER" = docker ] || set -- --timestamp "${SOURCE_DATE_EPOCH:-0}" --format docker "$@"
 "$BUILDER" build --file "$HERE/Containerfile" --tag "$TAG" "$@" "$CONTEXT"

@@ -1,10 +1,10 @@
 #!/bin/bash
-# build.sh [--version V] [--config FILE] [--maintainer "NAME <MAIL>"] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER, of a built crosspoint, and prints its path. Without
-# --version it is the workspace's; --config is the configuration that is installed as /etc/crosspoint/crosspoint.toml (default: crosspoint.toml here).
+# build.sh [--version V] [--config FILE] [--maintainer "NAME <MAIL>"] BINARY FOLDER: makes crosspoint_V_ARCH.deb in FOLDER
+# from a built crosspoint, and prints its path. The default of --version is the workspace's version; --config is the
+# configuration that is installed as /etc/crosspoint/crosspoint.toml (default: crosspoint.toml in this folder).
 #
-# Manual pages and completions are what the binary itself writes; one for another architecture does not run here, and then CROSSPOINT_NATIVE names one
-# that does. It needs dpkg-deb, strip and objdump: apt-get install dpkg
-# binutils. No root.
+# The binary itself writes its manual pages and completions. A binary for another architecture does not run here; then
+# CROSSPOINT_NATIVE names one that does. Needs dpkg-deb, strip and objdump: apt-get install dpkg binutils. No root.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(cd "$HERE/../.." && pwd)
@@ -28,10 +28,10 @@ BINARY=$1 FOLDER=$2
 need_command dpkg-deb strip objdump
 ARCH=$(dpkg --print-architecture)
 
-# glibc: the newest symbol version that the binary asks for; the package of that version has it.
+# glibc: the newest symbol version that the binary needs, which is also the version of the package that has it.
 glibc() { objdump -T "$BINARY" | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 | sed 's/GLIBC_//'; }
 
-# A static binary asks for none.
+# A static binary needs no glibc.
 depends() {
   local version
   version=$(glibc)
@@ -44,7 +44,7 @@ trap 'rm -rf "$ROOT"' EXIT
 chmod 755 "$ROOT"
 put() { install -D -m "$1" "$2" "$ROOT$3"; }
 
-# text PATH COMMAND...: what it prints, as a file; where it fails, nothing is built.
+# text PATH COMMAND...: writes the command's output to a file; if it fails, nothing is built.
 text() {
   local path=$ROOT$1; shift
   install -d -m 755 "$(dirname "$path")"
@@ -95,7 +95,7 @@ Description: polling software switch for virtual machines
  network, attached by AF_XDP, with worker threads that poll on cores of their
  own. Every frame is counted: delivered, or dropped for a named reason.
 CONTROL
-# So that the same input makes the same package.
+# The same input makes the same package.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$REPO" log -1 --format=%ct 2> /dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 dpkg-deb --root-owner-group --build "$ROOT" "$FOLDER/crosspoint_${VERSION}_$ARCH.deb" > /dev/null

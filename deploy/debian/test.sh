@@ -1,6 +1,7 @@
 #!/bin/bash
-# test.sh BINARY: installs the package in a clean Debian, upgrades it (a changed configuration is kept), removes and purges it, and compares what is
-# left with what was there before. As root; a minimal Debian is fetched once (debootstrap, some minutes) and kept in /var/cache/crosspoint/debian-*.
+# test.sh BINARY: installs the package in a clean Debian, upgrades it (a changed configuration is kept), removes and purges
+# it, and compares the result with the state before. As root; a minimal Debian is downloaded once (debootstrap, some minutes)
+# and kept in /var/cache/crosspoint/debian-*.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../lib.sh
@@ -9,7 +10,7 @@ BINARY=$(realpath "$1")
 SUITE=${CROSSPOINT_SUITE:-bookworm}
 CLEAN=/var/cache/crosspoint/debian-$SUITE
 
-# Mounts go away with the process.
+# Mounts end with the process.
 if [ -z "${CROSSPOINT_TEST_INSIDE:-}" ]; then CROSSPOINT_TEST_INSIDE=1 exec unshare --mount -- "$0" "$BINARY"; fi
 
 make_clean() {
@@ -24,7 +25,7 @@ make_clean() {
   mv "$CLEAN.part" "$CLEAN"
 }
 
-# A tmpfs over the clean system, so that each run has it clean.
+# A tmpfs over the clean system, so that each run starts with a clean one.
 enter() {
   WORK=$(mktemp -d)
   trap 'umount -R "$WORK"; rmdir "$WORK"' EXIT
@@ -41,7 +42,7 @@ inside() { LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin
 expect() { local what=$1; shift; if "$@"; then say "ok: $what"; else die "not so: $what"; fi; }
 refuse() { local what=$1; shift; if "$@"; then die "not so: $what"; else say "ok: $what"; fi; }
 
-# state: every file, and every user and group. Not what dpkg and its tools write about themselves.
+# state: every file, user and group, except the files that dpkg and its tools write about themselves.
 state() {
   (cd "$ROOT" && find . -xdev \( -path ./proc -o -path ./debs -o -path ./var/lib/dpkg -o -path ./var/cache -o -path ./var/log -o -path ./tmp -o -path ./run \) -prune \
     -o -not -name '.pwd.lock' -not -name '*-' -printf '%M %u %g %y %p\n' | sort)
@@ -49,7 +50,7 @@ state() {
 }
 
 as() { inside setpriv --reuid "$1" --regid "$2" --clear-groups "${@:3}"; }
-# commands: those that the program has, but help. pages: those that have a manual page.
+# commands: the program's commands, except help. pages: those that have a manual page.
 commands() { "${CROSSPOINT_NATIVE:-$BINARY}" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' | grep -vx help | sort; }
 pages() { (cd "$ROOT/usr/share/man/man1" && printf '%s\n' crosspoint-*.1.gz) | sed 's/^crosspoint-//; s/\.1\.gz$//' | sort; }
 
@@ -96,7 +97,7 @@ expect "the new one lies beside it" grep -q '"busy"' "$CONFIG.dpkg-dist"
 expect "the mode of the folder of ports is kept" test "$(stat -c %a "$ROOT/etc/crosspoint/ports.d")" = 2750
 expect "and what is in it" test -s "$ROOT/etc/crosspoint/ports.d/web-1.toml"
 
-# From a version that had no such folder.
+# An upgrade from a version without that folder.
 mv "$ROOT/etc/crosspoint/ports.d" "$WORK/ports.d"
 inside dpkg --force-confdef --force-confold --install "/debs/crosspoint_0.1.2_$ARCH.deb" > "$WORK/log" 2>&1 || { cat "$WORK/log" >&2; die "it does not upgrade again"; }
 expect "an upgrade makes the folder of ports" test "$(stat -c %a "$ROOT/etc/crosspoint/ports.d")" = 2775

@@ -28,8 +28,8 @@ USAGE
   if declare -F guest_usage_more >/dev/null; then guest_usage_more >&2; fi
 }
 
-# parse_guest_options ARG...: sets the OPT_* variables. A script may define guest_option_more NAME VALUE for options of its own: it
-# returns 0 when it took the option and its value, 1 when it took a flag without a value, 2 when it does not know it.
+# parse_guest_options ARG...: sets the OPT_* variables. A script may define guest_option_more NAME VALUE for its own options:
+# it returns 0 if it took the option and its value, 1 if it took a flag without a value, 2 if it does not know the option.
 # shellcheck disable=SC2034 # the scripts that source this file read the variables
 parse_guest_options() {
   OPT_SOCKET='' OPT_JOB=idle OPT_IP='' OPT_PEER='' OPT_MAC='' OPT_QUEUES=1 OPT_MEM=256 OPT_MTU='' OPT_SECS='' OPT_STREAMS=''
@@ -77,12 +77,12 @@ guest_cmdline() {
   [ -z "$OPT_STREAMS" ] || printf '%s\n' "cp.streams=$OPT_STREAMS"
   [ -z "$OPT_BLOB_MIB" ] || printf '%s\n' "cp.blob_mib=$OPT_BLOB_MIB"
   [ -z "$OPT_WAIT_S" ] || printf '%s\n' "cp.wait_s=$OPT_WAIT_S"
-  # Words, so split on purpose.
+  # Split into words on purpose.
   # shellcheck disable=SC2086
   [ -z "$OPT_APPEND" ] || printf '%s\n' $OPT_APPEND
 }
 
-# has_console: whether somebody types to the guest.
+# has_console: whether commands are typed to the guest.
 has_console() { case $OPT_JOB in shell | orders) ;; *) return 1 ;; esac; }
 
 # image_file NAME: the path of one file of the image, or a message that says how to make it.
@@ -91,11 +91,11 @@ image_file() {
   printf '%s\n' "$OPT_IMAGE/$1"
 }
 
-# isolation: prints the words that put a command into a process-id namespace of its own, or nothing where that is not allowed.
+# isolation: prints the words that put a command into a separate process-ID namespace, or nothing if that is not allowed.
 isolation() {
   local words
   for words in "" "--user --map-root-user"; do
-    # Words, so split on purpose.
+    # Split into words on purpose.
     # shellcheck disable=SC2086
     if unshare $words --pid --fork --mount-proc true 2>/dev/null; then
       echo "unshare $words --pid --fork --kill-child --mount-proc --"
@@ -104,10 +104,11 @@ isolation() {
   done
 }
 
-# run_contained COMMAND...: runs a command that is several processes, so that all of them end when this script ends, however it ends. The
-# command is process 1 of a process-id namespace, which ends as a whole; script, unshare and command are tied together by parent-death
-# signals, since unshare itself ignores SIGTERM. Where namespaces are not allowed it leads a session, which the trap ends; SIGKILL to the
-# script then leaves processes behind. The caller's contained_cleanup, if any, runs at the end. Does not return.
+# run_contained COMMAND...: runs a command that consists of several processes, so that all of them end when this script ends,
+# for any reason. The command is process 1 of a process-ID namespace, which ends as a whole. Parent-death signals tie script,
+# unshare and command together, since unshare itself ignores SIGTERM. If namespaces are not allowed, the command leads a
+# session, which the trap ends; SIGKILL to the script then leaves processes behind. The caller's contained_cleanup, if any,
+# runs at the end. Does not return.
 run_contained() {
   local status=0
   local -a wrap

@@ -1,7 +1,8 @@
 #!/bin/bash
-# pair.sh KIND SOCKET0 SOCKET1 [option...]: boots a server guest on SOCKET1 and a client guest on SOCKET0, prints the client's console, and
-# ends with the client's verdict: 0 when every RESULT is good. KIND is uml or qemu; options go to both guests (see qemu.sh --help).
-# SERVER_LOG=FILE keeps the server's console; JOB= names another client job than "client"; LIMIT_S= bounds the whole (default 240).
+# pair.sh KIND SOCKET0 SOCKET1 [option...]: boots a server guest on SOCKET1 and a client guest on SOCKET0, prints the
+# client's console, and ends with the client's verdict: 0 if every RESULT is good. KIND is uml or qemu; options go to both
+# guests (see qemu.sh --help). SERVER_LOG=FILE keeps the server's console; JOB= names another client job than "client";
+# LIMIT_S= limits the total time (default 240).
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../lib.sh

@@ -1,7 +1,8 @@
 #!/bin/bash
-# peer-service.sh [--netns NAME] [--image DIR] server | client|transfer|ping|sha|fetch|udp PEER: a guest's job, run on the host or in one of its network
-# namespaces, so that a guest and a namespace can check each other. Same text, protocol and results as in the guest: see net-job.sh.
-# SECS=, STREAMS=, BLOB_MIB=, WAIT_S= as there. The server prints GUEST-READY, and ends as a whole on SIGTERM or SIGKILL.
+# peer-service.sh [--netns NAME] [--image DIR] server | client|transfer|ping|sha|fetch|udp PEER: runs a guest's job on the
+# host or in one of its network namespaces, so that a guest and a namespace can test each other. Script, protocol and results
+# are those of the guest: see net-job.sh. SECS=, STREAMS=, BLOB_MIB= and WAIT_S= as there. The server prints GUEST-READY, and
+# ends as a whole on SIGTERM or SIGKILL.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../lib.sh
@@ -24,7 +25,7 @@ case ${1:-} in
 esac
 need_command iperf3 setpriv unshare
 image_file bin/busybox > /dev/null
-# The guest's busybox first, for the job alone: nc differs from one host to the next.
+# The guest's busybox comes first in PATH, only for the job: nc differs between hosts.
 command=(env "PATH=$OPT_IMAGE/bin:$PATH" "$HERE/net-job.sh" "$@")
 [ -z "$netns" ] || command=(ip netns exec "$netns" "${command[@]}")
 exec < /dev/null

@@ -1,12 +1,15 @@
 #!/bin/bash
-# qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP...: runs one QEMU guest that is itself the switch: "PROGRAM run --config CONFIG", between the tap
-# interfaces TAP, which are eth0, eth1, ... in the guest. Its kernel's virtio_net has AF_XDP zero-copy, and the cards all that it needs.
+# qemu-switch.sh [--image DIR] PROGRAM CONFIG TAP...: runs one QEMU guest that is itself the switch: "PROGRAM run --config
+# CONFIG", between the tap interfaces TAP, which are eth0, eth1, ... in the guest. Its kernel's virtio_net has AF_XDP
+# zero-copy, and the cards have all features that this needs.
 #
-# qemu-switch.sh [--image DIR] --lab PROGRAM FILE...: the same guest without cards, with modules for tunnels, VLANs, bonds and SCTP, and the host's
-# ip. The program is not started; it and the files lie in /switch. For kernels of hosts that lack such modules.
+# qemu-switch.sh [--image DIR] --lab PROGRAM FILE...: the same guest without cards, with modules for tunnels, VLANs, bonds
+# and SCTP, and the host's ip. The program is not started; it and the files are in /switch. For hosts whose kernel lacks such
+# modules.
 #
-# KVM where it works, else emulation. The script becomes QEMU: its process id is the guest's, and any signal to it ends the guest. The console is
-# standard input and output. After GUEST-READY, each line typed is a command, and "ENDED 0" says that it has ended, and with which status.
+# Uses KVM if it works, else emulation. The script becomes QEMU: its process ID is the guest's, and any signal to it ends the
+# guest. The console is standard input and output. After GUEST-READY, each typed line is a command; "ENDED 0" shows that it
+# has ended, and its exit status.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../lib.sh
@@ -28,7 +31,7 @@ case $job in
   lab) files=("$@"); set -- ;;
 esac
 
-# add_binary ROOT FILE NAME: a program, without what only a debugger wants, and the libraries that it needs.
+# add_binary ROOT FILE NAME: adds a stripped program, and the libraries that it needs.
 add_binary() {
   local library
   strip -o "$1/switch/$3" "$2"
@@ -43,7 +46,8 @@ add_program() { # ROOT
   cp "${files[@]}" "$1/switch/"
 }
 
-# make_initrd FILE: the image's RAM disk with the program behind it: the kernel unpacks one archive after the other, if each begins aligned.
+# make_initrd FILE: the image's RAM disk followed by the program's: the kernel unpacks one archive after the other, if each
+# begins aligned.
 make_initrd() {
   local root=$1.root
   add_program "$root"
@@ -62,7 +66,7 @@ if kvm_usable; then accel=kvm; fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 make_initrd "$work/initrd"
-# QEMU reads it by this descriptor, so that nothing is left however the guest ends.
+# QEMU reads it through this descriptor, so that no file is left however the guest ends.
 exec 9< "$work/initrd"
 rm -rf "$work"
 
@@ -70,7 +74,8 @@ command=("$QEMU_BIN" -accel "$accel" -cpu max -machine q35 -m 256 -smp 2 -nodefa
   -kernel "$KERNEL" -initrd /dev/fd/9 -append "console=ttyS0 panic=-1 quiet cp.job=$job")
 number=0
 for tap in "$@"; do
-  # virtio_net needs a queue that can be reset by itself, and DMA addresses (iommu_platform), of which virtio before 1.0 knows nothing.
+  # virtio_net needs a queue that can be reset alone, and DMA addresses (iommu_platform), which virtio before 1.0 does not
+  # have.
   command+=(-netdev "tap,id=net$number,ifname=$tap,script=no,downscript=no"
     -device "virtio-net-pci,netdev=net$number,queue_reset=on,iommu_platform=on,disable-legacy=on")
   number=$((number + 1))

@@ -1,6 +1,7 @@
 #!/bin/bash
-# qemu.sh --socket PATH [option...]: runs one QEMU guest whose network card is the vhost-user socket PATH. KVM where it works, else
-# emulation. The script becomes QEMU: its process id is the guest's, and any signal to it ends the guest. The console is standard output.
+# qemu.sh --socket PATH [option...]: runs one QEMU guest whose network card is the vhost-user socket PATH. Uses KVM if it
+# works, else emulation. The script becomes QEMU: its process ID is the guest's, and any signal to it ends the guest. The
+# console is standard output.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../lib.sh
@@ -59,8 +60,8 @@ pick_accel() {
   if kvm_usable; then OPT_ACCEL=kvm; fi
 }
 
-# vectors QUEUES: interrupts for each ring, the configuration and the control queue. QEMU 7 (Debian 12) crashes under emulation when
-# vhost-user meets MSI-X, and works with the pin interrupt; 8.2 and 10.0 do not crash.
+# vectors QUEUES: interrupts for each ring, the configuration and the control queue. QEMU 7 (Debian 12) crashes under
+# emulation if vhost-user is used with MSI-X, and works with the pin interrupt; 8.2 and 10.0 do not crash.
 vectors() {
   if [ "$OPT_ACCEL" = tcg ] && ! version_ge "$QEMU_VERSION" 8; then echo 0; else echo $((2 * $1 + 2)); fi
 }
@@ -81,7 +82,7 @@ chardev() {
 device() {
   local text
   text="virtio-net-pci,netdev=net$1,mq=$([ "$2" -gt 1 ] && echo on || echo off)"
-  # The properties may name vectors themselves; one must not be given twice.
+  # The properties may set vectors themselves; the option must not be given twice.
   case ,$3, in *,vectors=*) ;; *) text+=",vectors=$(vectors "$2")" ;; esac
   printf '%s' "$text${3:+,$3}"
 }
@@ -140,6 +141,6 @@ for spec in "${OPT_NICS[@]}"; do number=$((number + 1)); add_nic "$number" "$spe
 [ -z "$OPT_QMP" ] || command+=(-qmp "unix:$OPT_QMP,server=on,wait=off")
 
 if [ -n "$OPT_DRY_RUN" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi
-# A closed standard input would make the serial port's back end spin.
+# With a closed standard input, the serial port's back end would loop without end.
 if has_console; then exec "${command[@]}"; fi
 exec "${command[@]}" < /dev/null

@@ -14,7 +14,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2317 # called by parse_guest_options
 guest_option_more() { return 2; }
 
-# sweep: removes what guests whose script was killed outright left behind; the folder's name ends in the script's process id.
+# sweep: removes what guests left behind whose script was killed; the folder's name ends in the script's process ID.
 sweep() {
   local old
   for old in "$TMPDIR"/crosspoint-uml.*; do

@@ -1,15 +1,16 @@
 #!/bin/bash
-# screenshot.sh [BINARY]: writes switch/docs/images/prometheus.png, a picture of Prometheus' own page with what a daemon exports while a DPDK guest sends.
-# As root. Needs Debian's packages prometheus (with its pages), chromium and dpdk-dev, and the daemon BINARY (default: the debug build). No test runs it.
+# screenshot.sh [BINARY]: writes switch/docs/images/prometheus.png, a screenshot of Prometheus' own page with a daemon's
+# metrics while a DPDK guest sends. As root. Needs Debian's packages prometheus (with its pages), chromium and dpdk-dev, and
+# the daemon BINARY (default: the debug build). No test runs it.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(dirname "$(dirname "$HERE")")
 IMAGE=$REPO/switch/docs/images/prometheus.png
-# Seconds of traffic that the graphs show.
+# Seconds of traffic in the graphs.
 SECONDS_SHOWN=${SECONDS_SHOWN:-30}
 
 if [ "${1:-}" = --shoot ]; then
-  # Called back, beside the daemon and Prometheus: by the address of that.
+  # Second call, beside the daemon and Prometheus, with the address of Prometheus.
   address=$2
   sleep "$SECONDS_SHOWN"
   profile=$(mktemp -d)
