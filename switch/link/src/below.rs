@@ -1,4 +1,4 @@
-//! Interfaces that others are on top of: a bridge's ports, what a bond or a macvlan gets its frames from.
+//! Interfaces below another one: a bridge's ports, or the interfaces from which a bond or a macvlan gets its frames.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,13 +7,13 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage}
 
 use crate::{Interface, Links, Peer};
 
-/// Most interfaces below one that are looked at, and most of them on top of each other.
+/// Most interfaces below one that are checked, and most layers of them.
 const LOOKS_MAX: usize = 256;
 const DEPTH_MAX: usize = 8;
 
-/// Of an interface whose frames the kernel takes the outer VLAN tag out of before the interface gets them: what it is.
-/// `__netif_receive_skb_core` does that ahead of the handlers by which these get their frames, whatever the features of
-/// the interface below.
+/// Returns the interface's type, if the kernel removes the outer VLAN tag of its frames before it gets them.
+/// `__netif_receive_skb_core` does that before it calls the handlers of these types, independent of the features of the
+/// interface below.
 pub(crate) fn takes_tags(message: &LinkMessage) -> Option<&'static str> {
     let infos = message.attributes.iter().filter_map(|one| match one {
         LinkAttribute::LinkInfo(infos) => Some(infos),
@@ -29,7 +29,7 @@ pub(crate) fn takes_tags(message: &LinkMessage) -> Option<&'static str> {
     })
 }
 
-/// The other ends of all veths below `interface`, the nearest first. What cannot be found out is left out.
+/// Returns the peers of all veths below `interface`, the nearest first. Interfaces that cannot be read are left out.
 pub(crate) fn peers(links: &mut Links, interface: &Interface) -> Vec<Peer> {
     let (mut peers, mut looks) = (Vec::new(), 0);
     let mut layer = names(interface);
@@ -50,7 +50,7 @@ pub(crate) fn peers(links: &mut Links, interface: &Interface) -> Vec<Peer> {
     peers
 }
 
-/// The interfaces right below. None where the /sys that is mounted is another namespace's.
+/// Returns the interfaces directly below. Empty if the mounted /sys belongs to another namespace.
 fn names(interface: &Interface) -> Vec<String> {
     let folder = PathBuf::from("/sys/class/net").join(&interface.name);
     let index = fs::read_to_string(folder.join("ifindex")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! How many queues an interface has (`ethtool -l` and `-L`).
+//! Number of queues of an interface (`ethtool -l` and `-L`).
 
 use crate::ethtool::{iterate, to_word, word};
 use crate::{Ethtool, LinkError};
@@ -14,7 +14,7 @@ const RX_COUNT: u16 = 6;
 const TX_COUNT: u16 = 7;
 const COMBINED_COUNT: u16 = 9;
 
-/// An interface's queues. Most NICs have combined ones, which receive and transmit; some, and veth, have each kind.
+/// An interface's queues. Most NICs have combined ones, which receive and transmit; some, and veth, have separate ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Channels {
     /// Queues that only receive.
@@ -23,16 +23,16 @@ pub struct Channels {
     pub tx: u32,
     /// Queues that do both.
     pub combined: u32,
-    /// The most `rx`.
+    /// Maximum of `rx`.
     pub rx_max: u32,
-    /// The most `tx`.
+    /// Maximum of `tx`.
     pub tx_max: u32,
-    /// The most `combined`.
+    /// Maximum of `combined`.
     pub combined_max: u32,
 }
 
 impl Channels {
-    /// These, with so many queues that receive and transmit.
+    /// Returns a copy with `count` queues that receive and transmit.
     pub fn with(self, count: u32) -> Channels {
         if self.combined_max > 0 {
             let combined = count;
@@ -45,7 +45,7 @@ impl Channels {
         }
     }
 
-    /// The most queues that [`with`](Self::with) can be asked for.
+    /// Returns the largest valid count for [`with`](Self::with).
     pub fn max(self) -> u32 {
         match self.combined_max {
             0 => self.rx_max.min(self.tx_max),
@@ -55,7 +55,7 @@ impl Channels {
 }
 
 impl Ethtool {
-    /// The queues of interface number `index`. Unsupported where the driver does not tell.
+    /// Reads the queues of interface number `index`. Unsupported if the driver does not report them.
     pub fn channels(&mut self, index: u32) -> Result<Channels, LinkError> {
         let answer = self.get("asking for the number of queues", GET, index)?;
         let mut channels = Channels::default();
@@ -74,7 +74,7 @@ impl Ethtool {
         Ok(channels)
     }
 
-    /// Gives interface number `index` so many queues. What it cannot have, it must not be given: see the maxima.
+    /// Sets the number of queues of interface number `index`. The counts must not exceed the maxima.
     pub fn set_channels(&mut self, index: u32, channels: Channels) -> Result<(), LinkError> {
         let counts = [
             (RX_COUNT, channels.rx, channels.rx_max),

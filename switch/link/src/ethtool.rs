@@ -1,4 +1,4 @@
-//! Messages of the ethtool family: what they have in common.
+//! Messages of the ethtool netlink family: the common part.
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator, Parseable,
@@ -13,10 +13,10 @@ use crate::LinkError;
 use crate::request::Requests;
 
 const FAMILY: &str = "ethtool";
-/// The group that is told of settings that change.
+/// The multicast group for changed settings.
 const MONITOR: &str = "monitor";
 const VERSION: u8 = 1;
-/// The attribute that names the interface is number 1 in all requests (ETHTOOL_A_..._HEADER).
+/// Number of the attribute with the interface, in all requests (ETHTOOL_A_..._HEADER).
 pub(crate) const HEADER: u16 = 1;
 /// ETHTOOL_A_HEADER_DEV_INDEX and _DEV_NAME.
 const HEADER_INDEX: u16 = 1;
@@ -25,7 +25,7 @@ const HEADER_NAME: u16 = 2;
 const HEADER_FLAGS: u16 = 3;
 const OMIT_REPLY: u32 = 2;
 
-/// A message: a command and its attributes. Of the ethtool family, unless another's number is set.
+/// A message: a command and its attributes. It belongs to the ethtool family unless another family's number is set.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub command: u8,
@@ -66,24 +66,24 @@ impl ParseableParametrized<[u8], GenlHeader> for Message {
     }
 }
 
-/// An attribute of 32 bits.
+/// Makes an attribute of 32 bits.
 pub(crate) fn word(kind: u16, value: u32) -> DefaultNla {
     DefaultNla::new(kind, value.to_ne_bytes().to_vec())
 }
 
-/// An attribute made of others.
+/// Makes an attribute that contains others.
 pub(crate) fn nest(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     let mut bytes = vec![0; attributes.buffer_len()];
     attributes.emit(&mut bytes);
     DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }
 
-/// The value of the attribute `kind` among those in `bytes`.
+/// Returns the value of the attribute `kind` in `bytes`.
 pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     iterate(bytes).find_map(|(found, value)| (found == kind).then_some(value))
 }
 
-/// The attributes in `bytes`, each with its value.
+/// Returns the attributes in `bytes`, each with its value.
 pub(crate) fn iterate(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes)
         .filter_map(Result::ok)
@@ -94,12 +94,12 @@ pub(crate) fn iterate(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         })
 }
 
-/// The value of 32 bits.
+/// Parses a value of 32 bits.
 pub(crate) fn to_word(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
-/// The number of a group, where it is the one for changes.
+/// Returns the number of a group if it is the one for changes.
 fn monitor_in(group: &[McastGrpAttrs]) -> Option<u32> {
     let is_monitor = |attribute: &McastGrpAttrs| matches!(attribute, McastGrpAttrs::Name(name) if name == MONITOR);
     group.iter().any(is_monitor).then_some(())?;
@@ -109,7 +109,7 @@ fn monitor_in(group: &[McastGrpAttrs]) -> Option<u32> {
     })
 }
 
-/// The number and the name of the interface that a message is about.
+/// Returns number and name of the interface in a message.
 pub(crate) fn interface_of(message: &Message) -> Option<(u32, String)> {
     let mut attributes = message.attributes.iter();
     let header = attributes.find(|attribute| attribute.kind() == HEADER | NLA_F_NESTED)?;
@@ -120,7 +120,7 @@ pub(crate) fn interface_of(message: &Message) -> Option<(u32, String)> {
     Some((index, name.trim_end_matches('\0').to_owned()))
 }
 
-/// What the kernel tells of the generic netlink family `name`. Fails with ENOENT where there is none.
+/// Reads the attributes of the generic netlink family `name`. Fails with ENOENT if there is none.
 pub(crate) fn family_attributes(
     requests: &mut Requests,
     what: &'static str,
@@ -134,7 +134,7 @@ pub(crate) fn family_attributes(
     Ok(answers.flat_map(|answer| answer.payload.nlas).collect())
 }
 
-/// Asks for, and sets, what ethtool does. All calls name the interface by its number.
+/// Reads and changes the settings of ethtool. All calls identify the interface by its number.
 pub struct Ethtool {
     requests: Requests,
     family: u16,
@@ -167,12 +167,12 @@ impl Ethtool {
         }
     }
 
-    /// The number of the group that is told of settings that change.
+    /// Returns the number of the multicast group for changed settings.
     pub(crate) fn monitor_group(&self) -> Option<u32> {
         self.monitor
     }
 
-    /// Asks `command` of an interface: the attributes of the answer, as bytes.
+    /// Sends the query `command` for an interface. Returns the attributes of the answer, as bytes.
     pub(crate) fn get(
         &mut self,
         what: &'static str,
@@ -189,7 +189,7 @@ impl Ethtool {
         Ok(bytes)
     }
 
-    /// Has `command` set an interface's `attributes`.
+    /// Sets an interface's `attributes` by `command`.
     pub(crate) fn set(
         &mut self,
         what: &'static str,

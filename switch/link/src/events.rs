@@ -1,4 +1,4 @@
-//! Changes to interfaces, as the kernel tells of them: RTNLGRP_LINK, and ethtool's group "monitor".
+//! Notifications of interface changes from the kernel: RTNLGRP_LINK, and ethtool's group "monitor".
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +19,7 @@ use crate::{Ethtool, LinkError};
 
 /// RTNLGRP_LINK.
 const LINK_GROUP: u32 = 1;
-/// Room for one datagram: the kernel makes none longer.
+/// Room for one datagram: the kernel's are not longer.
 const DATAGRAM_BYTES: usize = 1 << 16;
 
 /// Why a wait ended.
@@ -27,23 +27,23 @@ const DATAGRAM_BYTES: usize = 1 << 16;
 pub enum Wake {
     /// Interfaces changed.
     Changed(Changes),
-    /// The time is over.
+    /// The time limit has passed.
     Timeout,
-    /// Somebody called [`Stopper::stop`].
+    /// [`Stopper::stop`] was called.
     Stop,
 }
 
-/// Which interfaces changed: came, went, or are otherwise than before.
+/// Interfaces that were added, removed or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
     /// These, by number and name.
     Of(Vec<(u32, String)>),
-    /// Any: events were lost, since there were more than the socket holds.
+    /// Possibly any: events were lost because there were more than the socket holds.
     Any,
 }
 
 impl Changes {
-    /// These and `others`.
+    /// Merges with `others`.
     fn and(self, others: Changes) -> Changes {
         match (self, others) {
             (Changes::Of(mut list), Changes::Of(others)) => {
@@ -54,7 +54,7 @@ impl Changes {
         }
     }
 
-    /// Whether the interface of this name, or this number where it has one, may be among them.
+    /// Returns whether the interface with this name, or this number if it has one, may have changed.
     pub fn concern(&self, name: &str, index: Option<u32>) -> bool {
         match self {
             Changes::Any => true,
@@ -70,9 +70,9 @@ impl Changes {
 pub struct Stopper(Arc<OwnedFd>);
 
 impl Stopper {
-    /// The wait that is going on, and every later one, ends with [`Wake::Stop`].
+    /// Ends the current wait, and every later one, with [`Wake::Stop`].
     pub fn stop(&self) {
-        // It cannot fail: the count is far from full.
+        // It cannot fail: the counter is far from full.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 }
@@ -80,7 +80,7 @@ impl Stopper {
 /// Waits for changes.
 pub struct Events {
     links: Socket,
-    /// Of settings such as the number of queues, which rtnetlink does not tell of. None where the kernel has no such.
+    /// For settings that rtnetlink does not report, such as the number of queues. `None` if the kernel has no such group.
     settings: Option<Socket>,
     stop: Arc<OwnedFd>,
 }
@@ -88,7 +88,7 @@ pub struct Events {
 const WATCHING: &str = "watching interfaces";
 
 impl Events {
-    /// From now on, changes in the thread's network namespace are noted.
+    /// Starts to record changes in the thread's network namespace.
     pub fn open() -> Result<(Events, Stopper), LinkError> {
         let fail = |why| LinkError::new(WATCHING, why);
         let links = subscribe(NETLINK_ROUTE, LINK_GROUP).map_err(fail)?;
@@ -106,7 +106,7 @@ impl Events {
         Ok((events, Stopper(stop)))
     }
 
-    /// Waits for changes, for `limit` at most; `None`: as long as it takes.
+    /// Waits for changes, at most for `limit`; `None`: without a limit.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<Wake, LinkError> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         loop {
@@ -132,7 +132,7 @@ impl Events {
     }
 }
 
-/// A socket that never blocks and is told what `group` is told.
+/// Opens a non-blocking socket that is a member of `group`.
 fn subscribe(protocol: isize, group: u32) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
@@ -141,7 +141,7 @@ fn subscribe(protocol: isize, group: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Everything that a socket has been told so far; `read` finds the interfaces in a message.
+/// Reads all pending messages of a socket; `read` finds the interface in a message.
 fn take(socket: &Socket, read: Read) -> Result<Changes, LinkError> {
     let (mut list, mut lost) = (Vec::new(), false);
     let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
@@ -152,7 +152,7 @@ fn take(socket: &Socket, read: Read) -> Result<Changes, LinkError> {
                 for found in messages(&buffer).map(read) {
                     match found {
                         Ok(interface) => list.extend(interface),
-                        // It can be about any.
+                        // It can concern any interface.
                         Err(Unreadable) => lost = true,
                     }
                 }
@@ -175,7 +175,7 @@ fn is_overrun(why: &io::Error) -> bool {
 
 struct Unreadable;
 
-/// Finds the interface that a message is about, if it is about one.
+/// Finds the interface that a message concerns, if any.
 type Read = fn(&[u8]) -> Result<Option<(u32, String)>, Unreadable>;
 
 fn links_in(message: &[u8]) -> Result<Option<(u32, String)>, Unreadable> {

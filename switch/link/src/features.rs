@@ -1,4 +1,4 @@
-//! What an interface does of itself (`ethtool -k` and `-K`).
+//! Features of an interface (`ethtool -k` and `-K`).
 
 use netlink_packet_core::DefaultNla;
 
@@ -18,19 +18,19 @@ const BIT: u16 = 1;
 const BIT_NAME: u16 = 2;
 const BIT_VALUE: u16 = 3;
 
-/// A feature, by the name that the kernel has for it, such as "rx-vlan-hw-parse".
+/// State of a feature. Features have the kernel's names, such as "rx-vlan-hw-parse".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feature {
     /// Whether it is on.
     pub active: bool,
-    /// Whether it is asked for: what cannot be on for another reason stays asked for.
+    /// Whether it is requested: a feature that cannot be on for another reason stays requested.
     pub wanted: bool,
     /// Whether it can be turned off or on.
     pub changeable: bool,
 }
 
 impl Ethtool {
-    /// Feature `name` of interface number `index`.
+    /// Reads feature `name` of interface number `index`.
     pub fn feature(&mut self, index: u32, name: &str) -> Result<Feature, LinkError> {
         let answer = self.get("asking for the features", GET, index)?;
         let has = |set| find(&answer, set).is_some_and(|set| lists(set, name));
@@ -41,8 +41,8 @@ impl Ethtool {
         })
     }
 
-    /// Asks for feature `name` of interface number `index`, or that it be off. The kernel may leave it as it is without
-    /// calling that an error: ask what has become of it.
+    /// Requests feature `name` of interface number `index` to be on or off. The kernel may leave it unchanged without an
+    /// error: read it afterwards.
     pub fn set_feature(&mut self, index: u32, name: &str, on: bool) -> Result<(), LinkError> {
         let mut bit = vec![DefaultNla::new(BIT_NAME, [name.as_bytes(), b"\0"].concat())];
         if on {
@@ -53,7 +53,7 @@ impl Ethtool {
     }
 }
 
-/// Whether a bit set, as the kernel sends it without a mask, lists the bit `name`.
+/// Returns whether a bit set, as sent by the kernel without a mask, lists the bit `name`.
 fn lists(set: &[u8], name: &str) -> bool {
     let is = |bit: &[u8]| {
         find(bit, BIT_NAME).is_some_and(|found| found.strip_suffix(b"\0") == Some(name.as_bytes()))

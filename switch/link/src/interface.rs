@@ -1,4 +1,4 @@
-//! What the kernel says of an interface (rtnetlink), and its MTU.
+//! Reads the state of an interface (rtnetlink), and sets its MTU.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::request::Requests;
 use crate::{Ethtool, LinkError, Reach};
 use crate::{below, reach};
 
-/// One interface, at one moment.
+/// State of one interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
@@ -22,7 +22,7 @@ pub struct Interface {
     pub index: u32,
     /// Whether it is administratively up (IFF_UP).
     pub up: bool,
-    /// Whether there is somebody at the other end of the wire (IFF_LOWER_UP).
+    /// Whether it has a carrier (IFF_LOWER_UP).
     pub carrier: bool,
     /// Its MTU, bytes.
     pub mtu: u32,
@@ -30,30 +30,30 @@ pub struct Interface {
     pub rx_queues: u32,
     /// Transmit queues in use.
     pub tx_queues: u32,
-    /// Whether it is software, with no card of its own: a veth, a tap.
+    /// Whether it is a software interface, such as a veth or a tap.
     pub software: bool,
-    /// Of a veth: the other end.
+    /// For a veth: its peer.
     pub peer: Option<Peer>,
-    /// Whether an XDP program is attached, be it ours or not.
+    /// Whether an XDP program is attached, ours or another.
     pub has_program: bool,
-    /// Whose frames come in through it.
+    /// Which frames it receives.
     pub reach: Reach,
-    /// What it is, if the kernel takes the outer VLAN tag out of each frame before the interface gets it.
+    /// Its type, if the kernel removes the outer VLAN tag of each frame before the interface gets it.
     pub takes_tags: Option<&'static str>,
-    /// The other ends of veths that it is on top of, as a bridge or a macvlan may be.
+    /// Peers of veths below it: a bridge or a macvlan may be on top of veths.
     pub peers_below: Vec<Peer>,
 }
 
-/// The other end of a veth.
+/// The peer of a veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its number, in its own namespace.
     pub index: u32,
-    /// Its network namespace, by the number that ours has for it; `None`: it is in ours.
+    /// Its network namespace, by the number in ours; `None`: our own.
     pub namespace: Option<i32>,
 }
 
-/// Asks for interfaces, and sets what rtnetlink sets.
+/// Reads interfaces and changes their settings by rtnetlink.
 pub struct Links {
     requests: Requests,
 }
@@ -65,7 +65,7 @@ impl Links {
         Ok(Links { requests })
     }
 
-    /// Interface `name`; `None` where there is none.
+    /// Reads interface `name`; `None` if there is none.
     pub fn find(&mut self, name: &str) -> Result<Option<Interface>, LinkError> {
         let mut found = self.find_alone(name)?;
         if let Some(interface) = &mut found {
@@ -74,7 +74,7 @@ impl Links {
         Ok(found)
     }
 
-    /// The same, without a look at those below it.
+    /// The same without the interfaces below it.
     pub(crate) fn find_alone(&mut self, name: &str) -> Result<Option<Interface>, LinkError> {
         let mut message = LinkMessage::default();
         let name = LinkAttribute::IfName(name.to_owned());
@@ -87,7 +87,7 @@ impl Links {
         }
     }
 
-    /// The number of the XDP program that is attached to interface `name`; `None` where there is none.
+    /// Returns the number of the XDP program attached to interface `name`; `None` if there is none.
     pub fn program_id(&mut self, name: &str) -> Result<Option<u32>, LinkError> {
         let mut message = LinkMessage::default();
         let name = LinkAttribute::IfName(name.to_owned());
@@ -144,7 +144,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
                 found.has_program = xdp.iter().any(is_attached);
             }
             LinkAttribute::LinkInfo(info) => {
-                // Only what can be made by `ip link add`, or as a tap is, has a kind.
+                // Only interfaces made by `ip link add`, or like a tap, have a kind.
                 found.software = info.iter().any(|info| matches!(info, LinkInfo::Kind(_)));
                 is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
             }
@@ -154,7 +154,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
     found.peer = other_end
         .filter(|index| is_veth && *index > 0)
         .map(|index| Peer { index, namespace });
-    // What rtnetlink tells is how many queues there can be at most.
+    // rtnetlink reports the maximum number of queues only.
     if let Some((rx, tx)) = queues_in_sysfs(&found).or_else(|| queues_by_ethtool(found.index)) {
         (found.rx_queues, found.tx_queues) = (rx, tx);
     }
@@ -179,8 +179,8 @@ fn is_attached(xdp: &LinkXdp) -> bool {
     matches!(xdp, LinkXdp::Attached(how) if *how != XdpAttached::None)
 }
 
-/// The queues in use, receive and transmit: sysfs has a folder for each, whatever the driver. `None` where the /sys
-/// that is mounted is another namespace's.
+/// Returns the number of queues in use, receive and transmit: sysfs has a folder for each, with any driver. `None` if the
+/// mounted /sys belongs to another namespace.
 fn queues_in_sysfs(interface: &Interface) -> Option<(u32, u32)> {
     let folder = PathBuf::from("/sys/class/net").join(&interface.name);
     let index = fs::read_to_string(folder.join("ifindex")).ok()?;
@@ -200,7 +200,7 @@ fn queues_in_sysfs(interface: &Interface) -> Option<(u32, u32)> {
 
 fn queues_by_ethtool(index: u32) -> Option<(u32, u32)> {
     let channels = Ethtool::open().ok()?.channels(index).ok()?;
-    // A tap that nobody holds says 0.
+    // A tap without a user reports 0.
     let (rx, tx) = (
         channels.rx + channels.combined,
         channels.tx + channels.combined,

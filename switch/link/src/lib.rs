@@ -1,8 +1,8 @@
-//! Network interfaces, as the kernel's administrators see them: what there is, what becomes of it, and how it is
-//! set. By rtnetlink and ethtool netlink, with blocking calls. `unsafe` is confined to [`rss`], since what it needs
-//! is in netlink only since Linux 6.17, and in older kernels behind an ioctl.
+//! Network interfaces: their state, their changes and their settings. By rtnetlink and ethtool netlink, with blocking
+//! calls. `unsafe` is confined to [`rss`]: netlink has its function only since Linux 6.17, and older kernels need an
+//! ioctl.
 //!
-//! Everything is about the network namespace of the thread that calls.
+//! All calls use the network namespace of the calling thread.
 //!
 //! Kernel interface: Documentation/userspace-api/netlink, Documentation/networking/ethtool-netlink.rst.
 

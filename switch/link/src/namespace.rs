@@ -1,4 +1,4 @@
-//! Reaching into the network namespace that the other end of a veth is in.
+//! Runs code in the network namespace of a veth's peer.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -13,13 +13,13 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Links;
 
-/// Runs `job` in the namespace that ours calls number `id`, on a thread that goes there. `None`: no name and no process
-/// that we can see leads there, or we may not enter.
+/// Runs `job` in the namespace with number `id` in ours, on a separate thread. `None` if no name and no visible process
+/// leads there, or entering it is not permitted.
 pub(crate) fn within<T: Send>(id: i32, job: impl FnOnce() -> T + Send) -> Option<T> {
     let mut links = Links::open().ok()?;
     let mut seen = HashSet::new();
     let namespace = candidates().find_map(|path| {
-        // Not a FIFO that is there by mistake: it would be waited for.
+        // Non-blocking: opening a FIFO that is there by mistake would wait.
         let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let mut options = OpenOptions::new();
         let file = options.read(true).custom_flags(flags).open(path).ok()?;
@@ -33,7 +33,7 @@ pub(crate) fn within<T: Send>(id: i32, job: impl FnOnce() -> T + Send) -> Option
     thread::scope(|scope| scope.spawn(inside).join().ok().flatten())
 }
 
-/// Where namespaces may be found: those with names (`ip netns`), and those that processes are in.
+/// Returns paths of namespaces: named ones (`ip netns`), and those of processes.
 fn candidates() -> impl Iterator<Item = PathBuf> {
     let list = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten();
     let named = list("/run/netns").map(|entry| entry.path());
@@ -43,7 +43,7 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
     named.chain(processes)
 }
 
-/// The number that our namespace has for this one.
+/// Returns the number of this namespace in ours.
 fn id_of(links: &mut Links, namespace: &File) -> Option<i32> {
     let mut message = NsidMessage::default();
     let fd = NsidAttribute::Fd(namespace.as_raw_fd() as u32);

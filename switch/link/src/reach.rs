@@ -1,23 +1,23 @@
-//! Whose frames come in through an interface: a switch needs those for its guests' addresses.
+//! Which frames an interface receives: a switch needs those for its guests' addresses.
 
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoMacVlan, InfoMacVtap, LinkAttribute, LinkInfo, LinkLayerType,
     LinkMessage, MacVlanMode,
 };
 
-/// Whose frames come in through an interface.
+/// Which frames an interface receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// All that its wire has, for any address.
+    /// All frames of its wire, for any address.
     #[default]
     All,
-    /// Those for its own address alone, and for groups: the kernel sorts others out before it. What it is.
+    /// Only frames for its own address and for groups: the kernel filters the others. Contains the type.
     OwnAddress(&'static str),
-    /// None that a switch could tell apart: it has no Ethernet addresses, or one for all. What it is.
+    /// None that a switch can use: it has no Ethernet addresses, or one for all. Contains the type.
     None(&'static str),
 }
 
-/// As rtnetlink tells of it.
+/// Returns the reach of an interface from its rtnetlink message.
 pub(crate) fn of(message: &LinkMessage) -> Reach {
     if !matches!(
         message.header.link_layer_type,
@@ -72,7 +72,7 @@ mod tests {
         message
     }
 
-    /// Those that not every kernel has; the others are real ones, in the tests of interfaces.
+    /// Types that not every kernel has; the others are tested with real interfaces.
     #[test]
     fn what_has_no_addresses_of_its_own_reaches_nobody() {
         let ipvlan = message(LinkLayerType::Ether, vec![LinkInfo::Kind(InfoKind::IpVlan)]);

@@ -1,4 +1,4 @@
-//! One request to the kernel, and its answer.
+//! Requests to the kernel, and their answers.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr};
 use thiserror::Error;
 
-/// Why the kernel did not do what it was asked.
+/// Why the kernel refused a request.
 #[derive(Debug, Error)]
 #[error("{what}: {why}{}", said.as_ref().map_or(String::new(), |said| format!(" ({said})")))]
 pub struct LinkError {
-    /// What was being done.
+    /// The operation that failed.
     pub what: &'static str,
     /// The kernel's error.
     #[source]
     pub why: io::Error,
-    /// What it said besides, in words (its "extended ack").
+    /// The kernel's message, if any (its "extended ack").
     pub said: Option<String>,
 }
 
@@ -31,12 +31,12 @@ impl LinkError {
         }
     }
 
-    /// Whether there is no such interface (any more).
+    /// Returns whether there is no such interface, or no longer.
     pub fn is_gone(&self) -> bool {
         self.is(rustix::io::Errno::NODEV)
     }
 
-    /// Whether the driver, or the kernel, cannot do such a thing at all.
+    /// Returns whether the driver, or the kernel, does not support the operation.
     pub fn is_unsupported(&self) -> bool {
         self.is(rustix::io::Errno::OPNOTSUPP)
     }
@@ -46,25 +46,25 @@ impl LinkError {
     }
 }
 
-/// The attribute of an error that has the kernel's words (NLMSGERR_ATTR_MSG).
+/// The attribute with the kernel's error message (NLMSGERR_ATTR_MSG).
 const ERROR_WORDS: u16 = 1;
 /// Bytes of `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
 
-/// A netlink socket that asks, and waits for the answer.
+/// A netlink socket that sends requests and waits for the answers.
 pub(crate) struct Requests {
     socket: Socket,
     sequence: u32,
 }
 
 impl Requests {
-    /// `protocol` is NETLINK_ROUTE or NETLINK_GENERIC.
+    /// Opens a socket. `protocol` is NETLINK_ROUTE or NETLINK_GENERIC.
     pub(crate) fn open(protocol: isize) -> Result<Requests, LinkError> {
         let open = || {
             let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            // Without either, errors are numbers only; with both, words follow the request's header.
+            // Without these, errors are only numbers; with both, a message follows the request's header.
             let _ = socket.set_ext_ack(true);
             let _ = socket.set_cap_ack(true);
             Ok(socket)
@@ -75,7 +75,7 @@ impl Requests {
         })
     }
 
-    /// Asks, and returns what was answered before the acknowledgement.
+    /// Sends a request, and returns the answers before the acknowledgement.
     pub(crate) fn ask<M>(&mut self, what: &'static str, message: M) -> Result<Vec<M>, LinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
@@ -95,7 +95,7 @@ impl Requests {
             for bytes in messages(&datagram) {
                 let message = NetlinkMessage::<M>::deserialize(bytes)
                     .map_err(|why| fail(io::Error::other(why)))?;
-                // What is left of an earlier request, that ended in an error halfway.
+                // An answer to an earlier request that ended with an error.
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -115,7 +115,7 @@ impl Requests {
     }
 }
 
-/// The messages of a datagram, each as its bytes.
+/// Returns the messages of a datagram, each as bytes.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -126,7 +126,7 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What the kernel says in words of an error, behind the header of the request.
+/// Returns the kernel's error message, which follows the header of the request.
 fn words(error: &[u8]) -> Option<String> {
     let attributes = NlasIterator::new(error.get(HEADER_BYTES..)?);
     let words = attributes

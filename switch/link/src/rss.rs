@@ -1,6 +1,6 @@
-//! Over which queues a NIC spreads what it receives: its RSS indirection table (`ethtool -x` and `-X`).
+//! A NIC's RSS indirection table, which spreads received frames over queues (`ethtool -x` and `-X`).
 //!
-//! By ioctl. Netlink can set the table only since Linux 6.17; the ioctl does in every kernel that has ethtool.
+//! By ioctl: netlink can set the table only since Linux 6.17; the ioctl works in every kernel with ethtool.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,23 +13,24 @@ use crate::LinkError;
 const GET_RINGS: u32 = 0x2d;
 const GET: u32 = 0x38;
 const SET: u32 = 0x39;
-/// The longest table that is taken for one. The largest of drivers in the kernel has 4096 entries.
+/// The longest table that is accepted. The largest of the drivers in the kernel has 4096 entries.
 const ENTRIES_MAX: u32 = 1 << 16;
 const ASKING: &str = "asking for the RSS indirection table";
 const SETTING: &str = "setting the RSS indirection table";
 
-/// A NIC's RSS indirection table: a frame's hash, modulo its length, chooses an entry, and that the queue.
+/// A NIC's RSS indirection table: a frame's hash, modulo the table's length, chooses an entry, and the entry is the
+/// queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndirectionTable {
     entries: Vec<u32>,
 }
 
 impl IndirectionTable {
-    /// That of interface `name`. Unsupported where the driver has none.
+    /// Reads the table of interface `name`. Unsupported if the driver has none.
     pub fn of(name: &str) -> Result<IndirectionTable, LinkError> {
         let fail = |why| LinkError::new(ASKING, why);
-        // struct ethtool_rxfh_indir: the command, the number of entries, the entries. Asked with none, the kernel
-        // tells how many there are.
+        // struct ethtool_rxfh_indir: the command, the number of entries, the entries. With a number of 0, the kernel
+        // returns the actual number.
         let mut head = [GET, 0];
         command(name, &mut head).map_err(fail)?;
         let len = head[1];
@@ -43,7 +44,7 @@ impl IndirectionTable {
         Ok(IndirectionTable { entries })
     }
 
-    /// One of the same length that spreads evenly over `queues`, of which there must be one at least.
+    /// Returns a table of the same length that spreads evenly over `queues`, at least one.
     pub fn over(&self, queues: &[u32]) -> IndirectionTable {
         let entries = queues.iter().copied().cycle().take(self.entries.len());
         IndirectionTable {
@@ -51,15 +52,15 @@ impl IndirectionTable {
         }
     }
 
-    /// Gives it to interface `name`.
+    /// Sets the table of interface `name`.
     pub fn set(&self, name: &str) -> Result<(), LinkError> {
         let mut words = vec![SET, self.entries.len() as u32];
         words.extend(&self.entries);
         command(name, &mut words).map_err(|why| LinkError::new(SETTING, why))
     }
 
-    /// Gives it back to interface `name`, as the driver's own where it is the same as that: a table that somebody has
-    /// set stays as it is when the number of queues changes, and stands in the way of having fewer.
+    /// Restores the table of interface `name`. If it is equal to the driver's default, resets to the default: an
+    /// explicitly set table is not adapted when the number of queues changes, and prevents reducing it.
     pub fn restore(&self, name: &str) -> Result<(), LinkError> {
         if !self.is_drivers(name) {
             return self.set(name);
@@ -67,15 +68,15 @@ impl IndirectionTable {
         command(name, &mut [SET, 0]).map_err(|why| LinkError::new(SETTING, why))
     }
 
-    /// Whether it is what drivers begin with (ethtool_rxfh_indir_default()): round and round over all queues.
+    /// Returns whether it is the drivers' default (ethtool_rxfh_indir_default()): round robin over all queues.
     fn is_drivers(&self, name: &str) -> bool {
-        // struct ethtool_rxnfc, 192 bytes, whose third word tells the number of rings.
+        // struct ethtool_rxnfc, 192 bytes, whose third word is the number of rings.
         let mut words = [0; 48];
         words[0] = GET_RINGS;
         if command(name, &mut words).is_err() {
             return false;
         }
-        // `data`, a u64 behind the command and the flow type.
+        // `data`, a u64 after the command and the flow type.
         let rings = u64::from_ne_bytes(join(words[2], words[3]));
         let rings: Vec<u32> = (0..rings.min(u64::from(ENTRIES_MAX)) as u32).collect();
         !rings.is_empty() && self.over(&rings) == *self
@@ -89,8 +90,8 @@ fn join(low: u32, high: u32) -> [u8; 8] {
     bytes
 }
 
-/// Has the kernel do an ethtool command on interface `name`: `words` is the command's structure, which begins with
-/// its number, and into which the kernel answers.
+/// Executes an ethtool command on interface `name`: `words` is the command's structure, which begins with its number, and
+/// into which the kernel writes the answer.
 fn command(name: &str, words: &mut [u32]) -> io::Result<()> {
     if name.len() >= libc::IFNAMSIZ || name.contains('\0') {
         return Err(rustix::io::Errno::NODEV.into());
@@ -103,9 +104,9 @@ fn command(name: &str, words: &mut [u32]) -> io::Result<()> {
     }
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     // SAFETY: SIOCETHTOOL takes a `struct ifreq` whose data points to the command's structure. Its callers, all in this
-    // module, make `words` as long as that: GET and SET are two words and as many entries as the second says (the
-    // kernel writes no more entries than that, and none where it says 0), GET_RINGS is 48 words. The name ends with a
-    // zero byte, since it is shorter than IFNAMSIZ. Both structures outlive the call.
+    // module, make `words` as long as that: GET and SET are two words and as many entries as the second word gives (the
+    // kernel writes no more entries than that, and none if it is 0), GET_RINGS is 48 words. The name ends with a zero
+    // byte, since it is shorter than IFNAMSIZ. Both structures outlive the call.
     let rc = unsafe {
         libc::ioctl(
             socket.as_fd().as_raw_fd(),

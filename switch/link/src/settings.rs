@@ -1,31 +1,31 @@
-//! What is set on an interface while it is a port, and put back after.
+//! Settings of an interface that are changed while it is a port, and restored afterwards.
 
 use std::time::{Duration, Instant};
 
 use crate::namespace::within;
 use crate::{Channels, Ethtool, IndirectionTable, Interface, LinkError, Links, Peer};
 
-/// A feature of a driver that must be off: its name in the kernel, and the one that ethtool is given.
+/// A driver feature that must be off: its name in the kernel, and its name for ethtool.
 type Named = (&'static str, &'static str);
 
-/// What a NIC takes out of the frames that it receives, or adds to them: tags of either kind that it puts beside, their
-/// checksums, the tag of a redundant ring.
+/// Features by which a NIC removes parts of received frames, or adds to them: tags of either kind that it puts in
+/// metadata, the frame check sequence, the tag of a redundant ring.
 const RECEIVED: &[Named] = &[
     ("rx-vlan-hw-parse", "rxvlan"),
     ("rx-vlan-stag-hw-parse", "rx-vlan-stag-hw-parse"),
     ("rx-fcs", "rx-fcs"),
     ("hsr-tag-rm-offload", "hsr-tag-rm-offload"),
 ];
-/// What a sender leaves for its NIC to do, and a veth hands on undone: tags of either kind, and checksums that are no sum
-/// and so cannot be finished here (CRC32c of SCTP, the CRC of Fibre Channel).
+/// Features by which a sender leaves work to its NIC that a veth passes on undone: tags of either kind, and checksums
+/// that cannot be finished here because they are not sums (CRC32c of SCTP, the CRC of Fibre Channel).
 const SENT: &[Named] = &[
     ("tx-vlan-hw-insert", "txvlan"),
     ("tx-vlan-stag-hw-insert", "tx-vlan-stag-hw-insert"),
     ("tx-checksum-sctp", "tx-checksum-sctp"),
     ("tx-checksum-fcoe-crc", "tx-checksum-fcoe-crc"),
 ];
-/// The same of large packets: how they are to be cut is noted beside them. The kernel does this itself where the program
-/// is in the driver.
+/// The same for large packets: the way to cut them is only in metadata. If the program is in the driver, the kernel turns
+/// these off itself.
 const SENT_LARGE: &[Named] = &[
     ("tx-tcp-segmentation", "tx-tcp-segmentation"),
     ("tx-tcp-ecn-segmentation", "tx-tcp-ecn-segmentation"),
@@ -40,40 +40,40 @@ const SENT_LARGE: &[Named] = &[
     ("tx-gso-list", "tx-gso-list"),
 ];
 
-/// How long a queue may stay in use after its last AF_XDP socket was closed: the kernel takes some 20 ms, and does not
-/// take a queue away before.
+/// How long a queue may stay in use after its last AF_XDP socket was closed: the kernel needs some 20 ms, and does not
+/// remove a queue before that.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
-/// How an interface shall be set.
+/// Wanted settings of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its MTU, bytes; `None`: as it is.
+    /// MTU, bytes; `None`: unchanged.
     pub mtu: Option<u32>,
-    /// Its number of queues; `None`: as it is.
+    /// Number of queues; `None`: unchanged.
     pub channels: Option<u32>,
 }
 
-/// Whether frames are whole when XDP sees them.
+/// Whether frames are complete when XDP gets them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frames {
-    /// They are.
+    /// Complete.
     Whole,
-    /// They are now. In words, what was changed for it.
+    /// Complete after a change. The text says what was changed.
     Changed(String),
-    /// They may not be, and somebody else has to do something. In words, what.
+    /// Possibly incomplete, and the operator must act. The text says how.
     Lacking(String),
 }
 
-/// What was there before, and what we set in its place.
+/// The previous value, and the value that was set.
 #[derive(Clone, Debug)]
 struct Change<T> {
     was: T,
     set: T,
 }
 
-/// What has been changed of one interface. Dropping it puts that back which nobody has changed since. A process that
-/// is killed outright puts nothing back.
+/// Changes to one interface. Dropping it restores the settings that no other process has changed since. A killed process
+/// restores nothing.
 #[derive(Debug)]
 pub struct Settings {
     name: String,
@@ -81,18 +81,18 @@ pub struct Settings {
     mtu: Option<Change<u32>>,
     channels: Option<Change<Channels>>,
     table: Option<Change<IndirectionTable>>,
-    /// Features that have been turned off,
+    /// Features that were turned off,
     off: Vec<Named>,
-    /// and those of the veth's other end, or of those of veths below.
+    /// and those turned off at the veth's peer, or at peers of veths below.
     off_at_peers: Vec<(Peer, Vec<Named>)>,
-    /// The veth's other end.
+    /// The veth's peer.
     peer: Option<Peer>,
-    /// The other ends of veths below it that have been looked at.
+    /// Peers of veths below it that have been checked.
     below: Vec<Peer>,
 }
 
 impl Settings {
-    /// Nothing is changed yet.
+    /// Creates an empty set of changes.
     pub fn new(interface: &Interface) -> Settings {
         Settings {
             name: interface.name.clone(),
@@ -107,12 +107,12 @@ impl Settings {
         }
     }
 
-    /// The number of the interface that this is about.
+    /// Returns the interface's number.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// Sets what is wanted and is not so already.
+    /// Applies the wanted settings that differ from the current ones.
     pub fn apply(&mut self, wanted: Wanted, interface: &Interface) -> Result<(), LinkError> {
         if let Some(count) = wanted.channels {
             self.set_channels(count)?;
@@ -148,8 +148,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Spreads what is received evenly over `queues`, and to no other. Unsupported where the driver has no table; with
-    /// one queue, and all of them, that needs none.
+    /// Spreads received frames evenly over `queues` only. Unsupported if the driver has no table; if `queues` are
+    /// all its queues, none is needed.
     pub fn spread(&mut self, queues: &[u32]) -> Result<(), LinkError> {
         let now = IndirectionTable::of(&self.name)?;
         let set = now.over(queues);
@@ -162,13 +162,13 @@ impl Settings {
         Ok(())
     }
 
-    /// Sees to it that nothing of a frame is beside it, where XDP does not see it and it is lost; and, where the program
-    /// `is_generic`, that frames are no larger than those on a wire.
+    /// Makes frames complete: no part of a frame is only in metadata, which XDP does not get, so that it would be lost.
+    /// If the program `is_generic`, also makes sure that frames are no larger than on a wire.
     pub fn keep_frames(&mut self, interface: &Interface, is_generic: bool) -> Frames {
         match interface.peer {
-            // What a veth "receives" with something beside it was sent so by the other end.
+            // Metadata of frames that a veth "receives" was set by its peer.
             Some(peer) => {
-                // It may have been moved since, and takes along how it was.
+                // The peer may have been moved to another namespace; its settings move with it.
                 let before = self.peer.replace(peer);
                 let noted = self.off_at_peers.iter_mut();
                 noted
@@ -181,8 +181,8 @@ impl Settings {
         }
     }
 
-    /// The same for the other ends of veths below the interface, whose frames it gets. Of a generic program.
-    /// Only those that were not there before are looked at: containers come and go below a bridge.
+    /// The same for the peers of veths below the interface, whose frames it gets. For a generic program. Only new peers
+    /// are checked: containers come and go below a bridge.
     pub fn keep_frames_below(&mut self, interface: &Interface) -> Vec<Frames> {
         self.put_back_where_not_below(&interface.peers_below);
         let below = interface.peers_below.iter();
@@ -198,8 +198,8 @@ impl Settings {
         kept.filter(|frames| *frames != Frames::Whole).collect()
     }
 
-    /// Puts back what was turned off at the other ends of veths that are below the interface no more, if there are any left
-    /// of those, and forgets them.
+    /// Restores the features of peers whose veths are no longer below the interface, if they still exist, and removes
+    /// them from the list.
     fn put_back_where_not_below(&mut self, below: &[Peer]) {
         let own = self.peer;
         let is_left = |peer: &Peer| Some(*peer) == own || below.contains(peer);
@@ -207,7 +207,7 @@ impl Settings {
         let (left, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(peer, _)| is_left(peer));
         self.off_at_peers = left;
         for (peer, off) in gone {
-            // None, or an error: it is gone altogether.
+            // None, or an error: the peer was removed.
             let _ = at(peer, || turn_on(peer.index, &off));
         }
     }
@@ -253,7 +253,7 @@ impl Settings {
                     )),
                 }
             }
-            // A kernel without the family knows of none.
+            // A kernel without this family has no such features.
             Err(why) if why.is_unsupported() => Frames::Whole,
             Err(why) => Frames::Lacking(format!(
                 "VLAN tags are lost if `{name}` takes them out of the frames: {why}; run `ethtool -K {name} {}`",
@@ -262,7 +262,7 @@ impl Settings {
         }
     }
 
-    /// What was turned off.
+    /// Turns features off at a peer. Returns those that were on.
     fn turn_off_at(&mut self, peer: Peer, features: &[Named]) -> Result<Vec<Named>, String> {
         let job =
             || Ethtool::open().map(|mut ethtool| turn_off(&mut ethtool, peer.index, features));
@@ -290,10 +290,11 @@ impl Settings {
         }
     }
 
-    /// Puts back what nobody has changed since. Returns what could not be, unless the interface is gone.
+    /// Restores the settings that no other process has changed since. Returns the errors, except if the interface is
+    /// gone.
     pub fn put_back(&mut self) -> Vec<LinkError> {
         let results = [
-            // First: it may name queues that go with the channels.
+            // First: it may refer to queues that are removed with the channels.
             self.put_back_table(),
             self.put_back_channels(),
             self.put_back_features(),
@@ -334,7 +335,7 @@ impl Settings {
     fn put_back_features(&mut self) -> Result<(), LinkError> {
         let mut at_peers = Ok(());
         for (peer, off) in std::mem::take(&mut self.off_at_peers) {
-            // None: its namespace has gone, and it with it.
+            // None: its namespace was removed, and the peer with it.
             let at_peer = at(peer, || turn_on(peer.index, &off)).unwrap_or(Ok(()));
             at_peers = at_peers.and(at_peer);
         }
@@ -357,12 +358,12 @@ impl Settings {
 
 impl Drop for Settings {
     fn drop(&mut self) {
-        // Who wants to know what could not be put back has asked before.
+        // A caller that needs the errors has called `put_back` before.
         let _ = self.put_back();
     }
 }
 
-/// Turns off those of the features that are on. Returns which were, and which are still on, or why that is not known.
+/// Turns off the features that are on. Returns those turned off, and those still on, or the error.
 fn turn_off(
     ethtool: &mut Ethtool,
     index: u32,
@@ -377,7 +378,7 @@ fn turn_off(
                 return Ok(before.active);
             }
             ethtool.set_feature(index, named.0, false)?;
-            // From here on it is to be put back, also where nothing more is known of it.
+            // From here on it must be restored, also if a later step fails.
             off.push(*named);
             Ok(ethtool.feature(index, named.0)?.active)
         };
@@ -395,14 +396,14 @@ fn turn_on(index: u32, features: &[Named]) -> Result<(), LinkError> {
     }
     let mut ethtool = Ethtool::open()?;
     let all = features.iter();
-    // All of them, whatever becomes of one; the first error is told.
+    // Tries all of them even if one fails; the first error is returned.
     let results: Vec<_> = all
         .map(|(name, _)| ethtool.set_feature(index, name, true))
         .collect();
     results.into_iter().collect()
 }
 
-/// Adds those that are not noted yet.
+/// Adds the features that are not in the list yet.
 fn note(noted: &mut Vec<Named>, more: &[Named]) {
     noted.extend(
         more.iter()
@@ -411,13 +412,13 @@ fn note(noted: &mut Vec<Named>, more: &[Named]) {
     );
 }
 
-/// As in "txvlan, tx-checksum-sctp".
+/// Formats features as in "txvlan, tx-checksum-sctp".
 fn words(features: &[Named]) -> String {
     let words: Vec<&str> = features.iter().map(|(_, word)| *word).collect();
     words.join(", ")
 }
 
-/// As ethtool wants it.
+/// Formats features as arguments of ethtool.
 fn words_off(features: &[Named]) -> String {
     let words: Vec<String> = features
         .iter()
@@ -426,7 +427,7 @@ fn words_off(features: &[Named]) -> String {
     words.join(" ")
 }
 
-/// Runs `job` in the namespace of a veth's other end.
+/// Runs `job` in the namespace of a veth's peer.
 fn at<T: Send>(peer: Peer, job: impl FnOnce() -> T + Send) -> Option<T> {
     match peer.namespace {
         None => Some(job()),

@@ -1,4 +1,4 @@
-//! What drivers can do with XDP, as they tell the kernel (Linux 6.3).
+//! XDP capabilities of drivers, as the kernel reports them (Linux 6.3).
 //!
 //! Kernel interface: Documentation/netlink/specs/netdev.yaml.
 
@@ -27,16 +27,16 @@ const RX_SG: u64 = 32;
 /// NETDEV_XSK_FLAGS_TX_CHECKSUM.
 const TX_CHECKSUM: u64 = 2;
 
-/// What an interface's driver can do with XDP.
+/// XDP capabilities of an interface's driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct XdpSupport {
     /// It runs programs itself, before the kernel makes a packet buffer, and they can redirect frames to sockets.
     pub native: bool,
-    /// AF_XDP sockets can have it receive into, and send out of, their memory.
+    /// It can receive into, and send from, the memory of AF_XDP sockets.
     pub zero_copy: bool,
-    /// It gives programs frames of several buffers.
+    /// It passes frames of several buffers to programs.
     pub several_buffers: bool,
-    /// Of a frame in zero-copy: the most buffers. 1: none of several.
+    /// Most buffers of a frame in zero-copy. 1: no frames of several buffers.
     pub zero_copy_buffers_max: u32,
     /// It finishes checksums of frames that AF_XDP sockets send (Linux 6.8).
     pub tx_checksum: bool,
@@ -68,14 +68,14 @@ fn to_long(value: &[u8]) -> u64 {
     value.try_into().map_or(0, u64::from_ne_bytes)
 }
 
-/// Asks for what drivers can do.
+/// Reads the capabilities of drivers.
 pub struct Netdev {
     requests: Requests,
     family: u16,
 }
 
 impl Netdev {
-    /// Opens a socket in the thread's network namespace. Fails where the kernel does not tell (before Linux 6.3).
+    /// Opens a socket in the thread's network namespace. Fails before Linux 6.3, which does not report capabilities.
     pub fn open() -> Result<Netdev, LinkError> {
         let what = "asking for the netdev family";
         let mut requests = Requests::open(NETLINK_GENERIC)?;
@@ -89,7 +89,7 @@ impl Netdev {
         Ok(Netdev { requests, family })
     }
 
-    /// What the driver of interface number `index` can do.
+    /// Returns the capabilities of the driver of interface number `index`.
     pub fn xdp(&mut self, index: u32) -> Result<XdpSupport, LinkError> {
         let what = "asking what the driver can do with XDP";
         let mut request = GenlMessage::from_payload(Message {

@@ -1,4 +1,4 @@
-//! Real interfaces, in network namespaces that go when the test's threads and processes do.
+//! Tests with real interfaces, in network namespaces that end with the test's threads and processes.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn run(line: &str) -> String {
     text
 }
 
-/// Another namespace, which a process holds.
+/// Another namespace, kept by a process.
 struct Elsewhere(Child);
 
 impl Elsewhere {
@@ -214,7 +214,7 @@ fn lost_events_may_be_about_any_interface() {
     enter_new_namespace();
     let (mut events, _stopper) = Events::open().expect("a subscription");
     run("ip link add up0 type veth peer name far");
-    // Far more than a socket holds.
+    // Far more events than a socket holds.
     let script =
         "for i in $(seq 400); do echo link set up0 mtu $((1000 + i % 2)); done | ip -batch -";
     let status = Command::new("sh").args(["-c", script]).status();
@@ -222,7 +222,7 @@ fn lost_events_may_be_about_any_interface() {
     let lost = Wake::Changed(Changes::Any);
     assert_eq!(events.wait(Some(PATIENCE)).expect("a wait"), lost);
     assert!(Changes::Any.concern("up0", None));
-    // And it goes on.
+    // And events continue to work.
     let index = Links::open().and_then(|mut links| links.find("up0"));
     let index = index.expect("an answer").expect("it is there").index;
     run("ip link set up0 mtu 1400");
@@ -249,7 +249,7 @@ fn what_was_set_is_put_back() {
         (during.mtu, during.rx_queues, during.tx_queues),
         (3000, 4, 4)
     );
-    // Once more, as when a port is opened again: what was there before stays what it was.
+    // Again, as when a port is reopened: the saved original values stay.
     settings.apply(wanted, &during).expect("it can be set");
     drop(settings);
     assert_eq!(links.find("up0").expect("an answer"), Some(before));
@@ -316,7 +316,7 @@ fn what_cannot_be_set_is_said_in_words_and_nothing_changes() {
 #[test]
 fn nothing_of_a_frame_is_beside_it_while_an_interface_is_ours() {
     enter_new_namespace();
-    // A NIC of its own: the tap.
+    // An interface without a peer: the tap.
     run("ip tuntap add dev tap0 mode tap");
     let mut links = Links::open().expect("a socket");
     let tap = links.find("tap0").expect("an answer").expect("it is there");
@@ -325,7 +325,7 @@ fn nothing_of_a_frame_is_beside_it_while_an_interface_is_ours() {
         Frames::Whole,
         "it takes nothing out"
     );
-    // The other end of a veth, here and elsewhere.
+    // The peer of a veth, in this namespace and in another.
     let elsewhere = Elsewhere::new();
     run("ip link add up0 type veth peer name far");
     let id = elsewhere.0.id();
@@ -373,12 +373,12 @@ fn nothing_of_a_frame_is_beside_it_while_an_interface_is_ours() {
     }
 }
 
-/// A bridge, and a macvlan on it, get their frames from veths: the other ends of these are asked.
+/// A bridge, and a macvlan on it, get their frames from veths: features of the veths' peers are changed.
 #[test]
 fn nothing_is_beside_frames_that_come_from_veths_below() {
     enter_new_namespace();
-    // With a /sys of its own, which tells what is below.
-    // SAFETY: only the mounts of this thread change, and no memory or descriptor.
+    // With its own /sys, which shows the interfaces below. SAFETY: only the mounts of this thread change, and no memory
+    // or descriptor.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
         .expect("a mount namespace");
     run("mount --make-rprivate /");
@@ -417,7 +417,7 @@ fn nothing_is_beside_frames_that_come_from_veths_below() {
 #[test]
 fn a_feature_is_turned_off_and_on_where_it_can_be() {
     enter_new_namespace();
-    // What a NIC is asked to leave: a veth has the feature too, though nothing comes of it.
+    // A feature that is turned off at NICs: a veth has it too, although without effect.
     const NAME: &str = "rx-vlan-hw-parse";
     run("ip link add up0 type veth peer name far");
     let mut links = Links::open().expect("a socket");
