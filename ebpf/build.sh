@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the eBPF programs. Usage: build.sh [OUTPUT [NAME]]. Without OUTPUT: the committed objects beside this script;
-# with it: one, of src/bpf/NAME.bpf.c, by default crosspoint_xdp.
+# Builds the eBPF programs. Usage: build.sh [OUTPUT [NAME]]. Without OUTPUT: the committed objects in this folder;
+# with it: one object from src/bpf/NAME.bpf.c, by default crosspoint_xdp.
 #
-# Needs clang, and llvm for llvm-strip (Debian and Ubuntu: apt install clang llvm). CLANG and LLVM_STRIP name others.
+# Needs clang, and llvm for llvm-strip (Debian and Ubuntu: apt install clang llvm). CLANG and LLVM_STRIP select other programs.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,7 @@ for tool in "$clang clang" "$strip llvm"; do
     fi
 done
 
-# build NAME OUTPUT. The same bytes from every checkout: the source is named relative to src/, and
+# build NAME OUTPUT. The output is identical from every checkout: the source is named relative to src/, and
 # -fdebug-compilation-dir hides where that is. -mcpu is named because its default moves between clang releases.
 build() {
     (
@@ -25,7 +25,7 @@ build() {
             -fdebug-compilation-dir=. -ffile-prefix-map="$here"=. \
             -c "bpf/$1.bpf.c" -o "$2"
     )
-    # DWARF goes, BTF stays: loaders read only the latter.
+    # Removes DWARF and keeps BTF: loaders read only BTF.
     "$strip" -g "$2"
 }
 

@@ -12,10 +12,10 @@ use common::netns;
 use common::xsk::{Wire, Xsk};
 use crosspoint_ebpf::{OBJECT, PROGRAM, PROGRAM_FRAGS, SOCKETS};
 
-/// The longest that anything here may take to happen.
+/// Longest wait for any event.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Says to this test, run again as a child, which interface to hold.
+/// Names the interface to hold for this test when it runs again as a child.
 const HOLD: &str = "CROSSPOINT_EBPF_TEST_HOLD_IFINDEX";
 
 const NATIVE: u8 = libbpf_rs::libbpf_sys::XDP_ATTACHED_DRV as u8;
@@ -31,7 +31,7 @@ fn the_program_is_attached_while_its_link_is_held() {
             let mut ebpf = load(name);
             let link = attach_by_link(&mut ebpf, name, ifindex, mode);
             assert_eq!(attachment(ifindex), attached, "{name}, {mode:?}");
-            // The link alone holds it.
+            // Only the link keeps the program attached.
             drop(ebpf);
             assert_eq!(attachment(ifindex), attached, "{name}, {mode:?}");
             drop(link);
@@ -86,7 +86,7 @@ fn the_program_goes_with_the_process_that_attached_it() {
             ifindex.parse().expect("an index"),
             XdpMode::Driver,
         );
-        // Until the parent's end of the pipe goes, which it also does when the parent dies.
+        // Until the parent's end of the pipe is closed, which also happens when the parent dies.
         let _ = std::io::read_to_string(std::io::stdin());
         return;
     }
@@ -136,7 +136,7 @@ fn an_interface_that_has_a_program_answers_ebusy_or_in_the_other_mode_eexist() {
             "{first:?}, {other:?}"
         );
     }
-    // By netlink, as `ip link set dev up0 xdp object ...` does: no link holds it.
+    // By netlink, as `ip link set dev up0 xdp object ...` does: without a BPF link.
     let object = common::load();
     let program = common::program(&object, PROGRAM);
     let by_netlink = libbpf_rs::Xdp::new(program.as_fd());
@@ -153,7 +153,7 @@ fn a_veth_whose_peer_has_more_transmit_queues_answers_enospc_in_native_mode() {
     netns::enter_new();
     let ifindex = netns::veth(1, 2);
     assert_eq!(refusal(ifindex, XdpMode::Driver), libc::ENOSPC);
-    // The kernel does not choose the other mode by itself.
+    // The kernel does not choose the other mode itself.
     assert_eq!(refusal(ifindex, XdpMode::Default), libc::ENOSPC);
     let _link = attach_by_link(&mut load(PROGRAM), PROGRAM, ifindex, XdpMode::Skb);
 }
@@ -186,7 +186,7 @@ fn a_missing_interface_answers_enodev() {
     assert_eq!(refusal(u32::MAX >> 1, XdpMode::Driver), libc::ENODEV);
 }
 
-/// Loads the object and, of its programs, this one.
+/// Loads the object and one of its programs.
 fn load(name: &str) -> aya::Ebpf {
     let mut ebpf = aya::Ebpf::load(OBJECT).expect("aya reads the object");
     program(&mut ebpf, name)
@@ -200,7 +200,7 @@ fn program<'e>(ebpf: &'e mut aya::Ebpf, name: &str) -> &'e mut Xdp {
     program.try_into().expect("it is an XDP program")
 }
 
-/// Attaches, and fails where aya fell back to netlink, which would leave the program behind a dead process.
+/// Attaches, and fails if aya falls back to netlink, which would leave the program attached after the process has died.
 fn attach_by_link(ebpf: &mut aya::Ebpf, name: &str, ifindex: u32, mode: XdpMode) -> FdLink {
     let program = program(ebpf, name);
     let id = program
@@ -210,7 +210,7 @@ fn attach_by_link(ebpf: &mut aya::Ebpf, name: &str, ifindex: u32, mode: XdpMode)
     FdLink::try_from(link).expect("attached by link")
 }
 
-/// The error number of an attachment that must not succeed.
+/// Returns the error number of an attachment that must fail.
 fn refusal(ifindex: u32, mode: XdpMode) -> i32 {
     use aya::programs::{ProgramError, xdp::XdpError};
     let mut ebpf = load(PROGRAM);
@@ -219,16 +219,16 @@ fn refusal(ifindex: u32, mode: XdpMode) -> i32 {
         .expect_err("must be refused");
     let number = match &error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        // aya's fallback: BPF_LINK_CREATE answers EINVAL, for a missing interface too, and then it asks netlink.
+        // aya's fallback: BPF_LINK_CREATE returns EINVAL, also for a missing interface, and then aya uses netlink.
         ProgramError::XdpError(XdpError::NetlinkError(error)) => error.raw_os_error(),
         _ => None,
     };
     number.unwrap_or_else(|| panic!("no error number in {error:?}"))
 }
 
-/// How a program is attached to the interface, if one is.
+/// Returns how a program is attached to the interface, if any.
 fn attachment(ifindex: u32) -> u8 {
-    // Asking takes no program; libbpf-rs wants some descriptor.
+    // The query needs no program; libbpf-rs requires some descriptor.
     let stdin = std::io::stdin();
     let xdp = libbpf_rs::Xdp::new(stdin.as_fd());
     xdp.query(ifindex as i32, libbpf_rs::XdpFlags::NONE)
@@ -236,7 +236,7 @@ fn attachment(ifindex: u32) -> u8 {
         .attach_mode
 }
 
-/// Waits for what the kernel does in its own time.
+/// Waits for an asynchronous action of the kernel.
 #[track_caller]
 fn wait(mut done: impl FnMut() -> bool) {
     let start = Instant::now();

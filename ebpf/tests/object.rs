@@ -1,4 +1,4 @@
-//! The committed object against its source, and against the names the library gives.
+//! Compares the committed object with its source, and with the names in the library.
 
 mod common;
 
@@ -19,8 +19,8 @@ fn committed_object_is_what_the_source_builds_to() {
     let rebuilt = folder.path().join("rebuilt.bpf.o");
     build(&rebuilt);
     let rebuilt = std::fs::read(&rebuilt).expect("the object that build.sh wrote");
-    // Not the whole file: compilers of another version may lay out, or describe for debugging, the same program in
-    // another way. What a loader hands to the kernel is the same.
+    // Not the whole file: other compiler versions may use another layout, or other debug information, for the same
+    // program. What a loader passes to the kernel is the same.
     let rebuilt = Loaded::of(&rebuilt);
     let committed = Loaded::of(OBJECT);
     assert_eq!(
@@ -57,7 +57,7 @@ fn the_object_is_aligned_for_parsers_that_read_it_in_place() {
     assert_eq!(OBJECT.as_ptr().addr() % 8, 0);
 }
 
-/// Builds the source, the way a developer does.
+/// Builds the source as a developer does.
 fn build(output: &Path) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.sh");
     let run = Command::new(&script)
@@ -73,7 +73,7 @@ fn build(output: &Path) {
     );
 }
 
-/// What a loader hands to the kernel.
+/// What a loader passes to the kernel.
 #[derive(Debug, PartialEq)]
 struct Loaded {
     programs: BTreeMap<String, Program>,
@@ -84,9 +84,9 @@ struct Loaded {
 #[derive(Debug, PartialEq)]
 struct Program {
     section: String,
-    /// Raw, before the loader puts maps in.
+    /// Raw, before the loader inserts maps.
     instructions: Vec<u8>,
-    /// Where the loader puts what: offset, kind, name.
+    /// Relocations for the loader: offset, kind, name.
     relocations: Vec<(u64, u32, String)>,
 }
 

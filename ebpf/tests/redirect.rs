@@ -1,4 +1,4 @@
-//! What the program answers for a frame, by BPF_PROG_TEST_RUN.
+//! The program's action for a frame, by BPF_PROG_TEST_RUN.
 
 mod common;
 
@@ -9,7 +9,7 @@ use crosspoint_ebpf::{MAX_QUEUES, PROGRAM, PROGRAM_FRAGS};
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 
-/// From the least Ethernet frame the kernel runs a program on, to the longest with a standard MTU and a VLAN tag.
+/// From the smallest Ethernet frame that the kernel runs a program on, to the longest with a standard MTU and a VLAN tag.
 const FRAME_SIZES: std::ops::RangeInclusive<usize> = 14..=1518;
 
 #[test]
@@ -59,7 +59,7 @@ fn a_queue_whose_socket_closes_goes_back_to_the_kernel() {
     bench.expect(5, XDP_PASS);
 }
 
-/// A veth with one queue more than the map has room for, and the loaded object.
+/// A veth with one more queue than the map has room for, and the loaded object.
 struct Bench {
     object: libbpf_rs::Object,
     ifindex: u32,
@@ -90,7 +90,7 @@ impl Bench {
         self.sockets.push(socket);
     }
 
-    /// Every program, for a frame of every size on this queue, answers `action` and changes no byte.
+    /// Checks that every program returns `action` for a frame of every size on this queue, and changes no byte.
     fn expect(&self, queue: u32, action: u32) {
         for name in [PROGRAM, PROGRAM_FRAGS] {
             let program = program(&self.object, name);
@@ -109,7 +109,7 @@ impl Bench {
             .iter()
             .flat_map(|field: &u32| field.to_ne_bytes())
             .collect();
-        // With room to see a frame that grew.
+        // With room to detect a frame that grew.
         let mut after = vec![0; frame.len() + 256];
         let output = program
             .test_run(libbpf_rs::ProgramInput {

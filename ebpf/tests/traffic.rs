@@ -1,4 +1,4 @@
-//! The bench's object against its source, and what its programs do in the kernel.
+//! Compares the bench's object with its source, and runs its programs in the kernel.
 
 mod common;
 
@@ -58,14 +58,14 @@ fn the_verifier_accepts_every_program_and_libbpf_the_object() {
     assert_eq!(names, [GENERATE, REFLECT, SINK, SINK_XDP]);
 }
 
-/// Through a veth whose near end has a program, as a switch's has: what is generated there is what arrives.
+/// Through a veth whose near end has a program, like a switch's: exactly the generated frames arrive.
 #[test]
 fn what_is_generated_is_counted_once_and_in_order() {
     const FRAMES: u64 = 12 * 100;
     netns::enter_new();
     netns::veth(1, 1);
     let mut ebpf = Ebpf::load(OBJECT).expect("aya loads the object");
-    // Packet buffers are made of frames at the end that takes them: it must poll.
+    // The receiving end makes packet buffers of frames, so it must poll.
     let gro = Command::new("ethtool")
         .args(["-K", "up0", "gro", "on"])
         .status();
@@ -84,7 +84,7 @@ fn what_is_generated_is_counted_once_and_in_order() {
     arrived.set(0, empty, 0).unwrap();
     let mut plans: Array<_, PlanValue> = ebpf.take_map(PLANS).unwrap().try_into().unwrap();
     let peer = u64::from(netns::ifindex(c"peer0"));
-    // IMIX, without end, as fast as it goes.
+    // IMIX, without an end, at full speed.
     plans.set(0, [peer, 0, u64::MAX, 0, 10, 0, 0], 0).unwrap();
     let mut frame = vec![0; 1514];
     frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
 /*
- * Makes and takes the frames that crosspoint-bench measures NIC ports with, inside the kernel: no system call and no
- * packet buffer per frame on the generator's side.
+ * Generates and counts the frames for crosspoint-bench's measurements of NIC ports, inside the kernel: no system call
+ * and no packet buffer per frame on the generator's side.
  *
- * `generate` runs by BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES (Linux 5.18): each run is either a frame that
- * leaves by the interface of the plan, or, while none is due, nothing. `sink` and `reflect` sit at an interface's
- * ingress (tc), `sink_xdp` in its driver.
+ * `generate` runs by BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES (Linux 5.18): each run sends one
+ * frame through the plan's interface, or nothing while no frame is due. `sink` and `reflect` are attached to an
+ * interface's ingress (tc), `sink_xdp` to its driver.
  *
- * As in crosspoint_xdp.bpf.c, the few kernel definitions are written out: building takes clang alone.
+ * As in crosspoint_xdp.bpf.c, the few kernel definitions are written out: building needs only clang.
  */
 
 typedef unsigned char __u8;
@@ -36,7 +36,7 @@ struct xdp_md {
 	__u32 egress_ifindex;
 };
 
-/* The beginning of it. */
+/* The beginning of the structure. */
 struct __sk_buff {
 	__u32 len;
 	__u32 pkt_type;
@@ -58,7 +58,7 @@ static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*const bpf_skb_load_bytes)(const void *skb, __u32 at, void *to, __u32 len) = (void *)26;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx, int by) = (void *)65;
 
-/* Ethernet, IPv4 without options, UDP; behind them what crosspoint-guest's pumps carry there, too. */
+/* Ethernet, IPv4 without options, UDP; then the same fields as in the frames of crosspoint-guest's pumps. */
 #define IP_LEN_AT 16
 #define IP_SUM_AT 24
 #define PORTS_AT 34
@@ -67,10 +67,10 @@ static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx, int by) = (void *)6
 #define FRAME_MIN 60
 #define ETHERNET_LEN 14
 
-/* Flows that differ in the source port alone; further ones differ in the destination port too. */
+/* Flows that differ only in the source port; further ones differ in the destination port too. */
 #define PORTS 60000
 #define PORT_FIRST 1024
-/* So many frames, and one of them bears the time. */
+/* One of this many frames carries a time stamp. */
 #define STAMP_EVERY 8
 /* Buckets of a histogram: 16 for each power of two. */
 #define BUCKETS 1024
@@ -81,12 +81,12 @@ struct plan {
 	/* CLOCK_MONOTONIC, ns. */
 	__u64 start;
 	__u64 end;
-	/* From one frame to the next, in 1/65536 ns; 0: as fast as it goes. */
+	/* Time between frames, in 1/65536 ns; 0: full speed. */
 	__u64 step;
 	__u64 flows;
-	/* Of each frame, without frame check sequence; 0: IMIX, that is 60, 566 and 1514, 7:4:1. */
+	/* Length of each frame, without frame check sequence; 0: IMIX, that is 60, 566 and 1514, 7:4:1. */
 	__u64 len;
-	/* Sum of the IPv4 header's 16-bit words, with no length and no checksum in it. */
+	/* Sum of the IPv4 header's 16-bit words, without length and checksum. */
 	__u64 ip_sum;
 };
 
@@ -98,7 +98,7 @@ struct progress {
 struct arrivals {
 	__u64 frames;
 	__u64 bytes;
-	/* The next sequence number, or with bit 16: not known. */
+	/* The next sequence number; with bit 16: not known. */
 	__u64 next;
 };
 
@@ -127,7 +127,7 @@ struct {
 	__type(value, struct arrivals);
 } arrived SEC(".maps");
 
-/* Nanoseconds from the generator's stamp. */
+/* Nanoseconds since the generator's time stamp. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -135,7 +135,7 @@ struct {
 	__type(value, struct histogram);
 } latencies SEC(".maps");
 
-/* Lengths of runs of frames that did not come. */
+/* Lengths of runs of lost frames. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -218,7 +218,7 @@ int generate(struct xdp_md *ctx)
 	return bpf_redirect(plan->ifindex, 0);
 }
 
-/* What a frame's bytes from the EtherType on say. */
+/* Counts a frame, given its bytes from the EtherType on. Returns whether it is a frame of the bench. */
 static __always_inline int take(const __u8 *bytes, __u64 len)
 {
 	__u32 zero = 0;
@@ -234,7 +234,7 @@ static __always_inline int take(const __u8 *bytes, __u64 len)
 	if (arrivals->next <= 0xffff && sequence != arrivals->next) {
 		__u64 gap = (sequence - arrivals->next) & 0xffff;
 
-		/* A frame that comes late is no loss. */
+		/* A late frame is not a loss. */
 		if (gap < 0x8000)
 			record(&loss_runs, gap);
 	}
@@ -258,7 +258,7 @@ int sink(struct __sk_buff *skb)
 	return take(bytes, skb->len) ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
-/* Sends a frame back to where it came from. */
+/* Sends a frame back to its sender. */
 SEC("classifier")
 int reflect(struct __sk_buff *skb)
 {

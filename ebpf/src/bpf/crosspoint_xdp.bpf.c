@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
 /*
- * Hands every frame that arrives on a receive queue to the AF_XDP socket bound to that queue.
+ * Redirects every frame of a receive queue to the AF_XDP socket bound to that queue.
  *
- * A queue that has no socket belongs to the kernel: its frames go on as if no program were there. The program reads no
- * packet byte, so CAP_BPF and CAP_NET_ADMIN are all it needs.
+ * A queue without a socket belongs to the kernel: its frames pass as if there were no program. The program reads no
+ * packet byte, so it needs only CAP_BPF and CAP_NET_ADMIN.
  *
- * The few kernel definitions it uses are written out here, because they are fixed by the kernel's ABI: building takes
- * clang alone, and the object depends on this file and on no header.
+ * The few kernel definitions it uses are written out here, because they are fixed by the kernel's ABI: building needs
+ * only clang, and the object depends on this file and on no header.
  */
 
 typedef unsigned int __u32;
@@ -19,7 +19,7 @@ typedef unsigned long long __u64;
 #define __uint(name, val) int (*name)[val]
 #define __type(name, val) typeof(val) *name
 
-/* Queues the map has room for; crosspoint_ebpf::MAX_QUEUES is the same number, and a test compares them. */
+/* Number of queues in the map; crosspoint_ebpf::MAX_QUEUES is the same number, and a test compares them. */
 #define MAX_QUEUES 256
 
 /* From linux/bpf.h. */
@@ -47,7 +47,7 @@ struct {
 
 static __always_inline int to_socket(struct xdp_md *ctx)
 {
-	/* The flags are what the helper returns for a key with no socket, beyond the end of the map included. */
+	/* The helper returns the flags for a key without a socket, also beyond the end of the map. */
 	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
 }
 

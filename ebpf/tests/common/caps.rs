@@ -1,4 +1,4 @@
-//! Fewer capabilities, for this thread alone.
+//! Drops capabilities of this thread only.
 
 use std::io::Error;
 
@@ -23,7 +23,7 @@ struct Words {
     inheritable: u32,
 }
 
-/// Gives up every capability but these. There is no way back.
+/// Drops all capabilities except these, permanently.
 pub fn keep_only(kept: &[u32]) {
     // Zero is the calling thread.
     let header = Header {

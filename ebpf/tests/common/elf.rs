@@ -1,4 +1,4 @@
-//! As much of ELF as it takes to see what is in an eBPF object: sections by name, and their relocations.
+//! The part of ELF that is needed to read an eBPF object: sections by name, and their relocations.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl<'f> Elf<'f> {
             &file[offset..][..length]
         };
         let names = bytes(header(names_at));
-        // The first header is no section.
+        // The first header is not a section.
         let sections = (1..count).map(|index| {
             let header = header(index);
             (string_at(names, u32_at(header, 0)), bytes(header))
@@ -36,14 +36,14 @@ impl<'f> Elf<'f> {
         }
     }
 
-    /// The bytes of a section, which must be there.
+    /// Returns the bytes of a section, which must exist.
     pub fn section(&self, name: &str) -> &'f [u8] {
         self.sections
             .get(name)
             .unwrap_or_else(|| panic!("the object has no section {name}"))
     }
 
-    /// The relocations of a section: offset, kind, name of the symbol.
+    /// Returns the relocations of a section: offset, kind, name of the symbol.
     pub fn relocations(&self, section: &str) -> Vec<(u64, u32, String)> {
         let symbols = self.section(".symtab");
         let names = self.section(".strtab");
@@ -71,7 +71,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The NUL-terminated string that starts there.
+/// Returns the NUL-terminated string at an offset.
 fn string_at(bytes: &[u8], at: u32) -> String {
     let rest = &bytes[at as usize..];
     let end = rest.iter().position(|byte| *byte == 0).expect("a NUL");

@@ -1,6 +1,6 @@
-//! What the tests share: a network namespace of their own, and AF_XDP sockets.
+//! Shared by the tests: a separate network namespace, and AF_XDP sockets.
 //!
-//! Each test file uses its part of it.
+//! Each test file uses a part of it.
 #![allow(dead_code)]
 
 pub mod caps;

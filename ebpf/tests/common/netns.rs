@@ -1,4 +1,4 @@
-//! A network namespace that no name holds: it goes when the test's thread does, whatever ends that thread.
+//! A network namespace without a name: it ends with the test's thread, however that ends.
 
 use std::io::Error;
 use std::process::Command;
@@ -14,8 +14,8 @@ pub fn enter_new() {
     // SAFETY: unshare takes flags only; CLONE_NEWNET changes the calling thread's namespace and no memory.
     let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     assert_eq!(rc, 0, "a new network namespace: {}", Error::last_os_error());
-    // No router solicitations and the like: every frame on a wire here is one that a test sent. Absent where the
-    // kernel has no IPv6, and then there is nothing to silence.
+    // No router solicitations and the like: only the tests send frames on these wires. The file is absent if the kernel
+    // has no IPv6; then nothing needs to be turned off.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
 }
 
@@ -32,7 +32,7 @@ pub fn ip(words: &str) {
     );
 }
 
-/// Makes the veth pair `up0` - `peer0`, both up, with so many queues, and returns the index of `up0`.
+/// Makes the veth pair `up0` - `peer0`, both up, with these numbers of queues, and returns the index of `up0`.
 pub fn veth(rx_queues: u32, peer_tx_queues: u32) -> u32 {
     ip(&format!(
         "link add up0 numrxqueues {rx_queues} numtxqueues 1 type veth \

@@ -1,4 +1,4 @@
-//! The least AF_XDP socket that a socket map takes, and a raw socket for the other end of the wire.
+//! A minimal AF_XDP socket that a socket map accepts, and a raw socket for the other end of the wire.
 
 use std::io::Error;
 use std::mem::{size_of, size_of_val};
@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const FRAME_BYTES: usize = 2048;
 const FRAMES: usize = 8;
 
-/// An AF_XDP socket bound to one receive queue. Nobody fills its fill ring: it counts the frames it is handed, and
+/// An AF_XDP socket bound to one receive queue. Its fill ring stays empty: the socket counts the frames that it gets, and
 /// drops them.
 pub struct Xsk {
-    // The socket goes before the memory that is registered with it (fields drop in this order).
+    // The socket is dropped before the memory that is registered with it (fields drop in this order).
     fd: OwnedFd,
     _umem: Umem,
 }
@@ -71,7 +71,7 @@ impl Xsk {
         Self { fd, _umem: umem }
     }
 
-    /// How many frames the kernel has handed to this socket.
+    /// Returns how many frames the kernel has passed to this socket.
     pub fn frames(&self) -> u64 {
         // SAFETY: all-zero is a valid value of this struct of integers.
         let mut statistics: libc::xdp_statistics = unsafe { std::mem::zeroed() };
@@ -87,7 +87,7 @@ impl Xsk {
             )
         };
         assert_eq!(rc, 0, "XDP_STATISTICS: {}", Error::last_os_error());
-        // With an empty fill ring, each frame handed over is a frame dropped.
+        // With an empty fill ring, each frame that is passed is dropped.
         statistics.rx_dropped
     }
 }
@@ -98,11 +98,11 @@ impl AsFd for Xsk {
     }
 }
 
-/// A raw socket on an interface, below the network stack but above XDP.
+/// A raw socket on an interface, below the network stack and above XDP.
 pub struct Wire(OwnedFd);
 
 impl Wire {
-    /// Opens it. It does not block.
+    /// Opens a non-blocking socket.
     pub fn open(ifindex: u32) -> Self {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
@@ -123,7 +123,7 @@ impl Wire {
         assert_eq!(sent, frame.len() as isize, "{}", Error::last_os_error());
     }
 
-    /// Takes every frame that has arrived, and returns how many are equal to `frame`.
+    /// Reads all frames that have arrived, and returns how many are equal to `frame`.
     pub fn received(&self, frame: &[u8]) -> u64 {
         let mut buffer = [0; FRAME_BYTES];
         let mut equal = 0;
