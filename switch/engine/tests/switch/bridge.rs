@@ -1,5 +1,5 @@
-//! Reference model: a learning bridge with VLANs, written from IEEE 802.1Q and the README, not from the engine, with
-//! maps, sets and vectors. It gives the expected bytes at each port and the expected counters.
+//! Reference model: a learning bridge with VLANs, written from IEEE 802.1Q and OPERATING.md ("VLANs"), not from the
+//! engine, with maps, sets and vectors. It gives the expected bytes at each port and the expected counters.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
