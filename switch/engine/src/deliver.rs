@@ -138,7 +138,7 @@ pub(crate) fn fate(frame: &Frame, view: &View) -> Fate {
     }
 }
 
-/// Where copies go, and whether segments are joined on the way.
+/// Destinations of copies, and whether TCP segments are joined.
 #[derive(Clone, Copy)]
 pub(crate) struct Destinations<'v> {
     pub(crate) view: &'v View,

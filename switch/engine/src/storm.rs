@@ -48,11 +48,11 @@ impl FloodKind {
 /// Limits of one port, in flooded copies per second; 0 for no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StormLimits {
-    /// Of broadcasts.
+    /// Limit for broadcasts.
     pub broadcast: u32,
-    /// Of other group addresses.
+    /// Limit for other group addresses.
     pub multicast: u32,
-    /// Of destinations that are not in the forwarding database.
+    /// Limit for destinations that are not in the forwarding database.
     pub unknown_unicast: u32,
 }
 

@@ -270,7 +270,7 @@ impl Tap {
     }
 }
 
-/// Where a frame was seen.
+/// Place at which a frame was captured.
 #[derive(Clone, Copy)]
 struct Seen {
     worker: usize,
@@ -294,7 +294,7 @@ fn read(burst: &Burst, frame: &Frame, tag: TagOp, out: &mut [u8]) {
 /// Origin of the frames of a burst that is being sent.
 #[derive(Clone, Copy)]
 pub(crate) enum Origin {
-    /// As they were received.
+    /// Unchanged, as received.
     Received,
     /// Segments of the frame with this index.
     CutFrom(usize),

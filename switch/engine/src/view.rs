@@ -113,7 +113,7 @@ pub struct View {
     pub ports: Box<[Option<PortView>]>,
     /// The ports of each VLAN.
     pub members: Members,
-    /// Which addresses are bound to which ports.
+    /// Bindings of addresses to ports.
     pub bindings: Bindings,
     /// Forwarding database.
     pub fdb: Arc<Fdb>,

@@ -75,7 +75,7 @@ impl Update {
     }
 }
 
-/// What the control thread and a worker share.
+/// State shared by the control thread and a worker.
 pub struct WorkerLink {
     /// Carries updates, and the worker's quiescent points.
     pub mailbox: Mailbox<Update>,
@@ -113,7 +113,7 @@ pub struct Injected {
     pub bytes: [u8; 60],
 }
 
-/// What all threads of the switch share.
+/// State shared by all threads of the switch.
 pub struct Shared {
     /// Set to end the workers.
     pub stop: AtomicBool,

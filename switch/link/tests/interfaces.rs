@@ -377,8 +377,8 @@ fn nothing_of_a_frame_is_beside_it_while_an_interface_is_ours() {
 #[test]
 fn nothing_is_beside_frames_that_come_from_veths_below() {
     enter_new_namespace();
-    // With its own /sys, which shows the interfaces below. SAFETY: only the mounts of this thread change, and no memory
-    // or descriptor.
+    // With its own /sys, which shows the interfaces below.
+    // SAFETY: only the mounts of this thread change, and no memory or descriptor.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
         .expect("a mount namespace");
     run("mount --make-rprivate /");

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::interface::{Interface, Promiscuous};
 
-/// Where in the kernel the program runs.
+/// Place in the kernel where the program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum XdpMode {
     /// In the driver, before the kernel makes a packet buffer.
@@ -93,7 +93,7 @@ pub enum AttachError {
 
 /// The attached program, and the interface's promiscuous mode. Dropping it ends both.
 pub struct Attachment {
-    /// Where it runs.
+    /// Place where it runs.
     pub mode: XdpMode,
     sockets: XskMap<MapData>,
     _link: FdLink,

@@ -183,7 +183,7 @@ fn map(len: usize, pages: Pages, node: Option<u32>) -> io::Result<*mut u8> {
         // SAFETY: our own mapping, whole; its contents stay.
         let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
     }
-    // SAFETY: likewise.
+    // SAFETY: as above.
     if unsafe { rustix::mm::madvise(base, len, Advice::LinuxPopulateWrite) }.is_err() {
         // Before Linux 5.14.
         for at in (0..len).step_by(FRAME_SIZE as usize) {

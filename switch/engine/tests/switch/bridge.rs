@@ -94,7 +94,7 @@ impl Ring {
     }
 }
 
-/// What is behind a port.
+/// State of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Condition {
     Up,
