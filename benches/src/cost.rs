@@ -10,7 +10,7 @@ use crate::threads::{PRIORITY_MEASURE, Thread, pin};
 use crate::watch::REALTIME;
 use clap::Args;
 use crosspoint_frame::{
-    BURST, Burst, Clock, Frame, Offload, PartCursor, Parts, Segment, SegmentMut, copy_plain,
+    BURST, Burst, Clock, DerivedBurst, Frame, Offload, PartCursor, Segment, SegmentMut, copy_plain,
     copy_plain_finished, tsc,
 };
 use crosspoint_packet::checksum::{self, Partial};
@@ -161,9 +161,9 @@ fn memcpy_cut(pair: &Pair) -> usize {
     total
 }
 
-/// Segments frames as the switch does (`crosspoint_engine::segments`).
+/// Segments frames as the switch does (`crosspoint_engine::egress::gso`).
 struct Cutter {
-    parts: Parts,
+    parts: DerivedBurst,
     cursor: PartCursor,
     headers: [u8; HEADERS_MAX],
 }
@@ -363,7 +363,7 @@ pub fn run(options: &CostOptions) -> Result<(), BenchError> {
     let mut bench = Bench {
         burst: Burst::new(),
         cutter: Cutter {
-            parts: Parts::default(),
+            parts: DerivedBurst::default(),
             cursor: PartCursor::default(),
             headers: [0; HEADERS_MAX],
         },
@@ -451,7 +451,7 @@ mod tests {
         let mut bench = Bench {
             burst: Burst::new(),
             cutter: Cutter {
-                parts: Parts::default(),
+                parts: DerivedBurst::default(),
                 cursor: PartCursor::default(),
                 headers: [0; HEADERS_MAX],
             },

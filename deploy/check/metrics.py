@@ -40,7 +40,7 @@ def exported(text):
 def listed():
     """Name, kind and labels of every family in the daemon's list, which its tests compare with what it exports."""
     sets = {"PORT": ["port"], "QUEUE": ["port", "queue"], "WORKER": ["worker"]}
-    for line in (DEPLOY.parent / "switch/control/src/metrics/families.rs").read_text().splitlines():
+    for line in (DEPLOY.parent / "switch/daemon/src/metrics/families.rs").read_text().splitlines():
         family = re.match(r'    [A-Z0-9_]+ = (\w+) "(\w+)" (\w+|&\[.*?\]),', line)
         if family:
             kind, name, labels = family.groups()

@@ -1,19 +1,20 @@
-//! The commands.
+//! The commands, and what they share: the control socket and its answers.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use crosspoint_control::api::{self, Place, Request};
+use crosspoint_model::client::{self, ClientError};
+use crosspoint_model::request::{Place, Request};
 use miette::Diagnostic;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::completions::Completions;
-use crate::help;
 use crate::man::ManPages;
 use crate::show::Show;
 use crate::top::Top;
+use crate::{doctor, help, run};
 
 /// A polling software switch for virtual machines.
 #[derive(Parser)]
@@ -93,6 +94,39 @@ pub(crate) enum Command {
     Man(ManPages),
 }
 
+/// Runs the command of this process's command line.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { config } => run::check(&config),
+        Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
+        Command::Health(health) => health.run(),
+        Command::Report(report) => report.run(),
+        Command::Move {
+            port,
+            queue,
+            worker,
+            socket,
+        } => {
+            let place = Place {
+                port,
+                queue,
+                worker,
+            };
+            move_stream(place, &socket)
+        }
+        Command::Capture(capture) => capture.run(),
+        Command::Trace(trace) => trace.run(),
+        Command::Plan(plan) => plan.run(),
+        Command::Port(port) => port.run(),
+        Command::Reload(reload) => reload.run(),
+        Command::Show(show) => show.run(),
+        Command::Top(top) => top.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
+    }
+}
+
 /// The control socket of the running switch.
 #[derive(clap::Args)]
 pub(crate) struct Socket {
@@ -108,9 +142,9 @@ pub(crate) struct Socket {
 
 /// Sends a request to the running switch. If there is no answer, prints the reason.
 pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
-    let answer = api::request(socket, request);
-    let say = |error: &api::ClientError| {
-        if let api::ClientError::Refused {
+    let answer = client::request(socket, request);
+    let say = |error: &ClientError| {
+        if let ClientError::Refused {
             report: Some(report),
             ..
         } = error

@@ -1,9 +1,9 @@
-//! `crosspoint health`: wiring; the text is made in `crosspoint_control::health`.
+//! `crosspoint health`: wiring; the text is made in `crosspoint_model::health`.
 
 use std::process::ExitCode;
 
-use crosspoint_control::api::Request;
-use crosspoint_control::health;
+use crosspoint_model::health;
+use crosspoint_model::request::Request;
 
 use crate::cli::ask;
 

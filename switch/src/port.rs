@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crosspoint_control::api::{PortAdd, PortRemove, PortSet, Request};
-use crosspoint_control::config::{self, PortTable};
+use crosspoint_config as config;
+use crosspoint_config::PortTable;
+use crosspoint_model::request::{PortAdd, PortRemove, PortSet, Request};
 
 use crate::{cli, reload};
 

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crosspoint_control::api::Request;
-use crosspoint_control::plan::{self, ReloadAnswer};
+use crosspoint_model::plan::ReloadAnswer;
+use crosspoint_model::request::Request;
 
 use crate::cli;
+use crate::plan::render_reload;
 
 /// Have a running switch read its configuration again, and apply it
 ///
@@ -32,7 +33,7 @@ pub(crate) fn change(socket: &Path, request: &Request, json: bool) -> ExitCode {
     let Some((value, answer)) = cli::ask_as::<ReloadAnswer>(socket, request) else {
         return ExitCode::FAILURE;
     };
-    cli::print(json, &value, || plan::render_reload(&answer));
+    cli::print(json, &value, || render_reload(&answer));
     match answer.failed.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

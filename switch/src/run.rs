@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crosspoint_control::config::{Config, ConfigError};
-use crosspoint_control::daemon::{Daemon, StartError};
-use crosspoint_control::log;
-use crosspoint_control::notify::{self, Service};
+use crosspoint_config::{Config, ConfigError};
+use crosspoint_daemon::daemon::{Daemon, StartError};
+use crosspoint_daemon::service::notify::Service;
+use crosspoint_daemon::service::{log, notify};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

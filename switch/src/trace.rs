@@ -1,10 +1,11 @@
-//! `crosspoint trace`: wiring; the text is made in `crosspoint_control::capture::trace`.
+//! `crosspoint trace`: wiring; the text is made in `crosspoint_model::trace`.
 
 use std::io::{self, Write, stdout};
 use std::process::ExitCode;
 
-use crosspoint_control::api::Traces;
-use crosspoint_control::capture::{self, TraceWanted};
+use crosspoint_model::capture;
+use crosspoint_model::capture::TraceWanted;
+use crosspoint_model::client::Traces;
 
 use crate::capture::{complain, end_by_signal, refuse};
 
@@ -93,7 +94,7 @@ impl Trace {
     }
 }
 
-fn print(trace: &capture::trace::Trace, json: bool) -> io::Result<()> {
+fn print(trace: &crosspoint_model::trace::Trace, json: bool) -> io::Result<()> {
     let mut out = stdout().lock();
     match json {
         true => writeln!(out, "{}", serde_json::to_string(trace)?)?,

@@ -24,10 +24,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_engine::fdb::Fdb;
-use crosspoint_engine::sleep::Waker;
-use crosspoint_engine::view::View;
-use crosspoint_engine::worker::{Idle, Shared, Times, Update, Worker, WorkerLink};
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::sync::sleep::Waker;
+use crosspoint_engine::worker::Idle;
+use crosspoint_engine::worker::Shared;
+use crosspoint_engine::worker::Times;
+use crosspoint_engine::worker::Update;
+use crosspoint_engine::worker::Worker;
+use crosspoint_engine::worker::WorkerLink;
 use crosspoint_frame::{BURST, tsc};
 use crosspoint_guest::{Buffer, VirtioNetHdr};
 use crosspoint_packet::{FlowHasher, Mac};
@@ -153,7 +158,7 @@ fn send_all(driver: &mut Driver) {
 }
 
 /// Creates workers with two ports each, whose addresses are all known, and further ports without traffic.
-fn start(options: &Options) -> (Arc<Shared>, Arc<View>, Vec<Side>) {
+fn start(options: &Options) -> (Arc<Shared>, Arc<Snapshot>, Vec<Side>) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         tick: AtomicU8::new(0),
@@ -175,7 +180,12 @@ fn start(options: &Options) -> (Arc<Shared>, Arc<View>, Vec<Side>) {
     let entries = 4 * 2 * options.addresses as usize * usize::from(options.workers);
     let fdb = Arc::new(Fdb::new(entries, [1, 2]));
     let flows = FlowHasher::new(3);
-    let view = Arc::new(View::new(ports.into(), fdb.clone(), flows, Box::new([])));
+    let view = Arc::new(Snapshot::new(
+        ports.into(),
+        fdb.clone(),
+        flows,
+        Box::new([]),
+    ));
     let busy = (0..each * options.workers).filter(|number| number % each < 2);
     for (guest, number) in busy.flat_map(|guest| (0..options.addresses).map(move |n| (guest, n))) {
         let key = fdb.key(Mac::new(address(guest, number)), 0);

@@ -3,10 +3,12 @@
 use crosspoint_frame::{BURST, tsc};
 use crosspoint_xsk::Flushed;
 
-use crate::shares::{Account, Shares};
+use crate::egress::tx::Tx;
+use crate::shares::Account;
+use crate::shares::Shares;
+use crate::snapshot::Egress;
+use crate::snapshot::Snapshot;
 use crate::stream::Stream;
-use crate::tx::Tx;
-use crate::view::{Egress, View};
 
 /// When a stream is polled.
 pub(crate) enum Turn {
@@ -42,7 +44,7 @@ pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
 #[inline(always)]
 pub(crate) fn charge(
     stream: &mut Stream,
-    view: &View,
+    view: &Snapshot,
     count: usize,
     (before, now): (u64, u64),
     tx: &mut Tx,
@@ -79,7 +81,7 @@ pub(crate) fn charge(
 /// Returns the time now.
 #[cold]
 #[inline(never)]
-pub(crate) fn charge_empty(stream: &Stream, view: &View, mark: u64, tx: &mut Tx) -> u64 {
+pub(crate) fn charge_empty(stream: &Stream, view: &Snapshot, mark: u64, tx: &mut Tx) -> u64 {
     let now = tsc();
     if !stream.is_nic() {
         let weight = view.port(stream.id.0).map_or(1, |port| port.weight);
@@ -108,7 +110,7 @@ pub(crate) fn note_nic_user(port: u16, tx: &mut Tx) {
 /// for full bursts.
 #[cold]
 #[inline(never)]
-pub(crate) fn charge_doorbells(view: &View, flushed: &Flushed, cycles: u64, tx: &mut Tx) {
+pub(crate) fn charge_doorbells(view: &Snapshot, flushed: &Flushed, cycles: u64, tx: &mut Tx) {
     let own = flushed.rung.saturating_sub(flushed.taken);
     let cycles = cycles * u64::from(own) / u64::from(flushed.rung.max(flushed.taken)).max(1);
     let copies = tx.nic_users.iter().map(|(_, copies)| u64::from(*copies));
@@ -130,16 +132,17 @@ mod tests {
     use crosspoint_packet::FlowHasher;
 
     use super::*;
-    use crate::control::ControlAddresses;
-    use crate::counters::PortCounters;
-    use crate::fdb::{Fdb, Quota};
-    use crate::view::PortView;
-    use crate::vlan::VlanPolicy;
+    use crate::bridge::fdb::Fdb;
+    use crate::bridge::fdb::Quota;
+    use crate::bridge::vlan::VlanPolicy;
+    use crate::observe::counters::PortCounters;
+    use crate::snapshot::PortSnapshot;
+    use crate::stages::control::ControlAddresses;
 
     const QUANTUM: u64 = 1000;
 
-    fn port(egress: Egress, weight: u32) -> Option<PortView> {
-        Some(PortView {
+    fn port(egress: Egress, weight: u32) -> Option<PortSnapshot> {
+        Some(PortSnapshot {
             name: "".into(),
             vlan: Arc::new(VlanPolicy::Unaware),
             egress,
@@ -162,7 +165,7 @@ mod tests {
             port(Egress::Nic, 1),
         ];
         let fdb = Arc::new(Fdb::new(0, [1, 2]));
-        let view = View::new(ports.into(), fdb, FlowHasher::new(3), Box::new([]));
+        let view = Snapshot::new(ports.into(), fdb, FlowHasher::new(3), Box::new([]));
         let mut tx = Tx::new(0, QUANTUM);
         let use_nic = |tx: &mut Tx, port, copies| {
             tx.nic_copies = copies;

@@ -8,8 +8,10 @@ use crosspoint_frame::{BURST, Burst, tsc};
 use crosspoint_vring::{Batch, Glance, GuestTx, RingFault};
 use crosspoint_xsk::XskRx;
 
-use crate::counters::{PortCounters, QueueCounters};
-use crate::direct::{Direct, DirectGuest};
+use crate::egress::direct::Direct;
+use crate::egress::direct::DirectGuest;
+use crate::observe::counters::PortCounters;
+use crate::observe::counters::QueueCounters;
 use crate::shares::Shares;
 
 /// Identifies a stream: port number and queue number.

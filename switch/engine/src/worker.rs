@@ -10,19 +10,33 @@ use crosspoint_vring::RingFault;
 use crosspoint_vring::arming::before_calls;
 use crosspoint_xsk::Flushed;
 
-use crate::calling::Calling;
-use crate::counters::{QueueCounters, WorkerCounters};
-use crate::deliver::deliver;
-use crate::flood;
-use crate::publish::Mailbox;
-use crate::schedule::{Turn, charge, charge_doorbells, charge_empty, note_nic_user, turn_of};
-use crate::sleep::{Sleeper, Waker};
-use crate::stages::{Keys, admit, lookup, parse};
-use crate::stream::{Stream, StreamId};
-use crate::tap;
-use crate::tx::{NicPosition, NicTx, Tx};
-use crate::view::View;
-use crate::walk::{LOOK, Walk};
+use crate::bridge::flood;
+use crate::egress::deliver::deliver;
+use crate::egress::tx::NicPosition;
+use crate::egress::tx::NicTx;
+use crate::egress::tx::Tx;
+use crate::observe::counters::QueueCounters;
+use crate::observe::counters::WorkerCounters;
+use crate::observe::tap;
+use crate::schedule::Turn;
+use crate::schedule::charge;
+use crate::schedule::charge_doorbells;
+use crate::schedule::charge_empty;
+use crate::schedule::note_nic_user;
+use crate::schedule::turn_of;
+use crate::snapshot::Snapshot;
+use crate::stages::Keys;
+use crate::stages::admit;
+use crate::stages::lookup;
+use crate::stages::parse;
+use crate::stream::Stream;
+use crate::stream::StreamId;
+use crate::sync::call_guard::CallGuard;
+use crate::sync::publish::Mailbox;
+use crate::sync::sleep::Sleeper;
+use crate::sync::sleep::Waker;
+use crate::walk::LOOK;
+use crate::walk::Walk;
 
 /// Longest sleep of a worker while a NIC queue holds frames that the kernel did not take.
 const NIC_RETRY: Duration = Duration::from_millis(1);
@@ -41,7 +55,7 @@ pub const QUANTUM: Duration = Duration::from_micros(25);
 /// A change that a worker applies between two poll iterations. The worker returns it with the replaced objects.
 pub struct Update {
     /// The new snapshot; the old one when returned.
-    pub view: Arc<View>,
+    pub view: Arc<Snapshot>,
     /// Streams to add.
     pub add: Vec<Stream>,
     /// Streams to remove.
@@ -61,7 +75,7 @@ pub struct Update {
 
 impl Update {
     /// Creates an update that changes only the snapshot, for a worker that will have `streams` streams.
-    pub fn new(view: Arc<View>, streams: usize) -> Update {
+    pub fn new(view: Arc<Snapshot>, streams: usize) -> Update {
         Update {
             view,
             add: Vec::new(),
@@ -84,7 +98,7 @@ pub struct WorkerLink {
     /// The worker's own counters.
     pub counters: WorkerCounters,
     /// Port whose call eventfd is being written. A front end can make this write block forever.
-    pub calling: Calling,
+    pub calling: CallGuard,
     /// Frames to process as if a port had received them. Read when the mailbox has an update.
     pub injected: ArrayQueue<Injected>,
 }
@@ -96,7 +110,7 @@ impl WorkerLink {
             mailbox: Mailbox::default(),
             waker,
             counters: WorkerCounters::default(),
-            calling: Calling::default(),
+            calling: CallGuard::default(),
             injected: ArrayQueue::new(INJECTED),
         }
     }
@@ -160,7 +174,7 @@ pub struct Worker {
     idle: Idle,
     sleeper: Sleeper,
     nap: Nap,
-    view: Arc<View>,
+    view: Arc<Snapshot>,
     streams: Vec<Stream>,
     walk: Walk,
     /// Interval between two checks of quiet streams, cycles.
@@ -187,7 +201,7 @@ impl Worker {
         index: usize,
         shared: Arc<Shared>,
         link: Arc<WorkerLink>,
-        view: Arc<View>,
+        view: Arc<Snapshot>,
         idle: Idle,
     ) -> Worker {
         let sleeper = Sleeper::new(link.waker.clone());
@@ -492,7 +506,7 @@ impl Worker {
     #[cold]
     fn sleep(&mut self, nic_pending: bool) {
         self.sleeper.announce();
-        let mut work = self.tx.has_handovers() || self.link.mailbox.has_news();
+        let mut work = self.tx.has_handoffs() || self.link.mailbox.has_news();
         work |= self.shared.stop.load(Ordering::SeqCst);
         let mut is_nap = false;
         for stream in &mut self.streams {
@@ -543,7 +557,7 @@ impl Nap {
 fn forward(
     burst: &mut Burst,
     id: StreamId,
-    view: &View,
+    view: &Snapshot,
     tick: u8,
     keys: &mut Keys,
     tx: &mut Tx,
@@ -568,7 +582,7 @@ fn send_out(
     burst: &mut Burst,
     id: StreamId,
     vlan: u16,
-    view: &View,
+    view: &Snapshot,
     tx: &mut Tx,
     counters: &QueueCounters,
 ) {
@@ -592,7 +606,7 @@ fn report(shared: &Shared, port: u16, fault: RingFault) -> bool {
 /// Applies an update and moves what it replaces into it. Nothing is allocated and nothing is freed.
 fn apply(
     mut update: Update,
-    view: &mut Arc<View>,
+    view: &mut Arc<Snapshot>,
     (streams, walk): (&mut Vec<Stream>, &mut Walk),
     tx: &mut Tx,
 ) -> Update {

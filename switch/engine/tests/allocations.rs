@@ -175,7 +175,7 @@ fn a_million_frames_and_many_updates_allocate_and_free_nothing() {
             break;
         }
     }
-    let sum = |pick: fn(&crosspoint_engine::counters::QueueCounters) -> u64| -> u64 {
+    let sum = |pick: fn(&crosspoint_engine::observe::counters::QueueCounters) -> u64| -> u64 {
         let ports = floor.view.ports.iter().flatten();
         let all = ports.flat_map(|port| {
             (0..port.counters.queues()).flat_map(|queue| port.counters.of_queue(queue))

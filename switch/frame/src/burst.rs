@@ -1,6 +1,6 @@
 use crosspoint_packet::{DropReason, MAX_FRAME_LEN, Mac, TAG_LEN, TAGS_MAX};
 
-use crate::{Lease, Segment};
+use crate::{FrameSwap, Segment};
 
 /// Maximum number of frames in a burst.
 pub const BURST: usize = 64;
@@ -183,7 +183,7 @@ impl Frame {
 
 /// What to do with a frame's 802.1Q tag in one copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TagOp {
+pub enum HeaderOp {
     /// Keep the bytes unchanged.
     Keep,
     /// Insert a tag with the frame's `tci`.
@@ -192,25 +192,25 @@ pub enum TagOp {
     Pop,
 }
 
-impl TagOp {
+impl HeaderOp {
     /// Number of bytes by which the copy is longer than the frame.
     #[inline(always)]
     pub fn growth(self) -> isize {
         match self {
-            TagOp::Keep => 0,
-            TagOp::Push => 4,
-            TagOp::Pop => -4,
+            HeaderOp::Keep => 0,
+            HeaderOp::Push => 4,
+            HeaderOp::Pop => -4,
         }
     }
 }
 
 /// One copy to make: a frame of the burst, and what to do with its tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pick {
+pub struct TxEntry {
     /// Index of the frame in the burst.
     pub frame: u8,
     /// What to do with its tag.
-    pub tag: TagOp,
+    pub tag: HeaderOp,
 }
 
 /// Up to [`BURST`] frames, received together from one queue. Created once per worker and reused: nothing is allocated
@@ -232,7 +232,7 @@ pub struct Burst {
     /// Scratch list, lent to code that assembles a frame's pieces.
     scratch: Vec<Segment>,
     /// UMEM memory of the frames that may be taken instead of copied.
-    lease: Lease,
+    lease: FrameSwap,
 }
 
 impl Default for Burst {
@@ -254,7 +254,7 @@ impl Burst {
             has_chains: false,
             reading: 0,
             scratch: Vec::with_capacity(MAX_BURST_SEGMENTS),
-            lease: Lease::default(),
+            lease: FrameSwap::default(),
         }
     }
 
@@ -272,13 +272,13 @@ impl Burst {
 
     /// UMEM addresses of the frames, if they may be taken instead of copied.
     #[inline(always)]
-    pub fn lease(&self) -> &Lease {
+    pub fn lease(&self) -> &FrameSwap {
         &self.lease
     }
 
     /// The same, for the receiving code to fill.
     #[inline(always)]
-    pub fn lease_mut(&mut self) -> &mut Lease {
+    pub fn lease_mut(&mut self) -> &mut FrameSwap {
         &mut self.lease
     }
 

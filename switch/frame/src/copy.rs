@@ -1,7 +1,7 @@
 use crosspoint_packet::checksum;
 
 use crate::sum::Summer;
-use crate::{Burst, Frame, HEAD_LEN, Offload, Pick, Segment, SegmentMut, TagOp};
+use crate::{Burst, Frame, HEAD_LEN, HeaderOp, Offload, Segment, SegmentMut, TxEntry};
 
 /// Maximum bytes before a frame in a receive buffer: the virtio-net header.
 const MAX_HEADER: usize = 12;
@@ -19,7 +19,7 @@ pub struct Prefix {
 impl Prefix {
     /// Creates the prefix: `header` (at most 12 bytes), then the head of `frame` with `tag` applied.
     #[inline(always)]
-    pub fn new<const HEADER: usize>(header: &[u8; HEADER], frame: &Frame, tag: TagOp) -> Prefix {
+    pub fn new<const HEADER: usize>(header: &[u8; HEADER], frame: &Frame, tag: HeaderOp) -> Prefix {
         const { assert!(HEADER <= MAX_HEADER) };
         let mut prefix = Prefix {
             bytes: [0; PREFIX_LEN],
@@ -29,8 +29,8 @@ impl Prefix {
         let (front, body) = prefix.bytes.split_at_mut(HEADER);
         front.copy_from_slice(header);
         match tag {
-            TagOp::Keep => body[..HEAD_LEN].copy_from_slice(&frame.head),
-            TagOp::Push => {
+            HeaderOp::Keep => body[..HEAD_LEN].copy_from_slice(&frame.head),
+            HeaderOp::Push => {
                 body[..12].copy_from_slice(&frame.head[..12]);
                 body[12..14].copy_from_slice(&[0x81, 0x00]);
                 body[14..16].copy_from_slice(&frame.tci.to_be_bytes());
@@ -38,7 +38,7 @@ impl Prefix {
                 prefix.len += 4;
             }
             // `parse` has checked that the tag is present, so the head has 18 bytes.
-            TagOp::Pop => {
+            HeaderOp::Pop => {
                 body[..12].copy_from_slice(&frame.head[..12]);
                 body[12..HEAD_LEN - 4].copy_from_slice(&frame.head[16..]);
                 prefix.len -= 4;
@@ -91,7 +91,7 @@ impl<'a> Gather<'a> {
 
     /// Length of a copy of `pick`'s frame after `header` bytes.
     #[inline(always)]
-    pub fn len_of(frame: &Frame, pick: Pick, header: usize) -> usize {
+    pub fn len_of(frame: &Frame, pick: TxEntry, header: usize) -> usize {
         (header + frame.len as usize).saturating_add_signed(pick.tag.growth())
     }
 
@@ -117,7 +117,7 @@ impl<'a> Gather<'a> {
 
     /// Like `scatter`, and completes the checksum that `offload` requests: each byte is loaded once for both the copy
     /// and the sum.
-    pub fn copy_finished(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) -> usize {
+    pub fn copy_finished(&self, offload: &Offload, tag: HeaderOp, to: &[SegmentMut]) -> usize {
         let start = self.checksum_start(offload, tag);
         let (mut cursor, mut sum) = (Cursor::new(to), Summer::default());
         let head = self.prefix.bytes();
@@ -144,7 +144,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Start of the sum that `offload` requests, in bytes from the copy's start (including the destination's header).
-    fn checksum_start(&self, offload: &Offload, tag: TagOp) -> usize {
+    fn checksum_start(&self, offload: &Offload, tag: HeaderOp) -> usize {
         let start = self.prefix.header + usize::from(offload.csum_start);
         start.saturating_add_signed(tag.growth())
     }
@@ -152,7 +152,7 @@ impl<'a> Gather<'a> {
     /// Position and value of the checksum that `offload` requests, computed over the copy's bytes. The position is in
     /// bytes from the copy's start (including the destination's header). `None` if no checksum is requested. `parse`
     /// has checked the offsets against the frame's length.
-    pub fn checksum(&self, offload: &Offload, tag: TagOp) -> Option<(usize, u16)> {
+    pub fn checksum(&self, offload: &Offload, tag: HeaderOp) -> Option<(usize, u16)> {
         if !offload.needs_csum {
             return None;
         }
@@ -171,7 +171,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Completes the checksum of a frame that was already copied to `to`.
-    pub fn complete_checksum(&self, offload: &Offload, tag: TagOp, to: &[SegmentMut]) {
+    pub fn complete_checksum(&self, offload: &Offload, tag: HeaderOp, to: &[SegmentMut]) {
         if let Some((at, value)) = self.checksum(offload, tag) {
             write_at(to, at, &value.to_be_bytes());
         }
@@ -344,15 +344,15 @@ mod tests {
         buffers.iter_mut().map(of).collect()
     }
 
-    fn model(frame: &[u8], tag: TagOp, tci: u16) -> Vec<u8> {
+    fn model(frame: &[u8], tag: HeaderOp, tci: u16) -> Vec<u8> {
         let mut out = frame.to_vec();
         match tag {
-            TagOp::Keep => {}
-            TagOp::Push => {
+            HeaderOp::Keep => {}
+            HeaderOp::Push => {
                 let t = tci.to_be_bytes();
                 out.splice(12..12, [0x81, 0, t[0], t[1]]);
             }
-            TagOp::Pop => drop(out.drain(12..16)),
+            HeaderOp::Pop => drop(out.drain(12..16)),
         }
         out
     }
@@ -365,7 +365,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 18..3000),
             cuts in proptest::collection::vec(0usize..200, 0..8),
             rooms in proptest::collection::vec(1usize..300, 0..20),
-            tag in prop_oneof![Just(TagOp::Keep), Just(TagOp::Push), Just(TagOp::Pop)],
+            tag in prop_oneof![Just(HeaderOp::Keep), Just(HeaderOp::Push), Just(HeaderOp::Pop)],
             tci: u16,
         ) {
             let mut burst = Burst::new();
@@ -376,7 +376,7 @@ mod tests {
             let gather = Gather::new(&prefix, &burst, frame);
             let want = [vec![7; 12], model(&bytes, tag, tci)].concat();
             prop_assert_eq!(gather.len(), want.len());
-            prop_assert_eq!(Gather::len_of(frame, Pick { frame: 0, tag }, 12), want.len());
+            prop_assert_eq!(Gather::len_of(frame, TxEntry { frame: 0, tag }, 12), want.len());
 
             let mut buffers: Vec<Vec<u8>> = rooms.iter().map(|n| vec![0; *n]).collect();
             let n = gather.scatter(&room(&mut buffers));
@@ -428,7 +428,7 @@ mod tests {
             prop_assert!(burst.push_segments(&cut(&bytes, &cuts), offload));
             burst.frames_mut()[0].tci = 5;
             let frame = &burst.frames()[0];
-            let tag = if push { TagOp::Push } else { TagOp::Keep };
+            let tag = if push { HeaderOp::Push } else { HeaderOp::Keep };
             let prefix = Prefix::new(&[], frame, tag);
             let gather = Gather::new(&prefix, &burst, frame);
             let mut buffers: Vec<Vec<u8>> = rooms.iter().map(|n| vec![0; *n]).collect();

@@ -1,6 +1,6 @@
 //! The virtio-net header of unfinished frames.
 
-use crate::{Offload, TagOp};
+use crate::{HeaderOp, Offload};
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM (virtio 1.2, 5.1.6).
 pub const NEEDS_CSUM: u8 = 1;
@@ -15,7 +15,7 @@ pub const NEEDS_CSUM: u8 = 1;
 #[inline(always)]
 pub fn virtio_header<const HEADER: usize>(
     offload: &Offload,
-    tag: TagOp,
+    tag: HeaderOp,
     buffers: u16,
     completed: bool,
 ) -> [u8; HEADER] {
@@ -37,7 +37,7 @@ pub fn virtio_header<const HEADER: usize>(
 
 /// flags, gso_type, hdr_len, gso_size and csum_start of a frame that needs an offload.
 #[inline(never)]
-fn asked(offload: &Offload, tag: TagOp) -> u64 {
+fn asked(offload: &Offload, tag: HeaderOp) -> u64 {
     let start = usize::from(offload.csum_start).saturating_add_signed(tag.growth()) as u16;
     let mut low = u64::from(NEEDS_CSUM) | u64::from(start) << 48;
     if offload.gso_type != 0 {

@@ -6,7 +6,7 @@ use crate::BURST;
 /// leave other memory in its place; then nothing is copied.
 ///
 /// A *place* is the UMEM address of a run of bytes, one for each descriptor that the burst was received in.
-pub struct Lease {
+pub struct FrameSwap {
     /// Identity of the UMEM; 0 if there is none or no memory may be taken.
     umem: Cell<usize>,
     places: [Cell<u64>; BURST],
@@ -16,9 +16,9 @@ pub struct Lease {
     frames: usize,
 }
 
-impl Default for Lease {
-    fn default() -> Lease {
-        Lease {
+impl Default for FrameSwap {
+    fn default() -> FrameSwap {
+        FrameSwap {
             umem: Cell::new(0),
             places: [const { Cell::new(0) }; BURST],
             lens: [0; BURST],
@@ -28,7 +28,7 @@ impl Default for Lease {
     }
 }
 
-impl Lease {
+impl FrameSwap {
     /// Begins a burst in `umem`, with no frames yet.
     #[inline(always)]
     pub fn open(&mut self, umem: usize) {

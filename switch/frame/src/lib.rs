@@ -15,13 +15,13 @@ mod sum;
 mod work;
 
 pub use burst::{
-    BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, MAX_BURST_SEGMENTS, Offload, Pick, TagOp,
-    Verdict,
+    BURST, BURST_BYTES, Burst, Decision, Frame, HEAD_LEN, HeaderOp, MAX_BURST_SEGMENTS, Offload,
+    TxEntry, Verdict,
 };
 pub use clock::{Clock, tsc};
 pub use copy::{Gather, Prefix, copy_plain, copy_plain_finished};
 pub use header::{NEEDS_CSUM, virtio_header};
-pub use lease::Lease;
-pub use parts::{PartCursor, Parts};
+pub use lease::FrameSwap;
+pub use parts::{DerivedBurst, PartCursor};
 pub use segment::{Segment, SegmentMut, prefetch_buffer, prefetch_read, prefetch_write};
 pub use work::Work;

@@ -9,7 +9,7 @@ const OWN_MAX: usize = HEADERS_MAX + HEAD_LEN;
 
 /// A burst of frames derived from other frames: each has its own headers, followed by references to payload in the
 /// original frame.
-pub struct Parts {
+pub struct DerivedBurst {
     burst: Burst,
     /// The own bytes of all frames, concatenated; never grows beyond its initial capacity.
     own: Vec<u8>,
@@ -34,16 +34,16 @@ impl Default for PartCursor {
     }
 }
 
-impl Default for Parts {
-    fn default() -> Parts {
-        Parts {
+impl Default for DerivedBurst {
+    fn default() -> DerivedBurst {
+        DerivedBurst {
             burst: Burst::new(),
             own: Vec::with_capacity(BURST * OWN_MAX),
         }
     }
 }
 
-impl Parts {
+impl DerivedBurst {
     /// Removes every frame.
     pub fn clear(&mut self) {
         self.burst.clear();
@@ -263,7 +263,7 @@ mod tests {
             let n = from.read_beginning(frame, &mut beginning);
             prop_assert_eq!(&beginning[..n], &bytes[..bytes.len().min(100)]);
 
-            let mut parts = Parts::default();
+            let mut parts = DerivedBurst::default();
             let mut offset = first.min(bytes.len());
             let mut cursor = PartCursor::default();
             while offset < bytes.len() {
@@ -294,7 +294,7 @@ mod tests {
         // SAFETY: within `bytes`, which outlives the burst.
         let whole = unsafe { Segment::new(bytes.as_ptr(), 3000) };
         assert!(from.push_contiguous(whole, Offload::default()));
-        let (frame, mut parts) = (&from.frames()[0], Parts::default());
+        let (frame, mut parts) = (&from.frames()[0], DerivedBurst::default());
         for _ in 0..BURST {
             assert!(parts.push(
                 &[1; HEADERS_MAX],

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
-use crosspoint_control::config::Config;
+use crosspoint_config::Config;
 
 use super::{documents, read};
 use crate::cli::Cli;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crosspoint_control::config::schema_json;
-use crosspoint_control::plan::{How, When, how, when};
+use crosspoint_config::plan::{How, When, how, when};
+use crosspoint_config::schema_json;
 use serde_json::{Map, Value};
 
 use super::{cell, check_generated};

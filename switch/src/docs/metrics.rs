@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crosspoint_control::metrics::FAMILIES;
+use crosspoint_daemon::metrics::FAMILIES;
 
 use super::{cell, check_generated};
 

@@ -1,9 +1,10 @@
 //! Walks descriptor chains; every step is checked and counted.
 
 use crosspoint_frame::Work;
+use crosspoint_memory::GuestMemory;
 
+use crate::RingFault;
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, SplitRing};
-use crate::{GuestMemory, RingFault};
 
 /// The fault of a chain that takes more work than a whole burst may.
 pub(crate) fn costly() -> RingFault {

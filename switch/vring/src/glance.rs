@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::GuestMemory;
+use crosspoint_memory::GuestMemory;
 
 /// The 16 bits of a transmit ring that a driver changes when it makes a frame available in an empty ring, and their
 /// last value: the available index (virtio 1.2, 2.7.6), or the flags of the next descriptor (2.8.1).

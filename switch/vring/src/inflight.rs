@@ -10,8 +10,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::mapping::Mapping;
-use crate::{MAX_RING_SIZE, MemoryError};
+use crosspoint_memory::MemoryError;
+use crosspoint_memory::mapping::Mapping;
+
+use crate::MAX_RING_SIZE;
 
 /// Version of the region's layout.
 const VERSION: u16 = 1;

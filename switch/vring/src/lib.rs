@@ -17,10 +17,6 @@ pub mod calls;
 #[cfg(not(loom))]
 mod chain;
 #[cfg(not(loom))]
-pub mod descriptor;
-#[cfg(not(loom))]
-mod dirty;
-#[cfg(not(loom))]
 mod fault;
 #[cfg(not(loom))]
 mod features;
@@ -28,10 +24,6 @@ mod features;
 mod glance;
 #[cfg(not(loom))]
 mod inflight;
-#[cfg(not(loom))]
-mod mapping;
-#[cfg(not(loom))]
-pub mod memory;
 #[cfg(not(loom))]
 pub mod notify;
 #[cfg(not(loom))]
@@ -48,14 +40,10 @@ pub mod tx;
 #[cfg(not(loom))]
 pub use self::{
     calls::{Bell, CallBudget},
-    descriptor::Kind,
-    dirty::{DirtyLog, LOG_PAGE_LEN},
     fault::RingFault,
     features::{Features, MAX_QUEUE_PAIRS, feature},
     glance::{Glance, Glances},
     inflight::{InflightQueue, InflightRegion},
-    mapping::{Contiguous, MAX_MAPPINGS, check_file, lost_mappings},
-    memory::{GuestMemory, MAX_GUEST_BYTES, MemoryCell, MemoryError, RegionSpec},
     notify::Notifier,
     packed::PackedRing,
     ring::Ring,

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crosspoint_frame::tsc;
+use crosspoint_memory::descriptor::Kind;
 use rustix::fs::OFlags;
 
 use crate::calls::{Bell, CallBudget};
-use crate::descriptor::Kind;
 use crate::pending::Pending;
 
 /// Destination of a queue's calls: a descriptor that the front end may exchange at any time.
@@ -236,8 +236,9 @@ impl Drop for Notifier {
 
 #[cfg(all(test, not(miri)))]
 mod tests {
-    use super::*;
     use rustix::event::EventfdFlags;
+
+    use super::*;
 
     fn eventfd() -> OwnedFd {
         rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()

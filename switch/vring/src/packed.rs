@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crosspoint_frame::{Work, prefetch_read, prefetch_write};
+use crosspoint_memory::{GuestMemory, MemoryCell};
 
-use crate::chain::{self, Direction, MAX_CHAIN};
+use crate::chain::{Direction, MAX_CHAIN};
 use crate::split::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, check_size, find_area, need_event};
-use crate::{Glance, GuestMemory, InflightQueue, MemoryCell, RingAddresses, RingError, RingFault};
+use crate::{Glance, InflightQueue, RingAddresses, RingError, RingFault, chain};
 
 /// AVAIL flag. A descriptor is available when AVAIL equals the wrap counter and USED does not (virtio 1.2, 2.8.1).
 const F_AVAIL: u16 = 1 << 7;

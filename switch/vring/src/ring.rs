@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crosspoint_memory::MemoryCell;
+
 use crate::packed::PackedRing;
-use crate::{Features, InflightQueue, MemoryCell, RingAddresses, RingError, SplitRing, feature};
+use crate::{Features, InflightQueue, RingAddresses, RingError, SplitRing, feature};
 
 /// A ring of either layout.
 pub enum Ring {

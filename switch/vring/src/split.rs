@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use crosspoint_frame::{prefetch_read, prefetch_write};
+use crosspoint_memory::{GuestMemory, MemoryCell};
 use thiserror::Error;
 
-use crate::{Glance, GuestMemory, InflightQueue, MemoryCell};
+use crate::{Glance, InflightQueue};
 
 /// Largest ring (virtio 1.2, 2.7: queue size is a power of two up to 32768).
 pub const MAX_RING_SIZE: u32 = 32768;
@@ -387,9 +388,20 @@ pub(crate) fn need_event(event: u16, new: u16, old: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::memory::{RegionSpec, tests::memfd};
+    use std::fs::File;
+
+    use crosspoint_memory::memory::RegionSpec;
     use proptest::prelude::*;
+
+    use super::*;
+
+    /// An anonymous file of `size` bytes.
+    fn memfd(size: u64) -> File {
+        let fd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(fd);
+        file.set_len(size).unwrap();
+        file
+    }
 
     fn memory(size: u64) -> Arc<MemoryCell> {
         let spec = RegionSpec {

@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crosspoint_frame::{BURST, Burst, Pick, TagOp};
+use crosspoint_frame::{BURST, Burst, HeaderOp, TxEntry};
 use crosspoint_guest::{Buffer, UsedElement, Virtqueue, Window};
 use crosspoint_vring::{Features, GuestRx, GuestTx, RxScratch, feature};
 
@@ -59,7 +59,7 @@ struct Rig {
     tx: GuestTx,
     rx: GuestRx,
     burst: Burst,
-    picks: Vec<Pick>,
+    picks: Vec<TxEntry>,
     scratch: RxScratch,
     used: [UsedElement; 256],
 }
@@ -68,9 +68,9 @@ impl Rig {
     fn turn(&mut self) -> usize {
         let frames = self.tx.receive(&mut self.burst);
         self.picks.clear();
-        self.picks.extend((0..frames).map(|i| Pick {
+        self.picks.extend((0..frames).map(|i| TxEntry {
             frame: i as u8,
-            tag: [TagOp::Keep, TagOp::Push][i % 2],
+            tag: [HeaderOp::Keep, HeaderOp::Push][i % 2],
         }));
         let outcome = self
             .rx
@@ -304,9 +304,9 @@ fn a_million_frames(layout: u64) {
         receiver.turn();
         let n = tx.receive(&mut burst);
         picks.clear();
-        picks.extend((0..n).map(|i| Pick {
+        picks.extend((0..n).map(|i| TxEntry {
             frame: i as u8,
-            tag: [TagOp::Keep, TagOp::Push][i % 2],
+            tag: [HeaderOp::Keep, HeaderOp::Push][i % 2],
         }));
         let outcome = rx.deliver(0, &burst, &picks, &mut scratch);
         tx.complete();

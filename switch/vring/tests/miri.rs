@@ -7,10 +7,10 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Pick, TagOp};
+use crosspoint_frame::{Burst, HeaderOp, TxEntry};
+use crosspoint_memory::{GuestMemory, MemoryCell, RegionSpec};
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, Notifier, RegionSpec, Ring, RingAddresses,
-    RxScratch, feature,
+    Features, GuestRx, GuestTx, Notifier, Ring, RingAddresses, RxScratch, feature,
 };
 
 const LEN: u64 = 0x4000;
@@ -166,9 +166,9 @@ fn exchange(packed: bool) {
     assert_eq!(tx.receive(&mut burst), 3, "{:?}", tx.fault());
     assert!(burst.frames().iter().all(|frame| frame.len == 100));
     burst.frames_mut()[1].tci = 7;
-    let tags = [TagOp::Keep, TagOp::Push, TagOp::Keep];
-    let picks: Vec<Pick> = (0..3)
-        .map(|i| Pick {
+    let tags = [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Keep];
+    let picks: Vec<TxEntry> = (0..3)
+        .map(|i| TxEntry {
             frame: i,
             tag: tags[usize::from(i)],
         })

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crosspoint_frame::{Burst, Frame, Gather, Pick, Prefix, Segment, SegmentMut, TagOp};
-use crosspoint_vring::Contiguous;
+use crosspoint_frame::{Burst, Frame, Gather, HeaderOp, Prefix, Segment, SegmentMut, TxEntry};
+use crosspoint_memory::Contiguous;
 
 use crate::fill::{Filled, MAX_PIECES, METADATA_LEN, checksum_request};
 use crate::memory::does_zero_copy;
@@ -165,9 +165,9 @@ impl DirectTx {
     pub fn deliver(
         &mut self,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         batch: u16,
-        rest: &mut Vec<Pick>,
+        rest: &mut Vec<TxEntry>,
     ) -> NicOutcome {
         let mut outcome = NicOutcome::default();
         let room = self.tx.room() as usize;
@@ -281,7 +281,7 @@ impl Slots {
     /// Makes the descriptors of a frame; `slot` takes the bytes that are not sent in place. `None` if it needs too many
     /// descriptors, or its headers are too long.
     #[inline(always)]
-    fn fill(&self, slot: u16, burst: &Burst, frame: &Frame, tag: TagOp) -> Option<Filled> {
+    fn fill(&self, slot: u16, burst: &Burst, frame: &Frame, tag: HeaderOp) -> Option<Filled> {
         let prefix = Prefix::new(&[], frame, tag);
         let gather = Gather::new(&prefix, burst, frame);
         let kept = frame.head_len().saturating_add_signed(tag.growth());
@@ -426,7 +426,7 @@ impl Slots {
 struct Whole<'a> {
     slot: usize,
     frame: &'a Frame,
-    tag: TagOp,
+    tag: HeaderOp,
     gather: &'a Gather<'a>,
 }
 
@@ -512,7 +512,7 @@ mod tests {
     use std::fs::File;
 
     use crosspoint_frame::Offload;
-    use crosspoint_vring::{GuestMemory, RegionSpec};
+    use crosspoint_memory::{GuestMemory, RegionSpec};
 
     use super::*;
 
@@ -603,7 +603,7 @@ mod tests {
             let mut burst = Burst::new();
             assert!(burst.push_segments(&pieces, Offload::default()));
             let slot = next(&mut state, DIRECT_FRAMES);
-            let Some(filled) = slots.fill(slot as u16, &burst, &burst.frames()[0], TagOp::Keep)
+            let Some(filled) = slots.fill(slot as u16, &burst, &burst.frames()[0], HeaderOp::Keep)
             else {
                 continue;
             };

@@ -1,7 +1,7 @@
 //! Makes the descriptors of a frame to be sent: a copy in UMEM frames, or the memory that it arrived in.
 
 use crosspoint_frame::{
-    Burst, Frame, Gather, Prefix, SegmentMut, TagOp, copy_plain, copy_plain_finished,
+    Burst, Frame, Gather, HeaderOp, Prefix, SegmentMut, copy_plain, copy_plain_finished,
 };
 
 use crate::XskSocket;
@@ -101,7 +101,7 @@ pub(crate) fn fill(
     socket: &XskSocket,
     burst: &Burst,
     frame: &Frame,
-    tag: TagOp,
+    tag: HeaderOp,
     to: &[u64],
 ) -> Filled {
     let [address] = to else {
@@ -116,8 +116,8 @@ pub(crate) fn fill(
     let asked = frame.offload.needs_csum && ask_checksum(socket, frame, tag, room, &mut options);
     let finish = frame.offload.needs_csum && !asked;
     let len = match (tag, finish) {
-        (TagOp::Keep, false) => copy_plain(&[], frame, burst, buffer),
-        (TagOp::Keep, true) => copy_plain_finished(&[], frame, burst, buffer),
+        (HeaderOp::Keep, false) => copy_plain(&[], frame, burst, buffer),
+        (HeaderOp::Keep, true) => copy_plain_finished(&[], frame, burst, buffer),
         (_, finish) => {
             let prefix = Prefix::new(&[], frame, tag);
             let gather = Gather::new(&prefix, burst, frame);
@@ -135,7 +135,13 @@ pub(crate) fn fill(
 }
 
 #[cold]
-fn fill_pieces(socket: &XskSocket, burst: &Burst, frame: &Frame, tag: TagOp, to: &[u64]) -> Filled {
+fn fill_pieces(
+    socket: &XskSocket,
+    burst: &Burst,
+    frame: &Frame,
+    tag: HeaderOp,
+    to: &[u64],
+) -> Filled {
     let mut buffers = [const { None }; MAX_PIECES];
     let addresses = to.iter().map(|address| address + u64::from(TX_HEADROOM));
     for (buffer, addr) in buffers.iter_mut().zip(addresses.clone()) {
@@ -188,7 +194,7 @@ fn whole(buffers: &[Option<SegmentMut>]) -> Option<[SegmentMut; MAX_PIECES]> {
 fn ask_checksum(
     socket: &XskSocket,
     frame: &Frame,
-    tag: TagOp,
+    tag: HeaderOp,
     (addr, room): (u64, u32),
     options: &mut u32,
 ) -> bool {
@@ -207,7 +213,7 @@ fn ask_checksum(
 
 /// Returns the request that is placed before a frame whose checksum is left to the kernel.
 #[inline(always)]
-pub(crate) fn checksum_request(frame: &Frame, tag: TagOp) -> [u8; METADATA_LEN as usize] {
+pub(crate) fn checksum_request(frame: &Frame, tag: HeaderOp) -> [u8; METADATA_LEN as usize] {
     let start = usize::from(frame.offload.csum_start).saturating_add_signed(tag.growth()) as u16;
     let mut metadata = [0; METADATA_LEN as usize];
     metadata[..8].copy_from_slice(&TXMD_FLAGS_CHECKSUM.to_ne_bytes());
@@ -239,7 +245,7 @@ pub(crate) mod rewrite {
         socket: &XskSocket,
         burst: &Burst,
         frame: &Frame,
-        tag: TagOp,
+        tag: HeaderOp,
         places: Range<usize>,
         instead: &[u64],
     ) -> Filled {
@@ -279,7 +285,7 @@ pub(crate) mod rewrite {
         socket: &XskSocket,
         gather: &Gather<'_>,
         frame: &Frame,
-        tag: TagOp,
+        tag: HeaderOp,
         filled: &Filled,
     ) {
         let mut buffers = [const { None }; MAX_PIECES];

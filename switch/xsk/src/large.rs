@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crosspoint_frame::{Burst, Frame, Gather, Offload, Pick, Prefix, TagOp, virtio_header};
+use crosspoint_frame::{Burst, Frame, Gather, HeaderOp, Offload, Prefix, TxEntry, virtio_header};
 use crosspoint_packet::checksum::{Partial, fold, sum};
 use crosspoint_packet::parse_l4;
 use crosspoint_packet::segment::{
@@ -69,7 +69,7 @@ impl LargeTx {
     ///
     /// It passes the interface's queueing discipline like any packet. With PACKET_QDISC_BYPASS the kernel would drop
     /// frames that it must cut itself, which happens when the interface's offloads are turned off.
-    pub(crate) fn send(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> Sent {
+    pub(crate) fn send(&self, burst: &Burst, frame: &Frame, tag: HeaderOp) -> Sent {
         let Some(header_len) = header_len(burst, frame) else {
             return Sent::Refused;
         };
@@ -90,7 +90,7 @@ impl LargeTx {
             *to = piece(segment.ptr(), segment.len());
         }
         match self.send_pieces(&mut pieces[..=segments.len()]) {
-            Ok(()) => Sent::Whole(Gather::len_of(frame, Pick { frame: 0, tag }, 0)),
+            Ok(()) => Sent::Whole(Gather::len_of(frame, TxEntry { frame: 0, tag }, 0)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) => Sent::Full,
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Sent::Down,
@@ -149,7 +149,7 @@ fn is_tcp(gso_type: u8) -> bool {
 /// Returns whether the copy of a large frame with `tag` can be sent whole through an interface with limit
 /// `frame_len_max`: its headers allow segmentation and are complete, and its segments fit. Headers beyond the 64 bytes
 /// that are kept may still change before they are sent: then the kernel drops an invalid frame.
-pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
+pub(crate) fn goes_whole(burst: &Burst, frame: &Frame, tag: HeaderOp, frame_len_max: u32) -> bool {
     let offload = &frame.offload;
     if !is_tcp(offload.gso_type)
         || offload.gso_size < GSO_SIZE_MIN
@@ -194,8 +194,8 @@ fn says_its_length(headers: &[u8], frame_len: usize) -> bool {
 }
 
 /// Returns whether the segments of a large frame's copy with `tag` exceed the interface's limit `frame_len_max`.
-pub(crate) fn is_long(burst: &Burst, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
-    let whole = Gather::len_of(frame, Pick { frame: 0, tag }, 0);
+pub(crate) fn is_long(burst: &Burst, frame: &Frame, tag: HeaderOp, frame_len_max: u32) -> bool {
+    let whole = Gather::len_of(frame, TxEntry { frame: 0, tag }, 0);
     let segment = header_len(burst, frame).unwrap_or(0) + usize::from(frame.offload.gso_size);
     let segment = segment.saturating_add_signed(tag.growth());
     is_longer(segment.min(whole), frame, tag, frame_len_max)

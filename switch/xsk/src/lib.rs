@@ -1,17 +1,15 @@
-//! AF_XDP: UMEM, rings, sockets, and the XDP program that fills them. `unsafe` is confined to [`umem`], [`ring`],
+//! AF_XDP: UMEM, rings and sockets. `unsafe` is confined to [`umem`], [`ring`],
 //! [`socket`] and [`large`]. With the feature `xsk-rs` the first three use the crate of that name: see `crate_backend`.
 //!
 //! Kernel interface: Documentation/networking/af_xdp.rst.
 
-pub mod attach;
 #[cfg(feature = "xsk-rs")]
 mod crate_backend;
 #[cfg(not(loom))]
 mod direct;
 mod error;
 mod fill;
-mod handover;
-pub mod interface;
+mod handoff;
 mod large;
 mod memory;
 #[cfg_attr(feature = "xsk-rs", path = "crate_backend/ring.rs")]
@@ -21,11 +19,10 @@ mod socket;
 mod tx;
 mod umem;
 
-pub use attach::{Attachment, XdpMode};
 #[cfg(not(loom))]
 pub use direct::{DIRECT_FRAMES, DirectStatus, DirectTx};
 pub use error::SocketError;
-pub use handover::Handover;
+pub use handoff::Handoff;
 pub use memory::PacketMemory;
 pub use rx::XskRx;
 pub use socket::{BindMode, SocketOptions, Statistics, XskSocket};

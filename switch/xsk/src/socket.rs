@@ -3,11 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 #[cfg(not(feature = "xsk-rs"))]
 use std::{os::fd::FromRawFd, time::Instant};
-
-use std::sync::atomic::{AtomicU32, Ordering};
 
 #[cfg(not(feature = "xsk-rs"))]
 use crate::SocketError;
@@ -256,7 +255,7 @@ pub(crate) enum Registration<'a> {
     /// A guest's memory, with frames anywhere in it. The flag: as above.
     #[cfg(not(loom))]
     #[cfg_attr(feature = "xsk-rs", expect(dead_code, reason = "it is refused"))]
-    Guest(&'a crosspoint_vring::Contiguous, bool),
+    Guest(&'a crosspoint_memory::Contiguous, bool),
 }
 
 #[cfg(not(feature = "xsk-rs"))]

@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Frame, Gather, Pick, TagOp};
+use crosspoint_frame::{Burst, Frame, Gather, HeaderOp, TxEntry};
 use crosspoint_packet::{TAG_LEN, TAGS_MAX};
 
 use crate::fill::{Filled, MAX_PIECES, fill, pieces, rewrite};
 use crate::large::{self, LargeTx, Sent};
 use crate::ring::Ring;
 use crate::umem::Half;
-use crate::{FRAME_SIZE, Handover, RING_SIZE, SocketError, XskSocket};
+use crate::{FRAME_SIZE, Handoff, RING_SIZE, SocketError, XskSocket};
 
 /// Most doorbells per flush in copy mode.
 pub(crate) const MAX_WAKEUPS: u32 = RING_SIZE / 32;
@@ -77,7 +77,7 @@ impl Flushed {
 const EXCHANGES: bool = cfg!(not(feature = "xsk-rs"));
 
 /// How a copy of a frame is sent, or why it is not.
-pub(crate) enum Way {
+pub(crate) enum TxAction {
     /// It is copied to this many UMEM frames.
     Copy(usize),
     /// The memory that it is in is sent: these places of the burst's lease.
@@ -91,7 +91,7 @@ pub(crate) enum Way {
 /// Returns whether the copy that `pick` asks for is longer than the interface's limit `frame_len_max`, bytes, without up
 /// to two tags.
 #[inline(always)]
-pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
+pub(crate) fn is_long(frame: &Frame, pick: TxEntry, frame_len_max: u32) -> bool {
     is_longer(
         Gather::len_of(frame, pick, 0),
         frame,
@@ -102,12 +102,12 @@ pub(crate) fn is_long(frame: &Frame, pick: Pick, frame_len_max: u32) -> bool {
 
 /// The same for a part of the copy that has the copy's tag and `len` bytes.
 #[inline(always)]
-pub(crate) fn is_longer(len: usize, frame: &Frame, tag: TagOp, frame_len_max: u32) -> bool {
+pub(crate) fn is_longer(len: usize, frame: &Frame, tag: HeaderOp, frame_len_max: u32) -> bool {
     let tags = match tag {
-        TagOp::Push => (frame.tags + 1).min(TAGS_MAX),
-        TagOp::Keep => frame.tags,
+        HeaderOp::Push => (frame.tags + 1).min(TAGS_MAX),
+        HeaderOp::Keep => frame.tags,
         // Any tag behind the second is part of the payload.
-        TagOp::Pop => frame.tags.saturating_sub(1),
+        HeaderOp::Pop => frame.tags.saturating_sub(1),
     };
     len > frame_len_max as usize + TAG_LEN * usize::from(tags)
 }
@@ -118,25 +118,25 @@ pub(crate) fn way(
     socket: &XskSocket,
     burst: &Burst,
     frame: &Frame,
-    pick: Pick,
+    pick: TxEntry,
     may_exchange: bool,
-) -> Way {
+) -> TxAction {
     let len = Gather::len_of(frame, pick, 0);
     if is_long(frame, pick, socket.frame_len_max()) {
-        return Way::Long;
+        return TxAction::Long;
     }
     if may_exchange && EXCHANGES {
         let places = burst
             .lease()
             .span(usize::from(pick.frame), socket.umem().identity());
         if !places.is_empty() && rewrite::is_possible(burst, frame, &places) {
-            return Way::Exchange(places);
+            return TxAction::Exchange(places);
         }
     }
     match pieces(len) {
-        1 => Way::Copy(1),
-        n if socket.multi_buffer() && n <= MAX_PIECES => Way::Copy(n),
-        _ => Way::Small,
+        1 => TxAction::Copy(1),
+        n if socket.multi_buffer() && n <= MAX_PIECES => TxAction::Copy(n),
+        _ => TxAction::Small,
     }
 }
 
@@ -172,7 +172,7 @@ pub struct XskTx {
     free: Vec<u64>,
     /// Handoffs from workers without a queue of their own, each with the descriptors taken from it of a frame that is not
     /// complete yet.
-    handovers: Vec<(Arc<Handover>, Vec<libc::xdp_desc>)>,
+    handoffs: Vec<(Arc<Handoff>, Vec<libc::xdp_desc>)>,
     /// Descriptors given to the kernel, and those that it has completed.
     submitted: u64,
     completed: u64,
@@ -192,7 +192,7 @@ impl XskTx {
             tx,
             completion,
             free,
-            handovers: Vec::new(),
+            handoffs: Vec::new(),
             submitted: 0,
             completed: 0,
             large: None,
@@ -213,7 +213,7 @@ impl XskTx {
     }
 
     /// Returns whether the copy of this large frame with `tag` is sent whole; otherwise it must be cut.
-    pub fn takes(&self, burst: &Burst, frame: &Frame, tag: TagOp) -> bool {
+    pub fn takes(&self, burst: &Burst, frame: &Frame, tag: HeaderOp) -> bool {
         let limit = self.socket.frame_len_max();
         self.sends_large() && large::goes_whole(burst, frame, tag, limit)
     }
@@ -224,16 +224,16 @@ impl XskTx {
     }
 
     /// Makes a handoff for another worker to send through this queue. Call before the socket is passed to its worker.
-    pub fn make_handover(&mut self) -> Arc<Handover> {
-        let handover = Arc::new(Handover::new(self.socket.clone()));
+    pub fn make_handover(&mut self) -> Arc<Handoff> {
+        let handoff = Arc::new(Handoff::new(self.socket.clone()));
         let partial = Vec::with_capacity(MAX_PIECES);
-        self.handovers.push((handover.clone(), partial));
-        handover
+        self.handoffs.push((handoff.clone(), partial));
+        handoff
     }
 
     /// Sends the picked frames: in place if they are in this socket's UMEM and no other receiver needs them, else as
     /// copies in UMEM frames; large ones whole if possible.
-    pub fn deliver(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+    pub fn deliver(&mut self, burst: &Burst, picks: &[TxEntry]) -> NicOutcome {
         match self.large {
             None => self.deliver_plain(burst, picks),
             Some(_) => self.deliver_mixed(burst, picks),
@@ -242,9 +242,9 @@ impl XskTx {
 
     /// Keeps the order: consecutive frames of one kind are sent together.
     #[inline(never)]
-    fn deliver_mixed(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+    fn deliver_mixed(&mut self, burst: &Burst, picks: &[TxEntry]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
-        let is_large = |pick: &Pick| {
+        let is_large = |pick: &TxEntry| {
             let frame = burst.frames().get(usize::from(pick.frame));
             frame.is_some_and(|frame| frame.offload.gso_type != 0)
         };
@@ -258,7 +258,7 @@ impl XskTx {
     }
 
     /// Sends large frames. They do not use the ring, so all frames in the ring are sent first.
-    fn deliver_large(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+    fn deliver_large(&mut self, burst: &Burst, picks: &[TxEntry]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
         ring_doorbell(&self.tx, MAX_WAKEUPS, || self.socket.wake_tx());
         let in_order = self.tx.pending() == 0;
@@ -291,7 +291,7 @@ impl XskTx {
 
     /// Sends frames that need no segmentation.
     #[inline(always)]
-    fn deliver_plain(&mut self, burst: &Burst, picks: &[Pick]) -> NicOutcome {
+    fn deliver_plain(&mut self, burst: &Burst, picks: &[TxEntry]) -> NicOutcome {
         let mut outcome = NicOutcome::default();
         let room = self.tx.room() as usize;
         let (mut descs, mut reaped) = (0, false);
@@ -301,13 +301,13 @@ impl XskTx {
             };
             let way = way(&self.socket, burst, frame, *pick, true);
             let needed = match &way {
-                Way::Copy(pieces) => *pieces,
-                Way::Exchange(places) => places.len(),
-                Way::Long => {
+                TxAction::Copy(pieces) => *pieces,
+                TxAction::Exchange(places) => places.len(),
+                TxAction::Long => {
                     outcome.long += 1;
                     continue;
                 }
-                Way::Small => {
+                TxAction::Small => {
                     outcome.small += 1;
                     continue;
                 }
@@ -325,7 +325,7 @@ impl XskTx {
             frames.copy_from_slice(self.free.get(kept..).unwrap_or(&[]));
             self.free.truncate(kept);
             let filled = match way {
-                Way::Exchange(places) => {
+                TxAction::Exchange(places) => {
                     rewrite::send_in_place(&self.socket, burst, frame, pick.tag, places, frames)
                 }
                 _ => fill(&self.socket, burst, frame, pick.tag, frames),
@@ -366,7 +366,7 @@ impl XskTx {
 
     /// Takes what other workers have handed off, and wakes the kernel if it asks for that.
     pub fn flush(&mut self) -> Flushed {
-        let taken = match self.handovers.is_empty() {
+        let taken = match self.handoffs.is_empty() {
             true => 0,
             false => self.take_handovers(),
         };
@@ -388,10 +388,8 @@ impl XskTx {
     }
 
     /// Returns whether other workers have handed off frames for this queue.
-    pub fn has_handovers(&self) -> bool {
-        self.handovers
-            .iter()
-            .any(|(handover, _)| handover.has_work())
+    pub fn has_handoffs(&self) -> bool {
+        self.handoffs.iter().any(|(handoff, _)| handoff.has_work())
     }
 
     /// Takes handed-off descriptors. Returns how many.
@@ -399,11 +397,11 @@ impl XskTx {
         self.reap();
         let room = self.tx.room() as usize;
         let mut sent = 0;
-        for (handover, partial) in &mut self.handovers {
+        for (handoff, partial) in &mut self.handoffs {
             let mut taken = 0;
             // Frame by frame: the descriptors of a frame must be consecutive.
             while room - sent >= MAX_PIECES
-                && let Some(desc) = handover.take()
+                && let Some(desc) = handoff.take()
             {
                 taken += 1;
                 partial.push(desc);
@@ -415,9 +413,9 @@ impl XskTx {
                 }
             }
             if taken > 0 {
-                handover.count_taken(taken);
+                handoff.count_taken(taken);
             }
-            handover.supply(&mut self.free);
+            handoff.supply(&mut self.free);
         }
         self.submit(sent);
         sent as u32

@@ -109,7 +109,7 @@ impl Umem {
         self.len
     }
 
-    /// Returns a unique identity of this memory: see [`Lease`](crosspoint_frame::Lease).
+    /// Returns a unique identity of this memory: see [`FrameSwap`](crosspoint_frame::FrameSwap).
     #[inline(always)]
     pub(crate) fn identity(&self) -> usize {
         self.base as usize

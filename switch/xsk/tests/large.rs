@@ -9,10 +9,10 @@ use std::io::{Error, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
-use crosspoint_frame::{BURST, Burst, Offload, Pick, Segment, TagOp};
+use crosspoint_frame::{BURST, Burst, HeaderOp, Offload, Segment, TxEntry};
+use crosspoint_netdev::{Attachment, Interface};
 use crosspoint_packet::segment::{GSO_ECN, GSO_TCPV4, GSO_TCPV6};
-use crosspoint_xsk::interface::Interface;
-use crosspoint_xsk::{Attachment, XskTx};
+use crosspoint_xsk::XskTx;
 use etherparse::{PacketBuilder, TcpOptionElement};
 use far::{Far, HEADER};
 use wire::{End, frame, index_of, ip, open, options};
@@ -39,7 +39,7 @@ impl Random {
 struct Case {
     bytes: Vec<u8>,
     offload: Offload,
-    tag: TagOp,
+    tag: HeaderOp,
     pieces: usize,
 }
 
@@ -48,7 +48,7 @@ impl Case {
         Case {
             bytes,
             offload: Offload::default(),
-            tag: TagOp::Keep,
+            tag: HeaderOp::Keep,
             pieces: 1,
         }
     }
@@ -84,7 +84,7 @@ impl Case {
                 csum_offset: 16,
                 any_size: false,
             },
-            tag: TagOp::Keep,
+            tag: HeaderOp::Keep,
             pieces: 1,
         }
     }
@@ -97,9 +97,9 @@ impl Case {
         if random.below(4) == 0 {
             case.offload.gso_type |= GSO_ECN;
         }
-        case.tag = [TagOp::Keep, TagOp::Push, TagOp::Pop][random.below(3)];
+        case.tag = [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Pop][random.below(3)];
         case.pieces = 1 + random.below(40);
-        if case.tag == TagOp::Pop {
+        if case.tag == HeaderOp::Pop {
             case.bytes.splice(12..12, TAG);
             case.offload.csum_start += 4;
         }
@@ -110,16 +110,16 @@ impl Case {
     fn after(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         match self.tag {
-            TagOp::Keep => {}
-            TagOp::Push => drop(bytes.splice(12..12, TAG)),
-            TagOp::Pop => drop(bytes.drain(12..16)),
+            HeaderOp::Keep => {}
+            HeaderOp::Push => drop(bytes.splice(12..12, TAG)),
+            HeaderOp::Pop => drop(bytes.drain(12..16)),
         }
         bytes
     }
 }
 
 /// Puts the cases into a burst, as the earlier stages would, and picks them all.
-fn load(burst: &mut Burst, cases: &[Case]) -> Vec<Pick> {
+fn load(burst: &mut Burst, cases: &[Case]) -> Vec<TxEntry> {
     burst.clear();
     let mut picks = Vec::new();
     for (index, case) in cases.iter().enumerate() {
@@ -132,9 +132,9 @@ fn load(burst: &mut Burst, cases: &[Case]) -> Vec<Pick> {
         let pieces: Vec<Segment> = case.bytes.chunks(len).map(piece).collect();
         assert!(burst.push_segments(&pieces, case.offload), "full");
         let frame = &mut burst.frames_mut()[index];
-        (frame.tci, frame.tagged) = (wire::TCI, case.tag == TagOp::Pop);
+        (frame.tci, frame.tagged) = (wire::TCI, case.tag == HeaderOp::Pop);
         (frame.stacked, frame.tags) = (false, u8::from(frame.tagged));
-        picks.push(Pick {
+        picks.push(TxEntry {
             frame: index as u8,
             tag: case.tag,
         });
@@ -231,7 +231,7 @@ fn what_the_kernel_would_refuse_or_cut_into_thousands_is_not_taken() {
     assert_eq!(taken(&left.tx[0], &cases), wanted.collect::<Vec<_>>());
     // A tag does not count against the MTU.
     let push = Case {
-        tag: TagOp::Push,
+        tag: HeaderOp::Push,
         ..good
     };
     assert_eq!(taken(&left.tx[0], &[push]), [true]);
@@ -265,9 +265,9 @@ fn a_frame_that_changes_or_goes_away_after_it_was_looked_at_is_counted_and_no_ot
     (gone.tagged, gone.stacked, gone.tags) = (false, false, 0);
     picks.insert(
         4,
-        Pick {
+        TxEntry {
             frame: index as u8,
-            tag: TagOp::Keep,
+            tag: HeaderOp::Keep,
         },
     );
     let outcome = left.tx[0].deliver(&burst, &picks);
@@ -346,14 +346,7 @@ fn what_leaves_by_a_tap_does_not_come_back_from_it() {
     wire::make(1, MTU);
     let mut guest = tap("tap0");
     ip("link set tap0 up");
-    let interface = Interface {
-        name: "tap0".to_owned(),
-        index: index_of("tap0"),
-        rx_queues: 1,
-        tx_queues: 1,
-        up: true,
-        mtu: MTU,
-    };
+    let interface = Interface::find("tap0").unwrap().expect("an interface");
     let mut attachment = Attachment::new(&interface, false, true, false).expect("XDP");
     let (mut rx, mut tx) = open("tap0", 0, &options(MTU)).expect("a socket");
     attachment.redirect(0, &**rx.socket()).expect("room");

@@ -6,7 +6,7 @@ mod wire;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crosspoint_frame::{BURST, Burst, Offload, TagOp};
+use crosspoint_frame::{BURST, Burst, HeaderOp, Offload};
 use crosspoint_packet::checksum::{finish, sum};
 use crosspoint_xsk::{BACKEND, BindMode, RING_SIZE, SINGLE_BUFFER_MTU, SocketOptions};
 use wire::{End, HEADER_LEN, frame, load, open, options};
@@ -63,7 +63,7 @@ fn frames_that_go_on_through_the_same_memory_are_not_copied() {
         let frames: Vec<_> = sizes.map(|len| frame(len, len as u32)).collect();
         for (turn, burst) in frames.chunks(BURST / 4).cycle().take(400).enumerate() {
             far.send(0, burst);
-            let (mut left, tag) = (burst.len(), [TagOp::Keep, TagOp::Push][turn % 2]);
+            let (mut left, tag) = (burst.len(), [HeaderOp::Keep, HeaderOp::Push][turn % 2]);
             while left > 0 {
                 let (count, taken) = near.forward(0, 1, tag);
                 // The other backend copies.
@@ -71,7 +71,7 @@ fn frames_that_go_on_through_the_same_memory_are_not_copied() {
                 left -= count;
             }
             let mut want = burst.to_vec();
-            if tag == TagOp::Push {
+            if tag == HeaderOp::Push {
                 for bytes in &mut want {
                     let [high, low] = wire::TCI.to_be_bytes();
                     bytes.splice(12..12, [0x81, 0, high, low]);
@@ -251,7 +251,7 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
     const COUNT: u32 = 10_000;
     wire::make(1, MTU);
     let (mut left, mut right) = (End::open("left", 1, MTU), End::open("right", 1, MTU));
-    let handover = left.tx[0].make_handover();
+    let handoff = left.tx[0].make_handover();
     let done = AtomicBool::new(false);
     let mut arrived = Vec::new();
     std::thread::scope(|scope| {
@@ -261,20 +261,20 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
             while n < COUNT {
                 let next = [frame(60 + n as usize % 1000, n)];
                 let picks = load(&mut burst, &next);
-                match handover.deliver(&burst, &picks).frames {
+                match handoff.deliver(&burst, &picks).frames {
                     1 => n += 1,
                     // The owner has not supplied memory yet.
                     _ => std::thread::yield_now(),
                 }
                 // One descriptor per frame.
-                let (pushed, taken) = handover.position();
+                let (pushed, taken) = handoff.position();
                 assert!(pushed == u64::from(n) && taken <= pushed);
             }
             done.store(true, Ordering::Release);
         });
         let mut own = COUNT;
         loop {
-            let last = done.load(Ordering::Acquire) && !left.tx[0].has_handovers();
+            let last = done.load(Ordering::Acquire) && !left.tx[0].has_handoffs();
             own += left.send(0, &[frame(60 + own as usize % 1000, own)]).frames;
             arrived.extend(right.take_all(0));
             if last {
@@ -285,7 +285,7 @@ fn frames_handed_over_by_another_thread_are_sent_in_order_beside_the_owners() {
         arrived.extend(right.expect(0, missing));
         assert_eq!(arrived.len(), own as usize);
     });
-    assert_eq!(handover.position(), (u64::from(COUNT), u64::from(COUNT)));
+    assert_eq!(handoff.position(), (u64::from(COUNT), u64::from(COUNT)));
     for first in [0, COUNT] {
         let of_one = |bytes: &&Vec<u8>| (number(bytes) < COUNT) == (first < COUNT);
         for (n, bytes) in (first..).zip(arrived.iter().filter(of_one)) {

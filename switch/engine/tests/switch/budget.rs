@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crosspoint_engine::storm::{StormControl, StormLimits};
-use crosspoint_engine::view::Egress;
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::storm::StormControl;
+use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::snapshot::Egress;
 use crosspoint_frame::{BURST, Work, tsc};
 use crosspoint_guest::ChainSplit;
 use crosspoint_packet::DropReason;

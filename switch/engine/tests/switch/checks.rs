@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crosspoint_engine::BurstSizes;
-use crosspoint_engine::counters::{Counter, PortCounters, QueueCounters};
-use crosspoint_engine::view::PortView;
+use crosspoint_engine::observe::BurstSizes;
+use crosspoint_engine::observe::counters::Counter;
+use crosspoint_engine::observe::counters::PortCounters;
+use crosspoint_engine::observe::counters::QueueCounters;
+use crosspoint_engine::snapshot::PortSnapshot;
 use crosspoint_guest::{ChainSplit, VirtioNetHdr};
 use crosspoint_packet::DropReason;
 
@@ -83,7 +85,7 @@ pub struct Pair {
     pub rig: Rig,
     pub bridge: Bridge,
     /// The view of each port, whether or not the switch has the port now.
-    pub ports: Vec<PortView>,
+    pub ports: Vec<PortSnapshot>,
 }
 
 impl Pair {

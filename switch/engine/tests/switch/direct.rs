@@ -7,23 +7,31 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use crosspoint_engine::control::ControlAddresses;
-use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::deliver::deliver;
-use crosspoint_engine::direct::{Direct, DirectGuest};
-use crosspoint_engine::fdb::{Fdb, Quota};
-use crosspoint_engine::stages::{Keys, admit, lookup, parse};
-use crosspoint_engine::stream::{Source, Stream};
-use crosspoint_engine::tx::Tx;
-use crosspoint_engine::view::{Egress, PortView, View};
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::bridge::fdb::Quota;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::egress::deliver::deliver;
+use crosspoint_engine::egress::direct::Direct;
+use crosspoint_engine::egress::direct::DirectGuest;
+use crosspoint_engine::egress::tx::Tx;
+use crosspoint_engine::observe::counters::PortCounters;
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::snapshot::PortSnapshot;
+use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::stages::Keys;
+use crosspoint_engine::stages::admit;
+use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stages::lookup;
+use crosspoint_engine::stages::parse;
+use crosspoint_engine::stream::Source;
+use crosspoint_engine::stream::Stream;
 use crosspoint_frame::Burst;
 use crosspoint_guest::queue::TransmitQueue;
 use crosspoint_guest::{ChainSplit, VirtioNetHdr};
+use crosspoint_netdev::{Attachment, Interface};
 use crosspoint_packet::FlowHasher;
 use crosspoint_vring::feature;
-use crosspoint_xsk::interface::Interface;
-use crosspoint_xsk::{Attachment, BindMode, DirectTx, PacketMemory, Pages, SocketOptions, XskRx};
+use crosspoint_xsk::{BindMode, DirectTx, PacketMemory, Pages, SocketOptions, XskRx};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::checks::{assert_balanced, ledger_of};
@@ -69,7 +77,7 @@ fn wire() {
 
 /// A guest whose frames all leave through `near`, and a receiver at `wire`.
 struct World {
-    view: View,
+    view: Snapshot,
     stream: Stream,
     tx: Tx,
     keys: Keys,
@@ -96,12 +104,12 @@ impl World {
         });
         let files: Vec<_> = memory.regions().zip(files).collect();
         let run = memory.contiguous(DirectTx::OWN_LEN, &files).unwrap();
-        let up = Interface::find("near").unwrap().index;
+        let up = Interface::find("near").unwrap().unwrap().index;
         let limit = Arc::new(AtomicU32::new(LONGEST as u32));
         let queue = DirectTx::open((up, 1), BindMode::Auto, run, limit).unwrap();
         assert!(!queue.status().zero_copy(), "veth copies");
         let direct = Box::new(Direct::new(queue, 1, u64::MAX));
-        let port = |name: &str, vlan, egress| PortView {
+        let port = |name: &str, vlan, egress| PortSnapshot {
             name: name.into(),
             vlan: Arc::new(vlan),
             egress,
@@ -125,7 +133,7 @@ impl World {
         let source = Source::Direct(Box::new(DirectGuest::new(Box::new(from), direct)));
         World {
             stream: Stream::new((0, 0), source, counters),
-            view: View::new(
+            view: Snapshot::new(
                 Box::new(ports),
                 Arc::new(Fdb::new(0, [1, 2])),
                 FlowHasher::new(3),
@@ -213,7 +221,7 @@ impl World {
 }
 
 fn far_end() -> (Vec<XskRx>, Attachment) {
-    let wire = Interface::find("wire").unwrap();
+    let wire = Interface::find("wire").unwrap().unwrap();
     let mut attachment = Attachment::new(&wire, false, false, false).unwrap();
     let mut memory = PacketMemory::new(2, None);
     let options = SocketOptions {
@@ -256,9 +264,9 @@ fn frames_leave_a_guests_memory_as_they_are() {
                 let frame = plain(&mut random, len);
                 if world.send(&VirtioNetHdr::default(), &frame) {
                     let tag = if tags {
-                        crosspoint_frame::TagOp::Push
+                        crosspoint_frame::HeaderOp::Push
                     } else {
-                        crosspoint_frame::TagOp::Keep
+                        crosspoint_frame::HeaderOp::Keep
                     };
                     sent.push_back(tagged(&frame, tag, 7));
                     added += 1;
@@ -312,7 +320,7 @@ fn checksums_are_finished_and_large_frames_are_cut() {
         let mut got = Vec::new();
         for segment in &world.arrived[before..] {
             assert_eq!(segment[12..16], [0x81, 0, 0, 7]);
-            let untagged = tagged(segment, crosspoint_frame::TagOp::Pop, 0);
+            let untagged = tagged(segment, crosspoint_frame::HeaderOp::Pop, 0);
             got.extend(read(&untagged).1);
         }
         assert!(got == payload, "round {round}");

@@ -1,7 +1,9 @@
 //! Regression tests: frames that earlier versions let through.
 
-use crosspoint_engine::fdb::{Fdb, Learned, Quota};
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::bridge::fdb::Learned;
+use crosspoint_engine::bridge::fdb::Quota;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::VirtioNetHdr;
 use crosspoint_packet::Mac;
 

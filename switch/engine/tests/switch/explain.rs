@@ -3,9 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crosspoint_engine::explain::{Destination, Explained, Large, Specimen, explain};
-use crosspoint_engine::fdb::Learned;
-use crosspoint_engine::tap::{Direction, Fate, Slot, Tap, Wanted};
+use crosspoint_engine::bridge::fdb::Learned;
+use crosspoint_engine::observe::explain::Destination;
+use crosspoint_engine::observe::explain::Explained;
+use crosspoint_engine::observe::explain::Large;
+use crosspoint_engine::observe::explain::Packet;
+use crosspoint_engine::observe::explain::explain;
+use crosspoint_engine::observe::tap::Direction;
+use crosspoint_engine::observe::tap::Fate;
+use crosspoint_engine::observe::tap::Slot;
+use crosspoint_engine::observe::tap::Tap;
+use crosspoint_engine::observe::tap::Wanted;
 use crosspoint_frame::{Clock, Offload};
 use crosspoint_guest::{ChainSplit, VirtioNetHdr};
 use crosspoint_packet::DropReason;
@@ -38,8 +46,8 @@ fn tap(rig: &mut Rig) -> Arc<Tap> {
     tap
 }
 
-fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Specimen<'b> {
-    Specimen {
+fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Packet<'b> {
+    Packet {
         ingress: ingress as u16,
         bytes: &bytes[..bytes.len().min(256)],
         len: bytes.len() as u32,
@@ -59,7 +67,7 @@ fn specimen<'b>(ingress: usize, header: &VirtioNetHdr, bytes: &'b [u8]) -> Speci
 
 /// Returns the explanation of a captured frame.
 fn afterwards(slot: &Slot, rig: &Rig) -> Explained {
-    let specimen = Specimen {
+    let specimen = Packet {
         ingress: slot.port,
         bytes: &slot.bytes,
         len: slot.len,
@@ -143,7 +151,7 @@ fn compare(said: &Explained, seen: &[Slot]) {
         }
         *pieces.entry(id).or_default() += 1;
     }
-    let of = |copy: &crosspoint_engine::explain::Outlook| match copy.large {
+    let of = |copy: &crosspoint_engine::observe::explain::EgressDecision| match copy.large {
         Large::Cut(count) => count,
         _ => 1,
     };

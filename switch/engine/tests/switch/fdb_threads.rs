@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crosspoint_engine::fdb::{Fdb, Quota};
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::bridge::fdb::Quota;
 use crosspoint_packet::Mac;
 
 use crate::world::Random;

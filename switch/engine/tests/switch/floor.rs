@@ -6,11 +6,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_engine::fdb::Fdb;
-use crosspoint_engine::sleep::Waker;
-use crosspoint_engine::stream::{Stream, StreamId};
-use crosspoint_engine::view::{PortView, View};
-use crosspoint_engine::worker::{Idle, Shared, Update, Worker, WorkerLink};
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::snapshot::PortSnapshot;
+use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::stream::Stream;
+use crosspoint_engine::stream::StreamId;
+use crosspoint_engine::sync::sleep::Waker;
+use crosspoint_engine::worker::Idle;
+use crosspoint_engine::worker::Shared;
+use crosspoint_engine::worker::Update;
+use crosspoint_engine::worker::Worker;
+use crosspoint_engine::worker::WorkerLink;
 use crosspoint_guest::EventFd;
 use crosspoint_packet::{FlowHasher, Mac};
 
@@ -23,7 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Floor {
     pub shared: Arc<Shared>,
     pub links: Vec<Arc<WorkerLink>>,
-    pub view: Arc<View>,
+    pub view: Arc<Snapshot>,
     threads: Vec<JoinHandle<()>>,
     streams: Vec<usize>,
 }
@@ -31,7 +37,7 @@ pub struct Floor {
 /// A change: new ports, and streams, each with its worker.
 #[derive(Default)]
 pub struct Change {
-    pub port: Option<(u16, PortView)>,
+    pub port: Option<(u16, PortSnapshot)>,
     pub add: Vec<(usize, Stream)>,
     pub remove: Vec<(usize, StreamId)>,
 }
@@ -48,7 +54,7 @@ impl Floor {
             faults: ArrayQueue::new(faults),
             quantum_cycles: QUANTUM_CYCLES,
         });
-        let view = Arc::new(View::new(
+        let view = Arc::new(Snapshot::new(
             (0..8).map(|_| None).collect(),
             Arc::new(Fdb::new(0, [1, 2])),
             FlowHasher::new(3),
@@ -74,13 +80,13 @@ impl Floor {
 
     /// Makes a change, as the control thread does, and waits until all workers use it. Returns the returned update of
     /// each worker, and the replaced snapshot.
-    pub fn change(&mut self, change: Change) -> (Vec<Update>, Arc<View>) {
+    pub fn change(&mut self, change: Change) -> (Vec<Update>, Arc<Snapshot>) {
         let mut ports = self.view.ports.clone();
         if let Some((number, port)) = change.port {
             ports[usize::from(number)] = Some(port);
         }
         let fdb = self.view.fdb.clone();
-        let view = View::new(ports, fdb, self.view.flows, Box::new([]));
+        let view = Snapshot::new(ports, fdb, self.view.flows, Box::new([]));
         let replaced = std::mem::replace(&mut self.view, Arc::new(view));
         let mut updates: Vec<Update> = self
             .streams

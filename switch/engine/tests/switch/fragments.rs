@@ -1,6 +1,6 @@
 //! Large datagrams: whole for receivers that take them, in fragments for the others.
 
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::VirtioNetHdr;
 use crosspoint_guest::net::GSO_UDP;
 use crosspoint_packet::{DropReason, checksum, parse_l4};

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crosspoint_guest::VirtioNetHdr;
+use crosspoint_netdev::Interface;
 use crosspoint_packet::checksum::{self, Partial};
 use crosspoint_packet::segment::{GsoRequest, HEADERS_MAX, Segmentation};
 use crosspoint_vring::feature;
-use crosspoint_xsk::interface::Interface;
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions, XskTx};
 use etherparse::{IpHeaders, Ipv4Header, PacketBuilder, TcpOptionElement};
 use proptest::prelude::*;
@@ -247,7 +247,7 @@ fn wire() -> (XskTx, Far) {
     run("ip link add near type veth peer name wire");
     run("ip link set near up");
     run("ip link set wire up");
-    let index = |name| Interface::find(name).unwrap().index;
+    let index = |name| Interface::find(name).unwrap().unwrap().index;
     let options = SocketOptions {
         bind: BindMode::Copy,
         multi_buffer: false,

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crosspoint_engine::fdb::Quota;
-use crosspoint_engine::view::Egress;
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::fdb::Quota;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::snapshot::Egress;
 use crosspoint_guest::{ChainSplit, VirtioNetHdr};
 use crosspoint_packet::DropReason;
 use crosspoint_vring::feature;

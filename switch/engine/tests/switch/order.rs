@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stages::lookup;
-use crosspoint_engine::view::{Egress, View};
 use crosspoint_frame::{BURST, Verdict};
 use crosspoint_packet::Mac;
 use proptest::prelude::*;
@@ -70,7 +71,7 @@ impl Seen {
 }
 
 /// Sets the station's port in the switch's forwarding database, or none.
-fn place(view: &View, port: Option<u16>) {
+fn place(view: &Snapshot, port: Option<u16>) {
     let key = view.fdb.key(Mac::new(host(STATION)), 0);
     let quotas = |port| view.port(port).map(|port| &*port.quota);
     match port {

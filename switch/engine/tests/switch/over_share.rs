@@ -5,11 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
 
 use crossbeam::queue::ArrayQueue;
-use crosspoint_engine::fdb::Fdb;
-use crosspoint_engine::sleep::Waker;
-use crosspoint_engine::tap::{Direction, Fate, Tap, Wanted};
-use crosspoint_engine::view::View;
-use crosspoint_engine::worker::{Idle, Shared, Times, Update, Worker, WorkerLink};
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::observe::tap::Direction;
+use crosspoint_engine::observe::tap::Fate;
+use crosspoint_engine::observe::tap::Tap;
+use crosspoint_engine::observe::tap::Wanted;
+use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::sync::sleep::Waker;
+use crosspoint_engine::worker::Idle;
+use crosspoint_engine::worker::Shared;
+use crosspoint_engine::worker::Times;
+use crosspoint_engine::worker::Update;
+use crosspoint_engine::worker::Worker;
+use crosspoint_engine::worker::WorkerLink;
 use crosspoint_frame::Clock;
 use crosspoint_guest::ChainSplit;
 use crosspoint_packet::{DropReason, FlowHasher, Mac};
@@ -27,7 +35,7 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// A worker that the test runs, with a competing sender of large weight, a receiver whose buffers are in a hundred pieces
 /// each, and a receiver with plain buffers.
-fn start(tap: Arc<Tap>) -> (Worker, Arc<View>, Vec<Driver>) {
+fn start(tap: Arc<Tap>) -> (Worker, Arc<Snapshot>, Vec<Driver>) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         tick: AtomicU8::new(0),
@@ -56,7 +64,7 @@ fn start(tap: Arc<Tap>) -> (Worker, Arc<View>, Vec<Driver>) {
         streams.push(made.stream);
     }
     let fdb = Arc::new(Fdb::new(0, [1, 2]));
-    let view = View::new(
+    let view = Snapshot::new(
         views.into(),
         fdb.clone(),
         FlowHasher::new(3),

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use crosspoint_engine::control::ControlAddresses;
-use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::fdb::Quota;
-use crosspoint_engine::queues::GuestQueues;
-use crosspoint_engine::stream::{Source, Stream};
-use crosspoint_engine::view::{Egress, PortView};
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::fdb::Quota;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::egress::guest_queues::GuestQueues;
+use crosspoint_engine::observe::counters::PortCounters;
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::snapshot::PortSnapshot;
+use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stream::Source;
+use crosspoint_engine::stream::Stream;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{ChainSplit, RingLayout, VirtioNetHdr};
 use crosspoint_vring::feature;
@@ -89,7 +91,7 @@ impl Driver {
 
 /// The switch's side.
 pub struct Port {
-    pub view: PortView,
+    pub view: PortSnapshot,
     pub stream: Stream,
 }
 
@@ -121,7 +123,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         to.push((pair as u8, Arc::new(device)));
     }
     let counters = Arc::new(PortCounters::new(workers, options.queues));
-    let view = PortView {
+    let view = PortSnapshot {
         name: format!("guest-{number}").into(),
         vlan: Arc::new(options.vlan.clone()),
         egress: Egress::Guest(Arc::new(GuestQueues::new(to, workers, None))),

@@ -1,6 +1,6 @@
 //! Choice of a guest's receive queue.
 
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_vring::feature;
 use proptest::prelude::*;
 

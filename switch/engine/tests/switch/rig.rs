@@ -3,15 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use crosspoint_engine::calling::Calling;
-use crosspoint_engine::deliver::deliver;
-use crosspoint_engine::fdb::Fdb;
-use crosspoint_engine::flood::police;
-use crosspoint_engine::stages::{Keys, admit, lookup, parse};
+use crosspoint_engine::bridge::fdb::Fdb;
+use crosspoint_engine::bridge::flood::police;
+use crosspoint_engine::egress::deliver::deliver;
+use crosspoint_engine::egress::tx::Asked;
+use crosspoint_engine::egress::tx::NicTx;
+use crosspoint_engine::egress::tx::Tx;
+use crosspoint_engine::observe::tap;
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::stages::Keys;
+use crosspoint_engine::stages::admit;
+use crosspoint_engine::stages::lookup;
+use crosspoint_engine::stages::parse;
 use crosspoint_engine::stream::Stream;
-use crosspoint_engine::tap;
-use crosspoint_engine::tx::{Asked, NicTx, Tx};
-use crosspoint_engine::view::{Egress, View};
+use crosspoint_engine::sync::call_guard::CallGuard;
 use crosspoint_frame::Burst;
 use crosspoint_packet::FlowHasher;
 use crosspoint_xsk::XskTx;
@@ -19,7 +25,7 @@ use crosspoint_xsk::XskTx;
 use crate::ports::{Driver, PortOptions, port};
 
 pub struct Rig {
-    pub view: View,
+    pub view: Snapshot,
     pub drivers: Vec<Driver>,
     pub streams: Vec<Stream>,
     workers: Vec<Tx>,
@@ -31,7 +37,7 @@ impl Rig {
     /// Creates a switch with these ports and `workers` workers.
     pub fn new(options: &[PortOptions], workers: usize, seed: u64) -> Rig {
         let mut rig = Rig {
-            view: View::new(
+            view: Snapshot::new(
                 Box::new([]),
                 Arc::new(Fdb::new(0, [seed, !seed])),
                 FlowHasher::new(seed),
@@ -75,7 +81,7 @@ impl Rig {
         &mut self,
         worker: usize,
         ingress: usize,
-        meanwhile: impl FnOnce(&mut Burst, &View, &mut Keys),
+        meanwhile: impl FnOnce(&mut Burst, &Snapshot, &mut Keys),
     ) -> usize {
         let Rig {
             view,
@@ -104,7 +110,7 @@ impl Rig {
         stream.complete(burst, worker, 0);
         fence(Ordering::SeqCst);
         stream.flush(worker);
-        tx.call_guests(view, &Calling::default());
+        tx.call_guests(view, &CallGuard::default());
         tx.flush_nics();
         count
     }

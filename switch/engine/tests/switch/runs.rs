@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_packet::DropReason;
 
 use crate::checks::ledger_of;

@@ -1,6 +1,7 @@
 //! Sharing of a worker's time among ports that all want it.
 
-use crosspoint_engine::counters::{Counter, QueueCounters};
+use crosspoint_engine::observe::counters::Counter;
+use crosspoint_engine::observe::counters::QueueCounters;
 use crosspoint_engine::worker::Idle;
 use crosspoint_guest::VirtioNetHdr;
 use crosspoint_guest::ring::Buffer;

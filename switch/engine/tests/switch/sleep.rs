@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crosspoint_engine::sleep::{Sleeper, Waker};
+use crosspoint_engine::sync::sleep::Sleeper;
+use crosspoint_engine::sync::sleep::Waker;
 use crosspoint_engine::worker::Idle;
 use crosspoint_guest::EventFd;
 use crosspoint_vring::feature;

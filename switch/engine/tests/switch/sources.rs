@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crosspoint_engine::guard::SourceGuard;
-use crosspoint_engine::probe::Probes;
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_engine::bridge::probe::Probes;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::stages::guard::SourceGuard;
 use crosspoint_packet::{DropReason, Mac};
 use proptest::prelude::*;
 

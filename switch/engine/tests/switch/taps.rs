@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crosspoint_engine::tap::{Direction, Fate, Slot, Tap, Wanted};
+use crosspoint_engine::observe::tap::Direction;
+use crosspoint_engine::observe::tap::Fate;
+use crosspoint_engine::observe::tap::Slot;
+use crosspoint_engine::observe::tap::Tap;
+use crosspoint_engine::observe::tap::Wanted;
 use crosspoint_frame::Clock;
 use crosspoint_packet::DropReason;
 use proptest::prelude::*;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crosspoint_engine::counters::PortCounters;
-use crosspoint_engine::view::{Egress, View};
-use crosspoint_engine::worker::{Idle, Update};
+use crosspoint_engine::observe::counters::PortCounters;
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::worker::Idle;
+use crosspoint_engine::worker::Update;
 use crosspoint_guest::EventFd;
 
 use crate::checks::{assert_balanced, ledger_of};
@@ -50,7 +52,10 @@ fn detach(floor: &mut Floor, number: u16, kick: &EventFd) {
 }
 
 /// Each worker has returned its old snapshot, the streams to remove, and nothing else.
-fn assert_came_back((back, replaced): (Vec<Update>, Arc<View>), removed: &[(usize, (u16, u16))]) {
+fn assert_came_back(
+    (back, replaced): (Vec<Update>, Arc<Snapshot>),
+    removed: &[(usize, (u16, u16))],
+) {
     for (worker, update) in back.into_iter().enumerate() {
         assert!(Arc::ptr_eq(&update.view, &replaced));
         assert!(update.add.is_empty() && update.streams.is_empty());

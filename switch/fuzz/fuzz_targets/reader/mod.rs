@@ -10,15 +10,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crosspoint_control::config::{Access, Role, VhostPort};
-use crosspoint_control::fabric::{BalanceOptions, Fabric, FabricOptions, PortOptions, PortState};
-use crosspoint_control::vhost::converse_once;
-use crosspoint_engine::fdb::Damping;
-use crosspoint_engine::storm::StormLimits;
-use crosspoint_engine::vlan::VlanPolicy;
+use crosspoint_config::{Access, Role, VhostPort};
+use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions, PortState};
+use crosspoint_daemon::ports::vhost::converse_once;
+use crosspoint_engine::bridge::fdb::Damping;
+use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, encode, send_bytes};
 use crosspoint_guest::{Guest, GuestOptions, Session};
-
 use descriptors::Descriptors;
 use record::{ACKED, FILL, MANY, RAW, Record};
 
@@ -33,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// State that is created once: starting workers for each input would be most of the work.
 struct World {
-    fabric: Arc<Fabric>,
+    dataplane: Arc<Dataplane>,
     target: u16,
     config: VhostPort,
     descriptors: usize,
@@ -73,7 +72,7 @@ impl World {
         // As in every Rust program; here the main program is libFuzzer's. SAFETY: sets a signal's disposition before
         // another thread of ours exists.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-        let fabric = Fabric::start(FabricOptions {
+        let dataplane = Dataplane::start(DataplaneOptions {
             cores: vec![core()],
             sleep_after: Some(Duration::from_micros(20)),
             fdb_capacity: 1024,
@@ -84,7 +83,7 @@ impl World {
         })
         .expect("a worker starts");
         let port = |name: &str| {
-            fabric
+            dataplane
                 .add_port(PortOptions {
                     name: name.to_owned(),
                     kind: "vhost",
@@ -96,7 +95,7 @@ impl World {
                     weight: 1,
                     storm: StormLimits::default(),
                     addresses: Vec::new(),
-                    forward_control: crosspoint_engine::control::ControlAddresses::NONE,
+                    forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
                     loop_protect: None,
                     worker: None,
                     queues: 2,
@@ -110,9 +109,9 @@ impl World {
             descriptors: 0,
             mappings: 0,
             start: Instant::now(),
-            pair: ["left", "right"].map(|name| honest(&fabric, port(name))),
+            pair: ["left", "right"].map(|name| honest(&dataplane, port(name))),
             sessions: 0,
-            fabric,
+            dataplane,
         };
         // This also waits until both ports are up.
         world.exchange();
@@ -146,12 +145,12 @@ impl World {
         front
             .shutdown(std::net::Shutdown::Write)
             .expect("it is connected");
-        converse_once(self.fabric.clone(), self.target, &self.config, back);
+        converse_once(self.dataplane.clone(), self.target, &self.config, back);
     }
 
     /// Checks what must hold between sessions, whatever was sent.
     fn check(&mut self) {
-        assert_eq!(self.fabric.port_state(self.target), PortState::Down);
+        assert_eq!(self.dataplane.port_state(self.target), PortState::Down);
         // On a loaded machine calls may cost the honest guests' ports so much that the ports' caller threads make them,
         // each with a duplicate of its descriptor: once for each ring, not once for each session.
         let more = descriptors_open() as isize - self.descriptors as isize;
@@ -159,7 +158,7 @@ impl World {
             (0..=COPIES_MAX).contains(&more),
             "{more} descriptors are left open"
         );
-        self.fabric.housekeep(self.start.elapsed());
+        self.dataplane.housekeep(self.start.elapsed());
         self.sessions += 1;
         if self.sessions.is_multiple_of(LOOK_EVERY) {
             assert_eq!(memory_mappings(), self.mappings, "memory is left mapped");
@@ -206,10 +205,10 @@ fn send(
 }
 
 /// Starts an honest guest on port `number`.
-fn honest(fabric: &Arc<Fabric>, number: u16) -> Guest {
+fn honest(dataplane: &Arc<Dataplane>, number: u16) -> Guest {
     let (front, back) = UnixStream::pair().expect("descriptors");
-    let fabric = fabric.clone();
-    std::thread::spawn(move || converse_once(fabric, number, &config(), back));
+    let dataplane = dataplane.clone();
+    std::thread::spawn(move || converse_once(dataplane, number, &config(), back));
     let mut guest = Guest::new(GuestOptions::default()).expect("memory");
     let session = Session::from_stream(front, PATIENCE).expect("a socket");
     guest.attach(session).expect("the switch agrees");

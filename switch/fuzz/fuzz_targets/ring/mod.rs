@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use crosspoint_frame::{Burst, Pick, TagOp};
 use crosspoint_guest::{GuestMemory as Driver, RegionLayout};
+use crosspoint_memory::{GuestMemory, MemoryCell, RegionSpec};
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, Notifier, RegionSpec, Ring, RingAddresses,
-    RxScratch, feature,
+    Features, GuestRx, GuestTx, Notifier, Ring, RingAddresses, RxScratch, feature,
 };
 
 /// Guest address of the shared memory, and its size in two adjacent regions; a third region is elsewhere.

@@ -9,14 +9,13 @@ mod split;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crosspoint_frame::{Burst, Pick};
+use crosspoint_frame::{Burst, TxEntry};
+pub use queue::{RxQueue, RxScratch};
+use ring::RxRing;
 
 use crate::packed::PackedRing;
 use crate::ring::Ring;
 use crate::{Features, Notifier, RingError, SplitRing};
-
-pub use queue::{RxQueue, RxScratch};
-use ring::RxRing;
 
 /// A guest's receive queue. Shared by all workers.
 pub enum GuestRx {
@@ -114,7 +113,7 @@ impl GuestRx {
         &self,
         worker: usize,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         scratch: &mut RxScratch,
     ) -> Outcome {
         either!(self, queue => queue.deliver(worker, burst, picks, scratch))

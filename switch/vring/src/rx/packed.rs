@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use crosspoint_frame::Work;
+use crosspoint_memory::GuestMemory;
 
 use super::ring::{Buffer, RxRing};
+use crate::RingFault;
 use crate::chain::Direction;
 use crate::packed::{PackedChain, PackedRing};
 use crate::reserve::{Reservation, Reserve};
-use crate::{GuestMemory, RingFault};
 
 /// How often a worker records the position again because other workers published meanwhile.
 const MAX_NOTES: usize = 16;

@@ -7,7 +7,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use crosspoint_frame::{
-    BURST, Burst, Frame, Pick, SegmentMut, TagOp, copy_plain, prefetch_buffer, virtio_header,
+    BURST, Burst, Frame, HeaderOp, SegmentMut, TxEntry, copy_plain, prefetch_buffer, virtio_header,
 };
 
 use super::Outcome;
@@ -20,11 +20,13 @@ use crate::feature;
 const QUEUES: usize = 64;
 
 /// Buffers that were prefetched and not taken, by queue.
-pub(super) struct Aheads(Box<[Ahead; QUEUES]>);
+pub(super) struct PrefetchedQueues(Box<[PrefetchedBuffers; QUEUES]>);
 
-impl Default for Aheads {
-    fn default() -> Aheads {
-        Aheads(Box::new(std::array::from_fn(|_| Ahead::default())))
+impl Default for PrefetchedQueues {
+    fn default() -> PrefetchedQueues {
+        PrefetchedQueues(Box::new(std::array::from_fn(|_| {
+            PrefetchedBuffers::default()
+        })))
     }
 }
 
@@ -33,7 +35,7 @@ impl Default for Aheads {
 /// Kept across poll iterations, unlike other segments. The pointers are valid as long as the queue's memory has this
 /// `generation`, which is checked before each use. Positions are never reused, and an available entry does not change
 /// until it is taken, so an entry is valid as long as the ring's head has not passed it.
-struct Ahead {
+struct PrefetchedBuffers {
     /// The queue's number; 0 for none.
     queue: u64,
     generation: u64,
@@ -46,11 +48,11 @@ struct Ahead {
     ids: [u16; BURST],
 }
 
-impl Default for Ahead {
-    fn default() -> Ahead {
+impl Default for PrefetchedBuffers {
+    fn default() -> PrefetchedBuffers {
         // SAFETY: a segment of zero bytes.
         let none = unsafe { SegmentMut::new(std::ptr::null_mut(), 0) };
-        Ahead {
+        PrefetchedBuffers {
             queue: 0,
             generation: 0,
             from: 0,
@@ -78,12 +80,12 @@ impl<R: RxRing> RxQueue<R> {
     }
 
     #[inline(always)]
-    fn ahead<'s>(&self, scratch: &'s mut RxScratch) -> &'s mut Ahead {
+    fn ahead<'s>(&self, scratch: &'s mut RxScratch) -> &'s mut PrefetchedBuffers {
         &mut scratch.aheads.0[self.id as usize % QUEUES]
     }
 
     #[inline(never)]
-    fn look_from(&self, head: u64, count: usize, ahead: &mut Ahead) {
+    fn look_from(&self, head: u64, count: usize, ahead: &mut PrefetchedBuffers) {
         let memory = self.ring.memory();
         let this = (self.id, memory.generation());
         if (ahead.queue, ahead.generation) != this {
@@ -111,7 +113,7 @@ impl<R: RxRing> RxQueue<R> {
             }
             prefetch_buffer(ptr, self.features.header_len());
             // SAFETY: translated for `len` bytes of the memory, which stays mapped until the worker's next quiescent
-            // point, and beyond it as long as it is the queue's memory: `Ahead` records its generation. Never borrowed.
+            // point, and beyond it as long as it is the queue's memory: `PrefetchedBuffers` records its generation. Never borrowed.
             ahead.buffers[place(at)] = unsafe { SegmentMut::new(ptr, len) };
             ahead.ids[place(at)] = id;
             ahead.upto = at + 1;
@@ -125,7 +127,7 @@ impl<R: RxRing> RxQueue<R> {
         &self,
         worker: usize,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         scratch: &mut RxScratch,
         outcome: &mut Outcome,
     ) -> usize {
@@ -160,14 +162,14 @@ impl<R: RxRing> RxQueue<R> {
 
     /// Number of leading picks that this path can deliver.
     #[inline(never)]
-    fn count_plain(&self, burst: &Burst, picks: &[Pick], ahead: &Ahead) -> usize {
+    fn count_plain(&self, burst: &Burst, picks: &[TxEntry], ahead: &PrefetchedBuffers) -> usize {
         let completes = self.features.has(feature::GUEST_CSUM);
         let header = self.features.header_len();
-        let is_plain = |(at, pick): &(u64, &Pick)| {
+        let is_plain = |(at, pick): &(u64, &TxEntry)| {
             let room = ahead.buffers[place(*at)].len();
             let frame: Option<&Frame> = burst.frames().get(usize::from(pick.frame));
             frame.is_some_and(|frame| {
-                pick.tag == TagOp::Keep
+                pick.tag == HeaderOp::Keep
                     && (!frame.offload.needs_csum || (completes && !frame.offload.finish))
                     && header + frame.len as usize <= room
             })
@@ -182,8 +184,8 @@ impl<R: RxRing> RxQueue<R> {
     fn fill_plain<const HEADER: usize>(
         &self,
         burst: &Burst,
-        picks: &[Pick],
-        ahead: &Ahead,
+        picks: &[TxEntry],
+        ahead: &PrefetchedBuffers,
     ) -> (u64, (u16, u32)) {
         let (mut bytes, mut first) = (0, (0, 0));
         for (at, pick) in (ahead.from..).zip(picks) {
@@ -191,7 +193,7 @@ impl<R: RxRing> RxQueue<R> {
                 continue;
             };
             let (to, id) = (ahead.buffers[place(at)], ahead.ids[place(at)]);
-            let header = virtio_header::<HEADER>(&frame.offload, TagOp::Keep, 1, false);
+            let header = virtio_header::<HEADER>(&frame.offload, HeaderOp::Keep, 1, false);
             let written = copy_plain(&header, frame, burst, to) as u32;
             bytes += u64::from(frame.len);
             let is_first = at == ahead.from;

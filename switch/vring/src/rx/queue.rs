@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{
-    BURST, Burst, Frame, Gather, Pick, Prefix, SegmentMut, TagOp, Work, copy_plain,
+    BURST, Burst, Frame, Gather, HeaderOp, Prefix, SegmentMut, TxEntry, Work, copy_plain,
     copy_plain_finished, prefetch_write, virtio_header,
 };
+use crosspoint_memory::GuestMemory;
 
 use super::Outcome;
-use super::plain::Aheads;
+use super::plain::PrefetchedQueues;
 use super::ring::{Buffer, RxRing};
 use crate::reserve::{MAX_RESERVATION, Reserve};
-use crate::{Features, GuestMemory, Notifier, RingFault, feature};
+use crate::{Features, Notifier, RingFault, feature};
 
 /// How many races a worker may lose against other workers before it drops frames.
 const MAX_RACES: usize = 16;
@@ -59,7 +60,7 @@ const UNUSABLE: u8 = u8::MAX;
 
 /// A worker's scratch memory for `deliver`, allocated once.
 pub struct RxScratch {
-    pub(super) aheads: Aheads,
+    pub(super) aheads: PrefetchedQueues,
     buffers: Vec<Buffer>,
     pieces: Vec<SegmentMut>,
     plans: Vec<Plan>,
@@ -114,7 +115,7 @@ impl RxScratch {
 impl Default for RxScratch {
     fn default() -> RxScratch {
         RxScratch {
-            aheads: Aheads::default(),
+            aheads: PrefetchedQueues::default(),
             buffers: Vec::with_capacity(MAX_RESERVATION),
             pieces: Vec::with_capacity(MAX_PIECES),
             plans: Vec::with_capacity(2 * BURST + 1),
@@ -161,7 +162,7 @@ impl<R: RxRing> RxQueue<R> {
         &self,
         worker: usize,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         scratch: &mut RxScratch,
     ) -> Outcome {
         let memory = self.ring.memory();
@@ -273,7 +274,7 @@ impl<R: RxRing> RxQueue<R> {
         memory: &GuestMemory,
         head: u64,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         scratch: &mut RxScratch,
     ) -> Planned {
         scratch.buffers.clear();
@@ -435,7 +436,7 @@ impl<R: RxRing> RxQueue<R> {
         &self,
         memory: &GuestMemory,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         scratch: &RxScratch,
         (from, to): (u64, u64),
     ) {
@@ -466,7 +467,7 @@ impl<R: RxRing> RxQueue<R> {
         &self,
         start: u64,
         burst: &Burst,
-        picks: &[Pick],
+        picks: &[TxEntry],
         scratch: &RxScratch,
     ) -> Filled {
         let (mut buffers, mut pieces) = (scratch.buffers.as_slice(), scratch.pieces.as_slice());
@@ -496,10 +497,10 @@ impl<R: RxRing> RxQueue<R> {
             let complete = frame.offload.needs_csum && !completes;
             let header = virtio_header::<HEADER>(&frame.offload, pick.tag, plan.buffers, complete);
             let mut left = match to {
-                [one] if pick.tag == TagOp::Keep && !complete => {
+                [one] if pick.tag == HeaderOp::Keep && !complete => {
                     copy_plain(&header, frame, burst, *one)
                 }
-                [one] if pick.tag == TagOp::Keep => {
+                [one] if pick.tag == HeaderOp::Keep => {
                     copy_plain_finished(&header, frame, burst, *one)
                 }
                 _ => self.copy_with_care(&header, frame, pick.tag, burst, to, complete),
@@ -529,7 +530,7 @@ impl<R: RxRing> RxQueue<R> {
         &self,
         header: &[u8; HEADER],
         frame: &Frame,
-        tag: TagOp,
+        tag: HeaderOp,
         burst: &Burst,
         to: &[SegmentMut],
         complete: bool,
@@ -554,7 +555,7 @@ struct Filled {
 
 /// Own work of the copies of the picked frames, together.
 #[cold]
-fn own_work(burst: &Burst, picks: &[Pick]) -> u32 {
+fn own_work(burst: &Burst, picks: &[TxEntry]) -> u32 {
     let frames = picks.iter().take(BURST);
     let frames = frames.filter_map(|pick| burst.frames().get(usize::from(pick.frame)));
     frames

@@ -1,9 +1,10 @@
 //! Receive-side interface of the two ring layouts.
 
 use crosspoint_frame::Work;
+use crosspoint_memory::GuestMemory;
 
+use crate::RingFault;
 use crate::reserve::{Reservation, Reserve};
-use crate::{GuestMemory, RingFault};
 
 /// One receive buffer of the reservation being planned.
 #[derive(Clone, Copy, Default)]

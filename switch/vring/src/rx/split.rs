@@ -1,11 +1,12 @@
 //! Split receive rings (virtio 1.2, 2.7).
 
 use crosspoint_frame::Work;
+use crosspoint_memory::GuestMemory;
 
 use super::ring::{Buffer, RxRing};
-use crate::chain::{self, Direction};
+use crate::chain::Direction;
 use crate::reserve::{Reservation, Reserve};
-use crate::{GuestMemory, RingFault, SplitRing};
+use crate::{RingFault, SplitRing, chain};
 
 impl RxRing for SplitRing {
     fn event_range(&self) -> u64 {

@@ -8,12 +8,11 @@ use std::sync::atomic::Ordering;
 
 use crosspoint_frame::{BURST, Burst, MAX_BURST_SEGMENTS, NEEDS_CSUM, Offload, Segment};
 use crosspoint_packet::{MAX_FRAME_LEN, TAG_LEN, TAGS_MAX};
+pub use packed::PackedTx;
+pub use split::SplitTx;
 
 use crate::ring::Ring;
 use crate::{Features, Glance, Notifier, RingError, RingFault};
-
-pub use packed::PackedTx;
-pub use split::SplitTx;
 
 /// Longest chain that can be a frame: the longest frame, its tags and the ring's header. A longer chain, or one with
 /// more pieces than a burst, becomes a frame without bytes, which is dropped as oversize.

@@ -6,9 +6,9 @@ use crosspoint_frame::{BURST, Burst, Segment, Work, prefetch_read};
 
 use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
-use crate::chain::{self, Direction};
+use crate::chain::Direction;
 use crate::packed::{PackedChain, PackedRing};
-use crate::{Features, Glance, Notifier, RingFault, feature};
+use crate::{Features, Glance, Notifier, RingFault, chain, feature};
 
 /// The only consumer of a packed transmit ring.
 pub struct PackedTx {

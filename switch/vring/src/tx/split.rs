@@ -7,8 +7,8 @@ use crosspoint_frame::{BURST, Burst, Segment, Work, prefetch_read};
 
 use super::{Batch, Chain, Pieces, read_offload};
 use crate::arming::arm;
-use crate::chain::{self, Direction};
-use crate::{Features, Glance, Notifier, RingFault, SplitRing, feature};
+use crate::chain::Direction;
+use crate::{Features, Glance, Notifier, RingFault, SplitRing, chain, feature};
 
 /// The only consumer of a split transmit ring.
 pub struct SplitTx {

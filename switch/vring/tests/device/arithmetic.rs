@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use crosspoint_memory::{GuestMemory, RegionSpec};
 use crosspoint_vring::reserve::Reserve;
-use crosspoint_vring::{GuestMemory, RegionSpec};
 
 const PAGE: u64 = 0x1000;
 

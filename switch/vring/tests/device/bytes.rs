@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crosspoint_frame::{BURST, Burst, Pick, TagOp};
+use crosspoint_frame::{BURST, Burst, HeaderOp, TxEntry};
 use crosspoint_guest::packed::{DESC_F_AVAIL, DESC_F_USED};
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::ring::DESC_F_WRITE;
@@ -217,7 +217,7 @@ impl Rig {
     }
 
     /// Copies to make of the burst, and their bytes.
-    fn picks(&mut self) -> (Vec<Pick>, Vec<Vec<u8>>) {
+    fn picks(&mut self) -> (Vec<TxEntry>, Vec<Vec<u8>>) {
         let (mut picks, mut copies) = (Vec::new(), Vec::new());
         for i in 0..self.burst.len() {
             let bytes = self.underway.pop_front().unwrap();
@@ -231,12 +231,12 @@ impl Rig {
             };
             for _ in 0..number {
                 let tag = match self.random.below(4) {
-                    0 => TagOp::Push,
-                    1 if bytes.len() >= 18 => TagOp::Pop,
-                    _ => TagOp::Keep,
+                    0 => HeaderOp::Push,
+                    1 if bytes.len() >= 18 => HeaderOp::Pop,
+                    _ => HeaderOp::Keep,
                 };
                 if picks.len() < BURST {
-                    picks.push(Pick {
+                    picks.push(TxEntry {
                         frame: i as u8,
                         tag,
                     });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Pick, TagOp};
+use crosspoint_frame::{Burst, HeaderOp, TxEntry};
 use crosspoint_guest::net::HDR_F_NEEDS_CSUM;
 use crosspoint_guest::{ChainSplit, VirtioNetHdr};
 use crosspoint_vring::{RxScratch, feature};
@@ -96,7 +96,8 @@ fn is_right(frame: &[u8]) -> bool {
         ),
         other => panic!("{other:?}"),
     };
-    use etherparse::{NetSlice::*, TransportHeader::*};
+    use etherparse::NetSlice::*;
+    use etherparse::TransportHeader::*;
     match (sliced.net.as_ref().unwrap(), header) {
         (Ipv4(ip), Tcp(tcp)) => same(
             tcp.checksum,
@@ -160,11 +161,11 @@ proptest! {
         prop_assert_eq!(tx.receive(&mut burst), 1);
         burst.frames_mut()[0].tci = 0x6123;
         let (tag, moved) = match (change_tag, vlan) {
-            (false, _) => (TagOp::Keep, 0),
-            (true, false) => (TagOp::Push, 4),
-            (true, true) => (TagOp::Pop, -4),
+            (false, _) => (HeaderOp::Keep, 0),
+            (true, false) => (HeaderOp::Push, 4),
+            (true, true) => (HeaderOp::Pop, -4),
         };
-        let outcome = rx.deliver(0, &burst, &[Pick { frame: 0, tag }], &mut RxScratch::default());
+        let outcome = rx.deliver(0, &burst, &[TxEntry { frame: 0, tag }], &mut RxScratch::default());
         prop_assert_eq!(outcome.frames, 1);
         tx.complete();
         let (got_header, got) = receiver.receive().unwrap().remove(0);

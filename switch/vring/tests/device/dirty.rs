@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crosspoint_frame::{BURST, Burst, Offload, Pick, Segment, TagOp};
+use crosspoint_frame::{BURST, Burst, HeaderOp, Offload, Segment, TxEntry};
 use crosspoint_guest as driver;
 use crosspoint_guest::{Buffer, Virtqueue};
-use crosspoint_vring::{DirtyLog, Features, GuestRx, GuestTx, LOG_PAGE_LEN, RxScratch, feature};
+use crosspoint_memory::{DirtyLog, LOG_PAGE_LEN};
+use crosspoint_vring::{Features, GuestRx, GuestTx, RxScratch, feature};
 use proptest::prelude::*;
 
 use crate::world::{BASE, Guest, LAYOUTS, MODERN, Random, all, bounded, start_of};
@@ -235,10 +236,10 @@ fn run(case: &Case) {
 
         let before = snapshot(&guest);
         let n = tx.receive(&mut burst);
-        let picks: Vec<Pick> = (0..n)
-            .map(|i| Pick {
+        let picks: Vec<TxEntry> = (0..n)
+            .map(|i| TxEntry {
                 frame: i as u8,
-                tag: [TagOp::Keep, TagOp::Push][random.below(2)],
+                tag: [HeaderOp::Keep, HeaderOp::Push][random.below(2)],
             })
             .collect();
         let (first, second) = picks.split_at(random.below(n + 1));

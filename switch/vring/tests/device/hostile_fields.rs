@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Offload, Pick, Segment, TagOp};
+use crosspoint_frame::{Burst, HeaderOp, Offload, Segment, TxEntry};
 use crosspoint_vring::{Features, GuestRx, GuestTx, RingFault, RxScratch, feature};
 
 use crate::world::{BASE, Guest, MODERN, all};
@@ -241,13 +241,13 @@ fn absurd(guest: &mut Guest, features: u64, offload: Offload) {
     // SAFETY: `bytes` outlives the burst and is not written.
     let segment = unsafe { Segment::new(bytes.as_ptr(), 100) };
     assert!(burst.push_contiguous(segment, offload));
-    for (turn, tag) in [TagOp::Keep, TagOp::Push, TagOp::Pop]
+    for (turn, tag) in [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Pop]
         .into_iter()
         .enumerate()
     {
         ring.set_avail(turn as u16, 0);
         ring.set_avail_idx(turn as u16 + 1);
-        let outcome = rx.deliver(0, &burst, &[Pick { frame: 0, tag }], &mut scratch);
+        let outcome = rx.deliver(0, &burst, &[TxEntry { frame: 0, tag }], &mut scratch);
         assert_eq!(outcome.frames, 1, "{outcome:?}");
     }
     let mut memory = [0; 0x1000];

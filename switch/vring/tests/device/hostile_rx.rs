@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_frame::{BURST, Burst, Offload, Pick, Segment, TagOp};
+use crosspoint_frame::{BURST, Burst, HeaderOp, Offload, Segment, TxEntry};
 use crosspoint_vring::{Features, GuestRx, Outcome, RingFault, RxScratch, feature};
 
 use crate::world::{BASE, Guest, MODERN, Random, all, bounded};
@@ -324,10 +324,10 @@ fn frames_are_too_short_or_too_long() {
     rx.offer(0);
     let mut burst = Burst::new();
     assert!(burst.push_oversize());
-    for tag in [TagOp::Keep, TagOp::Push, TagOp::Pop] {
+    for tag in [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Pop] {
         let outcome = rx
             .rx
-            .deliver(0, &burst, &[Pick { frame: 0, tag }], &mut rx.scratch);
+            .deliver(0, &burst, &[TxEntry { frame: 0, tag }], &mut rx.scratch);
         assert_eq!(outcome.frames, 1);
         rx.offer(0);
     }
@@ -342,9 +342,9 @@ fn a_pick_names_no_frame() {
     let outcome = rx.rx.deliver(
         0,
         &burst,
-        &[Pick {
+        &[TxEntry {
             frame: 63,
-            tag: TagOp::Keep,
+            tag: HeaderOp::Keep,
         }],
         &mut rx.scratch,
     );

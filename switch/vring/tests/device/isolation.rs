@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crosspoint_frame::{Burst, Pick, TagOp};
+use crosspoint_frame::{Burst, HeaderOp, TxEntry};
 use crosspoint_guest::ChainSplit;
 use crosspoint_vring::{RxScratch, feature};
 use proptest::prelude::*;
@@ -96,10 +96,10 @@ fn run(case: &Case) {
         assert_eq!(from_third.receive(&mut burst), 1);
         from_third.complete();
 
-        let tag = [TagOp::Keep, TagOp::Push, TagOp::Pop][usize::from(case.tags[number])];
-        let bytes = frame(number, *len, tag == TagOp::Pop);
-        let tag = if tag == TagOp::Pop && *len < 18 {
-            TagOp::Keep
+        let tag = [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Pop][usize::from(case.tags[number])];
+        let bytes = frame(number, *len, tag == HeaderOp::Pop);
+        let tag = if tag == HeaderOp::Pop && *len < 18 {
+            HeaderOp::Keep
         } else {
             tag
         };
@@ -108,7 +108,7 @@ fn run(case: &Case) {
         burst.clear();
         assert_eq!(from.receive(&mut burst), 1);
         burst.frames_mut()[0].tci = 5;
-        let outcome = to.deliver(0, &burst, &[Pick { frame: 0, tag }], &mut scratch);
+        let outcome = to.deliver(0, &burst, &[TxEntry { frame: 0, tag }], &mut scratch);
         from.complete();
         if outcome.frames == 1 {
             expected.push(tagged(&bytes, tag, 5));

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use crosspoint_frame::Burst;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{Buffer, ChainSplit, VirtioNetHdr};
-use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, RegionSpec, RxScratch, feature,
-};
+use crosspoint_memory::{GuestMemory, MemoryCell, RegionSpec};
+use crosspoint_vring::{Features, GuestRx, GuestTx, RxScratch, feature};
 
 use crate::world::{BASE, Guest, LAYOUTS, MODERN, all, bounded, start_of};
 

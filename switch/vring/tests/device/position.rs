@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crosspoint_frame::{Burst, Offload, Segment};
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{Buffer, ChainSplit, VirtioNetHdr, Virtqueue};
+use crosspoint_memory::DirtyLog;
 use crosspoint_vring::{
-    DirtyLog, Features, GuestRx, GuestTx, InflightQueue, InflightRegion, Ring, RxScratch, feature,
+    Features, GuestRx, GuestTx, InflightQueue, InflightRegion, Ring, RxScratch, feature,
 };
 use proptest::prelude::*;
 

@@ -6,15 +6,15 @@ use std::fs::File;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use crosspoint_frame::{Burst, Pick, TagOp};
+use crosspoint_frame::{Burst, HeaderOp, TxEntry};
 use crosspoint_guest as guest;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{
     ChainSplit, EventFd, Position, RegionLayout, RingLayout, Virtqueue, Window,
 };
+use crosspoint_memory::{GuestMemory, MemoryCell, RegionSpec};
 use crosspoint_vring::{
-    Features, GuestMemory, GuestRx, GuestTx, MemoryCell, Notifier, PackedRing, RegionSpec, Ring,
-    RingAddresses, SplitRing, feature,
+    Features, GuestRx, GuestTx, Notifier, PackedRing, Ring, RingAddresses, SplitRing, feature,
 };
 
 /// Guest physical address of the first region.
@@ -254,21 +254,21 @@ pub fn call() -> (EventFd, Arc<Notifier>) {
 }
 
 /// A copy of every frame of the burst, unchanged.
-pub fn all(burst: &Burst) -> Vec<Pick> {
+pub fn all(burst: &Burst) -> Vec<TxEntry> {
     (0..burst.len())
-        .map(|i| Pick {
+        .map(|i| TxEntry {
             frame: i as u8,
-            tag: TagOp::Keep,
+            tag: HeaderOp::Keep,
         })
         .collect()
 }
 
 /// The expected copy of a frame at a receiver.
-pub fn tagged(frame: &[u8], tag: TagOp, tci: u16) -> Vec<u8> {
+pub fn tagged(frame: &[u8], tag: HeaderOp, tci: u16) -> Vec<u8> {
     match tag {
-        TagOp::Keep => frame.to_vec(),
-        TagOp::Push => [&frame[..12], &[0x81, 0], &tci.to_be_bytes(), &frame[12..]].concat(),
-        TagOp::Pop => [&frame[..12], &frame[16..]].concat(),
+        HeaderOp::Keep => frame.to_vec(),
+        HeaderOp::Push => [&frame[..12], &[0x81, 0], &tci.to_be_bytes(), &frame[12..]].concat(),
+        HeaderOp::Pop => [&frame[..12], &frame[16..]].concat(),
     }
 }
 

@@ -7,11 +7,13 @@ use std::io::Error;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crosspoint_frame::{BURST, Burst, Gather, Offload, Pick, Prefix, Segment, SegmentMut, TagOp};
-use crosspoint_xsk::interface::Interface;
+use crosspoint_frame::{
+    BURST, Burst, Gather, HeaderOp, Offload, Prefix, Segment, SegmentMut, TxEntry,
+};
+use crosspoint_netdev::{Attachment, Interface};
 use crosspoint_xsk::{
-    Attachment, BindMode, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU, SocketError,
-    SocketOptions, XskRx, XskTx,
+    BindMode, NicOutcome, PacketMemory, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions,
+    XskRx, XskTx,
 };
 
 /// Length of an Ethernet header.
@@ -87,14 +89,7 @@ pub struct End {
 impl End {
     /// Opens all queues of `left` or `right`, which [`make`] has made.
     pub fn open(name: &str, queues: u32, mtu: u32) -> End {
-        let interface = Interface {
-            name: name.to_owned(),
-            index: index_of(name),
-            rx_queues: queues,
-            tx_queues: queues,
-            up: true,
-            mtu,
-        };
+        let interface = Interface::find(name).unwrap().expect("an interface");
         let mut attachment =
             Attachment::new(&interface, false, false, mtu > SINGLE_BUFFER_MTU).expect("native XDP");
         let mut memory = PacketMemory::new(queues as u16, None);
@@ -141,7 +136,7 @@ impl End {
 
     /// Forwards a burst from one queue to another. Returns how many frames it had, and how many UMEM frames were
     /// exchanged instead of copied.
-    pub fn forward(&mut self, from: usize, to: usize, tag: TagOp) -> (usize, usize) {
+    pub fn forward(&mut self, from: usize, to: usize, tag: HeaderOp) -> (usize, usize) {
         self.burst.clear();
         let count = self.rx[from].receive(&mut self.burst);
         let places =
@@ -150,8 +145,8 @@ impl End {
             frame.tci = TCI;
         }
         let before = places(&self.burst);
-        let pick = |frame| Pick { frame, tag };
-        let picks: Vec<Pick> = (0..count as u8).map(pick).collect();
+        let pick = |frame| TxEntry { frame, tag };
+        let picks: Vec<TxEntry> = (0..count as u8).map(pick).collect();
         let outcome = self.tx[to].deliver(&self.burst, &picks);
         assert_eq!(outcome.frames as usize, count);
         let after = places(&self.burst);
@@ -202,7 +197,7 @@ impl End {
 }
 
 /// Puts frames into a burst, which is emptied first, and picks them all.
-pub fn load(burst: &mut Burst, frames: &[Vec<u8>]) -> Vec<Pick> {
+pub fn load(burst: &mut Burst, frames: &[Vec<u8>]) -> Vec<TxEntry> {
     burst.clear();
     for frame in frames {
         // SAFETY: read while the caller borrows `frames`: each caller delivers the burst before it releases them, and no
@@ -210,9 +205,9 @@ pub fn load(burst: &mut Burst, frames: &[Vec<u8>]) -> Vec<Pick> {
         let bytes = unsafe { Segment::new(frame.as_ptr(), frame.len() as u32) };
         assert!(burst.push_contiguous(bytes, Offload::default()), "full");
     }
-    let pick = |frame| Pick {
+    let pick = |frame| TxEntry {
         frame,
-        tag: TagOp::Keep,
+        tag: HeaderOp::Keep,
     };
     (0..frames.len() as u8).map(pick).collect()
 }
@@ -222,7 +217,7 @@ fn bytes_of(burst: &Burst, at: usize) -> Vec<u8> {
     let mut bytes = vec![0; frame.len as usize];
     // SAFETY: our own vector, which is only read after the copy.
     let to = unsafe { SegmentMut::new(bytes.as_mut_ptr(), frame.len) };
-    let prefix = Prefix::new(&[], frame, TagOp::Keep);
+    let prefix = Prefix::new(&[], frame, HeaderOp::Keep);
     let copied = Gather::new(&prefix, burst, frame).copy_to(to);
     assert_eq!(copied, bytes.len(), "the burst has all of the frame");
     bytes

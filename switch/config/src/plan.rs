@@ -1,0 +1,256 @@
+//! The difference of two configurations: what must change in a running switch.
+//!
+//! [`Plan::between`] is pure: it uses nothing but the two configurations. A plan is carried out in this order, since a
+//! new port may need the socket, interface or queue that another gives up: close what is removed or reopens, change
+//! what changes in place, open what reopens or is added.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use crate::{Config, Port, PortKind, Written};
+
+/// The changes that turn a switch with one configuration into one with another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// New ports, in the order of the wanted configuration.
+    pub add: Vec<Port>,
+    /// The names of removed ports, in the order of the running configuration.
+    pub remove: Vec<String>,
+    /// Ports that exist in both and differ, in the order of the wanted configuration.
+    pub change: Vec<PortDiff>,
+    /// Changed settings outside of ports.
+    pub settings: Vec<SettingDiff>,
+}
+
+/// A port that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortDiff {
+    /// Its name, which cannot change: a different name means a different port.
+    pub name: String,
+    /// The running configuration.
+    pub before: Port,
+    /// The wanted configuration.
+    pub after: Port,
+    /// The keys whose values differ. Empty if the only reason is `direct`, or that its uplink reopens.
+    pub keys: Vec<KeyDiff>,
+    /// For an uplink: a change of the queues that guests own, which changes its own queues too.
+    pub direct: Option<DirectDiff>,
+    /// How it is changed.
+    pub how: How,
+}
+
+/// The queues of an uplink that guests own ([`Config::direct_queues`]), sorted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectDiff {
+    /// In the running configuration.
+    pub before: Vec<u32>,
+    /// In the wanted configuration.
+    pub after: Vec<u32>,
+}
+
+/// A key with different values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyDiff {
+    /// The key.
+    pub key: &'static str,
+    /// Its running value, in JSON as it would be in TOML; `None` for no value.
+    pub before: Option<Value>,
+    /// Its wanted value.
+    pub after: Option<Value>,
+}
+
+/// How a port is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// Its traffic goes on.
+    InPlace,
+    /// It is closed and opened again: a guest's front end reconnects, an interface's sockets are recreated.
+    Reopen,
+}
+
+/// A setting with different values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingDiff {
+    /// The key with its section, as in "workers.cores", and both values.
+    pub diff: KeyDiff,
+    /// When it takes effect.
+    pub when: When,
+}
+
+/// When a setting takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At the reload.
+    AtOnce,
+    /// At the next start of the switch.
+    NeedsRestart,
+}
+
+/// How a port's key can change. `None` for an unlisted key, which counts as [`How::Reopen`].
+pub fn how(key: &str) -> Option<How> {
+    match key {
+        "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "forward_control"
+        | "loop_protect" | "worker" | "required" => Some(How::InPlace),
+        "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
+        | "mtu" | "offloads" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso"
+        | "busy_poll" | "huge_pages" | "channels" | "rss" => Some(How::Reopen),
+        _ => None,
+    }
+}
+
+/// When a new value of a setting takes effect. `None` for an unlisted key, which counts as [`When::NeedsRestart`].
+pub fn when(key: &str) -> Option<When> {
+    match key {
+        "ports_dir"
+        | "watch_ports"
+        | "workers.balance"
+        | "workers.balance_interval"
+        | "switch.fdb_ageing"
+        | "switch.fdb_moves_max"
+        | "switch.fdb_moves_window"
+        | "metrics.listen" => Some(When::AtOnce),
+        "workers.cores"
+        | "workers.poll"
+        | "workers.idle_spin"
+        | "switch.fdb_capacity"
+        | "control.socket"
+        | "log.target"
+        | "log.format"
+        | "log.level" => Some(When::NeedsRestart),
+        _ => None,
+    }
+}
+
+impl Plan {
+    /// The changes that turn `running` into `wanted`.
+    pub fn between(running: &Config, wanted: &Config) -> Plan {
+        let (before, after) = (by_name(running), by_name(wanted));
+        let is_new = |port: &&Port| !before.contains_key(&*port.name);
+        let is_gone = |port: &&Port| !after.contains_key(&*port.name);
+        let names_gone = running.ports.iter().filter(is_gone);
+        let both = wanted.ports.iter().filter_map(|port| {
+            let before = *before.get(&*port.name)?;
+            let direct = direct_diff(&port.name, running, wanted);
+            port_diff(before, port, direct)
+        });
+        let mut change: Vec<PortDiff> = both.collect();
+        reopen_with_uplinks(&mut change, running, wanted);
+        Plan {
+            add: wanted.ports.iter().filter(is_new).cloned().collect(),
+            remove: names_gone.map(|port| port.name.clone()).collect(),
+            change,
+            settings: setting_diffs(running, wanted),
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Plan {
+            add,
+            remove,
+            change,
+            settings,
+        } = self;
+        add.is_empty() && remove.is_empty() && change.is_empty() && settings.is_empty()
+    }
+
+    /// The settings that change only at the next start.
+    pub fn needs_restart(&self) -> impl Iterator<Item = &SettingDiff> {
+        let settings = self.settings.iter();
+        settings.filter(|setting| setting.when == When::NeedsRestart)
+    }
+}
+
+/// Makes guests with a queue of an uplink reopen with that uplink, since they are bound to it as it was opened.
+fn reopen_with_uplinks(change: &mut Vec<PortDiff>, running: &Config, wanted: &Config) {
+    let reopens = |diff: &&PortDiff| diff.how == How::Reopen;
+    let uplinks: BTreeSet<String> = change
+        .iter()
+        .filter(reopens)
+        .map(|diff| diff.name.clone())
+        .collect();
+    let before = by_name(running);
+    let is_bound = |port: &&Port| match &port.kind {
+        PortKind::Vhost(guest) => {
+            let uplink = guest.direct.as_ref().map(|direct| &direct.uplink);
+            uplink.is_some_and(|uplink| uplinks.contains(uplink))
+        }
+        PortKind::Xdp(_) => false,
+    };
+    for after in wanted.ports.iter().filter(is_bound) {
+        let Some(before) = before.get(&*after.name) else {
+            continue;
+        };
+        match change.iter_mut().find(|diff| diff.name == after.name) {
+            Some(diff) => diff.how = How::Reopen,
+            None => change.push(PortDiff {
+                name: after.name.clone(),
+                before: (*before).clone(),
+                after: after.clone(),
+                keys: Vec::new(),
+                direct: None,
+                how: How::Reopen,
+            }),
+        }
+    }
+    let place = |name: &str| wanted.ports.iter().position(|port| port.name == name);
+    change.sort_by_key(|diff| place(&diff.name));
+}
+
+fn by_name(config: &Config) -> HashMap<&str, &Port> {
+    let ports = config.ports.iter();
+    ports.map(|port| (&*port.name, port)).collect()
+}
+
+/// The difference of two ports of the same name, if any.
+fn port_diff(before: &Port, after: &Port, direct: Option<DirectDiff>) -> Option<PortDiff> {
+    let keys = key_diffs(before.written(), after.written());
+    let of_keys = keys.iter().map(|diff| how(diff.key).unwrap_or(How::Reopen));
+    let how = of_keys.chain(direct.iter().map(|_| How::Reopen)).max()?;
+    Some(PortDiff {
+        name: after.name.clone(),
+        before: before.clone(),
+        after: after.clone(),
+        keys,
+        direct,
+        how,
+    })
+}
+
+/// The change of the queues of `name` that guests own, if any. `None` for a guest's port.
+fn direct_diff(name: &str, running: &Config, wanted: &Config) -> Option<DirectDiff> {
+    let sorted = |config: &Config| {
+        let queues: BTreeSet<u32> = config.direct_queues(name).into_iter().collect();
+        Vec::from_iter(queues)
+    };
+    let (before, after) = (sorted(running), sorted(wanted));
+    (before != after).then_some(DirectDiff { before, after })
+}
+
+/// The keys that differ, with those of `after` first.
+fn key_diffs(before: Vec<Written>, after: Vec<Written>) -> Vec<KeyDiff> {
+    let value_in = |all: &[Written], key: &str| {
+        let mut all = all.iter();
+        all.find(|(other, _)| *other == key)
+            .map(|(_, value)| value.clone())
+            .filter(|value| !value.is_null())
+    };
+    let is_gone = |(key, _): &&Written| after.iter().all(|(other, _)| other != key);
+    let keys = after.iter().chain(before.iter().filter(is_gone));
+    let diffs = keys.map(|(key, _)| KeyDiff {
+        key,
+        before: value_in(&before, key),
+        after: value_in(&after, key),
+    });
+    diffs.filter(|diff| diff.before != diff.after).collect()
+}
+
+fn setting_diffs(running: &Config, wanted: &Config) -> Vec<SettingDiff> {
+    let diffs = key_diffs(running.written_settings(), wanted.written_settings());
+    let setting = |diff: KeyDiff| SettingDiff {
+        when: when(diff.key).unwrap_or(When::NeedsRestart),
+        diff,
+    };
+    diffs.into_iter().map(setting).collect()
+}

@@ -1,0 +1,120 @@
+//! Requests that change the switch, or ask what a change would do.
+//!
+//! ```text
+//! {"plan":{"config":"/etc/crosspoint/new.toml"}}   what reading that file (null: the current one again) would change
+//! {"reload":{}}                                    reads the configuration again, and applies the differences
+//! {"port_add":{"name":"web-1","type":"vhost","socket":"/run/crosspoint/web-1.sock"}}
+//! {"port_set":{"name":"web-1","set":{"mac_limit":10,"vlan":{"access":5}}}}
+//! {"port_remove":"web-1"}                          or {"port_remove":{"name":"web-1","keep":true}}
+//! ```
+//!
+//! The answer's `ok` is a [`PlanAnswer`](crosspoint_model::plan::PlanAnswer) of `plan`, and a
+//! [`ReloadAnswer`](crosspoint_model::plan::ReloadAnswer) of the others. A refusal has `error`, `help` and perhaps a `report`: which
+//! lines of a configuration are wrong and why, as text for a person.
+//!
+//! Only root and the daemon's user may send these. They run one at a time; each waits for the one before it, up to
+//! [`TURN_TIME_MAX`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crosspoint_model::request::{ChangeError, PortAdd, PortRemove, PortSet};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::Source;
+use super::server::{Asked, line_of, may_change};
+
+/// The longest that a change waits for the one before it.
+pub const TURN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A change, or a plan of one.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Plan(Option<PathBuf>),
+    Reload,
+    Add(PortAdd),
+    Remove(PortRemove),
+    Set(PortSet),
+}
+
+impl Change {
+    /// The change's name in the log, and the port's name.
+    fn words(&self) -> (&'static str, &str) {
+        match self {
+            Change::Plan(_) => ("plan", ""),
+            Change::Reload => ("reload", ""),
+            Change::Add(add) => {
+                let name = add.port.get("name").and_then(Value::as_str);
+                ("port add", name.unwrap_or_default())
+            }
+            Change::Remove(remove) => ("port remove", &remove.name),
+            Change::Set(set) => ("port set", &set.name),
+        }
+    }
+
+    /// Carries it out; this may take seconds.
+    fn run(&self, source: &dyn Source) -> Result<Value, ChangeError> {
+        let reloaded = match self {
+            Change::Plan(config) => return source.plan(config.as_deref()).map(value_of),
+            Change::Reload => source.reload(),
+            Change::Add(add) => source.port_add(&add.port, add.keep),
+            Change::Remove(remove) => source.port_remove(&remove.name, remove.keep),
+            Change::Set(set) => source.port_set(&set.name, &set.set, set.keep),
+        };
+        reloaded.map(value_of)
+    }
+}
+
+/// The answers are trees of maps with string keys, which serde_json cannot fail to make.
+fn value_of(answer: impl Serialize) -> Value {
+    serde_json::to_value(answer).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct Answer {
+    ok: Value,
+}
+
+/// Answers a change request. It waits for workers, NICs and files, so it runs on a separate thread.
+pub(super) async fn answer(change: Change, asked: &Asked) -> serde_json::Result<Vec<u8>> {
+    let uid = asked.peer.map(|peer| peer.uid());
+    if !may_change(uid, rustix::process::geteuid().as_raw()) {
+        return line_of(&ChangeError::new(
+            "only root and the daemon's user may change anything, or plan it",
+            "`crosspoint show` works for every user who may connect",
+        ));
+    }
+    let turn = Arc::clone(&asked.moving).lock_owned();
+    let Ok(turn) = timeout(TURN_TIME_MAX, turn).await else {
+        return line_of(&ChangeError::new(
+            "another change is in progress",
+            "try again",
+        ));
+    };
+    let (wanted, source) = (change.clone(), Arc::clone(&asked.source));
+    let task = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        wanted.run(&*source)
+    });
+    let result = task.await.unwrap_or_else(|why| {
+        let error = format!("the change ended unexpectedly: {why}");
+        Err(ChangeError::new(error, "see the daemon's log"))
+    });
+    let pid = asked.peer.and_then(|peer| peer.pid());
+    let (what, port) = change.words();
+    let error = result
+        .as_ref()
+        .err()
+        .map(|refused| refused.error.escape_debug());
+    let error = error.map(tracing::field::display);
+    // Not every change concerns one port.
+    let port = (!port.is_empty()).then(|| tracing::field::display(port.escape_debug()));
+    tracing::info!(pid, uid, port, error, "was asked to {what}");
+    match result {
+        Ok(ok) => line_of(&Answer { ok }),
+        Err(refused) => line_of(&refused),
+    }
+}

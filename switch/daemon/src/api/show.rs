@@ -1,0 +1,66 @@
+//! Answers to `show`: rows of a topic or of a port, in JSON.
+
+use std::io::Write;
+
+use crosspoint_model::rows;
+use crosspoint_model::topic::Topic;
+use thiserror::Error;
+
+use super::Source;
+
+/// Writes a topic's JSON, on one line.
+pub fn write_json(
+    topic: Topic,
+    source: &dyn Source,
+    out: &mut impl Write,
+) -> serde_json::Result<()> {
+    let status = source.status();
+    match topic {
+        Topic::Ports => serde_json::to_writer(out, &rows::ports(&status)),
+        Topic::Queues => serde_json::to_writer(out, &rows::queues(&status)),
+        Topic::Workers => serde_json::to_writer(out, &rows::workers(&status)),
+        Topic::Fdb => {
+            let fdb = rows::fdb(&status, source.fdb(), source.movers());
+            serde_json::to_writer(out, &fdb)
+        }
+        Topic::Drops => serde_json::to_writer(out, &rows::drops(&status)),
+        Topic::Latency => serde_json::to_writer(out, &rows::latency(&status)),
+        Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),
+        Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
+        Topic::Switch => {
+            let daemon = source.daemon();
+            let mut row = rows::switch(&daemon, &status);
+            row.missing = source.missing();
+            serde_json::to_writer(out, &row)
+        }
+    }
+}
+
+/// There is no port of this name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no port is named {name:?}")]
+pub struct UnknownPort {
+    name: String,
+    known: Vec<String>,
+}
+
+impl UnknownPort {
+    /// Help for people: the existing names.
+    pub fn help(&self) -> String {
+        match self.known.as_slice() {
+            [] => "there are no ports".to_owned(),
+            known => format!("the ports are {}", known.join(", ")),
+        }
+    }
+}
+
+/// Everything known about the port `name`.
+pub fn port(name: &str, source: &dyn Source) -> Result<rows::PortDetail, UnknownPort> {
+    let status = source.status();
+    let found = status.ports.iter().find(|port| port.name == name);
+    let detail = found.map(|port| rows::port_detail(&status, port));
+    detail.ok_or_else(|| UnknownPort {
+        name: name.to_owned(),
+        known: status.ports.iter().map(|port| port.name.clone()).collect(),
+    })
+}

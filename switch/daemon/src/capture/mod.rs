@@ -1,0 +1,21 @@
+//! Copies of frames for captures and traces: from the engine's taps to a client of the control socket.
+//!
+//! The engine's [`Tap`](crosspoint_engine::observe::tap::Tap) copies the first bytes of frames and their verdicts. This module takes
+//! them from its slots and sends them, on a separate thread. A client that reads too slowly makes the tap miss frames; they
+//! are counted, and no worker waits. What is said on the socket: [`crosspoint_model::capture`].
+
+mod records;
+mod scene;
+mod serve;
+mod watch;
+
+use crosspoint_engine::observe::tap::TAPS_MAX;
+use crosspoint_model::capture::CaptureError;
+pub(crate) use serve::{Client, capture, trace as follow};
+
+fn too_many() -> CaptureError {
+    CaptureError::new(
+        format!("{TAPS_MAX} captures and traces are running, which is the maximum"),
+        "end one of them; a trace counts as two",
+    )
+}

@@ -1,0 +1,130 @@
+//! Options of the dataplane and its ports, and changes to ports.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crosspoint_config::LoopProtect;
+use crosspoint_engine::bridge::fdb::Damping;
+use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stream::Source;
+use crosspoint_memory::GuestMemory;
+use crosspoint_packet::Mac;
+use crosspoint_vring::InflightRegion;
+use crosspoint_xsk::XskTx;
+
+use super::BalanceOptions;
+
+/// Options of the dataplane, from the configuration.
+#[derive(Clone, Debug)]
+pub struct DataplaneOptions {
+    /// The workers' cores, one worker for each.
+    pub cores: Vec<usize>,
+    /// Sleep after polling without work for this time; `None` for never.
+    pub sleep_after: Option<Duration>,
+    /// Entries of the forwarding database.
+    pub fdb_capacity: usize,
+    /// Time after which an address that was not seen is forgotten.
+    pub fdb_ageing: Duration,
+    /// How many moves of an address between ports are too many, so that it stays.
+    pub fdb_damping: Damping,
+    /// Expected number of NIC queues: workers divide packet memory among these. Further queues get memory of their own.
+    pub nic_queues: usize,
+    /// Whether streams move to other workers by measured load, and how often that is checked.
+    pub balance: BalanceOptions,
+}
+
+/// Options of a port, from the configuration.
+#[derive(Clone, Debug)]
+pub struct PortOptions {
+    /// Its name.
+    pub name: String,
+    /// "vhost" or "xdp".
+    pub kind: &'static str,
+    /// Its VLANs.
+    pub vlan: VlanPolicy,
+    /// Its VLANs as text.
+    pub vlan_text: String,
+    /// Maximum number of addresses learned on it; 0 for no limit.
+    pub mac_limit: u32,
+    /// Maximum number of queues (pairs).
+    pub queues: usize,
+    /// Whether TCP segments that come in here are joined for guests that accept large frames.
+    pub joins: bool,
+    /// The worker of all its streams; `None` if the switch chooses.
+    pub worker: Option<usize>,
+    /// Whether the switch is ready only while this port is up.
+    pub required: bool,
+    /// Its share of a busy worker's time, relative to other ports' weights; at least 1.
+    pub weight: u32,
+    /// Limits on the copies per second into which its frames may be flooded.
+    pub storm: StormLimits,
+    /// The only source addresses that its frames may have; empty for any.
+    pub addresses: Vec<Mac>,
+    /// Which link-local control frames pass between it and other ports that have them too.
+    pub forward_control: ControlAddresses,
+    /// Whether it sends loop probes, and the action on a loop; `None`: it sends none.
+    pub loop_protect: Option<LoopProtect>,
+}
+
+/// State of a port, for `show`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortState {
+    /// Nothing is attached.
+    Down,
+    /// A front end is connected, but its rings do not run yet.
+    Connected,
+    /// Frames flow.
+    Up,
+    /// The guest broke a rule.
+    Quarantined,
+}
+
+impl PortState {
+    /// Its name, as `show` prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortState::Down => "down",
+            PortState::Connected => "connected",
+            PortState::Up => "up",
+            PortState::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// A stream that a port gains, and what wakes its worker.
+pub struct NewStream {
+    /// Queue number.
+    pub queue: u16,
+    /// Source of its frames.
+    pub source: Source,
+    /// The guest's kick eventfd, if it gave one. Without it, a sleeping worker polls the stream periodically.
+    pub kick: Option<OwnedFd>,
+    /// The memory node of a guest's ring, if the kernel reports it.
+    pub node: Option<u32>,
+}
+
+/// A change to one port.
+#[derive(Default)]
+pub struct PortChange {
+    /// New destination of its frames.
+    pub egress: Option<Egress>,
+    /// Queues that are no longer read.
+    pub remove: Vec<u16>,
+    /// Queues that are read from now on.
+    pub add: Vec<NewStream>,
+    /// NIC transmit queues, each with its queue number: the first ones of the port, or an empty `Some` to remove them.
+    pub nic: Option<Vec<(u16, XskTx)>>,
+    /// New state and detail.
+    pub state: Option<(PortState, String)>,
+    /// New properties for `show`.
+    pub properties: Option<BTreeMap<String, String>>,
+    /// The guest's new memory. It is watched, since its files can be truncated at any time.
+    pub memory: Option<Option<Arc<GuestMemory>>>,
+    /// The guest's new inflight region, watched likewise.
+    pub inflight: Option<Option<Arc<InflightRegion>>>,
+}

@@ -1,0 +1,210 @@
+//! Removal and reconfiguration of ports while the switch runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crosspoint_config::LoopProtect;
+use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::observe::counters::Counter;
+use crosspoint_engine::observe::counters::PortCounters;
+use crosspoint_engine::observe::counters::QueueCounters;
+use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_model::status::RemovedStatus;
+use crosspoint_packet::{DropReason, Mac};
+
+use super::{Dataplane, Placed, Port, State};
+
+/// Port settings that can change without loss of frames; `None` keeps the current value.
+#[derive(Clone, Debug, Default)]
+pub struct PortSettings {
+    /// Its VLANs, and the same as text.
+    pub vlan: Option<(VlanPolicy, String)>,
+    /// Maximum number of addresses learned on it; 0 for no limit. Addresses beyond a lower limit stay until they age
+    /// out.
+    pub mac_limit: Option<u32>,
+    /// Its share of a busy worker's time; at least 1.
+    pub weight: Option<u32>,
+    /// Limits on the copies into which its frames may be flooded. A change resets what has been used of the old limits.
+    pub storm: Option<StormLimits>,
+    /// The only source addresses that its frames may have; empty for any. Addresses that are learned on a port where
+    /// they are no longer allowed are forgotten.
+    pub addresses: Option<Vec<Mac>>,
+    /// Which link-local control frames pass between it and others.
+    pub forward_control: Option<ControlAddresses>,
+    /// Whether it sends loop probes, and the action on a loop.
+    pub loop_protect: Option<Option<LoopProtect>>,
+    /// The worker of all its streams, or `Some(None)` for any. Only guests' streams move there: a NIC's queue stays
+    /// with the worker that has its packet memory.
+    pub worker: Option<Option<usize>>,
+    /// Whether the switch is ready only while this port is up.
+    pub required: Option<bool>,
+}
+
+impl Dataplane {
+    /// Removes port `number` from the switch. The port's thread or driver must have let go of it: it has no streams and
+    /// no egress. Its counts are added to [`RemovedStatus`]; another port may get its number.
+    pub fn remove_port(&self, number: u16) {
+        let mut state = self.lock();
+        if let Some(port) = self.take_out(&mut state, number) {
+            add_counts(&mut state.removed, &port.view.counters);
+        }
+    }
+
+    /// Removes the port, and leaves its counts to the caller.
+    pub(super) fn take_out(&self, state: &mut State, number: u16) -> Option<Port> {
+        let port = state.ports.get_mut(usize::from(number))?.take()?;
+        state.probing.forget(number);
+        self.end_taps_of(state, number);
+        drop(self.publish(state, Vec::new()));
+        // From now on no worker learns on it, finds its rings broken or calls it, so the next port with this number is
+        // not blamed.
+        self.take_faults(state, Some(number));
+        self.take_stuck(state, Some(number));
+        self.forget(state, number);
+        Some(port)
+    }
+
+    /// Changes port `number` in place. Workers go on meanwhile: each burst sees either all of the change or nothing of
+    /// it.
+    pub fn set_port(&self, number: u16, settings: PortSettings) {
+        let mut state = self.lock();
+        let workers = self.workers();
+        let Some(Some(port)) = state.ports.get_mut(usize::from(number)) else {
+            return;
+        };
+        if let Some(limit) = settings.mac_limit {
+            port.options.mac_limit = limit;
+            port.view.quota.set_limit(limit);
+        }
+        if let Some(required) = settings.required {
+            port.options.required = required;
+        }
+        if let Some(worker) = settings.worker {
+            port.options.worker = worker.filter(|worker| *worker < workers);
+        }
+        let has_other_vlans = settings.vlan.is_some();
+        let binds_others = has_other_vlans || settings.addresses.is_some();
+        let has_other_view = binds_others
+            || settings.weight.is_some()
+            || settings.storm.is_some()
+            || settings.forward_control.is_some()
+            || settings.loop_protect.is_some();
+        self.renew_view(port, number, settings);
+        if has_other_view {
+            drop(self.publish(&mut state, Vec::new()));
+        }
+        if has_other_vlans {
+            // It may have left VLANs in which its addresses are known. Frames are flooded until they are learned again.
+            self.forget(&state, number);
+        }
+        if binds_others {
+            self.forget_forbidden(&state);
+        }
+        self.gather(&mut state, number);
+    }
+
+    /// Changes what the next snapshot shows workers of a port.
+    fn renew_view(&self, port: &mut Port, number: u16, settings: PortSettings) {
+        if let Some((policy, text)) = settings.vlan {
+            port.view.vlan = Arc::new(policy.clone());
+            (port.options.vlan, port.options.vlan_text) = (policy, text);
+        }
+        if let Some(weight) = settings.weight {
+            port.options.weight = weight;
+            port.view.weight = weight.max(1);
+        }
+        if let Some(limits) = settings.storm {
+            port.options.storm = limits;
+            port.view.storm = self.storm_control(limits);
+        }
+        if let Some(control) = settings.forward_control {
+            port.options.forward_control = control;
+            port.view.control = control;
+        }
+        if let Some(addresses) = settings.addresses {
+            port.options.addresses = addresses;
+            port.view.sources = port.guard(self, number);
+        }
+        if let Some(protect) = settings.loop_protect {
+            port.options.loop_protect = protect;
+        }
+    }
+
+    /// Forgets addresses on ports that may not have them. Uses the snapshot that all workers have, since an address of
+    /// a new binding may have been learned elsewhere before.
+    pub(super) fn forget_forbidden(&self, state: &State) {
+        let view = &state.view;
+        if !view.bindings.is_empty() {
+            let quota = |port| view.port(port).map(|p| &*p.quota);
+            let is_doomed = |mac, vlan, port| !view.allows_source(mac, vlan, port);
+            self.fdb.remove_if(quota, is_doomed);
+        }
+    }
+
+    /// Moves the streams of a port to its configured worker, if it has one. A stream that cannot move stays, with a
+    /// line in the log.
+    pub(super) fn gather(&self, state: &mut State, number: u16) {
+        let Some(Some(port)) = state.ports.get(usize::from(number)) else {
+            return;
+        };
+        let Some(worker) = port.options.worker else {
+            return;
+        };
+        let elsewhere = port.streams.iter();
+        let is_free = |placed: &Placed| placed.socket.is_none() && placed.direct.is_none();
+        let elsewhere = elsewhere.filter(|(_, placed)| placed.worker != worker && is_free(placed));
+        let queues: Vec<u16> = elsewhere.map(|(queue, _)| *queue).collect();
+        let name = port.view.name.clone();
+        for queue in queues {
+            if let Err(why) = self.move_locked(state, (number, queue), worker) {
+                tracing::warn!(port = %name, queue, "is not moved to the port's worker: {why}");
+            }
+        }
+    }
+
+    /// Forgets every address learned on port `number`.
+    pub fn forget_addresses(&self, number: u16) {
+        self.forget(&self.lock(), number);
+    }
+
+    pub(super) fn forget(&self, state: &State, number: u16) {
+        let tick = self.shared.tick.load(Ordering::Relaxed);
+        let quota = |port| state.view.port(port).map(|p| &*p.quota);
+        // Moves first: an address whose home was this port must not return to it.
+        self.fdb.forget_moves_of(number);
+        self.fdb.sweep(tick, quota, |port, _| port == number);
+    }
+}
+
+pub(super) fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {
+    let sum = |counter: fn(&QueueCounters) -> &Counter| -> u64 {
+        let queues = 0..counters.queues();
+        queues.map(|queue| counters.sum(queue, counter)).sum()
+    };
+    removed.ports += 1;
+    removed.rx_packets += sum(|c| &c.rx_frames);
+    removed.rx_bytes += sum(|c| &c.rx_bytes);
+    removed.tx_packets += sum(|c| &c.tx_frames);
+    removed.tx_bytes += sum(|c| &c.tx_bytes);
+    removed.flood_copies += sum(|c| &c.flood_copies);
+    removed.segment_copies += sum(|c| &c.segment_copies);
+    removed.joined_copies += sum(|c| &c.joined_copies);
+    removed.delivered_copies += sum(|c| &c.delivered_copies);
+    removed.dropped_copies += sum(|c| &c.dropped_copies);
+    add_drops(&mut removed.drops, counters);
+}
+
+fn add_drops(drops: &mut BTreeMap<String, u64>, counters: &PortCounters) {
+    for reason in DropReason::ALL {
+        let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, Counter::get);
+        let queues = 0..counters.queues();
+        let count: u64 = queues
+            .flat_map(|queue| counters.of_queue(queue).map(of))
+            .sum();
+        if count > 0 {
+            *drops.entry(reason.label().to_owned()).or_default() += count;
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Builds the status for metrics and `show`.
+//!
+//! A change of ports waits for the port table's lock, and workers never wait. So the lock is held only while the list
+//! of ports and streams is copied; counters and threads are read after that, while workers go on counting.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crosspoint_config::control_names;
+use crosspoint_engine::observe::Latencies;
+use crosspoint_engine::observe::Turns;
+use crosspoint_engine::observe::counters::PortCounters;
+use crosspoint_engine::observe::counters::QueueCounters;
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_model::status::{
+    BLOCKED, ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LoopProtectStatus, PortStatus,
+    QueueStatus, RemovedStatus, Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus,
+    XdpStatus,
+};
+use crosspoint_packet::{DropReason, Mac};
+use crosspoint_xsk::XskSocket;
+
+use super::balance::{Loads, Shares};
+use super::slo::Window;
+use super::{Dataplane, Placed, Port, PortState, State, pinning};
+
+/// A port, as seen under the lock.
+struct SeenPort {
+    /// Its status, without queues and objectives.
+    status: PortStatus,
+    counters: Arc<PortCounters>,
+    queues: Vec<SeenQueue>,
+    objectives: Option<Window>,
+}
+
+/// A queue, as seen under the lock.
+struct SeenQueue {
+    worker: Option<usize>,
+    /// Read under the lock: a socket that is still referenced would block the next one on its queue.
+    xdp: Option<XdpStatus>,
+    ring_entries: Option<u16>,
+    buffers: Option<usize>,
+}
+
+/// A worker, as seen under the lock.
+struct SeenWorker {
+    shares: Shares,
+    moves: u64,
+    put_off: u64,
+    streams: Vec<StreamStatus>,
+}
+
+/// All that is seen under the lock.
+struct Seen {
+    ports: Vec<SeenPort>,
+    workers: Vec<SeenWorker>,
+    window_cycles: u64,
+    config: ConfigStatus,
+    removed: RemovedStatus,
+    ageing: Duration,
+}
+
+impl Dataplane {
+    /// The current status. Reads the workers' counters while they go on counting.
+    pub fn status(&self) -> Status {
+        let seen = self.see(&self.lock());
+        let workers = seen.workers.into_iter().enumerate();
+        Status {
+            ports: seen
+                .ports
+                .into_iter()
+                .map(|port| self.port_status(port))
+                .collect(),
+            workers: workers
+                .map(|(number, worker)| self.worker_status(number, worker, seen.window_cycles))
+                .collect(),
+            removed: seen.removed,
+            fdb: FdbStatus {
+                entries: self.fdb.entries(),
+                capacity: self.fdb.capacity(),
+                ageing_s: seen.ageing.as_secs(),
+            },
+            config: seen.config,
+            tsc_hz: self.clock.hz(),
+        }
+    }
+
+    /// Sets the configuration's part of the status. It is kept only for the status.
+    pub fn set_config_status(&self, config: ConfigStatus) {
+        self.lock().config = config;
+    }
+
+    /// The configuration's part of the status.
+    pub fn config_status(&self) -> ConfigStatus {
+        self.lock().config
+    }
+
+    /// All learned addresses.
+    pub fn fdb(&self) -> Vec<FdbEntry> {
+        let (view, tick, tick_length) = self.picture();
+        let name = |number: u16| view.port(number).map_or("?".into(), |p| p.name.to_string());
+        let mut entries: Vec<FdbEntry> = self
+            .fdb
+            .dump(tick)
+            .into_iter()
+            .map(|(mac, vlan, port, age)| FdbEntry {
+                mac: mac.to_string(),
+                vlan,
+                port: name(port),
+                age_s: u64::from(age) * tick_length.as_secs(),
+            })
+            .collect();
+        entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));
+        entries
+    }
+
+    fn see(&self, state: &State) -> Seen {
+        let loads = self.shown_loads(state);
+        let mut workers: Vec<SeenWorker> = (0..self.links.len())
+            .map(|worker| SeenWorker {
+                shares: loads.workers[worker],
+                moves: state.balance.moves[worker],
+                put_off: state.balance.put_off[worker],
+                streams: Vec::new(),
+            })
+            .collect();
+        for port in state.ports.iter().flatten() {
+            for (queue, placed) in &port.streams {
+                let stream = stream_status(port, *queue, placed, &loads);
+                workers[placed.worker].streams.push(stream);
+            }
+        }
+        let ports = (0..).zip(&state.ports);
+        let ports = ports.filter_map(|(number, port)| {
+            let port = port.as_ref()?;
+            let mut seen = see_port(port);
+            seen.status.looping_with = looping_with(state, number);
+            seen.status.looping = state.is_looping(number);
+            if let (Some(why), PortState::Up) = (port.why_blocked(), port.state) {
+                seen.status.state = BLOCKED.to_owned();
+                seen.status.detail = why;
+                seen.status.blocked_with = port.blocked_with().map(str::to_owned);
+            }
+            Some(seen)
+        });
+        Seen {
+            ports: ports.collect(),
+            workers,
+            window_cycles: loads.cycles,
+            config: state.config,
+            removed: state.gone(),
+            ageing: state.ageing.times().0,
+        }
+    }
+
+    fn port_status(&self, port: SeenPort) -> PortStatus {
+        let counters = &port.counters;
+        let mut all = Latencies::default();
+        let queue = |(number, queue)| {
+            let completion = Latencies::of(counters.of_queue(number).map(|c| &c.completion));
+            all.add(&completion);
+            self.queue_status(counters, number, queue, &completion)
+        };
+        PortStatus {
+            queues: port.queues.iter().enumerate().map(queue).collect(),
+            slo: port
+                .objectives
+                .map(|window| window.status(&all, &self.clock)),
+            ..port.status
+        }
+    }
+
+    fn queue_status(
+        &self,
+        counters: &PortCounters,
+        queue: usize,
+        seen: &SeenQueue,
+        completion: &Latencies,
+    ) -> QueueStatus {
+        let rx_burst_sizes = sizes(counters, queue, |c| c.rx_bursts.counts());
+        QueueStatus {
+            queue: queue as u16,
+            worker: seen.worker,
+            rx_packets: counters.sum(queue, |c| &c.rx_frames),
+            rx_bytes: counters.sum(queue, |c| &c.rx_bytes),
+            tx_packets: counters.sum(queue, |c| &c.tx_frames),
+            tx_bytes: counters.sum(queue, |c| &c.tx_bytes),
+            flood_copies: counters.sum(queue, |c| &c.flood_copies),
+            segment_copies: counters.sum(queue, |c| &c.segment_copies),
+            joined_copies: counters.sum(queue, |c| &c.joined_copies),
+            delivered_copies: counters.sum(queue, |c| &c.delivered_copies),
+            dropped_copies: counters.sum(queue, |c| &c.dropped_copies),
+            bursts: rx_burst_sizes.iter().sum(),
+            rx_burst_sizes,
+            tx_burst_sizes: sizes(counters, queue, |c| c.tx_bursts.counts()),
+            receive_ring_entries: seen.ring_entries,
+            receive_buffers: seen.buffers,
+            kicks: counters.sum(queue, |c| &c.kicks),
+            held_back: counters.sum(queue, |c| &c.held_back),
+            calls: counters.sum(queue, |c| &c.calls),
+            cycles: counters.sum(queue, |c| &c.cycles),
+            drops: drops(counters, queue),
+            completion: LatencyStatus {
+                buckets_ns: self.in_ns(completion.buckets()),
+                sum_ns: self.clock.ns(completion.sum()),
+            },
+            xdp: seen.xdp,
+        }
+    }
+
+    /// Converts buckets of cycles to nanoseconds. If a cycle is shorter than a nanosecond, adjacent buckets may be
+    /// merged.
+    fn in_ns(&self, buckets: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+        let mut all: Vec<(u64, u64)> = Vec::new();
+        for (cycles, n) in buckets {
+            let ns = self.clock.ns(cycles) as u64;
+            match all.last_mut() {
+                Some(last) if last.0 == ns => last.1 += n,
+                _ => all.push((ns, n)),
+            }
+        }
+        all
+    }
+
+    fn turns(&self, turns: &Turns, cycles: u64) -> LatencyStatus {
+        LatencyStatus {
+            buckets_ns: self.in_ns(turns.buckets()),
+            sum_ns: self.clock.ns(cycles),
+        }
+    }
+
+    fn worker_status(&self, worker: usize, seen: SeenWorker, window_cycles: u64) -> WorkerStatus {
+        let counters = &self.links[worker].counters;
+        let (stalled, stalls) = self.watch.stalls(worker);
+        let (allowed, last_core) = self.watch.cores(worker);
+        let core = self.options.cores.get(worker).copied().unwrap_or_default();
+        let (busy_cycles, idle_cycles) = (counters.busy_cycles.get(), counters.idle_cycles.get());
+        WorkerStatus {
+            worker,
+            core,
+            allowed_cores: allowed.to_string(),
+            last_core,
+            misplaced: !allowed.is_empty() && !pinning::is_pinned(&allowed, core),
+            node: self.nodes[worker],
+            window: WindowStatus {
+                ms: (self.clock.ns(window_cycles) / 1e6) as u64,
+                busy: seen.shares.busy,
+                idle: seen.shares.idle,
+                sleep: seen.shares.sleep,
+            },
+            busy_cycles,
+            idle_cycles,
+            sleep_cycles: counters.sleep_cycles.get(),
+            iterations: counters.turns.count(),
+            turns: self.turns(&counters.turns, busy_cycles.wrapping_add(idle_cycles)),
+            sleeps: counters.sleeps.get(),
+            bursts: counters.bursts.get(),
+            burst_work_max: counters.burst_work_max.get(),
+            stream_moves: seen.moves,
+            stream_moves_put_off: seen.put_off,
+            stalls,
+            stalled,
+            involuntary_switches: self.watch.involuntary_switches(worker),
+            streams: seen.streams,
+        }
+    }
+}
+
+/// Names of the ports to which probes have shown a loop from this one.
+fn looping_with(state: &State, number: u16) -> Vec<String> {
+    let name = |number| Some(state.view.port(number)?.name.to_string());
+    state.probing.others(number).filter_map(name).collect()
+}
+
+fn see_port(port: &Port) -> SeenPort {
+    let quota = &port.view.quota;
+    let queues = 0..port.view.counters.queues();
+    SeenPort {
+        status: PortStatus {
+            name: port.options.name.clone(),
+            kind: port.options.kind.to_owned(),
+            state: port.state.as_str().to_owned(),
+            detail: detail(port),
+            vlan: port.options.vlan_text.clone(),
+            required: port.options.required,
+            addresses: quota.used(),
+            addresses_moved: quota.moved(),
+            addresses_refused: quota.refused(),
+            addresses_damped: quota.damped(),
+            weight: port.options.weight,
+            storm: StormStatus {
+                broadcast: port.options.storm.broadcast,
+                multicast: port.options.storm.multicast,
+                unknown_unicast: port.options.storm.unknown_unicast,
+            },
+            addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
+            forward_control: control_names(port.options.forward_control),
+            loop_protect: port.options.loop_protect.map(|protect| LoopProtectStatus {
+                action: protect.action,
+                block_time_s: protect.block_time.as_secs_f64(),
+            }),
+            properties: properties(port),
+            state_for_s: port.since.elapsed().as_secs(),
+            device: port
+                .device
+                .as_ref()
+                .map(|device| port.before.device(device)),
+            ..PortStatus::default()
+        },
+        counters: port.view.counters.clone(),
+        queues: queues.map(|queue| see_queue(port, queue)).collect(),
+        objectives: port.objectives.as_ref().map(|all| all.window()),
+    }
+}
+
+/// Why the port is in its state, and why no front end can connect, if that is so.
+fn detail(port: &Port) -> String {
+    let device = port.device.as_ref();
+    match device.and_then(|device| device.socket_problem.as_ref()) {
+        None => port.detail.clone(),
+        Some(problem) if port.state == PortState::Down || port.detail.is_empty() => problem.clone(),
+        Some(problem) => format!("{}; {problem}", port.detail),
+    }
+}
+
+/// Properties that the port's thread or driver has set, and those derived from its descriptors.
+fn properties(port: &Port) -> BTreeMap<String, String> {
+    let polled = port.streams.iter().filter(|(_, placed)| !placed.has_wakeup);
+    let polled: Vec<String> = polled.map(|(queue, _)| queue.to_string()).collect();
+    let polled = (!polled.is_empty()).then(|| ("polled_queues", polled.join(" ")));
+    let calls = port.calls.text().map(|text| ("calls", text));
+    let mut properties = port.properties.clone();
+    properties.extend(
+        [polled, calls]
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
+    properties
+}
+
+fn see_queue(port: &Port, queue: usize) -> SeenQueue {
+    let placed = port.streams.get(&(queue as u16));
+    let socket = placed.and_then(|placed| placed.socket.as_ref());
+    let ring = match &port.view.egress {
+        Egress::Guest(queues) => queues.get(queue),
+        _ => None,
+    };
+    SeenQueue {
+        worker: placed.map(|placed| placed.worker),
+        xdp: port
+            .before
+            .xdp(queue as u16, socket.and_then(|socket| xdp_status(socket))),
+        ring_entries: ring.map(|ring| ring.size()),
+        buffers: ring.and_then(|ring| ring.offered()),
+    }
+}
+
+/// Sums over workers, by burst size.
+fn sizes(counters: &PortCounters, queue: usize, read: fn(&QueueCounters) -> [u64; 8]) -> [u64; 8] {
+    let mut sum = [0u64; 8];
+    for counts in counters.of_queue(queue).map(read) {
+        sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+    }
+    sum
+}
+
+/// Drops by reason, without zeroes.
+fn drops(counters: &PortCounters, queue: usize) -> BTreeMap<String, u64> {
+    let counts = DropReason::ALL.iter().map(|reason| {
+        let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, |n| n.get());
+        (reason, counters.of_queue(queue).map(of).sum::<u64>())
+    });
+    let met = counts.filter(|(_, n)| *n > 0);
+    met.map(|(reason, n)| (reason.label().to_owned(), n))
+        .collect()
+}
+
+pub(super) fn xdp_status(socket: &XskSocket) -> Option<XdpStatus> {
+    let statistics = socket.statistics().ok()?;
+    Some(XdpStatus {
+        rx_dropped: statistics.rx_dropped,
+        rx_invalid_descs: statistics.rx_invalid_descs,
+        tx_invalid_descs: statistics.tx_invalid_descs,
+        rx_ring_full: statistics.rx_ring_full,
+        rx_fill_ring_empty_descs: statistics.rx_fill_ring_empty_descs,
+        tx_ring_empty_descs: statistics.tx_ring_empty_descs,
+    })
+}
+
+fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> StreamStatus {
+    let fixed = match (&placed.socket, &placed.direct, port.options.worker) {
+        (.., Some(_)) => Some("pinned"),
+        (Some(_), ..) => Some("nic"),
+        (_, Some(_), _) => Some("direct"),
+        _ => None,
+    };
+    StreamStatus {
+        port: port.options.name.clone(),
+        queue,
+        share: loads.of_stream(port, queue, placed),
+        fixed: fixed.map(str::to_owned),
+        node: placed.node,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crosspoint_engine::bridge::fdb::Damping;
+    use crosspoint_engine::bridge::storm::StormLimits;
+    use crosspoint_engine::bridge::vlan::VlanPolicy;
+
+    use super::*;
+    use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
+
+    const WORKERS: usize = 8;
+
+    fn core() -> usize {
+        let set = rustix::thread::sched_getaffinity(None).expect("an affinity");
+        let mut all = 0..rustix::thread::CpuSet::MAX_CPU;
+        all.find(|core| set.is_set(*core)).expect("a core")
+    }
+
+    /// All on one core, where they sleep.
+    fn dataplane() -> Arc<Dataplane> {
+        Dataplane::start(DataplaneOptions {
+            cores: vec![core(); WORKERS],
+            sleep_after: Some(Duration::from_micros(1)),
+            fdb_capacity: 1024,
+            fdb_ageing: Duration::from_secs(300),
+            fdb_damping: Damping::OFF,
+            nic_queues: 0,
+            balance: BalanceOptions::default(),
+        })
+        .expect("workers start")
+    }
+
+    fn add_port(dataplane: &Dataplane, number: u64) {
+        let options = PortOptions {
+            name: format!("guest-{number}"),
+            kind: "vhost",
+            vlan: VlanPolicy::Unaware,
+            vlan_text: String::new(),
+            mac_limit: 16,
+            required: false,
+            weight: 1,
+            storm: StormLimits::default(),
+            addresses: Vec::new(),
+            forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
+            loop_protect: None,
+            joins: false,
+            worker: None,
+            queues: 2,
+        };
+        let port = dataplane.add_port(options).expect("there is room");
+        let state = dataplane.lock();
+        let port = state.ports[usize::from(port)]
+            .as_ref()
+            .expect("it was added");
+        for (worker, queue) in (0..WORKERS).flat_map(|w| [(w, 0), (w, 1)]) {
+            let counters = port.view.counters.at(worker, queue);
+            counters.rx_bursts.record(1 + worker as u32);
+            counters.rx_frames.add(1 + worker as u64);
+            for octave in 8..20 {
+                counters.completion.record((number % 100) << octave, 1);
+            }
+        }
+    }
+
+    /// The shortest of many, since a machine has more to do.
+    fn shortest<T>(mut what: impl FnMut() -> T) -> Duration {
+        let once = |_| {
+            let start = Instant::now();
+            drop(what());
+            start.elapsed()
+        };
+        (0..20).map(once).min().unwrap_or_default()
+    }
+
+    #[test]
+    fn who_looks_at_a_thousand_queues_does_not_hold_up_who_changes_a_port() {
+        let dataplane = dataplane();
+        for number in 0..500 {
+            add_port(&dataplane, number);
+            dataplane.set_slo(
+                number as u16,
+                Some(crosspoint_config::Slo {
+                    completion_p50: None,
+                    completion_p99: Some(Duration::from_micros(20)),
+                }),
+            );
+        }
+        let status = dataplane.status();
+        let queues: Vec<_> = status.ports.iter().flat_map(|port| &port.queues).collect();
+        assert_eq!(queues.len(), 1000);
+        assert!(queues.iter().all(|queue| {
+            (queue.bursts, queue.rx_packets) == (8, 36)
+                && queue.rx_burst_sizes == [1, 1, 2, 4, 0, 0, 0, 0]
+        }));
+        let held = shortest(|| dataplane.see(&dataplane.lock()));
+        let all = shortest(|| dataplane.status());
+        println!("1000 queues of {WORKERS} workers: {all:?}, with the lock held {held:?}");
+        // Takes milliseconds in practice.
+        assert!(held < Duration::from_millis(50), "{held:?}");
+        assert!(all < Duration::from_millis(500), "{all:?}");
+    }
+}

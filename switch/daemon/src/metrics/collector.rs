@@ -1,0 +1,206 @@
+//! The families of the switch, its ports and its workers, built from one status.
+
+use crosspoint_model::health::Health;
+use crosspoint_model::status::{
+    BLOCKED, ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus,
+};
+use prometheus::proto::MetricFamily;
+
+use super::buckets::{GAP_BOUNDS_NS, cumulative, sum_seconds};
+use super::families::{self as f, Family, Samples};
+use super::server;
+use crate::api;
+use crate::service::log;
+
+/// The states of `crosspoint_port_state`.
+const STATES: [&str; 5] = ["up", "connected", "down", "quarantined", BLOCKED];
+
+/// All families; some may have no samples.
+pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
+    let mut all = switch(status).to_vec();
+    all.extend(ports(&status.ports));
+    all.extend(properties(&status.ports));
+    all.extend(port_events(&status.ports));
+    all.extend(objectives(&status.ports));
+    all.extend(workers(&status.workers));
+    all.push(gaps(&status.workers));
+    all.extend(worker_events(&status.workers));
+    all.extend(process());
+    all
+}
+
+/// Counters of this process: lost log lines, and connections closed for lack of places.
+fn process() -> [MetricFamily; 2] {
+    let mut lost = Samples::of(f::LOG_LOST);
+    lost.add(&[], log::lost_lines());
+    let mut samples = Samples::of(f::CLIENTS_CLOSED);
+    let servers = [("metrics", &server::CLOSED), ("control", &api::CLOSED)];
+    for (name, closed) in servers {
+        let [gave_way, refused] = closed.counts();
+        samples.add(&[name, "gave_way"], gave_way);
+        samples.add(&[name, "refused"], refused);
+    }
+    [lost, samples].map(Samples::finish)
+}
+
+fn switch(status: &Status) -> [MetricFamily; 9] {
+    let mut build = Samples::of(f::BUILD_INFO);
+    build.add(&[env!("CARGO_PKG_VERSION")], true);
+    let one = |family, value: f64| {
+        let mut samples = Samples::of(family);
+        samples.add(&[], value);
+        samples
+    };
+    let (fdb, config) = (status.fdb, status.config);
+    let successful = f64::from(u8::from(config.last_reload_successful));
+    [
+        build,
+        one(f::READY, f64::from(u8::from(Health::of(status).ready))),
+        one(f::TSC_HERTZ, status.tsc_hz),
+        one(f::CONFIG_SUCCESSFUL, successful),
+        one(f::CONFIG_TIMESTAMP, config.last_reload_success_timestamp_s),
+        one(f::CONFIG_PROBLEMS, config.problems as f64),
+        one(f::FDB_ENTRIES, fdb.entries as f64),
+        one(f::FDB_CAPACITY, fdb.capacity as f64),
+        one(f::FDB_AGEING, fdb.ageing_s as f64),
+    ]
+    .map(Samples::finish)
+}
+
+fn ports(ports: &[PortStatus]) -> [MetricFamily; 4] {
+    let (mut up, mut state) = (Samples::of(f::PORT_UP), Samples::of(f::PORT_STATE));
+    let mut required = Samples::of(f::PORT_REQUIRED);
+    let mut addresses = Samples::of(f::PORT_ADDRESSES);
+    for port in ports {
+        up.add(&[&port.name], port.state == "up");
+        for one in STATES {
+            state.add(&[&port.name, one], port.state == one);
+        }
+        required.add(&[&port.name], port.required);
+        addresses.add(&[&port.name], u64::from(port.addresses));
+    }
+    [up, state, required, addresses].map(Samples::finish)
+}
+
+/// What ports are attached to, and the features negotiated with guests.
+fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
+    let (mut info, mut feature) = (Samples::of(f::PORT_INFO), Samples::of(f::PORT_FEATURE));
+    for port in ports {
+        let property = |name: &str| port.properties.get(name).map_or("", String::as_str);
+        let (xdp, copy) = (property("xdp"), property("copy"));
+        let (attachment, role, rings) = match &port.device {
+            Some(device) => (&*device.socket, &*device.role, &*device.ring_type),
+            None => (property("interface"), "", ""),
+        };
+        let labels = [&port.name, &port.kind, attachment, role, rings, xdp, copy];
+        info.add(&labels, true);
+        // The names come from the switch's own list.
+        for name in port.device.iter().flat_map(|device| &device.features) {
+            feature.add(&[&port.name, name], true);
+        }
+    }
+    [info, feature].map(Samples::finish)
+}
+
+/// Counters of events of ports.
+fn port_events(ports: &[PortStatus]) -> [MetricFamily; 5] {
+    let mut connections = Samples::of(f::PORT_CONNECTIONS);
+    let mut damped = Samples::of(f::PORT_DAMPED);
+    let mut looping = Samples::of(f::PORT_LOOPING);
+    let (mut moved, mut refused) = (Samples::of(f::PORT_MOVED), Samples::of(f::PORT_REFUSED));
+    for port in ports {
+        if let Some(device) = &port.device {
+            connections.add(&[&port.name], device.connections);
+        }
+        moved.add(&[&port.name], port.addresses_moved);
+        refused.add(&[&port.name], port.addresses_refused);
+        damped.add(&[&port.name], port.addresses_damped);
+        looping.add(&[&port.name], u64::from(port.looping));
+    }
+    [connections, moved, refused, damped, looping].map(Samples::finish)
+}
+
+/// Service level objectives.
+fn objectives(ports: &[PortStatus]) -> [MetricFamily; 5] {
+    type Read = fn(&SloStatus) -> Option<ObjectiveStatus>;
+    let kinds: [(&str, Read, Family, Family); 2] = [
+        (
+            "completion_p50",
+            |s| s.completion_p50,
+            f::SLO_P50_OBJECTIVE,
+            f::SLO_P50,
+        ),
+        (
+            "completion_p99",
+            |s| s.completion_p99,
+            f::SLO_P99_OBJECTIVE,
+            f::SLO_P99,
+        ),
+    ];
+    let mut met = Samples::of(f::SLO_MET);
+    let [p50, p99] = kinds.map(|(name, read, objective, measured)| {
+        let (mut objective, mut measured) = (Samples::of(objective), Samples::of(measured));
+        for port in ports {
+            if let Some(one) = port.slo.as_ref().and_then(read) {
+                let seconds = |ns: u64| ns as f64 / 1e9;
+                objective.add(&[&port.name], seconds(one.objective_ns));
+                measured.add(&[&port.name], one.measured_ns.map_or(f64::NAN, seconds));
+                met.add(&[&port.name, name], one.is_met().unwrap_or(true));
+            }
+        }
+        [objective, measured].map(Samples::finish)
+    });
+    let [[p50_objective, p50], [p99_objective, p99]] = [p50, p99];
+    [met.finish(), p50_objective, p50, p99_objective, p99]
+}
+
+/// How workers spend their time.
+fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 5] {
+    let (mut info, mut cycles) = (Samples::of(f::WORKER_INFO), Samples::of(f::WORKER_CYCLES));
+    let mut iterations = Samples::of(f::WORKER_ITERATIONS);
+    let (mut sleeps, mut bursts) = (Samples::of(f::WORKER_SLEEPS), Samples::of(f::WORKER_BURSTS));
+    for worker in workers {
+        let name = worker.worker.to_string();
+        let node = worker.node.map_or(String::new(), |node| node.to_string());
+        info.add(&[&name, &worker.core.to_string(), &node], true);
+        cycles.add(&[&name, "busy"], worker.busy_cycles);
+        cycles.add(&[&name, "idle"], worker.idle_cycles);
+        cycles.add(&[&name, "sleep"], worker.sleep_cycles);
+        iterations.add(&[&name], worker.iterations);
+        sleeps.add(&[&name], worker.sleeps);
+        bursts.add(&[&name], worker.bursts);
+    }
+    [info, cycles, iterations, sleeps, bursts].map(Samples::finish)
+}
+
+fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
+    let mut samples = Samples::of(f::WORKER_GAP);
+    for worker in workers {
+        let (counts, count) = cumulative(&worker.turns.buckets_ns, &GAP_BOUNDS_NS);
+        let bounds = GAP_BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9);
+        let all = (count, sum_seconds(&worker.turns));
+        samples.add_histogram(&[&worker.worker.to_string()], bounds.zip(counts), all);
+    }
+    samples.finish()
+}
+
+/// Counters of events of workers.
+fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 7] {
+    type Read = fn(&WorkerStatus) -> u64;
+    let values: [(Family, Read); 7] = [
+        (f::WORKER_WORK_MAX, |w| w.burst_work_max),
+        (f::WORKER_MOVES, |w| w.stream_moves),
+        (f::WORKER_PUT_OFF, |w| w.stream_moves_put_off),
+        (f::WORKER_STALLS, |w| w.stalls),
+        (f::WORKER_STALLED, |w| w.stalled.into()),
+        (f::WORKER_PREEMPTED, |w| w.involuntary_switches),
+        (f::WORKER_MISPLACED, |w| w.misplaced.into()),
+    ];
+    values.map(|(family, read)| {
+        let mut samples = Samples::of(family);
+        for worker in workers {
+            samples.add(&[&worker.worker.to_string()], read(worker));
+        }
+        samples.finish()
+    })
+}

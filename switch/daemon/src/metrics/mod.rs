@@ -1,0 +1,68 @@
+//! Metrics for Prometheus, at `GET /metrics`.
+//!
+//! All of them are read from the [`Source`] at the scrape; [`FAMILIES`] lists them. The `prometheus` crate itself adds those
+//! of the process (`process_*`).
+//!
+//! # How many series
+//!
+//! A series that appears only with its first event hides that event from `increase()`. Therefore a queue exports from the
+//! start, with value 0, every drop reason that a port of its kind can have. Any other reason is exported once it occurs. No
+//! label's values depend on what guests send: those of `feature` come from the switch's own list. `METRICS.md` gives the
+//! number of series of each kind.
+//!
+//! Workers' counters are only read, once per scrape, and without a lock that a change of ports waits for.
+
+mod buckets;
+mod collector;
+mod families;
+mod queues;
+mod server;
+mod text;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use buckets::{BOUNDS_NS, BURST_BOUNDS, GAP_BOUNDS_NS};
+pub use families::{FAMILIES, Family};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Registry, TextEncoder};
+pub use server::{MetricsError, MetricsServer};
+
+use crate::api::Source;
+
+/// Renders the metrics of one switch.
+#[derive(Clone)]
+pub struct Exposition {
+    source: Arc<dyn Source>,
+    /// The process's own metrics.
+    process: Registry,
+}
+
+impl fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exposition").finish_non_exhaustive()
+    }
+}
+
+impl Exposition {
+    /// The media type of the text that [`render`](Exposition::render) returns.
+    pub const MEDIA_TYPE: &str = prometheus::TEXT_FORMAT;
+
+    /// Metrics of `source`, and of this process.
+    pub fn new(source: Arc<dyn Source>) -> prometheus::Result<Exposition> {
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(Exposition { source, process })
+    }
+
+    /// Reads the source, and returns all metrics as text.
+    pub fn render(&self) -> prometheus::Result<String> {
+        let status = self.source.status();
+        let mut families = collector::collect(&status);
+        families.retain(|family| !family.get_metric().is_empty());
+        families.extend(self.process.gather());
+        let mut text = text::Text::after(TextEncoder::new().encode_to_string(&families)?);
+        queues::write(&mut text, &status.ports);
+        Ok(text.finish())
+    }
+}

@@ -1,0 +1,38 @@
+//! NIC ports: the XDP program on an interface, and a socket on each of its queues. A port follows its interface: it
+//! waits for a missing interface, goes down when the interface goes away or loses its carrier, and comes up again when
+//! it is back.
+//!
+//! [`Uplinks`] is the thread that does so, `uplink` the state of one port, `port` an open port.
+
+mod error;
+mod port;
+mod uplink;
+mod uplinks;
+
+use std::thread::available_parallelism;
+
+use crosspoint_config::{Queues, XdpPort};
+use crosspoint_netdev::Links;
+pub use error::NicPortError;
+pub use uplinks::{UplinkOptions, Uplinks};
+
+/// Maximum number of queues of a port.
+const QUEUES_MAX: u32 = 256;
+
+/// The number of queues for which a port has counters. For a missing interface it is the number of cores, since most
+/// drivers create that many. Further queues are counted with the last one.
+pub fn queue_count(config: &XdpPort) -> usize {
+    let of_interface = || {
+        let found = Links::open().and_then(|mut links| links.find(&config.interface));
+        match found {
+            Ok(Some(found)) => found.rx_queues,
+            _ => available_parallelism().map_or(1, |cores| cores.get() as u32),
+        }
+    };
+    let count = match (&config.queues, config.channels) {
+        (Queues::List(list), _) => list.iter().max().map_or(1, |last| *last + 1),
+        (Queues::All, Some(channels)) => channels,
+        (Queues::All, None) => of_interface(),
+    };
+    count.clamp(1, QUEUES_MAX) as usize
+}

@@ -1,0 +1,338 @@
+//! An open NIC port.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crosspoint_config::{HugePages, Queues, Tso, XdpMode, XdpPort};
+use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::stream::Source;
+use crosspoint_netdev::attach::AttachError;
+use crosspoint_netdev::{self as netdev, Attachment};
+use crosspoint_netdev::{Ethtool, Interface, Reach};
+use crosspoint_packet::ETHERNET_LEN;
+use crosspoint_xsk::{
+    BindMode, Pages, SINGLE_BUFFER_MTU, SocketError, SocketOptions, XskRx, XskSocket, XskTx,
+};
+
+use super::NicPortError;
+use crate::dataplane::{Dataplane, NewStream, PortChange, numa};
+
+/// An open NIC port. Dropping it detaches the program and closes the sockets. `Uplink` sets the state that is shown, up
+/// or down.
+pub(super) struct NicPort {
+    dataplane: Arc<Dataplane>,
+    number: u16,
+    queues: Vec<u32>,
+    sockets: Vec<Arc<XskSocket>>,
+    multi_buffer: bool,
+    /// Text about its state while it is up.
+    pub detail: String,
+    /// Shortcomings to warn about.
+    pub warnings: Vec<String>,
+    properties: BTreeMap<String, String>,
+    /// The interface at the last call of [`follow`](Self::follow).
+    interface: Interface,
+    /// Dropped first, so that no frame goes to a closed socket.
+    attachment: Option<Attachment>,
+}
+
+impl NicPort {
+    /// Opens port `number` of the dataplane on an interface that is up, with the `queues` from [`queues_of`]. No frame is
+    /// sent before [`follow`](Self::follow).
+    pub fn open(
+        dataplane: &Arc<Dataplane>,
+        number: u16,
+        config: &XdpPort,
+        interface: &Interface,
+        queues: Vec<u32>,
+    ) -> Result<NicPort, NicPortError> {
+        let (generic, fallback) = (
+            config.mode == XdpMode::Generic,
+            config.mode == XdpMode::Auto,
+        );
+        let mut multi_buffer = interface.mtu > SINGLE_BUFFER_MTU;
+        let attach = |multi_buffer| Attachment::new(interface, generic, fallback, multi_buffer);
+        let mut attachment = match attach(multi_buffer) {
+            // The other end of a veth has a large MTU, while this end does not.
+            Err(AttachError::Mtu { .. }) if !multi_buffer => {
+                multi_buffer = true;
+                attach(true)?
+            }
+            other => other?,
+        };
+        // In generic mode the kernel's large packets arrive unsegmented.
+        let takes_large = attachment.mode == netdev::XdpMode::Generic;
+        if takes_large && !multi_buffer && several_buffers_work() {
+            drop(attachment);
+            (multi_buffer, attachment) = match attach(true) {
+                Ok(attachment) => (true, attachment),
+                Err(_) => (false, attach(false)?),
+            };
+        }
+        let options = socket_options(config, interface, multi_buffer);
+        // Before the first socket, since the node decides which worker's memory it gets.
+        dataplane.set_node(number, numa::of_interface(&interface.name));
+        let mut halves = Vec::with_capacity(queues.len());
+        for queue in &queues {
+            let opened = dataplane.open_socket((number, *queue), interface.index, &options);
+            let (mut rx, tx) = opened.map_err(|why| {
+                NicPortError::of_socket(&interface.name, *queue, options.bind, why)
+            })?;
+            if takes_large {
+                rx.expect_large();
+            }
+            let redirected = attachment.redirect(*queue, &**rx.socket());
+            redirected.map_err(|why| NicPortError::Kernel {
+                interface: interface.name.clone(),
+                why,
+            })?;
+            halves.push((*queue as u16, rx, tx));
+        }
+        let sockets: Vec<Arc<XskSocket>> = halves
+            .iter()
+            .map(|(_, rx, _)| rx.socket().clone())
+            .collect();
+        let copy = match sockets.iter().all(|socket| socket.zero_copy()) {
+            true => "zero-copy",
+            false => "copy",
+        };
+        let whole = config.tso == Tso::Auto && copy == "copy" && sends_large(interface);
+        let opened = match whole {
+            true => send_large(&mut halves, interface),
+            false => Ok(()),
+        };
+        let tso = match whole && opened.is_ok() {
+            true => "whole",
+            false => "cut",
+        };
+        let (name, mode) = (&interface.name, attachment.mode.as_str());
+        let own = own_address_alone(interface);
+        let tags = takes_tags(interface);
+        let beside = own.iter().chain(&tags).map(|what| format!("; {what}"));
+        let beside: String = beside.collect();
+        let large = opened.err();
+        let large = large.map(|why| format!("large frames to `{name}` are cut: {why}"));
+        let dropped = (takes_large && !multi_buffer).then(|| format!(
+            "generic XDP on `{name}`: this kernel gives frames of at most {} bytes (Linux 6.6 gives longer ones); a TCP packet that its sender leaves longer is dropped: `ethtool -K SENDER tso off gso off`",
+            crosspoint_xsk::FRAME_SIZE
+        ));
+        let mut port = NicPort {
+            dataplane: dataplane.clone(),
+            number,
+            sockets,
+            multi_buffer,
+            detail: format!(
+                "{name}, {mode} XDP, {copy}, {} queue(s){beside}",
+                queues.len()
+            ),
+            warnings: large
+                .into_iter()
+                .chain(own)
+                .chain(tags)
+                .chain(dropped)
+                .collect(),
+            queues,
+            properties: [
+                ("interface", name.as_str()),
+                ("xdp", mode),
+                ("copy", copy),
+                ("tso", tso),
+                ("af_xdp", crosspoint_xsk::BACKEND),
+                ("mtu", &interface.mtu.to_string()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+            interface: interface.clone(),
+            attachment: Some(attachment),
+        };
+        port.begin(halves);
+        Ok(port)
+    }
+
+    /// Gives the sockets' halves to workers.
+    fn begin(&mut self, halves: Vec<(u16, XskRx, XskTx)>) {
+        let (mut add, mut nic) = (Vec::new(), Vec::new());
+        for (queue, rx, tx) in halves {
+            add.push(NewStream {
+                queue,
+                source: Source::Nic(rx),
+                kick: None,
+                node: None,
+            });
+            // A receive-only queue has a socket too, which sends nothing.
+            if u32::from(queue) < self.interface.tx_queues {
+                nic.push((queue, tx));
+            }
+        }
+        let change = PortChange {
+            add,
+            nic: Some(nic),
+            properties: Some(self.properties.clone()),
+            ..PortChange::default()
+        };
+        let _ = self.dataplane.change(self.number, change);
+    }
+
+    /// Whether the port must be reopened to match its interface: its frames now take more than one buffer, or the port
+    /// takes all queues and these have changed.
+    pub fn must_reopen(&self, config: &XdpPort, now: &Interface) -> bool {
+        let has_other_queues =
+            config.queues == Queues::All && now.rx_queues != self.interface.rx_queues;
+        let sends_elsewhere = now.tx_queues != self.interface.tx_queues;
+        has_other_queues || sends_elsewhere || (now.mtu > SINGLE_BUFFER_MTU && !self.multi_buffer)
+    }
+
+    /// Whether the program runs in the kernel's generic mode.
+    pub fn is_generic(&self) -> bool {
+        let attachment = self.attachment.as_ref();
+        attachment.is_some_and(|attachment| attachment.mode == netdev::XdpMode::Generic)
+    }
+
+    /// The interface at the last call of [`follow`](Self::follow).
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Adapts the port to a changed MTU of the interface.
+    pub fn follow(&mut self, now: &Interface) {
+        if now.mtu != self.interface.mtu {
+            for socket in &self.sockets {
+                socket.set_frame_len_max(frame_len_max(now));
+            }
+            let mtu = ("mtu".to_owned(), now.mtu.to_string());
+            self.properties.extend([mtu]);
+            let change = PortChange {
+                properties: Some(self.properties.clone()),
+                ..PortChange::default()
+            };
+            let _ = self.dataplane.change(self.number, change);
+        }
+        self.interface = now.clone();
+    }
+}
+
+impl Drop for NicPort {
+    fn drop(&mut self) {
+        drop(self.attachment.take());
+        let queues = std::mem::take(&mut self.queues);
+        let _ = self.dataplane.change(
+            self.number,
+            PortChange {
+                egress: Some(Egress::Down),
+                remove: queues.into_iter().map(|queue| queue as u16).collect(),
+                nic: Some(Vec::new()),
+                ..PortChange::default()
+            },
+        );
+        self.dataplane.forget_addresses(self.number);
+    }
+}
+
+/// The queues that a port takes: the configured ones, or all of the interface's that no guest has.
+pub(super) fn queues_of(
+    found: &Interface,
+    wanted: &Queues,
+    direct: &[u32],
+) -> Result<Vec<u32>, NicPortError> {
+    // A socket sends and receives, so a queue number must exist in both directions.
+    let count = found.rx_queues;
+    let interface = found.name.clone();
+    let queues: Vec<u32> = match wanted {
+        Queues::All => (0..count).filter(|queue| !direct.contains(queue)).collect(),
+        Queues::List(list) => match list.iter().find(|queue| **queue >= count) {
+            None => list.clone(),
+            Some(queue) => {
+                return Err(NicPortError::NoQueue {
+                    interface,
+                    count,
+                    queue: *queue,
+                });
+            }
+        },
+    };
+    match queues.is_empty() {
+        true => Err(NicPortError::AllDirect { interface, count }),
+        false => Ok(queues),
+    }
+}
+
+fn socket_options(config: &XdpPort, interface: &Interface, multi_buffer: bool) -> SocketOptions {
+    SocketOptions {
+        bind: match config.mode {
+            XdpMode::Auto => BindMode::Auto,
+            XdpMode::ZeroCopy => BindMode::ZeroCopy,
+            XdpMode::Copy | XdpMode::Generic => BindMode::Copy,
+        },
+        multi_buffer,
+        busy_poll: config.busy_poll,
+        pages: match config.huge_pages {
+            HugePages::Transparent => Pages::Transparent,
+            HugePages::Reserved => Pages::Reserved,
+            HugePages::Never => Pages::Small,
+        },
+        frame_len_max: frame_len_max(interface),
+    }
+}
+
+/// Whether sockets may receive frames that take several buffers (Linux 6.6).
+fn several_buffers_work() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|word| word.trim().parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
+        _ => false,
+    }
+}
+
+/// Whether large TCP frames may leave through an interface unsegmented: it must accept them, and have a single transmit
+/// queue, so that they stay in order with other frames.
+fn sends_large(interface: &Interface) -> bool {
+    let Ok(mut ethtool) = Ethtool::open() else {
+        return false;
+    };
+    let mut has = |name| {
+        let feature = ethtool.feature(interface.index, name);
+        feature.is_ok_and(|feature| feature.active)
+    };
+    interface.software
+        && interface.tx_queues == 1
+        && has("tx-tcp-segmentation")
+        && has("tx-tcp6-segmentation")
+}
+
+/// Makes all transmitting sockets accept large frames. After an error none may be used for that.
+fn send_large(
+    halves: &mut [(u16, XskRx, XskTx)],
+    interface: &Interface,
+) -> Result<(), SocketError> {
+    let mut senders = halves
+        .iter_mut()
+        .filter(|(queue, ..)| u32::from(*queue) < interface.tx_queues);
+    senders.try_for_each(|(_, _, tx)| tx.send_large(interface.index))
+}
+
+/// A warning for an interface that gets only frames for its own address.
+fn own_address_alone(interface: &Interface) -> Option<String> {
+    let Reach::OwnAddress(what) = interface.reach else {
+        return None;
+    };
+    let name = &interface.name;
+    Some(format!(
+        "`{name}` is {what}: the kernel gives it only frames for its own address, so no guest with another address gets an answer: name the interface below it, or make it with mode passthru"
+    ))
+}
+
+/// A warning for an interface that gets frames without their tags.
+fn takes_tags(interface: &Interface) -> Option<String> {
+    let (what, name) = (interface.takes_tags?, &interface.name);
+    Some(format!(
+        "`{name}` is {what}: the kernel takes the outer VLAN tag out of each frame before it gets there, so tagged frames count as untagged, and VLANs are not kept apart: where frames have tags, make the interfaces below it ports"
+    ))
+}
+
+/// The longest frame that the interface sends, bytes, without up to two tags.
+fn frame_len_max(interface: &Interface) -> u32 {
+    interface.mtu + ETHERNET_LEN as u32
+}

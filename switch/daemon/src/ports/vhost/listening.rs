@@ -1,0 +1,212 @@
+//! A guest port's listening socket. It is created with the port and checked while the port exists. If its file or
+//! folder is removed or replaced, the socket is created again, since no front end could connect otherwise.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crosspoint_config as config;
+use crosspoint_config::Access;
+use crosspoint_model::client::connect;
+use rustix::io::Errno;
+
+use super::access::{self, Refused};
+use super::{Shared, VhostPortError};
+use crate::service::socket_file::{Folders, Place, SocketFile};
+
+/// Interval between two checks of the socket's file.
+const LOOK: Duration = Duration::from_secs(1);
+/// Interval between two attempts to create it again. Each attempt connects to a process that listens in its place.
+const RETRY: Duration = Duration::from_secs(3);
+/// Shortest time between two log lines about a recreated socket.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// The longest time that a process listening at the port's path may take to accept our connection.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(200);
+/// Permission bits of a file's mode.
+const MODE_BITS: u32 = 0o777;
+
+/// A port's listening socket, and the state of its file.
+pub(super) struct Listening {
+    port: String,
+    path: PathBuf,
+    listener: UnixListener,
+    place: Place,
+    /// The access settings with which it was first created.
+    access: Access,
+    /// The access settings of the configuration.
+    wanted: Access,
+    folders: Folders,
+    look_at: Instant,
+    problem: Option<String>,
+    /// When a recreated socket was last logged.
+    said_at: Option<Instant>,
+}
+
+impl Listening {
+    /// Creates the socket. The caller keeps its file.
+    pub(super) fn start(
+        port: &str,
+        config: &config::VhostPort,
+    ) -> Result<(Listening, SocketFile), VhostPortError> {
+        let path = config.socket.as_path();
+        let fail = |why| VhostPortError::Listen {
+            port: port.to_owned(),
+            path: path.to_owned(),
+            why,
+        };
+        clear(port, path)?;
+        if let Some(folder) = path.parent() {
+            let _ = std::fs::create_dir_all(folder);
+        }
+        let listen = access::listen(path, &config.access);
+        let listener = listen.map_err(|refused| refused.explain(port, path))?;
+        let file = SocketFile::of(path).map_err(fail)?;
+        let found = std::fs::symlink_metadata(path).map_err(fail)?;
+        let listening = Listening {
+            port: port.to_owned(),
+            path: path.to_owned(),
+            listener,
+            place: file.place().clone(),
+            access: Access {
+                mode: Some(found.mode() & MODE_BITS),
+                group: Some(found.gid().to_string()),
+            },
+            wanted: config.access.clone(),
+            folders: Folders::of(path),
+            look_at: Instant::now() + LOOK,
+            problem: None,
+            said_at: None,
+        };
+        Ok((listening, file))
+    }
+
+    /// Waits like [`Shared::wait`] for a message of the current front end and, if `others` is set, for another front
+    /// end to connect; checks the socket meanwhile. Calls `noted` when a problem of the socket appears, changes or
+    /// ends.
+    pub(super) fn wait(
+        &mut self,
+        shared: &Shared,
+        (connection, others): (Option<&UnixStream>, bool),
+        time: Option<Duration>,
+        noted: &mut dyn FnMut(Option<&str>),
+    ) -> Option<Ready> {
+        let deadline = time.map(|time| Instant::now() + time);
+        loop {
+            if Instant::now() >= self.look_at && self.look(shared) {
+                noted(self.problem.as_deref());
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let all = [
+                connection.map(|connection| (Ready::Message, connection.as_fd())),
+                others.then(|| (Ready::Another, self.listener.as_fd())),
+            ];
+            let (kinds, fds): (Vec<Ready>, Vec<BorrowedFd<'_>>) = all.into_iter().flatten().unzip();
+            let ready = shared.wait(&fds, Some(left.map_or(LOOK, |left| left.min(LOOK))));
+            if let Some(index) = ready {
+                return kinds.get(index).copied();
+            }
+            if shared.stopping() || left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+        }
+    }
+
+    /// Accepts a front end's connection.
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        let (connection, _) = self.listener.accept()?;
+        connection.set_nonblocking(false)?;
+        Ok(connection)
+    }
+
+    /// Checks the file, and creates the socket again if it is gone. Returns whether its problem has changed.
+    fn look(&mut self, shared: &Shared) -> bool {
+        self.look_at = Instant::now() + LOOK;
+        // When a port ends, its file is removed on purpose.
+        if self.place.is_there() || shared.stopping() {
+            return self.note(None);
+        }
+        match self.make_again() {
+            Ok((listener, file)) => {
+                // Connections that wait at the old listener are dropped here.
+                (self.listener, self.place) = (listener, file.place().clone());
+                shared.keep_socket_file(file);
+                // Limits the log if something removes it again and again.
+                if self.said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    self.said_at = Some(Instant::now());
+                    tracing::warn!(
+                        port = self.port,
+                        "its socket {} was removed or replaced; it has been created again, and front ends can connect",
+                        self.path.display()
+                    );
+                }
+                self.note(None)
+            }
+            Err(why) => {
+                self.look_at = Instant::now() + RETRY;
+                self.note(Some(why))
+            }
+        }
+    }
+
+    /// Creates the socket again: in a folder as it was, with the access settings of the first time.
+    fn make_again(&self) -> Result<(UnixListener, SocketFile), String> {
+        clear(&self.port, &self.path).map_err(|why| why.to_string())?;
+        self.folders.make_again().map_err(|why| why.to_string())?;
+        let explain = |refused: Refused| refused.explain(&self.port, &self.path).to_string();
+        let listener = match access::listen(&self.path, &self.access) {
+            // The folder's group was the socket's, and has changed.
+            Err(Refused::Group(..)) => access::listen(&self.path, &self.wanted),
+            done => done,
+        };
+        let listener = listener.map_err(explain)?;
+        let file = SocketFile::of(&self.path).map_err(|why| why.to_string())?;
+        Ok((listener, file))
+    }
+
+    /// Records the current problem, and logs it if it is new. Returns whether it has changed.
+    fn note(&mut self, why: Option<String>) -> bool {
+        let problem = why.map(|why| format!("no front end can connect: its socket was removed or replaced, and cannot be made again: {why}"));
+        if problem == self.problem {
+            return false;
+        }
+        if let Some(problem) = &problem {
+            tracing::error!(
+                port = self.port,
+                "{problem}; it is tried again every {} s",
+                RETRY.as_secs()
+            );
+        }
+        self.problem = problem;
+        true
+    }
+}
+
+/// What became ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ready {
+    /// The current front end has sent a message or disconnected.
+    Message,
+    /// Another front end wants to connect.
+    Another,
+}
+
+/// Removes a socket that a dead process left behind. Anything else in the way is an error.
+fn clear(port: &str, path: &Path) -> Result<(), VhostPortError> {
+    let Ok(there) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let (port, at) = (port.to_owned(), path.to_owned());
+    if !there.file_type().is_socket() {
+        return Err(VhostPortError::NoSocket { port, path: at });
+    }
+    // A process that listens and does not accept must not block us; and only a socket without a listener is removed.
+    match connect(path, ANSWER_TIME_MAX) {
+        Err(Errno::CONNREFUSED) => drop(std::fs::remove_file(path)),
+        Err(Errno::NOENT) => {}
+        Ok(_) | Err(_) => return Err(VhostPortError::InUse { port, path: at }),
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! An open port of the configuration.
+
+use std::sync::Arc;
+
+use crosspoint_config::plan::PortDiff;
+use crosspoint_config::{Config, Port, PortKind, Vlan};
+use crosspoint_engine::bridge::vlan::VlanPolicy;
+
+use crate::daemon::StartError;
+use crate::dataplane::{Dataplane, PortOptions, PortSettings, PortState};
+use crate::ports::nic;
+use crate::ports::nic::{UplinkOptions, Uplinks};
+use crate::ports::vhost::VhostPort;
+
+/// An open port: its number, and what serves it.
+pub(super) struct PortHandle {
+    number: u16,
+    by: PortDriver,
+}
+
+enum PortDriver {
+    Guest { port: VhostPort },
+    Nic { port: Uplinks },
+}
+
+impl PortHandle {
+    /// Adds `port`, which is part of `config`, to the dataplane, and serves it.
+    pub fn open(
+        dataplane: &Arc<Dataplane>,
+        config: &Config,
+        port: &Port,
+    ) -> Result<PortHandle, StartError> {
+        let number = dataplane.add_port(options(port));
+        let number = number.ok_or_else(|| StartError::TooManyPorts(port.name.clone()))?;
+        match serve(dataplane, number, config, port) {
+            Ok(by) => {
+                dataplane.set_slo(number, port.slo);
+                Ok(PortHandle { number, by })
+            }
+            Err(why) => {
+                // Its earlier counts, if it was open before, are kept for the next attempt.
+                dataplane.set_aside(number);
+                Err(why)
+            }
+        }
+    }
+
+    /// Whether its peer is there, but frames will flow only in a moment.
+    pub fn is_coming_up(&self, dataplane: &Dataplane) -> bool {
+        let state = dataplane.port_state(self.number);
+        match &self.by {
+            PortDriver::Guest { port } => state == PortState::Connected || !port.has_asked(),
+            PortDriver::Nic { port } => port.lost_carrier && state == PortState::Down,
+        }
+    }
+
+    /// Whether it is a guest port.
+    pub fn is_guest(&self) -> bool {
+        matches!(self.by, PortDriver::Guest { .. })
+    }
+
+    /// Asks a guest port's threads to end, without waiting: so closing several ports takes no longer than closing one.
+    pub fn begin_end(&self) {
+        if let PortDriver::Guest { port } = &self.by {
+            port.begin_end();
+        }
+    }
+
+    /// Releases the guest or interface, and takes the port out of the dataplane, permanently or until it is reopened.
+    pub fn close(self, dataplane: &Dataplane, comes_again: bool) {
+        drop(self.by);
+        match comes_again {
+            true => dataplane.set_aside(self.number),
+            false => dataplane.remove_port(self.number),
+        }
+    }
+
+    /// Changes the settings that can change while frames flow.
+    pub fn set(&self, dataplane: &Dataplane, diff: &PortDiff) {
+        let (before, after) = (&diff.before, &diff.after);
+        let settings = PortSettings {
+            vlan: (before.vlan != after.vlan).then(|| vlan_policy(&after.vlan)),
+            mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
+            weight: (before.weight != after.weight).then_some(after.weight),
+            storm: (before.storm != after.storm).then_some(after.storm),
+            addresses: (before.addresses != after.addresses).then(|| after.addresses.clone()),
+            forward_control: (before.forward_control != after.forward_control)
+                .then_some(after.forward_control),
+            loop_protect: (before.loop_protect != after.loop_protect).then_some(after.loop_protect),
+            worker: (before.worker != after.worker).then_some(after.worker),
+            required: (before.required != after.required).then_some(after.required),
+        };
+        dataplane.set_port(self.number, settings);
+        if before.slo != after.slo {
+            dataplane.set_slo(self.number, after.slo);
+        }
+    }
+}
+
+fn serve(
+    dataplane: &Arc<Dataplane>,
+    number: u16,
+    config: &Config,
+    port: &Port,
+) -> Result<PortDriver, StartError> {
+    Ok(match &port.kind {
+        PortKind::Vhost(vhost) => PortDriver::Guest {
+            port: VhostPort::open(dataplane.clone(), number, &port.name, vhost)?,
+        },
+        PortKind::Xdp(xdp) => {
+            let options = UplinkOptions {
+                number,
+                name: port.name.clone(),
+                config: xdp.clone(),
+                direct: config.direct_queues(&port.name),
+            };
+            PortDriver::Nic {
+                port: Uplinks::start(dataplane, vec![options])?,
+            }
+        }
+    })
+}
+
+fn options(port: &Port) -> PortOptions {
+    let (kind, queues) = match &port.kind {
+        PortKind::Vhost(vhost) => ("vhost", usize::from(vhost.queue_pairs)),
+        PortKind::Xdp(xdp) => ("xdp", nic::queue_count(xdp)),
+    };
+    let (vlan, vlan_text) = vlan_policy(&port.vlan);
+    PortOptions {
+        name: port.name.clone(),
+        kind,
+        vlan,
+        vlan_text,
+        mac_limit: port.mac_limit,
+        queues,
+        joins: matches!(&port.kind, PortKind::Xdp(xdp) if xdp.gro),
+        worker: port.worker,
+        required: port.required,
+        weight: port.weight,
+        storm: port.storm,
+        addresses: port.addresses.clone(),
+        forward_control: port.forward_control,
+        loop_protect: port.loop_protect,
+    }
+}
+
+fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {
+    match vlan {
+        Vlan::Unaware => (VlanPolicy::Unaware, "unaware".to_owned()),
+        Vlan::Access(id) => (VlanPolicy::Access(*id), format!("access {id}")),
+        Vlan::Trunk { ids, native } => {
+            let list: Vec<String> = ids.iter().map(u16::to_string).collect();
+            let native_text = native.map_or(String::new(), |id| format!(" native {id}"));
+            (
+                VlanPolicy::trunk(ids, *native),
+                format!("trunk {}{native_text}", list.join(",")),
+            )
+        }
+    }
+}

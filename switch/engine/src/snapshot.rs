@@ -1,0 +1,173 @@
+//! Snapshot of the switch for workers: immutable, and replaced as a whole.
+
+use std::sync::Arc;
+
+use crosspoint_frame::{Frame, HeaderOp};
+use crosspoint_packet::{FlowHasher, Mac};
+
+use crate::bridge::fdb::Fdb;
+use crate::bridge::fdb::Quota;
+use crate::bridge::members::Members;
+use crate::bridge::probe::Probes;
+use crate::bridge::storm::StormControl;
+use crate::bridge::vlan::NO_VLAN;
+use crate::bridge::vlan::VlanPolicy;
+use crate::egress::guest_queues::GuestQueues;
+use crate::observe::counters::PortCounters;
+use crate::observe::tap::Tap;
+use crate::stages::control::ControlAddresses;
+use crate::stages::guard::Bindings;
+use crate::stages::guard::SourceGuard;
+
+/// Destination of frames for a port.
+#[derive(Clone)]
+pub enum Egress {
+    /// No guest and no NIC is attached.
+    Down,
+    /// A guest that broke the rules.
+    Quarantined,
+    /// A guest's receive queues, at least one.
+    Guest(Arc<GuestQueues>),
+    /// A NIC: each worker has its own egress queue to it.
+    Nic,
+}
+
+/// One port.
+#[derive(Clone)]
+pub struct PortSnapshot {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its VLANs.
+    pub vlan: Arc<VlanPolicy>,
+    /// Destination of its frames.
+    pub egress: Egress,
+    /// Its counters.
+    pub counters: Arc<PortCounters>,
+    /// Limit on the addresses learned on it.
+    pub quota: Arc<Quota>,
+    /// Whether TCP segments received here are joined for guests that take large frames.
+    pub joins: bool,
+    /// Its weight in sharing a busy worker's time with other ports; at least 1.
+    pub weight: u32,
+    /// Policer of flooded copies of its frames; `None` for no limit.
+    pub storm: Option<Arc<StormControl>>,
+    /// The source addresses that its frames may have; `None` for any.
+    pub sources: Option<Arc<SourceGuard>>,
+    /// Which link-local control frames are passed between this port and other ports.
+    pub control: ControlAddresses,
+}
+
+impl PortSnapshot {
+    /// Returns whether its configuration places its frames in VLANs.
+    #[inline(always)]
+    pub(crate) fn is_vlan_aware(&self) -> bool {
+        !matches!(*self.vlan, VlanPolicy::Unaware)
+    }
+
+    /// Returns whether it is blocked because a loop goes through it: frames from it are dropped, no frame is flooded to
+    /// it, and no address is learned on it.
+    pub fn is_blocked(&self) -> bool {
+        self.sources
+            .as_ref()
+            .is_some_and(|guard| guard.is_blocked())
+    }
+
+    /// Returns the queues that frames for this port are spread over by flow, if there are several.
+    #[inline(always)]
+    pub(crate) fn spreads(&self) -> Option<&GuestQueues> {
+        match &self.egress {
+            Egress::Guest(queues) if queues.len() > 1 => Some(queues),
+            _ => None,
+        }
+    }
+
+    /// Like [`tag_op`](Self::tag_op), for a copy of a flooded frame, which may be a control frame.
+    pub fn flooded_tag_op(&self, frame: &Frame) -> Option<HeaderOp> {
+        match frame.dst.is_link_local_control() {
+            true => (self.control.has(frame.dst) && !frame.tagged).then_some(HeaderOp::Keep),
+            false => self.tag_op(frame),
+        }
+    }
+
+    /// Returns the tag operation for a frame that leaves through this port; `None` if it may not leave.
+    #[inline(always)]
+    pub fn tag_op(&self, frame: &Frame) -> Option<HeaderOp> {
+        if !self.vlan.carries(frame.vlan) {
+            return None;
+        }
+        // Outside every VLAN a priority tag passes through, like all tags there.
+        if frame.vlan == NO_VLAN {
+            return Some(HeaderOp::Keep);
+        }
+        match (frame.tagged, self.vlan.sends_tagged(frame.vlan)) {
+            (false, true) => Some(HeaderOp::Push),
+            // Popping this tag would expose the next one, which names another VLAN on a trunk: the double-tagging attack,
+            // which escapes from a VLAN.
+            (true, false) if frame.stacked && self.vlan.is_trunk() => None,
+            (true, false) => Some(HeaderOp::Pop),
+            _ => Some(HeaderOp::Keep),
+        }
+    }
+}
+
+/// The snapshot.
+pub struct Snapshot {
+    /// Ports by number; numbers without a port are empty.
+    pub ports: Box<[Option<PortSnapshot>]>,
+    /// The ports of each VLAN.
+    pub members: Members,
+    /// Bindings of addresses to ports.
+    pub bindings: Bindings,
+    /// Forwarding database.
+    pub fdb: Arc<Fdb>,
+    /// Chooses a guest's receive queue.
+    pub flows: FlowHasher,
+    /// Taps that capture frames: at most [`TAPS_MAX`](crate::observe::tap::TAPS_MAX).
+    pub taps: Box<[Arc<Tap>]>,
+    /// Recognizes loop probes that came back; `None` if no port sends any.
+    pub probes: Option<Arc<Probes>>,
+}
+
+impl Snapshot {
+    /// Creates the snapshot of these ports.
+    pub fn new(
+        ports: Box<[Option<PortSnapshot>]>,
+        fdb: Arc<Fdb>,
+        flows: FlowHasher,
+        taps: Box<[Arc<Tap>]>,
+    ) -> Snapshot {
+        Snapshot {
+            members: Members::new(&ports),
+            bindings: Bindings::new(&ports),
+            ports,
+            fdb,
+            flows,
+            taps,
+            probes: None,
+        }
+    }
+
+    /// Rebuilds the VLAN member lists and the bindings after `ports` was changed in place.
+    pub fn renew_members(&mut self) {
+        self.members = Members::new(&self.ports);
+        self.bindings = Bindings::new(&self.ports);
+    }
+
+    /// Returns whether port `port` may receive frames from `mac` in `vlan`, according to all ports' guards.
+    pub fn allows_source(&self, mac: Mac, vlan: u16, port: u16) -> bool {
+        let guard = self.port(port).and_then(|port| port.sources.as_deref());
+        guard.is_none_or(|guard| guard.allows(mac)) && self.is_free_for(mac, vlan, port)
+    }
+
+    /// Returns whether the address is bound to no other port in `vlan`.
+    pub(crate) fn is_free_for(&self, mac: Mac, vlan: u16, port: u16) -> bool {
+        let policy = |owner| self.port(owner).map(|port| &*port.vlan);
+        self.bindings.allows(mac, vlan, port, policy)
+    }
+
+    /// Returns port number `port`.
+    #[inline(always)]
+    pub fn port(&self, port: u16) -> Option<&PortSnapshot> {
+        self.ports.get(usize::from(port))?.as_ref()
+    }
+}

@@ -1,0 +1,194 @@
+//! Source guards: which source addresses the frames of a port may have, and which port an address is bound to.
+//!
+//! A port with a [`SourceGuard`] may send only from the addresses in it. An address in a port's guard is also bound to
+//! that port, in every VLAN that the port carries: no other port may use it there.
+
+use std::sync::Arc;
+
+use crosspoint_frame::{Burst, Frame};
+use crosspoint_packet::{DropReason, Mac};
+
+use crate::bridge::probe::Probes;
+use crate::bridge::vlan::VlanPolicy;
+use crate::snapshot::PortSnapshot;
+
+/// The source addresses that frames of one port may have; none while the port is blocked.
+#[derive(Clone)]
+pub struct SourceGuard {
+    /// Ascending.
+    addresses: Box<[Mac]>,
+    is_blocked: bool,
+    /// The port's number, and the probes to recognize among refused frames.
+    probes: Option<(u16, Arc<Probes>)>,
+}
+
+impl SourceGuard {
+    /// Creates a guard that allows these addresses.
+    pub fn new(mut addresses: Vec<Mac>) -> SourceGuard {
+        addresses.sort_unstable();
+        SourceGuard {
+            addresses: addresses.into(),
+            is_blocked: false,
+            probes: None,
+        }
+    }
+
+    /// Returns the same guard for port `port`, which also recognizes loop probes, from any address.
+    pub fn looking(self, port: u16, probes: Arc<Probes>) -> SourceGuard {
+        SourceGuard {
+            probes: Some((port, probes)),
+            ..self
+        }
+    }
+
+    /// Returns the same guard for a blocked port: no frame passes. The addresses stay bound to the port.
+    pub fn blocked(self) -> SourceGuard {
+        SourceGuard {
+            is_blocked: true,
+            ..self
+        }
+    }
+
+    /// Returns whether the port is blocked.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Returns whether frames may come from `source`.
+    #[inline(always)]
+    pub fn allows(&self, source: Mac) -> bool {
+        !self.is_blocked() && self.has(source)
+    }
+
+    #[inline(always)]
+    fn has(&self, source: Mac) -> bool {
+        self.addresses.binary_search(&source).is_ok()
+    }
+
+    /// Returns the addresses, ascending.
+    pub fn addresses(&self) -> &[Mac] {
+        &self.addresses
+    }
+
+    /// Drops the frames from other addresses. A frame that is already dropped keeps its reason.
+    pub(crate) fn enforce(&self, burst: &mut Burst) {
+        if self.is_blocked {
+            for frame in burst.frames_mut() {
+                self.refuse(frame, DropReason::LoopBlocked);
+            }
+            return;
+        }
+        // Most frames have the source of the frame before.
+        let mut before = None;
+        for frame in burst.frames_mut() {
+            if before != Some(frame.src) {
+                if !self.has(frame.src) {
+                    self.refuse(frame, DropReason::SourceNotAllowed);
+                    continue;
+                }
+                before = Some(frame.src);
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, frame: &mut Frame, reason: DropReason) {
+        match &self.probes {
+            Some((port, probes)) => probes.refuse(frame, *port, reason),
+            None => frame.drop_for(reason),
+        }
+    }
+}
+
+/// The addresses of all guards and the ports that they are bound to; created with the snapshot.
+pub struct Bindings {
+    /// By address, ascending. One address may be bound to several ports, in different VLANs.
+    bound: Box<[(Mac, u16)]>,
+}
+
+impl Bindings {
+    /// Returns the bindings of these ports, by number.
+    pub fn new(ports: &[Option<PortSnapshot>]) -> Bindings {
+        let mut bound = Vec::new();
+        for (number, port) in (0u16..).zip(ports) {
+            let guard = port.as_ref().and_then(|port| port.sources.as_deref());
+            let addresses = guard.map_or(&[][..], SourceGuard::addresses);
+            bound.extend(addresses.iter().map(|mac| (*mac, number)));
+        }
+        bound.sort_unstable();
+        Bindings {
+            bound: bound.into(),
+        }
+    }
+
+    /// Returns whether no port has a guard.
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty()
+    }
+
+    /// Returns whether the address may be on port `port` in `vlan`: it is bound to that port there, or to none. `policy`
+    /// returns a port's VLANs. The loop visits at most as many ports as the address is bound to.
+    pub fn allows<'p>(
+        &self,
+        mac: Mac,
+        vlan: u16,
+        port: u16,
+        policy: impl Fn(u16) -> Option<&'p VlanPolicy>,
+    ) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        let first = self.bound.partition_point(|(other, _)| *other < mac);
+        let from_first = self.bound.get(first..).unwrap_or(&[]);
+        let owners = from_first.iter().take_while(|(other, _)| *other == mac);
+        let mut is_free = true;
+        for (_, owner) in owners {
+            if policy(*owner).is_some_and(|policy| policy.carries(vlan)) {
+                // Two ports may both have it for a moment, while the configuration changes.
+                if *owner == port {
+                    return true;
+                }
+                is_free = false;
+            }
+        }
+        is_free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A port with a guard can be an end of a loop too.
+    #[test]
+    fn a_probe_from_a_foreign_address_is_noted() {
+        let probes = Arc::new(Probes::default());
+        let guard = SourceGuard::new(Vec::new()).looking(5, probes.clone());
+        let mut burst = Burst::new();
+        assert!(burst.push_short(&probes.frame(3, 0, "x")));
+        crate::stages::parse(&mut burst);
+        guard.enforce(&mut burst);
+        let dropped = crosspoint_frame::Verdict::drop(DropReason::LoopProbe);
+        assert_eq!(burst.frames()[0].verdict, dropped);
+        assert_eq!(probes.returned().len(), 1);
+    }
+
+    /// Two consecutive frames from a foreign address are both dropped.
+    #[test]
+    fn only_frames_from_the_addresses_pass() {
+        let mac = |last| Mac::new([2, 0, 0, 0, 0, last]);
+        let guard = SourceGuard::new(vec![mac(3), mac(1)]);
+        let mut burst = Burst::new();
+        let sources = [1, 1, 2, 2, 3, 2, 1];
+        for source in sources {
+            let bytes = [&[0xff; 6], &mac(source).bytes()[..], &[8, 0], &[0; 46]].concat();
+            assert!(burst.push_short(&bytes));
+        }
+        crate::stages::parse(&mut burst);
+        guard.enforce(&mut burst);
+        let dropped = crosspoint_frame::Verdict::drop(DropReason::SourceNotAllowed);
+        for (source, frame) in sources.iter().zip(burst.frames()) {
+            assert_eq!(frame.verdict == dropped, *source == 2);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! A plan and its result, as the control socket sends them. The format is stable: keys may be added, none is removed.
+
+use crosspoint_config::Port;
+use crosspoint_config::plan::{How, KeyDiff, Plan, PortDiff, SettingDiff, When};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What `crosspoint plan --json` prints:
+///
+/// ```json
+/// {
+///   "add": [{"name": "web-3", "type": "vhost", "keys": {"name": "web-3", "type": "vhost", "socket": "/run/3"}}],
+///   "remove": ["web-1"],
+///   "change": [{"name": "web-2", "how": "in_place", "keys": [{"key": "mac_limit", "before": 1024, "after": 10}]}],
+///   "settings": [{"key": "workers.cores", "before": "auto", "after": [2, 3], "applied": "restart"}]
+/// }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanAnswer {
+    /// Ports that are added.
+    pub add: Vec<AddedPort>,
+    /// Names of the ports that are removed.
+    pub remove: Vec<String>,
+    /// Ports that change.
+    pub change: Vec<ChangedPort>,
+    /// Settings outside of ports that change.
+    pub settings: Vec<Setting>,
+}
+
+/// A port that is added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedPort {
+    /// Its name.
+    pub name: String,
+    /// "vhost" or "xdp".
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its table, with every default.
+    pub keys: Map<String, Value>,
+}
+
+/// A port that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedPort {
+    /// Its name.
+    pub name: String,
+    /// Whether its traffic goes on during the change.
+    pub how: HowChanged,
+    /// The keys whose values differ. For an uplink this can include `direct_queues`, which is not a key of the file:
+    /// the queues that guests own.
+    pub keys: Vec<Key>,
+    /// What the change takes from the running guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// How a port is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HowChanged {
+    /// "in_place": its traffic goes on.
+    InPlace,
+    /// "reopen": it is closed and opened again.
+    Reopen,
+}
+
+/// A key with different values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// The key.
+    pub key: String,
+    /// Its old value; null for none.
+    pub before: Value,
+    /// Its new value; null for none.
+    pub after: Value,
+}
+
+/// A setting with different values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The key with its section, as in "workers.cores", and both values.
+    #[serde(flatten)]
+    pub key: Key,
+    /// When it takes effect.
+    pub applied: Applied,
+}
+
+/// When a setting takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Applied {
+    /// "at_once".
+    AtOnce,
+    /// "restart": at the next start of the switch.
+    Restart,
+}
+
+/// Output of `crosspoint reload --json` and of the commands that change ports: the plan, and the parts that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// The planned changes. Those that need a restart were not made.
+    #[serde(flatten)]
+    pub plan: PlanAnswer,
+    /// The other changes that were not made.
+    pub failed: Vec<Failure>,
+}
+
+/// A part of a plan that could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The port's name, or a setting's key.
+    pub what: String,
+    /// The reason.
+    pub error: String,
+}
+
+impl PlanAnswer {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let none = self.add.is_empty() && self.remove.is_empty();
+        none && self.change.is_empty() && self.settings.is_empty()
+    }
+}
+
+impl From<&Plan> for PlanAnswer {
+    fn from(plan: &Plan) -> Self {
+        PlanAnswer {
+            add: plan.add.iter().map(AddedPort::from).collect(),
+            remove: plan.remove.clone(),
+            change: plan.change.iter().map(ChangedPort::from).collect(),
+            settings: plan.settings.iter().map(Setting::from).collect(),
+        }
+    }
+}
+
+impl From<&Port> for AddedPort {
+    fn from(port: &Port) -> Self {
+        AddedPort {
+            name: port.name.clone(),
+            kind: port.kind_name().to_owned(),
+            keys: port.table(),
+        }
+    }
+}
+
+impl From<&PortDiff> for ChangedPort {
+    fn from(diff: &PortDiff) -> Self {
+        let direct = diff.direct.iter().map(|direct| Key {
+            key: "direct_queues".to_owned(),
+            before: direct.before.clone().into(),
+            after: direct.after.clone().into(),
+        });
+        ChangedPort {
+            name: diff.name.clone(),
+            how: match diff.how {
+                How::InPlace => HowChanged::InPlace,
+                How::Reopen => HowChanged::Reopen,
+            },
+            keys: diff.keys.iter().map(Key::from).chain(direct).collect(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl From<&KeyDiff> for Key {
+    fn from(diff: &KeyDiff) -> Self {
+        Key {
+            key: diff.key.to_owned(),
+            before: diff.before.clone().unwrap_or_default(),
+            after: diff.after.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&SettingDiff> for Setting {
+    fn from(setting: &SettingDiff) -> Self {
+        Setting {
+            key: Key::from(&setting.diff),
+            applied: match setting.when {
+                When::AtOnce => Applied::AtOnce,
+                When::NeedsRestart => Applied::Restart,
+            },
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Requests over the control socket, and refusals.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crosspoint_config::{ConfigError, KeepError, PortTable};
+use miette::Diagnostic;
+use serde::{Deserialize, Serialize};
+
+use crate::capture::{TraceWanted, Wanted};
+use crate::topic::Topic;
+
+/// The longest that a client may take to send a request, including the pause before it.
+pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A stream, and the worker that shall poll it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Name of the port.
+    pub port: String,
+    /// The queue's number.
+    pub queue: u16,
+    /// The worker's number.
+    pub worker: usize,
+}
+
+/// A request to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// `{"show":"ports"}`: one topic of the status.
+    Show(Topic),
+    /// `{"port":"web-1"}`: everything known about one port.
+    Port(String),
+    /// `{"snapshot":{}}`: a [`StatusReport`](crosspoint_model::status::StatusReport). Its form is private to a daemon and a command line of the
+    /// same version.
+    Snapshot {},
+    /// `{"move":{"port":"web-1","queue":0,"worker":1}}`: moves a stream to another worker.
+    Move(Place),
+    /// `{"capture":{"port":"web-1"}}`: frames and their verdicts; see [`capture`](crosspoint_model::capture). It takes over the
+    /// connection.
+    Capture(Wanted),
+    /// `{"trace":{"port":"web-1"}}`: what happens to frames, stage by stage. It takes over the connection too.
+    Trace(TraceWanted),
+    /// `{"health":{}}`: whether the switch works, as a [`Health`].
+    Health {},
+    /// `{"plan":{"config":"/abs/path"}}`: what would change; null or absent: with the file that the daemon was started with.
+    Plan {
+        /// The other file, by an absolute path.
+        #[serde(default)]
+        config: Option<PathBuf>,
+    },
+    /// `{"reload":{}}`: reads the configuration again.
+    Reload {},
+    /// `{"port_add":{"name":"web-1","type":"vhost", ...}}`: the keys of a `[[port]]` table, and perhaps `"keep":true`.
+    PortAdd(PortAdd),
+    /// `{"port_remove":"web-1"}` or `{"port_remove":{"name":"web-1","keep":true}}`.
+    PortRemove(PortRemove),
+    /// `{"port_set":{"name":"web-1","set":{"mac_limit":10}}}`, and perhaps `"keep":true`.
+    PortSet(PortSet),
+}
+
+/// A port to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortAdd {
+    /// Whether to write it to `ports_dir` too, so that it is still there after a reload or a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
+    /// The keys of a `[[port]]` table.
+    #[serde(flatten)]
+    pub port: PortTable,
+}
+
+/// A port to remove.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PortRemoveForm")]
+pub struct PortRemove {
+    /// Its name.
+    pub name: String,
+    /// Whether to remove its file in `ports_dir` too.
+    pub keep: bool,
+}
+
+/// The two forms of [`PortRemove`].
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum PortRemoveForm {
+    Name(String),
+    Table {
+        name: String,
+        #[serde(default)]
+        keep: bool,
+    },
+}
+
+impl From<PortRemoveForm> for PortRemove {
+    fn from(form: PortRemoveForm) -> Self {
+        let (name, keep) = match form {
+            PortRemoveForm::Name(name) => (name, false),
+            PortRemoveForm::Table { name, keep } => (name, keep),
+        };
+        PortRemove { name, keep }
+    }
+}
+
+/// A port to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSet {
+    /// Its name.
+    pub name: String,
+    /// New values of keys; null sets the default.
+    pub set: PortTable,
+    /// Whether to write it to `ports_dir` too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChangeError {
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it.
+    pub help: String,
+    /// Which lines of a configuration are wrong and why: [`ConfigError::render`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
+}
+
+impl ChangeError {
+    /// An error without a report.
+    pub fn new(error: impl Into<String>, help: impl Into<String>) -> Self {
+        ChangeError {
+            error: error.into(),
+            help: help.into(),
+            report: None,
+        }
+    }
+
+    /// The error of sources that cannot be changed.
+    pub fn unchangeable() -> Self {
+        Self::new("this switch cannot be changed", "start it again")
+    }
+}
+
+impl From<ConfigError> for ChangeError {
+    fn from(error: ConfigError) -> Self {
+        ChangeError {
+            error: error.to_string(),
+            help: "nothing was changed: fix the mistakes and try again".to_owned(),
+            report: Some(error.render()),
+        }
+    }
+}
+
+impl From<KeepError> for ChangeError {
+    fn from(error: KeepError) -> Self {
+        let help = error.help().map(|help| help.to_string());
+        ChangeError::new(error.to_string(), help.unwrap_or_default())
+    }
+}

@@ -1,0 +1,114 @@
+//! The output of `crosspoint show`: JSON for programs, and tables for people.
+//!
+//! Both are made from the rows in [`rows`](crate::rows), whose fields are the keys of the JSON:
+//!
+//! | topic | JSON |
+//! |---|---|
+//! | `switch` | one [`SwitchRow`](crate::rows::SwitchRow) |
+//! | `ports` | array of [`PortRow`](crate::rows::PortRow), in the order of the configuration |
+//! | `queues` | array of [`QueueRow`](crate::rows::QueueRow), by port and number |
+//! | `workers` | array of [`WorkerRow`](crate::rows::WorkerRow), by number |
+//! | `fdb` | one [`Fdb`](crate::rows::Fdb): addresses by VLAN and address, and a list of those that moved recently |
+//! | `drops` | array of [`DropRow`](crate::rows::DropRow) that are not zero, by port, queue and reason |
+//! | `latency` | array of [`LatencyRow`](crate::rows::LatencyRow), by port and queue; queues of NICs have no such times |
+//! | `guests` | array of [`GuestRow`](crate::rows::GuestRow), in the order of the configuration |
+//! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
+//! | `port NAME` | one [`PortDetail`](crate::rows::PortDetail) |
+//!
+//! Counts are since the daemon started; shares of workers' time are of the last seconds. JSON is exact; tables show large
+//! counts with three digits (`1.23M`). Keys may be added; none is renamed or removed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A topic of `show`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// The switch as a whole.
+    Switch,
+    /// Ports: their state and totals.
+    Ports,
+    /// Every queue's counts and completion times.
+    Queues,
+    /// Workers: how busy they are, and with what.
+    Workers,
+    /// The learned addresses.
+    Fdb,
+    /// Drops by place and reason.
+    Drops,
+    /// How long guests' descriptors take to completion.
+    Latency,
+    /// Guests: their devices and front ends.
+    Guests,
+    /// The kernel's counters of the sockets of NIC queues.
+    Xdp,
+}
+
+impl Topic {
+    /// All topics.
+    pub const ALL: [Topic; 9] = [
+        Topic::Switch,
+        Topic::Ports,
+        Topic::Queues,
+        Topic::Workers,
+        Topic::Fdb,
+        Topic::Drops,
+        Topic::Latency,
+        Topic::Guests,
+        Topic::Xdp,
+    ];
+
+    /// Its name in commands and requests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Topic::Ports => "ports",
+            Topic::Queues => "queues",
+            Topic::Workers => "workers",
+            Topic::Fdb => "fdb",
+            Topic::Drops => "drops",
+            Topic::Switch => "switch",
+            Topic::Latency => "latency",
+            Topic::Guests => "guests",
+            Topic::Xdp => "xdp",
+        }
+    }
+
+    /// What it shows, in a few words for `--help`.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Topic::Ports => "the state and the totals of every port",
+            Topic::Queues => "every queue's counts and completion times",
+            Topic::Workers => "how busy every worker is, and with what",
+            Topic::Fdb => "the known addresses, and their ports",
+            Topic::Drops => "where frames were dropped, and why",
+            Topic::Switch => "version, configuration and totals",
+            Topic::Latency => "how long guests' descriptors take to completion, by queue",
+            Topic::Guests => "guests' devices and front ends",
+            Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// There is no such topic.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is not a topic; there are {topics}", topics = Topic::ALL.map(Topic::name).join(", "))]
+pub struct UnknownTopic(String);
+
+impl FromStr for Topic {
+    type Err = UnknownTopic;
+
+    fn from_str(name: &str) -> Result<Topic, UnknownTopic> {
+        let topic = Topic::ALL.into_iter().find(|topic| topic.name() == name);
+        topic.ok_or_else(|| UnknownTopic(name.to_owned()))
+    }
+}

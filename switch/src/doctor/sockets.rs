@@ -1,0 +1,152 @@
+//! The folders of the guests' sockets, and which users can open the sockets in them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use crosspoint_config::Role;
+
+use super::subject::{Subject, counted};
+use super::{Check, Finding, Severity};
+
+const FOLDER: Check = Check {
+    id: "socket-folder",
+    looks_at: "The folders of guests' sockets: whether they exist, and which users may enter them and connect",
+};
+const PEER: Check = Check {
+    id: "front-end-socket",
+    looks_at: "The sockets of ports with `role = \"client\"`: whether front ends have made them",
+};
+
+const METRICS: Check = Check {
+    id: "metrics-address",
+    looks_at: "The address of `[metrics] listen`; reported only if this host does not have it",
+};
+
+pub(super) const CHECKS: &[Check] = &[FOLDER, PEER, METRICS];
+
+/// Bits of a file's mode.
+const STICKY: u32 = 0o1000;
+const OTHERS_WRITE: u32 = 0o002;
+const OTHERS_ENTER: u32 = 0o001;
+const GROUP_ENTER: u32 = 0o010;
+
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut folders: BTreeMap<&Path, (u64, bool)> = BTreeMap::new();
+    let mut absent = Vec::new();
+    for (name, guest) in subject.guests() {
+        match guest.role {
+            Role::Server => {
+                let folder = guest.socket.parent().unwrap_or(Path::new("/"));
+                let (ports, has_modes) = folders.entry(folder).or_default();
+                *ports += 1;
+                *has_modes |= guest.access.mode.is_some();
+            }
+            Role::Client if !is_socket(subject, &guest.socket) => absent.push(name),
+            Role::Client => {}
+        }
+    }
+    let folders = folders.into_iter();
+    let mut findings: Vec<Finding> = folders
+        .map(|(folder, (ports, has_modes))| of_folder(subject, folder, ports, has_modes))
+        .collect();
+    if !absent.is_empty() {
+        findings.push(PEER.finding(
+            Severity::Note,
+            "host",
+            format!("no front end listens yet for {}", absent.join(", ")),
+            "These ports wait; frames for them are dropped (port_down).",
+            vec!["# start the front ends".to_owned()],
+        ));
+    }
+    findings.extend(of_metrics(subject));
+    findings
+}
+
+/// Whether metrics can be served. Whether another program has the port is not checked, since it may be the running daemon.
+fn of_metrics(subject: &Subject<'_>) -> Option<Finding> {
+    let address = subject.config?.metrics.listen?;
+    let error = TcpListener::bind((address.ip(), 0)).err()?;
+    Some(METRICS.finding(
+        Severity::Warning,
+        "host",
+        format!("[metrics] listen is {address}: {error}"),
+        "The metrics are not served until the host has the address; ports work without them.",
+        vec![format!(
+            "# give an interface the address {}, or configure another address",
+            address.ip()
+        )],
+    ))
+}
+
+fn is_socket(subject: &Subject<'_>, path: &Path) -> bool {
+    let found = fs::metadata(subject.host.path(&path.to_string_lossy()));
+    found.is_ok_and(|file| file.file_type().is_socket())
+}
+
+/// The name of a number in a file such as /etc/passwd.
+fn name_of(subject: &Subject<'_>, file: &str, id: u32) -> String {
+    let text = subject.host.read(file).unwrap_or_default();
+    let is_it = |line: &&str| line.split(':').nth(2) == Some(id.to_string().as_str());
+    let name = text
+        .lines()
+        .find(is_it)
+        .and_then(|line| line.split(':').next());
+    name.map_or_else(|| id.to_string(), str::to_owned)
+}
+
+/// The finding about a folder that holds `ports` sockets; `has_modes`: whether one of them has a `socket_mode`.
+fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) -> Finding {
+    let shown = folder.to_string_lossy();
+    let umask = subject.host.read("/proc/self/status").unwrap_or_default();
+    let umask = umask.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
+    let umask = umask.unwrap_or(0o022);
+    let Ok(found) = fs::metadata(subject.host.path(&shown)) else {
+        return FOLDER.finding(
+            Severity::Note,
+            &shown,
+            "it does not exist; the daemon makes it",
+            &format!(
+                "Front ends of {} cannot be started before the daemon, unless they try again.",
+                counted(ports, "port")
+            ),
+            vec![format!("install -d -m 750 -g kvm {shown}")],
+        );
+    };
+    let mode = found.mode();
+    let owner = name_of(subject, "/etc/passwd", found.uid());
+    let group = name_of(subject, "/etc/group", found.gid());
+    if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+        return FOLDER.finding(
+            Severity::Warning,
+            &shown,
+            format!("every user can write there (mode {:o})", mode & 0o7777),
+            "Any user can put a socket in a guest's place, and read and forge its frames.",
+            vec![format!("chmod o-w {shown}")],
+        );
+    }
+    let enter = match mode {
+        mode if mode & OTHERS_ENTER != 0 => "everybody".to_owned(),
+        mode if mode & GROUP_ENTER != 0 => format!("{owner} and group {group}"),
+        _ => owner,
+    };
+    // Connecting takes permission to write to the socket; its mode is 777 without the bits of the umask.
+    let connect = match umask {
+        mask if mask & 0o002 == 0 => "everybody",
+        mask if mask & 0o020 == 0 => "its owner and group",
+        _ => "its owner",
+    };
+    let but = if has_modes {
+        ", but for a port's socket_mode"
+    } else {
+        ""
+    };
+    let found = format!(
+        "{}; {enter} may enter, and with umask {umask:03o} {connect} may connect{but}",
+        counted(ports, "socket")
+    );
+    FOLDER.ok(&shown, found)
+}

@@ -1,0 +1,19 @@
+//! The command line: a folder or a file for each command, with all that only it needs.
+
+mod capture;
+pub mod cli;
+mod completions;
+#[cfg(test)]
+mod docs;
+pub mod doctor;
+mod health;
+mod help;
+mod man;
+pub mod plan;
+mod port;
+mod reload;
+mod report;
+mod run;
+pub mod show;
+mod top;
+mod trace;

@@ -1,0 +1,239 @@
+//! `crosspoint show`: wiring; the text is made in `crate::show`.
+
+use std::io::{self, IsTerminal, Write, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use crosspoint_model::client::{Client, ClientError};
+use crosspoint_model::request::Request;
+use crosspoint_model::topic::Topic;
+use miette::Diagnostic;
+use serde_json::Value;
+
+use crate::show::{Misshapen, Watch};
+use crate::{help, show};
+
+/// Show the state of a running switch
+///
+/// Counts are since the daemon started; shares of workers' time are of the last seconds. With --watch, traffic, drops and
+/// workers are shown per second instead, and completion times are those since the previous refresh.
+#[derive(Args)]
+#[command(after_long_help = help::SHOW)]
+pub(crate) struct Show {
+    /// What to show
+    #[arg(value_name = "TOPIC")]
+    what: Subject,
+    /// With `port`: the port's name
+    #[arg(required_if_eq("what", "port"))]
+    name: Option<String>,
+    /// Print JSON, whose keys are stable; with --watch, a line for each refresh
+    #[arg(long)]
+    json: bool,
+    /// Repeat after this many seconds (1 if no number is given, 0.1 to 3600)
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
+    watch: Option<Duration>,
+    /// With `fdb`: the addresses that moved between ports recently, and where they stay for now
+    #[arg(long)]
+    moves: bool,
+    #[command(flatten)]
+    socket: crate::cli::Socket,
+}
+
+/// What `show` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    /// One topic of all ports.
+    Topic(Topic),
+    /// All topics of one port.
+    Port,
+}
+
+impl ValueEnum for Subject {
+    fn value_variants<'a>() -> &'a [Subject] {
+        const ALL: [Subject; Topic::ALL.len() + 1] = {
+            let mut all = [Subject::Port; Topic::ALL.len() + 1];
+            let mut i = 0;
+            while i < Topic::ALL.len() {
+                all[i] = Subject::Topic(Topic::ALL[i]);
+                i += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Subject::Topic(topic) => PossibleValue::new(topic.name()).help(topic.help()),
+            Subject::Port => PossibleValue::new("port").help("everything about port NAME"),
+        })
+    }
+}
+
+/// Reads an interval in seconds.
+pub(crate) fn seconds(word: &str) -> Result<Duration, String> {
+    let seconds = word.parse::<f64>().ok();
+    seconds
+        .filter(|seconds| (0.1..=3600.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| {
+            "this must be a number of seconds from 0.1 to 3600; a topic comes before --watch"
+                .to_owned()
+        })
+}
+
+impl Show {
+    /// Asks the running switch, and prints the answer.
+    pub(crate) fn run(self) -> ExitCode {
+        if let (Subject::Topic(topic), Some(name)) = (self.what, &self.name) {
+            eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
+            return ExitCode::FAILURE;
+        }
+        if self.moves && self.what != Subject::Topic(Topic::Fdb) {
+            eprintln!("error: --moves goes with `show fdb`\nhelp: show fdb --moves");
+            return ExitCode::FAILURE;
+        }
+        let mut client = Client::new(&self.socket.socket);
+        match self.watch {
+            None => match self.once(&mut client) {
+                Ok(text) => print(&text).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+                Err(why) => why.say(),
+            },
+            Some(every) => self.again_and_again(&mut client, every),
+        }
+    }
+
+    fn request(&self) -> Request {
+        match self.what {
+            Subject::Topic(topic) => Request::Show(topic),
+            Subject::Port => Request::Port(self.name.clone().unwrap_or_default()),
+        }
+    }
+
+    fn once(&self, client: &mut Client) -> Result<String, Failed> {
+        let value: Value = client.request(&self.request())?;
+        if self.json {
+            return Ok(format!("{value:#}"));
+        }
+        Ok(self.render(&value)?)
+    }
+
+    fn render(&self, value: &Value) -> Result<String, Misshapen> {
+        match self.what {
+            Subject::Topic(Topic::Fdb) if self.moves => show::render_movers(value),
+            Subject::Topic(topic) => show::render(topic, value),
+            Subject::Port => show::render_port(value),
+        }
+    }
+
+    /// Repeats until the reader closes the pipe, or a signal comes. A daemon must be there only at the beginning: later it
+    /// may be restarted.
+    fn again_and_again(&self, client: &mut Client, every: Duration) -> ExitCode {
+        let in_place = stdout().is_terminal() && !self.json;
+        let mut watch = Watch::default();
+        let mut first = true;
+        loop {
+            let text = match self.refresh(client, &mut watch) {
+                Ok(text) => text,
+                Err(why) if first => return why.say(),
+                Err(why) if in_place => format!("{why}\ntrying again\n"),
+                Err(why) => {
+                    why.say();
+                    String::new()
+                }
+            };
+            let heading = format!("show {}, every {every:?}", self.title());
+            let printed = match (in_place, text.is_empty()) {
+                (true, _) => print_in_place(&heading, &text, first),
+                (false, true) => Ok(()),
+                (false, false) if first || self.json => print(&text),
+                (false, false) => print(&format!("\n{text}")),
+            };
+            if printed.is_err() {
+                // The reader has closed the pipe.
+                return ExitCode::SUCCESS;
+            }
+            first = false;
+            std::thread::sleep(every);
+        }
+    }
+
+    fn title(&self) -> String {
+        match self.what {
+            Subject::Topic(topic) => topic.name().to_owned(),
+            Subject::Port => show::printable(&format!(
+                "port {}",
+                self.name.as_deref().unwrap_or_default()
+            )),
+        }
+    }
+
+    /// The text of one refresh.
+    fn refresh(&self, client: &mut Client, watch: &mut Watch) -> Result<String, Failed> {
+        match self.what {
+            Subject::Topic(topic) if !self.json && Watch::has_rates(topic) => {
+                let snapshot = client.request(&Request::Snapshot {})?;
+                Ok(watch.render(topic, snapshot))
+            }
+            _ => {
+                let value: Value = client.request(&self.request())?;
+                if self.json {
+                    return Ok(value.to_string());
+                }
+                Ok(self.render(&value)?)
+            }
+        }
+    }
+}
+
+/// Why nothing can be shown.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Misshapen(#[from] Misshapen),
+}
+
+impl Failed {
+    fn say(&self) -> ExitCode {
+        let help = match self {
+            Failed::Client(why) => why.help(),
+            Failed::Misshapen(why) => why.help(),
+        };
+        eprintln!("error: {self}");
+        if let Some(help) = help {
+            eprintln!("help: {help}");
+        }
+        ExitCode::FAILURE
+    }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{}", text.trim_end())?;
+    out.flush()
+}
+
+/// Prints over the previous output. Lines that do not fit the screen are left out, since they would scroll it.
+fn print_in_place(heading: &str, text: &str, first: bool) -> io::Result<()> {
+    let height = rustix::termios::tcgetwinsize(stdout()).map_or(24, |size| size.ws_row);
+    // One line for the heading, and one for the cursor.
+    let room = usize::from(height).saturating_sub(2).max(1);
+    let lines = text.trim_end().lines().count();
+    let shown = if lines > room { room - 1 } else { lines };
+    let mut screen = String::from(if first { "\x1b[2J\x1b[H" } else { "\x1b[H" });
+    let more = format!("... {} more lines", lines - shown);
+    let more = Some(more.as_str()).filter(|_| lines > shown);
+    let lines = text.lines().take(shown);
+    for line in std::iter::once(heading).chain(lines).chain(more) {
+        screen.push_str(line);
+        screen.push_str("\x1b[K\n");
+    }
+    screen.push_str("\x1b[J");
+    let mut out = stdout().lock();
+    out.write_all(screen.as_bytes())?;
+    out.flush()
+}

@@ -1,0 +1,281 @@
+//! Generated configurations of all kinds.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crosspoint_config::limits::*;
+use crosspoint_config::{
+    Access, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect, Metrics,
+    Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers,
+    XdpMode, XdpPort,
+};
+use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_packet::Mac;
+use proptest::collection::{btree_map, hash_set};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn ids() -> impl Strategy<Value = Vec<u16>> {
+    hash_set(VLAN_ID_MIN..=VLAN_ID_MAX, 1..4).prop_map(Vec::from_iter)
+}
+
+fn vlan() -> impl Strategy<Value = Vlan> {
+    prop_oneof![
+        Just(Vlan::Unaware),
+        (VLAN_ID_MIN..=VLAN_ID_MAX).prop_map(Vlan::Access),
+        (ids(), option::of(VLAN_ID_MIN..=VLAN_ID_MAX))
+            .prop_map(|(ids, native)| Vlan::Trunk { ids, native }),
+    ]
+}
+
+fn mac() -> impl Strategy<Value = Mac> {
+    any::<[u8; 5]>().prop_map(|[a, b, c, d, e]| Mac::new([0x52, a, b, c, d, e]))
+}
+
+/// Which side listens; if the switch does, the socket's permissions.
+fn role() -> impl Strategy<Value = (Role, Access)> {
+    let access = (option::of(0..=0o777_u32), option::of("[a-z0-9_-]{1,32}"));
+    let server = access.prop_map(|(mode, group)| (Role::Server, Access { mode, group }));
+    prop_oneof![server, Just((Role::Client, Access::default()))]
+}
+
+/// A guest, whose `direct` gets its uplink later.
+fn vhost() -> impl Strategy<Value = VhostPort> {
+    (
+        // Characters that a path may contain, and a TOML string only when escaped.
+        "/run/[ -~äπ\n\t\u{1}\u{7f}]{0,8}x",
+        role(),
+        1..=QUEUE_PAIRS_MAX,
+        option::of(mac()),
+        MTU_MIN..=MTU_MAX,
+        option::of(0..8_u32),
+        any::<(bool, bool)>(),
+    )
+        .prop_map(
+            |(socket, (role, access), queue_pairs, mac, mtu, direct, offloads)| VhostPort {
+                socket: socket.into(),
+                role,
+                access,
+                queue_pairs,
+                mac,
+                mtu,
+                offloads: Offloads {
+                    receive: offloads.0,
+                    transmit: offloads.1,
+                },
+                direct: direct.map(|queue| Direct {
+                    uplink: String::new(),
+                    queue,
+                }),
+            },
+        )
+}
+
+fn queues() -> impl Strategy<Value = Queues> {
+    prop_oneof![
+        Just(Queues::All),
+        hash_set(8..16_u32, 1..4).prop_map(|set| Queues::List(Vec::from_iter(set))),
+    ]
+}
+
+fn xdp() -> impl Strategy<Value = XdpPort> {
+    let modes = vec![
+        XdpMode::Auto,
+        XdpMode::ZeroCopy,
+        XdpMode::Copy,
+        XdpMode::Generic,
+    ];
+    let pages = vec![
+        HugePages::Transparent,
+        HugePages::Reserved,
+        HugePages::Never,
+    ];
+    (
+        (queues(), select(modes), option::of(MTU_MIN..=MTU_MAX)),
+        (any::<bool>(), select(vec![Tso::Auto, Tso::Off])),
+        (any::<bool>(), select(pages), option::of(16..64_u32)),
+        select(vec![Rss::Keep, Rss::Queues]),
+    )
+        .prop_map(
+            |((queues, mode, mtu), (gro, tso), (busy_poll, huge_pages, channels), rss)| XdpPort {
+                interface: String::new(),
+                queues,
+                mode,
+                mtu,
+                gro,
+                tso,
+                busy_poll,
+                huge_pages,
+                channels,
+                rss,
+            },
+        )
+}
+
+fn slo() -> impl Strategy<Value = Slo> {
+    let time = |us: u64| Duration::from_micros(us);
+    (1..1_000_u64, 1_000..10_000_000_u64, 0..3).prop_map(move |(p50, p99, which)| Slo {
+        completion_p50: (which != 1).then(|| time(p50)),
+        completion_p99: (which != 0).then(|| time(p99)),
+    })
+}
+
+fn storm() -> impl Strategy<Value = StormLimits> {
+    (0..=STORM_MAX, 0..=STORM_MAX, 0..=STORM_MAX).prop_map(
+        |(broadcast, multicast, unknown_unicast)| StormLimits {
+            broadcast,
+            multicast,
+            unknown_unicast,
+        },
+    )
+}
+
+fn loop_protect() -> impl Strategy<Value = LoopProtect> {
+    let action = prop_oneof![Just(LoopAction::Report), Just(LoopAction::Block)];
+    (action, 1..=86_400_u64).prop_map(|(action, seconds)| LoopProtect {
+        action,
+        block_time: Duration::from_secs(seconds),
+    })
+}
+
+/// A small range, so that two ports would share some.
+fn addresses() -> impl Strategy<Value = Vec<Mac>> {
+    let mac = (0..8_u8).prop_map(|last| Mac::new([0x52, 0, 0, 0, 0, last]));
+    hash_set(mac, 0..3).prop_map(Vec::from_iter)
+}
+
+fn kind() -> impl Strategy<Value = PortKind> {
+    prop_oneof![
+        3 => vhost().prop_map(PortKind::Vhost),
+        1 => xdp().prop_map(PortKind::Xdp),
+    ]
+}
+
+/// Ports that are valid by themselves, and then made consistent with each other.
+fn ports() -> impl Strategy<Value = Vec<Port>> {
+    let port = (
+        kind(),
+        vlan(),
+        (
+            0..=MAC_LIMIT_MAX,
+            1..=WEIGHT_MAX,
+            storm(),
+            addresses(),
+            option::of(loop_protect()),
+        ),
+        option::of(0..3_usize),
+        any::<bool>(),
+        option::of(slo()),
+    );
+    // Few names, so that two configurations share some.
+    let ports = btree_map(0..8_usize, port, 0..6).prop_map(|ports| {
+        let ports = ports.into_iter();
+        let ports = ports.map(
+            |(number, (kind, vlan, limits, worker, required, slo))| Port {
+                name: format!("p-{number}"),
+                vlan,
+                mac_limit: limits.0,
+                weight: limits.1,
+                storm: limits.2,
+                addresses: limits.3,
+                forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
+                loop_protect: limits.4,
+                worker,
+                required,
+                slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),
+                kind,
+            },
+        );
+        agree(ports.collect())
+    });
+    ports.prop_shuffle()
+}
+
+/// Gives each port its own interface or socket and its own addresses, and each `direct` an uplink.
+fn agree(mut ports: Vec<Port>) -> Vec<Port> {
+    let is_uplink = |port: &&Port| matches!(port.kind, PortKind::Xdp(_));
+    let uplink = ports.iter().find(is_uplink).map(|port| port.name.clone());
+    let (mut taken, mut bound) = (Vec::new(), HashSet::new());
+    for port in &mut ports {
+        port.addresses.retain(|mac| bound.insert(*mac));
+        match &mut port.kind {
+            PortKind::Vhost(guest) => {
+                // A guest's `mac` must be one of its own addresses.
+                let own = port.addresses.first().copied();
+                guest.mac = own.filter(|_| guest.mac.is_some()).or(guest.mac);
+                guest.socket.as_mut_os_string().push(&port.name);
+                guest.direct = guest.direct.take().and_then(|direct| {
+                    let is_free = !taken.contains(&direct.queue);
+                    taken.push(direct.queue);
+                    let uplink = uplink.clone().filter(|_| is_free)?;
+                    Some(Direct { uplink, ..direct })
+                });
+            }
+            PortKind::Xdp(xdp) => xdp.interface = format!("if{}", port.name),
+        }
+    }
+    ports
+}
+
+fn workers() -> impl Strategy<Value = Workers> {
+    let cores = prop_oneof![
+        Just(Cores::Auto),
+        hash_set(0..64_usize, 3..6).prop_map(|set| Cores::List(Vec::from_iter(set))),
+    ];
+    (
+        cores,
+        select(vec![Poll::Busy, Poll::Adaptive]),
+        1..=1_000_000_u64,
+        select(vec![Balance::Auto, Balance::Off]),
+        100..=3_600_000_u64,
+    )
+        .prop_map(|(cores, poll, idle_us, balance, interval_ms)| Workers {
+            cores,
+            poll,
+            idle_spin: Duration::from_micros(idle_us),
+            balance,
+            balance_interval: Duration::from_millis(interval_ms),
+        })
+}
+
+/// Complete configurations, as [`Config::parse`] could return them.
+pub fn config() -> impl Strategy<Value = Config> {
+    let switch = (
+        2..=86_400_u64,
+        12..=16_u32,
+        0..=FDB_MOVES_MAX_MAX,
+        2..=3600_u64,
+    );
+    let switch = switch.prop_map(|(seconds, power, moves, window_s)| Switch {
+        fdb_ageing: Duration::from_secs(seconds),
+        fdb_moves_max: moves,
+        fdb_moves_window: Duration::from_secs(window_s),
+        fdb_capacity: FDB_BUCKET_ENTRIES << power,
+    });
+    let listen = select(vec![None, Some("127.0.0.1:9477"), Some("[::]:1")]);
+    let listen = listen.prop_map(|text| text.map(|text| text.parse().expect("an address")));
+    (
+        (workers(), switch, listen),
+        (
+            "/run/[a-z]{1,4}",
+            option::of("/etc/[a-z]{1,4}"),
+            any::<bool>(),
+        ),
+        ports(),
+    )
+        .prop_map(
+            |((workers, switch, listen), (socket, ports_dir, watch), ports)| Config {
+                workers,
+                switch,
+                metrics: Metrics { listen },
+                control: Control {
+                    socket: socket.into(),
+                },
+                watch_ports: watch && ports_dir.is_some(),
+                ports_dir: ports_dir.map(Into::into),
+                ports,
+                ..Config::default()
+            },
+        )
+}

@@ -1,0 +1,122 @@
+//! Handoff: sends through a queue that another worker owns, without a second copy. The sender copies into UMEM frames
+//! that the owner supplied, and hands their descriptors off.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use crosspoint_frame::{Burst, TxEntry};
+
+use crate::XskSocket;
+use crate::fill::{MAX_PIECES, fill};
+use crate::tx::{NicOutcome, TxAction, way};
+
+/// Most UMEM frames in a handoff from one worker to another.
+const DEPTH: usize = 128;
+
+/// A handoff from one worker to another. Each queue has one producer and one consumer.
+pub struct Handoff {
+    socket: Arc<XskSocket>,
+    free: ArrayQueue<u64>,
+    full: ArrayQueue<libc::xdp_desc>,
+    /// Descriptors pushed, counted by the sender, and taken, counted by the owner, since the handoff was made.
+    pushed: AtomicU64,
+    taken: AtomicU64,
+}
+
+impl Handoff {
+    pub(crate) fn new(socket: Arc<XskSocket>) -> Handoff {
+        Handoff {
+            socket,
+            free: ArrayQueue::new(DEPTH),
+            // Plus the frames that the sender was filling while the owner counted.
+            full: ArrayQueue::new(DEPTH + MAX_PIECES),
+            pushed: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns the owner's socket.
+    pub fn socket(&self) -> &Arc<XskSocket> {
+        &self.socket
+    }
+
+    /// Copies the picked frames into supplied UMEM frames and hands them off to the owner.
+    pub fn deliver(&self, burst: &Burst, picks: &[TxEntry]) -> NicOutcome {
+        let (mut outcome, mut pushed) = (NicOutcome::default(), 0);
+        for pick in picks {
+            let Some(frame) = burst.frames().get(usize::from(pick.frame)) else {
+                continue;
+            };
+            // Only the owner may exchange memory of this UMEM.
+            let needed = match way(&self.socket, burst, frame, *pick, false) {
+                TxAction::Copy(pieces) => pieces,
+                TxAction::Exchange(_) | TxAction::Small => {
+                    outcome.small += 1;
+                    continue;
+                }
+                TxAction::Long => {
+                    outcome.long += 1;
+                    continue;
+                }
+            };
+            // Only this thread takes from `free`, so these frames stay there.
+            if self.free.len() < needed {
+                outcome.full += 1;
+                continue;
+            }
+            let mut frames = [0; MAX_PIECES];
+            let frames = &mut frames[..needed];
+            for frame in frames.iter_mut() {
+                *frame = self.free.pop().unwrap_or_default();
+            }
+            let filled = fill(&self.socket, burst, frame, pick.tag, frames);
+            for desc in filled.descriptors() {
+                // It has room for all frames that `supply` gives out, so it cannot be full.
+                let _ = self.full.push(*desc);
+            }
+            pushed += filled.descriptors().len() as u64;
+            outcome.frames += 1;
+            outcome.bytes += u64::from(filled.len());
+        }
+        // Single writer: no atomic addition.
+        let before = self.pushed.load(Ordering::Relaxed);
+        self.pushed.store(before + pushed, Ordering::Relaxed);
+        outcome
+    }
+
+    /// Returns how many descriptors the sender has pushed since the handoff was made, and how many of them the owner has
+    /// taken. For the sender; the kernel has the taken ones at the owner's next quiescent point.
+    pub fn position(&self) -> (u64, u64) {
+        let taken = self.taken.load(Ordering::Acquire);
+        (self.pushed.load(Ordering::Relaxed), taken)
+    }
+
+    /// Returns whether frames wait for the owner.
+    pub fn has_work(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// Takes the next descriptor. With `XDP_PKT_CONTD`, the next one belongs to the same frame.
+    pub(crate) fn take(&self) -> Option<libc::xdp_desc> {
+        self.full.pop()
+    }
+
+    /// Counts taken descriptors. For the owner.
+    pub(crate) fn count_taken(&self, count: u64) {
+        let before = self.taken.load(Ordering::Relaxed);
+        self.taken.store(before + count, Ordering::Release);
+    }
+
+    /// Refills the sender's frames from `free`, as far as possible.
+    pub(crate) fn supply(&self, free: &mut Vec<u64>) {
+        let out = self.free.len() + self.full.len();
+        for _ in out..DEPTH {
+            let Some(address) = free.pop() else { return };
+            if let Err(address) = self.free.push(address) {
+                free.push(address);
+                return;
+            }
+        }
+    }
+}
