@@ -14,7 +14,7 @@ use crate::completions::Completions;
 use crate::man::ManPages;
 use crate::show::Show;
 use crate::top::Top;
-use crate::{doctor, help, run};
+use crate::{check, doctor, help, run};
 
 /// A polling software switch for virtual machines.
 #[derive(Parser)]
@@ -39,6 +39,9 @@ pub(crate) enum Command {
         /// The configuration (TOML); `-` reads standard input, without the files of `ports_dir`
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Look at this host too: the workers' cores, groups, interfaces, and the folders of sockets
+        #[arg(long)]
+        host: bool,
     },
     /// Check whether this host is fit for the switch, and how to make it so
     ///
@@ -98,7 +101,7 @@ pub(crate) enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config } => run::run(&config),
-        Command::Check { config } => run::check(&config),
+        Command::Check { config, host } => check::check(&config, host),
         Command::Doctor { config, all, json } => doctor::doctor(config.as_deref(), all, json),
         Command::Health(health) => health.run(),
         Command::Report(report) => report.run(),

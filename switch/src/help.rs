@@ -29,10 +29,11 @@ Exit status:
 pub(crate) const CHECK: &str = "\
 Examples:
   crosspoint check --config /etc/crosspoint/crosspoint.toml
+  crosspoint check --host --config /etc/crosspoint/crosspoint.toml
 
 Exit status:
-  0  the configuration is fine
-  1  it has mistakes; each is reported with its place
+  0  the configuration is fine; with --host, there may be warnings about this host
+  1  it has mistakes, each reported with its place; or with --host, an error of this host
   2  the command line is wrong";
 
 pub(crate) const DOCTOR: &str = "\

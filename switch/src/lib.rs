@@ -1,6 +1,7 @@
 //! The command line: a folder or a file for each command, with all that only it needs.
 
 mod capture;
+mod check;
 pub mod cli;
 mod completions;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `crosspoint run` and `crosspoint check`.
+//! `crosspoint run`.
 
 use std::ffi::c_int;
 use std::io;
@@ -14,17 +14,6 @@ use crosspoint_daemon::service::{log, notify};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-
-/// Validates a configuration without starting anything.
-pub(crate) fn check(path: &Path) -> ExitCode {
-    match load(path) {
-        Ok(config) => {
-            println!("{}: fine, {} port(s)", path.display(), config.ports.len());
-            ExitCode::SUCCESS
-        }
-        Err(code) => code,
-    }
-}
 
 /// Loads the configuration at `path`; `-` is standard input.
 pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {

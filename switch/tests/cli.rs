@@ -152,6 +152,32 @@ sys.exit('it goes on without a terminal')
     assert!(ended.status.success(), "{said}");
 }
 
+#[test]
+fn check_says_what_it_did_not_look_at_and_with_host_looks_at_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("switch.toml");
+    let config = "version = 1\n[[port]]\nname = \"lo\"\ntype = \"xdp\"\ninterface = \"lo\"\n\
+        [[port]]\nname = \"web-1\"\ntype = \"vhost\"\nsocket = \"/nowhere/at/all/web-1.sock\"\n";
+    fs::write(&file, config).expect("it is ours");
+    let file = file.to_str().expect("a plain path");
+    let text = printed(&["check", "--config", file]);
+    assert!(text.contains("fine, 2 port(s)\n"), "{text}");
+    assert!(
+        text.contains("not looked at: this host's cores, groups, interfaces"),
+        "{text}"
+    );
+    let output = crosspoint(&["check", "--host", "--config", file]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for expected in [
+        "lo: it is the host's loopback interface",
+        "/nowhere/at/all: it does not exist",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(!text.contains("not looked at"), "{text}");
+}
+
 /// Reading a FIFO without a writer would block without end.
 #[test]
 fn a_fifo_is_refused_with_what_to_do_and_standard_input_is_read() {

@@ -3,8 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr};
 use thiserror::Error;
@@ -75,14 +75,42 @@ impl Requests {
         })
     }
 
+    /// Like [`open`](Self::open); the kernel then selects what a dump names, such as an interface's routes.
+    pub(crate) fn open_strict(protocol: isize) -> Result<Requests, LinkError> {
+        let requests = Requests::open(protocol)?;
+        let strict = requests.socket.set_netlink_get_strict_chk(true);
+        strict.map_err(|why| LinkError::new("a netlink socket", why))?;
+        Ok(requests)
+    }
+
     /// Sends a request, and returns the answers before the acknowledgement.
     pub(crate) fn ask<M>(&mut self, what: &'static str, message: M) -> Result<Vec<M>, LinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
     {
+        self.exchange(what, message, NLM_F_ACK)
+    }
+
+    /// Requests a list, and returns it.
+    pub(crate) fn dump<M>(&mut self, what: &'static str, message: M) -> Result<Vec<M>, LinkError>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
+    {
+        self.exchange(what, message, NLM_F_DUMP)
+    }
+
+    fn exchange<M>(
+        &mut self,
+        what: &'static str,
+        message: M,
+        flags: u16,
+    ) -> Result<Vec<M>, LinkError>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
+    {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        request.header.flags = NLM_F_REQUEST | flags;
         request.header.sequence_number = self.sequence;
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
@@ -101,6 +129,10 @@ impl Requests {
                 }
                 match message.payload {
                     NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(fail(io::Error::from_raw_os_error(-done.code)));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(answers),
                     NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
                     NetlinkPayload::Error(error) => {
                         return Err(LinkError {

@@ -4,7 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crosspoint_netdev::{
-    Changes, Ethtool, Events, Frames, Links, Netdev, Reach, Settings, Wake, Wanted, XdpSupport,
+    Changes, Ethtool, Events, Frames, HostUse, Links, Netdev, Reach, Settings, Wake, Wanted,
+    XdpSupport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,6 +68,62 @@ impl Drop for Elsewhere {
 fn is_on(features: &str, name: &str) -> bool {
     let line = features.lines().find(|line| line.trim().starts_with(name));
     line.expect("the feature").contains(": on")
+}
+
+fn use_of(name: &str) -> HostUse {
+    let found = Links::open().and_then(|mut links| links.find(name));
+    let found = found.expect("an answer").expect("it is there");
+    HostUse::of(found.index).expect("an answer")
+}
+
+#[test]
+fn what_the_host_uses_an_interface_for_is_found() {
+    enter_new_namespace();
+    for line in [
+        "ip link add up0 type veth peer name far",
+        "ip link set up0 up",
+        "ip link set far up",
+        "ip link add br0 type bridge",
+        "ip link set br0 up",
+        "ip link set lo up",
+    ] {
+        run(line);
+    }
+    // The kernel's own link-local address is no use.
+    assert_eq!(use_of("up0"), HostUse::default());
+    assert!(use_of("lo").loopback && use_of("lo").is_vital());
+
+    run("ip addr add 10.0.0.5/24 dev up0");
+    run("ip route add 10.7.0.0/16 via 10.0.0.1");
+    let used = use_of("up0");
+    assert_eq!(used.addresses, ["10.0.0.5/24"]);
+    assert_eq!(used.routes, ["10.7.0.0/16"]);
+    assert!(!used.is_vital());
+    run("ip route add default via 10.0.0.1");
+    assert_eq!(use_of("up0").default_route.as_deref(), Some("up0"));
+    // Not a use of the other interfaces.
+    assert_eq!(use_of("far"), HostUse::default());
+
+    // A bridge takes the interface, the address and the route; then a macvlan on the bridge.
+    run("ip addr flush dev up0");
+    run("ip link set up0 master br0");
+    assert_eq!(use_of("up0").controller.as_deref(), Some("bridge `br0`"));
+    run("ip link add link br0 name mv0 type macvlan mode bridge");
+    run("ip link set mv0 up");
+    run("ip addr add 10.0.0.5/24 dev mv0");
+    run("ip -6 addr add 2001:db8::5/64 dev mv0 nodad");
+    run("ip -6 route add default via 2001:db8::1");
+    let used = use_of("up0");
+    assert_eq!(
+        used.addresses,
+        ["10.0.0.5/24 on mv0", "2001:db8::5/64 on mv0"]
+    );
+    assert_eq!(used.default_route.as_deref(), Some("mv0"));
+    let text = used.text().expect("a use");
+    assert!(
+        text.contains("default route goes through it (by mv0)"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crosspoint_config::{Config, PortKind};
+use crosspoint_netdev::LinkError;
 
-use crate::doctor::{Host, examine};
+use crate::doctor::{Host, Report, examine};
 use crate::run;
 
 /// Checks the host, prints the findings, and exits with the status of the worst one.
@@ -34,6 +35,12 @@ pub(crate) fn doctor(config: Option<&Path>, all: bool, json: bool) -> ExitCode {
     // The reader has closed the pipe.
     let _ = stdout().write_all(text.as_bytes());
     ExitCode::from(report.worst().exit_status())
+}
+
+/// Examines this host for `config`, with its interfaces.
+pub(crate) fn here(config: &Config) -> Result<Report, LinkError> {
+    let host = Host::here(&run::affinity(), &interfaces(Some(config), false))?;
+    Ok(examine(&host, Some(config)))
 }
 
 /// The interfaces that the configuration names, or all.

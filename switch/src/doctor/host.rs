@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crosspoint_netdev::{Channels, Ethtool, Interface, LinkError, Links, Netdev, XdpSupport};
+use crosspoint_netdev::{
+    Channels, Ethtool, HostUse, Interface, LinkError, Links, Netdev, XdpSupport,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// A host. Its files are read when a check needs them; the rest is read at the start.
@@ -30,6 +32,8 @@ pub struct Nic {
     pub channels: Option<Channels>,
     /// The ID of the attached XDP program.
     pub program: Option<u32>,
+    /// What the host itself uses it for.
+    pub host_use: HostUse,
 }
 
 impl Nic {
@@ -41,12 +45,14 @@ impl Nic {
         let xdp = index.and_then(|index| Netdev::open().ok()?.xdp(index).ok());
         let channels = index.and_then(|index| Ethtool::open().ok()?.channels(index).ok());
         let program = index.and_then(|_| links.program_id(name).ok().flatten());
+        let host_use = index.map(HostUse::of).transpose()?;
         Ok(Nic {
             name: name.to_owned(),
             interface,
             xdp,
             channels,
             program,
+            host_use: host_use.unwrap_or_default(),
         })
     }
 }

@@ -16,6 +16,10 @@ const REACH: Check = Check {
     id: "reach",
     looks_at: "Whether frames for guests' addresses come in through the interface, and with their VLAN tags; reported only where they do not (a macvlan, an ipvlan or a tun device), or come without tags (a bridge)",
 };
+const HOST_USE: Check = Check {
+    id: "host-interface",
+    looks_at: "Whether the host itself uses the interface: it has the default route, addresses or other routes, is the loopback interface, or is a member of a bridge or a bond; an interface above it, such as a VLAN, counts too",
+};
 const NATIVE: Check = Check {
     id: "native-xdp",
     looks_at: "Whether the interface's driver runs XDP programs itself, against the port's `mode`",
@@ -46,7 +50,7 @@ const BUSY_POLL: Check = Check {
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    INTERFACE, REACH, NATIVE, ZERO_COPY, DIRECT, PROGRAM, MTU, QUEUES, BUSY_POLL,
+    INTERFACE, HOST_USE, REACH, NATIVE, ZERO_COPY, DIRECT, PROGRAM, MTU, QUEUES, BUSY_POLL,
 ];
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -58,6 +62,7 @@ fn of_interface(subject: &Subject<'_>, nic: &Nic) -> Vec<Finding> {
     let (port, is_port) = subject.port_of(nic);
     let mut findings = vec![state(subject, nic)];
     if let Some(interface) = &nic.interface {
+        findings.extend(host_use(nic));
         findings.extend(reach(nic, interface));
         findings.push(native(nic, &port));
         findings.extend(zero_copy(nic, &port));
@@ -115,6 +120,25 @@ fn state(subject: &Subject<'_>, nic: &Nic) -> Finding {
         ),
         Some(_) => INTERFACE.ok(name, format!("{driver}, up")),
     }
+}
+
+/// The finding about an interface that the host itself uses.
+fn host_use(nic: &Nic) -> Option<Finding> {
+    let (name, used) = (&nic.name, nic.host_use.text()?);
+    let cost = match nic.host_use.is_vital() {
+        true => {
+            "As a port it gives its frames to the switch: the host loses its network, and you this session."
+        }
+        false => {
+            "As a port it gives its frames to the switch: the host receives nothing more through it."
+        }
+    };
+    let mend = vec![
+        format!("ip address show {name}; ip route show dev {name}"),
+        "# make another interface the port; or move addresses and routes to one that is no port"
+            .to_owned(),
+    ];
+    Some(HOST_USE.finding(Severity::Error, name, used, cost, mend))
 }
 
 fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {

@@ -38,7 +38,7 @@ mod process;
 mod sockets;
 mod subject;
 
-pub(crate) use command::doctor;
+pub(crate) use command::{doctor, here};
 use crosspoint_config::Config;
 pub use finding::{Check, Finding, Report, Severity};
 pub use host::{Host, Nic};
@@ -73,6 +73,18 @@ pub fn examine(host: &Host, config: Option<&Config>) -> Report {
         findings: areas.iter().flat_map(|check| check(&subject)).collect(),
     }
 }
+
+/// The checks that tell whether this configuration can run on this host at all: `crosspoint check --host`.
+pub const OF_CONFIGURATION: &[&str] = &[
+    "worker-cores",
+    "interface",
+    "host-interface",
+    "reach",
+    "queues",
+    "socket-folder",
+    "socket-group",
+    "own-sockets",
+];
 
 /// The checks as a table for the documentation (Markdown).
 pub fn markdown() -> String {

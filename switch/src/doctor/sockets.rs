@@ -1,6 +1,6 @@
 //! The folders of the guests' sockets, and which users can open the sockets in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -20,12 +20,16 @@ const PEER: Check = Check {
     looks_at: "The sockets of ports with `role = \"client\"`: whether front ends have made them",
 };
 
+const GROUP: Check = Check {
+    id: "socket-group",
+    looks_at: "The groups of ports with `socket_group`; reported only if this host does not have one",
+};
 const METRICS: Check = Check {
     id: "metrics-address",
     looks_at: "The address of `[metrics] listen`; reported only if this host does not have it",
 };
 
-pub(super) const CHECKS: &[Check] = &[FOLDER, PEER, METRICS];
+pub(super) const CHECKS: &[Check] = &[FOLDER, GROUP, PEER, METRICS];
 
 /// Bits of a file's mode.
 const STICKY: u32 = 0o1000;
@@ -52,6 +56,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = folders
         .map(|(folder, (ports, has_modes))| of_folder(subject, folder, ports, has_modes))
         .collect();
+    findings.extend(of_groups(subject));
     if !absent.is_empty() {
         findings.push(PEER.finding(
             Severity::Note,
@@ -63,6 +68,34 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }
     findings.extend(of_metrics(subject));
     findings
+}
+
+/// Groups that no line of /etc/group has. A number needs none.
+fn of_groups(subject: &Subject<'_>) -> Option<Finding> {
+    let groups = subject.host.read("/etc/group").unwrap_or_default();
+    let is_known = |group: &str| {
+        let mut names = groups.lines().filter_map(|line| line.split(':').next());
+        group.parse::<u32>().is_ok() || names.any(|name| name == group)
+    };
+    let absent: BTreeSet<&str> = subject
+        .guests()
+        .filter_map(|(_, guest)| guest.access.group.as_deref())
+        .filter(|group| !is_known(group))
+        .collect();
+    let first = absent.first()?;
+    let all: Vec<&str> = absent.iter().copied().collect();
+    Some(GROUP.finding(
+        Severity::Error,
+        "host",
+        format!(
+            "socket_group names what this host has no group for: {}",
+            all.join(", ")
+        ),
+        "The daemon does not start, or the port is not opened.",
+        vec![format!(
+            "groupadd --system {first}    # or name another group"
+        )],
+    ))
 }
 
 /// Whether metrics can be served. Whether another program has the port is not checked, since it may be the running daemon.
@@ -97,6 +130,13 @@ fn name_of(subject: &Subject<'_>, file: &str, id: u32) -> String {
     name.map_or_else(|| id.to_string(), str::to_owned)
 }
 
+fn sockets_of(ports: u64) -> String {
+    match ports {
+        1 => "1 port has its socket".to_owned(),
+        _ => format!("{ports} ports have their sockets"),
+    }
+}
+
 /// The finding about a folder that holds `ports` sockets; `has_modes`: whether one of them has a `socket_mode`.
 fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) -> Finding {
     let shown = folder.to_string_lossy();
@@ -106,13 +146,10 @@ fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) 
     let umask = umask.unwrap_or(0o022);
     let Ok(found) = fs::metadata(subject.host.path(&shown)) else {
         return FOLDER.finding(
-            Severity::Note,
+            Severity::Error,
             &shown,
-            "it does not exist; the daemon makes it",
-            &format!(
-                "Front ends of {} cannot be started before the daemon, unless they try again.",
-                counted(ports, "port")
-            ),
+            format!("it does not exist, though {} there", sockets_of(ports)),
+            "The daemon makes it as its own user and umask say: front ends of other users may be kept out. If the path is mistyped, no front end comes.",
             vec![format!("install -d -m 750 -g kvm {shown}")],
         );
     };

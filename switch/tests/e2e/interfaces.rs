@@ -127,6 +127,29 @@ fn an_interface_that_carries_no_frames_for_guests_is_said_to_be_such() {
     switch.stop(Signal::TERM);
 }
 
+/// The host's own address and default route are on the interface.
+#[test]
+fn an_interface_that_the_host_uses_is_an_error_beforehand_and_a_warning_at_run() {
+    let lab = Lab::new(s(30));
+    let a = Host::new(&lab, "a", 1);
+    lab.ip("addr add 10.9.0.100/24 dev up-a");
+    let switch = Switch::start(&lab, &[1], &[xdp("a", &a)]);
+    let warning = "the host itself uses interface `up-a`: it has the address 10.9.0.100/24";
+    assert!(switch.log().contains(warning), "{}", switch.log());
+    let config = switch.config_path();
+    let config = config.to_str().expect("a plain path");
+    for words in [&["check", "--host"][..], &["doctor"]] {
+        let words = [words, &["--config", config]].concat();
+        let (status, text) = Switch::command(&lab, &words);
+        assert!(matches!(status.code(), Some(1 | 5)), "{status}: {text}");
+        assert!(
+            text.contains("up-a: it has the address 10.9.0.100/24"),
+            "{text}"
+        );
+    }
+    switch.stop(Signal::TERM);
+}
+
 #[test]
 fn an_interface_of_another_switch_is_left_alone_and_taken_once_it_is_free() {
     let lab = Lab::new(s(30));

@@ -15,7 +15,9 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
-use crate::service::socket_file::{SocketFile, own_socket, set_mode};
+use crate::service::socket_file::{
+    ENDING_PAUSE, ENDING_TIME_MAX, SocketFile, own_socket, set_mode,
+};
 
 /// The daemon's user and its group may connect.
 const MODE: u32 = 0o660;
@@ -90,7 +92,7 @@ pub(super) fn listen(
     make.create(directory)
         .map_err(failed("create the directory", directory))?;
     let _lock = lock(directory, patience)?;
-    remove_stale(path)?;
+    remove_stale_in_time(path, patience.min(ENDING_TIME_MAX))?;
 
     let address = SocketAddrUnix::new(path).map_err(failed("use the path", path))?;
     let socket = unconnected(SocketFlags::NONBLOCK).map_err(failed("open a socket for", path))?;
@@ -114,6 +116,19 @@ fn lock(directory: &Path, patience: Duration) -> Result<File, SocketError> {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(cause) => return Err(failed("lock", directory)(cause)),
+        }
+    }
+}
+
+/// Like [`remove_stale`], but waits with `patience` while a process answers there: a killed daemon takes a moment to end.
+fn remove_stale_in_time(path: &Path, patience: Duration) -> Result<(), SocketError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match remove_stale(path) {
+            Err(SocketError::Busy { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(ENDING_PAUSE);
+            }
+            done => return done,
         }
     }
 }

@@ -8,10 +8,16 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::geteuid;
 
+/// How long a start waits for the process that still listens on a socket: a switch that was just killed takes a moment to
+/// end.
+pub(crate) const ENDING_TIME_MAX: Duration = Duration::from_secs(1);
+/// Pause between two attempts.
+pub(crate) const ENDING_PAUSE: Duration = Duration::from_millis(20);
 /// Mode of a new folder until it has its owner and group.
 const NEW_FOLDER_MODE: u32 = 0o700;
 /// Mode bits that chmod() sets.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crosspoint::doctor::{Host, Nic, Report, Severity};
 use crosspoint_config::Config;
-use crosspoint_netdev::{Channels, Interface, Reach, XdpSupport};
+use crosspoint_netdev::{Channels, HostUse, Interface, Reach, XdpSupport};
 use tempfile::TempDir;
 
 const CONFIG: &str = r#"
@@ -264,6 +264,7 @@ fn nic() -> Nic {
             ..Channels::default()
         }),
         program: None,
+        host_use: HostUse::default(),
     }
 }
 
@@ -385,6 +386,13 @@ pub fn wounds() -> Vec<Wound> {
         }),
         wound(&["interface"], Warning, |p| p.nic().interface = None),
         wound(&["interface"], Warning, |p| p.interface().up = false),
+        wound(&["host-interface"], Error, |p| {
+            p.nic().host_use.addresses = vec!["192.0.2.5/24".to_owned()];
+        }),
+        wound(&["host-interface"], Error, |p| {
+            p.nic().host_use.default_route = Some("br0".to_owned());
+            p.nic().host_use.controller = Some("bridge `br0`".to_owned());
+        }),
         wound(&["native-xdp"], Note, |p| p.nic().xdp = None),
         wound(&["native-xdp", "zero-copy"], Warning, |p| {
             *p.xdp() = XdpSupport::default()
@@ -433,6 +441,16 @@ pub fn wounds() -> Vec<Wound> {
         wound(&["socket-folder"], Warning, |p| {
             let open = fs::Permissions::from_mode(0o777);
             fs::set_permissions(p.path("/run/crosspoint"), open).expect("a mode");
+        }),
+        wound(&["socket-folder"], Error, |p| {
+            p.config = p
+                .config
+                .replace("/run/crosspoint/web-1", "/run/crosspiont/web-1");
+        }),
+        wound(&["socket-group"], Error, |p| {
+            let socket = "socket = \"/run/crosspoint/web-1.sock\"";
+            let group = format!("{socket}\nsocket_group = \"libvirt-qemo\"");
+            p.config = p.config.replace(socket, &group);
         }),
         wound(&["front-end-socket"], Note, |p| {
             p.remove("/run/vm/db-1.sock")

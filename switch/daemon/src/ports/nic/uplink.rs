@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use crosspoint_config::Rss;
 use crosspoint_engine::snapshot::Egress;
-use crosspoint_netdev::{Changes, Frames, Interface, LinkError, Links, Reach, Settings, Wanted};
+use crosspoint_netdev::{
+    Changes, Frames, HostUse, Interface, LinkError, Links, Reach, Settings, Wanted,
+};
 
 use super::port::{NicPort, queues_of};
 use super::{NicPortError, UplinkOptions};
@@ -176,7 +178,7 @@ impl Uplink {
         }
         let (dataplane, number) = (&self.dataplane, self.options.number);
         let port = NicPort::open(dataplane, number, config, &now, queues)?;
-        for warning in &port.warnings {
+        for warning in port.warnings.iter().chain(&host_use(found)) {
             tracing::warn!(port = self.options.name, "{warning}");
         }
         self.port = Some(port);
@@ -281,6 +283,15 @@ impl Uplink {
             self.dataplane.forget_addresses(self.options.number);
         }
     }
+}
+
+/// A warning for an interface that the host itself uses.
+fn host_use(interface: &Interface) -> Option<String> {
+    let used = HostUse::of(interface.index).ok()?.text()?;
+    let name = &interface.name;
+    Some(format!(
+        "the host itself uses interface `{name}`: {used}. Its frames go to the switch now, so the host receives nothing more through it, except by queues that the port's `queues` leave out"
+    ))
 }
 
 impl Drop for Uplink {

@@ -15,12 +15,15 @@ use rustix::io::Errno;
 
 use super::access::{self, Refused};
 use super::{Shared, VhostPortError};
-use crate::service::socket_file::{Folders, Place, SocketFile};
+use crate::service::socket_file::{ENDING_PAUSE, Folders, Place, SocketFile};
 
 /// Interval between two checks of the socket's file.
 const LOOK: Duration = Duration::from_secs(1);
 /// Interval between two attempts to create it again. Each attempt connects to a process that listens in its place.
 const RETRY: Duration = Duration::from_secs(3);
+/// How long the start of a port waits for another process that listens there: a killed switch takes a moment to end. It has
+/// no longer than that after its control socket, which is waited for first.
+const ENDING_TIME_MAX: Duration = Duration::from_millis(250);
 /// Shortest time between two log lines about a recreated socket.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// The longest time that a process listening at the port's path may take to accept our connection.
@@ -57,10 +60,8 @@ impl Listening {
             path: path.to_owned(),
             why,
         };
-        clear(port, path)?;
-        if let Some(folder) = path.parent() {
-            let _ = std::fs::create_dir_all(folder);
-        }
+        clear_in_time(port, path)?;
+        make_folder(port, path);
         let listen = access::listen(path, &config.access);
         let listener = listen.map_err(|refused| refused.explain(port, path))?;
         let file = SocketFile::of(path).map_err(fail)?;
@@ -191,6 +192,33 @@ pub(super) enum Ready {
     Message,
     /// Another front end wants to connect.
     Another,
+}
+
+/// Makes the folder of the socket if it is missing. If that fails, listening there fails too, with the reason.
+fn make_folder(port: &str, path: &Path) {
+    let Some(folder) = path.parent().filter(|folder| !folder.exists()) else {
+        return;
+    };
+    if std::fs::create_dir_all(folder).is_ok() {
+        tracing::warn!(
+            port,
+            "the folder {} of its socket did not exist; it has been made, with this process's user and umask",
+            folder.display()
+        );
+    }
+}
+
+/// Like [`clear`], but waits while another process listens there: a killed switch takes a moment to end.
+fn clear_in_time(port: &str, path: &Path) -> Result<(), VhostPortError> {
+    let deadline = Instant::now() + ENDING_TIME_MAX;
+    loop {
+        match clear(port, path) {
+            Err(VhostPortError::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(ENDING_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Removes a socket that a dead process left behind. Anything else in the way is an error.
