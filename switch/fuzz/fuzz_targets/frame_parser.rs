@@ -2,9 +2,15 @@
 #![no_main]
 
 use crosspoint_frame::{Burst, Gather, Offload, Prefix, Segment, SegmentMut, TagOp};
-use crosspoint_packet::{Parsed, checksum, parse_l4};
-use etherparse::{EtherType, NetSlice, SlicedPacket};
+use crosspoint_packet::filter::Filter;
+use crosspoint_packet::gro::{JOIN_HEADERS, Joinable, inspect};
+use crosspoint_packet::headers::{Headers, Stop};
+use crosspoint_packet::{FlowHasher, PROTO_TCP, Parsed, checksum, parse_l4, partial};
+use etherparse::EtherType;
 use libfuzzer_sys::fuzz_target;
+
+#[path = "../../packet/tests/headers/reference.rs"]
+mod reference;
 
 /// Bytes that choose how the frame is cut and which checksum is requested; the rest is the frame.
 const ORDERS: usize = 8;
@@ -35,41 +41,33 @@ fn link_layer(frame: &[u8]) {
     assert_eq!(parsed.tci, tag);
 }
 
-/// If both find a transport header that is not a fragment's, they find it in the same place.
+/// The walk agrees with etherparse's, and so do its callers with it.
 fn transport_layer(frame: &[u8]) {
-    let Some(ours) = parse_l4(frame) else {
-        return;
-    };
-    assert!(ours.ip_offset >= 14 && ours.offset > ours.ip_offset);
-    let Ok(theirs) = SlicedPacket::from_ethernet(frame) else {
-        return;
-    };
-    let at = |slice: &[u8]| slice.as_ptr() as usize - frame.as_ptr() as usize;
-    match &theirs.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            assert_eq!(
-                (ours.ip_version, ours.ip_offset),
-                (4, at(ip.header().slice()))
-            );
-            assert_eq!(ours.offset, ours.ip_offset + ip.header().slice().len());
-            assert_eq!(ours.protocol, ip.header().protocol().0);
-            assert_eq!(ours.fragment, ip.header().is_fragmenting_payload());
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            assert_eq!(
-                (ours.ip_version, ours.ip_offset),
-                (6, at(ip.header().slice()))
-            );
-            assert_eq!(ours.protocol, ip.header().next_header().0);
-        }
-        _ => {}
+    reference::walk_and_compare(frame);
+    let headers = Headers::parse(frame);
+    if let Some(l4) = parse_l4(frame) {
+        assert_eq!((l4.protocol, l4.offset), (headers.protocol, headers.offset));
+        assert!(l4.ip_offset >= 14 && l4.offset > l4.ip_offset);
+    }
+    let head = &frame[..frame.len().min(64)];
+    let hasher = FlowHasher::new(1);
+    assert_eq!(hasher.hash(head), hasher.hash(frame));
+    let joined = &frame[..frame.len().min(JOIN_HEADERS)];
+    if let Joinable::Data(segment) = inspect(joined, frame.len()) {
+        assert_eq!((headers.stop, headers.protocol), (Stop::Layer4, PROTO_TCP));
+        assert_eq!(headers.offset, segment.checksum_start());
+    }
+    let ports = Filter::parse("tcp portrange 0-65535").expect("a filter");
+    let is_tcp = headers.stop == Stop::Layer4 && headers.protocol == PROTO_TCP;
+    if is_tcp && frame.len() >= headers.offset + 4 {
+        assert!(ports.matches(frame));
     }
 }
 
 /// A checksum that is detected as partial can be completed: its place is in the frame, and the sum written there makes
 /// the packet's checksum correct.
 fn found_partials_finish_right(frame: &[u8]) {
-    let Some(partial) = checksum::find_partial(frame) else {
+    let Some(partial) = partial::find_in(frame) else {
         return;
     };
     let (start, at) = (

@@ -17,21 +17,24 @@
 //! - Protocols, addresses and ports match under any tags (802.1Q, 802.1ad), up to [`TAGS_MAX`] of them. `vlan` does not
 //!   change the meaning of later words: `vlan 100` is true if any of the frame's tags names VLAN 100. It is never true
 //!   for a frame without a tag, even one that belongs to that VLAN.
-//! - TCP, UDP and ICMPv6 are found after IPv6 extension headers, up to [`EXTENSIONS_MAX`] of them, and ports in first
-//!   fragments of IPv6 too.
+//! - TCP, UDP and ICMPv6 are found after IPv6 extension headers, up to [`EXTENSIONS_MAX`] of them, TCP, UDP and ICMP after
+//!   an authentication header of IPv4, and ports in first fragments of IPv6 too.
+//! - A frame whose IP header has another version than its type says, or is shorter than such a header must be, has no
+//!   protocol and no ports ([`crate::headers`]).
 //! - `syn` and the other flags mean `tcp[tcpflags] & tcp-syn != 0`, and match over IPv6 too.
 //! - A test that would read beyond the available bytes is false, so its `not` is true.
 
+mod fields;
 mod language;
 #[cfg(test)]
 mod tests;
-mod walk;
 
 use std::fmt;
 
 use crate::Mac;
-pub use walk::{EXTENSIONS_MAX, TAGS_MAX};
-use walk::{Headers, Side, either};
+pub use crate::headers::EXTENSIONS_MAX;
+pub use fields::TAGS_MAX;
+use fields::{Fields, Side, either};
 
 /// Most operations of a filter: each test, `and`, `or` and `not` is one.
 pub const OPERATIONS_MAX: usize = 64;
@@ -144,13 +147,13 @@ impl Filter {
         if self.len == 0 {
             return true;
         }
-        let headers = Headers::new(bytes, len);
+        let fields = Fields::new(bytes, len);
         // Results, the last one in the lowest bit. There are at most as many as operations.
         let mut stack = 0u64;
         for operation in self.operations() {
             let top = stack & 1;
             stack = match operation {
-                Operation::Test(test) => stack << 1 | u64::from(holds(test, &headers)),
+                Operation::Test(test) => stack << 1 | u64::from(holds(test, &fields)),
                 Operation::Not => stack ^ 1,
                 Operation::And => (stack >> 1) & (top | !1),
                 Operation::Or => (stack >> 1) | top,
@@ -173,47 +176,47 @@ impl Filter {
     }
 }
 
-fn holds(test: &Test, headers: &Headers<'_>) -> bool {
+fn holds(test: &Test, fields: &Fields<'_>) -> bool {
     match *test {
-        Test::Ether(side, mac) => either(side, |from| headers.mac(from) == Some(mac)),
-        Test::Broadcast => headers.mac(false) == Some(Mac::BROADCAST),
-        Test::Multicast => headers.mac(false).is_some_and(Mac::is_group),
-        Test::Vlan(None) => !headers.vlans().is_empty(),
-        Test::Vlan(Some(id)) => headers.vlans().contains(&id),
-        Test::EtherType(wanted) => headers.ethertype == Some(wanted),
+        Test::Ether(side, mac) => either(side, |from| fields.mac(from) == Some(mac)),
+        Test::Broadcast => fields.mac(false) == Some(Mac::BROADCAST),
+        Test::Multicast => fields.mac(false).is_some_and(Mac::is_group),
+        Test::Vlan(None) => fields.vlans().next().is_some(),
+        Test::Vlan(Some(id)) => fields.vlans().any(|vlan| vlan == id),
+        Test::EtherType(wanted) => fields.ethertype() == wanted,
         Test::Protocol(version, wanted) => {
-            headers.protocol == Some(wanted)
+            fields.protocol() == Some(wanted)
                 && match version {
                     Version::Any => true,
-                    Version::V4 => headers.is_v4(),
-                    Version::V6 => headers.is_v6(),
+                    Version::V4 => fields.is_v4(),
+                    Version::V6 => fields.is_v6(),
                 }
         }
         Test::Net4(family, side, net, mask) => either(side, |from| {
             let address = match family {
                 Family::Any => {
-                    (headers.ip4(from).or_else(|| headers.arp(from))).or_else(|| headers.rarp(from))
+                    (fields.ip4(from).or_else(|| fields.arp(from))).or_else(|| fields.rarp(from))
                 }
-                Family::Ip => headers.ip4(from),
-                Family::Arp => headers.arp(from),
+                Family::Ip => fields.ip4(from),
+                Family::Arp => fields.arp(from),
             };
             address.is_some_and(|address| address & mask == net)
         }),
         Test::Net6(side, net, mask) => either(side, |from| {
-            headers
+            fields
                 .ip6(from)
                 .is_some_and(|address| address & mask == net)
         }),
         Test::Ports(protocol, side, first, last) => {
-            protocol.is_none_or(|wanted| headers.protocol == Some(wanted))
+            protocol.is_none_or(|wanted| fields.protocol() == Some(wanted))
                 && either(side, |from| {
-                    headers
+                    fields
                         .port(from)
                         .is_some_and(|port| (first..=last).contains(&port))
                 })
         }
-        Test::Flags(flags) => headers.tcp_flags().is_some_and(|has| has & flags != 0),
-        Test::Less(len) => headers.len <= len as usize,
-        Test::Greater(len) => headers.len >= len as usize,
+        Test::Flags(flags) => fields.tcp_flags().is_some_and(|has| has & flags != 0),
+        Test::Less(len) => fields.len <= len as usize,
+        Test::Greater(len) => fields.len >= len as usize,
     }
 }

@@ -1,10 +1,16 @@
-use crate::parse::parse_l4;
+use crate::headers::{Fragment, Headers, Stop};
+use crate::parse::{PROTO_TCP, PROTO_UDP};
+
+/// Number of first bytes of a frame that are used. A frame has the same hash whether more of it is given or not.
+const HEAD: usize = 64;
 
 /// Symmetric flow hash: both directions of a flow get the same value, so that both use the same guest queue. Seeded,
 /// because guests choose the fields.
 ///
-/// The hash covers addresses and ports of TCP and UDP, only the addresses of other IP packets and of fragments, and the
-/// two MAC addresses of all other frames: frames of one flow always have the same hash.
+/// The hash covers addresses and ports of TCP and UDP, and the two MAC addresses of frames that are not IP. It covers only
+/// the addresses of other IP packets, of all fragments of a datagram (only the first has ports), of packets whose ports are
+/// not within the first 64 bytes (IPv6 with extension headers), and of packets with an AH (see [`crate::headers`]). So the
+/// packets of a flow that have the same kinds of headers have the same hash, as have the fragments of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowHasher {
     seed: u64,
@@ -44,16 +50,19 @@ impl FlowHasher {
     }
 
     fn ip_flow(&self, head: &[u8]) -> Option<u64> {
-        let l4 = parse_l4(head)?;
-        let (first, width) = if l4.ip_version == 4 { (12, 4) } else { (8, 16) };
-        let src = l4.ip_offset + first;
+        let head = head.get(..HEAD).unwrap_or(head);
+        let headers = Headers::parse(head);
+        let (first, width) = match headers.ip_version {
+            4 => (12, 4),
+            6 => (8, 16),
+            _ => return None,
+        };
+        let src = headers.network + first;
         let src_address = head.get(src..src + width)?;
         let dst_address = head.get(src + width..src + 2 * width)?;
-        let has_ports = l4.checksum_offset().is_some() && !l4.fragment;
-        let ports = if has_ports {
-            head.get(l4.offset..l4.offset + 4)
-        } else {
-            None
+        let ports = match has_ports(&headers) {
+            true => head.get(headers.offset..headers.offset + 4),
+            false => None,
         };
         let (sport, dport) = ports.unwrap_or(&[]).split_at(ports.map_or(0, |_| 2));
         Some(
@@ -61,6 +70,14 @@ impl FlowHasher {
                 .wrapping_add(self.endpoint(dst_address, dport)),
         )
     }
+}
+
+/// Returns whether ports identify the packet's flow.
+fn has_ports(headers: &Headers) -> bool {
+    headers.stop == Stop::Layer4
+        && matches!(headers.protocol, PROTO_TCP | PROTO_UDP)
+        && headers.fragment == Fragment::No
+        && headers.repeatable
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //! The UDP header is in the first fragment only, and its checksum covers the payload of all. So, unlike a segment's
 //! checksum, it cannot be finished later: it is computed over the whole frame first.
 
-use crate::parse::{L4, PROTO_IPV6_FRAGMENT, PROTO_UDP};
-use crate::segment::{
-    HEADERS_MAX, HOP_BY_HOP, IPV6_HEADER, ROUTING, SegmentError, SegmentInfo, Whole, count,
-    extension, finish_ipv4, put16, write_ipv6,
+use crate::headers::{FRAGMENT, HOP_BY_HOP, IPV6_HEADER, L4, ROUTING, extension};
+use crate::parse::PROTO_UDP;
+use crate::pieces::{
+    HEADERS_MAX, SegmentError, SegmentInfo, Whole, count, finish_ipv4, put16, write_ipv6,
 };
 
 /// Unit of fragment offsets, bytes: the length of each fragment but the last is a multiple of it.
@@ -155,7 +155,7 @@ impl Fragments {
         let (before, fragment) = header.split_at_mut_checked(repeated.len())?;
         before.copy_from_slice(repeated);
         let next_header = before.get_mut(usize::from(self.next_header))?;
-        let follows = std::mem::replace(next_header, PROTO_IPV6_FRAGMENT);
+        let follows = std::mem::replace(next_header, FRAGMENT);
         fragment.fill(0);
         *fragment.first_mut()? = follows;
         // A multiple of 8, and at most an IP packet's length: the unit is 8 bytes, and the field's three low bits have

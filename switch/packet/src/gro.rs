@@ -5,13 +5,12 @@
 //! frames that are already there are joined; nothing waits for further frames.
 
 use crate::checksum::{fold, pseudo_header, sum};
-use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_TCP, be16, network_header};
-use crate::segment::IPV6_HEADER;
+use crate::headers::{Headers, IPV4_HEADER_MIN, IPV6_HEADER, L4, Stop};
+use crate::parse::{PROTO_TCP, be16};
 
 /// Number of first bytes of a frame that joining reads: two tags, IPv6, and TCP with all options are 122.
 pub const JOIN_HEADERS: usize = 128;
 
-const IPV4_HEADER: usize = 20;
 const TCP_HEADER_MIN: usize = 20;
 /// Largest value of an IP packet's length field.
 const IP_LEN_MAX: usize = 65535;
@@ -51,48 +50,44 @@ pub struct TcpSegment {
 
 /// Classifies a frame of `frame_len` bytes that begins with `head`: the whole frame, or [`JOIN_HEADERS`] bytes.
 pub fn inspect(head: &[u8], frame_len: usize) -> Joinable {
-    match network_header(head) {
-        Some((ETHERTYPE_IPV4, ip)) => ipv4(head, ip, frame_len),
-        Some((ETHERTYPE_IPV6, ip)) => ipv6(head, ip, frame_len),
-        _ => Joinable::Foreign,
-    }
-}
-
-fn ipv4(head: &[u8], ip: usize, frame_len: usize) -> Joinable {
-    let Some(header) = head.get(ip..ip + IPV4_HEADER) else {
-        return Joinable::Opaque;
-    };
-    if header[9] != PROTO_TCP {
+    let headers = Headers::parse(head);
+    // Behind a third tag nothing is joined, so nothing can be overtaken there.
+    if headers.is_certainly_not(PROTO_TCP) || headers.stop == Stop::TooManyTags {
         return Joinable::Foreign;
     }
-    let total = be16(header, 2).map_or(0, usize::from);
-    // No options, no fragment, a correct checksum, and no byte after the packet: padding would be lost.
-    let plain = header[0] == 0x45
-        && be16(header, 6).is_some_and(|fragment| fragment & !0x4000 == 0)
-        && ip + total == frame_len
-        && fold(sum(header, 0)) == 0xffff;
-    match plain {
-        true => tcp(head, (ip, 4), ip + IPV4_HEADER, frame_len),
+    let is_plain = match headers.ip_version {
+        4 => is_plain_ipv4(head, &headers, frame_len),
+        6 => is_plain_ipv6(head, &headers, frame_len),
+        _ => false,
+    };
+    match is_plain {
+        true => tcp(head, &headers, frame_len),
         false => Joinable::Opaque,
     }
 }
 
-fn ipv6(head: &[u8], ip: usize, frame_len: usize) -> Joinable {
-    let Some(header) = head.get(ip..ip + IPV6_HEADER) else {
-        return Joinable::Opaque;
+/// Returns whether a TCP packet has no options, is no fragment, has a correct checksum, and no byte follows it: padding
+/// would be lost.
+fn is_plain_ipv4(head: &[u8], headers: &Headers, frame_len: usize) -> bool {
+    let ip = headers.network;
+    let Some(header) = head.get(ip..ip + IPV4_HEADER_MIN) else {
+        return false;
     };
-    let len = be16(header, 4).map_or(0, usize::from);
-    match header[6] {
-        PROTO_TCP if header[0] >> 4 == 6 && ip + IPV6_HEADER + len == frame_len => {
-            tcp(head, (ip, 6), ip + IPV6_HEADER, frame_len)
-        }
-        // UDP and ICMP.
-        17 | 58 => Joinable::Foreign,
-        _ => Joinable::Opaque,
-    }
+    let total = be16(header, 2).map_or(0, usize::from);
+    headers.offset == ip + IPV4_HEADER_MIN
+        && be16(header, 6).is_some_and(|fragment| fragment & !0x4000 == 0)
+        && ip + total == frame_len
+        && fold(sum(header, 0)) == 0xffff
 }
 
-fn tcp(head: &[u8], (ip_offset, ip_version): (usize, u8), at: usize, frame_len: usize) -> Joinable {
+/// Returns whether a TCP packet has no extension headers, and no byte follows it.
+fn is_plain_ipv6(head: &[u8], headers: &Headers, frame_len: usize) -> bool {
+    let len = be16(head, headers.network + 4).map_or(0, usize::from);
+    headers.stop == Stop::Layer4 && headers.extensions == 0 && headers.offset + len == frame_len
+}
+
+fn tcp(head: &[u8], headers: &Headers, frame_len: usize) -> Joinable {
+    let (ip_offset, ip_version, at) = (headers.network, headers.ip_version, headers.offset);
     let Some(header) = head.get(at..at + TCP_HEADER_MIN) else {
         return Joinable::Opaque;
     };
@@ -161,6 +156,7 @@ impl TcpSegment {
             ip_version: self.ip_version,
             len: self.header_len - self.tcp_offset + payload_len,
             fragment: false,
+            repeatable: true,
         };
         pseudo_header(head, &l4).unwrap_or(0)
     }
@@ -216,7 +212,7 @@ impl TcpSegment {
         if self.ip_version == 4 {
             put16(head, ip + 2, len as u16);
             put16(head, ip + 10, 0);
-            let header = head.get(ip..ip + IPV4_HEADER).unwrap_or(&[]);
+            let header = head.get(ip..ip + IPV4_HEADER_MIN).unwrap_or(&[]);
             put16(head, ip + 10, !fold(sum(header, 0)));
         } else {
             put16(head, ip + 4, (len - IPV6_HEADER) as u16);

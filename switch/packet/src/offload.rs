@@ -4,10 +4,8 @@
 //! what it could not send itself: a "checksum" in an IP address, or segments of a frame that is not TCP.
 
 use crate::checksum::Partial;
-use crate::parse::{
-    ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_QINQ, ETHERTYPE_VLAN, PROTO_TCP, PROTO_UDP, UDP_HEADER,
-    network_header,
-};
+use crate::headers::{Headers, Stop};
+use crate::parse::{ETHERNET_LEN, ETHERTYPE_ARP, PROTO_TCP, PROTO_UDP, UDP_HEADER};
 use crate::segment::{SegmentError, find_transport};
 
 /// Offset of the checksum in a UDP header.
@@ -27,17 +25,18 @@ pub fn is_checksum_place(headers: &[u8], frame_len: usize, place: Partial) -> Op
 /// The same for a frame of which up to `tags` more tags may be skipped.
 fn is_place_behind(headers: &[u8], frame_len: usize, place: Partial, tags: usize) -> Option<bool> {
     let (start, offset) = (usize::from(place.start), place.offset);
-    let l4 = match find_transport(headers, frame_len) {
+    let found = Headers::parse(headers);
+    let l4 = match find_transport(&found, frame_len) {
         Ok(l4) => l4,
         Err(SegmentError::Truncated) if headers.len() < frame_len => return None,
         // Other protocols may carry it further inside (HSR, NSH, PPPoE); but ARP has no checksum.
         Err(SegmentError::OtherProtocol) => {
-            return match network_header(headers) {
-                Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ, network)) if tags > 0 => {
-                    behind_tags(headers, frame_len, place, network, tags)
+            return match (found.stop, found.ethertype) {
+                (Stop::TooManyTags, _) if tags > 0 => {
+                    behind_tags(headers, frame_len, place, found.network, tags)
                 }
-                Some((ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_ARP, _)) | None => Some(false),
-                Some((_, network)) => Some(start >= network),
+                (Stop::TooManyTags, _) | (_, ETHERTYPE_ARP) => Some(false),
+                _ => Some(start >= found.network),
             };
         }
         Err(_) => return Some(false),
@@ -80,13 +79,14 @@ pub fn is_dhcp(headers: &[u8], frame_len: usize, place: Partial) -> Option<bool>
     let start = usize::from(place.start);
     let Some(&[high, low]) = headers.get(start + 2..start + 4) else {
         // For a tunnel the outer headers decide: a DHCP client does not read inner packets.
-        let is_further_in = find_transport(headers, frame_len).is_ok_and(|l4| l4.offset != start);
+        let is_further_in =
+            find_transport(&Headers::parse(headers), frame_len).is_ok_and(|l4| l4.offset != start);
         return (is_further_in || headers.len() >= frame_len).then_some(false);
     };
     // Ports first: hardly any frame has them.
     let is_port = DHCP_PORTS.contains(&u16::from_be_bytes([high, low]));
     let is_udp = || {
-        let l4 = find_transport(headers, frame_len);
+        let l4 = find_transport(&Headers::parse(headers), frame_len);
         l4.is_ok_and(|l4| (l4.protocol, l4.offset) == (PROTO_UDP, start))
     };
     Some(is_port && is_udp())

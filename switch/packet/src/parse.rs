@@ -21,7 +21,6 @@ pub const PROTO_TCP: u8 = 6;
 pub(crate) const PROTO_UDP: u8 = 17;
 /// Bytes of a UDP header (RFC 768).
 pub(crate) const UDP_HEADER: usize = 8;
-pub(crate) const PROTO_IPV6_FRAGMENT: u8 = 44;
 
 /// Most tags that are allowed in addition to a frame's length limit: a provider's and a customer's (802.1ad).
 pub const TAGS_MAX: u8 = 2;
@@ -70,104 +69,15 @@ fn tags(head: &[u8; 64], frame_len: usize) -> u8 {
     u8::from(has(0)) + u8::from(has(0) && has(1))
 }
 
-/// Position of a frame's transport header, and fields of its flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct L4 {
-    /// IP protocol: 6 TCP, 17 UDP, others.
-    pub protocol: u8,
-    /// Offset of the transport header from the frame's first byte.
-    pub offset: usize,
-    /// Offset of the IP header.
-    pub ip_offset: usize,
-    /// 4 or 6.
-    pub ip_version: u8,
-    /// Length of transport header and payload according to the IP header, bytes.
-    pub len: usize,
-    /// Whether it is a fragment. Port numbers are not used then: only the first fragment has them, and all fragments must
-    /// go to the same queue.
-    pub fragment: bool,
-}
-
-impl L4 {
-    /// Returns the offset of the checksum field within the transport header, for protocols whose checksum a NIC or virtio
-    /// may be asked to fill.
-    pub fn checksum_offset(&self) -> Option<usize> {
-        match self.protocol {
-            PROTO_TCP => Some(16),
-            PROTO_UDP => Some(6),
-            _ => None,
-        }
-    }
-}
-
 pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     let pair = bytes.get(at..at.checked_add(2)?)?;
     Some(u16::from_be_bytes([*pair.first()?, *pair.get(1)?]))
 }
 
-/// Returns type and offset of the network header after up to two 802.1Q/802.1ad tags.
-pub(crate) fn network_header(bytes: &[u8]) -> Option<(u16, usize)> {
-    let mut at = 12;
-    let mut ethertype = be16(bytes, at)?;
-    for _ in 0..2 {
-        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
-            at += 4;
-            ethertype = be16(bytes, at)?;
-        }
-    }
-    Some((ethertype, at + 2))
-}
-
-/// Finds the transport header of an IPv4 or IPv6 frame within `bytes` (the frame or its beginning): through up to two
-/// 802.1Q/802.1ad tags, IPv4 options and IPv6 fragment headers. With other IPv6 extension headers there is no known
-/// transport header: the flow is the address pair.
-pub fn parse_l4(bytes: &[u8]) -> Option<L4> {
-    let (ethertype, ip) = network_header(bytes)?;
-    match ethertype {
-        ETHERTYPE_IPV4 => parse_ipv4(bytes, ip),
-        ETHERTYPE_IPV6 => parse_ipv6(bytes, ip),
-        _ => None,
-    }
-}
-
-fn parse_ipv4(bytes: &[u8], ip: usize) -> Option<L4> {
-    let version_ihl = *bytes.get(ip)?;
-    let header = usize::from(version_ihl & 0xf) * 4;
-    let total = usize::from(be16(bytes, ip + 2)?);
-    if version_ihl >> 4 != 4 || header < 20 || total < header {
-        return None;
-    }
-    Some(L4 {
-        protocol: *bytes.get(ip + 9)?,
-        offset: ip + header,
-        ip_offset: ip,
-        ip_version: 4,
-        len: total - header,
-        // More-fragments bit or a non-zero offset (RFC 791, 3.1).
-        fragment: be16(bytes, ip + 6)? & 0x3fff != 0,
-    })
-}
-
-fn parse_ipv6(bytes: &[u8], ip: usize) -> Option<L4> {
-    if *bytes.get(ip)? >> 4 != 6 {
-        return None;
-    }
-    let len = usize::from(be16(bytes, ip + 4)?);
-    let protocol = *bytes.get(ip + 6)?;
-    let fragment = protocol == PROTO_IPV6_FRAGMENT;
-    Some(L4 {
-        protocol,
-        offset: ip + 40,
-        ip_offset: ip,
-        ip_version: 6,
-        len,
-        fragment,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::parse_l4;
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 

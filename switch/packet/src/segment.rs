@@ -5,23 +5,12 @@
 //! original payload. For frames that Linux cuts, the result is byte for byte the same (`tests/segmentation/kernel_gso.rs`
 //! compares them). Fragmentation of a UDP datagram is in `fragment.rs`.
 
-use std::fmt;
-
-use crate::checksum::{Partial, fold, pseudo_header, sum};
+use crate::checksum::{Partial, pseudo_header};
 use crate::fragment::Fragments;
-use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4, PROTO_IPV6_FRAGMENT, PROTO_TCP, PROTO_UDP, UDP_HEADER,
-    be16, network_header,
-};
-
-/// Most bytes of a segment's headers: link, IP and transport. IPv4 and TCP with two tags have at most 142; the rest is
-/// for IPv6 extension headers.
-pub const HEADERS_MAX: usize = 256;
-
-/// Most segments that one frame may ask for, so that one frame cannot cost as much as 65 thousand. Linux sends at least
-/// 36 payload bytes per segment with time stamps (`TCP_MIN_SND_MSS` is 48 with 12 bytes of options), which gives 1819
-/// segments of the largest frame, and at most 128 datagrams.
-pub const SEGMENTS_MAX: usize = 2048;
+use crate::headers::{Fragment, Headers, IPV6_HEADER, L4, Stop};
+use crate::parse::{PROTO_TCP, PROTO_UDP, UDP_HEADER, be16};
+pub use crate::pieces::{HEADERS_MAX, SEGMENTS_MAX, SegmentError, SegmentInfo, Whole};
+use crate::pieces::{count, finish_ipv4, put16, write_ipv6};
 
 /// `gso_type`: TCP over IPv4 (virtio 1.2, 5.1.6).
 pub const GSO_TCPV4: u8 = 1;
@@ -34,14 +23,7 @@ const GSO_UDP_L4: u8 = 5;
 /// In `gso_type`: the TCP segment may carry CWR.
 pub const GSO_ECN: u8 = 0x80;
 
-const IPV4_HEADER_MIN: usize = 20;
-pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER_MIN: usize = 20;
-
-/// Numbers of IPv6 extension headers (RFC 8200, 4).
-pub(crate) const HOP_BY_HOP: u8 = 0;
-pub(crate) const ROUTING: u8 = 43;
-pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
@@ -60,66 +42,6 @@ pub struct GsoRequest {
     /// pseudo-header.
     pub checksum: Option<Partial>,
 }
-
-/// Values that the fragments of a datagram need and that are not in its headers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Whole {
-    /// Checksum that the guest has left to be computed: over the whole frame, from `csum_start` on. It is in the first
-    /// fragment and covers the payload of all.
-    pub checksum: u16,
-    /// Identification shared by the fragments of this datagram, and different from those of other datagrams between the
-    /// same hosts (RFC 8200, 4.5). For IPv6; in IPv4 the guest's is used.
-    pub identification: u32,
-}
-
-/// Why a frame cannot be segmented as its guest asks: the guest's header and the frame contradict each other or exceed a
-/// limit. No driver that follows the specification sends such a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SegmentError {
-    /// `gso_type` is none of TCPv4, TCPv6 (each with or without ECN), UDP and UDP_L4.
-    UnknownType(u8),
-    /// `gso_size` is 0. For fragments: it is less than 8, or less than the headers that must all be in the first fragment
-    /// (RFC 8200, 4.5).
-    SmallSize,
-    /// The frame, its contiguous beginning, or its first [`HEADERS_MAX`] bytes end within its headers; or there is no
-    /// room for the header of an IPv6 fragment.
-    Truncated,
-    /// The frame is not of the network or transport protocol that `gso_type` names.
-    OtherProtocol,
-    /// A header contradicts itself: version, or a header length that is too small.
-    BadHeader,
-    /// The frame is an IP fragment.
-    Fragment,
-    /// `csum_start` and `csum_offset` are not the place of the transport header's checksum, or
-    /// `NEEDS_CSUM` is not set for UDP.
-    ChecksumPlace,
-    /// The frame is longer than the largest IP packet (65535 bytes; for IPv6 without its first header).
-    FrameTooLong,
-    /// More than [`SEGMENTS_MAX`] segments.
-    TooManySegments(usize),
-}
-
-impl fmt::Display for SegmentError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SegmentError::UnknownType(t) => return write!(f, "gso_type {t:#04x} is not known"),
-            SegmentError::TooManySegments(count) => {
-                return write!(f, "{count} segments are more than {SEGMENTS_MAX}");
-            }
-            SegmentError::SmallSize => "gso_size is 0, or too small for a fragment",
-            SegmentError::Truncated => "the frame ends within its headers",
-            SegmentError::OtherProtocol => "gso_type names another protocol than the frame has",
-            SegmentError::BadHeader => "an IP or TCP header contradicts itself",
-            SegmentError::Fragment => "the frame is an IP fragment",
-            SegmentError::ChecksumPlace => {
-                "csum_start and csum_offset do not name the transport header's checksum"
-            }
-            SegmentError::FrameTooLong => "the frame is longer than an IP packet can be",
-        })
-    }
-}
-
-impl std::error::Error for SegmentError {}
 
 /// Plan for cutting one large frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,21 +75,6 @@ struct Segments {
     pseudo: u16,
 }
 
-/// One segment or fragment: its parts, and what is left to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SegmentInfo {
-    /// Bytes of its header; at most [`HEADERS_MAX`]. Equal for all segments of a frame, but not for all fragments.
-    pub header_len: usize,
-    /// Offset of its payload in the original frame, bytes.
-    pub payload_offset: usize,
-    /// Bytes of payload; 0 only if the original frame has no payload, or for a fragment that the headers fill.
-    pub payload_len: usize,
-    /// The transport checksum's place in the segment. The field holds the folded sum of the pseudo-header for the
-    /// segment's own length, not complemented, as `NEEDS_CSUM` requires; [`crate::checksum::finish`] of the sum from
-    /// `start` on completes it. `None` for a fragment, which needs no completion.
-    pub checksum: Option<Partial>,
-}
-
 impl Segmentation {
     /// Plans from the headers how the frame is cut.
     ///
@@ -185,8 +92,11 @@ impl Segmentation {
     ) -> Result<Segmentation, SegmentError> {
         let (ip_version, protocol) = kind(request.gso_type)?;
         let headers = &headers[..headers.len().min(HEADERS_MAX)];
-        let l4 = find_transport(headers, frame_len)?;
-        if l4.protocol != protocol || ip_version.is_some_and(|version| version != l4.ip_version) {
+        let l4 = find_transport(&Headers::parse(headers), frame_len)?;
+        if !l4.repeatable
+            || l4.protocol != protocol
+            || ip_version.is_some_and(|version| version != l4.ip_version)
+        {
             return Err(SegmentError::OtherProtocol);
         }
         let header_len = l4.offset + transport_header_len(headers, &l4)?;
@@ -312,14 +222,6 @@ impl Segments {
     }
 }
 
-/// Returns the number of pieces of `size` bytes for `len` bytes.
-pub(crate) fn count(len: usize, size: u16) -> Result<u16, SegmentError> {
-    match len.div_ceil(size.into()).max(1) {
-        count @ ..=SEGMENTS_MAX => Ok(count as u16),
-        count => Err(SegmentError::TooManySegments(count)),
-    }
-}
-
 /// Returns the IP version and transport protocol of a `gso_type`.
 fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
     match gso_type {
@@ -332,68 +234,20 @@ fn kind(gso_type: u8) -> Result<(Option<u8>, u8), SegmentError> {
     }
 }
 
-/// Finds the transport header from the headers before it: their header lengths are used, the packet lengths in them are
-/// not.
-pub(crate) fn find_transport(headers: &[u8], frame_len: usize) -> Result<L4, SegmentError> {
-    let (ethertype, ip) = network_header(headers).ok_or(SegmentError::Truncated)?;
-    let (ip_version, (protocol, offset)) = match ethertype {
-        ETHERTYPE_IPV4 => (4, find_behind_ipv4(headers, ip)?),
-        ETHERTYPE_IPV6 => (6, find_behind_ipv6(headers, ip)?),
-        _ => return Err(SegmentError::OtherProtocol),
-    };
-    Ok(L4 {
-        protocol,
-        offset,
-        ip_offset: ip,
-        ip_version,
-        len: frame_len
-            .checked_sub(offset)
-            .ok_or(SegmentError::Truncated)?,
-        fragment: false,
-    })
-}
-
-/// Returns protocol and offset of the header after the IPv4 header at `ip`.
-fn find_behind_ipv4(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
-    let header = headers
-        .get(ip..ip + IPV4_HEADER_MIN)
-        .ok_or(SegmentError::Truncated)?;
-    let len = usize::from(header[0] & 0xf) * 4;
-    if header[0] >> 4 != 4 || len < IPV4_HEADER_MIN {
-        return Err(SegmentError::BadHeader);
+/// Returns the transport header of a frame that is no fragment. Lengths in IP headers are not read: its length is what the
+/// frame's length leaves.
+pub(crate) fn find_transport(headers: &Headers, frame_len: usize) -> Result<L4, SegmentError> {
+    let is_whole = headers.fragment == Fragment::No;
+    match headers.stop {
+        Stop::Layer4 if is_whole => {
+            let len = frame_len.checked_sub(headers.offset);
+            Ok(headers.l4(len.ok_or(SegmentError::Truncated)?))
+        }
+        Stop::Layer4 | Stop::LaterFragment => Err(SegmentError::Fragment),
+        Stop::CutShort => Err(SegmentError::Truncated),
+        Stop::Unknown | Stop::TooManyTags => Err(SegmentError::OtherProtocol),
+        Stop::TooManyExtensions | Stop::BadHeader => Err(SegmentError::BadHeader),
     }
-    // More-fragments bit or a non-zero offset (RFC 791, 3.1).
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
-        return Err(SegmentError::Fragment);
-    }
-    Ok((header[9], ip + len))
-}
-
-/// Returns protocol and offset of the header after the IPv6 extension header at `at`.
-pub(crate) fn extension(headers: &[u8], at: usize) -> Option<(u8, usize)> {
-    let header = headers.get(at..at + 2)?;
-    Some((header[0], at + (usize::from(header[1]) + 1) * 8))
-}
-
-/// Returns protocol and offset of the header after the IPv6 header at `ip` and its extension headers, as far as every
-/// segment can repeat them (RFC 8200, 4). An authentication header cannot be repeated, so it is returned as the protocol:
-/// neither TCP nor UDP.
-fn find_behind_ipv6(headers: &[u8], ip: usize) -> Result<(u8, usize), SegmentError> {
-    let header = headers
-        .get(ip..ip + IPV6_HEADER)
-        .ok_or(SegmentError::Truncated)?;
-    if header[0] >> 4 != 6 {
-        return Err(SegmentError::BadHeader);
-    }
-    let (mut protocol, mut at) = (header[6], ip + IPV6_HEADER);
-    while let HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS = protocol {
-        let behind = extension(headers, at).ok_or(SegmentError::Truncated)?;
-        (protocol, at) = behind;
-    }
-    if protocol == PROTO_IPV6_FRAGMENT {
-        return Err(SegmentError::Fragment);
-    }
-    Ok((protocol, at))
 }
 
 /// Returns the bytes of the transport header, which is completely within `headers`.
@@ -455,33 +309,12 @@ fn add(a: u16, b: u16) -> u16 {
     sum + u16::from(carry)
 }
 
-pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
-    bytes
-        .get_mut(at..at + 2)?
-        .copy_from_slice(&value.to_be_bytes());
-    Some(())
-}
-
 /// Writes the fields of an IPv4 header that differ per segment. Like Linux, it numbers the segments whether or not they
 /// may be fragmented.
 fn write_ipv4(ip: &mut [u8], index: u16, l4_len: u16) -> Option<()> {
     let id = be16(ip, 4)?.wrapping_add(index);
     put16(ip, 4, id)?;
     finish_ipv4(ip, l4_len)
-}
-
-/// Writes length and checksum of an IPv4 header.
-pub(crate) fn finish_ipv4(ip: &mut [u8], payload_len: u16) -> Option<()> {
-    put16(ip, 2, payload_len.wrapping_add(ip.len() as u16))?;
-    put16(ip, 10, 0)?;
-    let checksum = !fold(sum(ip, 0));
-    put16(ip, 10, checksum)
-}
-
-/// Writes the payload length of an IPv6 header, which is followed by its extension headers.
-pub(crate) fn write_ipv6(ip: &mut [u8], l4_len: u16) -> Option<()> {
-    let extensions = ip.len().checked_sub(IPV6_HEADER)?;
-    put16(ip, 4, l4_len.wrapping_add(extensions as u16))
 }
 
 /// Writes sequence number and flags. FIN and PSH belong to the last segment; CWR is only in the first (RFC 3168, 6.1.2).

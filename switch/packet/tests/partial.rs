@@ -4,8 +4,8 @@
 //! Frames are built from the inside out, with every checksum right. Linux's "local checksum offload" produces the same,
 //! except for the innermost checksum, which holds its pseudo-header's sum.
 
-use crosspoint_packet::checksum::{Partial, find_partial, finish, fold, sum};
-use crosspoint_packet::partial::{self, Beyond, HEADERS_LEN_MAX};
+use crosspoint_packet::checksum::{Partial, finish, fold, sum};
+use crosspoint_packet::partial::{self, Beyond, HEADERS_LEN_MAX, find_in};
 use proptest::prelude::*;
 
 const TCP: u8 = 6;
@@ -299,7 +299,7 @@ fn innermost(v6_: bool, protocol: u8, payload: &[u8]) -> Packet {
 }
 
 fn check(packet: &Packet) {
-    let found = find_partial(&packet.partial());
+    let found = find_in(&packet.partial());
     let place = Partial {
         start: packet.start as u16,
         offset: packet.offset as u16,
@@ -310,7 +310,7 @@ fn check(packet: &Packet) {
     let at = packet.start + packet.offset;
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
     assert_eq!(bytes, packet.bytes);
-    assert_eq!(find_partial(&packet.bytes), None, "it is whole");
+    assert_eq!(find_in(&packet.bytes), None, "it is whole");
 }
 
 proptest! {
@@ -344,7 +344,7 @@ proptest! {
         let frame = packet.partial();
         let beginning = &frame[..len.min(frame.len())];
         match partial::find(beginning, frame.len()) {
-            Ok(found) => prop_assert_eq!(found, find_partial(&frame)),
+            Ok(found) => prop_assert_eq!(found, find_in(&frame)),
             Err(Beyond) => prop_assert!(beginning.len() < frame.len()),
         }
     }
@@ -450,7 +450,7 @@ fn what_a_checksum_around_it_covers_as_it_stands_is_left_alone() {
     };
     for kind in [0, 1, 2, 4, 6, 7, 10, 12] {
         let frame = ethernet(wrap(mirrored.clone(), kind, true)).bytes;
-        assert_eq!(find_partial(&frame), None, "{kind}");
+        assert_eq!(find_in(&frame), None, "{kind}");
     }
     // And the outer datagram's checksum may itself be partial.
     let outer = ethernet(wrap(mirrored, 0, true));
@@ -472,9 +472,9 @@ fn fragments_and_what_is_enciphered_are_left_alone() {
         (51, [TCP, 0, 0, 0, 0, 0, 0, 0]),
     ] {
         let frame = ethernet(ipv6(inner(), first, &extension)).partial();
-        assert_eq!(find_partial(&frame), None);
+        assert_eq!(find_in(&frame), None);
     }
     let mut frame = ethernet(innermost(false, TCP, b"bytes")).partial();
     frame[20] = 0x20;
-    assert_eq!(find_partial(&frame), None);
+    assert_eq!(find_in(&frame), None);
 }

@@ -189,7 +189,7 @@ fn says_its_length(headers: &[u8], frame_len: usize) -> bool {
     let header = headers.get(l4.ip_offset..l4.offset);
     let is_summed =
         l4.ip_version == 6 || header.is_some_and(|header| fold(sum(header, 0)) == 0xffff);
-    // IPv6's length counts from the end of its header, which is at this `offset`.
+    // Its length is what the IP header's length leaves behind the headers before it.
     is_summed && l4.offset + l4.len == frame_len
 }
 

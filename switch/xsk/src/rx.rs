@@ -222,7 +222,8 @@ fn cut_size(
     let l4 = parse_l4(headers)?;
     let start = usize::from(offload.csum_start);
     let is_whole = l4.offset + l4.len == frame_len;
-    if l4.protocol != PROTO_TCP || l4.offset != start || l4.fragment || !is_whole {
+    let is_cuttable = l4.repeatable && !l4.fragment;
+    if l4.protocol != PROTO_TCP || l4.offset != start || !is_cuttable || !is_whole {
         return None;
     }
     // Data offset, in words, and the flags (RFC 9293, 3.1; RFC 3168, 6.1).

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::walk::Side;
+use super::fields::Side;
 use super::{Family, Filter, FilterError, Operation, Test, Version};
 use crate::Mac;
 use crate::parse::ETHERTYPE_ARP;

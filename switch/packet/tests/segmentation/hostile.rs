@@ -235,6 +235,7 @@ proptest! {
     fn headers_longer_than_the_limit_are_an_error(
         large in any_large().prop_filter("IPv6", Large::is_v6),
     ) {
+        const HOP_BY_HOP: u8 = 0;
         const ROUTING: u8 = 43;
         let inserted = if large.fragments.is_some() && large.count() > 1 { 8 } else { 0 };
         let room = (HEADERS_MAX - inserted - large.header_len()) / 8;
@@ -242,10 +243,15 @@ proptest! {
         for (words, error) in [(room, None), (room + 1, Some(SegmentError::Truncated))] {
             let (mut frame, mut request) = (large.frame(), large.request());
             let ip = large.ip_offset();
+            // Hop-by-hop options stay the first.
+            let (named, at) = match frame[ip + 6] {
+                HOP_BY_HOP => (ip + 40, ip + 48 + 8 * usize::from(frame[ip + 41])),
+                _ => (ip + 6, ip + 40),
+            };
             let mut extension = vec![0; words * 8];
-            extension[..2].copy_from_slice(&[frame[ip + 6], words as u8 - 1]);
-            frame[ip + 6] = ROUTING;
-            frame.splice(ip + 40..ip + 40, extension);
+            extension[..2].copy_from_slice(&[frame[named], words as u8 - 1]);
+            frame[named] = ROUTING;
+            frame.splice(at..at, extension);
             request.checksum = request.checksum.map(|place| Partial {
                 start: place.start + 8 * words as u16,
                 ..place
