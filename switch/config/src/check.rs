@@ -267,7 +267,6 @@ impl Checker {
         help: &str,
     ) -> Option<(T, Span)> {
         match field {
-            Field::Missing => None,
             Field::Given(value, span) => Some((value, span)),
             Field::Wrong(span) => {
                 let label = self.kind_at(&span);

@@ -4,42 +4,64 @@ use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::control::NAMES;
 use crosspoint_engine::stages::control::PAUSE;
 
+use schemars::SchemaGenerator;
+use serde_json::{Value, json};
+
 use super::check::Checker;
-use super::field::Field;
+use super::field::Item;
+use super::key::{Reader, Rule};
 use super::limits::CONTROL_ADDRESSES_MAX;
 use super::suggest::nearest;
-use super::values::parse_mac;
+use super::texts::parse_mac;
 
 const HELP: &str = "for example: forward_control = [\"stp\", \"lldp\"], or an address such as \"01:80:c2:00:00:0e\"";
 
 /// The control frames that a port forwards.
-pub(super) fn control(checker: &mut Checker, field: Field<Vec<Field<String>>>) -> ControlAddresses {
-    let none = ControlAddresses::NONE;
-    let must = "a list of names and addresses";
-    let Some((list, span)) = checker.value(field, "forward_control", must, HELP) else {
-        return none;
-    };
-    if list.len() > CONTROL_ADDRESSES_MAX {
-        let message = format!("`forward_control` may have {CONTROL_ADDRESSES_MAX} items at most");
-        checker.problem(span, message, "too many", "keep each of them once");
-        return none;
-    }
-    list.into_iter().fold(none, |addresses, item| {
-        match address(checker, item, addresses) {
+pub(super) struct ControlList;
+
+impl Rule for ControlList {
+    type Value = ControlAddresses;
+
+    fn read<'a>(
+        &self,
+        reader: &mut Reader<'a>,
+        key: &str,
+        item: &'a Item<'a>,
+    ) -> Option<ControlAddresses> {
+        let must = "a list of names and addresses";
+        let checker = &mut *reader.checker;
+        let (list, span): (&[Item<'_>], _) = checker.value(item.into(), key, must, HELP)?;
+        if list.len() > CONTROL_ADDRESSES_MAX {
+            let message = format!("`{key}` may have {CONTROL_ADDRESSES_MAX} items at most");
+            checker.problem(span, message, "too many", "keep each of them once");
+            return None;
+        }
+        let add = |addresses: ControlAddresses, item| match address(checker, item, addresses) {
             Some(last) => addresses.with(last),
             None => addresses,
-        }
-    })
+        };
+        Some(list.iter().fold(ControlAddresses::NONE, add))
+    }
+
+    fn write(&self, value: &ControlAddresses) -> Value {
+        json!(control_names(*value))
+    }
+
+    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+        json!({
+            "type": "array", "items": {"type": "string"}, "maxItems": CONTROL_ADDRESSES_MAX, "uniqueItems": true,
+        })
+    }
 }
 
 /// The last byte of an item's address.
-fn address(checker: &mut Checker, item: Field<String>, before: ControlAddresses) -> Option<u8> {
+fn address(checker: &mut Checker, item: &Item<'_>, before: ControlAddresses) -> Option<u8> {
     let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
     let subject = "an item of `forward_control`";
     let must = "one of the names, or an address from 01:80:c2:00:00:00 to 0f";
-    let (text, span) = checker.typed(item, subject, must, HELP)?;
+    let (text, span) = checker.typed::<&str>(item.into(), subject, must, HELP)?;
     let named = NAMES.iter().find(|(name, _)| *name == text);
-    let address = parse_mac(&text).filter(|mac| mac.is_link_local_control());
+    let address = parse_mac(text).filter(|mac| mac.is_link_local_control());
     let last = named
         .map(|(_, last)| *last)
         .or(address.map(|mac| mac.bytes()[5]));
@@ -60,7 +82,7 @@ fn address(checker: &mut Checker, item: Field<String>, before: ControlAddresses)
         None => {
             let message =
                 format!("{text:?} is neither a link-local control address nor the name of one");
-            let help = match nearest(&text, &names) {
+            let help = match nearest(text, &names) {
                 Some(name) => format!("did you mean {name:?}?"),
                 None => format!("the names are {}; {HELP}", names.join(", ")),
             };

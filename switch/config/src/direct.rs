@@ -4,13 +4,11 @@ use std::collections::HashMap;
 
 use super::check::{Checker, Place};
 use super::error::SourceFile;
-use super::field::{Field, Table};
-use super::limits::XDP_QUEUE_MAX;
-use super::raw::RawDirect;
-use super::values::Number;
+use super::key::Reader;
+use super::rules::Nested;
 use super::{Direct, Port, PortKind, Queues};
 
-const HELP: &str = "for example: direct = { uplink = \"up0\", queue = 3 }";
+pub(super) const HELP: &str = "for example: direct = { uplink = \"up0\", queue = 3 }";
 
 /// A `direct` that is valid by itself, with the places of its parts.
 pub(super) struct Placed {
@@ -19,40 +17,38 @@ pub(super) struct Placed {
     queue: Place,
 }
 
-/// The queue that a guest owns, if any. It is added to `placed` for [`against_uplinks`].
-pub(super) fn direct(
-    checker: &mut Checker,
-    field: Field<Table<RawDirect>>,
-    placed: &mut Vec<Placed>,
-) -> Option<Direct> {
-    let must = "a table with `uplink` and `queue`";
-    let (Table(raw), span) = checker.value(field, "direct", must, HELP)?;
-    let is_whole = raw.uplink.span().is_some() && raw.queue.span().is_some();
-    // A misspelt key has been reported already.
-    if !is_whole && !checker.has_problem_in(&span) {
-        let message = "`direct` must have `uplink` and `queue`".to_owned();
-        checker.problem(span, message, "not both", HELP);
-        return None;
+impl Placed {
+    /// The `direct` of the port that is read.
+    pub(super) fn new(reader: &Reader<'_>, direct: &Direct) -> Option<Self> {
+        let table = reader.item("direct")?.get_ref().as_table()?;
+        let place = |key: &str| Some(reader.checker.place(table.get(key)?.span()));
+        Some(Self {
+            direct: direct.clone(),
+            uplink: place("uplink")?,
+            queue: place("queue")?,
+        })
     }
-    let queue_span = raw.queue.span().unwrap_or_default();
-    let uplink = checker.value(raw.uplink, "uplink", "the name of an xdp port", HELP);
-    let number = Number {
-        subject: "`queue`",
-        range: 0..=XDP_QUEUE_MAX.into(),
-        example: "queue = 3",
-    };
-    let queue = checker.number(raw.queue, &number);
-    let (uplink, uplink_span) = uplink?;
-    let direct = Direct {
-        uplink,
-        queue: queue.and_then(|queue| u32::try_from(queue).ok())?,
-    };
-    placed.push(Placed {
-        direct: direct.clone(),
-        uplink: checker.place(uplink_span),
-        queue: checker.place(queue_span),
-    });
-    Some(direct)
+}
+
+impl Nested for Direct {
+    type Keys = Self;
+    const MUST: &'static str = "a table with `uplink` and `queue`";
+    const HELP: &'static str = HELP;
+
+    fn check(reader: &mut Reader<'_>, keys: Self) -> Option<Self> {
+        let is_given = |key: &&str| reader.item(key).is_some();
+        let both = ["uplink", "queue"].iter().all(is_given);
+        // A wrong value or a misspelt key has been reported already.
+        if !both && !reader.checker.has_problem_in(&reader.place) {
+            let message = "`direct` must have `uplink` and `queue`".to_owned();
+            reader.problem(message, "not both", HELP);
+        }
+        reader.is_whole.then_some(keys)
+    }
+
+    fn to_keys(&self) -> Option<Self> {
+        Some(self.clone())
+    }
 }
 
 /// Checks each `direct` against its uplink and against the others. `names` contains every port's name, including ports

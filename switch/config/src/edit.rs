@@ -79,7 +79,8 @@ impl Config {
             .map_err(|(message, help)| ConfigError::one(Problem::unplaced(shown, message, help)))?;
         let running: String = self.ports.iter().map(Port::to_toml).collect();
         let new = DropIn::new(shown, Ok(text), 1, 1);
-        Main::again(self, RUNNING, &running)
+        let running = DropIn::new(RUNNING, Ok(running), 0, 0);
+        Main::again(self, &running)
             .finish(vec![new], None)
             .map_err(|(error, _)| error)
     }

@@ -1,152 +1,100 @@
-//! Serde building blocks that continue after a mistake.
+//! Values of a file, with their places.
 //!
-//! Serde stops at the first value of a wrong type. Here a wrong value becomes a *value* ([`Field::Wrong`]) with its
-//! place, so that one pass over a file finds every mistake.
+//! A wrong value is a value too ([`Field::Wrong`]), so that one pass over a file finds every mistake.
 
-use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
+use std::ops::Range;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::{
-    Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor,
-    value::{Error as ValueError, MapAccessDeserializer},
-};
+use serde::Deserialize;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::Error as ValueError;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// Byte range in the file of a value, a key or a table's header.
 pub(super) type Span = Range<usize>;
 
+/// A value of the file, of any type.
+pub(super) type Item<'a> = Spanned<DeValue<'a>>;
+
 /// A key's value in the file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) enum Field<T> {
-    /// The key does not occur.
-    #[default]
-    Missing,
     /// The value is a `T`.
     Given(T, Span),
     /// The value is something else.
     Wrong(Span),
 }
 
-impl<T> Field<T> {
-    /// The place of the value, right or wrong.
-    pub(super) fn span(&self) -> Option<Span> {
-        match self {
-            Self::Missing => None,
-            Self::Given(_, span) | Self::Wrong(span) => Some(span.clone()),
+impl<'a, T: FromToml<'a>> From<&'a Item<'a>> for Field<T> {
+    fn from(item: &'a Item<'a>) -> Self {
+        match T::from_toml(item.get_ref()) {
+            Some(value) => Self::Given(value, item.span()),
+            None => Self::Wrong(item.span()),
         }
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Attempt<T>>::deserialize(deserializer)?;
-        let span = spanned.span();
-        Ok(match spanned.into_inner() {
-            Attempt(Some(value)) => Self::Given(value, span),
-            Attempt(None) => Self::Wrong(span),
-        })
+/// A type of values in TOML.
+pub(super) trait FromToml<'a>: Sized {
+    /// The value, or `None` if it is of another type.
+    fn from_toml(value: &'a DeValue<'a>) -> Option<Self>;
+}
+
+impl FromToml<'_> for i64 {
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        let number = value.as_integer()?;
+        i64::from_str_radix(number.as_str(), number.radix()).ok()
     }
 }
 
-/// Turns a type error, which would end the pass, into `None`.
-struct Attempt<T>(Option<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(T::deserialize(deserializer).ok()))
+impl FromToml<'_> for bool {
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        value.as_bool()
     }
 }
 
-/// A struct that can only be written as a table. (Serde's derive also reads a struct from a list by position: `vlan =
-/// [100]` would silently mean `vlan = { access = 100 }`.)
-#[derive(Clone, Debug, Default)]
-pub(super) struct Table<T>(pub(super) T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TableVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for TableVisitor<T> {
-            type Value = Table<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Table)
-            }
-        }
-
-        deserializer.deserialize_map(TableVisitor(PhantomData))
+impl<'a> FromToml<'a> for &'a str {
+    fn from_toml(value: &'a DeValue<'a>) -> Option<Self> {
+        value.as_str()
     }
 }
 
-/// An enum that can only be written as a string. (Serde also reads a unit variant from `{ busy = {} }`.)
+impl<'a> FromToml<'a> for &'a DeTable<'a> {
+    fn from_toml(value: &'a DeValue<'a>) -> Option<Self> {
+        value.as_table()
+    }
+}
+
+impl<'a> FromToml<'a> for &'a [Item<'a>] {
+    fn from_toml(value: &'a DeValue<'a>) -> Option<Self> {
+        value.as_array().map(|list| &**list)
+    }
+}
+
+/// An enum's word.
 #[derive(Clone, Debug)]
 pub(super) struct Word<T>(pub(super) T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Word<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
-        let word = IntoDeserializer::<ValueError>::into_deserializer(word);
-        T::deserialize(word).map(Self).map_err(D::Error::custom)
+impl<T: for<'de> Deserialize<'de>> FromToml<'_> for Word<T> {
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        let word = value.as_str()?.into_deserializer();
+        T::deserialize(word)
+            .map(Self)
+            .map_err(|_: ValueError| ())
+            .ok()
     }
 }
 
 /// A word that stands for a whole list ("auto", "all"), or the list itself.
 #[derive(Clone, Debug)]
-pub(super) enum WordOrList {
-    Word(String),
-    List(Vec<Field<i64>>),
+pub(super) enum WordOrList<'a> {
+    Word(&'a str),
+    List(&'a [Item<'a>]),
 }
 
-impl<'de> Deserialize<'de> for WordOrList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WordOrListVisitor;
-
-        impl<'de> Visitor<'de> for WordOrListVisitor {
-            type Value = WordOrList;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of numbers")
-            }
-
-            fn visit_str<E>(self, word: &str) -> Result<Self::Value, E> {
-                Ok(WordOrList::Word(word.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = list.next_element()? {
-                    items.push(item);
-                }
-                Ok(WordOrList::List(items))
-            }
-        }
-
-        deserializer.deserialize_any(WordOrListVisitor)
+impl<'a> FromToml<'a> for WordOrList<'a> {
+    fn from_toml(value: &'a DeValue<'a>) -> Option<Self> {
+        let word = value.as_str().map(Self::Word);
+        word.or_else(|| FromToml::from_toml(value).map(Self::List))
     }
 }
-
-/// Gives a wrapper the schema of its content.
-macro_rules! transparent_schema {
-    ($($wrapper:ident),*) => {$(
-        impl<T: JsonSchema> JsonSchema for $wrapper<T> {
-            fn inline_schema() -> bool {
-                T::inline_schema()
-            }
-            fn schema_name() -> Cow<'static, str> {
-                T::schema_name()
-            }
-            fn schema_id() -> Cow<'static, str> {
-                T::schema_id()
-            }
-            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-                T::json_schema(generator)
-            }
-        }
-    )*};
-}
-
-transparent_schema!(Field, Table, Word);

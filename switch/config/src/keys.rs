@@ -1,4 +1,4 @@
-//! Finds unknown keys in the whole file before serde reads it, since serde stops at the first one.
+//! Finds unknown keys.
 
 use std::mem;
 
@@ -8,15 +8,13 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::check::Checker;
-use super::raw::{
-    RawAddresses, RawConfig, RawControl, RawDirect, RawLog, RawLoopProtect, RawMetrics,
-    RawOffloads, RawPort, RawSlo, RawStorm, RawSwitch, RawVlan, RawWorkers,
-};
+use super::key::{Key, Keys as _};
 use super::suggest::{list, nearest};
+use super::table::Top;
 
 type Names = &'static [&'static str];
 
-/// The field names of a struct, or the variant names of an enum, as serde knows them.
+/// The words of an enum, as serde knows them.
 pub(super) fn names_of<T: DeserializeOwned>() -> Names {
     let mut names: Names = &[];
     // It always fails: the probe has no value to give.
@@ -34,16 +32,6 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
         Err(ValueError::custom("a probe has no value"))
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        names: Names,
-        _: V,
-    ) -> Result<V::Value, ValueError> {
-        *self.0 = names;
-        Err(ValueError::custom("a probe has no value"))
-    }
-
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -56,73 +44,58 @@ impl<'de> Deserializer<'de> for NameProbe<'_> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map identifier ignored_any
+        unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }
 
-/// The tables of the format: their names in messages, and their keys.
-struct KnownTables([(&'static str, Names); 14]);
+/// A table of the format: its name in messages, its keys, and the tables in it by their keys.
+struct Known {
+    place: String,
+    names: Vec<&'static str>,
+    inner: Vec<(&'static str, Known)>,
+}
 
-const TOP: usize = 0;
-const PORT: usize = 6;
-const VLAN: usize = 7;
-const DIRECT: usize = 8;
-const SLO: usize = 9;
-const STORM: usize = 10;
-const ADDRESSES: usize = 11;
-const OFFLOADS: usize = 12;
-const LOOP_PROTECT: usize = 13;
-
-impl KnownTables {
-    fn new() -> Self {
-        Self([
-            ("at the top level", names_of::<RawConfig>()),
-            ("in [workers]", names_of::<RawWorkers>()),
-            ("in [switch]", names_of::<RawSwitch>()),
-            ("in [metrics]", names_of::<RawMetrics>()),
-            ("in [control]", names_of::<RawControl>()),
-            ("in [log]", names_of::<RawLog>()),
-            ("in [[port]]", names_of::<RawPort>()),
-            ("in vlan", names_of::<RawVlan>()),
-            ("in direct", names_of::<RawDirect>()),
-            ("in slo", names_of::<RawSlo>()),
-            ("in storm", names_of::<RawStorm>()),
-            ("in addresses", names_of::<RawAddresses>()),
-            ("in offloads", names_of::<RawOffloads>()),
-            ("in loop_protect", names_of::<RawLoopProtect>()),
-        ])
+impl Known {
+    fn new(place: String, keys: Vec<Key>) -> Self {
+        let names = keys.iter().map(|key| key.name.key).collect();
+        let inner = keys.into_iter().filter_map(|key| {
+            let (place, keys) = key.table?;
+            Some((key.name.key, Self::new(place, keys())))
+        });
+        Self {
+            place,
+            names,
+            inner: inner.collect(),
+        }
     }
 
-    /// The tables of a file of `ports_dir`.
-    fn of_drop_in() -> Self {
-        let mut known = Self::new();
-        known.0[TOP] = (
-            "at the top level of a file of `ports_dir`",
-            &["version", "port"],
-        );
-        known
+    /// The table that has a key, the outermost of several.
+    fn having(&self, key: &str) -> Option<&Known> {
+        if self.names.contains(&key) {
+            return Some(self);
+        }
+        let mut inner = self.inner.iter();
+        inner.find_map(|(_, table)| table.having(key))
     }
 
-    /// How to fix a key that table `at` does not have.
-    fn help(&self, at: usize, key: &str) -> String {
-        let (place, names) = self.0[at];
-        if let Some((place, _)) = self.0.iter().find(|(_, names)| names.contains(&key)) {
+    /// How to fix a key that this table, in `root`, does not have.
+    fn help(&self, root: &Known, key: &str) -> String {
+        if let Some(Known { place, .. }) = root.having(key) {
             return format!("`{key}` belongs {place}");
         }
         // Only a file of `ports_dir` has fewer keys at its top level.
-        if names_of::<RawConfig>().contains(&key) {
+        if Top::keys().iter().any(|known| known.name.key == key) {
             return format!("`{key}` belongs in the main file; here are only [[port]] tables");
         }
-        match nearest(key, names) {
+        match nearest(key, &self.names) {
             Some(name) => format!("did you mean `{name}`?"),
-            None => format!("the keys {place} are {}", list(names)),
+            None => format!("the keys {} are {}", self.place, list(&self.names)),
         }
     }
 
-    /// Reports and removes the unknown keys of one table.
-    fn sift(&self, checker: &mut Checker, at: usize, table: &mut DeTable<'_>) {
-        let (place, names) = self.0[at];
-        let is_known = |key: &Spanned<DeString<'_>>| names.contains(&key.get_ref().as_ref());
+    /// Reports and removes the unknown keys of a table and of those in it.
+    fn sift(&self, root: &Known, checker: &mut Checker, table: &mut DeTable<'_>) {
+        let is_known = |key: &Spanned<DeString<'_>>| self.names.contains(&key.get_ref().as_ref());
         let (known, unknown): (DeTable<'_>, DeTable<'_>) = mem::take(table)
             .into_iter()
             .partition(|(key, _)| is_known(key));
@@ -138,8 +111,21 @@ impl KnownTables {
                 checker.count_unlisted();
                 continue;
             }
-            let message = format!("unknown key `{}` {place}", shorten(&key));
-            checker.problem(span, message, "not a known key", self.help(at, &key));
+            let message = format!("unknown key `{}` {}", shorten(&key), self.place);
+            checker.problem(span, message, "not a known key", self.help(root, &key));
+        }
+        for (key, inner) in &self.inner {
+            match table.get_mut(*key).map(Spanned::get_mut) {
+                Some(DeValue::Table(table)) => inner.sift(root, checker, table),
+                Some(DeValue::Array(list)) => {
+                    for item in list.iter_mut() {
+                        if let DeValue::Table(table) = item.get_mut() {
+                            inner.sift(root, checker, table);
+                        }
+                    }
+                }
+                _ => {}
+            }
         }
     }
 }
@@ -154,48 +140,15 @@ fn shorten(key: &str) -> String {
 
 /// Reports and removes every unknown key of the main file, so that it hides no other mistake.
 pub(super) fn sift_unknown(checker: &mut Checker, document: &mut DeTable<'_>) {
-    sift(KnownTables::new(), checker, document);
+    let known = Known::new("at the top level".to_owned(), Top::keys());
+    known.sift(&known, checker, document);
 }
 
 /// Like [`sift_unknown`], for a file of `ports_dir`, which has a `version` and ports.
 pub(super) fn sift_unknown_of_drop_in(checker: &mut Checker, document: &mut DeTable<'_>) {
-    sift(KnownTables::of_drop_in(), checker, document);
-}
-
-fn sift(known: KnownTables, checker: &mut Checker, document: &mut DeTable<'_>) {
-    known.sift(checker, TOP, document);
-    for (at, section) in [
-        (1, "workers"),
-        (2, "switch"),
-        (3, "metrics"),
-        (4, "control"),
-        (5, "log"),
-    ] {
-        if let Some(DeValue::Table(table)) = document.get_mut(section).map(|value| value.get_mut())
-        {
-            known.sift(checker, at, table);
-        }
-    }
-    let Some(DeValue::Array(ports)) = document.get_mut("port").map(|value| value.get_mut()) else {
-        return;
-    };
-    for port in ports.iter_mut() {
-        let DeValue::Table(port) = port.get_mut() else {
-            continue;
-        };
-        known.sift(checker, PORT, port);
-        for (at, key) in [
-            (VLAN, "vlan"),
-            (DIRECT, "direct"),
-            (SLO, "slo"),
-            (STORM, "storm"),
-            (ADDRESSES, "addresses"),
-            (OFFLOADS, "offloads"),
-            (LOOP_PROTECT, "loop_protect"),
-        ] {
-            if let Some(DeValue::Table(table)) = port.get_mut(key).map(|value| value.get_mut()) {
-                known.sift(checker, at, table);
-            }
-        }
-    }
+    let place = "at the top level of a file of `ports_dir`".to_owned();
+    let mut keys = Top::keys();
+    keys.retain(|key| ["version", "port"].contains(&key.name.key));
+    let known = Known::new(place, keys);
+    known.sift(&known, checker, document);
 }

@@ -2,10 +2,12 @@
 //!
 //! [`Config::load`] returns plain data, or a [`ConfigError`] that lists every mistake with its file, line, column, and
 //! how to fix it. The main file may name a folder with files of more ports (`ports_dir`); [`Config::load_lenient`]
-//! leaves out those that are wrong. The steps for a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown
-//! keys), `raw` and `field` (serde, with places), then `sections`, `ports`, `direct`, `slo`, `storm`, `addresses`,
-//! `control`, `loop_protect` and `vlan` (the values' meaning), with the checks in `values`; `check` collects the
-//! problems.
+//! leaves out those that are wrong.
+//!
+//! Every key is a line of `table`; `key` has the machinery that makes all else of it, and `rules` and `texts` what a
+//! value must be. The steps for a file: `files` (its text), `syntax` (is it TOML?), `keys` (unknown keys), `table` (each
+//! key's value), then `sections` and `ports` (keys against each other, ports against each other), with `direct` and
+//! `addresses`; `check` collects the problems.
 
 mod addresses;
 mod check;
@@ -19,21 +21,23 @@ mod error;
 mod field;
 mod files;
 mod keep;
+mod key;
+#[cfg(test)]
+mod key_tests;
 mod keys;
 mod lenient;
 pub mod limits;
 mod load;
-mod loop_protect;
-mod offloads;
+mod nested;
 mod patience;
 pub mod plan;
 mod ports;
-mod raw;
+mod rules;
 mod sections;
-mod slo;
-mod storm;
 mod suggest;
 mod syntax;
+mod table;
+mod texts;
 mod types;
 mod values;
 mod vlan;
@@ -47,11 +51,14 @@ pub use edit::{PortTable, parse_assignments, parse_port_file};
 pub use error::{ConfigError, Problem};
 pub use files::read_named;
 pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
+pub use key::Written;
 pub use lenient::Loaded;
-pub use raw::schema_json;
-pub use types::{
-    Access, Balance, Config, Control, Cores, Direct, HugePages, Log, LogFormat, LogLevel,
-    LogTarget, LoopAction, LoopProtect, Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss,
-    Slo, Switch, Tso, VhostPort, Vlan, Workers, XdpMode, XdpPort,
+pub use table::{
+    Access, Control, Direct, Log, LoopProtect, Metrics, Offloads, Port, Slo, Switch, VhostPort,
+    Workers, XdpPort,
 };
-pub use written::Written;
+pub use types::{
+    Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll, PortKind,
+    Queues, Role, Rss, Tso, Vlan, XdpMode,
+};
+pub use written::schema_json;

@@ -3,17 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize as _;
 use toml::de::DeTable;
 
 use super::check::{Checker, Place};
 use super::error::{ConfigError, SourceFile};
-use super::field::{Field, Table};
 use super::files::{self, Text, Unread};
-use super::raw::{RawConfig, RawPort};
+use super::table::Top;
 use super::{Config, CoreSpans, Cores, Port, cores, keys, ports, sections, syntax};
-
-type RawPorts = Field<Vec<Field<Table<RawPort>>>>;
 
 /// An error, and the files that are to blame, by their [`SourceFile::order`].
 pub(super) type Blamed = (ConfigError, BTreeSet<usize>);
@@ -64,7 +60,8 @@ impl Config {
     /// The first syntax error, or all other mistakes in the order of the file.
     pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
         let folder = Path::new(name).parent().unwrap_or(Path::new(""));
-        let main = Main::read(&SourceFile::new(name, text), folder)?;
+        let file = SourceFile::new(name, text);
+        let main = Main::read(&file, folder)?;
         main.finish(Vec::new(), None).map_err(|(error, _)| error)
     }
 }
@@ -103,8 +100,8 @@ impl DropIn {
         Self { file, text }
     }
 
-    /// The unchecked ports; `None` if the file's syntax or version is wrong.
-    fn read(&self, checker: &mut Checker) -> Option<RawPorts> {
+    /// The unchecked document; `None` if the file's syntax or version is wrong.
+    fn read(&self, checker: &mut Checker) -> Option<DeTable<'_>> {
         checker.enter(self.file.clone());
         let text = match &self.text {
             Ok(text) => text,
@@ -113,27 +110,23 @@ impl DropIn {
                 return None;
             }
         };
-        let raw = read(checker, text, keys::sift_unknown_of_drop_in)?;
-        sections::version(checker, raw.version, false).then_some(raw.port)
+        let document = read(checker, text, keys::sift_unknown_of_drop_in)?;
+        sections::version(checker, &document, false).then_some(document)
     }
 }
 
 /// A text's keys and values, without unknown ones; `None` if its syntax is wrong.
-fn read(
+fn read<'a>(
     checker: &mut Checker,
-    text: &str,
+    text: &'a str,
     sift: fn(&mut Checker, &mut DeTable<'_>),
-) -> Option<RawConfig> {
-    let mut document = match DeTable::parse(text) {
-        Ok(document) => document,
-        Err(error) => {
-            syntax::problem(checker, &error);
-            return None;
+) -> Option<DeTable<'a>> {
+    match DeTable::parse(text) {
+        Ok(document) => {
+            let mut document = document.into_inner();
+            sift(checker, &mut document);
+            Some(document)
         }
-    };
-    sift(checker, document.get_mut());
-    match RawConfig::deserialize(toml::Deserializer::from(document)) {
-        Ok(raw) => Some(raw),
         Err(error) => {
             syntax::problem(checker, &error);
             None
@@ -142,43 +135,42 @@ fn read(
 }
 
 /// A configuration whose parts other than ports are checked.
-pub(super) struct Main {
+pub(super) struct Main<'a> {
     checker: Checker,
     /// Has no ports yet.
     config: Config,
     taken: ports::Taken,
-    ports: RawPorts,
+    /// The file with the ports.
+    document: DeTable<'a>,
     ports_dir: Option<Place>,
     are_all: bool,
 }
 
-impl Main {
+impl<'a> Main<'a> {
     /// Reads the main file, which is in `folder`.
-    pub(super) fn read(file: &SourceFile, folder: &Path) -> Result<Self, ConfigError> {
+    pub(super) fn read(file: &'a SourceFile, folder: &Path) -> Result<Self, ConfigError> {
         let mut checker = Checker::new(file.clone());
-        let Some(raw) = read(&mut checker, &file.raw, keys::sift_unknown) else {
+        let Some(document) = read(&mut checker, &file.raw, keys::sift_unknown) else {
             return Err(checker.into_error());
         };
-        if !sections::version(&mut checker, raw.version, true) {
+        if !sections::version(&mut checker, &document, true) {
             return Err(checker.into_error());
         }
-        let workers = checker.section(raw.workers, "workers");
-        let (workers, core_spans) = sections::workers(&mut checker, workers);
-        let switch = checker.section(raw.switch, "switch");
-        let switch = sections::switch(&mut checker, switch);
-        let metrics = checker.section(raw.metrics, "metrics");
-        let metrics = sections::metrics(&mut checker, metrics);
-        let control = checker.section(raw.control, "control");
-        let (control, control_place) = sections::control(&mut checker, control);
-        let log = checker.section(raw.log, "log");
-        let log = sections::log(&mut checker, log);
-        let has_dir = raw.ports_dir.span().is_some();
-        let ports_dir = sections::ports_dir(&mut checker, raw.ports_dir, folder);
-        let (ports_dir, dir_place) = ports_dir.unzip();
-        let watch_ports = sections::watch_ports(&mut checker, raw.watch_ports, has_dir);
-        let taken = ports::Taken::new(control.socket.clone(), control_place);
+        let settings = sections::settings(&mut checker, &document, folder);
+        let Top {
+            version: _,
+            workers,
+            switch,
+            metrics,
+            control,
+            log,
+            ports_dir,
+            watch_ports,
+            port: (),
+        } = settings.top;
         Ok(Self {
             checker,
+            taken: ports::Taken::new(control.socket.clone(), settings.control_socket),
             config: Config {
                 workers,
                 switch,
@@ -188,23 +180,21 @@ impl Main {
                 ports_dir,
                 watch_ports,
                 ports: Vec::new(),
-                core_spans,
+                core_spans: settings.cores,
             },
-            taken,
-            ports: raw.port,
-            ports_dir: dir_place,
+            document,
+            ports_dir: settings.ports_dir,
             are_all: true,
         })
     }
 
-    /// A configuration that was checked before, with the ports of `text` instead, which messages call `name`.
-    pub(super) fn again(config: &Config, name: &str, text: &str) -> Self {
-        let ports = DropIn::new(name, Ok(text.to_owned()), 0, 0);
+    /// A configuration that was checked before, with other ports instead.
+    pub(super) fn again(config: &Config, ports: &'a DropIn) -> Self {
         let mut checker = Checker::new(ports.file.clone());
-        let raw = ports.read(&mut checker);
+        let document = ports.read(&mut checker);
         Self {
-            are_all: raw.is_some(),
-            ports: raw.unwrap_or_default(),
+            are_all: document.is_some(),
+            document: document.unwrap_or_default(),
             checker,
             config: Config {
                 ports: Vec::new(),
@@ -248,7 +238,7 @@ impl Main {
     /// The error if the folder cannot be read, together with the other mistakes of this file.
     pub(super) fn without_folder(mut self, problem: files::FolderProblem) -> ConfigError {
         self.note_folder(problem);
-        ports::ports(&mut self.checker, self.ports, &mut self.taken);
+        ports::ports(&mut self.checker, &self.document, &mut self.taken);
         self.checker.into_error()
     }
 
@@ -261,10 +251,13 @@ impl Main {
     ) -> Result<Config, Blamed> {
         let workers = self.workers(&[]).or(workers).filter(|count| *count > 0);
         let (checker, taken) = (&mut self.checker, &mut self.taken);
-        let mut lists = vec![(0, ports::ports(checker, self.ports, taken))];
+        let mut lists = vec![(0, ports::ports(checker, &self.document, taken))];
         for drop_in in drop_ins {
             match drop_in.read(checker) {
-                Some(raw) => lists.push((drop_in.file.order, ports::ports(checker, raw, taken))),
+                Some(document) => {
+                    let ports = ports::ports(checker, &document, taken);
+                    lists.push((drop_in.file.order, ports));
+                }
                 None => self.are_all = false,
             }
         }

@@ -8,7 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use crate::{Config, Port, PortKind, Written};
+use super::key::{Change, Key, Keys as _, Written};
+use super::table::Top;
+use super::{Config, Port, PortKind};
 
 /// The changes that turn a switch with one configuration into one with another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,39 +89,30 @@ pub enum When {
     NeedsRestart,
 }
 
-/// How a port's key can change. `None` for an unlisted key, which counts as [`How::Reopen`].
+/// How a port's key can change. `None` for another name, which counts as [`How::Reopen`].
 pub fn how(key: &str) -> Option<How> {
-    match key {
-        "slo" | "vlan" | "mac_limit" | "weight" | "storm" | "addresses" | "forward_control"
-        | "loop_protect" | "worker" | "required" => Some(How::InPlace),
-        "type" | "socket" | "role" | "socket_mode" | "socket_group" | "queue_pairs" | "mac"
-        | "mtu" | "offloads" | "direct" | "interface" | "queues" | "mode" | "gro" | "tso"
-        | "busy_poll" | "huge_pages" | "channels" | "rss" => Some(How::Reopen),
+    match change(Port::keys(), key)? {
+        Change::InPlace => Some(How::InPlace),
+        Change::Reopens => Some(How::Reopen),
         _ => None,
     }
 }
 
-/// When a new value of a setting takes effect. `None` for an unlisted key, which counts as [`When::NeedsRestart`].
+/// When a new value of a setting takes effect. `None` for another name, which counts as [`When::NeedsRestart`].
 pub fn when(key: &str) -> Option<When> {
-    match key {
-        "ports_dir"
-        | "watch_ports"
-        | "workers.balance"
-        | "workers.balance_interval"
-        | "switch.fdb_ageing"
-        | "switch.fdb_moves_max"
-        | "switch.fdb_moves_window"
-        | "metrics.listen" => Some(When::AtOnce),
-        "workers.cores"
-        | "workers.poll"
-        | "workers.idle_spin"
-        | "switch.fdb_capacity"
-        | "control.socket"
-        | "log.target"
-        | "log.format"
-        | "log.level" => Some(When::NeedsRestart),
+    match change(Top::keys(), key)? {
+        Change::AtOnce => Some(When::AtOnce),
+        Change::Restart => Some(When::NeedsRestart),
         _ => None,
     }
+}
+
+fn change(keys: Vec<Key>, path: &str) -> Option<Change> {
+    keys.into_iter().find_map(|key| match key.table {
+        _ if key.name.path == path => Some(key.name.change),
+        Some((_, inner)) => change(inner(), path),
+        None => None,
+    })
 }
 
 impl Plan {

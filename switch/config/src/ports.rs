@@ -1,21 +1,22 @@
-//! Checks the `[[port]]` tables, each by itself and against the others.
+//! Reads the `[[port]]` tables, and checks what the rules of single keys cannot: keys of a port against each other, and
+//! ports against each other.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use crosspoint_packet::Mac;
+use schemars::SchemaGenerator;
+use serde_json::json;
+use toml::de::DeTable;
 
 use super::addresses::{self, Bound};
 use super::check::{Checker, Place};
-use super::control;
 use super::direct;
-use super::field::{Field, Span, Table, WordOrList};
+use super::field::{FromToml as _, Item, Span};
+use super::key::{Key, Keys as _, Name, Reader, Slot, Written, object, table_reference};
 use super::limits::*;
-use super::loop_protect;
-use super::offloads;
-use super::raw::{PortType, RawPort};
-use super::slo;
-use super::storm;
-use super::values::{Number, NumberList};
-use super::vlan;
-use super::{Access, Port, PortKind, Queues, Role, VhostPort, XdpPort};
+use super::types::PortType;
+use super::{Port, PortKind, Role, VhostPort, XdpPort};
 
 /// Values that must be unique among ports, with their first use. The control socket has no place if the file does not
 /// name it.
@@ -58,18 +59,17 @@ impl Taken {
 }
 
 /// All ports of the file that the checker entered last.
-pub(super) fn ports(
-    checker: &mut Checker,
-    field: Field<Vec<Field<Table<RawPort>>>>,
-    taken: &mut Taken,
-) -> Vec<Port> {
+pub(super) fn ports(checker: &mut Checker, document: &DeTable<'_>, taken: &mut Taken) -> Vec<Port> {
     let help = "write each port below a line [[port]], with two brackets";
-    let Some((list, _)) = checker.value(field, "port", "a list of tables", help) else {
+    let list = document.get("port").map(|item| item.into());
+    let list = list.and_then(|list| checker.value(list, "port", "a list of tables", help));
+    let Some((list, _)): Option<(&[Item<'_>], Span)> = list else {
         return Vec::new();
     };
     let mut ports = Vec::new();
     for item in list {
-        let Some((Table(raw), span)) = checker.value(item, "port", "a list of tables", help) else {
+        let table = checker.value(item.into(), "port", "a list of tables", help);
+        let Some((table, span)) = table else {
             continue;
         };
         if taken.count == PORTS_MAX {
@@ -83,229 +83,94 @@ pub(super) fn ports(
             break;
         }
         taken.count += 1;
-        ports.extend(port(checker, raw, span, taken));
+        ports.extend(port(&mut Reader::new(checker, table, span), taken));
     }
     ports
 }
 
-fn port(checker: &mut Checker, mut raw: RawPort, header: Span, taken: &mut Taken) -> Option<Port> {
-    let name = port_name(
-        checker,
-        std::mem::take(&mut raw.name),
-        &header,
-        &mut taken.names,
-    );
-    let vlan = vlan::vlan(checker, std::mem::take(&mut raw.vlan));
-    let (mac_limit, weight) = limits(checker, &mut raw);
-    let mac_span = raw.mac.span();
-    let addresses = std::mem::take(&mut raw.addresses);
-    let addresses = addresses::addresses(checker, addresses, &vlan, &mut taken.bound);
-    let storm = std::mem::take(&mut raw.storm);
-    let forward_control = control::control(checker, std::mem::take(&mut raw.forward_control));
-    let loop_protect = loop_protect::loop_protect(checker, std::mem::take(&mut raw.loop_protect));
-    let worker_span = raw.worker.span();
-    let worker = checker.number(
-        std::mem::take(&mut raw.worker),
-        &Number {
-            subject: "`worker`",
-            range: 0..=WORKERS_MAX as i64 - 1,
-            example: "worker = 0, for the worker of the first core",
-        },
-    );
-    let required = checker.switch(std::mem::take(&mut raw.required), "required");
-    let mut slo = None;
-    let (kind, mac_limit_default, storm_default) = match port_type(checker, &mut raw, &header)? {
-        PortType::Vhost => {
-            slo = slo::slo(checker, std::mem::take(&mut raw.slo));
-            (
-                vhost(checker, raw, &header, taken).map(PortKind::Vhost),
-                MAC_LIMIT_VHOST_DEFAULT,
-                STORM_VHOST_DEFAULT,
-            )
+/// A port, unless a required key is missing or wrong, or another port has its name or interface.
+fn port(reader: &mut Reader<'_>, taken: &mut Taken) -> Option<Port> {
+    let port = Port::read(reader);
+    let has_name = named(reader, &port.name, &mut taken.names);
+    addresses::unique(reader, &port.vlan, &mut taken.bound);
+    reader.kind?;
+    let has_place = match &port.kind {
+        PortKind::Vhost(guest) => {
+            with_guest(reader, guest, &port.addresses, taken);
+            true
         }
-        PortType::Xdp => (
-            xdp(checker, raw, &header, taken).map(PortKind::Xdp),
-            MAC_LIMIT_XDP_DEFAULT,
-            STORM_XDP_DEFAULT,
-        ),
+        PortKind::Xdp(xdp) => {
+            within_channels(reader, xdp.channels);
+            on_interface(reader, &xdp.interface, &mut taken.interfaces)
+        }
     };
-    let storm = storm::storm(checker, storm, storm_default);
-    if let (Some(PortKind::Vhost(guest)), Some(span)) = (&kind, mac_span) {
-        addresses::with_own(checker, guest.mac, span, &addresses);
+    if let Some(span) = reader.span("worker").filter(|_| has_name) {
+        let place = reader.checker.place(span);
+        taken.workers.insert(port.name.clone(), place);
     }
-    let name = name?;
-    taken
-        .workers
-        .extend(worker_span.map(|span| (name.clone(), checker.place(span))));
-    let kind = kind?;
-    Some(Port {
-        name,
-        vlan,
-        worker: worker.and_then(|worker| usize::try_from(worker).ok()),
-        mac_limit: mac_limit.unwrap_or(mac_limit_default),
-        weight: weight.unwrap_or(WEIGHT_DEFAULT),
-        storm,
-        addresses,
-        forward_control,
-        loop_protect,
-        // Guests come and go.
-        required: required.unwrap_or(matches!(kind, PortKind::Xdp(_))),
-        slo,
-        kind,
-    })
+    (reader.is_whole && has_name && has_place).then_some(port)
 }
 
-/// `mac_limit` and `weight`, if given.
-fn limits(checker: &mut Checker, raw: &mut RawPort) -> (Option<u32>, Option<u32>) {
-    let mac_limit = number_of(
-        checker,
-        std::mem::take(&mut raw.mac_limit),
-        &Number {
-            subject: "`mac_limit`",
-            range: 0..=MAC_LIMIT_MAX.into(),
-            example: "mac_limit = 1024, or 0 for no limit",
-        },
-    );
-    let weight = number_of(
-        checker,
-        std::mem::take(&mut raw.weight),
-        &Number {
-            subject: "`weight`",
-            range: 1..=WEIGHT_MAX.into(),
-            example: "weight = 2, for twice the time of a port with 1",
-        },
-    );
-    (mac_limit, weight)
-}
-
-fn number_of(checker: &mut Checker, field: Field<i64>, number: &Number<'_>) -> Option<u32> {
-    let value = checker.number(field, number)?;
-    u32::try_from(value).ok()
-}
-
-/// Records a key that is required for this type of port and missing.
-fn require<T>(checker: &mut Checker, field: &Field<T>, header: &Span, key: &str, example: &str) {
-    if matches!(field, Field::Missing) {
-        let message = format!("this port has no `{key}`");
-        checker.problem(
-            header.clone(),
-            message,
-            "in this table",
-            format!("add a line such as: {example}"),
-        );
-    }
-}
-
-/// Records a key that belongs to another type of port.
-fn foreign<T>(checker: &mut Checker, field: &Field<T>, key: &str, owner: &str, this: &str) {
-    if let Some(span) = field.span() {
-        let message = format!("`{key}` belongs to ports of type {owner:?}");
-        let help =
-            format!("this port is of type {this:?}: remove `{key}`, or write type = {owner:?}");
-        checker.problem(span, message, "not for this type of port", help);
-    }
-}
-
-fn port_name(
-    checker: &mut Checker,
-    field: Field<String>,
-    header: &Span,
-    names: &mut HashMap<String, Place>,
-) -> Option<String> {
-    let help = "for example: name = \"web-1\"";
-    require(checker, &field, header, "name", "name = \"web-1\"");
-    let (name, span) = checker.value(field, "name", "a string", help)?;
-    let known = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    let label = if name.is_empty() {
-        "empty"
-    } else if name.len() > PORT_NAME_BYTES_MAX {
-        "too long"
-    } else if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        "does not begin with a letter or digit"
-    } else if !name.chars().all(known) {
-        "has a character that is none of these"
-    } else if let Some(first) = names.get(&name) {
-        let message = format!("two ports are named {name:?}");
-        checker.clash(
-            span,
-            Some(first.clone()),
-            message,
-            "give each port a name of its own",
-        );
-        return None;
-    } else {
-        names.insert(name.clone(), checker.place(span));
-        return Some(name);
+/// Whether the port has a name of its own.
+fn named(reader: &mut Reader<'_>, name: &str, names: &mut HashMap<String, Place>) -> bool {
+    let Some(span) = reader.span("name").filter(|_| !name.is_empty()) else {
+        return false;
     };
-    let message = format!(
-        "a port's name must be 1 to {PORT_NAME_BYTES_MAX} letters, digits, '.', '_' or '-', the first a letter or digit"
+    let (message, help) = (
+        format!("two ports are named {name:?}"),
+        "give each port a name of its own",
     );
-    checker.problem(span, message, label, help);
-    None
+    only_here(reader, span, name, names, message, help)
 }
 
-/// The type; if it is missing, a hint is derived from the other keys.
-fn port_type(checker: &mut Checker, raw: &mut RawPort, header: &Span) -> Option<PortType> {
-    let xdp = raw.interface.span().is_some();
-    require(
-        checker,
-        &raw.kind,
-        header,
-        "type",
-        if xdp {
-            "type = \"xdp\""
-        } else {
-            "type = \"vhost\""
-        },
-    );
-    checker.word(std::mem::take(&mut raw.kind), "type")
-}
-
-fn vhost(
-    checker: &mut Checker,
-    raw: RawPort,
-    header: &Span,
-    taken: &mut Taken,
-) -> Option<VhostPort> {
-    foreign(checker, &raw.interface, "interface", "xdp", "vhost");
-    foreign(checker, &raw.queues, "queues", "xdp", "vhost");
-    foreign(checker, &raw.mode, "mode", "xdp", "vhost");
-    foreign(checker, &raw.gro, "gro", "xdp", "vhost");
-    foreign(checker, &raw.tso, "tso", "xdp", "vhost");
-    foreign(checker, &raw.busy_poll, "busy_poll", "xdp", "vhost");
-    foreign(checker, &raw.huge_pages, "huge_pages", "xdp", "vhost");
-    foreign(checker, &raw.channels, "channels", "xdp", "vhost");
-    foreign(checker, &raw.rss, "rss", "xdp", "vhost");
-    require(
-        checker,
-        &raw.socket,
-        header,
-        "socket",
-        "socket = \"/run/crosspoint/web-1.sock\"",
-    );
-    let role = checker.word(raw.role, "role");
-    if role == Some(Role::Client) {
-        of_listener(checker, &raw.socket_mode, "socket_mode");
-        of_listener(checker, &raw.socket_group, "socket_group");
-    }
-    let access = Access {
-        mode: socket_mode(checker, raw.socket_mode),
-        group: socket_group(checker, raw.socket_group),
+/// Whether no other port has the interface.
+fn on_interface(
+    reader: &mut Reader<'_>,
+    interface: &str,
+    interfaces: &mut HashMap<String, Place>,
+) -> bool {
+    let span = reader.span("interface");
+    let Some(span) = span.filter(|_| !interface.is_empty()) else {
+        return false;
     };
-    let queue_pairs = checker.number(
-        raw.queue_pairs,
-        &Number {
-            subject: "`queue_pairs`",
-            range: 1..=QUEUE_PAIRS_MAX.into(),
-            example: "queue_pairs = 2",
-        },
-    );
-    let mac = checker.mac(raw.mac);
-    let mtu = mtu(checker, raw.mtu);
-    let offloads = offloads::offloads(checker, raw.offloads);
-    let direct = direct::direct(checker, raw.direct, &mut taken.direct);
-    let (socket, span) = checker.socket(raw.socket)?;
-    match taken.sockets.get(&socket) {
+    let message = format!("two ports use the interface {interface:?}");
+    let help = "keep one of them, with the `queues` of both";
+    only_here(reader, span, interface, interfaces, message, help)
+}
+
+/// Whether the value is used for the first time.
+fn only_here(
+    reader: &mut Reader<'_>,
+    span: Span,
+    value: &str,
+    uses: &mut HashMap<String, Place>,
+    message: String,
+    help: &str,
+) -> bool {
+    if let Some(first) = uses.get(value).cloned() {
+        reader.checker.clash(span, Some(first), message, help);
+        return false;
+    }
+    uses.insert(value.to_owned(), reader.checker.place(span));
+    true
+}
+
+/// Checks a guest's keys against each other, and its socket and NIC queue against those of others.
+fn with_guest(reader: &mut Reader<'_>, guest: &VhostPort, bound: &[Mac], taken: &mut Taken) {
+    if guest.role == Role::Client {
+        of_listener(reader, "socket_mode");
+        of_listener(reader, "socket_group");
+    }
+    addresses::with_own(reader, guest.mac, bound);
+    if let Some(direct) = &guest.direct {
+        taken.direct.extend(direct::Placed::new(reader, direct));
+    }
+    let socket = &guest.socket;
+    let span = reader.span("socket");
+    let Some(span) = span.filter(|_| !socket.as_os_str().is_empty()) else {
+        return;
+    };
+    match taken.sockets.get(socket) {
         Some(first) => {
             let by_default = if first.is_none() {
                 " (by [control]: it is the default there)"
@@ -313,201 +178,149 @@ fn vhost(
                 ""
             };
             let message = format!("the socket {socket:?} is already used{by_default}");
-            checker.clash(
-                span,
-                first.clone(),
-                message,
-                "give each port, and [control], a socket of its own",
-            );
+            let help = "give each port, and [control], a socket of its own";
+            reader.checker.clash(span, first.clone(), message, help);
         }
         None => {
-            let place = checker.place(span);
+            let place = reader.checker.place(span);
             taken.sockets.insert(socket.clone(), Some(place));
         }
     }
-    Some(VhostPort {
-        socket,
-        role: role.unwrap_or_default(),
-        access,
-        queue_pairs: queue_pairs
-            .and_then(|pairs| u16::try_from(pairs).ok())
-            .unwrap_or(QUEUE_PAIRS_DEFAULT),
-        mac,
-        mtu: mtu.unwrap_or(MTU_DEFAULT),
-        offloads,
-        direct,
-    })
 }
 
 /// Records a key that applies to a listening socket, if the front end listens.
-fn of_listener<T>(checker: &mut Checker, field: &Field<T>, key: &str) {
-    if let Some(span) = field.span() {
+fn of_listener(reader: &mut Reader<'_>, key: &str) {
+    if let Some(span) = reader.span(key) {
         let message = format!("`{key}` goes with `role = \"server\"`");
         let help =
             "with `role = \"client\"` the front end makes the socket: set its mode and group there";
-        checker.problem(span, message, "not the switch's socket", help);
+        let label = "not the switch's socket";
+        reader.checker.problem(span, message, label, help);
     }
 }
 
-fn socket_mode(checker: &mut Checker, field: Field<String>) -> Option<u32> {
-    let must = "a mode in octal, between quotes";
-    let help = "for example: socket_mode = \"0660\", for its owner and group";
-    let (text, span) = checker.value(field, "socket_mode", must, help)?;
-    let digits = match text.len() {
-        4 => text.strip_prefix('0'),
-        _ => Some(text.as_str()),
+/// Checks that the uplink's own queues are among the `channels`.
+fn within_channels(reader: &mut Reader<'_>, channels: Option<u32>) {
+    let list = reader
+        .item("queues")
+        .and_then(|list| list.get_ref().as_array());
+    let (Some(list), Some(channels)) = (list, channels) else {
+        return;
     };
-    let digits =
-        digits.filter(|digits| digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()));
-    let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
-    if mode.is_none() {
-        let label = "not three octal digits, perhaps with a zero before them";
-        checker.problem(span, format!("`socket_mode` must be {must}"), label, help);
-    }
-    mode
-}
-
-fn socket_group(checker: &mut Checker, field: Field<String>) -> Option<String> {
-    let must = "the name or the number of a group";
-    let help = "for example: socket_group = \"libvirt-qemu\"";
-    let (group, span) = checker.value(field, "socket_group", must, help)?;
-    let refused = |c: char| c == ':' || c == ',' || c.is_whitespace() || c.is_control();
-    let label = if group.is_empty() {
-        "empty"
-    } else if group.len() > GROUP_BYTES_MAX {
-        "too long"
-    } else if group.contains(refused) {
-        "no group can be named this"
-    } else {
-        return Some(group);
-    };
-    checker.problem(span, format!("`socket_group` must be {must}"), label, help);
-    None
-}
-
-fn mtu(checker: &mut Checker, field: Field<i64>) -> Option<u16> {
-    let number = Number {
-        subject: "`mtu`",
-        range: MTU_MIN.into()..=MTU_MAX.into(),
-        example: "mtu = 1500",
-    };
-    let mtu = checker.number(field, &number);
-    mtu.and_then(|mtu| u16::try_from(mtu).ok())
-}
-
-fn xdp(checker: &mut Checker, raw: RawPort, header: &Span, taken: &mut Taken) -> Option<XdpPort> {
-    foreign(checker, &raw.socket, "socket", "vhost", "xdp");
-    foreign(checker, &raw.role, "role", "vhost", "xdp");
-    foreign(checker, &raw.socket_mode, "socket_mode", "vhost", "xdp");
-    foreign(checker, &raw.socket_group, "socket_group", "vhost", "xdp");
-    foreign(checker, &raw.queue_pairs, "queue_pairs", "vhost", "xdp");
-    foreign(checker, &raw.mac, "mac", "vhost", "xdp");
-    foreign(checker, &raw.offloads, "offloads", "vhost", "xdp");
-    foreign(checker, &raw.direct, "direct", "vhost", "xdp");
-    foreign(checker, &raw.slo, "slo", "vhost", "xdp");
-    require(
-        checker,
-        &raw.interface,
-        header,
-        "interface",
-        "interface = \"enp1s0f0\"",
-    );
-    let channels = channels(checker, raw.channels);
-    let queues = queues(checker, raw.queues, channels);
-    // All values are checked, even if one is wrong.
-    let (mode, mtu) = (checker.word(raw.mode, "mode"), mtu(checker, raw.mtu));
-    let gro = checker.switch(raw.gro, "gro");
-    let tso = checker.word(raw.tso, "tso");
-    let busy_poll = checker.switch(raw.busy_poll, "busy_poll");
-    let huge_pages = checker.word(raw.huge_pages, "huge_pages");
-    let rss = checker.word(raw.rss, "rss");
-    let interface = interface(checker, raw.interface, &mut taken.interfaces)?;
-    Some(XdpPort {
-        interface,
-        queues,
-        mode: mode.unwrap_or_default(),
-        mtu,
-        gro: gro.unwrap_or(true),
-        tso: tso.unwrap_or_default(),
-        busy_poll: busy_poll.unwrap_or(false),
-        huge_pages: huge_pages.unwrap_or_default(),
-        channels,
-        rss: rss.unwrap_or_default(),
-    })
-}
-
-fn channels(checker: &mut Checker, field: Field<i64>) -> Option<u32> {
-    let number = Number {
-        subject: "`channels`",
-        range: 1..=XDP_CHANNELS_MAX.into(),
-        example: "channels = 4",
-    };
-    let channels = checker.number(field, &number);
-    channels.and_then(|channels| u32::try_from(channels).ok())
-}
-
-/// The uplink's own queues, which must be among the `channels`.
-fn queues(checker: &mut Checker, field: Field<WordOrList>, channels: Option<u32>) -> Queues {
-    let list = checker.word_or_numbers(
-        field,
-        &NumberList {
-            key: "queues",
-            word: "all",
-            items: "queue number",
-            range: 0..=XDP_QUEUE_MAX.into(),
-            items_max: usize::from(XDP_QUEUE_MAX) + 1,
-            example: "queues = [0, 1]",
-        },
-    );
-    let Some(list) = list else {
-        return Queues::All;
-    };
-    let mut queues = Vec::with_capacity(list.len());
-    for (queue, span) in list {
-        let Ok(queue) = u32::try_from(queue) else {
-            continue;
-        };
-        if let Some(channels) = channels.filter(|channels| queue >= *channels) {
+    for item in list {
+        let queue = i64::from_toml(item.get_ref());
+        let queue = queue.filter(|queue| (0..=XDP_QUEUE_MAX.into()).contains(queue));
+        if let Some(queue) = queue.filter(|queue| *queue >= channels.into()) {
             let message = format!("with `channels = {channels}` there is no queue {queue}");
             let help = "queues count from 0: take a lower one, or raise `channels`";
-            checker.problem(span, message, "too large", help);
+            reader
+                .checker
+                .problem(item.span(), message, "too large", help);
         }
-        queues.push(queue);
     }
-    Queues::List(queues)
 }
 
-/// An interface name that the kernel accepts (`dev_valid_name()`).
-fn interface(
-    checker: &mut Checker,
-    field: Field<String>,
-    interfaces: &mut HashMap<String, Place>,
-) -> Option<String> {
-    let help = "`ip link` lists the names; for example: interface = \"enp1s0f0\"";
-    let (name, span) =
-        checker.value(field, "interface", "the name of a network interface", help)?;
-    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    let label = if name.is_empty() {
-        "empty"
-    } else if name.len() > INTERFACE_BYTES_MAX {
-        "too long"
-    } else if name == "." || name == ".." || name.contains(refused) {
-        "no interface can be named this"
-    } else if let Some(first) = interfaces.get(&name) {
-        let message = format!("two ports use the interface {name:?}");
-        checker.clash(
-            span,
-            Some(first.clone()),
-            message,
-            "keep one of them, with the `queues` of both",
-        );
-        return None;
-    } else {
-        interfaces.insert(name.clone(), checker.place(span));
-        return Some(name);
-    };
-    let message =
-        format!("`interface` must be 1 to {INTERFACE_BYTES_MAX} bytes, without '/', ':' or blanks");
-    checker.problem(span, message, label, help);
-    None
+/// `[[port]]` in the list of keys.
+pub(super) struct PortList;
+
+impl Slot for PortList {
+    type Value = ();
+
+    fn list(self, name: Name, all: &mut Vec<Key>) {
+        all.push(Key {
+            name,
+            required: false,
+            only: None,
+            default: None,
+            table: Some(("in [[port]]".to_owned(), Port::keys)),
+            schema: Box::new(|generator| {
+                let port = table_reference::<Port>(generator);
+                object(json!({"type": "array", "items": port, "maxItems": PORTS_MAX}))
+            }),
+        });
+    }
+
+    /// [`ports`] reads them, together with those of other files.
+    fn read(&self, _: Name, _: &mut Reader<'_>) {}
+
+    fn write(&self, _: Name, (): &(), _: &mut Vec<Written>) {}
+
+    fn default(&self, _: PortType) {}
+}
+
+/// `type`, and the keys that only ports of that type have.
+pub(super) struct KindKeys;
+
+const TYPE: &str = "type";
+
+impl Slot for KindKeys {
+    type Value = PortKind;
+
+    fn list(self, name: Name, all: &mut Vec<Key>) {
+        all.push(Key {
+            name: Name {
+                key: TYPE,
+                path: TYPE,
+                ..name
+            },
+            required: true,
+            only: None,
+            default: None,
+            table: None,
+            schema: Box::new(|generator: &mut SchemaGenerator| {
+                object(generator.subschema_for::<PortType>().to_value())
+            }),
+        });
+        let (guest, mut uplink) = (VhostPort::keys(), XdpPort::keys());
+        for key in guest {
+            let others = uplink.len();
+            uplink.retain(|other| other.name.key != key.name.key);
+            let is_shared = uplink.len() < others;
+            let only = Some(PortType::Vhost).filter(|_| !is_shared);
+            all.push(Key { only, ..key });
+        }
+        let only = Some(PortType::Xdp);
+        all.extend(uplink.into_iter().map(|key| Key { only, ..key }));
+    }
+
+    fn read(&self, _: Name, reader: &mut Reader<'_>) -> PortKind {
+        match reader.item(TYPE) {
+            Some(item) => reader.kind = reader.checker.word(item.into(), TYPE),
+            // A hint is derived from the other keys.
+            None if reader.item("interface").is_some() => {
+                reader.missing(TYPE, "type = \"xdp\"");
+            }
+            None => reader.missing(TYPE, "type = \"vhost\""),
+        }
+        let Some(kind) = reader.kind else {
+            return self.default(PortType::Vhost);
+        };
+        let (own, others) = match kind {
+            PortType::Vhost => (VhostPort::keys(), XdpPort::keys()),
+            PortType::Xdp => (XdpPort::keys(), VhostPort::keys()),
+        };
+        let is_own = |key: &Key| own.iter().any(|one| one.name.key == key.name.key);
+        for key in others.iter().filter(|key| !is_own(key)) {
+            reader.foreign(key.name.key);
+        }
+        match kind {
+            PortType::Vhost => PortKind::Vhost(VhostPort::read(reader)),
+            PortType::Xdp => PortKind::Xdp(XdpPort::read(reader)),
+        }
+    }
+
+    fn write(&self, _: Name, kind: &PortKind, all: &mut Vec<Written>) {
+        all.push((TYPE, json!(kind.port_type().name())));
+        match kind {
+            PortKind::Vhost(guest) => guest.write(all),
+            PortKind::Xdp(xdp) => xdp.write(all),
+        }
+    }
+
+    fn default(&self, kind: PortType) -> PortKind {
+        match kind {
+            PortType::Vhost => PortKind::Vhost(VhostPort::default()),
+            PortType::Xdp => PortKind::Xdp(XdpPort::default()),
+        }
+    }
 }

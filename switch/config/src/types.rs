@@ -1,19 +1,15 @@
-//! A checked configuration: plain data with all defaults filled in.
+//! A checked configuration: plain data with all defaults filled in. `table.rs` makes the structs with keys; here are
+//! the types of their fields.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crosspoint_engine::bridge::fdb::Damping;
-use crosspoint_engine::bridge::storm::StormLimits;
-use crosspoint_engine::stages::control::ControlAddresses;
-use crosspoint_packet::Mac;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cores::CoreSpans;
-use super::limits::*;
-use crate::limits::BALANCE_INTERVAL_DEFAULT;
+use super::rules::NumberListValue;
+use super::table::{Control, Log, Metrics, Port, Switch, VhostPort, Workers, XdpPort};
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,41 +48,29 @@ impl Config {
     }
 }
 
-/// The threads that move frames.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workers {
-    /// The cores that get a worker.
-    pub cores: Cores,
-    /// What an idle worker does.
-    pub poll: Poll,
-    /// With [`Poll::Adaptive`]: how long a worker polls without work before it sleeps.
-    pub idle_spin: Duration,
-    /// Whether streams move to other workers by load.
-    pub balance: Balance,
-    /// How long loads are measured before a move is decided; `show workers` shows the same window.
-    pub balance_interval: Duration,
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Self {
-            cores: Cores::default(),
-            poll: Poll::default(),
-            idle_spin: IDLE_SPIN_DEFAULT,
-            balance: Balance::default(),
-            balance_interval: BALANCE_INTERVAL_DEFAULT,
-        }
-    }
-}
-
 /// The cores that get a worker; [`Config::resolve_cores`] turns them into numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cores {
     /// All on which the process may run, except the first.
     #[default]
     Auto,
-    /// These: at least one, at most [`WORKERS_MAX`], no duplicates. The machine may have fewer.
+    /// These: at least one, at most [`WORKERS_MAX`](super::limits::WORKERS_MAX), no duplicates. The machine may have fewer.
     List(Vec<usize>),
+}
+
+impl NumberListValue for Cores {
+    type Item = usize;
+
+    fn from_list(list: Vec<usize>) -> Self {
+        Self::List(list)
+    }
+
+    fn list(&self) -> Option<&[usize]> {
+        match self {
+            Self::Auto => None,
+            Self::List(list) => Some(list),
+        }
+    }
 }
 
 /// What an idle worker does.
@@ -111,30 +95,6 @@ pub enum Balance {
     Off,
 }
 
-/// The switch as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switch {
-    /// Time without a frame after which an address is forgotten.
-    pub fdb_ageing: Duration,
-    /// How often an address may move within `fdb_moves_window`: 0 to [`FDB_MOVES_MAX_MAX`]; 0: no limit.
-    pub fdb_moves_max: u8,
-    /// Time from an address's first move in which its moves are counted, whole seconds.
-    pub fdb_moves_window: Duration,
-    /// Number of addresses that the switch can learn: [`FDB_BUCKET_ENTRIES`] times a power of two.
-    pub fdb_capacity: u32,
-}
-
-impl Default for Switch {
-    fn default() -> Self {
-        Self {
-            fdb_ageing: FDB_AGEING_DEFAULT,
-            fdb_moves_max: FDB_MOVES_MAX_DEFAULT,
-            fdb_moves_window: FDB_MOVES_WINDOW_DEFAULT,
-            fdb_capacity: FDB_CAPACITY_DEFAULT,
-        }
-    }
-}
-
 impl Switch {
     /// The limit on moves of an address.
     pub fn damping(&self) -> Damping {
@@ -144,47 +104,6 @@ impl Switch {
             window_s: self.fdb_moves_window.as_secs() as u16,
         }
     }
-}
-
-/// The Prometheus endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metrics {
-    /// Address to listen on; `None` for no endpoint.
-    pub listen: Option<SocketAddr>,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            listen: METRICS_LISTEN_DEFAULT.parse().ok(),
-        }
-    }
-}
-
-/// The socket that the command line tools talk to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// Its absolute path.
-    pub socket: PathBuf,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self {
-            socket: CONTROL_SOCKET_DEFAULT.into(),
-        }
-    }
-}
-
-/// The log: its target, format and level.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Log {
-    /// Where log lines go.
-    pub target: LogTarget,
-    /// The format of a line on standard error.
-    pub format: LogFormat,
-    /// The least serious level that is logged.
-    pub level: LogLevel,
 }
 
 /// Where the log goes.
@@ -228,46 +147,6 @@ pub enum LogLevel {
     Trace,
 }
 
-/// An attachment point: a guest or an uplink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// Unique among the ports.
-    pub name: String,
-    /// The VLANs that the port carries.
-    pub vlan: Vlan,
-    /// Maximum number of addresses learned from this port; 0: no limit.
-    pub mac_limit: u32,
-    /// Its share of a busy worker's time, relative to other ports' weights: 1 to [`WEIGHT_MAX`].
-    pub weight: u32,
-    /// Limits on the copies into which its frames may be flooded.
-    pub storm: StormLimits,
-    /// The only source addresses that its frames may have, without duplicates; empty for any. A port that shares a VLAN
-    /// with this one has none of them.
-    pub addresses: Vec<Mac>,
-    /// Which link-local control frames pass between it and other ports that have them too.
-    pub forward_control: ControlAddresses,
-    /// Whether it sends loop probes, and the action on a loop; `None`: it sends none.
-    pub loop_protect: Option<LoopProtect>,
-    /// The worker of all its queues, counted from 0; `None`: the switch chooses. The configuration has that many
-    /// workers.
-    pub worker: Option<usize>,
-    /// Whether the switch is ready only while it is up.
-    pub required: bool,
-    /// Objectives for the completion of a guest's descriptors; `None` for an uplink, and without objectives.
-    pub slo: Option<Slo>,
-    /// What it is attached to.
-    pub kind: PortKind,
-}
-
-/// The action on a loop that a port's probe has gone round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoopProtect {
-    /// Whether a loop is only reported, or also blocked.
-    pub action: LoopAction,
-    /// The shortest time that a port is blocked: [`LOOP_BLOCK_TIME_MIN`] to [`LOOP_BLOCK_TIME_MAX`].
-    pub block_time: Duration,
-}
-
 /// The action on a loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -279,14 +158,33 @@ pub enum LoopAction {
     Block,
 }
 
-/// A service level objective: how long a guest's descriptors may take from being read to completion. At least one of
-/// the two is set, and each is [`SLO_MIN`] to [`SLO_MAX`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Slo {
-    /// Half of them take no longer.
-    pub completion_p50: Option<Duration>,
-    /// 99 of 100 take no longer; not less than `completion_p50`.
-    pub completion_p99: Option<Duration>,
+/// What a port is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum PortType {
+    /// A guest: a vhost-user socket.
+    #[default]
+    Vhost,
+    /// An uplink: a network interface, by AF_XDP.
+    Xdp,
+}
+
+impl PortType {
+    /// As it is written.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Vhost => "vhost",
+            Self::Xdp => "xdp",
+        }
+    }
+
+    /// The other type.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Vhost => Self::Xdp,
+            Self::Xdp => Self::Vhost,
+        }
+    }
 }
 
 /// What a port is attached to.
@@ -298,62 +196,14 @@ pub enum PortKind {
     Xdp(XdpPort),
 }
 
-/// A guest's vhost-user socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VhostPort {
-    /// Its absolute path, unique among the ports.
-    pub socket: PathBuf,
-    /// Which side listens on it.
-    pub role: Role,
-    /// Who may connect if the switch listens: the socket's mode and group.
-    pub access: Access,
-    /// Maximum number of queue pairs that the guest may use: 1 to [`QUEUE_PAIRS_MAX`].
-    pub queue_pairs: u16,
-    /// The MAC address that the switch gives the guest: unicast, not zero.
-    pub mac: Option<Mac>,
-    /// The largest payload of a frame, bytes, that is announced to the guest: [`MTU_MIN`] to [`MTU_MAX`].
-    pub mtu: u16,
-    /// The offloads that the guest is offered.
-    pub offloads: Offloads,
-    /// The NIC queue that this guest owns; no two guests have the same.
-    pub direct: Option<Direct>,
-}
-
-/// Which offloads a guest is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offloads {
-    /// Whether it may receive large frames, and frames with an unfinished checksum.
-    pub receive: bool,
-    /// Whether it may send such frames.
-    pub transmit: bool,
-}
-
-impl Default for Offloads {
-    fn default() -> Offloads {
-        Offloads {
-            receive: true,
-            transmit: true,
+impl PortKind {
+    /// The value of `type`.
+    pub(super) fn port_type(&self) -> PortType {
+        match self {
+            Self::Vhost(_) => PortType::Vhost,
+            Self::Xdp(_) => PortType::Xdp,
         }
     }
-}
-
-/// The mode and group of a socket that the switch listens on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// The socket's mode: 0 to 0o777. `None`: what the umask leaves.
-    pub mode: Option<u32>,
-    /// The socket's group: a name or a number, which may not exist. `None`: the daemon's group, or that of a setgid
-    /// folder.
-    pub group: Option<String>,
-}
-
-/// A queue of an uplink's interface that belongs to one guest.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Direct {
-    /// The name of a port of this configuration, which is an [`XdpPort`].
-    pub uplink: String,
-    /// The number of a queue of its interface, which is not among that port's queues. The interface may have fewer.
-    pub queue: u32,
 }
 
 /// Which side listens on a vhost-user socket.
@@ -365,31 +215,6 @@ pub enum Role {
     Server,
     /// The switch connects, and reconnects.
     Client,
-}
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XdpPort {
-    /// Its name, unique among the ports.
-    pub interface: String,
-    /// The queues that the switch takes.
-    pub queues: Queues,
-    /// How frames reach the switch.
-    pub mode: XdpMode,
-    /// The MTU that the interface is set to, bytes: [`MTU_MIN`] to [`MTU_MAX`]. `None`: left as it is.
-    pub mtu: Option<u16>,
-    /// Whether to join TCP segments received in one burst, for guests that accept large frames.
-    pub gro: bool,
-    /// Which large TCP frames leave unsegmented.
-    pub tso: Tso,
-    /// Whether the switch's polling drives the NIC instead of interrupts, if possible.
-    pub busy_poll: bool,
-    /// The kind of pages for the memory of frames.
-    pub huge_pages: HugePages,
-    /// The number of queues that the interface is set to: 1 to [`XDP_CHANNELS_MAX`]. `None`: left as it is.
-    pub channels: Option<u32>,
-    /// Over which queues the NIC spreads received frames.
-    pub rss: Rss,
 }
 
 /// Whether large TCP frames leave a NIC port unsegmented.
@@ -435,6 +260,21 @@ pub enum Queues {
     All,
     /// These: at least one, no duplicates. The interface may have fewer.
     List(Vec<u32>),
+}
+
+impl NumberListValue for Queues {
+    type Item = u32;
+
+    fn from_list(list: Vec<u32>) -> Self {
+        Self::List(list)
+    }
+
+    fn list(&self) -> Option<&[u32]> {
+        match self {
+            Self::All => None,
+            Self::List(list) => Some(list),
+        }
+    }
 }
 
 /// How frames get from a network interface to the switch.

@@ -3,16 +3,14 @@
 //! A check returns the value, or `None` if the key is missing or wrong; a wrong value has then been recorded. The
 //! caller goes on with a default; after a problem, the result is dropped in the end.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
-use crosspoint_packet::Mac;
 use serde::de::DeserializeOwned;
 
 use super::check::Checker;
 use super::duration;
-use super::field::{Field, Span, Table, Word, WordOrList};
+use super::field::{Field, Item, Span, Word, WordOrList};
 use super::keys::names_of;
-use super::limits::SOCKET_BYTES_MAX;
 use super::suggest::{alternatives, nearest};
 
 /// A number's name in messages, its range, and how to write it.
@@ -34,14 +32,6 @@ pub(super) struct NumberList<'a> {
 }
 
 impl Checker {
-    /// A section's keys; the defaults if the section is missing.
-    pub(super) fn section<T: Default>(&mut self, field: Field<Table<T>>, key: &str) -> T {
-        let help = format!("write [{key}] on a line of its own, and the section's keys below it");
-        self.value(field, key, "a table", &help)
-            .map(|(Table(keys), _)| keys)
-            .unwrap_or_default()
-    }
-
     /// A whole number in a range.
     pub(super) fn number(&mut self, field: Field<i64>, number: &Number<'_>) -> Option<i64> {
         let (low, high) = (number.range.start(), number.range.end());
@@ -81,10 +71,8 @@ impl Checker {
         let words = names_of::<T>();
         let must = alternatives(words);
         let text = self.file.text.clone();
-        let written = field
-            .span()
-            .and_then(|span| text.get(span))
-            .unwrap_or_default();
+        let (Field::Given(_, span) | Field::Wrong(span)) = &field;
+        let written = text.get(span.clone()).unwrap_or_default();
         let help = match nearest(written.trim_matches(['"', '\'']), words) {
             Some(word) => format!("did you mean {word:?}?"),
             None => format!(
@@ -109,7 +97,7 @@ impl Checker {
     /// A duration in a range. The example's unit is what a bare number probably means.
     pub(super) fn duration(
         &mut self,
-        field: Field<String>,
+        field: Field<&str>,
         key: &str,
         range: RangeInclusive<Duration>,
         example: &str,
@@ -123,7 +111,7 @@ impl Checker {
             "a number and a unit (us, ms, s, m, h) in quotes, for example: {key} = \"{example}\""
         );
         let (text, span) = self.value(field, key, &must, &help)?;
-        let label = match duration::parse(&text) {
+        let label = match duration::parse(text) {
             Ok(value) if range.contains(&value) => return Some(value),
             Ok(value) if value < *range.start() => "too short",
             Ok(_) => "too long",
@@ -134,12 +122,7 @@ impl Checker {
     }
 
     /// A list of distinct numbers with their places.
-    pub(super) fn numbers(
-        &mut self,
-        list: Vec<Field<i64>>,
-        span: Span,
-        what: &NumberList<'_>,
-    ) -> Vec<(i64, Span)> {
+    fn numbers(&mut self, list: &[Item<'_>], span: Span, what: &NumberList<'_>) -> Vec<i64> {
         if list.is_empty() {
             let message = format!("`{}` is empty", what.key);
             self.problem(
@@ -171,11 +154,11 @@ impl Checker {
             range: what.range.clone(),
             example: what.example,
         };
-        let mut numbers: Vec<(i64, Span)> = Vec::with_capacity(list.len());
+        let mut numbers = Vec::with_capacity(list.len());
         let mut seen = BTreeMap::new();
         for item in list {
-            let span = item.span().unwrap_or_default();
-            let Some(value) = self.number(item, &number) else {
+            let span = item.span();
+            let Some(value) = self.number(item.into(), &number) else {
                 continue;
             };
             match seen.get(&value).cloned() {
@@ -185,108 +168,40 @@ impl Checker {
                     self.clash(span, Some(first), message, "remove one of them");
                 }
                 None => {
-                    seen.insert(value, span.clone());
-                    numbers.push((value, span));
+                    seen.insert(value, span);
+                    numbers.push(value);
                 }
             }
         }
         numbers
     }
 
-    /// The known word, or a list. `None` for the word, a missing key, or a mistake that is now recorded.
+    /// A list, or the word if there is one. `None` for the word, or a mistake that is now recorded.
     pub(super) fn word_or_numbers(
         &mut self,
-        field: Field<WordOrList>,
+        field: Field<WordOrList<'_>>,
         what: &NumberList<'_>,
-    ) -> Option<Vec<(i64, Span)>> {
-        let must = format!("{:?} or a list of {}s", what.word, what.items);
-        let help = format!(
-            "for example: {}, or {} = {:?}",
-            what.example, what.key, what.word
+    ) -> Option<Vec<i64>> {
+        let (mut must, mut help) = (
+            format!("a list of {}s", what.items),
+            format!("for example: {}", what.example),
         );
+        if !what.word.is_empty() {
+            must = format!("{:?} or {must}", what.word);
+            help = format!("{help}, or {} = {:?}", what.key, what.word);
+        }
         match self.value(field, what.key, &must, &help)? {
             (WordOrList::List(list), span) => Some(self.numbers(list, span, what)),
             (WordOrList::Word(word), _) if word == what.word => None,
             (WordOrList::Word(_), span) => {
-                self.problem(
-                    span,
-                    format!("`{}` must be {must}", what.key),
-                    "neither",
-                    help,
-                );
+                let label = match what.word {
+                    "" => self.kind_at(&span),
+                    _ => "neither",
+                };
+                let message = format!("`{}` must be {must}", what.key);
+                self.problem(span, message, label, help);
                 None
             }
         }
     }
-
-    /// A unicast MAC address.
-    pub(super) fn mac(&mut self, field: Field<String>) -> Option<Mac> {
-        let help =
-            "six bytes in hexadecimal, the first even, for example: mac = \"52:54:00:12:34:56\"";
-        self.station(field, "`mac`", help)
-    }
-
-    /// Like [`Self::mac`], for a value without a key: a list item, which messages call `subject`.
-    pub(super) fn station(
-        &mut self,
-        field: Field<String>,
-        subject: &str,
-        help: &str,
-    ) -> Option<Mac> {
-        let must = "a MAC address of one station";
-        let (text, span) = self.typed(field, subject, must, help)?;
-        let label = match parse_mac(&text) {
-            None => "not six bytes in hexadecimal, with colons between them",
-            Some(mac) if mac.is_group() => "a group address: the first byte is odd",
-            Some(mac) if mac.to_word() == 0 => "the address zero, which no station has",
-            mac => return mac,
-        };
-        self.problem(span, format!("{subject} must be {must}"), label, help);
-        None
-    }
-
-    /// A socket's path.
-    pub(super) fn socket(&mut self, field: Field<String>) -> Option<(PathBuf, Span)> {
-        let help = "for example: socket = \"/run/crosspoint/web-1.sock\"";
-        let (path, span) = self.value(field, "socket", "an absolute path", help)?;
-        let names_file = !path.ends_with('/') && PathBuf::from(&path).file_name().is_some();
-        let (message, label) = if !path.starts_with('/') {
-            (
-                "`socket` must be an absolute path".to_owned(),
-                "does not begin with /",
-            )
-        } else if path.contains('\0') {
-            (
-                "`socket` has a zero byte in it".to_owned(),
-                "no path has one",
-            )
-        } else if path.len() > SOCKET_BYTES_MAX {
-            let message = format!(
-                "`socket` has {} bytes, and the kernel accepts {SOCKET_BYTES_MAX} in a socket's path",
-                path.len()
-            );
-            (message, "too long")
-        } else if !names_file {
-            (
-                "`socket` must be the path of a file".to_owned(),
-                "this names a directory",
-            )
-        } else {
-            return Some((PathBuf::from(path), span));
-        };
-        self.problem(span, message, label, help);
-        None
-    }
-}
-
-/// Parses six bytes of two hexadecimal digits each.
-pub(super) fn parse_mac(text: &str) -> Option<Mac> {
-    let mut bytes = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut bytes {
-        let part = parts.next()?;
-        let digits = part.len() == 2 && part.bytes().all(|c| c.is_ascii_hexdigit());
-        *byte = u8::from_str_radix(part, 16).ok().filter(|_| digits)?;
-    }
-    parts.next().is_none().then_some(Mac::new(bytes))
 }

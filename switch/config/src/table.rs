@@ -1,0 +1,312 @@
+//! Every key of the configuration: its name, type, range, default, and how a change takes effect. A struct has a field
+//! for each key; from the same lines come the keys' reading and writing, the JSON schema, the references and the plan.
+//!
+//! The comments are what the references and the schema say of the keys.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_packet::Mac;
+use serde_json::json;
+
+use super::addresses::StationList;
+use super::control::ControlList;
+use super::key::{Rule as _, Slot as _, keys};
+use super::limits::*;
+use super::ports::{KindKeys, PortList};
+use super::rules::{Numbers, flag, flat, section, table, time, whole, word};
+use super::texts;
+use super::types::*;
+
+keys! {
+    /// The configuration of the crosspoint switch.
+    pub(super) struct Top = "Config" {
+        /// The version of this format.
+        version: i64 = super::sections::Version.required(""), Never;
+        /// The threads that move frames.
+        workers: Workers = section::<Workers>(), Whole;
+        /// The switch as a whole.
+        switch: Switch = section::<Switch>(), Whole;
+        /// The Prometheus endpoint.
+        metrics: Metrics = section::<Metrics>(), Whole;
+        /// The socket that the command line tools talk to.
+        control: Control = section::<Control>(), Whole;
+        /// The log: its target, format and level.
+        log: Log = section::<Log>(), Whole;
+        /// A folder of files with more ports: every *.toml in it. Absolute, or relative to the folder of this file.
+        ports_dir: Option<PathBuf> = texts::folder().optional(), AtOnce;
+        /// Whether changes in the folder `ports_dir` take effect automatically.
+        watch_ports: bool = flag().or(false), AtOnce;
+        /// The guests and the uplinks.
+        port: () = PortList, Whole;
+    }
+}
+
+keys! {
+    /// The threads that move frames: one, pinned, on each core.
+    pub struct Workers = "Workers", in "workers." {
+        /// The cores, or "auto": all on which the process may run, except the first.
+        cores: Cores = Numbers {
+            word: "auto",
+            items: "core number",
+            range: 0..=usize::from(CORE_MAX),
+            items_max: WORKERS_MAX,
+            example: "cores = [2, 3]",
+        }.or(Cores::Auto), Restart;
+        /// What an idle worker does.
+        poll: Poll = word().or(Poll::Adaptive), Restart;
+        /// With adaptive polling: how long a worker polls without work before it sleeps; 1us to 1s.
+        idle_spin: Duration = time(IDLE_SPIN_MIN..=IDLE_SPIN_MAX, "50us").or(IDLE_SPIN_DEFAULT), Restart;
+        /// Whether queues move from overloaded workers to others.
+        balance: Balance = word().or(Balance::Auto), AtOnce;
+        /// How long loads are measured before a move is decided; 100ms to 1h.
+        balance_interval: Duration =
+            time(BALANCE_INTERVAL_MIN..=BALANCE_INTERVAL_MAX, "5s").or(BALANCE_INTERVAL_DEFAULT), AtOnce;
+    }
+}
+
+keys! {
+    /// The switch as a whole.
+    pub struct Switch = "Switch", in "switch." {
+        /// Time without a frame after which an address is forgotten; 2s to 86400s.
+        fdb_ageing: Duration = time(FDB_AGEING_MIN..=FDB_AGEING_MAX, "300s").or(FDB_AGEING_DEFAULT), AtOnce;
+        /// How often an address may move between ports within `fdb_moves_window`; after that it stays on the port that it
+        /// was on before, until the window ends. 0: no limit.
+        fdb_moves_max: u8 = whole(0..=FDB_MOVES_MAX_MAX, "fdb_moves_max = 5, or 0 for any number")
+            .or(FDB_MOVES_MAX_DEFAULT), AtOnce;
+        /// Time from an address's first move in which its moves are counted; 2s to 1h.
+        fdb_moves_window: Duration =
+            time(FDB_MOVES_WINDOW_MIN..=FDB_MOVES_WINDOW_MAX, "180s").or(FDB_MOVES_WINDOW_DEFAULT), AtOnce;
+        /// Number of addresses that the switch can learn; rounded up to 7 times a power of two.
+        fdb_capacity: u32 = whole(FDB_CAPACITY_MIN..=FDB_CAPACITY_MAX, "fdb_capacity = 28672")
+            .or(FDB_CAPACITY_DEFAULT), Restart;
+    }
+}
+
+keys! {
+    /// The Prometheus endpoint.
+    pub struct Metrics = "Metrics", in "metrics." {
+        /// IP address and port to listen on, or "off".
+        listen: Option<SocketAddr> = texts::listen().or(METRICS_LISTEN_DEFAULT.parse().ok()), AtOnce;
+    }
+}
+
+keys! {
+    /// The socket that the command line tools talk to.
+    pub struct Control = "Control", in "control." {
+        /// Absolute path of the socket.
+        socket: PathBuf = texts::socket().or(CONTROL_SOCKET_DEFAULT.into()), Restart;
+    }
+}
+
+keys! {
+    /// The log: its target, format and level. Changes take effect after a restart.
+    pub struct Log derive(Copy) = "Log", in "log." {
+        /// Where lines go.
+        target: LogTarget = word().or(LogTarget::Auto), Restart;
+        /// The format of a line on standard error. The journal has its own fields.
+        format: LogFormat = word().or(LogFormat::Text), Restart;
+        /// The least serious level that is logged. CROSSPOINT_LOG in the environment overrides it.
+        level: LogLevel = word().or(LogLevel::Info), Restart;
+    }
+}
+
+keys! {
+    /// A guest or an uplink.
+    pub struct Port = "Port" {
+        /// The port's name, in commands, metrics and logs.
+        name: String = texts::port_name().required("name = \"web-1\""), Never;
+        /// What the port is attached to.
+        kind: PortKind = KindKeys, Reopens;
+        /// The VLANs that the port carries. Without it: every VLAN, and tags pass through.
+        vlan: Vlan = table().or_else(Vlan::Unaware), InPlace;
+        /// Maximum number of addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
+        mac_limit: u32 = whole(0..=MAC_LIMIT_MAX, "mac_limit = 1024, or 0 for no limit").by_kind(1024, 0), InPlace;
+        /// The port's share of a busy worker's time, relative to the other ports there: a port with weight 2 gets twice the
+        /// time of one with weight 1.
+        weight: u32 = whole(1..=WEIGHT_MAX, "weight = 2, for twice the time of a port with 1").or(1), InPlace;
+        /// Limits on the copies per second into which the port's frames may be flooded.
+        storm: StormLimits = table().by_kind(
+            StormLimits::defaults(PortType::Vhost),
+            StormLimits::defaults(PortType::Xdp),
+        ), InPlace;
+        /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
+        /// address that is not bound to another port.
+        addresses: Vec<Mac> = table().or_else(Vec::new()), InPlace;
+        /// Which link-local control frames (01-80-C2-00-00-00 to 0F) pass between this port and others that list them too:
+        /// "stp", "lacp", "dot1x", "provider-stp", "provider-mvrp", "lldp", or an address. Default: none. Two uplinks into
+        /// one network need "stp" on both, so that its spanning tree sees the loop.
+        forward_control: ControlAddresses = ControlList.or_else(ControlAddresses::NONE), InPlace;
+        /// Sends a probe out of the port once a second, in each of its VLANs. A probe that comes back at any port shows a
+        /// loop. With `{}` a loop is reported. Without it: no probes, and a loop is reported only when addresses move
+        /// between two ports thousands of times a second.
+        loop_protect: Option<LoopProtect> = table().optional(), InPlace;
+        /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
+        worker: Option<usize> =
+            whole(0..=WORKERS_MAX - 1, "worker = 0, for the worker of the first core").optional(), InPlace;
+        /// Whether the switch is ready only while this port is up. Default: false for vhost, true for xdp.
+        required: bool = flag().by_kind(false, true), InPlace;
+        /// vhost: objectives for how fast the guest's descriptors are completed. The result is shown, exported and alerted
+        /// on.
+        slo: Option<Slo> = table().optional().only(PortType::Vhost), InPlace;
+    }
+}
+
+keys! {
+    /// A guest's vhost-user socket.
+    pub struct VhostPort = "VhostPort" {
+        /// vhost: absolute path of the vhost-user socket.
+        socket: PathBuf = texts::socket().required("socket = \"/run/crosspoint/web-1.sock\""), Reopens;
+        /// vhost: which side listens on the socket.
+        role: Role = word().or(Role::Server), Reopens;
+        /// The socket's mode and group, if the switch listens.
+        access: Access = flat(), Reopens;
+        /// vhost: the maximum number of queue pairs that the guest may use.
+        queue_pairs: u16 = whole(1..=QUEUE_PAIRS_MAX, "queue_pairs = 2").or(1), Reopens;
+        /// vhost: the MAC address that the switch gives the guest. Without it, the guest or its front end chooses.
+        mac: Option<Mac> = texts::mac().optional(), Reopens;
+        /// The largest payload of a frame, bytes. vhost: announced to the guest; default: 1500. xdp: set on the interface;
+        /// default: left as it is.
+        mtu: u16 = whole(MTU_MIN..=MTU_MAX, "mtu = 1500").or_else(MTU_DEFAULT), Reopens;
+        /// vhost: which offloads the guest is offered. An offload that is not offered is not negotiated, whatever the front
+        /// end allows.
+        offloads: Offloads = table().or_else(Offloads::default()), Reopens;
+        /// vhost: a queue of an uplink's interface that is this guest's own.
+        direct: Option<Direct> = table().optional(), Reopens;
+    }
+}
+
+keys! {
+    /// The mode and group of a socket that the switch listens on.
+    pub struct Access = "Access" {
+        /// vhost: with role = "server", the socket's mode in octal, for example "0660". A front end needs write permission
+        /// to connect. Without it: 0777 less the daemon's umask.
+        mode as "socket_mode": Option<u32> = texts::mode().optional(), Reopens;
+        /// vhost: with role = "server", the socket's group, by its name in /etc/group or its number. The daemon's user must
+        /// be in it, or be root. Without it: the daemon's group, or that of a setgid folder.
+        group as "socket_group": Option<String> = texts::group().optional(), Reopens;
+    }
+}
+
+keys! {
+    /// A network interface.
+    pub struct XdpPort = "XdpPort" {
+        /// xdp: the network interface.
+        interface: String = texts::interface().required("interface = \"enp1s0f0\""), Reopens;
+        /// xdp: the interface's queues that the switch takes, or "all".
+        queues: Queues = Numbers {
+            word: "all",
+            items: "queue number",
+            range: 0..=u32::from(XDP_QUEUE_MAX),
+            items_max: usize::from(XDP_QUEUE_MAX) + 1,
+            example: "queues = [0, 1]",
+        }.or(Queues::All), Reopens;
+        /// xdp: how frames reach the switch.
+        mode: XdpMode = word().or(XdpMode::Auto), Reopens;
+        /// The MTU that the interface is set to, bytes. `None`: left as it is.
+        mtu: Option<u16> = whole(MTU_MIN..=MTU_MAX, "mtu = 1500").optional(), Reopens;
+        /// xdp: join TCP segments received in one burst, for ports that accept large frames.
+        gro: bool = flag().or(true), Reopens;
+        /// xdp: whether large TCP frames leave unsegmented.
+        tso: Tso = word().or(Tso::Auto), Reopens;
+        /// xdp: let the switch's polling drive the NIC, instead of interrupts, where it can (SO_PREFER_BUSY_POLL).
+        busy_poll: bool = flag().or(false), Reopens;
+        /// xdp: the kind of pages for the memory of frames.
+        huge_pages: HugePages = word().or(HugePages::Transparent), Reopens;
+        /// xdp: the number of queues that the interface is set to. Without it: left as it is.
+        channels: Option<u32> = whole(1..=u32::from(XDP_CHANNELS_MAX), "channels = 4").optional(), Reopens;
+        /// xdp: over which queues the NIC spreads received frames.
+        rss: Rss = word().or(Rss::Keep), Reopens;
+    }
+}
+
+keys! {
+    /// The VLANs that a port carries: `access`, or `trunk` with an optional `native`.
+    pub(super) struct VlanKeys = "Vlan", extend (json!({
+        "oneOf": [{"required": ["access"]}, {"required": ["trunk"]}],
+        "dependentRequired": {"native": ["trunk"]},
+    })) {
+        /// The one VLAN of a port that sees no tags.
+        access: Option<u16> = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "access = 100").optional(), Whole;
+        /// The VLANs of a port that sees tags.
+        trunk: Option<Vec<u16>> = Numbers {
+            word: "",
+            items: "VLAN ID",
+            range: VLAN_ID_MIN..=VLAN_ID_MAX,
+            items_max: usize::from(VLAN_ID_MAX),
+            example: "trunk = [100, 200]",
+        }.optional(), Whole;
+        /// The VLAN of a trunk's untagged frames.
+        native: Option<u16> = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "native = 1").optional(), Whole;
+    }
+}
+
+keys! {
+    /// How long a guest's descriptors may take from being read to completion; at least one of the two.
+    pub struct Slo derive(Copy) = "Slo", extend (json!({"minProperties": 1})) {
+        /// Half of them take no longer; 1us to 10s.
+        completion_p50: Option<Duration> = time(SLO_MIN..=SLO_MAX, "20us").optional(), Whole;
+        /// 99 of 100 take no longer; 1us to 10s.
+        completion_p99: Option<Duration> = time(SLO_MIN..=SLO_MAX, "20us").optional(), Whole;
+    }
+}
+
+keys! {
+    /// Which offloads a guest is offered.
+    pub struct Offloads derive(Copy) = "Offloads" {
+        /// Whether the guest may receive large TCP and UDP frames, and frames with an unfinished checksum. Set `false` for
+        /// a guest that turns such offloads off while it runs (XDP, `ethtool -K ... lro off`, forwarding): the switch
+        /// cannot detect that.
+        receive: bool = flag().or(true), Whole;
+        /// Whether the guest may send such frames.
+        transmit: bool = flag().or(true), Whole;
+    }
+}
+
+keys! {
+    /// Limits on the copies per second into which the port's frames may be flooded; 0: no limit. One frame for ten ports
+    /// makes ten copies.
+    impl StormLimits = "Storm" {
+        /// Copies of broadcasts. Default: 100000 for vhost, 0 for xdp.
+        broadcast: u32 = whole(0..=STORM_MAX, "broadcast = 100000, or 0 for no limit").by_kind(100_000, 0), Whole;
+        /// Copies of frames for other group addresses. Default: 1000000 for vhost, 0 for xdp.
+        multicast: u32 = whole(0..=STORM_MAX, "multicast = 100000, or 0 for no limit").by_kind(1_000_000, 0), Whole;
+        /// Copies of frames for addresses that are known on no port. Default: 100000 for vhost, 0 for xdp.
+        unknown_unicast: u32 =
+            whole(0..=STORM_MAX, "unknown_unicast = 100000, or 0 for no limit").by_kind(100_000, 0), Whole;
+    }
+}
+
+keys! {
+    /// The action when a probe that left through the port comes back.
+    pub struct LoopProtect derive(Copy) = "LoopProtect" {
+        /// "report": a loop is reported in the log, in metrics and by `show`. "block": in addition, the switch blocks one
+        /// of the two ports, and only a port with `action = "block"`. If both have it: the guest's port rather than the
+        /// uplink; of two of a kind, the one whose name is later in the alphabet.
+        action: LoopAction = word().or(LoopAction::Report), Whole;
+        /// Shortest time that the port is blocked; it stays blocked while probes still come back; 1s to 86400s.
+        block_time: Duration = time(LOOP_BLOCK_TIME_MIN..=LOOP_BLOCK_TIME_MAX, "60s").or(LOOP_BLOCK_TIME_DEFAULT), Whole;
+    }
+}
+
+keys! {
+    /// The only source addresses that frames from the port may have. No other port may have them in the VLANs that this
+    /// port carries.
+    pub(super) struct AddressKeys = "Addresses" {
+        /// MAC addresses of stations. Two ports that share a VLAN must not have one in common.
+        mac: Vec<Mac> = StationList.required(""), Whole;
+    }
+}
+
+keys! {
+    /// A queue of an uplink's interface that belongs to one guest.
+    pub struct Direct derive(Hash) = "Direct" {
+        /// The name of an xdp port of this configuration.
+        uplink: String = texts::uplink().required(""), Whole;
+        /// The number of a queue of that port's interface, which is not among the port's `queues`.
+        queue: u32 = whole(0..=u32::from(XDP_QUEUE_MAX), "queue = 3").required(""), Whole;
+    }
+}
