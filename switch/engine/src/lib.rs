@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+mod counter_lists;
 pub mod sync;
 
 #[cfg(not(loom))]

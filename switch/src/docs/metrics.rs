@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crosspoint_daemon::metrics::FAMILIES;
+use crosspoint_daemon::metrics::families;
 
 use super::{cell, check_generated};
 
@@ -19,7 +19,7 @@ const UNITS: [(&str, &str); 6] = [
 #[test]
 fn every_metric_is_documented() {
     let mut table = String::from("| metric | type | labels | unit | |\n|---|---|---|---|---|\n");
-    for family in FAMILIES {
+    for family in families() {
         let kind = format!("{:?}", family.kind).to_lowercase();
         let unit = UNITS.iter().find(|(end, _)| family.name.ends_with(end));
         let unit = unit.map_or("", |(_, unit)| unit);

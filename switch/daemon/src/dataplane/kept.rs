@@ -10,8 +10,7 @@ use crosspoint_engine::bridge::fdb::Quota;
 use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_model::status::{DeviceStatus, RemovedStatus, XdpStatus};
 
-use super::ports::add_counts;
-use super::report::xdp_status;
+use super::counts::{add_counts, xdp_status};
 use super::{Dataplane, Placed, Port, State};
 
 /// Earlier counts of objects that start at 0 when they are reopened: a guest's device and the sockets of a NIC's

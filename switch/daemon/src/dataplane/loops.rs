@@ -110,8 +110,9 @@ impl Dataplane {
     pub(super) fn report_loops(state: &mut State, now: Instant) {
         let State { ports, loops, .. } = state;
         let counts = (0..).zip(&*ports).filter_map(|(number, port)| {
-            let quota = &port.as_ref()?.view.quota;
-            Some((number, quota.moved().saturating_add(quota.damped())))
+            let events = &port.as_ref()?.view.quota.events;
+            let moved = events.addresses_moved.get();
+            Some((number, moved.saturating_add(events.addresses_damped.get())))
         });
         let news = loops.look(now, counts);
         if news.is_empty() {

@@ -11,6 +11,7 @@ mod attachment;
 mod balance;
 pub(crate) mod caller;
 mod change;
+mod counts;
 mod direct;
 mod health;
 mod kept;

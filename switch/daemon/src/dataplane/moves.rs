@@ -63,7 +63,7 @@ impl Dataplane {
     /// Logs each address that two ports have, and again when it is damped, up to a limit.
     pub(super) fn report_moves(&self, state: &mut State) {
         let ports = state.ports.iter().flatten();
-        let moved = ports.map(|port| port.view.quota.moved());
+        let moved = ports.map(|port| port.view.quota.events.addresses_moved.get());
         let counted = (moved.sum(), self.fdb.moves_refused());
         let now = Instant::now();
         let is_early = state.moves.looked.is_some_and(|at| now - at < LOOK);

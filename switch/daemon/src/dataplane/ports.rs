@@ -1,19 +1,15 @@
 //! Removal and reconfiguration of ports while the switch runs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crosspoint_config::LoopProtect;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
-use crosspoint_engine::observe::counters::Counter;
-use crosspoint_engine::observe::counters::PortCounters;
-use crosspoint_engine::observe::counters::QueueCounters;
 use crosspoint_engine::stages::control::ControlAddresses;
-use crosspoint_model::status::RemovedStatus;
-use crosspoint_packet::{DropReason, Mac};
+use crosspoint_packet::Mac;
 
+use super::counts::add_counts;
 use super::{Dataplane, Placed, Port, State};
 
 /// Port settings that can change without loss of frames; `None` keeps the current value.
@@ -175,36 +171,5 @@ impl Dataplane {
         // Moves first: an address whose home was this port must not return to it.
         self.fdb.forget_moves_of(number);
         self.fdb.sweep(tick, quota, |port, _| port == number);
-    }
-}
-
-pub(super) fn add_counts(removed: &mut RemovedStatus, counters: &PortCounters) {
-    let sum = |counter: fn(&QueueCounters) -> &Counter| -> u64 {
-        let queues = 0..counters.queues();
-        queues.map(|queue| counters.sum(queue, counter)).sum()
-    };
-    removed.ports += 1;
-    removed.rx_packets += sum(|c| &c.rx_frames);
-    removed.rx_bytes += sum(|c| &c.rx_bytes);
-    removed.tx_packets += sum(|c| &c.tx_frames);
-    removed.tx_bytes += sum(|c| &c.tx_bytes);
-    removed.flood_copies += sum(|c| &c.flood_copies);
-    removed.segment_copies += sum(|c| &c.segment_copies);
-    removed.joined_copies += sum(|c| &c.joined_copies);
-    removed.delivered_copies += sum(|c| &c.delivered_copies);
-    removed.dropped_copies += sum(|c| &c.dropped_copies);
-    add_drops(&mut removed.drops, counters);
-}
-
-fn add_drops(drops: &mut BTreeMap<String, u64>, counters: &PortCounters) {
-    for reason in DropReason::ALL {
-        let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, Counter::get);
-        let queues = 0..counters.queues();
-        let count: u64 = queues
-            .flat_map(|queue| counters.of_queue(queue).map(of))
-            .sum();
-        if count > 0 {
-            *drops.entry(reason.label().to_owned()).or_default() += count;
-        }
     }
 }

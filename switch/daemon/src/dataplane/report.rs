@@ -11,17 +11,16 @@ use crosspoint_config::control_names;
 use crosspoint_engine::observe::Latencies;
 use crosspoint_engine::observe::Turns;
 use crosspoint_engine::observe::counters::PortCounters;
-use crosspoint_engine::observe::counters::QueueCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_model::status::{
     BLOCKED, ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LoopProtectStatus, PortStatus,
     QueueStatus, RemovedStatus, Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus,
     XdpStatus,
 };
-use crosspoint_packet::{DropReason, Mac};
-use crosspoint_xsk::XskSocket;
+use crosspoint_packet::Mac;
 
 use super::balance::{Loads, Shares};
+use super::counts::{drops, port_counts, queue_counts, sizes, worker_counts, xdp_status};
 use super::slo::Window;
 use super::{Dataplane, Placed, Port, PortState, State, pinning};
 
@@ -182,30 +181,18 @@ impl Dataplane {
         QueueStatus {
             queue: queue as u16,
             worker: seen.worker,
-            rx_packets: counters.sum(queue, |c| &c.rx_frames),
-            rx_bytes: counters.sum(queue, |c| &c.rx_bytes),
-            tx_packets: counters.sum(queue, |c| &c.tx_frames),
-            tx_bytes: counters.sum(queue, |c| &c.tx_bytes),
-            flood_copies: counters.sum(queue, |c| &c.flood_copies),
-            segment_copies: counters.sum(queue, |c| &c.segment_copies),
-            joined_copies: counters.sum(queue, |c| &c.joined_copies),
-            delivered_copies: counters.sum(queue, |c| &c.delivered_copies),
-            dropped_copies: counters.sum(queue, |c| &c.dropped_copies),
             bursts: rx_burst_sizes.iter().sum(),
             rx_burst_sizes,
             tx_burst_sizes: sizes(counters, queue, |c| c.tx_bursts.counts()),
             receive_ring_entries: seen.ring_entries,
             receive_buffers: seen.buffers,
-            kicks: counters.sum(queue, |c| &c.kicks),
-            held_back: counters.sum(queue, |c| &c.held_back),
-            calls: counters.sum(queue, |c| &c.calls),
-            cycles: counters.sum(queue, |c| &c.cycles),
             drops: drops(counters, queue),
             completion: LatencyStatus {
                 buckets_ns: self.in_ns(completion.buckets()),
                 sum_ns: self.clock.ns(completion.sum()),
             },
             xdp: seen.xdp,
+            ..queue_counts(counters, queue)
         }
     }
 
@@ -235,7 +222,8 @@ impl Dataplane {
         let (stalled, stalls) = self.watch.stalls(worker);
         let (allowed, last_core) = self.watch.cores(worker);
         let core = self.options.cores.get(worker).copied().unwrap_or_default();
-        let (busy_cycles, idle_cycles) = (counters.busy_cycles.get(), counters.idle_cycles.get());
+        let counted = worker_counts(counters);
+        let polled_cycles = counted.busy_cycles.wrapping_add(counted.idle_cycles);
         WorkerStatus {
             worker,
             core,
@@ -249,20 +237,14 @@ impl Dataplane {
                 idle: seen.shares.idle,
                 sleep: seen.shares.sleep,
             },
-            busy_cycles,
-            idle_cycles,
-            sleep_cycles: counters.sleep_cycles.get(),
-            iterations: counters.turns.count(),
-            turns: self.turns(&counters.turns, busy_cycles.wrapping_add(idle_cycles)),
-            sleeps: counters.sleeps.get(),
-            bursts: counters.bursts.get(),
-            burst_work_max: counters.burst_work_max.get(),
+            turns: self.turns(&counters.turns, polled_cycles),
             stream_moves: seen.moves,
             stream_moves_put_off: seen.put_off,
             stalls,
             stalled,
             involuntary_switches: self.watch.involuntary_switches(worker),
             streams: seen.streams,
+            ..counted
         }
     }
 }
@@ -285,9 +267,6 @@ fn see_port(port: &Port) -> SeenPort {
             vlan: port.options.vlan_text.clone(),
             required: port.options.required,
             addresses: quota.used(),
-            addresses_moved: quota.moved(),
-            addresses_refused: quota.refused(),
-            addresses_damped: quota.damped(),
             weight: port.options.weight,
             storm: StormStatus {
                 broadcast: port.options.storm.broadcast,
@@ -306,7 +285,7 @@ fn see_port(port: &Port) -> SeenPort {
                 .device
                 .as_ref()
                 .map(|device| port.before.device(device)),
-            ..PortStatus::default()
+            ..port_counts(&quota.events)
         },
         counters: port.view.counters.clone(),
         queues: queues.map(|queue| see_queue(port, queue)).collect(),
@@ -355,38 +334,6 @@ fn see_queue(port: &Port, queue: usize) -> SeenQueue {
         ring_entries: ring.map(|ring| ring.size()),
         buffers: ring.and_then(|ring| ring.offered()),
     }
-}
-
-/// Sums over workers, by burst size.
-fn sizes(counters: &PortCounters, queue: usize, read: fn(&QueueCounters) -> [u64; 8]) -> [u64; 8] {
-    let mut sum = [0u64; 8];
-    for counts in counters.of_queue(queue).map(read) {
-        sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
-    }
-    sum
-}
-
-/// Drops by reason, without zeroes.
-fn drops(counters: &PortCounters, queue: usize) -> BTreeMap<String, u64> {
-    let counts = DropReason::ALL.iter().map(|reason| {
-        let of = |c: &QueueCounters| c.drops.get(*reason as usize).map_or(0, |n| n.get());
-        (reason, counters.of_queue(queue).map(of).sum::<u64>())
-    });
-    let met = counts.filter(|(_, n)| *n > 0);
-    met.map(|(reason, n)| (reason.label().to_owned(), n))
-        .collect()
-}
-
-pub(super) fn xdp_status(socket: &XskSocket) -> Option<XdpStatus> {
-    let statistics = socket.statistics().ok()?;
-    Some(XdpStatus {
-        rx_dropped: statistics.rx_dropped,
-        rx_invalid_descs: statistics.rx_invalid_descs,
-        tx_invalid_descs: statistics.tx_invalid_descs,
-        rx_ring_full: statistics.rx_ring_full,
-        rx_fill_ring_empty_descs: statistics.rx_fill_ring_empty_descs,
-        tx_ring_empty_descs: statistics.tx_ring_empty_descs,
-    })
 }
 
 fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> StreamStatus {

@@ -7,6 +7,7 @@ use crosspoint_model::status::{
 use prometheus::proto::MetricFamily;
 
 use super::buckets::{GAP_BOUNDS_NS, cumulative, sum_seconds};
+use super::counted::{CYCLES, Counted, PORT_EVENTS, WORKER_EVENTS, WORKER_MAXIMA_AND_MOVES};
 use super::families::{self as f, Family, Samples};
 use super::server;
 use crate::api;
@@ -103,21 +104,34 @@ fn properties(ports: &[PortStatus]) -> [MetricFamily; 2] {
 }
 
 /// Counters of events of ports.
-fn port_events(ports: &[PortStatus]) -> [MetricFamily; 5] {
+fn port_events(ports: &[PortStatus]) -> Vec<MetricFamily> {
     let mut connections = Samples::of(f::PORT_CONNECTIONS);
-    let mut damped = Samples::of(f::PORT_DAMPED);
     let mut looping = Samples::of(f::PORT_LOOPING);
-    let (mut moved, mut refused) = (Samples::of(f::PORT_MOVED), Samples::of(f::PORT_REFUSED));
     for port in ports {
         if let Some(device) = &port.device {
             connections.add(&[&port.name], device.connections);
         }
-        moved.add(&[&port.name], port.addresses_moved);
-        refused.add(&[&port.name], port.addresses_refused);
-        damped.add(&[&port.name], port.addresses_damped);
         looping.add(&[&port.name], u64::from(port.looping));
     }
-    [connections, moved, refused, damped, looping].map(Samples::finish)
+    let mut all = vec![connections.finish()];
+    all.extend(counted(PORT_EVENTS, ports, |port| port.name.clone()));
+    all.push(looping.finish());
+    all
+}
+
+/// The families of a list, each with a sample of each status, whose only label is its name.
+fn counted<S>(
+    list: &[Counted<S>],
+    all: &[S],
+    name: fn(&S) -> String,
+) -> impl Iterator<Item = MetricFamily> {
+    list.iter().map(move |Counted { family, read }| {
+        let mut samples = Samples::of(*family);
+        for one in all {
+            samples.add(&[&name(one)], read(one));
+        }
+        samples.finish()
+    })
 }
 
 /// Service level objectives.
@@ -154,23 +168,27 @@ fn objectives(ports: &[PortStatus]) -> [MetricFamily; 5] {
     [met.finish(), p50_objective, p50, p99_objective, p99]
 }
 
+/// The label of a worker.
+fn number(worker: &WorkerStatus) -> String {
+    worker.worker.to_string()
+}
+
 /// How workers spend their time.
-fn workers(workers: &[WorkerStatus]) -> [MetricFamily; 5] {
+fn workers(workers: &[WorkerStatus]) -> Vec<MetricFamily> {
     let (mut info, mut cycles) = (Samples::of(f::WORKER_INFO), Samples::of(f::WORKER_CYCLES));
     let mut iterations = Samples::of(f::WORKER_ITERATIONS);
-    let (mut sleeps, mut bursts) = (Samples::of(f::WORKER_SLEEPS), Samples::of(f::WORKER_BURSTS));
     for worker in workers {
-        let name = worker.worker.to_string();
+        let name = number(worker);
         let node = worker.node.map_or(String::new(), |node| node.to_string());
         info.add(&[&name, &worker.core.to_string(), &node], true);
-        cycles.add(&[&name, "busy"], worker.busy_cycles);
-        cycles.add(&[&name, "idle"], worker.idle_cycles);
-        cycles.add(&[&name, "sleep"], worker.sleep_cycles);
+        for (state, read) in CYCLES {
+            cycles.add(&[&name, state], read(worker));
+        }
         iterations.add(&[&name], worker.iterations);
-        sleeps.add(&[&name], worker.sleeps);
-        bursts.add(&[&name], worker.bursts);
     }
-    [info, cycles, iterations, sleeps, bursts].map(Samples::finish)
+    let mut all = [info, cycles, iterations].map(Samples::finish).to_vec();
+    all.extend(counted(WORKER_EVENTS, workers, number));
+    all
 }
 
 fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
@@ -179,28 +197,22 @@ fn gaps(workers: &[WorkerStatus]) -> MetricFamily {
         let (counts, count) = cumulative(&worker.turns.buckets_ns, &GAP_BOUNDS_NS);
         let bounds = GAP_BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9);
         let all = (count, sum_seconds(&worker.turns));
-        samples.add_histogram(&[&worker.worker.to_string()], bounds.zip(counts), all);
+        samples.add_histogram(&[&number(worker)], bounds.zip(counts), all);
     }
     samples.finish()
 }
 
-/// Counters of events of workers.
-fn worker_events(workers: &[WorkerStatus]) -> [MetricFamily; 7] {
+/// Further counters of workers.
+fn worker_events(workers: &[WorkerStatus]) -> Vec<MetricFamily> {
     type Read = fn(&WorkerStatus) -> u64;
-    let values: [(Family, Read); 7] = [
-        (f::WORKER_WORK_MAX, |w| w.burst_work_max),
-        (f::WORKER_MOVES, |w| w.stream_moves),
-        (f::WORKER_PUT_OFF, |w| w.stream_moves_put_off),
+    let values: [(Family, Read); 4] = [
         (f::WORKER_STALLS, |w| w.stalls),
         (f::WORKER_STALLED, |w| w.stalled.into()),
         (f::WORKER_PREEMPTED, |w| w.involuntary_switches),
         (f::WORKER_MISPLACED, |w| w.misplaced.into()),
     ];
-    values.map(|(family, read)| {
-        let mut samples = Samples::of(family);
-        for worker in workers {
-            samples.add(&[&worker.worker.to_string()], read(worker));
-        }
-        samples.finish()
-    })
+    let values = values.map(|(family, read)| Counted { family, read });
+    counted(WORKER_MAXIMA_AND_MOVES, workers, number)
+        .chain(counted(&values, workers, number))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! Every metric's name, type, labels and help, and the conversion of values to families.
+//! Names, types, labels and help of the metrics that are not in a list of counters (`counted.rs`), and the conversion of
+//! values to families. A section ends where those of a list follow.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
@@ -17,24 +18,24 @@ pub struct Family {
     pub help: &'static str,
 }
 
-const PORT: &[&str] = &["port"];
-const QUEUE: &[&str] = &["port", "queue"];
-const WORKER: &[&str] = &["worker"];
+pub(super) const PORT: &[&str] = &["port"];
+pub(super) const QUEUE: &[&str] = &["port", "queue"];
+pub(super) const WORKER: &[&str] = &["worker"];
 
 macro_rules! families {
-    ($($id:ident = $kind:ident $name:literal $labels:expr, $help:literal;)+) => {
+    ($section:ident: $($id:ident = $kind:ident $name:literal $labels:expr, $help:literal;)+) => {
         $(pub(super) const $id: Family = Family {
             name: $name,
             kind: MetricType::$kind,
             labels: $labels,
             help: $help,
         };)+
-        /// Every metric, in the order of this list.
-        pub const FAMILIES: &[Family] = &[$($id,)+];
+        pub(super) const $section: &[Family] = &[$($id,)+];
     };
 }
 
 families! {
+    SWITCH_AND_PORTS:
     BUILD_INFO = GAUGE "crosspoint_build_info" &["version"], "Always 1; the label has the version.";
     TSC_HERTZ = GAUGE "crosspoint_tsc_hertz" &[], "Rate of the time stamp counter, in which cycles are counted.";
     CONFIG_SUCCESSFUL = GAUGE "crosspoint_config_last_reload_successful" &[], "Whether the configuration was applied when it was last read, at the start or by a reload: 1 if so, else 0.";
@@ -47,9 +48,10 @@ families! {
     PORT_FEATURE = GAUGE "crosspoint_port_feature" &["port", "feature"], "1 for each virtio feature that the guest's driver has acknowledged.";
     PORT_CONNECTIONS = COUNTER "crosspoint_port_connections_total" PORT, "Front ends that have connected to the port's socket.";
     PORT_ADDRESSES = GAUGE "crosspoint_port_addresses" PORT, "Addresses learned on the port.";
-    PORT_MOVED = COUNTER "crosspoint_port_addresses_moved_total" PORT, "Times that an address came to the port from another one.";
-    PORT_REFUSED = COUNTER "crosspoint_port_addresses_refused_total" PORT, "Times that an address was not learned, because the port had as many as its mac_limit.";
-    PORT_DAMPED = COUNTER "crosspoint_port_addresses_damped_total" PORT, "Times that an address was not learned on the port, because it had moved between ports fdb_moves_max times within fdb_moves_window.";
+}
+
+families! {
+    LOOPS_SLO_AND_TRAFFIC:
     PORT_LOOPING = GAUGE "crosspoint_port_looping" PORT, "Whether a loop goes through the port: 1 if a probe of loop_protect came back in the last 3.5 s, or if addresses move between it and another port 1000 times a second or more in each direction, else 0.";
     SLO_MET = GAUGE "crosspoint_slo_met" &["port", "objective"], "Whether the port's service level objective was met in the last minute: 0 if it was missed, else 1, also without traffic.";
     SLO_P50_OBJECTIVE = GAUGE "crosspoint_slo_completion_p50_objective_seconds" PORT, "Objective of the port's slo: half of its guest's descriptors are completed within this.";
@@ -60,35 +62,31 @@ families! {
     PACKETS = COUNTER "crosspoint_queue_packets_total" &["port", "queue", "direction"], "Frames: rx from the port into the switch, tx delivered to the port.";
     BYTES = COUNTER "crosspoint_queue_bytes_total" &["port", "queue", "direction"], "Bytes of the frames in crosspoint_queue_packets_total.";
     DROPS = COUNTER "crosspoint_drops_total" &["port", "queue", "reason"], "Frames and copies dropped, by reason; crosspoint show drops explains each.";
-    FLOOD_COPIES = COUNTER "crosspoint_queue_flood_copies_total" QUEUE, "Additional copies that flooding made of frames from here.";
-    SEGMENT_COPIES = COUNTER "crosspoint_queue_segment_copies_total" QUEUE, "Additional copies from cutting large frames from here into segments, for ports that do not accept large frames.";
-    JOINED_COPIES = COUNTER "crosspoint_queue_joined_copies_total" QUEUE, "Copies of frames from here that were joined to the frame before them into a large frame, for ports that accept large frames.";
-    DELIVERED = COUNTER "crosspoint_queue_delivered_copies_total" QUEUE, "Copies of frames from here that were delivered, at any port.";
-    DROPPED = COUNTER "crosspoint_queue_dropped_copies_total" QUEUE, "Copies of frames from here that were dropped, at any port.";
+}
+
+families! {
+    BURSTS_AND_RINGS:
     BURSTS = COUNTER "crosspoint_queue_bursts_total" QUEUE, "Bursts of up to 64 frames taken from the queue.";
     BURST_FRAMES = HISTOGRAM "crosspoint_queue_burst_frames" &["port", "queue", "direction"], "Frames of each burst: rx taken from the queue, tx delivered to it at once.";
     RING_ENTRIES = GAUGE "crosspoint_queue_receive_ring_entries" QUEUE, "Entries of the guest's receive ring.";
     RING_BUFFERS = GAUGE "crosspoint_queue_receive_buffers" QUEUE, "Receive buffers that the guest offers at this moment; not known for packed rings.";
-    HELD_BACK = COUNTER "crosspoint_queue_held_back_total" QUEUE, "Poll iterations in which the queue was not read, because its port had used more than its share of the worker and others waited.";
-    KICKS = COUNTER "crosspoint_queue_kicks_total" QUEUE, "Kicks from the guest that woke a worker.";
-    CALLS = COUNTER "crosspoint_queue_calls_total" QUEUE, "Calls (interrupts) to the guest.";
-    QUEUE_CYCLES = COUNTER "crosspoint_queue_cycles_total" QUEUE, "Time stamp counter cycles that workers spent on bursts from the queue.";
+}
+
+families! {
+    COMPLETIONS:
     COMPLETION = HISTOGRAM "crosspoint_queue_completion_seconds" QUEUE, "Time from reading a guest's descriptor to completing it.";
-    XDP_RX_DROPPED = COUNTER "crosspoint_xdp_rx_dropped_total" QUEUE, "Frames that the kernel dropped at the AF_XDP socket for reasons without a counter of their own.";
-    XDP_RX_INVALID = COUNTER "crosspoint_xdp_rx_invalid_descriptors_total" QUEUE, "Fill ring descriptors that the kernel refused.";
-    XDP_TX_INVALID = COUNTER "crosspoint_xdp_tx_invalid_descriptors_total" QUEUE, "Transmit ring descriptors that the kernel refused.";
-    XDP_RX_RING_FULL = COUNTER "crosspoint_xdp_rx_ring_full_total" QUEUE, "Frames that the kernel dropped because the receive ring was full.";
-    XDP_FILL_EMPTY = COUNTER "crosspoint_xdp_rx_fill_ring_empty_total" QUEUE, "Times that the kernel found the fill ring empty.";
-    XDP_TX_EMPTY = COUNTER "crosspoint_xdp_tx_ring_empty_total" QUEUE, "Times that the kernel found the transmit ring empty.";
+}
+
+families! {
+    WORKERS:
     WORKER_INFO = GAUGE "crosspoint_worker_info" &["worker", "core", "node"], "Always 1; labels have the core that the worker is pinned to, and its memory node if there is one.";
     WORKER_CYCLES = COUNTER "crosspoint_worker_cycles_total" &["worker", "state"], "Time stamp counter cycles: busy in poll iterations that found work, idle in those that found none, sleep while the worker slept.";
     WORKER_ITERATIONS = COUNTER "crosspoint_worker_iterations_total" WORKER, "Poll iterations of the worker.";
     WORKER_GAP = HISTOGRAM "crosspoint_worker_poll_gap_seconds" WORKER, "Time from one poll iteration of the worker to the next while it is awake; a frame waits at most this long until it is noticed.";
-    WORKER_SLEEPS = COUNTER "crosspoint_worker_sleeps_total" WORKER, "Times that the worker slept.";
-    WORKER_BURSTS = COUNTER "crosspoint_worker_bursts_total" WORKER, "Bursts that the worker handled.";
-    WORKER_WORK_MAX = GAUGE "crosspoint_worker_burst_work_max" WORKER, "Largest work of one burst beyond one plain copy of each frame, in units of about a cycle; its bound is in the threat model.";
-    WORKER_MOVES = COUNTER "crosspoint_worker_stream_moves_total" WORKER, "Streams that moved to this worker from another one, by load or by command.";
-    WORKER_PUT_OFF = COUNTER "crosspoint_worker_stream_moves_put_off_total" WORKER, "Moves of streams away from this worker that were put off, because a NIC had not sent the frames that the worker had given it.";
+}
+
+families! {
+    STALLS_AND_DAEMON:
     WORKER_STALLS = COUNTER "crosspoint_worker_stalls_total" WORKER, "Times that the worker made no poll iteration for 100 ms while it was awake.";
     WORKER_STALLED = GAUGE "crosspoint_worker_stalled" WORKER, "1 while the worker is awake and makes no poll iteration, else 0.";
     WORKER_PREEMPTED = COUNTER "crosspoint_worker_involuntary_context_switches_total" WORKER, "Involuntary context switches of the worker.";

@@ -1,6 +1,6 @@
 //! Metrics for Prometheus, at `GET /metrics`.
 //!
-//! All of them are read from the [`Source`] at the scrape; [`FAMILIES`] lists them. The `prometheus` crate itself adds those
+//! All of them are read from the [`Source`] at the scrape; [`families`](fn@families) lists them. The `prometheus` crate itself adds those
 //! of the process (`process_*`).
 //!
 //! # How many series
@@ -14,6 +14,7 @@
 
 mod buckets;
 mod collector;
+mod counted;
 mod families;
 mod queues;
 mod server;
@@ -23,12 +24,36 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use buckets::{BOUNDS_NS, BURST_BOUNDS, GAP_BOUNDS_NS};
-pub use families::{FAMILIES, Family};
+pub use families::Family;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, TextEncoder};
 pub use server::{MetricsError, MetricsServer};
 
+use self::counted::Counted;
+use self::families as f;
 use crate::api::Source;
+
+/// Every metric, in the order of the reference.
+pub fn families() -> Vec<Family> {
+    fn of<S>(list: &[Counted<S>]) -> Vec<Family> {
+        list.iter().map(|one| one.family).collect()
+    }
+    [
+        f::SWITCH_AND_PORTS,
+        &of(counted::PORT_EVENTS),
+        f::LOOPS_SLO_AND_TRAFFIC,
+        &of(counted::LEDGER),
+        f::BURSTS_AND_RINGS,
+        &of(counted::QUEUE_EVENTS),
+        f::COMPLETIONS,
+        &of(counted::SOCKETS),
+        f::WORKERS,
+        &of(counted::WORKER_EVENTS),
+        &of(counted::WORKER_MAXIMA_AND_MOVES),
+        f::STALLS_AND_DAEMON,
+    ]
+    .concat()
+}
 
 /// Renders the metrics of one switch.
 #[derive(Clone)]

@@ -2,10 +2,11 @@
 
 use std::fmt::Display;
 
-use crosspoint_model::status::{PortStatus, QueueStatus, XdpStatus};
+use crosspoint_model::status::{PortStatus, QueueStatus};
 use crosspoint_packet::DropReason;
 
 use super::buckets::{BOUNDS_NS, BURST_BOUNDS, add_up, cumulative, sum_seconds};
+use super::counted::{Counted, LEDGER, QUEUE_EVENTS, SOCKETS};
 use super::families::{self as f, Family};
 use super::text::{Labels, Text};
 
@@ -69,22 +70,14 @@ fn traffic(text: &mut Text, queues: &[Queue]) {
 }
 
 fn ledger(text: &mut Text, queues: &[Queue]) {
-    type Read = fn(&QueueStatus) -> u64;
-    let counters: [(Family, Read); 10] = [
-        (f::FLOOD_COPIES, |q| q.flood_copies),
-        (f::SEGMENT_COPIES, |q| q.segment_copies),
-        (f::JOINED_COPIES, |q| q.joined_copies),
-        (f::DELIVERED, |q| q.delivered_copies),
-        (f::DROPPED, |q| q.dropped_copies),
-        (f::BURSTS, |q| q.bursts),
-        (f::KICKS, |q| q.kicks),
-        (f::HELD_BACK, |q| q.held_back),
-        (f::CALLS, |q| q.calls),
-        (f::QUEUE_CYCLES, |q| q.cycles),
-    ];
-    for (family, read) in counters {
-        each(text, &family, queues, |queue| Some(read(queue.status)));
-    }
+    let each = |text: &mut Text, counters: &[Counted<QueueStatus>]| {
+        for Counted { family, read } in counters {
+            each(text, family, queues, |queue| Some(read(queue.status)));
+        }
+    };
+    each(text, LEDGER);
+    self::each(text, &f::BURSTS, queues, |queue| Some(queue.status.bursts));
+    each(text, QUEUE_EVENTS);
 }
 
 /// One sample for each queue that has a value.
@@ -174,17 +167,8 @@ fn completions(text: &mut Text, queues: &[Queue]) {
 }
 
 fn xdp(text: &mut Text, queues: &[Queue]) {
-    type Read = fn(&XdpStatus) -> u64;
-    let counters: [(Family, Read); 6] = [
-        (f::XDP_RX_DROPPED, |x| x.rx_dropped),
-        (f::XDP_RX_INVALID, |x| x.rx_invalid_descs),
-        (f::XDP_TX_INVALID, |x| x.tx_invalid_descs),
-        (f::XDP_RX_RING_FULL, |x| x.rx_ring_full),
-        (f::XDP_FILL_EMPTY, |x| x.rx_fill_ring_empty_descs),
-        (f::XDP_TX_EMPTY, |x| x.tx_ring_empty_descs),
-    ];
-    for (family, read) in counters {
+    for Counted { family, read } in SOCKETS {
         let value = |queue: &Queue| queue.status.xdp.as_ref().map(read);
-        each(text, &family, queues, value);
+        each(text, family, queues, value);
     }
 }

@@ -19,7 +19,7 @@ pub use crate::bridge::moves::Damping;
 pub use crate::bridge::moves::Mover;
 use crate::bridge::moves::Moves;
 pub use crate::bridge::moves::WINDOW_S_MAX;
-pub use crate::bridge::quota::Quota;
+pub use crate::bridge::quota::{Count, PortEvents, Quota};
 
 /// Entries per bucket. With their ages they fill one cache line.
 pub const WAYS: usize = 7;
@@ -349,7 +349,7 @@ impl Fdb {
             let from = Fdb::port_of(old);
             give_back(from);
             if let Some(quota) = quota {
-                quota.count_moved();
+                quota.events.addresses_moved.add_one();
             }
             self.moves.note(place, Fdb::mark(key), from, port);
             return Learned::Moved(from);

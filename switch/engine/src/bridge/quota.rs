@@ -5,14 +5,24 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
+macro_rules! port_events {
+    (events { $($(#[doc = $doc:literal])+ $event:ident;)+ }) => {
+        /// The counters of a port that no queue has. They are kept while its quota is replaced.
+        #[derive(Clone, Debug, Default)]
+        pub struct PortEvents {
+            $($(#[doc = $doc])+ pub $event: Count,)+
+        }
+    };
+}
+crate::port_counters!(port_events);
+
 /// A port's address count and limit.
 #[derive(Debug)]
 pub struct Quota {
     used: AtomicU32,
     limit: AtomicU32,
-    moved: Count,
-    refused: Count,
-    damped: Count,
+    /// What happened on the port.
+    pub events: PortEvents,
 }
 
 impl Quota {
@@ -21,18 +31,14 @@ impl Quota {
         Quota {
             used: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
-            moved: Count::default(),
-            refused: Count::default(),
-            damped: Count::default(),
+            events: PortEvents::default(),
         }
     }
 
     /// Returns a quota of `limit` addresses, none used, with this quota's counters.
     pub fn anew(&self, limit: u32) -> Quota {
         Quota {
-            moved: self.moved.clone(),
-            refused: self.refused.clone(),
-            damped: self.damped.clone(),
+            events: self.events.clone(),
             ..Quota::new(limit)
         }
     }
@@ -53,29 +59,6 @@ impl Quota {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Returns how often an address moved here from another port.
-    pub fn moved(&self) -> u64 {
-        self.moved.get()
-    }
-
-    /// Returns how often an address was not learned because the port had reached its limit.
-    pub fn refused(&self) -> u64 {
-        self.refused.get()
-    }
-
-    /// Returns how often an address was not learned because it had moved between ports too often.
-    pub fn damped(&self) -> u64 {
-        self.damped.get()
-    }
-
-    pub(crate) fn count_moved(&self) {
-        self.moved.add_one();
-    }
-
-    pub(crate) fn count_damped(&self) {
-        self.damped.add_one();
-    }
-
     pub(crate) fn take(&self) -> bool {
         let before = self.used.fetch_add(1, Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
@@ -83,7 +66,7 @@ impl Quota {
             return true;
         }
         self.give_back();
-        self.refused.add_one();
+        self.events.addresses_refused.add_one();
         false
     }
 
@@ -97,9 +80,9 @@ impl Quota {
     }
 }
 
-/// Counter of rare events that nothing depends on, so loom does not model it.
+/// Counter of rare events with several writers. Nothing depends on it, so loom does not model it.
 #[derive(Debug, Default)]
-pub(crate) struct Count(std::sync::atomic::AtomicU64);
+pub struct Count(std::sync::atomic::AtomicU64);
 
 impl Clone for Count {
     fn clone(&self) -> Count {
@@ -112,7 +95,8 @@ impl Count {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
-    pub(crate) fn get(&self) -> u64 {
+    /// Returns the value. Any thread may call it.
+    pub fn get(&self) -> u64 {
         self.0.load(std::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -4,6 +4,8 @@
 //! The ledger, exact whenever nothing is in flight:
 //! for every port, `rx_frames + flood_copies + segment_copies = delivered_copies + dropped_copies`; and in all,
 //! delivered copies are the `tx_frames` of all ports and dropped copies the drops of all reasons.
+//!
+//! `counter_lists.rs` has the list of the counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,47 +50,35 @@ impl Counter {
     }
 }
 
-/// One worker's counters of one queue of one port.
-#[derive(Clone, Debug, Default)]
-#[repr(align(128))]
-pub struct QueueCounters {
-    /// Frames taken from the port.
-    pub rx_frames: Counter,
-    /// Their bytes.
-    pub rx_bytes: Counter,
-    /// Copies delivered to the port.
-    pub tx_frames: Counter,
-    /// Their bytes.
-    pub tx_bytes: Counter,
-    /// Copies that flooding made of frames taken from here, less one for each frame.
-    pub flood_copies: Counter,
-    /// Segments that large frames taken from here were cut into, for ports that do not take large frames, less one for
-    /// each copy.
-    pub segment_copies: Counter,
-    /// Copies of frames taken from here that were joined to the frame before them, for ports that take large frames.
-    pub joined_copies: Counter,
-    /// Copies of frames taken from here that were delivered, to any port.
-    pub delivered_copies: Counter,
-    /// Copies of frames taken from here that were dropped, for any reason, at any port.
-    pub dropped_copies: Counter,
-    /// Bursts taken from the port; their frames are `rx_frames`.
-    pub rx_bursts: BurstSizes,
-    /// Bursts delivered to the port; their copies are `tx_frames`.
-    pub tx_bursts: BurstSizes,
-    /// Cycles that the worker spent on these bursts, including polling for the next one.
-    pub cycles: Counter,
-    /// Poll iterations in which the queue was not read because its port was ahead of other ports that wanted their share.
-    pub held_back: Counter,
-    /// Times that the guest's kick woke the worker.
-    pub kicks: Counter,
-    /// Times that the guest was called.
-    pub calls: Counter,
-    /// Drops by reason: reasons of [`Side::Ingress`](crosspoint_packet::Side) count frames taken from here, those of
-    /// `Egress` count copies for this queue.
-    pub drops: [Counter; DropReason::COUNT],
-    /// Time from reading a guest's descriptor to completing it, cycles.
-    pub completion: Latency,
+macro_rules! queue_counters_struct {
+    (
+        traffic { $($(#[doc = $traffic_doc:literal])+ $traffic:ident as $_public:ident;)+ }
+        ledger { $($(#[doc = $ledger_doc:literal])+ $ledger:ident;)+ }
+        events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }
+        time { $($(#[doc = $time_doc:literal])+ $time:ident;)+ }
+    ) => {
+        /// One worker's counters of one queue of one port: those of [`queue_counters`](crate::queue_counters), and what is
+        /// no single number.
+        #[derive(Clone, Debug, Default)]
+        #[repr(align(128))]
+        pub struct QueueCounters {
+            $($(#[doc = $traffic_doc])+ pub $traffic: Counter,)+
+            $($(#[doc = $ledger_doc])+ pub $ledger: Counter,)+
+            /// Bursts taken from the port; their frames are `rx_frames`.
+            pub rx_bursts: BurstSizes,
+            /// Bursts delivered to the port; their copies are `tx_frames`.
+            pub tx_bursts: BurstSizes,
+            $($(#[doc = $time_doc])+ pub $time: Counter,)+
+            $($(#[doc = $event_doc])+ pub $event: Counter,)+
+            /// Drops by reason: reasons of [`Side::Ingress`](crosspoint_packet::Side) count frames taken from here, those of
+            /// `Egress` count copies for this queue.
+            pub drops: [Counter; DropReason::COUNT],
+            /// Time from reading a guest's descriptor to completing it, cycles.
+            pub completion: Latency,
+        }
+    };
 }
+crate::queue_counters!(queue_counters_struct);
 
 impl QueueCounters {
     /// Counts `n` drops for `reason`.
@@ -161,28 +151,30 @@ impl PortCounters {
     }
 }
 
-/// A worker's own counters.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct WorkerCounters {
-    /// Cycles of iterations that found work.
-    pub busy_cycles: Counter,
-    /// The part of `busy_cycles` spent on frames of other workers that leave through its NIC queues.
-    pub others_cycles: Counter,
-    /// Cycles of iterations that found no work.
-    pub idle_cycles: Counter,
-    /// Cycles asleep.
-    pub sleep_cycles: Counter,
-    /// Number and length of poll iterations. A frame waits at most one iteration until it is noticed. All of them
-    /// together took `busy_cycles` plus `idle_cycles`.
-    pub turns: Turns,
-    /// Number of times that it went to sleep.
-    pub sleeps: Counter,
-    /// Bursts processed.
-    pub bursts: Counter,
-    /// The largest cost of one burst, in units of [`Work`](crosspoint_frame::Work).
-    pub burst_work_max: Counter,
+macro_rules! worker_counters_struct {
+    (
+        cycles { $($(#[doc = $cycles_doc:literal])+ $cycles:ident = $_state:literal;)+ }
+        events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }
+        maxima { $($(#[doc = $maximum_doc:literal])+ $maximum:ident;)+ }
+        moves { $($_by_control_thread:tt)+ }
+    ) => {
+        /// A worker's own counters: those of [`worker_counters`](crate::worker_counters) that it counts, and what only the
+        /// switch itself reads.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct WorkerCounters {
+            $($(#[doc = $cycles_doc])+ pub $cycles: Counter,)+
+            /// The part of `busy_cycles` spent on frames of other workers that leave through its NIC queues.
+            pub others_cycles: Counter,
+            /// Number and length of poll iterations. A frame waits at most one iteration until it is noticed. All of them
+            /// together took `busy_cycles` plus `idle_cycles`.
+            pub turns: Turns,
+            $($(#[doc = $event_doc])+ pub $event: Counter,)+
+            $($(#[doc = $maximum_doc])+ pub $maximum: Counter,)+
+        }
+    };
 }
+crate::worker_counters!(worker_counters_struct);
 
 #[cfg(test)]
 mod tests {
@@ -211,5 +203,16 @@ mod tests {
         assert_eq!(after.sum(0, |c| &c.rx_frames), 12);
         // The number of queues never shrinks.
         assert_eq!(before.with_queues(2, 1).sum(1, |c| &c.rx_frames), 14);
+    }
+
+    /// What is counted for each plain burst lies in two cache lines, wherever the list has it.
+    #[test]
+    fn counters_of_plain_bursts_share_two_cache_lines() {
+        let line = |offset: usize| offset / 64;
+        let first = line(std::mem::offset_of!(QueueCounters, rx_frames));
+        let last = line(std::mem::offset_of!(QueueCounters, cycles));
+        assert_eq!(last - first, 1);
+        assert_eq!(align_of::<QueueCounters>(), 128);
+        assert_eq!(align_of::<WorkerCounters>(), 128);
     }
 }

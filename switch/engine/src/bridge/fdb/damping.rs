@@ -43,7 +43,7 @@ impl Fdb {
     ) -> Option<u16> {
         let home = self.home_against(key, port, quotas)?;
         if let Some(quota) = quotas(port) {
-            quota.count_damped();
+            quota.events.addresses_damped.add_one();
         }
         self.moves.count_refused();
         let (way, old) = Fdb::find(bucket, key.0 >> IMPLIED_BITS)?;
@@ -191,7 +191,11 @@ mod tests {
         assert_eq!(fdb.learn(key, 1, 0, quota), Learned::Damped(0));
         assert_eq!((owner.used(), thief.used()), (1, 0));
         assert_eq!(
-            (thief.moved(), thief.damped(), fdb.moves_refused()),
+            (
+                thief.events.addresses_moved.get(),
+                thief.events.addresses_damped.get(),
+                fdb.moves_refused()
+            ),
             (3, 2, 2)
         );
         let [mover] = fdb.movers()[..] else {

@@ -1,0 +1,124 @@
+//! Ports, their limits and objectives.
+
+use std::collections::BTreeMap;
+
+use crosspoint_config::LoopAction;
+use serde::{Deserialize, Serialize};
+
+use super::device::DeviceStatus;
+use super::queue::QueueStatus;
+
+/// The `state` of a port that is up, but blocked because of a loop.
+pub const BLOCKED: &str = "blocked";
+
+macro_rules! port_status {
+    (events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }) => {
+        /// One port.
+        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        pub struct PortStatus {
+            /// Its name.
+            pub name: String,
+            /// "vhost" or "xdp".
+            pub kind: String,
+            /// "up", "connected" (a front end is connected, but its rings do not run), "down", "quarantined" or "blocked" (a
+            /// loop).
+            pub state: String,
+            /// The reason for its state, or details about it, as text.
+            pub detail: String,
+            /// Whether the switch is ready only while this port is up.
+            #[serde(default)]
+            pub required: bool,
+            /// "unaware", "access 100" or "trunk 100,200 native 1".
+            pub vlan: String,
+            /// Addresses learned on it.
+            pub addresses: u32,
+            $($(#[doc = $event_doc])+ #[serde(default)] pub $event: u64,)+
+            /// Its share of a busy worker's time, relative to other ports' weights.
+            #[serde(default)]
+            pub weight: u32,
+            /// Limits on the copies into which its frames may be flooded.
+            #[serde(default)]
+            pub storm: StormStatus,
+            /// The only source addresses that its frames may have; empty for any.
+            #[serde(default)]
+            pub addresses_allowed: Vec<String>,
+            /// Whether a loop goes through it: a probe has gone round one, or addresses move between it and another port
+            /// thousands of times a second.
+            #[serde(default)]
+            pub looping: bool,
+            /// The other ends of loops that probes have gone round; its own name if its own probe came back to it.
+            #[serde(default)]
+            pub looping_with: Vec<String>,
+            /// The other end of the loop that it is blocked for; its own name if its own probe came back to it.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub blocked_with: Option<String>,
+            /// The action on loops that its probes go round; absent if it sends none.
+            #[serde(default)]
+            pub loop_protect: Option<LoopProtectStatus>,
+            /// Which link-local control frames pass between it and others, as configured.
+            #[serde(default)]
+            pub forward_control: Vec<String>,
+            /// For xdp: "native" or "generic", and "zero-copy" or "copy"; for vhost: role and features.
+            pub properties: BTreeMap<String, String>,
+            /// Its queues, by number. Each has both directions.
+            pub queues: Vec<QueueStatus>,
+            /// Seconds since its state last changed.
+            pub state_for_s: u64,
+            /// Status of a guest's device; absent for xdp.
+            pub device: Option<DeviceStatus>,
+            /// Its service level objectives; absent if it has none.
+            #[serde(default)]
+            pub slo: Option<SloStatus>,
+        }
+    };
+}
+crosspoint_engine::port_counters!(port_status);
+
+/// The action on loops that a port's probes go round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoopProtectStatus {
+    /// Whether a port is blocked.
+    pub action: LoopAction,
+    /// Shortest time that it is blocked, seconds.
+    pub block_time_s: f64,
+}
+
+/// A port's storm control: flooded copies per second; 0 for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormStatus {
+    /// Of broadcasts.
+    pub broadcast: u32,
+    /// Of frames for other group addresses.
+    pub multicast: u32,
+    /// Of frames for addresses that are known on no port.
+    pub unknown_unicast: u32,
+}
+
+/// A port's service level objectives, and whether they were met in the last minute, over all its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SloStatus {
+    /// Length of the measured time, seconds: a minute, or less until one has passed.
+    pub window_s: f64,
+    /// Descriptors completed for the guest in that time.
+    pub completions: u64,
+    /// The objective for the median, if any.
+    pub completion_p50: Option<ObjectiveStatus>,
+    /// The objective for the 99th percentile, if any.
+    pub completion_p99: Option<ObjectiveStatus>,
+}
+
+/// An objective and the measured time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObjectiveStatus {
+    /// The objective, nanoseconds.
+    pub objective_ns: u64,
+    /// The measured time, accurate to an eighth, nanoseconds; absent if nothing was completed.
+    pub measured_ns: Option<u64>,
+}
+
+impl ObjectiveStatus {
+    /// Whether it was met; `None` if nothing was completed.
+    pub fn is_met(&self) -> Option<bool> {
+        Some(self.measured_ns? <= self.objective_ns)
+    }
+}
