@@ -2,6 +2,7 @@
 //!
 //! `UPDATE_DOCS=1 cargo nextest run -p crosspoint docs` writes the generated parts; without it, they are compared.
 
+mod additions;
 mod blocks;
 mod commands;
 mod configuration;
