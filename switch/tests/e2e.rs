@@ -30,6 +30,8 @@ mod namespaces;
 mod offloads;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/rates.rs"]
+mod rates;
 #[path = "e2e/reload.rs"]
 mod reload;
 #[path = "e2e/service.rs"]

@@ -32,6 +32,7 @@ mod nested;
 mod patience;
 pub mod plan;
 mod ports;
+pub mod quantity;
 mod rules;
 mod sections;
 mod suggest;

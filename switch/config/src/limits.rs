@@ -132,6 +132,25 @@ pub const LOOP_BLOCK_TIME_MAX: Duration = Duration::from_secs(86_400);
 pub const STORM_MAX: u32 = 1_000_000_000;
 /// Maximum number of addresses in `addresses`.
 pub const ADDRESSES_MAX: usize = 64;
+/// The lowest `rate` of `limit`, bits per second.
+pub const LIMIT_RATE_MIN: u64 = 64_000;
+/// The highest, for more than any wire carries.
+pub const LIMIT_RATE_MAX: u64 = 1_000_000_000_000;
+/// The lowest `packets` of `limit`, packets per second.
+pub const LIMIT_PACKETS_MIN: u64 = 100;
+/// The highest.
+pub const LIMIT_PACKETS_MAX: u64 = 1_000_000_000;
+/// The smallest `burst` of `limit`: a frame of the largest usual MTU, 9000 bytes.
+pub const LIMIT_BURST_MIN: u64 = 9_216;
+/// The largest.
+pub const LIMIT_BURST_MAX: u64 = 1 << 30;
+/// Without `burst`, a limit's burst is what its rate sends in a second divided by this, but at least a large frame and at
+/// most a few megabytes.
+pub const LIMIT_BURSTS_PER_SECOND: u64 = 200;
+/// The smallest default of `burst`: a frame of 64 KiB.
+pub const LIMIT_BURST_DEFAULT_MIN: u64 = 64 << 10;
+/// The largest default of `burst`.
+pub const LIMIT_BURST_DEFAULT_MAX: u64 = 4 << 20;
 /// The shortest objective in `slo`: descriptors are completed in bursts, and a burst takes about that long.
 pub const SLO_MIN: Duration = Duration::from_micros(1);
 /// The longest objective in `slo`.

@@ -14,6 +14,7 @@ use toml::de::DeTable;
 use super::duration;
 use super::field::Item;
 use super::key::{Key, Keys, ListKeys, Name, Reader, Rule, Slot, Written, object, table_reference};
+use super::quantity::Quantity;
 use super::types::PortType;
 use super::values::{Number, NumberList};
 
@@ -148,6 +149,36 @@ impl Rule for Time {
             true => json!(self.example),
             false => self.write(value),
         }
+    }
+}
+
+/// A quantity with its unit.
+pub(super) struct Amount {
+    quantity: Quantity,
+    range: RangeInclusive<u64>,
+}
+
+/// A quantity of this range.
+pub(super) fn amount(quantity: Quantity, range: RangeInclusive<u64>) -> Amount {
+    Amount { quantity, range }
+}
+
+impl Rule for Amount {
+    type Value = u64;
+
+    fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<u64> {
+        let range = self.range.clone();
+        reader
+            .checker
+            .quantity(item.into(), key, self.quantity, range)
+    }
+
+    fn write(&self, value: &u64) -> Value {
+        json!(self.quantity.display(*value))
+    }
+
+    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+        json!({"type": "string", "pattern": self.quantity.pattern()})
     }
 }
 

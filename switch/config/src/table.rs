@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_packet::Mac;
 use serde_json::json;
 
@@ -17,7 +18,8 @@ use super::control::ControlList;
 use super::key::{Rule as _, Slot as _, keys};
 use super::limits::*;
 use super::ports::{KindKeys, PortList};
-use super::rules::{Numbers, flag, flat, section, table, time, whole, word};
+use super::quantity::Quantity;
+use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
 use super::texts;
 use super::types::*;
 
@@ -133,6 +135,8 @@ keys! {
             StormLimits::defaults(PortType::Vhost),
             StormLimits::defaults(PortType::Xdp),
         ), InPlace;
+        /// vhost: limits of what the guest sends and of what is sent to it. Without it: none.
+        limit: RateLimits = table().or_else(RateLimits::default()).only(PortType::Vhost), InPlace;
         /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
         /// address that is not bound to another port.
         addresses: Vec<Mac> = table().or_else(Vec::new()), InPlace;
@@ -277,6 +281,29 @@ keys! {
         /// Copies of frames for addresses that are known on no port. Default: 100000 for vhost, 0 for xdp.
         unknown_unicast: u32 =
             whole(0..=STORM_MAX, "unknown_unicast = 100000, or 0 for no limit").by_kind(100_000, 0), Whole;
+    }
+}
+
+keys! {
+    /// Limits of the port's rates. What the guest sends beyond its rate waits in its ring; what is sent to the guest beyond
+    /// its rate is dropped, and before that marked, where its sender understands ECN.
+    impl RateLimits = "Limit", extend (json!({"minProperties": 1})) {
+        /// What the guest sends.
+        out: RateLimit = table().or_else(RateLimit::default()), Whole;
+        /// What is sent to the guest.
+        in_ as "in": RateLimit = table().or_else(RateLimit::default()), Whole;
+    }
+}
+
+keys! {
+    /// A rate limit.
+    pub(super) struct RateKeys = "Rate", extend (json!({"anyOf": [{"required": ["rate"]}, {"required": ["packets"]}]})) {
+        /// Bits per second of Ethernet frames, without preamble and checksum; 64kbit/s to 1Tbit/s.
+        rate: Option<u64> = amount(Quantity::Rate, LIMIT_RATE_MIN..=LIMIT_RATE_MAX).optional(), Whole;
+        /// Bytes that may come at once; 9216B to 1GiB. Default: 5 ms of the rate, at least 64KiB and at most 4MiB.
+        burst: Option<u64> = amount(Quantity::Size, LIMIT_BURST_MIN..=LIMIT_BURST_MAX).optional(), Whole;
+        /// Packets per second, a large frame counted as its segments; 100/s to 1000M/s.
+        packets: Option<u64> = amount(Quantity::Packets, LIMIT_PACKETS_MIN..=LIMIT_PACKETS_MAX).optional(), Whole;
     }
 }
 

@@ -11,6 +11,7 @@ use super::check::Checker;
 use super::duration;
 use super::field::{Field, Item, Span, Word, WordOrList};
 use super::keys::names_of;
+use super::quantity::Quantity;
 use super::suggest::{alternatives, nearest};
 
 /// A number's name in messages, its range, and how to write it.
@@ -92,6 +93,35 @@ impl Checker {
                 value.map(|(Word(word), _)| word)
             }
         }
+    }
+
+    /// A quantity in a range.
+    pub(super) fn quantity(
+        &mut self,
+        field: Field<&str>,
+        key: &str,
+        quantity: Quantity,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let (low, high) = (
+            quantity.display(*range.start()),
+            quantity.display(*range.end()),
+        );
+        let must = format!("from \"{low}\" to \"{high}\"");
+        let help = format!(
+            "a number and a unit ({}) in quotes, for example: {key} = \"{}\"",
+            quantity.unit_names(),
+            quantity.example()
+        );
+        let (text, span) = self.value(field, key, &must, &help)?;
+        let label = match quantity.parse(text) {
+            Ok(value) if range.contains(&value) => return Some(value),
+            Ok(value) if value < *range.start() => "too small",
+            Ok(_) => "too large",
+            Err(why) => why,
+        };
+        self.problem(span, format!("`{key}` must be {must}"), label, help);
+        None
     }
 
     /// A duration in a range. The example's unit is what a bare number probably means.

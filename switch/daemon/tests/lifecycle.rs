@@ -312,6 +312,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         required: false,
         weight: 1,
         storm: StormLimits::default(),
+        rates: Default::default(),
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

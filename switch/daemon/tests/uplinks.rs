@@ -11,6 +11,7 @@ use crosspoint_daemon::ports::nic::{UplinkOptions, Uplinks};
 use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::stages::meter::RateLimits;
 use crosspoint_model::status::PortStatus;
 use crosspoint_netdev::{Events, Links, Wake};
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions};
@@ -111,6 +112,7 @@ fn add_port(dataplane: &Dataplane, config: &XdpPort) -> u16 {
         required: true,
         weight: 1,
         storm: StormLimits::default(),
+        rates: RateLimits::default(),
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

@@ -17,12 +17,17 @@ pub(crate) enum Turn {
     Ahead,
     /// In the next iteration.
     PutOff,
+    /// Not before its rate allows it.
+    Shaped,
 }
 
 /// Decides whether a stream is polled at `now`. A NIC's queue never waits: its frames are for other ports, and the NIC
 /// drops frames that do not fit its ring.
 #[inline(always)]
 pub(crate) fn turn_of(stream: &Stream, shares: &mut Shares, now: u64) -> Turn {
+    if stream.wait(now) > 0 {
+        return Turn::Shaped;
+    }
     let account = Account::From(stream.id.0);
     if shares.is_contended() && shares.is_ahead(account) && !stream.is_nic() {
         shares.skip(account, now);
@@ -151,6 +156,8 @@ mod tests {
             joins: false,
             weight,
             storm: None,
+            meter_out: None,
+            meter_in: None,
             sources: None,
             control: ControlAddresses::NONE,
         })

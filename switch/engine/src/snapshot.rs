@@ -18,6 +18,7 @@ use crate::observe::tap::Tap;
 use crate::stages::control::ControlAddresses;
 use crate::stages::guard::Bindings;
 use crate::stages::guard::SourceGuard;
+use crate::stages::meter::Meter;
 
 /// Destination of frames for a port.
 #[derive(Clone)]
@@ -51,6 +52,10 @@ pub struct PortSnapshot {
     pub weight: u32,
     /// Policer of flooded copies of its frames; `None` for no limit.
     pub storm: Option<Arc<StormControl>>,
+    /// Limit of what its guest sends; `None` for no limit.
+    pub meter_out: Option<Arc<Meter>>,
+    /// Limit of what is sent to its guest; `None` for no limit.
+    pub meter_in: Option<Arc<Meter>>,
     /// The source addresses that its frames may have; `None` for any.
     pub sources: Option<Arc<SourceGuard>>,
     /// Which link-local control frames are passed between this port and other ports.
@@ -118,6 +123,10 @@ pub struct Snapshot {
     pub members: Members,
     /// Bindings of addresses to ports.
     pub bindings: Bindings,
+    /// Whether the rate is limited of what any guest sends.
+    pub shapes: bool,
+    /// Whether the rate is limited of what is sent to any guest.
+    pub polices: bool,
     /// Forwarding database.
     pub fdb: Arc<Fdb>,
     /// Chooses a guest's receive queue.
@@ -136,21 +145,33 @@ impl Snapshot {
         flows: FlowHasher,
         taps: Box<[Arc<Tap>]>,
     ) -> Snapshot {
-        Snapshot {
+        let mut snapshot = Snapshot {
             members: Members::new(&ports),
             bindings: Bindings::new(&ports),
+            shapes: false,
+            polices: false,
             ports,
             fdb,
             flows,
             taps,
             probes: None,
-        }
+        };
+        snapshot.note_meters();
+        snapshot
     }
 
-    /// Rebuilds the VLAN member lists and the bindings after `ports` was changed in place.
+    /// Rebuilds the VLAN member lists, the bindings and what is known of rates after `ports` was changed in place.
     pub fn renew_members(&mut self) {
         self.members = Members::new(&self.ports);
         self.bindings = Bindings::new(&self.ports);
+        self.note_meters();
+    }
+
+    fn note_meters(&mut self) {
+        let ports = || self.ports.iter().flatten();
+        let shapes = ports().any(|port| port.meter_out.is_some());
+        let polices = ports().any(|port| port.meter_in.is_some());
+        (self.shapes, self.polices) = (shapes, polices);
     }
 
     /// Returns whether port `port` may receive frames from `mac` in `vlan`, according to all ports' guards.

@@ -13,6 +13,7 @@ use crate::egress::direct::DirectGuest;
 use crate::observe::counters::PortCounters;
 use crate::observe::counters::QueueCounters;
 use crate::shares::Shares;
+use crate::stages::meter::{Meter, Size};
 
 /// Identifies a stream: port number and queue number.
 pub type StreamId = (u16, u16);
@@ -56,6 +57,10 @@ pub struct Stream {
     pub destination: Option<(u16, u16)>,
     /// Whether any of its frames went to a NIC: they may still be in transmission.
     pub has_used_nics: bool,
+    /// Limit of what its guest sends.
+    meter: Option<Arc<Meter>>,
+    /// Mean size of a frame of its last burst, if its rate is limited.
+    mean: Size,
     /// Whether new work wakes a sleeping worker. If not, the worker polls from time to time.
     pub has_wakeup: bool,
 }
@@ -77,6 +82,8 @@ impl Stream {
             gave_back: false,
             destination: None,
             has_used_nics: false,
+            meter: None,
+            mean: Size::default(),
             has_wakeup: true,
         }
     }
@@ -146,6 +153,28 @@ impl Stream {
         match &mut self.source {
             Source::Direct(direct) => direct.flush(),
             _ => false,
+        }
+    }
+
+    /// Sets the limit of what its guest sends.
+    pub(crate) fn set_meter(&mut self, meter: Option<Arc<Meter>>) {
+        // A NIC's frames are other ports', so they are not limited here.
+        self.meter = meter.filter(|_| !self.is_nic());
+    }
+
+    /// Returns the cycles after `now` until its rate allows another burst; 0 if it allows one now.
+    #[inline(always)]
+    pub(crate) fn wait(&self, now: u64) -> u64 {
+        self.meter.as_ref().map_or(0, |meter| meter.wait(now))
+    }
+
+    /// Pays for a burst that was taken, if its rate is limited.
+    #[inline(always)]
+    pub(crate) fn pay_for(&mut self, burst: &Burst, now: u64) {
+        if let Some(meter) = &self.meter {
+            let size = Size::of_burst(burst);
+            meter.take(size, now);
+            self.mean = size.mean(burst.len());
         }
     }
 
@@ -256,7 +285,11 @@ impl Stream {
     #[inline(always)]
     pub fn receive(&mut self, burst: &mut Burst) -> usize {
         burst.clear();
-        burst.set_frames_max(self.frames_max);
+        let mut frames_max = self.frames_max;
+        if let Some(meter) = &self.meter {
+            frames_max = frames_max.min(meter.frames(self.mean, tsc()));
+        }
+        burst.set_frames_max(frames_max);
         self.received = match &mut self.source {
             // NIC streams record no completion latency.
             Source::Nic(nic) => return nic.receive(burst),

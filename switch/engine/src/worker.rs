@@ -28,6 +28,7 @@ use crate::snapshot::Snapshot;
 use crate::stages::Keys;
 use crate::stages::admit;
 use crate::stages::lookup;
+use crate::stages::meter;
 use crate::stages::parse;
 use crate::stream::Stream;
 use crate::stream::StreamId;
@@ -137,6 +138,14 @@ pub struct Shared {
     pub faults: ArrayQueue<(u16, RingFault)>,
     /// [`QUANTUM`], in cycles.
     pub quantum_cycles: u64,
+}
+
+impl Shared {
+    /// Returns the duration of so many cycles of the time stamp counter.
+    fn duration_of(&self, cycles: u64) -> Duration {
+        let ns = u128::from(cycles) * QUANTUM.as_nanos() / u128::from(self.quantum_cycles.max(1));
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
 }
 
 /// What an idle worker does.
@@ -337,6 +346,7 @@ impl Worker {
                     put_off.get_or_insert(number);
                     continue;
                 }
+                Turn::Shaped => continue,
             }
             let count = stream.receive(burst);
             if count == 0 {
@@ -374,6 +384,7 @@ impl Worker {
             mark = stream.complete(burst, *index, before);
             charge(stream, view, count, (before, mark), tx);
             note_nic_user(stream.id.0, tx);
+            stream.pay_for(burst, mark);
             if !tx.is_plain {
                 let work = burst.reading() + tx.asked().sum();
                 link.counters.burst_work_max.raise(work.into());
@@ -508,18 +519,25 @@ impl Worker {
         self.sleeper.announce();
         let mut work = self.tx.has_handoffs() || self.link.mailbox.has_news();
         work |= self.shared.stop.load(Ordering::SeqCst);
-        let mut is_nap = false;
+        let (mut is_nap, now, mut credit) = (false, tsc(), None::<u64>);
         for stream in &mut self.streams {
-            work |= stream.set_wakeups(true);
+            let wait = stream.wait(now);
+            match stream.set_wakeups(true) {
+                // Its frames wait for its rate.
+                true if wait > 0 => credit = Some(credit.map_or(wait, |least| least.min(wait))),
+                has_work => work |= has_work,
+            }
             is_nap |= !stream.has_wakeup;
         }
+        let credit = credit.map(|cycles| self.shared.duration_of(cycles));
         if !work {
             self.link.counters.sleeps.add(1);
             let (streams, index) = (&self.streams, self.index);
             let retry = nic_pending.then_some(NIC_RETRY);
             let bursts = self.link.counters.bursts.get();
             let nap = is_nap.then(|| self.nap.next(bursts));
-            self.sleeper.sleep(nap.or(retry), |id| {
+            let at_most = [nap, retry, credit].into_iter().flatten().min();
+            self.sleeper.sleep(at_most, |id| {
                 if let Some(stream) = streams.iter().find(|stream| stream.id == id) {
                     stream.counters(index).kicks.add(1);
                 }
@@ -568,6 +586,9 @@ fn forward(
     admit(burst, view.port(ingress));
     if lookup(burst, ingress, view, tick, keys) {
         flood::police(burst, ingress, view, tx);
+    }
+    if view.polices {
+        meter::police(burst, view, tx);
     }
     if !view.taps.is_empty() {
         tap::received(burst, id, view, tx);
@@ -620,6 +641,13 @@ fn apply(
     }
     update.streams.append(&mut update.add);
     std::mem::swap(streams, &mut update.streams);
+    if view.shapes || update.view.shapes {
+        for stream in streams.iter_mut() {
+            // The meter that it had is in the old snapshot too: nothing is freed here.
+            let port = view.port(stream.id.0);
+            stream.set_meter(port.and_then(|port| port.meter_out.clone()));
+        }
+    }
     std::mem::swap(walk, &mut update.walk);
     walk.restart(streams.len());
     for (port, nic) in &mut update.nics {

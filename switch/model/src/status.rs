@@ -9,7 +9,10 @@ mod worker;
 mod xdp;
 
 pub use device::{DeviceStatus, MemoryRegionStatus, VringStatus};
-pub use port::{BLOCKED, LoopProtectStatus, ObjectiveStatus, PortStatus, SloStatus, StormStatus};
+pub use port::{
+    BLOCKED, LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus,
+    StormStatus,
+};
 pub use queue::{LatencyStatus, QueueStatus, RemovedStatus};
 pub use worker::{StreamStatus, WindowStatus, WorkerStatus};
 pub use xdp::XdpStatus;

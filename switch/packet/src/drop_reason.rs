@@ -88,6 +88,8 @@ drop_reasons! {
     GuestBuffersCostly = "guest_buffers_costly", Egress;
     /// The worker is busy, and frames for this port have used more than the port's share of its time.
     OverShare = "over_share", Egress;
+    /// Frames for this port exceed the rate of its `limit`.
+    RateExceeded = "rate_exceeded", Egress;
     /// The guest broke the rules of its ring and its port is quarantined.
     GuestQuarantined = "guest_quarantined", Egress;
     /// The NIC's transmit ring is full.

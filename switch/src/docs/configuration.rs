@@ -12,8 +12,8 @@ use super::{cell, check_generated};
 struct Table<'a> {
     schema: &'a Value,
     root: &'a Value,
-    /// The table's path in the file; empty at the top level.
-    path: &'a str,
+    /// The table's path in the file, with dots; empty at the top level.
+    path: String,
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn every_key_is_documented() {
     Table {
         schema: &root,
         root: &root,
-        path: "",
+        path: String::new(),
     }
     .describe("At the top", &root["description"], &mut text);
     check_generated("CONFIGURATION.md", &text);
@@ -45,15 +45,22 @@ impl Table<'_> {
                 continue;
             };
             let is_list = schema["type"] == "array";
-            let title = match (self.path, is_list) {
-                ("", true) => format!("[[{key}]]"),
-                ("", false) => format!("[{key}]"),
-                (path, _) => format!("{key} of [[{path}]]"),
+            let (title, path) = match (self.path.split_once('.'), is_list) {
+                _ if self.path.is_empty() && is_list => (format!("[[{key}]]"), key.clone()),
+                _ if self.path.is_empty() => (format!("[{key}]"), key.clone()),
+                (None, _) => (
+                    format!("{key} of [[{}]]", self.path),
+                    format!("{}.{key}", self.path),
+                ),
+                (Some((port, within)), _) => (
+                    format!("{within}.{key} of [[{port}]]"),
+                    format!("{}.{key}", self.path),
+                ),
             };
             let table = Table {
                 schema: table,
                 root: self.root,
-                path: key,
+                path,
             };
             table.describe(&title, &schema["description"], text);
         }
@@ -114,19 +121,20 @@ impl Table<'_> {
 
     /// How a reload applies a new value.
     fn change(&self, key: &str) -> &'static str {
-        let setting = match self.path {
+        let setting = match &*self.path {
             "" => key.to_owned(),
             path => format!("{path}.{key}"),
         };
-        match (self.path, key, when(&setting), how(key)) {
+        // A key of a table inside a port's table is applied as that table is.
+        let outer = self.path.split('.').nth(1).unwrap_or_default();
+        match (&*self.path, key, when(&setting), how(key)) {
             ("port", "name", ..) => "another port",
             ("port", _, _, Some(How::InPlace)) => "in place",
             ("port", ..) => "reopens",
             ("", "version", ..) => "",
             (_, _, Some(When::AtOnce), _) => "at once",
             (_, _, Some(When::NeedsRestart), _) => "restart",
-            // A key of a table inside a port's table is applied as that table is.
-            _ => match how(self.path) {
+            _ => match how(outer) {
                 Some(How::InPlace) => "in place",
                 Some(How::Reopen) => "reopens",
                 None => "restart",

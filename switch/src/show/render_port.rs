@@ -1,7 +1,10 @@
 //! One port in full, made from JSON.
 
 use crosspoint_config::LoopAction;
-use crosspoint_model::status::{DeviceStatus, MemoryRegionStatus, StormStatus, VringStatus};
+use crosspoint_config::quantity::Quantity;
+use crosspoint_model::status::{
+    DeviceStatus, LimitStatus, MemoryRegionStatus, RateStatus, StormStatus, VringStatus,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -83,6 +86,9 @@ fn summary(detail: &PortDetail) -> String {
     }
     add("weight", port.weight.to_string());
     add("storm", storm(&port.storm));
+    let LimitStatus { out, r#in } = port.limit;
+    add("limit out", limit(out));
+    add("limit in", limit(r#in));
     let share = port.share_percent;
     let share = share.map_or("not polled".to_owned(), |_| {
         format!("{} of a worker's time", percent(share))
@@ -99,6 +105,29 @@ fn summary(detail: &PortDetail) -> String {
         None => port.properties.iter().for_each(|(k, v)| add(k, v.clone())),
     }
     table.render()
+}
+
+/// A rate limit.
+fn limit(of: RateStatus) -> String {
+    let RateStatus {
+        bits_per_s,
+        burst_bytes,
+        packets_per_s,
+    } = of;
+    let rate = (bits_per_s > 0).then(|| {
+        let (rate, burst) = (
+            Quantity::Rate.display(bits_per_s),
+            Quantity::Size.display(burst_bytes),
+        );
+        format!("{rate} with a burst of {burst}")
+    });
+    let packets = (packets_per_s > 0)
+        .then(|| format!("{} packets", Quantity::Packets.display(packets_per_s)));
+    let all: Vec<String> = rate.into_iter().chain(packets).collect();
+    match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.join(", "),
+    }
 }
 
 /// Limits of flooded copies.

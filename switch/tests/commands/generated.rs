@@ -10,6 +10,7 @@ use crosspoint_config::{
     XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_packet::Mac;
 use proptest::collection::{btree_map, hash_set};
 use proptest::option;
@@ -131,6 +132,22 @@ fn storm() -> impl Strategy<Value = StormLimits> {
     )
 }
 
+fn rate() -> impl Strategy<Value = RateLimit> {
+    let rate = option::of((
+        LIMIT_RATE_MIN..=LIMIT_RATE_MAX,
+        LIMIT_BURST_MIN..=LIMIT_BURST_MAX,
+    ));
+    let packets = option::of(LIMIT_PACKETS_MIN..=LIMIT_PACKETS_MAX);
+    (rate, packets).prop_map(|(rate, packets)| {
+        let (bits_per_s, burst_bytes) = rate.unwrap_or_default();
+        RateLimit {
+            bits_per_s,
+            burst_bytes,
+            packets_per_s: packets.unwrap_or_default(),
+        }
+    })
+}
+
 fn loop_protect() -> impl Strategy<Value = LoopProtect> {
     let action = prop_oneof![Just(LoopAction::Report), Just(LoopAction::Block)];
     (action, 1..=86_400_u64).prop_map(|(action, seconds)| LoopProtect {
@@ -166,13 +183,13 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
         ),
         option::of(0..3_usize),
         any::<bool>(),
-        option::of(slo()),
+        (option::of(slo()), rate(), rate()),
     );
     // Few names, so that two configurations share some.
     let ports = btree_map(0..8_usize, port, 0..6).prop_map(|ports| {
         let ports = ports.into_iter();
         let ports = ports.map(
-            |(number, (kind, vlan, limits, worker, required, slo))| Port {
+            |(number, (kind, vlan, limits, worker, required, (slo, out, in_)))| Port {
                 name: format!("p-{number}"),
                 vlan,
                 mac_limit: limits.0,
@@ -184,6 +201,10 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 worker,
                 required,
                 slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),
+                limit: match kind {
+                    PortKind::Vhost(_) => RateLimits { out, in_ },
+                    PortKind::Xdp(_) => RateLimits::default(),
+                },
                 kind,
             },
         );

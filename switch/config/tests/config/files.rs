@@ -81,7 +81,10 @@ fn the_reference_has_every_key() {
         );
         keys += 1;
     }
-    assert_eq!(keys, 9 + 5 + 4 + 1 + 1 + 3 + 30 + 3 + 2 + 2 + 3 + 1 + 2 + 2);
+    assert_eq!(
+        keys,
+        9 + 5 + 4 + 1 + 1 + 3 + 31 + 3 + 2 + 2 + 3 + 1 + 2 + 2 + 2 + 3
+    );
 }
 
 #[test]

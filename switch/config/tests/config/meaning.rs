@@ -7,6 +7,7 @@ use crosspoint_config::{
     Port, PortKind, Queues, Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_packet::Mac;
 
 /// Parses a file of version 1 with these lines.
@@ -104,6 +105,7 @@ fn a_guest_takes_the_defaults() {
             loop_protect: None,
             worker: None,
             required: false,
+            limit: RateLimits::default(),
             slo: None,
             kind
         }
@@ -138,6 +140,7 @@ fn an_uplink_takes_the_defaults() {
             loop_protect: None,
             worker: None,
             required: true,
+            limit: RateLimits::default(),
             slo: None,
             kind
         }]
@@ -239,6 +242,49 @@ fn who_may_connect_is_read() {
         // The written form is read back unchanged.
         let again = parse(&port.to_toml());
         assert_eq!(again.ports, [port]);
+    }
+}
+
+#[test]
+fn limits_are_read_with_their_units_and_have_a_burst() {
+    for (text, out, in_) in [
+        (
+            "out = { rate = \"1Gbit/s\" }",
+            RateLimit {
+                bits_per_s: 1_000_000_000,
+                burst_bytes: 625_000,
+                packets_per_s: 0,
+            },
+            RateLimit::default(),
+        ),
+        (
+            "out = { rate = \"2.5Mbit/s\", burst = \"256KiB\", packets = \"500k/s\" }, in = { packets = \"1M/s\" }",
+            RateLimit {
+                bits_per_s: 2_500_000,
+                burst_bytes: 256 << 10,
+                packets_per_s: 500_000,
+            },
+            RateLimit {
+                bits_per_s: 0,
+                burst_bytes: 0,
+                packets_per_s: 1_000_000,
+            },
+        ),
+        (
+            "in = { rate = \"100Gbit/s\" }",
+            RateLimit::default(),
+            RateLimit {
+                bits_per_s: 100_000_000_000,
+                burst_bytes: 4 << 20,
+                packets_per_s: 0,
+            },
+        ),
+    ] {
+        assert_eq!(
+            vhost(&format!("limit = {{ {text} }}")).limit,
+            RateLimits { out, in_ },
+            "{text}"
+        );
     }
 }
 

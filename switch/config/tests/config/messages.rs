@@ -76,6 +76,12 @@ mistakes! {
     slo_misspelt: GUEST, "slo = { completion_p90 = \"20us\" }\n";
     slo_too_short: GUEST, "slo = { completion_p99 = \"0us\" }\n";
     slo_the_wrong_way_round: GUEST, "slo = { completion_p50 = \"20us\", completion_p99 = \"10us\" }\n";
+    limit_of_nothing: GUEST, "limit = {}\n";
+    limit_without_a_rate: GUEST, "limit = { out = { burst = \"256KiB\" } }\n";
+    limit_misspelt: GUEST, "limit = { out = { rate = \"1Gbit/s\", bursts = \"256KiB\" } }\n";
+    limit_in_bytes: GUEST, "limit = { in = { rate = \"100MB/s\" } }\n";
+    limit_too_low: GUEST, "limit = { in = { rate = \"1kbit/s\", packets = 500 } }\n";
+    limit_of_an_uplink: UPLINK, "limit = { out = { rate = \"1Gbit/s\" } }\n";
     slo_of_an_uplink: UPLINK, "slo = { completion_p99 = \"20us\" }\n";
     weight_of_nothing: GUEST, "weight = 0\n";
     offloads_is_a_boolean: GUEST, "offloads = false\n";

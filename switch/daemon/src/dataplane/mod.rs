@@ -55,6 +55,7 @@ use crosspoint_engine::observe::tap::Tap;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::PortSnapshot;
 use crosspoint_engine::snapshot::Snapshot;
+use crosspoint_engine::stages::meter::{Meter, RateLimits};
 use crosspoint_engine::worker::Idle;
 use crosspoint_engine::worker::Shared;
 use crosspoint_engine::worker::WorkerLink;
@@ -230,6 +231,12 @@ impl Dataplane {
         (!limits.is_unlimited()).then(control)
     }
 
+    /// The meters of what a guest sends and of what is sent to it, each with a full bucket.
+    fn meters(&self, rates: RateLimits) -> (Option<Arc<Meter>>, Option<Arc<Meter>>) {
+        let meter = |limit| Meter::new(limit, self.clock.hz(), tsc()).map(Arc::new);
+        (meter(rates.out), meter(rates.in_))
+    }
+
     /// Adds a port, in state down. An out-of-range worker is ignored. Returns `None` when there are [`MAX_PORTS`]
     /// already.
     pub fn add_port(&self, mut options: PortOptions) -> Option<u16> {
@@ -246,6 +253,7 @@ impl Dataplane {
         let kept = state.kept.remove(&options.name);
         let size = (self.links.len(), options.queues);
         let (counters, quota, before) = Kept::resume(kept, size, options.mac_limit);
+        let (meter_out, meter_in) = self.meters(options.rates);
         let view = PortSnapshot {
             name: options.name.as_str().into(),
             vlan: Arc::new(options.vlan.clone()),
@@ -255,6 +263,8 @@ impl Dataplane {
             joins: options.joins,
             weight: options.weight.max(1),
             storm: self.storm_control(options.storm),
+            meter_out,
+            meter_in,
             sources: None,
             control: options.forward_control,
         };

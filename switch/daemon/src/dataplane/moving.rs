@@ -464,6 +464,8 @@ mod tests {
             joins: false,
             weight: 1,
             storm: None,
+            meter_out: None,
+            meter_in: None,
             sources: None,
             control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         };

@@ -11,6 +11,7 @@ use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stages::meter::RateLimits;
 use crosspoint_engine::stream::Source;
 use crosspoint_memory::GuestMemory;
 use crosspoint_packet::Mac;
@@ -63,6 +64,8 @@ pub struct PortOptions {
     pub weight: u32,
     /// Limits on the copies per second into which its frames may be flooded.
     pub storm: StormLimits,
+    /// Limits on what its guest sends, and on what is sent to it.
+    pub rates: RateLimits,
     /// The only source addresses that its frames may have; empty for any.
     pub addresses: Vec<Mac>,
     /// Which link-local control frames pass between it and other ports that have them too.

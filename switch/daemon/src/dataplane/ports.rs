@@ -7,6 +7,7 @@ use crosspoint_config::LoopProtect;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stages::meter::RateLimits;
 use crosspoint_packet::Mac;
 
 use super::counts::add_counts;
@@ -24,6 +25,8 @@ pub struct PortSettings {
     pub weight: Option<u32>,
     /// Limits on the copies into which its frames may be flooded. A change resets what has been used of the old limits.
     pub storm: Option<StormLimits>,
+    /// Limits on what its guest sends, and on what is sent to it. A change begins with full buckets.
+    pub rates: Option<RateLimits>,
     /// The only source addresses that its frames may have; empty for any. Addresses that are learned on a port where
     /// they are no longer allowed are forgotten.
     pub addresses: Option<Vec<Mac>>,
@@ -85,6 +88,7 @@ impl Dataplane {
         let has_other_view = binds_others
             || settings.weight.is_some()
             || settings.storm.is_some()
+            || settings.rates.is_some()
             || settings.forward_control.is_some()
             || settings.loop_protect.is_some();
         self.renew_view(port, number, settings);
@@ -114,6 +118,10 @@ impl Dataplane {
         if let Some(limits) = settings.storm {
             port.options.storm = limits;
             port.view.storm = self.storm_control(limits);
+        }
+        if let Some(rates) = settings.rates {
+            port.options.rates = rates;
+            (port.view.meter_out, port.view.meter_in) = self.meters(rates);
         }
         if let Some(control) = settings.forward_control {
             port.options.forward_control = control;

@@ -466,6 +466,7 @@ mod tests {
     use crosspoint_engine::bridge::fdb::Damping;
     use crosspoint_engine::bridge::storm::StormLimits;
     use crosspoint_engine::stages::control::ControlAddresses;
+    use crosspoint_engine::stages::meter::RateLimits;
 
     use super::*;
     use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
@@ -495,6 +496,7 @@ mod tests {
                 required: true,
                 weight: 1,
                 storm: StormLimits::default(),
+                rates: RateLimits::default(),
                 addresses: Vec::new(),
                 forward_control: ControlAddresses::NONE,
                 loop_protect: Some(LoopProtect {

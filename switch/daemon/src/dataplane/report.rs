@@ -12,10 +12,11 @@ use crosspoint_engine::observe::Latencies;
 use crosspoint_engine::observe::Turns;
 use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
+use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
-    BLOCKED, ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LoopProtectStatus, PortStatus,
-    QueueStatus, RemovedStatus, Status, StormStatus, StreamStatus, WindowStatus, WorkerStatus,
-    XdpStatus,
+    BLOCKED, ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus,
+    PortStatus, QueueStatus, RateStatus, RemovedStatus, Status, StormStatus, StreamStatus,
+    WindowStatus, WorkerStatus, XdpStatus,
 };
 use crosspoint_packet::Mac;
 
@@ -273,6 +274,10 @@ fn see_port(port: &Port) -> SeenPort {
                 multicast: port.options.storm.multicast,
                 unknown_unicast: port.options.storm.unknown_unicast,
             },
+            limit: LimitStatus {
+                out: rate(port.options.rates.out),
+                r#in: rate(port.options.rates.in_),
+            },
             addresses_allowed: port.options.addresses.iter().map(Mac::to_string).collect(),
             forward_control: control_names(port.options.forward_control),
             loop_protect: port.options.loop_protect.map(|protect| LoopProtectStatus {
@@ -352,6 +357,14 @@ fn stream_status(port: &Port, queue: u16, placed: &Placed, loads: &Loads) -> Str
     }
 }
 
+fn rate(limit: RateLimit) -> RateStatus {
+    RateStatus {
+        bits_per_s: limit.bits_per_s,
+        burst_bytes: limit.burst_bytes,
+        packets_per_s: limit.packets_per_s,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
@@ -359,6 +372,7 @@ mod tests {
     use crosspoint_engine::bridge::fdb::Damping;
     use crosspoint_engine::bridge::storm::StormLimits;
     use crosspoint_engine::bridge::vlan::VlanPolicy;
+    use crosspoint_engine::stages::meter::RateLimits;
 
     use super::*;
     use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
@@ -395,6 +409,7 @@ mod tests {
             required: false,
             weight: 1,
             storm: StormLimits::default(),
+            rates: RateLimits::default(),
             addresses: Vec::new(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,

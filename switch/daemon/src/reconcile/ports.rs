@@ -83,6 +83,7 @@ impl PortHandle {
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
             weight: (before.weight != after.weight).then_some(after.weight),
             storm: (before.storm != after.storm).then_some(after.storm),
+            rates: (before.limit != after.limit).then_some(after.limit),
             addresses: (before.addresses != after.addresses).then(|| after.addresses.clone()),
             forward_control: (before.forward_control != after.forward_control)
                 .then_some(after.forward_control),
@@ -139,6 +140,7 @@ fn options(port: &Port) -> PortOptions {
         required: port.required,
         weight: port.weight,
         storm: port.storm,
+        rates: port.limit,
         addresses: port.addresses.clone(),
         forward_control: port.forward_control,
         loop_protect: port.loop_protect,

@@ -523,6 +523,7 @@ fn add_port(dataplane: &Dataplane, name: &str, vlan: u16) -> u16 {
         required: false,
         weight: 1,
         storm: StormLimits::default(),
+        rates: Default::default(),
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

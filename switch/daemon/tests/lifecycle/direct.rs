@@ -81,6 +81,7 @@ impl Wired {
                 required: false,
                 weight: 1,
                 storm: StormLimits::default(),
+                rates: Default::default(),
                 addresses: Vec::new(),
                 forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
                 loop_protect: None,

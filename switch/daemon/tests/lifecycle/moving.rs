@@ -370,6 +370,7 @@ fn wired(
             required: false,
             weight: 1,
             storm: StormLimits::default(),
+            rates: Default::default(),
             addresses: Vec::new(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,

@@ -6,6 +6,7 @@ use crosspoint_daemon::dataplane::PortSettings;
 use crosspoint_daemon::ports::vhost::{VhostPort, VhostPortError};
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
+use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
 use crosspoint_model::status::Status;
 use crosspoint_packet::Mac;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -141,6 +142,14 @@ fn what_changes_in_place_costs_no_frame() {
                     addresses: Some(match turn % 3 {
                         0 => Vec::new(),
                         _ => vec![Mac::new([0x52, 0x54, 0, 0, 1, 0])],
+                    }),
+                    // More than the load is.
+                    rates: Some(RateLimits {
+                        out: RateLimit {
+                            packets_per_s: 1_000_000 + u64::from(turn),
+                            ..RateLimit::default()
+                        },
+                        in_: RateLimit::default(),
                     }),
                     // In both cases it carries its pair's VLAN.
                     vlan: Some(match turn % 2 {

@@ -6,8 +6,9 @@ use crosspoint_daemon::api::Source;
 use crosspoint_daemon::dataplane::MoveError;
 use crosspoint_model::status::{
     ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus,
-    MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, SloStatus, Status, StormStatus,
-    StreamStatus, VringStatus, WindowStatus, WorkerStatus, XdpStatus,
+    LimitStatus, MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, RateStatus,
+    SloStatus, Status, StormStatus, StreamStatus, VringStatus, WindowStatus, WorkerStatus,
+    XdpStatus,
 };
 
 /// A source with constant data.
@@ -125,6 +126,14 @@ fn guest() -> PortStatus {
             broadcast: 100_000,
             multicast: 1_000_000,
             unknown_unicast: 0,
+        },
+        limit: LimitStatus {
+            out: RateStatus {
+                bits_per_s: 1_000_000_000,
+                burst_bytes: 625_000,
+                packets_per_s: 500_000,
+            },
+            r#in: RateStatus::default(),
         },
         addresses_allowed: vec!["52:54:00:12:34:56".into()],
         forward_control: Vec::new(),

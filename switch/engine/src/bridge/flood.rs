@@ -15,6 +15,7 @@ use crate::observe::tap;
 use crate::shares::Account;
 use crate::snapshot::PortSnapshot;
 use crate::snapshot::Snapshot;
+use crate::stages::meter::{Policed, Size};
 
 /// A worker's working memory for flooding, allocated once.
 pub(crate) struct FloodScratch {
@@ -207,7 +208,8 @@ fn send_to(
         true => {
             tried = burst.len();
             for (index, frame) in burst.frames().iter().enumerate() {
-                let is_its = frame.verdict == Verdict::port(number);
+                let is_over = port.meter_in.is_some() && tx.over_rate >> (index % BURST) & 1 == 1;
+                let is_its = frame.verdict == Verdict::port(number) && !is_over;
                 if is_its || frame.verdict == Verdict::FLOOD {
                     let added = add(burst, index, (number, port), to.view, tx);
                     copies += u32::from(added && !is_its);
@@ -229,13 +231,13 @@ fn send_to(
     for pick in flooded(burst, &tx.flood_groups) {
         tx.flood.copies[index_of(pick)] += 1;
     }
-    if tx.shares.is_contended() && tx.shares.is_ahead(Account::To(number)) {
+    if let Some(reason) = refusal(burst, (number, port), tx) {
         let counters = port.counters.at(tx.worker, 0);
-        counters.drop(DropReason::OverShare, copies);
+        counters.drop(reason, copies);
         tally.dropped += u64::from(copies);
         if !to.view.taps.is_empty() {
             let picks = flooded(burst, &tx.flood_groups);
-            tap::over_share(burst, picks, number, to.view, tx);
+            tap::refused(burst, (picks, reason), number, to.view, tx);
         }
         return true;
     }
@@ -246,6 +248,19 @@ fn send_to(
     tx.flood_groups = groups;
     tx.work.spend(tally.work - before);
     true
+}
+
+/// Returns why the flooded copies of a burst are not sent to a port, if they are not: the port has used more than its share
+/// of a busy worker, or its rate.
+fn refusal(burst: &Burst, (number, port): (u16, &PortSnapshot), tx: &Tx) -> Option<DropReason> {
+    if tx.shares.is_contended() && tx.shares.is_ahead(Account::To(number)) {
+        return Some(DropReason::OverShare);
+    }
+    let meter = port.meter_in.as_ref()?;
+    let frames = flooded(burst, &tx.flood_groups);
+    let frames = frames.filter_map(|pick| burst.frames().get(index_of(pick)));
+    let size = frames.map(Size::of).sum();
+    (meter.police(size, tsc()) == Policed::Drop).then_some(DropReason::RateExceeded)
 }
 
 /// Returns the picks of flooded frames in these groups.

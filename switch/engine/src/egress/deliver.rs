@@ -1,5 +1,7 @@
 //! The last stage: every copy is delivered to its port or counted as dropped.
 
+use std::ops::Range;
+
 use crosspoint_frame::{BURST, Burst, Decision, Frame, HeaderOp, TxEntry, Work, tsc};
 use crosspoint_packet::DropReason;
 use crosspoint_packet::segment::Segmentation;
@@ -65,8 +67,12 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
                     if !view.taps.is_empty() {
                         let frames = run.map(|index| index as u8);
                         let picks = frames.map(|frame| TxEntry { frame, tag });
-                        tap::over_share(burst, picks, number, view, tx);
+                        tap::refused(burst, (picks, DropReason::OverShare), number, view, tx);
                     }
+                    continue;
+                }
+                Ok((port, tag)) if port.meter_in.is_some() => {
+                    dropped += push_policed(burst, (number, port, tag), run, view, tx);
                     continue;
                 }
                 Ok((port, tag)) => {
@@ -116,6 +122,35 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
     from.rx_bursts.record(burst.len() as u32);
     from.delivered_copies.add(tally.delivered);
     from.dropped_copies.add(tally.dropped);
+}
+
+/// Adds a run of frames for a port whose rate is limited, without those that exceed it. Returns how many do.
+#[cold]
+#[inline(never)]
+fn push_policed(
+    burst: &Burst,
+    (number, port, tag): (u16, &PortSnapshot, HeaderOp),
+    run: Range<usize>,
+    view: &Snapshot,
+    tx: &mut Tx,
+) -> u64 {
+    let over = tx.over_rate;
+    let is_over = |index: usize| over >> (index % BURST) & 1 == 1;
+    for index in run.clone().filter(|index| !is_over(*index)) {
+        tx.push_run(number, port, tag, index..index + 1, burst, view);
+    }
+    let refused = run.filter(|index| is_over(*index));
+    let count = refused.clone().count();
+    if count > 0 {
+        let counters = port.counters.at(tx.worker, 0);
+        counters.drop(DropReason::RateExceeded, count as u32);
+        let picks = refused.map(|index| TxEntry {
+            frame: index as u8,
+            tag,
+        });
+        tap::refused(burst, (picks, DropReason::RateExceeded), number, view, tx);
+    }
+    count as u64
 }
 
 /// Returns the port that a frame goes to, and its tag operation.

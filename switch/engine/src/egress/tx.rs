@@ -188,6 +188,8 @@ pub struct Tx {
     pub(crate) flood_cycles: u64,
     /// Whether the last burst was plain: frames in one piece, each sent unchanged to one port with plain buffers.
     pub(crate) is_plain: bool,
+    /// Frames of the burst, by bits, that go to one port and exceed its rate.
+    pub(crate) over_rate: u64,
     /// Guest queues that got frames in this iteration: they may need a call.
     pub(crate) touched: Vec<Touched>,
     /// Rings found broken since the last report to the control thread.
@@ -225,6 +227,7 @@ impl Tx {
             asked: Asked::default(),
             flood_cycles: 0,
             is_plain: false,
+            over_rate: 0,
             touched: Vec::with_capacity(MAX_PORTS * usize::from(crosspoint_vring::MAX_QUEUE_PAIRS)),
             faults: Vec::with_capacity(MAX_PORTS),
             segmenter: Gso::default(),

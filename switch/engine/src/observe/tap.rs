@@ -340,13 +340,13 @@ pub fn received(burst: &Burst, id: StreamId, view: &Snapshot, tx: &mut Tx) {
     }
 }
 
-/// Captures copies for port `number` that are not made because frames for it exceed its share. They count as frames of
-/// its first queue.
+/// Captures copies for port `number` that are not made, and why: it exceeds its share or its rate. They count as frames of its
+/// first queue.
 #[cold]
 #[inline(never)]
-pub(crate) fn over_share(
+pub(crate) fn refused(
     burst: &Burst,
-    picks: impl Iterator<Item = TxEntry> + Clone,
+    (picks, reason): (impl Iterator<Item = TxEntry> + Clone, DropReason),
     number: u16,
     view: &Snapshot,
     tx: &Tx,
@@ -367,7 +367,7 @@ pub(crate) fn over_share(
                     id,
                     direction: Direction::Sent,
                 };
-                tap.put(slot, seen, Fate::Dropped(DropReason::OverShare));
+                tap.put(slot, seen, Fate::Dropped(reason));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod guard;
+pub mod meter;
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
 use crosspoint_packet::checksum::Partial;

@@ -118,6 +118,8 @@ impl World {
             joins: false,
             weight: 1,
             storm: None,
+            meter_out: None,
+            meter_in: None,
             sources: None,
             control: ControlAddresses::NONE,
         };

@@ -63,6 +63,7 @@ fn options(random: &mut Random, vlan: VlanPolicy) -> PortOptions {
         frame_len_max: FRAME_LEN_MAX,
         mac_limit: pick(random, &[0, 0, 0, 1, 3]),
         joins: true,
+        ..PortOptions::default()
     }
 }
 
@@ -355,6 +356,7 @@ fn random_runs_meet_every_reason() {
         BurstBudget,
         GuestBuffersCostly,
         OverShare,
+        RateExceeded,
         LoopBlocked,
         LoopProbe,
     ];

@@ -24,6 +24,7 @@ mod over_share;
 mod ports;
 mod queues;
 mod quiet;
+mod rates;
 mod reports;
 mod rig;
 mod runs;

@@ -9,6 +9,7 @@ use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::PortSnapshot;
 use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stages::meter::Meter;
 use crosspoint_engine::stream::Source;
 use crosspoint_engine::stream::Stream;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
@@ -36,6 +37,9 @@ pub struct PortOptions {
     pub mac_limit: u32,
     /// Whether its TCP segments are joined for guests that take large frames, as a NIC port's are.
     pub joins: bool,
+    /// Limits of what its guest sends, and of what is sent to it.
+    pub meter_out: Option<Arc<Meter>>,
+    pub meter_in: Option<Arc<Meter>>,
 }
 
 impl Default for PortOptions {
@@ -52,6 +56,8 @@ impl Default for PortOptions {
             frame_len_max: 1600,
             mac_limit: 0,
             joins: false,
+            meter_out: None,
+            meter_in: None,
         }
     }
 }
@@ -132,6 +138,8 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         joins: options.joins,
         weight: 1,
         storm: None,
+        meter_out: options.meter_out.clone(),
+        meter_in: options.meter_in.clone(),
         sources: None,
         control: ControlAddresses::NONE,
     };

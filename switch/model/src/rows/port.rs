@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::queue::{QueueRow, queue};
 use super::{DropRow, SloRow, all_drops, drops_of, shares, slo, total};
 use crate::status::{
-    DeviceStatus, LoopProtectStatus, PortStatus, QueueStatus, Status, StormStatus,
+    DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, Status, StormStatus,
 };
 
 macro_rules! port_row {
@@ -51,6 +51,9 @@ macro_rules! port_row {
             /// Limits of flooded copies of its frames, per second; 0 for no limit.
             #[serde(default)]
             pub storm: StormStatus,
+    /// Limits of what its guest sends and of what is sent to it.
+    #[serde(default)]
+    pub limit: LimitStatus,
             /// Further properties, by name.
             pub properties: BTreeMap<String, String>,
             /// How many queues it has.
@@ -102,6 +105,7 @@ macro_rules! port_row {
                 loop_protect: port.loop_protect,
                 forward_control: port.forward_control.clone(),
                 storm: port.storm,
+                limit: port.limit,
                 properties: port.properties.clone(),
                 queues: port.queues.len(),
                 rx_packets: sum(|q| q.rx_packets),

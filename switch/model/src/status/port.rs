@@ -39,6 +39,9 @@ macro_rules! port_status {
             /// Limits on the copies into which its frames may be flooded.
             #[serde(default)]
             pub storm: StormStatus,
+            /// Limits of what its guest sends and of what is sent to it.
+            #[serde(default)]
+            pub limit: LimitStatus,
             /// The only source addresses that its frames may have; empty for any.
             #[serde(default)]
             pub addresses_allowed: Vec<String>,
@@ -81,6 +84,26 @@ pub struct LoopProtectStatus {
     pub action: LoopAction,
     /// Shortest time that it is blocked, seconds.
     pub block_time_s: f64,
+}
+
+/// Limits of a port's rates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// What its guest sends: it waits in the guest's ring.
+    pub out: RateStatus,
+    /// What is sent to its guest: frames beyond it are dropped as `rate_exceeded`.
+    pub r#in: RateStatus,
+}
+
+/// A rate limit; 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateStatus {
+    /// Bits per second of Ethernet frames, without preamble and checksum.
+    pub bits_per_s: u64,
+    /// Bytes that may come at once.
+    pub burst_bytes: u64,
+    /// Packets per second.
+    pub packets_per_s: u64,
 }
 
 /// A port's storm control: flooded copies per second; 0 for no limit.

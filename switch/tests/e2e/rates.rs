@@ -1,0 +1,74 @@
+//! Rates of ports with real guests: what DPDK's driver sends on one or more queues, served by one or more workers, is held to
+//! the port's limit, and none of it is lost; the limit changes in place.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Lab, Switch, Testpmd, TestpmdPort, guest, s, wait_until};
+
+/// Bytes of each frame.
+const LEN: u64 = 1000;
+/// Allowed deviation of the rate over a second.
+const TOLERANCE: f64 = 0.005;
+/// Length of a measurement.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Frames that the switch has read from `port`.
+fn frames(switch: &Switch<'_>, port: &str) -> u64 {
+    let labels = [("port", port), ("direction", "rx")];
+    switch
+        .metrics()
+        .sum("crosspoint_queue_packets_total", &labels)
+}
+
+/// Waits for a second in which `port` sends at `megabits`. On a busy machine a worker that loses its core for longer than the
+/// burst lasts sends less: then the next second is tried.
+fn wait_rate(switch: &Switch<'_>, port: &str, megabits: u64) {
+    wait_until("the port's rate", s(40), || {
+        let (began, before) = (Instant::now(), frames(switch, port));
+        sleep(WINDOW);
+        let seconds = began.elapsed().as_secs_f64();
+        let bits = (frames(switch, port) - before) as f64 * LEN as f64 * 8.0;
+        let ratio = bits / seconds / (megabits as f64 * 1e6);
+        eprintln!("{port}: {ratio:.4} of {megabits} Mbit/s");
+        ((ratio - 1.0).abs() <= TOLERANCE).then_some(())
+    });
+}
+
+fn sends_at_its_limit(cores: &[usize], queues: usize) {
+    let lab = Lab::new(s(120));
+    let port = guest(&lab, "dpdk0")
+        + &format!(
+            "queue_pairs = {queues}\nlimit = {{ out = {{ rate = \"400Mbit/s\", burst = \"4MiB\" }} }}\n"
+        );
+    let switch = Switch::start(&lab, cores, &[port]);
+    let options = format!("queues={queues},queue_size=1024");
+    let port = TestpmdPort::virtio(&lab, 0, "dpdk0", &options);
+    let options = format!(
+        "--txq={queues} --rxq={queues} --txd=1024 --rxd=1024 --total-num-mbufs=16384 --burst=32 --forward-mode=txonly --txpkts={LEN}"
+    );
+    let mut testpmd = Testpmd::start(&lab, "testpmd", 128, &[port], &options);
+    testpmd.wait_ready();
+    switch.wait_up(&["dpdk0"]);
+    testpmd.command("start");
+    wait_rate(&switch, "dpdk0", 400);
+    let limit = "limit={ out = { rate = \"100Mbit/s\", burst = \"1MiB\" } }";
+    let (status, text) = switch.ask(&["port", "set", "dpdk0", limit]);
+    assert!(status.success(), "{text}");
+    wait_rate(&switch, "dpdk0", 100);
+    let shown = switch.show_json("ports");
+    assert_eq!(shown[0]["limit"]["out"]["bits_per_s"], 100_000_000);
+    testpmd.command("stop");
+    assert_eq!(switch.ledger().fault(), None);
+    testpmd.quit();
+}
+
+#[test]
+fn one_queue_sends_at_its_limit() {
+    sends_at_its_limit(&[1], 1);
+}
+
+#[test]
+fn four_queues_on_two_workers_send_at_their_limit_together() {
+    sends_at_its_limit(&[0, 1], 4);
+}
