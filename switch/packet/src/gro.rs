@@ -51,23 +51,26 @@ pub struct TcpSegment {
 /// Classifies a frame of `frame_len` bytes that begins with `head`: the whole frame, or [`JOIN_HEADERS`] bytes.
 pub fn inspect(head: &[u8], frame_len: usize) -> Joinable {
     let headers = Headers::parse(head);
-    // Behind a third tag nothing is joined, so nothing can be overtaken there.
-    if headers.is_certainly_not(PROTO_TCP) || headers.stop == Stop::TooManyTags {
-        return Joinable::Foreign;
+    if headers.stop == Stop::Layer4 && headers.protocol == PROTO_TCP {
+        let is_plain = match headers.ip_version {
+            4 => is_plain_ipv4(head, &headers, frame_len),
+            _ => is_plain_ipv6(head, &headers, frame_len),
+        };
+        return match is_plain {
+            true => tcp(head, &headers, frame_len),
+            false => Joinable::Opaque,
+        };
     }
-    let is_plain = match headers.ip_version {
-        4 => is_plain_ipv4(head, &headers, frame_len),
-        6 => is_plain_ipv6(head, &headers, frame_len),
-        _ => false,
-    };
-    match is_plain {
-        true => tcp(head, &headers, frame_len),
+    // Behind a third tag nothing is joined, so nothing can be overtaken there.
+    match headers.is_certainly_not(PROTO_TCP) || headers.stop == Stop::TooManyTags {
+        true => Joinable::Foreign,
         false => Joinable::Opaque,
     }
 }
 
 /// Returns whether a TCP packet has no options, is no fragment, has a correct checksum, and no byte follows it: padding
 /// would be lost.
+#[inline(always)]
 fn is_plain_ipv4(head: &[u8], headers: &Headers, frame_len: usize) -> bool {
     let ip = headers.network;
     let Some(header) = head.get(ip..ip + IPV4_HEADER_MIN) else {
@@ -81,11 +84,13 @@ fn is_plain_ipv4(head: &[u8], headers: &Headers, frame_len: usize) -> bool {
 }
 
 /// Returns whether a TCP packet has no extension headers, and no byte follows it.
+#[inline(always)]
 fn is_plain_ipv6(head: &[u8], headers: &Headers, frame_len: usize) -> bool {
     let len = be16(head, headers.network + 4).map_or(0, usize::from);
     headers.stop == Stop::Layer4 && headers.extensions == 0 && headers.offset + len == frame_len
 }
 
+#[inline(always)]
 fn tcp(head: &[u8], headers: &Headers, frame_len: usize) -> Joinable {
     let (ip_offset, ip_version, at) = (headers.network, headers.ip_version, headers.offset);
     let Some(header) = head.get(at..at + TCP_HEADER_MIN) else {

@@ -146,13 +146,13 @@ pub struct Headers {
 
 impl Headers {
     /// Walks the headers of the frame that begins with `bytes`.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &[u8]) -> Headers {
         Headers::parse_behind(bytes, Tags::Standard)
     }
 
     /// The same with a choice of the tags that are skipped.
-    #[inline]
+    #[inline(always)]
     pub fn parse_behind(bytes: &[u8], tags: Tags) -> Headers {
         let mut headers = Headers {
             ethertype: 0,
@@ -166,114 +166,48 @@ impl Headers {
             repeatable: true,
             stop: Stop::CutShort,
         };
-        headers.stop = headers.walk_link(bytes, tags);
+        let Some(ethertype) = be16(bytes, ETHERNET_LEN - 2) else {
+            return headers;
+        };
+        headers.ethertype = ethertype;
+        while tags.includes(headers.ethertype) {
+            if headers.tags == tags.most() {
+                headers.stop = Stop::TooManyTags;
+                return headers;
+            }
+            let Some(ethertype) = be16(bytes, headers.network + 2) else {
+                return headers;
+            };
+            headers.ethertype = ethertype;
+            headers.tags += 1;
+            headers.network += TAG_LEN;
+        }
+        headers.stop = match headers.ethertype {
+            ETHERTYPE_IPV4 => match Walk::behind_ipv4(bytes, headers.network) {
+                Ok(walk) => return headers.with(4, walk),
+                Err(stop) => stop,
+            },
+            ETHERTYPE_IPV6 => match Walk::behind_ipv6(bytes, headers.network) {
+                Ok(walk) => return headers.with(6, walk),
+                Err(stop) => stop,
+            },
+            _ => Stop::Unknown,
+        };
         headers
     }
 
-    #[inline]
-    fn walk_link(&mut self, bytes: &[u8], tags: Tags) -> Stop {
-        let Some(ethertype) = be16(bytes, ETHERNET_LEN - 2) else {
-            return Stop::CutShort;
-        };
-        self.ethertype = ethertype;
-        while tags.includes(self.ethertype) {
-            if self.tags == tags.most() {
-                return Stop::TooManyTags;
-            }
-            let Some(ethertype) = be16(bytes, self.network + 2) else {
-                return Stop::CutShort;
-            };
-            self.ethertype = ethertype;
-            self.tags += 1;
-            self.network += TAG_LEN;
+    #[inline(always)]
+    fn with(self, ip_version: u8, walk: Walk) -> Headers {
+        Headers {
+            ip_version,
+            protocol: walk.protocol,
+            offset: walk.offset,
+            fragment: walk.fragment,
+            extensions: walk.extensions,
+            repeatable: walk.repeatable,
+            stop: walk.stop,
+            ..self
         }
-        match self.ethertype {
-            ETHERTYPE_IPV4 => self.walk_ipv4(bytes),
-            ETHERTYPE_IPV6 => self.walk_ipv6(bytes),
-            _ => Stop::Unknown,
-        }
-    }
-
-    #[inline]
-    fn walk_ipv4(&mut self, bytes: &[u8]) -> Stop {
-        let Some(header) = chunk::<IPV4_HEADER_MIN>(bytes, self.network) else {
-            return Stop::CutShort;
-        };
-        let len = usize::from(header[0] & 0xf) * 4;
-        if header[0] >> 4 != 4 || len < IPV4_HEADER_MIN {
-            return Stop::BadHeader;
-        }
-        self.ip_version = 4;
-        self.protocol = header[9];
-        self.offset = self.network + len;
-        let place = u16::from_be_bytes([header[6], header[7]]);
-        self.fragment = match (place & IPV4_OFFSET, place & IPV4_MORE) {
-            (0, 0) => Fragment::No,
-            (0, _) => Fragment::First,
-            _ => return self.end_at_later_fragment(),
-        };
-        if self.protocol == AUTHENTICATION {
-            return self.walk_extensions(bytes);
-        }
-        Stop::Layer4
-    }
-
-    #[inline]
-    fn walk_ipv6(&mut self, bytes: &[u8]) -> Stop {
-        let Some(header) = chunk::<IPV6_HEADER>(bytes, self.network) else {
-            return Stop::CutShort;
-        };
-        if header[0] >> 4 != 6 {
-            return Stop::BadHeader;
-        }
-        self.ip_version = 6;
-        self.protocol = header[6];
-        self.offset = self.network + IPV6_HEADER;
-        if matches!(self.protocol, PROTO_TCP | PROTO_UDP) {
-            return Stop::Layer4;
-        }
-        self.walk_extensions(bytes)
-    }
-
-    /// Walks the extension headers from `offset` on.
-    #[cold]
-    #[inline(never)]
-    fn walk_extensions(&mut self, bytes: &[u8]) -> Stop {
-        while is_extension(self.protocol, self.ip_version) {
-            if usize::from(self.extensions) == EXTENSIONS_MAX {
-                return Stop::TooManyExtensions;
-            }
-            if self.protocol == HOP_BY_HOP && self.extensions > 0 {
-                return Stop::BadHeader;
-            }
-            let Some(header) = chunk::<8>(bytes, self.offset) else {
-                return Stop::CutShort;
-            };
-            let len = match self.protocol {
-                AUTHENTICATION if header[1] == 0 => return Stop::BadHeader,
-                AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
-                // Its second byte is reserved.
-                FRAGMENT => 8,
-                _ => (usize::from(header[1]) + 1) * 8,
-            };
-            self.repeatable &= matches!(self.protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS);
-            if self.protocol == FRAGMENT {
-                let place = u16::from_be_bytes([header[2], header[3]]);
-                self.fragment = self.fragment.max(fragment_of_ipv6(place));
-            }
-            self.protocol = header[0];
-            self.offset += len;
-            self.extensions += 1;
-            if self.fragment == Fragment::Later {
-                return Stop::LaterFragment;
-            }
-        }
-        Stop::Layer4
-    }
-
-    fn end_at_later_fragment(&mut self) -> Stop {
-        self.fragment = Fragment::Later;
-        Stop::LaterFragment
     }
 
     /// Returns whether the packet certainly has no layer-4 header of this protocol.
@@ -297,6 +231,123 @@ impl Headers {
             len,
             fragment: self.fragment != Fragment::No,
             repeatable: self.repeatable,
+        }
+    }
+}
+
+/// The part of a walk after an IP header. It is a value of its own, and its rare steps take single values, so that the
+/// headers of a plain packet stay in registers.
+struct Walk {
+    offset: usize,
+    protocol: u8,
+    fragment: Fragment,
+    extensions: u8,
+    repeatable: bool,
+    stop: Stop,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new(protocol: u8, offset: usize) -> Walk {
+        Walk {
+            offset,
+            protocol,
+            fragment: Fragment::No,
+            extensions: 0,
+            repeatable: true,
+            stop: Stop::Layer4,
+        }
+    }
+
+    #[inline(always)]
+    fn behind_ipv4(bytes: &[u8], ip: usize) -> Result<Walk, Stop> {
+        let header = chunk::<IPV4_HEADER_MIN>(bytes, ip).ok_or(Stop::CutShort)?;
+        let len = usize::from(header[0] & 0xf) * 4;
+        if header[0] >> 4 != 4 || len < IPV4_HEADER_MIN {
+            return Err(Stop::BadHeader);
+        }
+        let (protocol, offset) = (header[9], ip + len);
+        let place = u16::from_be_bytes([header[6], header[7]]);
+        Ok(match place & (IPV4_OFFSET | IPV4_MORE) {
+            0 if protocol != AUTHENTICATION => Walk::new(protocol, offset),
+            place => Walk::behind_unusual_ipv4(bytes, protocol, offset, place),
+        })
+    }
+
+    /// The same for a fragment, or with an AH.
+    #[cold]
+    #[inline(never)]
+    fn behind_unusual_ipv4(bytes: &[u8], protocol: u8, offset: usize, place: u16) -> Walk {
+        if place & IPV4_OFFSET != 0 {
+            return Walk {
+                fragment: Fragment::Later,
+                stop: Stop::LaterFragment,
+                ..Walk::new(protocol, offset)
+            };
+        }
+        let fragment = match place & IPV4_MORE {
+            0 => Fragment::No,
+            _ => Fragment::First,
+        };
+        Walk {
+            fragment,
+            ..Walk::behind_extensions(bytes, 4, protocol, offset)
+        }
+    }
+
+    #[inline(always)]
+    fn behind_ipv6(bytes: &[u8], ip: usize) -> Result<Walk, Stop> {
+        let header = chunk::<IPV6_HEADER>(bytes, ip).ok_or(Stop::CutShort)?;
+        if header[0] >> 4 != 6 {
+            return Err(Stop::BadHeader);
+        }
+        let (protocol, offset) = (header[6], ip + IPV6_HEADER);
+        Ok(match protocol {
+            PROTO_TCP | PROTO_UDP => Walk::new(protocol, offset),
+            _ => Walk::behind_extensions(bytes, 6, protocol, offset),
+        })
+    }
+
+    /// Walks the extension headers at `offset`, of which the first is a `protocol`.
+    #[cold]
+    #[inline(never)]
+    fn behind_extensions(bytes: &[u8], ip_version: u8, protocol: u8, offset: usize) -> Walk {
+        let mut walk = Walk::new(protocol, offset);
+        while is_extension(walk.protocol, ip_version) && walk.stop == Stop::Layer4 {
+            walk.stop = walk.step(bytes);
+        }
+        walk
+    }
+
+    /// Skips an extension header. Returns [`Stop::Layer4`] if the walk goes on.
+    fn step(&mut self, bytes: &[u8]) -> Stop {
+        if usize::from(self.extensions) == EXTENSIONS_MAX {
+            return Stop::TooManyExtensions;
+        }
+        if self.protocol == HOP_BY_HOP && self.extensions > 0 {
+            return Stop::BadHeader;
+        }
+        let Some(header) = chunk::<8>(bytes, self.offset) else {
+            return Stop::CutShort;
+        };
+        let len = match self.protocol {
+            AUTHENTICATION if header[1] == 0 => return Stop::BadHeader,
+            AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
+            // Its second byte is reserved.
+            FRAGMENT => 8,
+            _ => (usize::from(header[1]) + 1) * 8,
+        };
+        if self.protocol == FRAGMENT {
+            let place = u16::from_be_bytes([header[2], header[3]]);
+            self.fragment = self.fragment.max(fragment_of_ipv6(place));
+        }
+        self.repeatable &= matches!(self.protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS);
+        self.protocol = header[0];
+        self.offset += len;
+        self.extensions += 1;
+        match self.fragment {
+            Fragment::Later => Stop::LaterFragment,
+            _ => Stop::Layer4,
         }
     }
 }
