@@ -1,7 +1,7 @@
 //! Headers and checksums of arbitrary bytes: parsed without a panic, and with etherparse's results.
 #![no_main]
 
-use crosspoint_frame::{Burst, Gather, Offload, Prefix, Segment, SegmentMut, TagOp};
+use crosspoint_frame::{Burst, Gather, HeaderOp, Offload, Prefix, Segment, SegmentMut};
 use crosspoint_packet::filter::Filter;
 use crosspoint_packet::gro::{JOIN_HEADERS, Joinable, inspect};
 use crosspoint_packet::headers::{Headers, Stop};
@@ -90,7 +90,7 @@ fn found_partials_finish_right(frame: &[u8]) {
 
 /// However the frame is cut and whatever checksum is requested, the copy equals the frame except for that checksum.
 fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
-    let tag = [TagOp::Keep, TagOp::Push][usize::from(orders[0] & 1)];
+    let tag = [HeaderOp::Keep, HeaderOp::Push][usize::from(orders[0] & 1)];
     let offload = Offload {
         needs_csum: orders[0] & 2 != 0,
         csum_start: u16::from_le_bytes([orders[1], orders[2]]),
@@ -132,7 +132,7 @@ fn copies_are_the_frame(orders: &[u8; ORDERS], frame: &[u8]) {
             .all(|run| run[room..].iter().all(|byte| *byte == 0x5a)),
         "written beyond a buffer"
     );
-    if tag == TagOp::Keep {
+    if tag == HeaderOp::Keep {
         assert_eq!(got[..12], [7; 12]);
         let at = usize::from(offload.csum_start) + usize::from(offload.csum_offset);
         let differ = |i: &usize| got[12 + i] != frame[*i];

@@ -126,9 +126,11 @@ fn link(theirs: &LaxSlicedPacket<'_>) -> Option<Link> {
     })
 }
 
-/// Returns whether the walk ended at or beyond the end of the bytes.
+/// Returns whether the walk ended at or beyond the end of the bytes, or at an AH with a length of 0, which etherparse reads
+/// only from a header that is long enough.
 fn is_beyond(bytes: &[u8], ours: &Headers) -> bool {
-    ours.stop == Stop::CutShort || ours.offset > bytes.len()
+    let is_empty = ours.protocol == ip_number::AUTH.0 && bytes.get(ours.offset + 1) == Some(&0);
+    ours.stop == Stop::CutShort || ours.offset > bytes.len() || is_empty
 }
 
 /// Returns whether etherparse has stopped at the end of the packet that the IP header names: no walk here reads that.
