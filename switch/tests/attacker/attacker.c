@@ -24,7 +24,7 @@ enum {
     SETTLE_S_MAX = 10,
     CLOSED_EVERY = 64,   /* iterations between two checks whether the switch has hung up */
     KICKS = 64,          /* in an iteration of a storm */
-    DIRTY_ROUNDS = 2048, /* over all rings, in an iteration */
+    DIRTY_ROUNDS = 8, /* over all rings, in an iteration */
 };
 
 struct settings {
