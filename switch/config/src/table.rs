@@ -140,6 +140,11 @@ keys! {
         /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
         /// address that is not bound to another port.
         addresses: Vec<Mac> = table().or_else(Vec::new()), InPlace;
+        /// Whether the port may send what DHCP servers and IPv6 routers send: DHCP replies, router advertisements. Default:
+        /// false for vhost, true for xdp.
+        dhcp_server: bool = flag().by_kind(false, true), InPlace;
+        /// Whether frames from the port reach uplinks only: no other guest, not even by a flood.
+        isolated: bool = flag().or(false), InPlace;
         /// Which link-local control frames (01-80-C2-00-00-00 to 0F) pass between this port and others that list them too:
         /// "stp", "lacp", "dot1x", "provider-stp", "provider-mvrp", "lldp", or an address. Default: none. Two uplinks into
         /// one network need "stp" on both, so that its spanning tree sees the loop.

@@ -313,6 +313,8 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         weight: 1,
         storm: StormLimits::default(),
         rates: Default::default(),
+        dhcp_server: true,
+        isolated: false,
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

@@ -113,6 +113,8 @@ fn add_port(dataplane: &Dataplane, config: &XdpPort) -> u16 {
         weight: 1,
         storm: StormLimits::default(),
         rates: RateLimits::default(),
+        dhcp_server: true,
+        isolated: false,
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

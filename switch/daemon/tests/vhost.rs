@@ -67,6 +67,8 @@ fn add_port(dataplane: &Dataplane, name: &str, queue_pairs: u16) -> u16 {
         weight: 1,
         storm: StormLimits::default(),
         rates: Default::default(),
+        dhcp_server: true,
+        isolated: false,
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

@@ -159,6 +159,9 @@ mod tests {
             meter_out: None,
             meter_in: None,
             sources: None,
+            is_server: true,
+            is_isolated: false,
+            is_uplink: false,
             control: ControlAddresses::NONE,
         })
     }

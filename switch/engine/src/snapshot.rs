@@ -58,6 +58,12 @@ pub struct PortSnapshot {
     pub meter_in: Option<Arc<Meter>>,
     /// The source addresses that its frames may have; `None` for any.
     pub sources: Option<Arc<SourceGuard>>,
+    /// Whether it may send what DHCP servers and IPv6 routers send.
+    pub is_server: bool,
+    /// Whether its frames reach uplinks only.
+    pub is_isolated: bool,
+    /// Whether it is an uplink, whatever is attached now.
+    pub is_uplink: bool,
     /// Which link-local control frames are passed between this port and other ports.
     pub control: ControlAddresses,
 }
@@ -84,6 +90,12 @@ impl PortSnapshot {
             Egress::Guest(queues) if queues.len() > 1 => Some(queues),
             _ => None,
         }
+    }
+
+    /// Returns whether frames from this port may leave through `other`.
+    #[inline(always)]
+    pub(crate) fn reaches(&self, other: &PortSnapshot) -> bool {
+        !self.is_isolated || other.is_uplink
     }
 
     /// Like [`tag_op`](Self::tag_op), for a copy of a flooded frame, which may be a control frame.

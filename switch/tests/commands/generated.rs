@@ -196,6 +196,8 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 weight: limits.1,
                 storm: limits.2,
                 addresses: limits.3,
+                dhcp_server: required,
+                isolated: !required,
                 forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
                 loop_protect: limits.4,
                 worker,

@@ -106,6 +106,8 @@ fn a_guest_takes_the_defaults() {
             worker: None,
             required: false,
             limit: RateLimits::default(),
+            dhcp_server: false,
+            isolated: false,
             slo: None,
             kind
         }
@@ -141,6 +143,8 @@ fn an_uplink_takes_the_defaults() {
             worker: None,
             required: true,
             limit: RateLimits::default(),
+            dhcp_server: true,
+            isolated: false,
             slo: None,
             kind
         }]

@@ -266,6 +266,9 @@ impl Dataplane {
             meter_out,
             meter_in,
             sources: None,
+            is_server: options.dhcp_server,
+            is_isolated: options.isolated,
+            is_uplink: options.kind == "xdp",
             control: options.forward_control,
         };
         state.ports[number] = Some(Port {

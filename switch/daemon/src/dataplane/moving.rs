@@ -467,6 +467,9 @@ mod tests {
             meter_out: None,
             meter_in: None,
             sources: None,
+            is_server: true,
+            is_isolated: false,
+            is_uplink: false,
             control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         };
         Snapshot::new(

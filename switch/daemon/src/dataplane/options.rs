@@ -68,6 +68,10 @@ pub struct PortOptions {
     pub rates: RateLimits,
     /// The only source addresses that its frames may have; empty for any.
     pub addresses: Vec<Mac>,
+    /// Whether it may send what DHCP servers and IPv6 routers send.
+    pub dhcp_server: bool,
+    /// Whether its frames reach uplinks only.
+    pub isolated: bool,
     /// Which link-local control frames pass between it and other ports that have them too.
     pub forward_control: ControlAddresses,
     /// Whether it sends loop probes, and the action on a loop; `None`: it sends none.

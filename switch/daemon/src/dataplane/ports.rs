@@ -30,6 +30,10 @@ pub struct PortSettings {
     /// The only source addresses that its frames may have; empty for any. Addresses that are learned on a port where
     /// they are no longer allowed are forgotten.
     pub addresses: Option<Vec<Mac>>,
+    /// Whether it may send what DHCP servers and IPv6 routers send.
+    pub dhcp_server: Option<bool>,
+    /// Whether its frames reach uplinks only.
+    pub isolated: Option<bool>,
     /// Which link-local control frames pass between it and others.
     pub forward_control: Option<ControlAddresses>,
     /// Whether it sends loop probes, and the action on a loop.
@@ -89,6 +93,8 @@ impl Dataplane {
             || settings.weight.is_some()
             || settings.storm.is_some()
             || settings.rates.is_some()
+            || settings.dhcp_server.is_some()
+            || settings.isolated.is_some()
             || settings.forward_control.is_some()
             || settings.loop_protect.is_some();
         self.renew_view(port, number, settings);
@@ -118,6 +124,14 @@ impl Dataplane {
         if let Some(limits) = settings.storm {
             port.options.storm = limits;
             port.view.storm = self.storm_control(limits);
+        }
+        if let Some(is_server) = settings.dhcp_server {
+            port.options.dhcp_server = is_server;
+            port.view.is_server = is_server;
+        }
+        if let Some(is_isolated) = settings.isolated {
+            port.options.isolated = is_isolated;
+            port.view.is_isolated = is_isolated;
         }
         if let Some(rates) = settings.rates {
             port.options.rates = rates;

@@ -497,6 +497,8 @@ mod tests {
                 weight: 1,
                 storm: StormLimits::default(),
                 rates: RateLimits::default(),
+                dhcp_server: true,
+                isolated: false,
                 addresses: Vec::new(),
                 forward_control: ControlAddresses::NONE,
                 loop_protect: Some(LoopProtect {

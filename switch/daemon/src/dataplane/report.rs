@@ -410,6 +410,8 @@ mod tests {
             weight: 1,
             storm: StormLimits::default(),
             rates: RateLimits::default(),
+            dhcp_server: true,
+            isolated: false,
             addresses: Vec::new(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,

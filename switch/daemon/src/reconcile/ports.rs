@@ -83,6 +83,8 @@ impl PortHandle {
             mac_limit: (before.mac_limit != after.mac_limit).then_some(after.mac_limit),
             weight: (before.weight != after.weight).then_some(after.weight),
             storm: (before.storm != after.storm).then_some(after.storm),
+            dhcp_server: (before.dhcp_server != after.dhcp_server).then_some(after.dhcp_server),
+            isolated: (before.isolated != after.isolated).then_some(after.isolated),
             rates: (before.limit != after.limit).then_some(after.limit),
             addresses: (before.addresses != after.addresses).then(|| after.addresses.clone()),
             forward_control: (before.forward_control != after.forward_control)
@@ -141,6 +143,8 @@ fn options(port: &Port) -> PortOptions {
         weight: port.weight,
         storm: port.storm,
         rates: port.limit,
+        dhcp_server: port.dhcp_server,
+        isolated: port.isolated,
         addresses: port.addresses.clone(),
         forward_control: port.forward_control,
         loop_protect: port.loop_protect,

@@ -524,6 +524,8 @@ fn add_port(dataplane: &Dataplane, name: &str, vlan: u16) -> u16 {
         weight: 1,
         storm: StormLimits::default(),
         rates: Default::default(),
+        dhcp_server: true,
+        isolated: false,
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,

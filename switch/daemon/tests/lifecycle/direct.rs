@@ -82,6 +82,8 @@ impl Wired {
                 weight: 1,
                 storm: StormLimits::default(),
                 rates: Default::default(),
+                dhcp_server: true,
+                isolated: false,
                 addresses: Vec::new(),
                 forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
                 loop_protect: None,

@@ -371,6 +371,8 @@ fn wired(
             weight: 1,
             storm: StormLimits::default(),
             rates: Default::default(),
+            dhcp_server: true,
+            isolated: false,
             addresses: Vec::new(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,

@@ -144,6 +144,8 @@ fn what_changes_in_place_costs_no_frame() {
                         _ => vec![Mac::new([0x52, 0x54, 0, 0, 1, 0])],
                     }),
                     // More than the load is.
+                    dhcp_server: Some(turn % 2 == 0),
+                    isolated: None,
                     rates: Some(RateLimits {
                         out: RateLimit {
                             packets_per_s: 1_000_000 + u64::from(turn),

@@ -126,6 +126,8 @@ pub(crate) fn send(
 ) {
     tx.flood.begin(burst);
     let view = to.view;
+    let source = view.port(to.ingress);
+    let reaches = |port: &&PortSnapshot| source.is_none_or(|source| source.reaches(port));
     let mut is_whole = true;
     'members: for number in 0..tx.flood.frames.len() {
         let Some(frame) = first_of_vlan(burst, &tx.flood.frames, number) else {
@@ -143,7 +145,7 @@ pub(crate) fn send(
             if *member == to.ingress || !tx.flood.take(*member) {
                 continue;
             }
-            if let Some(port) = view.port(*member) {
+            if let Some(port) = view.port(*member).filter(|port| reaches(port)) {
                 is_whole = send_to(burst, (*member, port), to, tx, from, tally);
             }
             if !is_whole {

@@ -50,6 +50,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
     let is_contended = tx.shares.is_contended();
     let frames = burst.frames();
     let bytes: u64 = frames.iter().map(|frame| u64::from(frame.len)).sum();
+    let source = view.port(ingress);
     let mut rest = 0..frames.len();
     // Run by run: consecutive frames with the same route are decided on once.
     while let Some(first) = frames.get(rest.start) {
@@ -59,7 +60,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
         let run = rest.start..rest.start + len;
         rest.start = run.end;
         let reason = match first.verdict.decision() {
-            Decision::Port(number) => match unicast(first, number, view) {
+            Decision::Port(number) => match unicast(first, (source, number), view) {
                 Ok((port, tag)) if is_contended && tx.shares.is_ahead(Account::To(number)) => {
                     let counters = port.counters.at(tx.worker, 0);
                     counters.drop(DropReason::OverShare, len as u32);
@@ -96,7 +97,7 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
         dropped,
         ..TxResult::default()
     };
-    let joins = view.port(ingress).is_some_and(|port| port.joins);
+    let joins = source.is_some_and(|port| port.joins);
     let to = Destinations {
         view,
         joins,
@@ -157,19 +158,22 @@ fn push_policed(
 #[inline(always)]
 pub(crate) fn unicast<'v>(
     frame: &Frame,
-    number: u16,
+    (source, number): (Option<&PortSnapshot>, u16),
     view: &'v Snapshot,
 ) -> Result<(&'v PortSnapshot, HeaderOp), DropReason> {
     // The port was removed after the address was learned; the entry ages out.
     let port = view.port(number).ok_or(DropReason::NoDestination)?;
     let tag = port.tag_op(frame).ok_or(DropReason::VlanNotCarried)?;
-    Ok((port, tag))
+    match source.is_none_or(|source| source.reaches(port)) {
+        true => Ok((port, tag)),
+        false => Err(DropReason::Isolated),
+    }
 }
 
 /// Returns the result of a frame that has been looked up, as far as it is known before copies are made.
-pub(crate) fn fate(frame: &Frame, view: &Snapshot) -> Fate {
+pub(crate) fn fate(frame: &Frame, ingress: u16, view: &Snapshot) -> Fate {
     match frame.verdict.decision() {
-        Decision::Port(number) => match unicast(frame, number, view) {
+        Decision::Port(number) => match unicast(frame, (view.port(ingress), number), view) {
             Ok(_) => Fate::Port(number),
             Err(reason) => Fate::Dropped(reason),
         },

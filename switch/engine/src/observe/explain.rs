@@ -244,7 +244,7 @@ fn decide(frame: &Frame, specimen: Packet<'_>, view: &Snapshot, explained: &mut 
         Decision::Drop(reason) => explained.dropped = Some(reason),
         Decision::Pending => explained.dropped = Some(DropReason::NoDestination),
         Decision::Port(number) => {
-            explained.dropped = unicast(frame, number, view).err();
+            explained.dropped = unicast(frame, (view.port(specimen.ingress), number), view).err();
             if let Some(port) = view.port(number) {
                 let outlook = outlook(frame, specimen, (number, port), view);
                 explained.copies.push(outlook);
@@ -254,6 +254,9 @@ fn decide(frame: &Frame, specimen: Packet<'_>, view: &Snapshot, explained: &mut 
             let ports = view.members.of_flooded(frame).iter();
             let others = ports.filter_map(|number| Some((*number, view.port(*number)?)));
             let others = others.filter(|(number, _)| *number != specimen.ingress);
+            let source = view.port(specimen.ingress);
+            let others =
+                others.filter(|(_, port)| source.is_none_or(|source| source.reaches(port)));
             let outlooks = others.map(|port| outlook(frame, specimen, port, view));
             explained.copies.extend(outlooks);
             if explained.copies.iter().all(|copy| copy.tag.is_none()) {

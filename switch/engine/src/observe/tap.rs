@@ -323,7 +323,7 @@ pub fn received(burst: &Burst, id: StreamId, view: &Snapshot, tx: &mut Tx) {
         }
         let allowed = tap.allow(worker, burst.len());
         for (index, frame) in burst.frames().iter().enumerate().take(allowed) {
-            let fate = fate(frame, view);
+            let fate = fate(frame, id.0, view);
             if tap.wanted.dropped_only && !matches!(fate, Fate::Dropped(_)) {
                 continue;
             }

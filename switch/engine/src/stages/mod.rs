@@ -3,6 +3,7 @@
 pub mod control;
 pub mod guard;
 pub mod meter;
+mod servers;
 
 use crosspoint_frame::{BURST, Burst, Frame, Offload, Verdict};
 use crosspoint_packet::checksum::Partial;
@@ -246,6 +247,9 @@ pub fn admit(burst: &mut Burst, port: Option<&PortSnapshot>) {
     place(burst, port);
     if let Some(guard) = port.and_then(|port| port.sources.as_deref()) {
         guard.enforce(burst);
+    }
+    if port.is_some_and(|port| !port.is_server) {
+        servers::refuse(burst);
     }
 }
 

@@ -121,6 +121,9 @@ impl World {
             meter_out: None,
             meter_in: None,
             sources: None,
+            is_server: true,
+            is_isolated: false,
+            is_uplink: false,
             control: ControlAddresses::NONE,
         };
         let uplink_vlan = match tags {

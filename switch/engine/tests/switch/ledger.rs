@@ -357,6 +357,8 @@ fn random_runs_meet_every_reason() {
         GuestBuffersCostly,
         OverShare,
         RateExceeded,
+        ServerNotAllowed,
+        Isolated,
         LoopBlocked,
         LoopProbe,
     ];

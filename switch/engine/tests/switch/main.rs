@@ -16,6 +16,7 @@ mod floor;
 mod fragments;
 mod frames;
 mod hostile;
+mod isolated;
 mod joins;
 mod large;
 mod ledger;

@@ -40,6 +40,11 @@ pub struct PortOptions {
     /// Limits of what its guest sends, and of what is sent to it.
     pub meter_out: Option<Arc<Meter>>,
     pub meter_in: Option<Arc<Meter>>,
+    /// Whether its frames reach uplinks only, and whether it counts as one.
+    pub is_isolated: bool,
+    pub is_uplink: bool,
+    /// Whether it may send what DHCP servers send.
+    pub is_server: bool,
 }
 
 impl Default for PortOptions {
@@ -58,6 +63,9 @@ impl Default for PortOptions {
             joins: false,
             meter_out: None,
             meter_in: None,
+            is_isolated: false,
+            is_uplink: false,
+            is_server: true,
         }
     }
 }
@@ -141,6 +149,9 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         meter_out: options.meter_out.clone(),
         meter_in: options.meter_in.clone(),
         sources: None,
+        is_server: options.is_server,
+        is_isolated: options.is_isolated,
+        is_uplink: options.is_uplink,
         control: ControlAddresses::NONE,
     };
     let stream = Stream::new((number, 0), Source::Guest(Box::new(from)), counters);

@@ -35,7 +35,7 @@ fn meter(megabits: u64, burst_bytes: u64, clock: &Clock) -> Option<Arc<Meter>> {
 }
 
 /// A worker that the test runs, with three guests whose addresses are known.
-fn start(options: [PortOptions; 3]) -> (Worker, Arc<Snapshot>, Vec<Driver>) {
+pub fn start(options: [PortOptions; 3]) -> (Worker, Arc<Snapshot>, Vec<Driver>) {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         tick: AtomicU8::new(0),
