@@ -1,111 +1,88 @@
 //! `crosspoint-bench`: measures crosspoint's rates and costs, and those of other switches beside it.
 //!
+//! Each folder uses only those above it in this table.
+//!
 //! | module | what |
 //! |---|---|
-//! | [`options`] | the command line |
-//! | [`vm`] | `vm`: rounds, switches in turn, configurations, trials |
-//! | [`tso`] | `tso`: the same for large frames |
-//! | [`nic`] | `nic`: scenarios with NICs |
-//! | [`suite`] | `suite`: scenarios of two guests and of many |
-//! | [`compare`] | `compare`: the same for any switches and any measuring command |
-//! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
-//! | [`idle`] | `idle`: the cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost |
-//! | [`wakes`] | wakes of a sleeping thread, and their times |
-//! | [`churn`] | `churn`: the cost of guests and interfaces that come and go to those that stay |
-//! | [`fairness`] | `fairness`: how much hostile guests take from other guests of their worker |
-//! | [`neighbours`] | guests and interfaces that come and go |
-//! | [`load`] | traffic at a given rate |
-//! | [`steady`] | frames at a steady rate, and their losses |
-//! | [`pair`] | two guests whose frames are distinguished from all others |
-//! | [`random`] | unpredictable pauses |
-//! | [`mask`] | `mask`: hides features between a vhost-user front end and a back end |
-//! | [`turns`] | parts common to the plans of several subcommands |
-//! | [`backend`] | the measured switches: the crosspoint binary, or a peer that commands start and stop |
-//! | [`bench_guests`] | generator and sink in this process |
-//! | [`large_guests`] | the same for large frames |
-//! | [`guest`] | connecting guests to a switch |
-//! | [`tcp`] | TCP frames as Linux sends them |
-//! | [`testpmd`] | DPDK's guests |
-//! | [`watch`] | observations around each trial: placement, waiting, the switch's counters |
-//! | [`machine`] | the machine on which it was measured |
-//! | [`placement`] | how far apart two cores are |
-//! | [`threads`] | finding, pinning and scheduling threads; their waiting time |
-//! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
-//! | [`scrape`] | the switch's metrics |
-//! | [`scrapes`] | `scrape`: how long a scrape takes |
-//! | [`interrupt`] | SIGINT and SIGTERM |
-//! | [`trial`] | results of one trial, and why it is discarded |
-//! | [`measure`] | the measurements of a load: maximum, search, latency |
-//! | [`search`] | several loss ratios' throughputs in one search |
-//! | [`latency`] | times at parts of a rate |
-//! | [`results`], [`summary`], [`maxima`], [`plot`] | the results file of the suite, its report and plots; `report`: renders them again |
-//! | [`stats`] | medians and quartiles |
-//! | [`report`], [`samples`] | the tables |
+//! | [`error`], [`interrupt`], [`random`], [`stats`] | errors, signals, pauses, medians and quartiles |
+//! | [`lab`] | switches, threads, placement, and what is observed around a trial |
+//! | [`options`] | options that several subcommands have |
+//! | [`load`] | the generators of traffic |
+//! | [`search`] | trials: at the maximum, in a search for several loss ratios, and of latency |
+//! | [`report`] | results, tables, plots |
+//! | [`scenarios`] | the subcommands |
 
-mod backend;
-mod bench_guests;
-mod churn;
-mod compare;
-mod cost;
 mod error;
-mod fairness;
-mod guest;
-mod idle;
 mod interrupt;
-mod large_guests;
-mod latency;
-mod lines;
+mod lab;
 mod load;
-mod machine;
-mod mask;
-mod maxima;
-mod measure;
-mod neighbours;
-mod nic;
 mod options;
-mod pair;
-mod placement;
-mod plot;
 mod random;
 mod report;
-mod results;
-mod samples;
-mod scrape;
-mod scrapes;
+mod scenarios;
 mod search;
 mod stats;
-mod steady;
-mod suite;
-mod summary;
-mod tcp;
-mod testpmd;
-mod threads;
-mod trial;
-mod tso;
-mod turns;
-mod vm;
-mod wakes;
-mod watch;
 
-use clap::Parser;
-use options::Command;
+use clap::{Parser, Subcommand};
+use scenarios::options::{LargePairOptions, PairOptions, ScenarioOptions};
+use scenarios::{churn, compare, cost, fairness, feature_filter, guests, idle, lines, nic, scrape};
 use std::process::ExitCode;
 
+/// Measures crosspoint, and other switches beside it.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    /// What to measure.
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to measure.
+#[derive(Subcommand)]
+enum Command {
+    /// Scenarios of two guests and of many over one worker or more: rates, cycles per frame, latency
+    Suite(Box<ScenarioOptions>),
+    /// Scenarios of two guests, made of options
+    Vm(Box<PairOptions>),
+    /// Scenarios of large TCP frames between two guests, made of options
+    Tso(Box<LargePairOptions>),
+    /// Render a results file again; nothing is measured
+    Report(report::ReportOptions),
+    /// Frames between NICs, and between guests and NICs: Mpps, the kernel's cycles and the switch's
+    Nic(Box<nic::NicOptions>),
+    /// Cycles per KiB of copying, checksumming and cutting frames; no switch runs
+    Cost(cost::CostOptions),
+    /// The cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost
+    Idle(Box<idle::IdleOptions>),
+    /// The cost of guests and interfaces that come and go to those that stay
+    Churn(Box<churn::ChurnOptions>),
+    /// How much hostile guests take from other guests of their worker
+    Fairness(Box<fairness::options::FairnessOptions>),
+    /// Any switches with any measuring command, in turn: see uml.sh and veth.sh
+    Compare(compare::CompareOptions),
+    /// Proxy between a vhost-user front end and back ends that hides features; runs until killed
+    Mask(feature_filter::FilterOptions),
+    /// Cache lines that cross between a guest's core and the switch's: the cost of one, and their part of a frame's cycles
+    Lines(Box<lines::LinesOptions>),
+    /// How long a scrape of a thousand queues takes, and whether workers notice
+    Scrape(scrape::ScrapeOptions),
+}
+
 fn main() -> ExitCode {
-    let done = match options::Cli::parse().command {
-        Command::Vm(options) => vm::run(&options),
-        Command::Report(options) => results::report(&options),
-        Command::Tso(options) => tso::run(&options),
-        Command::Suite(options) => suite::run(&options),
-        Command::Cost(options) => cost::run(&options),
+    let done = match Cli::parse().command {
+        Command::Suite(options) => guests::run_named(&options),
+        Command::Vm(options) => guests::run_pairs(&options),
+        Command::Tso(options) => guests::run_large(&options),
+        Command::Report(options) => report::run(&options),
         Command::Nic(options) => nic::run(&options),
+        Command::Cost(options) => cost::run(&options),
+        Command::Idle(options) => idle::run(&options),
         Command::Churn(options) => churn::run(&options),
         Command::Fairness(options) => fairness::run(&options),
-        Command::Idle(options) => idle::run(&options),
         Command::Compare(options) => compare::run(&options),
-        Command::Mask(options) => mask::run(&options),
+        Command::Mask(options) => feature_filter::run(&options),
         Command::Lines(options) => lines::run(&options),
-        Command::Scrape(options) => scrapes::run(&options),
+        Command::Scrape(options) => scrape::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,5 +90,16 @@ fn main() -> ExitCode {
             eprintln!("error: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
     }
 }

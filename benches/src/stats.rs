@@ -1,6 +1,8 @@
 //! Medians and quartiles.
 
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
 
 /// Median and quartiles of some values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -30,6 +32,48 @@ impl Spread {
 /// The median of `values`.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     Spread::of(values).map(|spread| spread.median)
+}
+
+/// The ratio of one switch's values to another's.
+pub struct Ratio {
+    /// Ratio of the medians.
+    pub of_medians: f64,
+    /// Ratios of the rounds in which both have values.
+    pub by_round: Vec<f64>,
+}
+
+impl Ratio {
+    /// The ratio of `first` to `second`, both with their rounds; `None` without values, or without a divisor.
+    pub fn of(first: &[(u32, f64)], second: &[(u32, f64)]) -> Option<Self> {
+        let ratio = |round: Option<u32>| {
+            let of = |values: &[(u32, f64)]| {
+                let these = values.iter();
+                let these = these.filter(|(other, _)| round.is_none_or(|round| round == *other));
+                median(these.map(|(_, value)| *value))
+            };
+            Some(of(first)? / of(second)?)
+        };
+        let rounds: BTreeSet<u32> = first.iter().map(|(round, _)| *round).collect();
+        Some(Self {
+            of_medians: ratio(None).filter(|ratio| ratio.is_finite())?,
+            by_round: rounds.into_iter().filter_map(|r| ratio(Some(r))).collect(),
+        })
+    }
+
+    /// The quartiles over rounds, as text.
+    pub fn iqr(&self) -> String {
+        Spread::of(self.by_round.iter().copied()).map_or(String::new(), |spread| {
+            format!("{:.2}-{:.2}", spread.lower, spread.upper)
+        })
+    }
+}
+
+impl fmt::Display for Ratio {
+    /// Cells of a table: the ratio of the medians, the quartiles over rounds, the number of rounds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rounds = self.by_round.len();
+        write!(f, "{:.2} | {} | {rounds}", self.of_medians, self.iqr())
+    }
 }
 
 /// The interpolated value below which this part of `sorted` lies.

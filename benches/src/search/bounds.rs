@@ -1,6 +1,6 @@
 //! Classification of loads by their trials.
 
-use super::Goal;
+use super::goal::Goal;
 
 /// Phases of a search. Each phase's intervals are twice as wide as the next one's.
 pub const PHASES: usize = 3;

@@ -1,8 +1,9 @@
 //! The options of a search.
 
-use super::{Goal, Limits};
-use crate::placement::Placement;
-use clap::{Args, ValueEnum};
+use super::goal::Goal;
+use super::trials::Limits;
+use crate::lab::placement::Placement;
+use clap::Args;
 use std::time::Duration;
 
 /// Options of a search. Its last trials are as long as all others (`--trial-ms`).
@@ -40,16 +41,7 @@ pub struct SearchOptions {
     pub patience: usize,
     /// The placement to search in; default: that of a search's first trial that counts
     #[arg(long, value_enum)]
-    pub placement: Option<AskedPlacement>,
-}
-
-/// A placement in which to search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AskedPlacement {
-    /// Cores that share a cache.
-    Near,
-    /// Cores that do not share one.
-    Far,
+    pub placement: Option<Placement>,
 }
 
 impl SearchOptions {
@@ -76,10 +68,7 @@ impl SearchOptions {
             trials_max: self.trials_max,
             repeats_max: self.repeats,
             patience: self.patience,
-            placement: self.placement.map(|asked| match asked {
-                AskedPlacement::Near => Placement::Near,
-                AskedPlacement::Far => Placement::Far,
-            }),
+            placement: self.placement,
             ..Limits::default()
         }
     }
@@ -103,23 +92,17 @@ fn width(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{Cli, Command};
-    use clap::Parser;
-
-    fn parse(arguments: &[&str]) -> SearchOptions {
-        let all = ["crosspoint-bench", "suite"].iter().chain(arguments);
-        match Cli::try_parse_from(all).unwrap().command {
-            Command::Suite(options) => options.search,
-            _ => unreachable!("asked for suite"),
-        }
-    }
+    use crate::options::tests::parse;
 
     #[test]
     fn goals_are_those_of_the_readme_unless_asked_otherwise() {
         let trial = Duration::from_millis(300);
-        assert_eq!(parse(&[]).goals(trial), Goal::usual(0.06, 0.3));
+        assert_eq!(
+            parse::<SearchOptions>(&[]).goals(trial),
+            Goal::usual(0.06, 0.3)
+        );
         let asked = ["--partial-drop", "0.1", "--width", "2", "--exceed", "25"];
-        let goals = parse(&asked).goals(trial);
+        let goals = parse::<SearchOptions>(&asked).goals(trial);
         assert_eq!((goals[0].loss_ratio, goals[1].loss_ratio), (0.0, 0.001));
         assert!(goals.iter().all(|goal| goal.width == 0.02));
         assert!(goals.iter().all(|goal| goal.exceed_ratio == 0.25));
@@ -127,8 +110,8 @@ mod tests {
 
     #[test]
     fn a_search_may_be_asked_for_a_placement() {
-        assert_eq!(parse(&[]).limits().placement, None);
-        let far = parse(&["--placement", "far"]).limits();
+        assert_eq!(parse::<SearchOptions>(&[]).limits().placement, None);
+        let far = parse::<SearchOptions>(&["--placement", "far"]).limits();
         assert_eq!(far.placement, Some(Placement::Far));
     }
 }

@@ -1,11 +1,11 @@
 //! Switches simulated by a formula, so that a search's result can be compared with the truth.
 
-use super::{Judge, Judged};
+use super::trials::{Judge, Judged};
 use crate::error::BenchError;
-use crate::load::{Load, Offered};
-use crate::placement::Placement;
-use crate::trial::{Discard, Observed};
-use hdrhistogram::Histogram;
+use crate::lab::placement::Placement;
+use crate::lab::trial::{Discard, Observed};
+use crate::load::{Load, Offered, runs};
+use crate::random::Random;
 use std::time::Duration;
 
 /// Number of frames lost in a row.
@@ -50,13 +50,11 @@ impl Simulated {
         }
     }
 
-    /// A number from 0 to 1 (splitmix64).
     fn random(&mut self) -> f64 {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        let mut random = Random(self.seed);
+        let part = random.part();
+        self.seed = random.0;
+        part
     }
 
     fn is_far(&self) -> bool {
@@ -90,8 +88,7 @@ impl Load for Simulated {
         let lost = (due as f64 * self.loss(offered)) as u64;
         self.trials += 1;
         let arrived = due - lost;
-        let none = || Histogram::new_with_bounds(1, 1 << 16, 3).expect("valid bounds");
-        let mut loss_runs = none();
+        let mut loss_runs = runs();
         loss_runs.saturating_record_n(RUN, lost / RUN);
         loss_runs.saturating_record_n(lost % RUN, u64::from(!lost.is_multiple_of(RUN)));
         Ok(Offered {
@@ -100,11 +97,8 @@ impl Load for Simulated {
             sent: due,
             arrived,
             arrived_within: arrived,
-            ring_full: 0.0,
-            latency_ns: none(),
-            first_ns: none(),
             loss_runs,
-            turns_ns: none(),
+            ..Offered::default()
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Properties of a search that hold for every switch.
 
+use super::goal::{NDR, PDR};
 use super::simulated::{Knows, Simulated};
 use super::*;
 use proptest::prelude::*;

@@ -2,12 +2,17 @@
 
 use crate::error::BenchError;
 use crate::interrupt;
+use crate::lab::placement::Placement;
+use crate::lab::trial::{Discard, Observed};
 use crate::load::{Load, Offered};
-use crate::placement::Placement;
-use crate::trial::{Discard, Observed};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// The purpose of a trial that warms up.
+pub const WARM_UP: &str = "warm-up";
+/// The purpose of a trial without a rate.
+pub const MAXIMUM: &str = "MRR";
 
 /// Runs trials of a load, and decides whether they count.
 pub trait Judge {
@@ -140,7 +145,7 @@ pub struct SearchTrial {
 impl SearchTrial {
     /// Whether it counts.
     pub fn counts(&self) -> bool {
-        self.discarded.is_none() && !self.other_placement && self.purpose != super::WARM_UP
+        self.discarded.is_none() && !self.other_placement && self.purpose != WARM_UP
     }
 
     /// The record of a trial.
@@ -207,7 +212,7 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// An error of load or judge.
     pub fn warm_up(&mut self, time: Duration) -> Result<(), BenchError> {
-        self.once(super::WARM_UP, None, time).map(|_| ())
+        self.once(WARM_UP, None, time).map(|_| ())
     }
 
     /// Runs a trial that counts; none if a limit was reached first, after which there are no further trials.

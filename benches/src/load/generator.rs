@@ -1,0 +1,634 @@
+//! The work of one generator's thread: it visits its guests in turn, as fast as possible.
+
+use super::idle_guests::Quiet;
+use super::runs;
+use crate::error::BenchError;
+use crosspoint_frame::{Clock, tsc};
+use crosspoint_guest::pump::{BATCH_MAX, FrameHead};
+use crosspoint_guest::{ForwardPump, RxPump, TxPump};
+use hdrhistogram::Histogram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for the last frames of a trial.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+/// After this long without a frame, none is in flight.
+const DRAIN_QUIET: Duration = Duration::from_millis(2);
+/// At full rate: the time of a frame is taken in one of this many polls.
+const SAMPLE_EVERY: u64 = 8;
+/// At a given rate above [`SAMPLE_ALL_BELOW`]: one of this many frames' times is taken, whatever its place in a burst.
+const SAMPLE_MASK: u16 = 7;
+/// Frames per second.
+const SAMPLE_ALL_BELOW: f64 = 2e6;
+/// If a generator was away for longer, it makes no frames for the time beyond: the switch must not suffer for it.
+pub const AWAY: Duration = Duration::from_micros(100);
+/// Visits after the end, for frames that were due by then.
+const LAST_VISITS: u32 = 64;
+/// Low bits of a stamp: cycles from the trial's start until the first frame of a burst was due, plus one. The bits above are
+/// its sequence number, from which the later due times of the others follow. Without a rate, all frames of a burst are due
+/// when it is made.
+const DUE_BITS: u32 = 48;
+/// The length of one of this many iterations is recorded.
+const ITERATION_EVERY: u64 = 8;
+/// Most batches that one visit receives: one receiver may have several senders.
+const BATCHES_MAX: u32 = 4;
+
+/// One queue of a guest, as it is visited.
+pub enum GuestQueue {
+    /// Generates frames.
+    Send(Sender),
+    /// Forwards received frames.
+    Forward(Box<ForwardPump>),
+    /// Counts frames.
+    Receive(Sink),
+    /// Guests without traffic, except for single frames.
+    Quiet(Box<Quiet>),
+}
+
+/// A guest's transmit queue.
+pub struct Sender {
+    /// The guest's number, which is part of its address.
+    pub number: usize,
+    /// The queue.
+    pub tx: TxPump,
+    /// Offset of its frames, as a part of a frame's time, so that senders do not all send at the same time: 0 to 1.
+    pub phase: f64,
+    /// Frames sent in the current trial.
+    pub sent: u64,
+    due: u64,
+    /// Frames that were due, and have been given up.
+    dropped: u64,
+}
+
+/// A guest's receive queue.
+pub struct Sink {
+    /// The queue.
+    pub rx: RxPump,
+    polls: u64,
+    order: Order,
+}
+
+/// Checks the order in which frames arrive.
+struct Order {
+    /// The only sender, if there is only one.
+    only: Option<usize>,
+    /// Low bits of the next frame's sequence number, by guest.
+    next: Vec<u16>,
+}
+
+/// A job of a generator.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Time stamp at which to begin.
+    pub start: u64,
+    /// Its length.
+    pub time: Duration,
+    /// It lasts until this is set, instead.
+    pub until: Option<Arc<AtomicBool>>,
+    /// If a generator was away for longer, it makes no frames for the time beyond.
+    pub away: Duration,
+    /// Frames per second of each sender; if absent, as many as possible.
+    pub rate: Option<f64>,
+    /// Frames of all senders per second.
+    pub rate_of_all: Option<f64>,
+    /// Most frames that one poll sends.
+    pub burst: usize,
+    /// Frames that a sender keeps while its ring is full.
+    pub backlog: u64,
+    /// Sequence number of the first frame, by guest.
+    pub sequences: Vec<u16>,
+}
+
+/// A job's results.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Length of the trial.
+    pub seconds: f64,
+    /// Frames that were to be sent.
+    pub due: u64,
+    /// Each sender's guest number, and the frames that it sent.
+    pub sent: Vec<(usize, u64)>,
+    /// Frames that arrived before the end.
+    pub arrived_within: u64,
+    /// Frames that arrived later.
+    pub arrived_late: u64,
+    /// Polls that had something to send.
+    pub polls: u64,
+    /// Of these, polls that found the ring full.
+    pub polls_full: u64,
+    /// Cycles from stamp to sink.
+    pub latency: Histogram<u64>,
+    /// Lengths of runs of lost frames, up to the last frame that arrived.
+    pub runs: Histogram<u64>,
+    /// Cycles that the first frame of a quiet guest took.
+    pub first: Histogram<u64>,
+    /// Cycles of an iteration: from one visit of a guest to the next.
+    pub iterations: Histogram<u64>,
+    /// Frames that were due, but given up.
+    pub refused: u64,
+    /// Cycles for which no frames were made, since the thread was away.
+    pub away: u64,
+    /// The longest time without a frame, if a job lasts until it is stopped.
+    pub gap: Gap,
+    /// For each sink of trials with a rate: sequence numbers after the last frame that arrived, by guest.
+    pub next: Vec<(Option<usize>, Vec<u16>)>,
+}
+
+/// The longest time without a frame, cycles, excluding times at which the generator did not run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gap {
+    present: Option<u64>,
+    /// The longest so far.
+    pub longest: u64,
+}
+
+impl Gap {
+    /// Records that `cycles` more have passed, and whether a frame arrived.
+    fn pass(&mut self, cycles: u64, arrived: bool) {
+        // Before the first frame there is no gap.
+        let present = self.present.map(|gap| gap + cycles);
+        self.longest = self.longest.max(present.unwrap_or(0));
+        self.present = if arrived { Some(0) } else { present };
+    }
+}
+
+impl Sender {
+    /// The sender of guest `number`.
+    pub fn new(number: usize, tx: TxPump, phase: f64) -> Self {
+        Self {
+            number,
+            tx,
+            phase,
+            sent: 0,
+            due: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Sends frames that are due, or a burst. If the time is over, nothing more becomes due.
+    #[inline(always)]
+    fn visit(
+        &mut self,
+        pace: &mut Pace,
+        elapsed: Option<u64>,
+        outcome: &mut Outcome,
+    ) -> Result<(), BenchError> {
+        let limit = match pace.cycles_per_frame {
+            None => pace.burst,
+            Some(cycles) => {
+                if let Some(elapsed) = elapsed {
+                    self.due = (elapsed as f64 / cycles + self.phase) as u64;
+                }
+                let held = self.due - self.sent - self.dropped;
+                held.min(pace.burst as u64) as usize
+            }
+        };
+        if limit == 0 {
+            return Ok(());
+        }
+        let gone = self.sent + self.dropped;
+        let stamp = pace.stamp(gone, self.phase, self.tx.sent() as u16);
+        let sent = self.tx.poll_stamped(limit, stamp)?;
+        self.sent += u64::from(sent.frames);
+        outcome.polls += 1;
+        if sent.full {
+            outcome.polls_full += 1;
+            if pace.cycles_per_frame.is_some() {
+                let held = self.due - self.sent - self.dropped;
+                self.dropped += held.saturating_sub(pace.backlog);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether frames that were due are still to be sent.
+    fn is_behind(&self) -> bool {
+        self.due > self.sent + self.dropped
+    }
+}
+
+impl Order {
+    /// Records a frame, and returns the number of frames lost before it; `None` for a frame that is not of this trial.
+    #[inline(always)]
+    fn note(&mut self, head: &FrameHead) -> Option<u16> {
+        if head.stamp() == 0 {
+            return None; // an announcement of a receiver
+        }
+        let source = || super::addresses::number(&head.bytes[6..12]);
+        let next = self.next.get_mut(self.only.unwrap_or_else(source))?;
+        let sequence = head.sequence();
+        let lost = sequence.wrapping_sub(*next);
+        if lost >= 1 << 15 {
+            return None; // late: of an earlier trial
+        }
+        *next = sequence.wrapping_add(1);
+        Some(lost)
+    }
+}
+
+impl Sink {
+    /// A sink on `rx`; `only` is the guest that sends all frames, if there is only one sender.
+    pub fn new(rx: RxPump, only: Option<usize>) -> Self {
+        let order = Order {
+            only,
+            next: Vec::new(),
+        };
+        Self {
+            rx,
+            polls: 0,
+            order,
+        }
+    }
+
+    /// Receives frames that are there, within bounds.
+    #[inline(always)]
+    fn visit(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        let mut frames = 0;
+        for _ in 0..BATCHES_MAX {
+            let batch = self.receive(pace, outcome)?;
+            frames += batch;
+            if batch < BATCH_MAX as u64 {
+                break;
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Receives one batch, and inspects as many frames as the pace allows.
+    #[inline(always)]
+    fn receive(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        self.polls += 1;
+        if pace.cycles_per_frame.is_some() {
+            return self.receive_noted(pace, outcome);
+        }
+        let received = if self.polls.is_multiple_of(SAMPLE_EVERY) {
+            let mut sampled = false;
+            self.rx.poll_each(|head| {
+                if !sampled && head.stamp() > 0 {
+                    sampled = true;
+                    pace.record(head, &mut outcome.latency);
+                }
+            })?
+        } else {
+            self.rx.poll()?
+        };
+        Ok(u64::from(received.frames))
+    }
+
+    /// The same, and inspects each frame.
+    #[inline(always)]
+    fn receive_noted(&mut self, pace: &Pace, outcome: &mut Outcome) -> Result<u64, BenchError> {
+        let (order, mut frames) = (&mut self.order, 0);
+        self.rx.poll_each(|head| {
+            let Some(lost) = order.note(head) else { return };
+            frames += 1;
+            if lost > 0 {
+                outcome.runs.saturating_record(lost.into());
+            }
+            if head.sequence() & pace.sample_mask == 0 {
+                pace.record(head, &mut outcome.latency);
+            }
+        })?;
+        Ok(frames)
+    }
+}
+
+/// The rate at which frames become due.
+struct Pace {
+    cycles_per_frame: Option<f64>,
+    burst: usize,
+    backlog: u64,
+    sample_mask: u16,
+    start: u64,
+    now: u64,
+    /// Cycles that the thread was away, for which it made no frames.
+    skipped: u64,
+    away: u64,
+}
+
+impl Pace {
+    fn new(job: &Job, clock: Clock) -> Self {
+        let all = job.rate_of_all.is_some_and(|rate| rate < SAMPLE_ALL_BELOW);
+        Self {
+            cycles_per_frame: job.rate.map(|rate| clock.hz() / rate),
+            burst: job.burst,
+            backlog: job.backlog,
+            sample_mask: if all { 0 } else { SAMPLE_MASK },
+            start: job.start,
+            now: job.start,
+            skipped: 0,
+            away: clock.cycles(job.away),
+        }
+    }
+
+    /// The stamp of a burst: when its next frame was due. The sender has sent or given up `gone` frames, and that frame has
+    /// this sequence number.
+    #[inline(always)]
+    fn stamp(&self, gone: u64, phase: f64, sequence: u16) -> u64 {
+        let since = match self.cycles_per_frame {
+            Some(cycles) => ((gone + 1) as f64 - phase).max(0.0) * cycles,
+            None => self
+                .now
+                .saturating_sub(self.start)
+                .saturating_sub(self.skipped) as f64,
+        };
+        let since = (since as u64 + self.skipped + 1) & ((1 << DUE_BITS) - 1);
+        u64::from(sequence) << DUE_BITS | since
+    }
+
+    /// Records the time of a frame. A late frame of an earlier trial may seem to arrive before it was due; then nothing is
+    /// recorded.
+    #[inline(always)]
+    fn record(&self, head: &FrameHead, latency: &mut Histogram<u64>) {
+        if let Some(since_due) = tsc().checked_sub(self.due(head)) {
+            latency.saturating_record(since_due.max(1));
+        }
+    }
+
+    /// The time when a frame was due, from its stamp and its sequence number.
+    #[inline(always)]
+    fn due(&self, head: &FrameHead) -> u64 {
+        let stamp = head.stamp();
+        let behind_first = head.sequence().wrapping_sub((stamp >> DUE_BITS) as u16);
+        let later = f64::from(behind_first) * self.cycles_per_frame.unwrap_or(0.0);
+        self.start + (stamp & ((1 << DUE_BITS) - 1)) + later as u64 - 1
+    }
+
+    /// Reads the clock. Returns the time for which frames are made, cycles.
+    #[inline(always)]
+    fn tick(&mut self, now: u64) -> u64 {
+        let step = now.saturating_sub(self.now);
+        self.skipped += step.saturating_sub(self.away);
+        self.now = now;
+        now.saturating_sub(self.start).saturating_sub(self.skipped)
+    }
+}
+
+/// Runs `job`, and then receives until nothing is in flight.
+pub fn run(queues: &mut [GuestQueue], job: &Job, clock: Clock) -> Result<Outcome, BenchError> {
+    let mut outcome = Outcome::new(clock);
+    let mut pace = Pace::new(job, clock);
+    begin(queues, job)?;
+    while tsc() < job.start {
+        discard(queues)?;
+    }
+    let end = job.start + clock.cycles(job.time);
+    let (mut now, mut count) = (tsc(), 0_u64);
+    let is_over = |now: u64| match &job.until {
+        Some(flag) => flag.load(Ordering::Relaxed),
+        None => now >= end,
+    };
+    while !is_over(now) {
+        let away = pace.skipped;
+        let arrived = visit_all(queues, &mut pace, &mut outcome, true)?;
+        outcome.arrived_within += arrived;
+        let began = std::mem::replace(&mut now, tsc());
+        let passed = now.saturating_sub(began);
+        if job.until.is_some() {
+            let ran = passed.saturating_sub(pace.skipped - away);
+            outcome.gap.pass(ran, arrived > 0);
+        }
+        if count.is_multiple_of(ITERATION_EVERY) {
+            outcome.iterations.saturating_record(passed.max(1));
+        }
+        count += 1;
+    }
+    outcome.away = pace.skipped;
+    outcome.seconds = now.saturating_sub(job.start) as f64 / clock.hz();
+    finish(queues, &mut pace, &mut outcome)?;
+    outcome.arrived_late += drain(queues, &mut pace, &mut outcome)?;
+    for queue in queues.iter() {
+        match queue {
+            GuestQueue::Send(sender) => {
+                outcome.sent.push((sender.number, sender.sent));
+                outcome.refused += sender.dropped;
+                outcome.due += if job.rate.is_some() {
+                    sender.due
+                } else {
+                    sender.sent
+                };
+            }
+            GuestQueue::Receive(sink) if job.rate.is_some() => {
+                let order = &sink.order;
+                outcome.next.push((order.only, order.next.clone()));
+            }
+            _ => {}
+        }
+    }
+    Ok(outcome)
+}
+
+fn begin(queues: &mut [GuestQueue], job: &Job) -> Result<(), BenchError> {
+    for queue in queues {
+        match queue {
+            GuestQueue::Send(sender) => (sender.sent, sender.due, sender.dropped) = (0, 0, 0),
+            GuestQueue::Receive(sink) => sink.order.next.clone_from(&job.sequences),
+            GuestQueue::Quiet(quiet) => quiet.begin(job.start)?,
+            GuestQueue::Forward(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Discards frames that are not of this trial: receivers' announcements, if the switch had not learned their destination.
+fn discard(queues: &mut [GuestQueue]) -> Result<(), BenchError> {
+    for queue in queues {
+        if let GuestQueue::Receive(sink) = queue {
+            sink.rx.poll()?;
+        }
+    }
+    Ok(())
+}
+
+/// Visits every guest once. Returns the number of frames that arrived. `makes`: whether more frames become due.
+#[inline(always)]
+fn visit_all(
+    queues: &mut [GuestQueue],
+    pace: &mut Pace,
+    outcome: &mut Outcome,
+    makes: bool,
+) -> Result<u64, BenchError> {
+    let mut arrived = 0;
+    for queue in queues {
+        match queue {
+            GuestQueue::Send(sender) => {
+                let elapsed = pace.tick(tsc());
+                sender.visit(pace, makes.then_some(elapsed), outcome)?;
+            }
+            GuestQueue::Forward(pump) => {
+                pump.poll()?;
+            }
+            GuestQueue::Receive(sink) => arrived += sink.visit(pace, outcome)?,
+            GuestQueue::Quiet(quiet) => quiet.visit(tsc(), &mut outcome.first)?,
+        }
+    }
+    Ok(arrived)
+}
+
+/// Sends frames that were due at the end, unless the rings are full: the end of a trial within a burst must not lose frames.
+fn finish(
+    queues: &mut [GuestQueue],
+    pace: &mut Pace,
+    outcome: &mut Outcome,
+) -> Result<(), BenchError> {
+    if pace.cycles_per_frame.is_none() {
+        return Ok(());
+    }
+    for _ in 0..LAST_VISITS {
+        let behind =
+            |queue: &GuestQueue| matches!(queue, GuestQueue::Send(sender) if sender.is_behind());
+        if !queues.iter().any(behind) {
+            break;
+        }
+        outcome.arrived_late += visit_all(queues, pace, outcome, false)?;
+    }
+    Ok(())
+}
+
+/// Receives until nothing is in flight. Returns the number of frames that arrived meanwhile.
+fn drain(
+    queues: &mut [GuestQueue],
+    pace: &mut Pace,
+    outcome: &mut Outcome,
+) -> Result<u64, BenchError> {
+    let deadline = Instant::now() + DRAIN_MAX;
+    let (mut frames, mut quiet_since) = (0, Instant::now());
+    loop {
+        let mut quiet = true;
+        for queue in queues.iter_mut() {
+            quiet &= match queue {
+                GuestQueue::Send(sender) => sender.tx.drain()? == 0,
+                GuestQueue::Forward(pump) => pump.poll()?.frames == 0 && pump.in_flight()? == 0,
+                GuestQueue::Receive(sink) => {
+                    let arrived = sink.visit(pace, outcome)?;
+                    frames += arrived;
+                    arrived == 0
+                }
+                GuestQueue::Quiet(_) => true,
+            };
+        }
+        // Read after a poll: this thread may have been off its core meanwhile.
+        let now = Instant::now();
+        if !quiet {
+            quiet_since = now;
+        }
+        if now - quiet_since > DRAIN_QUIET || now > deadline {
+            return Ok(frames);
+        }
+    }
+}
+
+impl Outcome {
+    /// Nothing was done yet.
+    pub fn new(clock: Clock) -> Self {
+        let longest = clock.cycles(Duration::from_secs(10));
+        let times = || Histogram::new_with_bounds(1, longest, 3).expect("valid bounds");
+        Self {
+            seconds: 0.0,
+            due: 0,
+            sent: Vec::new(),
+            arrived_within: 0,
+            arrived_late: 0,
+            polls: 0,
+            polls_full: 0,
+            latency: times(),
+            runs: runs(),
+            refused: 0,
+            away: 0,
+            gap: Gap::default(),
+            first: times(),
+            iterations: times(),
+            next: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(start: u64, rate: f64) -> Job {
+        Job {
+            start,
+            time: Duration::from_secs(1),
+            until: None,
+            away: AWAY,
+            rate: Some(rate),
+            rate_of_all: Some(rate),
+            burst: 32,
+            backlog: 1000,
+            sequences: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_two_frames() {
+        let mut gap = Gap::default();
+        gap.pass(1000, false); // before the first
+        gap.pass(1, true);
+        for _ in 0..3 {
+            gap.pass(10, false);
+        }
+        gap.pass(5, true);
+        gap.pass(7, true);
+        assert_eq!(gap.longest, 35);
+        gap.pass(100, false); // and after the last
+        assert_eq!(gap.longest, 100);
+    }
+
+    #[test]
+    fn a_gap_in_the_sequence_is_a_run_of_lost_frames_and_frames_of_other_trials_do_not_count() {
+        let mut order = Order {
+            only: Some(0),
+            next: vec![65_534],
+        };
+        let head = |sequence: u16| {
+            let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
+            bytes[crosspoint_guest::pump::STAMP_OFFSET] = 1;
+            let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
+            bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
+            FrameHead { bytes, len: 60 }
+        };
+        let lost = [65_534, 65_535, 2, 1, 3, 10].map(|sequence| order.note(&head(sequence)));
+        assert_eq!(lost, [Some(0), Some(0), Some(2), None, Some(0), Some(6)]);
+        let mut greeting = head(11);
+        greeting.bytes[crosspoint_guest::pump::STAMP_OFFSET] = 0;
+        assert_eq!(order.note(&greeting), None);
+    }
+
+    #[test]
+    fn every_frame_of_a_burst_bears_when_it_was_due() {
+        let clock = Clock::calibrate();
+        let rate = clock.hz() / 1000.0; // a frame each 1000 cycles
+        let job = job(5_000_000, rate);
+        let mut pace = Pace::new(&job, clock);
+        pace.skipped = 77;
+        let stamp = pace.stamp(10, 0.5, 65_535);
+        let mut bytes = [0; crosspoint_guest::pump::HEAD_LEN];
+        let at = crosspoint_guest::pump::STAMP_OFFSET;
+        bytes[at..at + 8].copy_from_slice(&stamp.to_le_bytes());
+        for (sequence, later) in [(65_535_u16, 0), (0, 1000), (9, 10_000)] {
+            let at = crosspoint_guest::pump::SEQUENCE_OFFSET;
+            bytes[at..at + 2].copy_from_slice(&sequence.to_be_bytes());
+            let due = pace.due(&FrameHead { bytes, len: 60 });
+            assert!(due.abs_diff(5_000_077 + 10_500 + later) <= 2, "{due}");
+        }
+    }
+
+    #[test]
+    fn no_frames_become_due_while_the_generator_is_away() {
+        let clock = Clock::calibrate();
+        let job = job(1_000_000, 1e6);
+        let mut pace = Pace::new(&job, clock);
+        let (away, start) = (clock.cycles(AWAY), job.start);
+        assert_eq!(pace.tick(start + away / 2), away / 2);
+        assert_eq!(pace.tick(start + away), away);
+        assert_eq!(
+            pace.tick(start + 11 * away),
+            2 * away,
+            "back after ten times as long"
+        );
+        assert_eq!(pace.tick(start + 12 * away), 3 * away);
+    }
+}

@@ -1,0 +1,733 @@
+//! The connected guests of a scenario, and the threads that drive them.
+
+use super::addresses;
+use super::connect::connect;
+use super::generator::{self, AWAY, GuestQueue, Job, Outcome, Sender, Sink};
+use super::idle_guests::Quiet;
+use super::scenario::{Role, Scenario};
+use super::{Load, Offered, part_of, runs, times};
+use crate::error::BenchError;
+use crate::lab::peer::Ports;
+use crate::lab::threads::{Thread, pin};
+use crosspoint_frame::{Clock, tsc};
+use crosspoint_guest::net::features;
+use crosspoint_guest::{Guest, GuestOptions, RxPump, TxPump, TxPumpOptions};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Longest wait for a path from every sender to its receiver.
+const LEARN_MAX: Duration = Duration::from_secs(10);
+/// Frames per second of each sender, while the switch learns.
+const LEARN_RATE: f64 = 2000.0;
+const LEARN_TRIAL: Duration = Duration::from_millis(10);
+/// Time from the call to the first frame: by then every thread is awake.
+const START_IN: Duration = Duration::from_millis(1);
+/// Longest wait until a switch has taken a receiver's announcements, and the time added for each of its addresses.
+const TEACH_MAX: Duration = Duration::from_millis(200);
+const TEACH_ADDRESS_MAX: Duration = Duration::from_micros(300);
+/// Frames per second of each sender, until one from and to each address has got through.
+const COVER_RATE: f64 = 200_000.0;
+/// Number of such attempts.
+const COVERS_MAX: u32 = 20;
+
+/// Properties of guests that do not depend on the scenario.
+#[derive(Clone, Debug)]
+pub struct GuestSetOptions {
+    /// A core for each thread that drives guests.
+    pub cores: Vec<usize>,
+    /// Frames that a sender makes available at once.
+    pub burst: usize,
+    /// At a given rate: frames that a sender keeps while its ring is full.
+    pub backlog: u64,
+    /// Bytes of a receive buffer.
+    pub rx_buffer: usize,
+    /// Guest memory on 2 MiB pages.
+    pub huge_pages: bool,
+    /// Entries of the rings of guests that only receive, if they differ from the scenario's. Such guests are visited before
+    /// the senders, so that the frames in flight fit their rings wherever a generator loses its core.
+    pub receiver_ring: Option<u16>,
+}
+
+impl GuestSetOptions {
+    /// Bursts of 32, and usual rings, on one core.
+    pub fn on(core: usize) -> Self {
+        Self {
+            cores: vec![core],
+            burst: 32,
+            backlog: 1000,
+            rx_buffer: 2048,
+            huge_pages: false,
+            receiver_ring: None,
+        }
+    }
+}
+
+/// A stream of frames that lasted until it was stopped.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stream {
+    /// Its length, including times at which the generator did not run.
+    pub seconds: f64,
+    /// Time during which the generator did not run: nothing was offered.
+    pub away_seconds: f64,
+    /// Frames that became due.
+    pub offered: u64,
+    /// Of these, those for which the transmit ring had no room.
+    pub refused: u64,
+    /// Frames that were given to the switch.
+    pub sent: u64,
+    /// Frames that arrived.
+    pub arrived: u64,
+    /// The longest time without a frame, microseconds, excluding times at which the generator did not run.
+    pub longest_gap_us: f64,
+}
+
+impl Stream {
+    /// Frames that were given to the switch but not delivered.
+    pub fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.arrived)
+    }
+
+    /// How long a stream at this rate would have to be blocked to lose the same number of frames, seconds.
+    pub fn blocked_seconds(&self) -> f64 {
+        let rate = self.offered as f64 / (self.seconds - self.away_seconds);
+        (self.lost() + self.refused) as f64 / rate.max(1.0)
+    }
+}
+
+/// A guest, with those queues that no generator has.
+struct Member {
+    role: Role,
+    /// For a guest that only receives: sends its announcements.
+    greeter: Option<TxPump>,
+    /// For a guest that only sends: receives the announcements.
+    greeted: Option<RxPump>,
+    guest: Guest,
+}
+
+/// A thread that drives guests. It ends when dropped.
+struct Generator {
+    core: usize,
+    thread: Thread,
+    jobs: Option<mpsc::Sender<Job>>,
+    outcomes: mpsc::Receiver<Result<Outcome, BenchError>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// All guests of a scenario.
+pub struct GuestSet {
+    // First: the threads must end before the guests' sessions.
+    generators: Vec<Generator>,
+    members: Vec<Member>,
+    /// Sessions of guests without traffic.
+    _quiet: Vec<Guest>,
+    /// Frames sent so far, by guest.
+    sent: Vec<u64>,
+    /// Number of addresses on each side of a stream.
+    addresses: u32,
+    settings: GuestSetOptions,
+    clock: Clock,
+}
+
+impl GuestSet {
+    /// Connects all guests to the switch's ports, and waits until every sender's frames arrive.
+    pub fn connect(
+        ports: &Ports,
+        scenario: &Scenario,
+        settings: &GuestSetOptions,
+        clock: Clock,
+    ) -> Result<Self, BenchError> {
+        let roles = scenario.roles(settings.cores.len());
+        let options = guest_options(scenario, settings);
+        let each = roles.iter().map(|role| {
+            let ring = settings.receiver_ring.filter(|_| !role.sends);
+            let ring_size = ring.unwrap_or(scenario.ring);
+            let own = options.clone();
+            (role.port, GuestOptions { ring_size, ..own })
+        });
+        let guests = connect(ports, &each.collect::<Vec<_>>())?;
+        let member = |(role, guest): (&Role, Guest)| Member {
+            role: *role,
+            greeter: None,
+            greeted: None,
+            guest,
+        };
+        let mut members: Vec<Member> = roles.iter().zip(guests).map(member).collect();
+        let mut shares: Vec<Vec<GuestQueue>> = settings.cores.iter().map(|_| Vec::new()).collect();
+        let senders = roles.iter().filter(|role| role.sends).count();
+        for number in visits(&roles) {
+            let member = &mut members[number];
+            let phase = number as f64 / senders as f64;
+            let share = &mut shares[member.role.generator];
+            share.extend(queues_of(
+                member, number, &roles, scenario, settings, phase,
+            )?);
+        }
+        let mut quiet = Vec::new();
+        let visited = Quiet::connect(ports, scenario, &options, clock, &mut quiet)?;
+        shares[0].extend(visited.map(|quiet| GuestQueue::Quiet(Box::new(quiet))));
+        if settings.receiver_ring.is_some() {
+            shares.iter_mut().for_each(|share| share.reverse());
+        }
+        let start =
+            |(share, core): (Vec<GuestQueue>, &usize)| Generator::start(share, *core, clock);
+        let generators: Result<_, _> = shares.into_iter().zip(&settings.cores).map(start).collect();
+        let mut set = Self {
+            generators: generators?,
+            sent: vec![0; members.len()],
+            members,
+            _quiet: quiet,
+            addresses: scenario.addresses,
+            settings: settings.clone(),
+            clock,
+        };
+        set.learn(scenario)?;
+        set.cover(scenario)?;
+        Ok(set)
+    }
+
+    /// The threads that drive guests, each with its core.
+    pub fn threads(&self) -> Vec<(usize, Thread)> {
+        let of = |generator: &Generator| (generator.core, generator.thread);
+        self.generators.iter().map(of).collect()
+    }
+
+    fn senders(&self) -> usize {
+        self.members.iter().filter(|m| m.role.sends).count()
+    }
+
+    /// Sends a few frames from every sender at a time, until some frames of each have arrived.
+    fn learn(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
+        let deadline = Instant::now() + LEARN_MAX;
+        let mut deaf: Vec<usize>;
+        loop {
+            self.teach()?;
+            let before = self.sequences();
+            let rate = LEARN_RATE * self.senders() as f64;
+            let outcomes = self.run(Some(rate), LEARN_TRIAL)?;
+            deaf = (0..self.members.len())
+                .filter(|number| self.members[*number].role.sends)
+                .filter(|number| !heard(&outcomes, *number, before[*number]))
+                .collect();
+            if deaf.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let what = format!("{scenario}: frames of guests {deaf:?} do not arrive");
+                return Err(BenchError::backend("the switch", what));
+            }
+        }
+    }
+
+    /// Sends frames from and to every address, until all arrive: a switch may take long for the first one between two
+    /// addresses.
+    fn cover(&mut self, scenario: &Scenario) -> Result<(), BenchError> {
+        if self.addresses == 1 {
+            return Ok(());
+        }
+        let time = Duration::from_secs_f64(f64::from(self.addresses) / COVER_RATE * 1.1);
+        for _ in 0..COVERS_MAX {
+            let outcomes = self.run(Some(COVER_RATE * self.senders() as f64), time)?;
+            let offered = sum(&outcomes, &self.sequences(), self.clock);
+            if offered.arrived == offered.due {
+                return Ok(());
+            }
+        }
+        eprintln!("  {scenario}: some frames are lost also at {COVER_RATE} a second");
+        Ok(())
+    }
+
+    /// Each guest that only receives sends one frame from each of its addresses, so that no address is aged out meanwhile,
+    /// or flooded. The resulting frames are taken from those that only send. The stamp of these frames is 0.
+    fn teach(&mut self) -> Result<(), BenchError> {
+        for greeter in self.members.iter_mut().filter_map(|m| m.greeter.as_mut()) {
+            let deadline = Instant::now() + TEACH_MAX + TEACH_ADDRESS_MAX * self.addresses;
+            let mut left = self.addresses;
+            while left > 0 && Instant::now() < deadline {
+                left -= greeter.poll_stamped(left as usize, 0)?.frames;
+            }
+            while greeter.drain()? > 0 && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+        }
+        for greeted in self.members.iter_mut().filter_map(|m| m.greeted.as_mut()) {
+            while !greeted.poll()?.empty {}
+        }
+        Ok(())
+    }
+
+    /// The sequence numbers of the next frames, by guest.
+    fn sequences(&self) -> Vec<u16> {
+        self.sent.iter().map(|sent| *sent as u16).collect()
+    }
+
+    /// Offers `rate` frames per second until `stop` is set, and then waits until nothing is in flight. A generator that was
+    /// away for longer than `away` makes no frames for the time beyond.
+    pub fn stream(
+        &mut self,
+        rate: f64,
+        away: Duration,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Stream, BenchError> {
+        self.teach()?;
+        let job = Job {
+            away,
+            until: Some(Arc::clone(stop)),
+            ..self.job(Some(rate), Duration::ZERO)
+        };
+        let outcomes = self.do_all(&job)?;
+        let offered = sum(&outcomes, &self.sequences(), self.clock);
+        let most = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).max().unwrap_or(0);
+        Ok(Stream {
+            seconds: offered.seconds,
+            away_seconds: self.clock.ns(most(|outcome| outcome.away)) / 1e9,
+            offered: offered.due,
+            refused: outcomes.iter().map(|outcome| outcome.refused).sum(),
+            sent: offered.sent,
+            arrived: offered.arrived,
+            longest_gap_us: self.clock.ns(most(|outcome| outcome.gap.longest)) / 1e3,
+        })
+    }
+
+    /// Runs all generators for `time`.
+    fn run(&mut self, rate: Option<f64>, time: Duration) -> Result<Vec<Outcome>, BenchError> {
+        self.do_all(&self.job(rate, time))
+    }
+
+    fn job(&self, rate: Option<f64>, time: Duration) -> Job {
+        Job {
+            start: tsc() + self.clock.cycles(START_IN),
+            time,
+            until: None,
+            away: AWAY,
+            rate: rate.map(|rate| rate / self.senders() as f64),
+            rate_of_all: rate,
+            burst: self.settings.burst,
+            backlog: self.settings.backlog,
+            sequences: self.sequences(),
+        }
+    }
+
+    /// Runs all generators at the same time.
+    fn do_all(&mut self, job: &Job) -> Result<Vec<Outcome>, BenchError> {
+        for generator in &self.generators {
+            generator.ask(job);
+        }
+        // All must end, also if one fails.
+        let outcomes: Vec<_> = self.generators.iter().map(Generator::answer).collect();
+        let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for (number, sent) in outcomes.iter().flat_map(|outcome| &outcome.sent) {
+            self.sent[*number] += sent;
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Load for GuestSet {
+    fn offer(&mut self, rate: Option<f64>, time: Duration) -> Result<Offered, BenchError> {
+        self.teach()?;
+        let outcomes = self.run(rate, time)?;
+        Ok(sum(&outcomes, &self.sequences(), self.clock))
+    }
+}
+
+/// The order in which guests are visited: each sender is followed by the guests that its frames pass through.
+fn visits(roles: &[Role]) -> Vec<usize> {
+    let mut order = Vec::new();
+    for (number, role) in roles.iter().enumerate().filter(|(_, role)| role.sends) {
+        order.push(number);
+        let mut next = role.to;
+        while let Some(number) = next.filter(|next| !order.contains(next)) {
+            if roles[number].sends {
+                break; // visited later
+            }
+            order.push(number);
+            next = roles[number].to;
+        }
+    }
+    order
+}
+
+/// The queues of guest `number`.
+fn queues_of(
+    member: &mut Member,
+    number: usize,
+    roles: &[Role],
+    scenario: &Scenario,
+    settings: &GuestSetOptions,
+    phase: f64,
+) -> Result<Vec<GuestQueue>, BenchError> {
+    let (role, guest) = (member.role, &mut member.guest);
+    let own = addresses::of(number);
+    let next = role.to.map(addresses::of);
+    if let (Some(next), false) = (next, role.sends) {
+        let pump = guest.take_forward_pump(0, next, own)?;
+        return Ok(vec![GuestQueue::Forward(Box::new(pump))]);
+    }
+    let mut list = Vec::new();
+    if let Some(destination) = next {
+        let (frame_len, mix) = scenario.frame_lens();
+        let options = TxPumpOptions {
+            frame_len,
+            mix,
+            source: own,
+            destination,
+            flows: scenario.flows,
+            addresses: scenario.addresses,
+            batch: settings.burst,
+            ..TxPumpOptions::default()
+        };
+        let tx = guest.take_tx_pump(0, &options)?;
+        list.push(GuestQueue::Send(Sender::new(number, tx, phase)));
+    }
+    if role.receives {
+        let rx = guest.take_rx_pump(0, true)?;
+        list.push(GuestQueue::Receive(Sink::new(
+            rx,
+            only_sender(roles, number),
+        )));
+    } else {
+        member.greeted = Some(guest.take_rx_pump(0, true)?);
+    }
+    if role.to.is_none() {
+        let to = roles
+            .iter()
+            .position(|other| other.sends && other.to == Some(number));
+        let options = TxPumpOptions {
+            source: own,
+            destination: addresses::of(to.unwrap_or(0)),
+            addresses: scenario.addresses,
+            ..TxPumpOptions::default()
+        };
+        member.greeter = Some(guest.take_tx_pump(0, &options)?);
+    }
+    Ok(list)
+}
+
+/// The guest whose frames end at `sink`, if there is only one.
+fn only_sender(roles: &[Role], sink: usize) -> Option<usize> {
+    let ends_here = |first: &usize| {
+        let mut at = roles[*first].to;
+        while let Some(next) = at.filter(|at| !roles[*at].sends && roles[*at].to.is_some()) {
+            at = roles[next].to;
+        }
+        at == Some(sink)
+    };
+    let mut senders = (0..roles.len())
+        .filter(|n| roles[*n].sends)
+        .filter(ends_here);
+    senders.next().filter(|_| senders.next().is_none())
+}
+
+fn guest_options(scenario: &Scenario, settings: &GuestSetOptions) -> GuestOptions {
+    let mut options = GuestOptions {
+        ring_size: scenario.ring,
+        packed: scenario.packed,
+        huge_pages: settings.huge_pages,
+        rx_buffer_len: settings.rx_buffer,
+        ..GuestOptions::default()
+    };
+    if !scenario.mergeable {
+        options.features &= !features::MRG_RXBUF;
+    }
+    options
+}
+
+/// Whether a frame of guest `number` has arrived since its sequence number `before`.
+fn heard(outcomes: &[Outcome], number: usize, before: u16) -> bool {
+    let mut sinks = outcomes.iter().flat_map(|outcome| &outcome.next);
+    sinks.any(|(only, next)| only.is_none_or(|only| only == number) && next[number] != before)
+}
+
+/// The sum of all generators' outcomes; `sequences`: the numbers after the last frame sent, by guest.
+fn sum(outcomes: &[Outcome], sequences: &[u16], clock: Clock) -> Offered {
+    let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
+    let longest = outcomes
+        .iter()
+        .map(|outcome| outcome.seconds)
+        .fold(0.0, f64::max);
+    let within = total(|outcome| outcome.arrived_within);
+    let (polls, full) = (total(|o| o.polls), total(|o| o.polls_full));
+    Offered {
+        seconds: longest,
+        due: total(|outcome| outcome.due),
+        sent: outcomes
+            .iter()
+            .flat_map(|o| &o.sent)
+            .map(|(_, sent)| sent)
+            .sum(),
+        arrived: within + total(|outcome| outcome.arrived_late),
+        arrived_within: within,
+        ring_full: part_of(full, polls),
+        latency_ns: nanoseconds(outcomes, |outcome| &outcome.latency, clock),
+        first_ns: nanoseconds(outcomes, |outcome| &outcome.first, clock),
+        iterations_ns: nanoseconds(outcomes, |outcome| &outcome.iterations, clock),
+        loss_runs: loss_runs(outcomes, sequences),
+    }
+}
+
+/// A histogram of all outcomes, in nanoseconds.
+fn nanoseconds(
+    outcomes: &[Outcome],
+    cycles: fn(&Outcome) -> &Histogram<u64>,
+    clock: Clock,
+) -> Histogram<u64> {
+    let mut all = times();
+    for value in outcomes
+        .iter()
+        .flat_map(|outcome| cycles(outcome).iter_recorded())
+    {
+        let ns = clock.ns(value.value_iterated_to()) as u64;
+        all.saturating_record_n(ns.max(1), value.count_at_value());
+    }
+    all
+}
+
+/// All runs of lost frames, including those at the end, after which no frame arrived.
+fn loss_runs(outcomes: &[Outcome], sequences: &[u16]) -> Histogram<u64> {
+    let mut all = runs();
+    for outcome in outcomes {
+        for value in outcome.runs.iter_recorded() {
+            all.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        }
+        for (only, next) in &outcome.next {
+            let ends = (0..next.len()).filter(|n| only.is_none_or(|only| only == *n));
+            for lost in ends.map(|n| sequences[n].wrapping_sub(next[n])) {
+                if lost > 0 {
+                    all.saturating_record(lost.into());
+                }
+            }
+        }
+    }
+    all
+}
+
+impl Generator {
+    /// Starts a thread on `core`, with its share of all guests.
+    fn start(mut share: Vec<GuestQueue>, core: usize, clock: Clock) -> Result<Self, BenchError> {
+        let (jobs, to_do) = mpsc::channel::<Job>();
+        let (done, outcomes) = mpsc::channel();
+        let (hello, thread) = mpsc::channel();
+        let work = move || {
+            let pinned = pin(core).map_err(BenchError::io(format!("core {core}")));
+            let _ = hello.send(pinned.map(|()| Thread::current()));
+            while let Ok(job) = to_do.recv() {
+                if done.send(generator::run(&mut share, &job, clock)).is_err() {
+                    return;
+                }
+            }
+        };
+        let name = format!("generator-{core}");
+        let handle = std::thread::Builder::new().name(name).spawn(work);
+        let handle = handle.map_err(BenchError::io("a thread"))?;
+        let thread = thread.recv().expect("it says hello first")?;
+        Ok(Self {
+            core,
+            thread,
+            jobs: Some(jobs),
+            outcomes,
+            handle: Some(handle),
+        })
+    }
+
+    fn ask(&self, job: &Job) {
+        let jobs = self.jobs.as_ref().expect("there until it is dropped");
+        let _ = jobs.send(job.clone()); // if it has ended, its answer is missing
+    }
+
+    fn answer(&self) -> Result<Outcome, BenchError> {
+        let ended = || BenchError::backend("the generator", "ended");
+        self.outcomes.recv().map_err(|_| ended())?
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.join(); // the error was reported already
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::crosspoint::{self, Setup};
+    use std::path::PathBuf;
+
+    fn roles(name: &str, generators: usize) -> Vec<Role> {
+        name.parse::<Scenario>().unwrap().roles(generators)
+    }
+
+    #[test]
+    fn each_sender_is_visited_before_those_that_its_frames_go_through() {
+        assert_eq!(visits(&roles("both-64", 1)), [0, 1]);
+        assert_eq!(visits(&roles("pairs3-64", 1)), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(visits(&roles("chain4-64", 1)), [0, 1, 2, 3]);
+        assert_eq!(visits(&roles("many-to-one-3", 1)), [0, 3, 1, 2]);
+    }
+
+    #[test]
+    fn a_receiver_knows_whether_its_frames_come_from_one_guest() {
+        let only = |name, sink| only_sender(&roles(name, 1), sink);
+        assert_eq!(only("pairs3-64", 4), Some(1));
+        assert_eq!((only("both-64", 0), only("both-64", 1)), (Some(1), Some(0)));
+        assert_eq!(only("chain4-64", 3), Some(0));
+        assert_eq!(
+            (only("many-to-one-1", 1), only("many-to-one-2", 2)),
+            (Some(0), None)
+        );
+    }
+
+    #[test]
+    fn what_never_came_at_the_end_is_a_run_too() {
+        let clock = Clock::calibrate();
+        let mut outcome = Outcome {
+            due: 100,
+            sent: vec![(0, 100)],
+            arrived_within: 80,
+            arrived_late: 4,
+            polls: 10,
+            polls_full: 5,
+            next: vec![(Some(0), vec![90, 7])],
+            ..Outcome::new(clock)
+        };
+        outcome.runs.record_n(3, 2).unwrap();
+        let offered = sum(&[outcome], &[100, 7], clock);
+        assert_eq!((offered.due, offered.sent, offered.arrived), (100, 100, 84));
+        let runs: Vec<(u64, u64)> = offered
+            .loss_runs
+            .iter_recorded()
+            .map(|run| (run.value_iterated_to(), run.count_at_value()))
+            .collect();
+        assert_eq!(runs, [(3, 2), (10, 1)]);
+        assert!((offered.ring_full - 0.5).abs() < 1e-9);
+    }
+
+    /// The crosspoint binary of this build.
+    fn crosspoint() -> Option<PathBuf> {
+        let test = std::env::current_exe().unwrap();
+        let binary = test.ancestors().nth(2)?.join("crosspoint");
+        binary.is_file().then_some(binary)
+    }
+
+    /// Two cores that this process may use; the same one twice if there is only one.
+    fn cores() -> (usize, usize) {
+        let set = rustix::thread::sched_getaffinity(None).unwrap();
+        let all: Vec<usize> = (0..1024).filter(|core| set.is_set(*core)).collect();
+        (all[0], *all.last().unwrap())
+    }
+
+    /// Frames lost in the trial, as counted by the sinks.
+    fn lost(offered: &Offered) -> u64 {
+        let runs = offered.loss_runs.iter_recorded();
+        runs.map(|run| run.value_iterated_to() * run.count_at_value())
+            .sum()
+    }
+
+    /// Offers until something arrives, since this thread or the switch's may lose their cores.
+    fn offers(set: &mut GuestSet, rate: Option<f64>, name: &str, check: impl Fn(&Offered)) {
+        for _ in 0..100 {
+            let offered = set.offer(rate, Duration::from_millis(40)).unwrap();
+            check(&offered);
+            if offered.arrived > 0 {
+                return;
+            }
+        }
+        panic!("{name}: nothing arrives");
+    }
+
+    /// A stream lasts until it is stopped, and accounts for each frame that became due.
+    fn is_stopped(set: &mut GuestSet) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stream = std::thread::scope(|scope| {
+            let stream = scope.spawn(|| set.stream(10_000.0, AWAY, &stop).unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stream.join().unwrap()
+        });
+        assert!(stream.seconds > 0.05 && stream.offered > 0, "{stream:?}");
+        assert!(stream.sent + stream.refused <= stream.offered, "{stream:?}");
+        assert!(stream.longest_gap_us > 0.0, "{stream:?}");
+    }
+
+    #[test]
+    fn blocked_time_is_what_did_not_get_through_over_the_rate() {
+        let stream = Stream {
+            seconds: 3.0,
+            away_seconds: 1.0,
+            offered: 2_000_000,
+            refused: 500,
+            sent: 1_999_500,
+            arrived: 1_999_000,
+            longest_gap_us: 1.0,
+        };
+        assert_eq!(stream.lost(), 500);
+        assert!((stream.blocked_seconds() - 1e-3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn through_the_real_switch_every_frame_is_accounted_for() {
+        let Some(binary) = crosspoint() else {
+            eprintln!(
+                "not run: there is no crosspoint beside this test; cargo build -p crosspoint"
+            );
+            return;
+        };
+        let (first, last) = cores();
+        let clock = Clock::calibrate();
+        let setup = Setup {
+            cores: if first == last {
+                vec![last]
+            } else {
+                vec![last, first]
+            },
+            workers: "poll = \"adaptive\"\n".into(),
+            guests: 6,
+            guest_lines: vec!["mac_limit = 0\n".into(); 6],
+            ..Setup::busy(last)
+        };
+        let switch = crosspoint::start(&binary, &setup).unwrap();
+        let settings = GuestSetOptions {
+            backlog: u64::MAX,
+            ..GuestSetOptions::on(first)
+        };
+        let rate = 50_000.0;
+        for name in [
+            "pair-64-1000",
+            "both-imix-packed",
+            "pairs2-1518-unmerged",
+            "chain5-64",
+            "chain3-imix-packed-ring64",
+            "many-to-one-3",
+            "pair-64-1500macs-idle4",
+        ] {
+            let scenario: Scenario = name.parse().unwrap();
+            let mut set = GuestSet::connect(&switch.ports, &scenario, &settings, clock).unwrap();
+            offers(&mut set, Some(rate), name, |offered| {
+                assert!(
+                    offered.due as f64 <= rate * offered.seconds + 8.0,
+                    "{name}: due"
+                );
+                assert!(offered.sent <= offered.due, "{name}: sent");
+                assert_eq!(offered.arrived + lost(offered), offered.sent, "{name}");
+                assert_eq!(
+                    offered.latency_ns.len(),
+                    offered.arrived,
+                    "{name}: all are sampled"
+                );
+            });
+            offers(&mut set, None, name, |offered| {
+                assert_eq!(offered.due, offered.sent, "{name}");
+            });
+            if name == "pair-64-1000" {
+                is_stopped(&mut set);
+            }
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! `churn`: the cost of guests and interfaces that come and go to those that stay.
+
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::lab::crosspoint::{self, Crosspoint, Setup};
+use crate::lab::machine::Machine;
+use crate::lab::peer::Ports;
+use crate::lab::threads::{FAVOUR, Thread};
+use crate::lab::watch::Wait;
+use crate::load::Load;
+use crate::load::churn_peers::{ChurnPeers, Interface, run_shell};
+use crate::load::guest_set::{GuestSet, GuestSetOptions, Stream};
+use crate::load::scenario::{Frames, Scenario, Topology};
+use crate::options::{ring_size, usage};
+use crate::report::table::Table;
+use crate::report::write_json;
+use clap::Args;
+use crosspoint_frame::Clock;
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Trials of the maximum; the first does not count.
+const MAXIMUM_TRIALS: usize = 9;
+const MAXIMUM_TRIAL: Duration = Duration::from_millis(200);
+/// Guests: two measured ones, and two that come and go.
+const GUESTS: usize = 4;
+/// The receiver's ring has twice as many entries, and no ring may have more than 32768.
+const RING_MAX: u16 = 16384;
+/// Frames that become available at once.
+const BURST: usize = 64;
+/// Nice values of `--favour`: before all other ordinary threads; and leaving a tenth of its core to one of these.
+const NICE_WORKER: i32 = -20;
+/// See [`NICE_WORKER`].
+const NICE_GENERATOR: i32 = -10;
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Options of `churn`.
+#[derive(Args, Clone, Debug)]
+pub struct ChurnOptions {
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// Measure a switch that is running already, not crosspoint: four sockets that it listens on
+    #[arg(long, value_name = "SOCK,SOCK,SOCK,SOCK", value_delimiter = ',')]
+    pub against: Vec<PathBuf>,
+    /// Start of the name of its polling thread, to measure whether it waited for its core
+    #[arg(long, value_name = "PREFIX", requires = "against")]
+    pub against_thread: Option<String>,
+    /// Cores of crosspoint's workers, one each; all but the first may share the generator's core, if there are only two
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub switch_core: Vec<usize>,
+    /// The core of generator and sink
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    /// Frames per second; default: --part of the lowest of several maxima
+    #[arg(long)]
+    pub rate: Option<u64>,
+    /// Part of the maximum, percent
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub part: u32,
+    /// Frame size with the 4-byte FCS
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1518))]
+    pub size: u16,
+    /// Entries of the rings of the sender; the receiver's have twice as many
+    #[arg(long, default_value_t = 1024, value_parser = ring_size)]
+    pub ring: u16,
+    /// Number of times that a third and a fourth guest are attached, get frames, and are shut down
+    #[arg(long, default_value_t = 100)]
+    pub attach: u32,
+    /// Number of times that they are attached, and killed with frames in flight
+    #[arg(long, default_value_t = 100)]
+    pub kill: u32,
+    /// Number of times that their rings are stopped and started
+    #[arg(long, default_value_t = 100)]
+    pub pause: u32,
+    /// Number of times that they reboot
+    #[arg(long, default_value_t = 100)]
+    pub reboot: u32,
+    /// Number of times that a veth interface that is a port is created and removed
+    #[arg(long, default_value_t = 20)]
+    pub interface: u32,
+    /// A shell command that changes something; $CROSSPOINT_SOCKET is the switch's control socket, $CROSSPOINT_CONFIG its
+    /// configuration. May be repeated
+    #[arg(long, value_name = "COMMAND")]
+    pub event_command: Vec<String>,
+    /// Number of times that each command is run
+    #[arg(long, default_value_t = 100)]
+    pub events: u32,
+    /// Pause before each event of any kind, milliseconds
+    #[arg(long, default_value_t = 20)]
+    pub pause_ms: u64,
+    /// Nice values of -20 for the switch's worker and -10 for the generator, so that other programs do not keep their cores
+    /// for long
+    #[arg(long)]
+    pub favour: bool,
+    /// Write every value to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// An event beside the measured guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Attach,
+    Kill,
+    Pause,
+    Reboot,
+    Interface,
+    Command(String),
+}
+
+impl Event {
+    fn name(&self) -> &str {
+        match self {
+            Self::Attach => "attach, shut down",
+            Self::Kill => "attach, kill",
+            Self::Pause => "stop and start rings",
+            Self::Reboot => "reboot",
+            Self::Interface => "interface made, removed",
+            Self::Command(line) => line,
+        }
+    }
+}
+
+/// The events, and how often each happens.
+fn plan(options: &ChurnOptions) -> Vec<(Event, u32)> {
+    let mut plan = vec![
+        (Event::Attach, options.attach),
+        (Event::Kill, options.kill),
+        (Event::Pause, options.pause),
+        (Event::Reboot, options.reboot),
+    ];
+    if options.against.is_empty() {
+        plan.push((Event::Interface, options.interface));
+    }
+    let commands = options.event_command.iter().cloned();
+    plan.extend(commands.map(|line| (Event::Command(line), options.events)));
+    plan.retain(|(_, count)| *count > 0);
+    plan
+}
+
+/// Runs `crosspoint-bench churn`.
+pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
+    check(options)?;
+    interrupt::catch()?;
+    let clock = Clock::calibrate();
+    let switch = Switch::start(options)?;
+    let _favoured = Favoured::start(switch.worker().filter(|_| options.favour))?;
+    let mut guests = switch.connect(options, clock)?;
+    for (_, thread) in guests.threads().iter().filter(|_| options.favour) {
+        let set = thread.set_nice(NICE_GENERATOR);
+        set.map_err(BenchError::io(FAVOUR))?;
+    }
+    let rate = match options.rate {
+        Some(rate) => rate as f64,
+        None => maximum(&mut guests)? * f64::from(options.part) / 100.0,
+    };
+    let name = format!("cpb{}", std::process::id());
+    let mut rows = Vec::new();
+    for (event, count) in plan(options) {
+        eprintln!("{}, {count} times", event.name());
+        let phase = Phase {
+            options,
+            switch: &switch,
+            rate,
+        };
+        let begun = Instant::now();
+        let happen = |started: &Switch| started.repeat(&event, count, &name, options);
+        rows.push(phase.run(event.name(), count, &mut guests, || happen(&switch))?);
+        let time = begun.elapsed();
+        let nothing = || interruptible_sleep(time);
+        rows.push(phase.run("nothing", 0, &mut guests, nothing)?);
+    }
+    let machine = Machine::here(options.generator_core, options.switch_core[0], clock);
+    println!(
+        "{machine}.\n\n{:.3} million frames of {} bytes per second, rings of {}\n",
+        rate / 1e6,
+        options.size,
+        options.ring
+    );
+    print!("{}", table(&rows));
+    write_json(options.json.as_ref(), &machine, &rows)
+}
+
+fn check(options: &ChurnOptions) -> Result<(), BenchError> {
+    if options.switch_core.first() == Some(&options.generator_core) {
+        return usage("--generator-core has to differ from the first --switch-core");
+    }
+    if options.ring > RING_MAX {
+        return usage("--ring: no more than 16384");
+    }
+    if !options.against.is_empty() && options.against.len() != GUESTS {
+        return usage("--against takes four sockets");
+    }
+    if !options.against.is_empty() && !options.event_command.is_empty() {
+        return usage("--event-command is for crosspoint");
+    }
+    Ok(())
+}
+
+fn interruptible_sleep(time: Duration) -> Result<(), BenchError> {
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        interrupt::check()?;
+        std::thread::sleep(SETTLE.min(deadline.saturating_duration_since(Instant::now())));
+    }
+    Ok(())
+}
+
+/// The lowest of several maxima: the cores may be closer to each other now than later.
+fn maximum(guests: &mut GuestSet) -> Result<f64, BenchError> {
+    let mut least = f64::INFINITY;
+    for trial in 0..MAXIMUM_TRIALS {
+        let offered = guests.offer(None, MAXIMUM_TRIAL)?;
+        eprintln!(
+            "maximum: {} sent, {:.3} Mpps, ring full at {:.0} % of polls, {:.2} % lost, p50 {:?} us",
+            offered.sent,
+            offered.mpps(),
+            offered.ring_full * 100.0,
+            offered.loss() * 100.0,
+            offered.latency_us(0.5),
+        );
+        if trial > 0 {
+            least = least.min(offered.mpps());
+        }
+    }
+    Ok(least * 1e6)
+}
+
+/// The measured switch.
+enum Switch {
+    Crosspoint(Box<Crosspoint>),
+    Running {
+        ports: Ports,
+        worker: Option<Thread>,
+    },
+}
+
+impl Switch {
+    fn start(options: &ChurnOptions) -> Result<Self, BenchError> {
+        let core = options.switch_core[0];
+        if !options.against.is_empty() {
+            let named = |prefix: &String| Thread::named_on_core(prefix, core);
+            return Ok(Self::Running {
+                ports: Ports {
+                    sockets: options.against.clone(),
+                    guests_listen: false,
+                },
+                worker: options.against_thread.as_ref().and_then(named),
+            });
+        }
+        let interfaces = (options.interface > 0).then(|| format!("cpb{}", std::process::id()));
+        let setup = Setup {
+            cores: options.switch_core.clone(),
+            guests: GUESTS,
+            interfaces: interfaces.into_iter().collect(),
+            ..Setup::busy(core)
+        };
+        let started = crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)?;
+        Ok(Self::Crosspoint(Box::new(started)))
+    }
+
+    fn worker(&self) -> Option<Thread> {
+        match self {
+            Self::Crosspoint(started) => Some(started.worker),
+            Self::Running { worker, .. } => *worker,
+        }
+    }
+
+    fn ports(&self) -> &Ports {
+        match self {
+            Self::Crosspoint(started) => &started.ports,
+            Self::Running { ports, .. } => ports,
+        }
+    }
+
+    /// Sockets of the guests that come and go.
+    fn others(&self) -> [&Path; 2] {
+        [2, 3].map(|number: usize| self.ports().sockets[number].as_path())
+    }
+
+    fn metrics(&self) -> Result<SocketAddr, BenchError> {
+        match self {
+            Self::Crosspoint(started) => Ok(started.metrics),
+            Self::Running { .. } => Err(BenchError::Usage("only crosspoint has metrics".into())),
+        }
+    }
+
+    fn connect(&self, options: &ChurnOptions, clock: Clock) -> Result<GuestSet, BenchError> {
+        let scenario = Scenario {
+            ring: options.ring,
+            ..Scenario::new(Topology::Pair, Frames::Size(options.size))
+        };
+        let settings = GuestSetOptions {
+            burst: BURST,
+            // Frames for which there is no room are not sent later.
+            backlog: 0,
+            // Room for all frames in flight, so a lost frame was lost by the switch.
+            receiver_ring: Some(2 * options.ring),
+            ..GuestSetOptions::on(options.generator_core)
+        };
+        GuestSet::connect(self.ports(), &scenario, &settings, clock)
+    }
+
+    /// Repeats `event` `count` times.
+    fn repeat(
+        &self,
+        event: &Event,
+        count: u32,
+        interface: &str,
+        options: &ChurnOptions,
+    ) -> Result<(), BenchError> {
+        let others = self.others();
+        let stays = matches!(event, Event::Pause | Event::Reboot);
+        let mut peers = stays.then(|| ChurnPeers::attach(others)).transpose()?;
+        for _ in 0..count {
+            interrupt::check()?;
+            std::thread::sleep(Duration::from_millis(options.pause_ms));
+            match (event, &mut peers) {
+                (Event::Pause, Some(peers)) => peers.pause()?,
+                (Event::Reboot, Some(peers)) => peers.reboot()?,
+                (Event::Kill, _) => ChurnPeers::attach(others)?.kill()?,
+                (Event::Interface, _) => {
+                    let metrics = self.metrics()?;
+                    Interface::add(interface, metrics)?.remove(metrics)?;
+                }
+                (Event::Command(line), _) => self.command(line)?,
+                _ => ChurnPeers::attach(others)?.detach()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&self, line: &str) -> Result<(), BenchError> {
+        let Self::Crosspoint(started) = self else {
+            return Ok(()); // refused by `check`
+        };
+        let variables = [
+            ("CROSSPOINT_SOCKET", started.control.as_path()),
+            ("CROSSPOINT_CONFIG", started.file.as_path()),
+        ];
+        run_shell(line, &variables)
+    }
+}
+
+/// The effect of one kind of event on the measured guests; or of nothing, for the same time.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    event: String,
+    count: u32,
+    #[serde(flatten)]
+    stream: Stream,
+    /// Percent of the time that the worker waited for its core.
+    worker_wait: Option<f64>,
+}
+
+struct Phase<'a> {
+    options: &'a ChurnOptions,
+    switch: &'a Switch,
+    rate: f64,
+}
+
+impl Phase<'_> {
+    /// Runs traffic while `work` is done.
+    fn run(
+        &self,
+        event: &str,
+        count: u32,
+        guests: &mut GuestSet,
+        work: impl FnOnce() -> Result<(), BenchError>,
+    ) -> Result<Row, BenchError> {
+        let worker = self.switch.worker();
+        let over = Arc::new(AtomicBool::new(false));
+        // A pause whose frames would fill more than a quarter of the ring makes none.
+        let away = Duration::from_secs_f64(f64::from(self.options.ring / 4) / self.rate);
+        std::thread::scope(|scope| {
+            let generator = scope.spawn(|| guests.stream(self.rate, away, &over));
+            std::thread::sleep(SETTLE);
+            let wait = Wait::start(worker);
+            let done = work();
+            let worker_wait = wait.percent();
+            std::thread::sleep(SETTLE);
+            over.store(true, Ordering::Relaxed);
+            let stream = generator
+                .join()
+                .expect("the release profile aborts on panics");
+            done?;
+            Ok(Row {
+                event: event.into(),
+                count,
+                stream: stream?,
+                worker_wait,
+            })
+        })
+    }
+}
+
+/// A thread with higher priority than all ordinary ones, until this is dropped.
+struct Favoured(Option<Thread>);
+
+impl Favoured {
+    fn start(worker: Option<Thread>) -> Result<Self, BenchError> {
+        if let Some(worker) = worker {
+            let set = worker.set_nice(NICE_WORKER);
+            set.map_err(BenchError::io(FAVOUR))?;
+        }
+        Ok(Self(worker))
+    }
+}
+
+impl Drop for Favoured {
+    fn drop(&mut self) {
+        if let Some(worker) = self.0 {
+            let _ = worker.set_nice(0); // it has ended meanwhile
+        }
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(
+        "event | >times | >s | >offered | >lost | >refused | >blocked ms | >longest gap us | \
+         >worker waited | >generator away",
+    );
+    for row in rows {
+        let (stream, wait) = (&row.stream, row.worker_wait);
+        let wait = wait.map_or(String::new(), |wait| format!("{wait:.1} %"));
+        table.row(format_args!(
+            "{} | {} | {:.1} | {} | {} | {} | {:.2} | {:.0} | {wait} | {:.1} %",
+            row.event,
+            row.count,
+            stream.seconds,
+            stream.offered,
+            stream.lost(),
+            stream.refused,
+            stream.blocked_seconds() * 1e3,
+            stream.longest_gap_us,
+            stream.away_seconds * 100.0 / stream.seconds,
+        ));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::tests::parse;
+
+    #[test]
+    fn what_is_to_happen_no_times_is_left_out() {
+        let options =
+            parse::<ChurnOptions>(&["--attach", "0", "--event-command", "true", "--events", "3"]);
+        let plan = plan(&options);
+        assert!(!plan.iter().any(|(event, _)| *event == Event::Attach));
+        assert_eq!(plan.last(), Some(&(Event::Command("true".into()), 3)));
+        assert_eq!(plan.len(), 5);
+    }
+
+    #[test]
+    fn another_switch_has_four_sockets_and_no_interfaces() {
+        assert!(check(&parse::<ChurnOptions>(&["--against", "/a,/b"])).is_err());
+        let options = parse::<ChurnOptions>(&["--against", "/a,/b,/c,/d"]);
+        assert!(check(&options).is_ok());
+        let interface = |(event, _): &(Event, u32)| *event == Event::Interface;
+        assert!(!plan(&options).iter().any(interface));
+    }
+
+    #[test]
+    fn the_first_worker_has_a_core_without_the_generator() {
+        assert!(check(&parse::<ChurnOptions>(&["--switch-core", "0,1"])).is_err());
+        assert!(check(&parse::<ChurnOptions>(&["--switch-core", "1,0"])).is_ok());
+    }
+}

@@ -1,0 +1,184 @@
+//! Compares any switches with any measuring command: starts each switch in turn, runs the command, and makes tables of the
+//! lines `RESULT name=number` that it prints.
+
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::lab::peer::{self, Peer};
+use crate::lab::placement::{Placement, probe};
+use crate::lab::process::{Process, shell};
+use crate::lab::schedule::{in_turn, on_core};
+use crate::lab::threads::Thread;
+use crate::lab::trial::Discard;
+use crate::lab::watch::Wait;
+use crate::options::{PlanOptions, usage};
+use crate::report::samples::{Sample, tables};
+use crate::report::write_json;
+use clap::Args;
+use crosspoint_frame::Clock;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Time between two checks of the measuring command.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Options of `compare`.
+#[derive(Args, Clone, Debug)]
+pub struct CompareOptions {
+    #[command(flatten)]
+    pub plan: PlanOptions,
+    /// Name of a switch; ratios are the first switch's to each other one. Repeat all four options for each switch
+    #[arg(long, required = true)]
+    pub name: Vec<String>,
+    /// Shell command that starts it, and ends when it is ready
+    #[arg(long, value_name = "COMMAND", required = true)]
+    pub start: Vec<String>,
+    /// Shell command that stops it
+    #[arg(long, value_name = "COMMAND", required = true)]
+    pub stop: Vec<String>,
+    /// Start of the name of its polling thread, to measure whether it waited for its core; "" if it has none
+    #[arg(long, value_name = "PREFIX", required = true)]
+    pub thread: Vec<String>,
+    /// Shell command that measures: prints lines "RESULT name=number". $SWITCH is the switch's name. Repeat for more: the
+    /// distance between the cores is probed for each
+    #[arg(long, value_name = "COMMAND", required = true)]
+    pub measure: Vec<String>,
+}
+
+/// Runs `crosspoint-bench compare`.
+pub fn run(options: &CompareOptions) -> Result<(), BenchError> {
+    let plan = &options.plan;
+    plan.check()?;
+    let switches = switches(options)?;
+    let names: Vec<String> = switches.iter().map(|switch| switch.name.clone()).collect();
+    interrupt::catch()?;
+    let clock = Clock::calibrate();
+    let mut samples = Vec::new();
+    for round in 0..plan.rounds {
+        for switch in in_turn(&switches, round) {
+            eprintln!("round {round}: {}", switch.name);
+            let (worker, _running) = peer::start(switch, plan.switch_core)?;
+            for _ in 0..plan.trials {
+                for command in &options.measure {
+                    let of = Of {
+                        switch,
+                        worker,
+                        round,
+                    };
+                    samples.extend(trial(plan, clock, &of, command)?);
+                }
+            }
+        }
+    }
+    let machine = plan.machine(clock);
+    print!("{machine}.\n\n{}", tables(&samples, &names));
+    write_json(plan.json.as_ref(), &machine, &samples)
+}
+
+fn switches(options: &CompareOptions) -> Result<Vec<Peer>, BenchError> {
+    let count = options.name.len();
+    let counts = [
+        options.start.len(),
+        options.stop.len(),
+        options.thread.len(),
+    ];
+    if counts.iter().any(|other| *other != count) {
+        return usage(
+            "--name, --start, --stop and --thread go together: give each of them equally often",
+        );
+    }
+    let switch = |i: usize| Peer {
+        name: options.name[i].clone(),
+        start: options.start[i].clone(),
+        stop: options.stop[i].clone(),
+        ports: None,
+        thread: options.thread[i].clone(),
+    };
+    Ok((0..count).map(switch).collect())
+}
+
+/// A running switch, in one round.
+struct Of<'a> {
+    switch: &'a Peer,
+    worker: Option<Thread>,
+    round: u32,
+}
+
+fn trial(
+    plan: &PlanOptions,
+    clock: Clock,
+    of: &Of,
+    command: &str,
+) -> Result<Vec<Sample>, BenchError> {
+    interrupt::check()?;
+    let probe = || {
+        on_core(plan.generator_core, false, || {
+            Ok(probe(plan.switch_core, clock).round_trip_ns)
+        })
+    };
+    let before = probe()?;
+    let wait = Wait::start(of.worker);
+    let results = measure(command, of.switch)?;
+    let waited = wait.percent();
+    let placement = Placement::classify([before, probe()?], &plan.bounds);
+    // Trials are long here, and cores move during them: mixed placements get rows of their own.
+    let waited = waited.is_some_and(|percent| percent > plan.bounds.wait_max);
+    let discarded = waited.then_some(Discard::Waited);
+    let sample = |(what, value)| Sample {
+        switch: of.switch.name.clone(),
+        round: of.round,
+        what,
+        value,
+        placement,
+        discarded,
+    };
+    Ok(results.into_iter().map(sample).collect())
+}
+
+/// The output of the measuring command.
+fn measure(line: &str, switch: &Peer) -> Result<Vec<(String, f64)>, BenchError> {
+    let directory = TempDir::new().map_err(BenchError::io("temporary directory"))?;
+    let log = directory.path().join("measure.log");
+    let mut command = shell(line);
+    let mut child = Process::spawn(command.env("SWITCH", &switch.name), log.clone())?;
+    let failed = |what: &str, child: &Process| {
+        let what = format!("the measuring command {what}\n{}", child.log_tail());
+        BenchError::backend(&switch.name, what)
+    };
+    let status = loop {
+        interrupt::check()?;
+        if let Some(status) = child.ended() {
+            break status;
+        }
+        std::thread::sleep(LOOK);
+    };
+    if !status.success() {
+        return Err(failed("failed", &child));
+    }
+    let output = std::fs::read(&log).map_err(BenchError::io("the measuring command's output"))?;
+    let results = results(&String::from_utf8_lossy(&output));
+    if results.is_empty() {
+        return Err(failed("printed no RESULT", &child));
+    }
+    Ok(results)
+}
+
+/// The results that are numbers.
+fn results(output: &str) -> Vec<(String, f64)> {
+    let result = |line: &str| {
+        let (name, value) = line.strip_prefix("RESULT ")?.split_once('=')?;
+        Some((name.to_owned(), value.trim().parse().ok()?))
+    };
+    output.lines().filter_map(result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_are_results() {
+        let output = "GUEST-UP 1.0\nRESULT ping=ok\nRESULT iperf3_mbps=2334\r\nRESULT x=0.5\n";
+        let expected = [("iperf3_mbps".to_owned(), 2334.0), ("x".to_owned(), 0.5)];
+        assert_eq!(results(output), expected);
+    }
+}

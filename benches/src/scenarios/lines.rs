@@ -1,0 +1,496 @@
+//! `lines`: cache lines that cross between a guest's core and the switch's, counted by a model; what one costs on this
+//! machine; and what the switch needs besides. The README explains the model.
+
+use crate::error::BenchError;
+use crate::interrupt;
+use crate::lab::crosspoint::{self, Crosspoint, Setup};
+use crate::lab::machine::Machine;
+use crate::lab::placement::{self, Placement};
+use crate::lab::schedule::on_core;
+use crate::lab::threads::pin;
+use crate::lab::trial::{CLOCK_MIN, Discard};
+use crate::lab::watch::Crew;
+use crate::load::Load;
+use crate::load::guest_set::{GuestSet, GuestSetOptions};
+use crate::load::scenario::Scenario;
+use crate::options::PlanOptions;
+use crate::report::table::{Table, number};
+use crate::report::write_json;
+use crate::stats::median;
+use clap::Args;
+use crosspoint_frame::{Clock, tsc};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Lines of one measurement: as many as a ring has frames, and few enough for every core's own cache.
+const LINES: usize = 256;
+/// Distance between two lines, in lines, like that of buffers: the processor's prefetchers do not predict it.
+const STRIDE: usize = 5;
+/// Measurements of each kind in each placement probe.
+const PASSES: usize = 40;
+/// Placement probes.
+const PROBES: usize = 12;
+/// Frames that a sender makes available at once.
+const BURST: f64 = 32.0;
+/// Repeats of the example that measures the switch alone.
+const REPEATS: &str = "3000";
+
+/// Number of runs of the example.
+const TIMES: u32 = 4;
+
+/// Options of `lines`.
+#[derive(Args, Clone, Debug)]
+pub struct LinesOptions {
+    #[command(flatten)]
+    pub plan: PlanOptions,
+    /// Length of a trial, milliseconds
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub trial_ms: u64,
+    /// SCHED_FIFO for generator and worker during trials
+    #[arg(long)]
+    pub realtime: bool,
+    /// The crosspoint binary; default: beside this one
+    #[arg(long, value_name = "PATH")]
+    pub switch: Option<PathBuf>,
+    /// The example by_turns of crosspoint-engine, which measures what the switch needs if no line crosses; default: in
+    /// examples next to this binary, if it exists
+    #[arg(long, value_name = "PATH")]
+    pub by_turns: Option<PathBuf>,
+}
+
+/// Cache lines that the switch's core must fetch, or take away from the guest's core, for 64-byte frames in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Crossing {
+    /// Per frame: lines that the guest wrote last, and the switch reads.
+    pub reads: f64,
+    /// Per frame: lines that the guest read last, and the switch writes.
+    pub writes: f64,
+    /// The same per burst.
+    pub reads_of_burst: f64,
+    /// See `reads_of_burst`.
+    pub writes_of_burst: f64,
+}
+
+impl Crossing {
+    /// The counts, by virtio's ring layouts and by what drivers write and read.
+    pub fn of(packed: bool, mergeable: bool) -> Self {
+        // A line holds four descriptors; drivers write those of both rings again and again.
+        let descriptors = 2.0 / 4.0;
+        // The first line of a frame. A driver writes the header's line only if it differs from the one before.
+        let frame_sent = 1.0;
+        // The header's line and the frame's. Without mergeable buffers, drivers do not read the header.
+        let frame_received = if mergeable { 2.0 } else { 1.0 };
+        if packed {
+            // The switch writes used entries into the descriptors.
+            return Self {
+                reads: descriptors + frame_sent,
+                writes: descriptors + frame_received,
+                reads_of_burst: 0.0,
+                writes_of_burst: 0.0,
+            };
+        }
+        // A line holds 32 available entries or 8 used ones, in both rings. In addition, each ring has an available and a
+        // used index.
+        Self {
+            reads: descriptors + frame_sent + 2.0 / 32.0,
+            writes: frame_received + 2.0 / 8.0,
+            reads_of_burst: 2.0,
+            writes_of_burst: 2.0,
+        }
+    }
+
+    /// Cycles per frame, if a line read and a line written have these costs.
+    fn cycles(&self, [read, write]: [f64; 2]) -> f64 {
+        let reads = self.reads + self.reads_of_burst / BURST;
+        let writes = self.writes + self.writes_of_burst / BURST;
+        reads * read + writes * write
+    }
+}
+
+/// The cost of a line to the core that needs it, cycles.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Cost {
+    placement: Placement,
+    /// Clock of the slower core.
+    ghz: f64,
+    /// Lines written by the other core; many independent reads.
+    read: f64,
+    /// Lines read by the other core; many writes.
+    write: f64,
+    /// Lines written by the other core; each holds the number of the next one.
+    alone: f64,
+}
+
+/// A cache line.
+#[repr(align(64))]
+#[derive(Default)]
+struct Line(AtomicU64);
+
+/// The data that both threads use.
+struct Shared {
+    lines: Vec<Line>,
+    /// Whose step it is: even numbers are the generator's.
+    turn: AtomicU32,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            lines: (0..LINES * STRIDE).map(|_| Line::default()).collect(),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    fn line(&self, number: usize) -> &AtomicU64 {
+        &self.lines[number * STRIDE].0
+    }
+
+    /// Each line holds the number of the next, in an order different from that in memory.
+    fn write_all(&self) {
+        for number in 0..LINES {
+            let next = (number + 97) % LINES;
+            self.line(number).store(next as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn read_all(&self) -> u64 {
+        (0..LINES).fold(0, |sum, n| sum + self.line(n).load(Ordering::Relaxed))
+    }
+
+    fn follow(&self) -> u64 {
+        (0..LINES).fold(0, |at, _| self.line(at as usize).load(Ordering::Relaxed))
+    }
+
+    /// Waits for a step; false after the deadline.
+    fn wait(&self, turn: u32, deadline: u64) -> bool {
+        let mut looks = 0_u32;
+        while self.turn.load(Ordering::Acquire) != turn {
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(1024) && tsc() > deadline {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn pass(&self, turn: u32) {
+        self.turn.store(turn + 1, Ordering::Release);
+    }
+}
+
+/// Time limit for all passes of a probe.
+const PROBE_MAX: Duration = Duration::from_millis(200);
+
+/// The cost of lines to the switch's core, or `None` if a core was busy or moved. Call on the generator's core.
+fn probe(plan: &PlanOptions, clock: Clock) -> Option<Cost> {
+    let before = placement::probe(plan.switch_core, clock);
+    let shared = Shared::new();
+    let deadline = tsc() + clock.cycles(PROBE_MAX);
+    let cycles = std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            pin(plan.switch_core).ok()?;
+            want(&shared, deadline)
+        });
+        give(&shared, deadline);
+        there.join().ok().flatten()
+    });
+    let after = placement::probe(plan.switch_core, clock);
+    let clocks = [before.clocks_ghz, after.clocks_ghz].concat();
+    let round_trips = [before.round_trip_ns, after.round_trip_ns];
+    let [read, write, alone] = cycles?;
+    Some(Cost {
+        placement: Placement::classify(round_trips, &plan.bounds),
+        ghz: clocks.into_iter().fold(f64::INFINITY, f64::min),
+        read,
+        write,
+        alone,
+    })
+}
+
+/// The generator's part: writes, reads, writes.
+fn give(shared: &Shared, deadline: u64) {
+    for pass in 0..PASSES as u32 {
+        for step in 0..3 {
+            let turn = 2 * (3 * pass + step);
+            if !shared.wait(turn, deadline) {
+                return;
+            }
+            match step {
+                1 => _ = std::hint::black_box(shared.read_all()),
+                _ => shared.write_all(),
+            }
+            shared.pass(turn);
+        }
+    }
+}
+
+/// The switch's part, timed: medians of cycles per line.
+fn want(shared: &Shared, deadline: u64) -> Option<[f64; 3]> {
+    let mut cycles = [const { Vec::new() }; 3];
+    for pass in 0..PASSES as u32 {
+        for step in 0..3 {
+            let turn = 2 * (3 * pass + step) + 1;
+            if !shared.wait(turn, deadline) {
+                return None;
+            }
+            let began = tsc();
+            match step {
+                0 => _ = std::hint::black_box(shared.read_all()),
+                1 => shared.write_all(),
+                _ => _ = std::hint::black_box(shared.follow()),
+            }
+            // Until the stores are done too.
+            std::sync::atomic::fence(Ordering::SeqCst);
+            cycles[step as usize].push((tsc() - began) as f64 / LINES as f64);
+            shared.pass(turn);
+        }
+    }
+    let [read, write, alone] = cycles.map(median);
+    Some([read?, write?, alone?])
+}
+
+/// One kind of rings, in one placement.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    scenario: &'static str,
+    placement: Placement,
+    crossing: Crossing,
+    /// The switch's cost if no line crosses, cycles per frame.
+    by_itself: Option<f64>,
+    /// Cycles per frame for the lines, if none is waited for, and if each is.
+    predicted: [f64; 2],
+    /// Busy cycles per frame.
+    measured: f64,
+    trials: usize,
+}
+
+/// Runs `crosspoint-bench lines`.
+pub fn run(options: &LinesOptions) -> Result<(), BenchError> {
+    options.plan.check()?;
+    interrupt::catch()?;
+    let clock = Clock::calibrate();
+    let machine = options.plan.machine(clock);
+    let costs = costs(&options.plan, clock)?;
+    let rows = rows(options, clock, &costs)?;
+    print!("{}", report(&machine, &costs, &rows));
+    write_json(options.plan.json.as_ref(), &machine, &(costs, rows))
+}
+
+/// Medians of probes, by placement.
+fn costs(plan: &PlanOptions, clock: Clock) -> Result<Vec<Cost>, BenchError> {
+    let probes = on_core(plan.generator_core, false, || {
+        Ok((0..PROBES)
+            .filter_map(|_| probe(plan, clock))
+            .collect::<Vec<_>>())
+    })?;
+    let fastest = probes.iter().map(|probe| probe.ghz).fold(0.0, f64::max);
+    let is_fast = |probe: &&Cost| probe.ghz > fastest * CLOCK_MIN;
+    let fast: Vec<&Cost> = probes.iter().filter(is_fast).collect();
+    let of = |placement: Placement| {
+        let here = || fast.iter().filter(|probe| probe.placement == placement);
+        Some(Cost {
+            placement,
+            ghz: median(here().map(|probe| probe.ghz))?,
+            read: median(here().map(|probe| probe.read))?,
+            write: median(here().map(|probe| probe.write))?,
+            alone: median(here().map(|probe| probe.alone))?,
+        })
+    };
+    Ok([Placement::Near, Placement::Far, Placement::Mixed]
+        .into_iter()
+        .filter_map(of)
+        .collect())
+}
+
+/// The measurements: a scenario of the suite, and arguments for by_turns.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("pair-64", &[]),
+    ("pair-64-unmerged", &["unmerged"]),
+    ("pair-64-packed", &["packed"]),
+    ("pair-64-packed-unmerged", &["packed", "unmerged"]),
+];
+
+fn rows(options: &LinesOptions, clock: Clock, costs: &[Cost]) -> Result<Vec<Row>, BenchError> {
+    let setup = Setup::busy(options.plan.switch_core);
+    let started = crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)?;
+    let mut measured = Vec::new();
+    for (name, _) in KINDS {
+        interrupt::check()?;
+        let trials = on_core(options.plan.generator_core, options.realtime, || {
+            trials(options, clock, &started, name)
+        })?;
+        measured.push(trials);
+    }
+    drop(started); // the example needs the core
+    let mut rows = Vec::new();
+    for ((name, words), trials) in KINDS.into_iter().zip(measured) {
+        let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
+        let crossing = Crossing::of(scenario.packed, scenario.mergeable);
+        let by_itself = by_itself(options, words);
+        for cost in costs {
+            let here = || {
+                trials
+                    .iter()
+                    .filter(|(placement, _)| *placement == cost.placement)
+            };
+            let Some(cycles) = median(here().map(|(_, cycles)| *cycles)) else {
+                continue;
+            };
+            rows.push(Row {
+                scenario: name,
+                placement: cost.placement,
+                crossing,
+                by_itself,
+                predicted: [
+                    crossing.cycles([cost.read, cost.write]),
+                    crossing.cycles([cost.alone, cost.alone]),
+                ],
+                measured: cycles,
+                trials: here().count(),
+            });
+        }
+    }
+    Ok(rows)
+}
+
+/// Busy cycles of the trials that count, each with its placement. Call on the generator's core.
+fn trials(
+    options: &LinesOptions,
+    clock: Clock,
+    started: &Crosspoint,
+    name: &str,
+) -> Result<Vec<(Placement, f64)>, BenchError> {
+    let plan = &options.plan;
+    let scenario: Scenario = name.parse().map_err(BenchError::Usage)?;
+    let settings = GuestSetOptions::on(plan.generator_core);
+    let mut guests = GuestSet::connect(&started.ports, &scenario, &settings, clock)?;
+    let crew = Crew {
+        bounds: plan.bounds,
+        realtime: options.realtime,
+        clock,
+        metrics: Some(started.metrics),
+        generators: guests.threads(),
+        workers: vec![(plan.switch_core, Some(started.worker))],
+    };
+    let mut found = Vec::new();
+    for _ in 0..plan.rounds * plan.trials {
+        interrupt::check()?;
+        let time = Duration::from_millis(options.trial_ms);
+        let (offered, observed) = crew.observe(|| guests.offer(None, time))?;
+        let discarded = Discard::of(offered.arrived, &observed, plan.bounds.wait_max);
+        if matches!(discarded, None | Some(Discard::Placement)) {
+            found.extend(
+                observed
+                    .busy_cycles
+                    .map(|cycles| (observed.placement, cycles)),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// The output of the example, if it exists.
+fn by_itself(options: &LinesOptions, words: &[&str]) -> Option<f64> {
+    let beside = || {
+        Some(
+            std::env::current_exe()
+                .ok()?
+                .parent()?
+                .join("examples/by_turns"),
+        )
+    };
+    let path = options.by_turns.clone().or_else(beside)?;
+    let once = |_| {
+        let output = Command::new(&path).arg(REPEATS).args(words).output().ok()?;
+        median_of(&String::from_utf8_lossy(&output.stdout))
+    };
+    // The core may be slow at times: the lowest value is that of a fast one.
+    (0..TIMES).filter_map(once).reduce(f64::min)
+}
+
+/// The median in a line of the example: `cycles a frame: 86.4 (1 %), 87.9 (median)`.
+fn median_of(text: &str) -> Option<f64> {
+    let (before, _) = text.split_once(" (median)")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
+fn report(machine: &Machine, costs: &[Cost], rows: &[Row]) -> String {
+    let mut of_lines = Table::new(
+        "placement | >clock, GHz | >a line that the other core wrote, read with others | \
+         >that it read, written with others | >that it wrote, each read alone",
+    );
+    for cost in costs {
+        let cells = [cost.ghz, cost.read, cost.write, cost.alone].map(number);
+        of_lines.row(format_args!(
+            "{} | {}",
+            cost.placement.name(),
+            cells.join(" | ")
+        ));
+    }
+    let mut of_scenarios = Table::new(
+        "scenario | placement | >lines read, a frame | >written | >read, a burst | \
+         >written | >by itself | >lines, none waited for | >lines, each waited for | \
+         >measured | >trials",
+    );
+    for row in rows {
+        let Crossing {
+            reads,
+            writes,
+            reads_of_burst,
+            writes_of_burst,
+        } = row.crossing;
+        of_scenarios.row(format_args!(
+            "{} | {} | {reads:.2} | {writes:.2} | {reads_of_burst} | {writes_of_burst} | {} | {} | {} | {} | {}",
+            row.scenario,
+            row.placement.name(),
+            row.by_itself.map_or("-".into(), number),
+            number(row.predicted[0]),
+            number(row.predicted[1]),
+            number(row.measured),
+            row.trials,
+        ));
+    }
+    format!("{machine}.\n\n{of_lines}\n{of_scenarios}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_rings_cross_less_than_split_ones_and_no_index() {
+        for mergeable in [false, true] {
+            let (split, packed) = (
+                Crossing::of(false, mergeable),
+                Crossing::of(true, mergeable),
+            );
+            assert!(packed.reads < split.reads);
+            assert_eq!((packed.reads_of_burst, packed.writes_of_burst), (0.0, 0.0));
+        }
+        let (merged, single) = (Crossing::of(false, true), Crossing::of(false, false));
+        assert_eq!(merged.writes - single.writes, 1.0, "the header's line");
+    }
+
+    #[test]
+    fn lines_are_followed_through_all_of_them() {
+        let table = Shared::new();
+        table.write_all();
+        let sum: u64 = (0..LINES as u64).sum();
+        assert_eq!(table.read_all(), sum);
+        assert_eq!(
+            table.follow(),
+            0,
+            "a circle of all lines ends where it began"
+        );
+    }
+
+    #[test]
+    fn the_examples_line_is_understood() {
+        let line = "cycles a frame: 86.4 (1 %), 87.9 (median)\n";
+        assert_eq!(median_of(line), Some(87.9));
+        assert_eq!(median_of("error"), None);
+    }
+}

@@ -1,0 +1,26 @@
+//! What is measured: a module for each subcommand.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`guests`], [`options`] | `suite`, `vm`, `tso`: scenarios of guests |
+//! | [`nic`] | `nic`: scenarios with NICs |
+//! | [`compare`] | `compare`: any switches and any measuring command |
+//! | [`cost`] | `cost`: copying, checksumming and cutting frames, without a switch |
+//! | [`idle`] | `idle`: the cost of an idle worker, how soon it wakes, and whether a wakeup is ever lost |
+//! | [`churn`] | `churn`: the cost of guests and interfaces that come and go to those that stay |
+//! | [`fairness`] | `fairness`: how much hostile guests take from other guests of their worker |
+//! | [`lines`] | `lines`: cache lines that cross between cores, and what they cost |
+//! | [`scrape`] | `scrape`: how long a scrape takes |
+//! | [`feature_filter`] | `mask`: hides features between a vhost-user front end and a back end |
+
+pub mod churn;
+pub mod compare;
+pub mod cost;
+pub mod fairness;
+pub mod feature_filter;
+pub mod guests;
+pub mod idle;
+pub mod lines;
+pub mod nic;
+pub mod options;
+pub mod scrape;
