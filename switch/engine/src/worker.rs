@@ -346,7 +346,10 @@ impl Worker {
                     put_off.get_or_insert(number);
                     continue;
                 }
-                Turn::Shaped => continue,
+                Turn::Shaped => {
+                    stream.counters(*index).rate_limited.add(1);
+                    continue;
+                }
             }
             let count = stream.receive(burst);
             if count == 0 {

@@ -88,6 +88,8 @@ fn guest_queue(queue: u16) -> QueueStatus {
         receive_buffers: Some(17),
         kicks: 77,
         held_back: 78,
+        rate_limited: 79,
+        ecn_marked: 80,
         calls: 1234,
         cycles: 345_678_901_234,
         drops: counts(&[

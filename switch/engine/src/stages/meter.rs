@@ -280,10 +280,17 @@ pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
         let Decision::Port(number) = frame.verdict.decision() else {
             continue;
         };
-        let meter = view.port(number).and_then(|port| port.meter_in.as_deref());
+        let Some(port) = view.port(number) else {
+            continue;
+        };
+        let meter = port.meter_in.as_deref();
         match meter.map(|meter| meter.police(Size::of(frame), now)) {
             None | Some(Policed::Pass) => {}
-            Some(Policed::Mark) => mark_congestion(frame),
+            Some(Policed::Mark) => {
+                let is_marked = mark_congestion(frame);
+                let counters = port.counters.at(tx.worker, 0);
+                counters.ecn_marked.add(u64::from(is_marked));
+            }
             // A burst has no more frames than the mask has bits.
             Some(Policed::Drop) => tx.over_rate |= 1 << index,
         }
@@ -298,8 +305,8 @@ const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 const CONGESTION: u8 = 3;
 
 /// Marks a frame whose sender says that its transport understands ECN: "ECT" becomes "congestion experienced". An IPv4
-/// header's checksum is adjusted (RFC 1624, equation 3).
-fn mark_congestion(frame: &mut Frame) {
+/// header's checksum is adjusted (RFC 1624, equation 3). Returns whether it was marked.
+fn mark_congestion(frame: &mut Frame) -> bool {
     let head = &mut frame.head;
     let ethertype = |head: &[u8], at: usize| [head[at], head[at + 1]];
     let mut at = 12;
@@ -322,10 +329,14 @@ fn mark_congestion(frame: &mut Frame) {
             let sum = (sum & 0xffff) + (sum >> 16);
             let sum = (sum & 0xffff) + (sum >> 16);
             [head[network + 10], head[network + 11]] = (!(sum as u16)).to_be_bytes();
+            true
         }
         // The traffic class lies across two bytes; its last two bits are bits 5 and 4 of the second byte.
-        IPV6 if matches!(head[network + 1] >> 4 & 3, 1 | 2) => head[network + 1] |= CONGESTION << 4,
-        _ => {}
+        IPV6 if matches!(head[network + 1] >> 4 & 3, 1 | 2) => {
+            head[network + 1] |= CONGESTION << 4;
+            true
+        }
+        _ => false,
     }
 }
 
@@ -470,7 +481,7 @@ mod tests {
             burst.push_short(&[0; 60]);
             let frame = &mut burst.frames_mut()[0];
             frame.head = short;
-            mark_congestion(frame);
+            assert_eq!(mark_congestion(frame), matches!(ecn, 1 | 2));
             let wanted = if matches!(ecn, 1 | 2) { 3 } else { ecn };
             let sliced = SlicedPacket::from_ethernet(&frame.head[..bytes.len()]).unwrap();
             match sliced.net.unwrap() {
