@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use crosspoint_frame::{Burst, Decision, Frame, tsc};
+use crosspoint_packet::headers::Headers;
 
 use crate::egress::tx::Tx;
 use crate::snapshot::Snapshot;
@@ -297,29 +298,18 @@ pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
     }
 }
 
-/// EtherTypes, and those of tags.
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 /// The ECN codepoint "congestion experienced" (RFC 3168, 5).
 const CONGESTION: u8 = 3;
 
 /// Marks a frame whose sender says that its transport understands ECN: "ECT" becomes "congestion experienced". An IPv4
 /// header's checksum is adjusted (RFC 1624, equation 3). Returns whether it was marked.
 fn mark_congestion(frame: &mut Frame) -> bool {
+    let headers = Headers::parse(frame.headers());
+    // With two tags, the addresses end at byte 62, so what is read here lies within the head.
+    let network = headers.network;
     let head = &mut frame.head;
-    let ethertype = |head: &[u8], at: usize| [head[at], head[at + 1]];
-    let mut at = 12;
-    // At most two tags: the header's first bytes lie within the head in any case.
-    for _ in 0..2 {
-        if TAGS.contains(&ethertype(&head[..], at)) {
-            at += 4;
-        }
-    }
-    let kind = ethertype(&head[..], at);
-    let network = at + 2;
-    match kind {
-        IPV4 if matches!(head[network + 1] & 3, 1 | 2) => {
+    match headers.ip_version {
+        4 if matches!(head[network + 1] & 3, 1 | 2) => {
             let word = |head: &[u8], at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
             let before = word(&head[..], network);
             head[network + 1] |= CONGESTION;
@@ -332,7 +322,7 @@ fn mark_congestion(frame: &mut Frame) -> bool {
             true
         }
         // The traffic class lies across two bytes; its last two bits are bits 5 and 4 of the second byte.
-        IPV6 if matches!(head[network + 1] >> 4 & 3, 1 | 2) => {
+        6 if matches!(head[network + 1] >> 4 & 3, 1 | 2) => {
             head[network + 1] |= CONGESTION << 4;
             true
         }
@@ -460,7 +450,7 @@ mod tests {
         }) {
             let mut bytes = [&[2; 12][..], tags].concat();
             if v6 {
-                bytes.extend(IPV6);
+                bytes.extend([0x86, 0xdd]);
                 let header = Ipv6Header {
                     traffic_class: 0x28 | ecn,
                     next_header: IpNumber::IPV6_NO_NEXT_HEADER,
@@ -468,7 +458,7 @@ mod tests {
                 };
                 bytes.extend(header.to_bytes());
             } else {
-                bytes.extend(IPV4);
+                bytes.extend([8, 0]);
                 let number = IpNumber::EXPERIMENTAL_AND_TESTING_0;
                 let mut header = Ipv4Header::new(0, 64, number, [1; 4], [2; 4]).unwrap();
                 header.ecn = ecn.try_into().unwrap();
@@ -478,7 +468,7 @@ mod tests {
             let mut short = [0; 64];
             short[..bytes.len()].copy_from_slice(&bytes);
             let mut burst = Burst::new();
-            burst.push_short(&[0; 60]);
+            burst.push_short(&[0; 64]);
             let frame = &mut burst.frames_mut()[0];
             frame.head = short;
             assert_eq!(mark_congestion(frame), matches!(ecn, 1 | 2));
