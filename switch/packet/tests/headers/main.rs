@@ -332,3 +332,20 @@ fn three_tags_are_too_many_unless_any_are_taken() {
     assert_eq!(Headers::parse(&old).stop, Stop::Unknown);
     assert_eq!(Headers::parse_behind(&old, Tags::Any).stop, Stop::Layer4);
 }
+
+#[test]
+fn headers_that_contradict_themselves_are_none() {
+    let stop = |frame: &[u8]| walk_and_compare(frame).stop;
+    let mut v4 = ipv4(&[], (0, 0), 1, TCP, &payload());
+    assert_eq!(stop(&v4), Stop::Layer4);
+    // The length of an AH, in words less two.
+    v4[35] = 0;
+    assert_eq!(stop(&v4), Stop::BadHeader);
+    for first in [0x44, 0x40, 0x55, 0x65] {
+        v4[14] = first;
+        assert_eq!(stop(&v4), Stop::BadHeader, "{first:#x}");
+    }
+    let mut v6 = ipv6(&[], &[], TCP, &payload());
+    v6[14] = 0x45;
+    assert_eq!(stop(&v6), Stop::BadHeader);
+}
