@@ -1,13 +1,16 @@
 #!/bin/bash
-# instructions.sh [--build] [BINARY]: checks the machine code of the data path, in a build of the release profile. Without
-# BINARY it builds the example by_turns of crosspoint-engine, a worker and its guests in one thread, and also counts the
-# instructions that it executes; with BINARY, it checks only that file. --build builds the example, and ends.
+# instructions.sh [--build | --baseline | BINARY]: checks the machine code of the data path, in a build of the release
+# profile. Without BINARY it builds the example by_turns of crosspoint-engine, a worker and its guests in one thread, and also
+# counts the instructions that it executes; with BINARY, it checks only that file. --build builds the example, and ends.
+# --baseline also writes the counts to deploy/instructions.baseline.
 #
 #   prefetchw  lines that will be written are prefetched for writing
 #   vectors    checksums have variants for AVX2 and AVX-512, chosen at run time, and no other function of the switch has such instructions
 #   lock       the stages of a burst have no locked instruction and no fence
 #   executed   a lone worker executes one locked instruction for each poll iteration that has frames, the fence before it checks whether guests
 #              want to be called, and none for a frame
+#   baseline   the worker executes at most 1 % more instructions for the same frames than deploy/instructions.baseline says.
+#              A commit that changes this file says why. A change that is not configured must cost nothing
 #   old        everything runs on a processor of 2006 that has nothing beyond SSSE3, and on one of 2003 without SSSE3
 #
 # Needs objdump; valgrind and qemu-x86_64 for the last two: deploy/install-deps.sh instructions. No root.
@@ -31,6 +34,11 @@ ASKS=('rx::plain::.*::look_from$')
 REPEATS=300 TURNS=$((300 * 4))
 # Locked instructions at the start, when the worker takes its streams.
 START_MAX=100
+# Instructions of each workload; they depend on the compiler, so each version has its own lines. They do not depend on the
+# processor: functions that the C library chooses by its features are not counted, and those that the switch chooses so (sums
+# of checksums) may not be executed here.
+BASELINE=$REPO/deploy/instructions.baseline
+TOLERANCE_PERCENT=1
 # Without AVX; without SSSE3 and all later extensions.
 OLD=(core2duo Opteron_G1)
 
@@ -86,10 +94,10 @@ look() {
   say "compiled: $(wc -l < "$WORK/functions") functions, $(awk -F '\t' '{ count += $2 } END { print count }' "$WORK/functions") times prefetchw; ${#STAGES[@]} stages without a locked instruction"
 }
 
-# count WORD...: locked instructions that the example executes.
+# count WORD...: instructions that the example executes: locked ones, and all.
 # shellcheck disable=SC2016 # awk's
 count() {
-  local counted
+  local counted all chosen
   valgrind --quiet --tool=callgrind --dump-instr=yes --compress-pos=no --compress-strings=no --collect-atstart=no --toggle-collect='by_turns::turn*' \
     --callgrind-out-file="$WORK/executed" "$BINARY" "$REPEATS" counted "$@" > /dev/null
   # Addresses in both files are those in the binary. A line after "calls=" belongs to the callee, and is counted there
@@ -102,14 +110,55 @@ count() {
       next
     }
     /^ob=/ { own = ($0 ~ /by_turns/) }
+    /^fn=/ { is_chosen = ($0 ~ /sum::x86/) }
     /^calls=/ { callee = 1; next }
-    /^0x/ { if (callee) { callee = 0; next } address = substr($1, 3); if (own && address in locked) count += $3 }
-    END { print count + 0 }
+    /^0x/ {
+      if (callee) { callee = 0; next }
+      if (!own) next
+      address = substr($1, 3); all += $3
+      if (address in locked) count += $3
+      if (is_chosen) chosen += $3
+    }
+    END { printf "%d %d %d\n", count, all, chosen }
   ' "$WORK/code" "$WORK/executed" > "$WORK/count"
-  counted=$(cat "$WORK/count")
+  read -r counted all chosen < "$WORK/count"
   [ "$counted" -le $((TURNS + START_MAX)) ] || wrong "$counted locked instructions executed in $TURNS turns with $((REPEATS * 256)) frames ($*)"
   [ "$counted" -ge "$TURNS" ] || wrong "$counted locked instructions executed in $TURNS turns: the fence is missing, or nothing was counted ($*)"
   say "executed: $counted locked instructions in $TURNS turns with $((REPEATS * 256)) frames${*:+ ($*)}"
+  [ "$chosen" = 0 ] || wrong "$chosen instructions of functions that are chosen by the processor's features: the count depends on it ($*)"
+  compare "$all" "${*:-plain}"
+}
+
+# compiler: the version of the compiler that made the binary, and its commit.
+compiler() { readelf --string-dump=.comment "$BINARY" | sed -n 's/.*rustc version \([^ ]*\) (\([^ ]*\).*/\1-\2/p' | head -1; }
+
+# compare COUNT WORKLOAD: compares with the baseline, or writes it.
+compare() {
+  local version before percent
+  version=$(compiler)
+  [ -n "$version" ] || { wrong "the binary does not name its compiler"; return; }
+  if [ -n "$UPDATE" ]; then
+    awk -v version="$version" -v workload="$2" '!/^#/ && !($1 == version && $2 == workload)' "$BASELINE" > "$WORK/baseline" 2> /dev/null || true
+    {
+      echo "# Instructions that a worker executes; written by deploy/instructions.sh --baseline. Compiler, workload, instructions."
+      { cat "$WORK/baseline"; echo "$version $2 $1"; } | LC_ALL=C sort
+    } > "$BASELINE"
+    say "baseline: $1 instructions ($2)"
+    return
+  fi
+  before=$(awk -v version="$version" -v workload="$2" '$1 == version && $2 == workload { print $3 }' "$BASELINE" 2> /dev/null || true)
+  if [ -z "$before" ]; then
+    say "NOT COMPARED: $1 instructions ($2), since $(basename "$BASELINE") has no line for $version. Check out a commit that is known to be good, run $(basename "$0") --baseline there, and compare"
+    return
+  fi
+  percent=$(awk -v now="$1" -v before="$before" 'BEGIN { printf "%+.2f", (now - before) * 100 / before }')
+  if [ $(($1 * 100)) -gt $((before * (100 + TOLERANCE_PERCENT))) ]; then
+    wrong "$1 instructions instead of $before, $percent % ($2). If that is meant: deploy/instructions.sh --baseline, and say why in the commit"
+  elif [ $(($1 * 100)) -lt $((before * (100 - TOLERANCE_PERCENT))) ]; then
+    say "executed: $1 instructions, $percent % ($2): fewer than the baseline. Record them: deploy/instructions.sh --baseline"
+  else
+    say "executed: $1 instructions, $percent % ($2)"
+  fi
 }
 
 old() {
@@ -124,9 +173,11 @@ old() {
 }
 
 case ${1:-} in -h | --help) sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
-need_command objdump
+need_command objdump readelf
 [ "$(uname -m)" = x86_64 ] || die "only the instructions of x86-64 are known"
 if [ "${1:-}" = --build ]; then build; exit; fi
+UPDATE=
+if [ "${1:-}" = --baseline ]; then UPDATE=1; shift; fi
 BINARY=${1:-}
 if [ -n "$BINARY" ]; then
   look
