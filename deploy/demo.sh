@@ -18,7 +18,7 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CONFIG=$REPO/configs/demo.toml
 BINARY=$REPO/target/release/crosspoint
 RUN_DIR=/run/crosspoint
-GUEST_SOCKET=$RUN_DIR/demo-guest.sock
+GUEST_SOCKET=$RUN_DIR/guests/demo-guest.sock
 CONTROL_SOCKET=$RUN_DIR/demo.sock
 METRICS_URL=http://127.0.0.1:9477/metrics
 ADDR_A=10.99.77.1 ADDR_B=10.99.77.2 ADDR_GUEST=10.99.77.3
@@ -83,7 +83,7 @@ cleanup() {
     stop "$JOB_PID"; stop "$GUEST_PID"; stop "$SERVICE_PID"; stop "$SWITCH_PID"
     remove_network
     rm -f "$GUEST_SOCKET" "$CONTROL_SOCKET"
-    rmdir "$RUN_DIR" 2>/dev/null || true
+    rmdir "$RUN_DIR/guests" "$RUN_DIR" 2>/dev/null || true
   fi
   [ -z "$WORK" ] || rm -rf "$WORK"
   exit "$status"

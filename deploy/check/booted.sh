@@ -121,8 +121,8 @@ inside_systemd() {
     [ "$(property ActiveState) $(property NRestarts)" = "active 0" ]
   fi
   # The unit allows the daemon to write there, and to give a socket to its own group.
-  crosspoint port add web-2 type=vhost socket=/run/crosspoint/web-2.sock socket_mode=0660 socket_group=crosspoint --keep
-  [ "$(stat -c '%U %G %a' /run/crosspoint/web-2.sock)" = 'crosspoint crosspoint 660' ]
+  crosspoint port add web-2 type=vhost socket=/run/crosspoint/guests/web-2.sock socket_mode=0660 socket_group=crosspoint --keep
+  [ "$(stat -c '%U %G %a' /run/crosspoint/guests/web-2.sock)" = 'crosspoint crosspoint 660' ]
   grep -q web-2 /etc/crosspoint/ports.d/*.toml
   crosspoint port remove web-2 --keep
   python3 /run/hold.py "$(worker)" 6 &

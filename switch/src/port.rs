@@ -25,7 +25,7 @@ enum Action {
     /// Add a port
     ///
     /// Keys are those of a [[port]] table. A value is read as TOML, or else as text: type=vhost
-    /// socket=/run/crosspoint/web-1.sock vlan.access=5
+    /// socket=/run/crosspoint/guests/web-1.sock vlan.access=5
     Add {
         /// The port's name
         #[arg(required_unless_present = "file")]

@@ -168,7 +168,7 @@ keys! {
     /// A guest's vhost-user socket.
     pub struct VhostPort = "VhostPort" {
         /// vhost: absolute path of the vhost-user socket.
-        socket: PathBuf = texts::socket().required("socket = \"/run/crosspoint/web-1.sock\""), Reopens;
+        socket: PathBuf = texts::socket().required("socket = \"/run/crosspoint/guests/web-1.sock\""), Reopens;
         /// vhost: which side listens on the socket.
         role: Role = word().or(Role::Server), Reopens;
         /// The socket's mode and group, if the switch listens.

@@ -160,7 +160,7 @@ pub(super) fn socket() -> Text<PathBuf> {
     };
     Text {
         must: "an absolute path",
-        help: "for example: socket = \"/run/crosspoint/web-1.sock\"".into(),
+        help: "for example: socket = \"/run/crosspoint/guests/web-1.sock\"".into(),
         parse,
         write: |path| path.to_string_lossy().into_owned(),
         schema: json!({"pattern": "^/", "maxLength": SOCKET_BYTES_MAX}),

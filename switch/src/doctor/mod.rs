@@ -28,6 +28,7 @@
 mod command;
 mod cores;
 mod finding;
+mod guest_group;
 mod host;
 mod interfaces;
 mod interrupts;
@@ -35,6 +36,7 @@ mod kernel;
 mod memory;
 mod own_sockets;
 mod process;
+mod service;
 mod sockets;
 mod subject;
 
@@ -53,6 +55,7 @@ pub const CHECKS: &[&[Check]] = &[
     interrupts::CHECKS,
     interfaces::CHECKS,
     sockets::CHECKS,
+    guest_group::CHECKS,
     own_sockets::CHECKS,
 ];
 
@@ -67,6 +70,7 @@ pub fn examine(host: &Host, config: Option<&Config>) -> Report {
         interrupts::check,
         interfaces::check,
         sockets::check,
+        guest_group::check,
         own_sockets::check,
     ];
     Report {

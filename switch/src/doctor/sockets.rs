@@ -8,12 +8,14 @@ use std::path::Path;
 
 use crosspoint_config::Role;
 
+use super::guest_group::GUESTS_FOLDER;
+use super::service::{self, Connect, Service, Umask, group_name, user_name};
 use super::subject::{Subject, counted};
 use super::{Check, Finding, Severity};
 
 const FOLDER: Check = Check {
     id: "socket-folder",
-    looks_at: "The folders of guests' sockets: whether they exist, and which users may enter them and connect",
+    looks_at: "The folders of guests' sockets: whether they exist, and which users may enter them and connect. The umask is that of the running daemon, or of the systemd unit, or of this process",
 };
 const PEER: Check = Check {
     id: "front-end-socket",
@@ -38,6 +40,7 @@ const OTHERS_ENTER: u32 = 0o001;
 const GROUP_ENTER: u32 = 0o010;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let service = Service::of(subject.host);
     let mut folders: BTreeMap<&Path, (u64, bool)> = BTreeMap::new();
     let mut absent = Vec::new();
     for (name, guest) in subject.guests() {
@@ -54,7 +57,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }
     let folders = folders.into_iter();
     let mut findings: Vec<Finding> = folders
-        .map(|(folder, (ports, has_modes))| of_folder(subject, folder, ports, has_modes))
+        .map(|(folder, (ports, has_modes))| of_folder(subject, &service, folder, ports, has_modes))
         .collect();
     findings.extend(of_groups(subject));
     if !absent.is_empty() {
@@ -119,17 +122,6 @@ fn is_socket(subject: &Subject<'_>, path: &Path) -> bool {
     found.is_ok_and(|file| file.file_type().is_socket())
 }
 
-/// The name of a number in a file such as /etc/passwd.
-fn name_of(subject: &Subject<'_>, file: &str, id: u32) -> String {
-    let text = subject.host.read(file).unwrap_or_default();
-    let is_it = |line: &&str| line.split(':').nth(2) == Some(id.to_string().as_str());
-    let name = text
-        .lines()
-        .find(is_it)
-        .and_then(|line| line.split(':').next());
-    name.map_or_else(|| id.to_string(), str::to_owned)
-}
-
 fn sockets_of(ports: u64) -> String {
     match ports {
         1 => "1 port has its socket".to_owned(),
@@ -138,24 +130,33 @@ fn sockets_of(ports: u64) -> String {
 }
 
 /// The finding about a folder that holds `ports` sockets; `has_modes`: whether one of them has a `socket_mode`.
-fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) -> Finding {
+fn of_folder(
+    subject: &Subject<'_>,
+    service: &Service,
+    folder: &Path,
+    ports: u64,
+    has_modes: bool,
+) -> Finding {
     let shown = folder.to_string_lossy();
-    let umask = subject.host.read("/proc/self/status").unwrap_or_default();
-    let umask = umask.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
-    let umask = umask.unwrap_or(0o022);
     let Ok(found) = fs::metadata(subject.host.path(&shown)) else {
+        if service.is_systemd() && folder == Path::new(GUESTS_FOLDER) {
+            let found = format!(
+                "{}; the unit makes the folder when it starts",
+                counted(ports, "socket")
+            );
+            return FOLDER.ok(&shown, found);
+        }
         return FOLDER.finding(
             Severity::Error,
             &shown,
             format!("it does not exist, though {} there", sockets_of(ports)),
             "The daemon makes it as its own user and umask say: front ends of other users may be kept out. If the path is mistyped, no front end comes.",
-            vec![format!("install -d -m 750 -g kvm {shown}")],
+            vec![service.makes_folder(&shown)],
         );
     };
     let mode = found.mode();
-    let owner = name_of(subject, "/etc/passwd", found.uid());
-    let group = name_of(subject, "/etc/group", found.gid());
+    let owner = user_name(subject.host, found.uid());
+    let group = group_name(subject.host, found.gid());
     if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
         return FOLDER.finding(
             Severity::Warning,
@@ -170,20 +171,29 @@ fn of_folder(subject: &Subject<'_>, folder: &Path, ports: u64, has_modes: bool) 
         mode if mode & GROUP_ENTER != 0 => format!("{owner} and group {group}"),
         _ => owner,
     };
-    // Connecting takes permission to write to the socket; its mode is 777 without the bits of the umask.
-    let connect = match umask {
-        mask if mask & 0o002 == 0 => "everybody",
-        mask if mask & 0o020 == 0 => "its owner and group",
-        _ => "its owner",
-    };
+    let (connect, who) = (service.umask.may_connect(), service.umask.whose());
+    let umask = service.umask.bits();
     let but = if has_modes {
         ", but for a port's socket_mode"
     } else {
         ""
     };
     let found = format!(
-        "{}; {enter} may enter, and with umask {umask:03o} {connect} may connect{but}",
+        "{}; {enter} may enter, and with {who} {umask:03o} {connect} may connect{but}",
         counted(ports, "socket")
     );
+    if service.is_systemd() && !has_modes && connect != Connect::OwnerAndGroup {
+        return unfit_umask(&shown, found, service.umask);
+    }
     FOLDER.ok(&shown, found)
+}
+
+/// The packaged unit's umask lets the group of guests connect, and no other user.
+fn unfit_umask(shown: &str, found: String, umask: Umask) -> Finding {
+    let cost = match umask.may_connect() {
+        Connect::Everybody => "Any user that may enter the folder can be a port's guest.",
+        _ => "Front ends of users other than the daemon's and root are refused.",
+    };
+    let mend = service::drop_in("umask", "UMask=0007");
+    FOLDER.finding(Severity::Warning, shown, found, cost, mend)
 }

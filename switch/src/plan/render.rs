@@ -13,7 +13,7 @@ const COLUMNS: usize = 80;
 /// Renders the planned changes:
 ///
 /// ```text
-/// + port web-3 (vhost, /run/crosspoint/web-3.sock)
+/// + port web-3 (vhost, /run/crosspoint/guests/web-3.sock)
 /// - port web-1
 /// ~ port web-2: mac_limit 1024 -> 10 (in place)
 /// ~ port up0: channels none -> 4 (reopens: its traffic stops for a moment)

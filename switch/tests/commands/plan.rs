@@ -206,11 +206,11 @@ interface = "enp1s0f0"
 [[port]]
 name = "web-1"
 type = "vhost"
-socket = "/run/crosspoint/web-1.sock"
+socket = "/run/crosspoint/guests/web-1.sock"
 [[port]]
 name = "web-2"
 type = "vhost"
-socket = "/run/crosspoint/web-2.sock"
+socket = "/run/crosspoint/guests/web-2.sock"
 direct = { uplink = "up0", queue = 3 }
 "#;
 
@@ -233,14 +233,14 @@ channels = 4
 [[port]]
 name = "web-2"
 type = "vhost"
-socket = "/run/crosspoint/web-2.sock"
+socket = "/run/crosspoint/guests/web-2.sock"
 direct = { uplink = "up0", queue = 3 }
 mac_limit = 10
 vlan = { access = 5 }
 [[port]]
 name = "web-3"
 type = "vhost"
-socket = "/run/crosspoint/web-3.sock"
+socket = "/run/crosspoint/guests/web-3.sock"
 "#;
     let plan = between(RUNNING, wanted);
     let answer = PlanAnswer::from(&plan);
@@ -252,7 +252,7 @@ socket = "/run/crosspoint/web-3.sock"
 ~ port web-2: (reopens: its traffic stops for a moment)
     vlan none -> { access = 5 }
     mac_limit 1024 -> 10
-+ port web-3 (vhost, /run/crosspoint/web-3.sock)
++ port web-3 (vhost, /run/crosspoint/guests/web-3.sock)
 ! workers.cores: \"auto\" -> [2, 3] (needs a restart)
 ~ metrics.listen: \"127.0.0.1:9477\" -> \"off\"
 "
@@ -434,8 +434,9 @@ fn a_table_from_elsewhere_is_refused_with_its_line() {
         text.contains("[the new port:") && text.contains("queue_pairs = 17"),
         "{text}"
     );
-    let text =
-        refusal(json!({"name": "a", "type": "vhost", "socket": "/run/crosspoint/web-1.sock"}));
+    let text = refusal(
+        json!({"name": "a", "type": "vhost", "socket": "/run/crosspoint/guests/web-1.sock"}),
+    );
     assert!(
         text.contains("already used") && text.contains("[the running ports:"),
         "{text}"

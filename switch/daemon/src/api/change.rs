@@ -3,7 +3,7 @@
 //! ```text
 //! {"plan":{"config":"/etc/crosspoint/new.toml"}}   what reading that file (null: the current one again) would change
 //! {"reload":{}}                                    reads the configuration again, and applies the differences
-//! {"port_add":{"name":"web-1","type":"vhost","socket":"/run/crosspoint/web-1.sock"}}
+//! {"port_add":{"name":"web-1","type":"vhost","socket":"/run/crosspoint/guests/web-1.sock"}}
 //! {"port_set":{"name":"web-1","set":{"mac_limit":10,"vlan":{"access":5}}}}
 //! {"port_remove":"web-1"}                          or {"port_remove":{"name":"web-1","keep":true}}
 //! ```

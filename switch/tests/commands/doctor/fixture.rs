@@ -23,7 +23,7 @@ huge_pages = "reserved"
 [[port]]
 name = "web-1"
 type = "vhost"
-socket = "/run/crosspoint/web-1.sock"
+socket = "/run/crosspoint/guests/web-1.sock"
 [[port]]
 name = "db-1"
 type = "vhost"
@@ -161,17 +161,45 @@ impl Patient {
     }
 
     fn make_sockets(&self) {
-        let folder = self.path("/run/crosspoint");
+        let folder = self.path("/run/crosspoint/guests");
         fs::create_dir_all(&folder).expect("a folder");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).expect("a mode");
         let found = fs::metadata(&folder).expect("it is there");
         self.write(
             "/etc/passwd",
-            &format!("switch:x:{}:0::/:/bin/false", found.uid()),
+            &format!("switch:x:{}:4242::/:/bin/false", found.uid()),
         );
         self.write("/etc/group", &format!("kvm:x:{}:", found.gid()));
         fs::create_dir_all(self.path("/run/vm")).expect("a folder");
         UnixListener::bind(self.path("/run/vm/db-1.sock")).expect("a socket");
+    }
+
+    /// As with the package: a unit that runs the daemon as user `crosspoint`, and a folder of sockets with a group of its own.
+    fn install(&self, umask: &str) {
+        let unit = format!(
+            "[Service]\nUser=crosspoint\nGroup=crosspoint\nUMask={umask}\n#SupplementaryGroups=libvirt-qemu"
+        );
+        self.write("/usr/lib/systemd/system/crosspoint.service", &unit);
+        self.mode("/run/crosspoint/guests", 0o2770);
+        self.group("kvm", "libvirt-qemu");
+    }
+
+    fn mode(&self, path: &str, mode: u32) {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(self.path(path), mode).expect("a mode");
+    }
+
+    /// Gives the group of the sockets' folder this name and these members.
+    fn group(&self, name: &str, members: &str) {
+        let folder = self.path("/run/crosspoint/guests");
+        let id = fs::metadata(folder).expect("it is there").gid();
+        self.write("/etc/group", &format!("{name}:x:{id}:{members}"));
+    }
+
+    /// Adds a key to the port `web-1`.
+    fn guest_key(&mut self, key: &str) {
+        let name = "name = \"web-1\"";
+        self.config = self.config.replace(name, &format!("{name}\n{key}"));
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -440,15 +468,46 @@ pub fn wounds() -> Vec<Wound> {
         }),
         wound(&["socket-folder"], Warning, |p| {
             let open = fs::Permissions::from_mode(0o777);
-            fs::set_permissions(p.path("/run/crosspoint"), open).expect("a mode");
+            fs::set_permissions(p.path("/run/crosspoint/guests"), open).expect("a mode");
+        }),
+        wound(&["socket-folder"], Warning, |p| p.install("0022")),
+        wound(&["socket-folder"], Warning, |p| {
+            p.install("0007");
+            // A drop-in takes precedence over the unit.
+            p.write(
+                "/etc/systemd/system/crosspoint.service.d/x.conf",
+                "[Service]\nUMask=0000",
+            );
+        }),
+        wound(&["socket-folder"], Warning, |p| {
+            p.install("0007");
+            // A running daemon has the umask with which it was started.
+            p.write("/proc/90/comm", "crosspoint");
+            p.write("/proc/90/task/91/comm", "worker-0");
+            p.write(
+                "/proc/90/status",
+                "Umask:\t0077\nUid:\t7\t7\t7\t7\nGid:\t7\t7\t7\t7\nGroups:\t",
+            );
+        }),
+        wound(&["guest-group"], Note, |p| {
+            p.install("0007");
+            p.group("kvm", "");
+        }),
+        wound(&["guest-group"], Warning, |p| {
+            p.install("0007");
+            p.mode("/run/crosspoint/guests", 0o750);
+        }),
+        wound(&["guest-group"], Warning, |p| {
+            p.install("0007");
+            p.guest_key("socket_group = \"kvm\"");
         }),
         wound(&["socket-folder"], Error, |p| {
             p.config = p
                 .config
-                .replace("/run/crosspoint/web-1", "/run/crosspiont/web-1");
+                .replace("/run/crosspoint/guests", "/run/crosspiont/guests");
         }),
         wound(&["socket-group"], Error, |p| {
-            let socket = "socket = \"/run/crosspoint/web-1.sock\"";
+            let socket = "socket = \"/run/crosspoint/guests/web-1.sock\"";
             let group = format!("{socket}\nsocket_group = \"libvirt-qemo\"");
             p.config = p.config.replace(socket, &group);
         }),
@@ -456,22 +515,22 @@ pub fn wounds() -> Vec<Wound> {
             p.remove("/run/vm/db-1.sock")
         }),
         wound(&["own-sockets"], Error, |p| {
-            p.write("/run/crosspoint/web-1.sock", "")
+            p.write("/run/crosspoint/guests/web-1.sock", "")
         }),
         wound(&["own-sockets"], Warning, |p| {
             p.write(
                 "/proc/net/unix",
-                &unix_listener("/run/crosspoint/web-1.sock"),
+                &unix_listener("/run/crosspoint/guests/web-1.sock"),
             );
         }),
         wound(&["own-sockets"], Note, |p| {
             p.write("/proc/net/unix", "Num RefCount ...");
-            UnixListener::bind(p.path("/run/crosspoint/web-1.sock")).expect("a socket");
+            UnixListener::bind(p.path("/run/crosspoint/guests/web-1.sock")).expect("a socket");
         }),
         wound(&["own-sockets"], Warning, |p| {
-            let line = unix_listener("/run/crosspoint/web-1.sock");
+            let line = unix_listener("/run/crosspoint/guests/web-1.sock");
             p.write("/proc/net/unix", &format!("{line}{line}"));
-            UnixListener::bind(p.path("/run/crosspoint/web-1.sock")).expect("a socket");
+            UnixListener::bind(p.path("/run/crosspoint/guests/web-1.sock")).expect("a socket");
         }),
         wound(&["worker-threads"], Warning, |p| {
             p.write("/proc/80/comm", "crosspoint");
