@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """generate.py [--check]: writes the dashboards beside it, for Grafana 10 and newer; --check only tells whether they are current.
 
-Four dashboards with links to each other. They ask the counters alone, and so need no recording rules.
+Five dashboards with links to each other. They ask the counters alone, and so need no recording rules.
 """
 
 import json
@@ -65,6 +65,30 @@ def stat(title, unit, expr, about="", bad_above=None):
     return panel("stat", title, unit, (expr, ""), about=about, thresholds={"mode": "absolute", "steps": steps})
 
 
+def table(title, *columns, about=""):
+    """A row for each host. columns: (name, unit, expression by instance), sorted by the first."""
+    one = panel("table", title, "none", *[(expr, name) for name, _, expr in columns], about=about)
+    for target in one["targets"]:
+        target |= {"format": "table", "instant": True}
+    # Grafana names the columns of several queries after their letters.
+    names = {f"Value #{target['refId']}": name for target, (name, _, _) in zip(one["targets"], columns, strict=True)}
+    one["transformations"] = [
+        {"id": "merge", "options": {}},
+        {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": {"instance": "Host"} | names}},
+    ]
+    one["options"] = {"showHeader": True, "sortBy": [{"displayName": columns[0][0], "desc": True}]}
+    to_host = {"title": "Overview of ${__value.text}", "url": "/d/crosspoint-overview?var-instance=${__value.raw}&${datasource:queryparam}&${job:queryparam}"}
+    one["fieldConfig"]["overrides"] = [
+        {"matcher": {"id": "byName", "options": "Host"}, "properties": [{"id": "links", "value": [to_host]}]},
+        *[{"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]} for name, unit, _ in columns],
+    ]
+    return one
+
+
+def worst(title, unit, expr, about="", legend="{{instance}}"):
+    return graph(title, unit, (f"topk(10, {expr}) > 0", legend), about=about)
+
+
 def variable(name, query, label):
     return {
         "name": name, "label": label, "type": "query", "datasource": SOURCE, "query": {"query": query, "refId": name}, "definition": query,
@@ -81,11 +105,15 @@ OF_PORT = variable("port", f"label_values(crosspoint_port_up{{{HOST}}}, port)", 
 OF_WORKER = variable("worker", f"label_values(crosspoint_worker_iterations_total{{{HOST}}}, worker)", "Worker")
 
 
+# Width and height of panels other than graphs. A row has a width of 24.
+SIZES = {"stat": (6, 4), "table": (24, 12)}
+
+
 def lay_out(panels):
-    """Four figures in a row, graphs two by two."""
+    """Four figures in a row, graphs two by two, a table for itself."""
     x = y = row = 0
     for number, one in enumerate(panels, 1):
-        width, height = (6, 4) if one["type"] == "stat" else (12, 9)
+        width, height = SIZES.get(one["type"], (12, 9))
         if x + width > 24 or (row and height != row):
             x, y = 0, y + row
         one["id"], one["gridPos"], row = number, {"x": x, "y": y, "w": width, "h": height}, height
@@ -123,6 +151,46 @@ OVERVIEW = [
           (f"process_max_fds{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}}", "{{instance}} at most")),
     graph("Versions", "none", (f"count by (version) (crosspoint_build_info{{{HOST}}})", "{{version}}"), about="Hosts that run each version."),
     graph("Busiest ports", "pps", ("topk(10, " + rate("crosspoint_queue_packets_total", HOST, "instance, port") + ")", "{{instance}} {{port}}")),
+]
+
+BUSIEST = f"max by (instance) ({share('busy', HOST, 'instance, worker')})"
+HOST_DROPS = rate("crosspoint_drops_total", HOST, "instance")
+MOVED = rate("crosspoint_port_addresses_moved_total", HOST, "instance")
+DAMPED = rate("crosspoint_port_addresses_damped_total", HOST, "instance")
+FLOODED = rate("crosspoint_queue_flood_copies_total", HOST, "instance")
+LIMITED = rate("crosspoint_drops_total", HOST + ', reason=~"storm_.*"', "instance")
+SENT = rate("crosspoint_queue_packets_total", HOST + ', direction="tx"', "instance")
+# Reasons that are counted at the port which should have got the frame.
+NOT_TAKEN = rate("crosspoint_drops_total", HOST + ', reason=~"port_down|guest_.*|nic_.*|mtu_exceeded|handover_full"', "instance")
+
+HOSTS = [
+    stat("Hosts", "none", f"count(crosspoint_build_info{{{HOST}}})", "Whose daemon answers."),
+    stat("Hosts without an answer", "none", f"count(up{{{HOST}}} == 0) or vector(0)", "Prometheus cannot read their metrics.", 1),
+    stat("Hosts with a stuck worker", "none", f"count(max by (instance) (crosspoint_worker_stalled{{{HOST}}}) == 1) or vector(0)", "", 1),
+    stat("Hosts with a loop", "none", f"count(max by (instance) (crosspoint_port_looping{{{HOST}}}) == 1) or vector(0)", "", 1),
+    table(
+        "All hosts",
+        ("Drops", "pps", HOST_DROPS),
+        ("Busiest worker", "percentunit", BUSIEST),
+        ("Addresses moved", "ops", MOVED),
+        ("Flood copies", "pps", FLOODED),
+        ("Drops by flood limits", "pps", LIMITED),
+        ("Ports not up", "none", f"sum by (instance) (1 - crosspoint_port_up{{{HOST}}})"),
+        ("Started", "dateTimeFromNow", f"1000 * max by (instance) (process_start_time_seconds{{{HOST}}} and on (job, instance) crosspoint_build_info{{{HOST}}})"),
+        about="Of the last interval; the worst first. A host's name leads to its overview.",
+    ),
+    worst("Drops", "pps", HOST_DROPS, "The ten worst hosts, as in all graphs here."),
+    worst("Share of copies that receivers did not take", "percentunit", f"{NOT_TAKEN} / ({SENT} + {NOT_TAKEN})", "Guests and NICs that are too slow, down, or have another MTU."),
+    worst("Drops of the worst ports", "pps", rate("crosspoint_drops_total", HOST, "instance, port, reason"), legend="{{instance}} {{port}} {{reason}}"),
+    worst("Busiest worker", "percentunit", BUSIEST, "Above 80 % it is near its limit."),
+    worst("All workers, mean", "percentunit", share("busy", HOST, "instance"), "Near the busiest worker: the host needs more cores. Far below it: the load is uneven."),
+    worst("Cores lost", "ops", rate("crosspoint_worker_involuntary_context_switches_total", HOST, "instance"), "Other tasks run on workers' cores."),
+    worst("Addresses that moved", "ops", MOVED, "From one port to another. A migration is one move; many each second mean two guests with one address, or a loop."),
+    worst("Moves that were damped", "ops", DAMPED, "The address had moved too often."),
+    worst("Flood copies", "pps", FLOODED, "Copies of broadcasts, multicast frames and frames to unknown addresses."),
+    worst("Drops by flood limits", "pps", LIMITED, "A port floods beyond its storm limits."),
+    worst("Completion, p99", "s", quantile(0.99, HOST, "instance"), COMPLETION),
+    worst("Log lines lost", "ops", rate("crosspoint_log_lines_lost_total", HOST, "instance"), "The reader of the log is too slow."),
 ]
 
 PER_QUEUE = "{{port}} {{queue}}"
@@ -210,6 +278,7 @@ DROPS = [
 ]
 
 DASHBOARDS = {
+    "hosts": dashboard("hosts", "hosts", [], HOSTS),
     "overview": dashboard("overview", "overview", [], OVERVIEW),
     "port": dashboard("port", "ports", [OF_PORT], PORTS),
     "worker": dashboard("worker", "workers", [OF_WORKER], WORKERS),
