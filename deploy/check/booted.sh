@@ -2,8 +2,9 @@
 # booted.sh OLDER PACKAGE: boots this host's systemd in private namespaces, over a temporary copy of the root folder, and
 # lets it run the service of the Debian package, upgraded from an older one whose configuration was changed by hand. Checks
 # that it counts as started when its ports are open, reports how many are up, logs to the journal with fields, is reloaded,
-# keeps ports, is restarted when a worker is stuck, and is stopped when the package is purged. As root. Exits with 77 if this
-# host cannot do that. Outside, only a cgroup is created, and removed in the end.
+# keeps ports, is restarted when a worker is stuck, runs on when the older package is installed again, and is stopped when the
+# package is purged. As root. Exits with 77 if this host cannot do that. Outside, only a cgroup is created, and removed in the
+# end.
 set -euo pipefail
 OLDER=$(realpath "$1") PACKAGE=$(realpath "$2") SELF=$(realpath "$0")
 unable() { echo "$*"; exit 77; }
@@ -70,6 +71,23 @@ name = "web-1"
 type = "vhost"
 socket = "/run/crosspoint/guests/web-1.sock"
 TOML
+  install -m 644 "$(dirname "$SELF")/../log-schema.json" "$1/run/"
+  # The journal's fields of each event are the schema's keys, in capitals; those of the journal's library begin with CODE_ or
+  # SYSLOG_, and fields of the journal itself with an underscore.
+  cat > "$1/run/fields.py" <<'PYTHON'
+import json, sys
+known = {key.upper() for key in json.load(open("/run/log-schema.json"))["properties"]} | {"PRIORITY"}
+events = [json.loads(line) for line in sys.stdin]
+events = [event for event in events if event["_TRANSPORT"] == "journal" and "TARGET" in event]
+for event in events:
+    if "\n" in event["MESSAGE"]:
+        sys.exit(f"several lines: {event['MESSAGE']}")
+    for field in event:
+        if not field.startswith(("_", "CODE_", "SYSLOG_", "TID")) and field not in known:
+            sys.exit(f"the schema has no {field}: {event}")
+if not any("PORT" in event for event in events):
+    sys.exit(f"no event of {len(events)} has a port")
+PYTHON
   # Stops one thread of another process, until this one ends.
   cat > "$1/run/hold.py" <<'PYTHON'
 import ctypes, sys, time
@@ -100,7 +118,7 @@ worker() { grep -lx worker-0 "/proc/$(property MainPID)"/task/*/comm | cut -d / 
 
 # Run by systemd.
 inside_systemd() {
-  local up='1 of 2 ports up (1 of 1 required), 1 worker(s)'
+  local before up='1 of 2 ports up (1 of 1 required), 1 worker(s)'
   systemctl --version | head -n 1
   systemctl start crosspoint
   # "Started" means ready, so all of this holds at once.
@@ -111,6 +129,7 @@ inside_systemd() {
   [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
   until_so "the status shows the ports" says "$up"
   until_so "the journal has the port's name as a field, and in the message" eval 'logged PORT=up0 | grep -q "^up0: up"'
+  journalctl --unit crosspoint --output json --no-pager | python3 /run/fields.py
   if crosspoint reload --help > /dev/null 2>&1; then
     systemctl reload crosspoint
     until_so "it is as before" says "$up"
@@ -133,10 +152,18 @@ inside_systemd() {
   systemctl stop crosspoint
   [ "$(property ActiveState) $(property Result)" = "inactive success" ]
   systemctl start crosspoint
+  # Back to the older version: the daemon runs on until it is restarted, and the files stay.
+  before=$(property MainPID)
+  DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --install "$OLDER"
+  [ "$(dpkg-query --show --showformat '${Version}' crosspoint)" = 0.0.1 ]
+  [ "$(property MainPID)" = "$before" ]
+  crosspoint check --config /etc/crosspoint/crosspoint.toml
+  systemctl restart crosspoint
+  until_so "it is as before, with the older version" says "$up"
   dpkg --purge crosspoint
   if pgrep -x crosspoint; then echo "it runs on, without its package"; return 1; fi
   [ ! -e /etc/crosspoint ]
-  echo 'started, reloaded, watched, stopped and purged'
+  echo 'started, reloaded, watched, stopped, rolled back and purged'
 }
 
 case ${CROSSPOINT_BOOTED:-} in
