@@ -4,7 +4,7 @@
 # are listed as "not run", and are no failure.
 #
 #   --full   also: the package is installed, upgraded and purged in a clean chroot; each capability of the unit is needed; the unit's system call
-#            filter; libvirt, which runs its example; a static binary of the debug build, in an empty root folder and in the container image
+#            filter; libvirt, which runs its example; the Ansible role; a static binary of the debug build, in an empty root folder and in the container image
 #
 # Downloads are kept in /var/cache/crosspoint/check.
 # shellcheck disable=SC2317 # the checks are called by check() alone
@@ -63,6 +63,8 @@ check_rules() {
   promtool check rules "$DEPLOY/prometheus/crosspoint.rules.yml"
   promtool check config "$DEPLOY/prometheus/scrape.yml"
   promtool test rules "$DEPLOY/prometheus/crosspoint.test.yml"
+  have_python
+  "$PYTHON" -B "$DEPLOY/prometheus/alerts.py" --check
 }
 
 check_names() {
@@ -89,6 +91,22 @@ check_unit() {
   [ -z "$said" ] || { echo "$said"; return 1; }
   systemd-analyze security --offline=true --no-pager --threshold="$EXPOSURE_MAX" "$WORK/crosspoint.service" | sed 's/\x1b\[[0-9;]*m//g' > "$WORK/security"
   sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1 of 10 is the exposure by systemd-analyze security/p' "$WORK/security"
+}
+
+# The unit with its drop-ins: no file may have a key that systemd does not know.
+check_drop_ins() {
+  have systemd-analyze
+  local folder=$WORK/units said
+  cp -r "$DEPLOY/systemd/drop-ins" "$folder"
+  rm "$folder/README.md"
+  sed "s,/usr/bin/crosspoint,$WORK/crosspoint," "$UNIT" > "$folder/crosspoint.service"
+  export SYSTEMD_UNIT_PATH=$folder:
+  said=$(systemd-analyze verify --man=no "$folder"/*.service "$folder"/*.slice system.slice user.slice machine.slice 2>&1) || { echo "$said"; return 1; }
+  [ -z "$said" ] || { echo "$said"; return 1; }
+  # That they are read at all.
+  echo 'NoSuchKey=1' | tee -a "$folder"/*.d/*.conf > /dev/null
+  said=$(systemd-analyze verify --man=no "$folder/crosspoint.service" system.slice user.slice machine.slice 2>&1 | grep -c NoSuchKey)
+  [ "$said" -eq "$(find "$folder" -name '*.conf' | wc -l)" ]
 }
 
 # unit_capabilities: as words, without CAP_.
@@ -211,7 +229,8 @@ check_package() {
   bash -n "$root/usr/share/bash-completion/completions/crosspoint"
   # No file may be writable by others, and all belong to root.
   dpkg-deb --contents "$(cat "$WORK/package/newest")" > "$WORK/package/contents"
-  if grep -v ' root/root ' "$WORK/package/contents" || grep '^........w' "$WORK/package/contents"; then return 1; fi
+  if grep -v ' root/root ' "$WORK/package/contents" || grep '^[^l].......w' "$WORK/package/contents"; then return 1; fi
+  "$PYTHON" -B "$DEPLOY/check/package.py" "$root"
 }
 
 check_booted() {
@@ -258,11 +277,28 @@ check_libvirt_runs() {
   "$PYTHON" "$DEPLOY/check/guests.py" "$WORK/words"
 }
 
+check_hooks() { "$PYTHON" -B "$DEPLOY/check/hooks.py" "$WORK/crosspoint"; }
+
+# In a network namespace of its own: an address of the metrics is missing there, which the log reports.
+check_log() {
+  have_python
+  unshare --net "$PYTHON" -B "$DEPLOY/check/log.py" "$WORK/crosspoint"
+}
+
+check_rollback() { "$PYTHON" -B "$DEPLOY/check/rollback.py" "$WORK/crosspoint"; }
+
+check_ansible() {
+  [ -s "$WORK/package/newest" ] || unable "there is no package"
+  "$DEPLOY/check/ansible.sh" "$(cat "$WORK/package/newest")"
+}
+
 check_libvirt() {
   have xmllint
   local schemas file
   schemas=$(libvirt_schemas) || unable "libvirt's schemas could be fetched from no package"
-  for file in "$DEPLOY"/libvirt/*.xml; do xmllint --noout --relaxng "$schemas/domain.rng" "$file"; done
+  mkdir "$WORK/domains"
+  "$PYTHON" -B "$DEPLOY/check/hooks.py" "$WORK/crosspoint" "$WORK/domains"
+  for file in "$DEPLOY"/libvirt/*.xml "$WORK"/domains/*.xml; do xmllint --noout --relaxng "$schemas/domain.rng" "$file"; done
 }
 
 [ "$(id -u)" -eq 0 ] || die "needs root: the daemon loads an XDP program"
@@ -278,11 +314,15 @@ check "Prometheus rules" check_rules
 check "rules and dashboards ask for what a daemon exports" check_names
 check "a Prometheus that scrapes a daemon" check_prometheus
 check "systemd unit" check_unit
+check "drop-ins of the unit" check_drop_ins
 check "the daemon with the unit's capabilities" check_capabilities
 check "Kubernetes" check_kubernetes
 check "guests as the tests run them" check_guests
 check "QEMU runs its example" check_qemu_runs
+check "libvirt's hook makes and removes ports" check_hooks
 check "libvirt's schema" check_libvirt
+check "lines of the log, as JSON and as text" check_log
+check "keys that a version does not know" check_rollback
 check "what is in the Debian package" check_package
 check "systemd itself, and the package's service" check_booted
 if [ -n "$FULL" ]; then
@@ -290,6 +330,7 @@ if [ -n "$FULL" ]; then
   check "the unit's system calls and address families" check_sandbox
   check "Debian package" "$DEPLOY/debian/test.sh" "$BINARY"
   check "libvirt runs its example, as another user" check_libvirt_runs
+  check "the Ansible role" check_ansible
   check "static binary" check_static
   check "container image" check_container
 fi

@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ $# -eq 2 ] || die "usage: build.sh [--version V] [--config FILE] [--maintainer TEXT] BINARY FOLDER"
-BINARY=$1 FOLDER=$2
+BINARY=$(realpath "$1") FOLDER=$(realpath "$2")
 need_command dpkg-deb strip objdump
 ARCH=$(dpkg --print-architecture)
 
@@ -66,13 +66,19 @@ text /usr/share/fish/vendor_completions.d/crosspoint.fish "$CROSSPOINT" completi
 put 644 "$CONFIG" /etc/crosspoint/crosspoint.toml
 put 644 "$REPO/deploy/systemd/crosspoint.service" /usr/lib/systemd/system/crosspoint.service
 DOC=/usr/share/doc/crosspoint
-put 644 "$REPO/README.md" $DOC/README.md
 put 644 "$REPO/LICENSE" $DOC/copyright
+# The pages, and every file that they link to, with the repository's paths: deploy and configs lie in examples, and have links.
+for file in README.md LICENSE benches/README.md benches/RESULTS.md; do put 644 "$REPO/$file" "$DOC/$file"; done
 for file in "$REPO"/switch/docs/*.md; do put 644 "$file" "$DOC/switch/docs/$(basename "$file")"; done
-for file in "$REPO"/configs/{reference,example-server}.toml "$REPO"/deploy/prometheus/{crosspoint.rules,scrape}.yml "$REPO"/deploy/grafana/*.json \
-  "$REPO"/deploy/libvirt/*.xml "$REPO"/deploy/{qemu,cloud-hypervisor}/*.args; do
-  put 644 "$file" "$DOC/examples/$(basename "$(dirname "$file")")/$(basename "$file")"
-done
+cd "$REPO/deploy"
+for file in README.md log-schema.json guest/README.md prometheus/{crosspoint.rules,scrape}.yml grafana/*.json libvirt/*.{md,xml} {qemu,cloud-hypervisor}/*.args \
+  systemd/crosspoint.service kubernetes/*.yaml container/Containerfile; do put 644 "$file" "$DOC/examples/$file"; done
+put 755 libvirt/hooks/qemu $DOC/examples/libvirt/hooks/qemu
+while IFS= read -r file; do put 644 "$file" "$DOC/examples/$file"; done < <(find ansible systemd/drop-ins -type f | sort)
+cd "$REPO/configs"
+for file in reference.toml example-server.toml example-tenants.toml ports.d/db-1.toml schema.json; do put 644 "$file" "$DOC/examples/configs/$file"; done
+ln -s examples "$ROOT$DOC/deploy"
+ln -s examples/configs "$ROOT$DOC/configs"
 printf 'crosspoint (%s) unstable; urgency=low\n\n  * See the repository.\n\n -- %s  Thu, 01 Jan 1970 00:00:00 +0000\n' "$VERSION" "$MAINTAINER" |
   gzip -9n > "$ROOT$DOC/changelog.gz"
 chmod 644 "$ROOT$DOC/changelog.gz"
