@@ -2,7 +2,7 @@
 # libvirt.sh BINARY: lets a real libvirt start ../libvirt/web-1.xml (without its disk, and emulated), as libvirt's own user,
 # at a port of the daemon BINARY whose socket belongs to that user's group; prints the QEMU command line that libvirt made.
 # Everything runs in namespaces, over a temporary copy of the root folder, in which libvirt is installed if the host has
-# none. As root. Exits with 77 if this host cannot do that.
+# none. The port is made and removed by libvirt's hook (../libvirt/hooks/qemu). As root. Exits with 77 if this host cannot do that.
 set -euo pipefail
 BINARY=$(realpath "$1") SELF=$(realpath "$0") HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 unable() { echo "$*"; exit 77; }
@@ -28,30 +28,33 @@ until_so() {
 inside() {
   cat > /tmp/crosspoint.toml <<'TOML'
 version = 1
+ports_dir = "/etc/crosspoint/ports.d"
+watch_ports = true
 [metrics]
 listen = "off"
-[[port]]
-name = "web-1"
-type = "vhost"
-socket = "/run/crosspoint/guests/web-1.sock"
-socket_mode = "0660"
-socket_group = "libvirt-qemu"
-queue_pairs = 4
 TOML
   # As in the examples, without what this host lacks: KVM, and a disk.
   sed "s/type='kvm'/type='qemu'/; /<cpu /d; /<disk /,/<\\/disk>/d" /tmp/example.xml > /tmp/web-1.xml
   printf '%s\n' 'security_driver = "none"' 'cgroup_controllers = []' 'namespaces = []' 'seccomp_sandbox = 0' 'stdio_handler = "file"' \
     'remember_owner = 0' > /etc/libvirt/qemu.conf
-  # The daemon's user is in the group, as with SupplementaryGroups=.
-  install -d -m 755 /run/crosspoint /run/crosspoint/guests
-  useradd --system --groups libvirt-qemu crosspoint-check
-  chown crosspoint-check /run/crosspoint /run/crosspoint/guests
-  setpriv --reuid crosspoint-check --regid crosspoint-check --init-groups /tmp/crosspoint run --config /tmp/crosspoint.toml > /tmp/log 2>&1 &
+  # As the package's unit does, with another group.
+  useradd --system crosspoint-check
+  install -d -m 755 -o crosspoint-check /run/crosspoint
+  install -d -m 2770 -o crosspoint-check -g libvirt-qemu /run/crosspoint/guests
+  install -d -m 755 /etc/crosspoint/ports.d /etc/libvirt/hooks
+  rm -f /etc/crosspoint/ports.d/*
+  install -m 755 /tmp/hook /etc/libvirt/hooks/qemu
+  install -m 755 /tmp/crosspoint /usr/bin/crosspoint
+  umask 007
+  setpriv --reuid crosspoint-check --regid crosspoint-check --init-groups crosspoint run --config /tmp/crosspoint.toml > /tmp/log 2>&1 &
   until_so 20 "the daemon listens" test -S /run/crosspoint/control.sock
-  [ "$(stat -c '%a %G' /run/crosspoint/guests/web-1.sock)" = '660 libvirt-qemu' ]
+  umask 022
   libvirtd > /tmp/libvirtd 2>&1 &
   until_so 30 "libvirt answers" virsh -q -c qemu:///system version
   virsh -q -c qemu:///system create /tmp/web-1.xml > /tmp/created 2>&1 || { cat /tmp/created /tmp/log /tmp/libvirtd /var/log/libvirt/qemu/*.log; return 1; }
+  # The hook has made the port before QEMU started.
+  [ "$(stat -c '%a %G' /run/crosspoint/guests/web-1.sock)" = '770 libvirt-qemu' ]
+  grep -qx 'queue_pairs = 4' /etc/crosspoint/ports.d/web-1.toml
   until_so 20 "QEMU has connected" grep -q 'front end connected' /tmp/log
   local qemu
   qemu=$(pgrep -f 'guest=web-1' | head -n 1)
@@ -59,6 +62,8 @@ TOML
   tr '\0' '\n' < "/proc/$qemu/cmdline"
   virsh -q -c qemu:///system destroy web-1 > /dev/null
   until_so 20 "QEMU has gone" grep -q 'front end disconnected' /tmp/log
+  until_so 20 "the hook has removed the port" test ! -e /etc/crosspoint/ports.d/web-1.toml
+  if crosspoint show port web-1 > /dev/null 2>&1; then echo "the port is still there"; return 1; fi
 }
 
 case ${CROSSPOINT_LIBVIRT:-} in
@@ -80,6 +85,7 @@ case ${CROSSPOINT_LIBVIRT:-} in
     install -m 755 "$BINARY" "$root/tmp/crosspoint"
     install -m 755 "$SELF" "$root/tmp/check.sh"
     cp "$HERE/../libvirt/web-1.xml" "$root/tmp/example.xml"
+    cp "$HERE/../libvirt/hooks/qemu" "$root/tmp/hook"
     export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
     CROSSPOINT_LIBVIRT=install chroot "$root" /tmp/check.sh /tmp/crosspoint || exit
     CROSSPOINT_LIBVIRT=inside exec unshare --net -- chroot "$root" /tmp/check.sh /tmp/crosspoint ;;
