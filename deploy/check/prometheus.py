@@ -2,8 +2,8 @@
 """prometheus.py DIR ADDRESS: has a Prometheus scrape the daemon that serves its metrics at ADDRESS, with scrape.yml and the rules of ../prometheus.
 
 A DPDK guest at DIR/guests/web-1.sock sends meanwhile. Checked by Prometheus' own API: the target is up; every family of the daemon's list has series;
-every rule is evaluated without an error; every expression of the dashboards is answered. With CROSSPOINT_PROMETHEUS_THEN set, that command is run at the
-end, with the address of Prometheus as its last argument.
+every rule is evaluated without an error; every expression of the dashboards is answered, those of the table of hosts with a row for the daemon. With
+CROSSPOINT_PROMETHEUS_THEN set, that command is run at the end, with the address of Prometheus as its last argument.
 """
 
 import json
@@ -70,17 +70,21 @@ def wrong_expressions():
     for where, expr in targets():
         expr = re.sub(r"\$(job|instance|port|worker)\b", ".*", expr.replace("$__rate_interval", "5s"))
         try:
-            ask("query", query=expr)
+            found = ask("query", query=expr)["result"]
         except OSError as error:
             yield f"{where}: {error}"
+            continue
+        # The table of hosts has a row for each, whatever it does.
+        if where == "hosts.json: All hosts" and [one["metric"].keys() for one in found] != [{"instance"}]:
+            yield f"{where}: {expr} has the rows {found}"
 
 
-def wait(prometheus):
+def wait(prometheus, looks_for):
     """Waits until nothing is wrong; what still is."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            wrong = list(wrong_now())
+            wrong = list(looks_for())
         except OSError as error:
             wrong = [f"Prometheus does not answer: {error}"]
         if not wrong or time.monotonic() > end or prometheus.poll() is not None:
@@ -98,7 +102,8 @@ def run(folder, address):
         # With a pipe as its input: testpmd ends without one.
         started.append(subprocess.Popen(guest, stdin=subprocess.PIPE, stdout=log, stderr=log))
         started.append(subprocess.Popen(server, stdout=log, stderr=log, env={**os.environ, "GOMAXPROCS": "1"}))
-        wrong = wait(started[-1]) or list(wrong_expressions())
+        # A rate needs two scrapes.
+        wrong = wait(started[-1], wrong_now) or wait(started[-1], wrong_expressions)
         if wrong:
             sys.exit("\n".join([*(f"error: {why}" for why in wrong), (folder / "prometheus.log").read_text()[-3000:]]))
         then = os.environ.get("CROSSPOINT_PROMETHEUS_THEN")
