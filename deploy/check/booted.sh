@@ -114,6 +114,11 @@ until_so() {
 }
 says() { [ "$(property StatusText)" = "$1" ]; }
 has_restarted() { [ "$(property NRestarts)" = 1 ] && [ "$(property ActiveState)" = active ]; }
+# doctor ID: severity and text of a finding.
+doctor() {
+  { crosspoint doctor --config /etc/crosspoint/crosspoint.toml --json || true; } |
+    python3 -c 'import json, sys; print(*[one["severity"] + " " + one["found"] for one in json.load(sys.stdin)["findings"] if one["id"] == sys.argv[1]])' "$1"
+}
 worker() { grep -lx worker-0 "/proc/$(property MainPID)"/task/*/comm | cut -d / -f 5; }
 
 # Run by systemd.
@@ -125,6 +130,11 @@ inside_systemd() {
   [ -S /run/crosspoint/guests/web-1.sock ]
   [ "$(property Type)" = notify ]
   [ "$(stat -c '%U %G %a' /run/crosspoint/guests/web-1.sock)" = 'crosspoint crosspoint-guests 770' ]
+  # The doctor knows the umask of the running daemon, and the group that the unit gives to the folder.
+  doctor socket-folder | grep "^ok .* with the daemon's umask 007 its owner and group may connect"
+  doctor guest-group | grep '^note .* group crosspoint-guests, which has no other member'
+  usermod --append --groups crosspoint-guests nobody
+  doctor guest-group | grep '^ok .* group crosspoint-guests$'
   # It is shorter in this test.
   [ "$(systemctl cat crosspoint | grep -c '^WatchdogSec=')" = 2 ]
   until_so "the status shows the ports" says "$up"
@@ -150,6 +160,8 @@ inside_systemd() {
   logged _PID=1 | grep -q 'Watchdog timeout'
   until_so "it is as before" says "$up"
   systemctl stop crosspoint
+  # Without a daemon: that of the unit, which also makes the folder.
+  doctor socket-folder | grep '^ok .* the unit makes the folder when it starts'
   [ "$(property ActiveState) $(property Result)" = "inactive success" ]
   systemctl start crosspoint
   # Back to the older version: the daemon runs on until it is restarted, and the files stay.
