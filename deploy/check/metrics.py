@@ -38,13 +38,10 @@ def exported(text):
 
 
 def listed():
-    """Name, kind and labels of every family in the daemon's list, which its tests compare with what it exports."""
-    sets = {"PORT": ["port"], "QUEUE": ["port", "queue"], "WORKER": ["worker"]}
-    for line in (DEPLOY.parent / "switch/daemon/src/metrics/families.rs").read_text().splitlines():
-        family = re.match(r'    [A-Z0-9_]+ = (\w+) "(\w+)" (\w+|&\[.*?\]),', line)
-        if family:
-            kind, name, labels = family.groups()
-            yield name, kind, sets.get(labels) or re.findall(r'"(\w+)"', labels)
+    """Name, kind and labels of every family in the metrics' reference, which the daemon's tests compare with what it exports."""
+    page = (DEPLOY.parent / "switch/docs/METRICS.md").read_text()
+    for name, kind, labels in re.findall(r"^\| `(crosspoint_\w+)` \| (\w+) \| ([\w, ]*) \|", page, re.MULTILINE):
+        yield name, kind.upper(), [label for label in re.split(r",\s*", labels.strip()) if label]
 
 
 def selectors(expr):
