@@ -66,6 +66,16 @@ pub fn usage<T>(what: &str) -> Result<T, BenchError> {
     Err(BenchError::Usage(what.into()))
 }
 
+/// Options that describe one thing together must be given equally often.
+pub fn check_equally_often(names: &str, counts: &[usize]) -> Result<(), BenchError> {
+    match counts.windows(2).all(|pair| pair[0] == pair[1]) {
+        true => Ok(()),
+        false => usage(&format!(
+            "{names} go together: give each of them equally often"
+        )),
+    }
+}
+
 /// Direction of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Direction {

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// After this long without a frame, none is in flight.
 const DRAIN_QUIET: Duration = Duration::from_millis(2);
+/// The same after a job that lasts until it is stopped: in it, each frame counts, also if the switch was off its core.
+const DRAIN_QUIET_STREAM: Duration = Duration::from_millis(100);
 /// At full rate: the time of a frame is taken in one of this many polls.
 const SAMPLE_EVERY: u64 = 8;
 /// At a given rate above [`SAMPLE_ALL_BELOW`]: one of this many frames' times is taken, whatever its place in a burst.
@@ -397,7 +399,11 @@ pub fn run(queues: &mut [GuestQueue], job: &Job, clock: Clock) -> Result<Outcome
     outcome.away = pace.skipped;
     outcome.seconds = now.saturating_sub(job.start) as f64 / clock.hz();
     finish(queues, &mut pace, &mut outcome)?;
-    outcome.arrived_late += drain(queues, &mut pace, &mut outcome)?;
+    let quiet = match job.until {
+        Some(_) => DRAIN_QUIET_STREAM,
+        None => DRAIN_QUIET,
+    };
+    outcome.arrived_late += drain(queues, &mut pace, &mut outcome, quiet)?;
     for queue in queues.iter() {
         match queue {
             GuestQueue::Send(sender) => {
@@ -491,6 +497,7 @@ fn drain(
     queues: &mut [GuestQueue],
     pace: &mut Pace,
     outcome: &mut Outcome,
+    quiet_for: Duration,
 ) -> Result<u64, BenchError> {
     let deadline = Instant::now() + DRAIN_MAX;
     let (mut frames, mut quiet_since) = (0, Instant::now());
@@ -513,7 +520,7 @@ fn drain(
         if !quiet {
             quiet_since = now;
         }
-        if now - quiet_since > DRAIN_QUIET || now > deadline {
+        if now - quiet_since > quiet_for || now > deadline {
             return Ok(frames);
         }
     }

@@ -17,7 +17,6 @@ use crate::report::write_json;
 use clap::Args;
 use crosspoint_frame::Clock;
 use serde::Serialize;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,7 +148,7 @@ pub fn run(options: &ChurnOptions) -> Result<(), BenchError> {
     interrupt::catch()?;
     let clock = Clock::calibrate();
     let switch = Switch::start(options)?;
-    let _favoured = Favoured::start(switch.worker().filter(|_| options.favour))?;
+    let _favoured = Favoured::start(switch.worker.filter(|_| options.favour))?;
     let mut guests = switch.connect(options, clock)?;
     for (_, thread) in guests.threads().iter().filter(|_| options.favour) {
         let set = thread.set_nice(NICE_GENERATOR);
@@ -232,12 +231,11 @@ fn maximum(guests: &mut GuestSet) -> Result<f64, BenchError> {
 }
 
 /// The measured switch.
-enum Switch {
-    Crosspoint(Box<Crosspoint>),
-    Running {
-        ports: Ports,
-        worker: Option<Thread>,
-    },
+struct Switch {
+    ports: Ports,
+    worker: Option<Thread>,
+    /// Unless it was running already.
+    crosspoint: Option<Crosspoint>,
 }
 
 impl Switch {
@@ -245,12 +243,13 @@ impl Switch {
         let core = options.switch_core[0];
         if !options.against.is_empty() {
             let named = |prefix: &String| Thread::named_on_core(prefix, core);
-            return Ok(Self::Running {
+            return Ok(Self {
                 ports: Ports {
                     sockets: options.against.clone(),
                     guests_listen: false,
                 },
                 worker: options.against_thread.as_ref().and_then(named),
+                crosspoint: None,
             });
         }
         let interfaces = (options.interface > 0).then(|| format!("cpb{}", std::process::id()));
@@ -261,33 +260,16 @@ impl Switch {
             ..Setup::busy(core)
         };
         let started = crosspoint::start(&crosspoint::binary(options.switch.as_ref()), &setup)?;
-        Ok(Self::Crosspoint(Box::new(started)))
-    }
-
-    fn worker(&self) -> Option<Thread> {
-        match self {
-            Self::Crosspoint(started) => Some(started.worker),
-            Self::Running { worker, .. } => *worker,
-        }
-    }
-
-    fn ports(&self) -> &Ports {
-        match self {
-            Self::Crosspoint(started) => &started.ports,
-            Self::Running { ports, .. } => ports,
-        }
+        Ok(Self {
+            ports: started.ports.clone(),
+            worker: Some(started.worker),
+            crosspoint: Some(started),
+        })
     }
 
     /// Sockets of the guests that come and go.
     fn others(&self) -> [&Path; 2] {
-        [2, 3].map(|number: usize| self.ports().sockets[number].as_path())
-    }
-
-    fn metrics(&self) -> Result<SocketAddr, BenchError> {
-        match self {
-            Self::Crosspoint(started) => Ok(started.metrics),
-            Self::Running { .. } => Err(BenchError::Usage("only crosspoint has metrics".into())),
-        }
+        [2, 3].map(|number: usize| self.ports.sockets[number].as_path())
     }
 
     fn connect(&self, options: &ChurnOptions, clock: Clock) -> Result<GuestSet, BenchError> {
@@ -303,7 +285,7 @@ impl Switch {
             receiver_ring: Some(2 * options.ring),
             ..GuestSetOptions::on(options.generator_core)
         };
-        GuestSet::connect(self.ports(), &scenario, &settings, clock)
+        GuestSet::connect(&self.ports, &scenario, &settings, clock)
     }
 
     /// Repeats `event` `count` times.
@@ -325,7 +307,7 @@ impl Switch {
                 (Event::Reboot, Some(peers)) => peers.reboot()?,
                 (Event::Kill, _) => ChurnPeers::attach(others)?.kill()?,
                 (Event::Interface, _) => {
-                    let metrics = self.metrics()?;
+                    let metrics = self.crosspoint()?.metrics;
                     Interface::add(interface, metrics)?.remove(metrics)?;
                 }
                 (Event::Command(line), _) => self.command(line)?,
@@ -335,10 +317,13 @@ impl Switch {
         Ok(())
     }
 
+    fn crosspoint(&self) -> Result<&Crosspoint, BenchError> {
+        let missing = || BenchError::Usage("this event is for crosspoint".into());
+        self.crosspoint.as_ref().ok_or_else(missing)
+    }
+
     fn command(&self, line: &str) -> Result<(), BenchError> {
-        let Self::Crosspoint(started) = self else {
-            return Ok(()); // refused by `check`
-        };
+        let started = self.crosspoint()?;
         let variables = [
             ("CROSSPOINT_SOCKET", started.control.as_path()),
             ("CROSSPOINT_CONFIG", started.file.as_path()),
@@ -373,7 +358,7 @@ impl Phase<'_> {
         guests: &mut GuestSet,
         work: impl FnOnce() -> Result<(), BenchError>,
     ) -> Result<Row, BenchError> {
-        let worker = self.switch.worker();
+        let worker = self.switch.worker;
         let over = Arc::new(AtomicBool::new(false));
         // A pause whose frames would fill more than a quarter of the ring makes none.
         let away = Duration::from_secs_f64(f64::from(self.options.ring / 4) / self.rate);

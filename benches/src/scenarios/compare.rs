@@ -10,7 +10,7 @@ use crate::lab::schedule::{in_turn, on_core};
 use crate::lab::threads::Thread;
 use crate::lab::trial::Discard;
 use crate::lab::watch::Wait;
-use crate::options::{PlanOptions, usage};
+use crate::options::{PlanOptions, check_equally_often};
 use crate::report::samples::{Sample, tables};
 use crate::report::write_json;
 use clap::Args;
@@ -75,17 +75,9 @@ pub fn run(options: &CompareOptions) -> Result<(), BenchError> {
 }
 
 fn switches(options: &CompareOptions) -> Result<Vec<Peer>, BenchError> {
-    let count = options.name.len();
-    let counts = [
-        options.start.len(),
-        options.stop.len(),
-        options.thread.len(),
-    ];
-    if counts.iter().any(|other| *other != count) {
-        return usage(
-            "--name, --start, --stop and --thread go together: give each of them equally often",
-        );
-    }
+    let (count, start, stop) = (options.name.len(), options.start.len(), options.stop.len());
+    let names = "--name, --start, --stop and --thread";
+    check_equally_often(names, &[count, start, stop, options.thread.len()])?;
     let switch = |i: usize| Peer {
         name: options.name[i].clone(),
         start: options.start[i].clone(),

@@ -8,7 +8,9 @@ use crate::lab::switches::{PeerSwitch, Switch};
 use crate::load::guest_set::GuestSetOptions;
 use crate::load::large::{LargeOptions, Shape};
 use crate::load::scenario::{self, Frames, Scenario, Topology};
-use crate::options::{Direction, Toggle, check_bounds, ring_size, socket_pair, usage};
+use crate::options::{
+    Direction, Toggle, check_bounds, check_equally_often, ring_size, socket_pair, usage,
+};
 use crate::search::options::SearchOptions;
 use clap::{Args, ValueEnum};
 use std::collections::BTreeSet;
@@ -357,17 +359,14 @@ impl RunOptions {
     fn commands(&self) -> Result<Vec<Peer>, BenchError> {
         let count = self.peer_name.len();
         let counts = [
+            count,
             self.peer_start.len(),
             self.peer_stop.len(),
             self.peer_sockets.len(),
             self.peer_thread.len(),
         ];
-        if counts.iter().any(|other| *other != count) {
-            return usage(
-                "--peer-name, --peer-start, --peer-stop, --peer-sockets and --peer-thread go together: \
-                 give each of them equally often",
-            );
-        }
+        let names = "--peer-name, --peer-start, --peer-stop, --peer-sockets and --peer-thread";
+        check_equally_often(names, &counts)?;
         let peer = |i: usize| Peer {
             name: self.peer_name[i].clone(),
             start: self.peer_start[i].clone(),
