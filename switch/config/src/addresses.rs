@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 
 use crosspoint_packet::Mac;
-use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use super::Vlan;
 use super::check::Place;
 use super::field::Item;
-use super::key::{Reader, Rule};
+use super::key::{Definitions, Reader, Rule};
 use super::limits::ADDRESSES_MAX;
 use super::rules::Nested;
 use super::table::AddressKeys;
@@ -48,7 +47,7 @@ impl Rule for StationList {
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<Vec<Mac>> {
         let must = "a list of MAC addresses";
         let checker = &mut *reader.checker;
-        let (list, span): (&[Item<'_>], _) = checker.value(item.into(), key, must, HELP)?;
+        let (list, span): (&[Item<'_>], _) = checker.value(item, key, must, HELP)?;
         if list.is_empty() || list.len() > ADDRESSES_MAX {
             let message = format!("`{key}` must be a list of 1 to {ADDRESSES_MAX} MAC addresses");
             let (label, help) = match list.is_empty() {
@@ -67,7 +66,7 @@ impl Rule for StationList {
         let subject = format!("an address in `{key}`");
         let mut stations = Vec::with_capacity(list.len());
         for item in list {
-            let text = checker.typed::<&str>(item.into(), &subject, STATION, HELP);
+            let text = checker.typed::<&str>(item, &subject, STATION, HELP);
             match text.map(|(text, _)| station(text)) {
                 Some(Ok(mac)) => stations.push(mac),
                 Some(Err(label)) => {
@@ -84,7 +83,7 @@ impl Rule for StationList {
         json!(stations.iter().map(Mac::to_string).collect::<Vec<_>>())
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+    fn schema(&self, _: &mut Definitions) -> Value {
         json!({
             "type": "array", "minItems": 1, "maxItems": ADDRESSES_MAX, "uniqueItems": true,
             "items": {"type": "string", "pattern": MAC_PATTERN},

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::error::{ConfigError, Elsewhere, Problem, SourceFile};
-use super::field::{Field, Span};
+use super::field::{FromToml, Item, Span};
 use super::limits::PROBLEMS_MAX;
 
 /// A range of text in one of the files.
@@ -247,32 +247,35 @@ impl Checker {
         }
     }
 
-    /// The value and its place; records a problem for a value of the wrong type.
-    pub(super) fn value<T>(
+    /// A key's value and its place; records a value of the wrong type.
+    pub(super) fn value<'a, T: FromToml<'a>>(
         &mut self,
-        field: Field<T>,
+        item: &'a Item<'a>,
         key: &str,
         must: &str,
         help: &str,
     ) -> Option<(T, Span)> {
-        self.typed(field, &format!("`{key}`"), must, help)
+        self.typed(item, &format!("`{key}`"), must, help)
     }
 
     /// Like [`Self::value`], for a value without a key, such as a list item.
-    pub(super) fn typed<T>(
+    pub(super) fn typed<'a, T: FromToml<'a>>(
         &mut self,
-        field: Field<T>,
+        item: &'a Item<'a>,
         subject: &str,
         must: &str,
         help: &str,
     ) -> Option<(T, Span)> {
-        match field {
-            Field::Given(value, span) => Some((value, span)),
-            Field::Wrong(span) => {
-                let label = self.kind_at(&span);
-                self.problem(span, format!("{subject} must be {must}"), label, help);
-                None
-            }
+        let value = T::from_toml(item.get_ref());
+        if value.is_none() {
+            let label = self.kind_at(&item.span());
+            self.problem(
+                item.span(),
+                format!("{subject} must be {must}"),
+                label,
+                help,
+            );
         }
+        value.map(|value| (value, item.span()))
     }
 }

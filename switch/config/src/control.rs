@@ -4,12 +4,11 @@ use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::control::NAMES;
 use crosspoint_engine::stages::control::PAUSE;
 
-use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use super::check::Checker;
 use super::field::Item;
-use super::key::{Reader, Rule};
+use super::key::{Definitions, Reader, Rule};
 use super::limits::CONTROL_ADDRESSES_MAX;
 use super::suggest::nearest;
 use super::texts::parse_mac;
@@ -30,7 +29,7 @@ impl Rule for ControlList {
     ) -> Option<ControlAddresses> {
         let must = "a list of names and addresses";
         let checker = &mut *reader.checker;
-        let (list, span): (&[Item<'_>], _) = checker.value(item.into(), key, must, HELP)?;
+        let (list, span): (&[Item<'_>], _) = checker.value(item, key, must, HELP)?;
         if list.len() > CONTROL_ADDRESSES_MAX {
             let message = format!("`{key}` may have {CONTROL_ADDRESSES_MAX} items at most");
             checker.problem(span, message, "too many", "keep each of them once");
@@ -47,7 +46,7 @@ impl Rule for ControlList {
         json!(control_names(*value))
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+    fn schema(&self, _: &mut Definitions) -> Value {
         json!({
             "type": "array", "items": {"type": "string"}, "maxItems": CONTROL_ADDRESSES_MAX, "uniqueItems": true,
         })
@@ -59,7 +58,7 @@ fn address(checker: &mut Checker, item: &Item<'_>, before: ControlAddresses) -> 
     let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
     let subject = "an item of `forward_control`";
     let must = "one of the names, or an address from 01:80:c2:00:00:00 to 0f";
-    let (text, span) = checker.typed::<&str>(item.into(), subject, must, HELP)?;
+    let (text, span) = checker.typed::<&str>(item, subject, must, HELP)?;
     let named = NAMES.iter().find(|(name, _)| *name == text);
     let address = parse_mac(text).filter(|mac| mac.is_link_local_control());
     let last = named

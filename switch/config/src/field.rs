@@ -1,12 +1,7 @@
 //! Values of a file, with their places.
-//!
-//! A wrong value is a value too ([`Field::Wrong`]), so that one pass over a file finds every mistake.
 
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::IntoDeserializer as _;
-use serde::de::value::Error as ValueError;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -15,24 +10,6 @@ pub(super) type Span = Range<usize>;
 
 /// A value of the file, of any type.
 pub(super) type Item<'a> = Spanned<DeValue<'a>>;
-
-/// A key's value in the file.
-#[derive(Clone, Debug)]
-pub(super) enum Field<T> {
-    /// The value is a `T`.
-    Given(T, Span),
-    /// The value is something else.
-    Wrong(Span),
-}
-
-impl<'a, T: FromToml<'a>> From<&'a Item<'a>> for Field<T> {
-    fn from(item: &'a Item<'a>) -> Self {
-        match T::from_toml(item.get_ref()) {
-            Some(value) => Self::Given(value, item.span()),
-            None => Self::Wrong(item.span()),
-        }
-    }
-}
 
 /// A type of values in TOML.
 pub(super) trait FromToml<'a>: Sized {
@@ -71,22 +48,7 @@ impl<'a> FromToml<'a> for &'a [Item<'a>] {
     }
 }
 
-/// An enum's word.
-#[derive(Clone, Debug)]
-pub(super) struct Word<T>(pub(super) T);
-
-impl<T: for<'de> Deserialize<'de>> FromToml<'_> for Word<T> {
-    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
-        let word = value.as_str()?.into_deserializer();
-        T::deserialize(word)
-            .map(Self)
-            .map_err(|_: ValueError| ())
-            .ok()
-    }
-}
-
 /// A word that stands for a whole list ("auto", "all"), or the list itself.
-#[derive(Clone, Debug)]
 pub(super) enum WordOrList<'a> {
     Word(&'a str),
     List(&'a [Item<'a>]),

@@ -3,13 +3,13 @@
 //! [`keys!`] makes a table of such keys, and a struct with a field for each. Everything that can be said of a key
 //! without knowing it is made from there: reading and writing it, the JSON schema, the references, and the plan.
 
-use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 use toml::de::DeTable;
 
 use super::check::Checker;
 use super::field::{Item, Span};
 use super::types::PortType;
+use super::words::Words as _;
 
 /// A key, and its value in JSON as it would be in TOML. Null means that the key is absent; no key has null as a value.
 pub type Written = (&'static str, Value);
@@ -45,8 +45,8 @@ pub(super) struct Name {
 
 /// Lists the keys of a table.
 pub(super) type ListKeys = fn() -> Vec<Key>;
-/// Makes a key's schema; what that refers to is added to the generator's definitions.
-type MakeSchema = dyn Fn(&mut SchemaGenerator) -> Map<String, Value>;
+/// Makes a key's schema; what that refers to is added to the definitions.
+type MakeSchema = dyn Fn(&mut Definitions) -> Value;
 
 /// A key of a table.
 pub(super) struct Key {
@@ -60,6 +60,20 @@ pub(super) struct Key {
     pub table: Option<(String, ListKeys)>,
     /// Its JSON schema, without the description and the default.
     pub schema: Box<MakeSchema>,
+}
+
+impl Key {
+    /// A key without a default, of all ports.
+    pub(super) fn new(name: Name, schema: impl Fn(&mut Definitions) -> Value + 'static) -> Self {
+        Self {
+            name,
+            required: false,
+            only: None,
+            default: None,
+            table: None,
+            schema: Box::new(schema),
+        }
+    }
 }
 
 /// A table with a fixed set of keys; [`keys!`] implements it.
@@ -142,7 +156,7 @@ impl<'a> Reader<'a> {
         let (Some(span), Some(kind)) = (self.span(key), self.kind) else {
             return;
         };
-        let (this, owner) = (kind.name(), kind.other().name());
+        let (this, owner) = (kind.word(), kind.other().word());
         let message = format!("`{key}` belongs to ports of type {owner:?}");
         let help =
             format!("this port is of type {this:?}: remove `{key}`, or write type = {owner:?}");
@@ -166,7 +180,7 @@ pub(super) trait Rule: Sized + 'static {
     /// The value in JSON as it would be in TOML, or null for no value.
     fn write(&self, value: &Self::Value) -> Value;
     /// Its JSON schema.
-    fn schema(&self, generator: &mut SchemaGenerator) -> Value;
+    fn schema(&self, definitions: &mut Definitions) -> Value;
 
     /// A default as the schema shows it.
     fn shown(&self, value: &Self::Value) -> Value {
@@ -223,8 +237,8 @@ impl<R: Rule> Rule for Optional<R> {
             .map_or(Value::Null, |value| self.0.write(value))
     }
 
-    fn schema(&self, generator: &mut SchemaGenerator) -> Value {
-        self.0.schema(generator)
+    fn schema(&self, definitions: &mut Definitions) -> Value {
+        self.0.schema(definitions)
     }
 
     fn keys(&self) -> Option<ListKeys> {
@@ -294,7 +308,7 @@ impl<R: Rule> Slot for Entry<R> {
                 .rule
                 .keys()
                 .map(|keys| (format!("in {}", name.key), keys)),
-            schema: Box::new(move |generator| object(self.rule.schema(generator))),
+            schema: Box::new(move |definitions| self.rule.schema(definitions)),
         });
     }
 
@@ -346,12 +360,12 @@ pub(super) fn description(about: &[&str]) -> Value {
     json!(lines.join("\n"))
 }
 
-/// The schema of a table. Definitions that it refers to are added to the generator's.
-pub(super) fn table_schema<T: Keys>(generator: &mut SchemaGenerator) -> Map<String, Value> {
+/// The schema of a table. What it refers to is added to the definitions.
+pub(super) fn table_schema<T: Keys>(definitions: &mut Definitions) -> Map<String, Value> {
     let keys = T::keys();
     let mut properties = Map::new();
     for key in &keys {
-        let mut schema = (key.schema)(generator);
+        let mut schema = object((key.schema)(definitions));
         schema.insert("description".to_owned(), description(key.name.about));
         if let Some(default) = &key.default {
             schema.insert("default".to_owned(), default.clone());
@@ -390,12 +404,22 @@ pub(super) fn table_schema<T: Keys>(generator: &mut SchemaGenerator) -> Map<Stri
     schema
 }
 
-/// A reference to the schema of a table, which is added to the generator's definitions.
-pub(super) fn table_reference<T: Keys>(generator: &mut SchemaGenerator) -> Value {
-    let schema = table_schema::<T>(generator);
-    let definitions = generator.definitions_mut();
-    definitions.insert(T::NAME.to_owned(), schema.into());
-    json!({"$ref": format!("#/$defs/{}", T::NAME)})
+/// A reference to the schema of a table, which is added to the definitions.
+pub(super) fn table_reference<T: Keys>(definitions: &mut Definitions) -> Value {
+    let schema = table_schema::<T>(definitions);
+    definitions.add(T::NAME, schema.into())
+}
+
+/// The definitions of a schema, by their names.
+#[derive(Default)]
+pub(super) struct Definitions(pub(super) Map<String, Value>);
+
+impl Definitions {
+    /// Adds one. Returns a reference to it.
+    pub(super) fn add(&mut self, name: &str, schema: Value) -> Value {
+        self.0.insert(name.to_owned(), schema);
+        json!({"$ref": format!("#/$defs/{name}")})
+    }
 }
 
 /// Makes a table of keys.

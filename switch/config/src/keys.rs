@@ -2,8 +2,6 @@
 
 use std::mem;
 
-use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value::Error as ValueError};
-use serde::forward_to_deserialize_any;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -11,42 +9,6 @@ use super::check::Checker;
 use super::key::{Key, Keys as _};
 use super::suggest::{list, nearest};
 use super::table::Top;
-
-type Names = &'static [&'static str];
-
-/// The words of an enum, as serde knows them.
-pub(super) fn names_of<T: DeserializeOwned>() -> Names {
-    let mut names: Names = &[];
-    // It always fails: the probe has no value to give.
-    let _ = T::deserialize(NameProbe(&mut names));
-    names
-}
-
-/// A deserializer that only records the names that the requested type knows.
-struct NameProbe<'a>(&'a mut Names);
-
-impl<'de> Deserializer<'de> for NameProbe<'_> {
-    type Error = ValueError;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ValueError> {
-        Err(ValueError::custom("a probe has no value"))
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        names: Names,
-        _: V,
-    ) -> Result<V::Value, ValueError> {
-        *self.0 = names;
-        Err(ValueError::custom("a probe has no value"))
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
-    }
-}
 
 /// A table of the format: its name in messages, its keys, and the tables in it by their keys.
 struct Known {

@@ -40,9 +40,9 @@ mod syntax;
 mod table;
 mod texts;
 mod types;
-mod values;
 mod vlan;
 pub mod watch;
+mod words;
 mod written;
 
 pub use control::control_names;

@@ -1,10 +1,4 @@
-//! All limits and defaults of the configuration, by name. The checks, the messages, the JSON schema and the tests use
-//! them from here, so they always agree.
-
-use std::time::Duration;
-
-use crosspoint_engine::bridge::fdb::WINDOW_S_MAX;
-use crosspoint_engine::bridge::storm::StormLimits;
+//! Limits of the configuration that more than a key's line in `table.rs` uses, by name.
 
 /// The `version` of the format that this switch reads.
 pub const VERSION: i64 = 1;
@@ -27,40 +21,10 @@ pub const WORKERS_MAX: usize = 64;
 /// The highest core number: no Linux kernel is built for more than 8192 processors.
 pub const CORE_MAX: u16 = 8191;
 
-/// Default of `[workers] idle_spin`.
-pub const IDLE_SPIN_DEFAULT: Duration = Duration::from_micros(50);
-/// The shortest `[workers] idle_spin`.
-pub const IDLE_SPIN_MIN: Duration = Duration::from_micros(1);
-/// The longest `[workers] idle_spin`: for more, use `poll = "busy"`.
-pub const IDLE_SPIN_MAX: Duration = Duration::from_secs(1);
-
-/// Default length of a window.
-pub const BALANCE_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
-/// The shortest `[workers] balance_interval`: shorter measurements are too imprecise.
-pub const BALANCE_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// The longest `[workers] balance_interval`.
-pub const BALANCE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
-
-/// Default of `[switch] fdb_ageing`, as IEEE 802.1Q recommends.
-pub const FDB_AGEING_DEFAULT: Duration = Duration::from_secs(300);
-/// The shortest `[switch] fdb_ageing`: an entry is refreshed at most once per second.
-pub const FDB_AGEING_MIN: Duration = Duration::from_secs(2);
-/// The longest `[switch] fdb_ageing`.
-pub const FDB_AGEING_MAX: Duration = Duration::from_secs(86_400);
-/// Default of `[switch] fdb_moves_max`, as in RFC 7432 (15.1) for EVPN.
-pub const FDB_MOVES_MAX_DEFAULT: u8 = 5;
 /// The highest `[switch] fdb_moves_max`.
 pub const FDB_MOVES_MAX_MAX: u8 = 100;
-/// Default of `[switch] fdb_moves_window`, likewise.
-pub const FDB_MOVES_WINDOW_DEFAULT: Duration = Duration::from_secs(180);
-/// The shortest `[switch] fdb_moves_window`: moves are timed in seconds.
-pub const FDB_MOVES_WINDOW_MIN: Duration = Duration::from_secs(2);
-/// The longest `[switch] fdb_moves_window`.
-pub const FDB_MOVES_WINDOW_MAX: Duration = Duration::from_secs(WINDOW_S_MAX as u64);
 /// Entries in one FDB bucket (one cache line).
 pub const FDB_BUCKET_ENTRIES: u32 = 7;
-/// Default of `[switch] fdb_capacity`.
-pub const FDB_CAPACITY_DEFAULT: u32 = FDB_BUCKET_ENTRIES * 4096;
 /// The smallest `[switch] fdb_capacity`: 4096 buckets, so that the bucket's number encodes 12 bits of the key.
 pub const FDB_CAPACITY_MIN: u32 = FDB_BUCKET_ENTRIES * 4096;
 /// The largest `[switch] fdb_capacity`: 4 MiB of buckets.
@@ -83,12 +47,8 @@ pub const INTERFACE_BYTES_MAX: usize = 15;
 pub const XDP_QUEUE_MAX: u16 = 4095;
 /// The highest `channels` of an xdp port.
 pub const XDP_CHANNELS_MAX: u16 = XDP_QUEUE_MAX + 1;
-/// Default of `queue_pairs`.
-pub const QUEUE_PAIRS_DEFAULT: u16 = 1;
 /// The highest `queue_pairs`.
 pub const QUEUE_PAIRS_MAX: u16 = 16;
-/// Default of a vhost port's `mtu`: Ethernet's. An xdp port's MTU is left as it is by default.
-pub const MTU_DEFAULT: u16 = 1500;
 /// The lowest `mtu`: the minimum that every internet module must forward (RFC 791), and that virtio requires.
 pub const MTU_MIN: u16 = 68;
 /// The highest `mtu`: virtio's configuration space has 16 bits for it, and no interface has a higher one.
@@ -97,36 +57,10 @@ pub const MTU_MAX: u16 = u16::MAX;
 pub const VLAN_ID_MIN: u16 = 1;
 /// The highest VLAN ID (4095 is reserved).
 pub const VLAN_ID_MAX: u16 = 4094;
-/// Default of a vhost port's `mac_limit`: one guest must not be able to fill the FDB.
-pub const MAC_LIMIT_VHOST_DEFAULT: u32 = 1024;
-/// Default of an xdp port's `mac_limit`: none, since the network is behind an uplink.
-pub const MAC_LIMIT_XDP_DEFAULT: u32 = 0;
-/// Default of `weight`.
-pub const WEIGHT_DEFAULT: u32 = 1;
 /// The highest `weight`.
 pub const WEIGHT_MAX: u32 = 1000;
-/// Default of a vhost port's `storm`. It is far above what a guest's address resolution needs, and far below what a
-/// worker can copy.
-pub const STORM_VHOST_DEFAULT: StormLimits = StormLimits {
-    broadcast: 100_000,
-    multicast: 1_000_000,
-    unknown_unicast: 100_000,
-};
-/// Default of an xdp port's `storm`: no limits, since the network is behind an uplink.
-pub const STORM_XDP_DEFAULT: StormLimits = StormLimits {
-    broadcast: 0,
-    multicast: 0,
-    unknown_unicast: 0,
-};
 /// Maximum number of items of `forward_control`: all sixteen addresses except that of pause frames.
 pub const CONTROL_ADDRESSES_MAX: usize = 15;
-
-/// Default of `block_time` of `loop_protect`.
-pub const LOOP_BLOCK_TIME_DEFAULT: Duration = Duration::from_secs(60);
-/// The shortest `block_time`.
-pub const LOOP_BLOCK_TIME_MIN: Duration = Duration::from_secs(1);
-/// The longest `block_time`: a day.
-pub const LOOP_BLOCK_TIME_MAX: Duration = Duration::from_secs(86_400);
 
 /// The highest limit in `storm`, copies per second: more than any machine can make.
 pub const STORM_MAX: u32 = 1_000_000_000;
@@ -151,9 +85,5 @@ pub const LIMIT_BURSTS_PER_SECOND: u64 = 200;
 pub const LIMIT_BURST_DEFAULT_MIN: u64 = 64 << 10;
 /// The largest default of `burst`.
 pub const LIMIT_BURST_DEFAULT_MAX: u64 = 4 << 20;
-/// The shortest objective in `slo`: descriptors are completed in bursts, and a burst takes about that long.
-pub const SLO_MIN: Duration = Duration::from_micros(1);
-/// The longest objective in `slo`.
-pub const SLO_MAX: Duration = Duration::from_secs(10);
 /// The highest `mac_limit`: the capacity of the largest FDB.
 pub const MAC_LIMIT_MAX: u32 = FDB_CAPACITY_MAX;

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crosspoint_packet::Mac;
-use schemars::SchemaGenerator;
 use serde_json::json;
 use toml::de::DeTable;
 
@@ -13,9 +12,13 @@ use super::addresses::{self, Bound};
 use super::check::{Checker, Place};
 use super::direct;
 use super::field::{FromToml as _, Item, Span};
-use super::key::{Key, Keys as _, Name, Reader, Slot, Written, object, table_reference};
+use super::key::{
+    Definitions, Key, Keys as _, Name, Reader, Rule as _, Slot, Written, table_reference,
+};
 use super::limits::*;
+use super::rules::word;
 use super::types::PortType;
+use super::words::Words as _;
 use super::{Port, PortKind, Role, VhostPort, XdpPort};
 
 /// Values that must be unique among ports, with their first use. The control socket has no place if the file does not
@@ -61,14 +64,14 @@ impl Taken {
 /// All ports of the file that the checker entered last.
 pub(super) fn ports(checker: &mut Checker, document: &DeTable<'_>, taken: &mut Taken) -> Vec<Port> {
     let help = "write each port below a line [[port]], with two brackets";
-    let list = document.get("port").map(|item| item.into());
+    let list = document.get("port");
     let list = list.and_then(|list| checker.value(list, "port", "a list of tables", help));
     let Some((list, _)): Option<(&[Item<'_>], Span)> = list else {
         return Vec::new();
     };
     let mut ports = Vec::new();
     for item in list {
-        let table = checker.value(item.into(), "port", "a list of tables", help);
+        let table = checker.value(item, "port", "a list of tables", help);
         let Some((table, span)) = table else {
             continue;
         };
@@ -227,16 +230,13 @@ impl Slot for PortList {
     type Value = ();
 
     fn list(self, name: Name, all: &mut Vec<Key>) {
+        let schema = |definitions: &mut Definitions| {
+            let port = table_reference::<Port>(definitions);
+            json!({"type": "array", "items": port, "maxItems": PORTS_MAX})
+        };
         all.push(Key {
-            name,
-            required: false,
-            only: None,
-            default: None,
             table: Some(("in [[port]]".to_owned(), Port::keys)),
-            schema: Box::new(|generator| {
-                let port = table_reference::<Port>(generator);
-                object(json!({"type": "array", "items": port, "maxItems": PORTS_MAX}))
-            }),
+            ..Key::new(name, schema)
         });
     }
 
@@ -257,19 +257,14 @@ impl Slot for KindKeys {
     type Value = PortKind;
 
     fn list(self, name: Name, all: &mut Vec<Key>) {
+        let name = Name {
+            key: TYPE,
+            path: TYPE,
+            ..name
+        };
         all.push(Key {
-            name: Name {
-                key: TYPE,
-                path: TYPE,
-                ..name
-            },
             required: true,
-            only: None,
-            default: None,
-            table: None,
-            schema: Box::new(|generator: &mut SchemaGenerator| {
-                object(generator.subschema_for::<PortType>().to_value())
-            }),
+            ..Key::new(name, PortType::schema)
         });
         let (guest, mut uplink) = (VhostPort::keys(), XdpPort::keys());
         for key in guest {
@@ -285,7 +280,7 @@ impl Slot for KindKeys {
 
     fn read(&self, _: Name, reader: &mut Reader<'_>) -> PortKind {
         match reader.item(TYPE) {
-            Some(item) => reader.kind = reader.checker.word(item.into(), TYPE),
+            Some(item) => reader.kind = word().read(reader, TYPE, item),
             // A hint is derived from the other keys.
             None if reader.item("interface").is_some() => {
                 reader.missing(TYPE, "type = \"xdp\"");
@@ -310,7 +305,7 @@ impl Slot for KindKeys {
     }
 
     fn write(&self, _: Name, kind: &PortKind, all: &mut Vec<Written>) {
-        all.push((TYPE, json!(kind.port_type().name())));
+        all.push((TYPE, json!(kind.port_type().word())));
         match kind {
             PortKind::Vhost(guest) => guest.write(all),
             PortKind::Xdp(xdp) => xdp.write(all),

@@ -1,34 +1,30 @@
 //! The rules for values: how a value is read, checked, written, and described in the schema.
+//!
+//! A wrong value is recorded. The caller goes on with the default; after a problem, the result is dropped in the end.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use toml::de::DeTable;
 
+use super::check::Checker;
 use super::duration;
-use super::field::Item;
-use super::key::{Key, Keys, ListKeys, Name, Reader, Rule, Slot, Written, object, table_reference};
+use super::field::{Item, Span, WordOrList};
+use super::key::{
+    Definitions, Entry, Key, Keys, ListKeys, Name, Reader, Rule, Slot, Written, table_reference,
+};
 use super::quantity::Quantity;
+use super::suggest::{alternatives, nearest};
 use super::types::PortType;
-use super::values::{Number, NumberList};
-
-const DURATION_PATTERN: &str = "^[0-9]+(us|ms|s|m|h)$";
+use super::words::Words;
 
 /// A type of whole numbers.
 pub(super) trait Integer: Copy + Serialize + TryFrom<i64> + TryInto<i64> + 'static {}
 impl<T: Copy + Serialize + TryFrom<i64> + TryInto<i64> + 'static> Integer for T {}
-
-/// A range in the numbers of TOML.
-fn wide<T: Integer>(range: &RangeInclusive<T>) -> RangeInclusive<i64> {
-    let wide = |value: T| value.try_into().unwrap_or(i64::MAX);
-    wide(*range.start())..=wide(*range.end())
-}
 
 /// A whole number.
 pub(super) struct Whole<T> {
@@ -41,28 +37,43 @@ pub(super) fn whole<T: Integer>(range: RangeInclusive<T>, example: &'static str)
     Whole { range, example }
 }
 
+impl<T: Integer> Whole<T> {
+    /// The lowest and the highest number.
+    fn bounds(&self) -> (i64, i64) {
+        let bound = |value: &T| (*value).try_into().unwrap_or(i64::MAX);
+        (bound(self.range.start()), bound(self.range.end()))
+    }
+
+    /// The number, which messages call `subject`.
+    fn check(&self, checker: &mut Checker, subject: &str, item: &Item<'_>) -> Option<T> {
+        let (low, high) = self.bounds();
+        let must = format!("a whole number from {low} to {high}");
+        let help = format!("for example: {}", self.example);
+        let (value, span) = checker.typed::<i64>(item, subject, &must, &help)?;
+        let label = match value {
+            _ if value < low => "too small",
+            _ if value > high => "too large",
+            _ => return T::try_from(value).ok(),
+        };
+        checker.problem(span, format!("{subject} must be {must}"), label, help);
+        None
+    }
+}
+
 impl<T: Integer> Rule for Whole<T> {
     type Value = T;
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
-        let number = Number {
-            subject: &format!("`{key}`"),
-            range: wide(&self.range),
-            example: self.example,
-        };
-        let value = reader.checker.number(item.into(), &number)?;
-        T::try_from(value).ok()
+        self.check(reader.checker, &format!("`{key}`"), item)
     }
 
     fn write(&self, value: &T) -> Value {
         json!(value)
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
-        let range = wide(&self.range);
-        json!({
-            "type": "integer", "format": "int64", "minimum": range.start(), "maximum": range.end()
-        })
+    fn schema(&self, _: &mut Definitions) -> Value {
+        let (low, high) = self.bounds();
+        json!({"type": "integer", "format": "int64", "minimum": low, "maximum": high})
     }
 }
 
@@ -78,14 +89,16 @@ impl Rule for Flag {
     type Value = bool;
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<bool> {
-        reader.checker.switch(item.into(), key)
+        let help = format!("for example: {key} = true");
+        let value = reader.checker.value(item, key, "true or false", &help);
+        value.map(|(value, _)| value)
     }
 
     fn write(&self, value: &bool) -> Value {
         json!(value)
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+    fn schema(&self, _: &mut Definitions) -> Value {
         json!({"type": "boolean"})
     }
 }
@@ -94,23 +107,37 @@ impl Rule for Flag {
 pub(super) struct OneOf<T>(PhantomData<T>);
 
 /// A word of the enum `T`.
-pub(super) fn word<T>() -> OneOf<T> {
+pub(super) fn word<T: Words>() -> OneOf<T> {
     OneOf(PhantomData)
 }
 
-impl<T: Copy + Serialize + DeserializeOwned + JsonSchema + 'static> Rule for OneOf<T> {
+impl<T: Words> Rule for OneOf<T> {
     type Value = T;
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
-        reader.checker.word(item.into(), key)
+        let words: Vec<&str> = T::ALL.iter().map(|one| one.word).collect();
+        let must = alternatives(&words);
+        let text = reader.checker.file.text.clone();
+        let written = text.get(item.span()).unwrap_or_default();
+        let help = match nearest(written.trim_matches(['"', '\'']), &words) {
+            Some(word) => format!("did you mean {word:?}?"),
+            None => format!("for example: {key} = {:?}", words.first().unwrap_or(&"")),
+        };
+        let (word, span) = reader.checker.value(item, key, &must, &help)?;
+        let value = T::from_word(word);
+        if value.is_none() {
+            let message = format!("`{key}` must be {must}");
+            reader.checker.problem(span, message, "none of these", help);
+        }
+        value
     }
 
     fn write(&self, value: &T) -> Value {
-        json!(value)
+        json!(value.word())
     }
 
-    fn schema(&self, generator: &mut SchemaGenerator) -> Value {
-        generator.subschema_for::<T>().to_value()
+    fn schema(&self, definitions: &mut Definitions) -> Value {
+        T::schema(definitions)
     }
 }
 
@@ -120,35 +147,61 @@ pub(super) struct Time {
     example: &'static str,
 }
 
-/// A duration of this range. The example is a value; its unit is what a bare number probably means.
-pub(super) fn time(range: RangeInclusive<Duration>, example: &'static str) -> Time {
-    Time { range, example }
+/// A duration from `low` to `high`. The example's unit is what a bare number probably means.
+pub(super) fn time(low: &str, high: &str, example: &'static str) -> Time {
+    Time {
+        range: parsed(low)..=parsed(high),
+        example,
+    }
+}
+
+/// A duration of the table.
+fn parsed(text: &str) -> Duration {
+    duration::parse(text).unwrap_or_default()
+}
+
+impl Time {
+    /// A key whose default is the example.
+    pub(super) fn or_example(self) -> Entry<Self> {
+        let default = parsed(self.example);
+        self.or(default)
+    }
 }
 
 impl Rule for Time {
     type Value = Duration;
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<Duration> {
-        let range = self.range.clone();
-        reader
-            .checker
-            .duration(item.into(), key, range, self.example)
+        let (low, high) = (self.range.start(), self.range.end());
+        let [shortest, longest] = [low, high].map(|bound| duration::display(*bound));
+        let must = format!("a duration from \"{shortest}\" to \"{longest}\"");
+        let help = format!(
+            "a number and a unit (us, ms, s, m, h) in quotes, for example: {key} = \"{}\"",
+            self.example
+        );
+        let (text, span) = reader.checker.value::<&str>(item, key, &must, &help)?;
+        let label = match duration::parse(text) {
+            Ok(value) if self.range.contains(&value) => return Some(value),
+            Ok(value) if value < *low => "too short",
+            Ok(_) => "too long",
+            Err(why) => why,
+        };
+        let message = format!("`{key}` must be {must}");
+        reader.checker.problem(span, message, label, help);
+        None
     }
 
     fn write(&self, value: &Duration) -> Value {
         json!(duration::display(*value))
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
-        json!({"type": "string", "pattern": DURATION_PATTERN})
+    fn schema(&self, _: &mut Definitions) -> Value {
+        json!({"type": "string", "pattern": "^[0-9]+(us|ms|s|m|h)$"})
     }
 
-    /// In the example's unit, if it is that duration.
-    fn shown(&self, value: &Duration) -> Value {
-        match duration::parse(self.example) == Ok(*value) {
-            true => json!(self.example),
-            false => self.write(value),
-        }
+    /// In the example's unit.
+    fn shown(&self, _: &Duration) -> Value {
+        json!(self.example)
     }
 }
 
@@ -167,70 +220,32 @@ impl Rule for Amount {
     type Value = u64;
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<u64> {
-        let range = self.range.clone();
-        reader
-            .checker
-            .quantity(item.into(), key, self.quantity, range)
+        let (low, high) = (self.range.start(), self.range.end());
+        let [lowest, highest] = [low, high].map(|bound| self.quantity.display(*bound));
+        let must = format!("from \"{lowest}\" to \"{highest}\"");
+        let help = format!(
+            "a number and a unit ({}) in quotes, for example: {key} = \"{}\"",
+            self.quantity.unit_names(),
+            self.quantity.example()
+        );
+        let (text, span) = reader.checker.value::<&str>(item, key, &must, &help)?;
+        let label = match self.quantity.parse(text) {
+            Ok(value) if self.range.contains(&value) => return Some(value),
+            Ok(value) if value < *low => "too small",
+            Ok(_) => "too large",
+            Err(why) => why,
+        };
+        let message = format!("`{key}` must be {must}");
+        reader.checker.problem(span, message, label, help);
+        None
     }
 
     fn write(&self, value: &u64) -> Value {
         json!(self.quantity.display(*value))
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+    fn schema(&self, _: &mut Definitions) -> Value {
         json!({"type": "string", "pattern": self.quantity.pattern()})
-    }
-}
-
-/// Why a text is refused.
-pub(super) struct Refusal {
-    /// The message, if the rule's own does not say enough.
-    pub message: Option<String>,
-    pub label: &'static str,
-}
-
-impl From<&'static str> for Refusal {
-    fn from(label: &'static str) -> Self {
-        let message = None;
-        Self { message, label }
-    }
-}
-
-/// A text with a meaning.
-pub(super) struct Text<T> {
-    /// What it must be, in messages.
-    pub must: &'static str,
-    pub help: Cow<'static, str>,
-    pub parse: fn(&str) -> Result<T, Refusal>,
-    pub write: fn(&T) -> String,
-    /// Its schema, besides the type.
-    pub schema: Value,
-}
-
-impl<T: Clone + 'static> Rule for Text<T> {
-    type Value = T;
-
-    fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
-        let checker = &mut *reader.checker;
-        let (text, span) = checker.value::<&str>(item.into(), key, self.must, &self.help)?;
-        match (self.parse)(text) {
-            Ok(value) => Some(value),
-            Err(Refusal { message, label }) => {
-                let message = message.unwrap_or_else(|| format!("`{key}` must be {}", self.must));
-                checker.problem(span, message, label, &*self.help);
-                None
-            }
-        }
-    }
-
-    fn write(&self, value: &T) -> Value {
-        json!((self.write)(value))
-    }
-
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
-        let mut schema = object(self.schema.clone());
-        schema.insert("type".to_owned(), json!("string"));
-        schema.into()
     }
 }
 
@@ -268,36 +283,90 @@ pub(super) struct Numbers<T: NumberListValue> {
     pub example: &'static str,
 }
 
+impl<T: NumberListValue> Numbers<T> {
+    fn item(&self) -> Whole<T::Item> {
+        whole(self.range.clone(), self.example)
+    }
+
+    /// The numbers of a list; `None` if it is empty or too long.
+    fn numbers(
+        &self,
+        checker: &mut Checker,
+        key: &str,
+        list: &[Item<'_>],
+        span: Span,
+    ) -> Option<T> {
+        if list.is_empty() {
+            let help = format!("for example: {}", self.example);
+            checker.problem(span, format!("`{key}` is empty"), "nothing in it", help);
+            return None;
+        }
+        if list.len() > self.items_max {
+            let message = format!(
+                "`{key}` has {} items, and may have {}",
+                list.len(),
+                self.items_max
+            );
+            let help = format!("keep at most {}", self.items_max);
+            checker.problem(span, message, "too many", help);
+            return None;
+        }
+        let subject = format!("a {} in `{key}`", self.items);
+        let mut numbers = Vec::with_capacity(list.len());
+        let mut seen: BTreeMap<i64, Span> = BTreeMap::new();
+        for item in list {
+            let Some(number) = self.item().check(checker, &subject, item) else {
+                continue;
+            };
+            let value = number.try_into().unwrap_or_default();
+            if let Some(first) = seen.get(&value).cloned() {
+                let message = format!("{} {value} is in `{key}` twice", self.items);
+                let first = Some(checker.place(first));
+                checker.clash(item.span(), first, message, "remove one of them");
+                continue;
+            }
+            seen.insert(value, item.span());
+            numbers.push(number);
+        }
+        Some(T::from_list(numbers))
+    }
+}
+
 impl<T: NumberListValue> Rule for Numbers<T> {
     type Value = T;
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
-        let what = NumberList {
-            key,
-            word: self.word,
-            items: self.items,
-            range: wide(&self.range),
-            items_max: self.items_max,
-            example: self.example,
-        };
-        let numbers = reader.checker.word_or_numbers(item.into(), &what)?;
-        let numbers = numbers.into_iter().filter_map(|one| one.try_into().ok());
-        Some(T::from_list(numbers.collect()))
+        let checker = &mut *reader.checker;
+        let mut must = format!("a list of {}s", self.items);
+        let mut help = format!("for example: {}", self.example);
+        if self.word.is_empty() {
+            let (list, span) = checker.value::<&[Item<'_>]>(item, key, &must, &help)?;
+            return self.numbers(checker, key, list, span);
+        }
+        must = format!("{:?} or {must}", self.word);
+        help = format!("{help}, or {key} = {:?}", self.word);
+        match checker.value(item, key, &must, &help)? {
+            (WordOrList::List(list), span) => self.numbers(checker, key, list, span),
+            (WordOrList::Word(word), _) if word == self.word => None,
+            (WordOrList::Word(_), span) => {
+                let message = format!("`{key}` must be {must}");
+                checker.problem(span, message, "neither", help);
+                None
+            }
+        }
     }
 
     fn write(&self, value: &T) -> Value {
-        value
-            .list()
-            .map_or_else(|| json!(self.word), |list| json!(list))
+        let list = value.list();
+        list.map_or_else(|| json!(self.word), |list| json!(list))
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
-        let range = wide(&self.range);
-        let mut items =
-            json!({"type": "integer", "minimum": range.start(), "maximum": range.end()});
+    fn schema(&self, _: &mut Definitions) -> Value {
+        let (low, high) = self.item().bounds();
+        let mut items = json!({"type": "integer", "minimum": low, "maximum": high});
         let mut list = json!({"type": "array", "minItems": 1, "uniqueItems": true});
         // Distinct numbers of a small range cannot be too many.
-        if (self.items_max as i64) <= range.end() - range.start() {
+        if (self.items_max as i64) <= high - low {
             list["maxItems"] = json!(self.items_max);
         }
         if self.word.is_empty() {
@@ -339,7 +408,7 @@ impl<T: Nested> Rule for TableOf<T> {
 
     fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
         let checker = &mut *reader.checker;
-        let (table, place) = checker.value::<&DeTable<'_>>(item.into(), key, T::MUST, T::HELP)?;
+        let (table, place) = checker.value::<&DeTable<'_>>(item, key, T::MUST, T::HELP)?;
         let mut inner = Reader {
             kind: reader.kind,
             ..Reader::new(checker, table, place)
@@ -358,8 +427,8 @@ impl<T: Nested> Rule for TableOf<T> {
         })
     }
 
-    fn schema(&self, generator: &mut SchemaGenerator) -> Value {
-        table_reference::<T::Keys>(generator)
+    fn schema(&self, definitions: &mut Definitions) -> Value {
+        table_reference::<T::Keys>(definitions)
     }
 
     fn keys(&self) -> Option<ListKeys> {
@@ -380,12 +449,8 @@ impl<T: Keys> Slot for Section<T> {
 
     fn list(self, name: Name, all: &mut Vec<Key>) {
         all.push(Key {
-            name,
-            required: false,
-            only: None,
-            default: None,
             table: Some((format!("in [{}]", name.key), T::keys)),
-            schema: Box::new(|generator| object(table_reference::<T>(generator))),
+            ..Key::new(name, table_reference::<T>)
         });
     }
 
@@ -393,7 +458,7 @@ impl<T: Keys> Slot for Section<T> {
         let key = name.key;
         let help = format!("write [{key}] on a line of its own, and the section's keys below it");
         let checker = &mut *reader.checker;
-        let item = reader.table.get(key).map(|item| item.into());
+        let item = reader.table.get(key);
         let given = item.and_then(|item| checker.value(item, key, "a table", &help));
         match given {
             Some((table, place)) => T::read(&mut Reader::new(checker, table, place)),

@@ -3,14 +3,13 @@
 
 use std::path::Path;
 
-use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 use toml::de::DeTable;
 
 use super::check::{Checker, Place};
 use super::cores::CoreSpans;
 use super::field::Item;
-use super::key::{Keys as _, Reader, Rule};
+use super::key::{Definitions, Keys as _, Reader, Rule};
 use super::limits::*;
 use super::table::Top;
 
@@ -38,7 +37,7 @@ pub(super) fn version(checker: &mut Checker, document: &DeTable<'_>, required: b
     };
     let must = VERSION.to_string();
     let help = format!("write: version = {VERSION}");
-    match checker.value(item.into(), "version", &must, &help) {
+    match checker.value(item, "version", &must, &help) {
         Some((VERSION, _)) => true,
         Some((other, span)) => {
             // Unknown keys may belong to the other version.
@@ -68,7 +67,7 @@ impl Rule for Version {
         json!(version)
     }
 
-    fn schema(&self, _: &mut SchemaGenerator) -> Value {
+    fn schema(&self, _: &mut Definitions) -> Value {
         json!({"type": "integer", "format": "int64", "const": VERSION})
     }
 }

@@ -61,12 +61,13 @@ keys! {
         /// What an idle worker does.
         poll: Poll = word().or(Poll::Adaptive), Restart;
         /// With adaptive polling: how long a worker polls without work before it sleeps; 1us to 1s.
-        idle_spin: Duration = time(IDLE_SPIN_MIN..=IDLE_SPIN_MAX, "50us").or(IDLE_SPIN_DEFAULT), Restart;
+        // For more than a second, there is `poll = "busy"`.
+        idle_spin: Duration = time("1us", "1s", "50us").or_example(), Restart;
         /// Whether queues move from overloaded workers to others.
         balance: Balance = word().or(Balance::Auto), AtOnce;
         /// How long loads are measured before a move is decided; 100ms to 1h.
-        balance_interval: Duration =
-            time(BALANCE_INTERVAL_MIN..=BALANCE_INTERVAL_MAX, "5s").or(BALANCE_INTERVAL_DEFAULT), AtOnce;
+        // Shorter measurements are too imprecise.
+        balance_interval: Duration = time("100ms", "1h", "5s").or_example(), AtOnce;
     }
 }
 
@@ -74,17 +75,17 @@ keys! {
     /// The switch as a whole.
     pub struct Switch = "Switch", in "switch." {
         /// Time without a frame after which an address is forgotten; 2s to 86400s.
-        fdb_ageing: Duration = time(FDB_AGEING_MIN..=FDB_AGEING_MAX, "300s").or(FDB_AGEING_DEFAULT), AtOnce;
+        // The default is what IEEE 802.1Q recommends. An entry is refreshed at most once per second.
+        fdb_ageing: Duration = time("2s", "86400s", "300s").or_example(), AtOnce;
         /// How often an address may move between ports within `fdb_moves_window`; after that it stays on the port that it
         /// was on before, until the window ends. 0: no limit.
-        fdb_moves_max: u8 = whole(0..=FDB_MOVES_MAX_MAX, "fdb_moves_max = 5, or 0 for any number")
-            .or(FDB_MOVES_MAX_DEFAULT), AtOnce;
+        // The defaults of this and the next are those of RFC 7432 (15.1) for EVPN.
+        fdb_moves_max: u8 = whole(0..=FDB_MOVES_MAX_MAX, "fdb_moves_max = 5, or 0 for any number").or(5), AtOnce;
         /// Time from an address's first move in which its moves are counted; 2s to 1h.
-        fdb_moves_window: Duration =
-            time(FDB_MOVES_WINDOW_MIN..=FDB_MOVES_WINDOW_MAX, "180s").or(FDB_MOVES_WINDOW_DEFAULT), AtOnce;
+        // Moves are timed in seconds, in 16 bits.
+        fdb_moves_window: Duration = time("2s", "1h", "180s").or_example(), AtOnce;
         /// Number of addresses that the switch can learn; rounded up to 7 times a power of two.
-        fdb_capacity: u32 = whole(FDB_CAPACITY_MIN..=FDB_CAPACITY_MAX, "fdb_capacity = 28672")
-            .or(FDB_CAPACITY_DEFAULT), Restart;
+        fdb_capacity: u32 = whole(FDB_CAPACITY_MIN..=FDB_CAPACITY_MAX, "fdb_capacity = 28672").or(FDB_CAPACITY_MIN), Restart;
     }
 }
 
@@ -126,6 +127,7 @@ keys! {
         /// The VLANs that the port carries. Without it: every VLAN, and tags pass through.
         vlan: Vlan = table().or_else(Vlan::Unaware), InPlace;
         /// Maximum number of addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
+        // One guest must not be able to fill the FDB; behind an uplink is the network.
         mac_limit: u32 = whole(0..=MAC_LIMIT_MAX, "mac_limit = 1024, or 0 for no limit").by_kind(1024, 0), InPlace;
         /// The port's share of a busy worker's time, relative to the other ports there: a port with weight 2 gets twice the
         /// time of one with weight 1.
@@ -179,7 +181,7 @@ keys! {
         mac: Option<Mac> = texts::mac().optional(), Reopens;
         /// The largest payload of a frame, bytes. vhost: announced to the guest; default: 1500. xdp: set on the interface;
         /// default: left as it is.
-        mtu: u16 = whole(MTU_MIN..=MTU_MAX, "mtu = 1500").or_else(MTU_DEFAULT), Reopens;
+        mtu: u16 = whole(MTU_MIN..=MTU_MAX, "mtu = 1500").or_else(1500), Reopens;
         /// vhost: which offloads the guest is offered. An offload that is not offered is not negotiated, whatever the front
         /// end allows.
         offloads: Offloads = table().or_else(Offloads::default()), Reopens;
@@ -257,9 +259,10 @@ keys! {
     /// How long a guest's descriptors may take from being read to completion; at least one of the two.
     pub struct Slo derive(Copy) = "Slo", extend (json!({"minProperties": 1})) {
         /// Half of them take no longer; 1us to 10s.
-        completion_p50: Option<Duration> = time(SLO_MIN..=SLO_MAX, "20us").optional(), Whole;
+        // Descriptors are completed in bursts, and a burst takes about the shortest time.
+        completion_p50: Option<Duration> = time("1us", "10s", "20us").optional(), Whole;
         /// 99 of 100 take no longer; 1us to 10s.
-        completion_p99: Option<Duration> = time(SLO_MIN..=SLO_MAX, "20us").optional(), Whole;
+        completion_p99: Option<Duration> = time("1us", "10s", "20us").optional(), Whole;
     }
 }
 
@@ -280,6 +283,7 @@ keys! {
     /// makes ten copies.
     impl StormLimits = "Storm" {
         /// Copies of broadcasts. Default: 100000 for vhost, 0 for xdp.
+        // A guest's limits are far above what its address resolution needs, and far below what a worker can copy.
         broadcast: u32 = whole(0..=STORM_MAX, "broadcast = 100000, or 0 for no limit").by_kind(100_000, 0), Whole;
         /// Copies of frames for other group addresses. Default: 1000000 for vhost, 0 for xdp.
         multicast: u32 = whole(0..=STORM_MAX, "multicast = 100000, or 0 for no limit").by_kind(1_000_000, 0), Whole;
@@ -320,7 +324,7 @@ keys! {
         /// uplink; of two of a kind, the one whose name is later in the alphabet.
         action: LoopAction = word().or(LoopAction::Report), Whole;
         /// Shortest time that the port is blocked; it stays blocked while probes still come back; 1s to 86400s.
-        block_time: Duration = time(LOOP_BLOCK_TIME_MIN..=LOOP_BLOCK_TIME_MAX, "60s").or(LOOP_BLOCK_TIME_DEFAULT), Whole;
+        block_time: Duration = time("1s", "86400s", "60s").or_example(), Whole;
     }
 }
 

@@ -5,14 +5,67 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crosspoint_packet::Mac;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::field::Item;
+use super::key::{Definitions, Reader, Rule, object};
 use super::limits::*;
-use super::rules::{Refusal, Text};
 
 /// Six bytes, the first one even: not a group address.
 pub(super) const MAC_PATTERN: &str = "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$";
 const MODE_PATTERN: &str = "^0?[0-7]{3}$";
+
+/// Why a text is refused.
+pub(super) struct Refusal {
+    /// The message, if the rule's own does not say enough.
+    pub message: Option<String>,
+    pub label: &'static str,
+}
+
+impl From<&'static str> for Refusal {
+    fn from(label: &'static str) -> Self {
+        let message = None;
+        Self { message, label }
+    }
+}
+
+/// A text with a meaning.
+pub(super) struct Text<T> {
+    /// What it must be, in messages.
+    pub must: &'static str,
+    pub help: Cow<'static, str>,
+    pub parse: fn(&str) -> Result<T, Refusal>,
+    pub write: fn(&T) -> String,
+    /// Its schema, besides the type.
+    pub schema: Value,
+}
+
+impl<T: Clone + 'static> Rule for Text<T> {
+    type Value = T;
+
+    fn read<'a>(&self, reader: &mut Reader<'a>, key: &str, item: &'a Item<'a>) -> Option<T> {
+        let checker = &mut *reader.checker;
+        let (text, span) = checker.value::<&str>(item, key, self.must, &self.help)?;
+        match (self.parse)(text) {
+            Ok(value) => Some(value),
+            Err(Refusal { message, label }) => {
+                let message = message.unwrap_or_else(|| format!("`{key}` must be {}", self.must));
+                checker.problem(span, message, label, &*self.help);
+                None
+            }
+        }
+    }
+
+    fn write(&self, value: &T) -> Value {
+        json!((self.write)(value))
+    }
+
+    fn schema(&self, _: &mut Definitions) -> Value {
+        let mut schema = object(self.schema.clone());
+        schema.insert("type".to_owned(), json!("string"));
+        schema.into()
+    }
+}
 
 /// A text that means itself.
 fn verbatim(must: &'static str, help: &'static str) -> Text<String> {

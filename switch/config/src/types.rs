@@ -4,12 +4,11 @@
 use std::path::PathBuf;
 
 use crosspoint_engine::bridge::fdb::Damping;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::cores::CoreSpans;
 use super::rules::NumberListValue;
 use super::table::{Control, Log, Metrics, Port, Switch, VhostPort, Workers, XdpPort};
+use super::words::words;
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,28 +72,6 @@ impl NumberListValue for Cores {
     }
 }
 
-/// What an idle worker does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Poll {
-    /// Never sleeps.
-    Busy,
-    /// Sleeps when idle, and wakes on a kick or a packet.
-    #[default]
-    Adaptive,
-}
-
-/// Whether streams move to other workers by load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Balance {
-    /// Streams move from an overloaded worker to one with free time.
-    #[default]
-    Auto,
-    /// A stream stays with its first worker.
-    Off,
-}
-
 impl Switch {
     /// The limit on moves of an address.
     pub fn damping(&self) -> Damping {
@@ -106,78 +83,7 @@ impl Switch {
     }
 }
 
-/// Where the log goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogTarget {
-    /// To the journal with fields, if standard error is the journal; else to standard error.
-    #[default]
-    Auto,
-    /// To standard error.
-    Stderr,
-    /// To the journal, with fields.
-    Journald,
-}
-
-/// The format of a line on standard error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
-    /// Text for people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// The least serious level that is logged. Each level includes those before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogLevel {
-    /// Something does not work.
-    Error,
-    /// Something does not work as it should.
-    Warn,
-    /// Something changes.
-    #[default]
-    Info,
-    /// Reasons and details.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-/// The action on a loop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LoopAction {
-    /// The loop is reported in the log, in metrics and by `show`.
-    #[default]
-    Report,
-    /// The loop is reported, and one of the two ports is blocked.
-    Block,
-}
-
-/// What a port is attached to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum PortType {
-    /// A guest: a vhost-user socket.
-    #[default]
-    Vhost,
-    /// An uplink: a network interface, by AF_XDP.
-    Xdp,
-}
-
 impl PortType {
-    /// As it is written.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Vhost => "vhost",
-            Self::Xdp => "xdp",
-        }
-    }
-
     /// The other type.
     pub(super) fn other(self) -> Self {
         match self {
@@ -206,52 +112,6 @@ impl PortKind {
     }
 }
 
-/// Which side listens on a vhost-user socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// The switch listens.
-    #[default]
-    Server,
-    /// The switch connects, and reconnects.
-    Client,
-}
-
-/// Whether large TCP frames leave a NIC port unsegmented.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tso {
-    /// If the interface is a software interface that accepts them.
-    #[default]
-    Auto,
-    /// Never: the switch segments them.
-    Off,
-}
-
-/// The kind of pages for the memory of a NIC port's frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum HugePages {
-    /// Huge pages if the kernel has some available.
-    #[default]
-    Transparent,
-    /// Huge pages that the administrator has reserved; without them the port does not open.
-    Reserved,
-    /// Ordinary pages.
-    Never,
-}
-
-/// Over which queues a NIC spreads received frames (its RSS indirection table).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rss {
-    /// As the interface is set.
-    #[default]
-    Keep,
-    /// Evenly over the port's own queues only.
-    Queues,
-}
-
 /// Queues of a network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Queues {
@@ -277,21 +137,6 @@ impl NumberListValue for Queues {
     }
 }
 
-/// How frames get from a network interface to the switch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum XdpMode {
-    /// The fastest that the driver offers.
-    #[default]
-    Auto,
-    /// The NIC writes into the switch's memory; the driver must support it.
-    ZeroCopy,
-    /// The driver's XDP hook, and one copy.
-    Copy,
-    /// The kernel's generic XDP hook, after an skb was made: for drivers without XDP.
-    Generic,
-}
-
 /// The VLANs that a port carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Vlan {
@@ -307,4 +152,116 @@ pub enum Vlan {
         /// The VLAN of untagged frames, which the port carries even if it is not in `ids`.
         native: Option<u16>,
     },
+}
+
+words! {
+    /// What an idle worker does.
+    pub enum Poll, or Adaptive {
+        /// Never sleeps.
+        Busy = "busy",
+        /// Sleeps when idle, and wakes on a kick or a packet.
+        Adaptive = "adaptive",
+    }
+
+    /// Whether streams move to other workers by load.
+    pub enum Balance, or Auto {
+        /// Streams move from an overloaded worker to one with free time.
+        Auto = "auto",
+        /// A stream stays with its first worker.
+        Off = "off",
+    }
+
+    /// Where the log goes.
+    pub enum LogTarget, or Auto {
+        /// To the journal with fields, if standard error is the journal; else to standard error.
+        Auto = "auto",
+        /// To standard error.
+        Stderr = "stderr",
+        /// To the journal, with fields.
+        Journald = "journald",
+    }
+
+    /// The format of a line on standard error.
+    pub enum LogFormat, or Text {
+        /// Text for people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+
+    /// The least serious level that is logged. Each level includes those before it.
+    pub enum LogLevel, or Info {
+        /// Something does not work.
+        Error = "error",
+        /// Something does not work as it should.
+        Warn = "warn",
+        /// Something changes.
+        Info = "info",
+        /// Reasons and details.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+
+    /// The action on a loop.
+    pub enum LoopAction, or Report {
+        /// The loop is reported in the log, in metrics and by `show`.
+        Report = "report",
+        /// The loop is reported, and one of the two ports is blocked.
+        Block = "block",
+    }
+
+    /// What a port is attached to.
+    pub(super) enum PortType, or Vhost {
+        /// A guest: a vhost-user socket.
+        Vhost = "vhost",
+        /// An uplink: a network interface, by AF_XDP.
+        Xdp = "xdp",
+    }
+
+    /// Which side listens on a vhost-user socket.
+    pub enum Role, or Server {
+        /// The switch listens.
+        Server = "server",
+        /// The switch connects, and reconnects.
+        Client = "client",
+    }
+
+    /// Whether large TCP frames leave a NIC port unsegmented.
+    pub enum Tso, or Auto {
+        /// If the interface is a software interface that accepts them.
+        Auto = "auto",
+        /// Never: the switch segments them.
+        Off = "off",
+    }
+
+    /// The kind of pages for the memory of a NIC port's frames.
+    pub enum HugePages, or Transparent {
+        /// Huge pages if the kernel has some available.
+        Transparent = "transparent",
+        /// Huge pages that the administrator has reserved; without them the port does not open.
+        Reserved = "reserved",
+        /// Ordinary pages.
+        Never = "never",
+    }
+
+    /// Over which queues a NIC spreads received frames (its RSS indirection table).
+    pub enum Rss, or Keep {
+        /// As the interface is set.
+        Keep = "keep",
+        /// Evenly over the port's own queues only.
+        Queues = "queues",
+    }
+
+    /// How frames get from a network interface to the switch.
+    pub enum XdpMode, or Auto {
+        /// The fastest that the driver offers.
+        Auto = "auto",
+        /// The NIC writes into the switch's memory; the driver must support it.
+        ZeroCopy = "zero-copy",
+        /// The driver's XDP hook, and one copy.
+        Copy = "copy",
+        /// The kernel's generic XDP hook, after an skb was made: for drivers without XDP.
+        Generic = "generic",
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use schemars::{Schema, SchemaGenerator};
+use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::key::{Keys as _, Written, object, table_schema};
+use super::key::{Definitions, Keys as _, Written, object, table_schema};
 use super::table::Top;
+use super::words::Words as _;
 use super::{Config, Port};
 
 impl Port {
@@ -28,7 +29,7 @@ impl Port {
 
     /// The value of `type`.
     pub fn kind_name(&self) -> &'static str {
-        self.kind.port_type().name()
+        self.kind.port_type().word()
     }
 
     /// The port as a `[[port]]` table in TOML.
@@ -76,14 +77,13 @@ impl Config {
 
 /// The JSON schema of the configuration file, for editors: `configs/schema.json`.
 pub fn schema_json() -> String {
-    let mut generator = SchemaGenerator::default();
+    let mut definitions = Definitions::default();
     let mut schema = object(json!({
-        "$schema": generator.settings().meta_schema,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Config",
     }));
-    schema.extend(table_schema::<Top>(&mut generator));
-    let definitions = generator.take_definitions(true);
-    schema.insert("$defs".to_owned(), definitions.into());
+    schema.extend(table_schema::<Top>(&mut definitions));
+    schema.insert("$defs".to_owned(), definitions.0.into());
     // A schema is a tree of maps with string keys, which serde_json cannot fail to print.
     let mut text = serde_json::to_string_pretty(&Schema::from(schema)).unwrap_or_default();
     text.push('\n');

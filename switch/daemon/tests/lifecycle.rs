@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crosspoint_config::{Access, Role, VhostPort as PortConfig};
+use crosspoint_config::VhostPort as PortConfig;
 use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions};
 use crosspoint_daemon::ports::vhost::VhostPort;
 use crosspoint_engine::bridge::fdb::Damping;
@@ -289,13 +289,8 @@ fn start_at(
 fn vhost_config(directory: &Path, name: &str, queue_pairs: u16) -> PortConfig {
     PortConfig {
         socket: directory.join(name),
-        role: Role::Server,
-        access: Access::default(),
         queue_pairs,
-        mac: None,
-        mtu: 1500,
-        offloads: Default::default(),
-        direct: None,
+        ..PortConfig::default()
     }
 }
 

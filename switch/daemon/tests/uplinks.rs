@@ -126,15 +126,8 @@ fn add_port(dataplane: &Dataplane, config: &XdpPort) -> u16 {
 fn config(interface: &str) -> XdpPort {
     XdpPort {
         interface: interface.to_owned(),
-        queues: Queues::All,
-        mode: XdpMode::Auto,
-        mtu: None,
-        gro: true,
-        tso: Tso::Auto,
-        busy_poll: false,
         huge_pages: HugePages::Never,
-        channels: None,
-        rss: Rss::Keep,
+        ..XdpPort::default()
     }
 }
 

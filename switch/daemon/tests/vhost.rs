@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_config::{Access, Role, VhostPort as PortConfig};
+use crosspoint_config::VhostPort as PortConfig;
 use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions};
 use crosspoint_daemon::ports::vhost::VhostPort;
 use crosspoint_engine::bridge::fdb::Damping;
@@ -45,13 +45,7 @@ struct Switch {
 fn port_config(socket: PathBuf) -> PortConfig {
     PortConfig {
         socket,
-        role: Role::Server,
-        access: Access::default(),
-        queue_pairs: 1,
-        mac: None,
-        mtu: 1500,
-        offloads: Default::default(),
-        direct: None,
+        ..PortConfig::default()
     }
 }
 

@@ -1,8 +1,6 @@
 //! The host, and what it shall run.
 
-use crosspoint_config::{
-    Config, Cores, HugePages, Port, PortKind, Queues, Rss, Tso, VhostPort, XdpMode, XdpPort,
-};
+use crosspoint_config::{Config, Cores, Port, PortKind, Queues, VhostPort, XdpPort};
 use crosspoint_xsk::{FRAME_SIZE, RING_SIZE};
 
 use super::{Host, Nic};
@@ -80,15 +78,8 @@ impl<'a> Subject<'a> {
         let configured = self.uplinks().find(|port| port.interface == nic.name);
         let plain = || XdpPort {
             interface: nic.name.clone(),
-            queues: Queues::All,
-            mode: XdpMode::Auto,
-            mtu: None,
             gro: false,
-            tso: Tso::default(),
-            busy_poll: false,
-            huge_pages: HugePages::Transparent,
-            channels: None,
-            rss: Rss::Keep,
+            ..XdpPort::default()
         };
         let port = configured.cloned().unwrap_or_else(plain);
         (port, configured.is_some())

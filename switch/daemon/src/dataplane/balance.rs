@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crosspoint_config::limits::BALANCE_INTERVAL_DEFAULT;
+use crosspoint_config::Workers;
 use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::stream::StreamId;
 use crosspoint_engine::worker::WorkerLink;
@@ -43,7 +43,7 @@ impl Default for BalanceOptions {
     fn default() -> BalanceOptions {
         BalanceOptions {
             auto: true,
-            interval: BALANCE_INTERVAL_DEFAULT,
+            interval: Workers::default().balance_interval,
             busy_permille_max: THRESHOLD,
             gain_permille_min: MARGIN,
         }

@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crosspoint_config as config;
-use crosspoint_config::{Access, Role};
 use crosspoint_daemon::dataplane::{
     BalanceOptions, Dataplane, DataplaneOptions, PortOptions, PortState,
 };
@@ -539,13 +538,8 @@ fn serve(dataplane: &Arc<Dataplane>, number: u16, socket: PathBuf, name: &str) -
     // Two pairs, so that MQ and GET_QUEUE_NUM can be attacked.
     let config = config::VhostPort {
         socket,
-        role: Role::Server,
-        access: Access::default(),
         queue_pairs: 2,
-        mac: None,
-        mtu: 1500,
-        offloads: Default::default(),
-        direct: None,
+        ..config::VhostPort::default()
     };
     VhostPort::open(dataplane.clone(), number, name, &config).expect("it listens")
 }

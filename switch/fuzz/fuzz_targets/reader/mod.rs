@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crosspoint_config::{Access, Role, VhostPort};
+use crosspoint_config::{Role, VhostPort};
 use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions, PortState};
 use crosspoint_daemon::ports::vhost::converse_once;
 use crosspoint_engine::bridge::fdb::Damping;
@@ -53,14 +53,9 @@ pub fn input(bytes: &[u8]) {
 
 fn config() -> VhostPort {
     VhostPort {
-        socket: PathBuf::new(),
         role: Role::Client,
-        access: Access::default(),
         queue_pairs: 2,
-        mac: None,
-        mtu: 1500,
-        offloads: Default::default(),
-        direct: None,
+        ..VhostPort::default()
     }
 }
 
