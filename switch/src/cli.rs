@@ -1,16 +1,13 @@
-//! The commands, and what they share: the control socket and its answers.
+//! The commands.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use crosspoint_model::client::{self, ClientError};
+use clap::{CommandFactory, Parser, Subcommand};
 use crosspoint_model::request::{Place, Request};
-use miette::Diagnostic;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::completions::Completions;
+use crate::control::ask;
 use crate::man::ManPages;
 use crate::show::Show;
 use crate::top::Top;
@@ -125,59 +122,8 @@ pub fn run() -> ExitCode {
         Command::Reload(reload) => reload.run(),
         Command::Show(show) => show.run(),
         Command::Top(top) => top.run(),
-        Command::Completions(completions) => completions.run(),
-        Command::Man(man) => man.run(),
-    }
-}
-
-/// The control socket of the running switch.
-#[derive(clap::Args)]
-pub(crate) struct Socket {
-    /// The running switch's control socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "CROSSPOINT_SOCKET",
-        default_value = "/run/crosspoint/control.sock"
-    )]
-    pub(crate) socket: PathBuf,
-}
-
-/// Sends a request to the running switch. If there is no answer, prints the reason.
-pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
-    let answer = client::request(socket, request);
-    let say = |error: &ClientError| {
-        if let ClientError::Refused {
-            report: Some(report),
-            ..
-        } = error
-        {
-            eprintln!("{report}");
-        }
-        eprintln!("error: {error}");
-        if let Some(help) = error.help() {
-            eprintln!("help: {help}");
-        }
-    };
-    answer.inspect_err(say).ok()
-}
-
-/// Sends a request to the running switch; returns the answer as JSON and as `T`.
-pub(crate) fn ask_as<T: DeserializeOwned>(socket: &Path, request: &Request) -> Option<(Value, T)> {
-    let value = ask(socket, request)?;
-    let answer = T::deserialize(&value);
-    let say = |error: &serde_json::Error| {
-        eprintln!("error: this is not an answer of this version of crosspoint: {error}");
-        eprintln!("help: restart the daemon after an update, or ask it with its own version");
-    };
-    answer.inspect_err(say).ok().map(|answer| (value, answer))
-}
-
-/// Prints an answer, as JSON or as text.
-pub(crate) fn print(json: bool, value: &Value, text: impl FnOnce() -> String) {
-    match json {
-        true => println!("{value:#}"),
-        false => print!("{}", text()),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man(man) => man.run(&Cli::command()),
     }
 }
 

@@ -3,10 +3,9 @@
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::help;
 
 /// Print a shell's completions of this command line
@@ -18,9 +17,10 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> ExitCode {
+    /// Prints the completions of `command`.
+    pub(crate) fn run(self, mut command: Command) -> ExitCode {
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "crosspoint", &mut text);
+        clap_complete::generate(self.shell, &mut command, "crosspoint", &mut text);
         // The reader has closed the pipe.
         let _ = stdout().write_all(&text);
         ExitCode::SUCCESS

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crosspoint_model::health;
 use crosspoint_model::request::Request;
 
-use crate::cli::ask;
+use crate::control::ask;
 
 /// Arguments of `health`.
 #[derive(clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Health {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    socket: crate::cli::Socket,
+    socket: crate::control::Socket,
 }
 
 impl Health {

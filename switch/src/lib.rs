@@ -4,6 +4,7 @@ mod capture;
 mod check;
 pub mod cli;
 mod completions;
+mod control;
 #[cfg(test)]
 mod docs;
 pub mod doctor;

@@ -5,11 +5,10 @@ use std::io::{self, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::cli::Cli;
 use crate::help;
 
 /// Print the manual page crosspoint(1), or write it and the pages of all commands
@@ -22,10 +21,12 @@ pub(crate) struct ManPages {
 }
 
 impl ManPages {
-    pub(crate) fn run(self) -> ExitCode {
+    /// Prints or writes the pages of `command`.
+    pub(crate) fn run(self, command: &Command) -> ExitCode {
+        let command = built(command);
         let done = match &self.dir {
-            Some(dir) => write_all(dir),
-            None => print(),
+            Some(dir) => write_all(&command, dir),
+            None => print(&command),
         };
         let Err(why) = done else {
             return ExitCode::SUCCESS;
@@ -37,23 +38,23 @@ impl ManPages {
     }
 }
 
-fn print() -> io::Result<()> {
-    let text = page(&Man::new(command()), &command())?;
+fn print(command: &Command) -> io::Result<()> {
+    let text = page(&Man::new(command.clone()), command)?;
     // The reader has closed the pipe.
     let _ = stdout().write_all(&text);
     Ok(())
 }
 
 /// The command line without the `help` command: the pages contain the same text.
-fn command() -> Command {
-    let mut command = Cli::command().disable_help_subcommand(true);
+fn built(command: &Command) -> Command {
+    let mut command = command.clone().disable_help_subcommand(true);
     command.build();
     command
 }
 
-fn write_all(dir: &Path) -> io::Result<()> {
+fn write_all(command: &Command, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    write(&command(), dir)
+    write(command, dir)
 }
 
 fn write(command: &Command, dir: &Path) -> io::Result<()> {

@@ -7,7 +7,7 @@ use crosspoint_config as config;
 use crosspoint_config::PortTable;
 use crosspoint_model::request::{PortAdd, PortRemove, PortSet, Request};
 
-use crate::{cli, reload};
+use crate::{control, reload};
 
 /// Add, change or remove a port of a running switch
 ///
@@ -70,7 +70,7 @@ struct Common {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    socket: cli::Socket,
+    socket: control::Socket,
 }
 
 impl Port {

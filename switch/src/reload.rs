@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crosspoint_model::plan::ReloadAnswer;
 use crosspoint_model::request::Request;
 
-use crate::cli;
+use crate::control;
 use crate::plan::render_reload;
 
 /// Have a running switch read its configuration again, and apply it
@@ -19,7 +19,7 @@ pub(crate) struct Reload {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    socket: cli::Socket,
+    socket: control::Socket,
 }
 
 impl Reload {
@@ -30,10 +30,10 @@ impl Reload {
 
 /// Requests a change, and prints its result.
 pub(crate) fn change(socket: &Path, request: &Request, json: bool) -> ExitCode {
-    let Some((value, answer)) = cli::ask_as::<ReloadAnswer>(socket, request) else {
+    let Some((value, answer)) = control::ask_as::<ReloadAnswer>(socket, request) else {
         return ExitCode::FAILURE;
     };
-    cli::print(json, &value, || render_reload(&answer));
+    control::print(json, &value, || render_reload(&answer));
     match answer.failed.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crosspoint_config::{Config, ConfigError};
-use crosspoint_daemon::daemon::{Daemon, StartError};
+use crosspoint_daemon::daemon::Daemon;
 use crosspoint_daemon::service::notify::Service;
 use crosspoint_daemon::service::{log, notify};
+use crosspoint_daemon::start_error::StartError;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

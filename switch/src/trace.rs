@@ -30,7 +30,7 @@ pub(crate) struct Trace {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    socket: crate::cli::Socket,
+    socket: crate::control::Socket,
 }
 
 /// Position of a tag: after both addresses, two digits per byte.

@@ -5,45 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crosspoint_config::{Balance, Config, ConfigError, Loaded, Poll, Port, PortKind};
+use crosspoint_config::{Balance, Config, Loaded, Poll, Port, PortKind};
 use crosspoint_model::health::Health;
 use crosspoint_model::status::Status;
 use miette::Diagnostic;
-use thiserror::Error;
 
 use crate::api::{ControlServer, SocketError};
-use crate::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, WorkerError};
+use crate::dataplane::{BalanceOptions, Dataplane, DataplaneOptions};
 use crate::ports::nic;
-use crate::ports::nic::NicPortError;
-use crate::ports::vhost::VhostPortError;
 use crate::reconcile::Running;
 use crate::service::progress::Beat;
-
-/// Why the daemon does not start. Each message names the error, its place, and how to fix it.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// A core does not exist.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A worker cannot be started.
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
-    /// A guest port cannot be opened.
-    #[error(transparent)]
-    Vhost(#[from] VhostPortError),
-    /// The NIC ports cannot be opened.
-    #[error(transparent)]
-    Nic(#[from] NicPortError),
-    /// The control socket cannot be opened.
-    #[error(transparent)]
-    Control(#[from] SocketError),
-    /// The daemon is being stopped.
-    #[error("the switch is shutting down")]
-    Ending,
-    /// There are more ports than port numbers.
-    #[error("port `{0}`: there are too many ports")]
-    TooManyPorts(String),
-}
+use crate::start_error::StartError;
 
 /// The running daemon. Dropping it stops everything in order: the control socket, then guest and NIC ports, then
 /// workers.

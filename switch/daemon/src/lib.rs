@@ -9,3 +9,4 @@ pub mod metrics;
 pub mod ports;
 pub mod reconcile;
 pub mod service;
+pub mod start_error;

@@ -18,7 +18,7 @@
 //! | as many | the frame's first bytes |
 //!
 //! `{"trace":{...}}`, with the keys of [`TraceWanted`], is answered with a line `{"ok":{...}}` for each frame, a
-//! [`Trace`](crate::trace::Trace); then the connection ends. Both are for root and the daemon's user only, since frames are
+//! `Trace` (`trace.rs`); then the connection ends. Both are for root and the daemon's user only, since frames are
 //! confidential.
 
 mod decode;

@@ -55,7 +55,7 @@ pub(crate) struct Capture {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     #[command(flatten)]
-    socket: crate::cli::Socket,
+    socket: crate::control::Socket,
 }
 
 /// Direction of frames.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crosspoint_model::plan::PlanAnswer;
 use crosspoint_model::request::Request;
 
-use crate::cli;
+use crate::control;
 
 /// The exit status if there are changes.
 const CHANGES: u8 = 2;
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    socket: cli::Socket,
+    socket: control::Socket,
 }
 
 impl Plan {
@@ -35,11 +35,11 @@ impl Plan {
             config: self.config.as_ref().map(absolute),
         };
         let socket: &Path = &self.socket.socket;
-        let answer = cli::ask_as::<PlanAnswer>(socket, &request);
+        let answer = control::ask_as::<PlanAnswer>(socket, &request);
         let Some((value, answer)) = answer else {
             return ExitCode::FAILURE;
         };
-        cli::print(self.json, &value, || super::render(&answer));
+        control::print(self.json, &value, || super::render(&answer));
         match answer.is_empty() {
             true => ExitCode::SUCCESS,
             false => ExitCode::from(CHANGES),

@@ -38,7 +38,7 @@ pub(crate) struct Show {
     #[arg(long)]
     moves: bool,
     #[command(flatten)]
-    socket: crate::cli::Socket,
+    socket: crate::control::Socket,
 }
 
 /// What `show` shows.

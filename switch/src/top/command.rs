@@ -44,7 +44,7 @@ pub(crate) struct Top {
     #[arg(long, short = 'n', value_name = "N", requires = "batch")]
     count: Option<u64>,
     #[command(flatten)]
-    socket: crate::cli::Socket,
+    socket: crate::control::Socket,
 }
 
 impl Top {

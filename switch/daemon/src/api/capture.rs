@@ -7,7 +7,7 @@ use crosspoint_model::capture::{TraceWanted, Wanted};
 use crosspoint_model::request::Request;
 use tokio::io::AsyncWriteExt;
 
-use super::server::{self, Asked};
+use super::asked::{self, Asked};
 use crate::capture::{self, Client};
 
 /// A request that takes over the connection.
@@ -47,7 +47,7 @@ pub(super) async fn show_frames(
         Some(peer) => (Some(peer.uid()), peer.pid()),
         None => (None, None),
     };
-    let may = server::may_change(uid, rustix::process::geteuid().as_raw());
+    let may = asked::may_change(uid, rustix::process::geteuid().as_raw());
     let dataplane = asked.source.dataplane().filter(|_| may);
     let Some(dataplane) = dataplane else {
         let why = match may {
@@ -55,7 +55,7 @@ pub(super) async fn show_frames(
             false => "only root and the daemon's user may look at frames",
         };
         let help = "`crosspoint show` works for every user who may connect".to_owned();
-        if let Ok(reply) = server::refuse(why.to_owned(), help) {
+        if let Ok(reply) = asked::refuse(why.to_owned(), help) {
             let _ = client.write_all(&reply).await;
         }
         return;

@@ -25,7 +25,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::Source;
-use super::server::{Asked, line_of, may_change};
+use super::asked::{Asked, line_of, may_change};
 
 /// The longest that a change waits for the one before it.
 pub const TURN_TIME_MAX: Duration = Duration::from_secs(5);

@@ -21,6 +21,7 @@
 //! A request has up to [`REQUEST_BYTES_MAX`] bytes and must arrive within [`REQUEST_TIME_MAX`]; otherwise it is answered
 //! with an error, and the connection is closed. Every user that may open the socket's file (mode 0660) may ask.
 
+mod asked;
 mod capture;
 mod change;
 pub(crate) mod health;

@@ -4,18 +4,17 @@ use std::io;
 use std::os::unix::net::UnixListener as PlainListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crosspoint_model::request::{Place, REQUEST_TIME_MAX, Request};
 use crosspoint_model::topic::Topic;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::asked::{Asked, User, line_of, may_change, refuse};
 use super::capture::{self, EndOnDrop};
 use super::change::{self, Change};
 use super::places::{self, Closed, Limits, Phase, Places};
@@ -51,9 +50,6 @@ const IDLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Connections to control sockets that were closed for lack of places.
 pub(crate) static CLOSED: Closed = Closed::new();
-
-/// A user ID, if the kernel knows it.
-type User = Option<u32>;
 
 /// Places for clients that may change something, for those that may only look, and for answers.
 struct AllPlaces {
@@ -203,23 +199,6 @@ impl ControlServer {
     }
 }
 
-/// What the requests of one client need.
-pub(super) struct Asked {
-    pub source: Arc<dyn Source>,
-    /// Held during a move of a stream, or any other change.
-    pub moving: Arc<Mutex<()>>,
-    /// One permit is held while an answer is worked on.
-    looks: Arc<Semaphore>,
-    /// A place is held from the end of that work until the client has its answer.
-    replies: Arc<Places<User>>,
-    /// The client's own place.
-    place: Arc<places::Place<User>>,
-    /// The client's process, as the kernel knows it.
-    pub peer: Option<UCred>,
-    /// Whether the server ends. A job on a thread of its own must check it.
-    pub ending: Arc<AtomicBool>,
-}
-
 /// Answers one client's requests. Connection errors end it; the client notices them.
 async fn converse(client: UnixStream, asked: Asked) {
     let mut client = BufReader::new(client);
@@ -282,12 +261,6 @@ async fn read(client: &mut BufReader<UnixStream>) -> io::Result<Line> {
 #[derive(Serialize)]
 struct Answer<T> {
     ok: T,
-}
-
-#[derive(Serialize)]
-struct Refusal {
-    error: String,
-    help: String,
 }
 
 async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
@@ -371,12 +344,6 @@ async fn look(
     refused.map(Reply::from)
 }
 
-/// Whether a process of user `uid` may change anything, where `own` is the daemon's user. Other users that may connect, such
-/// as the daemon's group, may only look.
-pub(super) fn may_change(uid: Option<u32>, own: u32) -> bool {
-    uid.is_some_and(|uid| uid == 0 || uid == own)
-}
-
 /// Moves a stream. It waits for workers and NICs, so it runs on a separate thread. It blocks changes of all ports, so only
 /// one runs at a time.
 async fn move_stream(place: Place, asked: &Asked) -> serde_json::Result<Vec<u8>> {
@@ -428,26 +395,4 @@ fn too_slow() -> serde_json::Result<Vec<u8>> {
     let seconds = REQUEST_TIME_MAX.as_secs();
     let error = format!("no request for {seconds} s");
     refuse(error, "end every request with a newline".to_owned())
-}
-
-pub(super) fn refuse(error: String, help: String) -> serde_json::Result<Vec<u8>> {
-    line_of(&Refusal { error, help })
-}
-
-pub(super) fn line_of(reply: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(reply)?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_root_and_the_daemons_user_may_change_anything() {
-        assert!(may_change(Some(0), 1000) && may_change(Some(1000), 1000));
-        assert!(!may_change(Some(1001), 1000) && !may_change(Some(1001), 0));
-        assert!(!may_change(None, 0));
-    }
 }

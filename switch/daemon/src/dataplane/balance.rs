@@ -14,6 +14,7 @@ use crosspoint_engine::stream::StreamId;
 use crosspoint_engine::worker::WorkerLink;
 use crosspoint_frame::tsc;
 
+use super::measured::Measured;
 use super::moving::MoveError;
 use super::placement::{self, Candidate};
 use super::planner::{MARGIN, Move, Permille, Planner, StreamLoad, THRESHOLD, WHOLE, WorkerLoad};
@@ -53,24 +54,6 @@ impl Default for BalanceOptions {
 /// Indices of the last two samples: what is shown is measured since the older one, and the newer one begins the window.
 const SHOWN: usize = 0;
 const WINDOW: usize = 1;
-
-/// A stream's cycle count at the last two samples, or when the worker got the stream.
-#[derive(Clone, Copy)]
-pub(super) struct Measured {
-    cycles: [u64; 2],
-    /// Whether its worker has had it for less than a window.
-    fresh: bool,
-}
-
-impl Measured {
-    /// For a stream that `worker` gets now.
-    pub fn from_now(counters: &PortCounters, worker: usize, queue: u16) -> Measured {
-        Measured {
-            cycles: [counters.at(worker, queue).cycles.get(); 2],
-            fresh: true,
-        }
-    }
-}
 
 /// All workers' counters at one moment.
 struct Sample {

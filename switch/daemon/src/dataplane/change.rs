@@ -15,7 +15,7 @@ use crosspoint_engine::worker::Update;
 use crosspoint_memory::GuestMemory;
 use crosspoint_vring::InflightRegion;
 
-use super::balance::Measured;
+use super::measured::Measured;
 use super::{Dataplane, NewStream, Placed, Port, PortChange, PortState, State, placement, worker};
 
 /// Time after which a worker that has not reached a quiescent point is logged. The wait goes on: what the worker may

@@ -23,7 +23,7 @@ use crosspoint_engine::snapshot::Snapshot;
 use crosspoint_engine::stream::StreamId;
 use thiserror::Error;
 
-use super::balance::Measured;
+use super::measured::Measured;
 use super::{Dataplane, Placed, Port, State, WorkerChange};
 
 /// The longest time that NICs may make no progress. Meanwhile the guest waits, and no port can change.

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use crosspoint_engine::worker::WorkerLink;
 use rustix::thread::Pid;
 
-use super::watch::LOOK;
 use crate::service::threads;
 use crate::service::threads::Activity;
 
+/// Interval between two checks. A worker that is in the same call at two checks is freed from it.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// The longest time that an awake worker may go without a new poll iteration.
 const STALL: Duration = Duration::from_millis(100);
 /// Shortest time between two log lines about a worker.

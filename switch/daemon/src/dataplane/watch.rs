@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use crosspoint_config::Cpus;
@@ -17,12 +16,9 @@ use crosspoint_engine::worker::WorkerLink;
 use rustix::thread::Pid;
 
 use super::pinning::{self, PinWatch};
-use super::stall::{StallWatch, Stalls};
+use super::stall::{LOOK, StallWatch, Stalls};
 use crate::service::progress::Beat;
 use crate::service::{interrupt, threads};
-
-/// Interval between two checks. A worker that is in the same call at two checks is freed from it.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// The watch thread.
 pub(super) struct Watch {

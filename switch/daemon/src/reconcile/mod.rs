@@ -27,10 +27,10 @@ use crosspoint_model::plan::Failure;
 use crosspoint_model::status::DaemonStatus;
 
 use crate::api::Source;
-use crate::daemon::StartError;
 use crate::dataplane::Dataplane;
 use crate::metrics::MetricsServer;
 use crate::service::{log, progress};
+use crate::start_error::StartError;
 use ports::PortHandle;
 
 /// How long a start waits for the rings of guests whose front ends are connected. The start does not wait longer for a

@@ -6,11 +6,11 @@ use crosspoint_config::plan::PortDiff;
 use crosspoint_config::{Config, Port, PortKind, Vlan};
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 
-use crate::daemon::StartError;
 use crate::dataplane::{Dataplane, PortOptions, PortSettings, PortState};
 use crate::ports::nic;
 use crate::ports::nic::{UplinkOptions, Uplinks};
 use crate::ports::vhost::VhostPort;
+use crate::start_error::StartError;
 
 /// An open port: its number, and what serves it.
 pub(super) struct PortHandle {

@@ -23,6 +23,7 @@
 //! A thread that logs never waits. A separate thread writes; lines that it cannot write in time are lost and counted,
 //! see [`drain`].
 
+mod entry;
 mod journal;
 mod limit;
 mod queue;

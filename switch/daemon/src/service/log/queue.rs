@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::TARGET;
-use super::journal::Entry;
+use super::entry::Entry;
 
 /// The most lines that are kept until they are written: several times what a start with a thousand ports logs.
 const LINES_MAX: usize = 8192;

@@ -1,0 +1,35 @@
+//! Why the daemon does not start.
+
+use crosspoint_config::ConfigError;
+use thiserror::Error;
+
+use crate::api::SocketError;
+use crate::dataplane::WorkerError;
+use crate::ports::nic::NicPortError;
+use crate::ports::vhost::VhostPortError;
+
+/// Why the daemon does not start. Each message names the error, its place, and how to fix it.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A core does not exist.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A worker cannot be started.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// A guest port cannot be opened.
+    #[error(transparent)]
+    Vhost(#[from] VhostPortError),
+    /// The NIC ports cannot be opened.
+    #[error(transparent)]
+    Nic(#[from] NicPortError),
+    /// The control socket cannot be opened.
+    #[error(transparent)]
+    Control(#[from] SocketError),
+    /// The daemon is being stopped.
+    #[error("the switch is shutting down")]
+    Ending,
+    /// There are more ports than port numbers.
+    #[error("port `{0}`: there are too many ports")]
+    TooManyPorts(String),
+}
