@@ -46,7 +46,7 @@ use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::net::features;
 use crosspoint_guest::{Guest, GuestOptions};
-use crosspoint_model::status::PortStatus;
+use crosspoint_model::status::{PortStatus, ShownState};
 use load::{Load, Loss};
 use tempfile::TempDir;
 
@@ -177,7 +177,7 @@ impl Switch {
 
     fn guest(&self, name: &str, options: GuestOptions) -> Guest {
         let guest = Guest::connect(self.socket(name), options).expect("the guest connects");
-        self.wait(name, |port| port.state == "up");
+        self.wait(name, |port| port.state == ShownState::Up);
         guest
     }
 

@@ -90,7 +90,7 @@ impl Switch {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let port = self.port(name);
-            if port.state == state && port.detail.contains(detail) {
+            if port.state.as_str() == state && port.detail.contains(detail) {
                 return port;
             }
             let now = Instant::now();

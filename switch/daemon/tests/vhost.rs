@@ -28,7 +28,7 @@ use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::{Guest, GuestOptions, Session};
-use crosspoint_model::status::{DeviceStatus, PortStatus};
+use crosspoint_model::status::{DeviceStatus, PortStatus, ShownState};
 use tempfile::TempDir;
 
 /// Longer than anything here takes, even on a busy machine.
@@ -107,7 +107,7 @@ impl Switch {
 
     fn guest(&self, name: &str, options: GuestOptions) -> Guest {
         let guest = Guest::connect(self.socket(name), options).expect("the guest connects");
-        self.wait(name, |port| port.state == "up");
+        self.wait(name, |port| port.state == ShownState::Up);
         guest
     }
 

@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{BLOCKED, Status};
+use crate::status::{ShownState, Status};
 
 /// The most reasons that are listed.
 const REASONS_MAX: usize = 16;
@@ -64,8 +64,8 @@ pub struct WorkerLook {
 pub struct PortLook<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its state, such as "up".
-    pub state: &'a str,
+    /// Its state.
+    pub state: ShownState,
     /// Why it is not up, as text.
     pub detail: &'a str,
     /// Whether the switch is ready only while it is up.
@@ -104,10 +104,10 @@ impl Health {
             }
         }
         for port in ports.into_iter().flatten() {
-            let is_blocked = port.state == BLOCKED;
+            let is_blocked = port.state == ShownState::Blocked;
             // What is behind it is reached through the loop's other port, if there is one.
             let is_reached = is_blocked && port.blocked_with != Some(port.name);
-            let up = port.state == "up" || is_reached;
+            let up = port.state == ShownState::Up || is_reached;
             if is_blocked {
                 warnings.add(|| format!("warning: port {} is blocked: {}", port.name, port.detail));
             } else if port.looping {
@@ -159,7 +159,7 @@ impl Health {
         });
         let ports = status.ports.iter().map(|port| PortLook {
             name: &port.name,
-            state: &port.state,
+            state: port.state,
             detail: &port.detail,
             required: port.required,
             blocked_with: port.blocked_with.as_deref(),
@@ -250,7 +250,7 @@ mod tests {
         }
     }
 
-    fn port<'a>(name: &'a str, state: &'a str, detail: &'a str, required: bool) -> PortLook<'a> {
+    fn port<'a>(name: &'a str, state: ShownState, detail: &'a str, required: bool) -> PortLook<'a> {
         PortLook {
             name,
             state,
@@ -264,8 +264,8 @@ mod tests {
     #[test]
     fn ports_that_are_not_required_are_only_counted() {
         let ports = [
-            port("up0", "up", "", true),
-            port("web", "down", "nobody", false),
+            port("up0", ShownState::Up, "", true),
+            port("web", ShownState::Down, "nobody", false),
         ];
         let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
         assert!(health.live && health.ready);
@@ -279,8 +279,8 @@ mod tests {
     #[test]
     fn a_required_port_that_is_not_up_and_a_worker_that_stalls_are_named() {
         let ports = [
-            port("up0", "down", "waiting for\ninterface `x`", true),
-            port("web", "connected", "", true),
+            port("up0", ShownState::Down, "waiting for\ninterface `x`", true),
+            port("web", ShownState::Connected, "", true),
         ];
         let workers = [worker(0, false), worker(1, true)];
         let health = Health::new(workers.into_iter(), Some(ports.into_iter()));
@@ -303,11 +303,16 @@ mod tests {
         let ports = [
             PortLook {
                 looping: true,
-                ..port("up0", "up", "", true)
+                ..port("up0", ShownState::Up, "", true)
             },
             PortLook {
                 looping: true,
-                ..port("up1", BLOCKED, "a loop through it and port up0", true)
+                ..port(
+                    "up1",
+                    ShownState::Blocked,
+                    "a loop through it and port up0",
+                    true,
+                )
             },
         ];
         let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
@@ -322,7 +327,7 @@ mod tests {
     fn a_port_whose_own_probes_came_back_is_not_up() {
         let ports = [PortLook {
             blocked_with: Some("up0"),
-            ..port("up0", BLOCKED, "a loop behind it", true)
+            ..port("up0", ShownState::Blocked, "a loop behind it", true)
         }];
         let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
         assert!(health.live && !health.ready);
@@ -344,7 +349,7 @@ mod tests {
     #[test]
     fn the_text_is_short_however_much_is_wrong() {
         let detail = "x".repeat(5000);
-        let ports = (0..1000).map(|_| port("up0", "down", &detail, true));
+        let ports = (0..1000).map(|_| port("up0", ShownState::Down, &detail, true));
         let workers = (0..64).map(|number| worker(number, true));
         let text = Health::new(workers, Some(ports)).ready_text();
         assert!(text.len() < 16 << 10, "{}", text.len());

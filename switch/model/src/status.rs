@@ -5,15 +5,16 @@ use serde::{Deserialize, Serialize};
 mod device;
 mod port;
 mod queue;
+mod state;
 mod worker;
 mod xdp;
 
 pub use device::{DeviceStatus, MemoryRegionStatus, VringStatus};
 pub use port::{
-    BLOCKED, LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus,
-    StormStatus,
+    LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus, StormStatus,
 };
 pub use queue::{LatencyStatus, QueueStatus, RemovedStatus};
+pub use state::ShownState;
 pub use worker::{StreamStatus, WindowStatus, WorkerStatus};
 pub use xdp::XdpStatus;
 

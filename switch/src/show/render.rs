@@ -104,7 +104,7 @@ fn ports(rows: &[PortRow]) -> String {
         let cells = [
             row.name.clone(),
             row.kind.clone(),
-            row.state.clone(),
+            row.state.to_string(),
             row.queues.to_string(),
             row.addresses.to_string(),
             count(row.rx_packets),
@@ -429,7 +429,7 @@ fn guests(rows: &[GuestRow]) -> String {
         let memory = device.memory.iter().map(|region| region.size);
         let cells = [
             row.port.clone(),
-            row.state.clone(),
+            row.state.to_string(),
             lasting_s(row.state_for_s),
             device.role.clone(),
             device.ring_type.clone(),

@@ -62,7 +62,7 @@ fn ports(rates: &[PortRates]) -> String {
         let cells = [
             row.name.clone(),
             row.kind.clone(),
-            row.state.clone(),
+            row.state.to_string(),
             rate(traffic.rx_pps),
             rate(traffic.rx_bps),
             rate(traffic.tx_pps),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crosspoint_model::status::{Status, StatusReport};
+use crosspoint_model::status::{ShownState, Status, StatusReport};
 
 use super::keys::{Action, HELP};
 use super::sheet::{Order, Sheet, Subject, View};
@@ -247,7 +247,10 @@ impl Model {
             return [waiting, String::new()];
         };
         let StatusReport { daemon, status, .. } = now;
-        let up = status.ports.iter().filter(|port| port.state == "up");
+        let up = status
+            .ports
+            .iter()
+            .filter(|port| port.state == ShownState::Up);
         let first = format!(
             "crosspoint {}  up {}  {}/{} ports up  fdb {}/{}",
             daemon.version,

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crosspoint_model::status::{BLOCKED, FdbMover};
+use crosspoint_model::status::{FdbMover, ShownState};
 
 use crate::show::format::{count, lasting_s, or_dash, percent, rate, time_ns};
 use crate::show::printable;
@@ -372,16 +372,16 @@ fn port_line(one: &PortRates) -> Line {
     let (row, traffic) = (&one.row, &one.traffic);
     Line {
         subject: Subject::Port(row.name.clone()),
-        mood: match row.state.as_str() {
-            "quarantined" | BLOCKED => Mood::Bad,
+        mood: match row.state {
+            ShownState::Quarantined | ShownState::Blocked => Mood::Bad,
             _ if is_dropping(traffic.drops) => Mood::Bad,
-            "up" => Mood::Normal,
+            ShownState::Up => Mood::Normal,
             _ => Mood::Dim,
         },
         cells: vec![
             text(&row.name),
             text(&row.kind),
-            text(&row.state),
+            text(row.state.as_str()),
             per_second(traffic.rx_pps),
             per_second(traffic.rx_bps),
             per_second(traffic.tx_pps),
@@ -405,9 +405,9 @@ fn shares_line(one: &PortRates) -> Line {
     ];
     Line {
         subject: Subject::Port(row.name.clone()),
-        mood: match row.state.as_str() {
+        mood: match row.state {
             _ if all.into_iter().any(is_dropping) => Mood::Bad,
-            "up" => Mood::Normal,
+            ShownState::Up => Mood::Normal,
             _ => Mood::Dim,
         },
         cells: vec![

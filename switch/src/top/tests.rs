@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crosspoint_model::status::{
     DaemonStatus, DeviceStatus, FdbMover, FdbStatus, LatencyStatus, PortStatus, QueueStatus,
-    Status, StatusReport, StreamStatus, VringStatus, WorkerStatus, XdpStatus,
+    ShownState, Status, StatusReport, StreamStatus, VringStatus, WorkerStatus, XdpStatus,
 };
 use proptest::prelude::*;
 use ratatui::Terminal;
@@ -63,11 +63,11 @@ fn queue(number: u16, times: u64) -> QueueStatus {
     }
 }
 
-fn port(name: &str, kind: &str, state: &str, queues: Vec<QueueStatus>) -> PortStatus {
+fn port(name: &str, kind: &str, state: ShownState, queues: Vec<QueueStatus>) -> PortStatus {
     PortStatus {
         name: name.to_owned(),
         kind: kind.to_owned(),
-        state: state.to_owned(),
+        state,
         vlan: "unaware".to_owned(),
         addresses: 1,
         queues,
@@ -88,7 +88,7 @@ fn snapshot(second: u64) -> StatusReport {
     let mut web = port(
         "web-1",
         "vhost",
-        "up",
+        ShownState::Up,
         vec![queue(0, second), queue(1, 2 * second)],
     );
     web.device = Some(DeviceStatus {
@@ -100,7 +100,7 @@ fn snapshot(second: u64) -> StatusReport {
         ..DeviceStatus::default()
     });
     (web.weight, web.addresses_moved, web.addresses_damped) = (2, 3 * second, 7 * second);
-    let mut away = port("db-1", "vhost", "down", vec![quiet]);
+    let mut away = port("db-1", "vhost", ShownState::Down, vec![quiet]);
     away.detail = "no front end is connected".to_owned();
     let stream = |port: &str, queue| StreamStatus {
         port: port.to_owned(),
@@ -124,7 +124,11 @@ fn snapshot(second: u64) -> StatusReport {
             ..DaemonStatus::default()
         },
         status: Status {
-            ports: vec![web, away, port("uplink", "xdp", "up", vec![uplink])],
+            ports: vec![
+                web,
+                away,
+                port("uplink", "xdp", ShownState::Up, vec![uplink]),
+            ],
             workers: vec![
                 worker(0, vec![stream("web-1", 0)]),
                 worker(1, vec![stream("uplink", 0), stream("web-1", 1)]),
@@ -403,10 +407,11 @@ fn any_queue() -> impl Strategy<Value = QueueStatus> {
 }
 
 fn any_port() -> impl Strategy<Value = PortStatus> {
-    let words = any::<[String; 4]>();
+    let words = any::<[String; 3]>();
+    let states = prop::sample::select(ShownState::ALL.to_vec());
     let queues = prop::collection::vec(any_queue(), 0..3);
-    (words, queues, any::<(u32, u64, bool)>()).prop_map(
-        |([name, state, detail, feature], queues, (addresses, state_for_s, guest))| PortStatus {
+    (words, states, queues, any::<(u32, u64, bool)>()).prop_map(
+        |([name, detail, feature], state, queues, (addresses, state_for_s, guest))| PortStatus {
             name,
             kind: if guest { "vhost" } else { "xdp" }.to_owned(),
             state,

@@ -4,7 +4,7 @@
 use std::sync::TryLockError;
 
 use crosspoint_model::health::{Health, PortLook, WorkerLook};
-use crosspoint_model::status::BLOCKED;
+use crosspoint_model::status::ShownState;
 
 use super::{Dataplane, Port, PortState};
 
@@ -34,7 +34,10 @@ impl Dataplane {
             .collect();
         let looks = ports.iter().map(|(number, port, blocked)| PortLook {
             name: &port.options.name,
-            state: blocked.as_ref().map_or(port.state.as_str(), |_| BLOCKED),
+            state: match blocked {
+                Some(_) => ShownState::Blocked,
+                None => port.state.shown(),
+            },
             detail: blocked.as_ref().unwrap_or(&port.detail),
             required: port.options.required,
             blocked_with: port.blocked_with(),

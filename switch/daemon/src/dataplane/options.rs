@@ -14,6 +14,7 @@ use crosspoint_engine::stages::control::ControlAddresses;
 use crosspoint_engine::stages::meter::RateLimits;
 use crosspoint_engine::stream::Source;
 use crosspoint_memory::GuestMemory;
+use crosspoint_model::status::ShownState;
 use crosspoint_packet::Mac;
 use crosspoint_vring::InflightRegion;
 use crosspoint_xsk::XskTx;
@@ -92,14 +93,19 @@ pub enum PortState {
 }
 
 impl PortState {
-    /// Its name, as `show` prints it.
-    pub fn as_str(self) -> &'static str {
+    /// The state that is shown, unless the port is blocked.
+    pub fn shown(self) -> ShownState {
         match self {
-            PortState::Down => "down",
-            PortState::Connected => "connected",
-            PortState::Up => "up",
-            PortState::Quarantined => "quarantined",
+            PortState::Down => ShownState::Down,
+            PortState::Connected => ShownState::Connected,
+            PortState::Up => ShownState::Up,
+            PortState::Quarantined => ShownState::Quarantined,
         }
+    }
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        self.shown().as_str()
     }
 }
 

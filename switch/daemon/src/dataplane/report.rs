@@ -14,8 +14,8 @@ use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
-    BLOCKED, ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus,
-    PortStatus, QueueStatus, RateStatus, RemovedStatus, Status, StormStatus, StreamStatus,
+    ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus, PortStatus,
+    QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus, StreamStatus,
     WindowStatus, WorkerStatus, XdpStatus,
 };
 use crosspoint_packet::Mac;
@@ -138,7 +138,7 @@ impl Dataplane {
             seen.status.looping_with = looping_with(state, number);
             seen.status.looping = state.is_looping(number);
             if let (Some(why), PortState::Up) = (port.why_blocked(), port.state) {
-                seen.status.state = BLOCKED.to_owned();
+                seen.status.state = ShownState::Blocked;
                 seen.status.detail = why;
                 seen.status.blocked_with = port.blocked_with().map(str::to_owned);
             }
@@ -263,7 +263,7 @@ fn see_port(port: &Port) -> SeenPort {
         status: PortStatus {
             name: port.options.name.clone(),
             kind: port.options.kind.to_owned(),
-            state: port.state.as_str().to_owned(),
+            state: port.state.shown(),
             detail: detail(port),
             vlan: port.options.vlan_text.clone(),
             required: port.options.required,

@@ -2,7 +2,7 @@
 
 use crosspoint_model::health::Health;
 use crosspoint_model::status::{
-    BLOCKED, ObjectiveStatus, PortStatus, SloStatus, Status, WorkerStatus,
+    ObjectiveStatus, PortStatus, ShownState, SloStatus, Status, WorkerStatus,
 };
 use prometheus::proto::MetricFamily;
 
@@ -12,9 +12,6 @@ use super::families::{self as f, Family, Samples};
 use super::server;
 use crate::api;
 use crate::service::log;
-
-/// The states of `crosspoint_port_state`.
-const STATES: [&str; 5] = ["up", "connected", "down", "quarantined", BLOCKED];
 
 /// All families; some may have no samples.
 pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
@@ -73,9 +70,9 @@ fn ports(ports: &[PortStatus]) -> [MetricFamily; 4] {
     let mut required = Samples::of(f::PORT_REQUIRED);
     let mut addresses = Samples::of(f::PORT_ADDRESSES);
     for port in ports {
-        up.add(&[&port.name], port.state == "up");
-        for one in STATES {
-            state.add(&[&port.name, one], port.state == one);
+        up.add(&[&port.name], port.state == ShownState::Up);
+        for one in ShownState::ALL {
+            state.add(&[&port.name, one.as_str()], port.state == one);
         }
         required.add(&[&port.name], port.required);
         addresses.add(&[&port.name], u64::from(port.addresses));

@@ -141,6 +141,7 @@ mod tests {
     use std::thread::sleep;
 
     use crosspoint_model::health::{PortLook, WorkerLook};
+    use crosspoint_model::status::ShownState;
 
     use super::*;
 
@@ -157,7 +158,7 @@ mod tests {
         };
         let port = PortLook {
             name: "up0",
-            state: "up",
+            state: ShownState::Up,
             detail: "",
             blocked_with: None,
             looping: false,

@@ -11,6 +11,7 @@ use crosspoint_daemon::ports::vhost::VhostPort;
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
+use crosspoint_model::status::ShownState;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
 
@@ -227,11 +228,11 @@ fn a_guest_with_a_queue_of_its_own_comes_and_goes() {
             wired.wait_direct(OPEN);
             load.flow(200);
             a.disconnect();
-            switch.wait("a", |port| port.state == "down");
+            switch.wait("a", |port| port.state == ShownState::Down);
             let pair = load.abort();
             assert_eq!(pair.doubled(), 0);
             drop((a, b));
-            switch.wait("b", |port| port.state == "down");
+            switch.wait("b", |port| port.state == ShownState::Down);
             b = switch.guest("b", case.guest(0));
         }
         switch.wait("near", |_| true);
@@ -254,7 +255,7 @@ fn a_queue_whose_interface_goes_is_given_up() {
     wired.wait_direct(OPEN);
     let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
     run("ip link del near");
-    switch.wait("near", |port| port.state == "down");
+    switch.wait("near", |port| port.state == ShownState::Down);
     lay_wire();
     wired.wait_direct("given up");
     load.flow(200);

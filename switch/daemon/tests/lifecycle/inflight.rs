@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crosspoint_guest::frontend::Vring;
 use crosspoint_guest::message::{self, protocol, request};
 use crosspoint_guest::{Guest, Position, Session, SessionError};
+use crosspoint_model::status::ShownState;
 use tempfile::TempDir;
 
 use super::load::{Load, Loss, Pair};
@@ -232,7 +233,7 @@ fn an_inflight_region_that_cannot_be_is_refused() {
             let session = a.session().expect("a session");
             assert!(session.inflight(queues, size).is_err());
             assert!(session.wait_closed(PATIENCE).expect("a socket"));
-            switch.wait("a", |port| port.state == "down");
+            switch.wait("a", |port| port.state == ShownState::Down);
             let end = switch.last_end("a");
             assert!(end.contains("request 31") && end.contains(reason), "{end}");
         }

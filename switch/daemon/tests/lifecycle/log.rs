@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crosspoint_guest::message::{self, protocol, request};
 use crosspoint_guest::{DirtyLog, Guest, GuestMemory, RegionLayout, RingLayout, Session};
-use crosspoint_model::status::PortStatus;
+use crosspoint_model::status::{PortStatus, ShownState};
 
 use super::load::{Load, Loss, Pair};
 use super::{Case, PATIENCE, PORTS, Switch};
@@ -214,9 +214,9 @@ fn migrate(load: &Load, a: &mut Guest, switch: &Switch, case: Case, [left, to]: 
     copy(&away, &home, 0, there.len());
     let session = Session::connect(switch.socket(to), PATIENCE).expect("the switch listens");
     a.attach(session).expect("it goes on");
-    switch.wait(to, |port| port.state == "up");
+    switch.wait(to, |port| port.state == ShownState::Up);
     // Until the switch has seen the disconnect at the old port, frames for the guest go there.
-    let is_left = |port: &PortStatus| port.state == "down" && port.addresses == 0;
+    let is_left = |port: &PortStatus| port.state == ShownState::Down && port.addresses == 0;
     switch.wait(left, is_left);
     load.with(|pair| pair.held = false);
 }
@@ -263,12 +263,12 @@ fn a_log_that_cannot_be_used_is_refused_with_a_reason() {
                     .query(request::SET_LOG_BASE, &payload, &fds)
                     .is_err()
             );
-            switch.wait("a", |port| port.state == "down");
+            switch.wait("a", |port| port.state == ShownState::Down);
             let end = switch.last_end("a");
             assert!(end.contains("request 6") && end.contains(reason), "{end}");
             let mut pair = load.abort();
             pair.lend(0, &mut a, |a| a.reconnect().expect("the next connection"));
-            switch.wait("a", |port| port.state == "up");
+            switch.wait("a", |port| port.state == ShownState::Up);
             load = Load::of(pair);
             load.flow(100);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crosspoint_daemon::ports::vhost::QUARANTINE_FIRST;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestMemory, GuestOptions};
+use crosspoint_model::status::ShownState;
 
 use super::load::{Load, Loss};
 use super::{Case, PORTS, Switch};
@@ -30,14 +31,14 @@ fn is_quarantined_and_heals(
     load: Load,
     guests: [Guest; 2],
 ) {
-    let took = switch.wait("a", |port| port.state == "quarantined");
+    let took = switch.wait("a", |port| port.state == ShownState::Quarantined);
     assert!(took < NOTICED, "{took:?}");
     let detail = switch.port("a").detail;
     assert!(detail.contains(reason), "{detail}");
-    assert_eq!(switch.port("b").state, "up");
+    assert_eq!(switch.port("b").state, ShownState::Up);
     drop((load.abort(), guests));
     for name in ["a", "b"] {
-        switch.wait(name, |port| port.state == "down");
+        switch.wait(name, |port| port.state == ShownState::Down);
     }
     let mut guests = ["a", "b"].map(|name| switch.guest(name, case.guest(0)));
     let [a, b] = &mut guests;
@@ -126,7 +127,7 @@ fn a_guest_that_cuts_off_log_and_inflight_region_harms_nobody() {
         std::thread::sleep(Duration::from_millis(300));
         drop((load.abort(), a, b));
         others.check(&switch);
-        switch.wait("b", |port| port.state == "down");
+        switch.wait("b", |port| port.state == ShownState::Down);
         switch.check_ledger();
     });
 }
@@ -141,12 +142,12 @@ fn memory_that_was_lost_before_the_port_is_up_is_not_forgotten() {
         let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
         let session = a.session().expect("a session");
         session.enable_vring(1, false).expect("a ring less");
-        switch.wait("a", |port| port.state == "connected");
+        switch.wait("a", |port| port.state == ShownState::Connected);
         cut(a.memory(), AREAS[1], &load);
         std::thread::sleep(Duration::from_millis(500));
         let session = a.session().expect("a session");
         session.enable_vring(1, true).expect("the ring again");
-        switch.wait("a", |port| port.state == "quarantined");
+        switch.wait("a", |port| port.state == ShownState::Quarantined);
         drop(load.abort());
     });
 }
@@ -160,11 +161,11 @@ fn a_guest_whose_memory_is_lost_stays_in_quarantine_after_a_reset() {
         let mut b = switch.guest("b", case.guest(0));
         let load = Load::start(&mut a, &mut b, 1, Loss::Counted);
         cut(a.memory(), AREAS[1], &load);
-        switch.wait("a", |port| port.state == "quarantined");
+        switch.wait("a", |port| port.state == ShownState::Quarantined);
         let session = a.session().expect("a session");
         session.reset_device().expect("a reset");
         std::thread::sleep(QUARANTINE_FIRST + QUARANTINE_FIRST / 2);
-        assert_eq!(switch.port("a").state, "quarantined");
+        assert_eq!(switch.port("a").state, ShownState::Quarantined);
         drop(load.abort());
     });
 }

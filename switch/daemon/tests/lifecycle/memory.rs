@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestMemory, GuestOptions, RegionLayout, SessionError};
+use crosspoint_model::status::ShownState;
 
 use super::load::{Load, Loss};
 use super::{Case, PORTS, Switch};
@@ -84,7 +85,7 @@ fn hundreds_of_regions_come_and_go_under_load_one_by_one() {
                 .expect("it is there");
         }
         wait_regions(1);
-        assert_eq!(switch.port("a").state, "up");
+        assert_eq!(switch.port("a").state, ShownState::Up);
         load.flow(200);
         load.finish().expect_all();
         others.check(&switch);
@@ -164,12 +165,12 @@ fn a_ring_stops_with_its_memory_and_goes_on_with_it() {
                 tell(&mut a, region, false).expect("a region less");
                 let port = switch.port("a");
                 assert_eq!(
-                    (port.state.as_str(), port.detail.as_str()),
-                    ("connected", detail)
+                    (port.state, port.detail.as_str()),
+                    (ShownState::Connected, detail)
                 );
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 tell(&mut a, region, true).expect("the region again");
-                switch.wait("a", |port| port.state == "up");
+                switch.wait("a", |port| port.state == ShownState::Up);
                 load.flow(300);
             }
             let pair = load.finish();

@@ -17,6 +17,7 @@ use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_model::status::ShownState;
 
 use super::direct::{leave_for_a_wire, run};
 use super::load::{Load, Loss};
@@ -187,12 +188,12 @@ fn guests_that_go_or_lie_while_their_streams_move_cost_others_nothing() {
                 let runaway = queue.ring().avail_idx().wrapping_add(5000);
                 queue.ring().set_avail_idx(runaway);
                 guests[0].kick(1).expect("a ring");
-                switch.wait("a", |port| port.state == "quarantined");
+                switch.wait("a", |port| port.state == ShownState::Quarantined);
             }
         }
         drop(guests);
         for name in ["a", "b"] {
-            switch.wait(name, |port| port.state == "down");
+            switch.wait(name, |port| port.state == ShownState::Down);
         }
     }
     let [moved, _] = mover.finish();
@@ -455,7 +456,7 @@ fn wait_up(dataplane: &Dataplane) {
         .status()
         .ports
         .iter()
-        .all(|port| port.state == "up")
+        .all(|port| port.state == ShownState::Up)
     {
         assert!(
             start.elapsed() < PATIENCE,
@@ -532,7 +533,7 @@ fn a_stream_stays_while_a_nic_holds_what_its_worker_gave_it() {
     std::thread::scope(|scope| {
         // In this thread's namespace.
         scope.spawn(|| run("ip link set near down"));
-        while dataplane.status().ports[1].state == "up" {
+        while dataplane.status().ports[1].state == ShownState::Up {
             send();
         }
     });

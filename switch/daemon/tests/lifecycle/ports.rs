@@ -7,7 +7,7 @@ use crosspoint_daemon::ports::vhost::{VhostPort, VhostPortError};
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
-use crosspoint_model::status::Status;
+use crosspoint_model::status::{ShownState, Status};
 use crosspoint_packet::Mac;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -100,7 +100,7 @@ fn who_gets_the_number_of_a_port_that_is_gone_gets_nothing_else_of_it() {
         let (again, port) = switch.open("second");
         assert_eq!(again, number);
         let second = switch.port("second");
-        assert_eq!((second.addresses, second.state.as_str()), (0, "down"));
+        assert_eq!((second.addresses, second.state), (0, ShownState::Down));
         assert_eq!(second.queues[0].rx_packets + second.queues[0].tx_packets, 0);
         let known = switch.dataplane.fdb();
         assert!(

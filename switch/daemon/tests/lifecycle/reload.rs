@@ -12,7 +12,7 @@ use crosspoint_daemon::daemon::Daemon;
 use crosspoint_guest::Guest;
 use crosspoint_model::client;
 use crosspoint_model::request::Request;
-use crosspoint_model::status::{PortStatus, Status};
+use crosspoint_model::status::{PortStatus, ShownState, Status};
 use tempfile::TempDir;
 
 use super::ports::assert_balanced;
@@ -119,7 +119,8 @@ impl Host {
         let guest = Guest::connect(self.folder.path().join(name), case.guest(0));
         let guest = guest.expect("the guest connects");
         self.wait(name, |host| {
-            host.port(name).is_some_and(|port| port.state == "up")
+            host.port(name)
+                .is_some_and(|port| port.state == ShownState::Up)
         });
         guest
     }

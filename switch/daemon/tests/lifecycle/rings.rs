@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestOptions};
+use crosspoint_model::status::ShownState;
 
 use super::load::{Load, Loss, Pair};
 use super::{Case, PORTS, Switch};
@@ -28,7 +29,7 @@ fn again_and_again(protocol_features: u64, again: impl Fn(&mut Guest, Load) -> L
         let before = switch.drops("a", "port_down");
         for _ in 0..8 {
             load = again(&mut a, load);
-            switch.wait("a", |port| port.state == "up");
+            switch.wait("a", |port| port.state == ShownState::Up);
             load.flow(300);
         }
         let pair = load.finish();

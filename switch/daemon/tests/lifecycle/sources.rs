@@ -4,6 +4,7 @@ use crosspoint_guest::{Guest, GuestOptions};
 use crosspoint_model::client;
 use crosspoint_model::request::Request;
 use crosspoint_model::rows::Fdb;
+use crosspoint_model::status::ShownState;
 use crosspoint_model::topic::Topic;
 
 use super::reload::{Host, PLAIN};
@@ -25,7 +26,8 @@ fn guests(host: &Host) -> [Guest; 3] {
         let path = host.folder.path().join(name);
         let guest = Guest::connect(path, GuestOptions::default()).expect("the guest connects");
         host.wait(name, |host| {
-            host.port(name).is_some_and(|port| port.state == "up")
+            host.port(name)
+                .is_some_and(|port| port.state == ShownState::Up)
         });
         guest
     })

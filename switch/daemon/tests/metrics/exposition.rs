@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crosspoint_daemon::metrics::{Exposition, families};
-use crosspoint_model::status::PortStatus;
+use crosspoint_model::status::{PortStatus, ShownState};
 
 use crate::picture::{Picture, large, nothing, picture};
 
@@ -223,15 +223,16 @@ fn a_reason_that_is_met_is_exported_whatever_it_is() {
 #[test]
 fn a_port_is_in_one_state_and_up_only_in_that_state() {
     for (state, up) in [
-        ("up", "1"),
-        ("connected", "0"),
-        ("down", "0"),
-        ("quarantined", "0"),
+        (ShownState::Up, "1"),
+        (ShownState::Connected, "0"),
+        (ShownState::Down, "0"),
+        (ShownState::Quarantined, "0"),
+        (ShownState::Blocked, "0"),
     ] {
         let mut picture = nothing();
         picture.status.ports.push(PortStatus {
             name: "p".into(),
-            state: state.into(),
+            state,
             ..PortStatus::default()
         });
         let text = exposition(picture);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crosspoint_daemon::metrics::{Exposition, MetricsServer};
+use crosspoint_model::status::ShownState;
 use miette::Diagnostic;
 
 use crate::exposition::of_the_switch;
@@ -303,7 +304,7 @@ fn probes_tell_which_worker_and_which_port() {
 
     let uplink = picture.status.ports.iter_mut().find(|port| port.required);
     let uplink = uplink.expect("the uplink is");
-    (uplink.state, uplink.detail) = ("down".into(), "waiting for interface `eth7`".into());
+    (uplink.state, uplink.detail) = (ShownState::Down, "waiting for interface `eth7`".into());
     let server = start(&picture);
     assert_eq!(probe(&server, "/healthz").0, "200");
     let (status, body) = probe(&server, "/readyz");

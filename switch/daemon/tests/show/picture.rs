@@ -7,8 +7,8 @@ use crosspoint_daemon::dataplane::MoveError;
 use crosspoint_model::status::{
     ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus,
     LimitStatus, MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, RateStatus,
-    SloStatus, Status, StormStatus, StreamStatus, VringStatus, WindowStatus, WorkerStatus,
-    XdpStatus,
+    ShownState, SloStatus, Status, StormStatus, StreamStatus, VringStatus, WindowStatus,
+    WorkerStatus, XdpStatus,
 };
 
 /// A source with constant data.
@@ -115,7 +115,7 @@ fn guest() -> PortStatus {
     PortStatus {
         name: "web-1".into(),
         kind: "vhost".into(),
-        state: "up".into(),
+        state: ShownState::Up,
         detail: String::new(),
         required: false,
         vlan: "access 100".into(),
@@ -223,7 +223,7 @@ fn broken_guest() -> PortStatus {
     PortStatus {
         name: "db-1".into(),
         kind: "vhost".into(),
-        state: "quarantined".into(),
+        state: ShownState::Quarantined,
         detail: "queue 0: descriptor 17 points outside guest memory, at 0xffffffff00000000".into(),
         vlan: "unaware".into(),
         queues: vec![QueueStatus::default()],
@@ -251,7 +251,7 @@ fn uplink() -> PortStatus {
     PortStatus {
         name: "uplink".into(),
         kind: "xdp".into(),
-        state: "up".into(),
+        state: ShownState::Up,
         required: true,
         vlan: "trunk 100,200 native 1".into(),
         addresses: 2,

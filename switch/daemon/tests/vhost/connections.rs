@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crosspoint_daemon::ports::vhost::{MESSAGE_TIME_MAX, SILENCE_MAX};
 use crosspoint_guest::message::request;
 use crosspoint_guest::{GuestOptions, Session};
+use crosspoint_model::status::ShownState;
 use rustix::fs::OFlags;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -26,7 +27,7 @@ fn a_front_end_that_says_nothing_gives_way_to_the_next() {
     // Not at once, since it may just be slow.
     assert!(start.elapsed() > SILENCE_MAX / 2);
     assert!(silent.wait_closed(PATIENCE).expect("a socket"));
-    switch.wait("a", |port| port.state == "down");
+    switch.wait("a", |port| port.state == ShownState::Down);
     assert_eq!(switch.device("a").connections, 2);
 }
 
@@ -102,7 +103,7 @@ fn a_call_descriptor_that_blocks_costs_its_own_port_and_no_worker() {
     let mut frame = [0xff; 60];
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
     let start = Instant::now();
-    while switch.port("a").state != "quarantined" {
+    while switch.port("a").state != ShownState::Quarantined {
         assert!(start.elapsed() < PATIENCE, "{:#?}", switch.port("a"));
         assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
         std::thread::sleep(Duration::from_millis(50));
@@ -116,6 +117,6 @@ fn a_call_descriptor_that_blocks_costs_its_own_port_and_no_worker() {
     assert!(!got.is_empty());
     // The front end may try again.
     bad.disconnect();
-    switch.wait("a", |port| port.state == "down");
+    switch.wait("a", |port| port.state == ShownState::Down);
     switch.check_ledger();
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crosspoint_guest::GuestOptions;
 use crosspoint_guest::message::{protocol, request};
+use crosspoint_model::status::ShownState;
 
 use super::{PATIENCE, Switch};
 
@@ -30,19 +31,19 @@ fn a_fault_that_is_found_before_a_reset_and_seen_after_it_is_of_the_rings_before
         port.queues.iter().filter_map(of).sum()
     };
     switch.wait("a", |port| drops(port) == 1);
-    assert_eq!(switch.port("a").state, "up");
+    assert_eq!(switch.port("a").state, ShownState::Up);
     let session = bad.session().expect("a session");
     session.reset_device().expect("a reset");
-    assert_eq!(switch.port("a").state, "quarantined");
+    assert_eq!(switch.port("a").state, ShownState::Quarantined);
     bad.reset(0);
     let features = bad.negotiated().features;
     bad.start(features).expect("a driver");
     let session = bad.session().expect("a session");
     session.set_features(features).expect("they are offered");
     bad.restart().expect("rings");
-    switch.wait("a", |port| port.state == "up");
+    switch.wait("a", |port| port.state == ShownState::Up);
     switch.dataplane.housekeep(Duration::from_secs(1));
-    assert_eq!(switch.port("a").state, "up");
+    assert_eq!(switch.port("a").state, ShownState::Up);
     assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
     let got = bad.receive_at_least(0, 1, PATIENCE).expect("a ring");
     assert_eq!(got.len(), 1);
@@ -61,7 +62,7 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
         drop(session);
         switch.wait("a", |port| {
             let device = port.device.as_ref().expect("a device");
-            port.state == "down" && device.early_ends == times
+            port.state == ShownState::Down && device.early_ends == times
         });
         let device = switch.device("a");
         assert_eq!(
@@ -76,7 +77,7 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
         format!("no front end is connected; {says}")
     );
     let next = switch.session("a");
-    switch.wait("a", |port| port.state == "connected");
+    switch.wait("a", |port| port.state == ShownState::Connected);
     assert_eq!(
         switch.port("a").detail,
         format!("the front end is setting up; {says}")
@@ -88,11 +89,11 @@ fn a_front_end_that_leaves_before_its_rings_run_is_told_of() {
     });
     // A front end whose rings have run resets the count.
     let guest = switch.guest("a", GuestOptions::default());
-    switch.wait("a", |port| port.state == "up");
+    switch.wait("a", |port| port.state == ShownState::Up);
     drop(guest);
     switch.wait("a", |port| {
         let device = port.device.as_ref().expect("a device");
-        port.state == "down" && device.early_ends == 0
+        port.state == ShownState::Down && device.early_ends == 0
     });
     assert_eq!(switch.port("a").detail, "no front end is connected");
 }

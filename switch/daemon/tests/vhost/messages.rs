@@ -4,6 +4,7 @@ use crosspoint_daemon::dataplane::PortSettings;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, protocol, request};
 use crosspoint_guest::net::features;
 use crosspoint_guest::{GuestOptions, Session, SessionError};
+use crosspoint_model::status::ShownState;
 use crosspoint_packet::Mac;
 
 use super::{PATIENCE, Switch};
@@ -124,7 +125,7 @@ fn a_reset_stops_the_rings_and_keeps_memory_and_connection() {
             device.vrings.iter().all(|v| !v.running && !v.enabled)
         });
         let device = switch.device("a");
-        assert_eq!(switch.port("a").state, "connected");
+        assert_eq!(switch.port("a").state, ShownState::Connected);
         assert_eq!((device.features, device.memory.len()), (Vec::new(), 1));
         let session = guest.session().expect("a session");
         assert_eq!(session.query_u64(request::GET_STATUS).ok(), Some(0));
@@ -133,7 +134,7 @@ fn a_reset_stops_the_rings_and_keeps_memory_and_connection() {
         let again = guest.session().expect("a session");
         assert!(again.request_u64(request::SET_FEATURES, FEATURES).is_ok());
         drop(guest);
-        switch.wait("a", |port| port.state == "down");
+        switch.wait("a", |port| port.state == ShownState::Down);
     }
     switch.check_ledger();
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crosspoint_config::{Access, VhostPort as PortConfig};
 use crosspoint_guest::message::request;
 use crosspoint_guest::{GuestOptions, Session};
+use crosspoint_model::status::ShownState;
 
 use super::{PATIENCE, Switch};
 
@@ -95,14 +96,14 @@ fn the_front_end_at_hand_stays_and_the_next_one_finds_the_socket() {
         assert!(start.elapsed() < PATIENCE, "it is not made again");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert_eq!(switch.port("a").state, "up");
+    assert_eq!(switch.port("a").state, ShownState::Up);
     let mut frame = [0xff; 60];
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
     assert_eq!(b.send(0, &[&frame]).ok(), Some(1));
     let got = a.receive_at_least(0, 1, PATIENCE).expect("a ring");
     assert!(!got.is_empty());
     a.disconnect();
-    switch.wait("a", |port| port.state == "down");
+    switch.wait("a", |port| port.state == ShownState::Down);
     drop(is_served(&socket));
 }
 

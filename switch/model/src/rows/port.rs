@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::queue::{QueueRow, queue};
 use super::{DropRow, SloRow, all_drops, drops_of, shares, slo, total};
 use crate::status::{
-    DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, Status, StormStatus,
+    DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, ShownState, Status,
+    StormStatus,
 };
 
 macro_rules! port_row {
@@ -20,7 +21,7 @@ macro_rules! port_row {
             /// `vhost` or `xdp`.
             pub kind: String,
             /// `up`, `connected`, `down`, `quarantined` or `blocked`.
-            pub state: String,
+            pub state: ShownState,
             /// Why it is not up, or further details of its state; may be empty.
             pub detail: String,
             /// Whether the switch is ready only while it is up.
@@ -93,7 +94,7 @@ macro_rules! port_row {
             PortRow {
                 name: port.name.clone(),
                 kind: port.kind.clone(),
-                state: port.state.clone(),
+                state: port.state,
                 detail: port.detail.clone(),
                 required: port.required,
                 vlan: port.vlan.clone(),
@@ -172,7 +173,7 @@ pub struct GuestRow {
     /// Name of the port.
     pub port: String,
     /// `up`, `connected`, `down` or `quarantined`.
-    pub state: String,
+    pub state: ShownState,
     /// Seconds since its state last changed.
     pub state_for_s: u64,
     /// The device; its keys are part of this object.
@@ -185,7 +186,7 @@ pub fn guests(status: &Status) -> Vec<GuestRow> {
     let row = |port: &PortStatus| {
         Some(GuestRow {
             port: port.name.clone(),
-            state: port.state.clone(),
+            state: port.state,
             state_for_s: port.state_for_s,
             device: port.device.clone()?,
         })

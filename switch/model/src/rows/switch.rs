@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{all_drops, total};
-use crate::status::{DaemonStatus, QueueStatus, Status};
+use crate::status::{DaemonStatus, QueueStatus, ShownState, Status};
 
 /// The switch as a whole; its counts are sums over all ports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct SwitchRow {
 /// The switch as a whole, without `missing`.
 pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
     let (ports, workers) = (&status.ports, &status.workers);
-    let are = |state: &str| ports.iter().filter(|port| port.state == state).count();
+    let are = |state: ShownState| ports.iter().filter(|port| port.state == state).count();
     let all = || ports.iter().flat_map(|port| &port.queues);
     let sum = |read: fn(&QueueStatus) -> u64| all().map(read).fold(0, total);
     SwitchRow {
@@ -86,8 +86,8 @@ pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
         workers_stalled: workers.iter().filter(|worker| worker.stalled).count(),
         stream_moves: workers.iter().map(|w| w.stream_moves).fold(0, total),
         ports: ports.len(),
-        ports_up: are("up"),
-        ports_quarantined: are("quarantined"),
+        ports_up: are(ShownState::Up),
+        ports_quarantined: are(ShownState::Quarantined),
         queues: all().count(),
         fdb_entries: status.fdb.entries,
         fdb_capacity: status.fdb.capacity,

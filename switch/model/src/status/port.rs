@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::DeviceStatus;
 use super::queue::QueueStatus;
-
-/// The `state` of a port that is up, but blocked because of a loop.
-pub const BLOCKED: &str = "blocked";
+use super::state::ShownState;
 
 macro_rules! port_status {
     (events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }) => {
@@ -20,9 +18,8 @@ macro_rules! port_status {
             pub name: String,
             /// "vhost" or "xdp".
             pub kind: String,
-            /// "up", "connected" (a front end is connected, but its rings do not run), "down", "quarantined" or "blocked" (a
-            /// loop).
-            pub state: String,
+            /// Its state.
+            pub state: ShownState,
             /// The reason for its state, or details about it, as text.
             pub detail: String,
             /// Whether the switch is ready only while this port is up.
