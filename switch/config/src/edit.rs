@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::error::{ConfigError, Problem};
 use super::load::{DropIn, Main};
+use super::vlan;
 use super::{Config, Port, PortKind};
 
 /// A port's keys and values, in JSON as they would be in TOML. Null means the key is absent.
@@ -22,8 +23,23 @@ impl Config {
         self.with("the new port", table)
     }
 
+    /// Replaces a port, in its place, by the one of `table`, which has the same name.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_port`](Self::with_port); and if there is no such port.
+    pub fn with_port_replaced(&self, name: &str, table: &PortTable) -> Result<Config, ConfigError> {
+        let at = self.port_index(name)?;
+        let mut others = self.clone();
+        others.ports.remove(at);
+        let mut config = others.with("the new port", table)?;
+        config.ports[at..].rotate_right(1);
+        Ok(config)
+    }
+
     /// Changes some keys of a port, in its place. A null key is reset to its default; a table, such as `vlan`, is
-    /// replaced as a whole.
+    /// replaced as a whole. A dotted key, such as `vlan.native`, changes that key of the table only. A key that ends in
+    /// `+` or `-`, such as `vlan.trunk+`, adds items to a list or removes them.
     ///
     /// # Errors
     ///
@@ -36,7 +52,11 @@ impl Config {
             return Err(ConfigError::one(Problem::unplaced(name, message, help)));
         }
         let mut table = self.ports[at].table();
-        table.extend(set.clone());
+        for (key, value) in set {
+            change(&mut table, key, value).map_err(|(message, help)| {
+                ConfigError::one(Problem::unplaced("the changed port", message, help))
+            })?;
+        }
         let mut others = self.clone();
         others.ports.remove(at);
         let mut config = others.with("the changed port", &table)?;
@@ -86,8 +106,108 @@ impl Config {
     }
 }
 
+/// An error, and how to fix it.
+type Refusal = (String, &'static str);
+
+/// How a key is changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Set,
+    Add,
+    Remove,
+}
+
+/// The key without the sign of the change at its end.
+fn how(key: &str) -> (&str, How) {
+    match (key.strip_suffix('+'), key.strip_suffix('-')) {
+        (Some(key), _) => (key, How::Add),
+        (_, Some(key)) => (key, How::Remove),
+        _ => (key, How::Set),
+    }
+}
+
+/// Changes one key of a port's table.
+fn change(table: &mut PortTable, key: &str, value: &Value) -> Result<(), Refusal> {
+    let (path, how) = how(key);
+    let Some((outer, inner)) = path.split_once('.') else {
+        return change_in(table, path, how, value);
+    };
+    let place = table.entry(outer).or_insert(Value::Null);
+    if place.is_null() {
+        *place = Value::Object(Map::new());
+    }
+    let Some(keys) = place.as_object_mut() else {
+        let help = "configs/reference.toml has every key";
+        return Err((
+            format!("`{outer}` is no table, so there is no `{path}`"),
+            help,
+        ));
+    };
+    change_in(keys, inner, how, value)?;
+    let excluded = match path {
+        "vlan.access" => keys.contains_key("trunk"),
+        "vlan.trunk" => keys.contains_key("access"),
+        _ => false,
+    };
+    if excluded && !value.is_null() {
+        let message = "`access` and `trunk` of `vlan` exclude each other".to_owned();
+        let help =
+            "replace the whole table, for example: 'vlan={access=100}' or 'vlan={trunk=[100,200]}'";
+        return Err((message, help));
+    }
+    if keys.is_empty() {
+        *place = Value::Null;
+    }
+    Ok(())
+}
+
+fn change_in(keys: &mut PortTable, key: &str, how: How, value: &Value) -> Result<(), Refusal> {
+    if how == How::Set {
+        match value {
+            // As in a file, a missing key has its default.
+            Value::Null => keys.remove(key),
+            Value::String(_) if key == "trunk" => {
+                let ids = vlan::ids(value).map_or(value.clone(), |ids| ids.into());
+                keys.insert(key.to_owned(), ids)
+            }
+            value => keys.insert(key.to_owned(), value.clone()),
+        };
+        return Ok(());
+    }
+    let now = keys.get(key).cloned().unwrap_or(Value::Null);
+    let (Some(mut items), Some(others)) = (items(key, &now), items(key, value)) else {
+        let message = format!("`{key}` is no list, or the value has no items for it");
+        return Err((
+            message,
+            "for example: vlan.trunk+=300, or vlan.trunk-=300-310",
+        ));
+    };
+    match how {
+        How::Remove => items.retain(|item| !others.contains(item)),
+        _ => items.extend(
+            others
+                .into_iter()
+                .filter(|item| !items.contains(item))
+                .collect::<Vec<_>>(),
+        ),
+    }
+    keys.insert(key.to_owned(), Value::Array(items));
+    Ok(())
+}
+
+/// The items of a list, or a single item; VLANs one by one. `None` if it is neither.
+fn items(key: &str, value: &Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Null => Some(Vec::new()),
+        value if key == "trunk" => Some(vlan::ids(value)?.into_iter().map(Value::from).collect()),
+        Value::Array(items) => Some(items.clone()),
+        Value::String(_) => Some(vec![value.clone()]),
+        _ => None,
+    }
+}
+
 /// The table as in a file, or the error and help.
-fn text_of(table: &PortTable) -> Result<String, (String, &'static str)> {
+fn text_of(table: &PortTable) -> Result<String, Refusal> {
     let mut text = "[[port]]\n".to_owned();
     for (key, value) in table.iter().filter(|(_, value)| !value.is_null()) {
         if key.is_empty() || !key.bytes().all(is_bare) {
@@ -125,6 +245,33 @@ pub fn parse_assignments(words: &[String]) -> Result<PortTable, String> {
         insert(&mut table, key, value).map_err(|why| format!("{word:?}: {why}"))?;
     }
     Ok(table)
+}
+
+/// Parses a command line's `KEY=VALUE` words into changes of a port, for [`Config::with_port_set`]: `vlan.native=10` changes
+/// one key of a table, `vlan.trunk+=300` and `vlan.trunk-=300` add to a list and remove from it.
+///
+/// # Errors
+///
+/// The word and what is wrong with it.
+pub fn parse_changes(words: &[String]) -> Result<PortTable, String> {
+    let mut set = PortTable::new();
+    for word in words {
+        let (key, value) = word
+            .split_once('=')
+            .ok_or_else(|| format!("{word:?} is not KEY=VALUE, such as mac_limit=10"))?;
+        let (path, how) = how(key);
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(is_bare);
+        if path.split('.').count() > 2 || !path.split('.').all(is_name) {
+            return Err(format!("{word:?}: {path:?} is not a key"));
+        }
+        if how != How::Set && value.is_empty() {
+            return Err(format!("{word:?}: there is no item after `=`"));
+        }
+        if set.insert(key.to_owned(), parse_value(value)).is_some() {
+            return Err(format!("{word:?}: `{key}` is given twice"));
+        }
+    }
+    Ok(set)
 }
 
 fn parse_value(text: &str) -> Value {
@@ -184,5 +331,83 @@ pub fn parse_port_file(text: &str) -> Result<PortTable, String> {
             _ => Err("`port` is not a table".to_owned()),
         },
         _ => Err("there is not one [[port]] table in it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn changed(words: &[&str]) -> Result<Value, String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut table = PortTable::new();
+        table.insert(
+            "vlan".to_owned(),
+            json!({"trunk": [100, "200-210"], "native": 10}),
+        );
+        table.insert("forward_control".to_owned(), json!(["stp"]));
+        table.insert("mac_limit".to_owned(), json!(4));
+        for (key, value) in parse_changes(&words)? {
+            change(&mut table, &key, &value).map_err(|(message, _)| message)?;
+        }
+        Ok(table.into())
+    }
+
+    #[test]
+    fn a_dotted_key_changes_that_key_only() {
+        let with_vlan =
+            |vlan: Value| json!({"vlan": vlan, "forward_control": ["stp"], "mac_limit": 4});
+        let ids = |list: Value, native: u16| with_vlan(json!({"trunk": list, "native": native}));
+        assert_eq!(changed(&["vlan.trunk=[7]"]), Ok(ids(json!([7]), 10)));
+        assert_eq!(changed(&["vlan.trunk=7-9"]), Ok(ids(json!([7, 8, 9]), 10)));
+        assert_eq!(
+            changed(&["vlan.native=7"]),
+            Ok(ids(json!([100, "200-210"]), 7))
+        );
+        assert_eq!(
+            changed(&["vlan.native="]),
+            Ok(with_vlan(json!({"trunk": [100, "200-210"]})))
+        );
+        assert_eq!(
+            changed(&["vlan.native=", "vlan.trunk="]),
+            Ok(with_vlan(Value::Null))
+        );
+        assert_eq!(
+            changed(&["vlan={access=5}"]),
+            Ok(with_vlan(json!({"access": 5})))
+        );
+        assert!(changed(&["vlan.access=5"]).is_err_and(|why| why.contains("exclude")));
+        assert!(changed(&["mac_limit.low=5"]).is_err_and(|why| why.contains("no table")));
+    }
+
+    #[test]
+    fn items_are_added_to_a_list_and_removed_and_twice_is_no_mistake() {
+        let trunk = |words: &[&str]| {
+            let table = changed(words).expect("it can be changed");
+            vlan::ids(&table["vlan"]["trunk"]).expect("VLANs")
+        };
+        let before = [vec![100], (200..=210).collect()].concat();
+        let with_300 = [before.clone(), vec![300]].concat();
+        assert_eq!(trunk(&["vlan.trunk+=300"]), with_300);
+        assert_eq!(trunk(&["vlan.trunk+=[300, 100]"]), with_300);
+        assert_eq!(
+            trunk(&["vlan.trunk+=300", "vlan.trunk-=100"]),
+            with_300[1..]
+        );
+        assert_eq!(trunk(&["vlan.trunk-=201-210,7"]), [100, 200]);
+        assert_eq!(trunk(&["vlan.trunk+=100"]), before);
+        let table = changed(&["forward_control+=lacp"]).expect("a list");
+        assert_eq!(table["forward_control"], json!(["stp", "lacp"]));
+        for words in [
+            &["mac_limit+=1"][..],
+            &["vlan.trunk+=x"],
+            &["vlan.trunk+="],
+            &["a.b.c=1"],
+            &["mac_limit=1", "mac_limit=2"],
+        ] {
+            assert!(changed(words).is_err(), "{words:?}");
+        }
     }
 }

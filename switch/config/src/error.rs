@@ -193,6 +193,29 @@ impl Problem {
         &self.help
     }
 
+    /// The problem without its place: the value's mistake, and the port with which it clashes.
+    pub fn in_one_line(&self) -> String {
+        let label = match self.message.contains(" must be ") {
+            true => format!(": {}", self.label),
+            false => String::new(),
+        };
+        let by = match self.first_port() {
+            Some(port) => format!(" by port {port:?}"),
+            None => String::new(),
+        };
+        format!("{}{label}{by}", self.message)
+    }
+
+    /// The name of the port whose table has the first of two clashing values.
+    fn first_port(&self) -> Option<&str> {
+        let first = self.elsewhere.first()?;
+        let text = &*first.file.text;
+        let begin = text.get(..first.span.offset())?.rfind("[[port]]")?;
+        let mut lines = text.get(begin..)?.lines();
+        let name = lines.find_map(|line| line.strip_prefix("name = "))?;
+        Some(name.trim_matches('"'))
+    }
+
     /// The name of its file.
     pub fn file_name(&self) -> &str {
         &self.name

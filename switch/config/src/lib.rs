@@ -48,7 +48,7 @@ mod written;
 pub use control::control_names;
 pub use cores::CoreSpans;
 pub use cpus::Cpus;
-pub use edit::{PortTable, parse_assignments, parse_port_file};
+pub use edit::{PortTable, parse_assignments, parse_changes, parse_port_file};
 pub use error::{ConfigError, Problem};
 pub use files::read_named;
 pub use keep::{KeepError, port_file, remove_port_file, write_port_file};
@@ -62,4 +62,5 @@ pub use types::{
     Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll, PortKind,
     Queues, Role, Rss, Tso, Vlan, XdpMode,
 };
+pub use vlan::text as vlan_list;
 pub use written::schema_json;

@@ -62,6 +62,29 @@ pub struct KeyDiff {
     pub after: Option<Value>,
 }
 
+impl KeyDiff {
+    /// The key and both values in TOML: "mac_limit 1024 -> 10".
+    pub fn text(&self) -> String {
+        let text = |value: &Option<Value>| {
+            let value = value.as_ref().map(toml::Value::try_from);
+            value
+                .and_then(Result::ok)
+                .map_or("none".to_owned(), |value| value.to_string())
+        };
+        format!(
+            "{} {} -> {}",
+            self.key,
+            text(&self.before),
+            text(&self.after)
+        )
+    }
+}
+
+/// The keys of two ports that differ.
+pub fn differing(before: &Port, after: &Port) -> Vec<KeyDiff> {
+    key_diffs(before.written(), after.written())
+}
+
 /// How a port is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {

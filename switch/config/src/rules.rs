@@ -45,7 +45,7 @@ impl<T: Integer> Whole<T> {
     }
 
     /// The number, which messages call `subject`.
-    fn check(&self, checker: &mut Checker, subject: &str, item: &Item<'_>) -> Option<T> {
+    pub(super) fn check(&self, checker: &mut Checker, subject: &str, item: &Item<'_>) -> Option<T> {
         let (low, high) = self.bounds();
         let must = format!("a whole number from {low} to {high}");
         let help = format!("for example: {}", self.example);

@@ -9,13 +9,33 @@ pub(super) fn nearest<'a>(mistyped: &str, names: &[&'a str]) -> Option<&'a str> 
         return None;
     }
     let mistyped = mistyped.to_ascii_lowercase();
-    let near =
-        |name: &&str| distance(&mistyped, name) <= name.len().max(mistyped.len()).div_ceil(3);
+    let near = |name: &&str| {
+        // Two names of several words may differ in one that makes all the difference: rate_limit is not mac_limit.
+        let (typed, name) = without_common_words(&mistyped, name);
+        distance(typed, name) <= name.len().max(typed.len()).div_ceil(3)
+    };
     names
         .iter()
         .copied()
         .filter(near)
         .min_by_key(|name| distance(&mistyped, name))
+}
+
+/// What is left of two names without the words that both begin or end with.
+fn without_common_words<'a>(mut a: &'a str, mut b: &'a str) -> (&'a str, &'a str) {
+    while let (Some((first, rest_a)), Some((other, rest_b))) =
+        (a.split_once('_'), b.split_once('_'))
+        && first == other
+    {
+        (a, b) = (rest_a, rest_b);
+    }
+    while let (Some((rest_a, last)), Some((rest_b, other))) =
+        (a.rsplit_once('_'), b.rsplit_once('_'))
+        && last == other
+    {
+        (a, b) = (rest_a, rest_b);
+    }
+    (a, b)
 }
 
 /// The number of insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b`.
@@ -70,6 +90,11 @@ mod tests {
         assert_eq!(nearest("QUEUES", &names), Some("queues"));
         assert_eq!(nearest("nmae", &names), Some("name"));
         assert_eq!(nearest("colour", &names), None);
+        let limits = ["mac_limit", "fdb_capacity"];
+        assert_eq!(nearest("rate_limit", &limits), None);
+        assert_eq!(nearest("mac_limt", &limits), Some("mac_limit"));
+        assert_eq!(nearest("mca_limit", &limits), Some("mac_limit"));
+        assert_eq!(nearest("fdb_capcity", &limits), Some("fdb_capacity"));
         assert_eq!(nearest(&"q".repeat(1000), &names), None);
     }
 

@@ -22,6 +22,7 @@ use super::quantity::Quantity;
 use super::rules::{Numbers, amount, flag, flat, section, table, time, whole, word};
 use super::texts;
 use super::types::*;
+use super::vlan::VlanList;
 
 keys! {
     /// The configuration of the crosspoint switch.
@@ -207,6 +208,9 @@ keys! {
     pub struct XdpPort = "XdpPort" {
         /// xdp: the network interface.
         interface: String = texts::interface().required("interface = \"enp1s0f0\""), Reopens;
+        /// xdp: take the interface even if the host loses its network with it: a loopback interface, or that of the default
+        /// route.
+        take_over: bool = flag().or(false), Reopens;
         /// xdp: the interface's queues that the switch takes, or "all".
         queues: Queues = Numbers {
             word: "all",
@@ -242,14 +246,8 @@ keys! {
     })) {
         /// The one VLAN of a port that sees no tags.
         access: Option<u16> = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "access = 100").optional(), Whole;
-        /// The VLANs of a port that sees tags.
-        trunk: Option<Vec<u16>> = Numbers {
-            word: "",
-            items: "VLAN ID",
-            range: VLAN_ID_MIN..=VLAN_ID_MAX,
-            items_max: usize::from(VLAN_ID_MAX),
-            example: "trunk = [100, 200]",
-        }.optional(), Whole;
+        /// The VLANs of a port that sees tags: numbers, and ranges such as "100-199".
+        trunk: Option<Vec<u16>> = VlanList.optional(), Whole;
         /// The VLAN of a trunk's untagged frames.
         native: Option<u16> = whole(VLAN_ID_MIN..=VLAN_ID_MAX, "native = 1").optional(), Whole;
     }

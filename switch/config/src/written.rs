@@ -47,6 +47,29 @@ impl Port {
 }
 
 impl Config {
+    /// The configuration as a file, with every key. `note` may return a remark for a port, which becomes a comment.
+    pub fn to_toml(&self, note: impl Fn(&Port) -> Option<String>) -> String {
+        let mut text = "version = 1\n".to_owned();
+        let mut section = String::new();
+        for (key, value) in self.written_settings() {
+            let Ok(value) = toml::Value::try_from(&value) else {
+                continue;
+            };
+            let (of, name) = key.split_once('.').unwrap_or(("", key));
+            if section != of {
+                of.clone_into(&mut section);
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "\n[{of}]");
+            }
+            let _ = writeln!(text, "{name} = {value}");
+        }
+        for port in &self.ports {
+            let note = note(port).map_or(String::new(), |note| format!("# {note}\n"));
+            let _ = write!(text, "\n{note}{}", port.to_toml());
+        }
+        text
+    }
+
     /// All keys outside of ports, including defaults: at the top level, or in a section, as in "workers.cores".
     pub fn written_settings(&self) -> Vec<Written> {
         // Without `..`, so that no key is forgotten.

@@ -105,6 +105,7 @@ fn xdp() -> impl Strategy<Value = XdpPort> {
         .prop_map(
             |((queues, mode, mtu), (gro, tso), (busy_poll, huge_pages, channels), rss)| XdpPort {
                 interface: String::new(),
+                take_over: tso == Tso::Off,
                 queues,
                 mode,
                 mtu,

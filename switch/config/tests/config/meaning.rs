@@ -127,6 +127,7 @@ fn an_uplink_takes_the_defaults() {
     let config = parse("[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\n");
     let kind = PortKind::Xdp(XdpPort {
         interface: "eth0".into(),
+        take_over: false,
         queues: Queues::All,
         mode: XdpMode::Auto,
         mtu: None,
@@ -340,10 +341,11 @@ fn how_an_interface_is_to_be_set_is_read() {
     ] {
         let config = parse(&format!(
             "[[port]]\nname = \"up\"\ntype = \"xdp\"\ninterface = \"eth0\"\nmtu = 9000\ngro = false\ntso = \"off\"\n\
-             busy_poll = true\nhuge_pages = \"{word}\"\nchannels = 4096\nrss = \"queues\"\nqueues = [4095]\n"
+             busy_poll = true\nhuge_pages = \"{word}\"\nchannels = 4096\nrss = \"queues\"\nqueues = [4095]\ntake_over = true\n"
         ));
         let kind = PortKind::Xdp(XdpPort {
             interface: "eth0".into(),
+            take_over: true,
             queues: Queues::List(vec![4095]),
             mode: XdpMode::Auto,
             mtu: Some(9000),

@@ -71,6 +71,10 @@ mistakes! {
     mac_of_an_uplink: UPLINK, "mac = \"52:54:00:12:34:56\"\n";
     mtu_too_large_of_an_uplink: UPLINK, "mtu = 65536\n";
     no_boolean: UPLINK, "gro = \"yes\"\n";
+    boolean_as_a_word: UPLINK, "gro = yes\n";
+    number_with_a_unit: UPLINK, "mtu = 9k\n";
+    vlan_range_that_is_none: UPLINK, "vlan = { trunk = [1, \"200-100\"] }\n";
+    vlan_in_a_range_twice: UPLINK, "vlan = { trunk = [150, \"100-199\"] }\n";
     keys_of_an_uplink_on_a_guest: GUEST, "gro = true\ntso = \"off\"\nbusy_poll = true\nhuge_pages = \"never\"\nchannels = 2\nrss = \"keep\"\n";
     slo_of_nothing: GUEST, "slo = {}\n";
     slo_misspelt: GUEST, "slo = { completion_p90 = \"20us\" }\n";
