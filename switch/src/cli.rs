@@ -85,6 +85,7 @@ pub(crate) enum Command {
     Capture(crate::capture::Capture),
     /// Explain what happens to a frame, stage by stage: VLAN, addresses, ports, queues, verdicts
     Trace(crate::trace::Trace),
+    Keep(crate::keep::Keep),
     Plan(crate::plan::Plan),
     Port(crate::port::Port),
     Reload(crate::reload::Reload),
@@ -117,6 +118,7 @@ pub fn run() -> ExitCode {
         }
         Command::Capture(capture) => capture.run(),
         Command::Trace(trace) => trace.run(),
+        Command::Keep(keep) => keep.run(),
         Command::Plan(plan) => plan.run(),
         Command::Port(port) => port.run(),
         Command::Reload(reload) => reload.run(),

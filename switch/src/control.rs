@@ -24,11 +24,14 @@ pub(crate) struct Socket {
 /// Sends a request to the running switch. If there is no answer, prints the reason.
 pub(crate) fn ask(socket: &Path, request: &Request) -> Option<Value> {
     let answer = client::request(socket, request);
+    // The text in other reports is not of a file that the user wrote.
+    let reads_files = matches!(request, Request::Plan { .. } | Request::Reload {});
     let say = |error: &ClientError| {
         if let ClientError::Refused {
             report: Some(report),
             ..
         } = error
+            && reads_files
         {
             eprintln!("{report}");
         }

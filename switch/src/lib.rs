@@ -10,6 +10,7 @@ mod docs;
 pub mod doctor;
 mod health;
 mod help;
+mod keep;
 mod man;
 pub mod plan;
 mod port;

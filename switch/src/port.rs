@@ -24,8 +24,8 @@ pub(crate) struct Port {
 enum Action {
     /// Add a port
     ///
-    /// Keys are those of a [[port]] table. A value is read as TOML, or else as text: type=vhost
-    /// socket=/run/crosspoint/guests/web-1.sock vlan.access=5
+    /// A port that exists with the same keys is no error. Keys are those of a [[port]] table. A value is read as TOML, or else
+    /// as text: type=vhost socket=/run/crosspoint/guests/web-1.sock vlan.access=5
     Add {
         /// The port's name
         #[arg(required_unless_present = "file")]
@@ -36,13 +36,17 @@ enum Action {
         /// Read them from a file with one [[port]] table
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
+        /// Change a port of this name, if there is one with other keys, instead of refusing
+        #[arg(long)]
+        may_exist: bool,
         #[command(flatten)]
         common: Common,
     },
     /// Change keys of a port
     ///
-    /// Values are written as for `port add`. KEY= without a value is the key's default. A table such as vlan is replaced as a
-    /// whole.
+    /// Values are written as for `port add`. KEY= without a value is the key's default. A dotted key such as vlan.native changes
+    /// that key of a table; a table such as vlan={access=5} is replaced as a whole. KEY+=VALUE adds to a list and KEY-=VALUE
+    /// removes from it: vlan.trunk+=300 vlan.trunk-=100-199
     Set {
         /// The port's name
         name: String,
@@ -56,6 +60,9 @@ enum Action {
     Remove {
         /// The port's name
         name: String,
+        /// Succeed if there is no such port
+        #[arg(long)]
+        if_exists: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -92,6 +99,7 @@ impl Action {
                 name,
                 keys,
                 file,
+                may_exist,
                 common,
             } => {
                 let mut port = match file {
@@ -107,15 +115,28 @@ impl Action {
                     }
                 }
                 let keep = common.keep;
-                (Request::PortAdd(PortAdd { keep, port }), common)
+                let add = PortAdd {
+                    keep,
+                    may_exist,
+                    port,
+                };
+                (Request::PortAdd(add), common)
             }
             Action::Set { name, keys, common } => {
-                let (set, keep) = (config::parse_assignments(&keys)?, common.keep);
+                let (set, keep) = (config::parse_changes(&keys)?, common.keep);
                 (Request::PortSet(PortSet { name, set, keep }), common)
             }
-            Action::Remove { name, common } => {
-                let keep = common.keep;
-                (Request::PortRemove(PortRemove { name, keep }), common)
+            Action::Remove {
+                name,
+                if_exists,
+                common,
+            } => {
+                let remove = PortRemove {
+                    name,
+                    keep: common.keep,
+                    if_exists,
+                };
+                (Request::PortRemove(remove), common)
             }
         })
     }

@@ -2,12 +2,16 @@
 
 use std::io::{self, Write, stdout};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crosspoint_model::capture;
 use crosspoint_model::capture::TraceWanted;
 use crosspoint_model::client::Traces;
 
-use crate::capture::{complain, end_by_signal, refuse};
+use crate::capture::{complain, duration, end_by_signal, refuse};
+use crate::show::printable;
 
 /// What happens to the next frames that come in on a port, stage by stage; or to a made-up frame.
 #[derive(clap::Args)]
@@ -26,6 +30,9 @@ pub(crate) struct Trace {
     /// With --frame: insert a tag of this VLAN
     #[arg(long, value_name = "ID", requires = "frame", value_parser = clap::value_parser!(u16).range(0..4096))]
     vlan: Option<u16>,
+    /// End after this time: `10s`, `500ms`, `5m`; without it, wait until the frames have come, or Ctrl-C
+    #[arg(long, value_name = "TIME", conflicts_with = "frame", value_parser = duration)]
+    duration: Option<Duration>,
     /// Print JSON, a line for each frame
     #[arg(long)]
     json: bool,
@@ -33,6 +40,8 @@ pub(crate) struct Trace {
     socket: crate::control::Socket,
 }
 
+/// How long no frame comes before the command says that it waits.
+const QUIET: Duration = Duration::from_secs(1);
 /// Position of a tag: after both addresses, two digits per byte.
 const TAG_AT: usize = 24;
 
@@ -67,13 +76,18 @@ impl Trace {
         };
         if let Err(why) = traces
             .closer()
-            .and_then(|closer| end_by_signal(closer, None))
+            .and_then(|closer| end_by_signal(closer, self.duration))
         {
             eprintln!("error: {why}");
             return ExitCode::FAILURE;
         }
+        let has_come = Arc::new(AtomicBool::new(false));
+        if !self.json {
+            say_what_it_waits_for(waits_for(&wanted, self.duration), has_come.clone());
+        }
         let mut left = self.count;
         for trace in traces {
+            has_come.store(true, Ordering::Relaxed);
             let trace = match trace {
                 Ok(trace) => trace,
                 Err(error) => return complain(&error),
@@ -87,11 +101,43 @@ impl Trace {
         match left {
             0 => ExitCode::SUCCESS,
             left => {
-                eprintln!("error: {left} of {} frames were not received", self.count);
+                let within = self.duration;
+                let within = within.map_or(String::new(), |time| format!(" within {time:?}"));
+                eprintln!(
+                    "error: {left} of {} frames were not received{within}",
+                    self.count
+                );
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// Says on standard error what the command waits for, unless a frame comes at once.
+fn say_what_it_waits_for(text: String, has_come: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        std::thread::sleep(QUIET);
+        if !has_come.load(Ordering::Relaxed) {
+            eprintln!("{text}");
+        }
+    });
+}
+
+fn waits_for(wanted: &TraceWanted, time: Option<Duration>) -> String {
+    let frames = match wanted.count {
+        1 => "a frame that comes in".to_owned(),
+        count => format!("{count} frames that come in"),
+    };
+    let matching = match wanted.filter.as_str() {
+        "" => String::new(),
+        filter => format!(" matching `{filter}`"),
+    };
+    let limit = match time {
+        Some(time) => format!("for {time:?} at most"),
+        None => "without a time limit (--duration sets one)".to_owned(),
+    };
+    let port = printable(&wanted.port);
+    format!("waiting for {frames} on {port}{matching}, {limit}; Ctrl-C ends it")
 }
 
 fn print(trace: &crosspoint_model::trace::Trace, json: bool) -> io::Result<()> {
@@ -106,6 +152,25 @@ fn print(trace: &crosspoint_model::trace::Trace, json: bool) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_said_with_the_time() {
+        let mut wanted = TraceWanted {
+            port: "web-1".to_owned(),
+            count: 1,
+            filter: "icmp".to_owned(),
+            frame: None,
+        };
+        assert_eq!(
+            waits_for(&wanted, Some(Duration::from_secs(10))),
+            "waiting for a frame that comes in on web-1 matching `icmp`, for 10s at most; Ctrl-C ends it"
+        );
+        (wanted.count, wanted.filter) = (3, String::new());
+        assert_eq!(
+            waits_for(&wanted, None),
+            "waiting for 3 frames that come in on web-1, without a time limit (--duration sets one); Ctrl-C ends it"
+        );
+    }
 
     #[test]
     fn a_tag_goes_behind_the_addresses() {

@@ -1,5 +1,7 @@
 //! A plan and its result, as the control socket sends them. The format is stable: keys may be added, none is removed.
 
+use std::path::PathBuf;
+
 use crosspoint_config::Port;
 use crosspoint_config::plan::{How, KeyDiff, Plan, PortDiff, SettingDiff, When};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,60 @@ pub struct PlanAnswer {
     pub change: Vec<ChangedPort>,
     /// Settings outside of ports that change.
     pub settings: Vec<Setting>,
+    /// Ports that run and are in no file. They stay until they are removed, or the switch ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_in_files: Vec<String>,
+}
+
+/// How a running port differs from the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unkept {
+    /// "not_in_files": no file has a port of this name.
+    NotInFiles,
+    /// "changed": its file has other keys. The next reload sets those.
+    Changed,
+}
+
+impl Unkept {
+    /// The difference as a remark.
+    pub fn remark(self) -> &'static str {
+        match self {
+            Unkept::NotInFiles => "(not in any file)",
+            Unkept::Changed => "(differs from its file)",
+        }
+    }
+}
+
+/// Output of `crosspoint keep --json`: what was written, and what could not be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepAnswer {
+    /// Ports that have been written to their files.
+    pub kept: Vec<KeptPort>,
+    /// Ports that have not.
+    pub not_kept: Vec<NotKept>,
+}
+
+/// A port that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPort {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// A port that cannot be written by the switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotKept {
+    /// Its name.
+    pub name: String,
+    /// The reason, and the file that has the port, if any.
+    pub error: String,
+    /// What to do.
+    pub help: String,
+    /// The port as it runs, as a `[[port]]` table.
+    pub table: String,
 }
 
 /// A port that is added.
@@ -103,6 +159,9 @@ pub struct ReloadAnswer {
     pub plan: PlanAnswer,
     /// The other changes that were not made.
     pub failed: Vec<Failure>,
+    /// Remarks for the operator, such as what a new port waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A part of a plan that could not be carried out.
@@ -129,6 +188,7 @@ impl From<&Plan> for PlanAnswer {
             remove: plan.remove.clone(),
             change: plan.change.iter().map(ChangedPort::from).collect(),
             settings: plan.settings.iter().map(Setting::from).collect(),
+            not_in_files: Vec::new(),
         }
     }
 }

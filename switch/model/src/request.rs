@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crosspoint_config::{ConfigError, KeepError, PortTable};
+use crosspoint_config::{ConfigError, KeepError, PortTable, Problem};
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,10 @@ pub enum Request {
     PortRemove(PortRemove),
     /// `{"port_set":{"name":"web-1","set":{"mac_limit":10}}}`, and perhaps `"keep":true`.
     PortSet(PortSet),
+    /// `{"config":{}}`: the running configuration, as the text of a file.
+    Config {},
+    /// `{"keep":{}}`: writes every port that is not in the files, or differs from them, to its own file.
+    Keep {},
 }
 
 /// A port to add.
@@ -67,6 +71,9 @@ pub struct PortAdd {
     /// Whether to write it to `ports_dir` too, so that it is still there after a reload or a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep: bool,
+    /// Whether a port of this name may exist. It is changed to these keys, if it has others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_exist: bool,
     /// The keys of a `[[port]]` table.
     #[serde(flatten)]
     pub port: PortTable,
@@ -80,6 +87,9 @@ pub struct PortRemove {
     pub name: String,
     /// Whether to remove its file in `ports_dir` too.
     pub keep: bool,
+    /// Whether it is no error if there is no such port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub if_exists: bool,
 }
 
 /// The two forms of [`PortRemove`].
@@ -91,16 +101,29 @@ enum PortRemoveForm {
         name: String,
         #[serde(default)]
         keep: bool,
+        #[serde(default)]
+        if_exists: bool,
     },
 }
 
 impl From<PortRemoveForm> for PortRemove {
     fn from(form: PortRemoveForm) -> Self {
-        let (name, keep) = match form {
-            PortRemoveForm::Name(name) => (name, false),
-            PortRemoveForm::Table { name, keep } => (name, keep),
-        };
-        PortRemove { name, keep }
+        match form {
+            PortRemoveForm::Name(name) => PortRemove {
+                name,
+                keep: false,
+                if_exists: false,
+            },
+            PortRemoveForm::Table {
+                name,
+                keep,
+                if_exists,
+            } => PortRemove {
+                name,
+                keep,
+                if_exists,
+            },
+        }
     }
 }
 
@@ -136,6 +159,19 @@ impl ChangeError {
             error: error.into(),
             help: help.into(),
             report: None,
+        }
+    }
+
+    /// The error of a command of one line: what is wrong in one line, and how to fix it in another. The report, with an
+    /// excerpt of a file that its user did not write, is for programs.
+    pub fn of_command(error: &ConfigError) -> Self {
+        let errors: Vec<String> = error.problems().map(Problem::in_one_line).collect();
+        let mut helps: Vec<&str> = error.problems().map(Problem::help_text).collect();
+        helps.dedup();
+        ChangeError {
+            error: errors.join("; "),
+            help: helps.join("; "),
+            report: Some(error.render()),
         }
     }
 

@@ -3,4 +3,4 @@
 mod command;
 mod pcapng;
 
-pub(crate) use command::{Capture, complain, end_by_signal, refuse};
+pub(crate) use command::{Capture, complain, duration, end_by_signal, refuse};

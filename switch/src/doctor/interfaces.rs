@@ -62,7 +62,7 @@ fn of_interface(subject: &Subject<'_>, nic: &Nic) -> Vec<Finding> {
     let (port, is_port) = subject.port_of(nic);
     let mut findings = vec![state(subject, nic)];
     if let Some(interface) = &nic.interface {
-        findings.extend(host_use(nic));
+        findings.extend(host_use(nic, &port));
         findings.extend(reach(nic, interface));
         findings.push(native(nic, &port));
         findings.extend(zero_copy(nic, &port));
@@ -123,7 +123,7 @@ fn state(subject: &Subject<'_>, nic: &Nic) -> Finding {
 }
 
 /// The finding about an interface that the host itself uses.
-fn host_use(nic: &Nic) -> Option<Finding> {
+fn host_use(nic: &Nic, port: &XdpPort) -> Option<Finding> {
     let (name, used) = (&nic.name, nic.host_use.text()?);
     let cost = match nic.host_use.is_vital() {
         true => {
@@ -138,7 +138,11 @@ fn host_use(nic: &Nic) -> Option<Finding> {
         "# make another interface the port; or move addresses and routes to one that is no port"
             .to_owned(),
     ];
-    Some(HOST_USE.finding(Severity::Error, name, used, cost, mend))
+    let severity = match port.take_over {
+        true => Severity::Note,
+        false => Severity::Error,
+    };
+    Some(HOST_USE.finding(severity, name, used, cost, mend))
 }
 
 fn reach(nic: &Nic, interface: &Interface) -> Option<Finding> {

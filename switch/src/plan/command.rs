@@ -8,12 +8,12 @@ use crosspoint_model::request::Request;
 
 use crate::control;
 
-/// The exit status if there are changes.
-const CHANGES: u8 = 2;
+/// The exit status if there are changes. No other command has it: 2 would also be a wrong command line.
+const CHANGES: u8 = 6;
 
 /// Show what a changed configuration would change in a running switch, and change nothing
 ///
-/// The running switch reads the file, so its user must be allowed to. The exit status is 0 if nothing would change, 2 if
+/// The running switch reads the file, so its user must be allowed to. The exit status is 0 if nothing would change, 6 if
 /// something would, and 1 if that cannot be determined, for instance because of a mistake in the configuration.
 #[derive(clap::Args)]
 pub(crate) struct Plan {

@@ -21,6 +21,7 @@ const COLUMNS: usize = 80;
 ///     ! its front end has 2 queue pairs, and cannot reconnect with fewer: ...
 /// ~ metrics.listen: "off" -> "[::]:9477"
 /// ! workers.cores: "auto" -> [2, 3] (needs a restart)
+///   port web-5 stays (not in any file)
 /// ```
 pub fn render(plan: &PlanAnswer) -> String {
     let mut text = String::new();
@@ -40,6 +41,9 @@ pub fn render(plan: &PlanAnswer) -> String {
     if plan.is_empty() {
         text.push_str("no change\n");
     }
+    for name in &plan.not_in_files {
+        let _ = writeln!(text, "  port {} stays (not in any file)", shown(name));
+    }
     text
 }
 
@@ -49,6 +53,9 @@ pub fn render_reload(answer: &ReloadAnswer) -> String {
     for failure in &answer.failed {
         let (what, error) = (shown(&failure.what), shown(&failure.error));
         let _ = writeln!(text, "! {what}: failed: {error}");
+    }
+    for note in &answer.notes {
+        let _ = writeln!(text, "  note: {}", shown(note));
     }
     text
 }

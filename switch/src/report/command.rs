@@ -13,14 +13,10 @@ pub(crate) struct Report {
     /// The archive to write; it must not exist. Default: crosspoint-report-SECONDS.tar.gz, in the current directory
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The configuration (TOML)
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/crosspoint/crosspoint.toml"
-    )]
-    config: PathBuf,
-    /// The running switch's control socket; default: the one in the configuration
+    /// The configuration (TOML); default: the running switch's, or else /etc/crosspoint/crosspoint.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The running switch's control socket; default: the one in the configuration, or else /run/crosspoint/control.sock
     #[arg(long, value_name = "PATH", env = "CROSSPOINT_SOCKET")]
     socket: Option<PathBuf>,
     /// The service's name in systemd, for its log

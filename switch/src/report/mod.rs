@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `manifest.json` | what is here and where it comes from; what is missing, and why |
 //! | `version.txt` | the version of the program that made the report |
-//! | `config/...` | the configuration and its drop-in files, and the output of `check` |
+//! | `config/...` | the configuration and its drop-in files, the output of `check`, and what runs (`running.json`) |
 //! | `doctor.txt`, `doctor.json` | the output of `doctor --all` |
 //! | `health.json`, `show/TOPIC.json`, `show/port/NAME.json` | the running switch's answers |
 //! | `metrics.txt` | a scrape |
@@ -34,14 +34,16 @@ use crosspoint_config::{Config, PortKind};
 
 use crate::doctor::{Host, examine};
 
+/// The configuration of the packaged service.
+const PACKAGED: &str = "/etc/crosspoint/crosspoint.toml";
 /// The largest file that is kept whole; of a longer one the end is kept.
 const FILE_BYTES_MAX: usize = 16 << 20;
 
 /// What to gather from.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The configuration's file.
-    pub config: PathBuf,
+    /// The configuration's file; `None`: the running switch's, or else the packaged service's.
+    pub config: Option<PathBuf>,
     /// The running switch's control socket; `None`: the one in the configuration.
     pub socket: Option<PathBuf>,
     /// systemd's name of the service.
@@ -55,12 +57,28 @@ pub fn gather(wanted: &Wanted) -> Archive {
     let mut archive = Archive::default();
     let version = concat!("crosspoint ", env!("CARGO_PKG_VERSION"), "\n");
     archive.add("version.txt", "this program", version);
-    let config = configuration(&mut archive, &wanted.config);
+    // The running switch knows best which file it has and where its metrics are.
+    let default = Config::default().control.socket;
+    let named = wanted
+        .config
+        .as_deref()
+        .and_then(|path| Config::load(path).ok());
+    let named = named.map(|config| config.control.socket);
+    let socket = wanted.socket.clone().or(named).unwrap_or(default);
+    let running = running::find(&socket);
+    let path = wanted.config.clone();
+    let path = path.or_else(|| running.as_ref()?.config.clone());
+    let path = path.unwrap_or_else(|| PathBuf::from(PACKAGED));
+    let config = configuration(&mut archive, &path);
     doctor(&mut archive, wanted, config.as_ref());
-    let default = Config::default();
-    let known = config.as_ref().unwrap_or(&default);
-    let socket = wanted.socket.as_ref().unwrap_or(&known.control.socket);
-    running::gather(&mut archive, socket, known.metrics.listen);
+    let configured = config.as_ref().map(|config| config.control.socket.clone());
+    let socket = match (&running, &wanted.socket) {
+        (None, None) => configured.unwrap_or(socket),
+        _ => socket,
+    };
+    let listen = config.as_ref().and_then(|config| config.metrics.listen);
+    let metrics = running.map_or(listen, |running| running.metrics);
+    running::gather(&mut archive, &socket, metrics);
     host::gather(&mut archive, Path::new("/"));
     host::journal(&mut archive, &wanted.unit);
     archive

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crosspoint_model::client::{self, ClientError};
 use crosspoint_model::request::Request;
+use crosspoint_model::rows::SwitchRow;
 use crosspoint_model::topic::Topic;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Archive, FILE_BYTES_MAX};
@@ -18,6 +20,24 @@ use super::{Archive, FILE_BYTES_MAX};
 const METRICS_TIME_MAX: Duration = Duration::from_secs(10);
 /// Files of the running process, in its folder of /proc.
 const PROCESS_FILES: [&str; 6] = ["cmdline", "status", "limits", "cgroup", "mountinfo", "stat"];
+
+/// What a running switch says of itself.
+pub(super) struct Found {
+    /// The file that it was started with.
+    pub config: Option<PathBuf>,
+    /// Where it serves metrics.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Asks the switch at this control socket for its configuration and its address; `None` if none answers.
+pub(super) fn find(socket: &Path) -> Option<Found> {
+    let answer = client::request(socket, &Request::Show(Topic::Switch)).ok()?;
+    let row = SwitchRow::deserialize(&answer).ok()?;
+    Some(Found {
+        config: row.config.map(PathBuf::from),
+        metrics: row.metrics.and_then(|address| address.parse().ok()),
+    })
+}
 
 /// Asks the switch at this control socket, and scrapes its metrics.
 pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<SocketAddr>) {
@@ -38,6 +58,8 @@ pub(super) fn gather(archive: &mut Archive, socket: &Path, metrics: Option<Socke
             return;
         }
     }
+    // An older daemon does not know it.
+    let _ = asked.ask("config/running.json", &Request::Config {});
     for topic in Topic::ALL {
         let answer = asked.ask(&format!("show/{topic}.json"), &Request::Show(topic));
         if let (Topic::Ports, Ok(ports)) = (topic, answer) {

@@ -48,12 +48,15 @@ enum Subject {
     Topic(Topic),
     /// All topics of one port.
     Port,
+    /// The running configuration, as a file.
+    Config,
 }
 
 impl ValueEnum for Subject {
     fn value_variants<'a>() -> &'a [Subject] {
-        const ALL: [Subject; Topic::ALL.len() + 1] = {
-            let mut all = [Subject::Port; Topic::ALL.len() + 1];
+        const ALL: [Subject; Topic::ALL.len() + 2] = {
+            let mut all = [Subject::Port; Topic::ALL.len() + 2];
+            all[Topic::ALL.len() + 1] = Subject::Config;
             let mut i = 0;
             while i < Topic::ALL.len() {
                 all[i] = Subject::Topic(Topic::ALL[i]);
@@ -68,6 +71,9 @@ impl ValueEnum for Subject {
         Some(match self {
             Subject::Topic(topic) => PossibleValue::new(topic.name()).help(topic.help()),
             Subject::Port => PossibleValue::new("port").help("everything about port NAME"),
+            Subject::Config => {
+                PossibleValue::new("config").help("the running configuration, as a file")
+            }
         })
     }
 }
@@ -91,6 +97,10 @@ impl Show {
             eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
             return ExitCode::FAILURE;
         }
+        if let (Subject::Config, Some(_)) = (self.what, &self.name) {
+            eprintln!("error: `show config` takes no name\nhelp: crosspoint show config");
+            return ExitCode::FAILURE;
+        }
         if self.moves && self.what != Subject::Topic(Topic::Fdb) {
             eprintln!("error: --moves goes with `show fdb`\nhelp: show fdb --moves");
             return ExitCode::FAILURE;
@@ -109,6 +119,7 @@ impl Show {
         match self.what {
             Subject::Topic(topic) => Request::Show(topic),
             Subject::Port => Request::Port(self.name.clone().unwrap_or_default()),
+            Subject::Config => Request::Config {},
         }
     }
 
@@ -125,6 +136,7 @@ impl Show {
             Subject::Topic(Topic::Fdb) if self.moves => show::render_movers(value),
             Subject::Topic(topic) => show::render(topic, value),
             Subject::Port => show::render_port(value),
+            Subject::Config => show::render_config(value),
         }
     }
 
@@ -163,6 +175,7 @@ impl Show {
     fn title(&self) -> String {
         match self.what {
             Subject::Topic(topic) => topic.name().to_owned(),
+            Subject::Config => "config".to_owned(),
             Subject::Port => show::printable(&format!(
                 "port {}",
                 self.name.as_deref().unwrap_or_default()

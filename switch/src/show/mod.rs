@@ -13,7 +13,7 @@ mod table;
 mod watch;
 
 pub(crate) use command::{Show, seconds};
-pub use render::{Misshapen, render, render_movers};
+pub use render::{Misshapen, render, render_config, render_movers};
 pub use render_port::render_port;
 pub use table::printable;
 pub use watch::Watch;

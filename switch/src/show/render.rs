@@ -84,6 +84,19 @@ fn vlan_or_dash(vlan: u16) -> String {
     or_dash(Some(vlan).filter(|vlan| *vlan > 0), |vlan| vlan.to_string())
 }
 
+/// The running configuration, as a file.
+pub fn render_config(value: &Value) -> Result<String, Misshapen> {
+    #[derive(Deserialize)]
+    struct Answer {
+        config: String,
+    }
+    let answer = Answer::deserialize(value);
+    let topic = "the configuration";
+    answer
+        .map(|answer| answer.config)
+        .map_err(|cause| Misshapen { topic, cause })
+}
+
 fn ports(rows: &[PortRow]) -> String {
     if rows.is_empty() {
         return "There are no ports.\n".to_owned();
@@ -138,7 +151,9 @@ pub(super) fn note(row: &PortRow) -> String {
         1 => Some("bound to 1 address".to_owned()),
         count => Some(format!("bound to {count} addresses")),
     };
-    let words = detail.into_iter().chain(slo).chain(weight).chain(allowed);
+    let unkept = row.unkept.map(|unkept| unkept.remark().to_owned());
+    let detail = unkept.into_iter().chain(detail);
+    let words = detail.chain(slo).chain(weight).chain(allowed);
     let parts: Vec<String> = words.chain(properties).collect();
     parts.join("; ")
 }
@@ -317,6 +332,12 @@ fn switch(row: &SwitchRow) -> String {
     add("metrics", or_dash(row.metrics.clone(), |address| address));
     for missing in &row.missing {
         add("missing", printable(missing).to_string());
+    }
+    for problem in &row.config_problems {
+        add("problem", printable(problem));
+    }
+    for setting in &row.restart_pending {
+        add("restart pending", printable(setting));
     }
     let stalled = Some(row.workers_stalled).filter(|n| *n > 0);
     let stalled = stalled.map_or(String::new(), |n| {

@@ -52,6 +52,9 @@ fn summary(detail: &PortDetail) -> String {
         "state",
         format!("{} for {}{why}", port.state, lasting_s(detail.state_for_s)),
     );
+    if let Some(unkept) = port.unkept {
+        add("files", unkept.remark().to_owned());
+    }
     let required = if port.required { "yes" } else { "no" };
     add("required", required.to_owned());
     add("vlan", port.vlan.clone());

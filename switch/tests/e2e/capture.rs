@@ -41,7 +41,7 @@ fn tshark(lab: &Lab, file: &str) -> Counts {
 
 /// Starts a capture or a trace; it is running when this returns.
 fn begin(switch: &Switch<'_>, name: &str, words: &[&str]) -> Process {
-    let begun = |log: String| log.matches("begins pid").count();
+    let begun = |log: String| log.matches("has started pid").count();
     let before = begun(switch.log());
     let process = switch.start_command(name, words);
     crate::harness::wait_until(name, s(10), || (begun(switch.log()) > before).then_some(()));

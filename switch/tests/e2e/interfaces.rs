@@ -151,6 +151,30 @@ fn an_interface_that_the_host_uses_is_an_error_beforehand_and_a_warning_at_run()
 }
 
 #[test]
+fn the_interface_of_the_default_route_is_taken_only_if_the_port_says_so() {
+    let lab = Lab::new(s(30));
+    let a = Host::new(&lab, "a", 1);
+    lab.ip("addr add 10.9.0.100/24 dev up-a");
+    lab.ip("route add default via 10.9.0.1 dev up-a");
+    let switch = Switch::start_early(&lab, &[1], &[xdp("a", &a)]);
+    switch.wait_state(
+        "a",
+        "interface `up-a` is the host's own: it has the host's default route",
+    );
+    // The host still has its network.
+    a.must_ping_address("10.9.0.100");
+    for (name, interface) in [("lo", "interface=lo"), ("b", "interface=up-a")] {
+        let add = ["port", "add", name, "type=xdp", interface];
+        let (status, text) = switch.ask(&add);
+        assert_eq!(status.code(), Some(1), "{text}");
+    }
+    let (status, text) = switch.ask(&["port", "set", "a", "take_over=true"]);
+    assert!(status.success(), "{text}");
+    switch.wait_up(&["a"]);
+    switch.stop(Signal::TERM);
+}
+
+#[test]
 fn an_interface_of_another_switch_is_left_alone_and_taken_once_it_is_free() {
     let lab = Lab::new(s(30));
     let (a, b) = (Host::new(&lab, "a", 1), Host::new(&lab, "b", 2));

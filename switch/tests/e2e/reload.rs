@@ -164,6 +164,101 @@ fn a_change_that_takes_from_a_running_guest_what_it_has_negotiated_is_told() {
     said(&text, fewer, 1);
 }
 
+/// The marks, `keep`, `show config`; and commands that can be repeated.
+#[test]
+fn what_only_commands_made_is_marked_and_can_be_kept() {
+    let lab = Lab::new(s(60));
+    let switch = Switch::start(&lab, &[1], &[guest(&lab, "web")]);
+    let expect = |words: &[&str], status: i32, parts: &[&str]| {
+        let (ended, text) = switch.ask(words);
+        assert_eq!(ended.code(), Some(status), "{words:?}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{words:?}: no {part:?} in {text}");
+        }
+        text
+    };
+    let socket = format!("socket={}", lab.socket("extra").display());
+    let add = ["port", "add", "extra", "type=vhost", &socket];
+    expect(&add, 0, &["+ port extra"]);
+    expect(&["show", "ports"], 0, &["(not in any file)"]);
+    expect(&["plan"], 0, &["port extra stays (not in any file)"]);
+
+    // Again: the same is no error, other keys are one, unless they are asked for.
+    expect(&add, 0, &["no change"]);
+    let other = [&add[..], &["mac_limit=5"]].concat();
+    expect(&other, 1, &["mac_limit 1024 -> 5", "--may-exist"]);
+    let may_exist = [&other[..], &["--may-exist"]].concat();
+    expect(&may_exist, 0, &["in place"]);
+    let waiting = ["port", "add", "up9", "type=xdp", "interface=nowhere0"];
+    expect(
+        &waiting,
+        0,
+        &["waiting for interface `nowhere0`", "/readyz"],
+    );
+    expect(&["port", "remove", "up9"], 0, &["- port up9"]);
+    expect(&["port", "remove", "up9"], 1, &["no port is named"]);
+    expect(&["port", "remove", "up9", "--if-exists"], 0, &["no change"]);
+    expect(&["capture", "extra:7"], 1, &["has no queue 7"]);
+
+    // What runs, as a file that can be checked.
+    let text = expect(
+        &["show", "config"],
+        0,
+        &["name = \"extra\"", "mac_limit = 5"],
+    );
+    let file = lab.dir().join("running.toml");
+    fs::write(&file, text).expect("the file");
+    let file = file.to_str().expect("a plain path");
+    let (ended, text) = Switch::command(&lab, &["check", "--config", file]);
+    assert!(ended.success(), "{text}");
+
+    // There is no folder for it at first.
+    expect(
+        &["keep"],
+        1,
+        &["port extra is not kept", "ports_dir", "[[port]]"],
+    );
+    let ports_d = lab.dir().join("ports.d");
+    fs::create_dir(&ports_d).expect("a folder");
+    let main = switch.config_path();
+    let text = fs::read_to_string(&main).expect("the file");
+    let with_folder = text.replacen('\n', "\nports_dir = \"ports.d\"\n", 1);
+    fs::write(&main, &with_folder).expect("the file");
+    expect(&["reload"], 0, &[]);
+    expect(&["keep"], 0, &["kept port extra"]);
+    assert!(ports_d.join("extra.toml").exists());
+    let text = expect(&["show", "ports"], 0, &[]);
+    assert!(!text.contains("not in any file"), "{text}");
+    expect(&["keep"], 0, &["everything that runs is in the files"]);
+
+    // Changed ports: one with its own file, and one of the main file.
+    expect(&["port", "set", "extra", "mac_limit=6"], 0, &[]);
+    expect(&["port", "set", "web", "mac_limit=3"], 0, &[]);
+    expect(&["show", "ports"], 0, &["(differs from its file)"]);
+    let parts = [
+        "kept port extra",
+        "port web is not kept",
+        "mac_limit 1024 -> 3",
+    ];
+    expect(&["keep"], 1, &parts);
+    expect(&["reload"], 0, &["mac_limit 3 -> 1024"]);
+
+    // What the files leave undone.
+    let with_capacity = format!("{with_folder}[switch]\nfdb_capacity = 57344\n");
+    fs::write(&main, &with_capacity).expect("the file");
+    expect(&["reload"], 0, &["needs a restart"]);
+    let pending = "switch.fdb_capacity";
+    expect(&["show", "switch"], 0, &["restart pending", pending]);
+    fs::write(&main, with_capacity + "nonsense = 1\n").expect("the file");
+    expect(&["reload"], 1, &["nonsense"]);
+    expect(
+        &["show", "switch"],
+        0,
+        &["problem", "unknown key `nonsense`"],
+    );
+    switch.stop(Signal::TERM);
+}
+
 #[test]
 fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
     let lab = Lab::new(s(60));
@@ -183,7 +278,7 @@ fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
     // `plan` changes nothing; `reload` does; then `plan` finds nothing left.
     let (ended, text) = switch.ask(&["plan"]);
     assert!(
-        ended.code() == Some(2) && text.contains("+ port web-1"),
+        ended.code() == Some(6) && text.contains("+ port web-1"),
         "{text}"
     );
     assert!(!switch.show("ports").contains("web-1"));
@@ -227,6 +322,8 @@ fn an_operator_changes_a_running_switch_and_those_who_talk_do_not_notice() {
         ended.code() == Some(1) && text.contains("nonsense"),
         "{text}"
     );
+    // Two lines, without an excerpt of a file that the operator did not write.
+    assert_eq!(text.trim().lines().count(), 2, "{text}");
 
     pings.wait_for("300 received", s(20));
     switch.stop(Signal::TERM);

@@ -5,11 +5,13 @@
 //! {"reload":{}}                                    reads the configuration again, and applies the differences
 //! {"port_add":{"name":"web-1","type":"vhost","socket":"/run/crosspoint/guests/web-1.sock"}}
 //! {"port_set":{"name":"web-1","set":{"mac_limit":10,"vlan":{"access":5}}}}
+//! {"keep":{}}                                      writes ports that are in no file, or differ from it, to their files
 //! {"port_remove":"web-1"}                          or {"port_remove":{"name":"web-1","keep":true}}
 //! ```
 //!
 //! The answer's `ok` is a [`PlanAnswer`](crosspoint_model::plan::PlanAnswer) of `plan`, and a
-//! [`ReloadAnswer`](crosspoint_model::plan::ReloadAnswer) of the others. A refusal has `error`, `help` and perhaps a `report`: which
+//! [`ReloadAnswer`](crosspoint_model::plan::ReloadAnswer) of the others; of `keep`, a
+//! [`KeepAnswer`](crosspoint_model::plan::KeepAnswer). A refusal has `error`, `help` and perhaps a `report`: which
 //! lines of a configuration are wrong and why, as text for a person.
 //!
 //! Only root and the daemon's user may send these. They run one at a time; each waits for the one before it, up to
@@ -38,6 +40,7 @@ pub(super) enum Change {
     Add(PortAdd),
     Remove(PortRemove),
     Set(PortSet),
+    Keep,
 }
 
 impl Change {
@@ -52,6 +55,7 @@ impl Change {
             }
             Change::Remove(remove) => ("port remove", &remove.name),
             Change::Set(set) => ("port set", &set.name),
+            Change::Keep => ("keep", ""),
         }
     }
 
@@ -60,9 +64,10 @@ impl Change {
         let reloaded = match self {
             Change::Plan(config) => return source.plan(config.as_deref()).map(value_of),
             Change::Reload => source.reload(),
-            Change::Add(add) => source.port_add(&add.port, add.keep),
-            Change::Remove(remove) => source.port_remove(&remove.name, remove.keep),
-            Change::Set(set) => source.port_set(&set.name, &set.set, set.keep),
+            Change::Keep => return source.keep().map(value_of),
+            Change::Add(add) => source.port_add(add),
+            Change::Remove(remove) => source.port_remove(remove),
+            Change::Set(set) => source.port_set(set),
         };
         reloaded.map(value_of)
     }

@@ -14,7 +14,8 @@
 //! `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what would change: see
 //! [`PortAdd`] and its neighbours, and [`plan`](crosspoint_model::plan) for the answers. `{"health":{}}` asks whether the switch works
 //! and is ready; the answer is a [`Health`], and never takes long. `{"snapshot":{}}` asks for all counters and histograms at
-//! one moment, for `top`; its keys may change with every version. `{"capture":{...}}` and `{"trace":{...}}` show frames, and
+//! one moment, for `top`; its keys may change with every version. `{"config":{}}` asks for the running configuration as a
+//! file, in `ok.config`. `{"capture":{...}}` and `{"trace":{...}}` show frames, and
 //! take over their connection: see [`capture`](crosspoint_model::capture). What `ok` holds is documented in [`show`](crosspoint::show),
 //! topic by topic.
 //!
@@ -32,14 +33,14 @@ mod snapshot;
 mod socket;
 pub(crate) mod thread;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use change::TURN_TIME_MAX;
-use crosspoint_config::PortTable;
 use crosspoint_model::health::Health;
-use crosspoint_model::plan::{PlanAnswer, ReloadAnswer};
-use crosspoint_model::request::ChangeError;
+use crosspoint_model::plan::{KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
+use crosspoint_model::request::{ChangeError, PortAdd, PortRemove, PortSet};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, Status};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
@@ -61,6 +62,23 @@ pub trait Source: Send + Sync + 'static {
     /// What is missing that no port needs, such as the metrics server: a line for each, for people. The daemon keeps trying.
     fn missing(&self) -> Vec<String> {
         Vec::new()
+    }
+    /// Ports that are in no file, or differ from their file.
+    fn unkept(&self) -> BTreeMap<String, Unkept> {
+        BTreeMap::new()
+    }
+    /// Mistakes that the last reading of the files found: a line for each.
+    fn config_problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Settings of the files that wait for a restart: a line for each.
+    fn restart_pending(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// The running configuration, as a file; `None` if there is none. It may wait for a change: it is called on a separate
+    /// thread.
+    fn config_text(&self) -> Option<String> {
+        None
     }
     /// The learned addresses, in any order.
     fn fdb(&self) -> Vec<FdbEntry>;
@@ -91,24 +109,23 @@ pub trait Source: Send + Sync + 'static {
     fn reload(&self) -> Result<ReloadAnswer, ChangeError> {
         Err(ChangeError::unchangeable())
     }
-    /// Adds a port; with `keep`, writes it to `ports_dir` too.
-    fn port_add(&self, port: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {
-        let _ = (port, keep);
+    /// Adds a port.
+    fn port_add(&self, add: &PortAdd) -> Result<ReloadAnswer, ChangeError> {
+        let _ = add;
         Err(ChangeError::unchangeable())
     }
-    /// Removes a port; with `keep`, removes it from `ports_dir` too.
-    fn port_remove(&self, name: &str, keep: bool) -> Result<ReloadAnswer, ChangeError> {
-        let _ = (name, keep);
+    /// Removes a port.
+    fn port_remove(&self, remove: &PortRemove) -> Result<ReloadAnswer, ChangeError> {
+        let _ = remove;
         Err(ChangeError::unchangeable())
     }
-    /// Sets some keys of a port; with `keep`, in `ports_dir` too.
-    fn port_set(
-        &self,
-        name: &str,
-        set: &PortTable,
-        keep: bool,
-    ) -> Result<ReloadAnswer, ChangeError> {
-        let _ = (name, set, keep);
+    /// Sets some keys of a port.
+    fn port_set(&self, set: &PortSet) -> Result<ReloadAnswer, ChangeError> {
+        let _ = set;
+        Err(ChangeError::unchangeable())
+    }
+    /// Writes the ports that are not in the files, or differ from them, to their files.
+    fn keep(&self) -> Result<KeepAnswer, ChangeError> {
         Err(ChangeError::unchangeable())
     }
 }

@@ -289,6 +289,15 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
             };
             return look(asked, write).await;
         }
+        Ok(Request::Config {}) => {
+            let write = |source: &dyn Source| match source.config_text() {
+                Some(config) => line_of(&Answer {
+                    ok: serde_json::json!({ "config": config }),
+                }),
+                None => refuse("there is no configuration".to_owned(), usage()),
+            };
+            return look(asked, write).await;
+        }
         Ok(Request::Move(place)) => move_stream(place, asked).await,
         Ok(Request::Health {}) => line_of(&Answer {
             ok: health::look(&*asked.source).await,
@@ -298,6 +307,7 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
         Ok(Request::PortAdd(port)) => change::answer(Change::Add(port), asked).await,
         Ok(Request::PortRemove(port)) => change::answer(Change::Remove(port), asked).await,
         Ok(Request::PortSet(port)) => change::answer(Change::Set(port), asked).await,
+        Ok(Request::Keep {}) => change::answer(Change::Keep, asked).await,
         Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
             "a capture or a trace needs a connection of its own".to_owned(),
             usage(),

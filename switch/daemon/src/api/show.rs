@@ -16,7 +16,14 @@ pub fn write_json(
 ) -> serde_json::Result<()> {
     let status = source.status();
     match topic {
-        Topic::Ports => serde_json::to_writer(out, &rows::ports(&status)),
+        Topic::Ports => {
+            let mut rows = rows::ports(&status);
+            let unkept = source.unkept();
+            for row in &mut rows {
+                row.unkept = unkept.get(&row.name).copied();
+            }
+            serde_json::to_writer(out, &rows)
+        }
         Topic::Queues => serde_json::to_writer(out, &rows::queues(&status)),
         Topic::Workers => serde_json::to_writer(out, &rows::workers(&status)),
         Topic::Fdb => {
@@ -31,6 +38,8 @@ pub fn write_json(
             let daemon = source.daemon();
             let mut row = rows::switch(&daemon, &status);
             row.missing = source.missing();
+            row.config_problems = source.config_problems();
+            row.restart_pending = source.restart_pending();
             serde_json::to_writer(out, &row)
         }
     }
@@ -58,7 +67,11 @@ impl UnknownPort {
 pub fn port(name: &str, source: &dyn Source) -> Result<rows::PortDetail, UnknownPort> {
     let status = source.status();
     let found = status.ports.iter().find(|port| port.name == name);
-    let detail = found.map(|port| rows::port_detail(&status, port));
+    let detail = found.map(|port| {
+        let mut detail = rows::port_detail(&status, port);
+        detail.port.unkept = source.unkept().get(name).copied();
+        detail
+    });
     detail.ok_or_else(|| UnknownPort {
         name: name.to_owned(),
         known: status.ports.iter().map(|port| port.name.clone()).collect(),

@@ -223,6 +223,9 @@ fn begin<'f>(
         Some(name) => Some(port_number(dataplane, &status, name)?),
         None => None,
     };
+    if let (Some(name), Some(queue)) = (&wanted.port, wanted.queue) {
+        check_queue(&status, name, queue)?;
+    }
     let snaplen = wanted.snaplen as usize;
     let has_filter = filter != Filter::ALL;
     // The filter reads the kept bytes.
@@ -254,6 +257,23 @@ fn begin<'f>(
         snaplen: wanted.snaplen,
     };
     Ok((tapped, info))
+}
+
+/// Refuses a queue that the port does not have: its capture would stay empty.
+fn check_queue(status: &Status, name: &str, queue: u16) -> Result<(), CaptureError> {
+    let port = status.ports.iter().find(|port| port.name == name);
+    let queues = port.map_or(0, |port| port.queues.len());
+    match usize::from(queue) < queues {
+        true => Ok(()),
+        false => Err(CaptureError::new(
+            format!("port {name:?} has no queue {queue}"),
+            match queues {
+                0 => "it has no queues".to_owned(),
+                1 => "it has queue 0 only".to_owned(),
+                _ => format!("its queues are 0 to {}", queues - 1),
+            },
+        )),
+    }
 }
 
 fn boxed(filter: Filter) -> tap::Filter {

@@ -1,20 +1,27 @@
 //! Requests from the control socket.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use crosspoint_config::plan::{How, Plan};
-use crosspoint_config::{Config, Port, PortTable, port_file, remove_port_file, write_port_file};
+use crosspoint_config::{
+    Config, ConfigError, Port, PortKind, port_file, remove_port_file, write_port_file,
+};
 use crosspoint_model::health::Health;
-use crosspoint_model::plan::{Failure, PlanAnswer, ReloadAnswer};
-use crosspoint_model::request::ChangeError;
-use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, Status};
+use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
+use crosspoint_model::request::{ChangeError, PortAdd, PortRemove, PortSet};
+use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, ShownState, Status};
 
+use serde_json::Value;
+
+use super::files::differing;
 use super::guests;
 use super::reload::ReloadError;
 use super::{Changing, Running};
 use crate::api::Source;
 use crate::dataplane::{Dataplane, MoveError};
+use crate::ports::nic;
 
 impl From<ReloadError> for ChangeError {
     fn from(error: ReloadError) -> ChangeError {
@@ -69,6 +76,9 @@ impl Source for Running {
         let plan = Running::plan(self, config)?;
         let mut answer = PlanAnswer::from(&plan);
         guests::warn(&mut answer, &plan, &self.dataplane.status().ports);
+        let unkept = self.differences().unkept.clone().into_iter();
+        let not_in_files = unkept.filter(|(_, unkept)| *unkept == Unkept::NotInFiles);
+        answer.not_in_files = not_in_files.map(|(name, _)| name).collect();
         Ok(answer)
     }
 
@@ -77,54 +87,104 @@ impl Source for Running {
         Ok(ReloadAnswer {
             plan: done.answer,
             failed: done.failed,
+            notes: Vec::new(),
         })
     }
 
-    fn port_add(&self, table: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {
+    fn port_add(&self, add: &PortAdd) -> Result<ReloadAnswer, ChangeError> {
         let mut changing = self.lock();
-        let wanted = changing.config.with_port(table)?;
-        let Some(port) = wanted.ports.last() else {
+        let name = add.port.get("name").and_then(Value::as_str);
+        let name = name.unwrap_or_default();
+        let known = changing.port(name).cloned();
+        let wanted = match &known {
+            None => changing.config.with_port(&add.port),
+            Some(_) => changing.config.with_port_replaced(name, &add.port),
+        };
+        let wanted = wanted.map_err(of_command)?;
+        let Some(port) = wanted.ports.iter().find(|port| port.name == name) else {
             return Ok(ReloadAnswer::default());
         };
+        if let Some(known) = known.as_ref().filter(|known| *known != port)
+            && !add.may_exist
+        {
+            let keys = differing(known, port);
+            return Err(ChangeError::new(
+                format!("port {name:?} exists already, with other keys: {keys}"),
+                "`crosspoint port set` changes a port; `port add --may-exist` makes it what the command says",
+            ));
+        }
         self.check_worker(port)?;
-        if keep {
-            self.own_file(&changing, &port.name)?;
+        check_interface(known.as_ref(), port)?;
+        let is_kept = changing.in_files.get(name) == Some(port);
+        if add.keep && !is_kept {
+            self.own_file(&changing, name)?;
         }
         let mut done = self.do_by_hand(&mut changing, &wanted);
         if done.failed.is_empty() {
-            changing.by_hand.insert(port.name.clone(), port.clone());
-            if keep {
+            if !changing.in_files.contains_key(name) {
+                changing.by_hand.insert(port.name.clone(), port.clone());
+            }
+            if add.keep && !is_kept {
                 self.keep(&mut changing, port, &mut done);
             }
+            done.notes.extend(self.note_of_new(port));
         }
+        self.note_unkept(&changing);
         Ok(done)
     }
 
-    fn port_remove(&self, name: &str, keep: bool) -> Result<ReloadAnswer, ChangeError> {
+    fn port_remove(&self, remove: &PortRemove) -> Result<ReloadAnswer, ChangeError> {
         let mut changing = self.lock();
-        let wanted = changing.config.without_port(name)?;
-        if keep {
+        let name = remove.name.as_str();
+        if remove.if_exists && changing.port(name).is_none() {
+            return Ok(ReloadAnswer::default());
+        }
+        let wanted = changing.config.without_port(name).map_err(of_command)?;
+        if remove.keep {
             let ports_dir = changing.config.ports_dir.as_deref();
             remove_port_file(self.main_file()?, ports_dir, name)?;
+            changing.in_files.remove(name);
         }
         changing.by_hand.remove(name);
-        Ok(self.do_by_hand(&mut changing, &wanted))
+        let done = self.do_by_hand(&mut changing, &wanted);
+        self.note_unkept(&changing);
+        Ok(done)
     }
 
-    fn port_set(
-        &self,
-        name: &str,
-        set: &PortTable,
-        keep: bool,
-    ) -> Result<ReloadAnswer, ChangeError> {
+    fn keep(&self) -> Result<KeepAnswer, ChangeError> {
+        self.keep_all()
+    }
+
+    fn config_text(&self) -> Option<String> {
+        Some(self.text_of_config())
+    }
+
+    fn unkept(&self) -> BTreeMap<String, Unkept> {
+        self.differences().unkept.clone()
+    }
+
+    fn config_problems(&self) -> Vec<String> {
+        self.differences().problems.clone()
+    }
+
+    fn restart_pending(&self) -> Vec<String> {
+        self.differences().restart.clone()
+    }
+
+    fn port_set(&self, set: &PortSet) -> Result<ReloadAnswer, ChangeError> {
+        let PortSet { name, set, keep } = set;
         let mut changing = self.lock();
-        let wanted = changing.config.with_port_set(name, set)?;
-        let after = wanted.ports.iter().find(|port| port.name == name);
+        let wanted = changing
+            .config
+            .with_port_set(name, set)
+            .map_err(of_command)?;
+        let after = wanted.ports.iter().find(|port| port.name == *name);
         let Some(after) = after else {
             return Ok(ReloadAnswer::default());
         };
         self.check_worker(after)?;
-        if keep {
+        check_interface(changing.port(name), after)?;
+        if *keep {
             self.own_file(&changing, name)?;
         }
         let mut done = self.do_by_hand(&mut changing, &wanted);
@@ -132,16 +192,38 @@ impl Source for Running {
             if let Some(known) = changing.by_hand.get_mut(name) {
                 known.clone_from(after);
             }
-            if keep {
+            if *keep {
                 self.keep(&mut changing, after, &mut done);
             }
         }
+        self.note_unkept(&changing);
         Ok(done)
     }
 }
 
+fn of_command(error: ConfigError) -> ChangeError {
+    ChangeError::of_command(&error)
+}
+
+/// Refuses a port that would take the host's network away, unless it has the interface already.
+fn check_interface(before: Option<&Port>, after: &Port) -> Result<(), ChangeError> {
+    let PortKind::Xdp(wanted) = &after.kind else {
+        return Ok(());
+    };
+    let has_it = before.is_some_and(
+        |before| matches!(&before.kind, PortKind::Xdp(had) if had.interface == wanted.interface),
+    );
+    match nic::refusal(wanted).filter(|_| !has_it) {
+        None => Ok(()),
+        Some(why) => Err(ChangeError::new(
+            why.to_string(),
+            "`crosspoint doctor --all` shows what the host uses each interface for",
+        )),
+    }
+}
+
 impl Running {
-    fn main_file(&self) -> Result<&Path, ChangeError> {
+    pub(super) fn main_file(&self) -> Result<&Path, ChangeError> {
         self.path.as_deref().ok_or(ReloadError::NoFile.into())
     }
 
@@ -172,12 +254,29 @@ impl Running {
             Ok(())
         });
         match kept {
-            Ok(()) => drop(changing.by_hand.remove(&port.name)),
+            Ok(()) => changing.note_kept(port),
             Err(why) => done.failed.push(Failure {
                 what: port.name.clone(),
                 error: format!("the port runs, but was not saved: {}", why.error),
             }),
         }
+    }
+
+    /// What a new port waits for, if its interface is not there or not up.
+    fn note_of_new(&self, port: &Port) -> Option<String> {
+        if !matches!(port.kind, PortKind::Xdp(_)) {
+            return None;
+        }
+        let ports = self.dataplane.status().ports;
+        let status = ports.into_iter().find(|one| one.name == port.name)?;
+        if status.state != ShownState::Down {
+            return None;
+        }
+        let ready = match port.required {
+            true => "; /readyz answers 503 until it is up (required = false changes that)",
+            false => "",
+        };
+        Some(format!("port {}: {}{ready}", port.name, status.detail))
     }
 
     fn do_by_hand(&self, changing: &mut Changing, wanted: &Config) -> ReloadAnswer {
@@ -187,6 +286,7 @@ impl Running {
         ReloadAnswer {
             plan: answer,
             failed,
+            notes: Vec::new(),
         }
     }
 

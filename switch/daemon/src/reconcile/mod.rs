@@ -8,6 +8,7 @@
 
 mod about;
 mod asked;
+mod files;
 pub mod guests;
 mod ports;
 mod reload;
@@ -31,6 +32,7 @@ use crate::dataplane::Dataplane;
 use crate::metrics::MetricsServer;
 use crate::service::{log, progress};
 use crate::start_error::StartError;
+use files::Differences;
 use ports::PortHandle;
 
 /// How long a start waits for the rings of guests whose front ends are connected. The start does not wait longer for a
@@ -60,6 +62,8 @@ pub(crate) struct Running {
     missing: Mutex<BTreeMap<&'static str, String>>,
     /// Set when the folder was read but the switch was being changed, so it must be read again.
     folder_again: AtomicBool,
+    /// Separate from `changing`, so that a query does not wait for a change.
+    differences: Mutex<Differences>,
     changing: Mutex<Changing>,
 }
 
@@ -72,6 +76,8 @@ struct Changing {
     loaded: Option<Loaded>,
     /// Ports that were added by the control socket and are in no file.
     by_hand: BTreeMap<String, Port>,
+    /// The ports of the files, as they were last read or written.
+    in_files: BTreeMap<String, Port>,
     /// When to read the folder again without a change in it, because something was wrong.
     again_at: Option<Instant>,
     /// The last logged problems of the folder.
@@ -113,10 +119,12 @@ impl Running {
             reading: Mutex::new(()),
             missing: Mutex::default(),
             folder_again: AtomicBool::new(false),
+            differences: Mutex::default(),
             changing: Mutex::new(Changing {
                 config,
                 loaded,
                 by_hand: BTreeMap::new(),
+                in_files: BTreeMap::new(),
                 again_at: None,
                 said: None,
                 watch: None,
@@ -153,6 +161,7 @@ impl Running {
             changing.ports.insert(port.name.clone(), attached);
             changing.config.ports.push(port.clone());
         }
+        changing.note_files(&wanted.ports);
         // Last, so that the metrics contain every port.
         let served = settings::serve_if_missing(&mut changing, self.source()?);
         self.note_missing(METRICS, served.err());

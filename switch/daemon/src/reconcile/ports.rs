@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crosspoint_config::plan::PortDiff;
-use crosspoint_config::{Config, Port, PortKind, Vlan};
+use crosspoint_config::{Config, Port, PortKind, Vlan, vlan_list};
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 
 use crate::dataplane::{Dataplane, PortOptions, PortSettings, PortState};
@@ -156,11 +156,10 @@ fn vlan_policy(vlan: &Vlan) -> (VlanPolicy, String) {
         Vlan::Unaware => (VlanPolicy::Unaware, "unaware".to_owned()),
         Vlan::Access(id) => (VlanPolicy::Access(*id), format!("access {id}")),
         Vlan::Trunk { ids, native } => {
-            let list: Vec<String> = ids.iter().map(u16::to_string).collect();
             let native_text = native.map_or(String::new(), |id| format!(" native {id}"));
             (
                 VlanPolicy::trunk(ids, *native),
-                format!("trunk {}{native_text}", list.join(",")),
+                format!("trunk {}{native_text}", vlan_list(ids)),
             )
         }
     }

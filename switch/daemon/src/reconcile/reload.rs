@@ -11,6 +11,7 @@ use crosspoint_config::{Config, ConfigError, Loaded, Port};
 use crosspoint_model::plan::{Failure, PlanAnswer};
 use crosspoint_model::status::ConfigStatus;
 
+use super::files::lines_of;
 use super::{Changing, Running};
 use crate::dataplane::seconds_since_1970;
 use crate::service::notify;
@@ -99,6 +100,7 @@ impl Running {
                 problems: problems.problems().count() as u64,
                 ..self.dataplane.config_status()
             });
+            self.note_undone(lines_of(&problems), None);
             say_problems(&problems, "a file that is wrong is left out");
         }
     }
@@ -150,6 +152,20 @@ impl Running {
             Err(ReloadError::Config(error)) => (false, count(error)),
             Err(ReloadError::NoFile) => (false, 1),
         };
+        let lines: Vec<String> = match done {
+            Ok(done) => {
+                let failed = done.failed.iter();
+                let failed = failed.map(|failure| format!("{}: {}", failure.what, failure.error));
+                done.left_out
+                    .iter()
+                    .flat_map(lines_of)
+                    .chain(failed)
+                    .collect()
+            }
+            Err(ReloadError::Config(error)) => lines_of(error),
+            Err(ReloadError::NoFile) => Vec::new(),
+        };
+        self.note_undone(lines, done.as_ref().ok().map(|done| &done.plan));
         let before = self.dataplane.config_status();
         self.dataplane.set_config_status(ConfigStatus {
             last_reload_successful: is_whole,
@@ -177,10 +193,12 @@ impl Running {
     fn become_what_is(&self, wanted: Config, changing: &mut Changing, loaded: Loaded) -> Reloaded {
         let in_files = |name: &String| loaded.config.ports.iter().any(|port| port.name == *name);
         changing.by_hand.retain(|name, _| !in_files(name));
+        changing.note_files(&loaded.config.ports);
         let plan = Plan::between(&changing.config, &wanted);
         let answer = self.warn_of(&plan);
         let failed = self.apply(changing, &wanted, &plan);
         changing.loaded = Some(loaded);
+        self.note_unkept(changing);
         Reloaded {
             plan,
             answer,
@@ -326,11 +344,7 @@ fn say_done(plan: &Plan, failed: &[Failure]) {
 
 fn say_problems(error: &ConfigError, what: &str) {
     tracing::error!("the configuration was read, and {what}: {error}");
-    for problem in error.problems() {
-        let place = match problem.line_and_column() {
-            Some((line, column)) => format!("{}:{line}:{column}", problem.file_name()),
-            None => problem.file_name().to_owned(),
-        };
-        tracing::error!("{place}: {problem}; {}", problem.help_text());
+    for (line, problem) in lines_of(error).iter().zip(error.problems()) {
+        tracing::error!("{line}; {}", problem.help_text());
     }
 }

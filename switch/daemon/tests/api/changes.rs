@@ -44,6 +44,7 @@ impl Configured {
                 }],
                 false => Vec::new(),
             },
+            notes: Vec::new(),
         };
         *config = wanted;
         self.is_busy.store(false, Ordering::SeqCst);
@@ -77,24 +78,19 @@ impl Source for Configured {
         panic!("a mistake of ours")
     }
 
-    fn port_add(&self, port: &PortTable, keep: bool) -> Result<ReloadAnswer, ChangeError> {
-        let wanted = self.config().with_port(port)?;
-        self.become_(wanted, keep)
+    fn port_add(&self, add: &PortAdd) -> Result<ReloadAnswer, ChangeError> {
+        let wanted = self.config().with_port(&add.port)?;
+        self.become_(wanted, add.keep)
     }
 
-    fn port_remove(&self, name: &str, keep: bool) -> Result<ReloadAnswer, ChangeError> {
-        let wanted = self.config().without_port(name)?;
-        self.become_(wanted, keep)
+    fn port_remove(&self, remove: &PortRemove) -> Result<ReloadAnswer, ChangeError> {
+        let wanted = self.config().without_port(&remove.name)?;
+        self.become_(wanted, remove.keep)
     }
 
-    fn port_set(
-        &self,
-        name: &str,
-        set: &PortTable,
-        keep: bool,
-    ) -> Result<ReloadAnswer, ChangeError> {
-        let wanted = self.config().with_port_set(name, set)?;
-        self.become_(wanted, keep)
+    fn port_set(&self, set: &PortSet) -> Result<ReloadAnswer, ChangeError> {
+        let wanted = self.config().with_port_set(&set.name, &set.set)?;
+        self.become_(wanted, set.keep)
     }
 }
 
@@ -162,7 +158,11 @@ fn ports_are_added_changed_and_removed() {
 fn the_client_sends_what_the_server_reads_and_shows_the_report_of_a_refusal() {
     let (_server, path, _source, _directory) = serve();
     let (port, keep) = (table(guest("a")), false);
-    let add = Request::PortAdd(PortAdd { port, keep });
+    let add = Request::PortAdd(PortAdd {
+        port,
+        keep,
+        may_exist: false,
+    });
     let answer = request(&path, &add).expect("it is right");
     let answer: ReloadAnswer = serde_json::from_value(answer).expect("an answer");
     assert_eq!(answer.plan.add[0].name, "a");
@@ -177,7 +177,11 @@ fn the_client_sends_what_the_server_reads_and_shows_the_report_of_a_refusal() {
     let set = Request::PortSet(PortSet { name, set, keep });
     request(&path, &set).expect("it is right");
     let name = "b".to_owned();
-    let remove = Request::PortRemove(PortRemove { name, keep });
+    let remove = Request::PortRemove(PortRemove {
+        name,
+        keep,
+        if_exists: false,
+    });
     assert!(request(&path, &remove).is_err());
     // A request that fails by itself does not affect the server.
     let refusal = request(&path, &Request::Reload {}).expect_err("a refusal");
@@ -195,7 +199,11 @@ fn changes_wait_for_each_other() {
     let (_server, path, source, _directory) = serve();
     let add = |number: usize| {
         let (port, path) = (table(guest(&format!("p{number}"))), path.clone());
-        let add = Request::PortAdd(PortAdd { port, keep: false });
+        let add = Request::PortAdd(PortAdd {
+            port,
+            keep: false,
+            may_exist: false,
+        });
         std::thread::spawn(move || request(&path, &add))
     };
     let clients: Vec<_> = (0..10).map(add).collect();
@@ -222,10 +230,12 @@ fn others_than_root_and_the_daemons_user_may_change_nothing() {
             Request::Plan { config: None },
             Request::Reload {},
             Request::PortAdd(PortAdd {
+                may_exist: false,
                 port: table(guest("a")),
                 keep,
             }),
             Request::PortRemove(PortRemove {
+                if_exists: false,
                 name: name.clone(),
                 keep,
             }),

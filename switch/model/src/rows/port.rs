@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::queue::{QueueRow, queue};
 use super::{DropRow, SloRow, all_drops, drops_of, shares, slo, total};
+use crate::plan::Unkept;
 use crate::status::{
     DeviceStatus, LimitStatus, LoopProtectStatus, PortStatus, QueueStatus, ShownState, Status,
     StormStatus,
@@ -27,6 +28,9 @@ macro_rules! port_row {
             /// Whether the switch is ready only while it is up.
             #[serde(default)]
             pub required: bool,
+            /// How it differs from the files: `not_in_files` or `changed`; absent if it does not.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub unkept: Option<Unkept>,
             /// `unaware`, `access 100` or `trunk 100,200 native 1`.
             pub vlan: String,
             /// Addresses learned on it.
@@ -97,6 +101,7 @@ macro_rules! port_row {
                 state: port.state,
                 detail: port.detail.clone(),
                 required: port.required,
+                unkept: None,
                 vlan: port.vlan.clone(),
                 addresses: port.addresses,
                 addresses_allowed: port.addresses_allowed.clone(),

@@ -32,6 +32,12 @@ pub struct SwitchRow {
     /// What is missing that no port needs: a line for each. The daemon keeps trying.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// Mistakes that the last reading of the files found: a line for each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub config_problems: Vec<String>,
+    /// Settings of the files that take effect at the next start: a line for each, with both values.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restart_pending: Vec<String>,
     /// The cores of the workers, by worker.
     pub cores: Vec<usize>,
     /// Workers that make no progress although they are awake.
@@ -82,6 +88,8 @@ pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
         balance: daemon.balance.clone(),
         balance_interval_ms: daemon.balance_interval_ms,
         missing: Vec::new(),
+        config_problems: Vec::new(),
+        restart_pending: Vec::new(),
         cores: workers.iter().map(|worker| worker.core).collect(),
         workers_stalled: workers.iter().filter(|worker| worker.stalled).count(),
         stream_moves: workers.iter().map(|w| w.stream_moves).fold(0, total),

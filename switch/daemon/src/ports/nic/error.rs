@@ -27,6 +27,16 @@ pub enum NicPortError {
         /// The kind of interface.
         what: &'static str,
     },
+    /// The host would lose its network.
+    #[error(
+        "interface `{interface}` is the host's own: {what}; as a port it would cut the host off: name another interface, or set `take_over = true`"
+    )]
+    HostsOwn {
+        /// The interface.
+        interface: String,
+        /// What the host uses it for.
+        what: String,
+    },
     /// The configuration names a queue that does not exist.
     #[error(
         "interface `{interface}` has {count} receive queue(s), so there is no queue {queue}: see `ethtool -l {interface}`"

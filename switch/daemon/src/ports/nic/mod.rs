@@ -12,12 +12,27 @@ mod uplinks;
 use std::thread::available_parallelism;
 
 use crosspoint_config::{Queues, XdpPort};
-use crosspoint_netdev::Links;
+use crosspoint_netdev::{HostUse, Links};
 pub use error::NicPortError;
 pub use uplinks::{UplinkOptions, Uplinks};
 
 /// Maximum number of queues of a port.
 const QUEUES_MAX: u32 = 256;
+
+/// Why a port may not take its interface as it is now: the host would lose its network. `None` if it may, or if that cannot
+/// be found out.
+pub fn refusal(config: &XdpPort) -> Option<NicPortError> {
+    if config.take_over {
+        return None;
+    }
+    let found = Links::open().ok()?.find(&config.interface).ok()??;
+    let host_use = HostUse::of(found.index).ok()?;
+    let what = host_use.text().filter(|_| host_use.is_vital())?;
+    Some(NicPortError::HostsOwn {
+        interface: config.interface.clone(),
+        what,
+    })
+}
 
 /// The number of queues for which a port has counters. For a missing interface it is the number of cores, since most
 /// drivers create that many. Further queues are counted with the last one.

@@ -38,6 +38,8 @@ pub(super) struct Uplink {
     shown: Option<(PortState, String)>,
     /// Whether opening the port took the link down: some drivers restart the NIC for an XDP program.
     pub lost_carrier: bool,
+    /// Whether the port has been open.
+    was_open: bool,
 }
 
 impl Uplink {
@@ -50,6 +52,7 @@ impl Uplink {
             retry: None,
             shown: None,
             lost_carrier: false,
+            was_open: false,
         }
     }
 
@@ -146,6 +149,7 @@ impl Uplink {
         if let Reach::None(what) = found.reach {
             return Err(NicPortError::NoReach { interface, what });
         }
+        let host_use = self.host_use(found)?;
         let config = &self.options.config;
         let wanted = Wanted {
             mtu: config.mtu.map(u32::from),
@@ -178,15 +182,31 @@ impl Uplink {
         }
         let (dataplane, number) = (&self.dataplane, self.options.number);
         let port = NicPort::open(dataplane, number, config, &now, queues)?;
-        for warning in port.warnings.iter().chain(&host_use(found)) {
+        for warning in &port.warnings {
             tracing::warn!(port = self.options.name, "{warning}");
         }
+        say_host_use(&self.options, host_use.filter(|_| !self.was_open));
+        self.was_open = true;
         self.port = Some(port);
         self.keep_frames(&now);
         // An event reports when it is back.
         let then = links.find(&interface).ok().flatten().unwrap_or(now);
         self.lost_carrier = found.carrier && !then.carrier;
         Ok(then)
+    }
+
+    /// What the host itself uses the interface for, as text. An error if the host would lose its network, unless the port
+    /// may do that, or has had the interface before.
+    fn host_use(&self, interface: &Interface) -> Result<Option<String>, NicPortError> {
+        let found = HostUse::of(interface.index).unwrap_or_default();
+        let is_allowed = self.options.config.take_over || self.was_open;
+        match found.text() {
+            Some(what) if found.is_vital() && !is_allowed => Err(NicPortError::HostsOwn {
+                interface: interface.name.clone(),
+                what,
+            }),
+            text => Ok(text),
+        }
     }
 
     /// Makes senders through the interface keep each frame whole, with nothing passed beside its data.
@@ -285,13 +305,17 @@ impl Uplink {
     }
 }
 
-/// A warning for an interface that the host itself uses.
-fn host_use(interface: &Interface) -> Option<String> {
-    let used = HostUse::of(interface.index).ok()?.text()?;
-    let name = &interface.name;
-    Some(format!(
-        "the host itself uses interface `{name}`: {used}. Its frames go to the switch now, so the host receives nothing more through it, except by queues that the port's `queues` leave out"
-    ))
+/// Logs what the host itself uses the port's interface for: a warning, unless the configuration says that it is intended.
+fn say_host_use(options: &UplinkOptions, host_use: Option<String>) {
+    let Some(used) = host_use else { return };
+    let (name, interface) = (&options.name, &options.config.interface);
+    let text = format!(
+        "the host itself uses interface `{interface}`: {used}. Its frames go to the switch now, so the host receives nothing more through it, except by queues that the port's `queues` leave out"
+    );
+    match options.config.take_over {
+        true => tracing::info!(port = name, "{text}"),
+        false => tracing::warn!(port = name, "{text}"),
+    }
 }
 
 impl Drop for Uplink {
