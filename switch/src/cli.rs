@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use crosspoint_model::request::{Place, Request};
 
-use crate::completions::Completions;
+use crate::completions::{Completions, Names};
 use crate::control::ask;
 use crate::man::ManPages;
 use crate::show::Show;
@@ -88,10 +88,13 @@ pub(crate) enum Command {
     Keep(crate::keep::Keep),
     Plan(crate::plan::Plan),
     Port(crate::port::Port),
+    Fdb(crate::fdb::Fdb),
     Reload(crate::reload::Reload),
     Show(Show),
     Top(Top),
     Completions(Completions),
+    #[command(hide = true)]
+    Names(Names),
     Man(ManPages),
 }
 
@@ -121,10 +124,12 @@ pub fn run() -> ExitCode {
         Command::Keep(keep) => keep.run(),
         Command::Plan(plan) => plan.run(),
         Command::Port(port) => port.run(),
+        Command::Fdb(fdb) => fdb.run(),
         Command::Reload(reload) => reload.run(),
         Command::Show(show) => show.run(),
         Command::Top(top) => top.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Names(names) => names.run(),
         Command::Man(man) => man.run(&Cli::command()),
     }
 }

@@ -63,8 +63,11 @@ Exit status:
 pub(crate) const SHOW: &str = "\
 Examples:
   crosspoint show ports
+  crosspoint show ports 'web-*' --sort drops --detail
   crosspoint show port web-1
-  crosspoint show fdb --moves
+  crosspoint show port web-1 --watch
+  crosspoint show fdb 52:54:00 --vlan 100
+  crosspoint show fdb --moves --port web-1
   crosspoint show drops --watch
   crosspoint show queues --watch 5
   crosspoint show ports --json | jq -r '.[] | select(.state != \"up\") | .name'

@@ -8,6 +8,7 @@ mod control;
 #[cfg(test)]
 mod docs;
 pub mod doctor;
+mod fdb;
 mod health;
 mod help;
 mod keep;

@@ -1,4 +1,4 @@
-//! `crosspoint port`: adds, removes or changes one port.
+//! `crosspoint port`: adds, removes, disables or changes one port.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,6 +53,24 @@ enum Action {
         /// The keys, such as mac_limit=10
         #[arg(value_name = "KEY=VALUE", required = true)]
         keys: Vec<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Take a port off the network; what is attached to it stays attached
+    ///
+    /// Nothing is taken from it, and nothing is sent to it, until `port enable`. The same as `port set NAME admin=down`.
+    Disable {
+        /// The port's name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Let a disabled port take part again
+    ///
+    /// The same as `port set NAME admin=up`.
+    Enable {
+        /// The port's name
+        name: String,
         #[command(flatten)]
         common: Common,
     },
@@ -126,6 +144,8 @@ impl Action {
                 let (set, keep) = (config::parse_changes(&keys)?, common.keep);
                 (Request::PortSet(PortSet { name, set, keep }), common)
             }
+            Action::Disable { name, common } => (admin(name, "down", common.keep), common),
+            Action::Enable { name, common } => (admin(name, "up", common.keep), common),
             Action::Remove {
                 name,
                 if_exists,
@@ -140,6 +160,11 @@ impl Action {
             }
         })
     }
+}
+
+fn admin(name: String, state: &str, keep: bool) -> Request {
+    let set = PortTable::from_iter([("admin".to_owned(), state.into())]);
+    Request::PortSet(PortSet { name, set, keep })
 }
 
 fn read(path: &Path) -> Result<PortTable, String> {

@@ -1,6 +1,7 @@
 //! Tests of the command line that need neither a daemon, nor root, nor a core of their own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -24,7 +25,10 @@ fn completed(dir: &Path, words: &[&str]) -> String {
         name=$(complete -p crosspoint | sed -E 's/.*-F ([^ ]+).*/\\1/'); COMPREPLY=(); \
         \"$name\" crosspoint \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\" || true; \
         echo \"${COMPREPLY[*]}\"";
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", dir.display());
     let mut bash = Command::new("bash");
+    bash.env("PATH", path);
     bash.args(["--norc", "-c", script, "bash"])
         .arg(&file)
         .args(words);
@@ -44,6 +48,36 @@ fn bash_completes_commands_topics_and_options() {
     assert_eq!(complete(&["crosspoint", "show", "po"]), "ports port");
     assert_eq!(complete(&["crosspoint", "show", "--wa"]), "--watch");
     assert_eq!(complete(&["crosspoint", "completions", "z"]), "zsh");
+}
+
+/// The program is found on the path, and answers with two names.
+#[test]
+fn bash_completes_names_of_ports_where_a_port_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("crosspoint");
+    fs::write(
+        &program,
+        "#!/bin/sh\n[ \"$1\" = names ] && printf 'web-1\\nweb-2\\ndb-1\\n'\n",
+    )
+    .expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    let complete = |words: &[&str]| completed(dir.path(), words);
+    for before in [
+        &["port", "disable"][..],
+        &["port", "set"],
+        &["show", "port"],
+        &["show", "fdb", "--port"],
+        &["fdb", "flush", "--port"],
+        &["capture"],
+    ] {
+        let words = [&["crosspoint"], before, &["web"]].concat();
+        assert_eq!(complete(&words), "web-1 web-2", "{words:?}");
+    }
+    assert_eq!(complete(&["crosspoint", "show", "web"]), "");
+    assert_eq!(
+        complete(&["crosspoint", "port", "disable", "--ke"]),
+        "--keep"
+    );
 }
 
 #[test]

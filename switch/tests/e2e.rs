@@ -8,6 +8,8 @@ mod harness;
 
 #[path = "e2e/capture.rs"]
 mod capture;
+#[path = "e2e/contain.rs"]
+mod contain;
 #[path = "e2e/disturbance.rs"]
 mod disturbance;
 #[path = "e2e/dpdk.rs"]

@@ -58,8 +58,9 @@ pub use table::{
     Access, Control, Direct, Log, LoopProtect, Metrics, Offloads, Port, Slo, Switch, VhostPort,
     Workers, XdpPort,
 };
+pub use texts::parse_mac;
 pub use types::{
-    Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll, PortKind,
+    Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll, PortKind,
     Queues, Role, Rss, Tso, Vlan, XdpMode,
 };
 pub use vlan::text as vlan_list;

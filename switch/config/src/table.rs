@@ -159,6 +159,9 @@ keys! {
         /// The worker of all the port's queues, counted from 0 in the order of `cores`. Without it: the switch chooses.
         worker: Option<usize> =
             whole(0..=WORKERS_MAX - 1, "worker = 0, for the worker of the first core").optional(), InPlace;
+        /// "down": the operator has disabled the port. No frame is taken from it, and none is sent to it; what is attached
+        /// stays attached.
+        admin: Admin = word().or(Admin::Up), InPlace;
         /// Whether the switch is ready only while this port is up. Default: false for vhost, true for xdp.
         required: bool = flag().by_kind(false, true), InPlace;
         /// vhost: objectives for how fast the guest's descriptors are completed. The result is shown, exported and alerted

@@ -294,7 +294,7 @@ pub(super) fn station(text: &str) -> Result<Mac, &'static str> {
 }
 
 /// Parses six bytes of two hexadecimal digits each.
-pub(super) fn parse_mac(text: &str) -> Option<Mac> {
+pub fn parse_mac(text: &str) -> Option<Mac> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {

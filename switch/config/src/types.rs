@@ -163,6 +163,14 @@ words! {
         Adaptive = "adaptive",
     }
 
+    /// Whether the operator lets a port take part.
+    pub enum Admin, or Up {
+        /// Frames flow as soon as a guest or an interface is there.
+        Up = "up",
+        /// No frame is taken from the port or sent to it.
+        Down = "down",
+    }
+
     /// Whether streams move to other workers by load.
     pub enum Balance, or Auto {
         /// Streams move from an overloaded worker to one with free time.

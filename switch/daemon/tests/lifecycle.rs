@@ -4,6 +4,8 @@
 
 #[path = "lifecycle/direct.rs"]
 mod direct;
+#[path = "lifecycle/disabled.rs"]
+mod disabled;
 #[path = "lifecycle/frames.rs"]
 mod frames;
 #[path = "lifecycle/inflight.rs"]
@@ -313,6 +315,7 @@ fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,
+        disabled: false,
         worker: (name == PINNED.0).then_some(PINNED.1),
     }
 }

@@ -118,6 +118,7 @@ fn add_port(dataplane: &Dataplane, config: &XdpPort) -> u16 {
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,
+        disabled: false,
         worker: None,
     };
     dataplane.add_port(options).expect("there is room")

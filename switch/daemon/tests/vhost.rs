@@ -66,6 +66,7 @@ fn add_port(dataplane: &Dataplane, name: &str, queue_pairs: u16) -> u16 {
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,
+        disabled: false,
         worker: None,
         queues: queue_pairs.into(),
     });

@@ -52,6 +52,12 @@ macro_rules! queue_counters {
                 rate_limited;
                 /// Frames for the port that were marked with ECN, because they exceeded its limit. Counted at its first queue.
                 ecn_marked;
+                /// Broadcasts from here that were flooded.
+                broadcasts;
+                /// Multicasts from here that were flooded.
+                multicasts;
+                /// Frames from here that were flooded because no port was known for their destination.
+                unknown_unicasts;
             }
             time {
                 /// Time stamp counter cycles that workers spent on bursts from the queue.

@@ -18,6 +18,7 @@ use crate::observe::tap::Tap;
 use crate::stages::control::ControlAddresses;
 use crate::stages::guard::Bindings;
 use crate::stages::guard::SourceGuard;
+use crate::stages::guard::StaticAddress;
 use crate::stages::meter::Meter;
 
 /// Destination of frames for a port.
@@ -27,6 +28,8 @@ pub enum Egress {
     Down,
     /// A guest that broke the rules.
     Quarantined,
+    /// The operator has disabled the port, whatever is attached to it.
+    Disabled,
     /// A guest's receive queues, at least one.
     Guest(Arc<GuestQueues>),
     /// A NIC: each worker has its own egress queue to it.
@@ -172,10 +175,19 @@ impl Snapshot {
         snapshot
     }
 
+    /// Returns the snapshot with these static addresses, sorted by address and VLAN.
+    pub fn with_statics(self, statics: Arc<[StaticAddress]>) -> Snapshot {
+        Snapshot {
+            bindings: self.bindings.with_statics(statics),
+            ..self
+        }
+    }
+
     /// Rebuilds the VLAN member lists, the bindings and what is known of rates after `ports` was changed in place.
     pub fn renew_members(&mut self) {
         self.members = Members::new(&self.ports);
-        self.bindings = Bindings::new(&self.ports);
+        let statics = self.bindings.statics().clone();
+        self.bindings = Bindings::new(&self.ports).with_statics(statics);
         self.note_meters();
     }
 

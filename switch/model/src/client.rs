@@ -211,6 +211,9 @@ impl Open {
                 | Request::PortAdd(_)
                 | Request::PortRemove(_)
                 | Request::PortSet(_)
+                | Request::FdbFlush(_)
+                | Request::FdbAdd(_)
+                | Request::FdbRemove(_)
         );
         let time_max = if is_change { CHANGE_TIME_MAX } else { TIME_MAX };
         self.daemon.get_ref().set_read_timeout(Some(time_max))?;

@@ -4,9 +4,9 @@
 //!   stalled, and its ports pass no frames. A short loss of a core is reported too, so a probe should fail several
 //!   times before it causes a restart. The threads that control the switch also make progress: none is busy with the
 //!   same thing, or waits for the port table, for 20 s.
-//! - *Ready*: live, and every port with `required = true` is up. A port that is blocked because of a loop through
-//!   another port counts as up, since what is behind it is reached through that port. A port that is blocked because
-//!   its own probes came back does not.
+//! - *Ready*: live, and every port with `required = true` is up, except those that the operator has disabled. A port
+//!   that is blocked because of a loop through another port counts as up, since what is behind it is reached through that
+//!   port. A port that is blocked because its own probes came back does not.
 //! - *Warnings*: loops. The switch works.
 //!
 //! `GET /healthz` and `GET /readyz` of the [metrics server](crosspoint_daemon::metrics) answer 200 or 503, with
@@ -35,6 +35,9 @@ pub struct Health {
     pub ports: usize,
     /// Number of ports that are up.
     pub ports_up: usize,
+    /// Number of ports that the operator has disabled. They do not count as required.
+    #[serde(default)]
+    pub ports_disabled: usize,
     /// Number of required ports.
     pub required: usize,
     /// Number of required ports that are up.
@@ -113,11 +116,13 @@ impl Health {
             } else if port.looping {
                 warnings.add(|| format!("warning: a loop goes through port {}", port.name));
             }
+            let is_required = port.required && port.state != ShownState::Disabled;
             health.ports += 1;
+            health.ports_disabled += usize::from(port.state == ShownState::Disabled);
             health.ports_up += usize::from(up);
-            health.required += usize::from(port.required);
-            health.required_up += usize::from(port.required && up);
-            if port.required && !up {
+            health.required += usize::from(is_required);
+            health.required_up += usize::from(is_required && up);
+            if is_required && !up {
                 let PortLook {
                     name,
                     state,
@@ -196,13 +201,18 @@ impl Health {
             ports_up,
             required,
             required_up,
+            ports_disabled,
             ..
         } = self;
         let of_required = match required {
             0 => String::new(),
             _ => format!(" ({required_up} of {required} required)"),
         };
-        format!("{ports_up} of {ports} ports up{of_required}, {workers} worker(s)")
+        let of_disabled = match ports_disabled {
+            0 => String::new(),
+            _ => format!(", {ports_disabled} disabled"),
+        };
+        format!("{ports_up} of {ports} ports up{of_required}{of_disabled}, {workers} worker(s)")
     }
 }
 
@@ -273,6 +283,20 @@ mod tests {
         assert_eq!(
             health.ready_text(),
             "ready: 1 of 2 ports up (1 of 1 required), 1 worker(s)\n"
+        );
+    }
+
+    #[test]
+    fn a_disabled_port_is_not_required_and_does_not_count_as_broken() {
+        let ports = [
+            port("up0", ShownState::Up, "", true),
+            port("up1", ShownState::Disabled, "by the operator", true),
+        ];
+        let health = Health::new([worker(0, false)].into_iter(), Some(ports.into_iter()));
+        assert!(health.live && health.ready);
+        assert_eq!(
+            health.ready_text(),
+            "ready: 1 of 2 ports up (1 of 1 required), 1 disabled, 1 worker(s)\n"
         );
     }
 

@@ -63,6 +63,62 @@ pub enum Request {
     Config {},
     /// `{"keep":{}}`: writes every port that is not in the files, or differs from them, to its own file.
     Keep {},
+    /// `{"fdb_flush":{"port":"web-1"}}`: forgets learned addresses; every key may be left out.
+    FdbFlush(FdbFlush),
+    /// `{"fdb_add":{"mac":"52:54:00:00:00:01","port":"web-1","vlan":100}}`: puts an address on a port.
+    FdbAdd(FdbAdd),
+    /// `{"fdb_remove":{"mac":"52:54:00:00:00:01"}}`: takes a static address off its port.
+    FdbRemove(FdbRemove),
+}
+
+/// Which learned addresses to forget: those that all given keys name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FdbFlush {
+    /// The address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The port's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// The VLAN; 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// An address to put on a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FdbAdd {
+    /// The address.
+    pub mac: String,
+    /// The port's name.
+    pub port: String,
+    /// Its VLAN, 0 for none; absent: the VLAN of the port's untagged frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// A static address to remove.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FdbRemove {
+    /// The address.
+    pub mac: String,
+    /// Its VLAN, 0 for none; absent: all VLANs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// What a change of the forwarding database has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbAnswer {
+    /// Number of addresses that are forgotten.
+    #[serde(default)]
+    pub removed: usize,
+    /// The VLAN of an address that was put on a port; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
 }
 
 /// A port to add.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 mod port;
 mod queue;
+pub mod senders;
 pub mod shares;
 mod slo;
 mod switch;
@@ -47,6 +48,23 @@ pub struct DropRow {
     pub count: u64,
     /// The reason's meaning.
     pub help: String,
+    /// Name of the port that sent the frames, if it is known: always for reasons that are counted there; for others only
+    /// if there is no other sender whose frames were dropped at a receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+}
+
+impl DropRow {
+    /// Names the only sender of what receivers dropped, if there is one.
+    pub fn sent_by(self, only: Option<&str>) -> DropRow {
+        match senders::is_at_sender(&self.reason) {
+            true => self,
+            false => DropRow {
+                sender: only.map(str::to_owned),
+                ..self
+            },
+        }
+    }
 }
 
 /// Adds counts. Real counts do not overflow; the sum saturates, so that wrong ones cannot panic.
@@ -78,7 +96,9 @@ pub fn fdb(status: &Status, mut addresses: Vec<FdbEntry>, movers: Vec<FdbMover>)
 
 /// All drop reasons that occurred, on all ports.
 pub fn drops(status: &Status) -> Vec<DropRow> {
-    status.ports.iter().flat_map(drops_of).collect()
+    let sender = senders::only_sender(None, status);
+    let rows = status.ports.iter().flat_map(drops_of);
+    rows.map(|row| row.sent_by(sender)).collect()
 }
 
 fn drops_of(port: &PortStatus) -> Vec<DropRow> {
@@ -100,6 +120,7 @@ pub fn drops_of_queue<'q>(
         reason: reason.clone(),
         count: *count,
         help: help(reason).to_owned(),
+        sender: senders::is_at_sender(reason).then(|| port.name.clone()),
     })
 }
 

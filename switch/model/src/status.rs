@@ -140,4 +140,7 @@ pub struct FdbEntry {
     pub port: String,
     /// Seconds since it was last seen, to within the table's tick.
     pub age_s: u64,
+    /// Whether the operator has put it there: it stays.
+    #[serde(default, rename = "static")]
+    pub is_static: bool,
 }

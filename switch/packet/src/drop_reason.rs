@@ -82,6 +82,8 @@ drop_reasons! {
     BurstBudget = "burst_budget", Ingress;
     /// No guest is attached to the port, or its driver has not enabled the queue.
     PortDown = "port_down", Egress;
+    /// The operator has disabled the port (`admin = "down"`).
+    PortDisabled = "port_disabled", Egress;
     /// The guest has no free receive buffers.
     GuestRingFull = "guest_ring_full", Egress;
     /// The frame does not fit the receive buffers of a guest that did not negotiate mergeable ones.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write, stdout};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -12,7 +12,8 @@ use crosspoint_model::topic::Topic;
 use miette::Diagnostic;
 use serde_json::Value;
 
-use crate::show::{Misshapen, Watch};
+use crate::show::format::time_of_day;
+use crate::show::{Choice, FdbChoice, Misshapen, SortBy, Watch, part_of_mac};
 use crate::{help, show};
 
 /// Show the state of a running switch
@@ -25,9 +26,22 @@ pub(crate) struct Show {
     /// What to show
     #[arg(value_name = "TOPIC")]
     what: Subject,
-    /// With `port`: the port's name
+    /// With `port`: the port's name; with `ports`: a pattern of names, such as 'web-*'; with `fdb`: an address or a part of
+    /// one
     #[arg(required_if_eq("what", "port"))]
     name: Option<String>,
+    /// With `ports`: the column to sort by; numbers have the largest first
+    #[arg(long, value_name = "COLUMN", ignore_case = true)]
+    sort: Option<SortBy>,
+    /// With `ports`: remarks about each port below its line: why it is not up, its settings and properties
+    #[arg(long)]
+    detail: bool,
+    /// With `fdb`: only addresses on this port
+    #[arg(long, value_name = "PORT")]
+    port: Option<String>,
+    /// With `fdb`: only addresses in this VLAN; 0 for none
+    #[arg(long, value_name = "VLAN", value_parser = clap::value_parser!(u16).range(0..=4094))]
+    vlan: Option<u16>,
     /// Print JSON, whose keys are stable; with --watch, a line for each refresh
     #[arg(long)]
     json: bool,
@@ -93,16 +107,8 @@ pub(crate) fn seconds(word: &str) -> Result<Duration, String> {
 impl Show {
     /// Asks the running switch, and prints the answer.
     pub(crate) fn run(self) -> ExitCode {
-        if let (Subject::Topic(topic), Some(name)) = (self.what, &self.name) {
-            eprintln!("error: `show {topic}` takes no name\nhelp: show port {name}");
-            return ExitCode::FAILURE;
-        }
-        if let (Subject::Config, Some(_)) = (self.what, &self.name) {
-            eprintln!("error: `show config` takes no name\nhelp: crosspoint show config");
-            return ExitCode::FAILURE;
-        }
-        if self.moves && self.what != Subject::Topic(Topic::Fdb) {
-            eprintln!("error: --moves goes with `show fdb`\nhelp: show fdb --moves");
+        if let Err(Misuse { error, help }) = self.check() {
+            eprintln!("error: {error}\nhelp: {help}");
             return ExitCode::FAILURE;
         }
         let mut client = Client::new(&self.socket.socket);
@@ -115,6 +121,82 @@ impl Show {
         }
     }
 
+    /// Whether the options go with the topic.
+    fn check(&self) -> Result<(), Misuse> {
+        let misuse = |error: String, help: String| Err(Misuse { error, help });
+        let (is_ports, is_fdb) = match self.what {
+            Subject::Topic(topic) => (topic == Topic::Ports, topic == Topic::Fdb),
+            Subject::Port | Subject::Config => (false, false),
+        };
+        if let (Subject::Topic(topic), Some(name), false) =
+            (self.what, &self.name, is_ports || is_fdb)
+        {
+            return misuse(
+                format!("`show {topic}` takes no name"),
+                format!("show port {name}"),
+            );
+        }
+        if let (Subject::Config, Some(_)) = (self.what, &self.name) {
+            return misuse(
+                "`show config` takes no name".to_owned(),
+                "crosspoint show config".to_owned(),
+            );
+        }
+        let of_fdb = [
+            (self.moves, "--moves"),
+            (self.port.is_some(), "--port"),
+            (self.vlan.is_some(), "--vlan"),
+        ];
+        let of_ports = [(self.sort.is_some(), "--sort"), (self.detail, "--detail")];
+        let of_fdb = of_fdb
+            .into_iter()
+            .map(|(is, name)| (is && !is_fdb, name, "fdb"));
+        let of_ports = of_ports
+            .into_iter()
+            .map(|(is, name)| (is && !is_ports, name, "ports"));
+        let wrong = of_fdb.chain(of_ports).find(|(is_wrong, ..)| *is_wrong);
+        if let Some((_, option, topic)) = wrong {
+            return misuse(
+                format!("{option} goes with `show {topic}`"),
+                format!("show {topic} {option}"),
+            );
+        }
+        if let (true, Some(word)) = (is_fdb, &self.name)
+            && let Err(why) = part_of_mac(word)
+        {
+            return misuse(why, format!("show fdb --port {word}"));
+        }
+        Ok(())
+    }
+
+    /// Which ports are shown.
+    fn ports(&self) -> Choice {
+        Choice {
+            names: self.name.clone(),
+            sort: self.sort,
+            detail: self.detail,
+        }
+    }
+
+    /// Which addresses are shown.
+    fn addresses(&self) -> FdbChoice {
+        FdbChoice {
+            mac: self.name.as_ref().and_then(|word| part_of_mac(word).ok()),
+            port: self.port.clone(),
+            vlan: self.vlan,
+        }
+    }
+
+    /// Asks for the topic, and keeps what is to be shown.
+    fn answer(&self, client: &mut Client) -> Result<Value, Failed> {
+        let value: Value = client.request(&self.request())?;
+        Ok(match self.what {
+            Subject::Topic(Topic::Ports) => self.ports().of_json(value)?,
+            Subject::Topic(Topic::Fdb) => self.addresses().of_json(value),
+            _ => value,
+        })
+    }
+
     fn request(&self) -> Request {
         match self.what {
             Subject::Topic(topic) => Request::Show(topic),
@@ -124,7 +206,7 @@ impl Show {
     }
 
     fn once(&self, client: &mut Client) -> Result<String, Failed> {
-        let value: Value = client.request(&self.request())?;
+        let value = self.answer(client)?;
         if self.json {
             return Ok(format!("{value:#}"));
         }
@@ -134,6 +216,13 @@ impl Show {
     fn render(&self, value: &Value) -> Result<String, Misshapen> {
         match self.what {
             Subject::Topic(Topic::Fdb) if self.moves => show::render_movers(value),
+            Subject::Topic(Topic::Fdb) if !self.addresses().is_all() => {
+                show::render_addresses(value)
+            }
+            Subject::Topic(Topic::Ports) if self.name.is_some() && is_empty(value) => {
+                Ok("No port has such a name.\n".to_owned())
+            }
+            Subject::Topic(Topic::Ports) => show::render_ports(value, self.detail),
             Subject::Topic(topic) => show::render(topic, value),
             Subject::Port => show::render_port(value),
             Subject::Config => show::render_config(value),
@@ -144,7 +233,7 @@ impl Show {
     /// may be restarted.
     fn again_and_again(&self, client: &mut Client, every: Duration) -> ExitCode {
         let in_place = stdout().is_terminal() && !self.json;
-        let mut watch = Watch::default();
+        let mut watch = Watch::of(self.ports());
         let mut first = true;
         loop {
             let text = match self.refresh(client, &mut watch) {
@@ -156,7 +245,11 @@ impl Show {
                     String::new()
                 }
             };
-            let heading = format!("show {}, every {every:?}", self.title());
+            let heading = format!(
+                "show {}, every {every:?}; {}",
+                self.title(),
+                time_of_day(SystemTime::now())
+            );
             let printed = match (in_place, text.is_empty()) {
                 (true, _) => print_in_place(&heading, &text, first),
                 (false, true) => Ok(()),
@@ -190,8 +283,17 @@ impl Show {
                 let snapshot = client.request(&Request::Snapshot {})?;
                 Ok(watch.render(topic, snapshot))
             }
+            Subject::Port if !self.json => {
+                // An unknown port is an error at the first request.
+                if watch.is_new() {
+                    let _: Value = client.request(&self.request())?;
+                }
+                let snapshot = client.request(&Request::Snapshot {})?;
+                let name = self.name.as_deref().unwrap_or_default();
+                Ok(watch.render_port(name, snapshot))
+            }
             _ => {
-                let value: Value = client.request(&self.request())?;
+                let value = self.answer(client)?;
                 if self.json {
                     return Ok(value.to_string());
                 }
@@ -199,6 +301,16 @@ impl Show {
             }
         }
     }
+}
+
+/// Options that do not go together.
+struct Misuse {
+    error: String,
+    help: String,
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Why nothing can be shown.

@@ -1,5 +1,7 @@
 //! Numbers formatted for people.
 
+use std::time::SystemTime;
+
 /// Suffixes for steps of a thousand, smallest first.
 const THOUSANDS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
@@ -59,6 +61,14 @@ pub(crate) fn lasting_s(s: u64) -> String {
         (0, _, _) => format!("{h}h {}m", m % 60),
         _ => format!("{d}d {}h", h % 24),
     }
+}
+
+/// The time of day, in UTC.
+pub(crate) fn time_of_day(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since.map_or(0, |since| since.as_secs()) % 86_400;
+    let (hour, minute) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hour:02}:{minute:02}:{:02} UTC", seconds % 60)
 }
 
 /// A number of bytes, exact, in binary units: `64KiB`, `1GiB`.

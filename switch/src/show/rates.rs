@@ -57,6 +57,21 @@ pub struct PortRates {
     pub moves: Option<f64>,
     /// Addresses that were not moved to it because they had moved too often, per second.
     pub damped: Option<f64>,
+    /// Its flooded frames.
+    pub floods: Floods,
+}
+
+/// Flooded frames of a port, per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Floods {
+    /// Broadcasts.
+    pub broadcasts: Option<f64>,
+    /// Multicasts.
+    pub multicasts: Option<f64>,
+    /// Frames for unknown addresses.
+    pub unknown_unicasts: Option<f64>,
+    /// The copies that all of them were made into, less one for each.
+    pub copies: Option<f64>,
 }
 
 /// A queue.
@@ -146,6 +161,11 @@ impl<'a> Interval<'a> {
         Some(difference as f64 / self.seconds)
     }
 
+    /// The port's status now.
+    pub fn port(&self, name: &str) -> Option<&'a PortStatus> {
+        self.now.ports.iter().find(|port| port.name == name)
+    }
+
     fn ports_before(&self) -> HashMap<&'a str, &'a PortStatus> {
         let ports = self.before.map_or(&[][..], |before| &before.ports);
         ports
@@ -204,6 +224,12 @@ impl<'a> Interval<'a> {
                 floods_dropped: rate(&|port| shares::drops_for(port, shares::is_storm)),
                 moves: rate(&|port| port.addresses_moved),
                 damped: rate(&|port| port.addresses_damped),
+                floods: Floods {
+                    broadcasts: rate(&|port| of_queues(port, |queue| queue.broadcasts)),
+                    multicasts: rate(&|port| of_queues(port, |queue| queue.multicasts)),
+                    unknown_unicasts: rate(&|port| of_queues(port, |queue| queue.unknown_unicasts)),
+                    copies: rate(&|port| of_queues(port, |queue| queue.flood_copies)),
+                },
             }
         };
         self.now.ports.iter().map(rates).collect()
@@ -333,9 +359,11 @@ impl<'a> Interval<'a> {
 
     /// All drop reasons that occurred since the daemon started.
     pub fn drops(&self) -> Vec<DropRates> {
+        let sender = rows::senders::only_sender(self.before, self.now);
         let mut all = Vec::new();
         for (port, queue, before) in self.queues() {
             for row in rows::drops_of_queue(port, queue) {
+                let row = row.sent_by(sender);
                 let before = before.map(|q| q.drops.get(&row.reason).copied().unwrap_or(0));
                 let rate = self.rate(before, row.count);
                 all.push(DropRates { row, rate });
@@ -343,6 +371,10 @@ impl<'a> Interval<'a> {
         }
         all
     }
+}
+
+fn of_queues(port: &PortStatus, read: fn(&QueueStatus) -> u64) -> u64 {
+    port.queues.iter().map(read).fold(0, rows::total)
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,17 +1,18 @@
 //! Tables made from JSON, so that people see what programs get.
 
-use crosspoint_model::status::FdbMover;
+use crosspoint_model::status::{FdbEntry, FdbMover, ShownState};
 use miette::Diagnostic;
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use super::drops::drops;
 use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
-use super::slo;
 use super::table::Align::{Left, Right};
-use super::table::{Table, printable};
+use super::table::{Table, paragraph, printable};
+use super::{slo, vlan};
 use crosspoint_model::rows::{
-    DropRow, Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
+    Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
 };
 use crosspoint_model::topic::Topic;
 
@@ -30,7 +31,7 @@ pub struct Misshapen {
 /// Renders a topic's JSON, which is what a reply's `ok` holds, as a table.
 pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
     let text = match topic {
-        Topic::Ports => Vec::deserialize(value).map(|rows| ports(&rows)),
+        Topic::Ports => Vec::deserialize(value).map(|rows| ports(&rows, false)),
         Topic::Queues => Vec::deserialize(value).map(|rows| queues(&rows)),
         Topic::Workers => Vec::deserialize(value).map(|rows| workers(&rows)),
         Topic::Fdb => Fdb::deserialize(value).map(|table| fdb(&table)),
@@ -97,7 +98,15 @@ pub fn render_config(value: &Value) -> Result<String, Misshapen> {
         .map_err(|cause| Misshapen { topic, cause })
 }
 
-fn ports(rows: &[PortRow]) -> String {
+/// Renders the JSON of the topic `ports`: a line for each port and, with `detail`, remarks below it.
+pub fn render_ports(value: &Value, detail: bool) -> Result<String, Misshapen> {
+    let topic = Topic::Ports.name();
+    let rows = Vec::<PortRow>::deserialize(value);
+    let rows = rows.map_err(|cause| Misshapen { topic, cause })?;
+    Ok(ports(&rows, detail))
+}
+
+fn ports(rows: &[PortRow], detail: bool) -> String {
     if rows.is_empty() {
         return "There are no ports.\n".to_owned();
     }
@@ -124,11 +133,50 @@ fn ports(rows: &[PortRow]) -> String {
             count(row.tx_packets),
             count(row.drops),
             percent(row.share_percent),
-            row.vlan.clone(),
+            match detail {
+                true => vlan::ranges(&row.vlan),
+                false => vlan::short(&row.vlan),
+            },
         ];
-        table.add_with_note(cells, note(row));
+        let note = if detail { note(row) } else { String::new() };
+        table.add_with_note(cells, note);
     }
-    table.render()
+    if detail {
+        return table.render();
+    }
+    table.in_one_line().render() + &remarks(rows)
+}
+
+/// The most ports that are listed below the table.
+const REMARKS_MAX: usize = 8;
+
+/// Why ports are not up, and which are not as in the files: a few of them; empty if there are none.
+fn remarks(rows: &[PortRow]) -> String {
+    let all: Vec<String> = rows.iter().filter_map(remark).collect();
+    let more = all.len().saturating_sub(REMARKS_MAX);
+    let more = (more > 0).then(|| format!("and {more} more; --detail shows all"));
+    let lines = all.iter().take(REMARKS_MAX).chain(&more);
+    match all.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n{}",
+            lines.map(|line| paragraph(line)).collect::<String>()
+        ),
+    }
+}
+
+fn remark(row: &PortRow) -> Option<String> {
+    let why = match row.detail.as_str() {
+        "" => String::new(),
+        detail => format!(": {detail}"),
+    };
+    let state = (row.state != ShownState::Up).then(|| format!(" is {}{why}", row.state));
+    let unkept = row.unkept.map(|unkept| format!(" {}", unkept.remark()));
+    if state.is_none() && unkept.is_none() {
+        return None;
+    }
+    let parts = [Some(row.name.clone()), unkept, state];
+    Some(printable(&parts.into_iter().flatten().collect::<String>()))
 }
 
 /// Remarks about a port.
@@ -273,47 +321,42 @@ pub(super) fn streams(rows: &[WorkerRow]) -> String {
 }
 
 fn fdb(fdb: &Fdb) -> String {
-    let mut text = format!(
+    let text = format!(
         "{} of {} entries in use; addresses not seen for {} s are forgotten.\n",
         fdb.entries, fdb.capacity, fdb.ageing_s
     );
-    if fdb.addresses.is_empty() {
-        return text;
+    match fdb.addresses.as_slice() {
+        [] => text,
+        addresses => text + &fdb_addresses(addresses),
     }
+}
+
+/// Renders the chosen addresses of the JSON of the topic `fdb`.
+pub fn render_addresses(value: &Value) -> Result<String, Misshapen> {
+    let topic = Topic::Fdb.name();
+    let table = Fdb::deserialize(value).map_err(|cause| Misshapen { topic, cause })?;
+    Ok(match table.addresses.as_slice() {
+        [] => "No such address is known now.\n".to_owned(),
+        addresses => fdb_addresses(addresses),
+    })
+}
+
+fn fdb_addresses(addresses: &[FdbEntry]) -> String {
     let mut table = Table::new([
         ("ADDRESS", Left),
         ("VLAN", Right),
         ("AGE", Right),
         ("PORT", Left),
     ]);
-    for entry in &fdb.addresses {
+    for entry in addresses {
         table.add([
             entry.mac.clone(),
             vlan_or_dash(entry.vlan),
-            format!("{}s", entry.age_s),
+            match entry.is_static {
+                true => "static".to_owned(),
+                false => format!("{}s", entry.age_s),
+            },
             entry.port.clone(),
-        ]);
-    }
-    text.push_str(&table.render());
-    text
-}
-
-pub(super) fn drops(rows: &[DropRow]) -> String {
-    if rows.is_empty() {
-        return "Nothing was dropped.\n".to_owned();
-    }
-    let mut table = Table::new([
-        ("QUEUE", Left),
-        ("REASON", Left),
-        ("COUNT", Right),
-        ("MEANING", Left),
-    ]);
-    for row in rows {
-        table.add([
-            stream(&row.port, row.queue),
-            row.reason.clone(),
-            count(row.count),
-            row.help.clone(),
         ]);
     }
     table.render()
@@ -355,10 +398,15 @@ fn switch(row: &SwitchRow) -> String {
     );
     let broken = Some(row.ports_quarantined).filter(|n| *n > 0);
     let broken = broken.map_or(String::new(), |n| format!(", {n} quarantined"));
+    let disabled = Some(row.ports_disabled).filter(|n| *n > 0);
+    let disabled = disabled.map_or(String::new(), |n| format!(", {n} disabled"));
     let queues = format!("{} queues", row.queues);
     add(
         "ports",
-        format!("{}, {} up{broken}; {queues}", row.ports, row.ports_up),
+        format!(
+            "{}, {} up{broken}{disabled}; {queues}",
+            row.ports, row.ports_up
+        ),
     );
     let ageing = format!("forgotten after {} s", row.fdb_ageing_s);
     add(

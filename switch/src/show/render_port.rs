@@ -8,11 +8,12 @@ use crosspoint_model::status::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::drops::drops;
 use super::format::{count, lasting_s, memory_size, percent};
-use super::render::{Misshapen, drops, queues, xdp};
-use super::slo;
+use super::render::{Misshapen, queues, xdp};
 use super::table::Align::{Left, Right};
 use super::table::{Table, printable};
+use super::{slo, vlan};
 use crosspoint_model::rows::{PortDetail, PortRow, XdpRow};
 
 /// Renders what a reply's `ok` holds of one port.
@@ -57,7 +58,7 @@ fn summary(detail: &PortDetail) -> String {
     }
     let required = if port.required { "yes" } else { "no" };
     add("required", required.to_owned());
-    add("vlan", port.vlan.clone());
+    add("vlan", vlan::ranges(&port.vlan));
     add("addresses", port.addresses.to_string());
     add(
         "bound to",

@@ -23,6 +23,8 @@ pub(super) enum Align {
 pub(super) struct Table<const N: usize> {
     align: [Align; N],
     rows: Vec<Row<N>>,
+    /// Whether the last column is not wrapped.
+    in_one_line: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,15 @@ impl<const N: usize> Table<N> {
         Table {
             align: columns.map(|(_, align)| align),
             rows: vec![heading],
+            in_one_line: false,
+        }
+    }
+
+    /// The same table with the last column as wide as its widest cell: each row is one line.
+    pub(super) fn in_one_line(self) -> Table<N> {
+        Table {
+            in_one_line: true,
+            ..self
         }
     }
 
@@ -66,7 +77,9 @@ impl<const N: usize> Table<N> {
         let before_last = widths.iter().take(N.saturating_sub(1));
         let last_start: usize = before_last.map(|width| width + GAP.len()).sum();
         let last_width = WIDTH.saturating_sub(last_start).max(LAST_WIDTH_MIN);
-        if let Some(width) = widths.last_mut() {
+        if let Some(width) = widths.last_mut()
+            && !self.in_one_line
+        {
             *width = last_width.min(*width);
         }
 
@@ -108,6 +121,16 @@ impl<const N: usize> Table<N> {
             push_line(text, &format!("{:last_start$}{line}", ""));
         }
     }
+}
+
+/// A text in lines that fit the terminal; all but the first are indented.
+pub(super) fn paragraph(text: &str) -> String {
+    let mut lines = String::new();
+    for (number, line) in wrap(text, WIDTH - NOTE_INDENT).into_iter().enumerate() {
+        let indent = if number == 0 { 0 } else { NOTE_INDENT };
+        push_line(&mut lines, &format!("{:indent$}{line}", ""));
+    }
+    lines
 }
 
 fn push_line(text: &mut String, line: &str) {

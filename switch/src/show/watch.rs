@@ -2,11 +2,13 @@
 
 use crosspoint_model::status::StatusReport;
 
-use super::format::{count, or_dash, percent, rate, time_ns};
-use super::rates::{DropRates, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
+use super::choose::Choice;
+use super::drops::by_reason;
+use super::format::{count, lasting_s, or_dash, percent, rate, time_ns};
+use super::rates::{DropRates, Floods, Interval, LatencyRates, PortRates, QueueRates, WorkerRates};
 use super::render::{latency_table, note, stream, streams, worker_note};
 use super::table::Align::{Left, Right};
-use super::table::Table;
+use super::table::{Table, printable};
 use crosspoint_model::rows::{LatencyRow, WorkerRow};
 use crosspoint_model::topic::Topic;
 
@@ -14,9 +16,32 @@ use crosspoint_model::topic::Topic;
 #[derive(Debug, Default)]
 pub struct Watch {
     before: Option<StatusReport>,
+    /// Which ports are shown.
+    choice: Choice,
 }
 
 impl Watch {
+    /// Shows only these ports, in this order.
+    pub fn of(choice: Choice) -> Watch {
+        Watch {
+            before: None,
+            choice,
+        }
+    }
+
+    /// Whether nothing has been rendered yet.
+    pub fn is_new(&self) -> bool {
+        self.before.is_none()
+    }
+
+    /// Renders the next snapshot of one port, like [`render`](Self::render).
+    pub fn render_port(&mut self, name: &str, now: StatusReport) -> String {
+        let interval = Interval::new(self.before.as_ref(), &now);
+        let text = port(name, &interval);
+        self.before = Some(now);
+        text
+    }
+
     /// Whether a topic is shown as rates.
     pub const fn has_rates(topic: Topic) -> bool {
         matches!(
@@ -30,7 +55,10 @@ impl Watch {
     pub fn render(&mut self, topic: Topic, now: StatusReport) -> String {
         let interval = Interval::new(self.before.as_ref(), &now);
         let text = match topic {
-            Topic::Ports => ports(&interval.ports()),
+            Topic::Ports => {
+                let chosen = self.choice.of_rates(interval.ports());
+                ports(&chosen, self.choice.detail)
+            }
             Topic::Queues => queues(&interval.queues_rates()),
             Topic::Workers => workers(&interval.workers()),
             Topic::Drops => drops(&interval.drops()),
@@ -42,43 +70,92 @@ impl Watch {
     }
 }
 
-fn ports(rates: &[PortRates]) -> String {
+fn ports(rates: &[PortRates], detail: bool) -> String {
     if rates.is_empty() {
         return "There are no ports.\n".to_owned();
     }
     let mut table = Table::new([
         ("PORT", Left),
-        ("KIND", Left),
         ("STATE", Left),
         ("RX-PPS", Right),
         ("RX-BIT/S", Right),
         ("TX-PPS", Right),
         ("TX-BIT/S", Right),
         ("DROP/S", Right),
+        ("FLOOD/S", Right),
         ("SHARE", Right),
     ]);
     for one in rates {
         let PortRates { row, traffic, .. } = one;
         let cells = [
             row.name.clone(),
-            row.kind.clone(),
             row.state.to_string(),
             rate(traffic.rx_pps),
             rate(traffic.rx_bps),
             rate(traffic.tx_pps),
             rate(traffic.tx_bps),
             rate(traffic.drops),
+            rate(one.floods.copies),
             percent(one.share_percent),
         ];
-        // The port's configuration is left out here.
-        let why = if row.detail.is_empty() {
-            String::new()
-        } else {
-            note(row)
+        let why = match detail {
+            true => [floods(one), note(row)].join("; "),
+            false => String::new(),
         };
         table.add_with_note(cells, why);
     }
     table.render()
+}
+
+/// What a port floods in a second.
+fn floods(one: &PortRates) -> String {
+    let Floods {
+        broadcasts,
+        multicasts,
+        unknown_unicasts,
+        copies,
+    } = one.floods;
+    format!(
+        "broadcasts {}/s, multicasts {}/s, unknown unicasts {}/s; {} more copies/s",
+        rate(broadcasts),
+        rate(multicasts),
+        rate(unknown_unicasts),
+        rate(copies)
+    )
+}
+
+/// What a port does in a second: its sums, its queues, and what is dropped there.
+fn port(name: &str, interval: &Interval<'_>) -> String {
+    let ports = interval.ports();
+    let Some(one) = ports.iter().find(|one| one.row.name == name) else {
+        return format!("There is no port {} now.\n", printable(name));
+    };
+    let status = interval.port(name);
+    let (row, traffic) = (&one.row, &one.traffic);
+    let name = printable(&row.name);
+    let mut table = Table::new([("PORT", Left), (name.as_str(), Left)]);
+    let mut add = |key: &str, value: String| table.add([key.to_owned(), value]);
+    let since = status.map_or(String::new(), |port| {
+        format!(" for {}", lasting_s(port.state_for_s))
+    });
+    let detail = Some(&row.detail).filter(|detail| !detail.is_empty());
+    let detail = detail.map_or(String::new(), |detail| format!(": {detail}"));
+    add("state", format!("{}{since}{detail}", row.state));
+    let flow = |frames, bits| format!("{} frames/s, {} bit/s", rate(frames), rate(bits));
+    add("rx", flow(traffic.rx_pps, traffic.rx_bps));
+    add("tx", flow(traffic.tx_pps, traffic.tx_bps));
+    add("drops", format!("{}/s", rate(traffic.drops)));
+    let share = format!("{} of a worker's time", percent(one.share_percent));
+    add("share", share);
+    add("floods", floods(one));
+    let moves = format!("{}/s from other ports", rate(one.moves));
+    add("addresses", format!("{}, {moves}", row.addresses));
+    let of_port = |port: &str| port == row.name;
+    let mut per_queue = interval.queues_rates();
+    per_queue.retain(|queue| of_port(&queue.row.port));
+    let mut dropped = interval.drops();
+    dropped.retain(|drop| of_port(&drop.row.port));
+    [table.render(), queues(&per_queue), drops(&dropped)].join("\n")
 }
 
 fn queues(rates: &[QueueRates]) -> String {
@@ -151,20 +228,21 @@ fn drops(rates: &[DropRates]) -> String {
         return "Nothing was dropped.\n".to_owned();
     }
     let mut table = Table::new([
-        ("QUEUE", Left),
         ("REASON", Left),
+        ("QUEUE", Left),
         ("DROP/S", Right),
         ("TOTAL", Right),
-        ("MEANING", Left),
+        ("SENDER", Left),
     ]);
-    for one in rates {
-        table.add([
+    for (one, heads) in by_reason(rates, |one| &one.row) {
+        let cells = [
+            heads.reason,
             stream(&one.row.port, one.row.queue),
-            one.row.reason.clone(),
             rate(one.rate),
             count(one.row.count),
-            one.row.help.clone(),
-        ]);
+            or_dash(one.row.sender.as_deref(), str::to_owned),
+        ];
+        table.add_with_note(cells, heads.meaning);
     }
     table.render()
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write, stdout};
 use std::thread;
+use std::time::SystemTime;
 
 use crosspoint_model::client::Client;
 use crosspoint_model::request::Request;
@@ -20,12 +21,15 @@ use super::{Options, TopError};
 pub fn batch(options: Options, count: Option<u64>) -> Result<(), TopError> {
     let mut model = Model::new(&options)?;
     let mut client = Client::new(&options.socket);
-    model.take(Ok(client.request(&Request::Snapshot {})?));
+    model.take(
+        Ok(client.request(&Request::Snapshot {})?),
+        SystemTime::now(),
+    );
     let mut printed = 0;
     while count.is_none_or(|count| printed < count) {
         thread::sleep(options.interval);
         let answer = client.request(&Request::Snapshot {});
-        model.take(answer.map_err(|why| why.to_string()));
+        model.take(answer.map_err(|why| why.to_string()), SystemTime::now());
         let gap = if printed > 0 { "\n" } else { "" };
         if print(&format!("{gap}{}", text(&model))).is_err() {
             // The reader has closed the pipe.
@@ -44,8 +48,8 @@ fn print(text: &str) -> io::Result<()> {
 
 /// One refresh.
 pub(super) fn text(model: &Model) -> String {
-    if let Some(fault) = model.fault() {
-        return format!("{fault}; trying again\n");
+    if let Some(fault) = model.fault_text() {
+        return format!("{fault}\n");
     }
     let sheet = model.sheet();
     let widths = sheet.widths();

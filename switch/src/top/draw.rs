@@ -67,14 +67,14 @@ const REVERSED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
 fn heading(model: &Model, theme: &Theme) -> Vec<Line<'static>> {
     let [first, second] = model.summary();
-    let tabs = View::ALL.into_iter().enumerate().flat_map(|(i, view)| {
+    let tabs = View::ALL.into_iter().enumerate().map(|(i, view)| {
         let name = format!(" {} {} ", i + 1, view.name());
         let style = if view == model.view {
             REVERSED
         } else {
             Style::new()
         };
-        [Span::styled(name, style), Span::raw(" ")]
+        Span::styled(name, style)
     });
     let tabs: Vec<Span<'static>> = tabs.collect();
     let style = match model.fault() {
@@ -104,7 +104,12 @@ fn body(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'st
         } else {
             String::new()
         };
-        let lines = lines.into_iter().skip(scrolled).map(Line::raw);
+        let style = match model.fault() {
+            Some(_) => theme.of(Mood::Dim),
+            None => Style::new(),
+        };
+        let lines = lines.into_iter().skip(scrolled);
+        let lines = lines.map(|line| Line::styled(line, style));
         let title = Line::styled(format!("{title}{more}"), BOLD);
         return std::iter::once(title).chain(lines).collect();
     }
@@ -121,12 +126,14 @@ fn table(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'s
     )];
     let room = room.saturating_sub(1).max(1);
     let chosen = model.chosen(&sheet);
+    let is_old = model.fault().is_some();
     // The chosen line stays visible.
     let first = chosen.map_or(0, |chosen| (chosen + 1).saturating_sub(room));
     for (index, line) in sheet.lines.iter().enumerate().skip(first).take(room) {
         let cells = line.cells.iter().map(|cell| cell.text.as_str());
         let text = row(&sheet, cells, &widths);
-        let style = theme.of(line.mood);
+        // What was known is still shown, and marked as old.
+        let style = theme.of(if is_old { Mood::Dim } else { line.mood });
         lines.push(match chosen == Some(index) {
             true => Line::styled(format!("{text:<width$}"), style.patch(REVERSED)),
             false => Line::styled(text, style),
@@ -147,9 +154,8 @@ fn table(model: &Model, theme: &Theme, width: usize, room: usize) -> Vec<Line<'s
 }
 
 fn footer(model: &Model, theme: &Theme, width: usize) -> Line<'static> {
-    if let Some(fault) = model.fault() {
-        let text = format!("{fault}; trying again");
-        return Line::styled(format!("{text:<width$}"), theme.bad().patch(REVERSED));
+    if let Some(fault) = model.fault_text() {
+        return Line::styled(format!("{fault:<width$}"), theme.bad().patch(REVERSED));
     }
     Line::styled(format!("{:<width$}", model.footer()), REVERSED)
 }

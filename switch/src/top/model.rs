@@ -1,13 +1,13 @@
 //! The data, and what of it is displayed. It depends on neither a terminal nor a socket.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crosspoint_model::status::{ShownState, Status, StatusReport};
 
 use super::keys::{Action, HELP};
 use super::sheet::{Order, Sheet, Subject, View};
 use super::{Options, TopError, detail, sheet};
-use crate::show::format::{count, lasting_s, percent, rate};
+use crate::show::format::{count, lasting_s, percent, rate, time_of_day};
 use crate::show::printable;
 use crate::show::rates::{Interval, Traffic};
 
@@ -35,8 +35,8 @@ pub(super) enum Outcome {
 pub(super) struct Model {
     before: Option<StatusReport>,
     now: Option<StatusReport>,
-    /// Why the last request failed.
-    fault: Option<String>,
+    /// Why the last request failed, and when the first one did since the last answer.
+    fault: Option<(String, SystemTime)>,
     pub(super) view: View,
     orders: [Order; View::ALL.len()],
     pub(super) filter: String,
@@ -77,14 +77,17 @@ impl Model {
         })
     }
 
-    /// Takes the daemon's next answer, or its error.
-    pub(super) fn take(&mut self, answer: Result<StatusReport, String>) {
+    /// Takes the daemon's next answer, or its error, which came at `at`.
+    pub(super) fn take(&mut self, answer: Result<StatusReport, String>, at: SystemTime) {
         match answer {
             Ok(snapshot) => {
                 self.before = self.now.replace(snapshot);
                 self.fault = None;
             }
-            Err(why) => self.fault = Some(printable(&why)),
+            Err(why) => {
+                let since = self.fault.take().map_or(at, |(_, since)| since);
+                self.fault = Some((printable(&why), since));
+            }
         }
     }
 
@@ -95,7 +98,16 @@ impl Model {
     }
 
     pub(super) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+        self.fault.as_ref().map(|(why, _)| why.as_str())
+    }
+
+    /// The last request's error, and since when there is no answer, as text.
+    pub(super) fn fault_text(&self) -> Option<String> {
+        let (why, since) = self.fault.as_ref()?;
+        Some(format!(
+            "gone since {}, trying again: {why}",
+            time_of_day(*since)
+        ))
     }
 
     pub(super) fn order(&self) -> Order {

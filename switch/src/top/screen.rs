@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
@@ -59,7 +59,7 @@ fn converse(
             next = Instant::now() + model.interval;
         }
         if let Some(answer) = fetch.answer() {
-            model.take(answer);
+            model.take(answer, SystemTime::now());
             changed = true;
         }
         if std::mem::take(&mut changed) {

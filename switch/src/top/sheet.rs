@@ -25,6 +25,8 @@ pub enum View {
     Shares,
     /// Addresses that move between ports.
     Moves,
+    /// Flooded frames of ports, and what they cost.
+    Floods,
 }
 
 /// A column.
@@ -130,9 +132,20 @@ const MOVES: &[Column] = &[
     words("DAMPED"),
 ];
 
+const FLOODS: &[Column] = &[
+    words("PORT"),
+    number("BCAST/S", RATE),
+    number("MCAST/S", RATE),
+    number("UNKN/S", RATE),
+    number("COPIES/S", RATE),
+    number("STORM/S", RATE),
+    number("MOVE/S", RATE),
+    number("SHARE", 6),
+];
+
 impl View {
     /// All views, in the order of their keys.
-    pub const ALL: [View; 7] = [
+    pub const ALL: [View; 8] = [
         View::Ports,
         View::Queues,
         View::Workers,
@@ -140,6 +153,7 @@ impl View {
         View::Latency,
         View::Shares,
         View::Moves,
+        View::Floods,
     ];
 
     /// Its name.
@@ -152,6 +166,7 @@ impl View {
             View::Latency => "latency",
             View::Shares => "shares",
             View::Moves => "moves",
+            View::Floods => "floods",
         }
     }
 
@@ -175,6 +190,7 @@ impl View {
             View::Latency => LATENCY,
             View::Shares => SHARES,
             View::Moves => MOVES,
+            View::Floods => FLOODS,
         }
     }
 
@@ -185,6 +201,7 @@ impl View {
             View::Shares => Some(2),
             View::Drops => Some(2),
             View::Latency => Some(6),
+            View::Floods => Some(4),
         };
         Order {
             column,
@@ -315,6 +332,7 @@ impl Sheet {
                 .collect::<Vec<_>>(),
             View::Shares => interval.ports().iter().map(shares_line).collect(),
             View::Moves => interval.movers().iter().map(mover_line).collect(),
+            View::Floods => interval.ports().iter().map(floods_line).collect(),
         };
         let all = lines.len();
         let filter = filter.to_lowercase();
@@ -420,6 +438,30 @@ fn shares_line(one: &PortRates) -> Line {
             per_second(one.moves),
             per_second(one.damped),
             whole(row.addresses.into()),
+        ],
+    }
+}
+
+/// Marked bad if the storm limits drop anything, or if addresses move.
+fn floods_line(one: &PortRates) -> Line {
+    let (row, floods) = (&one.row, &one.floods);
+    let bad = [one.floods_dropped, one.moves];
+    Line {
+        subject: Subject::Port(row.name.clone()),
+        mood: match row.state {
+            _ if bad.into_iter().any(is_dropping) => Mood::Bad,
+            ShownState::Up => Mood::Normal,
+            _ => Mood::Dim,
+        },
+        cells: vec![
+            text(&row.name),
+            per_second(floods.broadcasts),
+            per_second(floods.multicasts),
+            per_second(floods.unknown_unicasts),
+            per_second(floods.copies),
+            per_second(one.floods_dropped),
+            per_second(one.moves),
+            share(one.share_percent),
         ],
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crosspoint_model::status::{
     DaemonStatus, DeviceStatus, FdbMover, FdbStatus, LatencyStatus, PortStatus, QueueStatus,
@@ -11,7 +11,9 @@ use crosspoint_model::status::{
 use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
+use ratatui::buffer::{Buffer, Cell};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::style::Modifier;
 
 use super::model::{Model, Outcome};
 use super::{Options, TopError, View, batch, draw, keys};
@@ -156,8 +158,8 @@ fn snapshot(second: u64) -> StatusReport {
 /// A model that has seen two seconds.
 fn running(view: View) -> Model {
     let mut model = model(view);
-    model.take(Ok(snapshot(1)));
-    model.take(Ok(snapshot(2)));
+    model.take(Ok(snapshot(1)), SystemTime::UNIX_EPOCH);
+    model.take(Ok(snapshot(2)), SystemTime::UNIX_EPOCH);
     model
 }
 
@@ -182,6 +184,14 @@ fn lines(model: &Model, width: u16, height: u16) -> Vec<String> {
 
 fn picture(model: &Model) -> String {
     lines(model, 80, 24).join("\n").trim_end().to_owned()
+}
+
+fn drawn(model: &Model) -> Buffer {
+    screen(model, 80, 24).backend().buffer().clone()
+}
+
+fn is_reversed(cell: &Cell) -> bool {
+    cell.modifier.contains(Modifier::REVERSED)
 }
 
 fn press(model: &mut Model, code: KeyCode) -> Option<Outcome> {
@@ -293,7 +303,7 @@ fn the_chosen_line_stays_chosen_wherever_it_is_sorted_to() {
     // The port is removed while its details are open.
     let mut without = snapshot(3);
     without.status.ports.remove(1);
-    model.take(Ok(without));
+    model.take(Ok(without), SystemTime::UNIX_EPOCH);
     assert!(picture(&model).contains("does not exist any more"));
     press(&mut model, KeyCode::Esc);
     assert_eq!(model.chosen(&model.sheet()), Some(1));
@@ -303,27 +313,28 @@ fn the_chosen_line_stays_chosen_wherever_it_is_sorted_to() {
 fn rates_are_of_the_last_interval_and_unknown_where_there_is_none() {
     let mut model = model(View::Ports);
     assert!(picture(&model).contains("no answer yet"));
-    model.take(Ok(snapshot(1)));
+    model.take(Ok(snapshot(1)), SystemTime::UNIX_EPOCH);
     assert!(!picture(&model).contains("3.00M"));
-    model.take(Ok(snapshot(2)));
+    model.take(Ok(snapshot(2)), SystemTime::UNIX_EPOCH);
     assert!(picture(&model).contains("3.00M"));
     // Restarted: all counts have decreased.
     let mut restarted = snapshot(1);
     restarted.daemon.pid += 1;
-    model.take(Ok(restarted.clone()));
+    model.take(Ok(restarted.clone()), SystemTime::UNIX_EPOCH);
     assert!(!picture(&model).contains("3.00M"));
     restarted.status = snapshot(2).status;
     restarted.daemon.uptime_ns += 1_000_000_000;
-    model.take(Ok(restarted));
+    model.take(Ok(restarted), SystemTime::UNIX_EPOCH);
     assert!(picture(&model).contains("3.00M"));
 }
 
 #[test]
 fn a_daemon_that_is_gone_is_told_until_it_is_back() {
     let mut model = running(View::Ports);
-    model.take(Err(
-        "no process answers on the control socket /run/x".to_owned()
-    ));
+    model.take(
+        Err("no process answers on the control socket /run/x".to_owned()),
+        SystemTime::UNIX_EPOCH,
+    );
     let text = picture(&model);
     assert!(
         text.contains("no process answers") && text.contains("trying again"),
@@ -333,7 +344,21 @@ fn a_daemon_that_is_gone_is_told_until_it_is_back() {
         text.contains("web-1"),
         "what was known is still seen: {text}"
     );
-    model.take(Ok(snapshot(3)));
+    let later = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 + 3661);
+    model.take(Err("refused".to_owned()), later);
+    let text = picture(&model);
+    assert!(
+        text.contains("gone since 00:00:00 UTC, trying again: refused"),
+        "since the first error: {text}"
+    );
+    let buffer = drawn(&model);
+    let cells = buffer.content().iter();
+    let of_rows = cells.skip(4 * usize::from(buffer.area.width));
+    let seen = of_rows.filter(|cell| cell.symbol() != " " && !is_reversed(cell));
+    assert!(seen.clone().count() > 20);
+    let is_dim = |cell: &Cell| cell.modifier.contains(Modifier::DIM);
+    assert!(seen.clone().all(is_dim), "old rows are dimmed");
+    model.take(Ok(snapshot(3)), SystemTime::UNIX_EPOCH);
     assert!(!picture(&model).contains("no process answers"));
 }
 
@@ -367,7 +392,7 @@ fn names_are_cut_before_columns_are_left_out() {
     let mut long = snapshot(1);
     long.status.ports[0].name = "a-name-of-a-port-that-is-longer-than-most".to_owned();
     let mut model = model(View::Ports);
-    model.take(Ok(long));
+    model.take(Ok(long), SystemTime::UNIX_EPOCH);
     assert!(lines(&model, 80, 24)[3].contains("ADDRS"));
     assert!(picture(&model).contains('\u{2026}'));
     for line in lines(&model, 40, 24) {
@@ -511,7 +536,7 @@ proptest! {
     ) {
         let mut model = model(view);
         for snapshot in snapshots {
-            model.take(Ok(snapshot));
+            model.take(Ok(snapshot), SystemTime::UNIX_EPOCH);
             for key in &keys {
                 press(&mut model, *key);
             }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crosspoint_config::limits::*;
 use crosspoint_config::{
-    Access, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect, Metrics,
-    Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan, Workers,
-    XdpMode, XdpPort,
+    Access, Admin, Balance, Config, Control, Cores, Direct, HugePages, LoopAction, LoopProtect,
+    Metrics, Offloads, Poll, Port, PortKind, Queues, Role, Rss, Slo, Switch, Tso, VhostPort, Vlan,
+    Workers, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};
@@ -206,6 +206,7 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
                 isolated: !required,
                 loop_protect: limits.4,
                 worker,
+                admin: if required { Admin::Up } else { Admin::Down },
                 required,
                 slo: slo.filter(|_| matches!(kind, PortKind::Vhost(_))),
                 limit: match kind {

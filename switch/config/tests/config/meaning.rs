@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crosspoint_config::{
-    Access, Balance, Config, Cores, Direct, HugePages, LoopAction, LoopProtect, Offloads, Poll,
+    Access, Admin, Balance, Config, Cores, Direct, HugePages, LoopAction, LoopProtect, Offloads, Poll,
     Port, PortKind, Queues, Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
@@ -111,6 +111,7 @@ fn a_guest_takes_the_defaults() {
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,
             worker: None,
+            admin: Admin::Up,
             required: false,
             limit: RateLimits::default(),
             dhcp_server: false,
@@ -151,6 +152,7 @@ fn an_uplink_takes_the_defaults() {
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,
             worker: None,
+            admin: Admin::Up,
             required: true,
             limit: RateLimits::default(),
             dhcp_server: true,

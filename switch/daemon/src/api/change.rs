@@ -7,11 +7,15 @@
 //! {"port_set":{"name":"web-1","set":{"mac_limit":10,"vlan":{"access":5}}}}
 //! {"keep":{}}                                      writes ports that are in no file, or differ from it, to their files
 //! {"port_remove":"web-1"}                          or {"port_remove":{"name":"web-1","keep":true}}
+//! {"fdb_flush":{"port":"web-1"}}                   keys: mac, port, vlan; none: all learned addresses
+//! {"fdb_add":{"mac":"52:54:00:00:00:01","port":"web-1","vlan":100}}
+//! {"fdb_remove":{"mac":"52:54:00:00:00:01"}}       and perhaps the vlan
 //! ```
 //!
 //! The answer's `ok` is a [`PlanAnswer`](crosspoint_model::plan::PlanAnswer) of `plan`, and a
 //! [`ReloadAnswer`](crosspoint_model::plan::ReloadAnswer) of the others; of `keep`, a
-//! [`KeepAnswer`](crosspoint_model::plan::KeepAnswer). A refusal has `error`, `help` and perhaps a `report`: which
+//! [`KeepAnswer`](crosspoint_model::plan::KeepAnswer), and of those about the forwarding database, a
+//! [`FdbAnswer`](crosspoint_model::request::FdbAnswer). A refusal has `error`, `help` and perhaps a `report`: which
 //! lines of a configuration are wrong and why, as text for a person.
 //!
 //! Only root and the daemon's user may send these. They run one at a time; each waits for the one before it, up to
@@ -21,7 +25,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crosspoint_model::request::{ChangeError, PortAdd, PortRemove, PortSet};
+use crosspoint_model::request::{
+    ChangeError, FdbAdd, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
+};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -41,6 +47,9 @@ pub(super) enum Change {
     Remove(PortRemove),
     Set(PortSet),
     Keep,
+    FdbFlush(FdbFlush),
+    FdbAdd(FdbAdd),
+    FdbRemove(FdbRemove),
 }
 
 impl Change {
@@ -56,6 +65,9 @@ impl Change {
             Change::Remove(remove) => ("port remove", &remove.name),
             Change::Set(set) => ("port set", &set.name),
             Change::Keep => ("keep", ""),
+            Change::FdbFlush(flush) => ("fdb flush", flush.port.as_deref().unwrap_or_default()),
+            Change::FdbAdd(add) => ("fdb add", &add.port),
+            Change::FdbRemove(_) => ("fdb remove", ""),
         }
     }
 
@@ -68,6 +80,9 @@ impl Change {
             Change::Add(add) => source.port_add(add),
             Change::Remove(remove) => source.port_remove(remove),
             Change::Set(set) => source.port_set(set),
+            Change::FdbFlush(flush) => return source.fdb_flush(flush).map(value_of),
+            Change::FdbAdd(add) => return source.fdb_add(add).map(value_of),
+            Change::FdbRemove(remove) => return source.fdb_remove(remove).map(value_of),
         };
         reloaded.map(value_of)
     }

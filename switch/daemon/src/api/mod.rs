@@ -11,7 +11,8 @@
 //!
 //! `{"port":"web-1"}` asks for everything known about one port. `{"move":{"port":"web-1","queue":0,"worker":1}}` makes
 //! worker 1 poll queue 0 of that port from now on; the answer's `ok` is the same object. `{"plan":{}}`, `{"reload":{}}`,
-//! `{"port_add":{...}}`, `{"port_set":{...}}` and `{"port_remove":"web-1"}` change the switch, or ask what would change: see
+//! `{"port_add":{...}}`, `{"port_set":{...}}`, `{"port_remove":"web-1"}`, `{"fdb_flush":{...}}`, `{"fdb_add":{...}}` and
+//! `{"fdb_remove":{...}}` change the switch, or ask what would change: see
 //! [`PortAdd`] and its neighbours, and [`plan`](crosspoint_model::plan) for the answers. `{"health":{}}` asks whether the switch works
 //! and is ready; the answer is a [`Health`], and never takes long. `{"snapshot":{}}` asks for all counters and histograms at
 //! one moment, for `top`; its keys may change with every version. `{"config":{}}` asks for the running configuration as a
@@ -40,7 +41,9 @@ use std::sync::Arc;
 pub use change::TURN_TIME_MAX;
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
-use crosspoint_model::request::{ChangeError, PortAdd, PortRemove, PortSet};
+use crosspoint_model::request::{
+    ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
+};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, Status};
 pub(crate) use server::CLOSED;
 pub use server::{CLIENTS_MAX, ControlServer, REPLY_TIME_MAX, REQUEST_BYTES_MAX};
@@ -116,6 +119,21 @@ pub trait Source: Send + Sync + 'static {
     }
     /// Removes a port.
     fn port_remove(&self, remove: &PortRemove) -> Result<ReloadAnswer, ChangeError> {
+        let _ = remove;
+        Err(ChangeError::unchangeable())
+    }
+    /// Forgets learned addresses.
+    fn fdb_flush(&self, flush: &FdbFlush) -> Result<FdbAnswer, ChangeError> {
+        let _ = flush;
+        Err(ChangeError::unchangeable())
+    }
+    /// Puts an address on a port.
+    fn fdb_add(&self, add: &FdbAdd) -> Result<FdbAnswer, ChangeError> {
+        let _ = add;
+        Err(ChangeError::unchangeable())
+    }
+    /// Takes a static address off its port.
+    fn fdb_remove(&self, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
         let _ = remove;
         Err(ChangeError::unchangeable())
     }

@@ -308,6 +308,9 @@ async fn answer(line: &[u8], asked: &Asked) -> serde_json::Result<Reply> {
         Ok(Request::PortRemove(port)) => change::answer(Change::Remove(port), asked).await,
         Ok(Request::PortSet(port)) => change::answer(Change::Set(port), asked).await,
         Ok(Request::Keep {}) => change::answer(Change::Keep, asked).await,
+        Ok(Request::FdbFlush(flush)) => change::answer(Change::FdbFlush(flush), asked).await,
+        Ok(Request::FdbAdd(add)) => change::answer(Change::FdbAdd(add), asked).await,
+        Ok(Request::FdbRemove(remove)) => change::answer(Change::FdbRemove(remove), asked).await,
         Ok(Request::Capture(_) | Request::Trace(_)) => refuse(
             "a capture or a trace needs a connection of its own".to_owned(),
             usage(),

@@ -13,12 +13,16 @@ const REVERSE_REQUEST: u8 = 3;
 impl Dataplane {
     /// Broadcasts a RARP request for `mac` that comes in on port `number`, so that this switch and those beyond learn
     /// where the station is now. The frame is lost, with a line in the log, if too many already wait, the port is
-    /// quarantined, or the port may not use the address.
+    /// quarantined or disabled, or the port may not use the address.
     pub(super) fn announce_locked(&self, state: &mut State, number: u16, mac: Mac) {
         let Some(Some(port)) = state.ports.get(usize::from(number)) else {
             return;
         };
         let name = port.view.name.clone();
+        if port.options.disabled {
+            tracing::warn!(port = %name, "{mac} is not announced: the port is disabled");
+            return;
+        }
         if port.state == PortState::Quarantined {
             tracing::warn!(port = %name, "{mac} is not announced: the port is quarantined");
             return;

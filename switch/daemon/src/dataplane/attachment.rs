@@ -132,7 +132,7 @@ impl Dataplane {
         let held = port.calls.attachment.take();
         let change = PortChange {
             egress: Some(Egress::Down),
-            remove: port.streams.keys().copied().collect(),
+            remove: port.queues_with_streams(),
             state: Some((PortState::Down, "nothing is attached".to_owned())),
             properties: Some(BTreeMap::new()),
             memory: Some(None),

@@ -15,8 +15,8 @@ use crosspoint_engine::worker::Update;
 use crosspoint_memory::GuestMemory;
 use crosspoint_vring::InflightRegion;
 
-use super::measured::Measured;
-use super::{Dataplane, NewStream, Placed, Port, PortChange, PortState, State, placement, worker};
+use super::admin::Parked;
+use super::{Dataplane, Placed, Port, PortChange, PortState, State, placement, worker};
 
 /// Time after which a worker that has not reached a quiescent point is logged. The wait goes on: what the worker may
 /// still use cannot be freed.
@@ -93,11 +93,14 @@ impl Dataplane {
             None => None,
         };
         if let Some(egress) = change.egress {
-            port.view.egress = egress;
+            port.set_egress(egress);
         }
-        let mut released = Vec::new();
+        let (mut released, mut unserved) = (Vec::new(), Vec::new());
         for queue in change.remove {
-            if let Some(placed) = port.streams.remove(&queue) {
+            if let Some(parked) = port.parked.remove(&queue) {
+                port.before.note_left(queue, &parked.placed);
+                unserved.push(parked);
+            } else if let Some(placed) = port.streams.remove(&queue) {
                 let counters = &port.view.counters;
                 state.balance.note_left(counters, queue, &placed);
                 port.before.note_left(queue, &placed);
@@ -114,15 +117,22 @@ impl Dataplane {
             candidates[worker].streams += 1;
             candidates[worker].fresh += 1;
             let queue = new.queue;
-            let placed = self.place(port, number, worker, new, &mut updates[worker]);
-            port.streams.insert(queue, placed);
+            let parked = Parked::new(port, number, worker, new);
+            match port.options.disabled {
+                true => drop(port.parked.insert(queue, parked)),
+                false => self.serve(port, parked, &mut updates[worker]),
+            }
         }
         if let Some(queues) = change.nic {
             let workers: Vec<usize> = queues.iter().map(|(q, _)| nic_worker(port, *q)).collect();
             let queues = workers.into_iter().zip(queues).collect();
             placement::share_out(port, number, queues, &mut updates, &self.links);
         }
-        let removed = self.publish(state, updates);
+        let mut removed = self.publish(state, updates);
+        for Parked { stream, placed } in unserved {
+            removed.push(stream);
+            released.push(placed);
+        }
         // Only now: a worker that slept on these descriptors has been woken and has applied the change.
         for placed in &released {
             worker::unregister(&self.links[placed.worker], placed);
@@ -133,61 +143,6 @@ impl Dataplane {
             _memory: memory_before,
             _inflight: inflight_before,
         })
-    }
-
-    /// Registers what wakes the worker, and adds the stream to the worker's changes.
-    pub(super) fn place(
-        &self,
-        port: &Port,
-        number: u16,
-        worker: usize,
-        new: NewStream,
-        update: &mut WorkerChange,
-    ) -> Placed {
-        let id: StreamId = (number, new.queue);
-        let waker = &self.links[worker].waker;
-        let socket = match &new.source {
-            Source::Nic(nic) => Some(nic.socket().clone()),
-            Source::Guest(_) | Source::Direct(_) => None,
-        };
-        let direct = match &new.source {
-            Source::Direct(guest) => guest.status().cloned(),
-            _ => None,
-        };
-        // A wait on a socket costs time for each frame that it sends or receives. A worker that never sleeps does not
-        // wait, so it needs no registration.
-        let sleeps = self.options.sleep_after.is_some();
-        let registered = match (&socket, &new.kick) {
-            (Some(socket), _) if sleeps => waker.register_nic(id, &**socket),
-            (Some(_), _) => Ok(()),
-            (_, Some(kick)) => waker.register_kick(id, kick),
-            (_, None) => Err(io::Error::other("there is no kick descriptor")),
-        };
-        let has_wakeup = registered.is_ok() || (!sleeps && new.kick.is_none());
-        if let Err(why) = registered
-            && sleeps
-        {
-            tracing::info!(port = %port.view.name, queue = new.queue,
-                "a kick cannot wake a sleeping worker, which polls the queue every millisecond instead: {why}");
-        }
-        let counters = port.view.counters.clone();
-        let measured = Measured::from_now(&counters, worker, new.queue);
-        let mut stream = Stream::new(id, new.source, counters);
-        stream.has_wakeup = has_wakeup;
-        update.add.push(stream);
-        Placed {
-            worker,
-            kick: new.kick,
-            has_wakeup,
-            node: if socket.is_some() {
-                port.node
-            } else {
-                new.node
-            },
-            socket,
-            direct,
-            measured,
-        }
     }
 
     /// Sends every worker the new snapshot and its own changes, and waits for all of them. Returns the streams that
@@ -214,7 +169,8 @@ impl Dataplane {
             self.fdb.clone(),
             state.view.flows,
             state.taps.clone().into(),
-        );
+        )
+        .with_statics(self.statics(state));
         let mut ports = state.ports.iter().flatten();
         let probes = ports.any(|port| port.options.loop_protect.is_some());
         view.probes = probes.then(|| self.probes.clone());
@@ -238,6 +194,7 @@ impl Dataplane {
         for number in 0..self.links.len() {
             all.extend(self.await_retired(number));
         }
+        self.put_statics(state);
         all
     }
 

@@ -29,8 +29,7 @@ impl Dataplane {
             .find_map(|(n, port)| Some((n, port.as_ref().filter(|p| p.options.name == name)?)))?;
         let open = || {
             let socket = port
-                .streams
-                .values()
+                .placed()
                 .find_map(|placed| placed.socket.as_ref())?;
             Some(Uplink {
                 number: number as u16,

@@ -35,6 +35,7 @@ impl Dataplane {
         let looks = ports.iter().map(|(number, port, blocked)| PortLook {
             name: &port.options.name,
             state: match blocked {
+                _ if port.options.disabled => ShownState::Disabled,
                 Some(_) => ShownState::Blocked,
                 None => port.state.shown(),
             },

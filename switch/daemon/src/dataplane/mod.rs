@@ -5,6 +5,7 @@
 //! loses, wait until each has passed a quiescent point, and only then free what was replaced.
 //! Ports that a change does not name keep their rings and lose no frame.
 
+mod admin;
 mod ageing;
 mod announce;
 mod attachment;
@@ -30,6 +31,7 @@ mod probes;
 mod report;
 mod slo;
 mod stall;
+mod statics;
 mod taps;
 mod watch;
 mod worker;
@@ -71,6 +73,7 @@ use measured::Measured;
 pub use moving::MoveError;
 pub use options::{DataplaneOptions, NewStream, PortChange, PortOptions, PortState};
 pub use ports::PortSettings;
+pub use statics::{FdbError, Flush, STATICS_MAX, StaticEntry};
 use watch::Watch;
 pub use worker::WorkerError;
 
@@ -94,6 +97,8 @@ struct Placed {
 
 struct Port {
     view: PortSnapshot,
+    /// Destination of its frames while it is not disabled; `view` has what workers see.
+    egress: Egress,
     options: PortOptions,
     state: PortState,
     detail: String,
@@ -102,6 +107,8 @@ struct Port {
     device: Option<DeviceStatus>,
     properties: BTreeMap<String, String>,
     streams: BTreeMap<u16, Placed>,
+    /// Streams that no worker polls, because the port is disabled.
+    parked: BTreeMap<u16, admin::Parked>,
     objectives: Option<slo::Objectives>,
     memory: Option<Arc<GuestMemory>>,
     inflight: Option<Arc<InflightRegion>>,
@@ -128,6 +135,7 @@ struct State {
     calls_reviewed: Instant,
     balance: balance::State,
     taps: Vec<Arc<Tap>>,
+    statics: statics::Statics,
     /// Counts of removed ports.
     removed: RemovedStatus,
     /// Counts of ports that are being reopened, by name.
@@ -204,6 +212,7 @@ impl Dataplane {
                 calls_reviewed: Instant::now(),
                 balance,
                 taps: Vec::new(),
+                statics: statics::Statics::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),
                 config: ConfigStatus {
@@ -258,7 +267,7 @@ impl Dataplane {
         let view = PortSnapshot {
             name: options.name.as_str().into(),
             vlan: Arc::new(options.vlan.clone()),
-            egress: Egress::Down,
+            egress: admin::shown_egress(&Egress::Down, options.disabled),
             counters,
             quota,
             joins: options.joins,
@@ -274,6 +283,7 @@ impl Dataplane {
         };
         state.ports[number] = Some(Port {
             view,
+            egress: Egress::Down,
             options,
             state: PortState::Down,
             detail: "nothing is attached yet".to_owned(),
@@ -281,6 +291,7 @@ impl Dataplane {
             device: None,
             properties: BTreeMap::new(),
             streams: BTreeMap::new(),
+            parked: BTreeMap::new(),
             objectives: None,
             memory: None,
             inflight: None,
@@ -318,6 +329,7 @@ impl Dataplane {
             return;
         };
         self.shared.tick.store(ticks as u8, Ordering::Relaxed);
+        self.put_statics(&state);
         let limit = state.ageing.ticks_max();
         let view = state.view.clone();
         let quota = |port| view.port(port).map(|p| &*p.quota);
@@ -364,7 +376,7 @@ impl Dataplane {
         tracing::warn!(port = %port.view.name, "quarantined until its guest resets the device, or its front end reconnects: {why}");
         let change = PortChange {
             egress: Some(Egress::Quarantined),
-            remove: port.streams.keys().copied().collect(),
+            remove: port.queues_with_streams(),
             state: Some((PortState::Quarantined, why.to_owned())),
             ..PortChange::default()
         };

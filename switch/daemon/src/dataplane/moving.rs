@@ -201,7 +201,7 @@ impl Dataplane {
         result
     }
 
-    fn changes(&self) -> Vec<WorkerChange> {
+    pub(super) fn changes(&self) -> Vec<WorkerChange> {
         self.links.iter().map(|_| WorkerChange::default()).collect()
     }
 

@@ -77,6 +77,8 @@ pub struct PortOptions {
     pub forward_control: ControlAddresses,
     /// Whether it sends loop probes, and the action on a loop; `None`: it sends none.
     pub loop_protect: Option<LoopProtect>,
+    /// Whether the operator has disabled it: nothing is received from it, and nothing is sent to it.
+    pub disabled: bool,
 }
 
 /// State of a port, for `show`.

@@ -43,6 +43,8 @@ pub struct PortSettings {
     pub worker: Option<Option<usize>>,
     /// Whether the switch is ready only while this port is up.
     pub required: Option<bool>,
+    /// Whether it is disabled.
+    pub disabled: Option<bool>,
 }
 
 impl Dataplane {
@@ -97,6 +99,7 @@ impl Dataplane {
             || settings.isolated.is_some()
             || settings.forward_control.is_some()
             || settings.loop_protect.is_some();
+        let disabled = settings.disabled.filter(|it| *it != port.options.disabled);
         self.renew_view(port, number, settings);
         if has_other_view {
             drop(self.publish(&mut state, Vec::new()));
@@ -107,6 +110,9 @@ impl Dataplane {
         }
         if binds_others {
             self.forget_forbidden(&state);
+        }
+        if let Some(disabled) = disabled {
+            self.set_disabled(&mut state, number, disabled);
         }
         self.gather(&mut state, number);
     }
@@ -147,6 +153,9 @@ impl Dataplane {
         }
         if let Some(protect) = settings.loop_protect {
             port.options.loop_protect = protect;
+        }
+        if let Some(disabled) = settings.disabled {
+            port.options.disabled = disabled;
         }
     }
 
@@ -193,5 +202,6 @@ impl Dataplane {
         // Moves first: an address whose home was this port must not return to it.
         self.fdb.forget_moves_of(number);
         self.fdb.sweep(tick, quota, |port, _| port == number);
+        self.put_statics(state);
     }
 }

@@ -155,7 +155,7 @@ impl Port {
     }
 
     fn sends_probes(&self) -> bool {
-        self.options.loop_protect.is_some() && self.state == PortState::Up
+        self.options.loop_protect.is_some() && self.state == PortState::Up && !self.options.disabled
     }
 
     /// The other end of the loop that the port is blocked for; the port itself if its own probes came back to it.
@@ -501,6 +501,7 @@ mod tests {
                 isolated: false,
                 addresses: Vec::new(),
                 forward_control: ControlAddresses::NONE,
+                disabled: false,
                 loop_protect: Some(LoopProtect {
                     action: LoopAction::Block,
                     block_time: Duration::from_secs(1),

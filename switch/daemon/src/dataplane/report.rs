@@ -109,6 +109,7 @@ impl Dataplane {
                 vlan,
                 port: name(port),
                 age_s: u64::from(age) * tick_length.as_secs(),
+                is_static: view.bindings.static_port(mac, vlan) == Some(port),
             })
             .collect();
         entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));
@@ -137,7 +138,10 @@ impl Dataplane {
             let mut seen = see_port(port);
             seen.status.looping_with = looping_with(state, number);
             seen.status.looping = state.is_looping(number);
-            if let (Some(why), PortState::Up) = (port.why_blocked(), port.state) {
+            if port.options.disabled {
+                seen.status.state = ShownState::Disabled;
+                seen.status.detail = port.why_disabled();
+            } else if let (Some(why), PortState::Up) = (port.why_blocked(), port.state) {
                 seen.status.state = ShownState::Blocked;
                 seen.status.detail = why;
                 seen.status.blocked_with = port.blocked_with().map(str::to_owned);
@@ -327,7 +331,7 @@ fn properties(port: &Port) -> BTreeMap<String, String> {
 fn see_queue(port: &Port, queue: usize) -> SeenQueue {
     let placed = port.streams.get(&(queue as u16));
     let socket = placed.and_then(|placed| placed.socket.as_ref());
-    let ring = match &port.view.egress {
+    let ring = match &port.egress {
         Egress::Guest(queues) => queues.get(queue),
         _ => None,
     };
@@ -415,6 +419,7 @@ mod tests {
             addresses: Vec::new(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,
+            disabled: false,
             joins: false,
             worker: None,
             queues: 2,

@@ -10,13 +10,15 @@ use crosspoint_config::{
 };
 use crosspoint_model::health::Health;
 use crosspoint_model::plan::{Failure, KeepAnswer, PlanAnswer, ReloadAnswer, Unkept};
-use crosspoint_model::request::{ChangeError, PortAdd, PortRemove, PortSet};
+use crosspoint_model::request::{
+    ChangeError, FdbAdd, FdbAnswer, FdbFlush, FdbRemove, PortAdd, PortRemove, PortSet,
+};
 use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, ShownState, Status};
 
 use serde_json::Value;
 
 use super::files::differing;
-use super::guests;
+use super::{addresses, guests};
 use super::reload::ReloadError;
 use super::{Changing, Running};
 use crate::api::Source;
@@ -149,6 +151,18 @@ impl Source for Running {
         let done = self.do_by_hand(&mut changing, &wanted);
         self.note_unkept(&changing);
         Ok(done)
+    }
+
+    fn fdb_flush(&self, flush: &FdbFlush) -> Result<FdbAnswer, ChangeError> {
+        addresses::flush(&self.dataplane, flush)
+    }
+
+    fn fdb_add(&self, add: &FdbAdd) -> Result<FdbAnswer, ChangeError> {
+        addresses::add(&self.dataplane, add)
+    }
+
+    fn fdb_remove(&self, remove: &FdbRemove) -> Result<FdbAnswer, ChangeError> {
+        addresses::remove(&self.dataplane, remove)
     }
 
     fn keep(&self) -> Result<KeepAnswer, ChangeError> {

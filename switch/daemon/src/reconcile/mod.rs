@@ -7,6 +7,7 @@
 //! not part of the running configuration, so the next reload tries it again.
 
 mod about;
+mod addresses;
 mod asked;
 mod files;
 pub mod guests;

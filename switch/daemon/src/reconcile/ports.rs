@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crosspoint_config::plan::PortDiff;
-use crosspoint_config::{Config, Port, PortKind, Vlan, vlan_list};
+use crosspoint_config::{Admin, Config, Port, PortKind, Vlan, vlan_list};
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 
 use crate::dataplane::{Dataplane, PortOptions, PortSettings, PortState};
@@ -92,6 +92,7 @@ impl PortHandle {
             loop_protect: (before.loop_protect != after.loop_protect).then_some(after.loop_protect),
             worker: (before.worker != after.worker).then_some(after.worker),
             required: (before.required != after.required).then_some(after.required),
+            disabled: (before.admin != after.admin).then_some(after.admin == Admin::Down),
         };
         dataplane.set_port(self.number, settings);
         if before.slo != after.slo {
@@ -148,6 +149,7 @@ fn options(port: &Port) -> PortOptions {
         addresses: port.addresses.clone(),
         forward_control: port.forward_control,
         loop_protect: port.loop_protect,
+        disabled: port.admin == Admin::Down,
     }
 }
 

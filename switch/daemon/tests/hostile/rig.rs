@@ -528,6 +528,7 @@ fn add_port(dataplane: &Dataplane, name: &str, vlan: u16) -> u16 {
         addresses: Vec::new(),
         forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
         loop_protect: None,
+        disabled: false,
         worker: None,
         queues: 2,
     };

@@ -88,6 +88,7 @@ impl Wired {
                 addresses: Vec::new(),
                 forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
                 loop_protect: None,
+                disabled: false,
                 worker: None,
             });
             let number = number.expect("a number is free");

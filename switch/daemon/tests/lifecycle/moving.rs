@@ -377,6 +377,7 @@ fn wired(
             addresses: Vec::new(),
             forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
             loop_protect: None,
+            disabled: false,
             worker: None,
         });
         let number = number.expect("a number is free");

@@ -132,6 +132,7 @@ fn what_changes_in_place_costs_no_frame() {
                     worker: Some(worker),
                     forward_control: None,
                     loop_protect: None,
+                    disabled: None,
                     required: Some(turn % 2 == 0),
                     weight: Some(1 + turn),
                     // Frames of a known pair are not flooded.

@@ -91,6 +91,9 @@ fn guest_queue(queue: u16) -> QueueStatus {
         rate_limited: 79,
         ecn_marked: 80,
         calls: 1234,
+        broadcasts: 9,
+        multicasts: 2,
+        unknown_unicasts: 1,
         cycles: 345_678_901_234,
         drops: counts(&[
             ("bad_source", 1),
@@ -340,6 +343,7 @@ fn address(mac: &str, vlan: u16, port: &str, age_s: u64) -> FdbEntry {
         vlan,
         port: port.into(),
         age_s,
+        is_static: false,
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crosspoint_packet::Mac;
 
 mod damping;
+mod fixed;
 
 pub use crate::bridge::moves::Damping;
 pub use crate::bridge::moves::Mover;

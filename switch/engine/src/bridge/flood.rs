@@ -154,12 +154,26 @@ pub(crate) fn send(
             }
         }
     }
-    count(&mut tx.flood, is_whole, from, tally);
+    count(burst, &mut tx.flood, is_whole, from, tally);
 }
 
-/// Counts each frame's copies, and one dropped copy for all those that were not made.
-fn count(flood: &mut FloodScratch, is_whole: bool, from: &QueueCounters, tally: &mut TxResult) {
+/// Counts each frame by its kind, its copies, and one dropped copy for all those that were not made.
+fn count(
+    burst: &Burst,
+    flood: &mut FloodScratch,
+    is_whole: bool,
+    from: &QueueCounters,
+    tally: &mut TxResult,
+) {
     for index in &flood.frames {
+        if let Some(frame) = burst.frames().get(usize::from(*index)) {
+            let counter = match FloodKind::of(frame.dst) {
+                FloodKind::Broadcast => &from.broadcasts,
+                FloodKind::Multicast => &from.multicasts,
+                FloodKind::UnknownUnicast => &from.unknown_unicasts,
+            };
+            counter.add(1);
+        }
         let mut copies = u64::from(flood.copies[usize::from(*index) % BURST]);
         let reason = match (copies, is_whole) {
             (_, false) => Some(DropReason::BurstBudget),

@@ -10,7 +10,7 @@ use crate::snapshot::PortSnapshot;
 
 const VLANS: usize = 4096;
 
-/// Ports that carry a VLAN and can take frames. Ports that are down, quarantined or blocked are not members.
+/// Ports that carry a VLAN and can take frames. Ports that are down, disabled, quarantined or blocked are not members.
 pub struct Members {
     /// Index of each VLAN's list.
     list_of: Box<[u16]>,

@@ -70,6 +70,11 @@ impl Quota {
         false
     }
 
+    /// Counts one more address, even beyond the limit.
+    pub(crate) fn count(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn give_back(&self) {
         // Never below zero: a port that is created again has a new quota, while entries counted by the old one may not be
         // swept yet.

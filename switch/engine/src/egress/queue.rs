@@ -56,7 +56,7 @@ impl EgressQueue<'_> {
                 Egress::Nic => self
                     .own_nic()
                     .is_some_and(|nic| nic.takes(burst, frame, tag)),
-                Egress::Down | Egress::Quarantined => true,
+                Egress::Down | Egress::Quarantined | Egress::Disabled => true,
             }
     }
 
@@ -192,6 +192,10 @@ impl EgressQueue<'_> {
             }
             Egress::Quarantined => {
                 to.drop(DropReason::GuestQuarantined, all);
+                0
+            }
+            Egress::Disabled => {
+                to.drop(DropReason::PortDisabled, all);
                 0
             }
         };

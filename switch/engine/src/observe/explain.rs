@@ -284,6 +284,7 @@ fn outlook(
     let dropped = match &port.egress {
         Egress::Down => Some(DropReason::PortDown),
         Egress::Quarantined => Some(DropReason::GuestQuarantined),
+        Egress::Disabled => Some(DropReason::PortDisabled),
         Egress::Guest(queues) if usize::from(queue) >= queues.len() => Some(DropReason::PortDown),
         _ if large == Large::Uncuttable => Some(DropReason::BadOffload),
         _ => None,
@@ -313,7 +314,7 @@ fn large(frame: &Frame, specimen: Packet<'_>, port: &PortSnapshot, queue: u16) -
             _ => Large::Whole,
         },
         Egress::Nic => Large::Interface,
-        Egress::Down | Egress::Quarantined => Large::Whole,
+        Egress::Down | Egress::Quarantined | Egress::Disabled => Large::Whole,
     }
 }
 

@@ -100,10 +100,23 @@ impl SourceGuard {
     }
 }
 
-/// The addresses of all guards and the ports that they are bound to; created with the snapshot.
+/// An address that the operator has put on a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaticAddress {
+    /// The address.
+    pub mac: Mac,
+    /// Its VLAN.
+    pub vlan: u16,
+    /// The port's number.
+    pub port: u16,
+}
+
+/// The addresses of all guards and the ports that they are bound to, and the static addresses; created with the snapshot.
 pub struct Bindings {
     /// By address, ascending. One address may be bound to several ports, in different VLANs.
     bound: Box<[(Mac, u16)]>,
+    /// By address and VLAN, ascending.
+    statics: Arc<[StaticAddress]>,
 }
 
 impl Bindings {
@@ -118,15 +131,33 @@ impl Bindings {
         bound.sort_unstable();
         Bindings {
             bound: bound.into(),
+            statics: Arc::new([]),
         }
     }
 
-    /// Returns whether no port has a guard.
-    pub fn is_empty(&self) -> bool {
-        self.bound.is_empty()
+    /// Returns these bindings with static addresses, sorted by address and VLAN.
+    pub(crate) fn with_statics(self, statics: Arc<[StaticAddress]>) -> Bindings {
+        Bindings { statics, ..self }
     }
 
-    /// Returns whether the address may be on port `port` in `vlan`: it is bound to that port there, or to none. `policy`
+    /// Returns the static addresses.
+    pub fn statics(&self) -> &Arc<[StaticAddress]> {
+        &self.statics
+    }
+
+    /// Returns the port that the address is on in `vlan`, if it is static.
+    pub fn static_port(&self, mac: Mac, vlan: u16) -> Option<u16> {
+        let place = |one: &StaticAddress| (one.mac, one.vlan).cmp(&(mac, vlan));
+        let index = self.statics.binary_search_by(place).ok()?;
+        self.statics.get(index).map(|one| one.port)
+    }
+
+    /// Returns whether no port has a guard, and no address is static.
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty() && self.statics.is_empty()
+    }
+
+    /// Returns whether the address may be on port `port` in `vlan`: it is static or bound there, or nowhere. `policy`
     /// returns a port's VLANs. The loop visits at most as many ports as the address is bound to.
     pub fn allows<'p>(
         &self,
@@ -137,6 +168,9 @@ impl Bindings {
     ) -> bool {
         if self.is_empty() {
             return true;
+        }
+        if let Some(owner) = self.static_port(mac, vlan) {
+            return owner == port;
         }
         let first = self.bound.partition_point(|(other, _)| *other < mac);
         let from_first = self.bound.get(first..).unwrap_or(&[]);

@@ -100,6 +100,7 @@ pub enum Condition {
     Up,
     Down,
     Quarantined,
+    Disabled,
     /// The switch does not have the port, or no longer.
     Gone,
 }
@@ -323,6 +324,7 @@ impl BridgePort {
                 Condition::Up if full => Err(DropReason::GuestRingFull),
                 Condition::Up => self.rings[queue].take(copy.bytes.len()),
                 Condition::Quarantined => Err(DropReason::GuestQuarantined),
+                Condition::Disabled => Err(DropReason::PortDisabled),
                 Condition::Down | Condition::Gone => Err(DropReason::PortDown),
             };
             match result {

@@ -117,18 +117,19 @@ fn one_broadcast_reaches_all_of_a_thousand_ports() {
 /// Ports that are down are not members of their VLANs: they get no copies and count no drops.
 #[test]
 fn ports_that_are_down_cost_a_flood_nothing() {
-    let mut rig = rig(&vec![PortOptions::default(); 4]);
-    for (number, egress) in [(1, Egress::Down), (2, Egress::Quarantined)] {
+    let mut rig = rig(&vec![PortOptions::default(); 5]);
+    let egresses = [Egress::Down, Egress::Quarantined, Egress::Disabled];
+    for (number, egress) in (1..).zip(egresses) {
         rig.view.ports[number].as_mut().unwrap().egress = egress;
     }
     rig.view.renew_members();
     rig.pass(0, &[Flow::plain(host(1), BROADCAST).frame(60, 0, 0, 1)]);
     let (delivered, _) = outcome(&rig);
-    assert_eq!(delivered, [0, 0, 0, 1]);
+    assert_eq!(delivered, [0, 0, 0, 0, 1]);
     let ledger = |number: usize| ledger_of(&rig.view.ports[number].as_ref().unwrap().counters);
-    assert!((1..3).all(|number| ledger(number).drops.is_empty()));
+    assert!((1..4).all(|number| ledger(number).drops.is_empty()));
     // Without any member, the drop reason is `NoDestination`.
-    rig.view.ports[3].as_mut().unwrap().egress = Egress::Down;
+    rig.view.ports[4].as_mut().unwrap().egress = Egress::Down;
     rig.view.renew_members();
     rig.pass(0, &[Flow::plain(host(1), BROADCAST).frame(60, 0, 0, 2)]);
     assert_eq!(outcome(&rig).1(DropReason::NoDestination), 1);

@@ -261,7 +261,7 @@ impl Run {
     /// A port goes down, comes up, or is removed.
     fn change(&mut self, port: usize) {
         use Condition::*;
-        let condition = pick(&mut self.random, &[Up, Up, Down, Quarantined, Gone]);
+        let condition = pick(&mut self.random, &[Up, Up, Down, Quarantined, Disabled, Gone]);
         let before = self.pair.bridge.ports[port].condition;
         if before == Gone && condition != Gone {
             // Another port with the same number: no address was seen there.
@@ -274,6 +274,7 @@ impl Run {
         match condition {
             Down => view.egress = Egress::Down,
             Quarantined => view.egress = Egress::Quarantined,
+            Disabled => view.egress = Egress::Disabled,
             Up | Gone => {}
         }
         self.pair.rig.view.ports[port] = (condition != Gone).then_some(view);

@@ -92,6 +92,7 @@ impl World {
                     addresses: Vec::new(),
                     forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
                     loop_protect: None,
+                    disabled: false,
                     worker: None,
                     queues: 2,
                 })

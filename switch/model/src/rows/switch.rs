@@ -50,6 +50,9 @@ pub struct SwitchRow {
     pub ports_up: usize,
     /// Number of ports that are quarantined because their guest broke a rule.
     pub ports_quarantined: usize,
+    /// Number of ports that the operator has disabled.
+    #[serde(default)]
+    pub ports_disabled: usize,
     /// Number of queues of all ports.
     pub queues: usize,
     /// Addresses in the forwarding database.
@@ -96,6 +99,7 @@ pub fn switch(daemon: &DaemonStatus, status: &Status) -> SwitchRow {
         ports: ports.len(),
         ports_up: are(ShownState::Up),
         ports_quarantined: are(ShownState::Quarantined),
+        ports_disabled: are(ShownState::Disabled),
         queues: all().count(),
         fdb_entries: status.fdb.entries,
         fdb_capacity: status.fdb.capacity,

@@ -19,16 +19,19 @@ pub enum ShownState {
     Quarantined,
     /// It is up, but blocked because of a loop.
     Blocked,
+    /// The operator has disabled it, whatever is attached to it.
+    Disabled,
 }
 
 impl ShownState {
     /// All states, in the order of the metric.
-    pub const ALL: [ShownState; 5] = [
+    pub const ALL: [ShownState; 6] = [
         ShownState::Up,
         ShownState::Connected,
         ShownState::Down,
         ShownState::Quarantined,
         ShownState::Blocked,
+        ShownState::Disabled,
     ];
 
     /// The word for it, as in JSON and in the metric's label.
@@ -39,6 +42,7 @@ impl ShownState {
             ShownState::Down => "down",
             ShownState::Quarantined => "quarantined",
             ShownState::Blocked => "blocked",
+            ShownState::Disabled => "disabled",
         }
     }
 }

@@ -1,0 +1,240 @@
+//! Addresses that the operator has put on a port, and addresses that the operator removes.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crosspoint_engine::bridge::vlan::{NO_VLAN, VlanPolicy};
+use crosspoint_engine::stages::guard::StaticAddress;
+use crosspoint_packet::Mac;
+use thiserror::Error;
+
+use super::{Dataplane, Port, State};
+
+/// The most static addresses.
+pub const STATICS_MAX: usize = 4096;
+
+/// An address and the port that it stays on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticEntry {
+    /// The address of a station.
+    pub mac: Mac,
+    /// Its VLAN, 0 for none; `None`: the VLAN of the port's untagged frames.
+    pub vlan: Option<u16>,
+    /// The port's name. There need not be such a port now.
+    pub port: String,
+}
+
+/// Static addresses of the configuration and of the control socket.
+#[derive(Default)]
+pub(super) struct Statics {
+    of_files: Vec<StaticEntry>,
+    by_hand: Vec<StaticEntry>,
+}
+
+/// Which addresses to remove; `None` for any.
+#[derive(Clone, Debug, Default)]
+pub struct Flush {
+    /// The address.
+    pub mac: Option<Mac>,
+    /// The port's name.
+    pub port: Option<String>,
+    /// The VLAN; 0 for none.
+    pub vlan: Option<u16>,
+}
+
+/// Why the forwarding database cannot be changed so.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum FdbError {
+    /// There is no such port.
+    #[error("no port is named {0:?}")]
+    NoPort(String),
+    /// The port has no VLAN for untagged frames.
+    #[error("port {0} has no VLAN for untagged frames: name the address's VLAN")]
+    NoVlan(String),
+    /// The port does not carry the VLAN.
+    #[error("port {port} does not carry VLAN {vlan}")]
+    NotCarried {
+        /// The port.
+        port: String,
+        /// The VLAN.
+        vlan: u16,
+    },
+    /// A static address has no such entry.
+    #[error("{0} is not a static address there")]
+    NotStatic(Mac),
+    /// There are too many.
+    #[error("there are {STATICS_MAX} static addresses already")]
+    TooMany,
+}
+
+impl FdbError {
+    /// What the operator can do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            FdbError::NoPort(_) => "`crosspoint show ports` lists the ports",
+            FdbError::NoVlan(_) | FdbError::NotCarried { .. } => {
+                "`crosspoint show port NAME` shows its VLANs"
+            }
+            FdbError::NotStatic(_) => {
+                "`crosspoint show fdb` marks static addresses; `crosspoint fdb flush MAC` removes a learned one"
+            }
+            FdbError::TooMany => "remove some: crosspoint fdb remove MAC",
+        }
+    }
+}
+
+/// The VLAN of an entry without one: that of the port's untagged frames.
+fn own_vlan(policy: &VlanPolicy) -> Option<u16> {
+    policy.admit(None).ok().map(|admitted| admitted.vlan)
+}
+
+impl Statics {
+    /// All entries by address and VLAN, for the ports that there are. Those of the control socket take precedence.
+    fn resolve(&self, ports: &[Option<Port>]) -> Arc<[StaticAddress]> {
+        if self.of_files.is_empty() && self.by_hand.is_empty() {
+            return Arc::new([]);
+        }
+        let numbers = (0u16..).zip(ports);
+        let numbers = numbers.filter_map(|(number, port)| {
+            let port = port.as_ref()?;
+            Some((port.options.name.as_str(), (number, &port.options.vlan)))
+        });
+        let numbers: HashMap<&str, (u16, &VlanPolicy)> = numbers.collect();
+        let mut all = BTreeMap::new();
+        for entry in self.of_files.iter().chain(&self.by_hand) {
+            let Some((port, policy)) = numbers.get(entry.port.as_str()) else {
+                continue;
+            };
+            if let Some(vlan) = entry.vlan.or_else(|| own_vlan(policy)) {
+                all.insert((entry.mac, vlan), *port);
+            }
+        }
+        let all = all.into_iter();
+        all.map(|((mac, vlan), port)| StaticAddress { mac, vlan, port })
+            .collect()
+    }
+}
+
+impl Dataplane {
+    /// Replaces the static addresses of the configuration.
+    pub fn set_statics(&self, entries: Vec<StaticEntry>) {
+        let mut state = self.lock();
+        if state.statics.of_files != entries {
+            state.statics.of_files = entries;
+            drop(self.publish(&mut state, Vec::new()));
+        }
+    }
+
+    /// Puts an address on a port, until it is removed or the switch ends. Returns its VLAN.
+    pub fn add_static(&self, entry: StaticEntry) -> Result<u16, FdbError> {
+        let mut state = self.lock();
+        let vlan = check(&state, &entry)?;
+        let entry = StaticEntry {
+            vlan: Some(vlan),
+            ..entry
+        };
+        let by_hand = &mut state.statics.by_hand;
+        by_hand.retain(|other| (other.mac, other.vlan) != (entry.mac, entry.vlan));
+        if by_hand.len() >= STATICS_MAX {
+            return Err(FdbError::TooMany);
+        }
+        by_hand.push(entry);
+        drop(self.publish(&mut state, Vec::new()));
+        Ok(vlan)
+    }
+
+    /// Removes the static entries of an address, in one VLAN or in all, until the configuration is read again. The address
+    /// itself is forgotten too. Returns how many there were.
+    pub fn remove_static(&self, mac: Mac, vlan: Option<u16>) -> Result<usize, FdbError> {
+        let mut state = self.lock();
+        let is_it = |entry: &StaticAddress| entry.mac == mac && vlan.is_none_or(|vlan| vlan == entry.vlan);
+        let doomed: Vec<StaticAddress> = state.view.bindings.statics().iter().copied().filter(is_it).collect();
+        if doomed.is_empty() {
+            return Err(FdbError::NotStatic(mac));
+        }
+        let is_kept = |entry: &StaticEntry| {
+            let has_vlan = |one: &StaticAddress| entry.vlan.is_none_or(|vlan| vlan == one.vlan);
+            entry.mac != mac || !doomed.iter().any(has_vlan)
+        };
+        let Statics { of_files, by_hand } = &mut state.statics;
+        of_files.retain(is_kept);
+        by_hand.retain(is_kept);
+        drop(self.publish(&mut state, Vec::new()));
+        let quota = |port| state.view.port(port).map(|p| &*p.quota);
+        self.fdb.remove_if(quota, |other, vlan, _| {
+            other == mac && doomed.iter().any(|one| one.vlan == vlan)
+        });
+        Ok(doomed.len())
+    }
+
+    /// Forgets learned addresses. Frames for them are flooded until they are learned again. Returns how many there were.
+    pub fn flush(&self, flush: &Flush) -> Result<usize, FdbError> {
+        let state = self.lock();
+        let port = match &flush.port {
+            None => None,
+            Some(name) => Some(number_of(&state, name)?),
+        };
+        let view = &state.view;
+        let quota = |port| view.port(port).map(|p| &*p.quota);
+        let removed = Cell::new(0);
+        self.fdb.remove_if(quota, |mac, vlan, on| {
+            let is_meant = flush.mac.is_none_or(|wanted| wanted == mac)
+                && flush.vlan.is_none_or(|wanted| wanted == vlan)
+                && port.is_none_or(|wanted| wanted == on)
+                && view.bindings.static_port(mac, vlan) != Some(on);
+            removed.set(removed.get() + usize::from(is_meant));
+            is_meant
+        });
+        Ok(removed.get())
+    }
+
+    /// The static addresses for the next snapshot.
+    pub(super) fn statics(&self, state: &State) -> Arc<[StaticAddress]> {
+        state.statics.resolve(&state.ports)
+    }
+
+    /// Writes the static addresses into the forwarding database, where they are younger than any other. Call it after a
+    /// change of ports or addresses, and in every tick: then they never age out.
+    pub(super) fn put_statics(&self, state: &State) {
+        let tick = self.shared.tick.load(Ordering::Relaxed);
+        let quota = |port| state.view.port(port).map(|p| &*p.quota);
+        for entry in state.view.bindings.statics().iter() {
+            let key = self.fdb.key(entry.mac, entry.vlan);
+            if !self.fdb.put(key, entry.port, tick, quota) {
+                tracing::debug!("the forwarding database has no room for {} now", entry.mac);
+            }
+        }
+    }
+}
+
+fn number_of(state: &State, name: &str) -> Result<u16, FdbError> {
+    let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|p| p.options.name == name);
+    let number = state.ports.iter().position(is_it);
+    number.map_or_else(|| Err(FdbError::NoPort(name.to_owned())), |n| Ok(n as u16))
+}
+
+/// Checks an entry against the port as it is now, and returns its VLAN.
+fn check(state: &State, entry: &StaticEntry) -> Result<u16, FdbError> {
+    let number = number_of(state, &entry.port)?;
+    let policy = state.view.port(number).map(|port| &*port.vlan);
+    let Some(policy) = policy else {
+        return Err(FdbError::NoPort(entry.port.clone()));
+    };
+    let vlan = match entry.vlan {
+        Some(vlan) => vlan,
+        None => own_vlan(policy).ok_or_else(|| FdbError::NoVlan(entry.port.clone()))?,
+    };
+    let is_carried = match vlan {
+        NO_VLAN => matches!(policy, VlanPolicy::Unaware),
+        vlan => policy.carries(vlan),
+    };
+    match is_carried {
+        true => Ok(vlan),
+        false => Err(FdbError::NotCarried {
+            port: entry.port.clone(),
+            vlan,
+        }),
+    }
+}
