@@ -60,8 +60,8 @@ pub use table::{
 };
 pub use texts::parse_mac;
 pub use types::{
-    Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll, PortKind,
-    Queues, Role, Rss, Tso, Vlan, XdpMode,
+    Admin, Balance, Config, Cores, HugePages, LogFormat, LogLevel, LogTarget, LoopAction, Poll,
+    PortKind, Queues, Role, Rss, Tso, Vlan, XdpMode,
 };
 pub use vlan::text as vlan_list;
 pub use written::schema_json;

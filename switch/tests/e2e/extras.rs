@@ -225,7 +225,10 @@ fn metrics_that_cannot_be_served_yet_cost_no_port_and_are_served_later() {
             "the metrics server: cannot serve metrics on",
         );
         let said = fs::read_to_string(&log).expect("a file");
-        assert!(said.contains("the metrics server is not available"), "{said}");
+        assert!(
+            said.contains("the metrics server is not available"),
+            "{said}"
+        );
         match busy {
             true => drop(other),
             false => drop(lab.ip("address add 10.99.99.99/32 dev lo")),
@@ -316,7 +319,8 @@ fn sockets_that_somebody_removes_are_made_again() {
     fs::write(&control, "mine").expect("nothing is in the way");
     wait_until("a line of the log", PATIENCE, || {
         let said = fs::read_to_string(&log).expect("a file");
-        said.contains("the control socket is not available").then_some(())
+        said.contains("the control socket is not available")
+            .then_some(())
     });
     fs::remove_file(&control).expect("it is there");
     daemon.wait_for(&["show", "ports"], "web");

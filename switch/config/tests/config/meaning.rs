@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crosspoint_config::{
-    Access, Admin, Balance, Config, Cores, Direct, HugePages, LoopAction, LoopProtect, Offloads, Poll,
-    Port, PortKind, Queues, Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
+    Access, Admin, Balance, Config, Cores, Direct, HugePages, LoopAction, LoopProtect, Offloads,
+    Poll, Port, PortKind, Queues, Role, Rss, Slo, Tso, VhostPort, Vlan, XdpMode, XdpPort,
 };
 use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::stages::meter::{RateLimit, RateLimits};

@@ -28,9 +28,7 @@ impl Dataplane {
         let (number, port) = ports
             .find_map(|(n, port)| Some((n, port.as_ref().filter(|p| p.options.name == name)?)))?;
         let open = || {
-            let socket = port
-                .placed()
-                .find_map(|placed| placed.socket.as_ref())?;
+            let socket = port.placed().find_map(|placed| placed.socket.as_ref())?;
             Some(Uplink {
                 number: number as u16,
                 interface: port.properties.get("interface")?.clone(),

@@ -149,8 +149,16 @@ impl Dataplane {
     /// itself is forgotten too. Returns how many there were.
     pub fn remove_static(&self, mac: Mac, vlan: Option<u16>) -> Result<usize, FdbError> {
         let mut state = self.lock();
-        let is_it = |entry: &StaticAddress| entry.mac == mac && vlan.is_none_or(|vlan| vlan == entry.vlan);
-        let doomed: Vec<StaticAddress> = state.view.bindings.statics().iter().copied().filter(is_it).collect();
+        let is_it =
+            |entry: &StaticAddress| entry.mac == mac && vlan.is_none_or(|vlan| vlan == entry.vlan);
+        let doomed: Vec<StaticAddress> = state
+            .view
+            .bindings
+            .statics()
+            .iter()
+            .copied()
+            .filter(is_it)
+            .collect();
         if doomed.is_empty() {
             return Err(FdbError::NotStatic(mac));
         }

@@ -18,9 +18,9 @@ use crosspoint_model::status::{DaemonStatus, FdbEntry, FdbMover, ShownState, Sta
 use serde_json::Value;
 
 use super::files::differing;
-use super::{addresses, guests};
 use super::reload::ReloadError;
 use super::{Changing, Running};
+use super::{addresses, guests};
 use crate::api::Source;
 use crate::dataplane::{Dataplane, MoveError};
 use crate::ports::nic;

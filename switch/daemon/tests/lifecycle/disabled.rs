@@ -39,9 +39,7 @@ fn a_disabled_port_passes_nothing_and_goes_on_where_it_was() {
             assert!(before.detail.contains("ready"), "{}", before.detail);
             std::thread::sleep(Duration::from_millis(5));
             let after = switch.port("b");
-            let frames = |port: &PortStatus| {
-                (port.queues[0].rx_packets, port.queues[0].tx_packets)
-            };
+            let frames = |port: &PortStatus| (port.queues[0].rx_packets, port.queues[0].tx_packets);
             assert_eq!(frames(&after), frames(&before));
             assert_eq!(after.addresses, 0);
             switch.set_disabled("b", false);

@@ -173,21 +173,31 @@ fn a_static_address_stays_on_its_port_until_it_is_removed() {
     send(&mut thief, DISPUTED, ALL);
     assert!(receives(&mut peer, DISPUTED, ALL));
     assert_eq!(place(&host).as_deref(), Some("thief"));
-    assert!(ask(&host, REMOVE).is_err(), "a learned address is not static");
+    assert!(
+        ask(&host, REMOVE).is_err(),
+        "a learned address is not static"
+    );
 }
 
 #[test]
 fn addresses_are_flushed_by_port_and_by_address() {
     let host = Host::start(1, "");
     let [mut owner, mut thief, mut peer] = guests(&host);
-    for (guest, src) in [(&mut owner, DISPUTED), (&mut thief, OTHER), (&mut peer, PEER)] {
+    for (guest, src) in [
+        (&mut owner, DISPUTED),
+        (&mut thief, OTHER),
+        (&mut peer, PEER),
+    ] {
         send(guest, src, ALL);
     }
     host.wait("all are known", |host| fdb(host).addresses.len() == 3);
     let removed = |request: &str| ask(&host, request).map(|answer| answer.removed);
     assert_eq!(removed(r#"{"fdb_flush":{"port":"owner","vlan":7}}"#), Ok(0));
     assert_eq!(removed(r#"{"fdb_flush":{"port":"owner"}}"#), Ok(1));
-    assert_eq!(removed(r#"{"fdb_flush":{"mac":"52:54:00:09:09:02"}}"#), Ok(1));
+    assert_eq!(
+        removed(r#"{"fdb_flush":{"mac":"52:54:00:09:09:02"}}"#),
+        Ok(1)
+    );
     let known = fdb(&host).addresses;
     assert!(known.len() == 1 && known[0].port == "thief", "{known:?}");
     assert!(removed(r#"{"fdb_flush":{"port":"nobody"}}"#).is_err());

@@ -261,7 +261,10 @@ impl Run {
     /// A port goes down, comes up, or is removed.
     fn change(&mut self, port: usize) {
         use Condition::*;
-        let condition = pick(&mut self.random, &[Up, Up, Down, Quarantined, Disabled, Gone]);
+        let condition = pick(
+            &mut self.random,
+            &[Up, Up, Down, Quarantined, Disabled, Gone],
+        );
         let before = self.pair.bridge.ports[port].condition;
         if before == Gone && condition != Gone {
             // Another port with the same number: no address was seen there.

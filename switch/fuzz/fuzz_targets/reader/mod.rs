@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crosspoint_config::{Role, VhostPort};
-use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions, PortState};
+use crosspoint_daemon::dataplane::{
+    BalanceOptions, Dataplane, DataplaneOptions, PortOptions, PortState,
+};
 use crosspoint_daemon::ports::vhost::converse_once;
 use crosspoint_engine::bridge::fdb::Damping;
 use crosspoint_engine::bridge::storm::StormLimits;

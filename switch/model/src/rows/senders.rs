@@ -59,7 +59,11 @@ mod tests {
             name: name.into(),
             queues: vec![QueueStatus {
                 dropped_copies,
-                drops: [("hairpin".to_owned(), hairpin), ("guest_ring_full".to_owned(), 9)].into(),
+                drops: [
+                    ("hairpin".to_owned(), hairpin),
+                    ("guest_ring_full".to_owned(), 9),
+                ]
+                .into(),
                 ..QueueStatus::default()
             }],
             ..PortStatus::default()
@@ -84,6 +88,10 @@ mod tests {
         assert_eq!(only_sender(Some(&two), &two), None);
         let mut gone = one.clone();
         gone.removed.dropped_copies = 3;
-        assert_eq!(only_sender(None, &gone), None, "it may have been the removed one");
+        assert_eq!(
+            only_sender(None, &gone),
+            None,
+            "it may have been the removed one"
+        );
     }
 }

@@ -9,7 +9,6 @@ use super::device::DeviceStatus;
 use super::queue::QueueStatus;
 use super::state::ShownState;
 
-
 macro_rules! port_status {
     (events { $($(#[doc = $event_doc:literal])+ $event:ident;)+ }) => {
         /// One port.

@@ -102,7 +102,11 @@ mod tests {
             fdb.key(Mac::new([2, 0, a, b, c, d]), 5)
         });
         let same = |key: &Key| fdb.bucket_number(*key) == fdb.bucket_number(first);
-        let put: Vec<bool> = all.filter(same).take(WAYS + 1).map(|key| fdb.put(key, 1, 0, |_| None)).collect();
+        let put: Vec<bool> = all
+            .filter(same)
+            .take(WAYS + 1)
+            .map(|key| fdb.put(key, 1, 0, |_| None))
+            .collect();
         assert_eq!(put.iter().filter(|is| **is).count(), WAYS);
         assert_eq!(put.last(), Some(&false));
     }
