@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
 
-use crosspoint_frame::{Burst, Pick, TagOp};
+use crosspoint_frame::{Burst, HeaderOp, TxEntry};
 use crosspoint_guest::{GuestMemory as Driver, RegionLayout};
 use crosspoint_memory::{GuestMemory, MemoryCell, RegionSpec};
 use crosspoint_vring::{
@@ -160,7 +160,7 @@ fn run(sender: &World, receiver: &World, orders: &[u8; ORDERS], packed: bool) {
         return;
     };
     let (mut burst, mut scratch) = (Burst::new(), RxScratch::default());
-    let tag = [TagOp::Keep, TagOp::Push, TagOp::Pop][usize::from(orders[6] % 3)];
+    let tag = [HeaderOp::Keep, HeaderOp::Push, HeaderOp::Pop][usize::from(orders[6] % 3)];
     for _ in 0..4 {
         burst.clear();
         let taken = tx.receive(&mut burst);
@@ -170,17 +170,17 @@ fn run(sender: &World, receiver: &World, orders: &[u8; ORDERS], packed: bool) {
         }
         // As in the stages: invalid frames are dropped, and a tag is popped only if there is one.
         let good = |len: u32| (14..=65_554).contains(&len);
-        let picks: Vec<Pick> = burst
+        let picks: Vec<TxEntry> = burst
             .frames()
             .iter()
             .enumerate()
             .filter(|(_, frame)| good(frame.len))
             .map(|(i, frame)| match tag {
-                TagOp::Pop if frame.len < 18 => Pick {
+                HeaderOp::Pop if frame.len < 18 => TxEntry {
                     frame: i as u8,
-                    tag: TagOp::Keep,
+                    tag: HeaderOp::Keep,
                 },
-                tag => Pick {
+                tag => TxEntry {
                     frame: i as u8,
                     tag,
                 },
