@@ -20,7 +20,7 @@ use crosspoint_frame::{Burst, Decision, Frame, tsc};
 use crosspoint_packet::headers::Headers;
 
 use crate::egress::tx::Tx;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PortSnapshot, Snapshot};
 
 /// Backlog of the phantom queue above which frames are marked: what a queue of a millisecond would hold.
 pub const MARK_AFTER: Duration = Duration::from_millis(1);
@@ -115,14 +115,13 @@ impl Bucket {
         u64::try_from(ticks).unwrap_or(u64::MAX).min(1 << 53)
     }
 
-    /// Takes `units`, whether they are there or not. No more than `depth` ticks before `now` are left to be used later.
-    fn take(&self, units: u64, now: u64, depth: u64) {
+    /// Takes `ticks`, whether they are there or not. No more than `depth` ticks before `now` are left to be used later.
+    fn take(&self, ticks: u64, now: u64, depth: u64) {
         let floor = now.saturating_sub(depth);
         if self.paid_until.load(Ordering::Relaxed) < floor {
             self.paid_until.fetch_max(floor, Ordering::Relaxed);
         }
-        self.paid_until
-            .fetch_add(self.ticks(units), Ordering::Relaxed);
+        self.paid_until.fetch_add(ticks, Ordering::Relaxed);
     }
 
     /// Ticks after `now` until which everything taken has been paid for.
@@ -194,28 +193,75 @@ impl Meter {
         let units = [(&self.bytes, size.bytes), (&self.packets, size.packets)];
         for (bucket, units) in units {
             if let Some(bucket) = bucket {
-                bucket.take(units, now, bucket.depth);
+                bucket.take(bucket.ticks(units), now, bucket.depth);
             }
         }
     }
 
-    /// Decides about a frame, or several, for the port at `now`, and counts what passes.
+    /// Decides about a frame, or several together, for the port at `now`, and counts what passes.
     pub fn police(&self, size: Size, now: u64) -> Policed {
+        let mut policing = self.policing(now);
+        let policed = policing.decide(size);
+        policing.finish();
+        policed
+    }
+
+    /// Begins to decide about frames that follow each other, at `now`.
+    fn policing(&self, now: u64) -> Policing<'_> {
         let now = ticks_of(now);
-        let is_over = |bucket: &Bucket| bucket.backlog(now) > bucket.depth;
-        if self.buckets().any(is_over) {
+        let backlog = |bucket: &Option<Bucket>| bucket.as_ref().map_or(0, |one| one.backlog(now));
+        Policing {
+            meter: self,
+            now,
+            backlogs: [backlog(&self.bytes), backlog(&self.packets)],
+            taken: [0; 2],
+        }
+    }
+}
+
+/// Decisions about frames for one port that follow each other in a burst. The meter is read once and written once, not for
+/// each frame: its cache line is shared. So several workers may together exceed the burst by a burst of frames each.
+struct Policing<'m> {
+    meter: &'m Meter,
+    now: u64,
+    /// Of bytes and of packets: ticks until everything taken has been paid for, and what these frames have taken.
+    backlogs: [u64; 2],
+    taken: [u64; 2],
+}
+
+impl Policing<'_> {
+    fn decide(&mut self, size: Size) -> Policed {
+        let buckets = [&self.meter.bytes, &self.meter.packets];
+        let depths = buckets.map(|bucket| bucket.as_ref().map_or(u64::MAX, |one| one.depth));
+        let [bytes, packets] = self.backlogs;
+        if bytes > depths[0] || packets > depths[1] {
             return Policed::Drop;
         }
-        let units = [(&self.bytes, size.bytes), (&self.packets, size.packets)];
-        for (bucket, units) in units {
-            if let Some(bucket) = bucket {
-                bucket.take(units, now, 0);
+        let units = [size.bytes, size.packets];
+        let counts = self.backlogs.iter_mut().zip(&mut self.taken);
+        for ((bucket, units), (backlog, taken)) in buckets.into_iter().zip(units).zip(counts) {
+            let ticks = bucket.as_ref().map_or(0, |one| one.ticks(units));
+            *backlog += ticks;
+            *taken += ticks;
+        }
+        match self
+            .backlogs
+            .iter()
+            .any(|backlog| *backlog > self.meter.mark_after)
+        {
+            true => Policed::Mark,
+            false => Policed::Pass,
+        }
+    }
+
+    /// Counts what has passed.
+    fn finish(self) {
+        let buckets = [&self.meter.bytes, &self.meter.packets];
+        for (bucket, ticks) in buckets.into_iter().zip(self.taken) {
+            if let (Some(bucket), true) = (bucket, ticks > 0) {
+                bucket.take(ticks, self.now, 0);
             }
         }
-        let marks = self
-            .buckets()
-            .any(|bucket| bucket.backlog(now) > self.mark_after);
-        if marks { Policed::Mark } else { Policed::Pass }
     }
 }
 
@@ -277,15 +323,24 @@ impl Sum for Size {
 pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
     let now = tsc();
     tx.over_rate = 0;
+    let mut run: Option<(u16, Policing<'_>)> = None;
     for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         let Decision::Port(number) = frame.verdict.decision() else {
             continue;
         };
-        let Some(port) = view.port(number) else {
+        let Some((port, meter)) = metered(view, number) else {
             continue;
         };
-        let meter = port.meter_in.as_deref();
-        match meter.map(|meter| meter.police(Size::of(frame), now)) {
+        if run.as_ref().is_none_or(|(of, _)| *of != number) {
+            let before = run.replace((number, meter.policing(now)));
+            before
+                .into_iter()
+                .for_each(|(_, policing)| policing.finish());
+        }
+        match run
+            .as_mut()
+            .map(|(_, policing)| policing.decide(Size::of(frame)))
+        {
             None | Some(Policed::Pass) => {}
             Some(Policed::Mark) => {
                 let is_marked = mark_congestion(frame);
@@ -296,6 +351,13 @@ pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
             Some(Policed::Drop) => tx.over_rate |= 1 << index,
         }
     }
+    run.into_iter().for_each(|(_, policing)| policing.finish());
+}
+
+/// The port and its meter of what is sent to it, if it has one.
+fn metered(view: &Snapshot, number: u16) -> Option<(&PortSnapshot, &Meter)> {
+    let port = view.port(number)?;
+    Some((port, port.meter_in.as_deref()?))
 }
 
 /// The ECN codepoint "congestion experienced" (RFC 3168, 5).
