@@ -37,15 +37,16 @@ fn is_servers(frame: &Frame) -> bool {
     let bytes = frame.headers();
     let headers = Headers::parse(bytes);
     let at = |offset: usize| bytes.get(headers.offset + offset).copied();
+    // The transport header lies beyond the bytes that are decided on, or in another fragment (RFC 7112).
+    let is_hidden = frame.len as usize > bytes.len() || headers.fragment == Fragment::First;
     match (headers.ip_version, headers.stop, headers.protocol) {
         (4 | 6, Stop::Layer4, UDP) => match (at(0), at(1)) {
             (Some(high), Some(low)) => SERVER_PORTS.contains(&u16::from_be_bytes([high, low])),
-            // The frame goes on beyond the bytes that are decided on.
-            _ => frame.len as usize > bytes.len(),
+            _ => is_hidden,
         },
         (6, Stop::Layer4, ICMPV6) => match at(0) {
             Some(kind) => kind == ROUTER_ADVERTISEMENT,
-            None => frame.len as usize > bytes.len(),
+            None => is_hidden,
         },
         // A router advertisement comes from a link-local address (RFC 4861, 4.2), and so does a DHCPv6 reply.
         (6, Stop::CutShort | Stop::TooManyExtensions, _) => {
@@ -136,6 +137,12 @@ mod tests {
                 false,
                 v6,
                 ipv6(&[0, 60, 58], 0x20, &[134, 0]),
+            ),
+            (
+                "a first fragment without its transport header",
+                true,
+                v6,
+                [ipv6(&[44], 0xfe, &[]), vec![58, 0, 0, 1, 0, 0, 0, 1]].concat(),
             ),
             (
                 "a neighbour solicitation",
