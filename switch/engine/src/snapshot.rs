@@ -95,10 +95,11 @@ impl PortSnapshot {
         }
     }
 
-    /// Returns whether frames from this port may leave through `other`.
+    /// Returns whether frames from this port may leave through `other`. What the switch itself sends out of a port counts
+    /// as from that port.
     #[inline(always)]
     pub(crate) fn reaches(&self, other: &PortSnapshot) -> bool {
-        !self.is_isolated || other.is_uplink
+        !self.is_isolated || other.is_uplink || std::ptr::eq(self, other)
     }
 
     /// Like [`tag_op`](Self::tag_op), for a copy of a flooded frame, which may be a control frame.

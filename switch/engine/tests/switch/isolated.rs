@@ -1,8 +1,8 @@
 //! Frames of an isolated port reach uplinks only, by any address; what only servers send is dropped where it comes in.
 
+use crosspoint_engine::worker::Injected;
 use crosspoint_packet::DropReason;
 
-use crate::checks::{assert_balanced, ledger_of};
 use crate::frames::{Flow, host};
 use crate::ports::PortOptions;
 use crate::rates::start;
@@ -17,22 +17,16 @@ fn send(
     options: [PortOptions; 3],
     frames: &[Vec<u8>],
 ) -> ([usize; 3], Vec<Vec<(DropReason, u64)>>) {
-    let (mut worker, view, mut drivers) = start(options);
+    let mut single = start(options);
     for frame in frames.iter().cycle().take(FRAMES) {
-        drivers[0].send(frame);
+        single.drivers[0].send(frame);
     }
-    let _ = drivers[0].transmit.ring().publish();
-    let mut times = crosspoint_engine::worker::Times::begin();
-    while drivers[0].transmit.reap().unwrap() > 0 || drivers[0].transmit.ring().outstanding() > 0 {
-        worker.turn(&mut times);
-    }
-    let received = drivers
-        .iter_mut()
-        .map(|driver| driver.received().concat().len());
-    let received: Vec<usize> = received.collect();
-    let ports = view.ports.iter().flatten();
-    let ledgers: Vec<_> = ports.map(|port| ledger_of(&port.counters)).collect();
-    assert_balanced(&ledgers);
+    single.drain();
+    let ledgers = single.ledgers();
+    let drivers = single.drivers.iter_mut();
+    let received: Vec<usize> = drivers
+        .map(|driver| driver.received().concat().len())
+        .collect();
     let drops = ledgers
         .into_iter()
         .map(|ledger| ledger.drops.into_iter().collect());
@@ -61,6 +55,30 @@ fn frames_of_an_isolated_port_reach_uplinks_only() {
     assert_eq!(received, [0; 3]);
     let sum: u64 = drops[0].iter().map(|(_, count)| count).sum();
     assert_eq!(sum, FRAMES as u64);
+}
+
+/// A loop probe is sent out of the port that it is a probe of.
+#[test]
+fn what_the_switch_sends_out_of_an_isolated_port_leaves() {
+    let isolated = PortOptions {
+        is_isolated: true,
+        ..PortOptions::default()
+    };
+    let plain = PortOptions::default();
+    let mut single = start([isolated, plain.clone(), plain]);
+    let mut bytes = [0; 60];
+    bytes[..12].copy_from_slice(&[[0xff; 6], host(9)].concat());
+    single.inject(Injected {
+        port: SENDER,
+        out: Some(0),
+        bytes,
+    });
+    let received = single
+        .drivers
+        .iter_mut()
+        .map(|driver| driver.received().concat().len());
+    assert_eq!(received.collect::<Vec<_>>(), [1, 0, 0]);
+    assert!(single.ledgers()[0].drops.is_empty());
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod reports;
 mod rig;
 mod runs;
 mod shares;
+mod single;
 mod sleep;
 mod sources;
 mod taps;
