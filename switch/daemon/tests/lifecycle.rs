@@ -43,7 +43,6 @@ use crosspoint_config::VhostPort as PortConfig;
 use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions};
 use crosspoint_daemon::ports::vhost::VhostPort;
 use crosspoint_engine::bridge::fdb::Damping;
-use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::net::features;
@@ -299,24 +298,11 @@ fn vhost_config(directory: &Path, name: &str, queue_pairs: u16) -> PortConfig {
 fn port_options(name: &str, queue_pairs: u16) -> PortOptions {
     PortOptions {
         name: name.to_owned(),
-        kind: "vhost",
         // Floods between the first pair do not reach the bystanders.
         vlan: VlanPolicy::Access(if ["c", "d"].contains(&name) { 20 } else { 10 }),
-        vlan_text: String::new(),
-        mac_limit: 0,
         queues: queue_pairs.into(),
-        joins: false,
-        required: false,
-        weight: 1,
-        storm: StormLimits::default(),
-        rates: Default::default(),
-        dhcp_server: true,
-        isolated: false,
-        addresses: Vec::new(),
-        forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-        loop_protect: None,
-        disabled: false,
         worker: (name == PINNED.0).then_some(PINNED.1),
+        ..PortOptions::default()
     }
 }
 

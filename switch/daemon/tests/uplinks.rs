@@ -9,9 +9,6 @@ use crosspoint_config::{HugePages, Queues, Rss, Tso, XdpMode, XdpPort};
 use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions};
 use crosspoint_daemon::ports::nic::{UplinkOptions, Uplinks};
 use crosspoint_engine::bridge::fdb::Damping;
-use crosspoint_engine::bridge::storm::StormLimits;
-use crosspoint_engine::bridge::vlan::VlanPolicy;
-use crosspoint_engine::stages::meter::RateLimits;
 use crosspoint_model::status::PortStatus;
 use crosspoint_netdev::{Events, Links, Wake};
 use crosspoint_xsk::{BindMode, PacketMemory, Pages, SocketOptions};
@@ -104,22 +101,11 @@ fn add_port(dataplane: &Dataplane, config: &XdpPort) -> u16 {
     let options = PortOptions {
         name: config.interface.clone(),
         kind: "xdp",
-        vlan: VlanPolicy::Unaware,
         vlan_text: "unaware".to_owned(),
-        mac_limit: 0,
         queues: 4,
         joins: true,
         required: true,
-        weight: 1,
-        storm: StormLimits::default(),
-        rates: RateLimits::default(),
-        dhcp_server: true,
-        isolated: false,
-        addresses: Vec::new(),
-        forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-        loop_protect: None,
-        disabled: false,
-        worker: None,
+        ..PortOptions::default()
     };
     dataplane.add_port(options).expect("there is room")
 }

@@ -25,8 +25,6 @@ use crosspoint_config::VhostPort as PortConfig;
 use crosspoint_daemon::dataplane::{BalanceOptions, Dataplane, DataplaneOptions, PortOptions};
 use crosspoint_daemon::ports::vhost::VhostPort;
 use crosspoint_engine::bridge::fdb::Damping;
-use crosspoint_engine::bridge::storm::StormLimits;
-use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::{Guest, GuestOptions, Session};
 use crosspoint_model::status::{DeviceStatus, PortStatus, ShownState};
 use tempfile::TempDir;
@@ -52,23 +50,9 @@ fn port_config(socket: PathBuf) -> PortConfig {
 fn add_port(dataplane: &Dataplane, name: &str, queue_pairs: u16) -> u16 {
     let number = dataplane.add_port(PortOptions {
         name: name.to_owned(),
-        kind: "vhost",
-        vlan: VlanPolicy::Unaware,
         vlan_text: "unaware".to_owned(),
-        mac_limit: 0,
-        joins: false,
-        required: false,
-        weight: 1,
-        storm: StormLimits::default(),
-        rates: Default::default(),
-        dhcp_server: true,
-        isolated: false,
-        addresses: Vec::new(),
-        forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-        loop_protect: None,
-        disabled: false,
-        worker: None,
         queues: queue_pairs.into(),
+        ..PortOptions::default()
     });
     number.expect("a number is free")
 }

@@ -81,6 +81,32 @@ pub struct PortOptions {
     pub disabled: bool,
 }
 
+impl Default for PortOptions {
+    /// A guest's port with one queue pair, without VLANs and limits.
+    fn default() -> PortOptions {
+        PortOptions {
+            name: String::new(),
+            kind: "vhost",
+            vlan: VlanPolicy::Unaware,
+            vlan_text: String::new(),
+            mac_limit: 0,
+            queues: 1,
+            joins: false,
+            worker: None,
+            required: false,
+            weight: 1,
+            storm: StormLimits::default(),
+            rates: RateLimits::default(),
+            addresses: Vec::new(),
+            dhcp_server: true,
+            isolated: false,
+            forward_control: ControlAddresses::NONE,
+            loop_protect: None,
+            disabled: false,
+        }
+    }
+}
+
 /// State of a port, for `show`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortState {

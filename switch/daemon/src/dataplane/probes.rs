@@ -464,9 +464,6 @@ fn block_time(state: &State, number: u16) -> Duration {
 #[cfg(test)]
 mod tests {
     use crosspoint_engine::bridge::fdb::Damping;
-    use crosspoint_engine::bridge::storm::StormLimits;
-    use crosspoint_engine::stages::control::ControlAddresses;
-    use crosspoint_engine::stages::meter::RateLimits;
 
     use super::*;
     use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
@@ -491,24 +488,13 @@ mod tests {
                 name: format!("up{number}"),
                 kind: "xdp",
                 vlan: vlan.clone(),
-                vlan_text: String::new(),
                 mac_limit: 16,
                 required: true,
-                weight: 1,
-                storm: StormLimits::default(),
-                rates: RateLimits::default(),
-                dhcp_server: true,
-                isolated: false,
-                addresses: Vec::new(),
-                forward_control: ControlAddresses::NONE,
-                disabled: false,
                 loop_protect: Some(LoopProtect {
                     action: LoopAction::Block,
                     block_time: Duration::from_secs(1),
                 }),
-                joins: false,
-                worker: None,
-                queues: 1,
+                ..PortOptions::default()
             };
             dataplane.add_port(options).expect("there is room");
         }

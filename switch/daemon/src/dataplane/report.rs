@@ -374,9 +374,6 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use crosspoint_engine::bridge::fdb::Damping;
-    use crosspoint_engine::bridge::storm::StormLimits;
-    use crosspoint_engine::bridge::vlan::VlanPolicy;
-    use crosspoint_engine::stages::meter::RateLimits;
 
     use super::*;
     use crate::dataplane::{BalanceOptions, DataplaneOptions, PortOptions};
@@ -406,23 +403,9 @@ mod tests {
     fn add_port(dataplane: &Dataplane, number: u64) {
         let options = PortOptions {
             name: format!("guest-{number}"),
-            kind: "vhost",
-            vlan: VlanPolicy::Unaware,
-            vlan_text: String::new(),
             mac_limit: 16,
-            required: false,
-            weight: 1,
-            storm: StormLimits::default(),
-            rates: RateLimits::default(),
-            dhcp_server: true,
-            isolated: false,
-            addresses: Vec::new(),
-            forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-            loop_protect: None,
-            disabled: false,
-            joins: false,
-            worker: None,
             queues: 2,
+            ..PortOptions::default()
         };
         let port = dataplane.add_port(options).expect("there is room");
         let state = dataplane.lock();

@@ -16,7 +16,6 @@ use crosspoint_daemon::dataplane::{
 };
 use crosspoint_daemon::ports::vhost::VhostPort;
 use crosspoint_engine::bridge::fdb::Damping;
-use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, VRING_NO_FD, protocol};
 use crosspoint_guest::net::features;
@@ -514,23 +513,9 @@ fn open(dataplane: &Arc<Dataplane>, socket: PathBuf, name: &str, vlan: u16) -> V
 fn add_port(dataplane: &Dataplane, name: &str, vlan: u16) -> u16 {
     let options = PortOptions {
         name: name.to_owned(),
-        kind: "vhost",
         vlan: VlanPolicy::Access(vlan),
-        vlan_text: String::new(),
-        mac_limit: 0,
-        joins: false,
-        required: false,
-        weight: 1,
-        storm: StormLimits::default(),
-        rates: Default::default(),
-        dhcp_server: true,
-        isolated: false,
-        addresses: Vec::new(),
-        forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-        loop_protect: None,
-        disabled: false,
-        worker: None,
         queues: 2,
+        ..PortOptions::default()
     };
     dataplane.add_port(options).expect("there is room")
 }

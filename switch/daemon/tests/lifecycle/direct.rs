@@ -8,7 +8,6 @@ use crosspoint_config::{Config, PortKind};
 use crosspoint_daemon::dataplane::PortOptions;
 use crosspoint_daemon::ports::nic::{UplinkOptions, Uplinks};
 use crosspoint_daemon::ports::vhost::VhostPort;
-use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::protocol;
 use crosspoint_model::status::ShownState;
@@ -75,21 +74,8 @@ impl Wired {
                 name: port.name.clone(),
                 kind: "",
                 vlan: VlanPolicy::Access(if first { 10 } else { 20 }),
-                vlan_text: String::new(),
-                mac_limit: 0,
                 queues: 2,
-                joins: false,
-                required: false,
-                weight: 1,
-                storm: StormLimits::default(),
-                rates: Default::default(),
-                dhcp_server: true,
-                isolated: false,
-                addresses: Vec::new(),
-                forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-                loop_protect: None,
-                disabled: false,
-                worker: None,
+                ..PortOptions::default()
             });
             let number = number.expect("a number is free");
             match &port.kind {

@@ -12,8 +12,6 @@ use crosspoint_daemon::dataplane::{
 };
 use crosspoint_daemon::ports::nic::{UplinkOptions, Uplinks};
 use crosspoint_daemon::ports::vhost::VhostPort;
-use crosspoint_engine::bridge::storm::StormLimits;
-use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_guest::message::protocol;
 use crosspoint_guest::{Guest, GuestOptions};
@@ -363,22 +361,8 @@ fn wired(
         let number = dataplane.add_port(PortOptions {
             name: port.name.clone(),
             kind: "",
-            vlan: VlanPolicy::Unaware,
-            vlan_text: String::new(),
-            mac_limit: 0,
             queues: 2,
-            joins: false,
-            required: false,
-            weight: 1,
-            storm: StormLimits::default(),
-            rates: Default::default(),
-            dhcp_server: true,
-            isolated: false,
-            addresses: Vec::new(),
-            forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-            loop_protect: None,
-            disabled: false,
-            worker: None,
+            ..PortOptions::default()
         });
         let number = number.expect("a number is free");
         match &port.kind {

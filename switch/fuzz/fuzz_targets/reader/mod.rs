@@ -83,23 +83,10 @@ impl World {
             dataplane
                 .add_port(PortOptions {
                     name: name.to_owned(),
-                    kind: "vhost",
                     vlan: VlanPolicy::Access(1),
-                    vlan_text: String::new(),
                     mac_limit: 16,
-                    joins: false,
-                    required: false,
-                    weight: 1,
-                    storm: StormLimits::default(),
-                    rates: Default::default(),
-                    dhcp_server: true,
-                    isolated: false,
-                    addresses: Vec::new(),
-                    forward_control: crosspoint_engine::stages::control::ControlAddresses::NONE,
-                    loop_protect: None,
-                    disabled: false,
-                    worker: None,
                     queues: 2,
+                    ..PortOptions::default()
                 })
                 .expect("there is room")
         };
