@@ -109,6 +109,9 @@ impl Config {
 /// An error, and how to fix it.
 type Refusal = (String, &'static str);
 
+/// Keys of the longest path to a value in a port: `limit.out.rate`.
+const PATH_KEYS_MAX: usize = 3;
+
 /// How a key is changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
@@ -126,9 +129,30 @@ fn how(key: &str) -> (&str, How) {
     }
 }
 
-/// Changes one key of a port's table.
+/// Changes one key of a port's table, or of a table in it.
 fn change(table: &mut PortTable, key: &str, value: &Value) -> Result<(), Refusal> {
     let (path, how) = how(key);
+    change_at(table, path, how, value)?;
+    let excluded = match path {
+        "vlan.access" => "trunk",
+        "vlan.trunk" => "access",
+        _ => return Ok(()),
+    };
+    let has_both = table
+        .get("vlan")
+        .is_some_and(|vlan| vlan.get(excluded).is_some());
+    if has_both && !value.is_null() {
+        let message = "`access` and `trunk` of `vlan` exclude each other".to_owned();
+        let help =
+            "replace the whole table, for example: 'vlan={access=100}' or 'vlan={trunk=[100,200]}'";
+        return Err((message, help));
+    }
+    Ok(())
+}
+
+/// Changes the key at `path`. Tables on the way are made if they are missing, and removed if they become empty. The path has
+/// at most [`PATH_KEYS_MAX`] keys.
+fn change_at(table: &mut PortTable, path: &str, how: How, value: &Value) -> Result<(), Refusal> {
     let Some((outer, inner)) = path.split_once('.') else {
         return change_in(table, path, how, value);
     };
@@ -143,18 +167,9 @@ fn change(table: &mut PortTable, key: &str, value: &Value) -> Result<(), Refusal
             help,
         ));
     };
-    change_in(keys, inner, how, value)?;
-    let excluded = match path {
-        "vlan.access" => keys.contains_key("trunk"),
-        "vlan.trunk" => keys.contains_key("access"),
-        _ => false,
-    };
-    if excluded && !value.is_null() {
-        let message = "`access` and `trunk` of `vlan` exclude each other".to_owned();
-        let help =
-            "replace the whole table, for example: 'vlan={access=100}' or 'vlan={trunk=[100,200]}'";
-        return Err((message, help));
-    }
+    change_at(keys, inner, how, value)?;
+    // A table that has become empty counts as absent, also in another table.
+    keys.retain(|_, value| !value.is_null());
     if keys.is_empty() {
         *place = Value::Null;
     }
@@ -261,7 +276,7 @@ pub fn parse_changes(words: &[String]) -> Result<PortTable, String> {
             .ok_or_else(|| format!("{word:?} is not KEY=VALUE, such as mac_limit=10"))?;
         let (path, how) = how(key);
         let is_name = |name: &str| !name.is_empty() && name.bytes().all(is_bare);
-        if path.split('.').count() > 2 || !path.split('.').all(is_name) {
+        if path.split('.').count() > PATH_KEYS_MAX || !path.split('.').all(is_name) {
             return Err(format!("{word:?}: {path:?} is not a key"));
         }
         if how != How::Set && value.is_empty() {
@@ -379,6 +394,17 @@ mod tests {
             Ok(with_vlan(json!({"access": 5})))
         );
         assert!(changed(&["vlan.access=5"]).is_err_and(|why| why.contains("exclude")));
+        let limit = |words: &[&str]| changed(words).map(|table| table["limit"].clone());
+        assert_eq!(
+            limit(&["limit.out.rate=2Gbit/s", "limit.in.packets=5k/s"]),
+            Ok(json!({"out": {"rate": "2Gbit/s"}, "in": {"packets": "5k/s"}}))
+        );
+        assert_eq!(
+            limit(&["limit.in.packets=5k/s", "limit.out.rate="]),
+            Ok(json!({"in": {"packets": "5k/s"}}))
+        );
+        assert_eq!(limit(&["limit.out.rate="]), Ok(Value::Null));
+        assert!(limit(&["limit.out.rate.low=5"]).is_err_and(|why| why.contains("not a key")));
         assert!(changed(&["mac_limit.low=5"]).is_err_and(|why| why.contains("no table")));
     }
 
@@ -404,7 +430,7 @@ mod tests {
             &["mac_limit+=1"][..],
             &["vlan.trunk+=x"],
             &["vlan.trunk+="],
-            &["a.b.c=1"],
+            &["a.b.c.d=1"],
             &["mac_limit=1", "mac_limit=2"],
         ] {
             assert!(changed(words).is_err(), "{words:?}");

@@ -118,7 +118,8 @@ impl Nested for RateLimit {
         let some = |value| Some(value).filter(|value| *value > 0);
         let keys = RateKeys {
             rate: some(self.bits_per_s),
-            burst: some(self.burst_bytes),
+            // A burst that follows from the rate goes on to do so when the rate is changed alone.
+            burst: some(self.burst_bytes).filter(|burst| *burst != burst_default(self.bits_per_s)),
             packets: some(self.packets_per_s),
         };
         (!self.is_unlimited()).then_some(keys)
