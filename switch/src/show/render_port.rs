@@ -90,6 +90,17 @@ fn summary(detail: &PortDetail) -> String {
     }
     add("weight", port.weight.to_string());
     add("storm", storm(&port.storm));
+    if port.isolated {
+        add("isolated", "reaches uplinks only".to_owned());
+    }
+    let servers = match port.dhcp_server {
+        true => "may send",
+        false => "may not send",
+    };
+    add(
+        "DHCP and router",
+        format!("{servers} replies and advertisements"),
+    );
     let LimitStatus { out, r#in } = port.limit;
     add("limit out", limit(out));
     add("limit in", limit(r#in));

@@ -278,6 +278,8 @@ fn see_port(port: &Port) -> SeenPort {
                 multicast: port.options.storm.multicast,
                 unknown_unicast: port.options.storm.unknown_unicast,
             },
+            dhcp_server: port.options.dhcp_server,
+            isolated: port.options.isolated,
             limit: LimitStatus {
                 out: rate(port.options.rates.out),
                 r#in: rate(port.options.rates.in_),

@@ -132,6 +132,8 @@ fn guest() -> PortStatus {
             multicast: 1_000_000,
             unknown_unicast: 0,
         },
+        dhcp_server: false,
+        isolated: true,
         limit: LimitStatus {
             out: RateStatus {
                 bits_per_s: 1_000_000_000,

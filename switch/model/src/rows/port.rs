@@ -56,6 +56,12 @@ macro_rules! port_row {
             /// Limits of flooded copies of its frames, per second; 0 for no limit.
             #[serde(default)]
             pub storm: StormStatus,
+    /// Whether it may send what DHCP servers and IPv6 routers send.
+    #[serde(default)]
+    pub dhcp_server: bool,
+    /// Whether its frames reach uplinks only.
+    #[serde(default)]
+    pub isolated: bool,
     /// Limits of what its guest sends and of what is sent to it.
     #[serde(default)]
     pub limit: LimitStatus,
@@ -111,6 +117,8 @@ macro_rules! port_row {
                 loop_protect: port.loop_protect,
                 forward_control: port.forward_control.clone(),
                 storm: port.storm,
+                dhcp_server: port.dhcp_server,
+                isolated: port.isolated,
                 limit: port.limit,
                 properties: port.properties.clone(),
                 queues: port.queues.len(),

@@ -36,6 +36,12 @@ macro_rules! port_status {
             /// Limits on the copies into which its frames may be flooded.
             #[serde(default)]
             pub storm: StormStatus,
+            /// Whether it may send what DHCP servers and IPv6 routers send.
+            #[serde(default)]
+            pub dhcp_server: bool,
+            /// Whether its frames reach uplinks only.
+            #[serde(default)]
+            pub isolated: bool,
             /// Limits of what its guest sends and of what is sent to it.
             #[serde(default)]
             pub limit: LimitStatus,
