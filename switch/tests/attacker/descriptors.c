@@ -388,12 +388,16 @@ static void attack(const char *what)
 		for (int i = 0; i < 8; i++)
 			say_word(CALL, 1, file);
 	} else if (!strcmp(what, "last_pipe")) {
-		/* The switch gets the last copies of a pipe's end: closing them takes the mutex. */
+		/* The switch gets the last copies of a pipe's end: closing them takes the mutex. The last message's payload is
+		 * sent after our own copy is closed. Else the switch may close its copies first, and we wait for the mutex. */
+		uint32_t head[3] = { KICK, 1, 8 };
+		uint64_t ring = 0;
 		held_pipe(ends);
 		introduce();
 		say_word(ERR, 0, ends[1]);
-		say_word(KICK, 0, ends[1]);
+		say_parts(&(struct iovec){ head, sizeof head }, 1, ends[1]);
 		close(ends[1]);
+		say_parts(&(struct iovec){ &ring, sizeof ring }, 1, -1);
 	} else if (!strcmp(what, "hidden_file")) {
 		/* One write with two messages that take no descriptor: the descriptor comes with the first, but seems to belong to
 		 * the second. */

@@ -16,7 +16,6 @@ use crosspoint_daemon::dataplane::{
 };
 use crosspoint_daemon::ports::vhost::converse_once;
 use crosspoint_engine::bridge::fdb::Damping;
-use crosspoint_engine::bridge::storm::StormLimits;
 use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_guest::message::{FLAG_NEED_REPLY, FLAG_VERSION, encode, send_bytes};
 use crosspoint_guest::{Guest, GuestOptions, Session};
