@@ -30,6 +30,7 @@ pub mod limits;
 mod load;
 mod nested;
 mod patience;
+pub mod pattern;
 pub mod plan;
 mod ports;
 pub mod quantity;

@@ -123,7 +123,7 @@ impl Switch {
         let (mut delivered, mut dropped, mut sent, mut drops) = (0, 0, 0, 0);
         for queue in self.dataplane.status().ports.iter().flat_map(|p| &p.queues) {
             let copies = queue.delivered_copies + queue.dropped_copies + queue.joined_copies;
-            let made = queue.flood_copies + queue.segment_copies;
+            let made = queue.flood_copies + queue.segment_copies + queue.mirror_copies;
             assert_eq!(queue.rx_packets + made, copies, "{queue:#?}");
             delivered += queue.delivered_copies;
             dropped += queue.dropped_copies;

@@ -40,6 +40,8 @@ macro_rules! queue_counters {
                 delivered_copies;
                 /// Copies of frames from here that were dropped, at any port.
                 dropped_copies;
+                /// Additional copies that mirrors made of frames from here.
+                mirror_copies;
             }
             events {
                 /// Kicks from the guest that woke a worker.

@@ -14,6 +14,7 @@ use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::egress::guest_queues::GuestQueues;
 use crate::observe::counters::PortCounters;
+use crate::observe::mirror::Mirror;
 use crate::observe::tap::Tap;
 use crate::stages::control::ControlAddresses;
 use crate::stages::guard::Bindings;
@@ -78,8 +79,8 @@ impl PortSnapshot {
         !matches!(*self.vlan, VlanPolicy::Unaware)
     }
 
-    /// Returns whether it is blocked because a loop goes through it: frames from it are dropped, no frame is flooded to
-    /// it, and no address is learned on it.
+    /// Returns whether it is blocked, because a loop goes through it or a mirror has it: frames from it are dropped, no
+    /// frame is flooded to it, and no address is learned on it.
     pub fn is_blocked(&self) -> bool {
         self.sources
             .as_ref()
@@ -149,6 +150,8 @@ pub struct Snapshot {
     pub flows: FlowHasher,
     /// Taps that capture frames: at most [`TAPS_MAX`](crate::observe::tap::TAPS_MAX).
     pub taps: Box<[Arc<Tap>]>,
+    /// Mirrors: at most [`MIRRORS_MAX`](crate::observe::mirror::MIRRORS_MAX).
+    pub mirrors: Box<[Mirror]>,
     /// Recognizes loop probes that came back; `None` if no port sends any.
     pub probes: Option<Arc<Probes>>,
 }
@@ -170,6 +173,7 @@ impl Snapshot {
             fdb,
             flows,
             taps,
+            mirrors: Box::new([]),
             probes: None,
         };
         snapshot.note_meters();

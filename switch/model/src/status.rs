@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 mod device;
+mod mirror;
 mod port;
 mod queue;
 mod state;
@@ -10,6 +11,7 @@ mod worker;
 mod xdp;
 
 pub use device::{DeviceStatus, MemoryRegionStatus, VringStatus};
+pub use mirror::MirrorStatus;
 pub use port::{
     LimitStatus, LoopProtectStatus, ObjectiveStatus, PortStatus, RateStatus, SloStatus, StormStatus,
 };
@@ -36,6 +38,9 @@ pub struct Status {
     /// Counts of removed ports.
     #[serde(default)]
     pub removed: RemovedStatus,
+    /// Mirrors, in the order of the configuration.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorStatus>,
 }
 
 /// State of the configuration's last reload.

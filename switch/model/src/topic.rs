@@ -13,6 +13,7 @@
 //! | `latency` | array of [`LatencyRow`](crate::rows::LatencyRow), by port and queue; queues of NICs have no such times |
 //! | `guests` | array of [`GuestRow`](crate::rows::GuestRow), in the order of the configuration |
 //! | `xdp` | array of [`XdpRow`](crate::rows::XdpRow), by port and queue, of queues with a socket |
+//! | `mirrors` | array of [`MirrorStatus`](crate::status::MirrorStatus), in the order of the configuration |
 //! | `port NAME` | one [`PortDetail`](crate::rows::PortDetail) |
 //!
 //! Counts are since the daemon started; shares of workers' time are of the last seconds. JSON is exact; tables show large
@@ -46,11 +47,13 @@ pub enum Topic {
     Guests,
     /// The kernel's counters of the sockets of NIC queues.
     Xdp,
+    /// Mirrors.
+    Mirrors,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 9] = [
+    pub const ALL: [Topic; 10] = [
         Topic::Switch,
         Topic::Ports,
         Topic::Queues,
@@ -60,6 +63,7 @@ impl Topic {
         Topic::Latency,
         Topic::Guests,
         Topic::Xdp,
+        Topic::Mirrors,
     ];
 
     /// Its name in commands and requests.
@@ -74,6 +78,7 @@ impl Topic {
             Topic::Latency => "latency",
             Topic::Guests => "guests",
             Topic::Xdp => "xdp",
+            Topic::Mirrors => "mirrors",
         }
     }
 
@@ -89,6 +94,7 @@ impl Topic {
             Topic::Latency => "how long guests' descriptors take to completion, by queue",
             Topic::Guests => "guests' devices and front ends",
             Topic::Xdp => "what the kernel counts at the sockets of NIC queues",
+            Topic::Mirrors => "what mirrors copy, and what they missed",
         }
     }
 }

@@ -76,6 +76,8 @@ drop_reasons! {
     StormUnknownUnicast = "storm_unknown_unicast", Ingress;
     /// A loop goes through the port, and it is blocked for a time (`loop_protect`).
     LoopBlocked = "loop_blocked", Ingress;
+    /// A mirror sends its copies to this port; frames from it are not forwarded.
+    MirrorPort = "mirror_port", Ingress;
     /// A loop probe of this switch came back: it is not forwarded.
     LoopProbe = "loop_probe", Ingress;
     /// The frames of one burst asked for more work (segments, pieces, copies, bytes) than one burst may cost.

@@ -10,7 +10,7 @@ use super::drops::drops;
 use super::format::{count, lasting_s, memory_about, or_dash, percent, time_ns};
 use super::table::Align::{Left, Right};
 use super::table::{Table, paragraph, printable};
-use super::{slo, vlan};
+use super::{render_mirrors, slo, vlan};
 use crosspoint_model::rows::{
     Fdb, GuestRow, LatencyRow, PortRow, QueueRow, SwitchRow, WorkerRow, XdpRow,
 };
@@ -40,6 +40,7 @@ pub fn render(topic: Topic, value: &Value) -> Result<String, Misshapen> {
         Topic::Latency => Vec::deserialize(value).map(|rows| latency(&rows)),
         Topic::Guests => Vec::deserialize(value).map(|rows| guests(&rows)),
         Topic::Xdp => Vec::deserialize(value).map(|rows| xdp(&rows)),
+        Topic::Mirrors => Vec::deserialize(value).map(|rows| render_mirrors::mirrors(&rows)),
     };
     let topic = topic.name();
     text.map_err(|cause| Misshapen { topic, cause })

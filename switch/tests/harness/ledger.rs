@@ -17,6 +17,7 @@ pub struct Port {
     pub tx_bytes: u64,
     pub flood_copies: u64,
     pub segment_copies: u64,
+    pub mirror_copies: u64,
     pub joined_copies: u64,
     pub delivered_copies: u64,
     pub dropped_copies: u64,
@@ -55,6 +56,9 @@ impl Ledger {
                 ("crosspoint_queue_flood_copies_total", _) => {
                     ports.entry(entry()).or_default().flood_copies += value
                 }
+                ("crosspoint_queue_mirror_copies_total", _) => {
+                    ports.entry(entry()).or_default().mirror_copies += value
+                }
                 ("crosspoint_queue_segment_copies_total", _) => {
                     ports.entry(entry()).or_default().segment_copies += value
                 }
@@ -81,7 +85,7 @@ impl Ledger {
     pub fn fault(&self) -> Option<String> {
         let sum = |of: fn(&Port) -> u64| self.ports.values().map(of).sum::<u64>();
         for (name, port) in &self.ports {
-            let made = port.flood_copies + port.segment_copies;
+            let made = port.flood_copies + port.segment_copies + port.mirror_copies;
             if port.rx + made != port.delivered_copies + port.dropped_copies + port.joined_copies {
                 return Some(format!(
                     "{name}: rx + flood and segment copies is not delivered + dropped + joined"

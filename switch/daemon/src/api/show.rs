@@ -33,6 +33,7 @@ pub fn write_json(
         Topic::Drops => serde_json::to_writer(out, &rows::drops(&status)),
         Topic::Latency => serde_json::to_writer(out, &rows::latency(&status)),
         Topic::Guests => serde_json::to_writer(out, &rows::guests(&status)),
+        Topic::Mirrors => serde_json::to_writer(out, &status.mirrors),
         Topic::Xdp => serde_json::to_writer(out, &rows::xdp(&status)),
         Topic::Switch => {
             let daemon = source.daemon();

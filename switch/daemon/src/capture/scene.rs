@@ -174,6 +174,8 @@ impl Scene<'_> {
             HeaderOp::Keep => "keep",
             HeaderOp::Push => "push",
             HeaderOp::Pop => "pop",
+            HeaderOp::PushVlan(_) => "push another",
+            HeaderOp::SetVlan(_) => "replace",
         });
         Copy {
             port: self.name(copy.port),

@@ -164,8 +164,11 @@ impl Dataplane {
             .iter()
             .take(last)
             .map(|port| port.as_ref().map(|p| p.view.clone()));
+        let mut ports: Box<[_]> = ports.collect();
+        state.mirrors.reserve(&mut ports);
+        let mirrors = state.mirrors.resolve(&state.ports, &ports);
         let mut view = Snapshot::new(
-            ports.collect(),
+            ports,
             self.fdb.clone(),
             state.view.flows,
             state.taps.clone().into(),
@@ -173,6 +176,7 @@ impl Dataplane {
         .with_statics(self.statics(state));
         let mut ports = state.ports.iter().flatten();
         let probes = ports.any(|port| port.options.loop_protect.is_some());
+        view.mirrors = mirrors;
         view.probes = probes.then(|| self.probes.clone());
         let view = Arc::new(view);
         state.view = view.clone();

@@ -18,6 +18,7 @@ mod health;
 mod kept;
 mod loops;
 mod measured;
+mod mirrors;
 mod moves;
 mod moving;
 pub(crate) mod numa;
@@ -70,6 +71,7 @@ use crosspoint_xsk::{DirectStatus, PacketMemory, XskSocket, XskTx};
 pub use direct::Uplink;
 use kept::Kept;
 use measured::Measured;
+pub use mirrors::MirrorEntry;
 pub use moving::MoveError;
 pub use options::{DataplaneOptions, NewStream, PortChange, PortOptions, PortState};
 pub use ports::PortSettings;
@@ -135,6 +137,7 @@ struct State {
     calls_reviewed: Instant,
     balance: balance::State,
     taps: Vec<Arc<Tap>>,
+    mirrors: mirrors::Mirrors,
     statics: statics::Statics,
     /// Counts of removed ports.
     removed: RemovedStatus,
@@ -212,6 +215,7 @@ impl Dataplane {
                 calls_reviewed: Instant::now(),
                 balance,
                 taps: Vec::new(),
+                mirrors: mirrors::Mirrors::default(),
                 statics: statics::Statics::default(),
                 removed: RemovedStatus::default(),
                 kept: BTreeMap::new(),

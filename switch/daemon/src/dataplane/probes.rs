@@ -19,6 +19,7 @@ use crosspoint_engine::bridge::vlan::VlanPolicy;
 use crosspoint_engine::stages::guard::SourceGuard;
 use crosspoint_engine::worker::Injected;
 use crosspoint_engine::worker::Update;
+use crosspoint_packet::DropReason;
 
 use super::change::streams_of;
 use super::{Dataplane, Port, PortState, State};
@@ -149,7 +150,7 @@ impl Port {
         }
         let guard = SourceGuard::new(addresses).looking(number, dataplane.probes.clone());
         Some(Arc::new(match self.blocked {
-            Some(_) => guard.blocked(),
+            Some(_) => guard.blocked(DropReason::LoopBlocked),
             None => guard,
         }))
     }

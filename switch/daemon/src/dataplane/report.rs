@@ -14,9 +14,9 @@ use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::stages::meter::RateLimit;
 use crosspoint_model::status::{
-    ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus, PortStatus,
-    QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus, StreamStatus,
-    WindowStatus, WorkerStatus, XdpStatus,
+    ConfigStatus, FdbEntry, FdbStatus, LatencyStatus, LimitStatus, LoopProtectStatus, MirrorStatus,
+    PortStatus, QueueStatus, RateStatus, RemovedStatus, ShownState, Status, StormStatus,
+    StreamStatus, WindowStatus, WorkerStatus, XdpStatus,
 };
 use crosspoint_packet::Mac;
 
@@ -58,6 +58,7 @@ struct Seen {
     window_cycles: u64,
     config: ConfigStatus,
     removed: RemovedStatus,
+    mirrors: Vec<MirrorStatus>,
     ageing: Duration,
 }
 
@@ -83,6 +84,7 @@ impl Dataplane {
             },
             config: seen.config,
             tsc_hz: self.clock.hz(),
+            mirrors: seen.mirrors,
         }
     }
 
@@ -145,6 +147,10 @@ impl Dataplane {
                 seen.status.state = ShownState::Blocked;
                 seen.status.detail = why;
                 seen.status.blocked_with = port.blocked_with().map(str::to_owned);
+            } else if let (Some(mirror), PortState::Up) =
+                (state.mirrors.owner(&port.options.name), port.state)
+            {
+                seen.status.detail = format!("it gets the copies of mirror {mirror} only");
             }
             Some(seen)
         });
@@ -154,6 +160,7 @@ impl Dataplane {
             window_cycles: loads.cycles,
             config: state.config,
             removed: state.gone(),
+            mirrors: state.mirrors.status(&state.ports),
             ageing: state.ageing.times().0,
         }
     }

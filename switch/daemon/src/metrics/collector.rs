@@ -2,7 +2,7 @@
 
 use crosspoint_model::health::Health;
 use crosspoint_model::status::{
-    ObjectiveStatus, PortStatus, ShownState, SloStatus, Status, WorkerStatus,
+    MirrorStatus, ObjectiveStatus, PortStatus, ShownState, SloStatus, Status, WorkerStatus,
 };
 use prometheus::proto::MetricFamily;
 
@@ -23,8 +23,18 @@ pub(super) fn collect(status: &Status) -> Vec<MetricFamily> {
     all.extend(workers(&status.workers));
     all.push(gaps(&status.workers));
     all.extend(worker_events(&status.workers));
+    all.push(mirrors(&status.mirrors));
     all.extend(process());
     all
+}
+
+fn mirrors(mirrors: &[MirrorStatus]) -> MetricFamily {
+    let mut copies = Samples::of(f::MIRROR_COPIES);
+    for mirror in mirrors {
+        copies.add(&[&mirror.name, "delivered"], mirror.copied);
+        copies.add(&[&mirror.name, "missed"], mirror.missed);
+    }
+    copies.finish()
 }
 
 /// Counters of this process: lost log lines, and connections closed for lack of places.

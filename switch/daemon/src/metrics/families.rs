@@ -96,6 +96,7 @@ families! {
     FDB_CAPACITY = GAUGE "crosspoint_fdb_capacity" &[], "Addresses that the forwarding database has room for.";
     FDB_AGEING = GAUGE "crosspoint_fdb_ageing_seconds" &[], "Time after which an address that was not seen is forgotten.";
     LOG_LOST = COUNTER "crosspoint_log_lines_lost_total" &[], "Log lines that were lost, because the reader of the log did not keep up.";
+    MIRROR_COPIES = COUNTER "crosspoint_mirror_copies_total" &["mirror", "result"], "Copies of frames that the mirror made: delivered to its port, or missed because the port or the burst had no room for them.";
     CLIENTS_CLOSED = COUNTER "crosspoint_clients_closed_total" &["server", "why"], "Connections to the metrics server or the control socket that were closed because all places were taken: gave_way to a newer one, or refused because none gave way.";
 }
 

@@ -6,9 +6,9 @@ use crosspoint_daemon::api::Source;
 use crosspoint_daemon::dataplane::MoveError;
 use crosspoint_model::status::{
     ConfigStatus, DaemonStatus, DeviceStatus, FdbEntry, FdbMover, FdbStatus, LatencyStatus,
-    LimitStatus, MemoryRegionStatus, ObjectiveStatus, PortStatus, QueueStatus, RateStatus,
-    ShownState, SloStatus, Status, StormStatus, StreamStatus, VringStatus, WindowStatus,
-    WorkerStatus, XdpStatus,
+    LimitStatus, MemoryRegionStatus, MirrorStatus, ObjectiveStatus, PortStatus, QueueStatus,
+    RateStatus, ShownState, SloStatus, Status, StormStatus, StreamStatus, VringStatus,
+    WindowStatus, WorkerStatus, XdpStatus,
 };
 
 /// A source with constant data.
@@ -76,6 +76,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         tx_bytes: 1_234_567,
         flood_copies: 12,
         segment_copies: 34,
+        mirror_copies: 35,
         joined_copies: 21,
         delivered_copies: 123_456_700,
         dropped_copies: 101,
@@ -366,6 +367,18 @@ pub fn picture() -> Picture {
                 last_reload_success_timestamp_s: 1_789_000_000.5,
                 problems: 2,
             },
+            mirrors: vec![MirrorStatus {
+                name: "ids".into(),
+                ports: vec!["web-*".into()],
+                direction: "both".into(),
+                vlans: Some(vec![100, 101, 102, 200]),
+                filter: Some("tcp port 80".into()),
+                to: "up0".into(),
+                to_vlan: Some(999),
+                is_active: true,
+                copied: 1_234_567,
+                missed: 89,
+            }],
             tsc_hz: 2.1e9,
         },
         fdb: vec![

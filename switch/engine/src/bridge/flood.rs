@@ -76,7 +76,7 @@ impl FloodScratch {
 }
 
 /// Returns the cost of one copy of a frame.
-fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
+pub(crate) fn cost_of(burst: &Burst, frame: &Frame) -> u32 {
     let pieces = burst.piece_count(frame) as u32;
     Work::COPY + Work::of_bytes(frame.len) + pieces * Work::PIECE
 }
@@ -247,7 +247,8 @@ fn send_to(
     for pick in flooded(burst, &tx.flood_groups) {
         tx.flood.copies[index_of(pick)] += 1;
     }
-    if let Some(reason) = refusal(burst, (number, port), tx) {
+    let refused = refusal(burst, flooded(burst, &tx.flood_groups), (number, port), tx);
+    if let Some(reason) = refused {
         let counters = port.counters.at(tx.worker, 0);
         counters.drop(reason, copies);
         tally.dropped += u64::from(copies);
@@ -266,15 +267,19 @@ fn send_to(
     true
 }
 
-/// Returns why the flooded copies of a burst are not sent to a port, if they are not: the port has used more than its share
-/// of a busy worker, or its rate.
-fn refusal(burst: &Burst, (number, port): (u16, &PortSnapshot), tx: &Tx) -> Option<DropReason> {
+/// Returns why these copies, flooded or mirrored, are not sent to a port, if they are not: the port has used more than its
+/// share of a busy worker, or its rate.
+pub(crate) fn refusal(
+    burst: &Burst,
+    picks: impl Iterator<Item = TxEntry>,
+    (number, port): (u16, &PortSnapshot),
+    tx: &Tx,
+) -> Option<DropReason> {
     if tx.shares.is_contended() && tx.shares.is_ahead(Account::To(number)) {
         return Some(DropReason::OverShare);
     }
     let meter = port.meter_in.as_ref()?;
-    let frames = flooded(burst, &tx.flood_groups);
-    let frames = frames.filter_map(|pick| burst.frames().get(index_of(pick)));
+    let frames = picks.filter_map(|pick| burst.frames().get(index_of(pick)));
     let size = frames.map(Size::of).sum();
     (meter.police(size, tsc()) == Policed::Drop).then_some(DropReason::RateExceeded)
 }

@@ -14,6 +14,7 @@ use crate::egress::tx::Asked;
 use crate::egress::tx::Groups;
 use crate::egress::tx::Tx;
 use crate::observe::counters::QueueCounters;
+use crate::observe::mirror;
 use crate::observe::tap;
 use crate::observe::tap::Fate;
 use crate::observe::tap::Origin;
@@ -103,6 +104,10 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
         joins,
         ingress,
     };
+    let is_mirrored = !view.mirrors.is_empty();
+    if is_mirrored {
+        mirror::send(burst, to, tx, from, &mut tally);
+    }
     if flood {
         let began = tsc();
         flood::send(burst, to, tx, from, &mut tally);
@@ -116,7 +121,8 @@ pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: 
         own: tally.work,
         excess: tally.excess,
     };
-    tx.is_plain = !flood && tally.work == 0 && tally.excess == 0 && burst.is_plain();
+    tx.is_plain =
+        !flood && !is_mirrored && tally.work == 0 && tally.excess == 0 && burst.is_plain();
     from.drop(DropReason::BadOffload, tally.refused);
     from.rx_frames.add(burst.len() as u64);
     from.rx_bytes.add(bytes);

@@ -2,7 +2,7 @@
 //! read at any time, and sums over workers.
 //!
 //! The ledger, exact whenever nothing is in flight:
-//! for every port, `rx_frames + flood_copies + segment_copies = delivered_copies + dropped_copies`; and in all,
+//! for every port, `rx_frames + flood_copies + segment_copies + mirror_copies = delivered_copies + dropped_copies`; and in all,
 //! delivered copies are the `tx_frames` of all ports and dropped copies the drops of all reasons.
 //!
 //! `counter_lists.rs` has the list of the counters.
@@ -50,6 +50,25 @@ impl Counter {
     }
 }
 
+/// A counter for each [`DropReason`], at the reason's number.
+#[derive(Clone, Debug)]
+pub struct DropCounters([Counter; DropReason::COUNT]);
+
+impl Default for DropCounters {
+    fn default() -> DropCounters {
+        DropCounters(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl std::ops::Deref for DropCounters {
+    type Target = [Counter; DropReason::COUNT];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Counter; DropReason::COUNT] {
+        &self.0
+    }
+}
+
 macro_rules! queue_counters_struct {
     (
         traffic { $($(#[doc = $traffic_doc:literal])+ $traffic:ident as $_public:ident;)+ }
@@ -72,7 +91,7 @@ macro_rules! queue_counters_struct {
             $($(#[doc = $event_doc])+ pub $event: Counter,)+
             /// Drops by reason: reasons of [`Side::Ingress`](crosspoint_packet::Side) count frames taken from here, those of
             /// `Egress` count copies for this queue.
-            pub drops: [Counter; DropReason::COUNT],
+            pub drops: DropCounters,
             /// Time from reading a guest's descriptor to completing it, cycles.
             pub completion: Latency,
         }

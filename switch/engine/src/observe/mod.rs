@@ -4,6 +4,7 @@ pub mod counters;
 pub mod explain;
 pub(crate) mod histograms;
 pub(crate) mod latency;
+pub mod mirror;
 pub mod tap;
 
 pub use histograms::{BurstSizes, Turns};

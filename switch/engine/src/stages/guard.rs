@@ -17,7 +17,8 @@ use crate::snapshot::PortSnapshot;
 pub struct SourceGuard {
     /// Ascending.
     addresses: Box<[Mac]>,
-    is_blocked: bool,
+    /// Why no frame passes, if none does.
+    blocked: Option<DropReason>,
     /// The port's number, and the probes to recognize among refused frames.
     probes: Option<(u16, Arc<Probes>)>,
 }
@@ -28,7 +29,7 @@ impl SourceGuard {
         addresses.sort_unstable();
         SourceGuard {
             addresses: addresses.into(),
-            is_blocked: false,
+            blocked: None,
             probes: None,
         }
     }
@@ -41,17 +42,17 @@ impl SourceGuard {
         }
     }
 
-    /// Returns the same guard for a blocked port: no frame passes. The addresses stay bound to the port.
-    pub fn blocked(self) -> SourceGuard {
+    /// Returns the same guard for a blocked port: no frame passes, for this reason. The addresses stay bound to the port.
+    pub fn blocked(self, reason: DropReason) -> SourceGuard {
         SourceGuard {
-            is_blocked: true,
+            blocked: Some(reason),
             ..self
         }
     }
 
     /// Returns whether the port is blocked.
     pub fn is_blocked(&self) -> bool {
-        self.is_blocked
+        self.blocked.is_some()
     }
 
     /// Returns whether frames may come from `source`.
@@ -72,9 +73,9 @@ impl SourceGuard {
 
     /// Drops the frames from other addresses. A frame that is already dropped keeps its reason.
     pub(crate) fn enforce(&self, burst: &mut Burst) {
-        if self.is_blocked {
+        if let Some(reason) = self.blocked {
             for frame in burst.frames_mut() {
-                self.refuse(frame, DropReason::LoopBlocked);
+                self.refuse(frame, reason);
             }
             return;
         }

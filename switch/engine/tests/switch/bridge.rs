@@ -114,6 +114,8 @@ pub struct Ledger {
     pub flood_copies: u64,
     /// Segments of large frames that were cut.
     pub segment_copies: u64,
+    /// Copies that mirrors made.
+    pub mirror_copies: u64,
     /// Segments that were joined.
     pub joined_copies: u64,
     pub delivered: u64,

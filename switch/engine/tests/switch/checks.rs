@@ -32,6 +32,7 @@ pub fn ledger_of(counters: &PortCounters) -> Ledger {
         tx: queues.clone().map(tx).collect(),
         flood_copies: all(|c| &c.flood_copies),
         segment_copies: all(|c| &c.segment_copies),
+        mirror_copies: all(|c| &c.mirror_copies),
         joined_copies: all(|c| &c.joined_copies),
         delivered: all(|c| &c.delivered_copies),
         dropped: all(|c| &c.dropped_copies),
@@ -63,7 +64,7 @@ pub fn assert_bursts_fit(counters: &PortCounters) {
 pub fn assert_balanced(ledgers: &[Ledger]) {
     for (port, ledger) in ledgers.iter().enumerate() {
         let (taken, given) = (
-            ledger.rx.0 + ledger.flood_copies + ledger.segment_copies,
+            ledger.rx.0 + ledger.flood_copies + ledger.segment_copies + ledger.mirror_copies,
             ledger.delivered + ledger.dropped + ledger.joined_copies,
         );
         assert_eq!(taken, given, "port {port}: {ledger:?}");

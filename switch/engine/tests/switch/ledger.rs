@@ -365,6 +365,7 @@ fn random_runs_meet_every_reason() {
         Isolated,
         LoopBlocked,
         LoopProbe,
+        MirrorPort,
     ];
     for reason in DropReason::ALL.iter().filter(|r| !others.contains(r)) {
         assert!(met.get(reason) > Some(&20), "{reason:?} in {met:?}");

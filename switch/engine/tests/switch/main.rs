@@ -20,6 +20,7 @@ mod isolated;
 mod joins;
 mod large;
 mod ledger;
+mod mirrors;
 mod order;
 mod over_share;
 mod ports;

@@ -9,11 +9,13 @@ use crosspoint_engine::observe::counters::PortCounters;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::PortSnapshot;
 use crosspoint_engine::stages::control::ControlAddresses;
+use crosspoint_engine::stages::guard::SourceGuard;
 use crosspoint_engine::stages::meter::Meter;
 use crosspoint_engine::stream::Source;
 use crosspoint_engine::stream::Stream;
 use crosspoint_guest::queue::{ReceiveQueue, TransmitQueue};
 use crosspoint_guest::{ChainSplit, RingLayout, VirtioNetHdr};
+use crosspoint_packet::DropReason;
 use crosspoint_vring::feature;
 
 use crate::world::{Guest, MODERN, call};
@@ -45,6 +47,8 @@ pub struct PortOptions {
     pub is_uplink: bool,
     /// Whether it may send what DHCP servers send.
     pub is_server: bool,
+    /// Whether it is the port of a mirror.
+    pub takes_mirror: bool,
 }
 
 impl Default for PortOptions {
@@ -66,6 +70,7 @@ impl Default for PortOptions {
             is_isolated: false,
             is_uplink: false,
             is_server: true,
+            takes_mirror: false,
         }
     }
 }
@@ -148,7 +153,10 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         storm: None,
         meter_out: options.meter_out.clone(),
         meter_in: options.meter_in.clone(),
-        sources: None,
+        sources: options.takes_mirror.then(|| {
+            let guard = SourceGuard::new(Vec::new());
+            Arc::new(guard.blocked(DropReason::MirrorPort))
+        }),
         is_server: options.is_server,
         is_isolated: options.is_isolated,
         is_uplink: options.is_uplink,

@@ -28,6 +28,15 @@ pub struct Single {
 impl Single {
     /// A worker with these ports, numbered in this order. Their buffers are posted and their addresses ([`host`]) known.
     pub fn start(made: Vec<(Driver, Port)>, taps: Box<[Arc<Tap>]>) -> Single {
+        Single::start_with(made, taps, |_| ())
+    }
+
+    /// The same, after `change` has changed the snapshot.
+    pub fn start_with(
+        made: Vec<(Driver, Port)>,
+        taps: Box<[Arc<Tap>]>,
+        change: impl FnOnce(&mut Snapshot),
+    ) -> Single {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             tick: AtomicU8::new(0),
@@ -42,7 +51,8 @@ impl Single {
             streams.push(made.stream);
         }
         let fdb = Arc::new(Fdb::new(0, [1, 2]));
-        let view = Snapshot::new(views.into(), fdb.clone(), FlowHasher::new(3), taps);
+        let mut view = Snapshot::new(views.into(), fdb.clone(), FlowHasher::new(3), taps);
+        change(&mut view);
         let view = Arc::new(view);
         for number in 0..drivers.len() as u16 {
             let key = fdb.key(Mac::new(host(number as u8)), 0);
@@ -70,9 +80,14 @@ impl Single {
 
     /// Publishes what driver 0 has sent, and runs the worker until it has taken all of it.
     pub fn drain(&mut self) {
-        let _ = self.drivers[0].transmit.ring().publish();
-        while self.drivers[0].transmit.reap().unwrap() > 0
-            || self.drivers[0].transmit.ring().outstanding() > 0
+        self.drain_of(0);
+    }
+
+    /// The same for any driver.
+    pub fn drain_of(&mut self, driver: usize) {
+        let _ = self.drivers[driver].transmit.ring().publish();
+        while self.drivers[driver].transmit.reap().unwrap() > 0
+            || self.drivers[driver].transmit.ring().outstanding() > 0
         {
             self.turn();
         }

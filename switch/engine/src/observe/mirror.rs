@@ -1,0 +1,308 @@
+//! Mirrors: copies of passing frames for a port of the switch, behind which a guest inspects them, or for a VLAN of an
+//! uplink.
+//!
+//! A mirror copies the frames that are forwarded: those of a burst that has been looked up, less the dropped ones. The
+//! copies are made before the burst is delivered, by the worker that has it, within the burst's budget of work. They never
+//! delay the other copies: what the mirror's port has no room for is dropped there and counted as missed.
+//!
+//! Without mirrors the cost is one check of an empty list per burst.
+
+use std::sync::Arc;
+
+use crosspoint_frame::{Burst, Decision, Frame, HeaderOp, TxEntry, Work};
+use crosspoint_packet::DropReason;
+use crosspoint_packet::filter::{BYTES_WANTED, Filter};
+
+use crate::MAX_PORTS;
+use crate::bridge::flood;
+use crate::bridge::vlan::{NO_VLAN, VlanPolicy};
+use crate::egress::deliver::Destinations;
+use crate::egress::deliver::TxResult;
+use crate::egress::deliver::send_groups;
+use crate::egress::deliver::unicast;
+use crate::egress::tx::Tx;
+use crate::observe::counters::Counter;
+use crate::observe::counters::QueueCounters;
+use crate::observe::tap;
+use crate::snapshot::PortSnapshot;
+use crate::snapshot::Snapshot;
+
+/// Most mirrors of a switch.
+pub const MIRRORS_MAX: usize = 4;
+/// VLAN numbers, 0 included.
+const VLANS: usize = 4096;
+
+/// A set of port numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortSet([u64; MAX_PORTS / 64]);
+
+impl PortSet {
+    /// Adds a port.
+    pub fn add(&mut self, port: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(port) / 64) {
+            *word |= 1 << (port % 64);
+        }
+    }
+
+    /// Returns whether the port is in the set.
+    #[inline(always)]
+    pub fn has(&self, port: u16) -> bool {
+        let word = self.0.get(usize::from(port) / 64);
+        word.is_some_and(|word| word >> (port % 64) & 1 == 1)
+    }
+}
+
+/// What a mirror copies, and for which port.
+#[derive(Clone)]
+pub struct MirrorOptions {
+    /// Frames from these ports,
+    pub received: PortSet,
+    /// and frames for these.
+    pub sent: PortSet,
+    /// Only frames of these VLANs, a bit for each.
+    pub vlans: Option<Box<[u64; VLANS / 64]>>,
+    /// Only frames that this filter accepts.
+    pub filter: Option<Filter>,
+    /// The port that gets the copies.
+    pub output: u16,
+    /// The VLAN of the copies, in a tag. `None`: a copy of a frame in a VLAN has that VLAN's tag.
+    pub vlan: Option<u16>,
+}
+
+/// One worker's counters of a mirror.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct ByWorker {
+    copied: Counter,
+    missed: Counter,
+}
+
+/// A mirror's counters.
+#[derive(Debug)]
+pub struct MirrorCounters(Box<[ByWorker]>);
+
+impl MirrorCounters {
+    /// Creates the counters for a switch with `workers` workers.
+    pub fn new(workers: usize) -> Arc<MirrorCounters> {
+        Arc::new(MirrorCounters(
+            (0..workers).map(|_| ByWorker::default()).collect(),
+        ))
+    }
+
+    /// Returns how many copies were delivered, and how many were not.
+    pub fn get(&self) -> (u64, u64) {
+        let sum = |of: fn(&ByWorker) -> &Counter| self.0.iter().map(|w| of(w).get()).sum();
+        (sum(|worker| &worker.copied), sum(|worker| &worker.missed))
+    }
+}
+
+/// A mirror, as workers see it.
+pub struct Mirror {
+    options: MirrorOptions,
+    counters: Arc<MirrorCounters>,
+    /// By VLAN: how many of the ports in `sent` carry it; and how many of those are uplinks, which are all that an isolated
+    /// port reaches.
+    carriers: Box<[u16]>,
+    uplinks: Box<[u16]>,
+}
+
+impl Mirror {
+    /// Creates the mirror for these ports, by number.
+    pub fn new(
+        options: MirrorOptions,
+        ports: &[Option<PortSnapshot>],
+        counters: Arc<MirrorCounters>,
+    ) -> Mirror {
+        let (mut carriers, mut uplinks) = (vec![0u16; VLANS], vec![0u16; VLANS]);
+        for (number, port) in (0u16..).zip(ports) {
+            let Some(port) = port.as_ref().filter(|_| options.sent.has(number)) else {
+                continue;
+            };
+            let mut count = |vlan: usize| {
+                carriers[vlan] += 1;
+                uplinks[vlan] += u16::from(port.is_uplink);
+            };
+            match &*port.vlan {
+                VlanPolicy::Access(vlan) => count(usize::from(*vlan) % VLANS),
+                policy => (0..VLANS)
+                    .filter(|vlan| policy.carries(*vlan as u16))
+                    .for_each(count),
+            }
+        }
+        Mirror {
+            options,
+            counters,
+            carriers: carriers.into(),
+            uplinks: uplinks.into(),
+        }
+    }
+
+    /// Returns the port that gets the copies.
+    pub fn output(&self) -> u16 {
+        self.options.output
+    }
+
+    /// Returns whether a frame from port `ingress` is copied.
+    fn wants(&self, burst: &Burst, frame: &Frame, ingress: u16, view: &Snapshot) -> bool {
+        let options = &self.options;
+        let source = view.port(ingress);
+        let is_sent = match frame.verdict.decision() {
+            // The port gets such a frame itself.
+            Decision::Port(port) if port == options.output => return false,
+            Decision::Port(port) if unicast(frame, (source, port), view).is_err() => return false,
+            Decision::Port(port) => options.sent.has(port),
+            Decision::Flood => self.is_flooded_to_one(frame, (ingress, source)),
+            Decision::Drop(_) | Decision::Pending => return false,
+        };
+        let in_vlan = |vlans: &[u64; VLANS / 64]| {
+            let word = vlans.get(usize::from(frame.vlan) / 64);
+            word.is_some_and(|word| word >> (frame.vlan % 64) & 1 == 1)
+        };
+        (is_sent || options.received.has(ingress))
+            && options.vlans.as_deref().is_none_or(in_vlan)
+            && options.filter.as_ref().is_none_or(|filter| {
+                let mut headers = [0; BYTES_WANTED];
+                let len = burst.read_beginning(frame, &mut headers);
+                filter.matches_beginning(headers.get(..len).unwrap_or(&[]), frame.len as usize)
+            })
+    }
+
+    /// Returns whether a port in `sent` gets a copy of this flooded frame.
+    fn is_flooded_to_one(
+        &self,
+        frame: &Frame,
+        (ingress, source): (u16, Option<&PortSnapshot>),
+    ) -> bool {
+        let Some(source) = source else {
+            return false;
+        };
+        let counts = match source.is_isolated {
+            true => &self.uplinks,
+            false => &self.carriers,
+        };
+        let count = counts.get(usize::from(frame.vlan)).copied().unwrap_or(0);
+        let is_counted = self.options.sent.has(ingress)
+            && source.vlan.carries(frame.vlan)
+            && (source.is_uplink || !source.is_isolated);
+        count > u16::from(is_counted)
+    }
+
+    /// Returns the tag operation for a copy of the frame.
+    fn tag_op(&self, frame: &Frame) -> HeaderOp {
+        match (self.options.vlan, frame.tagged) {
+            (Some(vlan), true) => HeaderOp::SetVlan(vlan),
+            (Some(vlan), false) => HeaderOp::PushVlan(vlan),
+            (None, false) if frame.vlan != NO_VLAN => HeaderOp::Push,
+            (None, _) => HeaderOp::Keep,
+        }
+    }
+
+    fn count(&self, worker: usize, of: impl Fn(&ByWorker) -> &Counter, copies: u64) {
+        if let Some(worker) = self.counters.0.get(worker) {
+            of(worker).add(copies);
+        }
+    }
+}
+
+/// Sends the mirrors' copies of a burst that has been looked up. Its frames stay where they are.
+#[cold]
+#[inline(never)]
+pub(crate) fn send(
+    burst: &Burst,
+    to: Destinations<'_>,
+    tx: &mut Tx,
+    from: &QueueCounters,
+    tally: &mut TxResult,
+) {
+    for mirror in &to.view.mirrors {
+        let Some(port) = to.view.port(mirror.output()) else {
+            continue;
+        };
+        if mirror.output() == to.ingress {
+            continue;
+        }
+        let (copies, cost) = collect(burst, mirror, port, to, tx);
+        if copies == 0 {
+            continue;
+        }
+        from.mirror_copies.add(copies);
+        let before = (tally.delivered, tally.dropped);
+        match refusal(burst, mirror, port, cost, tx) {
+            Some(reason) => {
+                match reason {
+                    DropReason::BurstBudget => from.drop(reason, copies as u32),
+                    reason => port.counters.at(tx.worker, 0).drop(reason, copies as u32),
+                }
+                tally.dropped += copies;
+                if !to.view.taps.is_empty() {
+                    let picks = tx.flood_groups.iter().flat_map(|group| &group.picks);
+                    let picks = (picks.copied(), reason);
+                    tap::refused(burst, picks, mirror.output(), to.view, tx);
+                }
+            }
+            None => {
+                tx.work.spend(cost);
+                tally.made += cost;
+                let groups = std::mem::take(&mut tx.flood_groups);
+                let work = tally.work;
+                send_groups(burst, &groups, to, tx, from, tally);
+                tx.flood_groups = groups;
+                tx.work.spend(tally.work - work);
+            }
+        }
+        let worker = tx.worker;
+        mirror.count(worker, |of| &of.copied, tally.delivered - before.0);
+        mirror.count(worker, |of| &of.missed, tally.dropped - before.1);
+    }
+}
+
+/// Collects the frames that a mirror copies. Returns their number and the cost of the copies.
+fn collect(
+    burst: &Burst,
+    mirror: &Mirror,
+    port: &PortSnapshot,
+    to: Destinations<'_>,
+    tx: &mut Tx,
+) -> (u64, u32) {
+    tx.flood_groups.clear();
+    let (mut copies, mut cost) = (0, Work::PORT);
+    for (index, frame) in burst.frames().iter().enumerate() {
+        cost += Work::TRIED;
+        if !mirror.wants(burst, frame, to.ingress, to.view) {
+            continue;
+        }
+        // Its memory stays here: it is needed twice.
+        burst.lease().close_frame(index);
+        let mut queue = 0;
+        if let Some(queues) = port.spreads() {
+            let hash = to.view.flows.hash(frame.headers());
+            queue = match tx.spread(mirror.output(), queues) {
+                Some(spread) => spread.queue(hash),
+                None => queues.place(hash),
+            };
+        }
+        let pick = TxEntry {
+            frame: index as u8,
+            tag: mirror.tag_op(frame),
+        };
+        tx.flood_groups.push(mirror.output(), queue, pick);
+        copies += 1;
+        cost += flood::cost_of(burst, frame);
+    }
+    (copies, cost)
+}
+
+/// Returns why the copies are not made, if they are not.
+fn refusal(
+    burst: &Burst,
+    mirror: &Mirror,
+    port: &PortSnapshot,
+    cost: u32,
+    tx: &Tx,
+) -> Option<DropReason> {
+    if tx.work.left() < cost {
+        return Some(DropReason::BurstBudget);
+    }
+    let picks = tx.flood_groups.iter().flat_map(|group| &group.picks);
+    flood::refusal(burst, picks.copied(), (mirror.output(), port), tx)
+}
