@@ -110,16 +110,17 @@ fn options_of(asked: &Asked) -> MirrorOptions {
     }
 }
 
-/// Sends the frames, and returns what each port has received, its drops, and the mirror's counts.
-fn run(
-    guests: &[PortOptions],
-    frames: &[Sent],
-    asked: Option<&Asked>,
-) -> (
-    Vec<Vec<Vec<u8>>>,
-    Vec<BTreeMap<DropReason, u64>>,
-    (u64, u64),
-) {
+/// What happened to the frames.
+struct Run {
+    /// By port.
+    received: Vec<Vec<Vec<u8>>>,
+    drops: Vec<BTreeMap<DropReason, u64>>,
+    /// The mirror's copies: delivered, and missed.
+    counts: (u64, u64),
+}
+
+/// Sends the frames.
+fn run(guests: &[PortOptions], frames: &[Sent], asked: Option<&Asked>) -> Run {
     let output = PortOptions {
         takes_mirror: true,
         ..PortOptions::default()
@@ -146,7 +147,11 @@ fn run(
     let drops = ledgers.into_iter().map(|ledger| ledger.drops);
     let drivers = single.drivers.iter_mut();
     let received = drivers.map(|driver| driver.received().concat());
-    (received.collect(), drops.collect(), counters.get())
+    Run {
+        received: received.collect(),
+        drops: drops.collect(),
+        counts: counters.get(),
+    }
 }
 
 /// The VLAN that a guest's frame is in, if its port takes it.
@@ -166,8 +171,8 @@ proptest! {
         frames in prop::collection::vec(sent(), 1..120),
         asked in asked(),
     ) {
-        let (plain, plain_drops, _) = run(&guests, &frames, None);
-        let (mirrored, drops, counts) = run(&guests, &frames, Some(&asked));
+        let Run { received: plain, drops: plain_drops, .. } = run(&guests, &frames, None);
+        let Run { received: mirrored, drops, counts } = run(&guests, &frames, Some(&asked));
         prop_assert_eq!(&plain[..OUTPUT], &mirrored[..OUTPUT]);
         prop_assert_eq!(&plain_drops, &drops);
         prop_assert!(plain[OUTPUT].is_empty());
