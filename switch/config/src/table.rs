@@ -130,16 +130,16 @@ keys! {
         /// Maximum number of addresses learned from this port; 0: no limit. Default: 1024 for vhost, 0 for xdp.
         // One guest must not be able to fill the FDB; behind an uplink is the network.
         mac_limit: u32 = whole(0..=MAC_LIMIT_MAX, "mac_limit = 1024, or 0 for no limit").by_kind(1024, 0), InPlace;
-        /// The port's share of a busy worker's time, relative to the other ports there: a port with weight 2 gets twice the
-        /// time of one with weight 1.
+        /// The port's share of a busy worker's time and of a full uplink, relative to the other ports there: a port with
+        /// weight 2 gets twice the time of one with weight 1.
         weight: u32 = whole(1..=WEIGHT_MAX, "weight = 2, for twice the time of a port with 1").or(1), InPlace;
         /// Limits on the copies per second into which the port's frames may be flooded.
         storm: StormLimits = table().by_kind(
             StormLimits::defaults(PortType::Vhost),
             StormLimits::defaults(PortType::Xdp),
         ), InPlace;
-        /// vhost: limits of what the guest sends and of what is sent to it. Without it: none.
-        limit: RateLimits = table().or_else(RateLimits::default()).only(PortType::Vhost), InPlace;
+        /// Limits of what the guest sends and of what is sent to the port. Without it: none.
+        limit: RateLimits = table().or_else(RateLimits::default()), InPlace;
         /// The only source addresses that frames from this port may have; no other port may have them then. Without it: any
         /// address that is not bound to another port.
         addresses: Vec<Mac> = table().or_else(Vec::new()), InPlace;
@@ -295,12 +295,14 @@ keys! {
 }
 
 keys! {
-    /// Limits of the port's rates. What the guest sends beyond its rate waits in its ring; what is sent to the guest beyond
-    /// its rate is dropped, and before that marked, where its sender understands ECN.
+    /// Limits of the port's rates. What a guest sends beyond its rate, or beyond the rate of the uplink that it sends to,
+    /// waits in its ring. What is sent to a guest beyond its rate is dropped, and before that marked, where its sender
+    /// understands ECN.
     impl RateLimits = "Limit", extend (json!({"minProperties": 1})) {
-        /// What the guest sends.
-        out: RateLimit = table().or_else(RateLimit::default()), Whole;
-        /// What is sent to the guest.
+        /// vhost: what the guest sends.
+        out: RateLimit = table().or_else(RateLimit::default()).only(PortType::Vhost), Whole;
+        /// What is sent to the guest, or through the uplink. The guests that send through an uplink share its rate by their
+        /// weights.
         in_ as "in": RateLimit = table().or_else(RateLimit::default()), Whole;
     }
 }

@@ -60,6 +60,8 @@ macro_rules! queue_counters {
                 multicasts;
                 /// Frames from here that were flooded because no port was known for their destination.
                 unknown_unicasts;
+                /// Poll iterations in which the queue was not read, because an uplink that it sends through was full and other ports had sent less.
+                uplink_waits;
             }
             time {
                 /// Time stamp counter cycles that workers spent on bursts from the queue.

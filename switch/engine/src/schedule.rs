@@ -100,13 +100,13 @@ pub(crate) fn charge_empty(stream: &Stream, view: &Snapshot, mark: u64, tx: &mut
 /// while ports compete; then the doorbells are timed.
 #[inline(always)]
 pub(crate) fn note_nic_user(port: u16, tx: &mut Tx) {
-    if tx.nic_copies == 0 || !tx.shares.is_contended() {
+    if tx.nic_use.copies == 0 || !tx.shares.is_contended() {
         return;
     }
     match tx.nic_users.iter_mut().find(|(user, _)| *user == port) {
-        Some((_, copies)) => *copies += tx.nic_copies,
+        Some((_, copies)) => *copies += tx.nic_use.copies,
         // One entry for each port, so there is room: no allocation.
-        None => tx.nic_users.push((port, tx.nic_copies)),
+        None => tx.nic_users.push((port, tx.nic_use.copies)),
     }
 }
 
@@ -158,6 +158,7 @@ mod tests {
             storm: None,
             meter_out: None,
             meter_in: None,
+            uplink_share: None,
             sources: None,
             is_server: true,
             is_isolated: false,
@@ -178,7 +179,7 @@ mod tests {
         let view = Snapshot::new(ports.into(), fdb, FlowHasher::new(3), Box::new([]));
         let mut tx = Tx::new(0, QUANTUM);
         let use_nic = |tx: &mut Tx, port, copies| {
-            tx.nic_copies = copies;
+            tx.nic_use.copies = copies;
             note_nic_user(port, tx);
         };
         use_nic(&mut tx, 0, 7);

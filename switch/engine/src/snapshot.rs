@@ -13,6 +13,7 @@ use crate::bridge::storm::StormControl;
 use crate::bridge::vlan::NO_VLAN;
 use crate::bridge::vlan::VlanPolicy;
 use crate::egress::guest_queues::GuestQueues;
+use crate::egress::uplink::UplinkShare;
 use crate::observe::counters::PortCounters;
 use crate::observe::mirror::Mirror;
 use crate::observe::tap::Tap;
@@ -60,6 +61,8 @@ pub struct PortSnapshot {
     pub meter_out: Option<Arc<Meter>>,
     /// Limit of what is sent to its guest; `None` for no limit.
     pub meter_in: Option<Arc<Meter>>,
+    /// The accounts of the guests that send through it; `None` for a port that is no uplink.
+    pub uplink_share: Option<Arc<UplinkShare>>,
     /// The source addresses that its frames may have; `None` for any.
     pub sources: Option<Arc<SourceGuard>>,
     /// Whether it may send what DHCP servers and IPv6 routers send.

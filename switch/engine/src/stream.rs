@@ -10,6 +10,7 @@ use crosspoint_xsk::XskRx;
 
 use crate::egress::direct::Direct;
 use crate::egress::direct::DirectGuest;
+use crate::egress::uplink::{FULL_BURST, UplinkWait};
 use crate::observe::counters::PortCounters;
 use crate::observe::counters::QueueCounters;
 use crate::shares::Shares;
@@ -57,6 +58,8 @@ pub struct Stream {
     pub destination: Option<(u16, u16)>,
     /// Whether any of its frames went to a NIC: they may still be in transmission.
     pub has_used_nics: bool,
+    /// Set while an uplink that it sends through is full.
+    pub(crate) uplink: Option<UplinkWait>,
     /// Limit of what its guest sends.
     meter: Option<Arc<Meter>>,
     /// Mean size of a frame of its last burst, if its rate is limited.
@@ -82,6 +85,7 @@ impl Stream {
             gave_back: false,
             destination: None,
             has_used_nics: false,
+            uplink: None,
             meter: None,
             mean: Size::default(),
             has_wakeup: true,
@@ -288,6 +292,9 @@ impl Stream {
         let mut frames_max = self.frames_max;
         if let Some(meter) = &self.meter {
             frames_max = frames_max.min(meter.frames(self.mean, tsc()));
+        }
+        if self.uplink.is_some() {
+            frames_max = frames_max.min(FULL_BURST);
         }
         burst.set_frames_max(frames_max);
         self.received = match &mut self.source {

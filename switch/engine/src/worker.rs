@@ -15,6 +15,7 @@ use crate::egress::deliver::deliver;
 use crate::egress::tx::NicPosition;
 use crate::egress::tx::NicTx;
 use crate::egress::tx::Tx;
+use crate::egress::uplink;
 use crate::observe::counters::QueueCounters;
 use crate::observe::counters::WorkerCounters;
 use crate::observe::tap;
@@ -335,6 +336,10 @@ impl Worker {
             let Some(stream) = streams.get_mut(number as usize) else {
                 continue;
             };
+            if stream.uplink.is_some() && uplink::waits(stream, view, tx, mark) {
+                stream.counters(*index).uplink_waits.add(1);
+                continue;
+            }
             match turn_of(stream, &mut tx.shares, mark) {
                 Turn::Now => {}
                 Turn::Ahead => {
@@ -363,6 +368,9 @@ impl Worker {
                     walk.note_served(number);
                 }
                 is_quiet |= stream.note_empty();
+                if stream.uplink.is_some() {
+                    uplink::note_empty(stream, view);
+                }
                 empty += 1;
                 if tx.shares.is_contended() {
                     mark = charge_empty(stream, view, mark, tx);
@@ -394,7 +402,10 @@ impl Worker {
             }
             *alone = Some((stream.id.0, mark.wrapping_sub(before)));
             stream.destination = tx.last_destination();
-            stream.has_used_nics |= tx.used_nics();
+            if tx.used_nics() {
+                stream.has_used_nics = true;
+                uplink::note(stream, view, tx, mark);
+            }
         }
         *first = put_off;
         *is_idle = bursts == 0;
@@ -525,6 +536,7 @@ impl Worker {
         let (mut is_nap, now, mut credit) = (false, tsc(), None::<u64>);
         for stream in &mut self.streams {
             let wait = stream.wait(now);
+            let wait = wait.max(uplink::rate_wait_of(stream, &self.view, now));
             match stream.set_wakeups(true) {
                 // Its frames wait for its rate.
                 true if wait > 0 => credit = Some(credit.map_or(wait, |least| least.min(wait))),
@@ -591,7 +603,7 @@ fn forward(
         flood::police(burst, ingress, view, tx);
     }
     if view.polices {
-        meter::police(burst, view, tx);
+        meter::police(burst, ingress, view, tx);
     }
     if !view.taps.is_empty() {
         tap::received(burst, id, view, tx);

@@ -92,6 +92,11 @@ impl Handoff {
         (self.pushed.load(Ordering::Relaxed), taken)
     }
 
+    /// Returns how many UMEM frames there are for frames to hand off, and how many there are at most. For the sender.
+    pub fn room(&self) -> (usize, usize) {
+        (self.free.len(), DEPTH)
+    }
+
     /// Returns whether frames wait for the owner.
     pub fn has_work(&self) -> bool {
         !self.full.is_empty()

@@ -358,6 +358,16 @@ impl XskTx {
         (self.submitted, self.completed)
     }
 
+    /// Returns how many UMEM frames are free for frames to send, and how many there are in all. Frames that were sent are
+    /// taken back when few are free.
+    pub fn room(&mut self) -> (usize, usize) {
+        let size = RING_SIZE as usize;
+        if self.free.len() < size / 4 {
+            self.reap();
+        }
+        (self.free.len(), size)
+    }
+
     fn set(&mut self, at: usize, filled: &Filled) {
         for (i, desc) in filled.descriptors().iter().enumerate() {
             self.tx.set((at + i) as u32, *desc);

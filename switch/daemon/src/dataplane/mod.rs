@@ -54,6 +54,7 @@ use crosspoint_engine::bridge::fdb::Fdb;
 use crosspoint_engine::bridge::probe::Probes;
 use crosspoint_engine::bridge::storm::StormControl;
 use crosspoint_engine::bridge::storm::StormLimits;
+use crosspoint_engine::egress::uplink::UplinkShare;
 use crosspoint_engine::observe::tap::Tap;
 use crosspoint_engine::snapshot::Egress;
 use crosspoint_engine::snapshot::PortSnapshot;
@@ -279,6 +280,7 @@ impl Dataplane {
             storm: self.storm_control(options.storm),
             meter_out,
             meter_in,
+            uplink_share: (options.kind == "xdp").then(|| Arc::new(UplinkShare::new(&self.clock))),
             sources: None,
             is_server: options.dhcp_server,
             is_isolated: options.isolated,

@@ -466,6 +466,7 @@ mod tests {
             storm: None,
             meter_out: None,
             meter_in: None,
+            uplink_share: None,
             sources: None,
             is_server: true,
             is_isolated: false,

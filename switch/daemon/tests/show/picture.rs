@@ -95,6 +95,7 @@ fn guest_queue(queue: u16) -> QueueStatus {
         broadcasts: 9,
         multicasts: 2,
         unknown_unicasts: 1,
+        uplink_waits: 81,
         cycles: 345_678_901_234,
         drops: counts(&[
             ("bad_source", 1),

@@ -13,6 +13,7 @@ use crate::egress::queue::EgressQueue;
 use crate::egress::tx::Asked;
 use crate::egress::tx::Groups;
 use crate::egress::tx::Tx;
+use crate::egress::uplink::NicUse;
 use crate::observe::counters::QueueCounters;
 use crate::observe::mirror;
 use crate::observe::tap;
@@ -43,7 +44,7 @@ pub(crate) struct TxResult {
 #[inline(never)]
 pub fn deliver(burst: &Burst, ingress: u16, view: &Snapshot, tx: &mut Tx, from: &QueueCounters) {
     let (mut flood, mut dropped) = (false, 0);
-    (tx.used_nics, tx.nic_copies, tx.flood_cycles) = (false, 0, 0);
+    (tx.nic_use, tx.flood_cycles) = (NicUse::default(), 0);
     tx.groups.clear();
     tx.spreads.clear();
     tx.work = Work::default();
@@ -221,8 +222,7 @@ pub(crate) fn send_groups(
             segmenter,
             joiner,
             direct,
-            used_nics,
-            nic_copies,
+            nic_use,
             serial,
             work,
             shares,
@@ -242,8 +242,7 @@ pub(crate) fn send_groups(
             touched,
             faults,
             direct,
-            used_nics,
-            nic_copies,
+            nic_use,
             shares,
             ingress: to.ingress,
             taps: Taps {

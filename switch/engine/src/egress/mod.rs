@@ -7,3 +7,4 @@ pub(crate) mod gso;
 pub mod guest_queues;
 pub(crate) mod queue;
 pub mod tx;
+pub mod uplink;

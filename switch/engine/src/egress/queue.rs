@@ -11,6 +11,7 @@ use crate::egress::direct::Direct;
 use crate::egress::gro::Takes;
 use crate::egress::tx::NicTx;
 use crate::egress::tx::Touched;
+use crate::egress::uplink::NicUse;
 use crate::observe::counters::QueueCounters;
 use crate::observe::tap::Taps;
 use crate::shares::Account;
@@ -30,8 +31,7 @@ pub(crate) struct EgressQueue<'a> {
     pub(crate) touched: &'a mut Vec<Touched>,
     pub(crate) faults: &'a mut Vec<(u16, RingFault)>,
     pub(crate) direct: &'a mut Option<Box<Direct>>,
-    pub(crate) used_nics: &'a mut bool,
-    pub(crate) nic_copies: &'a mut u32,
+    pub(crate) nic_use: &'a mut NicUse,
     pub(crate) shares: &'a mut Shares,
     /// The port that the burst came from.
     pub(crate) ingress: u16,
@@ -171,7 +171,7 @@ impl EgressQueue<'_> {
                 }
             },
             Egress::Nic => {
-                *self.used_nics = true;
+                self.nic_use.is_used = true;
                 let outcome = match self.direct.as_deref() {
                     Some(direct) if direct.leads_to(self.number) => {
                         self.deliver_direct(burst, picks)
@@ -219,8 +219,10 @@ impl EgressQueue<'_> {
                 let outcome = deliver_nic(nic, burst, picks, self.to);
                 // For handed-off frames another worker rings the doorbell.
                 if let NicTx::Own(_) = &**nic {
-                    *self.nic_copies += outcome.frames;
+                    self.nic_use.copies += outcome.frames;
                 }
+                self.nic_use.bytes += outcome.bytes;
+                self.nic_use.port = self.number;
                 outcome
             }
             None => NicOutcome::default(),

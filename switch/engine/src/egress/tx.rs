@@ -14,6 +14,7 @@ use crate::egress::gro::Gro;
 use crate::egress::gso::Gso;
 use crate::egress::guest_queues::GuestQueues;
 use crate::egress::guest_queues::Spread;
+use crate::egress::uplink::NicUse;
 use crate::shares::Account;
 use crate::shares::Shares;
 use crate::snapshot::Egress;
@@ -198,9 +199,8 @@ pub struct Tx {
     pub(crate) joiner: Gro,
     /// The NIC queue of the guest whose burst is being delivered, if it has its own.
     pub(crate) direct: Option<Box<Direct>>,
-    /// Whether copies of the last burst went to a NIC; and how many went to NIC queues whose doorbells this worker rings.
-    pub(crate) used_nics: bool,
-    pub(crate) nic_copies: u32,
+    /// What the last burst sent to NICs.
+    pub(crate) nic_use: NicUse,
     /// Serial number of the burst's first frame, for taps.
     pub(crate) serial: u64,
     /// How the burst is spread over the queues of each port, fixed with its first frame,
@@ -233,8 +233,7 @@ impl Tx {
             segmenter: Gso::default(),
             joiner: Gro::default(),
             direct: None,
-            used_nics: false,
-            nic_copies: 0,
+            nic_use: NicUse::default(),
             serial: 0,
             spreads: Vec::with_capacity(BURST),
             looks: 0,
@@ -373,7 +372,17 @@ impl Tx {
 
     /// Returns whether copies of the last burst went to a NIC.
     pub fn used_nics(&self) -> bool {
-        self.used_nics
+        self.nic_use.is_used
+    }
+
+    /// Returns how many frames this worker's queue to a NIC port has room for, and for how many it has when it is empty.
+    pub(crate) fn nic_room(&mut self, port: u16) -> (usize, usize) {
+        let nic = self.nics.get_mut(usize::from(port));
+        match nic.and_then(Option::as_deref_mut) {
+            Some(NicTx::Own(nic)) => nic.room(),
+            Some(NicTx::Remote(way, _)) => way.room(),
+            None => (BURST, BURST),
+        }
     }
 
     /// Returns the cost of the last burst beyond what every burst costs.

@@ -317,12 +317,15 @@ impl Sum for Size {
     }
 }
 
-/// Polices the frames of a burst that go to one port each: marks frames, and notes in `tx` which ones are dropped.
+/// Polices the frames of a burst that go to one port each: marks frames, and notes in `tx` which ones are dropped. What a
+/// guest sends to an uplink is paid for and passes: the guest waits for the uplink's rate (`egress/uplink.rs`).
 #[cold]
 #[inline(never)]
-pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
+pub(crate) fn police(burst: &mut Burst, ingress: u16, view: &Snapshot, tx: &mut Tx) {
     let now = tsc();
     tx.over_rate = 0;
+    let is_guest = view.port(ingress).is_some_and(|port| !port.is_uplink);
+    let mut unpaid = None;
     let mut run: Option<(u16, Policing<'_>)> = None;
     for (index, frame) in burst.frames_mut().iter_mut().enumerate() {
         let Decision::Port(number) = frame.verdict.decision() else {
@@ -331,6 +334,10 @@ pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
         let Some((port, meter)) = metered(view, number) else {
             continue;
         };
+        if is_guest && port.is_uplink {
+            pay(&mut unpaid, Some((meter, Size::of(frame))), now);
+            continue;
+        }
         if run.as_ref().is_none_or(|(of, _)| *of != number) {
             let before = run.replace((number, meter.policing(now)));
             before
@@ -352,6 +359,23 @@ pub(crate) fn police(burst: &mut Burst, view: &Snapshot, tx: &mut Tx) {
         }
     }
     run.into_iter().for_each(|(_, policing)| policing.finish());
+    pay(&mut unpaid, None, now);
+}
+
+/// Adds a frame to what a burst sends through one uplink. When another uplink follows, or nothing, the uplink's meter is
+/// written, once for all its frames.
+fn pay<'v>(unpaid: &mut Option<(&'v Meter, Size)>, next: Option<(&'v Meter, Size)>, now: u64) {
+    match (&mut *unpaid, next) {
+        (Some((meter, sum)), Some((same, size))) if std::ptr::eq(*meter, same) => {
+            *sum = [*sum, size].into_iter().sum();
+        }
+        (before, next) => {
+            if let Some((meter, size)) = before {
+                meter.take(*size, now);
+            }
+            *unpaid = next;
+        }
+    }
 }
 
 /// The port and its meter of what is sent to it, if it has one.

@@ -120,6 +120,7 @@ impl World {
             storm: None,
             meter_out: None,
             meter_in: None,
+            uplink_share: None,
             sources: None,
             is_server: true,
             is_isolated: false,

@@ -153,6 +153,7 @@ pub fn port(number: u16, options: &PortOptions, workers: usize) -> (Driver, Port
         storm: None,
         meter_out: options.meter_out.clone(),
         meter_in: options.meter_in.clone(),
+        uplink_share: None,
         sources: options.takes_mirror.then(|| {
             let guard = SourceGuard::new(Vec::new());
             Arc::new(guard.blocked(DropReason::MirrorPort))
